@@ -1,0 +1,49 @@
+#include <uwsgi.h>
+
+#include "host.h"
+
+extern struct uwsgi_server uwsgi;
+
+void tuntap_host_read(struct tuntap_host *host) {
+	host->version = UWSGI_VERSION;
+	host->is_reload = uwsgi.is_a_reload;
+	host->has_emperor = uwsgi.has_emperor;
+	host->jailed = uwsgi.jailed;
+	host->master_as_root = uwsgi.master_as_root;
+	host->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
+	host->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
+	host->stats_http = uwsgi.stats_http;
+	host->stats_minified = uwsgi.stats_minified;
+	host->socket_timeout = uwsgi.socket_timeout;
+	host->uid = (unsigned int) uwsgi.uid;
+	host->gid = (unsigned int) uwsgi.gid;
+	host->uid_name = uwsgi.uidname;
+	host->gid_name = uwsgi.gidname;
+}
+
+int tuntap_host_ensure_master(void) {
+	int asked_for = 0;
+	int i;
+	for (i = 0; i < uwsgi.exported_opts_cnt; i++) {
+		if (!strcmp(uwsgi.exported_opts[i]->key, "master")) asked_for = uwsgi.master_process;
+	}
+	uwsgi.master_process = 1;
+	return !asked_for && !uwsgi.has_emperor;
+}
+
+int tuntap_host_bind_unix(char *name) {
+	int fd = bind_to_unix(name, uwsgi.listen_queue, uwsgi.chmod_socket, uwsgi.abstract_socket);
+	if (fd >= 0 && uwsgi.chown_socket && name[0] != '@' && !uwsgi.abstract_socket) {
+		uwsgi_chown(name, uwsgi.chown_socket);
+	}
+	return fd;
+}
+
+int tuntap_host_bind_tcp(char *name) {
+	/* a stats client may wait for the answer without sending anything, which a deferred accept would not show us */
+	int no_defer_accept = uwsgi.no_defer_accept;
+	uwsgi.no_defer_accept = 1;
+	int fd = bind_to_tcp(name, uwsgi.listen_queue, strchr(name, ':'));
+	uwsgi.no_defer_accept = no_defer_accept;
+	return fd;
+}

@@ -1,0 +1,40 @@
+/*
+ * The part of uWSGI that only C can reach: `struct uwsgi_server` has another layout for every version and set of
+ * build flags, so nothing but this shim, compiled with the host's own header and flags, looks into it.
+ */
+#ifndef TUNTAP_HOST_H
+#define TUNTAP_HOST_H
+
+/* What the plugin reads from the host. Strings belong to the host and stay valid; numbers are as of the call. */
+struct tuntap_host {
+	const char *version;
+	int is_reload;          /* this image was exec'd by a reload */
+	int has_emperor;        /* this instance is a vassal */
+	int jailed;             /* `jailed = true`: born in its namespaces */
+	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
+	int daemonizes_late;    /* `daemonize2` will fork twice after the apps are loaded */
+	int unshares_net;       /* `unshare` has the network namespace in it */
+	int stats_http;
+	int stats_minified;
+	int socket_timeout;     /* seconds */
+	unsigned int uid;       /* what the instance drops to; 0 if not set or given by name */
+	unsigned int gid;
+	const char *uid_name;   /* NULL if not given by name */
+	const char *gid_name;
+};
+
+void tuntap_host_read(struct tuntap_host *host);
+
+/*
+ * Gives the instance a master process. Returns 1 if its configuration doesn't ask for one by itself, else 0.
+ */
+int tuntap_host_ensure_master(void);
+
+/*
+ * Listening sockets with the host's own options (listen, chmod-socket, chown-socket, abstract-socket, ...). The host
+ * logs and exits if it can't bind. `name` is left as it was.
+ */
+int tuntap_host_bind_unix(char *name);
+int tuntap_host_bind_tcp(char *name);
+
+#endif

@@ -1,0 +1,62 @@
+/*
+ * uwsgi-tuntap: what other programs may rely on.
+ *
+ * Two things are public: the wire format between a device and its router, and the prototype of the function that
+ * `tuntap-use-credentials = <symbol>` names. docs/PROTOCOL.md tells the same in prose, with the limits.
+ */
+#ifndef UWSGI_TUNTAP_H
+#define UWSGI_TUNTAP_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Every message on the unix stream: this header, then `size` bytes of payload. */
+struct uwsgi_tuntap_frame_header {
+	uint8_t modifier1;  /* 0; receivers ignore it */
+	uint8_t size_le[2]; /* payload length, little endian, 1 to UWSGI_TUNTAP_MAX_PAYLOAD */
+	uint8_t modifier2;  /* UWSGI_TUNTAP_FRAME_* */
+} __attribute__((packed));
+
+#define UWSGI_TUNTAP_FRAME_PACKET 0 /* one IP packet, without any link-layer header */
+#define UWSGI_TUNTAP_FRAME_RULES 1  /* peer rules, replacing those sent before */
+
+/* A header and this many bytes fill 8192 bytes, the buffer of the oldest implementation. */
+#define UWSGI_TUNTAP_MAX_PAYLOAD 8188
+
+/* One peer rule. Addresses and masks are in host byte order, target and port in network byte order. */
+struct uwsgi_tuntap_rule {
+	uint8_t direction; /* UWSGI_TUNTAP_RULE_IN or _OUT */
+	uint32_t src;
+	uint32_t src_mask;
+	uint32_t dst;
+	uint32_t dst_mask;
+	uint8_t action; /* UWSGI_TUNTAP_RULE_ALLOW, _DENY or _ROUTE */
+	uint32_t target;
+	uint16_t target_port;
+} __attribute__((packed));
+
+#define UWSGI_TUNTAP_RULE_IN 0  /* towards the peer */
+#define UWSGI_TUNTAP_RULE_OUT 1 /* from the peer */
+
+#define UWSGI_TUNTAP_RULE_ALLOW 0
+#define UWSGI_TUNTAP_RULE_DENY 1
+#define UWSGI_TUNTAP_RULE_ROUTE 2
+
+/* First bytes of a device that sends its credentials; SCM_CREDENTIALS travels with them. No frame header. */
+#define UWSGI_TUNTAP_CREDENTIALS_MAGIC "uwsgi-tuntap"
+
+/*
+ * The credentials hook. Called in the router, once for each device that sent its credentials. Returns the IPv4
+ * address that the device gets, in network byte order; 0 refuses the device.
+ */
+typedef uint32_t (*uwsgi_tuntap_credentials_hook)(pid_t pid, uid_t uid, gid_t gid);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

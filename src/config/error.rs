@@ -1,0 +1,82 @@
+//! What is wrong with option values.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// One value that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{option} = {value}: {problem}")]
+pub struct ConfigError {
+    /// The option's name.
+    pub option: &'static str,
+    /// The value as it was given.
+    pub value: String,
+    /// What is wrong, and what was expected.
+    pub problem: Problem,
+}
+
+/// All values of an instance that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// The number of words is wrong, or their quotes are.
+    #[error("expected {0}")]
+    Syntax(&'static str),
+    /// A word that must be one of a few.
+    #[error("unknown {what} \"{word}\", expected {expected}")]
+    UnknownWord {
+        /// What the word stands for.
+        what: &'static str,
+        /// The word.
+        word: String,
+        /// The words that are known.
+        expected: &'static str,
+    },
+    /// No IPv4 address or prefix.
+    #[error("\"{0}\" is no IPv4 address or prefix, expected a.b.c.d or a.b.c.d/0 to a.b.c.d/32")]
+    Prefix(String),
+    /// No address with port for UDP.
+    #[error("\"{0}\" is no UDP address, expected a.b.c.d:port with a port from 1 to 65535")]
+    UdpAddress(String),
+    /// No name for a network device.
+    #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]
+    DeviceName(String),
+    /// No name for a unix socket.
+    #[error("\"{0}\" is no unix socket, expected a path or @name of at most 102 bytes")]
+    SocketName(String),
+    /// A TCP address where a unix socket is needed.
+    #[error("\"{0}\" is a TCP address, but routers and devices meet on unix sockets only: expected a path or @name")]
+    SocketIsTcp(String),
+    /// No port behind the colon of a TCP address.
+    #[error("\"{0}\" has no port from 1 to 65535 behind its last colon")]
+    TcpPort(String),
+    /// No name for a C function.
+    #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
+    Symbol(String),
+    /// A pattern that the wire format can't tell from any address.
+    #[error("0.0.0.0/32 means any address on the wire; leave the rule out, no packet has this address")]
+    UnspecifiedHost,
+    /// A route without a target, or a target without a route.
+    #[error("{0}")]
+    Target(&'static str),
+    /// More rules than fit the frame that carries them.
+    #[error("{0} rules, a device can send {max} at most", max = crate::wire::rule::MAX_RULES)]
+    TooManyRules(usize),
+    /// Two routers want the same device or socket.
+    #[error("another tuntap-router has the same {0}")]
+    Duplicate(&'static str),
+}

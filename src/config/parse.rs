@@ -1,0 +1,76 @@
+//! The words that option values are made of.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+
+use super::error::Problem;
+
+/// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
+const MAX_DEVICE_NAME_LEN: usize = 15;
+
+/// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
+const MAX_SOCKET_NAME_LEN: usize = 102;
+
+/// Splits a value at white space; quotes keep words together.
+pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> {
+    shlex::split(value).ok_or(Problem::Syntax(syntax))
+}
+
+/// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.
+pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
+    let wrong = || Problem::Prefix(word.to_owned());
+    if word.contains('/') {
+        return word.parse::<Ipv4Net>().map(|net| net.trunc()).map_err(|_| wrong());
+    }
+    let address: Ipv4Addr = word.parse().map_err(|_| wrong())?;
+    let len = if address.is_unspecified() { 0 } else { 32 };
+    Ipv4Net::new(address, len).map_err(|_| wrong())
+}
+
+/// Address and port of another router's gateway.
+pub fn udp_target(word: &str) -> Result<SocketAddrV4, Problem> {
+    let target: SocketAddrV4 = word.parse().map_err(|_| Problem::UdpAddress(word.to_owned()))?;
+    if target.port() == 0 { Err(Problem::UdpAddress(word.to_owned())) } else { Ok(target) }
+}
+
+/// Address and port to bind for UDP. `:port` is any address.
+pub fn udp_bind(word: &str) -> Result<SocketAddrV4, Problem> {
+    match word.strip_prefix(':') {
+        Some(port) => {
+            udp_target(&format!("{}:{port}", Ipv4Addr::UNSPECIFIED)).map_err(|_| Problem::UdpAddress(word.to_owned()))
+        }
+        None => udp_target(word),
+    }
+}
+
+/// A network device's name (the kernel's `dev_valid_name`).
+pub fn device_name(word: &str) -> Result<String, Problem> {
+    let wrong = word.is_empty()
+        || word.len() > MAX_DEVICE_NAME_LEN
+        || word == "."
+        || word == ".."
+        || word.contains(|letter: char| letter.is_whitespace() || letter == '/' || letter == ':' || letter == '\0');
+    if wrong { Err(Problem::DeviceName(word.to_owned())) } else { Ok(word.to_owned()) }
+}
+
+/// A unix socket's name: a path, or `@name` for the abstract namespace.
+pub fn unix_socket(word: &str) -> Result<String, Problem> {
+    if is_tcp_address(word) {
+        return Err(Problem::SocketIsTcp(word.to_owned()));
+    }
+    let wrong = word.is_empty() || word == "@" || word.len() > MAX_SOCKET_NAME_LEN || word.contains('\0');
+    if wrong { Err(Problem::SocketName(word.to_owned())) } else { Ok(word.to_owned()) }
+}
+
+/// The port behind the last colon of a TCP address.
+pub fn tcp_port(word: &str) -> Result<u16, Problem> {
+    word.rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok())
+        .filter(|&port| port != 0)
+        .ok_or_else(|| Problem::TcpPort(word.to_owned()))
+}
+
+fn is_tcp_address(word: &str) -> bool {
+    word.parse::<SocketAddr>().is_ok() || word.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+}

@@ -1,0 +1,202 @@
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::rule::{Direction, RuleAction};
+
+fn read(option: OptionName, value: &str) -> Result<Config, ConfigErrors> {
+    Config::from_options([(option, value)])
+}
+
+fn good(option: OptionName, value: &str) -> Config {
+    read(option, value).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn error(option: OptionName, value: &str) -> String {
+    match read(option, value) {
+        Ok(config) => panic!("{value:?} gave {config:?}"),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+#[test]
+fn router_with_all_its_words() {
+    let config = good(OptionName::Router, "emperor0 /run/tuntap.socket 127.0.0.1:5002 192.0.2.1:999");
+    let expected = RouterSpec {
+        device: "emperor0".to_owned(),
+        socket: "/run/tuntap.socket".to_owned(),
+        stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
+        gateway: Some(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 999)),
+    };
+    assert_eq!(config.routers, [expected]);
+}
+
+#[test]
+fn router_with_the_least_words_and_odd_spacing() {
+    let config = good(OptionName::Router, "  emperor0\t@tuntap ");
+    assert_eq!(config.routers[0].socket, "@tuntap");
+    assert_eq!(config.routers[0].stats, None);
+    assert_eq!(good(OptionName::Router, r#"e "/run/a b""#).routers[0].socket, "/run/a b");
+    let gateway_only = good(OptionName::Router, r#"e /s "" :999"#);
+    assert_eq!(gateway_only.routers[0].stats, None);
+    assert_eq!(gateway_only.routers[0].gateway, Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 999)));
+}
+
+#[test]
+fn router_values_that_stop_the_start() {
+    for value in
+        ["", "emperor0", "a b c d e", "a \"b", "a /s stats 1.2.3.4", "a /s stats 1.2.3.4:0", "a /s stats host:1"]
+    {
+        error(OptionName::Router, value);
+    }
+    assert!(error(OptionName::Router, "sixteen-letters- /s").contains("1 to 15 bytes"));
+    assert!(error(OptionName::Router, "a/b /s").contains("device name"));
+    assert!(error(OptionName::Router, "a 127.0.0.1:4444").contains("TCP"));
+    assert!(error(OptionName::Router, "a :4444").contains("TCP"));
+    assert!(error(OptionName::Router, &format!("a /{}", "x".repeat(102))).contains("102"));
+    assert!(error(OptionName::Router, "a /s 127.0.0.1:70000").contains("port"));
+}
+
+#[test]
+fn routers_do_not_share() {
+    let two = |first, second| Config::from_options([(OptionName::Router, first), (OptionName::Router, second)]);
+    assert!(two("a /s", "b /t").is_ok());
+    assert!(two("a /s", "a /t").is_err_and(|errors| errors.to_string().contains("device")));
+    assert!(two("a /s", "b /s").is_err_and(|errors| errors.to_string().contains("socket")));
+}
+
+#[test]
+fn default_stats_go_to_the_last_router_without_its_own() {
+    let config = Config::from_options([
+        (OptionName::Stats, "/run/stats"),
+        (OptionName::Router, "a /a"),
+        (OptionName::Router, "b /b"),
+        (OptionName::Router, "c /c :1"),
+    ])
+    .expect("valid");
+    let stats: Vec<_> = config.routers.iter().map(|router| router.stats.as_ref().map(StatsAddress::as_str)).collect();
+    assert_eq!(stats, [None, Some("/run/stats"), Some(":1")]);
+}
+
+#[test]
+fn devices() {
+    let spec = |value| good(OptionName::Device, value).devices.remove(0);
+    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), socket: None });
+    assert_eq!(spec("uwsgi0 /run/a b").socket.as_deref(), Some("/run/a b"));
+    assert!(error(OptionName::Device, "").contains("device name"));
+    assert!(error(OptionName::Device, "uwsgi0 10.0.0.1:4444").contains("TCP"));
+}
+
+#[test]
+fn credentials() {
+    let read = |value| good(OptionName::UseCredentials, value).credentials;
+    assert_eq!(read(""), Credentials::Shown);
+    assert_eq!(read("true"), Credentials::Shown);
+    assert_eq!(read("false"), Credentials::Off);
+    assert_eq!(read("unbit_ip"), Credentials::Symbol("unbit_ip".to_owned()));
+    assert!(error(OptionName::UseCredentials, "two words").contains("symbol"));
+}
+
+#[test]
+fn firewall_rules() {
+    let rule = |value| good(OptionName::FirewallOut, value).firewall_out.remove(0);
+    let any = Ipv4Net::default();
+    assert_eq!(rule("deny"), Rule { src: any, dst: any, target: Action::Deny });
+    assert_eq!(rule("allow 0.0.0.0 0.0.0.0/0"), Rule { src: any, dst: any, target: Action::Allow });
+    let documented = rule("allow 192.168.0.5/24 192.168.0.1");
+    assert_eq!(documented.src.to_string(), "192.168.0.0/24");
+    assert_eq!(documented.dst.to_string(), "192.168.0.1/32");
+    assert_eq!(rule("deny 0.0.0.0/8 10.0.0.0/32").src.to_string(), "0.0.0.0/8");
+}
+
+#[test]
+fn firewall_rules_that_stop_the_start() {
+    let message = error(OptionName::FirewallOut, "deyn 192.168.0.0/24 0.0.0.0");
+    assert_eq!(
+        message,
+        "tuntap-router-firewall-out = deyn 192.168.0.0/24 0.0.0.0: unknown action \"deyn\", expected allow or deny"
+    );
+    for value in ["", "Deny", "deny 1.2.3.4", "deny 1.2.3.4 5.6.7.8 9", "deny 1.2.3 0.0.0.0", "deny 1.2.3.4/33 0.0.0.0"]
+    {
+        error(OptionName::FirewallIn, value);
+    }
+    assert!(error(OptionName::FirewallIn, "deny ::1 0.0.0.0").contains("IPv4"));
+    assert!(error(OptionName::FirewallIn, "deny 1.2.3.4/ 0.0.0.0").contains("1.2.3.4/"));
+}
+
+#[test]
+fn routes() {
+    let route = good(OptionName::Route, "192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000").routes.remove(0);
+    assert_eq!(route.target, SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 4000));
+    for value in ["1.1.1.1 2.2.2.2", "1.1.1.1 2.2.2.2 3.3.3.3", "1.1.1.1 2.2.2.2 3.3.3.3:0", "1.1.1.1 2.2.2.2 h:1"] {
+        error(OptionName::Route, value);
+    }
+}
+
+#[test]
+fn device_rules() {
+    let rule = |value: &str| good(OptionName::DeviceRule, value).device_rules.remove(0);
+    let deny = rule("out 192.168.0.9/24 0.0.0.0 deny");
+    assert_eq!(deny.direction, Direction::Out);
+    assert_eq!((deny.src.address, deny.src.mask), (0xc0a8_0000, 0xffff_ff00));
+    assert_eq!((deny.dst.address, deny.dst.mask), (0, 0));
+    assert_eq!(deny.action, RuleAction::Deny);
+    let target = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 999);
+    for word in ["route", "gateway"] {
+        assert_eq!(rule(&format!("in 1.1.1.1 2.2.2.2 {word} 10.0.0.1:999")).action, RuleAction::Route(target));
+    }
+    for value in [
+        "up 1.1.1.1 2.2.2.2 deny",
+        "in 1.1.1.1 2.2.2.2 reject",
+        "in 1.1.1.1 2.2.2.2 gateway",
+        "in 1.1.1.1 2.2.2.2 deny 10.0.0.1:999",
+        "in 1.1.1.1 deny",
+        "in 0.0.0.0/32 2.2.2.2 deny",
+    ] {
+        error(OptionName::DeviceRule, value);
+    }
+}
+
+#[test]
+fn device_rules_fit_one_frame() {
+    let rules =
+        |count| Config::from_options(std::iter::repeat_n((OptionName::DeviceRule, "in 1.1.1.1 0.0.0.0 deny"), count));
+    assert!(rules(341).is_ok());
+    assert!(rules(342).is_err_and(|errors| errors.to_string().contains("341")));
+}
+
+#[test]
+fn every_error_is_reported() {
+    let errors = Config::from_options([
+        (OptionName::FirewallIn, "deyn"),
+        (OptionName::Device, "ok0"),
+        (OptionName::Route, "nonsense"),
+    ])
+    .expect_err("two are wrong");
+    assert_eq!(errors.0.len(), 2);
+    assert_eq!(errors.to_string().lines().count(), 2);
+}
+
+proptest! {
+    /// No text makes a parser panic, and none is taken for an `allow` that doesn't say so.
+    #[test]
+    fn any_text_is_read_or_refused(text in "\\PC{0,60}") {
+        for option in [
+            OptionName::Router,
+            OptionName::Device,
+            OptionName::UseCredentials,
+            OptionName::FirewallIn,
+            OptionName::Route,
+            OptionName::Stats,
+            OptionName::DeviceRule,
+        ] {
+            if let Ok(config) = read(option, &text)
+                && config.firewall_in.first().is_some_and(|rule| rule.target == Action::Allow)
+            {
+                prop_assert_eq!(text.split_whitespace().next(), Some("allow"));
+            }
+        }
+    }
+}

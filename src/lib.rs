@@ -1,0 +1,7 @@
+//! Connects processes in their own network namespaces through a router in user space, as a plugin of uWSGI.
+//!
+//! Data flows down this list; a module may use those below it, never those above.
+
+pub mod config;
+pub mod policy;
+pub mod wire;

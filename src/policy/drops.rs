@@ -1,0 +1,135 @@
+//! Why packets are dropped, and how many were.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// Why a packet went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum DropReason {
+    /// Shorter than an IPv4 header.
+    TooShort,
+    /// Neither IPv4 nor IPv6.
+    NotIp,
+    /// IPv6, which is not forwarded yet.
+    Ipv6,
+    /// An IPv4 header whose lengths contradict each other.
+    Malformed,
+    /// Denied by one of the router's chains.
+    Firewall,
+    /// Denied by a rule of the peer.
+    PeerRule,
+    /// A first packet whose source can't belong to a host.
+    InvalidSource,
+    /// A source other than the peer's own address.
+    SpoofedSource,
+    /// A source that another peer holds.
+    AddressHeld,
+    /// No peer holds the destination.
+    NoPeer,
+    /// The peer reads too slowly.
+    QueueFull,
+    /// Longer than a frame can carry.
+    TooBig,
+    /// The TUN device refused it: it is down or has no buffer left.
+    TunRefused,
+    /// The gateway's socket refused it.
+    GatewayRefused,
+    /// A peer's rule wants a gateway that this router doesn't have.
+    NoGateway,
+    /// A frame of an unknown kind.
+    UnknownFrame,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 16] = [
+        Self::TooShort,
+        Self::NotIp,
+        Self::Ipv6,
+        Self::Malformed,
+        Self::Firewall,
+        Self::PeerRule,
+        Self::InvalidSource,
+        Self::SpoofedSource,
+        Self::AddressHeld,
+        Self::NoPeer,
+        Self::QueueFull,
+        Self::TooBig,
+        Self::TunRefused,
+        Self::GatewayRefused,
+        Self::NoGateway,
+        Self::UnknownFrame,
+    ];
+
+    /// The key in the statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::NotIp => "not_ip",
+            Self::Ipv6 => "ipv6",
+            Self::Malformed => "malformed",
+            Self::Firewall => "firewall",
+            Self::PeerRule => "peer_rule",
+            Self::InvalidSource => "invalid_source",
+            Self::SpoofedSource => "spoofed_source",
+            Self::AddressHeld => "address_held",
+            Self::NoPeer => "no_peer",
+            Self::QueueFull => "queue_full",
+            Self::TooBig => "too_big",
+            Self::TunRefused => "tun_refused",
+            Self::GatewayRefused => "gateway_refused",
+            Self::NoGateway => "no_gateway",
+            Self::UnknownFrame => "unknown_frame",
+        }
+    }
+}
+
+/// One counter for each reason, in packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DropCounters([u64; DropReason::ALL.len()]);
+
+impl DropCounters {
+    /// Counts one packet.
+    pub const fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// Packets dropped for this reason.
+    pub const fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
+/// A map from reason to packets. All reasons are in it, so that a collector finds each key from the start.
+impl Serialize for DropCounters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for reason in DropReason::ALL {
+            map.serialize_entry(reason.name(), &self.get(reason))?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn counts_by_name() {
+        let mut counters = DropCounters::default();
+        counters.count(DropReason::Ipv6);
+        counters.count(DropReason::Ipv6);
+        let json = serde_json::to_value(&counters).expect("a map of numbers");
+        assert_eq!(json["ipv6"], 2);
+        assert_eq!(json["firewall"], 0);
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(DropReason::ALL.len()));
+    }
+}

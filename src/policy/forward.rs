@@ -1,0 +1,260 @@
+//! One verdict for each packet, from the chains, the claims, the peers' rules and the routes.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::drops::DropReason;
+use super::pattern::{Action, RuleList};
+use super::registry::{Claim, PeerId, Registry};
+use crate::wire::frame::MAX_PAYLOAD_LEN;
+use crate::wire::ip::{Ipv4Packet, PacketError, is_unicast};
+use crate::wire::rule::{Direction, PeerRule, RuleAction};
+
+/// What the operator configured, the same for all peers.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Chain for packets towards the peers.
+    pub firewall_in: RuleList<Action>,
+    /// Chain for packets from the peers.
+    pub firewall_out: RuleList<Action>,
+    /// Where packets from the peers go instead of the TUN device.
+    pub routes: RuleList<SocketAddrV4>,
+    /// Whether there is a gateway that can send to other routers. Without one the routes don't count.
+    pub has_gateway: bool,
+}
+
+/// Where a packet from a peer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outward {
+    /// To the router's TUN device.
+    Tun,
+    /// To another router, as a UDP datagram.
+    Gateway(SocketAddrV4),
+    /// Nowhere.
+    Drop(DropReason),
+    /// Nowhere as long as `holder` lives, because it holds the packet's source. If it turns out to be dead, the caller
+    /// removes it and asks again; if not, the packet is dropped for [`DropReason::AddressHeld`].
+    Contested {
+        /// The packet's source.
+        address: Ipv4Addr,
+        /// Who holds it.
+        holder: PeerId,
+    },
+}
+
+/// A verdict on a packet from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutwardVerdict {
+    /// Where it goes.
+    pub to: Outward,
+    /// The address that the peer got with this packet.
+    pub claimed: Option<Ipv4Addr>,
+}
+
+/// Where a packet towards the peers comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The router's TUN device.
+    Tun,
+    /// Another router. The peers' own rules don't apply, as in the C plugin.
+    Gateway,
+}
+
+/// A verdict on a packet towards the peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inward {
+    /// To this peer.
+    Peer(PeerId),
+    /// Nowhere. The peer is named where the destination has one.
+    Drop(DropReason, Option<PeerId>),
+}
+
+/// What is known about a peer's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Address {
+    /// Its first valid packet will claim one.
+    Unclaimed,
+    /// It may have this one only, and hasn't got it yet.
+    Assigned(Ipv4Addr),
+    /// It holds this one.
+    Held(Ipv4Addr),
+}
+
+#[derive(Debug)]
+struct PeerPolicy {
+    id: PeerId,
+    address: Address,
+    rules: Vec<PeerRule>,
+}
+
+/// The policy together with what it has to remember of the peers.
+#[derive(Debug)]
+pub struct Forwarder {
+    policy: Policy,
+    registry: Registry,
+    /// By [`PeerId::index`].
+    peers: Vec<Option<PeerPolicy>>,
+}
+
+impl Forwarder {
+    /// Without any peer.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, registry: Registry::default(), peers: Vec::new() }
+    }
+
+    /// A new peer, which may claim any address.
+    pub fn add_peer(&mut self, id: PeerId) {
+        let slot = id.index as usize;
+        if slot >= self.peers.len() {
+            self.peers.resize_with(slot + 1, || None);
+        }
+        self.peers[slot] = Some(PeerPolicy { id, address: Address::Unclaimed, rules: Vec::new() });
+    }
+
+    /// Forgets a peer and frees its address.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        if let Some(slot) = self.peers.get_mut(id.index as usize)
+            && let Some(peer) = slot.take_if(|peer| peer.id == id)
+            && let Address::Held(address) = peer.address
+        {
+            self.registry.release(address, id);
+        }
+    }
+
+    /// Binds a peer to an address, the only one that it may use from now on, and tries to claim it. If another peer
+    /// holds it, packets of this one try again. `None` if the peer is unknown or holds an address already.
+    pub fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Claim> {
+        let peer = find_mut(&mut self.peers, id)?;
+        if matches!(peer.address, Address::Held(_)) {
+            return None;
+        }
+        let claim = self.registry.claim(address, id);
+        peer.address = match claim {
+            Claim::Granted => Address::Held(address),
+            Claim::HeldBy(_) => Address::Assigned(address),
+        };
+        Some(claim)
+    }
+
+    /// Replaces a peer's own rules.
+    pub fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) {
+        if let Some(peer) = find_mut(&mut self.peers, id) {
+            peer.rules = rules;
+        }
+    }
+
+    /// The address that a peer holds.
+    pub fn address(&self, id: PeerId) -> Option<Ipv4Addr> {
+        match self.peer(id)?.address {
+            Address::Held(address) => Some(address),
+            Address::Unclaimed | Address::Assigned(_) => None,
+        }
+    }
+
+    /// How many rules a peer sent.
+    pub fn rules_count(&self, id: PeerId) -> usize {
+        self.peer(id).map_or(0, |peer| peer.rules.len())
+    }
+
+    /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
+    pub fn outward(&mut self, id: PeerId, bytes: &[u8]) -> OutwardVerdict {
+        let unclaimed = |to| OutwardVerdict { to, claimed: None };
+        let packet = match Ipv4Packet::parse(bytes) {
+            Ok(packet) => packet,
+            Err(error) => return unclaimed(Outward::Drop(drop_reason(error))),
+        };
+        let (src, dst) = (packet.src(), packet.dst());
+        if !self.policy.firewall_out.allows(src, dst) {
+            return unclaimed(Outward::Drop(DropReason::Firewall));
+        }
+        let Some(peer) = find_mut(&mut self.peers, id) else {
+            return unclaimed(Outward::Drop(DropReason::NoPeer));
+        };
+        let claimed = match peer.address {
+            Address::Held(address) if address == src => None,
+            Address::Held(_) => return unclaimed(Outward::Drop(DropReason::SpoofedSource)),
+            Address::Assigned(address) if address != src => {
+                return unclaimed(Outward::Drop(DropReason::SpoofedSource));
+            }
+            Address::Unclaimed if !is_unicast(src) => return unclaimed(Outward::Drop(DropReason::InvalidSource)),
+            Address::Assigned(_) | Address::Unclaimed => match self.registry.claim(src, id) {
+                Claim::Granted => {
+                    peer.address = Address::Held(src);
+                    Some(src)
+                }
+                Claim::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
+            },
+        };
+        let to = match first_peer_rule(&peer.rules, Direction::Out, &packet) {
+            Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
+            Some(RuleAction::Route(_)) if !self.policy.has_gateway => Outward::Drop(DropReason::NoGateway),
+            Some(RuleAction::Route(target)) => Outward::Gateway(target),
+            Some(RuleAction::Allow) | None => self.route(src, dst),
+        };
+        OutwardVerdict { to, claimed }
+    }
+
+    /// Which peer gets a packet.
+    pub fn inward(&self, origin: Origin, bytes: &[u8]) -> Inward {
+        let packet = match Ipv4Packet::parse(bytes) {
+            Ok(packet) => packet,
+            Err(error) => return Inward::Drop(drop_reason(error), None),
+        };
+        let (src, dst) = (packet.src(), packet.dst());
+        let holder = self.registry.holder(dst);
+        if !self.policy.firewall_in.allows(src, dst) {
+            return Inward::Drop(DropReason::Firewall, holder);
+        }
+        let Some(peer) = holder.and_then(|id| self.peer(id)) else {
+            return Inward::Drop(DropReason::NoPeer, None);
+        };
+        // Rules of the peer that would route don't apply here; the packet has arrived already.
+        let denied = origin == Origin::Tun
+            && matches!(
+                first_peer_rule(&peer.rules, Direction::In, &packet),
+                Some(RuleAction::Deny | RuleAction::Route(_))
+            );
+        if denied {
+            return Inward::Drop(DropReason::PeerRule, Some(peer.id));
+        }
+        if bytes.len() > MAX_PAYLOAD_LEN {
+            return Inward::Drop(DropReason::TooBig, Some(peer.id));
+        }
+        Inward::Peer(peer.id)
+    }
+
+    fn route(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Outward {
+        match self.policy.routes.first_match(src, dst) {
+            Some(target) if self.policy.has_gateway => Outward::Gateway(target),
+            _ => Outward::Tun,
+        }
+    }
+
+    fn peer(&self, id: PeerId) -> Option<&PeerPolicy> {
+        self.peers.get(id.index as usize)?.as_ref().filter(|peer| peer.id == id)
+    }
+}
+
+/// Beside the methods, so that it borrows the table alone.
+fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPolicy> {
+    peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
+}
+
+const fn drop_reason(error: PacketError) -> DropReason {
+    match error {
+        PacketError::TooShort => DropReason::TooShort,
+        PacketError::Ipv6 => DropReason::Ipv6,
+        PacketError::NotIp => DropReason::NotIp,
+        PacketError::Malformed => DropReason::Malformed,
+    }
+}
+
+fn first_peer_rule(rules: &[PeerRule], direction: Direction, packet: &Ipv4Packet<'_>) -> Option<RuleAction> {
+    rules
+        .iter()
+        .find(|rule| rule.direction == direction && rule.src.matches(packet.src()) && rule.dst.matches(packet.dst()))
+        .map(|rule| rule.action)
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;
