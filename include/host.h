@@ -8,12 +8,9 @@
 /* What the plugin reads from the host. Strings belong to the host and stay valid; numbers are as of the call. */
 struct tuntap_host {
 	const char *version;
-	int is_reload;          /* this image was exec'd by a reload */
-	int has_emperor;        /* this instance is a vassal */
 	int jailed;             /* `jailed = true`: born in its namespaces */
 	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
 	int daemonizes_late;    /* `daemonize2` will fork twice after the apps are loaded */
-	int unshares_net;       /* `unshare` has the network namespace in it */
 	int stats_http;
 	int stats_minified;
 	int socket_timeout;     /* seconds */

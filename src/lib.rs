@@ -2,6 +2,15 @@
 //!
 //! Data flows down this list; a module may use those below it, never those above.
 
+#[cfg(feature = "plugin")]
+mod ffi;
+
+pub mod device;
+pub mod router;
+
 pub mod config;
 pub mod policy;
 pub mod wire;
+
+pub mod log;
+pub mod sys;

@@ -1,0 +1,228 @@
+//! The vassal's side: TUN devices in the current network namespace, each joined to a router.
+
+mod handover;
+mod link;
+mod pump;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+pub use handover::{Handover, HandoverError};
+pub use link::Identity;
+
+use crate::config::DeviceSpec;
+use crate::log::Logger;
+use crate::sys::net::{NamespaceCookie, current_namespace};
+use crate::sys::tun::{Tun, TunError};
+use crate::sys::{fork, socket};
+use crate::wire::rule::PeerRule;
+use link::Link;
+
+/// How long a device waits for a place in its router's queue of connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most devices of an instance. Each has two descriptors that children must not keep.
+pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 2;
+
+/// What the devices of an instance have in common.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Which devices there are to be.
+    pub specs: Vec<DeviceSpec>,
+    /// Rules that each of them sends to its router.
+    pub rules: Vec<PeerRule>,
+    /// Whose credentials they show, if they have to.
+    pub identity: Option<Identity>,
+    /// Where lines go.
+    pub logger: Logger,
+}
+
+/// Why a device can't work.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// It could not be made.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// Its router could not be reached.
+    #[error("{name}: can't reach the router at {socket}: {error}{}", hint(.error))]
+    Connect {
+        /// The device.
+        name: String,
+        /// The router's socket.
+        socket: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Credentials or rules could not be sent.
+    #[error("{name}: can't greet the router: {errno}")]
+    Greet {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The thread that moves its packets could not be started.
+    #[error("{name}: can't start its thread: {error}")]
+    Thread {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// There are more than [`MAX_DEVICES`].
+    #[error("{0} devices, an instance can have {MAX_DEVICES}")]
+    TooMany(usize),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => " (is the path right, and is it visible in this mount namespace?)",
+        io::ErrorKind::ConnectionRefused => {
+            " (no router listens there; an @name can only be reached from the router's own network namespace)"
+        }
+        io::ErrorKind::PermissionDenied => " (the router's chmod-socket and chown-socket say who may connect)",
+        io::ErrorKind::WouldBlock => {
+            " (its queue of connections stayed full; the router's listen option makes it longer)"
+        }
+        _ => "",
+    }
+}
+
+/// One device of this process.
+#[derive(Debug)]
+struct Device {
+    namespace: Option<NamespaceCookie>,
+    tun: Arc<Tun>,
+    link: Option<Link>,
+}
+
+/// The devices of this process.
+#[derive(Debug, Default)]
+pub struct DeviceSet {
+    devices: Vec<Device>,
+}
+
+impl DeviceSet {
+    /// Without any.
+    pub const fn new() -> Self {
+        Self { devices: Vec::new() }
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// Makes the devices that this process should have in its network namespace and hasn't yet. Does nothing the
+    /// second time, unless the process has moved to another namespace: then it leaves the devices of the old one.
+    pub fn ensure(&mut self, context: &Context) -> Result<(), DeviceError> {
+        if context.specs.len() > MAX_DEVICES {
+            return Err(DeviceError::TooMany(context.specs.len()));
+        }
+        let here = current_namespace();
+        if !self.devices.is_empty() && !fork::owns_descriptors() {
+            // A child in its parent's namespace uses the parent's devices; in another one it needs its own.
+            if self.devices.iter().all(|device| device.namespace == here) {
+                return Ok(());
+            }
+            self.leak();
+        }
+        self.devices.retain_mut(|device| device.namespace == here || device.close(context.logger));
+        for spec in &context.specs {
+            if !self.devices.iter().any(|device| device.tun.name() == spec.name) {
+                self.devices.push(Device::create(spec, here, context)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the threads of devices that have none in this process: after a fork that this process is the
+    /// continuation of.
+    pub fn resume(&mut self, context: &Context) -> Result<(), DeviceError> {
+        if !fork::owns_descriptors() {
+            return Ok(());
+        }
+        for device in &mut self.devices {
+            if let Some(link) = &mut device.link {
+                link.start(&device.tun, context.logger)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the threads, and describes the devices for the image that this process is about to execute. Their
+    /// descriptors are left open across it. `None` if there is nothing to hand over.
+    pub fn hand_over(&mut self) -> Option<Handover> {
+        if self.devices.is_empty() || !fork::owns_descriptors() {
+            return None;
+        }
+        let handover = Handover::describe(self.devices.iter_mut().map(|device| (&device.tun, device.link.as_mut())));
+        self.leak();
+        Some(handover)
+    }
+
+    /// Takes over the devices of this process's earlier image, starts their threads and tells the routers the rules of
+    /// this image. Devices that are not configured any more are closed.
+    pub fn adopt(&mut self, handover: Handover, context: &Context) -> Result<(), HandoverError> {
+        let here = current_namespace();
+        for (tun, state) in handover.open()? {
+            let Some(spec) = context.specs.iter().find(|spec| spec.name == tun.name()) else {
+                context.logger.line(format_args!("[uwsgi-tuntap] {} is not configured any more, closed", tun.name()));
+                continue;
+            };
+            let tun = Arc::new(tun);
+            let link = match (state, &spec.socket) {
+                (Some(state), Some(_)) => Some(Link::resume(state, &tun, context)?),
+                _ => None,
+            };
+            register(&tun);
+            context.logger.line(format_args!("[uwsgi-tuntap] {} lives on after the reload", tun.name()));
+            self.devices.push(Device { namespace: here, tun, link });
+        }
+        Ok(())
+    }
+
+    /// Drops the devices without closing anything: their descriptors are somebody else's, or closed already.
+    fn leak(&mut self) {
+        self.devices.drain(..).for_each(mem::forget);
+    }
+}
+
+impl Device {
+    fn create(spec: &DeviceSpec, here: Option<NamespaceCookie>, context: &Context) -> Result<Self, DeviceError> {
+        let tun = Arc::new(Tun::create(&spec.name)?);
+        register(&tun);
+        context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
+        let link = match &spec.socket {
+            Some(name) => {
+                let socket = socket::connect(name, Instant::now() + CONNECT_TIMEOUT)
+                    .map_err(|error| DeviceError::Connect { name: spec.name.clone(), socket: name.clone(), error })?;
+                context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {name}", tun.name()));
+                Some(Link::open(socket, &tun, context)?)
+            }
+            None => None,
+        };
+        Ok(Self { namespace: here, tun, link })
+    }
+
+    /// Stops its thread and closes it. Returns false, for `retain`.
+    fn close(&mut self, logger: Logger) -> bool {
+        if let Some(link) = self.link.take() {
+            link.close();
+        }
+        fork::forget(self.tun.as_fd());
+        logger.line(format_args!("[uwsgi-tuntap] left the device {} behind in its namespace", self.tun.name()));
+        false
+    }
+}
+
+/// `DeviceSet` keeps the number of descriptors below what can be registered.
+fn register(tun: &Tun) {
+    let registered = fork::close_in_children(tun.as_fd());
+    debug_assert!(registered, "MAX_DEVICES bounds the number of descriptors");
+}

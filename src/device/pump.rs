@@ -1,0 +1,260 @@
+//! The thread that moves packets between a TUN device and its router.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::{io, mem};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::unistd;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::link::show_current_credentials;
+use crate::log::Logger;
+use crate::sys::process::end_process;
+use crate::sys::socket;
+use crate::sys::tun::Tun;
+use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
+
+/// Packets read from the device before they are written to the router in one go.
+const PACKET_BUDGET: usize = 64;
+
+/// Bytes read from the router in one go.
+const READ_LEN: usize = 64 * 1024;
+
+/// How often the thread looks whether the privileges have been dropped, if it has to wait for that.
+const PRIVILEGES_POLL_MILLIS: u16 = 50;
+
+/// First byte of an IPv4 packet, without the header's length.
+const IPV4: u8 = 4;
+
+/// What is on its way through the thread.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Buffers {
+    /// Frames that the router's socket had no room for, the first one perhaps written in part.
+    pub to_router: Vec<u8>,
+    /// The start of a frame of which the router has not sent the rest yet.
+    pub from_router: Vec<u8>,
+}
+
+/// Why a device has no network any more.
+#[derive(Debug, Error)]
+enum Loss {
+    #[error("the router has closed the connection")]
+    Closed,
+    #[error("the router sent {0}")]
+    Frame(#[from] FrameError),
+    #[error("the connection to the router failed: {0}")]
+    Socket(Errno),
+    #[error("the device was deleted")]
+    DeviceGone,
+    #[error("the device can't be read: {0}")]
+    Device(io::Error),
+    #[error("the event queue failed: {0}")]
+    Epoll(Errno),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Tun,
+    Router,
+    Stop,
+}
+
+/// What the thread works with.
+#[derive(Debug)]
+pub struct Pump {
+    tun: Arc<Tun>,
+    router: Arc<OwnedFd>,
+    stop: Arc<EventFd>,
+    buffers: Buffers,
+    logger: Logger,
+    /// What is read ends up here.
+    scratch: Box<[u8]>,
+    /// Whether the router's socket is full. The device is not read then: its queue is the place to wait.
+    blocked: bool,
+}
+
+impl Pump {
+    /// Takes its share of the descriptors.
+    pub fn new(tun: &Arc<Tun>, router: &Arc<OwnedFd>, stop: &Arc<EventFd>, buffers: Buffers, logger: Logger) -> Self {
+        Self {
+            tun: Arc::clone(tun),
+            router: Arc::clone(router),
+            stop: Arc::clone(stop),
+            buffers,
+            logger,
+            scratch: vec![0; MAX_FRAME_LEN + READ_LEN].into_boxed_slice(),
+            blocked: false,
+        }
+    }
+
+    /// Moves packets until it is told to stop. If the network is lost, so is the vassal: it would go on without one,
+    /// and nobody would know. `delayed_greeting` is sent, behind the credentials, once the privileges are dropped.
+    pub fn run(mut self, delayed_greeting: Option<Vec<u8>>) -> Buffers {
+        let name = self.tun.name().to_owned();
+        let logger = self.logger;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(greeting) = delayed_greeting
+                && !self.greet_after_privileges_drop(&greeting)?
+            {
+                return Ok(());
+            }
+            self.pump()
+        }));
+        match result {
+            Ok(Ok(())) => return mem::take(&mut self.buffers),
+            Ok(Err(loss)) => logger.line(format_args!("[uwsgi-tuntap] {name}: {loss}; this instance ends")),
+            Err(_) => logger.line(format_args!("[uwsgi-tuntap] {name}: panic in its thread; this instance ends")),
+        }
+        end_process()
+    }
+
+    /// Returns false if the thread is to stop.
+    fn greet_after_privileges_drop(&mut self, greeting: &[u8]) -> Result<bool, Loss> {
+        while unistd::getuid().is_root() {
+            let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut stop, PollTimeout::from(PRIVILEGES_POLL_MILLIS));
+            if ready.is_ok_and(|count| count > 0) {
+                return Ok(false);
+            }
+        }
+        show_current_credentials(&self.router).map_err(Loss::Socket)?;
+        self.buffers.to_router.extend_from_slice(greeting);
+        Ok(true)
+    }
+
+    fn pump(&mut self) -> Result<(), Loss> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Loss::Epoll)?;
+        for source in [Source::Tun, Source::Router, Source::Stop] {
+            self.watch(&epoll, source, true).map_err(Loss::Epoll)?;
+        }
+        self.write_to_router(&epoll)?;
+        let mut events = [EpollEvent::empty(); 3];
+        loop {
+            let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(Loss::Epoll(errno)),
+            };
+            for event in &events[..count] {
+                match Source::decode(event.data()) {
+                    Some(Source::Tun) => {
+                        self.read_tun()?;
+                        self.write_to_router(&epoll)?;
+                    }
+                    Some(Source::Router) => {
+                        if event.events().contains(EpollFlags::EPOLLOUT) {
+                            self.write_to_router(&epoll)?;
+                        }
+                        if event.events().intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP) {
+                            self.read_router()?;
+                        }
+                    }
+                    Some(Source::Stop) => return Ok(()),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn watch(&self, epoll: &Epoll, source: Source, first: bool) -> nix::Result<()> {
+        let input = EpollFlags::EPOLLIN;
+        let (fd, flags) = match source {
+            Source::Tun if self.blocked => (self.tun.as_fd(), EpollFlags::empty()),
+            Source::Tun => (self.tun.as_fd(), input),
+            Source::Router if self.blocked => (self.router.as_fd(), input | EpollFlags::EPOLLOUT),
+            Source::Router => (self.router.as_fd(), input),
+            Source::Stop => (self.stop.as_fd(), input),
+        };
+        let mut event = EpollEvent::new(flags, source.encode());
+        if first { epoll.add(fd, event) } else { epoll.modify(fd, &mut event) }
+    }
+
+    fn read_tun(&mut self) -> Result<(), Loss> {
+        for _ in 0..PACKET_BUDGET {
+            let len = match self.tun.recv(&mut self.scratch) {
+                Ok(len) => len,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    io::ErrorKind::Interrupted => continue,
+                    _ if Tun::is_gone(&error) => return Err(Loss::DeviceGone),
+                    _ => return Err(Loss::Device(error)),
+                },
+            };
+            let packet = &self.scratch[..len];
+            // A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory with a longer frame.
+            if len <= MAX_PAYLOAD_LEN && packet.first().is_some_and(|first| first >> 4 == IPV4) {
+                let _fits = frame::append(&mut self.buffers.to_router, FrameKind::Packet, packet);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_to_router(&mut self, epoll: &Epoll) -> Result<(), Loss> {
+        let mut written = 0;
+        let pending = &self.buffers.to_router;
+        let mut full = false;
+        while written < pending.len() && !full {
+            match socket::send(self.router.as_fd(), &pending[written..]) {
+                Ok(count) => written += count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => full = true,
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Loss::Closed),
+                Err(errno) => return Err(Loss::Socket(errno)),
+            }
+        }
+        self.buffers.to_router.drain(..written);
+        if full != self.blocked {
+            self.blocked = full;
+            self.watch(epoll, Source::Tun, false).map_err(Loss::Epoll)?;
+            self.watch(epoll, Source::Router, false).map_err(Loss::Epoll)?;
+        }
+        Ok(())
+    }
+
+    fn read_router(&mut self) -> Result<(), Loss> {
+        let partial_len = self.buffers.from_router.len();
+        self.scratch[..partial_len].copy_from_slice(&self.buffers.from_router);
+        let count = match socket::recv(self.router.as_fd(), &mut self.scratch[partial_len..]) {
+            Ok(0) | Err(Errno::ECONNRESET) => return Err(Loss::Closed),
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(Loss::Socket(errno)),
+        };
+        let mut frames = Frames::new(&self.scratch[..partial_len + count]);
+        for frame in frames.by_ref() {
+            let frame = frame?;
+            if frame.kind == FrameKind::Packet {
+                // Refused while the device is down, or because it is no packet: lost, as on any other wire.
+                let _ = self.tun.send(frame.payload);
+            }
+        }
+        self.buffers.from_router.clear();
+        self.buffers.from_router.extend_from_slice(frames.rest());
+        Ok(())
+    }
+}
+
+impl Source {
+    const fn encode(self) -> u64 {
+        match self {
+            Self::Tun => 0,
+            Self::Router => 1,
+            Self::Stop => 2,
+        }
+    }
+
+    const fn decode(data: u64) -> Option<Self> {
+        match data {
+            0 => Some(Self::Tun),
+            1 => Some(Self::Router),
+            2 => Some(Self::Stop),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Safe wrappers of the host's functions.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+use std::{io, ptr};
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+use super::{abi, bindings};
+use crate::device::Identity;
+use crate::log::Logger;
+use crate::router::CredentialsHook;
+use crate::sys::process::{set_close_on_exec, set_nonblocking};
+use crate::sys::socket::PeerCredentials;
+
+/// The host's log.
+pub const LOGGER: Logger = Logger(log);
+
+/// Writes a line to the host's log.
+pub fn log(line: &str) {
+    // A NUL would end the line early; none is in what we write, unless it came from outside.
+    let line = CString::new(line.replace('\0', "\u{fffd}")).unwrap_or_default();
+    // SAFETY: uwsgi_log takes a printf format and its arguments; "%s\n" takes one string that lives through the call.
+    unsafe { bindings::uwsgi_log(c"%s\n".as_ptr(), line.as_ptr()) };
+}
+
+/// Why the host is not the one that this plugin was built for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "refused: this plugin was built for uWSGI {built} (ABI {built_digest:016x}) and can't be loaded by uWSGI {loading} \
+     (ABI {loading_digest:016x}); build it for this binary: make UWSGI_BIN=<path>"
+)]
+pub struct AbiMismatch {
+    built: &'static str,
+    built_digest: u64,
+    loading: String,
+    loading_digest: u64,
+}
+
+/// Compares the ABI that this plugin was built for with that of the process it is in.
+pub fn check_abi() -> Result<(), AbiMismatch> {
+    // SAFETY: both functions take nothing and return a string that malloc has made, or NULL.
+    let header = unsafe { take_string(bindings::uwsgi_get_dot_h()) };
+    // SAFETY: as above.
+    let cflags = unsafe { take_string(bindings::uwsgi_get_cflags()) };
+    let built_digest: u64 = env!("TUNTAP_ABI_DIGEST").parse().unwrap_or_default();
+    let loading_digest = abi::digest(&header, &cflags);
+    if built_digest == loading_digest {
+        return Ok(());
+    }
+    let loading = abi::version(&cflags).unwrap_or_else(|| "of an unknown version".to_owned());
+    Err(AbiMismatch { built: env!("TUNTAP_HOST_VERSION"), built_digest, loading, loading_digest })
+}
+
+/// # Safety
+/// `text` is NULL or a NUL-terminated string from malloc that nobody else frees.
+unsafe fn take_string(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: not NULL, so that it is a NUL-terminated string.
+    let owned = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    // SAFETY: it comes from malloc, and this is its only owner.
+    unsafe { libc::free(text.cast()) };
+    owned
+}
+
+/// What the plugin reads from the host's configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct HostState(bindings::tuntap_host);
+
+impl HostState {
+    /// The state right now.
+    pub fn read() -> Self {
+        let mut state = MaybeUninit::<bindings::tuntap_host>::zeroed();
+        // SAFETY: the shim fills in the structure that it is given, and knows the host's layout.
+        unsafe { bindings::tuntap_host_read(state.as_mut_ptr()) };
+        // SAFETY: integers and pointers, for which zeros are valid, too.
+        Self(unsafe { state.assume_init() })
+    }
+
+    /// The host's version.
+    pub fn version(&self) -> String {
+        self.text(self.0.version).unwrap_or_default()
+    }
+
+    /// Whether the Emperor bore this instance into its namespaces.
+    pub const fn is_jailed(&self) -> bool {
+        self.0.jailed != 0
+    }
+
+    /// Whether only the workers drop their privileges.
+    pub const fn is_master_as_root(&self) -> bool {
+        self.0.master_as_root != 0
+    }
+
+    /// Whether the process will fork into the background once the applications are loaded.
+    pub const fn daemonizes_late(&self) -> bool {
+        self.0.daemonizes_late != 0
+    }
+
+    /// Whether statistics are to be served in HTTP.
+    pub const fn stats_http(&self) -> bool {
+        self.0.stats_http != 0
+    }
+
+    /// Whether statistics are to be without white space.
+    pub const fn stats_minified(&self) -> bool {
+        self.0.stats_minified != 0
+    }
+
+    /// How long a client may keep still.
+    pub fn socket_timeout(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.0.socket_timeout).unwrap_or_default().max(1))
+    }
+
+    /// What the instance will be once it has dropped its privileges, or is already.
+    pub fn identity(&self) -> Result<Identity, String> {
+        let (uid, gid) = (Uid::current(), Gid::current());
+        if !uid.is_root() {
+            return Ok(Identity { uid, gid });
+        }
+        let target_uid = match self.text(self.0.uid_name) {
+            Some(name) => match User::from_name(&name) {
+                Ok(Some(user)) => user.uid,
+                _ => return Err(format!("user {name} not found")),
+            },
+            None => Uid::from_raw(self.0.uid),
+        };
+        let target_gid = match self.text(self.0.gid_name) {
+            Some(name) => match Group::from_name(&name) {
+                Ok(Some(group)) => group.gid,
+                _ => return Err(format!("group {name} not found")),
+            },
+            None if self.0.gid != 0 => Gid::from_raw(self.0.gid),
+            None => gid,
+        };
+        Ok(Identity { uid: target_uid, gid: target_gid })
+    }
+
+    #[allow(clippy::unused_self)] // the pointers are the state's
+    fn text(&self, text: *const c_char) -> Option<String> {
+        if text.is_null() {
+            return None;
+        }
+        // SAFETY: not NULL, so that it is one of the host's option values, which live as long as the process.
+        Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    }
+}
+
+/// Gives the instance a master process. Returns whether its configuration did not ask for one.
+pub fn ensure_master() -> bool {
+    // SAFETY: the shim sets a flag of the host and looks through its options; both exist from the first hook on.
+    unsafe { bindings::tuntap_host_ensure_master() != 0 }
+}
+
+/// Listens on a unix socket with the host's own socket options. The host ends the process if it can't.
+pub fn bind_unix(name: &str) -> io::Result<OwnedFd> {
+    // SAFETY: the function wants a writable NUL-terminated string and leaves it as it was.
+    listener(name, |name| unsafe { bindings::tuntap_host_bind_unix(name) })
+}
+
+/// Listens on a TCP address with the host's own socket options. The host ends the process if it can't.
+pub fn bind_tcp(name: &str) -> io::Result<OwnedFd> {
+    // SAFETY: as above.
+    listener(name, |name| unsafe { bindings::tuntap_host_bind_tcp(name) })
+}
+
+fn listener(name: &str, bind: impl Fn(*mut c_char) -> c_int) -> io::Result<OwnedFd> {
+    let mut bytes = CString::new(name)?.into_bytes_with_nul();
+    let fd = bind(bytes.as_mut_ptr().cast());
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the host made the descriptor for us and doesn't keep it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_close_on_exec(fd.as_fd(), true)?;
+    set_nonblocking(fd.as_fd())?;
+    Ok(fd)
+}
+
+/// Keeps a descriptor open where the host closes those it doesn't know: in a reloaded image, before and after it binds
+/// its sockets, and before an exec.
+pub fn keep_open(fd: BorrowedFd<'_>) {
+    keep_open_raw(fd.as_raw_fd());
+}
+
+/// As [`keep_open`], for a descriptor that only the next image will own.
+pub fn keep_open_raw(fd: RawFd) {
+    // SAFETY: the function adds a number to a list.
+    unsafe { bindings::uwsgi_add_safe_fd(fd) };
+}
+
+/// Registers a gateway: a process of the host that runs `body` and is made anew when it dies.
+pub fn register_gateway(
+    name: &'static CStr,
+    body: unsafe extern "C" fn(c_int, *mut c_void),
+    data: *mut c_void,
+) -> Result<(), &'static str> {
+    // SAFETY: the host keeps name and data for ever; the name is static, and what data means is up to `body`. The host
+    // doesn't write to the name, although its prototype says so.
+    let gateway = unsafe { bindings::register_gateway(name.as_ptr().cast_mut(), Some(body), data) };
+    if gateway.is_null() { Err("the host has no place for another gateway (64 at most)") } else { Ok(()) }
+}
+
+/// Finds the function that turns credentials into an address, in the host or in any plugin of its.
+pub fn credentials_hook(symbol: &str) -> Option<CredentialsHook> {
+    let name = CString::new(symbol).ok()?;
+    // SAFETY: dlsym(3) takes a handle, here the global scope, and a NUL-terminated name.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if ptr::eq(address, ptr::null()) {
+        return None;
+    }
+    type Hook = unsafe extern "C" fn(libc::pid_t, libc::uid_t, libc::gid_t) -> u32;
+    // SAFETY: the operator named a function with the prototype of include/uwsgi_tuntap.h; there is no way to check.
+    let hook = unsafe { std::mem::transmute::<*mut c_void, Hook>(address) };
+    Some(Box::new(move |credentials: PeerCredentials| {
+        // SAFETY: as above; the arguments are plain numbers.
+        let address = unsafe { hook(credentials.pid, credentials.uid, credentials.gid) };
+        (address != 0).then(|| Ipv4Addr::from(address.to_ne_bytes()))
+    }))
+}

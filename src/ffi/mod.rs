@@ -1,0 +1,13 @@
+//! uWSGI's C ABI: the plugin table, its callbacks, and the host's functions. One of the two homes of unsafe code.
+//!
+//! uWSGI calls everything here from one thread, and in a fixed order (`docs/INTERNALS.md`).
+#![allow(unsafe_code)]
+
+mod abi;
+mod bindings;
+mod devices;
+mod guard;
+mod host;
+mod options;
+mod plugin;
+mod routers;

@@ -1,0 +1,157 @@
+//! The option table, and the values that the host hands over one by one.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
+use super::guard::{die, guarded};
+use crate::config::{Config, OptionName};
+
+/// An option of the plugin, as the host's table wants it.
+struct Entry {
+    option: OptionName,
+    name: &'static CStr,
+    help: &'static CStr,
+    argument: Argument,
+    flags: u64,
+}
+
+/// `has_arg` of getopt_long(3).
+#[derive(Clone, Copy)]
+enum Argument {
+    Required = 1,
+    Optional = 2,
+}
+
+const OPTION_COUNT: usize = 8;
+
+static ENTRIES: [Entry; OPTION_COUNT] = [
+    Entry {
+        option: OptionName::Router,
+        name: c"tuntap-router",
+        help: c"run a tuntap router, may be repeated (syntax: <device> <socket> [stats] [gateway])",
+        argument: Argument::Required,
+        flags: UWSGI_OPT_MASTER as u64,
+    },
+    Entry {
+        option: OptionName::Device,
+        name: c"tuntap-device",
+        help: c"make a tun device in the instance's network namespace and join it to a router, may be repeated (syntax: <device>[ <socket>])",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::UseCredentials,
+        name: c"tuntap-use-credentials",
+        help: c"devices show SCM_CREDENTIALS to their router; set it on both sides (syntax: [true|false|symbol], the symbol is a C function 'uint32_t f(pid_t, uid_t, gid_t)' that gives the address in network byte order, 0 refuses)",
+        argument: Argument::Optional,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::FirewallIn,
+        name: c"tuntap-router-firewall-in",
+        help: c"add a rule for packets towards the vassals, the first match wins, without one they pass (syntax: <allow|deny> [<src[/len]> <dst[/len]>], 0.0.0.0 is any)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::FirewallOut,
+        name: c"tuntap-router-firewall-out",
+        help: c"add a rule for packets from the vassals, the first match wins, without one they pass (syntax: <allow|deny> [<src[/len]> <dst[/len]>], 0.0.0.0 is any)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Route,
+        name: c"tuntap-router-route",
+        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Stats,
+        name: c"tuntap-router-stats",
+        help: c"serve the statistics of the (last) router that has no stats address of its own (syntax: <path|@name|addr:port>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceRule,
+        name: c"tuntap-device-rule",
+        help: c"add a rule that the router applies to this instance's devices, the first match wins (syntax: <in|out> <src[/len]> <dst[/len]> <allow|deny|route|gateway> [addr:port])",
+        argument: Argument::Required,
+        flags: 0,
+    },
+];
+
+/// The host's table: an element for each option, and one of zeros.
+#[derive(Debug)]
+pub struct OptionTable([uwsgi_option; OPTION_COUNT + 1]);
+
+// SAFETY: the pointers in the table go to constants and functions, and only the host's main thread reads it.
+unsafe impl Sync for OptionTable {}
+
+/// What the plugin table points to.
+pub static OPTIONS: OptionTable = OptionTable::build(&ENTRIES);
+
+static VALUES: Mutex<Vec<(OptionName, String)>> = Mutex::new(Vec::new());
+static CONFIG: OnceLock<Config> = OnceLock::new();
+
+impl OptionTable {
+    const fn build(entries: &'static [Entry; OPTION_COUNT]) -> Self {
+        const END: uwsgi_option = uwsgi_option {
+            name: std::ptr::null_mut(),
+            type_: 0,
+            shortcut: 0,
+            help: std::ptr::null_mut(),
+            func: None,
+            data: std::ptr::null_mut(),
+            flags: 0,
+        };
+        let mut table = [END; OPTION_COUNT + 1];
+        let mut index = 0;
+        while index < OPTION_COUNT {
+            let entry = &entries[index];
+            table[index].name = entry.name.as_ptr().cast_mut();
+            table[index].type_ = entry.argument as c_int;
+            table[index].help = entry.help.as_ptr().cast_mut();
+            table[index].func = Some(collect_value);
+            // The entry itself, so that the one callback knows which option it was called for.
+            table[index].data = std::ptr::from_ref(&entry.option).cast_mut().cast();
+            table[index].flags = entry.flags;
+            index += 1;
+        }
+        Self(table)
+    }
+
+    /// The first element, as the host wants it. It doesn't write to the table, although its prototype says so.
+    pub const fn as_mut_ptr(&'static self) -> *mut uwsgi_option {
+        self.0.as_ptr().cast_mut()
+    }
+}
+
+/// The checked options. The first call reads all values, and ends the process if any is wrong.
+pub fn config() -> &'static Config {
+    CONFIG.get_or_init(|| {
+        let values = VALUES.lock();
+        Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))
+            .unwrap_or_else(|errors| die(errors))
+    })
+}
+
+unsafe extern "C" fn collect_value(_name: *mut c_char, value: *mut c_char, data: *mut c_void) {
+    guarded("option", || {
+        // SAFETY: `data` is what the table says: the option of one of `ENTRIES`.
+        let option = unsafe { *data.cast::<OptionName>() };
+        let text = if value.is_null() {
+            ""
+        } else {
+            // SAFETY: not NULL, so that it is the NUL-terminated value of the option.
+            let value = unsafe { CStr::from_ptr(value) };
+            value.to_str().unwrap_or_else(|_| die(format_args!("{} = {value:?}: expected UTF-8", option.as_str())))
+        };
+        VALUES.lock().push((option, text.to_owned()));
+    });
+}

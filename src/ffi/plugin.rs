@@ -1,0 +1,77 @@
+//! The plugin table and its callbacks. Each hook may come once, several times, or in several processes; what it calls
+//! is made for that.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use super::bindings::uwsgi_plugin;
+use super::guard::{die, guarded};
+use super::host::{HostState, check_abi};
+use super::options::OPTIONS;
+use super::{devices, routers};
+
+/// The table, shared with C. The host writes `modifier1` into it.
+#[repr(transparent)]
+pub struct PluginTable(uwsgi_plugin);
+
+// SAFETY: the pointers in it go to constants and functions, and only the host's main thread uses it.
+unsafe impl Sync for PluginTable {}
+
+/// What uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies it under the name that uWSGI wants.
+#[cfg_attr(not(feature = "embedded"), unsafe(export_name = "tuntap_plugin"))]
+#[cfg_attr(feature = "embedded", unsafe(export_name = "uwsgi_tuntap_plugin_table"))]
+pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
+    name: c"tuntap".as_ptr(),
+    options: OPTIONS.as_mut_ptr(),
+    on_load: Some(on_load),
+    jail: Some(jail),
+    early_post_jail: Some(enter_jail),
+    post_jail: Some(enter_jail),
+    postinit_apps: Some(postinit_apps),
+    post_fork: Some(main_loop),
+    master_cycle: Some(main_loop),
+    master_cleanup: Some(master_cleanup),
+    ..EMPTY
+});
+
+// SAFETY: numbers, pointers and optional functions, for all of which zeros are valid.
+const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
+
+unsafe extern "C" fn on_load() {
+    guarded("on_load", || check_abi().unwrap_or_else(|error| die(error)));
+}
+
+/// Called once in each image, before the host opens anything. Under an Emperor the instance is in its namespaces by
+/// now, but hasn't dropped its privileges yet.
+unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_int>, _argv: *mut *mut c_char) {
+    guarded("jail", || {
+        let host = HostState::read();
+        devices::adopt(&host);
+        routers::start(&host);
+        // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
+        if host.is_master_as_root() && host.is_jailed() {
+            devices::ensure(&host);
+        }
+    });
+}
+
+/// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever the host wants.
+unsafe extern "C" fn enter_jail() {
+    guarded("post_jail", || devices::ensure(&HostState::read()));
+}
+
+unsafe extern "C" fn postinit_apps() {
+    guarded("postinit_apps", || devices::check(&HostState::read()));
+}
+
+/// Called in the master, again and again, and in each new worker.
+unsafe extern "C" fn main_loop() {
+    guarded("main loop", || devices::resume(&HostState::read()));
+}
+
+/// Called in the master before it executes the next image, or ends.
+unsafe extern "C" fn master_cleanup() {
+    guarded("master_cleanup", || {
+        routers::close();
+        devices::hand_over();
+    });
+}

@@ -1,0 +1,89 @@
+//! New connections.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::CredentialsCheck;
+use super::event_loop::EventLoop;
+use super::peer::{Departure, Peer, Stage};
+use super::token::Token;
+use crate::sys::socket;
+
+/// Connections taken in one wake-up.
+const ACCEPT_BUDGET: usize = 64;
+
+/// How long nothing is accepted after the kernel had no descriptor or memory left. The listeners stay readable, and
+/// watching them would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+impl EventLoop<'_> {
+    /// Takes new peers.
+    pub(super) fn accept_peers(&mut self, now: Instant) {
+        for _ in 0..ACCEPT_BUDGET {
+            match socket::accept(self.setup.listener.as_fd()) {
+                Ok(fd) => self.add_peer(fd),
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(errno) => return self.pause_accepting(now, errno),
+            }
+        }
+    }
+
+    /// Stops watching the listeners for a while.
+    pub(super) fn pause_accepting(&mut self, now: Instant, errno: Errno) {
+        self.totals.accept_failures += 1;
+        let name = self.name();
+        self.fault_log.line(
+            now,
+            format_args!(
+                "[tuntap-router] {name}: can't accept: {errno} ({} peers); trying again in {} s",
+                self.peers.len(),
+                ACCEPT_PAUSE.as_secs()
+            ),
+        );
+        self.watch_listeners(EpollFlags::empty());
+        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+    }
+
+    /// Watches the listeners again once their pause is over.
+    pub(super) fn resume_accepting(&mut self, now: Instant) {
+        if self.accept_again_at.is_some_and(|time| time <= now) {
+            self.accept_again_at = None;
+            self.watch_listeners(EpollFlags::EPOLLIN);
+        }
+    }
+
+    fn watch_listeners(&self, flags: EpollFlags) {
+        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
+        for (listener, token) in [(&self.setup.listener, Token::Listener)].into_iter().chain(stats) {
+            // Both are registered, so that nothing but a lack of memory can make this fail; the next pause retries.
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
+        }
+    }
+
+    fn add_peer(&mut self, fd: OwnedFd) {
+        if self.peers.is_full() {
+            self.totals.turned_away += 1;
+            return;
+        }
+        let Ok(credentials) = socket::peer_credentials(fd.as_fd()) else { return };
+        let stage = match self.setup.credentials {
+            CredentialsCheck::Off => Stage::Start,
+            CredentialsCheck::Shown | CredentialsCheck::Hook(_) => Stage::Credentials,
+        };
+        if stage == Stage::Credentials && socket::receive_credentials(fd.as_fd()).is_err() {
+            return;
+        }
+        let Some(id) = self.peers.insert(Peer::new(fd, credentials, stage)) else { return };
+        self.forwarder.add_peer(id);
+        self.totals.accepted += 1;
+        if let Some(peer) = self.peers.get(id)
+            && let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode()))
+        {
+            self.disconnect(id, Departure::Socket(errno));
+        }
+    }
+}

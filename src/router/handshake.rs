@@ -1,0 +1,73 @@
+//! What comes before a peer's first frame.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::CredentialsCheck;
+use super::event_loop::EventLoop;
+use super::peer::{Departure, Stage};
+use crate::policy::registry::{Claim, PeerId};
+use crate::sys::socket;
+use crate::wire::CREDENTIALS_MAGIC;
+
+impl EventLoop<'_> {
+    /// Reads a peer's credentials. They come in one message, and nothing of what follows is read with them.
+    pub(super) fn read_credentials(&mut self, id: PeerId) -> Result<(), Departure> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        let mut magic = [0; CREDENTIALS_MAGIC.len()];
+        let (count, credentials) = match socket::recv_with_credentials(peer.as_fd(), &mut magic) {
+            Ok((0, _)) => return Err(Departure::Closed),
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(Departure::Socket(errno)),
+        };
+        // With SO_PASSCRED the kernel attaches credentials to whatever arrives, so the magic is what tells.
+        let (true, Some(credentials)) = (magic[..count] == CREDENTIALS_MAGIC[..], credentials) else {
+            return Err(Departure::NoCredentials);
+        };
+        peer.credentials = credentials;
+        peer.stage = Stage::Frames;
+        let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
+        let Some(address) = hook(credentials) else { return Err(Departure::Refused(credentials)) };
+        match self.forwarder.assign(id, address) {
+            Some(Claim::HeldBy(holder)) if self.remove_if_dead(holder) => {
+                if self.forwarder.assign(id, address) == Some(Claim::Granted) {
+                    self.log_claim(id, address);
+                }
+            }
+            Some(Claim::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+            Some(Claim::Granted) => self.log_claim(id, address),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Where a peer's frames start, if this router doesn't ask for credentials: a peer may send them all the same, because
+/// the option is set on its side only. `None` if more bytes are needed to tell.
+pub(super) fn frames_start(bytes: &[u8]) -> Result<Option<usize>, Departure> {
+    match bytes.first() {
+        None => Ok(None),
+        // A frame's first byte is modifier1, which is 0 everywhere, and the magic's isn't.
+        Some(first) if *first != CREDENTIALS_MAGIC[0] => Ok(Some(0)),
+        Some(_) if bytes.starts_with(CREDENTIALS_MAGIC) => Ok(Some(CREDENTIALS_MAGIC.len())),
+        Some(_) if CREDENTIALS_MAGIC.starts_with(bytes) => Ok(None),
+        Some(_) => Err(Departure::BadStart),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unasked_credentials_are_skipped() {
+        assert_eq!(frames_start(b"\0\x14\0\0frame"), Ok(Some(0)));
+        assert_eq!(frames_start(b"uwsgi-tuntap\0\x14\0\0"), Ok(Some(12)));
+        assert_eq!(frames_start(b"uwsgi"), Ok(None));
+        assert_eq!(frames_start(b""), Ok(None));
+        assert_eq!(frames_start(b"uwsgj"), Err(Departure::BadStart));
+    }
+}

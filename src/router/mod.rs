@@ -1,0 +1,126 @@
+//! The gateway process: one TUN device, one listening socket, many peers, one thread.
+
+mod accept;
+mod event_loop;
+mod handshake;
+mod peer;
+mod queue;
+mod stats;
+mod stats_server;
+mod table;
+mod token;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::log::Logger;
+use crate::policy::forward::Policy;
+use crate::sys::socket::PeerCredentials;
+use crate::sys::tun::{Tun, TunError};
+
+/// Turns a peer's credentials into its address; `None` refuses the peer.
+pub type CredentialsHook = Box<dyn Fn(PeerCredentials) -> Option<Ipv4Addr> + Send + Sync>;
+
+/// Whether peers have to show their credentials before anything else.
+pub enum CredentialsCheck {
+    /// They don't.
+    Off,
+    /// They do.
+    Shown,
+    /// They do, and get their address from them.
+    Hook(CredentialsHook),
+}
+
+impl std::fmt::Debug for CredentialsCheck {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Off => "Off",
+            Self::Shown => "Shown",
+            Self::Hook(_) => "Hook",
+        })
+    }
+}
+
+/// The statistics endpoint.
+#[derive(Debug)]
+pub struct StatsEndpoint {
+    /// Listening, non-blocking.
+    pub listener: OwnedFd,
+    /// Clients speak HTTP (`stats-http`).
+    pub http: bool,
+    /// No white space in the JSON (`stats-minified`).
+    pub minified: bool,
+    /// How long a client may keep still.
+    pub timeout: Duration,
+}
+
+/// Everything that a router needs. Made before uWSGI forks the gateway, and again its start when the gateway died:
+/// validated values and open descriptors, nothing else.
+#[derive(Debug)]
+pub struct Setup {
+    /// The TUN device.
+    pub tun: Tun,
+    /// Name of the unix socket, for people.
+    pub socket_name: String,
+    /// Where peers connect, non-blocking.
+    pub listener: OwnedFd,
+    /// The statistics endpoint.
+    pub stats: Option<StatsEndpoint>,
+    /// Other routers send to this address.
+    pub gateway: Option<Gateway>,
+    /// What the operator configured.
+    pub policy: Policy,
+    /// What peers have to show.
+    pub credentials: CredentialsCheck,
+    /// The host's version, for the statistics.
+    pub host_version: String,
+    /// Where lines go.
+    pub logger: Logger,
+}
+
+/// The socket on which routers exchange packets.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its address.
+    pub address: SocketAddrV4,
+    /// Bound, non-blocking.
+    pub socket: UdpSocket,
+}
+
+impl Gateway {
+    /// Binds the socket.
+    pub fn bind(address: SocketAddrV4) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { address, socket })
+    }
+}
+
+/// Why a router had to end.
+#[derive(Debug, Error)]
+pub enum RouterError {
+    /// The event queue failed.
+    #[error("epoll: {0}")]
+    Epoll(#[from] nix::errno::Errno),
+    /// Somebody deleted the TUN device.
+    #[error("the device {0} was deleted")]
+    DeviceGone(String),
+    /// The TUN device can't be read.
+    #[error("reading from {0}: {1}")]
+    Device(String, #[source] io::Error),
+    /// A deleted device can't be made again.
+    #[error("making the device again: {0}")]
+    Recreate(#[from] TunError),
+}
+
+/// Runs a router until it fails.
+pub fn run(setup: &Setup) -> RouterError {
+    match event_loop::EventLoop::new(setup).and_then(event_loop::EventLoop::run) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}

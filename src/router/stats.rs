@@ -1,0 +1,123 @@
+//! What the router tells about itself. The keys of the C plugin come first and mean the same.
+
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use crate::policy::drops::DropCounters;
+
+/// Counters of the whole router.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Totals {
+    /// Packets read from the TUN device.
+    pub tun_rx_packets: u64,
+    /// Bytes of these.
+    pub tun_rx_bytes: u64,
+    /// Packets written to the TUN device.
+    pub tun_tx_packets: u64,
+    /// Bytes of these.
+    pub tun_tx_bytes: u64,
+    /// Datagrams from other routers.
+    pub gateway_rx_packets: u64,
+    /// Bytes of these.
+    pub gateway_rx_bytes: u64,
+    /// Datagrams to other routers.
+    pub gateway_tx_packets: u64,
+    /// Bytes of these.
+    pub gateway_tx_bytes: u64,
+    /// Connections that became peers.
+    pub accepted: u64,
+    /// Connections that were turned away because of [`super::table::MAX_PEERS`].
+    pub turned_away: u64,
+    /// Times that no descriptor was left for a connection.
+    pub accept_failures: u64,
+    /// Peers that were ended for what they sent.
+    pub faults: u64,
+    /// Addresses that were given to a peer.
+    pub claims: u64,
+}
+
+/// The state of a router at one moment.
+#[derive(Debug, Serialize)]
+pub struct Snapshot<'a> {
+    /// The host's version.
+    pub version: &'a str,
+    /// The router's process.
+    pub pid: libc::pid_t,
+    /// Its user.
+    pub uid: libc::uid_t,
+    /// Its group.
+    pub gid: libc::gid_t,
+    /// Its folder.
+    pub cwd: String,
+    /// Its connections.
+    pub peers: Vec<PeerStats<'a>>,
+    /// This plugin's version.
+    pub plugin_version: &'static str,
+    /// The TUN device.
+    pub device: &'a str,
+    /// The unix socket.
+    pub socket: &'a str,
+    /// The UDP address for other routers.
+    pub gateway: Option<String>,
+    /// Seconds since the router's process started its work.
+    pub uptime: u64,
+    /// Its counters.
+    pub totals: &'a Totals,
+    /// Packets that went nowhere, by reason; those in `peers` are among them.
+    pub drops: &'a DropCounters,
+}
+
+/// One connection. `tx` is towards the peer.
+#[derive(Debug, Serialize)]
+pub struct PeerStats<'a> {
+    /// Its address, or nothing.
+    pub addr: String,
+    /// The address's bytes in network order, read as a number of this machine.
+    pub addr_32: u32,
+    /// User.
+    pub uid: libc::uid_t,
+    /// Group.
+    pub gid: libc::gid_t,
+    /// Process.
+    pub pid: libc::pid_t,
+    /// Bytes, frame headers included.
+    pub tx: u64,
+    /// Bytes, frame headers included.
+    pub rx: u64,
+    /// Packets that it was too slow to take.
+    pub dropped: u64,
+    /// Packets.
+    pub tx_packets: u64,
+    /// Packets.
+    pub rx_packets: u64,
+    /// Bytes that wait to be written to it.
+    pub queued: usize,
+    /// How many rules it sent.
+    pub rules: usize,
+    /// Packets from it or to it that went nowhere, by reason.
+    pub drops: &'a DropCounters,
+}
+
+impl PeerStats<'_> {
+    /// The C plugin's two forms of an address.
+    pub fn address_forms(address: Option<Ipv4Addr>) -> (String, u32) {
+        address
+            .map_or_else(|| (String::new(), 0), |address| (address.to_string(), u32::from_ne_bytes(address.octets())))
+    }
+}
+
+impl Snapshot<'_> {
+    /// As JSON, indented like uWSGI's own statistics unless `minified`.
+    pub fn to_json(&self, minified: bool) -> Vec<u8> {
+        let mut json = Vec::new();
+        let result = if minified {
+            serde_json::to_writer(&mut json, self)
+        } else {
+            self.serialize(&mut Serializer::with_formatter(&mut json, PrettyFormatter::with_indent(b"\t")))
+        };
+        debug_assert!(result.is_ok(), "no map with other keys than strings, and no I/O");
+        json
+    }
+}

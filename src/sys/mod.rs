@@ -1,0 +1,8 @@
+//! The kernel: TUN devices, sockets with credentials, namespaces, limits. One of the two homes of unsafe code.
+#![allow(unsafe_code)]
+
+pub mod fork;
+pub mod net;
+pub mod process;
+pub mod socket;
+pub mod tun;

@@ -1,0 +1,75 @@
+//! This process: its limits, its descriptors, its end.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
+use nix::unistd;
+
+/// Allows as many descriptors as the administrator does: raises the soft limit to the hard one.
+pub fn raise_descriptor_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// Makes reads and writes return at once.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// Says whether a descriptor is closed when the process executes another program.
+pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> nix::Result<()> {
+    let flags = if close { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
+    fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)
+}
+
+/// Takes over a descriptor that this process inherited through an exec. To be called before anything else in the new
+/// image could have opened a descriptor of that number. `None` if it isn't open, or is a standard stream.
+pub fn adopt_inherited(fd: RawFd) -> Option<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return None;
+    }
+    // SAFETY: fcntl(2) with F_GETFD only looks at the number.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+        return None;
+    }
+    // SAFETY: it is open, and by the contract above nothing in this image owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads a variable and takes it out of the environment.
+pub fn take_variable(name: &str) -> Result<String, std::env::VarError> {
+    let value = std::env::var(name)?;
+    // SAFETY: the host is single-threaded where its hooks call this, before it starts threads and applications.
+    unsafe { std::env::remove_var(name) };
+    Ok(value)
+}
+
+/// Sets a variable for the program that this process is about to execute.
+pub fn set_variable(name: &str, value: &str) {
+    // SAFETY: the host calls this from its main thread right before the exec; its other threads don't use the
+    // environment any more, and ours are stopped.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// Runs `start`, which starts threads, so that these get no signals: they belong to the main thread.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before))?;
+    let result = start();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    Ok(result)
+}
+
+/// Ends this process from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up behind itself;
+/// a process that is not that far yet, or hangs, is ended without.
+pub fn end_process() -> ! {
+    const TIME_TO_STOP: Duration = Duration::from_secs(3);
+    let _ = kill(unistd::getpid(), Signal::SIGINT);
+    std::thread::sleep(TIME_TO_STOP);
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(1) }
+}
