@@ -89,14 +89,12 @@ impl Link {
         Ok(link)
     }
 
-    /// Goes on with a connection of this process's earlier image.
-    pub fn resume(state: (OwnedFd, Buffers), tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
+    /// A connection of this process's earlier image, on which [`Link::start`] goes on.
+    pub fn resume(state: (OwnedFd, Buffers), context: &Context) -> Self {
         let (socket, mut buffers) = state;
         register(&socket);
         buffers.to_router.extend_from_slice(&rules_frame(&context.rules));
-        let mut link = Self { socket: Arc::new(socket), initial: Some(buffers), delayed_greeting: None, thread: None };
-        link.start(tun, context.logger)?;
-        Ok(link)
+        Self { socket: Arc::new(socket), initial: Some(buffers), delayed_greeting: None, thread: None }
     }
 
     /// Starts the thread unless it runs in this process.

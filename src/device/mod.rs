@@ -141,8 +141,8 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Starts the threads of devices that have none in this process: after a fork that this process is the
-    /// continuation of.
+    /// Starts the threads of devices that have none in this process: after a reload, or after a fork that this process
+    /// is the continuation of.
     pub fn resume(&mut self, context: &Context) -> Result<(), DeviceError> {
         if !fork::owns_descriptors() {
             return Ok(());
@@ -166,8 +166,8 @@ impl DeviceSet {
         Some(handover)
     }
 
-    /// Takes over the devices of this process's earlier image, starts their threads and tells the routers the rules of
-    /// this image. Devices that are not configured any more are closed.
+    /// Takes over the devices of this process's earlier image. [`DeviceSet::resume`] starts their threads and tells the
+    /// routers the rules of this image. Devices that are not configured any more are closed.
     pub fn adopt(&mut self, handover: Handover, context: &Context) -> Result<(), HandoverError> {
         let here = current_namespace();
         for (tun, state) in handover.open()? {
@@ -177,7 +177,7 @@ impl DeviceSet {
             };
             let tun = Arc::new(tun);
             let link = match (state, &spec.socket) {
-                (Some(state), Some(_)) => Some(Link::resume(state, &tun, context)?),
+                (Some(state), Some(_)) => Some(Link::resume(state, context)),
                 _ => None,
             };
             register(&tun);

@@ -58,7 +58,7 @@ pub fn hand_over() {
     }
 }
 
-/// Goes on in a process that put itself into the background.
+/// Goes on in a reloaded image, and in a process that put itself into the background.
 pub fn resume(host: &HostState) {
     let mut devices = DEVICES.lock();
     if !devices.is_empty() {

@@ -26,9 +26,10 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     jail: Some(jail),
     early_post_jail: Some(enter_jail),
     post_jail: Some(enter_jail),
+    post_init: Some(resume),
     postinit_apps: Some(postinit_apps),
-    post_fork: Some(main_loop),
-    master_cycle: Some(main_loop),
+    post_fork: Some(resume),
+    master_cycle: Some(resume),
     master_cleanup: Some(master_cleanup),
     ..EMPTY
 });
@@ -63,9 +64,10 @@ unsafe extern "C" fn postinit_apps() {
     guarded("postinit_apps", || devices::check(&HostState::read()));
 }
 
-/// Called in the master, again and again, and in each new worker.
-unsafe extern "C" fn main_loop() {
-    guarded("main loop", || devices::resume(&HostState::read()));
+/// Called before the applications are loaded, in each new worker, and again and again in the master. The first is where
+/// the devices of a reloaded image go on: before that hook the host closes what a thread opens for itself.
+unsafe extern "C" fn resume() {
+    guarded("resume", || devices::resume(&HostState::read()));
 }
 
 /// Called in the master before it executes the next image, or ends.

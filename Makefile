@@ -1,0 +1,97 @@
+# make            build the plugin for $(UWSGI_BIN) into $(DIST)
+# make help       all targets
+
+# The uWSGI binary that will load the plugin: header and build flags come from it.
+UWSGI_BIN ?= uwsgi
+DIST ?= dist
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
+# Seconds that the whole of `cargo test` may take.
+TEST_TIMEOUT ?= 1200
+TEST_ARGS ?=
+DEMO_ARGS ?=
+
+plugin_dir := $(PREFIX)/lib/uwsgi/plugins
+include_dir := $(PREFIX)/include
+
+.PHONY: all plugin not-packaged install uninstall hosts demo test clean help
+
+all: plugin
+
+# Cargo decides what needs building. One target directory per host, so that two hosts don't overwrite each other's
+# bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
+plugin:
+	@command -v $(UWSGI_BIN) >/dev/null || { \
+		echo "make: there is no uWSGI to build for: '$(UWSGI_BIN)' is not an executable"; \
+		echo "      Install one (as root: scripts/setup build), or name yours: make UWSGI_BIN=/path/to/uwsgi"; \
+		exit 1; } >&2
+	@command -v $(CARGO) >/dev/null || { \
+		echo "make: there is no Rust toolchain: '$(CARGO)' is not an executable (see https://rustup.rs)"; \
+		exit 1; } >&2
+	@set -e; \
+	uwsgi=$$(command -v $(UWSGI_BIN)); \
+	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
+	target=target/host-$$($$uwsgi --version)-$$digest; \
+	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib || { \
+		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \
+		exit 1; }; \
+	mkdir -p $(DIST); \
+	if ! cmp -s $$target/release/libtuntap_plugin.so $(DIST)/tuntap_plugin.so; then \
+		cp $$target/release/libtuntap_plugin.so $(DIST)/tuntap_plugin.so.new; \
+		mv $(DIST)/tuntap_plugin.so.new $(DIST)/tuntap_plugin.so; \
+	fi; \
+	echo "$(DIST)/tuntap_plugin.so is built for $$uwsgi ($$($$uwsgi --version))"
+
+# Only built if it isn't there, so that `sudo make install` works without a toolchain on root's PATH.
+$(DIST)/tuntap_plugin.so:
+	@$(MAKE) --no-print-directory plugin
+
+# Under PREFIX=/usr the package uwsgi-core has its C plugin.
+not-packaged:
+	@! dpkg-query --search $(DESTDIR)$(plugin_dir)/tuntap_plugin.so 2>/dev/null || { \
+		echo "make: that file belongs to the package above; choose another PREFIX than $(PREFIX)" >&2; \
+		exit 1; }
+
+install: not-packaged $(DIST)/tuntap_plugin.so
+	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir)
+	install -m 644 $(DIST)/tuntap_plugin.so $(DESTDIR)$(plugin_dir)/tuntap_plugin.so
+	install -m 644 include/uwsgi_tuntap.h $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
+	@echo
+	@echo "To load it, in the ini files of the Emperor and of its vassals:"
+	@echo
+	@echo "    plugins-dir = $(plugin_dir)"
+	@echo "    plugin = tuntap"
+	@echo
+	@echo "The order matters: plugins-dir must stand before plugin. A folder named so is searched before uWSGI's"
+	@echo "own, where Debian keeps the C plugin under the same file name (/usr/lib/uwsgi/plugins)."
+
+uninstall: not-packaged
+	rm -f $(DESTDIR)$(plugin_dir)/tuntap_plugin.so $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
+	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
+
+hosts:
+	@scripts/hosts
+
+demo:
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory plugin
+	@demo/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(DEMO_ARGS)
+
+test:
+	@scripts/setup test
+	@scripts/hosts
+	@$(MAKE) --no-print-directory plugin
+	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked $(TEST_ARGS)
+
+clean:
+	rm -rf target dist .uwsgi_plugins_builder
+
+help:
+	@echo "make            build $(DIST)/tuntap_plugin.so for UWSGI_BIN ($(UWSGI_BIN))"
+	@echo "make install    install it and the public header under PREFIX ($(PREFIX)), honouring DESTDIR"
+	@echo "make uninstall  take both away again"
+	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
+	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
+	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
+	@echo "make clean      remove target and dist"
