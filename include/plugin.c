@@ -8,6 +8,6 @@ extern struct uwsgi_plugin uwsgi_tuntap_plugin_table;
 
 struct uwsgi_plugin tuntap_plugin;
 
-__attribute__((constructor)) static void fill_plugin_table(void) {
+__attribute__((constructor)) static void tuntap_copy_table(void) {
 	tuntap_plugin = uwsgi_tuntap_plugin_table;
 }
