@@ -1,6 +1,9 @@
 #include <uwsgi.h>
 
+/* The plugin's own business: hidden, so that two plugins in one process can't take each other's shim. */
+#pragma GCC visibility push(hidden)
 #include "host.h"
+#pragma GCC visibility pop
 
 extern struct uwsgi_server uwsgi;
 

@@ -20,9 +20,6 @@ struct tuntap_host {
 	const char *gid_name;
 };
 
-/* The plugin's own business: hidden, so that two plugins built for two hosts can't find each other's shim. */
-#pragma GCC visibility push(hidden)
-
 void tuntap_host_read(struct tuntap_host *host);
 
 /*
@@ -36,7 +33,5 @@ int tuntap_host_ensure_master(void);
  */
 int tuntap_host_bind_unix(char *name);
 int tuntap_host_bind_tcp(char *name);
-
-#pragma GCC visibility pop
 
 #endif
