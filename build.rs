@@ -124,6 +124,7 @@ fn compile_shim(flags: &[String]) {
     build.compile("tuntap_host");
 }
 
+#[allow(clippy::print_stderr)] // cargo shows it
 fn fail(message: &str) -> ! {
     eprintln!("error: {message}");
     exit(1);

@@ -66,6 +66,13 @@ struct LinkState {
     buffers: Buffers,
 }
 
+/// A device of the earlier image, with its descriptors checked.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    pub tun: Tun,
+    pub connection: Option<(OwnedFd, Buffers)>,
+}
+
 impl Handover {
     /// Stops the devices' threads and notes where everything is.
     pub(super) fn describe<'a>(devices: impl Iterator<Item = (&'a Arc<Tun>, Option<&'a mut Link>)>) -> Self {
@@ -110,7 +117,7 @@ impl Handover {
     }
 
     /// Takes the descriptors over and checks that they are what they should be.
-    pub(super) fn open(self) -> Result<Vec<(Tun, Option<(OwnedFd, Buffers)>)>, HandoverError> {
+    pub(super) fn open(self) -> Result<Vec<Inherited>, HandoverError> {
         let take = |fd: RawFd| -> Result<OwnedFd, HandoverError> {
             let owned = adopt_inherited(fd).ok_or(HandoverError::Descriptor(fd))?;
             set_close_on_exec(owned.as_fd(), true).map_err(io::Error::from)?;
@@ -118,7 +125,7 @@ impl Handover {
         };
         let open = |device: DeviceState| {
             let tun = Tun::adopt(take(device.tun)?)?;
-            let link = match device.link {
+            let connection = match device.link {
                 Some(state) => {
                     let connection = take(state.socket)?;
                     if !socket::is_stream(connection.as_fd()) {
@@ -128,7 +135,7 @@ impl Handover {
                 }
                 None => None,
             };
-            Ok((tun, link))
+            Ok(Inherited { tun, connection })
         };
         self.devices.into_iter().map(open).collect()
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{self, Gid, Uid};
 
 use super::pump::{Buffers, Pump};
 use super::{Context, DeviceError};
-use crate::log::Logger;
 use crate::sys::fork;
 use crate::sys::process::with_signals_blocked;
 use crate::sys::socket::{self, PeerCredentials};
@@ -43,16 +43,13 @@ impl Identity {
 #[derive(Debug)]
 pub struct Link {
     socket: Arc<OwnedFd>,
-    /// What the thread starts with: bytes from before a reload, and the greeting.
-    initial: Option<Buffers>,
-    /// What the router has to see before any frame, if that has to wait for the privileges' drop.
-    delayed_greeting: Option<Vec<u8>>,
+    /// What the thread starts with.
+    initial: Buffers,
     thread: Option<Thread>,
 }
 
 #[derive(Debug)]
 struct Thread {
-    pid: unistd::Pid,
     stop: Arc<EventFd>,
     handle: JoinHandle<Buffers>,
 }
@@ -60,71 +57,70 @@ struct Thread {
 impl Link {
     /// Greets the router and starts the thread.
     pub fn open(socket: OwnedFd, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
-        let greet = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
         register(&socket);
-        let mut link = Self { socket: Arc::new(socket), initial: None, delayed_greeting: None, thread: None };
-        let mut initial = Buffers::default();
-        if let Some(identity) = context.identity {
-            match show_credentials(&link.socket, identity) {
-                Ok(()) => {}
-                // Only the process that has dropped its privileges may say that it has. The rules follow then.
-                Err(Errno::EPERM | Errno::EINVAL) => {
-                    context.logger.line(format_args!(
-                        "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; \
-                         no packet passes until then",
-                        tun.name(),
-                        identity.uid
-                    ));
-                    link.delayed_greeting = Some(rules_frame(&context.rules));
-                    link.initial = Some(initial);
-                    link.start(tun, context.logger)?;
-                    return Ok(link);
-                }
-                Err(errno) => return Err(greet(errno)),
+        let rules = rules_frame(&context.rules);
+        let initial = match context.identity.map(|identity| (identity, show_credentials(&socket, identity))) {
+            None | Some((_, Ok(()))) => Buffers { to_router: rules, ..Buffers::default() },
+            // Only the process that has dropped its privileges may say that it has.
+            Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
+                context.logger.line(format_args!(
+                    "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; \
+                     no packet passes until then",
+                    tun.name(),
+                    identity.uid
+                ));
+                Buffers { greeting: Some(rules), ..Buffers::default() }
             }
-        }
-        initial.to_router = rules_frame(&context.rules);
-        link.initial = Some(initial);
-        link.start(tun, context.logger)?;
+            Some((_, Err(errno))) => return Err(DeviceError::Greet { name: tun.name().to_owned(), errno }),
+        };
+        let mut link = Self { socket: Arc::new(socket), initial, thread: None };
+        link.start(tun, context)?;
         Ok(link)
     }
 
     /// A connection of this process's earlier image, on which [`Link::start`] goes on.
-    pub fn resume(state: (OwnedFd, Buffers), context: &Context) -> Self {
-        let (socket, mut buffers) = state;
+    pub fn resume(connection: (OwnedFd, Buffers), context: &Context) -> Self {
+        let (socket, mut buffers) = connection;
         register(&socket);
-        buffers.to_router.extend_from_slice(&rules_frame(&context.rules));
-        Self { socket: Arc::new(socket), initial: Some(buffers), delayed_greeting: None, thread: None }
+        let rules = rules_frame(&context.rules);
+        match &mut buffers.greeting {
+            Some(greeting) => *greeting = rules,
+            None => buffers.to_router.extend_from_slice(&rules),
+        }
+        Self { socket: Arc::new(socket), initial: buffers, thread: None }
     }
 
-    /// Starts the thread unless it runs in this process.
-    pub fn start(&mut self, tun: &Arc<Tun>, logger: Logger) -> Result<(), DeviceError> {
-        let pid = unistd::getpid();
-        if self.thread.as_ref().is_some_and(|thread| thread.pid == pid) {
+    /// Starts the thread unless it runs.
+    pub fn start(&mut self, tun: &Arc<Tun>, context: &Context) -> Result<(), DeviceError> {
+        if self.thread.is_some() {
             return Ok(());
         }
         let failed = |error: io::Error| DeviceError::Thread { name: tun.name().to_owned(), error };
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map(Arc::new)
             .map_err(|errno| failed(errno.into()))?;
-        let pump = Pump::new(tun, &self.socket, &stop, self.initial.take().unwrap_or_default(), logger);
-        let greeting = self.delayed_greeting.clone();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        (context.keep_open)(stop.as_fd());
+        (context.keep_open)(epoll.0.as_fd());
+        let buffers = std::mem::take(&mut self.initial);
+        let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, context.logger);
         let builder = std::thread::Builder::new().name("tuntap".to_owned());
-        let handle = with_signals_blocked(|| builder.spawn(move || pump.run(greeting)))
+        let handle = with_signals_blocked(|| builder.spawn(move || pump.run()))
             .map_err(|errno| failed(errno.into()))?
             .map_err(failed)?;
-        if let Some(stale) = self.thread.replace(Thread { pid, stop, handle }) {
-            // The thread of the process that this one was forked from. It doesn't exist here and can't be joined.
-            std::mem::forget(stale.handle);
-        }
+        self.thread = Some(Thread { stop, handle });
         Ok(())
+    }
+
+    /// Stops the thread. [`Link::start`] will go on where it was, in this process or in a fork of it.
+    pub fn pause(&mut self) {
+        self.initial = self.stop();
     }
 
     /// Stops the thread between two frames and returns what it had not passed on.
     pub fn stop(&mut self) -> Buffers {
-        let Some(thread) = self.thread.take() else { return Buffers::default() };
-        if thread.pid != unistd::getpid() || thread.stop.write(1).is_err() {
-            std::mem::forget(thread.handle);
+        let Some(thread) = self.thread.take() else { return std::mem::take(&mut self.initial) };
+        if thread.stop.write(1).is_err() {
             return Buffers::default();
         }
         thread.handle.join().unwrap_or_default()

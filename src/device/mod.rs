@@ -4,7 +4,7 @@ mod handover;
 mod link;
 mod pump;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -21,6 +21,7 @@ use crate::sys::net::{NamespaceCookie, current_namespace};
 use crate::sys::tun::{Tun, TunError};
 use crate::sys::{fork, socket};
 use crate::wire::rule::PeerRule;
+use handover::Inherited;
 use link::Link;
 
 /// How long a device waits for a place in its router's queue of connections.
@@ -40,6 +41,8 @@ pub struct Context {
     pub identity: Option<Identity>,
     /// Where lines go.
     pub logger: Logger,
+    /// Keeps the host from closing a descriptor that it doesn't know, as it does in a reloaded image.
+    pub keep_open: fn(BorrowedFd<'_>),
 }
 
 /// Why a device can't work.
@@ -141,18 +144,25 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Starts the threads of devices that have none in this process: after a reload, or after a fork that this process
-    /// is the continuation of.
+    /// Starts the threads of devices that have none in this process: after a fork that this process is the
+    /// continuation of.
     pub fn resume(&mut self, context: &Context) -> Result<(), DeviceError> {
         if !fork::owns_descriptors() {
             return Ok(());
         }
         for device in &mut self.devices {
             if let Some(link) = &mut device.link {
-                link.start(&device.tun, context.logger)?;
+                link.start(&device.tun, context)?;
             }
         }
         Ok(())
+    }
+
+    /// Stops the threads, because the next forks take only the calling thread along. [`DeviceSet::resume`] starts them.
+    pub fn pause(&mut self) {
+        for link in self.devices.iter_mut().filter_map(|device| device.link.as_mut()) {
+            link.pause();
+        }
     }
 
     /// Stops the threads, and describes the devices for the image that this process is about to execute. Their
@@ -166,24 +176,25 @@ impl DeviceSet {
         Some(handover)
     }
 
-    /// Takes over the devices of this process's earlier image. [`DeviceSet::resume`] starts their threads and tells the
-    /// routers the rules of this image. Devices that are not configured any more are closed.
+    /// Takes over the devices of this process's earlier image, starts their threads and tells the routers the rules of
+    /// this image. Devices that are not configured any more are closed.
     pub fn adopt(&mut self, handover: Handover, context: &Context) -> Result<(), HandoverError> {
         let here = current_namespace();
-        for (tun, state) in handover.open()? {
+        for Inherited { tun, connection } in handover.open()? {
             let Some(spec) = context.specs.iter().find(|spec| spec.name == tun.name()) else {
                 context.logger.line(format_args!("[uwsgi-tuntap] {} is not configured any more, closed", tun.name()));
                 continue;
             };
             let tun = Arc::new(tun);
-            let link = match (state, &spec.socket) {
-                (Some(state), Some(_)) => Some(Link::resume(state, context)),
+            let link = match (connection, &spec.socket) {
+                (Some(connection), Some(_)) => Some(Link::resume(connection, context)),
                 _ => None,
             };
             register(&tun);
             context.logger.line(format_args!("[uwsgi-tuntap] {} lives on after the reload", tun.name()));
             self.devices.push(Device { namespace: here, tun, link });
         }
+        self.resume(context)?;
         Ok(())
     }
 

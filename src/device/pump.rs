@@ -7,7 +7,7 @@ use std::{io, mem};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::unistd;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub struct Buffers {
     pub to_router: Vec<u8>,
     /// The start of a frame of which the router has not sent the rest yet.
     pub from_router: Vec<u8>,
+    /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
+    pub greeting: Option<Vec<u8>>,
 }
 
 /// Why a device has no network any more.
@@ -71,6 +73,7 @@ pub struct Pump {
     tun: Arc<Tun>,
     router: Arc<OwnedFd>,
     stop: Arc<EventFd>,
+    epoll: Epoll,
     buffers: Buffers,
     logger: Logger,
     /// What is read ends up here.
@@ -81,11 +84,19 @@ pub struct Pump {
 
 impl Pump {
     /// Takes its share of the descriptors.
-    pub fn new(tun: &Arc<Tun>, router: &Arc<OwnedFd>, stop: &Arc<EventFd>, buffers: Buffers, logger: Logger) -> Self {
+    pub fn new(
+        tun: &Arc<Tun>,
+        router: &Arc<OwnedFd>,
+        stop: &Arc<EventFd>,
+        epoll: Epoll,
+        buffers: Buffers,
+        logger: Logger,
+    ) -> Self {
         Self {
             tun: Arc::clone(tun),
             router: Arc::clone(router),
             stop: Arc::clone(stop),
+            epoll,
             buffers,
             logger,
             scratch: vec![0; MAX_FRAME_LEN + READ_LEN].into_boxed_slice(),
@@ -94,28 +105,24 @@ impl Pump {
     }
 
     /// Moves packets until it is told to stop. If the network is lost, so is the vassal: it would go on without one,
-    /// and nobody would know. `delayed_greeting` is sent, behind the credentials, once the privileges are dropped.
-    pub fn run(mut self, delayed_greeting: Option<Vec<u8>>) -> Buffers {
+    /// and nobody would know.
+    pub fn run(mut self) -> Buffers {
         let name = self.tun.name().to_owned();
         let logger = self.logger;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(greeting) = delayed_greeting
-                && !self.greet_after_privileges_drop(&greeting)?
-            {
-                return Ok(());
-            }
-            self.pump()
-        }));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| if self.greet_after_privileges_drop()? { self.pump() } else { Ok(()) }));
         match result {
             Ok(Ok(())) => return mem::take(&mut self.buffers),
             Ok(Err(loss)) => logger.line(format_args!("[uwsgi-tuntap] {name}: {loss}; this instance ends")),
             Err(_) => logger.line(format_args!("[uwsgi-tuntap] {name}: panic in its thread; this instance ends")),
         }
-        end_process()
+        end_process();
+        Buffers::default()
     }
 
     /// Returns false if the thread is to stop.
-    fn greet_after_privileges_drop(&mut self, greeting: &[u8]) -> Result<bool, Loss> {
+    fn greet_after_privileges_drop(&mut self) -> Result<bool, Loss> {
+        let Some(greeting) = &self.buffers.greeting else { return Ok(true) };
         while unistd::getuid().is_root() {
             let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
             let ready = poll(&mut stop, PollTimeout::from(PRIVILEGES_POLL_MILLIS));
@@ -125,18 +132,18 @@ impl Pump {
         }
         show_current_credentials(&self.router).map_err(Loss::Socket)?;
         self.buffers.to_router.extend_from_slice(greeting);
+        self.buffers.greeting = None;
         Ok(true)
     }
 
     fn pump(&mut self) -> Result<(), Loss> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Loss::Epoll)?;
         for source in [Source::Tun, Source::Router, Source::Stop] {
-            self.watch(&epoll, source, true).map_err(Loss::Epoll)?;
+            self.watch(source, true).map_err(Loss::Epoll)?;
         }
-        self.write_to_router(&epoll)?;
+        self.write_to_router()?;
         let mut events = [EpollEvent::empty(); 3];
         loop {
-            let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(Loss::Epoll(errno)),
@@ -145,11 +152,11 @@ impl Pump {
                 match Source::decode(event.data()) {
                     Some(Source::Tun) => {
                         self.read_tun()?;
-                        self.write_to_router(&epoll)?;
+                        self.write_to_router()?;
                     }
                     Some(Source::Router) => {
                         if event.events().contains(EpollFlags::EPOLLOUT) {
-                            self.write_to_router(&epoll)?;
+                            self.write_to_router()?;
                         }
                         if event.events().intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP) {
                             self.read_router()?;
@@ -162,7 +169,7 @@ impl Pump {
         }
     }
 
-    fn watch(&self, epoll: &Epoll, source: Source, first: bool) -> nix::Result<()> {
+    fn watch(&self, source: Source, first: bool) -> nix::Result<()> {
         let input = EpollFlags::EPOLLIN;
         let (fd, flags) = match source {
             Source::Tun if self.blocked => (self.tun.as_fd(), EpollFlags::empty()),
@@ -172,7 +179,7 @@ impl Pump {
             Source::Stop => (self.stop.as_fd(), input),
         };
         let mut event = EpollEvent::new(flags, source.encode());
-        if first { epoll.add(fd, event) } else { epoll.modify(fd, &mut event) }
+        if first { self.epoll.add(fd, event) } else { self.epoll.modify(fd, &mut event) }
     }
 
     fn read_tun(&mut self) -> Result<(), Loss> {
@@ -195,7 +202,7 @@ impl Pump {
         Ok(())
     }
 
-    fn write_to_router(&mut self, epoll: &Epoll) -> Result<(), Loss> {
+    fn write_to_router(&mut self) -> Result<(), Loss> {
         let mut written = 0;
         let pending = &self.buffers.to_router;
         let mut full = false;
@@ -211,8 +218,8 @@ impl Pump {
         self.buffers.to_router.drain(..written);
         if full != self.blocked {
             self.blocked = full;
-            self.watch(epoll, Source::Tun, false).map_err(Loss::Epoll)?;
-            self.watch(epoll, Source::Router, false).map_err(Loss::Epoll)?;
+            self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
+            self.watch(Source::Router, false).map_err(Loss::Epoll)?;
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ pub fn hand_over() {
     }
 }
 
-/// Goes on in a reloaded image, and in a process that put itself into the background.
+/// Goes on in a process that put itself into the background.
 pub fn resume(host: &HostState) {
     let mut devices = DEVICES.lock();
     if !devices.is_empty() {
@@ -69,7 +69,7 @@ pub fn resume(host: &HostState) {
 /// Once the applications are loaded: the last moment to see that the devices are missing, and to prepare for the forks
 /// that put the process into the background.
 pub fn check(host: &HostState) {
-    let devices = DEVICES.lock();
+    let mut devices = DEVICES.lock();
     if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
         host::log(
             "[uwsgi-tuntap] no tuntap-device was made: the instance must start as root, and in a network namespace of \
@@ -77,6 +77,7 @@ pub fn check(host: &HostState) {
         );
     }
     if !devices.is_empty() && host.daemonizes_late() {
+        devices.pause();
         fork::follow_forks(DAEMONIZE_FORKS);
     }
 }
@@ -84,5 +85,11 @@ pub fn check(host: &HostState) {
 fn context(host: &HostState) -> Context {
     let identity = (config().credentials != Credentials::Off)
         .then(|| host.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
-    Context { specs: config().devices.clone(), rules: config().device_rules.clone(), identity, logger: host::LOGGER }
+    Context {
+        specs: config().devices.clone(),
+        rules: config().device_rules.clone(),
+        identity,
+        logger: host::LOGGER,
+        keep_open: host::keep_open,
+    }
 }

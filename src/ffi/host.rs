@@ -42,10 +42,8 @@ pub struct AbiMismatch {
 
 /// Compares the ABI that this plugin was built for with that of the process it is in.
 pub fn check_abi() -> Result<(), AbiMismatch> {
-    // SAFETY: both functions take nothing and return a string that malloc has made, or NULL.
-    let header = unsafe { take_string(bindings::uwsgi_get_dot_h()) };
-    // SAFETY: as above.
-    let cflags = unsafe { take_string(bindings::uwsgi_get_cflags()) };
+    let header = host_text(bindings::uwsgi_get_dot_h);
+    let cflags = host_text(bindings::uwsgi_get_cflags);
     let built_digest: u64 = env!("TUNTAP_ABI_DIGEST").parse().unwrap_or_default();
     let loading_digest = abi::digest(&header, &cflags);
     if built_digest == loading_digest {
@@ -55,15 +53,16 @@ pub fn check_abi() -> Result<(), AbiMismatch> {
     Err(AbiMismatch { built: env!("TUNTAP_HOST_VERSION"), built_digest, loading, loading_digest })
 }
 
-/// # Safety
-/// `text` is NULL or a NUL-terminated string from malloc that nobody else frees.
-unsafe fn take_string(text: *mut c_char) -> String {
+/// A text that one of the host's `uwsgi_get_*` functions makes.
+fn host_text(make: unsafe extern "C" fn() -> *mut c_char) -> String {
+    // SAFETY: these functions take nothing, and return NULL or a string from malloc that is the caller's.
+    let text = unsafe { make() };
     if text.is_null() {
         return String::new();
     }
     // SAFETY: not NULL, so that it is a NUL-terminated string.
     let owned = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
-    // SAFETY: it comes from malloc, and this is its only owner.
+    // SAFETY: it comes from malloc, and nothing refers to it any more.
     unsafe { libc::free(text.cast()) };
     owned
 }

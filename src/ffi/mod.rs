@@ -1,6 +1,6 @@
 //! uWSGI's C ABI: the plugin table, its callbacks, and the host's functions. One of the two homes of unsafe code.
 //!
-//! uWSGI calls everything here from one thread, and in a fixed order (`docs/INTERNALS.md`).
+//! uWSGI calls everything here from the main thread of a process.
 #![allow(unsafe_code)]
 
 mod abi;

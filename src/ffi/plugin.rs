@@ -26,7 +26,6 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     jail: Some(jail),
     early_post_jail: Some(enter_jail),
     post_jail: Some(enter_jail),
-    post_init: Some(resume),
     postinit_apps: Some(postinit_apps),
     post_fork: Some(resume),
     master_cycle: Some(resume),
@@ -64,8 +63,8 @@ unsafe extern "C" fn postinit_apps() {
     guarded("postinit_apps", || devices::check(&HostState::read()));
 }
 
-/// Called before the applications are loaded, in each new worker, and again and again in the master. The first is where
-/// the devices of a reloaded image go on: before that hook the host closes what a thread opens for itself.
+/// Called in each new worker, and again and again in the master. Only a process that put itself into the background has
+/// something to do here.
 unsafe extern "C" fn resume() {
     guarded("resume", || devices::resume(&HostState::read()));
 }

@@ -31,14 +31,15 @@ impl EventLoop<'_> {
         peer.stage = Stage::Frames;
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
         let Some(address) = hook(credentials) else { return Err(Departure::Refused(credentials)) };
-        match self.forwarder.assign(id, address) {
-            Some(Claim::HeldBy(holder)) if self.remove_if_dead(holder) => {
-                if self.forwarder.assign(id, address) == Some(Claim::Granted) {
-                    self.log_claim(id, address);
-                }
-            }
-            Some(Claim::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+        let mut claim = self.forwarder.assign(id, address);
+        if let Some(Claim::HeldBy(holder)) = claim
+            && self.remove_if_dead(holder)
+        {
+            claim = self.forwarder.assign(id, address);
+        }
+        match claim {
             Some(Claim::Granted) => self.log_claim(id, address),
+            Some(Claim::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
             None => {}
         }
         Ok(())

@@ -64,12 +64,21 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
     Ok(result)
 }
 
-/// Ends this process from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up behind itself;
-/// a process that is not that far yet, or hangs, is ended without.
-pub fn end_process() -> ! {
-    const TIME_TO_STOP: Duration = Duration::from_secs(3);
+/// Makes this process end, from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up behind
+/// itself; a process that is not that far yet, or hangs, is ended without.
+pub fn end_process() {
+    const TIME_TO_STOP: Duration = Duration::from_secs(10);
+    let force = || {
+        std::thread::sleep(TIME_TO_STOP);
+        exit_at_once()
+    };
     let _ = kill(unistd::getpid(), Signal::SIGINT);
-    std::thread::sleep(TIME_TO_STOP);
+    if std::thread::Builder::new().spawn(force).is_err() {
+        exit_at_once()
+    }
+}
+
+fn exit_at_once() {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(1) }
 }

@@ -1,0 +1,345 @@
+//! A running uWSGI instance: mostly an Emperor with a router.
+
+use std::fs::{File, Permissions};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::host::{Host, MOUNT, Subject, hosts_dir};
+use super::log::{Log, Mark};
+use super::netns::{Net, Netns};
+use super::processes::{self, Family, VARIABLE};
+use super::raw_peer::RawPeer;
+use super::stats::Stats;
+use super::vassal::VassalIni;
+use super::wait;
+
+/// The Emperor's own address and the first addresses for vassals.
+pub const EMPEROR: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+pub const V1: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
+pub const V2: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
+
+const ROUTER: &str = "emperor0 {dir}/t.sock {dir}/stats.sock";
+
+/// An ini file in the making. `{dir}` in any line stands for the test's folder.
+#[derive(Clone, Debug)]
+pub struct EmperorIni {
+    host: Host,
+    plugin: Subject,
+    address: Ipv4Addr,
+    mtu: u32,
+    router: String,
+    basics: String,
+    lines: Vec<String>,
+    stats_over_http: bool,
+}
+
+impl EmperorIni {
+    /// An Emperor with a router on `emperor0`, whose vassals get network namespaces.
+    pub fn new(host: Host, plugin: Subject) -> Self {
+        let basics = "master = true\nemperor = {dir}/vassals\nemperor-freq = 1\nemperor-use-clone = net\n".to_owned();
+        Self {
+            host,
+            plugin,
+            address: EMPEROR,
+            mtu: 1500,
+            router: ROUTER.to_owned(),
+            basics,
+            lines: Vec::new(),
+            stats_over_http: false,
+        }
+    }
+
+    /// An instance with nothing but the plugin and the lines that are added.
+    pub fn bare(host: Host, plugin: Subject) -> Self {
+        Self { basics: String::new(), router: String::new(), ..Self::new(host, plugin) }
+    }
+
+    pub fn line(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    pub fn lines(self, lines: &[&str]) -> Self {
+        lines.iter().fold(self, |ini, line| ini.line(*line))
+    }
+
+    /// Other arguments for the router than the usual ones.
+    pub fn router(mut self, arguments: &str) -> Self {
+        self.router = arguments.to_owned();
+        self
+    }
+
+    pub fn stats_over_http(mut self) -> Self {
+        self.stats_over_http = true;
+        self.line("stats-http = true")
+    }
+
+    pub fn address(mut self, address: Ipv4Addr) -> Self {
+        self.address = address;
+        self
+    }
+
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Starts it in a namespace of its own and waits until the router answers.
+    #[track_caller]
+    pub fn start(self) -> Emperor {
+        self.start_in(Netns::new())
+    }
+
+    #[track_caller]
+    pub fn start_in(self, netns: Netns) -> Emperor {
+        let emperor = self.launch_in(netns);
+        let pid = emperor.stats_eventually().router_pid();
+        let plugin = emperor.host.plugin(emperor.plugin);
+        assert!(processes::has_mapped(pid, &plugin), "the router runs {}", plugin.display());
+        emperor
+    }
+
+    /// Starts it without waiting for anything.
+    pub fn launch(self) -> Emperor {
+        self.launch_in(Netns::new())
+    }
+
+    pub fn launch_in(self, netns: Netns) -> Emperor {
+        // Short, because a unix socket's path is.
+        let dir = tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("/tmp is writable");
+        // A vassal that dropped its privileges reads its ini again when it reloads.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
+        std::fs::create_dir(dir.path().join("vassals")).expect("own folder");
+        let ini = dir.path().join("emperor.ini");
+        std::fs::write(&ini, in_dir(&self.render(), dir.path())).expect("own folder");
+        let family = Family::new();
+        let log = Log::new(dir.path().join("log"));
+        let output = File::options().create(true).append(true).open(log.path()).expect("own folder");
+        // An instance that dropped its privileges may open it once more.
+        output.set_permissions(Permissions::from_mode(0o666)).expect("own file");
+        let in_dir = |text: &str| in_dir(text, dir.path());
+        std::fs::create_dir(in_dir(MOUNT)).expect("own folder");
+        // The kernel kills uWSGI with the test's thread, should that not get to drop its Emperor. `ip netns exec`
+        // makes a mount namespace, which the hosts' mount ends with.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
+            .args(["sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""])
+            .arg(hosts_dir())
+            .arg(in_dir(MOUNT))
+            .arg(in_dir(&self.host.mounted_uwsgi().to_string_lossy()))
+            .arg("--ini")
+            .arg(&ini)
+            .current_dir(dir.path())
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(VARIABLE, family.marker())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file can be shared"))
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .expect("setpriv can be started");
+        let stats_over_http = self.stats_over_http;
+        Emperor { host: self.host, plugin: self.plugin, child, family, log, stats_over_http, netns, dir }
+    }
+
+    fn render(&self) -> String {
+        let mut ini = format!("[uwsgi]\n{}{}", self.host.plugin_lines(self.plugin), self.basics);
+        if !self.router.is_empty() {
+            let device = self.router.split_whitespace().next().expect("a router has a device");
+            ini += &format!("tuntap-router = {}\n", self.router);
+            // exec-as-root lines of a root Emperor run several times, hence `replace`.
+            ini += &format!("exec-as-root = ip addr replace {}/24 dev {device}\n", self.address);
+            ini += &format!("exec-as-root = ip link set {device} mtu {} up\n", self.mtu);
+        }
+        for line in &self.lines {
+            ini += line;
+            ini.push('\n');
+        }
+        ini
+    }
+}
+
+/// A uWSGI instance with all its descendants, ended on drop.
+#[derive(Debug)]
+pub struct Emperor {
+    pub host: Host,
+    plugin: Subject,
+    child: Child,
+    family: Family,
+    pub log: Log,
+    stats_over_http: bool,
+    // Dropped after the processes are gone.
+    pub netns: Netns,
+    dir: TempDir,
+}
+
+impl Emperor {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("t.sock")
+    }
+
+    /// A registered peer, straight on the router's socket.
+    #[track_caller]
+    pub fn peer(&self, address: Ipv4Addr) -> RawPeer {
+        RawPeer::registered(&self.socket(), address, EMPEROR)
+    }
+
+    /// A connection that has sent nothing yet.
+    pub fn connect(&self) -> RawPeer {
+        RawPeer::connect_patiently(&self.socket())
+    }
+
+    pub fn try_stats(&self) -> std::io::Result<Stats> {
+        let socket = self.path("stats.sock");
+        if self.stats_over_http { Ok(Stats::read_http(&socket)?.1) } else { Stats::read(&socket) }
+    }
+
+    #[track_caller]
+    pub fn stats(&self) -> Stats {
+        self.try_stats().expect("the router answers with its stats")
+    }
+
+    #[track_caller]
+    pub fn stats_eventually(&self) -> Stats {
+        wait::until("the router's stats", wait::LONG, || {
+            assert!(processes::is_alive(self.master_pid()), "uWSGI ended");
+            self.try_stats().ok()
+        })
+    }
+
+    #[track_caller]
+    pub fn wait_for_stats(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
+        wait::until(what, wait::SHORT, || self.try_stats().ok().filter(|stats| wanted(stats)))
+    }
+
+    pub fn router_pid(&self) -> i32 {
+        self.stats_eventually().router_pid()
+    }
+
+    pub fn master_pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid fits its type")
+    }
+
+    /// The process that spawns vassals.
+    #[track_caller]
+    pub fn emperor_pid(&self) -> i32 {
+        let router = self.router_pid();
+        let children = self.family.children_of(self.master_pid());
+        children.iter().find(|child| child.pid != router).expect("the master has an Emperor as its child").pid
+    }
+
+    /// Text of an ini file with this test's folder in it.
+    pub fn in_dir(&self, text: &str) -> String {
+        in_dir(text, self.dir.path())
+    }
+
+    pub fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// Puts a vassal's ini file in place.
+    pub fn add(&self, vassal: &VassalIni) {
+        let draft = self.path("draft");
+        std::fs::write(&draft, in_dir(&vassal.render(), self.dir.path())).expect("own folder");
+        std::fs::rename(&draft, self.vassal_path(&vassal.name)).expect("own folder");
+    }
+
+    /// Adds a vassal and waits until it serves.
+    #[track_caller]
+    pub fn start_vassal(&self, vassal: &VassalIni) -> Net {
+        let mark = self.log.mark();
+        self.add(vassal);
+        self.wait_until_ready(mark, &vassal.name);
+        self.vassal_net(&vassal.name)
+    }
+
+    #[track_caller]
+    pub fn wait_until_ready(&self, mark: Mark, name: &str) {
+        self.log.wait_for_since(mark, &format!("vassal {name}.ini is ready to accept requests"), wait::LONG);
+    }
+
+    /// What an operator does to have a vassal reloaded. The Emperor looks at whole seconds, so the file's time
+    /// moves on by at least one.
+    pub fn touch(&self, name: &str) {
+        let file = File::options().append(true).open(self.vassal_path(name)).expect("the vassal's ini");
+        let before = file.metadata().and_then(|metadata| metadata.modified()).expect("a file has a time");
+        let after = SystemTime::now().max(before + Duration::from_secs(1));
+        file.set_modified(after).expect("own file");
+    }
+
+    pub fn vassal_pid(&self, name: &str) -> Option<i32> {
+        self.family.master_of(&format!("{name}.ini"))
+    }
+
+    /// The namespace that a vassal has now; a vassal that was started anew has a new one.
+    #[track_caller]
+    pub fn vassal_net(&self, name: &str) -> Net {
+        wait::until("the vassal has a namespace", wait::LONG, || Net::of_process(self.vassal_pid(name)?).ok())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        processes::send(self.master_pid(), signal);
+    }
+
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    #[track_caller]
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        wait::until("uWSGI exits", wait::LONG, || self.exit_status())
+    }
+
+    fn vassal_path(&self, name: &str) -> PathBuf {
+        self.path(&format!("vassals/{name}.ini"))
+    }
+}
+
+impl Drop for Emperor {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        // The state at the moment of the failure, before the end of the processes changes it.
+        let report = failed.then(|| self.report());
+        let _ = self.child.kill();
+        self.family.kill_all();
+        let _ = self.child.wait();
+        if let Some(report) = report {
+            eprintln!("{report}");
+        }
+    }
+}
+
+impl Emperor {
+    fn report(&self) -> String {
+        let stats = self.try_stats().map_or_else(|error| error.to_string(), |stats| stats.0.to_string());
+        let processes: Vec<String> = self
+            .family
+            .members()
+            .iter()
+            .map(|p| format!("{} (parent {}) {}", p.pid, p.parent, p.command_line.join(" ")))
+            .collect();
+        format!(
+            "--- uWSGI {} with {:?}\n--- processes\n{}\n--- stats\n{stats}\n--- end of the log\n{}\n---",
+            self.host.version(),
+            self.plugin,
+            processes.join("\n"),
+            self.log.tail()
+        )
+    }
+}
+
+fn in_dir(text: &str, dir: &Path) -> String {
+    text.replace("{dir}", &dir.to_string_lossy())
+}

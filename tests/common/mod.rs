@@ -1,0 +1,20 @@
+//! What every integration test stands on: real hosts, namespaces, Emperors and vassals, and a peer that
+//! speaks the wire itself.
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
+#![allow(unreachable_pub, reason = "the same files serve several test crates")]
+
+pub mod capture;
+pub mod emperor;
+pub mod fake_router;
+pub mod host;
+pub mod log;
+pub mod machine;
+pub mod netns;
+pub mod packet;
+pub mod probe;
+pub mod processes;
+pub mod raw_peer;
+pub mod stats;
+pub mod vassal;
+pub mod wait;
+pub mod wire;

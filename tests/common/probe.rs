@@ -1,0 +1,58 @@
+//! Traffic from inside namespaces, as an application would cause it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use super::netns::Net;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const TCP_PORT: u16 = 7007;
+
+/// How many of `count` pings are answered. `options` go to ping(8) as they are.
+pub fn pings_answered(net: &Net, to: Ipv4Addr, count: u32, options: &[&str]) -> u32 {
+    let (count, to) = (count.to_string(), to.to_string());
+    let mut program = vec!["ping", "-q", "-n", "-i", "0.05", "-W", "1", "-c", &count];
+    program.extend(options);
+    program.push(&to);
+    let output = net.output(&program);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let received = text.split(", ").find_map(|part| part.strip_suffix(" received"));
+    received.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+pub fn is_reachable(net: &Net, to: Ipv4Addr) -> bool {
+    pings_answered(net, to, 1, &[]) == 1
+}
+
+/// Sends `length` bytes over TCP from one namespace to another and has them sent back.
+pub fn tcp_round_trip(server: &Net, address: Ipv4Addr, client: &Net, length: usize) -> std::io::Result<bool> {
+    let listener = server.run(|| TcpListener::bind((address, TCP_PORT)))?;
+    let sent: Vec<u8> = (0..length).map(|index| u8::try_from(index % 251).expect("below 251")).collect();
+    let mut stream = client.run(|| TcpStream::connect_timeout(&SocketAddr::from((address, TCP_PORT)), TIMEOUT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let (mut accepted, _) = listener.accept()?;
+    accepted.set_read_timeout(Some(TIMEOUT))?;
+    accepted.set_write_timeout(Some(TIMEOUT))?;
+    thread::scope(|scope| {
+        let reflect = scope.spawn(move || -> std::io::Result<()> {
+            let mut received = Vec::new();
+            accepted.read_to_end(&mut received)?;
+            accepted.write_all(&received)?;
+            accepted.shutdown(Shutdown::Write)
+        });
+        stream.write_all(&sent)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut returned = Vec::new();
+        stream.read_to_end(&mut returned)?;
+        reflect.join().expect("the reflecting thread does not panic")?;
+        Ok(returned == sent)
+    })
+}
+
+/// Whether a UDP datagram sent inside `net` could be handed to the kernel.
+pub fn send_udp(net: &Net, to: Ipv4Addr, port: u16, payload: &[u8]) -> std::io::Result<usize> {
+    net.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(payload, (to, port)))
+}

@@ -1,0 +1,40 @@
+//! Waiting for a condition: polled, bounded, with a message that says what never came.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Long enough for an Emperor or a vassal to start on a loaded machine.
+pub const LONG: Duration = Duration::from_secs(20);
+/// Long enough for a packet or a socket event on a loaded machine.
+pub const SHORT: Duration = Duration::from_secs(3);
+
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// The first value that `probe` yields before the deadline.
+pub fn try_until<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = probe() {
+            return Some(value);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        sleep(INTERVAL);
+    }
+}
+
+/// As [`try_until`]; panics with `what` when the deadline passes.
+#[track_caller]
+pub fn until<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    match try_until(within, probe) {
+        Some(value) => value,
+        None => panic!("waited {within:?} in vain: {what}"),
+    }
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn until_true(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+    until(what, within, || condition().then_some(()));
+}

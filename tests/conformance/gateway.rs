@@ -1,0 +1,135 @@
+//! Routes to other routers over UDP.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+
+use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
+use crate::common::netns::Netns;
+use crate::common::packet;
+use crate::common::probe::{pings_answered, tcp_round_trip};
+use crate::common::raw_peer::RawPeer;
+use crate::common::vassal::VassalIni;
+use crate::common::wait;
+use crate::common::wire::{ANY, Action, Direction, Rule};
+use crate::pairs::{Pair, Router, cases};
+
+// Here a pair is the two routers; each has a vassal of its own kind.
+cases!(vassals_of_two_emperors_reach_each_other, Pair: c_c c_ours ours_c ours_ours);
+cases!(device_rule_sends_to_a_gateway, Router: c ours);
+cases!(device_rule_without_a_gateway_passes_nothing, Router: c ours);
+cases!(gateway_input_passes_the_firewall, Router: c ours);
+cases!(empty_datagrams_disturb_nothing, Router: c ours);
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const PORT: u16 = 4000;
+const GATEWAY: &str = "emperor0 {dir}/t.sock {dir}/stats.sock 10.77.0.1:4000";
+
+fn vassals_of_two_emperors_reach_each_other(pair: Pair) {
+    let (first, second) = (Netns::new(), Netns::new());
+    first.join("10.77.0.1/24", &second, "10.77.0.2/24");
+    let there_gateway = Ipv4Addr::new(192, 168, 1, 1);
+    let there_vassal = Ipv4Addr::new(192, 168, 1, 2);
+    let here = pair
+        .emperor()
+        .router(GATEWAY)
+        .line("tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000")
+        .start_in(first);
+    let there = Router { host: pair.host, subject: pair.vassal }
+        .emperor()
+        .router("emperor0 {dir}/t.sock {dir}/stats.sock 10.77.0.2:4000")
+        .address(there_gateway)
+        .line("tuntap-router-route = 192.168.1.0/24 192.168.0.0/24 10.77.0.1:4000")
+        .start_in(second);
+    let near = here.start_vassal(&VassalIni::new(pair.host, pair.router, "v1", V1, EMPEROR));
+    let far = there.start_vassal(&VassalIni::new(pair.host, pair.vassal, "v1", there_vassal, there_gateway));
+    assert_eq!(pings_answered(&near, there_vassal, 5, &[]), 5);
+    assert_eq!(pings_answered(&far, V1, 5, &["-s", "1472"]), 5, "whole MTUs, in UDP fragments");
+    assert!(tcp_round_trip(&far, there_vassal, &near, 50_000).expect("TCP between the vassals"));
+}
+
+/// A router whose gateway listens on the namespace's own address, and a UDP socket beside it.
+#[track_caller]
+fn with_gateway(router: Router, lines: &[&str]) -> (Emperor, UdpSocket) {
+    let netns = Netns::new();
+    netns.sh("ip addr add 10.77.0.1/32 dev lo");
+    netns.sh("ip addr add 10.77.0.2/32 dev lo");
+    let emperor = router.emperor().router(GATEWAY).lines(lines).start_in(netns);
+    let socket = emperor.netns.run(|| UdpSocket::bind((THERE, PORT))).expect("the other side's address is free");
+    socket.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
+    (emperor, socket)
+}
+
+#[track_caller]
+fn next_datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 9000];
+    let (length, from) = socket.recv_from(&mut buffer).expect("a datagram comes from the router");
+    assert_eq!(from, (HERE, PORT).into(), "it comes from the gateway's address");
+    buffer.truncate(length);
+    buffer
+}
+
+fn device_rule_sends_to_a_gateway(router: Router) {
+    let (emperor, there) = with_gateway(router, &[]);
+    let mut peer = emperor.connect();
+    let far_net = (Ipv4Addr::new(192, 168, 7, 0), 24);
+    let action = Action::Gateway(SocketAddrV4::new(THERE, PORT));
+    peer.send_rules(&[Rule { direction: Direction::Out, source: ANY, destination: far_net, action }]);
+    let packet = packet::udp(V1, Ipv4Addr::new(192, 168, 7, 7), 9, b"through the gateway");
+    peer.send_packet(&packet);
+    assert_eq!(next_datagram(&there), packet, "the datagram is the packet as it is");
+    assert!(peer.echo(V1, EMPEROR, wait::SHORT), "what the rule does not match goes to the device");
+}
+
+fn device_rule_without_a_gateway_passes_nothing(router: Router) {
+    let emperor = router.emperor().start();
+    let mut peer = emperor.connect();
+    let action = Action::Gateway(SocketAddrV4::new(THERE, PORT));
+    peer.send_rules(&[Rule { direction: Direction::Out, source: ANY, destination: (V2, 32), action }]);
+    let capture = crate::common::capture::Capture::received_on(&emperor.netns, "emperor0");
+    peer.send_packet(&packet::udp(V1, V2, 9, b"nowhere"));
+    peer.send_packet(&packet::udp(V1, EMPEROR, 9, b"last"));
+    assert!(capture.until(wait::SHORT, |packet| packet.ends_with(b"last")).is_empty());
+    if router.is_ours() {
+        assert_eq!(emperor.stats().drops_of(V1, "no_gateway"), 1);
+    }
+}
+
+fn gateway_input_passes_the_firewall(router: Router) {
+    let lines = [
+        "tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000",
+        "tuntap-router-firewall-in = deny 192.168.1.66 0.0.0.0",
+    ];
+    let (emperor, there) = with_gateway(router, &lines);
+    let mut peer = emperor.peer(V1);
+    let (denied, allowed) = (Ipv4Addr::new(192, 168, 1, 66), Ipv4Addr::new(192, 168, 1, 2));
+    for source in [denied, allowed] {
+        there.send_to(&packet::udp(source, V1, 9, b"from afar"), (HERE, PORT)).expect("UDP to the gateway");
+    }
+    let seen = first_from_afar(&mut peer);
+    assert_eq!(packet::source(&seen), allowed);
+}
+
+fn empty_datagrams_disturb_nothing(router: Router) {
+    let lines = ["tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000"];
+    let (emperor, there) = with_gateway(router, &lines);
+    let mut peer = emperor.peer(V1);
+    let logged_before = emperor.log.bytes();
+    for _ in 0..100 {
+        there.send_to(b"", (HERE, PORT)).expect("UDP to the gateway");
+    }
+    there.send_to(b"short", (HERE, PORT)).expect("UDP to the gateway");
+    let packet = packet::udp(Ipv4Addr::new(192, 168, 1, 2), V1, 9, b"from afar");
+    there.send_to(&packet, (HERE, PORT)).expect("UDP to the gateway");
+    assert_eq!(first_from_afar(&mut peer), packet);
+    let logged = emperor.log.bytes() - logged_before;
+    if router.is_ours() {
+        assert!(logged < 1000, "packets are not logged; {logged} bytes are");
+    } else {
+        assert!(logged > 1000, "the C router logs a line for each");
+    }
+}
+
+#[track_caller]
+fn first_from_afar(peer: &mut RawPeer) -> Vec<u8> {
+    peer.wait_for_packet(wait::SHORT, |packet| packet.ends_with(b"from afar")).expect("a packet comes from the gateway")
+}

@@ -1,0 +1,97 @@
+//! Which plugin the router runs and which the vassals.
+
+use std::net::Ipv4Addr;
+
+use crate::common::emperor::{EMPEROR, EmperorIni};
+use crate::common::host::{Host, Subject};
+use crate::common::vassal::VassalIni;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub host: Host,
+    pub router: Subject,
+    pub vassal: Subject,
+}
+
+impl Pair {
+    pub fn c_c(host: Host) -> Self {
+        Self { host, router: Subject::C, vassal: Subject::C }
+    }
+
+    pub fn c_ours(host: Host) -> Self {
+        Self { host, router: Subject::C, vassal: Subject::Ours }
+    }
+
+    pub fn ours_c(host: Host) -> Self {
+        Self { host, router: Subject::Ours, vassal: Subject::C }
+    }
+
+    pub fn ours_ours(host: Host) -> Self {
+        Self { host, router: Subject::Ours, vassal: Subject::Ours }
+    }
+
+    pub fn emperor(self) -> EmperorIni {
+        EmperorIni::new(self.host, self.router)
+    }
+
+    pub fn vassal(self, name: &str, address: Ipv4Addr) -> VassalIni {
+        VassalIni::new(self.host, self.vassal, name, address, EMPEROR)
+    }
+}
+
+/// A router alone; the test itself is its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Router {
+    pub host: Host,
+    pub subject: Subject,
+}
+
+impl Router {
+    pub fn c(host: Host) -> Self {
+        Self { host, subject: Subject::C }
+    }
+
+    pub fn ours(host: Host) -> Self {
+        Self { host, subject: Subject::Ours }
+    }
+
+    pub fn emperor(self) -> EmperorIni {
+        EmperorIni::new(self.host, self.subject)
+    }
+
+    pub fn is_ours(self) -> bool {
+        self.subject == Subject::Ours
+    }
+}
+
+/// `cases!(body, Pair: c_c ours_ours)` makes a test of `body` for each pair that is named, router first;
+/// `cases!(body, Router: c ours)` for each router. `also` makes them once more for the other host, under a name of
+/// their own.
+macro_rules! cases {
+    ($body:ident, $kind:ident: $($subject:ident)+) => {
+        cases!($body with usual_host as $body, $kind: $($subject)+);
+    };
+    ($body:ident also $name:ident, $kind:ident: $($subject:ident)+) => {
+        cases!($body with usual_host as $body, $kind: $($subject)+);
+        cases!($body with other_host as $name, $kind: $($subject)+);
+    };
+    ($body:ident with $host:ident as $name:ident, $kind:ident: $($subject:ident)+) => {
+        mod $name {
+            $(
+                #[test]
+                fn $subject() {
+                    super::$body(crate::pairs::$kind::$subject(crate::pairs::$host()));
+                }
+            )+
+        }
+    };
+}
+pub(crate) use cases;
+
+pub fn usual_host() -> Host {
+    Host::usual()
+}
+
+pub fn other_host() -> Host {
+    Host::usual().other()
+}

@@ -1,0 +1,101 @@
+//! The stats that collectors read.
+
+use std::net::SocketAddr;
+
+use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::packet;
+use crate::common::stats::Stats;
+use crate::common::wait;
+use crate::pairs::{Router, cases};
+
+cases!(keys_and_byte_counts_are_those_of_c also keys_and_byte_counts_are_those_of_c_on_the_other_host, Router: c ours);
+cases!(peer_without_an_address_is_listed, Router: c ours);
+cases!(stats_answer_over_tcp, Router: c ours);
+cases!(stats_answer_over_an_abstract_socket, Router: c ours);
+cases!(stats_answer_over_http, Router: c ours);
+cases!(stats_have_an_option_of_their_own, Router: c ours);
+// C does not count packets, nor drops by their reason.
+cases!(packets_and_drops_are_counted, Router: ours);
+
+fn keys_and_byte_counts_are_those_of_c(router: Router) {
+    let emperor = router.emperor().start();
+    let mut peer = emperor.peer(V1);
+    peer.send_packet(&packet::udp(V1, EMPEROR, 9, &[0; 72]));
+    let refused = peer.wait_for_packet(wait::SHORT, |_| true).expect("the kernel refuses the datagram");
+    let stats = emperor.stats();
+    assert_eq!(stats.0["version"].as_str().map(|version| &version[..6]), Some(router.host.version()));
+    assert_eq!(stats.0["uid"], 0);
+    assert_eq!(stats.0["gid"], 0);
+    let cwd = emperor.path("").canonicalize().expect("the folder exists");
+    assert_eq!(stats.0["cwd"].as_str().map(std::path::Path::new), Some(cwd.as_path()));
+    let of_peer = |key| stats.of_peer(V1, key);
+    assert_eq!(of_peer("addr_32"), u64::from(u32::from_ne_bytes(V1.octets())));
+    // From the router's side, with the four bytes of each frame's header.
+    assert_eq!(of_peer("rx"), 88 + 104);
+    assert_eq!(of_peer("tx"), 88 + 4 + refused.len() as u64);
+    assert_eq!(of_peer("dropped"), 0);
+    // Without credentials C knows nobody; ours knows who connected.
+    let pid = if router.is_ours() { std::process::id() } else { 0 };
+    assert_eq!((of_peer("uid"), of_peer("gid"), of_peer("pid")), (0, 0, u64::from(pid)));
+}
+
+fn peer_without_an_address_is_listed(router: Router) {
+    let emperor = router.emperor().start();
+    let _peer = emperor.connect();
+    let stats = emperor.wait_for_stats("the connection is listed", |stats| stats.peers().len() == 1);
+    assert_eq!(stats.peers()[0]["addr"], "");
+    assert_eq!(stats.peers()[0]["addr_32"], 0);
+}
+
+fn stats_answer_over_tcp(router: Router) {
+    let emperor = router.emperor().router("emperor0 {dir}/t.sock 127.0.0.1:5002").launch();
+    let address = SocketAddr::from(([127, 0, 0, 1], 5002));
+    let read = || Stats::read_tcp(&emperor.netns, address);
+    wait::until("stats over TCP", wait::LONG, || read().ok());
+    let _peer = emperor.peer(V1);
+    assert!(read().expect("stats over TCP").peer(V1).is_some());
+}
+
+fn stats_answer_over_an_abstract_socket(router: Router) {
+    let emperor = router.emperor().router("emperor0 {dir}/t.sock @stats").launch();
+    // As uWSGI itself binds and connects them, abstract names end with a zero.
+    let read = || Stats::read_abstract(&emperor.netns, b"stats\0");
+    wait::until("stats over an abstract socket", wait::LONG, || read().ok());
+    let _peer = emperor.peer(V1);
+    assert!(read().expect("stats over an abstract socket").peer(V1).is_some());
+}
+
+fn stats_answer_over_http(router: Router) {
+    let emperor = router.emperor().stats_over_http().start();
+    let (head, stats) = Stats::read_http(&emperor.path("stats.sock")).expect("stats over HTTP");
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert!(head.contains("Content-Type: application/json"), "{head}");
+    assert!(head.contains("Access-Control-Allow-Origin: *"), "{head}");
+    assert!(stats.peers().is_empty());
+}
+
+fn stats_have_an_option_of_their_own(router: Router) {
+    let emperor =
+        router.emperor().router("emperor0 {dir}/t.sock").line("tuntap-router-stats = {dir}/stats.sock").start();
+    assert!(emperor.stats().peers().is_empty());
+}
+
+fn packets_and_drops_are_counted(router: Router) {
+    let emperor = router.emperor().start();
+    let mut peer = emperor.peer(V1);
+    peer.send_packet(&packet::ipv6_router_solicitation());
+    peer.send_packet(&packet::udp(V2, EMPEROR, 9, b"spoofed"));
+    assert!(peer.echo(V1, EMPEROR, wait::SHORT));
+    let stats = emperor.stats();
+    assert_eq!(stats.of_peer(V1, "tx_packets"), 2);
+    assert!(stats.of_peer(V1, "rx_packets") >= 2);
+    assert_eq!((stats.drops_of(V1, "ipv6"), stats.drops("ipv6")), (1, 1));
+    assert_eq!((stats.drops_of(V1, "spoofed_source"), stats.drops("spoofed_source")), (1, 1));
+    // Nobody holds the second address.
+    crate::common::probe::send_udp(&emperor.netns, V2, 9, b"lost").expect("the Emperor can send");
+    emperor.wait_for_stats("a packet for nobody is counted", |stats| stats.drops("no_peer") == 1);
+    drop(peer);
+    emperor.wait_for_stats("the router's totals outlive the peer", |stats| {
+        stats.peers().is_empty() && stats.drops("ipv6") == 1
+    });
+}
