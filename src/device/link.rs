@@ -8,36 +8,13 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::unistd::{self, Gid, Uid};
 
+use super::greeting::{rules_frame, show_credentials};
 use super::pump::{Buffers, Pump};
 use super::{Context, DeviceError};
 use crate::sys::fork;
 use crate::sys::process::with_signals_blocked;
-use crate::sys::socket::{self, PeerCredentials};
 use crate::sys::tun::Tun;
-use crate::wire::CREDENTIALS_MAGIC;
-use crate::wire::frame::{self, FrameKind};
-use crate::wire::rule::{MAX_RULES, PeerRule};
-
-/// Whose credentials a device shows: those that the instance will have once it has dropped its privileges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// User.
-    pub uid: Uid,
-    /// Group.
-    pub gid: Gid,
-}
-
-impl Identity {
-    fn credentials(self) -> PeerCredentials {
-        PeerCredentials { pid: unistd::getpid().as_raw(), uid: self.uid.as_raw(), gid: self.gid.as_raw() }
-    }
-
-    fn current() -> Self {
-        Self { uid: unistd::getuid(), gid: unistd::getgid() }
-    }
-}
 
 /// A connection to a router.
 #[derive(Debug)]
@@ -136,26 +113,6 @@ impl Link {
         self.stop();
         fork::forget(self.socket.as_fd());
     }
-}
-
-/// Shows credentials to the router. They travel as one message, before any frame.
-pub fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
-    let sent = socket::send_with_credentials(socket.as_fd(), CREDENTIALS_MAGIC, identity.credentials())?;
-    if sent == CREDENTIALS_MAGIC.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
-}
-
-/// Shows this process's own credentials.
-pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
-    show_credentials(socket, Identity::current())
-}
-
-/// The frame that carries the rules; nothing if there are none.
-fn rules_frame(rules: &[PeerRule]) -> Vec<u8> {
-    debug_assert!(rules.len() <= MAX_RULES, "the configuration was checked");
-    let payload: Vec<u8> = rules.iter().flat_map(PeerRule::encode).collect();
-    let mut bytes = Vec::new();
-    let _nothing_to_send = frame::append(&mut bytes, FrameKind::Rules, &payload);
-    bytes
 }
 
 fn register(socket: &OwnedFd) {

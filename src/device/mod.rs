@@ -1,5 +1,6 @@
 //! The vassal's side: TUN devices in the current network namespace, each joined to a router.
 
+mod greeting;
 mod handover;
 mod link;
 mod pump;
@@ -12,8 +13,8 @@ use std::{io, mem};
 use nix::errno::Errno;
 use thiserror::Error;
 
+pub use greeting::Identity;
 pub use handover::{Handover, HandoverError};
-pub use link::Identity;
 
 use crate::config::DeviceSpec;
 use crate::log::Logger;

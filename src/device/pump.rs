@@ -13,7 +13,7 @@ use nix::unistd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::link::show_current_credentials;
+use super::greeting::show_current_credentials;
 use crate::log::Logger;
 use crate::sys::process::end_process;
 use crate::sys::socket;

@@ -10,7 +10,7 @@ use super::event_loop::EventLoop;
 use super::peer::{Departure, Stage};
 use crate::policy::registry::{Claim, PeerId};
 use crate::sys::socket;
-use crate::wire::CREDENTIALS_MAGIC;
+use crate::wire::greeting::CREDENTIALS_MAGIC;
 
 impl EventLoop<'_> {
     /// Reads a peer's credentials. They come in one message, and nothing of what follows is read with them.
@@ -43,32 +43,5 @@ impl EventLoop<'_> {
             None => {}
         }
         Ok(())
-    }
-}
-
-/// Where a peer's frames start, if this router doesn't ask for credentials: a peer may send them all the same, because
-/// the option is set on its side only. `None` if more bytes are needed to tell.
-pub(super) fn frames_start(bytes: &[u8]) -> Result<Option<usize>, Departure> {
-    match bytes.first() {
-        None => Ok(None),
-        // A frame's first byte is modifier1, which is 0 everywhere, and the magic's isn't.
-        Some(first) if *first != CREDENTIALS_MAGIC[0] => Ok(Some(0)),
-        Some(_) if bytes.starts_with(CREDENTIALS_MAGIC) => Ok(Some(CREDENTIALS_MAGIC.len())),
-        Some(_) if CREDENTIALS_MAGIC.starts_with(bytes) => Ok(None),
-        Some(_) => Err(Departure::BadStart),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unasked_credentials_are_skipped() {
-        assert_eq!(frames_start(b"\0\x14\0\0frame"), Ok(Some(0)));
-        assert_eq!(frames_start(b"uwsgi-tuntap\0\x14\0\0"), Ok(Some(12)));
-        assert_eq!(frames_start(b"uwsgi"), Ok(None));
-        assert_eq!(frames_start(b""), Ok(None));
-        assert_eq!(frames_start(b"uwsgj"), Err(Departure::BadStart));
     }
 }

@@ -1,10 +1,14 @@
 //! The gateway process: one TUN device, one listening socket, many peers, one thread.
 
 mod accept;
+mod departure;
 mod event_loop;
 mod handshake;
+mod inward;
+mod outward;
 mod peer;
 mod queue;
+mod report;
 mod stats;
 mod stats_server;
 mod table;

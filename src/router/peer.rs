@@ -7,6 +7,7 @@ use super::queue::FrameQueue;
 use crate::policy::drops::{DropCounters, DropReason};
 use crate::sys::socket::PeerCredentials;
 use crate::wire::frame::FrameError;
+use crate::wire::greeting::BadStart;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +84,8 @@ pub enum Departure {
     #[error("it did not send its credentials (set tuntap-use-credentials there, too)")]
     NoCredentials,
     /// It sent something that looks like credentials and isn't.
-    #[error("its first bytes are neither a frame nor credentials")]
-    BadStart,
+    #[error("it sent {0}")]
+    BadStart(#[from] BadStart),
     /// The credentials hook said no.
     #[error("the credentials hook refused uid {uid}, gid {gid}, pid {pid}", uid = .0.uid, gid = .0.gid, pid = .0.pid)]
     Refused(PeerCredentials),

@@ -1,0 +1,45 @@
+//! Peers that go.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::event_loop::EventLoop;
+use super::peer::Departure;
+use crate::policy::registry::PeerId;
+use crate::sys::socket;
+
+impl EventLoop<'_> {
+    /// Removes a peer whose other end is closed already. Returns whether it was.
+    pub(super) fn remove_if_dead(&mut self, id: PeerId) -> bool {
+        let dead = self.peers.get(id).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
+        if dead {
+            self.disconnect(id, Departure::Closed);
+        }
+        dead
+    }
+
+    /// Ends a connection and frees its address.
+    pub(super) fn disconnect(&mut self, id: PeerId, departure: Departure) {
+        let address = self.forwarder.address(id);
+        self.forwarder.remove_peer(id);
+        let Some(peer) = self.peers.remove(id) else { return };
+        // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
+        let _ = self.epoll.delete(&peer);
+        let now = Instant::now();
+        let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
+        match (address, departure) {
+            (Some(address), _) => self.peer_log.line(
+                now,
+                format_args!("[tuntap-router] {name}: peer {address} left (pid {pid}, uid {uid}): {departure}"),
+            ),
+            (None, Departure::Closed) => {}
+            (None, _) => self.fault_log.line(
+                now,
+                format_args!("[tuntap-router] {name}: peer without address ended (pid {pid}, uid {uid}): {departure}"),
+            ),
+        }
+        if departure != Departure::Closed {
+            self.totals.faults += 1;
+        }
+    }
+}

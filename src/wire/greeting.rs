@@ -1,0 +1,39 @@
+//! What may come before a device's first frame: its credentials.
+
+use thiserror::Error;
+
+/// First bytes of a device that sends its credentials. They stand before any frame, without a header, and carry
+/// SCM_CREDENTIALS.
+pub const CREDENTIALS_MAGIC: &[u8; 12] = b"uwsgi-tuntap";
+
+/// First bytes that begin neither a frame nor credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("first bytes that are neither a frame nor credentials")]
+pub struct BadStart;
+
+/// Where the frames start in a stream's first bytes: a device may send credentials that its router doesn't ask for,
+/// because the option is set on its side only. `None` if more bytes are needed to tell.
+pub fn frames_start(bytes: &[u8]) -> Result<Option<usize>, BadStart> {
+    match bytes.first() {
+        None => Ok(None),
+        // A frame's first byte is modifier1, which is 0 everywhere, and the magic's isn't.
+        Some(first) if *first != CREDENTIALS_MAGIC[0] => Ok(Some(0)),
+        Some(_) if bytes.starts_with(CREDENTIALS_MAGIC) => Ok(Some(CREDENTIALS_MAGIC.len())),
+        Some(_) if CREDENTIALS_MAGIC.starts_with(bytes) => Ok(None),
+        Some(_) => Err(BadStart),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unasked_credentials_are_skipped() {
+        assert_eq!(frames_start(b"\0\x14\0\0frame"), Ok(Some(0)));
+        assert_eq!(frames_start(b"uwsgi-tuntap\0\x14\0\0"), Ok(Some(12)));
+        assert_eq!(frames_start(b"uwsgi"), Ok(None));
+        assert_eq!(frames_start(b""), Ok(None));
+        assert_eq!(frames_start(b"uwsgj"), Err(BadStart));
+    }
+}
