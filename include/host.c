@@ -12,6 +12,7 @@ void tuntap_host_read(struct tuntap_host *host) {
 	host->jailed = uwsgi.jailed;
 	host->master_as_root = uwsgi.master_as_root;
 	host->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
+	host->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
 	host->stats_http = uwsgi.stats_http;
 	host->stats_minified = uwsgi.stats_minified;
 	host->socket_timeout = uwsgi.socket_timeout;

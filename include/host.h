@@ -11,6 +11,7 @@ struct tuntap_host {
 	int jailed;             /* `jailed = true`: born in its namespaces */
 	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
 	int daemonizes_late;    /* `daemonize2` will fork twice after the apps are loaded */
+	int unshares_net;       /* `unshare` has the network namespace in it */
 	int stats_http;
 	int stats_minified;
 	int socket_timeout;     /* seconds */

@@ -19,6 +19,16 @@ const DAEMONIZE_FORKS: u32 = 2;
 
 static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
+/// Before anything else: refuses what can't work.
+pub fn refuse_impossible(host: &HostState) {
+    if !config().devices.is_empty() && host.unshares_net() && host.is_master_as_root() {
+        die(
+            "tuntap-device: unshare = net with master-as-root gives each worker a network namespace of its own, and none \
+             after a reload; leave master-as-root out, or run the instance under an Emperor with emperor-use-clone = net",
+        );
+    }
+}
+
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
 pub fn ensure(host: &HostState) {
     if config().devices.is_empty() {

@@ -91,6 +91,11 @@ impl HostState {
         self.0.jailed != 0
     }
 
+    /// Whether `unshare` gives the instance a network namespace of its own.
+    pub const fn unshares_net(&self) -> bool {
+        self.0.unshares_net != 0
+    }
+
     /// Whether only the workers drop their privileges.
     pub const fn is_master_as_root(&self) -> bool {
         self.0.master_as_root != 0

@@ -45,6 +45,7 @@ unsafe extern "C" fn on_load() {
 unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_int>, _argv: *mut *mut c_char) {
     guarded("jail", || {
         let host = HostState::read();
+        devices::refuse_impossible(&host);
         devices::adopt(&host);
         routers::start(&host);
         // With master-as-root the hooks below come in the workers only, where each would need a device of its own.

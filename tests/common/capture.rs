@@ -15,32 +15,16 @@ use super::netns::Net;
 
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// A packet socket in a namespace that yields what one interface receives or sends.
+/// A packet socket in a namespace that yields what one interface receives.
 #[derive(Debug)]
 pub struct Capture {
     socket: OwnedFd,
     interface: usize,
-    wanted: Side,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Received,
-    Sent,
 }
 
 impl Capture {
-    /// What the router writes into its device.
+    /// Sees what the router writes into its device, which is what the kernel receives from it.
     pub fn received_on(net: &Net, device: &str) -> Self {
-        Self::on(net, device, Side::Received)
-    }
-
-    /// What the kernel hands the device to be read.
-    pub fn sent_on(net: &Net, device: &str) -> Self {
-        Self::on(net, device, Side::Sent)
-    }
-
-    fn on(net: &Net, device: &str, wanted: Side) -> Self {
         let (socket, interface) = net.run(|| {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, SockProtocol::EthAll)
@@ -48,7 +32,7 @@ impl Capture {
             (socket, if_nametoindex(device).expect("the captured device exists"))
         });
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).expect("root may enlarge the buffer");
-        Self { socket, interface: usize::try_from(interface).expect("an index fits"), wanted }
+        Self { socket, interface: usize::try_from(interface).expect("an index fits") }
     }
 
     /// The next packet, if one comes in time.
@@ -88,7 +72,7 @@ impl Capture {
             Ok((length, Some(from))) => {
                 let sent = from.pkttype() == libc::PACKET_OUTGOING;
                 buffer.truncate(length);
-                (from.ifindex() == self.interface && sent == (self.wanted == Side::Sent)).then_some(buffer)
+                (from.ifindex() == self.interface && !sent).then_some(buffer)
             }
             Ok((_, None)) | Err(Errno::EAGAIN | Errno::EINTR) => None,
             Err(error) => panic!("reading the packet socket: {error}"),

@@ -8,7 +8,8 @@ use nix::unistd::geteuid;
 
 use super::netns;
 
-const PROGRAMS: [&str; 6] = ["ip", "nsenter", "ping", "setpriv", "sysctl", "timeout"];
+const PROGRAMS: [&str; 10] =
+    ["cc", "curl", "ip", "mount", "nsenter", "ping", "prlimit", "setpriv", "sysctl", "timeout"];
 
 /// Fails unless namespaces and TUN devices can be made here; once per process also clears what killed runs left
 /// behind and takes as many descriptors as the hard limit allows.

@@ -1,7 +1,6 @@
 //! What every integration test stands on: real hosts, namespaces, Emperors and vassals, and a peer that
 //! speaks the wire itself.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
-#![allow(unreachable_pub, reason = "the same files serve several test crates")]
 
 pub mod capture;
 pub mod emperor;

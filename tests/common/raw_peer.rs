@@ -1,17 +1,15 @@
 //! A peer that speaks the wire straight from the test: honest, careless or hostile.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Shutdown};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixCredentials, sendmsg};
 
-use super::netns::Net;
 use super::packet;
 use super::wait;
 use super::wire::{self, Frame};
@@ -28,22 +26,9 @@ pub struct RawPeer {
 }
 
 impl RawPeer {
-    pub fn connect(socket: &Path) -> Self {
-        Self::try_connect(socket).unwrap_or_else(|error| panic!("connecting to {}: {error}", socket.display()))
-    }
-
     /// Connects, however full the backlog is.
     pub fn connect_patiently(socket: &Path) -> Self {
-        wait::until("room in the router's backlog", wait::LONG, || Self::try_connect(socket).ok())
-    }
-
-    pub fn try_connect(socket: &Path) -> std::io::Result<Self> {
-        UnixStream::connect(socket).map(Self::over)
-    }
-
-    /// Connects to an abstract name, which belongs to one network namespace.
-    pub fn connect_abstract(net: &Net, name: &[u8]) -> std::io::Result<Self> {
-        net.run(|| UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)).map(Self::over)
+        wait::until("room in the router's backlog", wait::LONG, || UnixStream::connect(socket).ok().map(Self::over))
     }
 
     /// A peer whose packets from `address` the router passes on.
@@ -57,10 +42,6 @@ impl RawPeer {
     pub fn over(stream: UnixStream) -> Self {
         stream.set_write_timeout(Some(WRITE_TIMEOUT)).expect("a timeout can be set");
         Self { stream, unparsed: Vec::new(), sequence: 0 }
-    }
-
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
     }
 
     pub fn send_packet(&mut self, packet: &[u8]) {
@@ -170,5 +151,13 @@ impl RawPeer {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Drop for RawPeer {
+    /// Hangs up at once. Closing alone would not, while another test's child is between fork and exec and has a copy
+    /// of the descriptor.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }

@@ -7,7 +7,7 @@ use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::host::Subject;
 use crate::common::packet;
 use crate::common::probe::{is_reachable, pings_answered};
-use crate::common::processes::{freeze, is_alive, thaw};
+use crate::common::processes::{descriptors, freeze, is_alive, thaw};
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
@@ -104,8 +104,11 @@ fn vassal_is_not_driven_out_by_one_with_its_address(pair: Pair) {
 
 fn address_is_free_when_its_holder_hangs_up(router: Router) {
     let emperor = router.emperor().start();
-    for _ in 0..5 {
+    let pid = emperor.router_pid();
+    let before = descriptors(pid).len();
+    for _ in 0..200 {
         drop(emperor.peer(V1));
     }
     emperor.wait_for_stats("the last holder leaves the stats", |stats| stats.peers().is_empty());
+    assert_eq!(descriptors(pid).len(), before);
 }

@@ -18,6 +18,10 @@ use crate::pairs::{Pair, Router, cases};
 
 cases!(stats_tell_who_a_vassal_is, Pair: c_c c_ours ours_c ours_ours);
 cases!(vassal_can_ping_before_it_drops_its_privileges, Pair: c_c c_ours ours_c ours_ours);
+// The C vassal waits for a drop of privileges that never comes.
+cases!(vassal_that_stays_root_shows_its_credentials, Pair: c_ours ours_ours);
+// The C vassal loses its network in a reload.
+cases!(credentials_and_rules_outlive_a_reload, Pair: c_ours ours_ours);
 cases!(every_way_to_say_true_asks_for_credentials, Router: c ours);
 cases!(peer_without_credentials_is_ended, Router: c ours);
 cases!(symbol_gives_the_address, Router: c ours);
@@ -55,6 +59,32 @@ fn vassal_can_ping_before_it_drops_its_privileges(pair: Pair) {
         emperor.log.wait_for("waiting for privileges drop...", wait::LONG);
         emperor.log.wait_for("100% packet loss", wait::LONG);
     }
+}
+
+fn vassal_that_stays_root_shows_its_credentials(pair: Pair) {
+    let emperor = pair.emperor().line("tuntap-use-credentials = true").start();
+    let vassal = pair.vassal("v1", V1).stays_root().line("tuntap-use-credentials = true");
+    let net = emperor.start_vassal(&vassal);
+    assert!(is_reachable(&net, EMPEROR));
+    assert_eq!(emperor.stats().of_peer(V1, "uid"), 0);
+}
+
+fn credentials_and_rules_outlive_a_reload(pair: Pair) {
+    let emperor = pair.emperor().line("tuntap-use-credentials = true").start();
+    let vassal = pair
+        .vassal("v1", V1)
+        .line("tuntap-use-credentials = true")
+        .line("tuntap-device-rule = out 0.0.0.0 10.0.0.0/8 deny");
+    let net = emperor.start_vassal(&vassal);
+    let mark = emperor.log.mark();
+    emperor.touch("v1");
+    emperor.wait_until_ready(mark, "v1");
+    assert!(is_reachable(&net, EMPEROR));
+    assert_eq!(emperor.stats().of_peer(V1, "uid"), u64::from(NOBODY));
+    let capture = Capture::received_on(&emperor.netns, "emperor0");
+    send_udp(&net, Ipv4Addr::new(10, 0, 0, 1), 9, b"denied").expect("the vassal has a default route");
+    send_udp(&net, EMPEROR, 9, b"last").expect("the vassal has a route");
+    assert!(capture.until(wait::SHORT, |packet| packet.ends_with(b"last")).is_empty());
 }
 
 fn every_way_to_say_true_asks_for_credentials(router: Router) {

@@ -9,7 +9,7 @@ use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::raw_peer::RawPeer;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::common::wire::{ANY, Action, Direction, Rule};
+use crate::common::wire::{ANY, Action, Direction, MAX_PAYLOAD, Rule};
 use crate::pairs::{Pair, Router, cases};
 
 // Here a pair is the two routers; each has a vassal of its own kind.
@@ -17,6 +17,8 @@ cases!(vassals_of_two_emperors_reach_each_other, Pair: c_c c_ours ours_c ours_ou
 cases!(device_rule_sends_to_a_gateway, Router: c ours);
 cases!(device_rule_without_a_gateway_passes_nothing, Router: c ours);
 cases!(gateway_input_passes_the_firewall, Router: c ours);
+// The C router hands peers whatever bears their address, of any length.
+cases!(gateway_input_that_is_no_packet_is_dropped, Router: ours);
 cases!(empty_datagrams_disturb_nothing, Router: c ours);
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -107,6 +109,30 @@ fn gateway_input_passes_the_firewall(router: Router) {
     }
     let seen = first_from_afar(&mut peer);
     assert_eq!(packet::source(&seen), allowed);
+}
+
+fn gateway_input_that_is_no_packet_is_dropped(router: Router) {
+    let lines = ["tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000"];
+    let (emperor, there) = with_gateway(router, &lines);
+    let mut peer = emperor.peer(V1);
+    let afar = Ipv4Addr::new(192, 168, 1, 2);
+    let sound = packet::udp(afar, V1, 9, b"from afar");
+    let mut malformed = sound.clone();
+    malformed[0] = 0x4f;
+    let mut not_ip = sound.clone();
+    not_ip[0] = 0x15;
+    let too_big = packet::udp(afar, V1, 9, &[0; MAX_PAYLOAD]);
+    let ipv6 = packet::ipv6_router_solicitation();
+    let to_nobody = packet::udp(afar, V2, 9, b"lost");
+    for datagram in [&malformed, &not_ip, &too_big, &ipv6, &to_nobody, &sound[..19].to_vec(), &sound] {
+        there.send_to(datagram, (HERE, PORT)).expect("UDP to the gateway");
+    }
+    let seen = peer.wait_for_packet(wait::SHORT, |packet| packet::source(packet) == afar);
+    assert_eq!(seen.as_ref(), Some(&sound), "only the last datagram arrives");
+    let stats = emperor.stats();
+    for reason in ["malformed", "not_ip", "too_big", "ipv6", "no_peer", "too_short"] {
+        assert_eq!(stats.drops(reason), 1, "`{reason}` in {}", stats.0);
+    }
 }
 
 fn empty_datagrams_disturb_nothing(router: Router) {

@@ -1,5 +1,6 @@
 //! Reloads, deaths and stops: of vassals, of the router, of the Emperor.
 
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -13,8 +14,13 @@ use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
 cases!(reloaded_vassal_keeps_its_network also reloaded_vassal_keeps_its_network_on_the_other_host, Pair: c_c c_ours ours_c ours_ours);
+// C loses more than this option can spoil.
+cases!(reloads_work_with_close_on_exec2, Pair: ours_ours);
+cases!(reloads_work_with_close_on_exec, Pair: ours_ours);
+cases!(vassal_loses_no_packet_while_it_reloads, Pair: c_ours ours_ours);
 // C vassals lose their network in any reload, as the case above shows.
 cases!(emperor_reloads_all_vassals, Pair: c_ours ours_ours);
+// The C router fails whatever its vassals run.
 cases!(reloaded_emperor_serves_again, Pair: c_c ours_c ours_ours);
 cases!(vassals_come_back_after_the_router_was_killed, Pair: c_c c_ours ours_c ours_ours);
 cases!(killed_vassal_frees_its_address_and_comes_back, Pair: c_c c_ours ours_c ours_ours);
@@ -49,6 +55,48 @@ fn reloaded_vassal_keeps_its_network(pair: Pair) {
         }
     }
     assert_eq!(emperor.vassal_pid("v1"), pid, "it was a reload, not a new start");
+}
+
+/// It takes the mark that closes a descriptor on exec off all of them.
+fn reloads_work_with_close_on_exec2(pair: Pair) {
+    reloads_work_with(pair, "close-on-exec2 = true");
+}
+
+/// It sets that mark on sockets.
+fn reloads_work_with_close_on_exec(pair: Pair) {
+    reloads_work_with(pair, "close-on-exec = true");
+}
+
+fn reloads_work_with(pair: Pair, option: &str) {
+    let emperor = pair.emperor().line(option).start();
+    let net = emperor.start_vassal(&pair.vassal("v1", V1).line(option));
+    for _ in 0..2 {
+        let mark = emperor.log.mark();
+        emperor.touch("v1");
+        emperor.wait_until_ready(mark, "v1");
+        assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5, "after the vassal's reload");
+    }
+    for _ in 0..2 {
+        let mark = emperor.log.mark();
+        emperor.signal(Signal::SIGHUP);
+        emperor.wait_until_ready(mark, "v1");
+        assert_eq!(pings_answered(&emperor.netns, V1, 5, &[]), 5, "after the Emperor's reload");
+    }
+}
+
+fn vassal_loses_no_packet_while_it_reloads(pair: Pair) {
+    let emperor = pair.emperor().start();
+    let net = emperor.start_vassal(&pair.vassal("v1", V1));
+    let mark = emperor.log.mark();
+    thread::scope(|scope| {
+        let out = scope.spawn(|| pings_answered(&net, EMPEROR, 60, &[]));
+        let back = scope.spawn(|| pings_answered(&emperor.netns, V1, 60, &[]));
+        thread::sleep(Duration::from_millis(300));
+        emperor.touch("v1");
+        emperor.wait_until_ready(mark, "v1");
+        assert_eq!(out.join().expect("no panic"), 60, "from the vassal");
+        assert_eq!(back.join().expect("no panic"), 60, "to the vassal");
+    });
 }
 
 fn emperor_reloads_all_vassals(pair: Pair) {

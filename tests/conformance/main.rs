@@ -9,6 +9,7 @@ mod pairs;
 
 mod claims;
 mod credentials;
+mod device;
 mod device_rules;
 mod firewall;
 mod frames;

@@ -15,6 +15,7 @@ use crate::common::processes::{VARIABLE, freeze, thaw};
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
+// No router takes part in this.
 cases!(device_without_a_socket_is_just_made, Pair: c_c c_ours);
 cases!(abstract_socket_serves_its_namespace, Pair: c_c c_ours ours_c ours_ours);
 cases!(tcp_address_for_the_router_is_refused, Router: c ours);

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
 use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::is_reachable;
+use crate::common::processes;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
@@ -77,70 +80,137 @@ fn assert_stable(emperor: &Emperor, name: &str, net: &Net) {
     assert_eq!(emperor.vassal_pid(name), pid);
 }
 
-/// Ways to run a vassal in which uWSGI calls the plugin in unusual places or forks behind its back. Each works or is
-/// refused at the start, with the option as the reason.
-#[test]
-fn unusual_vassals_work_or_are_refused_with_the_reason() {
+/// Ways to run a vassal in which uWSGI calls the plugin in unusual places or forks behind its back. Each works, over a
+/// reload too, or is refused at the start, with the option as the reason.
+mod unusual_vassal_works_or_is_refused {
+    use super::unusual_vassal;
+
+    #[test]
+    fn master_as_root() {
+        unusual_vassal("master-as-root", &["master-as-root = true", "processes = 2"]);
+    }
+
+    #[test]
+    fn drop_after_apps() {
+        unusual_vassal("drop-after-apps", &["drop-after-apps = true"]);
+    }
+
+    #[test]
+    fn drop_after_init() {
+        unusual_vassal("drop-after-init", &["drop-after-init = true"]);
+    }
+
+    #[test]
+    fn refork() {
+        unusual_vassal("refork", &["refork = true"]);
+    }
+
+    #[test]
+    fn refork_as_root() {
+        unusual_vassal("refork-as-root", &["refork-as-root = true"]);
+    }
+
+    #[test]
+    fn refork_post_jail() {
+        unusual_vassal("refork-post-jail", &["refork-post-jail = true"]);
+    }
+
+    #[test]
+    fn lazy_apps() {
+        unusual_vassal("lazy-apps", &["lazy-apps = true", "processes = 2"]);
+    }
+
+    #[test]
+    fn threads_and_cheaper() {
+        unusual_vassal("cheaper", &["enable-threads = true", "processes = 2", "cheaper = 1"]);
+    }
+}
+
+fn unusual_vassal(option: &str, lines: &[&str]) {
     let pair = Pair::ours_ours(Host::usual());
     let emperor = pair.emperor().start();
-    let setups: [(&str, &[&str]); 6] = [
-        ("master-as-root", &["master-as-root = true", "processes = 2"]),
-        ("drop-after-apps", &["drop-after-apps = true"]),
-        ("drop-after-init", &["drop-after-init = true"]),
-        ("refork-as-root", &["refork-as-root = true"]),
-        ("refork-post-jail", &["refork-post-jail = true"]),
-        ("refork", &["refork = true"]),
-    ];
-    for (option, lines) in setups {
+    let mark = emperor.log.mark();
+    emperor.add(&lines.iter().fold(pair.vassal("v1", V1), |vassal, line| vassal.line(*line)));
+    let is_ready = |mark| emperor.log.since(mark).contains("vassal v1.ini is ready to accept requests");
+    if works_or_is_refused(&emperor, option, || is_ready(mark) && is_reachable(&emperor.netns, V1)) {
         let mark = emperor.log.mark();
-        let vassal = lines.iter().fold(pair.vassal("v1", V1), |vassal, line| vassal.line(*line));
-        emperor.add(&vassal);
-        assert_works_or_is_refused(&emperor, option, || {
-            let ready = emperor.log.since(mark).contains("vassal v1.ini is ready to accept requests");
-            ready && is_reachable(&emperor.netns, V1)
-        });
-        std::fs::remove_file(emperor.path("vassals/v1.ini")).expect("own folder");
-        wait::until_true("the vassal is gone", wait::LONG, || emperor.vassal_pid("v1").is_none());
+        emperor.touch("v1");
+        wait::until_true("the vassal is reloaded", wait::LONG, || is_ready(mark));
+        works_or_is_refused(&emperor, option, || is_reachable(&emperor.netns, V1));
     }
 }
 
-/// An instance that makes its own namespace, without an Emperor.
-#[test]
-fn instances_that_unshare_work_or_are_refused_with_the_reason() {
+/// Instances that make their own namespace, without an Emperor.
+mod instance_that_unshares_works_or_is_refused {
+    use super::unsharing_instance;
+
+    const DROP: [&str; 2] = ["uid = 65534", "gid = 65534"];
+
+    #[test]
+    fn that_drops_its_privileges() {
+        unsharing_instance("unshare", &DROP);
+    }
+
+    #[test]
+    fn that_stays_root() {
+        unsharing_instance("unshare", &[]);
+    }
+
+    #[test]
+    fn master_as_root() {
+        unsharing_instance("master-as-root", &[&DROP[..], &["master-as-root = true", "processes = 2"]].concat());
+    }
+
+    #[test]
+    fn refork_as_root() {
+        unsharing_instance("refork-as-root", &[&DROP[..], &["refork-as-root = true"]].concat());
+    }
+
+    #[test]
+    fn daemonize2() {
+        unsharing_instance("daemonize2", &[&DROP[..], &["daemonize2 = {dir}/log"]].concat());
+    }
+}
+
+fn unsharing_instance(option: &str, lines: &[&str]) {
     let host = Host::usual();
-    let setups: [(&str, &[&str]); 5] = [
-        ("unshare", &["uid = 65534", "gid = 65534"]),
-        ("unshare", &[]),
-        ("master-as-root", &["uid = 65534", "gid = 65534", "master-as-root = true", "processes = 2"]),
-        ("refork-as-root", &["uid = 65534", "gid = 65534", "refork-as-root = true"]),
-        ("daemonize2", &["uid = 65534", "gid = 65534", "daemonize2 = {dir}/log"]),
-    ];
-    for (option, lines) in setups {
-        let emperor = Router::ours(host).emperor().start();
-        let instance = EmperorIni::bare(host, Subject::Ours)
-            .lines(&[
-                "master = true",
-                "unshare = net",
-                "socket = 127.0.0.1:3031",
-                &format!("tuntap-device = uwsgi0 {}", emperor.socket().display()),
-                "exec-as-root = sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
-                "exec-as-root = ip link set lo up",
-                "exec-as-root = ip addr replace 192.168.0.2/24 dev uwsgi0",
-                "exec-as-root = ip link set uwsgi0 up",
-                "exec-as-root = ping -q -c 1 -W 5 192.168.0.1",
-            ])
-            .lines(lines)
-            .launch();
-        assert_works_or_is_refused(&instance, option, || is_reachable(&emperor.netns, V1));
+    let emperor = Router::ours(host).emperor().start();
+    let instance = EmperorIni::bare(host, Subject::Ours)
+        .lines(&[
+            "master = true",
+            "unshare = net",
+            "socket = 127.0.0.1:3031",
+            &format!("tuntap-device = uwsgi0 {}", emperor.socket().display()),
+            "exec-as-root = sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
+            "exec-as-root = ip link set lo up",
+            "exec-as-root = ip addr replace 192.168.0.2/24 dev uwsgi0",
+            "exec-as-root = ip link set uwsgi0 up",
+            "exec-as-root = ping -q -c 1 -W 5 192.168.0.1",
+        ])
+        .lines(lines)
+        .launch();
+    let is_spawned = |mark, how: &str| instance.log.since(mark).contains(how);
+    let start = instance.log.mark();
+    let works = || is_spawned(start, "spawned uWSGI worker 1") && is_reachable(&emperor.netns, V1);
+    if works_or_is_refused(&instance, option, works) {
+        let mark = instance.log.mark();
+        // Forks on the way make the master another process than the one that was started.
+        let log = instance.log.text();
+        let master =
+            log.rsplit_once("spawned uWSGI master process (pid: ").and_then(|(_, rest)| rest.split(')').next());
+        processes::send(master.and_then(|pid| pid.parse().ok()).expect("the log names the master"), Signal::SIGHUP);
+        wait::until_true("it is reloaded", wait::LONG, || is_spawned(mark, "gracefully (RE)spawned uWSGI master"));
+        works_or_is_refused(&instance, option, || is_reachable(&emperor.netns, V1));
     }
 }
 
+/// Whether it works, and goes on working; if not, the log must name the option.
 #[track_caller]
-fn assert_works_or_is_refused(instance: &Emperor, option: &str, works: impl Fn() -> bool) {
+fn works_or_is_refused(instance: &Emperor, option: &str, works: impl Fn() -> bool) -> bool {
     let refused = || instance.log.text().lines().any(|line| line.contains("tuntap") && line.contains(option));
     wait::until_true(&format!("`{option}` works, or is refused with the reason"), wait::LONG, || works() || refused());
     if refused() {
-        return;
+        return false;
     }
     let mark = instance.log.mark();
     for _ in 0..10 {
@@ -149,4 +219,5 @@ fn assert_works_or_is_refused(instance: &Emperor, option: &str, works: impl Fn()
     }
     let since = instance.log.since(mark);
     assert!(!since.contains("DAMN") && !since.contains("curse"), "`{option}` is stable:\n{since}");
+    true
 }

@@ -1,20 +1,24 @@
 //! Packets pass: between vassal and Emperor, and from vassal to vassal.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::probe::{is_reachable, pings_answered, tcp_round_trip};
 use crate::common::processes::{freeze, thaw};
 use crate::common::stats::Stats;
+use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::pairs::{Pair, cases};
 
 cases!(vassal_and_emperor_reach_each_other also vassal_and_emperor_reach_each_other_on_the_other_host, Pair: c_c c_ours ours_c ours_ours);
 cases!(vassals_reach_each_other_through_the_emperor, Pair: c_c c_ours ours_c ours_ours);
+cases!(ten_vassals_start_together, Pair: c_c c_ours ours_c ours_ours);
 // A C router, or vassal, ends a connection under a full TCP stream now and then.
 cases!(tcp_at_full_speed_arrives_intact, Pair: ours_ours);
 cases!(router_that_stands_still_for_a_while_loses_nothing, Pair: c_c c_ours ours_c ours_ours);
 cases!(two_devices_reach_two_routers, Pair: c_c c_ours ours_c ours_ours);
+// What carries the packets is the matter of the cases above; this is the whole of either plugin with an app on it.
 cases!(wsgi_app_answers_through_the_tunnel also wsgi_app_answers_through_the_tunnel_on_the_other_host, Pair: c_c ours_ours);
 
 fn vassal_and_emperor_reach_each_other(pair: Pair) {
@@ -33,6 +37,21 @@ fn vassals_reach_each_other_through_the_emperor(pair: Pair) {
     let second = emperor.start_vassal(&pair.vassal("v2", V2));
     assert_eq!(pings_answered(&first, V2, 5, &[]), 5);
     assert_eq!(pings_answered(&second, V1, 5, &[]), 5);
+}
+
+fn ten_vassals_start_together(pair: Pair) {
+    let emperor = pair.emperor().start();
+    let vassals = (2..12).map(|host| pair.vassal(&format!("v{host}"), Ipv4Addr::new(192, 168, 0, host)));
+    let vassals: Vec<VassalIni> = vassals.collect();
+    let mark = emperor.log.mark();
+    for vassal in &vassals {
+        emperor.add(vassal);
+    }
+    for vassal in &vassals {
+        emperor.wait_until_ready(mark, &vassal.name);
+        assert!(is_reachable(&emperor.netns, vassal.address), "{}", vassal.name);
+    }
+    assert_eq!(emperor.stats().peers().len(), vassals.len());
 }
 
 fn tcp_at_full_speed_arrives_intact(pair: Pair) {
