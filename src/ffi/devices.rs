@@ -1,6 +1,7 @@
 //! The devices of this instance, through all the hooks that may find them missing.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,8 +15,15 @@ use crate::sys::{fork, process};
 /// Where a reloaded image finds the description of its devices: the number of a descriptor.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HANDOVER";
 
+/// What stands there instead, before this process's number, if the devices belong to a parent that waits for this
+/// process's end (`refork`): the reload doesn't touch them.
+const WITH_PARENT: &str = "parent of ";
+
 /// How often `daemonize2` forks.
 const DAEMONIZE_FORKS: u32 = 2;
+
+/// Whether this image's devices are [`WITH_PARENT`].
+static ARE_WITH_PARENT: AtomicBool = AtomicBool::new(false);
 
 static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
@@ -31,7 +39,7 @@ pub fn refuse_impossible(host: &HostState) {
 
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
 pub fn ensure(host: &HostState) {
-    if config().devices.is_empty() {
+    if config().devices.is_empty() || ARE_WITH_PARENT.load(Ordering::Relaxed) {
         return;
     }
     let mut devices = DEVICES.lock();
@@ -40,9 +48,14 @@ pub fn ensure(host: &HostState) {
 
 /// In an image that a reload has executed: takes over the devices of the image before.
 pub fn adopt(host: &HostState) {
-    let Ok(descriptor) = process::take_variable(HANDOVER_VARIABLE) else { return };
+    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
+    if let Some(child) = value.strip_prefix(WITH_PARENT) {
+        // Another process has inherited the variable.
+        let is_ours = child == std::process::id().to_string();
+        return ARE_WITH_PARENT.store(is_ours, Ordering::Relaxed);
+    }
     let result =
-        descriptor.parse().map_err(|_| HandoverError::Descriptor(-1)).and_then(Handover::load).and_then(|handover| {
+        value.parse().map_err(|_| HandoverError::Descriptor(-1)).and_then(Handover::load).and_then(|handover| {
             handover.descriptors().for_each(host::keep_open_raw);
             DEVICES.lock().adopt(handover, &context(host))
         });
@@ -80,6 +93,12 @@ pub fn resume(host: &HostState) {
 /// that put the process into the background.
 pub fn check(host: &HostState) {
     let mut devices = DEVICES.lock();
+    let are_with_parent = ARE_WITH_PARENT.load(Ordering::Relaxed) || !devices.is_empty() && !fork::owns_descriptors();
+    if are_with_parent {
+        // uWSGI doesn't call master_cleanup in such a process.
+        process::set_variable(HANDOVER_VARIABLE, &format!("{WITH_PARENT}{}", std::process::id()));
+        return;
+    }
     if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
         host::log(
             "[uwsgi-tuntap] no tuntap-device was made: the instance must start as root, and in a network namespace of \

@@ -50,8 +50,8 @@ pub fn take_variable(name: &str) -> Result<String, std::env::VarError> {
 
 /// Sets a variable for the program that this process is about to execute.
 pub fn set_variable(name: &str, value: &str) {
-    // SAFETY: the host calls this from its main thread right before the exec; its other threads don't use the
-    // environment any more, and ours are stopped.
+    // SAFETY: the host calls this from its main thread, before it starts workers or right before the exec; its other
+    // threads don't use the environment then, and ours never do.
     unsafe { std::env::set_var(name, value) };
 }
 

@@ -8,8 +8,23 @@ use nix::unistd::geteuid;
 
 use super::netns;
 
-const PROGRAMS: [&str; 10] =
-    ["cc", "curl", "ip", "mount", "nsenter", "ping", "prlimit", "setpriv", "sysctl", "timeout"];
+const PROGRAMS: [&str; 15] = [
+    "cc",
+    "curl",
+    "git",
+    "ip",
+    "iptables",
+    "iptables-save",
+    "make",
+    "mount",
+    "nsenter",
+    "ping",
+    "prlimit",
+    "setpriv",
+    "ss",
+    "sysctl",
+    "timeout",
+];
 
 /// Fails unless namespaces and TUN devices can be made here; once per process also clears what killed runs left
 /// behind and takes as many descriptors as the hard limit allows.

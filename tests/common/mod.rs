@@ -6,6 +6,8 @@ pub mod capture;
 pub mod emperor;
 pub mod fake_router;
 pub mod host;
+pub mod http;
+pub mod instance;
 pub mod log;
 pub mod machine;
 pub mod netns;

@@ -1,0 +1,72 @@
+//! uWSGI binaries with the plugin inside, built from uWSGI's sources.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::common::host::{Host, hosts_dir};
+use crate::repository::{building, check_out, command, root, run};
+use crate::routing::assert_routes_by_itself;
+
+const EMBED: &str = "UWSGI_EMBED_PLUGINS";
+
+fn profile() -> PathBuf {
+    root().join("tests/builds/small.ini")
+}
+
+/// The plugin that lives anywhere, by its path.
+fn by_path() -> OsString {
+    format!("tuntap={}", root().display()).into()
+}
+
+/// A copy of uWSGI's sources, in which nothing has been built.
+fn sources(parent: &Path) -> PathBuf {
+    let (from, to) = (hosts_dir().join(Host::V2_0_31.version()).join("src"), parent.join("uwsgi"));
+    run(command("cp").arg("-a").args([&from, &to]));
+    to
+}
+
+fn make(sources: &Path, embed: &OsString) -> PathBuf {
+    let _building = building();
+    run(command("make")
+        .arg(format!("PROFILE={}", profile().display()))
+        .arg("PYTHON=/usr/bin/python3")
+        .env(EMBED, embed)
+        .current_dir(sources));
+    sources.join("uwsgi")
+}
+
+#[test]
+fn binary_with_the_plugin_from_elsewhere_routes() {
+    let directory = tempfile::tempdir().expect("a folder for uWSGI");
+    let sources = sources(directory.path());
+    assert_routes_by_itself(&make(&sources, &by_path()));
+}
+
+#[test]
+fn binary_with_the_plugin_in_place_of_uwsgis_own_routes() {
+    let directory = tempfile::tempdir().expect("a folder for uWSGI");
+    let sources = sources(directory.path());
+    let plugin = sources.join("plugins/tuntap");
+    std::fs::remove_dir_all(&plugin).expect("uWSGI has a plugin of this name");
+    check_out(&plugin);
+    assert_routes_by_itself(&make(&sources, &"tuntap".into()));
+}
+
+#[test]
+fn binary_that_pip_installs_routes() {
+    let directory = tempfile::tempdir().expect("a folder for uWSGI");
+    let environment = directory.path().join("venv");
+    // pip and setuptools are Debian's; nothing is fetched.
+    run(command("/usr/bin/python3").args(["-m", "venv", "--system-site-packages", "--without-pip"]).arg(&environment));
+    let sdist = hosts_dir().join(format!("uwsgi-{}.tar.gz", Host::V2_0_31.version()));
+    {
+        let _building = building();
+        run(command(environment.join("bin/python"))
+            .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps", "--no-cache-dir"])
+            .arg("--no-build-isolation")
+            .arg(sdist)
+            .env(EMBED, by_path())
+            .env("UWSGI_PROFILE", profile()));
+    }
+    assert_routes_by_itself(&environment.join("bin/uwsgi"));
+}

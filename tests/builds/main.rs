@@ -1,0 +1,13 @@
+//! Every way to build the plugin, each ending with packets between an Emperor and a vassal.
+#![allow(clippy::print_stderr, reason = "a failed test reports the end of its logs")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod repository;
+mod routing;
+
+mod abi;
+mod embedded;
+mod make;
+mod plugin_builder;

@@ -1,0 +1,73 @@
+//! `make`, `make install`, `make uninstall`.
+
+use std::path::Path;
+
+use crate::common::host::Host;
+use crate::repository::{building, make, run};
+use crate::routing::{PluginFile, assert_routes_with, assert_routes_with_lines};
+
+#[test]
+fn make_builds_for_the_host_that_it_is_told() {
+    let directory = tempfile::tempdir().expect("a folder for the plugin");
+    let host = Host::V2_0_31;
+    let said = {
+        let _building = building();
+        run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &host.uwsgi())))
+    };
+    let plugin = directory.path().join("tuntap_plugin.so");
+    assert!(said.contains(&plugin.display().to_string()) && said.contains(host.version()), "{said}");
+    assert_routes_with(&host.uwsgi(), &PluginFile { path: &plugin, name: "tuntap" });
+}
+
+#[test]
+fn make_without_a_host_says_what_is_missing() {
+    let output = make().arg("UWSGI_BIN=/nowhere/uwsgi").output().expect("timeout can be started");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/uwsgi"));
+}
+
+#[test]
+fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
+    let directory = tempfile::tempdir().expect("a folder for the plugin");
+    let (dist, root) = (directory.path().join("dist"), directory.path().join("root"));
+    let host = Host::V2_0_21;
+    let arguments =
+        [set("DIST", &dist), set("UWSGI_BIN", &host.uwsgi()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
+    let said = {
+        let _building = building();
+        run(make().arg("install").args(&arguments))
+    };
+    let prefix = root.join("usr/local");
+    let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");
+    assert!(prefix.join("include/uwsgi_tuntap.h").exists());
+    // DESTDIR is where a package is put together; the lines are for the place where it will be unpacked.
+    let lines: String = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.contains(" = "))
+        .map(|line| line.replace("/usr/local", &prefix.display().to_string()) + "\n")
+        .collect();
+    assert_eq!(lines.lines().count(), 2, "{said}");
+    assert_routes_with_lines(&host.uwsgi(), &lines, &plugin);
+
+    run(make().arg("uninstall").args(&arguments));
+    assert_eq!(files_below(&root), 0, "nothing stays");
+    assert!(!prefix.join("lib/uwsgi").exists());
+}
+
+#[test]
+fn install_does_not_overwrite_the_packages_plugin() {
+    let output = make().args(["install", "PREFIX=/usr"]).output().expect("timeout can be started");
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("PREFIX"), "{error}");
+}
+
+fn set(variable: &str, path: &Path) -> String {
+    format!("{variable}={}", path.display())
+}
+
+fn files_below(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).expect("own folder").map(|entry| entry.expect("own folder").path());
+    entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}

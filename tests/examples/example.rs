@@ -1,0 +1,138 @@
+//! A copy of an example with this machine's folders in it.
+
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::common::host::{Host, Subject};
+use crate::common::http;
+use crate::common::instance::Instance;
+use crate::common::netns::{Net, Netns};
+use crate::common::wait;
+
+const HTTP_PORT: u16 = 8080;
+
+/// Where the examples are.
+pub fn examples() -> PathBuf {
+    std::env::var_os("TUNTAP_EXAMPLES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"), PathBuf::from)
+}
+
+#[derive(Debug)]
+pub struct Example {
+    host: Host,
+    dir: TempDir,
+}
+
+impl Example {
+    /// Copies a folder of `examples/`, the application beside it, and the plugin into a folder of its own.
+    pub fn copy(folder: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("tx").tempdir_in("/tmp").expect("/tmp is writable");
+        // Vassals read their files without privileges.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
+        let example = Self { host: Host::usual(), dir };
+        std::fs::create_dir(example.plugins()).expect("own folder");
+        std::fs::copy(example.host.plugin(Subject::Ours), example.plugin()).expect("own folder");
+        std::fs::copy(examples().join("app.py"), example.path("app.py")).expect("the examples have an application");
+        example.copy_folder(&examples().join(folder), &example.root());
+        example
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The copied folder.
+    pub fn root(&self) -> PathBuf {
+        self.path("example")
+    }
+
+    pub fn plugins(&self) -> PathBuf {
+        self.path("plugins")
+    }
+
+    pub fn plugin(&self) -> PathBuf {
+        self.plugins().join("tuntap_plugin.so")
+    }
+
+    pub fn uwsgi(&self) -> PathBuf {
+        self.host.uwsgi()
+    }
+
+    /// Starts one of its files as its first comment says.
+    pub fn start(&self, netns: &Netns, ini: &str) -> Instance {
+        let (uwsgi, ini) = (self.uwsgi(), self.root().join(ini));
+        Instance::start(netns, &[uwsgi.as_os_str(), OsStr::new("--ini"), ini.as_os_str()], self.dir.path())
+    }
+
+    /// Changes a file of the copy.
+    #[track_caller]
+    pub fn replace(&self, file: &str, old: &str, new: &str) {
+        let path = self.root().join(file);
+        let text = std::fs::read_to_string(&path).expect("the example has this file");
+        assert!(text.contains(old), "`{old}` stands in {file}");
+        std::fs::write(path, text.replace(old, new)).expect("own folder");
+    }
+
+    fn copy_folder(&self, from: &Path, to: &Path) {
+        std::fs::create_dir(to).expect("own folder");
+        for entry in std::fs::read_dir(from).expect("the example's folder") {
+            let entry = entry.expect("the example's folder");
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                self.copy_folder(&entry.path(), &target);
+            } else if target.extension() == Some(OsStr::new("ini")) {
+                let text = std::fs::read_to_string(entry.path()).expect("an ini file");
+                std::fs::write(&target, self.adapted(&text, to)).expect("own folder");
+            } else {
+                std::fs::copy(entry.path(), &target).expect("own folder");
+            }
+        }
+    }
+
+    /// An ini file of this folder with the lines that depend on the machine changed.
+    fn adapted(&self, text: &str, folder: &Path) -> String {
+        let home = if folder.ends_with("vassals") { folder.parent().expect("a vassal's Emperor") } else { folder };
+        let run = home.join("run");
+        std::fs::create_dir_all(&run).expect("own folder");
+        let values = [
+            ("set-placeholder = run-dir=", run),
+            ("set-placeholder = vassals-dir=", home.join("vassals")),
+            ("set-placeholder = app=", self.path("app.py")),
+            ("plugins-dir = ", self.plugins()),
+        ];
+        let adapt = |line: &str| match values.iter().find(|(start, _)| line.starts_with(start)) {
+            Some((start, value)) => format!("{start}{}\n", value.display()),
+            // This host has Python built in.
+            None if line == "plugin = python3" && self.host == Host::V2_0_31 => String::new(),
+            None => format!("{line}\n"),
+        };
+        text.lines().map(adapt).collect()
+    }
+}
+
+/// The last line of what an application answers; empty if it does not.
+pub fn answer(client: &Net, address: Ipv4Addr) -> String {
+    let response = http::get(client, SocketAddrV4::new(address, HTTP_PORT)).unwrap_or_default();
+    response.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Waits until an application answers as this user.
+#[track_caller]
+pub fn wait_for_answer(client: &Net, address: Ipv4Addr, uid: u32) {
+    let wanted = format!("uid {uid} on ");
+    wait::until_true(&format!("{address} answers as uid {uid}"), wait::LONG, || {
+        answer(client, address).starts_with(&wanted)
+    });
+}
+
+/// The namespace of the process that runs an ini file of an instance.
+#[track_caller]
+pub fn net_of(instance: &Instance, ini: &str) -> Net {
+    let pid = instance.family().master_of(ini).expect("the vassal runs");
+    Net::of_process(pid).expect("the vassal runs")
+}

@@ -1,0 +1,30 @@
+//! Each folder of `examples/` is started as its comments say, and what it promises holds.
+#![allow(clippy::print_stderr, reason = "a failed test reports the end of its logs")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod example;
+mod world;
+
+mod credentials;
+mod firewall;
+mod minimal;
+mod no_emperor;
+mod stats;
+mod two_hosts;
+
+#[test]
+fn every_example_has_its_tests() {
+    let entries = std::fs::read_dir(example::examples()).expect("the repository has examples");
+    let folders: Vec<String> = entries
+        .map(|entry| entry.expect("a readable folder"))
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().expect("a plain name"))
+        .collect();
+    assert!(!folders.is_empty());
+    for folder in folders {
+        let module = format!("\nmod {};\n", folder.replace('-', "_"));
+        assert!(include_str!("main.rs").contains(&module), "examples/{folder} has no module here:{module}");
+    }
+}
