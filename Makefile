@@ -10,6 +10,8 @@ CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 # Seconds that the whole of `cargo test` may take.
 TEST_TIMEOUT ?= 1200
 TEST_ARGS ?=
+# Tests mostly wait for processes to start; more of them than cores run at a time.
+TEST_THREADS ?= 4
 DEMO_ARGS ?=
 
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
@@ -82,7 +84,7 @@ test:
 	@scripts/setup test
 	@scripts/hosts
 	@$(MAKE) --no-print-directory plugin
-	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked $(TEST_ARGS)
+	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
 clean:
 	rm -rf target dist .uwsgi_plugins_builder
