@@ -10,10 +10,11 @@ use super::netns::Net;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_PORT: u16 = 7007;
 
-/// How many of `count` pings are answered. `options` go to ping(8) as they are.
+/// How many of `count` pings are answered, at the latest some seconds after the last one: a busy machine is slow, not
+/// lossy. `options` go to ping(8) as they are.
 pub fn pings_answered(net: &Net, to: Ipv4Addr, count: u32, options: &[&str]) -> u32 {
     let (count, to) = (count.to_string(), to.to_string());
-    let mut program = vec!["ping", "-q", "-n", "-i", "0.05", "-W", "1", "-c", &count];
+    let mut program = vec!["ping", "-q", "-n", "-i", "0.05", "-W", "5", "-c", &count];
     program.extend(options);
     program.push(&to);
     let output = net.output(&program);
@@ -23,7 +24,7 @@ pub fn pings_answered(net: &Net, to: Ipv4Addr, count: u32, options: &[&str]) -> 
 }
 
 pub fn is_reachable(net: &Net, to: Ipv4Addr) -> bool {
-    pings_answered(net, to, 1, &[]) == 1
+    pings_answered(net, to, 1, &["-W", "1"]) == 1
 }
 
 /// Sends `length` bytes over TCP from one namespace to another and has them sent back.
