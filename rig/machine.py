@@ -1,4 +1,4 @@
-"""The machine's own network settings, which the demo must leave alone."""
+"""The machine's own network settings, which the demo and the benchmark must leave alone."""
 
 import re
 import subprocess
@@ -27,7 +27,7 @@ VOLATILE = re.compile(
 
 
 def settings():
-    """All settings by name. A tool that isn't installed can't have been used by the demo either."""
+    """All settings by name. A tool that isn't installed can't have been used either."""
     seen = {}
     for name, command in COMMANDS.items():
         try:

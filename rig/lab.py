@@ -1,7 +1,8 @@
-"""Network namespaces, processes and files that exist as long as the demo runs.
+"""Network namespaces, processes and files of the demo and the benchmark. They exist as long as the script that made
+them runs.
 
 Nothing has a name that the machine could see: a namespace is held by a process, and all processes die with the
-demo, even when it is killed.
+script, even when it is killed.
 """
 
 import contextlib
@@ -13,12 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-# Every process that the demo starts gets SIGKILL when the demo dies.
+# Every process that the script starts gets SIGKILL when the script dies.
 DIE_WITH_ME = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
 class Trouble(Exception):
-    """The demo can't go on."""
+    """The script can't go on."""
 
 
 def wait_for(what, seconds, probe):
@@ -88,7 +89,7 @@ class Namespace:
         """Runs a command to its end; a command that hangs counts as failed."""
         try:
             return subprocess.run(
-                [*self.enter(), *command],
+                [*DIE_WITH_ME, *self.enter(), *command],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -106,8 +107,9 @@ class Namespace:
 
 
 class Lab:
-    def __init__(self):
-        self.dir = Path(tempfile.mkdtemp(prefix="uwsgi-tuntap-demo-"))
+    def __init__(self, name):
+        # Short, because a unix socket's path is.
+        self.dir = Path(tempfile.mkdtemp(prefix=f"uwsgi-tuntap-{name}-"))
         self.dir.chmod(0o755)
         self._processes = []
         self._identities = set()
@@ -134,8 +136,14 @@ class Lab:
         contained = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]
         return self.start(space, log, *contained, *command)
 
+    def end(self, process):
+        """Ends one of the lab's processes before the lab itself ends."""
+        process.kill()
+        process.wait()
+        self._processes.remove(process)
+
     def _start(self, command, log=Path(os.devnull)):
-        # A session of its own: Ctrl-C reaches the demo alone, which then ends everything in order.
+        # A session of its own: Ctrl-C reaches the script alone, which then ends everything in order.
         with open(log, "ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -173,7 +181,7 @@ class Lab:
 
 
 def raise_on_signals():
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: through its clean-up."""
+    """SIGTERM and SIGHUP end the script as Ctrl-C does: through its clean-up."""
 
     def interrupt(number, _frame):
         raise KeyboardInterrupt(signal.Signals(number).name)

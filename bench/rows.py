@@ -1,0 +1,153 @@
+"""What is measured for whom, and what the figures are held against."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import probes
+
+# A client inside and a server outside.
+ENDS = ["ours", "c", "veth", "slirp4netns", "pasta"]
+LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
+IDLE = ["ours-idle", "ours-idle-attached", "c-idle"]
+# These join two vassals instead of a vassal and its host. Where it isn't routed, nothing but a bridge or the router
+# stands between.
+ACROSS_ROUTED = ["ours", "c", "veth-routed"]
+ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    unit: str
+    digits: int = 2
+
+
+FIGURES = {
+    "tcp_out": Figure("TCP out, 1 stream", "Gbit/s"),
+    "tcp_out_4": Figure("TCP out, 4 streams", "Gbit/s"),
+    "tcp_in": Figure("TCP in, 1 stream", "Gbit/s"),
+    "tcp_in_4": Figure("TCP in, 4 streams", "Gbit/s"),
+    "across": Figure("Vassal to vassal, TCP, 1 stream", "Gbit/s"),
+    "udp": Figure("UDP with 64 bytes, received", "kpps", 1),
+    "udp_sent": Figure("UDP with 64 bytes, offered by the sender", "kpps", 1),
+    "rtt": Figure("Round trip, ping -f, mean", "us", 1),
+    "tcp_rtt": Figure("Round trip, 1 byte over TCP, median", "us", 1),
+    "tcp_rtt_p99": Figure("Round trip, 1 byte over TCP, 99th percentile", "us", 1),
+    "connects": Figure("TCP connections, 16 at a time", "1/s", 0),
+    "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
+    "memory": Figure("Memory of the router per idle peer", "bytes", 0),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: for whom, and how. It gives one or several figures."""
+
+    subjects: list
+    measure: Callable
+    is_quick: bool = True
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that one measurement takes."""
+
+    tcp: int
+    other: float
+
+
+FULL = Times(tcp=2, other=0.8)
+QUICK = Times(tcp=1, other=0.3)
+
+
+def tcp_out(lab, subject, times):
+    pids = subject.processes()
+    before = probes.cpu_seconds(pids)
+    rate, gigabytes = probes.tcp(lab, subject.link, times.tcp)
+    figures = {"tcp_out": rate}
+    if pids:
+        figures["cpu"] = (probes.cpu_seconds(pids) - before) / gigabytes
+    return figures
+
+
+def tcp_out_4(lab, subject, times):
+    return {"tcp_out_4": probes.tcp(lab, subject.link, times.tcp, streams=4)[0]}
+
+
+def tcp_in(lab, subject, times):
+    return {"tcp_in": probes.tcp(lab, subject.link, times.tcp, incoming=True)[0]}
+
+
+def tcp_in_4(lab, subject, times):
+    return {"tcp_in_4": probes.tcp(lab, subject.link, times.tcp, incoming=True, streams=4)[0]}
+
+
+def across(lab, subject, times):
+    return {"across": probes.tcp(lab, subject.across(), times.tcp)[0]}
+
+
+def udp(lab, subject, times):
+    received, sent = probes.flood(lab, subject.link, times.other)
+    # What is still on its way must not meet the next measurement.
+    time.sleep(0.1)
+    return {"udp": received, "udp_sent": sent}
+
+
+def pingpong(lab, subject, times):
+    median, worst = probes.pingpong(lab, subject.link, times.other)
+    return {"tcp_rtt": median, "tcp_rtt_p99": worst}
+
+
+def ping(lab, subject, times):
+    return {"rtt": probes.ping(lab, subject.link, times.other)}
+
+
+def connects(lab, subject, times):
+    return {"connects": probes.connects(lab, subject.link, times.other)}
+
+
+ROWS = {
+    "tcp-out": Row(ENDS + LARGE_MTU + IDLE, tcp_out),
+    "tcp-in": Row(ENDS + LARGE_MTU + IDLE, tcp_in),
+    "tcp-out-4": Row(ENDS, tcp_out_4, is_quick=False),
+    "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
+    "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),
+    "udp": Row(ENDS + IDLE, udp),
+    "pingpong": Row(ENDS, pingpong),
+    # The address that stands for pasta's host answers no echo requests.
+    "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping),
+    "connects": Row(ENDS, connects),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio of two medians, or a median itself, and its bound."""
+
+    title: str
+    figure: str
+    subject: str
+    reference: str | None
+    bound: float
+    is_ceiling: bool = False
+
+    def is_met(self, value):
+        return value <= self.bound if self.is_ceiling else value >= self.bound
+
+
+TARGETS = [
+    Target("TCP out / veth", "tcp_out", "ours", "veth", 1.0),
+    Target("TCP in / veth", "tcp_in", "ours", "veth", 1.0),
+    Target("TCP out / C plugin", "tcp_out", "ours", "c", 10),
+    Target("vassal to vassal, switched / bridge", "across", "ours-switch", "veth-bridge", 0.8),
+    Target("small UDP / C plugin", "udp", "ours", "c", 3.5),
+    Target("small UDP / veth", "udp", "ours", "veth", 1.0),
+    Target("round trip / C plugin", "rtt", "ours", "c", 0.55, is_ceiling=True),
+    Target("TCP out, idle peers / none", "tcp_out", "ours-idle-attached", "ours", 0.95),
+    Target("TCP in, idle peers / none", "tcp_in", "ours-idle-attached", "ours", 0.95),
+    Target("small UDP, idle peers / none", "udp", "ours-idle-attached", "ours", 0.95),
+    Target("round trip, none / idle peers", "rtt", "ours", "ours-idle-attached", 0.95),
+    Target("router CPU per GB / C plugin", "cpu", "ours", "c", 0.1, is_ceiling=True),
+    Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
+]

@@ -1,0 +1,362 @@
+"""Ways of joining two network namespaces."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import helpers
+import lab as rig
+from lab import Namespace, Trouble, wait_for
+
+ROUTER_ADDRESS = "10.0.0.1"
+VASSALS = {"vassal1": "10.0.0.2", "vassal2": "10.0.0.3"}
+FIRST_IDLE = "10.0.4.0"
+
+
+class Link:
+    """From a client's namespace to an address in a server's."""
+
+    def __init__(self, client, server, address, arrival):
+        self.client = client
+        self.server = server
+        self.address = address
+        # The server's interface that counts what arrives.
+        self.arrival = arrival
+
+
+class Subject:
+    """Namespaces that are joined in one way."""
+
+    def __init__(self, lab, key, label):
+        self.lab = lab
+        self.key = key
+        self.label = label
+        # From inside to outside.
+        self.link = None
+        # Whether it is known to break under measurement.
+        self.is_mortal = False
+
+    def begin(self):
+        """Starts everything without waiting for slow parts."""
+
+    def get_ready(self):
+        """Waits until it can be measured, the first time and after something died."""
+
+    def is_intact(self):
+        """Whether everything that get_ready waited for still lives."""
+        return True
+
+    def processes(self):
+        """The user-space processes that move its packets."""
+        return []
+
+    def across(self):
+        """From one vassal, or what stands for it, to another."""
+        return self.link
+
+    def space(self, name):
+        return self.lab.namespace(f"{self.key}-{name}")
+
+
+def set_kernel(space, setting, value):
+    """A setting below /proc/sys/net, which each network namespace has for itself."""
+    space.must("sh", "-c", f"echo '{value}' >/proc/sys/net/{setting}")
+
+
+def join(space, device, other, other_device="eth0"):
+    """A veth pair between two namespaces; the machine never sees it."""
+    peer = ["peer", "name", other_device, "netns", str(other.pid)]
+    space.must("ip", "link", "add", device, "type", "veth", *peer)
+    space.must("ip", "link", "set", device, "up")
+    other.must("ip", "link", "set", other_device, "up")
+
+
+def give_address(space, device, address):
+    space.must("ip", "address", "add", address, "dev", device)
+
+
+class Veth(Subject):
+    def begin(self):
+        client, server = self.space("inside"), self.space("outside")
+        join(server, "eth0", client)
+        give_address(server, "eth0", f"{ROUTER_ADDRESS}/16")
+        give_address(client, "eth0", f"{VASSALS['vassal1']}/16")
+        helpers.start(self.lab, server, "serve")
+        self.link = Link(client, server, ROUTER_ADDRESS, "eth0")
+
+
+class VethBridge(Subject):
+    """Two veth pairs whose host's ends are on a bridge."""
+
+    def begin(self):
+        host = self.space("host")
+        host.must("ip", "link", "add", "br0", "type", "bridge")
+        host.must("ip", "link", "set", "br0", "up")
+        spaces = []
+        for name, address in VASSALS.items():
+            spaces.append(self.space(name))
+            join(host, name, spaces[-1])
+            host.must("ip", "link", "set", name, "master", "br0")
+            give_address(spaces[-1], "eth0", f"{address}/16")
+        self.link = Link(*spaces, VASSALS["vassal2"], "eth0")
+
+
+class VethRouted(Subject):
+    """Two veth pairs between which the host routes."""
+
+    def begin(self):
+        host = self.space("host")
+        set_kernel(host, "ipv4/ip_forward", 1)
+        spaces = []
+        for number, name in enumerate(VASSALS, 1):
+            spaces.append(self.space(name))
+            join(host, name, spaces[-1])
+            give_address(host, name, f"10.0.{number}.1/24")
+            give_address(spaces[-1], "eth0", f"10.0.{number}.2/24")
+            spaces[-1].must("ip", "route", "add", "default", "via", f"10.0.{number}.1")
+        self.link = Link(*spaces, "10.0.2.2", "eth0")
+
+
+class UserMode(Subject):
+    """A program that ends the client's connections and opens its own, in the namespace of the server."""
+
+    gateway = None
+
+    def __init__(self, lab, key, label, mtu):
+        super().__init__(lab, key, label)
+        self.mtu = mtu
+        self.process = None
+
+    def begin(self):
+        client, server = self.space("inside"), self.space("outside")
+        helpers.start(self.lab, server, "serve")
+        self.process = self.launch(client, server)
+        # Its own connections go to the server over the loopback device.
+        self.link = Link(client, server, self.gateway, "lo")
+
+    def get_ready(self):
+        def has_route():
+            if self.process.poll() is not None:
+                raise Trouble(f"{self.key} ended, see {self.key}.log")
+            return "default" in self.link.client.must("ip", "route")
+
+        wait_for(f"{self.key} to configure its client", 10, has_route)
+
+    def is_intact(self):
+        return self.process.poll() is None
+
+    def processes(self):
+        return [self.process.pid, *rig.descendants(self.process.pid)]
+
+
+class Slirp(UserMode):
+    gateway = "10.0.2.2"
+
+    def launch(self, client, server):
+        netns = ["--netns-type=path", f"/proc/{client.pid}/ns/net"]
+        command = ["slirp4netns", "--configure", f"--mtu={self.mtu}", *netns, "tap0"]
+        return self.lab.start(server, f"{self.key}.log", *command)
+
+
+class Pasta(UserMode):
+    gateway = "203.0.113.1"
+
+    def launch(self, client, server):
+        # It copies address and route from an interface that has a default route.
+        join(server, "eth0", server, "world")
+        give_address(server, "eth0", "203.0.113.2/24")
+        server.must("ip", "route", "add", "default", "via", self.gateway)
+        # It drops the right to look into /proc/<pid>/ns, so it gets the namespace as a file, which only it sees.
+        netns = self.lab.dir / f"{self.key}.netns"
+        netns.touch()
+        mount = f"mount --bind /proc/{client.pid}/ns/net {netns} && exec \"$@\""
+        no_ports = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+        no_services = ["--no-dhcp", "--no-dhcpv6", "--no-ra", "--ipv4-only"]
+        where = ["--foreground", "--runas", "0", "--netns-only", "--netns", str(netns)]
+        pasta = ["pasta", "--config-net", "--mtu", str(self.mtu), *no_ports, *no_services, *where]
+        return self.lab.start(server, f"{self.key}.log", "unshare", "--mount", "sh", "-c", mount, "sh", *pasta)
+
+
+class Router(Subject):
+    """An Emperor with a router and two vassals with their devices."""
+
+    def __init__(self, lab, key, label, uwsgi, plugins, *, switch=False, idle=None, attached=False, mortal=False):
+        super().__init__(lab, key, label)
+        self.is_mortal = mortal
+        self.uwsgi = uwsgi
+        self.plugins = plugins
+        self.switch = switch
+        self.idle = idle
+        # Whether the idle peers hand their devices to the router.
+        self.attached = attached
+        self.dir = lab.dir / key
+        self.host = None
+        self.emperor = None
+        self.vassals = {}
+        self.router = None
+        self.idle_space = None
+        self.idlers = None
+        self.memory_per_peer = None
+
+    def begin(self):
+        self.host = self.space("host")
+        set_kernel(self.host, "ipv4/ip_forward", 1)
+        # What vassals send to each other leaves by the device that it came from, as it should.
+        set_kernel(self.host, "ipv4/conf/all/send_redirects", 0)
+        set_kernel(self.host, "ipv4/conf/default/send_redirects", 0)
+        helpers.start(self.lab, self.host, "serve")
+        (self.dir / "vassals").mkdir(parents=True)
+        (self.dir / "emperor.ini").write_text(self.emperor_ini())
+        for name, address in VASSALS.items():
+            (self.dir / "vassals" / f"{name}.ini").write_text(self.vassal_ini(address))
+        command = [self.uwsgi, "--ini", str(self.dir / "emperor.ini")]
+        self.emperor = self.lab.start_contained(self.host, f"{self.key}.log", *command)
+
+    def emperor_ini(self):
+        return "\n".join([
+            "[uwsgi]",
+            f"plugins-dir = {self.plugins}",
+            "plugin = tuntap",
+            "master = true",
+            f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
+            *(["tuntap-router-switch = true"] if self.switch else []),
+            f"exec-as-root = ip address replace {ROUTER_ADDRESS}/16 dev emperor0",
+            "exec-as-root = ip link set emperor0 up",
+            f"emperor = {self.dir}/vassals",
+            "emperor-use-clone = net",
+            # A vassal that died is back soon.
+            "emperor-freq = 1",
+            "",
+        ])
+
+    def vassal_ini(self, address):
+        return "\n".join([
+            "[uwsgi]",
+            f"plugins-dir = {self.plugins}",
+            "plugin = tuntap",
+            "jailed = true",
+            "master = true",
+            "socket = 127.0.0.1:3031",
+            "uid = 65534",
+            "gid = 65534",
+            f"tuntap-device = uwsgi0 {self.dir}/router",
+            # The C plugin takes the kernel's first IPv6 packet for a broken vassal.
+            "exec-as-root = echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6",
+            "exec-as-root = ip link set lo up",
+            f"exec-as-root = ip address replace {address}/16 dev uwsgi0",
+            "exec-as-root = ip link set uwsgi0 up",
+            f"exec-as-root = ip route replace default via {ROUTER_ADDRESS}",
+            f"exec-as-root = ping -c 1 -W 5 {ROUTER_ADDRESS}",
+            "",
+        ])
+
+    def get_ready(self):
+        for name, address in VASSALS.items():
+            if not self.lives(name):
+                self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
+                self.lab.adopt(self.vassals[name])
+        self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESS, "emperor0")
+        if not self.router_lives():
+            self.router = self.find_router()
+            self.check_plugin()
+            if self.idle:
+                self.add_idle_peers()
+
+    def router_lives(self):
+        return self.router is not None and Path(f"/proc/{self.router}").exists()
+
+    def lives(self, name):
+        space = self.vassals.get(name)
+        return space is not None and rig.net_namespace(space.pid) == space.identity
+
+    def is_intact(self):
+        return self.router_lives() and all(self.lives(name) for name in VASSALS)
+
+    def find(self, name):
+        """The vassal's namespace, as soon as it reaches the router."""
+        if self.emperor.poll() is not None:
+            raise Trouble(f"the Emperor of {self.key} ended")
+        ini = f"{name}.ini"
+        for pid in rig.descendants(self.emperor.pid):
+            if ini in rig.command_line(pid):
+                space = Namespace(f"{self.key}-{name}", pid)
+                return space if self.reaches_router(space) else None
+        return None
+
+    def reaches_router(self, space):
+        # Between fork and the start of its own life a vassal is still in the Emperor's namespace.
+        if space.identity in (None, self.host.identity):
+            return False
+        return space.run("ping", "-q", "-c", "1", "-W", "1", ROUTER_ADDRESS).returncode == 0
+
+    def across(self):
+        return Link(self.vassals["vassal1"], self.vassals["vassal2"], VASSALS["vassal2"], "uwsgi0")
+
+    def processes(self):
+        return [self.router]
+
+    def find_router(self):
+        """The stats tell the pid that the router has in its own PID namespace."""
+        inner = str(self.stats()["pid"])
+        for pid in rig.descendants(self.emperor.pid):
+            if inner_pid(pid) == inner:
+                return pid
+        raise Trouble(f"{self.key} has no process with the pid {inner}")
+
+    def stats(self):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(self.dir / "stats"))
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        return json.loads(answer)
+
+    def check_plugin(self):
+        """uWSGI falls back to its own folder, where another plugin of the same name may lie."""
+        maps = Path(f"/proc/{self.router}/maps").read_text()
+        loaded = set(re.findall(r"/\S*tuntap_plugin\.so", maps))
+        wanted = {os.path.realpath(f"{self.plugins}/tuntap_plugin.so")}
+        if loaded != wanted:
+            raise Trouble(f"{self.key} runs {loaded}, not {wanted}")
+
+    def add_idle_peers(self):
+        if self.idlers is None:
+            self.idle_space = self.space("idle")
+            # Otherwise the kernel's own packets come before the claims.
+            set_kernel(self.idle_space, "ipv6/conf/default/disable_ipv6", 1)
+        else:
+            self.lab.end(self.idlers)
+        before = proportional_memory(self.router)
+        kind = "attached" if self.attached else "stream"
+        arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESS]
+        self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
+        wanted = self.idle + len(VASSALS)
+        wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)
+        if self.memory_per_peer is None:
+            self.memory_per_peer = (proportional_memory(self.router) - before) / self.idle
+
+    def addresses(self):
+        return sum(1 for peer in self.stats()["peers"] if peer["addr"] not in ("", "0.0.0.0"))
+
+
+def inner_pid(pid):
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return re.search(r"^NSpid:.*\s(\d+)$", status, re.MULTILINE)[1]
+
+
+def proportional_memory(pid):
+    """Bytes of a process's memory; pages that it shares count in part."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
+
+
+def has_switch(uwsgi, plugins):
+    """Whether the plugin knows tuntap-router-switch."""
+    command = [uwsgi, "--plugins-dir", str(plugins), "--plugin", "tuntap", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return "--tuntap-router-switch" in done.stdout + done.stderr
