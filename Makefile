@@ -13,11 +13,13 @@ TEST_ARGS ?=
 # Tests mostly wait for processes to start; more of them than cores run at a time.
 TEST_THREADS ?= 4
 DEMO_ARGS ?=
+# --quick for less than a minute, --chart docs/bench.svg for the README's picture; see bench/run --help.
+BENCH_ARGS ?=
 
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
 
-.PHONY: all plugin not-packaged install uninstall hosts demo test clean help
+.PHONY: all plugin not-packaged install uninstall hosts demo bench test clean help
 
 all: plugin
 
@@ -80,6 +82,11 @@ demo:
 	@$(MAKE) --no-print-directory plugin
 	@demo/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(DEMO_ARGS)
 
+bench:
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory plugin
+	@timeout --signal=INT --kill-after=30 1200 bench/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(BENCH_ARGS)
+
 test:
 	@scripts/setup test
 	@scripts/hosts
@@ -94,6 +101,8 @@ help:
 	@echo "make install    install it and the public header under PREFIX ($(PREFIX)), honouring DESTDIR"
 	@echo "make uninstall  take both away again"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
+	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
+	@echo "                slirp4netns and pasta; about five minutes (root)"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
 	@echo "make clean      remove target and dist"

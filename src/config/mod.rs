@@ -34,6 +34,8 @@ pub enum OptionName {
     Route,
     /// `tuntap-router-stats`
     Stats,
+    /// `tuntap-router-switch`
+    Switch,
     /// `tuntap-device-rule`
     DeviceRule,
 }
@@ -49,6 +51,7 @@ impl OptionName {
             Self::FirewallOut => "tuntap-router-firewall-out",
             Self::Route => "tuntap-router-route",
             Self::Stats => "tuntap-router-stats",
+            Self::Switch => "tuntap-router-switch",
             Self::DeviceRule => "tuntap-device-rule",
         }
     }
@@ -69,6 +72,8 @@ pub struct Config {
     pub firewall_out: Vec<Rule<Action>>,
     /// Routes to other routers.
     pub routes: Vec<Rule<SocketAddrV4>>,
+    /// Whether routers deliver packets between their peers themselves.
+    pub switch: bool,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
 }
@@ -88,6 +93,7 @@ impl Config {
                 OptionName::FirewallOut => rules::firewall(value).map(|rule| config.firewall_out.push(rule)),
                 OptionName::Route => rules::route(value).map(|rule| config.routes.push(rule)),
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
+                OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
             };
             if let Err(problem) = result {

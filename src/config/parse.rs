@@ -17,6 +17,15 @@ pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> 
     shlex::split(value).ok_or(Problem::Syntax(syntax))
 }
 
+/// Yes or no. An option without a value says yes.
+pub fn boolean(value: &str) -> Result<bool, Problem> {
+    match value.trim() {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Problem::UnknownWord { what: "value", word: other.to_owned(), expected: "true or false" }),
+    }
+}
+
 /// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.
 pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
     let wrong = || Problem::Prefix(word.to_owned());

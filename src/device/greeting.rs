@@ -6,6 +6,8 @@ use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid};
 
 use crate::sys::socket::{self, PeerCredentials};
+use crate::sys::tun::Tun;
+use crate::wire::attach::Hello;
 use crate::wire::frame::{self, FrameKind};
 use crate::wire::greeting::CREDENTIALS_MAGIC;
 use crate::wire::rule::{MAX_RULES, PeerRule};
@@ -38,6 +40,21 @@ pub fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()>
 /// Shows this process's own credentials.
 pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
     show_credentials(socket, Identity::current())
+}
+
+/// Offers the device to the router, in the first frame. A device without header before packets stays with frames, and a
+/// router that knows nothing of this drops the frame.
+pub fn say_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
+    if !tun.has_header() {
+        return Ok(());
+    }
+    // Which offloads there are shows when they are turned on. They are off until the router has said that it knows them.
+    let hello = Hello { offloads: tun.best_offloads().bits() };
+    tun.disable_offloads();
+    let mut bytes = Vec::new();
+    let _it_fits = frame::append(&mut bytes, FrameKind::Hello, &hello.encode());
+    let sent = socket::send_with_descriptor(socket.as_fd(), &bytes, tun.as_fd())?;
+    if sent == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
 
 /// The frame that carries the rules; nothing if there are none.

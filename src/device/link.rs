@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::greeting::{rules_frame, show_credentials};
+use super::greeting::{rules_frame, say_hello, show_credentials};
 use super::pump::{Buffers, Pump};
 use super::{Context, DeviceError};
 use crate::sys::fork;
@@ -36,8 +36,12 @@ impl Link {
     pub fn open(socket: OwnedFd, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
         register(&socket);
         let rules = rules_frame(&context.rules);
+        let greet = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
         let initial = match context.identity.map(|identity| (identity, show_credentials(&socket, identity))) {
-            None | Some((_, Ok(()))) => Buffers { to_router: rules, ..Buffers::default() },
+            None | Some((_, Ok(()))) => {
+                say_hello(&socket, tun).map_err(greet)?;
+                Buffers { to_router: rules, ..Buffers::default() }
+            }
             // Only the process that has dropped its privileges may say that it has.
             Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
                 context.logger.line(format_args!(
@@ -48,7 +52,7 @@ impl Link {
                 ));
                 Buffers { greeting: Some(rules), ..Buffers::default() }
             }
-            Some((_, Err(errno))) => return Err(DeviceError::Greet { name: tun.name().to_owned(), errno }),
+            Some((_, Err(errno))) => return Err(greet(errno)),
         };
         let mut link = Self { socket: Arc::new(socket), initial, thread: None };
         link.start(tun, context)?;

@@ -13,12 +13,14 @@ use nix::unistd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::greeting::show_current_credentials;
+use super::greeting::{say_hello, show_current_credentials};
 use crate::log::Logger;
 use crate::sys::process::end_process;
 use crate::sys::socket;
 use crate::sys::tun::Tun;
+use crate::wire::attach::Answer;
 use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
+use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// Packets read from the device before they are written to the router in one go.
 const PACKET_BUDGET: usize = 64;
@@ -33,12 +35,17 @@ const PRIVILEGES_POLL_MILLIS: u16 = 50;
 const IPV4: u8 = 4;
 
 /// What is on its way through the thread.
+///
+/// A reload may bring another version of the plugin: what it doesn't find is empty.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Buffers {
     /// Frames that the router's socket had no room for, the first one perhaps written in part.
     pub to_router: Vec<u8>,
     /// The start of a frame of which the router has not sent the rest yet.
     pub from_router: Vec<u8>,
+    /// Whether the router reads and writes the device itself.
+    pub attached: bool,
     /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
     pub greeting: Option<Vec<u8>>,
 }
@@ -130,7 +137,9 @@ impl Pump {
                 return Ok(false);
             }
         }
-        show_current_credentials(&self.router).map_err(Loss::Socket)?;
+        show_current_credentials(&self.router)
+            .and_then(|()| say_hello(&self.router, &self.tun))
+            .map_err(Loss::Socket)?;
         self.buffers.to_router.extend_from_slice(greeting);
         self.buffers.greeting = None;
         Ok(true)
@@ -150,6 +159,8 @@ impl Pump {
             };
             for event in &events[..count] {
                 match Source::decode(event.data()) {
+                    // The event may be older than the answer that left the device to the router.
+                    Some(Source::Tun) if self.buffers.attached && event.events() == EpollFlags::EPOLLIN => {}
                     Some(Source::Tun) => {
                         self.read_tun()?;
                         self.write_to_router()?;
@@ -172,7 +183,7 @@ impl Pump {
     fn watch(&self, source: Source, first: bool) -> nix::Result<()> {
         let input = EpollFlags::EPOLLIN;
         let (fd, flags) = match source {
-            Source::Tun if self.blocked => (self.tun.as_fd(), EpollFlags::empty()),
+            Source::Tun if self.blocked || self.buffers.attached => (self.tun.as_fd(), EpollFlags::empty()),
             Source::Tun => (self.tun.as_fd(), input),
             Source::Router if self.blocked => (self.router.as_fd(), input | EpollFlags::EPOLLOUT),
             Source::Router => (self.router.as_fd(), input),
@@ -193,9 +204,9 @@ impl Pump {
                     _ => return Err(Loss::Device(error)),
                 },
             };
-            let packet = &self.scratch[..len];
+            let packet = &self.scratch[VNET_HEADER_LEN.min(len)..len];
             // A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory with a longer frame.
-            if len <= MAX_PAYLOAD_LEN && packet.first().is_some_and(|first| first >> 4 == IPV4) {
+            if packet.len() <= MAX_PAYLOAD_LEN && packet.first().is_some_and(|first| first >> 4 == IPV4) {
                 let _fits = frame::append(&mut self.buffers.to_router, FrameKind::Packet, packet);
             }
         }
@@ -234,15 +245,39 @@ impl Pump {
             Err(errno) => return Err(Loss::Socket(errno)),
         };
         let mut frames = Frames::new(&self.scratch[..partial_len + count]);
+        let mut answer = None;
         for frame in frames.by_ref() {
             let frame = frame?;
-            if frame.kind == FrameKind::Packet {
+            match frame.kind {
                 // Refused while the device is down, or because it is no packet: lost, as on any other wire.
-                let _ = self.tun.send(frame.payload);
+                FrameKind::Packet => _ = self.tun.send(&Offload::NONE, frame.payload),
+                FrameKind::Answer => answer = Answer::decode(frame.payload).or(answer),
+                FrameKind::Hello | FrameKind::Rules | FrameKind::Other(_) => {}
             }
         }
+        let rest = frames.rest();
         self.buffers.from_router.clear();
-        self.buffers.from_router.extend_from_slice(frames.rest());
+        self.buffers.from_router.extend_from_slice(rest);
+        match answer {
+            Some(answer) => self.change_path(answer),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
+    /// can't travel in frames.
+    fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
+        self.buffers.attached = answer == Answer::Attached;
+        match answer {
+            Answer::Attached => {
+                self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
+                self.tun.best_offloads();
+            }
+            Answer::Refused => {
+                self.tun.disable_offloads();
+                self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
+            }
+        }
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 8;
+const OPTION_COUNT: usize = 9;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -75,6 +75,13 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-router-stats",
         help: c"serve the statistics of the (last) router that has no stats address of its own (syntax: <path|@name|addr:port>)",
         argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Switch,
+        name: c"tuntap-router-switch",
+        help: c"deliver packets between vassals of one router directly, past the host's kernel and its packet filter; both chains apply (syntax: [true|false])",
+        argument: Argument::Optional,
         flags: 0,
     },
     Entry {

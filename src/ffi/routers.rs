@@ -54,7 +54,8 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
     let text = |error: std::io::Error| error.to_string();
     host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
     let listener = host::bind_unix(&spec.socket).map_err(text)?;
-    let tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+    let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+    tun.enable_offloads();
     host::log(&format!("[tuntap-router] made the device {}", tun.name()));
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose().map_err(text)?;
     let gateway = match spec.gateway {
@@ -81,6 +82,7 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
             firewall_out: RuleList::new(config().firewall_out.iter().copied()),
             routes: RuleList::new(config().routes.iter().copied()),
             has_gateway: gateway.is_some(),
+            switch: config().switch,
         },
         gateway,
         credentials: credentials_check()?,

@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::cache::CachedRules;
 use super::drops::DropReason;
 use super::pattern::{Action, RuleList};
 use super::registry::{Claim, PeerId, Registry};
-use crate::wire::frame::MAX_PAYLOAD_LEN;
 use crate::wire::ip::{Ipv4Packet, PacketError, is_unicast};
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
@@ -20,6 +20,8 @@ pub struct Policy {
     pub routes: RuleList<SocketAddrV4>,
     /// Whether there is a gateway that can send to other routers. Without one the routes don't count.
     pub has_gateway: bool,
+    /// Whether packets between two peers are delivered here rather than by the host's kernel.
+    pub switch: bool,
 }
 
 /// Where a packet from a peer goes.
@@ -29,6 +31,8 @@ pub enum Outward {
     Tun,
     /// To another router, as a UDP datagram.
     Gateway(SocketAddrV4),
+    /// To another peer of this router.
+    Peer(PeerId),
     /// Nowhere.
     Drop(DropReason),
     /// Nowhere as long as `holder` lives, because it holds the packet's source. If it turns out to be dead, the caller
@@ -89,16 +93,28 @@ struct PeerPolicy {
 /// The policy together with what it has to remember of the peers.
 #[derive(Debug)]
 pub struct Forwarder {
-    policy: Policy,
+    firewall_in: CachedRules<Action>,
+    firewall_out: CachedRules<Action>,
+    routes: CachedRules<SocketAddrV4>,
+    has_gateway: bool,
+    switch: bool,
     registry: Registry,
     /// By [`PeerId::index`].
     peers: Vec<Option<PeerPolicy>>,
 }
 
 impl Forwarder {
-    /// Without any peer.
-    pub fn new(policy: Policy) -> Self {
-        Self { policy, registry: Registry::default(), peers: Vec::new() }
+    /// Without any peer. `seed` should be hard to guess: it keeps peers from disturbing each other's cached verdicts.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            firewall_in: CachedRules::new(policy.firewall_in, seed),
+            firewall_out: CachedRules::new(policy.firewall_out, seed),
+            routes: CachedRules::new(policy.routes, seed),
+            has_gateway: policy.has_gateway,
+            switch: policy.switch,
+            registry: Registry::default(),
+            peers: Vec::new(),
+        }
     }
 
     /// A new peer, which may claim any address.
@@ -163,7 +179,7 @@ impl Forwarder {
             Err(error) => return unclaimed(Outward::Drop(drop_reason(error))),
         };
         let (src, dst) = (packet.src(), packet.dst());
-        if !self.policy.firewall_out.allows(src, dst) {
+        if self.firewall_out.first_match(src, dst) == Some(Action::Deny) {
             return unclaimed(Outward::Drop(DropReason::Firewall));
         }
         let Some(peer) = find_mut(&mut self.peers, id) else {
@@ -186,22 +202,25 @@ impl Forwarder {
         };
         let to = match first_peer_rule(&peer.rules, Direction::Out, &packet) {
             Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
-            Some(RuleAction::Route(_)) if !self.policy.has_gateway => Outward::Drop(DropReason::NoGateway),
+            Some(RuleAction::Route(_)) if !self.has_gateway => Outward::Drop(DropReason::NoGateway),
             Some(RuleAction::Route(target)) => Outward::Gateway(target),
-            Some(RuleAction::Allow) | None => self.route(src, dst),
+            Some(RuleAction::Allow) | None => self.route(&packet),
         };
         OutwardVerdict { to, claimed }
     }
 
     /// Which peer gets a packet.
-    pub fn inward(&self, origin: Origin, bytes: &[u8]) -> Inward {
-        let packet = match Ipv4Packet::parse(bytes) {
-            Ok(packet) => packet,
-            Err(error) => return Inward::Drop(drop_reason(error), None),
-        };
+    pub fn inward(&mut self, origin: Origin, bytes: &[u8]) -> Inward {
+        match Ipv4Packet::parse(bytes) {
+            Ok(packet) => self.towards_peer(origin, &packet),
+            Err(error) => Inward::Drop(drop_reason(error), None),
+        }
+    }
+
+    fn towards_peer(&mut self, origin: Origin, packet: &Ipv4Packet<'_>) -> Inward {
         let (src, dst) = (packet.src(), packet.dst());
         let holder = self.registry.holder(dst);
-        if !self.policy.firewall_in.allows(src, dst) {
+        if self.firewall_in.first_match(src, dst) == Some(Action::Deny) {
             return Inward::Drop(DropReason::Firewall, holder);
         }
         let Some(peer) = holder.and_then(|id| self.peer(id)) else {
@@ -210,21 +229,23 @@ impl Forwarder {
         // Rules of the peer that would route don't apply here; the packet has arrived already.
         let denied = origin == Origin::Tun
             && matches!(
-                first_peer_rule(&peer.rules, Direction::In, &packet),
+                first_peer_rule(&peer.rules, Direction::In, packet),
                 Some(RuleAction::Deny | RuleAction::Route(_))
             );
         if denied {
             return Inward::Drop(DropReason::PeerRule, Some(peer.id));
         }
-        if bytes.len() > MAX_PAYLOAD_LEN {
-            return Inward::Drop(DropReason::TooBig, Some(peer.id));
-        }
         Inward::Peer(peer.id)
     }
 
-    fn route(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Outward {
-        match self.policy.routes.first_match(src, dst) {
-            Some(target) if self.policy.has_gateway => Outward::Gateway(target),
+    fn route(&mut self, packet: &Ipv4Packet<'_>) -> Outward {
+        let (src, dst) = (packet.src(), packet.dst());
+        match self.routes.first_match(src, dst) {
+            Some(target) if self.has_gateway => Outward::Gateway(target),
+            _ if self.switch && self.registry.holder(dst).is_some() => match self.towards_peer(Origin::Tun, packet) {
+                Inward::Peer(id) => Outward::Peer(id),
+                Inward::Drop(reason, _) => Outward::Drop(reason),
+            },
             _ => Outward::Tun,
         }
     }
@@ -239,7 +260,8 @@ fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPol
     peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
 }
 
-const fn drop_reason(error: PacketError) -> DropReason {
+/// The reason that stands for bytes that are no packet.
+pub const fn drop_reason(error: PacketError) -> DropReason {
     match error {
         PacketError::TooShort => DropReason::TooShort,
         PacketError::Ipv6 => DropReason::Ipv6,

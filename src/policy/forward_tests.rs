@@ -8,6 +8,7 @@ use super::*;
 use crate::policy::pattern::Rule;
 use crate::wire::rule::MaskedAddress;
 
+const SEED: u64 = 0x1234_5678_9abc_def1;
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 const A: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 const B: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
@@ -36,11 +37,12 @@ fn open_policy() -> Policy {
         firewall_out: RuleList::new([]),
         routes: RuleList::new([]),
         has_gateway: false,
+        switch: false,
     }
 }
 
 fn forwarder(policy: Policy) -> Forwarder {
-    let mut forwarder = Forwarder::new(policy);
+    let mut forwarder = Forwarder::new(policy, SEED);
     forwarder.add_peer(peer(1));
     forwarder.add_peer(peer(2));
     forwarder
@@ -181,22 +183,28 @@ fn assigned_peer_gets_its_address_and_no_other() {
 }
 
 #[test]
-fn too_long_for_a_frame() {
-    let mut forwarder = forwarder(open_policy());
-    to(&mut forwarder, peer(1), A, HOST);
-    let mut long = Vec::new();
-    PacketBuilder::ipv4(HOST.octets(), A.octets(), 64).udp(1, 2).write(&mut long, &[0; 8161]).expect("valid");
-    assert_eq!(long.len(), MAX_PAYLOAD_LEN + 1);
-    assert_eq!(forwarder.inward(Origin::Tun, &long), Inward::Drop(DropReason::TooBig, Some(peer(1))));
-    let fitting = packet_of_len(MAX_PAYLOAD_LEN);
-    assert_eq!(forwarder.inward(Origin::Tun, &fitting), Inward::Peer(peer(1)));
-}
+fn switched_packets_pass_both_chains_and_both_peers_rules() {
+    let deny = Rule { src: net("192.168.0.9/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
+    let switched = || forwarder(Policy { switch: true, ..open_policy() });
+    let mut plain = switched();
+    to(&mut plain, peer(1), A, HOST);
+    to(&mut plain, peer(2), B, HOST);
+    assert_eq!(to(&mut plain, peer(1), A, B), Outward::Peer(peer(2)));
+    assert_eq!(to(&mut plain, peer(1), A, HOST), Outward::Tun);
+    let deny_in = PeerRule {
+        direction: Direction::In,
+        src: MaskedAddress::ANY,
+        dst: MaskedAddress::ANY,
+        action: RuleAction::Deny,
+    };
+    plain.set_rules(peer(2), vec![deny_in]);
+    assert_eq!(to(&mut plain, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
 
-fn packet_of_len(len: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let payload = vec![0; len - 28];
-    PacketBuilder::ipv4(HOST.octets(), A.octets(), 64).udp(1, 2).write(&mut bytes, &payload).expect("valid");
-    bytes
+    let other = Ipv4Addr::new(192, 168, 0, 9);
+    let mut chained = forwarder(Policy { switch: true, firewall_in: RuleList::new([deny]), ..open_policy() });
+    to(&mut chained, peer(1), other, HOST);
+    to(&mut chained, peer(2), B, HOST);
+    assert_eq!(to(&mut chained, peer(1), other, B), Outward::Drop(DropReason::Firewall));
 }
 
 proptest! {
@@ -204,7 +212,7 @@ proptest! {
     /// and nothing leaves for the TUN with a source that its peer doesn't hold.
     #[test]
     fn claims_hold(events in prop::collection::vec((0u32..4, 0u8..6, 0u8..8), 1..200)) {
-        let mut forwarder = Forwarder::new(open_policy());
+        let mut forwarder = Forwarder::new(open_policy(), SEED);
         for index in 0..4 {
             forwarder.add_peer(peer(index));
         }

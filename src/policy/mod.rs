@@ -1,5 +1,6 @@
 //! What to do with a packet. Pure: bytes and peers in, a verdict out; no descriptors, no clock, no syscalls.
 
+pub mod cache;
 pub mod drops;
 pub mod forward;
 pub mod pattern;

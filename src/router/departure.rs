@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::event_loop::EventLoop;
-use super::peer::Departure;
+use super::peer::{Departure, Path};
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
 
@@ -25,6 +25,10 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.remove(id) else { return };
         // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
         let _ = self.epoll.delete(&peer);
+        if let Path::Attached(tun) = &peer.path {
+            // Its vassal has a copy of the descriptor, which would go on waking us.
+            let _ = self.epoll.delete(tun);
+        }
         let now = Instant::now();
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
         match (address, departure) {

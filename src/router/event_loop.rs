@@ -1,11 +1,13 @@
 //! The event loop: reads and writes, and asks the forwarder what to do with each packet.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::gateway::PathMtus;
 use super::queue::SpareBuffers;
 use super::stats::Totals;
 use super::stats_server::StatsServer;
@@ -17,14 +19,14 @@ use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
 use crate::policy::registry::PeerId;
 use crate::sys::process::raise_descriptor_limit;
-use crate::sys::tun::Tun;
+use crate::sys::tun::{MAX_PACKET_LEN, Tun};
 use crate::wire::frame::MAX_FRAME_LEN;
 
 /// Events taken from the kernel in one wake-up.
 const EVENTS: usize = 64;
 
 /// Bytes read from one peer in one wake-up.
-const READ_LEN: usize = 64 * 1024;
+pub(super) const READ_LEN: usize = 64 * 1024;
 
 /// Lines in a minute on peers that come and go, and on those that misbehave.
 const PEER_LINES: u32 = 500;
@@ -35,7 +37,7 @@ const FAULT_LINES: u32 = 60;
 pub struct EventLoop<'a> {
     pub(super) setup: &'a Setup,
     /// In place of the setup's device, if that one was deleted.
-    remade_tun: Option<Tun>,
+    pub(super) remade_tun: Option<Tun>,
     pub(super) epoll: Epoll,
     pub(super) forwarder: Forwarder,
     pub(super) peers: PeerTable,
@@ -44,6 +46,9 @@ pub struct EventLoop<'a> {
     pub(super) spares: SpareBuffers,
     /// What is read ends up here: a peer's partial frame and what follows it, or one packet.
     pub(super) buffer: Box<[u8]>,
+    /// Packets that are cut from super-packets are put together here.
+    pub(super) scratch: Vec<u8>,
+    pub(super) path_mtus: PathMtus,
     pub(super) accept_again_at: Option<Instant>,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
@@ -74,11 +79,13 @@ impl<'a> EventLoop<'a> {
             setup,
             remade_tun,
             epoll,
-            forwarder: Forwarder::new(setup.policy.clone()),
+            forwarder: Forwarder::new(setup.policy.clone(), RandomState::new().hash_one(started)),
             peers: PeerTable::default(),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
-            buffer: vec![0; MAX_FRAME_LEN + READ_LEN].into_boxed_slice(),
+            buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
+            scratch: Vec::new(),
+            path_mtus: PathMtus::default(),
             accept_again_at: None,
             stats,
             totals: Totals::default(),
@@ -118,6 +125,7 @@ impl<'a> EventLoop<'a> {
             Token::Listener => self.accept_peers(Instant::now()),
             Token::Gateway => self.read_gateway(),
             Token::StatsListener => self.serve_stats(None),
+            Token::Device(id) => self.read_device(id),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
@@ -154,7 +162,8 @@ impl<'a> EventLoop<'a> {
 
 /// Makes the TUN device again after it was deleted. Its addresses and routes are gone all the same.
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
-    let tun = Tun::create(setup.tun.name())?;
+    let mut tun = Tun::create(setup.tun.name())?;
+    tun.enable_offloads();
     setup.logger.line(format_args!(
         "[tuntap-router] {}: the device was deleted and is made again; set its addresses and routes again, too",
         tun.name()

@@ -28,7 +28,7 @@ impl EventLoop<'_> {
             return Err(Departure::NoCredentials);
         };
         peer.credentials = credentials;
-        peer.stage = Stage::Frames;
+        peer.stage = Stage::FirstFrame;
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
         let Some(address) = hook(credentials) else { return Err(Departure::Refused(credentials)) };
         let mut claim = self.forwarder.assign(id, address);

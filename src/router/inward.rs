@@ -8,13 +8,19 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::RouterError;
 use super::event_loop::EventLoop;
-use super::peer::Departure;
+use super::meter::WriteMeter;
+use super::parcel::{NO_HEADER, Parcel};
+use super::peer::{Departure, Path, StreamReason};
 use super::queue::Flushed;
 use super::token::Token;
 use crate::policy::drops::DropReason;
 use crate::policy::forward::{Inward, Origin};
 use crate::policy::registry::PeerId;
+use crate::sys::process::thread_time_nanos;
 use crate::sys::tun::Tun;
+use crate::wire::frame::{FrameKind, HEADER_LEN};
+use crate::wire::segment::for_each_packet;
+use crate::wire::vnet::VNET_HEADER_LEN;
 
 /// Packets read from the TUN device, or datagrams from the gateway, in one wake-up, before the peers get their turn.
 const PACKET_BUDGET: usize = 64;
@@ -38,9 +44,10 @@ impl EventLoop<'_> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
+            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN);
             self.totals.tun_rx_packets += 1;
-            self.totals.tun_rx_bytes += len as u64;
-            self.forward_inward(Origin::Tun, &buffer[..len]);
+            self.totals.tun_rx_bytes += packet.len() as u64;
+            self.forward_inward(Origin::Tun, header, packet);
         }
         Ok(())
     }
@@ -53,7 +60,7 @@ impl EventLoop<'_> {
                 Ok(len) => {
                     self.totals.gateway_rx_packets += 1;
                     self.totals.gateway_rx_bytes += len as u64;
-                    self.forward_inward(Origin::Gateway, &buffer[..len]);
+                    self.forward_inward(Origin::Gateway, &NO_HEADER, &buffer[..len]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // An earlier datagram's ICMP error, say. It is gone with this read.
@@ -63,17 +70,61 @@ impl EventLoop<'_> {
         self.buffer = buffer;
     }
 
-    pub(super) fn forward_inward(&mut self, origin: Origin, packet: &[u8]) {
-        let id = match self.forwarder.inward(origin, packet) {
-            Inward::Peer(id) => id,
-            Inward::Drop(reason, holder) => return self.count_drop(holder, reason),
-        };
-        let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
-        if !peer.queue.push(packet, &mut self.spares) {
-            return self.count_drop(Some(id), DropReason::QueueFull);
+    fn forward_inward(&mut self, origin: Origin, header: &[u8], packet: &[u8]) {
+        match self.forwarder.inward(origin, packet) {
+            Inward::Peer(id) => match Parcel::parse(header, packet) {
+                Ok(parcel) => self.deliver(id, &parcel),
+                Err(reason) => self.count_drop(Some(id), reason),
+            },
+            Inward::Drop(reason, holder) => self.count_drop(holder, reason),
         }
-        peer.traffic.tx_packets += 1;
-        if !peer.to_flush && !peer.watches_writable {
+    }
+
+    /// Gives a packet to a peer, which was asked for by nobody but the forwarder.
+    pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) {
+        let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
+        let delivered = match &peer.path {
+            Path::Attached(tun) => {
+                match metered(&mut peer.write_meter, || tun.send(&parcel.offload, parcel.packet.bytes())) {
+                    Ok(()) => {
+                        peer.traffic.tx_packets += 1;
+                        peer.traffic.tx_bytes += (HEADER_LEN + parcel.packet.bytes().len()) as u64;
+                        Ok(())
+                    }
+                    // That the device is gone shows when it is read.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
+                    Err(_) => Err(DropReason::TunRefused),
+                }
+            }
+            Path::Stream(_) => {
+                let mut result = Ok(());
+                let mut scratch = std::mem::take(&mut self.scratch);
+                for_each_packet(&parcel.offload, &parcel.packet, &mut scratch, |packet| {
+                    match peer.queue.push(FrameKind::Packet, packet, &mut self.spares) {
+                        Ok(()) => peer.traffic.tx_packets += 1,
+                        Err(reason) => result = Err(reason),
+                    }
+                });
+                self.scratch = scratch;
+                result
+            }
+        };
+        if peer.write_meter.is_too_expensive() && matches!(peer.path, Path::Attached(_)) {
+            self.detach(id, StreamReason::SlowWrites);
+        }
+        if let Err(reason) = delivered {
+            self.count_drop(Some(id), reason);
+        }
+        self.flush_later(id);
+    }
+
+    /// Has a peer's queue written at the end of this wake-up.
+    pub(super) fn flush_later(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.queue.len() > 0
+            && !peer.to_flush
+            && !peer.watches_writable
+        {
             peer.to_flush = true;
             self.to_flush.push(id);
         }
@@ -109,4 +160,15 @@ impl EventLoop<'_> {
             }
         }
     }
+}
+
+/// Writes, and takes the time where the meter asks for it.
+fn metered<T>(meter: &mut WriteMeter, write: impl FnOnce() -> T) -> T {
+    if !meter.is_due() {
+        return write();
+    }
+    let before = thread_time_nanos();
+    let result = write();
+    meter.record(thread_time_nanos().saturating_sub(before));
+    result
 }

@@ -1,11 +1,15 @@
 //! The gateway process: one TUN device, one listening socket, many peers, one thread.
 
 mod accept;
+mod attach;
 mod departure;
 mod event_loop;
+mod gateway;
 mod handshake;
 mod inward;
+mod meter;
 mod outward;
+mod parcel;
 mod peer;
 mod queue;
 mod report;

@@ -1,13 +1,12 @@
 //! From the peers: frames, and where their packets go.
 
-use std::io::ErrorKind;
-use std::net::SocketAddrV4;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::event_loop::EventLoop;
+use super::event_loop::{EventLoop, READ_LEN};
+use super::parcel::{NO_HEADER, Parcel};
 use super::peer::{Departure, Stage};
 use crate::policy::drops::DropReason;
 use crate::policy::forward::Outward;
@@ -16,13 +15,15 @@ use crate::sys::socket;
 use crate::wire::frame::{Frame, FrameKind, Frames};
 use crate::wire::greeting::frames_start;
 use crate::wire::rule;
+use crate::wire::segment::for_each_packet;
+use crate::wire::vnet::Offload;
 
 impl EventLoop<'_> {
     pub(super) fn read_peer(&mut self, id: PeerId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = match self.peers.get(id).map(|peer| peer.stage) {
             Some(Stage::Credentials) => self.read_credentials(id),
-            Some(Stage::Start | Stage::Frames) => self.read_frames(id, &mut buffer),
+            Some(Stage::Start | Stage::FirstFrame | Stage::Frames) => self.read_frames(id, &mut buffer),
             None => Ok(()),
         };
         self.buffer = buffer;
@@ -35,9 +36,17 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let partial_len = peer.partial.len();
         buffer[..partial_len].copy_from_slice(&peer.partial);
-        let count = match socket::recv(peer.as_fd(), &mut buffer[partial_len..]) {
-            Ok(0) => return Err(Departure::Closed),
-            Ok(count) => count,
+        let free = &mut buffer[partial_len..partial_len + READ_LEN];
+        let received = match peer.stage {
+            Stage::Start | Stage::FirstFrame => socket::recv_with_descriptor(peer.as_fd(), free),
+            Stage::Credentials | Stage::Frames => socket::recv(peer.as_fd(), free).map(|count| (count, None)),
+        };
+        let count = match received {
+            Ok((0, _)) => return Err(Departure::Closed),
+            Ok((count, descriptor)) => {
+                peer.offered = descriptor.or(peer.offered.take());
+                count
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(Departure::Socket(errno)),
         };
@@ -45,11 +54,13 @@ impl EventLoop<'_> {
         let bytes = &buffer[..partial_len + count];
         let start = match peer.stage {
             Stage::Start => frames_start(bytes)?,
-            Stage::Credentials | Stage::Frames => Some(0),
+            Stage::Credentials | Stage::FirstFrame | Stage::Frames => Some(0),
         };
         let mut frames = Frames::new(match start {
             Some(start) => {
-                peer.stage = Stage::Frames;
+                if peer.stage == Stage::Start {
+                    peer.stage = Stage::FirstFrame;
+                }
                 &bytes[start..]
             }
             None => &[],
@@ -64,18 +75,25 @@ impl EventLoop<'_> {
     }
 
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        let is_first = std::mem::replace(&mut peer.stage, Stage::Frames) != Stage::Frames;
+        // Only a hello has use for what came with the first bytes.
+        let offered = peer.offered.take();
         match frame.kind {
-            FrameKind::Packet => self.forward_outward(id, frame.payload),
+            FrameKind::Packet => self.forward_outward(id, &NO_HEADER, frame.payload),
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
                 self.forwarder.set_rules(id, rules);
             }
-            FrameKind::Other(_) => self.count_drop(Some(id), DropReason::UnknownFrame),
+            FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
+            FrameKind::Hello | FrameKind::Answer | FrameKind::Other(_) => {
+                self.count_drop(Some(id), DropReason::UnknownFrame);
+            }
         }
         Ok(())
     }
 
-    fn forward_outward(&mut self, id: PeerId, packet: &[u8]) {
+    pub(super) fn forward_outward(&mut self, id: PeerId, header: &[u8], packet: &[u8]) {
         let mut verdict = self.forwarder.outward(id, packet);
         if let Outward::Contested { holder, .. } = verdict.to
             && self.remove_if_dead(holder)
@@ -85,10 +103,12 @@ impl EventLoop<'_> {
         if let Some(address) = verdict.claimed {
             self.log_claim(id, address);
         }
+        let parcel = Parcel::parse(header, packet);
         let sent = match verdict.to {
-            Outward::Tun => self.send_to_tun(packet),
-            Outward::Gateway(target) => self.send_to_gateway(target, packet),
             Outward::Drop(reason) => Err(reason),
+            Outward::Tun => parcel.and_then(|parcel| self.send_to_tun(&parcel)),
+            Outward::Gateway(target) => parcel.and_then(|parcel| self.send_to_gateway(id, target, &parcel)),
+            Outward::Peer(other) => parcel.map(|parcel| self.deliver(other, &parcel)),
             Outward::Contested { address, .. } => {
                 self.log_refused_claim(id, address, Instant::now());
                 Err(DropReason::AddressHeld)
@@ -106,24 +126,21 @@ impl EventLoop<'_> {
 
     /// The kernel's refusals are the packet's end, not the router's: EIO while the device is down, EINVAL for what
     /// it can't parse, ENOBUFS without memory. That the device is gone shows when it is read.
-    pub(super) fn send_to_tun(&mut self, packet: &[u8]) -> Result<(), DropReason> {
-        loop {
-            match self.tun().send(packet) {
-                Ok(()) => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(DropReason::TunRefused),
+    fn send_to_tun(&mut self, parcel: &Parcel<'_>) -> Result<(), DropReason> {
+        let tun = self.remade_tun.as_ref().unwrap_or(&self.setup.tun);
+        let mut result = Ok(());
+        let mut send = |offload: &Offload, packet: &[u8]| match tun.send(offload, packet) {
+            Ok(()) => {
+                self.totals.tun_tx_packets += 1;
+                self.totals.tun_tx_bytes += packet.len() as u64;
             }
+            Err(_) => result = Err(DropReason::TunRefused),
+        };
+        if tun.has_header() {
+            send(&parcel.offload, parcel.packet.bytes());
+        } else {
+            for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |packet| send(&Offload::NONE, packet));
         }
-        self.totals.tun_tx_packets += 1;
-        self.totals.tun_tx_bytes += packet.len() as u64;
-        Ok(())
-    }
-
-    fn send_to_gateway(&mut self, target: SocketAddrV4, packet: &[u8]) -> Result<(), DropReason> {
-        let gateway = self.setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
-        gateway.socket.send_to(packet, target).map_err(|_| DropReason::GatewayRefused)?;
-        self.totals.gateway_tx_packets += 1;
-        self.totals.gateway_tx_bytes += packet.len() as u64;
-        Ok(())
+        result
     }
 }

@@ -3,9 +3,11 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::meter::WriteMeter;
 use super::queue::FrameQueue;
 use crate::policy::drops::{DropCounters, DropReason};
 use crate::sys::socket::PeerCredentials;
+use crate::sys::tun::{Offloads, Tun};
 use crate::wire::frame::FrameError;
 use crate::wire::greeting::BadStart;
 
@@ -16,11 +18,54 @@ pub enum Stage {
     Credentials,
     /// The first bytes may be credentials that nobody asked for; else they are a frame.
     Start,
+    /// The first frame. It may be a hello, with a descriptor.
+    FirstFrame,
     /// Frames.
     Frames,
 }
 
-/// A stream peer.
+/// How a peer's packets travel.
+#[derive(Debug)]
+pub enum Path {
+    /// In frames on the stream.
+    Stream(StreamReason),
+    /// Its TUN device is read and written here; the stream is its lifeline.
+    Attached(Tun),
+}
+
+/// Why a peer's packets travel in frames.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamReason {
+    /// It didn't ask for anything else.
+    #[error("it said no hello")]
+    NoHello,
+    /// Its hello came without exactly one descriptor.
+    #[error("its hello brought no descriptor")]
+    NoDescriptor,
+    /// It speaks another version of the extension.
+    #[error("its hello is of another version")]
+    Version,
+    /// The descriptor is not what it should be.
+    #[error("{0}")]
+    Device(String),
+    /// The descriptor has no header before packets.
+    #[error("its device has no header before packets")]
+    NoHeader,
+    /// The descriptor is the router's own device.
+    #[error("it handed over the router's own device")]
+    OwnDevice,
+    /// The kernel can't promise that the device doesn't block.
+    #[error("this kernel has no RWF_NOWAIT for TUN devices")]
+    MayBlock,
+    /// Packets that are written to it take too long to be received there.
+    #[error("packets take too much time in its network namespace")]
+    SlowWrites,
+    /// There is no descriptor or memory left to watch the device.
+    #[error("its device can't be watched: {0}")]
+    Watch(nix::errno::Errno),
+}
+
+/// A peer.
 #[derive(Debug)]
 pub struct Peer {
     fd: OwnedFd,
@@ -28,6 +73,14 @@ pub struct Peer {
     pub stage: Stage,
     /// Who it is: from the connect, or from the credentials that it sent.
     pub credentials: PeerCredentials,
+    /// How its packets travel.
+    pub path: Path,
+    /// What writes to its device cost.
+    pub write_meter: WriteMeter,
+    /// The offloads that it turns on when it is attached.
+    pub offloads: Offloads,
+    /// What came with its first bytes.
+    pub offered: Option<OwnedFd>,
     /// Start of a frame of which the rest is still to come.
     pub partial: Vec<u8>,
     /// Frames towards it.
@@ -74,6 +127,12 @@ pub enum Departure {
     /// Reading or writing failed.
     #[error("{0}")]
     Socket(nix::errno::Errno),
+    /// The device that it handed over was deleted.
+    #[error("its device was deleted")]
+    DeviceGone,
+    /// The device that it handed over can't be read.
+    #[error("its device can't be read: {0}")]
+    Device(std::io::ErrorKind),
     /// Its stream makes no sense.
     #[error("it sent {0}")]
     Frame(#[from] FrameError),
@@ -98,6 +157,10 @@ impl Peer {
             fd,
             stage,
             credentials,
+            path: Path::Stream(StreamReason::NoHello),
+            write_meter: WriteMeter::default(),
+            offloads: Offloads::NONE,
+            offered: None,
             partial: Vec::new(),
             queue: FrameQueue::default(),
             watches_writable: false,

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
+use crate::policy::drops::DropReason;
 use crate::sys::socket;
 use crate::wire::frame::{self, FrameKind};
 
@@ -52,11 +53,10 @@ impl FrameQueue {
         self.bytes.len() - self.written
     }
 
-    /// Appends a packet's frame. Returns false, with the queue as it was, if there is no room for it.
-    #[must_use]
-    pub fn push(&mut self, packet: &[u8], spares: &mut SpareBuffers) -> bool {
-        if self.len() + frame::HEADER_LEN + packet.len() > MAX_QUEUED_BYTES {
-            return false;
+    /// Appends a frame. The error says why there is no place for it; the queue is as it was then.
+    pub fn push(&mut self, kind: FrameKind, payload: &[u8], spares: &mut SpareBuffers) -> Result<(), DropReason> {
+        if self.len() + frame::HEADER_LEN + payload.len() > MAX_QUEUED_BYTES {
+            return Err(DropReason::QueueFull);
         }
         if self.bytes.capacity() == 0 {
             self.bytes = spares.take();
@@ -64,7 +64,7 @@ impl FrameQueue {
             self.bytes.drain(..self.written);
             self.written = 0;
         }
-        frame::append(&mut self.bytes, FrameKind::Packet, packet)
+        if frame::append(&mut self.bytes, kind, payload) { Ok(()) } else { Err(DropReason::TooBig) }
     }
 
     /// Writes what the socket takes. Returns how many bytes that were, and what is left.
@@ -115,7 +115,7 @@ mod tests {
         };
         for serial in 0..3000u32 {
             let packet = vec![serial.to_le_bytes()[0]; 100 + (serial as usize * 37) % 1400];
-            if queue.push(&packet, &mut spares) {
+            if queue.push(FrameKind::Packet, &packet, &mut spares).is_ok() {
                 accepted.push(packet);
             } else {
                 refused += 1;

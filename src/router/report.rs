@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::unistd;
 
 use super::event_loop::EventLoop;
+use super::peer::Path;
 use super::stats::{PeerStats, Snapshot};
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
@@ -63,6 +64,10 @@ impl EventLoop<'_> {
         let peers = self.peers.iter().map(|(id, peer)| {
             let (addr, addr_32) = PeerStats::address_forms(self.forwarder.address(id));
             let traffic = &peer.traffic;
+            let (attached, offloads, stream_reason) = match &peer.path {
+                Path::Attached(_) => (true, peer.offloads.names(), None),
+                Path::Stream(reason) => (false, Vec::new(), Some(reason.to_string())),
+            };
             PeerStats {
                 addr,
                 addr_32,
@@ -75,6 +80,9 @@ impl EventLoop<'_> {
                 tx_packets: traffic.tx_packets,
                 rx_packets: traffic.rx_packets,
                 queued: peer.queue.len(),
+                attached,
+                offloads,
+                stream_reason,
                 rules: self.forwarder.rules_count(id),
                 drops: &traffic.drops,
             }
@@ -88,6 +96,7 @@ impl EventLoop<'_> {
             peers: peers.collect(),
             plugin_version: env!("CARGO_PKG_VERSION"),
             device: self.name(),
+            offloads: self.tun().offloads().names(),
             socket: &self.setup.socket_name,
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
             uptime: now.saturating_duration_since(self.started).as_secs(),

@@ -57,6 +57,8 @@ pub struct Snapshot<'a> {
     pub plugin_version: &'static str,
     /// The TUN device.
     pub device: &'a str,
+    /// What the device leaves to be done.
+    pub offloads: Vec<&'static str>,
     /// The unix socket.
     pub socket: &'a str,
     /// The UDP address for other routers.
@@ -94,6 +96,12 @@ pub struct PeerStats<'a> {
     pub rx_packets: u64,
     /// Bytes that wait to be written to it.
     pub queued: usize,
+    /// Whether its TUN device is read and written by the router.
+    pub attached: bool,
+    /// What its device leaves to be done.
+    pub offloads: Vec<&'static str>,
+    /// Why it is not attached.
+    pub stream_reason: Option<String>,
     /// How many rules it sent.
     pub rules: usize,
     /// Packets from it or to it that went nowhere, by reason.

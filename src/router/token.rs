@@ -16,8 +16,10 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
-    /// A peer.
+    /// A peer's connection.
     Peer(PeerId),
+    /// A peer's TUN device.
+    Device(PeerId),
 }
 
 const KIND_SHIFT: u32 = 56;
@@ -33,6 +35,7 @@ impl Token {
             Self::StatsListener => (3, 0, 0),
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
+            Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
         kind << KIND_SHIFT | (index as u64) << INDEX_SHIFT | generation as u64
     }
@@ -48,6 +51,7 @@ impl Token {
             3 => Self::StatsListener,
             4 => Self::StatsClient(generation),
             5 => Self::Peer(PeerId { index, generation }),
+            6 => Self::Device(PeerId { index, generation }),
             _ => return None,
         })
     }
@@ -67,6 +71,7 @@ mod tests {
             Token::StatsListener,
             Token::StatsClient(77),
             Token::Peer(peer),
+            Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));

@@ -6,3 +6,4 @@ pub mod net;
 pub mod process;
 pub mod socket;
 pub mod tun;
+pub mod uio;

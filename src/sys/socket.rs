@@ -1,7 +1,9 @@
 //! Stream sockets, and the credentials that travel on those of the unix family (unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::mem::{size_of, size_of_val};
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -94,6 +96,65 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
     Ok((message.bytes, credentials))
 }
 
+/// Sends bytes together with a descriptor.
+pub fn send_with_descriptor(fd: BorrowedFd<'_>, bytes: &[u8], descriptor: BorrowedFd<'_>) -> nix::Result<usize> {
+    let descriptors = [descriptor.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    kernel::sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::MSG_NOSIGNAL, None)
+}
+
+/// Reads bytes together with a descriptor. If several came, all are closed: nobody who means well sends them.
+pub fn recv_with_descriptor(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
+    // Room for credentials, which come where SO_PASSCRED is set, and for two descriptors. The kernel closes the rest.
+    let mut control = [0u64; 8];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `struct msghdr` is pointers and lengths, for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: all that the message points to lives on this stack, or is the caller's buffer.
+    let count = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    let count = usize::try_from(count).map_err(|_| Errno::last())?;
+    let mut received = received_descriptors(&message);
+    let only = if received.len() == 1 { received.pop() } else { None };
+    Ok((count, only))
+}
+
+/// Takes the descriptors out of a message, truncated or not: whatever the kernel has put there is open, and ours.
+fn received_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut received = Vec::new();
+    // SAFETY: recvmsg(2) has filled in the control buffer and its length; cmsg(3) says how to walk it.
+    let mut item = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !item.is_null() {
+        // SAFETY: not NULL, so that it points to a header inside of the control buffer, which is aligned for it.
+        let header = unsafe { *item };
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: computes a length only.
+            let header_len = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = header.cmsg_len.saturating_sub(header_len) / size_of::<RawFd>();
+            // SAFETY: behind the header there is its data.
+            let data = unsafe { libc::CMSG_DATA(item) };
+            for index in 0..count {
+                // SAFETY: the kernel has written `count` descriptors there, not necessarily aligned.
+                let raw = unsafe { data.cast::<RawFd>().wrapping_add(index).read_unaligned() };
+                // SAFETY: the kernel has just made it for us, and nobody else knows it.
+                received.push(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+        // SAFETY: `item` is a header of this message.
+        item = unsafe { libc::CMSG_NXTHDR(message, item) };
+    }
+    received
+}
+
+/// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU).
+pub fn path_mtu(socket: &UdpSocket) -> io::Result<u16> {
+    let mtu = kernel::getsockopt(socket, sockopt::IpMtu)?;
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
 /// Whether the other end will never send again, even if bytes of it are still to be read.
 pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut item = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
@@ -138,6 +199,27 @@ mod tests {
         let mut buffer = [0; 8];
         assert_eq!(recv_with_credentials(receiver.as_fd(), &mut buffer), Ok((5, Some(own))));
         assert_eq!(&buffer[..5], b"hello");
+    }
+
+    #[test]
+    fn one_descriptor_is_taken_and_several_are_closed() {
+        let (sender, receiver) = UnixStream::pair().expect("a pair");
+        receive_credentials(receiver.as_fd()).expect("SO_PASSCRED");
+        for count in [0, 1, 2, 3, 200] {
+            let (read_end, write_end) = nix::unistd::pipe().expect("a pipe");
+            let descriptors = vec![write_end.as_raw_fd(); count];
+            let control = [ControlMessage::ScmRights(&descriptors)];
+            let control = if count == 0 { &[][..] } else { &control };
+            kernel::sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(b"x")], control, MsgFlags::empty(), None)
+                .expect("there is room");
+            drop(write_end);
+            let (_, taken) = recv_with_descriptor(receiver.as_fd(), &mut [0; 8]).expect("a message");
+            assert_eq!(taken.is_some(), count == 1, "{count} descriptors");
+            drop(taken);
+            // The pipe ends where nobody has its other end any more.
+            let mut rest = [0; 1];
+            assert_eq!(nix::unistd::read(&read_end, &mut rest), Ok(0), "{count} descriptors");
+        }
     }
 
     #[test]

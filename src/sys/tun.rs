@@ -1,14 +1,16 @@
 //! TUN devices (Documentation/networking/tuntap.rst, linux/if_tun.h).
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::sys::stat;
-use nix::unistd;
 use thiserror::Error;
+
+use super::uio::{self, Ownership};
+use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 const CONTROL_DEVICE: &str = "/dev/net/tun";
 
@@ -18,6 +20,54 @@ const CONTROL_DEVICE_ID: (u64, u64) = (10, 200);
 mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_read_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
+    nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
+    nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
+}
+
+/// Longest packet that a device gives or takes, in bytes, with the header before it.
+pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + 65_535;
+
+/// What a device may leave undone in the packets that are read from it (`TUN_F_*` of linux/if_tun.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads(u32);
+
+impl Offloads {
+    /// Nothing: every packet could travel on a wire.
+    pub const NONE: Self = Self(0);
+
+    /// From most to least: with UDP (Linux 6.2), without, checksums only. IPv6 is not forwarded, but the kernel takes
+    /// the two UDP flags only together.
+    const CANDIDATES: [Self; 4] = [
+        Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN | libc::TUN_F_USO4 | libc::TUN_F_USO6),
+        Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN),
+        Self(libc::TUN_F_CSUM),
+        Self::NONE,
+    ];
+
+    /// As the kernel numbers them.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From the kernel's numbers; unknown ones don't count.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::CANDIDATES[0].0)
+    }
+
+    /// Their names, for people.
+    pub fn names(self) -> Vec<&'static str> {
+        [
+            (libc::TUN_F_CSUM, "csum"),
+            (libc::TUN_F_TSO4, "tso4"),
+            (libc::TUN_F_TSO_ECN, "ecn"),
+            (libc::TUN_F_USO4, "uso4"),
+        ]
+        .into_iter()
+        .filter(|(bit, _)| self.0 & bit != 0)
+        .map(|(_, name)| name)
+        .collect()
+    }
 }
 
 /// Why there is no device.
@@ -37,7 +87,7 @@ pub enum TunError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// The descriptor is not that of a TUN device without packet information.
+    /// The descriptor is not that of a TUN device, or has a header of another length before packets.
     #[error("descriptor {0} is no TUN device of ours")]
     Foreign(i32),
 }
@@ -52,10 +102,15 @@ fn hint(errno: Errno) -> String {
 }
 
 /// A TUN device: one IP packet for each read and write, without packet information. Lives as long as its descriptor.
+///
+/// In every buffer, [`VNET_HEADER_LEN`] bytes stand before the packet, whether the kernel knows them or not.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
     name: String,
+    has_header: bool,
+    offloads: Offloads,
+    ownership: Ownership,
 }
 
 impl Tun {
@@ -67,12 +122,17 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(CONTROL_DEVICE)
             .map_err(TunError::Open)?;
-        let mut request = interface_request(name).ok_or_else(|| TunError::Name(name.to_owned()))?;
-        request.ifr_ifru.ifru_flags = flags(libc::IFF_TUN | libc::IFF_NO_PI);
-        // SAFETY: TUNSETIFF reads a `struct ifreq` (linux/if_tun.h), which `request` is, and the descriptor is open.
-        unsafe { ioctl::tun_set_iff(control.as_raw_fd(), &raw const request) }
-            .map_err(|errno| TunError::Create { name: name.to_owned(), errno })?;
-        Self::adopt(control.into())
+        let layout = libc::IFF_TUN | libc::IFF_NO_PI;
+        // An existing device without the header keeps its layout.
+        for flags in [layout | libc::IFF_VNET_HDR, layout] {
+            match set_interface(&control, name, flags) {
+                Ok(()) => return Self::adopt(control.into()),
+                Err(Errno::EINVAL) if flags != layout => {}
+                Err(Errno::E2BIG) => return Err(TunError::Name(name.to_owned())),
+                Err(errno) => return Err(TunError::Create { name: name.to_owned(), errno }),
+            }
+        }
+        Err(TunError::Create { name: name.to_owned(), errno: Errno::EINVAL })
     }
 
     /// Takes over a descriptor that an earlier image of this process opened, after looking at what it really is.
@@ -85,14 +145,23 @@ impl Tun {
         let request = attached_interface(fd.as_fd()).map_err(|_| foreign())?;
         // SAFETY: TUNGETIFF has filled in name and flags, so that `ifru_flags` is the union's valid member.
         let found = unsafe { request.ifr_ifru.ifru_flags };
-        let wanted = flags(libc::IFF_TUN | libc::IFF_NO_PI);
-        let layout = flags(libc::IFF_TUN | libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR);
-        if found & layout != wanted {
+        // IFF_NO_PI can't be told: TUNGETIFF uses its bit for another flag, which is nearly always set. Who hands over a
+        // device with packet information gets no packet that makes sense.
+        if found & flags(libc::IFF_TUN | libc::IFF_TAP) != flags(libc::IFF_TUN) {
+            return Err(foreign());
+        }
+        let has_header = found & flags(libc::IFF_VNET_HDR) != 0;
+        if has_header && header_len(fd.as_fd()) != Ok(VNET_HEADER_LEN) {
             return Err(foreign());
         }
         // Kernel names are ASCII in practice; another byte would only make the log less pretty.
         let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.cast_unsigned()));
-        Ok(Self { name: name.collect(), fd })
+        Ok(Self { name: name.collect(), fd, has_header, offloads: Offloads::NONE, ownership: Ownership::Ours })
+    }
+
+    /// Takes over a descriptor that a vassal handed over and keeps a copy of.
+    pub fn adopt_shared(fd: OwnedFd) -> Result<Self, TunError> {
+        Ok(Self { ownership: Ownership::Shared, ..Self::adopt(fd)? })
     }
 
     /// The name that the kernel gave it.
@@ -100,15 +169,74 @@ impl Tun {
         &self.name
     }
 
-    /// Reads one packet. `WouldBlock` if there is none. A longer packet is cut to the buffer.
+    /// Whether the kernel puts a header before packets. Without it there are no offloads.
+    pub const fn has_header(&self) -> bool {
+        self.has_header
+    }
+
+    /// What was asked for last.
+    pub const fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Asks for as many offloads as the kernel has. From now on, packets may come that could not travel on a wire.
+    pub fn enable_offloads(&mut self) -> Offloads {
+        self.offloads = self.best_offloads();
+        self.offloads
+    }
+
+    /// Turns on what [`Tun::enable_offloads`] would, without taking note of it: for a descriptor that is shared.
+    pub fn best_offloads(&self) -> Offloads {
+        if !self.has_header {
+            return Offloads::NONE;
+        }
+        let accepted = |offloads: &Offloads| self.set_offloads(*offloads).is_ok();
+        Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
+    }
+
+    /// Has the kernel do everything itself again.
+    pub fn disable_offloads(&self) {
+        // It can't fail: the kernel refuses unknown bits only.
+        let _ = self.set_offloads(Offloads::NONE);
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> nix::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes a number (linux/if_tun.h), and the descriptor is open.
+        unsafe { ioctl::tun_set_offload(self.fd.as_raw_fd(), offloads.0.cast_signed()) }.map(drop)
+    }
+
+    /// Reads one packet with the header before it, and returns the length of both. `WouldBlock` if there is none,
+    /// `Unsupported` if a shared descriptor can't be read without the risk of blocking. A longer packet is cut to the
+    /// buffer.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(unistd::read(&self.fd, buffer)?)
+        if self.has_header {
+            return uio::read(self.fd.as_fd(), self.ownership, buffer);
+        }
+        let (header, packet) = buffer.split_at_mut(VNET_HEADER_LEN);
+        header.fill(0);
+        uio::read(self.fd.as_fd(), self.ownership, packet).map(|len| VNET_HEADER_LEN + len)
     }
 
     /// Writes one packet. The kernel refuses it with EIO while the device is down, with EINVAL if it is no IP packet.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        unistd::write(&self.fd, packet)?;
-        Ok(())
+    /// On a device without header, nothing may be left to do to the packet.
+    pub fn send(&self, offload: &Offload, packet: &[u8]) -> io::Result<()> {
+        let header = offload.encode();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        uio::write(self.fd.as_fd(), self.ownership, if self.has_header { &parts } else { &parts[1..] })
+    }
+
+    /// Whether this is a device of this network namespace with this name. `None` if the kernel can't tell.
+    pub fn is_here_as(&self, name: &str) -> Option<bool> {
+        // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor (linux/if_tun.h).
+        let namespace = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETDEVNETNS) };
+        if namespace < 0 {
+            return None;
+        }
+        // SAFETY: the kernel has just made it for us.
+        let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
+        let its = stat::fstat(&namespace).ok()?;
+        let here = stat::stat("/proc/self/ns/net").ok()?;
+        Some(self.name == name && (its.st_dev, its.st_ino) == (here.st_dev, here.st_ino))
     }
 
     /// Whether the device still exists. Somebody may delete it while its descriptor is open.
@@ -132,6 +260,27 @@ impl AsFd for Tun {
 #[allow(clippy::cast_possible_truncation)]
 const fn flags(value: libc::c_int) -> libc::c_short {
     value as libc::c_short
+}
+
+/// E2BIG is the answer to a name that doesn't fit the kernel's structure.
+fn set_interface(control: &File, name: &str, layout: libc::c_int) -> nix::Result<()> {
+    let mut request = interface_request(name).ok_or(Errno::E2BIG)?;
+    request.ifr_ifru.ifru_flags = flags(layout);
+    // SAFETY: TUNSETIFF reads a `struct ifreq` (linux/if_tun.h), which `request` is, and the descriptor is open.
+    unsafe { ioctl::tun_set_iff(control.as_raw_fd(), &raw const request) }?;
+    if layout & libc::IFF_VNET_HDR != 0 {
+        let len = libc::c_int::try_from(VNET_HEADER_LEN).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: TUNSETVNETHDRSZ reads an int, and the descriptor is open.
+        unsafe { ioctl::tun_set_vnet_hdr_sz(control.as_raw_fd(), &raw const len) }?;
+    }
+    Ok(())
+}
+
+fn header_len(fd: BorrowedFd<'_>) -> nix::Result<usize> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes an int, and the descriptor is open.
+    unsafe { ioctl::tun_get_vnet_hdr_sz(fd.as_raw_fd(), &raw mut len) }?;
+    usize::try_from(len).map_err(|_| Errno::EINVAL)
 }
 
 fn interface_request(name: &str) -> Option<libc::ifreq> {

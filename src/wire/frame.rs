@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::attach;
+
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
 
@@ -19,6 +21,10 @@ pub enum FrameKind {
     Packet,
     /// Peer rules, see [`super::rule`].
     Rules,
+    /// A device hands over its descriptor, see [`super::attach`].
+    Hello,
+    /// A router's answer to that.
+    Answer,
     /// A kind that this version doesn't know.
     Other(u8),
 }
@@ -29,6 +35,8 @@ impl FrameKind {
         match self {
             Self::Packet => 0,
             Self::Rules => 1,
+            Self::Hello => attach::HELLO,
+            Self::Answer => attach::ANSWER,
             Self::Other(value) => value,
         }
     }
@@ -37,6 +45,8 @@ impl FrameKind {
         match value {
             0 => Self::Packet,
             1 => Self::Rules,
+            attach::HELLO => Self::Hello,
+            attach::ANSWER => Self::Answer,
             other => Self::Other(other),
         }
     }

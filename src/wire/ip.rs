@@ -53,6 +53,31 @@ impl<'a> Ipv4Packet<'a> {
         self.bytes
     }
 
+    /// Bytes of the header, options included.
+    pub const fn header_len(&self) -> usize {
+        (self.header[0] & 0x0f) as usize * 4
+    }
+
+    /// Bytes of header and payload; what stands behind them belongs to no packet.
+    pub const fn total_len(&self) -> usize {
+        u16::from_be_bytes([self.header[2], self.header[3]]) as usize
+    }
+
+    /// Number of the protocol in the payload.
+    pub const fn protocol(&self) -> u8 {
+        self.header[9]
+    }
+
+    /// Flags and offset of fragmentation.
+    pub const fn fragment_field(&self) -> u16 {
+        u16::from_be_bytes([self.header[6], self.header[7]])
+    }
+
+    /// Whether it is a part of a packet only (RFC 791: more fragments, or an offset).
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment_field() & 0x3fff != 0
+    }
+
     /// Source address.
     pub const fn src(&self) -> Ipv4Addr {
         let [.., a, b, c, d, _, _, _, _] = *self.header;

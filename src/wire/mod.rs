@@ -2,7 +2,11 @@
 //!
 //! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
 
+pub mod attach;
 pub mod frame;
 pub mod greeting;
+pub mod icmp;
 pub mod ip;
 pub mod rule;
+pub mod segment;
+pub mod vnet;

@@ -74,10 +74,16 @@ impl RawPeer {
 
     /// Sends bytes with a descriptor beside them.
     pub fn send_with_descriptor(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) {
-        let descriptors = [descriptor.as_raw_fd()];
-        let control = [ControlMessage::ScmRights(&descriptors)];
-        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::empty(), None);
-        assert_eq!(sent.expect("a descriptor can be sent"), bytes.len());
+        self.send_with_descriptors(bytes, &[descriptor]);
+    }
+
+    /// Sends bytes with any number of descriptors beside them.
+    pub fn send_with_descriptors(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let descriptors: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let control = if descriptors.is_empty() { &[][..] } else { &rights };
+        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), None);
+        assert_eq!(sent.expect("descriptors can be sent"), bytes.len());
     }
 
     /// The next frame; none if time runs out or the router hangs up.

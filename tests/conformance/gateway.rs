@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
+use crate::common::host::Subject;
 use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
@@ -45,7 +46,13 @@ fn vassals_of_two_emperors_reach_each_other(pair: Pair) {
     let near = here.start_vassal(&VassalIni::new(pair.host, pair.router, "v1", V1, EMPEROR));
     let far = there.start_vassal(&VassalIni::new(pair.host, pair.vassal, "v1", there_vassal, there_gateway));
     assert_eq!(pings_answered(&near, there_vassal, 5, &[]), 5);
-    assert_eq!(pings_answered(&far, V1, 5, &["-s", "1472"]), 5, "whole MTUs, in UDP fragments");
+    assert_eq!(pings_answered(&far, V1, 5, &["-M", "dont", "-s", "1472"]), 5, "whole MTUs, in UDP fragments");
+    if pair.vassal == Subject::Ours {
+        // 1500 bytes and 28 of headers don't fit the way between the routers; 1472 and 28 do.
+        assert_eq!(pings_answered(&far, V1, 3, &["-M", "do", "-s", "1472", "-W", "1"]), 0, "must not be fragmented");
+        assert!(far.sh("ip route get 192.168.0.2").contains("mtu 1472"), "the vassal was told how long packets may be");
+        assert_eq!(pings_answered(&far, V1, 3, &["-M", "do", "-s", "1444"]), 3, "what fits arrives");
+    }
     assert!(tcp_round_trip(&far, there_vassal, &near, 50_000).expect("TCP between the vassals"));
 }
 

@@ -1,0 +1,111 @@
+//! Peers whose TUN device is read and written here: no copy through a socket, and super-packets pass whole.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::event_loop::EventLoop;
+use super::peer::{Departure, Path, StreamReason};
+use super::token::Token;
+use crate::policy::registry::PeerId;
+use crate::sys::tun::{Offloads, Tun};
+use crate::wire::attach::{Answer, Hello};
+use crate::wire::frame::{FrameKind, HEADER_LEN};
+use crate::wire::vnet::VNET_HEADER_LEN;
+
+/// Packets and bytes read from one peer's device in one wake-up.
+const PACKET_BUDGET: usize = 64;
+const BYTE_BUDGET: usize = 512 * 1024;
+
+impl EventLoop<'_> {
+    /// A peer said hello: takes its device, if that is one that can be trusted, and tells it.
+    pub(super) fn attach(&mut self, id: PeerId, hello: &[u8], descriptor: Option<OwnedFd>) {
+        let device = self.check_device(hello, descriptor).and_then(|(offloads, tun)| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
+            self.epoll.add(&tun, event).map_err(StreamReason::Watch)?;
+            Ok((offloads, tun))
+        });
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        match device {
+            Ok((offloads, tun)) => {
+                peer.offloads = offloads;
+                peer.path = Path::Attached(tun);
+                self.answer(id, Answer::Attached);
+            }
+            Err(reason) => {
+                peer.path = Path::Stream(reason);
+                self.answer(id, Answer::Refused);
+            }
+        }
+    }
+
+    fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
+        let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
+        let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
+        let tun = Tun::adopt_shared(descriptor).map_err(|error| StreamReason::Device(error.to_string()))?;
+        if !tun.has_header() {
+            return Err(StreamReason::NoHeader);
+        }
+        if tun.is_here_as(self.name()) == Some(true) {
+            return Err(StreamReason::OwnDevice);
+        }
+        Ok((Offloads::from_bits(hello.offloads), tun))
+    }
+
+    /// Goes back to frames, as if the peer had said no hello.
+    pub(super) fn detach(&mut self, id: PeerId, reason: StreamReason) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
+            // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
+            let _ = self.epoll.delete(&tun);
+        }
+        self.answer(id, Answer::Refused);
+    }
+
+    fn answer(&mut self, id: PeerId, answer: Answer) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
+        let _ = peer.queue.push(FrameKind::Answer, &answer.encode(), &mut self.spares);
+        self.flush_later(id);
+    }
+
+    /// Reads a peer's device.
+    pub(super) fn read_device(&mut self, id: PeerId) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.forward_from_device(id, &mut buffer);
+        self.buffer = buffer;
+        if let Err(departure) = result {
+            self.disconnect(id, departure);
+        }
+    }
+
+    fn forward_from_device(&mut self, id: PeerId, buffer: &mut [u8]) -> Result<(), Departure> {
+        let mut bytes_left = BYTE_BUDGET;
+        for _ in 0..PACKET_BUDGET {
+            let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+            let Path::Attached(tun) = &peer.path else { return Ok(()) };
+            let len = match tun.recv(buffer) {
+                Ok(len) => len,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(()),
+                    ErrorKind::Interrupted => continue,
+                    ErrorKind::Unsupported => {
+                        self.detach(id, StreamReason::MayBlock);
+                        return Ok(());
+                    }
+                    _ if Tun::is_gone(&error) => return Err(Departure::DeviceGone),
+                    kind => return Err(Departure::Device(kind)),
+                },
+            };
+            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN.min(len));
+            peer.traffic.rx_bytes += (HEADER_LEN + packet.len()) as u64;
+            self.forward_outward(id, header, packet);
+            bytes_left = bytes_left.saturating_sub(len);
+            if bytes_left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

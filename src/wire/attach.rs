@@ -1,0 +1,91 @@
+//! The extension by which a device hands its TUN descriptor to its router. A router without it drops the hello, because
+//! it is shorter than an IP packet, and never answers.
+
+use super::vnet::VNET_HEADER_LEN;
+
+/// `modifier2` of a device's hello. The TUN descriptor travels with its first byte.
+pub const HELLO: u8 = 0x74;
+
+/// `modifier2` of a router's answer. Nothing but packets goes to a device that has not said hello.
+pub const ANSWER: u8 = 0x75;
+
+/// The version of the extension that this code speaks.
+pub const VERSION: u8 = 1;
+
+/// Bytes of both payloads: below 20, the least that a C router takes for a packet.
+pub const PAYLOAD_LEN: usize = 8;
+
+/// A device that hands over its descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The offloads that the device turns on once it is attached, as `TUN_F_*` of linux/if_tun.h.
+    pub offloads: u32,
+}
+
+/// What the router says to a hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It reads and writes the device itself from now on.
+    Attached,
+    /// It doesn't; packets travel in frames.
+    Refused,
+}
+
+impl Hello {
+    /// The payload.
+    pub fn encode(self) -> [u8; PAYLOAD_LEN] {
+        let [a, b, c, d] = self.offloads.to_le_bytes();
+        #[allow(clippy::cast_possible_truncation)] // it is 10
+        [VERSION, VNET_HEADER_LEN as u8, 0, 0, a, b, c, d]
+    }
+
+    /// Reads a payload. `None` for another version, or another length of the header before packets.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let [VERSION, header_len, _, _, a, b, c, d] = *payload else { return None };
+        (usize::from(header_len) == VNET_HEADER_LEN).then_some(Self { offloads: u32::from_le_bytes([a, b, c, d]) })
+    }
+}
+
+impl Answer {
+    /// The payload.
+    pub const fn encode(self) -> [u8; PAYLOAD_LEN] {
+        let attached = match self {
+            Self::Attached => 1,
+            Self::Refused => 0,
+        };
+        [VERSION, attached, 0, 0, 0, 0, 0, 0]
+    }
+
+    /// Reads a payload. `None` for another version.
+    pub const fn decode(payload: &[u8]) -> Option<Self> {
+        match payload {
+            [VERSION, 1, ..] => Some(Self::Attached),
+            [VERSION, 0, ..] => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips() {
+        let hello = Hello { offloads: 0x1234_5678 };
+        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+        for answer in [Answer::Attached, Answer::Refused] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn other_versions_and_lengths_are_none() {
+        let good = Hello { offloads: 1 }.encode();
+        assert_eq!(Hello::decode(&good[..7]), None);
+        assert_eq!(Hello::decode(&[2, 10, 0, 0, 1, 0, 0, 0]), None);
+        assert_eq!(Hello::decode(&[1, 12, 0, 0, 1, 0, 0, 0]), None);
+        assert_eq!(Answer::decode(&[1, 2]), None);
+        assert_eq!(Answer::decode(&[]), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! The header that stands before a packet on a TUN device with IFF_VNET_HDR (linux/virtio_net.h, `struct
+//! virtio_net_hdr`): what is left to do to the packet before it could travel on a wire.
+
+use thiserror::Error;
+
+use super::ip::Ipv4Packet;
+
+/// Bytes of the header.
+pub const VNET_HEADER_LEN: usize = 10;
+
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_UDP_L4: u8 = 5;
+const GSO_ECN: u8 = 0x80;
+
+/// IP protocol numbers (RFC 790).
+pub const IPPROTO_TCP: u8 = 6;
+/// See [`IPPROTO_TCP`].
+pub const IPPROTO_UDP: u8 = 17;
+
+/// Offset of the checksum in a TCP header (RFC 9293, section 3.1) and in a UDP header (RFC 768).
+pub const TCP_CHECKSUM_OFFSET: usize = 16;
+/// See [`TCP_CHECKSUM_OFFSET`].
+pub const UDP_CHECKSUM_OFFSET: usize = 6;
+
+const TCP_MIN_HEADER_LEN: usize = 20;
+const UDP_HEADER_LEN: usize = 8;
+
+/// What a packet is made of, if it is a super-packet: many in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segmentation {
+    /// TCP over IPv4.
+    Tcp {
+        /// Bytes of payload in each segment.
+        size: u16,
+        /// The first segment carries CWR, the others must not (RFC 3168).
+        ecn: bool,
+    },
+    /// UDP over IPv4.
+    Udp {
+        /// Bytes of payload in each datagram.
+        size: u16,
+    },
+}
+
+/// Where a checksum is to be written, from the packet's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// The first byte that is summed.
+    pub start: u16,
+    /// From there to the checksum. It holds the sum of the pseudo header already.
+    pub offset: u16,
+}
+
+/// What is left to do to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// Its checksum.
+    pub checksum: Option<PartialChecksum>,
+    /// Its segmentation.
+    pub segmentation: Option<Segmentation>,
+    /// The kernel has looked at its checksum.
+    pub data_valid: bool,
+    /// Bytes of the headers that each segment repeats.
+    headers_len: u16,
+}
+
+/// A header that doesn't fit the packet behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum VnetError {
+    /// Unknown flags or kind of segmentation.
+    #[error("unknown flags or segmentation")]
+    Unknown,
+    /// The checksum would be written outside of the packet, or into its IP header.
+    #[error("a checksum outside of the packet's payload")]
+    Checksum,
+    /// The packet is not of the kind that its segmentation needs.
+    #[error("a segmentation that does not fit the packet")]
+    Segmentation,
+}
+
+impl Offload {
+    /// Nothing is left to do.
+    pub const NONE: Self = Self { checksum: None, segmentation: None, data_valid: false, headers_len: 0 };
+
+    /// Reads a header and checks that it fits its packet. Lengths of headers are taken from the packet: what the kernel
+    /// announces is not reliable for packets that it forwards.
+    ///
+    /// The checks keep a peer from having bytes of its IP header changed behind the firewall: a kernel writes the
+    /// checksum wherever the header says.
+    pub fn parse(header: [u8; VNET_HEADER_LEN], packet: &Ipv4Packet<'_>) -> Result<Self, VnetError> {
+        let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let (flags, kind, size, start, offset) = (header[0], header[1], word(4), word(6), word(8));
+        if flags & !(NEEDS_CSUM | DATA_VALID) != 0 {
+            return Err(VnetError::Unknown);
+        }
+        let checksum = (flags & NEEDS_CSUM != 0).then_some(PartialChecksum { start, offset });
+        if let Some(checksum) = checksum {
+            let end = usize::from(checksum.start) + usize::from(checksum.offset) + 2;
+            if usize::from(checksum.start) < packet.header_len() || end > packet.total_len() {
+                return Err(VnetError::Checksum);
+            }
+        }
+        let segmentation = match kind & !GSO_ECN {
+            GSO_NONE if kind == GSO_NONE => None,
+            GSO_TCPV4 => Some(Segmentation::Tcp { size, ecn: kind & GSO_ECN != 0 }),
+            GSO_UDP_L4 if kind == GSO_UDP_L4 => Some(Segmentation::Udp { size }),
+            _ => return Err(VnetError::Unknown),
+        };
+        let headers_len = match segmentation {
+            None => 0,
+            Some(kind) => segment_headers_len(kind, checksum, packet).ok_or(VnetError::Segmentation)?,
+        };
+        Ok(Self { checksum, segmentation, data_valid: flags & DATA_VALID != 0, headers_len })
+    }
+
+    /// The header as it stands before a packet on a TUN device.
+    pub fn encode(&self) -> [u8; VNET_HEADER_LEN] {
+        let mut header = [0; VNET_HEADER_LEN];
+        header[0] = (u8::from(self.checksum.is_some()) * NEEDS_CSUM) | (u8::from(self.data_valid) * DATA_VALID);
+        let (kind, size) = match self.segmentation {
+            None => (GSO_NONE, 0),
+            Some(Segmentation::Tcp { size, ecn }) => (GSO_TCPV4 | (u8::from(ecn) * GSO_ECN), size),
+            Some(Segmentation::Udp { size }) => (GSO_UDP_L4, size),
+        };
+        header[1] = kind;
+        header[2..4].copy_from_slice(&self.headers_len.to_ne_bytes());
+        header[4..6].copy_from_slice(&size.to_ne_bytes());
+        if let Some(checksum) = self.checksum {
+            header[6..8].copy_from_slice(&checksum.start.to_ne_bytes());
+            header[8..10].copy_from_slice(&checksum.offset.to_ne_bytes());
+        }
+        header
+    }
+
+    /// Bytes of IP and TCP or UDP header that each segment repeats; 0 if there is nothing to segment.
+    pub const fn headers_len(&self) -> usize {
+        self.headers_len as usize
+    }
+}
+
+/// Length of the headers of a super-packet, if it is one that can be segmented.
+fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, packet: &Ipv4Packet<'_>) -> Option<u16> {
+    let (protocol, checksum_offset, size) = match kind {
+        Segmentation::Tcp { size, .. } => (IPPROTO_TCP, TCP_CHECKSUM_OFFSET, size),
+        Segmentation::Udp { size } => (IPPROTO_UDP, UDP_CHECKSUM_OFFSET, size),
+    };
+    let checksum = checksum?;
+    let transport = packet.bytes().get(packet.header_len()..packet.total_len())?;
+    let transport_len = match kind {
+        Segmentation::Tcp { .. } => usize::from(transport.get(12)? >> 4) * 4,
+        Segmentation::Udp { .. } => UDP_HEADER_LEN,
+    };
+    let fits = packet.protocol() == protocol
+        && !packet.is_fragment()
+        && size > 0
+        && usize::from(checksum.start) == packet.header_len()
+        && usize::from(checksum.offset) == checksum_offset
+        && transport_len >= if protocol == IPPROTO_TCP { TCP_MIN_HEADER_LEN } else { UDP_HEADER_LEN }
+        && transport.len() > transport_len;
+    if fits { u16::try_from(packet.header_len() + transport_len).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    fn tcp(payload_len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1, 2, 3, 4)
+            .write(&mut bytes, &vec![7; payload_len])
+            .expect("a valid packet");
+        bytes
+    }
+
+    fn header(flags: u8, kind: u8, size: u16, start: u16, offset: u16) -> [u8; VNET_HEADER_LEN] {
+        let mut header = [0; VNET_HEADER_LEN];
+        header[0] = flags;
+        header[1] = kind;
+        header[4..6].copy_from_slice(&size.to_ne_bytes());
+        header[6..8].copy_from_slice(&start.to_ne_bytes());
+        header[8..10].copy_from_slice(&offset.to_ne_bytes());
+        header
+    }
+
+    fn parse(header: [u8; VNET_HEADER_LEN], packet: &[u8]) -> Result<Offload, VnetError> {
+        Offload::parse(header, &Ipv4Packet::parse(packet).expect("valid"))
+    }
+
+    #[test]
+    fn tcp_super_packet_survives() {
+        let packet = tcp(5000);
+        let offload = parse(header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 1448, 20, 16), &packet).expect("valid");
+        assert_eq!(offload.segmentation, Some(Segmentation::Tcp { size: 1448, ecn: true }));
+        assert_eq!(offload.headers_len(), 40);
+        assert_eq!(parse(offload.encode(), &packet), Ok(offload));
+    }
+
+    #[test]
+    fn checksum_never_reaches_the_ip_header() {
+        let packet = tcp(10);
+        assert!(parse(header(NEEDS_CSUM, 0, 0, 20, 16), &packet).is_ok());
+        // would overwrite the source address
+        assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 0, 12), &packet), Err(VnetError::Checksum));
+        assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 19, 16), &packet), Err(VnetError::Checksum));
+        assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 20, 29), &packet), Err(VnetError::Checksum));
+        assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 65535, 65535), &packet), Err(VnetError::Checksum));
+    }
+
+    #[test]
+    fn segmentation_must_fit() {
+        let packet = tcp(100);
+        for wrong in [
+            header(0, GSO_TCPV4, 50, 20, 16),
+            header(NEEDS_CSUM, GSO_TCPV4, 0, 20, 16),
+            header(NEEDS_CSUM, GSO_TCPV4, 50, 24, 16),
+            header(NEEDS_CSUM, GSO_TCPV4, 50, 20, 6),
+            header(NEEDS_CSUM, GSO_UDP_L4, 50, 20, 6),
+        ] {
+            assert_eq!(parse(wrong, &packet), Err(VnetError::Segmentation));
+        }
+        assert_eq!(parse(header(4, 0, 0, 0, 0), &packet), Err(VnetError::Unknown));
+        assert_eq!(parse(header(NEEDS_CSUM, 4, 50, 20, 16), &packet), Err(VnetError::Unknown));
+        assert_eq!(parse(header(NEEDS_CSUM, 3, 50, 20, 16), &packet), Err(VnetError::Unknown));
+        assert_eq!(
+            parse(header(NEEDS_CSUM, GSO_TCPV4, 50, 20, 16), &tcp(0)),
+            Err(VnetError::Segmentation),
+            "nothing to segment"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_checked(bytes: [u8; VNET_HEADER_LEN], payload_len in 0usize..3000) {
+            let packet = tcp(payload_len);
+            if let Ok(offload) = parse(bytes, &packet) {
+                prop_assert_eq!(parse(offload.encode(), &packet), Ok(offload));
+                if let Some(checksum) = offload.checksum {
+                    prop_assert!(checksum.start >= 20);
+                    prop_assert!(usize::from(checksum.start) + usize::from(checksum.offset) + 2 <= packet.len());
+                }
+            }
+        }
+    }
+}

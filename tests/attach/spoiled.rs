@@ -1,0 +1,216 @@
+//! Attached peers that spoil what they handed over. They lose their own network; nobody else notices.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
+use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
+use crate::common::netns::{Net, Netns};
+use crate::common::probe::pings_answered;
+use crate::common::processes::descriptors;
+use crate::common::wait;
+use crate::handed::{DEVICE, Handed};
+use crate::hello::{Answer, answer, hello, offer};
+use crate::tun::{self, ATTACHABLE, MERGED_HEADER_LEN};
+use crate::world::{assert_calm, emperor, is_attached, start_attached, stream_reason};
+
+/// A router with an honest attached vassal at V1, and a peer at V2.
+#[track_caller]
+fn scene() -> (Emperor, Net, Handed) {
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let handed = Handed::attach(&emperor, V2);
+    (emperor, honest, handed)
+}
+
+/// Packets from the Emperor's side, which the router tries to write into the spoiled device.
+fn send_to(emperor: &Emperor, count: usize) {
+    let socket = emperor.netns.run(|| UdpSocket::bind(("0.0.0.0", 0))).expect("a port is free");
+    for _ in 0..count {
+        socket.send_to(&[0x5a; 1000], (V2, 9)).expect("the Emperor can send");
+    }
+}
+
+#[track_caller]
+fn wait_until_left(emperor: &Emperor) {
+    emperor.wait_for_stats("the peer has left", |stats| stats.peers().len() == 1);
+    assert!(is_attached(&emperor.stats(), V1));
+}
+
+/// The flag belongs to the peer as much as to the router.
+#[test]
+fn blocking_descriptor_blocks_nobody() {
+    let (emperor, honest, handed) = scene();
+    fcntl(&handed.device, FcntlArg::F_SETFL(OFlag::O_RDWR)).expect("flags can be changed");
+    assert_eq!(handed.pings_answered(5), 5, "the peer itself is served");
+    assert_calm(&emperor, &honest);
+    // No room is left in the device: a write would wait, too.
+    tun::set_send_buffer(&handed.device, 1);
+    send_to(&emperor, 100);
+    assert_calm(&emperor, &honest);
+    handed.netns.sh(&format!("ip link set {DEVICE} down"));
+    send_to(&emperor, 100);
+    assert_calm(&emperor, &honest);
+}
+
+#[test]
+fn longer_header_afterwards_passes_nothing() {
+    let (emperor, honest, handed) = scene();
+    let before = emperor.stats();
+    tun::set_header_len(&handed.device, MERGED_HEADER_LEN);
+    assert_eq!(handed.pings_answered(5), 0);
+    send_to(&emperor, 10);
+    assert_calm(&emperor, &honest);
+    let after = emperor.stats();
+    assert_eq!(after.of_peer(V2, "rx_packets"), before.of_peer(V2, "rx_packets"), "nothing passes");
+}
+
+/// No packet fits behind such a header, so that the kernel fails every read.
+#[test]
+fn header_beyond_all_measure_ends_the_peer() {
+    let (emperor, honest, handed) = scene();
+    tun::set_header_len(&handed.device, 1 << 20);
+    handed.pings_answered(1);
+    wait_until_left(&emperor);
+    assert_calm(&emperor, &honest);
+}
+
+#[test]
+fn device_that_is_down_loses_its_packets() {
+    let (emperor, honest, handed) = scene();
+    handed.netns.sh(&format!("ip link set {DEVICE} down"));
+    send_to(&emperor, 10);
+    assert_calm(&emperor, &honest);
+    let stats = emperor.stats();
+    assert!(stats.drops_of(V2, "tun_refused") >= 10, "{}", stats.0);
+    assert!(is_attached(&stats, V2));
+    handed.netns.sh(&format!("ip link set {DEVICE} up"));
+    assert_eq!(handed.pings_answered(5), 5, "it is served again");
+}
+
+#[test]
+fn deleted_device_ends_the_peer() {
+    let (emperor, honest, mut handed) = scene();
+    let mark = emperor.log.mark();
+    let router = emperor.router_pid();
+    let before = descriptors(router).len();
+    handed.netns.sh(&format!("ip link del {DEVICE}"));
+    assert!(handed.peer.is_closed(wait::SHORT), "the router hangs up");
+    wait_until_left(&emperor);
+    emperor.log.wait_for_since(mark, "its device was deleted", wait::SHORT);
+    assert_eq!(descriptors(router).len(), before - 2, "neither connection nor device stays");
+    assert_calm(&emperor, &honest);
+}
+
+/// The descriptor that the peer keeps must not go on waking the router.
+#[test]
+fn peer_that_hangs_up_and_keeps_its_device_is_forgotten() {
+    let (emperor, honest, handed) = scene();
+    let router = emperor.router_pid();
+    let before = descriptors(router).len();
+    let Handed { peer, device, netns } = handed;
+    drop(peer);
+    wait_until_left(&emperor);
+    assert_eq!(descriptors(router).len(), before - 2, "neither connection nor device stays");
+    let sender = netns.run(|| UdpSocket::bind((V2, 0))).expect("the peer has its address");
+    for _ in 0..100 {
+        sender.send_to(b"nobody reads this", (V1, 9)).expect("sent");
+    }
+    assert_calm(&emperor, &honest);
+    drop(device);
+}
+
+/// A queue without device has nothing to read, and takes what is written.
+#[test]
+fn detached_queue_disturbs_nobody() {
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let handed = Handed::attach_as(&emperor, V2, DEVICE, ATTACHABLE | libc::IFF_MULTI_QUEUE);
+    tun::detach_queue(&handed.device);
+    send_to(&emperor, 100);
+    assert_calm(&emperor, &honest);
+    handed.netns.sh(&format!("ip link del {DEVICE}"));
+    assert_calm(&emperor, &honest);
+}
+
+/// The kernel does not tell that such a device puts its own four bytes before the header: TUNGETIFF reports
+/// IFF_NOFILTER, which is the same bit as IFF_NO_PI.
+#[test]
+fn device_with_packet_information_passes_nothing() {
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let netns = Netns::new();
+    let device = tun::make(&netns, DEVICE, libc::IFF_TUN | libc::IFF_VNET_HDR);
+    netns.sh(&format!("ip addr add {V2}/24 dev {DEVICE}"));
+    netns.sh(&format!("ip link set {DEVICE} up"));
+    let mut peer = emperor.connect();
+    offer(&mut peer, &hello(), &[device.as_fd()]);
+    answer(&mut peer);
+    assert_eq!(pings_answered(&netns, EMPEROR, 5, &[]), 0);
+    assert!(emperor.stats().peer(V2).is_none(), "it does not even get an address");
+    assert_calm(&emperor, &honest);
+}
+
+#[test]
+fn device_that_is_handed_over_twice_disturbs_nobody() {
+    let (emperor, honest, handed) = scene();
+    let mut second = emperor.connect();
+    offer(&mut second, &hello(), &[handed.device.as_fd()]);
+    assert_eq!(answer(&mut second), Answer::Attached);
+    handed.pings_answered(5);
+    assert_calm(&emperor, &honest);
+    drop(second);
+    emperor.wait_for_stats("the second connection is gone", |stats| stats.peers().len() == 2);
+    assert_eq!(handed.pings_answered(5), 5, "the first one is served");
+    assert_calm(&emperor, &honest);
+}
+
+#[test]
+fn flood_from_an_attached_peer_disturbs_nobody() {
+    let (emperor, honest, handed) = scene();
+    handed.netns.sh(&format!("ip route replace default dev {DEVICE}"));
+    let sender = handed.netns.run(|| UdpSocket::bind((V2, 0))).expect("the peer has its address");
+    sender.set_nonblocking(true).expect("a socket can be made non-blocking");
+    let before = emperor.stats().of_peer(V2, "rx_packets");
+    let done = AtomicBool::new(false);
+    let answered = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // The device's queue is full now and then.
+                let _ = sender.send_to(&[0; 100], ("203.0.113.1", 9));
+            }
+        });
+        sleep(Duration::from_millis(200));
+        let answered = pings_answered(&honest, EMPEROR, 40, &[]);
+        done.store(true, Ordering::Relaxed);
+        answered
+    });
+    assert_eq!(answered, 40);
+    assert!(emperor.stats().of_peer(V2, "rx_packets") - before > 10_000, "it was a flood");
+    assert_calm(&emperor, &honest);
+}
+
+/// Whatever the namespace does with a packet, the router's thread does: a long packet filter there would stop everybody.
+#[test]
+fn expensive_packet_filter_costs_nobody_else() {
+    const RULES: u32 = 200_000;
+    let (emperor, honest, handed) = scene();
+    let rules =
+        (0..RULES).map(|index| format!("ip saddr 10.{}.{}.{} drop\n", index >> 16, index >> 8 & 255, index & 255));
+    let rules: String = rules.collect();
+    let file = emperor.path("rules.nft");
+    let chain = format!("chain c {{ type filter hook prerouting priority -400;\n{rules}}}");
+    std::fs::write(&file, format!("table ip t {{\n{chain}\n}}\n")).expect("own folder");
+    handed.netns.sh(&format!("nft -f {}", file.display()));
+    send_to(&emperor, 200);
+    emperor.wait_for_stats("the peer is back to frames", |stats| {
+        stream_reason(stats, V2).as_str().is_some_and(|reason| reason.contains("too much time"))
+    });
+    send_to(&emperor, 2000);
+    assert_calm(&emperor, &honest);
+}
