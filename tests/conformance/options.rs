@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -22,6 +22,7 @@ cases!(tcp_address_for_the_router_is_refused, Router: c ours);
 cases!(long_router_device_name_is_refused, Router: c ours);
 cases!(long_device_name_is_refused, Pair: c_c c_ours ours_c ours_ours);
 cases!(chmod_socket_is_honoured, Router: c ours);
+cases!(chown_socket_is_honoured, Router: c ours);
 cases!(largest_mtu_passes_packets_that_fit_a_frame, Pair: c_c c_ours ours_c ours_ours);
 cases!(vassal_waits_for_a_router_that_comes_late, Pair: c_c c_ours ours_c ours_ours);
 cases!(vassal_gets_through_a_full_backlog, Pair: c_c c_ours ours_c ours_ours);
@@ -114,6 +115,16 @@ fn chmod_socket_is_honoured(router: Router) {
     assert_eq!(mode(&usual) & 0o022, 0, "only root may connect");
     let open = router.emperor().line("chmod-socket = 666").start();
     assert_eq!(mode(&open), 0o666);
+}
+
+fn chown_socket_is_honoured(router: Router) {
+    let emperor = router.emperor().line("chown-socket = 65534:65534").start();
+    let owner = emperor.socket().metadata().expect("the socket exists").uid();
+    assert_eq!(
+        owner,
+        if router.subject == Subject::Ours { 65534 } else { 0 },
+        "the C plugin does not look at the option"
+    );
 }
 
 /// Frames end at 8,188 bytes, whatever the devices' MTU.
