@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
@@ -55,7 +56,14 @@ impl EventLoop<'_> {
 
     /// Goes back to frames, as if the peer had said no hello.
     pub(super) fn detach(&mut self, id: PeerId, reason: StreamReason) {
+        let (name, address) = (self.name(), self.forwarder.address(id));
         let Some(peer) = self.peers.get_mut(id) else { return };
+        let (pid, address) =
+            (peer.credentials.pid, address.map_or_else(|| "without address".to_owned(), |it| it.to_string()));
+        self.fault_log.line(
+            Instant::now(),
+            format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
+        );
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);

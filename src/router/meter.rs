@@ -9,8 +9,8 @@ const FIRST_WRITES: u32 = 8;
 const INTERVAL: u32 = 8;
 
 /// Most processor time that a write may take on average, in nanoseconds. A super-packet of 64 KiB takes 10,000 to 30,000
-/// with all that TCP does on its arrival.
-const MAX_AVERAGE_NANOS: u64 = 150_000;
+/// with all that TCP does on its arrival; this leaves room for slower machines.
+const MAX_AVERAGE_NANOS: u64 = 250_000;
 
 /// A running average of the measured writes.
 #[derive(Debug, Default)]

@@ -211,6 +211,7 @@ fn expensive_packet_filter_costs_nobody_else() {
     emperor.wait_for_stats("the peer is back to frames", |stats| {
         stream_reason(stats, V2).as_str().is_some_and(|reason| reason.contains("too much time"))
     });
+    emperor.log.wait_for("goes back to frames", wait::SHORT);
     send_to(&emperor, 2000);
     assert_calm(&emperor, &honest);
 }
