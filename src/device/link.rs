@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::greeting::{rules_frame, say_hello, show_credentials};
 use super::pump::{Buffers, Pump};
-use super::{Context, DeviceError};
+use super::{Context, DeviceError, register};
 use crate::sys::fork;
 use crate::sys::process::with_signals_blocked;
 use crate::sys::tun::Tun;
@@ -34,7 +34,7 @@ struct Thread {
 impl Link {
     /// Greets the router and starts the thread.
     pub fn open(socket: OwnedFd, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
-        register(&socket);
+        register(socket.as_fd());
         let rules = rules_frame(&context.rules);
         let greet = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
         let initial = match context.identity.map(|identity| (identity, show_credentials(&socket, identity))) {
@@ -62,7 +62,7 @@ impl Link {
     /// A connection of this process's earlier image, on which [`Link::start`] goes on.
     pub fn resume(connection: (OwnedFd, Buffers), context: &Context) -> Self {
         let (socket, mut buffers) = connection;
-        register(&socket);
+        register(socket.as_fd());
         let rules = rules_frame(&context.rules);
         match &mut buffers.greeting {
             Some(greeting) => *greeting = rules,
@@ -117,9 +117,4 @@ impl Link {
         self.stop();
         fork::forget(self.socket.as_fd());
     }
-}
-
-fn register(socket: &OwnedFd) {
-    let registered = fork::close_in_children(socket.as_fd());
-    debug_assert!(registered, "MAX_DEVICES bounds the number of descriptors");
 }

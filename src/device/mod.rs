@@ -191,7 +191,7 @@ impl DeviceSet {
                 (Some(connection), Some(_)) => Some(Link::resume(connection, context)),
                 _ => None,
             };
-            register(&tun);
+            register(tun.as_fd());
             context.logger.line(format_args!("[uwsgi-tuntap] {} lives on after the reload", tun.name()));
             self.devices.push(Device { namespace: here, tun, link });
         }
@@ -208,7 +208,7 @@ impl DeviceSet {
 impl Device {
     fn create(spec: &DeviceSpec, here: Option<NamespaceCookie>, context: &Context) -> Result<Self, DeviceError> {
         let tun = Arc::new(Tun::create(&spec.name)?);
-        register(&tun);
+        register(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let link = match &spec.socket {
             Some(name) => {
@@ -234,7 +234,7 @@ impl Device {
 }
 
 /// `DeviceSet` keeps the number of descriptors below what can be registered.
-fn register(tun: &Tun) {
-    let registered = fork::close_in_children(tun.as_fd());
+fn register(descriptor: BorrowedFd<'_>) {
+    let registered = fork::close_in_children(descriptor);
     debug_assert!(registered, "MAX_DEVICES bounds the number of descriptors");
 }

@@ -44,7 +44,7 @@ impl EventLoop<'_> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN);
+            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN.min(len));
             self.totals.tun_rx_packets += 1;
             self.totals.tun_rx_bytes += packet.len() as u64;
             self.forward_inward(Origin::Tun, header, packet);
@@ -80,7 +80,7 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Gives a packet to a peer, which was asked for by nobody but the forwarder.
+    /// Gives a packet to the peer that the forwarder chose for it.
     pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
         let delivered = match &peer.path {
