@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import probes
 
 # A client inside and a server outside.
-ENDS = ["ours", "c", "veth", "slirp4netns", "pasta"]
+ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
 IDLE = ["ours-idle", "ours-idle-attached", "c-idle"]
 # These join two vassals instead of a vassal and its host. Where it isn't routed, nothing but a bridge or the router

@@ -88,6 +88,30 @@ class Veth(Subject):
         self.link = Link(client, server, ROUTER_ADDRESS, "eth0")
 
 
+class Relay(Subject):
+    """Two TUN devices, and a program that moves packets between them and does nothing else."""
+
+    def __init__(self, lab, key, label):
+        super().__init__(lab, key, label)
+        self.process = None
+
+    def begin(self):
+        client, server = self.space("inside"), self.space("outside")
+        spaces = [f"/proc/{space.pid}/ns/net" for space in (client, server)]
+        self.process = helpers.start(self.lab, server, "relay", *spaces)
+        for space, address in ((client, VASSALS["vassal1"]), (server, ROUTER_ADDRESS)):
+            give_address(space, "tun0", f"{address}/16")
+            space.must("ip", "link", "set", "tun0", "up")
+        helpers.start(self.lab, server, "serve")
+        self.link = Link(client, server, ROUTER_ADDRESS, "tun0")
+
+    def is_intact(self):
+        return self.process.poll() is None
+
+    def processes(self):
+        return [self.process.pid, *rig.descendants(self.process.pid)]
+
+
 class VethBridge(Subject):
     """Two veth pairs whose host's ends are on a bridge."""
 

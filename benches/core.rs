@@ -32,6 +32,10 @@ fn packet(src: Ipv4Addr, payload_len: usize) -> Vec<u8> {
     bytes
 }
 
+fn ip(bytes: &[u8]) -> Ipv4Packet<'_> {
+    Ipv4Packet::parse(bytes).expect("a valid packet")
+}
+
 /// Rules of which only the last one matches.
 fn chain(count: u32) -> RuleList<Action> {
     let any = Ipv4Net::default();
@@ -55,7 +59,7 @@ fn forwarder(rules: u32, peers: u32) -> Forwarder {
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index));
-        forwarder.outward(peer(index), &packet(Ipv4Addr::from_bits(FIRST + index), 0));
+        forwarder.outward(peer(index), &ip(&packet(Ipv4Addr::from_bits(FIRST + index), 0)));
     }
     forwarder
 }
@@ -69,7 +73,7 @@ fn verdicts(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("out, 16 pairs, rules", rules), &rules, |bencher, _| {
             bencher.iter(|| {
                 next = (next + 1) % 16;
-                forwarder.outward(peer(next), black_box(&packets[next as usize]))
+                forwarder.outward(peer(next), &ip(black_box(&packets[next as usize])))
             });
         });
         let list = chain(rules);
@@ -100,7 +104,7 @@ fn registry(criterion: &mut Criterion) {
             bencher.iter(|| {
                 next = (next + 7) % peers;
                 inward[16..20].copy_from_slice(&(FIRST + next).to_be_bytes());
-                forwarder.inward(Origin::Tun, black_box(&inward))
+                forwarder.inward(Origin::Tun, &ip(black_box(&inward)))
             });
         });
     }

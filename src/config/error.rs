@@ -67,6 +67,9 @@ pub enum Problem {
     /// No name for a C function.
     #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
     Symbol(String),
+    /// No time to poll.
+    #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
+    BusyPoll(String),
     /// A pattern that the wire format can't tell from any address.
     #[error("0.0.0.0/32 means any address on the wire; leave the rule out, no packet has this address")]
     UnspecifiedHost,

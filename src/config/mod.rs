@@ -8,6 +8,7 @@ mod router;
 mod rules;
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
@@ -36,6 +37,8 @@ pub enum OptionName {
     Stats,
     /// `tuntap-router-switch`
     Switch,
+    /// `tuntap-router-busy-poll`
+    BusyPoll,
     /// `tuntap-device-rule`
     DeviceRule,
 }
@@ -52,13 +55,17 @@ impl OptionName {
             Self::Route => "tuntap-router-route",
             Self::Stats => "tuntap-router-stats",
             Self::Switch => "tuntap-router-switch",
+            Self::BusyPoll => "tuntap-router-busy-poll",
             Self::DeviceRule => "tuntap-device-rule",
         }
     }
 }
 
+/// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.
+const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
+
 /// Everything that the options of an instance say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Routers, in order.
     pub routers: Vec<RouterSpec>,
@@ -74,8 +81,26 @@ pub struct Config {
     pub routes: Vec<Rule<SocketAddrV4>>,
     /// Whether routers deliver packets between their peers themselves.
     pub switch: bool,
+    /// How long routers look for packets without sleeping after the last ones.
+    pub busy_poll: Duration,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            routers: Vec::new(),
+            devices: Vec::new(),
+            credentials: Credentials::Off,
+            firewall_in: Vec::new(),
+            firewall_out: Vec::new(),
+            routes: Vec::new(),
+            switch: false,
+            busy_poll: DEFAULT_BUSY_POLL,
+            device_rules: Vec::new(),
+        }
+    }
 }
 
 impl Config {
@@ -94,6 +119,7 @@ impl Config {
                 OptionName::Route => rules::route(value).map(|rule| config.routes.push(rule)),
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
+                OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
             };
             if let Err(problem) = result {

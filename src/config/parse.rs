@@ -1,6 +1,7 @@
 //! The words that option values are made of.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -11,6 +12,9 @@ const MAX_DEVICE_NAME_LEN: usize = 15;
 
 /// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
 const MAX_SOCKET_NAME_LEN: usize = 102;
+
+/// Longest time to poll, in microseconds. Beyond it, events are so rare that a sleep between them is no loss.
+const MAX_BUSY_POLL_MICROS: u64 = 1000;
 
 /// Splits a value at white space; quotes keep words together.
 pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> {
@@ -24,6 +28,12 @@ pub fn boolean(value: &str) -> Result<bool, Problem> {
         "false" => Ok(false),
         other => Err(Problem::UnknownWord { what: "value", word: other.to_owned(), expected: "true or false" }),
     }
+}
+
+/// How long to poll, in microseconds.
+pub fn busy_poll(value: &str) -> Result<Duration, Problem> {
+    let micros = value.trim().parse().ok().filter(|micros| *micros <= MAX_BUSY_POLL_MICROS);
+    micros.map(Duration::from_micros).ok_or_else(|| Problem::BusyPoll(value.to_owned()))
 }
 
 /// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.

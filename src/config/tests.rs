@@ -90,6 +90,15 @@ fn devices() {
 }
 
 #[test]
+fn busy_poll() {
+    let read = |value| good(OptionName::BusyPoll, value).busy_poll.as_micros();
+    assert_eq!((Config::default().busy_poll.as_micros(), read("0"), read(" 1000 ")), (50, 0, 1000));
+    for wrong in ["", "-1", "1001", "50us", "true"] {
+        assert!(error(OptionName::BusyPoll, wrong).contains("0 to 1000 microseconds"), "{wrong}");
+    }
+}
+
+#[test]
 fn credentials() {
     let read = |value| good(OptionName::UseCredentials, value).credentials;
     assert_eq!(read(""), Credentials::Shown);

@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 9;
+const OPTION_COUNT: usize = 10;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -82,6 +82,13 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-router-switch",
         help: c"deliver packets between vassals of one router directly, past the host's kernel and its packet filter; both chains apply (syntax: [true|false])",
         argument: Argument::Optional,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::BusyPoll,
+        name: c"tuntap-router-busy-poll",
+        help: c"look for packets without sleeping for so many microseconds after the last ones, while they follow each other closely (0 to 1000, 0 never, default 50)",
+        argument: Argument::Required,
         flags: 0,
     },
     Entry {

@@ -6,7 +6,7 @@ use super::cache::CachedRules;
 use super::drops::DropReason;
 use super::pattern::{Action, RuleList};
 use super::registry::{Claim, PeerId, Registry};
-use crate::wire::ip::{Ipv4Packet, PacketError, is_unicast};
+use crate::wire::ip::{Ipv4Packet, is_unicast};
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What the operator configured, the same for all peers.
@@ -172,12 +172,8 @@ impl Forwarder {
     }
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
-    pub fn outward(&mut self, id: PeerId, bytes: &[u8]) -> OutwardVerdict {
+    pub fn outward(&mut self, id: PeerId, packet: &Ipv4Packet<'_>) -> OutwardVerdict {
         let unclaimed = |to| OutwardVerdict { to, claimed: None };
-        let packet = match Ipv4Packet::parse(bytes) {
-            Ok(packet) => packet,
-            Err(error) => return unclaimed(Outward::Drop(drop_reason(error))),
-        };
         let (src, dst) = (packet.src(), packet.dst());
         if self.firewall_out.first_match(src, dst) == Some(Action::Deny) {
             return unclaimed(Outward::Drop(DropReason::Firewall));
@@ -200,24 +196,17 @@ impl Forwarder {
                 Claim::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
             },
         };
-        let to = match first_peer_rule(&peer.rules, Direction::Out, &packet) {
+        let to = match first_peer_rule(&peer.rules, Direction::Out, packet) {
             Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
             Some(RuleAction::Route(_)) if !self.has_gateway => Outward::Drop(DropReason::NoGateway),
             Some(RuleAction::Route(target)) => Outward::Gateway(target),
-            Some(RuleAction::Allow) | None => self.route(&packet),
+            Some(RuleAction::Allow) | None => self.route(packet),
         };
         OutwardVerdict { to, claimed }
     }
 
     /// Which peer gets a packet.
-    pub fn inward(&mut self, origin: Origin, bytes: &[u8]) -> Inward {
-        match Ipv4Packet::parse(bytes) {
-            Ok(packet) => self.towards_peer(origin, &packet),
-            Err(error) => Inward::Drop(drop_reason(error), None),
-        }
-    }
-
-    fn towards_peer(&mut self, origin: Origin, packet: &Ipv4Packet<'_>) -> Inward {
+    pub fn inward(&mut self, origin: Origin, packet: &Ipv4Packet<'_>) -> Inward {
         let (src, dst) = (packet.src(), packet.dst());
         let holder = self.registry.holder(dst);
         if self.firewall_in.first_match(src, dst) == Some(Action::Deny) {
@@ -242,7 +231,7 @@ impl Forwarder {
         let (src, dst) = (packet.src(), packet.dst());
         match self.routes.first_match(src, dst) {
             Some(target) if self.has_gateway => Outward::Gateway(target),
-            _ if self.switch && self.registry.holder(dst).is_some() => match self.towards_peer(Origin::Tun, packet) {
+            _ if self.switch && self.registry.holder(dst).is_some() => match self.inward(Origin::Tun, packet) {
                 Inward::Peer(id) => Outward::Peer(id),
                 Inward::Drop(reason, _) => Outward::Drop(reason),
             },
@@ -258,16 +247,6 @@ impl Forwarder {
 /// Beside the methods, so that it borrows the table alone.
 fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPolicy> {
     peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
-}
-
-/// The reason that stands for bytes that are no packet.
-pub const fn drop_reason(error: PacketError) -> DropReason {
-    match error {
-        PacketError::TooShort => DropReason::TooShort,
-        PacketError::Ipv6 => DropReason::Ipv6,
-        PacketError::NotIp => DropReason::NotIp,
-        PacketError::Malformed => DropReason::Malformed,
-    }
 }
 
 fn first_peer_rule(rules: &[PeerRule], direction: Direction, packet: &Ipv4Packet<'_>) -> Option<RuleAction> {

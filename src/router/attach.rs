@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::event_loop::EventLoop;
+use super::parcel::Parcel;
 use super::peer::{Departure, Path, StreamReason};
 use super::token::Token;
 use crate::policy::registry::PeerId;
@@ -106,9 +107,8 @@ impl EventLoop<'_> {
                     kind => return Err(Departure::Device(kind)),
                 },
             };
-            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN.min(len));
-            peer.traffic.rx_bytes += (HEADER_LEN + packet.len()) as u64;
-            self.forward_outward(id, header, packet);
+            peer.traffic.rx_bytes += (HEADER_LEN + len.saturating_sub(VNET_HEADER_LEN)) as u64;
+            self.forward_outward(id, Parcel::parse(&buffer[..len]));
             bytes_left = bytes_left.saturating_sub(len);
             if bytes_left == 0 {
                 break;

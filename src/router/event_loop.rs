@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
 use super::queue::SpareBuffers;
 use super::stats::Totals;
@@ -56,6 +57,7 @@ pub struct EventLoop<'a> {
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
     pub(super) started: Instant,
+    busy_poll: BusyPoll,
 }
 
 impl<'a> EventLoop<'a> {
@@ -93,6 +95,7 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
+            busy_poll: BusyPoll::new(setup.busy_poll, started),
         })
     }
 
@@ -100,12 +103,8 @@ impl<'a> EventLoop<'a> {
     pub fn run(mut self) -> Result<Infallible, RouterError> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.timeout(Instant::now())) {
-                Ok(count) => &events[..count],
-                Err(Errno::EINTR) => &[],
-                Err(errno) => return Err(errno.into()),
-            };
-            for event in ready {
+            let count = self.wait(&mut events)?;
+            for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
                 }
@@ -115,6 +114,27 @@ impl<'a> EventLoop<'a> {
             self.resume_accepting(now);
             if let Some(stats) = &mut self.stats {
                 stats.expire(now);
+            }
+        }
+    }
+
+    /// Waits for events, awake for as long as that pays. Returns their number; none at a deadline.
+    fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
+        let mut now = Instant::now();
+        self.busy_poll.begin(now);
+        loop {
+            let awake = self.busy_poll.is_open(now);
+            let timeout = if awake { EpollTimeout::ZERO } else { self.timeout(now) };
+            match self.epoll.wait(events, timeout) {
+                Ok(0) if awake => now = Instant::now(),
+                Ok(0) | Err(Errno::EINTR) => return Ok(0),
+                Ok(count) => {
+                    if !awake {
+                        self.busy_poll.woke(Instant::now());
+                    }
+                    return Ok(count);
+                }
+                Err(errno) => return Err(errno.into()),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::event_loop::EventLoop;
-use super::parcel::{NO_HEADER, Parcel};
+use super::parcel::Parcel;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::path_mtu;
@@ -85,7 +85,7 @@ impl EventLoop<'_> {
             }
         });
         if let Some(message) = message
-            && let Ok(parcel) = Parcel::parse(&NO_HEADER, &message)
+            && let Ok(parcel) = Parcel::finished(&message)
         {
             self.deliver(id, &parcel);
         }

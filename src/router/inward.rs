@@ -9,7 +9,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::RouterError;
 use super::event_loop::EventLoop;
 use super::meter::WriteMeter;
-use super::parcel::{NO_HEADER, Parcel};
+use super::parcel::Parcel;
 use super::peer::{Departure, Path, StreamReason};
 use super::queue::Flushed;
 use super::token::Token;
@@ -44,10 +44,9 @@ impl EventLoop<'_> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let (header, packet) = buffer[..len].split_at(VNET_HEADER_LEN.min(len));
             self.totals.tun_rx_packets += 1;
-            self.totals.tun_rx_bytes += packet.len() as u64;
-            self.forward_inward(Origin::Tun, header, packet);
+            self.totals.tun_rx_bytes += len.saturating_sub(VNET_HEADER_LEN) as u64;
+            self.forward_inward(Origin::Tun, Parcel::parse(&buffer[..len]));
         }
         Ok(())
     }
@@ -60,7 +59,7 @@ impl EventLoop<'_> {
                 Ok(len) => {
                     self.totals.gateway_rx_packets += 1;
                     self.totals.gateway_rx_bytes += len as u64;
-                    self.forward_inward(Origin::Gateway, &NO_HEADER, &buffer[..len]);
+                    self.forward_inward(Origin::Gateway, Parcel::finished(&buffer[..len]));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // An earlier datagram's ICMP error, say. It is gone with this read.
@@ -70,12 +69,13 @@ impl EventLoop<'_> {
         self.buffer = buffer;
     }
 
-    fn forward_inward(&mut self, origin: Origin, header: &[u8], packet: &[u8]) {
-        match self.forwarder.inward(origin, packet) {
-            Inward::Peer(id) => match Parcel::parse(header, packet) {
-                Ok(parcel) => self.deliver(id, &parcel),
-                Err(reason) => self.count_drop(Some(id), reason),
-            },
+    fn forward_inward(&mut self, origin: Origin, parcel: Result<Parcel<'_>, DropReason>) {
+        let parcel = match parcel {
+            Ok(parcel) => parcel,
+            Err(reason) => return self.count_drop(None, reason),
+        };
+        match self.forwarder.inward(origin, &parcel.packet) {
+            Inward::Peer(id) => self.deliver(id, &parcel),
             Inward::Drop(reason, holder) => self.count_drop(holder, reason),
         }
     }
@@ -85,7 +85,7 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
         let delivered = match &peer.path {
             Path::Attached(tun) => {
-                match metered(&mut peer.write_meter, || tun.send(&parcel.offload, parcel.packet.bytes())) {
+                match metered(&mut peer.write_meter, || parcel.send(tun)) {
                     Ok(()) => {
                         peer.traffic.tx_packets += 1;
                         peer.traffic.tx_bytes += (HEADER_LEN + parcel.packet.bytes().len()) as u64;

@@ -2,6 +2,7 @@
 
 mod accept;
 mod attach;
+mod busy_poll;
 mod departure;
 mod event_loop;
 mod gateway;
@@ -84,6 +85,8 @@ pub struct Setup {
     pub policy: Policy,
     /// What peers have to show.
     pub credentials: CredentialsCheck,
+    /// How long to look for packets without sleeping after the last ones; zero is not at all.
+    pub busy_poll: Duration,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.

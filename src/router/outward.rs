@@ -1,12 +1,13 @@
 //! From the peers: frames, and where their packets go.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
 
 use super::event_loop::{EventLoop, READ_LEN};
-use super::parcel::{NO_HEADER, Parcel};
+use super::parcel::Parcel;
 use super::peer::{Departure, Stage};
 use crate::policy::drops::DropReason;
 use crate::policy::forward::Outward;
@@ -80,7 +81,7 @@ impl EventLoop<'_> {
         // Only a hello has use for what came with the first bytes.
         let offered = peer.offered.take();
         match frame.kind {
-            FrameKind::Packet => self.forward_outward(id, &NO_HEADER, frame.payload),
+            FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
                 self.forwarder.set_rules(id, rules);
@@ -93,28 +94,8 @@ impl EventLoop<'_> {
         Ok(())
     }
 
-    pub(super) fn forward_outward(&mut self, id: PeerId, header: &[u8], packet: &[u8]) {
-        let mut verdict = self.forwarder.outward(id, packet);
-        if let Outward::Contested { holder, .. } = verdict.to
-            && self.remove_if_dead(holder)
-        {
-            verdict = self.forwarder.outward(id, packet);
-        }
-        if let Some(address) = verdict.claimed {
-            self.log_claim(id, address);
-        }
-        let parcel = Parcel::parse(header, packet);
-        let sent = match verdict.to {
-            Outward::Drop(reason) => Err(reason),
-            Outward::Tun => parcel.and_then(|parcel| self.send_to_tun(&parcel)),
-            Outward::Gateway(target) => parcel.and_then(|parcel| self.send_to_gateway(id, target, &parcel)),
-            Outward::Peer(other) => parcel.map(|parcel| self.deliver(other, &parcel)),
-            Outward::Contested { address, .. } => {
-                self.log_refused_claim(id, address, Instant::now());
-                Err(DropReason::AddressHeld)
-            }
-        };
-        match sent {
+    pub(super) fn forward_outward(&mut self, id: PeerId, parcel: Result<Parcel<'_>, DropReason>) {
+        match parcel.and_then(|parcel| self.send_outward(id, &parcel)) {
             Ok(()) => {
                 if let Some(peer) = self.peers.get_mut(id) {
                     peer.traffic.rx_packets += 1;
@@ -124,22 +105,49 @@ impl EventLoop<'_> {
         }
     }
 
+    fn send_outward(&mut self, id: PeerId, parcel: &Parcel<'_>) -> Result<(), DropReason> {
+        let mut verdict = self.forwarder.outward(id, &parcel.packet);
+        if let Outward::Contested { holder, .. } = verdict.to
+            && self.remove_if_dead(holder)
+        {
+            verdict = self.forwarder.outward(id, &parcel.packet);
+        }
+        if let Some(address) = verdict.claimed {
+            self.log_claim(id, address);
+        }
+        match verdict.to {
+            Outward::Drop(reason) => Err(reason),
+            Outward::Tun => self.send_to_tun(parcel),
+            Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
+            Outward::Peer(other) => {
+                self.deliver(other, parcel);
+                Ok(())
+            }
+            Outward::Contested { address, .. } => {
+                self.log_refused_claim(id, address, Instant::now());
+                Err(DropReason::AddressHeld)
+            }
+        }
+    }
+
     /// The kernel's refusals are the packet's end, not the router's: EIO while the device is down, EINVAL for what
     /// it can't parse, ENOBUFS without memory. That the device is gone shows when it is read.
     fn send_to_tun(&mut self, parcel: &Parcel<'_>) -> Result<(), DropReason> {
         let tun = self.remade_tun.as_ref().unwrap_or(&self.setup.tun);
         let mut result = Ok(());
-        let mut send = |offload: &Offload, packet: &[u8]| match tun.send(offload, packet) {
+        let mut count = |sent: io::Result<()>, len: usize| match sent {
             Ok(()) => {
                 self.totals.tun_tx_packets += 1;
-                self.totals.tun_tx_bytes += packet.len() as u64;
+                self.totals.tun_tx_bytes += len as u64;
             }
             Err(_) => result = Err(DropReason::TunRefused),
         };
         if tun.has_header() {
-            send(&parcel.offload, parcel.packet.bytes());
+            count(parcel.send(tun), parcel.packet.bytes().len());
         } else {
-            for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |packet| send(&Offload::NONE, packet));
+            for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |packet| {
+                count(tun.send(&Offload::NONE, packet), packet.len());
+            });
         }
         result
     }

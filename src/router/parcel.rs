@@ -1,12 +1,11 @@
 //! A packet on its way through the router, with what is left to do to it.
 
-use crate::policy::drops::DropReason;
-use crate::policy::forward::drop_reason;
-use crate::wire::ip::Ipv4Packet;
-use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
+use std::io;
 
-/// What stands before a packet that could travel on a wire.
-pub const NO_HEADER: [u8; VNET_HEADER_LEN] = [0; VNET_HEADER_LEN];
+use crate::policy::drops::DropReason;
+use crate::sys::tun::Tun;
+use crate::wire::ip::{Ipv4Packet, PacketError};
+use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// A packet with its header, both checked.
 #[derive(Debug)]
@@ -15,14 +14,77 @@ pub struct Parcel<'a> {
     pub offload: Offload,
     /// The packet.
     pub packet: Ipv4Packet<'a>,
+    /// Header and packet as they came, if that is how a device takes them: one piece is cheaper to write than two.
+    whole: Option<&'a [u8]>,
 }
 
 impl<'a> Parcel<'a> {
-    /// Checks the packet, and the header against it.
-    pub fn parse(header: &[u8], bytes: &'a [u8]) -> Result<Self, DropReason> {
+    /// Checks what a device gave: a header, and a packet that it must fit.
+    pub fn parse(received: &'a [u8]) -> Result<Self, DropReason> {
+        let (header, bytes) = received.split_first_chunk::<VNET_HEADER_LEN>().ok_or(DropReason::TooShort)?;
         let packet = Ipv4Packet::parse(bytes).map_err(drop_reason)?;
-        let header = header.first_chunk().ok_or(DropReason::Malformed)?;
         let offload = Offload::parse(*header, &packet).map_err(|_| DropReason::Malformed)?;
-        Ok(Self { offload, packet })
+        // What was not looked at must not go on.
+        let whole = (offload.encode() == *header).then_some(received);
+        Ok(Self { offload, packet, whole })
+    }
+
+    /// Checks a packet that is ready to travel on a wire.
+    pub fn finished(bytes: &'a [u8]) -> Result<Self, DropReason> {
+        let packet = Ipv4Packet::parse(bytes).map_err(drop_reason)?;
+        Ok(Self { offload: Offload::NONE, packet, whole: None })
+    }
+
+    /// Writes it to a device. Errors are those of [`Tun::send`].
+    pub fn send(&self, tun: &Tun) -> io::Result<()> {
+        match self.whole {
+            Some(whole) if tun.has_header() => tun.send_whole(whole),
+            _ => tun.send(&self.offload, self.packet.bytes()),
+        }
+    }
+}
+
+/// The reason that stands for bytes that are no packet.
+const fn drop_reason(error: PacketError) -> DropReason {
+    match error {
+        PacketError::TooShort => DropReason::TooShort,
+        PacketError::Ipv6 => DropReason::Ipv6,
+        PacketError::NotIp => DropReason::NotIp,
+        PacketError::Malformed => DropReason::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn received(header: [u8; VNET_HEADER_LEN]) -> Vec<u8> {
+        let mut bytes = header.to_vec();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut bytes, b"data").expect("valid");
+        bytes
+    }
+
+    #[test]
+    fn header_that_was_not_looked_at_in_full_does_not_go_on_as_it_came() {
+        let clean = received([0; VNET_HEADER_LEN]);
+        assert_eq!(Parcel::parse(&clean).expect("valid").whole, Some(clean.as_slice()));
+        // Lengths that count only where there is something to segment.
+        let odd = received([0, 0, 0xff, 0xff, 7, 7, 0xff, 0xff, 0, 9]);
+        let parcel = Parcel::parse(&odd).expect("valid");
+        assert_eq!((parcel.whole, parcel.offload), (None, Offload::NONE));
+    }
+
+    #[test]
+    fn what_is_no_packet_has_a_reason() {
+        let reason =
+            |bytes: &[u8]| Parcel::parse(&[&[0; VNET_HEADER_LEN], bytes].concat()).map(drop).expect_err("no packet");
+        assert_eq!(reason(&[0x60; 48]), DropReason::Ipv6);
+        assert_eq!(reason(&[0x45; 19]), DropReason::TooShort);
+        assert_eq!(reason(&[0xff; 40]), DropReason::NotIp);
+        assert_eq!(reason(&[0x4f; 40]), DropReason::Malformed);
+        assert_eq!(Parcel::parse(&[0; 9]).map(drop), Err(DropReason::TooShort));
+        assert_eq!(Parcel::finished(&[0x4f; 40]).map(drop), Err(DropReason::Malformed));
+        assert_eq!(Parcel::parse(&received([0xff; VNET_HEADER_LEN])).map(drop), Err(DropReason::Malformed));
     }
 }

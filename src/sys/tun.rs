@@ -225,6 +225,11 @@ impl Tun {
         uio::write(self.fd.as_fd(), self.ownership, if self.has_header { &parts } else { &parts[1..] })
     }
 
+    /// Writes one packet with the header before it, to a device that takes headers. Errors as for [`Tun::send`].
+    pub fn send_whole(&self, packet: &[u8]) -> io::Result<()> {
+        uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
+    }
+
     /// Whether this is a device of this network namespace with this name. `None` if the kernel can't tell.
     pub fn is_here_as(&self, name: &str) -> Option<bool> {
         // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor (linux/if_tun.h).

@@ -14,6 +14,7 @@ mod bulk;
 mod gateway;
 mod lifecycle;
 mod offers;
+mod polling;
 mod spoiled;
 mod streams;
 mod switch;

@@ -115,6 +115,13 @@ pub fn cpu_time(pid: i32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// How often a process has waited for something.
+pub fn sleeps(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("no count for {pid} in {status}"))
+}
+
 /// What a process's descriptors refer to.
 pub fn descriptors(pid: i32) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
