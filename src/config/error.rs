@@ -67,6 +67,9 @@ pub enum Problem {
     /// No name for a C function.
     #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
     Symbol(String),
+    /// No number of seconds.
+    #[error("\"{0}\" is no time to wait, expected 0 to 3600 seconds")]
+    Seconds(String),
     /// No time to poll.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),

@@ -41,6 +41,10 @@ pub enum OptionName {
     BusyPoll,
     /// `tuntap-device-rule`
     DeviceRule,
+    /// `tuntap-device-timeout`
+    DeviceTimeout,
+    /// `tuntap-device-required`
+    DeviceRequired,
 }
 
 impl OptionName {
@@ -57,12 +61,17 @@ impl OptionName {
             Self::Switch => "tuntap-router-switch",
             Self::BusyPoll => "tuntap-router-busy-poll",
             Self::DeviceRule => "tuntap-device-rule",
+            Self::DeviceTimeout => "tuntap-device-timeout",
+            Self::DeviceRequired => "tuntap-device-required",
         }
     }
 }
 
 /// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.
 const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// Long enough for a router that starts at the same time.
+const DEFAULT_DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything that the options of an instance say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +94,10 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
+    /// How long devices wait for their router when the instance starts.
+    pub device_timeout: Duration,
+    /// Whether the instance ends when a device loses its router.
+    pub device_required: bool,
 }
 
 impl Default for Config {
@@ -99,6 +112,8 @@ impl Default for Config {
             switch: false,
             busy_poll: DEFAULT_BUSY_POLL,
             device_rules: Vec::new(),
+            device_timeout: DEFAULT_DEVICE_TIMEOUT,
+            device_required: false,
         }
     }
 }
@@ -121,6 +136,8 @@ impl Config {
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
+                OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
+                OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),
             };
             if let Err(problem) = result {
                 errors.push(ConfigError { option: option.as_str(), value: value.to_owned(), problem });

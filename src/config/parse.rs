@@ -13,6 +13,8 @@ const MAX_DEVICE_NAME_LEN: usize = 15;
 /// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
 const MAX_SOCKET_NAME_LEN: usize = 102;
 
+const MAX_SECONDS: u64 = 3600;
+
 /// Longest time to poll, in microseconds. Beyond it, events are so rare that a sleep between them is no loss.
 const MAX_BUSY_POLL_MICROS: u64 = 1000;
 
@@ -28,6 +30,12 @@ pub fn boolean(value: &str) -> Result<bool, Problem> {
         "false" => Ok(false),
         other => Err(Problem::UnknownWord { what: "value", word: other.to_owned(), expected: "true or false" }),
     }
+}
+
+/// Whole seconds, up to an hour.
+pub fn seconds(value: &str) -> Result<Duration, Problem> {
+    let seconds = value.trim().parse().ok().filter(|seconds| *seconds <= MAX_SECONDS);
+    seconds.map(Duration::from_secs).ok_or_else(|| Problem::Seconds(value.to_owned()))
 }
 
 /// How long to poll, in microseconds.

@@ -90,6 +90,17 @@ fn devices() {
 }
 
 #[test]
+fn device_timeout_and_need() {
+    let config = Config::default();
+    assert_eq!((config.device_timeout.as_secs(), config.device_required), (30, false));
+    assert_eq!(good(OptionName::DeviceTimeout, "0").device_timeout.as_secs(), 0);
+    assert!(good(OptionName::DeviceRequired, "").device_required);
+    for wrong in ["", "-1", "3601", "1m"] {
+        assert!(error(OptionName::DeviceTimeout, wrong).contains("0 to 3600 seconds"), "{wrong}");
+    }
+}
+
+#[test]
 fn busy_poll() {
     let read = |value| good(OptionName::BusyPoll, value).busy_poll.as_micros();
     assert_eq!((Config::default().busy_poll.as_micros(), read("0"), read(" 1000 ")), (50, 0, 1000));

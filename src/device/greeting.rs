@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid};
 
+use super::Context;
 use crate::sys::socket::{self, PeerCredentials};
 use crate::sys::tun::Tun;
 use crate::wire::attach::Hello;
@@ -32,7 +33,7 @@ impl Identity {
 }
 
 /// Shows credentials to the router. They travel as one message, before any frame.
-pub fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
+fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
     let sent = socket::send_with_credentials(socket.as_fd(), CREDENTIALS_MAGIC, identity.credentials())?;
     if sent == CREDENTIALS_MAGIC.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
@@ -40,6 +41,37 @@ pub fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()>
 /// Shows this process's own credentials.
 pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
     show_credentials(socket, Identity::current())
+}
+
+/// How far a device came with its greeting.
+#[derive(Debug)]
+pub enum Greeted {
+    /// All was said but these frames, which come next.
+    Ready(Vec<u8>),
+    /// The kernel lets nobody but the process that has dropped its privileges say that it has. The frames have to wait
+    /// until then.
+    Waiting(Vec<u8>),
+}
+
+/// Says who the device belongs to, if it has to, and offers it.
+pub fn greet(socket: &OwnedFd, tun: &Tun, context: &Context) -> nix::Result<Greeted> {
+    let rules = rules_frame(&context.rules);
+    match context.identity.map(|identity| (identity, show_credentials(socket, identity))) {
+        None | Some((_, Ok(()))) => {
+            say_hello(socket, tun)?;
+            Ok(Greeted::Ready(rules))
+        }
+        Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
+            context.logger.line(format_args!(
+                "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; no \
+                 packet passes until then",
+                tun.name(),
+                identity.uid
+            ));
+            Ok(Greeted::Waiting(rules))
+        }
+        Some((_, Err(errno))) => Err(errno),
+    }
 }
 
 /// Offers the device to the router, in the first frame. A device without header before packets stays with frames, and a
@@ -51,6 +83,15 @@ pub fn say_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
     // Which offloads there are shows when they are turned on. They are off until the router has said that it knows them.
     let hello = Hello { offloads: tun.best_offloads().bits() };
     tun.disable_offloads();
+    offer(socket, tun, hello)
+}
+
+/// Offers a device again that the router had before, and whose offloads are on.
+pub fn renew_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
+    offer(socket, tun, Hello { offloads: tun.best_offloads().bits() })
+}
+
+fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello) -> nix::Result<()> {
     let mut bytes = Vec::new();
     let _it_fits = frame::append(&mut bytes, FrameKind::Hello, &hello.encode());
     let sent = socket::send_with_descriptor(socket.as_fd(), &bytes, tun.as_fd())?;

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::greeting::{rules_frame, say_hello, show_credentials};
+use super::greeting::{greet, rules_frame};
 use super::pump::{Buffers, Pump};
-use super::{Context, DeviceError, register};
+use super::rejoin::Rejoin;
+use super::{Context, DeviceError, close_in_children};
 use crate::sys::fork;
 use crate::sys::process::with_signals_blocked;
 use crate::sys::tun::Tun;
@@ -20,6 +20,8 @@ use crate::sys::tun::Tun;
 #[derive(Debug)]
 pub struct Link {
     socket: Arc<OwnedFd>,
+    /// The router's socket.
+    name: String,
     /// What the thread starts with.
     initial: Buffers,
     thread: Option<Thread>,
@@ -33,42 +35,25 @@ struct Thread {
 
 impl Link {
     /// Greets the router and starts the thread.
-    pub fn open(socket: OwnedFd, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
-        register(socket.as_fd());
-        let rules = rules_frame(&context.rules);
-        let greet = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
-        let initial = match context.identity.map(|identity| (identity, show_credentials(&socket, identity))) {
-            None | Some((_, Ok(()))) => {
-                say_hello(&socket, tun).map_err(greet)?;
-                Buffers { to_router: rules, ..Buffers::default() }
-            }
-            // Only the process that has dropped its privileges may say that it has.
-            Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
-                context.logger.line(format_args!(
-                    "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; \
-                     no packet passes until then",
-                    tun.name(),
-                    identity.uid
-                ));
-                Buffers { greeting: Some(rules), ..Buffers::default() }
-            }
-            Some((_, Err(errno))) => return Err(greet(errno)),
-        };
-        let mut link = Self { socket: Arc::new(socket), initial, thread: None };
+    pub fn open(socket: OwnedFd, name: &str, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
+        close_in_children(socket.as_fd());
+        let errno = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
+        let initial = Buffers::after_greeting(greet(&socket, tun, context).map_err(errno)?);
+        let mut link = Self { socket: Arc::new(socket), name: name.to_owned(), initial, thread: None };
         link.start(tun, context)?;
         Ok(link)
     }
 
     /// A connection of this process's earlier image, on which [`Link::start`] goes on.
-    pub fn resume(connection: (OwnedFd, Buffers), context: &Context) -> Self {
+    pub fn resume(connection: (OwnedFd, Buffers), name: &str, context: &Context) -> Self {
         let (socket, mut buffers) = connection;
-        register(socket.as_fd());
+        close_in_children(socket.as_fd());
         let rules = rules_frame(&context.rules);
         match &mut buffers.greeting {
             Some(greeting) => *greeting = rules,
             None => buffers.to_router.extend_from_slice(&rules),
         }
-        Self { socket: Arc::new(socket), initial: buffers, thread: None }
+        Self { socket: Arc::new(socket), name: name.to_owned(), initial: buffers, thread: None }
     }
 
     /// Starts the thread unless it runs.
@@ -84,7 +69,8 @@ impl Link {
         (context.keep_open)(stop.as_fd());
         (context.keep_open)(epoll.0.as_fd());
         let buffers = std::mem::take(&mut self.initial);
-        let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, context.logger);
+        let rejoin = Rejoin::new(&self.name, context);
+        let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, rejoin, context.logger);
         let builder = std::thread::Builder::new().name("tuntap".to_owned());
         let handle = with_signals_blocked(|| builder.spawn(move || pump.run()))
             .map_err(|errno| failed(errno.into()))?

@@ -4,8 +4,9 @@ mod greeting;
 mod handover;
 mod link;
 mod pump;
+mod rejoin;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -25,11 +26,9 @@ use crate::wire::rule::PeerRule;
 use handover::Inherited;
 use link::Link;
 
-/// How long a device waits for a place in its router's queue of connections.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Most devices of an instance. Each has two descriptors that children must not keep.
-pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 2;
+/// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment
+/// whenever it comes back to its router.
+pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 3;
 
 /// What the devices of an instance have in common.
 #[derive(Debug, Clone)]
@@ -40,6 +39,10 @@ pub struct Context {
     pub rules: Vec<PeerRule>,
     /// Whose credentials they show, if they have to.
     pub identity: Option<Identity>,
+    /// How long a device waits for its router when the instance starts.
+    pub timeout: Duration,
+    /// Whether the instance ends when a device loses its router.
+    pub required: bool,
     /// Where lines go.
     pub logger: Logger,
     /// Keeps the host from closing a descriptor that it doesn't know, as it does in a reloaded image.
@@ -188,10 +191,10 @@ impl DeviceSet {
             };
             let tun = Arc::new(tun);
             let link = match (connection, &spec.socket) {
-                (Some(connection), Some(_)) => Some(Link::resume(connection, context)),
+                (Some(connection), Some(name)) => Some(Link::resume(connection, name, context)),
                 _ => None,
             };
-            register(tun.as_fd());
+            close_in_children(tun.as_fd());
             context.logger.line(format_args!("[uwsgi-tuntap] {} lives on after the reload", tun.name()));
             self.devices.push(Device { namespace: here, tun, link });
         }
@@ -208,14 +211,17 @@ impl DeviceSet {
 impl Device {
     fn create(spec: &DeviceSpec, here: Option<NamespaceCookie>, context: &Context) -> Result<Self, DeviceError> {
         let tun = Arc::new(Tun::create(&spec.name)?);
-        register(tun.as_fd());
+        close_in_children(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let link = match &spec.socket {
             Some(name) => {
-                let socket = socket::connect(name, Instant::now() + CONNECT_TIMEOUT)
-                    .map_err(|error| DeviceError::Connect { name: spec.name.clone(), socket: name.clone(), error })?;
+                let socket = join(name, &tun, context).map_err(|error| DeviceError::Connect {
+                    name: spec.name.clone(),
+                    socket: name.clone(),
+                    error,
+                })?;
                 context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {name}", tun.name()));
-                Some(Link::open(socket, &tun, context)?)
+                Some(Link::open(socket, name, &tun, context)?)
             }
             None => None,
         };
@@ -233,8 +239,18 @@ impl Device {
     }
 }
 
+fn join(socket: &str, tun: &Tun, context: &Context) -> io::Result<OwnedFd> {
+    let seconds = context.timeout.as_secs();
+    socket::connect(socket, Instant::now() + context.timeout, |error| {
+        context.logger.line(format_args!(
+            "[uwsgi-tuntap] {}: can't reach the router at {socket} yet: {error}; waiting up to {seconds} s",
+            tun.name()
+        ));
+    })
+}
+
 /// `DeviceSet` keeps the number of descriptors below what can be registered.
-fn register(descriptor: BorrowedFd<'_>) {
+fn close_in_children(descriptor: BorrowedFd<'_>) {
     let registered = fork::close_in_children(descriptor);
     debug_assert!(registered, "MAX_DEVICES bounds the number of descriptors");
 }

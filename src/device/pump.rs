@@ -13,7 +13,8 @@ use nix::unistd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::greeting::{say_hello, show_current_credentials};
+use super::greeting::{Greeted, renew_hello, say_hello, show_current_credentials};
+use super::rejoin::{Hopeless, Rejoin, Rejoined, Root};
 use crate::log::Logger;
 use crate::sys::process::end_process;
 use crate::sys::socket;
@@ -48,6 +49,19 @@ pub struct Buffers {
     pub attached: bool,
     /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
     pub greeting: Option<Vec<u8>>,
+    /// The directory that was the root when the connection was made.
+    pub root: Option<Root>,
+}
+
+impl Buffers {
+    /// Those of a connection that has just been made.
+    pub fn after_greeting(greeted: Greeted) -> Self {
+        let (to_router, greeting) = match greeted {
+            Greeted::Ready(frames) => (frames, None),
+            Greeted::Waiting(frames) => (Vec::new(), Some(frames)),
+        };
+        Self { to_router, greeting, root: Root::current(), ..Self::default() }
+    }
 }
 
 /// Why a device has no network any more.
@@ -65,6 +79,15 @@ enum Loss {
     Device(io::Error),
     #[error("the event queue failed: {0}")]
     Epoll(Errno),
+    #[error(transparent)]
+    Hopeless(#[from] Hopeless),
+}
+
+impl Loss {
+    /// Whether another connection to the router could help.
+    const fn is_the_routers(&self) -> bool {
+        matches!(self, Self::Closed | Self::Frame(_) | Self::Socket(_))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +105,7 @@ pub struct Pump {
     stop: Arc<EventFd>,
     epoll: Epoll,
     buffers: Buffers,
+    rejoin: Rejoin,
     logger: Logger,
     /// What is read ends up here.
     scratch: Box<[u8]>,
@@ -97,6 +121,7 @@ impl Pump {
         stop: &Arc<EventFd>,
         epoll: Epoll,
         buffers: Buffers,
+        rejoin: Rejoin,
         logger: Logger,
     ) -> Self {
         Self {
@@ -105,19 +130,19 @@ impl Pump {
             stop: Arc::clone(stop),
             epoll,
             buffers,
+            rejoin,
             logger,
             scratch: vec![0; MAX_FRAME_LEN + READ_LEN].into_boxed_slice(),
             blocked: false,
         }
     }
 
-    /// Moves packets until it is told to stop. If the network is lost, so is the vassal: it would go on without one,
-    /// and nobody would know.
+    /// Moves packets until it is told to stop. A lost router is looked for. If the device itself is lost, or waiting
+    /// can't help, the vassal ends: it would go on without a network, and nobody would know.
     pub fn run(mut self) -> Buffers {
         let name = self.tun.name().to_owned();
         let logger = self.logger;
-        let result =
-            catch_unwind(AssertUnwindSafe(|| if self.greet_after_privileges_drop()? { self.pump() } else { Ok(()) }));
+        let result = catch_unwind(AssertUnwindSafe(|| self.serve()));
         match result {
             Ok(Ok(())) => return mem::take(&mut self.buffers),
             Ok(Err(loss)) => logger.line(format_args!("[uwsgi-tuntap] {name}: {loss}; this instance ends")),
@@ -125,6 +150,45 @@ impl Pump {
         }
         end_process();
         Buffers::default()
+    }
+
+    fn serve(&mut self) -> Result<(), Loss> {
+        loop {
+            let result = match self.greet_after_privileges_drop() {
+                Ok(true) => self.pump(),
+                Ok(false) => Ok(()),
+                Err(loss) => Err(loss),
+            };
+            match result {
+                Err(loss) if loss.is_the_routers() && !self.rejoin.is_required() => {
+                    self.logger.line(format_args!("[uwsgi-tuntap] {}: {loss}; looking for it", self.tun.name()));
+                    if !self.come_back()? {
+                        return Ok(());
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Returns false if the thread is to stop.
+    fn come_back(&mut self) -> Result<bool, Loss> {
+        // Nobody else reads the device any more. Until somebody does, its queue is the place for packets to wait.
+        self.tun.disable_offloads();
+        let (old, root) = (mem::take(&mut self.buffers), self.buffers.root);
+        self.buffers.root = root;
+        self.blocked = false;
+        // A child of this process may have a copy, for which it would stay in the queue.
+        let _ = self.epoll.delete(self.router.as_fd());
+        match self.rejoin.run(&self.tun, &self.router, &self.stop, root)? {
+            Rejoined::Joined(greeted) => self.buffers = Buffers::after_greeting(greeted),
+            // Who goes on with this connection will find it lost, too.
+            Rejoined::Stopped => {
+                self.buffers = old;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns false if the thread is to stop.
@@ -147,7 +211,7 @@ impl Pump {
 
     fn pump(&mut self) -> Result<(), Loss> {
         for source in [Source::Tun, Source::Router, Source::Stop] {
-            self.watch(source, true).map_err(Loss::Epoll)?;
+            self.watch(source).map_err(Loss::Epoll)?;
         }
         self.write_to_router()?;
         let mut events = [EpollEvent::empty(); 3];
@@ -180,7 +244,7 @@ impl Pump {
         }
     }
 
-    fn watch(&self, source: Source, first: bool) -> nix::Result<()> {
+    fn watch(&self, source: Source) -> nix::Result<()> {
         let input = EpollFlags::EPOLLIN;
         let (fd, flags) = match source {
             Source::Tun if self.blocked || self.buffers.attached => (self.tun.as_fd(), EpollFlags::empty()),
@@ -190,7 +254,10 @@ impl Pump {
             Source::Stop => (self.stop.as_fd(), input),
         };
         let mut event = EpollEvent::new(flags, source.encode());
-        if first { self.epoll.add(fd, event) } else { self.epoll.modify(fd, &mut event) }
+        match self.epoll.modify(fd, &mut event) {
+            Err(Errno::ENOENT) => self.epoll.add(fd, event),
+            result => result,
+        }
     }
 
     fn read_tun(&mut self) -> Result<(), Loss> {
@@ -229,8 +296,8 @@ impl Pump {
         self.buffers.to_router.drain(..written);
         if full != self.blocked {
             self.blocked = full;
-            self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
-            self.watch(Source::Router, false).map_err(Loss::Epoll)?;
+            self.watch(Source::Tun).map_err(Loss::Epoll)?;
+            self.watch(Source::Router).map_err(Loss::Epoll)?;
         }
         Ok(())
     }
@@ -267,16 +334,19 @@ impl Pump {
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
     fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
-        self.buffers.attached = answer == Answer::Attached;
         match answer {
             Answer::Attached => {
-                self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
+                self.buffers.attached = true;
+                self.watch(Source::Tun).map_err(Loss::Epoll)?;
                 self.tun.best_offloads();
             }
             Answer::Refused => {
+                self.buffers.attached = false;
                 self.tun.disable_offloads();
-                self.watch(Source::Tun, false).map_err(Loss::Epoll)?;
+                self.watch(Source::Tun).map_err(Loss::Epoll)?;
             }
+            // The device stays the router's: nobody reads it until that has a copy again.
+            Answer::Renew => renew_hello(&self.router, &self.tun).map_err(Loss::Socket)?,
         }
         Ok(())
     }

@@ -118,6 +118,8 @@ fn context(host: &HostState) -> Context {
         specs: config().devices.clone(),
         rules: config().device_rules.clone(),
         identity,
+        timeout: config().device_timeout,
+        required: config().device_required,
         logger: host::LOGGER,
         keep_open: host::keep_open,
     }

@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 10;
+const OPTION_COUNT: usize = 12;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -96,6 +96,20 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-device-rule",
         help: c"add a rule that the router applies to this instance's devices, the first match wins (syntax: <in|out> <src[/len]> <dst[/len]> <allow|deny|route|gateway> [addr:port])",
         argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceTimeout,
+        name: c"tuntap-device-timeout",
+        help: c"wait so many seconds for the router when the instance starts (0 to 3600, default 30)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceRequired,
+        name: c"tuntap-device-required",
+        help: c"end the instance when a device loses its router, instead of waiting for it (syntax: [true|false])",
+        argument: Argument::Optional,
         flags: 0,
     },
 ];

@@ -3,7 +3,6 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,13 +12,8 @@ use super::options::config;
 use crate::config::{Credentials, RouterSpec, StatsAddress};
 use crate::policy::forward::Policy;
 use crate::policy::pattern::RuleList;
-use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint};
+use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
 use crate::sys::tun::Tun;
-
-/// A gateway that was up for less than this waits for [`RESPAWN_PAUSE`] before it ends, because the master starts it
-/// again at once.
-const BRIEF_UPTIME: Duration = Duration::from_secs(5);
-const RESPAWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
@@ -66,12 +60,13 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
         }
         None => None,
     };
+    let store = Store::new().map_err(|errno| format!("a pair of sockets: {errno}"))?;
     // In a reloaded image the host closes what it doesn't know before it forks the gateways.
     let open = [Some(listener.as_fd()), Some(tun.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().for_each(host::keep_open);
+    open.flatten().chain(store.descriptors()).for_each(host::keep_open);
     Ok(Setup {
         tun,
         socket_name: spec.socket.clone(),
@@ -87,6 +82,7 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
         gateway,
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
+        store,
         host_version: host.version(),
         logger: host::LOGGER,
     })
@@ -118,7 +114,6 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
-    let started = Instant::now();
     let run = || {
         let setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         // What belongs to the other routers is not this process's business.
@@ -130,8 +125,5 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
     host::log(&format!("[tuntap-router] {reason}; this router ends"));
-    if started.elapsed() < BRIEF_UPTIME {
-        std::thread::sleep(RESPAWN_PAUSE);
-    }
     std::process::exit(1)
 }

@@ -166,9 +166,9 @@ impl Forwarder {
         }
     }
 
-    /// How many rules a peer sent.
-    pub fn rules_count(&self, id: PeerId) -> usize {
-        self.peer(id).map_or(0, |peer| peer.rules.len())
+    /// The rules that a peer sent.
+    pub fn rules(&self, id: PeerId) -> &[PeerRule] {
+        self.peer(id).map_or(&[], |peer| &peer.rules)
     }
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.

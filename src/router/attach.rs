@@ -34,9 +34,14 @@ impl EventLoop<'_> {
                 peer.offloads = offloads;
                 peer.path = Path::Attached(tun);
                 self.answer(id, Answer::Attached);
+                self.keep(id);
             }
             Err(reason) => {
+                let serial = peer.store_serial.take();
                 peer.path = Path::Stream(reason);
+                if let Some(serial) = serial {
+                    self.strike_out(serial);
+                }
                 self.answer(id, Answer::Refused);
             }
         }
@@ -65,14 +70,18 @@ impl EventLoop<'_> {
             Instant::now(),
             format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
         );
+        let serial = peer.store_serial.take();
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);
         }
+        if let Some(serial) = serial {
+            self.strike_out(serial);
+        }
         self.answer(id, Answer::Refused);
     }
 
-    fn answer(&mut self, id: PeerId, answer: Answer) {
+    pub(super) fn answer(&mut self, id: PeerId, answer: Answer) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
         let _ = peer.queue.push(FrameKind::Answer, &answer.encode(), &mut self.spares);

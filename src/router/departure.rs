@@ -23,6 +23,11 @@ impl EventLoop<'_> {
         let address = self.forwarder.address(id);
         self.forwarder.remove_peer(id);
         let Some(peer) = self.peers.remove(id) else { return };
+        if let Some(serial) = peer.store_serial {
+            // The store has a copy of the descriptor.
+            socket::shut_down(peer.as_fd());
+            self.strike_out(serial);
+        }
         // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
         let _ = self.epoll.delete(&peer);
         if let Path::Attached(tun) = &peer.path {

@@ -10,8 +10,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
 use super::queue::SpareBuffers;
+use super::restore;
 use super::stats::Totals;
 use super::stats_server::StatsServer;
+use super::store::Keeper;
 use super::table::PeerTable;
 use super::token::Token;
 use super::{RouterError, Setup};
@@ -58,11 +60,14 @@ pub struct EventLoop<'a> {
     pub(super) fault_log: LimitedLogger,
     pub(super) started: Instant,
     busy_poll: BusyPoll,
+    pub(super) keeper: Keeper<'a>,
 }
 
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
+        let (keeper, legacy) = Keeper::open(&setup.store);
+        restore::pause(&legacy, setup.tun.name(), setup.logger);
         let started = Instant::now();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let remade_tun = if setup.tun.is_alive() { None } else { Some(remake(setup)?) };
@@ -77,7 +82,7 @@ impl<'a> EventLoop<'a> {
         if let Err(errno) = raise_descriptor_limit() {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
-        Ok(Self {
+        let mut this = Self {
             setup,
             remade_tun,
             epoll,
@@ -96,7 +101,10 @@ impl<'a> EventLoop<'a> {
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
-        })
+            keeper,
+        };
+        this.restore(legacy.peers);
+        Ok(this)
     }
 
     /// Forwards until the TUN device or the event queue fails.

@@ -14,8 +14,10 @@ mod parcel;
 mod peer;
 mod queue;
 mod report;
+mod restore;
 mod stats;
 mod stats_server;
+mod store;
 mod table;
 mod token;
 
@@ -30,6 +32,8 @@ use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::sys::socket::PeerCredentials;
 use crate::sys::tun::{Tun, TunError};
+
+pub use store::Store;
 
 /// Turns a peer's credentials into its address; `None` refuses the peer.
 pub type CredentialsHook = Box<dyn Fn(PeerCredentials) -> Option<Ipv4Addr> + Send + Sync>;
@@ -87,6 +91,8 @@ pub struct Setup {
     pub credentials: CredentialsCheck,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
+    /// What outlives this process.
+    pub store: Store,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.

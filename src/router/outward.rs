@@ -77,7 +77,10 @@ impl EventLoop<'_> {
 
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
-        let is_first = std::mem::replace(&mut peer.stage, Stage::Frames) != Stage::Frames;
+        let is_first = peer.stage != Stage::Frames;
+        if frame.kind != FrameKind::Rules {
+            peer.stage = Stage::Frames;
+        }
         // Only a hello has use for what came with the first bytes.
         let offered = peer.offered.take();
         match frame.kind {
@@ -85,6 +88,7 @@ impl EventLoop<'_> {
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
                 self.forwarder.set_rules(id, rules);
+                self.keep(id);
             }
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
             FrameKind::Hello | FrameKind::Answer | FrameKind::Other(_) => {
@@ -114,6 +118,7 @@ impl EventLoop<'_> {
         }
         if let Some(address) = verdict.claimed {
             self.log_claim(id, address);
+            self.keep(id);
         }
         match verdict.to {
             Outward::Drop(reason) => Err(reason),

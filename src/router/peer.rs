@@ -36,6 +36,9 @@ pub enum Path {
 /// Why a peer's packets travel in frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamReason {
+    /// The router was started again, and the peer has not handed over its device again yet.
+    #[error("the router was started again and waits for its device")]
+    Restored,
     /// It didn't ask for anything else.
     #[error("it said no hello")]
     NoHello,
@@ -91,6 +94,8 @@ pub struct Peer {
     pub to_flush: bool,
     /// The claim that was refused last, so that it is logged once.
     pub refused_claim: Option<Ipv4Addr>,
+    /// Its number in the store, if it is kept there.
+    pub store_serial: Option<u64>,
     /// What passed.
     pub traffic: Traffic,
 }
@@ -166,6 +171,7 @@ impl Peer {
             watches_writable: false,
             to_flush: false,
             refused_claim: None,
+            store_serial: None,
             traffic: Traffic::default(),
         }
     }

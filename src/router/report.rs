@@ -83,7 +83,7 @@ impl EventLoop<'_> {
                 attached,
                 offloads,
                 stream_reason,
-                rules: self.forwarder.rules_count(id),
+                rules: self.forwarder.rules(id).len(),
                 drops: &traffic.drops,
             }
         });

@@ -28,6 +28,8 @@ pub struct Totals {
     pub gateway_tx_bytes: u64,
     /// Connections that became peers.
     pub accepted: u64,
+    /// Peers that were taken over from a router that died.
+    pub restored: u64,
     /// Connections that were turned away because of [`super::table::MAX_PEERS`].
     pub turned_away: u64,
     /// Times that no descriptor was left for a connection.

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-/// Most descriptors that can be registered: two for each device.
-pub const MAX_DESCRIPTORS: usize = 128;
+/// Most descriptors that can be registered.
+pub const MAX_DESCRIPTORS: usize = 192;
 
 const EMPTY: RawFd = -1;
 

@@ -1,8 +1,9 @@
 //! This process: its limits, its descriptors, its end.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
@@ -20,6 +21,23 @@ pub fn raise_descriptor_limit() -> nix::Result<()> {
 pub fn thread_time_nanos() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |now| now.num_nanoseconds());
     u64::try_from(now).unwrap_or_default()
+}
+
+/// Time since some moment that is the same for all processes (clock_gettime(2), CLOCK_MONOTONIC).
+pub fn monotonic_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Device and inode of the directory that is the root for this process.
+pub fn root_directory() -> nix::Result<(u64, u64)> {
+    nix::sys::stat::stat("/").map(|found| (found.st_dev, found.st_ino))
+}
+
+/// Puts one open file in the place of another, under that one's number, closed on exec.
+pub fn replace_descriptor(new: BorrowedFd<'_>, place: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: both are open. Whoever owns `place` goes on owning its number, for another file.
+    let result = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+    Errno::result(result).map(drop)
 }
 
 /// Makes reads and writes return at once.

@@ -11,9 +11,10 @@ use nix::sys::socket::{
     self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, sockopt,
 };
+use serde::{Deserialize, Serialize};
 
 /// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCredentials {
     /// Process, as seen from here.
     pub pid: libc::pid_t,
@@ -29,26 +30,37 @@ impl From<UnixCredentials> for PeerCredentials {
     }
 }
 
-/// Connects to a path or to `@name`. Waits until `deadline` for a place in the listener's queue; everything else that
-/// is wrong fails at once. The descriptor is non-blocking and closed on exec.
-pub fn connect(name: &str, deadline: Instant) -> io::Result<OwnedFd> {
+/// Connects to a path or to `@name`. Waits until `deadline` for a listener, and for a place in its queue; everything
+/// else that is wrong fails at once. `waiting` hears what it waits for. The descriptor is non-blocking and closed on
+/// exec.
+pub fn connect(name: &str, deadline: Instant, waiting: impl FnOnce(&io::Error)) -> io::Result<OwnedFd> {
     const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-    let address = address(name)?;
+    let mut waiting = Some(waiting);
     loop {
-        let fd = kernel::socket(
-            AddressFamily::Unix,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
-        match kernel::connect(fd.as_raw_fd(), &address) {
-            Ok(()) => return Ok(fd),
-            // the listener's queue is full
-            Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(RETRY_INTERVAL),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+        match connect_once(name) {
+            Err(error) if may_pass(&error) && Instant::now() < deadline => {
+                if let Some(waiting) = waiting.take() {
+                    waiting(&error);
+                }
+                std::thread::sleep(RETRY_INTERVAL);
+            }
+            result => return result,
         }
     }
+}
+
+/// No file, no listener, no place in its queue (EAGAIN of connect(2) on a unix socket).
+fn may_pass(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock)
+}
+
+/// Connects to a path or to `@name`, or fails at once. The descriptor is non-blocking and closed on exec.
+pub fn connect_once(name: &str) -> io::Result<OwnedFd> {
+    let address = address(name)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = kernel::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    kernel::connect(fd.as_raw_fd(), &address)?;
+    Ok(fd)
 }
 
 /// uWSGI ends an abstract name with a NUL byte that counts, and so must whoever wants to reach it.
@@ -94,6 +106,29 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
         _ => None,
     });
     Ok((message.bytes, credentials))
+}
+
+/// Most that a send buffer can be set to, in bytes: the kernel doubles the value.
+pub const LARGEST_BUFFER: usize = (libc::c_int::MAX / 2) as usize;
+
+/// Two connected sockets that keep messages apart, non-blocking and closed on exec.
+pub fn message_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    kernel::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+}
+
+/// Makes room for unread bytes, as much as the process may: the administrator's limit counts without CAP_NET_ADMIN.
+pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
+    if kernel::setsockopt(&fd, sockopt::SndBufForce, &bytes).is_err() {
+        // The buffer stays as long as it may be.
+        let _ = kernel::setsockopt(&fd, sockopt::SndBuf, &bytes);
+    }
+}
+
+/// Ends a connection for everybody who has a copy of its descriptor.
+pub fn shut_down(fd: BorrowedFd<'_>) {
+    // The other end may have gone already, and then there is nothing to do.
+    let _ = kernel::shutdown(fd.as_raw_fd(), kernel::Shutdown::Both);
 }
 
 /// Sends bytes together with a descriptor.
@@ -232,24 +267,36 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_is_waited_for_and_a_missing_socket_is_not() {
+    fn listener_and_a_place_in_its_queue_are_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
-        let name = path.to_str().expect("UTF-8");
-        let missing = connect(name, Instant::now() + Duration::from_secs(30)).expect_err("nobody listens");
+        let name = path.to_str().expect("UTF-8").to_owned();
+        let soon = || Instant::now() + Duration::from_secs(30);
+        let missing = connect(&name, Instant::now(), |_| ()).expect_err("nobody listens");
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
 
         let listener = UnixListener::bind(&path).expect("bind");
         kernel::listen(&listener, kernel::Backlog::new(0).expect("valid")).expect("a shorter queue");
-        let _first = connect(name, Instant::now()).expect("the only place");
-        let full = connect(name, Instant::now()).expect_err("no place, no time");
+        let _first = connect_once(&name).expect("the only place");
+        let full = connect(&name, Instant::now(), |_| ()).expect_err("no place, no time");
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         let acceptor = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             let accepted = listener.accept().expect("the first");
             (listener, accepted)
         });
-        connect(name, Instant::now() + Duration::from_secs(30)).expect("a place after the accept");
+        let mut waited_for = None;
+        connect(&name, soon(), |error| waited_for = Some(error.kind())).expect("a place after the accept");
+        assert_eq!(waited_for, Some(io::ErrorKind::WouldBlock));
         acceptor.join().expect("no panic");
+
+        std::fs::remove_file(&path).expect("it is there");
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            UnixListener::bind(path).expect("bind")
+        });
+        connect(&name, soon(), |error| waited_for = Some(error.kind())).expect("a listener at last");
+        assert_eq!(waited_for, Some(io::ErrorKind::NotFound));
+        late.join().expect("no panic");
     }
 }

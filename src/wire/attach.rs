@@ -29,6 +29,9 @@ pub enum Answer {
     Attached,
     /// It doesn't; packets travel in frames.
     Refused,
+    /// It was started again, knows the peer, and asks for its device: for a second hello. Nothing else may come before
+    /// that, and no packet until it is answered.
+    Renew,
 }
 
 impl Hello {
@@ -49,11 +52,12 @@ impl Hello {
 impl Answer {
     /// The payload.
     pub const fn encode(self) -> [u8; PAYLOAD_LEN] {
-        let attached = match self {
-            Self::Attached => 1,
+        let answer = match self {
             Self::Refused => 0,
+            Self::Attached => 1,
+            Self::Renew => 2,
         };
-        [VERSION, attached, 0, 0, 0, 0, 0, 0]
+        [VERSION, answer, 0, 0, 0, 0, 0, 0]
     }
 
     /// Reads a payload. `None` for another version.
@@ -61,6 +65,7 @@ impl Answer {
         match payload {
             [VERSION, 1, ..] => Some(Self::Attached),
             [VERSION, 0, ..] => Some(Self::Refused),
+            [VERSION, 2, ..] => Some(Self::Renew),
             _ => None,
         }
     }
@@ -74,7 +79,7 @@ mod tests {
     fn round_trips() {
         let hello = Hello { offloads: 0x1234_5678 };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
-        for answer in [Answer::Attached, Answer::Refused] {
+        for answer in [Answer::Attached, Answer::Refused, Answer::Renew] {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
     }
@@ -85,7 +90,8 @@ mod tests {
         assert_eq!(Hello::decode(&good[..7]), None);
         assert_eq!(Hello::decode(&[2, 10, 0, 0, 1, 0, 0, 0]), None);
         assert_eq!(Hello::decode(&[1, 12, 0, 0, 1, 0, 0, 0]), None);
-        assert_eq!(Answer::decode(&[1, 2]), None);
+        assert_eq!(Answer::decode(&[1, 3]), None);
+        assert_eq!(Answer::decode(&[2, 1]), None);
         assert_eq!(Answer::decode(&[]), None);
     }
 }

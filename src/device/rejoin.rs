@@ -1,0 +1,185 @@
+//! A device that has lost its router: back to it, again and again, with longer and longer pauses.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use serde::{Deserialize, Serialize};
+
+use super::greeting::{Greeted, greet};
+use super::{Context, close_in_children};
+use crate::log::Logger;
+use crate::sys::process::{replace_descriptor, root_directory};
+use crate::sys::tun::Tun;
+use crate::sys::{fork, socket};
+
+/// Pauses between attempts, from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A connection that lasted for so long was a good one: after it, the pauses are short again.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Which directory is the root, by device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root(u64, u64);
+
+impl Root {
+    /// That of this process.
+    pub fn current() -> Option<Self> {
+        root_directory().map(|(device, inode)| Self(device, inode)).ok()
+    }
+}
+
+/// How an attempt to come back ended.
+#[derive(Debug)]
+pub enum Rejoined {
+    /// There is a new connection in the old one's place.
+    Joined(Greeted),
+    /// The thread is to stop.
+    Stopped,
+}
+
+/// Why waiting can't help: a new start of the instance can.
+#[derive(Debug, thiserror::Error)]
+pub enum Hopeless {
+    /// The instance has dropped the privileges that it connected with.
+    #[error("may not connect to {0} any more: {1} (the router's chmod-socket and chown-socket say who may)")]
+    Forbidden(String, io::Error),
+    /// The jail was closed after the first connect.
+    #[error("{0} is not visible from this jail")]
+    Hidden(String),
+}
+
+/// What it takes to come back.
+#[derive(Debug)]
+pub struct Rejoin {
+    socket_name: String,
+    context: Context,
+    pause: Duration,
+    connected: Instant,
+}
+
+impl Rejoin {
+    /// For the router at `socket_name`.
+    pub fn new(socket_name: &str, context: &Context) -> Self {
+        let context = context.clone();
+        Self { socket_name: socket_name.to_owned(), context, pause: FIRST_PAUSE, connected: Instant::now() }
+    }
+
+    /// Whether the instance is to end rather than to wait.
+    pub const fn is_required(&self) -> bool {
+        self.context.required
+    }
+
+    /// Tries until it succeeds, until `stop`, or until it is clear that it can't. The new connection takes the place of
+    /// the old one, under the same number. `root` is the directory that was the root when that one was made.
+    pub fn run(
+        &mut self,
+        tun: &Tun,
+        router: &OwnedFd,
+        stop: &EventFd,
+        root: Option<Root>,
+    ) -> Result<Rejoined, Hopeless> {
+        if self.connected.elapsed() >= GOOD_CONNECTION {
+            self.pause = FIRST_PAUSE;
+        }
+        let logger = self.context.logger;
+        let lost = Instant::now();
+        let mut last_error = None;
+        loop {
+            if wait(stop, jittered(self.pause)) {
+                return Ok(Rejoined::Stopped);
+            }
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            match self.attempt(tun, router) {
+                Ok(greeted) => {
+                    logger.line(format_args!(
+                        "[uwsgi-tuntap] {}: joined the router at {} again after {:.1} s",
+                        tun.name(),
+                        self.socket_name,
+                        lost.elapsed().as_secs_f32()
+                    ));
+                    self.connected = Instant::now();
+                    return Ok(Rejoined::Joined(greeted));
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Hopeless::Forbidden(self.socket_name.clone(), error));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound && root != Root::current() => {
+                    return Err(Hopeless::Hidden(self.socket_name.clone()));
+                }
+                Err(error) => {
+                    report(logger, tun.name(), &self.socket_name, &error, &mut last_error);
+                }
+            }
+        }
+    }
+
+    fn attempt(&self, tun: &Tun, router: &OwnedFd) -> io::Result<Greeted> {
+        let connection = socket::connect_once(&self.socket_name)?;
+        // For as long as it has a number of its own, so that no fork in the meantime keeps a copy.
+        close_in_children(connection.as_fd());
+        let greeted = greet(&connection, tun, &self.context);
+        let replaced = greeted.and_then(|greeted| {
+            replace_descriptor(connection.as_fd(), router.as_fd())?;
+            Ok(greeted)
+        });
+        fork::forget(connection.as_fd());
+        Ok(replaced?)
+    }
+}
+
+/// Each kind of error once.
+fn report(logger: Logger, device: &str, socket: &str, error: &io::Error, last: &mut Option<Option<i32>>) {
+    if last.replace(error.raw_os_error()) != Some(error.raw_os_error()) {
+        logger.line(format_args!("[uwsgi-tuntap] {device}: can't reach the router at {socket} yet: {error}"));
+    }
+}
+
+/// Returns whether the thread is to stop.
+fn wait(stop: &EventFd, pause: Duration) -> bool {
+    let deadline = Instant::now() + pause;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(count) if count > 0 => return true,
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+}
+
+/// A quarter less or more, so that the devices that lost the same router don't come back all at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = u32::try_from(RandomState::new().hash_one(0) % 513).unwrap_or_default();
+    pause * (768 + random) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_a_quarter() {
+        for _ in 0..1000 {
+            let pause = jittered(Duration::from_millis(1000)).as_millis();
+            assert!((750..=1250).contains(&pause), "{pause}");
+        }
+    }
+
+    #[test]
+    fn wait_ends_early_if_the_thread_is_to_stop() {
+        let stop = EventFd::new().expect("an eventfd");
+        assert!(!wait(&stop, Duration::from_millis(1)));
+        stop.write(1).expect("written");
+        let before = Instant::now();
+        assert!(wait(&stop, Duration::from_secs(60)));
+        assert!(before.elapsed() < Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,117 @@
+//! Attached peers and the store: they are written down as they come, and taken back by a router that follows one that
+//! died. Peers in frames are not: a frame may have been cut in two, on either side.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Instant;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::event_loop::EventLoop;
+use super::peer::{Departure, Path, Peer, Stage, StreamReason};
+use super::store::{KeptPeer, Legacy};
+use super::token::Token;
+use crate::log::Logger;
+use crate::policy::forward::Forwarder;
+use crate::policy::registry::PeerId;
+use crate::sys::socket;
+use crate::wire::attach::Answer;
+use crate::wire::rule::PeerRule;
+
+/// Waits as long as the last router's end suggests.
+pub fn pause(legacy: &Legacy, name: &str, logger: Logger) {
+    if !legacy.pause.is_zero() {
+        logger.line(format_args!(
+            "[tuntap-router] {name}: {} routers in a row ended soon after their start, waiting {} s",
+            legacy.brief_runs,
+            legacy.pause.as_secs()
+        ));
+        thread::sleep(legacy.pause);
+    }
+}
+
+impl EventLoop<'_> {
+    /// Takes back the peers of the router before this one, and asks them for their devices.
+    pub(super) fn restore(&mut self, peers: Vec<(KeptPeer, OwnedFd)>) {
+        let found = peers.len();
+        for (kept, connection) in peers {
+            if !socket::is_hung_up(connection.as_fd()) {
+                self.restore_peer(kept, connection);
+            }
+        }
+        if found > 0 {
+            let (name, taken) = (self.name(), self.totals.restored);
+            self.setup.logger.line(format_args!(
+                "[tuntap-router] {name}: {taken} of {found} vassals of the router before this one are still there"
+            ));
+        }
+    }
+
+    fn restore_peer(&mut self, kept: KeptPeer, connection: OwnedFd) {
+        // It may say hello once more, as in its first frame.
+        let mut peer = Peer::new(connection, kept.credentials, Stage::FirstFrame);
+        peer.path = Path::Stream(StreamReason::Restored);
+        peer.store_serial = Some(self.keeper.new_serial());
+        let Some(id) = self.peers.insert(peer) else { return };
+        self.forwarder.add_peer(id);
+        self.forwarder.set_rules(id, kept.rules.iter().filter_map(PeerRule::decode).collect());
+        if let Some(address) = kept.address {
+            self.forwarder.assign(id, address);
+        }
+        self.totals.restored += 1;
+        self.write_down(id);
+        let Some(peer) = self.peers.get(id) else { return };
+        if let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode())) {
+            return self.disconnect(id, Departure::Socket(errno));
+        }
+        self.answer(id, Answer::Renew);
+    }
+
+    /// Keeps an attached peer, or what is new about it, for a router that may follow this one.
+    pub(super) fn keep(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if matches!(peer.path, Path::Attached(_)) {
+            peer.store_serial.get_or_insert_with(|| self.keeper.new_serial());
+            self.write_down(id);
+        }
+    }
+
+    /// Strikes a peer out that left, or is not attached any more.
+    pub(super) fn strike_out(&mut self, serial: u64) {
+        let result = self.keeper.strike_out(serial);
+        self.after_note(result);
+    }
+
+    fn write_down(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let Some(kept) = describe(id, peer, &self.forwarder) else { return };
+        let result = self.keeper.keep(kept, peer.as_fd());
+        self.after_note(result);
+    }
+
+    /// A note that found no room is in the rewritten state, with all the others.
+    fn after_note(&mut self, result: nix::Result<()>) {
+        if result.is_ok() && !self.keeper.is_due() {
+            return;
+        }
+        let (peers, forwarder) = (&self.peers, &self.forwarder);
+        let kept = peers.iter().filter_map(|(id, peer)| Some((describe(id, peer, forwarder)?, peer.as_fd())));
+        if let Err(errno) = self.keeper.rewrite(kept) {
+            let name = self.name();
+            self.fault_log.line(
+                Instant::now(),
+                format_args!("[tuntap-router] {name}: not all vassals would survive this router's death: {errno}"),
+            );
+        }
+    }
+}
+
+/// Nothing for peers that are not kept.
+fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> {
+    Some(KeptPeer {
+        serial: peer.store_serial?,
+        credentials: peer.credentials,
+        address: forwarder.address(id),
+        rules: forwarder.rules(id).iter().map(PeerRule::encode).collect(),
+    })
+}
