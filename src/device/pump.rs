@@ -175,12 +175,11 @@ impl Pump {
     fn come_back(&mut self) -> Result<bool, Loss> {
         // Nobody else reads the device any more. Until somebody does, its queue is the place for packets to wait.
         self.tun.disable_offloads();
-        let (old, root) = (mem::take(&mut self.buffers), self.buffers.root);
-        self.buffers.root = root;
+        let old = mem::take(&mut self.buffers);
         self.blocked = false;
         // A child of this process may have a copy, for which it would stay in the queue.
         let _ = self.epoll.delete(self.router.as_fd());
-        match self.rejoin.run(&self.tun, &self.router, &self.stop, root)? {
+        match self.rejoin.run(&self.tun, &self.router, &self.stop, old.root)? {
             Rejoined::Joined(greeted) => self.buffers = Buffers::after_greeting(greeted),
             // Who goes on with this connection will find it lost, too.
             Rejoined::Stopped => {

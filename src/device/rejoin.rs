@@ -5,8 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +22,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A connection that lasted for so long was a good one: after it, the pauses are short again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
-/// Which directory is the root, by device and inode.
+/// Which directory is the root, by mount and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root(u64, u64);
 
 impl Root {
     /// That of this process.
     pub fn current() -> Option<Self> {
-        root_directory().map(|(device, inode)| Self(device, inode)).ok()
+        root_directory().map(|(mount, inode)| Self(mount, inode)).ok()
     }
 }
 
@@ -92,7 +90,7 @@ impl Rejoin {
         let lost = Instant::now();
         let mut last_error = None;
         loop {
-            if wait(stop, jittered(self.pause)) {
+            if socket::wait_readable(stop.as_fd(), jittered(self.pause)) {
                 return Ok(Rejoined::Stopped);
             }
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -141,20 +139,6 @@ fn report(logger: Logger, device: &str, socket: &str, error: &io::Error, last: &
     }
 }
 
-/// Returns whether the thread is to stop.
-fn wait(stop: &EventFd, pause: Duration) -> bool {
-    let deadline = Instant::now() + pause;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(count) if count > 0 => return true,
-            Err(Errno::EINTR) => {}
-            Ok(_) | Err(_) => return false,
-        }
-    }
-}
-
 /// A quarter less or more, so that the devices that lost the same router don't come back all at once.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::try_from(RandomState::new().hash_one(0) % 513).unwrap_or_default();
@@ -171,15 +155,5 @@ mod tests {
             let pause = jittered(Duration::from_millis(1000)).as_millis();
             assert!((750..=1250).contains(&pause), "{pause}");
         }
-    }
-
-    #[test]
-    fn wait_ends_early_if_the_thread_is_to_stop() {
-        let stop = EventFd::new().expect("an eventfd");
-        assert!(!wait(&stop, Duration::from_millis(1)));
-        stop.write(1).expect("written");
-        let before = Instant::now();
-        assert!(wait(&stop, Duration::from_secs(60)));
-        assert!(before.elapsed() < Duration::from_secs(30));
     }
 }

@@ -13,6 +13,8 @@ use crate::config::{Credentials, RouterSpec, StatsAddress};
 use crate::policy::forward::Policy;
 use crate::policy::pattern::RuleList;
 use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
+use crate::sys::process;
+use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::Tun;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
@@ -38,10 +40,11 @@ pub fn start(host: &HostState) {
     }
 }
 
-/// Closes what the routers have open in this process. The next image binds all of it again; the option
+/// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it again; the option
 /// `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
-    SETUPS.lock().clear();
+    let setups = std::mem::take(&mut *SETUPS.lock());
+    setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
 
 fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
@@ -67,8 +70,14 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
     open.flatten().chain(store.descriptors()).for_each(host::keep_open);
+    let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
+        StatsAddress::Unix(name) => SocketFile::of(name),
+        StatsAddress::Tcp(_) => None,
+    });
     Ok(Setup {
         tun,
+        socket_files: SocketFile::of(&spec.socket).into_iter().chain(stats_file).collect(),
+        master: None,
         socket_name: spec.socket.clone(),
         listener,
         stats,
@@ -115,7 +124,10 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let run = || {
-        let setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
+        let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
+        if let Some(setup) = &mut setup {
+            setup.master = process::watch_parent().ok();
+        }
         // What belongs to the other routers is not this process's business.
         SETUPS.lock().clear();
         match setup {

@@ -67,7 +67,7 @@ impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
         let (keeper, legacy) = Keeper::open(&setup.store);
-        restore::pause(&legacy, setup.tun.name(), setup.logger);
+        restore::pause(&legacy, setup);
         let started = Instant::now();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let remade_tun = if setup.tun.is_alive() { None } else { Some(remake(setup)?) };
@@ -77,6 +77,9 @@ impl<'a> EventLoop<'a> {
         epoll.add(&setup.listener, readable(Token::Listener))?;
         if let Some(gateway) = &setup.gateway {
             epoll.add(&gateway.socket, readable(Token::Gateway))?;
+        }
+        if let Some(master) = &setup.master {
+            epoll.add(master, readable(Token::Master))?;
         }
         let stats = setup.stats.as_ref().map(|endpoint| StatsServer::new(endpoint, &epoll)).transpose()?;
         if let Err(errno) = raise_descriptor_limit() {
@@ -152,6 +155,7 @@ impl<'a> EventLoop<'a> {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(Instant::now()),
             Token::Gateway => self.read_gateway(),
+            Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.read_device(id),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),

@@ -31,6 +31,7 @@ use thiserror::Error;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::sys::socket::PeerCredentials;
+use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 
 pub use store::Store;
@@ -91,6 +92,10 @@ pub struct Setup {
     pub credentials: CredentialsCheck,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
+    /// The files of its sockets, which go with it.
+    pub socket_files: Vec<SocketFile>,
+    /// Readable when the process ends that would start this one again.
+    pub master: Option<OwnedFd>,
     /// What outlives this process.
     pub store: Store,
     /// The host's version, for the statistics.
@@ -129,15 +134,32 @@ pub enum RouterError {
     /// The TUN device can't be read.
     #[error("reading from {0}: {1}")]
     Device(String, #[source] io::Error),
+    /// There is nobody left who would start a router again.
+    #[error("the master process is gone")]
+    MasterGone,
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
 }
 
+impl Setup {
+    /// Takes the socket files away. Those that are gone, or can't be removed without the privileges that were there at
+    /// the start, are left as they are.
+    pub fn remove_socket_files(&self) {
+        for file in &self.socket_files {
+            let _ = file.remove();
+        }
+    }
+}
+
 /// Runs a router until it fails.
 pub fn run(setup: &Setup) -> RouterError {
-    match event_loop::EventLoop::new(setup).and_then(event_loop::EventLoop::run) {
+    let error = match event_loop::EventLoop::new(setup).and_then(event_loop::EventLoop::run) {
         Ok(never) => match never {},
         Err(error) => error,
+    };
+    if matches!(error, RouterError::MasterGone) {
+        setup.remove_socket_files();
     }
+    error
 }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::Setup;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Path, Peer, Stage, StreamReason};
 use super::store::{KeptPeer, Legacy};
 use super::token::Token;
-use crate::log::Logger;
 use crate::policy::forward::Forwarder;
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
@@ -19,14 +19,19 @@ use crate::wire::attach::Answer;
 use crate::wire::rule::PeerRule;
 
 /// Waits as long as the last router's end suggests.
-pub fn pause(legacy: &Legacy, name: &str, logger: Logger) {
+pub fn pause(legacy: &Legacy, setup: &Setup) {
     if !legacy.pause.is_zero() {
-        logger.line(format_args!(
-            "[tuntap-router] {name}: {} routers in a row ended soon after their start, waiting {} s",
+        setup.logger.line(format_args!(
+            "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
+            setup.tun.name(),
             legacy.brief_runs,
             legacy.pause.as_secs()
         ));
-        thread::sleep(legacy.pause);
+        match &setup.master {
+            // Its end is the end of the pause.
+            Some(master) => _ = socket::wait_readable(master.as_fd(), legacy.pause),
+            None => thread::sleep(legacy.pause),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
+    /// The master process.
+    Master,
     /// A peer's connection.
     Peer(PeerId),
     /// A peer's TUN device.
@@ -34,6 +36,7 @@ impl Token {
             Self::Gateway => (2, 0, 0),
             Self::StatsListener => (3, 0, 0),
             Self::StatsClient(serial) => (4, 0, serial),
+            Self::Master => (7, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -52,6 +55,7 @@ impl Token {
             4 => Self::StatsClient(generation),
             5 => Self::Peer(PeerId { index, generation }),
             6 => Self::Device(PeerId { index, generation }),
+            7 => Self::Master,
             _ => return None,
         })
     }
@@ -70,6 +74,7 @@ mod tests {
             Token::Gateway,
             Token::StatsListener,
             Token::StatsClient(77),
+            Token::Master,
             Token::Peer(peer),
             Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),

@@ -5,5 +5,6 @@ pub mod fork;
 pub mod net;
 pub mod process;
 pub mod socket;
+pub mod socket_file;
 pub mod tun;
 pub mod uio;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::time::TimeValLike;
@@ -28,9 +29,14 @@ pub fn monotonic_time() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Device and inode of the directory that is the root for this process.
+/// Mount and inode of the directory that is the root for this process (statx(2)). The mount is 0 on kernels before 5.8.
 pub fn root_directory() -> nix::Result<(u64, u64)> {
-    nix::sys::stat::stat("/").map(|found| (found.st_dev, found.st_ino))
+    // SAFETY: `struct statx` is numbers, for which zeros are valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let wanted = libc::STATX_INO | libc::STATX_MNT_ID;
+    // SAFETY: the path is NUL-terminated, and the structure lives through the call.
+    let result = unsafe { libc::statx(libc::AT_FDCWD, c"/".as_ptr(), 0, wanted, &raw mut found) };
+    Errno::result(result).map(|_| (found.stx_mnt_id, found.stx_ino))
 }
 
 /// Puts one open file in the place of another, under that one's number, closed on exec.
@@ -38,6 +44,22 @@ pub fn replace_descriptor(new: BorrowedFd<'_>, place: BorrowedFd<'_>) -> nix::Re
     // SAFETY: both are open. Whoever owns `place` goes on owning its number, for another file.
     let result = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
     Errno::result(result).map(drop)
+}
+
+/// A descriptor that becomes readable when this process's parent ends (pidfd_open(2)), in place of the signal that would
+/// end this process then. Fails on kernels before 5.3, where that signal stays what it is.
+pub fn watch_parent() -> nix::Result<OwnedFd> {
+    let parent = unistd::getppid();
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, parent.as_raw(), 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made it for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if unistd::getppid() != parent {
+        return Err(Errno::ESRCH);
+    }
+    prctl::set_pdeathsig(None)?;
+    Ok(fd)
 }
 
 /// Makes reads and writes return at once.

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, sockopt,
@@ -198,6 +199,20 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     ready == 1 && item.revents & (libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR) != 0
 }
 
+/// Waits for something to read, or for the end of it. Returns whether that came within the time.
+pub fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            Ok(count) if count > 0 => return true,
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+}
+
 /// Whether a descriptor is a connected unix stream socket.
 pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
     kernel::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
@@ -255,6 +270,16 @@ mod tests {
             let mut rest = [0; 1];
             assert_eq!(nix::unistd::read(&read_end, &mut rest), Ok(0), "{count} descriptors");
         }
+    }
+
+    #[test]
+    fn wait_ends_with_the_first_byte_or_the_time() {
+        let (sender, receiver) = UnixStream::pair().expect("a pair");
+        assert!(!wait_readable(receiver.as_fd(), Duration::from_millis(1)));
+        assert_eq!(send(sender.as_fd(), b"x"), Ok(1));
+        let before = Instant::now();
+        assert!(wait_readable(receiver.as_fd(), Duration::from_secs(60)));
+        assert!(before.elapsed() < Duration::from_secs(30));
     }
 
     #[test]

@@ -135,6 +135,8 @@ fn reloaded_emperor_serves_again(pair: Pair) {
     assert!(is_alive(master), "a reload keeps the process");
 }
 
+/// Between two of ours nothing is lost but time. A C vassal ends with its connection, and ours can't come back to a C
+/// router without the privileges that it had at its start; the Emperor starts both anew.
 fn vassals_come_back_after_the_router_was_killed(pair: Pair) {
     let emperor = pair.emperor().start();
     emperor.start_vassal(&pair.vassal("v1", V1));
@@ -144,7 +146,8 @@ fn vassals_come_back_after_the_router_was_killed(pair: Pair) {
     emperor.log.wait_for("respawned uWSGI tuntap router 1", wait::LONG);
     wait_until_reachable(&emperor);
     assert_ne!(emperor.router_pid(), router);
-    assert_ne!(emperor.vassal_pid("v1"), vassal, "the vassal ended with its connection and was started anew");
+    let stays = pair.router == Subject::Ours && pair.vassal == Subject::Ours;
+    assert_eq!(emperor.vassal_pid("v1") == vassal, stays);
 }
 
 fn killed_vassal_frees_its_address_and_comes_back(pair: Pair) {

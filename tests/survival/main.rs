@@ -1,0 +1,13 @@
+//! What dies, and what lives on: routers, vassals without a router, stops.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod link;
+mod world;
+
+mod rejoin;
+mod respawn;
+mod start;
+mod stop;

@@ -1,0 +1,26 @@
+//! Vassals that start before their router.
+
+use crate::common::emperor::V1;
+use crate::common::fake_router::FakeRouter;
+use crate::common::wait;
+use crate::world::{HELLO, emperor, vassal_of_fake};
+
+#[test]
+fn vassal_waits_for_its_router() {
+    let emperor = emperor().start();
+    emperor.add(&vassal_of_fake(V1));
+    emperor.log.wait_for("No such file or directory (os error 2); waiting up to 30 s", wait::LONG);
+    let router = FakeRouter::bind(&emperor.path("fake.sock"));
+    assert_eq!(router.accept(wait::LONG).next_frame(wait::SHORT).expect("a first frame").modifier2, HELLO);
+    assert_eq!(emperor.log.text().matches("waiting up to 30 s").count(), 1, "it waited once, in one process");
+}
+
+#[test]
+fn vassal_says_what_is_missing_and_ends() {
+    let emperor = emperor().start();
+    emperor.add(&vassal_of_fake(V1).line("tuntap-device-timeout = 1"));
+    emperor.log.wait_for("waiting up to 1 s", wait::LONG);
+    let complaint = emperor.in_dir("uwsgi0: can't reach the router at {dir}/fake.sock: No such file or directory");
+    emperor.log.wait_for(&complaint, wait::LONG);
+    assert!(!emperor.log.text().contains("v1.ini is ready"), "it does not serve without its network");
+}

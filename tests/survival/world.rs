@@ -1,0 +1,61 @@
+//! What these tests have in common.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
+use crate::common::fake_router::FakeRouter;
+use crate::common::host::{Host, Subject};
+use crate::common::netns::Net;
+use crate::common::processes::send;
+use crate::common::stats::Stats;
+use crate::common::vassal::VassalIni;
+use crate::common::wait;
+
+/// `modifier2` of a device's first frame, with which it hands over its descriptor.
+pub const HELLO: u8 = 0x74;
+
+pub fn emperor() -> EmperorIni {
+    EmperorIni::new(Host::usual(), Subject::Ours)
+}
+
+pub fn vassal(name: &str, address: Ipv4Addr) -> VassalIni {
+    VassalIni::new(Host::usual(), Subject::Ours, name, address, EMPEROR)
+}
+
+/// A vassal whose router is the test itself.
+pub fn vassal_of_fake(address: Ipv4Addr) -> VassalIni {
+    vassal("v1", address).devices(&["uwsgi0 {dir}/fake.sock"]).without_ping()
+}
+
+/// A router's socket that everybody may connect to, as with `chmod-socket = 666`.
+pub fn open_to_all(socket: &Path) -> FakeRouter {
+    let _ = std::fs::remove_file(socket);
+    let router = FakeRouter::bind(socket);
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).expect("own file");
+    router
+}
+
+pub fn is_attached(stats: &Stats, address: Ipv4Addr) -> bool {
+    stats.peer(address).is_some_and(|peer| peer["attached"] == true)
+}
+
+#[track_caller]
+pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
+    let net = emperor.start_vassal(&vassal(name, address));
+    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
+    net
+}
+
+/// Kills the router and waits for the next one.
+#[track_caller]
+pub fn kill_router(emperor: &Emperor) -> Stats {
+    let router = emperor.router_pid();
+    send(router, Signal::SIGKILL);
+    wait::until("there is a new router", wait::LONG, || {
+        emperor.try_stats().ok().filter(|stats| stats.router_pid() != router)
+    })
+}
