@@ -36,8 +36,9 @@ plugin:
 	@set -e; \
 	uwsgi=$$(command -v $(UWSGI_BIN)); \
 	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
-	target=target/host-$$($$uwsgi --version)-$$digest; \
-	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib || { \
+	target=target/host-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
+	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib \
+		$(FEATURES:%=--features %) || { \
 		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \
 		exit 1; }; \
 	mkdir -p $(DIST); \

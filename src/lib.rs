@@ -12,5 +12,7 @@ pub mod config;
 pub mod policy;
 pub mod wire;
 
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod log;
 pub mod sys;

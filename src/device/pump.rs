@@ -220,6 +220,8 @@ impl Pump {
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(Loss::Epoll(errno)),
             };
+            #[cfg(feature = "faults")]
+            crate::faults::point("device");
             for event in &events[..count] {
                 match Source::decode(event.data()) {
                     // The event may be older than the answer that left the device to the router.

@@ -57,7 +57,11 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
 
 /// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever the host wants.
 unsafe extern "C" fn enter_jail() {
-    guarded("post_jail", || devices::ensure(&HostState::read()));
+    guarded("post_jail", || {
+        #[cfg(feature = "faults")]
+        crate::faults::point("callback");
+        devices::ensure(&HostState::read());
+    });
 }
 
 unsafe extern "C" fn postinit_apps() {

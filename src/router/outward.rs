@@ -110,6 +110,8 @@ impl EventLoop<'_> {
     }
 
     fn send_outward(&mut self, id: PeerId, parcel: &Parcel<'_>) -> Result<(), DropReason> {
+        #[cfg(feature = "faults")]
+        crate::faults::point("router");
         let mut verdict = self.forwarder.outward(id, &parcel.packet);
         if let Outward::Contested { holder, .. } = verdict.to
             && self.remove_if_dead(holder)

@@ -44,6 +44,8 @@ impl EventLoop<'_> {
                 self.restore_peer(kept, connection);
             }
         }
+        // The first event may be long in coming.
+        self.flush_peers();
         if found > 0 {
             let (name, taken) = (self.name(), self.totals.restored);
             self.setup.logger.line(format_args!(

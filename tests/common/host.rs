@@ -16,6 +16,8 @@ pub enum Host {
 pub enum Subject {
     C,
     Ours,
+    /// Ours, with panics on demand. For 2.0.21 only.
+    Faulty,
 }
 
 impl Host {
@@ -82,6 +84,7 @@ impl Subject {
         match self {
             Self::C => "c",
             Self::Ours => "ours",
+            Self::Faulty => "faulty",
         }
     }
 }

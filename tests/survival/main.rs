@@ -7,6 +7,7 @@ mod common;
 mod link;
 mod world;
 
+mod panics;
 mod rejoin;
 mod respawn;
 mod start;
