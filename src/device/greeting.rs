@@ -33,8 +33,7 @@ impl Identity {
 
 /// Shows credentials to the router. They travel as one message, before any frame.
 pub fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
-    let sent = socket::send_with_credentials(socket.as_fd(), CREDENTIALS_MAGIC, identity.credentials())?;
-    if sent == CREDENTIALS_MAGIC.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+    send_all(CREDENTIALS_MAGIC, |bytes| socket::send_with_credentials(socket.as_fd(), bytes, identity.credentials()))
 }
 
 /// Shows this process's own credentials.
@@ -42,19 +41,28 @@ pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
     show_credentials(socket, Identity::current())
 }
 
-/// Offers the device to the router, in the first frame. A device without header before packets stays with frames, and a
-/// router that knows nothing of this drops the frame.
-pub fn say_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
+/// Offers the device to the router, in the first frame, and sends the frames that must reach the router before any
+/// packet. A device without header before packets stays with frames, and a router that knows nothing of this drops the
+/// frame.
+///
+/// All of it is one message: the router may read the device as soon as it has the hello, and takes no rules any more
+/// after the first packet.
+pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8]) -> nix::Result<()> {
     if !tun.has_header() {
-        return Ok(());
+        return send_all(frames, |bytes| socket::send(socket.as_fd(), bytes));
     }
     // Which offloads there are shows when they are turned on. They are off until the router has said that it knows them.
     let hello = Hello { offloads: tun.best_offloads().bits() };
     tun.disable_offloads();
     let mut bytes = Vec::new();
     let _it_fits = frame::append(&mut bytes, FrameKind::Hello, &hello.encode());
-    let sent = socket::send_with_descriptor(socket.as_fd(), &bytes, tun.as_fd())?;
-    if sent == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+    bytes.extend_from_slice(frames);
+    send_all(&bytes, |bytes| socket::send_with_descriptor(socket.as_fd(), bytes, tun.as_fd()))
+}
+
+/// Sends what a new connection has room for.
+fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix::Result<()> {
+    if bytes.is_empty() || send(bytes)? == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
 
 /// The frame that carries the rules; nothing if there are none.

@@ -39,8 +39,8 @@ impl Link {
         let greet = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
         let initial = match context.identity.map(|identity| (identity, show_credentials(&socket, identity))) {
             None | Some((_, Ok(()))) => {
-                say_hello(&socket, tun).map_err(greet)?;
-                Buffers { to_router: rules, ..Buffers::default() }
+                say_hello(&socket, tun, &rules).map_err(greet)?;
+                Buffers::default()
             }
             // Only the process that has dropped its privileges may say that it has.
             Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {

@@ -138,9 +138,8 @@ impl Pump {
             }
         }
         show_current_credentials(&self.router)
-            .and_then(|()| say_hello(&self.router, &self.tun))
+            .and_then(|()| say_hello(&self.router, &self.tun, greeting))
             .map_err(Loss::Socket)?;
-        self.buffers.to_router.extend_from_slice(greeting);
         self.buffers.greeting = None;
         Ok(true)
     }

@@ -5,14 +5,17 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 
 use super::guard::die;
 use super::host::{self, HostState};
 use super::options::config;
-use crate::config::{Credentials, RouterSpec, StatsAddress};
+use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
+use crate::policy::lease::{Leases, Uncovered};
 use crate::policy::pattern::RuleList;
+use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint};
 use crate::sys::tun::Tun;
 
@@ -32,9 +35,10 @@ pub fn start(host: &HostState) {
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
+    let leases = leases().unwrap_or_else(|errors| die(errors));
     for (index, spec) in config().routers.iter().enumerate() {
-        let setup =
-            prepare(spec, host).unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
+        let setup = prepare(spec, host, &leases)
+            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         SETUPS.lock().push(Some(setup));
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
@@ -50,7 +54,7 @@ pub fn close() {
     SETUPS.lock().clear();
 }
 
-fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
+fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup, String> {
     let text = |error: std::io::Error| error.to_string();
     host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
     let listener = host::bind_unix(&spec.socket).map_err(text)?;
@@ -83,6 +87,12 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
             routes: RuleList::new(config().routes.iter().copied()),
             has_gateway: gateway.is_some(),
             switch: config().switch,
+            leases: leases.clone(),
+            device_routes: AllowedTargets::new(
+                config().routes.iter().map(|route| route.target),
+                config().device_routes.iter().copied(),
+            ),
+            gateway_sources: config().gateway_sources.iter().copied().collect(),
         },
         gateway,
         credentials: credentials_check()?,
@@ -102,6 +112,18 @@ fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> st
         http: host.stats_http(),
         minified: host.stats_minified(),
         timeout: host.socket_timeout(),
+    })
+}
+
+/// The leases, with the users and groups that their names stand for right now.
+fn leases() -> Result<Leases, ConfigErrors> {
+    let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+    let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+    let leases = resolve_leases(&config().leases, user, group)?;
+    Ok(match config().lease_default {
+        Some(uncovered) => Leases::new(leases, uncovered),
+        None if leases.is_empty() => Leases::none(),
+        None => Leases::new(leases, Uncovered::Deny),
     })
 }
 
