@@ -49,6 +49,8 @@ pub enum Uncovered {
 #[derive(Debug, Clone)]
 pub struct Leases {
     holders: PrefixMap<HashSet<Holder>>,
+    /// The groups among the holders.
+    groups: HashSet<u32>,
     uncovered: Uncovered,
 }
 
@@ -61,23 +63,24 @@ impl Leases {
     /// Takes all leases; their order doesn't matter.
     pub fn new(leases: impl IntoIterator<Item = Lease>, uncovered: Uncovered) -> Self {
         let mut holders = PrefixMap::<HashSet<Holder>>::default();
-        for lease in leases {
-            holders.entry(lease.prefix).insert(lease.holder);
+        let mut groups = HashSet::new();
+        for Lease { prefix, holder } in leases {
+            holders.entry(prefix).insert(holder);
+            if let Holder::Group(group) = holder {
+                groups.insert(group);
+            }
         }
-        Self { holders, uncovered }
+        Self { holders, groups, uncovered }
     }
 
     /// Whether any lease is one of a group, so that the groups of a peer matter.
     pub fn name_groups(&self) -> bool {
-        self.groups().next().is_some()
+        !self.groups.is_empty()
     }
 
     /// Takes those groups out of an identity that no lease is of. What is left is no longer than the list of leases.
     pub fn forget_other_groups(&self, identity: &mut Identity) {
-        if !identity.groups.is_empty() {
-            let named: HashSet<u32> = self.groups().collect();
-            identity.groups.retain(|group| named.contains(group));
-        }
+        identity.groups.retain(|group| self.groups.contains(group));
     }
 
     /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
@@ -95,13 +98,6 @@ impl Leases {
             }
         }
         !covered && self.uncovered == Uncovered::Allow
-    }
-
-    fn groups(&self) -> impl Iterator<Item = u32> {
-        self.holders.iter().flat_map(|(_, holders)| holders).filter_map(|holder| match holder {
-            Holder::Group(group) => Some(*group),
-            Holder::User(_) => None,
-        })
     }
 }
 

@@ -26,11 +26,6 @@ impl<V> PrefixMap<V> {
         self.values.is_empty()
     }
 
-    /// All prefixes and their values, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Ipv4Net, &V)> {
-        self.values.iter()
-    }
-
     /// The values of all prefixes that cover an address.
     pub fn covering(&self, address: Ipv4Addr) -> impl Iterator<Item = &V> {
         self.lengths.iter().filter_map(move |&length| {

@@ -4,11 +4,14 @@ use std::net::Ipv4Addr;
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1};
+use crate::common::fake_router::FakeRouter;
 use crate::common::host::Subject;
 use crate::common::netns::Net;
+use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
+use crate::common::wire;
 use crate::world::{ALICE, emperor, vassal};
 
 const DENIED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -33,6 +36,19 @@ fn assert_denied(emperor: &Emperor, net: &Net) {
     send_udp(net, DENIED, 9, b"denied").expect("the vassal has a default route");
     send_udp(net, EMPEROR, 9, b"last").expect("the vassal has a route");
     assert!(capture.until(wait::SHORT, |packet| packet.ends_with(b"last")).is_empty());
+}
+
+/// The router may read the device as soon as it has the hello, and takes no rules after the first packet.
+#[test]
+fn vassal_sends_its_rules_together_with_its_device() {
+    let emperor = emperor().start();
+    let fake = FakeRouter::bind(&emperor.path("fake.sock"));
+    emperor.add(&with_rule("out 0.0.0.0 10.0.0.0/8 deny").devices(&["uwsgi0 {dir}/fake.sock"]));
+    let mut message = fake.accept(wait::LONG).next_read(wait::LONG).expect("the vassal sends something");
+    let hello = wire::take_frame(&mut message).expect("a frame");
+    assert!(hello.payload.len() < packet::IPV4_HEADER_LEN, "a hello comes first: {hello:?}");
+    let rules = wire::take_frame(&mut message).expect("a second frame in the same message");
+    assert_eq!((rules.modifier2, rules.payload.len(), message.len()), (wire::RULES, wire::RULE_LEN, 0));
 }
 
 #[test]
