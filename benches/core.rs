@@ -9,8 +9,11 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use etherparse::PacketBuilder;
 use ipnet::Ipv4Net;
 use tuntap_plugin::policy::forward::{Forwarder, Origin, Policy};
+use tuntap_plugin::policy::lease::{Identity, Leases};
 use tuntap_plugin::policy::pattern::{Action, Rule, RuleList};
+use tuntap_plugin::policy::prefix_map::PrefixSet;
 use tuntap_plugin::policy::registry::{PeerId, Registry};
+use tuntap_plugin::policy::targets::AllowedTargets;
 use tuntap_plugin::wire::frame::{self, FrameKind, Frames};
 use tuntap_plugin::wire::ip::Ipv4Packet;
 use tuntap_plugin::wire::segment::{for_each_packet, sum};
@@ -55,10 +58,13 @@ fn forwarder(rules: u32, peers: u32) -> Forwarder {
         routes: RuleList::new([]),
         has_gateway: false,
         switch: false,
+        leases: Leases::none(),
+        device_routes: AllowedTargets::default(),
+        gateway_sources: PrefixSet::default(),
     };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
-        forwarder.add_peer(peer(index));
+        forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
         forwarder.outward(peer(index), &ip(&packet(Ipv4Addr::from_bits(FIRST + index), 0)));
     }
     forwarder

@@ -22,7 +22,7 @@ struct uwsgi_tuntap_frame_header {
 } __attribute__((packed));
 
 #define UWSGI_TUNTAP_FRAME_PACKET 0 /* one IP packet, without any link-layer header */
-#define UWSGI_TUNTAP_FRAME_RULES 1  /* peer rules, replacing those sent before */
+#define UWSGI_TUNTAP_FRAME_RULES 1  /* peer rules, replacing those sent before; not after the first packet */
 
 /* A header and this many bytes fill 8192 bytes, the buffer of the oldest implementation. */
 #define UWSGI_TUNTAP_MAX_PAYLOAD 8188

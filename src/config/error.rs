@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ipnet::Ipv4Net;
 use thiserror::Error;
 
 /// One value that can't be used.
@@ -49,6 +50,40 @@ pub enum Problem {
     /// No IPv4 address or prefix.
     #[error("\"{0}\" is no IPv4 address or prefix, expected a.b.c.d or a.b.c.d/0 to a.b.c.d/32")]
     Prefix(String),
+    /// A prefix with bits behind its length, where a grant depends on it.
+    #[error("\"{word}\" has bits set behind its length, expected {network} or {host}")]
+    HostBits {
+        /// The word.
+        word: String,
+        /// The whole network.
+        network: Ipv4Net,
+        /// The one address.
+        host: Ipv4Net,
+    },
+    /// No name or number of a user or group.
+    #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
+    LeaseHolder(String),
+    /// A name that the machine doesn't know.
+    #[error("there is no {kind} \"{name}\" on this machine")]
+    NoAccount {
+        /// User or group.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The machine's list of users or groups can't be read.
+    #[error("can't look up the {kind} \"{name}\": {error}")]
+    Account {
+        /// User or group.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What the system said.
+        error: nix::errno::Errno,
+    },
+    /// No range of gateways.
+    #[error("\"{0}\" is no range of gateways, expected any or a.b.c.d[/len][:port] with a port from 1 to 65535")]
+    DeviceRoute(String),
     /// No address with port for UDP.
     #[error("\"{0}\" is no UDP address, expected a.b.c.d:port with a port from 1 to 65535")]
     UdpAddress(String),

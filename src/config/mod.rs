@@ -3,6 +3,7 @@
 mod credentials;
 mod device;
 mod error;
+mod grants;
 mod parse;
 mod router;
 mod rules;
@@ -10,12 +11,17 @@ mod rules;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
+pub use grants::{LeaseSpec, resolve_leases};
 pub use router::{RouterSpec, StatsAddress};
 
+use crate::policy::lease::Uncovered;
 use crate::policy::pattern::{Action, Rule};
+use crate::policy::targets::TargetRange;
 use crate::wire::rule::PeerRule;
 
 /// The options of the plugin.
@@ -39,6 +45,14 @@ pub enum OptionName {
     Switch,
     /// `tuntap-router-busy-poll`
     BusyPoll,
+    /// `tuntap-router-lease`
+    Lease,
+    /// `tuntap-router-lease-default`
+    LeaseDefault,
+    /// `tuntap-router-device-route`
+    DeviceRoute,
+    /// `tuntap-router-gateway-allow`
+    GatewayAllow,
     /// `tuntap-device-rule`
     DeviceRule,
     /// `tuntap-device-timeout`
@@ -60,6 +74,10 @@ impl OptionName {
             Self::Stats => "tuntap-router-stats",
             Self::Switch => "tuntap-router-switch",
             Self::BusyPoll => "tuntap-router-busy-poll",
+            Self::Lease => "tuntap-router-lease",
+            Self::LeaseDefault => "tuntap-router-lease-default",
+            Self::DeviceRoute => "tuntap-router-device-route",
+            Self::GatewayAllow => "tuntap-router-gateway-allow",
             Self::DeviceRule => "tuntap-device-rule",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
@@ -92,6 +110,14 @@ pub struct Config {
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.
     pub busy_poll: Duration,
+    /// Who may hold which address.
+    pub leases: Vec<LeaseSpec>,
+    /// What becomes of addresses that no lease covers. `None`: they are denied once there is a lease.
+    pub lease_default: Option<Uncovered>,
+    /// Gateways that the rules of devices may name beside the targets of `routes`.
+    pub device_routes: Vec<TargetRange>,
+    /// Where datagrams of other routers may come from; nothing is anywhere.
+    pub gateway_sources: Vec<Ipv4Net>,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
     /// How long devices wait for their router when the instance starts.
@@ -111,6 +137,10 @@ impl Default for Config {
             routes: Vec::new(),
             switch: false,
             busy_poll: DEFAULT_BUSY_POLL,
+            leases: Vec::new(),
+            lease_default: None,
+            device_routes: Vec::new(),
+            gateway_sources: Vec::new(),
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
@@ -135,6 +165,10 @@ impl Config {
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
+                OptionName::Lease => grants::lease(value).map(|lease| config.leases.push(lease)),
+                OptionName::LeaseDefault => grants::lease_default(value).map(|it| config.lease_default = Some(it)),
+                OptionName::DeviceRoute => grants::device_route(value).map(|range| config.device_routes.push(range)),
+                OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),

@@ -55,6 +55,16 @@ pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
     Ipv4Net::new(address, len).map_err(|_| wrong())
 }
 
+/// A pattern for what somebody is allowed. A mistake would allow too much, so that host bits are one.
+pub fn exact_prefix(word: &str) -> Result<Ipv4Net, Problem> {
+    let network = prefix(word)?;
+    let written: Option<Ipv4Addr> = word.split('/').next().and_then(|address| address.parse().ok());
+    match written.filter(|address| *address != network.network()) {
+        Some(address) => Err(Problem::HostBits { word: word.to_owned(), network, host: address.into() }),
+        None => Ok(network),
+    }
+}
+
 /// Address and port of another router's gateway.
 pub fn udp_target(word: &str) -> Result<SocketAddrV4, Problem> {
     let target: SocketAddrV4 = word.parse().map_err(|_| Problem::UdpAddress(word.to_owned()))?;

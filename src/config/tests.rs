@@ -4,6 +4,7 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::lease::{Holder, Lease};
 use crate::wire::rule::{Direction, RuleAction};
 
 fn read(option: OptionName, value: &str) -> Result<Config, ConfigErrors> {
@@ -187,6 +188,81 @@ fn device_rules_fit_one_frame() {
     assert!(rules(342).is_err_and(|errors| errors.to_string().contains("341")));
 }
 
+/// What leases mean on a machine with the user `app`, 1000, and the group `web`, 2000.
+fn resolve(values: &[&str]) -> Result<Vec<Lease>, ConfigErrors> {
+    let config = Config::from_options(values.iter().map(|value| (OptionName::Lease, *value)))?;
+    let find = |known, id| move |name: &str| Ok((name == known).then_some(id));
+    resolve_leases(&config.leases, find("app", 1000), find("web", 2000))
+}
+
+#[test]
+fn leases() {
+    let lease = |prefix: &str, holder| Lease { prefix: prefix.parse().expect("a prefix"), holder };
+    assert_eq!(
+        resolve(&["10.0.0.5 app", "10.0.0.0/24 1001", "0.0.0.0 @web", " 10.0.1.0/24\t@2001 "]),
+        Ok(vec![
+            lease("10.0.0.5/32", Holder::User(1000)),
+            lease("10.0.0.0/24", Holder::User(1001)),
+            lease("0.0.0.0/0", Holder::Group(2000)),
+            lease("10.0.1.0/24", Holder::Group(2001)),
+        ])
+    );
+}
+
+#[test]
+fn leases_that_stop_the_start() {
+    for value in ["", "10.0.0.5", "10.0.0.5 app other", "app 10.0.0.5", "10.0.0.5/33 app", "::1 app", "10.0.0.5 \"app"]
+    {
+        error(OptionName::Lease, value);
+    }
+    for holder in ["@", "\"\"", "4294967295", "@4294967296", "app:web"] {
+        assert!(error(OptionName::Lease, &format!("10.0.0.5 {holder}")).contains("@group"), "{holder}");
+    }
+    let message = error(OptionName::Lease, "10.0.0.5/24 app");
+    assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
+    let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
+    assert_eq!(
+        errors.to_string(),
+        "tuntap-router-lease = 10.0.0.5 nosuch: there is no user \"nosuch\" on this machine\n\
+         tuntap-router-lease = 10.0.0.7 @app: there is no group \"app\" on this machine"
+    );
+}
+
+#[test]
+fn lease_default() {
+    let read = |value| good(OptionName::LeaseDefault, value).lease_default;
+    assert_eq!(Config::default().lease_default, None);
+    assert_eq!((read("allow"), read(" deny ")), (Some(Uncovered::Allow), Some(Uncovered::Deny)));
+    for wrong in ["", "true", "Allow", "deyn"] {
+        assert!(error(OptionName::LeaseDefault, wrong).contains("allow or deny"), "{wrong}");
+    }
+}
+
+#[test]
+fn device_routes() {
+    let read = |value| good(OptionName::DeviceRoute, value).device_routes.remove(0);
+    let range = |prefix: &str, port| TargetRange { prefix: prefix.parse().expect("a prefix"), port };
+    assert_eq!(read("any"), range("0.0.0.0/0", None));
+    assert_eq!(read("10.77.0.2"), range("10.77.0.2/32", None));
+    assert_eq!(read("10.77.0.2:4000"), range("10.77.0.2/32", Some(4000)));
+    assert_eq!(read(" 10.77.0.0/24:999 "), range("10.77.0.0/24", Some(999)));
+    for wrong in
+        ["", "all", "10.77.0.2:", "10.77.0.2:0", "10.77.0.2:65536", ":4000", "h:1", "10.77.0.2:4000:1", "1.2.3.4 5"]
+    {
+        assert!(error(OptionName::DeviceRoute, wrong).contains("range of gateways"), "{wrong}");
+    }
+    assert!(error(OptionName::DeviceRoute, "10.77.0.2/24:1").contains("10.77.0.2/32"));
+}
+
+#[test]
+fn gateway_sources() {
+    let read = |value| good(OptionName::GatewayAllow, value).gateway_sources.remove(0).to_string();
+    assert_eq!((read("10.77.0.2"), read(" 10.77.0.0/24 ")), ("10.77.0.2/32".to_owned(), "10.77.0.0/24".to_owned()));
+    for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24"] {
+        error(OptionName::GatewayAllow, wrong);
+    }
+}
+
 #[test]
 fn every_error_is_reported() {
     let errors = Config::from_options([
@@ -210,6 +286,10 @@ proptest! {
             OptionName::FirewallIn,
             OptionName::Route,
             OptionName::Stats,
+            OptionName::Lease,
+            OptionName::LeaseDefault,
+            OptionName::DeviceRoute,
+            OptionName::GatewayAllow,
             OptionName::DeviceRule,
         ] {
             if let Ok(config) = read(option, &text)

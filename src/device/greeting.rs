@@ -34,8 +34,7 @@ impl Identity {
 
 /// Shows credentials to the router. They travel as one message, before any frame.
 fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
-    let sent = socket::send_with_credentials(socket.as_fd(), CREDENTIALS_MAGIC, identity.credentials())?;
-    if sent == CREDENTIALS_MAGIC.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+    send_all(CREDENTIALS_MAGIC, |bytes| socket::send_with_credentials(socket.as_fd(), bytes, identity.credentials()))
 }
 
 /// Shows this process's own credentials.
@@ -46,20 +45,20 @@ pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
 /// How far a device came with its greeting.
 #[derive(Debug)]
 pub enum Greeted {
-    /// All was said but these frames, which come next.
-    Ready(Vec<u8>),
-    /// The kernel lets nobody but the process that has dropped its privileges say that it has. The frames have to wait
-    /// until then.
+    /// All was said.
+    Done,
+    /// The kernel lets nobody but the process that has dropped its privileges say that it has. Until then these frames
+    /// have to wait.
     Waiting(Vec<u8>),
 }
 
-/// Says who the device belongs to, if it has to, and offers it.
+/// Says who the device belongs to, if it has to, offers it, and tells its rules.
 pub fn greet(socket: &OwnedFd, tun: &Tun, context: &Context) -> nix::Result<Greeted> {
     let rules = rules_frame(&context.rules);
     match context.identity.map(|identity| (identity, show_credentials(socket, identity))) {
         None | Some((_, Ok(()))) => {
-            say_hello(socket, tun)?;
-            Ok(Greeted::Ready(rules))
+            say_hello(socket, tun, &rules)?;
+            Ok(Greeted::Done)
         }
         Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
             context.logger.line(format_args!(
@@ -74,28 +73,37 @@ pub fn greet(socket: &OwnedFd, tun: &Tun, context: &Context) -> nix::Result<Gree
     }
 }
 
-/// Offers the device to the router, in the first frame. A device without header before packets stays with frames, and a
-/// router that knows nothing of this drops the frame.
-pub fn say_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
+/// Offers the device to the router, in the first frame, and sends the frames that must reach the router before any
+/// packet. A device without header before packets stays with frames, and a router that knows nothing of this drops the
+/// frame.
+///
+/// All of it is one message: the router may read the device as soon as it has the hello, and takes no rules any more
+/// after the first packet.
+pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8]) -> nix::Result<()> {
     if !tun.has_header() {
-        return Ok(());
+        return send_all(frames, |bytes| socket::send(socket.as_fd(), bytes));
     }
     // Which offloads there are shows when they are turned on. They are off until the router has said that it knows them.
     let hello = Hello { offloads: tun.best_offloads().bits() };
     tun.disable_offloads();
-    offer(socket, tun, hello)
+    offer(socket, tun, hello, frames)
 }
 
 /// Offers a device again that the router had before, and whose offloads are on.
 pub fn renew_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
-    offer(socket, tun, Hello { offloads: tun.best_offloads().bits() })
+    offer(socket, tun, Hello { offloads: tun.best_offloads().bits() }, &[])
 }
 
-fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello) -> nix::Result<()> {
+fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello, frames: &[u8]) -> nix::Result<()> {
     let mut bytes = Vec::new();
     let _it_fits = frame::append(&mut bytes, FrameKind::Hello, &hello.encode());
-    let sent = socket::send_with_descriptor(socket.as_fd(), &bytes, tun.as_fd())?;
-    if sent == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+    bytes.extend_from_slice(frames);
+    send_all(&bytes, |bytes| socket::send_with_descriptor(socket.as_fd(), bytes, tun.as_fd()))
+}
+
+/// Sends what a new connection has room for.
+fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix::Result<()> {
+    if bytes.is_empty() || send(bytes)? == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
 
 /// The frame that carries the rules; nothing if there are none.

@@ -56,11 +56,11 @@ pub struct Buffers {
 impl Buffers {
     /// Those of a connection that has just been made.
     pub fn after_greeting(greeted: Greeted) -> Self {
-        let (to_router, greeting) = match greeted {
-            Greeted::Ready(frames) => (frames, None),
-            Greeted::Waiting(frames) => (Vec::new(), Some(frames)),
+        let greeting = match greeted {
+            Greeted::Done => None,
+            Greeted::Waiting(frames) => Some(frames),
         };
-        Self { to_router, greeting, root: Root::current(), ..Self::default() }
+        Self { greeting, root: Root::current(), ..Self::default() }
     }
 }
 
@@ -201,9 +201,8 @@ impl Pump {
             }
         }
         show_current_credentials(&self.router)
-            .and_then(|()| say_hello(&self.router, &self.tun))
+            .and_then(|()| say_hello(&self.router, &self.tun, greeting))
             .map_err(Loss::Socket)?;
-        self.buffers.to_router.extend_from_slice(greeting);
         self.buffers.greeting = None;
         Ok(true)
     }

@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 12;
+const OPTION_COUNT: usize = 16;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -88,6 +88,34 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         option: OptionName::BusyPoll,
         name: c"tuntap-router-busy-poll",
         help: c"look for packets without sleeping for so many microseconds after the last ones, while they follow each other closely (0 to 1000, 0 never, default 50)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Lease,
+        name: c"tuntap-router-lease",
+        help: c"only peers with these credentials may claim these addresses, may be repeated; other addresses are refused then, see tuntap-router-lease-default (syntax: <addr[/len]> <user|uid|@group|@gid>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::LeaseDefault,
+        name: c"tuntap-router-lease-default",
+        help: c"whether peers may claim addresses that no tuntap-router-lease covers (syntax: <allow|deny>, default deny once there is a lease)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceRoute,
+        name: c"tuntap-router-device-route",
+        help: c"gateways that the route rules of vassals may name beside the targets of tuntap-router-route, may be repeated (syntax: <any|addr[/len][:port]>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::GatewayAllow,
+        name: c"tuntap-router-gateway-allow",
+        help: c"the gateway takes datagrams from these addresses only, may be repeated, without it from anybody (syntax: <addr[/len]>)",
         argument: Argument::Required,
         flags: 0,
     },

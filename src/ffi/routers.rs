@@ -4,14 +4,17 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 
 use super::guard::die;
 use super::host::{self, HostState};
 use super::options::config;
-use crate::config::{Credentials, RouterSpec, StatsAddress};
+use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
+use crate::policy::lease::{Leases, Uncovered};
 use crate::policy::pattern::RuleList;
+use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
 use crate::sys::process;
 use crate::sys::socket_file::SocketFile;
@@ -28,9 +31,10 @@ pub fn start(host: &HostState) {
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
+    let leases = leases().unwrap_or_else(|errors| die(errors));
     for (index, spec) in config().routers.iter().enumerate() {
-        let setup =
-            prepare(spec, host).unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
+        let setup = prepare(spec, host, &leases)
+            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         SETUPS.lock().push(Some(setup));
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
@@ -47,7 +51,7 @@ pub fn close() {
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
 
-fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
+fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup, String> {
     let text = |error: std::io::Error| error.to_string();
     host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
     let listener = host::bind_unix(&spec.socket).map_err(text)?;
@@ -87,6 +91,12 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
             routes: RuleList::new(config().routes.iter().copied()),
             has_gateway: gateway.is_some(),
             switch: config().switch,
+            leases: leases.clone(),
+            device_routes: AllowedTargets::new(
+                config().routes.iter().map(|route| route.target),
+                config().device_routes.iter().copied(),
+            ),
+            gateway_sources: config().gateway_sources.iter().copied().collect(),
         },
         gateway,
         credentials: credentials_check()?,
@@ -107,6 +117,18 @@ fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> st
         http: host.stats_http(),
         minified: host.stats_minified(),
         timeout: host.socket_timeout(),
+    })
+}
+
+/// The leases, with the users and groups that their names stand for right now.
+fn leases() -> Result<Leases, ConfigErrors> {
+    let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+    let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+    let leases = resolve_leases(&config().leases, user, group)?;
+    Ok(match config().lease_default {
+        Some(uncovered) => Leases::new(leases, uncovered),
+        None if leases.is_empty() => Leases::none(),
+        None => Leases::new(leases, Uncovered::Deny),
     })
 }
 

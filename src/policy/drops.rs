@@ -38,11 +38,19 @@ pub enum DropReason {
     NoGateway,
     /// A frame of an unknown kind.
     UnknownFrame,
+    /// A source that is not leased to the peer.
+    NotLeased,
+    /// A frame with other rules after the peer's first packet.
+    RulesFrozen,
+    /// A peer's rule names a gateway that peers may not name.
+    RouteTarget,
+    /// A datagram from an address that no other router is at.
+    GatewaySource,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::TooShort,
         Self::NotIp,
         Self::Ipv6,
@@ -59,6 +67,10 @@ impl DropReason {
         Self::GatewayRefused,
         Self::NoGateway,
         Self::UnknownFrame,
+        Self::NotLeased,
+        Self::RulesFrozen,
+        Self::RouteTarget,
+        Self::GatewaySource,
     ];
 
     /// The key in the statistics.
@@ -80,6 +92,10 @@ impl DropReason {
             Self::GatewayRefused => "gateway_refused",
             Self::NoGateway => "no_gateway",
             Self::UnknownFrame => "unknown_frame",
+            Self::NotLeased => "not_leased",
+            Self::RulesFrozen => "rules_frozen",
+            Self::RouteTarget => "route_target",
+            Self::GatewaySource => "gateway_source",
         }
     }
 }

@@ -4,8 +4,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::cache::CachedRules;
 use super::drops::DropReason;
+use super::lease::{Identity, Leases};
 use super::pattern::{Action, RuleList};
+use super::prefix_map::PrefixSet;
 use super::registry::{Claim, PeerId, Registry};
+use super::targets::AllowedTargets;
 use crate::wire::ip::{Ipv4Packet, is_unicast};
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
@@ -22,6 +25,12 @@ pub struct Policy {
     pub has_gateway: bool,
     /// Whether packets between two peers are delivered here rather than by the host's kernel.
     pub switch: bool,
+    /// Who may hold which address.
+    pub leases: Leases,
+    /// Gateways that peers may name in their rules.
+    pub device_routes: AllowedTargets,
+    /// Where datagrams of other routers may come from. An empty set is anywhere.
+    pub gateway_sources: PrefixSet,
 }
 
 /// Where a packet from a peer goes.
@@ -72,6 +81,31 @@ pub enum Inward {
     Drop(DropReason, Option<PeerId>),
 }
 
+/// How an assignment ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assignment {
+    /// The peer holds the address now.
+    Granted,
+    /// Another peer holds it, and keeps it until it dies.
+    HeldBy(PeerId),
+    /// It is not leased to the peer.
+    NotLeased,
+}
+
+/// What became of rules that a peer sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RulesVerdict {
+    /// They apply from now on. If they name a gateway that peers may not name, packets for it are dropped.
+    Applied {
+        /// The first such gateway.
+        refused_target: Option<SocketAddrV4>,
+    },
+    /// They are those that apply already.
+    Unchanged,
+    /// They came after the peer's first packet, and are not looked at.
+    Frozen,
+}
+
 /// What is known about a peer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Address {
@@ -86,8 +120,18 @@ enum Address {
 #[derive(Debug)]
 struct PeerPolicy {
     id: PeerId,
+    identity: Identity,
     address: Address,
-    rules: Vec<PeerRule>,
+    rules: Vec<CheckedRule>,
+    /// Whether a packet of the peer has been accepted: from then on its rules stay what they are.
+    has_sent: bool,
+}
+
+/// A rule of a peer, and whether it may do what it says.
+#[derive(Debug, Clone, Copy)]
+struct CheckedRule {
+    rule: PeerRule,
+    target_refused: bool,
 }
 
 /// The policy together with what it has to remember of the peers.
@@ -98,6 +142,9 @@ pub struct Forwarder {
     routes: CachedRules<SocketAddrV4>,
     has_gateway: bool,
     switch: bool,
+    leases: Leases,
+    device_routes: AllowedTargets,
+    gateway_sources: PrefixSet,
     registry: Registry,
     /// By [`PeerId::index`].
     peers: Vec<Option<PeerPolicy>>,
@@ -112,18 +159,50 @@ impl Forwarder {
             routes: CachedRules::new(policy.routes, seed),
             has_gateway: policy.has_gateway,
             switch: policy.switch,
+            leases: policy.leases,
+            device_routes: policy.device_routes,
+            gateway_sources: policy.gateway_sources,
             registry: Registry::default(),
             peers: Vec::new(),
         }
     }
 
-    /// A new peer, which may claim any address.
-    pub fn add_peer(&mut self, id: PeerId) {
+    /// Whether the supplementary groups of a peer matter.
+    pub fn wants_groups(&self) -> bool {
+        self.leases.name_groups()
+    }
+
+    /// A new peer, which may claim any address that is leased to it.
+    pub fn add_peer(&mut self, id: PeerId, mut identity: Identity) {
+        self.leases.forget_other_groups(&mut identity);
         let slot = id.index as usize;
         if slot >= self.peers.len() {
             self.peers.resize_with(slot + 1, || None);
         }
-        self.peers[slot] = Some(PeerPolicy { id, address: Address::Unclaimed, rules: Vec::new() });
+        self.peers[slot] =
+            Some(PeerPolicy { id, identity, address: Address::Unclaimed, rules: Vec::new(), has_sent: false });
+    }
+
+    /// A peer that an earlier router had. Its rules stay what they were; its address, too, if that is free and leased to
+    /// it.
+    pub fn restore(&mut self, id: PeerId, identity: Identity, rules: Vec<PeerRule>, address: Option<Ipv4Addr>) {
+        self.add_peer(id, identity);
+        self.set_rules(id, rules);
+        if let Some(address) = address {
+            self.assign(id, address);
+        }
+        if let Some(peer) = find_mut(&mut self.peers, id) {
+            peer.has_sent = true;
+        }
+    }
+
+    /// A peer that has no address yet has shown who it is.
+    pub fn identify(&mut self, id: PeerId, mut identity: Identity) {
+        self.leases.forget_other_groups(&mut identity);
+        if let Some(peer) = find_mut(&mut self.peers, id) {
+            debug_assert_eq!(peer.address, Address::Unclaimed, "what was granted to somebody else would stay");
+            peer.identity = identity;
+        }
     }
 
     /// Forgets a peer and frees its address.
@@ -138,24 +217,54 @@ impl Forwarder {
 
     /// Binds a peer to an address, the only one that it may use from now on, and tries to claim it. If another peer
     /// holds it, packets of this one try again. `None` if the peer is unknown or holds an address already.
-    pub fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Claim> {
+    pub fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Assignment> {
         let peer = find_mut(&mut self.peers, id)?;
         if matches!(peer.address, Address::Held(_)) {
             return None;
         }
-        let claim = self.registry.claim(address, id);
-        peer.address = match claim {
-            Claim::Granted => Address::Held(address),
-            Claim::HeldBy(_) => Address::Assigned(address),
-        };
-        Some(claim)
+        if !self.leases.allow(address, &peer.identity) {
+            return Some(Assignment::NotLeased);
+        }
+        Some(match self.registry.claim(address, id) {
+            Claim::Granted => {
+                peer.address = Address::Held(address);
+                Assignment::Granted
+            }
+            Claim::HeldBy(holder) => {
+                peer.address = Address::Assigned(address);
+                Assignment::HeldBy(holder)
+            }
+        })
     }
 
-    /// Replaces a peer's own rules.
-    pub fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) {
-        if let Some(peer) = find_mut(&mut self.peers, id) {
-            peer.rules = rules;
+    /// Replaces a peer's own rules, unless a packet of it has been accepted already. `None` if the peer is unknown.
+    pub fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) -> Option<RulesVerdict> {
+        let peer = find_mut(&mut self.peers, id)?;
+        if peer.has_sent {
+            let same = peer.rules.iter().map(|checked| checked.rule).eq(rules);
+            return Some(if same { RulesVerdict::Unchanged } else { RulesVerdict::Frozen });
         }
+        let mut refused_target = None;
+        peer.rules = rules
+            .into_iter()
+            .map(|rule| {
+                // Where nothing can be sent to a gateway, and towards the peer, such rules drop packets anyway.
+                let refused = match (rule.direction, rule.action) {
+                    (Direction::Out, RuleAction::Route(target)) if self.has_gateway => {
+                        Some(target).filter(|target| !self.device_routes.allow(*target))
+                    }
+                    _ => None,
+                };
+                refused_target = refused_target.or(refused);
+                CheckedRule { rule, target_refused: refused.is_some() }
+            })
+            .collect();
+        Some(RulesVerdict::Applied { refused_target })
+    }
+
+    /// Whether datagrams from this address are those of another router.
+    pub fn accepts_datagrams_of(&self, source: Ipv4Addr) -> bool {
+        self.gateway_sources.is_empty() || self.gateway_sources.covering(source).next().is_some()
     }
 
     /// The address that a peer holds.
@@ -167,8 +276,13 @@ impl Forwarder {
     }
 
     /// The rules that a peer sent.
-    pub fn rules(&self, id: PeerId) -> &[PeerRule] {
-        self.peer(id).map_or(&[], |peer| &peer.rules)
+    pub fn rules(&self, id: PeerId) -> impl ExactSizeIterator<Item = &PeerRule> {
+        self.peer(id).map_or(&[][..], |peer| &peer.rules).iter().map(|checked| &checked.rule)
+    }
+
+    /// Who a peer is, as far as leases ask for it.
+    pub fn identity(&self, id: PeerId) -> Option<&Identity> {
+        self.peer(id).map(|peer| &peer.identity)
     }
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
@@ -188,6 +302,9 @@ impl Forwarder {
                 return unclaimed(Outward::Drop(DropReason::SpoofedSource));
             }
             Address::Unclaimed if !is_unicast(src) => return unclaimed(Outward::Drop(DropReason::InvalidSource)),
+            Address::Unclaimed if !self.leases.allow(src, &peer.identity) => {
+                return unclaimed(Outward::Drop(DropReason::NotLeased));
+            }
             Address::Assigned(_) | Address::Unclaimed => match self.registry.claim(src, id) {
                 Claim::Granted => {
                     peer.address = Address::Held(src);
@@ -196,9 +313,14 @@ impl Forwarder {
                 Claim::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
             },
         };
-        let to = match first_peer_rule(&peer.rules, Direction::Out, packet) {
+        peer.has_sent = true;
+        let first = first_peer_rule(&peer.rules, Direction::Out, packet);
+        let to = match first.map(|checked| checked.rule.action) {
             Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
             Some(RuleAction::Route(_)) if !self.has_gateway => Outward::Drop(DropReason::NoGateway),
+            Some(RuleAction::Route(_)) if first.is_some_and(|checked| checked.target_refused) => {
+                Outward::Drop(DropReason::RouteTarget)
+            }
             Some(RuleAction::Route(target)) => Outward::Gateway(target),
             Some(RuleAction::Allow) | None => self.route(packet),
         };
@@ -218,7 +340,7 @@ impl Forwarder {
         // Rules of the peer that would route don't apply here; the packet has arrived already.
         let denied = origin == Origin::Tun
             && matches!(
-                first_peer_rule(&peer.rules, Direction::In, packet),
+                first_peer_rule(&peer.rules, Direction::In, packet).map(|checked| checked.rule.action),
                 Some(RuleAction::Deny | RuleAction::Route(_))
             );
         if denied {
@@ -249,11 +371,14 @@ fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPol
     peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
 }
 
-fn first_peer_rule(rules: &[PeerRule], direction: Direction, packet: &Ipv4Packet<'_>) -> Option<RuleAction> {
-    rules
-        .iter()
-        .find(|rule| rule.direction == direction && rule.src.matches(packet.src()) && rule.dst.matches(packet.dst()))
-        .map(|rule| rule.action)
+fn first_peer_rule<'a>(
+    rules: &'a [CheckedRule],
+    direction: Direction,
+    packet: &Ipv4Packet<'_>,
+) -> Option<&'a CheckedRule> {
+    rules.iter().find(|CheckedRule { rule, .. }| {
+        rule.direction == direction && rule.src.matches(packet.src()) && rule.dst.matches(packet.dst())
+    })
 }
 
 #[cfg(test)]

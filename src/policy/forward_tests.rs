@@ -5,7 +5,9 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::lease::{Holder, Lease, Uncovered};
 use crate::policy::pattern::Rule;
+use crate::policy::targets::TargetRange;
 use crate::wire::rule::MaskedAddress;
 
 const SEED: u64 = 0x1234_5678_9abc_def1;
@@ -42,13 +44,21 @@ fn open_policy() -> Policy {
         routes: RuleList::new([]),
         has_gateway: false,
         switch: false,
+        leases: Leases::none(),
+        device_routes: AllowedTargets::default(),
+        gateway_sources: PrefixSet::default(),
     }
+}
+
+/// Each peer is a user of its own, with the number of its slot.
+fn identity(index: u32) -> Identity {
+    Identity { uid: index, gid: index, groups: Vec::new() }
 }
 
 fn forwarder(policy: Policy) -> Forwarder {
     let mut forwarder = Forwarder::new(policy, SEED);
-    forwarder.add_peer(peer(1));
-    forwarder.add_peer(peer(2));
+    forwarder.add_peer(peer(1), identity(1));
+    forwarder.add_peer(peer(2), identity(2));
     forwarder
 }
 
@@ -132,23 +142,157 @@ fn routes_need_a_gateway() {
 
 #[test]
 fn peer_rules_apply_to_their_direction_and_peer() {
-    let rule = |direction, action| PeerRule { direction, src: MaskedAddress::ANY, dst: MaskedAddress::ANY, action };
-    let mut forwarder = forwarder(open_policy());
-    to(&mut forwarder, peer(1), A, HOST);
-    to(&mut forwarder, peer(2), B, HOST);
+    let with_rule = |direction, action| {
+        let mut forwarder = forwarder(open_policy());
+        forwarder.set_rules(peer(1), vec![any_packet(direction, action)]);
+        to(&mut forwarder, peer(2), B, HOST);
+        forwarder
+    };
+    let mut denies_in = with_rule(Direction::In, RuleAction::Deny);
+    assert_eq!(to(&mut denies_in, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::PeerRule, Some(peer(1))));
+    assert_eq!(denies_in.inward(Origin::Gateway, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, B))), Inward::Peer(peer(2)));
 
-    forwarder.set_rules(peer(1), vec![rule(Direction::In, RuleAction::Deny)]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::PeerRule, Some(peer(1))));
-    assert_eq!(forwarder.inward(Origin::Gateway, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, B))), Inward::Peer(peer(2)));
+    let mut denies_out = with_rule(Direction::Out, RuleAction::Deny);
+    assert_eq!(to(&mut denies_out, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(denies_out.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
 
-    forwarder.set_rules(peer(1), vec![rule(Direction::Out, RuleAction::Deny)]);
+    let mut routes_out = with_rule(Direction::Out, RuleAction::Route(GATEWAY));
+    assert_eq!(to(&mut routes_out, peer(1), A, HOST), Outward::Drop(DropReason::NoGateway));
+}
+
+fn any_packet(direction: Direction, action: RuleAction) -> PeerRule {
+    PeerRule { direction, src: MaskedAddress::ANY, dst: MaskedAddress::ANY, action }
+}
+
+#[test]
+fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
+    let deny = any_packet(Direction::Out, RuleAction::Deny);
+    let allow = any_packet(Direction::Out, RuleAction::Allow);
+    let applied = Some(RulesVerdict::Applied { refused_target: None });
+    let deny_b = Rule { src: net("192.168.0.3/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
+    let mut forwarder = forwarder(Policy { firewall_out: RuleList::new([deny_b]), ..open_policy() });
+    // Not by one that the firewall denies, and not by one whose source can't be claimed.
+    assert_eq!(forwarder.set_rules(peer(1), vec![allow]), applied);
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut forwarder, peer(1), Ipv4Addr::UNSPECIFIED, HOST), Outward::Drop(DropReason::InvalidSource));
+    assert_eq!(forwarder.set_rules(peer(1), vec![deny]), applied);
+    // Even a packet that a rule of the peer drops has claimed its source.
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(forwarder.set_rules(peer(1), vec![allow]), Some(RulesVerdict::Frozen));
+    assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
+    assert_eq!(forwarder.set_rules(peer(1), vec![deny, deny]), Some(RulesVerdict::Frozen));
+    assert_eq!(forwarder.set_rules(peer(1), vec![deny]), Some(RulesVerdict::Unchanged));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(forwarder.set_rules(PeerId { index: 1, generation: 8 }, vec![]), None);
+}
 
-    forwarder.set_rules(peer(1), vec![rule(Direction::Out, RuleAction::Route(GATEWAY))]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::NoGateway));
+#[test]
+fn address_that_was_assigned_does_not_freeze_the_rules_yet() {
+    let mut forwarder = forwarder(open_policy());
+    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+    forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, RuleAction::Deny)]);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
+}
+
+#[test]
+fn peers_allow_does_not_override_the_chains() {
+    let deny = Rule { src: net("0.0.0.0/0"), dst: net("10.0.0.0/8"), target: Action::Deny };
+    let deny_in = Rule { src: net("10.0.0.0/8"), dst: net("0.0.0.0/0"), target: Action::Deny };
+    let policy = Policy { firewall_out: RuleList::new([deny]), firewall_in: RuleList::new([deny_in]), ..open_policy() };
+    let mut forwarder = forwarder(policy);
+    let allow = |direction| any_packet(direction, RuleAction::Allow);
+    forwarder.set_rules(peer(1), vec![allow(Direction::Out), allow(Direction::In)]);
+    let denied = Ipv4Addr::new(10, 0, 0, 1);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, denied), Outward::Drop(DropReason::Firewall));
+    let inward = forwarder.inward(Origin::Tun, &ip(&packet(denied, A)));
+    assert_eq!(inward, Inward::Drop(DropReason::Firewall, Some(peer(1))));
+}
+
+#[test]
+fn peers_route_to_gateways_that_the_operator_names() {
+    let named = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 4000);
+    let route = Rule { src: net("192.168.0.0/24"), dst: net("192.168.1.0/24"), target: named };
+    let in_range = SocketAddrV4::new(Ipv4Addr::new(10, 78, 0, 9), 5);
+    let range = TargetRange { prefix: net("10.78.0.0/16"), port: None };
+    for (target, expected) in [
+        (named, Outward::Gateway(named)),
+        (in_range, Outward::Gateway(in_range)),
+        (GATEWAY, Outward::Drop(DropReason::RouteTarget)),
+    ] {
+        let mut forwarder = forwarder(Policy {
+            routes: RuleList::new([route]),
+            has_gateway: true,
+            device_routes: AllowedTargets::new([named], [range]),
+            ..open_policy()
+        });
+        let refused_target = (target == GATEWAY).then_some(GATEWAY);
+        let verdict = forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, RuleAction::Route(target))]);
+        assert_eq!(verdict, Some(RulesVerdict::Applied { refused_target }));
+        assert_eq!(to(&mut forwarder, peer(1), A, HOST), expected, "{target}");
+        let remote = Ipv4Addr::new(192, 168, 1, 5);
+        assert_eq!(to(&mut forwarder, peer(2), B, remote), Outward::Gateway(named), "the router's own route");
+    }
+}
+
+#[test]
+fn datagrams_of_other_routers() {
+    assert!(forwarder(open_policy()).accepts_datagrams_of(HOST));
+    let sources = [net("10.77.0.0/24"), net("192.0.2.1/32")].into_iter().collect();
+    let forwarder = forwarder(Policy { gateway_sources: sources, ..open_policy() });
+    for (source, expected) in
+        [([10, 77, 0, 9], true), ([10, 78, 0, 9], false), ([192, 0, 2, 1], true), ([192, 0, 2, 2], false)]
+    {
+        assert_eq!(forwarder.accepts_datagrams_of(source.into()), expected, "{source:?}");
+    }
+}
+
+fn leased(leases: &[(&str, u32)], uncovered: Uncovered) -> Policy {
+    let lease = |&(prefix, uid): &(&str, u32)| Lease { prefix: net(prefix), holder: Holder::User(uid) };
+    Policy { leases: Leases::new(leases.iter().map(lease), uncovered), ..open_policy() }
+}
+
+#[test]
+fn only_a_leaseholder_claims() {
+    let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 2)], Uncovered::Deny));
+    let not_leased = Outward::Drop(DropReason::NotLeased);
+    assert_eq!(to(&mut forwarder, peer(2), A, HOST), not_leased);
+    assert_eq!(to(&mut forwarder, peer(2), Ipv4Addr::new(192, 168, 0, 9), HOST), not_leased);
+    assert_eq!(forwarder.address(peer(2)), None);
+    assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(forwarder.outward(peer(2), &ip(&packet(B, HOST))).claimed, Some(B));
+    // A leaseholder doesn't drive out another one.
+    forwarder.add_peer(peer(3), identity(1));
+    assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Contested { address: A, holder: peer(1) });
+}
+
+#[test]
+fn firewall_comes_before_the_lease() {
+    let deny = Rule { src: net("192.168.0.2/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
+    let mut forwarder = forwarder(Policy { firewall_out: RuleList::new([deny]), ..leased(&[], Uncovered::Deny) });
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::NotLeased));
+}
+
+#[test]
+fn peer_is_who_it_has_shown_to_be() {
+    let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1000)], Uncovered::Deny));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::NotLeased));
+    forwarder.identify(peer(1), identity(1000));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+}
+
+#[test]
+fn assigned_address_must_be_leased_too() {
+    let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
+    assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::NotLeased));
+    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::NoPeer, None));
+    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource), "leased, not assigned");
 }
 
 #[test]
@@ -164,11 +308,11 @@ fn first_peer_rule_wins() {
 #[test]
 fn assigned_peer_gets_its_address_and_no_other() {
     let mut forwarder = forwarder(open_policy());
-    assert_eq!(forwarder.assign(peer(1), A), Some(Claim::Granted));
+    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
     assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
 
-    assert_eq!(forwarder.assign(peer(2), A), Some(Claim::HeldBy(peer(1))));
+    assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::HeldBy(peer(1))));
     assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outward::Drop(DropReason::SpoofedSource));
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Contested { address: A, holder: peer(1) });
     forwarder.remove_peer(peer(1));
@@ -185,14 +329,10 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
     to(&mut plain, peer(2), B, HOST);
     assert_eq!(to(&mut plain, peer(1), A, B), Outward::Peer(peer(2)));
     assert_eq!(to(&mut plain, peer(1), A, HOST), Outward::Tun);
-    let deny_in = PeerRule {
-        direction: Direction::In,
-        src: MaskedAddress::ANY,
-        dst: MaskedAddress::ANY,
-        action: RuleAction::Deny,
-    };
-    plain.set_rules(peer(2), vec![deny_in]);
-    assert_eq!(to(&mut plain, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
+    let mut ruled = switched();
+    ruled.set_rules(peer(2), vec![any_packet(Direction::In, RuleAction::Deny)]);
+    to(&mut ruled, peer(2), B, HOST);
+    assert_eq!(to(&mut ruled, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
 
     let other = Ipv4Addr::new(192, 168, 0, 9);
     let mut chained = forwarder(Policy { switch: true, firewall_in: RuleList::new([deny]), ..open_policy() });
@@ -208,7 +348,7 @@ proptest! {
     fn claims_hold(events in prop::collection::vec((0u32..4, 0u8..6, 0u8..8), 1..200)) {
         let mut forwarder = Forwarder::new(open_policy(), SEED);
         for index in 0..4 {
-            forwarder.add_peer(peer(index));
+            forwarder.add_peer(peer(index), identity(index));
         }
         let mut held: [Option<Ipv4Addr>; 4] = [None; 4];
         for (index, host, what) in events {
@@ -216,7 +356,7 @@ proptest! {
             let address = Ipv4Addr::new(10, 0, 0, host);
             if what == 0 {
                 forwarder.remove_peer(id);
-                forwarder.add_peer(id);
+                forwarder.add_peer(id, identity(index));
                 held[index as usize] = None;
                 continue;
             }
@@ -237,6 +377,75 @@ proptest! {
         }
         for (index, address) in held.into_iter().enumerate() {
             prop_assert_eq!(forwarder.address(peer(u32::try_from(index).expect("below 4"))), address);
+        }
+    }
+
+    /// The same with leases and chains, against a list that is read from top to bottom for each packet.
+    #[test]
+    fn leases_hold(
+        leases in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
+        allow_uncovered: bool,
+        denied in prop::option::of(0u8..8),
+        events in prop::collection::vec((0u32..4, 0u8..8, 0u8..8), 1..100),
+    ) {
+        let address = |host| Ipv4Addr::new(10, 0, 0, host);
+        let leases: Vec<Lease> = leases
+            .into_iter()
+            .map(|(host, length, is_group, number)| Lease {
+                prefix: Ipv4Net::new_assert(address(host), length),
+                holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
+            })
+            .collect();
+        let uncovered = if allow_uncovered { Uncovered::Allow } else { Uncovered::Deny };
+        let denied = denied.map(address);
+        let chain =
+            denied.map(|source| Rule { src: source.into(), dst: net("0.0.0.0/0"), target: Action::Deny });
+        let mut forwarder = Forwarder::new(
+            Policy {
+                leases: Leases::new(leases.iter().copied(), uncovered),
+                firewall_out: RuleList::new(chain),
+                ..open_policy()
+            },
+            SEED,
+        );
+        // Users 0 to 3; their groups are numbered the other way round.
+        let identity = |index: u32| Identity { uid: index, gid: 9, groups: vec![3 - index] };
+        for index in 0..4 {
+            forwarder.add_peer(peer(index), identity(index));
+        }
+        let may_hold = |index: u32, address: Ipv4Addr| {
+            let mut covering = leases.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
+            match covering.peek() {
+                None => allow_uncovered,
+                Some(_) => {
+                    covering.any(|lease| [Holder::User(index), Holder::Group(3 - index)].contains(&lease.holder))
+                }
+            }
+        };
+        let mut held: [Option<Ipv4Addr>; 4] = [None; 4];
+        for (index, host, what) in events {
+            let (id, address) = (peer(index), address(host));
+            if what == 0 {
+                forwarder.remove_peer(id);
+                forwarder.add_peer(id, identity(index));
+                held[index as usize] = None;
+                continue;
+            }
+            let holder = held.iter().position(|&other| other == Some(address));
+            let expected = match (held[index as usize], holder) {
+                _ if denied == Some(address) => Outward::Drop(DropReason::Firewall),
+                (Some(own), _) if own == address => Outward::Tun,
+                (Some(_), _) => Outward::Drop(DropReason::SpoofedSource),
+                (None, _) if !may_hold(index, address) => Outward::Drop(DropReason::NotLeased),
+                (None, None) => Outward::Tun,
+                (None, Some(other)) => {
+                    Outward::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
+                }
+            };
+            prop_assert_eq!(to(&mut forwarder, id, address, HOST), expected);
+            if expected == Outward::Tun {
+                held[index as usize] = Some(address);
+            }
         }
     }
 

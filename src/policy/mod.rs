@@ -3,5 +3,8 @@
 pub mod cache;
 pub mod drops;
 pub mod forward;
+pub mod lease;
 pub mod pattern;
+pub mod prefix_map;
 pub mod registry;
+pub mod targets;

@@ -8,7 +8,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
-use super::peer::{Departure, Peer, Stage};
+use super::peer::{Departure, Peer, Stage, identity};
 use super::token::Token;
 use crate::sys::socket;
 
@@ -77,8 +77,14 @@ impl EventLoop<'_> {
         if stage == Stage::Credentials && socket::receive_credentials(fd.as_fd()).is_err() {
             return;
         }
+        let mut identity = identity(credentials);
+        // Those of somebody else, if the peer is going to show credentials.
+        if stage == Stage::Start && self.forwarder.wants_groups() {
+            // A kernel that doesn't tell: fewer leases fit.
+            identity.groups = socket::peer_groups(fd.as_fd()).unwrap_or_default();
+        }
         let Some(id) = self.peers.insert(Peer::new(fd, credentials, stage)) else { return };
-        self.forwarder.add_peer(id);
+        self.forwarder.add_peer(id, identity);
         self.totals.accepted += 1;
         if let Some(peer) = self.peers.get(id)
             && let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode()))

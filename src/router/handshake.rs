@@ -7,8 +7,9 @@ use nix::errno::Errno;
 
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
-use super::peer::{Departure, Stage};
-use crate::policy::registry::{Claim, PeerId};
+use super::peer::{Departure, Stage, identity};
+use crate::policy::forward::Assignment;
+use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::greeting::CREDENTIALS_MAGIC;
 
@@ -29,17 +30,19 @@ impl EventLoop<'_> {
         };
         peer.credentials = credentials;
         peer.stage = Stage::FirstFrame;
+        self.forwarder.identify(id, identity(credentials));
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
         let Some(address) = hook(credentials) else { return Err(Departure::Refused(credentials)) };
-        let mut claim = self.forwarder.assign(id, address);
-        if let Some(Claim::HeldBy(holder)) = claim
+        let mut assignment = self.forwarder.assign(id, address);
+        if let Some(Assignment::HeldBy(holder)) = assignment
             && self.remove_if_dead(holder)
         {
-            claim = self.forwarder.assign(id, address);
+            assignment = self.forwarder.assign(id, address);
         }
-        match claim {
-            Some(Claim::Granted) => self.log_claim(id, address),
-            Some(Claim::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+        match assignment {
+            Some(Assignment::Granted) => self.log_claim(id, address),
+            Some(Assignment::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+            Some(Assignment::NotLeased) => return Err(Departure::NotLeased(address)),
             None => {}
         }
         Ok(())

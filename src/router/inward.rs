@@ -1,6 +1,7 @@
 //! Towards the peers: packets from the TUN device and from other routers.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -55,8 +56,9 @@ impl EventLoop<'_> {
         let Some(gateway) = &self.setup.gateway else { return };
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..PACKET_BUDGET {
-            match gateway.socket.recv(&mut buffer) {
-                Ok(len) => {
+            match gateway.socket.recv_from(&mut buffer) {
+                Ok((_, source)) if !self.is_router(source) => self.count_drop(None, DropReason::GatewaySource),
+                Ok((len, _)) => {
                     self.totals.gateway_rx_packets += 1;
                     self.totals.gateway_rx_bytes += len as u64;
                     self.forward_inward(Origin::Gateway, Parcel::finished(&buffer[..len]));
@@ -67,6 +69,11 @@ impl EventLoop<'_> {
             }
         }
         self.buffer = buffer;
+    }
+
+    /// Whether a datagram's sender is another router, as far as an address can tell.
+    fn is_router(&self, source: SocketAddr) -> bool {
+        matches!(source, SocketAddr::V4(source) if self.forwarder.accepts_datagrams_of(*source.ip()))
     }
 
     fn forward_inward(&mut self, origin: Origin, parcel: Result<Parcel<'_>, DropReason>) {

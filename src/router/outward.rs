@@ -10,12 +10,12 @@ use super::event_loop::{EventLoop, READ_LEN};
 use super::parcel::Parcel;
 use super::peer::{Departure, Stage};
 use crate::policy::drops::DropReason;
-use crate::policy::forward::Outward;
+use crate::policy::forward::{Outward, RulesVerdict};
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::frame::{Frame, FrameKind, Frames};
 use crate::wire::greeting::frames_start;
-use crate::wire::rule;
+use crate::wire::rule::{self, PeerRule};
 use crate::wire::segment::for_each_packet;
 use crate::wire::vnet::Offload;
 
@@ -87,7 +87,7 @@ impl EventLoop<'_> {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
-                self.forwarder.set_rules(id, rules);
+                self.take_rules(id, rules);
                 self.keep(id);
             }
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
@@ -96,6 +96,18 @@ impl EventLoop<'_> {
             }
         }
         Ok(())
+    }
+
+    fn take_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) {
+        match self.forwarder.set_rules(id, rules) {
+            Some(RulesVerdict::Applied { refused_target: Some(target) }) => self.log_refused_target(id, target),
+            Some(RulesVerdict::Frozen) => {
+                self.log_late_rules(id);
+                self.count_drop(Some(id), DropReason::RulesFrozen);
+            }
+            // A vassal that reloads sends its rules again.
+            Some(RulesVerdict::Unchanged | RulesVerdict::Applied { refused_target: None }) | None => {}
+        }
     }
 
     pub(super) fn forward_outward(&mut self, id: PeerId, parcel: Result<Parcel<'_>, DropReason>) {
@@ -123,7 +135,12 @@ impl EventLoop<'_> {
             self.keep(id);
         }
         match verdict.to {
-            Outward::Drop(reason) => Err(reason),
+            Outward::Drop(reason) => {
+                if reason == DropReason::NotLeased {
+                    self.log_not_leased(id, parcel.packet.src(), Instant::now());
+                }
+                Err(reason)
+            }
             Outward::Tun => self.send_to_tun(parcel),
             Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
             Outward::Peer(other) => {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
 use crate::policy::drops::{DropCounters, DropReason};
+use crate::policy::lease::Identity;
 use crate::sys::socket::PeerCredentials;
 use crate::sys::tun::{Offloads, Tun};
 use crate::wire::frame::FrameError;
@@ -96,6 +97,8 @@ pub struct Peer {
     pub refused_claim: Option<Ipv4Addr>,
     /// Its number in the store, if it is kept there.
     pub store_serial: Option<u64>,
+    /// Whether it was logged that its rules came too late.
+    pub late_rules_logged: bool,
     /// What passed.
     pub traffic: Traffic,
 }
@@ -153,6 +156,9 @@ pub enum Departure {
     /// The credentials hook said no.
     #[error("the credentials hook refused uid {uid}, gid {gid}, pid {pid}", uid = .0.uid, gid = .0.gid, pid = .0.pid)]
     Refused(PeerCredentials),
+    /// The credentials hook gave it an address that is not leased to it.
+    #[error("the credentials hook gave it {0}, which is not leased to it")]
+    NotLeased(Ipv4Addr),
 }
 
 impl Peer {
@@ -172,9 +178,15 @@ impl Peer {
             to_flush: false,
             refused_claim: None,
             store_serial: None,
+            late_rules_logged: false,
             traffic: Traffic::default(),
         }
     }
+}
+
+/// Who a peer is, as far as credentials tell: they have no supplementary groups.
+pub const fn identity(credentials: PeerCredentials) -> Identity {
+    Identity { uid: credentials.uid, gid: credentials.gid, groups: Vec::new() }
 }
 
 impl AsFd for Peer {

@@ -1,15 +1,17 @@
 //! What the router tells: lines in the log, counters, statistics.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use nix::unistd;
 
+use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::Path;
 use super::stats::{PeerStats, Snapshot};
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
+use crate::sys::socket::PeerCredentials;
 
 impl EventLoop<'_> {
     pub(super) fn log_claim(&mut self, id: PeerId, address: Ipv4Addr) {
@@ -34,6 +36,65 @@ impl EventLoop<'_> {
                 ),
             );
         }
+    }
+
+    /// Once for each address that a peer tries to take.
+    pub(super) fn log_not_leased(&mut self, id: PeerId, address: Ipv4Addr, now: Instant) {
+        let name = self.name();
+        let shows_nothing = matches!(self.setup.credentials, CredentialsCheck::Off);
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.refused_claim.replace(address) != Some(address) {
+            let PeerCredentials { pid, uid, gid } = peer.credentials;
+            let hint = if shows_nothing && uid == 0 {
+                " (it connected as root: with tuntap-use-credentials, in the router and in the vassal, it shows whom it \
+                 will become)"
+            } else {
+                ""
+            };
+            self.fault_log.line(
+                now,
+                format_args!(
+                    "[tuntap-router] {name}: address {address} is not leased to uid {uid}, gid {gid}, \
+                     dropping packets with it from pid {pid}{hint}"
+                ),
+            );
+        }
+    }
+
+    /// Once for each peer.
+    pub(super) fn log_late_rules(&mut self, id: PeerId) {
+        let who = self.describe(id);
+        let name = self.name();
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if !std::mem::replace(&mut peer.late_rules_logged, true) {
+            self.fault_log.line(
+                Instant::now(),
+                format_args!(
+                    "[tuntap-router] {name}: {who} sent other rules after its first packet: they have no effect, those \
+                     from before do. A vassal gets new rules when it is stopped and started, not when it is reloaded"
+                ),
+            );
+        }
+    }
+
+    /// Rules can come as often as a peer likes before its first packet; the log's limit is enough.
+    pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddrV4) {
+        let who = self.describe(id);
+        let name = self.name();
+        self.fault_log.line(
+            Instant::now(),
+            format_args!(
+                "[tuntap-router] {name}: {who} has a rule that routes to {target}, which is no target of a \
+                 tuntap-router-route here: dropping packets that match it. To allow it: tuntap-router-device-route = {target}"
+            ),
+        );
+    }
+
+    /// A peer, for the log.
+    fn describe(&self, id: PeerId) -> String {
+        let address = self.forwarder.address(id).map(|address| format!(" {address}")).unwrap_or_default();
+        let Some(peer) = self.peers.get(id) else { return format!("peer{address}") };
+        format!("peer{address} (pid {}, uid {})", peer.credentials.pid, peer.credentials.uid)
     }
 
     pub(super) fn count_drop(&mut self, id: Option<PeerId>, reason: DropReason) {

@@ -60,11 +60,8 @@ impl EventLoop<'_> {
         peer.path = Path::Stream(StreamReason::Restored);
         peer.store_serial = Some(self.keeper.new_serial());
         let Some(id) = self.peers.insert(peer) else { return };
-        self.forwarder.add_peer(id);
-        self.forwarder.set_rules(id, kept.rules.iter().filter_map(PeerRule::decode).collect());
-        if let Some(address) = kept.address {
-            self.forwarder.assign(id, address);
-        }
+        let rules = kept.rules.iter().filter_map(PeerRule::decode).collect();
+        self.forwarder.restore(id, kept.identity, rules, kept.address);
         self.totals.restored += 1;
         self.write_down(id);
         let Some(peer) = self.peers.get(id) else { return };
@@ -118,7 +115,8 @@ fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> 
     Some(KeptPeer {
         serial: peer.store_serial?,
         credentials: peer.credentials,
+        identity: forwarder.identity(id)?.clone(),
         address: forwarder.address(id),
-        rules: forwarder.rules(id).iter().map(PeerRule::encode).collect(),
+        rules: forwarder.rules(id).map(PeerRule::encode).collect(),
     })
 }

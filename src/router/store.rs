@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::lease::Identity;
 use crate::sys::process::monotonic_time;
 use crate::sys::socket::{self, PeerCredentials};
 use crate::wire::frame::MAX_FRAME_LEN;
@@ -51,6 +52,8 @@ pub struct KeptPeer {
     pub serial: u64,
     /// Who it is.
     pub credentials: PeerCredentials,
+    /// What its leases go by.
+    pub identity: Identity,
     /// The address that it holds.
     pub address: Option<Ipv4Addr>,
     /// Its own rules, as they travel.
@@ -280,6 +283,7 @@ mod tests {
         KeptPeer {
             serial,
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
+            identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
             address,
             rules: vec![[255; RULE_LEN]; 3],
         }

@@ -84,6 +84,38 @@ pub fn peer_credentials(fd: BorrowedFd<'_>) -> nix::Result<PeerCredentials> {
     kernel::getsockopt(&fd, sockopt::PeerCredentials).map(PeerCredentials::from)
 }
 
+/// The supplementary groups of who connected, at the time of the connect (SO_PEERGROUPS, since Linux 4.13).
+pub fn peer_groups(fd: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
+    /// More than most processes have, so that one call is enough.
+    const USUAL: usize = 64;
+    /// `NGROUPS_MAX` of linux/limits.h.
+    const MOST: usize = 65_536;
+    let mut groups: Vec<libc::gid_t> = vec![0; USUAL];
+    loop {
+        let mut len = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::EOVERFLOW)?;
+        // SAFETY: the kernel writes at most `len` bytes to the buffer, which has as many, and to `len` itself.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let count = len as usize / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        match Errno::last() {
+            // The kernel has told how many there are, and they don't change.
+            Errno::ERANGE if (groups.len() + 1..=MOST).contains(&count) => groups.resize(count, 0),
+            errno => return Err(errno),
+        }
+    }
+}
+
 /// Makes the kernel attach the sender's credentials to what arrives.
 pub fn receive_credentials(fd: BorrowedFd<'_>) -> nix::Result<()> {
     kernel::setsockopt(&fd, sockopt::PassCred, &true)
@@ -249,6 +281,22 @@ mod tests {
         let mut buffer = [0; 8];
         assert_eq!(recv_with_credentials(receiver.as_fd(), &mut buffer), Ok((5, Some(own))));
         assert_eq!(&buffer[..5], b"hello");
+    }
+
+    #[test]
+    fn groups_are_those_of_who_connected() {
+        let (_other, socket) = UnixStream::pair().expect("a pair");
+        let own: Vec<_> = nix::unistd::getgroups().expect("own groups").iter().map(|group| group.as_raw()).collect();
+        assert_eq!(peer_groups(socket.as_fd()), Ok(own));
+        let many: Vec<_> = (1..=300).map(nix::unistd::Gid::from_raw).collect();
+        // A thread has groups of its own, as long as nobody asks the C library to change them for all threads.
+        let changed = std::thread::spawn(move || {
+            // SAFETY: setgroups(2) reads as many numbers as it is told; `Gid` is one of them and nothing else.
+            let result = unsafe { libc::syscall(libc::SYS_setgroups, many.len(), many.as_ptr()) };
+            (result == 0).then(|| UnixStream::pair().expect("a pair"))
+        });
+        let (_other, socket) = changed.join().expect("no panic").expect("the test is root");
+        assert_eq!(peer_groups(socket.as_fd()), Ok((1..=300).collect()));
     }
 
     #[test]

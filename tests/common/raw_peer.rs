@@ -121,6 +121,12 @@ impl RawPeer {
         Some(self.unparsed.drain(..count).collect())
     }
 
+    /// What one read gives: never more than one message that has a descriptor beside it.
+    pub fn next_read(&mut self, within: Duration) -> Option<Vec<u8>> {
+        assert!(self.unparsed.is_empty(), "earlier bytes were not looked at");
+        self.read_more(Instant::now() + within).ok()?.then(|| std::mem::take(&mut self.unparsed))
+    }
+
     /// Whether an echo request through the router is answered.
     pub fn echo(&mut self, from: Ipv4Addr, to: Ipv4Addr, within: Duration) -> bool {
         self.sequence += 1;

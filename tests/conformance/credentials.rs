@@ -28,6 +28,8 @@ cases!(symbol_gives_the_address, Router: c ours);
 cases!(symbol_gives_a_vassal_its_address, Pair: c_c c_ours ours_c ours_ours);
 cases!(symbol_refuses, Router: c ours);
 cases!(address_of_the_symbol_is_the_only_one, Router: c ours);
+// The C router knows no leases.
+cases!(address_of_the_symbol_must_be_leased, Router: ours);
 cases!(unknown_symbol_stops_the_start, Router: c ours);
 // To the C router they announce a frame of 29,559 bytes, which overruns its heap when they come.
 cases!(credentials_that_nobody_asked_for_are_passed_over, Router: ours);
@@ -204,6 +206,26 @@ fn address_of_the_symbol_is_the_only_one(router: Router) {
     if router.is_ours() {
         assert_eq!(emperor.stats().drops_of(ADDRESS_OF_UID, "spoofed_source"), 1);
     }
+}
+
+fn address_of_the_symbol_must_be_leased(router: Router) {
+    let (ini, _dir) = with_hook(router);
+    // The address of the next uid is leased to the wrong one.
+    let emperor = ini
+        .line(format!("tuntap-router-lease = {ADDRESS_OF_UID} {UID}"))
+        .line(format!("tuntap-router-lease = 10.0.0.6 {UID}"))
+        .start();
+    let mark = emperor.log.mark();
+    let mut refused = emperor.connect();
+    refused.send_credentials(UID + 1, UID + 1);
+    assert!(refused.is_closed(wait::SHORT), "the symbol gives it 10.0.0.6, the lease doesn't");
+    emperor.log.wait_for_since(mark, "gave it 10.0.0.6, which is not leased to it", wait::SHORT);
+    let mut peer = emperor.connect();
+    peer.send_credentials(UID, UID);
+    emperor.wait_for_stats("the peer has its address", |stats| stats.peer(ADDRESS_OF_UID).is_some());
+    assert!(peer.echo(ADDRESS_OF_UID, GATEWAY, wait::SHORT));
+    peer.send_packet(&packet::udp(Ipv4Addr::new(10, 0, 0, 6), GATEWAY, 9, b"leased, not assigned"));
+    emperor.wait_for_stats("it is dropped", |stats| stats.drops_of(ADDRESS_OF_UID, "spoofed_source") == 1);
 }
 
 fn unknown_symbol_stops_the_start(router: Router) {

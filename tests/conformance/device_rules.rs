@@ -14,7 +14,9 @@ use crate::common::wire::{self, ANY, Action, Direction, MAX_PAYLOAD, RULE_LEN, R
 use crate::pairs::{Pair, Router, cases};
 
 cases!(router_applies_the_first_rule_that_matches, Router: c ours);
-cases!(later_rules_replace_earlier_ones, Router: c ours);
+cases!(later_rules_replace_earlier_ones_before_the_first_packet, Router: c ours);
+cases!(rules_after_the_first_packet_come_too_late, Router: c ours);
+cases!(allow_of_a_peer_does_not_override_the_chains, Router: c ours);
 cases!(largest_rule_block_is_applied_to_its_end, Router: c ours);
 cases!(incomplete_rules_end_that_peer_at_most, Router: c ours);
 cases!(networks_in_rules_match, Pair: c_c c_ours ours_c ours_ours);
@@ -62,13 +64,53 @@ fn router_applies_the_first_rule_that_matches(router: Router) {
     assert!(other.echo(V2, EMPEROR, wait::SHORT), "another peer's rules are its own");
 }
 
-fn later_rules_replace_earlier_ones(router: Router) {
+fn later_rules_replace_earlier_ones_before_the_first_packet(router: Router) {
     let emperor = router.emperor().start();
     let mut peer = emperor.connect();
     peer.send_rules(&[rule(Direction::Out, (DENIED, 32), Action::Deny)]);
-    assert!(passed_out(&emperor, &mut peer, &[DENIED]).is_empty());
     peer.send_rules(&[rule(Direction::Out, (V2, 32), Action::Deny)]);
     assert_eq!(passed_out(&emperor, &mut peer, &[DENIED, V2]), [DENIED]);
+}
+
+/// So that code which takes over a vassal later can't loosen what its owner wanted.
+fn rules_after_the_first_packet_come_too_late(router: Router) {
+    let emperor = router.emperor().start();
+    let mut peer = emperor.connect();
+    let first = [rule(Direction::Out, (DENIED, 32), Action::Deny)];
+    peer.send_rules(&first);
+    assert!(passed_out(&emperor, &mut peer, &[DENIED]).is_empty());
+    let mark = emperor.log.mark();
+    peer.send_rules(&first);
+    for _ in 0..3 {
+        peer.send_rules(&[rule(Direction::Out, (V2, 32), Action::Deny)]);
+    }
+    let passed = passed_out(&emperor, &mut peer, &[DENIED, V2]);
+    if router.is_ours() {
+        assert_eq!(passed, [V2]);
+        assert_eq!(emperor.stats().drops_of(V1, "rules_frozen"), 3, "the same rules are no fault");
+        let log = emperor.log.since(mark);
+        assert_eq!(log.matches("sent other rules after its first packet").count(), 1, "{log}");
+    } else {
+        assert_eq!(passed, [DENIED]);
+    }
+}
+
+fn allow_of_a_peer_does_not_override_the_chains(router: Router) {
+    let emperor = router
+        .emperor()
+        .line("tuntap-router-firewall-out = deny 0.0.0.0 10.1.2.3")
+        .line("tuntap-router-firewall-in = deny 192.168.0.9 0.0.0.0")
+        .start();
+    emperor.netns.sh("ip addr add 192.168.0.9/24 dev emperor0");
+    let denied_source = Ipv4Addr::new(192, 168, 0, 9);
+    let mut peer = emperor.connect();
+    let all = |direction| rule(direction, ANY, Action::Allow);
+    peer.send_rules(&[all(Direction::Out), all(Direction::In)]);
+    assert_eq!(passed_out(&emperor, &mut peer, &[DENIED, V2]), [V2]);
+    peer.send_packet(&packet::echo_request(V1, denied_source, 1, 84));
+    peer.send_packet(&packet::echo_request(V1, EMPEROR, 2, 84));
+    let seen = peer.wait_for_packet(wait::SHORT, |reply| packet::echo_reply_sequence(reply).is_some());
+    assert_eq!(seen.as_deref().and_then(packet::echo_reply_sequence), Some(2));
 }
 
 fn largest_rule_block_is_applied_to_its_end(router: Router) {

@@ -15,12 +15,15 @@ use crate::pairs::{Pair, Router, cases};
 
 // Here a pair is the two routers; each has a vassal of its own kind.
 cases!(vassals_of_two_emperors_reach_each_other, Pair: c_c c_ours ours_c ours_ours);
-cases!(device_rule_sends_to_a_gateway, Router: c ours);
+cases!(device_rule_sends_to_a_gateway_that_the_operator_names, Router: c ours);
+cases!(device_rule_to_another_gateway_passes_nothing, Router: c ours);
 cases!(device_rule_without_a_gateway_passes_nothing, Router: c ours);
 cases!(gateway_input_passes_the_firewall, Router: c ours);
 // The C router hands peers whatever bears their address, of any length.
 cases!(gateway_input_that_is_no_packet_is_dropped, Router: ours);
 cases!(empty_datagrams_disturb_nothing, Router: c ours);
+cases!(gateway_takes_datagrams_of_other_routers_only, Router: c ours);
+cases!(gateway_takes_datagrams_of_anybody_by_default, Router: c ours);
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -77,16 +80,51 @@ fn next_datagram(socket: &UdpSocket) -> Vec<u8> {
     buffer
 }
 
-fn device_rule_sends_to_a_gateway(router: Router) {
-    let (emperor, there) = with_gateway(router, &[]);
+/// A peer whose rule sends what is for another network to `there`, and a packet for it.
+fn peer_with_a_gateway_of_its_own(emperor: &Emperor) -> (RawPeer, Vec<u8>) {
     let mut peer = emperor.connect();
     let far_net = (Ipv4Addr::new(192, 168, 7, 0), 24);
     let action = Action::Gateway(SocketAddrV4::new(THERE, PORT));
     peer.send_rules(&[Rule { direction: Direction::Out, source: ANY, destination: far_net, action }]);
-    let packet = packet::udp(V1, Ipv4Addr::new(192, 168, 7, 7), 9, b"through the gateway");
+    (peer, packet::udp(V1, Ipv4Addr::new(192, 168, 7, 7), 9, b"through the gateway"))
+}
+
+/// The C plugin doesn't know the option, and needs none.
+fn device_rule_sends_to_a_gateway_that_the_operator_names(router: Router) {
+    for line in [
+        "tuntap-router-device-route = any",
+        "tuntap-router-device-route = 10.77.0.0/24:4000",
+        "tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000",
+    ] {
+        let (emperor, there) = with_gateway(router, &[line]);
+        let (mut peer, packet) = peer_with_a_gateway_of_its_own(&emperor);
+        peer.send_packet(&packet);
+        assert_eq!(next_datagram(&there), packet, "the datagram is the packet as it is, with `{line}`");
+        assert!(peer.echo(V1, EMPEROR, wait::SHORT), "what the rule does not match goes to the device");
+    }
+}
+
+fn device_rule_to_another_gateway_passes_nothing(router: Router) {
+    let (emperor, there) = with_gateway(router, &["tuntap-router-device-route = 10.77.0.2:4001"]);
+    let (mut peer, packet) = peer_with_a_gateway_of_its_own(&emperor);
+    let capture = crate::common::capture::Capture::received_on(&emperor.netns, "emperor0");
     peer.send_packet(&packet);
-    assert_eq!(next_datagram(&there), packet, "the datagram is the packet as it is");
-    assert!(peer.echo(V1, EMPEROR, wait::SHORT), "what the rule does not match goes to the device");
+    assert!(peer.echo(V1, EMPEROR, wait::SHORT), "the peer lives on");
+    peer.send_packet(&packet::udp(V1, EMPEROR, 9, b"last"));
+    let to_the_device = capture.until(wait::SHORT, |packet| packet.ends_with(b"last"));
+    assert!(!to_the_device.contains(&packet), "it doesn't go to the device instead");
+    if router.is_ours() {
+        there.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let nothing = there.recv_from(&mut [0; 100]).expect_err("nothing was sent");
+        assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(emperor.stats().drops_of(V1, "route_target"), 1);
+        let log = emperor.log.text();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("routes to 10.77.0.2:4000")).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("tuntap-router-device-route = 10.77.0.2:4000"), "it says what to do: {told:?}");
+    } else {
+        assert_eq!(next_datagram(&there), packet);
+    }
 }
 
 fn device_rule_without_a_gateway_passes_nothing(router: Router) {
@@ -160,6 +198,40 @@ fn empty_datagrams_disturb_nothing(router: Router) {
     } else {
         assert!(logged > 1000, "the C router logs a line for each");
     }
+}
+
+/// Sends from a stranger's address first and from the other router's then; the source of the packet that arrives first.
+#[track_caller]
+fn first_source_that_arrives(router: Router, lines: &[&str]) -> (Emperor, Ipv4Addr) {
+    let (emperor, there) = with_gateway(router, &[&["tuntap-router-firewall-in = allow"], lines].concat());
+    emperor.netns.sh("ip addr add 10.77.0.3/32 dev lo");
+    let stranger = emperor.netns.run(|| UdpSocket::bind((STRANGER, PORT))).expect("an address of its own");
+    let mut peer = emperor.peer(V1);
+    for (socket, host) in [(&stranger, 3), (&there, 2)] {
+        let packet = packet::udp(Ipv4Addr::new(192, 168, 1, host), V1, 9, b"from afar");
+        socket.send_to(&packet, (HERE, PORT)).expect("UDP to the gateway");
+    }
+    let source = packet::source(&first_from_afar(&mut peer));
+    (emperor, source)
+}
+
+const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+
+fn gateway_takes_datagrams_of_other_routers_only(router: Router) {
+    let lines = ["tuntap-router-gateway-allow = 10.77.0.2", "tuntap-router-gateway-allow = 10.78.0.0/16"];
+    let (emperor, source) = first_source_that_arrives(router, &lines);
+    if router.is_ours() {
+        assert_eq!(source, Ipv4Addr::new(192, 168, 1, 2));
+        let stats = emperor.stats();
+        assert_eq!((stats.drops("gateway_source"), &stats.0["totals"]["gateway_rx_packets"]), (1, &1.into()));
+    } else {
+        assert_eq!(source, Ipv4Addr::new(192, 168, 1, 3), "the C router takes them from anybody");
+    }
+}
+
+fn gateway_takes_datagrams_of_anybody_by_default(router: Router) {
+    let (_emperor, source) = first_source_that_arrives(router, &[]);
+    assert_eq!(source, Ipv4Addr::new(192, 168, 1, 3));
 }
 
 #[track_caller]

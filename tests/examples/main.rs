@@ -9,6 +9,7 @@ mod world;
 
 mod credentials;
 mod firewall;
+mod leases;
 mod minimal;
 mod no_emperor;
 mod stats;

@@ -1,0 +1,116 @@
+//! What the operator grants: `tuntap-router-lease`, `-lease-default`, `-device-route` and `-gateway-allow`.
+
+use ipnet::Ipv4Net;
+
+use super::error::{ConfigError, ConfigErrors, Problem};
+use super::{OptionName, parse};
+use crate::policy::lease::{Holder, Lease, Uncovered};
+use crate::policy::targets::TargetRange;
+
+const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
+
+/// One lease, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseSpec {
+    /// The whole value, for messages.
+    value: String,
+    prefix: Ipv4Net,
+    holder: HolderSpec,
+}
+
+/// Whom a lease is for, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum HolderSpec {
+    Number(Holder),
+    User(String),
+    Group(String),
+}
+
+/// Reads `<address[/prefix]> <user|uid|@group|@gid>`.
+pub fn lease(value: &str) -> Result<LeaseSpec, Problem> {
+    let words = parse::words(value, LEASE_SYNTAX)?;
+    let [prefix, holder] = words.as_slice() else { return Err(Problem::Syntax(LEASE_SYNTAX)) };
+    Ok(LeaseSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: lease_holder(holder)? })
+}
+
+/// Digits are a number, everything else is a name.
+fn lease_holder(word: &str) -> Result<HolderSpec, Problem> {
+    let wrong = || Problem::LeaseHolder(word.to_owned());
+    let (name, is_group) = match word.strip_prefix('@') {
+        Some(name) => (name, true),
+        None => (word, false),
+    };
+    if name.is_empty() || name.contains([':', '\0']) {
+        return Err(wrong());
+    }
+    if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The highest number stands for "no such id" in the kernel.
+        let id = name.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(wrong)?;
+        return Ok(HolderSpec::Number(if is_group { Holder::Group(id) } else { Holder::User(id) }));
+    }
+    Ok(if is_group { HolderSpec::Group(name.to_owned()) } else { HolderSpec::User(name.to_owned()) })
+}
+
+/// Reads `allow` or `deny`.
+pub fn lease_default(value: &str) -> Result<Uncovered, Problem> {
+    match value.trim() {
+        "allow" => Ok(Uncovered::Allow),
+        "deny" => Ok(Uncovered::Deny),
+        other => Err(Problem::UnknownWord { what: "default", word: other.to_owned(), expected: "allow or deny" }),
+    }
+}
+
+/// Looks up the names in leases. Every name that is unknown is in the error.
+pub fn resolve_leases(
+    specs: &[LeaseSpec],
+    user: impl Fn(&str) -> nix::Result<Option<u32>>,
+    group: impl Fn(&str) -> nix::Result<Option<u32>>,
+) -> Result<Vec<Lease>, ConfigErrors> {
+    let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
+        let name = name.to_owned();
+        match found {
+            Ok(Some(id)) => Ok(id),
+            Ok(None) => Err(Problem::NoAccount { kind, name }),
+            Err(error) => Err(Problem::Account { kind, name, error }),
+        }
+    };
+    let mut leases = Vec::new();
+    let mut errors = Vec::new();
+    for spec in specs {
+        let holder = match &spec.holder {
+            HolderSpec::Number(holder) => Ok(*holder),
+            HolderSpec::User(name) => find("user", name, user(name)).map(Holder::User),
+            HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
+        };
+        match holder {
+            Ok(holder) => leases.push(Lease { prefix: spec.prefix, holder }),
+            Err(problem) => {
+                errors.push(ConfigError { option: OptionName::Lease.as_str(), value: spec.value.clone(), problem })
+            }
+        }
+    }
+    if errors.is_empty() { Ok(leases) } else { Err(ConfigErrors(errors)) }
+}
+
+/// Reads `any` or `<addr[/len]>[:port]`.
+pub fn device_route(value: &str) -> Result<TargetRange, Problem> {
+    let value = value.trim();
+    if value == "any" {
+        return Ok(TargetRange { prefix: Ipv4Net::default(), port: None });
+    }
+    let wrong = || Problem::DeviceRoute(value.to_owned());
+    let (prefix, port) = match value.split_once(':') {
+        Some((prefix, port)) => (prefix, Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?)),
+        None => (value, None),
+    };
+    let prefix = parse::exact_prefix(prefix).map_err(|problem| match problem {
+        Problem::Prefix(_) => wrong(),
+        other => other,
+    })?;
+    Ok(TargetRange { prefix, port })
+}
+
+/// Reads `<addr[/len]>`.
+pub fn gateway_source(value: &str) -> Result<Ipv4Net, Problem> {
+    parse::exact_prefix(value.trim())
+}

@@ -1,0 +1,205 @@
+//! Who may hold which address.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::prefix_map::PrefixMap;
+
+/// Whom an address is leased to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// Processes of this user.
+    User(u32),
+    /// Processes that have this group, as their own or as a supplementary one.
+    Group(u32),
+}
+
+/// Addresses, and who may hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The addresses.
+    pub prefix: Ipv4Net,
+    /// Who may hold them, each of them one at a time.
+    pub holder: Holder,
+}
+
+/// Who a peer is, as its kernel vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What becomes of an address that no lease covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uncovered {
+    /// Anybody may hold it.
+    Allow,
+    /// Nobody may hold it.
+    Deny,
+}
+
+/// All leases. A look at them costs the same for any number of leases.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    holders: PrefixMap<HashSet<Holder>>,
+    /// The groups among the holders.
+    groups: HashSet<u32>,
+    uncovered: Uncovered,
+}
+
+impl Leases {
+    /// Anybody may hold any address.
+    pub fn none() -> Self {
+        Self::new([], Uncovered::Allow)
+    }
+
+    /// Takes all leases; their order doesn't matter.
+    pub fn new(leases: impl IntoIterator<Item = Lease>, uncovered: Uncovered) -> Self {
+        let mut holders = PrefixMap::<HashSet<Holder>>::default();
+        let mut groups = HashSet::new();
+        for Lease { prefix, holder } in leases {
+            holders.entry(prefix).insert(holder);
+            if let Holder::Group(group) = holder {
+                groups.insert(group);
+            }
+        }
+        Self { holders, groups, uncovered }
+    }
+
+    /// Whether any lease is one of a group, so that the groups of a peer matter.
+    pub fn name_groups(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Takes those groups out of an identity that no lease is of. What is left is no longer than the list of leases.
+    pub fn forget_other_groups(&self, identity: &mut Identity) {
+        identity.groups.retain(|group| self.groups.contains(group));
+    }
+
+    /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
+    /// is enough.
+    pub fn allow(&self, address: Ipv4Addr, identity: &Identity) -> bool {
+        let mut covered = false;
+        for holders in self.holders.covering(address) {
+            covered = true;
+            let is_leased_to_group = |group: &u32| holders.contains(&Holder::Group(*group));
+            if holders.contains(&Holder::User(identity.uid))
+                || is_leased_to_group(&identity.gid)
+                || identity.groups.iter().any(is_leased_to_group)
+            {
+                return true;
+            }
+        }
+        !covered && self.uncovered == Uncovered::Allow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lease(prefix: &str, holder: Holder) -> Lease {
+        Lease { prefix: prefix.parse().expect("a prefix"), holder }
+    }
+
+    fn user(uid: u32) -> Identity {
+        Identity { uid, gid: uid, groups: Vec::new() }
+    }
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+
+    #[test]
+    fn without_leases_everybody_may_hold_everything() {
+        assert!(Leases::none().allow(ADDRESS, &user(1000)));
+    }
+
+    #[test]
+    fn lease_excludes_everybody_else() {
+        for (uncovered, others_elsewhere) in [(Uncovered::Deny, false), (Uncovered::Allow, true)] {
+            let leases = Leases::new([lease("10.0.0.5/32", Holder::User(1000))], uncovered);
+            assert!(leases.allow(ADDRESS, &user(1000)));
+            assert!(!leases.allow(ADDRESS, &user(1001)));
+            assert!(!leases.allow(ADDRESS, &user(0)), "root is a user as others are");
+            assert_eq!(leases.allow(Ipv4Addr::new(10, 0, 0, 6), &user(1001)), others_elsewhere);
+        }
+    }
+
+    #[test]
+    fn any_of_several_leases_is_enough() {
+        let leases = Leases::new(
+            [
+                lease("10.0.0.0/24", Holder::User(1)),
+                lease("10.0.0.5/32", Holder::User(2)),
+                lease("10.0.0.5/32", Holder::User(3)),
+                lease("0.0.0.0/0", Holder::Group(7)),
+            ],
+            Uncovered::Deny,
+        );
+        for uid in [1, 2, 3] {
+            assert!(leases.allow(ADDRESS, &user(uid)), "uid {uid}");
+        }
+        assert!(!leases.allow(ADDRESS, &user(4)));
+        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1), &Identity { uid: 4, gid: 7, groups: Vec::new() }));
+        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1), &Identity { uid: 4, gid: 4, groups: vec![5, 7] }));
+    }
+
+    #[test]
+    fn user_and_group_of_the_same_number_are_different() {
+        let leases = Leases::new([lease("10.0.0.5/32", Holder::Group(1000))], Uncovered::Deny);
+        assert!(!leases.allow(ADDRESS, &Identity { uid: 1000, gid: 1, groups: Vec::new() }));
+    }
+
+    #[test]
+    fn groups_that_no_lease_names_are_not_kept() {
+        let leases = Leases::new([lease("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
+        let mut identity = Identity { uid: 1, gid: 1, groups: (0..1000).collect() };
+        leases.forget_other_groups(&mut identity);
+        assert_eq!(identity.groups, [7]);
+        assert!(leases.name_groups() && !Leases::none().name_groups());
+    }
+
+    proptest! {
+        /// The same as reading the list from top to bottom with the words of the documentation.
+        #[test]
+        fn agrees_with_the_list(
+            list in prop::collection::vec((0u32..64, 24u8..=32, any::<bool>(), 0u32..6), 0..30),
+            deny: bool,
+            host in 0u32..64,
+            identity in (0u32..6, 0u32..6, prop::collection::vec(0u32..6, 0..4)),
+        ) {
+            const NET: u32 = 0x0a00_0000;
+            let list: Vec<Lease> = list
+                .into_iter()
+                .map(|(host, length, is_group, number)| Lease {
+                    prefix: Ipv4Net::new_assert((NET | host).into(), length),
+                    holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
+                })
+                .collect();
+            let address = Ipv4Addr::from_bits(NET | host);
+            let mut identity = Identity { uid: identity.0, gid: identity.1, groups: identity.2 };
+            let covering: Vec<_> = list.iter().filter(|lease| lease.prefix.contains(&address)).collect();
+            let expected = if covering.is_empty() {
+                !deny
+            } else {
+                covering.iter().any(|lease| match lease.holder {
+                    Holder::User(uid) => uid == identity.uid,
+                    Holder::Group(gid) => gid == identity.gid || identity.groups.contains(&gid),
+                })
+            };
+            let leases = Leases::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
+            prop_assert_eq!(leases.allow(address, &identity), expected);
+            leases.forget_other_groups(&mut identity);
+            prop_assert_eq!(leases.allow(address, &identity), expected);
+        }
+    }
+}

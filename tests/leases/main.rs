@@ -1,0 +1,15 @@
+//! Who may hold which address: peers of other users and groups, real vassals, and what stays after a reload or a
+//! router's death.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod account;
+mod world;
+
+mod hostile;
+mod options;
+mod peers;
+mod rules;
+mod vassals;

@@ -1,0 +1,77 @@
+//! A vassal's rules are those of its start.
+
+use std::net::Ipv4Addr;
+
+use crate::common::capture::Capture;
+use crate::common::emperor::{EMPEROR, Emperor, V1};
+use crate::common::fake_router::FakeRouter;
+use crate::common::host::Subject;
+use crate::common::netns::Net;
+use crate::common::packet;
+use crate::common::probe::{is_reachable, send_udp};
+use crate::common::vassal::VassalIni;
+use crate::common::wait;
+use crate::common::wire;
+use crate::world::{ALICE, emperor, vassal};
+
+const DENIED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const LATE: &str = "sent other rules after its first packet";
+
+fn with_rule(rule: &str) -> VassalIni {
+    vassal(Subject::Ours, "v1", V1, ALICE).line(format!("tuntap-device-rule = {rule}"))
+}
+
+/// Replaces the vassal's file, which reloads it.
+#[track_caller]
+fn reload_with(emperor: &Emperor, vassal: &VassalIni) {
+    let mark = emperor.log.mark();
+    emperor.add(vassal);
+    emperor.touch("v1");
+    emperor.wait_until_ready(mark, "v1");
+}
+
+#[track_caller]
+fn assert_denied(emperor: &Emperor, net: &Net) {
+    let capture = Capture::received_on(&emperor.netns, "emperor0");
+    send_udp(net, DENIED, 9, b"denied").expect("the vassal has a default route");
+    send_udp(net, EMPEROR, 9, b"last").expect("the vassal has a route");
+    assert!(capture.until(wait::SHORT, |packet| packet.ends_with(b"last")).is_empty());
+}
+
+/// The router may read the device as soon as it has the hello, and takes no rules after the first packet.
+#[test]
+fn vassal_sends_its_rules_together_with_its_device() {
+    let emperor = emperor().start();
+    let fake = FakeRouter::bind(&emperor.path("fake.sock"));
+    emperor.add(&with_rule("out 0.0.0.0 10.0.0.0/8 deny").devices(&["uwsgi0 {dir}/fake.sock"]));
+    let mut message = fake.accept(wait::LONG).next_read(wait::LONG).expect("the vassal sends something");
+    let hello = wire::take_frame(&mut message).expect("a frame");
+    assert!(hello.payload.len() < packet::IPV4_HEADER_LEN, "a hello comes first: {hello:?}");
+    let rules = wire::take_frame(&mut message).expect("a second frame in the same message");
+    assert_eq!((rules.modifier2, rules.payload.len(), message.len()), (wire::RULES, wire::RULE_LEN, 0));
+}
+
+#[test]
+fn reload_does_not_change_them() {
+    let emperor = emperor().start();
+    let net = emperor.start_vassal(&with_rule("out 0.0.0.0 10.0.0.0/8 deny"));
+    assert!(is_reachable(&net, EMPEROR));
+    assert_denied(&emperor, &net);
+
+    // The new image sends the same rules, which is no fault.
+    reload_with(&emperor, &with_rule("out 0.0.0.0 10.0.0.0/8 deny").line("# the same"));
+    assert_denied(&emperor, &net);
+    assert_eq!(emperor.stats().drops("rules_frozen"), 0);
+    assert!(!emperor.log.text().contains(LATE));
+
+    for reload in 1..=2 {
+        reload_with(&emperor, &with_rule("out 0.0.0.0 10.0.0.0/8 allow"));
+        emperor.wait_for_stats("the rules come", |stats| stats.drops_of(V1, "rules_frozen") == reload);
+        assert_denied(&emperor, &net);
+        assert!(is_reachable(&net, EMPEROR), "it keeps its network");
+    }
+    let log = emperor.log.text();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(LATE)).collect();
+    assert_eq!(lines.len(), 1, "one line for the peer: {lines:?}");
+    assert!(lines[0].contains("peer 192.168.0.2") && lines[0].contains("stopped and started"), "{lines:?}");
+}
