@@ -6,6 +6,7 @@ mod error;
 mod parse;
 mod router;
 mod rules;
+mod sandbox;
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use router::{RouterSpec, StatsAddress};
+pub use sandbox::Sandbox;
 
 use crate::policy::pattern::{Action, Rule};
 use crate::wire::rule::PeerRule;
@@ -39,6 +41,8 @@ pub enum OptionName {
     Switch,
     /// `tuntap-router-busy-poll`
     BusyPoll,
+    /// `tuntap-router-sandbox`
+    Sandbox,
     /// `tuntap-device-rule`
     DeviceRule,
 }
@@ -56,6 +60,7 @@ impl OptionName {
             Self::Stats => "tuntap-router-stats",
             Self::Switch => "tuntap-router-switch",
             Self::BusyPoll => "tuntap-router-busy-poll",
+            Self::Sandbox => "tuntap-router-sandbox",
             Self::DeviceRule => "tuntap-device-rule",
         }
     }
@@ -83,6 +88,8 @@ pub struct Config {
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.
     pub busy_poll: Duration,
+    /// What the routers' processes give up.
+    pub sandbox: Sandbox,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
 }
@@ -98,6 +105,7 @@ impl Default for Config {
             routes: Vec::new(),
             switch: false,
             busy_poll: DEFAULT_BUSY_POLL,
+            sandbox: Sandbox::default(),
             device_rules: Vec::new(),
         }
     }
@@ -120,6 +128,7 @@ impl Config {
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
+                OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
             };
             if let Err(problem) = result {

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -87,9 +88,20 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
         gateway,
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
+        sandbox: config().sandbox,
+        socket_files: socket_files(spec),
         host_version: host.version(),
         logger: host::LOGGER,
     })
+}
+
+fn socket_files(spec: &RouterSpec) -> Vec<PathBuf> {
+    let stats = match &spec.stats {
+        Some(StatsAddress::Unix(name)) => Some(name),
+        Some(StatsAddress::Tcp(_)) | None => None,
+    };
+    let is_file = |name: &&String| !name.starts_with('@');
+    [Some(&spec.socket), stats].into_iter().flatten().filter(is_file).map(PathBuf::from).collect()
 }
 
 fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> std::io::Result<StatsEndpoint> {

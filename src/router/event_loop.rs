@@ -10,6 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
 use super::queue::SpareBuffers;
+use super::sandbox::Confinement;
 use super::stats::Totals;
 use super::stats_server::StatsServer;
 use super::table::PeerTable;
@@ -57,6 +58,7 @@ pub struct EventLoop<'a> {
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
     pub(super) started: Instant,
+    pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
 }
 
@@ -95,6 +97,7 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
+            confinement: Confinement::none(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
         })
     }

@@ -14,6 +14,7 @@ mod parcel;
 mod peer;
 mod queue;
 mod report;
+mod sandbox;
 mod stats;
 mod stats_server;
 mod table;
@@ -22,10 +23,12 @@ mod token;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::config::Sandbox;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::sys::socket::PeerCredentials;
@@ -87,6 +90,10 @@ pub struct Setup {
     pub credentials: CredentialsCheck,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
+    /// What the process gives up after set-up.
+    pub sandbox: Sandbox,
+    /// Unix sockets of this router that are files, which it may remove.
+    pub socket_files: Vec<PathBuf>,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.
@@ -130,7 +137,11 @@ pub enum RouterError {
 
 /// Runs a router until it fails.
 pub fn run(setup: &Setup) -> RouterError {
-    match event_loop::EventLoop::new(setup).and_then(event_loop::EventLoop::run) {
+    let result = event_loop::EventLoop::new(setup).and_then(|mut event_loop| {
+        event_loop.confine();
+        event_loop.run()
+    });
+    match result {
         Ok(never) => match never {},
         Err(error) => error,
     }
