@@ -11,6 +11,7 @@ use super::{CredentialsCheck, Setup};
 use crate::config::Sandbox;
 use crate::sys::process::pin_time_zone;
 use crate::sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
+use crate::sys::tun::KCMP_FILE;
 
 /// Packets, frames, datagrams, statistics and log lines. The memory allocator is in [`MEMORY`].
 const TRAFFIC: &[Sysno] = &[
@@ -68,7 +69,7 @@ const CLOCKS: &[Sysno] = &[
     Sysno::time,
 ];
 
-/// What the statistics tell, and which network namespace a vassal's device is in.
+/// What the statistics tell, and which device a vassal's descriptor is of.
 const IDENTITY: &[Sysno] = &[
     Sysno::getpid,
     Sysno::gettid,
@@ -78,13 +79,10 @@ const IDENTITY: &[Sysno] = &[
     Sysno::getegid,
     Sysno::getcwd,
     Sysno::fstat,
-    Sysno::statx,
     #[cfg(target_arch = "x86_64")]
     Sysno::newfstatat,
     #[cfg(target_arch = "aarch64")]
     Sysno::fstatat,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::stat,
 ];
 
 /// Seeds of hash tables.
@@ -110,15 +108,7 @@ const END: &[Sysno] = &[
 /// What depends on its arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     // Attaching, detaching and checking a vassal's device. Nothing that would make, rename or give away one.
-    (
-        Sysno::ioctl,
-        &[
-            &[request(libc::TUNGETIFF)],
-            &[request(libc::TUNGETVNETHDRSZ)],
-            &[request(libc::TUNSETOFFLOAD)],
-            &[request(libc::TUNGETDEVNETNS)],
-        ],
-    ),
+    (Sysno::ioctl, &[&[request(libc::TUNGETIFF)], &[request(libc::TUNGETVNETHDRSZ)], &[request(libc::TUNSETOFFLOAD)]]),
     // The probe for the length of packets to another router.
     (
         Sysno::socket,
@@ -138,9 +128,11 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     // The memory allocator, for memory that isn't executable.
     (Sysno::mmap, &[&[NOT_EXECUTABLE]]),
     (Sysno::mprotect, &[&[NOT_EXECUTABLE]]),
+    // Whether a vassal's device is the router's own.
+    (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
     // The end by an own signal: abort(3), uWSGI's handler of crashes.
-    (Sysno::tgkill, &[&[OWN_PROCESS]]),
-    (Sysno::kill, &[&[OWN_PROCESS]]),
+    (Sysno::tgkill, &[&[own_process(0)]]),
+    (Sysno::kill, &[&[own_process(0)]]),
     // The limit of descriptors, read.
     (Sysno::prlimit64, &[&[is(0, 0), is(2, 0)]]),
 ];
@@ -167,10 +159,13 @@ const POLICY: SyscallPolicy = SyscallPolicy {
 const SOCKET_KIND: u32 = 0xf;
 
 const NOT_EXECUTABLE: Argument = masked(2, libc::PROT_EXEC.cast_unsigned(), 0);
-const OWN_PROCESS: Argument = Argument { index: 0, test: Test::IsOwnProcess };
 
 const fn is(index: u8, value: u32) -> Argument {
     Argument { index, test: Test::Is(value) }
+}
+
+const fn own_process(index: u8) -> Argument {
+    Argument { index, test: Test::IsOwnProcess }
 }
 
 const fn masked(index: u8, mask: u32, value: u32) -> Argument {
