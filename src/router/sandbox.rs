@@ -16,7 +16,6 @@ use crate::sys::tun::KCMP_FILE;
 /// Packets, frames, datagrams, statistics and log lines. The memory allocator is in [`MEMORY`].
 const TRAFFIC: &[Sysno] = &[
     Sysno::read,
-    Sysno::readv,
     Sysno::preadv2,
     Sysno::write,
     Sysno::writev,
@@ -29,17 +28,8 @@ const TRAFFIC: &[Sysno] = &[
 
 /// Connections that come and go. Without a socket of another kind than [`CONDITIONAL`] allows, `bind` and `connect` are
 /// for the socket that asks how long the way to another router is.
-const SOCKETS: &[Sysno] = &[
-    Sysno::accept4,
-    Sysno::bind,
-    Sysno::connect,
-    Sysno::getsockname,
-    Sysno::getpeername,
-    Sysno::getsockopt,
-    Sysno::setsockopt,
-    Sysno::shutdown,
-    Sysno::close,
-];
+const SOCKETS: &[Sysno] =
+    &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::getsockopt, Sysno::setsockopt, Sysno::shutdown, Sysno::close];
 
 /// Waiting: the event loop, the pause before the end, locks, and whether a peer has hung up.
 const WAITING: &[Sysno] = &[
@@ -54,8 +44,6 @@ const WAITING: &[Sysno] = &[
     Sysno::epoll_wait,
     #[cfg(target_arch = "x86_64")]
     Sysno::poll,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::nanosleep,
 ];
 
 /// The memory allocator. What makes memory executable is in [`CONDITIONAL`].
@@ -74,9 +62,7 @@ const IDENTITY: &[Sysno] = &[
     Sysno::getpid,
     Sysno::gettid,
     Sysno::getuid,
-    Sysno::geteuid,
     Sysno::getgid,
-    Sysno::getegid,
     Sysno::getcwd,
     Sysno::fstat,
     #[cfg(target_arch = "x86_64")]
@@ -96,14 +82,7 @@ const REMOVAL: &[Sysno] = &[
 ];
 
 /// The end: signals, a panic, an abort, uWSGI's handler of crashes. To whom a signal may go is in [`CONDITIONAL`].
-const END: &[Sysno] = &[
-    Sysno::rt_sigaction,
-    Sysno::rt_sigprocmask,
-    Sysno::rt_sigreturn,
-    Sysno::sigaltstack,
-    Sysno::exit,
-    Sysno::exit_group,
-];
+const END: &[Sysno] = &[Sysno::rt_sigaction, Sysno::rt_sigprocmask, Sysno::rt_sigreturn, Sysno::exit_group];
 
 /// What depends on its arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
@@ -133,8 +112,6 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     // The end by an own signal: abort(3), uWSGI's handler of crashes.
     (Sysno::tgkill, &[&[own_process(0)]]),
     (Sysno::kill, &[&[own_process(0)]]),
-    // The limit of descriptors, read.
-    (Sysno::prlimit64, &[&[is(0, 0), is(2, 0)]]),
 ];
 
 /// Files that libraries look at if they can: the debug information of a panic's backtrace, time zones.
@@ -145,8 +122,6 @@ const REFUSED: &[Sysno] = &[
     Sysno::open,
     #[cfg(target_arch = "x86_64")]
     Sysno::readlink,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::access,
 ];
 
 const POLICY: SyscallPolicy = SyscallPolicy {

@@ -158,7 +158,7 @@ impl Tun {
             return Err(foreign());
         }
         // Kernel names are ASCII in practice; another byte would only make the log less pretty.
-        let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.cast_unsigned()));
+        let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
         Ok(Self { name: name.collect(), fd, has_header, offloads: Offloads::NONE, ownership: Ownership::Ours })
     }
 
@@ -295,7 +295,7 @@ fn interface_request(name: &str) -> Option<libc::ifreq> {
         return None;
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     Some(request)
 }

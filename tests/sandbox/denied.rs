@@ -45,7 +45,7 @@ fn denied_syscall_ends_the_router_with_a_line_and_a_respawn() {
         ("socket", "socket(AF_UNIX, SOCK_DGRAM, 0)"),
         ("socket", "socket(AF_PACKET, SOCK_RAW, 0)"),
         ("ptrace", "ptrace(PTRACE_ATTACH, 1, 0, 0)"),
-        ("mmap", "(long) mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)"),
+        ("mmap", "mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)"),
         ("kill", "kill(1, 0)"),
         ("ioctl", "ioctl(0, TUNSETIFF, NULL)"),
         ("setuid", "setuid(65534)"),
