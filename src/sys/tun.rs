@@ -158,7 +158,8 @@ impl Tun {
             return Err(foreign());
         }
         // Kernel names are ASCII in practice; another byte would only make the log less pretty.
-        let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
+        let name =
+            request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
         Ok(Self { name: name.collect(), fd, has_header, offloads: Offloads::NONE, ownership: Ownership::Ours })
     }
 
