@@ -97,7 +97,7 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
-            confinement: Confinement::none(),
+            confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
         })
     }

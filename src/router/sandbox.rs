@@ -1,6 +1,7 @@
 //! The router's own cage: what its process gives up between set-up and the first packet. Vassals are customers' code,
 //! and whoever takes a router over with what they send shall find nothing to go on with.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::Serialize;
@@ -163,8 +164,8 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Nothing was given up here; others may have taken something away.
-    pub fn none() -> Self {
+    /// What the process has and lacks without anything installed here.
+    pub fn found() -> Self {
         Self {
             capabilities: sandbox::permitted_capabilities(),
             no_new_privs: sandbox::has_no_new_privileges(),
@@ -182,39 +183,32 @@ impl EventLoop<'_> {
 }
 
 fn confine(setup: &Setup) -> Confinement {
-    let line = |text: &dyn std::fmt::Display| {
+    let line = |text: &dyn Display| {
         setup.logger.line(format_args!("[tuntap-router] {}: sandbox: {text}", setup.tun.name()));
     };
     if setup.sandbox == Sandbox::Off {
         line(&"off");
-        return Confinement::none();
+        return Confinement::found();
     }
     pin_time_zone();
     if let Err(errno) = sandbox::set_no_new_privileges() {
         line(&format_args!("without no_new_privs: {errno}"));
     }
-    let foreign_code = matches!(setup.credentials, CredentialsCheck::Hook(_)) && setup.sandbox != Sandbox::Strict;
-    let landlock = if foreign_code {
-        line(&"without landlock and seccomp for the function of tuntap-use-credentials; \"strict\" puts it inside");
-        None
-    } else {
-        sandbox::restrict_files(setup.socket_files.iter().map(|file| folder(file))).unwrap_or_else(|error| {
-            line(&format_args!("without landlock: {error}"));
-            None
-        })
-    };
-    if !foreign_code && landlock.is_none() {
-        line(&"without landlock: the kernel has none");
-    }
     if let Err(error) = sandbox::drop_capabilities() {
         line(&format_args!("with capabilities: {error}"));
     }
-    let before_filter = Confinement::none();
-    let seccomp = !foreign_code
-        && sandbox::restrict_syscalls(&POLICY, format!("[tuntap-router] {}", setup.tun.name()))
-            .inspect_err(|error| line(&format_args!("without seccomp: {error}")))
-            .is_ok();
-    Confinement { seccomp, landlock, ..before_filter }
+    let found = Confinement::found();
+    if matches!(setup.credentials, CredentialsCheck::Hook(_)) && setup.sandbox != Sandbox::Strict {
+        line(&"without landlock and seccomp for the function of tuntap-use-credentials; \"strict\" puts it inside");
+        return found;
+    }
+    let landlock = sandbox::restrict_files(setup.socket_files.iter().map(|file| folder(file)))
+        .inspect_err(|error| line(&format_args!("without landlock: {error}")))
+        .ok();
+    let seccomp = sandbox::restrict_syscalls(&POLICY, format!("[tuntap-router] {}", setup.tun.name()))
+        .inspect_err(|error| line(&format_args!("without seccomp: {error}")))
+        .is_ok();
+    Confinement { seccomp, landlock, ..found }
 }
 
 /// The folder that a file is removed from.

@@ -1,5 +1,13 @@
 //! What the kernel and the statistics say of the router's process.
 
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::panic::resume_unwind;
+
+use nix::libc;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use syscalls::Sysno;
+
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
 use crate::common::host::{Host, Subject};
 use crate::common::vassal::NOBODY;
@@ -73,4 +81,34 @@ fn credentials_function_keeps_its_files_and_syscalls() {
     assert_eq!((&told["seccomp"], &told["landlock"]), (&false.into(), &serde_json::Value::Null), "{told}");
     let line = "sandbox: without landlock and seccomp for the function of tuntap-use-credentials";
     assert_eq!(emperor.log.text().matches(line).count(), 1);
+}
+
+/// Takes syscalls away from the calling thread and from what it starts, as if the kernel had none of them.
+fn hide(calls: &[Sysno]) {
+    let calls: BTreeMap<_, _> = calls.iter().map(|call| (i64::from(call.id()), Vec::new())).collect();
+    let missing = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let arch = ARCH.try_into().expect("an architecture with seccomp");
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, missing, arch).expect("two actions");
+    let program: BpfProgram = filter.try_into().expect("a short filter");
+    seccompiler::apply_filter(&program).expect("a process may filter itself");
+}
+
+#[test]
+fn router_does_without_what_the_kernel_lacks() {
+    // A thread of its own, since no filter can be taken off again.
+    let on_old_kernel = std::thread::spawn(|| {
+        hide(&[Sysno::landlock_create_ruleset, Sysno::seccomp]);
+        let emperor = emperor().start();
+        let stats = emperor.stats();
+        let told = &stats.0["sandbox"];
+        assert_eq!((&told["seccomp"], &told["landlock"]), (&false.into(), &serde_json::Value::Null), "{told}");
+        assert_eq!((&told["capabilities"], &told["no_new_privs"]), (&serde_json::json!([]), &true.into()), "{told}");
+        assert_eq!(status(stats.router_pid(), "CapPrm"), "0000000000000000");
+        for part in ["landlock", "seccomp"] {
+            let line = format!("[tuntap-router] emperor0: sandbox: without {part}: ");
+            assert_eq!(emperor.log.text().matches(&line).count(), 1, "{line}");
+        }
+        assert!(emperor.peer(V1).echo(V1, EMPEROR, wait::SHORT));
+    });
+    on_old_kernel.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
