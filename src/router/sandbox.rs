@@ -14,7 +14,7 @@ use crate::sys::process::pin_time_zone;
 use crate::sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
 use crate::sys::tun::KCMP_FILE;
 
-/// Packets, frames, datagrams, statistics and log lines. The memory allocator is in [`MEMORY`].
+/// Packets, frames, datagrams, statistics and log lines.
 const TRAFFIC: &[Sysno] = &[
     Sysno::read,
     Sysno::preadv2,
@@ -29,8 +29,7 @@ const TRAFFIC: &[Sysno] = &[
 
 /// Connections that come and go. Without a socket of another kind than [`CONDITIONAL`] allows, `bind` and `connect` are
 /// for the socket that asks how long the way to another router is.
-const SOCKETS: &[Sysno] =
-    &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::getsockopt, Sysno::setsockopt, Sysno::shutdown, Sysno::close];
+const SOCKETS: &[Sysno] = &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::shutdown, Sysno::close];
 
 /// Waiting: the event loop, the pause before the end, locks, and whether a peer has hung up.
 const WAITING: &[Sysno] = &[
@@ -94,6 +93,9 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
         Sysno::socket,
         &[&[is(0, libc::AF_INET.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())]],
     ),
+    // A peer's credentials, and the answer to that probe. No packet filters.
+    (Sysno::setsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())]]),
+    (Sysno::getsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())], &[is(1, libc::IPPROTO_IP.cast_unsigned())]]),
     // Whether a descriptor blocks, and whether it outlives an exec.
     (
         Sysno::fcntl,

@@ -16,6 +16,7 @@ const HEAD: &str = r#"
 #include <unistd.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -44,6 +45,7 @@ fn denied_syscall_ends_the_router_with_a_line_and_a_respawn() {
         ("socket", "socket(AF_INET, SOCK_STREAM, 0)"),
         ("socket", "socket(AF_UNIX, SOCK_DGRAM, 0)"),
         ("socket", "socket(AF_PACKET, SOCK_RAW, 0)"),
+        ("setsockopt", "setsockopt(0, IPPROTO_IP, 64, &uid, sizeof uid)"),
         ("ptrace", "ptrace(PTRACE_ATTACH, 1, 0, 0)"),
         ("mmap", "mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)"),
         ("kill", "kill(1, 0)"),
