@@ -74,8 +74,9 @@ const IDENTITY: &[Sysno] = &[
 /// Seeds of hash tables.
 const RANDOM: &[Sysno] = &[Sysno::getrandom];
 
-/// Its socket's file, which it may remove. Landlock says in which folders.
+/// Its sockets' files, which it may remove once it has seen that they are still its own. Landlock says in which folders.
 const REMOVAL: &[Sysno] = &[
+    Sysno::statx,
     Sysno::unlinkat,
     #[cfg(target_arch = "x86_64")]
     Sysno::unlink,
