@@ -51,7 +51,8 @@ struct uwsgi_tuntap_rule {
 
 /*
  * The credentials hook. Called in the router, once for each device that sent its credentials. Returns the IPv4
- * address that the device gets, in network byte order; 0 refuses the device.
+ * address that the device gets, in network byte order; 0 refuses the device. Unless tuntap-router-sandbox is off, the
+ * router has no capability by then; if it is strict, no file can be opened, and a forbidden syscall ends the router.
  */
 typedef uint32_t (*uwsgi_tuntap_credentials_hook)(pid_t pid, uid_t uid, gid_t gid);
 

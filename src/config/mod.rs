@@ -7,6 +7,7 @@ mod grants;
 mod parse;
 mod router;
 mod rules;
+mod sandbox;
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
 pub use router::{RouterSpec, StatsAddress};
+pub use sandbox::Sandbox;
 
 use crate::policy::lease::Uncovered;
 use crate::policy::pattern::{Action, Rule};
@@ -53,6 +55,8 @@ pub enum OptionName {
     DeviceRoute,
     /// `tuntap-router-gateway-allow`
     GatewayAllow,
+    /// `tuntap-router-sandbox`
+    Sandbox,
     /// `tuntap-device-rule`
     DeviceRule,
     /// `tuntap-device-timeout`
@@ -78,6 +82,7 @@ impl OptionName {
             Self::LeaseDefault => "tuntap-router-lease-default",
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
+            Self::Sandbox => "tuntap-router-sandbox",
             Self::DeviceRule => "tuntap-device-rule",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
@@ -118,6 +123,8 @@ pub struct Config {
     pub device_routes: Vec<TargetRange>,
     /// Where datagrams of other routers may come from; nothing is anywhere.
     pub gateway_sources: Vec<Ipv4Net>,
+    /// What the routers' processes give up.
+    pub sandbox: Sandbox,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
     /// How long devices wait for their router when the instance starts.
@@ -141,6 +148,7 @@ impl Default for Config {
             lease_default: None,
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),
+            sandbox: Sandbox::default(),
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
@@ -169,6 +177,7 @@ impl Config {
                 OptionName::LeaseDefault => grants::lease_default(value).map(|it| config.lease_default = Some(it)),
                 OptionName::DeviceRoute => grants::device_route(value).map(|range| config.device_routes.push(range)),
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
+                OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),

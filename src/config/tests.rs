@@ -111,6 +111,21 @@ fn busy_poll() {
 }
 
 #[test]
+fn sandbox() {
+    let read = |value| good(OptionName::Sandbox, value).sandbox;
+    assert_eq!(Config::default().sandbox, Sandbox::On);
+    for (sandbox, words) in
+        [(Sandbox::On, &["", "on", "true"][..]), (Sandbox::Off, &["off", "false"]), (Sandbox::Strict, &["strict"])]
+    {
+        assert!(words.iter().all(|word| read(word) == sandbox), "{sandbox:?}");
+    }
+    assert_eq!(
+        error(OptionName::Sandbox, "of"),
+        "tuntap-router-sandbox = of: unknown value \"of\", expected on, off or strict"
+    );
+}
+
+#[test]
 fn credentials() {
     let read = |value| good(OptionName::UseCredentials, value).credentials;
     assert_eq!(read(""), Credentials::Shown);

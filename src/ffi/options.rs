@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 16;
+const OPTION_COUNT: usize = 17;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -89,6 +89,13 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-router-busy-poll",
         help: c"look for packets without sleeping for so many microseconds after the last ones, while they follow each other closely (0 to 1000, 0 never, default 50)",
         argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Sandbox,
+        name: c"tuntap-router-sandbox",
+        help: c"give up capabilities, files and syscalls that the router's process doesn't need; strict holds the function of tuntap-use-credentials to the same (syntax: [on|off|strict], default on)",
+        argument: Argument::Optional,
         flags: 0,
     },
     Entry {

@@ -102,6 +102,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
         store,
+        sandbox: config().sandbox,
         host_version: host.version(),
         logger: host::LOGGER,
     })

@@ -54,7 +54,8 @@ impl EventLoop<'_> {
         if !tun.has_header() {
             return Err(StreamReason::NoHeader);
         }
-        if tun.is_here_as(self.name()) == Some(true) {
+        // A kernel that can't compare descriptors leaves the name, which a vassal's device may have, too.
+        if tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()) {
             return Err(StreamReason::OwnDevice);
         }
         Ok((Offloads::from_bits(hello.offloads), tun))

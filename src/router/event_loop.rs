@@ -11,6 +11,7 @@ use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
 use super::queue::SpareBuffers;
 use super::restore;
+use super::sandbox::Confinement;
 use super::stats::Totals;
 use super::stats_server::StatsServer;
 use super::store::Keeper;
@@ -59,6 +60,7 @@ pub struct EventLoop<'a> {
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
     pub(super) started: Instant,
+    pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
 }
@@ -103,6 +105,7 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
+            confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             keeper,
         };

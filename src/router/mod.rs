@@ -15,6 +15,7 @@ mod peer;
 mod queue;
 mod report;
 mod restore;
+mod sandbox;
 mod stats;
 mod stats_server;
 mod store;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::config::Sandbox;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::sys::socket::PeerCredentials;
@@ -92,6 +94,8 @@ pub struct Setup {
     pub credentials: CredentialsCheck,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
+    /// What the process gives up after set-up.
+    pub sandbox: Sandbox,
     /// The files of its sockets, which go with it.
     pub socket_files: Vec<SocketFile>,
     /// Readable when the process ends that would start this one again.
@@ -154,7 +158,11 @@ impl Setup {
 
 /// Runs a router until it fails.
 pub fn run(setup: &Setup) -> RouterError {
-    let error = match event_loop::EventLoop::new(setup).and_then(event_loop::EventLoop::run) {
+    let result = event_loop::EventLoop::new(setup).and_then(|mut event_loop| {
+        event_loop.confine();
+        event_loop.run()
+    });
+    let error = match result {
         Ok(never) => match never {},
         Err(error) => error,
     };

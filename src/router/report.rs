@@ -161,6 +161,7 @@ impl EventLoop<'_> {
             socket: &self.setup.socket_name,
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
             uptime: now.saturating_duration_since(self.started).as_secs(),
+            sandbox: &self.confinement,
             totals: &self.totals,
             drops: &self.drops,
         }

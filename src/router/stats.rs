@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use super::sandbox::Confinement;
 use crate::policy::drops::DropCounters;
 
 /// Counters of the whole router.
@@ -67,6 +68,8 @@ pub struct Snapshot<'a> {
     pub gateway: Option<String>,
     /// Seconds since the router's process started its work.
     pub uptime: u64,
+    /// What its process gave up.
+    pub sandbox: &'a Confinement,
     /// Its counters.
     pub totals: &'a Totals,
     /// Packets that went nowhere, by reason; those in `peers` are among them.

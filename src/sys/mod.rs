@@ -4,6 +4,7 @@
 pub mod fork;
 pub mod net;
 pub mod process;
+pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
 pub mod tun;

@@ -96,11 +96,23 @@ pub fn take_variable(name: &str) -> Result<String, std::env::VarError> {
     Ok(value)
 }
 
-/// Sets a variable for the program that this process is about to execute.
+/// Sets a variable for the program that this process is about to execute, or for the C library.
 pub fn set_variable(name: &str, value: &str) {
     // SAFETY: the host calls this from its main thread, before it starts workers or right before the exec; its other
-    // threads don't use the environment then, and ours never do.
+    // threads don't use the environment then, and ours never do. A gateway has no other thread.
     unsafe { std::env::set_var(name, value) };
+}
+
+/// Settles the time zone on what it is now, where the environment names none. The C library would look at
+/// /etc/localtime again for each time that it puts into words, which a process without files can't.
+pub fn pin_time_zone() {
+    if std::env::var_os("TZ").is_none() {
+        set_variable("TZ", ":/etc/localtime");
+    }
+    let mut broken_down = std::mem::MaybeUninit::uninit();
+    // SAFETY: localtime_r(3) reads the first argument and writes the second; both live through the call. It reads the
+    // time zone, unless that was done before.
+    unsafe { libc::localtime_r(&0, broken_down.as_mut_ptr()) };
 }
 
 /// Runs `start`, which starts threads, so that these get no signals: they belong to the main thread.

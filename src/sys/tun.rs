@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
@@ -24,6 +24,9 @@ mod ioctl {
     nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
 }
+
+/// What kcmp(2) is to compare: open files (linux/kcmp.h).
+pub const KCMP_FILE: u32 = 0;
 
 /// Longest packet that a device gives or takes, in bytes, with the header before it.
 pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + 65_535;
@@ -155,7 +158,8 @@ impl Tun {
             return Err(foreign());
         }
         // Kernel names are ASCII in practice; another byte would only make the log less pretty.
-        let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.cast_unsigned()));
+        let name =
+            request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
         Ok(Self { name: name.collect(), fd, has_header, offloads: Offloads::NONE, ownership: Ownership::Ours })
     }
 
@@ -230,18 +234,15 @@ impl Tun {
         uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
     }
 
-    /// Whether this is a device of this network namespace with this name. `None` if the kernel can't tell.
-    pub fn is_here_as(&self, name: &str) -> Option<bool> {
-        // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor (linux/if_tun.h).
-        let namespace = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETDEVNETNS) };
-        if namespace < 0 {
-            return None;
-        }
-        // SAFETY: the kernel has just made it for us.
-        let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
-        let its = stat::fstat(&namespace).ok()?;
-        let here = stat::stat("/proc/self/ns/net").ok()?;
-        Some(self.name == name && (its.st_dev, its.st_ino) == (here.st_dev, here.st_ino))
+    /// Whether the descriptors of both are copies of one (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A device
+    /// without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
+    pub fn is_copy_of(&self, other: &Self) -> Option<bool> {
+        let process = nix::unistd::getpid().as_raw();
+        // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
+        let order = unsafe {
+            libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, self.fd.as_raw_fd(), other.fd.as_raw_fd())
+        };
+        (order >= 0).then_some(order == 0)
     }
 
     /// Whether the device still exists. Somebody may delete it while its descriptor is open.
@@ -295,7 +296,7 @@ fn interface_request(name: &str) -> Option<libc::ifreq> {
         return None;
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     Some(request)
 }

@@ -1,0 +1,26 @@
+//! `tuntap-router-sandbox`.
+
+use super::error::Problem;
+
+/// How much a router's process gives up before it forwards its first packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Nothing.
+    Off,
+    /// All that it doesn't need; the function of `tuntap-use-credentials` is not held by it more than by the loss of
+    /// capabilities.
+    #[default]
+    On,
+    /// The same, with the function inside.
+    Strict,
+}
+
+/// Reads `[=on|off|strict]`.
+pub fn parse(value: &str) -> Result<Sandbox, Problem> {
+    match value.trim() {
+        "" | "on" | "true" => Ok(Sandbox::On),
+        "off" | "false" => Ok(Sandbox::Off),
+        "strict" => Ok(Sandbox::Strict),
+        other => Err(Problem::UnknownWord { what: "value", word: other.to_owned(), expected: "on, off or strict" }),
+    }
+}

@@ -1,0 +1,154 @@
+//! An allowlist of syscalls (seccomp(2)). Any other ends the process, after a line on the standard error that names it.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::Write;
+use std::sync::OnceLock;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use syscalls::Sysno;
+use thiserror::Error;
+
+/// What a process may call.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// With any arguments.
+    pub allowed: &'static [&'static [Sysno]],
+    /// With arguments that meet one of the conditions.
+    pub conditional: &'static [(Sysno, Conditions)],
+    /// Fail with EACCES: libraries try them, and do without.
+    pub refused: &'static [Sysno],
+}
+
+/// One of them must hold.
+pub type Conditions = &'static [Condition];
+
+/// All of them must hold.
+pub type Condition = &'static [Argument];
+
+/// What an argument must be. The kernel looks at the lower 32 bits, which is all that the arguments in question have.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    /// Its place, from 0.
+    pub index: u8,
+    /// What it must be.
+    pub test: Test,
+}
+
+/// Tests of an argument.
+#[derive(Debug, Clone, Copy)]
+pub enum Test {
+    /// This number.
+    Is(u32),
+    /// This number under a mask.
+    Masked {
+        /// The bits that count.
+        mask: u32,
+        /// What they must be.
+        value: u32,
+    },
+    /// The caller's process.
+    IsOwnProcess,
+}
+
+/// Why there is no filter.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// The filter can't be made, or the kernel doesn't take it.
+    #[error(transparent)]
+    Filter(#[from] seccompiler::Error),
+    /// The signal of a denied call can't be handled.
+    #[error("SIGSYS: {0}")]
+    Signal(#[from] nix::errno::Errno),
+}
+
+/// Installs the filter. `label` stands at the beginning of the line on a denied call. Needs
+/// [`super::set_no_new_privileges`], or CAP_SYS_ADMIN.
+pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
+    let refusing = compile(
+        policy.refused.iter().map(|call| (*call, &[][..])),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EACCES.cast_unsigned()),
+    )?;
+    // The strictest answer of all filters holds, so that what the first one refuses must not be denied here.
+    let anyhow = policy.allowed.iter().copied().flatten().chain(policy.refused).map(|call| (*call, &[][..]));
+    let conditional = policy.conditional.iter().copied();
+    let allowing = compile(anyhow.chain(conditional), SeccompAction::Trap, SeccompAction::Allow)?;
+    LABEL.get_or_init(|| label);
+    let action = SigAction::new(SigHandler::SigAction(on_denied_call), SaFlags::empty(), SigSet::all());
+    // SAFETY: the handler calls nothing but write(2) and _exit(2), and formats numbers and static texts on its stack.
+    unsafe { sigaction(Signal::SIGSYS, &action) }?;
+    seccompiler::apply_filter(&refusing)?;
+    seccompiler::apply_filter(&allowing)?;
+    Ok(())
+}
+
+fn compile(
+    calls: impl Iterator<Item = (Sysno, Conditions)>,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> Result<BpfProgram, seccompiler::Error> {
+    let rules = calls
+        .map(|(call, conditions)| {
+            let rules = conditions.iter().map(|condition| rule(condition)).collect::<Result<_, _>>()?;
+            Ok((i64::from(call.id()), rules))
+        })
+        .collect::<Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>>()?;
+    let program = SeccompFilter::new(rules, otherwise, listed, ARCH.try_into()?)?.try_into()?;
+    Ok(program)
+}
+
+fn rule(condition: Condition) -> Result<SeccompRule, seccompiler::BackendError> {
+    let conditions = condition.iter().map(|argument| {
+        let (operator, value) = match argument.test {
+            Test::Is(value) => (SeccompCmpOp::Eq, value),
+            Test::Masked { mask, value } => (SeccompCmpOp::MaskedEq(mask.into()), value),
+            Test::IsOwnProcess => (SeccompCmpOp::Eq, std::process::id()),
+        };
+        SeccompCondition::new(argument.index, SeccompCmpArgLen::Dword, operator, value.into())
+    });
+    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+}
+
+static LABEL: OnceLock<String> = OnceLock::new();
+
+/// The `_sigsys` variant of `siginfo_t` (sigaction(2)).
+#[repr(C)]
+struct DeniedCall {
+    signal: c_int,
+    errno: c_int,
+    code: c_int,
+    address: *mut c_void,
+    number: c_int,
+    architecture: c_uint,
+}
+
+/// `si_code` of a signal that a filter caused, and nobody sent (asm-generic/siginfo.h).
+const SYS_SECCOMP: c_int = 1;
+
+extern "C" fn on_denied_call(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
+    // SAFETY: with SA_SIGINFO, which nix sets for such handlers, the kernel hands over a `siginfo_t`, which is longer
+    // than the variant.
+    let call = unsafe { info.cast::<DeniedCall>().read() };
+    let mut line = [0; 256];
+    let mut rest = &mut line[..];
+    let label = LABEL.get().map_or("", String::as_str);
+    // What doesn't fit is left out.
+    let _ = match usize::try_from(call.number).ok().and_then(Sysno::new) {
+        _ if call.code != SYS_SECCOMP => writeln!(rest, "{label}: ended by SIGSYS"),
+        Some(name) => {
+            writeln!(rest, "{label}: the sandbox denied the syscall {name} ({}); this process ends", call.number)
+        }
+        None => writeln!(rest, "{label}: the sandbox denied syscall {}; this process ends", call.number),
+    };
+    let left = rest.len();
+    let text = &line[..line.len() - left];
+    // SAFETY: the text lives through the call.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(1) }
+}

@@ -1,0 +1,12 @@
+//! The router's own cage: what holds, that every feature works inside, and what happens to a call that is denied.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod world;
+
+mod denied;
+mod features;
+mod lifecycle;
+mod state;
