@@ -24,7 +24,7 @@ fn tests_named_in_differences_exist() {
     let named = named_tests(&text);
     assert!(named.len() > 30, "only {} tests found in the document", named.len());
     for (file, test) in named {
-        let candidates = ["tests/conformance", "tests/hooks", "src", "src/wire"]
+        let candidates = ["tests/conformance", "tests/hooks", "tests/hostile", "src", "src/wire"]
             .map(|folder| root.join(folder).join(format!("{file}.rs")));
         let found =
             candidates.iter().filter_map(|path| fs::read_to_string(path).ok()).any(|source| source.contains(&test));

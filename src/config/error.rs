@@ -67,6 +67,16 @@ pub enum Problem {
     /// No name for a C function.
     #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
     Symbol(String),
+    /// A number that is none, or out of its bounds.
+    #[error("\"{word}\" is no number from {min} to {max}")]
+    Number {
+        /// The word.
+        word: String,
+        /// The least that would do.
+        min: u64,
+        /// The most that would do.
+        max: u64,
+    },
     /// No time to poll.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),

@@ -3,6 +3,7 @@
 mod credentials;
 mod device;
 mod error;
+mod limits;
 mod parse;
 mod router;
 mod rules;
@@ -15,6 +16,7 @@ pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use router::{RouterSpec, StatsAddress};
 
+use crate::policy::limits::Limits;
 use crate::policy::pattern::{Action, Rule};
 use crate::wire::rule::PeerRule;
 
@@ -39,6 +41,18 @@ pub enum OptionName {
     Switch,
     /// `tuntap-router-busy-poll`
     BusyPoll,
+    /// `tuntap-router-max-peers`
+    MaxPeers,
+    /// `tuntap-router-max-peers-per-uid`
+    MaxPeersPerUid,
+    /// `tuntap-router-max-unclaimed`
+    MaxUnclaimed,
+    /// `tuntap-router-unclaimed-timeout`
+    UnclaimedTimeout,
+    /// `tuntap-router-max-queue`
+    MaxQueue,
+    /// `tuntap-router-max-device-rules`
+    MaxDeviceRules,
     /// `tuntap-device-rule`
     DeviceRule,
 }
@@ -56,6 +70,12 @@ impl OptionName {
             Self::Stats => "tuntap-router-stats",
             Self::Switch => "tuntap-router-switch",
             Self::BusyPoll => "tuntap-router-busy-poll",
+            Self::MaxPeers => "tuntap-router-max-peers",
+            Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
+            Self::MaxUnclaimed => "tuntap-router-max-unclaimed",
+            Self::UnclaimedTimeout => "tuntap-router-unclaimed-timeout",
+            Self::MaxQueue => "tuntap-router-max-queue",
+            Self::MaxDeviceRules => "tuntap-router-max-device-rules",
             Self::DeviceRule => "tuntap-device-rule",
         }
     }
@@ -83,6 +103,8 @@ pub struct Config {
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.
     pub busy_poll: Duration,
+    /// What peers of a router may take.
+    pub limits: Limits,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
 }
@@ -98,6 +120,7 @@ impl Default for Config {
             routes: Vec::new(),
             switch: false,
             busy_poll: DEFAULT_BUSY_POLL,
+            limits: Limits::default(),
             device_rules: Vec::new(),
         }
     }
@@ -120,6 +143,18 @@ impl Config {
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
+                OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
+                OptionName::MaxPeersPerUid => {
+                    limits::peers_per_uid(value).map(|limit| config.limits.peers_per_uid = limit)
+                }
+                OptionName::MaxUnclaimed => limits::unclaimed(value).map(|limit| config.limits.unclaimed = limit),
+                OptionName::UnclaimedTimeout => {
+                    limits::unclaimed_timeout(value).map(|limit| config.limits.unclaimed_timeout = limit)
+                }
+                OptionName::MaxQueue => limits::queued_bytes(value).map(|limit| config.limits.queued_bytes = limit),
+                OptionName::MaxDeviceRules => {
+                    limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
+                }
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
             };
             if let Err(problem) = result {

@@ -99,6 +99,36 @@ fn busy_poll() {
 }
 
 #[test]
+fn limits() {
+    let read = |option, value| good(option, value).limits;
+    let defaults = Config::default().limits;
+    assert_eq!((defaults.peers, defaults.peers_per_uid, defaults.unclaimed), (65_536, 64, 1024));
+    assert_eq!(
+        (defaults.unclaimed_timeout.as_secs(), defaults.queued_bytes, defaults.device_rules),
+        (10, 262_144, 256)
+    );
+    assert_eq!(read(OptionName::MaxPeers, "1").peers, 1);
+    assert_eq!(read(OptionName::MaxPeersPerUid, "0").peers_per_uid, 0);
+    assert_eq!(read(OptionName::MaxUnclaimed, " 65536 ").unclaimed, 65_536);
+    assert_eq!(read(OptionName::UnclaimedTimeout, "3600").unclaimed_timeout.as_secs(), 3600);
+    assert_eq!(read(OptionName::MaxQueue, "8192").queued_bytes, 8192);
+    assert_eq!(read(OptionName::MaxDeviceRules, "341").device_rules, 341);
+    for (option, bounds, beyond) in [
+        (OptionName::MaxPeers, "1 to 65536", ["0", "65537"]),
+        (OptionName::MaxPeersPerUid, "0 to 65536", ["-1", "65537"]),
+        (OptionName::MaxUnclaimed, "1 to 65536", ["0", "65537"]),
+        (OptionName::UnclaimedTimeout, "1 to 3600", ["0", "3601"]),
+        (OptionName::MaxQueue, "8192 to 16777216", ["8191", "16777217"]),
+        (OptionName::MaxDeviceRules, "0 to 341", ["-1", "342"]),
+    ] {
+        for wrong in beyond.into_iter().chain(["", "many", "1e3", "99999999999999999999"]) {
+            let message = error(option, wrong);
+            assert_eq!(message, format!("{} = {wrong}: \"{wrong}\" is no number from {bounds}", option.as_str()));
+        }
+    }
+}
+
+#[test]
 fn credentials() {
     let read = |value| good(OptionName::UseCredentials, value).credentials;
     assert_eq!(read(""), Credentials::Shown);
@@ -199,6 +229,7 @@ proptest! {
             OptionName::FirewallIn,
             OptionName::Route,
             OptionName::Stats,
+            OptionName::MaxQueue,
             OptionName::DeviceRule,
         ] {
             if let Ok(config) = read(option, &text)

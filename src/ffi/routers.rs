@@ -87,6 +87,7 @@ fn prepare(spec: &RouterSpec, host: &HostState) -> Result<Setup, String> {
         gateway,
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
+        limits: config().limits,
         host_version: host.version(),
         logger: host::LOGGER,
     })

@@ -23,6 +23,7 @@ impl EventLoop<'_> {
         let address = self.forwarder.address(id);
         self.forwarder.remove_peer(id);
         let Some(peer) = self.peers.remove(id) else { return };
+        self.admission.leave(id, peer.credentials.uid);
         // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
         let _ = self.epoll.delete(&peer);
         if let Path::Attached(tun) = &peer.path {
@@ -42,7 +43,7 @@ impl EventLoop<'_> {
                 format_args!("[tuntap-router] {name}: peer without address ended (pid {pid}, uid {uid}): {departure}"),
             ),
         }
-        if departure != Departure::Closed {
+        if departure.is_fault() {
             self.totals.faults += 1;
         }
     }

@@ -82,6 +82,7 @@ impl EventLoop<'_> {
 
     /// Gives a packet to the peer that the forwarder chose for it.
     pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) {
+        let limit = self.setup.limits.queued_bytes;
         let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
         let delivered = match &peer.path {
             Path::Attached(tun) => {
@@ -100,7 +101,7 @@ impl EventLoop<'_> {
                 let mut result = Ok(());
                 let mut scratch = std::mem::take(&mut self.scratch);
                 for_each_packet(&parcel.offload, &parcel.packet, &mut scratch, |packet| {
-                    match peer.queue.push(FrameKind::Packet, packet, &mut self.spares) {
+                    match peer.queue.push(FrameKind::Packet, packet, limit, &mut self.spares) {
                         Ok(()) => peer.traffic.tx_packets += 1,
                         Err(reason) => result = Err(reason),
                     }

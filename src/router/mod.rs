@@ -12,6 +12,7 @@ mod meter;
 mod outward;
 mod parcel;
 mod peer;
+mod quarantine;
 mod queue;
 mod report;
 mod stats;
@@ -28,6 +29,7 @@ use thiserror::Error;
 
 use crate::log::Logger;
 use crate::policy::forward::Policy;
+use crate::policy::limits::Limits;
 use crate::sys::socket::PeerCredentials;
 use crate::sys::tun::{Tun, TunError};
 
@@ -85,6 +87,8 @@ pub struct Setup {
     pub policy: Policy,
     /// What peers have to show.
     pub credentials: CredentialsCheck,
+    /// What peers may take.
+    pub limits: Limits,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
     /// The host's version, for the statistics.

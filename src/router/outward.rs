@@ -84,6 +84,11 @@ impl EventLoop<'_> {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
+                let limit = self.setup.limits.device_rules;
+                if rules.len() > limit {
+                    self.limits_reached.max_device_rules += 1;
+                    return Err(Departure::TooManyRules { count: rules.len(), limit });
+                }
                 self.forwarder.set_rules(id, rules);
             }
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),

@@ -12,8 +12,10 @@ use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 
 impl EventLoop<'_> {
+    /// Takes note of a peer that got its address.
     pub(super) fn log_claim(&mut self, id: PeerId, address: Ipv4Addr) {
         self.totals.claims += 1;
+        self.admission.claimed(id);
         let Some(peer) = self.peers.get(id) else { return };
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
         self.peer_log
@@ -101,6 +103,7 @@ impl EventLoop<'_> {
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
             uptime: now.saturating_duration_since(self.started).as_secs(),
             totals: &self.totals,
+            limits_reached: &self.limits_reached,
             drops: &self.drops,
         }
     }

@@ -22,7 +22,17 @@ mod ioctl {
     nix::ioctl_read_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
+    nix::ioctl_read!(ns_get_id, 0xb7, 13, u64);
     nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
+}
+
+/// A network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NamespaceId {
+    /// The kernel's number, which no other namespace ever gets (NS_GET_ID of linux/nsfs.h, since Linux 6.18).
+    Unique(u64),
+    /// The inode of its file, which a later namespace may get again.
+    Inode(u64),
 }
 
 /// Longest packet that a device gives or takes, in bytes, with the header before it.
@@ -232,16 +242,30 @@ impl Tun {
 
     /// Whether this is a device of this network namespace with this name. `None` if the kernel can't tell.
     pub fn is_here_as(&self, name: &str) -> Option<bool> {
+        let its = stat::fstat(self.open_namespace()?).ok()?;
+        let here = stat::stat("/proc/self/ns/net").ok()?;
+        Some(self.name == name && (its.st_dev, its.st_ino) == (here.st_dev, here.st_ino))
+    }
+
+    /// The network namespace that the device is in. `None` if the kernel can't tell.
+    pub fn namespace(&self) -> Option<NamespaceId> {
+        let namespace = self.open_namespace()?;
+        let mut id = 0;
+        // SAFETY: NS_GET_ID writes a u64 (linux/nsfs.h), and the descriptor is open.
+        if unsafe { ioctl::ns_get_id(namespace.as_raw_fd(), &raw mut id) }.is_ok() {
+            return Some(NamespaceId::Unique(id));
+        }
+        stat::fstat(&namespace).ok().map(|its| NamespaceId::Inode(its.st_ino))
+    }
+
+    fn open_namespace(&self) -> Option<OwnedFd> {
         // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor (linux/if_tun.h).
         let namespace = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETDEVNETNS) };
         if namespace < 0 {
             return None;
         }
         // SAFETY: the kernel has just made it for us.
-        let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
-        let its = stat::fstat(&namespace).ok()?;
-        let here = stat::stat("/proc/self/ns/net").ok()?;
-        Some(self.name == name && (its.st_dev, its.st_ino) == (here.st_dev, here.st_ino))
+        Some(unsafe { OwnedFd::from_raw_fd(namespace) })
     }
 
     /// Whether the device still exists. Somebody may delete it while its descriptor is open.

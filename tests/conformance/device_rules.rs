@@ -72,7 +72,7 @@ fn later_rules_replace_earlier_ones(router: Router) {
 }
 
 fn largest_rule_block_is_applied_to_its_end(router: Router) {
-    let emperor = router.emperor().start();
+    let emperor = router.emperor_with("tuntap-router-max-device-rules = 341").start();
     let mut peer = emperor.connect();
     let mut rules =
         vec![rule(Direction::Out, (Ipv4Addr::new(203, 0, 113, 1), 32), Action::Deny); MAX_PAYLOAD / RULE_LEN];
