@@ -4,7 +4,7 @@ use crate::common::emperor::EMPEROR;
 use crate::common::packet;
 use crate::common::wait;
 use crate::common::wire::{self, HEADER_LEN, MAX_PAYLOAD};
-use crate::watch::{A1, Watch};
+use crate::watch::{A1, MANY_LINES, Watch};
 
 /// A frame whose packet says another length than the frame, or than itself.
 fn lying_packets() -> Vec<Vec<u8>> {
@@ -50,7 +50,7 @@ fn lying_frames_cost_their_sender_alone() {
 
 #[test]
 fn frames_of_every_kind_and_little_length() {
-    let mut watch = Watch::start();
+    let mut watch = Watch::start().allowing_lines(MANY_LINES);
     watch.endure("short frames", |watch| {
         let emperor = &watch.emperor;
         for modifier2 in (0..=u8::MAX).filter(|kind| *kind != wire::RULES) {
@@ -95,7 +95,7 @@ fn half_frames_that_are_held() {
 
 #[test]
 fn garbage() {
-    let mut watch = Watch::start();
+    let mut watch = Watch::start().allowing_lines(MANY_LINES);
     watch.endure("garbage", |watch| {
         let emperor = &watch.emperor;
         // A fixed linear congruential sequence, so that a failure can be repeated.
