@@ -12,6 +12,7 @@ use super::peer::{Departure, Path, StreamReason};
 use super::quarantine::Origin;
 use super::token::Token;
 use crate::policy::registry::PeerId;
+use crate::sys::socket::PeerCredentials;
 use crate::sys::tun::{Offloads, Tun};
 use crate::wire::attach::{Answer, Hello};
 use crate::wire::frame::{FrameKind, HEADER_LEN};
@@ -24,7 +25,8 @@ const BYTE_BUDGET: usize = 512 * 1024;
 impl EventLoop<'_> {
     /// A peer said hello: takes its device, if that is one that can be trusted, and tells it.
     pub(super) fn attach(&mut self, id: PeerId, hello: &[u8], descriptor: Option<OwnedFd>) {
-        let device = self.check_device(id, hello, descriptor).and_then(|(offloads, tun)| {
+        let Some(credentials) = self.peers.get(id).map(|peer| peer.credentials) else { return };
+        let device = self.check_device(credentials, hello, descriptor).and_then(|(offloads, tun)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
             self.epoll.add(&tun, event).map_err(StreamReason::Watch)?;
             Ok((offloads, tun))
@@ -45,7 +47,7 @@ impl EventLoop<'_> {
 
     fn check_device(
         &self,
-        id: PeerId,
+        credentials: PeerCredentials,
         hello: &[u8],
         descriptor: Option<OwnedFd>,
     ) -> Result<(Offloads, Tun), StreamReason> {
@@ -58,8 +60,7 @@ impl EventLoop<'_> {
         if tun.is_here_as(self.name()) == Some(true) {
             return Err(StreamReason::OwnDevice);
         }
-        let origin = self.peers.get(id).and_then(|peer| Origin::of(peer.credentials, &tun));
-        if origin.is_some_and(|origin| self.quarantine.contains(origin, Instant::now())) {
+        if self.quarantine.contains(Origin::of(credentials, &tun), Instant::now()) {
             return Err(StreamReason::Quarantined);
         }
         Ok((Offloads::from_bits(hello.offloads), tun))
@@ -77,8 +78,8 @@ impl EventLoop<'_> {
         );
         let is_expensive = reason == StreamReason::SlowWrites;
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
-            if is_expensive && let Some(origin) = Origin::of(peer.credentials, &tun) {
-                self.quarantine.add(origin, now);
+            if is_expensive {
+                self.quarantine.add(Origin::of(peer.credentials, &tun), now);
             }
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);

@@ -14,15 +14,17 @@ pub enum Origin {
     User(libc::uid_t),
     /// Vassals mostly connect as root; each has a network namespace of its own.
     Namespace(NamespaceId),
+    /// As root from a namespace that the kernel doesn't tell (it takes CAP_NET_ADMIN there): one place for all of them,
+    /// or each could come back at once.
+    Unknown,
 }
 
 impl Origin {
-    /// Where a peer with this device comes from. `None` for one of root's whose namespace the kernel doesn't tell: all
-    /// other vassals would be in the same boat.
-    pub fn of(credentials: PeerCredentials, tun: &Tun) -> Option<Self> {
+    /// Where a peer with this device comes from.
+    pub fn of(credentials: PeerCredentials, tun: &Tun) -> Self {
         match credentials.uid {
-            0 => tun.namespace().map(Self::Namespace),
-            uid => Some(Self::User(uid)),
+            0 => tun.namespace().map_or(Self::Unknown, Self::Namespace),
+            uid => Self::User(uid),
         }
     }
 }
@@ -86,7 +88,7 @@ mod tests {
         let now = start + Quarantine::PERIOD / 2;
         assert!(!quarantine.contains(origins[0], now));
         assert!(origins[1..].iter().all(|origin| quarantine.contains(*origin, now)));
-        quarantine.add(Origin::User(0), now + Quarantine::PERIOD);
+        quarantine.add(Origin::Unknown, now + Quarantine::PERIOD);
         assert_eq!(quarantine.0.len(), 1, "what is over takes no room");
     }
 }
