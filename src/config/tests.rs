@@ -111,14 +111,14 @@ fn limits() {
     assert_eq!(read(OptionName::MaxPeersPerUid, "0").peers_per_uid, 0);
     assert_eq!(read(OptionName::MaxUnclaimed, " 65536 ").unclaimed, 65_536);
     assert_eq!(read(OptionName::UnclaimedTimeout, "3600").unclaimed_timeout.as_secs(), 3600);
-    assert_eq!(read(OptionName::MaxQueue, "8192").queued_bytes, 8192);
+    assert_eq!(read(OptionName::MaxQueue, "131072").queued_bytes, 131_072);
     assert_eq!(read(OptionName::MaxDeviceRules, "341").device_rules, 341);
     for (option, bounds, beyond) in [
         (OptionName::MaxPeers, "1 to 65536", ["0", "65537"]),
         (OptionName::MaxPeersPerUid, "0 to 65536", ["-1", "65537"]),
         (OptionName::MaxUnclaimed, "1 to 65536", ["0", "65537"]),
         (OptionName::UnclaimedTimeout, "1 to 3600", ["0", "3601"]),
-        (OptionName::MaxQueue, "8192 to 16777216", ["8191", "16777217"]),
+        (OptionName::MaxQueue, "131072 to 16777216", ["131071", "16777217"]),
         (OptionName::MaxDeviceRules, "0 to 341", ["-1", "342"]),
     ] {
         for wrong in beyond.into_iter().chain(["", "many", "1e3", "99999999999999999999"]) {

@@ -122,7 +122,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::MaxQueue,
         name: c"tuntap-router-max-queue",
-        help: c"keep no more than so many bytes for a device that doesn't read them (8192 to 16777216, default 262144)",
+        help: c"keep no more than so many bytes for a device that doesn't read them (131072 to 16777216, default 262144)",
         argument: Argument::Required,
         flags: 0,
     },

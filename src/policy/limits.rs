@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::wire::frame::MAX_FRAME_LEN;
 use crate::wire::rule::MAX_RULES;
 
 /// Limits on peers, all of them at once and each by itself.
@@ -30,8 +29,8 @@ impl Limits {
     /// Longest age that can be asked for.
     pub const MAX_UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(3600);
 
-    /// A queue takes one frame at least, or nothing would ever pass.
-    pub const MIN_QUEUED_BYTES: usize = MAX_FRAME_LEN;
+    /// A queue has room for a super-packet that was cut, or the end of each one would be lost.
+    pub const MIN_QUEUED_BYTES: usize = 128 * 1024;
 
     /// Beyond this a queue is only delay.
     pub const MAX_QUEUED_BYTES: usize = 16 << 20;
