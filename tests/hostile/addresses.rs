@@ -9,6 +9,7 @@ use crate::common::probe::pings_answered;
 use crate::common::wait;
 use crate::handed::{DEVICE, Handed};
 use crate::watch::{A1, A2, STREAM, Watch};
+use crate::world::emperor;
 
 #[test]
 fn addresses_that_are_held_stay_with_their_holders() {
@@ -71,5 +72,28 @@ fn addresses_of_no_host_are_not_claimed() {
         }
         assert!(peer.echo(A1, EMPEROR, wait::SHORT), "it may still claim a host's");
         assert_eq!(emperor.stats().drops_of(A1, "invalid_source"), 6);
+    });
+}
+
+/// With the switch on, packets to the host would go to a peer that holds the host's address. The chain keeps it.
+#[test]
+fn address_of_the_host_is_kept_by_the_chain() {
+    let ini = emperor().lines(&[
+        "tuntap-router-switch = true",
+        "tuntap-router-firewall-out = deny 192.168.0.1 0.0.0.0",
+        "tuntap-router-firewall-out = allow 192.168.0.0/24 0.0.0.0",
+        "tuntap-router-firewall-out = deny",
+    ]);
+    let mut watch = Watch::start_with(ini);
+    watch.endure("claims of the host's address", |watch| {
+        let emperor = &watch.emperor;
+        let before = emperor.stats().drops("firewall");
+        let mut peer = emperor.connect();
+        for source in [EMPEROR, Ipv4Addr::new(192, 0, 2, 53)] {
+            peer.send_packet(&packet::udp(source, A2, 9, b"mine"));
+        }
+        emperor.wait_for_stats("the claims are refused", |stats| stats.drops("firewall") == before + 2);
+        assert_eq!(pings_answered(watch.honest(), EMPEROR, 5, &[]), 5, "the host is where it was");
+        assert!(peer.echo(A1, EMPEROR, wait::SHORT), "it may claim a vassal's");
     });
 }

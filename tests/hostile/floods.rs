@@ -132,6 +132,30 @@ fn floods_towards_peers() {
     });
 }
 
+/// Each packet costs the router as much as a peer may cost it, or nearly: what comes for others is not behind all of it.
+#[test]
+fn floods_through_a_packet_filter() {
+    const RULES: u32 = 10_000;
+    let mut watch = Watch::start();
+    watch.endure("floods through a packet filter", |watch| {
+        let handed = Handed::attach(&watch.emperor, A1);
+        let rules: String =
+            (0..RULES).map(|index| format!("ip saddr 10.0.{}.{} drop\n", index >> 8, index & 255)).collect();
+        let table = format!("table ip t {{\nchain c {{ type filter hook prerouting priority -400;\n{rules}}}\n}}\n");
+        let file = watch.emperor.path("rules.nft");
+        std::fs::write(&file, table).expect("own folder");
+        handed.netns.sh(&format!("nft -f {}", file.display()));
+        let sender = watch.emperor.netns.run(|| UdpSocket::bind((EMPEROR, 0))).expect("the Emperor has its address");
+        sender.set_nonblocking(true).expect("a socket can be made non-blocking");
+        beside("a long packet filter", watch, || {
+            for _ in 0..20 {
+                let _ = sender.send_to(&[0x5a; 100], (A1, 9));
+            }
+            thread::sleep(Duration::from_millis(1));
+        });
+    });
+}
+
 /// Two peers that send each other everything, and themselves, past the host's kernel.
 #[test]
 fn floods_between_peers() {
@@ -155,6 +179,24 @@ fn floods_of_connections() {
             let _ = watch.emperor.connect().try_send_bytes(&claim);
         });
         assert!(connections(&watch.emperor) > before + 1000, "it was a flood");
+    });
+}
+
+/// More than may be without an address, and again once they are turned away.
+#[test]
+fn floods_of_idle_connections() {
+    let mut watch = Watch::start();
+    watch.endure("floods of idle connections", |watch| {
+        let mut idle = Vec::new();
+        beside("idle connections", watch, || {
+            if idle.len() == 3000 {
+                idle.clear();
+            }
+            idle.push(watch.emperor.connect());
+        });
+        let stats = watch.emperor.stats();
+        assert!(stats.0["limits_reached"]["max_unclaimed"].as_u64() > Some(1000), "it was a flood: {}", stats.0);
+        assert!(stats.peers().len() <= 1024 + 2);
     });
 }
 
