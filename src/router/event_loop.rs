@@ -9,6 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
+use super::meter::ExpensiveTime;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
 use super::stats::{LimitsReached, Totals};
@@ -46,6 +47,7 @@ pub struct EventLoop<'a> {
     pub(super) peers: PeerTable,
     pub(super) admission: Admission,
     pub(super) quarantine: Quarantine,
+    pub(super) expensive_time: ExpensiveTime,
     /// Peers with frames to write at the end of this wake-up.
     pub(super) to_flush: Vec<PeerId>,
     pub(super) spares: SpareBuffers,
@@ -90,6 +92,7 @@ impl<'a> EventLoop<'a> {
             peers: PeerTable::default(),
             admission: Admission::new(setup.limits),
             quarantine: Quarantine::default(),
+            expensive_time: ExpensiveTime::new(started),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
