@@ -105,6 +105,16 @@ pub enum Problem {
     /// No number of seconds.
     #[error("\"{0}\" is no time to wait, expected 0 to 3600 seconds")]
     Seconds(String),
+    /// A number that is none, or out of its bounds.
+    #[error("\"{word}\" is no number from {min} to {max}")]
+    Number {
+        /// The word.
+        word: String,
+        /// The least that would do.
+        min: u64,
+        /// The most that would do.
+        max: u64,
+    },
     /// No time to poll.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),

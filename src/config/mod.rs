@@ -4,6 +4,7 @@ mod credentials;
 mod device;
 mod error;
 mod grants;
+mod limits;
 mod parse;
 mod router;
 mod rules;
@@ -22,6 +23,7 @@ pub use router::{RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
 use crate::policy::lease::Uncovered;
+use crate::policy::limits::Limits;
 use crate::policy::pattern::{Action, Rule};
 use crate::policy::targets::TargetRange;
 use crate::wire::rule::PeerRule;
@@ -57,6 +59,18 @@ pub enum OptionName {
     GatewayAllow,
     /// `tuntap-router-sandbox`
     Sandbox,
+    /// `tuntap-router-max-peers`
+    MaxPeers,
+    /// `tuntap-router-max-peers-per-uid`
+    MaxPeersPerUid,
+    /// `tuntap-router-max-unclaimed`
+    MaxUnclaimed,
+    /// `tuntap-router-unclaimed-timeout`
+    UnclaimedTimeout,
+    /// `tuntap-router-max-queue`
+    MaxQueue,
+    /// `tuntap-router-max-device-rules`
+    MaxDeviceRules,
     /// `tuntap-device-rule`
     DeviceRule,
     /// `tuntap-device-timeout`
@@ -83,6 +97,12 @@ impl OptionName {
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
             Self::Sandbox => "tuntap-router-sandbox",
+            Self::MaxPeers => "tuntap-router-max-peers",
+            Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
+            Self::MaxUnclaimed => "tuntap-router-max-unclaimed",
+            Self::UnclaimedTimeout => "tuntap-router-unclaimed-timeout",
+            Self::MaxQueue => "tuntap-router-max-queue",
+            Self::MaxDeviceRules => "tuntap-router-max-device-rules",
             Self::DeviceRule => "tuntap-device-rule",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
@@ -125,6 +145,8 @@ pub struct Config {
     pub gateway_sources: Vec<Ipv4Net>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// What peers of a router may take.
+    pub limits: Limits,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
     /// How long devices wait for their router when the instance starts.
@@ -149,6 +171,7 @@ impl Default for Config {
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),
             sandbox: Sandbox::default(),
+            limits: Limits::default(),
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
@@ -178,6 +201,18 @@ impl Config {
                 OptionName::DeviceRoute => grants::device_route(value).map(|range| config.device_routes.push(range)),
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
+                OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
+                OptionName::MaxPeersPerUid => {
+                    limits::peers_per_uid(value).map(|limit| config.limits.peers_per_uid = limit)
+                }
+                OptionName::MaxUnclaimed => limits::unclaimed(value).map(|limit| config.limits.unclaimed = limit),
+                OptionName::UnclaimedTimeout => {
+                    limits::unclaimed_timeout(value).map(|limit| config.limits.unclaimed_timeout = limit)
+                }
+                OptionName::MaxQueue => limits::queued_bytes(value).map(|limit| config.limits.queued_bytes = limit),
+                OptionName::MaxDeviceRules => {
+                    limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
+                }
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),

@@ -44,6 +44,13 @@ pub fn busy_poll(value: &str) -> Result<Duration, Problem> {
     micros.map(Duration::from_micros).ok_or_else(|| Problem::BusyPoll(value.to_owned()))
 }
 
+/// A number within bounds.
+pub fn number(value: &str, min: u64, max: u64) -> Result<u64, Problem> {
+    let word = value.trim();
+    let number = word.parse().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| Problem::Number { word: word.to_owned(), min, max })
+}
+
 /// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.
 pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
     let wrong = || Problem::Prefix(word.to_owned());

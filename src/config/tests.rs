@@ -126,6 +126,36 @@ fn sandbox() {
 }
 
 #[test]
+fn limits() {
+    let read = |option, value| good(option, value).limits;
+    let defaults = Config::default().limits;
+    assert_eq!((defaults.peers, defaults.peers_per_uid, defaults.unclaimed), (65_536, 1024, 1024));
+    assert_eq!(
+        (defaults.unclaimed_timeout.as_secs(), defaults.queued_bytes, defaults.device_rules),
+        (10, 262_144, 341)
+    );
+    assert_eq!(read(OptionName::MaxPeers, "1").peers, 1);
+    assert_eq!(read(OptionName::MaxPeersPerUid, "0").peers_per_uid, 0);
+    assert_eq!(read(OptionName::MaxUnclaimed, " 65536 ").unclaimed, 65_536);
+    assert_eq!(read(OptionName::UnclaimedTimeout, "3600").unclaimed_timeout.as_secs(), 3600);
+    assert_eq!(read(OptionName::MaxQueue, "131072").queued_bytes, 131_072);
+    assert_eq!(read(OptionName::MaxDeviceRules, "341").device_rules, 341);
+    for (option, bounds, beyond) in [
+        (OptionName::MaxPeers, "1 to 65536", ["0", "65537"]),
+        (OptionName::MaxPeersPerUid, "0 to 65536", ["-1", "65537"]),
+        (OptionName::MaxUnclaimed, "1 to 65536", ["0", "65537"]),
+        (OptionName::UnclaimedTimeout, "1 to 3600", ["0", "3601"]),
+        (OptionName::MaxQueue, "131072 to 16777216", ["131071", "16777217"]),
+        (OptionName::MaxDeviceRules, "0 to 341", ["-1", "342"]),
+    ] {
+        for wrong in beyond.into_iter().chain(["", "many", "1e3", "99999999999999999999"]) {
+            let message = error(option, wrong);
+            assert_eq!(message, format!("{} = {wrong}: \"{wrong}\" is no number from {bounds}", option.as_str()));
+        }
+    }
+}
+
+#[test]
 fn credentials() {
     let read = |value| good(OptionName::UseCredentials, value).credentials;
     assert_eq!(read(""), Credentials::Shown);
@@ -305,6 +335,7 @@ proptest! {
             OptionName::LeaseDefault,
             OptionName::DeviceRoute,
             OptionName::GatewayAllow,
+            OptionName::MaxQueue,
             OptionName::DeviceRule,
         ] {
             if let Ok(config) = read(option, &text)

@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 17;
+const OPTION_COUNT: usize = 23;
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
@@ -96,6 +96,48 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-router-sandbox",
         help: c"give up capabilities, files and syscalls that the router's process doesn't need; strict holds the function of tuntap-use-credentials to the same (syntax: [on|off|strict], default on)",
         argument: Argument::Optional,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::MaxPeers,
+        name: c"tuntap-router-max-peers",
+        help: c"take no further connections beyond so many (1 to 65536, default 65536)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::MaxPeersPerUid,
+        name: c"tuntap-router-max-peers-per-uid",
+        help: c"take no further connections of one user beyond so many; root has no limit (0 to 65536, 0 is none, default 1024)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::MaxUnclaimed,
+        name: c"tuntap-router-max-unclaimed",
+        help: c"have no more connections without an address than so many (1 to 65536, default 1024)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::UnclaimedTimeout,
+        name: c"tuntap-router-unclaimed-timeout",
+        help: c"where there is no room for a connection, the oldest one without an address makes room if it is so many seconds old (1 to 3600, default 10)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::MaxQueue,
+        name: c"tuntap-router-max-queue",
+        help: c"keep no more than so many bytes for a device that doesn't read them (131072 to 16777216, default 262144)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::MaxDeviceRules,
+        name: c"tuntap-router-max-device-rules",
+        help: c"end devices that send more rules than so many (0 to 341, default 341)",
+        argument: Argument::Required,
         flags: 0,
     },
     Entry {

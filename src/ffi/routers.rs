@@ -103,6 +103,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         busy_poll: config().busy_poll,
         store,
         sandbox: config().sandbox,
+        limits: config().limits,
         host_version: host.version(),
         logger: host::LOGGER,
     })

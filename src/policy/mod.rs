@@ -1,9 +1,11 @@
 //! What to do with a packet. Pure: bytes and peers in, a verdict out; no descriptors, no clock, no syscalls.
 
+pub mod admission;
 pub mod cache;
 pub mod drops;
 pub mod forward;
 pub mod lease;
+pub mod limits;
 pub mod pattern;
 pub mod prefix_map;
 pub mod registry;

@@ -10,7 +10,8 @@ use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Peer, Stage, identity};
 use super::token::Token;
-use crate::sys::socket;
+use crate::policy::admission::Refusal;
+use crate::sys::socket::{self, PeerCredentials};
 
 /// Connections taken in one wake-up.
 const ACCEPT_BUDGET: usize = 64;
@@ -24,7 +25,7 @@ impl EventLoop<'_> {
     pub(super) fn accept_peers(&mut self, now: Instant) {
         for _ in 0..ACCEPT_BUDGET {
             match socket::accept(self.setup.listener.as_fd()) {
-                Ok(fd) => self.add_peer(fd),
+                Ok(fd) => self.add_peer(fd, now),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
                 Err(errno) => return self.pause_accepting(now, errno),
@@ -64,12 +65,16 @@ impl EventLoop<'_> {
         }
     }
 
-    fn add_peer(&mut self, fd: OwnedFd) {
-        if self.peers.is_full() {
-            self.totals.turned_away += 1;
-            return;
-        }
+    fn add_peer(&mut self, fd: OwnedFd, now: Instant) {
         let Ok(credentials) = socket::peer_credentials(fd.as_fd()) else { return };
+        match self.admission.admit(credentials.uid, now) {
+            Ok(None) => {}
+            Ok(Some(oldest)) => {
+                self.limits_reached.unclaimed_timeout += 1;
+                self.disconnect(oldest, Departure::MadeRoom);
+            }
+            Err(refusal) => return self.turn_away(credentials, refusal, now),
+        }
         let stage = match self.setup.credentials {
             CredentialsCheck::Off => Stage::Start,
             CredentialsCheck::Shown | CredentialsCheck::Hook(_) => Stage::Credentials,
@@ -85,11 +90,23 @@ impl EventLoop<'_> {
         }
         let Some(id) = self.peers.insert(Peer::new(fd, credentials, stage)) else { return };
         self.forwarder.add_peer(id, identity);
+        self.admission.enter(id, credentials.uid, now);
         self.totals.accepted += 1;
         if let Some(peer) = self.peers.get(id)
             && let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode()))
         {
             self.disconnect(id, Departure::Socket(errno));
         }
+    }
+
+    /// Takes note of a connection that is closed at once.
+    fn turn_away(&mut self, credentials: PeerCredentials, refusal: Refusal, now: Instant) {
+        self.totals.turned_away += 1;
+        self.limits_reached.count(refusal);
+        let (name, pid, uid) = (self.name(), credentials.pid, credentials.uid);
+        self.fault_log.line(
+            now,
+            format_args!("[tuntap-router] {name}: a connection was turned away (pid {pid}, uid {uid}): {refusal}"),
+        );
     }
 }

@@ -1,14 +1,15 @@
 //! Peers whose TUN device is read and written here: no copy through a socket, and super-packets pass whole.
 
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::event_loop::EventLoop;
 use super::parcel::Parcel;
-use super::peer::{Departure, Path, StreamReason};
+use super::peer::{Departure, Path, Peer, StreamReason};
+use super::quarantine::Origin;
 use super::token::Token;
 use crate::policy::registry::PeerId;
 use crate::sys::tun::{Offloads, Tun};
@@ -23,7 +24,8 @@ const BYTE_BUDGET: usize = 512 * 1024;
 impl EventLoop<'_> {
     /// A peer said hello: takes its device, if that is one that can be trusted, and tells it.
     pub(super) fn attach(&mut self, id: PeerId, hello: &[u8], descriptor: Option<OwnedFd>) {
-        let device = self.check_device(hello, descriptor).and_then(|(offloads, tun)| {
+        let Some(peer) = self.peers.get(id) else { return };
+        let device = self.check_device(peer, hello, descriptor).and_then(|(offloads, tun)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
             self.epoll.add(&tun, event).map_err(StreamReason::Watch)?;
             Ok((offloads, tun))
@@ -47,7 +49,12 @@ impl EventLoop<'_> {
         }
     }
 
-    fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
+    fn check_device(
+        &self,
+        peer: &Peer,
+        hello: &[u8],
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(Offloads, Tun), StreamReason> {
         let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
         let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
         let tun = Tun::adopt_shared(descriptor).map_err(|error| StreamReason::Device(error.to_string()))?;
@@ -58,21 +65,28 @@ impl EventLoop<'_> {
         if tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()) {
             return Err(StreamReason::OwnDevice);
         }
+        if self.quarantine.contains(Origin::of(peer.credentials, peer.as_fd()), Instant::now()) {
+            return Err(StreamReason::Quarantined);
+        }
         Ok((Offloads::from_bits(hello.offloads), tun))
     }
 
     /// Goes back to frames, as if the peer had said no hello.
     pub(super) fn detach(&mut self, id: PeerId, reason: StreamReason) {
-        let (name, address) = (self.name(), self.forwarder.address(id));
+        let (name, address, now) = (self.name(), self.forwarder.address(id), Instant::now());
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (pid, address) =
             (peer.credentials.pid, address.map_or_else(|| "without address".to_owned(), |it| it.to_string()));
         self.fault_log.line(
-            Instant::now(),
+            now,
             format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
         );
         let serial = peer.store_serial.take();
+        let is_expensive = reason == StreamReason::SlowWrites;
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
+            if is_expensive {
+                self.quarantine.add(Origin::of(peer.credentials, peer.as_fd()), now);
+            }
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);
         }
@@ -85,7 +99,8 @@ impl EventLoop<'_> {
     pub(super) fn answer(&mut self, id: PeerId, answer: Answer) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
-        let _ = peer.queue.push(FrameKind::Answer, &answer.encode(), &mut self.spares);
+        let limit = self.setup.limits.queued_bytes;
+        let _ = peer.queue.push(FrameKind::Answer, &answer.encode(), limit, &mut self.spares);
         self.flush_later(id);
     }
 

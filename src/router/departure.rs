@@ -23,6 +23,7 @@ impl EventLoop<'_> {
         let address = self.forwarder.address(id);
         self.forwarder.remove_peer(id);
         let Some(peer) = self.peers.remove(id) else { return };
+        self.admission.leave(id, peer.credentials.uid);
         if let Some(serial) = peer.store_serial {
             // The store has a copy of the descriptor.
             socket::shut_down(peer.as_fd());
@@ -47,7 +48,7 @@ impl EventLoop<'_> {
                 format_args!("[tuntap-router] {name}: peer without address ended (pid {pid}, uid {uid}): {departure}"),
             ),
         }
-        if departure != Departure::Closed {
+        if departure.is_fault() {
             self.totals.faults += 1;
         }
     }

@@ -9,16 +9,19 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
+use super::meter::ExpensiveTime;
+use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
 use super::restore;
 use super::sandbox::Confinement;
-use super::stats::Totals;
+use super::stats::{LimitsReached, Totals};
 use super::stats_server::StatsServer;
 use super::store::Keeper;
 use super::table::PeerTable;
 use super::token::Token;
 use super::{RouterError, Setup};
 use crate::log::LimitedLogger;
+use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
 use crate::policy::registry::PeerId;
@@ -45,6 +48,9 @@ pub struct EventLoop<'a> {
     pub(super) epoll: Epoll,
     pub(super) forwarder: Forwarder,
     pub(super) peers: PeerTable,
+    pub(super) admission: Admission,
+    pub(super) quarantine: Quarantine,
+    pub(super) expensive_time: ExpensiveTime,
     /// Peers with frames to write at the end of this wake-up.
     pub(super) to_flush: Vec<PeerId>,
     pub(super) spares: SpareBuffers,
@@ -56,6 +62,7 @@ pub struct EventLoop<'a> {
     pub(super) accept_again_at: Option<Instant>,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
+    pub(super) limits_reached: LimitsReached,
     pub(super) drops: DropCounters,
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
@@ -93,6 +100,9 @@ impl<'a> EventLoop<'a> {
             epoll,
             forwarder: Forwarder::new(setup.policy.clone(), RandomState::new().hash_one(started)),
             peers: PeerTable::default(),
+            admission: Admission::new(setup.limits),
+            quarantine: Quarantine::default(),
+            expensive_time: ExpensiveTime::new(started),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
@@ -101,6 +111,7 @@ impl<'a> EventLoop<'a> {
             accept_again_at: None,
             stats,
             totals: Totals::default(),
+            limits_reached: LimitsReached::default(),
             drops: DropCounters::default(),
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),

@@ -28,6 +28,10 @@ impl EventLoop<'_> {
         let (true, Some(credentials)) = (magic[..count] == CREDENTIALS_MAGIC[..], credentials) else {
             return Err(Departure::NoCredentials);
         };
+        if let Err(refusal) = self.admission.change_user(peer.credentials.uid, credentials.uid) {
+            self.limits_reached.count(refusal);
+            return Err(Departure::TurnedAway { uid: credentials.uid, refusal });
+        }
         peer.credentials = credentials;
         peer.stage = Stage::FirstFrame;
         self.forwarder.identify(id, identity(credentials));

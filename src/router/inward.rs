@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -89,25 +90,32 @@ impl EventLoop<'_> {
 
     /// Gives a packet to the peer that the forwarder chose for it.
     pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) {
+        let limit = self.setup.limits.queued_bytes;
         let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
         let delivered = match &peer.path {
             Path::Attached(tun) => {
-                match metered(&mut peer.write_meter, || parcel.send(tun)) {
-                    Ok(()) => {
+                let has_time = match peer.write_meter.expensive_nanos() {
+                    Some(nanos) => self.expensive_time.spend(nanos, Instant::now()),
+                    None => true,
+                };
+                let len = parcel.packet.bytes().len();
+                match has_time.then(|| metered(&mut peer.write_meter, len, || parcel.send(tun))) {
+                    None => Err(DropReason::QueueFull),
+                    Some(Ok(())) => {
                         peer.traffic.tx_packets += 1;
-                        peer.traffic.tx_bytes += (HEADER_LEN + parcel.packet.bytes().len()) as u64;
+                        peer.traffic.tx_bytes += (HEADER_LEN + len) as u64;
                         Ok(())
                     }
                     // That the device is gone shows when it is read.
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
-                    Err(_) => Err(DropReason::TunRefused),
+                    Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
+                    Some(Err(_)) => Err(DropReason::TunRefused),
                 }
             }
             Path::Stream(_) => {
                 let mut result = Ok(());
                 let mut scratch = std::mem::take(&mut self.scratch);
                 for_each_packet(&parcel.offload, &parcel.packet, &mut scratch, |packet| {
-                    match peer.queue.push(FrameKind::Packet, packet, &mut self.spares) {
+                    match peer.queue.push(FrameKind::Packet, packet, limit, &mut self.spares) {
                         Ok(()) => peer.traffic.tx_packets += 1,
                         Err(reason) => result = Err(reason),
                     }
@@ -170,12 +178,12 @@ impl EventLoop<'_> {
 }
 
 /// Writes, and takes the time where the meter asks for it.
-fn metered<T>(meter: &mut WriteMeter, write: impl FnOnce() -> T) -> T {
+fn metered<T>(meter: &mut WriteMeter, len: usize, write: impl FnOnce() -> T) -> T {
     if !meter.is_due() {
         return write();
     }
     let before = thread_time_nanos();
     let result = write();
-    meter.record(thread_time_nanos().saturating_sub(before));
+    meter.record(thread_time_nanos().saturating_sub(before), len);
     result
 }

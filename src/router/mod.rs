@@ -12,6 +12,7 @@ mod meter;
 mod outward;
 mod parcel;
 mod peer;
+mod quarantine;
 mod queue;
 mod report;
 mod restore;
@@ -32,6 +33,7 @@ use thiserror::Error;
 use crate::config::Sandbox;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
+use crate::policy::limits::Limits;
 use crate::sys::socket::PeerCredentials;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
@@ -92,6 +94,8 @@ pub struct Setup {
     pub policy: Policy,
     /// What peers have to show.
     pub credentials: CredentialsCheck,
+    /// What peers may take.
+    pub limits: Limits,
     /// How long to look for packets without sleeping after the last ones; zero is not at all.
     pub busy_poll: Duration,
     /// What the process gives up after set-up.

@@ -87,8 +87,12 @@ impl EventLoop<'_> {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules => {
                 let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
+                let limit = self.setup.limits.device_rules;
+                if rules.len() > limit {
+                    self.limits_reached.max_device_rules += 1;
+                    return Err(Departure::TooManyRules { count: rules.len(), limit });
+                }
                 self.take_rules(id, rules);
-                self.keep(id);
             }
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
             FrameKind::Hello | FrameKind::Answer | FrameKind::Other(_) => {
@@ -99,7 +103,13 @@ impl EventLoop<'_> {
     }
 
     fn take_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) {
-        match self.forwarder.set_rules(id, rules) {
+        let are_first = self.forwarder.rules(id).len() == 0;
+        let verdict = self.forwarder.set_rules(id, rules);
+        if are_first && matches!(verdict, Some(RulesVerdict::Applied { .. })) {
+            // Later ones are noted with the claim that ends their changes, so that nobody can have notes taken at will.
+            self.keep(id);
+        }
+        match verdict {
             Some(RulesVerdict::Applied { refused_target: Some(target) }) => self.log_refused_target(id, target),
             Some(RulesVerdict::Frozen) => {
                 self.log_late_rules(id);

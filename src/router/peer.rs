@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
+use crate::policy::admission::Refusal;
 use crate::policy::drops::{DropCounters, DropReason};
 use crate::policy::lease::Identity;
 use crate::sys::socket::PeerCredentials;
@@ -61,6 +62,9 @@ pub enum StreamReason {
     /// The kernel can't promise that the device doesn't block.
     #[error("this kernel has no RWF_NOWAIT for TUN devices")]
     MayBlock,
+    /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`].
+    #[error("packets took too much time in its network namespace a short while ago")]
+    Quarantined,
     /// Packets that are written to it take too long to be received there.
     #[error("packets take too much time in its network namespace")]
     SlowWrites,
@@ -147,6 +151,25 @@ pub enum Departure {
     /// Its rules make no sense.
     #[error("it sent a block of {0} bytes that is no list of rules")]
     Rules(usize),
+    /// It sent more rules than it may.
+    #[error("it sent {count} rules, {limit} are allowed (tuntap-router-max-device-rules)")]
+    TooManyRules {
+        /// How many it sent.
+        count: usize,
+        /// [`crate::policy::limits::Limits::device_rules`]
+        limit: usize,
+    },
+    /// It had no address for long, and made room for another connection.
+    #[error("it made room for another connection (tuntap-router-unclaimed-timeout)")]
+    MadeRoom,
+    /// The credentials that it showed are those of a user who has too many peers.
+    #[error("it showed the credentials of uid {uid}: {refusal}")]
+    TurnedAway {
+        /// Whose they are.
+        uid: libc::uid_t,
+        /// Why that is too many.
+        refusal: Refusal,
+    },
     /// It sent something else than its credentials.
     #[error("it did not send its credentials (set tuntap-use-credentials there, too)")]
     NoCredentials,
@@ -159,6 +182,13 @@ pub enum Departure {
     /// The credentials hook gave it an address that is not leased to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
     NotLeased(Ipv4Addr),
+}
+
+impl Departure {
+    /// Whether the peer is to blame.
+    pub fn is_fault(self) -> bool {
+        !matches!(self, Self::Closed | Self::MadeRoom)
+    }
 }
 
 impl Peer {

@@ -8,10 +8,6 @@ use crate::policy::drops::DropReason;
 use crate::sys::socket;
 use crate::wire::frame::{self, FrameKind};
 
-/// Most bytes that wait for one peer, headers included. It bridges the time in which a vassal's thread is not
-/// scheduled; what a vassal doesn't take then, TCP should learn of by a loss rather than by a delay.
-pub const MAX_QUEUED_BYTES: usize = 256 * 1024;
-
 /// Buffers that peers without waiting frames have given back, for the next one.
 #[derive(Debug, Default)]
 pub struct SpareBuffers(Vec<Vec<u8>>);
@@ -19,12 +15,15 @@ pub struct SpareBuffers(Vec<Vec<u8>>);
 impl SpareBuffers {
     const MAX: usize = 16;
 
+    /// Longer ones are given back to the allocator.
+    const MAX_CAPACITY: usize = 512 * 1024;
+
     fn take(&mut self) -> Vec<u8> {
         self.0.pop().unwrap_or_default()
     }
 
     fn put(&mut self, mut buffer: Vec<u8>) {
-        if self.0.len() < Self::MAX {
+        if self.0.len() < Self::MAX && buffer.capacity() <= Self::MAX_CAPACITY {
             buffer.clear();
             self.0.push(buffer);
         }
@@ -53,14 +52,21 @@ impl FrameQueue {
         self.bytes.len() - self.written
     }
 
-    /// Appends a frame. The error says why there is no place for it; the queue is as it was then.
-    pub fn push(&mut self, kind: FrameKind, payload: &[u8], spares: &mut SpareBuffers) -> Result<(), DropReason> {
-        if self.len() + frame::HEADER_LEN + payload.len() > MAX_QUEUED_BYTES {
+    /// Appends a frame, unless more than `limit` bytes would wait then. The error says why there is no place for it; the
+    /// queue is as it was then.
+    pub fn push(
+        &mut self,
+        kind: FrameKind,
+        payload: &[u8],
+        limit: usize,
+        spares: &mut SpareBuffers,
+    ) -> Result<(), DropReason> {
+        if self.len() + frame::HEADER_LEN + payload.len() > limit {
             return Err(DropReason::QueueFull);
         }
         if self.bytes.capacity() == 0 {
             self.bytes = spares.take();
-        } else if self.written > MAX_QUEUED_BYTES / 2 {
+        } else if self.written > limit / 2 {
             self.bytes.drain(..self.written);
             self.written = 0;
         }
@@ -96,6 +102,8 @@ mod tests {
     use super::*;
     use crate::wire::frame::Frames;
 
+    const LIMIT: usize = 256 * 1024;
+
     /// A reader that stops and goes on sees every frame that was accepted, whole and in order.
     #[test]
     fn slow_reader_gets_whole_frames_and_the_bound_holds() {
@@ -115,12 +123,12 @@ mod tests {
         };
         for serial in 0..3000u32 {
             let packet = vec![serial.to_le_bytes()[0]; 100 + (serial as usize * 37) % 1400];
-            if queue.push(FrameKind::Packet, &packet, &mut spares).is_ok() {
+            if queue.push(FrameKind::Packet, &packet, LIMIT, &mut spares).is_ok() {
                 accepted.push(packet);
             } else {
                 refused += 1;
             }
-            assert!(queue.len() <= MAX_QUEUED_BYTES);
+            assert!(queue.len() <= LIMIT);
             queue.flush(writer.as_fd(), &mut spares).expect("the reader lives");
             if serial % 7 == 0 {
                 drain(2000, &mut stream);

@@ -14,8 +14,10 @@ use crate::policy::registry::PeerId;
 use crate::sys::socket::PeerCredentials;
 
 impl EventLoop<'_> {
+    /// Takes note of a peer that got its address.
     pub(super) fn log_claim(&mut self, id: PeerId, address: Ipv4Addr) {
         self.totals.claims += 1;
+        self.admission.claimed(id);
         let Some(peer) = self.peers.get(id) else { return };
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
         self.peer_log
@@ -163,6 +165,7 @@ impl EventLoop<'_> {
             uptime: now.saturating_duration_since(self.started).as_secs(),
             sandbox: &self.confinement,
             totals: &self.totals,
+            limits_reached: &self.limits_reached,
             drops: &self.drops,
         }
     }

@@ -62,6 +62,11 @@ impl EventLoop<'_> {
         let Some(id) = self.peers.insert(peer) else { return };
         let rules = kept.rules.iter().filter_map(PeerRule::decode).collect();
         self.forwarder.restore(id, kept.identity, rules, kept.address);
+        let now = Instant::now();
+        self.admission.enter(id, kept.credentials.uid, now);
+        if self.forwarder.address(id).is_some() {
+            self.admission.claimed(id);
+        }
         self.totals.restored += 1;
         self.write_down(id);
         let Some(peer) = self.peers.get(id) else { return };

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::sandbox::Confinement;
+use crate::policy::admission::Refusal;
 use crate::policy::drops::DropCounters;
 
 /// Counters of the whole router.
@@ -31,7 +32,7 @@ pub struct Totals {
     pub accepted: u64,
     /// Peers that were taken over from a router that died.
     pub restored: u64,
-    /// Connections that were turned away because of [`super::table::MAX_PEERS`].
+    /// Connections that were turned away because of a limit.
     pub turned_away: u64,
     /// Times that no descriptor was left for a connection.
     pub accept_failures: u64,
@@ -39,6 +40,32 @@ pub struct Totals {
     pub faults: u64,
     /// Addresses that were given to a peer.
     pub claims: u64,
+}
+
+/// How often a limit left no room, by the end of its option's name.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LimitsReached {
+    /// Connections turned away.
+    pub max_peers: u64,
+    /// Connections turned away, and peers ended for whose credentials they showed.
+    pub max_peers_per_uid: u64,
+    /// Connections turned away.
+    pub max_unclaimed: u64,
+    /// Peers ended because they had no address for so long, and another connection needed their room.
+    pub unclaimed_timeout: u64,
+    /// Peers ended for the number of their rules.
+    pub max_device_rules: u64,
+}
+
+impl LimitsReached {
+    /// Counts a connection that was turned away.
+    pub const fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Peers(_) => self.max_peers += 1,
+            Refusal::PeersPerUid(_) => self.max_peers_per_uid += 1,
+            Refusal::Unclaimed(_) => self.max_unclaimed += 1,
+        }
+    }
 }
 
 /// The state of a router at one moment.
@@ -72,6 +99,8 @@ pub struct Snapshot<'a> {
     pub sandbox: &'a Confinement,
     /// Its counters.
     pub totals: &'a Totals,
+    /// How often its limits left no room. Bytes that found none in a peer's queue are among the drops.
+    pub limits_reached: &'a LimitsReached,
     /// Packets that went nowhere, by reason; those in `peers` are among them.
     pub drops: &'a DropCounters,
 }

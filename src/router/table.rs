@@ -3,12 +3,10 @@
 use slab::Slab;
 
 use super::peer::Peer;
+use crate::policy::limits::Limits;
 use crate::policy::registry::PeerId;
 
-/// Most connections at a time.
-pub const MAX_PEERS: usize = 65_536;
-
-const _: () = assert!(MAX_PEERS <= PeerId::MAX_INDEX as usize);
+const _: () = assert!(Limits::MAX_PEERS <= PeerId::MAX_INDEX as usize);
 
 /// The peers of a router. A lookup costs the same for any number of them.
 #[derive(Debug, Default)]
@@ -18,11 +16,6 @@ pub struct PeerTable {
 }
 
 impl PeerTable {
-    /// Whether no further peer fits.
-    pub fn is_full(&self) -> bool {
-        self.slots.len() >= MAX_PEERS
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -30,7 +23,7 @@ impl PeerTable {
 
     /// Adds a peer. `None`, and the peer dropped, if the table is full.
     pub fn insert(&mut self, peer: Peer) -> Option<PeerId> {
-        if self.is_full() {
+        if self.slots.len() >= Limits::MAX_PEERS {
             return None;
         }
         let slot = self.slots.insert(peer);

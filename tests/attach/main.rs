@@ -7,6 +7,7 @@ mod common;
 
 mod handed;
 mod hello;
+#[allow(dead_code, reason = "the tests of hostile vassals use more of it")]
 mod tun;
 mod world;
 

@@ -198,20 +198,78 @@ fn flood_from_an_attached_peer_disturbs_nobody() {
 /// Whatever the namespace does with a packet, the router's thread does: a long packet filter there would stop everybody.
 #[test]
 fn expensive_packet_filter_costs_nobody_else() {
-    const RULES: u32 = 200_000;
     let (emperor, honest, handed) = scene();
+    make_expensive(&emperor, &handed.netns);
+    send_to(&emperor, 200);
+    wait_until_detached(&emperor);
+    emperor.log.wait_for("goes back to frames", wait::SHORT);
+    send_to(&emperor, 2000);
+    assert_calm(&emperor, &honest);
+}
+
+/// Hanging up and coming back, with another device even, would buy it some more expensive writes each time.
+#[test]
+fn expensive_namespace_is_not_attached_again_soon() {
+    let (emperor, honest, handed) = scene();
+    make_expensive(&emperor, &handed.netns);
+    send_to(&emperor, 200);
+    wait_until_detached(&emperor);
+    let Handed { peer, device, netns } = handed;
+    drop(peer);
+    wait_until_left(&emperor);
+    let other = tun::make(&netns, "other", ATTACHABLE);
+    for descriptor in [device.as_fd(), other.as_fd()] {
+        let mut again = emperor.connect();
+        offer(&mut again, &hello(), &[descriptor]);
+        assert_eq!(answer(&mut again), Answer::Refused);
+        assert!(again.echo(V2, EMPEROR, wait::SHORT), "frames are served");
+        let reason = stream_reason(&emperor.stats(), V2);
+        assert!(reason.as_str().is_some_and(|reason| reason.contains("a short while ago")), "{reason}");
+        drop(again);
+        wait_until_left(&emperor);
+    }
+    let elsewhere = Handed::attach(&emperor, V2);
+    assert_eq!(elsewhere.pings_answered(5), 5, "another namespace of the same user is attached");
+    assert_calm(&emperor, &honest);
+}
+
+/// Who isn't root comes from the same place with each of its namespaces.
+#[test]
+fn user_with_an_expensive_namespace_is_not_attached_again_soon() {
+    const USER: u32 = 20_001;
+    let emperor = emperor().line("chmod-socket = 666").start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let handed = Handed::attach_over(emperor.connect_as(USER), &emperor, V2, DEVICE, ATTACHABLE);
+    make_expensive(&emperor, &handed.netns);
+    send_to(&emperor, 200);
+    wait_until_detached(&emperor);
+    drop(handed);
+    wait_until_left(&emperor);
+    let netns = Netns::new();
+    let device = tun::make(&netns, DEVICE, ATTACHABLE);
+    for (user, expected) in [(USER, Answer::Refused), (USER + 1, Answer::Attached)] {
+        let mut peer = emperor.connect_as(user);
+        offer(&mut peer, &hello(), &[device.as_fd()]);
+        assert_eq!(answer(&mut peer), expected, "user {user}");
+    }
+    assert_calm(&emperor, &honest);
+}
+
+/// Has each packet that the namespace receives pass a long packet filter.
+fn make_expensive(emperor: &Emperor, netns: &Netns) {
+    const RULES: u32 = 200_000;
     let rules =
         (0..RULES).map(|index| format!("ip saddr 10.{}.{}.{} drop\n", index >> 16, index >> 8 & 255, index & 255));
     let rules: String = rules.collect();
     let file = emperor.path("rules.nft");
     let chain = format!("chain c {{ type filter hook prerouting priority -400;\n{rules}}}");
     std::fs::write(&file, format!("table ip t {{\n{chain}\n}}\n")).expect("own folder");
-    handed.netns.sh(&format!("nft -f {}", file.display()));
-    send_to(&emperor, 200);
+    netns.sh(&format!("nft -f {}", file.display()));
+}
+
+#[track_caller]
+fn wait_until_detached(emperor: &Emperor) {
     emperor.wait_for_stats("the peer is back to frames", |stats| {
         stream_reason(stats, V2).as_str().is_some_and(|reason| reason.contains("too much time"))
     });
-    emperor.log.wait_for("goes back to frames", wait::SHORT);
-    send_to(&emperor, 2000);
-    assert_calm(&emperor, &honest);
 }

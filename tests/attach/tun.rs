@@ -16,6 +16,9 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_header_len, libc::TUNSETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_ptr_bad!(set_queue, libc::TUNSETQUEUE, libc::ifreq);
+    nix::ioctl_write_int_bad!(set_offloads, libc::TUNSETOFFLOAD);
+    nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
+    nix::ioctl_write_ptr_bad!(set_carrier, libc::TUNSETCARRIER, libc::c_int);
     nix::ioctl_write_ptr_bad!(set_send_buffer, libc::TUNSETSNDBUF, libc::c_int);
 }
 
@@ -31,19 +34,24 @@ pub const OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4;
 
 /// The control device, with no interface behind it.
 pub fn control() -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .expect("root may open /dev/net/tun")
+    control_for(OpenOptions::new().read(true).write(true))
+}
+
+fn control_for(access: &OpenOptions) -> File {
+    access.clone().custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").expect("root may open /dev/net/tun")
 }
 
 /// A device of any layout in a namespace.
 #[track_caller]
 pub fn make(net: &Net, name: &str, layout: libc::c_int) -> File {
+    make_for(OpenOptions::new().read(true).write(true), net, name, layout)
+}
+
+/// A device whose descriptor can't be used for everything.
+#[track_caller]
+pub fn make_for(access: &OpenOptions, net: &Net, name: &str, layout: libc::c_int) -> File {
     net.run(|| {
-        let device = control();
+        let device = control_for(access);
         let request = request(name, layout);
         // SAFETY: TUNSETIFF reads a `struct ifreq`, which `request` is, and the descriptor is open.
         unsafe { ioctl::set_interface(device.as_raw_fd(), &raw const request) }.expect("root may make TUN devices");
@@ -59,6 +67,23 @@ pub fn set_header_len(device: &File, len: libc::c_int) {
 pub fn set_send_buffer(device: &File, len: libc::c_int) {
     // SAFETY: TUNSETSNDBUF reads an int, and the descriptor is open.
     unsafe { ioctl::set_send_buffer(device.as_raw_fd(), &raw const len) }.expect("the kernel takes the length");
+}
+
+pub fn set_offloads(device: &File, offloads: u32) {
+    let offloads = libc::c_int::try_from(offloads).expect("the flags fit an int");
+    // SAFETY: TUNSETOFFLOAD takes a number, and the descriptor is open.
+    unsafe { ioctl::set_offloads(device.as_raw_fd(), offloads) }.expect("the kernel has these offloads");
+}
+
+pub fn set_persist(device: &File, persist: bool) {
+    // SAFETY: TUNSETPERSIST takes a number, and the descriptor is open.
+    unsafe { ioctl::set_persist(device.as_raw_fd(), persist.into()) }.expect("its owner may make a device stay");
+}
+
+pub fn set_carrier(device: &File, carrier: bool) {
+    let carrier = libc::c_int::from(carrier);
+    // SAFETY: TUNSETCARRIER reads an int, and the descriptor is open.
+    unsafe { ioctl::set_carrier(device.as_raw_fd(), &raw const carrier) }.expect("the kernel has TUNSETCARRIER");
 }
 
 /// Takes a queue off its device, which goes on without one.

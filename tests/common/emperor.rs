@@ -17,6 +17,7 @@ use super::netns::{Net, Netns};
 use super::processes::{self, Family, VARIABLE};
 use super::raw_peer::RawPeer;
 use super::stats::Stats;
+use super::user::as_user;
 use super::vassal::VassalIni;
 use super::wait;
 
@@ -199,6 +200,11 @@ impl Emperor {
     /// A connection that has sent nothing yet.
     pub fn connect(&self) -> RawPeer {
         RawPeer::connect_patiently(&self.socket())
+    }
+
+    /// As [`Self::connect`], but as another user, which needs `chmod-socket`.
+    pub fn connect_as(&self, uid: u32) -> RawPeer {
+        as_user(uid, || self.connect())
     }
 
     pub fn try_stats(&self) -> std::io::Result<Stats> {

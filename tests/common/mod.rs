@@ -16,6 +16,7 @@ pub mod probe;
 pub mod processes;
 pub mod raw_peer;
 pub mod stats;
+pub mod user;
 pub mod vassal;
 pub mod wait;
 pub mod wire;

@@ -115,6 +115,15 @@ pub fn cpu_time(pid: i32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Memory that a process has for itself and has written to, in bytes: what it allocated, but not its program.
+#[track_caller]
+pub fn memory(pid: i32) -> u64 {
+    let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kibibytes = sums.lines().find_map(|line| line.strip_prefix("Private_Dirty:")?.strip_suffix(" kB"));
+    let kibibytes: Option<u64> = kibibytes.and_then(|number| number.trim().parse().ok());
+    kibibytes.unwrap_or_else(|| panic!("no memory of {pid} in {sums:?}")) * 1024
+}
+
 /// How often a process has waited for something.
 pub fn sleeps(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -59,6 +59,11 @@ impl Router {
         EmperorIni::new(self.host, self.subject)
     }
 
+    /// With a line that is for ours alone.
+    pub fn emperor_with(self, line: &str) -> EmperorIni {
+        if self.is_ours() { self.emperor().line(line) } else { self.emperor() }
+    }
+
     pub fn is_ours(self) -> bool {
         self.subject == Subject::Ours
     }

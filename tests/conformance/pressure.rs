@@ -32,6 +32,8 @@ cases!(rejected_packets_fill_no_log, Router: ours);
 /// An honest peer waits no longer than this for its echo, whatever others do.
 const FAIR: Duration = Duration::from_secs(1);
 
+const MANY_UNCLAIMED: &str = "tuntap-router-max-unclaimed = 5000";
+
 fn idle_peers(emperor: &Emperor, count: usize) -> Vec<RawPeer> {
     let peers = (0..count).map(|_| emperor.connect()).collect();
     wait::until_true("all connections are accepted", wait::LONG, || {
@@ -41,7 +43,7 @@ fn idle_peers(emperor: &Emperor, count: usize) -> Vec<RawPeer> {
 }
 
 fn two_thousand_idle_connections_disturb_nobody(router: Router) {
-    let emperor = router.emperor().start();
+    let emperor = router.emperor_with(MANY_UNCLAIMED).start();
     let mut peer = emperor.peer(V1);
     let idle = idle_peers(&emperor, 2000);
     for _ in 0..20 {
@@ -125,7 +127,7 @@ fn silent_http_stats_client_holds_nobody_up(router: Router) {
 fn stats_client_that_does_not_read_holds_nobody_up(router: Router) {
     // More stats than fit into a socket's buffer.
     const PEERS: usize = 4000;
-    let emperor = router.emperor().start();
+    let emperor = router.emperor_with(MANY_UNCLAIMED).start();
     let mut peer = emperor.peer(V1);
     let _idle = idle_peers(&emperor, PEERS);
     let client = UnixStream::connect(emperor.path("stats.sock")).expect("stats are served");

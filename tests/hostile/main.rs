@@ -1,0 +1,31 @@
+//! Hostile vassals, with honest ones beside them that must not notice anything. What one case is about is in the tests
+//! of conformance and attach, too; here all that a router must not lose is looked at after each.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[path = "../attach/handed.rs"]
+#[allow(dead_code, reason = "the tests of attach use more of it")]
+mod handed;
+#[path = "../attach/hello.rs"]
+#[allow(dead_code, reason = "the tests of attach use more of it")]
+mod hello;
+#[path = "../attach/tun.rs"]
+#[allow(dead_code, reason = "the tests of attach use more of it")]
+mod tun;
+#[path = "../attach/world.rs"]
+#[allow(dead_code, reason = "the tests of attach use more of it")]
+mod world;
+
+mod conversation;
+mod watch;
+
+mod addresses;
+mod connections;
+mod descriptors;
+mod devices;
+mod floods;
+mod frames;
+mod limits;
+mod rules;
