@@ -44,6 +44,20 @@ pub enum OptionName {
 }
 
 impl OptionName {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Router,
+        Self::Device,
+        Self::UseCredentials,
+        Self::FirewallIn,
+        Self::FirewallOut,
+        Self::Route,
+        Self::Stats,
+        Self::Switch,
+        Self::BusyPoll,
+        Self::DeviceRule,
+    ];
+
     /// The name in ini files and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
