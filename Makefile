@@ -19,7 +19,7 @@ BENCH_ARGS ?=
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
 
-.PHONY: all plugin not-packaged install uninstall hosts demo bench test fuzz clean help
+.PHONY: all plugin not-packaged install uninstall hosts demo bench test fuzz memcheck clean help
 
 all: plugin
 
@@ -99,6 +99,11 @@ fuzz:
 	@scripts/setup fuzz
 	@scripts/fuzz $(SECONDS)
 
+memcheck:
+	@scripts/setup memcheck
+	@scripts/hosts
+	@scripts/memcheck
+
 clean:
 	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
@@ -112,4 +117,5 @@ help:
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
+	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; about five minutes (root)"
 	@echo "make clean      remove what was built"
