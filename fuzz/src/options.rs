@@ -14,11 +14,16 @@ pub fn check(data: &[u8]) {
     let errors_alone: Vec<_> =
         alone.iter().flat_map(|result| result.as_ref().err()).flat_map(|errors| &errors.0).collect();
 
+    for ((_, value), result) in options.iter().zip(&alone) {
+        if let Ok(config) = result {
+            check_understood(config);
+            check_action(value, config);
+        }
+    }
     match Config::from_options(options.iter().copied()) {
         Ok(config) => {
             assert!(errors_alone.is_empty(), "passed over: {errors_alone:?}");
-            check_bounds(&config);
-            check_again(&config);
+            check_understood(&config);
         }
         Err(errors) => {
             let first: Vec<_> = errors.0.iter().take(errors_alone.len()).collect();
@@ -36,6 +41,21 @@ fn option(bytes: &[u8]) -> Option<(OptionName, &str)> {
     let (number, value) = bytes.split_first()?;
     let name = OptionName::ALL[usize::from(*number) % OptionName::ALL.len()];
     Some((name, str::from_utf8(value).ok()?))
+}
+
+fn check_understood(config: &Config) {
+    check_bounds(config);
+    check_again(config);
+}
+
+/// No rule of a chain says anything but what its first word says.
+fn check_action(value: &str, config: &Config) {
+    let rule = config.firewall_in.iter().chain(&config.firewall_out).next();
+    if let Some(rule) = rule {
+        let words = shlex::split(value).expect("it was split before");
+        let expected = if rule.target == Action::Allow { "allow" } else { "deny" };
+        assert_eq!(words.first().map(String::as_str), Some(expected), "{value}");
+    }
 }
 
 /// What everything behind the configuration relies on.
