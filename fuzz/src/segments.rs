@@ -5,7 +5,7 @@
 
 use tuntap_plugin::wire::ip::Ipv4Packet;
 use tuntap_plugin::wire::segment::for_each_packet;
-use tuntap_plugin::wire::vnet::{Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
+use tuntap_plugin::wire::vnet::{MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
 
 use super::input::Input;
 use super::ones_complement::{sum, verifies};
@@ -31,6 +31,8 @@ pub fn check(data: &[u8]) {
         }
         (Some(kind), checksum) => {
             assert!(checksum.is_some(), "a segmentation without a checksum to complete");
+            assert!(!packet.is_fragment(), "it is a part of a packet already");
+            assert!(packets.len() <= MAX_SEGMENTS, "{} segments", packets.len());
             check_segments(original, &packets, kind, packet.header_len());
         }
     }
@@ -58,6 +60,7 @@ fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, ip_
         Segmentation::Tcp { size, .. } => (usize::from(size), true, usize::from(original[ip_len + 12] >> 4) * 4),
         Segmentation::Udp { size } => (usize::from(size), false, 8),
     };
+    assert_eq!(original[9], if is_tcp { 6 } else { 17 }, "the protocol");
     let headers_len = ip_len + transport_len;
     let (headers, payload) = original.split_at(headers_len);
     let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
