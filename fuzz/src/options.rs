@@ -1,7 +1,7 @@
 //! Option values, as uWSGI hands them over.
 //!
-//! Input: options, each ended by a NUL: its number (1 byte), then its value. Values that are not UTF-8 never reach the
-//! configuration.
+//! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8, or name no option of ours,
+//! never reach the configuration.
 
 use tuntap_plugin::config::{Config, OptionName};
 use tuntap_plugin::policy::pattern::{Action, Rule};
@@ -37,10 +37,10 @@ pub fn check(data: &[u8]) {
     }
 }
 
-fn option(bytes: &[u8]) -> Option<(OptionName, &str)> {
-    let (number, value) = bytes.split_first()?;
-    let name = OptionName::ALL[usize::from(*number) % OptionName::ALL.len()];
-    Some((name, str::from_utf8(value).ok()?))
+fn option(word: &[u8]) -> Option<(OptionName, &str)> {
+    let (name, value) = str::from_utf8(word).ok()?.split_once('=')?;
+    let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
+    Some((option, value))
 }
 
 fn check_understood(config: &Config) {
