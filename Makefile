@@ -117,5 +117,5 @@ help:
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
-	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; about five minutes (root)"
+	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"
 	@echo "make clean      remove what was built"
