@@ -19,7 +19,7 @@ BENCH_ARGS ?=
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
 
-.PHONY: all plugin not-packaged install uninstall hosts demo bench test clean help
+.PHONY: all plugin not-packaged install uninstall hosts demo bench test fuzz memcheck clean help
 
 all: plugin
 
@@ -94,8 +94,19 @@ test:
 	@$(MAKE) --no-print-directory plugin
 	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
+# Seconds for each target.
+fuzz: SECONDS ?= 60
+fuzz:
+	@scripts/setup fuzz
+	@scripts/fuzz $(SECONDS)
+
+memcheck:
+	@scripts/setup memcheck
+	@scripts/hosts
+	@scripts/memcheck
+
 clean:
-	rm -rf target dist .uwsgi_plugins_builder
+	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
 help:
 	@echo "make            build $(DIST)/tuntap_plugin.so for UWSGI_BIN ($(UWSGI_BIN))"
@@ -106,4 +117,6 @@ help:
 	@echo "                slirp4netns and pasta; about five minutes (root)"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
-	@echo "make clean      remove target and dist"
+	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
+	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"
+	@echo "make clean      remove what was built"

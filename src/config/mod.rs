@@ -80,6 +80,33 @@ pub enum OptionName {
 }
 
 impl OptionName {
+    /// All of them.
+    pub const ALL: [Self; 23] = [
+        Self::Router,
+        Self::Device,
+        Self::UseCredentials,
+        Self::FirewallIn,
+        Self::FirewallOut,
+        Self::Route,
+        Self::Stats,
+        Self::Switch,
+        Self::BusyPoll,
+        Self::Lease,
+        Self::LeaseDefault,
+        Self::DeviceRoute,
+        Self::GatewayAllow,
+        Self::Sandbox,
+        Self::MaxPeers,
+        Self::MaxPeersPerUid,
+        Self::MaxUnclaimed,
+        Self::UnclaimedTimeout,
+        Self::MaxQueue,
+        Self::MaxDeviceRules,
+        Self::DeviceRule,
+        Self::DeviceTimeout,
+        Self::DeviceRequired,
+    ];
+
     /// The name in ini files and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {

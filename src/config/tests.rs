@@ -324,20 +324,7 @@ proptest! {
     /// No text makes a parser panic, and none is taken for an `allow` that doesn't say so.
     #[test]
     fn any_text_is_read_or_refused(text in "\\PC{0,60}") {
-        for option in [
-            OptionName::Router,
-            OptionName::Device,
-            OptionName::UseCredentials,
-            OptionName::FirewallIn,
-            OptionName::Route,
-            OptionName::Stats,
-            OptionName::Lease,
-            OptionName::LeaseDefault,
-            OptionName::DeviceRoute,
-            OptionName::GatewayAllow,
-            OptionName::MaxQueue,
-            OptionName::DeviceRule,
-        ] {
+        for option in OptionName::ALL {
             if let Ok(config) = read(option, &text)
                 && config.firewall_in.first().is_some_and(|rule| rule.target == Action::Allow)
             {

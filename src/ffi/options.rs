@@ -25,7 +25,7 @@ enum Argument {
     Optional = 2,
 }
 
-const OPTION_COUNT: usize = 23;
+const OPTION_COUNT: usize = OptionName::ALL.len();
 
 static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {

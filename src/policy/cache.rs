@@ -68,6 +68,31 @@ mod tests {
         (any::<u32>(), 0u8..=32).prop_map(|(bits, len)| Ipv4Net::new_assert(Ipv4Addr::from_bits(bits), len))
     }
 
+    /// Whoever shares a place takes it over, and gets nothing of what was there.
+    #[test]
+    fn pairs_that_share_a_place_are_told_apart() {
+        let first = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let others = (0..).map(|low| Ipv4Addr::from_bits(0xc0a8_0000 | low));
+        let pairs_of = |pair: fn((Ipv4Addr, Ipv4Addr), Ipv4Addr) -> (Ipv4Addr, Ipv4Addr)| {
+            let other = pair(first, Ipv4Addr::new(192, 168, 0, 0));
+            let net =
+                |address| Ipv4Net::new_assert(address, if address == first.0 || address == first.1 { 32 } else { 16 });
+            let rule = |(src, dst), target| Rule { src: net(src), dst: net(dst), target };
+            let mut cached = CachedRules::new(RuleList::new([rule(first, 1), rule(other, 2)]), 0x5eed);
+            let same_place = others
+                .clone()
+                .map(|address| pair(first, address))
+                .find(|&(src, dst)| cached.index(src, dst) == cached.index(first.0, first.1))
+                .expect("there are fewer places than pairs");
+            for _ in 0..2 {
+                assert_eq!(cached.first_match(first.0, first.1), Some(1));
+                assert_eq!(cached.first_match(same_place.0, same_place.1), Some(2));
+            }
+        };
+        pairs_of(|(src, _), other| (src, other));
+        pairs_of(|(_, dst), other| (other, dst));
+    }
+
     proptest! {
         /// Asked in whatever order and however often, it says what the list says.
         #[test]

@@ -24,14 +24,14 @@ pub const fn must_not_fragment(packet: &Ipv4Packet<'_>) -> bool {
 
 /// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported.
 pub fn fragmentation_needed(packet: &Ipv4Packet<'_>, mtu: u16, from: Ipv4Addr) -> Option<Vec<u8>> {
-    let bytes = packet.bytes();
+    let bytes = &packet.bytes()[..packet.total_len()];
     let is_error =
         packet.protocol() == PROTOCOL && bytes.get(packet.header_len()).is_none_or(|kind| !QUERIES.contains(kind));
     let is_later_fragment = packet.fragment_field() & 0x1fff != 0;
     if is_error || is_later_fragment {
         return None;
     }
-    let quoted = &bytes[..(packet.header_len() + QUOTED_LEN).min(packet.total_len())];
+    let quoted = &bytes[..(packet.header_len() + QUOTED_LEN).min(bytes.len())];
     let total_len = u16::try_from(IPV4_MIN_HEADER_LEN + HEADER_LEN + quoted.len()).ok()?;
 
     let mut message = vec![0; IPV4_MIN_HEADER_LEN + HEADER_LEN];
@@ -93,6 +93,10 @@ mod tests {
         let about_an_error =
             fragmentation_needed(&Ipv4Packet::parse(&original).expect("valid"), 50, FROM).expect("fine");
         assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&about_an_error).expect("valid"), 50, FROM), None);
+        let mut without_type = about_an_error[..20].to_vec();
+        without_type[3] = 20;
+        without_type.push(QUERIES[0]); // behind the packet's end
+        assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&without_type).expect("valid"), 50, FROM), None);
         let mut fragment = original.clone();
         fragment[7] = 1;
         assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&fragment).expect("valid"), 50, FROM), None);

@@ -16,6 +16,10 @@ const GSO_TCPV4: u8 = 1;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
+/// Most packets that a super-packet may stand for. An MTU of 576 makes 123 of 64 KiB, and Linux stops at segments of 36
+/// bytes (tcp_min_snd_mss, less timestamps) or at 128 datagrams. What costs more than that to cut is made to cost.
+pub const MAX_SEGMENTS: usize = 2048;
+
 /// IP protocol numbers (RFC 790).
 pub const IPPROTO_TCP: u8 = 6;
 /// See [`IPPROTO_TCP`].
@@ -160,7 +164,8 @@ fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, pa
         && usize::from(checksum.start) == packet.header_len()
         && usize::from(checksum.offset) == checksum_offset
         && transport_len >= if protocol == IPPROTO_TCP { TCP_MIN_HEADER_LEN } else { UDP_HEADER_LEN }
-        && transport.len() > transport_len;
+        && transport.len() > transport_len
+        && (transport.len() - transport_len).div_ceil(usize::from(size)) <= MAX_SEGMENTS;
     if fits { u16::try_from(packet.header_len() + transport_len).ok() } else { None }
 }
 
@@ -233,6 +238,13 @@ mod tests {
             Err(VnetError::Segmentation),
             "nothing to segment"
         );
+    }
+
+    #[test]
+    fn cost_of_cutting_is_bounded() {
+        let cut = |payload_len| parse(header(NEEDS_CSUM, GSO_TCPV4, 2, 20, 16), &tcp(payload_len));
+        assert!(cut(2 * MAX_SEGMENTS).is_ok());
+        assert_eq!(cut(2 * MAX_SEGMENTS + 1), Err(VnetError::Segmentation));
     }
 
     proptest! {

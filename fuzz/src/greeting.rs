@@ -1,0 +1,63 @@
+//! What comes before packets: unasked credentials, a hello, and the router's answer to it.
+//!
+//! Input: the first bytes of a stream, which are also taken for the payload of a hello and of an answer.
+
+use tuntap_plugin::wire::attach::{Answer, Hello};
+use tuntap_plugin::wire::greeting::{BadStart, CREDENTIALS_MAGIC, frames_start};
+
+/// Reads the bytes as all three.
+pub fn check(data: &[u8]) {
+    check_start(data);
+    check_hello(data);
+    check_answer(data);
+}
+
+/// Bytes that come later don't change what was decided.
+fn check_start(stream: &[u8]) {
+    let magic = CREDENTIALS_MAGIC;
+    let mut decided = Ok(None);
+    for len in 0..=stream.len().min(magic.len() + 2) {
+        let start = frames_start(&stream[..len]);
+        let expected = if len == 0 {
+            Ok(None)
+        } else if stream[0] != magic[0] {
+            Ok(Some(0))
+        } else if stream[..len.min(magic.len())] != magic[..len.min(magic.len())] {
+            Err(BadStart)
+        } else {
+            Ok((len >= magic.len()).then_some(magic.len()))
+        };
+        assert_eq!(start, expected, "after {len} bytes");
+        if decided != Ok(None) {
+            assert_eq!(start, decided, "after {len} bytes it changes its mind");
+        }
+        decided = start;
+    }
+    if let Ok(Some(start)) = frames_start(stream) {
+        assert!(start <= stream.len());
+    }
+}
+
+fn check_hello(payload: &[u8]) {
+    let expected = (payload.len() == 8 && payload[0] == 1 && payload[1] == 10)
+        .then(|| Hello { offloads: payload[4..].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)) });
+    let hello = Hello::decode(payload);
+    assert_eq!(hello, expected);
+    if let Some(hello) = hello {
+        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+        assert!(hello.encode().len() < 20, "a router without the extension must drop it");
+    }
+}
+
+fn check_answer(payload: &[u8]) {
+    let answer = Answer::decode(payload);
+    let expected = match (payload.first(), payload.get(1)) {
+        (Some(1), Some(1)) => Some(Answer::Attached),
+        (Some(1), Some(0)) => Some(Answer::Refused),
+        _ => None,
+    };
+    assert_eq!(answer, expected);
+    if let Some(answer) = answer {
+        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+    }
+}

@@ -1,0 +1,79 @@
+//! IPv4 packets, and the ICMP message about one that is too long.
+//!
+//! Input: an MTU (2 bytes), and a packet.
+
+use std::net::Ipv4Addr;
+
+use etherparse::Ipv4HeaderSlice;
+use tuntap_plugin::wire::icmp::{fragmentation_needed, must_not_fragment};
+use tuntap_plugin::wire::ip::{Ipv4Packet, PacketError, is_unicast};
+
+use super::input::Input;
+use super::ones_complement::verifies;
+
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const ICMP: u8 = 1;
+
+/// Reads the packet, and compares with etherparse.
+pub fn check(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mtu = input.word();
+    let bytes = input.rest();
+    // RFC 791: a header that is whole, and a length that covers it and is there.
+    let oracle = Ipv4HeaderSlice::from_slice(bytes)
+        .ok()
+        .filter(|header| usize::from(header.total_len()) >= header.slice().len())
+        .filter(|header| usize::from(header.total_len()) <= bytes.len());
+    match (Ipv4Packet::parse(bytes), oracle) {
+        (Ok(packet), Some(oracle)) => {
+            check_fields(&packet, &oracle, bytes);
+            check_message(&packet, mtu);
+        }
+        (Err(error), None) => check_error(error, bytes),
+        (ours, oracle) => panic!("{ours:?}, but the oracle says {oracle:?}"),
+    }
+}
+
+fn check_fields(packet: &Ipv4Packet<'_>, oracle: &Ipv4HeaderSlice<'_>, bytes: &[u8]) {
+    assert_eq!(packet.bytes(), bytes);
+    assert_eq!((packet.src(), packet.dst()), (oracle.source_addr(), oracle.destination_addr()));
+    assert_eq!(packet.header_len(), oracle.slice().len());
+    assert_eq!(packet.total_len(), usize::from(oracle.total_len()));
+    assert_eq!(packet.protocol(), oracle.protocol().0);
+    assert_eq!(packet.is_fragment(), oracle.is_fragmenting_payload());
+    assert_eq!(must_not_fragment(packet), oracle.dont_fragment());
+    for address in [packet.src(), packet.dst()] {
+        let first = address.octets()[0];
+        let class_e = first >= 240;
+        assert_eq!(is_unicast(address), !(first == 0 || address.is_loopback() || address.is_multicast() || class_e));
+    }
+}
+
+fn check_error(error: PacketError, bytes: &[u8]) {
+    let expected = match bytes {
+        _ if bytes.len() < 20 => PacketError::TooShort,
+        [0x40..=0x4f, ..] => PacketError::Malformed,
+        [0x60..=0x6f, ..] => PacketError::Ipv6,
+        _ => PacketError::NotIp,
+    };
+    assert_eq!(error, expected);
+}
+
+/// RFC 792, RFC 1122 section 3.2.2, RFC 1191 section 4.
+fn check_message(packet: &Ipv4Packet<'_>, mtu: u16) {
+    let (header, payload) = packet.bytes()[..packet.total_len()].split_at(packet.header_len());
+    let message = fragmentation_needed(packet, mtu, ROUTER);
+    let later_fragment = packet.fragment_field() & 0x1fff != 0;
+    let error = packet.protocol() == ICMP && !matches!(payload.first(), Some(0 | 8 | 13 | 14 | 17 | 18));
+    assert_eq!(message.is_none(), later_fragment || error);
+    let Some(message) = message else { return };
+
+    let sent = Ipv4Packet::parse(&message).expect("a packet");
+    assert_eq!((sent.src(), sent.dst(), sent.protocol()), (ROUTER, packet.src(), ICMP));
+    assert_eq!((sent.header_len(), sent.total_len()), (20, message.len()));
+    let (sent_header, icmp) = message.split_at(20);
+    assert!(verifies(&[sent_header]) && verifies(&[icmp]), "a wrong checksum");
+    assert_eq!(icmp[..2], [3, 4]);
+    assert_eq!(icmp[4..8], [&[0, 0], mtu.to_be_bytes().as_slice()].concat());
+    assert_eq!(icmp[8..], [header, &payload[..payload.len().min(8)]].concat());
+}

@@ -1,0 +1,14 @@
+//! What must hold for any bytes from outside. Each module is one target; its `check` panics if something doesn't hold.
+//! The fuzzer calls these functions, and so does `cargo test` with the seeds (tests/fuzz.rs).
+//!
+//! What the crate's code says is compared with an oracle, written from the documents in the most obvious way.
+
+pub mod forward;
+pub mod frames;
+pub mod greeting;
+mod input;
+pub mod ip;
+mod ones_complement;
+pub mod options;
+pub mod rules;
+pub mod segments;
