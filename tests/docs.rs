@@ -10,8 +10,7 @@ fn named_tests(text: &str) -> Vec<(String, String)> {
         .step_by(2)
         .filter_map(|word| {
             let (path, test) = word.rsplit_once("::")?;
-            let file = path.strip_suffix("::tests").map_or_else(|| path.to_owned(), |module| format!("{module}/tests"));
-            Some((file, test.to_owned()))
+            Some((path.to_owned(), test.to_owned()))
         })
         .filter(|(_, test)| test != "*")
         .collect()
@@ -34,9 +33,14 @@ fn assert_tests_exist(document: &str, at_least: usize) {
     assert!(named.len() >= at_least, "only {} tests found in {document}", named.len());
     let folders = folders(root);
     for (file, test) in named {
+        let files = match file.strip_suffix("::tests") {
+            Some(module) => [".rs", "/tests.rs", "_tests.rs"].map(|end| format!("{module}{end}")).to_vec(),
+            None => vec![format!("{file}.rs")],
+        };
         let found = folders
             .iter()
-            .filter_map(|folder| fs::read_to_string(folder.join(format!("{file}.rs"))).ok())
+            .flat_map(|folder| files.iter().map(|file| folder.join(file)))
+            .filter_map(|path| fs::read_to_string(path).ok())
             .any(|source| source.contains(&test));
         assert!(found, "{file}::{test} is named in {document}, but doesn't exist");
     }
@@ -45,4 +49,9 @@ fn assert_tests_exist(document: &str, at_least: usize) {
 #[test]
 fn tests_named_in_differences_exist() {
     assert_tests_exist("docs/DIFFERENCES.md", 30);
+}
+
+#[test]
+fn tests_named_in_the_threat_model_exist() {
+    assert_tests_exist("docs/SECURITY.md", 30);
 }

@@ -32,6 +32,12 @@ pub fn start(host: &HostState) {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     let leases = leases().unwrap_or_else(|errors| die(errors));
+    if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() {
+        host::log(
+            "[tuntap-router] tuntap-router-switch without tuntap-router-lease or tuntap-router-firewall-out: a vassal can \
+             claim any address that is free, the host's too, and gets what the others send there",
+        );
+    }
     for (index, spec) in config().routers.iter().enumerate() {
         let setup = prepare(spec, host, &leases)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));

@@ -74,6 +74,11 @@ impl Leases {
         Self { holders, groups, uncovered }
     }
 
+    /// Whether there is an address that not everybody may hold.
+    pub fn bind_addresses(&self) -> bool {
+        self.uncovered == Uncovered::Deny
+    }
+
     /// Whether any lease is one of a group, so that the groups of a peer matter.
     pub fn name_groups(&self) -> bool {
         !self.groups.is_empty()

@@ -70,6 +70,7 @@ pub struct EventLoop<'a> {
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
+    pub(super) rewrite_again_at: Option<Instant>,
 }
 
 impl<'a> EventLoop<'a> {
@@ -119,6 +120,7 @@ impl<'a> EventLoop<'a> {
             confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             keeper,
+            rewrite_again_at: None,
         };
         this.restore(legacy.peers);
         Ok(this)

@@ -35,6 +35,11 @@ impl<'a> Parcel<'a> {
         Ok(Self { offload: Offload::NONE, packet, whole: None })
     }
 
+    /// How many packets it is cut into where it can't pass whole; 0 if there is nothing to cut.
+    pub fn segments(&self) -> usize {
+        self.offload.segments(&self.packet)
+    }
+
     /// Writes it to a device. Errors are those of [`Tun::send`].
     pub fn send(&self, tun: &Tun) -> io::Result<()> {
         match self.whole {

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
@@ -17,6 +17,9 @@ use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::attach::Answer;
 use crate::wire::rule::PeerRule;
+
+/// How long nothing is rewritten after that failed: it costs as much as there are peers.
+const REWRITE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Waits as long as the last router's end suggests.
 pub fn pause(legacy: &Legacy, setup: &Setup) {
@@ -100,18 +103,22 @@ impl EventLoop<'_> {
 
     /// A note that found no room is in the rewritten state, with all the others.
     fn after_note(&mut self, result: nix::Result<()>) {
-        if result.is_ok() && !self.keeper.is_due() {
+        let now = Instant::now();
+        let is_wanted = result.is_err() || self.keeper.is_due();
+        if !is_wanted || self.rewrite_again_at.is_some_and(|time| now < time) {
             return;
         }
         let (peers, forwarder) = (&self.peers, &self.forwarder);
         let kept = peers.iter().filter_map(|(id, peer)| Some((describe(id, peer, forwarder)?, peer.as_fd())));
-        if let Err(errno) = self.keeper.rewrite(kept) {
+        let result = self.keeper.rewrite(kept);
+        self.rewrite_again_at = result.err().map(|errno| {
             let name = self.name();
             self.fault_log.line(
-                Instant::now(),
+                now,
                 format_args!("[tuntap-router] {name}: not all vassals would survive this router's death: {errno}"),
             );
-        }
+            now + REWRITE_PAUSE
+        });
     }
 }
 

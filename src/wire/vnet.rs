@@ -140,6 +140,16 @@ impl Offload {
         header
     }
 
+    /// Packets that the super-packet stands for; 0 if there is nothing to segment.
+    pub fn segments(&self, packet: &Ipv4Packet<'_>) -> usize {
+        match self.segmentation {
+            None => 0,
+            Some(Segmentation::Tcp { size, .. } | Segmentation::Udp { size }) => {
+                packet.total_len().saturating_sub(self.headers_len()).div_ceil(usize::from(size).max(1))
+            }
+        }
+    }
+
     /// Bytes of IP and TCP or UDP header that each segment repeats; 0 if there is nothing to segment.
     pub const fn headers_len(&self) -> usize {
         self.headers_len as usize
@@ -238,6 +248,18 @@ mod tests {
             Err(VnetError::Segmentation),
             "nothing to segment"
         );
+    }
+
+    #[test]
+    fn segments_are_counted_as_they_are_cut() {
+        for (payload_len, count) in [(1, 1), (1448, 1), (1449, 2), (1448 * 20, 20), (1448 * 20 + 1, 21)] {
+            let bytes = tcp(payload_len);
+            let packet = Ipv4Packet::parse(&bytes).expect("valid");
+            let offload = parse(header(NEEDS_CSUM, GSO_TCPV4, 1448, 20, 16), &bytes).expect("valid");
+            assert_eq!(offload.segments(&packet), count, "{payload_len}");
+        }
+        let bytes = tcp(3000);
+        assert_eq!(Offload::NONE.segments(&Ipv4Packet::parse(&bytes).expect("valid")), 0);
     }
 
     #[test]

@@ -31,6 +31,17 @@ fn vassals_reach_each_other_past_the_emperors_kernel() {
     assert!(is_reachable(&first, EMPEROR) && is_reachable(&emperor.netns, V2), "the Emperor is reached as before");
 }
 
+/// Past the kernel, a vassal with the Emperor's own address would be the Emperor for the others.
+#[test]
+fn switch_that_lets_anybody_claim_anything_is_warned_about() {
+    const WARNING: &str = "a vassal can claim any address that is free, the host's too";
+    let warned = |lines: &[&str]| emperor().lines(lines).start().log.text().contains(WARNING);
+    assert!(warned(&["tuntap-router-switch = true"]));
+    assert!(!warned(&["tuntap-router-switch = true", "tuntap-router-lease = 192.168.0.0/24 root"]));
+    assert!(!warned(&["tuntap-router-switch = true", "tuntap-router-firewall-out = deny 192.168.0.1 0.0.0.0"]));
+    assert!(!warned(&[]));
+}
+
 #[test]
 fn without_the_option_the_emperors_kernel_has_its_say() {
     let (emperor, first, second) = without_forwarding(emperor());
