@@ -49,6 +49,8 @@ pub fn check(data: &[u8]) {
         oracle: Oracle { rules, peers: Default::default() },
         added: 0,
     };
+    let wants_groups = (0..IDS).any(|group| scene.oracle.is_named(group));
+    assert_eq!(scene.forwarder.wants_groups(), wants_groups);
     while !input.is_empty() {
         scene.step(&mut input);
     }

@@ -23,6 +23,7 @@ pub fn check(data: &[u8]) {
         if let Ok(config) = result {
             check_understood(config);
             check_action(value, config);
+            check_word(option, value, config);
             check_grant(value, config);
             check_lease(value, config);
         }
@@ -63,6 +64,34 @@ fn check_action(value: &str, config: &Config) {
         let expected = if rule.target == Action::Allow { "allow" } else { "deny" };
         assert_eq!(words.first().map(String::as_str), Some(expected), "{value}");
     }
+}
+
+/// A value that is one word means what the README says.
+fn check_word(option: OptionName, value: &str, config: &Config) {
+    let word = value.trim();
+    let says_yes = matches!(word, "" | "true");
+    let says_no = word == "false";
+    let holds = match option {
+        OptionName::Switch => (says_yes || says_no) && config.switch == says_yes,
+        OptionName::DeviceRequired => (says_yes || says_no) && config.device_required == says_yes,
+        OptionName::Sandbox => match config.sandbox {
+            Sandbox::On => says_yes || word == "on",
+            Sandbox::Off => says_no || word == "off",
+            Sandbox::Strict => word == "strict",
+        },
+        OptionName::LeaseDefault => match config.lease_default {
+            Some(Uncovered::Allow) => word == "allow",
+            Some(Uncovered::Deny) => word == "deny",
+            None => false,
+        },
+        OptionName::UseCredentials => match &config.credentials {
+            Credentials::Shown => says_yes,
+            Credentials::Off => says_no,
+            Credentials::Symbol(symbol) => !says_yes && !says_no && symbol == word,
+        },
+        _ => true,
+    };
+    assert!(holds, "{} = {value}", option.as_str());
 }
 
 /// A number is taken if the README says so, and then as it is.
