@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use tuntap_plugin::config::{Config, ConfigErrors, Credentials, OptionName, Sandbox, resolve_leases};
 use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
+use tuntap_plugin::policy::targets::TargetRange;
 use tuntap_plugin::wire::rule::{Direction, MAX_RULES, MaskedAddress, PeerRule, RuleAction};
 
 /// Reads the options, one by one and together.
@@ -22,10 +23,12 @@ pub fn check(data: &[u8]) {
         check_number(option, value, result.as_ref());
         if let Ok(config) = result {
             check_understood(config);
-            check_action(value, config);
+            check_action(option, value, config);
             check_word(option, value, config);
-            check_grant(value, config);
-            check_lease(value, config);
+            check_grant(option, value, config);
+            if option == OptionName::Lease {
+                check_lease(value, config);
+            }
         }
     }
     match Config::from_options(options.iter().copied()) {
@@ -56,14 +59,17 @@ fn check_understood(config: &Config) {
     check_again(config);
 }
 
-/// No rule of a chain says anything but what its first word says.
-fn check_action(value: &str, config: &Config) {
-    let rule = config.firewall_in.iter().chain(&config.firewall_out).next();
-    if let Some(rule) = rule {
-        let words = shlex::split(value).expect("it was split before");
-        let expected = if rule.target == Action::Allow { "allow" } else { "deny" };
-        assert_eq!(words.first().map(String::as_str), Some(expected), "{value}");
-    }
+/// The rule of a chain says what its first word says.
+fn check_action(option: OptionName, value: &str, config: &Config) {
+    let chain = match option {
+        OptionName::FirewallIn => &config.firewall_in,
+        OptionName::FirewallOut => &config.firewall_out,
+        _ => return,
+    };
+    let words = shlex::split(value).expect("it was split before");
+    let actions: Vec<_> =
+        chain.iter().map(|rule| if rule.target == Action::Allow { "allow" } else { "deny" }).collect();
+    assert_eq!(actions, words[..1], "{value}");
 }
 
 /// A value that is one word means what the README says.
@@ -112,26 +118,25 @@ fn check_number(option: OptionName, value: &str, result: Result<&Config, &Config
 }
 
 /// What is allowed is what was written, and never more of it.
-fn check_grant(value: &str, config: &Config) {
-    for range in &config.device_routes {
-        let (prefix, port) = match value.trim().split_once(':') {
-            _ if value.trim() == "any" => ("0.0.0.0/0", None),
-            Some((prefix, port)) => (prefix, port.parse().ok()),
-            None => (value.trim(), None),
-        };
-        assert_eq!((range.prefix, range.port), (written(prefix), port), "{value}");
-        assert_ne!(range.port, Some(0), "{value}");
-    }
-    for source in &config.gateway_sources {
-        assert_eq!(*source, written(value.trim()), "{value}");
+fn check_grant(option: OptionName, value: &str, config: &Config) {
+    let word = value.trim();
+    match option {
+        OptionName::DeviceRoute => {
+            let (prefix, port) = match word.split_once(':') {
+                None if word == "any" => ("0.0.0.0/0", None),
+                Some((prefix, port)) => (prefix, Some(port.parse().expect("a port"))),
+                None => (word, None),
+            };
+            assert_eq!(config.device_routes, [TargetRange { prefix: written(prefix), port }], "{value}");
+            assert_ne!(port, Some(0), "{value}");
+        }
+        OptionName::GatewayAllow => assert_eq!(config.gateway_sources, [written(word)], "{value}"),
+        _ => {}
     }
 }
 
 /// A lease is for whom its last word says; names are looked up, and those that nobody has are named.
 fn check_lease(value: &str, config: &Config) {
-    if config.leases.is_empty() {
-        return;
-    }
     let words = shlex::split(value).expect("it was split before");
     let [prefix, holder] = words.as_slice() else { panic!("{words:?}") };
     let (name, group) = holder.strip_prefix('@').map_or((holder.as_str(), false), |name| (name, true));
