@@ -7,9 +7,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 use tuntap_plugin::policy::drops::DropReason;
-use tuntap_plugin::policy::forward::{Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy};
+use tuntap_plugin::policy::forward::{
+    Assignment, Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict,
+};
+use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule, RuleList};
-use tuntap_plugin::policy::registry::{Claim, PeerId};
+use tuntap_plugin::policy::registry::PeerId;
+use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
 use tuntap_plugin::wire::ip::Ipv4Packet;
 use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, RuleAction};
 
@@ -17,6 +21,9 @@ use super::input::Input;
 
 /// Peers at a time.
 const PEERS: usize = 4;
+
+/// Users, and groups.
+const IDS: u32 = 5;
 
 /// Makes a router's policy and lets things happen to it.
 pub fn check(data: &[u8]) {
@@ -29,12 +36,21 @@ pub fn check(data: &[u8]) {
         routes: RuleList::new(rules.routes.iter().copied()),
         has_gateway: rules.has_gateway,
         switch: rules.switch,
+        leases: Leases::new(rules.leases.iter().copied(), rules.uncovered),
+        // As the plugin does it: peers may name what the router's own routes name.
+        device_routes: AllowedTargets::new(
+            rules.routes.iter().map(|route| route.target),
+            rules.device_routes.iter().copied(),
+        ),
+        gateway_sources: rules.gateway_sources.iter().copied().collect(),
     };
     let mut scene = Scene {
         forwarder: Forwarder::new(policy, seed),
         oracle: Oracle { rules, peers: Default::default() },
         added: 0,
     };
+    let wants_groups = (0..IDS).any(|group| scene.oracle.is_named(group));
+    assert_eq!(scene.forwarder.wants_groups(), wants_groups);
     while !input.is_empty() {
         scene.step(&mut input);
     }
@@ -47,26 +63,63 @@ struct Rules {
     routes: Vec<Rule<SocketAddrV4>>,
     has_gateway: bool,
     switch: bool,
+    leases: Vec<Lease>,
+    uncovered: Uncovered,
+    device_routes: Vec<TargetRange>,
+    gateway_sources: Vec<Ipv4Net>,
 }
 
 fn read_policy(input: &mut Input<'_>) -> Rules {
     let flags = input.byte();
     let action = |input: &mut Input<'_>| if input.flag() { Action::Deny } else { Action::Allow };
-    Rules {
+    let mut rules = Rules {
         firewall_in: read_rules(input, action),
         firewall_out: read_rules(input, action),
         routes: read_rules(input, target),
         has_gateway: flags & 1 != 0,
         switch: flags & 2 != 0,
+        leases: Vec::new(),
+        uncovered: Uncovered::Allow,
+        device_routes: Vec::new(),
+        gateway_sources: Vec::new(),
+    };
+    if flags & 4 != 0 {
+        rules.uncovered = if input.flag() { Uncovered::Allow } else { Uncovered::Deny };
+        rules.leases = (0..input.below(8)).map(|_| read_lease(input)).collect();
     }
+    if flags & 8 != 0 {
+        rules.device_routes = (0..input.below(4)).map(|_| read_range(input)).collect();
+    }
+    if flags & 16 != 0 {
+        rules.gateway_sources = (0..input.below(4)).map(|_| net(input)).collect();
+    }
+    rules
 }
 
 fn read_rules<T>(input: &mut Input<'_>, target: impl Fn(&mut Input<'_>) -> T) -> Vec<Rule<T>> {
-    let net = |input: &mut Input<'_>| {
-        let len = u8::try_from(input.below(33)).expect("at most 32");
-        Ipv4Net::new_assert(address(input), len)
-    };
     (0..input.below(8)).map(|_| Rule { src: net(input), dst: net(input), target: target(input) }).collect()
+}
+
+fn read_lease(input: &mut Input<'_>) -> Lease {
+    let prefix = net(input);
+    let holder = input.byte();
+    let number = u32::from(holder >> 1) % IDS;
+    Lease { prefix, holder: if holder & 1 == 0 { Holder::User(number) } else { Holder::Group(number) } }
+}
+
+fn read_range(input: &mut Input<'_>) -> TargetRange {
+    let len = u8::try_from(input.below(33)).expect("at most 32");
+    let port = input.flag();
+    let target = target(input);
+    TargetRange { prefix: Ipv4Net::new_assert(*target.ip(), len), port: port.then_some(target.port()) }
+}
+
+/// Users and groups have the same few numbers, so that mistaking one for the other shows.
+fn read_identity(input: &mut Input<'_>) -> Identity {
+    let mut id = || u32::from(input.byte()) % IDS;
+    let (uid, gid) = (id(), id());
+    let count = input.below(4);
+    Identity { uid, gid, groups: (0..count).map(|_| u32::from(input.byte()) % IDS).collect() }
 }
 
 fn read_peer_rules(input: &mut Input<'_>) -> Vec<PeerRule> {
@@ -94,8 +147,15 @@ fn read_peer_rules(input: &mut Input<'_>) -> Vec<PeerRule> {
         .collect()
 }
 
+/// Few addresses and few ports, so that those of peers and of the router meet.
 fn target(input: &mut Input<'_>) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), input.word())
+    let [last, port] = input.array();
+    SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, last), port.into())
+}
+
+fn net(input: &mut Input<'_>) -> Ipv4Net {
+    let len = u8::try_from(input.below(33)).expect("at most 32");
+    Ipv4Net::new_assert(address(input), len)
 }
 
 fn address(input: &mut Input<'_>) -> Ipv4Addr {
@@ -129,24 +189,29 @@ impl Scene {
             Some(peer) if kind < 0xf0 => peer.id,
             _ => PeerId { index: u32::try_from(slot).expect("below PEERS"), generation: u32::MAX },
         };
-        match kind % 8 {
-            0 => self.replace_peer(slot, id),
-            1 => {
-                self.forwarder.remove_peer(id);
-                self.oracle.remove(id);
+        match kind % 12 {
+            0 => {
+                self.add_peer(slot, id, input);
             }
+            1 => self.remove_peer(id),
             2 => {
                 let address = address(input);
                 assert_eq!(self.forwarder.assign(id, address), self.oracle.assign(id, address));
             }
             3 => {
                 let rules = read_peer_rules(input);
-                self.forwarder.set_rules(id, rules.clone());
-                if let Some(peer) = self.oracle.peer_mut(id) {
-                    peer.rules = rules;
-                }
+                let verdict = self.forwarder.set_rules(id, rules.clone());
+                assert_eq!(verdict, self.oracle.set_rules(id, rules));
             }
-            4 | 5 => {
+            6 => self.inward(input, Origin::Tun),
+            7 => self.inward(input, Origin::Gateway),
+            8 => self.restore_peer(slot, id, input),
+            9 => self.identify(id, input),
+            10 => {
+                let source = address(input);
+                assert_eq!(self.forwarder.accepts_datagrams_of(source), self.oracle.accepts_datagrams_of(source));
+            }
+            _ => {
                 let (src, dst) = (address(input), address(input));
                 let bytes = packet(src, dst);
                 let packet = Ipv4Packet::parse(&bytes).expect("a packet");
@@ -156,24 +221,75 @@ impl Scene {
                     "{id:?} {src} {dst}"
                 );
             }
-            6 => self.inward(input, Origin::Tun),
-            _ => self.inward(input, Origin::Gateway),
         }
+        self.check_peers();
+    }
+
+    /// What the statistics show, and what a router that is started again is told.
+    fn check_peers(&self) {
         for peer in self.oracle.peers.iter().flatten() {
             assert_eq!(self.forwarder.address(peer.id), peer.held);
-            assert_eq!(self.forwarder.rules_count(peer.id), peer.rules.len());
+            assert!(self.forwarder.rules(peer.id).eq(&peer.rules));
+            let identity = self.forwarder.identity(peer.id).expect("a peer");
+            let mut groups = peer.identity.groups.clone();
+            groups.retain(|group| self.oracle.is_named(*group));
+            assert_eq!(*identity, Identity { groups, ..peer.identity.clone() });
         }
     }
 
-    fn replace_peer(&mut self, slot: usize, id: PeerId) {
+    fn remove_peer(&mut self, id: PeerId) {
         self.forwarder.remove_peer(id);
         self.oracle.remove(id);
-        // A stale name has removed nobody.
-        if self.oracle.peers[slot].is_none() {
-            let id = PeerId { index: id.index, generation: self.added };
+    }
+
+    /// A name for a peer in the place of another one. A stale name has removed nobody.
+    fn make_room(&mut self, slot: usize, id: PeerId) -> Option<PeerId> {
+        self.remove_peer(id);
+        let generation = self.added;
+        self.oracle.peers[slot].is_none().then_some(PeerId { index: id.index, generation })
+    }
+
+    fn add_peer(&mut self, slot: usize, id: PeerId, input: &mut Input<'_>) {
+        let identity = self.identity(input);
+        if let Some(id) = self.make_room(slot, id) {
             self.added += 1;
-            self.forwarder.add_peer(id);
-            self.oracle.peers[slot] = Some(Peer { id, held: None, assigned: None, rules: Vec::new() });
+            self.forwarder.add_peer(id, identity.clone());
+            self.oracle.peers[slot] = Some(Peer::new(id, identity));
+        }
+    }
+
+    fn restore_peer(&mut self, slot: usize, id: PeerId, input: &mut Input<'_>) {
+        let identity = self.identity(input);
+        let address = input.flag().then(|| address(input));
+        let rules = read_peer_rules(input);
+        if let Some(id) = self.make_room(slot, id) {
+            self.added += 1;
+            self.forwarder.restore(id, identity.clone(), rules.clone(), address);
+            self.oracle.peers[slot] = Some(Peer { rules, has_sent: true, ..Peer::new(id, identity) });
+            if let Some(address) = address {
+                self.oracle.assign(id, address);
+            }
+        }
+    }
+
+    /// The router asks a peer who it is before anything else.
+    fn identify(&mut self, id: PeerId, input: &mut Input<'_>) {
+        let identity = self.identity(input);
+        if self.oracle.peer_mut(id).is_some_and(|peer| peer.held.is_some() || peer.assigned.is_some()) {
+            return;
+        }
+        self.forwarder.identify(id, identity.clone());
+        if let Some(peer) = self.oracle.peer_mut(id) {
+            peer.identity = identity;
+        }
+    }
+
+    /// Without leases nobody asks who a peer is.
+    fn identity(&self, input: &mut Input<'_>) -> Identity {
+        if self.oracle.rules.leases.is_empty() {
+            Identity { uid: 0, gid: 0, groups: Vec::new() }
+        } else {
+            read_identity(input)
         }
     }
 
@@ -201,9 +317,17 @@ struct Oracle {
 
 struct Peer {
     id: PeerId,
+    identity: Identity,
     held: Option<Ipv4Addr>,
     assigned: Option<Ipv4Addr>,
     rules: Vec<PeerRule>,
+    has_sent: bool,
+}
+
+impl Peer {
+    fn new(id: PeerId, identity: Identity) -> Self {
+        Self { id, identity, held: None, assigned: None, rules: Vec::new(), has_sent: false }
+    }
 }
 
 impl Oracle {
@@ -221,15 +345,64 @@ impl Oracle {
         }
     }
 
-    fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Claim> {
+    fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Assignment> {
         let holder = self.holder(address).map(|peer| peer.id);
-        let peer = self.peer_mut(id).filter(|peer| peer.held.is_none())?;
+        let peer = self.peers.iter().flatten().find(|peer| peer.id == id && peer.held.is_none())?;
+        if !self.is_leased_to(address, &peer.identity) {
+            return Some(Assignment::NotLeased);
+        }
+        let peer = self.peer_mut(id)?;
         peer.assigned = Some(address);
         if let Some(holder) = holder {
-            return Some(Claim::HeldBy(holder));
+            return Some(Assignment::HeldBy(holder));
         }
         peer.held = Some(address);
-        Some(Claim::Granted)
+        Some(Assignment::Granted)
+    }
+
+    fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) -> Option<RulesVerdict> {
+        let targets =
+            rules.iter().filter(|rule| rule.direction == Direction::Out).filter_map(|rule| match rule.action {
+                RuleAction::Route(target) => Some(target),
+                RuleAction::Allow | RuleAction::Deny => None,
+            });
+        let refused_target = targets.filter(|_| self.rules.has_gateway).find(|target| !self.may_name(*target));
+        let peer = self.peer_mut(id)?;
+        if !peer.has_sent {
+            peer.rules = rules;
+            return Some(RulesVerdict::Applied { refused_target });
+        }
+        Some(if peer.rules == rules { RulesVerdict::Unchanged } else { RulesVerdict::Frozen })
+    }
+
+    /// One of the leases that cover the address is the peer's, or none covers it and that is enough.
+    fn is_leased_to(&self, address: Ipv4Addr, identity: &Identity) -> bool {
+        let covering: Vec<_> = self.rules.leases.iter().filter(|lease| within(address, lease.prefix)).collect();
+        if covering.is_empty() {
+            return self.rules.uncovered == Uncovered::Allow;
+        }
+        covering.iter().any(|lease| match lease.holder {
+            Holder::User(uid) => identity.uid == uid,
+            Holder::Group(gid) => identity.gid == gid || identity.groups.contains(&gid),
+        })
+    }
+
+    /// Whether there is a lease of the group.
+    fn is_named(&self, group: u32) -> bool {
+        self.rules.leases.iter().any(|lease| lease.holder == Holder::Group(group))
+    }
+
+    /// The gateway is the target of a route of the router, or among those that the operator names.
+    fn may_name(&self, target: SocketAddrV4) -> bool {
+        self.rules.routes.iter().any(|route| route.target == target)
+            || self.rules.device_routes.iter().any(|range| {
+                within(*target.ip(), range.prefix) && (range.port.is_none() || range.port == Some(target.port()))
+            })
+    }
+
+    fn accepts_datagrams_of(&self, source: Ipv4Addr) -> bool {
+        let sources = &self.rules.gateway_sources;
+        sources.is_empty() || sources.iter().any(|net| within(source, *net))
     }
 
     fn outward(&mut self, id: PeerId, src: Ipv4Addr, dst: Ipv4Addr) -> OutwardVerdict {
@@ -238,7 +411,9 @@ impl Oracle {
             return drop(DropReason::Firewall);
         }
         let holder = self.holder(src).map(|peer| peer.id);
-        let Some(peer) = self.peer_mut(id) else { return drop(DropReason::NoPeer) };
+        let Some(peer) = self.peers.iter().flatten().find(|peer| peer.id == id) else {
+            return drop(DropReason::NoPeer);
+        };
         let mut claimed = None;
         if peer.held != Some(src) {
             if peer.held.is_some() || peer.assigned.is_some_and(|address| address != src) {
@@ -248,17 +423,24 @@ impl Oracle {
             if peer.assigned.is_none() && !belongs_to_a_host {
                 return drop(DropReason::InvalidSource);
             }
+            if !self.is_leased_to(src, &peer.identity) {
+                return drop(DropReason::NotLeased);
+            }
             if let Some(holder) = holder {
                 return OutwardVerdict { to: Outward::Contested { address: src, holder }, claimed: None };
             }
-            peer.held = Some(src);
             claimed = Some(src);
         }
-        let to = match first_of_peer(&peer.rules, Direction::Out, src, dst) {
+        let peer = self.peer_mut(id).expect("it was found above");
+        peer.held = Some(src);
+        peer.has_sent = true;
+        let rules = peer.rules.clone();
+        let to = match first_of_peer(&rules, Direction::Out, src, dst) {
             Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
-            Some(RuleAction::Route(target)) if self.rules.has_gateway => Outward::Gateway(target),
-            Some(RuleAction::Route(_)) => Outward::Drop(DropReason::NoGateway),
-            _ => self.route(src, dst),
+            Some(RuleAction::Route(_)) if !self.rules.has_gateway => Outward::Drop(DropReason::NoGateway),
+            Some(RuleAction::Route(target)) if !self.may_name(target) => Outward::Drop(DropReason::RouteTarget),
+            Some(RuleAction::Route(target)) => Outward::Gateway(target),
+            Some(RuleAction::Allow) | None => self.route(src, dst),
         };
         OutwardVerdict { to, claimed }
     }
@@ -293,11 +475,13 @@ impl Oracle {
     }
 }
 
+/// Host bits of the prefix don't count.
+fn within(address: Ipv4Addr, net: Ipv4Net) -> bool {
+    let difference = address.to_bits() ^ net.addr().to_bits();
+    difference.leading_zeros() >= u32::from(net.prefix_len())
+}
+
 fn first<T: Copy>(rules: &[Rule<T>], src: Ipv4Addr, dst: Ipv4Addr) -> Option<T> {
-    let within = |address: Ipv4Addr, net: Ipv4Net| {
-        let difference = address.to_bits() ^ net.addr().to_bits();
-        difference.leading_zeros() >= u32::from(net.prefix_len())
-    };
     rules.iter().find(|rule| within(src, rule.src) && within(dst, rule.dst)).map(|rule| rule.target)
 }
 

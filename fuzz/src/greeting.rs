@@ -54,6 +54,7 @@ fn check_answer(payload: &[u8]) {
     let expected = match (payload.first(), payload.get(1)) {
         (Some(1), Some(1)) => Some(Answer::Attached),
         (Some(1), Some(0)) => Some(Answer::Refused),
+        (Some(1), Some(2)) => Some(Answer::Renew),
         _ => None,
     };
     assert_eq!(answer, expected);

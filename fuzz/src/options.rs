@@ -3,9 +3,14 @@
 //! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8, or name no option of ours,
 //! never reach the configuration.
 
-use tuntap_plugin::config::{Config, OptionName};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use tuntap_plugin::config::{Config, ConfigErrors, Credentials, OptionName, Sandbox, resolve_leases};
+use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
-use tuntap_plugin::wire::rule::MAX_RULES;
+use tuntap_plugin::policy::targets::TargetRange;
+use tuntap_plugin::wire::rule::{Direction, MAX_RULES, MaskedAddress, PeerRule, RuleAction};
 
 /// Reads the options, one by one and together.
 pub fn check(data: &[u8]) {
@@ -14,10 +19,16 @@ pub fn check(data: &[u8]) {
     let errors_alone: Vec<_> =
         alone.iter().flat_map(|result| result.as_ref().err()).flat_map(|errors| &errors.0).collect();
 
-    for ((_, value), result) in options.iter().zip(&alone) {
+    for (&(option, value), result) in options.iter().zip(&alone) {
+        check_number(option, value, result.as_ref());
         if let Ok(config) = result {
             check_understood(config);
-            check_action(value, config);
+            check_action(option, value, config);
+            check_word(option, value, config);
+            check_grant(option, value, config);
+            if option == OptionName::Lease {
+                check_lease(value, config);
+            }
         }
     }
     match Config::from_options(options.iter().copied()) {
@@ -48,14 +59,126 @@ fn check_understood(config: &Config) {
     check_again(config);
 }
 
-/// No rule of a chain says anything but what its first word says.
-fn check_action(value: &str, config: &Config) {
-    let rule = config.firewall_in.iter().chain(&config.firewall_out).next();
-    if let Some(rule) = rule {
-        let words = shlex::split(value).expect("it was split before");
-        let expected = if rule.target == Action::Allow { "allow" } else { "deny" };
-        assert_eq!(words.first().map(String::as_str), Some(expected), "{value}");
+/// The rule of a chain says what its first word says.
+fn check_action(option: OptionName, value: &str, config: &Config) {
+    let chain = match option {
+        OptionName::FirewallIn => &config.firewall_in,
+        OptionName::FirewallOut => &config.firewall_out,
+        _ => return,
+    };
+    let words = shlex::split(value).expect("it was split before");
+    let actions: Vec<_> =
+        chain.iter().map(|rule| if rule.target == Action::Allow { "allow" } else { "deny" }).collect();
+    assert_eq!(actions, words[..1], "{value}");
+}
+
+/// A value that is one word means what the README says.
+fn check_word(option: OptionName, value: &str, config: &Config) {
+    let word = value.trim();
+    let says_yes = matches!(word, "" | "true");
+    let says_no = word == "false";
+    let holds = match option {
+        OptionName::Switch => (says_yes || says_no) && config.switch == says_yes,
+        OptionName::DeviceRequired => (says_yes || says_no) && config.device_required == says_yes,
+        OptionName::Sandbox => match config.sandbox {
+            Sandbox::On => says_yes || word == "on",
+            Sandbox::Off => says_no || word == "off",
+            Sandbox::Strict => word == "strict",
+        },
+        OptionName::LeaseDefault => match config.lease_default {
+            Some(Uncovered::Allow) => word == "allow",
+            Some(Uncovered::Deny) => word == "deny",
+            None => false,
+        },
+        OptionName::UseCredentials => match &config.credentials {
+            Credentials::Shown => says_yes,
+            Credentials::Off => says_no,
+            Credentials::Symbol(symbol) => !says_yes && !says_no && symbol == word,
+        },
+        _ => true,
+    };
+    assert!(holds, "{} = {value}", option.as_str());
+}
+
+/// A number is taken if the README says so, and then as it is.
+fn check_number(option: OptionName, value: &str, result: Result<&Config, &ConfigErrors>) {
+    let (least, most, taken): (_, _, fn(&Config) -> u128) = match option {
+        OptionName::BusyPoll => (0, 1000, |config| config.busy_poll.as_micros()),
+        OptionName::DeviceTimeout => (0, 3600, |config| config.device_timeout.as_secs().into()),
+        OptionName::MaxPeers => (1, 65_536, |config| config.limits.peers as u128),
+        OptionName::MaxPeersPerUid => (0, 65_536, |config| config.limits.peers_per_uid as u128),
+        OptionName::MaxUnclaimed => (1, 65_536, |config| config.limits.unclaimed as u128),
+        OptionName::UnclaimedTimeout => (1, 3600, |config| config.limits.unclaimed_timeout.as_secs().into()),
+        OptionName::MaxQueue => (131_072, 16_777_216, |config| config.limits.queued_bytes as u128),
+        OptionName::MaxDeviceRules => (0, 341, |config| config.limits.device_rules as u128),
+        _ => return,
+    };
+    let expected = value.trim().parse().ok().filter(|number| (least..=most).contains(number));
+    assert_eq!(result.ok().map(taken), expected, "{} = {value}", option.as_str());
+}
+
+/// What is allowed is what was written, and never more of it.
+fn check_grant(option: OptionName, value: &str, config: &Config) {
+    let word = value.trim();
+    match option {
+        OptionName::DeviceRoute => {
+            let (prefix, port) = match word.split_once(':') {
+                None if word == "any" => ("0.0.0.0/0", None),
+                Some((prefix, port)) => (prefix, Some(port.parse().expect("a port"))),
+                None => (word, None),
+            };
+            assert_eq!(config.device_routes, [TargetRange { prefix: written(prefix), port }], "{value}");
+            assert_ne!(port, Some(0), "{value}");
+        }
+        OptionName::GatewayAllow => assert_eq!(config.gateway_sources, [written(word)], "{value}"),
+        _ => {}
     }
+}
+
+/// A lease is for whom its last word says; names are looked up, and those that nobody has are named.
+fn check_lease(value: &str, config: &Config) {
+    let words = shlex::split(value).expect("it was split before");
+    let [prefix, holder] = words.as_slice() else { panic!("{words:?}") };
+    let (name, group) = holder.strip_prefix('@').map_or((holder.as_str(), false), |name| (name, true));
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let id = if is_number { name.parse().expect("a number") } else { id_of(name) };
+    let holder = if group { Holder::Group(id) } else { Holder::User(id) };
+    assert_eq!(leases(config), [Lease { prefix: written(prefix), holder }], "{value}");
+    assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
+
+    let nobody = |_: &str| Ok(None);
+    match resolve_leases(&config.leases, nobody, nobody) {
+        Ok(_) => assert!(is_number, "{value}"),
+        Err(errors) => {
+            assert!(!is_number && errors.0.len() == 1, "{errors}");
+            assert!(errors.to_string().starts_with(&format!("tuntap-router-lease = {value}: ")), "{errors}");
+        }
+    }
+}
+
+/// The leases on a machine where every name is known.
+fn leases(config: &Config) -> Vec<Lease> {
+    let known = |name: &str| Ok(Some(id_of(name)));
+    resolve_leases(&config.leases, known, known).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Any number that differs from name to name, mostly.
+fn id_of(name: &str) -> u32 {
+    name.bytes().fold(0, |id: u32, byte| id.wrapping_mul(31).wrapping_add(byte.into())) >> 1
+}
+
+/// An address and a length, without host bits.
+fn written(word: &str) -> Ipv4Net {
+    let (address, len) = word.split_once('/').map_or((word, None), |(address, len)| (address, Some(len)));
+    let address: Ipv4Addr = address.parse().expect("an address");
+    let len = match len {
+        Some(len) => len.parse().expect("a length"),
+        None if address.is_unspecified() => 0,
+        None => 32,
+    };
+    let net = Ipv4Net::new(address, len).expect("a prefix");
+    assert_eq!(net.network(), address, "{word}");
+    net
 }
 
 /// What everything behind the configuration relies on.
@@ -77,46 +200,108 @@ fn check_bounds(config: &Config) {
         assert!(device.socket.as_deref().is_none_or(is_socket), "{device:?}");
     }
     assert!(config.routes.iter().all(|route| route.target.port() != 0));
-    assert!(config.busy_poll.as_micros() <= 1000);
     assert!(config.device_rules.len() <= MAX_RULES);
 }
 
 /// What was understood, written out in full, means the same.
 fn check_again(config: &Config) {
-    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
-    let chain = |name, rules: &[Rule<Action>]| -> Vec<_> {
-        let word = |action| if action == Action::Allow { "allow" } else { "deny" };
-        rules.iter().map(|rule| (name, format!("{} {} {}", word(rule.target), rule.src, rule.dst))).collect()
-    };
-    let mut options = chain(OptionName::FirewallIn, &config.firewall_in);
-    options.extend(chain(OptionName::FirewallOut, &config.firewall_out));
+    let mut options = Vec::new();
+    write_rules(config, &mut options);
+    write_grants(config, &mut options);
+    write_routers(config, &mut options);
+    write_devices(config, &mut options);
+    let again = Config::from_options(options.iter().map(|(name, value)| (*name, value.as_str())))
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(leases(&again), leases(config));
+    // Their values were written in other words.
+    let without_leases = |config: &Config| Config { leases: Vec::new(), ..config.clone() };
+    assert_eq!(without_leases(&again), without_leases(config));
+}
+
+/// An option and its value.
+type Written = (OptionName, String);
+
+fn write_rules(config: &Config, options: &mut Vec<Written>) {
+    let word = |action| if action == Action::Allow { "allow" } else { "deny" };
+    let rule = |rule: &Rule<Action>| format!("{} {} {}", word(rule.target), rule.src, rule.dst);
+    options.extend(config.firewall_in.iter().map(|it| (OptionName::FirewallIn, rule(it))));
+    options.extend(config.firewall_out.iter().map(|it| (OptionName::FirewallOut, rule(it))));
     for route in &config.routes {
         options.push((OptionName::Route, format!("{} {} {}", route.src, route.dst, route.target)));
     }
+}
+
+fn write_grants(config: &Config, options: &mut Vec<Written>) {
+    for lease in leases(config) {
+        let holder = match lease.holder {
+            Holder::User(uid) => uid.to_string(),
+            Holder::Group(gid) => format!("@{gid}"),
+        };
+        options.push((OptionName::Lease, format!("{} {holder}", lease.prefix)));
+    }
+    if let Some(uncovered) = config.lease_default {
+        let word = if uncovered == Uncovered::Allow { "allow" } else { "deny" };
+        options.push((OptionName::LeaseDefault, word.to_owned()));
+    }
+    for range in &config.device_routes {
+        let port = range.port.map(|port| format!(":{port}")).unwrap_or_default();
+        options.push((OptionName::DeviceRoute, format!("{}{port}", range.prefix)));
+    }
+    options.extend(config.gateway_sources.iter().map(|net| (OptionName::GatewayAllow, net.to_string())));
+}
+
+fn write_routers(config: &Config, options: &mut Vec<Written>) {
+    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
     for router in &config.routers {
         let stats = router.stats.as_ref().map_or("", |address| address.as_str());
         let gateway = router.gateway.map(|address| address.to_string()).unwrap_or_default();
         let words = [&router.device, &router.socket, stats].map(quoted).join(" ");
         options.push((OptionName::Router, format!("{words} {gateway}")));
     }
+    let sandbox = match config.sandbox {
+        Sandbox::Off => "off",
+        Sandbox::On => "on",
+        Sandbox::Strict => "strict",
+    };
+    let limits = &config.limits;
+    options.extend([
+        (OptionName::Switch, config.switch.to_string()),
+        (OptionName::BusyPoll, config.busy_poll.as_micros().to_string()),
+        (OptionName::Sandbox, sandbox.to_owned()),
+        (OptionName::MaxPeers, limits.peers.to_string()),
+        (OptionName::MaxPeersPerUid, limits.peers_per_uid.to_string()),
+        (OptionName::MaxUnclaimed, limits.unclaimed.to_string()),
+        (OptionName::UnclaimedTimeout, limits.unclaimed_timeout.as_secs().to_string()),
+        (OptionName::MaxQueue, limits.queued_bytes.to_string()),
+        (OptionName::MaxDeviceRules, limits.device_rules.to_string()),
+    ]);
+}
+
+fn write_devices(config: &Config, options: &mut Vec<Written>) {
     for device in &config.devices {
         let socket = device.socket.as_deref().unwrap_or_default();
         options.push((OptionName::Device, format!("{} {socket}", device.name)));
     }
-    options.push((OptionName::Switch, config.switch.to_string()));
-    options.push((OptionName::BusyPoll, config.busy_poll.as_micros().to_string()));
+    options.extend(config.device_rules.iter().map(|rule| (OptionName::DeviceRule, device_rule(rule))));
+    let credentials = match &config.credentials {
+        Credentials::Off => "false",
+        Credentials::Shown => "true",
+        Credentials::Symbol(symbol) => symbol,
+    };
+    options.extend([
+        (OptionName::UseCredentials, credentials.to_owned()),
+        (OptionName::DeviceTimeout, config.device_timeout.as_secs().to_string()),
+        (OptionName::DeviceRequired, config.device_required.to_string()),
+    ]);
+}
 
-    let again = Config::from_options(options.iter().map(|(name, value)| (*name, value.as_str())))
-        .unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(
-        (again.firewall_in, again.firewall_out, again.routes, again.routers, again.devices),
-        (
-            config.firewall_in.clone(),
-            config.firewall_out.clone(),
-            config.routes.clone(),
-            config.routers.clone(),
-            config.devices.clone()
-        )
-    );
-    assert_eq!((again.switch, again.busy_poll), (config.switch, config.busy_poll));
+fn device_rule(rule: &PeerRule) -> String {
+    let pattern = |it: MaskedAddress| format!("{}/{}", Ipv4Addr::from_bits(it.address), it.mask.leading_ones());
+    let direction = if rule.direction == Direction::In { "in" } else { "out" };
+    let action = match rule.action {
+        RuleAction::Allow => "allow".to_owned(),
+        RuleAction::Deny => "deny".to_owned(),
+        RuleAction::Route(target) => format!("route {target}"),
+    };
+    format!("{direction} {} {} {action}", pattern(rule.src), pattern(rule.dst))
 }
