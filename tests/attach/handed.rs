@@ -32,19 +32,21 @@ impl Handed {
     /// With a device of another name or layout, which the router is to take all the same.
     #[track_caller]
     pub fn attach_as(emperor: &Emperor, address: Ipv4Addr, name: &str, layout: libc::c_int) -> Self {
-        Self::attach_over(emperor.connect(), emperor, address, name, layout)
+        Self::attach_over(|| emperor.connect(), emperor, address, name, layout)
     }
 
     /// Over a connection that is there already.
     #[track_caller]
     pub fn attach_over(
-        mut peer: RawPeer,
+        connect: impl FnOnce() -> RawPeer + Send,
         emperor: &Emperor,
         address: Ipv4Addr,
         name: &str,
         layout: libc::c_int,
     ) -> Self {
         let netns = Netns::new();
+        // From there, as a vassal does.
+        let mut peer = netns.run(connect);
         let device = tun::make(&netns, name, layout);
         tun::set_header_len(&device, HEADER_LEN);
         netns.sh(&format!("ip addr add {address}/24 dev {name}"));

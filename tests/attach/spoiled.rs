@@ -219,7 +219,7 @@ fn expensive_namespace_is_not_attached_again_soon() {
     wait_until_left(&emperor);
     let other = tun::make(&netns, "other", ATTACHABLE);
     for descriptor in [device.as_fd(), other.as_fd()] {
-        let mut again = emperor.connect();
+        let mut again = netns.run(|| emperor.connect());
         offer(&mut again, &hello(), &[descriptor]);
         assert_eq!(answer(&mut again), Answer::Refused);
         assert!(again.echo(V2, EMPEROR, wait::SHORT), "frames are served");
@@ -239,7 +239,7 @@ fn user_with_an_expensive_namespace_is_not_attached_again_soon() {
     const USER: u32 = 20_001;
     let emperor = emperor().line("chmod-socket = 666").start();
     let honest = start_attached(&emperor, "v1", V1);
-    let handed = Handed::attach_over(emperor.connect_as(USER), &emperor, V2, DEVICE, ATTACHABLE);
+    let handed = Handed::attach_over(|| emperor.connect_as(USER), &emperor, V2, DEVICE, ATTACHABLE);
     make_expensive(&emperor, &handed.netns);
     send_to(&emperor, 200);
     wait_until_detached(&emperor);
