@@ -1,4 +1,4 @@
-"""What the demo prints, and its memory of what was not as it should be."""
+"""What the demo and the soak test print, and its memory of what was not as it should be."""
 
 
 class Report:
