@@ -26,6 +26,16 @@ class Report:
             self.say(f"FAILED  {what}: expected {expected!r}, seen {seen!r}")
         return agrees
 
+    def bound(self, what, seen, most, unit=""):
+        """Like check, for what may be less."""
+        self.checks += 1
+        text = f"{what}: {seen:.6g}{unit}, at most {most:.6g}{unit}"
+        if seen <= most:
+            self.say(f"ok      {text}")
+        else:
+            self.failures.append(text)
+            self.say(f"FAILED  {text}")
+
     def cell(self, what, seen, expected):
         """Like check, for a cell of a table: it prints nothing and returns what to print."""
         self.checks += 1
