@@ -9,6 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::busy_poll::BusyPoll;
 use super::gateway::PathMtus;
+use super::inward::PACKET_BUDGET;
 use super::queue::SpareBuffers;
 use super::restore;
 use super::stats::Totals;
@@ -61,6 +62,8 @@ pub struct EventLoop<'a> {
     pub(super) started: Instant,
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
+    /// Packets from peers since the TUN device was read.
+    pub(super) outward_streak: usize,
 }
 
 impl<'a> EventLoop<'a> {
@@ -105,6 +108,7 @@ impl<'a> EventLoop<'a> {
             started,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             keeper,
+            outward_streak: 0,
         };
         this.restore(legacy.peers);
         Ok(this)
@@ -118,6 +122,11 @@ impl<'a> EventLoop<'a> {
             for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
+                }
+                // All packets towards the peers come by the one device, those of a flood among vassals, too. With one
+                // turn beside many peers' turns its queue would overflow, and the honest would hear nobody any more.
+                if self.outward_streak >= PACKET_BUDGET {
+                    self.read_tun()?;
                 }
             }
             self.flush_peers();

@@ -111,6 +111,7 @@ impl EventLoop<'_> {
     }
 
     pub(super) fn forward_outward(&mut self, id: PeerId, parcel: Result<Parcel<'_>, DropReason>) {
+        self.outward_streak += 1;
         match parcel.and_then(|parcel| self.send_outward(id, &parcel)) {
             Ok(()) => {
                 if let Some(peer) = self.peers.get_mut(id) {
