@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -25,7 +26,10 @@ class World:
     def __init__(self, lab, uwsgi, plugins):
         self.lab = lab
         self.uwsgi = uwsgi
-        self.plugins = plugins
+        # A vassal that reloads loads the plugin once more, under its own uid, which may not read the repository.
+        self.plugins = lab.dir / "plugins"
+        self.plugins.mkdir()
+        shutil.copy(plugins / "tuntap_plugin.so", self.plugins)
         self.stats_path = lab.dir / "stats"
         self.socket_path = lab.dir / "router"
         self.log = lab.dir / "emperor.log"
