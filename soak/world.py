@@ -37,8 +37,9 @@ class World:
         self.emperor = None
         self.router = None
         self.vassals = {}
-        # Namespaces whose sockets count.
+        # All namespaces, and those among them of the peers.
         self.spaces = []
+        self.peer_spaces = []
 
     def start(self):
         self.host = self.space("host")
@@ -58,6 +59,13 @@ class World:
             self.spaces.append(self.vassals[name])
         self.router = wait_for("the router's process", 5, self.find_router)
         router.check_plugin(self.router, self.plugins)
+
+    def peer_space(self, name):
+        space = self.space(name)
+        # Otherwise the kernel's own packets come before the claims.
+        space.must("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        self.peer_spaces.append(space)
+        return space
 
     def space(self, name):
         space = self.lab.namespace(name)
@@ -159,10 +167,14 @@ class World:
             "descriptors of the master": len(os.listdir(f"/proc/{below[0]}/fd")),
             "processes": len(below),
             "network namespaces": len({rig.net_namespace(pid) for pid in below}),
-            "sockets": sum(sockets(space) for space in self.spaces),
+            "sockets": sum(sockets(space) for space in self.spaces if space not in self.peer_spaces),
             "devices": sum(len(devices(space)) for space in self.spaces),
             "files": len(list(self.lab.dir.rglob("*"))),
         }
+
+    def sockets_of_peers(self):
+        """An accepted connection counts where the other end is."""
+        return sum(sockets(space) for space in self.peer_spaces)
 
     def memory(self):
         """In bytes."""
