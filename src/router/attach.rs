@@ -50,6 +50,9 @@ impl EventLoop<'_> {
     fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
         let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
         let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
+        if self.closer.is_full() {
+            return Err(StreamReason::Busy);
+        }
         let tun = Tun::adopt_shared(descriptor).map_err(|error| StreamReason::Device(error.to_string()))?;
         if !tun.has_header() {
             return Err(StreamReason::NoHeader);
@@ -74,6 +77,7 @@ impl EventLoop<'_> {
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);
+            self.closer.close(tun);
         }
         if let Some(serial) = serial {
             self.strike_out(serial);

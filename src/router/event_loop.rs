@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
+use super::closer::Closer;
 use super::gateway::PathMtus;
 use super::inward::PACKET_BUDGET;
 use super::queue::SpareBuffers;
@@ -62,6 +63,7 @@ pub struct EventLoop<'a> {
     pub(super) started: Instant,
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
+    pub(super) closer: Closer,
     /// Packets from peers since the TUN device was read.
     pub(super) outward_streak: usize,
 }
@@ -108,6 +110,7 @@ impl<'a> EventLoop<'a> {
             started,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             keeper,
+            closer: Closer::start().map_err(RouterError::Thread)?,
             outward_streak: 0,
         };
         this.restore(legacy.peers);

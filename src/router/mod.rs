@@ -3,6 +3,7 @@
 mod accept;
 mod attach;
 mod busy_poll;
+mod closer;
 mod departure;
 mod event_loop;
 mod gateway;
@@ -137,6 +138,9 @@ pub enum RouterError {
     /// There is nobody left who would start a router again.
     #[error("the master process is gone")]
     MasterGone,
+    /// The thread that closes devices can't be started.
+    #[error("can't start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),

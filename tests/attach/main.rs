@@ -11,6 +11,7 @@ mod tun;
 mod world;
 
 mod bulk;
+mod fairness;
 mod gateway;
 mod lifecycle;
 mod offers;
