@@ -1,5 +1,6 @@
 //! What many peers do at once costs the others nothing.
 
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -46,15 +47,18 @@ fn flood_of_answers_does_not_drown_others() {
     const FLOODERS: u8 = 30;
     let emperor = emperor().start();
     let honest = start_attached(&emperor, "v1", V1);
+    let mut peers: Vec<_> = (0..FLOODERS)
+        .map(|number| {
+            let address = Ipv4Addr::new(192, 168, 0, 100 + number);
+            let frame = wire::frame(wire::PACKET, &packet::echo_request(address, EMPEROR, 1, 64));
+            (emperor.peer(address), frame.repeat(512))
+        })
+        .collect();
     let is_over = AtomicBool::new(false);
     let answered = thread::scope(|scope| {
-        for number in 0..FLOODERS {
-            let address = std::net::Ipv4Addr::new(192, 168, 0, 100 + number);
-            let mut peer = emperor.peer(address);
-            let frame = wire::frame(wire::PACKET, &packet::echo_request(address, EMPEROR, 1, 64));
-            let batch = frame.repeat(512);
+        for (peer, batch) in &mut peers {
             let is_over = &is_over;
-            scope.spawn(move || while !is_over.load(Ordering::Relaxed) && peer.try_send_bytes(&batch).is_ok() {});
+            scope.spawn(move || while !is_over.load(Ordering::Relaxed) && peer.try_send_bytes(batch).is_ok() {});
         }
         let answered = pings_answered(&honest, EMPEROR, 20, &["-W", "2"]);
         is_over.store(true, Ordering::Relaxed);
