@@ -19,7 +19,10 @@ BENCH_ARGS ?=
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
 
-.PHONY: all plugin not-packaged install uninstall hosts demo bench test fuzz memcheck clean help
+# --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
+SOAK_ARGS ?=
+
+.PHONY: all plugin not-packaged install uninstall hosts demo bench soak test fuzz memcheck clean help
 
 all: plugin
 
@@ -88,6 +91,12 @@ bench:
 	@$(MAKE) --no-print-directory plugin
 	@timeout --signal=INT --kill-after=30 1200 bench/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(BENCH_ARGS)
 
+# SECONDS=60 is how long the peers are there; SEED=... throws the dice of an earlier run again.
+soak:
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory plugin
+	@soak/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(SECONDS:%=--seconds %) $(SEED:%=--seed %) $(SOAK_ARGS)
+
 test:
 	@scripts/setup test
 	@scripts/hosts
@@ -115,6 +124,8 @@ help:
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
 	@echo "                slirp4netns and pasta; about five minutes (root)"
+	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
+	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"

@@ -1,14 +1,11 @@
 """Ways of joining two network namespaces."""
 
-import json
-import os
-import re
-import socket
 import subprocess
 from pathlib import Path
 
 import helpers
 import lab as rig
+import router
 from lab import Namespace, Trouble, wait_for
 
 ROUTER_ADDRESS = "10.0.0.1"
@@ -285,7 +282,7 @@ class Router(Subject):
         self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESS, "emperor0")
         if not self.router_lives():
             self.router = self.find_router()
-            self.check_plugin()
+            router.check_plugin(self.router, self.plugins)
             if self.idle:
                 self.add_idle_peers()
 
@@ -323,27 +320,13 @@ class Router(Subject):
         return [self.router]
 
     def find_router(self):
-        """The stats tell the pid that the router has in its own PID namespace."""
-        inner = str(self.stats()["pid"])
-        for pid in rig.descendants(self.emperor.pid):
-            if inner_pid(pid) == inner:
-                return pid
-        raise Trouble(f"{self.key} has no process with the pid {inner}")
+        pid = router.find_process(self.stats(), self.emperor.pid)
+        if pid is None:
+            raise Trouble(f"{self.key} has no process that its stats name")
+        return pid
 
     def stats(self):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
-            client.connect(str(self.dir / "stats"))
-            answer = b"".join(iter(lambda: client.recv(65536), b""))
-        return json.loads(answer)
-
-    def check_plugin(self):
-        """uWSGI falls back to its own folder, where another plugin of the same name may lie."""
-        maps = Path(f"/proc/{self.router}/maps").read_text()
-        loaded = set(re.findall(r"/\S*tuntap_plugin\.so", maps))
-        wanted = {os.path.realpath(f"{self.plugins}/tuntap_plugin.so")}
-        if loaded != wanted:
-            raise Trouble(f"{self.key} runs {loaded}, not {wanted}")
+        return router.stats(self.dir / "stats")
 
     def add_idle_peers(self):
         if self.idlers is None:
@@ -352,31 +335,17 @@ class Router(Subject):
             set_kernel(self.idle_space, "ipv6/conf/default/disable_ipv6", 1)
         else:
             self.lab.end(self.idlers)
-        before = proportional_memory(self.router)
+        before = router.proportional_memory(self.router)
         kind = "attached" if self.attached else "stream"
         arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESS]
         self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
         wanted = self.idle + len(VASSALS)
         wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)
         if self.memory_per_peer is None:
-            self.memory_per_peer = (proportional_memory(self.router) - before) / self.idle
+            self.memory_per_peer = (router.proportional_memory(self.router) - before) / self.idle
 
     def addresses(self):
         return sum(1 for peer in self.stats()["peers"] if peer["addr"] not in ("", "0.0.0.0"))
-
-
-def inner_pid(pid):
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return re.search(r"^NSpid:.*\s(\d+)$", status, re.MULTILINE)[1]
-
-
-def proportional_memory(pid):
-    """Bytes of a process's memory; pages that it shares count in part."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
 
 
 def has_switch(uwsgi, plugins):

@@ -1,4 +1,4 @@
-"""Network namespaces, processes and files of the demo and the benchmark. They exist as long as the script that made
+"""Network namespaces, processes and files of the demo, the benchmark and the soak test. They exist as long as the script that made
 them runs.
 
 Nothing has a name that the machine could see: a namespace is held by a process, and all processes die with the

@@ -1,4 +1,4 @@
-"""The machine's own network settings, which the demo and the benchmark must leave alone."""
+"""The machine's own network settings, which demo, benchmark and soak test must leave alone."""
 
 import re
 import subprocess

@@ -29,6 +29,8 @@ impl EventLoop<'_> {
     /// A peer said hello: takes its device, if that is one that can be trusted, and tells it.
     pub(super) fn attach(&mut self, id: PeerId, hello: &[u8], descriptor: Option<OwnedFd>) {
         let Some(peer) = self.peers.get(id) else { return };
+        // What is refused may be the last copy, which is not to be closed here.
+        let copy = descriptor.as_ref().and_then(|descriptor| descriptor.try_clone().ok());
         let device = self.check_device(peer, hello, descriptor).and_then(|(offloads, tun)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
             self.epoll.add(&tun, event).map_err(StreamReason::Watch)?;
@@ -43,6 +45,9 @@ impl EventLoop<'_> {
                 self.keep(id);
             }
             Err(reason) => {
+                if let Some(copy) = copy {
+                    self.closer.close(copy);
+                }
                 let serial = peer.store_serial.take();
                 peer.path = Path::Stream(reason);
                 if let Some(serial) = serial {
@@ -61,6 +66,9 @@ impl EventLoop<'_> {
     ) -> Result<(Offloads, Tun), StreamReason> {
         let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
         let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
+        if self.closer.is_full() {
+            return Err(StreamReason::Busy);
+        }
         let tun = Tun::adopt_shared(descriptor).map_err(|error| StreamReason::Device(error.to_string()))?;
         if !tun.has_header() {
             return Err(StreamReason::NoHeader);
@@ -93,6 +101,7 @@ impl EventLoop<'_> {
             }
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);
+            self.closer.close(tun.into());
         }
         if let Some(serial) = serial {
             self.strike_out(serial);

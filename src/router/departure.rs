@@ -31,9 +31,10 @@ impl EventLoop<'_> {
         }
         // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
         let _ = self.epoll.delete(&peer);
-        if let Path::Attached(tun) = &peer.path {
+        if let Path::Attached(tun) = peer.path {
             // Its vassal has a copy of the descriptor, which would go on waking us.
-            let _ = self.epoll.delete(tun);
+            let _ = self.epoll.delete(&tun);
+            self.closer.close(tun.into());
         }
         let now = Instant::now();
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);

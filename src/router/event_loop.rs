@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
+use super::closer::Closer;
 use super::gateway::PathMtus;
+use super::inward::PACKET_BUDGET;
 use super::meter::ExpensiveTime;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
@@ -71,6 +73,9 @@ pub struct EventLoop<'a> {
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
     pub(super) rewrite_again_at: Option<Instant>,
+    pub(super) closer: Closer,
+    /// Packets from peers since the TUN device was read.
+    pub(super) outward_streak: usize,
 }
 
 impl<'a> EventLoop<'a> {
@@ -121,6 +126,8 @@ impl<'a> EventLoop<'a> {
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             keeper,
             rewrite_again_at: None,
+            closer: Closer::default(),
+            outward_streak: 0,
         };
         this.restore(legacy.peers);
         Ok(this)
@@ -134,6 +141,11 @@ impl<'a> EventLoop<'a> {
             for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
+                }
+                // All packets towards the peers come by the one device, those of a flood among vassals, too. With one
+                // turn beside many peers' turns its queue would overflow, and the honest would hear nobody any more.
+                if self.outward_streak >= PACKET_BUDGET {
+                    self.read_tun()?;
                 }
             }
             self.flush_peers();

@@ -24,8 +24,9 @@ use crate::wire::frame::{FrameKind, HEADER_LEN};
 use crate::wire::segment::for_each_packet;
 use crate::wire::vnet::VNET_HEADER_LEN;
 
-/// Packets read from the TUN device, or datagrams from the gateway, in one wake-up, before the peers get their turn.
-const PACKET_BUDGET: usize = 64;
+/// Packets read from the TUN device, or datagrams from the gateway, before the peers get their turn. The TUN device may
+/// be read for as many as the peers have sent since its last turn.
+pub(super) const PACKET_BUDGET: usize = 64;
 
 impl EventLoop<'_> {
     pub(super) fn read_tun(&mut self) -> Result<(), RouterError> {
@@ -39,7 +40,7 @@ impl EventLoop<'_> {
     }
 
     fn forward_from_tun(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        for _ in 0..PACKET_BUDGET {
+        for _ in 0..std::mem::take(&mut self.outward_streak).max(PACKET_BUDGET) {
             let len = match self.tun().recv(buffer) {
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),

@@ -3,6 +3,7 @@
 mod accept;
 mod attach;
 mod busy_poll;
+mod closer;
 mod departure;
 mod event_loop;
 mod gateway;

@@ -78,8 +78,9 @@ impl EventLoop<'_> {
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let is_first = peer.stage != Stage::Frames;
-        if frame.kind != FrameKind::Rules {
+        if is_first && frame.kind != FrameKind::Rules {
             peer.stage = Stage::Frames;
+            socket::receive_descriptors(peer.as_fd(), false);
         }
         // Only a hello has use for what came with the first bytes.
         let offered = peer.offered.take();
@@ -121,6 +122,7 @@ impl EventLoop<'_> {
     }
 
     pub(super) fn forward_outward(&mut self, id: PeerId, parcel: Result<Parcel<'_>, DropReason>) {
+        self.outward_streak += 1;
         match parcel.and_then(|parcel| self.send_outward(id, &parcel)) {
             Ok(()) => {
                 if let Some(peer) = self.peers.get_mut(id) {

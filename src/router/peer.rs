@@ -68,6 +68,9 @@ pub enum StreamReason {
     /// Packets that are written to it take too long to be received there.
     #[error("packets take too much time in its network namespace")]
     SlowWrites,
+    /// The devices of peers that left are still being closed.
+    #[error("too many devices of other peers are still being closed")]
+    Busy,
     /// There is no descriptor or memory left to watch the device.
     #[error("its device can't be watched: {0}")]
     Watch(nix::errno::Errno),

@@ -59,6 +59,7 @@ impl EventLoop<'_> {
 
     fn restore_peer(&mut self, kept: KeptPeer, connection: OwnedFd) {
         // It may say hello once more, as in its first frame.
+        socket::receive_descriptors(connection.as_fd(), true);
         let mut peer = Peer::new(connection, kept.credentials, Stage::FirstFrame);
         peer.path = Path::Stream(StreamReason::Restored);
         peer.store_serial = Some(self.keeper.new_serial());

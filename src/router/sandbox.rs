@@ -181,16 +181,23 @@ impl Confinement {
 impl EventLoop<'_> {
     /// Gives up what forwarding doesn't need. Where the kernel lacks a part, the log says which, and the others hold.
     pub fn confine(&mut self) {
-        self.confinement = confine(self.setup);
+        let (setup, closer) = (self.setup, &mut self.closer);
+        self.confinement = confine(setup, || {
+            if let Err(error) = closer.start() {
+                setup.logger.line(format_args!("[tuntap-router] {}: can't start a thread: {error}", setup.tun.name()));
+            }
+        });
     }
 }
 
-fn confine(setup: &Setup) -> Confinement {
+/// `start_threads` is called where threads inherit what was given up so far, and can still be started.
+fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     let line = |text: &dyn Display| {
         setup.logger.line(format_args!("[tuntap-router] {}: sandbox: {text}", setup.tun.name()));
     };
     if setup.sandbox == Sandbox::Off {
         line(&"off");
+        start_threads();
         return Confinement::found();
     }
     pin_time_zone();
@@ -203,11 +210,13 @@ fn confine(setup: &Setup) -> Confinement {
     let found = Confinement::found();
     if matches!(setup.credentials, CredentialsCheck::Hook(_)) && setup.sandbox != Sandbox::Strict {
         line(&"without landlock and seccomp for the function of tuntap-use-credentials; \"strict\" puts it inside");
+        start_threads();
         return found;
     }
     let landlock = sandbox::restrict_files(setup.socket_files.iter().map(|file| folder(file.path())))
         .inspect_err(|error| line(&format_args!("without landlock: {error}")))
         .ok();
+    start_threads();
     let seccomp = sandbox::restrict_syscalls(&POLICY, format!("[tuntap-router] {}", setup.tun.name()))
         .inspect_err(|error| line(&format_args!("without seccomp: {error}")))
         .is_ok();

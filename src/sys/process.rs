@@ -115,10 +115,14 @@ pub fn pin_time_zone() {
     unsafe { libc::localtime_r(&0, broken_down.as_mut_ptr()) };
 }
 
-/// Runs `start`, which starts threads, so that these get no signals: they belong to the main thread.
+/// Runs `start`, which starts threads, so that these get no signals: they belong to the main thread. What a thread causes
+/// itself it gets all the same, so that the handlers that tell of it do.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
+    let mut blocked = SigSet::all();
+    let own = [Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV, Signal::SIGSYS, Signal::SIGTRAP];
+    own.into_iter().for_each(|signal| blocked.remove(signal));
     let mut before = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut before))?;
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut before))?;
     let result = start();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     Ok(result)

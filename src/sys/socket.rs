@@ -141,6 +141,9 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
     Ok((message.bytes, credentials))
 }
 
+/// asm-generic/socket.h; newer than libc.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
 /// Most that a send buffer can be set to, in bytes: the kernel doubles the value.
 pub const LARGEST_BUFFER: usize = (libc::c_int::MAX / 2) as usize;
 
@@ -156,6 +159,22 @@ pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
         // The buffer stays as long as it may be.
         let _ = kernel::setsockopt(&fd, sockopt::SndBuf, &bytes);
     }
+}
+
+/// Says whether descriptors may come with what arrives (SO_PASSRIGHTS, Linux 6.16). Elsewhere they may, and are closed
+/// when they are not asked for.
+pub fn receive_descriptors(fd: BorrowedFd<'_>, may_come: bool) {
+    let value = libc::c_int::from(may_come);
+    // SAFETY: the option is an int, which lives through the call.
+    let _ = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0),
+        )
+    };
 }
 
 /// Ends a connection for everybody who has a copy of its descriptor.
@@ -318,6 +337,20 @@ mod tests {
             let mut rest = [0; 1];
             assert_eq!(nix::unistd::read(&read_end, &mut rest), Ok(0), "{count} descriptors");
         }
+    }
+
+    #[test]
+    fn descriptors_can_be_kept_out() {
+        let (sender, receiver) = UnixStream::pair().expect("a pair");
+        receive_descriptors(receiver.as_fd(), false);
+        let sent = send_with_descriptor(sender.as_fd(), b"x", sender.as_fd());
+        // An older kernel sends it.
+        assert!(matches!(sent, Err(Errno::EPERM) | Ok(1)), "{sent:?}");
+        receive_descriptors(receiver.as_fd(), true);
+        assert_eq!(send_with_descriptor(sender.as_fd(), b"y", sender.as_fd()), Ok(1));
+        let mut buffer = [0; 1];
+        let (count, descriptor) = recv_with_descriptor(receiver.as_fd(), &mut buffer).expect("a message");
+        assert_eq!((count, descriptor.is_some()), (1, true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What these tests have in common: routers, what the kernel says of their processes, and C functions that run in them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,12 +14,19 @@ pub fn emperor() -> EmperorIni {
     EmperorIni::new(Host::usual(), Subject::Ours)
 }
 
-/// A line of `/proc/<pid>/status`.
+/// A line of `/proc/<pid>/task/<tid>/status`, the same for all threads.
 #[track_caller]
 pub fn status(pid: i32, key: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    value.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let values: BTreeSet<String> = threads
+        .map(|thread| {
+            let status = std::fs::read_to_string(thread.expect("an entry").path().join("status")).expect("it runs");
+            let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            value.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+        })
+        .collect();
+    assert_eq!(values.len(), 1, "all threads have the same {key}: {values:?}");
+    values.into_iter().next().unwrap_or_default()
 }
 
 const NO_CAPABILITY: &str = "0000000000000000";

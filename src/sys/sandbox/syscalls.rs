@@ -82,8 +82,8 @@ pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
     let action = SigAction::new(SigHandler::SigAction(on_denied_call), SaFlags::empty(), SigSet::all());
     // SAFETY: the handler calls nothing but write(2) and _exit(2), and formats numbers and static texts on its stack.
     unsafe { sigaction(Signal::SIGSYS, &action) }?;
-    seccompiler::apply_filter(&refusing)?;
-    seccompiler::apply_filter(&allowing)?;
+    seccompiler::apply_filter_all_threads(&refusing)?;
+    seccompiler::apply_filter_all_threads(&allowing)?;
     Ok(())
 }
 

@@ -1,17 +1,18 @@
-"""The benchmark's own small programs, and who answers them."""
+"""Small programs in C, which are compiled when a script starts."""
 
 import subprocess
 from pathlib import Path
 
 from lab import Trouble, wait_for
 
-SOURCES = Path(__file__).resolve().parent / "c"
+# What they share.
+HEADERS = Path(__file__).resolve().parent / "c"
 
 
-def compile_all(folder):
-    """Compiles every helper into a folder."""
-    for source in sorted(SOURCES.glob("*.c")):
-        command = ["cc", "-O2", "-Wall", "-o", folder / source.stem, source]
+def compile_all(sources, folder):
+    """Compiles every program of one folder into another."""
+    for source in sorted(sources.glob("*.c")):
+        command = ["cc", "-O2", "-Wall", "-I", HEADERS, "-o", folder / source.stem, source]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
             raise Trouble(f"{source.name} can't be compiled: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""What the demo prints, and its memory of what was not as it should be."""
+"""What the demo and the soak test print, and its memory of what was not as it should be."""
 
 
 class Report:
@@ -25,6 +25,16 @@ class Report:
             self.failures.append(f"{what}: expected {expected!r}, seen {seen!r}")
             self.say(f"FAILED  {what}: expected {expected!r}, seen {seen!r}")
         return agrees
+
+    def bound(self, what, seen, most, unit=""):
+        """Like check, for what may be less."""
+        self.checks += 1
+        text = f"{what}: {seen:.6g}{unit}, at most {most:.6g}{unit}"
+        if seen <= most:
+            self.say(f"ok      {text}")
+        else:
+            self.failures.append(text)
+            self.say(f"FAILED  {text}")
 
     def cell(self, what, seen, expected):
         """Like check, for a cell of a table: it prints nothing and returns what to print."""

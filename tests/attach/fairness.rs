@@ -1,0 +1,68 @@
+//! What many peers do at once costs the others nothing.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::common::emperor::{EMPEROR, V1};
+use crate::common::netns::Netns;
+use crate::common::packet;
+use crate::common::probe::pings_answered;
+use crate::common::wait;
+use crate::common::wire;
+use crate::hello::{Answer, answer, hello, offer};
+use crate::tun::{self, ATTACHABLE};
+use crate::world::{emperor, start_attached};
+
+/// The kernel takes some 15 ms for each, and whoever closes the last descriptor waits for it.
+#[test]
+fn devices_that_end_at_once_hold_nobody_up() {
+    const DEVICES: usize = 200;
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let netns = Netns::new();
+    let peers: Vec<_> = (0..DEVICES)
+        .map(|number| {
+            let mut peer = emperor.connect();
+            let device = tun::make(&netns, &format!("many{number}"), ATTACHABLE);
+            offer(&mut peer, &hello(), &[device.as_fd()]);
+            assert_eq!(answer(&mut peer), Answer::Attached);
+            peer
+        })
+        .collect();
+    drop(peers);
+    emperor.wait_for_stats("the peers are gone", |stats| stats.peers().len() == 1);
+    assert!(netns.has_device(&format!("many{}", DEVICES - 1)), "the router did not wait for the ends of their devices");
+    assert_eq!(pings_answered(&honest, EMPEROR, 3, &[]), 3);
+    wait::until_true("the devices are gone", wait::LONG, || {
+        (0..DEVICES).all(|number| !netns.has_device(&format!("many{number}")))
+    });
+}
+
+/// All that comes to peers comes by the one device of the router. Its queue must not overflow while many peers have
+/// their turns.
+#[test]
+fn flood_of_answers_does_not_drown_others() {
+    const FLOODERS: u8 = 30;
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let mut peers: Vec<_> = (0..FLOODERS)
+        .map(|number| {
+            let address = Ipv4Addr::new(192, 168, 0, 100 + number);
+            let frame = wire::frame(wire::PACKET, &packet::echo_request(address, EMPEROR, 1, 64));
+            (emperor.peer(address), frame.repeat(512))
+        })
+        .collect();
+    let is_over = AtomicBool::new(false);
+    let answered = thread::scope(|scope| {
+        for (peer, batch) in &mut peers {
+            let is_over = &is_over;
+            scope.spawn(move || while !is_over.load(Ordering::Relaxed) && peer.try_send_bytes(batch).is_ok() {});
+        }
+        let answered = pings_answered(&honest, EMPEROR, 20, &["-W", "2"]);
+        is_over.store(true, Ordering::Relaxed);
+        answered
+    });
+    assert!(answered >= 15, "{answered} of 20 pings were answered");
+}
