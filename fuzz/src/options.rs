@@ -59,7 +59,7 @@ fn check_understood(config: &Config) {
     check_again(config);
 }
 
-/// The rule of a chain says what its first word says.
+/// The rule of a chain says what was written. An action alone is for every packet.
 fn check_action(option: OptionName, value: &str, config: &Config) {
     let chain = match option {
         OptionName::FirewallIn => &config.firewall_in,
@@ -67,9 +67,17 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
         _ => return,
     };
     let words = shlex::split(value).expect("it was split before");
-    let actions: Vec<_> =
-        chain.iter().map(|rule| if rule.target == Action::Allow { "allow" } else { "deny" }).collect();
-    assert_eq!(actions, words[..1], "{value}");
+    let (action, src, dst) = match words.as_slice() {
+        [action] => (action, "0.0.0.0", "0.0.0.0"),
+        [action, src, dst] => (action, src.as_str(), dst.as_str()),
+        _ => panic!("{words:?}"),
+    };
+    let target = match action.as_str() {
+        "allow" => Action::Allow,
+        "deny" => Action::Deny,
+        _ => panic!("{words:?}"),
+    };
+    assert_eq!(*chain, [Rule { src: pattern(src).trunc(), dst: pattern(dst).trunc(), target }], "{value}");
 }
 
 /// A value that is one word means what the README says.
@@ -167,8 +175,15 @@ fn id_of(name: &str) -> u32 {
     name.bytes().fold(0, |id: u32, byte| id.wrapping_mul(31).wrapping_add(byte.into())) >> 1
 }
 
-/// An address and a length, without host bits.
+/// What somebody is allowed: an address and a length, without host bits.
 fn written(word: &str) -> Ipv4Net {
+    let net = pattern(word);
+    assert_eq!(net, net.trunc(), "{word}");
+    net
+}
+
+/// An address and a length.
+fn pattern(word: &str) -> Ipv4Net {
     let (address, len) = word.split_once('/').map_or((word, None), |(address, len)| (address, Some(len)));
     let address: Ipv4Addr = address.parse().expect("an address");
     let len = match len {
@@ -176,9 +191,7 @@ fn written(word: &str) -> Ipv4Net {
         None if address.is_unspecified() => 0,
         None => 32,
     };
-    let net = Ipv4Net::new(address, len).expect("a prefix");
-    assert_eq!(net.network(), address, "{word}");
-    net
+    Ipv4Net::new(address, len).expect("a prefix")
 }
 
 /// What everything behind the configuration relies on.
@@ -296,12 +309,12 @@ fn write_devices(config: &Config, options: &mut Vec<Written>) {
 }
 
 fn device_rule(rule: &PeerRule) -> String {
-    let pattern = |it: MaskedAddress| format!("{}/{}", Ipv4Addr::from_bits(it.address), it.mask.leading_ones());
+    let masked = |it: MaskedAddress| format!("{}/{}", Ipv4Addr::from_bits(it.address), it.mask.leading_ones());
     let direction = if rule.direction == Direction::In { "in" } else { "out" };
     let action = match rule.action {
         RuleAction::Allow => "allow".to_owned(),
         RuleAction::Deny => "deny".to_owned(),
         RuleAction::Route(target) => format!("route {target}"),
     };
-    format!("{direction} {} {} {action}", pattern(rule.src), pattern(rule.dst))
+    format!("{direction} {} {} {action}", masked(rule.src), masked(rule.dst))
 }

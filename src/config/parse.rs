@@ -53,23 +53,28 @@ pub fn number(value: &str, min: u64, max: u64) -> Result<u64, Problem> {
 
 /// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.
 pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
-    let wrong = || Problem::Prefix(word.to_owned());
-    if word.contains('/') {
-        return word.parse::<Ipv4Net>().map(|net| net.trunc()).map_err(|_| wrong());
-    }
-    let address: Ipv4Addr = word.parse().map_err(|_| wrong())?;
-    let len = if address.is_unspecified() { 0 } else { 32 };
-    Ipv4Net::new(address, len).map_err(|_| wrong())
+    prefix_as_written(word).map(|net| net.trunc())
 }
 
 /// A pattern for what somebody is allowed. A mistake would allow too much, so that host bits are one.
 pub fn exact_prefix(word: &str) -> Result<Ipv4Net, Problem> {
-    let network = prefix(word)?;
-    let written: Option<Ipv4Addr> = word.split('/').next().and_then(|address| address.parse().ok());
-    match written.filter(|address| *address != network.network()) {
-        Some(address) => Err(Problem::HostBits { word: word.to_owned(), network, host: address.into() }),
-        None => Ok(network),
+    let written = prefix_as_written(word)?;
+    if written.addr() != written.network() {
+        let word = word.to_owned();
+        return Err(Problem::HostBits { word, network: written.trunc(), host: written.addr().into() });
     }
+    Ok(written)
+}
+
+fn prefix_as_written(word: &str) -> Result<Ipv4Net, Problem> {
+    let wrong = || Problem::Prefix(word.to_owned());
+    // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
+    let address: Ipv4Addr = word.split('/').next().and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
+    if word.contains('/') {
+        return word.parse().map_err(|_| wrong());
+    }
+    let len = if address.is_unspecified() { 0 } else { 32 };
+    Ipv4Net::new(address, len).map_err(|_| wrong())
 }
 
 /// Address and port of another router's gateway.

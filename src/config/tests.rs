@@ -184,8 +184,15 @@ fn firewall_rules_that_stop_the_start() {
         message,
         "tuntap-router-firewall-out = deyn 192.168.0.0/24 0.0.0.0: unknown action \"deyn\", expected allow or deny"
     );
-    for value in ["", "Deny", "deny 1.2.3.4", "deny 1.2.3.4 5.6.7.8 9", "deny 1.2.3 0.0.0.0", "deny 1.2.3.4/33 0.0.0.0"]
-    {
+    for value in [
+        "",
+        "Deny",
+        "deny 1.2.3.4",
+        "deny 1.2.3.4 5.6.7.8 9",
+        "deny 1.2.3 0.0.0.0",
+        "deny 1.2.3.4/33 0.0.0.0",
+        "deny 010.0.0.0/8 0.0.0.0",
+    ] {
         error(OptionName::FirewallIn, value);
     }
     assert!(error(OptionName::FirewallIn, "deny ::1 0.0.0.0").contains("IPv4"));
@@ -265,6 +272,8 @@ fn leases_that_stop_the_start() {
     }
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
+    let octal = error(OptionName::Lease, "010.0.0.5/24 app");
+    assert!(octal.contains("\"010.0.0.5/24\" is no IPv4 address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),
