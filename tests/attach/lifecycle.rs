@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::netns::Net;
 use crate::common::probe::{pings_answered, tcp_round_trip};
-use crate::common::processes::{descriptors, send};
+use crate::common::processes::{assert_descriptors, descriptors, send};
 use crate::common::wait;
 use crate::world::{emperor, is_attached, start_attached};
 
@@ -50,7 +50,7 @@ fn connection_survives_reloads() {
         assert!(is_attached(&emperor.stats(), V1), "after reload {round}");
     }
     assert_eq!(emperor.vassal_pid("v1"), pid, "it was a reload, not a new start");
-    assert_eq!(descriptors(emperor.router_pid()).len(), open);
+    assert_descriptors(emperor.router_pid(), open, "after reloads");
 }
 
 #[test]
@@ -96,5 +96,5 @@ fn killed_vassal_comes_back_attached() {
     emperor.wait_until_ready(mark, "v1");
     emperor.wait_for_stats("it is attached again", |stats| stats.peers().len() == 1 && is_attached(stats, V1));
     assert_eq!(pings_answered(&emperor.netns, V1, 5, &[]), 5);
-    assert_eq!(descriptors(emperor.router_pid()).len(), open, "the dead vassal's device is closed");
+    assert_descriptors(emperor.router_pid(), open, "the dead vassal's device is closed");
 }

@@ -13,7 +13,7 @@ use nix::unistd::pipe;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::netns::{Net, Netns};
 use crate::common::probe::is_reachable;
-use crate::common::processes::descriptors;
+use crate::common::processes::{assert_descriptors, descriptors};
 use crate::common::raw_peer::RawPeer;
 use crate::common::{packet, wait, wire};
 use crate::handed::Handed;
@@ -63,7 +63,7 @@ impl Scene {
     /// Whatever a peer has left, its own connection is all that the router holds of it.
     #[track_caller]
     fn assert_unharmed(&self, what: &str, peer: RawPeer) {
-        assert_eq!(descriptors(self.router).len(), self.descriptors + 1, "{what}: {:?}", descriptors(self.router));
+        assert_descriptors(self.router, self.descriptors + 1, what);
         drop(peer);
         self.assert_clean(what);
     }
@@ -71,7 +71,7 @@ impl Scene {
     #[track_caller]
     fn assert_clean(&self, what: &str) {
         self.emperor.wait_for_stats("the peer has left", |stats| stats.peers().len() == 1);
-        assert_eq!(descriptors(self.router).len(), self.descriptors, "{what}: {:?}", descriptors(self.router));
+        assert_descriptors(self.router, self.descriptors, what);
         assert!(is_reachable(&self.honest, EMPEROR), "{what}: the honest vassal is served");
         assert_eq!(self.emperor.router_pid(), self.router, "{what}: the router lives");
     }
@@ -167,7 +167,7 @@ fn second_hello_is_ignored() {
     let stats = scene.emperor.stats();
     assert_eq!(stats.drops_of(V2, "unknown_frame"), 2);
     assert!(stream_reason(&stats, V2).is_null());
-    assert_eq!(descriptors(scene.router).len(), scene.descriptors + 2, "the connection and the first device");
+    assert_descriptors(scene.router, scene.descriptors + 2, "the connection and the first device");
     drop(peer);
     scene.assert_clean("a second hello");
 }

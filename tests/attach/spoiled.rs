@@ -12,7 +12,7 @@ use nix::libc;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::netns::{Net, Netns};
 use crate::common::probe::pings_answered;
-use crate::common::processes::descriptors;
+use crate::common::processes::{assert_descriptors, descriptors};
 use crate::common::wait;
 use crate::handed::{DEVICE, Handed};
 use crate::hello::{Answer, answer, hello, offer};
@@ -103,7 +103,7 @@ fn deleted_device_ends_the_peer() {
     assert!(handed.peer.is_closed(wait::SHORT), "the router hangs up");
     wait_until_left(&emperor);
     emperor.log.wait_for_since(mark, "its device was deleted", wait::SHORT);
-    assert_eq!(descriptors(router).len(), before - 2, "neither connection nor device stays");
+    assert_descriptors(router, before - 2, "neither connection nor device stays");
     assert_calm(&emperor, &honest);
 }
 
@@ -116,7 +116,7 @@ fn peer_that_hangs_up_and_keeps_its_device_is_forgotten() {
     let Handed { peer, device, netns } = handed;
     drop(peer);
     wait_until_left(&emperor);
-    assert_eq!(descriptors(router).len(), before - 2, "neither connection nor device stays");
+    assert_descriptors(router, before - 2, "neither connection nor device stays");
     let sender = netns.run(|| UdpSocket::bind((V2, 0))).expect("the peer has its address");
     for _ in 0..100 {
         sender.send_to(b"nobody reads this", (V1, 9)).expect("sent");

@@ -141,6 +141,13 @@ pub fn descriptors(pid: i32) -> Vec<String> {
         .collect()
 }
 
+/// Waits until a process has so many descriptors open; a router closes devices a little later.
+#[track_caller]
+pub fn assert_descriptors(pid: i32, count: usize, what: &str) {
+    let reached = wait::try_until(wait::SHORT, || (descriptors(pid).len() == count).then_some(()));
+    assert!(reached.is_some(), "{what}: {count} descriptors were expected, not {:?}", descriptors(pid));
+}
+
 /// Whether a process has a file mapped, such as a plugin, under whatever path.
 pub fn has_mapped(pid: i32, file: &Path) -> bool {
     let Ok(file) = file.metadata() else { return false };

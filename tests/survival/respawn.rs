@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::host::{Host, Subject};
 use crate::common::probe::pings_answered;
-use crate::common::processes::{descriptors, send};
+use crate::common::processes::{assert_descriptors, descriptors, send};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::link::Connection;
@@ -88,7 +88,7 @@ fn restored_router_keeps_nothing_of_those_who_left() {
     let stats = emperor.wait_for_stats("the other one is attached again", |stats| is_attached(stats, V1));
     assert_eq!((stats.peers().len(), stats.peer(V2).is_some()), (1, false));
     // A connection and a device less.
-    assert_eq!(descriptors(emperor.router_pid()).len(), open - 2);
+    assert_descriptors(emperor.router_pid(), open - 2, "the one who left");
     emperor.start_vassal(&vassal("v2", V2));
     assert_eq!(pings_answered(&emperor.netns, V2, 3, &[]), 3, "its successor has the address");
 }
