@@ -48,3 +48,18 @@ int tuntap_host_bind_tcp(char *name) {
 	uwsgi.no_defer_accept = no_defer_accept;
 	return fd;
 }
+
+int tuntap_host_gateway_pid(const void *gateway)
+{
+	return ((const struct uwsgi_gateway *)gateway)->pid;
+}
+
+int tuntap_host_master_watch(int fd)
+{
+	return event_queue_add_fd_read(uwsgi.master_queue, fd);
+}
+
+void tuntap_host_master_unwatch(int fd)
+{
+	event_queue_del_fd(uwsgi.master_queue, fd, event_queue_read());
+}

@@ -35,4 +35,16 @@ int tuntap_host_ensure_master(void);
 int tuntap_host_bind_unix(char *name);
 int tuntap_host_bind_tcp(char *name);
 
+/*
+ * The process of a gateway that register_gateway() has returned; 0 before its first start.
+ */
+int tuntap_host_gateway_pid(const void *gateway);
+
+/*
+ * Makes the master look after its processes as soon as a descriptor is readable, which it does once in a second otherwise.
+ * For its `master_cycle` only: the queue is there by then. Returns -1 if that is not possible.
+ */
+int tuntap_host_master_watch(int fd);
+void tuntap_host_master_unwatch(int fd);
+
 #endif

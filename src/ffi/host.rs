@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 use std::{io, ptr};
 
@@ -203,11 +204,39 @@ pub fn register_gateway(
     name: &'static CStr,
     body: unsafe extern "C" fn(c_int, *mut c_void),
     data: *mut c_void,
-) -> Result<(), &'static str> {
+) -> Result<HostGateway, &'static str> {
     // SAFETY: the host keeps name and data for ever; the name is static, and what data means is up to `body`. The host
     // doesn't write to the name, although its prototype says so.
     let gateway = unsafe { bindings::register_gateway(name.as_ptr().cast_mut(), Some(body), data) };
-    if gateway.is_null() { Err("the host has no place for another gateway (64 at most)") } else { Ok(()) }
+    NonNull::new(gateway).map(HostGateway).ok_or("the host has no place for another gateway (64 at most)")
+}
+
+/// A gateway in the host's own list.
+#[derive(Debug)]
+pub struct HostGateway(NonNull<bindings::uwsgi_gateway>);
+
+// SAFETY: it points into memory that the host shares with all of its processes and never gives back.
+unsafe impl Send for HostGateway {}
+
+impl HostGateway {
+    /// Its process, once it has one.
+    pub fn pid(&self) -> Option<libc::pid_t> {
+        // SAFETY: the shim reads one field of a structure that the host keeps for ever.
+        Some(unsafe { bindings::tuntap_host_gateway_pid(self.0.as_ptr().cast()) }).filter(|&pid| pid > 0)
+    }
+}
+
+/// Has the master look after its processes as soon as a descriptor is readable. For its cycle only. Returns whether it
+/// will.
+pub fn master_watch(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: takes an open descriptor.
+    unsafe { bindings::tuntap_host_master_watch(fd.as_raw_fd()) >= 0 }
+}
+
+/// Takes that back. To be called before the descriptor is closed, of which children may have copies.
+pub fn master_unwatch(fd: BorrowedFd<'_>) {
+    // SAFETY: takes an open descriptor.
+    unsafe { bindings::tuntap_host_master_unwatch(fd.as_raw_fd()) };
 }
 
 /// Finds the function that turns credentials into an address, in the host or in any plugin of its.

@@ -28,7 +28,7 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     post_jail: Some(enter_jail),
     postinit_apps: Some(postinit_apps),
     post_fork: Some(resume),
-    master_cycle: Some(resume),
+    master_cycle: Some(master_cycle),
     master_cleanup: Some(master_cleanup),
     ..EMPTY
 });
@@ -68,8 +68,15 @@ unsafe extern "C" fn postinit_apps() {
     guarded("postinit_apps", || devices::check(&HostState::read()));
 }
 
-/// Called in each new worker, and again and again in the master. Only a process that put itself into the background has
-/// something to do here.
+/// Called again and again in the master.
+unsafe extern "C" fn master_cycle() {
+    guarded("master_cycle", || {
+        devices::resume(&HostState::read());
+        routers::watch();
+    });
+}
+
+/// Called in each new worker. Only a process that put itself into the background has something to do here.
 unsafe extern "C" fn resume() {
     guarded("resume", || devices::resume(&HostState::read()));
 }

@@ -1,14 +1,14 @@
 //! Routers: everything is bound before the fork, and run in a gateway of the host.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 
 use super::guard::die;
-use super::host::{self, HostState};
+use super::host::{self, HostGateway, HostState};
 use super::options::config;
 use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
@@ -22,6 +22,15 @@ use crate::sys::tun::Tun;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
+
+/// The routers' processes, as the master sees them.
+static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+
+struct Watched {
+    gateway: HostGateway,
+    /// Its process, and what becomes readable when that ends.
+    process: Option<(libc::pid_t, OwnedFd)>,
+}
 
 /// Binds everything that the routers need and registers their gateways.
 pub fn start(host: &HostState) {
@@ -44,15 +53,32 @@ pub fn start(host: &HostState) {
         SETUPS.lock().push(Some(setup));
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
-        if let Err(error) = host::register_gateway(c"uWSGI tuntap router", run_gateway, data) {
-            die(format_args!("tuntap-router {}: {error}", spec.device));
+        let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
+            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
+        WATCHED.lock().push(Watched { gateway, process: None });
+    }
+}
+
+/// In the master: has it see the end of a router at once, not only when it looks around.
+pub fn watch() {
+    for watched in WATCHED.lock().iter_mut() {
+        let pid = watched.gateway.pid();
+        if watched.process.as_ref().map(|(pid, _)| *pid) == pid {
+            continue;
         }
+        if let Some((_, ended)) = watched.process.take() {
+            host::master_unwatch(ended.as_fd());
+        }
+        // Without it the master finds out all the same, a little later.
+        let process = pid.and_then(|pid| Some((pid, process::watch_process(pid).ok()?)));
+        watched.process = process.filter(|(_, descriptor)| host::master_watch(descriptor.as_fd()));
     }
 }
 
 /// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it again; the option
 /// `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
+    WATCHED.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
@@ -158,8 +184,9 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         if let Some(setup) = &mut setup {
             setup.master = process::watch_parent().ok();
         }
-        // What belongs to the other routers is not this process's business.
+        // What belongs to the other routers, and to the master, is not this process's business.
         SETUPS.lock().clear();
+        WATCHED.lock().clear();
         match setup {
             Some(setup) => format!("{}: {}", setup.tun.name().to_owned(), router::run(&setup)),
             None => "its set-up is missing".to_owned(),

@@ -5,6 +5,7 @@
 //! There are two such queues. The one in use begins with a header and grows by a record for each change. When most of
 //! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -249,7 +250,7 @@ struct Contents {
 fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
-    let mut peers: std::collections::BTreeMap<u64, (KeptPeer, OwnedFd)> = std::collections::BTreeMap::new();
+    let mut peers = BTreeMap::<u64, (KeptPeer, OwnedFd)>::new();
     let mut buffer = vec![0; MAX_RECORD_LEN];
     while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
         match serde_json::from_slice(&buffer[..count]) {

@@ -46,15 +46,20 @@ pub fn replace_descriptor(new: BorrowedFd<'_>, place: BorrowedFd<'_>) -> nix::Re
     Errno::result(result).map(drop)
 }
 
+/// A descriptor that becomes readable when a process ends (pidfd_open(2), Linux 5.3). It is closed on exec.
+pub fn watch_process(pid: libc::pid_t) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A descriptor that becomes readable when this process's parent ends (pidfd_open(2)), in place of the signal that would
 /// end this process then. Fails on kernels before 5.3, where that signal stays what it is.
 pub fn watch_parent() -> nix::Result<OwnedFd> {
     let parent = unistd::getppid();
-    // SAFETY: pidfd_open takes two numbers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, parent.as_raw(), 0) })?;
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made it for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = watch_process(parent.as_raw())?;
     if unistd::getppid() != parent {
         return Err(Errno::ESRCH);
     }

@@ -36,6 +36,17 @@ fn killed_router_costs_no_vassal_its_connections() {
     assert_eq!([emperor.vassal_pid("v1"), emperor.vassal_pid("v2")], pids, "no vassal was started anew");
 }
 
+/// The master doesn't wait until it looks after its processes.
+#[test]
+fn killed_router_is_replaced_at_once() {
+    let emperor = emperor().line("check-interval = 3600").start();
+    let net = start_attached(&emperor, "v1", V1);
+    for _ in 0..3 {
+        kill_router(&emperor);
+        assert_eq!(pings_answered(&net, EMPEROR, 3, &[]), 3);
+    }
+}
+
 /// Bytes that are on their way while the router dies arrive all the same, and in order.
 #[test]
 fn stream_goes_on_while_routers_are_killed() {
