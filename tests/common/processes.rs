@@ -131,6 +131,14 @@ pub fn sleeps(pid: i32) -> u64 {
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("no count for {pid} in {status}"))
 }
 
+/// Whether a process has a handler for a signal.
+pub fn catches(pid: i32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+}
+
 /// What a process's descriptors refer to.
 pub fn descriptors(pid: i32) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::Emperor;
-use crate::common::processes::{is_alive, send};
+use crate::common::processes::{catches, is_alive, send};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::site::{NAME, assert_works, devices_made, emperor, emperor_ini, new_vassal_net, vassal, with_app};
@@ -19,6 +19,7 @@ fn assert_survives(vassal: impl Fn(&Emperor) -> VassalIni, ask: impl Fn(&Emperor
     let net = emperor.start_vassal(&vassal(&emperor));
     let pid = emperor.vassal_pid(NAME);
     for _ in 0..2 {
+        wait_for_workers(&emperor);
         let mark = emperor.log.mark();
         ask(&emperor);
         emperor.wait_until_ready(mark, NAME);
@@ -26,6 +27,16 @@ fn assert_survives(vassal: impl Fn(&Emperor) -> VassalIni, ask: impl Fn(&Emperor
     }
     assert_eq!(emperor.vassal_pid(NAME), pid, "it was a reload, not a new start");
     assert_eq!(devices_made(&emperor.log), 1);
+}
+
+/// Until then uWSGI loses the signal by which it tells them to end. They catch SIGUSR2 when they are through, which the
+/// master doesn't.
+#[track_caller]
+fn wait_for_workers(emperor: &Emperor) {
+    wait::until_true("all workers have started", wait::LONG, || {
+        let workers = emperor.vassal_pid(NAME).map_or_else(Vec::new, |pid| emperor.family().children_of(pid));
+        !workers.is_empty() && workers.iter().all(|worker| catches(worker.pid, Signal::SIGUSR2))
+    });
 }
 
 fn signal(signal: Signal) -> impl Fn(&Emperor) {
