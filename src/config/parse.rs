@@ -34,14 +34,12 @@ pub fn boolean(value: &str) -> Result<bool, Problem> {
 
 /// Whole seconds, up to an hour.
 pub fn seconds(value: &str) -> Result<Duration, Problem> {
-    let seconds = value.trim().parse().ok().filter(|seconds| *seconds <= MAX_SECONDS);
-    seconds.map(Duration::from_secs).ok_or_else(|| Problem::Seconds(value.to_owned()))
+    number(value, 0, MAX_SECONDS).map(Duration::from_secs).map_err(|_| Problem::Seconds(value.to_owned()))
 }
 
 /// How long to poll, in microseconds.
 pub fn busy_poll(value: &str) -> Result<Duration, Problem> {
-    let micros = value.trim().parse().ok().filter(|micros| *micros <= MAX_BUSY_POLL_MICROS);
-    micros.map(Duration::from_micros).ok_or_else(|| Problem::BusyPoll(value.to_owned()))
+    number(value, 0, MAX_BUSY_POLL_MICROS).map(Duration::from_micros).map_err(|_| Problem::BusyPoll(value.to_owned()))
 }
 
 /// A number within bounds.

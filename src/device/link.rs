@@ -70,7 +70,7 @@ impl Link {
         (context.keep_open)(epoll.0.as_fd());
         let buffers = std::mem::take(&mut self.initial);
         let rejoin = Rejoin::new(&self.name, context);
-        let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, rejoin, context.logger);
+        let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, rejoin);
         let builder = std::thread::Builder::new().name("tuntap".to_owned());
         let handle = with_signals_blocked(|| builder.spawn(move || pump.run()))
             .map_err(|errno| failed(errno.into()))?

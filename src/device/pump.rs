@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, mem};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::unistd;
@@ -30,7 +30,7 @@ const PACKET_BUDGET: usize = 64;
 const READ_LEN: usize = 64 * 1024;
 
 /// How often the thread looks whether the privileges have been dropped, if it has to wait for that.
-const PRIVILEGES_POLL_MILLIS: u16 = 50;
+const PRIVILEGES_POLL: Duration = Duration::from_millis(50);
 
 /// First byte of an IPv4 packet, without the header's length.
 const IPV4: u8 = 4;
@@ -122,7 +122,6 @@ impl Pump {
         epoll: Epoll,
         buffers: Buffers,
         rejoin: Rejoin,
-        logger: Logger,
     ) -> Self {
         Self {
             tun: Arc::clone(tun),
@@ -130,8 +129,8 @@ impl Pump {
             stop: Arc::clone(stop),
             epoll,
             buffers,
+            logger: rejoin.logger(),
             rejoin,
-            logger,
             scratch: vec![0; MAX_FRAME_LEN + READ_LEN].into_boxed_slice(),
             blocked: false,
         }
@@ -194,9 +193,7 @@ impl Pump {
     fn greet_after_privileges_drop(&mut self) -> Result<bool, Loss> {
         let Some(greeting) = &self.buffers.greeting else { return Ok(true) };
         while unistd::getuid().is_root() {
-            let mut stop = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-            let ready = poll(&mut stop, PollTimeout::from(PRIVILEGES_POLL_MILLIS));
-            if ready.is_ok_and(|count| count > 0) {
+            if socket::wait_readable(self.stop.as_fd(), PRIVILEGES_POLL) {
                 return Ok(false);
             }
         }

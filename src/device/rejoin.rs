@@ -69,6 +69,11 @@ impl Rejoin {
         Self { socket_name: socket_name.to_owned(), context, pause: FIRST_PAUSE, connected: Instant::now() }
     }
 
+    /// Where lines go.
+    pub const fn logger(&self) -> Logger {
+        self.context.logger
+    }
+
     /// Whether the instance is to end rather than to wait.
     pub const fn is_required(&self) -> bool {
         self.context.required
@@ -86,7 +91,7 @@ impl Rejoin {
         if self.connected.elapsed() >= GOOD_CONNECTION {
             self.pause = FIRST_PAUSE;
         }
-        let logger = self.context.logger;
+        let logger = self.logger();
         let lost = Instant::now();
         let mut last_error = None;
         loop {

@@ -75,8 +75,8 @@ pub fn watch() {
     }
 }
 
-/// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it again; the option
-/// `close-on-exec2` takes close-on-exec off every descriptor.
+/// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it
+/// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
     WATCHED.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());

@@ -11,6 +11,7 @@ use super::event_loop::EventLoop;
 use super::peer::{Departure, Peer, Stage, identity};
 use super::token::Token;
 use crate::policy::admission::Refusal;
+use crate::policy::registry::PeerId;
 use crate::sys::socket::{self, PeerCredentials};
 
 /// Connections taken in one wake-up.
@@ -92,6 +93,11 @@ impl EventLoop<'_> {
         self.forwarder.add_peer(id, identity);
         self.admission.enter(id, credentials.uid, now);
         self.totals.accepted += 1;
+        self.watch_peer(id);
+    }
+
+    /// Watches a new peer's connection. Without memory for that it is the peer's end.
+    pub(super) fn watch_peer(&mut self, id: PeerId) {
         if let Some(peer) = self.peers.get(id)
             && let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode()))
         {

@@ -48,14 +48,16 @@ impl EventLoop<'_> {
                 if let Some(copy) = copy {
                     self.closer.close(copy);
                 }
-                let serial = peer.store_serial.take();
                 peer.path = Path::Stream(reason);
-                if let Some(serial) = serial {
-                    self.strike_out(serial);
-                }
-                self.answer(id, Answer::Refused);
+                self.refuse(id);
             }
         }
+    }
+
+    /// Tells a peer that its packets travel in frames.
+    fn refuse(&mut self, id: PeerId) {
+        self.keep_no_more(id);
+        self.answer(id, Answer::Refused);
     }
 
     fn check_device(
@@ -93,7 +95,6 @@ impl EventLoop<'_> {
             now,
             format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
         );
-        let serial = peer.store_serial.take();
         let is_expensive = reason == StreamReason::SlowWrites;
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
             if is_expensive {
@@ -103,10 +104,7 @@ impl EventLoop<'_> {
             let _ = self.epoll.delete(&tun);
             self.closer.close(tun.into());
         }
-        if let Some(serial) = serial {
-            self.strike_out(serial);
-        }
-        self.answer(id, Answer::Refused);
+        self.refuse(id);
     }
 
     pub(super) fn answer(&mut self, id: PeerId, answer: Answer) {

@@ -5,13 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
-
 use super::Setup;
 use super::event_loop::EventLoop;
-use super::peer::{Departure, Path, Peer, Stage, StreamReason};
+use super::peer::{Path, Peer, Stage, StreamReason};
 use super::store::{KeptPeer, Legacy};
-use super::token::Token;
 use crate::policy::forward::Forwarder;
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
@@ -66,17 +63,13 @@ impl EventLoop<'_> {
         let Some(id) = self.peers.insert(peer) else { return };
         let rules = kept.rules.iter().filter_map(PeerRule::decode).collect();
         self.forwarder.restore(id, kept.identity, rules, kept.address);
-        let now = Instant::now();
-        self.admission.enter(id, kept.credentials.uid, now);
+        self.admission.enter(id, kept.credentials.uid, Instant::now());
         if self.forwarder.address(id).is_some() {
             self.admission.claimed(id);
         }
         self.totals.restored += 1;
         self.write_down(id);
-        let Some(peer) = self.peers.get(id) else { return };
-        if let Err(errno) = self.epoll.add(peer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(id).encode())) {
-            return self.disconnect(id, Departure::Socket(errno));
-        }
+        self.watch_peer(id);
         self.answer(id, Answer::Renew);
     }
 
@@ -89,7 +82,14 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Strikes a peer out that left, or is not attached any more.
+    /// Keeps a peer no more that is not attached any more.
+    pub(super) fn keep_no_more(&mut self, id: PeerId) {
+        if let Some(serial) = self.peers.get_mut(id).and_then(|peer| peer.store_serial.take()) {
+            self.strike_out(serial);
+        }
+    }
+
+    /// Strikes out a peer by its number.
     pub(super) fn strike_out(&mut self, serial: u64) {
         let result = self.keeper.strike_out(serial);
         self.after_note(result);

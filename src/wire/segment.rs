@@ -37,7 +37,7 @@ pub fn for_each_packet(offload: &Offload, packet: &Ipv4Packet<'_>, scratch: &mut
             let size = match kind {
                 Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
             };
-            let count = payload.len().div_ceil(size);
+            let count = offload.segments(packet);
             for (index, part) in payload.chunks(size).enumerate() {
                 scratch.clear();
                 scratch.extend_from_slice(headers);
