@@ -1,52 +1,28 @@
 //! Reloads and deaths of attached vassals and their router.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::netns::Net;
+use crate::common::link::Connection;
 use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::processes::{assert_descriptors, descriptors, send};
 use crate::common::wait;
 use crate::world::{emperor, is_attached, start_attached};
-
-/// Both ends of a connection from the Emperor to a vassal.
-fn connection(emperor: &Net, vassal: &Net) -> [TcpStream; 2] {
-    let listener = vassal.run(|| TcpListener::bind((V1, 7008))).expect("the vassal has its address");
-    let near = emperor.run(|| TcpStream::connect_timeout(&SocketAddr::from((V1, 7008)), wait::SHORT));
-    let near = near.expect("the vassal is reached");
-    let (far, _) = listener.accept().expect("the connection");
-    for stream in [&near, &far] {
-        stream.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
-    }
-    [near, far]
-}
-
-#[track_caller]
-fn assert_passes(from: &mut TcpStream, to: &mut TcpStream) {
-    let sent = [0x5a; 5000];
-    from.write_all(&sent).expect("the connection lives");
-    let mut received = [0; 5000];
-    to.read_exact(&mut received).expect("the connection passes bytes");
-    assert_eq!(received, sent);
-}
 
 #[test]
 fn connection_survives_reloads() {
     let emperor = emperor().start();
     let vassal = start_attached(&emperor, "v1", V1);
     let (pid, open) = (emperor.vassal_pid("v1"), descriptors(emperor.router_pid()).len());
-    let [mut near, mut far] = connection(&emperor.netns, &vassal);
+    let mut connection = Connection::open(&emperor.netns, &vassal, V1);
     for round in 1..=3 {
         let mark = emperor.log.mark();
         emperor.touch("v1");
         emperor.wait_until_ready(mark, "v1");
-        assert_passes(&mut near, &mut far);
-        assert_passes(&mut far, &mut near);
+        connection.assert_passes();
         assert!(is_attached(&emperor.stats(), V1), "after reload {round}");
     }
     assert_eq!(emperor.vassal_pid("v1"), pid, "it was a reload, not a new start");

@@ -12,6 +12,7 @@ use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes::cpu_time;
 use crate::common::stats::Stats;
+pub use crate::common::stats::is_attached;
 use crate::common::vassal::VassalIni;
 
 /// An idle router uses next to nothing; one that spins, a whole second of a second.
@@ -35,10 +36,6 @@ pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
     let net = emperor.start_vassal(&vassal(name, address));
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
     net
-}
-
-pub fn is_attached(stats: &Stats, address: Ipv4Addr) -> bool {
-    stats.peer(address).is_some_and(|peer| peer["attached"] == true)
 }
 
 /// Why a peer is not attached; nothing if it is.

@@ -89,3 +89,8 @@ fn to_end(stream: &mut impl Read) -> std::io::Result<String> {
     stream.read_to_string(&mut text)?;
     Ok(text)
 }
+
+/// Whether the router reads and writes a peer's device itself.
+pub fn is_attached(stats: &Stats, address: Ipv4Addr) -> bool {
+    stats.peer(address).is_some_and(|peer| peer["attached"] == true)
+}

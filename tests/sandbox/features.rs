@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::host::{Host, Subject};
-use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{pings_answered, send_udp, tcp_round_trip};
 use crate::common::processes::descriptors;
 use crate::common::stats::Stats;
+use crate::common::two_emperors::{self, FAR_EMPEROR, FAR_V1};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::common::wire::{ANY, Action, Direction, Rule};
@@ -63,25 +63,14 @@ fn packets_pass_on_every_path() {
 /// The probe for a path's length makes, connects and asks a socket for each target.
 #[test]
 fn gateways_exchange_packets_and_tell_what_is_too_long() {
-    let (first, second) = (Netns::new(), Netns::new());
-    first.join("10.77.0.1/24", &second, "10.77.0.2/24");
-    let (far_emperor, far_vassal) = (Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(192, 168, 1, 2));
-    let here = emperor()
-        .router("emperor0 {dir}/t.sock {dir}/stats.sock 10.77.0.1:4000")
-        .line("tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000")
-        .start_in(first);
-    let there = emperor()
-        .router("emperor0 {dir}/t.sock {dir}/stats.sock 10.77.0.2:4000")
-        .address(far_emperor)
-        .line("tuntap-router-route = 192.168.1.0/24 192.168.0.0/24 10.77.0.1:4000")
-        .start_in(second);
+    let (here, there) = two_emperors::start(emperor);
     let routers = (assert_confined(&here), assert_confined(&there));
     let near = here.start_vassal(&vassal(Subject::Ours, "v1", V1));
-    let far = there.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", far_vassal, far_emperor));
-    wait::until_true("the far vassal is reached", wait::LONG, || pings_answered(&near, far_vassal, 1, &[]) == 1);
-    assert_eq!(pings_answered(&near, far_vassal, 3, &["-M", "do", "-s", "1472", "-W", "1"]), 0, "must not be cut");
+    let far = there.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
+    wait::until_true("the far vassal is reached", wait::LONG, || pings_answered(&near, FAR_V1, 1, &[]) == 1);
+    assert_eq!(pings_answered(&near, FAR_V1, 3, &["-M", "do", "-s", "1472", "-W", "1"]), 0, "must not be cut");
     assert!(near.sh("ip route get 192.168.1.2").contains("mtu 1472"), "the vassal was told how long packets may be");
-    assert!(tcp_round_trip(&far, far_vassal, &near, LENGTH).expect("TCP between the vassals"));
+    assert!(tcp_round_trip(&far, FAR_V1, &near, LENGTH).expect("TCP between the vassals"));
     assert_eq!((assert_confined(&here), assert_confined(&there)), routers);
 }
 

@@ -2,11 +2,11 @@
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::host::{Host, Subject};
+use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::is_alive;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::link::Connection;
 use crate::world::is_attached;
 
 fn emperor() -> EmperorIni {

@@ -9,11 +9,11 @@ use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::host::{Host, Subject};
+use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::{assert_descriptors, descriptors, send};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::link::Connection;
 use crate::world::{emperor, is_attached, kill_router, start_attached, vassal};
 
 #[test]

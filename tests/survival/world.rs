@@ -12,6 +12,7 @@ use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::processes::send;
 use crate::common::stats::Stats;
+pub use crate::common::stats::is_attached;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -37,10 +38,6 @@ pub fn open_to_all(socket: &Path) -> FakeRouter {
     let router = FakeRouter::bind(socket);
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).expect("own file");
     router
-}
-
-pub fn is_attached(stats: &Stats, address: Ipv4Addr) -> bool {
-    stats.peer(address).is_some_and(|peer| peer["attached"] == true)
 }
 
 #[track_caller]

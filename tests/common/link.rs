@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::common::netns::Net;
-use crate::common::wait;
+use super::netns::Net;
+use super::wait;
 
 /// Both ends of a connection.
 pub struct Connection {
