@@ -6,14 +6,16 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum DropReason {
-    /// Shorter than an IPv4 header.
+    /// Shorter than an IP header.
     TooShort,
     /// Neither IPv4 nor IPv6.
     NotIp,
     /// IPv6, which is not forwarded yet.
     Ipv6,
-    /// An IPv4 header whose lengths contradict each other.
+    /// Headers that contradict each other or the packet.
     Malformed,
+    /// An IPv6 routing header that sends the packet on from its destination.
+    SourceRoute,
     /// Denied by one of the router's chains.
     Firewall,
     /// Denied by a rule of the peer.
@@ -50,11 +52,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TooShort,
         Self::NotIp,
         Self::Ipv6,
         Self::Malformed,
+        Self::SourceRoute,
         Self::Firewall,
         Self::PeerRule,
         Self::InvalidSource,
@@ -80,6 +83,7 @@ impl DropReason {
             Self::NotIp => "not_ip",
             Self::Ipv6 => "ipv6",
             Self::Malformed => "malformed",
+            Self::SourceRoute => "source_route",
             Self::Firewall => "firewall",
             Self::PeerRule => "peer_rule",
             Self::InvalidSource => "invalid_source",

@@ -1,6 +1,6 @@
 //! One verdict for each packet, from the chains, the claims, the peers' rules and the routes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::cache::CachedRules;
 use super::drops::DropReason;
@@ -9,7 +9,7 @@ use super::pattern::{Action, RuleList};
 use super::prefix_map::PrefixSet;
 use super::registry::{Claim, PeerId, Registry};
 use super::targets::AllowedTargets;
-use crate::wire::ip::{Ipv4Packet, is_unicast};
+use crate::wire::ip::{Packet, is_unicast};
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What the operator configured, the same for all peers.
@@ -286,9 +286,9 @@ impl Forwarder {
     }
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
-    pub fn outward(&mut self, id: PeerId, packet: &Ipv4Packet<'_>) -> OutwardVerdict {
+    pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
         let unclaimed = |to| OutwardVerdict { to, claimed: None };
-        let (src, dst) = (packet.src(), packet.dst());
+        let Some((src, dst)) = v4(packet) else { return unclaimed(Outward::Drop(DropReason::Ipv6)) };
         if self.firewall_out.first_match(src, dst) == Some(Action::Deny) {
             return unclaimed(Outward::Drop(DropReason::Firewall));
         }
@@ -301,7 +301,9 @@ impl Forwarder {
             Address::Assigned(address) if address != src => {
                 return unclaimed(Outward::Drop(DropReason::SpoofedSource));
             }
-            Address::Unclaimed if !is_unicast(src) => return unclaimed(Outward::Drop(DropReason::InvalidSource)),
+            Address::Unclaimed if !is_unicast(src.into()) => {
+                return unclaimed(Outward::Drop(DropReason::InvalidSource));
+            }
             Address::Unclaimed if !self.leases.allow(src, &peer.identity) => {
                 return unclaimed(Outward::Drop(DropReason::NotLeased));
             }
@@ -328,8 +330,8 @@ impl Forwarder {
     }
 
     /// Which peer gets a packet.
-    pub fn inward(&mut self, origin: Origin, packet: &Ipv4Packet<'_>) -> Inward {
-        let (src, dst) = (packet.src(), packet.dst());
+    pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> Inward {
+        let Some((src, dst)) = v4(packet) else { return Inward::Drop(DropReason::Ipv6, None) };
         let holder = self.registry.holder(dst);
         if self.firewall_in.first_match(src, dst) == Some(Action::Deny) {
             return Inward::Drop(DropReason::Firewall, holder);
@@ -349,8 +351,8 @@ impl Forwarder {
         Inward::Peer(peer.id)
     }
 
-    fn route(&mut self, packet: &Ipv4Packet<'_>) -> Outward {
-        let (src, dst) = (packet.src(), packet.dst());
+    fn route(&mut self, packet: &Packet<'_>) -> Outward {
+        let Some((src, dst)) = v4(packet) else { return Outward::Drop(DropReason::Ipv6) };
         match self.routes.first_match(src, dst) {
             Some(target) if self.has_gateway => Outward::Gateway(target),
             _ if self.switch && self.registry.holder(dst).is_some() => match self.inward(Origin::Tun, packet) {
@@ -371,14 +373,18 @@ fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPol
     peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
 }
 
-fn first_peer_rule<'a>(
-    rules: &'a [CheckedRule],
-    direction: Direction,
-    packet: &Ipv4Packet<'_>,
-) -> Option<&'a CheckedRule> {
-    rules.iter().find(|CheckedRule { rule, .. }| {
-        rule.direction == direction && rule.src.matches(packet.src()) && rule.dst.matches(packet.dst())
-    })
+fn first_peer_rule<'a>(rules: &'a [CheckedRule], direction: Direction, packet: &Packet<'_>) -> Option<&'a CheckedRule> {
+    let (src, dst) = v4(packet)?;
+    rules
+        .iter()
+        .find(|CheckedRule { rule, .. }| rule.direction == direction && rule.src.matches(src) && rule.dst.matches(dst))
+}
+
+fn v4(packet: &Packet<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    match (packet.src(), packet.dst()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Some((src, dst)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

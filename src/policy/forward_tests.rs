@@ -33,8 +33,8 @@ fn packet(src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
     bytes
 }
 
-fn ip(bytes: &[u8]) -> Ipv4Packet<'_> {
-    Ipv4Packet::parse(bytes).expect("a valid packet")
+fn ip(bytes: &[u8]) -> Packet<'_> {
+    Packet::parse(bytes).expect("a valid packet")
 }
 
 fn open_policy() -> Policy {

@@ -1,6 +1,7 @@
 //! From the peers: frames, and where their packets go.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -148,8 +149,10 @@ impl EventLoop<'_> {
         }
         match verdict.to {
             Outward::Drop(reason) => {
-                if reason == DropReason::NotLeased {
-                    self.log_not_leased(id, parcel.packet.src(), Instant::now());
+                if reason == DropReason::NotLeased
+                    && let IpAddr::V4(src) = parcel.packet.src()
+                {
+                    self.log_not_leased(id, src, Instant::now());
                 }
                 Err(reason)
             }

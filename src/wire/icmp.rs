@@ -1,8 +1,8 @@
 //! The one ICMP message that a router has to send: that a packet was too long (RFC 792; RFC 1191, section 4).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::ip::{IPV4_MIN_HEADER_LEN, Ipv4Packet};
+use super::ip::{Fragment, IPV4_MIN_HEADER_LEN, Packet};
 use super::segment::{fold, sum};
 
 const PROTOCOL: u8 = 1;
@@ -17,18 +17,13 @@ const QUERIES: [u8; 6] = [0, 8, 13, 14, 17, 18];
 /// Bytes of the packet's payload that come back with its header (RFC 792).
 const QUOTED_LEN: usize = 8;
 
-/// Whether a packet may not be cut on its way (RFC 791: "don't fragment").
-pub const fn must_not_fragment(packet: &Ipv4Packet<'_>) -> bool {
-    packet.fragment_field() & 0x4000 != 0
-}
-
 /// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported.
-pub fn fragmentation_needed(packet: &Ipv4Packet<'_>, mtu: u16, from: Ipv4Addr) -> Option<Vec<u8>> {
+pub fn fragmentation_needed(packet: &Packet<'_>, mtu: u16, from: Ipv4Addr) -> Option<Vec<u8>> {
     let bytes = &packet.bytes()[..packet.total_len()];
     let is_error =
         packet.protocol() == PROTOCOL && bytes.get(packet.header_len()).is_none_or(|kind| !QUERIES.contains(kind));
-    let is_later_fragment = packet.fragment_field() & 0x1fff != 0;
-    if is_error || is_later_fragment {
+    let IpAddr::V4(src) = packet.src() else { return None };
+    if is_error || packet.fragment() == Fragment::Later {
         return None;
     }
     let quoted = &bytes[..(packet.header_len() + QUOTED_LEN).min(bytes.len())];
@@ -40,7 +35,7 @@ pub fn fragmentation_needed(packet: &Ipv4Packet<'_>, mtu: u16, from: Ipv4Addr) -
     message[8] = TTL;
     message[9] = PROTOCOL;
     message[12..16].copy_from_slice(&from.octets());
-    message[16..20].copy_from_slice(&packet.src().octets());
+    message[16..20].copy_from_slice(&src.octets());
     let header_checksum = !fold(sum(0, &message[..IPV4_MIN_HEADER_LEN]));
     message[10..12].copy_from_slice(&header_checksum.to_be_bytes());
 
@@ -73,7 +68,7 @@ mod tests {
     #[test]
     fn message_is_what_the_rfc_says() {
         let original = udp(1472);
-        let packet = Ipv4Packet::parse(&original).expect("valid");
+        let packet = Packet::parse(&original).expect("valid");
         let message = fragmentation_needed(&packet, 1472, FROM).expect("an error may be reported");
         let sliced = SlicedPacket::from_ip(&message).expect("an IP packet");
         let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("no IPv4") };
@@ -90,15 +85,14 @@ mod tests {
     #[test]
     fn no_error_about_errors_or_later_fragments() {
         let original = udp(100);
-        let about_an_error =
-            fragmentation_needed(&Ipv4Packet::parse(&original).expect("valid"), 50, FROM).expect("fine");
-        assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&about_an_error).expect("valid"), 50, FROM), None);
+        let about_an_error = fragmentation_needed(&Packet::parse(&original).expect("valid"), 50, FROM).expect("fine");
+        assert_eq!(fragmentation_needed(&Packet::parse(&about_an_error).expect("valid"), 50, FROM), None);
         let mut without_type = about_an_error[..20].to_vec();
         without_type[3] = 20;
         without_type.push(QUERIES[0]); // behind the packet's end
-        assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&without_type).expect("valid"), 50, FROM), None);
+        assert_eq!(fragmentation_needed(&Packet::parse(&without_type).expect("valid"), 50, FROM), None);
         let mut fragment = original.clone();
         fragment[7] = 1;
-        assert_eq!(fragmentation_needed(&Ipv4Packet::parse(&fragment).expect("valid"), 50, FROM), None);
+        assert_eq!(fragmentation_needed(&Packet::parse(&fragment).expect("valid"), 50, FROM), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a network card would do: complete a checksum, cut a super-packet into packets. Needed where a packet leaves for
 //! a peer that gets frames, or for another router.
 
-use super::ip::Ipv4Packet;
+use super::ip::Packet;
 use super::vnet::{Offload, PartialChecksum, Segmentation, TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET};
 
 /// Offsets in an IPv4 header (RFC 791, section 3.1).
@@ -22,7 +22,7 @@ const UDP_LEN: usize = 4;
 
 /// Hands the packets that `packet` stands for to `emit`, ready for the wire, in order. `offload` must have been checked
 /// against this packet; `scratch` is where they are put together.
-pub fn for_each_packet(offload: &Offload, packet: &Ipv4Packet<'_>, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
+pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
     let bytes = &packet.bytes()[..packet.total_len()];
     match (offload.segmentation, offload.checksum) {
         (None, None) => emit(bytes),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn packets(header: [u8; VNET_HEADER_LEN], bytes: &[u8]) -> Vec<Vec<u8>> {
-        let packet = Ipv4Packet::parse(bytes).expect("valid");
+        let packet = Packet::parse(bytes).expect("valid");
         let offload = Offload::parse(header, &packet).expect("valid");
         let mut seen = Vec::new();
         for_each_packet(&offload, &packet, &mut Vec::new(), |packet| seen.push(packet.to_vec()));

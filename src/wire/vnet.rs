@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use super::ip::Ipv4Packet;
+use super::ip::Packet;
 
 /// Bytes of the header.
 pub const VNET_HEADER_LEN: usize = 10;
@@ -95,7 +95,7 @@ impl Offload {
     ///
     /// The checks keep a peer from having bytes of its IP header changed behind the firewall: a kernel writes the
     /// checksum wherever the header says.
-    pub fn parse(header: [u8; VNET_HEADER_LEN], packet: &Ipv4Packet<'_>) -> Result<Self, VnetError> {
+    pub fn parse(header: [u8; VNET_HEADER_LEN], packet: &Packet<'_>) -> Result<Self, VnetError> {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let (flags, kind, size, start, offset) = (header[0], header[1], word(4), word(6), word(8));
         if flags & !(NEEDS_CSUM | DATA_VALID) != 0 {
@@ -141,7 +141,7 @@ impl Offload {
     }
 
     /// Packets that the super-packet stands for; 0 if there is nothing to segment.
-    pub fn segments(&self, packet: &Ipv4Packet<'_>) -> usize {
+    pub fn segments(&self, packet: &Packet<'_>) -> usize {
         match self.segmentation {
             None => 0,
             Some(Segmentation::Tcp { size, .. } | Segmentation::Udp { size }) => {
@@ -157,7 +157,7 @@ impl Offload {
 }
 
 /// Length of the headers of a super-packet, if it is one that can be segmented.
-fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, packet: &Ipv4Packet<'_>) -> Option<u16> {
+fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, packet: &Packet<'_>) -> Option<u16> {
     let (protocol, checksum_offset, size) = match kind {
         Segmentation::Tcp { size, .. } => (IPPROTO_TCP, TCP_CHECKSUM_OFFSET, size),
         Segmentation::Udp { size } => (IPPROTO_UDP, UDP_CHECKSUM_OFFSET, size),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn parse(header: [u8; VNET_HEADER_LEN], packet: &[u8]) -> Result<Offload, VnetError> {
-        Offload::parse(header, &Ipv4Packet::parse(packet).expect("valid"))
+        Offload::parse(header, &Packet::parse(packet).expect("valid"))
     }
 
     #[test]
@@ -254,12 +254,12 @@ mod tests {
     fn segments_are_counted_as_they_are_cut() {
         for (payload_len, count) in [(1, 1), (1448, 1), (1449, 2), (1448 * 20, 20), (1448 * 20 + 1, 21)] {
             let bytes = tcp(payload_len);
-            let packet = Ipv4Packet::parse(&bytes).expect("valid");
+            let packet = Packet::parse(&bytes).expect("valid");
             let offload = parse(header(NEEDS_CSUM, GSO_TCPV4, 1448, 20, 16), &bytes).expect("valid");
             assert_eq!(offload.segments(&packet), count, "{payload_len}");
         }
         let bytes = tcp(3000);
-        assert_eq!(Offload::NONE.segments(&Ipv4Packet::parse(&bytes).expect("valid")), 0);
+        assert_eq!(Offload::NONE.segments(&Packet::parse(&bytes).expect("valid")), 0);
     }
 
     #[test]
