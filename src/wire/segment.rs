@@ -44,37 +44,46 @@ pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec
                 Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
             };
             let count = offload.segments(packet);
+            let pseudo = pseudo_header_sum(packet);
             for (index, part) in payload.chunks(size).enumerate() {
                 scratch.clear();
                 scratch.extend_from_slice(headers);
                 scratch.extend_from_slice(part);
                 let (ip, transport) = scratch.split_at_mut(packet.header_len());
-                let addresses =
-                    if packet.is_v4() { finish_v4(ip, transport.len(), index) } else { finish_v6(ip, transport.len()) };
-                finish_transport(addresses, transport, kind, index, index + 1 == count);
+                if packet.is_v4() {
+                    finish_v4(ip, transport.len(), index);
+                } else {
+                    finish_v6(ip, transport.len());
+                }
+                finish_transport(pseudo, transport, kind, index, index + 1 == count);
                 emit(scratch);
             }
         }
     }
 }
 
-/// Makes the copy of an IPv4 header that of a packet of its own. Returns the addresses in it.
-fn finish_v4(header: &mut [u8], transport_len: usize, index: usize) -> &[u8] {
+/// The sum of what all segments have in common in their pseudo headers: the addresses and the protocol. With the length it
+/// is the same for both versions (RFC 9293, section 3.1; RFC 8200, section 8.1).
+fn pseudo_header_sum(packet: &Packet<'_>) -> u64 {
+    let addresses = if packet.is_v4() { V4_ADDRESSES } else { V6_ADDRESSES };
+    sum(u64::from(packet.protocol()), &packet.bytes()[addresses])
+}
+
+/// Makes the copy of an IPv4 header that of a packet of its own.
+fn finish_v4(header: &mut [u8], transport_len: usize, index: usize) {
     put(header, V4_TOTAL_LEN, length(header.len() + transport_len));
     put(header, V4_IDENTIFICATION, get(header, V4_IDENTIFICATION).wrapping_add(length(index)));
     put(header, V4_CHECKSUM, 0);
     put(header, V4_CHECKSUM, !fold(sum(0, header)));
-    &header[V4_ADDRESSES]
 }
 
 /// The same for IPv6, whose extension headers have nothing of it in them.
-fn finish_v6(headers: &mut [u8], transport_len: usize) -> &[u8] {
+fn finish_v6(headers: &mut [u8], transport_len: usize) {
     put(headers, V6_PAYLOAD_LEN, length(headers.len() - IPV6_HEADER_LEN + transport_len));
-    &headers[V6_ADDRESSES]
 }
 
 /// The same for a TCP or UDP header and the payload behind it.
-fn finish_transport(addresses: &[u8], transport: &mut [u8], kind: Segmentation, index: usize, last: bool) {
+fn finish_transport(pseudo: u64, transport: &mut [u8], kind: Segmentation, index: usize, last: bool) {
     let transport_len = length(transport.len());
     let (protocol, checksum_at) = match kind {
         Segmentation::Tcp { size, .. } => {
@@ -95,10 +104,8 @@ fn finish_transport(addresses: &[u8], transport: &mut [u8], kind: Segmentation, 
         }
     };
     put(transport, checksum_at, 0);
-    // The pseudo headers of both versions have the same sum: the addresses, the protocol and the length (RFC 9293, section
-    // 3.1; RFC 8200, section 8.1).
-    let pseudo = sum(u64::from(protocol) + u64::from(transport_len), addresses);
-    put(transport, checksum_at, not_zero(!fold(sum(pseudo, transport)), protocol));
+    let total = sum(pseudo + u64::from(transport_len), transport);
+    put(transport, checksum_at, not_zero(!fold(total), protocol));
 }
 
 /// A length for its field. What is cut from a packet never exceeds the bounds of the packet itself.
