@@ -9,4 +9,5 @@ pub mod icmp;
 pub mod ip;
 pub mod rule;
 pub mod segment;
+pub mod selector;
 pub mod vnet;
