@@ -9,4 +9,5 @@ pub mod greeting;
 pub mod ip;
 pub mod rule;
 pub mod segment;
+pub mod selector;
 pub mod vnet;
