@@ -121,8 +121,8 @@ def connects(lab, subject, times, version):
 
 
 ROWS = {
-    "tcp-out": Row(ENDS + LARGE_MTU + IDLE, tcp_out),
-    "tcp-in": Row(ENDS + LARGE_MTU + IDLE, tcp_in),
+    "tcp-out": Row(ENDS + IDLE, tcp_out, on_demand=LARGE_MTU),
+    "tcp-in": Row(ENDS + IDLE, tcp_in, on_demand=LARGE_MTU),
     "tcp-out-4": Row(ENDS, tcp_out_4, is_quick=False),
     "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
     "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),

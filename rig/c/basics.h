@@ -54,4 +54,12 @@ static inline uint32_t ipv4(const char *text)
 	return parsed.s_addr;
 }
 
+static inline struct in6_addr ipv6(const char *text)
+{
+	struct in6_addr parsed;
+	if (inet_pton(AF_INET6, text, &parsed) != 1)
+		errx(1, "not an IPv6 address: %s", text);
+	return parsed;
+}
+
 #endif
