@@ -8,5 +8,6 @@ pub mod process;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
+pub mod sysctl;
 pub mod tun;
 pub mod uio;
