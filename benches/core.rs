@@ -15,7 +15,7 @@ use tuntap_plugin::policy::prefix_map::PrefixSet;
 use tuntap_plugin::policy::registry::{PeerId, Registry};
 use tuntap_plugin::policy::targets::AllowedTargets;
 use tuntap_plugin::wire::frame::{self, FrameKind, Frames};
-use tuntap_plugin::wire::ip::Ipv4Packet;
+use tuntap_plugin::wire::ip::Packet;
 use tuntap_plugin::wire::segment::{for_each_packet, sum};
 use tuntap_plugin::wire::vnet::Offload;
 
@@ -35,8 +35,8 @@ fn packet(src: Ipv4Addr, payload_len: usize) -> Vec<u8> {
     bytes
 }
 
-fn ip(bytes: &[u8]) -> Ipv4Packet<'_> {
-    Ipv4Packet::parse(bytes).expect("a valid packet")
+fn ip(bytes: &[u8]) -> Packet<'_> {
+    Packet::parse(bytes).expect("a valid packet")
 }
 
 /// Rules of which only the last one matches.
@@ -138,7 +138,7 @@ fn super_packets(criterion: &mut Criterion) {
     header[4..6].copy_from_slice(&1448u16.to_ne_bytes());
     header[6..8].copy_from_slice(&20u16.to_ne_bytes());
     header[8..10].copy_from_slice(&16u16.to_ne_bytes());
-    let packet = Ipv4Packet::parse(&bytes).expect("valid");
+    let packet = Packet::parse(&bytes).expect("valid");
     let offload = Offload::parse(header, &packet).expect("valid");
     let mut scratch = Vec::new();
     let mut group = criterion.benchmark_group("super-packet of 64 KB");
@@ -154,6 +154,22 @@ fn super_packets(criterion: &mut Criterion) {
         });
     });
     group.bench_function("sum it", |bencher| bencher.iter(|| sum(0, black_box(&bytes))));
+    let mut v6 = Vec::new();
+    PacketBuilder::ipv6([0xfd; 16], [0x20; 16], 64).tcp(1, 2, 3, 4).write(&mut v6, &[7; 64_000]).expect("valid");
+    header[1] = 4; // TCP over IPv6
+    header[6..8].copy_from_slice(&40u16.to_ne_bytes());
+    let packet = Packet::parse(&v6).expect("valid");
+    let offload = Offload::parse(header, &packet).expect("valid");
+    group.bench_function("check the header of IPv6", |bencher| {
+        bencher.iter(|| Offload::parse(black_box(header), black_box(&packet)));
+    });
+    group.bench_function("cut IPv6, with checksums", |bencher| {
+        bencher.iter(|| {
+            let mut count = 0;
+            for_each_packet(&offload, &packet, &mut scratch, |packet| count += black_box(packet).len());
+            count
+        });
+    });
     group.finish();
 }
 

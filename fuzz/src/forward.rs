@@ -14,7 +14,7 @@ use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule, RuleList};
 use tuntap_plugin::policy::registry::PeerId;
 use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
-use tuntap_plugin::wire::ip::Ipv4Packet;
+use tuntap_plugin::wire::ip::Packet;
 use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, RuleAction};
 
 use super::input::Input;
@@ -214,7 +214,7 @@ impl Scene {
             _ => {
                 let (src, dst) = (address(input), address(input));
                 let bytes = packet(src, dst);
-                let packet = Ipv4Packet::parse(&bytes).expect("a packet");
+                let packet = Packet::parse(&bytes).expect("a packet");
                 assert_eq!(
                     self.forwarder.outward(id, &packet),
                     self.oracle.outward(id, src, dst),
@@ -296,7 +296,7 @@ impl Scene {
     fn inward(&mut self, input: &mut Input<'_>, origin: Origin) {
         let (src, dst) = (address(input), address(input));
         let bytes = packet(src, dst);
-        let packet = Ipv4Packet::parse(&bytes).expect("a packet");
+        let packet = Packet::parse(&bytes).expect("a packet");
         assert_eq!(self.forwarder.inward(origin, &packet), self.oracle.inward(origin, src, dst), "{src} {dst}");
     }
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::Ipv4HeaderSlice;
 use tuntap_plugin::wire::icmp::{fragmentation_needed, must_not_fragment};
-use tuntap_plugin::wire::ip::{Ipv4Packet, PacketError, is_unicast};
+use tuntap_plugin::wire::ip::{Packet, PacketError, is_unicast};
 
 use super::input::Input;
 use super::ones_complement::verifies;
@@ -24,7 +24,7 @@ pub fn check(data: &[u8]) {
         .ok()
         .filter(|header| usize::from(header.total_len()) >= header.slice().len())
         .filter(|header| usize::from(header.total_len()) <= bytes.len());
-    match (Ipv4Packet::parse(bytes), oracle) {
+    match (Packet::parse(bytes), oracle) {
         (Ok(packet), Some(oracle)) => {
             check_fields(&packet, &oracle, bytes);
             check_message(&packet, mtu);
@@ -34,7 +34,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-fn check_fields(packet: &Ipv4Packet<'_>, oracle: &Ipv4HeaderSlice<'_>, bytes: &[u8]) {
+fn check_fields(packet: &Packet<'_>, oracle: &Ipv4HeaderSlice<'_>, bytes: &[u8]) {
     assert_eq!(packet.bytes(), bytes);
     assert_eq!((packet.src(), packet.dst()), (oracle.source_addr(), oracle.destination_addr()));
     assert_eq!(packet.header_len(), oracle.slice().len());
@@ -60,7 +60,7 @@ fn check_error(error: PacketError, bytes: &[u8]) {
 }
 
 /// RFC 792, RFC 1122 section 3.2.2, RFC 1191 section 4.
-fn check_message(packet: &Ipv4Packet<'_>, mtu: u16) {
+fn check_message(packet: &Packet<'_>, mtu: u16) {
     let (header, payload) = packet.bytes()[..packet.total_len()].split_at(packet.header_len());
     let message = fragmentation_needed(packet, mtu, ROUTER);
     let later_fragment = packet.fragment_field() & 0x1fff != 0;
@@ -68,7 +68,7 @@ fn check_message(packet: &Ipv4Packet<'_>, mtu: u16) {
     assert_eq!(message.is_none(), later_fragment || error);
     let Some(message) = message else { return };
 
-    let sent = Ipv4Packet::parse(&message).expect("a packet");
+    let sent = Packet::parse(&message).expect("a packet");
     assert_eq!((sent.src(), sent.dst(), sent.protocol()), (ROUTER, packet.src(), ICMP));
     assert_eq!((sent.header_len(), sent.total_len()), (20, message.len()));
     let (sent_header, icmp) = message.split_at(20);

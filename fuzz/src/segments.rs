@@ -3,7 +3,7 @@
 //! Input: 0 (1 byte), then header and packet as a device gives them; or 1 and the parameters of a super-packet that is
 //! made of them, in the order in which `super_packet` reads them.
 
-use tuntap_plugin::wire::ip::Ipv4Packet;
+use tuntap_plugin::wire::ip::Packet;
 use tuntap_plugin::wire::segment::for_each_packet;
 use tuntap_plugin::wire::vnet::{MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
 
@@ -16,7 +16,7 @@ pub fn check(data: &[u8]) {
     let (header, bytes) = if input.flag() { super_packet(input) } else { (input.array(), input.rest().to_vec()) };
     // A copy of exactly this length, so that the sanitizer sees what reads beyond it.
     let bytes = bytes.into_boxed_slice();
-    let Ok(packet) = Ipv4Packet::parse(&bytes) else { return };
+    let Ok(packet) = Packet::parse(&bytes) else { return };
     let Ok(offload) = Offload::parse(header, &packet) else { return };
     assert_eq!(Offload::parse(offload.encode(), &packet), Ok(offload), "what goes on means the same");
 
@@ -39,7 +39,7 @@ pub fn check(data: &[u8]) {
 }
 
 /// Only the checksum changes, outside of the IP header, and what is summed verifies.
-fn check_completed(original: &[u8], completed: &[u8], checksum: PartialChecksum, packet: &Ipv4Packet<'_>) {
+fn check_completed(original: &[u8], completed: &[u8], checksum: PartialChecksum, packet: &Packet<'_>) {
     let start = usize::from(checksum.start);
     let at = start + usize::from(checksum.offset);
     assert!(start >= packet.header_len());
@@ -67,7 +67,7 @@ fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, ip_
 
     let mut reassembled = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
-        let packet = Ipv4Packet::parse(segment).expect("a packet");
+        let packet = Packet::parse(segment).expect("a packet");
         assert_eq!((packet.header_len(), packet.total_len()), (ip_len, segment.len()));
         let (ip, transport) = segment.split_at(ip_len);
         let part = &segment[headers_len..];

@@ -53,6 +53,13 @@ pub fn wanted(routers: &[RouterSpec]) -> Vec<Wanted> {
     wanted
 }
 
+/// What the device of a router needs of that.
+pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
+    let mut wanted = wanted(std::slice::from_ref(router));
+    wanted.retain(|wanted| wanted.sysctl.interface == router.device);
+    wanted
+}
+
 /// Before Linux 6.17 IPv6 is forwarded by all interfaces or none. Those that forward forget the routes that they were
 /// told by router advertisements, the default route among them, unless they are told to take them all the same.
 fn ipv6(interfaces: &[&str], one_by_one: bool) -> Vec<Wanted> {

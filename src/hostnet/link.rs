@@ -6,7 +6,7 @@ use crate::log::Logger;
 use crate::sys::netlink::{LinkChange, Netlink};
 
 /// Gives a router's device what the options say. Without options it is left alone. Can be done again.
-pub fn configure(router: &RouterSpec) -> Result<(), HostNetworkError> {
+pub fn configure(router: &RouterSpec, logger: Logger) -> Result<(), HostNetworkError> {
     if router.addresses.is_empty() && router.mtu.is_none() {
         return Ok(());
     }
@@ -18,13 +18,8 @@ pub fn configure(router: &RouterSpec) -> Result<(), HostNetworkError> {
     }
     if !router.addresses.is_empty() {
         netlink.set_link(index, LinkChange { up: Some(true), ..LinkChange::default() })?;
-    }
-    Ok(())
-}
-
-pub(super) fn log(router: &RouterSpec, logger: Logger) {
-    if !router.addresses.is_empty() {
         let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
         logger.line(format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")));
     }
+    Ok(())
 }

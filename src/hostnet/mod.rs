@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use thiserror::Error;
 
 pub use handover::Handover;
-pub use link::configure;
 
 use crate::config::RouterSpec;
 use crate::log::Logger;
@@ -29,6 +28,12 @@ pub enum HostNetworkError {
     /// Forwarding can't be turned on.
     #[error("forwarding: {0}")]
     Forwarding(#[from] io::Error),
+}
+
+/// Sets up the device of a router anew that was deleted. Everything else is still there.
+pub fn set_up_device(router: &RouterSpec, logger: Logger) -> Result<(), HostNetworkError> {
+    link::configure(router, logger)?;
+    Ok(Changes::default().replace(&forwarding::wanted_of_device(router), logger)?)
 }
 
 /// What was set up. It must not be dropped before it is to be undone, for the tables go with it.
@@ -56,8 +61,7 @@ impl HostNetwork {
 
     fn try_set_up(&mut self, routers: &[RouterSpec], logger: Logger) -> Result<(), HostNetworkError> {
         for router in routers {
-            configure(router)?;
-            link::log(router, logger);
+            link::configure(router, logger)?;
         }
         self.changes.replace(&forwarding::wanted(routers), logger)?;
         let tables: Vec<_> = routers.iter().filter_map(table::of).collect();

@@ -2,11 +2,13 @@
 
 pub mod admission;
 pub mod cache;
+pub mod claims;
 pub mod drops;
 pub mod forward;
 pub mod lease;
 pub mod limits;
 pub mod pattern;
 pub mod prefix_map;
+pub mod rate_limit;
 pub mod registry;
 pub mod targets;

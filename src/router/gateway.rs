@@ -10,8 +10,8 @@ use super::parcel::Parcel;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::path_mtu;
-use crate::wire::icmp::{fragmentation_needed, must_not_fragment};
-use crate::wire::ip::Ipv4Packet;
+use crate::wire::answer::{self, too_big};
+use crate::wire::ip::Packet;
 use crate::wire::segment::for_each_packet;
 
 /// Bytes of IPv4 and UDP header around a packet.
@@ -65,14 +65,14 @@ impl EventLoop<'_> {
         let mut result = Ok(());
         let mut message = None;
         for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |bytes| {
-            let too_long = longest.filter(|mtu| bytes.len() > usize::from(*mtu) && must_not_fragment(&parcel.packet));
+            let too_long = longest.filter(|mtu| bytes.len() > usize::from(*mtu) && parcel.packet.must_not_fragment());
             if let Some(mtu) = too_long {
                 result = Err(DropReason::TooBig);
                 if message.is_none() {
                     let from = Some(*gateway.address.ip()).filter(|ip| !ip.is_unspecified());
-                    let about = Ipv4Packet::parse(bytes).ok();
-                    message = about
-                        .and_then(|packet| fragmentation_needed(&packet, mtu, from.unwrap_or_else(|| packet.dst())));
+                    let about = Packet::parse(bytes).ok();
+                    message =
+                        about.and_then(|packet| too_big(&packet, mtu, answer::source(from.map(Into::into), &packet)));
                 }
                 return;
             }

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::policy::drops::DropReason;
 use crate::sys::tun::Tun;
-use crate::wire::ip::{Ipv4Packet, PacketError};
+use crate::wire::ip::{Packet, PacketError};
 use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// A packet with its header, both checked.
@@ -13,7 +13,7 @@ pub struct Parcel<'a> {
     /// What is left to do to it.
     pub offload: Offload,
     /// The packet.
-    pub packet: Ipv4Packet<'a>,
+    pub packet: Packet<'a>,
     /// Header and packet as they came, if that is how a device takes them: one piece is cheaper to write than two.
     whole: Option<&'a [u8]>,
 }
@@ -22,7 +22,7 @@ impl<'a> Parcel<'a> {
     /// Checks what a device gave: a header, and a packet that it must fit.
     pub fn parse(received: &'a [u8]) -> Result<Self, DropReason> {
         let (header, bytes) = received.split_first_chunk::<VNET_HEADER_LEN>().ok_or(DropReason::TooShort)?;
-        let packet = Ipv4Packet::parse(bytes).map_err(drop_reason)?;
+        let packet = Packet::parse(bytes).map_err(drop_reason)?;
         let offload = Offload::parse(*header, &packet).map_err(|_| DropReason::Malformed)?;
         // What was not looked at must not go on.
         let whole = (offload.encode() == *header).then_some(received);
@@ -31,7 +31,7 @@ impl<'a> Parcel<'a> {
 
     /// Checks a packet that is ready to travel on a wire.
     pub fn finished(bytes: &'a [u8]) -> Result<Self, DropReason> {
-        let packet = Ipv4Packet::parse(bytes).map_err(drop_reason)?;
+        let packet = Packet::parse(bytes).map_err(drop_reason)?;
         Ok(Self { offload: Offload::NONE, packet, whole: None })
     }
 
@@ -53,9 +53,9 @@ impl<'a> Parcel<'a> {
 const fn drop_reason(error: PacketError) -> DropReason {
     match error {
         PacketError::TooShort => DropReason::TooShort,
-        PacketError::Ipv6 => DropReason::Ipv6,
         PacketError::NotIp => DropReason::NotIp,
         PacketError::Malformed => DropReason::Malformed,
+        PacketError::SourceRoute => DropReason::SourceRoute,
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     fn what_is_no_packet_has_a_reason() {
         let reason =
             |bytes: &[u8]| Parcel::parse(&[&[0; VNET_HEADER_LEN], bytes].concat()).map(drop).expect_err("no packet");
-        assert_eq!(reason(&[0x60; 48]), DropReason::Ipv6);
+        assert_eq!(reason(&[0x60; 48]), DropReason::Malformed);
         assert_eq!(reason(&[0x45; 19]), DropReason::TooShort);
         assert_eq!(reason(&[0xff; 40]), DropReason::NotIp);
         assert_eq!(reason(&[0x4f; 40]), DropReason::Malformed);

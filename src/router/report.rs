@@ -1,6 +1,6 @@
 //! What the router tells: lines in the log, counters, statistics.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use nix::unistd;
@@ -8,14 +8,15 @@ use nix::unistd;
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::Path;
-use super::stats::{PeerStats, Snapshot};
+use super::stats::{PeerStats, PortStats, Snapshot};
+use crate::config::PortMapping;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::PeerCredentials;
 
 impl EventLoop<'_> {
     /// Takes note of a peer that got its address.
-    pub(super) fn log_claim(&mut self, id: PeerId, address: Ipv4Addr) {
+    pub(super) fn log_claim(&mut self, id: PeerId, address: IpAddr) {
         self.totals.claims += 1;
         self.admission.claimed(id);
         let Some(peer) = self.peers.get(id) else { return };
@@ -25,7 +26,7 @@ impl EventLoop<'_> {
     }
 
     /// Once for each address that a peer tries to take.
-    pub(super) fn log_refused_claim(&mut self, id: PeerId, address: Ipv4Addr, now: Instant) {
+    pub(super) fn log_refused_claim(&mut self, id: PeerId, address: IpAddr, now: Instant) {
         let name = self.name();
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.refused_claim.replace(address) != Some(address) {
@@ -41,7 +42,7 @@ impl EventLoop<'_> {
     }
 
     /// Once for each address that a peer tries to take.
-    pub(super) fn log_not_leased(&mut self, id: PeerId, address: Ipv4Addr, now: Instant) {
+    pub(super) fn log_not_leased(&mut self, id: PeerId, address: IpAddr, now: Instant) {
         let name = self.name();
         let shows_nothing = matches!(self.setup.credentials, CredentialsCheck::Off);
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -80,7 +81,7 @@ impl EventLoop<'_> {
     }
 
     /// Rules can come as often as a peer likes before its first packet; the log's limit is enough.
-    pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddrV4) {
+    pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddr) {
         let who = self.describe(id);
         let name = self.name();
         self.fault_log.line(
@@ -123,9 +124,22 @@ impl EventLoop<'_> {
         }
     }
 
+    fn port_stats(&self, mapping: &PortMapping) -> PortStats {
+        let address = mapping.target.ip();
+        let holder = self.forwarder.holder(address).and_then(|id| self.peers.get(id));
+        PortStats {
+            protocol: mapping.protocol.as_str(),
+            port: mapping.port,
+            address,
+            target_port: mapping.target.port(),
+            peer: holder.map(|peer| peer.credentials.pid),
+        }
+    }
+
     fn snapshot(&self, now: Instant) -> Snapshot<'_> {
         let peers = self.peers.iter().map(|(id, peer)| {
-            let (addr, addr_32) = PeerStats::address_forms(self.forwarder.address(id));
+            let addresses: Vec<IpAddr> = self.forwarder.addresses(id).collect();
+            let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
             let traffic = &peer.traffic;
             let (attached, offloads, stream_reason) = match &peer.path {
                 Path::Attached(_) => (true, peer.offloads.names(), None),
@@ -134,6 +148,7 @@ impl EventLoop<'_> {
             PeerStats {
                 addr,
                 addr_32,
+                addresses,
                 uid: peer.credentials.uid,
                 gid: peer.credentials.gid,
                 pid: peer.credentials.pid,
@@ -162,6 +177,9 @@ impl EventLoop<'_> {
             offloads: self.tun().offloads().names(),
             socket: &self.setup.socket_name,
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
+            addresses: self.setup.spec.addresses.iter().map(ToString::to_string).collect(),
+            nat: &self.setup.spec.nat,
+            ports: self.setup.spec.ports.iter().map(|mapping| self.port_stats(mapping)).collect(),
             uptime: now.saturating_duration_since(self.started).as_secs(),
             sandbox: &self.confinement,
             totals: &self.totals,

@@ -1,6 +1,6 @@
 //! What the router tells about itself. The keys of the C plugin come first and mean the same.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -93,6 +93,12 @@ pub struct Snapshot<'a> {
     pub socket: &'a str,
     /// The UDP address for other routers.
     pub gateway: Option<String>,
+    /// Its own addresses (`tuntap-router-address`), with the lengths of their networks' prefixes.
+    pub addresses: Vec<String>,
+    /// The host's interfaces by which its vassals reach other networks.
+    pub nat: &'a [String],
+    /// The host's ports that lead to its vassals.
+    pub ports: Vec<PortStats>,
     /// Seconds since the router's process started its work.
     pub uptime: u64,
     /// What its process gave up.
@@ -105,13 +111,30 @@ pub struct Snapshot<'a> {
     pub drops: &'a DropCounters,
 }
 
+/// One port mapping.
+#[derive(Debug, Serialize)]
+pub struct PortStats {
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// The host's port.
+    pub port: u16,
+    /// The vassal's address.
+    pub address: IpAddr,
+    /// The vassal's port.
+    pub target_port: u16,
+    /// Process of the peer that holds the address right now, if any does.
+    pub peer: Option<libc::pid_t>,
+}
+
 /// One connection. `tx` is towards the peer.
 #[derive(Debug, Serialize)]
 pub struct PeerStats<'a> {
-    /// Its address, or nothing.
+    /// Its address, that of IPv4 if it has one; or nothing.
     pub addr: String,
-    /// The address's bytes in network order, read as a number of this machine.
+    /// The address's bytes in network order, read as a number of this machine; 0 for IPv6.
     pub addr_32: u32,
+    /// All its addresses, that of IPv4 first.
+    pub addresses: Vec<IpAddr>,
     /// User.
     pub uid: libc::uid_t,
     /// Group.
@@ -144,9 +167,12 @@ pub struct PeerStats<'a> {
 
 impl PeerStats<'_> {
     /// The C plugin's two forms of an address.
-    pub fn address_forms(address: Option<Ipv4Addr>) -> (String, u32) {
-        address
-            .map_or_else(|| (String::new(), 0), |address| (address.to_string(), u32::from_ne_bytes(address.octets())))
+    pub fn address_forms(address: Option<IpAddr>) -> (String, u32) {
+        match address {
+            None => (String::new(), 0),
+            Some(IpAddr::V4(address)) => (address.to_string(), u32::from_ne_bytes(address.octets())),
+            Some(IpAddr::V6(address)) => (address.to_string(), 0),
+        }
     }
 }
 
