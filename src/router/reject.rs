@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use ipnet::IpNet;
+
 use super::event_loop::EventLoop;
 use super::parcel::Parcel;
 use crate::policy::registry::PeerId;
@@ -55,7 +57,8 @@ impl EventLoop<'_> {
     /// The router's own address of a packet's version, if it is known.
     fn own_address(&self, packet: &Packet<'_>) -> Option<IpAddr> {
         let gateway = self.setup.gateway.as_ref().map(|gateway| IpAddr::V4(*gateway.address.ip()));
-        gateway.filter(|address| address.is_ipv4() == packet.is_v4() && !address.is_unspecified())
+        let mut own = self.setup.spec.addresses.iter().map(IpNet::addr).chain(gateway);
+        own.find(|address| address.is_ipv4() == packet.is_v4() && !address.is_unspecified())
     }
 
     fn rejection(&mut self, packet: &Packet<'_>, peer: impl Into<Option<PeerId>>) -> Option<Vec<u8>> {
