@@ -1,6 +1,6 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
@@ -15,7 +15,7 @@ pub struct RouterSpec {
     /// Where it tells its statistics.
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
-    pub gateway: Option<SocketAddrV4>,
+    pub gateway: Option<SocketAddr>,
 }
 
 /// Where statistics are served.

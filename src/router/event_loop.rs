@@ -26,6 +26,7 @@ use crate::log::LimitedLogger;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
+use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::sys::process::raise_descriptor_limit;
 use crate::sys::tun::{MAX_PACKET_LEN, Tun};
@@ -61,6 +62,8 @@ pub struct EventLoop<'a> {
     /// Packets that are cut from super-packets are put together here.
     pub(super) scratch: Vec<u8>,
     pub(super) path_mtus: PathMtus,
+    /// What may still be told to the senders of packets that go no further.
+    pub(super) answers: RateLimit,
     pub(super) accept_again_at: Option<Instant>,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
@@ -114,6 +117,7 @@ impl<'a> EventLoop<'a> {
             buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
             scratch: Vec::new(),
             path_mtus: PathMtus::default(),
+            answers: RateLimit::new(started),
             accept_again_at: None,
             stats,
             totals: Totals::default(),
