@@ -62,8 +62,6 @@ pub struct EventLoop<'a> {
     /// Packets that are cut from super-packets are put together here.
     pub(super) scratch: Vec<u8>,
     pub(super) path_mtus: PathMtus,
-    /// What may still be told to the senders of packets that go no further.
-    pub(super) answers: RateLimit,
     pub(super) accept_again_at: Option<Instant>,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
@@ -119,7 +117,6 @@ impl<'a> EventLoop<'a> {
             buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
             scratch: Vec::new(),
             path_mtus: PathMtus::default(),
-            answers: RateLimit::new(started),
             accept_again_at: None,
             stats,
             totals: Totals::default(),

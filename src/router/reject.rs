@@ -1,6 +1,6 @@
 //! Packets that are refused with an answer, so that their senders fail at once instead of waiting.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::event_loop::EventLoop;
@@ -52,14 +52,9 @@ impl EventLoop<'_> {
         }
     }
 
-    /// The router's own address of a packet's version, if it is known.
-    fn own_address(&self, packet: &Packet<'_>) -> Option<IpAddr> {
-        let gateway = self.setup.gateway.as_ref().map(|gateway| IpAddr::V4(*gateway.address.ip()));
-        gateway.filter(|address| address.is_ipv4() == packet.is_v4() && !address.is_unspecified())
-    }
-
     fn rejection(&mut self, packet: &Packet<'_>, peer: impl Into<Option<PeerId>>) -> Option<Vec<u8>> {
-        let answer = rejection(packet, source(self.own_address(packet), packet))?;
+        let own = self.setup.gateway.as_ref().map(|gateway| gateway.address.ip());
+        let answer = rejection(packet, source(own, packet))?;
         if !self.answers.admit(peer.into(), Instant::now()) {
             return None;
         }
