@@ -32,8 +32,11 @@ const READ_LEN: usize = 64 * 1024;
 /// How often the thread looks whether the privileges have been dropped, if it has to wait for that.
 const PRIVILEGES_POLL: Duration = Duration::from_millis(50);
 
-/// First byte of an IPv4 packet, without the header's length.
+/// The first four bits of an IPv4 packet.
 const IPV4: u8 = 4;
+
+/// The first four bits of an IPv6 packet.
+const IPV6: u8 = 6;
 
 /// What is on its way through the thread.
 ///
@@ -47,6 +50,8 @@ pub struct Buffers {
     pub from_router: Vec<u8>,
     /// Whether the router reads and writes the device itself.
     pub attached: bool,
+    /// Whether the router has answered a hello: it is none of the C plugin's then, and knows IPv6.
+    pub answered: bool,
     /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
     pub greeting: Option<Vec<u8>>,
     /// The directory that was the root when the connection was made.
@@ -270,7 +275,12 @@ impl Pump {
             };
             let packet = &self.scratch[VNET_HEADER_LEN.min(len)..len];
             // A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory with a longer frame.
-            if packet.len() <= MAX_PAYLOAD_LEN && packet.first().is_some_and(|first| first >> 4 == IPV4) {
+            let is_known = match packet.first().map(|first| first >> 4) {
+                Some(IPV4) => true,
+                Some(IPV6) => self.buffers.answered,
+                _ => false,
+            };
+            if is_known && packet.len() <= MAX_PAYLOAD_LEN {
                 let _fits = frame::append(&mut self.buffers.to_router, FrameKind::Packet, packet);
             }
         }
@@ -331,6 +341,7 @@ impl Pump {
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
     fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
+        self.buffers.answered = true;
         match answer {
             Answer::Attached => {
                 self.buffers.attached = true;

@@ -1,14 +1,25 @@
 //! Real vassals, and what passes between them.
 
+use std::time::Duration;
+
 use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::fake_router::FakeRouter;
 use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
+use crate::common::packet;
 use crate::common::probe::{is_reachable, pings_answered, tcp_round_trip};
 use crate::common::processes::send;
+use crate::common::raw_peer::RawPeer;
 use crate::common::stats::is_attached;
 use crate::common::wait;
+use crate::common::wire;
 use crate::service::curl;
-use crate::world::{EMPEROR_6, V1_6, V2_6, assert_addresses, emperor, emperor_on, start_attached, vassal, vassal_on};
+use crate::world::{
+    EMPEROR_6, V1_6, V2_6, assert_addresses, emperor, emperor_on, silent_vassal, start_attached, vassal, vassal_on,
+};
+
+/// Long enough to show that nothing comes.
+const IN_VAIN: Duration = Duration::from_millis(300);
 
 const SWITCH: &str = "tuntap-router-switch = true";
 
@@ -98,6 +109,30 @@ fn killed_router_costs_no_vassal_its_connections() {
     assert_eq!(stats.addresses(V1), [std::net::IpAddr::from(V1), V1_6.into()], "at once");
     inward.assert_passes();
     outward.assert_passes();
-    assert!(!emperor.connect().echo(V1_6, EMPEROR_6, std::time::Duration::from_millis(500)), "nobody else gets it");
+    assert!(!emperor.connect().echo(V1_6, EMPEROR_6, IN_VAIN), "nobody else gets it");
     assert!(is_reachable(&net, EMPEROR));
+}
+
+/// A device that no router reads sends IPv6 in frames as well, but to a router that has shown that it isn't the C plugin's:
+/// that one would take it for IPv4.
+#[test]
+fn ipv6_travels_in_frames_to_routers_that_know_it() {
+    let emperor = emperor().start();
+    let fake = FakeRouter::bind(&emperor.path("fake.sock"));
+    emperor.add(&silent_vassal("v1", V1, V1_6).devices(&["uwsgi0 {dir}/fake.sock"]));
+    let mut accepted = fake.accept(wait::LONG);
+    let net = emperor.vassal_net("v1");
+    let is_echo = |packet: &[u8]| packet::ends(packet) == Some((V1_6.into(), EMPEROR_6.into()));
+    let to = EMPEROR_6.to_string();
+    wait::until_true("the vassal has its route", wait::LONG, || {
+        net.output(&["ip", "-6", "route", "get", &to]).status.success()
+    });
+    let comes = |router: &mut RawPeer| {
+        net.output(&["ping", "-q", "-c", "1", "-W", "1", &to]);
+        router.wait_for_packet(IN_VAIN, is_echo).is_some()
+    };
+    assert!(!comes(&mut accepted), "to a router that has said nothing");
+    // Refused: packets go on in frames.
+    accepted.send_bytes(&wire::frame(0x75, &[1, 0, 0, 0, 0, 0, 0, 0]));
+    assert!(comes(&mut accepted), "to a router that has answered");
 }
