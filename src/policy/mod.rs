@@ -9,5 +9,6 @@ pub mod lease;
 pub mod limits;
 pub mod pattern;
 pub mod prefix_map;
+pub mod rate_limit;
 pub mod registry;
 pub mod targets;

@@ -2,10 +2,10 @@
 //!
 //! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
 
+pub mod answer;
 pub mod attach;
 pub mod frame;
 pub mod greeting;
-pub mod icmp;
 pub mod ip;
 pub mod rule;
 pub mod segment;
