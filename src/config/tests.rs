@@ -34,6 +34,10 @@ fn router_with_all_its_words() {
         socket: "/run/tuntap.socket".to_owned(),
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(address("192.0.2.1:999")),
+        addresses: Vec::new(),
+        nat: Vec::new(),
+        ports: Vec::new(),
+        mtu: None,
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -358,7 +362,7 @@ fn leases_that_stop_the_start() {
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
     let octal = error(OptionName::Lease, "010.0.0.5/24 app");
-    assert!(octal.contains("\"010.0.0.5/24\" is no IPv4 address"), "{octal}");
+    assert!(octal.contains("\"010.0.0.5/24\" is no address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::guard::die;
 use super::host::{self, HostGateway, HostState};
+use super::hostnet;
 use super::options::config;
 use crate::config::{ConfigErrors, Credentials, OptionName, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
@@ -35,7 +36,8 @@ struct Watched {
 /// Binds everything that the routers need and registers their gateways.
 pub fn start(host: &HostState) {
     if config().routers.is_empty() {
-        return;
+        // An earlier image may have had one.
+        return hostnet::set_up();
     }
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
@@ -55,10 +57,13 @@ pub fn start(host: &HostState) {
             host::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
         }
     }
-    for (index, spec) in config().routers.iter().enumerate() {
+    for spec in &config().routers {
         let setup = prepare(spec, host, &leases)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         SETUPS.lock().push(Some(setup));
+    }
+    hostnet::set_up();
+    for (index, spec) in config().routers.iter().enumerate() {
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
         let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
@@ -119,6 +124,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         StatsAddress::Tcp(_) => None,
     });
     Ok(Setup {
+        spec: spec.clone(),
         tun,
         socket_files: SocketFile::of(&spec.socket).into_iter().chain(stats_file).collect(),
         master: None,

@@ -22,6 +22,7 @@ use super::store::Keeper;
 use super::table::PeerTable;
 use super::token::Token;
 use super::{RouterError, Setup};
+use crate::hostnet;
 use crate::log::LimitedLogger;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
@@ -228,8 +229,10 @@ impl<'a> EventLoop<'a> {
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
     let mut tun = Tun::create(setup.tun.name())?;
     tun.enable_offloads();
+    hostnet::set_up_device(&setup.spec, setup.logger)?;
     setup.logger.line(format_args!(
-        "[tuntap-router] {}: the device was deleted and is made again; set its addresses and routes again, too",
+        "[tuntap-router] {}: the device was deleted and is made again; what tuntap-router-* options don't say about its \
+         addresses and routes has to be set again, too",
         tun.name()
     ));
     Ok(tun)

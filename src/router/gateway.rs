@@ -82,7 +82,8 @@ impl EventLoop<'_> {
         target: SocketAddr,
         parcel: &Parcel<'_>,
     ) -> Result<(), DropReason> {
-        let gateway = self.setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
+        let setup = self.setup;
+        let gateway = setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
         let now = Instant::now();
         let way = self.path_mtus.longest_packet(target, now);
         let longest = way.filter(|_| parcel.packet.must_not_fragment()).map(|way| longest(&parcel.packet, way));
@@ -95,7 +96,7 @@ impl EventLoop<'_> {
                 if result.is_ok() && self.answers.admit(Some(id), now) {
                     message = Packet::parse(bytes)
                         .ok()
-                        .and_then(|packet| too_big(&packet, mtu, answer::source(Some(gateway.address.ip()), &packet)));
+                        .and_then(|packet| too_big(&packet, mtu, answer::source(setup.own_addresses(), &packet)));
                 }
                 result = Err(DropReason::TooBig);
                 return;

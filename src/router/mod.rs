@@ -26,13 +26,15 @@ mod table;
 mod token;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::config::Sandbox;
+use crate::config::{RouterSpec, Sandbox};
+use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
@@ -82,6 +84,8 @@ pub struct StatsEndpoint {
 /// validated values and open descriptors, nothing else.
 #[derive(Debug)]
 pub struct Setup {
+    /// What the operator said about it.
+    pub spec: RouterSpec,
     /// The TUN device.
     pub tun: Tun,
     /// Name of the unix socket, for people.
@@ -112,6 +116,14 @@ pub struct Setup {
     pub host_version: String,
     /// Where lines go.
     pub logger: Logger,
+}
+
+impl Setup {
+    /// The router's addresses, as far as they are known here.
+    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());
+        self.spec.addresses.iter().map(IpNet::addr).chain(gateway)
+    }
 }
 
 /// The socket on which routers exchange packets.
@@ -148,6 +160,9 @@ pub enum RouterError {
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
+    /// It can't be given what it had.
+    #[error("setting up the device again: {0}")]
+    Reconfigure(#[from] HostNetworkError),
 }
 
 impl Setup {

@@ -53,8 +53,7 @@ impl EventLoop<'_> {
     }
 
     fn rejection(&mut self, packet: &Packet<'_>, peer: impl Into<Option<PeerId>>) -> Option<Vec<u8>> {
-        let own = self.setup.gateway.as_ref().map(|gateway| gateway.address.ip());
-        let answer = rejection(packet, source(own, packet))?;
+        let answer = rejection(packet, source(self.setup.own_addresses(), packet))?;
         if !self.answers.admit(peer.into(), Instant::now()) {
             return None;
         }
