@@ -4,6 +4,7 @@ mod credentials;
 mod device;
 mod error;
 mod grants;
+mod hostnet;
 mod limits;
 mod parse;
 mod router;
@@ -19,6 +20,7 @@ pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
+pub use hostnet::{PortMapping, PortProtocol};
 pub use router::{RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
@@ -71,6 +73,14 @@ pub enum OptionName {
     MaxQueue,
     /// `tuntap-router-max-device-rules`
     MaxDeviceRules,
+    /// `tuntap-router-address`
+    RouterAddress,
+    /// `tuntap-router-nat`
+    RouterNat,
+    /// `tuntap-router-port`
+    RouterPort,
+    /// `tuntap-router-mtu`
+    RouterMtu,
     /// `tuntap-device-rule`
     DeviceRule,
     /// `tuntap-device-timeout`
@@ -81,7 +91,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -102,6 +112,10 @@ impl OptionName {
         Self::UnclaimedTimeout,
         Self::MaxQueue,
         Self::MaxDeviceRules,
+        Self::RouterAddress,
+        Self::RouterNat,
+        Self::RouterPort,
+        Self::RouterMtu,
         Self::DeviceRule,
         Self::DeviceTimeout,
         Self::DeviceRequired,
@@ -130,6 +144,10 @@ impl OptionName {
             Self::UnclaimedTimeout => "tuntap-router-unclaimed-timeout",
             Self::MaxQueue => "tuntap-router-max-queue",
             Self::MaxDeviceRules => "tuntap-router-max-device-rules",
+            Self::RouterAddress => "tuntap-router-address",
+            Self::RouterNat => "tuntap-router-nat",
+            Self::RouterPort => "tuntap-router-port",
+            Self::RouterMtu => "tuntap-router-mtu",
             Self::DeviceRule => "tuntap-device-rule",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
@@ -211,6 +229,7 @@ impl Config {
     pub fn from_options<'a>(options: impl IntoIterator<Item = (OptionName, &'a str)>) -> Result<Self, ConfigErrors> {
         let mut config = Self::default();
         let mut default_stats = None;
+        let mut host_settings = Vec::new();
         let mut errors = Vec::new();
         for (option, value) in options {
             let result = match option {
@@ -225,7 +244,9 @@ impl Config {
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
                 OptionName::Lease => grants::lease(value).map(|lease| config.leases.push(lease)),
                 OptionName::LeaseDefault => grants::lease_default(value).map(|it| config.lease_default = Some(it)),
-                OptionName::DeviceRoute => grants::device_route(value).map(|range| config.device_routes.push(range)),
+                OptionName::DeviceRoute => {
+                    grants::device_route(value).map(|ranges| config.device_routes.extend(ranges))
+                }
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
@@ -240,6 +261,10 @@ impl Config {
                 OptionName::MaxDeviceRules => {
                     limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
                 }
+                OptionName::RouterAddress => hostnet::address(value).map(|it| host_settings.push(it)),
+                OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
+                OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
+                OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),
@@ -250,6 +275,7 @@ impl Config {
         }
         errors.extend(rules::too_many_device_rules(&config.device_rules));
         errors.extend(router::duplicates(&config.routers));
+        errors.extend(hostnet::apply(&mut config.routers, &host_settings));
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);
         }

@@ -1,8 +1,11 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
+use super::hostnet::PortMapping;
 use super::{OptionName, parse};
 
 /// One router.
@@ -15,7 +18,20 @@ pub struct RouterSpec {
     /// Where it tells its statistics.
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
-    pub gateway: Option<SocketAddrV4>,
+    pub gateway: Option<SocketAddr>,
+    /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
+    pub addresses: Vec<IpNet>,
+    /// The host's interfaces by which its vassals reach other networks, masqueraded.
+    pub nat: Vec<String>,
+    /// Ports of the host that lead to its vassals.
+    pub ports: Vec<PortMapping>,
+    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, [`Self::DEFAULT_MTU`].
+    pub mtu: Option<u16>,
+}
+
+impl RouterSpec {
+    /// The kernel's MTU for a new TUN device, in bytes.
+    pub const DEFAULT_MTU: u16 = 1500;
 }
 
 /// Where statistics are served.
@@ -52,6 +68,10 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         socket: parse::unix_socket(socket)?,
         stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
         gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
+        addresses: Vec::new(),
+        nat: Vec::new(),
+        ports: Vec::new(),
+        mtu: None,
     })
 }
 

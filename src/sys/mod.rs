@@ -3,9 +3,11 @@
 
 pub mod fork;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
+pub mod sysctl;
 pub mod tun;
 pub mod uio;

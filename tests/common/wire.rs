@@ -15,6 +15,9 @@ pub const RULES: u8 = 1;
 /// A packed rule.
 pub const RULE_LEN: usize = 24;
 
+/// A rule of the other form.
+pub const EXTENDED_RULE_LEN: usize = 64;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub modifier2: u8,

@@ -1,0 +1,9 @@
+//! Netlink: conversations with the kernel about the network of the namespace that the calling thread is in.
+
+mod connection;
+mod error;
+pub mod nftables;
+mod route;
+
+pub use error::NetlinkError;
+pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
