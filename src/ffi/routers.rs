@@ -11,10 +11,10 @@ use super::guard::die;
 use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
-use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
+use crate::config::{ConfigErrors, Credentials, OptionName, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
 use crate::policy::lease::{Leases, Uncovered};
-use crate::policy::pattern::Rules;
+use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
 use crate::sys::process;
@@ -48,6 +48,14 @@ pub fn start(host: &HostState) {
             "[tuntap-router] tuntap-router-switch without tuntap-router-lease or tuntap-router-firewall-out: a vassal can \
              claim any address that is free, the host's too, and gets what the others send there",
         );
+    }
+    for (option, rules) in
+        [(OptionName::FirewallOut, &config().firewall_out), (OptionName::FirewallIn, &config().firewall_in)]
+    {
+        if are_for_v4_only(rules) {
+            let option = option.as_str();
+            host::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+        }
     }
     for spec in &config().routers {
         let setup = prepare(spec, host, &leases)

@@ -27,6 +27,7 @@ use crate::log::LimitedLogger;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
+use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::sys::process::raise_descriptor_limit;
 use crate::sys::tun::{MAX_PACKET_LEN, Tun};
@@ -66,6 +67,8 @@ pub struct EventLoop<'a> {
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
     pub(super) limits_reached: LimitsReached,
+    /// What is left of errors and resets that may be sent.
+    pub(super) answers: RateLimit,
     pub(super) drops: DropCounters,
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
@@ -119,6 +122,7 @@ impl<'a> EventLoop<'a> {
             stats,
             totals: Totals::default(),
             limits_reached: LimitsReached::default(),
+            answers: RateLimit::new(started),
             drops: DropCounters::default(),
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),

@@ -40,6 +40,8 @@ pub struct Totals {
     pub faults: u64,
     /// Addresses that were given to a peer.
     pub claims: u64,
+    /// Answers to packets that a rule rejected. Beyond what may be sent of them, such packets are only dropped.
+    pub rejections: u64,
 }
 
 /// How often a limit left no room, by the end of its option's name.
