@@ -43,13 +43,12 @@ fn killed_emperor_leaves_settings_behind_and_nothing_else() {
 }
 
 #[test]
-fn setting_that_somebody_changed_meanwhile_stays() {
+fn setting_that_was_on_before_stays_on() {
     let host = Netns::new();
     let site = Site::around(&host);
     host.sh("sysctl -qw net.ipv4.conf.up6.forwarding=1");
     let emperor = ini().lines(&SET_UP).start_in(host);
     let mut world = World { emperor, site };
-    // It was on before, so that it isn't the Emperor's to turn off.
     world.signal(Signal::SIGINT);
     world.emperor.wait_for_exit();
     assert_eq!(world.netns.sh("sysctl -n net.ipv4.conf.up6.forwarding").trim(), "1");

@@ -139,3 +139,22 @@ fn options_that_are_taken_out_have_no_effect_after_a_reload() {
     let state = ["up4", "up6"].map(|name| world.netns.sh(&format!("sysctl -n net.ipv4.conf.{name}.forwarding")));
     assert_eq!(state.map(|value| value.trim().to_owned()), ["0", "0"]);
 }
+
+/// A reload can be the end, too.
+#[test]
+fn reload_into_a_broken_configuration_leaves_nothing_behind() {
+    let host = crate::common::netns::Netns::new();
+    let before = ruleset(&host);
+    for broken in ["tuntap-router-port = tcp 80 10.9.9.9:80", "such-an-option = does not exist"] {
+        let host = crate::common::netns::Netns::new();
+        let mut world = start_in(host, &["strict = true"]);
+        let path = world.path("emperor.ini");
+        let text = std::fs::read_to_string(&path).expect("own file");
+        std::fs::write(&path, format!("{text}\n{broken}\n")).expect("own file");
+        world.signal(Signal::SIGHUP);
+        world.emperor.wait_for_exit();
+        assert_eq!(ruleset(&world.netns), before, "{broken}");
+        let state = ["up4", "up6"].map(|name| world.netns.sh(&format!("sysctl -n net.ipv4.conf.{name}.forwarding")));
+        assert_eq!(state.map(|value| value.trim().to_owned()), ["0", "0"], "{broken}");
+    }
+}
