@@ -1,7 +1,8 @@
 //! An Emperor that executes itself anew.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,29 +51,48 @@ fn reload(world: &World) {
     world.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
 }
 
-/// Sends a byte every so often and has it sent back, for as long as `while_running` takes; the longest pause.
+/// Sends bytes all the time and has them sent back, for as long as `work` takes and a little longer; the longest time without
+/// one. A vassal that has joined its router again has its address again with its next packet, so that it must be the near
+/// end that never waits.
 #[track_caller]
-fn longest_pause(mut near: TcpStream, mut far: TcpStream, while_running: impl FnOnce() + Send) -> Duration {
+fn longest_pause(near: TcpStream, mut far: TcpStream, work: impl FnOnce() + Send) -> Duration {
+    const INTERVAL: Duration = Duration::from_millis(10);
+    let mut writer = near.try_clone().expect("a copy");
+    let mut reader = near;
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut byte = [0];
-            while let Ok(1) = far.read(&mut byte) {
-                far.write_all(&byte).expect("the connection lives");
+            let mut bytes = [0; 1000];
+            while let Ok(count @ 1..) = far.read(&mut bytes) {
+                far.write_all(&bytes[..count]).expect("the connection lives");
             }
         });
-        let work = scope.spawn(while_running);
-        let mut longest = Duration::ZERO;
-        let mut rounds_after = 0;
-        while rounds_after < 20 {
-            rounds_after += u32::from(work.is_finished());
-            let begin = Instant::now();
-            near.write_all(b"x").expect("the connection lives");
-            near.read_exact(&mut [0]).expect("the connection passes bytes");
-            longest = longest.max(begin.elapsed());
-            thread::sleep(Duration::from_millis(10));
-        }
-        work.join().expect("no panic");
-        longest
+        let work = scope.spawn(work);
+        let ended = AtomicBool::new(false);
+        let ended = &ended;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    writer.write_all(b"x").expect("the connection lives");
+                    thread::sleep(INTERVAL);
+                }
+                writer.shutdown(Shutdown::Both).expect("the connection lives");
+            });
+            let mut longest = Duration::ZERO;
+            let mut reads_afterwards = 0;
+            while reads_afterwards < 20 {
+                reads_afterwards += u32::from(work.is_finished());
+                let begin = Instant::now();
+                let result = reader.read(&mut [0; 1]);
+                if !matches!(result, Ok(1)) {
+                    ended.store(true, Ordering::Relaxed);
+                    panic!("{result:?}");
+                }
+                longest = longest.max(begin.elapsed());
+            }
+            ended.store(true, Ordering::Relaxed);
+            work.join().expect("no panic");
+            longest
+        })
     })
 }
 
