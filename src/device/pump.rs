@@ -316,7 +316,12 @@ impl Pump {
                 // Refused while the device is down, or because it is no packet: lost, as on any other wire.
                 FrameKind::Packet => _ = self.tun.send(&Offload::NONE, frame.payload),
                 FrameKind::Answer => answer = Answer::decode(frame.payload).or(answer),
-                FrameKind::Hello | FrameKind::Rules | FrameKind::Other(_) => {}
+                FrameKind::Hello
+                | FrameKind::Rules
+                | FrameKind::Ask
+                | FrameKind::Configuration
+                | FrameKind::Claim
+                | FrameKind::Other(_) => {}
             }
         }
         let rest = frames.rest();

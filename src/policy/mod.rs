@@ -7,6 +7,7 @@ pub mod forward;
 pub mod lease;
 pub mod limits;
 pub mod pattern;
+pub mod pool;
 pub mod prefix_map;
 pub mod registry;
 pub mod targets;

@@ -97,7 +97,7 @@ impl EventLoop<'_> {
                 self.take_rules(id, rules);
             }
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
-            FrameKind::Hello | FrameKind::Answer | FrameKind::Other(_) => {
+            FrameKind::Hello | FrameKind::Answer | FrameKind::Ask | FrameKind::Claim | FrameKind::Configuration | FrameKind::Other(_) => {
                 self.count_drop(Some(id), DropReason::UnknownFrame);
             }
         }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::attach;
+use super::{attach, lease};
 
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
@@ -25,6 +25,12 @@ pub enum FrameKind {
     Hello,
     /// A router's answer to that.
     Answer,
+    /// A device asks for its configuration, see [`super::lease`].
+    Ask,
+    /// A router's answer to that, and to a claim.
+    Configuration,
+    /// A device says which addresses it should have.
+    Claim,
     /// A kind that this version doesn't know.
     Other(u8),
 }
@@ -37,6 +43,9 @@ impl FrameKind {
             Self::Rules => 1,
             Self::Hello => attach::HELLO,
             Self::Answer => attach::ANSWER,
+            Self::Ask => lease::ASK,
+            Self::Configuration => lease::CONFIGURATION,
+            Self::Claim => lease::CLAIM,
             Self::Other(value) => value,
         }
     }
@@ -47,6 +56,9 @@ impl FrameKind {
             1 => Self::Rules,
             attach::HELLO => Self::Hello,
             attach::ANSWER => Self::Answer,
+            lease::ASK => Self::Ask,
+            lease::CONFIGURATION => Self::Configuration,
+            lease::CLAIM => Self::Claim,
             other => Self::Other(other),
         }
     }

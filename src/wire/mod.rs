@@ -7,6 +7,7 @@ pub mod frame;
 pub mod greeting;
 pub mod icmp;
 pub mod ip;
+pub mod lease;
 pub mod rule;
 pub mod segment;
 pub mod vnet;
