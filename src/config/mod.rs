@@ -73,6 +73,18 @@ pub enum OptionName {
     MaxDeviceRules,
     /// `tuntap-device-rule`
     DeviceRule,
+    /// `tuntap-router-address`
+    RouterAddress,
+    /// `tuntap-router-dns`
+    RouterDns,
+    /// `tuntap-device-address`
+    DeviceAddress,
+    /// `tuntap-device-gateway`
+    DeviceGateway,
+    /// `tuntap-device-mtu`
+    DeviceMtu,
+    /// `tuntap-device-dns`
+    DeviceDns,
     /// `tuntap-device-timeout`
     DeviceTimeout,
     /// `tuntap-device-required`
@@ -81,7 +93,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -103,6 +115,12 @@ impl OptionName {
         Self::MaxQueue,
         Self::MaxDeviceRules,
         Self::DeviceRule,
+        Self::RouterAddress,
+        Self::RouterDns,
+        Self::DeviceAddress,
+        Self::DeviceGateway,
+        Self::DeviceMtu,
+        Self::DeviceDns,
         Self::DeviceTimeout,
         Self::DeviceRequired,
     ];
@@ -131,6 +149,12 @@ impl OptionName {
             Self::MaxQueue => "tuntap-router-max-queue",
             Self::MaxDeviceRules => "tuntap-router-max-device-rules",
             Self::DeviceRule => "tuntap-device-rule",
+            Self::RouterAddress => "tuntap-router-address",
+            Self::RouterDns => "tuntap-router-dns",
+            Self::DeviceAddress => "tuntap-device-address",
+            Self::DeviceGateway => "tuntap-device-gateway",
+            Self::DeviceMtu => "tuntap-device-mtu",
+            Self::DeviceDns => "tuntap-device-dns",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
         }
@@ -211,6 +235,8 @@ impl Config {
     pub fn from_options<'a>(options: impl IntoIterator<Item = (OptionName, &'a str)>) -> Result<Self, ConfigErrors> {
         let mut config = Self::default();
         let mut default_stats = None;
+        let mut router_settings = Vec::new();
+        let mut device_settings = Vec::new();
         let mut errors = Vec::new();
         for (option, value) in options {
             let result = match option {
@@ -241,6 +267,12 @@ impl Config {
                     limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
                 }
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
+                OptionName::RouterAddress => router::address(value).map(|setting| router_settings.push(setting)),
+                OptionName::RouterDns => router::dns(value).map(|setting| router_settings.push(setting)),
+                OptionName::DeviceAddress => device::address(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceGateway => device::gateway(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceMtu => device::mtu(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceDns => device::dns(value).map(|setting| device_settings.push(setting)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),
             };
@@ -250,6 +282,8 @@ impl Config {
         }
         errors.extend(rules::too_many_device_rules(&config.device_rules));
         errors.extend(router::duplicates(&config.routers));
+        errors.extend(router::apply(&mut config.routers, router_settings));
+        errors.extend(device::apply(&mut config.devices, device_settings));
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);
         }

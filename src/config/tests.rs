@@ -30,6 +30,8 @@ fn router_with_all_its_words() {
         socket: "/run/tuntap.socket".to_owned(),
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 999)),
+        addresses: Vec::new(),
+        dns: Vec::new(),
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -84,7 +86,7 @@ fn default_stats_go_to_the_last_router_without_its_own() {
 #[test]
 fn devices() {
     let spec = |value| good(OptionName::Device, value).devices.remove(0);
-    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), socket: None });
+    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), ..DeviceSpec::default() });
     assert_eq!(spec("uwsgi0 /run/a b").socket.as_deref(), Some("/run/a b"));
     assert!(error(OptionName::Device, "").contains("device name"));
     assert!(error(OptionName::Device, "uwsgi0 10.0.0.1:4444").contains("TCP"));
