@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use thiserror::Error;
 
 /// One value that can't be used.
@@ -47,18 +47,37 @@ pub enum Problem {
         /// The words that are known.
         expected: &'static str,
     },
-    /// No IPv4 address or prefix.
-    #[error("\"{0}\" is no IPv4 address or prefix, expected a.b.c.d or a.b.c.d/0 to a.b.c.d/32")]
+    /// No address or prefix.
+    #[error("\"{0}\" is no address or prefix, expected an IPv4 address (/0 to /32) or an IPv6 address (/0 to /128)")]
     Prefix(String),
+    /// Source and destination of two versions.
+    #[error("{src} and {dst} are of different IP versions, no packet has both")]
+    MixedVersions {
+        /// The source.
+        src: String,
+        /// The destination.
+        dst: String,
+    },
+    /// No protocol.
+    #[error(
+        "\"{0}\" is no protocol, expected icmp, icmpv6, tcp, udp, sctp, dccp, udplite, gre, esp, ah or a number from 0 to 255"
+    )]
+    Protocol(String),
+    /// No ports.
+    #[error("\"{0}\" is no port or range of ports, expected 1 to 65535, or two of them with a hyphen between")]
+    Ports(String),
+    /// Ports of a protocol that has none.
+    #[error("{0} has no ports; tcp, udp, sctp, dccp and udplite have")]
+    NoPorts(String),
     /// A prefix with bits behind its length, where a grant depends on it.
     #[error("\"{word}\" has bits set behind its length, expected {network} or {host}")]
     HostBits {
         /// The word.
         word: String,
         /// The whole network.
-        network: Ipv4Net,
+        network: IpNet,
         /// The one address.
-        host: Ipv4Net,
+        host: IpNet,
     },
     /// No name or number of a user or group.
     #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
@@ -136,15 +155,20 @@ pub enum Problem {
     /// No time to poll.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),
-    /// A pattern that the wire format can't tell from any address.
-    #[error("0.0.0.0/32 means any address on the wire; leave the rule out, no packet has this address")]
-    UnspecifiedHost,
     /// A route without a target, or a target without a route.
     #[error("{0}")]
     Target(&'static str),
     /// More rules than fit the frame that carries them.
-    #[error("{0} rules, a device can send {max} at most", max = crate::wire::rule::MAX_RULES)]
-    TooManyRules(usize),
+    #[error(
+        "{count} rules, a device can send {max} at most ({} if all are of the kind that the C plugin knows)",
+        crate::wire::rule::MAX_RULES
+    )]
+    TooManyRules {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// Two routers want the same device or socket.
     #[error("another tuntap-router has the same {0}")]
     Duplicate(&'static str),

@@ -1,6 +1,6 @@
 //! What the operator grants: `tuntap-router-lease`, `-lease-default`, `-device-route` and `-gateway-allow`.
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::error::{ConfigError, ConfigErrors, Problem};
 use super::{OptionName, parse};
@@ -14,7 +14,7 @@ const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
 pub struct LeaseSpec {
     /// The whole value, for messages.
     value: String,
-    prefix: Ipv4Net,
+    prefix: IpNet,
     holder: HolderSpec,
 }
 
@@ -96,7 +96,7 @@ pub fn resolve_leases(
 pub fn device_route(value: &str) -> Result<TargetRange, Problem> {
     let value = value.trim();
     if value == "any" {
-        return Ok(TargetRange { prefix: Ipv4Net::default(), port: None });
+        return Ok(TargetRange { prefix: IpNet::default(), port: None });
     }
     let wrong = || Problem::DeviceRoute(value.to_owned());
     let (prefix, port) = match value.split_once(':') {
@@ -111,6 +111,6 @@ pub fn device_route(value: &str) -> Result<TargetRange, Problem> {
 }
 
 /// Reads `<addr[/len]>`.
-pub fn gateway_source(value: &str) -> Result<Ipv4Net, Problem> {
+pub fn gateway_source(value: &str) -> Result<IpNet, Problem> {
     parse::exact_prefix(value.trim())
 }

@@ -10,10 +10,10 @@ mod router;
 mod rules;
 mod sandbox;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
@@ -181,7 +181,7 @@ pub struct Config {
     /// Chain for packets from the peers.
     pub firewall_out: Vec<Rule<Action>>,
     /// Routes to other routers.
-    pub routes: Vec<Rule<SocketAddrV4>>,
+    pub routes: Vec<Rule<SocketAddr>>,
     /// Whether routers deliver packets between their peers themselves.
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.
@@ -193,7 +193,7 @@ pub struct Config {
     /// Gateways that the rules of devices may name beside the targets of `routes`.
     pub device_routes: Vec<TargetRange>,
     /// Where datagrams of other routers may come from; nothing is anywhere.
-    pub gateway_sources: Vec<Ipv4Net>,
+    pub gateway_sources: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
     /// What peers of a router may take.

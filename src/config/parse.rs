@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::error::Problem;
 use crate::wire::lease::is_host;
+use crate::wire::selector::AddressPattern;
 
 /// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
 const MAX_DEVICE_NAME_LEN: usize = 15;
@@ -103,13 +104,18 @@ pub fn number(value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     number.ok_or_else(|| Problem::Number { word: word.to_owned(), min, max })
 }
 
-/// An address pattern. Without a length it is one host, except for 0.0.0.0, which is any. Host bits don't count.
-pub fn prefix(word: &str) -> Result<Ipv4Net, Problem> {
-    prefix_as_written(word).map(|net| net.trunc())
+/// An address pattern. `any`, 0.0.0.0 and :: are any address; others are one host, or a network. Host bits don't count.
+pub fn pattern(word: &str) -> Result<AddressPattern, Problem> {
+    if word == "any" {
+        return Ok(AddressPattern::Any);
+    }
+    let written = prefix_as_written(word)?;
+    let is_any = written.addr().is_unspecified() && !word.contains('/');
+    Ok(if is_any { AddressPattern::Any } else { AddressPattern::Net(written.trunc()) })
 }
 
-/// A pattern for what somebody is allowed. A mistake would allow too much, so that host bits are one.
-pub fn exact_prefix(word: &str) -> Result<Ipv4Net, Problem> {
+/// Addresses that somebody is allowed. A mistake would allow too much, so that host bits are one.
+pub fn exact_prefix(word: &str) -> Result<IpNet, Problem> {
     let written = prefix_as_written(word)?;
     if written.addr() != written.network() {
         let word = word.to_owned();
@@ -118,15 +124,16 @@ pub fn exact_prefix(word: &str) -> Result<Ipv4Net, Problem> {
     Ok(written)
 }
 
-fn prefix_as_written(word: &str) -> Result<Ipv4Net, Problem> {
+/// Without a length it is one host, except for 0.0.0.0 and ::, which are all of their version.
+fn prefix_as_written(word: &str) -> Result<IpNet, Problem> {
     let wrong = || Problem::Prefix(word.to_owned());
     // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
-    let address: Ipv4Addr = word.split('/').next().and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
+    let address: IpAddr = word.split('/').next().and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
     if word.contains('/') {
         return word.parse().map_err(|_| wrong());
     }
-    let len = if address.is_unspecified() { 0 } else { 32 };
-    Ipv4Net::new(address, len).map_err(|_| wrong())
+    let host_len = if address.is_ipv4() { 32 } else { 128 };
+    IpNet::new(address, if address.is_unspecified() { 0 } else { host_len }).map_err(|_| wrong())
 }
 
 /// Address and port of another router's gateway.

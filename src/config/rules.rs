@@ -1,50 +1,70 @@
 //! `tuntap-router-firewall-in`, `-out`, `tuntap-router-route` and `tuntap-device-rule`.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-
-use ipnet::Ipv4Net;
+use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
 use crate::policy::pattern::{Action, Rule};
-use crate::wire::rule::{Direction, MAX_RULES, MaskedAddress, PeerRule, RuleAction};
+use crate::wire::frame::FrameKind;
+use crate::wire::ip::protocol;
+use crate::wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
+use crate::wire::selector::{Ports, Protocol, Selector, Service};
 
-const FIREWALL_SYNTAX: &str = "<allow|deny> [<src[/len]> <dst[/len]>]";
-const ROUTE_SYNTAX: &str = "<src[/len]> <dst[/len]> <addr:port>";
-const DEVICE_RULE_SYNTAX: &str = "<in|out> <src[/len]> <dst[/len]> <allow|deny|route|gateway> [addr:port]";
+const FIREWALL_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]";
+const ROUTE_SYNTAX: &str = "<src[/len]|any> <dst[/len]|any> <addr:port>";
+const DEVICE_RULE_SYNTAX: &str = "<in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] \
+                                  [<protocol> [port[-port]]]";
+
+/// Names that rules may use for protocols. Other ones have their number (IANA, "Protocol Numbers").
+const PROTOCOLS: [(&str, Protocol); 10] = [
+    ("icmp", Protocol::Icmp),
+    ("icmpv6", Protocol::Number(protocol::ICMPV6)),
+    ("tcp", Protocol::Number(protocol::TCP)),
+    ("udp", Protocol::Number(protocol::UDP)),
+    ("sctp", Protocol::Number(protocol::SCTP)),
+    ("dccp", Protocol::Number(protocol::DCCP)),
+    ("udplite", Protocol::Number(protocol::UDPLITE)),
+    ("gre", Protocol::Number(47)),
+    ("esp", Protocol::Number(50)),
+    ("ah", Protocol::Number(protocol::AUTHENTICATION)),
+];
 
 /// Reads a rule of a chain. An action alone matches every packet.
 pub fn firewall(value: &str) -> Result<Rule<Action>, Problem> {
     let words = parse::words(value, FIREWALL_SYNTAX)?;
-    let (action, src, dst) = match words.as_slice() {
-        [action] => (action, Ipv4Net::default(), Ipv4Net::default()),
-        [action, src, dst] => (action, parse::prefix(src)?, parse::prefix(dst)?),
+    let (action, selector) = match words.as_slice() {
+        [action] => (action, Selector::ALL),
+        [action, src, dst, service @ ..] => (action, selector(src, dst, service, FIREWALL_SYNTAX)?),
         _ => return Err(Problem::Syntax(FIREWALL_SYNTAX)),
     };
     let target = match action.as_str() {
         "allow" => Action::Allow,
         "deny" => Action::Deny,
+        "reject" => Action::Reject,
         other => {
-            return Err(Problem::UnknownWord { what: "action", word: other.to_owned(), expected: "allow or deny" });
+            return Err(Problem::UnknownWord {
+                what: "action",
+                word: other.to_owned(),
+                expected: "allow, deny or reject",
+            });
         }
     };
-    Ok(Rule { src, dst, target })
+    Ok(Rule { selector, target })
 }
 
 /// Reads a route to another router's gateway.
-pub fn route(value: &str) -> Result<Rule<SocketAddrV4>, Problem> {
+pub fn route(value: &str) -> Result<Rule<SocketAddr>, Problem> {
     let words = parse::words(value, ROUTE_SYNTAX)?;
     let [src, dst, target] = words.as_slice() else { return Err(Problem::Syntax(ROUTE_SYNTAX)) };
-    Ok(Rule { src: parse::prefix(src)?, dst: parse::prefix(dst)?, target: parse::udp_target(target)? })
+    let selector = selector(src, dst, &[], ROUTE_SYNTAX)?;
+    Ok(Rule { selector, target: parse::udp_target(target)?.into() })
 }
 
 /// Reads a rule that a device sends to its router.
 pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
     let words = parse::words(value, DEVICE_RULE_SYNTAX)?;
-    let (direction, src, dst, action, target) = match words.as_slice() {
-        [direction, src, dst, action] => (direction, src, dst, action, None),
-        [direction, src, dst, action, target] => (direction, src, dst, action, Some(target)),
-        _ => return Err(Problem::Syntax(DEVICE_RULE_SYNTAX)),
+    let [direction, src, dst, action, rest @ ..] = words.as_slice() else {
+        return Err(Problem::Syntax(DEVICE_RULE_SYNTAX));
     };
     let direction = match direction.as_str() {
         "in" => Direction::In,
@@ -53,35 +73,72 @@ pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
             return Err(Problem::UnknownWord { what: "direction", word: other.to_owned(), expected: "in or out" });
         }
     };
+    // No protocol has a colon in its name, and every target does.
+    let (target, service) = match rest {
+        [target, service @ ..] if target.contains(':') => (Some(target), service),
+        service => (None, service),
+    };
     let action = match (action.as_str(), target) {
         ("allow", None) => RuleAction::Allow,
         ("deny", None) => RuleAction::Deny,
-        ("route" | "gateway", Some(target)) => RuleAction::Route(parse::udp_target(target)?),
+        ("reject", None) => RuleAction::Reject,
+        ("route" | "gateway", Some(target)) => RuleAction::Route(parse::udp_target(target)?.into()),
         ("route" | "gateway", None) => return Err(Problem::Target("route and gateway need a target, addr:port")),
-        ("allow" | "deny", Some(_)) => return Err(Problem::Target("allow and deny take no target")),
+        ("allow" | "deny" | "reject", Some(_)) => {
+            return Err(Problem::Target("allow, deny and reject take no target"));
+        }
         (other, _) => {
             return Err(Problem::UnknownWord {
                 what: "action",
                 word: other.to_owned(),
-                expected: "allow, deny, route or gateway",
+                expected: "allow, deny, reject, route or gateway",
             });
         }
     };
-    Ok(PeerRule { direction, src: masked(parse::prefix(src)?)?, dst: masked(parse::prefix(dst)?)?, action })
+    let selector = selector(src, dst, service, DEVICE_RULE_SYNTAX)?;
+    Ok(PeerRule { direction, selector: PeerSelector::Full(selector), action })
 }
 
 /// A device sends its rules in one frame.
 pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
-    (rules.len() > MAX_RULES).then(|| ConfigError {
+    let max = match rule::encode_all(rules.iter()) {
+        Some((FrameKind::ExtendedRules, _)) => MAX_EXTENDED_RULES,
+        _ => MAX_RULES,
+    };
+    (rules.len() > max).then(|| ConfigError {
         option: OptionName::DeviceRule.as_str(),
         value: "...".to_owned(),
-        problem: Problem::TooManyRules(rules.len()),
+        problem: Problem::TooManyRules { count: rules.len(), max },
     })
 }
 
-fn masked(net: Ipv4Net) -> Result<MaskedAddress, Problem> {
-    if net.prefix_len() == 32 && net.addr() == Ipv4Addr::UNSPECIFIED {
-        return Err(Problem::UnspecifiedHost);
-    }
-    Ok(MaskedAddress { address: net.network().to_bits(), mask: net.netmask().to_bits() })
+fn selector(src: &str, dst: &str, service: &[String], syntax: &'static str) -> Result<Selector, Problem> {
+    let service = match service {
+        [] => None,
+        [protocol] => Some(Service { protocol: self::protocol(protocol)?, ports: None }),
+        [protocol, ports] => {
+            let name = protocol;
+            let protocol = self::protocol(protocol)?;
+            if !protocol.has_ports() {
+                return Err(Problem::NoPorts(name.clone()));
+            }
+            Some(Service { protocol, ports: Some(self::ports(ports)?) })
+        }
+        _ => return Err(Problem::Syntax(syntax)),
+    };
+    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service)
+        .map_err(|_| Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() })
+}
+
+fn protocol(word: &str) -> Result<Protocol, Problem> {
+    let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
+    let numbered = || parse::number(word, 0, u8::MAX.into()).ok().and_then(|number| u8::try_from(number).ok());
+    named.or_else(|| numbered().map(Protocol::Number)).ok_or_else(|| Problem::Protocol(word.to_owned()))
+}
+
+fn ports(word: &str) -> Result<Ports, Problem> {
+    let wrong = || Problem::Ports(word.to_owned());
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    let port = |word: &str| word.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
+    Ports::new(port(first)?, port(last)?).ok_or_else(wrong)
 }

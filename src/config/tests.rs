@@ -1,11 +1,11 @@
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::lease::{Holder, Lease};
-use crate::wire::rule::{Direction, RuleAction};
+use crate::wire::rule::{Direction, PeerSelector, RuleAction};
+use crate::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
 fn read(option: OptionName, value: &str) -> Result<Config, ConfigErrors> {
     Config::from_options([(option, value)])
@@ -170,13 +170,70 @@ fn credentials() {
 #[test]
 fn firewall_rules() {
     let rule = |value| good(OptionName::FirewallOut, value).firewall_out.remove(0);
-    let any = Ipv4Net::default();
-    assert_eq!(rule("deny"), Rule { src: any, dst: any, target: Action::Deny });
-    assert_eq!(rule("allow 0.0.0.0 0.0.0.0/0"), Rule { src: any, dst: any, target: Action::Allow });
+    assert_eq!(rule("deny"), Rule { selector: Selector::ALL, target: Action::Deny });
+    assert_eq!(rule("reject any any"), Rule { selector: Selector::ALL, target: Action::Reject });
     let documented = rule("allow 192.168.0.5/24 192.168.0.1");
-    assert_eq!(documented.src.to_string(), "192.168.0.0/24");
-    assert_eq!(documented.dst.to_string(), "192.168.0.1/32");
-    assert_eq!(rule("deny 0.0.0.0/8 10.0.0.0/32").src.to_string(), "0.0.0.0/8");
+    assert_eq!(documented.selector, select("192.168.0.0/24", "192.168.0.1/32", None));
+    assert_eq!(rule("deny 0.0.0.0/8 10.0.0.0/32").selector, select("0.0.0.0/8", "10.0.0.0/32", None));
+    assert_eq!(rule("deny fd00:77::5/64 2001:db8::1").selector, select("fd00:77::/64", "2001:db8::1/128", None));
+}
+
+fn select(src: &str, dst: &str, service: Option<Service>) -> Selector {
+    let pattern = |text: &str| match text {
+        "any" => AddressPattern::Any,
+        net => AddressPattern::Net(net.parse().expect("a prefix")),
+    };
+    Selector::new(pattern(src), pattern(dst), service).expect("one version")
+}
+
+#[test]
+fn any_address() {
+    let selector = |value: &str| good(OptionName::FirewallOut, value).firewall_out.remove(0).selector;
+    for word in ["any", "0.0.0.0", "::"] {
+        assert_eq!(selector(&format!("deny {word} {word}")), Selector::ALL, "{word}");
+        assert_eq!(selector(&format!("deny {word} fd00::/8")), select("any", "fd00::/8", None), "{word}");
+    }
+    assert_eq!(selector("deny 0.0.0.0/0 0.0.0.0/0"), select("0.0.0.0/0", "0.0.0.0/0", None), "IPv4 only");
+    assert_eq!(selector("deny ::/0 any"), select("::/0", "any", None), "IPv6 only");
+}
+
+#[test]
+fn protocols_and_ports() {
+    let service = |words: &str| {
+        let config = good(OptionName::FirewallIn, &format!("deny any any {words}"));
+        config.firewall_in[0].selector.service().expect("a service")
+    };
+    let number = |number, ports: Option<(u16, u16)>| Service {
+        protocol: Protocol::Number(number),
+        ports: ports.map(|(first, last)| Ports::new(first, last).expect("in order")),
+    };
+    assert_eq!(service("tcp"), number(6, None));
+    assert_eq!(service("tcp 443"), number(6, Some((443, 443))));
+    assert_eq!(service("udp 5000-6000"), number(17, Some((5000, 6000))));
+    assert_eq!(service("icmp"), Service { protocol: Protocol::Icmp, ports: None });
+    assert_eq!(service("icmpv6"), number(58, None));
+    assert_eq!(service("47"), number(47, None));
+    assert_eq!(service("6 22"), number(6, Some((22, 22))));
+    for (words, part) in [
+        ("tpc", "\"tpc\" is no protocol"),
+        ("256", "\"256\" is no protocol"),
+        ("tcp 0", "\"0\" is no port"),
+        ("tcp 65536", "\"65536\" is no port"),
+        ("tcp 20-10", "\"20-10\" is no port"),
+        ("tcp 10-", "\"10-\" is no port"),
+        ("icmp 8", "icmp has no ports"),
+        ("47 1", "47 has no ports"),
+        ("tcp 1 2", "expected <allow|deny|reject>"),
+    ] {
+        let message = error(OptionName::FirewallIn, &format!("deny any any {words}"));
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn versions_do_not_mix() {
+    let message = error(OptionName::FirewallIn, "deny fd00::/8 10.0.0.0/8");
+    assert!(message.contains("fd00::/8 and 10.0.0.0/8 are of different IP versions"), "{message}");
 }
 
 #[test]
@@ -184,27 +241,27 @@ fn firewall_rules_that_stop_the_start() {
     let message = error(OptionName::FirewallOut, "deyn 192.168.0.0/24 0.0.0.0");
     assert_eq!(
         message,
-        "tuntap-router-firewall-out = deyn 192.168.0.0/24 0.0.0.0: unknown action \"deyn\", expected allow or deny"
+        "tuntap-router-firewall-out = deyn 192.168.0.0/24 0.0.0.0: unknown action \"deyn\", expected allow, deny or reject"
     );
     for value in [
         "",
         "Deny",
         "deny 1.2.3.4",
-        "deny 1.2.3.4 5.6.7.8 9",
+        "deny 1.2.3.4 5.6.7.8 nine",
         "deny 1.2.3 0.0.0.0",
         "deny 1.2.3.4/33 0.0.0.0",
         "deny 010.0.0.0/8 0.0.0.0",
     ] {
         error(OptionName::FirewallIn, value);
     }
-    assert!(error(OptionName::FirewallIn, "deny ::1 0.0.0.0").contains("IPv4"));
+    assert!(error(OptionName::FirewallIn, "deny ::1/129 any").contains("IPv6"));
     assert!(error(OptionName::FirewallIn, "deny 1.2.3.4/ 0.0.0.0").contains("1.2.3.4/"));
 }
 
 #[test]
 fn routes() {
     let route = good(OptionName::Route, "192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000").routes.remove(0);
-    assert_eq!(route.target, SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 4000));
+    assert_eq!(route.target, SocketAddr::from(([10, 77, 0, 2], 4000)));
     for value in ["1.1.1.1 2.2.2.2", "1.1.1.1 2.2.2.2 3.3.3.3", "1.1.1.1 2.2.2.2 3.3.3.3:0", "1.1.1.1 2.2.2.2 h:1"] {
         error(OptionName::Route, value);
     }
@@ -215,20 +272,25 @@ fn device_rules() {
     let rule = |value: &str| good(OptionName::DeviceRule, value).device_rules.remove(0);
     let deny = rule("out 192.168.0.9/24 0.0.0.0 deny");
     assert_eq!(deny.direction, Direction::Out);
-    assert_eq!((deny.src.address, deny.src.mask), (0xc0a8_0000, 0xffff_ff00));
-    assert_eq!((deny.dst.address, deny.dst.mask), (0, 0));
+    assert_eq!(deny.selector, PeerSelector::Full(select("192.168.0.0/24", "any", None)));
     assert_eq!(deny.action, RuleAction::Deny);
-    let target = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 999);
+    let target = SocketAddr::from(([10, 0, 0, 1], 999));
     for word in ["route", "gateway"] {
         assert_eq!(rule(&format!("in 1.1.1.1 2.2.2.2 {word} 10.0.0.1:999")).action, RuleAction::Route(target));
     }
+    let https = Some(Service { protocol: Protocol::Number(6), ports: Ports::new(443, 443) });
+    assert_eq!(rule("in any any reject tcp 443").action, RuleAction::Reject);
+    assert_eq!(rule("in any any reject tcp 443").selector, PeerSelector::Full(select("any", "any", https)));
+    let routed = rule("out any fd00::/8 route 10.0.0.1:999 tcp 443");
+    assert_eq!(routed.action, RuleAction::Route(target));
+    assert_eq!(routed.selector, PeerSelector::Full(select("any", "fd00::/8", https)));
     for value in [
         "up 1.1.1.1 2.2.2.2 deny",
-        "in 1.1.1.1 2.2.2.2 reject",
+        "in 1.1.1.1 2.2.2.2 refuse",
+        "in 1.1.1.1 2.2.2.2 reject 10.0.0.1:999",
         "in 1.1.1.1 2.2.2.2 gateway",
         "in 1.1.1.1 2.2.2.2 deny 10.0.0.1:999",
         "in 1.1.1.1 deny",
-        "in 0.0.0.0/32 2.2.2.2 deny",
     ] {
         error(OptionName::DeviceRule, value);
     }
@@ -240,6 +302,13 @@ fn device_rules_fit_one_frame() {
         |count| Config::from_options(std::iter::repeat_n((OptionName::DeviceRule, "in 1.1.1.1 0.0.0.0 deny"), count));
     assert!(rules(341).is_ok());
     assert!(rules(342).is_err_and(|errors| errors.to_string().contains("341")));
+    let one_more = (OptionName::DeviceRule, "in fd00::/8 any deny");
+    let with_ipv6 = |count: usize| {
+        let others = std::iter::repeat_n((OptionName::DeviceRule, "in 1.1.1.1 0.0.0.0 deny"), count - 1);
+        Config::from_options(others.chain([one_more]))
+    };
+    assert!(with_ipv6(127).is_ok());
+    assert!(with_ipv6(128).is_err_and(|errors| errors.to_string().contains("127")));
 }
 
 /// What leases mean on a machine with the user `app`, 1000, and the group `web`, 2000.
@@ -265,7 +334,8 @@ fn leases() {
 
 #[test]
 fn leases_that_stop_the_start() {
-    for value in ["", "10.0.0.5", "10.0.0.5 app other", "app 10.0.0.5", "10.0.0.5/33 app", "::1 app", "10.0.0.5 \"app"]
+    for value in
+        ["", "10.0.0.5", "10.0.0.5 app other", "app 10.0.0.5", "10.0.0.5/33 app", "::1/129 app", "10.0.0.5 \"app"]
     {
         error(OptionName::Lease, value);
     }

@@ -11,7 +11,7 @@ use crate::sys::tun::Tun;
 use crate::wire::attach::Hello;
 use crate::wire::frame::{self, FrameKind};
 use crate::wire::greeting::CREDENTIALS_MAGIC;
-use crate::wire::rule::{MAX_RULES, PeerRule};
+use crate::wire::rule::{self, MAX_RULES, PeerRule};
 
 /// Whose credentials a device shows: those that the instance will have once it has dropped its privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +109,9 @@ fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix
 /// The frame that carries the rules; nothing if there are none.
 pub fn rules_frame(rules: &[PeerRule]) -> Vec<u8> {
     debug_assert!(rules.len() <= MAX_RULES, "the configuration was checked");
-    let payload: Vec<u8> = rules.iter().flat_map(PeerRule::encode).collect();
     let mut bytes = Vec::new();
-    let _nothing_to_send = frame::append(&mut bytes, FrameKind::Rules, &payload);
+    if let Some((kind, payload)) = rule::encode_all(rules.iter()) {
+        let _nothing_to_send = frame::append(&mut bytes, kind, &payload);
+    }
     bytes
 }

@@ -318,6 +318,7 @@ impl Pump {
                 FrameKind::Answer => answer = Answer::decode(frame.payload).or(answer),
                 FrameKind::Hello
                 | FrameKind::Rules
+                | FrameKind::ExtendedRules
                 | FrameKind::Ask
                 | FrameKind::Configuration
                 | FrameKind::Claim

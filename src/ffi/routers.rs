@@ -13,7 +13,7 @@ use super::options::config;
 use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
 use crate::policy::lease::{Leases, Uncovered};
-use crate::policy::pattern::RuleList;
+use crate::policy::pattern::Rules;
 use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
 use crate::sys::process;
@@ -118,9 +118,9 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         listener,
         stats,
         policy: Policy {
-            firewall_in: RuleList::new(config().firewall_in.iter().copied()),
-            firewall_out: RuleList::new(config().firewall_out.iter().copied()),
-            routes: RuleList::new(config().routes.iter().copied()),
+            firewall_in: Rules::chain(config().firewall_in.iter().copied()),
+            firewall_out: Rules::chain(config().firewall_out.iter().copied()),
+            routes: Rules::new(config().routes.iter().copied()),
             has_gateway: gateway.is_some(),
             switch: config().switch,
             leases: leases.clone(),

@@ -1,56 +1,95 @@
-//! Verdicts of a rule list that were worked out before, by address pair, so that a packet's cost does not grow with the
-//! number of rules.
+//! Verdicts of a rule list that were worked out before, by flow, so that a packet's cost does not grow with the number of
+//! rules.
 
-use std::net::Ipv4Addr;
+use super::pattern::{AnyFlow, Bits, Flow, RuleList, Rules, Service};
 
-use super::pattern::RuleList;
-
-/// Address pairs that are remembered. A power of two; 16 KiB for a chain of the firewall.
+/// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
 const SLOTS: usize = 1024;
 
-/// A rule list with a memory. Each pair has one place, so that a flood of pairs costs what the list costs, and never
-/// more memory.
+/// Rules with a memory. Each flow has one place, so that a flood of flows costs what the rules cost, and never more
+/// memory.
 #[derive(Debug, Clone)]
 pub struct CachedRules<T> {
-    rules: RuleList<T>,
-    slots: Vec<Option<Slot<T>>>,
-    /// Makes the places unpredictable, so that nobody can aim at another pair's place.
-    seed: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot<T> {
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    verdict: Option<T>,
+    v4: CachedList<u32, T>,
+    v6: CachedList<u128, T>,
 }
 
 impl<T: Copy> CachedRules<T> {
     /// Nothing remembered yet. `seed` should be hard to guess.
-    pub fn new(rules: RuleList<T>, seed: u64) -> Self {
+    pub fn new(rules: Rules<T>, seed: u64) -> Self {
+        Self { v4: CachedList::new(rules.v4, seed), v6: CachedList::new(rules.v6, seed) }
+    }
+
+    /// What the first rule that matches decides.
+    pub fn first_match(&mut self, flow: &AnyFlow) -> Option<T> {
+        match flow {
+            AnyFlow::V4(flow) => self.v4.first_match(*flow),
+            AnyFlow::V6(flow) => self.v6.first_match(*flow),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct CachedList<A, T> {
+    rules: RuleList<A, T>,
+    slots: Vec<Option<Slot<A, T>>>,
+    /// Makes the places unpredictable, so that nobody can aim at another flow's place.
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot<A, T> {
+    flow: Flow<A>,
+    verdict: Option<T>,
+}
+
+/// Addresses of which a place can be worked out.
+trait Mix {
+    fn fold(self) -> u64;
+}
+
+impl Mix for u32 {
+    fn fold(self) -> u64 {
+        self.into()
+    }
+}
+
+impl Mix for u128 {
+    #[allow(clippy::cast_possible_truncation)] // both halves are taken
+    fn fold(self) -> u64 {
+        // Lengthens the way from the lower to the upper half, so that networks and hosts don't cancel out.
+        (self as u64) ^ ((self >> 64) as u64).wrapping_mul(0xff51_afd7_ed55_8ccd)
+    }
+}
+
+impl<A: Bits + Mix, T: Copy> CachedList<A, T> {
+    fn new(rules: RuleList<A, T>, seed: u64) -> Self {
         // A list without rules has nothing to remember.
         let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
         Self { rules, slots, seed: seed | 1 }
     }
 
-    /// What the first rule that matches decides.
-    pub fn first_match(&mut self, src: Ipv4Addr, dst: Ipv4Addr) -> Option<T> {
+    fn first_match(&mut self, mut flow: Flow<A>) -> Option<T> {
         if self.slots.is_empty() {
             return None;
         }
-        let index = self.index(src, dst);
+        if !self.rules.looks_at_service() {
+            flow.service = Service::default();
+        }
+        let index = self.index(&flow);
         if let Some(slot) = self.slots[index]
-            && (slot.src, slot.dst) == (src, dst)
+            && slot.flow == flow
         {
             return slot.verdict;
         }
-        let verdict = self.rules.first_match(src, dst);
-        self.slots[index] = Some(Slot { src, dst, verdict });
+        let verdict = self.rules.first_match(&flow);
+        self.slots[index] = Some(Slot { flow, verdict });
         verdict
     }
 
-    fn index(&self, src: Ipv4Addr, dst: Ipv4Addr) -> usize {
-        let pair = u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits());
+    fn index(&self, flow: &Flow<A>) -> usize {
+        let service = u64::from(flow.service.protocol) << 16 | u64::from(flow.service.port.unwrap_or_default());
+        let pair = flow.src.fold().rotate_left(32) ^ flow.dst.fold() ^ service << 20;
         let mixed = (pair ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32).wrapping_mul(self.seed);
         usize::try_from(mixed >> 32).unwrap_or_default() & (SLOTS - 1)
     }
@@ -58,62 +97,83 @@ impl<T: Copy> CachedRules<T> {
 
 #[cfg(test)]
 mod tests {
-    use ipnet::Ipv4Net;
     use proptest::prelude::*;
 
     use super::*;
     use crate::policy::pattern::Rule;
+    use crate::policy::pattern::tests::{any_net, inside, rule};
+    use crate::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service as SelectedService};
 
-    fn any_net() -> impl Strategy<Value = Ipv4Net> {
-        (any::<u32>(), 0u8..=32).prop_map(|(bits, len)| Ipv4Net::new_assert(Ipv4Addr::from_bits(bits), len))
+    fn flow(src: u32, dst: u32) -> Flow<u32> {
+        Flow { src, dst, service: Service::default() }
     }
 
     /// Whoever shares a place takes it over, and gets nothing of what was there.
     #[test]
-    fn pairs_that_share_a_place_are_told_apart() {
-        let first = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        let others = (0..).map(|low| Ipv4Addr::from_bits(0xc0a8_0000 | low));
-        let pairs_of = |pair: fn((Ipv4Addr, Ipv4Addr), Ipv4Addr) -> (Ipv4Addr, Ipv4Addr)| {
-            let other = pair(first, Ipv4Addr::new(192, 168, 0, 0));
-            let net =
-                |address| Ipv4Net::new_assert(address, if address == first.0 || address == first.1 { 32 } else { 16 });
-            let rule = |(src, dst), target| Rule { src: net(src), dst: net(dst), target };
-            let mut cached = CachedRules::new(RuleList::new([rule(first, 1), rule(other, 2)]), 0x5eed);
-            let same_place = others
-                .clone()
-                .map(|address| pair(first, address))
-                .find(|&(src, dst)| cached.index(src, dst) == cached.index(first.0, first.1))
-                .expect("there are fewer places than pairs");
+    fn flows_that_share_a_place_are_told_apart() {
+        let first = flow(0x0a00_0001, 0x0a00_0002);
+        let with = |change: fn(Flow<u32>, u16) -> Flow<u32>, other: Rule<i32>| {
+            let rules = Rules::new([other, rule(2, "any", "any")]);
+            let mut cached = CachedList::new(rules.v4, 0x5eed);
+            let same_place = (1..=u16::MAX)
+                .map(|low| change(first, low))
+                .find(|flow| cached.index(flow) == cached.index(&first))
+                .expect("there are fewer places than flows");
             for _ in 0..2 {
-                assert_eq!(cached.first_match(first.0, first.1), Some(1));
-                assert_eq!(cached.first_match(same_place.0, same_place.1), Some(2));
+                assert_eq!(cached.first_match(first), Some(2));
+                assert_eq!(cached.first_match(same_place), Some(1));
             }
         };
-        pairs_of(|(src, _), other| (src, other));
-        pairs_of(|(_, dst), other| (other, dst));
+        with(|flow, low| Flow { src: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "192.168.0.0/16", "any"));
+        with(|flow, low| Flow { dst: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "any", "192.168.0.0/16"));
+        let tcp = SelectedService { protocol: Protocol::Number(6), ports: Ports::new(1, u16::MAX) };
+        let selector = Selector::new(AddressPattern::Any, AddressPattern::Any, Some(tcp)).expect("both versions");
+        with(
+            |flow, low| Flow { service: Service { protocol: 6, port: Some(low) }, ..flow },
+            Rule { selector, target: 1 },
+        );
+    }
+
+    fn any_rules() -> impl Strategy<Value = Vec<Selector>> {
+        let service = prop_oneof![
+            Just(None),
+            (0u8..3).prop_map(|number| Some(SelectedService { protocol: Protocol::Number(number), ports: None })),
+            (0u16..4, 0u16..4).prop_map(|(one, other)| Some(SelectedService {
+                protocol: Protocol::Number(6),
+                ports: Ports::new(one.min(other), one.max(other)),
+            })),
+        ];
+        let rule = (any_net(), any_net(), service).prop_filter_map("versions", |(src, dst, service)| {
+            Selector::new(AddressPattern::Net(src), AddressPattern::Net(dst), service).ok()
+        });
+        prop::collection::vec(rule, 1..30)
     }
 
     proptest! {
         /// Asked in whatever order and however often, it says what the list says.
         #[test]
         fn agrees_with_the_list(
-            rules in prop::collection::vec((any_net(), any_net()), 0..30),
-            pairs in prop::collection::vec((0usize..30, any::<u32>(), any::<u32>()), 1..300),
+            selectors in any_rules(),
+            asked in prop::collection::vec((any::<prop::sample::Index>(), 0u128..4, 0u128..4, 0u8..7, 0u16..5), 1..300),
             seed: u64,
         ) {
-            let rules: Vec<_> = rules.into_iter().enumerate().map(|(target, (src, dst))| Rule { src, dst, target }).collect();
-            let list = RuleList::new(rules.iter().copied());
-            let mut cached = CachedRules::new(list.clone(), seed);
-            for (near, src, dst) in pairs {
-                let (src, dst) = match rules.get(near) {
-                    Some(rule) => (
-                        rule.src.network().to_bits() | (src & 3 & rule.src.hostmask().to_bits()),
-                        rule.dst.network().to_bits() | (dst & 3 & rule.dst.hostmask().to_bits()),
-                    ),
-                    None => (src, dst),
-                };
-                let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
-                prop_assert_eq!(cached.first_match(src, dst), list.first_match(src, dst));
+            let rules = Rules::new(selectors.iter().enumerate().map(|(target, &selector)| Rule { selector, target }));
+            let mut cached = CachedRules::new(rules.clone(), seed);
+            for (near, src, dst, protocol, port) in asked {
+                let near = selectors[near.index(selectors.len())];
+                let (AddressPattern::Net(from), AddressPattern::Net(to)) = (near.src(), near.dst()) else { continue };
+                let service = Service { protocol, port: (port > 0).then_some(port) };
+                match (inside(from, src), inside(to, dst)) {
+                    (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
+                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.first_match(&AnyFlow::V4(flow)), rules.v4.first_match(&flow));
+                    }
+                    (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.first_match(&AnyFlow::V6(flow)), rules.v6.first_match(&flow));
+                    }
+                    _ => {}
+                }
             }
         }
     }

@@ -10,8 +10,6 @@ pub enum DropReason {
     TooShort,
     /// Neither IPv4 nor IPv6.
     NotIp,
-    /// IPv6, which is not forwarded yet.
-    Ipv6,
     /// Headers that contradict each other or the packet.
     Malformed,
     /// An IPv6 routing header that sends the packet on from its destination.
@@ -42,6 +40,8 @@ pub enum DropReason {
     UnknownFrame,
     /// A source that is not leased to the peer.
     NotLeased,
+    /// One IPv6 address more than a peer may hold.
+    TooManyAddresses,
     /// A frame with other rules after the peer's first packet.
     RulesFrozen,
     /// A peer's rule names a gateway that peers may not name.
@@ -55,7 +55,6 @@ impl DropReason {
     pub const ALL: [Self; 21] = [
         Self::TooShort,
         Self::NotIp,
-        Self::Ipv6,
         Self::Malformed,
         Self::SourceRoute,
         Self::Firewall,
@@ -71,6 +70,7 @@ impl DropReason {
         Self::NoGateway,
         Self::UnknownFrame,
         Self::NotLeased,
+        Self::TooManyAddresses,
         Self::RulesFrozen,
         Self::RouteTarget,
         Self::GatewaySource,
@@ -81,7 +81,6 @@ impl DropReason {
         match self {
             Self::TooShort => "too_short",
             Self::NotIp => "not_ip",
-            Self::Ipv6 => "ipv6",
             Self::Malformed => "malformed",
             Self::SourceRoute => "source_route",
             Self::Firewall => "firewall",
@@ -97,6 +96,7 @@ impl DropReason {
             Self::NoGateway => "no_gateway",
             Self::UnknownFrame => "unknown_frame",
             Self::NotLeased => "not_leased",
+            Self::TooManyAddresses => "too_many_addresses",
             Self::RulesFrozen => "rules_frozen",
             Self::RouteTarget => "route_target",
             Self::GatewaySource => "gateway_source",
@@ -145,11 +145,11 @@ mod tests {
     #[test]
     fn counts_by_name() {
         let mut counters = DropCounters::default();
-        counters.count(DropReason::Ipv6);
-        counters.count(DropReason::Ipv6);
+        counters.count(DropReason::Firewall);
+        counters.count(DropReason::Firewall);
         let json = serde_json::to_value(&counters).expect("a map of numbers");
-        assert_eq!(json["ipv6"], 2);
-        assert_eq!(json["firewall"], 0);
+        assert_eq!(json["firewall"], 2);
+        assert_eq!(json["malformed"], 0);
         assert_eq!(json.as_object().map(serde_json::Map::len), Some(DropReason::ALL.len()));
     }
 }

@@ -1,26 +1,27 @@
 //! One verdict for each packet, from the chains, the claims, the peers' rules and the routes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use super::cache::CachedRules;
+use super::claims::{Assignment, Claims, Source};
 use super::drops::DropReason;
 use super::lease::{Identity, Leases};
-use super::pattern::{Action, RuleList};
+use super::pattern::{Action, AnyFlow, Rules};
 use super::prefix_map::PrefixSet;
-use super::registry::{Claim, PeerId, Registry};
+use super::registry::{PeerId, Registry};
 use super::targets::AllowedTargets;
-use crate::wire::ip::{Packet, is_unicast};
+use crate::wire::ip::Packet;
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What the operator configured, the same for all peers.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Chain for packets towards the peers.
-    pub firewall_in: RuleList<Action>,
+    pub firewall_in: Rules<Action>,
     /// Chain for packets from the peers.
-    pub firewall_out: RuleList<Action>,
+    pub firewall_out: Rules<Action>,
     /// Where packets from the peers go instead of the TUN device.
-    pub routes: RuleList<SocketAddrV4>,
+    pub routes: Rules<SocketAddr>,
     /// Whether there is a gateway that can send to other routers. Without one the routes don't count.
     pub has_gateway: bool,
     /// Whether packets between two peers are delivered here rather than by the host's kernel.
@@ -39,16 +40,18 @@ pub enum Outward {
     /// To the router's TUN device.
     Tun,
     /// To another router, as a UDP datagram.
-    Gateway(SocketAddrV4),
+    Gateway(SocketAddr),
     /// To another peer of this router.
     Peer(PeerId),
     /// Nowhere.
     Drop(DropReason),
+    /// Nowhere, and its sender is to be told.
+    Reject(DropReason),
     /// Nowhere as long as `holder` lives, because it holds the packet's source. If it turns out to be dead, the caller
     /// removes it and asks again; if not, the packet is dropped for [`DropReason::AddressHeld`].
     Contested {
         /// The packet's source.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Who holds it.
         holder: PeerId,
     },
@@ -60,7 +63,7 @@ pub struct OutwardVerdict {
     /// Where it goes.
     pub to: Outward,
     /// The address that the peer got with this packet.
-    pub claimed: Option<Ipv4Addr>,
+    pub claimed: Option<IpAddr>,
 }
 
 /// Where a packet towards the peers comes from.
@@ -79,17 +82,8 @@ pub enum Inward {
     Peer(PeerId),
     /// Nowhere. The peer is named where the destination has one.
     Drop(DropReason, Option<PeerId>),
-}
-
-/// How an assignment ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assignment {
-    /// The peer holds the address now.
-    Granted,
-    /// Another peer holds it, and keeps it until it dies.
-    HeldBy(PeerId),
-    /// It is not leased to the peer.
-    NotLeased,
+    /// Nowhere, and its sender is to be told.
+    Reject(DropReason, Option<PeerId>),
 }
 
 /// What became of rules that a peer sent.
@@ -98,7 +92,7 @@ pub enum RulesVerdict {
     /// They apply from now on. If they name a gateway that peers may not name, packets for it are dropped.
     Applied {
         /// The first such gateway.
-        refused_target: Option<SocketAddrV4>,
+        refused_target: Option<SocketAddr>,
     },
     /// They are those that apply already.
     Unchanged,
@@ -106,22 +100,11 @@ pub enum RulesVerdict {
     Frozen,
 }
 
-/// What is known about a peer's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Address {
-    /// Its first valid packet will claim one.
-    Unclaimed,
-    /// It may have this one only, and hasn't got it yet.
-    Assigned(Ipv4Addr),
-    /// It holds this one.
-    Held(Ipv4Addr),
-}
-
 #[derive(Debug)]
 struct PeerPolicy {
     id: PeerId,
     identity: Identity,
-    address: Address,
+    claims: Claims,
     rules: Vec<CheckedRule>,
     /// Whether a packet of the peer has been accepted: from then on its rules stay what they are.
     has_sent: bool,
@@ -134,12 +117,23 @@ struct CheckedRule {
     target_refused: bool,
 }
 
+/// What a peer's rules say to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PeerVerdict {
+    Pass,
+    Deny,
+    Reject,
+    Route(SocketAddr),
+    /// To a gateway that the peer may not name.
+    RouteRefused,
+}
+
 /// The policy together with what it has to remember of the peers.
 #[derive(Debug)]
 pub struct Forwarder {
     firewall_in: CachedRules<Action>,
     firewall_out: CachedRules<Action>,
-    routes: CachedRules<SocketAddrV4>,
+    routes: CachedRules<SocketAddr>,
     has_gateway: bool,
     switch: bool,
     leases: Leases,
@@ -180,18 +174,24 @@ impl Forwarder {
             self.peers.resize_with(slot + 1, || None);
         }
         self.peers[slot] =
-            Some(PeerPolicy { id, identity, address: Address::Unclaimed, rules: Vec::new(), has_sent: false });
+            Some(PeerPolicy { id, identity, claims: Claims::default(), rules: Vec::new(), has_sent: false });
     }
 
-    /// A peer that an earlier router had. Its rules stay what they were; its address, too, if that is free and leased to
-    /// it.
-    pub fn restore(&mut self, id: PeerId, identity: Identity, rules: Vec<PeerRule>, address: Option<Ipv4Addr>) {
+    /// A peer that an earlier router had. Its rules stay what they were; its addresses, too, as far as they are free.
+    pub fn restore(
+        &mut self,
+        id: PeerId,
+        identity: Identity,
+        rules: Vec<PeerRule>,
+        addresses: &[IpAddr],
+        is_bound: bool,
+    ) {
         self.add_peer(id, identity);
         self.set_rules(id, rules);
-        if let Some(address) = address {
-            self.assign(id, address);
-        }
         if let Some(peer) = find_mut(&mut self.peers, id) {
+            for address in addresses {
+                peer.claims.restore(*address, is_bound, id, &mut self.registry);
+            }
             peer.has_sent = true;
         }
     }
@@ -200,41 +200,41 @@ impl Forwarder {
     pub fn identify(&mut self, id: PeerId, mut identity: Identity) {
         self.leases.forget_other_groups(&mut identity);
         if let Some(peer) = find_mut(&mut self.peers, id) {
-            debug_assert_eq!(peer.address, Address::Unclaimed, "what was granted to somebody else would stay");
+            debug_assert!(peer.claims.held().next().is_none(), "what was granted to somebody else would stay");
             peer.identity = identity;
         }
     }
 
-    /// Forgets a peer and frees its address.
+    /// Forgets a peer and frees its addresses.
     pub fn remove_peer(&mut self, id: PeerId) {
         if let Some(slot) = self.peers.get_mut(id.index as usize)
             && let Some(peer) = slot.take_if(|peer| peer.id == id)
-            && let Address::Held(address) = peer.address
         {
-            self.registry.release(address, id);
+            for address in peer.claims.held() {
+                self.registry.release(address, id);
+            }
         }
     }
 
-    /// Binds a peer to an address, the only one that it may use from now on, and tries to claim it. If another peer
-    /// holds it, packets of this one try again. `None` if the peer is unknown or holds an address already.
-    pub fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Assignment> {
+    /// Gives a peer an address that it asks for, or that its credentials stand for, if it is leased to it. From then on the
+    /// peer may choose none by itself. If another peer holds an IPv4 address, packets of this one try again. `None` if the
+    /// peer is unknown.
+    pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
         let peer = find_mut(&mut self.peers, id)?;
-        if matches!(peer.address, Address::Held(_)) {
-            return None;
-        }
         if !self.leases.allow(address, &peer.identity) {
             return Some(Assignment::NotLeased);
         }
-        Some(match self.registry.claim(address, id) {
-            Claim::Granted => {
-                peer.address = Address::Held(address);
-                Assignment::Granted
-            }
-            Claim::HeldBy(holder) => {
-                peer.address = Address::Assigned(address);
-                Assignment::HeldBy(holder)
-            }
-        })
+        Some(peer.claims.assign(address, id, &mut self.registry))
+    }
+
+    /// As [`Forwarder::assign`], for an address that the router itself has chosen: that is as good as a lease, unless it is
+    /// leased to others.
+    pub fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+        let peer = find_mut(&mut self.peers, id)?;
+        if self.leases.cover(address) && !self.leases.allow(address, &peer.identity) {
+            return Some(Assignment::NotLeased);
+        }
+        Some(peer.claims.assign(address, id, &mut self.registry))
     }
 
     /// Replaces a peer's own rules, unless a packet of it has been accepted already. `None` if the peer is unknown.
@@ -263,20 +263,32 @@ impl Forwarder {
     }
 
     /// Whether datagrams from this address are those of another router.
-    pub fn accepts_datagrams_of(&self, source: Ipv4Addr) -> bool {
+    pub fn accepts_datagrams_of(&self, source: IpAddr) -> bool {
         self.gateway_sources.is_empty() || self.gateway_sources.covering(source).next().is_some()
     }
 
-    /// The address that a peer holds.
-    pub fn address(&self, id: PeerId) -> Option<Ipv4Addr> {
-        match self.peer(id)?.address {
-            Address::Held(address) => Some(address),
-            Address::Unclaimed | Address::Assigned(_) => None,
-        }
+    /// The first address that a peer holds: that of IPv4, if it has one.
+    pub fn address(&self, id: PeerId) -> Option<IpAddr> {
+        self.addresses(id).next()
+    }
+
+    /// All addresses that a peer holds, that of IPv4 first.
+    pub fn addresses(&self, id: PeerId) -> impl Iterator<Item = IpAddr> {
+        self.peer(id).into_iter().flat_map(|peer| peer.claims.held())
+    }
+
+    /// Whether a peer may choose no address by itself.
+    pub fn is_bound(&self, id: PeerId) -> bool {
+        self.peer(id).is_some_and(|peer| peer.claims.is_bound())
+    }
+
+    /// Who holds an address.
+    pub fn holder(&self, address: IpAddr) -> Option<PeerId> {
+        self.registry.holder(address)
     }
 
     /// The rules that a peer sent.
-    pub fn rules(&self, id: PeerId) -> impl ExactSizeIterator<Item = &PeerRule> {
+    pub fn rules(&self, id: PeerId) -> impl ExactSizeIterator<Item = &PeerRule> + Clone {
         self.peer(id).map_or(&[][..], |peer| &peer.rules).iter().map(|checked| &checked.rule)
     }
 
@@ -288,77 +300,74 @@ impl Forwarder {
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
     pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
         let unclaimed = |to| OutwardVerdict { to, claimed: None };
-        let Some((src, dst)) = v4(packet) else { return unclaimed(Outward::Drop(DropReason::Ipv6)) };
-        if self.firewall_out.first_match(src, dst) == Some(Action::Deny) {
-            return unclaimed(Outward::Drop(DropReason::Firewall));
+        let flow = AnyFlow::of(packet);
+        match self.firewall_out.first_match(&flow) {
+            Some(Action::Deny) => return unclaimed(Outward::Drop(DropReason::Firewall)),
+            Some(Action::Reject) => return unclaimed(Outward::Reject(DropReason::Firewall)),
+            Some(Action::Allow) | None => {}
         }
         let Some(peer) = find_mut(&mut self.peers, id) else {
             return unclaimed(Outward::Drop(DropReason::NoPeer));
         };
-        let claimed = match peer.address {
-            Address::Held(address) if address == src => None,
-            Address::Held(_) => return unclaimed(Outward::Drop(DropReason::SpoofedSource)),
-            Address::Assigned(address) if address != src => {
-                return unclaimed(Outward::Drop(DropReason::SpoofedSource));
-            }
-            Address::Unclaimed if !is_unicast(src.into()) => {
-                return unclaimed(Outward::Drop(DropReason::InvalidSource));
-            }
-            Address::Unclaimed if !self.leases.allow(src, &peer.identity) => {
-                return unclaimed(Outward::Drop(DropReason::NotLeased));
-            }
-            Address::Assigned(_) | Address::Unclaimed => match self.registry.claim(src, id) {
-                Claim::Granted => {
-                    peer.address = Address::Held(src);
-                    Some(src)
-                }
-                Claim::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
-            },
+        let src = packet.src();
+        let claimed = match peer.claims.check(src, id, &peer.identity, &self.leases, &mut self.registry) {
+            Source::Own => None,
+            Source::Claimed => Some(src),
+            Source::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
+            Source::Refused(reason) => return unclaimed(Outward::Drop(reason)),
         };
         peer.has_sent = true;
-        let first = first_peer_rule(&peer.rules, Direction::Out, packet);
-        let to = match first.map(|checked| checked.rule.action) {
-            Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
-            Some(RuleAction::Route(_)) if !self.has_gateway => Outward::Drop(DropReason::NoGateway),
-            Some(RuleAction::Route(_)) if first.is_some_and(|checked| checked.target_refused) => {
-                Outward::Drop(DropReason::RouteTarget)
+        let to = match peer.verdict(Direction::Out, packet) {
+            PeerVerdict::Deny => Outward::Drop(DropReason::PeerRule),
+            PeerVerdict::Reject => Outward::Reject(DropReason::PeerRule),
+            PeerVerdict::Route(_) | PeerVerdict::RouteRefused if !self.has_gateway => {
+                Outward::Drop(DropReason::NoGateway)
             }
-            Some(RuleAction::Route(target)) => Outward::Gateway(target),
-            Some(RuleAction::Allow) | None => self.route(packet),
+            PeerVerdict::RouteRefused => Outward::Drop(DropReason::RouteTarget),
+            PeerVerdict::Route(target) => Outward::Gateway(target),
+            PeerVerdict::Pass => self.route(&flow, packet),
         };
         OutwardVerdict { to, claimed }
     }
 
     /// Which peer gets a packet.
     pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> Inward {
-        let Some((src, dst)) = v4(packet) else { return Inward::Drop(DropReason::Ipv6, None) };
-        let holder = self.registry.holder(dst);
-        if self.firewall_in.first_match(src, dst) == Some(Action::Deny) {
-            return Inward::Drop(DropReason::Firewall, holder);
+        self.inward_flow(origin, &AnyFlow::of(packet), packet)
+    }
+
+    fn inward_flow(&mut self, origin: Origin, flow: &AnyFlow, packet: &Packet<'_>) -> Inward {
+        let holder = self.registry.holder(packet.dst());
+        match self.firewall_in.first_match(flow) {
+            Some(Action::Deny) => return Inward::Drop(DropReason::Firewall, holder),
+            Some(Action::Reject) => return Inward::Reject(DropReason::Firewall, holder),
+            Some(Action::Allow) | None => {}
         }
         let Some(peer) = holder.and_then(|id| self.peer(id)) else {
             return Inward::Drop(DropReason::NoPeer, None);
         };
-        // Rules of the peer that would route don't apply here; the packet has arrived already.
-        let denied = origin == Origin::Tun
-            && matches!(
-                first_peer_rule(&peer.rules, Direction::In, packet).map(|checked| checked.rule.action),
-                Some(RuleAction::Deny | RuleAction::Route(_))
-            );
-        if denied {
-            return Inward::Drop(DropReason::PeerRule, Some(peer.id));
+        if origin == Origin::Gateway {
+            return Inward::Peer(peer.id);
         }
-        Inward::Peer(peer.id)
+        match peer.verdict(Direction::In, packet) {
+            PeerVerdict::Pass => Inward::Peer(peer.id),
+            PeerVerdict::Reject => Inward::Reject(DropReason::PeerRule, Some(peer.id)),
+            // Rules that would route don't apply here; the packet has arrived already.
+            PeerVerdict::Deny | PeerVerdict::Route(_) | PeerVerdict::RouteRefused => {
+                Inward::Drop(DropReason::PeerRule, Some(peer.id))
+            }
+        }
     }
 
-    fn route(&mut self, packet: &Packet<'_>) -> Outward {
-        let Some((src, dst)) = v4(packet) else { return Outward::Drop(DropReason::Ipv6) };
-        match self.routes.first_match(src, dst) {
+    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> Outward {
+        match self.routes.first_match(flow) {
             Some(target) if self.has_gateway => Outward::Gateway(target),
-            _ if self.switch && self.registry.holder(dst).is_some() => match self.inward(Origin::Tun, packet) {
-                Inward::Peer(id) => Outward::Peer(id),
-                Inward::Drop(reason, _) => Outward::Drop(reason),
-            },
+            _ if self.switch && self.registry.holder(packet.dst()).is_some() => {
+                match self.inward_flow(Origin::Tun, flow, packet) {
+                    Inward::Peer(id) => Outward::Peer(id),
+                    Inward::Drop(reason, _) => Outward::Drop(reason),
+                    Inward::Reject(reason, _) => Outward::Reject(reason),
+                }
+            }
             _ => Outward::Tun,
         }
     }
@@ -373,17 +382,26 @@ fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPol
     peers.get_mut(id.index as usize)?.as_mut().filter(|peer| peer.id == id)
 }
 
-fn first_peer_rule<'a>(rules: &'a [CheckedRule], direction: Direction, packet: &Packet<'_>) -> Option<&'a CheckedRule> {
-    let (src, dst) = v4(packet)?;
-    rules
-        .iter()
-        .find(|CheckedRule { rule, .. }| rule.direction == direction && rule.src.matches(src) && rule.dst.matches(dst))
-}
-
-fn v4(packet: &Packet<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    match (packet.src(), packet.dst()) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => Some((src, dst)),
-        _ => None,
+impl PeerPolicy {
+    /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny it:
+    /// whoever wrote them knew IPv4 only.
+    fn verdict(&self, direction: Direction, packet: &Packet<'_>) -> PeerVerdict {
+        let mut knows_version = packet.is_v4();
+        let mut has_rules = false;
+        for CheckedRule { rule, target_refused } in self.rules.iter().filter(|it| it.rule.direction == direction) {
+            has_rules = true;
+            if rule.selector.matches(packet) {
+                return match rule.action {
+                    RuleAction::Allow => PeerVerdict::Pass,
+                    RuleAction::Deny => PeerVerdict::Deny,
+                    RuleAction::Reject => PeerVerdict::Reject,
+                    RuleAction::Route(_) if *target_refused => PeerVerdict::RouteRefused,
+                    RuleAction::Route(target) => PeerVerdict::Route(target),
+                };
+            }
+            knows_version |= rule.selector.is_for_v6();
+        }
+        if has_rules && !knows_version { PeerVerdict::Deny } else { PeerVerdict::Pass }
     }
 }
 

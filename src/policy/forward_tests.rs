@@ -1,35 +1,43 @@
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::PacketBuilder;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::claims::MAX_V6_ADDRESSES;
 use crate::policy::lease::{Holder, Lease, Uncovered};
-use crate::policy::pattern::Rule;
+use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::targets::TargetRange;
-use crate::wire::rule::MaskedAddress;
+use crate::wire::rule::{MaskedAddress, PeerSelector};
+use crate::wire::selector::{AddressPattern, Selector};
 
 const SEED: u64 = 0x1234_5678_9abc_def1;
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
-const A: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
-const B: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
-const GATEWAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 4000);
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1));
+const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2));
+const B: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 0, 3));
+const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 4000);
 
 fn peer(index: u32) -> PeerId {
     PeerId { index, generation: 7 }
 }
 
-fn net(text: &str) -> Ipv4Net {
+fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
 }
 
-fn packet(src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
+const HOST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1));
+const A6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2));
+const B6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 3));
+
+fn packet(src: IpAddr, dst: IpAddr) -> Vec<u8> {
     let mut bytes = Vec::new();
-    PacketBuilder::ipv4(src.octets(), dst.octets(), 64)
-        .udp(1, 2)
-        .write(&mut bytes, b"payload")
-        .expect("a valid packet");
+    let builder = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("a packet of two versions"),
+    };
+    builder.udp(1, 2).write(&mut bytes, b"payload").expect("a valid packet");
     bytes
 }
 
@@ -39,9 +47,9 @@ fn ip(bytes: &[u8]) -> Packet<'_> {
 
 fn open_policy() -> Policy {
     Policy {
-        firewall_in: RuleList::new([]),
-        firewall_out: RuleList::new([]),
-        routes: RuleList::new([]),
+        firewall_in: Rules::chain([]),
+        firewall_out: Rules::chain([]),
+        routes: Rules::new([]),
         has_gateway: false,
         switch: false,
         leases: Leases::none(),
@@ -62,7 +70,7 @@ fn forwarder(policy: Policy) -> Forwarder {
     forwarder
 }
 
-fn to(forwarder: &mut Forwarder, id: PeerId, src: Ipv4Addr, dst: Ipv4Addr) -> Outward {
+fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outward {
     forwarder.outward(id, &ip(&packet(src, dst))).to
 }
 
@@ -101,6 +109,7 @@ fn contested_claimant_may_still_take_another_address() {
 fn only_hosts_claim() {
     let mut forwarder = forwarder(open_policy());
     for src in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
+        let src = IpAddr::V4(src);
         let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None };
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
     }
@@ -109,19 +118,19 @@ fn only_hosts_claim() {
 
 #[test]
 fn packet_that_the_firewall_denies_claims_nothing() {
-    let deny = Rule { src: net("0.0.0.0/0"), dst: net("10.0.0.0/8"), target: Action::Deny };
-    let mut forwarder = forwarder(Policy { firewall_out: RuleList::new([deny]), ..open_policy() });
-    assert_eq!(to(&mut forwarder, peer(1), A, Ipv4Addr::new(10, 1, 1, 1)), Outward::Drop(DropReason::Firewall));
+    let deny = rule(Action::Deny, "any", "10.0.0.0/8");
+    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..open_policy() });
+    assert_eq!(to(&mut forwarder, peer(1), A, IpAddr::from([10, 1, 1, 1])), Outward::Drop(DropReason::Firewall));
     assert_eq!(forwarder.address(peer(1)), None);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
 }
 
 #[test]
 fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
-    let deny = Rule { src: net("10.0.0.0/8"), dst: net("0.0.0.0/0"), target: Action::Deny };
-    let mut forwarder = forwarder(Policy { firewall_in: RuleList::new([deny]), ..open_policy() });
+    let deny = rule(Action::Deny, "10.0.0.0/8", "any");
+    let mut forwarder = forwarder(Policy { firewall_in: Rules::chain([deny]), ..open_policy() });
     to(&mut forwarder, peer(1), A, HOST);
-    let stranger = packet(Ipv4Addr::new(10, 9, 9, 9), A);
+    let stranger = packet(IpAddr::from([10, 9, 9, 9]), A);
     for origin in [Origin::Tun, Origin::Gateway] {
         assert_eq!(forwarder.inward(origin, &ip(&stranger)), Inward::Drop(DropReason::Firewall, Some(peer(1))));
         assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
@@ -131,10 +140,10 @@ fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
 
 #[test]
 fn routes_need_a_gateway() {
-    let route = Rule { src: net("192.168.0.0/24"), dst: net("192.168.1.0/24"), target: GATEWAY };
-    let remote = Ipv4Addr::new(192, 168, 1, 5);
+    let route = rule(GATEWAY, "192.168.0.0/24", "192.168.1.0/24");
+    let remote = IpAddr::from([192, 168, 1, 5]);
     for (has_gateway, expected) in [(true, Outward::Gateway(GATEWAY)), (false, Outward::Tun)] {
-        let mut forwarder = forwarder(Policy { routes: RuleList::new([route]), has_gateway, ..open_policy() });
+        let mut forwarder = forwarder(Policy { routes: Rules::new([route]), has_gateway, ..open_policy() });
         assert_eq!(to(&mut forwarder, peer(1), A, remote), expected);
         assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
     }
@@ -163,7 +172,7 @@ fn peer_rules_apply_to_their_direction_and_peer() {
 }
 
 fn any_packet(direction: Direction, action: RuleAction) -> PeerRule {
-    PeerRule { direction, src: MaskedAddress::ANY, dst: MaskedAddress::ANY, action }
+    PeerRule { direction, selector: PeerSelector::Full(Selector::ALL), action }
 }
 
 #[test]
@@ -171,12 +180,15 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
     let deny = any_packet(Direction::Out, RuleAction::Deny);
     let allow = any_packet(Direction::Out, RuleAction::Allow);
     let applied = Some(RulesVerdict::Applied { refused_target: None });
-    let deny_b = Rule { src: net("192.168.0.3/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
-    let mut forwarder = forwarder(Policy { firewall_out: RuleList::new([deny_b]), ..open_policy() });
+    let deny_b = rule(Action::Deny, "192.168.0.3/32", "any");
+    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny_b]), ..open_policy() });
     // Not by one that the firewall denies, and not by one whose source can't be claimed.
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), applied);
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::Firewall));
-    assert_eq!(to(&mut forwarder, peer(1), Ipv4Addr::UNSPECIFIED, HOST), Outward::Drop(DropReason::InvalidSource));
+    assert_eq!(
+        to(&mut forwarder, peer(1), Ipv4Addr::UNSPECIFIED.into(), HOST),
+        Outward::Drop(DropReason::InvalidSource)
+    );
     assert_eq!(forwarder.set_rules(peer(1), vec![deny]), applied);
     // Even a packet that a rule of the peer drops has claimed its source.
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
@@ -199,13 +211,13 @@ fn address_that_was_assigned_does_not_freeze_the_rules_yet() {
 
 #[test]
 fn peers_allow_does_not_override_the_chains() {
-    let deny = Rule { src: net("0.0.0.0/0"), dst: net("10.0.0.0/8"), target: Action::Deny };
-    let deny_in = Rule { src: net("10.0.0.0/8"), dst: net("0.0.0.0/0"), target: Action::Deny };
-    let policy = Policy { firewall_out: RuleList::new([deny]), firewall_in: RuleList::new([deny_in]), ..open_policy() };
+    let deny = rule(Action::Deny, "any", "10.0.0.0/8");
+    let deny_in = rule(Action::Deny, "10.0.0.0/8", "any");
+    let policy = Policy { firewall_out: Rules::chain([deny]), firewall_in: Rules::chain([deny_in]), ..open_policy() };
     let mut forwarder = forwarder(policy);
     let allow = |direction| any_packet(direction, RuleAction::Allow);
     forwarder.set_rules(peer(1), vec![allow(Direction::Out), allow(Direction::In)]);
-    let denied = Ipv4Addr::new(10, 0, 0, 1);
+    let denied = IpAddr::from([10, 0, 0, 1]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
     assert_eq!(to(&mut forwarder, peer(1), A, denied), Outward::Drop(DropReason::Firewall));
     let inward = forwarder.inward(Origin::Tun, &ip(&packet(denied, A)));
@@ -214,9 +226,9 @@ fn peers_allow_does_not_override_the_chains() {
 
 #[test]
 fn peers_route_to_gateways_that_the_operator_names() {
-    let named = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 4000);
-    let route = Rule { src: net("192.168.0.0/24"), dst: net("192.168.1.0/24"), target: named };
-    let in_range = SocketAddrV4::new(Ipv4Addr::new(10, 78, 0, 9), 5);
+    let named = SocketAddr::from(([10, 77, 0, 2], 4000));
+    let route = rule(named, "192.168.0.0/24", "192.168.1.0/24");
+    let in_range = SocketAddr::from(([10, 78, 0, 9], 5));
     let range = TargetRange { prefix: net("10.78.0.0/16"), port: None };
     for (target, expected) in [
         (named, Outward::Gateway(named)),
@@ -224,7 +236,7 @@ fn peers_route_to_gateways_that_the_operator_names() {
         (GATEWAY, Outward::Drop(DropReason::RouteTarget)),
     ] {
         let mut forwarder = forwarder(Policy {
-            routes: RuleList::new([route]),
+            routes: Rules::new([route]),
             has_gateway: true,
             device_routes: AllowedTargets::new([named], [range]),
             ..open_policy()
@@ -233,7 +245,7 @@ fn peers_route_to_gateways_that_the_operator_names() {
         let verdict = forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, RuleAction::Route(target))]);
         assert_eq!(verdict, Some(RulesVerdict::Applied { refused_target }));
         assert_eq!(to(&mut forwarder, peer(1), A, HOST), expected, "{target}");
-        let remote = Ipv4Addr::new(192, 168, 1, 5);
+        let remote = IpAddr::from([192, 168, 1, 5]);
         assert_eq!(to(&mut forwarder, peer(2), B, remote), Outward::Gateway(named), "the router's own route");
     }
 }
@@ -260,7 +272,7 @@ fn only_a_leaseholder_claims() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 2)], Uncovered::Deny));
     let not_leased = Outward::Drop(DropReason::NotLeased);
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), not_leased);
-    assert_eq!(to(&mut forwarder, peer(2), Ipv4Addr::new(192, 168, 0, 9), HOST), not_leased);
+    assert_eq!(to(&mut forwarder, peer(2), IpAddr::from([192, 168, 0, 9]), HOST), not_leased);
     assert_eq!(forwarder.address(peer(2)), None);
     assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
@@ -272,8 +284,8 @@ fn only_a_leaseholder_claims() {
 
 #[test]
 fn firewall_comes_before_the_lease() {
-    let deny = Rule { src: net("192.168.0.2/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
-    let mut forwarder = forwarder(Policy { firewall_out: RuleList::new([deny]), ..leased(&[], Uncovered::Deny) });
+    let deny = rule(Action::Deny, "192.168.0.2/32", "any");
+    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..leased(&[], Uncovered::Deny) });
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::Firewall));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::NotLeased));
 }
@@ -297,8 +309,12 @@ fn assigned_address_must_be_leased_too() {
 
 #[test]
 fn first_peer_rule_wins() {
-    let to_host = MaskedAddress { address: HOST.to_bits(), mask: u32::MAX };
-    let rule = |dst, action| PeerRule { direction: Direction::Out, src: MaskedAddress::ANY, dst, action };
+    let to_host = MaskedAddress { address: u32::from_be_bytes([192, 168, 0, 1]), mask: u32::MAX };
+    let rule = |dst, action| PeerRule {
+        direction: Direction::Out,
+        selector: PeerSelector::Masked { src: MaskedAddress::ANY, dst },
+        action,
+    };
     let mut forwarder = forwarder(open_policy());
     forwarder.set_rules(peer(1), vec![rule(to_host, RuleAction::Allow), rule(MaskedAddress::ANY, RuleAction::Deny)]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
@@ -317,12 +333,12 @@ fn assigned_peer_gets_its_address_and_no_other() {
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Contested { address: A, holder: peer(1) });
     forwarder.remove_peer(peer(1));
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Tun);
-    assert_eq!(forwarder.assign(peer(2), B), None);
+    assert_eq!(forwarder.assign(peer(2), B), Some(Assignment::TooMany));
 }
 
 #[test]
 fn switched_packets_pass_both_chains_and_both_peers_rules() {
-    let deny = Rule { src: net("192.168.0.9/32"), dst: net("0.0.0.0/0"), target: Action::Deny };
+    let deny = rule(Action::Deny, "192.168.0.9/32", "any");
     let switched = || forwarder(Policy { switch: true, ..open_policy() });
     let mut plain = switched();
     to(&mut plain, peer(1), A, HOST);
@@ -334,8 +350,8 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
     to(&mut ruled, peer(2), B, HOST);
     assert_eq!(to(&mut ruled, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
 
-    let other = Ipv4Addr::new(192, 168, 0, 9);
-    let mut chained = forwarder(Policy { switch: true, firewall_in: RuleList::new([deny]), ..open_policy() });
+    let other = IpAddr::from([192, 168, 0, 9]);
+    let mut chained = forwarder(Policy { switch: true, firewall_in: Rules::chain([deny]), ..open_policy() });
     to(&mut chained, peer(1), other, HOST);
     to(&mut chained, peer(2), B, HOST);
     assert_eq!(to(&mut chained, peer(1), other, B), Outward::Drop(DropReason::Firewall));
@@ -350,10 +366,10 @@ proptest! {
         for index in 0..4 {
             forwarder.add_peer(peer(index), identity(index));
         }
-        let mut held: [Option<Ipv4Addr>; 4] = [None; 4];
+        let mut held: [Option<IpAddr>; 4] = [None; 4];
         for (index, host, what) in events {
             let id = peer(index);
-            let address = Ipv4Addr::new(10, 0, 0, host);
+            let address = IpAddr::from([10, 0, 0, host]);
             if what == 0 {
                 forwarder.remove_peer(id);
                 forwarder.add_peer(id, identity(index));
@@ -388,22 +404,22 @@ proptest! {
         denied in prop::option::of(0u8..8),
         events in prop::collection::vec((0u32..4, 0u8..8, 0u8..8), 1..100),
     ) {
-        let address = |host| Ipv4Addr::new(10, 0, 0, host);
+        let address = |host| IpAddr::from([10, 0, 0, host]);
         let leases: Vec<Lease> = leases
             .into_iter()
             .map(|(host, length, is_group, number)| Lease {
-                prefix: Ipv4Net::new_assert(address(host), length),
+                prefix: IpNet::new_assert(address(host), length),
                 holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
             })
             .collect();
         let uncovered = if allow_uncovered { Uncovered::Allow } else { Uncovered::Deny };
         let denied = denied.map(address);
         let chain =
-            denied.map(|source| Rule { src: source.into(), dst: net("0.0.0.0/0"), target: Action::Deny });
+            denied.map(|source| rule(Action::Deny, &IpNet::from(source).to_string(), "any"));
         let mut forwarder = Forwarder::new(
             Policy {
                 leases: Leases::new(leases.iter().copied(), uncovered),
-                firewall_out: RuleList::new(chain),
+                firewall_out: Rules::chain(chain),
                 ..open_policy()
             },
             SEED,
@@ -413,7 +429,7 @@ proptest! {
         for index in 0..4 {
             forwarder.add_peer(peer(index), identity(index));
         }
-        let may_hold = |index: u32, address: Ipv4Addr| {
+        let may_hold = |index: u32, address: IpAddr| {
             let mut covering = leases.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
             match covering.peek() {
                 None => allow_uncovered,
@@ -422,7 +438,7 @@ proptest! {
                 }
             }
         };
-        let mut held: [Option<Ipv4Addr>; 4] = [None; 4];
+        let mut held: [Option<IpAddr>; 4] = [None; 4];
         for (index, host, what) in events {
             let (id, address) = (peer(index), address(host));
             if what == 0 {
@@ -451,10 +467,168 @@ proptest! {
 
     /// No packet makes the forwarder panic, from either side.
     #[test]
-    fn any_packet_gets_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 20..100)) {
-        bytes[..4].copy_from_slice(&[0x45, 0, 0, 20]);
+    fn any_packet_gets_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 40..100), v4: bool) {
+        if v4 {
+            bytes[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+        } else {
+            bytes[..6].copy_from_slice(&[0x60, 0, 0, 0, 0, 0]);
+        }
+        if let Ok(packet) = Packet::parse(&bytes) {
+            let mut forwarder = forwarder(open_policy());
+            forwarder.outward(peer(1), &packet);
+            forwarder.inward(Origin::Tun, &packet);
+        }
+    }
+}
+
+mod ipv6 {
+    use super::*;
+
+    fn address(host: u16) -> IpAddr {
+        IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, host])
+    }
+
+    #[test]
+    fn peer_holds_addresses_of_both_versions() {
         let mut forwarder = forwarder(open_policy());
-        forwarder.outward(peer(1), &ip(&bytes));
-        forwarder.inward(Origin::Tun, &ip(&bytes));
+        assert_eq!(forwarder.outward(peer(1), &ip(&packet(A6, HOST6))).claimed, Some(A6));
+        assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert_eq!(forwarder.outward(peer(1), &ip(&packet(B6, HOST6))).claimed, Some(B6));
+        assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [A, A6, B6]);
+        for (from, own) in [(HOST, A), (HOST6, A6), (HOST6, B6)] {
+            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(from, own))), Inward::Peer(peer(1)));
+        }
+        let contested = Outward::Contested { address: A6, holder: peer(1) };
+        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), contested);
+        forwarder.remove_peer(peer(1));
+        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outward::Tun);
+        assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Tun);
+    }
+
+    #[test]
+    fn number_of_addresses_is_bounded() {
+        let mut forwarder = forwarder(open_policy());
+        let most = u16::try_from(MAX_V6_ADDRESSES).expect("few");
+        for host in 0..most {
+            assert_eq!(to(&mut forwarder, peer(1), address(host + 2), HOST6), Outward::Tun);
+        }
+        let one_more = Outward::Drop(DropReason::TooManyAddresses);
+        assert_eq!(to(&mut forwarder, peer(1), address(most + 2), HOST6), one_more);
+        assert_eq!(forwarder.assign(peer(1), address(most + 2)), Some(Assignment::TooMany));
+        assert_eq!(to(&mut forwarder, peer(1), address(2), HOST6), Outward::Tun);
+    }
+
+    #[test]
+    fn addresses_of_the_link_never_claim() {
+        let mut forwarder = forwarder(open_policy());
+        to(&mut forwarder, peer(1), A6, HOST6);
+        for source in ["::", "::1", "fe80::1", "ff02::1", "::ffff:10.0.0.1"] {
+            let source: IpAddr = source.parse().expect("an address");
+            assert_eq!(
+                to(&mut forwarder, peer(1), source, HOST6),
+                Outward::Drop(DropReason::InvalidSource),
+                "{source}"
+            );
+        }
+        assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [A6]);
+    }
+
+    #[test]
+    fn assigned_peer_chooses_no_address() {
+        let mut forwarder = forwarder(open_policy());
+        assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::Granted));
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
+        assert_eq!(forwarder.assign(peer(2), A6), Some(Assignment::HeldBy(peer(1))));
+        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        // unless it is leased to it
+        let mut leased = super::forwarder(leased(&[("192.168.0.2/32", 1), ("fd00:77::3/128", 1)], Uncovered::Allow));
+        leased.assign(peer(1), A);
+        assert_eq!(to(&mut leased, peer(1), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        assert_eq!(to(&mut leased, peer(1), B6, HOST6), Outward::Tun);
+    }
+
+    #[test]
+    fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
+        let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
+        assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::NotLeased));
+        assert_eq!(forwarder.lease(peer(1), A6), Some(Assignment::Granted));
+        assert_eq!(forwarder.lease(peer(1), B6), Some(Assignment::NotLeased));
+        assert_eq!(forwarder.lease(peer(2), B6), Some(Assignment::Granted));
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
+    }
+
+    #[test]
+    fn restored_peer_is_what_it_was() {
+        for is_bound in [false, true] {
+            let mut forwarder = forwarder(open_policy());
+            forwarder.restore(peer(3), identity(3), Vec::new(), &[A, A6], is_bound);
+            assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [A, A6]);
+            assert_eq!(forwarder.is_bound(peer(3)), is_bound);
+            let expected = if is_bound { Outward::Drop(DropReason::SpoofedSource) } else { Outward::Tun };
+            assert_eq!(to(&mut forwarder, peer(3), B6, HOST6), expected);
+        }
+    }
+
+    #[test]
+    fn rules_of_a_peer_that_knows_ipv4_only_deny_ipv6() {
+        let v4 = Selector::new(AddressPattern::Net(net("10.0.0.0/8")), AddressPattern::Any, None).expect("one version");
+        let rule = |selector| PeerRule { direction: Direction::Out, selector, action: RuleAction::Deny };
+        let any_v4 = PeerSelector::Masked {
+            src: MaskedAddress { address: 0x0a00_0000, mask: 0xff00_0000 },
+            dst: MaskedAddress::ANY,
+        };
+        for selector in [PeerSelector::Full(v4), any_v4] {
+            let mut forwarder = forwarder(open_policy());
+            forwarder.set_rules(peer(1), vec![rule(selector)]);
+            assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+            assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::PeerRule));
+            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST6, A6))), Inward::Peer(peer(1)), "the other way");
+        }
+    }
+
+    #[test]
+    fn rejections_say_who_is_to_be_told() {
+        let reject = rule(Action::Reject, "any", "fd00:77::9/128");
+        let policy = Policy {
+            firewall_out: Rules::chain([reject]),
+            firewall_in: Rules::chain([rule(Action::Reject, "any", "fd00:77::3/128")]),
+            switch: true,
+            ..open_policy()
+        };
+        let mut forwarder = forwarder(policy);
+        assert_eq!(to(&mut forwarder, peer(1), A6, address(9)), Outward::Reject(DropReason::Firewall));
+        assert_eq!(forwarder.addresses(peer(1)).count(), 0, "it claims nothing");
+        to(&mut forwarder, peer(2), B6, HOST6);
+        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST6, B6)));
+        assert_eq!(inward, Inward::Reject(DropReason::Firewall, Some(peer(2))));
+        assert_eq!(to(&mut forwarder, peer(1), A6, B6), Outward::Reject(DropReason::Firewall), "between peers");
+        forwarder.add_peer(peer(3), identity(3));
+        forwarder.set_rules(peer(3), vec![any_packet(Direction::In, RuleAction::Reject)]);
+        assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Tun);
+        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST, A)));
+        assert_eq!(inward, Inward::Reject(DropReason::PeerRule, Some(peer(3))));
+    }
+
+    proptest! {
+        /// Leases and claims mean the same for both versions.
+        #[test]
+        fn leases_cover_what_their_prefixes_cover(nets in prop::collection::vec(any_net(), 1..8), pick: u128) {
+            let leases = nets.iter().map(|&prefix| Lease { prefix, holder: Holder::User(1) });
+            let policy = Policy { leases: Leases::new(leases, Uncovered::Deny), ..open_policy() };
+            for net in nets {
+                let mut forwarder = forwarder(policy.clone());
+                let source = inside(net, pick);
+                let host = if source.is_ipv4() { HOST } else { HOST6 };
+                let expected = if crate::wire::ip::is_unicast(source) {
+                    (Outward::Tun, Outward::Drop(DropReason::NotLeased))
+                } else {
+                    (Outward::Drop(DropReason::InvalidSource), Outward::Drop(DropReason::InvalidSource))
+                };
+                prop_assert_eq!(to(&mut forwarder, peer(1), source, host), expected.0);
+                prop_assert_eq!(to(&mut forwarder, peer(2), source, host), expected.1);
+            }
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! Who may hold which address.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::prefix_map::PrefixMap;
@@ -21,7 +21,7 @@ pub enum Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// The addresses.
-    pub prefix: Ipv4Net,
+    pub prefix: IpNet,
     /// Who may hold them, each of them one at a time.
     pub holder: Holder,
 }
@@ -70,12 +70,17 @@ impl Leases {
         let mut groups = HashSet::new();
         for Lease { prefix, holder } in leases {
             holders.entry(prefix).insert(holder);
-            prefixes.entry(holder).or_default().push(prefix.into());
+            prefixes.entry(holder).or_default().push(prefix);
             if let Holder::Group(group) = holder {
                 groups.insert(group);
             }
         }
         Self { holders, prefixes, groups, uncovered }
+    }
+
+    /// Whether a lease of somebody covers an address.
+    pub fn cover(&self, address: IpAddr) -> bool {
+        self.holders.covering(address).next().is_some()
     }
 
     /// Whether there is an address that not everybody may hold.
@@ -95,17 +100,14 @@ impl Leases {
 
     /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
     /// is enough.
-    pub fn allow(&self, address: Ipv4Addr, identity: &Identity) -> bool {
+    pub fn allow(&self, address: IpAddr, identity: &Identity) -> bool {
         self.is_leased(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
     }
 
     /// Whether a router may give a peer this address: no lease keeps it for others. What becomes of addresses that no lease
     /// covers is about what peers choose themselves.
     pub fn may_be_given(&self, address: IpAddr, identity: &Identity) -> bool {
-        match address {
-            IpAddr::V4(address) => self.is_leased(address, identity).unwrap_or(true),
-            IpAddr::V6(_) => true,
-        }
+        self.is_leased(address, identity).unwrap_or(true)
     }
 
     /// What is leased to a peer: to its user, its group and its other groups.
@@ -116,7 +118,7 @@ impl Leases {
     }
 
     /// Whether one of the leases that cover an address is the peer's; `None` if there are none.
-    fn is_leased(&self, address: Ipv4Addr, identity: &Identity) -> Option<bool> {
+    fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
         let mut covered = false;
         for holders in self.holders.covering(address) {
             covered = true;
@@ -134,6 +136,8 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -146,7 +150,7 @@ mod tests {
         Identity { uid, gid: uid, groups: Vec::new() }
     }
 
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
 
     #[test]
     fn without_leases_everybody_may_hold_everything() {
@@ -160,7 +164,7 @@ mod tests {
             assert!(leases.allow(ADDRESS, &user(1000)));
             assert!(!leases.allow(ADDRESS, &user(1001)));
             assert!(!leases.allow(ADDRESS, &user(0)), "root is a user as others are");
-            assert_eq!(leases.allow(Ipv4Addr::new(10, 0, 0, 6), &user(1001)), others_elsewhere);
+            assert_eq!(leases.allow(Ipv4Addr::new(10, 0, 0, 6).into(), &user(1001)), others_elsewhere);
         }
     }
 
@@ -179,8 +183,8 @@ mod tests {
             assert!(leases.allow(ADDRESS, &user(uid)), "uid {uid}");
         }
         assert!(!leases.allow(ADDRESS, &user(4)));
-        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1), &Identity { uid: 4, gid: 7, groups: Vec::new() }));
-        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1), &Identity { uid: 4, gid: 4, groups: vec![5, 7] }));
+        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 7, groups: Vec::new() }));
+        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 4, groups: vec![5, 7] }));
     }
 
     #[test]
@@ -211,11 +215,11 @@ mod tests {
             let list: Vec<Lease> = list
                 .into_iter()
                 .map(|(host, length, is_group, number)| Lease {
-                    prefix: Ipv4Net::new_assert((NET | host).into(), length),
+                    prefix: IpNet::new_assert(Ipv4Addr::from_bits(NET | host).into(), length),
                     holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
                 })
                 .collect();
-            let address = Ipv4Addr::from_bits(NET | host);
+            let address = Ipv4Addr::from_bits(NET | host).into();
             let mut identity = Identity { uid: identity.0, gid: identity.1, groups: identity.2 };
             let covering: Vec<_> = list.iter().filter(|lease| lease.prefix.contains(&address)).collect();
             let expected = if covering.is_empty() {

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod cache;
+pub mod claims;
 pub mod drops;
 pub mod forward;
 pub mod lease;

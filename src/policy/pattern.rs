@@ -1,8 +1,9 @@
-//! Ordered rules on source and destination, where the first match wins: the firewall's chains and the routes.
+//! Ordered rules, where the first match wins: the firewall's chains and the routes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use crate::wire::ip::Packet;
+use crate::wire::selector::{AddressPattern, Selector};
 
 /// What the firewall does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,126 +12,220 @@ pub enum Action {
     Allow,
     /// Drop.
     Deny,
+    /// Drop, and tell the sender.
+    Reject,
 }
 
-/// A rule: what holds for packets from `src` to `dst`.
+/// A rule: what holds for the packets that it selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule<T> {
-    /// Sources that match.
-    pub src: Ipv4Net,
-    /// Destinations that match.
-    pub dst: Ipv4Net,
+    /// Which packets.
+    pub selector: Selector,
     /// What the rule decides.
     pub target: T,
 }
 
-/// Rules in the order in which they were written, with the masks worked out.
+/// What rules look at in a packet. The address bits of IPv4 fill the lower 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Source.
+    pub src: A,
+    /// Destination.
+    pub dst: A,
+    /// Protocol and destination port.
+    pub service: Service,
+}
+
+/// Protocol and destination port of a packet. Without rules that look at them, all are the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The protocol's number.
+    pub protocol: u8,
+    /// The port, if there is one.
+    pub port: Option<u16>,
+}
+
+/// The bits of an address.
+pub trait Bits: Copy + Eq {
+    /// Those that a mask leaves.
+    fn masked(self, mask: Self) -> Self;
+}
+
+impl Bits for u32 {
+    fn masked(self, mask: Self) -> Self {
+        self & mask
+    }
+}
+
+impl Bits for u128 {
+    fn masked(self, mask: Self) -> Self {
+        self & mask
+    }
+}
+
+/// The flow of a packet, by its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnyFlow {
+    /// IPv4.
+    V4(Flow<u32>),
+    /// IPv6.
+    V6(Flow<u128>),
+}
+
+impl AnyFlow {
+    /// What rules look at in this packet.
+    pub fn of(packet: &Packet<'_>) -> Self {
+        let service = Service { protocol: packet.protocol(), port: packet.destination_port() };
+        match (packet.src(), packet.dst()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::V4(Flow { src: src.to_bits(), dst: dst.to_bits(), service }),
+            (src, dst) => Self::V6(Flow { src: bits(src), dst: bits(dst), service }),
+        }
+    }
+}
+
+/// A packet has two addresses of one version, so that the first arm is never taken here.
+const fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits() as u128,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// Rules for one version of IP in the order in which they were written, with the masks worked out.
 #[derive(Debug, Clone)]
-pub struct RuleList<T> {
-    rules: Vec<Masked<T>>,
+pub struct RuleList<A, T> {
+    rules: Vec<Masked<A, T>>,
+    looks_at_service: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Masked<T> {
-    src: u32,
-    src_mask: u32,
-    dst: u32,
-    dst_mask: u32,
+struct Masked<A, T> {
+    src: A,
+    src_mask: A,
+    dst: A,
+    dst_mask: A,
+    protocol: Option<u8>,
+    ports: Option<(u16, u16)>,
     target: T,
 }
 
-impl<T: Copy> RuleList<T> {
-    /// Takes the rules in order. Host bits of a prefix don't count.
-    pub fn new(rules: impl IntoIterator<Item = Rule<T>>) -> Self {
-        let masked = |rule: Rule<T>| Masked {
-            src: rule.src.network().to_bits(),
-            src_mask: rule.src.netmask().to_bits(),
-            dst: rule.dst.network().to_bits(),
-            dst_mask: rule.dst.netmask().to_bits(),
-            target: rule.target,
-        };
-        Self { rules: rules.into_iter().map(masked).collect() }
-    }
-
+impl<A, T> RuleList<A, T> {
     /// Whether there are no rules.
     pub const fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
+    /// Whether protocols or ports can make a difference.
+    pub const fn looks_at_service(&self) -> bool {
+        self.looks_at_service
+    }
+}
+
+impl<A: Bits, T: Copy> RuleList<A, T> {
+    fn new(rules: impl Iterator<Item = Masked<A, T>>) -> Self {
+        let rules: Vec<_> = rules.collect();
+        let looks_at_service = rules.iter().any(|rule| rule.protocol.is_some());
+        Self { rules, looks_at_service }
+    }
+
     /// What the first rule that matches decides.
-    pub fn first_match(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Option<T> {
-        let (src, dst) = (src.to_bits(), dst.to_bits());
-        self.rules
-            .iter()
-            .find(|rule| src & rule.src_mask == rule.src && dst & rule.dst_mask == rule.dst)
-            .map(|rule| rule.target)
+    pub fn first_match(&self, flow: &Flow<A>) -> Option<T> {
+        let fits = |rule: &&Masked<A, T>| {
+            flow.src.masked(rule.src_mask) == rule.src
+                && flow.dst.masked(rule.dst_mask) == rule.dst
+                && rule.protocol.is_none_or(|protocol| protocol == flow.service.protocol)
+                && rule
+                    .ports
+                    .is_none_or(|(first, last)| flow.service.port.is_some_and(|port| (first..=last).contains(&port)))
+        };
+        self.rules.iter().find(fits).map(|rule| rule.target)
+    }
+}
+
+/// Rules for both versions. Each is in the list of a version that it can match in, so that their order is kept where it
+/// matters.
+#[derive(Debug, Clone)]
+pub struct Rules<T> {
+    /// For IPv4.
+    pub v4: RuleList<u32, T>,
+    /// For IPv6.
+    pub v6: RuleList<u128, T>,
+}
+
+impl<T: Copy> Rules<T> {
+    /// Takes the rules in order.
+    pub fn new(rules: impl IntoIterator<Item = Rule<T>>) -> Self {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let masked_v4 = |rule: &Rule<T>| {
+            let (src, src_mask) = v4_bits(rule.selector.src())?;
+            let (dst, dst_mask) = v4_bits(rule.selector.dst())?;
+            Some(mask(rule, true, [src, src_mask, dst, dst_mask]))
+        };
+        let masked_v6 = |rule: &Rule<T>| {
+            let (src, src_mask) = v6_bits(rule.selector.src())?;
+            let (dst, dst_mask) = v6_bits(rule.selector.dst())?;
+            Some(mask(rule, false, [src, src_mask, dst, dst_mask]))
+        };
+        Self {
+            v4: RuleList::new(rules.iter().filter_map(masked_v4)),
+            v6: RuleList::new(rules.iter().filter_map(masked_v6)),
+        }
+    }
+
+    /// Whether there are no rules.
+    pub const fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+impl Rules<Action> {
+    /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: who wrote it for
+    /// IPv4 alone has not said that everything else may pass.
+    pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
+        let mut chain = Self::new(rules);
+        if chain.is_for_v4_only() {
+            let all = |target| Masked { src: 0, src_mask: 0, dst: 0, dst_mask: 0, protocol: None, ports: None, target };
+            chain.v6 = RuleList::new(std::iter::once(all(Action::Deny)));
+        }
+        chain
+    }
+
+    const fn is_for_v4_only(&self) -> bool {
+        !self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+fn mask<A, T: Copy>(rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {
+    let service = rule.selector.service();
+    Masked {
+        src,
+        src_mask,
+        dst,
+        dst_mask,
+        protocol: service.map(|service| service.protocol.number(v4)),
+        ports: service.and_then(|service| service.ports).map(crate::wire::selector::Ports::bounds),
+        target: rule.target,
+    }
+}
+
+/// Network and mask; `None` for the other version.
+fn v4_bits(pattern: AddressPattern) -> Option<(u32, u32)> {
+    match pattern {
+        AddressPattern::Any => Some((0, 0)),
+        AddressPattern::Net(ipnet::IpNet::V4(net)) => Some((net.network().to_bits(), net.netmask().to_bits())),
+        AddressPattern::Net(ipnet::IpNet::V6(_)) => None,
+    }
+}
+
+/// As [`v4_bits`].
+fn v6_bits(pattern: AddressPattern) -> Option<(u128, u128)> {
+    match pattern {
+        AddressPattern::Any => Some((0, 0)),
+        AddressPattern::Net(ipnet::IpNet::V6(net)) => Some((net.network().to_bits(), net.netmask().to_bits())),
+        AddressPattern::Net(ipnet::IpNet::V4(_)) => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().expect("a prefix")
-    }
-
-    fn chain(rules: &[(Action, &str, &str)]) -> RuleList<Action> {
-        RuleList::new(rules.iter().map(|&(target, src, dst)| Rule { src: net(src), dst: net(dst), target }))
-    }
-
-    fn allows(rules: &RuleList<Action>, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
-        rules.first_match(src, dst) != Some(Action::Deny)
-    }
-
-    #[test]
-    fn documented_chain() {
-        let out = chain(&[
-            (Action::Allow, "192.168.0.0/24", "192.168.0.1/32"),
-            (Action::Deny, "192.168.0.0/24", "192.168.0.0/24"),
-            (Action::Allow, "192.168.0.0/24", "0.0.0.0/0"),
-            (Action::Deny, "0.0.0.0/0", "0.0.0.0/0"),
-        ]);
-        let allows = |src: [u8; 4], dst: [u8; 4]| allows(&out, src.into(), dst.into());
-        assert!(allows([192, 168, 0, 2], [192, 168, 0, 1]));
-        assert!(!allows([192, 168, 0, 2], [192, 168, 0, 3]));
-        assert!(allows([192, 168, 0, 2], [8, 8, 8, 8]));
-        assert!(!allows([10, 0, 0, 1], [8, 8, 8, 8]));
-    }
-
-    #[test]
-    fn empty_chain_allows() {
-        assert!(allows(&chain(&[]), Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST));
-    }
-
-    fn any_net() -> impl Strategy<Value = Ipv4Net> {
-        (any::<u32>(), 0u8..=32).prop_map(|(bits, len)| Ipv4Net::new_assert(Ipv4Addr::from_bits(bits), len))
-    }
-
-    proptest! {
-        /// Masks and prefixes mean the same for every length from /0 to /32, host bits or not.
-        #[test]
-        fn agrees_with_ipnet(
-            rules in prop::collection::vec((any_net(), any_net()), 0..20),
-            src: u32,
-            dst: u32,
-            from_rule: prop::sample::Index,
-        ) {
-            let (src, dst) = match rules.get(from_rule.index(20)) {
-                // half of the packets hit a rule's network, where the interesting cases are
-                Some((near_src, near_dst)) => (
-                    near_src.network().to_bits() | (src & near_src.hostmask().to_bits()),
-                    near_dst.network().to_bits() | (dst & near_dst.hostmask().to_bits()),
-                ),
-                None => (src, dst),
-            };
-            let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
-            let list = RuleList::new(
-                rules.iter().enumerate().map(|(target, &(src, dst))| Rule { src, dst, target }),
-            );
-            let oracle = rules.iter().position(|(from, to)| from.contains(&src) && to.contains(&dst));
-            prop_assert_eq!(list.first_match(src, dst), oracle);
-        }
-    }
-}
+#[path = "pattern_tests.rs"]
+pub(super) mod tests;

@@ -1,22 +1,24 @@
-//! Values by prefix. What a lookup costs depends on how many lengths of prefixes there are, 33 at most, and not on how
+//! Values by prefix. What a lookup costs depends on how many lengths of prefixes there are, 129 at most, and not on how
 //! many prefixes.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Values by prefix.
 #[derive(Debug, Clone)]
 pub struct PrefixMap<V> {
-    values: HashMap<Ipv4Net, V>,
-    /// Lengths of the prefixes, each once.
-    lengths: Vec<u8>,
+    values: HashMap<IpNet, V>,
+    /// Lengths of the IPv4 prefixes, each once.
+    v4_lengths: Vec<u8>,
+    /// Lengths of the IPv6 prefixes, each once.
+    v6_lengths: Vec<u8>,
 }
 
 impl<V> Default for PrefixMap<V> {
     fn default() -> Self {
-        Self { values: HashMap::new(), lengths: Vec::new() }
+        Self { values: HashMap::new(), v4_lengths: Vec::new(), v6_lengths: Vec::new() }
     }
 }
 
@@ -27,9 +29,10 @@ impl<V> PrefixMap<V> {
     }
 
     /// The values of all prefixes that cover an address.
-    pub fn covering(&self, address: Ipv4Addr) -> impl Iterator<Item = &V> {
-        self.lengths.iter().filter_map(move |&length| {
-            let prefix = Ipv4Net::new(address, length).ok()?.trunc();
+    pub fn covering(&self, address: IpAddr) -> impl Iterator<Item = &V> {
+        let lengths = if address.is_ipv4() { &self.v4_lengths } else { &self.v6_lengths };
+        lengths.iter().filter_map(move |&length| {
+            let prefix = IpNet::new(address, length).ok()?.trunc();
             self.values.get(&prefix)
         })
     }
@@ -37,9 +40,10 @@ impl<V> PrefixMap<V> {
 
 impl<V: Default> PrefixMap<V> {
     /// The value of a prefix; a default one if it has none yet. Host bits don't count.
-    pub fn entry(&mut self, prefix: Ipv4Net) -> &mut V {
-        if !self.lengths.contains(&prefix.prefix_len()) {
-            self.lengths.push(prefix.prefix_len());
+    pub fn entry(&mut self, prefix: IpNet) -> &mut V {
+        let lengths = if prefix.addr().is_ipv4() { &mut self.v4_lengths } else { &mut self.v6_lengths };
+        if !lengths.contains(&prefix.prefix_len()) {
+            lengths.push(prefix.prefix_len());
         }
         self.values.entry(prefix.trunc()).or_default()
     }
@@ -48,8 +52,8 @@ impl<V: Default> PrefixMap<V> {
 /// A set of prefixes.
 pub type PrefixSet = PrefixMap<()>;
 
-impl FromIterator<Ipv4Net> for PrefixSet {
-    fn from_iter<I: IntoIterator<Item = Ipv4Net>>(prefixes: I) -> Self {
+impl FromIterator<IpNet> for PrefixSet {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(prefixes: I) -> Self {
         let mut set = Self::default();
         for prefix in prefixes {
             set.entry(prefix);
@@ -63,24 +67,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::pattern::tests::{any_net, inside};
 
     proptest! {
         /// The same as looking at each prefix, for every length, with host bits or without.
         #[test]
         fn covers_what_its_prefixes_cover(
-            prefixes in prop::collection::vec((any::<u32>(), 0u8..=32), 0..40),
-            (near, bits) in (any::<prop::sample::Index>(), any::<u32>()),
+            prefixes in prop::collection::vec(any_net(), 1..40),
+            (near, bits) in (any::<prop::sample::Index>(), any::<u128>()),
         ) {
-            let prefixes: Vec<Ipv4Net> =
-                prefixes.into_iter().map(|(bits, len)| Ipv4Net::new_assert(bits.into(), len)).collect();
             let map: PrefixSet = prefixes.iter().copied().collect();
             // Addresses at random hit the short prefixes only.
-            let at_random = Ipv4Addr::from_bits(bits);
-            let inside = prefixes.get(near.index(prefixes.len().max(1))).map_or(at_random, |prefix| {
-                Ipv4Addr::from_bits(prefix.network().to_bits() | (bits & prefix.hostmask().to_bits()))
-            });
-            for address in [at_random, inside] {
-                let mut covering: Vec<_> = prefixes.iter().map(Ipv4Net::trunc).filter(|it| it.contains(&address)).collect();
+            let at_random = inside(prefixes[0].supernet().unwrap_or(prefixes[0]), bits);
+            let near = inside(prefixes[near.index(prefixes.len())], bits);
+            for address in [at_random, near] {
+                let mut covering: Vec<_> = prefixes.iter().map(IpNet::trunc).filter(|it| it.contains(&address)).collect();
                 covering.sort_unstable();
                 covering.dedup();
                 prop_assert_eq!(map.covering(address).count(), covering.len());

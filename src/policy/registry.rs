@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A peer's place in the tables. The generation tells it from an earlier peer in the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,12 +30,12 @@ pub enum Claim {
 /// Exact addresses and their holders. A lookup costs the same for any number of peers.
 #[derive(Debug, Default)]
 pub struct Registry {
-    holders: HashMap<Ipv4Addr, PeerId>,
+    holders: HashMap<IpAddr, PeerId>,
 }
 
 impl Registry {
     /// Gives the address to the peer unless another one holds it.
-    pub fn claim(&mut self, address: Ipv4Addr, peer: PeerId) -> Claim {
+    pub fn claim(&mut self, address: IpAddr, peer: PeerId) -> Claim {
         match self.holders.entry(address) {
             Entry::Vacant(entry) => {
                 entry.insert(peer);
@@ -47,23 +47,25 @@ impl Registry {
     }
 
     /// Frees the address if this peer holds it.
-    pub fn release(&mut self, address: Ipv4Addr, peer: PeerId) {
+    pub fn release(&mut self, address: IpAddr, peer: PeerId) {
         if self.holders.get(&address) == Some(&peer) {
             self.holders.remove(&address);
         }
     }
 
     /// The address's holder.
-    pub fn holder(&self, address: Ipv4Addr) -> Option<PeerId> {
+    pub fn holder(&self, address: IpAddr) -> Option<PeerId> {
         self.holders.get(&address).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2));
 
     fn peer(index: u32) -> PeerId {
         PeerId { index, generation: 0 }

@@ -1,15 +1,15 @@
 //! Which gateways peers may name in their rules.
 
 use std::collections::HashSet;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Gateways that the operator lets peers choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetRange {
     /// Their addresses.
-    pub prefix: Ipv4Net,
+    pub prefix: IpNet,
     /// Their port; `None` is any.
     pub port: Option<u16>,
 }
@@ -17,20 +17,20 @@ pub struct TargetRange {
 /// All gateways that peers may name.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedTargets {
-    exact: HashSet<SocketAddrV4>,
+    exact: HashSet<SocketAddr>,
     ranges: Vec<TargetRange>,
 }
 
 impl AllowedTargets {
     /// Takes single gateways, and ranges of them.
-    pub fn new(exact: impl IntoIterator<Item = SocketAddrV4>, ranges: impl IntoIterator<Item = TargetRange>) -> Self {
+    pub fn new(exact: impl IntoIterator<Item = SocketAddr>, ranges: impl IntoIterator<Item = TargetRange>) -> Self {
         Self { exact: exact.into_iter().collect(), ranges: ranges.into_iter().collect() }
     }
 
     /// Whether peers may name this one. Asked once for each rule, never for a packet.
-    pub fn allow(&self, target: SocketAddrV4) -> bool {
+    pub fn allow(&self, target: SocketAddr) -> bool {
         let in_range = |range: &TargetRange| {
-            range.prefix.contains(target.ip()) && range.port.is_none_or(|port| port == target.port())
+            range.prefix.contains(&target.ip()) && range.port.is_none_or(|port| port == target.port())
         };
         self.exact.contains(&target) || self.ranges.iter().any(in_range)
     }
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn ports_and_addresses_count() {
-        let target = |text: &str| text.parse::<SocketAddrV4>().expect("an address");
+        let target = |text: &str| text.parse::<SocketAddr>().expect("an address");
         let range = |prefix: &str, port| TargetRange { prefix: prefix.parse().expect("a prefix"), port };
         let allowed = AllowedTargets::new(
             [target("192.0.2.1:4000")],

@@ -1,5 +1,6 @@
 //! What comes before a peer's first frame.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Stage, identity};
-use crate::policy::forward::Assignment;
+use crate::policy::claims::Assignment;
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::greeting::CREDENTIALS_MAGIC;
@@ -36,7 +37,7 @@ impl EventLoop<'_> {
         peer.stage = Stage::FirstFrame;
         self.forwarder.identify(id, identity(credentials));
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
-        let Some(address) = hook(credentials) else { return Err(Departure::Refused(credentials)) };
+        let Some(address) = hook(credentials).map(IpAddr::V4) else { return Err(Departure::Refused(credentials)) };
         let mut assignment = self.forwarder.assign(id, address);
         if let Some(Assignment::HeldBy(holder)) = assignment
             && self.remove_if_dead(holder)
@@ -47,7 +48,8 @@ impl EventLoop<'_> {
             Some(Assignment::Granted) => self.log_claim(id, address),
             Some(Assignment::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
             Some(Assignment::NotLeased) => return Err(Departure::NotLeased(address)),
-            None => {}
+            // It has just connected, and holds none.
+            Some(Assignment::TooMany) | None => {}
         }
         Ok(())
     }

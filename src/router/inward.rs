@@ -75,7 +75,7 @@ impl EventLoop<'_> {
 
     /// Whether a datagram's sender is another router, as far as an address can tell.
     fn is_router(&self, source: SocketAddr) -> bool {
-        matches!(source, SocketAddr::V4(source) if self.forwarder.accepts_datagrams_of(*source.ip()))
+        self.forwarder.accepts_datagrams_of(source.ip())
     }
 
     fn forward_inward(&mut self, origin: Origin, parcel: Result<Parcel<'_>, DropReason>) {
@@ -86,6 +86,10 @@ impl EventLoop<'_> {
         match self.forwarder.inward(origin, &parcel.packet) {
             Inward::Peer(id) => self.deliver(id, &parcel),
             Inward::Drop(reason, holder) => self.count_drop(holder, reason),
+            Inward::Reject(reason, holder) => {
+                self.reject_inward(origin, &parcel);
+                self.count_drop(holder, reason);
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod parcel;
 mod peer;
 mod quarantine;
 mod queue;
+mod reject;
 mod report;
 mod restore;
 mod sandbox;

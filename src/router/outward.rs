@@ -1,7 +1,7 @@
 //! From the peers: frames, and where their packets go.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -79,7 +79,7 @@ impl EventLoop<'_> {
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let is_first = peer.stage != Stage::Frames;
-        if is_first && frame.kind != FrameKind::Rules {
+        if is_first && !matches!(frame.kind, FrameKind::Rules | FrameKind::ExtendedRules) {
             peer.stage = Stage::Frames;
             socket::receive_descriptors(peer.as_fd(), false);
         }
@@ -87,8 +87,9 @@ impl EventLoop<'_> {
         let offered = peer.offered.take();
         match frame.kind {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
-            FrameKind::Rules => {
-                let rules = rule::decode_all(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
+            FrameKind::Rules | FrameKind::ExtendedRules => {
+                let decode = if frame.kind == FrameKind::Rules { rule::decode_all } else { rule::decode_all_extended };
+                let rules = decode(frame.payload).ok_or(Departure::Rules(frame.payload.len()))?;
                 let limit = self.setup.limits.device_rules;
                 if rules.len() > limit {
                     self.limits_reached.max_device_rules += 1;
@@ -149,15 +150,18 @@ impl EventLoop<'_> {
         }
         match verdict.to {
             Outward::Drop(reason) => {
-                if reason == DropReason::NotLeased
-                    && let IpAddr::V4(src) = parcel.packet.src()
-                {
-                    self.log_not_leased(id, src, Instant::now());
+                if reason == DropReason::NotLeased {
+                    self.log_not_leased(id, parcel.packet.src(), Instant::now());
                 }
                 Err(reason)
             }
+            Outward::Reject(reason) => {
+                self.reject(id, parcel);
+                Err(reason)
+            }
             Outward::Tun => self.send_to_tun(parcel),
-            Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
+            Outward::Gateway(SocketAddr::V4(target)) => self.send_to_gateway(id, target, parcel),
+            Outward::Gateway(SocketAddr::V6(_)) => Err(DropReason::GatewayRefused),
             Outward::Peer(other) => {
                 self.deliver(other, parcel);
                 Ok(())

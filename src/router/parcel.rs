@@ -84,7 +84,7 @@ mod tests {
     fn what_is_no_packet_has_a_reason() {
         let reason =
             |bytes: &[u8]| Parcel::parse(&[&[0; VNET_HEADER_LEN], bytes].concat()).map(drop).expect_err("no packet");
-        assert_eq!(reason(&[0x60; 48]), DropReason::Ipv6);
+        assert_eq!(reason(&[0x60; 48]), DropReason::Malformed);
         assert_eq!(reason(&[0x45; 19]), DropReason::TooShort);
         assert_eq!(reason(&[0xff; 40]), DropReason::NotIp);
         assert_eq!(reason(&[0x4f; 40]), DropReason::Malformed);

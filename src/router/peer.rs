@@ -1,6 +1,6 @@
 //! One connection, as the router sees it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::meter::WriteMeter;
@@ -101,7 +101,7 @@ pub struct Peer {
     /// Whether it is in the list of peers to flush after this wake-up.
     pub to_flush: bool,
     /// The claim that was refused last, so that it is logged once.
-    pub refused_claim: Option<Ipv4Addr>,
+    pub refused_claim: Option<IpAddr>,
     /// Its number in the store, if it is kept there.
     pub store_serial: Option<u64>,
     /// Whether it was logged that its rules came too late.
@@ -184,7 +184,7 @@ pub enum Departure {
     Refused(PeerCredentials),
     /// The credentials hook gave it an address that is not leased to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
-    NotLeased(Ipv4Addr),
+    NotLeased(IpAddr),
 }
 
 impl Departure {

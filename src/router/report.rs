@@ -1,6 +1,6 @@
 //! What the router tells: lines in the log, counters, statistics.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use nix::unistd;
@@ -15,7 +15,7 @@ use crate::sys::socket::PeerCredentials;
 
 impl EventLoop<'_> {
     /// Takes note of a peer that got its address.
-    pub(super) fn log_claim(&mut self, id: PeerId, address: Ipv4Addr) {
+    pub(super) fn log_claim(&mut self, id: PeerId, address: IpAddr) {
         self.totals.claims += 1;
         self.admission.claimed(id);
         let Some(peer) = self.peers.get(id) else { return };
@@ -25,7 +25,7 @@ impl EventLoop<'_> {
     }
 
     /// Once for each address that a peer tries to take.
-    pub(super) fn log_refused_claim(&mut self, id: PeerId, address: Ipv4Addr, now: Instant) {
+    pub(super) fn log_refused_claim(&mut self, id: PeerId, address: IpAddr, now: Instant) {
         let name = self.name();
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.refused_claim.replace(address) != Some(address) {
@@ -41,7 +41,7 @@ impl EventLoop<'_> {
     }
 
     /// Once for each address that a peer tries to take.
-    pub(super) fn log_not_leased(&mut self, id: PeerId, address: Ipv4Addr, now: Instant) {
+    pub(super) fn log_not_leased(&mut self, id: PeerId, address: IpAddr, now: Instant) {
         let name = self.name();
         let shows_nothing = matches!(self.setup.credentials, CredentialsCheck::Off);
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -80,7 +80,7 @@ impl EventLoop<'_> {
     }
 
     /// Rules can come as often as a peer likes before its first packet; the log's limit is enough.
-    pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddrV4) {
+    pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddr) {
         let who = self.describe(id);
         let name = self.name();
         self.fault_log.line(
@@ -125,7 +125,8 @@ impl EventLoop<'_> {
 
     fn snapshot(&self, now: Instant) -> Snapshot<'_> {
         let peers = self.peers.iter().map(|(id, peer)| {
-            let (addr, addr_32) = PeerStats::address_forms(self.forwarder.address(id));
+            let addresses: Vec<IpAddr> = self.forwarder.addresses(id).collect();
+            let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
             let traffic = &peer.traffic;
             let (attached, offloads, stream_reason) = match &peer.path {
                 Path::Attached(_) => (true, peer.offloads.names(), None),
@@ -134,6 +135,7 @@ impl EventLoop<'_> {
             PeerStats {
                 addr,
                 addr_32,
+                addresses,
                 uid: peer.credentials.uid,
                 gid: peer.credentials.gid,
                 pid: peer.credentials.pid,

@@ -13,7 +13,8 @@ use crate::policy::forward::Forwarder;
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::attach::Answer;
-use crate::wire::rule::PeerRule;
+use crate::wire::frame::FrameKind;
+use crate::wire::rule;
 
 /// How long nothing is rewritten after that failed: it costs as much as there are peers.
 const REWRITE_PAUSE: Duration = Duration::from_secs(10);
@@ -61,8 +62,9 @@ impl EventLoop<'_> {
         peer.path = Path::Stream(StreamReason::Restored);
         peer.store_serial = Some(self.keeper.new_serial());
         let Some(id) = self.peers.insert(peer) else { return };
-        let rules = kept.rules.iter().filter_map(PeerRule::decode).collect();
-        self.forwarder.restore(id, kept.identity, rules, kept.address);
+        let decode = if kept.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
+        let rules = decode(&kept.rules).unwrap_or_default();
+        self.forwarder.restore(id, kept.identity, rules, &kept.addresses, kept.is_bound);
         self.admission.enter(id, kept.credentials.uid, Instant::now());
         if self.forwarder.address(id).is_some() {
             self.admission.claimed(id);
@@ -125,11 +127,14 @@ impl EventLoop<'_> {
 
 /// Nothing for peers that are not kept.
 fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> {
+    let (kind, rules) = rule::encode_all(forwarder.rules(id))?;
     Some(KeptPeer {
         serial: peer.store_serial?,
         credentials: peer.credentials,
         identity: forwarder.identity(id)?.clone(),
-        address: forwarder.address(id),
-        rules: forwarder.rules(id).map(PeerRule::encode).collect(),
+        addresses: forwarder.addresses(id).collect(),
+        is_bound: forwarder.is_bound(id),
+        rules,
+        rules_are_extended: kind == FrameKind::ExtendedRules,
     })
 }

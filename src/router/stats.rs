@@ -1,6 +1,6 @@
 //! What the router tells about itself. The keys of the C plugin come first and mean the same.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -108,10 +108,12 @@ pub struct Snapshot<'a> {
 /// One connection. `tx` is towards the peer.
 #[derive(Debug, Serialize)]
 pub struct PeerStats<'a> {
-    /// Its address, or nothing.
+    /// Its address, that of IPv4 if it has one; or nothing.
     pub addr: String,
-    /// The address's bytes in network order, read as a number of this machine.
+    /// The address's bytes in network order, read as a number of this machine; 0 for IPv6.
     pub addr_32: u32,
+    /// All its addresses, that of IPv4 first.
+    pub addresses: Vec<IpAddr>,
     /// User.
     pub uid: libc::uid_t,
     /// Group.
@@ -144,9 +146,12 @@ pub struct PeerStats<'a> {
 
 impl PeerStats<'_> {
     /// The C plugin's two forms of an address.
-    pub fn address_forms(address: Option<Ipv4Addr>) -> (String, u32) {
-        address
-            .map_or_else(|| (String::new(), 0), |address| (address.to_string(), u32::from_ne_bytes(address.octets())))
+    pub fn address_forms(address: Option<IpAddr>) -> (String, u32) {
+        match address {
+            None => (String::new(), 0),
+            Some(IpAddr::V4(address)) => (address.to_string(), u32::from_ne_bytes(address.octets())),
+            Some(IpAddr::V6(address)) => (address.to_string(), 0),
+        }
     }
 }
 

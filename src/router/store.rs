@@ -6,7 +6,7 @@
 //! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use crate::policy::lease::Identity;
 use crate::sys::process::monotonic_time;
 use crate::sys::socket::{self, PeerCredentials};
 use crate::wire::frame::MAX_FRAME_LEN;
-use crate::wire::rule::RULE_LEN;
 
 /// A router that dies sooner than this after its start dies of something that will happen again.
 const BRIEF_RUN: Duration = Duration::from_secs(5);
@@ -55,10 +54,14 @@ pub struct KeptPeer {
     pub credentials: PeerCredentials,
     /// What its leases go by.
     pub identity: Identity,
-    /// The address that it holds.
-    pub address: Option<Ipv4Addr>,
+    /// The addresses that it holds.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it may choose none by itself.
+    pub is_bound: bool,
     /// Its own rules, as they travel.
-    pub rules: Vec<[u8; RULE_LEN]>,
+    pub rules: Vec<u8>,
+    /// Whether these are not in the C plugin's form.
+    pub rules_are_extended: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -276,21 +279,25 @@ fn drain(queue: &Queue) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::wire::rule::RULE_LEN;
 
-    fn peer(serial: u64, address: Option<Ipv4Addr>) -> KeptPeer {
+    fn peer(serial: u64, addresses: &[IpAddr]) -> KeptPeer {
         KeptPeer {
             serial,
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
             identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
-            address,
-            rules: vec![[255; RULE_LEN]; 3],
+            addresses: addresses.to_vec(),
+            is_bound: true,
+            rules: vec![255; 3 * RULE_LEN],
+            rules_are_extended: false,
         }
     }
 
-    const A: Option<Ipv4Addr> = Some(Ipv4Addr::new(10, 0, 0, 2));
+    const A: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
     fn kept(store: &Store) -> Vec<KeptPeer> {
         Keeper::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
@@ -303,8 +310,8 @@ mod tests {
         assert!(legacy.peers.is_empty());
         let (connection, other_end) = UnixStream::pair().expect("a pair");
         let [first, second] = [keeper.new_serial(), keeper.new_serial()];
-        keeper.keep(peer(first, None), connection.as_fd()).expect("room");
-        keeper.keep(peer(second, None), connection.as_fd()).expect("room");
+        keeper.keep(peer(first, &[]), connection.as_fd()).expect("room");
+        keeper.keep(peer(second, &[]), connection.as_fd()).expect("room");
         keeper.keep(peer(first, A), connection.as_fd()).expect("room");
         keeper.strike_out(second).expect("room");
         drop(connection);

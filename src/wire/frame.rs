@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{attach, lease};
+use super::{attach, lease, rule};
 
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
@@ -19,8 +19,10 @@ pub const MAX_FRAME_LEN: usize = HEADER_LEN + MAX_PAYLOAD_LEN;
 pub enum FrameKind {
     /// One IP packet.
     Packet,
-    /// Peer rules, see [`super::rule`].
+    /// Peer rules in the C plugin's form, see [`super::rule`].
     Rules,
+    /// Peer rules in a form of our own.
+    ExtendedRules,
     /// A device hands over its descriptor, see [`super::attach`].
     Hello,
     /// A router's answer to that.
@@ -41,6 +43,7 @@ impl FrameKind {
         match self {
             Self::Packet => 0,
             Self::Rules => 1,
+            Self::ExtendedRules => rule::EXTENDED,
             Self::Hello => attach::HELLO,
             Self::Answer => attach::ANSWER,
             Self::Ask => lease::ASK,
@@ -54,6 +57,7 @@ impl FrameKind {
         match value {
             0 => Self::Packet,
             1 => Self::Rules,
+            rule::EXTENDED => Self::ExtendedRules,
             attach::HELLO => Self::Hello,
             attach::ANSWER => Self::Answer,
             lease::ASK => Self::Ask,

@@ -10,4 +10,5 @@ pub mod ip;
 pub mod lease;
 pub mod rule;
 pub mod segment;
+pub mod selector;
 pub mod vnet;

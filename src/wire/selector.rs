@@ -1,0 +1,227 @@
+//! Which packets a rule is about: source, destination, protocol and port.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::ip::{Packet, protocol};
+
+/// Addresses of one end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressPattern {
+    /// All addresses of both versions.
+    Any,
+    /// Those of a network. Bits behind the prefix length don't count.
+    Net(IpNet),
+}
+
+impl AddressPattern {
+    fn matches(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Net(net) => net.contains(&address),
+        }
+    }
+
+    /// Whether addresses of IPv4 (or IPv6) can match.
+    const fn is_for(self, v4: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Net(IpNet::V4(_)) => v4,
+            Self::Net(IpNet::V6(_)) => !v4,
+        }
+    }
+}
+
+/// A protocol above IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// ICMP in IPv4 packets, ICMPv6 in IPv6 packets.
+    Icmp,
+    /// The one of this number (IANA, "Protocol Numbers").
+    Number(u8),
+}
+
+impl Protocol {
+    /// Its number in packets of IPv4 (or IPv6).
+    pub const fn number(self, v4: bool) -> u8 {
+        match self {
+            Self::Icmp if v4 => protocol::ICMP,
+            Self::Icmp => protocol::ICMPV6,
+            Self::Number(number) => number,
+        }
+    }
+
+    /// Whether its packets go to ports.
+    pub const fn has_ports(self) -> bool {
+        match self {
+            Self::Icmp => false,
+            Self::Number(number) => protocol::has_ports(number),
+        }
+    }
+}
+
+/// Destination ports, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    first: u16,
+    last: u16,
+}
+
+impl Ports {
+    /// `None` if `last` is before `first`.
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first <= last { Some(Self { first, last }) } else { None }
+    }
+
+    /// The lowest and the highest one.
+    pub const fn bounds(self) -> (u16, u16) {
+        (self.first, self.last)
+    }
+
+    /// Whether a packet to this port matches. Packets without a port don't, later fragments among them.
+    pub fn contains(self, port: Option<u16>) -> bool {
+        port.is_some_and(|port| (self.first..=self.last).contains(&port))
+    }
+}
+
+/// A protocol, and ports of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// `None` is any port, and packets without one.
+    pub ports: Option<Ports>,
+}
+
+/// Source and destination of different versions of IP: no packet has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("source and destination are of different IP versions")]
+pub struct MixedVersions;
+
+/// What a rule looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selector {
+    src: AddressPattern,
+    dst: AddressPattern,
+    service: Option<Service>,
+}
+
+impl Selector {
+    /// Every packet.
+    pub const ALL: Self = Self { src: AddressPattern::Any, dst: AddressPattern::Any, service: None };
+
+    /// Packets from `src` to `dst`, of the service only, if there is one.
+    pub fn new(src: AddressPattern, dst: AddressPattern, service: Option<Service>) -> Result<Self, MixedVersions> {
+        let selector = Self { src, dst, service };
+        if selector.is_for(true) || selector.is_for(false) { Ok(selector) } else { Err(MixedVersions) }
+    }
+
+    /// Sources.
+    pub const fn src(&self) -> AddressPattern {
+        self.src
+    }
+
+    /// Destinations.
+    pub const fn dst(&self) -> AddressPattern {
+        self.dst
+    }
+
+    /// Protocol and ports; `None` is all of them.
+    pub const fn service(&self) -> Option<Service> {
+        self.service
+    }
+
+    /// Whether packets of IPv4 (or IPv6) can match.
+    pub const fn is_for(&self, v4: bool) -> bool {
+        self.src.is_for(v4) && self.dst.is_for(v4)
+    }
+
+    /// Whether a packet matches.
+    pub fn matches(&self, packet: &Packet<'_>) -> bool {
+        let fits = |service: Service| {
+            service.protocol.number(packet.is_v4()) == packet.protocol()
+                && service.ports.is_none_or(|ports| ports.contains(packet.destination_port()))
+        };
+        self.src.matches(packet.src()) && self.dst.matches(packet.dst()) && self.service.is_none_or(fits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    fn net(text: &str) -> AddressPattern {
+        AddressPattern::Net(text.parse().expect("a prefix"))
+    }
+
+    fn tcp4(port: u16) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1, port, 0, 0)
+            .write(&mut bytes, b"x")
+            .expect("a valid packet");
+        bytes
+    }
+
+    fn icmp6() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv6([0xfd; 16], [0xfc; 16], 64)
+            .icmpv6_echo_request(1, 1)
+            .write(&mut bytes, b"x")
+            .expect("a valid packet");
+        bytes
+    }
+
+    fn matches(selector: Selector, bytes: &[u8]) -> bool {
+        selector.matches(&Packet::parse(bytes).expect("valid"))
+    }
+
+    #[test]
+    fn addresses_protocol_and_port_all_count() {
+        let service = |number, ports: Option<(u16, u16)>| {
+            Some(Service {
+                protocol: Protocol::Number(number),
+                ports: ports.and_then(|(first, last)| Ports::new(first, last)),
+            })
+        };
+        let select = |dst, service| Selector::new(AddressPattern::Any, dst, service).expect("one version");
+        for (selector, expected) in [
+            (select(AddressPattern::Any, None), true),
+            (select(net("10.0.0.0/24"), service(protocol::TCP, None)), true),
+            (select(net("10.0.1.0/24"), service(protocol::TCP, None)), false),
+            (select(net("::/0"), None), false),
+            (select(AddressPattern::Any, service(protocol::UDP, None)), false),
+            (select(AddressPattern::Any, service(protocol::TCP, Some((80, 80)))), true),
+            (select(AddressPattern::Any, service(protocol::TCP, Some((79, 81)))), true),
+            (select(AddressPattern::Any, service(protocol::TCP, Some((81, 90)))), false),
+        ] {
+            assert_eq!(matches(selector, &tcp4(80)), expected, "{selector:?}");
+        }
+    }
+
+    #[test]
+    fn icmp_is_that_of_the_packets_version() {
+        let icmp = Some(Service { protocol: Protocol::Icmp, ports: None });
+        let selector = Selector::new(AddressPattern::Any, AddressPattern::Any, icmp).expect("both versions");
+        assert!(matches(selector, &icmp6()));
+        assert!(!matches(selector, &tcp4(80)));
+    }
+
+    #[test]
+    fn mixed_versions_are_refused() {
+        assert_eq!(Selector::new(net("10.0.0.0/8"), net("fd00::/8"), None), Err(MixedVersions));
+    }
+
+    #[test]
+    fn later_fragments_match_no_port() {
+        let mut bytes = tcp4(80);
+        bytes[7] = 1;
+        let service = |ports| Some(Service { protocol: Protocol::Number(protocol::TCP), ports });
+        let select = |ports| Selector::new(AddressPattern::Any, AddressPattern::Any, service(ports)).expect("fits");
+        assert!(matches(select(None), &bytes));
+        assert!(!matches(select(Ports::new(0, u16::MAX)), &bytes));
+    }
+}
