@@ -3,6 +3,7 @@
 
 pub mod fork;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod sandbox;
 pub mod socket;

@@ -1,0 +1,192 @@
+//! A netlink socket, its requests and their answers, whatever they are about (RFC 3549, netlink(7)).
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    DecodeError, NLA_ALIGNTO, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+
+use super::error::NetlinkError;
+use crate::sys::socket::wait_readable;
+
+/// How long the kernel may take. It answers before send(2) returns, mostly.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a list is read anew that changes while it is read.
+const MAX_DUMPS: usize = 5;
+
+/// NLMSGERR_ATTR_MSG of linux/netlink.h: words about an error.
+const ATTRIBUTE_MESSAGE: u16 = 1;
+
+/// struct nlmsghdr of linux/netlink.h, in bytes.
+const HEADER_LEN: usize = 16;
+
+/// An open socket for one protocol, whose messages are `M`.
+#[derive(Debug)]
+pub struct Connection<M> {
+    socket: Socket,
+    last_sequence: u32,
+    messages: PhantomData<M>,
+}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
+    /// Opens a socket, closed on exec, in the network namespace of the calling thread.
+    pub fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        // Answers without a copy of the request, but with words.
+        socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
+        Ok(Self { socket, last_sequence: 0, messages: PhantomData })
+    }
+
+    /// Asks for a change. `attempt` is what the error says was tried.
+    pub fn change(&mut self, message: M, flags: u16, attempt: impl Fn() -> String) -> Result<(), NetlinkError> {
+        self.exchange(message, NLM_F_ACK | flags).map(drop).map_err(|failure| failure.of(attempt()))
+    }
+
+    /// Asks for one object.
+    pub fn get(&mut self, message: M, attempt: impl Fn() -> String) -> Result<M, NetlinkError> {
+        let answers = self.exchange(message, NLM_F_ACK).map_err(|failure| failure.of(attempt()))?;
+        answers.into_iter().next().ok_or_else(|| NetlinkError::new(attempt(), Errno::ENODATA))
+    }
+
+    /// Asks for all objects of a kind.
+    pub fn list(&mut self, message: M, attempt: impl Fn() -> String) -> Result<Vec<M>, NetlinkError>
+    where
+        M: Clone,
+    {
+        for _ in 1..MAX_DUMPS {
+            match self.exchange(message.clone(), NLM_F_DUMP) {
+                Err(Failure { cause, .. }) if cause.raw_os_error() == Some(libc::EINTR) => {}
+                result => return result.map_err(|failure| failure.of(attempt())),
+            }
+        }
+        self.exchange(message, NLM_F_DUMP).map_err(|failure| failure.of(attempt()))
+    }
+
+    fn exchange(&mut self, message: M, flags: u16) -> Result<Vec<M>, Failure> {
+        let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
+        self.last_sequence = self.last_sequence.wrapping_add(1);
+        request.header.sequence_number = self.last_sequence;
+        request.header.flags = NLM_F_REQUEST | flags;
+        request.finalize();
+        let mut datagram = vec![0; request.buffer_len()];
+        request.serialize(&mut datagram);
+        self.send(&datagram)?;
+        self.answers(self.last_sequence..=self.last_sequence)
+    }
+
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let sent = self.socket.send_to(datagram, &SocketAddr::new(0, 0), libc::MSG_DONTWAIT)?;
+        if sent == datagram.len() { Ok(()) } else { Err(Errno::EMSGSIZE.into()) }
+    }
+
+    /// What the kernel answers to requests with these numbers, up to the acknowledgement of the last one, or the end of
+    /// its list.
+    fn answers(&self, sequences: RangeInclusive<u32>) -> Result<Vec<M>, Failure> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut found = Vec::new();
+        loop {
+            if !wait_readable(self.socket.as_fd(), deadline.saturating_duration_since(Instant::now())) {
+                return Err(Errno::ETIMEDOUT.into());
+            }
+            let (datagram, sender) = self.socket.recv_from_full()?;
+            // Other processes may send to this socket, too.
+            if sender.port_number() != 0 {
+                continue;
+            }
+            for message in Messages(&datagram) {
+                let header = NetlinkBuffer::new_checked(message)?;
+                // A late answer to a request that was given up.
+                if !sequences.contains(&header.sequence_number()) {
+                    continue;
+                }
+                let flags = header.flags();
+                let is_last = header.sequence_number() == *sequences.end();
+                match NetlinkMessage::<M>::deserialize(message)?.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(Failure { cause: error.to_io(), detail: words(&error.header, flags) });
+                    }
+                    NetlinkPayload::Error(_) if is_last => return Ok(found),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code).into());
+                    }
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Overrun(_) => return Err(Errno::ENOBUFS.into()),
+                    NetlinkPayload::InnerMessage(_) if flags & NLM_F_DUMP_INTR != 0 => return Err(Errno::EINTR.into()),
+                    NetlinkPayload::InnerMessage(answer) => found.push(answer),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The messages of a datagram, each with its header.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(NetlinkBuffer::new_checked(self.0).ok()?.length()).ok()?;
+        let (message, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest.get(len.next_multiple_of(NLA_ALIGNTO) - len..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// The kernel's words in the answer to a failed request, behind the request's header.
+fn words(answer: &[u8], flags: u16) -> Option<String> {
+    if flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let request_len = if flags & NLM_F_CAPPED != 0 {
+        HEADER_LEN
+    } else {
+        usize::try_from(NetlinkBuffer::new_checked(answer).ok()?.length()).ok()?.next_multiple_of(NLA_ALIGNTO)
+    };
+    let attributes = NlasIterator::new(answer.get(request_len..)?);
+    let message = attributes.filter_map(Result::ok).find(|attribute| attribute.kind() == ATTRIBUTE_MESSAGE)?;
+    let words = String::from_utf8_lossy(message.value());
+    Some(words.trim_end_matches('\0').to_owned())
+}
+
+/// An error that doesn't know yet what was tried.
+struct Failure {
+    cause: io::Error,
+    detail: Option<String>,
+}
+
+impl Failure {
+    fn of(self, attempt: String) -> NetlinkError {
+        NetlinkError::new(attempt, self.cause).with_detail(self.detail)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(cause: io::Error) -> Self {
+        Self { cause, detail: None }
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, error.to_string()).into()
+    }
+}

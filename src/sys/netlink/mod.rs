@@ -1,0 +1,8 @@
+//! Netlink: conversations with the kernel about the network of the namespace that the calling thread is in.
+
+mod connection;
+mod error;
+mod route;
+
+pub use error::NetlinkError;
+pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
