@@ -61,6 +61,7 @@ fn forwarder(rules: u32, peers: u32) -> Forwarder {
         leases: Leases::none(),
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
+        networks: Vec::new(),
     };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {

@@ -73,7 +73,8 @@ fn socket_and_auto(rest: &str) -> Result<(String, bool), Problem> {
             _ => Err(Problem::Syntax(SYNTAX)),
         };
     }
-    let before_auto = rest.strip_suffix(AUTO).filter(|before| before.ends_with(|letter: char| letter.is_ascii_whitespace()));
+    let before_auto =
+        rest.strip_suffix(AUTO).filter(|before| before.ends_with(|letter: char| letter.is_ascii_whitespace()));
     Ok(match before_auto {
         Some(socket) => (socket.trim_end().to_owned(), true),
         None => (rest.to_owned(), false),
@@ -100,9 +101,7 @@ enum What {
 
 /// Reads `[<device>] <address/prefix>`.
 pub fn address(value: &str) -> Result<Setting, Problem> {
-    setting(OptionName::DeviceAddress, value, ADDRESS_SYNTAX, |word| {
-        parse::host_with_prefix(word).map(What::Address)
-    })
+    setting(OptionName::DeviceAddress, value, ADDRESS_SYNTAX, |word| parse::host_with_prefix(word).map(What::Address))
 }
 
 /// Reads `[<device>] <address>`.
@@ -157,7 +156,11 @@ pub fn apply(devices: &mut [DeviceSpec], settings: Vec<Setting>) -> Vec<ConfigEr
         if let Some(path) = &device.resolv_conf
             && devices[..index].iter().any(|other| other.resolv_conf.as_ref() == Some(path))
         {
-            errors.push(error(OptionName::DeviceDns, format!("{} {path}", device.name), "another path: a second device writes this one, too"));
+            errors.push(error(
+                OptionName::DeviceDns,
+                format!("{} {path}", device.name),
+                "another path: a second device writes this one, too",
+            ));
         }
     }
     errors
@@ -195,8 +198,11 @@ impl DeviceSpec {
         let orphan = self.gateways.iter().find(|gateway| !self.auto && !self.has_fixed(Family::of(**gateway)));
         let reserved = self.addresses.iter().find(|address| is_reserved(**address, address.addr()));
         let of_this = |word: &dyn std::fmt::Display| format!("{} {word}", self.name);
-        if self.auto && let Some(address) = self.addresses.first() {
-            let expected = "no address of a device with auto: its router chooses them (tuntap-router-lease fixes them there)";
+        if self.auto
+            && let Some(address) = self.addresses.first()
+        {
+            let expected =
+                "no address of a device with auto: its router chooses them (tuntap-router-lease fixes them there)";
             Some(error(OptionName::DeviceAddress, of_this(address), expected))
         } else if let Some(address) = reserved {
             let expected = "a host's address, which neither the first nor the last one of an IPv4 network is, nor the first \
@@ -207,7 +213,8 @@ impl DeviceSpec {
             Some(error(OptionName::DeviceGateway, of_this(gateway), expected))
         } else if let Some(mtu) = self.mtu.filter(|mtu| *mtu < MIN_MTU_V6 && (self.has_fixed(Family::V6))) {
             Some(error(OptionName::DeviceMtu, of_this(&mtu), "1280 to 65535 bytes, for a device with IPv6 addresses"))
-        } else if let Some(path) = self.resolv_conf.as_ref().filter(|_| !self.has_addresses() || self.socket.is_none()) {
+        } else if let Some(path) = self.resolv_conf.as_ref().filter(|_| !self.has_addresses() || self.socket.is_none())
+        {
             let expected = "a device that asks its router: with auto, or with a socket and a tuntap-device-address";
             Some(error(OptionName::DeviceDns, of_this(path), expected))
         } else {
@@ -215,4 +222,3 @@ impl DeviceSpec {
         }
     }
 }
-

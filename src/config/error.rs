@@ -119,10 +119,14 @@ pub enum Problem {
     #[error("there is no {1} \"{0}\"")]
     UnknownDevice(String, &'static str),
     /// No address of a host.
-    #[error("\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast")]
+    #[error(
+        "\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast"
+    )]
     Host(String),
     /// No address of a host with a prefix length.
-    #[error("\"{0}\" is no address that a host can have with the length of its network's prefix, expected a.b.c.d/1 to /32 or an IPv6 address with /1 to /128")]
+    #[error(
+        "\"{0}\" is no address that a host can have with the length of its network's prefix, expected a.b.c.d/1 to /32 or an IPv6 address with /1 to /128"
+    )]
     HostWithPrefix(String),
     /// No path of a file.
     #[error("\"{0}\" is no path of a file, expected one that begins with a slash")]

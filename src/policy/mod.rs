@@ -6,6 +6,7 @@ pub mod claims;
 pub mod drops;
 pub mod forward;
 pub mod lease;
+pub mod leasing;
 pub mod limits;
 pub mod pattern;
 pub mod pool;

@@ -174,9 +174,9 @@ impl Pool {
         let own = self.recent_order.iter().filter(move |address| self.recent.get(address) == Some(&key));
         let own = own.filter(move |address| Family::of(**address) == family).map(|address| (*address, false));
         let networks = self.networks.iter().copied().filter(move |net| Family::of(net.addr()) == family);
-        let inside = networks.clone().flat_map(move |net| {
-            prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix))
-        });
+        let inside = networks
+            .clone()
+            .flat_map(move |net| prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix)));
         let spread = move |net: IpNet| Range::of(net).spread(key).map(|address| (address, false));
         singles.chain(own).chain(inside.flat_map(spread)).chain(networks.flat_map(spread))
     }

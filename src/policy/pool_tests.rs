@@ -28,7 +28,8 @@ fn key(uid: u32, name: u64) -> Key {
 
 fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Leases {
     Leases::new(
-        list.iter().map(|(prefix, uid)| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
+        list.iter()
+            .map(|(prefix, uid)| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
         uncovered,
     )
 }

@@ -9,6 +9,7 @@ mod event_loop;
 mod gateway;
 mod handshake;
 mod inward;
+mod leasing;
 mod meter;
 mod outward;
 mod parcel;
@@ -26,7 +27,7 @@ mod table;
 mod token;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use crate::policy::limits::Limits;
 use crate::sys::socket::PeerCredentials;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
+use crate::wire::lease::Directory;
 
 pub use store::Store;
 
@@ -94,6 +96,8 @@ pub struct Setup {
     pub gateway: Option<Gateway>,
     /// What the operator configured.
     pub policy: Policy,
+    /// What devices are told beside their addresses.
+    pub network: NetworkFacts,
     /// What peers have to show.
     pub credentials: CredentialsCheck,
     /// What peers may take.
@@ -112,6 +116,15 @@ pub struct Setup {
     pub host_version: String,
     /// Where lines go.
     pub logger: Logger,
+}
+
+/// What a router tells devices that ask for their configuration, beside what it knows by itself.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkFacts {
+    /// DNS servers.
+    pub dns: Vec<IpAddr>,
+    /// Folders of the host that no device may write its resolv.conf into.
+    pub host_etc: Vec<Directory>,
 }
 
 /// The socket on which routers exchange packets.

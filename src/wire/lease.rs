@@ -190,9 +190,7 @@ impl Claim {
         let raw: RawClaim = serde_json::from_slice(payload)?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
-        let claimed = |raw: RawClaimedAddress| {
-            Ok(ClaimedAddress { address: host(&raw.address)?, leased: raw.leased })
-        };
+        let claimed = |raw: RawClaimedAddress| Ok(ClaimedAddress { address: host(&raw.address)?, leased: raw.leased });
         Ok(Self { addresses: raw.addresses.into_iter().map(claimed).collect::<Result<_, LeaseError>>()? })
     }
 }
@@ -277,10 +275,8 @@ struct RawRefusal {
 impl Configuration {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
-        let refusal = |refusal: &Refusal| RawRefusal {
-            wish: refusal.wish.to_string(),
-            reason: printable(&refusal.reason),
-        };
+        let refusal =
+            |refusal: &Refusal| RawRefusal { wish: refusal.wish.to_string(), reason: printable(&refusal.reason) };
         let raw = RawConfiguration {
             version: VERSION.into(),
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
@@ -461,7 +457,18 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_on_trust() {
-        for address in ["127.0.0.1/8", "224.0.0.1/4", "0.0.0.0/8", "10.0.0.1/33", "10.0.0.1/0", "10.0.0.1", "fe80::1/64", "::1/128", "::ffff:10.0.0.1/96", "255.255.255.255/32"] {
+        for address in [
+            "127.0.0.1/8",
+            "224.0.0.1/4",
+            "0.0.0.0/8",
+            "10.0.0.1/33",
+            "10.0.0.1/0",
+            "10.0.0.1",
+            "fe80::1/64",
+            "::1/128",
+            "::ffff:10.0.0.1/96",
+            "255.255.255.255/32",
+        ] {
             refused(&format!(r#"{{"version":1,"addresses":["{address}"]}}"#));
         }
         refused(r#"{"version":1,"gateways":["10.0.0.1","10.0.0.2"]}"#);
@@ -479,7 +486,8 @@ mod tests {
 
     #[test]
     fn reasons_are_fit_for_a_log() {
-        let json = format!(r#"{{"version":1,"refused":[{{"wish":"ipv4","reason":"a\u001b[2J\n{}"}}]}}"#, "x".repeat(300));
+        let json =
+            format!(r#"{{"version":1,"refused":[{{"wish":"ipv4","reason":"a\u001b[2J\n{}"}}]}}"#, "x".repeat(300));
         let told = Configuration::decode(json.as_bytes()).expect("valid");
         assert_eq!(told.refused[0].reason.chars().count(), MAX_REASON_LEN);
         assert!(told.refused[0].reason.starts_with("a?[2J?x"));

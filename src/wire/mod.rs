@@ -3,6 +3,7 @@
 //! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
 
 pub mod attach;
+pub mod echo;
 pub mod frame;
 pub mod greeting;
 pub mod icmp;
