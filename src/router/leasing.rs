@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use super::event_loop::EventLoop;
 use crate::policy::drops::DropReason;
 use crate::policy::leasing::{Chosen, LeaseRefusal};
+use crate::policy::pool::PoolRefusal;
 use crate::policy::registry::PeerId;
 use crate::sys::{net, socket};
 use crate::wire::frame::FrameKind;
@@ -80,10 +81,11 @@ impl EventLoop<'_> {
         Ok(chosen.address)
     }
 
-    /// Puts the end of a wish into an answer.
+    /// Puts the end of a wish into an answer. A family that the router doesn't have is left out: nothing is missing then.
     fn tell(&self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, LeaseRefusal>) {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
+            Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
             Err(refusal) => told.refused.push(Refusal { wish, reason: refusal.to_string() }),
         }
     }
