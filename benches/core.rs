@@ -155,6 +155,22 @@ fn super_packets(criterion: &mut Criterion) {
         });
     });
     group.bench_function("sum it", |bencher| bencher.iter(|| sum(0, black_box(&bytes))));
+    let mut v6 = Vec::new();
+    PacketBuilder::ipv6([0xfd; 16], [0x20; 16], 64).tcp(1, 2, 3, 4).write(&mut v6, &[7; 64_000]).expect("valid");
+    header[1] = 4; // TCP over IPv6
+    header[6..8].copy_from_slice(&40u16.to_ne_bytes());
+    let packet = Packet::parse(&v6).expect("valid");
+    let offload = Offload::parse(header, &packet).expect("valid");
+    group.bench_function("check the header of IPv6", |bencher| {
+        bencher.iter(|| Offload::parse(black_box(header), black_box(&packet)));
+    });
+    group.bench_function("cut IPv6, with checksums", |bencher| {
+        bencher.iter(|| {
+            let mut count = 0;
+            for_each_packet(&offload, &packet, &mut scratch, |packet| count += black_box(packet).len());
+            count
+        });
+    });
     group.finish();
 }
 

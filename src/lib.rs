@@ -8,6 +8,8 @@ mod ffi;
 pub mod device;
 pub mod router;
 
+pub mod hostnet;
+
 pub mod config;
 pub mod policy;
 pub mod wire;

@@ -143,7 +143,7 @@ fn setting(
 pub fn apply(devices: &mut [DeviceSpec], settings: Vec<Setting>) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     for setting in settings {
-        let problem = match parse::named(devices, setting.device.as_deref(), |device| &device.name, "tuntap-device") {
+        let problem = match named(devices, setting.device.as_deref()) {
             Ok(device) => device.set(setting.what).err(),
             Err(problem) => Some(problem),
         };
@@ -164,6 +164,18 @@ pub fn apply(devices: &mut [DeviceSpec], settings: Vec<Setting>) -> Vec<ConfigEr
         }
     }
     errors
+}
+
+/// The device of that name; without a name the only one there is.
+fn named<'a>(devices: &'a mut [DeviceSpec], name: Option<&str>) -> Result<&'a mut DeviceSpec, Problem> {
+    match (name, devices) {
+        (None, [only]) => Ok(only),
+        (None, []) => Err(Problem::NoDevice),
+        (None, _) => Err(Problem::WhichDevice),
+        (Some(name), devices) => {
+            devices.iter_mut().find(|device| device.name == name).ok_or_else(|| Problem::NoSuchDevice(name.to_owned()))
+        }
+    }
 }
 
 fn error(option: OptionName, value: String, expected: &'static str) -> ConfigError {

@@ -1,6 +1,7 @@
 //! What is wrong with option values.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -110,14 +111,14 @@ pub enum Problem {
     #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]
     DeviceName(String),
     /// A setting of a device where there is none.
-    #[error("there is no {0} here that it could be for")]
-    NoDevice(&'static str),
+    #[error("there is no tuntap-device here that it could be for")]
+    NoDevice,
     /// A setting of a device where there are several, without saying which.
-    #[error("there are several: expected the device's name, as in {0}, before it")]
-    WhichDevice(&'static str),
+    #[error("there are several devices, expected the name of one of them before it")]
+    WhichDevice,
     /// A setting of a device that doesn't exist.
-    #[error("there is no {1} \"{0}\"")]
-    UnknownDevice(String, &'static str),
+    #[error("there is no tuntap-device \"{0}\"")]
+    NoSuchDevice(String),
     /// No address of a host.
     #[error(
         "\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast"
@@ -176,4 +177,56 @@ pub enum Problem {
     /// Two routers want the same device or socket.
     #[error("another tuntap-router has the same {0}")]
     Duplicate(&'static str),
+    /// No address for a router.
+    #[error(
+        "\"{0}\" is no address with prefix length, expected a.b.c.d/8 to a.b.c.d/32 or an IPv6 address with /8 to /128"
+    )]
+    RouterAddress(String),
+    /// An address that no router can have.
+    #[error("{0} is no global or private unicast address")]
+    SpecialAddress(IpAddr),
+    /// The network's own address, or its broadcast address.
+    #[error("{address} is no address for a host in {network}", address = .0.addr(), network = .0.trunc())]
+    NetworkAddress(IpNet),
+    /// An interface that leads to no other network.
+    #[error("\"{0}\" is no interface that leads to other networks")]
+    NatInterface(String),
+    /// No address with port for a vassal.
+    #[error("\"{0}\" is no address with port, expected a.b.c.d:port or [address]:port with a port from 1 to 65535")]
+    PortTarget(String),
+    /// A router that there isn't.
+    #[error("there is no tuntap-router with the device {0}")]
+    NoSuchRouter(String),
+    /// A value for one of several routers.
+    #[error("there are several tuntap-router: the device must stand before the value")]
+    WhichRouter,
+    /// A network that a router has already.
+    #[error("overlaps with {other} of the router {device}")]
+    Overlap {
+        /// The other router, or the same.
+        device: String,
+        /// Its address.
+        other: IpNet,
+    },
+    /// A value for something that has one already.
+    #[error("is there twice")]
+    Repeated,
+    /// More values than anybody needs.
+    #[error("there can be {0} of these for a router at most")]
+    TooMany(usize),
+    /// A mapping to a family that the router doesn't have.
+    #[error("the router has no {0} address (tuntap-router-address)")]
+    NoAddressOfFamily(&'static str),
+    /// Nothing to masquerade.
+    #[error("the router has no address (tuntap-router-address), and so no network")]
+    NatWithoutAddress,
+    /// A mapping to somewhere else.
+    #[error("{0} is in none of the router's networks (tuntap-router-address)")]
+    OutsideOfRouter(IpAddr),
+    /// A mapping to what is no vassal.
+    #[error("{0} can't be a vassal's address")]
+    NoVassal(IpAddr),
+    /// A link that is too narrow for IPv6.
+    #[error("a router with an IPv6 address needs 1280 bytes at least")]
+    Ipv6Mtu,
 }

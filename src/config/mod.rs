@@ -4,6 +4,7 @@ mod credentials;
 mod device;
 mod error;
 mod grants;
+mod hostnet;
 mod limits;
 mod parse;
 mod router;
@@ -19,6 +20,7 @@ pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
+pub use hostnet::{PortMapping, PortProtocol};
 pub use router::{RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
@@ -71,12 +73,18 @@ pub enum OptionName {
     MaxQueue,
     /// `tuntap-router-max-device-rules`
     MaxDeviceRules,
-    /// `tuntap-device-rule`
-    DeviceRule,
     /// `tuntap-router-address`
     RouterAddress,
+    /// `tuntap-router-nat`
+    RouterNat,
+    /// `tuntap-router-port`
+    RouterPort,
+    /// `tuntap-router-mtu`
+    RouterMtu,
     /// `tuntap-router-dns`
     RouterDns,
+    /// `tuntap-device-rule`
+    DeviceRule,
     /// `tuntap-device-address`
     DeviceAddress,
     /// `tuntap-device-gateway`
@@ -93,7 +101,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -114,9 +122,12 @@ impl OptionName {
         Self::UnclaimedTimeout,
         Self::MaxQueue,
         Self::MaxDeviceRules,
-        Self::DeviceRule,
         Self::RouterAddress,
+        Self::RouterNat,
+        Self::RouterPort,
+        Self::RouterMtu,
         Self::RouterDns,
+        Self::DeviceRule,
         Self::DeviceAddress,
         Self::DeviceGateway,
         Self::DeviceMtu,
@@ -148,9 +159,12 @@ impl OptionName {
             Self::UnclaimedTimeout => "tuntap-router-unclaimed-timeout",
             Self::MaxQueue => "tuntap-router-max-queue",
             Self::MaxDeviceRules => "tuntap-router-max-device-rules",
-            Self::DeviceRule => "tuntap-device-rule",
             Self::RouterAddress => "tuntap-router-address",
+            Self::RouterNat => "tuntap-router-nat",
+            Self::RouterPort => "tuntap-router-port",
+            Self::RouterMtu => "tuntap-router-mtu",
             Self::RouterDns => "tuntap-router-dns",
+            Self::DeviceRule => "tuntap-device-rule",
             Self::DeviceAddress => "tuntap-device-address",
             Self::DeviceGateway => "tuntap-device-gateway",
             Self::DeviceMtu => "tuntap-device-mtu",
@@ -235,7 +249,7 @@ impl Config {
     pub fn from_options<'a>(options: impl IntoIterator<Item = (OptionName, &'a str)>) -> Result<Self, ConfigErrors> {
         let mut config = Self::default();
         let mut default_stats = None;
-        let mut router_settings = Vec::new();
+        let mut host_settings = Vec::new();
         let mut device_settings = Vec::new();
         let mut errors = Vec::new();
         for (option, value) in options {
@@ -266,9 +280,12 @@ impl Config {
                 OptionName::MaxDeviceRules => {
                     limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
                 }
+                OptionName::RouterAddress => hostnet::address(value).map(|it| host_settings.push(it)),
+                OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
+                OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
+                OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),
+                OptionName::RouterDns => hostnet::dns(value).map(|it| host_settings.push(it)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
-                OptionName::RouterAddress => router::address(value).map(|setting| router_settings.push(setting)),
-                OptionName::RouterDns => router::dns(value).map(|setting| router_settings.push(setting)),
                 OptionName::DeviceAddress => device::address(value).map(|setting| device_settings.push(setting)),
                 OptionName::DeviceGateway => device::gateway(value).map(|setting| device_settings.push(setting)),
                 OptionName::DeviceMtu => device::mtu(value).map(|setting| device_settings.push(setting)),
@@ -282,7 +299,7 @@ impl Config {
         }
         errors.extend(rules::too_many_device_rules(&config.device_rules));
         errors.extend(router::duplicates(&config.routers));
-        errors.extend(router::apply(&mut config.routers, router_settings));
+        errors.extend(hostnet::apply(&mut config.routers, &host_settings));
         errors.extend(device::apply(&mut config.devices, device_settings));
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);

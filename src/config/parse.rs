@@ -37,23 +37,6 @@ pub fn for_device(value: &str, syntax: &'static str) -> Result<(Option<String>, 
     }
 }
 
-/// The one of that name; without a name the only one there is.
-pub fn named<'a, T>(
-    list: &'a mut [T],
-    name: Option<&str>,
-    name_of: impl Fn(&T) -> &str,
-    option: &'static str,
-) -> Result<&'a mut T, Problem> {
-    let Some(name) = name else {
-        return match list {
-            [only] => Ok(only),
-            [] => Err(Problem::NoDevice(option)),
-            _ => Err(Problem::WhichDevice(option)),
-        };
-    };
-    list.iter_mut().find(|it| name_of(it) == name).ok_or_else(|| Problem::UnknownDevice(name.to_owned(), option))
-}
-
 /// An address that a host can have.
 pub fn host(word: &str) -> Result<IpAddr, Problem> {
     word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| Problem::Host(word.to_owned()))

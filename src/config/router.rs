@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddrV4};
 use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
+use super::hostnet::PortMapping;
 use super::{OptionName, parse};
-use crate::wire::lease::MAX_DNS_SERVERS;
 
 /// One router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +19,21 @@ pub struct RouterSpec {
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
     pub gateway: Option<SocketAddrV4>,
-    /// Its own addresses, with the lengths of the prefixes of the networks that its peers get addresses from.
+    /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
     pub addresses: Vec<IpNet>,
+    /// The host's interfaces by which its vassals reach other networks, masqueraded.
+    pub nat: Vec<String>,
+    /// Ports of the host that lead to its vassals.
+    pub ports: Vec<PortMapping>,
+    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, [`Self::DEFAULT_MTU`].
+    pub mtu: Option<u16>,
     /// DNS servers that it tells devices of.
     pub dns: Vec<IpAddr>,
+}
+
+impl RouterSpec {
+    /// The kernel's MTU for a new TUN device, in bytes.
+    pub const DEFAULT_MTU: u16 = 1500;
 }
 
 /// Where statistics are served.
@@ -60,6 +71,9 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
         gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
         addresses: Vec::new(),
+        nat: Vec::new(),
+        ports: Vec::new(),
+        mtu: None,
         dns: Vec::new(),
     })
 }
@@ -78,60 +92,6 @@ pub fn apply_default_stats(routers: &mut [RouterSpec], address: StatsAddress) {
     if let Some(router) = routers.iter_mut().rev().find(|router| router.stats.is_none()) {
         router.stats = Some(address);
     }
-}
-
-/// What an option says about one router: its device, if it is named, and what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    option: OptionName,
-    /// The whole value, for messages.
-    value: String,
-    device: Option<String>,
-    what: What,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum What {
-    Address(IpNet),
-    Dns(IpAddr),
-}
-
-/// Reads `[<device>] <address/prefix>`.
-pub fn address(value: &str) -> Result<Setting, Problem> {
-    let (device, word) = parse::for_device(value, "[<device>] <address/prefix>")?;
-    let what = What::Address(parse::host_with_prefix(&word)?);
-    Ok(Setting { option: OptionName::RouterAddress, value: value.to_owned(), device, what })
-}
-
-/// Reads `[<device>] <address>`.
-pub fn dns(value: &str) -> Result<Setting, Problem> {
-    let (device, word) = parse::for_device(value, "[<device>] <address>")?;
-    let what = What::Dns(parse::host(&word)?);
-    Ok(Setting { option: OptionName::RouterDns, value: value.to_owned(), device, what })
-}
-
-/// Gives each setting to its router.
-pub fn apply(routers: &mut [RouterSpec], settings: Vec<Setting>) -> Vec<ConfigError> {
-    let mut errors = Vec::new();
-    for setting in settings {
-        let router = parse::named(routers, setting.device.as_deref(), |router| &router.device, "tuntap-router");
-        let problem = match (router, setting.what) {
-            (Err(problem), _) => problem,
-            (Ok(router), What::Dns(_)) if router.dns.len() >= MAX_DNS_SERVERS => {
-                Problem::Syntax("no more than 3 DNS servers of a router: resolvers read no more")
-            }
-            (Ok(router), What::Address(address)) => {
-                router.addresses.push(address);
-                continue;
-            }
-            (Ok(router), What::Dns(address)) => {
-                router.dns.push(address);
-                continue;
-            }
-        };
-        errors.push(ConfigError { option: setting.option.as_str(), value: setting.value, problem });
-    }
-    errors
 }
 
 /// Routers that would take each other's device or socket.

@@ -31,6 +31,9 @@ fn router_with_all_its_words() {
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 999)),
         addresses: Vec::new(),
+        nat: Vec::new(),
+        ports: Vec::new(),
+        mtu: None,
         dns: Vec::new(),
     };
     assert_eq!(config.routers, [expected]);

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::guard::die;
 use super::host::{self, HostState};
+use super::hostnet;
 use super::options::config;
 use crate::config::Credentials;
 use crate::device::{Context, DeviceSet, Handover, HandoverError};
@@ -111,7 +112,7 @@ pub fn check(host: &HostState) {
              its own (jailed = true under an Emperor with emperor-use-clone = net, or unshare = net)",
         );
     }
-    if !devices.is_empty() && host.daemonizes_late() {
+    if (!devices.is_empty() || hostnet::has_descriptor()) && host.daemonizes_late() {
         devices.pause();
         fork::follow_forks(DAEMONIZE_FORKS);
     }

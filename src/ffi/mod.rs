@@ -8,6 +8,7 @@ mod bindings;
 mod devices;
 mod guard;
 mod host;
+mod hostnet;
 mod options;
 mod plugin;
 mod routers;

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, routers};
+use super::{devices, hostnet, routers};
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -48,6 +48,7 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         let host = HostState::read();
         devices::refuse_impossible(&host);
         devices::adopt(&host);
+        hostnet::adopt();
         routers::start(&host);
         // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
         if host.is_master_as_root() && host.is_jailed() {
@@ -92,5 +93,6 @@ unsafe extern "C" fn master_cleanup() {
     guarded("master_cleanup", || {
         routers::close();
         devices::hand_over();
+        hostnet::hand_over();
     });
 }

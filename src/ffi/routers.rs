@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 
 use super::guard::die;
 use super::host::{self, HostGateway, HostState};
+use super::hostnet;
 use super::options::config;
-use crate::config::{ConfigErrors, Credentials, RouterSpec, StatsAddress, resolve_leases};
+use crate::config::{ConfigErrors, Credentials, OptionName, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
 use crate::policy::lease::{Leases, Uncovered};
-use crate::policy::pattern::Rules;
+use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, NetworkFacts, Setup, StatsEndpoint, Store};
 use crate::sys::process;
@@ -38,7 +39,8 @@ struct Watched {
 /// Binds everything that the routers need and registers their gateways.
 pub fn start(host: &HostState) {
     if config().routers.is_empty() {
-        return;
+        // An earlier image may have had one.
+        return hostnet::set_up();
     }
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
@@ -50,10 +52,21 @@ pub fn start(host: &HostState) {
              claim any address that is free, the host's too, and gets what the others send there",
         );
     }
-    for (index, spec) in config().routers.iter().enumerate() {
+    for (option, rules) in
+        [(OptionName::FirewallOut, &config().firewall_out), (OptionName::FirewallIn, &config().firewall_in)]
+    {
+        if are_for_v4_only(rules) {
+            let option = option.as_str();
+            host::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+        }
+    }
+    for spec in &config().routers {
         let setup = prepare(spec, host, &leases)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         SETUPS.lock().push(Some(setup));
+    }
+    hostnet::set_up();
+    for (index, spec) in config().routers.iter().enumerate() {
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
         let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
@@ -114,6 +127,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         StatsAddress::Tcp(_) => None,
     });
     Ok(Setup {
+        spec: spec.clone(),
         tun,
         socket_files: SocketFile::of(&spec.socket).into_iter().chain(stats_file).collect(),
         master: None,

@@ -275,6 +275,11 @@ impl Forwarder {
         self.gateway_sources.is_empty() || self.gateway_sources.covering(source).next().is_some()
     }
 
+    /// Whether the operator has said where datagrams of other routers come from.
+    pub fn names_gateway_sources(&self) -> bool {
+        !self.gateway_sources.is_empty()
+    }
+
     /// The first address that a peer holds: that of IPv4, if it has one.
     pub fn address(&self, id: PeerId) -> Option<IpAddr> {
         self.addresses(id).next()

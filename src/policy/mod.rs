@@ -11,5 +11,6 @@ pub mod limits;
 pub mod pattern;
 pub mod pool;
 pub mod prefix_map;
+pub mod rate_limit;
 pub mod registry;
 pub mod targets;

@@ -193,17 +193,20 @@ impl Rules<Action> {
     /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: who wrote it for
     /// IPv4 alone has not said that everything else may pass.
     pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let is_for_v4_only = are_for_v4_only(&rules);
         let mut chain = Self::new(rules);
-        if chain.is_for_v4_only() {
+        if is_for_v4_only {
             let all = |target| Masked { src: 0, src_mask: 0, dst: 0, dst_mask: 0, protocol: None, ports: None, target };
             chain.v6 = RuleList::new(std::iter::once(all(Action::Deny)));
         }
         chain
     }
+}
 
-    const fn is_for_v4_only(&self) -> bool {
-        !self.v4.is_empty() && self.v6.is_empty()
-    }
+/// Whether there are rules, and IPv6 packets match none of them.
+pub fn are_for_v4_only<T>(rules: &[Rule<T>]) -> bool {
+    !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
 }
 
 fn mask<A, T: Copy>(rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {

@@ -22,10 +22,12 @@ use super::store::Keeper;
 use super::table::PeerTable;
 use super::token::Token;
 use super::{RouterError, Setup};
+use crate::hostnet;
 use crate::log::LimitedLogger;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
+use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::sys::process::raise_descriptor_limit;
 use crate::sys::tun::{MAX_PACKET_LEN, Tun};
@@ -65,6 +67,8 @@ pub struct EventLoop<'a> {
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) totals: Totals,
     pub(super) limits_reached: LimitsReached,
+    /// What is left of errors and resets that may be sent.
+    pub(super) answers: RateLimit,
     pub(super) drops: DropCounters,
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
@@ -118,6 +122,7 @@ impl<'a> EventLoop<'a> {
             stats,
             totals: Totals::default(),
             limits_reached: LimitsReached::default(),
+            answers: RateLimit::new(started),
             drops: DropCounters::default(),
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
@@ -224,8 +229,10 @@ impl<'a> EventLoop<'a> {
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
     let mut tun = Tun::create(setup.tun.name())?;
     tun.enable_offloads();
+    hostnet::set_up_device(&setup.spec, setup.logger)?;
     setup.logger.line(format_args!(
-        "[tuntap-router] {}: the device was deleted and is made again; set its addresses and routes again, too",
+        "[tuntap-router] {}: the device was deleted and is made again; what tuntap-router-* options don't say about its \
+         addresses and routes has to be set again, too",
         tun.name()
     ));
     Ok(tun)

@@ -10,7 +10,7 @@ use super::parcel::Parcel;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::path_mtu;
-use crate::wire::icmp::fragmentation_needed;
+use crate::wire::answer::{self, too_big};
 use crate::wire::ip::Packet;
 use crate::wire::segment::for_each_packet;
 
@@ -71,8 +71,8 @@ impl EventLoop<'_> {
                 if message.is_none() {
                     let from = Some(*gateway.address.ip()).filter(|ip| !ip.is_unspecified());
                     let about = Packet::parse(bytes).ok();
-                    message = about
-                        .and_then(|packet| fragmentation_needed(&packet, mtu, from.unwrap_or(Ipv4Addr::UNSPECIFIED)));
+                    message =
+                        about.and_then(|packet| too_big(&packet, mtu, answer::source(from.map(Into::into), &packet)));
                 }
                 return;
             }

@@ -14,6 +14,7 @@ use super::meter::WriteMeter;
 use super::parcel::Parcel;
 use super::peer::{Departure, Path, StreamReason};
 use super::queue::Flushed;
+use super::reject::Sender;
 use super::token::Token;
 use crate::policy::drops::DropReason;
 use crate::policy::forward::{Inward, Origin};
@@ -49,7 +50,7 @@ impl EventLoop<'_> {
             };
             self.totals.tun_rx_packets += 1;
             self.totals.tun_rx_bytes += len.saturating_sub(VNET_HEADER_LEN) as u64;
-            self.forward_inward(Origin::Tun, Parcel::parse(&buffer[..len]));
+            self.forward_inward(Sender::Tun, Parcel::parse(&buffer[..len]));
         }
         Ok(())
     }
@@ -60,10 +61,10 @@ impl EventLoop<'_> {
         for _ in 0..PACKET_BUDGET {
             match gateway.socket.recv_from(&mut buffer) {
                 Ok((_, source)) if !self.is_router(source) => self.count_drop(None, DropReason::GatewaySource),
-                Ok((len, _)) => {
+                Ok((len, source)) => {
                     self.totals.gateway_rx_packets += 1;
                     self.totals.gateway_rx_bytes += len as u64;
-                    self.forward_inward(Origin::Gateway, Parcel::finished(&buffer[..len]));
+                    self.forward_inward(Sender::Gateway(source), Parcel::finished(&buffer[..len]));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // An earlier datagram's ICMP error, say. It is gone with this read.
@@ -78,16 +79,20 @@ impl EventLoop<'_> {
         self.forwarder.accepts_datagrams_of(source.ip())
     }
 
-    fn forward_inward(&mut self, origin: Origin, parcel: Result<Parcel<'_>, DropReason>) {
+    fn forward_inward(&mut self, sender: Sender, parcel: Result<Parcel<'_>, DropReason>) {
         let parcel = match parcel {
             Ok(parcel) => parcel,
             Err(reason) => return self.count_drop(None, reason),
+        };
+        let origin = match sender {
+            Sender::Tun => Origin::Tun,
+            Sender::Gateway(_) => Origin::Gateway,
         };
         match self.forwarder.inward(origin, &parcel.packet) {
             Inward::Peer(id) => self.deliver(id, &parcel),
             Inward::Drop(reason, holder) => self.count_drop(holder, reason),
             Inward::Reject(reason, holder) => {
-                self.reject_inward(origin, &parcel);
+                self.reject_inward(sender, holder, &parcel);
                 self.count_drop(holder, reason);
             }
         }

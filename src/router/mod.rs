@@ -33,7 +33,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::config::Sandbox;
+use crate::config::{RouterSpec, Sandbox};
+use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
@@ -84,6 +85,8 @@ pub struct StatsEndpoint {
 /// validated values and open descriptors, nothing else.
 #[derive(Debug)]
 pub struct Setup {
+    /// What the operator said about it.
+    pub spec: RouterSpec,
     /// The TUN device.
     pub tun: Tun,
     /// Name of the unix socket, for people.
@@ -163,6 +166,9 @@ pub enum RouterError {
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
+    /// It can't be given what it had.
+    #[error("setting up the device again: {0}")]
+    Reconfigure(#[from] HostNetworkError),
 }
 
 impl Setup {

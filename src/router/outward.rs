@@ -165,7 +165,7 @@ impl EventLoop<'_> {
                 Err(reason)
             }
             Outward::Reject(reason) => {
-                self.reject(id, parcel);
+                self.reject_outward(id, parcel);
                 Err(reason)
             }
             Outward::Tun => self.send_to_tun(parcel),
@@ -184,7 +184,7 @@ impl EventLoop<'_> {
 
     /// The kernel's refusals are the packet's end, not the router's: EIO while the device is down, EINVAL for what
     /// it can't parse, ENOBUFS without memory. That the device is gone shows when it is read.
-    fn send_to_tun(&mut self, parcel: &Parcel<'_>) -> Result<(), DropReason> {
+    pub(super) fn send_to_tun(&mut self, parcel: &Parcel<'_>) -> Result<(), DropReason> {
         let tun = self.remade_tun.as_ref().unwrap_or(&self.setup.tun);
         let mut result = Ok(());
         let mut count = |sent: io::Result<()>, len: usize| match sent {

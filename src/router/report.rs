@@ -8,7 +8,8 @@ use nix::unistd;
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::Path;
-use super::stats::{PeerStats, Snapshot};
+use super::stats::{PeerStats, PortStats, Snapshot};
+use crate::config::PortMapping;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::PeerCredentials;
@@ -136,6 +137,18 @@ impl EventLoop<'_> {
         }
     }
 
+    fn port_stats(&self, mapping: &PortMapping) -> PortStats {
+        let address = mapping.target.ip();
+        let holder = self.forwarder.holder(address).and_then(|id| self.peers.get(id));
+        PortStats {
+            protocol: mapping.protocol.as_str(),
+            port: mapping.port,
+            address,
+            target_port: mapping.target.port(),
+            peer: holder.map(|peer| peer.credentials.pid),
+        }
+    }
+
     fn snapshot(&self, now: Instant) -> Snapshot<'_> {
         let peers = self.peers.iter().map(|(id, peer)| {
             let addresses: Vec<IpAddr> = self.forwarder.addresses(id).collect();
@@ -177,6 +190,9 @@ impl EventLoop<'_> {
             offloads: self.tun().offloads().names(),
             socket: &self.setup.socket_name,
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
+            addresses: self.setup.spec.addresses.iter().map(ToString::to_string).collect(),
+            nat: &self.setup.spec.nat,
+            ports: self.setup.spec.ports.iter().map(|mapping| self.port_stats(mapping)).collect(),
             uptime: now.saturating_duration_since(self.started).as_secs(),
             sandbox: &self.confinement,
             totals: &self.totals,

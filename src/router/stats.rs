@@ -40,6 +40,8 @@ pub struct Totals {
     pub faults: u64,
     /// Addresses that were given to a peer.
     pub claims: u64,
+    /// Answers to packets that a rule rejected. Beyond what may be sent of them, such packets are only dropped.
+    pub rejections: u64,
 }
 
 /// How often a limit left no room, by the end of its option's name.
@@ -93,6 +95,12 @@ pub struct Snapshot<'a> {
     pub socket: &'a str,
     /// The UDP address for other routers.
     pub gateway: Option<String>,
+    /// Its own addresses (`tuntap-router-address`), with the lengths of their networks' prefixes.
+    pub addresses: Vec<String>,
+    /// The host's interfaces by which its vassals reach other networks.
+    pub nat: &'a [String],
+    /// The host's ports that lead to its vassals.
+    pub ports: Vec<PortStats>,
     /// Seconds since the router's process started its work.
     pub uptime: u64,
     /// What its process gave up.
@@ -103,6 +111,21 @@ pub struct Snapshot<'a> {
     pub limits_reached: &'a LimitsReached,
     /// Packets that went nowhere, by reason; those in `peers` are among them.
     pub drops: &'a DropCounters,
+}
+
+/// One port mapping.
+#[derive(Debug, Serialize)]
+pub struct PortStats {
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// The host's port.
+    pub port: u16,
+    /// The vassal's address.
+    pub address: IpAddr,
+    /// The vassal's port.
+    pub target_port: u16,
+    /// Process of the peer that holds the address right now, if any does.
+    pub peer: Option<libc::pid_t>,
 }
 
 /// One connection. `tx` is towards the peer.

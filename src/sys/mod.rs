@@ -9,5 +9,6 @@ pub mod replace;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
+pub mod sysctl;
 pub mod tun;
 pub mod uio;

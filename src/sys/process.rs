@@ -133,6 +133,13 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
     Ok(result)
 }
 
+/// Has `end` run when the process exits, after what is registered later. Children that are forked inherit that.
+pub fn at_exit(end: extern "C" fn()) {
+    // SAFETY: the handler is a function of the plugin, which is never unloaded.
+    let result = unsafe { libc::atexit(end) };
+    debug_assert_eq!(result, 0, "atexit(3) fails only without memory");
+}
+
 /// Makes this process end, from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up behind
 /// itself; a process that is not that far yet, or hangs, is ended without.
 pub fn end_process() {

@@ -285,6 +285,20 @@ pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
         && kernel::getpeername::<UnixAddr>(fd.as_raw_fd()).is_ok()
 }
 
+/// Whether a descriptor is a netlink socket of a protocol (netlink(7)).
+pub fn is_netlink(fd: BorrowedFd<'_>, protocol: isize) -> bool {
+    let option = |name| {
+        let mut value: libc::c_int = 0;
+        let mut len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+        let place = (&raw mut value).cast();
+        // SAFETY: both options are ints, and the kernel writes at most `len` bytes, which live through the call.
+        let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, place, &raw mut len) };
+        (result == 0).then_some(value)
+    };
+    option(libc::SO_DOMAIN) == Some(libc::AF_NETLINK)
+        && option(libc::SO_PROTOCOL).is_some_and(|found| usize::try_from(found).ok() == usize::try_from(protocol).ok())
+}
+
 /// Reads what is there.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     kernel::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)

@@ -10,6 +10,7 @@ use nix::sys::stat;
 use thiserror::Error;
 
 use super::uio::{self, Ownership};
+use crate::wire::ip::IPV6_HEADER_LEN;
 use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 const CONTROL_DEVICE: &str = "/dev/net/tun";
@@ -28,8 +29,9 @@ mod ioctl {
 /// What kcmp(2) is to compare: open files (linux/kcmp.h).
 pub const KCMP_FILE: u32 = 0;
 
-/// Longest packet that a device gives or takes, in bytes, with the header before it.
-pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + 65_535;
+/// Longest packet that a device gives or takes, in bytes, with the header before it. The length in an IPv6 header doesn't
+/// count the header itself.
+pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + IPV6_HEADER_LEN + 65_535;
 
 /// What a device may leave undone in the packets that are read from it (`TUN_F_*` of linux/if_tun.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +41,14 @@ impl Offloads {
     /// Nothing: every packet could travel on a wire.
     pub const NONE: Self = Self(0);
 
-    /// From most to least: with UDP (Linux 6.2), without, checksums only. IPv6 is not forwarded, but the kernel takes
-    /// the two UDP flags only together.
-    const CANDIDATES: [Self; 4] = [
-        Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN | libc::TUN_F_USO4 | libc::TUN_F_USO6),
-        Self(libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN),
-        Self(libc::TUN_F_CSUM),
-        Self::NONE,
-    ];
+    const CSUM: Self = Self(libc::TUN_F_CSUM);
+
+    const TCP: Self = Self(Self::CSUM.0 | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
+
+    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two versions
+    /// for UDP only together, and has both for TCP since it has any.
+    const CANDIDATES: [Self; 4] =
+        [Self(Self::TCP.0 | libc::TUN_F_USO4 | libc::TUN_F_USO6), Self::TCP, Self::CSUM, Self::NONE];
 
     /// As the kernel numbers them.
     pub const fn bits(self) -> u32 {
@@ -63,8 +65,10 @@ impl Offloads {
         [
             (libc::TUN_F_CSUM, "csum"),
             (libc::TUN_F_TSO4, "tso4"),
+            (libc::TUN_F_TSO6, "tso6"),
             (libc::TUN_F_TSO_ECN, "ecn"),
             (libc::TUN_F_USO4, "uso4"),
+            (libc::TUN_F_USO6, "uso6"),
         ]
         .into_iter()
         .filter(|(bit, _)| self.0 & bit != 0)
@@ -313,4 +317,25 @@ fn attached_interface(fd: BorrowedFd<'_>) -> nix::Result<libc::ifreq> {
     // SAFETY: TUNGETIFF fills in a `struct ifreq`, which `request` is, and the descriptor is open.
     unsafe { ioctl::tun_get_iff(fd.as_raw_fd(), &raw mut request) }?;
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offload_has_a_name() {
+        let all = Offloads::CANDIDATES[0];
+        assert_eq!(all.names(), ["csum", "tso4", "tso6", "ecn", "uso4", "uso6"]);
+        assert_eq!(all.names().len(), all.bits().count_ones() as usize);
+        assert_eq!(Offloads::from_bits(u32::MAX), all);
+        assert_eq!(Offloads::CSUM.names(), ["csum"]);
+    }
+
+    #[test]
+    fn candidates_become_fewer() {
+        for pair in Offloads::CANDIDATES.windows(2) {
+            assert!(pair[0].0 & pair[1].0 == pair[1].0 && pair[0] != pair[1]);
+        }
+    }
 }

@@ -10,6 +10,9 @@ pub const IPV4_MIN_HEADER_LEN: usize = 20;
 /// Bytes of an IPv6 header without extension headers (RFC 8200, section 3).
 pub const IPV6_HEADER_LEN: usize = 40;
 
+/// What every link takes, in bytes (RFC 8200, section 5): no IPv6 packet of this length may be called too long.
+pub const IPV6_MIN_MTU: u16 = 1280;
+
 /// Most extension headers of a packet. More than a handful never occur (RFC 8504, section 5.3, lets nodes set a limit).
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 

@@ -2,11 +2,11 @@
 //!
 //! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
 
+pub mod answer;
 pub mod attach;
 pub mod echo;
 pub mod frame;
 pub mod greeting;
-pub mod icmp;
 pub mod ip;
 pub mod lease;
 pub mod rule;

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use super::ip::Packet;
+use super::ip::{IPV6_HEADER_LEN, Packet, protocol};
 
 /// Bytes of the header.
 pub const VNET_HEADER_LEN: usize = 10;
@@ -13,6 +13,8 @@ const DATA_VALID: u8 = 2;
 
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// UDP over IPv4 and over IPv6.
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
@@ -20,10 +22,12 @@ const GSO_ECN: u8 = 0x80;
 /// bytes (tcp_min_snd_mss, less timestamps) or at 128 datagrams. What costs more than that to cut is made to cost.
 pub const MAX_SEGMENTS: usize = 2048;
 
-/// IP protocol numbers (RFC 790).
-pub const IPPROTO_TCP: u8 = 6;
-/// See [`IPPROTO_TCP`].
-pub const IPPROTO_UDP: u8 = 17;
+/// Most bytes of headers that are written when a super-packet is cut: the longest headers that IPv4 has, in each segment.
+/// The extension headers of IPv6 can be as long as a packet.
+const MAX_REPEATED_LEN: usize = MAX_SEGMENTS * (60 + 60);
+
+/// Bytes of the ports at the start of a transport header.
+const PORTS_LEN: usize = 4;
 
 /// Offset of the checksum in a TCP header (RFC 9293, section 3.1) and in a UDP header (RFC 768).
 pub const TCP_CHECKSUM_OFFSET: usize = 16;
@@ -36,14 +40,14 @@ const UDP_HEADER_LEN: usize = 8;
 /// What a packet is made of, if it is a super-packet: many in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segmentation {
-    /// TCP over IPv4.
+    /// TCP.
     Tcp {
         /// Bytes of payload in each segment.
         size: u16,
         /// The first segment carries CWR, the others must not (RFC 3168).
         ecn: bool,
     },
-    /// UDP over IPv4.
+    /// UDP.
     Udp {
         /// Bytes of payload in each datagram.
         size: u16,
@@ -70,6 +74,8 @@ pub struct Offload {
     pub data_valid: bool,
     /// Bytes of the headers that each segment repeats.
     headers_len: u16,
+    /// Whether what is to be segmented is an IPv6 packet.
+    is_v6: bool,
 }
 
 /// A header that doesn't fit the packet behind it.
@@ -78,7 +84,7 @@ pub enum VnetError {
     /// Unknown flags or kind of segmentation.
     #[error("unknown flags or segmentation")]
     Unknown,
-    /// The checksum would be written outside of the packet, or into its IP header.
+    /// The checksum would be written outside of the packet, into its IP headers, or into its ports.
     #[error("a checksum outside of the packet's payload")]
     Checksum,
     /// The packet is not of the kind that its segmentation needs.
@@ -88,13 +94,14 @@ pub enum VnetError {
 
 impl Offload {
     /// Nothing is left to do.
-    pub const NONE: Self = Self { checksum: None, segmentation: None, data_valid: false, headers_len: 0 };
+    pub const NONE: Self = Self { checksum: None, segmentation: None, data_valid: false, headers_len: 0, is_v6: false };
 
     /// Reads a header and checks that it fits its packet. Lengths of headers are taken from the packet: what the kernel
     /// announces is not reliable for packets that it forwards.
     ///
-    /// The checks keep a peer from having bytes of its IP header changed behind the firewall: a kernel writes the
-    /// checksum wherever the header says.
+    /// The checks keep a peer from having what the firewall looks at, its IP headers and its ports, changed behind it: a
+    /// kernel writes the checksum wherever the header says. It need not be that of the first protocol in the packet, as
+    /// tunnels have others in them.
     pub fn parse(header: [u8; VNET_HEADER_LEN], packet: &Packet<'_>) -> Result<Self, VnetError> {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let (flags, kind, size, start, offset) = (header[0], header[1], word(4), word(6), word(8));
@@ -102,15 +109,19 @@ impl Offload {
             return Err(VnetError::Unknown);
         }
         let checksum = (flags & NEEDS_CSUM != 0).then_some(PartialChecksum { start, offset });
-        if let Some(checksum) = checksum {
-            let end = usize::from(checksum.start) + usize::from(checksum.offset) + 2;
-            if usize::from(checksum.start) < packet.header_len() || end > packet.total_len() {
+        if checksum.is_some() {
+            let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
+            let free = packet.header_len() + if packet.destination_port().is_some() { PORTS_LEN } else { 0 };
+            if start < packet.header_len() || at < free || at + 2 > packet.total_len() {
                 return Err(VnetError::Checksum);
             }
         }
         let segmentation = match kind & !GSO_ECN {
             GSO_NONE if kind == GSO_NONE => None,
-            GSO_TCPV4 => Some(Segmentation::Tcp { size, ecn: kind & GSO_ECN != 0 }),
+            GSO_TCPV4 | GSO_TCPV6 if packet.is_v4() != (kind & !GSO_ECN == GSO_TCPV4) => {
+                return Err(VnetError::Segmentation);
+            }
+            GSO_TCPV4 | GSO_TCPV6 => Some(Segmentation::Tcp { size, ecn: kind & GSO_ECN != 0 }),
             GSO_UDP_L4 if kind == GSO_UDP_L4 => Some(Segmentation::Udp { size }),
             _ => return Err(VnetError::Unknown),
         };
@@ -118,7 +129,8 @@ impl Offload {
             None => 0,
             Some(kind) => segment_headers_len(kind, checksum, packet).ok_or(VnetError::Segmentation)?,
         };
-        Ok(Self { checksum, segmentation, data_valid: flags & DATA_VALID != 0, headers_len })
+        let is_v6 = segmentation.is_some() && !packet.is_v4();
+        Ok(Self { checksum, segmentation, data_valid: flags & DATA_VALID != 0, headers_len, is_v6 })
     }
 
     /// The header as it stands before a packet on a TUN device.
@@ -127,7 +139,9 @@ impl Offload {
         header[0] = (u8::from(self.checksum.is_some()) * NEEDS_CSUM) | (u8::from(self.data_valid) * DATA_VALID);
         let (kind, size) = match self.segmentation {
             None => (GSO_NONE, 0),
-            Some(Segmentation::Tcp { size, ecn }) => (GSO_TCPV4 | (u8::from(ecn) * GSO_ECN), size),
+            Some(Segmentation::Tcp { size, ecn }) => {
+                (if self.is_v6 { GSO_TCPV6 } else { GSO_TCPV4 } | (u8::from(ecn) * GSO_ECN), size)
+            }
             Some(Segmentation::Udp { size }) => (GSO_UDP_L4, size),
         };
         header[1] = kind;
@@ -159,24 +173,43 @@ impl Offload {
 /// Length of the headers of a super-packet, if it is one that can be segmented.
 fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, packet: &Packet<'_>) -> Option<u16> {
     let (protocol, checksum_offset, size) = match kind {
-        Segmentation::Tcp { size, .. } => (IPPROTO_TCP, TCP_CHECKSUM_OFFSET, size),
-        Segmentation::Udp { size } => (IPPROTO_UDP, UDP_CHECKSUM_OFFSET, size),
+        Segmentation::Tcp { size, .. } => (protocol::TCP, TCP_CHECKSUM_OFFSET, size),
+        Segmentation::Udp { size } => (protocol::UDP, UDP_CHECKSUM_OFFSET, size),
     };
     let checksum = checksum?;
     let transport = packet.bytes().get(packet.header_len()..packet.total_len())?;
-    let transport_len = match kind {
-        Segmentation::Tcp { .. } => usize::from(transport.get(12)? >> 4) * 4,
-        Segmentation::Udp { .. } => UDP_HEADER_LEN,
+    let (transport_len, min_len) = match kind {
+        Segmentation::Tcp { .. } => (usize::from(transport.get(12)? >> 4) * 4, TCP_MIN_HEADER_LEN),
+        Segmentation::Udp { .. } => (UDP_HEADER_LEN, UDP_HEADER_LEN),
     };
+    let payload_len = transport.len().checked_sub(transport_len)?;
+    let headers_len = packet.header_len() + transport_len;
+    let count = payload_len.div_ceil(usize::from(size).max(1));
     let fits = packet.protocol() == protocol
         && !packet.is_fragment()
         && size > 0
         && usize::from(checksum.start) == packet.header_len()
         && usize::from(checksum.offset) == checksum_offset
-        && transport_len >= if protocol == IPPROTO_TCP { TCP_MIN_HEADER_LEN } else { UDP_HEADER_LEN }
-        && transport.len() > transport_len
-        && (transport.len() - transport_len).div_ceil(usize::from(size)) <= MAX_SEGMENTS;
-    if fits { u16::try_from(packet.header_len() + transport_len).ok() } else { None }
+        && transport_len >= min_len
+        && (1..=MAX_SEGMENTS).contains(&count)
+        && count * headers_len <= MAX_REPEATED_LEN
+        && (packet.is_v4() || may_repeat_extensions(packet));
+    if fits { u16::try_from(headers_len).ok() } else { None }
+}
+
+/// Whether all extension headers mean the same in each segment. Linux cuts packets with these only.
+fn may_repeat_extensions(packet: &Packet<'_>) -> bool {
+    let headers = &packet.bytes()[..packet.header_len()];
+    let mut next = headers[6];
+    let mut at = IPV6_HEADER_LEN;
+    while let Some(&[following, words]) = headers.get(at..).and_then(<[u8]>::first_chunk) {
+        if !matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS) {
+            return false;
+        }
+        next = following;
+        at += (usize::from(words) + 1) * 8;
+    }
+    true
 }
 
 #[cfg(test)]
@@ -192,6 +225,30 @@ mod tests {
             .write(&mut bytes, &vec![7; payload_len])
             .expect("a valid packet");
         bytes
+    }
+
+    const V6: ([u8; 16], [u8; 16]) = ([0xfd; 16], [0x20; 16]);
+
+    fn tcp6(payload_len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ipv6(V6.0, V6.1, 64)
+            .tcp(1, 2, 3, 4)
+            .write(&mut bytes, &vec![7; payload_len])
+            .expect("a valid packet");
+        bytes
+    }
+
+    /// The packet with extension headers of this kind and these lengths, in units of 8 bytes.
+    fn with_extensions(mut packet: Vec<u8>, kind: u8, lengths: &[u8]) -> Vec<u8> {
+        for words in lengths {
+            let next = std::mem::replace(&mut packet[6], kind);
+            let mut extension = vec![0; usize::from(*words) * 8];
+            (extension[0], extension[1]) = (next, words - 1);
+            let payload_len = packet.len() - 40 + extension.len();
+            packet[4..6].copy_from_slice(&u16::try_from(payload_len).expect("short").to_be_bytes());
+            packet.splice(40..40, extension);
+        }
+        packet
     }
 
     fn header(flags: u8, kind: u8, size: u16, start: u16, offset: u16) -> [u8; VNET_HEADER_LEN] {
@@ -218,6 +275,62 @@ mod tests {
     }
 
     #[test]
+    fn super_packets_of_ipv6_survive() {
+        let packet = tcp6(5000);
+        let offload = parse(header(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN, 1428, 40, 16), &packet).expect("valid");
+        assert_eq!(offload.segmentation, Some(Segmentation::Tcp { size: 1428, ecn: true }));
+        assert_eq!((offload.headers_len(), offload.encode()[1]), (60, GSO_TCPV6 | GSO_ECN));
+        assert_eq!(parse(offload.encode(), &packet), Ok(offload));
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(V6.0, V6.1, 64).udp(1, 2).write(&mut packet, &[7; 5000]).expect("a valid packet");
+        let offload = parse(header(NEEDS_CSUM, GSO_UDP_L4, 1200, 40, 6), &packet).expect("valid");
+        assert_eq!((offload.segmentation, offload.headers_len()), (Some(Segmentation::Udp { size: 1200 }), 48));
+        assert_eq!(parse(offload.encode(), &packet), Ok(offload));
+    }
+
+    #[test]
+    fn segmentation_is_of_the_packets_version() {
+        let (wrong, right) = (header(NEEDS_CSUM, GSO_TCPV4, 50, 40, 16), header(NEEDS_CSUM, GSO_TCPV6, 50, 40, 16));
+        assert_eq!(parse(wrong, &tcp6(100)), Err(VnetError::Segmentation));
+        assert!(parse(right, &tcp6(100)).is_ok());
+        assert_eq!(parse(header(NEEDS_CSUM, GSO_TCPV6, 50, 20, 16), &tcp(100)), Err(VnetError::Segmentation));
+    }
+
+    #[test]
+    fn extension_headers_are_repeated_where_that_is_right() {
+        let parse_with = |kind, lengths: &[u8], start| {
+            parse(header(NEEDS_CSUM, GSO_TCPV6, 50, start, 16), &with_extensions(tcp6(100), kind, lengths))
+        };
+        for kind in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::DESTINATION_OPTIONS] {
+            assert_eq!(parse_with(kind, &[1], 48).map(|offload| offload.headers_len()), Ok(68), "{kind}");
+            assert_eq!(parse_with(kind, &[1], 40), Err(VnetError::Checksum), "into the extension header");
+        }
+        assert_eq!(
+            parse_with(protocol::DESTINATION_OPTIONS, &[2, 3], 80).map(|offload| offload.headers_len()),
+            Ok(100)
+        );
+        // A fragment is a part already; the others sign the packet or are about one packet alone.
+        for kind in
+            [protocol::FRAGMENT, protocol::AUTHENTICATION, protocol::MOBILITY, protocol::HOST_IDENTITY, protocol::SHIM6]
+        {
+            assert_eq!(parse_with(kind, &[1], 48), Err(VnetError::Segmentation), "{kind}");
+        }
+    }
+
+    #[test]
+    fn checksum_never_reaches_the_ports() {
+        for at in 0..4 {
+            assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 20, at), &tcp(10)), Err(VnetError::Checksum), "{at}");
+            assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 40, at), &tcp6(10)), Err(VnetError::Checksum), "{at}");
+        }
+        assert!(parse(header(NEEDS_CSUM, 0, 0, 40, 4), &tcp6(10)).is_ok());
+        let mut ping = Vec::new();
+        PacketBuilder::ipv6(V6.0, V6.1, 64).icmpv6_echo_request(1, 2).write(&mut ping, b"").expect("a valid packet");
+        assert!(parse(header(NEEDS_CSUM, 0, 0, 40, 2), &ping).is_ok(), "nothing is hidden behind these bytes");
+        assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 39, 3), &ping), Err(VnetError::Checksum));
+    }
+
+    #[test]
     fn checksum_never_reaches_the_ip_header() {
         let packet = tcp(10);
         assert!(parse(header(NEEDS_CSUM, 0, 0, 20, 16), &packet).is_ok());
@@ -241,7 +354,7 @@ mod tests {
             assert_eq!(parse(wrong, &packet), Err(VnetError::Segmentation));
         }
         assert_eq!(parse(header(4, 0, 0, 0, 0), &packet), Err(VnetError::Unknown));
-        assert_eq!(parse(header(NEEDS_CSUM, 4, 50, 20, 16), &packet), Err(VnetError::Unknown));
+        assert_eq!(parse(header(NEEDS_CSUM, 2, 50, 20, 16), &packet), Err(VnetError::Unknown));
         assert_eq!(parse(header(NEEDS_CSUM, 3, 50, 20, 16), &packet), Err(VnetError::Unknown));
         assert_eq!(
             parse(header(NEEDS_CSUM, GSO_TCPV4, 50, 20, 16), &tcp(0)),
@@ -267,16 +380,23 @@ mod tests {
         let cut = |payload_len| parse(header(NEEDS_CSUM, GSO_TCPV4, 2, 20, 16), &tcp(payload_len));
         assert!(cut(2 * MAX_SEGMENTS).is_ok());
         assert_eq!(cut(2 * MAX_SEGMENTS + 1), Err(VnetError::Segmentation));
+        // Headers of 16 KB before segments of 200 bytes.
+        let lengths = [255; 8];
+        let bytes = |payload_len| with_extensions(tcp6(payload_len), protocol::DESTINATION_OPTIONS, &lengths);
+        let start = 40 + 8 * 255 * 8;
+        let cut = |payload_len| parse(header(NEEDS_CSUM, GSO_TCPV6, 200, start, 16), &bytes(payload_len));
+        assert!(cut(200 * 15).is_ok());
+        assert_eq!(cut(200 * 16), Err(VnetError::Segmentation));
     }
 
     proptest! {
         #[test]
-        fn any_header_is_checked(bytes: [u8; VNET_HEADER_LEN], payload_len in 0usize..3000) {
-            let packet = tcp(payload_len);
+        fn any_header_is_checked(bytes: [u8; VNET_HEADER_LEN], payload_len in 0usize..3000, v6: bool) {
+            let (packet, free) = if v6 { (tcp6(payload_len), 44) } else { (tcp(payload_len), 24) };
             if let Ok(offload) = parse(bytes, &packet) {
                 prop_assert_eq!(parse(offload.encode(), &packet), Ok(offload));
                 if let Some(checksum) = offload.checksum {
-                    prop_assert!(checksum.start >= 20);
+                    prop_assert!(usize::from(checksum.start) + usize::from(checksum.offset) >= free);
                     prop_assert!(usize::from(checksum.start) + usize::from(checksum.offset) + 2 <= packet.len());
                 }
             }

@@ -113,7 +113,15 @@ fn garbage_is_dropped_and_disturbs_nobody() {
     send(&mut peer, CLAIM, br#"{"version":1,"addresses":[{"address":"192.168.0.9"}]}"#);
     assert_dropped(&emperor, 5);
     let (mut peer, answer) = asked(&emperor, 5);
-    for text in ["", "{", "[]", "null", "{\"version\":2,\"addresses\":[]}", "{\"version\":1}", "{\"version\":1,\"addresses\":[{\"address\":\"127.0.0.1\"}]}"] {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"version\":2,\"addresses\":[]}",
+        "{\"version\":1}",
+        "{\"version\":1,\"addresses\":[{\"address\":\"127.0.0.1\"}]}",
+    ] {
         if !text.is_empty() {
             send(&mut peer, CLAIM, text.as_bytes());
         }
@@ -142,7 +150,8 @@ fn nobody_claims_what_is_not_his() {
         ("192.168.0.255".to_owned(), true, "it is not leased to this peer"),
         ("8.8.8.8".to_owned(), true, "it is not leased to this peer"),
     ];
-    let list: Vec<_> = wishes.iter().map(|(address, leased, _)| json!({"address": address, "leased": leased})).collect();
+    let list: Vec<_> =
+        wishes.iter().map(|(address, leased, _)| json!({"address": address, "leased": leased})).collect();
     claim(&mut thief, &json!({"version": 1, "addresses": list, "of": "a later version"}));
     let answer = told(&mut thief).expect("an answer");
     assert_eq!(answer["addresses"], json!([]));

@@ -39,9 +39,9 @@ fn root_of_its_own_has_a_network() {
     let jail = jail(&emperor);
     fs::create_dir(jail.join("old")).expect("own folder");
     let vassal = Vassal::auto(&emperor, "app")
-        .line("hook-post-jail = mount:none / private rec")
-        .line("hook-post-jail = mount:bind {dir}/jail {dir}/jail")
-        .line("pivot_root = {dir}/jail old")
+        .line("exec-post-jail = mount --make-rprivate /")
+        .line("exec-post-jail = mount --bind {dir}/jail {dir}/jail")
+        .line("pivot_root = {dir}/jail {dir}/jail/old")
         .line("hook-as-root = umount:/old detach")
         .line("tuntap-device-dns = uwsgi0 /etc/resolv.conf");
     vassal.add(&emperor);

@@ -126,12 +126,10 @@ fn reloaded_vassal_keeps_its_addresses() {
 
 #[test]
 fn lease_fixes_the_address() {
-    let emperor = emperor()
-        .lines(&["tuntap-use-credentials = true", "tuntap-router-lease = 192.168.0.77 30001"])
-        .start();
-    let start = |name: &str, uid| {
-        Vassal::auto(&emperor, name).uid(uid).line("tuntap-use-credentials = true").start(&emperor)
-    };
+    let emperor =
+        emperor().lines(&["tuntap-use-credentials = true", "tuntap-router-lease = 192.168.0.77 30001"]).start();
+    let start =
+        |name: &str, uid| Vassal::auto(&emperor, name).uid(uid).line("tuntap-use-credentials = true").start(&emperor);
     let (alice, bob) = (start("alice", 30_001), start("bob", 30_002));
     assert_eq!(v4(&alice).octets(), [192, 168, 0, 77]);
     assert!(pings(&alice, EMPEROR) && pings(&bob, EMPEROR), "an automatic lease is as good as a written one");

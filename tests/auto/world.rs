@@ -23,7 +23,6 @@ pub fn emperor_on(host: Host) -> EmperorIni {
 /// With IPv6 addresses, too. For [`netns_with_v6`].
 pub fn with_v6(ini: EmperorIni) -> EmperorIni {
     ini.line("tuntap-router-address = fd00:77::1/64")
-        .line("exec-as-root = ip -6 addr replace fd00:77::1/64 dev emperor0 nodad")
 }
 
 pub fn netns_with_v6() -> Netns {
@@ -66,10 +65,11 @@ impl Vassal {
     }
 
     pub fn stays_root(mut self) -> Self {
-        self.text = self.text.lines().filter(|line| !line.starts_with("uid") && !line.starts_with("gid")).fold(
-            String::new(),
-            |text, line| text + line + "\n",
-        );
+        self.text = self
+            .text
+            .lines()
+            .filter(|line| !line.starts_with("uid") && !line.starts_with("gid"))
+            .fold(String::new(), |text, line| text + line + "\n");
         self
     }
 

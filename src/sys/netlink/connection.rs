@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
@@ -15,7 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 
 use super::error::NetlinkError;
-use crate::sys::socket::wait_readable;
+use crate::sys::socket::{set_send_buffer, wait_readable};
 
 /// How long the kernel may take. It answers before send(2) returns, mostly.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +48,20 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
         Ok(Self { socket, last_sequence: 0, messages: PhantomData })
     }
 
+    /// Goes on with a socket of the same protocol that [`Self::open`] has made in an earlier image of this process.
+    pub fn adopt(socket: OwnedFd) -> Self {
+        // SAFETY: an open descriptor that nothing else owns from here on.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Self { socket, last_sequence: 0, messages: PhantomData }
+    }
+
+    /// The socket's own address, by which the kernel knows it as the owner of what it made.
+    pub fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// Asks for a change. `attempt` is what the error says was tried.
     pub fn change(&mut self, message: M, flags: u16, attempt: impl Fn() -> String) -> Result<(), NetlinkError> {
         self.exchange(message, NLM_F_ACK | flags).map(drop).map_err(|failure| failure.of(attempt()))
@@ -73,16 +87,38 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
         self.exchange(message, NLM_F_DUMP).map_err(|failure| failure.of(attempt()))
     }
 
+    /// Asks for several changes in one datagram, each with its flags. The kernel's answer to the one that comes before
+    /// the last is waited for: the last one ends the batch.
+    pub fn batch(&mut self, messages: Vec<(M, u16)>, attempt: impl Fn() -> String) -> Result<(), NetlinkError> {
+        let first = self.last_sequence.wrapping_add(1);
+        let mut datagram = Vec::new();
+        let last_but_one = messages.len().saturating_sub(2);
+        for (index, (message, flags)) in messages.into_iter().enumerate() {
+            self.append(&mut datagram, message, if index == last_but_one { flags | NLM_F_ACK } else { flags });
+        }
+        set_send_buffer(self.socket.as_fd(), datagram.len().saturating_mul(2));
+        let awaited = self.last_sequence.wrapping_sub(1);
+        let answers = self.send(&datagram).map_err(Failure::from).and_then(|()| self.answers(first..=awaited));
+        answers.map(drop).map_err(|failure| failure.of(attempt()))
+    }
+
     fn exchange(&mut self, message: M, flags: u16) -> Result<Vec<M>, Failure> {
+        let mut datagram = Vec::new();
+        self.append(&mut datagram, message, flags);
+        self.send(&datagram)?;
+        self.answers(self.last_sequence..=self.last_sequence)
+    }
+
+    fn append(&mut self, datagram: &mut Vec<u8>, message: M, flags: u16) {
         let mut request = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
         self.last_sequence = self.last_sequence.wrapping_add(1);
         request.header.sequence_number = self.last_sequence;
         request.header.flags = NLM_F_REQUEST | flags;
         request.finalize();
-        let mut datagram = vec![0; request.buffer_len()];
-        request.serialize(&mut datagram);
-        self.send(&datagram)?;
-        self.answers(self.last_sequence..=self.last_sequence)
+        let start = datagram.len();
+        datagram.resize(start + request.buffer_len(), 0);
+        request.serialize(&mut datagram[start..]);
+        datagram.resize(datagram.len().next_multiple_of(NLA_ALIGNTO), 0);
     }
 
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
@@ -128,6 +164,13 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
                 }
             }
         }
+    }
+}
+
+impl<M> Connection<M> {
+    /// The socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod connection;
 mod error;
+pub mod nftables;
 mod route;
 
 pub use error::NetlinkError;

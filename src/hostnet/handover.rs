@@ -1,0 +1,67 @@
+//! A host network that lives on while uWSGI executes itself anew.
+//!
+//! The old image leaves the descriptor open that keeps the tables alive, and tells the new one in its environment where
+//! it is and what was changed. A child that inherits the environment is another process, and takes nothing over.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::unistd;
+use serde::{Deserialize, Serialize};
+
+use super::HostNetwork;
+use super::forwarding::Changes;
+use crate::sys::netlink::nftables::Nftables;
+use crate::sys::process::{adopt_inherited, set_close_on_exec};
+
+/// What the next image needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handover {
+    pid: libc::pid_t,
+    socket: Option<RawFd>,
+    tables: Vec<String>,
+    changes: Changes,
+}
+
+impl HostNetwork {
+    /// Before an exec: leaves the descriptor open and everything as it is.
+    pub fn hand_over(&mut self) -> Handover {
+        let socket = self.nftables.as_ref().map(|nftables| {
+            // If that fails, the next image finds it closed, and makes the tables anew.
+            let _ = set_close_on_exec(nftables.as_fd(), false);
+            nftables.as_fd().as_raw_fd()
+        });
+        Handover { pid: unistd::getpid().as_raw(), socket, tables: self.tables.clone(), changes: self.changes.clone() }
+    }
+
+    /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
+    /// new image could have opened a descriptor. `None` if it was another process.
+    pub fn take_over(handover: Handover) -> Option<Self> {
+        if handover.pid != unistd::getpid().as_raw() {
+            return None;
+        }
+        let socket = handover.socket.and_then(adopt_inherited);
+        let nftables = socket.and_then(|socket| match Nftables::adopt(socket) {
+            Ok(nftables) => {
+                let _ = set_close_on_exec(nftables.as_fd(), true);
+                Some(nftables)
+            }
+            Err(somebody_elses) => {
+                std::mem::forget(somebody_elses);
+                None
+            }
+        });
+        Some(Self { nftables, tables: handover.tables, changes: handover.changes })
+    }
+}
+
+impl Handover {
+    /// As text.
+    pub fn to_json(&self) -> Option<String> {
+        serde_json::to_string(self).ok()
+    }
+
+    /// Reads that text.
+    pub fn from_json(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}

@@ -1,0 +1,224 @@
+//! nftables: tables of ours, which belong to the socket that made them and end with it.
+
+mod rule;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
+    RuleMessage, TableAttribute, TableFlags, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+
+pub use rule::{Rule, Transport};
+
+use super::connection::Connection;
+use super::error::NetlinkError;
+use crate::sys::socket::is_netlink;
+
+/// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h: whom a batch is for.
+const NFTABLES: u16 = 10;
+
+/// A comment as nft(8) keeps it: kind, length, text with its NUL.
+const COMMENT: &[u8] = b"\x00\x0duwsgi-tuntap\0";
+
+/// A table of the family `inet`, which sees IPv4 and IPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// Its chains; a rule can only jump to one that comes before its own.
+    pub chains: Vec<Chain>,
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: &'static str,
+    /// Where packets enter it, if not by a jump.
+    pub hook: Option<Hook>,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// A place on the way of packets, with the usual priority of what is done there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Destinations of what comes in.
+    DestinationNat,
+    /// Destinations of what this machine sends.
+    OutputNat,
+    /// Sources of what goes out.
+    SourceNat,
+    /// Changes to what is forwarded.
+    ForwardMangle,
+}
+
+impl Hook {
+    /// Type of the chain, hook, and priority (linux/netfilter_ipv4.h).
+    const fn place(self) -> (&'static str, InetHookNumber, i32) {
+        match self {
+            Self::DestinationNat => ("nat", InetHookNumber::PreRouting, -100),
+            Self::OutputNat => ("nat", InetHookNumber::LocalOut, -100),
+            Self::SourceNat => ("nat", InetHookNumber::PostRouting, 100),
+            Self::ForwardMangle => ("filter", InetHookNumber::Forward, -150),
+        }
+    }
+}
+
+/// What the kernel knows of a table.
+struct Existing {
+    name: String,
+    owner: Option<u32>,
+    is_marked: bool,
+}
+
+/// A connection to nf_tables in the network namespace of the thread that opened it. It owns its tables: they vanish when
+/// the last copy of its descriptor is closed, and nobody else can change them (NFT_TABLE_F_OWNER, Linux 5.12). Older
+/// kernels keep them.
+#[derive(Debug)]
+pub struct Nftables(Connection<NetfilterMessage>);
+
+impl Nftables {
+    /// Connects.
+    pub fn open() -> Result<Self, NetlinkError> {
+        Connection::open(NETLINK_NETFILTER).map(Self).map_err(|error| NetlinkError::new("nftables", error))
+    }
+
+    /// Goes on with the descriptor of an earlier image of this process. Gives it back if it is no connection to netfilter.
+    pub fn adopt(socket: OwnedFd) -> Result<Self, OwnedFd> {
+        if is_netlink(socket.as_fd(), NETLINK_NETFILTER) { Ok(Self(Connection::adopt(socket))) } else { Err(socket) }
+    }
+
+    /// Puts these tables in the place of all that were made before, at one moment for all packets. A table of that name
+    /// that is somebody else's is an error, and then nothing changes.
+    pub fn replace(&mut self, tables: &[Table]) -> Result<(), NetlinkError> {
+        match self.replace_with(tables, TableFlags::Owner) {
+            // Before Linux 5.12 there is no such flag.
+            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
+                self.replace_with(tables, TableFlags::empty())
+            }
+            result => result,
+        }
+    }
+
+    fn replace_with(&mut self, tables: &[Table], flags: TableFlags) -> Result<(), NetlinkError> {
+        let own = self.0.port().map_err(|error| NetlinkError::new("nftables", error))?;
+        let is_ours = |table: &Existing| table.owner.map_or(table.is_marked, |owner| owner == own);
+        let existing = self.tables()?;
+        let wanted = |table: &Existing| tables.iter().any(|it| it.name == table.name);
+        if let Some(taken) = existing.iter().find(|table| wanted(table) && !is_ours(table)) {
+            return Err(NetlinkError::new(
+                format!("nftables: table inet {} is somebody else's", taken.name),
+                Errno::EEXIST,
+            ));
+        }
+        let old = existing.iter().filter(|table| table.owner == Some(own) || is_ours(table) && wanted(table));
+        let mut messages = vec![control(ControlMessage::BatchBegin)];
+        messages.extend(old.map(|table| delete(&table.name)));
+        messages.extend(tables.iter().flat_map(|table| create(table, flags)));
+        if messages.len() == 1 {
+            return Ok(());
+        }
+        messages.push(control(ControlMessage::BatchEnd));
+        self.0.batch(messages, || {
+            let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+            format!("nftables: making the table inet {}", names.join(", "))
+        })
+    }
+
+    /// Takes these tables away, as far as they are marked as ours. For kernels on which they would stay.
+    pub fn remove(&mut self, names: &[String]) -> Result<(), NetlinkError> {
+        let existing = self.tables()?;
+        let ours = existing.iter().filter(|table| table.is_marked && names.contains(&table.name));
+        let deletions: Vec<_> = ours.map(|table| delete(&table.name)).collect();
+        if deletions.is_empty() {
+            return Ok(());
+        }
+        let batch = std::iter::once(control(ControlMessage::BatchBegin)).chain(deletions);
+        let batch = batch.chain([control(ControlMessage::BatchEnd)]);
+        self.0.batch(batch.collect(), || format!("nftables: removing {}", names.join(", ")))
+    }
+
+    /// All tables of the family `inet`.
+    fn tables(&mut self) -> Result<Vec<Existing>, NetlinkError> {
+        let message = inet(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }));
+        let answers = self.0.list(message, || "nftables: listing tables".to_owned())?;
+        Ok(answers.into_iter().filter_map(existing).collect())
+    }
+}
+
+impl AsFd for Nftables {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn existing(answer: NetfilterMessage) -> Option<Existing> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = answer.inner else { return None };
+    let mut found = Existing { name: String::new(), owner: None, is_marked: false };
+    for attribute in table.attributes {
+        match attribute {
+            TableAttribute::Name(name) => found.name = name,
+            TableAttribute::Owner(port) => found.owner = Some(port),
+            TableAttribute::UserData(data) => found.is_marked = data == COMMENT,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+fn inet(message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message)
+}
+
+fn control(message: ControlMessage) -> (NetfilterMessage, u16) {
+    (NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES), message), 0)
+}
+
+fn delete(name: &str) -> (NetfilterMessage, u16) {
+    let attributes = vec![TableAttribute::Name(name.to_owned())];
+    (inet(NfTablesMessage::DeleteTable(TableMessage { attributes })), 0)
+}
+
+fn create(table: &Table, flags: TableFlags) -> Vec<(NetfilterMessage, u16)> {
+    let attributes = vec![
+        TableAttribute::Name(table.name.clone()),
+        TableAttribute::Flags(flags),
+        TableAttribute::UserData(COMMENT.to_vec()),
+    ];
+    let mut messages = vec![(inet(NfTablesMessage::NewTable(TableMessage { attributes })), NLM_F_CREATE | NLM_F_EXCL)];
+    for chain in &table.chains {
+        messages.push((inet(NfTablesMessage::NewChain(chain_message(table, chain))), NLM_F_CREATE | NLM_F_EXCL));
+        for rule in &chain.rules {
+            let expressions = rule.clone().into_expressions().into_iter().map(Into::into).collect();
+            let attributes = vec![
+                RuleAttribute::Table(table.name.clone()),
+                RuleAttribute::Chain(chain.name.to_owned()),
+                RuleAttribute::Expressions(expressions),
+            ];
+            messages.push((inet(NfTablesMessage::NewRule(RuleMessage { attributes })), NLM_F_CREATE | NLM_F_APPEND));
+        }
+    }
+    messages
+}
+
+fn chain_message(table: &Table, chain: &Chain) -> ChainMessage {
+    let mut attributes = vec![ChainAttribute::Table(table.name.clone()), ChainAttribute::Name(chain.name.to_owned())];
+    if let Some((kind, hook, priority)) = chain.hook.map(Hook::place) {
+        attributes.push(ChainAttribute::Type(kind.to_owned()));
+        attributes.push(ChainAttribute::Hook(vec![
+            HookAttribute::Number(HookNumber::Inet(hook)),
+            HookAttribute::Priority(priority.cast_unsigned()),
+        ]));
+    }
+    ChainMessage { attributes }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Settings of network interfaces in /proc/sys/net (Documentation/networking/ip-sysctl.rst of the kernel), in the
+//! network namespace of the calling thread.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+/// A setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Setting {
+    /// Whether IPv4 packets that come in by the interface are forwarded.
+    Ipv4Forwarding,
+    /// Whether IPv6 packets that come in by the interface are forwarded, whatever the others do (Linux 6.17).
+    Ipv6ForceForwarding,
+    /// Of `all`: whether IPv6 packets are forwarded.
+    Ipv6Forwarding,
+    /// Whether IPv6 addresses and routes are taken from router advertisements: 0 never, 1 unless packets are forwarded, 2
+    /// always.
+    Ipv6AcceptAdvertisements,
+}
+
+/// A setting of one interface, or of `all`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// The interface.
+    pub interface: String,
+    /// What of it.
+    pub setting: Setting,
+}
+
+impl Sysctl {
+    /// The place of a setting.
+    pub fn new(interface: &str, setting: Setting) -> Self {
+        Self { interface: interface.to_owned(), setting }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        let (family, name) = match self.setting {
+            Setting::Ipv4Forwarding => ("ipv4", "forwarding"),
+            Setting::Ipv6ForceForwarding => ("ipv6", "force_forwarding"),
+            Setting::Ipv6Forwarding => ("ipv6", "forwarding"),
+            Setting::Ipv6AcceptAdvertisements => ("ipv6", "accept_ra"),
+        };
+        ["/proc/sys/net", family, "conf", &self.interface, name].iter().collect()
+    }
+
+    /// Whether the kernel has it for this interface.
+    pub fn exists(&self) -> bool {
+        self.path().exists()
+    }
+
+    /// Its value. The error names the file.
+    pub fn read(&self) -> io::Result<i32> {
+        let text = fs::read_to_string(self.path()).map_err(|error| self.error(error))?;
+        text.trim().parse().map_err(|_| self.error(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Sets it. The error names the file.
+    pub fn write(&self, value: i32) -> io::Result<()> {
+        // The kernel takes a value in one piece, and has no file to make.
+        fs::OpenOptions::new()
+            .write(true)
+            .open(self.path())
+            .and_then(|mut file| io::Write::write_all(&mut file, value.to_string().as_bytes()))
+            .map_err(|error| self.error(error))
+    }
+
+    fn error(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.path().display()))
+    }
+}

@@ -1,0 +1,100 @@
+//! Errors as ICMP (RFC 792, RFC 1191, RFC 1812) and ICMPv6 (RFC 4443, RFC 8201) messages.
+
+use std::net::IpAddr;
+
+use super::super::ip::{Fragment, IPV6_HEADER_LEN, IPV6_MIN_MTU, Packet, protocol};
+use super::header::Ends;
+
+/// Bytes before the quoted packet, in both versions.
+const MESSAGE_HEADER_LEN: usize = 8;
+
+/// Offset of the checksum in a message, in both versions.
+const CHECKSUM_AT: usize = 2;
+
+/// ICMP messages that answer a question; all others report an error, and no error reports another (RFC 1122, section
+/// 3.2.2).
+const V4_QUERIES: [u8; 6] = [0, 8, 13, 14, 17, 18];
+
+/// The first type of an ICMPv6 message that is no error (RFC 4443, section 2.1).
+const V6_FIRST_INFORMATIONAL: u8 = 128;
+
+/// A redirect is an error, too, where that counts (RFC 4443, section 2.4, e.2).
+const V6_REDIRECT: u8 = 137;
+
+/// Bytes of an IPv4 packet's payload that come back with its header (RFC 792).
+const V4_QUOTED_LEN: usize = 8;
+
+/// Most bytes of an IPv6 packet that come back: the message fits every link (RFC 4443, section 2.4, c).
+const V6_QUOTED_LEN: usize = IPV6_MIN_MTU as usize - IPV6_HEADER_LEN - MESSAGE_HEADER_LEN;
+
+/// What went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// "Fragmentation needed" (RFC 1191, section 4), "packet too big" (RFC 4443, section 3.2).
+    TooBig {
+        /// Bytes that would have passed.
+        mtu: u16,
+    },
+    /// "Communication administratively prohibited" (RFC 1812, section 5.2.7.1; RFC 4443, section 3.1).
+    Prohibited,
+}
+
+impl Reason {
+    /// Type, code, and the four bytes behind the checksum.
+    const fn message(self, v4: bool) -> (u8, u8, [u8; 4]) {
+        match (self, v4) {
+            (Self::TooBig { mtu }, _) => {
+                let [high, low] = mtu.to_be_bytes();
+                let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
+                (kind, code, [0, 0, high, low])
+            }
+            (Self::Prohibited, true) => (3, 13, [0; 4]),
+            (Self::Prohibited, false) => (1, 1, [0; 4]),
+        }
+    }
+}
+
+/// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported. `from` is the
+/// router, see [`super::source`].
+pub fn too_big(packet: &Packet<'_>, mtu: u16, from: IpAddr) -> Option<Vec<u8>> {
+    error(packet, Reason::TooBig { mtu }, from)
+}
+
+/// Says to a packet's sender that a rule forbids it to pass. Otherwise as [`too_big`].
+pub fn prohibited(packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
+    error(packet, Reason::Prohibited, from)
+}
+
+fn error(packet: &Packet<'_>, reason: Reason, from: IpAddr) -> Option<Vec<u8>> {
+    let ends = Ends::new(from, packet.src())?;
+    if !may_be_reported(packet, reason) {
+        return None;
+    }
+    let v4 = packet.is_v4();
+    let bytes = &packet.bytes()[..packet.total_len()];
+    let quoted_len = if v4 { packet.header_len() + V4_QUOTED_LEN } else { V6_QUOTED_LEN };
+    let quoted = &bytes[..quoted_len.min(bytes.len())];
+    let (kind, code, rest) = reason.message(v4);
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend_from_slice(quoted);
+    ends.packet(if v4 { protocol::ICMP } else { protocol::ICMPV6 }, &message, CHECKSUM_AT)
+}
+
+/// RFC 1122, section 3.2.2; RFC 4443, section 2.4, e. Nothing is said about later fragments of IPv6 either: nobody can see
+/// whether they are part of an error.
+fn may_be_reported(packet: &Packet<'_>, reason: Reason) -> bool {
+    let first = packet.bytes()[..packet.total_len()].get(packet.header_len());
+    let is_error = match packet.protocol() {
+        protocol::ICMP => first.is_none_or(|kind| !V4_QUERIES.contains(kind)),
+        protocol::ICMPV6 => first.is_none_or(|&kind| kind < V6_FIRST_INFORMATIONAL || kind == V6_REDIRECT),
+        _ => false,
+    };
+    let is_for_many = match packet.dst() {
+        // Multicast, class E, broadcast. A network's own broadcast address can't be told from others here.
+        IpAddr::V4(dst) => dst.octets()[0] >= 224,
+        // How long packets may be, the senders of multicasts need to know, too.
+        IpAddr::V6(dst) => dst.is_multicast() && reason == Reason::Prohibited,
+    };
+    packet.fragment() != Fragment::Later && !is_error && !is_for_many
+}

@@ -1,0 +1,42 @@
+//! Resets of TCP connections (RFC 9293, section 3.10.7.1).
+
+use super::super::ip::{Fragment, Packet, protocol};
+use super::super::vnet::TCP_CHECKSUM_OFFSET;
+use super::header::Ends;
+
+/// Bytes of a TCP header without options (RFC 9293, section 3.1).
+const HEADER_LEN: usize = 20;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// What the receiver would answer to a segment if nobody listened there: to the sender it looks as if it came from there.
+/// `None` for what is no segment, for a reset, and between addresses that are not unicast.
+pub fn reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
+    if packet.protocol() != protocol::TCP || packet.fragment() == Fragment::Later {
+        return None;
+    }
+    let ends = Ends::new(packet.dst(), packet.src())?;
+    let segment = packet.bytes().get(packet.header_len()..packet.total_len())?;
+    let header = segment.first_chunk::<HEADER_LEN>()?;
+    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *header;
+    let payload_len = segment.len().checked_sub(usize::from(offset >> 4) * 4)?;
+    if flags & RST != 0 || usize::from(offset >> 4) * 4 < HEADER_LEN {
+        return None;
+    }
+    let (sequence, acknowledged, flags) = if flags & ACK != 0 {
+        ([a0, a1, a2, a3], [0; 4], RST)
+    } else {
+        // SYN and FIN count as a byte each. A packet has less than 2^17 bytes.
+        let len = u32::try_from(payload_len).ok()? + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        ([0; 4], u32::from_be_bytes([q0, q1, q2, q3]).wrapping_add(len).to_be_bytes(), RST | ACK)
+    };
+    let mut answer = vec![d0, d1, s0, s1];
+    answer.extend(sequence);
+    answer.extend(acknowledged);
+    // Header of five words, flags, and no window, checksum or urgent pointer yet.
+    answer.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+    ends.packet(protocol::TCP, &answer, TCP_CHECKSUM_OFFSET)
+}

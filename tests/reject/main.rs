@@ -1,0 +1,10 @@
+//! `reject`: packets that a rule refuses are answered, so that clients fail at once, as curl and ping see it.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clients;
+mod gateways;
+mod limits;
+mod world;
