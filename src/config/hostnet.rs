@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::error::{ConfigError, Problem};
 use super::{OptionName, RouterSpec, parse};
 use crate::wire::frame::MAX_PAYLOAD_LEN;
-use crate::wire::lease::MAX_DNS_SERVERS;
+use crate::wire::lease::{MAX_DNS_SERVERS, is_reserved};
 
 /// Most addresses of one router.
 pub const MAX_ADDRESSES: usize = 16;
@@ -161,17 +161,10 @@ fn own_address(word: &str) -> Result<IpNet, Problem> {
     if net.prefix_len() < MIN_PREFIX_LEN {
         return Err(wrong());
     }
-    if names_the_network(net, address) {
+    if is_reserved(net, address) {
         return Err(Problem::NetworkAddress(net));
     }
     Ok(net)
-}
-
-/// Whether an address is nobody's own: the first of a network, or in IPv4 the last (RFC 1122, RFC 4291 section 2.6.1).
-/// Networks of two have neither (RFC 3021, RFC 6164).
-fn names_the_network(net: IpNet, address: IpAddr) -> bool {
-    let has_both = net.max_prefix_len() - net.prefix_len() > 1;
-    has_both && (address == net.network() || address.is_ipv4() && address == net.broadcast())
 }
 
 impl HostSetting {
@@ -280,7 +273,7 @@ fn check_target(router: &RouterSpec, address: IpAddr) -> Result<(), Problem> {
     }
     match of_family.into_iter().find(|net| net.contains(&address)) {
         None => Err(Problem::OutsideOfRouter(address)),
-        Some(net) if net.addr() == address || names_the_network(*net, address) => Err(Problem::NoVassal(address)),
+        Some(net) if net.addr() == address || is_reserved(*net, address) => Err(Problem::NoVassal(address)),
         Some(_) => Ok(()),
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! All that arrives is checked on both sides. JSON may have keys that this version doesn't know.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -381,15 +381,8 @@ fn wrong(word: &str, what: &'static str) -> LeaseError {
 /// networks of two (RFC 3021) or one; IPv6's subnet-router anycast address (RFC 4291, section 2.6.1), with the same
 /// exceptions (RFC 6164).
 pub fn is_reserved(network: IpNet, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpNet::V4(net), IpAddr::V4(address)) => {
-            net.prefix_len() < Ipv4Addr::BITS as u8 - 1 && (address == net.network() || address == net.broadcast())
-        }
-        (IpNet::V6(net), IpAddr::V6(address)) => {
-            net.prefix_len() < Ipv6Addr::BITS as u8 - 1 && address == net.network()
-        }
-        _ => false,
-    }
+    let has_both = network.max_prefix_len() - network.prefix_len() > 1;
+    has_both && (address == network.network() || address.is_ipv4() && address == network.broadcast())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
         .lines(&["tuntap-router-address = 192.168.0.1/30", "tuntap-router-address = 192.168.5.1/30"])
         .start();
     let first = Vassal::auto(&emperor, "a");
-    let mut found = vec![v4(&first.start(&emperor)), v4(&Vassal::auto(&emperor, "b").start(&emperor))];
+    let mut found = [v4(&first.start(&emperor)), v4(&Vassal::auto(&emperor, "b").start(&emperor))];
     found.sort_unstable();
     assert_eq!(found.iter().map(|it| it.octets()).collect::<Vec<_>>(), [[192, 168, 0, 2], [192, 168, 5, 2]]);
     let third = Vassal::auto(&emperor, "c");

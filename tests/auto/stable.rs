@@ -76,7 +76,7 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
             "tuntap-router-lease = 10.9.0.200 1000",
         ])
         .address([10, 9, 0, 1].into());
-    let mut router = second.clone().start();
+    let mut router = second.start_in(netns_with_v6());
     let socket = router.socket();
     let vassal = Vassal::bare(&emperor, crate::common::host::Subject::Ours, "app")
         .line(format!("tuntap-device = uwsgi0 {} auto", socket.display()));
