@@ -175,8 +175,8 @@ fn gateway_input_that_is_no_packet_is_dropped(router: Router) {
     let seen = peer.wait_for_packet(wait::SHORT, |packet| packet::source(packet) == afar);
     assert_eq!(seen.as_ref(), Some(&sound), "only the last datagram arrives");
     let stats = emperor.stats();
-    for reason in ["malformed", "not_ip", "too_big", "ipv6", "no_peer", "too_short"] {
-        assert_eq!(stats.drops(reason), 1, "`{reason}` in {}", stats.0);
+    for (reason, count) in [("malformed", 1), ("not_ip", 1), ("too_big", 1), ("no_peer", 2), ("too_short", 1)] {
+        assert_eq!(stats.drops(reason), count, "`{reason}` in {}", stats.0);
     }
 }
 
