@@ -14,11 +14,11 @@
 enum { PACKET = 0, RULES = 1, HELLO = 0x74, ANSWER = 0x75 };
 enum { HEADER_LEN = 4, CLAIM_LEN = 28, IP6_LEN = 40, CLAIM6_LEN = IP6_LEN + 8 };
 
-/* Over bytes and what was summed before. */
+/* Over an even number of bytes, and what was summed before. */
 static inline uint16_t checksum_on(uint32_t sum, const uint8_t *bytes, size_t length)
 {
-	for (size_t i = 0; i < length; i++)
-		sum += i % 2 ? bytes[i] : bytes[i] << 8;
+	for (size_t i = 0; i + 1 < length; i += 2)
+		sum += bytes[i] << 8 | bytes[i + 1];
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
@@ -77,22 +77,13 @@ static inline void put_ip6(uint8_t *packet, size_t length, uint8_t next, struct 
 	memcpy(packet + 24, &to, 16);
 }
 
-/* Of a packet without extension headers, over addresses and all behind the header: RFC 8200, section 8.1. */
-static inline uint16_t checksum6(const uint8_t *packet, size_t length)
-{
-	uint32_t sum = length - IP6_LEN + packet[6];
-	for (size_t i = 8; i < length; i++)
-		sum += i % 2 ? packet[i] : packet[i] << 8;
-	return checksum_on(sum, NULL, 0);
-}
-
-/* An ICMPv6 message of a type, filled with zeros. */
+/* An ICMPv6 message of a type, filled with zeros. Its checksum is over the addresses, too: RFC 8200, section 8.1. */
 static inline void put_icmp6(uint8_t *packet, size_t length, uint8_t type, struct in6_addr from, struct in6_addr to)
 {
 	put_ip6(packet, length, IPPROTO_ICMPV6, from, to);
 	memset(packet + IP6_LEN, 0, length - IP6_LEN);
 	packet[IP6_LEN] = type;
-	put16(packet + IP6_LEN + 2, checksum6(packet, length));
+	put16(packet + IP6_LEN + 2, checksum_on(length - IP6_LEN + IPPROTO_ICMPV6, packet + 8, length - 8));
 }
 
 /* Over IPv6: an echo reply that nobody asked for. */
