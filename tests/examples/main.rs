@@ -9,9 +9,13 @@ mod world;
 
 mod credentials;
 mod firewall;
+mod ipv6;
 mod leases;
+mod long;
 mod minimal;
 mod no_emperor;
+mod ports;
+mod services;
 mod stats;
 mod two_hosts;
 
