@@ -291,6 +291,15 @@ fn net(word: &str) -> IpNet {
     IpNet::new(address, len).expect("a prefix")
 }
 
+/// Whether a gateway can be there: an address of one version, and a port.
+fn is_gateway(address: SocketAddr) -> bool {
+    let is_plain = match address {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(address) => address.scope_id() == 0 && address.ip().to_ipv4_mapped().is_none(),
+    };
+    is_plain && address.port() != 0
+}
+
 /// What everything behind the configuration relies on.
 fn check_bounds(config: &Config) {
     let is_device = |name: &str| {
@@ -299,7 +308,7 @@ fn check_bounds(config: &Config) {
     let is_socket = |name: &str| !matches!(name, "" | "@") && name.len() <= 102;
     for (index, router) in config.routers.iter().enumerate() {
         assert!(is_device(&router.device) && is_socket(&router.socket), "{router:?}");
-        assert!(router.gateway.is_none_or(|address| address.port() != 0), "{router:?}");
+        assert!(router.gateway.is_none_or(is_gateway), "{router:?}");
         assert!(router.stats.as_ref().is_none_or(|address| !address.as_str().is_empty()), "{router:?}");
         for other in &config.routers[..index] {
             assert!(other.device != router.device && other.socket != router.socket, "{other:?} and {router:?}");
@@ -310,7 +319,7 @@ fn check_bounds(config: &Config) {
         assert!(is_device(&device.name), "{device:?}");
         assert!(device.socket.as_deref().is_none_or(is_socket), "{device:?}");
     }
-    assert!(config.routes.iter().all(|route| route.target.port() != 0));
+    assert!(config.routes.iter().all(|route| is_gateway(route.target)));
     // The form that the C plugin knows has neither IPv6 nor services, nor an answer, and can't tell some patterns apart.
     let fits_c_form = |rule: &PeerRule| rule.encode().is_some();
     let most = if config.device_rules.iter().all(fits_c_form) { MAX_RULES } else { MAX_EXTENDED_RULES };
