@@ -10,5 +10,6 @@ mod input;
 pub mod ip;
 mod ones_complement;
 pub mod options;
+mod probe;
 pub mod rules;
 pub mod segments;

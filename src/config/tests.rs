@@ -1,4 +1,4 @@
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
@@ -22,6 +22,10 @@ fn error(option: OptionName, value: &str) -> String {
     }
 }
 
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address with a port")
+}
+
 #[test]
 fn router_with_all_its_words() {
     let config = good(OptionName::Router, "emperor0 /run/tuntap.socket 127.0.0.1:5002 192.0.2.1:999");
@@ -29,7 +33,7 @@ fn router_with_all_its_words() {
         device: "emperor0".to_owned(),
         socket: "/run/tuntap.socket".to_owned(),
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
-        gateway: Some(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 999)),
+        gateway: Some(address("192.0.2.1:999")),
         addresses: Vec::new(),
         nat: Vec::new(),
         ports: Vec::new(),
@@ -46,13 +50,24 @@ fn router_with_the_least_words_and_odd_spacing() {
     assert_eq!(good(OptionName::Router, r#"e "/run/a b""#).routers[0].socket, "/run/a b");
     let gateway_only = good(OptionName::Router, r#"e /s "" :999"#);
     assert_eq!(gateway_only.routers[0].stats, None);
-    assert_eq!(gateway_only.routers[0].gateway, Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 999)));
+    assert_eq!(gateway_only.routers[0].gateway, Some(address("0.0.0.0:999")));
+    for over_ipv6 in ["[::]:999", "[2001:db8::1]:4000"] {
+        let router = good(OptionName::Router, &format!("e /s \"\" {over_ipv6}")).routers.remove(0);
+        assert_eq!(router.gateway, Some(address(over_ipv6)));
+    }
 }
 
 #[test]
 fn router_values_that_stop_the_start() {
     for value in
         ["", "emperor0", "a b c d e", "a \"b", "a /s stats 1.2.3.4", "a /s stats 1.2.3.4:0", "a /s stats host:1"]
+            .into_iter()
+            .chain([
+                "a /s stats ::1",
+                "a /s stats [::1]:0",
+                "a /s stats [fe80::1%1]:1",
+                "a /s stats [::ffff:1.2.3.4]:1",
+            ])
     {
         error(OptionName::Router, value);
     }
@@ -436,7 +451,7 @@ fn leases_that_stop_the_start() {
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
     let octal = error(OptionName::Lease, "010.0.0.5/24 app");
-    assert!(octal.contains("\"010.0.0.5/24\" is no IPv4 address"), "{octal}");
+    assert!(octal.contains("\"010.0.0.5/24\" is no address or prefix"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),
@@ -459,7 +474,13 @@ fn lease_default() {
 fn device_routes() {
     let read = |value| good(OptionName::DeviceRoute, value).device_routes.remove(0);
     let range = |prefix: &str, port| TargetRange { prefix: prefix.parse().expect("a prefix"), port };
-    assert_eq!(read("any"), range("0.0.0.0/0", None));
+    let any = good(OptionName::DeviceRoute, "any").device_routes;
+    assert_eq!(any, [range("0.0.0.0/0", None), range("::/0", None)]);
+    assert_eq!(read("2001:db8::1"), range("2001:db8::1/128", None));
+    assert_eq!(read("[2001:db8::1]"), range("2001:db8::1/128", None));
+    assert_eq!(read("2001:db8::/32"), range("2001:db8::/32", None));
+    assert_eq!(read("[2001:db8::]:4000").port, Some(4000));
+    assert_eq!(read("[2001:db8::/32]:4000"), range("2001:db8::/32", Some(4000)));
     assert_eq!(read("10.77.0.2"), range("10.77.0.2/32", None));
     assert_eq!(read("10.77.0.2:4000"), range("10.77.0.2/32", Some(4000)));
     assert_eq!(read(" 10.77.0.0/24:999 "), range("10.77.0.0/24", Some(999)));
@@ -468,14 +489,20 @@ fn device_routes() {
     {
         assert!(error(OptionName::DeviceRoute, wrong).contains("range of gateways"), "{wrong}");
     }
+    for wrong in ["[", "[]", "[::1", "[::1]4000", "[::1]:", "[::1]:0", "[10.77.0.2]:1", "[::/129]:1", "[any]", "::1]:1"]
+    {
+        assert!(error(OptionName::DeviceRoute, wrong).contains("range of gateways"), "{wrong}");
+    }
     assert!(error(OptionName::DeviceRoute, "10.77.0.2/24:1").contains("10.77.0.2/32"));
+    assert!(error(OptionName::DeviceRoute, "[2001:db8::1/32]:1").contains("2001:db8::1/128"));
 }
 
 #[test]
 fn gateway_sources() {
     let read = |value| good(OptionName::GatewayAllow, value).gateway_sources.remove(0).to_string();
     assert_eq!((read("10.77.0.2"), read(" 10.77.0.0/24 ")), ("10.77.0.2/32".to_owned(), "10.77.0.0/24".to_owned()));
-    for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24"] {
+    assert_eq!(read("2001:db8::/32"), "2001:db8::/32");
+    for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24", "[2001:db8::1]", "2001:db8::1/32"] {
         error(OptionName::GatewayAllow, wrong);
     }
 }

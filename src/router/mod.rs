@@ -26,7 +26,7 @@ mod table;
 mod token;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
-use crate::sys::socket::PeerCredentials;
+use crate::sys::socket::{PeerCredentials, bind_udp};
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 
@@ -121,17 +121,15 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Gateway {
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Bound, non-blocking.
     pub socket: UdpSocket,
 }
 
 impl Gateway {
     /// Binds the socket.
-    pub fn bind(address: SocketAddrV4) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { address, socket })
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { address, socket: bind_udp(address)? })
     }
 }
 

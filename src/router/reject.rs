@@ -9,7 +9,7 @@ use super::event_loop::EventLoop;
 use super::parcel::Parcel;
 use crate::policy::registry::PeerId;
 use crate::wire::answer::{rejection, source};
-use crate::wire::ip::Packet;
+use crate::wire::ip::{Packet, is_unicast};
 
 /// Where a packet came from that was on its way to the peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +55,10 @@ impl EventLoop<'_> {
     }
 
     /// The router's own address of a packet's version, if it is known.
-    fn own_address(&self, packet: &Packet<'_>) -> Option<IpAddr> {
-        let gateway = self.setup.gateway.as_ref().map(|gateway| IpAddr::V4(*gateway.address.ip()));
+    pub(super) fn own_address(&self, packet: &Packet<'_>) -> Option<IpAddr> {
+        let gateway = self.setup.gateway.as_ref().map(|gateway| gateway.address.ip());
         let mut own = self.setup.spec.addresses.iter().map(IpNet::addr).chain(gateway);
-        own.find(|address| address.is_ipv4() == packet.is_v4() && !address.is_unspecified())
+        own.find(|address| address.is_ipv4() == packet.is_v4() && is_unicast(*address))
     }
 
     fn rejection(&mut self, packet: &Packet<'_>, peer: impl Into<Option<PeerId>>) -> Option<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! Traffic from inside namespaces, as an application would cause it.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ const TCP_PORT: u16 = 7007;
 
 /// How many of `count` pings are answered, at the latest some seconds after the last one: a busy machine is slow, not
 /// lossy. `options` go to ping(8) as they are.
-pub fn pings_answered(net: &Net, to: Ipv4Addr, count: u32, options: &[&str]) -> u32 {
-    let (count, to) = (count.to_string(), to.to_string());
+pub fn pings_answered(net: &Net, to: impl Into<IpAddr>, count: u32, options: &[&str]) -> u32 {
+    let (count, to) = (count.to_string(), to.into().to_string());
     let mut program = vec!["ping", "-q", "-n", "-i", "0.05", "-W", "5", "-c", &count];
     program.extend(options);
     program.push(&to);
@@ -30,12 +30,13 @@ pub fn pings_answered(net: &Net, to: Ipv4Addr, count: u32, options: &[&str]) -> 
     }
 }
 
-pub fn is_reachable(net: &Net, to: Ipv4Addr) -> bool {
+pub fn is_reachable(net: &Net, to: impl Into<IpAddr>) -> bool {
     pings_answered(net, to, 1, &["-W", "1"]) == 1
 }
 
 /// Sends `length` bytes over TCP from one namespace to another and has them sent back.
-pub fn tcp_round_trip(server: &Net, address: Ipv4Addr, client: &Net, length: usize) -> std::io::Result<bool> {
+pub fn tcp_round_trip(server: &Net, address: impl Into<IpAddr>, client: &Net, length: usize) -> std::io::Result<bool> {
+    let address = address.into();
     let listener = server.run(|| TcpListener::bind((address, TCP_PORT)))?;
     let sent: Vec<u8> = (0..length).map(|index| u8::try_from(index % 251).expect("below 251")).collect();
     let mut stream = client.run(|| TcpStream::connect_timeout(&SocketAddr::from((address, TCP_PORT)), TIMEOUT))?;
