@@ -38,6 +38,7 @@ fn router_with_all_its_words() {
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
+        dns: Vec::new(),
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -192,7 +193,7 @@ fn default_stats_go_to_the_last_router_without_its_own() {
 #[test]
 fn devices() {
     let spec = |value| good(OptionName::Device, value).devices.remove(0);
-    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), socket: None });
+    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), ..DeviceSpec::default() });
     assert_eq!(spec("uwsgi0 /run/a b").socket.as_deref(), Some("/run/a b"));
     assert!(error(OptionName::Device, "").contains("device name"));
     assert!(error(OptionName::Device, "uwsgi0 10.0.0.1:4444").contains("TCP"));
@@ -451,7 +452,7 @@ fn leases_that_stop_the_start() {
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
     let octal = error(OptionName::Lease, "010.0.0.5/24 app");
-    assert!(octal.contains("\"010.0.0.5/24\" is no address or prefix"), "{octal}");
+    assert!(octal.contains("\"010.0.0.5/24\" is no address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),

@@ -38,7 +38,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::Device,
         name: c"tuntap-device",
-        help: c"make a tun device in the instance's network namespace and join it to a router, may be repeated (syntax: <device>[ <socket>])",
+        help: c"make a tun device in the instance's network namespace and join it to a router, may be repeated (syntax: <device>[ <socket>[ auto]], auto has the router choose its addresses)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -66,7 +66,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::Route,
         name: c"tuntap-router-route",
-        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port>)",
+        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port|[addr]:port>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -157,7 +157,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::DeviceRoute,
         name: c"tuntap-router-device-route",
-        help: c"gateways that the route rules of vassals may name beside the targets of tuntap-router-route, may be repeated (syntax: <any|addr[/len][:port]>)",
+        help: c"gateways that the route rules of vassals may name beside the targets of tuntap-router-route, may be repeated (syntax: <any|addr[/len][:port]|[addr[/len]]:port>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -201,6 +201,41 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         name: c"tuntap-device-rule",
         help: c"add a rule that the router applies to this instance's devices, the first match wins (syntax: <in|out> <src[/len]> <dst[/len]> <allow|deny|route|gateway> [addr:port])",
         argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::RouterDns,
+        name: c"tuntap-router-dns",
+        help: c"a DNS server that the router tells devices of, may be repeated (syntax: [<device>] <addr>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceAddress,
+        name: c"tuntap-device-address",
+        help: c"give the device an address, bring it up, and claim the address, may be repeated (syntax: [<device>] <addr/len>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceGateway,
+        name: c"tuntap-device-gateway",
+        help: c"where the device's default route leads, one for each family; without it to the router (syntax: [<device>] <addr>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceMtu,
+        name: c"tuntap-device-mtu",
+        help: c"the device's MTU; without it that of the router's device (syntax: [<device>] <bytes>, 576 to 65535)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceDns,
+        name: c"tuntap-device-dns",
+        help: c"write the router's DNS servers to a file in the instance's jail, true is /etc/resolv.conf; the host's own is refused (syntax: [<device>] [true|false|<path>])",
+        argument: Argument::Optional,
         flags: 0,
     },
     Entry {
