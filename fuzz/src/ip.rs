@@ -1,89 +1,263 @@
-//! IPv4 packets, and the ICMP message about one that is too long.
+//! IP packets of both versions, and what their senders are told about them.
 //!
 //! Input: an MTU (2 bytes), and a packet.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::Ipv4HeaderSlice;
-use tuntap_plugin::wire::icmp::fragmentation_needed;
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
+use tuntap_plugin::wire::answer::{prohibited, rejection, reset, source, too_big};
 use tuntap_plugin::wire::ip::{Fragment, Packet, PacketError, is_unicast};
 
 use super::input::Input;
 use super::ones_complement::verifies;
 
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const ICMP: u8 = 1;
+const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const ROUTER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
 
-/// Reads the packet, and compares with etherparse.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const ICMPV6: u8 = 58;
+
+/// Reads the packet, and compares with what the RFCs say.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let mtu = input.word();
     let bytes = input.rest();
-    if bytes.len() >= 20 && bytes[0] >> 4 == 6 {
-        return;
-    }
-    // RFC 791: a header that is whole, and a length that covers it and is there.
-    let oracle = Ipv4HeaderSlice::from_slice(bytes)
-        .ok()
-        .filter(|header| usize::from(header.total_len()) >= header.slice().len())
-        .filter(|header| usize::from(header.total_len()) <= bytes.len())
-        // Whoever has ports shows them.
-        .filter(|header| {
-            let has_ports = [6, 17, 33, 132, 136].contains(&header.protocol().0);
-            !has_ports || header.fragments_offset().value() > 0 || header.payload_len().is_ok_and(|len| len >= 4)
-        });
-    match (Packet::parse(bytes), oracle) {
-        (Ok(packet), Some(oracle)) => {
-            check_fields(&packet, &oracle, bytes);
-            check_message(&packet, mtu);
+    match (Packet::parse(bytes), expected(bytes)) {
+        (Ok(packet), Ok(expected)) => {
+            check_fields(&packet, &expected, bytes);
+            check_answers(&packet, &expected, mtu);
         }
-        (Err(error), None) => check_error(error, bytes),
-        (ours, oracle) => panic!("{ours:?}, but the oracle says {oracle:?}"),
+        (Err(error), Err(expected)) => assert_eq!(error, expected),
+        (ours, expected) => panic!("{ours:?}, but expected {expected:?}"),
     }
 }
 
-fn check_fields(packet: &Packet<'_>, oracle: &Ipv4HeaderSlice<'_>, bytes: &[u8]) {
-    assert_eq!(packet.bytes(), bytes);
-    assert_eq!((packet.src(), packet.dst()), (oracle.source_addr().into(), oracle.destination_addr().into()));
-    assert_eq!(packet.header_len(), oracle.slice().len());
-    assert_eq!(packet.total_len(), usize::from(oracle.total_len()));
-    assert_eq!(packet.protocol(), oracle.protocol().0);
-    assert_eq!(packet.is_fragment(), oracle.is_fragmenting_payload());
-    assert_eq!(packet.must_not_fragment(), oracle.dont_fragment());
-    for address in [oracle.source_addr(), oracle.destination_addr()] {
-        let first = address.octets()[0];
-        let class_e = first >= 240;
-        assert_eq!(
-            is_unicast(address.into()),
-            !(first == 0 || address.is_loopback() || address.is_multicast() || class_e)
-        );
-    }
+/// A packet as the oracle sees it.
+#[derive(Debug)]
+struct Expected {
+    src: IpAddr,
+    dst: IpAddr,
+    header_len: usize,
+    total_len: usize,
+    protocol: u8,
+    fragment: Fragment,
+    dont_fragment: bool,
+    port: Option<u16>,
 }
 
-fn check_error(error: PacketError, bytes: &[u8]) {
-    let expected = match bytes {
-        _ if bytes.len() < 20 => PacketError::TooShort,
-        [0x40..=0x4f, ..] => PacketError::Malformed,
-        _ => PacketError::NotIp,
+fn expected(bytes: &[u8]) -> Result<Expected, PacketError> {
+    let mut found = match bytes {
+        _ if bytes.len() < 20 => return Err(PacketError::TooShort),
+        [0x40..=0x4f, ..] => expected_v4(bytes)?,
+        [0x60..=0x6f, ..] => expected_v6(bytes)?,
+        _ => return Err(PacketError::NotIp),
     };
-    assert_eq!(error, expected);
+    // TCP, UDP, DCCP, SCTP, UDP-Lite: the ports of a packet's start must be there.
+    if found.fragment != Fragment::Later && [TCP, 17, 33, 132, 136].contains(&found.protocol) {
+        let payload = &bytes[found.header_len..found.total_len];
+        let port = payload.get(..4).ok_or(PacketError::Malformed)?;
+        found.port = Some(u16::from_be_bytes([port[2], port[3]]));
+    }
+    Ok(found)
 }
 
-/// RFC 792, RFC 1122 section 3.2.2, RFC 1191 section 4.
-fn check_message(packet: &Packet<'_>, mtu: u16) {
-    let (header, payload) = packet.bytes()[..packet.total_len()].split_at(packet.header_len());
-    let message = fragmentation_needed(packet, mtu, ROUTER);
-    let later_fragment = packet.fragment() == Fragment::Later;
-    let error = packet.protocol() == ICMP && !matches!(payload.first(), Some(0 | 8 | 13 | 14 | 17 | 18));
-    assert_eq!(message.is_none(), later_fragment || error);
-    let Some(message) = message else { return };
+/// RFC 791: a header that is whole, and a length that covers it and is there.
+fn expected_v4(bytes: &[u8]) -> Result<Expected, PacketError> {
+    let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|_| PacketError::Malformed)?;
+    let (header_len, total_len) = (header.slice().len(), usize::from(header.total_len()));
+    if total_len < header_len || total_len > bytes.len() {
+        return Err(PacketError::Malformed);
+    }
+    let fragment = match (header.fragments_offset().value(), header.more_fragments()) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    Ok(Expected {
+        src: header.source_addr().into(),
+        dst: header.destination_addr().into(),
+        header_len,
+        total_len,
+        protocol: header.protocol().0,
+        fragment,
+        dont_fragment: header.dont_fragment(),
+        port: None,
+    })
+}
 
-    let sent = Packet::parse(&message).expect("a packet");
-    assert_eq!((sent.src(), sent.dst(), sent.protocol()), (IpAddr::V4(ROUTER), packet.src(), ICMP));
-    assert_eq!((sent.header_len(), sent.total_len()), (20, message.len()));
-    let (sent_header, icmp) = message.split_at(20);
-    assert!(verifies(&[sent_header]) && verifies(&[icmp]), "a wrong checksum");
-    assert_eq!(icmp[..2], [3, 4]);
-    assert_eq!(icmp[4..8], [&[0, 0], mtu.to_be_bytes().as_slice()].concat());
-    assert_eq!(icmp[8..], [header, &payload[..payload.len().min(8)]].concat());
+/// RFC 8200: the header, the payload that it announces, and in it a chain of extension headers.
+fn expected_v6(bytes: &[u8]) -> Result<Expected, PacketError> {
+    let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| PacketError::TooShort)?;
+    let payload = bytes[40..].get(..usize::from(header.payload_length())).ok_or(PacketError::Malformed)?;
+    let chain = chain(header.next_header().0, payload, 0)?;
+    Ok(Expected {
+        src: header.source_addr().into(),
+        dst: header.destination_addr().into(),
+        header_len: 40 + chain.len,
+        total_len: 40 + payload.len(),
+        protocol: chain.protocol,
+        fragment: chain.fragment,
+        dont_fragment: true,
+        port: None,
+    })
+}
+
+/// What is left of a chain of extension headers.
+struct Chain {
+    len: usize,
+    protocol: u8,
+    fragment: Fragment,
+}
+
+/// RFC 8200, sections 4.1 to 4.6, RFC 4302 and RFC 5095, one header after the other.
+fn chain(kind: u8, bytes: &[u8], before: usize) -> Result<Chain, PacketError> {
+    let words = |unit: usize, more: usize| bytes.get(1).map(|&count| (usize::from(count) + more) * unit);
+    let announced = match kind {
+        0 | 43 | 60 | 135 | 139 | 140 => words(8, 1),
+        44 => Some(8),
+        51 => words(4, 2),
+        _ => return Ok(Chain { len: 0, protocol: kind, fragment: Fragment::Whole }),
+    };
+    let len = announced.filter(|len| *len <= bytes.len()).ok_or(PacketError::Malformed)?;
+    if before == 8 {
+        return Err(PacketError::Malformed);
+    }
+    let (header, rest) = bytes.split_at(len);
+    let offset = usize::from(u16::from_be_bytes([header[2], header[3]]) >> 3);
+    match kind {
+        0 if before > 0 => return Err(PacketError::Malformed),
+        43 if header[3] > 0 => return Err(PacketError::SourceRoute),
+        44 if offset > 0 => return Ok(Chain { len, protocol: header[0], fragment: Fragment::Later }),
+        _ => {}
+    }
+    let behind = chain(header[0], rest, before + 1)?;
+    let fragment = if kind == 44 && behind.fragment == Fragment::Whole { Fragment::First } else { behind.fragment };
+    Ok(Chain { len: len + behind.len, fragment, ..behind })
+}
+
+fn check_fields(packet: &Packet<'_>, expected: &Expected, bytes: &[u8]) {
+    assert_eq!(packet.bytes(), bytes);
+    assert_eq!((packet.src(), packet.dst()), (expected.src, expected.dst));
+    assert_eq!((packet.header_len(), packet.total_len()), (expected.header_len, expected.total_len));
+    assert_eq!(packet.protocol(), expected.protocol);
+    assert_eq!(packet.fragment(), expected.fragment);
+    assert_eq!(packet.is_fragment(), expected.fragment != Fragment::Whole);
+    assert_eq!(packet.must_not_fragment(), expected.dont_fragment);
+    assert_eq!(packet.destination_port(), expected.port);
+    assert_eq!(packet.is_v4(), expected.src.is_ipv4());
+    for address in [packet.src(), packet.dst()] {
+        assert_eq!(is_unicast(address), is_one_host(address));
+    }
+}
+
+fn is_one_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let first = address.octets()[0];
+            !(first == 0 || address.is_loopback() || address.is_multicast() || first >= 240)
+        }
+        IpAddr::V6(address) => {
+            let low = address.to_bits() >> 32;
+            !(low == 0 || low == 0xffff || address.is_multicast() || address.is_unicast_link_local())
+        }
+    }
+}
+
+fn check_answers(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
+    let (own, other) = if packet.is_v4() { (ROUTER4, ROUTER6) } else { (ROUTER6, ROUTER4) };
+    assert_eq!((source(Some(own), packet), source(Some(other), packet)), (own, expected.dst));
+    assert_eq!(source(None, packet), expected.dst);
+    assert_eq!((too_big(packet, mtu, other), prohibited(packet, other)), (None, None));
+
+    let mtu_field = [[0, 0], mtu.to_be_bytes()].concat();
+    let (too_big_type, prohibited_type) = if packet.is_v4() { ([3, 4], [3, 13]) } else { ([2, 0], [1, 1]) };
+    for from in [own, expected.dst] {
+        let is_about_length = !packet.is_v4();
+        check_error(packet, expected, from, too_big(packet, mtu, from), too_big_type, &mtu_field, is_about_length);
+        check_error(packet, expected, from, prohibited(packet, from), prohibited_type, &[0; 4], false);
+        let rejected = if expected.protocol == TCP { reset(packet) } else { prohibited(packet, from) };
+        assert_eq!(rejection(packet, from), rejected);
+    }
+    check_reset(packet, expected, reset(packet));
+}
+
+/// An answer's checksums, ends and length are right; what it carries.
+fn carried(answer: &[u8], from: IpAddr, to: IpAddr, protocol: u8) -> &[u8] {
+    let sent = Packet::parse(answer).expect("a packet");
+    assert_eq!((sent.src(), sent.dst(), sent.protocol()), (from, to, protocol));
+    let header_len = if from.is_ipv4() { 20 } else { 40 };
+    assert_eq!((sent.header_len(), sent.total_len()), (header_len, answer.len()));
+    let (header, payload) = answer.split_at(header_len);
+    if from.is_ipv4() {
+        assert!(verifies(&[header]), "the header's checksum");
+    }
+    let len = u16::try_from(payload.len()).expect("short").to_be_bytes();
+    let addresses = if from.is_ipv4() { &header[12..20] } else { &header[8..40] };
+    let right = match protocol {
+        ICMP => verifies(&[payload]),
+        _ => verifies(&[addresses, &[0, protocol], &len, payload]),
+    };
+    assert!(right, "the payload's checksum");
+    payload
+}
+
+/// RFC 792, RFC 1122 section 3.2.2, RFC 1191 section 4; RFC 4443 sections 2.4, 3.1 and 3.2.
+fn check_error(
+    packet: &Packet<'_>,
+    expected: &Expected,
+    from: IpAddr,
+    message: Option<Vec<u8>>,
+    kind: [u8; 2],
+    field: &[u8],
+    may_be_about_multicast: bool,
+) {
+    let whole = &packet.bytes()[..expected.total_len];
+    let payload = &whole[expected.header_len..];
+    let is_error = match expected.protocol {
+        ICMP => !matches!(payload.first(), Some(0 | 8 | 13 | 14 | 17 | 18)),
+        ICMPV6 => !matches!(payload.first(), Some(128..=136 | 138..)),
+        _ => false,
+    };
+    let is_for_many = match expected.dst {
+        IpAddr::V4(dst) => dst.octets()[0] >= 224,
+        IpAddr::V6(dst) => dst.is_multicast() && !may_be_about_multicast,
+    };
+    let is_answered = is_one_host(expected.src)
+        && is_one_host(from)
+        && expected.fragment != Fragment::Later
+        && !is_error
+        && !is_for_many;
+    assert_eq!(message.is_some(), is_answered);
+    let Some(message) = message else { return };
+    let icmp = carried(&message, from, expected.src, if packet.is_v4() { ICMP } else { ICMPV6 });
+    assert_eq!((&icmp[..2], &icmp[4..8]), (kind.as_slice(), field));
+    let quoted = if packet.is_v4() { expected.header_len + 8 } else { 1280 - 48 };
+    assert_eq!(icmp[8..], whole[..quoted.min(whole.len())]);
+}
+
+/// RFC 9293, section 3.10.7.1.
+fn check_reset(packet: &Packet<'_>, expected: &Expected, answer: Option<Vec<u8>>) {
+    let segment = &packet.bytes()[expected.header_len..expected.total_len];
+    let offset = segment.get(12).map_or(0, |byte| usize::from(byte >> 4) * 4);
+    let flags = segment.get(13).copied().unwrap_or(0);
+    let is_answered = expected.protocol == TCP
+        && expected.fragment != Fragment::Later
+        && (20..=segment.len()).contains(&offset)
+        && flags & 0x04 == 0
+        && is_one_host(expected.src)
+        && is_one_host(expected.dst);
+    assert_eq!(answer.is_some(), is_answered);
+    let Some(answer) = answer else { return };
+    let tcp = carried(&answer, expected.dst, expected.src, TCP);
+    let word = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    assert_eq!((tcp.len(), &tcp[..2], &tcp[2..4]), (20, &segment[2..4], &segment[..2]));
+    assert_eq!((tcp[12], &tcp[14..16], &tcp[18..]), (0x50, [0; 2].as_slice(), [0; 2].as_slice()));
+    if flags & 0x10 != 0 {
+        assert_eq!((tcp[13], word(tcp, 4), word(tcp, 8)), (0x04, word(segment, 8), 0));
+    } else {
+        let len = segment.len() - offset + usize::from(flags & 0x01) + usize::from(flags >> 1 & 0x01);
+        let behind = word(segment, 4).wrapping_add(u32::try_from(len).expect("short"));
+        assert_eq!((tcp[13], word(tcp, 4), word(tcp, 8)), (0x14, 0, behind));
+    }
 }

@@ -1,7 +1,7 @@
 //! The header before packets, and the packets that a super-packet is cut into.
 //!
-//! Input: 0 (1 byte), then header and packet as a device gives them; or 1 and the parameters of a super-packet that is
-//! made of them, in the order in which `super_packet` reads them.
+//! Input: a byte, whose lowest bit is 0 if header and packet follow as a device gives them, and 1 if the parameters of a
+//! super-packet follow, in the order in which `super_packet` reads them; it is of IPv6 if the next bit is 1.
 
 use tuntap_plugin::wire::ip::Packet;
 use tuntap_plugin::wire::segment::for_each_packet;
@@ -13,12 +13,26 @@ use super::ones_complement::{sum, verifies};
 /// Reads header and packet, and cuts it.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
-    let (header, bytes) = if input.flag() { super_packet(input) } else { (input.array(), input.rest().to_vec()) };
+    let flags = input.byte();
+    let (header, bytes) = match flags & 1 {
+        0 => (input.array(), input.rest().to_vec()),
+        _ => super_packet(input, flags & 2 != 0),
+    };
     // A copy of exactly this length, so that the sanitizer sees what reads beyond it.
     let bytes = bytes.into_boxed_slice();
     let Ok(packet) = Packet::parse(&bytes) else { return };
     let Ok(offload) = Offload::parse(header, &packet) else { return };
     assert_eq!(Offload::parse(offload.encode(), &packet), Ok(offload), "what goes on means the same");
+    if let Some(checksum) = offload.checksum {
+        // Rules look at the IP headers and at the ports.
+        let looked_at = packet.header_len() + if packet.destination_port().is_some() { 4 } else { 0 };
+        assert!(usize::from(checksum.start) >= packet.header_len());
+        assert!(usize::from(checksum.start) + usize::from(checksum.offset) >= looked_at);
+    }
+    if offload.segmentation.is_some() {
+        let kind = offload.encode()[1] & 0x7f;
+        assert!(if packet.is_v4() { [1, 5].contains(&kind) } else { [4, 5].contains(&kind) }, "its version");
+    }
 
     let mut packets = Vec::new();
     for_each_packet(&offload, &packet, &mut vec![0xaa; 100], |packet| packets.push(packet.to_vec()));
@@ -33,7 +47,10 @@ pub fn check(data: &[u8]) {
             assert!(checksum.is_some(), "a segmentation without a checksum to complete");
             assert!(!packet.is_fragment(), "it is a part of a packet already");
             assert!(packets.len() <= MAX_SEGMENTS, "{} segments", packets.len());
-            check_segments(original, &packets, kind, packet.header_len());
+            let written: usize = packets.iter().map(|segment| segment.len() - packet.header_len()).sum();
+            let headers: usize = packets.len() * packet.header_len();
+            assert!(written + headers <= original.len() + MAX_SEGMENTS * 120, "{} bytes of headers", headers);
+            check_segments(original, &packets, kind, &packet);
         }
     }
 }
@@ -55,12 +72,13 @@ fn check_completed(original: &[u8], completed: &[u8], checksum: PartialChecksum,
     assert_eq!(completed[at..at + 2], expected.to_be_bytes());
 }
 
-fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, ip_len: usize) {
+fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, packet: &Packet<'_>) {
+    let (is_v4, ip_len) = (packet.is_v4(), packet.header_len());
     let (size, is_tcp, transport_len) = match kind {
         Segmentation::Tcp { size, .. } => (usize::from(size), true, usize::from(original[ip_len + 12] >> 4) * 4),
         Segmentation::Udp { size } => (usize::from(size), false, 8),
     };
-    assert_eq!(original[9], if is_tcp { 6 } else { 17 }, "the protocol");
+    assert_eq!(packet.protocol(), if is_tcp { 6 } else { 17 });
     let headers_len = ip_len + transport_len;
     let (headers, payload) = original.split_at(headers_len);
     let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -74,17 +92,22 @@ fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, ip_
         let is_last = index + 1 == segments.len();
         assert!(if is_last { (1..=size).contains(&part.len()) } else { part.len() == size });
 
-        assert!(verifies(&[ip]), "IP checksum of segment {index}");
+        assert!(!is_v4 || verifies(&[ip]), "IP checksum of segment {index}");
         let protocol = [0, if is_tcp { 6 } else { 17 }];
         let len = u16::try_from(transport.len()).expect("short").to_be_bytes();
-        assert!(verifies(&[&ip[12..20], &protocol, &len, transport]), "checksum of segment {index}");
+        let addresses = if is_v4 { &ip[12..20] } else { &ip[8..40] };
+        assert!(verifies(&[addresses, &protocol, &len, transport]), "checksum of segment {index}");
 
         // What differs from the headers of the super-packet, and nothing else does.
         let mut expected = headers.to_vec();
-        expected[2..4].copy_from_slice(&u16::try_from(segment.len()).expect("short").to_be_bytes());
-        let step = u16::try_from(index).expect("at most 65535");
-        expected[4..6].copy_from_slice(&word(headers, 4).wrapping_add(step).to_be_bytes());
-        expected[10..12].copy_from_slice(&ip[10..12]);
+        if is_v4 {
+            expected[2..4].copy_from_slice(&u16::try_from(segment.len()).expect("short").to_be_bytes());
+            let step = u16::try_from(index).expect("at most 65535");
+            expected[4..6].copy_from_slice(&word(headers, 4).wrapping_add(step).to_be_bytes());
+            expected[10..12].copy_from_slice(&ip[10..12]);
+        } else {
+            expected[4..6].copy_from_slice(&u16::try_from(segment.len() - 40).expect("short").to_be_bytes());
+        }
         let checksum_at = if is_tcp {
             let sequence = u32::from_be_bytes(headers[ip_len + 4..ip_len + 8].try_into().expect("four bytes"));
             let sequence = sequence.wrapping_add(u32::try_from(reassembled.len()).expect("short"));
@@ -106,11 +129,15 @@ fn check_segments(original: &[u8], segments: &[Vec<u8>], kind: Segmentation, ip_
 }
 
 /// A super-packet as a kernel would give it, with a few of its bytes changed.
-fn super_packet(mut input: Input<'_>) -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
+fn super_packet(mut input: Input<'_>, is_v6: bool) -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
     let is_tcp = input.flag();
     let ecn = input.flag();
     let size = input.word();
-    let ip_len = 20 + 4 * input.below(11);
+    // Options of IPv4, or extension headers of IPv6: up to three, of 8 to 64 bytes.
+    let options = input.below(11);
+    let extensions =
+        if is_v6 { (0..options % 4).map(|_| (input.byte(), 8 + 8 * input.below(8))).collect() } else { vec![] };
+    let ip_len = if is_v6 { 40 + extensions.iter().map(|(_, len)| len).sum::<usize>() } else { 20 + 4 * options };
     let transport_len = if is_tcp { 20 + 4 * input.below(11) } else { 8 };
     // Mostly short, and of 64 segments at most, so that many inputs are tried.
     let payload_len = usize::from(input.word() >> input.below(12))
@@ -126,19 +153,34 @@ fn super_packet(mut input: Input<'_>) -> ([u8; VNET_HEADER_LEN], Vec<u8>) {
         *byte = *filler;
     }
     let nibble = |len: usize| u8::try_from(len / 4).expect("at most 15");
-    bytes[0] = 0x40 | nibble(ip_len);
-    bytes[2..4].copy_from_slice(&u16::try_from(total_len).expect("limited above").to_be_bytes());
-    bytes[6..8].fill(0);
-    bytes[9] = if is_tcp { 6 } else { 17 };
+    let protocol = if is_tcp { 6 } else { 17 };
+    if is_v6 {
+        bytes[0] = 0x60;
+        bytes[4..6].copy_from_slice(&u16::try_from(total_len - 40).expect("limited above").to_be_bytes());
+        let (mut next, mut at) = (6, 40);
+        for (kind, len) in extensions {
+            // Mostly of the kinds that each segment can have.
+            bytes[next] = [60, 43, 0, 60, 43, 60, 44, 135][usize::from(kind) % 8];
+            bytes[at + 1] = u8::try_from(len / 8 - 1).expect("below 8");
+            bytes[at + 3] = 0;
+            (next, at) = (at, at + len);
+        }
+        bytes[next] = protocol;
+    } else {
+        bytes[0] = 0x40 | nibble(ip_len);
+        bytes[2..4].copy_from_slice(&u16::try_from(total_len).expect("limited above").to_be_bytes());
+        bytes[6..8].fill(0);
+        bytes[9] = protocol;
+    }
     if is_tcp {
         bytes[ip_len + 12] = nibble(transport_len) << 4;
     }
 
     let mut header = [0; VNET_HEADER_LEN];
     header[0] = 1;
-    header[1] = if is_tcp { 1 | u8::from(ecn) << 7 } else { 5 };
+    header[1] = if is_tcp { (if is_v6 { 4 } else { 1 }) | u8::from(ecn) << 7 } else { 5 };
     header[4..6].copy_from_slice(&size.to_ne_bytes());
-    header[6..8].copy_from_slice(&u16::try_from(ip_len).expect("at most 60").to_ne_bytes());
+    header[6..8].copy_from_slice(&u16::try_from(ip_len).expect("short").to_ne_bytes());
     header[8..10].copy_from_slice(&(if is_tcp { 16u16 } else { 6 }).to_ne_bytes());
     for (at, difference) in changes {
         let at = usize::from(at) % (VNET_HEADER_LEN + total_len);

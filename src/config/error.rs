@@ -102,10 +102,13 @@ pub enum Problem {
         error: nix::errno::Errno,
     },
     /// No range of gateways.
-    #[error("\"{0}\" is no range of gateways, expected any or a.b.c.d[/len][:port] with a port from 1 to 65535")]
+    #[error(
+        "\"{0}\" is no range of gateways, expected any, a.b.c.d[/len][:port], an IPv6 address[/len], or \
+             [address[/len]]:port, with a port from 1 to 65535"
+    )]
     DeviceRoute(String),
     /// No address with port for UDP.
-    #[error("\"{0}\" is no UDP address, expected a.b.c.d:port with a port from 1 to 65535")]
+    #[error("\"{0}\" is no UDP address, expected a.b.c.d:port or [IPv6 address]:port with a port from 1 to 65535")]
     UdpAddress(String),
     /// No name for a network device.
     #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]

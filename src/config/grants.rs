@@ -1,6 +1,6 @@
 //! What the operator grants: `tuntap-router-lease`, `-lease-default`, `-device-route` and `-gateway-allow`.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::error::{ConfigError, ConfigErrors, Problem};
 use super::{OptionName, parse};
@@ -92,22 +92,33 @@ pub fn resolve_leases(
     if errors.is_empty() { Ok(leases) } else { Err(ConfigErrors(errors)) }
 }
 
-/// Reads `any` or `<addr[/len]>[:port]`.
-pub fn device_route(value: &str) -> Result<TargetRange, Problem> {
+/// Reads `any`, `<addr[/len]>[:port]` or, for IPv6 with a port, `[<addr[/len]>]:<port>`. `any` is one range for each
+/// version.
+pub fn device_route(value: &str) -> Result<Vec<TargetRange>, Problem> {
     let value = value.trim();
     if value == "any" {
-        return Ok(TargetRange { prefix: IpNet::default(), port: None });
+        let ranges = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        return Ok(ranges.map(|prefix| TargetRange { prefix, port: None }).to_vec());
     }
     let wrong = || Problem::DeviceRoute(value.to_owned());
-    let (prefix, port) = match value.split_once(':') {
-        Some((prefix, port)) => (prefix, Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?)),
-        None => (value, None),
+    let (prefix, port) = match value.strip_prefix('[') {
+        Some(rest) => {
+            let (prefix, behind) = rest.split_once(']').filter(|(prefix, _)| prefix.contains(':')).ok_or_else(wrong)?;
+            let port = if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or_else(wrong)?) };
+            (prefix, port)
+        }
+        None => match value.split_once(':') {
+            // A second colon makes it an IPv6 address.
+            Some((prefix, port)) if !port.contains(':') => (prefix, Some(port)),
+            _ => (value, None),
+        },
     };
+    let port = port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)).transpose()?;
     let prefix = parse::exact_prefix(prefix).map_err(|problem| match problem {
         Problem::Prefix(_) => wrong(),
         other => other,
     })?;
-    Ok(TargetRange { prefix, port })
+    Ok(vec![TargetRange { prefix, port }])
 }
 
 /// Reads `<addr[/len]>`.

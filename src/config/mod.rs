@@ -244,7 +244,9 @@ impl Config {
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
                 OptionName::Lease => grants::lease(value).map(|lease| config.leases.push(lease)),
                 OptionName::LeaseDefault => grants::lease_default(value).map(|it| config.lease_default = Some(it)),
-                OptionName::DeviceRoute => grants::device_route(value).map(|range| config.device_routes.push(range)),
+                OptionName::DeviceRoute => {
+                    grants::device_route(value).map(|ranges| config.device_routes.extend(ranges))
+                }
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),

@@ -1,6 +1,6 @@
 //! The words that option values are made of.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -82,14 +82,19 @@ fn prefix_as_written(word: &str) -> Result<IpNet, Problem> {
     IpNet::new(address, if address.is_unspecified() { 0 } else { host_len }).map_err(|_| wrong())
 }
 
-/// Address and port of another router's gateway.
-pub fn udp_target(word: &str) -> Result<SocketAddrV4, Problem> {
-    let target: SocketAddrV4 = word.parse().map_err(|_| Problem::UdpAddress(word.to_owned()))?;
-    if target.port() == 0 { Err(Problem::UdpAddress(word.to_owned())) } else { Ok(target) }
+/// Address and port of another router's gateway. IPv4 addresses are written as such, and scopes of one machine mean
+/// nothing in a rule that comes from another.
+pub fn udp_target(word: &str) -> Result<SocketAddr, Problem> {
+    let is_plain = |target: &SocketAddr| match target {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(target) => target.scope_id() == 0 && target.ip().to_ipv4_mapped().is_none(),
+    };
+    let target = word.parse().ok().filter(|target: &SocketAddr| target.port() != 0 && is_plain(target));
+    target.ok_or_else(|| Problem::UdpAddress(word.to_owned()))
 }
 
-/// Address and port to bind for UDP. `:port` is any address.
-pub fn udp_bind(word: &str) -> Result<SocketAddrV4, Problem> {
+/// Address and port to bind for UDP. `:port` is any IPv4 address; `[::]:port` is any address of both versions.
+pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
     match word.strip_prefix(':') {
         Some(port) => {
             udp_target(&format!("{}:{port}", Ipv4Addr::UNSPECIFIED)).map_err(|_| Problem::UdpAddress(word.to_owned()))

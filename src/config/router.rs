@@ -1,6 +1,6 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
@@ -18,7 +18,7 @@ pub struct RouterSpec {
     /// Where it tells its statistics.
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
-    pub gateway: Option<SocketAddrV4>,
+    pub gateway: Option<SocketAddr>,
     /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
     pub addresses: Vec<IpNet>,
     /// The host's interfaces by which its vassals reach other networks, masqueraded.

@@ -57,7 +57,7 @@ pub fn route(value: &str) -> Result<Rule<SocketAddr>, Problem> {
     let words = parse::words(value, ROUTE_SYNTAX)?;
     let [src, dst, target] = words.as_slice() else { return Err(Problem::Syntax(ROUTE_SYNTAX)) };
     let selector = selector(src, dst, &[], ROUTE_SYNTAX)?;
-    Ok(Rule { selector, target: parse::udp_target(target)?.into() })
+    Ok(Rule { selector, target: parse::udp_target(target)? })
 }
 
 /// Reads a rule that a device sends to its router.
@@ -82,7 +82,7 @@ pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
         ("allow", None) => RuleAction::Allow,
         ("deny", None) => RuleAction::Deny,
         ("reject", None) => RuleAction::Reject,
-        ("route" | "gateway", Some(target)) => RuleAction::Route(parse::udp_target(target)?.into()),
+        ("route" | "gateway", Some(target)) => RuleAction::Route(parse::udp_target(target)?),
         ("route" | "gateway", None) => return Err(Problem::Target("route and gateway need a target, addr:port")),
         ("allow" | "deny" | "reject", Some(_)) => {
             return Err(Problem::Target("allow, deny and reject take no target"));

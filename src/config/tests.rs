@@ -1,4 +1,4 @@
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
@@ -22,6 +22,10 @@ fn error(option: OptionName, value: &str) -> String {
     }
 }
 
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address with a port")
+}
+
 #[test]
 fn router_with_all_its_words() {
     let config = good(OptionName::Router, "emperor0 /run/tuntap.socket 127.0.0.1:5002 192.0.2.1:999");
@@ -29,7 +33,7 @@ fn router_with_all_its_words() {
         device: "emperor0".to_owned(),
         socket: "/run/tuntap.socket".to_owned(),
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
-        gateway: Some(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 999)),
+        gateway: Some(address("192.0.2.1:999")),
         addresses: Vec::new(),
         nat: Vec::new(),
         ports: Vec::new(),
@@ -46,13 +50,24 @@ fn router_with_the_least_words_and_odd_spacing() {
     assert_eq!(good(OptionName::Router, r#"e "/run/a b""#).routers[0].socket, "/run/a b");
     let gateway_only = good(OptionName::Router, r#"e /s "" :999"#);
     assert_eq!(gateway_only.routers[0].stats, None);
-    assert_eq!(gateway_only.routers[0].gateway, Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 999)));
+    assert_eq!(gateway_only.routers[0].gateway, Some(address("0.0.0.0:999")));
+    for over_ipv6 in ["[::]:999", "[2001:db8::1]:4000"] {
+        let router = good(OptionName::Router, &format!("e /s \"\" {over_ipv6}")).routers.remove(0);
+        assert_eq!(router.gateway, Some(address(over_ipv6)));
+    }
 }
 
 #[test]
 fn router_values_that_stop_the_start() {
     for value in
         ["", "emperor0", "a b c d e", "a \"b", "a /s stats 1.2.3.4", "a /s stats 1.2.3.4:0", "a /s stats host:1"]
+            .into_iter()
+            .chain([
+                "a /s stats ::1",
+                "a /s stats [::1]:0",
+                "a /s stats [fe80::1%1]:1",
+                "a /s stats [::ffff:1.2.3.4]:1",
+            ])
     {
         error(OptionName::Router, value);
     }
@@ -70,6 +85,95 @@ fn routers_do_not_share() {
     assert!(two("a /s", "b /t").is_ok());
     assert!(two("a /s", "a /t").is_err_and(|errors| errors.to_string().contains("device")));
     assert!(two("a /s", "b /s").is_err_and(|errors| errors.to_string().contains("socket")));
+}
+
+fn with_router(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
+    Config::from_options([(OptionName::Router, "a /a")].into_iter().chain(options.iter().copied()))
+}
+
+fn with_two_routers(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
+    with_router(&[&[(OptionName::Router, "b /b")], options].concat())
+}
+
+#[test]
+fn router_sets_up_its_host() {
+    let config = with_two_routers(&[
+        (OptionName::RouterPort, "b tcp 8080 10.0.1.2:80"),
+        (OptionName::RouterPort, "b udp 8080 10.0.1.2:80"),
+        (OptionName::RouterPort, "a tcp 8080 [fd00:77::2]:80"),
+        (OptionName::RouterNat, "b eth0"),
+        (OptionName::RouterNat, "b eth1"),
+        (OptionName::RouterAddress, "a fd00:77::1/64"),
+        (OptionName::RouterAddress, "b 10.0.1.1/24"),
+        (OptionName::RouterMtu, "a 8188"),
+    ])
+    .expect("valid");
+    let [first, second] = config.routers.as_slice() else { panic!("{config:?}") };
+    assert_eq!(first.addresses, ["fd00:77::1/64".parse().expect("a network")]);
+    assert_eq!((first.nat.len(), first.mtu, first.ports.len()), (0, Some(8188), 1));
+    assert_eq!((second.nat.as_slice(), second.mtu), (&["eth0".to_owned(), "eth1".to_owned()][..], None));
+    let mapping =
+        PortMapping { protocol: PortProtocol::Tcp, port: 8080, target: "10.0.1.2:80".parse().expect("an address") };
+    assert_eq!(second.ports, [mapping, PortMapping { protocol: PortProtocol::Udp, ..mapping }]);
+    // Networks of two, and of one, have no address to spare.
+    for address in ["10.0.0.0/31", "10.0.0.1/32", "fd00::/127", "fd00::1/128", "10.0.0.255/16", "fd00::ffff/112"] {
+        with_router(&[(OptionName::RouterAddress, address)]).unwrap_or_else(|errors| panic!("{errors}"));
+    }
+    assert!(read(OptionName::RouterNat, "eth0").is_ok(), "without a router it has no effect");
+}
+
+#[test]
+fn host_settings_that_stop_the_start() {
+    for (option, values) in [
+        (
+            OptionName::RouterAddress,
+            &["", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/7", "010.0.0.1/24", "fd00::1/4", "a b c/1"][..],
+        ),
+        (
+            OptionName::RouterAddress,
+            &["0.0.0.1/8", "127.0.0.1/8", "169.254.0.1/16", "224.0.0.1/8", "255.255.255.1/8", "::1/64", "fe80::1/64"],
+        ),
+        (
+            OptionName::RouterAddress,
+            &["10.0.0.0/24", "10.0.0.255/24", "fd00::/64", "::ffff:10.0.0.1/120", "ff02::1/16"],
+        ),
+        (OptionName::RouterNat, &["", "all", "default", "lo", "a/b", "a b c", ".."]),
+        (OptionName::RouterPort, &["tcp 80", "sctp 80 10.0.0.2:80", "tcp 0 10.0.0.2:80", "tcp 65536 10.0.0.2:80"]),
+        (
+            OptionName::RouterPort,
+            &["tcp 80 10.0.0.2", "tcp 80 10.0.0.2:0", "tcp 80 fd00::2:80", "tcp 80 [fe80::2%1]:80"],
+        ),
+        (OptionName::RouterMtu, &["", "575", "8189", "1500 a"]),
+    ] {
+        for value in values {
+            error(option, value);
+        }
+    }
+    let address = (OptionName::RouterAddress, "10.0.0.1/24");
+    let error = |options: &[_]| with_router(options).expect_err("wrong").to_string();
+    for (options, reason) in [
+        (&[address, (OptionName::RouterAddress, "10.0.0.129/25")][..], "overlaps with 10.0.0.1/24 of the router a"),
+        (&[(OptionName::RouterNat, "eth0")], "the router has no address"),
+        (&[address, (OptionName::RouterNat, "a")], "leads to other networks"),
+        (&[address, (OptionName::RouterNat, "e"), (OptionName::RouterNat, "e")], "is there twice"),
+        (&[(OptionName::RouterNat, "c eth0")], "there is no tuntap-router with the device c"),
+        (&[address, (OptionName::RouterPort, "tcp 1 [fd00::2]:1")], "the router has no IPv6 address"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.1.2:1")], "10.0.1.2 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.0.1:1")], "10.0.0.1 can't be a vassal's address"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.0.255:1")], "10.0.0.255 can't be a vassal's address"),
+        (
+            &[address, (OptionName::RouterPort, "tcp 1 10.0.0.2:1"), (OptionName::RouterPort, "tcp 1 10.0.0.3:2")],
+            "tcp 1 10.0.0.3:2: is there twice",
+        ),
+        (&[(OptionName::RouterMtu, "1400"), (OptionName::RouterMtu, "a 1400")], "is there twice"),
+        (&[(OptionName::RouterAddress, "fd00::1/64"), (OptionName::RouterMtu, "1279")], "needs 1280 bytes"),
+    ] {
+        assert!(error(options).contains(reason), "{reason} in {}", error(options));
+    }
+    let unnamed = with_two_routers(&[address]).expect_err("whose is it?").to_string();
+    assert!(unnamed.contains("there are several tuntap-router"), "{unnamed}");
+    let overlapping = [(OptionName::RouterAddress, "a 10.0.0.1/24"), (OptionName::RouterAddress, "b 10.0.0.2/24")];
+    assert!(with_two_routers(&overlapping).is_err_and(|errors| errors.to_string().contains("of the router a")));
 }
 
 #[test]
@@ -347,7 +451,7 @@ fn leases_that_stop_the_start() {
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
     let octal = error(OptionName::Lease, "010.0.0.5/24 app");
-    assert!(octal.contains("\"010.0.0.5/24\" is no address or prefix"), "{octal}");
+    assert!(octal.contains("\"010.0.0.5/24\" is no address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),
@@ -370,7 +474,13 @@ fn lease_default() {
 fn device_routes() {
     let read = |value| good(OptionName::DeviceRoute, value).device_routes.remove(0);
     let range = |prefix: &str, port| TargetRange { prefix: prefix.parse().expect("a prefix"), port };
-    assert_eq!(read("any"), range("0.0.0.0/0", None));
+    let any = good(OptionName::DeviceRoute, "any").device_routes;
+    assert_eq!(any, [range("0.0.0.0/0", None), range("::/0", None)]);
+    assert_eq!(read("2001:db8::1"), range("2001:db8::1/128", None));
+    assert_eq!(read("[2001:db8::1]"), range("2001:db8::1/128", None));
+    assert_eq!(read("2001:db8::/32"), range("2001:db8::/32", None));
+    assert_eq!(read("[2001:db8::]:4000").port, Some(4000));
+    assert_eq!(read("[2001:db8::/32]:4000"), range("2001:db8::/32", Some(4000)));
     assert_eq!(read("10.77.0.2"), range("10.77.0.2/32", None));
     assert_eq!(read("10.77.0.2:4000"), range("10.77.0.2/32", Some(4000)));
     assert_eq!(read(" 10.77.0.0/24:999 "), range("10.77.0.0/24", Some(999)));
@@ -379,14 +489,20 @@ fn device_routes() {
     {
         assert!(error(OptionName::DeviceRoute, wrong).contains("range of gateways"), "{wrong}");
     }
+    for wrong in ["[", "[]", "[::1", "[::1]4000", "[::1]:", "[::1]:0", "[10.77.0.2]:1", "[::/129]:1", "[any]", "::1]:1"]
+    {
+        assert!(error(OptionName::DeviceRoute, wrong).contains("range of gateways"), "{wrong}");
+    }
     assert!(error(OptionName::DeviceRoute, "10.77.0.2/24:1").contains("10.77.0.2/32"));
+    assert!(error(OptionName::DeviceRoute, "[2001:db8::1/32]:1").contains("2001:db8::1/128"));
 }
 
 #[test]
 fn gateway_sources() {
     let read = |value| good(OptionName::GatewayAllow, value).gateway_sources.remove(0).to_string();
     assert_eq!((read("10.77.0.2"), read(" 10.77.0.0/24 ")), ("10.77.0.2/32".to_owned(), "10.77.0.0/24".to_owned()));
-    for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24"] {
+    assert_eq!(read("2001:db8::/32"), "2001:db8::/32");
+    for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24", "[2001:db8::1]", "2001:db8::1/32"] {
         error(OptionName::GatewayAllow, wrong);
     }
 }

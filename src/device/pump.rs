@@ -32,12 +32,6 @@ const READ_LEN: usize = 64 * 1024;
 /// How often the thread looks whether the privileges have been dropped, if it has to wait for that.
 const PRIVILEGES_POLL: Duration = Duration::from_millis(50);
 
-/// The first four bits of an IPv4 packet.
-const IPV4: u8 = 4;
-
-/// The first four bits of an IPv6 packet.
-const IPV6: u8 = 6;
-
 /// What is on its way through the thread.
 ///
 /// A reload may bring another version of the plugin: what it doesn't find is empty.
@@ -50,8 +44,8 @@ pub struct Buffers {
     pub from_router: Vec<u8>,
     /// Whether the router reads and writes the device itself.
     pub attached: bool,
-    /// Whether the router has answered a hello: it is none of the C plugin's then, and knows IPv6.
-    pub answered: bool,
+    /// Whether the router has answered: one of the C plugin never does.
+    pub router_is_ours: bool,
     /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
     pub greeting: Option<Vec<u8>>,
     /// The directory that was the root when the connection was made.
@@ -59,6 +53,17 @@ pub struct Buffers {
 }
 
 impl Buffers {
+    /// Whether a packet may travel in a frame. A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory
+    /// with a longer frame.
+    fn may_carry(&self, packet: &[u8]) -> bool {
+        let is_known_version = match packet.first().map(|first| first >> 4) {
+            Some(4) => true,
+            Some(6) => self.router_is_ours,
+            _ => false,
+        };
+        is_known_version && packet.len() <= MAX_PAYLOAD_LEN
+    }
+
     /// Those of a connection that has just been made.
     pub fn after_greeting(greeted: Greeted) -> Self {
         let greeting = match greeted {
@@ -274,13 +279,7 @@ impl Pump {
                 },
             };
             let packet = &self.scratch[VNET_HEADER_LEN.min(len)..len];
-            // A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory with a longer frame.
-            let is_known = match packet.first().map(|first| first >> 4) {
-                Some(IPV4) => true,
-                Some(IPV6) => self.buffers.answered,
-                _ => false,
-            };
-            if is_known && packet.len() <= MAX_PAYLOAD_LEN {
+            if self.buffers.may_carry(packet) {
                 let _fits = frame::append(&mut self.buffers.to_router, FrameKind::Packet, packet);
             }
         }
@@ -341,7 +340,7 @@ impl Pump {
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
     fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
-        self.buffers.answered = true;
+        self.buffers.router_is_ours = true;
         match answer {
             Answer::Attached => {
                 self.buffers.attached = true;
@@ -376,5 +375,34 @@ impl Source {
             2 => Some(Self::Stop),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_is_for_routers_that_have_answered() {
+        let unknown = Buffers::default();
+        let ours = Buffers { router_is_ours: true, ..Buffers::default() };
+        for (first, to_unknown, to_ours) in [(0x45, true, true), (0x60, false, true), (0x10, false, false)] {
+            assert_eq!(
+                (unknown.may_carry(&[first; 40]), ours.may_carry(&[first; 40])),
+                (to_unknown, to_ours),
+                "{first:#x}"
+            );
+            assert!(!ours.may_carry(&[first; MAX_PAYLOAD_LEN + 1]));
+        }
+        assert!(!ours.may_carry(&[]));
+    }
+
+    #[test]
+    fn what_the_router_is_survives_a_reload() {
+        let ours = Buffers { router_is_ours: true, ..Buffers::default() };
+        let kept = serde_json::to_string(&ours).expect("plain values");
+        assert!(serde_json::from_str::<Buffers>(&kept).expect("its own format").router_is_ours);
+        // An earlier version doesn't tell.
+        assert!(!serde_json::from_str::<Buffers>("{}").expect("everything has a default").router_is_ours);
     }
 }

@@ -46,7 +46,7 @@ mod tests {
         let range = |prefix: &str, port| TargetRange { prefix: prefix.parse().expect("a prefix"), port };
         let allowed = AllowedTargets::new(
             [target("192.0.2.1:4000")],
-            [range("10.0.0.0/8", Some(999)), range("203.0.113.7/32", None)],
+            [range("10.0.0.0/8", Some(999)), range("203.0.113.7/32", None), range("2001:db8::/32", Some(999))],
         );
         for (text, expected) in [
             ("192.0.2.1:4000", true),
@@ -56,6 +56,10 @@ mod tests {
             ("10.1.2.3:998", false),
             ("203.0.113.7:1", true),
             ("203.0.113.8:1", false),
+            ("[2001:db8::7]:999", true),
+            ("[2001:db8::7]:998", false),
+            ("[2001:db9::7]:999", false),
+            ("[::ffff:10.1.2.3]:999", false),
         ] {
             assert_eq!(allowed.allow(target(text)), expected, "{text}");
         }

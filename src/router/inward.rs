@@ -74,9 +74,10 @@ impl EventLoop<'_> {
         self.buffer = buffer;
     }
 
-    /// Whether a datagram's sender is another router, as far as an address can tell.
+    /// Whether a datagram's sender is another router, as far as an address can tell. A socket for both versions shows
+    /// IPv4 addresses inside of IPv6 ones (ipv6(7)).
     fn is_router(&self, source: SocketAddr) -> bool {
-        self.forwarder.accepts_datagrams_of(source.ip())
+        self.forwarder.accepts_datagrams_of(source.ip().to_canonical())
     }
 
     fn forward_inward(&mut self, sender: Sender, parcel: Result<Parcel<'_>, DropReason>) {

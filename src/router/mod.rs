@@ -26,10 +26,11 @@ mod table;
 mod token;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::{RouterSpec, Sandbox};
@@ -37,7 +38,7 @@ use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
-use crate::sys::socket::PeerCredentials;
+use crate::sys::socket::{PeerCredentials, bind_udp};
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 
@@ -117,21 +118,27 @@ pub struct Setup {
     pub logger: Logger,
 }
 
+impl Setup {
+    /// The router's addresses, as far as they are known here.
+    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());
+        self.spec.addresses.iter().map(IpNet::addr).chain(gateway)
+    }
+}
+
 /// The socket on which routers exchange packets.
 #[derive(Debug)]
 pub struct Gateway {
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Bound, non-blocking.
     pub socket: UdpSocket,
 }
 
 impl Gateway {
     /// Binds the socket.
-    pub fn bind(address: SocketAddrV4) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { address, socket })
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { address, socket: bind_udp(address)? })
     }
 }
 

@@ -1,7 +1,6 @@
 //! From the peers: frames, and where their packets go.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -160,8 +159,7 @@ impl EventLoop<'_> {
                 Err(reason)
             }
             Outward::Tun => self.send_to_tun(parcel),
-            Outward::Gateway(SocketAddr::V4(target)) => self.send_to_gateway(id, target, parcel),
-            Outward::Gateway(SocketAddr::V6(_)) => Err(DropReason::GatewayRefused),
+            Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
             Outward::Peer(other) => {
                 self.deliver(other, parcel);
                 Ok(())

@@ -92,11 +92,21 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     // The probe for the length of packets to another router.
     (
         Sysno::socket,
-        &[&[is(0, libc::AF_INET.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())]],
+        &[
+            &[is(0, libc::AF_INET.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())],
+            &[is(0, libc::AF_INET6.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())],
+        ],
     ),
     // A peer's credentials, and the answer to that probe. No packet filters.
     (Sysno::setsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())]]),
-    (Sysno::getsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())], &[is(1, libc::IPPROTO_IP.cast_unsigned())]]),
+    (
+        Sysno::getsockopt,
+        &[
+            &[is(1, libc::SOL_SOCKET.cast_unsigned())],
+            &[is(1, libc::IPPROTO_IP.cast_unsigned())],
+            &[is(1, libc::IPPROTO_IPV6.cast_unsigned()), is(2, libc::IPV6_MTU.cast_unsigned())],
+        ],
+    ),
     // Whether a descriptor blocks, and whether it outlives an exec.
     (
         Sysno::fcntl,

@@ -2,15 +2,15 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, sockopt,
+    self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
+    UnixAddr, UnixCredentials, sockopt,
 };
 use serde::{Deserialize, Serialize};
 
@@ -236,10 +236,34 @@ fn received_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     received
 }
 
-/// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU).
-pub fn path_mtu(socket: &UdpSocket) -> io::Result<u16> {
-    let mtu = kernel::getsockopt(socket, sockopt::IpMtu)?;
+/// Binds a UDP socket, non-blocking and closed on exec. One for all addresses of IPv6 takes those of IPv4, too (ipv6(7),
+/// IPV6_V6ONLY), whatever the machine's default is.
+pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = kernel::socket(family, SockType::Datagram, flags, None)?;
+    if address.is_ipv6() {
+        kernel::setsockopt(&socket, sockopt::Ipv6V6Only, &!address.ip().is_unspecified())?;
+    }
+    kernel::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(UdpSocket::from(socket))
+}
+
+/// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU;
+/// ipv6(7), IPV6_MTU).
+pub fn path_mtu(socket: &UdpSocket, peer: SocketAddr) -> io::Result<u16> {
+    let mtu = if peer.is_ipv4() { kernel::getsockopt(socket, sockopt::IpMtu)? } else { mtu6(socket)? };
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+fn mtu6(socket: &UdpSocket) -> nix::Result<libc::c_int> {
+    let mut mtu: libc::c_int = 0;
+    let mut len = libc::socklen_t::try_from(size_of_val(&mtu)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the option is an int (linux/in6.h), which `mtu` is, and `len` is its length; both live through the call.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU, (&raw mut mtu).cast(), &raw mut len)
+    };
+    Errno::result(result).map(|_| mtu)
 }
 
 /// Whether the other end will never send again, even if bytes of it are still to be read.
@@ -365,6 +389,34 @@ mod tests {
         let mut buffer = [0; 1];
         let (count, descriptor) = recv_with_descriptor(receiver.as_fd(), &mut buffer).expect("a message");
         assert_eq!((count, descriptor.is_some()), (1, true));
+    }
+
+    #[test]
+    fn socket_for_all_addresses_of_ipv6_takes_those_of_ipv4_and_others_do_not() {
+        let bound = |address: &str| bind_udp(address.parse().expect("an address")).expect("a free port");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let receives = |socket: &UdpSocket| {
+            let port = socket.local_addr().expect("bound").port();
+            sender.send_to(b"x", ("127.0.0.1", port)).expect("loopback");
+            socket.recv_from(&mut [0; 1]).is_ok_and(|(_, from)| {
+                (from.ip().to_canonical(), from.port())
+                    == ("127.0.0.1".parse().expect("an address"), sender.local_addr().expect("bound").port())
+            })
+        };
+        assert!(receives(&bound("[::]:0")));
+        assert!(receives(&bound("0.0.0.0:0")));
+        assert!(!receives(&bound("[::1]:0")));
+    }
+
+    #[test]
+    fn way_to_the_own_machine_is_as_wide_as_loopback() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let target = bind_udp(address.parse().expect("an address")).expect("a free port");
+            let probe = bind_udp(address.parse().expect("an address")).expect("a free port");
+            let target = target.local_addr().expect("bound");
+            probe.connect(target).expect("loopback");
+            assert!(path_mtu(&probe, target).expect("connected") >= 1280, "{address}");
+        }
     }
 
     #[test]

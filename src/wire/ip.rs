@@ -239,7 +239,7 @@ impl Extensions {
     /// Follows the chain from the header's `next` (RFC 8200, section 4) to the end of the packet, `whole`, at most.
     fn walk(whole: &[u8], next: u8) -> Result<Self, PacketError> {
         let mut found = Self { end: IPV6_HEADER_LEN, protocol: next, fragment: Fragment::Whole };
-        for _ in 0..=MAX_EXTENSION_HEADERS {
+        for _ in 0..MAX_EXTENSION_HEADERS {
             if !is_extension(found.protocol) {
                 return Ok(found);
             }
@@ -269,7 +269,7 @@ impl Extensions {
                 return Ok(found);
             }
         }
-        Err(PacketError::Malformed)
+        if is_extension(found.protocol) { Err(PacketError::Malformed) } else { Ok(found) }
     }
 }
 

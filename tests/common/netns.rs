@@ -87,11 +87,17 @@ impl Netns {
         &self.name
     }
 
-    /// Joins two namespaces by a veth pair and gives each end its address (`a.b.c.d/n`).
+    /// Turns IPv6 on.
+    pub fn with_ipv6(self) -> Self {
+        self.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1");
+        self
+    }
+
+    /// Joins two namespaces by a veth pair and gives each end its address (`addr/n`).
     pub fn join(&self, own: &str, other: &Self, others: &str) {
         self.sh(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name));
         for (netns, address) in [(self, own), (other, others)] {
-            netns.sh(&format!("ip addr add {address} dev veth0"));
+            netns.sh(&format!("ip addr add {address} dev veth0{}", if address.contains(':') { " nodad" } else { "" }));
             netns.sh("ip link set veth0 up");
         }
     }
