@@ -3,35 +3,67 @@
 #![allow(missing_docs)] // criterion's macros make public functions
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tuntap_plugin::policy::forward::{Forwarder, Origin, Policy};
 use tuntap_plugin::policy::lease::{Identity, Leases};
-use tuntap_plugin::policy::pattern::{Action, Rule, RuleList};
+use tuntap_plugin::policy::pattern::{Action, AnyFlow, Rule, Rules};
 use tuntap_plugin::policy::prefix_map::PrefixSet;
 use tuntap_plugin::policy::registry::{PeerId, Registry};
 use tuntap_plugin::policy::targets::AllowedTargets;
 use tuntap_plugin::wire::frame::{self, FrameKind, Frames};
 use tuntap_plugin::wire::ip::Packet;
 use tuntap_plugin::wire::segment::{for_each_packet, sum};
+use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 use tuntap_plugin::wire::vnet::Offload;
 
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
-const FIRST: u32 = 0x0a00_0001;
+const TCP: u8 = 6;
+
+/// A version of IP in these measurements.
+#[derive(Clone, Copy)]
+struct Version {
+    name: &'static str,
+    /// Outside of the peers' network.
+    host: IpAddr,
+    /// The first peer's address; the others follow.
+    first: IpAddr,
+}
+
+const V4: Version = Version {
+    name: "IPv4",
+    host: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1)),
+    first: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+};
+
+const V6: Version = Version {
+    name: "IPv6",
+    host: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, 1)),
+    first: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1)),
+};
+
+/// The address that is so much further on.
+fn plus(address: IpAddr, count: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() + count).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() + u128::from(count)).into(),
+    }
+}
 
 fn peer(index: u32) -> PeerId {
     PeerId { index, generation: 0 }
 }
 
-fn packet(src: Ipv4Addr, payload_len: usize) -> Vec<u8> {
+fn packet(src: IpAddr, dst: IpAddr, payload_len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    PacketBuilder::ipv4(src.octets(), HOST.octets(), 64)
-        .tcp(1, 2, 3, 4)
-        .write(&mut bytes, &vec![7; payload_len])
-        .expect("a valid packet");
+    let builder = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("{src} and {dst} are of two versions"),
+    };
+    builder.tcp(1, 2, 3, 4).write(&mut bytes, &vec![7; payload_len]).expect("a valid packet");
     bytes
 }
 
@@ -39,23 +71,37 @@ fn ip(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(bytes).expect("a valid packet")
 }
 
-/// Rules of which only the last one matches.
-fn chain(count: u32) -> RuleList<Action> {
-    let any = Ipv4Net::default();
-    let others = (1..count).map(|index| Rule {
-        src: Ipv4Net::new_assert(Ipv4Addr::from_bits(0xac10_0000 + (index << 8)), 24),
-        dst: any,
-        target: Action::Deny,
-    });
-    let last = (count > 0).then_some(Rule { src: any, dst: any, target: Action::Allow });
-    RuleList::new(others.chain(last))
+/// What the rules of a chain look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LookAt {
+    Addresses,
+    Ports,
 }
 
-fn forwarder(rules: u32, peers: u32) -> Forwarder {
+/// Rules for both versions, half of them each, of which only the last one matches.
+fn chain(count: u32, look_at: LookAt) -> Rules<Action> {
+    let rule = |src, service, target| {
+        let selector = Selector::new(src, AddressPattern::Any, service).expect("one version");
+        Rule { selector, target }
+    };
+    let others = (1..count).flat_map(move |index| {
+        let nets = [
+            IpNet::new_assert(Ipv4Addr::from_bits(0xac10_0000 + (index << 8)).into(), 24),
+            IpNet::new_assert(Ipv6Addr::from_bits(0xfd01 << 112 | u128::from(index) << 64).into(), 64),
+        ];
+        let service = (look_at == LookAt::Ports)
+            .then(|| Service { protocol: Protocol::Number(TCP), ports: Ports::new(1000, 2000) });
+        nets.map(|net| rule(AddressPattern::Net(net), service, Action::Deny))
+    });
+    let last = (count > 0).then(|| rule(AddressPattern::Any, None, Action::Allow));
+    Rules::chain(others.chain(last))
+}
+
+fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwarder {
     let policy = Policy {
-        firewall_in: chain(rules),
-        firewall_out: chain(rules),
-        routes: RuleList::new([]),
+        firewall_in: chain(rules, look_at),
+        firewall_out: chain(rules, look_at),
+        routes: Rules::new([]),
         has_gateway: false,
         switch: false,
         leases: Leases::none(),
@@ -66,54 +112,70 @@ fn forwarder(rules: u32, peers: u32) -> Forwarder {
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
-        forwarder.outward(peer(index), &ip(&packet(Ipv4Addr::from_bits(FIRST + index), 0)));
+        forwarder.outward(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)));
     }
     forwarder
 }
 
 fn verdicts(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("verdict");
-    for rules in [0, 10, 1000] {
-        let mut forwarder = forwarder(rules, 16);
-        let packets: Vec<_> = (0..16).map(|index| packet(Ipv4Addr::from_bits(FIRST + index), 0)).collect();
-        let mut next = 0;
-        group.bench_with_input(BenchmarkId::new("out, 16 pairs, rules", rules), &rules, |bencher, _| {
-            bencher.iter(|| {
-                next = (next + 1) % 16;
-                forwarder.outward(peer(next), &ip(black_box(&packets[next as usize])))
+    for version in [V4, V6] {
+        for (rules, look_at) in
+            [(0, LookAt::Addresses), (10, LookAt::Addresses), (1000, LookAt::Addresses), (1000, LookAt::Ports)]
+        {
+            let what = if look_at == LookAt::Ports { "rules with ports" } else { "rules" };
+            let mut forwarder = forwarder(rules, look_at, 16, version);
+            let packets: Vec<_> = (0..16).map(|index| packet(plus(version.first, index), version.host, 0)).collect();
+            let mut next = 0;
+            let name = format!("out, {}, 16 pairs, {what}", version.name);
+            group.bench_with_input(BenchmarkId::new(name, rules), &rules, |bencher, _| {
+                bencher.iter(|| {
+                    next = (next + 1) % 16;
+                    forwarder.outward(peer(next), &ip(black_box(&packets[next as usize])))
+                });
             });
-        });
-        let list = chain(rules);
-        group.bench_with_input(BenchmarkId::new("plain walk, rules", rules), &rules, |bencher, _| {
-            bencher.iter(|| list.first_match(black_box(HOST), black_box(HOST)));
-        });
+            let list = chain(rules, look_at);
+            let flow = AnyFlow::of(&ip(&packets[0]));
+            group.bench_with_input(
+                BenchmarkId::new(format!("plain walk, {}, {what}", version.name), rules),
+                &rules,
+                |bencher, _| {
+                    bencher.iter(|| match black_box(flow) {
+                        AnyFlow::V4(flow) => list.v4.first_match(&flow),
+                        AnyFlow::V6(flow) => list.v6.first_match(&flow),
+                    });
+                },
+            );
+        }
     }
     group.finish();
 }
 
 fn registry(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry");
-    for peers in [10, 10_000] {
-        let mut registry = Registry::default();
-        for index in 0..peers {
-            registry.claim(Ipv4Addr::from_bits(FIRST + index), peer(index));
+    for version in [V4, V6] {
+        for peers in [10, 10_000] {
+            let mut registry = Registry::default();
+            for index in 0..peers {
+                registry.claim(plus(version.first, index), peer(index));
+            }
+            let mut next = 0;
+            let name = |what| BenchmarkId::new(format!("{what}, {}, peers", version.name), peers);
+            group.bench_with_input(name("holder"), &peers, |bencher, _| {
+                bencher.iter(|| {
+                    next = (next + 7) % peers;
+                    registry.holder(black_box(plus(version.first, next)))
+                });
+            });
+            let mut forwarder = forwarder(0, LookAt::Addresses, peers, version);
+            let packets: Vec<_> = (0..peers).map(|index| packet(version.host, plus(version.first, index), 0)).collect();
+            group.bench_with_input(name("inward verdict"), &peers, |bencher, _| {
+                bencher.iter(|| {
+                    next = (next + 7) % peers;
+                    forwarder.inward(Origin::Tun, &ip(black_box(&packets[next as usize])))
+                });
+            });
         }
-        let mut next = 0;
-        group.bench_with_input(BenchmarkId::new("holder, peers", peers), &peers, |bencher, _| {
-            bencher.iter(|| {
-                next = (next + 7) % peers;
-                registry.holder(black_box(Ipv4Addr::from_bits(FIRST + next)))
-            });
-        });
-        let mut forwarder = forwarder(0, peers);
-        let mut inward = packet(HOST, 0);
-        group.bench_with_input(BenchmarkId::new("inward verdict, peers", peers), &peers, |bencher, _| {
-            bencher.iter(|| {
-                next = (next + 7) % peers;
-                inward[16..20].copy_from_slice(&(FIRST + next).to_be_bytes());
-                forwarder.inward(Origin::Tun, &ip(black_box(&inward)))
-            });
-        });
     }
     group.finish();
 }
@@ -121,7 +183,7 @@ fn registry(criterion: &mut Criterion) {
 fn frames(criterion: &mut Criterion) {
     let mut stream = Vec::new();
     for _ in 0..44 {
-        assert!(frame::append(&mut stream, FrameKind::Packet, &packet(HOST, 1460)));
+        assert!(frame::append(&mut stream, FrameKind::Packet, &packet(V4.first, V4.host, 1460)));
     }
     let mut group = criterion.benchmark_group("frames");
     group.throughput(Throughput::Elements(44));
@@ -132,7 +194,7 @@ fn frames(criterion: &mut Criterion) {
 }
 
 fn super_packets(criterion: &mut Criterion) {
-    let bytes = packet(HOST, 64_000);
+    let bytes = packet(V4.first, V4.host, 64_000);
     let mut header = [0; 10];
     header[0] = 1; // a checksum to complete
     header[1] = 1; // TCP over IPv4

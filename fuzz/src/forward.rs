@@ -3,21 +3,22 @@
 //! Input: a policy, then what happens to peers and packets, read by `read_policy` and `Scene::step`. Most addresses are
 //! among a few, so that rules match and claims collide.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use tuntap_plugin::policy::claims::Assignment;
 use tuntap_plugin::policy::drops::DropReason;
-use tuntap_plugin::policy::forward::{
-    Assignment, Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict,
-};
+use tuntap_plugin::policy::forward::{Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict};
 use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
-use tuntap_plugin::policy::pattern::{Action, Rule, RuleList};
+use tuntap_plugin::policy::pattern::{Action, Rule, Rules as CompiledRules};
 use tuntap_plugin::policy::registry::PeerId;
 use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
-use tuntap_plugin::wire::ip::Packet;
-use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, RuleAction};
+use tuntap_plugin::wire::ip::{Packet, PacketError};
+use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
+use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
 use super::input::Input;
+use super::probe::Probe;
 
 /// Peers at a time.
 const PEERS: usize = 4;
@@ -25,15 +26,18 @@ const PEERS: usize = 4;
 /// Users, and groups.
 const IDS: u32 = 5;
 
+/// IPv6 addresses of a peer.
+const MOST_V6: usize = 8;
+
 /// Makes a router's policy and lets things happen to it.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let seed = u64::from(input.byte());
     let rules = read_policy(&mut input);
     let policy = Policy {
-        firewall_in: RuleList::new(rules.firewall_in.iter().copied()),
-        firewall_out: RuleList::new(rules.firewall_out.iter().copied()),
-        routes: RuleList::new(rules.routes.iter().copied()),
+        firewall_in: CompiledRules::chain(rules.firewall_in.iter().copied()),
+        firewall_out: CompiledRules::chain(rules.firewall_out.iter().copied()),
+        routes: CompiledRules::new(rules.routes.iter().copied()),
         has_gateway: rules.has_gateway,
         switch: rules.switch,
         leases: Leases::new(rules.leases.iter().copied(), rules.uncovered),
@@ -61,28 +65,36 @@ pub fn check(data: &[u8]) {
 struct Rules {
     firewall_in: Vec<Rule<Action>>,
     firewall_out: Vec<Rule<Action>>,
-    routes: Vec<Rule<SocketAddrV4>>,
+    routes: Vec<Rule<SocketAddr>>,
     has_gateway: bool,
     switch: bool,
     leases: Vec<Lease>,
     uncovered: Uncovered,
     device_routes: Vec<TargetRange>,
-    gateway_sources: Vec<Ipv4Net>,
+    gateway_sources: Vec<IpNet>,
+    /// Whether rules may name protocols, and packets have some.
+    has_services: bool,
 }
 
 fn read_policy(input: &mut Input<'_>) -> Rules {
     let flags = input.byte();
-    let action = |input: &mut Input<'_>| if input.flag() { Action::Deny } else { Action::Allow };
+    let has_services = flags & 32 != 0;
+    let action = |input: &mut Input<'_>| match input.byte() & 3 {
+        1 => Action::Deny,
+        3 => Action::Reject,
+        _ => Action::Allow,
+    };
     let mut rules = Rules {
-        firewall_in: read_rules(input, action),
-        firewall_out: read_rules(input, action),
-        routes: read_rules(input, target),
+        firewall_in: read_rules(input, has_services, action),
+        firewall_out: read_rules(input, has_services, action),
+        routes: read_rules(input, has_services, target),
         has_gateway: flags & 1 != 0,
         switch: flags & 2 != 0,
         leases: Vec::new(),
         uncovered: Uncovered::Allow,
         device_routes: Vec::new(),
         gateway_sources: Vec::new(),
+        has_services,
     };
     if flags & 4 != 0 {
         rules.uncovered = if input.flag() { Uncovered::Allow } else { Uncovered::Deny };
@@ -97,8 +109,53 @@ fn read_policy(input: &mut Input<'_>) -> Rules {
     rules
 }
 
-fn read_rules<T>(input: &mut Input<'_>, target: impl Fn(&mut Input<'_>) -> T) -> Vec<Rule<T>> {
-    (0..input.below(8)).map(|_| Rule { src: net(input), dst: net(input), target: target(input) }).collect()
+fn read_rules<T>(input: &mut Input<'_>, has_services: bool, target: impl Fn(&mut Input<'_>) -> T) -> Vec<Rule<T>> {
+    (0..input.below(8)).map(|_| Rule { selector: read_selector(input, has_services), target: target(input) }).collect()
+}
+
+fn read_selector(input: &mut Input<'_>, has_services: bool) -> Selector {
+    let (src, dst) = (read_pattern(input), read_pattern(input));
+    let service = if has_services { read_service(input) } else { None };
+    let is_mixed = matches!(
+        (src, dst),
+        (AddressPattern::Net(IpNet::V4(_)), AddressPattern::Net(IpNet::V6(_)))
+            | (AddressPattern::Net(IpNet::V6(_)), AddressPattern::Net(IpNet::V4(_)))
+    );
+    let selector = Selector::new(src, dst, service);
+    assert_eq!(selector.is_err(), is_mixed, "{src:?} {dst:?}");
+    selector.unwrap_or_else(|_| Selector::new(src, AddressPattern::Any, service).expect("one version"))
+}
+
+fn read_pattern(input: &mut Input<'_>) -> AddressPattern {
+    match input.byte() {
+        0xf0.. => AddressPattern::Any,
+        len => AddressPattern::Net(net_of(len, address(input))),
+    }
+}
+
+/// A few protocols, with ports and without, and few ports.
+fn read_service(input: &mut Input<'_>) -> Option<Service> {
+    let kind = input.byte();
+    let protocol = match kind & 7 {
+        0 => return None,
+        1 => Protocol::Icmp,
+        2 => Protocol::Number(58),
+        3 => Protocol::Number(60),
+        4 => Protocol::Number(6),
+        5 => Protocol::Number(17),
+        6 => Protocol::Number(132),
+        _ => Protocol::Number(input.byte()),
+    };
+    let names_ports = kind & 8 != 0;
+    let ports = if names_ports && [6, 17, 33, 132, 136].map(Protocol::Number).contains(&protocol) {
+        let (one, other) = (input.byte(), input.byte());
+        let (first, last) = (u16::from(one.min(other)), u16::from(one.max(other)));
+        assert!(first == last || Ports::new(last, first).is_none());
+        Ports::new(first, last)
+    } else {
+        None
+    };
+    Some(Service { protocol, ports })
 }
 
 fn read_lease(input: &mut Input<'_>) -> Lease {
@@ -109,10 +166,10 @@ fn read_lease(input: &mut Input<'_>) -> Lease {
 }
 
 fn read_range(input: &mut Input<'_>) -> TargetRange {
-    let len = u8::try_from(input.below(33)).expect("at most 32");
+    let len = input.byte();
     let port = input.flag();
     let target = target(input);
-    TargetRange { prefix: Ipv4Net::new_assert(*target.ip(), len), port: port.then_some(target.port()) }
+    TargetRange { prefix: net_of(len, target.ip()), port: port.then_some(target.port()) }
 }
 
 /// Users and groups have the same few numbers, so that mistaking one for the other shows.
@@ -123,10 +180,13 @@ fn read_identity(input: &mut Input<'_>) -> Identity {
     Identity { uid, gid, groups: (0..count).map(|_| u32::from(input.byte()) % IDS).collect() }
 }
 
-fn read_peer_rules(input: &mut Input<'_>) -> Vec<PeerRule> {
-    let pattern = |input: &mut Input<'_>| match input.byte() {
+fn read_peer_rules(input: &mut Input<'_>, has_services: bool) -> Vec<PeerRule> {
+    let masked = |input: &mut Input<'_>| match input.byte() {
         len @ 0..=32 => MaskedAddress {
-            address: address(input).to_bits(),
+            address: match address(input) {
+                IpAddr::V4(address) => address.to_bits(),
+                IpAddr::V6(_) => 0,
+            },
             mask: u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0),
         },
         _ => MaskedAddress { address: u32::from_be_bytes(input.array()), mask: u32::from_be_bytes(input.array()) },
@@ -134,13 +194,18 @@ fn read_peer_rules(input: &mut Input<'_>) -> Vec<PeerRule> {
     (0..input.below(6))
         .map(|_| {
             let kind = input.byte();
+            let is_full = kind & 8 != 0;
             PeerRule {
                 direction: if kind & 1 == 0 { Direction::In } else { Direction::Out },
-                src: pattern(input),
-                dst: pattern(input),
+                selector: if is_full {
+                    PeerSelector::Full(read_selector(input, has_services))
+                } else {
+                    PeerSelector::Masked { src: masked(input), dst: masked(input) }
+                },
                 action: match kind >> 1 & 3 {
                     0 => RuleAction::Allow,
                     1 => RuleAction::Route(target(input)),
+                    3 if is_full => RuleAction::Reject,
                     _ => RuleAction::Deny,
                 },
             }
@@ -149,27 +214,47 @@ fn read_peer_rules(input: &mut Input<'_>) -> Vec<PeerRule> {
 }
 
 /// Few addresses and few ports, so that those of peers and of the router meet.
-fn target(input: &mut Input<'_>) -> SocketAddrV4 {
+fn target(input: &mut Input<'_>) -> SocketAddr {
     let [last, port] = input.array();
-    SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, last), port.into())
+    let ip = match last {
+        0..0xc0 => IpAddr::from([203, 0, 113, last]),
+        _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()]),
+    };
+    SocketAddr::new(ip, port.into())
 }
 
-fn net(input: &mut Input<'_>) -> Ipv4Net {
-    let len = u8::try_from(input.below(33)).expect("at most 32");
-    Ipv4Net::new_assert(address(input), len)
+fn net(input: &mut Input<'_>) -> IpNet {
+    let len = input.byte();
+    net_of(len, address(input))
 }
 
-fn address(input: &mut Input<'_>) -> Ipv4Addr {
+fn net_of(len: u8, address: IpAddr) -> IpNet {
+    let lengths = if address.is_ipv4() { 33 } else { 129 };
+    IpNet::new_assert(address, len % lengths)
+}
+
+fn address(input: &mut Input<'_>) -> IpAddr {
     match input.byte() {
-        last @ 0..=7 => Ipv4Addr::new(10, 0, 0, last),
-        last @ 8..=15 => Ipv4Addr::new(10, 0, 1, last),
-        16 => Ipv4Addr::UNSPECIFIED,
-        17 => Ipv4Addr::new(0, 1, 2, 3),
-        18 => Ipv4Addr::LOCALHOST,
-        19 => Ipv4Addr::new(224, 0, 0, 1),
-        20 => Ipv4Addr::BROADCAST,
-        21 => Ipv4Addr::new(223, 255, 255, 255),
-        _ => Ipv4Addr::from(input.array::<4>()),
+        last @ 0..=7 => IpAddr::from([10, 0, 0, last]),
+        last @ 8..=15 => IpAddr::from([10, 0, 1, last]),
+        16 => Ipv4Addr::UNSPECIFIED.into(),
+        17 => IpAddr::from([0, 1, 2, 3]),
+        18 => Ipv4Addr::LOCALHOST.into(),
+        19 => IpAddr::from([224, 0, 0, 1]),
+        20 => Ipv4Addr::BROADCAST.into(),
+        21 => IpAddr::from([223, 255, 255, 255]),
+        last @ 0x80..=0x8f => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, u16::from(last) - 0x80]),
+        last @ 0x90..=0x97 => IpAddr::from([0xfd00, 0x77, 0, 1, 0, 0, 0, u16::from(last) - 0x90]),
+        0x98 => Ipv6Addr::UNSPECIFIED.into(),
+        0x99 => Ipv6Addr::LOCALHOST.into(),
+        0x9a => IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]),
+        0x9b => IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 2]),
+        0x9c => IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0x0a00, 1]),
+        0x9d => IpAddr::from([0xfebf, 0xffff, 0, 0, 0, 0, 0, 1]),
+        0x9e => IpAddr::from([0xfec0, 0, 0, 0, 0, 0, 0, 1]),
+        0x9f => IpAddr::from([0xfeff, 0, 0, 0, 0, 0, 0, 1]),
+        0xa0..=0xaf => IpAddr::from(input.array::<16>()),
+        _ => IpAddr::from(input.array::<4>()),
     }
 }
 
@@ -200,7 +285,7 @@ impl Scene {
                 assert_eq!(self.forwarder.assign(id, address), self.oracle.assign(id, address));
             }
             3 => {
-                let rules = read_peer_rules(input);
+                let rules = read_peer_rules(input, self.oracle.rules.has_services);
                 let verdict = self.forwarder.set_rules(id, rules.clone());
                 assert_eq!(verdict, self.oracle.set_rules(id, rules));
             }
@@ -212,16 +297,11 @@ impl Scene {
                 let source = address(input);
                 assert_eq!(self.forwarder.accepts_datagrams_of(source), self.oracle.accepts_datagrams_of(source));
             }
-            _ => {
-                let (src, dst) = (address(input), address(input));
-                let bytes = packet(src, dst);
-                let packet = Packet::parse(&bytes).expect("a packet");
-                assert_eq!(
-                    self.forwarder.outward(id, &packet),
-                    self.oracle.outward(id, src, dst),
-                    "{id:?} {src} {dst}"
-                );
+            11 if self.oracle.rules.has_services => {
+                let address = address(input);
+                assert_eq!(self.forwarder.lease(id, address), self.oracle.lease(id, address));
             }
+            _ => self.outward(id, input),
         }
         self.check_peers();
     }
@@ -229,7 +309,13 @@ impl Scene {
     /// What the statistics show, and what a router that is started again is told.
     fn check_peers(&self) {
         for peer in self.oracle.peers.iter().flatten() {
-            assert_eq!(self.forwarder.address(peer.id), peer.held);
+            assert!(self.forwarder.addresses(peer.id).eq(peer.addresses()));
+            assert_eq!(self.forwarder.address(peer.id), peer.addresses().next());
+            assert_eq!(self.forwarder.is_bound(peer.id), peer.is_bound);
+            assert!(peer.v6.len() <= MOST_V6);
+            for address in peer.addresses() {
+                assert_eq!(self.forwarder.holder(address), Some(peer.id), "{address}");
+            }
             assert!(self.forwarder.rules(peer.id).eq(&peer.rules));
             let identity = self.forwarder.identity(peer.id).expect("a peer");
             let mut groups = peer.identity.groups.clone();
@@ -261,22 +347,26 @@ impl Scene {
 
     fn restore_peer(&mut self, slot: usize, id: PeerId, input: &mut Input<'_>) {
         let identity = self.identity(input);
-        let address = input.flag().then(|| address(input));
-        let rules = read_peer_rules(input);
+        let kind = input.byte();
+        let is_bound = kind & 2 != 0;
+        let count = if kind & 1 == 0 { 0 } else { 1 + usize::from(kind >> 2 & 15) };
+        let addresses: Vec<_> = (0..count).map(|_| address(input)).collect();
+        let rules = read_peer_rules(input, self.oracle.rules.has_services);
         if let Some(id) = self.make_room(slot, id) {
             self.added += 1;
-            self.forwarder.restore(id, identity.clone(), rules.clone(), address);
+            self.forwarder.restore(id, identity.clone(), rules.clone(), &addresses, is_bound);
             self.oracle.peers[slot] = Some(Peer { rules, has_sent: true, ..Peer::new(id, identity) });
-            if let Some(address) = address {
-                self.oracle.assign(id, address);
+            for address in addresses {
+                self.oracle.restore(id, address, is_bound);
             }
+            self.oracle.peer_mut(id).expect("it was just added").is_bound = is_bound;
         }
     }
 
     /// The router asks a peer who it is before anything else.
     fn identify(&mut self, id: PeerId, input: &mut Input<'_>) {
         let identity = self.identity(input);
-        if self.oracle.peer_mut(id).is_some_and(|peer| peer.held.is_some() || peer.assigned.is_some()) {
+        if self.oracle.peer_mut(id).is_some_and(|peer| peer.assigned.is_some() || peer.addresses().next().is_some()) {
             return;
         }
         self.forwarder.identify(id, identity.clone());
@@ -294,20 +384,33 @@ impl Scene {
         }
     }
 
+    fn outward(&mut self, id: PeerId, input: &mut Input<'_>) {
+        let probe = self.probe(input);
+        if let Some(packet) = parse(&probe) {
+            let expected = self.oracle.outward(id, &probe);
+            assert_eq!(self.forwarder.outward(id, &packet), expected, "{id:?} {probe:?}");
+        }
+    }
+
     fn inward(&mut self, input: &mut Input<'_>, origin: Origin) {
+        let probe = self.probe(input);
+        if let Some(packet) = parse(&probe) {
+            assert_eq!(self.forwarder.inward(origin, &packet), self.oracle.inward(origin, &probe), "{probe:?}");
+        }
+    }
+
+    fn probe(&self, input: &mut Input<'_>) -> Probe {
         let (src, dst) = (address(input), address(input));
-        let bytes = packet(src, dst);
-        let packet = Packet::parse(&bytes).expect("a packet");
-        assert_eq!(self.forwarder.inward(origin, &packet), self.oracle.inward(origin, src, dst), "{src} {dst}");
+        Probe::read(src, dst, self.oracle.rules.has_services, input)
     }
 }
 
-fn packet(src: Ipv4Addr, dst: Ipv4Addr) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes[..4].copy_from_slice(&[0x45, 0, 0, 20]);
-    bytes[12..16].copy_from_slice(&src.octets());
-    bytes[16..].copy_from_slice(&dst.octets());
-    bytes
+/// Nothing for a packet that wants to be sent on by its receiver: it goes nowhere, whatever the rules say.
+fn parse(probe: &Probe) -> Option<Packet<'_>> {
+    let packet = Packet::parse(&probe.bytes);
+    let expected = if probe.is_source_routed { Err(PacketError::SourceRoute) } else { Ok(()) };
+    assert_eq!(packet.map(|_| ()), expected, "{probe:?}");
+    packet.ok()
 }
 
 /// The documents, word for word: lists that are walked, peers that are searched.
@@ -319,25 +422,47 @@ struct Oracle {
 struct Peer {
     id: PeerId,
     identity: Identity,
+    /// The IPv4 address that it holds.
     held: Option<Ipv4Addr>,
+    /// The one that it waits for.
     assigned: Option<Ipv4Addr>,
+    v6: Vec<Ipv6Addr>,
+    /// Whether it gets no address by choosing it.
+    is_bound: bool,
     rules: Vec<PeerRule>,
     has_sent: bool,
 }
 
 impl Peer {
     fn new(id: PeerId, identity: Identity) -> Self {
-        Self { id, identity, held: None, assigned: None, rules: Vec::new(), has_sent: false }
+        let (held, assigned, v6) = (None, None, Vec::new());
+        Self { id, identity, held, assigned, v6, is_bound: false, rules: Vec::new(), has_sent: false }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.held.map(IpAddr::V4).into_iter().chain(self.v6.iter().copied().map(IpAddr::V6))
+    }
+
+    fn hold(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => (self.held, self.assigned) = (Some(address), None),
+            IpAddr::V6(address) if !self.v6.contains(&address) => self.v6.push(address),
+            IpAddr::V6(_) => {}
+        }
     }
 }
 
 impl Oracle {
+    fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.iter().flatten().find(|peer| peer.id == id)
+    }
+
     fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.peers.iter_mut().flatten().find(|peer| peer.id == id)
     }
 
-    fn holder(&self, address: Ipv4Addr) -> Option<&Peer> {
-        self.peers.iter().flatten().find(|peer| peer.held == Some(address))
+    fn holder(&self, address: IpAddr) -> Option<&Peer> {
+        self.peers.iter().flatten().find(|peer| peer.addresses().any(|held| held == address))
     }
 
     fn remove(&mut self, id: PeerId) {
@@ -346,26 +471,54 @@ impl Oracle {
         }
     }
 
-    fn assign(&mut self, id: PeerId, address: Ipv4Addr) -> Option<Assignment> {
-        let holder = self.holder(address).map(|peer| peer.id);
-        let peer = self.peers.iter().flatten().find(|peer| peer.id == id && peer.held.is_none())?;
-        if !self.is_leased_to(address, &peer.identity) {
-            return Some(Assignment::NotLeased);
+    /// For those that have a lease, where one is needed.
+    fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+        let is_leased = self.is_leased_to(address, &self.peer(id)?.identity);
+        Some(if is_leased { self.give(id, address) } else { Assignment::NotLeased })
+    }
+
+    /// What the router has chosen needs no lease, and is nobody else's.
+    fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+        let may_have = !self.is_covered(address) || self.is_leased_to(address, &self.peer(id)?.identity);
+        self.peer(id)?;
+        Some(if may_have { self.give(id, address) } else { Assignment::NotLeased })
+    }
+
+    /// What a peer had, it may have again if somebody would give it to it now.
+    fn restore(&mut self, id: PeerId, address: IpAddr, was_bound: bool) {
+        let identity = &self.peer(id).expect("it was just added").identity;
+        if self.is_leased_to(address, identity) || was_bound && !self.is_covered(address) {
+            self.give(id, address);
         }
-        let peer = self.peer_mut(id)?;
-        peer.assigned = Some(address);
-        if let Some(holder) = holder {
-            return Some(Assignment::HeldBy(holder));
+    }
+
+    fn give(&mut self, id: PeerId, address: IpAddr) -> Assignment {
+        let other = self.holder(address).map(|peer| peer.id).filter(|holder| *holder != id);
+        let peer = self.peer_mut(id).expect("a peer");
+        let is_one_more = match address {
+            IpAddr::V4(address) => peer.held.or(peer.assigned).is_some_and(|one| one != address),
+            IpAddr::V6(address) => !peer.v6.contains(&address) && peer.v6.len() == MOST_V6,
+        };
+        if is_one_more {
+            return Assignment::TooMany;
         }
-        peer.held = Some(address);
-        Some(Assignment::Granted)
+        peer.is_bound = true;
+        match (other, address) {
+            (None, _) => {
+                peer.hold(address);
+                return Assignment::Granted;
+            }
+            (Some(_), IpAddr::V4(address)) => peer.assigned = Some(address),
+            (Some(_), IpAddr::V6(_)) => {}
+        }
+        Assignment::HeldBy(other.expect("somebody"))
     }
 
     fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) -> Option<RulesVerdict> {
         let targets =
             rules.iter().filter(|rule| rule.direction == Direction::Out).filter_map(|rule| match rule.action {
                 RuleAction::Route(target) => Some(target),
-                RuleAction::Allow | RuleAction::Deny => None,
+                RuleAction::Allow | RuleAction::Deny | RuleAction::Reject => None,
             });
         let refused_target = targets.filter(|_| self.rules.has_gateway).find(|target| !self.may_name(*target));
         let peer = self.peer_mut(id)?;
@@ -377,7 +530,7 @@ impl Oracle {
     }
 
     /// One of the leases that cover the address is the peer's, or none covers it and that is enough.
-    fn is_leased_to(&self, address: Ipv4Addr, identity: &Identity) -> bool {
+    fn is_leased_to(&self, address: IpAddr, identity: &Identity) -> bool {
         let covering: Vec<_> = self.rules.leases.iter().filter(|lease| within(address, lease.prefix)).collect();
         if covering.is_empty() {
             return self.rules.uncovered == Uncovered::Allow;
@@ -388,110 +541,196 @@ impl Oracle {
         })
     }
 
+    /// Whether the address is leased to anybody.
+    fn is_covered(&self, address: IpAddr) -> bool {
+        self.rules.leases.iter().any(|lease| within(address, lease.prefix))
+    }
+
     /// Whether there is a lease of the group.
     fn is_named(&self, group: u32) -> bool {
         self.rules.leases.iter().any(|lease| lease.holder == Holder::Group(group))
     }
 
     /// The gateway is the target of a route of the router, or among those that the operator names.
-    fn may_name(&self, target: SocketAddrV4) -> bool {
+    fn may_name(&self, target: SocketAddr) -> bool {
         self.rules.routes.iter().any(|route| route.target == target)
             || self.rules.device_routes.iter().any(|range| {
-                within(*target.ip(), range.prefix) && (range.port.is_none() || range.port == Some(target.port()))
+                within(target.ip(), range.prefix) && (range.port.is_none() || range.port == Some(target.port()))
             })
     }
 
-    fn accepts_datagrams_of(&self, source: Ipv4Addr) -> bool {
+    fn accepts_datagrams_of(&self, source: IpAddr) -> bool {
         let sources = &self.rules.gateway_sources;
         sources.is_empty() || sources.iter().any(|net| within(source, *net))
     }
 
-    fn outward(&mut self, id: PeerId, src: Ipv4Addr, dst: Ipv4Addr) -> OutwardVerdict {
-        let drop = |reason| OutwardVerdict { to: Outward::Drop(reason), claimed: None };
-        if first(&self.rules.firewall_out, src, dst) == Some(Action::Deny) {
-            return drop(DropReason::Firewall);
+    fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
+        let nowhere = |to| OutwardVerdict { to, claimed: None };
+        match chain(&self.rules.firewall_out, probe) {
+            Action::Allow => {}
+            Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
+            Action::Reject => return nowhere(Outward::Reject(DropReason::Firewall)),
         }
-        let holder = self.holder(src).map(|peer| peer.id);
-        let Some(peer) = self.peers.iter().flatten().find(|peer| peer.id == id) else {
-            return drop(DropReason::NoPeer);
-        };
+        let src = probe.src;
+        let Some(peer) = self.peer(id) else { return nowhere(Outward::Drop(DropReason::NoPeer)) };
         let mut claimed = None;
-        if peer.held != Some(src) {
-            if peer.held.is_some() || peer.assigned.is_some_and(|address| address != src) {
-                return drop(DropReason::SpoofedSource);
+        if !peer.addresses().any(|own| own == src) {
+            if let Some(reason) = self.refusal(peer, src) {
+                return nowhere(Outward::Drop(reason));
             }
-            let belongs_to_a_host = (1..=223).contains(&src.octets()[0]) && !src.is_loopback();
-            if peer.assigned.is_none() && !belongs_to_a_host {
-                return drop(DropReason::InvalidSource);
-            }
-            if !self.is_leased_to(src, &peer.identity) {
-                return drop(DropReason::NotLeased);
-            }
-            if let Some(holder) = holder {
-                return OutwardVerdict { to: Outward::Contested { address: src, holder }, claimed: None };
+            if let Some(holder) = self.holder(src) {
+                return nowhere(Outward::Contested { address: src, holder: holder.id });
             }
             claimed = Some(src);
         }
         let peer = self.peer_mut(id).expect("it was found above");
-        peer.held = Some(src);
+        peer.hold(src);
         peer.has_sent = true;
         let rules = peer.rules.clone();
-        let to = match first_of_peer(&rules, Direction::Out, src, dst) {
-            Some(RuleAction::Deny) => Outward::Drop(DropReason::PeerRule),
-            Some(RuleAction::Route(_)) if !self.rules.has_gateway => Outward::Drop(DropReason::NoGateway),
-            Some(RuleAction::Route(target)) if !self.may_name(target) => Outward::Drop(DropReason::RouteTarget),
-            Some(RuleAction::Route(target)) => Outward::Gateway(target),
-            Some(RuleAction::Allow) | None => self.route(src, dst),
+        let to = match of_peer(&rules, Direction::Out, probe) {
+            RuleAction::Deny => Outward::Drop(DropReason::PeerRule),
+            RuleAction::Reject => Outward::Reject(DropReason::PeerRule),
+            RuleAction::Route(_) if !self.rules.has_gateway => Outward::Drop(DropReason::NoGateway),
+            RuleAction::Route(target) if !self.may_name(target) => Outward::Drop(DropReason::RouteTarget),
+            RuleAction::Route(target) => Outward::Gateway(target),
+            RuleAction::Allow => self.route(probe),
         };
         OutwardVerdict { to, claimed }
     }
 
-    fn route(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Outward {
+    /// Why a peer may not have an address, apart from its being another one's.
+    fn refusal(&self, peer: &Peer, address: IpAddr) -> Option<DropReason> {
+        if address.is_ipv4()
+            && let Some(own) = peer.held.or(peer.assigned)
+        {
+            // What it was given it was allowed to have.
+            return (own != address).then_some(DropReason::SpoofedSource);
+        }
+        if !belongs_to_a_host(address) {
+            return Some(DropReason::InvalidSource);
+        }
+        if peer.is_bound && !self.is_covered(address) {
+            return Some(DropReason::SpoofedSource);
+        }
+        if !self.is_leased_to(address, &peer.identity) {
+            return Some(DropReason::NotLeased);
+        }
+        (address.is_ipv6() && peer.v6.len() == MOST_V6).then_some(DropReason::TooManyAddresses)
+    }
+
+    fn route(&self, probe: &Probe) -> Outward {
         if self.rules.has_gateway
-            && let Some(target) = first(&self.rules.routes, src, dst)
+            && let Some(target) = first(&self.rules.routes, probe)
         {
             return Outward::Gateway(target);
         }
-        if !self.rules.switch || self.holder(dst).is_none() {
+        if !self.rules.switch || self.holder(probe.dst).is_none() {
             return Outward::Tun;
         }
-        match self.inward(Origin::Tun, src, dst) {
+        match self.inward(Origin::Tun, probe) {
             Inward::Peer(id) => Outward::Peer(id),
             Inward::Drop(reason, _) => Outward::Drop(reason),
+            Inward::Reject(reason, _) => Outward::Reject(reason),
         }
     }
 
-    fn inward(&self, origin: Origin, src: Ipv4Addr, dst: Ipv4Addr) -> Inward {
-        let holder = self.holder(dst);
-        if first(&self.rules.firewall_in, src, dst) == Some(Action::Deny) {
-            return Inward::Drop(DropReason::Firewall, holder.map(|peer| peer.id));
+    fn inward(&self, origin: Origin, probe: &Probe) -> Inward {
+        let holder = self.holder(probe.dst);
+        let id = holder.map(|peer| peer.id);
+        match chain(&self.rules.firewall_in, probe) {
+            Action::Allow => {}
+            Action::Deny => return Inward::Drop(DropReason::Firewall, id),
+            Action::Reject => return Inward::Reject(DropReason::Firewall, id),
         }
         let Some(peer) = holder else { return Inward::Drop(DropReason::NoPeer, None) };
-        match first_of_peer(&peer.rules, Direction::In, src, dst) {
-            Some(RuleAction::Deny | RuleAction::Route(_)) if origin == Origin::Tun => {
-                Inward::Drop(DropReason::PeerRule, Some(peer.id))
-            }
-            _ => Inward::Peer(peer.id),
+        if origin == Origin::Gateway {
+            return Inward::Peer(peer.id);
+        }
+        match of_peer(&peer.rules, Direction::In, probe) {
+            RuleAction::Allow => Inward::Peer(peer.id),
+            RuleAction::Reject => Inward::Reject(DropReason::PeerRule, id),
+            RuleAction::Deny | RuleAction::Route(_) => Inward::Drop(DropReason::PeerRule, id),
         }
     }
+}
+
+/// Neither one of many receivers, nor the sender itself, nor somebody on the same link alone.
+fn belongs_to_a_host(address: IpAddr) -> bool {
+    let nets: &[&str] = match address {
+        IpAddr::V4(_) => &["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"],
+        IpAddr::V6(_) => &["::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8"],
+    };
+    !nets.iter().any(|net| within(address, net.parse().expect("a network")))
 }
 
 /// Host bits of the prefix don't count.
-fn within(address: Ipv4Addr, net: Ipv4Net) -> bool {
-    let difference = address.to_bits() ^ net.addr().to_bits();
-    difference.leading_zeros() >= u32::from(net.prefix_len())
-}
-
-fn first<T: Copy>(rules: &[Rule<T>], src: Ipv4Addr, dst: Ipv4Addr) -> Option<T> {
-    rules.iter().find(|rule| within(src, rule.src) && within(dst, rule.dst)).map(|rule| rule.target)
-}
-
-fn first_of_peer(rules: &[PeerRule], direction: Direction, src: Ipv4Addr, dst: Ipv4Addr) -> Option<RuleAction> {
-    let matches = |address: Ipv4Addr, pattern: MaskedAddress| {
-        let any = pattern == MaskedAddress { address: 0, mask: 0xffff_ffff };
-        any || address.to_bits() & pattern.mask == pattern.address
+fn within(address: IpAddr, net: IpNet) -> bool {
+    let same_bits = match (address, net.addr()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        _ => return false,
     };
-    let found =
-        rules.iter().find(|rule| rule.direction == direction && matches(src, rule.src) && matches(dst, rule.dst));
-    found.map(|rule| rule.action)
+    same_bits >= u32::from(net.prefix_len())
+}
+
+/// A chain without rules lets everything pass, as one without a matching rule does; but one that speaks of IPv4 only has
+/// not allowed IPv6.
+fn chain(rules: &[Rule<Action>], probe: &Probe) -> Action {
+    let speaks_of_v4_only = !rules.is_empty() && !rules.iter().any(|rule| may_be_v6(&rule.selector));
+    if probe.src.is_ipv6() && speaks_of_v4_only { Action::Deny } else { first(rules, probe).unwrap_or(Action::Allow) }
+}
+
+fn first<T: Copy>(rules: &[Rule<T>], probe: &Probe) -> Option<T> {
+    rules.iter().find(|rule| selects(&rule.selector, probe)).map(|rule| rule.target)
+}
+
+/// As [`chain`], for the rules of a peer that look in this direction.
+fn of_peer(rules: &[PeerRule], direction: Direction, probe: &Probe) -> RuleAction {
+    let rules: Vec<_> = rules.iter().filter(|rule| rule.direction == direction).collect();
+    let is_any = |it: MaskedAddress| it.address == 0 && matches!(it.mask, 0 | 0xffff_ffff);
+    let in_c_form = |pattern: MaskedAddress, address: IpAddr| match address {
+        IpAddr::V4(address) => is_any(pattern) || address.to_bits() & pattern.mask == pattern.address,
+        IpAddr::V6(_) => is_any(pattern),
+    };
+    let speaks_of_v6 = rules.iter().any(|rule| match &rule.selector {
+        PeerSelector::Masked { src, dst } => is_any(*src) && is_any(*dst),
+        PeerSelector::Full(selector) => may_be_v6(selector),
+    });
+    if probe.src.is_ipv6() && !rules.is_empty() && !speaks_of_v6 {
+        return RuleAction::Deny;
+    }
+    let found = rules.iter().find(|rule| match &rule.selector {
+        PeerSelector::Masked { src, dst } => in_c_form(*src, probe.src) && in_c_form(*dst, probe.dst),
+        PeerSelector::Full(selector) => selects(selector, probe),
+    });
+    found.map_or(RuleAction::Allow, |rule| rule.action)
+}
+
+fn may_be_v6(selector: &Selector) -> bool {
+    [selector.src(), selector.dst()].iter().all(|it| !matches!(it, AddressPattern::Net(IpNet::V4(_))))
+}
+
+fn selects(selector: &Selector, probe: &Probe) -> bool {
+    let has = |pattern, address| match pattern {
+        AddressPattern::Any => true,
+        AddressPattern::Net(net) => within(address, net),
+    };
+    let is_service = |service: Service| {
+        let protocol = match service.protocol {
+            Protocol::Icmp => {
+                if probe.src.is_ipv4() {
+                    1
+                } else {
+                    58
+                }
+            }
+            Protocol::Number(number) => number,
+        };
+        let has_port = |ports: Ports| {
+            let (first, last) = ports.bounds();
+            probe.port.is_some_and(|port| first <= port && port <= last)
+        };
+        protocol == probe.protocol && service.ports.is_none_or(has_port)
+    };
+    has(selector.src(), probe.src) && has(selector.dst(), probe.dst) && selector.service().is_none_or(is_service)
 }

@@ -183,7 +183,7 @@ fn check_answers(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
 }
 
 /// An answer's checksums, ends and length are right; what it carries.
-fn carried<'a>(answer: &'a [u8], from: IpAddr, to: IpAddr, protocol: u8) -> &'a [u8] {
+fn carried(answer: &[u8], from: IpAddr, to: IpAddr, protocol: u8) -> &[u8] {
     let sent = Packet::parse(answer).expect("a packet");
     assert_eq!((sent.src(), sent.dst(), sent.protocol()), (from, to, protocol));
     let header_len = if from.is_ipv4() { 20 } else { 40 };

@@ -11,5 +11,6 @@ pub mod ip;
 pub mod leases;
 mod ones_complement;
 pub mod options;
+mod probe;
 pub mod rules;
 pub mod segments;

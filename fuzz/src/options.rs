@@ -3,14 +3,32 @@
 //! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8, or name no option of ours,
 //! never reach the configuration.
 
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tuntap_plugin::config::{Config, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
 use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
 use tuntap_plugin::policy::targets::TargetRange;
-use tuntap_plugin::wire::rule::{Direction, MAX_RULES, MaskedAddress, PeerRule, RuleAction};
+use tuntap_plugin::wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
+use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+
+/// Protocols that have names, and their numbers; `icmp` is that of the packet's version.
+const PROTOCOLS: [(&str, u8); 9] = [
+    ("tcp", 6),
+    ("udp", 17),
+    ("dccp", 33),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("icmpv6", 58),
+    ("sctp", 132),
+    ("udplite", 136),
+];
+
+/// Those with ports.
+const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// Reads the options, one by one and together.
 pub fn check(data: &[u8]) {
@@ -24,6 +42,7 @@ pub fn check(data: &[u8]) {
         if let Ok(config) = result {
             check_understood(config);
             check_action(option, value, config);
+            check_device_rule(option, value, config);
             check_word(option, value, config);
             check_grant(option, value, config);
             if option == OptionName::Lease {
@@ -67,17 +86,83 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
         _ => return,
     };
     let words = shlex::split(value).expect("it was split before");
-    let (action, src, dst) = match words.as_slice() {
-        [action] => (action, "0.0.0.0", "0.0.0.0"),
-        [action, src, dst] => (action, src.as_str(), dst.as_str()),
-        _ => panic!("{words:?}"),
-    };
-    let target = match action.as_str() {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (action, selected) = words.split_first().expect("an action");
+    let target = match *action {
         "allow" => Action::Allow,
         "deny" => Action::Deny,
+        "reject" => Action::Reject,
         _ => panic!("{words:?}"),
     };
-    assert_eq!(*chain, [Rule { src: pattern(src).trunc(), dst: pattern(dst).trunc(), target }], "{value}");
+    let selector = if selected.is_empty() { Selector::ALL } else { selector(selected) };
+    assert_eq!(*chain, [Rule { selector, target }], "{value}");
+}
+
+/// As [`check_action`], for the rules that a device sends.
+fn check_device_rule(option: OptionName, value: &str, config: &Config) {
+    if option != OptionName::DeviceRule {
+        return;
+    }
+    let words = shlex::split(value).expect("it was split before");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let [direction, src, dst, action, rest @ ..] = words.as_slice() else { panic!("{words:?}") };
+    let direction = match *direction {
+        "in" => Direction::In,
+        "out" => Direction::Out,
+        _ => panic!("{words:?}"),
+    };
+    let (action, service) = match (*action, rest) {
+        ("allow", service) => (RuleAction::Allow, service),
+        ("deny", service) => (RuleAction::Deny, service),
+        ("reject", service) => (RuleAction::Reject, service),
+        ("route" | "gateway", [target, service @ ..]) => {
+            let target: SocketAddr = target.parse().expect("an address and a port");
+            assert_ne!(target.port(), 0, "{value}");
+            (RuleAction::Route(target), service)
+        }
+        _ => panic!("{words:?}"),
+    };
+    let selector = PeerSelector::Full(selector(&[&[*src, *dst], service].concat()));
+    assert_eq!(config.device_rules, [PeerRule { direction, selector, action }], "{value}");
+}
+
+/// Source, destination, and maybe a protocol and its ports.
+fn selector(words: &[&str]) -> Selector {
+    let (src, dst, service) = match words {
+        [src, dst] => (src, dst, None),
+        [src, dst, protocol] => (src, dst, Some(Service { protocol: self::protocol(protocol), ports: None })),
+        [src, dst, protocol, ports] => {
+            let protocol = self::protocol(protocol);
+            let has_ports = WITH_PORTS.iter().any(|number| protocol == Protocol::Number(*number));
+            assert!(has_ports, "{words:?}");
+            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+            let [first, last] = [first, last].map(|port| port.parse::<u16>().expect("a port"));
+            assert!(0 < first && first <= last, "{words:?}");
+            (src, dst, Some(Service { protocol, ports: Ports::new(first, last) }))
+        }
+        _ => panic!("{words:?}"),
+    };
+    let (src, dst) = (pattern(src), pattern(dst));
+    if let (AddressPattern::Net(src), AddressPattern::Net(dst)) = (src, dst) {
+        assert_eq!(src.addr().is_ipv4(), dst.addr().is_ipv4(), "{words:?}");
+    }
+    Selector::new(src, dst, service).expect("one version")
+}
+
+fn protocol(word: &str) -> Protocol {
+    if word == "icmp" {
+        return Protocol::Icmp;
+    }
+    let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, number)| *number);
+    Protocol::Number(named.unwrap_or_else(|| word.parse().expect("a number of eight bits")))
+}
+
+/// `any`, and an unspecified address alone, is any of both versions. Host bits don't count.
+fn pattern(word: &str) -> AddressPattern {
+    if matches!(word, "any" | "0.0.0.0") || word.parse() == Ok(IpAddr::from([0; 16])) {
+        return AddressPattern::Any;
+    }
+    AddressPattern::Net(net(word).trunc())
 }
 
 /// A value that is one word means what the README says.
@@ -130,13 +215,24 @@ fn check_grant(option: OptionName, value: &str, config: &Config) {
     let word = value.trim();
     match option {
         OptionName::DeviceRoute => {
-            let (prefix, port) = match word.split_once(':') {
-                None if word == "any" => ("0.0.0.0/0", None),
-                Some((prefix, port)) => (prefix, Some(port.parse().expect("a port"))),
-                None => (word, None),
+            let range = |prefix: &str, port: Option<&str>| TargetRange {
+                prefix: written(prefix),
+                port: port.map(|port| port.parse().expect("a port")),
             };
-            assert_eq!(config.device_routes, [TargetRange { prefix: written(prefix), port }], "{value}");
-            assert_ne!(port, Some(0), "{value}");
+            let expected = match word.strip_prefix('[') {
+                _ if word == "any" => vec![range("0.0.0.0/0", None), range("::/0", None)],
+                Some(rest) => {
+                    let (prefix, behind) = rest.split_once(']').expect("the other bracket");
+                    vec![range(prefix, behind.strip_prefix(':'))]
+                }
+                None if word.matches(':').count() == 1 => {
+                    let (prefix, port) = word.split_once(':').expect("it is there");
+                    vec![range(prefix, Some(port))]
+                }
+                None => vec![range(word, None)],
+            };
+            assert_eq!(config.device_routes, expected, "{value}");
+            assert!(expected.iter().all(|range| range.port != Some(0)), "{value}");
         }
         OptionName::GatewayAllow => assert_eq!(config.gateway_sources, [written(word)], "{value}"),
         _ => {}
@@ -176,22 +272,23 @@ fn id_of(name: &str) -> u32 {
 }
 
 /// What somebody is allowed: an address and a length, without host bits.
-fn written(word: &str) -> Ipv4Net {
-    let net = pattern(word);
+fn written(word: &str) -> IpNet {
+    let net = net(word);
     assert_eq!(net, net.trunc(), "{word}");
     net
 }
 
-/// An address and a length.
-fn pattern(word: &str) -> Ipv4Net {
+/// An address and a length. Without one, it is that address, or all of the version if there is none in it.
+fn net(word: &str) -> IpNet {
     let (address, len) = word.split_once('/').map_or((word, None), |(address, len)| (address, Some(len)));
-    let address: Ipv4Addr = address.parse().expect("an address");
+    let address: IpAddr = address.parse().expect("an address");
     let len = match len {
         Some(len) => len.parse().expect("a length"),
         None if address.is_unspecified() => 0,
-        None => 32,
+        None if address.is_ipv4() => 32,
+        None => 128,
     };
-    Ipv4Net::new(address, len).expect("a prefix")
+    IpNet::new(address, len).expect("a prefix")
 }
 
 /// What everything behind the configuration relies on.
@@ -208,13 +305,44 @@ fn check_bounds(config: &Config) {
             assert!(other.device != router.device && other.socket != router.socket, "{other:?} and {router:?}");
         }
     }
+    check_host(config);
     for device in &config.devices {
         assert!(is_device(&device.name), "{device:?}");
         assert!(device.socket.as_deref().is_none_or(is_socket), "{device:?}");
         check_device_network(device);
     }
     assert!(config.routes.iter().all(|route| route.target.port() != 0));
-    assert!(config.device_rules.len() <= MAX_RULES);
+    // The form that the C plugin knows has neither IPv6 nor services, nor an answer, and can't tell some patterns apart.
+    let fits_c_form = |rule: &PeerRule| rule.encode().is_some();
+    let most = if config.device_rules.iter().all(fits_c_form) { MAX_RULES } else { MAX_EXTENDED_RULES };
+    assert!(config.device_rules.len() <= most);
+}
+
+/// What routers set up on their host is theirs alone, and leads to where their vassals can be.
+fn check_host(config: &Config) {
+    let networks = || config.routers.iter().flat_map(|router| &router.addresses);
+    for (index, net) in networks().enumerate() {
+        let others = networks().take(index);
+        assert!(others.filter(|it| it.contains(&net.network()) || net.contains(&it.network())).count() == 0, "{net}");
+        let address = net.addr();
+        assert!(!address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), "{net}");
+        let has_hosts = net.max_prefix_len() - net.prefix_len() >= 2;
+        assert!(!has_hosts || address != net.network(), "{net}");
+        assert!(!has_hosts || address.is_ipv6() || address != net.broadcast(), "{net}");
+    }
+    let mut ports = HashSet::new();
+    for router in &config.routers {
+        assert!(router.nat.iter().all(|name| !matches!(name.as_str(), "all" | "default" | "lo")), "{router:?}");
+        assert!(router.nat.is_empty() || !router.addresses.is_empty(), "{router:?}");
+        assert!(router.mtu.is_none_or(|mtu| (576..=8188).contains(&mtu)), "{router:?}");
+        for mapping in &router.ports {
+            let target = mapping.target;
+            assert!(mapping.port != 0 && target.port() != 0, "{mapping:?}");
+            assert!(ports.insert((mapping.protocol.as_str(), mapping.port, target.is_ipv4())), "{mapping:?}");
+            let net = router.addresses.iter().find(|net| net.contains(&target.ip())).expect("one of its networks");
+            assert_ne!(net.addr(), target.ip(), "{mapping:?}");
+        }
+    }
 }
 
 /// What a device is given goes together.
@@ -229,7 +357,7 @@ fn check_device_network(device: &DeviceSpec) {
     assert!(device.gateways.iter().all(|gateway| has(gateway.is_ipv4())), "{device:?}");
     let has_v6 = device.addresses.iter().any(|net| net.addr().is_ipv6());
     assert!(device.mtu.is_none_or(|mtu| mtu >= if has_v6 { 1280 } else { 576 }), "{device:?}");
-    for path in &device.resolv_conf {
+    if let Some(path) = &device.resolv_conf {
         assert!(path.starts_with('/') && !path.ends_with('/') && device.socket.is_some() && has(true) | has(false));
     }
 }
@@ -253,13 +381,37 @@ fn check_again(config: &Config) {
 type Written = (OptionName, String);
 
 fn write_rules(config: &Config, options: &mut Vec<Written>) {
-    let word = |action| if action == Action::Allow { "allow" } else { "deny" };
-    let rule = |rule: &Rule<Action>| format!("{} {} {}", word(rule.target), rule.src, rule.dst);
+    let word = |action| match action {
+        Action::Allow => "allow",
+        Action::Deny => "deny",
+        Action::Reject => "reject",
+    };
+    let rule =
+        |rule: &Rule<Action>| format!("{} {}{}", word(rule.target), ends(&rule.selector), service(&rule.selector));
     options.extend(config.firewall_in.iter().map(|it| (OptionName::FirewallIn, rule(it))));
     options.extend(config.firewall_out.iter().map(|it| (OptionName::FirewallOut, rule(it))));
     for route in &config.routes {
-        options.push((OptionName::Route, format!("{} {} {}", route.src, route.dst, route.target)));
+        options.push((OptionName::Route, format!("{} {}", ends(&route.selector), route.target)));
     }
+}
+
+fn ends(selector: &Selector) -> String {
+    let pattern = |it| match it {
+        AddressPattern::Any => "any".to_owned(),
+        AddressPattern::Net(net) => net.to_string(),
+    };
+    format!("{} {}", pattern(selector.src()), pattern(selector.dst()))
+}
+
+/// With a space before it, if there is any.
+fn service(selector: &Selector) -> String {
+    let Some(Service { protocol, ports }) = selector.service() else { return String::new() };
+    let protocol = match protocol {
+        Protocol::Icmp => "icmp".to_owned(),
+        Protocol::Number(number) => number.to_string(),
+    };
+    let ports = ports.map(Ports::bounds).map(|(first, last)| format!(" {first}-{last}"));
+    format!(" {protocol}{}", ports.unwrap_or_default())
 }
 
 fn write_grants(config: &Config, options: &mut Vec<Written>) {
@@ -276,7 +428,9 @@ fn write_grants(config: &Config, options: &mut Vec<Written>) {
     }
     for range in &config.device_routes {
         let port = range.port.map(|port| format!(":{port}")).unwrap_or_default();
-        options.push((OptionName::DeviceRoute, format!("{}{port}", range.prefix)));
+        let prefix =
+            if range.prefix.addr().is_ipv4() { range.prefix.to_string() } else { format!("[{}]", range.prefix) };
+        options.push((OptionName::DeviceRoute, format!("{prefix}{port}")));
     }
     options.extend(config.gateway_sources.iter().map(|net| (OptionName::GatewayAllow, net.to_string())));
 }
@@ -288,7 +442,15 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         let gateway = router.gateway.map(|address| address.to_string()).unwrap_or_default();
         let words = [&router.device, &router.socket, stats].map(quoted).join(" ");
         options.push((OptionName::Router, format!("{words} {gateway}")));
-        options.extend(router.dns.iter().map(|it| (OptionName::RouterDns, format!("{} {it}", router.device))));
+        let device = quoted(&router.device);
+        let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
+        router.addresses.iter().for_each(|net| write(OptionName::RouterAddress, net.to_string()));
+        router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
+        for mapping in &router.ports {
+            let protocol = mapping.protocol.as_str();
+            write(OptionName::RouterPort, format!("{protocol} {} {}", mapping.port, mapping.target));
+        }
+        router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",
@@ -332,22 +494,25 @@ fn write_devices(config: &Config, options: &mut Vec<Written>) {
 }
 
 fn write_device_network(device: &DeviceSpec, options: &mut Vec<Written>) {
-    let mut push = |option, value: String| options.push((option, format!("{} {value}", device.name)));
+    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
+    let name = quoted(&device.name);
+    let mut push = |option, value: String| options.push((option, format!("{name} {value}")));
     device.addresses.iter().for_each(|address| push(OptionName::DeviceAddress, address.to_string()));
     device.gateways.iter().for_each(|gateway| push(OptionName::DeviceGateway, gateway.to_string()));
     device.mtu.iter().for_each(|mtu| push(OptionName::DeviceMtu, mtu.to_string()));
-    for path in &device.resolv_conf {
-        push(OptionName::DeviceDns, shlex::try_quote(path).expect("no NUL in it").into_owned());
+    if let Some(path) = &device.resolv_conf {
+        push(OptionName::DeviceDns, quoted(path));
     }
 }
 
 fn device_rule(rule: &PeerRule) -> String {
-    let masked = |it: MaskedAddress| format!("{}/{}", Ipv4Addr::from_bits(it.address), it.mask.leading_ones());
+    let PeerSelector::Full(selector) = &rule.selector else { panic!("{rule:?}") };
     let direction = if rule.direction == Direction::In { "in" } else { "out" };
     let action = match rule.action {
         RuleAction::Allow => "allow".to_owned(),
         RuleAction::Deny => "deny".to_owned(),
+        RuleAction::Reject => "reject".to_owned(),
         RuleAction::Route(target) => format!("route {target}"),
     };
-    format!("{direction} {} {} {action}", masked(rule.src), masked(rule.dst))
+    format!("{direction} {} {action}{}", ends(selector), service(selector))
 }

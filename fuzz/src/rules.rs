@@ -1,19 +1,32 @@
-//! Rules that a peer sends.
+//! Rules that a peer sends, in both forms.
 //!
 //! Input: an address (4 bytes), and the payload of a rules frame.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, RULE_LEN, RuleAction, decode_all};
+use ipnet::IpNet;
+use tuntap_plugin::wire::frame::FrameKind;
+use tuntap_plugin::wire::rule::{
+    Direction, EXTENDED_RULE_LEN, MaskedAddress, PeerRule, PeerSelector, RULE_LEN, RuleAction, decode_all,
+    decode_all_extended, encode_all,
+};
+use tuntap_plugin::wire::selector::{AddressPattern, Protocol};
 
 use super::input::Input;
+
+/// Protocols with ports.
+const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// Reads the rules, writes them, and matches addresses with them.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let address = u32::from_be_bytes(input.array());
     let payload = input.rest();
+    check_c_form(payload, address);
+    check_other_form(payload);
+}
 
+fn check_c_form(payload: &[u8], address: u32) {
     let rules = decode_all(payload);
     let whole = payload.len().is_multiple_of(RULE_LEN);
     let known =
@@ -21,25 +34,27 @@ pub fn check(data: &[u8]) {
     assert_eq!(rules.is_some(), whole && known);
     let rules = rules.unwrap_or_default();
     for (rule, record) in rules.iter().zip(payload.chunks(RULE_LEN)) {
-        check_record(rule, record);
-        check_pattern(rule.src, address);
-        check_pattern(rule.dst, address);
+        let PeerSelector::Masked { src, dst } = rule.selector else { panic!("{rule:?}") };
+        check_record(rule, (src, dst), record);
+        check_pattern(src, address);
+        check_pattern(dst, address);
     }
-    let encoded: Vec<u8> = rules.iter().flat_map(PeerRule::encode).collect();
+    let (kind, encoded) = encode_all(rules.iter()).expect("all of one form");
+    assert_eq!(kind, FrameKind::Rules);
     assert_eq!(decode_all(&encoded), Some(rules));
 }
 
 /// Each field stands where `struct uwsgi_tuntap_rule` of include/uwsgi_tuntap.h has it.
-fn check_record(rule: &PeerRule, record: &[u8]) {
+fn check_record(rule: &PeerRule, (src, dst): (MaskedAddress, MaskedAddress), record: &[u8]) {
     let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
     assert_eq!(rule.direction == Direction::Out, record[0] == 1);
-    assert_eq!((rule.src.address, rule.src.mask), (word(1), word(5)));
-    assert_eq!((rule.dst.address, rule.dst.mask), (word(9), word(13)));
-    let encoded = rule.encode();
+    assert_eq!((src.address, src.mask), (word(1), word(5)));
+    assert_eq!((dst.address, dst.mask), (word(9), word(13)));
+    let encoded = rule.encode().expect("it came in this form");
     match rule.action {
         RuleAction::Route(target) => {
             assert_eq!(record[17], 2);
-            assert_eq!(target.ip().octets(), record[18..22]);
+            assert_eq!(target.ip(), IpAddr::from([record[18], record[19], record[20], record[21]]));
             assert_eq!(target.port().to_be_bytes(), record[22..24]);
             assert_eq!(encoded, record);
         }
@@ -64,4 +79,142 @@ fn check_pattern(pattern: MaskedAddress, address: u32) {
             });
         assert_eq!(pattern.matches(Ipv4Addr::from_bits(address)), expected, "{pattern:?} {address:#x}");
     }
+}
+
+fn check_other_form(payload: &[u8]) {
+    let rules = decode_all_extended(payload);
+    let whole = payload.len().is_multiple_of(EXTENDED_RULE_LEN);
+    let make_sense = whole && payload.chunks(EXTENDED_RULE_LEN).all(makes_sense);
+    assert_eq!(rules.is_some(), make_sense);
+    let rules = rules.unwrap_or_default();
+    for (rule, record) in rules.iter().zip(payload.chunks(EXTENDED_RULE_LEN)) {
+        check_other_record(rule, record);
+    }
+    let encoded: Vec<u8> =
+        rules.iter().flat_map(|rule| rule.encode_extended().expect("it came in this form")).collect();
+    assert_eq!(decode_all_extended(&encoded), Some(rules.clone()));
+    // Together they travel in the C plugin's form if that says the same of each.
+    let (kind, bytes) = encode_all(rules.iter()).expect("all of one form");
+    let fit_c_form = rules.iter().all(fits_c_form);
+    assert_eq!(kind, if fit_c_form { FrameKind::Rules } else { FrameKind::ExtendedRules });
+    assert_eq!(bytes.len(), rules.len() * if fit_c_form { RULE_LEN } else { EXTENDED_RULE_LEN });
+    if fit_c_form {
+        let as_sent = decode_all(&bytes).expect("they were just written");
+        assert!(rules.iter().zip(&as_sent).all(|(rule, sent)| says_the_same(rule, sent)), "{rules:?} {as_sent:?}");
+    }
+}
+
+/// The table of docs/PROTOCOL.md, from top to bottom.
+fn makes_sense(record: &[u8]) -> bool {
+    let word = |at: usize| u16::from_be_bytes([record[at], record[at + 1]]);
+    let [direction, action, src_version, dst_version, src_len, dst_len, flags, protocol, ..] = *record else {
+        return false;
+    };
+    let is_pattern = |version: u8, len: u8, at: usize| {
+        let bits = match version {
+            0 => return true,
+            4 => 32,
+            6 => 128,
+            _ => return false,
+        };
+        let is_set = |bit: usize| record[at + bit / 8] & 0x80 >> (bit % 8) != 0;
+        usize::from(len) <= bits && !(usize::from(len)..bits).any(is_set)
+    };
+    let are_patterns = is_pattern(src_version, src_len, 16) && is_pattern(dst_version, dst_len, 32);
+    let is_service = match flags {
+        // Nothing, a protocol, one with ports, ICMP.
+        0 | 1 | 4 => true,
+        3 => WITH_PORTS.contains(&protocol) && word(8) <= word(10),
+        _ => false,
+    };
+    let has_target = action != 2 || [4, 6].contains(&record[12]);
+    direction <= 1
+        && action <= 3
+        && are_patterns
+        && (src_version == dst_version || src_version == 0 || dst_version == 0)
+        && is_service
+        && has_target
+}
+
+/// Each field stands where docs/PROTOCOL.md has it.
+fn check_other_record(rule: &PeerRule, record: &[u8]) {
+    let PeerSelector::Full(selector) = rule.selector else { panic!("{rule:?}") };
+    assert_eq!(rule.direction == Direction::Out, record[0] == 1);
+    for (pattern, version, len, at) in
+        [(selector.src(), record[2], record[4], 16), (selector.dst(), record[3], record[5], 32)]
+    {
+        let expected = match version {
+            0 => AddressPattern::Any,
+            _ => AddressPattern::Net(IpNet::new_assert(address(version, &record[at..]), len)),
+        };
+        assert_eq!(pattern, expected);
+    }
+    let protocol = selector.service().map(|service| service.protocol);
+    assert_eq!(
+        protocol,
+        [None, Some(Protocol::Number(record[7])), Some(Protocol::Icmp)][usize::from(record[6] & 5).min(2)]
+    );
+    let ports = selector.service().and_then(|service| service.ports).map(|ports| ports.bounds());
+    let word = |at: usize| u16::from_be_bytes([record[at], record[at + 1]]);
+    assert_eq!(ports, (record[6] & 2 != 0).then(|| (word(8), word(10))));
+    let action = match record[1] {
+        0 => RuleAction::Allow,
+        1 => RuleAction::Deny,
+        2 => RuleAction::Route(SocketAddr::new(address(record[12], &record[48..]), word(14))),
+        _ => RuleAction::Reject,
+    };
+    assert_eq!(rule.action, action);
+}
+
+fn address(version: u8, bytes: &[u8]) -> IpAddr {
+    match version {
+        4 => IpAddr::from(*bytes.first_chunk::<4>().expect("four bytes")),
+        _ => IpAddr::from(*bytes.first_chunk::<16>().expect("sixteen bytes")),
+    }
+}
+
+/// The C plugin's form has IPv4, two actions and a route to an IPv4 address; 0.0.0.0 alone is any address in it.
+fn fits_c_form(rule: &PeerRule) -> bool {
+    let PeerSelector::Full(selector) = rule.selector else { return true };
+    let (src, dst) = (selector.src(), selector.dst());
+    let is_v4_host_0 = |pattern| pattern == AddressPattern::Net(IpNet::from(IpAddr::from([0; 4])));
+    let has_form = |pattern| match pattern {
+        AddressPattern::Any => true,
+        AddressPattern::Net(net) => net.addr().is_ipv4() && !is_v4_host_0(pattern),
+    };
+    let has_action = match rule.action {
+        RuleAction::Allow | RuleAction::Deny => true,
+        RuleAction::Reject => false,
+        RuleAction::Route(target) => target.is_ipv4(),
+    };
+    // All of IPv4 is any address there; that of both ends is every packet of IPv6, too.
+    let is_all = |pattern| match pattern {
+        AddressPattern::Any => true,
+        AddressPattern::Net(net) => net.prefix_len() == 0,
+    };
+    let is_every_packet = src == AddressPattern::Any && dst == AddressPattern::Any;
+    has_form(src)
+        && has_form(dst)
+        && has_action
+        && selector.service().is_none()
+        && (is_every_packet || !(is_all(src) && is_all(dst)))
+}
+
+/// Of a rule that fits the C plugin's form, and what has become of it there.
+fn says_the_same(rule: &PeerRule, sent: &PeerRule) -> bool {
+    let (PeerSelector::Full(selector), PeerSelector::Masked { src, dst }) = (rule.selector, sent.selector) else {
+        return false;
+    };
+    let is_same = |pattern, masked: MaskedAddress| match pattern {
+        AddressPattern::Any => masked.address == 0 && masked.mask == 0,
+        AddressPattern::Net(net) => {
+            net.addr() == IpAddr::V4(Ipv4Addr::from_bits(masked.address))
+                && u32::from(net.prefix_len()) == masked.mask.leading_ones()
+                && masked.mask.leading_ones() + masked.mask.trailing_zeros() == 32
+        }
+    };
+    let are_same = is_same(selector.src(), src) && is_same(selector.dst(), dst);
+    are_same
+        && (rule.direction, rule.action) == (sent.direction, sent.action)
+        && rule.selector.is_for_v6() == sent.selector.is_for_v6()
 }

@@ -38,7 +38,10 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
 const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 
 unsafe extern "C" fn on_load() {
-    guarded("on_load", || check_abi().unwrap_or_else(|error| die(error)));
+    guarded("on_load", || {
+        check_abi().unwrap_or_else(|error| die(error));
+        hostnet::adopt();
+    });
 }
 
 /// Called once in each image, before the host opens anything. Under an Emperor the instance is in its namespaces by
@@ -48,7 +51,6 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         let host = HostState::read();
         devices::refuse_impossible(&host);
         devices::adopt(&host);
-        hostnet::adopt();
         routers::start(&host);
         // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
         if host.is_master_as_root() && host.is_jailed() {

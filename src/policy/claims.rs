@@ -100,9 +100,8 @@ impl Claims {
         }
     }
 
-    /// Takes back what an earlier router knew.
-    pub fn restore(&mut self, address: IpAddr, is_bound: bool, id: PeerId, registry: &mut Registry) {
-        self.assign(address, id, registry);
+    /// Says whether the peer may choose addresses by itself, whatever was assigned to it.
+    pub const fn set_bound(&mut self, is_bound: bool) {
         self.is_bound = is_bound;
     }
 

@@ -184,7 +184,8 @@ impl Forwarder {
             Some(PeerPolicy { id, identity, claims: Claims::default(), rules: Vec::new(), has_sent: false });
     }
 
-    /// A peer that an earlier router had. Its rules stay what they were; its addresses, too, as far as they are free.
+    /// A peer that an earlier router had. Its rules stay what they were; its addresses, too, as far as they are free and it
+    /// may have them.
     pub fn restore(
         &mut self,
         id: PeerId,
@@ -196,9 +197,13 @@ impl Forwarder {
         self.add_peer(id, identity);
         self.set_rules(id, rules);
         if let Some(peer) = find_mut(&mut self.peers, id) {
-            for address in addresses {
-                peer.claims.restore(*address, is_bound, id, &mut self.registry);
+            for &address in addresses {
+                // What somebody else has chosen for it may be nobody's lease.
+                if self.leases.allow(address, &peer.identity) || is_bound && !self.leases.cover(address) {
+                    peer.claims.assign(address, id, &mut self.registry);
+                }
             }
+            peer.claims.set_bound(is_bound);
             peer.has_sent = true;
         }
     }

@@ -129,8 +129,12 @@ impl EventLoop<'_> {
     }
 }
 
-/// Nothing for peers that are not kept.
+/// Nothing for peers that are not kept. One that still waits for the address of another peer isn't: the next router would
+/// not know for which.
 fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> {
+    if forwarder.is_bound(id) && forwarder.address(id).is_none() {
+        return None;
+    }
     let (kind, rules) = rule::encode_all(forwarder.rules(id))?;
     Some(KeptPeer {
         serial: peer.store_serial?,

@@ -1,7 +1,7 @@
 //! A TCP connection through the router that has to live on.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::netns::Net;
@@ -15,9 +15,9 @@ pub struct Connection {
 
 impl Connection {
     #[track_caller]
-    pub fn open(from: &Net, to: &Net, address: Ipv4Addr) -> Self {
+    pub fn open(from: &Net, to: &Net, address: impl Into<IpAddr>) -> Self {
         static PORT: AtomicU16 = AtomicU16::new(7100);
-        let target = SocketAddr::from((address, PORT.fetch_add(1, Ordering::Relaxed)));
+        let target = SocketAddr::from((address.into(), PORT.fetch_add(1, Ordering::Relaxed)));
         let listener = to.run(|| TcpListener::bind(target)).expect("the address is there");
         let near = from.run(|| TcpStream::connect_timeout(&target, wait::SHORT)).expect("the address is reached");
         let (far, _) = listener.accept().expect("the connection");

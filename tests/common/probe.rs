@@ -30,16 +30,16 @@ pub fn pings_answered(net: &Net, to: impl Into<IpAddr>, count: u32, options: &[&
     }
 }
 
-pub fn is_reachable(net: &Net, to: Ipv4Addr) -> bool {
+pub fn is_reachable(net: &Net, to: impl Into<IpAddr>) -> bool {
     pings_answered(net, to, 1, &["-W", "1"]) == 1
 }
 
 /// Sends `length` bytes over TCP from one namespace to another and has them sent back.
 pub fn tcp_round_trip(server: &Net, address: impl Into<IpAddr>, client: &Net, length: usize) -> std::io::Result<bool> {
-    let address = SocketAddr::new(address.into(), TCP_PORT);
-    let listener = server.run(|| TcpListener::bind(address))?;
+    let address = address.into();
+    let listener = server.run(|| TcpListener::bind((address, TCP_PORT)))?;
     let sent: Vec<u8> = (0..length).map(|index| u8::try_from(index % 251).expect("below 251")).collect();
-    let mut stream = client.run(|| TcpStream::connect_timeout(&address, TIMEOUT))?;
+    let mut stream = client.run(|| TcpStream::connect_timeout(&SocketAddr::from((address, TCP_PORT)), TIMEOUT))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let (mut accepted, _) = listener.accept()?;

@@ -1,7 +1,7 @@
 //! A peer that speaks the wire straight from the test: honest, careless or hostile.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::{Ipv4Addr, Shutdown};
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -135,10 +135,14 @@ impl RawPeer {
     }
 
     /// Whether an echo request through the router is answered.
-    pub fn echo(&mut self, from: Ipv4Addr, to: Ipv4Addr, within: Duration) -> bool {
+    pub fn echo(&mut self, from: impl Into<IpAddr>, to: impl Into<IpAddr>, within: Duration) -> bool {
         self.sequence += 1;
         let sequence = self.sequence;
-        let request = packet::echo_request(from, to, sequence, 84);
+        let request = match (from.into(), to.into()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => packet::echo_request(from, to, sequence, 84),
+            (IpAddr::V6(from), IpAddr::V6(to)) => packet::echo_request6(from, to, sequence, 84),
+            (from, to) => panic!("{from} and {to} are of different versions"),
+        };
         self.try_send_bytes(&wire::frame(wire::PACKET, &request)).is_ok()
             && self.wait_for_packet(within, |reply| packet::echo_reply_sequence(reply) == Some(sequence)).is_some()
     }

@@ -1,7 +1,7 @@
 //! The router's statistics, as a collector reads them.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixStream};
 use std::path::Path;
@@ -62,13 +62,25 @@ impl Stats {
     }
 
     /// The peer that holds an address.
-    pub fn peer(&self, address: Ipv4Addr) -> Option<&Value> {
-        self.peers().iter().find(|peer| peer["addr"] == address.to_string())
+    pub fn peer(&self, address: impl Into<IpAddr>) -> Option<&Value> {
+        let address = address.into().to_string();
+        let holds = |peer: &Value| match peer["addresses"].as_array() {
+            Some(addresses) => addresses.iter().any(|held| *held == address),
+            None => peer["addr"] == address,
+        };
+        self.peers().iter().find(|peer| holds(peer))
+    }
+
+    /// All addresses of the peer that holds this one.
+    pub fn addresses(&self, address: impl Into<IpAddr>) -> Vec<IpAddr> {
+        let held = self.peer(address).and_then(|peer| peer["addresses"].as_array()).map_or(&[][..], Vec::as_slice);
+        held.iter().filter_map(|address| address.as_str()?.parse().ok()).collect()
     }
 
     /// A number of a peer.
     #[track_caller]
-    pub fn of_peer(&self, address: Ipv4Addr, key: &str) -> u64 {
+    pub fn of_peer(&self, address: impl Into<IpAddr>, key: &str) -> u64 {
+        let address = address.into();
         let peer = self.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", self.0));
         peer[key].as_u64().unwrap_or_else(|| panic!("no number `{key}` in {peer}"))
     }
@@ -79,7 +91,7 @@ impl Stats {
     }
 
     /// Drops for a reason of the peer that holds an address.
-    pub fn drops_of(&self, address: Ipv4Addr, reason: &str) -> u64 {
+    pub fn drops_of(&self, address: impl Into<IpAddr>, reason: &str) -> u64 {
         self.peer(address).map_or(0, |peer| peer["drops"][reason].as_u64().unwrap_or(0))
     }
 }
@@ -91,6 +103,6 @@ fn to_end(stream: &mut impl Read) -> std::io::Result<String> {
 }
 
 /// Whether the router reads and writes a peer's device itself.
-pub fn is_attached(stats: &Stats, address: Ipv4Addr) -> bool {
+pub fn is_attached(stats: &Stats, address: impl Into<IpAddr>) -> bool {
     stats.peer(address).is_some_and(|peer| peer["attached"] == true)
 }

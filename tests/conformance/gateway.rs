@@ -167,9 +167,9 @@ fn gateway_input_that_is_no_packet_is_dropped(router: Router) {
     let mut not_ip = sound.clone();
     not_ip[0] = 0x15;
     let too_big = packet::udp(afar, V1, 9, &[0; MAX_PAYLOAD]);
-    let ipv6 = packet::ipv6_router_solicitation();
+    let to_all_routers = packet::ipv6_router_solicitation();
     let to_nobody = packet::udp(afar, V2, 9, b"lost");
-    for datagram in [&malformed, &not_ip, &too_big, &ipv6, &to_nobody, &sound[..19].to_vec(), &sound] {
+    for datagram in [&malformed, &not_ip, &too_big, &to_all_routers, &to_nobody, &sound[..19].to_vec(), &sound] {
         there.send_to(datagram, (HERE, PORT)).expect("UDP to the gateway");
     }
     let seen = peer.wait_for_packet(wait::SHORT, |packet| packet::source(packet) == afar);

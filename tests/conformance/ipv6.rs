@@ -1,4 +1,4 @@
-//! What a kernel sends by itself on a link with IPv6 disturbs nothing.
+//! What kernels send of their own on a link with IPv6 disturbs nothing. What passes is in tests/ipv6.
 
 use crate::common::emperor::{EMPEROR, V1};
 use crate::common::host::Subject;

@@ -89,13 +89,13 @@ fn packets_and_drops_are_counted(router: Router) {
     let stats = emperor.stats();
     assert_eq!(stats.of_peer(V1, "tx_packets"), 2);
     assert!(stats.of_peer(V1, "rx_packets") >= 2);
-    assert_eq!((stats.drops_of(V1, "ipv6"), stats.drops("ipv6")), (1, 1));
+    assert_eq!((stats.drops_of(V1, "invalid_source"), stats.drops("invalid_source")), (1, 1));
     assert_eq!((stats.drops_of(V1, "spoofed_source"), stats.drops("spoofed_source")), (1, 1));
     // Nobody holds the second address.
     crate::common::probe::send_udp(&emperor.netns, V2, 9, b"lost").expect("the Emperor can send");
     emperor.wait_for_stats("a packet for nobody is counted", |stats| stats.drops("no_peer") == 1);
     drop(peer);
     emperor.wait_for_stats("the router's totals outlive the peer", |stats| {
-        stats.peers().is_empty() && stats.drops("ipv6") == 1
+        stats.peers().is_empty() && stats.drops("invalid_source") == 1
     });
 }

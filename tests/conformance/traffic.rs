@@ -92,12 +92,12 @@ fn two_devices_reach_two_routers(pair: Pair) {
         .line("exec-as-root = ip addr replace 192.168.1.2/24 dev uwsgi1")
         .line("exec-as-root = ip link set uwsgi1 up");
     let vassal = emperor.start_vassal(&vassal);
-    let second = [192, 168, 1, 1].into();
+    let second = Ipv4Addr::new(192, 168, 1, 1);
     assert!(is_reachable(&vassal, EMPEROR));
     assert!(is_reachable(&vassal, second));
     let stats = Stats::read(&emperor.path("stats1.sock")).expect("the second router has its own stats");
-    assert!(stats.peer([192, 168, 1, 2].into()).is_some(), "the second router knows its peer: {}", stats.0);
-    assert!(emperor.stats().peer([192, 168, 1, 2].into()).is_none(), "the first router does not");
+    assert!(stats.peer(Ipv4Addr::new(192, 168, 1, 2)).is_some(), "the second router knows its peer: {}", stats.0);
+    assert!(emperor.stats().peer(Ipv4Addr::new(192, 168, 1, 2)).is_none(), "the first router does not");
 }
 
 fn wsgi_app_answers_through_the_tunnel(pair: Pair) {

@@ -1,57 +1,97 @@
-//! What these tests have in common: Emperors and vassals with addresses of both versions.
+//! What these tests have in common: an Emperor and vassals with addresses of both versions.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
+use crate::common::capture::Capture;
+use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::host::{Host, Subject};
-use crate::common::netns::{Net, Netns};
-pub use crate::common::stats::is_attached;
+use crate::common::netns::Net;
+use crate::common::packet;
+use crate::common::raw_peer::RawPeer;
+use crate::common::stats::is_attached;
 use crate::common::vassal::VassalIni;
+use crate::common::wait;
 
-/// Addresses of both versions.
-#[derive(Clone, Copy, Debug)]
-pub struct Addresses {
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
+/// As [`EMPEROR`], `V1` and `V2`.
+pub const EMPEROR_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
+pub const V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
+pub const V2_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 3);
+/// Another one for the first vassal.
+pub const V1_6_OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 1, 2);
+/// Behind the Emperor.
+pub const AFAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+pub fn emperor() -> EmperorIni {
+    emperor_on(Host::usual())
 }
 
-const fn v6(net: u16, host: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, net, 0, 0, 0, 0, 0, host)
+pub fn emperor_on(host: Host) -> EmperorIni {
+    EmperorIni::new(host, Subject::Ours).lines(&[
+        "exec-as-root = sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1",
+        &format!("exec-as-root = ip -6 addr replace {EMPEROR_6}/64 dev emperor0 nodad"),
+    ])
 }
 
-pub const HERE: Addresses = Addresses { v4: EMPEROR, v6: v6(0x77, 1) };
-pub const FIRST: Addresses = Addresses { v4: V1, v6: v6(0x77, 2) };
-pub const SECOND: Addresses = Addresses { v4: V2, v6: v6(0x77, 3) };
-pub const THERE: Addresses = Addresses { v4: Ipv4Addr::new(192, 168, 1, 1), v6: v6(0x78, 1) };
-pub const FAR: Addresses = Addresses { v4: Ipv4Addr::new(192, 168, 1, 2), v6: v6(0x78, 2) };
-
-/// As many packets as a transfer takes one way without super-packets.
-pub const fn wire_packets(length: usize) -> u64 {
-    length as u64 / 1428
+pub fn vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
+    vassal_on(Host::usual(), Subject::Ours, name, v4, v6)
 }
 
-pub fn emperor(own: Addresses) -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
-        .address(own.v4)
-        .line(format!("exec-as-root = ip -6 addr replace {}/64 dev emperor0 nodad", own.v6))
+/// A vassal that claims both its addresses while it starts.
+pub fn vassal_on(host: Host, plugin: Subject, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
+    with_address(VassalIni::new(host, plugin, name, v4, EMPEROR), v6)
+        .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR_6}"))
 }
 
-pub fn start() -> Emperor {
-    emperor(HERE).start_in(Netns::new().with_ipv6())
+/// A vassal that has both its addresses, and hasn't sent anything from them.
+pub fn silent_vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
+    with_address(VassalIni::new(Host::usual(), Subject::Ours, name, v4, EMPEROR).without_ping(), v6)
 }
 
-pub fn vassal(plugin: Subject, name: &str, own: Addresses, emperor: Addresses) -> VassalIni {
-    VassalIni::new(Host::usual(), plugin, name, own.v4, emperor.v4)
+fn with_address(vassal: VassalIni, address: Ipv6Addr) -> VassalIni {
+    vassal
         .with_ipv6()
-        .line(format!("exec-as-root = ip -6 addr replace {}/64 dev uwsgi0 nodad", own.v6))
-        .line(format!("exec-as-root = ip -6 route replace default via {} dev uwsgi0", emperor.v6))
+        .line(format!("exec-as-root = ip -6 addr replace {address}/64 dev uwsgi0 nodad"))
+        .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR_6} dev uwsgi0"))
 }
 
-/// Starts a vassal of ours, and waits until it is attached and both of its addresses are known.
+/// Starts a vassal and waits until the router has its device.
 #[track_caller]
-pub fn start_attached(emperor: &Emperor, name: &str, own: Addresses, gateway: Addresses) -> Net {
-    let net = emperor.start_vassal(&vassal(Subject::Ours, name, own, gateway));
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, own.v4));
-    net.sh(&format!("ping -q -c 1 -W 5 {}", gateway.v6));
+pub fn start_attached(emperor: &Emperor, vassal: &VassalIni) -> Net {
+    let net = emperor.start_vassal(vassal);
+    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, vassal.address));
     net
+}
+
+/// A peer in frames that holds this address.
+#[track_caller]
+pub fn peer(emperor: &Emperor, address: Ipv6Addr) -> RawPeer {
+    let mut peer = emperor.connect();
+    assert!(peer.echo(address, EMPEROR_6, wait::SHORT), "a peer at {address} gets an echo from {EMPEROR_6}");
+    peer
+}
+
+/// Sends packets, and says which of them the router passed on to its device, by their places.
+#[track_caller]
+pub fn passed(emperor: &Emperor, peer: &mut RawPeer, last_from: Ipv6Addr, packets: &[Vec<u8>]) -> Vec<usize> {
+    let capture = Capture::received_on(&emperor.netns, "emperor0");
+    for packet in packets {
+        peer.send_packet(packet);
+    }
+    // What was stopped is told from what is still under way by a last packet, not by time.
+    peer.send_packet(&packet::echo_request6(last_from, EMPEROR_6, LAST, 84));
+    let last = packet::echo_request6(last_from, EMPEROR_6, LAST, 84);
+    let seen = capture.until(wait::SHORT, |packet| *packet == *last);
+    (0..packets.len()).filter(|place| seen.contains(&packets[*place])).collect()
+}
+
+/// Sequence of the packet that tells the end. Every set of rules lets echo requests to the Emperor through.
+const LAST: u16 = 0xffff;
+
+/// All of these are the peer's, and no others.
+#[track_caller]
+pub fn assert_addresses(emperor: &Emperor, addresses: &[IpAddr]) {
+    let stats = emperor.wait_for_stats("the addresses are the peer's", |stats| {
+        addresses.first().is_some_and(|first| stats.addresses(*first) == addresses)
+    });
+    assert_eq!(stats.peer(addresses[0]).expect("it is there")["addr"], addresses[0].to_string());
 }

@@ -1,8 +1,7 @@
 //! Routers that are killed.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -118,7 +117,7 @@ fn restored_vassal_is_bound_to_its_address_and_rules() {
     net.sh("ip address add 192.168.0.77/24 dev uwsgi0");
     let spoof = net.output(&["ping", "-q", "-c", "2", "-W", "1", "-I", "192.168.0.77", "192.168.0.1"]);
     assert!(!spoof.status.success(), "{spoof:?}");
-    assert!(pings_answered(&net, Ipv4Addr::new(203, 0, 113, 9), 1, &["-W", "1"]) == 0);
+    assert!(pings_answered(&net, "203.0.113.9".parse::<Ipv4Addr>().expect("an address"), 1, &["-W", "1"]) == 0);
     let stats = emperor.stats();
     assert!(stats.drops_of(V1, "spoofed_source") > 0 && stats.drops_of(V1, "peer_rule") > 0, "{}", stats.0);
     assert!(!emperor.connect().echo(V1, EMPEROR, Duration::from_millis(500)), "nobody else gets the address");
