@@ -23,6 +23,23 @@ struct uwsgi_tuntap_frame_header {
 
 #define UWSGI_TUNTAP_FRAME_PACKET 0 /* one IP packet, without any link-layer header */
 #define UWSGI_TUNTAP_FRAME_RULES 1  /* peer rules, replacing those sent before; not after the first packet */
+#define UWSGI_TUNTAP_FRAME_EXTENDED_RULES 0x79 /* the same, as struct uwsgi_tuntap_extended_rule */
+
+/* A device asks for its network's configuration, before anything else; a router that doesn't know this drops it. */
+#define UWSGI_TUNTAP_FRAME_ASK 0x76
+#define UWSGI_TUNTAP_FRAME_CONFIGURATION 0x77 /* the router's answer: JSON */
+#define UWSGI_TUNTAP_FRAME_CLAIM 0x78         /* addresses that the device should have: JSON, only after an answer */
+
+#define UWSGI_TUNTAP_LEASE_VERSION 1
+#define UWSGI_TUNTAP_ASK_V4 1
+#define UWSGI_TUNTAP_ASK_V6 2
+
+struct uwsgi_tuntap_ask {
+	uint8_t version; /* UWSGI_TUNTAP_LEASE_VERSION */
+	uint8_t flags;   /* UWSGI_TUNTAP_ASK_*: which addresses the router is to choose */
+	uint8_t reserved[2];
+	uint8_t name_le[8]; /* tells the device from its user's others, little endian */
+} __attribute__((packed));
 
 /* A header and this many bytes fill 8192 bytes, the buffer of the oldest implementation. */
 #define UWSGI_TUNTAP_MAX_PAYLOAD 8188
@@ -45,6 +62,35 @@ struct uwsgi_tuntap_rule {
 #define UWSGI_TUNTAP_RULE_ALLOW 0
 #define UWSGI_TUNTAP_RULE_DENY 1
 #define UWSGI_TUNTAP_RULE_ROUTE 2
+
+/*
+ * One peer rule of the other form, for routers that know it. Ports are in network byte order. An IPv4 address fills the
+ * first 4 bytes; bits behind the prefix are 0.
+ */
+struct uwsgi_tuntap_extended_rule {
+	uint8_t direction;
+	uint8_t action;
+	uint8_t src_version; /* 0 is any address of both versions, 4, 6 */
+	uint8_t dst_version;
+	uint8_t src_prefix_len;
+	uint8_t dst_prefix_len;
+	uint8_t flags; /* UWSGI_TUNTAP_RULE_HAS_* or _IS_ICMP */
+	uint8_t protocol;
+	uint16_t first_port; /* of the destination */
+	uint16_t last_port;
+	uint8_t target_version; /* 4 or 6, for UWSGI_TUNTAP_RULE_ROUTE */
+	uint8_t zero;
+	uint16_t target_port;
+	uint8_t src[16];
+	uint8_t dst[16];
+	uint8_t target[16];
+} __attribute__((packed));
+
+#define UWSGI_TUNTAP_RULE_REJECT 3 /* an action of this form only: deny, and tell the sender */
+
+#define UWSGI_TUNTAP_RULE_HAS_PROTOCOL 1
+#define UWSGI_TUNTAP_RULE_HAS_PORTS 2 /* with _HAS_PROTOCOL, of TCP, UDP, SCTP, DCCP or UDP-Lite */
+#define UWSGI_TUNTAP_RULE_IS_ICMP 4   /* instead of both: ICMP or ICMPv6, as the packet's version has it */
 
 /* First bytes of a device that sends its credentials; SCM_CREDENTIALS travels with them. No frame header. */
 #define UWSGI_TUNTAP_CREDENTIALS_MAGIC "uwsgi-tuntap"

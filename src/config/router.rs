@@ -25,15 +25,10 @@ pub struct RouterSpec {
     pub nat: Vec<String>,
     /// Ports of the host that lead to its vassals.
     pub ports: Vec<PortMapping>,
-    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, [`Self::DEFAULT_MTU`].
+    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, 1500.
     pub mtu: Option<u16>,
     /// DNS servers that it tells devices of.
     pub dns: Vec<IpAddr>,
-}
-
-impl RouterSpec {
-    /// The kernel's MTU for a new TUN device, in bytes.
-    pub const DEFAULT_MTU: u16 = 1500;
 }
 
 /// Where statistics are served.

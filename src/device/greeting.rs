@@ -128,6 +128,11 @@ fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix
     if bytes.is_empty() || send(bytes)? == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
 
+/// Whether rules can't be told a router of the C plugin.
+pub fn need_extension(rules: &[PeerRule]) -> bool {
+    matches!(rule::encode_all(rules.iter()), Some((FrameKind::ExtendedRules, _)))
+}
+
 /// The frame that carries the rules; nothing if there are none.
 pub fn rules_frame(rules: &[PeerRule]) -> Vec<u8> {
     debug_assert!(rules.len() <= MAX_RULES, "the configuration was checked");

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::configure::{Gateway, Network};
-use super::greeting::{Introduced, greet, introduce, rules_frame};
+use super::greeting::{Introduced, greet, introduce, need_extension, rules_frame};
 use super::lease::{self, Holding, PATIENCE, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, DeviceError};
@@ -36,6 +36,8 @@ struct Settled {
     rest: Vec<u8>,
     /// Packets that claim addresses of which the router has not been told.
     claims: Vec<u8>,
+    /// Whether the router has answered a question: one of the C plugin never does.
+    router_is_ours: bool,
 }
 
 /// Connects, settles the device's network with the router, has it configured, and greets the router, so that packets pass
@@ -65,7 +67,7 @@ pub fn join(
             }
         }
     };
-    let Settled { told, holding, rest, claims } = settled;
+    let Settled { told, holding, rest, claims, router_is_ours } = settled;
     let network = network(spec, &told);
     configure(&network)?;
     for address in &network.addresses {
@@ -73,7 +75,8 @@ pub fn join(
     }
     let frames = [rules_frame(&context.rules), claims].concat();
     let greeted = greet(&connection, tun, introduced, frames, context).map_err(greet_error)?;
-    Ok(Joined { connection: (connection, Buffers::after_greeting(greeted, rest, holding)), told })
+    let buffers = Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding) };
+    Ok(Joined { connection: (connection, buffers), told })
 }
 
 /// How a device is to be: what the instance says comes before what the router has told.
@@ -100,7 +103,8 @@ fn settle(
     deadline: Instant,
     context: &Context,
 ) -> Result<Settled, SettleError> {
-    if !spec.has_addresses() {
+    let has_extended_rules = need_extension(&context.rules);
+    if !spec.has_addresses() && !has_extended_rules {
         return Ok(Settled::default());
     }
     let wait = |connection: &OwnedFd, within: Duration| {
@@ -116,15 +120,19 @@ fn settle(
         let told = talk.lease(v4_only, within)?;
         let leased = told.addresses.iter().map(|net| net.addr()).collect();
         let holding = Holding { leased, fixed: Vec::new() };
-        return Ok(Settled { told, holding, rest: talk.rest(), claims: Vec::new() });
+        return Ok(Settled { told, holding, rest: talk.rest(), claims: Vec::new(), router_is_ours: true });
     }
     let holding = Holding { leased: Vec::new(), fixed: lease::fixed(spec) };
     let told = match introduced {
-        Introduced::Done => talk.hold(&holding)?,
-        Introduced::NotYet(_) => None,
+        Introduced::Done if !holding.is_empty() => talk.hold(&holding)?,
+        Introduced::Done | Introduced::NotYet(_) => None,
     };
+    if has_extended_rules && told.is_none() {
+        talk.confirm(introduced)?;
+    }
     let claims = if told.is_none() { holding.echo_requests() } else { Vec::new() };
-    Ok(Settled { told: told.unwrap_or_default(), holding, rest: talk.rest(), claims })
+    let router_is_ours = told.is_some() || has_extended_rules;
+    Ok(Settled { told: told.unwrap_or_default(), holding, rest: talk.rest(), claims, router_is_ours })
 }
 
 fn connect(socket: &str, deadline: Instant, tun: &Tun, context: &Context) -> io::Result<OwnedFd> {

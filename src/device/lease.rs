@@ -47,6 +47,18 @@ pub enum SettleError {
     /// It has no networks.
     #[error("it has no network to give addresses from (its options tuntap-router-address)")]
     NoNetwork,
+    /// It could not be told the rules.
+    #[error(
+        "it has not answered within {} s: it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a \
+         protocol or reject, or too busy", .0.as_secs()
+    )]
+    Rules(Duration),
+    /// It must not be told the rules before it knows whose they are.
+    #[error(
+        "a tuntap-device-rule with IPv6, a protocol or reject has to be told before the privileges are dropped, but the kernel \
+         lets nobody show the credentials of uid {0} before that"
+    )]
+    RulesTooEarly(libc::uid_t),
     /// It refused.
     #[error("it refuses {0}: {1}")]
     Refused(String, String),
@@ -204,6 +216,17 @@ impl<'a> Talk<'a> {
             }
         }
         Ok(Some(told))
+    }
+
+    /// Makes sure that the router knows rules that the C plugin doesn't.
+    pub fn confirm(&mut self, introduced: Introduced) -> Result<(), SettleError> {
+        if let Introduced::NotYet(identity) = introduced {
+            return Err(SettleError::RulesTooEarly(identity.uid.as_raw()));
+        }
+        match self.ask(Ask { v4: false, v6: false, name: self.name }, PATIENCE) {
+            Err(SettleError::Unanswered(waited)) => Err(SettleError::Rules(waited)),
+            result => result.map(drop),
+        }
     }
 
     fn ask(&mut self, ask: Ask, within: Duration) -> Result<Configuration, SettleError> {

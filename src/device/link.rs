@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::greeting::rules_frame;
+use super::greeting::{need_extension, rules_frame};
 use super::pump::{Buffers, Pump};
 use super::rejoin::Rejoin;
 use super::{Context, DeviceError, close_in_children};
@@ -51,7 +51,15 @@ impl Link {
     pub fn resume(connection: (OwnedFd, Buffers), name: &str, context: &Context) -> Self {
         let (socket, mut buffers) = connection;
         close_in_children(socket.as_fd());
-        let rules = rules_frame(&context.rules);
+        // A connection that began with the C plugin's form of rules, perhaps with a router of the C plugin.
+        let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours;
+        if is_unknown {
+            context.logger.line(format_args!(
+                "[uwsgi-tuntap] the router at {name} may not know rules with IPv6, a protocol or reject: it has kept those \
+                 from before the reload"
+            ));
+        }
+        let rules = if is_unknown { Vec::new() } else { rules_frame(&context.rules) };
         match &mut buffers.greeting {
             Some(greeting) => *greeting = rules,
             None => buffers.to_router.extend_from_slice(&rules),

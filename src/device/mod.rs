@@ -77,8 +77,8 @@ pub enum DeviceError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// Its router gives it no configuration.
-    #[error("{name}: the router at {socket} gives it no addresses: {error}")]
+    /// It gets no addresses from its router, or can't tell it its rules.
+    #[error("{name}: no agreement with the router at {socket}: {error}")]
     Settle {
         /// The device.
         name: String,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
-use super::greeting::{greet, introduce, rules_frame};
+use super::greeting::{greet, introduce, need_extension, rules_frame};
 use super::lease::{Holding, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, close_in_children};
@@ -156,16 +156,21 @@ impl Rejoin {
             (true, false) => Waited::Readable,
             (false, false) => Waited::InVain,
         };
-        let mut rest = Vec::new();
+        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait);
+        let mut router_is_ours = false;
         if !holding.is_empty() {
-            let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait);
-            if !talk.reclaim(introduced, holding)? {
+            router_is_ours = talk.reclaim(introduced, holding)?;
+            if !router_is_ours {
                 frames.extend(holding.echo_requests());
             }
-            rest = talk.rest();
         }
+        if need_extension(&self.context.rules) && !router_is_ours {
+            talk.confirm(introduced)?;
+            router_is_ours = true;
+        }
+        let rest = talk.rest();
         let greeted = greet(connection, tun, introduced, frames, &self.context)?;
-        Ok(Buffers::after_greeting(greeted, rest, holding.clone()))
+        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding.clone()) })
     }
 }
 
@@ -173,7 +178,7 @@ impl Rejoin {
 fn report(logger: Logger, device: &str, socket: &str, attempt: &Attempt, last: &mut Option<String>) {
     let problem = match attempt {
         Attempt::Connect(error) => format!("can't reach the router at {socket} yet: {error}"),
-        Attempt::Settle(error) => format!("the router at {socket} doesn't give back its addresses yet: {error}"),
+        Attempt::Settle(error) => format!("no agreement with the router at {socket} yet: {error}"),
     };
     if last.as_ref() != Some(&problem) {
         logger.line(format_args!("[uwsgi-tuntap] {device}: {problem}"));

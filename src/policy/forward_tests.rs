@@ -572,6 +572,22 @@ mod ipv6 {
         }
     }
 
+    /// Whatever it gets back, and whatever is leased by now.
+    #[test]
+    fn restored_peers_are_as_bound_as_before() {
+        let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 4)], Uncovered::Allow));
+        forwarder.restore(peer(3), identity(3), Vec::new(), &[], true);
+        assert!(forwarder.is_bound(peer(3)));
+        assert_eq!(to(&mut forwarder, peer(3), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        forwarder.restore(peer(4), identity(5), Vec::new(), &[A, A6], true);
+        assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [A6], "the other one is somebody else's");
+        let mut forwarder = self::forwarder(leased(&[], Uncovered::Deny));
+        forwarder.restore(peer(3), identity(3), Vec::new(), &[A6], true);
+        forwarder.restore(peer(4), identity(4), Vec::new(), &[B6], false);
+        assert_eq!(forwarder.address(peer(3)), Some(A6), "the router had chosen it");
+        assert_eq!(forwarder.address(peer(4)), None, "nobody has given it leave");
+    }
+
     #[test]
     fn rules_of_a_peer_that_knows_ipv4_only_deny_ipv6() {
         let v4 = Selector::new(AddressPattern::Net(net("10.0.0.0/8")), AddressPattern::Any, None).expect("one version");

@@ -128,3 +128,7 @@ impl Forwarder {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "leasing_tests.rs"]
+mod tests;

@@ -324,7 +324,18 @@ mod tests {
         assert!(keeper.new_serial() > first, "numbers are not used again");
         assert!(!socket::is_hung_up(other_end.as_fd()), "the store kept the connection open");
         drop(fd);
-        assert!(socket::is_hung_up(other_end.as_fd()), "nobody has it any more");
+        assert!(is_soon_hung_up(&other_end), "nobody has it any more");
+    }
+
+    /// The child of another test that forks has a copy of everything for a moment.
+    fn is_soon_hung_up(end: &UnixStream) -> bool {
+        (0..200).any(|_| {
+            let is_over = socket::is_hung_up(end.as_fd());
+            if !is_over {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            is_over
+        })
     }
 
     #[test]
@@ -344,7 +355,7 @@ mod tests {
         drop(connection);
         assert!(!socket::is_hung_up(other_end.as_fd()));
         assert_eq!(kept(&store), [survivor]);
-        assert!(socket::is_hung_up(other_end.as_fd()), "no copy is left in either queue");
+        assert!(is_soon_hung_up(&other_end), "no copy is left in either queue");
     }
 
     #[test]

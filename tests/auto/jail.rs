@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::common::emperor::{EMPEROR, Emperor};
+use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::wait;
 use crate::world::{Vassal, emperor, pings, v4};
 
@@ -52,29 +52,49 @@ fn root_of_its_own_has_a_network() {
     wait::until_true("it has a network", wait::LONG, || pings(&net, EMPEROR));
 }
 
+/// An Emperor whose /etc is a copy of the machine's, so that a failure harms nobody.
+fn emperor_with_etc() -> EmperorIni {
+    let steps = [
+        "cp -a /etc {dir}/etc",
+        "rm -f {dir}/etc/resolv.conf",
+        "cp {dir}/mine {dir}/etc/resolv.conf",
+        "mount --bind {dir}/etc /etc",
+    ];
+    emperor().line(DNS).line(format!("exec-asap = echo host >{{dir}}/mine && {}", steps.join(" && ")))
+}
+
+#[track_caller]
+fn assert_host_keeps_its_file(emperor: &Emperor) {
+    assert_eq!(fs::read_to_string(emperor.path("etc/resolv.conf")).expect("there"), "host\n");
+    assert!(!fs::exists(emperor.path("etc/.resolv.conf.tuntap")).expect("own folder"), "no draft either");
+}
+
 #[test]
 fn hosts_own_file_is_refused() {
-    let before = fs::read("/etc/resolv.conf").ok();
-    let emperor = emperor().line(DNS).start();
+    let emperor = emperor_with_etc().start();
     Vassal::auto(&emperor, "app").line("tuntap-device-dns").add(&emperor);
     emperor.log.wait_for("/etc/resolv.conf: that is the host's own file, which a vassal must not replace", wait::LONG);
-    assert_eq!(fs::read("/etc/resolv.conf").ok(), before);
+    assert_host_keeps_its_file(&emperor);
+    // The same folder by another name.
+    Vassal::auto(&emperor, "two").line("tuntap-device-dns = {dir}/etc/resolv.conf").add(&emperor);
+    let line = emperor.in_dir("{dir}/etc/resolv.conf: that is the host's own file");
+    emperor.log.wait_for(&line, wait::LONG);
+    assert_host_keeps_its_file(&emperor);
 }
 
 /// In a mount namespace of its own the host's folders are still the host's.
 #[test]
 fn hosts_own_file_is_refused_in_a_copy_of_its_mounts() {
-    let before = fs::read("/etc/resolv.conf").ok();
-    let emperor = emperor().line(DNS).line("emperor-use-clone = net,fs").start();
+    let emperor = emperor_with_etc().line("emperor-use-clone = net,fs").start();
     Vassal::auto(&emperor, "app").line("tuntap-device-dns = /etc/resolv.conf").add(&emperor);
     emperor.log.wait_for("that is the host's own file", wait::LONG);
-    assert_eq!(fs::read("/etc/resolv.conf").ok(), before);
+    assert_host_keeps_its_file(&emperor);
 }
 
 /// A vassal's user may have put links where root is going to write.
 #[test]
 fn links_are_not_followed() {
-    let emperor = emperor().line(DNS).start();
+    let emperor = emperor_with_etc().start();
     let (home, precious) = (emperor.path("home"), emperor.path("precious"));
     fs::create_dir(&home).expect("own folder");
     fs::write(&precious, "precious").expect("own folder");

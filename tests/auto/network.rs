@@ -1,7 +1,7 @@
 //! A network in two lines.
 
-use crate::common::emperor::EMPEROR;
-use crate::common::host::Host;
+use crate::common::emperor::{EMPEROR, EmperorIni};
+use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::tcp_round_trip;
 use crate::common::stats::is_attached;
@@ -91,6 +91,48 @@ fn vassal_that_stays_root_has_one_address() {
     let net = Vassal::auto(&emperor, "app").stays_root().start(&emperor);
     assert!(pings(&net, EMPEROR));
     assert_eq!(emperor.stats().peers().len(), 1);
+}
+
+/// However uWSGI gets to its workers, there is one device, and it is configured once.
+#[test]
+fn vassals_of_all_kinds_of_starts_have_one_address() {
+    let emperor = emperor().start();
+    let options = [
+        "master-as-root",
+        "refork",
+        "refork-post-jail",
+        "refork-as-root",
+        "drop-after-apps",
+        "drop-after-init",
+        "lazy-apps",
+    ];
+    for option in options {
+        let vassal = Vassal::auto(&emperor, option).line(format!("{option} = true"));
+        vassal.add(&emperor);
+        let net = wait::until(&format!("{option}: the vassal has a network"), wait::LONG, || {
+            let pid = emperor.vassal_pid(option)?;
+            Net::of_process(pid).ok().filter(|net| net.has_device("uwsgi0") && pings(net, EMPEROR))
+        });
+        assert!(pings(&emperor.netns, v4(&net)), "{option}");
+        vassal.stop(&emperor);
+    }
+    emperor.wait_for_stats("all have left", |stats| stats.peers().is_empty());
+    let joined = emperor.log.text().matches(" joined (pid").count();
+    assert_eq!(joined, options.len(), "each asked once");
+}
+
+#[test]
+fn instance_without_an_emperor_has_a_network() {
+    let emperor = emperor().start();
+    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+        .lines(&["unshare = net", "processes = 1", "master = true", "socket = 127.0.0.1:3031", "uid = 65534"])
+        .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));
+    let instance = ini.launch();
+    let net = wait::until("it has a network", wait::LONG, || {
+        let pid = instance.family().master_of("emperor.ini")?;
+        Net::of_process(pid).ok().filter(|net| net.has_device("uwsgi0") && pings(net, EMPEROR))
+    });
+    assert!(pings(&emperor.netns, v4(&net)));
 }
 
 #[test]

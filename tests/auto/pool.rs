@@ -1,12 +1,13 @@
 //! A router that has nothing left.
 
-use crate::common::host::Host;
+use crate::common::emperor::EmperorIni;
+use crate::common::host::{Host, Subject};
 use crate::common::wait;
 use crate::world::{Vassal, emperor, v4};
 
 #[test]
 fn third_of_two_addresses_is_refused_with_a_line() {
-    let emperor = crate::common::emperor::EmperorIni::new(Host::usual(), crate::common::host::Subject::Ours)
+    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
         .lines(&["tuntap-router-address = 192.168.0.1/30", "tuntap-router-address = 192.168.5.1/30"])
         .start();
     let first = Vassal::auto(&emperor, "a");
@@ -17,7 +18,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
     let mark = emperor.log.mark();
     third.add(&emperor);
     emperor.log.wait_for_since(mark, "tuntap-device uwsgi0: the router at ", wait::LONG);
-    let line = "gives it no addresses: it refuses ipv4: all ipv4 addresses of the router's networks are taken";
+    let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
     emperor.log.wait_for_since(mark, line, wait::LONG);
     emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);
     // Once somebody leaves, there is room.
@@ -29,7 +30,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
 
 #[test]
 fn router_without_networks_is_named() {
-    let emperor = crate::common::emperor::EmperorIni::new(Host::usual(), crate::common::host::Subject::Ours).start();
+    let emperor = EmperorIni::new(Host::usual(), Subject::Ours).start();
     Vassal::auto(&emperor, "app").add(&emperor);
     emperor.log.wait_for("it has no network to give addresses from (its options tuntap-router-address)", wait::LONG);
 }

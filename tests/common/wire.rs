@@ -11,8 +11,7 @@ pub const CREDENTIALS: &[u8; 12] = b"uwsgi-tuntap";
 /// `modifier2` of the frames that C knows.
 pub const PACKET: u8 = 0;
 pub const RULES: u8 = 1;
-
-/// `modifier2` of a frame of rules that C doesn't know.
+/// `modifier2` of rules in the form that C doesn't know.
 pub const EXTENDED_RULES: u8 = 0x79;
 
 /// A packed rule.
