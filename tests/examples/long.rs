@@ -8,7 +8,7 @@ const APP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 
 #[test]
 fn vassal_serves_and_reaches_the_internet_through_nat() {
-    let (world, example) = (World::new(), Example::copy("minimal"));
+    let (world, example) = (World::new(), Example::copy("long"));
     let emperor = example.start(&world.host, "emperor.ini");
     wait_for_answer(&world.host, APP, 20001);
     emperor.assert_all_mapped(&example.plugin());

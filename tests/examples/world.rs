@@ -22,16 +22,20 @@ impl World {
     /// A host with `eth0` towards the internet, which does not forward anything yet.
     pub fn new() -> Self {
         let (host, internet) = (Netns::new(), Netns::new());
+        for netns in [&host, &internet] {
+            netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0");
+        }
         host.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", internet.name()));
         let ends: [(&Netns, IpAddr, IpAddr); 2] =
             [(&host, HOST.into(), HOST_V6.into()), (&internet, INTERNET.into(), INTERNET_V6.into())];
         for (netns, v4, v6) in ends {
-            netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0");
             netns.sh(&format!("ip addr add {v4}/24 dev eth0"));
             netns.sh(&format!("ip addr add {v6}/64 dev eth0 nodad"));
             netns.sh("ip link set eth0 up");
         }
         host.sh("sysctl -qw net.ipv4.ip_forward=0");
+        // The first look for a neighbour on a new link takes a second.
+        host.sh(&format!("ping -q -n -c 1 -W 5 {INTERNET_V6}"));
         Self { host, internet }
     }
 }
