@@ -8,6 +8,7 @@ pub mod process;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
+pub mod survey;
 pub mod sysctl;
 pub mod tun;
 pub mod uio;
