@@ -362,7 +362,7 @@ fn leases_that_stop_the_start() {
     let message = error(OptionName::Lease, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
     let octal = error(OptionName::Lease, "010.0.0.5/24 app");
-    assert!(octal.contains("\"010.0.0.5/24\" is no address or prefix"), "{octal}");
+    assert!(octal.contains("\"010.0.0.5/24\" is no address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(
         errors.to_string(),

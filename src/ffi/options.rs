@@ -67,7 +67,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::Route,
         name: c"tuntap-router-route",
-        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port>)",
+        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port|[addr]:port>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -158,7 +158,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::DeviceRoute,
         name: c"tuntap-router-device-route",
-        help: c"gateways that the route rules of vassals may name beside the targets of tuntap-router-route, may be repeated (syntax: <any|addr[/len][:port]>)",
+        help: c"gateways that the route rules of vassals may name beside the targets of tuntap-router-route, may be repeated (syntax: <any|addr[/len][:port]|[addr[/len]]:port>)",
         argument: Argument::Required,
         flags: 0,
     },

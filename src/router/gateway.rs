@@ -82,19 +82,21 @@ impl EventLoop<'_> {
         target: SocketAddr,
         parcel: &Parcel<'_>,
     ) -> Result<(), DropReason> {
-        let gateway = self.setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
+        let setup = self.setup;
+        let gateway = setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
         let now = Instant::now();
         let way = self.path_mtus.longest_packet(target, now);
         let longest = way.filter(|_| parcel.packet.must_not_fragment()).map(|way| longest(&parcel.packet, way));
         let target = as_seen_by(gateway.address, target);
-        let from = answer::source(self.own_address(&parcel.packet), &parcel.packet);
         let mut result = Ok(());
         let mut message = None;
         for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |bytes| {
             if let Some(mtu) = longest.filter(|longest| bytes.len() > usize::from(*longest)) {
                 // One message for all that a super-packet is cut into.
                 if result.is_ok() && self.answers.admit(Some(id), now) {
-                    message = Packet::parse(bytes).ok().and_then(|packet| too_big(&packet, mtu, from));
+                    message = Packet::parse(bytes)
+                        .ok()
+                        .and_then(|packet| too_big(&packet, mtu, answer::source(setup.own_addresses(), &packet)));
                 }
                 result = Err(DropReason::TooBig);
                 return;

@@ -26,10 +26,11 @@ mod table;
 mod token;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::{RouterSpec, Sandbox};
@@ -115,6 +116,14 @@ pub struct Setup {
     pub host_version: String,
     /// Where lines go.
     pub logger: Logger,
+}
+
+impl Setup {
+    /// The router's addresses, as far as they are known here.
+    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());
+        self.spec.addresses.iter().map(IpNet::addr).chain(gateway)
+    }
 }
 
 /// The socket on which routers exchange packets.

@@ -1,15 +1,13 @@
 //! Packets that are refused with an answer, so that their senders fail at once instead of waiting.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
-
-use ipnet::IpNet;
 
 use super::event_loop::EventLoop;
 use super::parcel::Parcel;
 use crate::policy::registry::PeerId;
 use crate::wire::answer::{rejection, source};
-use crate::wire::ip::{Packet, is_unicast};
+use crate::wire::ip::Packet;
 
 /// Where a packet came from that was on its way to the peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +52,8 @@ impl EventLoop<'_> {
         }
     }
 
-    /// The router's own address of a packet's version, if it is known.
-    pub(super) fn own_address(&self, packet: &Packet<'_>) -> Option<IpAddr> {
-        let gateway = self.setup.gateway.as_ref().map(|gateway| gateway.address.ip());
-        let mut own = self.setup.spec.addresses.iter().map(IpNet::addr).chain(gateway);
-        own.find(|address| address.is_ipv4() == packet.is_v4() && is_unicast(*address))
-    }
-
     fn rejection(&mut self, packet: &Packet<'_>, peer: impl Into<Option<PeerId>>) -> Option<Vec<u8>> {
-        let answer = rejection(packet, source(self.own_address(packet), packet))?;
+        let answer = rejection(packet, source(self.setup.own_addresses(), packet))?;
         if !self.answers.admit(peer.into(), Instant::now()) {
             return None;
         }

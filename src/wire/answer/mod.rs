@@ -14,10 +14,11 @@ pub use reset::reset;
 
 use super::ip::{Packet, is_unicast, protocol};
 
-/// Where an answer about a packet comes from: the router's own address if it has one of the packet's version, else the
-/// address that the packet was for.
-pub fn source(own: Option<IpAddr>, packet: &Packet<'_>) -> IpAddr {
-    own.filter(|own| own.is_ipv4() == packet.is_v4() && is_unicast(*own)).unwrap_or_else(|| packet.dst())
+/// Where an answer about a packet comes from: the first of the router's own addresses that is of the packet's version, else
+/// the address that the packet was for.
+pub fn source(own: impl IntoIterator<Item = IpAddr>, packet: &Packet<'_>) -> IpAddr {
+    let mut own = own.into_iter().filter(|own| own.is_ipv4() == packet.is_v4() && is_unicast(*own));
+    own.next().unwrap_or_else(|| packet.dst())
 }
 
 /// Says to a packet's sender that it may not pass, so that nobody waits for an answer: with a reset where that ends a TCP

@@ -199,6 +199,7 @@ fn answers_come_from_the_router_or_from_the_destination() {
     assert_eq!(source(Some(ROUTER6), &parse(&v6)), ROUTER6);
     assert_eq!(source(Some(Ipv4Addr::UNSPECIFIED.into()), &parse(&v4)), IpAddr::from(V4.1));
     assert_eq!(source(None, &parse(&v6)), IpAddr::from(V6.1));
+    assert_eq!(source([ROUTER4, ROUTER6, "fd00::9".parse().expect("an address")], &parse(&v6)), ROUTER6);
 }
 
 #[test]
