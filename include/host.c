@@ -7,6 +7,17 @@
 
 extern struct uwsgi_server uwsgi;
 
+static const char *config(void) {
+	static const char *const options[] = {"ini", "xml", "yaml", "yml", "json", "config", NULL};
+	int i, j;
+	for (i = 0; i < uwsgi.exported_opts_cnt; i++) {
+		for (j = 0; options[j]; j++) {
+			if (!strcmp(uwsgi.exported_opts[i]->key, options[j])) return uwsgi.exported_opts[i]->value;
+		}
+	}
+	return NULL;
+}
+
 void tuntap_host_read(struct tuntap_host *host) {
 	host->version = UWSGI_VERSION;
 	host->jailed = uwsgi.jailed;
@@ -20,6 +31,7 @@ void tuntap_host_read(struct tuntap_host *host) {
 	host->gid = (unsigned int) uwsgi.gid;
 	host->uid_name = uwsgi.uidname;
 	host->gid_name = uwsgi.gidname;
+	host->config = config();
 }
 
 int tuntap_host_ensure_master(void) {

@@ -19,6 +19,7 @@ struct tuntap_host {
 	unsigned int gid;
 	const char *uid_name;   /* NULL if not given by name */
 	const char *gid_name;
+	const char *config;     /* the first configuration file, or what stands for it; NULL if there is none */
 };
 
 void tuntap_host_read(struct tuntap_host *host);

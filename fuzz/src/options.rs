@@ -3,6 +3,7 @@
 //! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8, or name no option of ours,
 //! never reach the configuration.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -304,6 +305,7 @@ fn check_bounds(config: &Config) {
             assert!(other.device != router.device && other.socket != router.socket, "{other:?} and {router:?}");
         }
     }
+    check_host(config);
     for device in &config.devices {
         assert!(is_device(&device.name), "{device:?}");
         assert!(device.socket.as_deref().is_none_or(is_socket), "{device:?}");
@@ -313,6 +315,33 @@ fn check_bounds(config: &Config) {
     let fits_c_form = |rule: &PeerRule| rule.encode().is_some();
     let most = if config.device_rules.iter().all(fits_c_form) { MAX_RULES } else { MAX_EXTENDED_RULES };
     assert!(config.device_rules.len() <= most);
+}
+
+/// What routers set up on their host is theirs alone, and leads to where their vassals can be.
+fn check_host(config: &Config) {
+    let networks = || config.routers.iter().flat_map(|router| &router.addresses);
+    for (index, net) in networks().enumerate() {
+        let others = networks().take(index);
+        assert!(others.filter(|it| it.contains(&net.network()) || net.contains(&it.network())).count() == 0, "{net}");
+        let address = net.addr();
+        assert!(!address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), "{net}");
+        let has_hosts = net.max_prefix_len() - net.prefix_len() >= 2;
+        assert!(!has_hosts || address != net.network(), "{net}");
+        assert!(!has_hosts || address.is_ipv6() || address != net.broadcast(), "{net}");
+    }
+    let mut ports = HashSet::new();
+    for router in &config.routers {
+        assert!(router.nat.iter().all(|name| !matches!(name.as_str(), "all" | "default" | "lo")), "{router:?}");
+        assert!(router.nat.is_empty() || !router.addresses.is_empty(), "{router:?}");
+        assert!(router.mtu.is_none_or(|mtu| (576..=8188).contains(&mtu)), "{router:?}");
+        for mapping in &router.ports {
+            let target = mapping.target;
+            assert!(mapping.port != 0 && target.port() != 0, "{mapping:?}");
+            assert!(ports.insert((mapping.protocol.as_str(), mapping.port, target.is_ipv4())), "{mapping:?}");
+            let net = router.addresses.iter().find(|net| net.contains(&target.ip())).expect("one of its networks");
+            assert_ne!(net.addr(), target.ip(), "{mapping:?}");
+        }
+    }
 }
 
 /// What was understood, written out in full, means the same.
@@ -395,6 +424,15 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         let gateway = router.gateway.map(|address| address.to_string()).unwrap_or_default();
         let words = [&router.device, &router.socket, stats].map(quoted).join(" ");
         options.push((OptionName::Router, format!("{words} {gateway}")));
+        let device = quoted(&router.device);
+        let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
+        router.addresses.iter().for_each(|net| write(OptionName::RouterAddress, net.to_string()));
+        router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
+        for mapping in &router.ports {
+            let protocol = mapping.protocol.as_str();
+            write(OptionName::RouterPort, format!("{protocol} {} {}", mapping.port, mapping.target));
+        }
+        router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",

@@ -1,6 +1,6 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -27,6 +27,8 @@ pub struct RouterSpec {
     pub ports: Vec<PortMapping>,
     /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, [`Self::DEFAULT_MTU`].
     pub mtu: Option<u16>,
+    /// DNS servers that it tells devices of.
+    pub dns: Vec<IpAddr>,
 }
 
 impl RouterSpec {
@@ -72,6 +74,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
+        dns: Vec::new(),
     })
 }
 

@@ -38,6 +38,7 @@ fn router_with_all_its_words() {
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
+        dns: Vec::new(),
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -87,6 +88,95 @@ fn routers_do_not_share() {
     assert!(two("a /s", "b /s").is_err_and(|errors| errors.to_string().contains("socket")));
 }
 
+fn with_router(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
+    Config::from_options([(OptionName::Router, "a /a")].into_iter().chain(options.iter().copied()))
+}
+
+fn with_two_routers(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
+    with_router(&[&[(OptionName::Router, "b /b")], options].concat())
+}
+
+#[test]
+fn router_sets_up_its_host() {
+    let config = with_two_routers(&[
+        (OptionName::RouterPort, "b tcp 8080 10.0.1.2:80"),
+        (OptionName::RouterPort, "b udp 8080 10.0.1.2:80"),
+        (OptionName::RouterPort, "a tcp 8080 [fd00:77::2]:80"),
+        (OptionName::RouterNat, "b eth0"),
+        (OptionName::RouterNat, "b eth1"),
+        (OptionName::RouterAddress, "a fd00:77::1/64"),
+        (OptionName::RouterAddress, "b 10.0.1.1/24"),
+        (OptionName::RouterMtu, "a 8188"),
+    ])
+    .expect("valid");
+    let [first, second] = config.routers.as_slice() else { panic!("{config:?}") };
+    assert_eq!(first.addresses, ["fd00:77::1/64".parse().expect("a network")]);
+    assert_eq!((first.nat.len(), first.mtu, first.ports.len()), (0, Some(8188), 1));
+    assert_eq!((second.nat.as_slice(), second.mtu), (&["eth0".to_owned(), "eth1".to_owned()][..], None));
+    let mapping =
+        PortMapping { protocol: PortProtocol::Tcp, port: 8080, target: "10.0.1.2:80".parse().expect("an address") };
+    assert_eq!(second.ports, [mapping, PortMapping { protocol: PortProtocol::Udp, ..mapping }]);
+    // Networks of two, and of one, have no address to spare.
+    for address in ["10.0.0.0/31", "10.0.0.1/32", "fd00::/127", "fd00::1/128", "10.0.0.255/16", "fd00::ffff/112"] {
+        with_router(&[(OptionName::RouterAddress, address)]).unwrap_or_else(|errors| panic!("{errors}"));
+    }
+    assert!(read(OptionName::RouterNat, "eth0").is_ok(), "without a router it has no effect");
+}
+
+#[test]
+fn host_settings_that_stop_the_start() {
+    for (option, values) in [
+        (
+            OptionName::RouterAddress,
+            &["", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/7", "010.0.0.1/24", "fd00::1/4", "a b c/1"][..],
+        ),
+        (
+            OptionName::RouterAddress,
+            &["0.0.0.1/8", "127.0.0.1/8", "169.254.0.1/16", "224.0.0.1/8", "255.255.255.1/8", "::1/64", "fe80::1/64"],
+        ),
+        (
+            OptionName::RouterAddress,
+            &["10.0.0.0/24", "10.0.0.255/24", "fd00::/64", "::ffff:10.0.0.1/120", "ff02::1/16"],
+        ),
+        (OptionName::RouterNat, &["", "all", "default", "lo", "a/b", "a b c", ".."]),
+        (OptionName::RouterPort, &["tcp 80", "sctp 80 10.0.0.2:80", "tcp 0 10.0.0.2:80", "tcp 65536 10.0.0.2:80"]),
+        (
+            OptionName::RouterPort,
+            &["tcp 80 10.0.0.2", "tcp 80 10.0.0.2:0", "tcp 80 fd00::2:80", "tcp 80 [fe80::2%1]:80"],
+        ),
+        (OptionName::RouterMtu, &["", "575", "8189", "1500 a"]),
+    ] {
+        for value in values {
+            error(option, value);
+        }
+    }
+    let address = (OptionName::RouterAddress, "10.0.0.1/24");
+    let error = |options: &[_]| with_router(options).expect_err("wrong").to_string();
+    for (options, reason) in [
+        (&[address, (OptionName::RouterAddress, "10.0.0.129/25")][..], "overlaps with 10.0.0.1/24 of the router a"),
+        (&[(OptionName::RouterNat, "eth0")], "the router has no address"),
+        (&[address, (OptionName::RouterNat, "a")], "leads to other networks"),
+        (&[address, (OptionName::RouterNat, "e"), (OptionName::RouterNat, "e")], "is there twice"),
+        (&[(OptionName::RouterNat, "c eth0")], "there is no tuntap-router with the device c"),
+        (&[address, (OptionName::RouterPort, "tcp 1 [fd00::2]:1")], "the router has no IPv6 address"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.1.2:1")], "10.0.1.2 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.0.1:1")], "10.0.0.1 can't be a vassal's address"),
+        (&[address, (OptionName::RouterPort, "tcp 1 10.0.0.255:1")], "10.0.0.255 can't be a vassal's address"),
+        (
+            &[address, (OptionName::RouterPort, "tcp 1 10.0.0.2:1"), (OptionName::RouterPort, "tcp 1 10.0.0.3:2")],
+            "tcp 1 10.0.0.3:2: is there twice",
+        ),
+        (&[(OptionName::RouterMtu, "1400"), (OptionName::RouterMtu, "a 1400")], "is there twice"),
+        (&[(OptionName::RouterAddress, "fd00::1/64"), (OptionName::RouterMtu, "1279")], "needs 1280 bytes"),
+    ] {
+        assert!(error(options).contains(reason), "{reason} in {}", error(options));
+    }
+    let unnamed = with_two_routers(&[address]).expect_err("whose is it?").to_string();
+    assert!(unnamed.contains("there are several tuntap-router"), "{unnamed}");
+    let overlapping = [(OptionName::RouterAddress, "a 10.0.0.1/24"), (OptionName::RouterAddress, "b 10.0.0.2/24")];
+    assert!(with_two_routers(&overlapping).is_err_and(|errors| errors.to_string().contains("of the router a")));
+}
+
 #[test]
 fn default_stats_go_to_the_last_router_without_its_own() {
     let config = Config::from_options([
@@ -103,7 +193,7 @@ fn default_stats_go_to_the_last_router_without_its_own() {
 #[test]
 fn devices() {
     let spec = |value| good(OptionName::Device, value).devices.remove(0);
-    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), socket: None });
+    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), ..DeviceSpec::default() });
     assert_eq!(spec("uwsgi0 /run/a b").socket.as_deref(), Some("/run/a b"));
     assert!(error(OptionName::Device, "").contains("device name"));
     assert!(error(OptionName::Device, "uwsgi0 10.0.0.1:4444").contains("TCP"));

@@ -107,6 +107,13 @@ impl HostState {
         self.0.daemonizes_late != 0
     }
 
+    /// The base name of the instance's configuration, which is what tells it from an Emperor's other vassals. Empty if there
+    /// is none.
+    pub fn name(&self) -> String {
+        let path = self.text(self.0.config).unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
     /// Whether statistics are to be served in HTTP.
     pub const fn stats_http(&self) -> bool {
         self.0.stats_http != 0

@@ -17,19 +17,30 @@ const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
 /// Never dropped: in a forked child its descriptor is closed, or is something else by now.
 static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 
-/// In an image that a reload has executed: takes over what the image before has set up. Before anything else could open
-/// a descriptor.
+/// In an image that a reload has executed: takes over what the image before has set up. As early as can be: the new
+/// configuration may be one that ends the process.
 pub fn adopt() {
     let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    *NETWORK.lock() = Handover::from_json(&value).and_then(HostNetwork::take_over);
+    if let Some(network) = Handover::from_json(&value).and_then(HostNetwork::take_over) {
+        keep(network);
+    }
 }
 
 /// Sets up the host for the routers, whose devices exist. The process ends if that can't be done.
 pub fn set_up() {
-    let mut place = NETWORK.lock();
-    let earlier = place.take().unwrap_or_default();
-    let network = HostNetwork::set_up(&config().routers, earlier, host::LOGGER)
-        .unwrap_or_else(|error| die(format_args!("tuntap-router: {error}")));
+    let earlier = NETWORK.lock().take().unwrap_or_default();
+    if let Some(descriptor) = earlier.descriptor() {
+        // It may be closed now, and its number become something else.
+        fork::forget(descriptor);
+    }
+    match HostNetwork::set_up(&config().routers, earlier, host::LOGGER) {
+        Ok(network) => keep(network),
+        Err(error) => die(format_args!("tuntap-router: {error}")),
+    }
+}
+
+/// Keeps it until the process ends, and its descriptor from the host's other processes.
+fn keep(network: HostNetwork) {
     if let Some(descriptor) = network.descriptor() {
         host::keep_open(descriptor);
         if !fork::close_in_children(descriptor) {
@@ -38,7 +49,7 @@ pub fn set_up() {
     }
     static AT_EXIT: Once = Once::new();
     AT_EXIT.call_once(|| process::at_exit(undo));
-    *place = Some(network);
+    *NETWORK.lock() = Some(network);
 }
 
 /// Whether forks must not take a descriptor along.
@@ -59,7 +70,6 @@ pub fn hand_over() {
 /// At the end of the process, which an exec is not. Its children end, too, but have nothing to undo.
 extern "C" fn undo() {
     let undo = || {
-        // It is locked if setting up ended the process, and then nothing is there.
         if fork::owns_descriptors()
             && let Some(mut place) = NETWORK.try_lock()
             && let Some(network) = place.as_mut()

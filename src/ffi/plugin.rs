@@ -26,6 +26,7 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     jail: Some(jail),
     early_post_jail: Some(enter_jail),
     post_jail: Some(enter_jail),
+    before_privileges_drop: Some(complete_jail),
     postinit_apps: Some(postinit_apps),
     post_fork: Some(resume),
     master_cycle: Some(master_cycle),
@@ -40,6 +41,7 @@ unsafe extern "C" fn on_load() {
     guarded("on_load", || {
         check_abi().unwrap_or_else(|error| die(error));
         doctor::prepare();
+        hostnet::adopt();
     });
 }
 
@@ -50,7 +52,6 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         let host = HostState::read();
         devices::refuse_impossible(&host);
         devices::adopt(&host);
-        hostnet::adopt();
         routers::start(&host);
         // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
         if host.is_master_as_root() && host.is_jailed() {
@@ -66,6 +67,11 @@ unsafe extern "C" fn enter_jail() {
         crate::faults::point("callback");
         devices::ensure(&HostState::read());
     });
+}
+
+/// Called as root behind chroot, pivot_root and the as-root hooks, also where no privileges are to be dropped.
+unsafe extern "C" fn complete_jail() {
+    guarded("before_privileges_drop", devices::complete_jail);
 }
 
 unsafe extern "C" fn postinit_apps() {

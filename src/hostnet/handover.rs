@@ -34,7 +34,7 @@ impl HostNetwork {
     }
 
     /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
-    /// new image could have opened a descriptor. `None` if it was another process.
+    /// new image could have opened a descriptor of that number. `None` if it was another process.
     pub fn take_over(handover: Handover) -> Option<Self> {
         if handover.pid != unistd::getpid().as_raw() {
             return None;

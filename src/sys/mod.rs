@@ -5,6 +5,7 @@ pub mod fork;
 pub mod net;
 pub mod netlink;
 pub mod process;
+pub mod replace;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;

@@ -12,6 +12,9 @@ pub const CREDENTIALS: &[u8; 12] = b"uwsgi-tuntap";
 pub const PACKET: u8 = 0;
 pub const RULES: u8 = 1;
 
+/// `modifier2` of a frame of rules that C doesn't know.
+pub const EXTENDED_RULES: u8 = 0x79;
+
 /// A packed rule.
 pub const RULE_LEN: usize = 24;
 

@@ -1,0 +1,15 @@
+//! What a router sets up on its host, and what is left of it afterwards: nothing. Two outside hosts, one in an IPv4
+//! network and one in an IPv6 network, see the other end.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod world;
+
+mod end;
+mod nat;
+mod options;
+mod ports;
+mod reload;
+mod rules;

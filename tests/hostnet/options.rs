@@ -1,0 +1,24 @@
+//! Values that stop the start.
+
+use crate::common::emperor::EmperorIni;
+use crate::common::host::{Host, Subject};
+
+#[track_caller]
+fn assert_refused(lines: &[&str], reason: &str) {
+    let ini = EmperorIni::new(Host::usual(), Subject::Ours).router("").line("tuntap-router = emperor0 {dir}/t.sock");
+    let mut emperor = ini.lines(lines).launch();
+    assert!(!emperor.wait_for_exit().success());
+    assert!(emperor.log.text().contains(reason), "{reason} in {}", emperor.log.text());
+}
+
+#[test]
+fn interface_that_does_not_exist_stops_the_start() {
+    let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-nat = nothing0"];
+    assert_refused(&lines, "nothing0/forwarding: No such file or directory");
+}
+
+#[test]
+fn mapping_to_nowhere_stops_the_start() {
+    let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-port = tcp 80 10.0.1.2:80"];
+    assert_refused(&lines, "tuntap-router-port = tcp 80 10.0.1.2:80: 10.0.1.2 is in none of the router's networks");
+}
