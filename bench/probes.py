@@ -19,10 +19,11 @@ class Failed(Exception):
 def tcp(lab, link, seconds, *, streams=1, incoming=False):
     """Gbit/s as the receiver counted them. Incoming is towards the client, over connections that the client opens."""
     log = f"iperf3-{link.server.name}.log"
-    server = lab.start(link.server, log, "iperf3", "-4", "--server", "--one-off")
+    version = f"-{link.version}"
+    server = lab.start(link.server, log, "iperf3", version, "--server", "--one-off")
     try:
         wait_for("iperf3", 5, lambda: is_listening(link.server, IPERF_PORT))
-        command = ["iperf3", "-4", "--client", link.address, "--json", "--connect-timeout", "3000"]
+        command = ["iperf3", version, "--client", link.address, "--json", "--connect-timeout", "3000"]
         command += ["--time", str(seconds), "--parallel", str(streams), *(["--reverse"] if incoming else [])]
         done = link.client.run(*command, seconds=seconds + 6)
     finally:

@@ -2,7 +2,7 @@
 
 import statistics
 
-from rows import FIGURES, TARGETS
+from rows import FIGURES, SUFFIX, TARGETS
 
 # A figure is shown beside its ratio to these.
 REFERENCES = {"veth": "/ veth", "c": "/ C"}
@@ -13,11 +13,12 @@ class Results:
     def __init__(self, labels):
         # The label of each subject, in the order of the tables.
         self.labels = labels
+        # By figure, subject and round.
         self.values = {}
         self.notes = []
 
-    def add(self, figure, subject, value):
-        self.values.setdefault(figure, {}).setdefault(subject, []).append(value)
+    def add(self, figure, subject, value, round_number):
+        self.values.setdefault(figure, {}).setdefault(subject, {})[round_number] = value
 
     def note(self, text):
         if text not in self.notes:
@@ -25,34 +26,56 @@ class Results:
 
     def median(self, figure, subject):
         """None if there is no such figure."""
-        values = self.values.get(figure, {}).get(subject)
+        values = self._by_round(figure, subject).values()
         return statistics.median(values) if values else None
 
     def ratio(self, figure, subject, reference):
         value, against = self.median(figure, subject), self.median(figure, reference)
         return value / against if value is not None and against else None
 
+    def twins_ratio(self, figure, twin, subject):
+        """The median of what one figure is of another in each of the rounds."""
+        values, against = self._by_round(figure, subject), self._by_round(twin, subject)
+        ratios = [value / against[number] for number, value in values.items() if against.get(number)]
+        return statistics.median(ratios) if ratios else None
+
+    def _by_round(self, figure, subject):
+        return self.values.get(figure, {}).get(subject, {})
+
     def show(self):
         for name, figure in FIGURES.items():
-            if name not in self.values:
+            keys = [key for key in self.labels if any(self._by_round(each, key) for each in (name, name + SUFFIX))]
+            if not keys:
                 continue
             references = ACROSS_REFERENCES if name == "across" else REFERENCES
             header = [f"{figure.title} ({figure.unit})", "median", "min", "max", *references.values()]
-            lines = [self._line(name, key, references) for key in self.labels if key in self.values[name]]
-            print_table([header, *lines])
+            has_ipv6 = name + SUFFIX in self.values
+            if has_ipv6:
+                header += ["IPv6", "min", "max", "/ IPv4"]
+            print_table([header, *(self._line(name, key, references, has_ipv6) for key in keys)])
         lines = [["Target", "wanted", "measured", ""], *map(self._target_line, TARGETS)]
         print_table(lines)
         for note in self.notes:
             print(f"Note: {note}")
 
-    def _line(self, name, key, references):
-        values, digits = self.values[name][key], FIGURES[name].digits
-        numbers = [f"{number:.{digits}f}" for number in (statistics.median(values), min(values), max(values))]
-        ratios = [self.ratio(name, key, reference) for reference in references]
-        return [self.labels[key], *numbers, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
+    def _line(self, name, key, references, has_ipv6):
+        cells = [*self._cells(name, key, FIGURES[name].digits)]
+        cells += [shown(self.ratio(name, key, reference), 2) for reference in references]
+        if has_ipv6:
+            cells += self._cells(name + SUFFIX, key, FIGURES[name].digits)
+            cells.append(shown(self.twins_ratio(name + SUFFIX, name, key), 2))
+        return [self.labels[key], *cells]
+
+    def _cells(self, name, key, digits):
+        """Median, least and greatest value."""
+        values = self._by_round(name, key).values()
+        numbers = (statistics.median(values), min(values), max(values)) if values else [None] * 3
+        return [shown(number, digits) for number in numbers]
 
     def judge(self, target):
         """The value that counts, or None if it wasn't measured."""
+        if target.twin is not None:
+            return self.twins_ratio(target.figure, target.twin, target.subject)
         if target.reference is None:
             return self.median(target.figure, target.subject)
         return self.ratio(target.figure, target.subject, target.reference)
@@ -62,17 +85,21 @@ class Results:
         value = self.judge(target)
         if value is None:
             return [target.title, wanted, "-", "not measured"]
-        shown = f"{value:.0f}" if value >= 1000 else f"{value:.2f}"
-        return [target.title, wanted, shown, "met" if target.is_met(value) else "NOT MET"]
+        measured = shown(value, 0 if value >= 1000 else 2)
+        return [target.title, wanted, measured, "met" if target.is_met(value) else "NOT MET"]
 
     def as_json(self):
         figures = {}
         for name, subjects in self.values.items():
+            figure = FIGURES[name.removesuffix(SUFFIX)]
             figures[name] = {
-                "title": FIGURES[name].title,
-                "unit": FIGURES[name].unit,
-                "subjects": {key: summary(values) for key, values in subjects.items()},
+                "title": figure.title + (", IPv6" if name.endswith(SUFFIX) else ""),
+                "unit": figure.unit,
+                "subjects": {key: summary(list(values.values())) for key, values in subjects.items()},
             }
+            if name.endswith(SUFFIX):
+                twin = name.removesuffix(SUFFIX)
+                figures[name]["of_ipv4"] = {key: self.twins_ratio(name, twin, key) for key in subjects}
         targets = []
         for target in TARGETS:
             value = self.judge(target)
@@ -83,6 +110,10 @@ class Results:
                 "met": None if value is None else target.is_met(value),
             })
         return {"labels": self.labels, "figures": figures, "targets": targets, "notes": self.notes}
+
+
+def shown(number, digits):
+    return "-" if number is None else f"{number:.{digits}f}"
 
 
 def summary(values):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import probes
 
@@ -14,6 +14,8 @@ IDLE = ["ours-idle", "ours-idle-attached", "c-idle"]
 # stands between.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+# IPv6 as a part of IPv4 is what is asked about, of ours and of what it is held against.
+IPV6 = ["ours", "veth"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ FIGURES = {
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
     "memory": Figure("Memory of the router per idle peer", "bytes", 0),
 }
+# The same over IPv6.
+SUFFIX = "_6"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Row:
     subjects: list
     measure: Callable
     is_quick: bool = True
+    # Measured only for those who name them.
+    on_demand: list = field(default_factory=list)
+    # Of IP.
+    version: int = 4
+
+    def figures(self, lab, subject, times):
+        """Values by the names of their figures."""
+        seen = self.measure(lab, subject, times, self.version)
+        return seen if self.version == 4 else {f"{name}{SUFFIX}": value for name, value in seen.items()}
 
 
 @dataclass(frozen=True)
@@ -61,55 +74,55 @@ FULL = Times(tcp=2, other=0.8)
 QUICK = Times(tcp=1, other=0.3)
 
 
-def tcp_out(lab, subject, times):
+def tcp_out(lab, subject, times, version):
     pids = subject.processes()
     before = probes.cpu_seconds(pids)
-    rate, gigabytes = probes.tcp(lab, subject.link, times.tcp)
+    rate, gigabytes = probes.tcp(lab, subject.link.over(version), times.tcp)
     figures = {"tcp_out": rate}
     if pids:
         figures["cpu"] = (probes.cpu_seconds(pids) - before) / gigabytes
     return figures
 
 
-def tcp_out_4(lab, subject, times):
-    return {"tcp_out_4": probes.tcp(lab, subject.link, times.tcp, streams=4)[0]}
+def tcp_out_4(lab, subject, times, version):
+    return {"tcp_out_4": probes.tcp(lab, subject.link.over(version), times.tcp, streams=4)[0]}
 
 
-def tcp_in(lab, subject, times):
-    return {"tcp_in": probes.tcp(lab, subject.link, times.tcp, incoming=True)[0]}
+def tcp_in(lab, subject, times, version):
+    return {"tcp_in": probes.tcp(lab, subject.link.over(version), times.tcp, incoming=True)[0]}
 
 
-def tcp_in_4(lab, subject, times):
-    return {"tcp_in_4": probes.tcp(lab, subject.link, times.tcp, incoming=True, streams=4)[0]}
+def tcp_in_4(lab, subject, times, version):
+    return {"tcp_in_4": probes.tcp(lab, subject.link.over(version), times.tcp, incoming=True, streams=4)[0]}
 
 
-def across(lab, subject, times):
-    return {"across": probes.tcp(lab, subject.across(), times.tcp)[0]}
+def across(lab, subject, times, version):
+    return {"across": probes.tcp(lab, subject.across().over(version), times.tcp)[0]}
 
 
-def udp(lab, subject, times):
-    received, sent = probes.flood(lab, subject.link, times.other)
+def udp(lab, subject, times, version):
+    received, sent = probes.flood(lab, subject.link.over(version), times.other)
     # What is still on its way must not meet the next measurement.
     time.sleep(0.1)
     return {"udp": received, "udp_sent": sent}
 
 
-def pingpong(lab, subject, times):
-    median, worst = probes.pingpong(lab, subject.link, times.other)
+def pingpong(lab, subject, times, version):
+    median, worst = probes.pingpong(lab, subject.link.over(version), times.other)
     return {"tcp_rtt": median, "tcp_rtt_p99": worst}
 
 
-def ping(lab, subject, times):
-    return {"rtt": probes.ping(lab, subject.link, times.other)}
+def ping(lab, subject, times, version):
+    return {"rtt": probes.ping(lab, subject.link.over(version), times.other)}
 
 
-def connects(lab, subject, times):
-    return {"connects": probes.connects(lab, subject.link, times.other)}
+def connects(lab, subject, times, version):
+    return {"connects": probes.connects(lab, subject.link.over(version), times.other)}
 
 
 ROWS = {
-    "tcp-out": Row(ENDS + LARGE_MTU + IDLE, tcp_out),
-    "tcp-in": Row(ENDS + LARGE_MTU + IDLE, tcp_in),
+    "tcp-out": Row(ENDS + IDLE, tcp_out, on_demand=LARGE_MTU),
+    "tcp-in": Row(ENDS + IDLE, tcp_in, on_demand=LARGE_MTU),
     "tcp-out-4": Row(ENDS, tcp_out_4, is_quick=False),
     "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
     "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),
@@ -118,7 +131,15 @@ ROWS = {
     # The address that stands for pasta's host answers no echo requests.
     "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping),
     "connects": Row(ENDS, connects),
+    "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
+    "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
+    "across-6": Row(ACROSS_SWITCHED, across, on_demand=["ours", "veth-routed"], version=6),
+    "udp-6": Row(IPV6, udp, on_demand=["relay"], version=6),
+    "pingpong-6": Row(IPV6, pingpong, on_demand=["relay"], version=6),
+    "ping-6": Row(IPV6, ping, on_demand=["relay"], version=6),
 }
+# The row of IPv4 and that of IPv6.
+OVER_IPV6 = {name: f"{name}-6" for name in ROWS if f"{name}-6" in ROWS}
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,9 @@ class Target:
     reference: str | None
     bound: float
     is_ceiling: bool = False
+    # Another figure of the same subject. The two are compared round by round, and the median of the ratios counts: what
+    # is measured one right after the other has the same disturbances.
+    twin: str | None = None
 
     def is_met(self, value):
         return value <= self.bound if self.is_ceiling else value >= self.bound
@@ -149,5 +173,10 @@ TARGETS = [
     Target("small UDP, idle peers / none", "udp", "ours-idle-attached", "ours", 0.95),
     Target("round trip, none / idle peers", "rtt", "ours", "ours-idle-attached", 0.95),
     Target("router CPU per GB / C plugin", "cpu", "ours", "c", 0.1, is_ceiling=True),
+    Target("TCP out, IPv6 / IPv4", "tcp_out_6", "ours", None, 0.95, twin="tcp_out"),
+    Target("TCP in, IPv6 / IPv4", "tcp_in_6", "ours", None, 0.95, twin="tcp_in"),
+    Target("vassal to vassal, switched, IPv6 / IPv4", "across_6", "ours-switch", None, 0.95, twin="across"),
+    Target("small UDP, IPv6 / IPv4", "udp_6", "ours", None, 0.95, twin="udp"),
+    Target("round trip, IPv4 / IPv6", "rtt", "ours", None, 0.95, twin="rtt_6"),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]

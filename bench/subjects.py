@@ -1,6 +1,7 @@
 """Ways of joining two network namespaces."""
 
 import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import helpers
@@ -8,20 +9,31 @@ import lab as rig
 import router
 from lab import Namespace, Trouble, wait_for
 
-ROUTER_ADDRESS = "10.0.0.1"
-VASSALS = {"vassal1": "10.0.0.2", "vassal2": "10.0.0.3"}
+# Of each end an address of IPv4, in a /16, and one of IPv6, in a /64.
+ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
+VASSALS = {"vassal1": ("10.0.0.2", "fd00:77::2"), "vassal2": ("10.0.0.3", "fd00:77::3")}
 FIRST_IDLE = "10.0.4.0"
 
 
+@dataclass(frozen=True)
 class Link:
-    """From a client's namespace to an address in a server's."""
+    """From a client's namespace to an end in a server's."""
 
-    def __init__(self, client, server, address, arrival):
-        self.client = client
-        self.server = server
-        self.address = address
-        # The server's interface that counts what arrives.
-        self.arrival = arrival
+    client: Namespace
+    server: Namespace
+    # Of IPv4 and, if the subject has it, of IPv6.
+    addresses: tuple
+    # The server's interface that counts what arrives.
+    arrival: str
+    # Which version of IP is measured.
+    version: int = 4
+
+    def over(self, version):
+        return replace(self, version=version)
+
+    @property
+    def address(self):
+        return self.addresses[0 if self.version == 4 else 1]
 
 
 class Subject:
@@ -71,18 +83,26 @@ def join(space, device, other, other_device="eth0"):
     other.must("ip", "link", "set", other_device, "up")
 
 
-def give_address(space, device, address):
-    space.must("ip", "address", "add", address, "dev", device)
+def forward(space):
+    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        set_kernel(space, setting, 1)
+
+
+def give_addresses(space, device, addresses, lengths=(16, 64)):
+    for address, length in zip(addresses, lengths):
+        # An address of IPv6 that is looked for elsewhere first could not be used for a second.
+        lookup = ["nodad"] if ":" in address else []
+        space.must("ip", "address", "add", f"{address}/{length}", "dev", device, *lookup)
 
 
 class Veth(Subject):
     def begin(self):
         client, server = self.space("inside"), self.space("outside")
         join(server, "eth0", client)
-        give_address(server, "eth0", f"{ROUTER_ADDRESS}/16")
-        give_address(client, "eth0", f"{VASSALS['vassal1']}/16")
+        give_addresses(server, "eth0", ROUTER_ADDRESSES)
+        give_addresses(client, "eth0", VASSALS["vassal1"])
         helpers.start(self.lab, server, "serve")
-        self.link = Link(client, server, ROUTER_ADDRESS, "eth0")
+        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0")
 
 
 class Relay(Subject):
@@ -96,11 +116,11 @@ class Relay(Subject):
         client, server = self.space("inside"), self.space("outside")
         spaces = [f"/proc/{space.pid}/ns/net" for space in (client, server)]
         self.process = helpers.start(self.lab, server, "relay", *spaces)
-        for space, address in ((client, VASSALS["vassal1"]), (server, ROUTER_ADDRESS)):
-            give_address(space, "tun0", f"{address}/16")
+        for space, addresses in ((client, VASSALS["vassal1"]), (server, ROUTER_ADDRESSES)):
+            give_addresses(space, "tun0", addresses)
             space.must("ip", "link", "set", "tun0", "up")
         helpers.start(self.lab, server, "serve")
-        self.link = Link(client, server, ROUTER_ADDRESS, "tun0")
+        self.link = Link(client, server, ROUTER_ADDRESSES, "tun0")
 
     def is_intact(self):
         return self.process.poll() is None
@@ -117,11 +137,11 @@ class VethBridge(Subject):
         host.must("ip", "link", "add", "br0", "type", "bridge")
         host.must("ip", "link", "set", "br0", "up")
         spaces = []
-        for name, address in VASSALS.items():
+        for name, addresses in VASSALS.items():
             spaces.append(self.space(name))
             join(host, name, spaces[-1])
             host.must("ip", "link", "set", name, "master", "br0")
-            give_address(spaces[-1], "eth0", f"{address}/16")
+            give_addresses(spaces[-1], "eth0", addresses)
         self.link = Link(*spaces, VASSALS["vassal2"], "eth0")
 
 
@@ -130,15 +150,17 @@ class VethRouted(Subject):
 
     def begin(self):
         host = self.space("host")
-        set_kernel(host, "ipv4/ip_forward", 1)
+        forward(host)
         spaces = []
         for number, name in enumerate(VASSALS, 1):
             spaces.append(self.space(name))
             join(host, name, spaces[-1])
-            give_address(host, name, f"10.0.{number}.1/24")
-            give_address(spaces[-1], "eth0", f"10.0.{number}.2/24")
-            spaces[-1].must("ip", "route", "add", "default", "via", f"10.0.{number}.1")
-        self.link = Link(*spaces, "10.0.2.2", "eth0")
+            gateways = (f"10.0.{number}.1", f"fd00:77:{number}::1")
+            give_addresses(host, name, gateways, (24, 64))
+            give_addresses(spaces[-1], "eth0", (f"10.0.{number}.2", f"fd00:77:{number}::2"), (24, 64))
+            for gateway in gateways:
+                spaces[-1].must("ip", "route", "add", "default", "via", gateway)
+        self.link = Link(*spaces, ("10.0.2.2", "fd00:77:2::2"), "eth0")
 
 
 class UserMode(Subject):
@@ -156,7 +178,7 @@ class UserMode(Subject):
         helpers.start(self.lab, server, "serve")
         self.process = self.launch(client, server)
         # Its own connections go to the server over the loopback device.
-        self.link = Link(client, server, self.gateway, "lo")
+        self.link = Link(client, server, (self.gateway,), "lo")
 
     def get_ready(self):
         def has_route():
@@ -188,7 +210,7 @@ class Pasta(UserMode):
     def launch(self, client, server):
         # It copies address and route from an interface that has a default route.
         join(server, "eth0", server, "world")
-        give_address(server, "eth0", "203.0.113.2/24")
+        give_addresses(server, "eth0", ["203.0.113.2"], [24])
         server.must("ip", "route", "add", "default", "via", self.gateway)
         # It drops the right to look into /proc/<pid>/ns, so it gets the namespace as a file, which only it sees.
         netns = self.lab.dir / f"{self.key}.netns"
@@ -204,9 +226,11 @@ class Pasta(UserMode):
 class Router(Subject):
     """An Emperor with a router and two vassals with their devices."""
 
-    def __init__(self, lab, key, label, uwsgi, plugins, *, switch=False, idle=None, attached=False, mortal=False):
+    def __init__(self, lab, key, label, uwsgi, plugins, *, switch=False, idle=None, attached=False, is_c=False):
         super().__init__(lab, key, label)
-        self.is_mortal = mortal
+        # The C plugin dies under full speed now and then, and it has IPv4 only.
+        self.is_mortal = is_c
+        self.has_ipv6 = not is_c
         self.uwsgi = uwsgi
         self.plugins = plugins
         self.switch = switch
@@ -224,15 +248,15 @@ class Router(Subject):
 
     def begin(self):
         self.host = self.space("host")
-        set_kernel(self.host, "ipv4/ip_forward", 1)
+        forward(self.host)
         # What vassals send to each other leaves by the device that it came from, as it should.
         set_kernel(self.host, "ipv4/conf/all/send_redirects", 0)
         set_kernel(self.host, "ipv4/conf/default/send_redirects", 0)
         helpers.start(self.lab, self.host, "serve")
         (self.dir / "vassals").mkdir(parents=True)
         (self.dir / "emperor.ini").write_text(self.emperor_ini())
-        for name, address in VASSALS.items():
-            (self.dir / "vassals" / f"{name}.ini").write_text(self.vassal_ini(address))
+        for name, addresses in VASSALS.items():
+            (self.dir / "vassals" / f"{name}.ini").write_text(self.vassal_ini(*addresses))
         command = [self.uwsgi, "--ini", str(self.dir / "emperor.ini")]
         self.emperor = self.lab.start_contained(self.host, f"{self.key}.log", *command)
 
@@ -244,7 +268,7 @@ class Router(Subject):
             "master = true",
             f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
             *(["tuntap-router-switch = true"] if self.switch else []),
-            f"exec-as-root = ip address replace {ROUTER_ADDRESS}/16 dev emperor0",
+            *self.address_lines("emperor0", *ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",
             "emperor-use-clone = net",
@@ -253,7 +277,19 @@ class Router(Subject):
             "",
         ])
 
-    def vassal_ini(self, address):
+    def address_lines(self, device, address, address6):
+        """Lines that give a device its addresses."""
+        yield f"exec-as-root = ip address replace {address}/16 dev {device}"
+        if self.has_ipv6:
+            yield f"exec-as-root = ip -6 address replace {address6}/64 dev {device} nodad"
+
+    def claim_lines(self):
+        """Lines that set a vassal's routes, and claim its addresses."""
+        for gateway in ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]:
+            yield f"exec-as-root = ip route replace default via {gateway}"
+            yield f"exec-as-root = ping -c 1 -W 5 {gateway}"
+
+    def vassal_ini(self, *addresses):
         return "\n".join([
             "[uwsgi]",
             f"plugins-dir = {self.plugins}",
@@ -265,21 +301,20 @@ class Router(Subject):
             "gid = 65534",
             f"tuntap-device = uwsgi0 {self.dir}/router",
             # The C plugin takes the kernel's first IPv6 packet for a broken vassal.
-            "exec-as-root = echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6",
+            f"exec-as-root = echo {int(not self.has_ipv6)} >/proc/sys/net/ipv6/conf/all/disable_ipv6",
             "exec-as-root = ip link set lo up",
-            f"exec-as-root = ip address replace {address}/16 dev uwsgi0",
+            *self.address_lines("uwsgi0", *addresses),
             "exec-as-root = ip link set uwsgi0 up",
-            f"exec-as-root = ip route replace default via {ROUTER_ADDRESS}",
-            f"exec-as-root = ping -c 1 -W 5 {ROUTER_ADDRESS}",
+            *self.claim_lines(),
             "",
         ])
 
     def get_ready(self):
-        for name, address in VASSALS.items():
+        for name in VASSALS:
             if not self.lives(name):
                 self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
                 self.lab.adopt(self.vassals[name])
-        self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESS, "emperor0")
+        self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESSES, "emperor0")
         if not self.router_lives():
             self.router = self.find_router()
             router.check_plugin(self.router, self.plugins)
@@ -311,7 +346,8 @@ class Router(Subject):
         # Between fork and the start of its own life a vassal is still in the Emperor's namespace.
         if space.identity in (None, self.host.identity):
             return False
-        return space.run("ping", "-q", "-c", "1", "-W", "1", ROUTER_ADDRESS).returncode == 0
+        wanted = ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]
+        return all(space.run("ping", "-q", "-c", "1", "-W", "1", address).returncode == 0 for address in wanted)
 
     def across(self):
         return Link(self.vassals["vassal1"], self.vassals["vassal2"], VASSALS["vassal2"], "uwsgi0")
@@ -337,7 +373,7 @@ class Router(Subject):
             self.lab.end(self.idlers)
         before = router.proportional_memory(self.router)
         kind = "attached" if self.attached else "stream"
-        arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESS]
+        arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESSES[0]]
         self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
         wanted = self.idle + len(VASSALS)
         wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)

@@ -30,12 +30,12 @@ class Watch:
 
     def __init__(self, lab, program, title, first, second, *arguments):
         self.title = title
-        self.log = lab.dir / f"{program}-{first.name}-{second.name}.log"
+        # The log's name has to tell the pair, and which of its connections it is.
+        pair = type(first)(f"{first.name}-{second.name}-{'6' if ':' in arguments[0] else '4'}", first.pid)
+        self.log = lab.dir / f"{program}-{pair.name}.log"
         self.directions = [Direction(), Direction()]
         self.is_complete = False
         self.failures = []
-        # The log's name has to tell the pair.
-        pair = type(first)(f"{first.name}-{second.name}", first.pid)
         self.process = helpers.start(lab, pair, program, str(first.pid), arguments[0], str(second.pid), *arguments[1:])
 
     def is_running(self):

@@ -12,9 +12,10 @@ import lab as rig
 import router
 from lab import Namespace, Trouble, wait_for
 
-ROUTER_ADDRESS = "10.0.0.1"
-HONEST = {"honest1": "10.0.0.2", "honest2": "10.0.0.3"}
-RELOADING = {"reloading1": "10.0.0.4", "reloading2": "10.0.0.5", "reloading3": "10.0.0.6"}
+# Of each an address of IPv4 and one of IPv6.
+ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
+HONEST = {"honest1": ("10.0.0.2", "fd00:77::2"), "honest2": ("10.0.0.3", "fd00:77::3")}
+RELOADING = {f"reloading{number}": (f"10.0.0.{number + 3}", f"fd00:77::{number + 3}") for number in (1, 2, 3)}
 VASSALS = HONEST | RELOADING
 
 # Seconds for a new router, and for everything to be back where it was.
@@ -43,13 +44,14 @@ class World:
 
     def start(self):
         self.host = self.space("host")
-        settings = ["ip_forward", *(f"conf/{which}/send_redirects" for which in ("all", "default"))]
-        for setting, value in zip(settings, (1, 0, 0)):
-            self.host.must("sh", "-c", f"echo {value} >/proc/sys/net/ipv4/{setting}")
+        settings = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
+        settings |= {f"ipv4/conf/{which}/send_redirects": 0 for which in ("all", "default")}
+        for setting, value in settings.items():
+            self.host.must("sh", "-c", f"echo {value} >/proc/sys/net/{setting}")
         (self.lab.dir / "vassals").mkdir()
         (self.lab.dir / "emperor.ini").write_text(self.emperor_ini())
-        for name, address in VASSALS.items():
-            self.ini(name).write_text(self.vassal_ini(address))
+        for name, addresses in VASSALS.items():
+            self.ini(name).write_text(self.vassal_ini(addresses))
         command = [self.uwsgi, "--ini", str(self.lab.dir / "emperor.ini")]
         self.emperor = self.lab.start_contained(self.host, self.log.name, *command)
         wait_for("the vassals", 60, self.all_attached)
@@ -79,7 +81,7 @@ class World:
             "plugin = tuntap",
             "master = true",
             f"tuntap-router = emperor0 {self.socket_path} {self.stats_path}",
-            f"exec-as-root = ip address replace {ROUTER_ADDRESS}/16 dev emperor0",
+            *address_lines("emperor0", ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.lab.dir}/vassals",
             "emperor-use-clone = net",
@@ -87,7 +89,7 @@ class World:
             "",
         ])
 
-    def vassal_ini(self, address):
+    def vassal_ini(self, addresses):
         return "\n".join([
             "[uwsgi]",
             f"plugins-dir = {self.plugins}",
@@ -99,10 +101,10 @@ class World:
             "gid = 65534",
             f"tuntap-device = uwsgi0 {self.socket_path}",
             "exec-as-root = ip link set lo up",
-            f"exec-as-root = ip address replace {address}/16 dev uwsgi0",
+            *address_lines("uwsgi0", addresses),
             "exec-as-root = ip link set uwsgi0 up",
-            f"exec-as-root = ip route replace default via {ROUTER_ADDRESS}",
-            f"exec-as-root = ping -c 1 -W 5 {ROUTER_ADDRESS}",
+            *(f"exec-as-root = ip route replace default via {gateway}" for gateway in ROUTER_ADDRESSES),
+            *(f"exec-as-root = ping -c 1 -W 5 {gateway}" for gateway in ROUTER_ADDRESSES),
             "",
         ])
 
@@ -126,8 +128,8 @@ class World:
 
     def all_attached(self):
         seen = self.stats()
-        attached = {peer["addr"] for peer in seen["peers"] if peer["attached"]} if seen else set()
-        return attached >= set(VASSALS.values())
+        attached = {address for peer in seen["peers"] if peer["attached"] for address in peer["addresses"]} if seen else set()
+        return attached.issuperset(address for pair in VASSALS.values() for address in pair)
 
     def master_of(self, name):
         """The vassal's process that lives through its reloads; None if it has none."""
@@ -183,6 +185,13 @@ class World:
             "router": router.proportional_memory(self.router),
             "master": router.proportional_memory(master),
         }
+
+
+def address_lines(device, addresses):
+    """Lines that give a device an address of IPv4 and one of IPv6."""
+    address, address6 = addresses
+    yield f"exec-as-root = ip address replace {address}/16 dev {device}"
+    yield f"exec-as-root = ip -6 address replace {address6}/64 dev {device} nodad"
 
 
 def sockets(space):

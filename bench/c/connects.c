@@ -7,16 +7,16 @@
 enum { AT_A_TIME = 16 };
 
 static int poller;
-static struct sockaddr_in to;
+static struct endpoint to;
 
 static void start(void)
 {
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	/* A reset leaves nothing behind, so that the ports don't run out. */
 	struct linger reset = {.l_onoff = 1};
 	struct epoll_event event = {.events = EPOLLOUT, .data.fd = fd};
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) ||
-	    (connect(fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) ||
+	    (connect(fd, &to.any, to.length) && errno != EINPROGRESS) ||
 	    epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event))
 		err(1, "connect");
 }
@@ -25,7 +25,7 @@ int main(int argc, char **argv)
 {
 	if (argc != 3)
 		errx(2, "usage: connects <address> <seconds>");
-	to = address(argv[1], CONNECT_PORT);
+	to = endpoint(argv[1], CONNECT_PORT);
 	poller = epoll_create1(0);
 	for (int i = 0; i < AT_A_TIME; i++)
 		start();

@@ -7,9 +7,9 @@ int main(int argc, char **argv)
 {
 	if (argc != 3)
 		errx(2, "usage: flood <address> <seconds>");
-	struct sockaddr_in to = address(argv[1], SINK_PORT);
-	int fd = socket(AF_INET, SOCK_DGRAM, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to))
+	struct endpoint to = endpoint(argv[1], SINK_PORT);
+	int fd = socket(to.any.sa_family, SOCK_DGRAM, 0);
+	if (fd < 0 || connect(fd, &to.any, to.length))
 		err(1, "socket");
 	static char payload[PAYLOAD];
 	struct iovec part = {payload, PAYLOAD};

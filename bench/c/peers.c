@@ -72,8 +72,8 @@ int main(int argc, char **argv)
 		errx(2, "usage: peers <stream|attached> <socket> <first address> <count> <address of the router's host>");
 	int attached = !strcmp(argv[1], "attached");
 	const char *path = argv[2];
-	uint32_t first = ntohl(address(argv[3], 0).sin_addr.s_addr);
-	uint32_t host = address(argv[5], 0).sin_addr.s_addr;
+	uint32_t first = ntohl(ipv4(argv[3]));
+	uint32_t host = ipv4(argv[5]);
 	for (int i = 0; i < atoi(argv[4]); i++) {
 		if (attached)
 			attached_peer(path, i, htonl(first + i), host);

@@ -14,9 +14,9 @@ int main(int argc, char **argv)
 {
 	if (argc != 3)
 		errx(2, "usage: pingpong <address> <seconds>");
-	struct sockaddr_in to = address(argv[1], ECHO_PORT);
-	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to) ||
+	struct endpoint to = endpoint(argv[1], ECHO_PORT);
+	int one = 1, fd = socket(to.any.sa_family, SOCK_STREAM, 0);
+	if (fd < 0 || connect(fd, &to.any, to.length) ||
 	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one))
 		err(1, "connect");
 	static float took[MOST];

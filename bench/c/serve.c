@@ -5,13 +5,18 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
-static int listener(int type, uint16_t port)
+/* A socket for each version of IP, so that no packet of the one takes the other's path. */
+static const char *const ANY[] = {"0.0.0.0", "::"};
+enum { VERSIONS = sizeof ANY / sizeof *ANY };
+
+static int listener(const char *any, int type, uint16_t port)
 {
-	struct sockaddr_in any = address("0.0.0.0", port);
-	int one = 1, fd = socket(AF_INET, type, 0);
+	struct endpoint own = endpoint(any, port);
+	int one = 1, fd = socket(own.any.sa_family, type, 0);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
-	    bind(fd, (struct sockaddr *)&any, sizeof any) || (type == SOCK_STREAM && listen(fd, 4096)))
-		err(1, "port %u", port);
+	    (own.any.sa_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one)) ||
+	    bind(fd, &own.any, own.length) || (type == SOCK_STREAM && listen(fd, 4096)))
+		err(1, "%s, port %u", any, port);
 	return fd;
 }
 
@@ -25,7 +30,7 @@ static void echo(int fd)
 	exit(0);
 }
 
-/* A child for each of the two TCP ports; a client that got lost must not keep the next one waiting. */
+/* A child for each listening socket; a client that got lost must not keep the next one waiting. */
 static void accept_forever(int fd, void (*serve)(int))
 {
 	if (fork())
@@ -46,10 +51,12 @@ static void accept_forever(int fd, void (*serve)(int))
 int main(void)
 {
 	signal(SIGCHLD, SIG_IGN);
-	/* Nobody reads it: a full buffer swallows datagrams, and no ICMP error goes back. */
-	listener(SOCK_DGRAM, SINK_PORT);
-	accept_forever(listener(SOCK_STREAM, ECHO_PORT), echo);
-	accept_forever(listener(SOCK_STREAM, CONNECT_PORT), NULL);
+	for (int i = 0; i < VERSIONS; i++) {
+		/* Nobody reads it: a full buffer swallows datagrams, and no ICMP error goes back. */
+		listener(ANY[i], SOCK_DGRAM, SINK_PORT);
+		accept_forever(listener(ANY[i], SOCK_STREAM, ECHO_PORT), echo);
+		accept_forever(listener(ANY[i], SOCK_STREAM, CONNECT_PORT), NULL);
+	}
 	puts("ready");
 	fflush(stdout);
 	for (;;)

@@ -12,16 +12,21 @@
 
 /* Kinds of frames (modifier2), and lengths in bytes. */
 enum { PACKET = 0, RULES = 1, HELLO = 0x74, ANSWER = 0x75 };
-enum { HEADER_LEN = 4, CLAIM_LEN = 28 };
+enum { HEADER_LEN = 4, CLAIM_LEN = 28, IP6_LEN = 40, CLAIM6_LEN = IP6_LEN + 8 };
 
-static inline uint16_t checksum(const uint8_t *bytes, size_t length)
+/* Over an even number of bytes, and what was summed before. */
+static inline uint16_t checksum_on(uint32_t sum, const uint8_t *bytes, size_t length)
 {
-	uint32_t sum = 0;
 	for (size_t i = 0; i + 1 < length; i += 2)
 		sum += bytes[i] << 8 | bytes[i + 1];
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
+}
+
+static inline uint16_t checksum(const uint8_t *bytes, size_t length)
+{
+	return checksum_on(0, bytes, length);
 }
 
 static inline void put16(uint8_t *at, uint16_t value)
@@ -58,6 +63,33 @@ static inline void claim_packet(uint8_t *packet, uint32_t from, uint32_t to)
 	memset(packet, 0, CLAIM_LEN);
 	put_ip(packet, CLAIM_LEN, IPPROTO_ICMP, from, to);
 	put16(packet + 22, checksum(packet + 20, CLAIM_LEN - 20));
+}
+
+/* An IPv6 header without extensions. */
+static inline void put_ip6(uint8_t *packet, size_t length, uint8_t next, struct in6_addr from, struct in6_addr to)
+{
+	memset(packet, 0, IP6_LEN);
+	packet[0] = 0x60;
+	put16(packet + 4, length - IP6_LEN);
+	packet[6] = next;
+	packet[7] = 64;
+	memcpy(packet + 8, &from, 16);
+	memcpy(packet + 24, &to, 16);
+}
+
+/* An ICMPv6 message of a type, filled with zeros. Its checksum is over the addresses, too: RFC 8200, section 8.1. */
+static inline void put_icmp6(uint8_t *packet, size_t length, uint8_t type, struct in6_addr from, struct in6_addr to)
+{
+	put_ip6(packet, length, IPPROTO_ICMPV6, from, to);
+	memset(packet + IP6_LEN, 0, length - IP6_LEN);
+	packet[IP6_LEN] = type;
+	put16(packet + IP6_LEN + 2, checksum_on(length - IP6_LEN + IPPROTO_ICMPV6, packet + 8, length - 8));
+}
+
+/* Over IPv6: an echo reply that nobody asked for. */
+static inline void claim_packet6(uint8_t *packet, struct in6_addr from, struct in6_addr to)
+{
+	put_icmp6(packet, CLAIM6_LEN, 129, from, to);
 }
 
 /* Returns -1 with errno set if there is no connection. */

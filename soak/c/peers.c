@@ -1,4 +1,5 @@
-/* peers <seed> <socket> <number> <count> <first address> <address of the router's host> <honest vassal's address>...:
+/* peers <seed> <socket> <number> <count> <first address> <address of the router's host> <first IPv6 address>
+ * <IPv6 address of the router's host> <honest vassal's address of either version>...:
  * vassal-like peers that come, misbehave in one way or another, and go, each by its own dice. Says "ready"; after
  * SIGTERM it closes everything and says "done" with what it did, as "<name> <count>" pairs. */
 #include "router_peer.h"
@@ -10,14 +11,15 @@
 
 /* What the peers of a kind do between their first and their last breath, and how many of 100 are of that kind. */
 #define KINDS(KIND)     \
-	KIND(churns, 12)    /* leaves at once */ \
-	KIND(idles, 14)     /* claims its address */ \
+	KIND(churns, 10)    /* leaves at once */ \
+	KIND(idles, 12)     /* claims its addresses */ \
 	KIND(says_nothing, 6) \
-	KIND(floods, 12)    /* frames as fast as the socket takes them, to everybody */ \
-	KIND(never_reads, 8) /* asks the host for answers, and leaves them */ \
+	KIND(floods, 10)    /* frames as fast as the socket takes them, to everybody */ \
+	KIND(never_reads, 6) /* asks the host for answers, and leaves them */ \
 	KIND(halves, 6)     /* holds the second half of a frame back */ \
 	KIND(garbles, 6)    /* bytes that are no frames */ \
 	KIND(steals, 8)     /* the honest vassals' addresses */ \
+	KIND(bends, 8)      /* IPv6 packets with odd sources, extension headers, fragments, routing headers */ \
 	KIND(is_odd, 6)     /* unknown frames, rules of every length, empty frames, hellos at any time */ \
 	KIND(lies, 4)       /* offers descriptors that are no devices */ \
 	KIND(attaches, 8)   /* a device, and comes back with it to the next router */ \
@@ -32,7 +34,9 @@ enum kind { KINDS(NAME) KIND_COUNT };
 static const char *const KIND_NAMES[] = {KINDS(TEXT)};
 static const int WEIGHTS[] = {KINDS(WEIGHT)};
 
-enum { MAX_PEERS = 1000, MAX_VICTIMS = 8, OUT_LEN = 8192, BURST = 32, DEVICE_PACKET_LEN = 400, FRAME_LIMIT = 8188 };
+enum { MAX_PEERS = 1000, MAX_VICTIMS = 8, OUT_LEN = 8192, BURST = 32, DEVICE_PACKET_LEN = 500, FRAME_LIMIT = 8188 };
+/* Of IPv6 extension headers, 24 bytes each at most. */
+enum { MOST_HEADERS = 12, BENT_LEN = IP6_LEN + MOST_HEADERS * 24 + 72 };
 
 /* Seconds: between two turns, the longest life, and the longest pause before the next one. */
 static const double TURN = 0.002, LONGEST_LIFE = 5, LONGEST_PAUSE = 1;
@@ -41,6 +45,7 @@ struct peer {
 	int fd, device, interface;
 	enum kind kind;
 	uint32_t own;
+	struct in6_addr own6;
 	/* When it goes, if it is here, or comes. */
 	double until;
 	/* What it sends, and how much of it has been sent. */
@@ -57,7 +62,8 @@ static struct peer peers[MAX_PEERS];
 static int peer_count, packet_socket;
 static const char *socket_path;
 static uint32_t host, victims[MAX_VICTIMS];
-static int victim_count;
+static struct in6_addr host6, victims6[MAX_VICTIMS];
+static int victim_count, victim6_count;
 static volatile sig_atomic_t is_over;
 
 static void end(int number)
@@ -88,6 +94,27 @@ static uint32_t anybody(void)
 	return which < (uint32_t)victim_count ? victims[which] : which == (uint32_t)victim_count ? host : peers[roll(peer_count)].own;
 }
 
+static struct in6_addr anybody6(void)
+{
+	uint32_t which = roll(victim6_count + 2);
+	return which < (uint32_t)victim6_count ? victims6[which] : which == (uint32_t)victim6_count ? host6 : peers[roll(peer_count)].own6;
+}
+
+/* One of this peer's network, so that some peers hold more than one. */
+static struct in6_addr neighbour6(const struct peer *peer)
+{
+	struct in6_addr address = peer->own6;
+	address.s6_addr[15] = roll(256);
+	return address;
+}
+
+/* A source that no vassal may have: unspecified, loopback, link-local, multicast, mapped from IPv4. */
+static struct in6_addr odd_source(void)
+{
+	static const char *const odd[] = {"::", "::1", "fe80::1", "ff02::1", "::ffff:10.0.0.2"};
+	return ipv6(odd[roll(sizeof odd / sizeof *odd)]);
+}
+
 static void random_bytes(uint8_t *at, size_t length)
 {
 	for (size_t i = 0; i < length; i++)
@@ -112,6 +139,50 @@ static void put_echo_request(uint8_t *packet, size_t length, uint32_t from, uint
 	put16(packet + 22, checksum(packet + 20, length - 20));
 }
 
+/* Without a checksum: it costs time that belongs to others, and nobody looks at it on the way. */
+static void put_datagram6(uint8_t *packet, size_t length, struct in6_addr from, struct in6_addr to)
+{
+	put_ip6(packet, length, IPPROTO_UDP, from, to);
+	uint8_t *udp = packet + IP6_LEN;
+	memset(udp, 0, length - IP6_LEN);
+	put16(udp, 9);
+	put16(udp + 2, 9);
+	put16(udp + 4, length - IP6_LEN);
+}
+
+/* Extension headers by their numbers, and some that are none: hop-by-hop options, destination options, routing,
+ * fragment, authentication, mobility, no next header, TCP. */
+static const uint8_t HEADERS[] = {0, 60, 43, 44, 51, 135, 59, 6};
+
+/* An IPv6 packet with a chain of headers that may be well-formed or not. Returns its length, at most BENT_LEN. */
+static size_t put_bent_packet(uint8_t *packet, const struct peer *peer)
+{
+	static const uint8_t routing_types[] = {0, 2, 3, 4, 255};
+	struct in6_addr sources[] = {peer->own6, peer->own6, neighbour6(peer), anybody6(), odd_source()};
+	struct in6_addr to = roll(10) ? anybody6() : ipv6("ff02::1");
+	put_ip6(packet, IP6_LEN, 0, sources[roll(sizeof sources / sizeof *sources)], to);
+	uint8_t *next = packet + 6, *at = packet + IP6_LEN;
+	for (int headers = roll(MOST_HEADERS + 1); headers > 0; headers--) {
+		*next = HEADERS[roll(sizeof HEADERS)];
+		next = at;
+		/* In units of 8 bytes behind the first 8; a fragment's header has no such field. */
+		int units = *next == 44 ? 0 : roll(3);
+		memset(at, 0, 8 + 8 * units);
+		at[1] = units;
+		/* Type and segments left of a routing header, offset of a fragment, an option's type and length. */
+		at[2] = roll(2) ? routing_types[roll(sizeof routing_types)] : roll(256);
+		at[3] = roll(2) ? units : roll(256);
+		at += 8 + 8 * units;
+	}
+	*next = IPPROTO_UDP;
+	size_t payload = 8 + roll(64);
+	random_bytes(at, payload);
+	put16(at + 4, payload);
+	at += payload;
+	put16(packet + 4, roll(8) ? at - packet - IP6_LEN : roll(65536));
+	return at - packet;
+}
+
 /* Room for a frame's payload in what a peer sends; NULL if it is full. */
 static uint8_t *add_frame(struct peer *peer, size_t size, uint8_t kind)
 {
@@ -131,18 +202,46 @@ static void add_claim(struct peer *peer, uint32_t address)
 		claim_packet(packet, address, host);
 }
 
+static void add_claim6(struct peer *peer, struct in6_addr address)
+{
+	uint8_t *packet = add_frame(peer, CLAIM6_LEN, PACKET);
+	if (packet)
+		claim_packet6(packet, address, host6);
+}
+
 static void add_flood(struct peer *peer)
 {
-	size_t length = 28 + roll(1400);
-	for (uint8_t *packet; (packet = add_frame(peer, length, PACKET));)
-		put_datagram(packet, length, roll(50) ? peer->own : anybody(), anybody());
+	bool is_ipv6 = roll(2);
+	size_t length = IP6_LEN + 8 + roll(1400);
+	for (uint8_t *packet; (packet = add_frame(peer, length, PACKET));) {
+		if (is_ipv6)
+			put_datagram6(packet, length, roll(50) ? peer->own6 : anybody6(), anybody6());
+		else
+			put_datagram(packet, length, roll(50) ? peer->own : anybody(), anybody());
+	}
 }
 
 static void add_questions(struct peer *peer)
 {
-	size_t length = 28 + roll(1400);
-	for (uint8_t *packet; (packet = add_frame(peer, length, PACKET));)
-		put_echo_request(packet, length, peer->own, host);
+	bool is_ipv6 = roll(2);
+	size_t length = IP6_LEN + 8 + 2 * roll(700);
+	for (uint8_t *packet; (packet = add_frame(peer, length, PACKET));) {
+		if (is_ipv6)
+			put_icmp6(packet, length, 128, peer->own6, host6);
+		else
+			put_echo_request(packet, length, peer->own, host);
+	}
+}
+
+static void add_bent_packets(struct peer *peer)
+{
+	uint8_t bent[BENT_LEN];
+	for (int i = 0; i < BURST; i++) {
+		size_t length = put_bent_packet(bent, peer);
+		uint8_t *packet = add_frame(peer, length, PACKET);
+		if (packet)
+			memcpy(packet, bent, length);
+	}
 }
 
 static void add_oddity(struct peer *peer)
@@ -186,11 +285,19 @@ static void open_device(struct peer *peer)
 /* What leaves by the device is the router's to read. */
 static void send_by_device(struct peer *peer, int count)
 {
-	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = peer->interface};
+	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = peer->interface};
 	uint8_t packet[DEVICE_PACKET_LEN];
-	put_datagram(packet, sizeof packet, peer->own, anybody());
+	size_t length = sizeof packet;
+	uint32_t which = roll(4);
+	to.sll_protocol = htons(which < 2 ? ETH_P_IP : ETH_P_IPV6);
+	if (which < 2)
+		put_datagram(packet, length, peer->own, anybody());
+	else if (which == 2)
+		put_datagram6(packet, length, peer->own6, anybody6());
+	else
+		length = put_bent_packet(packet, peer);
 	for (int i = 0; i < count; i++)
-		if (sendto(packet_socket, packet, sizeof packet, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof to) > 0)
+		if (sendto(packet_socket, packet, length, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof to) > 0)
 			counts.device_packets++;
 }
 
@@ -244,6 +351,7 @@ static void come(struct peer *peer)
 	case floods:
 	case never_reads:
 		add_claim(peer, peer->own);
+		add_claim6(peer, peer->own6);
 		break;
 	case halves:
 		add_claim(peer, peer->own);
@@ -339,8 +447,12 @@ static void live(struct peer *peer)
 			add_flood(peer);
 		else if (peer->kind == never_reads)
 			add_questions(peer);
-		else if (peer->kind == steals && !roll(20))
+		else if (peer->kind == steals && !roll(20) && roll(2))
 			add_claim(peer, victims[roll(victim_count)]);
+		else if (peer->kind == steals && !roll(20))
+			add_claim6(peer, victims6[roll(victim6_count)]);
+		else if (peer->kind == bends && !roll(20))
+			add_bent_packets(peer);
 		else if (peer->kind == is_odd && !roll(20))
 			add_oddity(peer);
 	}
@@ -365,25 +477,35 @@ static void tell(void)
 
 int main(int argc, char **argv)
 {
-	if (argc < 8 || argc > 7 + MAX_VICTIMS || atoi(argv[4]) < 1 || atoi(argv[4]) > MAX_PEERS)
+	if (argc < 11 || argc > 9 + MAX_VICTIMS || atoi(argv[4]) < 1 || atoi(argv[4]) > MAX_PEERS)
 		errx(2, "usage: peers <seed> <socket> <number> <count> <first address> <address of the router's host> "
-			"<honest vassal's address>...");
+			"<first IPv6 address> <IPv6 address of the router's host> <honest vassal's address>...");
 	struct sigaction action = {.sa_handler = end};
 	sigaction(SIGTERM, &action, NULL);
 	/* Neither 0, where the dice would stay, nor like that of the next number. */
 	dice = (strtoull(argv[1], NULL, 10) * 1000 + atoi(argv[3]) + 1) * 0x9e3779b97f4a7c15;
 	socket_path = argv[2];
 	peer_count = atoi(argv[4]);
-	uint32_t first = ntohl(address(argv[5], 0).sin_addr.s_addr);
-	host = address(argv[6], 0).sin_addr.s_addr;
-	for (int i = 7; i < argc; i++)
-		victims[victim_count++] = address(argv[i], 0).sin_addr.s_addr;
+	uint32_t first = ntohl(ipv4(argv[5]));
+	host = ipv4(argv[6]);
+	struct in6_addr first6 = ipv6(argv[7]);
+	host6 = ipv6(argv[8]);
+	for (int i = 9; i < argc; i++) {
+		if (strchr(argv[i], ':'))
+			victims6[victim6_count++] = ipv6(argv[i]);
+		else
+			victims[victim_count++] = ipv4(argv[i]);
+	}
+	if (!victim_count || !victim6_count)
+		errx(2, "there must be an honest vassal of each version of IP");
 	packet_socket = socket(AF_PACKET, SOCK_DGRAM, 0);
 	if (packet_socket < 0)
 		err(1, "packet socket");
-	for (int i = 0; i < peer_count; i++)
-		peers[i] = (struct peer){
-			.fd = -1, .device = -1, .own = htonl(first + i), .until = now() + seconds_up_to(LONGEST_PAUSE)};
+	for (int i = 0; i < peer_count; i++) {
+		peers[i] = (struct peer){.fd = -1, .device = -1, .own = htonl(first + i), .own6 = first6,
+			.until = now() + seconds_up_to(LONGEST_PAUSE)};
+		put16(peers[i].own6.s6_addr + 14, i);
+	}
 	puts("ready");
 	fflush(stdout);
 	while (!is_over) {

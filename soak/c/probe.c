@@ -5,11 +5,11 @@
 
 static const double INTERVAL = 0.01;
 
-static int bound(const char *pid, struct sockaddr_in own)
+static int bound(const char *pid, struct endpoint own)
 {
 	enter(pid);
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&own, sizeof own))
+	int fd = socket(own.any.sa_family, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+	if (fd < 0 || bind(fd, &own.any, own.length))
 		err(1, "bind");
 	return fd;
 }
@@ -19,8 +19,8 @@ int main(int argc, char **argv)
 	if (argc != 6)
 		errx(2, "usage: probe <pid> <address> <pid> <address> <port>");
 	uint16_t port = atoi(argv[5]);
-	struct sockaddr_in addresses[2] = {address(argv[2], port), address(argv[4], port)};
-	int fds[2] = {bound(argv[1], addresses[0]), bound(argv[3], addresses[1])};
+	struct endpoint endpoints[2] = {endpoint(argv[2], port), endpoint(argv[4], port)};
+	int fds[2] = {bound(argv[1], endpoints[0]), bound(argv[3], endpoints[1])};
 	struct watch watches[2] = {{.direction = 0}, {.direction = 1}};
 	unsigned long sent = 0, received[2] = {0};
 	catch_end();
@@ -29,7 +29,7 @@ int main(int argc, char **argv)
 	while (!is_over) {
 		if (now() >= next) {
 			for (int i = 0; i < 2; i++)
-				sendto(fds[1 - i], "", 1, 0, (struct sockaddr *)&addresses[i], sizeof addresses[i]);
+				sendto(fds[1 - i], "", 1, 0, &endpoints[i].any, endpoints[i].length);
 			sent++;
 			next += INTERVAL;
 		}

@@ -80,17 +80,17 @@ static void receive(struct end *end, const struct end *from)
 
 static void connect_ends(struct end *ends, char **argv)
 {
-	struct sockaddr_in target = address(argv[2], atoi(argv[4]));
+	struct endpoint target = endpoint(argv[2], atoi(argv[4]));
 	int one = 1;
 	enter(argv[1]);
-	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	int listener = socket(target.any.sa_family, SOCK_STREAM, 0);
 	if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
-	    bind(listener, (struct sockaddr *)&target, sizeof target) || listen(listener, 1))
-		err(1, "%s:%s", argv[2], argv[4]);
+	    bind(listener, &target.any, target.length) || listen(listener, 1))
+		err(1, "%s, port %s", argv[2], argv[4]);
 	enter(argv[3]);
-	ends[1].fd = socket(AF_INET, SOCK_STREAM, 0);
-	if (ends[1].fd < 0 || connect(ends[1].fd, (struct sockaddr *)&target, sizeof target))
-		err(1, "%s:%s", argv[2], argv[4]);
+	ends[1].fd = socket(target.any.sa_family, SOCK_STREAM, 0);
+	if (ends[1].fd < 0 || connect(ends[1].fd, &target.any, target.length))
+		err(1, "%s, port %s", argv[2], argv[4]);
 	ends[0].fd = accept(listener, NULL, NULL);
 	if (ends[0].fd < 0)
 		err(1, "accept");

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -116,14 +116,20 @@ impl Example {
 }
 
 /// The last line of what an application answers; empty if it does not.
-pub fn answer(client: &Net, address: Ipv4Addr) -> String {
-    let response = http::get(client, SocketAddrV4::new(address, HTTP_PORT)).unwrap_or_default();
+pub fn answer(client: &Net, address: impl Into<IpAddr>) -> String {
+    answer_of(client, address, HTTP_PORT)
+}
+
+/// The same of another port.
+pub fn answer_of(client: &Net, address: impl Into<IpAddr>, port: u16) -> String {
+    let response = http::get(client, (address.into(), port)).unwrap_or_default();
     response.lines().last().unwrap_or_default().to_owned()
 }
 
 /// Waits until an application answers as this user.
 #[track_caller]
-pub fn wait_for_answer(client: &Net, address: Ipv4Addr, uid: u32) {
+pub fn wait_for_answer(client: &Net, address: impl Into<IpAddr>, uid: u32) {
+    let address = address.into();
     let wanted = format!("uid {uid} on ");
     wait::until_true(&format!("{address} answers as uid {uid}"), wait::LONG, || {
         answer(client, address).starts_with(&wanted)
@@ -135,4 +141,23 @@ pub fn wait_for_answer(client: &Net, address: Ipv4Addr, uid: u32) {
 pub fn net_of(instance: &Instance, ini: &str) -> Net {
     let pid = instance.family().master_of(ini).expect("the vassal runs");
     Net::of_process(pid).expect("the vassal runs")
+}
+
+/// The addresses that the router gave to a vassal, link-local ones left out: that of IPv4 first, if it has one.
+#[track_caller]
+pub fn addresses_of(instance: &Instance, ini: &str) -> Vec<IpAddr> {
+    let addresses = || {
+        let net = Net::of_process(instance.family().master_of(ini)?).ok()?;
+        // Until it is born into its own namespace, it is in its Emperor's.
+        if !net.has_device("uwsgi0") {
+            return None;
+        }
+        let text = net.sh("ip -o addr show dev uwsgi0 scope global");
+        let words = text.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+        Some(words.map(|word| word.parse().expect("an address")).collect::<Vec<IpAddr>>())
+    };
+    wait::until_true(&format!("{ini} has addresses"), wait::LONG, || {
+        addresses().is_some_and(|found| !found.is_empty())
+    });
+    addresses().expect("it had some")
 }

@@ -10,9 +10,13 @@ mod world;
 mod auto;
 mod credentials;
 mod firewall;
+mod ipv6;
 mod leases;
+mod long;
 mod minimal;
 mod no_emperor;
+mod ports;
+mod services;
 mod stats;
 mod two_hosts;
 
