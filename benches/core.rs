@@ -107,6 +107,7 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
         leases: Leases::none(),
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
+        networks: Vec::new(),
     };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {

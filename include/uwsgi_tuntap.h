@@ -25,6 +25,22 @@ struct uwsgi_tuntap_frame_header {
 #define UWSGI_TUNTAP_FRAME_RULES 1  /* peer rules, replacing those sent before; not after the first packet */
 #define UWSGI_TUNTAP_FRAME_EXTENDED_RULES 0x79 /* the same, as struct uwsgi_tuntap_extended_rule */
 
+/* A device asks for its network's configuration, before anything else; a router that doesn't know this drops it. */
+#define UWSGI_TUNTAP_FRAME_ASK 0x76
+#define UWSGI_TUNTAP_FRAME_CONFIGURATION 0x77 /* the router's answer: JSON */
+#define UWSGI_TUNTAP_FRAME_CLAIM 0x78         /* addresses that the device should have: JSON, only after an answer */
+
+#define UWSGI_TUNTAP_LEASE_VERSION 1
+#define UWSGI_TUNTAP_ASK_V4 1
+#define UWSGI_TUNTAP_ASK_V6 2
+
+struct uwsgi_tuntap_ask {
+	uint8_t version; /* UWSGI_TUNTAP_LEASE_VERSION */
+	uint8_t flags;   /* UWSGI_TUNTAP_ASK_*: which addresses the router is to choose */
+	uint8_t reserved[2];
+	uint8_t name_le[8]; /* tells the device from its user's others, little endian */
+} __attribute__((packed));
+
 /* A header and this many bytes fill 8192 bytes, the buffer of the oldest implementation. */
 #define UWSGI_TUNTAP_MAX_PAYLOAD 8188
 

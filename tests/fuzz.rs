@@ -10,11 +10,12 @@ mod fuzz;
 /// A target's name and its check.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("forward", fuzz::forward::check),
     ("frames", fuzz::frames::check),
     ("greeting", fuzz::greeting::check),
     ("ip", fuzz::ip::check),
+    ("leases", fuzz::leases::check),
     ("options", fuzz::options::check),
     ("rules", fuzz::rules::check),
     ("segments", fuzz::segments::check),

@@ -47,6 +47,7 @@ pub fn check(data: &[u8]) {
             rules.device_routes.iter().copied(),
         ),
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
+        networks: Vec::new(),
     };
     let mut scene = Scene {
         forwarder: Forwarder::new(policy, seed),

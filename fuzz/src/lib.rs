@@ -8,6 +8,7 @@ pub mod frames;
 pub mod greeting;
 mod input;
 pub mod ip;
+pub mod leases;
 mod ones_complement;
 pub mod options;
 mod probe;

@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_plugin::config::{Config, ConfigErrors, Credentials, OptionName, Sandbox, resolve_leases};
+use tuntap_plugin::config::{
+    Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases,
+};
 use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
 use tuntap_plugin::policy::targets::TargetRange;
@@ -34,8 +36,12 @@ const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 pub fn check(data: &[u8]) {
     let options: Vec<(OptionName, &str)> = data.split(|byte| *byte == 0).filter_map(option).collect();
     let alone: Vec<_> = options.iter().map(|option| Config::from_options([*option])).collect();
-    let errors_alone: Vec<_> =
-        alone.iter().flat_map(|result| result.as_ref().err()).flat_map(|errors| &errors.0).collect();
+    let errors_alone: Vec<_> = alone
+        .iter()
+        .flat_map(|result| result.as_ref().err())
+        .flat_map(|errors| &errors.0)
+        .filter(stands_alone)
+        .collect();
 
     for (&(option, value), result) in options.iter().zip(&alone) {
         check_number(option, value, result.as_ref());
@@ -65,6 +71,11 @@ pub fn check(data: &[u8]) {
             }
         }
     }
+}
+
+/// What is said about a device may be right once that is there.
+fn stands_alone(error: &&ConfigError) -> bool {
+    !error.problem.to_string().starts_with("there is no tuntap-device")
 }
 
 fn option(word: &[u8]) -> Option<(OptionName, &str)> {
@@ -291,6 +302,15 @@ fn net(word: &str) -> IpNet {
     IpNet::new(address, len).expect("a prefix")
 }
 
+/// Whether a gateway can be there: an address of one version, and a port.
+fn is_gateway(address: SocketAddr) -> bool {
+    let is_plain = match address {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(address) => address.scope_id() == 0 && address.ip().to_ipv4_mapped().is_none(),
+    };
+    is_plain && address.port() != 0
+}
+
 /// What everything behind the configuration relies on.
 fn check_bounds(config: &Config) {
     let is_device = |name: &str| {
@@ -299,7 +319,7 @@ fn check_bounds(config: &Config) {
     let is_socket = |name: &str| !matches!(name, "" | "@") && name.len() <= 102;
     for (index, router) in config.routers.iter().enumerate() {
         assert!(is_device(&router.device) && is_socket(&router.socket), "{router:?}");
-        assert!(router.gateway.is_none_or(|address| address.port() != 0), "{router:?}");
+        assert!(router.gateway.is_none_or(is_gateway), "{router:?}");
         assert!(router.stats.as_ref().is_none_or(|address| !address.as_str().is_empty()), "{router:?}");
         for other in &config.routers[..index] {
             assert!(other.device != router.device && other.socket != router.socket, "{other:?} and {router:?}");
@@ -309,8 +329,9 @@ fn check_bounds(config: &Config) {
     for device in &config.devices {
         assert!(is_device(&device.name), "{device:?}");
         assert!(device.socket.as_deref().is_none_or(is_socket), "{device:?}");
+        check_device_network(device);
     }
-    assert!(config.routes.iter().all(|route| route.target.port() != 0));
+    assert!(config.routes.iter().all(|route| is_gateway(route.target)));
     // The form that the C plugin knows has neither IPv6 nor services, nor an answer, and can't tell some patterns apart.
     let fits_c_form = |rule: &PeerRule| rule.encode().is_some();
     let most = if config.device_rules.iter().all(fits_c_form) { MAX_RULES } else { MAX_EXTENDED_RULES };
@@ -341,6 +362,23 @@ fn check_host(config: &Config) {
             let net = router.addresses.iter().find(|net| net.contains(&target.ip())).expect("one of its networks");
             assert_ne!(net.addr(), target.ip(), "{mapping:?}");
         }
+    }
+}
+
+/// What a device is given goes together.
+fn check_device_network(device: &DeviceSpec) {
+    let has = |v4: bool| device.auto || device.addresses.iter().any(|net| net.addr().is_ipv4() == v4);
+    assert!(!device.auto || device.socket.is_some() && device.addresses.is_empty(), "{device:?}");
+    assert!(device.addresses.iter().filter(|net| net.addr().is_ipv4()).count() <= 1, "{device:?}");
+    assert!(device.addresses.len() <= 9 && device.gateways.len() <= 2, "{device:?}");
+    for address in device.addresses.iter().map(|net| net.addr()).chain(device.gateways.iter().copied()) {
+        assert!(!address.is_loopback() && !address.is_multicast() && !address.is_unspecified(), "{device:?}");
+    }
+    assert!(device.gateways.iter().all(|gateway| has(gateway.is_ipv4())), "{device:?}");
+    let has_v6 = device.addresses.iter().any(|net| net.addr().is_ipv6());
+    assert!(device.mtu.is_none_or(|mtu| mtu >= if has_v6 { 1280 } else { 576 }), "{device:?}");
+    if let Some(path) = &device.resolv_conf {
+        assert!(path.starts_with('/') && !path.ends_with('/') && device.socket.is_some() && has(true) | has(false));
     }
 }
 
@@ -433,6 +471,7 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             write(OptionName::RouterPort, format!("{protocol} {} {}", mapping.port, mapping.target));
         }
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
+        router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",
@@ -455,8 +494,12 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
 
 fn write_devices(config: &Config, options: &mut Vec<Written>) {
     for device in &config.devices {
-        let socket = device.socket.as_deref().unwrap_or_default();
-        options.push((OptionName::Device, format!("{} {socket}", device.name)));
+        // In quotes, so that no last word `auto` is taken for more than a part of the name.
+        let socket =
+            device.socket.as_ref().map(|name| format!("'{}'", name.replace('\'', r"'\''"))).unwrap_or_default();
+        let auto = if device.auto { "auto" } else { "" };
+        options.push((OptionName::Device, format!("{} {socket} {auto}", device.name)));
+        write_device_network(device, options);
     }
     options.extend(config.device_rules.iter().map(|rule| (OptionName::DeviceRule, device_rule(rule))));
     let credentials = match &config.credentials {
@@ -469,6 +512,18 @@ fn write_devices(config: &Config, options: &mut Vec<Written>) {
         (OptionName::DeviceTimeout, config.device_timeout.as_secs().to_string()),
         (OptionName::DeviceRequired, config.device_required.to_string()),
     ]);
+}
+
+fn write_device_network(device: &DeviceSpec, options: &mut Vec<Written>) {
+    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
+    let name = quoted(&device.name);
+    let mut push = |option, value: String| options.push((option, format!("{name} {value}")));
+    device.addresses.iter().for_each(|address| push(OptionName::DeviceAddress, address.to_string()));
+    device.gateways.iter().for_each(|gateway| push(OptionName::DeviceGateway, gateway.to_string()));
+    device.mtu.iter().for_each(|mtu| push(OptionName::DeviceMtu, mtu.to_string()));
+    if let Some(path) = &device.resolv_conf {
+        push(OptionName::DeviceDns, quoted(path));
+    }
 }
 
 fn device_rule(rule: &PeerRule) -> String {

@@ -113,6 +113,28 @@ pub enum Problem {
     /// No name for a network device.
     #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]
     DeviceName(String),
+    /// A setting of a device where there is none.
+    #[error("there is no tuntap-device here that it could be for")]
+    NoDevice,
+    /// A setting of a device where there are several, without saying which.
+    #[error("there are several devices, expected the name of one of them before it")]
+    WhichDevice,
+    /// A setting of a device that doesn't exist.
+    #[error("there is no tuntap-device \"{0}\"")]
+    NoSuchDevice(String),
+    /// No address of a host.
+    #[error(
+        "\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast"
+    )]
+    Host(String),
+    /// No address of a host with a prefix length.
+    #[error(
+        "\"{0}\" is no address that a host can have with the length of its network's prefix, expected a.b.c.d/1 to /32 or an IPv6 address with /1 to /128"
+    )]
+    HostWithPrefix(String),
+    /// No path of a file.
+    #[error("\"{0}\" is no path of a file, expected one that begins with a slash")]
+    File(String),
     /// No name for a unix socket.
     #[error("\"{0}\" is no unix socket, expected a path or @name of at most 102 bytes")]
     SocketName(String),

@@ -1,4 +1,4 @@
-//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`.
+//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; and `-dns`, which goes with them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::error::{ConfigError, Problem};
 use super::{OptionName, RouterSpec, parse};
 use crate::wire::frame::MAX_PAYLOAD_LEN;
+use crate::wire::lease::{MAX_DNS_SERVERS, is_reserved};
 
 /// Most addresses of one router.
 pub const MAX_ADDRESSES: usize = 16;
@@ -30,6 +31,7 @@ const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length>";
 const NAT_SYNTAX: &str = "[<device>] <interface>";
 const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port>";
 const MTU_SYNTAX: &str = "[<device>] <bytes>";
+const DNS_SYNTAX: &str = "[<device>] <address>";
 
 /// A transport protocol that has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,7 @@ enum Setting {
     Nat(String),
     Port(PortMapping),
     Mtu(u16),
+    Dns(IpAddr),
 }
 
 /// Reads `[<device>] <address>/<prefix length>`.
@@ -127,6 +130,12 @@ pub fn mtu(value: &str) -> Result<HostSetting, Problem> {
     Ok(HostSetting::new(OptionName::RouterMtu, value, device, Setting::Mtu(mtu)))
 }
 
+/// Reads `[<device>] <address>`.
+pub fn dns(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = split(value, DNS_SYNTAX)?;
+    Ok(HostSetting::new(OptionName::RouterDns, value, device, Setting::Dns(parse::host(&word)?)))
+}
+
 /// The words of a value, of which the first may be missing.
 fn split<const N: usize>(value: &str, syntax: &'static str) -> Result<(Option<String>, [String; N]), Problem> {
     let mut words = parse::words(value, syntax)?;
@@ -152,17 +161,10 @@ fn own_address(word: &str) -> Result<IpNet, Problem> {
     if net.prefix_len() < MIN_PREFIX_LEN {
         return Err(wrong());
     }
-    if names_the_network(net, address) {
+    if is_reserved(net, address) {
         return Err(Problem::NetworkAddress(net));
     }
     Ok(net)
-}
-
-/// Whether an address is nobody's own: the first of a network, or in IPv4 the last (RFC 1122, RFC 4291 section 2.6.1).
-/// Networks of two have neither (RFC 3021, RFC 6164).
-fn names_the_network(net: IpNet, address: IpAddr) -> bool {
-    let has_both = net.max_prefix_len() - net.prefix_len() > 1;
-    has_both && (address == net.network() || address.is_ipv4() && address == net.broadcast())
 }
 
 impl HostSetting {
@@ -243,6 +245,7 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
             }
             push(&mut routers[index].ports, *mapping, MAX_PORTS)
         }
+        Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
         Setting::Mtu(mtu) => match routers[index].mtu.replace(*mtu) {
             Some(_) => Err(Problem::Repeated),
             None => Ok(()),
@@ -270,7 +273,7 @@ fn check_target(router: &RouterSpec, address: IpAddr) -> Result<(), Problem> {
     }
     match of_family.into_iter().find(|net| net.contains(&address)) {
         None => Err(Problem::OutsideOfRouter(address)),
-        Some(net) if net.addr() == address || names_the_network(*net, address) => Err(Problem::NoVassal(address)),
+        Some(net) if net.addr() == address || is_reserved(*net, address) => Err(Problem::NoVassal(address)),
         Some(_) => Ok(()),
     }
 }

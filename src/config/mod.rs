@@ -81,8 +81,18 @@ pub enum OptionName {
     RouterPort,
     /// `tuntap-router-mtu`
     RouterMtu,
+    /// `tuntap-router-dns`
+    RouterDns,
     /// `tuntap-device-rule`
     DeviceRule,
+    /// `tuntap-device-address`
+    DeviceAddress,
+    /// `tuntap-device-gateway`
+    DeviceGateway,
+    /// `tuntap-device-mtu`
+    DeviceMtu,
+    /// `tuntap-device-dns`
+    DeviceDns,
     /// `tuntap-device-timeout`
     DeviceTimeout,
     /// `tuntap-device-required`
@@ -91,7 +101,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 32] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -116,7 +126,12 @@ impl OptionName {
         Self::RouterNat,
         Self::RouterPort,
         Self::RouterMtu,
+        Self::RouterDns,
         Self::DeviceRule,
+        Self::DeviceAddress,
+        Self::DeviceGateway,
+        Self::DeviceMtu,
+        Self::DeviceDns,
         Self::DeviceTimeout,
         Self::DeviceRequired,
     ];
@@ -148,7 +163,12 @@ impl OptionName {
             Self::RouterNat => "tuntap-router-nat",
             Self::RouterPort => "tuntap-router-port",
             Self::RouterMtu => "tuntap-router-mtu",
+            Self::RouterDns => "tuntap-router-dns",
             Self::DeviceRule => "tuntap-device-rule",
+            Self::DeviceAddress => "tuntap-device-address",
+            Self::DeviceGateway => "tuntap-device-gateway",
+            Self::DeviceMtu => "tuntap-device-mtu",
+            Self::DeviceDns => "tuntap-device-dns",
             Self::DeviceTimeout => "tuntap-device-timeout",
             Self::DeviceRequired => "tuntap-device-required",
         }
@@ -230,6 +250,7 @@ impl Config {
         let mut config = Self::default();
         let mut default_stats = None;
         let mut host_settings = Vec::new();
+        let mut device_settings = Vec::new();
         let mut errors = Vec::new();
         for (option, value) in options {
             let result = match option {
@@ -265,7 +286,12 @@ impl Config {
                 OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
                 OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
                 OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),
+                OptionName::RouterDns => hostnet::dns(value).map(|it| host_settings.push(it)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
+                OptionName::DeviceAddress => device::address(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceGateway => device::gateway(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceMtu => device::mtu(value).map(|setting| device_settings.push(setting)),
+                OptionName::DeviceDns => device::dns(value).map(|setting| device_settings.push(setting)),
                 OptionName::DeviceTimeout => parse::seconds(value).map(|timeout| config.device_timeout = timeout),
                 OptionName::DeviceRequired => parse::boolean(value).map(|on| config.device_required = on),
             };
@@ -276,6 +302,7 @@ impl Config {
         errors.extend(rules::too_many_device_rules(&config.device_rules));
         errors.extend(router::duplicates(&config.routers));
         errors.extend(hostnet::apply(&mut config.routers, &host_settings));
+        errors.extend(device::apply(&mut config.devices, device_settings));
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);
         }

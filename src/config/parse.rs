@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::Problem;
+use crate::wire::lease::is_host;
 use crate::wire::selector::AddressPattern;
 
 /// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
@@ -13,6 +14,9 @@ const MAX_DEVICE_NAME_LEN: usize = 15;
 
 /// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
 const MAX_SOCKET_NAME_LEN: usize = 102;
+
+/// Longest path, in bytes: `PATH_MAX` of linux/limits.h less the final NUL.
+const MAX_PATH_LEN: usize = 4095;
 
 const MAX_SECONDS: u64 = 3600;
 
@@ -22,6 +26,39 @@ const MAX_BUSY_POLL_MICROS: u64 = 1000;
 /// Splits a value at white space; quotes keep words together.
 pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> {
     shlex::split(value).ok_or(Problem::Syntax(syntax))
+}
+
+/// A value that may name the device that it is for, and its other word.
+pub fn for_device(value: &str, syntax: &'static str) -> Result<(Option<String>, String), Problem> {
+    match words(value, syntax)?.as_slice() {
+        [word] => Ok((None, word.clone())),
+        [device, word] => Ok((Some(device_name(device)?), word.clone())),
+        _ => Err(Problem::Syntax(syntax)),
+    }
+}
+
+/// An address that a host can have.
+pub fn host(word: &str) -> Result<IpAddr, Problem> {
+    word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| Problem::Host(word.to_owned()))
+}
+
+/// An address that a host can have, with the length of its network's prefix.
+pub fn host_with_prefix(word: &str) -> Result<IpNet, Problem> {
+    let wrong = || Problem::HostWithPrefix(word.to_owned());
+    // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
+    let (address, _) = word.split_once('/').ok_or_else(wrong)?;
+    host(address).map_err(|_| wrong())?;
+    word.parse().ok().filter(|net: &IpNet| net.prefix_len() > 0).ok_or_else(wrong)
+}
+
+/// A file's path from the root.
+pub fn absolute_file(word: &str) -> Result<String, Problem> {
+    let is_file = word.starts_with('/') && !word.ends_with('/') && !word.ends_with("/.") && !word.ends_with("/..");
+    if is_file && word.len() <= MAX_PATH_LEN && !word.contains('\0') {
+        Ok(word.to_owned())
+    } else {
+        Err(Problem::File(word.to_owned()))
+    }
 }
 
 /// Yes or no. An option without a value says yes.

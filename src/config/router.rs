@@ -1,6 +1,6 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -25,13 +25,10 @@ pub struct RouterSpec {
     pub nat: Vec<String>,
     /// Ports of the host that lead to its vassals.
     pub ports: Vec<PortMapping>,
-    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, [`Self::DEFAULT_MTU`].
+    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, 1500.
     pub mtu: Option<u16>,
-}
-
-impl RouterSpec {
-    /// The kernel's MTU for a new TUN device, in bytes.
-    pub const DEFAULT_MTU: u16 = 1500;
+    /// DNS servers that it tells devices of.
+    pub dns: Vec<IpAddr>,
 }
 
 /// Where statistics are served.
@@ -72,6 +69,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
+        dns: Vec::new(),
     })
 }
 

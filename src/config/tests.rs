@@ -38,6 +38,7 @@ fn router_with_all_its_words() {
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
+        dns: Vec::new(),
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -192,10 +193,97 @@ fn default_stats_go_to_the_last_router_without_its_own() {
 #[test]
 fn devices() {
     let spec = |value| good(OptionName::Device, value).devices.remove(0);
-    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), socket: None });
+    assert_eq!(spec("uwsgi0"), DeviceSpec { name: "uwsgi0".to_owned(), ..DeviceSpec::default() });
     assert_eq!(spec("uwsgi0 /run/a b").socket.as_deref(), Some("/run/a b"));
     assert!(error(OptionName::Device, "").contains("device name"));
     assert!(error(OptionName::Device, "uwsgi0 10.0.0.1:4444").contains("TCP"));
+}
+
+fn device(values: &[(OptionName, &str)]) -> Result<DeviceSpec, String> {
+    let mut config = Config::from_options(values.iter().copied()).map_err(|errors| errors.to_string())?;
+    Ok(config.devices.remove(0))
+}
+
+#[test]
+fn devices_with_auto() {
+    let spec = |value| good(OptionName::Device, value).devices.remove(0);
+    let read = |value| (spec(value).socket.expect("a socket"), spec(value).auto);
+    assert_eq!(read("uwsgi0 /run/a auto"), ("/run/a".to_owned(), true));
+    assert_eq!(read("uwsgi0 /run/a b \t auto "), ("/run/a b".to_owned(), true));
+    assert_eq!(read("uwsgi0 /run/auto"), ("/run/auto".to_owned(), false));
+    assert_eq!(read("uwsgi0 /run/a automatic"), ("/run/a automatic".to_owned(), false));
+    assert_eq!(read("uwsgi0 ./auto"), ("./auto".to_owned(), false));
+    assert_eq!(read("uwsgi0 '/run/a auto'"), ("/run/a auto".to_owned(), false));
+    assert_eq!(read("uwsgi0 \"/run/a auto\" auto"), ("/run/a auto".to_owned(), true));
+    assert!(error(OptionName::Device, "uwsgi0 auto").contains("expected a socket before auto"));
+    for wrong in ["uwsgi0 '/run/a", "uwsgi0 '/run/a' b", "uwsgi0 '/run/a' auto auto", "uwsgi0 '' auto"] {
+        error(OptionName::Device, wrong);
+    }
+}
+
+#[test]
+fn network_of_a_device() {
+    use OptionName::{Device, DeviceAddress, DeviceDns, DeviceGateway, DeviceMtu};
+    let spec = device(&[
+        (DeviceAddress, "10.0.0.5/24"),
+        (DeviceAddress, "uwsgi0 fd00::5/64"),
+        (DeviceGateway, "10.0.0.1"),
+        (DeviceMtu, "uwsgi0 1400"),
+        (DeviceDns, ""),
+        (Device, "uwsgi0 /run/s"),
+    ])
+    .expect("valid");
+    assert_eq!(spec.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.5/24", "fd00::5/64"]);
+    assert_eq!((spec.gateways.len(), spec.mtu), (1, Some(1400)));
+    assert_eq!(spec.resolv_conf.as_deref(), Some("/etc/resolv.conf"));
+    let path = device(&[(Device, "uwsgi0 /run/s auto"), (DeviceDns, "/srv/jail/resolv.conf")]).expect("valid");
+    assert_eq!(path.resolv_conf.as_deref(), Some("/srv/jail/resolv.conf"));
+    let off = device(&[(Device, "uwsgi0 /run/s auto"), (DeviceDns, "true"), (DeviceDns, "false")]).expect("valid");
+    assert_eq!(off.resolv_conf, None);
+}
+
+#[test]
+fn networks_of_devices_that_stop_the_start() {
+    use OptionName::{Device, DeviceAddress, DeviceDns, DeviceGateway, DeviceMtu};
+    let plain = (Device, "uwsgi0 /run/s");
+    let auto = (Device, "uwsgi0 /run/s auto");
+    let cases: &[(&[(OptionName, &str)], &str)] = &[
+        (&[(DeviceAddress, "10.0.0.5/24")], "there is no tuntap-device here"),
+        (&[plain, (Device, "uwsgi1 /run/s"), (DeviceMtu, "1400")], "there are several devices"),
+        (&[plain, (DeviceAddress, "uwsgi1 10.0.0.5/24")], "there is no tuntap-device \"uwsgi1\""),
+        (&[auto, (DeviceAddress, "10.0.0.5/24")], "no address of a device with auto"),
+        (&[plain, (DeviceAddress, "10.0.0.5/24"), (DeviceAddress, "10.0.0.6/24")], "one IPv4 address"),
+        (&[plain, (DeviceAddress, "10.0.0.0/24")], "expected a host's address"),
+        (&[plain, (DeviceAddress, "10.0.0.5")], "with the length of its network's prefix"),
+        (&[plain, (DeviceAddress, "127.0.0.1/8")], "no address that a host can have"),
+        (&[plain, (DeviceAddress, "010.0.0.5/24")], "no address that a host can have"),
+        (&[plain, (DeviceAddress, "10.0.0.5/24"), (DeviceGateway, "fd00::1")], "of the same family"),
+        (&[auto, (DeviceGateway, "10.0.0.1"), (DeviceGateway, "10.0.0.2")], "one gateway of a family"),
+        (&[plain, (DeviceMtu, "575")], "no number from 576 to 65535"),
+        (&[plain, (DeviceAddress, "fd00::5/64"), (DeviceMtu, "1279")], "1280 to 65535"),
+        (&[plain, (DeviceDns, "true")], "a device that asks its router"),
+        (&[auto, (DeviceDns, "etc/resolv.conf")], "no path of a file"),
+        (&[auto, (DeviceDns, "/etc/")], "no path of a file"),
+        (&[auto, (Device, "uwsgi1 /run/s auto"), (DeviceDns, "uwsgi0 /x"), (DeviceDns, "uwsgi1 /x")], "another path"),
+    ];
+    for (values, because) in cases {
+        let message = device(values).expect_err("it contradicts itself");
+        assert!(message.contains(because), "{values:?}: {message}");
+    }
+}
+
+#[test]
+fn dns_servers_of_routers() {
+    let values = |servers: &[&'static str]| {
+        let servers = servers.iter().map(|server| (OptionName::RouterDns, *server));
+        Config::from_options(std::iter::once((OptionName::Router, "emperor0 /run/s")).chain(servers))
+    };
+    let config = values(&["192.0.2.53", "emperor0 fd00::53"]).expect("valid");
+    assert_eq!(config.routers[0].dns.len(), 2);
+    assert!(values(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]).is_err());
+    assert!(
+        values(&["dns.example"]).is_err_and(|errors| errors.to_string().contains("no address that a host can have"))
+    );
 }
 
 #[test]

@@ -52,24 +52,46 @@ pub enum Greeted {
     Waiting(Vec<u8>),
 }
 
-/// Says who the device belongs to, if it has to, offers it, and tells its rules.
-pub fn greet(socket: &OwnedFd, tun: &Tun, context: &Context) -> nix::Result<Greeted> {
-    let rules = rules_frame(&context.rules);
+/// Whether a router knows who a device belongs to, if it has to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Introduced {
+    /// It knows, or doesn't ask.
+    Done,
+    /// The kernel lets nobody but the process that has dropped its privileges say that it has.
+    NotYet(Identity),
+}
+
+/// Says who the device belongs to, if it has to. That is the first thing on a connection.
+pub fn introduce(socket: &OwnedFd, context: &Context) -> nix::Result<Introduced> {
     match context.identity.map(|identity| (identity, show_credentials(socket, identity))) {
-        None | Some((_, Ok(()))) => {
-            say_hello(socket, tun, &rules)?;
+        None | Some((_, Ok(()))) => Ok(Introduced::Done),
+        Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => Ok(Introduced::NotYet(identity)),
+        Some((_, Err(errno))) => Err(errno),
+    }
+}
+
+/// Offers the device, and sends the frames that have to follow: its rules, and packets that claim its addresses.
+pub fn greet(
+    socket: &OwnedFd,
+    tun: &Tun,
+    introduced: Introduced,
+    frames: Vec<u8>,
+    context: &Context,
+) -> nix::Result<Greeted> {
+    match introduced {
+        Introduced::Done => {
+            say_hello(socket, tun, &frames)?;
             Ok(Greeted::Done)
         }
-        Some((identity, Err(Errno::EPERM | Errno::EINVAL))) => {
+        Introduced::NotYet(identity) => {
             context.logger.line(format_args!(
                 "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; no \
                  packet passes until then",
                 tun.name(),
                 identity.uid
             ));
-            Ok(Greeted::Waiting(rules))
+            Ok(Greeted::Waiting(frames))
         }
-        Some((_, Err(errno))) => Err(errno),
     }
 }
 
@@ -104,6 +126,11 @@ fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello, frames: &[u8]) -> nix::Resul
 /// Sends what a new connection has room for.
 fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix::Result<()> {
     if bytes.is_empty() || send(bytes)? == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+}
+
+/// Whether rules can't be told a router of the C plugin.
+pub fn need_extension(rules: &[PeerRule]) -> bool {
+    matches!(rule::encode_all(rules.iter()), Some((FrameKind::ExtendedRules, _)))
 }
 
 /// The frame that carries the rules; nothing if there are none.

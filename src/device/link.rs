@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::greeting::{greet, rules_frame};
+use super::greeting::{need_extension, rules_frame};
 use super::pump::{Buffers, Pump};
 use super::rejoin::Rejoin;
 use super::{Context, DeviceError, close_in_children};
@@ -34,11 +34,14 @@ struct Thread {
 }
 
 impl Link {
-    /// Greets the router and starts the thread.
-    pub fn open(socket: OwnedFd, name: &str, tun: &Arc<Tun>, context: &Context) -> Result<Self, DeviceError> {
+    /// Starts the thread of a connection on which the router was greeted.
+    pub fn open(
+        (socket, initial): (OwnedFd, Buffers),
+        name: &str,
+        tun: &Arc<Tun>,
+        context: &Context,
+    ) -> Result<Self, DeviceError> {
         close_in_children(socket.as_fd());
-        let errno = |errno| DeviceError::Greet { name: tun.name().to_owned(), errno };
-        let initial = Buffers::after_greeting(greet(&socket, tun, context).map_err(errno)?);
         let mut link = Self { socket: Arc::new(socket), name: name.to_owned(), initial, thread: None };
         link.start(tun, context)?;
         Ok(link)
@@ -48,7 +51,15 @@ impl Link {
     pub fn resume(connection: (OwnedFd, Buffers), name: &str, context: &Context) -> Self {
         let (socket, mut buffers) = connection;
         close_in_children(socket.as_fd());
-        let rules = rules_frame(&context.rules);
+        // A connection that began with the C plugin's form of rules, perhaps with a router of the C plugin.
+        let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours;
+        if is_unknown {
+            context.logger.line(format_args!(
+                "[uwsgi-tuntap] the router at {name} may not know rules with IPv6, a protocol or reject: it has kept those \
+                 from before the reload"
+            ));
+        }
+        let rules = if is_unknown { Vec::new() } else { rules_frame(&context.rules) };
         match &mut buffers.greeting {
             Some(greeting) => *greeting = rules,
             None => buffers.to_router.extend_from_slice(&rules),

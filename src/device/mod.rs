@@ -1,14 +1,18 @@
 //! The vassal's side: TUN devices in the current network namespace, each joined to a router.
 
+mod configure;
 mod greeting;
 mod handover;
+mod join;
+mod lease;
 mod link;
 mod pump;
 mod rejoin;
+mod resolv_conf;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, mem};
 
 use nix::errno::Errno;
@@ -19,12 +23,18 @@ pub use handover::{Handover, HandoverError};
 
 use crate::config::DeviceSpec;
 use crate::log::Logger;
+use crate::sys::fork;
 use crate::sys::net::{NamespaceCookie, current_namespace};
+use crate::sys::netlink::NetlinkError;
 use crate::sys::tun::{Tun, TunError};
-use crate::sys::{fork, socket};
+use crate::wire::lease::Configuration;
 use crate::wire::rule::PeerRule;
+use configure::Network;
 use handover::Inherited;
+use join::Joined;
+use lease::SettleError;
 use link::Link;
+use resolv_conf::{ResolvConf, ResolvConfError};
 
 /// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment
 /// whenever it comes back to its router.
@@ -43,6 +53,8 @@ pub struct Context {
     pub timeout: Duration,
     /// Whether the instance ends when a device loses its router.
     pub required: bool,
+    /// The instance's name among its Emperor's; empty if it has none.
+    pub vassal: String,
     /// Where lines go.
     pub logger: Logger,
     /// Keeps the host from closing a descriptor that it doesn't know, as it does in a reloaded image.
@@ -65,6 +77,27 @@ pub enum DeviceError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// It gets no addresses from its router, or can't tell it its rules.
+    #[error("{name}: no agreement with the router at {socket}: {error}")]
+    Settle {
+        /// The device.
+        name: String,
+        /// The router's socket.
+        socket: String,
+        /// What went wrong.
+        error: SettleError,
+    },
+    /// The kernel doesn't take its configuration.
+    #[error("{name}: can't configure it: {error}")]
+    Configure {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        error: NetlinkError,
+    },
+    /// Its DNS servers can't be written.
+    #[error(transparent)]
+    ResolvConf(#[from] ResolvConfError),
     /// Credentials or rules could not be sent.
     #[error("{name}: can't greet the router: {errno}")]
     Greet {
@@ -112,12 +145,14 @@ struct Device {
 #[derive(Debug, Default)]
 pub struct DeviceSet {
     devices: Vec<Device>,
+    /// To be written once the jail is complete.
+    resolv_confs: Vec<ResolvConf>,
 }
 
 impl DeviceSet {
     /// Without any.
     pub const fn new() -> Self {
-        Self { devices: Vec::new() }
+        Self { devices: Vec::new(), resolv_confs: Vec::new() }
     }
 
     /// Whether there are none.
@@ -142,8 +177,19 @@ impl DeviceSet {
         self.devices.retain_mut(|device| device.namespace == here || device.close(context.logger));
         for spec in &context.specs {
             if !self.devices.iter().any(|device| device.tun.name() == spec.name) {
-                self.devices.push(Device::create(spec, here, context)?);
+                let (device, resolv_conf) = Device::create(spec, here, context)?;
+                self.devices.push(device);
+                self.resolv_confs.extend(resolv_conf);
             }
+        }
+        Ok(())
+    }
+
+    /// Writes the DNS servers that routers have named into the files that the devices' options name. The jail has to be
+    /// complete by then, and the privileges must still be there.
+    pub fn write_resolv_confs(&mut self) -> Result<(), DeviceError> {
+        for file in self.resolv_confs.drain(..) {
+            file.write()?;
         }
         Ok(())
     }
@@ -209,23 +255,38 @@ impl DeviceSet {
 }
 
 impl Device {
-    fn create(spec: &DeviceSpec, here: Option<NamespaceCookie>, context: &Context) -> Result<Self, DeviceError> {
+    /// Makes it, joins it to its router and configures its network. Returns with it what is to be written later.
+    fn create(
+        spec: &DeviceSpec,
+        here: Option<NamespaceCookie>,
+        context: &Context,
+    ) -> Result<(Self, Option<ResolvConf>), DeviceError> {
         let tun = Arc::new(Tun::create(&spec.name)?);
         close_in_children(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
-        let link = match &spec.socket {
-            Some(name) => {
-                let socket = join(name, &tun, context).map_err(|error| DeviceError::Connect {
-                    name: spec.name.clone(),
-                    socket: name.clone(),
-                    error,
-                })?;
-                context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {name}", tun.name()));
-                Some(Link::open(socket, name, &tun, context)?)
-            }
-            None => None,
+        let Some(socket) = &spec.socket else {
+            let told = Configuration::default();
+            join::network(spec, &told).apply(tun.name(), context.logger).map_err(configure_error(spec))?;
+            return Ok((Self { namespace: here, tun, link: None }, None));
         };
-        Ok(Self { namespace: here, tun, link })
+        let Joined { connection, told } = join::join(spec, socket, &tun, context, |network: &Network| {
+            network.apply(tun.name(), context.logger).map_err(configure_error(spec))
+        })?;
+        context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {socket}", tun.name()));
+        let link = Some(Link::open(connection, socket, &tun, context)?);
+        let resolv_conf = spec.resolv_conf.as_ref().filter(|_| !told.dns.is_empty()).map(|path| ResolvConf {
+            device: spec.name.clone(),
+            path: path.clone(),
+            servers: told.dns,
+            host_etc: told.host_etc,
+        });
+        if spec.resolv_conf.is_some() && resolv_conf.is_none() {
+            context.logger.line(format_args!(
+                "[uwsgi-tuntap] {}: the router names no DNS servers (its option tuntap-router-dns); nothing to write",
+                spec.name
+            ));
+        }
+        Ok((Self { namespace: here, tun, link }, resolv_conf))
     }
 
     /// Stops its thread and closes it. Returns false, for `retain`.
@@ -239,14 +300,8 @@ impl Device {
     }
 }
 
-fn join(socket: &str, tun: &Tun, context: &Context) -> io::Result<OwnedFd> {
-    let seconds = context.timeout.as_secs();
-    socket::connect(socket, Instant::now() + context.timeout, |error| {
-        context.logger.line(format_args!(
-            "[uwsgi-tuntap] {}: can't reach the router at {socket} yet: {error}; waiting up to {seconds} s",
-            tun.name()
-        ));
-    })
+fn configure_error(spec: &DeviceSpec) -> impl Fn(NetlinkError) -> DeviceError {
+    |error| DeviceError::Configure { name: spec.name.clone(), error }
 }
 
 /// `DeviceSet` keeps the number of descriptors below what can be registered.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::greeting::{Greeted, renew_hello, say_hello, show_current_credentials};
+use super::lease::Holding;
 use super::rejoin::{Hopeless, Rejoin, Rejoined, Root};
 use crate::log::Logger;
 use crate::sys::process::end_process;
@@ -50,6 +51,8 @@ pub struct Buffers {
     pub greeting: Option<Vec<u8>>,
     /// The directory that was the root when the connection was made.
     pub root: Option<Root>,
+    /// The device's addresses, for its next connection.
+    pub holding: Holding,
 }
 
 impl Buffers {
@@ -65,12 +68,12 @@ impl Buffers {
     }
 
     /// Those of a connection that has just been made.
-    pub fn after_greeting(greeted: Greeted) -> Self {
+    pub fn after_greeting(greeted: Greeted, from_router: Vec<u8>, holding: Holding) -> Self {
         let greeting = match greeted {
             Greeted::Done => None,
             Greeted::Waiting(frames) => Some(frames),
         };
-        Self { greeting, root: Root::current(), ..Self::default() }
+        Self { greeting, from_router, holding, root: Root::current(), ..Self::default() }
     }
 }
 
@@ -188,8 +191,8 @@ impl Pump {
         self.blocked = false;
         // A child of this process may have a copy, for which it would stay in the queue.
         let _ = self.epoll.delete(self.router.as_fd());
-        match self.rejoin.run(&self.tun, &self.router, &self.stop, old.root)? {
-            Rejoined::Joined(greeted) => self.buffers = Buffers::after_greeting(greeted),
+        match self.rejoin.run(&self.tun, &self.router, &self.stop, &old)? {
+            Rejoined::Joined(buffers) => self.buffers = buffers,
             // Who goes on with this connection will find it lost, too.
             Rejoined::Stopped => {
                 self.buffers = old;
@@ -325,7 +328,13 @@ impl Pump {
                 // Refused while the device is down, or because it is no packet: lost, as on any other wire.
                 FrameKind::Packet => _ = self.tun.send(&Offload::NONE, frame.payload),
                 FrameKind::Answer => answer = Answer::decode(frame.payload).or(answer),
-                FrameKind::Hello | FrameKind::Rules | FrameKind::ExtendedRules | FrameKind::Other(_) => {}
+                FrameKind::Hello
+                | FrameKind::Rules
+                | FrameKind::ExtendedRules
+                | FrameKind::Ask
+                | FrameKind::Configuration
+                | FrameKind::Claim
+                | FrameKind::Other(_) => {}
             }
         }
         let rest = frames.rest();

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
-use super::greeting::{Greeted, greet};
+use super::greeting::{greet, introduce, need_extension, rules_frame};
+use super::lease::{Holding, SettleError, Talk, Waited};
+use super::pump::Buffers;
 use super::{Context, close_in_children};
 use crate::log::Logger;
 use crate::sys::process::{replace_descriptor, root_directory};
@@ -37,9 +39,18 @@ impl Root {
 #[derive(Debug)]
 pub enum Rejoined {
     /// There is a new connection in the old one's place.
-    Joined(Greeted),
+    Joined(Buffers),
     /// The thread is to stop.
     Stopped,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+enum Attempt {
+    #[error(transparent)]
+    Connect(io::Error),
+    #[error(transparent)]
+    Settle(#[from] SettleError),
 }
 
 /// Why waiting can't help: a new start of the instance can.
@@ -80,14 +91,8 @@ impl Rejoin {
     }
 
     /// Tries until it succeeds, until `stop`, or until it is clear that it can't. The new connection takes the place of
-    /// the old one, under the same number. `root` is the directory that was the root when that one was made.
-    pub fn run(
-        &mut self,
-        tun: &Tun,
-        router: &OwnedFd,
-        stop: &EventFd,
-        root: Option<Root>,
-    ) -> Result<Rejoined, Hopeless> {
+    /// the old one, under the same number. `old` is what it had.
+    pub fn run(&mut self, tun: &Tun, router: &OwnedFd, stop: &EventFd, old: &Buffers) -> Result<Rejoined, Hopeless> {
         if self.connected.elapsed() >= GOOD_CONNECTION {
             self.pause = FIRST_PAUSE;
         }
@@ -99,8 +104,9 @@ impl Rejoin {
                 return Ok(Rejoined::Stopped);
             }
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            match self.attempt(tun, router) {
-                Ok(greeted) => {
+            match self.attempt(tun, router, stop, &old.holding) {
+                Err(Attempt::Settle(SettleError::Stopped)) => return Ok(Rejoined::Stopped),
+                Ok(buffers) => {
                     logger.line(format_args!(
                         "[uwsgi-tuntap] {}: joined the router at {} again after {:.1} s",
                         tun.name(),
@@ -108,12 +114,14 @@ impl Rejoin {
                         lost.elapsed().as_secs_f32()
                     ));
                     self.connected = Instant::now();
-                    return Ok(Rejoined::Joined(greeted));
+                    return Ok(Rejoined::Joined(buffers));
                 }
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Attempt::Connect(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(Hopeless::Forbidden(self.socket_name.clone(), error));
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound && root != Root::current() => {
+                Err(Attempt::Connect(error))
+                    if error.kind() == io::ErrorKind::NotFound && old.root != Root::current() =>
+                {
                     return Err(Hopeless::Hidden(self.socket_name.clone()));
                 }
                 Err(error) => {
@@ -123,24 +131,58 @@ impl Rejoin {
         }
     }
 
-    fn attempt(&self, tun: &Tun, router: &OwnedFd) -> io::Result<Greeted> {
-        let connection = socket::connect_once(&self.socket_name)?;
+    fn attempt(&self, tun: &Tun, router: &OwnedFd, stop: &EventFd, holding: &Holding) -> Result<Buffers, Attempt> {
+        let connection = socket::connect_once(&self.socket_name).map_err(Attempt::Connect)?;
         // For as long as it has a number of its own, so that no fork in the meantime keeps a copy.
         close_in_children(connection.as_fd());
-        let greeted = greet(&connection, tun, &self.context);
-        let replaced = greeted.and_then(|greeted| {
-            replace_descriptor(connection.as_fd(), router.as_fd())?;
-            Ok(greeted)
+        let joined = self.join(&connection, tun, stop, holding).and_then(|buffers| {
+            replace_descriptor(connection.as_fd(), router.as_fd()).map_err(SettleError::from)?;
+            Ok(buffers)
         });
         fork::forget(connection.as_fd());
-        Ok(replaced?)
+        Ok(joined?)
+    }
+
+    /// Claims the device's addresses anew, and greets the router.
+    fn join(&self, connection: &OwnedFd, tun: &Tun, stop: &EventFd, holding: &Holding) -> Result<Buffers, SettleError> {
+        let introduced = introduce(connection, &self.context)?;
+        let mut frames = rules_frame(&self.context.rules);
+        let wait = |connection: &OwnedFd, within: Duration| match socket::wait_readable_either(
+            connection.as_fd(),
+            stop.as_fd(),
+            within,
+        ) {
+            (_, true) => Waited::Stopped,
+            (true, false) => Waited::Readable,
+            (false, false) => Waited::InVain,
+        };
+        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait);
+        let mut router_is_ours = false;
+        if !holding.is_empty() {
+            router_is_ours = talk.reclaim(introduced, holding)?;
+            if !router_is_ours {
+                frames.extend(holding.echo_requests());
+            }
+        }
+        if need_extension(&self.context.rules) && !router_is_ours {
+            talk.confirm(introduced)?;
+            router_is_ours = true;
+        }
+        let rest = talk.rest();
+        let greeted = greet(connection, tun, introduced, frames, &self.context)?;
+        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding.clone()) })
     }
 }
 
 /// Each kind of error once.
-fn report(logger: Logger, device: &str, socket: &str, error: &io::Error, last: &mut Option<Option<i32>>) {
-    if last.replace(error.raw_os_error()) != Some(error.raw_os_error()) {
-        logger.line(format_args!("[uwsgi-tuntap] {device}: can't reach the router at {socket} yet: {error}"));
+fn report(logger: Logger, device: &str, socket: &str, attempt: &Attempt, last: &mut Option<String>) {
+    let problem = match attempt {
+        Attempt::Connect(error) => format!("can't reach the router at {socket} yet: {error}"),
+        Attempt::Settle(error) => format!("no agreement with the router at {socket} yet: {error}"),
+    };
+    if last.as_ref() != Some(&problem) {
+        logger.line(format_args!("[uwsgi-tuntap] {device}: {problem}"));
+        *last = Some(problem);
     }
 }
 

@@ -90,6 +90,12 @@ pub fn resume(host: &HostState) {
     }
 }
 
+/// Right before the instance drops its privileges, when it has the root that it is going to have: writes what belongs into
+/// its jail. May be called any number of times.
+pub fn complete_jail() {
+    DEVICES.lock().write_resolv_confs().unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
+}
+
 /// Once the applications are loaded: the last moment to see that the devices are missing, and to prepare for the forks
 /// that put the process into the background.
 pub fn check(host: &HostState) {
@@ -121,6 +127,7 @@ fn context(host: &HostState) -> Context {
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
+        vassal: host.name(),
         logger: host::LOGGER,
         keep_open: host::keep_open,
     }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
+use super::doctor;
 use super::guard::{die, guarded};
 use crate::config::{Config, OptionName};
 
@@ -38,7 +39,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::Device,
         name: c"tuntap-device",
-        help: c"make a tun device in the instance's network namespace and join it to a router, may be repeated (syntax: <device>[ <socket>])",
+        help: c"make a tun device in the instance's network namespace and join it to a router, may be repeated (syntax: <device>[ <socket>[ auto]], auto has the router choose its addresses)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -204,6 +205,41 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
+        option: OptionName::RouterDns,
+        name: c"tuntap-router-dns",
+        help: c"a DNS server that the router tells devices of, may be repeated (syntax: [<device>] <addr>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceAddress,
+        name: c"tuntap-device-address",
+        help: c"give the device an address, bring it up, and claim the address, may be repeated (syntax: [<device>] <addr/len>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceGateway,
+        name: c"tuntap-device-gateway",
+        help: c"where the device's default route leads, one for each family; without it to the router (syntax: [<device>] <addr>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceMtu,
+        name: c"tuntap-device-mtu",
+        help: c"the device's MTU; without it that of the router's device (syntax: [<device>] <bytes>, 576 to 65535)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::DeviceDns,
+        name: c"tuntap-device-dns",
+        help: c"write the router's DNS servers to a file in the instance's jail, true is /etc/resolv.conf; the host's own is refused (syntax: [<device>] [true|false|<path>])",
+        argument: Argument::Optional,
+        flags: 0,
+    },
+    Entry {
         option: OptionName::DeviceTimeout,
         name: c"tuntap-device-timeout",
         help: c"wait so many seconds for the router when the instance starts (0 to 3600, default 30)",
@@ -219,9 +255,9 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     },
 ];
 
-/// The host's table: an element for each option, and one of zeros.
+/// The host's table: an element for each option, one for the doctor, and one of zeros.
 #[derive(Debug)]
-pub struct OptionTable([uwsgi_option; OPTION_COUNT + 1]);
+pub struct OptionTable([uwsgi_option; OPTION_COUNT + 2]);
 
 // SAFETY: the pointers in the table go to constants and functions, and only the host's main thread reads it.
 unsafe impl Sync for OptionTable {}
@@ -243,7 +279,7 @@ impl OptionTable {
             data: std::ptr::null_mut(),
             flags: 0,
         };
-        let mut table = [END; OPTION_COUNT + 1];
+        let mut table = [END; OPTION_COUNT + 2];
         let mut index = 0;
         while index < OPTION_COUNT {
             let entry = &entries[index];
@@ -256,6 +292,7 @@ impl OptionTable {
             table[index].flags = entry.flags;
             index += 1;
         }
+        table[OPTION_COUNT] = doctor::OPTION;
         Self(table)
     }
 
@@ -272,6 +309,11 @@ pub fn config() -> &'static Config {
         Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))
             .unwrap_or_else(|errors| die(errors))
     })
+}
+
+/// The values as the host has handed them over so far, unchecked.
+pub fn values() -> Vec<(OptionName, String)> {
+    VALUES.lock().clone()
 }
 
 unsafe extern "C" fn collect_value(_name: *mut c_char, value: *mut c_char, data: *mut c_void) {

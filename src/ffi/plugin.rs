@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, hostnet, routers};
+use super::{devices, doctor, hostnet, routers};
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -26,6 +26,7 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     jail: Some(jail),
     early_post_jail: Some(enter_jail),
     post_jail: Some(enter_jail),
+    before_privileges_drop: Some(complete_jail),
     postinit_apps: Some(postinit_apps),
     post_fork: Some(resume),
     master_cycle: Some(master_cycle),
@@ -39,6 +40,7 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
         check_abi().unwrap_or_else(|error| die(error));
+        doctor::prepare();
         hostnet::adopt();
     });
 }
@@ -65,6 +67,11 @@ unsafe extern "C" fn enter_jail() {
         crate::faults::point("callback");
         devices::ensure(&HostState::read());
     });
+}
+
+/// Called as root behind chroot, pivot_root and the as-root hooks, also where no privileges are to be dropped.
+unsafe extern "C" fn complete_jail() {
+    guarded("before_privileges_drop", devices::complete_jail);
 }
 
 unsafe extern "C" fn postinit_apps() {

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use nix::unistd::{Group, User};
 use parking_lot::Mutex;
@@ -16,10 +17,12 @@ use crate::policy::forward::Policy;
 use crate::policy::lease::{Leases, Uncovered};
 use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
-use crate::router::{self, CredentialsCheck, Gateway, Setup, StatsEndpoint, Store};
+use crate::router::{self, CredentialsCheck, Gateway, NetworkFacts, Setup, StatsEndpoint, Store};
 use crate::sys::process;
+use crate::sys::replace::directory;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::Tun;
+use crate::wire::lease::Directory;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
@@ -143,7 +146,9 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
                 config().device_routes.iter().copied(),
             ),
             gateway_sources: config().gateway_sources.iter().copied().collect(),
+            networks: spec.addresses.clone(),
         },
+        network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
@@ -153,6 +158,15 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         host_version: host.version(),
         logger: host::LOGGER,
     })
+}
+
+/// The folders of this mount namespace in which its resolv.conf is, as a link and as a file.
+fn host_etc() -> Vec<Directory> {
+    let link = Path::new("/etc/resolv.conf");
+    let paths = [Some(link.to_owned()), link.canonicalize().ok()];
+    let mut found: Vec<_> = paths.iter().flatten().filter_map(|path| directory(path.parent()?).ok()).collect();
+    found.dedup();
+    found
 }
 
 fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> std::io::Result<StatsEndpoint> {

@@ -1,7 +1,9 @@
 //! Verdicts of a rule list that were worked out before, by flow, so that a packet's cost does not grow with the number of
 //! rules.
 
-use super::pattern::{AnyFlow, Bits, Flow, RuleList, Rules, Service};
+use std::net::IpAddr;
+
+use super::pattern::{Action, AnyFlow, Bits, Flow, RuleList, Rules, Service};
 
 /// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
 const SLOTS: usize = 1024;
@@ -25,6 +27,16 @@ impl<T: Copy> CachedRules<T> {
         match flow {
             AnyFlow::V4(flow) => self.v4.first_match(*flow),
             AnyFlow::V6(flow) => self.v6.first_match(*flow),
+        }
+    }
+}
+
+impl CachedRules<Action> {
+    /// Whether no packet from this source can pass.
+    pub fn pass_nothing_from(&self, src: IpAddr) -> bool {
+        match src {
+            IpAddr::V4(src) => self.v4.rules.pass_nothing_from(src.to_bits()),
+            IpAddr::V6(src) => self.v6.rules.pass_nothing_from(src.to_bits()),
         }
     }
 }

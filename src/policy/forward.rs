@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::cache::CachedRules;
 use super::claims::{Assignment, Claims, Source};
 use super::drops::DropReason;
 use super::lease::{Identity, Leases};
 use super::pattern::{Action, AnyFlow, Rules};
+use super::pool::Pool;
 use super::prefix_map::PrefixSet;
 use super::registry::{PeerId, Registry};
 use super::targets::AllowedTargets;
@@ -32,6 +35,8 @@ pub struct Policy {
     pub device_routes: AllowedTargets,
     /// Where datagrams of other routers may come from. An empty set is anywhere.
     pub gateway_sources: PrefixSet,
+    /// The router's own addresses, with the lengths of the prefixes of the networks that peers get addresses from.
+    pub networks: Vec<IpNet>,
 }
 
 /// Where a packet from a peer goes.
@@ -132,14 +137,15 @@ enum PeerVerdict {
 #[derive(Debug)]
 pub struct Forwarder {
     firewall_in: CachedRules<Action>,
-    firewall_out: CachedRules<Action>,
+    pub(super) firewall_out: CachedRules<Action>,
     routes: CachedRules<SocketAddr>,
     has_gateway: bool,
     switch: bool,
-    leases: Leases,
+    pub(super) leases: Leases,
+    pub(super) pool: Pool,
     device_routes: AllowedTargets,
     gateway_sources: PrefixSet,
-    registry: Registry,
+    pub(super) registry: Registry,
     /// By [`PeerId::index`].
     peers: Vec<Option<PeerPolicy>>,
 }
@@ -154,6 +160,7 @@ impl Forwarder {
             has_gateway: policy.has_gateway,
             switch: policy.switch,
             leases: policy.leases,
+            pool: Pool::new(policy.networks),
             device_routes: policy.device_routes,
             gateway_sources: policy.gateway_sources,
             registry: Registry::default(),
@@ -217,6 +224,7 @@ impl Forwarder {
         {
             for address in peer.claims.held() {
                 self.registry.release(address, id);
+                self.pool.take_back(address);
             }
         }
     }

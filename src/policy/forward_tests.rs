@@ -55,6 +55,7 @@ fn open_policy() -> Policy {
         leases: Leases::none(),
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
+        networks: Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who may hold which address.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -50,6 +50,8 @@ pub enum Uncovered {
 #[derive(Debug, Clone)]
 pub struct Leases {
     holders: PrefixMap<HashSet<Holder>>,
+    /// What each of them may hold, in the order in which it was written.
+    prefixes: HashMap<Holder, Vec<IpNet>>,
     /// The groups among the holders.
     groups: HashSet<u32>,
     uncovered: Uncovered,
@@ -64,14 +66,16 @@ impl Leases {
     /// Takes all leases; their order doesn't matter.
     pub fn new(leases: impl IntoIterator<Item = Lease>, uncovered: Uncovered) -> Self {
         let mut holders = PrefixMap::<HashSet<Holder>>::default();
+        let mut prefixes = HashMap::<Holder, Vec<IpNet>>::new();
         let mut groups = HashSet::new();
         for Lease { prefix, holder } in leases {
             holders.entry(prefix).insert(holder);
+            prefixes.entry(holder).or_default().push(prefix);
             if let Holder::Group(group) = holder {
                 groups.insert(group);
             }
         }
-        Self { holders, groups, uncovered }
+        Self { holders, prefixes, groups, uncovered }
     }
 
     /// Whether a lease of somebody covers an address.
@@ -97,6 +101,24 @@ impl Leases {
     /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
     /// is enough.
     pub fn allow(&self, address: IpAddr, identity: &Identity) -> bool {
+        self.is_leased(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
+    }
+
+    /// Whether a router may give a peer this address: no lease keeps it for others. What becomes of addresses that no lease
+    /// covers is about what peers choose themselves.
+    pub fn may_be_given(&self, address: IpAddr, identity: &Identity) -> bool {
+        self.is_leased(address, identity).unwrap_or(true)
+    }
+
+    /// What is leased to a peer: to its user, its group and its other groups.
+    pub fn prefixes_of(&self, identity: &Identity) -> impl Iterator<Item = IpNet> {
+        let groups = std::iter::once(&identity.gid).chain(&identity.groups).map(|group| Holder::Group(*group));
+        let holders = std::iter::once(Holder::User(identity.uid)).chain(groups);
+        holders.filter_map(|holder| self.prefixes.get(&holder)).flatten().copied()
+    }
+
+    /// Whether one of the leases that cover an address is the peer's; `None` if there are none.
+    fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
         let mut covered = false;
         for holders in self.holders.covering(address) {
             covered = true;
@@ -105,10 +127,10 @@ impl Leases {
                 || is_leased_to_group(&identity.gid)
                 || identity.groups.iter().any(is_leased_to_group)
             {
-                return true;
+                return Some(true);
             }
         }
-        !covered && self.uncovered == Uncovered::Allow
+        covered.then_some(false)
     }
 }
 

@@ -142,6 +142,17 @@ impl<A: Bits, T: Copy> RuleList<A, T> {
     }
 }
 
+impl<A: Bits + Default> RuleList<A, Action> {
+    /// Whether no packet from this source can pass, whatever it is and wherever it goes.
+    pub fn pass_nothing_from(&self, src: A) -> bool {
+        let of_source = self.rules.iter().filter(|rule| src.masked(rule.src_mask) == rule.src);
+        let is_for_all = |rule: &Masked<A, Action>| rule.dst_mask == A::default() && rule.protocol.is_none();
+        // Rules for some packets only leave others, unless they allow them.
+        let mut decisive = of_source.filter(|rule| rule.target == Action::Allow || is_for_all(rule));
+        decisive.next().is_some_and(|rule| rule.target != Action::Allow)
+    }
+}
+
 /// Rules for both versions. Each is in the list of a version that it can match in, so that their order is kept where it
 /// matters.
 #[derive(Debug, Clone)]

@@ -73,6 +73,21 @@ fn chain_without_a_word_on_ipv6_denies_it() {
 }
 
 #[test]
+fn source_from_which_nothing_passes() {
+    let v4 = |text: &str| text.parse::<Ipv4Addr>().expect("an address").to_bits();
+    let chain = Rules::chain([
+        rule(Action::Deny, "10.0.0.5/32", "10.0.0.1/32"),
+        service_rule(Action::Deny, Protocol::Number(TCP), None),
+        rule(Action::Allow, "10.0.0.0/24", "10.0.0.1/32"),
+        rule(Action::Reject, "any", "any"),
+    ]);
+    assert!(!chain.v4.pass_nothing_from(v4("10.0.0.5")), "a rule further down allows it something, perhaps");
+    assert!(chain.v4.pass_nothing_from(v4("10.0.1.5")));
+    assert!(chain.v6.pass_nothing_from(1));
+    assert!(!Rules::chain([]).v4.pass_nothing_from(v4("10.0.0.5")));
+}
+
+#[test]
 fn protocols_and_ports() {
     let rules = Rules::new([
         service_rule(1, Protocol::Number(TCP), Some((80, 89))),

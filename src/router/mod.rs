@@ -9,6 +9,7 @@ mod event_loop;
 mod gateway;
 mod handshake;
 mod inward;
+mod leasing;
 mod meter;
 mod outward;
 mod parcel;
@@ -41,6 +42,7 @@ use crate::policy::limits::Limits;
 use crate::sys::socket::{PeerCredentials, bind_udp};
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
+use crate::wire::lease::Directory;
 
 pub use store::Store;
 
@@ -98,6 +100,8 @@ pub struct Setup {
     pub gateway: Option<Gateway>,
     /// What the operator configured.
     pub policy: Policy,
+    /// What devices are told beside their addresses.
+    pub network: NetworkFacts,
     /// What peers have to show.
     pub credentials: CredentialsCheck,
     /// What peers may take.
@@ -124,6 +128,15 @@ impl Setup {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());
         self.spec.addresses.iter().map(IpNet::addr).chain(gateway)
     }
+}
+
+/// What a router tells devices that ask for their configuration, beside what it knows by itself.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkFacts {
+    /// DNS servers.
+    pub dns: Vec<IpAddr>,
+    /// Folders of the host that no device may write its resolv.conf into.
+    pub host_etc: Vec<Directory>,
 }
 
 /// The socket on which routers exchange packets.

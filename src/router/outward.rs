@@ -78,7 +78,9 @@ impl EventLoop<'_> {
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let is_first = peer.stage != Stage::Frames;
-        if is_first && !matches!(frame.kind, FrameKind::Rules | FrameKind::ExtendedRules) {
+        let may_come_before_hello =
+            matches!(frame.kind, FrameKind::Rules | FrameKind::ExtendedRules | FrameKind::Ask | FrameKind::Claim);
+        if is_first && !may_come_before_hello {
             peer.stage = Stage::Frames;
             socket::receive_descriptors(peer.as_fd(), false);
         }
@@ -96,8 +98,15 @@ impl EventLoop<'_> {
                 }
                 self.take_rules(id, rules);
             }
+            FrameKind::Ask if is_first => self.answer_ask(id, frame.payload),
+            FrameKind::Claim if is_first => self.answer_claim(id, frame.payload),
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
-            FrameKind::Hello | FrameKind::Answer | FrameKind::Other(_) => {
+            FrameKind::Hello
+            | FrameKind::Answer
+            | FrameKind::Ask
+            | FrameKind::Claim
+            | FrameKind::Configuration
+            | FrameKind::Other(_) => {
                 self.count_drop(Some(id), DropReason::UnknownFrame);
             }
         }

@@ -102,6 +102,10 @@ pub struct Peer {
     pub to_flush: bool,
     /// The claim that was refused last, so that it is logged once.
     pub refused_claim: Option<IpAddr>,
+    /// The name under which it asked for its configuration.
+    pub lease_name: Option<u64>,
+    /// How often it asked or claimed.
+    pub lease_requests: u8,
     /// Its number in the store, if it is kept there.
     pub store_serial: Option<u64>,
     /// Whether it was logged that its rules came too late.
@@ -210,6 +214,8 @@ impl Peer {
             watches_writable: false,
             to_flush: false,
             refused_claim: None,
+            lease_name: None,
+            lease_requests: 0,
             store_serial: None,
             late_rules_logged: false,
             traffic: Traffic::default(),

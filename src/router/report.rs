@@ -13,6 +13,7 @@ use crate::config::PortMapping;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::PeerCredentials;
+use crate::wire::lease::Refusal;
 
 impl EventLoop<'_> {
     /// Takes note of a peer that got its address.
@@ -60,6 +61,18 @@ impl EventLoop<'_> {
                     "[tuntap-router] {name}: address {address} is not leased to uid {uid}, gid {gid}, \
                      dropping packets with it from pid {pid}{hint}"
                 ),
+            );
+        }
+    }
+
+    /// What a peer asked for and didn't get. It asks some times at most.
+    pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[Refusal]) {
+        let who = self.describe(id);
+        let name = self.name();
+        for Refusal { wish, reason } in refused {
+            self.fault_log.line(
+                Instant::now(),
+                format_args!("[tuntap-router] {name}: {who} asked for {wish} and doesn't get it: {reason}"),
             );
         }
     }

@@ -61,10 +61,14 @@ impl EventLoop<'_> {
         let mut peer = Peer::new(connection, kept.credentials, Stage::FirstFrame);
         peer.path = Path::Stream(StreamReason::Restored);
         peer.store_serial = Some(self.keeper.new_serial());
+        peer.lease_name = kept.lease_name;
         let Some(id) = self.peers.insert(peer) else { return };
         let decode = if kept.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let rules = decode(&kept.rules).unwrap_or_default();
         self.forwarder.restore(id, kept.identity, rules, &kept.addresses, kept.is_bound);
+        if let Some(name) = kept.lease_name {
+            kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, name));
+        }
         self.admission.enter(id, kept.credentials.uid, Instant::now());
         if self.forwarder.address(id).is_some() {
             self.admission.claimed(id);
@@ -138,6 +142,7 @@ fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> 
         identity: forwarder.identity(id)?.clone(),
         addresses: forwarder.addresses(id).collect(),
         is_bound: forwarder.is_bound(id),
+        lease_name: peer.lease_name,
         rules,
         rules_are_extended: kind == FrameKind::ExtendedRules,
     })

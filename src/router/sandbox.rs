@@ -87,8 +87,17 @@ const END: &[Sysno] = &[Sysno::rt_sigaction, Sysno::rt_sigprocmask, Sysno::rt_si
 
 /// What depends on its arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
-    // Attaching, detaching and checking a vassal's device. Nothing that would make, rename or give away one.
-    (Sysno::ioctl, &[&[request(libc::TUNGETIFF)], &[request(libc::TUNGETVNETHDRSZ)], &[request(libc::TUNSETOFFLOAD)]]),
+    // Attaching, detaching and checking a vassal's device, and the MTU that its vassal is told. Nothing that would make,
+    // rename or give away one.
+    (
+        Sysno::ioctl,
+        &[
+            &[request(libc::TUNGETIFF)],
+            &[request(libc::TUNGETVNETHDRSZ)],
+            &[request(libc::TUNSETOFFLOAD)],
+            &[request(libc::SIOCGIFMTU)],
+        ],
+    ),
     // The probe for the length of packets to another router.
     (
         Sysno::socket,

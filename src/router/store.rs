@@ -58,6 +58,8 @@ pub struct KeptPeer {
     pub addresses: Vec<IpAddr>,
     /// Whether it may choose none by itself.
     pub is_bound: bool,
+    /// The name under which it asked for them.
+    pub lease_name: Option<u64>,
     /// Its own rules, as they travel.
     pub rules: Vec<u8>,
     /// Whether these are not in the C plugin's form.
@@ -291,6 +293,7 @@ mod tests {
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
             identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
             addresses: addresses.to_vec(),
+            lease_name: Some(u64::MAX),
             is_bound: true,
             rules: vec![255; 3 * RULE_LEN],
             rules_are_extended: false,

@@ -1,8 +1,9 @@
-//! Network namespaces.
+//! Network namespaces, and what is asked of one through any of its sockets.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// A number that is the network namespace's own for as long as the machine runs (`SO_NETNS_COOKIE`, Linux 5.14).
@@ -31,6 +32,23 @@ pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
         )
     };
     (result == 0).then_some(NamespaceCookie(cookie))
+}
+
+/// Longest packet that an interface takes, in bytes (netdevice(7), SIOCGIFMTU). Any socket of its namespace will do.
+pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
+    // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(Errno::ENODEV);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    // SAFETY: SIOCGIFMTU reads the name in a `struct ifreq` and writes its union (netdevice(7)).
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })?;
+    // SAFETY: the kernel has just written this member.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 #[cfg(test)]

@@ -288,6 +288,21 @@ pub fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
     }
 }
 
+/// Waits for something to read on one of two descriptors. Returns which have something; neither if nothing came in time.
+pub fn wait_readable_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, within: Duration) -> (bool, bool) {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut items = [PollFd::new(first, PollFlags::POLLIN), PollFd::new(second, PollFlags::POLLIN)];
+        match poll(&mut items, timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(_) => return (items[0].any() == Some(true), items[1].any() == Some(true)),
+            Err(_) => return (false, false),
+        }
+    }
+}
+
 /// Whether a descriptor is a connected unix stream socket.
 pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
     kernel::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{attach, rule};
+use super::{attach, lease, rule};
 
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
@@ -27,6 +27,12 @@ pub enum FrameKind {
     Hello,
     /// A router's answer to that.
     Answer,
+    /// A device asks for its configuration, see [`super::lease`].
+    Ask,
+    /// A router's answer to that, and to a claim.
+    Configuration,
+    /// A device says which addresses it should have.
+    Claim,
     /// A kind that this version doesn't know.
     Other(u8),
 }
@@ -40,6 +46,9 @@ impl FrameKind {
             Self::ExtendedRules => rule::EXTENDED,
             Self::Hello => attach::HELLO,
             Self::Answer => attach::ANSWER,
+            Self::Ask => lease::ASK,
+            Self::Configuration => lease::CONFIGURATION,
+            Self::Claim => lease::CLAIM,
             Self::Other(value) => value,
         }
     }
@@ -51,6 +60,9 @@ impl FrameKind {
             rule::EXTENDED => Self::ExtendedRules,
             attach::HELLO => Self::Hello,
             attach::ANSWER => Self::Answer,
+            lease::ASK => Self::Ask,
+            lease::CONFIGURATION => Self::Configuration,
+            lease::CLAIM => Self::Claim,
             other => Self::Other(other),
         }
     }

@@ -4,9 +4,11 @@
 
 pub mod answer;
 pub mod attach;
+pub mod echo;
 pub mod frame;
 pub mod greeting;
 pub mod ip;
+pub mod lease;
 pub mod rule;
 pub mod segment;
 pub mod selector;

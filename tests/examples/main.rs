@@ -7,6 +7,7 @@ mod common;
 mod example;
 mod world;
 
+mod auto;
 mod credentials;
 mod firewall;
 mod leases;

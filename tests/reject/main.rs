@@ -5,6 +5,7 @@
 mod common;
 
 mod clients;
+mod devices;
 mod gateways;
 mod limits;
 mod world;

@@ -17,6 +17,11 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Starts both. The vassal's name is `v`.
 pub fn start(host: Host, lines: &[&str]) -> (Emperor, Net) {
+    start_with(host, lines, &[])
+}
+
+/// As [`start`], with lines for the vassal, too.
+pub fn start_with(host: Host, lines: &[&str], vassals_lines: &[&str]) -> (Emperor, Net) {
     let netns = Netns::new();
     netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0");
     let emperor = EmperorIni::new(host, Subject::Ours)
@@ -28,6 +33,7 @@ pub fn start(host: Host, lines: &[&str]) -> (Emperor, Net) {
         .line(format!("exec-as-root = ip -6 addr replace {V1_6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR6}"))
         .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR6}"));
+    let vassal = vassals_lines.iter().fold(vassal, |vassal, line| vassal.line(*line));
     let net = emperor.start_vassal(&vassal);
     (emperor, net)
 }

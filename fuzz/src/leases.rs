@@ -1,0 +1,76 @@
+//! Questions, claims and configurations.
+//!
+//! Input: one payload, which is taken for all three.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use tuntap_plugin::wire::lease::{Ask, Claim, Configuration};
+
+/// Reads the bytes as all three.
+pub fn check(data: &[u8]) {
+    check_ask(data);
+    check_claim(data);
+    check_configuration(data);
+}
+
+fn check_ask(payload: &[u8]) {
+    let expected = (payload.len() == 12 && payload[0] == 1).then(|| Ask {
+        v4: payload[1] & 1 == 1,
+        v6: payload[1] & 2 == 2,
+        name: payload[4..].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    });
+    let ask = Ask::decode(payload);
+    assert_eq!(ask, expected);
+    if let Some(ask) = ask {
+        assert_eq!(Ask::decode(&ask.encode()), Some(ask));
+        assert!(ask.encode().len() < 20, "a router without the extension must drop it");
+    }
+}
+
+fn check_claim(payload: &[u8]) {
+    let Ok(claim) = Claim::decode(payload) else { return };
+    let json: Value = serde_json::from_slice(payload).expect("it was read before");
+    assert_eq!(json["version"], 1);
+    let list = json["addresses"].as_array().expect("a list");
+    assert!(list.len() <= 9 && list.len() == claim.addresses.len());
+    for (claimed, raw) in claim.addresses.iter().zip(list) {
+        assert_host(claimed.address);
+        assert_eq!(raw["address"].as_str().and_then(|word| word.parse().ok()), Some(claimed.address));
+        assert_eq!(raw["leased"].as_bool().unwrap_or(false), claimed.leased);
+    }
+    assert_eq!(Claim::decode(&claim.encode()).expect("what was read can be written"), claim);
+}
+
+fn check_configuration(payload: &[u8]) {
+    let Ok(told) = Configuration::decode(payload) else { return };
+    let json: Value = serde_json::from_slice(payload).expect("it was read before");
+    assert_eq!(json["version"], 1);
+    assert!(told.addresses.len() <= 9 && told.gateways.len() <= 2 && told.dns.len() <= 3);
+    for net in &told.addresses {
+        assert_host(net.addr());
+        assert!(net.prefix_len() > 0);
+    }
+    told.gateways.iter().for_each(|gateway| assert_host(*gateway));
+    if let [first, second] = told.gateways[..] {
+        assert_ne!(first.is_ipv4(), second.is_ipv4());
+    }
+    let has_v6 = told.addresses.iter().any(|net| net.addr().is_ipv6());
+    assert!(told.mtu.is_none_or(|mtu| mtu >= if has_v6 { 1280 } else { 576 }));
+    for server in &told.dns {
+        assert!(server.is_loopback() || !server.is_multicast() && !server.is_unspecified());
+    }
+    for refusal in &told.refused {
+        assert!(refusal.reason.chars().count() <= 200 && !refusal.reason.contains(char::is_control));
+    }
+    assert_eq!(Configuration::decode(&told.encode()).expect("what was read can be written"), told);
+}
+
+/// What a host can have beyond its own link.
+fn assert_host(address: IpAddr) {
+    assert!(!address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), "{address}");
+    match address {
+        IpAddr::V4(address) => assert!(!address.is_link_local() && !address.is_broadcast(), "{address}"),
+        IpAddr::V6(address) => assert!(address.to_ipv4_mapped().is_none() && address.segments()[0] & 0xffc0 != 0xfe80),
+    }
+}

@@ -1,0 +1,99 @@
+//! A device's network in its kernel: addresses, MTU, routes, and loopback. Everything goes by netlink, so that no program is
+//! needed in the jail.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
+
+use crate::log::Logger;
+use crate::sys::netlink::{LinkChange, Netlink, NetlinkError, Route};
+use crate::wire::lease::Family;
+
+/// What the loopback interface is called in every namespace.
+const LOOPBACK: &str = "lo";
+
+/// How a device is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Its addresses, with the lengths of their networks' prefixes.
+    pub addresses: Vec<IpNet>,
+    /// Where its default routes lead.
+    pub gateways: Vec<Gateway>,
+    /// Its MTU, in bytes.
+    pub mtu: Option<u16>,
+}
+
+/// Where a default route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// The next hop.
+    pub address: IpAddr,
+    /// Whether the instance has chosen it. Others give way to a default route that there is.
+    pub is_own_choice: bool,
+}
+
+impl Network {
+    /// Makes the device so. A family that the kernel has turned off is left out, with a line in the log.
+    pub fn apply(&self, device: &str, logger: Logger) -> Result<(), NetlinkError> {
+        if self.addresses.is_empty() && self.mtu.is_none() {
+            return Ok(());
+        }
+        let mut netlink = Netlink::open()?;
+        let link = netlink.link(device)?;
+        netlink.set_link(link.index, LinkChange { mtu: self.mtu.map(u32::from), ..LinkChange::default() })?;
+        if self.addresses.is_empty() {
+            return Ok(());
+        }
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        let loopback = netlink.link(LOOPBACK)?.index;
+        netlink.set_link(loopback, up)?;
+        netlink.set_link(link.index, up)?;
+        let mut is_v6_off = false;
+        for address in &self.addresses {
+            match netlink.replace_address(link.index, *address) {
+                Err(error) if address.addr().is_ipv6() && is_off(&error) => {
+                    if !is_v6_off {
+                        logger.line(format_args!(
+                            "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has IPv4 only"
+                        ));
+                    }
+                    is_v6_off = true;
+                }
+                result => result?,
+            }
+        }
+        for gateway in &self.gateways {
+            let has_address = self.addresses.iter().any(|net| net.addr().is_ipv4() == gateway.address.is_ipv4());
+            if has_address && !(is_v6_off && gateway.address.is_ipv6()) {
+                self.route(&mut netlink, link.index, *gateway)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn route(&self, netlink: &mut Netlink, device: u32, gateway: Gateway) -> Result<(), NetlinkError> {
+        let everything = match Family::of(gateway.address) {
+            Family::V4 => IpNet::V4(Ipv4Net::default()),
+            Family::V6 => IpNet::V6(Ipv6Net::default()),
+        };
+        if !gateway.is_own_choice {
+            let is_other =
+                |route: &Route| route.destination == everything && route.index.is_some_and(|index| index != device);
+            if netlink.routes()?.iter().any(is_other) {
+                return Ok(());
+            }
+        }
+        let is_on_link = self.addresses.iter().any(|net| net.contains(&gateway.address));
+        if !is_on_link {
+            // It is at the other end of the device, whatever its address is.
+            netlink.replace_route(gateway.address.into(), None, device)?;
+        }
+        netlink.replace_route(everything, Some(gateway.address), device)
+    }
+}
+
+/// EACCES: the sysctl `disable_ipv6`; the others: a kernel without, or with it turned off at boot.
+fn is_off(error: &NetlinkError) -> bool {
+    matches!(error.errno(), Some(Errno::EACCES | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT))
+}

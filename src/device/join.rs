@@ -1,0 +1,146 @@
+//! A device's first connection to its router, up to where packets may pass.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::configure::{Gateway, Network};
+use super::greeting::{Introduced, greet, introduce, need_extension, rules_frame};
+use super::lease::{self, Holding, PATIENCE, SettleError, Talk, Waited};
+use super::pump::Buffers;
+use super::{Context, DeviceError};
+use crate::config::DeviceSpec;
+use crate::sys::socket;
+use crate::sys::tun::Tun;
+use crate::wire::lease::{Configuration, Family, MIN_MTU_V6};
+
+/// Pause before the next connection when a router has closed one in the middle of it all.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// A connection on which the router was greeted.
+#[derive(Debug)]
+pub struct Joined {
+    /// The connection, and what its thread starts with.
+    pub connection: (OwnedFd, Buffers),
+    /// What the router has told.
+    pub told: Configuration,
+}
+
+/// What a device and its router have settled.
+#[derive(Debug, Default)]
+struct Settled {
+    told: Configuration,
+    holding: Holding,
+    /// What came behind it.
+    rest: Vec<u8>,
+    /// Packets that claim addresses of which the router has not been told.
+    claims: Vec<u8>,
+    /// Whether the router has answered a question: one of the C plugin never does.
+    router_is_ours: bool,
+}
+
+/// Connects, settles the device's network with the router, has it configured, and greets the router, so that packets pass
+/// only then.
+pub fn join(
+    spec: &DeviceSpec,
+    name: &str,
+    tun: &Tun,
+    context: &Context,
+    configure: impl FnOnce(&Network) -> Result<(), DeviceError>,
+) -> Result<Joined, DeviceError> {
+    let greet_error = |errno| DeviceError::Greet { name: spec.name.clone(), errno };
+    let deadline = Instant::now() + context.timeout;
+    let (connection, introduced, settled) = loop {
+        let connection = connect(name, deadline, tun, context).map_err(|error| DeviceError::Connect {
+            name: spec.name.clone(),
+            socket: name.to_owned(),
+            error,
+        })?;
+        let introduced = introduce(&connection, context).map_err(greet_error)?;
+        match settle(spec, &connection, introduced, deadline, context) {
+            Ok(settled) => break (connection, introduced, settled),
+            // It was killed in the middle of it, perhaps.
+            Err(error) if error.may_pass() && Instant::now() < deadline => sleep(RETRY_PAUSE),
+            Err(error) => {
+                return Err(DeviceError::Settle { name: spec.name.clone(), socket: name.to_owned(), error });
+            }
+        }
+    };
+    let Settled { told, holding, rest, claims, router_is_ours } = settled;
+    let network = network(spec, &told);
+    configure(&network)?;
+    for address in &network.addresses {
+        context.logger.line(format_args!("[uwsgi-tuntap] {} has the address {address}", spec.name));
+    }
+    let frames = [rules_frame(&context.rules), claims].concat();
+    let greeted = greet(&connection, tun, introduced, frames, context).map_err(greet_error)?;
+    let buffers = Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding) };
+    Ok(Joined { connection: (connection, buffers), told })
+}
+
+/// How a device is to be: what the instance says comes before what the router has told.
+pub fn network(spec: &DeviceSpec, told: &Configuration) -> Network {
+    let gateway = |family| {
+        let own = spec.gateways.iter().copied().find(|gateway| Family::of(*gateway) == family);
+        let routers = told.gateway(family).filter(|_| own.is_none());
+        own.map(|address| Gateway { address, is_own_choice: true })
+            .or_else(|| routers.map(|address| Gateway { address, is_own_choice: false }))
+    };
+    let addresses = if spec.auto { &told.addresses } else { &spec.addresses };
+    let is_own = |gateway: &Gateway| addresses.iter().any(|net| net.addr() == gateway.address);
+    Network {
+        gateways: Family::ALL.into_iter().filter_map(gateway).filter(|gateway| !is_own(gateway)).collect(),
+        mtu: spec.mtu.or(told.mtu),
+        addresses: addresses.clone(),
+    }
+}
+
+fn settle(
+    spec: &DeviceSpec,
+    connection: &OwnedFd,
+    introduced: Introduced,
+    deadline: Instant,
+    context: &Context,
+) -> Result<Settled, SettleError> {
+    let has_extended_rules = need_extension(&context.rules);
+    if !spec.has_addresses() && !has_extended_rules {
+        return Ok(Settled::default());
+    }
+    let wait = |connection: &OwnedFd, within: Duration| {
+        if socket::wait_readable(connection.as_fd(), within) { Waited::Readable } else { Waited::InVain }
+    };
+    let mut talk = Talk::new(connection, (&context.vassal, &spec.name), &wait);
+    if spec.auto {
+        if let Introduced::NotYet(identity) = introduced {
+            return Err(SettleError::NoCredentials(identity.uid.as_raw()));
+        }
+        let v4_only = spec.mtu.is_some_and(|mtu| mtu < MIN_MTU_V6);
+        let within = deadline.saturating_duration_since(Instant::now()).max(PATIENCE);
+        let told = talk.lease(v4_only, within)?;
+        let leased = told.addresses.iter().map(|net| net.addr()).collect();
+        let holding = Holding { leased, fixed: Vec::new() };
+        return Ok(Settled { told, holding, rest: talk.rest(), claims: Vec::new(), router_is_ours: true });
+    }
+    let holding = Holding { leased: Vec::new(), fixed: lease::fixed(spec) };
+    let told = match introduced {
+        Introduced::Done if !holding.is_empty() => talk.hold(&holding)?,
+        Introduced::Done | Introduced::NotYet(_) => None,
+    };
+    if has_extended_rules && told.is_none() {
+        talk.confirm(introduced)?;
+    }
+    let claims = if told.is_none() { holding.echo_requests() } else { Vec::new() };
+    let router_is_ours = told.is_some() || has_extended_rules;
+    Ok(Settled { told: told.unwrap_or_default(), holding, rest: talk.rest(), claims, router_is_ours })
+}
+
+fn connect(socket: &str, deadline: Instant, tun: &Tun, context: &Context) -> io::Result<OwnedFd> {
+    let seconds = context.timeout.as_secs();
+    socket::connect(socket, deadline, |error| {
+        context.logger.line(format_args!(
+            "[uwsgi-tuntap] {}: can't reach the router at {socket} yet: {error}; waiting up to {seconds} s",
+            tun.name()
+        ));
+    })
+}

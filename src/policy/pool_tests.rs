@@ -1,0 +1,224 @@
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::super::lease::{Holder, Lease, Uncovered};
+use super::*;
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("an address with a length")
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn pool(networks: &[&str]) -> Pool {
+    Pool::new(networks.iter().map(|text| net(text)).collect())
+}
+
+fn user(uid: u32) -> Identity {
+    Identity { uid, gid: uid, groups: Vec::new() }
+}
+
+fn key(uid: u32, name: u64) -> Key {
+    Key { uid, name }
+}
+
+fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Leases {
+    Leases::new(
+        list.iter()
+            .map(|(prefix, uid)| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
+        uncovered,
+    )
+}
+
+/// Gives an address as a router does.
+fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, leases: &Leases) -> Option<IpAddr> {
+    let chosen = pool.choose(key, family, &user(key.uid), leases, |address, _| !held.contains(&address)).ok()?;
+    assert!(held.insert(chosen), "{chosen} was free");
+    pool.give(chosen, key);
+    Some(chosen)
+}
+
+#[test]
+fn small_network_is_used_to_the_last_address() {
+    let (mut pool, mut held) = (pool(&["10.0.0.1/29"]), HashSet::new());
+    let none = Leases::none();
+    for name in 0..5 {
+        assert!(give(&mut pool, &mut held, key(0, name), Family::V4, &none).is_some(), "{name}");
+    }
+    let expected: HashSet<_> = (2..7).map(|host| address(&format!("10.0.0.{host}"))).collect();
+    assert_eq!(held, expected, "all but the network's, the router's and the broadcast address");
+    let refused = pool.choose(key(0, 9), Family::V4, &user(0), &none, |address, _| !held.contains(&address));
+    assert_eq!(refused, Err(PoolRefusal::Full(Family::V4)));
+    let refused = pool.choose(key(0, 9), Family::V6, &user(0), &none, |_, _| true);
+    assert_eq!(refused, Err(PoolRefusal::NoNetwork(Family::V6)));
+}
+
+#[test]
+fn same_device_finds_the_same_address_in_another_router() {
+    for (network, family) in [("10.0.0.1/24", Family::V4), ("fd00:77::1/64", Family::V6)] {
+        let choose = || pool(&[network]).choose(key(7, 8), family, &user(7), &Leases::none(), |_, _| true);
+        assert_eq!(choose(), choose());
+    }
+    // Written down, because it must be the same for ever.
+    let chosen = pool(&["10.0.0.1/24"]).choose(key(7, 8), Family::V4, &user(7), &Leases::none(), |_, _| true);
+    assert_eq!(chosen, Ok(address("10.0.0.244")));
+}
+
+#[test]
+fn fixed_address_comes_first_and_others_never_get_it() {
+    let leases = leases(&[("10.0.0.77/32", 1), ("192.0.2.1/32", 1), ("10.0.0.64/28", 2)], Uncovered::Deny);
+    let (mut pool, mut held) = (pool(&["10.0.0.1/24"]), HashSet::new());
+    let fixed = give(&mut pool, &mut held, key(1, 5), Family::V4, &leases);
+    assert_eq!(fixed, Some(address("10.0.0.77")));
+    let second = give(&mut pool, &mut held, key(1, 6), Family::V4, &leases).expect("room");
+    assert!(!net("10.0.0.64/28").contains(&second), "{second} is leased to somebody else");
+    for name in 0..15 {
+        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &leases).expect("room");
+        assert_eq!(net("10.0.0.64/28").contains(&given), name < 15, "{given}");
+    }
+    assert!(held.contains(&address("10.0.0.77")) && held.len() == 17);
+    let beyond = give(&mut pool, &mut held, key(2, 99), Family::V4, &leases).expect("room");
+    assert!(!net("10.0.0.64/28").contains(&beyond), "the rest of the network is there for all");
+}
+
+#[test]
+fn address_waits_for_its_last_holder() {
+    let (mut pool, mut held) = (pool(&["10.0.0.1/29"]), HashSet::new());
+    let none = Leases::none();
+    let own = give(&mut pool, &mut held, key(1, 0), Family::V4, &none).expect("room");
+    held.remove(&own);
+    pool.take_back(own);
+    for name in 1..5 {
+        assert_ne!(give(&mut pool, &mut held, key(1, name), Family::V4, &none), Some(own), "{name}");
+    }
+    assert_eq!(give(&mut pool, &mut held, key(1, 0), Family::V4, &none), Some(own));
+    held.remove(&own);
+    pool.take_back(own);
+    assert_eq!(give(&mut pool, &mut held, key(1, 9), Family::V4, &none), Some(own), "when there is no other one left");
+}
+
+#[test]
+fn earlier_life_of_the_same_device_is_asked_for() {
+    let (mut pool, mut held) = (pool(&["10.0.0.1/24"]), HashSet::new());
+    let own = give(&mut pool, &mut held, key(1, 0), Family::V4, &Leases::none()).expect("room");
+    let asked = RefCell::new(Vec::new());
+    let again = pool.choose(key(1, 0), Family::V4, &user(1), &Leases::none(), |address, is_own_earlier| {
+        asked.borrow_mut().push((address, is_own_earlier));
+        true
+    });
+    assert_eq!((again, asked.into_inner()), (Ok(own), vec![(own, true)]));
+}
+
+#[test]
+fn ipv6_addresses_are_readable() {
+    let pool = pool(&["fd00:77::1/64"]);
+    for name in 0..1000 {
+        let chosen = pool.choose(key(0, name), Family::V6, &user(0), &Leases::none(), |_, _| true).expect("room");
+        let IpAddr::V6(chosen) = chosen else { panic!("{chosen}") };
+        assert!(chosen.to_bits() - address_bits("fd00:77::") < 1 << 20, "{chosen}");
+        assert_ne!(chosen.to_bits(), address_bits("fd00:77::"), "the routers' anycast address");
+    }
+}
+
+fn address_bits(text: &str) -> u128 {
+    text.parse::<Ipv6Addr>().expect("an address").to_bits()
+}
+
+#[test]
+fn work_is_bounded() {
+    let pool = pool(&["10.0.0.1/8", "10.1.0.1/9", "fd00::1/64"]);
+    for family in Family::ALL {
+        let mut asked = 0;
+        let refused = pool.choose(key(1, 1), family, &user(1), &Leases::none(), |_, _| {
+            asked += 1;
+            false
+        });
+        assert_eq!(refused, Err(PoolRefusal::Full(family)));
+        assert!(asked <= MAX_PROBES, "{asked}");
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let (mut pool, mut held) = (pool(&["10.0.0.1/8"]), HashSet::new());
+    for name in 0..3 * MAX_RECENT as u64 {
+        let given = give(&mut pool, &mut held, key(1, name), Family::V4, &Leases::none()).expect("room");
+        held.remove(&given);
+        pool.take_back(given);
+    }
+    assert!(pool.given.is_empty() && pool.recent.len() == MAX_RECENT && pool.recent_order.len() == MAX_RECENT);
+}
+
+proptest! {
+    /// Whoever asks in whatever order, with addresses coming and going: each address has one holder, is inside of a network,
+    /// is no router's, reserved or somebody else's, and who is refused would have found nothing.
+    #[test]
+    fn what_is_given_may_be_given(
+        length in 26u8..=31,
+        list in prop::collection::vec((0u32..64, 28u8..=32, 0u32..4), 0..6),
+        deny: bool,
+        steps in prop::collection::vec((0u32..4, 0u64..24, any::<bool>()), 1..120),
+    ) {
+        const NET: u32 = 0x0a00_0000;
+        let network = IpNet::new(Ipv4Addr::from_bits(NET | 1).into(), length).expect("a network");
+        let leased: Vec<_> = list
+            .iter()
+            .map(|(host, length, uid)| {
+                let prefix = ipnet::Ipv4Net::new_assert(Ipv4Addr::from_bits(NET | host), *length).trunc();
+                (prefix.to_string(), *uid)
+            })
+            .collect();
+        let words: Vec<_> = leased.iter().map(|(prefix, uid)| (prefix.as_str(), *uid)).collect();
+        let leases = leases(&words, if deny { Uncovered::Deny } else { Uncovered::Allow });
+        let mut pool = Pool::new(vec![network]);
+        let mut held = std::collections::HashMap::<IpAddr, Key>::new();
+        let is_right = |address: IpAddr, uid: u32| {
+            let covering: Vec<_> = leased.iter().filter(|(prefix, _)| net(prefix).contains(&address)).collect();
+            network.contains(&address)
+                && address != network.addr()
+                && (length == 31 || (address != network.network() && address != network.broadcast()))
+                && (covering.is_empty() || covering.iter().any(|(_, holder)| *holder == uid))
+        };
+        for (uid, name, leaves) in steps {
+            let key = key(uid, name);
+            if leaves {
+                let left: Vec<_> = held.iter().filter(|(_, holder)| **holder == key).map(|(address, _)| *address).collect();
+                for address in left {
+                    held.remove(&address);
+                    pool.take_back(address);
+                }
+                continue;
+            }
+            let chosen = pool.choose(key, Family::V4, &user(uid), &leases, |address, _| !held.contains_key(&address));
+            let mut hosts = network.hosts();
+            match chosen {
+                Ok(chosen) => {
+                    prop_assert!(is_right(chosen, uid), "{chosen} for {uid}");
+                    prop_assert!(held.insert(chosen, key).is_none());
+                    pool.give(chosen, key);
+                }
+                Err(_) => prop_assert!(!hosts.any(|host| !held.contains_key(&host) && is_right(host, uid))),
+            }
+        }
+    }
+
+    /// Who is alone gets the same address each time, whoever came and went before, as long as there is room.
+    #[test]
+    fn address_is_stable(uid: u32, name: u64, others in prop::collection::vec((0u32..4, any::<u64>()), 0..50)) {
+        let family = Family::V4;
+        let fresh = pool(&["10.0.0.1/16"]).choose(key(uid, name), family, &user(uid), &Leases::none(), |_, _| true);
+        let (mut pool, mut held) = (pool(&["10.0.0.1/16"]), HashSet::new());
+        let mine = give(&mut pool, &mut held, key(uid, name), family, &Leases::none()).expect("room");
+        prop_assert_eq!(fresh, Ok(mine));
+        held.remove(&mine);
+        pool.take_back(mine);
+        for (uid, name) in others {
+            give(&mut pool, &mut held, key(uid, name), family, &Leases::none());
+        }
+        prop_assert_eq!(give(&mut pool, &mut held, key(uid, name), family, &Leases::none()), Some(mine));
+    }
+}

@@ -1,0 +1,108 @@
+//! Devices that ask for their network's configuration, or claim their addresses by name, before anything else.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use super::event_loop::EventLoop;
+use crate::policy::drops::DropReason;
+use crate::policy::leasing::{Chosen, LeaseRefusal};
+use crate::policy::pool::PoolRefusal;
+use crate::policy::registry::PeerId;
+use crate::sys::{net, socket};
+use crate::wire::frame::FrameKind;
+use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, Refusal, Wish};
+
+/// Most questions and claims of a connection. A device has one of each; the rest is for what may be added to them.
+const MAX_REQUESTS: u8 = 8;
+
+impl EventLoop<'_> {
+    /// Chooses the addresses that a peer asks for, and tells it. Who asks again gets the same ones.
+    pub(super) fn answer_ask(&mut self, id: PeerId, payload: &[u8]) {
+        let Some(ask) = Ask::decode(payload).filter(|_| self.may_request(id)) else {
+            return self.count_drop(Some(id), DropReason::UnknownFrame);
+        };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        // The first one counts, so that nobody can try one name after the other.
+        let name = *peer.lease_name.get_or_insert(ask.name);
+        let mut told = Configuration::default();
+        for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
+            let result = match self.forwarder.address_of(id, family) {
+                Some(held) => Ok(held),
+                None => self.choose(id, family, name),
+            };
+            self.tell(&mut told, Wish::Any(family), result);
+        }
+        self.send_configuration(id, told);
+    }
+
+    /// Gives a peer the addresses that it claims, as far as it may have them, and tells it.
+    pub(super) fn answer_claim(&mut self, id: PeerId, payload: &[u8]) {
+        let name = self.peers.get(id).and_then(|peer| peer.lease_name);
+        // Whoever claims has asked before, and knows that this router understands it.
+        let (Some(name), Ok(claim), true) = (name, Claim::decode(payload), self.may_request(id)) else {
+            return self.count_drop(Some(id), DropReason::UnknownFrame);
+        };
+        let mut told = Configuration::default();
+        for claimed in claim.addresses {
+            let result = self.claim(id, claimed, name);
+            self.tell(&mut told, Wish::Address(claimed.address), result);
+        }
+        self.send_configuration(id, told);
+    }
+
+    /// Counts a question or a claim. Returns whether it is one too many.
+    fn may_request(&mut self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        peer.lease_requests = peer.lease_requests.saturating_add(1);
+        peer.lease_requests <= MAX_REQUESTS
+    }
+
+    fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let peers = &self.peers;
+        let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
+        let chosen = self.forwarder.choose(id, family, name, is_dead)?;
+        self.give(id, chosen, name)
+    }
+
+    fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let peers = &self.peers;
+        let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
+        let chosen = self.forwarder.consider(id, claimed, is_dead)?;
+        self.give(id, chosen, name)
+    }
+
+    fn give(&mut self, id: PeerId, chosen: Chosen, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        if let Some(holder) = chosen.dead_holder {
+            self.remove_if_dead(holder);
+        }
+        if self.forwarder.give(id, chosen.address, name)? {
+            self.log_claim(id, chosen.address);
+        }
+        Ok(chosen.address)
+    }
+
+    /// Puts the end of a wish into an answer. A family that the router doesn't have is left out: nothing is missing then.
+    fn tell(&self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, LeaseRefusal>) {
+        match result {
+            Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
+            Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
+            Err(refusal) => told.refused.push(Refusal { wish, reason: refusal.to_string() }),
+        }
+    }
+
+    fn send_configuration(&mut self, id: PeerId, mut told: Configuration) {
+        self.log_refusals(id, &told.refused);
+        for family in Family::ALL {
+            let held = self.forwarder.address_of(id, family);
+            told.gateways.extend(self.forwarder.pool().gateway(family, held));
+        }
+        told.mtu = net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok();
+        told.dns.clone_from(&self.setup.network.dns);
+        told.host_etc.clone_from(&self.setup.network.host_etc);
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let limit = self.setup.limits.queued_bytes;
+        // Who has not read so much asks in vain.
+        let _ = peer.queue.push(FrameKind::Configuration, &told.encode(), limit, &mut self.spares);
+        self.flush_later(id);
+    }
+}

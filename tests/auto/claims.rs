@@ -1,0 +1,87 @@
+//! Addresses that stand in the vassal's own ini file.
+
+use std::net::Ipv4Addr;
+
+use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
+use crate::common::host::{Host, Subject};
+use crate::common::vassal::VassalIni;
+use crate::common::wait;
+use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, netns_with_v6, pings, v4, with_v6};
+
+fn fixed(emperor: &crate::common::emperor::Emperor, name: &str, address: Ipv4Addr) -> Vassal {
+    Vassal::bare(emperor, Subject::Ours, name)
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line(format!("tuntap-device-address = {address}/24"))
+}
+
+#[test]
+fn fixed_address_needs_no_ping() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let vassal = fixed(&emperor, "app", V1).line("tuntap-device-address = uwsgi0 fd00:77::22/64");
+    let net = vassal.start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), ["192.168.0.2/24", "fd00:77::22/64"]);
+    // It is reached before it has sent anything.
+    assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+}
+
+#[test]
+fn fixed_address_and_gateway_with_a_c_router() {
+    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let net = fixed(&emperor, "app", V1).line("tuntap-device-gateway = 192.168.0.1").start(&emperor);
+    wait::until_true("the C router knows the address", wait::LONG, || emperor.stats().peer(V1).is_some());
+    assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR));
+    assert!(net.sh("ip route show default").starts_with("default via 192.168.0.1 dev uwsgi0"));
+}
+
+#[test]
+fn auto_with_a_c_router_says_why_not() {
+    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    Vassal::auto(&emperor, "app").line("tuntap-device-timeout = 2").add(&emperor);
+    emperor.log.wait_for("it is a router of the C plugin, which knows nothing of auto", wait::LONG);
+    // Its vassals are none the worse for it.
+    let net = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "v1", V1, EMPEROR));
+    assert!(pings(&net, EMPEROR));
+}
+
+#[test]
+fn gateway_outside_of_the_network_is_reached() {
+    let emperor = emperor().start();
+    let vassal = Vassal::bare(&emperor, Subject::Ours, "app")
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line("tuntap-device-address = 192.168.0.2/32");
+    let net = vassal.start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), ["192.168.0.2/32"]);
+    assert!(pings(&net, EMPEROR), "{}", net.sh("ip route"));
+}
+
+#[test]
+fn address_of_another_peer_is_refused_by_name() {
+    let emperor = emperor().start();
+    let mut holder = emperor.peer(V2);
+    fixed(&emperor, "app", V2).add(&emperor);
+    emperor.log.wait_for("it refuses 192.168.0.3: another peer holds it", wait::LONG);
+    assert!(holder.echo(V2, EMPEROR, wait::SHORT));
+}
+
+#[test]
+fn address_that_is_not_leased_is_refused_by_name() {
+    let emperor = emperor().line("tuntap-router-lease = 192.168.0.2 30001").start();
+    fixed(&emperor, "app", V1).add(&emperor);
+    emperor.log.wait_for("it refuses 192.168.0.2: it is not leased to this peer", wait::LONG);
+    fixed(&emperor, "own", EMPEROR).add(&emperor);
+    emperor.log.wait_for("it refuses 192.168.0.1: it is the router's own", wait::LONG);
+}
+
+#[test]
+fn vassals_of_all_kinds_live_side_by_side() {
+    let emperor = emperor().start();
+    let c = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "c", V1, EMPEROR));
+    let long = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "long", V2, EMPEROR));
+    let mut raw = emperor.peer(Ipv4Addr::new(192, 168, 0, 4));
+    let autos: Vec<_> = ["a", "b"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
+    for auto in &autos {
+        let address = v4(auto);
+        assert!(pings(&c, address) && pings(&long, address) && pings(auto, V1) && pings(auto, V2), "{address}");
+    }
+    assert!(raw.echo(Ipv4Addr::new(192, 168, 0, 4), EMPEROR, wait::SHORT));
+}

@@ -1,0 +1,15 @@
+//! Vassals whose network is configured by the plugin: addresses that their router chooses, or that they choose themselves.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod world;
+
+mod claims;
+mod hostile;
+mod jail;
+mod network;
+mod options;
+mod pool;
+mod stable;

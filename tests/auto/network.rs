@@ -1,0 +1,158 @@
+//! A network in two lines.
+
+use crate::common::emperor::{EMPEROR, EmperorIni};
+use crate::common::host::{Host, Subject};
+use crate::common::netns::Net;
+use crate::common::probe::tcp_round_trip;
+use crate::common::stats::is_attached;
+use crate::common::wait;
+use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, emperor_on, netns_with_v6, pings, v4, v6, with_v6};
+
+#[track_caller]
+fn assert_two_lines_are_enough(host: Host) {
+    let emperor = with_v6(emperor_on(host)).start_in(netns_with_v6());
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    let (v4, v6) = (v4(&net), v6(&net));
+    assert_eq!(addresses(&net, "uwsgi0"), [format!("{v4}/24"), format!("{v6}/64")]);
+    assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+    assert!(pings(&emperor.netns, v4) && pings(&emperor.netns, v6));
+    assert_eq!(tcp_round_trip(&net, v4, &emperor.netns, 1_000_000).ok(), Some(true));
+    assert!(pings(&net, std::net::Ipv4Addr::LOCALHOST), "loopback is up");
+    assert!(is_attached(&emperor.stats(), v4), "with all that belongs to a device of ours");
+    assert!(emperor.log.text().contains(&format!("peer {v4} joined")));
+    for (family, gateway) in [("-4", EMPEROR.to_string()), ("-6", EMPEROR_V6.to_string())] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{routes}");
+    }
+}
+
+#[test]
+fn two_lines_are_a_network() {
+    assert_two_lines_are_enough(Host::usual());
+}
+
+#[test]
+fn two_lines_are_a_network_on_the_other_host() {
+    assert_two_lines_are_enough(Host::usual().other());
+}
+
+#[test]
+fn hooks_of_the_jail_find_the_address() {
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("hook-post-jail = exec:ip -o addr show dev uwsgi0 >{dir}/hook")
+        .line("exec-post-jail = ip -o route show default >{dir}/exec")
+        .line("exec-as-root = ping -q -c 1 -W 5 192.168.0.1");
+    let net = vassal.start(&emperor);
+    let found = |name: &str| std::fs::read_to_string(emperor.path(name)).expect("the hook ran");
+    assert!(found("hook").contains(&format!("{}/24", v4(&net))), "{}", found("hook"));
+    assert!(found("exec").contains("default via 192.168.0.1 dev uwsgi0"), "{}", found("exec"));
+}
+
+#[test]
+fn mtu_is_the_routers() {
+    let emperor = emperor().mtu(1400).start();
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    let own = Vassal::auto(&emperor, "own").line("tuntap-device-mtu = 1300").start(&emperor);
+    let link = |net: &Net, device: &str| net.sh(&format!("ip -o link show dev {device}"));
+    assert!(link(&emperor.netns, "emperor0").contains(" mtu 1400 "));
+    assert!(link(&net, "uwsgi0").contains(" mtu 1400 "), "{}", link(&net, "uwsgi0"));
+    assert!(link(&own, "uwsgi0").contains(" mtu 1300 "), "{}", link(&own, "uwsgi0"));
+}
+
+#[test]
+fn kernel_without_ipv6_has_ipv4() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    // The vassal's namespace inherits what is set for new interfaces, or not: a hook before the jail makes sure.
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/default/disable_ipv6 1")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/all/disable_ipv6 1");
+    let net = vassal.start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0").len(), 1);
+    assert!(pings(&net, EMPEROR));
+    assert_eq!(emperor.log.text().matches("IPv6 is turned off in this namespace").count(), 1);
+}
+
+#[test]
+fn several_vassals_reach_each_other() {
+    let emperor = emperor().start();
+    let nets: Vec<_> = ["a", "b", "c"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
+    let found: std::collections::BTreeSet<_> = nets.iter().map(v4).collect();
+    assert_eq!(found.len(), 3);
+    for address in found {
+        assert!(nets.iter().all(|net| pings(net, address)), "{address}");
+    }
+}
+
+/// A vassal that stays root runs the hooks several times, and has everything once.
+#[test]
+fn vassal_that_stays_root_has_one_address() {
+    let emperor = emperor().start();
+    let net = Vassal::auto(&emperor, "app").stays_root().start(&emperor);
+    assert!(pings(&net, EMPEROR));
+    assert_eq!(emperor.stats().peers().len(), 1);
+}
+
+/// However uWSGI gets to its workers, there is one device, and it is configured once.
+#[test]
+fn vassals_of_all_kinds_of_starts_have_one_address() {
+    let emperor = emperor().start();
+    let options = [
+        "master-as-root",
+        "refork",
+        "refork-post-jail",
+        "refork-as-root",
+        "drop-after-apps",
+        "drop-after-init",
+        "lazy-apps",
+    ];
+    for option in options {
+        let vassal = Vassal::auto(&emperor, option).line(format!("{option} = true"));
+        vassal.add(&emperor);
+        let net = wait::until(&format!("{option}: the vassal has a network"), wait::LONG, || {
+            let pid = emperor.vassal_pid(option)?;
+            Net::of_process(pid).ok().filter(|net| net.has_device("uwsgi0") && pings(net, EMPEROR))
+        });
+        assert!(pings(&emperor.netns, v4(&net)), "{option}");
+        vassal.stop(&emperor);
+    }
+    emperor.wait_for_stats("all have left", |stats| stats.peers().is_empty());
+    let joined = emperor.log.text().matches(" joined (pid").count();
+    assert_eq!(joined, options.len(), "each asked once");
+}
+
+#[test]
+fn instance_without_an_emperor_has_a_network() {
+    let emperor = emperor().start();
+    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+        .lines(&["unshare = net", "processes = 1", "master = true", "socket = 127.0.0.1:3031", "uid = 65534"])
+        .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));
+    let instance = ini.launch();
+    let net = wait::until("it has a network", wait::LONG, || {
+        let pid = instance.family().master_of("emperor.ini")?;
+        Net::of_process(pid).ok().filter(|net| net.has_device("uwsgi0") && pings(net, EMPEROR))
+    });
+    assert!(pings(&emperor.netns, v4(&net)));
+}
+
+#[test]
+fn sandboxed_router_gives_addresses() {
+    let emperor = emperor().line("tuntap-router-sandbox = strict").line("tuntap-use-credentials = true").start();
+    let router = emperor.router_pid();
+    let net = Vassal::auto(&emperor, "app").line("tuntap-use-credentials = true").start(&emperor);
+    assert!(pings(&net, EMPEROR));
+    assert_eq!(emperor.router_pid(), router);
+    assert_eq!(emperor.stats().0["sandbox"]["capabilities"], serde_json::json!([]));
+    assert_eq!(emperor.stats().of_peer(v4(&net), "uid"), 65534);
+}
+
+#[test]
+fn two_devices_have_one_default_route() {
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app").line("tuntap-device = uwsgi1 {dir}/t.sock auto");
+    let net = vassal.start(&emperor);
+    let (first, second) = (addresses(&net, "uwsgi0"), addresses(&net, "uwsgi1"));
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?} {second:?}");
+    assert_eq!(net.sh("ip -4 route show default").lines().count(), 1);
+    wait::until_true("both are peers", wait::SHORT, || emperor.stats().peers().len() == 2);
+}

@@ -1,0 +1,43 @@
+//! A router that has nothing left.
+
+use crate::common::emperor::EmperorIni;
+use crate::common::host::{Host, Subject};
+use crate::common::wait;
+use crate::world::{Vassal, emperor, v4};
+
+#[test]
+fn third_of_two_addresses_is_refused_with_a_line() {
+    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+        .lines(&["tuntap-router-address = 192.168.0.1/30", "tuntap-router-address = 192.168.5.1/30"])
+        .start();
+    let first = Vassal::auto(&emperor, "a");
+    let mut found = [v4(&first.start(&emperor)), v4(&Vassal::auto(&emperor, "b").start(&emperor))];
+    found.sort_unstable();
+    assert_eq!(found.iter().map(|it| it.octets()).collect::<Vec<_>>(), [[192, 168, 0, 2], [192, 168, 5, 2]]);
+    let third = Vassal::auto(&emperor, "c");
+    let mark = emperor.log.mark();
+    third.add(&emperor);
+    emperor.log.wait_for_since(mark, "tuntap-device uwsgi0: the router at ", wait::LONG);
+    let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
+    emperor.log.wait_for_since(mark, line, wait::LONG);
+    emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);
+    // Once somebody leaves, there is room.
+    first.stop(&emperor);
+    wait::until_true("the third one has an address", wait::LONG * 3, || {
+        emperor.try_stats().is_ok_and(|stats| stats.peers().iter().filter(|peer| peer["addr"] != "").count() == 2)
+    });
+}
+
+#[test]
+fn router_without_networks_is_named() {
+    let emperor = EmperorIni::new(Host::usual(), Subject::Ours).start();
+    Vassal::auto(&emperor, "app").add(&emperor);
+    emperor.log.wait_for("it has no network to give addresses from (its options tuntap-router-address)", wait::LONG);
+}
+
+#[test]
+fn chain_that_lets_nothing_pass_is_named() {
+    let emperor = emperor().line("tuntap-router-firewall-out = deny").start();
+    Vassal::auto(&emperor, "app").add(&emperor);
+    emperor.log.wait_for("it refuses ipv4: the router lets nothing pass from it", wait::LONG);
+}

@@ -1,0 +1,177 @@
+//! The same vassal has the same addresses, whatever was started anew in the meantime.
+
+use std::net::Ipv4Addr;
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
+use crate::common::host::Subject;
+use crate::common::processes::{freeze, send, thaw};
+use crate::common::raw_peer::RawPeer;
+use crate::common::stats::is_attached;
+use crate::common::wait;
+use crate::world::{Vassal, emperor, netns_with_v6, pings, v4, v6, with_v6};
+
+/// The address of a router that is not the Emperor's.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+#[test]
+fn stopped_and_started_vassal() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let others: Vec<_> = ["a", "b"].map(|name| Vassal::auto(&emperor, name)).into();
+    others.iter().for_each(|other| _ = other.start(&emperor));
+    let vassal = Vassal::auto(&emperor, "app");
+    let net = vassal.start(&emperor);
+    let before = (v4(&net), v6(&net));
+    vassal.stop(&emperor);
+    Vassal::auto(&emperor, "new").start(&emperor);
+    let net = vassal.start(&emperor);
+    assert_eq!((v4(&net), v6(&net)), before);
+    assert!(pings(&net, EMPEROR));
+}
+
+#[test]
+fn killed_vassal() {
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app");
+    let before = v4(&vassal.start(&emperor));
+    let mark = emperor.log.mark();
+    send(emperor.vassal_pid("app").expect("it runs"), Signal::SIGKILL);
+    emperor.wait_until_ready(mark, "app");
+    assert_eq!(v4(&emperor.vassal_net("app")), before);
+}
+
+#[track_caller]
+fn kill_router(emperor: &Emperor) {
+    let router = emperor.router_pid();
+    send(router, Signal::SIGKILL);
+    wait::until_true("there is a new router", wait::LONG, || {
+        emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
+    });
+}
+
+#[test]
+fn killed_router() {
+    // Uncovered addresses are for nobody to choose, but were given.
+    let emperor = emperor().line("tuntap-router-lease = 192.168.0.9 1000").start();
+    let vassal = Vassal::auto(&emperor, "app");
+    let net = vassal.start(&emperor);
+    let before = v4(&net);
+    kill_router(&emperor);
+    wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
+    assert!(emperor.stats().peer(before).is_some());
+    // The next router knows whose address it is.
+    let mark = emperor.log.mark();
+    send(emperor.vassal_pid("app").expect("it runs"), Signal::SIGKILL);
+    emperor.wait_until_ready(mark, "app");
+    assert_eq!(v4(&emperor.vassal_net("app")), before);
+}
+
+/// A router that is away for good, as when the operator starts another Emperor, knows nothing of its vassals: they claim
+/// what they have.
+#[test]
+fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
+    let routers = with_v6(emperor().line("tuntap-router-lease = 192.168.0.9 1000").line("chmod-socket = 666"));
+    let emperor = routers.start_in(netns_with_v6());
+    // Its router is another instance than its Emperor.
+    let second = EmperorIni::bare(emperor.host, Subject::Ours)
+        .router("second0 {dir}/t.sock {dir}/stats.sock")
+        .lines(&[
+            "master = true",
+            "chmod-socket = 666",
+            "tuntap-router-address = 10.9.0.1/24",
+            "tuntap-router-address = fd00:99::1/64",
+            "tuntap-router-lease = 10.9.0.200 1000",
+        ])
+        .address(ROUTER);
+    let mut router = second.start_in(netns_with_v6());
+    let socket = router.socket();
+    let vassal =
+        Vassal::bare(&emperor, Subject::Ours, "app").line(format!("tuntap-device = uwsgi0 {} auto", socket.display()));
+    let net = vassal.start(&emperor);
+    let before = (v4(&net), v6(&net));
+    assert!(pings(&net, ROUTER));
+    router.signal(Signal::SIGHUP);
+    emperor.log.wait_for("looking for it", wait::LONG);
+    emperor.log.wait_for("joined the router at", wait::LONG);
+    wait::until_true("it has its address again", wait::LONG, || {
+        router.try_stats().is_ok_and(|stats| stats.peer(before.0).is_some())
+    });
+    wait::until_true("and its network", wait::LONG, || pings(&net, ROUTER));
+    assert_eq!((v4(&net), v6(&net)), before);
+    let held: Vec<_> = router.stats().peers()[0]["addresses"].as_array().expect("a list").clone();
+    assert_eq!(held, [before.0.to_string(), before.1.to_string()]);
+    assert!(router.exit_status().is_none());
+}
+
+/// Somebody else has the address that a vassal had: it says so, and has it again as soon as it is free.
+#[test]
+fn lost_address_is_named_and_tried_again() {
+    let emperor = emperor().start();
+    let mut router = EmperorIni::bare(emperor.host, Subject::Ours)
+        .router("second0 {dir}/t.sock {dir}/stats.sock")
+        .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
+        .address(ROUTER)
+        .start();
+    let vassal = Vassal::bare(&emperor, Subject::Ours, "app")
+        .line(format!("tuntap-device = uwsgi0 {} auto", router.socket().display()));
+    let net = vassal.start(&emperor);
+    let address = v4(&net);
+    wait::until_true("it is attached", wait::LONG, || is_attached(&router.stats(), address));
+    // While the vassal stands still, its router is started anew and gives the address to somebody else.
+    let pid = emperor.vassal_pid("app").expect("it runs");
+    freeze(pid);
+    let before = router.router_pid();
+    router.signal(Signal::SIGHUP);
+    wait::until_true("there is a new router", wait::LONG, || {
+        router.try_stats().is_ok_and(|stats| stats.router_pid() != before)
+    });
+    let thief = RawPeer::registered(&router.socket(), address, ROUTER);
+    thaw(pid);
+    let line = format!("doesn't give back its addresses yet: it refuses {address}: another peer holds it");
+    emperor.log.wait_for(&line, wait::LONG);
+    drop(thief);
+    wait::until_true("it has its address again", wait::LONG, || pings(&net, ROUTER));
+    assert_eq!(emperor.log.text().matches(&line).count(), 1, "once, however often it tries");
+    assert!(router.exit_status().is_none());
+}
+
+#[test]
+fn emperor_that_is_started_again() {
+    let run = || {
+        let emperor = with_v6(emperor()).start_in(netns_with_v6());
+        let nets: Vec<_> = ["app", "b", "c"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
+        nets.iter().map(|net| (v4(net), v6(net))).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn reloaded_vassal_keeps_its_addresses() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    let before = (v4(&net), v6(&net));
+    for _ in 0..2 {
+        let mark = emperor.log.mark();
+        emperor.touch("app");
+        emperor.wait_until_ready(mark, "app");
+        assert_eq!((v4(&net), v6(&net)), before);
+        assert!(pings(&net, EMPEROR));
+    }
+    assert_eq!(emperor.log.text().matches(&format!("peer {} joined", before.0)).count(), 1);
+    // What the last image has inherited is enough to come back.
+    kill_router(&emperor);
+    wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
+}
+
+#[test]
+fn lease_fixes_the_address() {
+    let emperor =
+        emperor().lines(&["tuntap-use-credentials = true", "tuntap-router-lease = 192.168.0.77 30001"]).start();
+    let start =
+        |name: &str, uid| Vassal::auto(&emperor, name).uid(uid).line("tuntap-use-credentials = true").start(&emperor);
+    let (alice, bob) = (start("alice", 30_001), start("bob", 30_002));
+    assert_eq!(v4(&alice).octets(), [192, 168, 0, 77]);
+    assert!(pings(&alice, EMPEROR) && pings(&bob, EMPEROR), "an automatic lease is as good as a written one");
+    assert_eq!(emperor.stats().of_peer(v4(&bob), "uid"), 30_002);
+}
