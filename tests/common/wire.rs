@@ -14,9 +14,6 @@ pub const RULES: u8 = 1;
 /// `modifier2` of rules in the form that C doesn't know.
 pub const EXTENDED_RULES: u8 = 0x79;
 
-/// `modifier2` of a frame of rules that C doesn't know.
-pub const EXTENDED_RULES: u8 = 0x79;
-
 /// A packed rule.
 pub const RULE_LEN: usize = 24;
 
