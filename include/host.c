@@ -75,3 +75,34 @@ void tuntap_host_master_unwatch(int fd)
 {
 	event_queue_del_fd(uwsgi.master_queue, fd, event_queue_read());
 }
+
+int tuntap_host_option(int number, const char **key, const char **value)
+{
+	if (number < 0 || number >= uwsgi.exported_opts_cnt) return 0;
+	*key = uwsgi.exported_opts[number]->key;
+	*value = uwsgi.exported_opts[number]->value;
+	return 1;
+}
+
+void tuntap_host_add_option(const char *key, const char *value)
+{
+	add_exported_option((char *) key, (char *) value, 0);
+}
+
+void tuntap_host_rename_plugin(const void *options, const char *name)
+{
+	int i;
+	for (i = 0; i < uwsgi.gp_cnt; i++) {
+		if (uwsgi.gp[i]->options == options) uwsgi.gp[i]->name = name;
+	}
+}
+
+const void *tuntap_host_other_plugin(const char *name, const void *options)
+{
+	int i;
+	for (i = 0; i < uwsgi.gp_cnt; i++) {
+		const char *its_name = uwsgi.gp[i]->name;
+		if (uwsgi.gp[i]->options != options && its_name && !strcmp(its_name, name)) return uwsgi.gp[i];
+	}
+	return NULL;
+}

@@ -48,4 +48,26 @@ int tuntap_host_gateway_pid(const void *gateway);
 int tuntap_host_master_watch(int fd);
 void tuntap_host_master_unwatch(int fd);
 
+/*
+ * The options of the configuration as far as it was read, in order, with placeholders filled in once the host handles them.
+ * Returns 0 if there is none of this number. A value may be NULL.
+ */
+int tuntap_host_option(int number, const char **key, const char **value);
+
+/*
+ * Adds an option behind all others. The strings must live as long as the process.
+ */
+void tuntap_host_add_option(const char *key, const char *value);
+
+/*
+ * A plugin is known by its options here, because its table may be a copy. Gives the one with these options another name;
+ * the string must live as long as the process.
+ */
+void tuntap_host_rename_plugin(const void *options, const char *name);
+
+/*
+ * The table of a plugin of this name that has other options than these; NULL if none was loaded.
+ */
+const void *tuntap_host_other_plugin(const char *name, const void *options);
+
 #endif

@@ -6,6 +6,7 @@
 mod ffi;
 
 pub mod device;
+pub mod doctor;
 pub mod router;
 
 pub mod hostnet;

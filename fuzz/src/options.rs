@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_plugin::config::{Config, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
+use tuntap_plugin::config::{
+    Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases,
+};
 use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
 use tuntap_plugin::policy::targets::TargetRange;
@@ -34,8 +36,12 @@ const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 pub fn check(data: &[u8]) {
     let options: Vec<(OptionName, &str)> = data.split(|byte| *byte == 0).filter_map(option).collect();
     let alone: Vec<_> = options.iter().map(|option| Config::from_options([*option])).collect();
-    let errors_alone: Vec<_> =
-        alone.iter().flat_map(|result| result.as_ref().err()).flat_map(|errors| &errors.0).collect();
+    let errors_alone: Vec<_> = alone
+        .iter()
+        .flat_map(|result| result.as_ref().err())
+        .flat_map(|errors| &errors.0)
+        .filter(stands_alone)
+        .collect();
 
     for (&(option, value), result) in options.iter().zip(&alone) {
         check_number(option, value, result.as_ref());
@@ -65,6 +71,11 @@ pub fn check(data: &[u8]) {
             }
         }
     }
+}
+
+/// What is said about a device may be right once that is there.
+fn stands_alone(error: &&ConfigError) -> bool {
+    !error.problem.to_string().starts_with("there is no tuntap-device")
 }
 
 fn option(word: &[u8]) -> Option<(OptionName, &str)> {
@@ -460,6 +471,7 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             write(OptionName::RouterPort, format!("{protocol} {} {}", mapping.port, mapping.target));
         }
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
+        router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",

@@ -132,8 +132,8 @@ fn selector(src: &str, dst: &str, service: &[String], syntax: &'static str) -> R
 
 fn protocol(word: &str) -> Result<Protocol, Problem> {
     let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
-    let numbered = || parse::number(word, 0, u8::MAX.into()).ok().and_then(|number| u8::try_from(number).ok());
-    named.or_else(|| numbered().map(Protocol::Number)).ok_or_else(|| Problem::Protocol(word.to_owned()))
+    let numbered = || word.parse().ok().map(Protocol::Number);
+    named.or_else(numbered).ok_or_else(|| Problem::Protocol(word.to_owned()))
 }
 
 fn ports(word: &str) -> Result<Ports, Problem> {

@@ -169,6 +169,39 @@ pub fn ensure_master() -> bool {
     unsafe { bindings::tuntap_host_ensure_master() != 0 }
 }
 
+/// The options of the host's configuration, in order, with their values if they have any.
+pub fn options() -> impl Iterator<Item = (&'static CStr, Option<&'static CStr>)> {
+    (0..).map_while(|number| {
+        let (mut key, mut value) = (ptr::null(), ptr::null());
+        // SAFETY: the shim writes both pointers if there is an option of this number.
+        let is_there = unsafe { bindings::tuntap_host_option(number, &raw mut key, &raw mut value) } != 0;
+        // SAFETY: an option's name is a NUL-terminated string, and the host never frees it.
+        let key = is_there.then(|| unsafe { CStr::from_ptr(key) })?;
+        // SAFETY: not NULL, so that it is as the name is.
+        let value = (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) });
+        Some((key, value))
+    })
+}
+
+/// Adds an option behind all others. The value must be one that the host has handed over.
+pub fn add_option(key: &'static CStr, value: *const c_char) {
+    // SAFETY: the host doesn't write to these strings, and they live for ever: a constant, and a value of the host's own.
+    unsafe { bindings::tuntap_host_add_option(key.as_ptr(), value) };
+}
+
+/// Gives the plugin with these options another name in the host, so that one of its own name can be loaded beside it.
+pub fn rename_plugin(options: *const bindings::uwsgi_option, name: &'static CStr) {
+    // SAFETY: the shim compares the first pointer, and the host keeps the second, which lives for ever.
+    unsafe { bindings::tuntap_host_rename_plugin(options.cast(), name.as_ptr()) };
+}
+
+/// The table of a plugin of this name that has other options.
+pub fn other_plugin(name: &CStr, options: *const bindings::uwsgi_option) -> Option<*const c_void> {
+    // SAFETY: the shim compares the string and the pointer with those in the host's list.
+    let table = unsafe { bindings::tuntap_host_other_plugin(name.as_ptr(), options.cast()) };
+    (!table.is_null()).then_some(table)
+}
+
 /// Listens on a unix socket with the host's own socket options. The host ends the process if it can't.
 pub fn bind_unix(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: the function wants a writable NUL-terminated string and leaves it as it was.

@@ -6,6 +6,7 @@
 mod abi;
 mod bindings;
 mod devices;
+mod doctor;
 mod guard;
 mod host;
 mod hostnet;

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
+use super::doctor;
 use super::guard::{die, guarded};
 use crate::config::{Config, OptionName};
 
@@ -254,9 +255,9 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     },
 ];
 
-/// The host's table: an element for each option, and one of zeros.
+/// The host's table: an element for each option, one for the doctor, and one of zeros.
 #[derive(Debug)]
-pub struct OptionTable([uwsgi_option; OPTION_COUNT + 1]);
+pub struct OptionTable([uwsgi_option; OPTION_COUNT + 2]);
 
 // SAFETY: the pointers in the table go to constants and functions, and only the host's main thread reads it.
 unsafe impl Sync for OptionTable {}
@@ -278,7 +279,7 @@ impl OptionTable {
             data: std::ptr::null_mut(),
             flags: 0,
         };
-        let mut table = [END; OPTION_COUNT + 1];
+        let mut table = [END; OPTION_COUNT + 2];
         let mut index = 0;
         while index < OPTION_COUNT {
             let entry = &entries[index];
@@ -291,6 +292,7 @@ impl OptionTable {
             table[index].flags = entry.flags;
             index += 1;
         }
+        table[OPTION_COUNT] = doctor::OPTION;
         Self(table)
     }
 
@@ -307,6 +309,11 @@ pub fn config() -> &'static Config {
         Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))
             .unwrap_or_else(|errors| die(errors))
     })
+}
+
+/// The values as the host has handed them over so far, unchecked.
+pub fn values() -> Vec<(OptionName, String)> {
+    VALUES.lock().clone()
 }
 
 unsafe extern "C" fn collect_value(_name: *mut c_char, value: *mut c_char, data: *mut c_void) {

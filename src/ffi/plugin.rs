@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, hostnet, routers};
+use super::{devices, doctor, hostnet, routers};
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -40,6 +40,7 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
         check_abi().unwrap_or_else(|error| die(error));
+        doctor::prepare();
         hostnet::adopt();
     });
 }

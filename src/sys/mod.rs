@@ -9,6 +9,7 @@ pub mod replace;
 pub mod sandbox;
 pub mod socket;
 pub mod socket_file;
+pub mod survey;
 pub mod sysctl;
 pub mod tun;
 pub mod uio;

@@ -13,10 +13,11 @@ use super::uio::{self, Ownership};
 use crate::wire::ip::IPV6_HEADER_LEN;
 use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
-const CONTROL_DEVICE: &str = "/dev/net/tun";
+/// Where TUN devices come from.
+pub const CONTROL_DEVICE: &str = "/dev/net/tun";
 
 /// Major and minor number of the control device (Documentation/admin-guide/devices.txt).
-const CONTROL_DEVICE_ID: (u64, u64) = (10, 200);
+pub const CONTROL_DEVICE_ID: (u64, u64) = (10, 200);
 
 mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
@@ -200,6 +201,11 @@ impl Tun {
         }
         let accepted = |offloads: &Offloads| self.set_offloads(*offloads).is_ok();
         Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
+    }
+
+    /// Whether the kernel takes these offloads (`TUN_F_*`) together. They are on then.
+    pub fn accepts_offloads(&self, flags: u32) -> bool {
+        self.has_header && self.set_offloads(Offloads(flags)).is_ok()
     }
 
     /// Has the kernel do everything itself again.

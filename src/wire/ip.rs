@@ -88,7 +88,7 @@ pub enum Fragment {
 #[derive(Debug, Clone, Copy)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
-    addresses: Addresses,
+    header: Header<'a>,
     header_len: usize,
     total_len: usize,
     protocol: u8,
@@ -96,10 +96,12 @@ pub struct Packet<'a> {
     destination_port: Option<u16>,
 }
 
+/// Where the addresses are. They are read where they are needed: copied along with the packet, they would cost more than
+/// all the rest of its way through the rules.
 #[derive(Debug, Clone, Copy)]
-enum Addresses {
-    V4 { src: Ipv4Addr, dst: Ipv4Addr },
-    V6 { src: Ipv6Addr, dst: Ipv6Addr },
+enum Header<'a> {
+    V4(&'a [u8; IPV4_MIN_HEADER_LEN]),
+    V6(&'a [u8; IPV6_HEADER_LEN]),
 }
 
 impl<'a> Packet<'a> {
@@ -127,9 +129,7 @@ impl<'a> Packet<'a> {
             field if field & 0x1fff == 0 => Fragment::First,
             _ => Fragment::Later,
         };
-        let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-        let addresses = Addresses::V4 { src: Ipv4Addr::new(s0, s1, s2, s3), dst: Ipv4Addr::new(d0, d1, d2, d3) };
-        Self::with_ports(bytes, addresses, header_len, total_len, header[9], fragment)
+        Self::with_ports(bytes, Header::V4(header), header_len, total_len, header[9], fragment)
     }
 
     fn parse_v6(bytes: &'a [u8]) -> Result<Self, PacketError> {
@@ -137,18 +137,12 @@ impl<'a> Packet<'a> {
         let total_len = IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]));
         let Some(whole) = bytes.get(..total_len) else { return Err(PacketError::Malformed) };
         let extensions = Extensions::walk(whole, header[6])?;
-        let address = |at: usize| {
-            let mut octets = [0; 16];
-            octets.copy_from_slice(&header[at..at + 16]);
-            Ipv6Addr::from(octets)
-        };
-        let addresses = Addresses::V6 { src: address(8), dst: address(24) };
-        Self::with_ports(bytes, addresses, extensions.end, total_len, extensions.protocol, extensions.fragment)
+        Self::with_ports(bytes, Header::V6(header), extensions.end, total_len, extensions.protocol, extensions.fragment)
     }
 
     fn with_ports(
         bytes: &'a [u8],
-        addresses: Addresses,
+        header: Header<'a>,
         header_len: usize,
         total_len: usize,
         protocol: u8,
@@ -161,7 +155,7 @@ impl<'a> Packet<'a> {
         } else {
             None
         };
-        Ok(Self { bytes, addresses, header_len, total_len, protocol, fragment, destination_port })
+        Ok(Self { bytes, header, header_len, total_len, protocol, fragment, destination_port })
     }
 
     /// The packet as it came, with whatever stands behind its end.
@@ -171,7 +165,7 @@ impl<'a> Packet<'a> {
 
     /// Whether it is an IPv4 packet; else it is an IPv6 packet.
     pub const fn is_v4(&self) -> bool {
-        matches!(self.addresses, Addresses::V4 { .. })
+        matches!(self.header, Header::V4(_))
     }
 
     /// Bytes before the payload: the header with its options, or with the extension headers.
@@ -212,19 +206,26 @@ impl<'a> Packet<'a> {
 
     /// Source address.
     pub const fn src(&self) -> IpAddr {
-        match self.addresses {
-            Addresses::V4 { src, .. } => IpAddr::V4(src),
-            Addresses::V6 { src, .. } => IpAddr::V6(src),
+        match self.header {
+            Header::V4([.., a, b, c, d, _, _, _, _]) => IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)),
+            Header::V6([_, _, _, _, _, _, _, _, addresses @ ..]) => v6(addresses.split_at(16).0),
         }
     }
 
     /// Destination address.
     pub const fn dst(&self) -> IpAddr {
-        match self.addresses {
-            Addresses::V4 { dst, .. } => IpAddr::V4(dst),
-            Addresses::V6 { dst, .. } => IpAddr::V6(dst),
+        match self.header {
+            Header::V4([.., a, b, c, d]) => IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)),
+            Header::V6([_, _, _, _, _, _, _, _, addresses @ ..]) => v6(addresses.split_at(16).1),
         }
     }
+}
+
+/// An IPv6 address of 16 bytes.
+const fn v6(bytes: &[u8]) -> IpAddr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(bytes);
+    IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(octets)))
 }
 
 /// What the extension headers of an IPv6 packet lead to.

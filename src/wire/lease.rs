@@ -473,7 +473,7 @@ mod tests {
         }
         assert!(Configuration::decode(br#"{"version":1,"mtu":576,"addresses":["10.0.0.1/24"]}"#).is_ok());
         refused(r#"{"version":1,"mtu":1279,"addresses":["fd00::7/64"]}"#);
-        let many = vec![r#""10.0.0.7/24""#; MAX_ADDRESSES + 1].join(",");
+        let many = [r#""10.0.0.7/24""#; MAX_ADDRESSES + 1].join(",");
         refused(&format!(r#"{{"version":1,"addresses":[{many}]}}"#));
     }
 

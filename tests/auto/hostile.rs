@@ -9,12 +9,10 @@ use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
 use crate::common::wait;
-use crate::common::wire;
+use crate::common::wire::{self, ASK, CONFIGURATION};
 use crate::world::{Vassal, emperor, pings};
 
 const HELLO: u8 = 0x74;
-const ASK: u8 = 0x76;
-const CONFIGURATION: u8 = 0x77;
 const CLAIM: u8 = 0x78;
 
 const V4: u8 = 1;

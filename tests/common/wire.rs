@@ -13,6 +13,9 @@ pub const PACKET: u8 = 0;
 pub const RULES: u8 = 1;
 /// `modifier2` of rules in the form that C doesn't know.
 pub const EXTENDED_RULES: u8 = 0x79;
+/// `modifier2` of a device's question, and of the router's answer.
+pub const ASK: u8 = 0x76;
+pub const CONFIGURATION: u8 = 0x77;
 
 /// A packed rule.
 pub const RULE_LEN: usize = 24;

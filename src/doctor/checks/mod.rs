@@ -1,0 +1,11 @@
+//! The checks: facts in, findings out. They look at nothing themselves.
+
+pub mod access;
+pub mod credentials;
+pub mod kernel;
+pub mod network;
+pub mod placement;
+pub mod plugin;
+pub mod sockets;
+pub mod tun;
+pub mod values;

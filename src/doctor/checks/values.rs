@@ -1,0 +1,73 @@
+//! Values that a start would refuse.
+
+use crate::config::ConfigError;
+use crate::doctor::finding::Finding;
+use crate::doctor::instance::Instance;
+
+/// Each value that can't be used, and whether there is anything to do for the plugin at all. `names` is what is wrong with
+/// the users and groups of leases.
+pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
+    let wrong = instance.errors.iter().chain(names);
+    let mut findings: Vec<Finding> = wrong
+        .map(|error| Finding::wrong(format!("{} = {}", error.option, error.value), error.problem.to_string()))
+        .collect();
+    if findings.is_empty() {
+        let count = instance.reading.values.len();
+        if instance.config.routers.is_empty() && instance.config.devices.is_empty() {
+            findings.push(Finding::wrong(
+                "no tuntap-router and no tuntap-device",
+                "is this the right file, and are the lines in its section [uwsgi]?",
+            ));
+        } else {
+            findings.push(Finding::fine(format!("tuntap-* options: {count}, all values can be used")));
+        }
+    }
+    if let Err(line) = &instance.account {
+        findings.push(Finding::wrong(
+            format!("{line}: not on this machine; uWSGI starts, and ends when it drops its privileges"),
+            "is it misspelt? adduser --system makes a user, addgroup a group",
+        ));
+    }
+    if instance.reading.symbol_is_missing {
+        findings.push(Finding::wrong(
+            format!(
+                "tuntap-use-credentials = {}: no plugin and no library has this symbol",
+                instance.last("tuntap-use-credentials").unwrap_or_default()
+            ),
+            "load what has it, before or behind: plugin = <file>, or dlopen = <file>; C++ and Rust must export it unmangled",
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Severity;
+    use crate::doctor::instance::tests::instance;
+
+    #[test]
+    fn every_wrong_value_has_a_line() {
+        let it = instance(&[("tuntap-router", "emperor0"), ("tuntap-router-firewall-in", "deyn")]);
+        let findings = values(&it, &[]);
+        assert_eq!(findings.len(), 2);
+        assert_eq!(findings[1].what, "tuntap-router-firewall-in = deyn");
+        assert!(findings[1].remedy[0].contains("unknown action"), "{findings:?}");
+    }
+
+    #[test]
+    fn file_without_anything_is_the_wrong_one() {
+        assert_eq!(values(&instance(&[("master", "true")]), &[])[0].severity, Severity::Wrong);
+        assert_eq!(values(&instance(&[("tuntap-device", "uwsgi0")]), &[])[0].severity, Severity::Fine);
+    }
+
+    #[test]
+    fn user_that_is_nobody_is_told() {
+        let it = instance(&[("tuntap-device", "uwsgi0"), ("gid", "nobodies-of-this-name")]);
+        let findings = values(&it, &[]);
+        assert!(
+            findings.iter().any(|finding| finding.what.starts_with("gid = nobodies-of-this-name: not on")),
+            "{findings:?}"
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! What a check says.
+
+use std::fmt;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Fine,
+    /// It works, but something is missing or will go wrong later.
+    Warning,
+    /// It doesn't work.
+    Wrong,
+}
+
+/// One line for the operator, with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found, in one line.
+    pub what: String,
+    /// What mends it, line by line.
+    pub remedy: Vec<String>,
+}
+
+impl Finding {
+    /// All is well.
+    pub fn fine(what: impl Into<String>) -> Self {
+        Self { severity: Severity::Fine, what: what.into(), remedy: Vec::new() }
+    }
+
+    /// Not as it could be.
+    pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::bad(Severity::Warning, what.into(), &remedy.into())
+    }
+
+    /// Must be mended.
+    pub fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::bad(Severity::Wrong, what.into(), &remedy.into())
+    }
+
+    fn bad(severity: Severity, what: String, remedy: &str) -> Self {
+        Self { severity, what, remedy: remedy.lines().map(str::to_owned).collect() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = match self.severity {
+            Severity::Fine => "ok",
+            Severity::Warning => "warning",
+            Severity::Wrong => "WRONG",
+        };
+        write!(formatter, "  {label:<8} {}", self.what)?;
+        self.remedy.iter().try_for_each(|line| write!(formatter, "\n           -> {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedy_stands_below_what_was_found() {
+        assert_eq!(Finding::fine("socket").to_string(), "  ok       socket");
+        let finding = Finding::wrong("no socket", "start it\nor else");
+        assert_eq!(finding.to_string(), "  WRONG    no socket\n           -> start it\n           -> or else");
+    }
+}

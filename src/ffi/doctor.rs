@@ -1,0 +1,131 @@
+//! `tuntap-doctor`: in the uWSGI that the operator starts, the examination; in those that this one starts, one for each
+//! file, the telling of how uWSGI reads the file.
+
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use super::bindings::uwsgi_option;
+use super::guard::{die, guarded};
+use super::host;
+use super::options::{self, OPTIONS};
+use crate::config::{Config, Credentials, OptionName};
+use crate::doctor::{self, Reading, Task};
+use crate::sys::process;
+
+const NAME: &CStr = c"tuntap-doctor";
+
+/// `has_arg` of getopt_long(3).
+const REQUIRED_ARGUMENT: c_int = 1;
+
+/// Its line in the host's table.
+pub const OPTION: uwsgi_option = uwsgi_option {
+    name: NAME.as_ptr().cast_mut(),
+    type_: REQUIRED_ARGUMENT,
+    shortcut: 0,
+    help: c"check a set-up without starting it: say what is wrong and what to do, and end with 1 if anything is, may be repeated (syntax: <ini of a router or vassal>, the Emperor's before those of its vassals)"
+        .as_ptr()
+        .cast_mut(),
+    func: Some(examine_file),
+    data: std::ptr::null_mut(),
+    flags: 0,
+};
+
+/// What this process was started for by another one's examination.
+static TASK: OnceLock<Task> = OnceLock::new();
+
+/// Files to examine, as far as they have come.
+static FILES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// When the plugin is loaded: learns whether this uWSGI was started to read a file only.
+pub fn prepare() {
+    let Ok(task) = process::take_variable(Task::VARIABLE) else { return };
+    let task = Task::parse(&task).unwrap_or_else(|| die(format_args!("{} = {task}: not understood", Task::VARIABLE)));
+    // What the file asks for at the end of the instance (vacuum, exec-atexit) must not be done to one that runs.
+    process::skip_exit_handlers();
+    if task.is_stand_in {
+        host::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
+    }
+    let _ = TASK.set(task);
+}
+
+unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data: *mut c_void) {
+    guarded("tuntap-doctor", || {
+        // SAFETY: the option has an argument, so that it is a NUL-terminated string.
+        let file = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();
+        if let Some(task) = TASK.get() {
+            return tell(task, value);
+        }
+        let mut files = FILES.lock();
+        files.push(file);
+        let wanted = host::options().filter(|(key, _)| *key == NAME).count();
+        if files.len() == wanted {
+            let is_well = doctor::examine(&files, &plugin_file(own_data()), &mut io::stdout().lock());
+            process::exit_at_once(if is_well { 0 } else { 1 });
+        }
+    });
+}
+
+/// Tells how the file was read, once all of it was, and ends.
+fn tell(task: &Task, value: *mut c_char) {
+    // `inherit` adds options behind this one.
+    if host::options().last().is_some_and(|(key, _)| key != NAME) {
+        return host::add_option(NAME, value);
+    }
+    let values = options::values();
+    let credentials = Config::from_options(
+        values
+            .iter()
+            .filter(|(option, _)| *option == OptionName::UseCredentials)
+            .map(|(option, value)| (*option, value.as_str())),
+    );
+    let symbol_is_missing = matches!(
+        credentials.map(|config| config.credentials),
+        Ok(Credentials::Symbol(symbol)) if host::credentials_hook(&symbol).is_none()
+    );
+    let reading = Reading {
+        plugin: plugin_file(own_data()),
+        other_plugin: host::other_plugin(c"tuntap", OPTIONS.as_mut_ptr()).map(plugin_file),
+        is_stand_in: task.is_stand_in,
+        values: values.into_iter().map(|(option, value)| (option.as_str().to_owned(), value)).collect(),
+        options: host::options()
+            .map(|(key, value)| {
+                (key.to_string_lossy().into_owned(), value.unwrap_or_default().to_string_lossy().into_owned())
+            })
+            .collect(),
+        symbol_is_missing,
+    };
+    let written = write(task.descriptor, &reading);
+    process::exit_at_once(if written.is_ok() { 0 } else { 1 });
+}
+
+fn write(descriptor: RawFd, reading: &Reading) -> io::Result<()> {
+    let descriptor = process::adopt_inherited(descriptor).ok_or(io::ErrorKind::NotFound)?;
+    File::from(descriptor).write_all(&serde_json::to_vec(reading)?)
+}
+
+/// Some address within this plugin.
+fn own_data() -> *const c_void {
+    OPTIONS.as_mut_ptr().cast_const().cast()
+}
+
+/// The file that holds something of a plugin: a plugin's own, or uWSGI's binary if the plugin is inside.
+fn plugin_file(data: *const c_void) -> PathBuf {
+    // SAFETY: `Dl_info` is pointers, for which zeros are valid.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: dladdr(3) takes any address, and fills in the structure if it knows it.
+    let is_known = unsafe { libc::dladdr(data, &raw mut found) } != 0;
+    if !is_known || found.dli_fname.is_null() {
+        return PathBuf::new();
+    }
+    // SAFETY: a NUL-terminated path, which lives as long as the file is loaded.
+    let path = unsafe { CStr::from_ptr(found.dli_fname) };
+    let path = PathBuf::from(OsStr::from_bytes(path.to_bytes()));
+    std::path::absolute(&path).unwrap_or(path)
+}

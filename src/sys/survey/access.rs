@@ -1,0 +1,120 @@
+//! What another user may do with files. The kernel is asked as that user, so that access control lists and security
+//! modules have their say.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+
+/// A user with groups, as a process has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// User.
+    pub uid: libc::uid_t,
+    /// Group.
+    pub gid: libc::gid_t,
+    /// Supplementary groups.
+    pub groups: Vec<libc::gid_t>,
+}
+
+/// What somebody wants to do with a file (access(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Read it.
+    Read,
+    /// Write to it; connect to it, if it is a socket.
+    Write,
+}
+
+/// Where a user is stopped on the way to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Barrier {
+    /// The first folder that can't be entered, or the file itself.
+    pub path: PathBuf,
+    /// What the kernel says.
+    pub errno: Errno,
+}
+
+/// Where this process is stopped that wants something of a file; `None` if nowhere.
+pub fn own_barrier(path: &Path, wish: Wish) -> Option<Barrier> {
+    find_barrier(&std::path::absolute(path).ok()?, wish)
+}
+
+/// Where a user is stopped who wants something of a file; `None` if nowhere. Only root can ask for others. The error is
+/// the kernel's refusal to ask.
+pub fn barrier(account: &Account, path: &Path, wish: Wish) -> nix::Result<Option<Barrier>> {
+    let path = std::path::absolute(path).map_err(|_| Errno::EINVAL)?;
+    thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            become_account(account)?;
+            Ok(find_barrier(&path, wish))
+        });
+        asker.join().unwrap_or(Err(Errno::ECHILD))
+    })
+}
+
+fn find_barrier(path: &Path, wish: Wish) -> Option<Barrier> {
+    let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+    folders.reverse();
+    let wanted = match wish {
+        Wish::Read => libc::R_OK,
+        Wish::Write => libc::W_OK,
+    };
+    let steps = folders.into_iter().map(|folder| (folder, libc::X_OK)).chain([(path, wanted)]);
+    steps
+        .map(|(path, mode)| (path, access(path, mode)))
+        .find_map(|(path, result)| result.err().map(|errno| Barrier { path: path.to_owned(), errno }))
+}
+
+/// access(2) asks for the real ids, which are the account's in this thread.
+fn access(path: &Path, mode: libc::c_int) -> nix::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    Errno::result(unsafe { libc::access(path.as_ptr(), mode) }).map(drop)
+}
+
+/// Makes the calling thread, and no other, somebody else for the rest of its life.
+fn become_account(account: &Account) -> nix::Result<()> {
+    // The C library's functions of these names would change all threads.
+    // SAFETY: setgroups(2) reads that many numbers from the list, which lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_setgroups, account.groups.len(), account.groups.as_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: setresgid(2) takes three numbers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, account.gid, account.gid, account.gid) })?;
+    // SAFETY: setresuid(2) takes three numbers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, account.uid, account.uid, account.uid) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn first_closed_door_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("inner");
+        let file = inner.join("file");
+        fs::create_dir(&inner).expect("own folder");
+        fs::write(&file, "").expect("own folder");
+        let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("own file");
+        let stranger = Account { uid: 20001, gid: 20001, groups: vec![20007] };
+        let stopped = |wish| barrier(&stranger, &file, wish).expect("needs root").map(|barrier| barrier.path);
+
+        mode(folder.path(), 0o700);
+        assert_eq!(stopped(Wish::Read).as_deref(), Some(folder.path()));
+        mode(folder.path(), 0o711);
+        mode(&inner, 0o750);
+        assert_eq!(stopped(Wish::Read).as_deref(), Some(inner.as_path()));
+        std::os::unix::fs::chown(&inner, None, Some(20007)).expect("root may");
+        mode(&file, 0o644);
+        assert_eq!(stopped(Wish::Read), None, "a supplementary group lets in");
+        assert_eq!(stopped(Wish::Write).as_deref(), Some(file.as_path()));
+        assert!(nix::unistd::geteuid().is_root(), "the other threads are who they were");
+    }
+}

@@ -1,0 +1,9 @@
+//! What there is on this machine, for the doctor. Nothing here changes anything that lasts.
+
+pub mod access;
+pub mod filter;
+pub mod interface;
+pub mod kernel;
+pub mod listener;
+pub mod network;
+pub mod tun;

@@ -1,0 +1,60 @@
+//! The current network namespace: its interfaces, where they lead, and whether it forwards.
+
+use std::fs;
+
+use ipnet::IpNet;
+
+use crate::sys::netlink::{Netlink, NetlinkError};
+
+/// A network that is reached by an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The network.
+    pub net: IpNet,
+    /// The interface; nothing if a route has several.
+    pub interface: String,
+    /// Whether the interface has an address in it, and not just a route to it.
+    pub is_own: bool,
+}
+
+/// What a router's packets meet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// IPv4 packets are forwarded (`net.ipv4.ip_forward`).
+    pub ipv4: bool,
+    /// IPv6 packets are forwarded (`net.ipv6.conf.all.forwarding`).
+    pub ipv6: bool,
+    /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
+    pub strict_sources: bool,
+    /// Names of all interfaces.
+    pub interfaces: Vec<String>,
+    /// Networks, own ones first.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// Looks around.
+pub fn surroundings() -> Result<Surroundings, NetlinkError> {
+    // The higher one of the two counts (Documentation/networking/ip-sysctl.rst); 2 is loose.
+    let rp_filter = ["all", "default"].map(|name| sysctl(&format!("ipv4/conf/{name}/rp_filter")));
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let name =
+        |index| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone()).unwrap_or_default();
+    let addresses = netlink.addresses()?;
+    let own = addresses.iter().map(|own| (own.address.trunc(), Some(own.index), true));
+    let routes = netlink.routes()?;
+    let routes = routes.iter().map(|route| (route.destination, route.index, false));
+    let neighbours =
+        own.chain(routes).map(|(net, index, is_own)| Neighbour { net, interface: name(index), is_own }).collect();
+    Ok(Surroundings {
+        ipv4: sysctl("ipv4/ip_forward") == Some(1),
+        ipv6: sysctl("ipv6/conf/all/forwarding") == Some(1),
+        strict_sources: rp_filter.contains(&Some(1)) && !rp_filter.contains(&Some(2)),
+        interfaces: links.into_iter().map(|link| link.name).collect(),
+        neighbours,
+    })
+}
+
+fn sysctl(name: &str) -> Option<i32> {
+    fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,15 @@
+//! `tuntap-doctor` on real hosts: set-ups that are well, and every fault made for real.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod world;
+
+mod machine;
+mod network;
+mod pairs;
+mod reading;
+mod running;
+mod sockets;
+mod wellbeing;

@@ -1,0 +1,144 @@
+//! How files are read: as uWSGI reads them, with the plugin that they load.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::common::host::{Host, Subject};
+use crate::world::{HOSTS, ROUTER, VASSAL, World};
+
+#[test]
+fn placeholders_includes_and_conditions_mean_what_they_mean_to_uwsgi() {
+    for host in HOSTS {
+        let world = World::new(host);
+        fs::write(world.path("more.txt"), "tuntap-router-switch = maybe\n").expect("own folder");
+        world.raw_file("inherited.ini", "inherit = {dir}/deeper.ini\n");
+        world.raw_file("deeper.ini", "tuntap-router-max-peers = 0\n");
+        world.raw_file("included.ini", "tuntap-router = %(name)0 {dir}/t.sock\n");
+        let lines = "inherit = {dir}/inherited.ini\nname = emperor\ninclude = {dir}/included.ini\n\
+            for = 1 2\ntuntap-router-firewall-in = deyn%(_)\nendfor =\n\
+            if-env = NOT_SET_IN_ANY_TEST\ntuntap-router-busy-poll = never\nendif =\n\
+            if-plugin = tuntap\ntuntap-router-lease-default = perhaps\nendif =\n";
+        let verdict = world.examine_lines(lines);
+        assert_eq!(verdict.code, Some(1));
+        verdict.has("ok", "device emperor0: free", "");
+        verdict.has("WRONG", "tuntap-router-firewall-in = deyn1", "unknown action");
+        verdict.has("WRONG", "tuntap-router-firewall-in = deyn2", "unknown action");
+        verdict.has("WRONG", "tuntap-router-max-peers = 0", "from 1 to 65536");
+        verdict.has("WRONG", "tuntap-router-lease-default = perhaps", "allow or deny");
+        assert!(!verdict.text.contains("never"), "{}", verdict.text);
+    }
+}
+
+/// Without its last option, the uWSGI that reads the file would start.
+#[test]
+fn block_that_stays_open_starts_nothing() {
+    for host in HOSTS {
+        for block in ["if-env = NOT_SET_IN_ANY_TEST", "for = 1 2", "if-not-exists = /nowhere"] {
+            World::new(host).examine_lines(&format!("{ROUTER}{block}\n")).is_well();
+        }
+    }
+}
+
+#[test]
+fn vassals_get_what_the_emperor_adds() {
+    let world = World::usual();
+    world.raw_file("plugins.ini", &world.plugin());
+    let emperor = world.file(
+        "emperor.ini",
+        &format!("{ROUTER}vassals-include-before = {{dir}}/plugins.ini\nvassal-set = net=uwsgi0 {{dir}}/t.sock\n"),
+    );
+    let vassal = world.raw_file("vassals/app.ini", "jailed = true\ntuntap-device = %(net)\nuid = 20001\n");
+    world.examine(&[&emperor, &vassal]).is_well();
+}
+
+#[test]
+fn c_plugin_in_our_place_is_recognised() {
+    for host in HOSTS {
+        let world = World::new(host);
+        let own = world.in_dir(&world.plugin());
+        let own = own.lines().next().expect("plugins-dir");
+        let c = host.plugin_lines(Subject::C);
+        for lines in [c.clone(), c.replace("plugin = ", "need-plugin = ")] {
+            let file = world.raw_file("file.ini", &format!("{lines}{ROUTER}"));
+            world.examine(&[&file]).is_wrong("plugin = tuntap loads another plugin: ", own);
+        }
+    }
+}
+
+/// Debian's uWSGI looks into its own folder then, which has the C plugin.
+#[test]
+fn plugins_dir_that_is_missing_wrong_or_late_is_recognised() {
+    const C: &str = "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so";
+    let world = World::new(Host::V2_0_21);
+    for (head, remedy) in [
+        ("plugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),
+        ("plugins-dir = /nowhere\nplugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),
+        (
+            format!("plugin = tuntap\n{}", world.plugin().lines().next().expect("plugins-dir")),
+            "move the line plugins-dir up",
+        ),
+    ] {
+        let file = world.raw_file("file.ini", &format!("{head}\n{ROUTER}"));
+        world.examine(&[&file]).is_wrong(C, remedy);
+    }
+}
+
+#[test]
+fn plugin_that_is_loaded_twice_or_needed_is_fine() {
+    for host in HOSTS {
+        let world = World::new(host);
+        let twice = world.plugin() + "plugin = tuntap\n";
+        let needed = world.plugin().replace("plugin = ", "need-plugin = ");
+        for head in [twice, needed] {
+            let file = world.raw_file("file.ini", &format!("{head}{ROUTER}"));
+            world.examine(&[&file]).is_well();
+        }
+    }
+}
+
+#[test]
+fn file_without_the_plugin_is_told() {
+    for host in HOSTS {
+        let world = World::new(host);
+        let file = world.raw_file("file.ini", ROUTER);
+        world.examine(&[&file]).is_wrong("no line loads the plugin", "plugin = tuntap");
+    }
+}
+
+/// A plugin of another build refuses by itself; what it says is passed on.
+#[test]
+fn plugin_of_another_build_is_told() {
+    for host in HOSTS {
+        let world = World::new(host);
+        let file = world.raw_file("file.ini", &format!("{}{ROUTER}", host.other().plugin_lines(Subject::Ours)));
+        world
+            .examine(&[&file])
+            .is_wrong("uWSGI doesn't get through this file", "refused: this plugin was built for uWSGI");
+    }
+}
+
+#[test]
+fn file_that_is_missing_or_not_meant_is_told() {
+    let world = World::usual();
+    world.examine(&["/nowhere/app.ini"]).is_wrong("uWSGI doesn't get through this file", "No such file");
+    world.examine_lines("master = true\n").is_wrong("no tuntap-router and no tuntap-device", "the right file");
+}
+
+/// What everybody else may still read counts, not what root may.
+#[test]
+fn plugin_that_the_vassal_may_not_read_is_told() {
+    let world = World::usual();
+    let closed = world.path("closed");
+    fs::create_dir(&closed).expect("own folder");
+    fs::copy(world.host.plugin(Subject::Ours), closed.join("tuntap_plugin.so")).expect("own folder");
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("own folder");
+    let head = "plugins-dir = {dir}/closed\nplugin = tuntap\n";
+    let emperor = world.file("emperor.ini", ROUTER);
+    let vassal = world.raw_file("vassals/app.ini", &format!("{head}{VASSAL}"));
+    let remedy = format!("chmod o+x {}", closed.display());
+    world.examine(&[&emperor, &vassal]).is_wrong("uid 20001 may not read it", &remedy);
+    fs::set_permissions(&closed, Permissions::from_mode(0o755)).expect("own folder");
+    world.examine(&[&emperor, &vassal]).is_well();
+    fs::set_permissions(&vassal, Permissions::from_mode(0o600)).expect("own file");
+    world.examine(&[&emperor, &vassal]).is_wrong("uid 20001 may not read it", &format!("chmod o+r {vassal}"));
+}

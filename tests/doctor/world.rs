@@ -1,0 +1,212 @@
+//! A host of the test's own, with files that are examined in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use nix::errno::Errno;
+use nix::libc;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule};
+use tempfile::TempDir;
+
+use crate::common::host::{Host, MOUNT, Subject, hosts_dir};
+use crate::common::netns::Netns;
+use crate::common::processes::{Family, VARIABLE};
+
+/// Both hosts, for what depends on them.
+pub const HOSTS: [Host; 2] = [Host::V2_0_21, Host::V2_0_31];
+
+/// A router's file and a vassal's, as the README has them.
+pub const ROUTER: &str = "tuntap-router = emperor0 {dir}/t.sock\n\
+    emperor = {dir}/vassals\nemperor-use-clone = net\nmaster = true\n";
+pub const VASSAL: &str =
+    "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\nuid = 20001\ngid = 20001\nmaster = true\n";
+
+/// What an examination said.
+#[derive(Debug)]
+pub struct Verdict {
+    pub text: String,
+    pub code: Option<i32>,
+}
+
+impl Verdict {
+    pub fn of(output: &Output) -> Self {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Self { text, code: output.status.code() }
+    }
+
+    /// Nothing is wrong, and there is no warning.
+    #[track_caller]
+    pub fn is_well(&self) {
+        assert_eq!((self.code, self.text.lines().last()), (Some(0), Some("nothing is wrong")), "{}", self.text);
+        assert!(!self.text.contains("WRONG"), "{}", self.text);
+    }
+
+    /// This one thing is wrong, and this is to be done.
+    #[track_caller]
+    pub fn is_wrong(&self, what: &str, remedy: &str) {
+        assert_eq!(self.code, Some(1), "{}", self.text);
+        self.has("WRONG", what, remedy);
+        assert_eq!(self.text.matches("  WRONG ").count(), 1, "nothing else is wrong: {}", self.text);
+    }
+
+    /// Nothing is wrong, but this is a warning.
+    #[track_caller]
+    pub fn warns(&self, what: &str, remedy: &str) {
+        assert_eq!(self.code, Some(0), "{}", self.text);
+        self.has("warning", what, remedy);
+        assert_eq!(self.text.matches("  warning ").count(), 1, "no other warning: {}", self.text);
+    }
+
+    #[track_caller]
+    pub fn has(&self, label: &str, what: &str, remedy: &str) {
+        let mut lines =
+            self.text.lines().skip_while(|line| !(line.trim_start().starts_with(label) && line.contains(what)));
+        assert!(lines.next().is_some(), "no line `{label} {what}`: {}", self.text);
+        let found = lines.take_while(|line| line.trim_start().starts_with("->")).any(|line| line.contains(remedy));
+        assert!(found || remedy.is_empty(), "no remedy `{remedy}` behind `{what}`: {}", self.text);
+    }
+}
+
+/// A host that forwards and has a default route, and a folder.
+pub struct World {
+    pub host: Host,
+    pub netns: Netns,
+    dir: TempDir,
+    /// A shell line that runs in the mount namespace of the examination before it.
+    before: String,
+    /// Words before the uWSGI's own command line.
+    wrapper: Vec<String>,
+}
+
+impl World {
+    pub fn new(host: Host) -> Self {
+        let netns = Netns::new();
+        netns.sh("ip link add eth0 type veth peer name eth1");
+        netns.sh("ip addr add 203.0.113.2/24 dev eth0");
+        netns.sh("ip link set eth0 up");
+        netns.sh("ip route add default via 203.0.113.1");
+        let dir = tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("/tmp is writable");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
+        let world = Self { host, netns, dir, before: ":".to_owned(), wrapper: Vec::new() };
+        fs::create_dir(world.path("vassals")).expect("own folder");
+        fs::create_dir(world.in_dir(MOUNT)).expect("own folder");
+        world
+    }
+
+    pub fn usual() -> Self {
+        Self::new(Host::usual())
+    }
+
+    /// A shell line that changes what the examination sees, in a mount namespace of its own.
+    pub fn before(mut self, line: &str) -> Self {
+        self.before = self.in_dir(line);
+        self
+    }
+
+    pub fn wrapper(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn in_dir(&self, text: &str) -> String {
+        text.replace("{dir}", &self.dir.path().to_string_lossy())
+    }
+
+    /// The lines that load the plugin.
+    pub fn plugin(&self) -> String {
+        self.host.plugin_lines(Subject::Ours)
+    }
+
+    /// Writes a file with nothing but these lines.
+    pub fn raw_file(&self, name: &str, lines: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, self.in_dir(&format!("[uwsgi]\n{lines}"))).expect("own folder");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// Writes a file that loads the plugin.
+    pub fn file(&self, name: &str, lines: &str) -> String {
+        self.raw_file(name, &(self.plugin() + lines))
+    }
+
+    /// Examines one file with these lines, which loads the plugin.
+    pub fn examine_lines(&self, lines: &str) -> Verdict {
+        self.examine(&[&self.file("file.ini", lines)])
+    }
+
+    /// Examines an Emperor's file and a vassal's.
+    pub fn examine_pair(&self, emperor: &str, vassal: &str) -> Verdict {
+        self.examine(&[&self.file("emperor.ini", emperor), &self.file("vassals/app.ini", vassal)])
+    }
+
+    /// Examines files, and fails if a process, a file or a device is left behind.
+    #[track_caller]
+    pub fn examine(&self, files: &[&str]) -> Verdict {
+        let before = self.inventory();
+        let family = Family::new();
+        let mut script =
+            self.in_dir(&format!("mount --bind '{}' {MOUNT} && {} && exec", hosts_dir().display(), self.before));
+        for word in &self.wrapper {
+            write!(script, " {word}").expect("a string takes words");
+        }
+        let output = Command::new("timeout")
+            .args(["-s", "KILL", "60", "ip", "netns", "exec", self.netns.name(), "sh", "-c"])
+            .arg(script + " \"$0\" \"$@\"")
+            .args(self.command_line(files))
+            .current_dir(self.dir.path())
+            .env(VARIABLE, family.marker())
+            .output()
+            .expect("timeout can be started");
+        assert!(family.members().is_empty(), "{:?}", family.members());
+        assert_eq!(self.inventory(), before, "an examination leaves nothing behind");
+        Verdict::of(&output)
+    }
+
+    fn command_line(&self, files: &[&str]) -> Vec<String> {
+        let plugins = format!("{MOUNT}/{}/ours", self.host.version());
+        command_line(&self.in_dir(&self.host.mounted_uwsgi().to_string_lossy()), &self.in_dir(&plugins), files)
+    }
+
+    /// All files and network devices.
+    fn inventory(&self) -> (BTreeSet<PathBuf>, String) {
+        let devices = self.netns.sh("ip -o link");
+        let mut files = BTreeSet::new();
+        collect(self.dir.path(), &mut files);
+        (files, devices)
+    }
+}
+
+/// What an operator types.
+pub fn command_line(uwsgi: &str, plugins: &str, files: &[&str]) -> Vec<String> {
+    let mut words: Vec<String> =
+        [uwsgi, "--plugins-dir", plugins, "--plugin", "tuntap"].iter().map(|word| (*word).to_owned()).collect();
+    words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".to_owned(), (*file).to_owned()]));
+    words
+}
+
+fn collect(folder: &Path, files: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("own folder").flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), files);
+        }
+        files.insert(entry.path());
+    }
+}
+
+/// Has a syscall fail in the calling thread and in what it starts, as on a kernel that lacks what it is for.
+pub fn hide(call: libc::c_long, when: Vec<SeccompRule>, errno: Errno) {
+    let answer = SeccompAction::Errno((errno as i32).cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
+    let rules = BTreeMap::from([(call, when)]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).expect("two actions");
+    let program: BpfProgram = filter.try_into().expect("a short filter");
+    seccompiler::apply_filter(&program).expect("a process may filter itself");
+}
