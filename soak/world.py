@@ -128,7 +128,8 @@ class World:
 
     def all_attached(self):
         seen = self.stats()
-        attached = {address for peer in seen["peers"] if peer["attached"] for address in peer["addresses"]} if seen else set()
+        peers = seen["peers"] if seen else []
+        attached = {address for peer in peers if peer["attached"] for address in peer["addresses"]}
         return attached.issuperset(address for pair in VASSALS.values() for address in pair)
 
     def master_of(self, name):

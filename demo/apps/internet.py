@@ -1,7 +1,9 @@
-"""The web server on the internet: its page tells visitors the address that they come from."""
+"""A web server, on some ports of one address: its page tells visitors the address that they come from."""
 
 import http.server
+import socket
 import sys
+import threading
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -13,4 +15,10 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-http.server.ThreadingHTTPServer((sys.argv[1], 80), Page).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+
+
+for port in sys.argv[2:]:
+    server = Server((sys.argv[1], int(port)), Page)
+    threading.Thread(target=server.serve_forever).start()

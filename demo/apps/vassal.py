@@ -1,4 +1,4 @@
-"""The vassals' application: says who it is, or fetches a page from the internet through the tunnel."""
+"""The vassals' application: says who it is, or fetches the page in its query through the tunnel."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import urllib.request
 def application(environ, start_response):
     if environ["PATH_INFO"] == "/fetch":
         try:
-            with urllib.request.urlopen(os.environ["DEMO_FETCH"], timeout=5) as page:
+            with urllib.request.urlopen(environ["QUERY_STRING"], timeout=5) as page:
                 status, answer = "200 OK", {"fetched": page.read().decode()}
         except (urllib.error.URLError, OSError) as error:
             status, answer = "502 Bad Gateway", {"error": str(error)}

@@ -97,7 +97,9 @@ static uint32_t anybody(void)
 static struct in6_addr anybody6(void)
 {
 	uint32_t which = roll(victim6_count + 2);
-	return which < (uint32_t)victim6_count ? victims6[which] : which == (uint32_t)victim6_count ? host6 : peers[roll(peer_count)].own6;
+	if (which < (uint32_t)victim6_count)
+		return victims6[which];
+	return which == (uint32_t)victim6_count ? host6 : peers[roll(peer_count)].own6;
 }
 
 /* One of this peer's network, so that some peers hold more than one. */
