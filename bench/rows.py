@@ -8,8 +8,10 @@ import probes
 
 # A client inside and a server outside.
 ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
+IDLE = ["ours-idle-attached", "c-idle"]
+# Left out of full runs, which take long enough.
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
-IDLE = ["ours-idle", "ours-idle-attached", "c-idle"]
+IDLE_STREAMS = ["ours-idle"]
 # These join two vassals instead of a vassal and its host. Where it isn't routed, nothing but a bridge or the router
 # stands between.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
@@ -51,7 +53,7 @@ class Row:
     subjects: list
     measure: Callable
     is_quick: bool = True
-    # Measured only for those who name them.
+    # Measured only if somebody names subjects, and these among them.
     on_demand: list = field(default_factory=list)
     # Of IP.
     version: int = 4
@@ -121,15 +123,15 @@ def connects(lab, subject, times, version):
 
 
 ROWS = {
-    "tcp-out": Row(ENDS + IDLE, tcp_out, on_demand=LARGE_MTU),
-    "tcp-in": Row(ENDS + IDLE, tcp_in, on_demand=LARGE_MTU),
+    "tcp-out": Row(ENDS + IDLE, tcp_out, on_demand=LARGE_MTU + IDLE_STREAMS),
+    "tcp-in": Row(ENDS + IDLE, tcp_in, on_demand=LARGE_MTU + IDLE_STREAMS),
     "tcp-out-4": Row(ENDS, tcp_out_4, is_quick=False),
     "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
     "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),
-    "udp": Row(ENDS + IDLE, udp),
+    "udp": Row(ENDS + IDLE, udp, on_demand=IDLE_STREAMS),
     "pingpong": Row(ENDS, pingpong),
     # The address that stands for pasta's host answers no echo requests.
-    "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping),
+    "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS),
     "connects": Row(ENDS, connects),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
