@@ -135,7 +135,7 @@ fn setting(
     syntax: &'static str,
     read: impl FnOnce(&str) -> Result<What, Problem>,
 ) -> Result<Setting, Problem> {
-    let (device, word) = parse::for_device(value, syntax)?;
+    let (device, [word]) = parse::for_device(value, syntax)?;
     Ok(Setting { option, value: value.to_owned(), device, what: read(&word)? })
 }
 

@@ -85,13 +85,13 @@ enum Setting {
 
 /// Reads `[<device>] <address>/<prefix length>`.
 pub fn address(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [word]) = split(value, ADDRESS_SYNTAX)?;
+    let (device, [word]) = parse::for_device(value, ADDRESS_SYNTAX)?;
     Ok(HostSetting::new(OptionName::RouterAddress, value, device, Setting::Address(own_address(&word)?)))
 }
 
 /// Reads `[<device>] <interface>`.
 pub fn nat(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [word]) = split(value, NAT_SYNTAX)?;
+    let (device, [word]) = parse::for_device(value, NAT_SYNTAX)?;
     let interface = parse::device_name(&word)?;
     // The first two stand for all interfaces among the kernel's settings, and nothing is beyond the third.
     if matches!(interface.as_str(), "all" | "default" | "lo") {
@@ -102,7 +102,7 @@ pub fn nat(value: &str) -> Result<HostSetting, Problem> {
 
 /// Reads `[<device>] <tcp|udp> <host port> <address>:<port>`.
 pub fn port(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [protocol, port, target]) = split(value, PORT_SYNTAX)?;
+    let (device, [protocol, port, target]) = parse::for_device(value, PORT_SYNTAX)?;
     let protocol = match protocol.as_str() {
         "tcp" => PortProtocol::Tcp,
         "udp" => PortProtocol::Udp,
@@ -124,7 +124,7 @@ pub fn port(value: &str) -> Result<HostSetting, Problem> {
 
 /// Reads `[<device>] <bytes>`.
 pub fn mtu(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [word]) = split(value, MTU_SYNTAX)?;
+    let (device, [word]) = parse::for_device(value, MTU_SYNTAX)?;
     let max = u16::try_from(MAX_PAYLOAD_LEN).unwrap_or(u16::MAX);
     let mtu = u16::try_from(parse::number(&word, MIN_MTU, max.into())?).unwrap_or(max);
     Ok(HostSetting::new(OptionName::RouterMtu, value, device, Setting::Mtu(mtu)))
@@ -132,16 +132,8 @@ pub fn mtu(value: &str) -> Result<HostSetting, Problem> {
 
 /// Reads `[<device>] <address>`.
 pub fn dns(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [word]) = split(value, DNS_SYNTAX)?;
+    let (device, [word]) = parse::for_device(value, DNS_SYNTAX)?;
     Ok(HostSetting::new(OptionName::RouterDns, value, device, Setting::Dns(parse::host(&word)?)))
-}
-
-/// The words of a value, of which the first may be missing.
-fn split<const N: usize>(value: &str, syntax: &'static str) -> Result<(Option<String>, [String; N]), Problem> {
-    let mut words = parse::words(value, syntax)?;
-    let device = if words.len() == N + 1 { Some(parse::device_name(&words.remove(0))?) } else { None };
-    let words = words.try_into().map_err(|_| Problem::Syntax(syntax))?;
-    Ok((device, words))
 }
 
 /// A router's own address in its network.

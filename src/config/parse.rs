@@ -28,13 +28,12 @@ pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> 
     shlex::split(value).ok_or(Problem::Syntax(syntax))
 }
 
-/// A value that may name the device that it is for, and its other word.
-pub fn for_device(value: &str, syntax: &'static str) -> Result<(Option<String>, String), Problem> {
-    match words(value, syntax)?.as_slice() {
-        [word] => Ok((None, word.clone())),
-        [device, word] => Ok((Some(device_name(device)?), word.clone())),
-        _ => Err(Problem::Syntax(syntax)),
-    }
+/// The words of a value, before which the device may be named that it is for.
+pub fn for_device<const N: usize>(value: &str, syntax: &'static str) -> Result<(Option<String>, [String; N]), Problem> {
+    let mut words = words(value, syntax)?;
+    let device = if words.len() == N + 1 { Some(device_name(&words.remove(0))?) } else { None };
+    let words = words.try_into().map_err(|_| Problem::Syntax(syntax))?;
+    Ok((device, words))
 }
 
 /// An address that a host can have.

@@ -128,7 +128,7 @@ fn lost_address_is_named_and_tried_again() {
     });
     let thief = RawPeer::registered(&router.socket(), address, ROUTER);
     thaw(pid);
-    let line = format!("doesn't give back its addresses yet: it refuses {address}: another peer holds it");
+    let line = format!("yet: it refuses {address}: another peer holds it");
     emperor.log.wait_for(&line, wait::LONG);
     drop(thief);
     wait::until_true("it has its address again", wait::LONG, || pings(&net, ROUTER));
