@@ -101,7 +101,7 @@ test:
 	@scripts/setup test
 	@scripts/hosts
 	@$(MAKE) --no-print-directory plugin
-	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
+	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
 # Seconds for each target.
 fuzz: SECONDS ?= 60

@@ -25,12 +25,22 @@ impl EventLoop<'_> {
         // The first one counts, so that nobody can try one name after the other.
         let name = *peer.lease_name.get_or_insert(ask.name);
         let mut told = Configuration::default();
+        let mut shut_out = Vec::new();
         for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
                 None => self.choose(id, family, name),
             };
-            self.tell(&mut told, Wish::Any(family), result);
+            match result {
+                Err(LeaseRefusal::Firewall) => shut_out.push(family),
+                result => self.tell(&mut told, Wish::Any(family), result),
+            }
+        }
+        // A family of which nothing could pass is as good as one that the router doesn't have, beside one that passes.
+        if told.addresses.is_empty() {
+            for family in shut_out {
+                self.tell(&mut told, Wish::Any(family), Err(LeaseRefusal::Firewall));
+            }
         }
         self.send_configuration(id, told);
     }

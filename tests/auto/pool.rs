@@ -3,7 +3,7 @@
 use crate::common::emperor::EmperorIni;
 use crate::common::host::{Host, Subject};
 use crate::common::wait;
-use crate::world::{Vassal, emperor, v4};
+use crate::world::{Vassal, emperor, netns_with_v6, v4, with_v6};
 
 #[test]
 fn third_of_two_addresses_is_refused_with_a_line() {
@@ -17,7 +17,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
     let third = Vassal::auto(&emperor, "c");
     let mark = emperor.log.mark();
     third.add(&emperor);
-    emperor.log.wait_for_since(mark, "tuntap-device uwsgi0: the router at ", wait::LONG);
+    emperor.log.wait_for_since(mark, "tuntap-device uwsgi0: no agreement with the router at ", wait::LONG);
     let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
     emperor.log.wait_for_since(mark, line, wait::LONG);
     emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);
@@ -40,4 +40,18 @@ fn chain_that_lets_nothing_pass_is_named() {
     let emperor = emperor().line("tuntap-router-firewall-out = deny").start();
     Vassal::auto(&emperor, "app").add(&emperor);
     emperor.log.wait_for("it refuses ipv4: the router lets nothing pass from it", wait::LONG);
+}
+
+/// A chain that speaks of IPv4 only denies IPv6, and vassals have IPv4 then.
+#[test]
+fn family_that_the_chain_shuts_out_is_left_out() {
+    let emperor =
+        with_v6(emperor()).line("tuntap-router-firewall-out = allow 192.168.0.0/24 any").start_in(netns_with_v6());
+    emperor.log.wait_for("no tuntap-router-firewall-out is about IPv6: this chain denies all IPv6 packets", wait::LONG);
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    let address = v4(&net);
+    assert!(net.sh("ip -6 -o addr show dev uwsgi0 scope global").is_empty());
+    let stats = emperor.stats();
+    let peer = stats.peer(address).expect("it holds its address");
+    assert_eq!(peer["addresses"].as_array().map(Vec::len), Some(1));
 }
