@@ -149,7 +149,7 @@ fn prefix_of_zero_matches_everything(router: Router) {
 }
 
 /// Options that do not parse, with what must stand in the log beside the option's name.
-const WRONG: [(&str, &str); 17] = [
+const WRONG: [(&str, &str); 22] = [
     ("tuntap-router-firewall-out", "deyn"),
     ("tuntap-router-firewall-out", "deyn 192.168.0.0/24 0.0.0.0"),
     ("tuntap-router-firewall-out", "deny 192.168.0.0/24"),
@@ -158,7 +158,12 @@ const WRONG: [(&str, &str); 17] = [
     ("tuntap-router-firewall-out", "deny 192.168.0.0/x 0.0.0.0"),
     ("tuntap-router-firewall-out", "deny 192.168.0 0.0.0.0"),
     ("tuntap-router-firewall-in", "drop 192.168.0.0/24 0.0.0.0"),
-    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tcp"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tpc"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tcp 0"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tcp 80-79"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 icmp 80"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tcp 80 443"),
+    ("tuntap-router-firewall-in", "deny 192.168.0.0/24 fd00:77::/64"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24 10.0.0.1"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24 10.0.0.1:99999"),

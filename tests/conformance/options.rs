@@ -202,7 +202,7 @@ fn help_tells_the_syntax(router: Router) {
     let help = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     for (option, syntax) in [
         ("--tuntap-router ", "<device> <socket> [stats] [gateway]"),
-        ("--tuntap-device ", "<device>[ <socket>]"),
+        ("--tuntap-device ", "<device>[ <socket>"),
         ("--tuntap-use-credentials", ""),
         ("--tuntap-router-firewall-in", "<src"),
         ("--tuntap-router-firewall-out", "<src"),

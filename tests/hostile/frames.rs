@@ -53,7 +53,8 @@ fn frames_of_every_kind_and_little_length() {
     let mut watch = Watch::start().allowing_lines(MANY_LINES);
     watch.endure("short frames", |watch| {
         let emperor = &watch.emperor;
-        for modifier2 in (0..=u8::MAX).filter(|kind| *kind != wire::RULES) {
+        // Rules that are none end their peer.
+        for modifier2 in (0..=u8::MAX).filter(|kind| ![wire::RULES, wire::EXTENDED_RULES].contains(kind)) {
             let mut peer = emperor.connect();
             for length in (1..=40).chain([100, 1500, MAX_PAYLOAD]) {
                 peer.send_bytes(&wire::frame(modifier2, &vec![modifier2; length]));
