@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{Group, User, geteuid};
 
-use super::checks::{access, credentials, kernel, network, placement, plugin, sockets, tun, values};
+use super::checks::{access, credentials, filter, kernel, network, placement, plugin, sockets, tun, values};
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
@@ -87,9 +87,7 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         ));
         let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
         findings.extend(network::forwarding(instance, &surroundings));
-        let devices: Vec<String> = instance.config.routers.iter().map(|router| router.device.clone()).collect();
-        let chains = survey::filter::dropping_chains(&devices).map_err(|errno| errno.to_string());
-        findings.extend(network::filter(instance, &chains));
+        findings.extend(filter::filter(instance, &survey::filter::filters(), surroundings.as_ref().ok()));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));

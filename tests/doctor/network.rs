@@ -1,12 +1,6 @@
 //! The way to the rest of the world.
 
-use std::panic::resume_unwind;
-
-use nix::errno::Errno;
-use nix::libc;
-use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
-
-use crate::world::{ROUTER, World, hide};
+use crate::world::{ROUTER, World};
 
 #[test]
 fn forwarding_that_is_off_is_told() {
@@ -31,38 +25,6 @@ fn strict_sources_are_a_warning_where_there_is_a_gateway() {
     world.examine_lines(ROUTER).is_well();
     let gateway = "tuntap-router = emperor1 {dir}/u.sock \"\" 127.0.0.1:999\n";
     world.examine_lines(&format!("{ROUTER}{gateway}")).warns("rp_filter is strict", "rp_filter=2");
-}
-
-#[test]
-fn filter_that_drops_what_is_forwarded_is_told() {
-    for (program, table, remedy) in [
-        ("iptables-nft", "ip filter", "iptables -I FORWARD -i emperor0 -j ACCEPT"),
-        ("iptables-legacy", "iptables-legacy filter", "iptables-legacy -I FORWARD -i emperor0 -j ACCEPT"),
-    ] {
-        let world = World::usual();
-        world.netns.sh(&format!("{program} -P FORWARD ACCEPT"));
-        world.examine_lines(ROUTER).is_well();
-        world.netns.sh(&format!("{program} -P FORWARD DROP"));
-        world.netns.sh(&format!("{program} -A FORWARD -i emperor01 -j ACCEPT"));
-        world.examine_lines(ROUTER).is_wrong(&format!("{table}, chain FORWARD: drops what is forwarded"), remedy);
-        // The remedy, as an operator would copy it.
-        world.netns.sh(&format!("{program} -I FORWARD -i emperor0 -j ACCEPT"));
-        world.examine_lines(ROUTER).is_well();
-    }
-}
-
-#[test]
-fn nftables_chain_that_drops_what_is_forwarded_is_told() {
-    let world = World::usual();
-    world.netns.sh("nft add table inet firewall");
-    world.netns.sh("nft add chain inet firewall forward { type filter hook forward priority 0 ; policy drop ; }");
-    let verdict = world.examine_lines(ROUTER);
-    verdict.is_wrong(
-        "inet firewall, chain forward: drops what is forwarded",
-        "nft insert rule inet firewall forward iifname emperor0 accept",
-    );
-    world.netns.sh("nft insert rule inet firewall forward iifname emperor0 accept");
-    world.examine_lines(ROUTER).is_well();
 }
 
 const NAT: &str = "tuntap-router-address = 192.168.0.1/24\ntuntap-router-nat = eth0\n";
@@ -98,22 +60,4 @@ fn forwarding_of_ipv6_is_its_own_matter() {
     let verdict = world.examine_lines(&format!("{ROUTER}tuntap-router-address = fd00:1::1/64\n"));
     verdict.is_wrong("net.ipv6.conf.all.forwarding is off", "net.ipv6.conf.all.forwarding=1");
     verdict.has("warning", "no default route for IPv6", "ip -6 route add default");
-}
-
-#[test]
-fn packet_filter_that_is_needed_and_missing_is_told() {
-    // A thread of its own, since no filter can be taken off again.
-    let examined = std::thread::spawn(|| {
-        let is = |argument, value| {
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).expect("an argument")
-        };
-        let family = is(0, u64::try_from(libc::AF_NETLINK).expect("positive"));
-        let protocol = is(2, u64::try_from(libc::NETLINK_NETFILTER).expect("positive"));
-        let sockets = SeccompRule::new(vec![family, protocol]).expect("two conditions");
-        hide(libc::SYS_socket, vec![sockets], Errno::EPROTONOSUPPORT);
-        let world = World::usual();
-        world.examine_lines(ROUTER).warns("packet filters: can't be read", "nf_tables");
-        world.examine_lines(&format!("{ROUTER}{NAT}")).is_wrong("packet filters: can't be read", "modprobe nf_tables");
-    });
-    examined.join().unwrap_or_else(|panic| resume_unwind(panic));
 }

@@ -2,10 +2,10 @@
 
 use ipnet::IpNet;
 
+use super::filter::speaks;
 use crate::config::RouterSpec;
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
-use crate::sys::survey::filter::DroppingChain;
 use crate::sys::survey::network::{Neighbour, Surroundings};
 
 /// Whether the host passes on what comes from the vassals of a router's instance. The error says why nobody knows.
@@ -37,12 +37,6 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> 
         findings.extend(router.addresses.iter().filter_map(|own| overlap(router, own, found)));
     }
     findings
-}
-
-/// Whether packets of a family come from a router's vassals, as far as its file tells.
-fn speaks(router: &RouterSpec, is_ipv6: bool) -> bool {
-    let is_of_family = |net: &IpNet| matches!(net, IpNet::V6(_)) == is_ipv6;
-    if router.addresses.is_empty() { !is_ipv6 } else { router.addresses.iter().any(is_of_family) }
 }
 
 fn family_forwarding(instance: &Instance, routers: &[&RouterSpec], is_on: bool, sysctl: &str) -> Finding {
@@ -108,71 +102,6 @@ fn overlap(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Fin
     } else {
         Finding::wrong(format!("{option}: overlaps with {place}"), remedy)
     })
-}
-
-/// Whether packet filters let pass what comes from a router's device and goes to it. `chains` are those that drop what no
-/// rule accepts; the error says why they can't be read.
-pub fn filter(instance: &Instance, chains: &Result<Vec<DroppingChain>, String>) -> Vec<Finding> {
-    let routers = &instance.config.routers;
-    let chains = match chains {
-        Ok(chains) => chains,
-        Err(reason) => {
-            let what = format!("packet filters: can't be read: {reason}");
-            let needs_table = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
-            return vec![if needs_table {
-                Finding::wrong(
-                    what,
-                    "tuntap-router-nat and -port need root, and nf_tables: modprobe nf_tables nft_nat nft_masq",
-                )
-            } else {
-                Finding::warning(what, "run this check as root; a kernel without nf_tables has none to read")
-            }];
-        }
-    };
-    let is_open = |chain: &DroppingChain, device: &str| {
-        chain.named.iter().any(|name| name == device)
-            || instance.hooks_mention(&["FORWARD", device])
-            || instance.hooks_mention(&["forward", device])
-    };
-    let closed = routers.iter().flat_map(|router| {
-        let device = router.device.as_str();
-        let concerned = |chain: &&DroppingChain| match chain.table.split_once(' ') {
-            Some(("ip6", _)) => speaks(router, true),
-            Some(("inet", _)) => true,
-            _ => speaks(router, false),
-        };
-        let closed = chains.iter().filter(concerned).filter(move |chain| !is_open(chain, device));
-        closed.map(move |chain| closed_chain(chain, device))
-    });
-    let mut findings: Vec<Finding> = closed.collect();
-    if findings.is_empty() {
-        findings.push(Finding::fine("packet filters: none drops all that is forwarded"));
-    }
-    findings
-}
-
-fn closed_chain(chain: &DroppingChain, device: &str) -> Finding {
-    let DroppingChain { table, name, .. } = chain;
-    let what = format!("{table}, chain {name}: drops what is forwarded, and none of its rules names {device}");
-    let remedy = match table.as_str() {
-        "iptables-legacy filter" => both_ways("iptables-legacy", device),
-        "ip filter" if name == "FORWARD" => both_ways("iptables", device),
-        "ip6 filter" if name == "FORWARD" => both_ways("ip6tables", device),
-        _ => format!(
-            "nft insert rule {table} {name} iifname {device} accept\n\
-             nft insert rule {table} {name} oifname {device} ct state established,related accept\n\
-             (firewalld: firewall-cmd --zone=trusted --add-interface={device})"
-        ),
-    };
-    Finding::wrong(what, remedy)
-}
-
-fn both_ways(program: &str, device: &str) -> String {
-    format!(
-        "{program} -I FORWARD -i {device} -j ACCEPT\n\
-         {program} -I FORWARD -o {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         (ufw: ufw route allow in on {device})"
-    )
 }
 
 #[cfg(test)]
@@ -261,29 +190,5 @@ mod tests {
         let missing = worst(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth7")], open());
         assert_eq!(missing.severity, Severity::Wrong);
         assert!(missing.remedy[0].contains("eth0"), "{missing:?}");
-    }
-
-    #[test]
-    fn dropping_chain_must_name_the_device() {
-        let chain = |named: &[&str]| DroppingChain {
-            table: "ip filter".to_owned(),
-            name: "FORWARD".to_owned(),
-            named: named.iter().map(|name| (*name).to_owned()).collect(),
-        };
-        let verdict =
-            |lines: &[(&str, &str)], chains: Vec<DroppingChain>| filter(&instance(lines), &Ok(chains))[0].clone();
-        assert_eq!(verdict(&[ROUTER], Vec::new()).severity, Severity::Fine);
-        assert_eq!(verdict(&[ROUTER], vec![chain(&["emperor0"])]).severity, Severity::Fine);
-        let own = ("exec-as-root", "iptables -I FORWARD -i emperor0 -j ACCEPT");
-        assert_eq!(verdict(&[ROUTER, own], vec![chain(&[])]).severity, Severity::Fine);
-        let closed = verdict(&[ROUTER], vec![chain(&[])]);
-        assert_eq!(closed.severity, Severity::Wrong);
-        assert_eq!(closed.remedy[0], "iptables -I FORWARD -i emperor0 -j ACCEPT");
-        let ip6 = DroppingChain { table: "ip6 filter".to_owned(), ..chain(&[]) };
-        assert_eq!(verdict(&[ROUTER], vec![ip6.clone()]).severity, Severity::Fine, "no IPv6, as far as is known");
-        assert_eq!(verdict(&[ROUTER, ADDRESS6], vec![ip6]).severity, Severity::Wrong);
-        let unreadable = |lines: &[(&str, &str)]| filter(&instance(lines), &Err("EPERM".to_owned()))[0].severity;
-        assert_eq!(unreadable(&[ROUTER]), Severity::Warning);
-        assert_eq!(unreadable(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth0")]), Severity::Wrong);
     }
 }
