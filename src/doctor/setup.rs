@@ -87,6 +87,10 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         ));
         let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
         findings.extend(network::forwarding(instance, &surroundings));
+        let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
+        findings.extend(network::shared_networks(instance, &others));
+        let vassals: Vec<&Instance> = others.into_iter().filter(|other| meets(instance, other)).collect();
+        findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
         findings.extend(filter::filter(instance, &survey::filter::filters(), surroundings.as_ref().ok()));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
@@ -137,6 +141,9 @@ fn of_routers(instance: &Instance) -> Vec<Finding> {
         let is_running =
             matches!(&found, Listener::Listening(process) if holders.iter().any(|holder| holder.pid == process.pid));
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
+        if !is_running {
+            findings.extend(network::table(router, survey::network::table_is_taken));
+        }
         findings.push(sockets::router(&router.socket, &found, unwritable(&router.socket).as_ref(), is_running));
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
