@@ -9,6 +9,7 @@ mod world;
 
 mod auto;
 mod credentials;
+mod doctor;
 mod firewall;
 mod ipv6;
 mod leases;

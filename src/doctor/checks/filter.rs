@@ -30,10 +30,10 @@ impl Way {
     }
 }
 
-/// Whether a packet of each kind passes all filters. `found` tells where packets go.
-pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surroundings>) -> Vec<Finding> {
+/// Whether a packet of each kind passes all filters. `found` tells where packets go. Only root may read filters.
+pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surroundings>, is_root: bool) -> Vec<Finding> {
     let routers = &instance.config.routers;
-    let mut findings: Vec<Finding> = unread(filters, routers).into_iter().collect();
+    let mut findings: Vec<Finding> = unread(filters, routers, is_root).into_iter().collect();
     let count = findings.len();
     for router in routers {
         for chain in &filters.chains {
@@ -57,13 +57,13 @@ pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surrounding
     findings
 }
 
-fn unread(filters: &Filters, routers: &[RouterSpec]) -> Option<Finding> {
+fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Finding> {
     if filters.unread.is_empty() {
         return None;
     }
     let what = format!("packet filters: can't be read: {}", filters.unread.join("; "));
     let needs_table = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
-    Some(if needs_table && filters.lacks_nftables {
+    Some(if is_root && needs_table && filters.lacks_nftables {
         let remedy = "tuntap-router-nat and -port need root, and nf_tables: modprobe nf_tables nft_nat nft_masq";
         Finding::wrong(what, remedy)
     } else {
@@ -194,7 +194,7 @@ mod tests {
     const PORT: (&str, &str) = ("tuntap-router-port", "tcp 8080 192.168.0.2:80");
 
     fn verdicts(lines: &[(&str, &str)], chains: Vec<ForwardChain>) -> Vec<Finding> {
-        filter(&instance(lines), &Filters { chains, ..Filters::default() }, None)
+        filter(&instance(lines), &Filters { chains, ..Filters::default() }, None, true)
     }
 
     fn verdict(lines: &[(&str, &str)], chain: ForwardChain) -> Finding {
@@ -253,7 +253,7 @@ mod tests {
     fn filters_that_cannot_be_read_are_told() {
         let filters =
             |lacks_nftables| Filters { unread: vec!["EPERM".to_owned()], lacks_nftables, ..Filters::default() };
-        let worst = |lines, lacks| filter(&instance(lines), &filters(lacks), None)[0].severity;
+        let worst = |lines, lacks| filter(&instance(lines), &filters(lacks), None, true)[0].severity;
         assert_eq!(worst(&[ROUTER], true), Severity::Warning);
         assert_eq!(worst(&[ROUTER, ADDRESS, NAT], true), Severity::Wrong);
         assert_eq!(worst(&[ROUTER, ADDRESS, NAT], false), Severity::Warning, "the older one isn't needed");

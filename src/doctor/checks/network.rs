@@ -164,7 +164,7 @@ pub fn orphaned_ports(instance: &Instance, leases: &[Lease], vassals: &[&Instanc
     let is_orphan = |address: &IpAddr| {
         let is_leased = leases.iter().any(|lease| lease.prefix.contains(address));
         let may_be_taken = instance.config.lease_default.map_or(leases.is_empty(), |it| it == Uncovered::Allow);
-        !is_leased && !fixed.contains(address) && !(may_be_taken && vassals.is_empty())
+        !(is_leased || fixed.contains(address) || (may_be_taken && vassals.is_empty()))
     };
     let mut targets: Vec<IpAddr> = Vec::new();
     for mapping in instance.config.routers.iter().flat_map(|router| &router.ports) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use ipnet::IpNet;
+use nix::unistd::geteuid;
 
 use super::access::{Wish, own_barrier};
 use crate::sys::netlink::nftables::Nftables;
@@ -32,7 +33,7 @@ pub struct Surroundings {
     /// New devices may forward IPv4, or IPv6, by a setting of their own or because all do. Of this, interfaces that are
     /// there already may be an exception.
     pub settings_may_stay: [bool; 2],
-    /// Why the settings can't be changed, if they can't.
+    /// Why the settings can't be changed, if not even root can.
     pub locked: Option<String>,
     /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
     pub strict_sources: bool,
@@ -65,7 +66,9 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
             // Since Linux 6.17 each interface has a setting of its own.
             sysctl("ipv6/conf/default/force_forwarding").or_else(|| sysctl("ipv6/conf/all/forwarding")) == Some(1),
         ],
-        locked: own_barrier(Path::new("/proc/sys/net/ipv4/ip_forward"), Wish::Write).map(|it| it.errno.to_string()),
+        locked: own_barrier(Path::new("/proc/sys/net/ipv4/ip_forward"), Wish::Write)
+            .filter(|_| geteuid().is_root())
+            .map(|barrier| barrier.errno.to_string()),
         strict_sources: rp_filter.contains(&Some(1)) && !rp_filter.contains(&Some(2)),
         interfaces: links.into_iter().map(|link| link.name).collect(),
         neighbours,
