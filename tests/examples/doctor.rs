@@ -12,7 +12,7 @@ use crate::world::World;
 
 /// Examines files and fails if anything is wrong; the warnings.
 #[track_caller]
-fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
+pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
     let (uwsgi, plugins) = (example.uwsgi(), example.plugins());
     let mut words: Vec<OsString> =
         [uwsgi.as_os_str(), OsStr::new("--plugins-dir"), plugins.as_os_str()].map(Into::into).into();

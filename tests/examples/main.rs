@@ -17,6 +17,7 @@ mod long;
 mod minimal;
 mod no_emperor;
 mod ports;
+mod readme;
 mod services;
 mod stats;
 mod two_hosts;
