@@ -93,7 +93,8 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
         findings.extend(network::forwarding(instance, &surroundings));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
-        findings.extend(network::shared_networks(instance, &others));
+        let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
+        findings.extend(network::shared_networks(instance, &earlier));
         let vassals: Vec<&Instance> = others.into_iter().filter(|other| meets(instance, other)).collect();
         findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
         findings.extend(filter::filter(

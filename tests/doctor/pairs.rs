@@ -113,8 +113,7 @@ fn two_routers_need_two_networks() {
     let (one, two) = (router("tt0", "10.0.0.1/24"), router("tt1", "10.0.1.1/24"));
     world.examine(&[&one, &two]).is_well();
     let two = router("tt1", "10.0.0.129/25");
-    let verdict = world.examine(&[&one, &two]);
-    verdict.has("WRONG", "tuntap-router-address 10.0.0.129/25: a router of ", "another network");
+    world.examine(&[&one, &two]).is_wrong("tuntap-router-address 10.0.0.129/25: a router of ", "another network");
 }
 
 #[test]

@@ -40,19 +40,15 @@ pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surrounding
             findings.extend(judge(instance, router, chain, found));
         }
     }
-    if findings.len() == count && !(filters.lacks_nftables && filters.chains.is_empty()) {
+    if findings.len() == count && !filters.read.is_empty() {
         let devices: Vec<&str> = routers.iter().map(|router| router.device.as_str()).collect();
-        findings.push(Finding::fine(match filters.chains.len() {
-            0 => "packet filters: no chain sees what is forwarded".to_owned(),
-            1 => format!(
-                "packet filters: the chain that sees what is forwarded lets pass what {} needs",
-                devices.join(", ")
-            ),
-            some => format!(
-                "packet filters: the {some} chains that see what is forwarded let pass what {} needs",
-                devices.join(", ")
-            ),
-        }));
+        let devices = devices.join(", ");
+        let what = match filters.chains.len() {
+            0 => "no chain sees what is forwarded".to_owned(),
+            1 => format!("the chain that sees what is forwarded lets pass what {devices} needs"),
+            some => format!("the {some} chains that see what is forwarded let pass what {devices} needs"),
+        };
+        findings.push(Finding::fine(format!("packet filters ({}): {what}", filters.read.join(", "))));
     }
     findings
 }
@@ -194,7 +190,7 @@ mod tests {
     const PORT: (&str, &str) = ("tuntap-router-port", "tcp 8080 192.168.0.2:80");
 
     fn verdicts(lines: &[(&str, &str)], chains: Vec<ForwardChain>) -> Vec<Finding> {
-        filter(&instance(lines), &Filters { chains, ..Filters::default() }, None, true)
+        filter(&instance(lines), &Filters { chains, read: vec!["nf_tables"], ..Filters::default() }, None, true)
     }
 
     fn verdict(lines: &[(&str, &str)], chain: ForwardChain) -> Finding {
@@ -209,7 +205,8 @@ mod tests {
     fn all_ways_must_be_open() {
         let (out, back) = (accept(&[came_by("emperor0")]), accept(&[leaves_by("emperor0"), state(ESTABLISHED)]));
         let port = accept(&[leaves_by("emperor0"), diverted()]);
-        assert_eq!(verdicts(&[ROUTER], Vec::new())[0].severity, Severity::Fine);
+        let fine = &verdicts(&[ROUTER], Vec::new())[0];
+        assert_eq!(*fine, Finding::fine("packet filters (nf_tables): no chain sees what is forwarded"));
         let closed = verdict(&[ROUTER], chain(true, Vec::new()));
         assert_eq!(closed.severity, Severity::Wrong);
         assert_eq!(closed.what, "ip filter, chain FORWARD: drops what comes from emperor0 and answers to emperor0");
@@ -257,5 +254,10 @@ mod tests {
         assert_eq!(worst(&[ROUTER], true), Severity::Warning);
         assert_eq!(worst(&[ROUTER, ADDRESS, NAT], true), Severity::Wrong);
         assert_eq!(worst(&[ROUTER, ADDRESS, NAT], false), Severity::Warning, "the older one isn't needed");
+        assert_eq!(
+            filter(&instance(&[ROUTER]), &filters(true), None, true).len(),
+            1,
+            "nothing is fine that wasn't seen"
+        );
     }
 }

@@ -235,9 +235,11 @@ impl<S: Lookup> Reader<'_, S> {
 
     fn look_up(&mut self, data: &[u8]) -> Step {
         let loaded = self.loaded(big_endian(data, 2));
-        let elements = self.sets.elements(&string(data, 1));
         let destination = big_endian(data, 3);
         let unknown = || Test::Other(loaded.word());
+        // A list of addresses may be long, and says nothing here.
+        let is_needed = !matches!(loaded, Loaded::Other(_)) || destination == Some(VERDICT_REGISTER);
+        let elements = is_needed.then(|| self.sets.elements(&string(data, 1))).flatten();
         let Some(elements) = elements else {
             self.condition(unknown(), false);
             return match destination {

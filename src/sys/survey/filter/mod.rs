@@ -110,26 +110,37 @@ pub enum Verdict {
 pub struct Filters {
     /// The chains.
     pub chains: Vec<ForwardChain>,
+    /// What was read.
+    pub read: Vec<&'static str>,
     /// What couldn't be read, and why.
     pub unread: Vec<String>,
     /// Whether that of nf_tables is among it.
     pub lacks_nftables: bool,
 }
 
+/// What the kernel calls the filter of nft and of today's iptables.
+const NFTABLES: &str = "nf_tables";
+
 /// Reads all of them: those of nf_tables, which nft and today's iptables make, and those of the older iptables and
 /// ip6tables.
 pub fn filters() -> Filters {
     let mut found = Filters::default();
     match nftables::chains() {
-        Ok(chains) => found.chains = chains,
+        Ok(chains) => {
+            found.chains = chains;
+            found.read.push(NFTABLES);
+        }
         Err(errno) => {
-            found.unread.push(format!("nf_tables: {errno}"));
+            found.unread.push(format!("{NFTABLES}: {errno}"));
             found.lacks_nftables = true;
         }
     }
     for family in [legacy::IPV4, legacy::IPV6] {
         match legacy::chain(&family) {
-            Ok(chain) => found.chains.extend(chain),
+            Ok(chain) => {
+                found.chains.extend(chain);
+                found.read.push(family.program);
+            }
             Err(errno) => found.unread.push(format!("{}: {errno}", family.program)),
         }
     }
