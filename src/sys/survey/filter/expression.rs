@@ -244,7 +244,10 @@ impl<S: Lookup> Reader<'_, S> {
             self.condition(unknown(), false);
             return match destination {
                 Some(VERDICT_REGISTER) => Step::Verdict(Verdict::Other("a map".to_owned())),
-                _ => Step::On,
+                _ => {
+                    self.load(data, 3, Loaded::Other("a map".to_owned()));
+                    Step::On
+                }
             };
         };
         // The keys of a set with ranges are their ends.
@@ -257,9 +260,9 @@ impl<S: Lookup> Reader<'_, S> {
                 let case = |element: &Element| Some((test(element), element.verdict.clone()?));
                 Step::Map(elements.iter().filter_map(case).collect())
             }
-            Some(register) => {
+            Some(_) => {
                 self.condition(unknown(), false);
-                self.registers.insert(register, Loaded::Other("a map".to_owned()));
+                self.load(data, 3, Loaded::Other("a map".to_owned()));
                 Step::On
             }
             None => {
