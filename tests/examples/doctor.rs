@@ -2,17 +2,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::netns::Net;
+use crate::common::probe::{is_cut_off, is_reachable};
 use crate::credentials::with_hook;
-use crate::example::{Example, examples};
-use crate::world::World;
+use crate::example::{Example, answer_of, examples, net_of, wait_for_answer};
+use crate::world::{HOST, HOST_V6, INTERNET, INTERNET_V6, World};
 
-/// Examines files and fails if anything is wrong; the warnings.
-#[track_caller]
-pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
+/// Examines files: whether nothing is wrong, and what was said.
+fn examine(example: &Example, net: &Net, files: &[PathBuf]) -> (bool, String) {
     let (uwsgi, plugins) = (example.uwsgi(), example.plugins());
     let mut words: Vec<OsString> =
         [uwsgi.as_os_str(), OsStr::new("--plugins-dir"), plugins.as_os_str()].map(Into::into).into();
@@ -20,12 +21,15 @@ pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> 
     words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".into(), file.clone().into_os_string()]));
     let words: Vec<&str> = words.iter().map(|word| word.to_str().expect("plain names")).collect();
     let output = net.output(&words);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && text.contains("\nnothing is wrong"),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+/// Examines files and fails if anything is wrong; the warnings.
+#[track_caller]
+pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
+    let (is_well, text) = examine(example, net, files);
+    assert!(is_well && text.contains("\nnothing is wrong"), "{text}");
     text.lines().filter_map(|line| line.strip_prefix("  warning  ")).map(str::to_owned).collect()
 }
 
@@ -111,4 +115,41 @@ fn nothing_is_wrong_with_the_demo() {
         files.push(file);
     }
     assert_eq!(warnings(&example, &world.host, &files), Vec::<String>::new());
+}
+
+/// The remedies of the doctor let pass what they say, seen by packets.
+#[test]
+fn host_that_drops_what_is_forwarded_is_mended_by_the_remedies() {
+    let world = world();
+    let programs = ["iptables", "ip6tables"];
+    for program in programs {
+        world.host.sh(&format!("{program} -P FORWARD DROP"));
+    }
+    let example = Example::copy("ports");
+    let emperor = example.start(&world.host, "emperor.ini");
+    let app = [IpAddr::from([192, 168, 0, 2]), IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, 2])];
+    app.into_iter().for_each(|address| wait_for_answer(&world.host, address, 20001));
+    let net = net_of(&emperor, "app.ini");
+    let ways: [(IpAddr, IpAddr); 2] = [(INTERNET.into(), HOST.into()), (INTERNET_V6.into(), HOST_V6.into())];
+    for (internet, host) in ways {
+        assert!(is_cut_off(&net, internet));
+        assert_eq!(answer_of(&world.internet, host, 8081), "");
+    }
+    let files = ini_files(&example.root());
+    let (is_well, text) = examine(&example, &world.host, &files);
+    assert!(!is_well, "{text}");
+    let remedies: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("-> "))
+        .filter(|line| programs.iter().any(|program| line.starts_with(&format!("{program} -I FORWARD "))))
+        .collect();
+    assert_eq!(remedies.len(), 6, "three for each version: {text}");
+    for remedy in remedies {
+        world.host.sh(remedy);
+    }
+    assert_eq!(warnings(&example, &world.host, &files), Vec::<String>::new());
+    for (internet, host) in ways {
+        assert!(is_reachable(&net, internet));
+        assert!(answer_of(&world.internet, host, 8081).starts_with("uid 20001 on "));
+    }
 }
