@@ -145,6 +145,12 @@ impl Nftables {
         self.0.batch(batch.collect(), || format!("nftables: removing {}", names.join(", ")))
     }
 
+    /// Whether somebody else has a table of this name, so that [`Self::replace`] would fail for another process.
+    pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
+        let is_taken = |table: &Existing| table.name == name && (table.owner.is_some() || !table.is_marked);
+        Ok(self.tables()?.iter().any(is_taken))
+    }
+
     /// All tables of the family `inet`.
     fn tables(&mut self) -> Result<Vec<Existing>, NetlinkError> {
         let message = inet(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }));
