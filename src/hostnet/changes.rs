@@ -10,6 +10,10 @@ use crate::sys::sysctl::{ALL, Setting, Sysctl};
 pub(super) const OFF: i32 = 0;
 pub(super) const ON: i32 = 1;
 
+/// Most interfaces that one setting of all others is about. The changes pass to the next image by its environment, where a
+/// variable may have 128 KiB.
+pub(super) const MAX_INTERFACES: usize = 256;
+
 /// A value that something shall have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -22,6 +26,15 @@ pub struct Wanted {
 impl Wanted {
     pub(super) fn on(interface: &str, setting: Setting) -> Self {
         Self { sysctl: Sysctl::new(interface, setting), value: ON, instead_of: None }
+    }
+
+    /// Whether it isn't so, and may be made so.
+    pub fn is_due(&self) -> bool {
+        self.sysctl.read().is_ok_and(|value| self.is_instead_of(value))
+    }
+
+    fn is_instead_of(&self, value: i32) -> bool {
+        value != self.value && self.instead_of.is_none_or(|needed| needed == value)
     }
 
     /// Whether it is a setting of this interface.
@@ -64,9 +77,9 @@ impl Changes {
 
     /// Makes one more, or makes it again.
     pub fn make(&mut self, wanted: &Wanted, logger: Logger) -> io::Result<()> {
-        let Wanted { sysctl, value, instead_of } = wanted;
+        let Wanted { sysctl, value, .. } = wanted;
         let before = sysctl.read()?;
-        if before == *value || instead_of.is_some_and(|needed| needed != before) {
+        if !wanted.is_instead_of(before) {
             return Ok(());
         }
         let change = Change {
@@ -132,7 +145,7 @@ impl Sysctl {
             return Vec::new();
         }
         let is_on = |name: &String| Self::new(name, self.setting).read().is_ok_and(|value| value == ON);
-        self.setting.interfaces().into_iter().filter(is_on).collect()
+        self.setting.interfaces().into_iter().filter(is_on).take(MAX_INTERFACES).collect()
     }
 }
 

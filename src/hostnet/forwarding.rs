@@ -2,9 +2,9 @@
 
 use crate::config::RouterSpec;
 use crate::log::Logger;
-use crate::sys::sysctl::{ALL, Setting, Sysctl};
+use crate::sys::sysctl::{ALL, DEFAULT, Setting, Sysctl};
 
-use super::changes::{Changes, OFF, Wanted};
+use super::changes::{Changes, MAX_INTERFACES, OFF, Wanted};
 
 /// Advertisements are taken unless packets are forwarded.
 const UNLESS_FORWARDING: i32 = 1;
@@ -25,7 +25,7 @@ pub fn wanted(routers: &[RouterSpec], earlier: &Changes, logger: Logger) -> Vec<
                 wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv6ForceForwarding)));
             } else {
                 let devices: Vec<_> = routers.iter().map(|router| router.device.as_str()).collect();
-                wanted.extend(all_ipv6(&devices, earlier));
+                wanted.extend(all_ipv6(&devices, &router.nat, earlier, logger));
             }
         }
     }
@@ -74,19 +74,36 @@ fn has_ipv6(interface: &str, logger: Logger) -> bool {
 /// Before Linux 6.17 IPv6 is forwarded by all interfaces or none. Those that forward forget the routes that they were
 /// told by router advertisements, the default route among them, unless they are told to take them all the same. That is
 /// all interfaces, those that come later included, but not our own `devices`: vassals advertise nothing to this host.
-fn all_ipv6(devices: &[&str], earlier: &Changes) -> Vec<Wanted> {
+fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, logger: Logger) -> Vec<Wanted> {
     let all = Wanted::on(ALL, Setting::Ipv6Forwarding);
     if all.sysctl.read().is_ok_and(|value| value != OFF) && !earlier.contain(&all.sysctl) {
         // It was so before us.
         return vec![all];
     }
-    let others = Setting::Ipv6AcceptAdvertisements.interfaces().into_iter();
-    let advertisements = others.filter(|name| !devices.contains(&name.as_str())).map(|name| Wanted {
-        sysctl: Sysctl::new(&name, Setting::Ipv6AcceptAdvertisements),
-        value: ALWAYS,
-        instead_of: Some(UNLESS_FORWARDING),
-    });
-    advertisements.chain([all]).collect()
+    let mut advertisements: Vec<_> = Setting::Ipv6AcceptAdvertisements
+        .interfaces()
+        .into_iter()
+        .filter(|name| !devices.contains(&name.as_str()))
+        .map(|name| Wanted {
+            sysctl: Sysctl::new(&name, Setting::Ipv6AcceptAdvertisements),
+            value: ALWAYS,
+            instead_of: Some(UNLESS_FORWARDING),
+        })
+        .filter(|wanted| earlier.contain(&wanted.sysctl) || wanted.is_due())
+        .collect();
+    if advertisements.len() > MAX_INTERFACES {
+        logger.line(format_args!(
+            "[tuntap-router] {} interfaces have accept_ra 1 while IPv6 is forwarded: all but {MAX_INTERFACES} lose the \
+             routes that they were told by advertisements",
+            advertisements.len()
+        ));
+        // Those that matter first.
+        advertisements
+            .sort_by_key(|wanted| !(wanted.is_about(DEFAULT) || nat.iter().any(|name| wanted.is_about(name))));
+        advertisements.truncate(MAX_INTERFACES);
+    }
+    advertisements.push(all);
+    advertisements
 }
 
 #[cfg(test)]
@@ -112,7 +129,7 @@ mod tests {
             let mut changes = Changes::default();
             // tun0 is the router's own. A reloaded image wants the same.
             for _ in 0..2 {
-                changes.replace(&all_ipv6(&["tun0"], &changes.clone()), SILENT).expect("root");
+                changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
                 assert_eq!(state(), (1, [ALWAYS, UNLESS_FORWARDING, ALWAYS, 0]));
             }
             changes.put_back(SILENT);
@@ -127,7 +144,7 @@ mod tests {
             Sysctl::new("tun1", Setting::Ipv6AcceptAdvertisements).write(UNLESS_FORWARDING).expect("root");
             Sysctl::new(ALL, Setting::Ipv6Forwarding).write(1).expect("root");
             let mut changes = Changes::default();
-            changes.replace(&all_ipv6(&["tun0"], &changes.clone()), SILENT).expect("root");
+            changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
             changes.put_back(SILENT);
             assert_eq!(value("tun1", Setting::Ipv6AcceptAdvertisements), UNLESS_FORWARDING);
             assert_eq!(value(ALL, Setting::Ipv6Forwarding), 1);

@@ -36,7 +36,7 @@ impl Setting {
         ["/proc/sys/net", self.place().0, "conf"].iter().collect()
     }
 
-    /// The interfaces that have it, with `default`, from which new interfaces take theirs. Without `all`.
+    /// The interfaces that have it, with [`DEFAULT`] and without [`ALL`].
     pub fn interfaces(self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.folder()) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -46,6 +46,9 @@ impl Setting {
 
 /// In the place of an interface: all of them.
 pub const ALL: &str = "all";
+
+/// In the place of an interface: those that are yet to come.
+pub const DEFAULT: &str = "default";
 
 /// A setting of one interface, or of [`ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::common::capture::Capture;
 use crate::common::emperor::V2;
-use crate::common::netns::Net;
+use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::wait;
 use crate::world::{
-    EMPEROR_IPV6, HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, V1_IPV6, V2_IPV6, any_ipv4, ip, start, vassal,
+    EMPEROR_IPV6, HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, V1_IPV6, V2_IPV6, any_ipv4, client_as_seen, ip,
+    start, vassal,
 };
 
 /// Sends to the vassal itself, and then by the mapped port; what the vassal gets first. Packets keep their order.
@@ -64,4 +65,40 @@ fn sources_outside_of_the_routers_networks_do_not_leave() {
         let earlier = capture.until(wait::SHORT, |packet| packet.ends_with(b"honest"));
         assert!(earlier.iter().all(|packet| !packet.ends_with(b"stranger")), "{earlier:?}");
     }
+}
+
+/// What the documentation tells operators who want their host to be no router for its neighbours.
+#[test]
+fn neighbours_pass_the_host_unless_its_own_packet_filter_says_no() {
+    const NEAR: &str = "198.51.100.1";
+    const THIRD: &str = "198.51.100.2";
+    let world = start(&[]);
+    let net = world.start_vassal(&vassal("v1"));
+    let outside = &world.site.outside4;
+    let third = Netns::new();
+    world.netns.join(&format!("{NEAR}/24"), &third, &format!("{THIRD}/24"));
+    outside.sh(&format!("ip route add 198.51.100.0/24 via {HOST_IPV4}"));
+    let server = third.run(|| UdpSocket::bind(any_ipv4(9))).expect("the port is free");
+    server.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
+    // The neighbour first, then the host itself.
+    let first_that_arrives = || {
+        for (from, text) in [(outside as &Net, "neighbour"), (&world.netns, "host")] {
+            let client = from.run(|| UdpSocket::bind(any_ipv4(0))).expect("a socket");
+            client.send_to(text.as_bytes(), (ip(THIRD), 9)).expect("there is a way");
+        }
+        let mut buffer = [0; 16];
+        let count = server.recv(&mut buffer).expect("one arrives");
+        let first = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        if first == "neighbour" {
+            server.recv(&mut buffer).expect("the other one, too");
+        }
+        first
+    };
+    assert_eq!(first_that_arrives(), "neighbour");
+    world.netns.sh("nft add table inet filter");
+    world.netns.sh("nft add chain inet filter forward { type filter hook forward priority 0 ; }");
+    world.netns.sh("nft add rule inet filter forward iifname up4 oifname != emperor0 drop");
+    assert_eq!(first_that_arrives(), "host");
+    let target = SocketAddr::from((ip(OUTSIDE_IPV4), 7030));
+    assert_eq!(client_as_seen(&net, target, outside, target), ip(HOST_IPV4));
 }
