@@ -32,9 +32,9 @@ pub fn wanted(routers: &[RouterSpec], earlier: &Changes, logger: Logger) -> Vec<
     wanted
 }
 
-/// What the device of a router needs of that.
-pub fn wanted_of_device(router: &RouterSpec, logger: Logger) -> Vec<Wanted> {
-    let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), logger);
+/// What the device of a router needs of that. What is to be said of other interfaces was said.
+pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
+    let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), Logger(|_| ()));
     wanted.retain(|wanted| wanted.is_about(&router.device));
     wanted
 }

@@ -44,7 +44,7 @@ pub enum HostNetworkError {
 pub fn set_up_device(router: &RouterSpec, logger: Logger) -> Result<(), HostNetworkError> {
     let mut router = router.clone();
     link::configure(&mut router, &mut Given::default(), logger)?;
-    Ok(Changes::default().replace(&forwarding::wanted_of_device(&router, logger), logger)?)
+    Ok(Changes::default().replace(&forwarding::wanted_of_device(&router), logger)?)
 }
 
 /// What was set up. It must not be dropped before it is to be undone, for the tables go with it.
