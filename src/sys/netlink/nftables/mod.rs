@@ -123,10 +123,9 @@ impl Nftables {
             .map_err(NetlinkError::or_missing)
     }
 
-    /// Whether somebody else has a table of this name, so that [`Self::replace`] would fail for another process.
+    /// Whether there is a table of this name, so that [`Self::replace`] would fail for whoever doesn't own it.
     pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
-        let is_taken = |table: &Existing| table.name == name && (table.owner.is_some() || !table.is_marked);
-        Ok(self.tables()?.iter().any(is_taken))
+        Ok(self.tables()?.iter().any(|table| table.name == name))
     }
 
     /// All tables of the family `inet`.
