@@ -31,6 +31,13 @@ pub struct RouterSpec {
     pub dns: Vec<IpAddr>,
 }
 
+impl RouterSpec {
+    /// Name of its table of nftables, of the family `inet`.
+    pub fn table_name(&self) -> String {
+        format!("tuntap-{}", self.device)
+    }
+}
+
 /// Where statistics are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatsAddress {

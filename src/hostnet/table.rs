@@ -37,7 +37,7 @@ pub fn of(router: &RouterSpec) -> Option<Table> {
         chains.push(chain("prerouting", Some(Hook::DestinationNat), vec![Rule::new().jump(PORTS)]));
         chains.push(chain("output", Some(Hook::OutputNat), vec![Rule::new().jump(PORTS)]));
     }
-    Some(Table { name: format!("tuntap-{}", router.device), chains })
+    Some(Table { name: router.table_name(), chains })
 }
 
 /// What passes between the device and the interfaces that masquerade it. An interface that forwards would let everybody

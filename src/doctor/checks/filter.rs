@@ -36,7 +36,9 @@ pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surrounding
     let mut findings: Vec<Finding> = unread(filters, routers, is_root).into_iter().collect();
     let count = findings.len();
     for router in routers {
-        for chain in &filters.chains {
+        // The router's own table is made for it; whether it is somebody else's is asked elsewhere.
+        let own = format!("inet {}", router.table_name());
+        for chain in filters.chains.iter().filter(|chain| chain.table != own) {
             findings.extend(judge(instance, router, chain, found));
         }
     }

@@ -124,7 +124,7 @@ fn locked_settings(found: &Surroundings, routers: &[&RouterSpec], is_ipv6: bool)
 
 /// Whether the router's table of nftables is somebody's already, which stops the start.
 pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Finding> {
-    let name = format!("tuntap-{}", router.device);
+    let name = router.table_name();
     let is_needed = !(router.nat.is_empty() && router.ports.is_empty());
     (is_needed && is_taken(&name)).then(|| {
         Finding::wrong(
