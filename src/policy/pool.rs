@@ -84,6 +84,11 @@ impl Pool {
         self.networks.iter().any(|net| net.addr() == address)
     }
 
+    /// Whether an address is that of a whole network of the router's: IPv4's broadcast address, and what was that once.
+    pub fn is_for_many(&self, address: IpAddr) -> bool {
+        address.is_ipv4() && self.networks.iter().any(|net| is_reserved(*net, address))
+    }
+
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
     /// have it, and no lease keeps it for others.
     pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Leases) -> bool {

@@ -129,6 +129,21 @@ fn address_bits(text: &str) -> u128 {
 }
 
 #[test]
+fn addresses_for_many_are_those_of_the_networks() {
+    let pool = pool(&["10.0.0.1/24", "10.1.0.0/31", "fd00:77::1/64"]);
+    for (text, expected) in [
+        ("10.0.0.255", true),
+        ("10.0.0.0", true),
+        ("10.0.0.254", false),
+        ("10.0.1.255", false),
+        ("10.1.0.1", false),
+        ("fd00:77::", false),
+    ] {
+        assert_eq!(pool.is_for_many(address(text)), expected, "{text}");
+    }
+}
+
+#[test]
 fn work_is_bounded() {
     let pool = pool(&["10.0.0.1/8", "10.1.0.1/9", "fd00::1/64"]);
     for family in Family::ALL {

@@ -164,13 +164,15 @@ impl EventLoop<'_> {
                 Err(reason)
             }
             Outward::Reject(reason) => {
-                self.reject_outward(id, parcel);
+                self.reject_outward(id, &parcel.packet);
                 Err(reason)
             }
             Outward::Tun => self.send_to_tun(parcel),
             Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
             Outward::Peer(other) => {
-                self.deliver(other, parcel);
+                if self.deliver(other, parcel) == Err(DropReason::TooBig) {
+                    self.too_big_for_frame_outward(id, &parcel.packet);
+                }
                 Ok(())
             }
             Outward::Contested { address, .. } => {
