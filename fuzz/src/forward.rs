@@ -121,9 +121,12 @@ fn read_selector(input: &mut Input<'_>, has_services: bool) -> Selector {
         (AddressPattern::Net(IpNet::V4(_)), AddressPattern::Net(IpNet::V6(_)))
             | (AddressPattern::Net(IpNet::V6(_)), AddressPattern::Net(IpNet::V4(_)))
     );
+    let may_be_v6 = [src, dst].iter().all(|it| !matches!(it, AddressPattern::Net(IpNet::V4(_))));
+    let is_extension = may_be_v6
+        && matches!(service, Some(Service { protocol: Protocol::Number(0 | 43 | 44 | 51 | 60 | 135 | 139 | 140), .. }));
     let selector = Selector::new(src, dst, service);
-    assert_eq!(selector.is_err(), is_mixed, "{src:?} {dst:?}");
-    selector.unwrap_or_else(|_| Selector::new(src, AddressPattern::Any, service).expect("one version"))
+    assert_eq!(selector.is_err(), is_mixed || is_extension, "{src:?} {dst:?} {service:?}");
+    selector.unwrap_or_else(|_| Selector::new(src, AddressPattern::Any, None).expect("one version"))
 }
 
 fn read_pattern(input: &mut Input<'_>) -> AddressPattern {
@@ -243,6 +246,7 @@ fn address(input: &mut Input<'_>) -> IpAddr {
         19 => IpAddr::from([224, 0, 0, 1]),
         20 => Ipv4Addr::BROADCAST.into(),
         21 => IpAddr::from([223, 255, 255, 255]),
+        22 => IpAddr::from([169, 254, 0, 1]),
         last @ 0x80..=0x8f => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, u16::from(last) - 0x80]),
         last @ 0x90..=0x97 => IpAddr::from([0xfd00, 0x77, 0, 1, 0, 0, 0, u16::from(last) - 0x90]),
         0x98 => Ipv6Addr::UNSPECIFIED.into(),
@@ -312,6 +316,7 @@ impl Scene {
             assert!(self.forwarder.addresses(peer.id).eq(peer.addresses()));
             assert_eq!(self.forwarder.address(peer.id), peer.addresses().next());
             assert_eq!(self.forwarder.is_bound(peer.id), peer.is_bound);
+            assert_eq!(self.forwarder.is_waiting(peer.id), peer.assigned.is_some());
             assert!(peer.v6.len() <= MOST_V6);
             for address in peer.addresses() {
                 assert_eq!(self.forwarder.holder(address), Some(peer.id), "{address}");
@@ -565,7 +570,7 @@ impl Oracle {
     }
 
     fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
-        let nowhere = |to| OutwardVerdict { to, claimed: None };
+        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false };
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
             Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
@@ -585,6 +590,7 @@ impl Oracle {
         }
         let peer = self.peer_mut(id).expect("it was found above");
         peer.hold(src);
+        let is_first = !peer.has_sent;
         peer.has_sent = true;
         let rules = peer.rules.clone();
         let to = match of_peer(&rules, Direction::Out, probe) {
@@ -595,7 +601,7 @@ impl Oracle {
             RuleAction::Route(target) => Outward::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutwardVerdict { to, claimed }
+        OutwardVerdict { to, claimed, is_first }
     }
 
     /// Why a peer may not have an address, apart from its being another one's.
@@ -606,7 +612,7 @@ impl Oracle {
             // What it was given it was allowed to have.
             return (own != address).then_some(DropReason::SpoofedSource);
         }
-        if !belongs_to_a_host(address) {
+        if !belongs_to_a_host(address) || within(address, "169.254.0.0/16".parse().expect("a network")) {
             return Some(DropReason::InvalidSource);
         }
         if peer.is_bound && !self.is_covered(address) {

@@ -69,6 +69,7 @@ fn expected_v4(bytes: &[u8]) -> Result<Expected, PacketError> {
     if total_len < header_len || total_len > bytes.len() {
         return Err(PacketError::Malformed);
     }
+    options(header.options())?;
     let fragment = match (header.fragments_offset().value(), header.more_fragments()) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
@@ -84,6 +85,27 @@ fn expected_v4(bytes: &[u8]) -> Result<Expected, PacketError> {
         dont_fragment: header.dont_fragment(),
         port: None,
     })
+}
+
+/// RFC 791, section 3.1: single bytes and such with a length, up to the end.
+fn options(bytes: &[u8]) -> Result<(), PacketError> {
+    let mut at = 0;
+    while at < bytes.len() && bytes[at] != 0 {
+        if bytes[at] == 1 {
+            at += 1;
+            continue;
+        }
+        let len = usize::from(*bytes.get(at + 1).ok_or(PacketError::Malformed)?);
+        let is_route = [131, 137].contains(&bytes[at]);
+        if len < 2 + usize::from(is_route) || at + len > bytes.len() {
+            return Err(PacketError::Malformed);
+        }
+        if is_route && usize::from(bytes[at + 2]) <= len {
+            return Err(PacketError::SourceRoute);
+        }
+        at += len;
+    }
+    Ok(())
 }
 
 /// RFC 8200: the header, the payload that it announces, and in it a chain of extension headers.

@@ -72,6 +72,11 @@ impl Claims {
         self.is_bound
     }
 
+    /// Whether the peer has been given an address that another one still holds.
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self.v4, V4::Assigned(_))
+    }
+
     /// Gives an address to the peer, which from then on may choose no other by itself. If another peer holds an IPv4
     /// address, this one waits for it: packets try again.
     pub fn assign(&mut self, address: IpAddr, id: PeerId, registry: &mut Registry) -> Assignment {
@@ -143,7 +148,7 @@ impl Claims {
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
-        if !is_unicast(source) {
+        if !is_unicast(source) || is_link_local_v4(source) {
             return Some(DropReason::InvalidSource);
         }
         if self.is_bound && !leases.cover(source) {
@@ -162,4 +167,10 @@ impl Claims {
             IpAddr::V6(address) => self.v6.push(address),
         }
     }
+}
+
+/// 169.254.0.0/16 (RFC 3927), which means something on a link alone, as fe80::/10 does, and never is the source of what a router
+/// sends on.
+const fn is_link_local_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

@@ -69,6 +69,8 @@ pub struct OutwardVerdict {
     pub to: Outward,
     /// The address that the peer got with this packet.
     pub claimed: Option<IpAddr>,
+    /// Whether it is the peer's first one that was accepted: its rules are fixed now.
+    pub is_first: bool,
 }
 
 /// Where a packet towards the peers comes from.
@@ -300,6 +302,11 @@ impl Forwarder {
         self.peer(id).is_some_and(|peer| peer.claims.is_bound())
     }
 
+    /// Whether a peer may have an address that another one still holds.
+    pub fn is_waiting(&self, id: PeerId) -> bool {
+        self.peer(id).is_some_and(|peer| peer.claims.is_waiting())
+    }
+
     /// Who holds an address.
     pub fn holder(&self, address: IpAddr) -> Option<PeerId> {
         self.registry.holder(address)
@@ -317,7 +324,7 @@ impl Forwarder {
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
     pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
-        let unclaimed = |to| OutwardVerdict { to, claimed: None };
+        let unclaimed = |to| OutwardVerdict { to, claimed: None, is_first: false };
         let flow = AnyFlow::of(packet);
         match self.firewall_out.first_match(&flow) {
             Some(Action::Deny) => return unclaimed(Outward::Drop(DropReason::Firewall)),
@@ -334,7 +341,7 @@ impl Forwarder {
             Source::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
             Source::Refused(reason) => return unclaimed(Outward::Drop(reason)),
         };
-        peer.has_sent = true;
+        let is_first = !std::mem::replace(&mut peer.has_sent, true);
         let to = match peer.verdict(Direction::Out, packet) {
             PeerVerdict::Deny => Outward::Drop(DropReason::PeerRule),
             PeerVerdict::Reject => Outward::Reject(DropReason::PeerRule),
@@ -345,7 +352,7 @@ impl Forwarder {
             PeerVerdict::Route(target) => Outward::Gateway(target),
             PeerVerdict::Pass => self.route(&flow, packet),
         };
-        OutwardVerdict { to, claimed }
+        OutwardVerdict { to, claimed, is_first }
     }
 
     /// Which peer gets a packet.

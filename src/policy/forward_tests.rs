@@ -79,8 +79,9 @@ fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outwar
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(open_policy());
     let verdict = forwarder.outward(peer(1), &ip(&packet(A, HOST)));
-    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A) });
-    assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, B))), OutwardVerdict { to: Outward::Tun, claimed: None });
+    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A), is_first: true });
+    let later = forwarder.outward(peer(1), &ip(&packet(A, B)));
+    assert_eq!(later, OutwardVerdict { to: Outward::Tun, claimed: None, is_first: false });
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
     assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
@@ -109,9 +110,9 @@ fn contested_claimant_may_still_take_another_address() {
 #[test]
 fn only_hosts_claim() {
     let mut forwarder = forwarder(open_policy());
-    for src in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
-        let src = IpAddr::V4(src);
-        let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None };
+    for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
+        let src: IpAddr = src.parse().expect("an address");
+        let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None, is_first: false };
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
@@ -551,6 +552,19 @@ mod ipv6 {
     }
 
     #[test]
+    fn assigned_peer_waits_for_a_holder() {
+        let mut forwarder = forwarder(open_policy());
+        to(&mut forwarder, peer(1), A, HOST);
+        assert_eq!(forwarder.assign(peer(2), A6), Some(Assignment::Granted));
+        assert!(!forwarder.is_waiting(peer(2)));
+        assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::HeldBy(peer(1))));
+        assert!(forwarder.is_waiting(peer(2)) && forwarder.address(peer(2)) == Some(A6));
+        forwarder.remove_peer(peer(1));
+        assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert!(!forwarder.is_waiting(peer(2)));
+    }
+
+    #[test]
     fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
         let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
         assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::NotLeased));
@@ -638,7 +652,8 @@ mod ipv6 {
                 let mut forwarder = forwarder(policy.clone());
                 let source = inside(net, pick);
                 let host = if source.is_ipv4() { HOST } else { HOST6 };
-                let expected = if crate::wire::ip::is_unicast(source) {
+                let is_link_local = matches!(source, IpAddr::V4(source) if source.is_link_local());
+                let expected = if crate::wire::ip::is_unicast(source) && !is_link_local {
                     (Outward::Tun, Outward::Drop(DropReason::NotLeased))
                 } else {
                     (Outward::Drop(DropReason::InvalidSource), Outward::Drop(DropReason::InvalidSource))

@@ -117,7 +117,7 @@ impl EventLoop<'_> {
         let are_first = self.forwarder.rules(id).len() == 0;
         let verdict = self.forwarder.set_rules(id, rules);
         if are_first && matches!(verdict, Some(RulesVerdict::Applied { .. })) {
-            // Later ones are noted with the claim that ends their changes, so that nobody can have notes taken at will.
+            // Later ones are noted with the packet that ends their changes, so that nobody can have notes taken at will.
             self.keep(id);
         }
         match verdict {
@@ -154,6 +154,8 @@ impl EventLoop<'_> {
         }
         if let Some(address) = verdict.claimed {
             self.log_claim(id, address);
+        }
+        if verdict.claimed.is_some() || verdict.is_first {
             self.keep(id);
         }
         match verdict.to {

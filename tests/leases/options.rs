@@ -20,6 +20,6 @@ fn unknown_names_stop_the_start() {
 fn values_that_can_not_be_read_stop_the_start() {
     assert_refused("tuntap-router-lease = 192.168.0.2/24 nobody", "expected 192.168.0.0/24 or 192.168.0.2/32");
     assert_refused("tuntap-router-lease-default = deyn", "expected allow or deny");
-    assert_refused("tuntap-router-device-route = somewhere", "expected any or");
+    assert_refused("tuntap-router-device-route = somewhere", "expected any, a.b.c.d");
     assert_refused("tuntap-router-gateway-allow = 10.77.0.2:4000", "is no address or prefix");
 }
