@@ -312,6 +312,14 @@ impl Forwarder {
         self.registry.holder(address)
     }
 
+    /// Who has sent a packet from this address that came by the TUN device, if that was a peer: the address is the
+    /// operator's grant, by a network of the router's or a lease. Any other one that a peer holds may be somebody else's all the
+    /// same.
+    pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
+        let is_granted = self.pool.is_for_peers(source) || self.leases.cover(source);
+        self.holder(source).filter(|_| is_granted)
+    }
+
     /// The rules that a peer sent.
     pub fn rules(&self, id: PeerId) -> impl ExactSizeIterator<Item = &PeerRule> + Clone {
         self.peer(id).map_or(&[][..], |peer| &peer.rules).iter().map(|checked| &checked.rule)

@@ -642,6 +642,24 @@ mod ipv6 {
         assert_eq!(inward, Inward::Reject(DropReason::PeerRule, Some(peer(3))));
     }
 
+    #[test]
+    fn sender_is_who_has_been_granted_the_address() {
+        let policy = Policy {
+            networks: vec![net("192.168.0.1/24"), net("fd00:77::1/64")],
+            ..leased(&[("10.0.0.0/8", 2)], Uncovered::Allow)
+        };
+        let mut forwarder = forwarder(policy);
+        let own = address(1);
+        let granted = IpAddr::from([10, 1, 2, 3]);
+        for source in [A6, own, HOST6] {
+            assert_eq!(to(&mut forwarder, peer(1), source, B6), Outward::Tun);
+        }
+        to(&mut forwarder, peer(2), granted, HOST);
+        assert_eq!([A6, B6, granted].map(|it| forwarder.sender(it)), [Some(peer(1)), None, Some(peer(2))]);
+        // The host has them, too.
+        assert_eq!([own, HOST6].map(|it| (forwarder.holder(it), forwarder.sender(it))), [(Some(peer(1)), None); 2]);
+    }
+
     proptest! {
         /// Leases and claims mean the same for both versions.
         #[test]

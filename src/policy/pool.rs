@@ -92,6 +92,11 @@ impl Pool {
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
     /// have it, and no lease keeps it for others.
     pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Leases) -> bool {
+        self.is_for_peers(address) && leases.may_be_given(address, identity)
+    }
+
+    /// Whether an address is in a network of the router's, and some host other than the router can have it.
+    pub fn is_for_peers(&self, address: IpAddr) -> bool {
         let mut is_inside = false;
         for net in self.networks.iter().filter(|net| net.contains(&address)) {
             if is_reserved(*net, address) {
@@ -99,7 +104,7 @@ impl Pool {
             }
             is_inside = true;
         }
-        is_inside && !self.is_own(address) && leases.may_be_given(address, identity)
+        is_inside && !self.is_own(address)
     }
 
     /// Chooses an address: what is leased to the peer before what is leased to nobody, single addresses first. `is_free`

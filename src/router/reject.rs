@@ -87,7 +87,7 @@ impl EventLoop<'_> {
     ) {
         match sender {
             // What a peer sends to another one comes here, too, if the kernel forwards it.
-            Sender::Tun => match self.forwarder.holder(packet.src()) {
+            Sender::Tun => match self.forwarder.sender(packet.src()) {
                 Some(peer) => {
                     let Some(party) = self.party(peer) else { return };
                     let Some(bytes) = self.admitted(kind, Cause::Peer(party), packet, answer) else { return };

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use nix::libc;
 
@@ -36,6 +37,9 @@ const WEB: u16 = 80;
 const MAPPED_WEB: u16 = 8080;
 const DNS: u16 = 53;
 const MAPPED_DNS: u16 = 5353;
+
+/// Long enough for an answer that should not come.
+const NOT_TOLD: Duration = Duration::from_millis(500);
 
 const NO_SERVICE: [&str; 2] =
     ["tuntap-router-firewall-in = reject any any tcp 80", "tuntap-router-firewall-in = reject any any udp 53"];
@@ -174,6 +178,24 @@ fn vassal_that_asks_another_one_by_a_port_of_the_host_is_told() {
     for target in vassals(V1, V1_6, WEB) {
         assert_connection_is_refused(&second, target);
     }
+}
+
+/// Whoever has claimed the address of a host outside hears nothing of what that one is told.
+#[test]
+fn answers_go_to_the_host_that_has_asked() {
+    let (emperor, outside) = start(&NO_SERVICE);
+    let _vassal = start_vassal(&emperor, "v", V1, V1_6);
+    let mut thief = emperor.connect();
+    for (address, target) in [("203.0.113.2", V1.into()), ("2001:db8:1::2", IpAddr::from(V1_6))] {
+        let claimed: IpAddr = address.parse().expect("an address");
+        match claimed {
+            IpAddr::V4(claimed) => thief.send_packet(&packet::udp(claimed, EMPEROR, 9, b"mine")),
+            IpAddr::V6(claimed) => thief.send_packet(&packet::udp6(claimed, EMPEROR6, 9, b"mine")),
+        }
+        emperor.wait_for_stats("it is claimed", |stats| stats.peer(claimed).is_some());
+        assert_datagram_is_refused(&outside, (target, DNS).into());
+    }
+    assert_eq!(thief.wait_for_packet(NOT_TOLD, |_| true), None);
 }
 
 #[test]

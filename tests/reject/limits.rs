@@ -47,7 +47,11 @@ fn flood_gets_few_answers_and_others_get_theirs() {
 /// Whoever asks for addresses that nobody holds gets as few answers, although they come back from the kernel.
 #[test]
 fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
-    let rules = ["tuntap-router-firewall-in = reject any 192.168.0.128/25", "tuntap-router-firewall-in = allow"];
+    let rules = [
+        "tuntap-router-address = 192.168.0.1/24",
+        "tuntap-router-firewall-in = reject any 192.168.0.128/25",
+        "tuntap-router-firewall-in = allow",
+    ];
     let (emperor, vassal) = start(Host::usual(), &rules);
     let nobody = Ipv4Addr::new(192, 168, 0, 200);
     let mut peer = emperor.peer(V2);
