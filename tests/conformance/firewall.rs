@@ -158,7 +158,7 @@ const WRONG: [(&str, &str); 17] = [
     ("tuntap-router-firewall-out", "deny 192.168.0.0/x 0.0.0.0"),
     ("tuntap-router-firewall-out", "deny 192.168.0 0.0.0.0"),
     ("tuntap-router-firewall-in", "drop 192.168.0.0/24 0.0.0.0"),
-    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tcp"),
+    ("tuntap-router-firewall-in", "deny 0.0.0.0 192.168.0.0/24 tpc"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24 10.0.0.1"),
     ("tuntap-router-route", "192.168.0.0/24 192.168.1.0/24 10.0.0.1:99999"),
