@@ -123,7 +123,7 @@ help:
 	@echo "make uninstall  take both away again"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
-	@echo "                slirp4netns and pasta; about six minutes (root)"
+	@echo "                slirp4netns and pasta; about eight minutes (root)"
 	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
 	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"

@@ -12,6 +12,8 @@ IDLE = ["ours-idle-attached", "c-idle"]
 # Left out of full runs, which take long enough.
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
 IDLE_STREAMS = ["ours-idle"]
+# Ours looks for packets without sleeping for a while, and nobody else does.
+NO_POLL = ["ours-no-poll"]
 # These join two vassals instead of a vassal and its host. Where it isn't routed, nothing but a bridge or the router
 # stands between.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
@@ -36,11 +38,13 @@ FIGURES = {
     "udp": Figure("UDP with 64 bytes, received", "kpps", 1),
     "udp_sent": Figure("UDP with 64 bytes, offered by the sender", "kpps", 1),
     "rtt": Figure("Round trip, ping -f, mean", "us", 1),
+    "rtt_cpu": Figure("CPU of the router or its like, ping -f", "% of a core", 0),
     "tcp_rtt": Figure("Round trip, 1 byte over TCP, median", "us", 1),
     "tcp_rtt_p99": Figure("Round trip, 1 byte over TCP, 99th percentile", "us", 1),
     "connects": Figure("TCP connections, 16 at a time", "1/s", 0),
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
-    "memory": Figure("Memory of the router per idle peer", "bytes", 0),
+    # Ours holds nothing for a peer's packets, which wait in the peer's device; C's, whose peers all send frames, a buffer.
+    "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
 # The same over IPv6.
 SUFFIX = "_6"
@@ -115,7 +119,13 @@ def pingpong(lab, subject, times, version):
 
 
 def ping(lab, subject, times, version):
-    return {"rtt": probes.ping(lab, subject.link.over(version), times.other)}
+    pids = subject.processes()
+    before, start = probes.cpu_seconds(pids), time.monotonic()
+    figures = {"rtt": probes.ping(lab, subject.link.over(version), times.other)}
+    if pids:
+        # A router that polls pays for its short round trips.
+        figures["rtt_cpu"] = 100 * (probes.cpu_seconds(pids) - before) / (time.monotonic() - start)
+    return figures
 
 
 def connects(lab, subject, times, version):
@@ -129,9 +139,9 @@ ROWS = {
     "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
     "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),
     "udp": Row(ENDS + IDLE, udp, on_demand=IDLE_STREAMS),
-    "pingpong": Row(ENDS, pingpong),
+    "pingpong": Row(ENDS, pingpong, on_demand=NO_POLL),
     # The address that stands for pasta's host answers no echo requests.
-    "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS),
+    "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS + NO_POLL),
     "connects": Row(ENDS, connects),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),

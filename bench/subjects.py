@@ -226,7 +226,9 @@ class Pasta(UserMode):
 class Router(Subject):
     """An Emperor with a router and two vassals with their devices."""
 
-    def __init__(self, lab, key, label, uwsgi, plugins, *, switch=False, idle=None, attached=False, is_c=False):
+    def __init__(
+        self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
+    ):
         super().__init__(lab, key, label)
         # The C plugin dies under full speed now and then, and it has IPv4 only.
         self.is_mortal = is_c
@@ -234,6 +236,7 @@ class Router(Subject):
         self.uwsgi = uwsgi
         self.plugins = plugins
         self.switch = switch
+        self.polls = polls
         self.idle = idle
         # Whether the idle peers hand their devices to the router.
         self.attached = attached
@@ -268,6 +271,7 @@ class Router(Subject):
             "master = true",
             f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
             *(["tuntap-router-switch = true"] if self.switch else []),
+            *([] if self.polls else ["tuntap-router-busy-poll = 0"]),
             *self.address_lines("emperor0", *ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",

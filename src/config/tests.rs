@@ -643,3 +643,26 @@ proptest! {
         }
     }
 }
+
+/// What the README shows, as far as it is whole or says what is around it.
+#[test]
+fn values_in_the_readme_can_be_read() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<&str> = readme.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 5, "{blocks:?}");
+    for block in blocks {
+        let values: Vec<(OptionName, &str)> = block
+            .lines()
+            .filter(|line| line.starts_with("tuntap-"))
+            .map(|line| {
+                let (name, value) = line.split_once(" = ").expect("a value");
+                let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name);
+                (option.unwrap_or_else(|| panic!("there is no option {name}")), value)
+            })
+            .collect();
+        assert!(!values.is_empty(), "{block}");
+        if let Err(errors) = Config::from_options(values) {
+            panic!("{errors}\n{block}");
+        }
+    }
+}

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::errno::Errno;
 
 use crate::log::Logger;
 use crate::sys::netlink::{LinkChange, Netlink, NetlinkError, Route};
@@ -93,7 +92,6 @@ impl Network {
     }
 }
 
-/// EACCES: the sysctl `disable_ipv6`; the others: a kernel without, or with it turned off at boot.
 fn is_off(error: &NetlinkError) -> bool {
-    matches!(error.errno(), Some(Errno::EACCES | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT))
+    error.means_ipv6_is_off()
 }

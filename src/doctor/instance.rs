@@ -110,11 +110,41 @@ fn checked(values: &[(String, String)]) -> (Config, Vec<ConfigError>) {
         Some((option, value.as_str()))
     });
     let mut good: Vec<(OptionName, &str)> = known.collect();
-    let Err(ConfigErrors(errors)) = Config::from_options(good.iter().copied()) else {
-        return (Config::from_options(good).unwrap_or_default(), Vec::new());
+    let mut first_errors = None;
+    loop {
+        match Config::from_options(good.iter().copied()) {
+            Ok(config) => return (config, first_errors.unwrap_or_default()),
+            Err(ConfigErrors(errors)) => {
+                let count = good.len();
+                for (index, error) in errors.iter().enumerate() {
+                    let is_same = |other: &ConfigError| (other.option, &other.value) == (error.option, &error.value);
+                    if !errors[..index].iter().any(is_same) {
+                        leave_out(&mut good, error);
+                    }
+                }
+                // Later ones are about what has been left out.
+                first_errors.get_or_insert(errors);
+                if good.len() == count {
+                    return (Config::default(), first_errors.unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// Takes the value out that an error is about: the last one that is the error's, or else has its last word, for errors
+/// about several values together name them in their own way; or else all of the option.
+fn leave_out(values: &mut Vec<(OptionName, &str)>, error: &ConfigError) {
+    let last_word = error.value.split_whitespace().last().unwrap_or_default();
+    let find = |test: &dyn Fn(&str) -> bool| {
+        values.iter().rposition(|(option, value)| option.as_str() == error.option && test(value))
     };
-    good.retain(|(option, value)| !errors.iter().any(|error| error.option == option.as_str() && error.value == *value));
-    (Config::from_options(good).unwrap_or_default(), errors)
+    let found = find(&|value| value == error.value)
+        .or_else(|| find(&|value| value.split_whitespace().any(|word| word == last_word)));
+    match found {
+        Some(index) => drop(values.remove(index)),
+        None => values.retain(|(option, _)| option.as_str() != error.option),
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +168,26 @@ pub(super) mod tests {
         ]);
         assert_eq!(it.errors.len(), 2);
         assert_eq!(it.config.routers.len(), 1);
+    }
+
+    #[test]
+    fn values_that_are_wrong_together_do_not_hide_the_others() {
+        let router = ("tuntap-router", "emperor0 /run/t.socket");
+        let second = ("tuntap-router", "emperor1 /run/t.socket /run/stats");
+        let ipv6 = ("tuntap-router-address", "fd00:77::1/64");
+        let device = ("tuntap-device", "uwsgi0 /run/t.socket auto");
+        let rules = [("tuntap-device-rule", "out any any deny"); 400];
+        for (wrong, errors) in [
+            (vec![router, second], 1),
+            (vec![router, router], 2),
+            (vec![router, ipv6, ("tuntap-router-mtu", "emperor0 1000")], 1),
+            (vec![router, device, ("tuntap-device-address", "10.0.0.2/24")], 1),
+            (vec![router, ("tuntap-router-nat", "eth0"), ("tuntap-router-address", "10.0.0.0/24")], 2),
+            (vec![router, rules[0]].into_iter().chain(rules).collect(), 1),
+        ] {
+            let it = instance(&wrong);
+            assert_eq!((it.errors.len(), it.config.routers.len()), (errors, 1), "{:?}", it.errors);
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::io;
 use std::path::Path;
 
+use caps::{CapSet, Capability};
 use nix::unistd::{Group, User, geteuid};
 
-use super::checks::{access, credentials, kernel, network, placement, plugin, sockets, tun, values};
+use super::checks::tun::Asker;
+use super::checks::{access, credentials, filter, kernel, network, placement, plugin, sockets, tun, values};
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
@@ -28,6 +30,9 @@ pub struct Section {
 /// Examines files that belong together. `own` is where this plugin was loaded from.
 pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
     let mut sections = Vec::new();
+    if !geteuid().is_root() {
+        sections.push(Section { title: "this examination".to_owned(), findings: vec![without_root()] });
+    }
     let mut instances: Vec<Instance> = Vec::new();
     for file in files {
         let around = instances.iter().find(|instance| instance.is_emperor()).map(vassal_arguments).unwrap_or_default();
@@ -39,7 +44,7 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
     for instance in &instances {
         sections.push(Section { title: instance.file.clone(), findings: of_file(instance, &instances, own) });
     }
-    sections.push(Section { title: "this machine".to_owned(), findings: of_machine() });
+    sections.push(Section { title: "this machine".to_owned(), findings: of_machine(&instances) });
     Ok(sections)
 }
 
@@ -87,9 +92,17 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         ));
         let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
         findings.extend(network::forwarding(instance, &surroundings));
-        let devices: Vec<String> = instance.config.routers.iter().map(|router| router.device.clone()).collect();
-        let chains = survey::filter::dropping_chains(&devices).map_err(|errno| errno.to_string());
-        findings.extend(network::filter(instance, &chains));
+        let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
+        let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
+        findings.extend(network::shared_networks(instance, &earlier));
+        let vassals: Vec<&Instance> = others.into_iter().filter(|other| meets(instance, other)).collect();
+        findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
+        findings.extend(filter::filter(
+            instance,
+            &survey::filter::filters(),
+            surroundings.as_ref().ok(),
+            geteuid().is_root(),
+        ));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));
@@ -139,7 +152,16 @@ fn of_routers(instance: &Instance) -> Vec<Finding> {
         let is_running =
             matches!(&found, Listener::Listening(process) if holders.iter().any(|holder| holder.pid == process.pid));
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        findings.push(sockets::router(&router.socket, &found, unwritable(&router.socket).as_ref(), is_running));
+        if !is_running {
+            findings.extend(network::table(router, survey::network::table_is_taken));
+        }
+        findings.push(sockets::router(
+            &router.socket,
+            &found,
+            unwritable(&router.socket).as_ref(),
+            is_running,
+            geteuid().is_root(),
+        ));
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
         findings.push(Finding::wrong(
@@ -173,14 +195,19 @@ fn of_devices(instance: &Instance, all: &[Instance]) -> Vec<Finding> {
     findings
 }
 
-fn of_machine() -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if !geteuid().is_root() {
-        findings.push(Finding::warning(
-            "this check runs without root, and sees less than the instances do",
-            "sudo, as for the start of the Emperor",
-        ));
-    }
-    findings.extend(tun::devices(survey::tun::control_device(), &survey::tun::try_out()));
-    findings
+fn without_root() -> Finding {
+    Finding::warning(
+        "it runs without root, and sees less than the instances will: what is refused to it may be allowed to them, and is a \
+         warning only",
+        "sudo, as for the start of the Emperor",
+    )
+}
+
+fn of_machine(instances: &[Instance]) -> Vec<Finding> {
+    let asker = Asker {
+        is_root: geteuid().is_root(),
+        may_make_devices: caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap_or(false),
+        needs_namespaces: instances.iter().any(|instance| instance.gives_namespaces() || instance.makes_namespace()),
+    };
+    tun::devices(survey::tun::control_device(), &survey::tun::try_out(), asker)
 }

@@ -2,17 +2,22 @@
 
 use std::panic::catch_unwind;
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::guard::die;
-use super::host;
+use super::host::{self, HostState};
 use super::options::config;
+use crate::config::RouterSpec;
 use crate::hostnet::{Handover, HostNetwork};
 use crate::sys::{fork, process};
 
 /// Where a reloaded image finds what the one before has set up.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
+
+/// Between looks at the interfaces by which vassals reach other networks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Never dropped: in a forked child its descriptor is closed, or is something else by now.
 static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
@@ -26,14 +31,28 @@ pub fn adopt() {
     }
 }
 
-/// Sets up the host for the routers, whose devices exist. The process ends if that can't be done.
-pub fn set_up() {
+/// Ends an instance that would leave the network that it is about to set up.
+pub fn refuse_impossible(host: &HostState) {
+    let sets_up = |router: &RouterSpec| {
+        !(router.addresses.is_empty() && router.nat.is_empty() && router.ports.is_empty()) || router.mtu.is_some()
+    };
+    if host.unshares_net() && config().routers.iter().any(sets_up) {
+        die(
+            "tuntap-router-address, -nat, -port and -mtu set up the network of the host, which unshare = net makes this \
+             instance leave: run the router in an instance without it",
+        );
+    }
+}
+
+/// Sets up the host for the routers, whose devices exist. They lose what the host can't have. The process ends if that can't
+/// be done.
+pub fn set_up(routers: &mut [RouterSpec]) {
     let earlier = NETWORK.lock().take().unwrap_or_default();
     if let Some(descriptor) = earlier.descriptor() {
         // It may be closed now, and its number become something else.
         fork::forget(descriptor);
     }
-    match HostNetwork::set_up(&config().routers, earlier, host::LOGGER) {
+    match HostNetwork::set_up(routers, earlier, host::LOGGER) {
         Ok(network) => keep(network),
         Err(error) => die(format_args!("tuntap-router: {error}")),
     }
@@ -50,6 +69,22 @@ fn keep(network: HostNetwork) {
     static AT_EXIT: Once = Once::new();
     AT_EXIT.call_once(|| process::at_exit(undo));
     *NETWORK.lock() = Some(network);
+}
+
+/// In the master, again and again: looks after interfaces that come and go, now and then.
+pub fn watch() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    if !fork::owns_descriptors() {
+        return;
+    }
+    let mut last = LAST.lock();
+    if last.is_some_and(|last| last.elapsed() < WATCH_INTERVAL) {
+        return;
+    }
+    *last = Some(Instant::now());
+    if let Some(network) = NETWORK.lock().as_mut() {
+        network.look_after(host::LOGGER);
+    }
 }
 
 /// Whether forks must not take a descriptor along.

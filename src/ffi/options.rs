@@ -53,21 +53,21 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::FirewallIn,
         name: c"tuntap-router-firewall-in",
-        help: c"add a rule for packets towards the vassals, the first match wins, without one they pass (syntax: <allow|deny> [<src[/len]> <dst[/len]>], 0.0.0.0 is any)",
+        help: c"add a rule for packets towards the vassals, the first match wins, without one they pass; deny drops in silence, reject tells the sender (syntax: <allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]], 0.0.0.0 and :: are any)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::FirewallOut,
         name: c"tuntap-router-firewall-out",
-        help: c"add a rule for packets from the vassals, the first match wins, without one they pass (syntax: <allow|deny> [<src[/len]> <dst[/len]>], 0.0.0.0 is any)",
+        help: c"add a rule for packets from the vassals, the first match wins, without one they pass; deny drops in silence, reject tells the sender (syntax: <allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]], 0.0.0.0 and :: are any)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::Route,
         name: c"tuntap-router-route",
-        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]> <dst[/len]> <addr:port|[addr]:port>)",
+        help: c"send packets from the vassals to the gateway of another router, over UDP (syntax: <src[/len]|any> <dst[/len]|any> <addr:port>, [addr]:port for IPv6)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -144,7 +144,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::Lease,
         name: c"tuntap-router-lease",
-        help: c"only peers with these credentials may claim these addresses, may be repeated; other addresses are refused then, see tuntap-router-lease-default (syntax: <addr[/len]> <user|uid|@group|@gid>)",
+        help: c"only peers with these credentials may claim these addresses, may be repeated; other addresses are refused then, see tuntap-router-lease-default (syntax: <address[/prefix]> <user|uid|@group|@gid>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -172,7 +172,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::RouterAddress,
         name: c"tuntap-router-address",
-        help: c"give the router's device this address and bring it up, may be repeated (syntax: [<device>] <addr/len>)",
+        help: c"give the router's device this address and bring it up, may be repeated (syntax: [<device>] <address>/<prefix length>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -186,42 +186,42 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::RouterPort,
         name: c"tuntap-router-port",
-        help: c"let a port of the host lead to a vassal, may be repeated (syntax: [<device>] <tcp|udp> <port> <addr:port>, [addr]:port for IPv6)",
+        help: c"let a port of the host lead to a vassal, may be repeated (syntax: [<device>] <tcp|udp> <host port> <address>:<port>, [address]:port for IPv6)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::RouterMtu,
         name: c"tuntap-router-mtu",
-        help: c"longest packet on the router's device, in bytes (syntax: [<device>] <576 to 8188>, default 1500)",
+        help: c"longest packet on the router's device, in bytes (syntax: [<device>] <bytes>, 576 to 8188, default 1500)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::DeviceRule,
         name: c"tuntap-device-rule",
-        help: c"add a rule that the router applies to this instance's devices, the first match wins (syntax: <in|out> <src[/len]> <dst[/len]> <allow|deny|route|gateway> [addr:port])",
+        help: c"add a rule that the router applies to this instance's devices, the first match wins (syntax: <in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] [<protocol> [port[-port]]], route and gateway are the same)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::RouterDns,
         name: c"tuntap-router-dns",
-        help: c"a DNS server that the router tells devices of, may be repeated (syntax: [<device>] <addr>)",
+        help: c"a DNS server that the router tells devices of, may be repeated (syntax: [<device>] <address>)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::DeviceAddress,
         name: c"tuntap-device-address",
-        help: c"give the device an address, bring it up, and claim the address, may be repeated (syntax: [<device>] <addr/len>)",
+        help: c"give the device an address, bring it up, and claim the address, may be repeated (syntax: [<device>] <address/prefix>)",
         argument: Argument::Required,
         flags: 0,
     },
     Entry {
         option: OptionName::DeviceGateway,
         name: c"tuntap-device-gateway",
-        help: c"where the device's default route leads, one for each family; without it to the router (syntax: [<device>] <addr>)",
+        help: c"where the device's default route leads, one for each family; without it to the router (syntax: [<device>] <address>)",
         argument: Argument::Required,
         flags: 0,
     },
@@ -329,4 +329,31 @@ unsafe extern "C" fn collect_value(_name: *mut c_char, value: *mut c_char, data:
         };
         VALUES.lock().push((option, text.to_owned()));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the parser of an option expects, if a value has the wrong number of words.
+    fn expected(option: OptionName) -> Option<String> {
+        let told = |value: &str| {
+            let errors = Config::from_options([(OptionName::Router, "tun0 /t"), (option, value)]).err()?;
+            errors.0.iter().find_map(|error| Some(error.problem.to_string().strip_prefix("expected ")?.to_owned()))
+        };
+        ["a b", "a", "a b c d e f g h"].into_iter().find_map(told).filter(|text| text.contains('<'))
+    }
+
+    #[test]
+    fn help_has_the_syntax_that_the_parsers_have() {
+        let mut count = 0;
+        for entry in &ENTRIES {
+            let help = entry.help.to_str().expect("ASCII");
+            if let Some(syntax) = expected(entry.option) {
+                assert!(help.contains(&format!("syntax: {syntax}")), "{}: {syntax}\n{help}", entry.option.as_str());
+                count += 1;
+            }
+        }
+        assert!(count >= 14, "only {count} have been compared");
+    }
 }

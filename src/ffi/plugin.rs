@@ -51,6 +51,7 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
     guarded("jail", || {
         let host = HostState::read();
         devices::refuse_impossible(&host);
+        hostnet::refuse_impossible(&host);
         devices::adopt(&host);
         routers::start(&host);
         // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
@@ -83,6 +84,7 @@ unsafe extern "C" fn master_cycle() {
     guarded("master_cycle", || {
         devices::resume(&HostState::read());
         routers::watch();
+        hostnet::watch();
     });
 }
 

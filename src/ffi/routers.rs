@@ -40,7 +40,7 @@ struct Watched {
 pub fn start(host: &HostState) {
     if config().routers.is_empty() {
         // An earlier image may have had one.
-        return hostnet::set_up();
+        return hostnet::set_up(&mut []);
     }
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
@@ -65,8 +65,12 @@ pub fn start(host: &HostState) {
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         SETUPS.lock().push(Some(setup));
     }
-    hostnet::set_up();
-    for (index, spec) in config().routers.iter().enumerate() {
+    let mut specs = config().routers.clone();
+    hostnet::set_up(&mut specs);
+    for (setup, spec) in SETUPS.lock().iter_mut().flatten().zip(&specs) {
+        setup.have_network(spec);
+    }
+    for (index, spec) in specs.iter().enumerate() {
         // The host's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
         let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)

@@ -1,197 +1,153 @@
 //! Forwarding, for the interfaces that are meant and no others where the kernel can do that.
 
-use std::io;
-
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-
 use crate::config::RouterSpec;
 use crate::log::Logger;
-use crate::sys::sysctl::{Setting, Sysctl};
+use crate::sys::sysctl::{ALL, DEFAULT, Setting, Sysctl};
 
-const ON: i32 = 1;
+use super::changes::{Changes, MAX_INTERFACES, OFF, Wanted};
 
 /// Advertisements are taken unless packets are forwarded.
 const UNLESS_FORWARDING: i32 = 1;
 /// Advertisements are taken although packets are forwarded.
 const ALWAYS: i32 = 2;
 
-/// A value that something shall have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    sysctl: Sysctl,
-    value: i32,
-    /// Only if it has this value.
-    instead_of: Option<i32>,
-}
-
-/// A value that was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Change {
-    sysctl: Sysctl,
-    before: i32,
-    after: i32,
-}
-
-/// What was changed, in order.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Changes(Vec<Change>);
-
-/// What routers with NAT or port mappings need.
-pub fn wanted(routers: &[RouterSpec]) -> Vec<Wanted> {
+/// What routers with NAT or port mappings need, after these changes of an earlier image.
+pub fn wanted(routers: &[RouterSpec], earlier: &Changes, logger: Logger) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for router in routers.iter().filter(|router| !(router.nat.is_empty() && router.ports.is_empty())) {
         let interfaces: Vec<_> = std::iter::once(&router.device).chain(&router.nat).map(String::as_str).collect();
-        if router.addresses.iter().any(|net| matches!(net, IpNet::V4(_))) {
+        if router.addresses.iter().any(|net| net.addr().is_ipv4()) {
             wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv4Forwarding)));
         }
-        if router.addresses.iter().any(|net| matches!(net, IpNet::V6(_))) {
-            let one_by_one = Sysctl::new(&router.device, Setting::Ipv6ForceForwarding).exists();
-            wanted.extend(ipv6(&interfaces, one_by_one));
+        if router.addresses.iter().any(|net| net.addr().is_ipv6()) {
+            let interfaces: Vec<_> = interfaces.into_iter().filter(|name| has_ipv6(name, logger)).collect();
+            if Sysctl::new(ALL, Setting::Ipv6ForceForwarding).exists() {
+                wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv6ForceForwarding)));
+            } else {
+                let devices: Vec<_> = routers.iter().map(|router| router.device.as_str()).collect();
+                wanted.extend(all_ipv6(&devices, &router.nat, earlier, logger));
+            }
         }
     }
     wanted
 }
 
 /// What the device of a router needs of that.
-pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
-    let mut wanted = wanted(std::slice::from_ref(router));
-    wanted.retain(|wanted| wanted.sysctl.interface == router.device);
+pub fn wanted_of_device(router: &RouterSpec, logger: Logger) -> Vec<Wanted> {
+    let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), logger);
+    wanted.retain(|wanted| wanted.is_about(&router.device));
     wanted
 }
 
+/// Says which ports nobody can reach from outside. The router's device forwards, but what comes from elsewhere has to come by
+/// an interface that does, and only the operator knows which ones.
+pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
+    if !router.nat.is_empty() {
+        return;
+    }
+    let families = [(true, Setting::Ipv4Forwarding, "ipv4"), (false, Setting::Ipv6Forwarding, "ipv6")];
+    for (is_ipv4, setting, family) in families {
+        let has_ports = router.ports.iter().any(|port| port.target.is_ipv4() == is_ipv4);
+        if has_ports && Sysctl::new(ALL, setting).read().is_ok_and(|value| value == OFF) {
+            let device = &router.device;
+            logger.line(format_args!(
+                "[tuntap-router] {device}: its ports are for this host itself and for what comes by an interface that \
+                 forwards, and net.{family}.conf.all.forwarding is off: tuntap-router-nat = {device} <interface> turns it on \
+                 for one"
+            ));
+        }
+    }
+}
+
+/// Whether an interface does IPv6. One that can't carry 1280 bytes doesn't. What isn't there at all is an error later.
+fn has_ipv6(interface: &str, logger: Logger) -> bool {
+    let lacks_ipv6 = !Sysctl::new(interface, Setting::Ipv6Forwarding).exists()
+        && Sysctl::new(interface, Setting::Ipv4Forwarding).exists();
+    if lacks_ipv6 {
+        logger.line(format_args!(
+            "[tuntap-router] {interface} has no IPv6 (its MTU may be below 1280): IPv6 is not forwarded by it"
+        ));
+    }
+    !lacks_ipv6
+}
+
 /// Before Linux 6.17 IPv6 is forwarded by all interfaces or none. Those that forward forget the routes that they were
-/// told by router advertisements, the default route among them, unless they are told to take them all the same.
-fn ipv6(interfaces: &[&str], one_by_one: bool) -> Vec<Wanted> {
-    if one_by_one {
-        return interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv6ForceForwarding)).collect();
+/// told by router advertisements, the default route among them, unless they are told to take them all the same. That is
+/// all interfaces, those that come later included, but not our own `devices`: vassals advertise nothing to this host.
+fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, logger: Logger) -> Vec<Wanted> {
+    let all = Wanted::on(ALL, Setting::Ipv6Forwarding);
+    if all.sysctl.read().is_ok_and(|value| value != OFF) && !earlier.contain(&all.sysctl) {
+        // It was so before us.
+        return vec![all];
     }
-    let advertisements = interfaces.iter().skip(1).map(|name| Wanted {
-        sysctl: Sysctl::new(name, Setting::Ipv6AcceptAdvertisements),
-        value: ALWAYS,
-        instead_of: Some(UNLESS_FORWARDING),
-    });
-    advertisements.chain([Wanted::on("all", Setting::Ipv6Forwarding)]).collect()
-}
-
-impl Wanted {
-    fn on(interface: &str, setting: Setting) -> Self {
-        Self { sysctl: Sysctl::new(interface, setting), value: ON, instead_of: None }
+    let mut advertisements: Vec<_> = Setting::Ipv6AcceptAdvertisements
+        .interfaces()
+        .into_iter()
+        .filter(|name| !devices.contains(&name.as_str()))
+        .map(|name| Wanted {
+            sysctl: Sysctl::new(&name, Setting::Ipv6AcceptAdvertisements),
+            value: ALWAYS,
+            instead_of: Some(UNLESS_FORWARDING),
+        })
+        .filter(|wanted| earlier.contain(&wanted.sysctl) || wanted.is_due())
+        .collect();
+    if advertisements.len() > MAX_INTERFACES {
+        logger.line(format_args!(
+            "[tuntap-router] {} interfaces have accept_ra 1 while IPv6 is forwarded: all but {MAX_INTERFACES} lose the \
+             routes that they were told by advertisements",
+            advertisements.len()
+        ));
+        // Those that matter first.
+        advertisements
+            .sort_by_key(|wanted| !(wanted.is_about(DEFAULT) || nat.iter().any(|name| wanted.is_about(name))));
+        advertisements.truncate(MAX_INTERFACES);
     }
-}
-
-impl Changes {
-    /// Makes these the changes: what is not among them any more is put back.
-    pub fn replace(&mut self, wanted: &[Wanted], logger: Logger) -> io::Result<()> {
-        let (kept, ended) = std::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|change| wanted.iter().any(|wanted| wanted.sysctl == change.sysctl));
-        self.0 = kept;
-        Self(ended).put_back(logger);
-        wanted.iter().try_for_each(|wanted| self.make(wanted, logger))
-    }
-
-    fn make(&mut self, wanted: &Wanted, logger: Logger) -> io::Result<()> {
-        let Wanted { sysctl, value, instead_of } = wanted;
-        let before = sysctl.read()?;
-        if before == *value || instead_of.is_some_and(|needed| needed != before) {
-            return Ok(());
-        }
-        sysctl.write(*value)?;
-        logger.line(format_args!("[tuntap-router] set {} from {before} to {value}", sysctl.path().display()));
-        // A reloaded instance has a new device, while the others have kept what an earlier image has set.
-        if !self.0.iter().any(|change| change.sysctl == *sysctl) {
-            self.0.push(Change { sysctl: sysctl.clone(), before, after: *value });
-        }
-        Ok(())
-    }
-
-    /// Puts everything back that is still as it was set, the last first. An interface that is gone has taken its settings
-    /// along.
-    pub fn put_back(&mut self, logger: Logger) {
-        for Change { sysctl, before, after } in self.0.drain(..).rev() {
-            if sysctl.read().is_ok_and(|value| value == after)
-                && let Err(error) = sysctl.write(before)
-            {
-                logger.line(format_args!("[tuntap-router] could not be set back to {before}: {error}"));
-            }
-        }
-    }
+    advertisements.push(all);
+    advertisements
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::sched::{CloneFlags, unshare};
-
     use super::*;
+    use crate::hostnet::tests::{SILENT, in_new_namespace, value};
     use crate::sys::tun::Tun;
 
-    const SILENT: Logger = Logger(|_| ());
-
-    fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
-        let thread = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
-            test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn value(interface: &str, setting: Setting) -> i32 {
-        Sysctl::new(interface, setting).read().expect("the kernel has it")
-    }
-
     #[test]
-    fn changes_are_put_back() {
+    fn all_interfaces_keep_their_advertised_routes_where_all_forward() {
         in_new_namespace(|| {
-            let _devices = ["tun0", "tun1"].map(|name| Tun::create(name).expect("a device"));
-            Sysctl::new("tun1", Setting::Ipv4Forwarding).write(0).expect("root");
-            let wanted = ["tun0", "tun1"].map(|name| Wanted::on(name, Setting::Ipv4Forwarding));
-            let before = ["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding));
-            let mut changes = Changes::default();
-            changes.replace(&wanted, SILENT).expect("root");
-            assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), [1, 1]);
-            // Another image, which wants less.
-            changes.replace(&wanted[..1], SILENT).expect("root");
-            assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), [1, 0]);
-            changes.put_back(SILENT);
-            assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), before);
-        });
-    }
-
-    #[test]
-    fn what_others_changed_meanwhile_stays() {
-        in_new_namespace(|| {
-            let _device = Tun::create("tun0").expect("a device");
-            let sysctl = Sysctl::new("tun0", Setting::Ipv6AcceptAdvertisements);
-            sysctl.write(UNLESS_FORWARDING).expect("root");
-            let mut changes = Changes::default();
-            changes.replace(&ipv6(&["lo", "tun0"], false)[..1], SILENT).expect("root");
-            assert_eq!(sysctl.read().expect("it is there"), ALWAYS);
-            sysctl.write(0).expect("root");
-            changes.put_back(SILENT);
-            assert_eq!(sysctl.read().expect("it is there"), 0);
-        });
-    }
-
-    #[test]
-    fn ipv6_keeps_its_advertised_routes_where_all_interfaces_forward() {
-        in_new_namespace(|| {
-            let _devices = ["tun0", "tun1", "tun2"].map(|name| Tun::create(name).expect("a device"));
-            for (name, accepted) in [("tun1", UNLESS_FORWARDING), ("tun2", 0)] {
+            let names = ["default", "tun0", "tun1", "tun2"];
+            let _devices: Vec<_> = names[1..].iter().map(|name| Tun::create(name).expect("a device")).collect();
+            for (name, accepted) in names.into_iter().zip([UNLESS_FORWARDING, UNLESS_FORWARDING, UNLESS_FORWARDING, 0])
+            {
                 Sysctl::new(name, Setting::Ipv6AcceptAdvertisements).write(accepted).expect("root");
             }
-            Sysctl::new("all", Setting::Ipv6Forwarding).write(0).expect("root");
+            Sysctl::new(ALL, Setting::Ipv6Forwarding).write(0).expect("root");
             let state = || {
-                let accepted = ["tun1", "tun2"].map(|name| value(name, Setting::Ipv6AcceptAdvertisements));
-                (value("all", Setting::Ipv6Forwarding), accepted)
+                (value(ALL, Setting::Ipv6Forwarding), names.map(|name| value(name, Setting::Ipv6AcceptAdvertisements)))
             };
+            let before = state();
             let mut changes = Changes::default();
-            changes.replace(&ipv6(&["tun0", "tun1", "tun2"], false), SILENT).expect("root");
-            assert_eq!(state(), (1, [ALWAYS, 0]));
+            // tun0 is the router's own. A reloaded image wants the same.
+            for _ in 0..2 {
+                changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
+                assert_eq!(state(), (1, [ALWAYS, UNLESS_FORWARDING, ALWAYS, 0]));
+            }
             changes.put_back(SILENT);
-            assert_eq!(state(), (0, [UNLESS_FORWARDING, 0]));
+            assert_eq!(state(), before);
+        });
+    }
+
+    #[test]
+    fn host_that_forwards_already_is_left_as_it_is() {
+        in_new_namespace(|| {
+            let _device = Tun::create("tun1").expect("a device");
+            Sysctl::new("tun1", Setting::Ipv6AcceptAdvertisements).write(UNLESS_FORWARDING).expect("root");
+            Sysctl::new(ALL, Setting::Ipv6Forwarding).write(1).expect("root");
+            let mut changes = Changes::default();
+            changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
+            changes.put_back(SILENT);
+            assert_eq!(value("tun1", Setting::Ipv6AcceptAdvertisements), UNLESS_FORWARDING);
+            assert_eq!(value(ALL, Setting::Ipv6Forwarding), 1);
         });
     }
 }

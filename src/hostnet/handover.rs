@@ -9,7 +9,8 @@ use nix::unistd;
 use serde::{Deserialize, Serialize};
 
 use super::HostNetwork;
-use super::forwarding::Changes;
+use super::changes::Changes;
+use super::link::Given;
 use crate::sys::netlink::nftables::Nftables;
 use crate::sys::process::{adopt_inherited, set_close_on_exec};
 
@@ -18,8 +19,8 @@ use crate::sys::process::{adopt_inherited, set_close_on_exec};
 pub struct Handover {
     pid: libc::pid_t,
     socket: Option<RawFd>,
-    tables: Vec<String>,
     changes: Changes,
+    given: Given,
 }
 
 impl HostNetwork {
@@ -30,7 +31,7 @@ impl HostNetwork {
             let _ = set_close_on_exec(nftables.as_fd(), false);
             nftables.as_fd().as_raw_fd()
         });
-        Handover { pid: unistd::getpid().as_raw(), socket, tables: self.tables.clone(), changes: self.changes.clone() }
+        Handover { pid: unistd::getpid().as_raw(), socket, changes: self.changes.clone(), given: self.given.clone() }
     }
 
     /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
@@ -50,7 +51,7 @@ impl HostNetwork {
                 None
             }
         });
-        Some(Self { nftables, tables: handover.tables, changes: handover.changes })
+        Some(Self { nftables, changes: handover.changes, given: handover.given, ..Self::default() })
     }
 }
 

@@ -1,25 +1,127 @@
 //! A router's device: its addresses, its MTU, its state.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
 use super::HostNetworkError;
 use crate::config::RouterSpec;
 use crate::log::Logger;
-use crate::sys::netlink::{LinkChange, Netlink};
+use crate::sys::netlink::{InterfaceAddress, LinkChange, Netlink, NetlinkError};
 
-/// Gives a router's device what the options say. Without options it is left alone. Can be done again.
-pub fn configure(router: &RouterSpec, logger: Logger) -> Result<(), HostNetworkError> {
+/// What devices were given. A persistent one, which an operator has made, outlives its router, and keeps nothing of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Given {
+    addresses: Vec<GivenAddress>,
+    /// Devices that were brought up.
+    up: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct GivenAddress {
+    device: String,
+    address: IpAddr,
+    prefix_len: u8,
+}
+
+impl Given {
+    /// Notes what [`configure`] is about to do that isn't so yet.
+    fn note(&mut self, netlink: &mut Netlink, router: &RouterSpec) -> Result<(), NetlinkError> {
+        let link = netlink.link(&router.device)?;
+        if !(link.is_up || self.up.contains(&router.device)) {
+            self.up.push(router.device.clone());
+        }
+        let present = netlink.addresses()?;
+        for address in &router.addresses {
+            let given = GivenAddress::new(&router.device, *address);
+            let is_there = present.contains(&InterfaceAddress { index: link.index, address: *address });
+            if !(is_there || self.addresses.contains(&given)) {
+                self.addresses.push(given);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what an earlier image has given to devices, and these routers don't want any more.
+    pub fn prune(&mut self, routers: &[RouterSpec]) {
+        let wanted = |given: &GivenAddress| {
+            let of_device = routers.iter().find(|router| router.device == given.device);
+            of_device.is_some_and(|router| {
+                router.addresses.iter().any(|net| *given == GivenAddress::new(&given.device, *net))
+            })
+        };
+        let has_addresses =
+            |device: &String| routers.iter().any(|router| router.device == *device && !router.addresses.is_empty());
+        let (kept, ended) = std::mem::take(&mut self.addresses).into_iter().partition(wanted);
+        let (kept_up, ended_up) = std::mem::take(&mut self.up).into_iter().partition(has_addresses);
+        Self { addresses: ended, up: ended_up }.take_back();
+        *self = Self { addresses: kept, up: kept_up };
+    }
+
+    /// Takes everything back. What can't be is gone, or goes with its device; or the instance has dropped its privileges.
+    pub fn take_back(&mut self) {
+        let Self { addresses, up } = std::mem::take(self);
+        let Ok(mut netlink) = Netlink::open() else { return };
+        for GivenAddress { device, address, prefix_len } in addresses {
+            let Ok(net) = IpNet::new(address, prefix_len) else { continue };
+            let _ = netlink.link(&device).and_then(|link| netlink.remove_address(link.index, net));
+        }
+        for device in up {
+            let down = LinkChange { up: Some(false), ..LinkChange::default() };
+            let _ = netlink.link(&device).and_then(|link| netlink.set_link(link.index, down));
+        }
+    }
+}
+
+impl GivenAddress {
+    fn new(device: &str, net: IpNet) -> Self {
+        Self { device: device.to_owned(), address: net.addr(), prefix_len: net.prefix_len() }
+    }
+}
+
+/// Gives a router's device what the options say, and notes what it was given. Without options it is left alone. Can be done
+/// again. Where the kernel has IPv6 turned off, the router loses what it has of that.
+pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> Result<(), HostNetworkError> {
     if router.addresses.is_empty() && router.mtu.is_none() {
         return Ok(());
     }
     let mut netlink = Netlink::open()?;
     let index = netlink.link(&router.device)?.index;
     netlink.set_link(index, LinkChange { mtu: router.mtu.map(u32::from), ..LinkChange::default() })?;
-    for address in &router.addresses {
-        netlink.replace_address(index, *address)?;
+    if router.addresses.is_empty() {
+        return Ok(());
     }
-    if !router.addresses.is_empty() {
-        netlink.set_link(index, LinkChange { up: Some(true), ..LinkChange::default() })?;
-        let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
-        logger.line(format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")));
+    given.note(&mut netlink, router)?;
+    let mut is_ipv6_off = false;
+    for address in router.addresses.clone() {
+        if is_ipv6_off && address.addr().is_ipv6() {
+            continue;
+        }
+        match netlink.replace_address(index, address) {
+            Err(error) if address.addr().is_ipv6() && error.means_ipv6_is_off() => {
+                leave_ipv6_out(router);
+                if router.addresses.is_empty() {
+                    return Err(HostNetworkError::NoAddress { device: router.device.clone(), reason: error });
+                }
+                logger.line(format_args!(
+                    "[tuntap-router] {}: IPv6 is turned off on this host ({error}); the router and its vassals have IPv4 \
+                     only, and its IPv6 addresses, ports and DNS servers are left out",
+                    router.device
+                ));
+                is_ipv6_off = true;
+            }
+            result => result?,
+        }
     }
+    netlink.set_link(index, LinkChange { up: Some(true), ..LinkChange::default() })?;
+    let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
+    logger.line(format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")));
     Ok(())
+}
+
+fn leave_ipv6_out(router: &mut RouterSpec) {
+    router.addresses.retain(|net| net.addr().is_ipv4());
+    router.ports.retain(|port| port.target.is_ipv4());
+    router.dns.retain(IpAddr::is_ipv4);
 }

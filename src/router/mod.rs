@@ -123,6 +123,13 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Takes over what the host can have of the router's networks: nothing else is given to vassals.
+    pub fn have_network(&mut self, spec: &RouterSpec) {
+        self.policy.networks.clone_from(&spec.addresses);
+        self.network.dns.clone_from(&spec.dns);
+        self.spec = spec.clone();
+    }
+
     /// The router's addresses, as far as they are known here.
     fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());

@@ -13,14 +13,44 @@ pub enum Setting {
     Ipv4Forwarding,
     /// Whether IPv6 packets that come in by the interface are forwarded, whatever the others do (Linux 6.17).
     Ipv6ForceForwarding,
-    /// Of `all`: whether IPv6 packets are forwarded.
+    /// Of `all`: whether IPv6 packets are forwarded. Of one interface: whether it is one of a router, which takes no
+    /// advertisements.
     Ipv6Forwarding,
     /// Whether IPv6 addresses and routes are taken from router advertisements: 0 never, 1 unless packets are forwarded, 2
     /// always.
     Ipv6AcceptAdvertisements,
 }
 
-/// A setting of one interface, or of `all`.
+impl Setting {
+    /// Family and name.
+    const fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ipv4Forwarding => ("ipv4", "forwarding"),
+            Self::Ipv6ForceForwarding => ("ipv6", "force_forwarding"),
+            Self::Ipv6Forwarding => ("ipv6", "forwarding"),
+            Self::Ipv6AcceptAdvertisements => ("ipv6", "accept_ra"),
+        }
+    }
+
+    fn folder(self) -> PathBuf {
+        ["/proc/sys/net", self.place().0, "conf"].iter().collect()
+    }
+
+    /// The interfaces that have it, with [`DEFAULT`] and without [`ALL`].
+    pub fn interfaces(self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.folder()) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name != ALL).collect()
+    }
+}
+
+/// In the place of an interface: all of them.
+pub const ALL: &str = "all";
+
+/// In the place of an interface: those that are yet to come.
+pub const DEFAULT: &str = "default";
+
+/// A setting of one interface, or of [`ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sysctl {
     /// The interface.
@@ -37,13 +67,7 @@ impl Sysctl {
 
     /// Its file.
     pub fn path(&self) -> PathBuf {
-        let (family, name) = match self.setting {
-            Setting::Ipv4Forwarding => ("ipv4", "forwarding"),
-            Setting::Ipv6ForceForwarding => ("ipv6", "force_forwarding"),
-            Setting::Ipv6Forwarding => ("ipv6", "forwarding"),
-            Setting::Ipv6AcceptAdvertisements => ("ipv6", "accept_ra"),
-        };
-        ["/proc/sys/net", family, "conf", &self.interface, name].iter().collect()
+        self.setting.folder().join(&self.interface).join(self.setting.place().1)
     }
 
     /// Whether the kernel has it for this interface.

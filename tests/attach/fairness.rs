@@ -16,7 +16,7 @@ use crate::hello::{Answer, answer, hello, offer};
 use crate::tun::{self, ATTACHABLE};
 use crate::world::{emperor, start_attached};
 
-/// The kernel takes some 15 ms for each, and whoever closes the last descriptor waits for it.
+/// The kernel takes some 15 ms for each, and whoever closes the last descriptor waits for it: three seconds for all.
 #[test]
 fn devices_that_end_at_once_hold_nobody_up() {
     const DEVICES: usize = 200;
@@ -39,7 +39,7 @@ fn devices_that_end_at_once_hold_nobody_up() {
         drop(peers);
         pings.join().expect("no panic")
     });
-    assert!(longest < Duration::from_millis(500), "nobody was heard for {longest:?}");
+    assert!(longest < Duration::from_millis(1500), "nobody was heard for {longest:?}");
     emperor.wait_for_stats("the peers are gone", |stats| stats.peers().len() == 1);
     wait::until_true("the devices are gone", wait::LONG, || {
         (0..DEVICES).all(|number| !netns.has_device(&format!("many{number}")))

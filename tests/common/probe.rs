@@ -30,8 +30,14 @@ pub fn pings_answered(net: &Net, to: impl Into<IpAddr>, count: u32, options: &[&
     }
 }
 
+/// Whether one ping of some is answered, within seconds: a busy machine is slow.
 pub fn is_reachable(net: &Net, to: impl Into<IpAddr>) -> bool {
-    pings_answered(net, to, 1, &["-W", "1"]) == 1
+    net.output(&["ping", "-q", "-n", "-i", "0.5", "-c", "1", "-w", "8", &to.into().to_string()]).status.success()
+}
+
+/// Whether a ping stays without an answer for a second.
+pub fn is_cut_off(net: &Net, to: impl Into<IpAddr>) -> bool {
+    pings_answered(net, to, 1, &["-W", "1"]) == 0
 }
 
 /// Sends `length` bytes over TCP from one namespace to another and has them sent back.

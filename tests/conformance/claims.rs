@@ -6,7 +6,7 @@ use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::host::Subject;
 use crate::common::packet;
-use crate::common::probe::{is_reachable, pings_answered};
+use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::processes::{descriptors, freeze, is_alive, thaw};
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
@@ -96,7 +96,7 @@ fn vassal_is_not_driven_out_by_one_with_its_address(pair: Pair) {
         return;
     }
     let rival = emperor.start_vassal(&rival);
-    assert!(!is_reachable(&rival, EMPEROR));
+    assert!(is_cut_off(&rival, EMPEROR));
     assert_eq!(pings_answered(&holder, EMPEROR, 5, &[]), 5);
     std::fs::remove_file(emperor.path("vassals/v1.ini")).expect("own folder");
     wait::until_true("the rival has the address once it is free", wait::LONG, || is_reachable(&rival, EMPEROR));

@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
@@ -257,10 +256,10 @@ fn our_vassal_sends_its_credentials_first_and_at_once() {
         .without_ping()
         .line("tuntap-use-credentials = true")
         .line("tuntap-device-rule = out 0.0.0.0 10.0.0.0/8 deny")
-        .line("exec-as-root = sleep 3");
+        .line("exec-as-root = sleep 60");
     emperor.add(&vassal);
     let mut accepted = fake.accept(wait::LONG);
-    let first = accepted.next_bytes(wire::CREDENTIALS.len(), Duration::from_secs(1));
+    let first = accepted.next_bytes(wire::CREDENTIALS.len(), wait::LONG);
     assert_eq!(
         first.as_deref(),
         Some(&wire::CREDENTIALS[..]),

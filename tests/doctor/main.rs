@@ -6,6 +6,7 @@ mod common;
 
 mod world;
 
+mod filter;
 mod machine;
 mod network;
 mod pairs;

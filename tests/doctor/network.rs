@@ -1,12 +1,9 @@
 //! The way to the rest of the world.
 
-use std::panic::resume_unwind;
-
-use nix::errno::Errno;
-use nix::libc;
-use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
-
-use crate::world::{ROUTER, World, hide};
+use crate::common::emperor::EmperorIni;
+use crate::common::host::{Host, Subject};
+use crate::common::netns::Netns;
+use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn forwarding_that_is_off_is_told() {
@@ -31,38 +28,6 @@ fn strict_sources_are_a_warning_where_there_is_a_gateway() {
     world.examine_lines(ROUTER).is_well();
     let gateway = "tuntap-router = emperor1 {dir}/u.sock \"\" 127.0.0.1:999\n";
     world.examine_lines(&format!("{ROUTER}{gateway}")).warns("rp_filter is strict", "rp_filter=2");
-}
-
-#[test]
-fn filter_that_drops_what_is_forwarded_is_told() {
-    for (program, table, remedy) in [
-        ("iptables-nft", "ip filter", "iptables -I FORWARD -i emperor0 -j ACCEPT"),
-        ("iptables-legacy", "iptables-legacy filter", "iptables-legacy -I FORWARD -i emperor0 -j ACCEPT"),
-    ] {
-        let world = World::usual();
-        world.netns.sh(&format!("{program} -P FORWARD ACCEPT"));
-        world.examine_lines(ROUTER).is_well();
-        world.netns.sh(&format!("{program} -P FORWARD DROP"));
-        world.netns.sh(&format!("{program} -A FORWARD -i emperor01 -j ACCEPT"));
-        world.examine_lines(ROUTER).is_wrong(&format!("{table}, chain FORWARD: drops what is forwarded"), remedy);
-        // The remedy, as an operator would copy it.
-        world.netns.sh(&format!("{program} -I FORWARD -i emperor0 -j ACCEPT"));
-        world.examine_lines(ROUTER).is_well();
-    }
-}
-
-#[test]
-fn nftables_chain_that_drops_what_is_forwarded_is_told() {
-    let world = World::usual();
-    world.netns.sh("nft add table inet firewall");
-    world.netns.sh("nft add chain inet firewall forward { type filter hook forward priority 0 ; policy drop ; }");
-    let verdict = world.examine_lines(ROUTER);
-    verdict.is_wrong(
-        "inet firewall, chain forward: drops what is forwarded",
-        "nft insert rule inet firewall forward iifname emperor0 accept",
-    );
-    world.netns.sh("nft insert rule inet firewall forward iifname emperor0 accept");
-    world.examine_lines(ROUTER).is_well();
 }
 
 const NAT: &str = "tuntap-router-address = 192.168.0.1/24\ntuntap-router-nat = eth0\n";
@@ -94,26 +59,73 @@ fn network_that_is_taken_is_told() {
 
 #[test]
 fn forwarding_of_ipv6_is_its_own_matter() {
-    let world = World::usual();
-    let verdict = world.examine_lines(&format!("{ROUTER}tuntap-router-address = fd00:1::1/64\n"));
-    verdict.is_wrong("net.ipv6.conf.all.forwarding is off", "net.ipv6.conf.all.forwarding=1");
+    let world = World::usual().with_ipv6();
+    let lines = format!("{ROUTER}tuntap-router-address = fd00:1::1/64\n");
+    world.examine_lines(&lines).is_well();
+    world.netns.sh("sysctl -qw net.ipv6.conf.all.forwarding=0");
+    world.examine_lines(&lines).warns("net.ipv6.conf.all.forwarding is off", "net.ipv6.conf.all.forwarding=1");
+    world.netns.sh("ip -6 route del default");
+    let verdict = world.examine_lines(&lines);
     verdict.has("warning", "no default route for IPv6", "ip -6 route add default");
 }
 
 #[test]
-fn packet_filter_that_is_needed_and_missing_is_told() {
-    // A thread of its own, since no filter can be taken off again.
-    let examined = std::thread::spawn(|| {
-        let is = |argument, value| {
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).expect("an argument")
-        };
-        let family = is(0, u64::try_from(libc::AF_NETLINK).expect("positive"));
-        let protocol = is(2, u64::try_from(libc::NETLINK_NETFILTER).expect("positive"));
-        let sockets = SeccompRule::new(vec![family, protocol]).expect("two conditions");
-        hide(libc::SYS_socket, vec![sockets], Errno::EPROTONOSUPPORT);
-        let world = World::usual();
-        world.examine_lines(ROUTER).warns("packet filters: can't be read", "nf_tables");
-        world.examine_lines(&format!("{ROUTER}{NAT}")).is_wrong("packet filters: can't be read", "modprobe nf_tables");
-    });
-    examined.join().unwrap_or_else(|panic| resume_unwind(panic));
+fn host_without_ipv6_is_told() {
+    let both = format!("{ROUTER}{NAT}tuntap-router-address = fd00:1::1/64\n");
+    let world = World::usual();
+    world.examine_lines(&both).warns("IPv6 is off on this host", "disable_ipv6=0");
+    world.with_ipv6().examine_lines(&both).is_well();
+}
+
+#[test]
+fn table_of_somebody_else_is_told() {
+    let world = World::usual();
+    world.netns.sh("nft add table inet tuntap-emperor0");
+    world.examine_lines(ROUTER).is_well();
+    let lines = format!("{ROUTER}{NAT}");
+    world.examine_lines(&lines).is_wrong("the table inet tuntap-emperor0 is somebody else's", "nft delete table");
+    // It is as bad as that.
+    let netns = Netns::new();
+    netns.sh("nft add table inet tuntap-emperor0");
+    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+        .line("tuntap-router-address = 192.168.0.1/24")
+        .line("tuntap-router-nat = lo0");
+    netns.sh("ip link add lo0 type veth peer name lo1");
+    assert!(!emperor.launch_in(netns).wait_for_exit().success());
+}
+
+#[test]
+fn settings_that_cannot_be_changed_are_told() {
+    let world =
+        World::usual().before("mount --bind /proc/sys/net /proc/sys/net && mount -o remount,bind,ro /proc/sys/net");
+    world.netns.sh("sysctl -qw net.ipv4.ip_forward=1");
+    let lines = format!("{ROUTER}{NAT}");
+    world.examine_lines(&lines).is_well();
+    world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
+    world.examine_lines(&lines).is_wrong("/proc/sys/net can't be written to", "--privileged");
+}
+
+#[test]
+fn host_only_set_up_is_a_warning() {
+    let world = World::usual();
+    world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
+    let hook = "exec-as-root = ip address replace 192.168.0.1/24 dev emperor0\n";
+    world.examine_lines(&format!("{ROUTER}{hook}")).warns("net.ipv4.ip_forward is off", "tuntap-router-nat");
+    let masquerades = "exec-as-root = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE\n";
+    world.examine_lines(&format!("{ROUTER}{hook}{masquerades}")).is_wrong("net.ipv4.ip_forward is off", "sysctl");
+}
+
+#[test]
+fn ports_that_nobody_reaches_are_a_warning() {
+    let world = World::usual();
+    world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
+    let port = "tuntap-router-address = 192.168.0.1/24\ntuntap-router-port = tcp 80 192.168.0.2:80\n";
+    world.examine_lines(&format!("{ROUTER}{port}")).warns("nobody outside reaches it", "tuntap-router-nat = emperor0 ");
+    let lines = format!("{ROUTER}{port}tuntap-router-nat = eth0\n");
+    world.examine_lines(&lines).is_well();
+    let fixed = |address| format!("{VASSAL}tuntap-device-address = {address}/24\n");
+    world.examine_pair(&lines, &fixed("192.168.0.2")).is_well();
+    world
+        .examine_pair(&lines, &fixed("192.168.0.3"))
+        .warns("leads to 192.168.0.2, which is leased to nobody", "tuntap-router-lease");
 }

@@ -71,6 +71,52 @@ fn leases_that_nobody_can_have_are_told() {
 }
 
 #[test]
+fn addresses_that_nobody_can_have_are_told() {
+    const NETWORK: &str = "tuntap-router-address = 10.0.0.1/24\n";
+    let world = World::usual();
+    let auto = VASSAL.replace("t.sock", "t.sock auto");
+    world
+        .examine_pair(ROUTER, &auto)
+        .is_wrong("uwsgi0: auto, but the router of ", "tuntap-router-address = <addr/len>");
+    let emperor = format!("{ROUTER}{NETWORK}");
+    world.examine_pair(&emperor, &auto).is_well();
+    let closed = format!("{emperor}tuntap-router-firewall-out = deny\n");
+    world.examine_pair(&closed, &auto).is_wrong("lets nothing pass from the router's networks", "allow");
+    let fixed = |address| format!("{VASSAL}tuntap-device-address = {address}/24\n");
+    world.examine_pair(&emperor, &fixed("10.0.0.2")).is_well();
+    world
+        .examine_pair(&emperor, &fixed("10.0.1.2"))
+        .is_wrong("in none of the networks of", "an address of 10.0.0.0/24");
+}
+
+#[test]
+fn unleased_address_is_enough_for_auto() {
+    const SHOWN: &str = "tuntap-use-credentials = true\n";
+    let world = World::usual();
+    let emperor = format!("{ROUTER}{SHOWN}tuntap-router-address = 10.0.0.1/24\ntuntap-router-lease = 10.0.0.9 20009\n");
+    let auto = VASSAL.replace("t.sock", "t.sock auto") + SHOWN;
+    world.examine_pair(&emperor, &auto).is_well();
+    let plain = format!("{VASSAL}{SHOWN}");
+    world.examine_pair(&emperor, &plain).is_wrong("no tuntap-router-lease is for uid 20001", "auto");
+    world.examine_pair(&format!("{emperor}tuntap-router-lease-default = allow\n"), &plain).is_well();
+}
+
+#[test]
+fn two_routers_need_two_networks() {
+    let world = World::usual();
+    let router = |device: &str, net: &str| {
+        world.file(
+            &format!("{device}.ini"),
+            &format!("master = true\ntuntap-router = {device} {{dir}}/{device}.sock\ntuntap-router-address = {net}\n"),
+        )
+    };
+    let (one, two) = (router("tt0", "10.0.0.1/24"), router("tt1", "10.0.1.1/24"));
+    world.examine(&[&one, &two]).is_well();
+    let two = router("tt1", "10.0.0.129/25");
+    world.examine(&[&one, &two]).is_wrong("tuntap-router-address 10.0.0.129/25: a router of ", "another network");
+}
+
+#[test]
 fn symbol_that_is_nowhere_is_told() {
     for host in HOSTS {
         let world = World::new(host);

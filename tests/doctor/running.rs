@@ -1,11 +1,13 @@
 //! Examinations beside instances that run.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
 use crate::common::host::{MOUNT, Subject};
 use crate::common::probe::pings_answered;
+use crate::common::processes::VARIABLE;
 use crate::common::vassal::VassalIni;
+use crate::common::wait::{LONG, until_true};
 use crate::world::{HOSTS, Verdict, command_line};
 
 /// Examines a file in the namespaces of a running Emperor.
@@ -48,6 +50,32 @@ fn set_up_that_runs_is_well_and_goes_on() {
         let peers = emperor.wait_for_stats("the examination's connections are gone", |stats| stats.peers().len() == 1);
         assert!(peers.peer(V1).is_some());
     }
+}
+
+#[test]
+fn set_up_that_runs_in_the_background_is_well() {
+    let emperor = EmperorIni::new(HOSTS[0], Subject::Ours).start();
+    let lines =
+        "master = true\ntuntap-router = tt1 {dir}/u.sock\ndaemonize2 = {dir}/daemon.log\npidfile2 = {dir}/pid\n";
+    let ini = file(&emperor, "daemon.ini", lines);
+    let uwsgi = emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy());
+    let started = Command::new("timeout")
+        .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "-t", &emperor.master_pid().to_string()])
+        .args([&uwsgi, "--ini", &ini])
+        .env(VARIABLE, emperor.family().marker())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("timeout can be started");
+    assert!(started.success());
+    until_true("the daemon has its device", LONG, || emperor.netns.has_device("tt1"));
+    let mut verdict = examine(&emperor, &[&ini]);
+    until_true("the daemon listens", LONG, || {
+        verdict = examine(&emperor, &[&ini]);
+        verdict.text.contains("u.sock: this router runs, pid ")
+    });
+    verdict.warns("no default route for IPv4", "");
+    verdict.has("ok", "device tt1: the router's", "");
 }
 
 #[test]

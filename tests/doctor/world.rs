@@ -101,6 +101,14 @@ impl World {
         Self::new(Host::usual())
     }
 
+    /// Has IPv6, forwards it, and has a default route for it.
+    pub fn with_ipv6(self) -> Self {
+        self.netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1");
+        self.netns.sh("ip addr add 2001:db8::2/64 dev eth0 nodad");
+        self.netns.sh("ip -6 route add default via 2001:db8::1");
+        self
+    }
+
     /// A shell line that changes what the examination sees, in a mount namespace of its own.
     pub fn before(mut self, line: &str) -> Self {
         self.before = self.in_dir(line);

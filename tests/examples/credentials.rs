@@ -44,7 +44,7 @@ fn with_second_vassal_as(uid: u32) -> (Netns, Example, Instance) {
 }
 
 /// The hook is built as its comment says.
-fn with_hook() -> Example {
+pub fn with_hook() -> Example {
     let example = Example::copy("credentials");
     let built = Command::new("timeout")
         .args(["-s", "KILL", "60"])

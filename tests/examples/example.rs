@@ -78,6 +78,11 @@ impl Example {
         std::fs::write(path, text.replace(old, new)).expect("own folder");
     }
 
+    /// Without what this host has built in.
+    pub fn without_needless_plugins(&self, text: &str) -> String {
+        if self.host == Host::V2_0_31 { text.replace("plugin = python3\n", "") } else { text.to_owned() }
+    }
+
     fn copy_folder(&self, from: &Path, to: &Path) {
         std::fs::create_dir(to).expect("own folder");
         for entry in std::fs::read_dir(from).expect("the example's folder") {
@@ -107,11 +112,9 @@ impl Example {
         ];
         let adapt = |line: &str| match values.iter().find(|(start, _)| line.starts_with(start)) {
             Some((start, value)) => format!("{start}{}\n", value.display()),
-            // This host has Python built in.
-            None if line == "plugin = python3" && self.host == Host::V2_0_31 => String::new(),
             None => format!("{line}\n"),
         };
-        text.lines().map(adapt).collect()
+        self.without_needless_plugins(text).lines().map(adapt).collect()
     }
 }
 

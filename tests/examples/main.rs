@@ -9,6 +9,7 @@ mod world;
 
 mod auto;
 mod credentials;
+mod doctor;
 mod firewall;
 mod ipv6;
 mod leases;
@@ -16,6 +17,7 @@ mod long;
 mod minimal;
 mod no_emperor;
 mod ports;
+mod readme;
 mod services;
 mod stats;
 mod two_hosts;

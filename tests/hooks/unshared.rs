@@ -115,7 +115,7 @@ fn goes_into_the_background() {
     assert_instance_works(&emperor, &instance, daemon);
     send(daemon, Signal::SIGINT);
     wait::until_true("the daemon ends", wait::LONG, || !is_alive(daemon));
-    wait::until_true("its address is free", Duration::from_secs(1), || emperor.stats().peer(V1).is_none());
+    wait::until_true("its address is free", wait::LONG, || emperor.stats().peer(V1).is_none());
 }
 
 /// Before the applications are loaded there is nothing to lose: uWSGI goes into the background first.

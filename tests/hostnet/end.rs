@@ -5,9 +5,9 @@ use nix::sys::signal::Signal;
 use crate::common::netns::Netns;
 use crate::common::wait;
 use crate::rules::add_hosts_own;
-use crate::world::{SET_UP, Site, World, forwarding, ini, ruleset, vassal};
+use crate::world::{SET_UP, Site, State, World, forwarding, ini, ruleset, vassal};
 
-fn start_and_end(signal: Signal) -> (World, String, Vec<String>) {
+fn start_and_end(signal: Signal) -> (World, String, State) {
     let host = Netns::new();
     let site = Site::around(&host);
     add_hosts_own(&host);
@@ -70,4 +70,31 @@ fn emperor_in_the_background_keeps_its_table() {
     crate::common::processes::send(master, Signal::SIGINT);
     wait::until_true("the daemon ends", wait::LONG, || emperor.family().members().is_empty());
     assert_eq!(ruleset(&emperor.netns), before);
+}
+
+/// A device that the operator has made outlives its router, and what its router has given it does not. What it had before
+/// stays.
+#[test]
+fn persistent_device_keeps_its_own_and_nothing_of_the_router() {
+    let host = Netns::new();
+    let site = Site::around(&host);
+    host.sh("ip tuntap add emperor0 mode tun");
+    host.sh("ip addr add 192.168.7.1/24 dev emperor0");
+    let addresses = |host: &Netns| {
+        let text = host.sh("ip -o addr show dev emperor0 scope global");
+        text.lines().filter_map(|line| line.split_whitespace().nth(3)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let emperor = ini().lines(&SET_UP).line("tuntap-router-address = 192.168.5.1/24").start_in(host);
+    let mut world = World { emperor, site };
+    assert_eq!(addresses(&world.netns), ["192.168.7.1/24", "192.168.0.1/24", "192.168.5.1/24", "fd00:77::1/64"]);
+    // A reload with one address less.
+    let path = world.path("emperor.ini");
+    let text = std::fs::read_to_string(&path).expect("own file");
+    std::fs::write(&path, text.replace("tuntap-router-address = 192.168.5.1/24", "")).expect("own file");
+    crate::reload::reload(&world);
+    assert_eq!(addresses(&world.netns), ["192.168.7.1/24", "192.168.0.1/24", "fd00:77::1/64"]);
+    world.signal(Signal::SIGINT);
+    world.emperor.wait_for_exit();
+    assert_eq!(addresses(&world.netns), ["192.168.7.1/24"]);
+    assert!(!world.netns.sh("ip link show dev emperor0").contains(",UP"));
 }

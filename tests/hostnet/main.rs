@@ -8,8 +8,12 @@ mod common;
 mod world;
 
 mod end;
+mod ipv6;
 mod nat;
 mod options;
+mod others;
 mod ports;
 mod reload;
 mod rules;
+mod strangers;
+mod two_routers;

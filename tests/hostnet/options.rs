@@ -22,3 +22,10 @@ fn mapping_to_nowhere_stops_the_start() {
     let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-port = tcp 80 10.0.1.2:80"];
     assert_refused(&lines, "tuntap-router-port = tcp 80 10.0.1.2:80: 10.0.1.2 is in none of the router's networks");
 }
+
+/// The instance would set up one network, leave it, and look for it in another one.
+#[test]
+fn instance_that_leaves_the_hosts_network_stops_the_start() {
+    let lines = ["tuntap-router-address = 10.0.0.1/24", "unshare = net"];
+    assert_refused(&lines, "which unshare = net makes this instance leave");
+}

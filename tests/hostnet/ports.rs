@@ -1,12 +1,15 @@
 //! From outside to the vassals, by the host's ports.
 
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
-use crate::common::emperor::V1;
-use crate::common::netns::Net;
+use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::netns::{Net, Netns};
 use crate::common::wait;
 use crate::world::{
-    HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, V1_IPV6, World, any_ipv4, client_as_seen, ip, start, vassal,
+    EMPEROR_IPV6, HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, SET_UP, Site, V1_IPV6, V2_IPV6, World, any_ipv4,
+    client_as_seen, ini, ip, start, vassal, vassal_at,
 };
 
 const PORTS: [&str; 4] = [
@@ -96,13 +99,75 @@ fn mapping_follows_a_vassal_that_is_started_anew() {
     assert_ne!(world.stats().0["ports"][0]["peer"], pid);
 }
 
-/// Without a vassal the port is as good as closed, and the host's own services go on.
+/// Without a vassal the port is as good as closed: the question goes to where nobody is, and not to the host's own service
+/// at that port. Others go on.
 #[test]
 fn port_of_an_absent_vassal_answers_nobody() {
     let world = start(&PORTS);
-    let refused = world.site.outside4.run(|| TcpStream::connect_timeout(&mapped(HOST_IPV4, 8080), wait::SHORT));
-    assert!(refused.is_err());
+    let mapped_port = mapped(HOST_IPV4, 8080);
+    let _hosts_own = world.netns.run(|| TcpListener::bind(any_ipv4(8080))).expect("the port is free");
+    let error = world.site.outside4.run(|| TcpStream::connect_timeout(&mapped_port, wait::SHORT)).expect_err("nobody");
+    assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable), "{error:?}");
+    // What it is about is dropped by the router, for want of a vassal.
+    assert!(world.stats().drops("no_peer") > 0, "{:?}", world.stats());
     assert_eq!(world.stats().0["ports"][0]["peer"], serde_json::Value::Null);
     let own = mapped(HOST_IPV4, 8081);
     assert_eq!(client_as_seen(&world.site.outside4, own, &world.netns, own), ip(OUTSIDE_IPV4));
+}
+
+/// By the host's own address, with and without the short way between vassals. The host has asked, as far as they can see.
+#[test]
+fn vassals_reach_each_other_and_themselves_by_the_hosts_ports() {
+    for switch in ["tuntap-router-switch = false", "tuntap-router-switch = true"] {
+        let lines: Vec<_> = PORTS.into_iter().chain([switch]).collect();
+        let world = start(&lines);
+        let (first, second) = (world.start_vassal(&vassal("v1")), world.start_vassal(&vassal_at("v2", V2, V2_IPV6)));
+        for asking in [&first, &second] {
+            let (web4, web6) = (mapped("192.168.0.2", 80), mapped(V1_IPV6, 80));
+            assert_eq!(
+                client_as_seen(asking, mapped(HOST_IPV4, 8080), &first, web4),
+                IpAddr::from(EMPEROR),
+                "{switch}"
+            );
+            assert_eq!(client_as_seen(asking, mapped(HOST_IPV6, 8080), &first, web6), ip(EMPEROR_IPV6), "{switch}");
+            let (dns4, dns6) = (mapped("192.168.0.2", 53), mapped(V1_IPV6, 53));
+            assert_eq!(udp_client_as_seen(asking, mapped(HOST_IPV4, 5353), &first, dns4), IpAddr::from(EMPEROR));
+            assert_eq!(udp_client_as_seen(asking, mapped(HOST_IPV6, 5353), &first, dns6), ip(EMPEROR_IPV6));
+        }
+        assert_mapped(&world, &first);
+    }
+}
+
+/// As many as a router may have: the first, the last and one between.
+#[test]
+fn most_ports_that_a_router_may_have_all_work() {
+    const MAX: u16 = 512;
+    let lines: Vec<_> = (0..MAX)
+        .map(|index| format!("tuntap-router-port = tcp {} 192.168.0.2:{}", 10_000 + index, 20_000 + index))
+        .collect();
+    let world = start(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let net = world.start_vassal(&vassal("v1"));
+    for index in [0, MAX / 2, MAX - 1] {
+        let (outer, inner) = (mapped(HOST_IPV4, 10_000 + index), mapped("192.168.0.2", 20_000 + index));
+        assert_eq!(client_as_seen(&world.site.outside4, outer, &net, inner), ip(OUTSIDE_IPV4));
+    }
+}
+
+/// Ports alone turn on nothing but the device. What comes from outside needs an interface that forwards.
+#[test]
+fn ports_without_nat_are_for_this_host_and_a_line_says_so() {
+    let host = Netns::new();
+    let site = Site::around(&host);
+    let without_nat = SET_UP.into_iter().filter(|line| !line.contains("-nat")).chain([PORTS[0]]);
+    let emperor = ini().lines(&without_nat.collect::<Vec<_>>()).start_in(host);
+    let world = World { emperor, site };
+    world.log.wait_for("tuntap-router-nat = emperor0 <interface>", wait::SHORT);
+    assert!(!world.log.text().contains("net.ipv6.conf.all.forwarding is off"), "no port is of IPv6");
+    let net = world.start_vassal(&vassal("v1"));
+    let (outer, inner) = (mapped(HOST_IPV4, 8080), mapped("192.168.0.2", 80));
+    assert_eq!(client_as_seen(&world.netns, outer, &net, inner), ip(HOST_IPV4));
+    let refused = world.site.outside4.run(|| TcpStream::connect_timeout(&outer, Duration::from_secs(1)));
+    assert!(refused.is_err());
+    world.netns.sh("sysctl -qw net.ipv4.conf.up4.forwarding=1");
+    assert_eq!(client_as_seen(&world.site.outside4, outer, &net, inner), ip(OUTSIDE_IPV4));
 }

@@ -45,7 +45,7 @@ fn bystander(world: &World) -> Emperor {
 }
 
 #[track_caller]
-fn reload(world: &World) {
+pub fn reload(world: &World) {
     let mark = world.log.mark();
     world.signal(Signal::SIGHUP);
     world.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);

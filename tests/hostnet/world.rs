@@ -1,5 +1,6 @@
 //! A host with an Emperor, between its vassals and two outside hosts.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
@@ -19,6 +20,7 @@ pub const OUTSIDE_IPV6: &str = "2001:db8:1::2";
 /// The Emperor's and the vassal's IPv6 addresses.
 pub const EMPEROR_IPV6: &str = "fd00:77::1";
 pub const V1_IPV6: &str = "fd00:77::2";
+pub const V2_IPV6: &str = "fd00:77::3";
 
 pub const TABLE: &str = "tuntap-emperor0";
 
@@ -95,9 +97,13 @@ pub fn start_in(host: Netns, lines: &[&str]) -> World {
 
 /// A vassal with an address of each family.
 pub fn vassal(name: &str) -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, name, V1, EMPEROR)
+    vassal_at(name, V1, V1_IPV6)
+}
+
+pub fn vassal_at(name: &str, ipv4: Ipv4Addr, ipv6: &str) -> VassalIni {
+    VassalIni::new(Host::usual(), Subject::Ours, name, ipv4, EMPEROR)
         .with_ipv6()
-        .line(format!("exec-as-root = ip addr replace {V1_IPV6}/64 dev uwsgi0 nodad"))
+        .line(format!("exec-as-root = ip addr replace {ipv6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip route replace default via {EMPEROR_IPV6} dev uwsgi0"))
         .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR_IPV6}"))
 }
@@ -133,24 +139,39 @@ pub fn ruleset(host: &Net) -> String {
     host.sh("nft -s -a list ruleset")
 }
 
-/// The sysctls that a set-up may change.
-pub fn forwarding(host: &Net) -> Vec<String> {
+/// Sysctls with their values.
+pub type State = BTreeMap<&'static str, i32>;
+
+/// The sysctls that a set-up may change, by their names below /proc/sys/net, as far as the kernel has them.
+pub fn forwarding(host: &Net) -> State {
     let names = [
         "ipv4/ip_forward",
         "ipv4/conf/up4/forwarding",
         "ipv4/conf/up6/forwarding",
         "ipv4/conf/lo/forwarding",
         "ipv6/conf/all/forwarding",
+        "ipv6/conf/default/forwarding",
         "ipv6/conf/up4/force_forwarding",
         "ipv6/conf/up6/force_forwarding",
-        "ipv6/conf/up6/accept_ra",
         "ipv6/conf/lo/force_forwarding",
+        "ipv6/conf/default/accept_ra",
+        "ipv6/conf/up4/accept_ra",
+        "ipv6/conf/up6/accept_ra",
     ];
-    // `cat` runs in the namespace; the files of a kernel that lacks them are left out.
-    let paths: Vec<_> = names.iter().map(|name| format!("/proc/sys/net/{name}")).collect();
-    let mut program = vec!["cat"];
-    program.extend(paths.iter().map(String::as_str));
-    String::from_utf8_lossy(&host.output(&program).stdout).lines().map(str::to_owned).collect()
+    host.run(|| names.into_iter().filter_map(|name| Some((name, setting(name)?))).collect())
+}
+
+/// A sysctl of the network namespace that the thread is in.
+fn setting(name: &str) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
+    Some(text.trim().parse().expect("a number"))
+}
+
+/// A sysctl of IPv4 that every kernel has.
+#[track_caller]
+pub fn ipv4_forwarding(host: &Net, interface: &str) -> i32 {
+    let name = format!("ipv4/conf/{interface}/forwarding");
+    host.run(|| setting(&name)).unwrap_or_else(|| panic!("{name} is missing"))
 }
 
 /// Any address of a family, for listeners.

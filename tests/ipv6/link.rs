@@ -3,7 +3,7 @@
 
 use crate::common::emperor::{EMPEROR, Emperor, V1};
 use crate::common::netns::Net;
-use crate::common::probe::{is_reachable, pings_answered};
+use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::wait;
 use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, start_attached, vassal};
 
@@ -63,7 +63,7 @@ fn vassal_without_ipv6_sends_none() {
     );
     let net = start_attached(&emperor, &vassal);
     assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5);
-    assert!(!is_reachable(&emperor.netns, V1_6));
+    assert!(is_cut_off(&emperor.netns, V1_6));
     let stats = emperor.stats();
     assert_eq!(stats.drops_of(V1, "invalid_source"), 0);
     assert_addresses(&emperor, &[V1.into()]);

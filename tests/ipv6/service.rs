@@ -54,12 +54,21 @@ impl Drop for Service {
     }
 }
 
-/// The page at an address, if curl gets one within a second.
+/// The page at an address, if curl gets one, within some seconds.
 pub fn curl(from: &Net, address: impl Into<IpAddr>, port: u16) -> Option<String> {
-    let url = match address.into() {
+    curl_within("10", from, address.into(), port)
+}
+
+/// The page at an address where there should be none, if curl gets one within a second.
+pub fn curl_in_vain(from: &Net, address: impl Into<IpAddr>, port: u16) -> Option<String> {
+    curl_within("1", from, address.into(), port)
+}
+
+fn curl_within(seconds: &str, from: &Net, address: IpAddr, port: u16) -> Option<String> {
+    let url = match address {
         IpAddr::V4(address) => format!("http://{address}:{port}/"),
         IpAddr::V6(address) => format!("http://[{address}]:{port}/"),
     };
-    let output = from.output(&["curl", "-g", "-s", "-m", "1", &url]);
+    let output = from.output(&["curl", "-g", "-s", "-m", seconds, &url]);
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

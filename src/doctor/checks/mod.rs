@@ -2,8 +2,10 @@
 
 pub mod access;
 pub mod credentials;
+pub mod filter;
 pub mod kernel;
 pub mod network;
+mod passage;
 pub mod placement;
 pub mod plugin;
 pub mod sockets;

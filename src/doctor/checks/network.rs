@@ -1,11 +1,14 @@
 //! The way from a router's device to the rest of the world.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
+use super::filter::speaks;
 use crate::config::RouterSpec;
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
-use crate::sys::survey::filter::DroppingChain;
+use crate::policy::lease::{Lease, Uncovered};
 use crate::sys::survey::network::{Neighbour, Surroundings};
 
 /// Whether the host passes on what comes from the vassals of a router's instance. The error says why nobody knows.
@@ -20,10 +23,17 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> 
         [(false, found.ipv4, "net.ipv4.ip_forward"), (true, found.ipv6, "net.ipv6.conf.all.forwarding")]
     {
         let concerned: Vec<&RouterSpec> = routers.iter().filter(|router| speaks(router, is_ipv6)).collect();
-        if !concerned.is_empty() {
-            findings.push(family_forwarding(instance, &concerned, is_on, sysctl));
-            findings.extend(default_route(found, is_ipv6));
+        if concerned.is_empty() {
+            continue;
         }
+        if is_ipv6 && !found.has_ipv6 {
+            findings.push(without_ipv6(&concerned));
+            continue;
+        }
+        findings.push(family_forwarding(instance, &concerned, is_on, sysctl));
+        findings.extend(concerned.iter().filter(|_| !is_on).filter_map(|router| closed_ports(router, is_ipv6)));
+        findings.extend(default_route(found, is_ipv6));
+        findings.extend(locked_settings(found, &concerned, is_ipv6));
     }
     if found.strict_sources && routers.iter().any(|router| router.gateway.is_some()) {
         findings.push(Finding::warning(
@@ -39,12 +49,6 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> 
     findings
 }
 
-/// Whether packets of a family come from a router's vassals, as far as its file tells.
-fn speaks(router: &RouterSpec, is_ipv6: bool) -> bool {
-    let is_of_family = |net: &IpNet| matches!(net, IpNet::V6(_)) == is_ipv6;
-    if router.addresses.is_empty() { !is_ipv6 } else { router.addresses.iter().any(is_of_family) }
-}
-
 fn family_forwarding(instance: &Instance, routers: &[&RouterSpec], is_on: bool, sysctl: &str) -> Finding {
     if is_on {
         return Finding::fine(format!("{sysctl} is on"));
@@ -55,13 +59,132 @@ fn family_forwarding(instance: &Instance, routers: &[&RouterSpec], is_on: bool, 
     if instance.hooks_mention(&["forward", "/proc/sys/net"]) || instance.hooks_mention(&["forward", "sysctl"]) {
         return Finding::fine(format!("{sysctl} is off; a line of {} sees to it", instance.file));
     }
-    let remedy =
-        format!("tuntap-router-nat = <the interface to the internet>; or sysctl -w {sysctl}=1, kept in /etc/sysctl.d");
+    let sysctl_remedy = format!("sysctl -w {sysctl}=1, kept in /etc/sysctl.d");
+    let remedy = if routers.iter().any(|router| router.addresses.is_empty()) {
+        format!(
+            "tuntap-router-address = <the vassals' network's first address>/<len> and tuntap-router-nat = <the interface \
+             to the internet>\nor {sysctl_remedy}"
+        )
+    } else {
+        format!("tuntap-router-nat = <the interface to the internet>; or {sysctl_remedy}")
+    };
     if instance.config.switch {
         let what = format!("{sysctl} is off: vassals reach each other and this host, nothing else");
         return Finding::warning(what, remedy);
     }
-    Finding::wrong(format!("{sysctl} is off: vassals reach this host, nothing else, and not each other"), remedy)
+    let what = format!("{sysctl} is off: vassals reach this host, nothing else, and not each other");
+    // Who gives the host its address may want no more than that; but not who masquerades.
+    let gives_address =
+        |router: &&RouterSpec| !router.addresses.is_empty() || instance.hooks_mention(&[&router.device]);
+    if routers.iter().all(gives_address)
+        && !instance.hooks_mention(&["MASQUERADE"])
+        && !instance.hooks_mention(&["masquerade"])
+    {
+        return Finding::warning(what, remedy);
+    }
+    Finding::wrong(what, remedy)
+}
+
+fn without_ipv6(routers: &[&RouterSpec]) -> Finding {
+    const REMEDY: &str = "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0; if there are no \
+                          such settings, boot without ipv6.disable=1\nor leave the IPv6 addresses out";
+    if routers.iter().all(|router| speaks(router, false)) {
+        return Finding::warning("IPv6 is off on this host: routers and vassals have IPv4 only", REMEDY);
+    }
+    Finding::wrong("IPv6 is off on this host, and a router has addresses of IPv6 only", REMEDY)
+}
+
+/// Ports are reached by interfaces that forward. Without any `nat` only the router's own device does.
+fn closed_ports(router: &RouterSpec, is_ipv6: bool) -> Option<Finding> {
+    let has_ports = router.ports.iter().any(|mapping| mapping.target.is_ipv6() == is_ipv6);
+    (has_ports && router.nat.is_empty()).then(|| {
+        Finding::warning(
+            format!(
+                "tuntap-router-port of {}: no interface of this host forwards, so that nobody outside reaches it",
+                router.device
+            ),
+            format!("tuntap-router-nat = {} <the interface that clients come by>", router.device),
+        )
+    })
+}
+
+/// Whether settings would have to be changed that can't be.
+fn locked_settings(found: &Surroundings, routers: &[&RouterSpec], is_ipv6: bool) -> Option<Finding> {
+    let reason = found.locked.as_ref()?;
+    let needs_them = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
+    (needs_them && !found.settings_may_stay[usize::from(is_ipv6)]).then(|| {
+        let family = if is_ipv6 { "IPv6" } else { "IPv4" };
+        Finding::wrong(
+            format!("tuntap-router-nat and -port turn forwarding of {family} on, but /proc/sys/net can't be written to: {reason}"),
+            "start uWSGI as root; in a container: mount /proc/sys/net writable (docker: --privileged, or --sysctl \
+             net.ipv4.ip_forward=1 and net.ipv6.conf.all.forwarding=1, which is enough before Linux 6.17)",
+        )
+    })
+}
+
+/// Whether the router's table of nftables is somebody's already, which stops the start.
+pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Finding> {
+    let name = format!("tuntap-{}", router.device);
+    let is_needed = !(router.nat.is_empty() && router.ports.is_empty());
+    (is_needed && is_taken(&name)).then(|| {
+        Finding::wrong(
+            format!("nftables: the table inet {name} is somebody else's, and tuntap-router-nat and -port need it"),
+            format!(
+                "nft list table inet {name} shows it\nnft delete table inet {name}; or another device in tuntap-router"
+            ),
+        )
+    })
+}
+
+/// Networks that two files want.
+pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding> {
+    let own = instance.config.routers.iter().flat_map(|router| &router.addresses);
+    let clash = |own: &IpNet| {
+        let own_net = own.trunc();
+        let find = |other: &&&Instance| {
+            let nets = other.config.routers.iter().flat_map(|router| &router.addresses);
+            nets.map(IpNet::trunc).any(|net| net.contains(&own_net) || own_net.contains(&net))
+        };
+        let other = others.iter().find(find)?;
+        Some(Finding::wrong(
+            format!("tuntap-router-address {own}: a router of {} has that network, or a part of it", other.file),
+            "another network in one of the two",
+        ))
+    };
+    own.filter_map(clash).collect()
+}
+
+/// Port mappings whose target is nobody's. `leases` are the router's, `vassals` its vassals as far as they are known.
+pub fn orphaned_ports(instance: &Instance, leases: &[Lease], vassals: &[&Instance]) -> Vec<Finding> {
+    let fixed: Vec<IpAddr> = vassals
+        .iter()
+        .flat_map(|vassal| &vassal.config.devices)
+        .flat_map(|device| device.addresses.iter().map(IpNet::addr))
+        .collect();
+    let is_orphan = |address: &IpAddr| {
+        let is_leased = leases.iter().any(|lease| lease.prefix.contains(address));
+        let may_be_taken = instance.config.lease_default.map_or(leases.is_empty(), |it| it == Uncovered::Allow);
+        !(is_leased || fixed.contains(address) || (may_be_taken && vassals.is_empty()))
+    };
+    let mut targets: Vec<IpAddr> = Vec::new();
+    for mapping in instance.config.routers.iter().flat_map(|router| &router.ports) {
+        let address = mapping.target.ip();
+        if is_orphan(&address) && !targets.contains(&address) {
+            targets.push(address);
+        }
+    }
+    let finding = |address| {
+        Finding::warning(
+            format!(
+                "tuntap-router-port leads to {address}, which is leased to nobody, and in none of these vassals' files"
+            ),
+            format!(
+                "tuntap-router-lease = {address} <the vassal's user> here, with tuntap-use-credentials here and there\n\
+                 or tuntap-device-address = {address}/<len> in the vassal's file"
+            ),
+        )
+    };
+    targets.into_iter().map(finding).collect()
 }
 
 fn default_route(found: &Surroundings, is_ipv6: bool) -> Option<Finding> {
@@ -110,76 +233,12 @@ fn overlap(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Fin
     })
 }
 
-/// Whether packet filters let pass what comes from a router's device and goes to it. `chains` are those that drop what no
-/// rule accepts; the error says why they can't be read.
-pub fn filter(instance: &Instance, chains: &Result<Vec<DroppingChain>, String>) -> Vec<Finding> {
-    let routers = &instance.config.routers;
-    let chains = match chains {
-        Ok(chains) => chains,
-        Err(reason) => {
-            let what = format!("packet filters: can't be read: {reason}");
-            let needs_table = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
-            return vec![if needs_table {
-                Finding::wrong(
-                    what,
-                    "tuntap-router-nat and -port need root, and nf_tables: modprobe nf_tables nft_nat nft_masq",
-                )
-            } else {
-                Finding::warning(what, "run this check as root; a kernel without nf_tables has none to read")
-            }];
-        }
-    };
-    let is_open = |chain: &DroppingChain, device: &str| {
-        chain.named.iter().any(|name| name == device)
-            || instance.hooks_mention(&["FORWARD", device])
-            || instance.hooks_mention(&["forward", device])
-    };
-    let closed = routers.iter().flat_map(|router| {
-        let device = router.device.as_str();
-        let concerned = |chain: &&DroppingChain| match chain.table.split_once(' ') {
-            Some(("ip6", _)) => speaks(router, true),
-            Some(("inet", _)) => true,
-            _ => speaks(router, false),
-        };
-        let closed = chains.iter().filter(concerned).filter(move |chain| !is_open(chain, device));
-        closed.map(move |chain| closed_chain(chain, device))
-    });
-    let mut findings: Vec<Finding> = closed.collect();
-    if findings.is_empty() {
-        findings.push(Finding::fine("packet filters: none drops all that is forwarded"));
-    }
-    findings
-}
-
-fn closed_chain(chain: &DroppingChain, device: &str) -> Finding {
-    let DroppingChain { table, name, .. } = chain;
-    let what = format!("{table}, chain {name}: drops what is forwarded, and none of its rules names {device}");
-    let remedy = match table.as_str() {
-        "iptables-legacy filter" => both_ways("iptables-legacy", device),
-        "ip filter" if name == "FORWARD" => both_ways("iptables", device),
-        "ip6 filter" if name == "FORWARD" => both_ways("ip6tables", device),
-        _ => format!(
-            "nft insert rule {table} {name} iifname {device} accept\n\
-             nft insert rule {table} {name} oifname {device} ct state established,related accept\n\
-             (firewalld: firewall-cmd --zone=trusted --add-interface={device})"
-        ),
-    };
-    Finding::wrong(what, remedy)
-}
-
-fn both_ways(program: &str, device: &str) -> String {
-    format!(
-        "{program} -I FORWARD -i {device} -j ACCEPT\n\
-         {program} -I FORWARD -o {device} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         (ufw: ufw route allow in on {device})"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
+    use crate::policy::lease::Holder;
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");
     fn neighbour(net: &str, interface: &str, is_own: bool) -> Neighbour {
@@ -191,6 +250,9 @@ mod tests {
         Surroundings {
             ipv4: true,
             ipv6: true,
+            has_ipv6: true,
+            settings_may_stay: [true; 2],
+            locked: None,
             strict_sources: false,
             interfaces: vec!["eth0".to_owned()],
             neighbours: vec![
@@ -218,7 +280,9 @@ mod tests {
     fn host_must_forward() {
         assert_eq!(severity(&[ROUTER], open()), Severity::Fine);
         let off = Surroundings { ipv4: false, ipv6: false, ..open() };
-        assert_eq!(severity(&[ROUTER], off.clone()), Severity::Wrong);
+        let closed = worst(&[ROUTER], off.clone());
+        assert_eq!(closed.severity, Severity::Wrong);
+        assert!(closed.remedy[0].contains("tuntap-router-address") && closed.remedy[0].contains("tuntap-router-nat"));
         assert_eq!(severity(&[ROUTER, ("tuntap-router-switch", "true")], off.clone()), Severity::Warning);
         let sets = ("exec-as-root", "echo 1 >/proc/sys/net/ipv4/ip_forward");
         assert_eq!(severity(&[ROUTER, sets], off.clone()), Severity::Fine);
@@ -226,6 +290,83 @@ mod tests {
         let only_ipv4 = Surroundings { ipv4: true, ..off };
         assert_eq!(severity(&[ROUTER, ADDRESS], only_ipv4.clone()), Severity::Fine);
         assert!(worst(&[ROUTER, ADDRESS, ADDRESS6], only_ipv4).what.starts_with("net.ipv6.conf.all.forwarding is off"));
+    }
+
+    #[test]
+    fn host_may_be_all_that_is_wanted() {
+        let off = Surroundings { ipv4: false, ipv6: false, ..open() };
+        let hook = |line| ("exec-as-root", line);
+        let address = hook("ip address replace 192.168.0.1/24 dev emperor0");
+        assert_eq!(severity(&[ROUTER, address], off.clone()), Severity::Warning);
+        assert_eq!(severity(&[ROUTER, ADDRESS], off.clone()), Severity::Warning);
+        let masquerades = hook("iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE");
+        assert_eq!(severity(&[ROUTER, address, masquerades], off), Severity::Wrong);
+    }
+
+    #[test]
+    fn ports_need_an_interface_that_forwards() {
+        let port = ("tuntap-router-port", "tcp 80 192.168.0.2:80");
+        let off = Surroundings { ipv4: false, ..open() };
+        assert_eq!(severity(&[ROUTER, ADDRESS, port], off.clone()), Severity::Warning);
+        assert_eq!(severity(&[ROUTER, ADDRESS, port], open()), Severity::Fine);
+        assert_eq!(severity(&[ROUTER, ADDRESS, port, ("tuntap-router-nat", "eth0")], off), Severity::Fine);
+    }
+
+    #[test]
+    fn host_without_ipv6_is_told() {
+        let without = Surroundings { has_ipv6: false, ..open() };
+        assert_eq!(severity(&[ROUTER, ADDRESS], without.clone()), Severity::Fine);
+        assert_eq!(severity(&[ROUTER, ADDRESS, ADDRESS6], without.clone()), Severity::Warning);
+        assert_eq!(severity(&[ROUTER, ADDRESS6], without), Severity::Wrong);
+    }
+
+    #[test]
+    fn locked_settings_matter_where_they_must_change() {
+        let nat = ("tuntap-router-nat", "eth0");
+        let locked = |may_stay| Surroundings {
+            locked: Some("EROFS".to_owned()),
+            settings_may_stay: [may_stay, false],
+            ..open()
+        };
+        assert_eq!(severity(&[ROUTER, ADDRESS, nat], locked(false)), Severity::Wrong);
+        assert_eq!(severity(&[ROUTER, ADDRESS, nat], locked(true)), Severity::Fine);
+        assert_eq!(severity(&[ROUTER, ADDRESS], locked(false)), Severity::Fine);
+        assert_eq!(severity(&[ROUTER, ADDRESS, ADDRESS6, nat], locked(true)), Severity::Wrong);
+    }
+
+    #[test]
+    fn table_must_be_free_where_it_is_needed() {
+        let taken =
+            |lines: &[(&str, &str)]| table(&instance(lines).config.routers[0], |name| name == "tuntap-emperor0");
+        assert!(taken(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth0")]).is_some());
+        assert_eq!(taken(&[ROUTER, ADDRESS]), None);
+    }
+
+    #[test]
+    fn two_files_have_two_networks() {
+        let other = |net| instance(&[ROUTER, ("tuntap-router-address", net)]);
+        let own = other("10.0.0.1/24");
+        assert_eq!(shared_networks(&own, &[&other("10.0.1.1/24"), &other("fd00::1/64")]), []);
+        assert_eq!(shared_networks(&own, &[&other("10.0.0.129/25")]).len(), 1);
+    }
+
+    #[test]
+    fn port_leads_to_somebody() {
+        let router = [
+            ROUTER,
+            ADDRESS,
+            ("tuntap-router-port", "tcp 80 192.168.0.2:80"),
+            ("tuntap-router-port", "udp 80 192.168.0.2:80"),
+        ];
+        let lease = |prefix: &str| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(1) };
+        let device = ("tuntap-device", "uwsgi0 /run/t.socket");
+        let vassal = |address| instance(&[device, ("tuntap-device-address", address)]);
+        let count = |leases: &[Lease], vassals: &[&Instance]| orphaned_ports(&instance(&router), leases, vassals).len();
+        assert_eq!(count(&[], &[]), 0, "nobody knows");
+        assert_eq!(count(&[], &[&vassal("192.168.0.2/24")]), 0);
+        assert_eq!(count(&[], &[&vassal("192.168.0.3/24")]), 1, "once for both ports");
+        assert_eq!(count(&[lease("192.168.0.2/32")], &[&vassal("192.168.0.3/24")]), 0);
+        assert_eq!(count(&[lease("192.168.0.9/32")], &[]), 1, "nobody may have it");
     }
 
     #[test]
@@ -261,29 +402,5 @@ mod tests {
         let missing = worst(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth7")], open());
         assert_eq!(missing.severity, Severity::Wrong);
         assert!(missing.remedy[0].contains("eth0"), "{missing:?}");
-    }
-
-    #[test]
-    fn dropping_chain_must_name_the_device() {
-        let chain = |named: &[&str]| DroppingChain {
-            table: "ip filter".to_owned(),
-            name: "FORWARD".to_owned(),
-            named: named.iter().map(|name| (*name).to_owned()).collect(),
-        };
-        let verdict =
-            |lines: &[(&str, &str)], chains: Vec<DroppingChain>| filter(&instance(lines), &Ok(chains))[0].clone();
-        assert_eq!(verdict(&[ROUTER], Vec::new()).severity, Severity::Fine);
-        assert_eq!(verdict(&[ROUTER], vec![chain(&["emperor0"])]).severity, Severity::Fine);
-        let own = ("exec-as-root", "iptables -I FORWARD -i emperor0 -j ACCEPT");
-        assert_eq!(verdict(&[ROUTER, own], vec![chain(&[])]).severity, Severity::Fine);
-        let closed = verdict(&[ROUTER], vec![chain(&[])]);
-        assert_eq!(closed.severity, Severity::Wrong);
-        assert_eq!(closed.remedy[0], "iptables -I FORWARD -i emperor0 -j ACCEPT");
-        let ip6 = DroppingChain { table: "ip6 filter".to_owned(), ..chain(&[]) };
-        assert_eq!(verdict(&[ROUTER], vec![ip6.clone()]).severity, Severity::Fine, "no IPv6, as far as is known");
-        assert_eq!(verdict(&[ROUTER, ADDRESS6], vec![ip6]).severity, Severity::Wrong);
-        let unreadable = |lines: &[(&str, &str)]| filter(&instance(lines), &Err("EPERM".to_owned()))[0].severity;
-        assert_eq!(unreadable(&[ROUTER]), Severity::Warning);
-        assert_eq!(unreadable(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth0")]), Severity::Wrong);
     }
 }

@@ -7,8 +7,8 @@ use crate::sys::survey::access::Barrier;
 use crate::sys::survey::listener::{Listener, folder_of};
 
 /// Whether a router can listen there. `folder`: what keeps this process from making the file. `is_running`: the process
-/// that listens is this very set-up.
-pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_running: bool) -> Finding {
+/// that listens is this very set-up. `is_root`: this process has the rights that the router will have.
+pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_running: bool, is_root: bool) -> Finding {
     let dir = folder_of(Path::new(socket)).display();
     match found {
         Listener::Listening(process) if is_running => {
@@ -33,10 +33,11 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
             "run this check as root; a router whose queue stays full hangs, or listen is too low",
         ),
         Listener::Missing | Listener::Silent => match folder {
-            Some(barrier) => Finding::wrong(
-                format!("socket {socket}: can't be made in {}: {}", barrier.path.display(), barrier.errno),
-                "start uWSGI as root, or name a folder that it may write to",
-            ),
+            Some(barrier) => {
+                let what = format!("socket {socket}: can't be made in {}: {}", barrier.path.display(), barrier.errno);
+                let remedy = "start uWSGI as root, or name a folder that it may write to";
+                if is_root { Finding::wrong(what, remedy) } else { Finding::warning(what, remedy) }
+            }
             None => Finding::fine(format!("socket {socket}: free")),
         },
     }
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn router_needs_a_place_of_its_own() {
-        let severity = |found: &Listener, is_running| router("/run/t.socket", found, None, is_running).severity;
+        let severity = |found: &Listener, is_running| router("/run/t.socket", found, None, is_running, true).severity;
         assert_eq!(severity(&Listener::Missing, false), Severity::Fine);
         assert_eq!(severity(&Listener::Silent, false), Severity::Fine, "uWSGI takes it away");
         assert_eq!(severity(&listening(), true), Severity::Fine);
@@ -105,7 +106,8 @@ mod tests {
         assert_eq!(severity(&Listener::NoFolder, false), Severity::Wrong);
         assert_eq!(severity(&Listener::NoSocket, false), Severity::Wrong);
         let barrier = Barrier { path: PathBuf::from("/run"), errno: Errno::EACCES };
-        assert_eq!(router("/run/t.socket", &Listener::Missing, Some(&barrier), false).severity, Severity::Wrong);
+        let stopped = |is_root| router("/run/t.socket", &Listener::Missing, Some(&barrier), false, is_root).severity;
+        assert_eq!((stopped(true), stopped(false)), (Severity::Wrong, Severity::Warning));
     }
 
     #[test]

@@ -6,8 +6,19 @@ use crate::doctor::finding::Finding;
 use crate::sys::survey::interface::{Interface, Process};
 use crate::sys::survey::tun::{Abilities, ControlDevice, Trial};
 
+/// Who asks, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// Whether this is root. Others are refused what the instances, started by root, are not.
+    pub is_root: bool,
+    /// Whether this process may make devices (CAP_NET_ADMIN).
+    pub may_make_devices: bool,
+    /// Whether any of the instances makes network namespaces.
+    pub needs_namespaces: bool,
+}
+
 /// The control device, and a device that was made to see what the kernel can do.
-pub fn devices(control: ControlDevice, trial: &Trial) -> Vec<Finding> {
+pub fn devices(control: ControlDevice, trial: &Trial, asker: Asker) -> Vec<Finding> {
     const NODE: &str = "mkdir -p /dev/net; mknod -m 666 /dev/net/tun c 10 200";
     let wrong = |what: &str, remedy: &str| vec![Finding::wrong(what, remedy)];
     match control {
@@ -22,32 +33,45 @@ pub fn devices(control: ControlDevice, trial: &Trial) -> Vec<Finding> {
             "the kernel has no TUN driver (CONFIG_TUN)",
             "modprobe tun; if there is no such module, another kernel",
         ),
-        ControlDevice::Closed(errno @ (Errno::EACCES | Errno::EPERM)) => wrong(
-            &format!("/dev/net/tun can't be opened: {errno}"),
+        ControlDevice::Closed(errno @ (Errno::EACCES | Errno::EPERM)) => vec![refused(
+            format!("/dev/net/tun can't be opened: {errno}"),
             "start uWSGI as root; as root in a container: allow it the device (--device /dev/net/tun)\n\
              chmod 666 /dev/net/tun",
-        ),
+            asker,
+        )],
         ControlDevice::Closed(errno) => wrong(&format!("/dev/net/tun can't be opened: {errno}"), "modprobe tun"),
-        ControlDevice::Open => trial_result(trial),
+        ControlDevice::Open => trial_result(trial, asker),
     }
 }
 
-fn trial_result(trial: &Trial) -> Vec<Finding> {
+fn trial_result(trial: &Trial, asker: Asker) -> Vec<Finding> {
+    const PRIVILEGES: &str = "start uWSGI as root, or with CAP_NET_ADMIN (docker: --cap-add NET_ADMIN)";
     match trial {
         Trial::Made(abilities) => {
             let mut findings = vec![Finding::fine("TUN devices can be made")];
             findings.extend(missing(*abilities));
             findings
         }
-        Trial::Refused(reason) => vec![Finding::wrong(
-            format!("no TUN device can be made: {reason}"),
-            "start uWSGI as root, or with CAP_NET_ADMIN (docker: --cap-add NET_ADMIN)",
-        )],
-        Trial::NoNamespace(errno) => vec![Finding::wrong(
+        Trial::Refused(reason) => vec![refused(format!("no TUN device can be made: {reason}"), PRIVILEGES, asker)],
+        Trial::NoNamespace(errno) if asker.is_root && !asker.needs_namespaces => vec![if asker.may_make_devices {
+            Finding::fine(format!(
+                "TUN devices can be made; what they can do was not tried out, for there is no network namespace to do it in \
+                 ({errno})"
+            ))
+        } else {
+            Finding::wrong("no TUN device can be made: CAP_NET_ADMIN is missing", PRIVILEGES)
+        }],
+        Trial::NoNamespace(errno) => vec![refused(
             format!("no network namespace can be made: {errno}"),
             "start uWSGI, and this check, as root, with CAP_SYS_ADMIN (docker: --cap-add SYS_ADMIN)",
+            asker,
         )],
     }
+}
+
+/// What is wrong for root, and may be right for others.
+fn refused(what: String, remedy: &str, asker: Asker) -> Finding {
+    if asker.is_root { Finding::wrong(what, remedy) } else { Finding::warning(what, remedy) }
 }
 
 /// What the kernel lacks, and what that costs.
@@ -103,6 +127,22 @@ mod tests {
 
     const ALL: Abilities = Abilities { header: true, checksum: true, tcp4: true, tcp6: true, udp: true, nowait: true };
 
+    const ROOT: Asker = Asker { is_root: true, may_make_devices: true, needs_namespaces: true };
+
+    #[test]
+    fn refusals_depend_on_who_asks_and_for_what() {
+        let no_namespace = Trial::NoNamespace(Errno::EPERM);
+        let severity = |asker| devices(ControlDevice::Open, &no_namespace, asker)[0].severity;
+        assert_eq!(severity(ROOT), Severity::Wrong);
+        assert_eq!(severity(Asker { needs_namespaces: false, ..ROOT }), Severity::Fine, "a router alone");
+        let powerless = Asker { needs_namespaces: false, may_make_devices: false, ..ROOT };
+        assert_eq!(severity(powerless), Severity::Wrong);
+        let somebody = Asker { is_root: false, ..powerless };
+        assert_eq!(severity(somebody), Severity::Warning);
+        let closed = devices(ControlDevice::Closed(Errno::EACCES), &no_namespace, somebody);
+        assert_eq!(closed[0].severity, Severity::Warning);
+    }
+
     #[test]
     fn each_state_of_the_control_device_has_its_line() {
         let made = Trial::Made(ALL);
@@ -112,24 +152,24 @@ mod tests {
             (ControlDevice::Closed(Errno::ENODEV), "CONFIG_TUN"),
             (ControlDevice::Closed(Errno::EACCES), "can't be opened"),
         ] {
-            let findings = devices(control, &made);
+            let findings = devices(control, &made, ROOT);
             assert_eq!(findings[0].severity, Severity::Wrong);
             assert!(findings[0].what.contains(words), "{findings:?}");
         }
-        assert_eq!(devices(ControlDevice::Open, &made), [Finding::fine("TUN devices can be made")]);
+        assert_eq!(devices(ControlDevice::Open, &made, ROOT), [Finding::fine("TUN devices can be made")]);
         let refused = Trial::Refused("EPERM".to_owned());
-        assert_eq!(devices(ControlDevice::Open, &refused)[0].severity, Severity::Wrong);
+        assert_eq!(devices(ControlDevice::Open, &refused, ROOT)[0].severity, Severity::Wrong);
     }
 
     #[test]
     fn what_the_kernel_lacks_is_a_warning() {
         let without_udp = Trial::Made(Abilities { udp: false, ..ALL });
-        let findings = devices(ControlDevice::Open, &without_udp);
+        let findings = devices(ControlDevice::Open, &without_udp, ROOT);
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[1].severity, Severity::Warning);
         assert!(findings[1].what.contains("USO4"), "{findings:?}");
         let bare = Trial::Made(Abilities { header: false, tcp4: false, ..ALL });
-        assert_eq!(devices(ControlDevice::Open, &bare).len(), 2, "the one reason");
+        assert_eq!(devices(ControlDevice::Open, &bare, ROOT).len(), 2, "the one reason");
     }
 
     #[test]

@@ -23,6 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a list is read anew that changes while it is read.
 const MAX_DUMPS: usize = 5;
 
+/// Most datagrams that are thrown away before a request: more than a receive buffer holds.
+const MAX_LEFTOVERS: usize = 10_000;
+
 /// NLMSGERR_ATTR_MSG of linux/netlink.h: words about an error.
 const ATTRIBUTE_MESSAGE: u16 = 1;
 
@@ -122,20 +125,43 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
     }
 
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        self.drop_leftovers();
         let sent = self.socket.send_to(datagram, &SocketAddr::new(0, 0), libc::MSG_DONTWAIT)?;
         if sent == datagram.len() { Ok(()) } else { Err(Errno::EMSGSIZE.into()) }
     }
 
+    /// Throws away what is left of the answers to a request that failed: they would take the place of the next answers,
+    /// and a list of which the end wasn't read keeps the next one from being read.
+    fn drop_leftovers(&self) {
+        for _ in 0..MAX_LEFTOVERS {
+            if !wait_readable(self.socket.as_fd(), Duration::ZERO) {
+                break;
+            }
+            // An error is a leftover, too: it is told once.
+            let _ = self.socket.recv_from_full();
+        }
+    }
+
     /// What the kernel answers to requests with these numbers, up to the acknowledgement of the last one, or the end of
-    /// its list.
+    /// its list. EINTR if the list changed while it was read.
     fn answers(&self, sequences: RangeInclusive<u32>) -> Result<Vec<M>, Failure> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let mut found = Vec::new();
+        let mut is_interrupted = false;
+        let mut has_lost_some = false;
         loop {
             if !wait_readable(self.socket.as_fd(), deadline.saturating_duration_since(Instant::now())) {
-                return Err(Errno::ETIMEDOUT.into());
+                return Err(if has_lost_some { Errno::ENOBUFS } else { Errno::ETIMEDOUT }.into());
             }
-            let (datagram, sender) = self.socket.recv_from_full()?;
+            let (datagram, sender) = match self.socket.recv_from_full() {
+                // A request that fails in many places has more answers than there is room for. The first ones, which
+                // say why, are there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && !has_lost_some => {
+                    has_lost_some = true;
+                    continue;
+                }
+                result => result?,
+            };
             // Other processes may send to this socket, too.
             if sender.port_number() != 0 {
                 continue;
@@ -148,6 +174,8 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
                 }
                 let flags = header.flags();
                 let is_last = header.sequence_number() == *sequences.end();
+                // Of any message, the last one included. What comes behind it belongs to this list still.
+                is_interrupted |= flags & NLM_F_DUMP_INTR != 0;
                 match NetlinkMessage::<M>::deserialize(message)?.payload {
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         return Err(Failure { cause: error.to_io(), detail: words(&error.header, flags) });
@@ -156,9 +184,9 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
                     }
+                    NetlinkPayload::Done(_) if is_interrupted => return Err(Errno::EINTR.into()),
                     NetlinkPayload::Done(_) => return Ok(found),
                     NetlinkPayload::Overrun(_) => return Err(Errno::ENOBUFS.into()),
-                    NetlinkPayload::InnerMessage(_) if flags & NLM_F_DUMP_INTR != 0 => return Err(Errno::EINTR.into()),
                     NetlinkPayload::InnerMessage(answer) => found.push(answer),
                     _ => {}
                 }

@@ -12,31 +12,44 @@ pub struct NetlinkError {
     cause: io::Error,
     /// The kernel's own words (NLMSGERR_ATTR_MSG), which it has for some of its errors.
     detail: Option<String>,
+    /// What may be the reason.
+    hint: Option<String>,
 }
 
 impl NetlinkError {
     pub(super) fn new(attempt: impl Into<String>, cause: impl Into<io::Error>) -> Self {
-        Self { attempt: attempt.into(), cause: cause.into(), detail: None }
+        Self { attempt: attempt.into(), cause: cause.into(), detail: None, hint: None }
     }
 
     pub(super) fn with_detail(self, detail: Option<String>) -> Self {
         Self { detail, ..self }
     }
 
+    pub(super) fn with_hint(self, hint: String) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
+
     /// The error number that the kernel answered with, if it is one.
     pub fn errno(&self) -> Option<Errno> {
         self.cause.raw_os_error().map(Errno::from_raw)
+    }
+
+    /// Whether an IPv6 address was refused because the kernel has IPv6 turned off. EACCES: by the sysctl `disable_ipv6`; the
+    /// others: a kernel without, or with it turned off at boot.
+    pub fn means_ipv6_is_off(&self) -> bool {
+        let refusals = [Errno::EACCES, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
+        self.errno().is_some_and(|errno| refusals.contains(&errno))
     }
 }
 
 impl Display for NetlinkError {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let Self { attempt, cause, detail } = self;
+        let Self { attempt, cause, detail, hint } = self;
         write!(formatter, "{attempt}: {cause}")?;
-        match detail {
-            Some(detail) => write!(formatter, " ({detail})"),
-            None => Ok(()),
+        if let Some(detail) = detail {
+            write!(formatter, " ({detail})")?;
         }
+        hint.as_ref().map_or(Ok(()), |hint| write!(formatter, "; {hint}"))
     }
 }
 

@@ -126,6 +126,18 @@ impl Netlink {
         })
     }
 
+    /// Takes an address from an interface.
+    pub fn remove_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address.addr());
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index;
+        message.attributes = vec![AddressAttribute::Local(address.addr())];
+        self.0.change(RouteNetlinkMessage::DelAddress(message), 0, || {
+            format!("taking the address {address} from interface {index}")
+        })
+    }
+
     /// All addresses of all interfaces.
     pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
         let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -334,6 +346,37 @@ mod tests {
                 });
                 assert_eq!(same.count(), 1, "{destination} in {found:?}");
             }
+        });
+    }
+
+    /// A list that is interrupted is read to its end: what was left of it would be in the way of the next one.
+    #[test]
+    fn list_that_changes_meanwhile_is_read_anew() {
+        in_new_namespace(|mut netlink| {
+            // More than one answer holds.
+            let many = |last: u8| net(&format!("10.{}.{}.1/32", last / 16, last));
+            for index in 0..=u8::MAX {
+                netlink.replace_address(LOOPBACK, many(index)).expect("an address");
+            }
+            let ended = std::sync::atomic::AtomicBool::new(false);
+            let mut changing = Netlink::open().expect("netlink");
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                        changing.remove_address(LOOPBACK, many(7)).expect("it is there");
+                        changing.replace_address(LOOPBACK, many(7)).expect("an address");
+                    }
+                });
+                let lists: Vec<_> = (0..300).map(|_| netlink.addresses()).collect();
+                ended.store(true, std::sync::atomic::Ordering::Relaxed);
+                for list in lists {
+                    match list {
+                        Ok(found) => assert!((255..=256).contains(&found.len()), "{}", found.len()),
+                        // It changed each time.
+                        Err(error) => assert_eq!(error.errno(), Some(Errno::EINTR), "{error}"),
+                    }
+                }
+            });
         });
     }
 

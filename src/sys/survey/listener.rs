@@ -1,9 +1,9 @@
 //! Who listens on a unix socket.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::{fs, io};
 
 use super::interface::Process;
 use crate::sys::socket::{connect_once, peer_credentials};
@@ -35,7 +35,9 @@ pub fn listener(name: &str) -> Listener {
     }
     match connect_once(name) {
         Ok(connection) => match peer_credentials(connection.as_fd()) {
-            Ok(credentials) => Listener::Listening(Process::of(credentials.pid)),
+            Ok(credentials) => {
+                Listener::Listening(Process::of(holder(name, credentials.pid).unwrap_or(credentials.pid)))
+            }
             Err(errno) => Listener::Unknown(errno.to_string()),
         },
         Err(error) => match error.kind() {
@@ -49,6 +51,34 @@ pub fn listener(name: &str) -> Listener {
     }
 }
 
+/// A process that has the listening socket open: the one that made it, or, if that has handed it on and ended, as an
+/// instance that goes into the background does, the first one that has it now.
+fn holder(name: &str, maker: i32) -> Option<i32> {
+    let sockets = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
+    let inodes: Vec<String> = sockets.lines().filter_map(|line| listening_inode(line, name)).collect();
+    let holds = |pid: &i32| {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let targets = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.into_iter().any(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()))
+    };
+    if holds(&maker) {
+        return Some(maker);
+    }
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(holds).min()
+}
+
+/// What a descriptor of a listening socket of this name leads to, if this line is about one: address, references, protocol,
+/// flags, type, state, inode and name stand in it.
+fn listening_inode(line: &str, name: &str) -> Option<String> {
+    /// `__SO_ACCEPTCON` of linux/net.h.
+    const LISTENING: &str = "00010000";
+    let words: Vec<&str> = line.split_whitespace().take(7).collect();
+    let is_meant =
+        words.get(3) == Some(&LISTENING) && line.strip_suffix(name).is_some_and(|start| start.ends_with(' '));
+    words.get(6).filter(|_| is_meant).map(|inode| format!("socket:[{inode}]"))
+}
+
 /// The folder that a file is in.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
@@ -59,6 +89,14 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn listening_socket_is_found_by_its_whole_name() {
+        let line = "00000000985c60d2: 00000002 00000000 00010000 0001 01   226 /tmp/a b.sock";
+        assert_eq!(listening_inode(line, "/tmp/a b.sock").as_deref(), Some("socket:[226]"));
+        assert_eq!(listening_inode(line, ".sock"), None);
+        assert_eq!(listening_inode(&line.replace("00010000", "00000000"), "/tmp/a b.sock"), None);
+    }
 
     #[test]
     fn each_kind_of_absence_is_told() {

@@ -1,9 +1,13 @@
 //! The current network namespace: its interfaces, where they lead, and whether it forwards.
 
 use std::fs;
+use std::path::Path;
 
 use ipnet::IpNet;
+use nix::unistd::geteuid;
 
+use super::access::{Wish, own_barrier};
+use crate::sys::netlink::nftables::Nftables;
 use crate::sys::netlink::{Netlink, NetlinkError};
 
 /// A network that is reached by an interface.
@@ -24,6 +28,13 @@ pub struct Surroundings {
     pub ipv4: bool,
     /// IPv6 packets are forwarded (`net.ipv6.conf.all.forwarding`).
     pub ipv6: bool,
+    /// Devices get IPv6 addresses, unless something else is set for them (`net.ipv6.conf.default.disable_ipv6`).
+    pub has_ipv6: bool,
+    /// New devices may forward IPv4, or IPv6, by a setting of their own or because all do. Of this, interfaces that are
+    /// there already may be an exception.
+    pub settings_may_stay: [bool; 2],
+    /// Why the settings can't be changed, if not even root can.
+    pub locked: Option<String>,
     /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
     pub strict_sources: bool,
     /// Names of all interfaces.
@@ -49,10 +60,24 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
     Ok(Surroundings {
         ipv4: sysctl("ipv4/ip_forward") == Some(1),
         ipv6: sysctl("ipv6/conf/all/forwarding") == Some(1),
+        has_ipv6: sysctl("ipv6/conf/default/disable_ipv6") == Some(0),
+        settings_may_stay: [
+            sysctl("ipv4/conf/default/forwarding") == Some(1),
+            // Since Linux 6.17 each interface has a setting of its own.
+            sysctl("ipv6/conf/default/force_forwarding").or_else(|| sysctl("ipv6/conf/all/forwarding")) == Some(1),
+        ],
+        locked: own_barrier(Path::new("/proc/sys/net/ipv4/ip_forward"), Wish::Write)
+            .filter(|_| geteuid().is_root())
+            .map(|barrier| barrier.errno.to_string()),
         strict_sources: rp_filter.contains(&Some(1)) && !rp_filter.contains(&Some(2)),
         interfaces: links.into_iter().map(|link| link.name).collect(),
         neighbours,
     })
+}
+
+/// Whether somebody has this table of nftables. Nobody, if that can't be found out.
+pub fn table_is_taken(name: &str) -> bool {
+    Nftables::open().and_then(|mut nftables| nftables.is_taken(name)).unwrap_or(false)
 }
 
 fn sysctl(name: &str) -> Option<i32> {

@@ -75,19 +75,21 @@ impl Hook {
 struct Existing {
     name: String,
     owner: Option<u32>,
-    is_marked: bool,
 }
+
+/// What is asked of the kernel beside nf_tables itself, by the names of its modules.
+const PARTS: &str = "nf_tables, nft_chain_nat, nft_nat, nft_masq, nft_ct, nft_fib_inet";
 
 /// A connection to nf_tables in the network namespace of the thread that opened it. It owns its tables: they vanish when
 /// the last copy of its descriptor is closed, and nobody else can change them (NFT_TABLE_F_OWNER, Linux 5.12). Older
-/// kernels keep them.
+/// kernels refuse them.
 #[derive(Debug)]
 pub struct Nftables(Connection<NetfilterMessage>);
 
 impl Nftables {
     /// Connects.
     pub fn open() -> Result<Self, NetlinkError> {
-        Connection::open(NETLINK_NETFILTER).map(Self).map_err(|error| NetlinkError::new("nftables", error))
+        Connection::open(NETLINK_NETFILTER).map(Self).map_err(|error| NetlinkError::new("nftables", error).or_missing())
     }
 
     /// Goes on with the descriptor of an earlier image of this process. Gives it back if it is no connection to netfilter.
@@ -98,19 +100,9 @@ impl Nftables {
     /// Puts these tables in the place of all that were made before, at one moment for all packets. A table of that name
     /// that is somebody else's is an error, and then nothing changes.
     pub fn replace(&mut self, tables: &[Table]) -> Result<(), NetlinkError> {
-        match self.replace_with(tables, TableFlags::Owner) {
-            // Before Linux 5.12 there is no such flag.
-            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
-                self.replace_with(tables, TableFlags::empty())
-            }
-            result => result,
-        }
-    }
-
-    fn replace_with(&mut self, tables: &[Table], flags: TableFlags) -> Result<(), NetlinkError> {
         let own = self.0.port().map_err(|error| NetlinkError::new("nftables", error))?;
-        let is_ours = |table: &Existing| table.owner.map_or(table.is_marked, |owner| owner == own);
         let existing = self.tables()?;
+        let is_ours = |table: &Existing| table.owner == Some(own);
         let wanted = |table: &Existing| tables.iter().any(|it| it.name == table.name);
         if let Some(taken) = existing.iter().find(|table| wanted(table) && !is_ours(table)) {
             return Err(NetlinkError::new(
@@ -118,38 +110,43 @@ impl Nftables {
                 Errno::EEXIST,
             ));
         }
-        let old = existing.iter().filter(|table| table.owner == Some(own) || is_ours(table) && wanted(table));
         let mut messages = vec![control(ControlMessage::BatchBegin)];
-        messages.extend(old.map(|table| delete(&table.name)));
-        messages.extend(tables.iter().flat_map(|table| create(table, flags)));
+        messages.extend(existing.iter().filter(|table| is_ours(table)).map(|table| delete(&table.name)));
+        messages.extend(tables.iter().flat_map(create));
         if messages.len() == 1 {
             return Ok(());
         }
         messages.push(control(ControlMessage::BatchEnd));
-        self.0.batch(messages, || {
-            let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
-            format!("nftables: making the table inet {}", names.join(", "))
-        })
+        let names = || tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
+        self.0
+            .batch(messages, || format!("nftables: making the table inet {}", names()))
+            .map_err(NetlinkError::or_missing)
     }
 
-    /// Takes these tables away, as far as they are marked as ours. For kernels on which they would stay.
-    pub fn remove(&mut self, names: &[String]) -> Result<(), NetlinkError> {
-        let existing = self.tables()?;
-        let ours = existing.iter().filter(|table| table.is_marked && names.contains(&table.name));
-        let deletions: Vec<_> = ours.map(|table| delete(&table.name)).collect();
-        if deletions.is_empty() {
-            return Ok(());
-        }
-        let batch = std::iter::once(control(ControlMessage::BatchBegin)).chain(deletions);
-        let batch = batch.chain([control(ControlMessage::BatchEnd)]);
-        self.0.batch(batch.collect(), || format!("nftables: removing {}", names.join(", ")))
+    /// Whether somebody else has a table of this name, so that [`Self::replace`] would fail for another process.
+    pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
+        let is_taken = |table: &Existing| table.name == name && (table.owner.is_some() || !table.is_marked);
+        Ok(self.tables()?.iter().any(is_taken))
     }
 
     /// All tables of the family `inet`.
     fn tables(&mut self) -> Result<Vec<Existing>, NetlinkError> {
         let message = inet(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }));
-        let answers = self.0.list(message, || "nftables: listing tables".to_owned())?;
+        let answers = self.0.list(message, || "nftables: listing tables".to_owned());
+        let answers = answers.map_err(NetlinkError::or_missing)?;
         Ok(answers.into_iter().filter_map(existing).collect())
+    }
+}
+
+impl NetlinkError {
+    /// Says what the kernel might lack, if its error can mean that.
+    fn or_missing(self) -> Self {
+        let may_lack = [Errno::EINVAL, Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
+        if self.errno().is_some_and(|errno| may_lack.contains(&errno)) {
+            self.with_hint(format!("needed are Linux 5.12 and its modules {PARTS}"))
+        } else {
+            self
+        }
     }
 }
 
@@ -161,12 +158,11 @@ impl AsFd for Nftables {
 
 fn existing(answer: NetfilterMessage) -> Option<Existing> {
     let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = answer.inner else { return None };
-    let mut found = Existing { name: String::new(), owner: None, is_marked: false };
+    let mut found = Existing { name: String::new(), owner: None };
     for attribute in table.attributes {
         match attribute {
             TableAttribute::Name(name) => found.name = name,
             TableAttribute::Owner(port) => found.owner = Some(port),
-            TableAttribute::UserData(data) => found.is_marked = data == COMMENT,
             _ => {}
         }
     }
@@ -186,10 +182,10 @@ fn delete(name: &str) -> (NetfilterMessage, u16) {
     (inet(NfTablesMessage::DeleteTable(TableMessage { attributes })), 0)
 }
 
-fn create(table: &Table, flags: TableFlags) -> Vec<(NetfilterMessage, u16)> {
+fn create(table: &Table) -> Vec<(NetfilterMessage, u16)> {
     let attributes = vec![
         TableAttribute::Name(table.name.clone()),
-        TableAttribute::Flags(flags),
+        TableAttribute::Flags(TableFlags::Owner),
         TableAttribute::UserData(COMMENT.to_vec()),
     ];
     let mut messages = vec![(inet(NfTablesMessage::NewTable(TableMessage { attributes })), NLM_F_CREATE | NLM_F_EXCL)];

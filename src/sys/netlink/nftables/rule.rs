@@ -37,6 +37,18 @@ enum Header {
     Transport = 2,
 }
 
+/// What connection tracking knows of a packet's connection (`enum nft_ct_keys`).
+#[derive(Clone, Copy)]
+enum Tracked {
+    State = 0,
+    Status = 2,
+}
+
+/// Bits of that, of linux/netfilter/nf_conntrack_common.h: packets of no connection, and those that begin one.
+const STATE_INVALID_OR_NEW: u32 = 1 | 8;
+/// The destination was changed (IPS_DST_NAT).
+const STATUS_DIVERTED: u32 = 1 << 5;
+
 /// A transport protocol (RFC 5237).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -113,6 +125,24 @@ impl Rule {
         self.is(Transport::Tcp).payload(Header::Transport, TCP_FLAGS, 1).masked(vec![SYN_AND_RST]).equals(vec![SYN])
     }
 
+    /// If it belongs to no connection yet: it begins one, or would have to belong to one.
+    #[must_use]
+    pub fn of_no_connection(self) -> Self {
+        self.tracked(Tracked::State, STATE_INVALID_OR_NEW).compares(Operator::NotEqual, vec![0; size_of::<u32>()])
+    }
+
+    /// If [`Self::divert`] has sent its connection elsewhere, by whatever table.
+    #[must_use]
+    pub fn was_diverted(self) -> Self {
+        self.tracked(Tracked::Status, STATUS_DIVERTED).compares(Operator::NotEqual, vec![0; size_of::<u32>()])
+    }
+
+    /// If its connection goes where it was sent to.
+    #[must_use]
+    pub fn was_not_diverted(self) -> Self {
+        self.tracked(Tracked::Status, STATUS_DIVERTED).equals(vec![0; size_of::<u32>()])
+    }
+
     /// Goes on in another chain of the table.
     #[must_use]
     pub fn jump(self, chain: &str) -> Self {
@@ -123,6 +153,14 @@ impl Rule {
     #[must_use]
     pub fn leave(self) -> Self {
         self.verdict(vec![VerdictAttribute::Code(Verdict::Return)])
+    }
+
+    /// Goes no further.
+    #[must_use]
+    pub fn discard(self) -> Self {
+        /// NF_DROP of linux/netfilter.h.
+        const DROP: u32 = 0;
+        self.verdict(vec![VerdictAttribute::Code(Verdict::Other(DROP))])
     }
 
     /// Gives its connection the address of the interface by which it leaves.
@@ -235,6 +273,13 @@ impl Rule {
         let loaded = self.of_family(net.addr()).payload(Header::Network, offset, network.len());
         let masked = if net.prefix_len() == net.max_prefix_len() { loaded } else { loaded.masked(mask) };
         masked.equals(network)
+    }
+
+    fn tracked(mut self, what: Tracked, bits: u32) -> Self {
+        const DESTINATION_REGISTER: u16 = 1;
+        const KEY: u16 = 2;
+        self.other("ct", [number(DESTINATION_REGISTER, Register::Reg1.into()), number(KEY, what as u32)]);
+        self.masked(bits.to_ne_bytes().to_vec())
     }
 
     fn meta(mut self, key: MetaKey) -> Self {

@@ -1,0 +1,287 @@
+//! The way of a packet through the rules of a chain, as far as they can be understood without one.
+
+use crate::sys::survey::filter::{Condition, ForwardChain, Name, Rule, Test, Verdict};
+
+/// So many rules are looked at, those of a chain that is entered twice counted twice.
+const MAX_RULES: usize = 100_000;
+
+/// How deep chains may call each other; in the kernel it is 16.
+const MAX_DEPTH: usize = 16;
+
+/// A forwarded packet, as far as it is known.
+#[derive(Debug, Clone)]
+pub struct Packet<'a> {
+    /// Interfaces that it may have come by; none if that isn't known.
+    pub came_by: Vec<&'a str>,
+    /// Interfaces that it may leave by; none if that isn't known.
+    pub leaves_by: Vec<&'a str>,
+    /// Its version.
+    pub is_ipv6: bool,
+    /// The state of its connection.
+    pub state: u32,
+    /// Whether a port mapping gave it its destination.
+    pub is_diverted: bool,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passage {
+    /// It passes.
+    Open,
+    /// It is dropped.
+    Closed,
+    /// That depends on what this rule means.
+    Unknown(String),
+}
+
+/// What becomes of a packet in a chain.
+pub fn passage(chain: &ForwardChain, packet: &Packet<'_>) -> Passage {
+    let mut walk = Walk { chain, packet, doubt: None, rules_left: MAX_RULES };
+    let is_accepted = match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
+        End::Accepted => true,
+        End::Dropped => false,
+        End::Through => !chain.drops,
+    };
+    match walk.doubt {
+        _ if is_accepted => Passage::Open,
+        Some(doubt) => Passage::Unknown(doubt),
+        None => Passage::Closed,
+    }
+}
+
+/// How a chain ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Accepted,
+    Dropped,
+    /// No rule has decided.
+    Through,
+}
+
+struct Walk<'a> {
+    chain: &'a ForwardChain,
+    packet: &'a Packet<'a>,
+    /// The first rule that may let the packet pass, or past a rule that drops it.
+    doubt: Option<String>,
+    rules_left: usize,
+}
+
+impl Walk<'_> {
+    fn rules(&mut self, name: &str, rules: &[Rule], depth: usize) -> End {
+        for rule in rules {
+            let place = || format!("{} of {name}", rule.place);
+            let Some(left) = self.rules_left.checked_sub(1) else {
+                self.doubt.get_or_insert_with(|| format!("{}, and more rules than are looked at", place()));
+                return End::Dropped;
+            };
+            self.rules_left = left;
+            let is_met = match meets(self.packet, &rule.conditions) {
+                Answer::No => continue,
+                Answer::Yes => None,
+                Answer::Perhaps(word) => Some(format!("{} ({word})", place())),
+            };
+            match (&rule.verdict, is_met) {
+                (Verdict::Accept, None) => return End::Accepted,
+                (Verdict::Drop, None) => return End::Dropped,
+                (Verdict::Return, None) => return End::Through,
+                // A rule that drops some packets only is there on purpose.
+                (Verdict::Drop, Some(_)) | (Verdict::Continue, _) => {}
+                (Verdict::Accept | Verdict::Return, Some(doubt)) => self.doubts(doubt),
+                (Verdict::Other(word), met) => self.doubts(met.unwrap_or_else(|| format!("{} ({word})", place()))),
+                (Verdict::Jump(other) | Verdict::Goto(other), met) => {
+                    let is_goto = matches!(rule.verdict, Verdict::Goto(_));
+                    match (self.other(other, depth), met) {
+                        (End::Through, None) if is_goto => return End::Through,
+                        (End::Through | End::Dropped, Some(_)) | (End::Through, None) => {}
+                        (end, None) => return end,
+                        (End::Accepted, Some(doubt)) => self.doubts(doubt),
+                    }
+                }
+            }
+        }
+        End::Through
+    }
+
+    fn other(&mut self, name: &str, depth: usize) -> End {
+        let rules = self.chain.others.get(name).map_or(&[][..], Vec::as_slice);
+        match depth.checked_sub(1) {
+            Some(depth) => self.rules(name, rules, depth),
+            None => End::Through,
+        }
+    }
+
+    fn doubts(&mut self, doubt: String) {
+        self.doubt.get_or_insert(doubt);
+    }
+}
+
+/// Whether a packet meets conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+    /// It depends on this.
+    Perhaps(String),
+}
+
+fn meets(packet: &Packet<'_>, conditions: &[Condition]) -> Answer {
+    let mut all = Answer::Yes;
+    for condition in conditions {
+        match (fits(packet, &condition.test), condition.is_negated) {
+            (Answer::No, false) | (Answer::Yes, true) => return Answer::No,
+            (Answer::Perhaps(word), _) if all == Answer::Yes => all = Answer::Perhaps(word),
+            _ => {}
+        }
+    }
+    all
+}
+
+fn fits(packet: &Packet<'_>, test: &Test) -> Answer {
+    let known = |yes| if yes { Answer::Yes } else { Answer::No };
+    match test {
+        Test::CameBy(names) => one_of(&packet.came_by, names, &packet.leaves_by),
+        Test::LeavesBy(names) => one_of(&packet.leaves_by, names, &packet.came_by),
+        Test::State(states) => known(states & packet.state != 0),
+        Test::IsDiverted => known(packet.is_diverted),
+        Test::IsIpv6(is_ipv6) => known(*is_ipv6 == packet.is_ipv6),
+        Test::Other(word) => Answer::Perhaps(word.clone()),
+    }
+}
+
+/// Whether one of the interfaces has one of the names. Where none is known, it is none of those on the other side.
+fn one_of(interfaces: &[&str], names: &[Name], other_side: &[&str]) -> Answer {
+    let is_of_other_side = |name: &Name| matches!(name, Name::Exactly(name) if other_side.contains(&name.as_str()));
+    let fitting = interfaces.iter().filter(|interface| names.iter().any(|name| name.fits(interface))).count();
+    match fitting {
+        // Every name begins with nothing.
+        _ if names.contains(&Name::From(String::new())) => Answer::Yes,
+        _ if interfaces.is_empty() && names.iter().all(is_of_other_side) => Answer::No,
+        _ if interfaces.is_empty() => Answer::Perhaps("an interface".to_owned()),
+        0 => Answer::No,
+        all if all == interfaces.len() => Answer::Yes,
+        _ => Answer::Perhaps("an interface".to_owned()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::sys::survey::filter::{ESTABLISHED, NEW};
+
+    fn condition(test: Test) -> Condition {
+        Condition { test, is_negated: false }
+    }
+
+    pub fn came_by(name: &str) -> Condition {
+        condition(Test::CameBy(vec![Name::Exactly(name.to_owned())]))
+    }
+
+    pub fn leaves_by(name: &str) -> Condition {
+        condition(Test::LeavesBy(vec![Name::Exactly(name.to_owned())]))
+    }
+
+    pub fn state(states: u32) -> Condition {
+        condition(Test::State(states))
+    }
+
+    pub fn diverted() -> Condition {
+        condition(Test::IsDiverted)
+    }
+
+    pub fn unclear() -> Condition {
+        condition(Test::Other("payload".to_owned()))
+    }
+
+    pub fn rule(conditions: &[Condition], verdict: Verdict) -> Rule {
+        Rule { place: "rule 1".to_owned(), conditions: conditions.to_vec(), verdict }
+    }
+
+    pub fn chain(drops: bool, rules: Vec<Rule>) -> ForwardChain {
+        ForwardChain {
+            table: "ip filter".to_owned(),
+            name: "FORWARD".to_owned(),
+            is_ipv6: Some(false),
+            drops,
+            rules,
+            others: BTreeMap::new(),
+        }
+    }
+
+    fn out() -> Packet<'static> {
+        Packet { came_by: vec!["emperor0"], leaves_by: vec!["eth0"], is_ipv6: false, state: NEW, is_diverted: false }
+    }
+
+    fn back() -> Packet<'static> {
+        Packet { came_by: vec!["eth0"], leaves_by: vec!["emperor0"], state: ESTABLISHED, ..out() }
+    }
+
+    fn not(condition: Condition) -> Condition {
+        Condition { is_negated: true, ..condition }
+    }
+
+    #[test]
+    fn first_rule_that_fits_decides() {
+        let accept = || rule(&[came_by("emperor0")], Verdict::Accept);
+        let both = chain(true, vec![accept(), rule(&[state(ESTABLISHED)], Verdict::Accept)]);
+        assert_eq!((passage(&both, &out()), passage(&both, &back())), (Passage::Open, Passage::Open));
+        let one = chain(true, vec![accept()]);
+        assert_eq!((passage(&one, &out()), passage(&one, &back())), (Passage::Open, Passage::Closed));
+        let drop = || rule(&[came_by("emperor0")], Verdict::Drop);
+        assert_eq!(passage(&chain(true, vec![drop(), accept()]), &out()), Passage::Closed, "its name is not enough");
+        assert_eq!(
+            passage(&chain(false, vec![rule(&[], Verdict::Drop)]), &out()),
+            Passage::Closed,
+            "as good as a policy"
+        );
+        assert_eq!(passage(&chain(false, Vec::new()), &out()), Passage::Open);
+        let others = rule(&[not(came_by("eth0"))], Verdict::Accept);
+        let others = chain(true, vec![others]);
+        assert_eq!((passage(&others, &out()), passage(&others, &back())), (Passage::Open, Passage::Closed));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_doubt_where_it_could_let_pass() {
+        let doubt = Passage::Unknown("rule 1 of FORWARD (payload)".to_owned());
+        let perhaps = |verdict| rule(&[unclear()], verdict);
+        assert_eq!(passage(&chain(true, vec![perhaps(Verdict::Accept)]), &out()), doubt);
+        assert_eq!(passage(&chain(true, vec![perhaps(Verdict::Return)]), &out()), doubt);
+        assert_eq!(passage(&chain(true, vec![rule(&[], Verdict::Other("payload".to_owned()))]), &out()), doubt);
+        assert_eq!(passage(&chain(true, vec![perhaps(Verdict::Drop)]), &out()), Passage::Closed);
+        assert_eq!(passage(&chain(false, vec![perhaps(Verdict::Drop)]), &out()), Passage::Open, "some are not all");
+        let elsewhere = rule(&[came_by("docker0"), unclear()], Verdict::Accept);
+        assert_eq!(passage(&chain(true, vec![elsewhere]), &out()), Passage::Closed, "another's rule");
+    }
+
+    #[test]
+    fn interfaces_that_are_not_known_are_a_doubt() {
+        let packet = Packet { leaves_by: Vec::new(), ..out() };
+        let to_docker = chain(true, vec![rule(&[leaves_by("docker0")], Verdict::Accept)]);
+        assert_eq!(passage(&to_docker, &out()), Passage::Closed);
+        assert!(matches!(passage(&to_docker, &packet), Passage::Unknown(_)));
+        let all = condition(Test::LeavesBy(vec![Name::From(String::new())]));
+        assert_eq!(passage(&chain(true, vec![rule(&[all], Verdict::Accept)]), &packet), Passage::Open);
+    }
+
+    #[test]
+    fn chains_are_followed() {
+        let with = |verdict: Verdict, conditions: &[Condition], end: Vec<Rule>| {
+            let mut chain = chain(true, vec![rule(conditions, verdict), rule(&[], Verdict::Accept)]);
+            chain.others.insert("other".to_owned(), end);
+            passage(&chain, &out())
+        };
+        let (jump, goto) = (Verdict::Jump("other".to_owned()), Verdict::Goto("other".to_owned()));
+        let drops = || vec![rule(&[], Verdict::Drop)];
+        assert_eq!(with(jump.clone(), &[], drops()), Passage::Closed);
+        assert_eq!(with(jump.clone(), &[], Vec::new()), Passage::Open, "it comes back");
+        assert_eq!(with(goto, &[], Vec::new()), Passage::Closed, "it comes back to the policy");
+        let returns = vec![rule(&[], Verdict::Return), rule(&[], Verdict::Drop)];
+        assert_eq!(with(jump.clone(), &[], returns), Passage::Open);
+        assert_eq!(with(jump.clone(), &[came_by("eth0")], drops()), Passage::Open);
+        assert_eq!(with(jump.clone(), &[unclear()], drops()), Passage::Open, "some are not all");
+        let mut endless = chain(true, vec![rule(&[], jump.clone())]);
+        endless.others.insert("other".to_owned(), vec![rule(&[], jump.clone()), rule(&[], jump)]);
+        assert!(matches!(passage(&endless, &out()), Passage::Unknown(_)));
+    }
+}

@@ -1,0 +1,114 @@
+//! What the doctor says of the examples, and of the demo's files: nothing is wrong with them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::common::netns::Net;
+use crate::credentials::with_hook;
+use crate::example::{Example, examples};
+use crate::world::World;
+
+/// Examines files and fails if anything is wrong; the warnings.
+#[track_caller]
+pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
+    let (uwsgi, plugins) = (example.uwsgi(), example.plugins());
+    let mut words: Vec<OsString> =
+        [uwsgi.as_os_str(), OsStr::new("--plugins-dir"), plugins.as_os_str()].map(Into::into).into();
+    words.extend(["--plugin".into(), "tuntap".into()]);
+    words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".into(), file.clone().into_os_string()]));
+    let words: Vec<&str> = words.iter().map(|word| word.to_str().expect("plain names")).collect();
+    let output = net.output(&words);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("\nnothing is wrong"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text.lines().filter_map(|line| line.strip_prefix("  warning  ")).map(str::to_owned).collect()
+}
+
+/// The ini files of a folder, the Emperor's or the router's first.
+fn ini_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = ["", "vassals"].iter().flat_map(|below| list(&folder.join(below))).collect();
+    files.sort_by_key(|file| (!file.ends_with("emperor.ini") && !file.ends_with("router.ini"), file.clone()));
+    files
+}
+
+fn list(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let files = entries.map(|entry| entry.expect("own folder").path());
+    files.filter(|path| path.extension() == Some(OsStr::new("ini"))).collect()
+}
+
+/// The host of the examples, as it is, with the way to the world that most of them speak of.
+fn world() -> World {
+    let world = World::new();
+    world.host.sh("ip route add default via 203.0.113.10");
+    world.host.sh("ip -6 route add default via 2001:db8:1::10");
+    world
+}
+
+#[test]
+fn nothing_is_wrong_with_the_examples() {
+    const HOST_ONLY: &str = "net.ipv4.ip_forward is off: vassals reach this host, nothing else, and not each other";
+    let world = world();
+    let mut count = 0;
+    for folder in list_folders(&examples()) {
+        let name = folder.file_name().expect("a name").to_str().expect("a plain name");
+        let example = if name == "credentials" { with_hook() } else { Example::copy(name) };
+        let roots = if name == "two-hosts" { vec!["a", "b"] } else { vec![""] };
+        for root in roots {
+            let files = ini_files(&example.root().join(root));
+            assert!(files.len() > 1, "{name} has a router and a vassal");
+            let expected: &[&str] = match name {
+                // These are about something else than the world beyond the host.
+                "credentials" | "leases" | "stats" | "two-hosts" => &[HOST_ONLY],
+                _ => &[],
+            };
+            assert_eq!(warnings(&example, &world.host, &files), expected, "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
+fn list_folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the repository has examples");
+    entries.map(|entry| entry.expect("a readable folder").path()).filter(|path| path.is_dir()).collect()
+}
+
+#[test]
+fn nothing_is_wrong_with_the_demo() {
+    let world = world();
+    world.host.sh("ip link add eth1 type veth peer name eth2");
+    let example = Example::copy("minimal");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/ini");
+    let run = example.path("demo");
+    fs::create_dir(&run).expect("own folder");
+    fs::create_dir(run.join("vassals")).expect("own folder");
+    for folder in [run.clone(), run.join("vassals")] {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("own folder");
+    }
+    let head = |more: &str| {
+        format!(
+            "[uwsgi]\nset-placeholder = run-dir={}\n{more}plugins-dir = {}\n",
+            run.display(),
+            example.plugins().display()
+        )
+    };
+    // As demo/run gives them.
+    let emperor = run.join("emperor.ini");
+    let ini = fs::read_to_string(source.join("emperor.ini")).expect("the demo has it");
+    fs::write(&emperor, ini.replace("[uwsgi]\n", &head(""))).expect("own folder");
+    let mut files = vec![emperor];
+    for (name, uid) in [("vassal1", 20001), ("vassal2", 20002)] {
+        let file = run.join("vassals").join(format!("{name}.ini"));
+        let own = format!("set-placeholder = name={name}\nuid = {uid}\ngid = {uid}\n");
+        let text = format!("{}ini = {}\n", head(&own), source.join("vassal.ini").display());
+        fs::write(&file, text).expect("own folder");
+        files.push(file);
+    }
+    assert_eq!(warnings(&example, &world.host, &files), Vec::<String>::new());
+}
