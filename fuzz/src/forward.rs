@@ -48,6 +48,7 @@ pub fn check(data: &[u8]) {
         ),
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
         networks: Vec::new(),
+        port_targets: Vec::new(),
     };
     let mut scene = Scene {
         forwarder: Forwarder::new(policy, seed),

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
+use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use crate::policy::drops::DropReason;
-use crate::policy::leasing::{Chosen, LeaseRefusal};
-use crate::policy::pool::PoolRefusal;
+use crate::policy::leasing::{Applicant, Chosen, LeaseRefusal};
+use crate::policy::pool::{Key, PoolRefusal};
 use crate::policy::registry::PeerId;
 use crate::sys::{net, socket};
 use crate::wire::frame::FrameKind;
@@ -32,16 +33,17 @@ impl EventLoop<'_> {
                 None => self.choose(id, family, name),
             };
             match result {
-                Err(LeaseRefusal::Firewall) => shut_out.push(family),
+                Err(refusal @ (LeaseRefusal::Firewall | LeaseRefusal::Assigned)) => {
+                    shut_out.push(Refusal { wish: Wish::Any(family), reason: refusal.to_string() });
+                }
                 result => self.tell(&mut told, Wish::Any(family), result),
             }
         }
         // A family of which nothing could pass is as good as one that the router doesn't have, beside one that passes.
         if told.addresses.is_empty() {
-            for family in shut_out {
-                self.tell(&mut told, Wish::Any(family), Err(LeaseRefusal::Firewall));
-            }
+            told.refused.append(&mut shut_out);
         }
+        self.log_refusals(id, &shut_out);
         self.send_configuration(id, told);
     }
 
@@ -68,25 +70,42 @@ impl EventLoop<'_> {
     }
 
     fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.choose(id, family, name, is_dead)?;
-        self.give(id, chosen, name)
+        let chosen = self.forwarder.choose(applicant, family, is_dead)?;
+        self.give(applicant, chosen)
     }
 
     fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.consider(id, claimed, is_dead)?;
-        self.give(id, chosen, name)
+        let chosen = self.forwarder.consider(applicant, claimed, is_dead)?;
+        self.give(applicant, chosen)
     }
 
-    fn give(&mut self, id: PeerId, chosen: Chosen, name: u64) -> Result<IpAddr, LeaseRefusal> {
+    fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, LeaseRefusal> {
+        let key = self.lease_key(id, name).ok_or(LeaseRefusal::NoPeer)?;
+        Ok(Applicant { id, key, is_assigned: matches!(self.setup.credentials, CredentialsCheck::Hook(_)) })
+    }
+
+    /// What tells a peer from others. Where nobody shows credentials the user is whoever has connected: root when the vassal
+    /// starts, and somebody else when it comes back without its privileges.
+    pub(super) fn lease_key(&self, id: PeerId, name: u64) -> Option<Key> {
+        let uid = match self.setup.credentials {
+            CredentialsCheck::Off => 0,
+            CredentialsCheck::Shown | CredentialsCheck::Hook(_) => self.forwarder.identity(id)?.uid,
+        };
+        Some(Key { uid, name })
+    }
+
+    fn give(&mut self, applicant: Applicant, chosen: Chosen) -> Result<IpAddr, LeaseRefusal> {
         if let Some(holder) = chosen.dead_holder {
             self.remove_if_dead(holder);
         }
-        if self.forwarder.give(id, chosen.address, name)? {
-            self.log_claim(id, chosen.address);
+        if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
+            self.log_claim(applicant.id, chosen.address);
         }
         Ok(chosen.address)
     }

@@ -101,6 +101,10 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
     assert_eq!((v4(&net), v6(&net)), before);
     let held: Vec<_> = router.stats().peers()[0]["addresses"].as_array().expect("a list").clone();
     assert_eq!(held, [before.0.to_string(), before.1.to_string()]);
+    // It came back without its privileges, and starts with them: it is the same device.
+    vassal.stop(&emperor);
+    let net = vassal.start(&emperor);
+    assert_eq!((v4(&net), v6(&net)), before);
     assert!(router.exit_status().is_none());
 }
 
