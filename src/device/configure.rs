@@ -34,42 +34,43 @@ pub struct Gateway {
 }
 
 impl Network {
-    /// Makes the device so. A family that the kernel has turned off is left out, with a line in the log.
-    pub fn apply(&self, device: &str, logger: Logger) -> Result<(), NetlinkError> {
+    /// Makes the device so, and returns the addresses that it has then. A family that the kernel has turned off is left out,
+    /// with a line in the log.
+    pub fn apply(&self, device: &str, logger: Logger) -> Result<Vec<IpNet>, NetlinkError> {
         if self.addresses.is_empty() && self.mtu.is_none() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut netlink = Netlink::open()?;
         let link = netlink.link(device)?;
         netlink.set_link(link.index, LinkChange { mtu: self.mtu.map(u32::from), ..LinkChange::default() })?;
         if self.addresses.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         let loopback = netlink.link(LOOPBACK)?.index;
         netlink.set_link(loopback, up)?;
         netlink.set_link(link.index, up)?;
+        let mut set = Vec::new();
         let mut is_v6_off = false;
         for address in &self.addresses {
             match netlink.replace_address(link.index, *address) {
                 Err(error) if address.addr().is_ipv6() && is_off(&error) => {
                     if !is_v6_off {
                         logger.line(format_args!(
-                            "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has IPv4 only"
+                            "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has no IPv6 address"
                         ));
                     }
                     is_v6_off = true;
                 }
-                result => result?,
+                result => result.map(|()| set.push(*address))?,
             }
         }
         for gateway in &self.gateways {
-            let has_address = self.addresses.iter().any(|net| net.addr().is_ipv4() == gateway.address.is_ipv4());
-            if has_address && !(is_v6_off && gateway.address.is_ipv6()) {
+            if set.iter().any(|net| net.addr().is_ipv4() == gateway.address.is_ipv4()) {
                 self.route(&mut netlink, link.index, *gateway)?;
             }
         }
-        Ok(())
+        Ok(set)
     }
 
     fn route(&self, netlink: &mut Netlink, device: u32, gateway: Gateway) -> Result<(), NetlinkError> {
@@ -78,8 +79,8 @@ impl Network {
             Family::V6 => IpNet::V6(Ipv6Net::default()),
         };
         if !gateway.is_own_choice {
-            let is_other =
-                |route: &Route| route.destination == everything && route.index.is_some_and(|index| index != device);
+            // One with several next hops has no interface of its own.
+            let is_other = |route: &Route| route.destination == everything && route.index != Some(device);
             if netlink.routes()?.iter().any(is_other) {
                 return Ok(());
             }

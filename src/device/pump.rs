@@ -22,6 +22,7 @@ use crate::sys::socket;
 use crate::sys::tun::Tun;
 use crate::wire::attach::Answer;
 use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
+use crate::wire::lease::Family;
 use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// Packets read from the device before they are written to the router in one go.
@@ -349,7 +350,12 @@ impl Pump {
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
     fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
-        self.buffers.router_is_ours = true;
+        if !mem::replace(&mut self.buffers.router_is_ours, true) {
+            // It has not been told of these, for it could have been one of the C plugin.
+            let claims = self.buffers.holding.echo_requests(Family::V6);
+            self.buffers.to_router.extend(claims);
+            self.write_to_router()?;
+        }
         match answer {
             Answer::Attached => {
                 self.buffers.attached = true;

@@ -9,13 +9,16 @@ use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
 use super::greeting::{greet, introduce, need_extension, rules_frame};
-use super::lease::{Holding, SettleError, Talk, Waited};
+use super::join::mtu;
+use super::lease::{Holding, PATIENCE, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, close_in_children};
 use crate::log::Logger;
+use crate::sys::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::sys::process::{replace_descriptor, root_directory};
 use crate::sys::tun::Tun;
 use crate::sys::{fork, socket};
+use crate::wire::lease::{Configuration, Family};
 
 /// Pauses between attempts, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +62,9 @@ pub enum Hopeless {
     /// The instance has dropped the privileges that it connected with.
     #[error("may not connect to {0} any more: {1} (the router's chmod-socket and chown-socket say who may)")]
     Forbidden(String, io::Error),
+    /// The router doesn't give back what it had chosen.
+    #[error("has no claim to its addresses any more: the router at {0}: {1}. A new start gets it others")]
+    Lost(String, SettleError),
     /// The jail was closed after the first connect.
     #[error("{0} is not visible from this jail")]
     Hidden(String),
@@ -124,6 +130,10 @@ impl Rejoin {
                 {
                     return Err(Hopeless::Hidden(self.socket_name.clone()));
                 }
+                // An instance that has chosen its addresses gets no others by a new start.
+                Err(Attempt::Settle(error)) if error.is_for_good() && !old.holding.leased.is_empty() => {
+                    return Err(Hopeless::Lost(self.socket_name.clone(), error));
+                }
                 Err(error) => {
                     report(logger, tun.name(), &self.socket_name, &error, &mut last_error);
                 }
@@ -156,12 +166,16 @@ impl Rejoin {
             (true, false) => Waited::Readable,
             (false, false) => Waited::InVain,
         };
-        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait);
+        let within = self.context.timeout.max(PATIENCE);
+        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait, within);
         let mut router_is_ours = false;
         if !holding.is_empty() {
-            router_is_ours = talk.reclaim(introduced, holding)?;
-            if !router_is_ours {
-                frames.extend(holding.echo_requests());
+            match talk.reclaim(introduced, holding)? {
+                Some(told) => {
+                    router_is_ours = true;
+                    self.follow_mtu(tun, &told);
+                }
+                None => frames.extend(holding.echo_requests(Family::V4)),
             }
         }
         if need_extension(&self.context.rules) && !router_is_ours {
@@ -171,6 +185,29 @@ impl Rejoin {
         let rest = talk.rest();
         let greeted = greet(connection, tun, introduced, frames, &self.context)?;
         Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding.clone()) })
+    }
+
+    /// Gives the device the MTU that the router tells now. That takes a privilege which the instance has dropped, mostly.
+    fn follow_mtu(&self, tun: &Tun, told: &Configuration) {
+        let Some(spec) = self.context.specs.iter().find(|spec| spec.name == tun.name()) else { return };
+        let Some(mtu) = mtu(spec, told).map(u32::from) else { return };
+        let follow = || -> Result<bool, NetlinkError> {
+            let mut netlink = Netlink::open()?;
+            let link = netlink.link(tun.name())?;
+            if link.mtu != mtu {
+                netlink.set_link(link.index, LinkChange { mtu: Some(mtu), ..LinkChange::default() })?;
+            }
+            Ok(link.mtu != mtu)
+        };
+        let name = tun.name();
+        match follow() {
+            Ok(false) => {}
+            Ok(true) => self.logger().line(format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
+            Err(error) => self.logger().line(format_args!(
+                "[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own stays what it was until the instance is \
+                 stopped and started: {error}"
+            )),
+        }
     }
 }
 

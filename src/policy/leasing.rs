@@ -32,12 +32,25 @@ pub enum LeaseRefusal {
     /// Nothing that comes from it would pass.
     #[error("the router lets nothing pass from it (tuntap-router-firewall-out)")]
     Firewall,
+    /// IPv6 needs more than the router's device lets pass.
+    #[error("the router's device takes no packets of 1280 bytes, as IPv6 needs them")]
+    Narrow,
     /// The peer has another one, or as many as it may have.
     #[error("this peer has another address, or as many as it may")]
     TooMany,
     /// The peer is gone.
     #[error("it is gone")]
     NoPeer,
+}
+
+impl LeaseRefusal {
+    /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
+    pub const fn is_for_good(&self) -> bool {
+        match self {
+            Self::NotLeased | Self::Own | Self::Assigned | Self::Firewall => true,
+            Self::Pool(_) | Self::Held | Self::Narrow | Self::TooMany | Self::NoPeer => false,
+        }
+    }
 }
 
 /// A peer that wants an address.

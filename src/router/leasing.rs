@@ -11,7 +11,7 @@ use crate::policy::pool::{Key, PoolRefusal};
 use crate::policy::registry::PeerId;
 use crate::sys::{net, socket};
 use crate::wire::frame::FrameKind;
-use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, Refusal, Wish};
+use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, MIN_MTU_V6, Refusal, Wish};
 
 /// Most questions and claims of a connection. A device has one of each; the rest is for what may be added to them.
 const MAX_REQUESTS: u8 = 8;
@@ -30,11 +30,14 @@ impl EventLoop<'_> {
         for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
+                None if family == Family::V6 && self.mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
+                    Err(LeaseRefusal::Narrow)
+                }
                 None => self.choose(id, family, name),
             };
             match result {
-                Err(refusal @ (LeaseRefusal::Firewall | LeaseRefusal::Assigned)) => {
-                    shut_out.push(Refusal { wish: Wish::Any(family), reason: refusal.to_string() });
+                Err(refusal @ (LeaseRefusal::Firewall | LeaseRefusal::Assigned | LeaseRefusal::Narrow)) => {
+                    shut_out.push(refused(Wish::Any(family), refusal));
                 }
                 result => self.tell(&mut told, Wish::Any(family), result),
             }
@@ -115,8 +118,13 @@ impl EventLoop<'_> {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
-            Err(refusal) => told.refused.push(Refusal { wish, reason: refusal.to_string() }),
+            Err(refusal) => told.refused.push(refused(wish, refusal)),
         }
+    }
+
+    /// That of the router's device.
+    fn mtu(&self) -> Option<u16> {
+        net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok()
     }
 
     fn send_configuration(&mut self, id: PeerId, mut told: Configuration) {
@@ -125,7 +133,7 @@ impl EventLoop<'_> {
             let held = self.forwarder.address_of(id, family);
             told.gateways.extend(self.forwarder.pool().gateway(family, held));
         }
-        told.mtu = net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok();
+        told.mtu = self.mtu();
         told.dns.clone_from(&self.setup.network.dns);
         told.host_etc.clone_from(&self.setup.network.host_etc);
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -134,4 +142,8 @@ impl EventLoop<'_> {
         let _ = peer.queue.push(FrameKind::Configuration, &told.encode(), limit, &mut self.spares);
         self.flush_later(id);
     }
+}
+
+fn refused(wish: Wish, refusal: LeaseRefusal) -> Refusal {
+    Refusal { wish, reason: refusal.to_string(), for_good: refusal.is_for_good() }
 }

@@ -32,6 +32,15 @@ fn empty_chroot_has_a_network() {
     assert!(text.ends_with(WRITTEN), "{text}");
 }
 
+#[test]
+fn servers_of_both_families_are_written() {
+    let emperor = emperor().line(DNS).line("tuntap-router-dns = fd00:53::53").start();
+    let jail = jail(&emperor);
+    Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns = true").start(&emperor);
+    let text = fs::read_to_string(jail.join("etc/resolv.conf")).expect("it was written");
+    assert!(text.ends_with(&format!("{WRITTEN}nameserver fd00:53::53\n")), "{text}");
+}
+
 /// The Emperor bears it into a mount namespace, and uWSGI moves it to a root of its own.
 #[test]
 fn root_of_its_own_has_a_network() {

@@ -60,6 +60,66 @@ fn mtu_is_the_routers() {
     assert!(link(&own, "uwsgi0").contains(" mtu 1300 "), "{}", link(&own, "uwsgi0"));
 }
 
+/// What is longer has no way to the router where packets travel in frames.
+#[test]
+fn mtu_fits_a_frame() {
+    let emperor = emperor().mtu(9000).start();
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    assert!(net.sh("ip -o link show dev uwsgi0").contains(" mtu 8188 "));
+    assert!(pings(&net, EMPEROR));
+}
+
+#[test]
+fn router_that_is_too_narrow_for_ipv6_has_ipv4() {
+    let emperor = with_v6(emperor()).mtu(1000).start_in(netns_with_v6());
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), [format!("{}/24", v4(&net))]);
+    assert!(net.sh("ip -o link show dev uwsgi0").contains(" mtu 1000 "));
+    assert!(pings(&net, EMPEROR));
+    let line = "asked for ipv6 and doesn't get it: the router's device takes no packets of 1280 bytes";
+    emperor.log.wait_for(line, wait::SHORT);
+}
+
+#[test]
+fn own_gateways_come_before_the_routers() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("tuntap-device-gateway = 192.168.0.254")
+        .line("tuntap-device-gateway = uwsgi0 fd00:77::ffff:ffff");
+    let net = vassal.start(&emperor);
+    for (family, gateway) in [("-4", "192.168.0.254"), ("-6", "fd00:77::ffff:ffff")] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{routes}");
+        assert_eq!(routes.lines().count(), 1, "{routes}");
+    }
+    // There is no link layer: whatever the gateway is called, the router is at the other end.
+    assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+}
+
+#[test]
+fn default_route_with_several_next_hops_stays() {
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("exec-pre-jail = ip link add d0 type veth peer name d1 && ip addr add 10.1.0.1/24 dev d0 && ip link set d0 up")
+        .line("exec-pre-jail = ip route add default nexthop via 10.1.0.2 dev d0 nexthop via 10.1.0.3 dev d0");
+    let net = vassal.start(&emperor);
+    let routes = net.sh("ip -4 route show default");
+    assert!(routes.contains("nexthop via 10.1.0.2") && !routes.contains("uwsgi0"), "{routes}");
+}
+
+#[test]
+fn device_without_any_address_ends() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let vassal = Vassal::bare(&emperor, crate::common::host::Subject::Ours, "app")
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line("tuntap-device-address = fd00:77::22/64")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/default/disable_ipv6 1")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/all/disable_ipv6 1");
+    vassal.add(&emperor);
+    emperor.log.wait_for("tuntap-device uwsgi0: it has IPv6 addresses only, and no IPv6", wait::LONG);
+    assert!(!emperor.log.text().contains("uwsgi0 has the address"));
+}
+
 #[test]
 fn kernel_without_ipv6_has_ipv4() {
     let emperor = with_v6(emperor()).start_in(netns_with_v6());
@@ -70,7 +130,9 @@ fn kernel_without_ipv6_has_ipv4() {
     let net = vassal.start(&emperor);
     assert_eq!(addresses(&net, "uwsgi0").len(), 1);
     assert!(pings(&net, EMPEROR));
-    assert_eq!(emperor.log.text().matches("IPv6 is turned off in this namespace").count(), 1);
+    let log = emperor.log.text();
+    assert_eq!(log.matches("IPv6 is turned off in this namespace").count(), 1);
+    assert_eq!(log.matches("uwsgi0 has the address").count(), 1, "the log names what it has");
 }
 
 #[test]
