@@ -71,7 +71,7 @@ pub fn join(
         }
     };
     let Settled { told, mut holding, rest, claims, router_is_ours } = settled;
-    let network = network(spec, &told);
+    let network = network(spec, &told, &context.specs);
     let wished = if spec.auto { &told.addresses } else { &spec.addresses };
     if network.addresses.len() < wished.len() {
         context.logger.line(format_args!(
@@ -91,12 +91,14 @@ pub fn join(
     Ok(Joined { connection: (connection, buffers), told })
 }
 
-/// How a device is to be: what the instance says comes before what the router has told.
-pub fn network(spec: &DeviceSpec, told: &Configuration) -> Network {
+/// How a device is to be: what the instance says comes before what the router has told. Of several devices with a gateway of
+/// their own, the first one has the default route.
+pub fn network(spec: &DeviceSpec, told: &Configuration, all: &[DeviceSpec]) -> Network {
     let gateway = |family| {
-        let own = spec.gateways.iter().copied().find(|gateway| Family::of(*gateway) == family);
+        let own = spec.gateway(family);
+        let is_first = all.iter().find(|it| it.gateway(family).is_some()).is_none_or(|first| first.name == spec.name);
         let routers = told.gateway(family).filter(|_| own.is_none());
-        own.map(|address| Gateway { address, is_own_choice: true })
+        own.map(|address| Gateway { address, is_own_choice: is_first })
             .or_else(|| routers.map(|address| Gateway { address, is_own_choice: false }))
     };
     let mtu = mtu(spec, told);
@@ -107,6 +109,7 @@ pub fn network(spec: &DeviceSpec, told: &Configuration) -> Network {
         gateways: Family::ALL.into_iter().filter_map(gateway).filter(|gateway| !is_own(gateway)).collect(),
         mtu,
         addresses,
+        has_siblings: all.iter().any(|other| other.name != spec.name && other.has_addresses()),
     }
 }
 

@@ -269,7 +269,7 @@ impl Device {
         close_in_children(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let Some(socket) = &spec.socket else {
-            configure(&join::network(spec, &Configuration::default()), spec, context)?;
+            configure(&join::network(spec, &Configuration::default(), &context.specs), spec, context)?;
             return Ok((Self { namespace: here, tun, link: None }, None));
         };
         let Joined { connection, told } =

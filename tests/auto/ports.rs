@@ -5,14 +5,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use crate::common::emperor::EmperorIni;
 use crate::common::host::{Host, Subject};
-use crate::common::netns::{Net, Netns};
+use crate::common::netns::Net;
 use crate::common::wait;
-use crate::world::{Vassal, addresses, netns_with_v6};
+use crate::world::{HOST, OUTSIDE, Vassal, addresses, host_and_outside};
 
 const UID: u32 = 30_001;
-
-/// The host's own addresses towards an outside host, by which that reaches it.
-const HOST: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
 
 /// Connects to a port of the host, and returns whether a listener in the vassal's namespace got the bytes, and from whom.
 fn served(from: &Net, to: &str, vassal: &Net, listening: &str) -> Option<IpAddr> {
@@ -30,8 +27,7 @@ fn served(from: &Net, to: &str, vassal: &Net, listening: &str) -> Option<IpAddr>
 
 #[test]
 fn port_follows_the_vassal_to_whom_its_target_is_leased() {
-    let (host, outside) = (netns_with_v6(), netns_with_v6());
-    join(&host, &outside);
+    let (host, outside) = host_and_outside();
     let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
         .lines(&[
             // A handful of addresses for vassals, of which one of each family is a port's target.
@@ -51,9 +47,7 @@ fn port_follows_the_vassal_to_whom_its_target_is_leased() {
         let net = app.start(&emperor);
         let own = addresses(&net, "uwsgi0");
         assert_eq!(own, ["192.168.0.5/29", "fd00:77::5/125"]);
-        for (host, (own, client)) in
-            HOST.into_iter().zip([("192.168.0.5", "203.0.113.2"), ("fd00:77::5", "2001:db8:1::2")])
-        {
+        for (host, (own, client)) in HOST.into_iter().zip(["192.168.0.5", "fd00:77::5"].into_iter().zip(OUTSIDE)) {
             let seen = served(&outside, host, &net, own);
             assert_eq!(seen, Some(client.parse().expect("an address")), "round {round}: {host}");
         }
@@ -61,12 +55,5 @@ fn port_follows_the_vassal_to_whom_its_target_is_leased() {
         // While it is away, others come, and leave the target alone.
         let other = vassal(&format!("other{round}"), UID + 1).start(&emperor);
         assert!(addresses(&other, "uwsgi0").iter().all(|it| !own.contains(it)));
-    }
-}
-
-fn join(host: &Netns, outside: &Netns) {
-    host.join("203.0.113.1/24", outside, "203.0.113.2/24");
-    for (netns, address) in [(host, "2001:db8:1::1/64"), (outside, "2001:db8:1::2/64")] {
-        netns.sh(&format!("ip addr add {address} dev veth0 nodad"));
     }
 }
