@@ -84,6 +84,7 @@ pub fn join(
     for address in &set {
         context.logger.line(format_args!("[uwsgi-tuntap] {} has the address {address}", spec.name));
     }
+    holding.mtu = told.mtu.and(network.mtu);
     holding.retain(|address| set.iter().any(|net| net.addr() == address));
     let frames = [rules_frame(&context.rules), claims].concat();
     let greeted = greet(&connection, tun, introduced, frames, context).map_err(greet_error)?;
@@ -152,11 +153,7 @@ fn settle(
                 if has_extended_rules {
                     return Err(SettleError::Rules);
                 }
-                context.logger.line(format_args!(
-                    "[uwsgi-tuntap] {}: its router answers no questions, as one of the C plugin: {}",
-                    spec.name,
-                    holding.without_answers()
-                ));
+                holding.log_without_answers(&spec.name, context.logger);
             }
             told
         }

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::greeting::Introduced;
 use crate::config::DeviceSpec;
+use crate::log::Logger;
 use crate::sys::socket;
 use crate::wire::echo::echo_request;
 use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
@@ -120,6 +121,8 @@ pub struct Holding {
     pub networks: Vec<(IpAddr, u8)>,
     /// As above.
     pub gateways: Vec<IpAddr>,
+    /// The MTU that the device was given, if the router has told one.
+    pub mtu: Option<u16>,
     /// Addresses that the instance chose, each with whom to send an echo request to.
     pub fixed: Vec<(IpAddr, IpAddr)>,
 }
@@ -147,8 +150,15 @@ impl Holding {
         frames
     }
 
-    /// What becomes of the addresses with a router that answers no questions, for the log.
-    pub fn without_answers(&self) -> &'static str {
+    /// Says what becomes of the addresses with a router that answers no questions.
+    pub fn log_without_answers(&self, device: &str, logger: Logger) {
+        logger.line(format_args!(
+            "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
+            self.without_answers()
+        ));
+    }
+
+    fn without_answers(&self) -> &'static str {
         let has = |family| self.fixed.iter().any(|(address, _)| Family::of(*address) == family);
         match (has(Family::V4), has(Family::V6)) {
             (_, false) => "the device's address is claimed by an echo request, and no route, MTU or DNS server is told",
@@ -172,7 +182,7 @@ impl Holding {
             leased: told.addresses.iter().map(IpNet::addr).collect(),
             networks: told.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
             gateways: used.copied().collect(),
-            fixed: Vec::new(),
+            ..Self::default()
         }
     }
 

@@ -42,7 +42,7 @@ impl Root {
 #[derive(Debug)]
 pub enum Rejoined {
     /// There is a new connection in the old one's place.
-    Joined(Buffers),
+    Joined(Box<Buffers>),
     /// The thread is to stop.
     Stopped,
 }
@@ -120,7 +120,7 @@ impl Rejoin {
                         lost.elapsed().as_secs_f32()
                     ));
                     self.connected = Instant::now();
-                    return Ok(Rejoined::Joined(buffers));
+                    return Ok(Rejoined::Joined(buffers.into()));
                 }
                 Err(Attempt::Connect(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(Hopeless::Forbidden(self.socket_name.clone(), error));
@@ -169,13 +169,17 @@ impl Rejoin {
         let within = self.context.timeout.max(PATIENCE);
         let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait, within);
         let mut router_is_ours = false;
+        let mut holding = holding.clone();
         if !holding.is_empty() {
-            match talk.reclaim(introduced, holding)? {
+            match talk.reclaim(introduced, &holding)? {
                 Some(told) => {
                     router_is_ours = true;
-                    self.follow_mtu(tun, &told);
+                    holding.mtu = self.follow_mtu(tun, &told, holding.mtu);
                 }
-                None => frames.extend(holding.echo_requests(Family::V4)),
+                None => {
+                    holding.log_without_answers(tun.name(), self.logger());
+                    frames.extend(holding.echo_requests(Family::V4));
+                }
             }
         }
         if need_extension(&self.context.rules) && !router_is_ours {
@@ -184,30 +188,31 @@ impl Rejoin {
         }
         let rest = talk.rest();
         let greeted = greet(connection, tun, introduced, frames, &self.context)?;
-        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding.clone()) })
+        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding) })
     }
 
-    /// Gives the device the MTU that the router tells now. That takes a privilege which the instance has dropped, mostly.
-    fn follow_mtu(&self, tun: &Tun, told: &Configuration) {
-        let Some(spec) = self.context.specs.iter().find(|spec| spec.name == tun.name()) else { return };
-        let Some(mtu) = mtu(spec, told).map(u32::from) else { return };
-        let follow = || -> Result<bool, NetlinkError> {
+    /// Gives the device the MTU that the router tells now, if it told another one before; else what the device has may be a
+    /// hook's. That takes a privilege which the instance has dropped, mostly. Returns what to remember.
+    fn follow_mtu(&self, tun: &Tun, told: &Configuration, before: Option<u16>) -> Option<u16> {
+        let spec = self.context.specs.iter().find(|spec| spec.name == tun.name())?;
+        let mtu = told.mtu.and(mtu(spec, told))?;
+        if before.is_none_or(|before| before == mtu) {
+            return Some(mtu);
+        }
+        let follow = || -> Result<(), NetlinkError> {
             let mut netlink = Netlink::open()?;
-            let link = netlink.link(tun.name())?;
-            if link.mtu != mtu {
-                netlink.set_link(link.index, LinkChange { mtu: Some(mtu), ..LinkChange::default() })?;
-            }
-            Ok(link.mtu != mtu)
+            let index = netlink.link(tun.name())?.index;
+            netlink.set_link(index, LinkChange { mtu: Some(mtu.into()), ..LinkChange::default() })
         };
         let name = tun.name();
         match follow() {
-            Ok(false) => {}
-            Ok(true) => self.logger().line(format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
+            Ok(()) => self.logger().line(format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
             Err(error) => self.logger().line(format_args!(
                 "[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own stays what it was until the instance is \
                  stopped and started: {error}"
             )),
         }
+        Some(mtu)
     }
 }
 

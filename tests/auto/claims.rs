@@ -87,6 +87,19 @@ fn fixed_address_waits_for_a_router_that_stands_still() {
 }
 
 #[test]
+fn router_that_reads_nothing_is_waited_for_no_longer_than_told() {
+    let emperor = emperor().start();
+    let router = emperor.router_pid();
+    freeze(router);
+    let mark = emperor.log.mark();
+    fixed(&emperor, "app", V1).line("tuntap-device-timeout = 3").add(&emperor);
+    emperor.log.wait_for_since(mark, "it has read nothing for ", wait::LONG);
+    assert!(!emperor.log.since(mark).contains("vassal app.ini is ready"));
+    thaw(router);
+    emperor.wait_until_ready(mark, "app");
+}
+
+#[test]
 fn auto_without_credentials_names_them() {
     let emperor = emperor().line("tuntap-use-credentials = true").start();
     Vassal::auto(&emperor, "app").line("tuntap-device-timeout = 1").add(&emperor);
