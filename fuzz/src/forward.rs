@@ -10,9 +10,9 @@ use tuntap_plugin::policy::claims::Assignment;
 use tuntap_plugin::policy::drops::DropReason;
 use tuntap_plugin::policy::forward::{Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict};
 use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
-use tuntap_plugin::policy::leasing::{Chosen, LeaseRefusal};
+use tuntap_plugin::policy::leasing::{Applicant, Chosen, LeaseRefusal};
 use tuntap_plugin::policy::pattern::{Action, Rule, Rules as CompiledRules};
-use tuntap_plugin::policy::pool::PoolRefusal;
+use tuntap_plugin::policy::pool::{Key, PoolRefusal};
 use tuntap_plugin::policy::registry::PeerId;
 use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
 use tuntap_plugin::wire::ip::{Packet, PacketError};
@@ -51,6 +51,7 @@ pub fn check(data: &[u8]) {
         ),
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
         networks: rules.networks.clone(),
+        port_targets: Vec::new(),
     };
     let mut scene = Scene {
         forwarder: Forwarder::new(policy, seed),
@@ -408,7 +409,7 @@ impl Scene {
             return;
         }
         let has_network = self.oracle.rules.networks.iter().any(|net| Family::of(net.addr()) == family);
-        match self.forwarder.choose(id, family, name, |_| are_dead) {
+        match self.forwarder.choose(applicant(id, name), family, |_| are_dead) {
             Ok(chosen) => {
                 assert_eq!(Family::of(chosen.address), family);
                 assert!(self.oracle.may_give(chosen.address, id), "{chosen:?}");
@@ -427,7 +428,7 @@ impl Scene {
     fn claim(&mut self, id: PeerId, input: &mut Input<'_>) {
         let (address, name) = (address(input), input.byte().into());
         let (leased, are_dead) = (input.flag(), input.flag());
-        let chosen = self.forwarder.consider(id, ClaimedAddress { address, leased }, |_| are_dead);
+        let chosen = self.forwarder.consider(applicant(id, name), ClaimedAddress { address, leased }, |_| are_dead);
         assert_eq!(chosen, self.oracle.consider(id, address, leased, are_dead));
         if let Ok(chosen) = chosen {
             self.give(id, chosen, name);
@@ -448,7 +449,7 @@ impl Scene {
             Assignment::NotLeased => Err(LeaseRefusal::NotLeased),
             Assignment::TooMany => Err(LeaseRefusal::TooMany),
         };
-        assert_eq!(self.forwarder.give(id, address, name), expected, "{address}");
+        assert_eq!(self.forwarder.give(id, address, applicant(id, name).key), expected, "{address}");
     }
 
     fn outward(&mut self, id: PeerId, input: &mut Input<'_>) {
@@ -470,6 +471,11 @@ impl Scene {
         let (src, dst) = (address(input), address(input));
         Probe::read(src, dst, self.oracle.rules.has_services, input)
     }
+}
+
+/// A peer that shows nobody who it is.
+fn applicant(id: PeerId, name: u64) -> Applicant {
+    Applicant { id, key: Key { uid: 0, name }, is_assigned: false }
 }
 
 /// Nothing for a packet that wants to be sent on by its receiver: it goes nowhere, whatever the rules say.

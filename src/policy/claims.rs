@@ -67,6 +67,14 @@ impl Claims {
         v4.into_iter().chain(self.v6.iter().copied().map(IpAddr::V6))
     }
 
+    /// Whether an address is held, or assigned and waited for.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => matches!(self.v4, V4::Held(own) | V4::Assigned(own) if own == address),
+            IpAddr::V6(address) => self.v6.contains(&address),
+        }
+    }
+
     /// Whether the peer may choose no address by itself.
     pub const fn is_bound(&self) -> bool {
         self.is_bound

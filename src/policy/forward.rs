@@ -37,6 +37,8 @@ pub struct Policy {
     pub gateway_sources: PrefixSet,
     /// The router's own addresses, with the lengths of the prefixes of the networks that peers get addresses from.
     pub networks: Vec<IpNet>,
+    /// Where ports of the host lead: peers are given these only by a lease.
+    pub port_targets: Vec<IpAddr>,
 }
 
 /// Where a packet from a peer goes.
@@ -155,6 +157,7 @@ pub struct Forwarder {
 impl Forwarder {
     /// Without any peer. `seed` should be hard to guess: it keeps peers from disturbing each other's cached verdicts.
     pub fn new(policy: Policy, seed: u64) -> Self {
+        let pool = Pool::new(policy.networks, &policy.leases, policy.port_targets);
         Self {
             firewall_in: CachedRules::new(policy.firewall_in, seed),
             firewall_out: CachedRules::new(policy.firewall_out, seed),
@@ -162,7 +165,7 @@ impl Forwarder {
             has_gateway: policy.has_gateway,
             switch: policy.switch,
             leases: policy.leases,
-            pool: Pool::new(policy.networks),
+            pool,
             device_routes: policy.device_routes,
             gateway_sources: policy.gateway_sources,
             registry: Registry::default(),
@@ -305,6 +308,11 @@ impl Forwarder {
     /// Whether a peer may have an address that another one still holds.
     pub fn is_waiting(&self, id: PeerId) -> bool {
         self.peer(id).is_some_and(|peer| peer.claims.is_waiting())
+    }
+
+    /// Whether an address is a peer's already, or is to be as soon as its holder is gone.
+    pub(super) fn is_reserved_for(&self, id: PeerId, address: IpAddr) -> bool {
+        self.peer(id).is_some_and(|peer| peer.claims.has(address))
     }
 
     /// Who holds an address.

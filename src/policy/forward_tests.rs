@@ -56,6 +56,7 @@ fn open_policy() -> Policy {
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),
+        port_targets: Vec::new(),
     }
 }
 

@@ -84,8 +84,8 @@ impl EventLoop<'_> {
             peer.stage = Stage::Frames;
             socket::receive_descriptors(peer.as_fd(), false);
         }
-        // Only a hello has use for what came with the first bytes.
-        let offered = peer.offered.take();
+        // Only a hello has use for what came with the first bytes, and it may stand behind these frames.
+        let offered = if may_come_before_hello { None } else { peer.offered.take() };
         match frame.kind {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules | FrameKind::ExtendedRules => {

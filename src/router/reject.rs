@@ -91,11 +91,7 @@ impl EventLoop<'_> {
                 Some(peer) => {
                     let Some(party) = self.party(peer) else { return };
                     let Some(bytes) = self.admitted(kind, Cause::Peer(party), packet, answer) else { return };
-                    // By the kernel it would meet the rule that the packet has met. But it is the kernel alone that knows
-                    // what the peer has asked, if that was a port of the host.
-                    if self.is_mapped(packet) {
-                        self.tun_answer(&bytes);
-                    }
+                    // By the kernel it would meet the rule that the packet has met.
                     self.deliver_answer(peer, &bytes);
                 }
                 None => {
@@ -145,14 +141,6 @@ impl EventLoop<'_> {
 
     fn party(&self, id: PeerId) -> Option<Party> {
         self.peers.get(id).map(|peer| Party { index: id.index, uid: peer.credentials.uid })
-    }
-
-    /// Whether a port of the host leads to where a packet goes.
-    fn is_mapped(&self, packet: &Packet<'_>) -> bool {
-        packet.destination_port().is_some_and(|port| {
-            let target = SocketAddr::new(packet.dst(), port);
-            self.setup.spec.ports.iter().any(|mapping| mapping.target == target)
-        })
     }
 
     fn deliver_answer(&mut self, id: PeerId, bytes: &[u8]) {

@@ -66,8 +66,8 @@ impl EventLoop<'_> {
         let decode = if kept.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let rules = decode(&kept.rules).unwrap_or_default();
         self.forwarder.restore(id, kept.identity, rules, &kept.addresses, kept.is_bound);
-        if let Some(name) = kept.lease_name {
-            kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, name));
+        if let Some(key) = kept.lease_name.and_then(|name| self.lease_key(id, name)) {
+            kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
         self.admission.enter(id, kept.credentials.uid, Instant::now());
         if self.forwarder.address(id).is_some() {
@@ -171,6 +171,7 @@ mod tests {
             device_routes: AllowedTargets::default(),
             gateway_sources: [].into_iter().collect(),
             networks: Vec::new(),
+            port_targets: Vec::new(),
         }
     }
 

@@ -125,7 +125,7 @@ impl Nftables {
 
     /// Whether somebody else has a table of this name, so that [`Self::replace`] would fail for another process.
     pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
-        let is_taken = |table: &Existing| table.name == name && (table.owner.is_some() || !table.is_marked);
+        let is_taken = |table: &Existing| table.name == name;
         Ok(self.tables()?.iter().any(is_taken))
     }
 
