@@ -108,6 +108,7 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),
+        port_targets: Vec::new(),
     };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {

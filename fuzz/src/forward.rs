@@ -10,10 +10,13 @@ use tuntap_plugin::policy::claims::Assignment;
 use tuntap_plugin::policy::drops::DropReason;
 use tuntap_plugin::policy::forward::{Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict};
 use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
+use tuntap_plugin::policy::leasing::{Applicant, Chosen, LeaseRefusal};
 use tuntap_plugin::policy::pattern::{Action, Rule, Rules as CompiledRules};
+use tuntap_plugin::policy::pool::{Key, PoolRefusal};
 use tuntap_plugin::policy::registry::PeerId;
 use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
 use tuntap_plugin::wire::ip::{Packet, PacketError};
+use tuntap_plugin::wire::lease::{ClaimedAddress, Family};
 use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
 use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -47,7 +50,8 @@ pub fn check(data: &[u8]) {
             rules.device_routes.iter().copied(),
         ),
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
-        networks: Vec::new(),
+        networks: rules.networks.clone(),
+        port_targets: Vec::new(),
     };
     let mut scene = Scene {
         forwarder: Forwarder::new(policy, seed),
@@ -72,6 +76,8 @@ struct Rules {
     uncovered: Uncovered,
     device_routes: Vec<TargetRange>,
     gateway_sources: Vec<IpNet>,
+    /// The router's own addresses.
+    networks: Vec<IpNet>,
     /// Whether rules may name protocols, and packets have some.
     has_services: bool,
 }
@@ -94,6 +100,7 @@ fn read_policy(input: &mut Input<'_>) -> Rules {
         uncovered: Uncovered::Allow,
         device_routes: Vec::new(),
         gateway_sources: Vec::new(),
+        networks: Vec::new(),
         has_services,
     };
     if flags & 4 != 0 {
@@ -105,6 +112,9 @@ fn read_policy(input: &mut Input<'_>) -> Rules {
     }
     if flags & 16 != 0 {
         rules.gateway_sources = (0..input.below(4)).map(|_| net(input)).collect();
+    }
+    if flags & 64 != 0 {
+        rules.networks = (0..input.below(4)).map(|_| net(input)).collect();
     }
     rules
 }
@@ -121,9 +131,12 @@ fn read_selector(input: &mut Input<'_>, has_services: bool) -> Selector {
         (AddressPattern::Net(IpNet::V4(_)), AddressPattern::Net(IpNet::V6(_)))
             | (AddressPattern::Net(IpNet::V6(_)), AddressPattern::Net(IpNet::V4(_)))
     );
+    let may_be_v6 = [src, dst].iter().all(|it| !matches!(it, AddressPattern::Net(IpNet::V4(_))));
+    let is_extension = may_be_v6
+        && matches!(service, Some(Service { protocol: Protocol::Number(0 | 43 | 44 | 51 | 60 | 135 | 139 | 140), .. }));
     let selector = Selector::new(src, dst, service);
-    assert_eq!(selector.is_err(), is_mixed, "{src:?} {dst:?}");
-    selector.unwrap_or_else(|_| Selector::new(src, AddressPattern::Any, service).expect("one version"))
+    assert_eq!(selector.is_err(), is_mixed || is_extension, "{src:?} {dst:?} {service:?}");
+    selector.unwrap_or_else(|_| Selector::new(src, AddressPattern::Any, None).expect("one version"))
 }
 
 fn read_pattern(input: &mut Input<'_>) -> AddressPattern {
@@ -243,6 +256,7 @@ fn address(input: &mut Input<'_>) -> IpAddr {
         19 => IpAddr::from([224, 0, 0, 1]),
         20 => Ipv4Addr::BROADCAST.into(),
         21 => IpAddr::from([223, 255, 255, 255]),
+        22 => IpAddr::from([169, 254, 0, 1]),
         last @ 0x80..=0x8f => IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, u16::from(last) - 0x80]),
         last @ 0x90..=0x97 => IpAddr::from([0xfd00, 0x77, 0, 1, 0, 0, 0, u16::from(last) - 0x90]),
         0x98 => Ipv6Addr::UNSPECIFIED.into(),
@@ -297,6 +311,8 @@ impl Scene {
                 let source = address(input);
                 assert_eq!(self.forwarder.accepts_datagrams_of(source), self.oracle.accepts_datagrams_of(source));
             }
+            11 if !self.oracle.rules.networks.is_empty() && input.flag() => self.ask(id, input),
+            11 if !self.oracle.rules.networks.is_empty() => self.claim(id, input),
             11 if self.oracle.rules.has_services => {
                 let address = address(input);
                 assert_eq!(self.forwarder.lease(id, address), self.oracle.lease(id, address));
@@ -312,6 +328,7 @@ impl Scene {
             assert!(self.forwarder.addresses(peer.id).eq(peer.addresses()));
             assert_eq!(self.forwarder.address(peer.id), peer.addresses().next());
             assert_eq!(self.forwarder.is_bound(peer.id), peer.is_bound);
+            assert_eq!(self.forwarder.is_waiting(peer.id), peer.assigned.is_some());
             assert!(peer.v6.len() <= MOST_V6);
             for address in peer.addresses() {
                 assert_eq!(self.forwarder.holder(address), Some(peer.id), "{address}");
@@ -384,6 +401,57 @@ impl Scene {
         }
     }
 
+    /// A peer asks for an address of a family of which it has none. Which one it gets is the router's choice.
+    fn ask(&mut self, id: PeerId, input: &mut Input<'_>) {
+        let (family, name) = (Family::ALL[input.below(2)], input.byte().into());
+        let are_dead = input.flag();
+        if self.forwarder.address_of(id, family).is_some() {
+            return;
+        }
+        let has_network = self.oracle.rules.networks.iter().any(|net| Family::of(net.addr()) == family);
+        match self.forwarder.choose(applicant(id, name), family, |_| are_dead) {
+            Ok(chosen) => {
+                assert_eq!(Family::of(chosen.address), family);
+                assert!(self.oracle.may_give(chosen.address, id), "{chosen:?}");
+                assert!(!self.oracle.passes_nothing_from(chosen.address), "{chosen:?}");
+                assert!(are_dead || chosen.dead_holder.is_none());
+                self.give(id, chosen, name);
+            }
+            Err(LeaseRefusal::NoPeer) => assert!(self.oracle.peer(id).is_none()),
+            Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => assert!(!has_network),
+            Err(LeaseRefusal::Pool(PoolRefusal::Full(_)) | LeaseRefusal::Firewall) => assert!(has_network),
+            Err(refusal) => panic!("{refusal:?}"),
+        }
+    }
+
+    /// A peer claims an address by name.
+    fn claim(&mut self, id: PeerId, input: &mut Input<'_>) {
+        let (address, name) = (address(input), input.byte().into());
+        let (leased, are_dead) = (input.flag(), input.flag());
+        let chosen = self.forwarder.consider(applicant(id, name), ClaimedAddress { address, leased }, |_| are_dead);
+        assert_eq!(chosen, self.oracle.consider(id, address, leased, are_dead));
+        if let Ok(chosen) = chosen {
+            self.give(id, chosen, name);
+        }
+    }
+
+    /// The dead make room.
+    fn give(&mut self, id: PeerId, chosen: Chosen, name: u64) {
+        let Chosen { address, dead_holder } = chosen;
+        assert_eq!(dead_holder, self.oracle.holder(address).map(|holder| holder.id).filter(|holder| *holder != id));
+        if let Some(holder) = dead_holder {
+            self.remove_peer(holder);
+        }
+        let is_new = self.oracle.holder(address).is_none();
+        let expected = match self.oracle.lease(id, address).expect("it is there") {
+            Assignment::Granted => Ok(is_new),
+            Assignment::HeldBy(_) => Err(LeaseRefusal::Held),
+            Assignment::NotLeased => Err(LeaseRefusal::NotLeased),
+            Assignment::TooMany => Err(LeaseRefusal::TooMany),
+        };
+        assert_eq!(self.forwarder.give(id, address, applicant(id, name).key), expected, "{address}");
+    }
+
     fn outward(&mut self, id: PeerId, input: &mut Input<'_>) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
@@ -403,6 +471,11 @@ impl Scene {
         let (src, dst) = (address(input), address(input));
         Probe::read(src, dst, self.oracle.rules.has_services, input)
     }
+}
+
+/// A peer that shows nobody who it is.
+fn applicant(id: PeerId, name: u64) -> Applicant {
+    Applicant { id, key: Key { uid: 0, name }, is_assigned: false }
 }
 
 /// Nothing for a packet that wants to be sent on by its receiver: it goes nowhere, whatever the rules say.
@@ -482,6 +555,71 @@ impl Oracle {
         let may_have = !self.is_covered(address) || self.is_leased_to(address, &self.peer(id)?.identity);
         self.peer(id)?;
         Some(if may_have { self.give(id, address) } else { Assignment::NotLeased })
+    }
+
+    /// From one of the router's networks, fit for a host, not the router's own, and leased to the peer or to nobody.
+    fn may_give(&self, address: IpAddr, id: PeerId) -> bool {
+        let Some(peer) = self.peer(id) else { return false };
+        let mut around = self.rules.networks.iter().filter(|net| within(address, **net)).peekable();
+        let is_for_hosts = around.peek().is_some() && around.all(|net| !is_for_all(address, *net));
+        let is_for_peer = !self.is_covered(address) || self.is_leased_to(address, &peer.identity);
+        is_for_hosts && !self.is_own(address) && is_for_peer
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.rules.networks.iter().any(|net| net.addr() == address)
+    }
+
+    /// The chain `out` comes to a rule that refuses whatever comes from an address before one that lets something pass.
+    fn passes_nothing_from(&self, address: IpAddr) -> bool {
+        let chain = &self.rules.firewall_out;
+        let is_v6 = address.is_ipv6();
+        if is_v6 && !chain.is_empty() && !chain.iter().any(|rule| may_be_v6(&rule.selector)) {
+            return true;
+        }
+        let matches_some = |rule: &&Rule<Action>| {
+            let is_version = |pattern| match pattern {
+                AddressPattern::Any => true,
+                AddressPattern::Net(net) => net.addr().is_ipv6() == is_v6,
+            };
+            let is_source = match rule.selector.src() {
+                AddressPattern::Any => true,
+                AddressPattern::Net(net) => within(address, net),
+            };
+            is_source && is_version(rule.selector.dst())
+        };
+        for rule in chain.iter().filter(matches_some) {
+            let is_every_destination = match rule.selector.dst() {
+                AddressPattern::Any => true,
+                AddressPattern::Net(net) => net.prefix_len() == 0,
+            };
+            match rule.target {
+                Action::Allow => return false,
+                Action::Deny | Action::Reject if is_every_destination && rule.selector.service().is_none() => {
+                    return true;
+                }
+                Action::Deny | Action::Reject => {}
+            }
+        }
+        false
+    }
+
+    /// As a packet would be looked at, but the router's own addresses are nobody's; what it could choose, a peer that has had
+    /// it before may have again.
+    fn consider(&self, id: PeerId, address: IpAddr, leased: bool, are_dead: bool) -> Result<Chosen, LeaseRefusal> {
+        let Some(peer) = self.peer(id) else { return Err(LeaseRefusal::NoPeer) };
+        if self.is_own(address) {
+            return Err(LeaseRefusal::Own);
+        }
+        let may_have = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
+        if !may_have {
+            return Err(LeaseRefusal::NotLeased);
+        }
+        if self.passes_nothing_from(address) {
+            return Err(LeaseRefusal::Firewall);
+        }
+        let other = self.holder(address).map(|holder| holder.id).filter(|holder| *holder != id);
+        if other.is_some() && !are_dead { Err(LeaseRefusal::Held) } else { Ok(Chosen { address, dead_holder: other }) }
     }
 
     /// What a peer had, it may have again if somebody would give it to it now.
@@ -565,7 +703,7 @@ impl Oracle {
     }
 
     fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
-        let nowhere = |to| OutwardVerdict { to, claimed: None };
+        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false };
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
             Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
@@ -585,6 +723,7 @@ impl Oracle {
         }
         let peer = self.peer_mut(id).expect("it was found above");
         peer.hold(src);
+        let is_first = !peer.has_sent;
         peer.has_sent = true;
         let rules = peer.rules.clone();
         let to = match of_peer(&rules, Direction::Out, probe) {
@@ -595,7 +734,7 @@ impl Oracle {
             RuleAction::Route(target) => Outward::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutwardVerdict { to, claimed }
+        OutwardVerdict { to, claimed, is_first }
     }
 
     /// Why a peer may not have an address, apart from its being another one's.
@@ -606,7 +745,7 @@ impl Oracle {
             // What it was given it was allowed to have.
             return (own != address).then_some(DropReason::SpoofedSource);
         }
-        if !belongs_to_a_host(address) {
+        if !belongs_to_a_host(address) || within(address, "169.254.0.0/16".parse().expect("a network")) {
             return Some(DropReason::InvalidSource);
         }
         if peer.is_bound && !self.is_covered(address) {
@@ -661,6 +800,17 @@ fn belongs_to_a_host(address: IpAddr) -> bool {
         IpAddr::V6(_) => &["::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8"],
     };
     !nets.iter().any(|net| within(address, net.parse().expect("a network")))
+}
+
+/// The first address of a network, and the last one of IPv4, unless it has two or one only.
+fn is_for_all(address: IpAddr, net: IpNet) -> bool {
+    let host_bits = net.max_prefix_len() - net.prefix_len();
+    let (bits, is_v4) = match address {
+        IpAddr::V4(address) => (u128::from(address.to_bits()), true),
+        IpAddr::V6(address) => (address.to_bits(), false),
+    };
+    let all_ones = 1u128.checked_shl(host_bits.into()).unwrap_or(0).wrapping_sub(1);
+    host_bits > 1 && (bits & all_ones == 0 || is_v4 && bits & all_ones == all_ones)
 }
 
 /// Host bits of the prefix don't count.

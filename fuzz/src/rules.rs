@@ -127,12 +127,18 @@ fn makes_sense(record: &[u8]) -> bool {
         3 => WITH_PORTS.contains(&protocol) && word(8) <= word(10),
         _ => false,
     };
-    let has_target = action != 2 || [4, 6].contains(&record[12]);
+    // An extension header is no protocol where packets can be of IPv6.
+    let may_be_v6 = src_version != 4 && dst_version != 4;
+    let is_extension = flags == 1 && may_be_v6 && [0, 43, 44, 51, 60, 135, 139, 140].contains(&protocol);
+    // An IPv4 address inside of an IPv6 one is none for a target.
+    let is_mapped = record[12] == 6 && record[48..58] == [0; 10] && record[58..60] == [0xff; 2];
+    let has_target = action != 2 || [4, 6].contains(&record[12]) && !is_mapped;
     direction <= 1
         && action <= 3
         && are_patterns
         && (src_version == dst_version || src_version == 0 || dst_version == 0)
         && is_service
+        && !is_extension
         && has_target
 }
 

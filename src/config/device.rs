@@ -32,6 +32,11 @@ impl DeviceSpec {
     pub fn has_addresses(&self) -> bool {
         self.auto || !self.addresses.is_empty()
     }
+
+    /// The gateway of a family that was chosen for it.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        self.gateways.iter().copied().find(|gateway| Family::of(*gateway) == family)
+    }
 }
 
 /// The last word of a device that gets its addresses from its router.

@@ -64,6 +64,12 @@ pub enum Problem {
         "\"{0}\" is no protocol, expected icmp, icmpv6, tcp, udp, sctp, dccp, udplite, gre, esp, ah or a number from 0 to 255"
     )]
     Protocol(String),
+    /// A protocol that is none in packets of IPv6.
+    #[error(
+        "{0} is an extension header in IPv6 packets, and rules look at the protocol behind these: expected that protocol, or \
+         IPv4 addresses (0.0.0.0/0 is any of them)"
+    )]
+    ExtensionHeader(String),
     /// No ports.
     #[error("\"{0}\" is no port or range of ports, expected 1 to 65535, or two of them with a hyphen between")]
     Ports(String),

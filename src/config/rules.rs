@@ -8,7 +8,7 @@ use crate::policy::pattern::{Action, Rule};
 use crate::wire::frame::FrameKind;
 use crate::wire::ip::protocol;
 use crate::wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
-use crate::wire::selector::{Ports, Protocol, Selector, Service};
+use crate::wire::selector::{Ports, Protocol, Selector, SelectorError, Service};
 
 const FIREWALL_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]";
 const ROUTE_SYNTAX: &str = "<src[/len]|any> <dst[/len]|any> <addr:port>";
@@ -112,8 +112,8 @@ pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
     })
 }
 
-fn selector(src: &str, dst: &str, service: &[String], syntax: &'static str) -> Result<Selector, Problem> {
-    let service = match service {
+fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
+    let service = match words {
         [] => None,
         [protocol] => Some(Service { protocol: self::protocol(protocol)?, ports: None }),
         [protocol, ports] => {
@@ -126,8 +126,10 @@ fn selector(src: &str, dst: &str, service: &[String], syntax: &'static str) -> R
         }
         _ => return Err(Problem::Syntax(syntax)),
     };
-    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service)
-        .map_err(|_| Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() })
+    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
+        SelectorError::MixedVersions => Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() },
+        SelectorError::ExtensionHeader => Problem::ExtensionHeader(words.first().cloned().unwrap_or_default()),
+    })
 }
 
 fn protocol(word: &str) -> Result<Protocol, Problem> {

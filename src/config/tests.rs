@@ -424,6 +424,29 @@ fn protocols_and_ports() {
     }
 }
 
+/// They would match nothing in IPv6 packets, of which a rule sees what is behind them.
+#[test]
+fn extension_headers_are_no_protocols_of_ipv6() {
+    for (option, value) in [
+        (OptionName::FirewallIn, "deny any any ah"),
+        (OptionName::FirewallOut, "deny fd00::/8 any 51"),
+        (OptionName::DeviceRule, "out any ::/0 deny ah"),
+    ] {
+        let message = error(option, value);
+        assert!(message.contains("is an extension header in IPv6 packets"), "{message}");
+    }
+    let message = error(OptionName::FirewallIn, "deny any any 44");
+    assert!(
+        message.ends_with(
+            "44 is an extension header in IPv6 packets, and rules look at the protocol behind these: \
+                               expected that protocol, or IPv4 addresses (0.0.0.0/0 is any of them)"
+        ),
+        "{message}"
+    );
+    good(OptionName::FirewallIn, "deny 0.0.0.0/0 any ah");
+    good(OptionName::DeviceRule, "in any 192.168.0.2 deny 60");
+}
+
 #[test]
 fn versions_do_not_mix() {
     let message = error(OptionName::FirewallIn, "deny fd00::/8 10.0.0.0/8");

@@ -12,14 +12,17 @@ use thiserror::Error;
 
 use super::greeting::Introduced;
 use crate::config::DeviceSpec;
+use crate::log::Logger;
 use crate::sys::socket;
 use crate::wire::echo::echo_request;
 use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
-use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, LeaseError, Wish, name_hash};
+use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, LeaseError, Refusal, Wish, name_hash};
 
-/// How long a router may take to answer before it counts as one that knows no questions. A router that is just being
-/// started takes as long as that.
+/// How long a router may take to answer what it has read before it counts as one that knows no questions.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often is looked whether a router has read a question.
+const READ_POLL: Duration = Duration::from_millis(100);
 
 /// Bytes read in one go.
 const READ_LEN: usize = 4096;
@@ -27,11 +30,18 @@ const READ_LEN: usize = 4096;
 /// Why a router gives no configuration.
 #[derive(Debug, Error)]
 pub enum SettleError {
-    /// Nothing came in time.
+    /// It has read the question, and knows nothing of such things.
+    #[error("it answers no questions: it is a router of the C plugin, which knows nothing of auto")]
+    Unanswered,
+    /// It has not even read the question.
+    #[error("it has read nothing for {} s: does it stand still?", .0.as_secs())]
+    Unread(Duration),
+    /// It wants no more.
     #[error(
-        "it has not answered within {} s: it is a router of the C plugin, which knows nothing of auto, or too busy", .0.as_secs()
+        "it has closed the connection: its log says why (one with tuntap-use-credentials takes nothing from a device \
+         without)"
     )]
-    Unanswered(Duration),
+    Closed,
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Connection(#[from] io::Error),
@@ -49,10 +59,10 @@ pub enum SettleError {
     NoNetwork,
     /// It could not be told the rules.
     #[error(
-        "it has not answered within {} s: it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a \
-         protocol or reject, or too busy", .0.as_secs()
+        "it answers no questions: it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a protocol or \
+         reject"
     )]
-    Rules(Duration),
+    Rules,
     /// It must not be told the rules before it knows whose they are.
     #[error(
         "a tuntap-device-rule with IPv6, a protocol or reject has to be told before the privileges are dropped, but the kernel \
@@ -60,8 +70,11 @@ pub enum SettleError {
     )]
     RulesTooEarly(libc::uid_t),
     /// It refused.
-    #[error("it refuses {0}: {1}")]
-    Refused(String, String),
+    #[error("it refuses {}: {}", .0.wish, .0.reason)]
+    Refused(Refusal),
+    /// What it has chosen for the device before is not what it would choose now.
+    #[error("its network is another one than before")]
+    Changed,
     /// The router wants to know first who asks, and that can't be told yet.
     #[error(
         "it has to be asked before the privileges are dropped, but the kernel lets nobody show the credentials of uid {0} \
@@ -75,14 +88,26 @@ pub enum SettleError {
 
 impl From<Errno> for SettleError {
     fn from(errno: Errno) -> Self {
-        Self::Connection(errno.into())
+        match errno {
+            Errno::ECONNRESET | Errno::EPIPE => Self::Closed,
+            errno => Self::Connection(errno.into()),
+        }
     }
 }
 
 impl SettleError {
     /// Whether another connection could help.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Connection(_))
+        matches!(self, Self::Connection(_) | Self::Closed)
+    }
+
+    /// Whether it will be the same for as long as the router and the device's addresses are what they are.
+    pub const fn is_for_good(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.for_good,
+            Self::Changed => true,
+            _ => false,
+        }
     }
 }
 
@@ -92,6 +117,12 @@ impl SettleError {
 pub struct Holding {
     /// Addresses that the router chose.
     pub leased: Vec<IpAddr>,
+    /// These with the lengths of their networks' prefixes, and the router's own addresses that routes lead to.
+    pub networks: Vec<(IpAddr, u8)>,
+    /// As above.
+    pub gateways: Vec<IpAddr>,
+    /// The MTU that the device was given, if the router has told one.
+    pub mtu: Option<u16>,
     /// Addresses that the instance chose, each with whom to send an echo request to.
     pub fixed: Vec<(IpAddr, IpAddr)>,
 }
@@ -108,13 +139,70 @@ impl Holding {
         Claim { addresses: leased.chain(fixed).collect() }
     }
 
-    /// Frames that claim the instance's own addresses from a router that doesn't answer questions.
-    pub fn echo_requests(&self) -> Vec<u8> {
+    /// Frames that claim the instance's own addresses of a family from a router that has not been told of them. Those of
+    /// IPv6 are not for one that has never answered: a router of the C plugin takes a part of the address for one of IPv4.
+    pub fn echo_requests(&self, family: Family) -> Vec<u8> {
         let mut frames = Vec::new();
-        for packet in self.fixed.iter().filter_map(|(from, to)| echo_request(*from, *to)) {
+        let of_family = self.fixed.iter().filter(|(from, _)| Family::of(*from) == family);
+        for packet in of_family.filter_map(|(from, to)| echo_request(*from, *to)) {
             let _it_fits = frame::append(&mut frames, FrameKind::Packet, &packet);
         }
         frames
+    }
+
+    /// Says what becomes of the addresses with a router that answers no questions.
+    pub fn log_without_answers(&self, device: &str, logger: Logger) {
+        logger.line(format_args!(
+            "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
+            self.without_answers()
+        ));
+    }
+
+    fn without_answers(&self) -> &'static str {
+        let has = |family| self.fixed.iter().any(|(address, _)| Family::of(*address) == family);
+        match (has(Family::V4), has(Family::V6)) {
+            (_, false) => "the device's address is claimed by an echo request, and no route, MTU or DNS server is told",
+            (true, true) => {
+                "the device's IPv4 address is claimed by an echo request, its IPv6 addresses lead nowhere, and no route, MTU \
+                 or DNS server is told"
+            }
+            (false, true) => "it has no IPv6, and the device's addresses lead nowhere",
+        }
+    }
+
+    /// Notes what a router has told about the addresses that it chose. `own_gateways` are those that the instance chose.
+    pub fn lease(told: &Configuration, own_gateways: &[IpAddr]) -> Self {
+        let is_own = |family| own_gateways.iter().any(|own| Family::of(*own) == family);
+        let has = |family| told.addresses.iter().any(|net| Family::of(net.addr()) == family);
+        let used = told.gateways.iter().filter(|gateway| {
+            let family = Family::of(**gateway);
+            has(family) && !is_own(family)
+        });
+        Self {
+            leased: told.addresses.iter().map(IpNet::addr).collect(),
+            networks: told.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+            gateways: used.copied().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Leaves out addresses that the device doesn't have.
+    pub fn retain(&mut self, has: impl Fn(IpAddr) -> bool) {
+        self.leased.retain(|address| has(*address));
+        self.networks.retain(|(address, _)| has(*address));
+        self.fixed.retain(|(address, _)| has(*address));
+        let networks = &self.networks;
+        self.gateways
+            .retain(|gateway| networks.iter().any(|(address, _)| Family::of(*address) == Family::of(*gateway)));
+    }
+
+    /// Whether a router still has the networks that it chose the addresses from.
+    fn is_as_told(&self, told: &Configuration) -> bool {
+        let is_told = |(address, len): &(IpAddr, u8)| {
+            told.addresses.iter().any(|net| net.addr() == *address && net.prefix_len() == *len)
+        };
+        self.networks.iter().all(is_told)
+            && self.gateways.iter().all(|gateway| told.gateway(Family::of(*gateway)) == Some(*gateway))
     }
 }
 
@@ -136,6 +224,8 @@ pub struct Talk<'a> {
     name: u64,
     /// Waits for bytes: no longer than told, and not beyond the instance's end.
     wait: &'a dyn Fn(&OwnedFd, Duration) -> Waited,
+    /// How long the router may leave a question unread.
+    within: Duration,
     received: Vec<u8>,
 }
 
@@ -156,8 +246,9 @@ impl<'a> Talk<'a> {
         connection: &'a OwnedFd,
         (vassal, device): (&str, &str),
         wait: &'a dyn Fn(&OwnedFd, Duration) -> Waited,
+        within: Duration,
     ) -> Self {
-        Self { connection, name: name_hash(vassal, device), wait, received: Vec::new() }
+        Self { connection, name: name_hash(vassal, device), wait, within, received: Vec::new() }
     }
 
     /// What came behind the last answer: the beginning of frames for the device.
@@ -166,10 +257,10 @@ impl<'a> Talk<'a> {
     }
 
     /// Asks for an address of each family that the router has; of IPv4 only for a device that can't have others.
-    pub fn lease(&mut self, v4_only: bool, within: Duration) -> Result<Configuration, SettleError> {
-        let told = self.ask(Ask { v4: true, v6: !v4_only, name: self.name }, within)?;
+    pub fn lease(&mut self, v4_only: bool) -> Result<Configuration, SettleError> {
+        let told = self.ask(Ask { v4: true, v6: !v4_only, name: self.name })?;
         if let Some(refusal) = told.refused.first() {
-            return Err(SettleError::Refused(refusal.wish.to_string(), refusal.reason.clone()));
+            return Err(SettleError::Refused(refusal.clone()));
         }
         for (index, net) in told.addresses.iter().enumerate() {
             if told.addresses[..index].iter().any(|other| Family::of(other.addr()) == Family::of(net.addr())) {
@@ -179,9 +270,9 @@ impl<'a> Talk<'a> {
         if told.addresses.is_empty() { Err(SettleError::NoNetwork) } else { Ok(told) }
     }
 
-    /// Claims the addresses that a device had before. Returns false if the router knows no questions, or may not be asked
-    /// yet, and nothing was chosen by a router.
-    pub fn reclaim(&mut self, introduced: Introduced, holding: &Holding) -> Result<bool, SettleError> {
+    /// Claims the addresses that a device had before. `None` if the router knows no questions, or may not be asked yet, and
+    /// nothing was chosen by a router.
+    pub fn reclaim(&mut self, introduced: Introduced, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
         let told = match introduced {
             Introduced::Done => self.hold(holding)?,
             Introduced::NotYet(identity) if !holding.leased.is_empty() => {
@@ -189,21 +280,22 @@ impl<'a> Talk<'a> {
             }
             Introduced::NotYet(_) => None,
         };
-        if told.is_none() && !holding.leased.is_empty() {
-            return Err(SettleError::Unanswered(PATIENCE));
+        match &told {
+            None if !holding.leased.is_empty() => Err(SettleError::Unanswered),
+            Some(told) if !holding.is_as_told(told) => Err(SettleError::Changed),
+            _ => Ok(told),
         }
-        Ok(told.is_some())
     }
 
     /// Claims the addresses that a device should have. `None` if the router knows no questions.
     pub fn hold(&mut self, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
-        match self.ask(Ask { v4: false, v6: false, name: self.name }, PATIENCE) {
+        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
             Ok(_) => {}
-            Err(SettleError::Unanswered(_)) => return Ok(None),
+            Err(SettleError::Unanswered) => return Ok(None),
             Err(error) => return Err(error),
         }
         let claim = holding.claim();
-        let told = self.request(FrameKind::Claim, &claim.encode(), PATIENCE)?;
+        let told = self.request(FrameKind::Claim, &claim.encode())?;
         let is_claimed = |net: &&IpNet| claim.addresses.iter().any(|claimed| claimed.address == net.addr());
         if let Some(net) = told.addresses.iter().find(|net| !is_claimed(net)) {
             return Err(SettleError::Unasked(*net));
@@ -211,8 +303,9 @@ impl<'a> Talk<'a> {
         for ClaimedAddress { address, .. } in claim.addresses {
             if !told.addresses.iter().any(|net| net.addr() == address) {
                 let of_this = told.refused.iter().find(|refusal| refusal.wish == Wish::Address(address));
-                let reason = of_this.map_or_else(|| "without a reason".to_owned(), |refusal| refusal.reason.clone());
-                return Err(SettleError::Refused(address.to_string(), reason));
+                let no_reason =
+                    || Refusal { wish: Wish::Address(address), reason: "without a reason".to_owned(), for_good: false };
+                return Err(SettleError::Refused(of_this.cloned().unwrap_or_else(no_reason)));
             }
         }
         Ok(Some(told))
@@ -223,29 +316,42 @@ impl<'a> Talk<'a> {
         if let Introduced::NotYet(identity) = introduced {
             return Err(SettleError::RulesTooEarly(identity.uid.as_raw()));
         }
-        match self.ask(Ask { v4: false, v6: false, name: self.name }, PATIENCE) {
-            Err(SettleError::Unanswered(waited)) => Err(SettleError::Rules(waited)),
+        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
+            Err(SettleError::Unanswered) => Err(SettleError::Rules),
             result => result.map(drop),
         }
     }
 
-    fn ask(&mut self, ask: Ask, within: Duration) -> Result<Configuration, SettleError> {
-        self.request(FrameKind::Ask, &ask.encode(), within)
+    fn ask(&mut self, ask: Ask) -> Result<Configuration, SettleError> {
+        self.request(FrameKind::Ask, &ask.encode())
     }
 
-    fn request(&mut self, kind: FrameKind, payload: &[u8], within: Duration) -> Result<Configuration, SettleError> {
+    /// Sends a frame and waits for the answer. A router that has not read the frame is slow, or just being started; one that
+    /// has, and doesn't answer, knows no questions.
+    fn request(&mut self, kind: FrameKind, payload: &[u8]) -> Result<Configuration, SettleError> {
         let mut bytes = Vec::new();
         if !frame::append(&mut bytes, kind, payload) || socket::send(self.connection.as_fd(), &bytes)? != bytes.len() {
             return Err(Errno::EMSGSIZE.into());
         }
-        let deadline = Instant::now() + within;
+        let read_deadline = Instant::now() + self.within;
+        let mut answer_deadline = None;
         loop {
             if let Some(told) = self.next_configuration()? {
                 return Ok(told);
             }
-            match (self.wait)(self.connection, deadline.saturating_duration_since(Instant::now())) {
+            let now = Instant::now();
+            if answer_deadline.is_none() && socket::is_all_read(self.connection.as_fd()) {
+                answer_deadline = Some(now + PATIENCE);
+            }
+            let until = match answer_deadline {
+                Some(deadline) if now >= deadline => return Err(SettleError::Unanswered),
+                Some(deadline) => deadline,
+                None if now >= read_deadline => return Err(SettleError::Unread(self.within)),
+                None => read_deadline.min(now + READ_POLL),
+            };
+            match (self.wait)(self.connection, until.saturating_duration_since(now)) {
                 Waited::Readable => self.receive()?,
-                Waited::InVain => return Err(SettleError::Unanswered(within)),
+                Waited::InVain => {}
                 Waited::Stopped => return Err(SettleError::Stopped),
             }
         }
@@ -254,7 +360,7 @@ impl<'a> Talk<'a> {
     fn receive(&mut self) -> Result<(), SettleError> {
         let mut buffer = [0; READ_LEN];
         match socket::recv(self.connection.as_fd(), &mut buffer) {
-            Ok(0) => Err(Errno::ECONNRESET.into()),
+            Ok(0) => Err(SettleError::Closed),
             Ok(count) => {
                 self.received.extend_from_slice(&buffer[..count]);
                 Ok(())

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, mem};
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -95,6 +96,9 @@ pub enum DeviceError {
         /// What the kernel said.
         error: NetlinkError,
     },
+    /// None of its addresses can be set.
+    #[error("{0}: it has IPv6 addresses only, and no IPv6")]
+    NoAddress(String),
     /// Its DNS servers can't be written.
     #[error(transparent)]
     ResolvConf(#[from] ResolvConfError),
@@ -265,13 +269,11 @@ impl Device {
         close_in_children(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let Some(socket) = &spec.socket else {
-            let told = Configuration::default();
-            join::network(spec, &told).apply(tun.name(), context.logger).map_err(configure_error(spec))?;
+            configure(&join::network(spec, &Configuration::default(), &context.specs), spec, context)?;
             return Ok((Self { namespace: here, tun, link: None }, None));
         };
-        let Joined { connection, told } = join::join(spec, socket, &tun, context, |network: &Network| {
-            network.apply(tun.name(), context.logger).map_err(configure_error(spec))
-        })?;
+        let Joined { connection, told } =
+            join::join(spec, socket, &tun, context, |network| configure(network, spec, context))?;
         context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {socket}", tun.name()));
         let link = Some(Link::open(connection, socket, &tun, context)?);
         let resolv_conf = spec.resolv_conf.as_ref().filter(|_| !told.dns.is_empty()).map(|path| ResolvConf {
@@ -300,8 +302,15 @@ impl Device {
     }
 }
 
-fn configure_error(spec: &DeviceSpec) -> impl Fn(NetlinkError) -> DeviceError {
-    |error| DeviceError::Configure { name: spec.name.clone(), error }
+/// Returns the addresses that the device has then.
+fn configure(network: &Network, spec: &DeviceSpec, context: &Context) -> Result<Vec<IpNet>, DeviceError> {
+    let set = network
+        .apply(&spec.name, context.logger)
+        .map_err(|error| DeviceError::Configure { name: spec.name.clone(), error })?;
+    if set.is_empty() && spec.has_addresses() {
+        return Err(DeviceError::NoAddress(spec.name.clone()));
+    }
+    Ok(set)
 }
 
 /// `DeviceSet` keeps the number of descriptors below what can be registered.

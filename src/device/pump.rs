@@ -22,6 +22,7 @@ use crate::sys::socket;
 use crate::sys::tun::Tun;
 use crate::wire::attach::Answer;
 use crate::wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
+use crate::wire::lease::Family;
 use crate::wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// Packets read from the device before they are written to the router in one go.
@@ -192,7 +193,7 @@ impl Pump {
         // A child of this process may have a copy, for which it would stay in the queue.
         let _ = self.epoll.delete(self.router.as_fd());
         match self.rejoin.run(&self.tun, &self.router, &self.stop, &old)? {
-            Rejoined::Joined(buffers) => self.buffers = buffers,
+            Rejoined::Joined(buffers) => self.buffers = *buffers,
             // Who goes on with this connection will find it lost, too.
             Rejoined::Stopped => {
                 self.buffers = old;
@@ -349,7 +350,12 @@ impl Pump {
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
     fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
-        self.buffers.router_is_ours = true;
+        if !mem::replace(&mut self.buffers.router_is_ours, true) {
+            // It has not been told of these, for it could have been one of the C plugin.
+            let claims = self.buffers.holding.echo_requests(Family::V6);
+            self.buffers.to_router.extend(claims);
+            self.write_to_router()?;
+        }
         match answer {
             Answer::Attached => {
                 self.buffers.attached = true;
@@ -404,6 +410,43 @@ mod tests {
             assert!(!ours.may_carry(&[first; MAX_PAYLOAD_LEN + 1]));
         }
         assert!(!ours.may_carry(&[]));
+    }
+
+    /// A router that has shown by its answer that it is none of C is told of the IPv6 addresses, once.
+    #[test]
+    fn ipv6_addresses_are_claimed_when_the_router_has_answered() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let tun = Arc::new(Tun::create("tun0").expect("a device"));
+            let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            let context = crate::device::Context {
+                specs: Vec::new(),
+                rules: Vec::new(),
+                identity: None,
+                timeout: Duration::ZERO,
+                required: false,
+                vassal: String::new(),
+                logger: Logger(|_| {}),
+                keep_open: |_| {},
+            };
+            let [v4, v6]: [std::net::IpAddr; 2] =
+                ["10.0.0.2", "fd00:77::2"].map(|address| address.parse().expect("an address"));
+            let holding = Holding { fixed: vec![(v4, v4), (v6, v6)], ..Holding::default() };
+            let buffers = Buffers { holding, ..Buffers::default() };
+            let stop = Arc::new(EventFd::new().expect("an event"));
+            let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).expect("an epoll");
+            let router = Arc::new(OwnedFd::from(near));
+            let mut pump = Pump::new(&tun, &router, &stop, epoll, buffers, Rejoin::new("@none", &context));
+            for _ in 0..2 {
+                pump.change_path(Answer::Refused).expect("the connection lives");
+            }
+            let mut bytes = [0; 1024];
+            let count = socket::recv(far.as_fd(), &mut bytes).expect("a claim");
+            let sent: Vec<_> =
+                Frames::new(&bytes[..count]).map(|frame| frame.expect("a frame").payload[0] >> 4).collect();
+            assert_eq!(sent, [6]);
+        };
+        std::thread::spawn(work).join().expect("the test's own thread");
     }
 
     #[test]

@@ -9,13 +9,16 @@ use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
 use super::greeting::{greet, introduce, need_extension, rules_frame};
-use super::lease::{Holding, SettleError, Talk, Waited};
+use super::join::mtu;
+use super::lease::{Holding, PATIENCE, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, close_in_children};
 use crate::log::Logger;
+use crate::sys::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::sys::process::{replace_descriptor, root_directory};
 use crate::sys::tun::Tun;
 use crate::sys::{fork, socket};
+use crate::wire::lease::{Configuration, Family};
 
 /// Pauses between attempts, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -39,7 +42,7 @@ impl Root {
 #[derive(Debug)]
 pub enum Rejoined {
     /// There is a new connection in the old one's place.
-    Joined(Buffers),
+    Joined(Box<Buffers>),
     /// The thread is to stop.
     Stopped,
 }
@@ -59,6 +62,9 @@ pub enum Hopeless {
     /// The instance has dropped the privileges that it connected with.
     #[error("may not connect to {0} any more: {1} (the router's chmod-socket and chown-socket say who may)")]
     Forbidden(String, io::Error),
+    /// The router doesn't give back what it had chosen.
+    #[error("has no claim to its addresses any more: the router at {0}: {1}. A new start gets it others")]
+    Lost(String, SettleError),
     /// The jail was closed after the first connect.
     #[error("{0} is not visible from this jail")]
     Hidden(String),
@@ -114,7 +120,7 @@ impl Rejoin {
                         lost.elapsed().as_secs_f32()
                     ));
                     self.connected = Instant::now();
-                    return Ok(Rejoined::Joined(buffers));
+                    return Ok(Rejoined::Joined(buffers.into()));
                 }
                 Err(Attempt::Connect(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(Hopeless::Forbidden(self.socket_name.clone(), error));
@@ -123,6 +129,10 @@ impl Rejoin {
                     if error.kind() == io::ErrorKind::NotFound && old.root != Root::current() =>
                 {
                     return Err(Hopeless::Hidden(self.socket_name.clone()));
+                }
+                // An instance that has chosen its addresses gets no others by a new start.
+                Err(Attempt::Settle(error)) if error.is_for_good() && !old.holding.leased.is_empty() => {
+                    return Err(Hopeless::Lost(self.socket_name.clone(), error));
                 }
                 Err(error) => {
                     report(logger, tun.name(), &self.socket_name, &error, &mut last_error);
@@ -156,12 +166,20 @@ impl Rejoin {
             (true, false) => Waited::Readable,
             (false, false) => Waited::InVain,
         };
-        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait);
+        let within = self.context.timeout.max(PATIENCE);
+        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait, within);
         let mut router_is_ours = false;
+        let mut holding = holding.clone();
         if !holding.is_empty() {
-            router_is_ours = talk.reclaim(introduced, holding)?;
-            if !router_is_ours {
-                frames.extend(holding.echo_requests());
+            match talk.reclaim(introduced, &holding)? {
+                Some(told) => {
+                    router_is_ours = true;
+                    holding.mtu = self.follow_mtu(tun, &told, holding.mtu);
+                }
+                None => {
+                    holding.log_without_answers(tun.name(), self.logger());
+                    frames.extend(holding.echo_requests(Family::V4));
+                }
             }
         }
         if need_extension(&self.context.rules) && !router_is_ours {
@@ -170,7 +188,31 @@ impl Rejoin {
         }
         let rest = talk.rest();
         let greeted = greet(connection, tun, introduced, frames, &self.context)?;
-        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding.clone()) })
+        Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding) })
+    }
+
+    /// Gives the device the MTU that the router tells now, if it told another one before; else what the device has may be a
+    /// hook's. That takes a privilege which the instance has dropped, mostly. Returns what to remember.
+    fn follow_mtu(&self, tun: &Tun, told: &Configuration, before: Option<u16>) -> Option<u16> {
+        let spec = self.context.specs.iter().find(|spec| spec.name == tun.name())?;
+        let mtu = told.mtu.and(mtu(spec, told))?;
+        if before.is_none_or(|before| before == mtu) {
+            return Some(mtu);
+        }
+        let follow = || -> Result<(), NetlinkError> {
+            let mut netlink = Netlink::open()?;
+            let index = netlink.link(tun.name())?.index;
+            netlink.set_link(index, LinkChange { mtu: Some(mtu.into()), ..LinkChange::default() })
+        };
+        let name = tun.name();
+        match follow() {
+            Ok(()) => self.logger().line(format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
+            Err(error) => self.logger().line(format_args!(
+                "[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own stays what it was until the instance is \
+                 stopped and started: {error}"
+            )),
+        }
+        Some(mtu)
     }
 }
 

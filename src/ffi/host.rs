@@ -92,6 +92,11 @@ impl HostState {
         self.0.jailed != 0
     }
 
+    /// Whether the instance is in its own network namespace from the beginning, with the privileges that devices take.
+    pub fn is_born_into_its_net(&self) -> bool {
+        self.is_jailed() && !self.unshares_net() && Uid::effective().is_root()
+    }
+
     /// Whether `unshare` gives the instance a network namespace of its own.
     pub const fn unshares_net(&self) -> bool {
         self.0.unshares_net != 0

@@ -54,8 +54,9 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         hostnet::refuse_impossible(&host);
         devices::adopt(&host);
         routers::start(&host);
-        // With master-as-root the hooks below come in the workers only, where each would need a device of its own.
-        if host.is_master_as_root() && host.is_jailed() {
+        // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
+        // sockets, and with master-as-root in the workers only, where each would need a device of its own.
+        if host.is_born_into_its_net() {
             devices::ensure(&host);
         }
     });

@@ -151,6 +151,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
             ),
             gateway_sources: config().gateway_sources.iter().copied().collect(),
             networks: spec.addresses.clone(),
+            port_targets: spec.ports.iter().map(|mapping| mapping.target.ip()).collect(),
         },
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,

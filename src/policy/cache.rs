@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use super::pattern::{Action, AnyFlow, Bits, Flow, RuleList, Rules, Service};
 
+/// What the first word of a flow is mixed into: the fraction of the golden ratio.
+const START: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
 const SLOTS: usize = 1024;
 
@@ -45,7 +48,8 @@ impl CachedRules<Action> {
 struct CachedList<A, T> {
     rules: RuleList<A, T>,
     slots: Vec<Option<Slot<A, T>>>,
-    /// Makes the places unpredictable, so that nobody can aim at another flow's place.
+    /// Makes the places unpredictable, so that nobody can aim at another flow's place: each word of a flow meets it before
+    /// the next one comes, so that no difference in one can be made up for in another.
     seed: u64,
 }
 
@@ -56,25 +60,37 @@ struct Slot<A, T> {
 }
 
 /// Addresses of which a place can be worked out.
-trait Mix {
-    fn fold(self) -> u64;
+trait Words: Sized {
+    type Pair: IntoIterator<Item = u64>;
+
+    /// All bits of both.
+    fn pair(src: Self, dst: Self) -> Self::Pair;
 }
 
-impl Mix for u32 {
-    fn fold(self) -> u64 {
-        self.into()
+impl Words for u32 {
+    type Pair = [u64; 1];
+
+    fn pair(src: Self, dst: Self) -> Self::Pair {
+        [u64::from(src) << 32 | u64::from(dst)]
     }
 }
 
-impl Mix for u128 {
-    #[allow(clippy::cast_possible_truncation)] // both halves are taken
-    fn fold(self) -> u64 {
-        // Lengthens the way from the lower to the upper half, so that networks and hosts don't cancel out.
-        (self as u64) ^ ((self >> 64) as u64).wrapping_mul(0xff51_afd7_ed55_8ccd)
+impl Words for u128 {
+    type Pair = [u64; 4];
+
+    fn pair(src: Self, dst: Self) -> Self::Pair {
+        let ([src_high, src_low], [dst_high, dst_low]) = (halves(src), halves(dst));
+        [src_high, src_low, dst_high, dst_low]
     }
 }
 
-impl<A: Bits + Mix, T: Copy> CachedList<A, T> {
+/// The upper half and the lower one.
+#[allow(clippy::cast_possible_truncation)] // both halves are taken
+const fn halves(value: u128) -> [u64; 2] {
+    [(value >> 64) as u64, value as u64]
+}
+
+impl<A: Bits + Words, T: Copy> CachedList<A, T> {
     fn new(rules: RuleList<A, T>, seed: u64) -> Self {
         // A list without rules has nothing to remember.
         let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
@@ -101,9 +117,11 @@ impl<A: Bits + Mix, T: Copy> CachedList<A, T> {
 
     fn index(&self, flow: &Flow<A>) -> usize {
         let service = u64::from(flow.service.protocol) << 16 | u64::from(flow.service.port.unwrap_or_default());
-        let pair = flow.src.fold().rotate_left(32) ^ flow.dst.fold() ^ service << 20;
-        let mixed = (pair ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32).wrapping_mul(self.seed);
-        usize::try_from(mixed >> 32).unwrap_or_default() & (SLOTS - 1)
+        let mixed = A::pair(flow.src, flow.dst).into_iter().chain([service]).fold(START, |mixed, word| {
+            let [high, low] = halves(u128::from(mixed ^ word) * u128::from(self.seed));
+            high ^ low
+        });
+        usize::try_from(mixed).unwrap_or_default() & (SLOTS - 1)
     }
 }
 
@@ -144,6 +162,21 @@ mod tests {
             |flow, low| Flow { service: Service { protocol: 6, port: Some(low) }, ..flow },
             Rule { selector, target: 1 },
         );
+    }
+
+    /// Differences in two words that would make up for each other if these met before the seed.
+    #[test]
+    fn nobody_can_aim_at_a_place_without_the_seed() {
+        let at = |port: u16| Flow {
+            src: 0x0a00_0001,
+            dst: 0x0a00_0002 ^ u32::from(port) << 20,
+            service: Service { protocol: 6, port: Some(port) },
+        };
+        for seed in 0..50 {
+            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
+            let shared = (1..0x1000).filter(|&port| list.index(&at(port)) == list.index(&at(0))).count();
+            assert!(shared < 0x1000 / 32, "{shared} share a place");
+        }
     }
 
     fn any_rules() -> impl Strategy<Value = Vec<Selector>> {

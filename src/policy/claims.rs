@@ -67,9 +67,22 @@ impl Claims {
         v4.into_iter().chain(self.v6.iter().copied().map(IpAddr::V6))
     }
 
+    /// Whether an address is held, or assigned and waited for.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => matches!(self.v4, V4::Held(own) | V4::Assigned(own) if own == address),
+            IpAddr::V6(address) => self.v6.contains(&address),
+        }
+    }
+
     /// Whether the peer may choose no address by itself.
     pub const fn is_bound(&self) -> bool {
         self.is_bound
+    }
+
+    /// Whether the peer has been given an address that another one still holds.
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self.v4, V4::Assigned(_))
     }
 
     /// Gives an address to the peer, which from then on may choose no other by itself. If another peer holds an IPv4
@@ -143,7 +156,7 @@ impl Claims {
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
-        if !is_unicast(source) {
+        if !is_unicast(source) || is_link_local_v4(source) {
             return Some(DropReason::InvalidSource);
         }
         if self.is_bound && !leases.cover(source) {
@@ -162,4 +175,10 @@ impl Claims {
             IpAddr::V6(address) => self.v6.push(address),
         }
     }
+}
+
+/// 169.254.0.0/16 (RFC 3927), which means something on a link alone, as fe80::/10 does, and never is the source of what a router
+/// sends on.
+const fn is_link_local_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

@@ -12,7 +12,7 @@ pub enum DropReason {
     NotIp,
     /// Headers that contradict each other or the packet.
     Malformed,
-    /// An IPv6 routing header that sends the packet on from its destination.
+    /// A routing header of IPv6, or an option of IPv4, that sends the packet on from its destination.
     SourceRoute,
     /// Denied by one of the router's chains.
     Firewall,

@@ -37,6 +37,8 @@ pub struct Policy {
     pub gateway_sources: PrefixSet,
     /// The router's own addresses, with the lengths of the prefixes of the networks that peers get addresses from.
     pub networks: Vec<IpNet>,
+    /// Where ports of the host lead: peers are given these only by a lease.
+    pub port_targets: Vec<IpAddr>,
 }
 
 /// Where a packet from a peer goes.
@@ -69,6 +71,8 @@ pub struct OutwardVerdict {
     pub to: Outward,
     /// The address that the peer got with this packet.
     pub claimed: Option<IpAddr>,
+    /// Whether it is the peer's first one that was accepted: its rules are fixed now.
+    pub is_first: bool,
 }
 
 /// Where a packet towards the peers comes from.
@@ -153,6 +157,7 @@ pub struct Forwarder {
 impl Forwarder {
     /// Without any peer. `seed` should be hard to guess: it keeps peers from disturbing each other's cached verdicts.
     pub fn new(policy: Policy, seed: u64) -> Self {
+        let pool = Pool::new(policy.networks, &policy.leases, policy.port_targets);
         Self {
             firewall_in: CachedRules::new(policy.firewall_in, seed),
             firewall_out: CachedRules::new(policy.firewall_out, seed),
@@ -160,7 +165,7 @@ impl Forwarder {
             has_gateway: policy.has_gateway,
             switch: policy.switch,
             leases: policy.leases,
-            pool: Pool::new(policy.networks),
+            pool,
             device_routes: policy.device_routes,
             gateway_sources: policy.gateway_sources,
             registry: Registry::default(),
@@ -300,9 +305,27 @@ impl Forwarder {
         self.peer(id).is_some_and(|peer| peer.claims.is_bound())
     }
 
+    /// Whether a peer may have an address that another one still holds.
+    pub fn is_waiting(&self, id: PeerId) -> bool {
+        self.peer(id).is_some_and(|peer| peer.claims.is_waiting())
+    }
+
+    /// Whether an address is a peer's already, or is to be as soon as its holder is gone.
+    pub(super) fn is_reserved_for(&self, id: PeerId, address: IpAddr) -> bool {
+        self.peer(id).is_some_and(|peer| peer.claims.has(address))
+    }
+
     /// Who holds an address.
     pub fn holder(&self, address: IpAddr) -> Option<PeerId> {
         self.registry.holder(address)
+    }
+
+    /// Who has sent a packet from this address that came by the TUN device, if that was a peer: the address is the
+    /// operator's grant, by a network of the router's or a lease. Any other one that a peer holds may be somebody else's all the
+    /// same.
+    pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
+        let is_granted = self.pool.is_for_peers(source) || self.leases.cover(source);
+        self.holder(source).filter(|_| is_granted)
     }
 
     /// The rules that a peer sent.
@@ -317,7 +340,7 @@ impl Forwarder {
 
     /// Where a packet from a peer goes. The first one that the firewall lets pass claims its source.
     pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
-        let unclaimed = |to| OutwardVerdict { to, claimed: None };
+        let unclaimed = |to| OutwardVerdict { to, claimed: None, is_first: false };
         let flow = AnyFlow::of(packet);
         match self.firewall_out.first_match(&flow) {
             Some(Action::Deny) => return unclaimed(Outward::Drop(DropReason::Firewall)),
@@ -334,7 +357,7 @@ impl Forwarder {
             Source::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
             Source::Refused(reason) => return unclaimed(Outward::Drop(reason)),
         };
-        peer.has_sent = true;
+        let is_first = !std::mem::replace(&mut peer.has_sent, true);
         let to = match peer.verdict(Direction::Out, packet) {
             PeerVerdict::Deny => Outward::Drop(DropReason::PeerRule),
             PeerVerdict::Reject => Outward::Reject(DropReason::PeerRule),
@@ -345,7 +368,7 @@ impl Forwarder {
             PeerVerdict::Route(target) => Outward::Gateway(target),
             PeerVerdict::Pass => self.route(&flow, packet),
         };
-        OutwardVerdict { to, claimed }
+        OutwardVerdict { to, claimed, is_first }
     }
 
     /// Which peer gets a packet.

@@ -56,6 +56,7 @@ fn open_policy() -> Policy {
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),
+        port_targets: Vec::new(),
     }
 }
 
@@ -79,8 +80,9 @@ fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outwar
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(open_policy());
     let verdict = forwarder.outward(peer(1), &ip(&packet(A, HOST)));
-    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A) });
-    assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, B))), OutwardVerdict { to: Outward::Tun, claimed: None });
+    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A), is_first: true });
+    let later = forwarder.outward(peer(1), &ip(&packet(A, B)));
+    assert_eq!(later, OutwardVerdict { to: Outward::Tun, claimed: None, is_first: false });
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
     assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
@@ -109,9 +111,9 @@ fn contested_claimant_may_still_take_another_address() {
 #[test]
 fn only_hosts_claim() {
     let mut forwarder = forwarder(open_policy());
-    for src in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
-        let src = IpAddr::V4(src);
-        let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None };
+    for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
+        let src: IpAddr = src.parse().expect("an address");
+        let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None, is_first: false };
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
@@ -551,6 +553,19 @@ mod ipv6 {
     }
 
     #[test]
+    fn assigned_peer_waits_for_a_holder() {
+        let mut forwarder = forwarder(open_policy());
+        to(&mut forwarder, peer(1), A, HOST);
+        assert_eq!(forwarder.assign(peer(2), A6), Some(Assignment::Granted));
+        assert!(!forwarder.is_waiting(peer(2)));
+        assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::HeldBy(peer(1))));
+        assert!(forwarder.is_waiting(peer(2)) && forwarder.address(peer(2)) == Some(A6));
+        forwarder.remove_peer(peer(1));
+        assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert!(!forwarder.is_waiting(peer(2)));
+    }
+
+    #[test]
     fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
         let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
         assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::NotLeased));
@@ -628,6 +643,24 @@ mod ipv6 {
         assert_eq!(inward, Inward::Reject(DropReason::PeerRule, Some(peer(3))));
     }
 
+    #[test]
+    fn sender_is_who_has_been_granted_the_address() {
+        let policy = Policy {
+            networks: vec![net("192.168.0.1/24"), net("fd00:77::1/64")],
+            ..leased(&[("10.0.0.0/8", 2)], Uncovered::Allow)
+        };
+        let mut forwarder = forwarder(policy);
+        let own = address(1);
+        let granted = IpAddr::from([10, 1, 2, 3]);
+        for source in [A6, own, HOST6] {
+            assert_eq!(to(&mut forwarder, peer(1), source, B6), Outward::Tun);
+        }
+        to(&mut forwarder, peer(2), granted, HOST);
+        assert_eq!([A6, B6, granted].map(|it| forwarder.sender(it)), [Some(peer(1)), None, Some(peer(2))]);
+        // The host has them, too.
+        assert_eq!([own, HOST6].map(|it| (forwarder.holder(it), forwarder.sender(it))), [(Some(peer(1)), None); 2]);
+    }
+
     proptest! {
         /// Leases and claims mean the same for both versions.
         #[test]
@@ -638,7 +671,8 @@ mod ipv6 {
                 let mut forwarder = forwarder(policy.clone());
                 let source = inside(net, pick);
                 let host = if source.is_ipv4() { HOST } else { HOST6 };
-                let expected = if crate::wire::ip::is_unicast(source) {
+                let is_link_local = matches!(source, IpAddr::V4(source) if source.is_link_local());
+                let expected = if crate::wire::ip::is_unicast(source) && !is_link_local {
                     (Outward::Tun, Outward::Drop(DropReason::NotLeased))
                 } else {
                     (Outward::Drop(DropReason::InvalidSource), Outward::Drop(DropReason::InvalidSource))

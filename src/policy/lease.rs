@@ -104,10 +104,9 @@ impl Leases {
         self.is_leased(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
     }
 
-    /// Whether a router may give a peer this address: no lease keeps it for others. What becomes of addresses that no lease
-    /// covers is about what peers choose themselves.
-    pub fn may_be_given(&self, address: IpAddr, identity: &Identity) -> bool {
-        self.is_leased(address, identity).unwrap_or(true)
+    /// All that is leased to somebody.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        self.prefixes.values().flatten().copied()
     }
 
     /// What is leased to a peer: to its user, its group and its other groups.
@@ -118,7 +117,7 @@ impl Leases {
     }
 
     /// Whether one of the leases that cover an address is the peer's; `None` if there are none.
-    fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
+    pub fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
         let mut covered = false;
         for holders in self.holders.covering(address) {
             covered = true;

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::claims::Assignment;
 use super::forward::Forwarder;
+use super::lease::Identity;
 use super::pool::{Key, Pool, PoolRefusal};
 use super::registry::PeerId;
 use crate::wire::lease::{ClaimedAddress, Family};
@@ -25,15 +26,43 @@ pub enum LeaseRefusal {
     /// It is the router's.
     #[error("it is the router's own")]
     Own,
+    /// A credentials function says which address is the peer's.
+    #[error("this peer's address is the one that its credentials stand for (tuntap-use-credentials)")]
+    Assigned,
     /// Nothing that comes from it would pass.
     #[error("the router lets nothing pass from it (tuntap-router-firewall-out)")]
     Firewall,
+    /// IPv6 needs more than the router's device lets pass.
+    #[error("the router's device takes no packets of 1280 bytes, as IPv6 needs them")]
+    Narrow,
     /// The peer has another one, or as many as it may have.
     #[error("this peer has another address, or as many as it may")]
     TooMany,
     /// The peer is gone.
     #[error("it is gone")]
     NoPeer,
+}
+
+impl LeaseRefusal {
+    /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
+    pub const fn is_for_good(&self) -> bool {
+        match self {
+            Self::NotLeased | Self::Own | Self::Assigned | Self::Firewall => true,
+            Self::Pool(_) | Self::Held | Self::Narrow | Self::TooMany | Self::NoPeer => false,
+        }
+    }
+}
+
+/// A peer that wants an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applicant {
+    /// The peer.
+    pub id: PeerId,
+    /// What tells it from others, also in another life.
+    pub key: Key,
+    /// Whether a credentials function has said which address is its own. It gets no others then but those that are leased
+    /// to it.
+    pub is_assigned: bool,
 }
 
 /// An address for a peer.
@@ -56,35 +85,41 @@ impl Forwarder {
         self.addresses(id).find(|address| Family::of(*address) == family)
     }
 
-    /// Chooses an address for a peer that holds none of this family. `name` tells it from its user's other peers; `is_dead`
-    /// tells whether a holder's connection has ended.
+    /// Chooses an address for a peer that holds none of this family. `is_dead` tells whether a holder's connection has ended.
     pub fn choose(
         &self,
-        id: PeerId,
+        applicant: Applicant,
         family: Family,
-        name: u64,
         is_dead: impl Fn(PeerId) -> bool,
     ) -> Result<Chosen, LeaseRefusal> {
-        let identity = self.identity(id).ok_or(LeaseRefusal::NoPeer)?;
-        let key = Key { uid: identity.uid, name };
-        let address = self.pool.choose(key, family, identity, &self.leases, |address, is_own_earlier| {
+        let identity = self.identity(applicant.id).ok_or(LeaseRefusal::NoPeer)?;
+        let (mut refusal, mut is_any_usable) = (None, false);
+        let found = self.pool.choose(applicant.key, family, identity, &self.leases, |address, is_own_earlier| {
+            if let Some(reason) = self.unusable(applicant, address, identity) {
+                refusal = refusal.or(Some(reason));
+                return false;
+            }
+            is_any_usable = true;
             self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
-        })?;
-        if self.firewall_out.pass_nothing_from(address) {
-            return Err(LeaseRefusal::Firewall);
+        });
+        match (found, refusal) {
+            (Ok(address), _) => Ok(Chosen { address, dead_holder: self.holder(address) }),
+            // One that others hold would do, so that it is a matter of room.
+            (Err(PoolRefusal::Full(_)), Some(refusal)) if !is_any_usable => Err(refusal),
+            (Err(error), _) => Err(error.into()),
         }
-        Ok(Chosen { address, dead_holder: self.holder(address) })
     }
 
     /// Looks whether a peer may have an address that it claims by name. What its packets could not claim it doesn't get;
     /// what a router has chosen for it before, and still could choose, it does.
     pub fn consider(
         &self,
-        id: PeerId,
+        applicant: Applicant,
         claimed: ClaimedAddress,
         is_dead: impl Fn(PeerId) -> bool,
     ) -> Result<Chosen, LeaseRefusal> {
         let ClaimedAddress { address, leased } = claimed;
+        let id = applicant.id;
         let identity = self.identity(id).ok_or(LeaseRefusal::NoPeer)?;
         if self.pool.is_own(address) {
             return Err(LeaseRefusal::Own);
@@ -93,8 +128,8 @@ impl Forwarder {
         if !may_be_given && !self.leases.allow(address, identity) {
             return Err(LeaseRefusal::NotLeased);
         }
-        if self.firewall_out.pass_nothing_from(address) {
-            return Err(LeaseRefusal::Firewall);
+        if let Some(refusal) = self.unusable(applicant, address, identity) {
+            return Err(refusal);
         }
         let holder = self.holder(address).filter(|holder| *holder != id);
         match holder {
@@ -103,12 +138,24 @@ impl Forwarder {
         }
     }
 
+    /// Why a peer couldn't use an address, whoever holds it.
+    fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<LeaseRefusal> {
+        let is_another = applicant.is_assigned
+            && !self.is_reserved_for(applicant.id, address)
+            && self.leases.is_leased(address, identity) != Some(true);
+        if is_another {
+            Some(LeaseRefusal::Assigned)
+        } else {
+            self.firewall_out.pass_nothing_from(address).then_some(LeaseRefusal::Firewall)
+        }
+    }
+
     /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new one for the peer.
-    pub fn give(&mut self, id: PeerId, address: IpAddr, name: u64) -> Result<bool, LeaseRefusal> {
+    pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, LeaseRefusal> {
         let is_new = !self.addresses(id).any(|held| held == address);
         match self.lease(id, address) {
             Some(Assignment::Granted) => {
-                self.remember(id, address, name);
+                self.remember(id, address, key);
                 Ok(is_new)
             }
             Some(Assignment::HeldBy(_)) => Err(LeaseRefusal::Held),
@@ -118,12 +165,11 @@ impl Forwarder {
         }
     }
 
-    /// Notes under which name a peer holds an address of the router's networks.
-    pub fn remember(&mut self, id: PeerId, address: IpAddr, name: u64) {
+    /// Notes under which key a peer holds an address of the router's networks.
+    pub fn remember(&mut self, id: PeerId, address: IpAddr, key: Key) {
         if let Some(identity) = self.identity(id)
             && self.pool.may_give(address, identity, &self.leases)
         {
-            let key = Key { uid: identity.uid, name };
             self.pool.give(address, key);
         }
     }

@@ -2,7 +2,7 @@
 //! that the same device finds the same address again, also after the router was started anew, unless somebody else has
 //! taken it in the meantime.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -11,11 +11,15 @@ use thiserror::Error;
 use super::lease::{Identity, Leases};
 use crate::wire::lease::{Family, fnv1a, is_reserved};
 
-/// Most addresses that are looked at for one peer. Networks of that size are searched completely; in larger ones the
-/// search jumps around, so that no crowded stretch ends it.
+/// Most addresses of one network that are looked at for one peer, and most of all that is leased to it. Networks of that
+/// size are searched completely; in larger ones the search jumps around, so that no crowded stretch ends it.
 pub const MAX_PROBES: usize = 2048;
 
-/// Bits of an IPv6 network's host part that are used. What is left are addresses that people can read.
+/// Networks that are searched so far; more of them share this.
+const MAX_SEARCHES: usize = 4;
+
+/// Bits of an IPv6 network's host part that are used: those that are not leased to others, if these are. What is left are
+/// addresses that people can read.
 const IPV6_HOST_BITS: u32 = 20;
 
 /// Addresses that were given back and are not given to others as long as there are better ones. The oldest are forgotten.
@@ -24,7 +28,7 @@ pub const MAX_RECENT: usize = 1024;
 /// Whom an address is given to: a device of a user's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The user, as the kernel vouches for it.
+    /// The user, as the kernel vouches for it; 0 where nobody shows who it is.
     pub uid: u32,
     /// Which device, as it says itself ([`crate::wire::lease::name_hash`]).
     pub name: u64,
@@ -46,6 +50,10 @@ pub enum PoolRefusal {
 pub struct Pool {
     /// The router's own addresses, with the lengths of their networks.
     networks: Vec<IpNet>,
+    /// What no lease covers of networks that are too large to be searched completely, where leases cover some of it.
+    unleased: Vec<Unleased>,
+    /// Where ports of the host lead: whoever has such an address gets what comes there.
+    port_targets: HashSet<IpAddr>,
     given: HashMap<IpAddr, Key>,
     /// Given back, see [`MAX_RECENT`]; the oldest first.
     recent: HashMap<IpAddr, Key>,
@@ -60,10 +68,28 @@ struct Range {
     family: Family,
 }
 
+/// Those addresses of a network that no lease covers, numbered through.
+#[derive(Debug)]
+struct Unleased {
+    network: IpNet,
+    gaps: Vec<Gap>,
+    /// How many are used of them.
+    size: u64,
+}
+
+/// Addresses in a row, and how many there are in the gaps before this one.
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    first: u128,
+    before: u128,
+}
+
 impl Pool {
-    /// Nothing given yet. The networks are the router's own addresses with their prefix lengths.
-    pub fn new(networks: Vec<IpNet>) -> Self {
-        Self { networks, ..Self::default() }
+    /// Nothing given yet. The networks are the router's own addresses with their prefix lengths; addresses that ports of the
+    /// host lead to are given to those only to whom they are leased.
+    pub fn new(networks: Vec<IpNet>, leases: &Leases, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
+        let unleased = networks.iter().filter_map(|net| Unleased::of(*net, leases)).collect();
+        Self { networks, unleased, port_targets: port_targets.into_iter().collect(), ..Self::default() }
     }
 
     /// The router's address in the network of a family's address, or its first address of the family.
@@ -84,9 +110,24 @@ impl Pool {
         self.networks.iter().any(|net| net.addr() == address)
     }
 
+    /// Whether an address is that of a whole network of the router's: IPv4's broadcast address, and what was that once.
+    pub fn is_for_many(&self, address: IpAddr) -> bool {
+        address.is_ipv4() && self.networks.iter().any(|net| is_reserved(*net, address))
+    }
+
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
-    /// have it, and no lease keeps it for others.
+    /// have it, and no lease keeps it for others. What a port leads to must be leased to the peer.
     pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Leases) -> bool {
+        let is_permitted = match leases.is_leased(address, identity) {
+            Some(is_leased) => is_leased,
+            // What becomes of addresses that no lease covers is about what peers choose themselves.
+            None => !self.port_targets.contains(&address),
+        };
+        is_permitted && self.is_for_peers(address)
+    }
+
+    /// Whether an address is in a network of the router's, and some host other than the router can have it.
+    pub fn is_for_peers(&self, address: IpAddr) -> bool {
         let mut is_inside = false;
         for net in self.networks.iter().filter(|net| net.contains(&address)) {
             if is_reserved(*net, address) {
@@ -94,7 +135,7 @@ impl Pool {
             }
             is_inside = true;
         }
-        is_inside && !self.is_own(address) && leases.may_be_given(address, identity)
+        is_inside && !self.is_own(address)
     }
 
     /// Chooses an address: what is leased to the peer before what is leased to nobody, single addresses first. `is_free`
@@ -110,12 +151,8 @@ impl Pool {
         if !self.networks.iter().any(|net| Family::of(net.addr()) == family) {
             return Err(PoolRefusal::NoNetwork(family));
         }
-        let mut probes = 0;
         let mut second_choice = None;
-        for candidate in self.candidates(key, family, identity, leases).take(MAX_PROBES) {
-            probes += 1;
-            debug_assert!(probes <= MAX_PROBES);
-            let (address, is_fixed) = candidate;
+        for (address, is_fixed) in self.candidates(key, family, identity, leases) {
             if !self.may_give(address, identity, leases) {
                 continue;
             }
@@ -174,11 +211,19 @@ impl Pool {
         let own = self.recent_order.iter().filter(move |address| self.recent.get(address) == Some(&key));
         let own = own.filter(move |address| Family::of(**address) == family).map(|address| (*address, false));
         let networks = self.networks.iter().copied().filter(move |net| Family::of(net.addr()) == family);
-        let inside = networks
-            .clone()
-            .flat_map(move |net| prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix)));
-        let spread = move |net: IpNet| Range::of(net).spread(key).map(|address| (address, false));
-        singles.chain(own).chain(inside.flat_map(spread)).chain(networks.flat_map(spread))
+        let inside = networks.clone().flat_map(move |net| {
+            prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix)).collect::<Vec<_>>()
+        });
+        let search = move |net| Range::of(net).spread(key).take(MAX_PROBES);
+        let unleased = self.unleased.iter().filter(move |unleased| Family::of(unleased.network.addr()) == family);
+        let search_unleased = move |unleased: &'a Unleased| unleased.spread(key).take(MAX_PROBES);
+        let not_fixed = |address| (address, false);
+        singles
+            .take(MAX_PROBES)
+            .chain(own)
+            .chain(interleaved(inside.map(search)).take(MAX_PROBES).map(not_fixed))
+            .chain(interleaved(networks.map(search)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
+            .chain(interleaved(unleased.map(search_unleased)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
     }
 }
 
@@ -200,22 +245,91 @@ impl Range {
     /// All addresses of it, each once, from one on that depends on the key, in steps that do, too.
     fn spread(self, key: Key) -> impl Iterator<Item = IpAddr> {
         let start = hash(key, self.family, &self.first.to_le_bytes());
-        // Odd numbers have no divisor with the size in common, which is a power of two.
-        let step = (mix(start) % self.size) | 1;
-        let start = scaled(start, self.size);
-        (0..self.size).map(move |index| {
-            let offset = start.wrapping_add(index.wrapping_mul(step)) % self.size;
-            self.address(offset)
-        })
+        offsets(start, self.size).map(move |offset| address(self.first + u128::from(offset), self.family))
+    }
+}
+
+impl Unleased {
+    /// Nothing where no lease is, and where the search in the network leaves nothing out.
+    fn of(network: IpNet, leases: &Leases) -> Option<Self> {
+        let network = network.trunc();
+        if Range::of(network).size <= MAX_PROBES as u64 {
+            return None;
+        }
+        let mut leased: Vec<_> =
+            leases.prefixes().filter_map(|prefix| intersection(network, prefix)).map(bounds).collect();
+        if leased.is_empty() {
+            return None;
+        }
+        leased.sort_unstable();
+        let (first, last) = bounds(network);
+        let (mut gaps, mut count, mut next) = (Vec::new(), 0, Some(first));
+        for (lease_first, lease_last) in leased {
+            let Some(begin) = next else { break };
+            if lease_first > begin {
+                gaps.push(Gap { first: begin, before: count });
+                count += lease_first - begin;
+            }
+            next = lease_last.checked_add(1).map(|after| after.max(begin));
+        }
+        if let Some(begin) = next.filter(|begin| *begin <= last) {
+            gaps.push(Gap { first: begin, before: count });
+            count += last - begin + 1;
+        }
+        let most = if network.addr().is_ipv4() { u64::MAX } else { 1 << IPV6_HOST_BITS };
+        (count > 0).then_some(Self { network, gaps, size: u64::try_from(count).unwrap_or(u64::MAX).min(most) })
     }
 
-    fn address(self, offset: u64) -> IpAddr {
-        let bits = self.first + u128::from(offset);
-        match self.family {
-            #[allow(clippy::cast_possible_truncation)] // it is a network's, and fits
-            Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
-            Family::V6 => Ipv6Addr::from_bits(bits).into(),
+    /// As [`Range::spread`].
+    fn spread(&self, key: Key) -> impl Iterator<Item = IpAddr> {
+        let family = Family::of(self.network.addr());
+        let start = hash(key, family, &bounds(self.network).0.to_le_bytes());
+        offsets(start, self.size).map(move |offset| {
+            let offset = u128::from(offset);
+            let gap = self.gaps[self.gaps.partition_point(|gap| gap.before <= offset) - 1];
+            address(gap.first + (offset - gap.before), family)
+        })
+    }
+}
+
+/// All numbers below `size`, each once, from one on and in steps that depend on a hash.
+fn offsets(hash: u64, size: u64) -> impl Iterator<Item = u64> {
+    // Odd numbers have no divisor in common with a power of two.
+    let turns = size.next_power_of_two();
+    let step = (mix(hash) % turns) | 1;
+    let start = scaled(hash, size);
+    (0..turns)
+        .map(move |index| start.wrapping_add(index.wrapping_mul(step)) % turns)
+        .filter(move |offset| *offset < size)
+}
+
+/// One of each in turn, as long as there are any.
+fn interleaved<I: Iterator>(sources: impl Iterator<Item = I>) -> impl Iterator<Item = I::Item> {
+    let mut sources: VecDeque<_> = sources.collect();
+    std::iter::from_fn(move || {
+        while let Some(mut source) = sources.pop_front() {
+            if let Some(item) = source.next() {
+                sources.push_back(source);
+                return Some(item);
+            }
         }
+        None
+    })
+}
+
+fn address(bits: u128, family: Family) -> IpAddr {
+    match family {
+        #[allow(clippy::cast_possible_truncation)] // it is a network's, and fits
+        Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
+        Family::V6 => Ipv6Addr::from_bits(bits).into(),
+    }
+}
+
+/// The first and the last address of a network, as numbers.
+fn bounds(network: IpNet) -> (u128, u128) {
+    match network {
+        IpNet::V4(net) => (net.network().to_bits().into(), net.broadcast().to_bits().into()),
+        IpNet::V6(net) => (net.network().to_bits(), net.broadcast().to_bits()),
     }
 }
 

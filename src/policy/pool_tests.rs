@@ -15,7 +15,11 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn pool(networks: &[&str]) -> Pool {
-    Pool::new(networks.iter().map(|text| net(text)).collect())
+    pool_with(networks, &Leases::none())
+}
+
+fn pool_with(networks: &[&str], leases: &Leases) -> Pool {
+    Pool::new(networks.iter().map(|text| net(text)).collect(), leases, [])
 }
 
 fn user(uid: u32) -> Identity {
@@ -71,7 +75,7 @@ fn same_device_finds_the_same_address_in_another_router() {
 #[test]
 fn fixed_address_comes_first_and_others_never_get_it() {
     let leases = leases(&[("10.0.0.77/32", 1), ("192.0.2.1/32", 1), ("10.0.0.64/28", 2)], Uncovered::Deny);
-    let (mut pool, mut held) = (pool(&["10.0.0.1/24"]), HashSet::new());
+    let (mut pool, mut held) = (pool_with(&["10.0.0.1/24"], &leases), HashSet::new());
     let fixed = give(&mut pool, &mut held, key(1, 5), Family::V4, &leases);
     assert_eq!(fixed, Some(address("10.0.0.77")));
     let second = give(&mut pool, &mut held, key(1, 6), Family::V4, &leases).expect("room");
@@ -129,16 +133,118 @@ fn address_bits(text: &str) -> u128 {
 }
 
 #[test]
+fn addresses_for_many_are_those_of_the_networks() {
+    let pool = pool(&["10.0.0.1/24", "10.1.0.0/31", "fd00:77::1/64"]);
+    for (text, expected) in [
+        ("10.0.0.255", true),
+        ("10.0.0.0", true),
+        ("10.0.0.254", false),
+        ("10.0.1.255", false),
+        ("10.1.0.1", false),
+        ("fd00:77::", false),
+    ] {
+        assert_eq!(pool.is_for_many(address(text)), expected, "{text}");
+    }
+}
+
+#[test]
+fn full_network_leaves_those_behind_it() {
+    for (networks, family) in
+        [(["10.0.0.1/20", "10.1.0.1/29"], Family::V4), (["fd00:77::1/64", "fd00:99::1/125"], Family::V6)]
+    {
+        let (first, second) = (net(networks[0]).trunc(), net(networks[1]).trunc());
+        for name in 0..50 {
+            let is_free = |address, _| !first.contains(&address);
+            let chosen =
+                pool(&networks).choose(key(1, name), family, &user(1), &Leases::none(), is_free).expect("room");
+            assert!(second.contains(&chosen), "{chosen}");
+        }
+    }
+}
+
+/// Leases of others leave very little, and it is found.
+#[test]
+fn gap_between_leases_is_found() {
+    let leases = leases(
+        &[
+            ("10.0.0.0/9", 1),
+            ("10.128.0.0/10", 2),
+            ("10.192.0.0/12", 1),
+            // Nobody's: 10.208.0.0/28.
+            ("10.208.0.16/28", 1),
+            ("10.208.0.32/27", 1),
+            ("10.208.0.64/26", 1),
+            ("10.208.0.128/25", 1),
+            ("10.208.1.0/24", 1),
+            ("10.208.2.0/23", 1),
+            ("10.208.4.0/22", 1),
+            ("10.208.8.0/21", 1),
+            ("10.208.16.0/20", 1),
+            ("10.208.32.0/19", 1),
+            ("10.208.64.0/18", 1),
+            ("10.208.128.0/17", 1),
+            ("10.209.0.0/16", 1),
+            ("10.210.0.0/15", 1),
+            ("10.212.0.0/14", 1),
+            ("10.216.0.0/13", 1),
+            ("10.224.0.0/11", 1),
+        ],
+        Uncovered::Deny,
+    );
+    let (mut pool, mut held) = (pool_with(&["10.0.0.1/8"], &leases), HashSet::new());
+    for name in 0..16 {
+        let given = give(&mut pool, &mut held, key(3, name), Family::V4, &leases).expect("room");
+        assert!(net("10.208.0.0/28").contains(&given), "{given}");
+    }
+    assert_eq!(give(&mut pool, &mut held, key(3, 16), Family::V4, &leases), None);
+}
+
+#[test]
+fn leased_first_block_of_ipv6_leaves_the_next_one() {
+    let leases = leases(&[("fd00:77::/107", 1), ("fd00:77::20:8/125", 1)], Uncovered::Allow);
+    let (mut pool, mut held) = (pool_with(&["fd00:77::1/64"], &leases), HashSet::new());
+    for name in 0..500 {
+        let IpAddr::V6(given) = give(&mut pool, &mut held, key(2, name), Family::V6, &leases).expect("room") else {
+            panic!("not of IPv6")
+        };
+        let offset = given.to_bits() - address_bits("fd00:77::");
+        assert!(((2 << 20)..(3 << 20) + 8).contains(&offset), "{given}");
+        assert!(!net("fd00:77::20:8/125").contains(&IpAddr::from(given)), "{given}");
+    }
+    let whole = Unleased::of(net("fd00:77::1/64"), &Leases::new([], Uncovered::Allow));
+    assert!(whole.is_none(), "nothing is left out");
+    let everything = self::leases(&[("::/0", 1)], Uncovered::Allow);
+    assert!(Unleased::of(net("fd00:77::1/64"), &everything).is_none(), "nothing is left");
+}
+
+#[test]
+fn target_of_a_port_is_for_its_lessee() {
+    let targets = [address("10.0.0.2"), address("10.0.0.3")];
+    let leases = leases(&[("10.0.0.2/32", 1)], Uncovered::Allow);
+    let mut pool = Pool::new(vec![net("10.0.0.1/29")], &leases, targets);
+    let mut held = HashSet::new();
+    for name in 0..3 {
+        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &leases).expect("room");
+        assert!(!targets.contains(&given), "{given}");
+    }
+    assert_eq!(give(&mut pool, &mut held, key(2, 3), Family::V4, &leases), None);
+    assert_eq!(give(&mut pool, &mut held, key(1, 3), Family::V4, &leases), Some(targets[0]));
+    assert!(!pool.may_give(targets[1], &user(1), &leases), "nobody's lease");
+}
+
+#[test]
 fn work_is_bounded() {
-    let pool = pool(&["10.0.0.1/8", "10.1.0.1/9", "fd00::1/64"]);
+    let networks = ["10.0.0.1/8", "10.1.0.1/9", "fd00::1/64", "fd01::1/64", "fd02::1/64", "fd03::1/64", "fd04::1/64"];
+    let leases = leases(&[("10.0.0.0/10", 1), ("fd00::/70", 1), ("fd01::/108", 1)], Uncovered::Allow);
+    let pool = pool_with(&networks, &leases);
     for family in Family::ALL {
         let mut asked = 0;
-        let refused = pool.choose(key(1, 1), family, &user(1), &Leases::none(), |_, _| {
+        let refused = pool.choose(key(1, 1), family, &user(1), &leases, |_, _| {
             asked += 1;
             false
         });
         assert_eq!(refused, Err(PoolRefusal::Full(family)));
-        assert!(asked <= MAX_PROBES, "{asked}");
+        assert!(asked <= (2 + 2 * MAX_SEARCHES) * MAX_PROBES, "{asked}");
     }
 }
 
@@ -174,7 +280,7 @@ proptest! {
             .collect();
         let words: Vec<_> = leased.iter().map(|(prefix, uid)| (prefix.as_str(), *uid)).collect();
         let leases = leases(&words, if deny { Uncovered::Deny } else { Uncovered::Allow });
-        let mut pool = Pool::new(vec![network]);
+        let mut pool = Pool::new(vec![network], &leases, []);
         let mut held = std::collections::HashMap::<IpAddr, Key>::new();
         let is_right = |address: IpAddr, uid: u32| {
             let covering: Vec<_> = leased.iter().filter(|(prefix, _)| net(prefix).contains(&address)).collect();

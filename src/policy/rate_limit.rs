@@ -1,9 +1,8 @@
 //! How many answers a router gives: errors and resets cost time, and whoever forges sources must not have them sent to
 //! others at will (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4, f).
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
-
-use super::registry::PeerId;
 
 /// Tokens that come back one by one.
 #[derive(Debug, Clone, Copy)]
@@ -14,11 +13,48 @@ struct Rate {
     burst: u32,
 }
 
-/// Of a router in all: 100 a second.
-const ALL: Rate = Rate { interval: Duration::from_millis(10), burst: 50 };
+/// Of one budget: 250 a second. All four together give as many as Linux does by default (icmp_msgs_per_sec).
+const ALL: Rate = Rate { interval: Duration::from_millis(4), burst: 50 };
 
-/// Because of one peer: a fifth of that.
+/// Because of one user's peers, and about addresses that no peer holds: a fifth of that.
+const SHARE: Rate = Rate { interval: Duration::from_millis(20), burst: 25 };
+
+/// Because of one peer.
 const ONE_PEER: Rate = Rate { interval: Duration::from_millis(50), burst: 10 };
+
+/// Accounts beyond which those are forgotten that have all their tokens. Fewer can lack some: what a budget gives in the
+/// time in which an account fills, for each answer a peer and its user.
+const MAX_ACCOUNTS: usize = 1024;
+
+/// Root's peers are those of many vassals, which mostly connect before they drop their privileges.
+const ROOT: u32 = 0;
+
+/// What an answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// How long packets may be. Without it, connections hang.
+    TooBig,
+    /// That a rule forbids a packet to pass.
+    Rejection,
+}
+
+/// A peer, as far as it has a share. One that comes again has the place or the user of before, and gets nothing anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party {
+    /// [`super::registry::PeerId::index`]
+    pub index: u32,
+    /// Whose it is.
+    pub uid: u32,
+}
+
+/// Because of whom there is an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A peer has sent what is answered.
+    Peer(Party),
+    /// It came from outside, to this peer, or to an address that none holds.
+    Outside(Option<Party>),
+}
 
 /// A bucket of tokens, as the time at which it will be full again.
 #[derive(Debug, Clone, Copy)]
@@ -38,37 +74,89 @@ impl Bucket {
     }
 }
 
-/// What is left of the answers that a router may give.
+/// Who shares a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Account {
+    Peer(u32),
+    User(u32),
+    Nobody,
+}
+
+impl Account {
+    const fn rate(self) -> Rate {
+        match self {
+            Self::Peer(_) => ONE_PEER,
+            Self::User(_) | Self::Nobody => SHARE,
+        }
+    }
+}
+
+/// Answers of one kind, because of one side.
+#[derive(Debug)]
+struct Budget {
+    all: Bucket,
+    /// Those that are not in here have all their tokens.
+    accounts: HashMap<Account, Bucket>,
+}
+
+impl Budget {
+    fn full(now: Instant) -> Self {
+        Self { all: Bucket::full(now), accounts: HashMap::new() }
+    }
+
+    /// Takes a token from everywhere, or none from anywhere.
+    fn take(&mut self, party: Option<Party>, now: Instant) -> bool {
+        let take = |account: Account| {
+            let bucket = self.accounts.get(&account).copied().unwrap_or(Bucket::full(now));
+            Some((account, bucket.take(account.rate(), now)?))
+        };
+        let Some(all) = self.all.take(ALL, now) else { return false };
+        let first = party.map_or(Account::Nobody, |party| Account::Peer(party.index));
+        let Some(first) = take(first) else { return false };
+        let user = match party.filter(|party| party.uid != ROOT).map(|party| take(Account::User(party.uid))) {
+            Some(None) => return false,
+            Some(taken) => taken,
+            None => None,
+        };
+        if self.accounts.len() >= MAX_ACCOUNTS {
+            self.accounts.retain(|_, bucket| bucket.full_at > now);
+        }
+        self.all = all;
+        self.accounts.extend([Some(first), user].into_iter().flatten());
+        true
+    }
+}
+
+/// What is left of the answers that a router may give. What peers cause and what comes from outside, and what is said about
+/// lengths and about rules, don't take from each other.
 #[derive(Debug)]
 pub struct RateLimit {
-    all: Bucket,
-    /// By [`PeerId::index`], so that there are as many as there were peers at one time. A slot is a new peer's if the
-    /// generation is another one.
-    peers: Vec<Option<(u32, Bucket)>>,
+    too_big_to_peers: Budget,
+    too_big_to_outside: Budget,
+    rejections_to_peers: Budget,
+    rejections_to_outside: Budget,
 }
 
 impl RateLimit {
     /// Nothing given yet.
-    pub const fn new(now: Instant) -> Self {
-        Self { all: Bucket::full(now), peers: Vec::new() }
+    pub fn new(now: Instant) -> Self {
+        Self {
+            too_big_to_peers: Budget::full(now),
+            too_big_to_outside: Budget::full(now),
+            rejections_to_peers: Budget::full(now),
+            rejections_to_outside: Budget::full(now),
+        }
     }
 
-    /// Takes note of an answer, and returns whether it may be given. `peer` is the one that sent or would have got what is
-    /// answered, if it is known: one peer doesn't use up what is there for all.
-    pub fn admit(&mut self, peer: Option<PeerId>, now: Instant) -> bool {
-        let Some(all) = self.all.take(ALL, now) else { return false };
-        if let Some(peer) = peer {
-            let index = peer.index as usize;
-            if index >= self.peers.len() {
-                self.peers.resize(index + 1, None);
-            }
-            let own = self.peers[index].filter(|(generation, _)| *generation == peer.generation);
-            let bucket = own.map_or(Bucket::full(now), |(_, bucket)| bucket);
-            let Some(bucket) = bucket.take(ONE_PEER, now) else { return false };
-            self.peers[index] = Some((peer.generation, bucket));
-        }
-        self.all = all;
-        true
+    /// Takes note of an answer, and returns whether it may be given.
+    pub fn admit(&mut self, kind: Kind, cause: Cause, now: Instant) -> bool {
+        let (budget, party) = match (kind, cause) {
+            (Kind::TooBig, Cause::Peer(party)) => (&mut self.too_big_to_peers, Some(party)),
+            (Kind::TooBig, Cause::Outside(party)) => (&mut self.too_big_to_outside, party),
+            (Kind::Rejection, Cause::Peer(party)) => (&mut self.rejections_to_peers, Some(party)),
+            (Kind::Rejection, Cause::Outside(party)) => (&mut self.rejections_to_outside, party),
+        };
+        budget.take(party, now)
     }
 }
 
@@ -76,30 +164,37 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    fn peer(index: u32) -> Option<PeerId> {
-        Some(PeerId { index, generation: 0 })
+    const fn party(index: u32, uid: u32) -> Party {
+        Party { index, uid }
     }
 
-    /// Answers given among attempts in each of so many milliseconds.
-    fn given(limit: &mut RateLimit, start: Instant, millis: u64, who: impl Fn(u64) -> Option<PeerId>) -> usize {
-        (0..millis)
-            .flat_map(|at| (0..4).map(move |attempt| (at, attempt)))
-            .filter(|(at, attempt)| limit.admit(who(at * 4 + attempt), start + Duration::from_millis(*at)))
+    /// A peer of root's.
+    const fn peer(index: u32) -> Cause {
+        Cause::Peer(party(index, ROOT))
+    }
+
+    const NOBODY: Cause = Cause::Outside(None);
+
+    /// Rejections among attempts, 4 in each of so many milliseconds.
+    fn given(limit: &mut RateLimit, start: Instant, millis: u64, who: impl Fn(u32) -> Cause) -> usize {
+        let attempts = (0..millis).flat_map(|at| [at; 4]).zip(0..);
+        attempts
+            .filter(|(at, serial)| limit.admit(Kind::Rejection, who(*serial), start + Duration::from_millis(*at)))
             .count()
     }
 
+    fn at_once(limit: &mut RateLimit, kind: Kind, cause: Cause, now: Instant) -> usize {
+        (0..1000).filter(|_| limit.admit(kind, cause, now)).count()
+    }
+
     #[test]
-    fn all_together_get_a_burst_and_a_hundred_a_second() {
+    fn all_together_get_a_burst_and_250_a_second() {
         let start = Instant::now();
         let mut limit = RateLimit::new(start);
-        assert_eq!(given(&mut limit, start, 10, |_| None), 40, "less than the burst");
+        assert_eq!(given(&mut limit, start, 10, peer), 40, "less than the burst");
         let mut limit = RateLimit::new(start);
-        assert_eq!(given(&mut limit, start, 10_000, |serial| peer(u32::try_from(serial).expect("few"))), 50 + 999);
-        assert_eq!(
-            given(&mut limit, start + Duration::from_secs(60), 1, |_| None),
-            4,
-            "and a burst again after a pause"
-        );
+        assert_eq!(given(&mut limit, start, 10_000, peer), 50 + 2499);
+        assert_eq!(given(&mut limit, start + Duration::from_secs(60), 1, peer), 4, "and a burst again after a pause");
     }
 
     #[test]
@@ -108,34 +203,71 @@ mod tests {
         let mut limit = RateLimit::new(start);
         assert_eq!(given(&mut limit, start, 10_000, |_| peer(3)), 10 + 199);
         let after = start + Duration::from_secs(10);
-        let others = (100..140).filter(|&index| limit.admit(peer(index), after)).count();
+        let others = (100..140).filter(|&index| limit.admit(Kind::Rejection, peer(index), after)).count();
         assert_eq!(others, 40);
-        assert!(!limit.admit(peer(3), after - Duration::from_millis(40)));
+        assert!(!limit.admit(Kind::Rejection, peer(3), after - Duration::from_millis(40)));
+    }
+
+    /// New connections bring nothing: the place has its tokens, and so has the user.
+    #[test]
+    fn one_user_leaves_the_others_their_share_whatever_its_connections() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(start);
+        assert_eq!(given(&mut limit, start, 10_000, |serial| Cause::Peer(party(serial, 7))), 25 + 499);
+        let after = start + Duration::from_secs(10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(8, 8)), after), 10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, peer(9), after), 10);
     }
 
     #[test]
-    fn new_peer_starts_anew_in_the_slot_of_another() {
-        let now = Instant::now();
-        let mut limit = RateLimit::new(now);
-        assert_eq!((0..20).filter(|_| limit.admit(peer(0), now)).count(), 10);
-        assert!(limit.admit(Some(PeerId { index: 0, generation: 1 }), now));
+    fn what_nobody_holds_leaves_the_peers_their_share() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(start);
+        assert_eq!(given(&mut limit, start, 10_000, |_| NOBODY), 25 + 499);
+        let after = start + Duration::from_secs(10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Outside(Some(party(1, 0))), after), 10);
     }
 
     #[test]
-    fn what_a_peer_may_not_have_is_not_taken_from_the_others() {
+    fn kinds_and_sides_take_nothing_from_each_other() {
+        let now = Instant::now();
+        let one = party(1, 7);
+        let mut limit = RateLimit::new(now);
+        for kind in [Kind::Rejection, Kind::TooBig] {
+            for cause in [Cause::Outside(Some(one)), Cause::Peer(one)] {
+                assert_eq!(at_once(&mut limit, kind, cause, now), 10, "{kind:?} {cause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_one_may_not_have_is_not_taken_from_the_others() {
         let now = Instant::now();
         let mut limit = RateLimit::new(now);
-        (0..1000).for_each(|_| _ = limit.admit(peer(0), now));
-        assert_eq!((0..100).filter(|_| limit.admit(None, now)).count(), 40);
+        // Its own tokens are all that it takes, also from its user.
+        assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(0, 7)), now), 10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(1, 7)), now), 10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(2, 7)), now), 5);
+        let others = (100..200).filter(|&index| limit.admit(Kind::Rejection, peer(index), now)).count();
+        assert_eq!(others, 25);
+    }
+
+    #[test]
+    fn accounts_are_few_whoever_comes() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(start);
+        given(&mut limit, start, 20_000, |serial| Cause::Peer(party(serial, serial + 1)));
+        let accounts = limit.rejections_to_peers.accounts.len();
+        assert!((1..=MAX_ACCOUNTS + 1).contains(&accounts), "{accounts}");
     }
 
     #[test]
     fn clock_that_stands_still_or_goes_back_gives_nothing() {
         let now = Instant::now() + Duration::from_secs(10);
         let mut limit = RateLimit::new(now);
-        (0..50).for_each(|_| _ = limit.admit(None, now));
-        assert!(!limit.admit(None, now));
-        assert!(!limit.admit(None, now - Duration::from_secs(5)));
-        assert!(limit.admit(None, now + Duration::from_millis(10)));
+        assert_eq!(at_once(&mut limit, Kind::Rejection, peer(0), now), 10);
+        assert!(!limit.admit(Kind::Rejection, peer(0), now));
+        assert!(!limit.admit(Kind::Rejection, peer(0), now - Duration::from_secs(5)));
+        assert!(limit.admit(Kind::Rejection, peer(0), now + Duration::from_millis(50)));
     }
 }

@@ -10,7 +10,6 @@ use super::parcel::Parcel;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::sys::socket::path_mtu;
-use crate::wire::answer::{self, too_big};
 use crate::wire::ip::{IPV6_MIN_MTU, Packet};
 use crate::wire::segment::for_each_packet;
 
@@ -82,22 +81,13 @@ impl EventLoop<'_> {
         target: SocketAddr,
         parcel: &Parcel<'_>,
     ) -> Result<(), DropReason> {
-        let setup = self.setup;
-        let gateway = setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
-        let now = Instant::now();
-        let way = self.path_mtus.longest_packet(target, now);
+        let gateway = self.setup.gateway.as_ref().ok_or(DropReason::NoGateway)?;
+        let way = self.path_mtus.longest_packet(target, Instant::now());
         let longest = way.filter(|_| parcel.packet.must_not_fragment()).map(|way| longest(&parcel.packet, way));
         let target = as_seen_by(gateway.address, target);
         let mut result = Ok(());
-        let mut message = None;
         for_each_packet(&parcel.offload, &parcel.packet, &mut self.scratch, |bytes| {
-            if let Some(mtu) = longest.filter(|longest| bytes.len() > usize::from(*longest)) {
-                // One message for all that a super-packet is cut into.
-                if result.is_ok() && self.answers.admit(Some(id), now) {
-                    message = Packet::parse(bytes)
-                        .ok()
-                        .and_then(|packet| too_big(&packet, mtu, answer::source(setup.own_addresses(), &packet)));
-                }
+            if longest.is_some_and(|longest| bytes.len() > usize::from(longest)) {
                 result = Err(DropReason::TooBig);
                 return;
             }
@@ -109,10 +99,9 @@ impl EventLoop<'_> {
                 Err(_) => result = Err(DropReason::GatewayRefused),
             }
         });
-        if let Some(message) = message
-            && let Ok(parcel) = Parcel::finished(&message)
-        {
-            self.deliver(id, &parcel);
+        // One message for all that a super-packet is cut into.
+        if let (Err(DropReason::TooBig), Some(mtu)) = (result, longest) {
+            self.too_big_outward(id, &parcel.packet, mtu);
         }
         result
     }

@@ -90,19 +90,26 @@ impl EventLoop<'_> {
             Sender::Gateway(_) => Origin::Gateway,
         };
         match self.forwarder.inward(origin, &parcel.packet) {
-            Inward::Peer(id) => self.deliver(id, &parcel),
+            Inward::Peer(id) => {
+                if self.deliver(id, &parcel) == Err(DropReason::TooBig) {
+                    self.too_big_for_frame_inward(sender, id, &parcel.packet);
+                }
+            }
             Inward::Drop(reason, holder) => self.count_drop(holder, reason),
             Inward::Reject(reason, holder) => {
-                self.reject_inward(sender, holder, &parcel);
+                self.reject_inward(sender, holder, &parcel.packet);
                 self.count_drop(holder, reason);
             }
         }
     }
 
-    /// Gives a packet to the peer that the forwarder chose for it.
-    pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) {
+    /// Gives a packet to the peer that the forwarder chose for it. If that fails, it is counted already.
+    pub(super) fn deliver(&mut self, id: PeerId, parcel: &Parcel<'_>) -> Result<(), DropReason> {
         let limit = self.setup.limits.queued_bytes;
-        let Some(peer) = self.peers.get_mut(id) else { return self.count_drop(None, DropReason::NoPeer) };
+        let Some(peer) = self.peers.get_mut(id) else {
+            self.count_drop(None, DropReason::NoPeer);
+            return Err(DropReason::NoPeer);
+        };
         let delivered = match &peer.path {
             Path::Attached(tun) => {
                 let has_time = match peer.write_meter.expensive_nanos() {
@@ -142,6 +149,7 @@ impl EventLoop<'_> {
             self.count_drop(Some(id), reason);
         }
         self.flush_later(id);
+        delivered
     }
 
     /// Has a peer's queue written at the end of this wake-up.

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
+use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use crate::policy::drops::DropReason;
-use crate::policy::leasing::{Chosen, LeaseRefusal};
-use crate::policy::pool::PoolRefusal;
+use crate::policy::leasing::{Applicant, Chosen, LeaseRefusal};
+use crate::policy::pool::{Key, PoolRefusal};
 use crate::policy::registry::PeerId;
 use crate::sys::{net, socket};
 use crate::wire::frame::FrameKind;
-use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, Refusal, Wish};
+use crate::wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, MIN_MTU_V6, Refusal, Wish};
 
 /// Most questions and claims of a connection. A device has one of each; the rest is for what may be added to them.
 const MAX_REQUESTS: u8 = 8;
@@ -29,19 +30,23 @@ impl EventLoop<'_> {
         for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
+                None if family == Family::V6 && self.mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
+                    Err(LeaseRefusal::Narrow)
+                }
                 None => self.choose(id, family, name),
             };
             match result {
-                Err(LeaseRefusal::Firewall) => shut_out.push(family),
+                Err(refusal @ (LeaseRefusal::Firewall | LeaseRefusal::Assigned | LeaseRefusal::Narrow)) => {
+                    shut_out.push(refused(Wish::Any(family), refusal));
+                }
                 result => self.tell(&mut told, Wish::Any(family), result),
             }
         }
         // A family of which nothing could pass is as good as one that the router doesn't have, beside one that passes.
         if told.addresses.is_empty() {
-            for family in shut_out {
-                self.tell(&mut told, Wish::Any(family), Err(LeaseRefusal::Firewall));
-            }
+            told.refused.append(&mut shut_out);
         }
+        self.log_refusals(id, &shut_out);
         self.send_configuration(id, told);
     }
 
@@ -68,25 +73,42 @@ impl EventLoop<'_> {
     }
 
     fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.choose(id, family, name, is_dead)?;
-        self.give(id, chosen, name)
+        let chosen = self.forwarder.choose(applicant, family, is_dead)?;
+        self.give(applicant, chosen)
     }
 
     fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, LeaseRefusal> {
+        let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.consider(id, claimed, is_dead)?;
-        self.give(id, chosen, name)
+        let chosen = self.forwarder.consider(applicant, claimed, is_dead)?;
+        self.give(applicant, chosen)
     }
 
-    fn give(&mut self, id: PeerId, chosen: Chosen, name: u64) -> Result<IpAddr, LeaseRefusal> {
+    fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, LeaseRefusal> {
+        let key = self.lease_key(id, name).ok_or(LeaseRefusal::NoPeer)?;
+        Ok(Applicant { id, key, is_assigned: matches!(self.setup.credentials, CredentialsCheck::Hook(_)) })
+    }
+
+    /// What tells a peer from others. Where nobody shows credentials the user is whoever has connected: root when the vassal
+    /// starts, and somebody else when it comes back without its privileges.
+    pub(super) fn lease_key(&self, id: PeerId, name: u64) -> Option<Key> {
+        let uid = match self.setup.credentials {
+            CredentialsCheck::Off => 0,
+            CredentialsCheck::Shown | CredentialsCheck::Hook(_) => self.forwarder.identity(id)?.uid,
+        };
+        Some(Key { uid, name })
+    }
+
+    fn give(&mut self, applicant: Applicant, chosen: Chosen) -> Result<IpAddr, LeaseRefusal> {
         if let Some(holder) = chosen.dead_holder {
             self.remove_if_dead(holder);
         }
-        if self.forwarder.give(id, chosen.address, name)? {
-            self.log_claim(id, chosen.address);
+        if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
+            self.log_claim(applicant.id, chosen.address);
         }
         Ok(chosen.address)
     }
@@ -96,8 +118,13 @@ impl EventLoop<'_> {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
-            Err(refusal) => told.refused.push(Refusal { wish, reason: refusal.to_string() }),
+            Err(refusal) => told.refused.push(refused(wish, refusal)),
         }
+    }
+
+    /// That of the router's device.
+    fn mtu(&self) -> Option<u16> {
+        net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok()
     }
 
     fn send_configuration(&mut self, id: PeerId, mut told: Configuration) {
@@ -106,7 +133,7 @@ impl EventLoop<'_> {
             let held = self.forwarder.address_of(id, family);
             told.gateways.extend(self.forwarder.pool().gateway(family, held));
         }
-        told.mtu = net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok();
+        told.mtu = self.mtu();
         told.dns.clone_from(&self.setup.network.dns);
         told.host_etc.clone_from(&self.setup.network.host_etc);
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -115,4 +142,8 @@ impl EventLoop<'_> {
         let _ = peer.queue.push(FrameKind::Configuration, &told.encode(), limit, &mut self.spares);
         self.flush_later(id);
     }
+}
+
+fn refused(wish: Wish, refusal: LeaseRefusal) -> Refusal {
+    Refusal { wish, reason: refusal.to_string(), for_good: refusal.is_for_good() }
 }

@@ -84,8 +84,8 @@ impl EventLoop<'_> {
             peer.stage = Stage::Frames;
             socket::receive_descriptors(peer.as_fd(), false);
         }
-        // Only a hello has use for what came with the first bytes.
-        let offered = peer.offered.take();
+        // Only a hello has use for what came with the first bytes, and it may stand behind these frames.
+        let offered = if may_come_before_hello { None } else { peer.offered.take() };
         match frame.kind {
             FrameKind::Packet => self.forward_outward(id, Parcel::finished(frame.payload)),
             FrameKind::Rules | FrameKind::ExtendedRules => {
@@ -117,7 +117,7 @@ impl EventLoop<'_> {
         let are_first = self.forwarder.rules(id).len() == 0;
         let verdict = self.forwarder.set_rules(id, rules);
         if are_first && matches!(verdict, Some(RulesVerdict::Applied { .. })) {
-            // Later ones are noted with the claim that ends their changes, so that nobody can have notes taken at will.
+            // Later ones are noted with the packet that ends their changes, so that nobody can have notes taken at will.
             self.keep(id);
         }
         match verdict {
@@ -154,6 +154,8 @@ impl EventLoop<'_> {
         }
         if let Some(address) = verdict.claimed {
             self.log_claim(id, address);
+        }
+        if verdict.claimed.is_some() || verdict.is_first {
             self.keep(id);
         }
         match verdict.to {
@@ -164,13 +166,15 @@ impl EventLoop<'_> {
                 Err(reason)
             }
             Outward::Reject(reason) => {
-                self.reject_outward(id, parcel);
+                self.reject_outward(id, &parcel.packet);
                 Err(reason)
             }
             Outward::Tun => self.send_to_tun(parcel),
             Outward::Gateway(target) => self.send_to_gateway(id, target, parcel),
             Outward::Peer(other) => {
-                self.deliver(other, parcel);
+                if self.deliver(other, parcel) == Err(DropReason::TooBig) {
+                    self.too_big_for_frame_outward(id, &parcel.packet);
+                }
                 Ok(())
             }
             Outward::Contested { address, .. } => {

@@ -69,7 +69,7 @@ impl EventLoop<'_> {
     pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[Refusal]) {
         let who = self.describe(id);
         let name = self.name();
-        for Refusal { wish, reason } in refused {
+        for Refusal { wish, reason, .. } in refused {
             self.fault_log.line(
                 Instant::now(),
                 format_args!("[tuntap-router] {name}: {who} asked for {wish} and doesn't get it: {reason}"),

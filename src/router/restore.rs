@@ -66,8 +66,8 @@ impl EventLoop<'_> {
         let decode = if kept.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let rules = decode(&kept.rules).unwrap_or_default();
         self.forwarder.restore(id, kept.identity, rules, &kept.addresses, kept.is_bound);
-        if let Some(name) = kept.lease_name {
-            kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, name));
+        if let Some(key) = kept.lease_name.and_then(|name| self.lease_key(id, name)) {
+            kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
         self.admission.enter(id, kept.credentials.uid, Instant::now());
         if self.forwarder.address(id).is_some() {
@@ -132,7 +132,7 @@ impl EventLoop<'_> {
 /// Nothing for peers that are not kept. One that still waits for the address of another peer isn't: the next router would
 /// not know for which.
 fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> {
-    if forwarder.is_bound(id) && forwarder.address(id).is_none() {
+    if forwarder.is_waiting(id) || forwarder.is_bound(id) && forwarder.address(id).is_none() {
         return None;
     }
     let (kind, rules) = rule::encode_all(forwarder.rules(id))?;
@@ -146,4 +146,56 @@ fn describe(id: PeerId, peer: &Peer, forwarder: &Forwarder) -> Option<KeptPeer> 
         rules,
         rules_are_extended: kind == FrameKind::ExtendedRules,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::policy::forward::Policy;
+    use crate::policy::lease::{Identity, Leases, Uncovered};
+    use crate::policy::pattern::Rules;
+    use crate::policy::targets::AllowedTargets;
+    use crate::sys::socket::PeerCredentials;
+
+    fn open_policy() -> Policy {
+        Policy {
+            firewall_in: Rules::chain([]),
+            firewall_out: Rules::chain([]),
+            routes: Rules::new([]),
+            has_gateway: false,
+            switch: false,
+            leases: Leases::new([], Uncovered::Allow),
+            device_routes: AllowedTargets::default(),
+            gateway_sources: [].into_iter().collect(),
+            networks: Vec::new(),
+            port_targets: Vec::new(),
+        }
+    }
+
+    /// The next router would give it the one address that it holds, and no other any more.
+    #[test]
+    fn peer_that_waits_for_an_address_is_not_kept() {
+        let id = |index| PeerId { index, generation: 0 };
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let mut forwarder = Forwarder::new(open_policy(), 1);
+        for index in [1, 2] {
+            forwarder.add_peer(id(index), Identity { uid: 0, gid: 0, groups: Vec::new() });
+        }
+        let (connection, _other) = UnixStream::pair().expect("a pair");
+        let mut peer = Peer::new(connection.into(), PeerCredentials { uid: 0, gid: 0, pid: 1 }, Stage::Frames);
+        peer.store_serial = Some(1);
+        let kept = |forwarder: &Forwarder| describe(id(2), &peer, forwarder).map(|kept| kept.addresses);
+        assert_eq!(kept(&forwarder), Some(Vec::new()));
+        forwarder.assign(id(1), address("192.168.0.2"));
+        forwarder.assign(id(2), address("fd00:77::2"));
+        assert_eq!(kept(&forwarder), Some(vec![address("fd00:77::2")]));
+        forwarder.assign(id(2), address("192.168.0.2"));
+        assert_eq!(kept(&forwarder), None);
+        forwarder.remove_peer(id(1));
+        forwarder.assign(id(2), address("192.168.0.2"));
+        assert_eq!(kept(&forwarder), Some(vec![address("192.168.0.2"), address("fd00:77::2")]));
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,9 +12,15 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::wire::lease::Directory;
+
+/// Anybody may read the file.
+const MODE: Mode = Mode::from_bits_truncate(0o644);
+
+/// Names of drafts that are tried.
+const MAX_DRAFTS: u32 = 8;
 
 /// A folder, and the name of a file in it that need not exist.
 #[derive(Debug)]
@@ -40,30 +47,48 @@ impl Place {
     }
 
     /// Puts a file that anybody may read in the place of what is there, which may be a symbolic link: the link goes, and what
-    /// it leads to stays as it is.
+    /// it leads to stays as it is. Nothing happens if the file is there already, as another process of this one's user has
+    /// written it.
     pub fn replace(&self, contents: &[u8]) -> io::Result<()> {
-        let mut draft = OsStr::from_bytes(b".").to_owned();
-        draft.push(&self.name);
-        draft.push(".tuntap");
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::from_bits_truncate(0o644);
-        let create = || openat(self.folder.as_fd(), draft.as_os_str(), flags, mode);
-        let descriptor = match create() {
-            Err(Errno::EEXIST) => {
-                // Left by somebody who was ended in the middle of this.
-                unlinkat(self.folder.as_fd(), draft.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
-                create()?
-            }
-            result => result?,
-        };
-        let mut file = File::from(descriptor);
-        let result = file.write_all(contents).and_then(|()| Ok(fchmod(file.as_fd(), mode)?)).and_then(|()| {
+        if self.has(contents).unwrap_or(false) {
+            return Ok(());
+        }
+        let (draft, mut file) = self.draft()?;
+        let result = file.write_all(contents).and_then(|()| Ok(fchmod(file.as_fd(), MODE)?)).and_then(|()| {
             Ok(renameat(self.folder.as_fd(), draft.as_os_str(), self.folder.as_fd(), self.name.as_os_str())?)
         });
         if result.is_err() {
             let _ = unlinkat(self.folder.as_fd(), draft.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
         result
+    }
+
+    /// A new file in the folder, of which nobody else has the name: others may be writing the same file.
+    fn draft(&self) -> io::Result<(OsString, File)> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut attempts = 0;
+        loop {
+            let mut draft = OsStr::from_bytes(b".").to_owned();
+            draft.push(&self.name);
+            draft.push(format!(".tuntap-{:016x}", RandomState::new().hash_one(attempts)));
+            attempts += 1;
+            match openat(self.folder.as_fd(), draft.as_os_str(), flags, MODE) {
+                Err(Errno::EEXIST) if attempts < MAX_DRAFTS => {}
+                result => return Ok((draft, result?.into())),
+            }
+        }
+    }
+
+    fn has(&self, contents: &[u8]) -> io::Result<bool> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(self.folder.as_fd(), self.name.as_os_str(), flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        let is_as_written = metadata.is_file()
+            && metadata.uid() == geteuid().as_raw()
+            && metadata.mode() & 0o7777 == MODE.bits()
+            && metadata.len() == contents.len() as u64;
+        let mut found = Vec::new();
+        Ok(is_as_written && file.take(metadata.len()).read_to_end(&mut found).is_ok() && found == contents)
     }
 }
 
@@ -87,7 +112,6 @@ mod tests {
         let (path, other) = (dir.join("resolv.conf"), dir.join("other"));
         fs::write(&other, "theirs").expect("own folder");
         symlink(&other, &path).expect("own folder");
-        fs::write(dir.join(".resolv.conf.tuntap"), "left over").expect("own folder");
         let place = Place::open(&path).expect("a place");
         for text in ["first", "second"] {
             place.replace(text.as_bytes()).expect("it can be written");
@@ -98,6 +122,44 @@ mod tests {
         assert_eq!(fs::read_to_string(&other).expect("there"), "theirs");
         assert_eq!(fs::read_dir(&dir).expect("own folder").count(), 2, "no draft is left");
         assert_eq!(place.directory().expect("a folder"), directory(&dir).expect("a folder"));
+    }
+
+    /// Workers that keep their privileges write it one after the other.
+    #[test]
+    fn writers_of_the_same_file_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().canonicalize().expect("a folder").join("resolv.conf");
+        std::thread::scope(|scope| {
+            for number in 0..8u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for round in 0..200u8 {
+                        let place = Place::open(path).expect("a place");
+                        place.replace(&vec![b'a' + (number + round) % 3; 1000]).expect("it can be written");
+                    }
+                });
+            }
+        });
+        let text = fs::read(&path).expect("there");
+        assert!(text.len() == 1000 && text.iter().all(|letter| *letter == text[0]));
+        assert_eq!(fs::read_dir(dir.path()).expect("own folder").count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn file_that_is_right_already_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().canonicalize().expect("a folder").join("resolv.conf");
+        let place = Place::open(&path).expect("a place");
+        let inode = || fs::metadata(&path).expect("there").ino();
+        place.replace(b"text").expect("it can be written");
+        let first = inode();
+        place.replace(b"text").expect("it can be written");
+        assert_eq!(inode(), first);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("own file");
+        place.replace(b"text").expect("it can be written");
+        assert_ne!(inode(), first, "somebody else could have written into it");
+        place.replace(b"test").expect("it can be written");
+        assert_eq!(fs::read(&path).expect("there"), b"test");
     }
 
     #[test]

@@ -333,6 +333,15 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     kernel::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
+/// Whether the other end of a connection has read all that was sent to it (SIOCOUTQ: memory of what it has not). A kernel
+/// that can't tell says yes.
+pub fn is_all_read(fd: BorrowedFd<'_>) -> bool {
+    nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
+    let mut unread = 0;
+    // SAFETY: SIOCOUTQ, the same number as TIOCOUTQ, writes an int.
+    unsafe { siocoutq(fd.as_raw_fd(), &raw mut unread) }.is_err() || unread == 0
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

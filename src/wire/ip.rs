@@ -55,6 +55,18 @@ pub mod protocol {
     }
 }
 
+/// Options of IPv4 (RFC 791, section 3.1).
+mod option {
+    /// The end of the list.
+    pub const END: u8 = 0;
+    /// A byte between options.
+    pub const NO_OPERATION: u8 = 1;
+    /// Loose source and record route.
+    pub const LOOSE_ROUTE: u8 = 131;
+    /// Strict source and record route.
+    pub const STRICT_ROUTE: u8 = 137;
+}
+
 /// Why bytes are no IP packet that can be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PacketError {
@@ -68,8 +80,9 @@ pub enum PacketError {
     /// header of the protocol in it (RFC 1858, RFC 7112).
     #[error("malformed IP headers")]
     Malformed,
-    /// It asks to be sent on by its receiver (RFC 5095): its destination isn't where it is going.
-    #[error("a routing header")]
+    /// It asks to be sent on by its receiver, by a routing header (RFC 5095) or an option (RFC 7126): its destination isn't
+    /// where it is going.
+    #[error("a source route")]
     SourceRoute,
 }
 
@@ -123,6 +136,7 @@ impl<'a> Packet<'a> {
         if header_len < IPV4_MIN_HEADER_LEN || total_len < header_len || total_len > bytes.len() {
             return Err(PacketError::Malformed);
         }
+        check_options(&bytes[IPV4_MIN_HEADER_LEN..header_len])?;
         let fragment_field = u16::from_be_bytes([header[6], header[7]]);
         let fragment = match fragment_field & 0x3fff {
             0 => Fragment::Whole,
@@ -221,6 +235,30 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// IPv4's options (RFC 791, section 3.1): their lengths fit, and none sends the packet on from its destination.
+fn check_options(mut options: &[u8]) -> Result<(), PacketError> {
+    loop {
+        match options {
+            [] | [option::END, ..] => return Ok(()),
+            [option::NO_OPERATION, rest @ ..] => options = rest,
+            [kind, len, rest @ ..] => {
+                // Kind and length count, too.
+                let data_len = usize::from(*len).checked_sub(2).ok_or(PacketError::Malformed)?;
+                let (data, rest) = rest.split_at_checked(data_len).ok_or(PacketError::Malformed)?;
+                if matches!(*kind, option::LOOSE_ROUTE | option::STRICT_ROUTE) {
+                    let [pointer, ..] = data else { return Err(PacketError::Malformed) };
+                    // Beyond its end there is no way left to go.
+                    if pointer <= len {
+                        return Err(PacketError::SourceRoute);
+                    }
+                }
+                options = rest;
+            }
+            [_] => return Err(PacketError::Malformed),
+        }
+    }
+}
+
 /// An IPv6 address of 16 bytes.
 const fn v6(bytes: &[u8]) -> IpAddr {
     let mut octets = [0; 16];
@@ -274,7 +312,8 @@ impl Extensions {
     }
 }
 
-const fn is_extension(protocol: u8) -> bool {
+/// Whether a number is that of an extension header of IPv6, behind which there is a protocol. In IPv4 all are protocols.
+pub const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         protocol::HOP_BY_HOP
@@ -428,6 +467,42 @@ mod tests {
         assert!(Packet::parse(&ipv6(protocol::ROUTING, &routing)).is_ok());
         routing[3] = 1;
         assert_eq!(error(&ipv6(protocol::ROUTING, &routing)), PacketError::SourceRoute);
+    }
+
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut bytes = udp([1, 2, 3, 4], [5, 6, 7, 8], b"");
+        let mut options = options.to_vec();
+        options.resize(options.len().next_multiple_of(4), 0);
+        bytes[0] += u8::try_from(options.len() / 4).expect("short");
+        bytes[3] += u8::try_from(options.len()).expect("short");
+        bytes.splice(20..20, options);
+        bytes
+    }
+
+    #[test]
+    fn source_routes_of_ipv4_with_something_left_are_refused() {
+        let route = |kind, pointer| [1, kind, 11, pointer, 9, 9, 9, 9, 8, 8, 8, 8];
+        for kind in [131, 137] {
+            for pointer in [0, 4, 8, 11] {
+                assert_eq!(error(&with_options(&route(kind, pointer))), PacketError::SourceRoute, "{kind} {pointer}");
+            }
+            assert!(Packet::parse(&with_options(&route(kind, 12))).is_ok(), "it is used up");
+            assert_eq!(error(&with_options(&[kind, 2])), PacketError::Malformed);
+            let behind_another = [&[148, 4, 0, 0][..], &route(kind, 4)].concat();
+            assert_eq!(error(&with_options(&behind_another)), PacketError::SourceRoute);
+            let behind_the_end = [&[0][..], &route(kind, 4)].concat();
+            assert!(Packet::parse(&with_options(&behind_the_end)).is_ok());
+        }
+        // Recorded, and nothing more.
+        assert!(Packet::parse(&with_options(&route(7, 4))).is_ok());
+    }
+
+    #[test]
+    fn options_whose_lengths_make_no_sense_are_refused() {
+        for options in [&[7, 0, 4, 0][..], &[7, 1, 4, 0], &[7, 5, 4, 0], &[1, 1, 1, 7]] {
+            assert_eq!(error(&with_options(options)), PacketError::Malformed, "{options:?}");
+        }
+        assert_eq!(Packet::parse(&with_options(&[7, 4, 4, 0])).map(|packet| packet.destination_port()), Ok(Some(2000)));
     }
 
     #[test]

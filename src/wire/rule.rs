@@ -287,7 +287,7 @@ impl PeerRule {
             ACTION_ALLOW => RuleAction::Allow,
             ACTION_DENY => RuleAction::Deny,
             ACTION_REJECT => RuleAction::Reject,
-            ACTION_ROUTE => RuleAction::Route(SocketAddr::new(get_address(record[12], &record[48..64])?, word(14))),
+            ACTION_ROUTE => RuleAction::Route(SocketAddr::new(get_target(record[12], &record[48..64])?, word(14))),
             _ => return None,
         };
         Some(Self { direction: Direction::from_code(record[0])?, selector: PeerSelector::Full(selector), action })
@@ -314,6 +314,11 @@ fn get_address(version: u8, bytes: &[u8]) -> Option<IpAddr> {
         VERSION_6 => bytes.first_chunk::<16>().map(|octets| IpAddr::V6(Ipv6Addr::from(*octets))),
         _ => None,
     }
+}
+
+/// Gateways of IPv4 are written as such, or one that nobody may name could be written in another way.
+fn get_target(version: u8, bytes: &[u8]) -> Option<IpAddr> {
+    get_address(version, bytes).filter(|address| *address == address.to_canonical())
 }
 
 /// The rules of a peer as the payload of a frame of this kind: in the C plugin's form if all of them fit that. `None` if
@@ -399,10 +404,15 @@ mod tests {
             (any::<[u8; 16]>(), any::<u16>()).prop_map(|target| RuleAction::Route(SocketAddr::from(target))),
         ];
         let ends = any::<bool>().prop_flat_map(move |v4| (pattern(v4), pattern(v4)));
-        (any_direction(), ends, service, action).prop_map(|(direction, (src, dst), service, action)| {
-            let selector = Selector::new(src, dst, service).expect("one version");
-            PeerRule { direction, selector: PeerSelector::Full(selector), action }
-        })
+        (any_direction(), ends, service, action).prop_filter_map(
+            "an extension header, or a mapped target",
+            |(direction, (src, dst), service, action)| {
+                let selector = Selector::new(src, dst, service).ok()?;
+                let is_plain =
+                    !matches!(action, RuleAction::Route(target) if target.ip() != target.ip().to_canonical());
+                is_plain.then_some(PeerRule { direction, selector: PeerSelector::Full(selector), action })
+            },
+        )
     }
 
     fn full(src: &str, dst: &str, action: RuleAction) -> PeerRule {
@@ -508,6 +518,8 @@ mod tests {
             ("ports of a protocol without any", &[(6, HAS_PORTS | HAS_PROTOCOL), (7, 1)]),
             ("ports in the wrong order", &[(6, HAS_PORTS | HAS_PROTOCOL), (7, 6), (9, 1)]),
             ("target without an address", &[(1, ACTION_ROUTE)]),
+            ("IPv4 target as one of IPv6", &[(1, ACTION_ROUTE), (12, 6), (58, 0xff), (59, 0xff), (60, 10), (63, 1)]),
+            ("extension header of IPv6", &[(6, HAS_PROTOCOL), (7, 51)]),
         ] {
             let mut record = good;
             changes.iter().for_each(|&(at, value)| record[at] = value);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::ip::{Packet, protocol};
+use super::ip::{Packet, is_extension, protocol};
 
 /// Addresses of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,10 +95,16 @@ pub struct Service {
     pub ports: Option<Ports>,
 }
 
-/// Source and destination of different versions of IP: no packet has both.
+/// Why a rule would not do what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("source and destination are of different IP versions")]
-pub struct MixedVersions;
+pub enum SelectorError {
+    /// No packet has both.
+    #[error("source and destination are of different IP versions")]
+    MixedVersions,
+    /// No IPv6 packet has it as its protocol.
+    #[error("the protocol is an extension header of IPv6")]
+    ExtensionHeader,
+}
 
 /// What a rule looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +119,16 @@ impl Selector {
     pub const ALL: Self = Self { src: AddressPattern::Any, dst: AddressPattern::Any, service: None };
 
     /// Packets from `src` to `dst`, of the service only, if there is one.
-    pub fn new(src: AddressPattern, dst: AddressPattern, service: Option<Service>) -> Result<Self, MixedVersions> {
+    pub fn new(src: AddressPattern, dst: AddressPattern, service: Option<Service>) -> Result<Self, SelectorError> {
         let selector = Self { src, dst, service };
-        if selector.is_for(true) || selector.is_for(false) { Ok(selector) } else { Err(MixedVersions) }
+        let names_extension = service.is_some_and(|service| is_extension(service.protocol.number(false)));
+        if !selector.is_for(true) && !selector.is_for(false) {
+            Err(SelectorError::MixedVersions)
+        } else if names_extension && selector.is_for(false) {
+            Err(SelectorError::ExtensionHeader)
+        } else {
+            Ok(selector)
+        }
     }
 
     /// Sources.
@@ -212,7 +225,23 @@ mod tests {
 
     #[test]
     fn mixed_versions_are_refused() {
-        assert_eq!(Selector::new(net("10.0.0.0/8"), net("fd00::/8"), None), Err(MixedVersions));
+        assert_eq!(Selector::new(net("10.0.0.0/8"), net("fd00::/8"), None), Err(SelectorError::MixedVersions));
+    }
+
+    /// They would be rules that never match.
+    #[test]
+    fn extension_headers_are_protocols_in_ipv4_only() {
+        let any = AddressPattern::Any;
+        for number in [0, 43, 44, 51, 60, 135, 139, 140] {
+            let service = Some(Service { protocol: Protocol::Number(number), ports: None });
+            for (src, dst) in [(any, any), (net("fd00::/8"), any), (any, net("::/0"))] {
+                assert_eq!(Selector::new(src, dst, service), Err(SelectorError::ExtensionHeader), "{number}");
+            }
+            assert!(Selector::new(net("0.0.0.0/0"), any, service).is_ok(), "{number}");
+        }
+        for number in [1, 6, 47, 50, 58, 59] {
+            assert!(Selector::new(any, any, Some(Service { protocol: Protocol::Number(number), ports: None })).is_ok());
+        }
     }
 
     #[test]

@@ -205,6 +205,23 @@ fn hello_in_pieces_is_taken() {
     }
 }
 
+/// What a device says before its hello may arrive together with it, descriptor and all: the router was busy.
+#[test]
+fn hello_behind_a_question_is_taken() {
+    let scene = Scene::new();
+    let netns = Netns::new();
+    let good = tun::make(&netns, "uwsgi0", ATTACHABLE);
+    let mut peer = scene.emperor.connect();
+    let question = wire::frame(wire::ASK, &[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    let greeting = [question, wire::frame(HELLO, &hello())].concat();
+    peer.send_with_descriptors(&greeting, &[good.as_fd()]);
+    let frame = peer.next_frame(wait::SHORT).expect("an answer to the question");
+    assert_eq!(frame.modifier2, wire::CONFIGURATION);
+    assert_eq!(answer(&mut peer), Answer::Attached);
+    drop(peer);
+    scene.assert_clean("a hello behind a question");
+}
+
 /// Descriptors beside the first bytes of a stream that says no hello, and beside those that follow.
 #[test]
 fn descriptors_without_a_hello_are_closed() {

@@ -1,9 +1,13 @@
 //! Addresses that stand in the vassal's own ini file.
 
 use std::net::Ipv4Addr;
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
 use crate::common::host::{Host, Subject};
+use crate::common::processes::{freeze, thaw};
+use crate::common::stats::is_attached;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, netns_with_v6, pings, v4, with_v6};
@@ -31,6 +35,76 @@ fn fixed_address_and_gateway_with_a_c_router() {
     wait::until_true("the C router knows the address", wait::LONG, || emperor.stats().peer(V1).is_some());
     assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR));
     assert!(net.sh("ip route show default").starts_with("default via 192.168.0.1 dev uwsgi0"));
+}
+
+/// A C router would take a part of the address for one of IPv4.
+#[test]
+fn fixed_ipv6_address_is_not_claimed_from_a_c_router() {
+    let emperor = EmperorIni::new(Host::usual(), Subject::C).start_in(netns_with_v6());
+    // Bytes 4 to 7 of this one could be an address of IPv4.
+    let vassal = Vassal::bare(&emperor, Subject::Ours, "six")
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line("tuntap-device-address = fd00:77:a09:809::22/64");
+    let net = vassal.start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), ["fd00:77:a09:809::22/64"]);
+    emperor.log.wait_for("as one of the C plugin: it has no IPv6", wait::SHORT);
+    fixed(&emperor, "both", V1).line("tuntap-device-address = fd00:77:a09:80a::22/64").start(&emperor);
+    emperor.log.wait_for("its IPv6 addresses lead nowhere", wait::SHORT);
+    let stats = emperor.wait_for_stats("the C router knows the other one", |stats| stats.peer(V1).is_some());
+    let found: Vec<_> = stats.peers().iter().map(|peer| peer["addr"].clone()).collect();
+    assert_eq!(found.len(), 2);
+    assert!(found.contains(&"".into()), "{found:?}");
+}
+
+/// One that only stands still is no router of the C plugin: it has not even read the question.
+#[test]
+fn fixed_address_waits_for_a_router_that_stands_still() {
+    let emperor = with_v6(emperor()).line("tuntap-router-dns = 192.0.2.53").start_in(netns_with_v6());
+    std::fs::create_dir(emperor.path("etc")).expect("own folder");
+    let router = emperor.router_pid();
+    freeze(router);
+    let vassal = fixed(&emperor, "app", V1)
+        .line("tuntap-device-address = fd00:77::22/64")
+        .line("tuntap-device-dns = {dir}/etc/resolv.conf")
+        .line("tuntap-device-rule = out any any deny tcp 25");
+    let mark = emperor.log.mark();
+    vassal.add(&emperor);
+    emperor.log.wait_for_since(mark, "made the device uwsgi0", wait::LONG);
+    // Longer than a router may take that has read the question.
+    sleep(Duration::from_secs(4));
+    thaw(router);
+    emperor.wait_until_ready(mark, "app");
+    let net = emperor.vassal_net("app");
+    for family in ["-4", "-6"] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.contains("dev uwsgi0"), "{routes}");
+    }
+    assert!(std::fs::read_to_string(emperor.path("etc/resolv.conf")).is_ok_and(|text| text.contains("192.0.2.53")));
+    wait::until_true("it is attached", wait::SHORT, || is_attached(&emperor.stats(), V1));
+    assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR_V6));
+    assert!(!emperor.log.since(mark).contains("answers no questions"));
+    assert_eq!(emperor.router_pid(), router);
+}
+
+#[test]
+fn router_that_reads_nothing_is_waited_for_no_longer_than_told() {
+    let emperor = emperor().start();
+    let router = emperor.router_pid();
+    freeze(router);
+    let mark = emperor.log.mark();
+    fixed(&emperor, "app", V1).line("tuntap-device-timeout = 3").add(&emperor);
+    emperor.log.wait_for_since(mark, "it has read nothing for ", wait::LONG);
+    assert!(!emperor.log.since(mark).contains("vassal app.ini is ready"));
+    thaw(router);
+    emperor.wait_until_ready(mark, "app");
+}
+
+#[test]
+fn auto_without_credentials_names_them() {
+    let emperor = emperor().line("tuntap-use-credentials = true").start();
+    Vassal::auto(&emperor, "app").line("tuntap-device-timeout = 1").add(&emperor);
+    let line = "it has closed the connection: its log says why (one with tuntap-use-credentials takes nothing";
+    emperor.log.wait_for(line, wait::LONG);
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Jails in which there is nothing that could configure a network, and resolv.conf in them.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::wait;
-use crate::world::{Vassal, emperor, pings, v4};
+use crate::common::netns::{Net, Netns};
+use crate::common::{http, wait};
+use crate::world::{EMPEROR_V6, HOST, OUTSIDE, Vassal, emperor, host_and_outside, pings, v4, v6, with_v6};
 
 const DNS: &str = "tuntap-router-dns = 192.0.2.53";
 const WRITTEN: &str = "nameserver 192.0.2.53\n";
@@ -17,19 +20,111 @@ fn jail(emperor: &Emperor) -> std::path::PathBuf {
     jail
 }
 
+/// An Emperor between its vassals and the world.
+fn emperor_of_the_world(host: Netns) -> Emperor {
+    with_v6(emperor()).line(DNS).line("tuntap-router-nat = veth0").line("emperor-use-clone = net,fs").start_in(host)
+}
+
+/// Takes all programs out of the vassal's sight, before uWSGI asks any plugin for anything.
+fn without_programs(vassal: Vassal) -> Vassal {
+    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/games", "/usr/sbin", "/usr/libexec"];
+    let covers: Vec<_> =
+        folders.iter().map(|folder| format!("{{ test ! -d {folder} || mount -t tmpfs none {folder}; }}")).collect();
+    // The last one is where mount(8) itself is. /bin and /sbin are links to it.
+    vassal.line(format!(
+        "exec-pre-jail = mount --make-rprivate / && {} && mount -t tmpfs none /usr/bin",
+        covers.join(" && ")
+    ))
+}
+
+/// Answers connections to a port of the outside host with the address that they come from, until the test's process ends.
+fn serve_outside(outside: &Netns, address: &str) {
+    let address: IpAddr = address.parse().expect("an address");
+    let listener = outside.run(|| TcpListener::bind((address, 80))).expect("the outside host's address");
+    std::thread::spawn(move || {
+        while let Ok((mut client, from)) = listener.accept() {
+            let _ = client.write_all(from.ip().to_string().as_bytes());
+        }
+    });
+}
+
+/// What the outside host says from where a process of this namespace comes.
+fn seen_from_outside(net: &Net, address: &str) -> std::io::Result<String> {
+    let address: IpAddr = address.parse().expect("an address");
+    let mut stream = net.run(|| TcpStream::connect_timeout(&(address, 80).into(), wait::SHORT))?;
+    stream.set_read_timeout(Some(wait::SHORT))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Who has programs could run them: this one can't.
+#[track_caller]
+fn assert_nothing_can_be_run(emperor: &Emperor) {
+    let mark = emperor.log.mark();
+    without_programs(Vassal::auto(emperor, "control")).line("exec-in-jail = true").add(emperor);
+    emperor.log.wait_for_since(mark, "running \"true\" (in-jail)", wait::LONG);
+    emperor.log.wait_for_since(mark, "execvp(): No such file or directory", wait::LONG);
+    assert!(!emperor.log.since(mark).contains("vassal control.ini is ready"));
+}
+
+/// Neither in the jail nor outside of it is there a program that could have configured anything.
 #[test]
 fn empty_chroot_has_a_network() {
-    let emperor = emperor().line(DNS).start();
+    let (host, outside) = host_and_outside();
+    let emperor = emperor_of_the_world(host);
     let jail = jail(&emperor);
     let vassal = Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns = true");
-    let net = vassal.start(&emperor);
+    let net = without_programs(vassal).start(&emperor);
     assert!(pings(&net, EMPEROR) && pings(&emperor.netns, v4(&net)));
+    assert!(pings(&net, EMPEROR_V6) && pings(&emperor.netns, v6(&net)));
+    for (there, here) in OUTSIDE.into_iter().zip(HOST) {
+        serve_outside(&outside, there);
+        assert_eq!(seen_from_outside(&net, there).expect("a way outside"), here);
+    }
+    assert_nothing_can_be_run(&emperor);
     let pid = emperor.vassal_pid("app").expect("it runs");
     assert_eq!(fs::read_link(format!("/proc/{pid}/root")).expect("own process"), jail);
     let found: Vec<_> = fs::read_dir(&jail).expect("own folder").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(found, ["etc"], "nothing that could be executed");
     let text = fs::read_to_string(jail.join("etc/resolv.conf")).expect("it was written");
     assert!(text.ends_with(WRITTEN), "{text}");
+}
+
+#[test]
+fn servers_of_both_families_are_written() {
+    let emperor = emperor().line(DNS).line("tuntap-router-dns = fd00:53::53").start();
+    let jail = jail(&emperor);
+    Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns = true").start(&emperor);
+    let text = fs::read_to_string(jail.join("etc/resolv.conf")).expect("it was written");
+    assert!(text.ends_with(&format!("{WRITTEN}nameserver fd00:53::53\n")), "{text}");
+}
+
+/// The application itself, in a vassal that never had a program, asks outside hosts of both families who it is.
+#[test]
+fn application_without_programs_reaches_the_world() {
+    let (host, outside) = host_and_outside();
+    let emperor = emperor_of_the_world(host);
+    let app = format!(
+        "import socket\n\
+         def application(environ, start_response):\n\
+         \x20   seen = []\n\
+         \x20   for address in {OUTSIDE:?}:\n\
+         \x20       with socket.create_connection((address, 80), 5) as connection:\n\
+         \x20           seen.append(connection.recv(100).decode())\n\
+         \x20   start_response('200 OK', [])\n\
+         \x20   return [' '.join(seen).encode()]\n"
+    );
+    fs::write(emperor.path("app.py"), app).expect("own folder");
+    OUTSIDE.iter().for_each(|address| serve_outside(&outside, address));
+    let vassal = Vassal::auto(&emperor, "app")
+        .line(emperor.host.python_line().trim_end())
+        .line("http-socket = :8080")
+        .line("wsgi-file = {dir}/app.py");
+    let net = without_programs(vassal).start(&emperor);
+    let response = http::get(&emperor.netns, (v4(&net), 8080)).expect("an answer");
+    assert!(response.ends_with(&HOST.join(" ")), "{response}");
+    assert_nothing_can_be_run(&emperor);
 }
 
 /// The Emperor bears it into a mount namespace, and uWSGI moves it to a root of its own.
@@ -52,6 +147,30 @@ fn root_of_its_own_has_a_network() {
     wait::until_true("it has a network", wait::LONG, || pings(&net, EMPEROR));
 }
 
+/// Each worker has a jail of its own to complete, and all of them write the same file.
+#[test]
+fn workers_that_keep_their_privileges_write_one_file() {
+    let emperor = emperor().line(DNS).start();
+    let jail = jail(&emperor);
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("master-as-root = true")
+        .line("processes = 4")
+        .line("chroot = {dir}/jail")
+        .line("tuntap-device-dns = true");
+    vassal.add(&emperor);
+    wait::until_true("the vassal has a network", wait::LONG, || {
+        let net = emperor.vassal_pid("app").and_then(|pid| Net::of_process(pid).ok());
+        net.is_some_and(|net| net.has_device("uwsgi0") && pings(&net, EMPEROR))
+    });
+    wait::until_true("all workers are there", wait::LONG, || emperor.log.text().contains("spawned uWSGI worker 4"));
+    wait::until_true("the file is written", wait::SHORT, || {
+        fs::read_to_string(jail.join("etc/resolv.conf")).is_ok_and(|text| text.ends_with(WRITTEN))
+    });
+    let names = || fs::read_dir(jail.join("etc")).expect("own folder").flatten().map(|entry| entry.file_name());
+    wait::until_true("no draft is left", wait::SHORT, || names().collect::<Vec<_>>() == ["resolv.conf"]);
+    assert!(!emperor.log.text().contains("tuntap-device-dns: "), "nobody failed");
+}
+
 /// An Emperor whose /etc is a copy of the machine's, so that a failure harms nobody.
 fn emperor_with_etc() -> EmperorIni {
     let steps = [
@@ -66,7 +185,9 @@ fn emperor_with_etc() -> EmperorIni {
 #[track_caller]
 fn assert_host_keeps_its_file(emperor: &Emperor) {
     assert_eq!(fs::read_to_string(emperor.path("etc/resolv.conf")).expect("there"), "host\n");
-    assert!(!fs::exists(emperor.path("etc/.resolv.conf.tuntap")).expect("own folder"), "no draft either");
+    let names = fs::read_dir(emperor.path("etc")).expect("own folder").flatten().map(|entry| entry.file_name());
+    let drafts = names.filter(|name| name.to_string_lossy().contains("tuntap"));
+    assert_eq!(drafts.count(), 0, "no draft either");
 }
 
 #[test]

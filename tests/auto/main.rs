@@ -12,4 +12,5 @@ mod jail;
 mod network;
 mod options;
 mod pool;
+mod ports;
 mod stable;

@@ -1,5 +1,7 @@
 //! A network in two lines.
 
+use std::net::IpAddr;
+
 use crate::common::emperor::{EMPEROR, EmperorIni};
 use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
@@ -40,13 +42,40 @@ fn two_lines_are_a_network_on_the_other_host() {
 fn hooks_of_the_jail_find_the_address() {
     let emperor = emperor().start();
     let vassal = Vassal::auto(&emperor, "app")
+        .line("exec-in-jail = ip -o addr show dev uwsgi0 >{dir}/in-jail")
         .line("hook-post-jail = exec:ip -o addr show dev uwsgi0 >{dir}/hook")
         .line("exec-post-jail = ip -o route show default >{dir}/exec")
         .line("exec-as-root = ping -q -c 1 -W 5 192.168.0.1");
     let net = vassal.start(&emperor);
     let found = |name: &str| std::fs::read_to_string(emperor.path(name)).expect("the hook ran");
-    assert!(found("hook").contains(&format!("{}/24", v4(&net))), "{}", found("hook"));
+    for hook in ["in-jail", "hook"] {
+        assert!(found(hook).contains(&format!("{}/24", v4(&net))), "{hook}: {}", found(hook));
+    }
     assert!(found("exec").contains("default via 192.168.0.1 dev uwsgi0"), "{}", found("exec"));
+}
+
+/// With these options uWSGI binds sockets before it runs the hooks that other devices are made in.
+#[test]
+fn sockets_are_bound_to_the_address_that_the_router_chose() {
+    for option in ["chown-socket = 65534", "drop-after-init = true", "drop-after-apps = true"] {
+        let emperor = emperor()
+            .line("tuntap-use-credentials = true")
+            .line("tuntap-router-lease = 192.168.0.77 30001")
+            .line("tuntap-router-lease-default = allow")
+            .start();
+        let vassal = Vassal::auto(&emperor, "app")
+            .uid(30_001)
+            .line("tuntap-use-credentials = true")
+            .line("socket = 192.168.0.77:3032")
+            .line(option);
+        let net = vassal.start(&emperor);
+        assert_eq!(v4(&net).octets(), [192, 168, 0, 77], "{option}");
+        let listening = emperor
+            .netns
+            .run(|| std::net::TcpStream::connect_timeout(&([192, 168, 0, 77], 3032).into(), wait::SHORT).is_ok());
+        assert!(listening, "{option}");
+        assert_eq!(emperor.log.text().matches("made the device uwsgi0").count(), 1, "{option}");
+    }
 }
 
 #[test]
@@ -60,6 +89,66 @@ fn mtu_is_the_routers() {
     assert!(link(&own, "uwsgi0").contains(" mtu 1300 "), "{}", link(&own, "uwsgi0"));
 }
 
+/// What is longer has no way to the router where packets travel in frames.
+#[test]
+fn mtu_fits_a_frame() {
+    let emperor = emperor().mtu(9000).start();
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    assert!(net.sh("ip -o link show dev uwsgi0").contains(" mtu 8188 "));
+    assert!(pings(&net, EMPEROR));
+}
+
+#[test]
+fn router_that_is_too_narrow_for_ipv6_has_ipv4() {
+    let emperor = with_v6(emperor()).mtu(1000).start_in(netns_with_v6());
+    let net = Vassal::auto(&emperor, "app").start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), [format!("{}/24", v4(&net))]);
+    assert!(net.sh("ip -o link show dev uwsgi0").contains(" mtu 1000 "));
+    assert!(pings(&net, EMPEROR));
+    let line = "asked for ipv6 and doesn't get it: the router's device takes no packets of 1280 bytes";
+    emperor.log.wait_for(line, wait::SHORT);
+}
+
+#[test]
+fn own_gateways_come_before_the_routers() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("tuntap-device-gateway = 192.168.0.254")
+        .line("tuntap-device-gateway = uwsgi0 fd00:77::ffff:ffff");
+    let net = vassal.start(&emperor);
+    for (family, gateway) in [("-4", "192.168.0.254"), ("-6", "fd00:77::ffff:ffff")] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{routes}");
+        assert_eq!(routes.lines().count(), 1, "{routes}");
+    }
+    // There is no link layer: whatever the gateway is called, the router is at the other end.
+    assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+}
+
+#[test]
+fn default_route_with_several_next_hops_stays() {
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app")
+        .line("exec-pre-jail = ip link add d0 type veth peer name d1 && ip addr add 10.1.0.1/24 dev d0 && ip link set d0 up")
+        .line("exec-pre-jail = ip route add default nexthop via 10.1.0.2 dev d0 nexthop via 10.1.0.3 dev d0");
+    let net = vassal.start(&emperor);
+    let routes = net.sh("ip -4 route show default");
+    assert!(routes.contains("nexthop via 10.1.0.2") && !routes.contains("uwsgi0"), "{routes}");
+}
+
+#[test]
+fn device_without_any_address_ends() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    let vassal = Vassal::bare(&emperor, Subject::Ours, "app")
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line("tuntap-device-address = fd00:77::22/64")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/default/disable_ipv6 1")
+        .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/all/disable_ipv6 1");
+    vassal.add(&emperor);
+    emperor.log.wait_for("tuntap-device uwsgi0: it has IPv6 addresses only, and no IPv6", wait::LONG);
+    assert!(!emperor.log.text().contains("uwsgi0 has the address"));
+}
+
 #[test]
 fn kernel_without_ipv6_has_ipv4() {
     let emperor = with_v6(emperor()).start_in(netns_with_v6());
@@ -70,7 +159,9 @@ fn kernel_without_ipv6_has_ipv4() {
     let net = vassal.start(&emperor);
     assert_eq!(addresses(&net, "uwsgi0").len(), 1);
     assert!(pings(&net, EMPEROR));
-    assert_eq!(emperor.log.text().matches("IPv6 is turned off in this namespace").count(), 1);
+    let log = emperor.log.text();
+    assert_eq!(log.matches("IPv6 is turned off in this namespace").count(), 1);
+    assert_eq!(log.matches("uwsgi0 has the address").count(), 1, "the log names what it has");
 }
 
 #[test]
@@ -146,13 +237,51 @@ fn sandboxed_router_gives_addresses() {
     assert_eq!(emperor.stats().of_peer(v4(&net), "uid"), 65534);
 }
 
+/// Packets leave by the device whose address they come from: a router takes no others.
 #[test]
-fn two_devices_have_one_default_route() {
-    let emperor = emperor().start();
+fn two_devices_are_reached_by_both_their_addresses() {
+    let emperor = with_v6(emperor()).start_in(netns_with_v6());
     let vassal = Vassal::auto(&emperor, "app").line("tuntap-device = uwsgi1 {dir}/t.sock auto");
     let net = vassal.start(&emperor);
     let (first, second) = (addresses(&net, "uwsgi0"), addresses(&net, "uwsgi1"));
-    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?} {second:?}");
-    assert_eq!(net.sh("ip -4 route show default").lines().count(), 1);
+    assert!(first.len() == 2 && second.len() == 2 && first != second, "{first:?} {second:?}");
+    for family in ["-4", "-6"] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.lines().count() == 1 && routes.contains("dev uwsgi0"), "{routes}");
+    }
     wait::until_true("both are peers", wait::SHORT, || emperor.stats().peers().len() == 2);
+    for address in first.iter().chain(&second) {
+        let address: IpAddr = address.split('/').next().and_then(|word| word.parse().ok()).expect("an address");
+        assert!(pings(&emperor.netns, address), "{address}: {}", net.sh("ip rule"));
+    }
+    assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+    assert_eq!(emperor.stats().drops("spoofed_source"), 0);
+}
+
+/// Two routers, each with hosts behind it that only it reaches, and a gateway in the ini file for both devices.
+#[test]
+fn two_devices_of_two_routers_answer_beyond_their_networks() {
+    let emperor = emperor().start();
+    let router = EmperorIni::bare(emperor.host, Subject::Ours)
+        .router("second0 {dir}/t.sock {dir}/stats.sock")
+        .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
+        .address(std::net::Ipv4Addr::new(10, 9, 0, 1))
+        .start();
+    // What is asked from these addresses comes from beyond the devices' networks.
+    emperor.netns.sh("ip addr add 10.50.0.1/32 dev lo");
+    router.netns.sh("ip addr add 10.60.0.1/32 dev lo");
+    let vassal = Vassal::bare(&emperor, Subject::Ours, "app")
+        .line("tuntap-device = uwsgi0 {dir}/t.sock")
+        .line(format!("tuntap-device = uwsgi1 {}", router.socket().display()))
+        .line("tuntap-device-address = uwsgi0 192.168.0.2/24")
+        .line("tuntap-device-address = uwsgi1 10.9.0.2/24")
+        .line("tuntap-device-gateway = uwsgi0 192.168.0.1")
+        .line("tuntap-device-gateway = uwsgi1 10.9.0.1");
+    let net = vassal.start(&emperor);
+    let routes = net.sh("ip -4 route show default");
+    assert!(routes.starts_with("default via 192.168.0.1 dev uwsgi0") && routes.lines().count() == 1, "{routes}");
+    for (from, source, to) in [(&emperor.netns, "10.50.0.1", "192.168.0.2"), (&router.netns, "10.60.0.1", "10.9.0.2")] {
+        let answered = from.output(&["ping", "-q", "-n", "-c", "1", "-W", "3", "-I", source, to]).status.success();
+        assert!(answered, "{to}: {}{}", net.sh("ip rule"), net.sh("ip route"));
+    }
 }

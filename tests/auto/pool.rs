@@ -51,6 +51,7 @@ fn family_that_the_chain_shuts_out_is_left_out() {
     let net = Vassal::auto(&emperor, "app").start(&emperor);
     let address = v4(&net);
     assert!(net.sh("ip -6 -o addr show dev uwsgi0 scope global").is_empty());
+    emperor.log.wait_for("asked for ipv6 and doesn't get it: the router lets nothing pass from it", wait::SHORT);
     let stats = emperor.stats();
     let peer = stats.peer(address).expect("it holds its address");
     assert_eq!(peer["addresses"].as_array().map(Vec::len), Some(1));

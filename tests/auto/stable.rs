@@ -101,6 +101,10 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
     assert_eq!((v4(&net), v6(&net)), before);
     let held: Vec<_> = router.stats().peers()[0]["addresses"].as_array().expect("a list").clone();
     assert_eq!(held, [before.0.to_string(), before.1.to_string()]);
+    // It came back without its privileges, and starts with them: it is the same device.
+    vassal.stop(&emperor);
+    let net = vassal.start(&emperor);
+    assert_eq!((v4(&net), v6(&net)), before);
     assert!(router.exit_status().is_none());
 }
 
@@ -134,6 +138,91 @@ fn lost_address_is_named_and_tried_again() {
     wait::until_true("it has its address again", wait::LONG, || pings(&net, ROUTER));
     assert_eq!(emperor.log.text().matches(&line).count(), 1, "once, however often it tries");
     assert!(router.exit_status().is_none());
+}
+
+/// A router that is another one after its reload, and a vassal of it.
+struct Changed {
+    emperor: Emperor,
+    router: Emperor,
+    vassal: Vassal,
+}
+
+impl Changed {
+    fn new(lines: &[&str]) -> Self {
+        let emperor = emperor().start();
+        let router = EmperorIni::bare(emperor.host, Subject::Ours)
+            .router("second0 {dir}/t.sock {dir}/stats.sock")
+            .lines(&["master = true", "chmod-socket = 666"])
+            .lines(lines)
+            .address(ROUTER)
+            .start();
+        let vassal = Vassal::bare(&emperor, Subject::Ours, "app")
+            .line(format!("tuntap-device = uwsgi0 {} auto", router.socket().display()));
+        Self { emperor, router, vassal }
+    }
+
+    /// Reloads the router with another text in its ini file.
+    #[track_caller]
+    fn reload(&self, old: &str, new: &str) {
+        let ini = self.router.path("emperor.ini");
+        let text = std::fs::read_to_string(&ini).expect("own file");
+        assert!(text.contains(old), "{old}");
+        std::fs::write(&ini, text.replace(old, new)).expect("own file");
+        self.router.signal(Signal::SIGHUP);
+    }
+
+    /// The vassal ends, and its Emperor starts it with an address of these.
+    #[track_caller]
+    fn assert_started_anew(&self, because: &str, is_new: impl Fn(Ipv4Addr) -> bool) {
+        self.emperor.log.wait_for(because, wait::LONG);
+        self.emperor.log.wait_for("A new start gets it others; this instance ends", wait::SHORT);
+        wait::until_true("it has a new address", wait::LONG * 2, || {
+            self.router.try_stats().is_ok_and(|stats| {
+                let held = stats.peers().iter().find_map(|peer| peer["addr"].as_str()?.parse().ok());
+                held.is_some_and(&is_new)
+            })
+        });
+    }
+}
+
+#[test]
+fn vassal_whose_network_is_another_one_is_started_anew() {
+    let changed = Changed::new(&["tuntap-router-address = 10.9.0.1/24"]);
+    changed.vassal.start(&changed.emperor);
+    changed.reload("tuntap-router-address = 10.9.0.1/24", "tuntap-router-address = 10.8.0.1/24");
+    changed.assert_started_anew("its network is another one than before", |it| it.octets()[..3] == [10, 8, 0]);
+}
+
+#[test]
+fn vassal_whose_address_is_leased_to_others_is_started_anew() {
+    let changed = Changed::new(&["tuntap-router-address = 10.9.0.1/24", "tuntap-router-lease = 10.9.0.200 1000"]);
+    let before = v4(&changed.vassal.start(&changed.emperor));
+    changed.reload("tuntap-router-lease = 10.9.0.200 1000", &format!("tuntap-router-lease = {before} 1000"));
+    let because = format!("it refuses {before}: it is not leased to this peer");
+    changed.assert_started_anew(&because, |it| it != before && it.octets()[..3] == [10, 9, 0]);
+}
+
+/// The device follows, if the instance still may change it; else the log says what to do.
+#[test]
+fn mtu_that_a_router_tells_later() {
+    for stays_root in [true, false] {
+        let mut changed = Changed::new(&["tuntap-router-address = 10.9.0.1/24"]);
+        if stays_root {
+            changed.vassal = changed.vassal.stays_root();
+        }
+        let net = changed.vassal.start(&changed.emperor);
+        changed.reload("mtu 1500 up", "mtu 1400 up");
+        let line = if stays_root {
+            "router's MTU is 1400 now, and its own"
+        } else {
+            "until the instance is stopped and started"
+        };
+        changed.emperor.log.wait_for(line, wait::LONG);
+        changed.emperor.log.wait_for("joined the router at", wait::LONG);
+        wait::until_true("and its network", wait::LONG, || pings(&net, ROUTER));
+        let mtu = if stays_root { " mtu 1400 " } else { " mtu 1500 " };
+        assert!(net.sh("ip -o link show dev uwsgi0").contains(mtu), "stays root: {stays_root}");
+    }
 }
 
 #[test]
@@ -174,4 +263,24 @@ fn lease_fixes_the_address() {
     assert_eq!(v4(&alice).octets(), [192, 168, 0, 77]);
     assert!(pings(&alice, EMPEROR) && pings(&bob, EMPEROR), "an automatic lease is as good as a written one");
     assert_eq!(emperor.stats().of_peer(v4(&bob), "uid"), 30_002);
+}
+
+/// A vassal that has its address without a packet may change its rules until the first one, and then they stay.
+#[test]
+fn killed_router_leaves_the_rules_of_the_first_packet() {
+    const RULE: &str = "tuntap-device-rule = out any 203.0.113.0/24 deny";
+    let emperor = emperor().start();
+    let vassal = Vassal::auto(&emperor, "app").line(RULE);
+    let net = vassal.start(&emperor);
+    let address = v4(&net);
+    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
+    let mark = emperor.log.mark();
+    vassal.line("tuntap-device-rule = out any 198.51.100.0/24 deny").add(&emperor);
+    emperor.touch("app");
+    emperor.wait_until_ready(mark, "app");
+    emperor.wait_for_stats("the other rules apply", |stats| stats.of_peer(address, "rules") == 2);
+    assert!(pings(&net, EMPEROR));
+    kill_router(&emperor);
+    let stats = emperor.wait_for_stats("the vassal is attached again", |stats| is_attached(stats, address));
+    assert_eq!(stats.of_peer(address, "rules"), 2);
 }

@@ -31,6 +31,20 @@ pub fn netns_with_v6() -> Netns {
     netns
 }
 
+/// A host's own addresses towards an outside host, and that one's.
+pub const HOST: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
+pub const OUTSIDE: [&str; 2] = ["203.0.113.2", "2001:db8:1::2"];
+
+/// A host, and a machine behind its `veth0`, which knows no way to the vassals.
+pub fn host_and_outside() -> (Netns, Netns) {
+    let (host, outside) = (netns_with_v6(), netns_with_v6());
+    host.join("203.0.113.1/24", &outside, "203.0.113.2/24");
+    for (netns, address) in [(&host, HOST[1]), (&outside, OUTSIDE[1])] {
+        netns.sh(&format!("ip addr add {address}/64 dev veth0 nodad"));
+    }
+    (host, outside)
+}
+
 /// A vassal's ini file with nothing in it that configures a network. `{dir}` stands for the test's folder.
 #[derive(Clone, Debug)]
 pub struct Vassal {

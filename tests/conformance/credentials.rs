@@ -8,6 +8,7 @@ use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
 use crate::common::fake_router::FakeRouter;
 use crate::common::host::{Host, Subject};
+use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
 use crate::common::vassal::{NOBODY, VassalIni};
@@ -29,6 +30,8 @@ cases!(symbol_refuses, Router: c ours);
 cases!(address_of_the_symbol_is_the_only_one, Router: c ours);
 // The C router knows no leases.
 cases!(address_of_the_symbol_must_be_leased, Router: ours);
+// C knows no questions and no claims.
+cases!(peer_of_the_symbol_gets_no_other_by_name, Router: ours);
 cases!(unknown_symbol_stops_the_start, Router: c ours);
 // To the C router they announce a frame of 29,559 bytes, which overruns its heap when they come.
 cases!(credentials_that_nobody_asked_for_are_passed_over, Router: ours);
@@ -204,6 +207,33 @@ fn address_of_the_symbol_is_the_only_one(router: Router) {
     assert_eq!(before.is_empty(), router.is_ours());
     if router.is_ours() {
         assert_eq!(emperor.stats().drops_of(ADDRESS_OF_UID, "spoofed_source"), 1);
+    }
+}
+
+fn peer_of_the_symbol_gets_no_other_by_name(router: Router) {
+    const CLAIM: u8 = 0x78;
+    let (ini, _dir) = with_hook(router);
+    let emperor = ini.line("tuntap-router-address = fd00:77::1/64").start_in(Netns::new().with_ipv6());
+    let mut peer = emperor.connect();
+    peer.send_credentials(UID, UID);
+    emperor.wait_for_stats("the peer has its address", |stats| stats.peer(ADDRESS_OF_UID).is_some());
+    let mut told = |kind, payload: &[u8]| {
+        peer.send_bytes(&wire::frame(kind, payload));
+        let frame = peer.next_frame(wait::SHORT).expect("an answer");
+        assert_eq!(frame.modifier2, wire::CONFIGURATION);
+        serde_json::from_slice::<serde_json::Value>(&frame.payload).expect("JSON")
+    };
+    let both_families = told(wire::ASK, &[1, 3, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(both_families["addresses"], serde_json::json!([format!("{ADDRESS_OF_UID}/32")]));
+    for leased in [false, true] {
+        let wishes = serde_json::json!([
+            {"address": "fd00:77::7", "leased": leased}, {"address": ADDRESS_OF_UID, "leased": leased}
+        ]);
+        let claim = serde_json::json!({"version": 1, "addresses": wishes});
+        let answer = told(CLAIM, claim.to_string().as_bytes());
+        assert_eq!(answer["addresses"], serde_json::json!([format!("{ADDRESS_OF_UID}/32")]));
+        assert_eq!(answer["refused"][0]["wish"], "fd00:77::7");
+        assert!(answer["refused"][0]["reason"].as_str().is_some_and(|it| it.contains("its credentials stand for")));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::common::netns::Netns;
 use crate::common::probe::pings_answered;
 use crate::common::raw_peer::RawPeer;
 use crate::common::{wait, wire};
-use crate::world::{FIRST, HERE, start, vassal};
+use crate::world::{FIRST, HERE, SECOND, emperor, is_attached, start, vassal};
 
 const PORT: u16 = 9999;
 const ECHO_REQUEST_6: u8 = 128;
@@ -101,4 +101,22 @@ fn payload_sum(packet: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     u16::try_from(sum).expect("folded")
+}
+
+/// Vassals past the kernel, and the host by its device, learn how long packets to a peer in frames may be.
+#[test]
+fn senders_of_packets_above_the_longest_frame_are_told() {
+    let emperor = emperor(HERE).mtu(9000).line("tuntap-router-switch = true").start_in(Netns::new().with_ipv6());
+    let net = emperor.start_vassal(&vassal(Subject::Ours, "v1", FIRST, HERE).mtu(9000));
+    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, FIRST.v4));
+    let mut peer = emperor.peer(SECOND.v4);
+    assert!(peer.echo(SECOND.v6, HERE.v6, wait::SHORT));
+    for sender in [&net, &*emperor.netns] {
+        for destination in [IpAddr::from(SECOND.v4), SECOND.v6.into()] {
+            assert_eq!(pings_answered(sender, destination, 1, &["-M", "do", "-s", "8500", "-W", "1"]), 0);
+            let route = sender.sh(&format!("ip route get {destination}"));
+            assert!(route.contains("mtu 8188 "), "{route}");
+        }
+    }
+    assert_eq!(emperor.stats().drops_of(SECOND.v4, "too_big"), 4);
 }

@@ -1,13 +1,15 @@
 //! Leases and the credentials of whoever connects.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::account::Account;
 use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::wait;
 use crate::world::{
-    ALICE, BOB, CAROL, ROOT, STAFF, assert_echo, assert_not_leased, emperor, lease, refusals, with_credentials,
+    ALICE, BOB, CAROL, ROOT, STAFF, assert_echo, assert_not_leased, emperor, lease, not_leased, refusals,
+    with_credentials,
 };
 
 const V3: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 4);
@@ -56,6 +58,24 @@ fn supplementary_groups_of_the_connect_count() {
     assert_not_leased(&emperor, &mut alice, V1);
     let mut carol = CAROL.connect(&emperor);
     assert_echo(&mut carol, V1);
+}
+
+#[test]
+fn addresses_of_ipv6_are_for_groups_alike() {
+    const EMPEROR_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
+    let [v1, v2] = [2, 3].map(|host| Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, host));
+    let emperor = emperor()
+        .line(format!("exec-as-root = ip -6 addr replace {EMPEROR_6}/64 dev emperor0 nodad"))
+        .line(lease(v1, format_args!("@{STAFF}")))
+        .line(lease(v2, format_args!("@{}", BOB.gid)))
+        .start_in(Netns::new().with_ipv6());
+    let (mut alice, mut bob, mut carol) = (ALICE.connect(&emperor), BOB.connect(&emperor), CAROL.connect(&emperor));
+    for (peer, address) in [(&mut alice, v1), (&mut bob, v1), (&mut carol, v2)] {
+        let before = not_leased(&emperor.stats());
+        peer.send_packet(&packet::echo_request6(address, EMPEROR_6, 1, 84));
+        emperor.wait_for_stats("the packet is dropped", |stats| not_leased(stats) == before + 1);
+    }
+    assert!(carol.echo(v1, EMPEROR_6, wait::SHORT) && bob.echo(v2, EMPEROR_6, wait::SHORT));
 }
 
 #[test]

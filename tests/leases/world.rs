@@ -1,6 +1,6 @@
 //! What these tests have in common.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::account::Account;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
@@ -28,8 +28,8 @@ pub fn with_credentials(ini: EmperorIni) -> EmperorIni {
     ini.line("tuntap-use-credentials = true")
 }
 
-pub fn lease(address: Ipv4Addr, holder: impl std::fmt::Display) -> String {
-    format!("tuntap-router-lease = {address} {holder}")
+pub fn lease(address: impl Into<IpAddr>, holder: impl std::fmt::Display) -> String {
+    format!("tuntap-router-lease = {} {holder}", address.into())
 }
 
 /// A vassal that drops to this account.

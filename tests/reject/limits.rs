@@ -44,6 +44,29 @@ fn flood_gets_few_answers_and_others_get_theirs() {
     assert!(peer.echo(V2, EMPEROR, wait::SHORT), "and what is allowed passes");
 }
 
+/// Whoever asks for addresses that nobody holds gets as few answers, although they come back from the kernel.
+#[test]
+fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
+    let rules = [
+        "tuntap-router-address = 192.168.0.1/24",
+        "tuntap-router-firewall-in = reject any 192.168.0.128/25",
+        "tuntap-router-firewall-in = allow",
+    ];
+    let (emperor, vassal) = start(Host::usual(), &rules);
+    let nobody = Ipv4Addr::new(192, 168, 0, 200);
+    let mut peer = emperor.peer(V2);
+    let started = Instant::now();
+    for _ in 0..2000 {
+        peer.send_packet(&packet::udp(V2, nobody, 9, b"flood"));
+    }
+    emperor.wait_for_stats("they come back", |stats| stats.drops("firewall") >= 1000);
+    let seconds = started.elapsed().as_secs() + 1;
+    let answers = rejections(&emperor);
+    assert!((BURST..=BURST + PER_SECOND * seconds).contains(&answers), "{answers} answers in {seconds} s");
+    assert_refused(&vassal, nobody, 80);
+    assert_refused(&emperor.netns, nobody, 80);
+}
+
 #[test]
 fn answers_come_again_after_a_pause() {
     let (emperor, _vassal) = start(Host::usual(), &RULES);

@@ -7,5 +7,6 @@ mod common;
 mod clients;
 mod devices;
 mod gateways;
+mod hosts;
 mod limits;
 mod world;

@@ -3,14 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
 
 use super::connection::Connection;
 use super::error::NetlinkError;
@@ -80,7 +82,7 @@ impl Netlink {
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let answer =
             self.0.get(RouteNetlinkMessage::GetLink(message), || format!("looking for the interface {name}"))?;
-        link(answer).ok_or_else(|| NetlinkError::new(format!("interface {name}"), nix::errno::Errno::ENODEV))
+        link(answer).ok_or_else(|| NetlinkError::new(format!("interface {name}"), Errno::ENODEV))
     }
 
     /// All interfaces.
@@ -152,14 +154,24 @@ impl Netlink {
         gateway: Option<IpAddr>,
         index: u32,
     ) -> Result<(), NetlinkError> {
+        self.replace_route_in(RouteHeader::RT_TABLE_MAIN.into(), destination, gateway, index)
+    }
+
+    /// As [`Self::replace_route`], in another table.
+    pub fn replace_route_in(
+        &mut self,
+        table: u32,
+        destination: IpNet,
+        gateway: Option<IpAddr>,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(destination.addr());
         message.header.destination_prefix_length = destination.prefix_len();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Static;
         message.header.kind = RouteType::Unicast;
         message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-        message.attributes = vec![RouteAttribute::Oif(index)];
+        message.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Table(table)];
         if destination.prefix_len() > 0 {
             message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination.network())));
         }
@@ -168,6 +180,23 @@ impl Netlink {
             let via = gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
             format!("making the route to {destination}{via} by interface {index}")
         })
+    }
+
+    /// Has packets from an address look into a table before the main one. The rule may be there already.
+    pub fn add_source_rule(&mut self, source: IpAddr, table: u32, priority: u32) -> Result<(), NetlinkError> {
+        let mut message = RuleMessage::default();
+        message.header.family = family(source);
+        message.header.src_len = IpNet::from(source).prefix_len();
+        message.header.action = RuleAction::ToTable;
+        message.attributes =
+            vec![RuleAttribute::Source(source), RuleAttribute::Table(table), RuleAttribute::Priority(priority)];
+        let added = self.0.change(RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL, || {
+            format!("having packets from {source} look into table {table}")
+        });
+        match added {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
+            result => result,
+        }
     }
 
     /// The unicast routes of the main table, both families.
@@ -257,7 +286,6 @@ const fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
@@ -377,6 +405,30 @@ mod tests {
                     }
                 }
             });
+        });
+    }
+
+    #[test]
+    fn packets_from_an_address_have_a_table_of_their_own() {
+        in_new_namespace(|mut netlink| {
+            let _tun = Tun::create("tun0").expect("a device");
+            let device = netlink.link("tun0").expect("tun0").index;
+            netlink.set_link(device, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
+            for (address, everything) in [("10.0.0.2/24", "0.0.0.0/0"), ("fd00:77::2/64", "::/0")] {
+                netlink.replace_address(device, net(address)).expect("an address");
+                for _ in 0..2 {
+                    netlink.replace_route_in(1000, net(everything), None, device).expect("a route");
+                    netlink.add_source_rule(net(address).addr(), 1000, 500).expect("a rule");
+                }
+            }
+            let is_default = |route: &Route| route.destination.prefix_len() == 0;
+            assert!(!netlink.routes().expect("a list").iter().any(is_default), "nothing in the main table");
+            let source = std::net::UdpSocket::bind("10.0.0.2:0").expect("its address");
+            source.connect("192.0.2.1:9").expect("a way from this address");
+            let source = std::net::UdpSocket::bind("[fd00:77::2]:0").expect("its address");
+            source.connect("[2001:db8::1]:9").expect("a way from this address");
+            let other = std::net::UdpSocket::bind("0.0.0.0:0").expect("any address");
+            assert!(other.connect("192.0.2.1:9").is_err(), "and none from others");
         });
     }
 

@@ -54,31 +54,42 @@ impl Reason {
     }
 }
 
-/// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported. `from` is the
-/// router, see [`super::source`].
-pub fn too_big(packet: &Packet<'_>, mtu: u16, from: IpAddr) -> Option<Vec<u8>> {
-    error(packet, Reason::TooBig { mtu }, from)
+/// A message that reports an error.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    ends: Ends,
+    about: Packet<'a>,
+    reason: Reason,
 }
 
-/// Says to a packet's sender that a rule forbids it to pass. Otherwise as [`too_big`].
-pub fn prohibited(packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
-    error(packet, Reason::Prohibited, from)
-}
-
-fn error(packet: &Packet<'_>, reason: Reason, from: IpAddr) -> Option<Vec<u8>> {
-    let ends = Ends::new(from, packet.src())?;
-    if !may_be_reported(packet, reason) {
-        return None;
+impl<'a> Message<'a> {
+    /// Says to a packet's sender that it was longer than `mtu` bytes.
+    pub(super) fn too_big(about: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Self> {
+        Self::new(about, Reason::TooBig { mtu }, from)
     }
-    let v4 = packet.is_v4();
-    let bytes = &packet.bytes()[..packet.total_len()];
-    let quoted_len = if v4 { packet.header_len() + V4_QUOTED_LEN } else { V6_QUOTED_LEN };
-    let quoted = &bytes[..quoted_len.min(bytes.len())];
-    let (kind, code, rest) = reason.message(v4);
-    let mut message = vec![kind, code, 0, 0];
-    message.extend(rest);
-    message.extend_from_slice(quoted);
-    ends.packet(if v4 { protocol::ICMP } else { protocol::ICMPV6 }, &message, CHECKSUM_AT)
+
+    /// Says to a packet's sender that a rule forbids it to pass.
+    pub(super) fn prohibited(about: &Packet<'a>, from: IpAddr) -> Option<Self> {
+        Self::new(about, Reason::Prohibited, from)
+    }
+
+    /// `None` where no error may be reported.
+    fn new(about: &Packet<'a>, reason: Reason, from: IpAddr) -> Option<Self> {
+        let ends = Ends::new(from, about.src())?;
+        may_be_reported(about, reason).then_some(Self { ends, about: *about, reason })
+    }
+
+    pub(super) fn packet(&self) -> Option<Vec<u8>> {
+        let v4 = self.about.is_v4();
+        let bytes = &self.about.bytes()[..self.about.total_len()];
+        let quoted_len = if v4 { self.about.header_len() + V4_QUOTED_LEN } else { V6_QUOTED_LEN };
+        let quoted = &bytes[..quoted_len.min(bytes.len())];
+        let (kind, code, rest) = self.reason.message(v4);
+        let mut message = vec![kind, code, 0, 0];
+        message.extend(rest);
+        message.extend_from_slice(quoted);
+        self.ends.packet(if v4 { protocol::ICMP } else { protocol::ICMPV6 }, &message, CHECKSUM_AT)
+    }
 }
 
 /// RFC 1122, section 3.2.2; RFC 4443, section 2.4, e. Nothing is said about later fragments of IPv6 either: nobody can see

@@ -9,10 +9,28 @@ mod tests;
 
 use std::net::IpAddr;
 
-pub use icmp::{prohibited, too_big};
-pub use reset::reset;
-
+use self::icmp::Message;
+use self::reset::Reset;
 use super::ip::{Packet, is_unicast, protocol};
+
+/// Something that may be said to a packet's sender. It is put together once it is sure that it will be.
+#[derive(Debug, Clone, Copy)]
+pub enum Answer<'a> {
+    /// An ICMP message.
+    Error(Message<'a>),
+    /// The end of a TCP connection.
+    Reset(Reset),
+}
+
+impl Answer<'_> {
+    /// The packet that says it.
+    pub fn packet(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Error(message) => message.packet(),
+            Self::Reset(reset) => reset.packet(),
+        }
+    }
+}
 
 /// Where an answer about a packet comes from: the first of the router's own addresses that is of the packet's version, else
 /// the address that the packet was for.
@@ -21,8 +39,18 @@ pub fn source(own: impl IntoIterator<Item = IpAddr>, packet: &Packet<'_>) -> IpA
     own.next().unwrap_or_else(|| packet.dst())
 }
 
+/// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported. `from` is the
+/// router, see [`source`].
+pub fn too_big<'a>(packet: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Answer<'a>> {
+    Message::too_big(packet, mtu, from).map(Answer::Error)
+}
+
 /// Says to a packet's sender that it may not pass, so that nobody waits for an answer: with a reset where that ends a TCP
 /// connection, else with an error from `from`, see [`source`]. `None` where nothing may be said.
-pub fn rejection(packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
-    if packet.protocol() == protocol::TCP { reset(packet) } else { prohibited(packet, from) }
+pub fn rejection<'a>(packet: &Packet<'a>, from: IpAddr) -> Option<Answer<'a>> {
+    if packet.protocol() == protocol::TCP {
+        Reset::of(packet).map(Answer::Reset)
+    } else {
+        Message::prohibited(packet, from).map(Answer::Error)
+    }
 }

@@ -13,30 +13,47 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// What the receiver would answer to a segment if nobody listened there: to the sender it looks as if it came from there.
-/// `None` for what is no segment, for a reset, and between addresses that are not unicast.
-pub fn reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
-    if packet.protocol() != protocol::TCP || packet.fragment() == Fragment::Later {
-        return None;
+#[derive(Debug, Clone, Copy)]
+pub struct Reset {
+    ends: Ends,
+    /// Those of the segment, in its order.
+    ports: [u8; 4],
+    sequence: [u8; 4],
+    acknowledged: [u8; 4],
+    flags: u8,
+}
+
+impl Reset {
+    /// `None` for what is no segment, for a reset, and between addresses that are not unicast.
+    pub fn of(packet: &Packet<'_>) -> Option<Self> {
+        if packet.protocol() != protocol::TCP || packet.fragment() == Fragment::Later {
+            return None;
+        }
+        let ends = Ends::new(packet.dst(), packet.src())?;
+        let segment = packet.bytes().get(packet.header_len()..packet.total_len())?;
+        let header = segment.first_chunk::<HEADER_LEN>()?;
+        let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *header;
+        let payload_len = segment.len().checked_sub(usize::from(offset >> 4) * 4)?;
+        if flags & RST != 0 || usize::from(offset >> 4) * 4 < HEADER_LEN {
+            return None;
+        }
+        let (sequence, acknowledged, flags) = if flags & ACK != 0 {
+            ([a0, a1, a2, a3], [0; 4], RST)
+        } else {
+            // SYN and FIN count as a byte each. A packet has less than 2^17 bytes.
+            let len = u32::try_from(payload_len).ok()? + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+            ([0; 4], u32::from_be_bytes([q0, q1, q2, q3]).wrapping_add(len).to_be_bytes(), RST | ACK)
+        };
+        Some(Self { ends, ports: [s0, s1, d0, d1], sequence, acknowledged, flags })
     }
-    let ends = Ends::new(packet.dst(), packet.src())?;
-    let segment = packet.bytes().get(packet.header_len()..packet.total_len())?;
-    let header = segment.first_chunk::<HEADER_LEN>()?;
-    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *header;
-    let payload_len = segment.len().checked_sub(usize::from(offset >> 4) * 4)?;
-    if flags & RST != 0 || usize::from(offset >> 4) * 4 < HEADER_LEN {
-        return None;
+
+    pub(super) fn packet(&self) -> Option<Vec<u8>> {
+        let [s0, s1, d0, d1] = self.ports;
+        let mut answer = vec![d0, d1, s0, s1];
+        answer.extend(self.sequence);
+        answer.extend(self.acknowledged);
+        // Header of five words, flags, and no window, checksum or urgent pointer yet.
+        answer.extend([0x50, self.flags, 0, 0, 0, 0, 0, 0]);
+        self.ends.packet(protocol::TCP, &answer, TCP_CHECKSUM_OFFSET)
     }
-    let (sequence, acknowledged, flags) = if flags & ACK != 0 {
-        ([a0, a1, a2, a3], [0; 4], RST)
-    } else {
-        // SYN and FIN count as a byte each. A packet has less than 2^17 bytes.
-        let len = u32::try_from(payload_len).ok()? + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-        ([0; 4], u32::from_be_bytes([q0, q1, q2, q3]).wrapping_add(len).to_be_bytes(), RST | ACK)
-    };
-    let mut answer = vec![d0, d1, s0, s1];
-    answer.extend(sequence);
-    answer.extend(acknowledged);
-    // Header of five words, flags, and no window, checksum or urgent pointer yet.
-    answer.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
-    ends.packet(protocol::TCP, &answer, TCP_CHECKSUM_OFFSET)
 }

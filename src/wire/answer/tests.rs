@@ -13,6 +13,14 @@ const V6: (Ipv6Addr, Ipv6Addr) =
 const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 const ROUTER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1));
 
+fn too_big(packet: &Packet<'_>, mtu: u16, from: IpAddr) -> Option<Vec<u8>> {
+    super::too_big(packet, mtu, from).map(|answer| answer.packet().expect("it fits"))
+}
+
+fn rejection(packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
+    super::rejection(packet, from).map(|answer| answer.packet().expect("it fits"))
+}
+
 fn router(is_v6: bool) -> IpAddr {
     if is_v6 { ROUTER6 } else { ROUTER4 }
 }
@@ -96,7 +104,7 @@ fn errors_of_ipv4_are_what_the_rfcs_say() {
     let expected =
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1472 });
     assert_eq!(icmp4(&checked(&needed, ROUTER4, V4.0.into())), (expected, &original[..28]));
-    let denied = prohibited(&parse(&original), ROUTER4).expect("an error may be reported");
+    let denied = rejection(&parse(&original), ROUTER4).expect("an error may be reported");
     let expected = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FilterProhibited);
     assert_eq!(icmp4(&checked(&denied, ROUTER4, V4.0.into())), (expected, &original[..28]));
 }
@@ -109,7 +117,7 @@ fn errors_of_ipv6_are_what_the_rfcs_say() {
         assert!(big.len() <= 1280);
         let expected = Icmpv6Type::PacketTooBig { mtu: 1400 };
         assert_eq!(icmp6(&checked(&big, ROUTER6, V6.0.into())), (expected, &original[..quoted_len]));
-        let denied = prohibited(&parse(&original), ROUTER6).expect("an error may be reported");
+        let denied = rejection(&parse(&original), ROUTER6).expect("an error may be reported");
         let expected = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Prohibited);
         assert_eq!(icmp6(&checked(&denied, ROUTER6, V6.0.into())), (expected, &original[..quoted_len]));
     }
@@ -119,13 +127,13 @@ fn errors_of_ipv6_are_what_the_rfcs_say() {
 #[track_caller]
 fn is_not_reported(bytes: &[u8], from: IpAddr) {
     assert_eq!(too_big(&parse(bytes), 1300, from), None);
-    assert_eq!(prohibited(&parse(bytes), from), None);
+    assert_eq!(rejection(&parse(bytes), from), None);
 }
 
 #[test]
 fn no_error_about_errors() {
     for is_v6 in [false, true] {
-        let about = prohibited(&parse(&udp(is_v6, 100)), router(is_v6)).expect("fine");
+        let about = rejection(&parse(&udp(is_v6, 100)), router(is_v6)).expect("fine");
         is_not_reported(&about, router(is_v6));
         let header_len = if is_v6 { 40 } else { 20 };
         let mut without_type = about[..header_len].to_vec();
@@ -137,7 +145,7 @@ fn no_error_about_errors() {
         is_not_reported(&redirect, router(is_v6));
         let mut question = redirect;
         question[header_len] = if is_v6 { 128 } else { 8 };
-        assert!(prohibited(&parse(&question), router(is_v6)).is_some());
+        assert!(rejection(&parse(&question), router(is_v6)).is_some());
     }
 }
 
@@ -145,7 +153,7 @@ fn no_error_about_errors() {
 fn no_error_about_later_fragments() {
     let mut bytes = udp(false, 100);
     bytes[6..8].copy_from_slice(&[0x20, 0]);
-    assert!(prohibited(&parse(&bytes), ROUTER4).is_some(), "the first one");
+    assert!(rejection(&parse(&bytes), ROUTER4).is_some(), "the first one");
     bytes[6..8].copy_from_slice(&[0, 1]);
     is_not_reported(&bytes, ROUTER4);
     let fragment = |offset| {
@@ -154,7 +162,7 @@ fn no_error_about_later_fragments() {
         (bytes[5], bytes[6]) = (bytes[5] + 8, protocol::FRAGMENT);
         bytes
     };
-    assert!(prohibited(&parse(&fragment(1)), ROUTER6).is_some(), "the first one");
+    assert!(rejection(&parse(&fragment(1)), ROUTER6).is_some(), "the first one");
     is_not_reported(&fragment(8), ROUTER6);
 }
 
@@ -185,7 +193,7 @@ fn errors_about_multicasts_are_about_the_length_of_ipv6_packets_only() {
     let mut bytes = udp(true, 10);
     bytes[24..40].copy_from_slice(&"ff0e::1".parse::<Ipv6Addr>().expect("an address").octets());
     let packet = parse(&bytes);
-    assert_eq!(prohibited(&packet, ROUTER6), None);
+    assert_eq!(rejection(&packet, ROUTER6), None);
     assert!(too_big(&packet, 1300, ROUTER6).is_some());
     assert_eq!(too_big(&packet, 1300, packet.dst()), None, "a message doesn't come from a group");
 }
@@ -203,16 +211,19 @@ fn answers_come_from_the_router_or_from_the_destination() {
 }
 
 #[test]
-fn rejection_is_a_reset_for_tcp_and_an_error_for_others() {
+fn rejection_of_a_segment_is_a_reset() {
     for is_v6 in [false, true] {
         let mut bytes = Vec::new();
         builder(is_v6).tcp(1, 2, 3, 4).syn().write(&mut bytes, &[]).expect("a valid packet");
-        assert_eq!(rejection(&parse(&bytes), router(is_v6)), reset(&parse(&bytes)));
+        let reset = rejection(&parse(&bytes), router(is_v6)).expect("a reset");
+        let sliced = checked(
+            &reset,
+            if is_v6 { V6.1.into() } else { V4.1.into() },
+            if is_v6 { V6.0.into() } else { V4.0.into() },
+        );
+        assert!(matches!(sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.rst()));
         bytes[if is_v6 { 53 } else { 33 }] |= 0x04;
         assert_eq!(rejection(&parse(&bytes), router(is_v6)), None, "nothing about a reset, not an error either");
-        let bytes = udp(is_v6, 10);
-        assert_eq!(rejection(&parse(&bytes), router(is_v6)), prohibited(&parse(&bytes), router(is_v6)));
-        assert_eq!(reset(&parse(&bytes)), None);
     }
 }
 
@@ -247,7 +258,7 @@ proptest! {
         bytes[if is_v6 { 53 } else { 33 }] = flags;
         bytes.resize(bytes.len() + behind, 9);
         let packet = parse(&bytes);
-        let answer = reset(&packet);
+        let answer = rejection(&packet, router(is_v6));
         prop_assert_eq!(answer.is_none(), flags & 0x04 != 0);
         if let Some(answer) = answer {
             let sliced = checked(&answer, packet.dst(), packet.src());
