@@ -113,6 +113,16 @@ impl Pool {
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
     /// have it, and no lease keeps it for others. What a port leads to must be leased to the peer.
     pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Leases) -> bool {
+        let is_permitted = match leases.is_leased(address, identity) {
+            Some(is_leased) => is_leased,
+            // What becomes of addresses that no lease covers is about what peers choose themselves.
+            None => !self.port_targets.contains(&address),
+        };
+        is_permitted && self.is_for_peers(address)
+    }
+
+    /// Whether an address is in a network of the router's, and some host other than the router can have it.
+    pub fn is_for_peers(&self, address: IpAddr) -> bool {
         let mut is_inside = false;
         for net in self.networks.iter().filter(|net| net.contains(&address)) {
             if is_reserved(*net, address) {
@@ -120,12 +130,7 @@ impl Pool {
             }
             is_inside = true;
         }
-        let is_permitted = match leases.is_leased(address, identity) {
-            Some(is_leased) => is_leased,
-            // What becomes of addresses that no lease covers is about what peers choose themselves.
-            None => !self.port_targets.contains(&address),
-        };
-        is_inside && is_permitted && !self.is_own(address)
+        is_inside && !self.is_own(address)
     }
 
     /// Chooses an address: what is leased to the peer before what is leased to nobody, single addresses first. `is_free`
