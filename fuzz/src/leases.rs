@@ -55,11 +55,12 @@ fn check_configuration(payload: &[u8]) {
     if let [first, second] = told.gateways[..] {
         assert_ne!(first.is_ipv4(), second.is_ipv4());
     }
-    let has_v6 = told.addresses.iter().any(|net| net.addr().is_ipv6());
-    assert!(told.mtu.is_none_or(|mtu| mtu >= if has_v6 { 1280 } else { 576 }));
+    assert!(told.mtu.is_none_or(|mtu| mtu >= 576));
     for server in &told.dns {
         assert!(server.is_loopback() || !server.is_multicast() && !server.is_unspecified());
     }
+    let raw = json["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
+    assert!(told.refused.iter().map(|refusal| refusal.for_good).eq(raw.iter().map(|raw| raw["for_good"] == true)));
     for refusal in &told.refused {
         assert!(refusal.reason.chars().count() <= 200 && !refusal.reason.contains(char::is_control));
     }
