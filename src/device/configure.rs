@@ -61,7 +61,7 @@ impl Network {
         let mut is_v6_off = false;
         for address in &self.addresses {
             match netlink.replace_address(link.index, *address) {
-                Err(error) if address.addr().is_ipv6() && is_off(&error) => {
+                Err(error) if address.addr().is_ipv6() && error.means_ipv6_is_off() => {
                     if !is_v6_off {
                         logger.line(format_args!(
                             "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has no IPv6 address"
@@ -128,8 +128,4 @@ fn everything(family: Family) -> IpNet {
         Family::V4 => IpNet::V4(Ipv4Net::default()),
         Family::V6 => IpNet::V6(Ipv6Net::default()),
     }
-}
-
-fn is_off(error: &NetlinkError) -> bool {
-    error.means_ipv6_is_off()
 }
