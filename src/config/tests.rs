@@ -644,11 +644,12 @@ proptest! {
     }
 }
 
-/// What the README shows, as far as it is whole or says what is around it.
+/// What the documents show, as far as it is whole or says what is around it.
 #[test]
-fn values_in_the_readme_can_be_read() {
-    let readme = include_str!("../../README.md");
-    let blocks: Vec<&str> = readme.split("```ini\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+fn values_in_the_documents_can_be_read() {
+    let documents = [include_str!("../../README.md"), include_str!("../../docs/OPERATIONS.md")];
+    let blocks = documents.iter().flat_map(|text| text.split("```ini\n").skip(1));
+    let blocks: Vec<&str> = blocks.filter_map(|rest| rest.split("```").next()).collect();
     assert!(blocks.len() >= 5, "{blocks:?}");
     for block in blocks {
         let values: Vec<(OptionName, &str)> = block
