@@ -2,8 +2,10 @@
 //! they listen to. Nothing answers, and nothing needs to.
 
 use crate::common::emperor::{EMPEROR, Emperor, V1};
+use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
+use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, start_attached, vassal};
 
@@ -19,6 +21,11 @@ fn messages_sent(net: &Net) -> u64 {
     sent.sum()
 }
 
+/// Whose IPv6 is the kernel's own matter.
+fn ipv4_vassal() -> VassalIni {
+    VassalIni::new(Host::usual(), Subject::Ours, "v1", V1, EMPEROR)
+}
+
 /// Lines of the router about peers and addresses.
 fn router_lines(emperor: &Emperor) -> usize {
     emperor.log.text().lines().filter(|line| line.contains("[tuntap-router]")).count()
@@ -27,14 +34,7 @@ fn router_lines(emperor: &Emperor) -> usize {
 #[test]
 fn link_local_addresses_claim_nothing_and_are_not_logged() {
     let emperor = emperor().start();
-    let vassal = crate::common::vassal::VassalIni::new(
-        crate::common::host::Host::usual(),
-        crate::common::host::Subject::Ours,
-        "v1",
-        V1,
-        EMPEROR,
-    )
-    .with_ipv6();
+    let vassal = ipv4_vassal().with_ipv6();
     let net = start_attached(&emperor, &vassal);
     assert!(net.sh("ip -6 addr show dev uwsgi0").contains("fe80::"), "the kernel has made one");
     let lines = router_lines(&emperor);
@@ -54,13 +54,7 @@ fn link_local_addresses_claim_nothing_and_are_not_logged() {
 #[test]
 fn vassal_without_ipv6_sends_none() {
     let emperor = emperor().start();
-    let vassal = crate::common::vassal::VassalIni::new(
-        crate::common::host::Host::usual(),
-        crate::common::host::Subject::Ours,
-        "v1",
-        V1,
-        EMPEROR,
-    );
+    let vassal = ipv4_vassal();
     let net = start_attached(&emperor, &vassal);
     assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5);
     assert!(is_cut_off(&emperor.netns, V1_6));

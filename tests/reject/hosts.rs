@@ -5,15 +5,13 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use nix::libc;
-
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{EMPEROR6, V1_6};
+use crate::world::{EMPEROR6, V1_6, assert_datagram_is_refused};
 
 const V2_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 3);
 
@@ -84,18 +82,6 @@ fn vassals(v4: Ipv4Addr, v6: Ipv6Addr, port: u16) -> [SocketAddr; 2] {
 fn assert_connection_is_refused(client: &Net, target: SocketAddr) {
     let error = client.run(|| TcpStream::connect_timeout(&target, wait::SHORT)).expect_err("nobody may connect");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{target}: {error}");
-}
-
-#[track_caller]
-fn assert_datagram_is_refused(client: &Net, target: SocketAddr) {
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = client.run(|| UdpSocket::bind(any)).expect("a socket");
-    socket.set_read_timeout(Some(wait::SHORT)).expect("a timeout");
-    socket.connect(target).expect("there is a route");
-    socket.send(b"datagram").expect("it can be sent");
-    let error = socket.recv(&mut [0; 16]).expect_err("nobody answers");
-    // What ICMP and ICMPv6 "prohibited" become in Linux.
-    assert!(matches!(error.raw_os_error(), Some(libc::EHOSTUNREACH | libc::EACCES)), "{target}: {error}");
 }
 
 /// An answer from one of its own addresses the host's kernel would drop.

@@ -1,13 +1,16 @@
 //! What these tests have in common: an Emperor and a vassal with addresses of both versions.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Output;
 use std::time::{Duration, Instant};
+
+use nix::libc;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
 use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::vassal::VassalIni;
+use crate::common::wait;
 
 pub const EMPEROR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 pub const V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
@@ -72,4 +75,17 @@ pub fn assert_not_answered(net: &Net, address: impl Into<IpAddr>, port: u16) {
 pub fn ping(net: &Net, address: impl Into<IpAddr>) -> String {
     let output = net.output(&["ping", "-n", "-c", "1", "-W", "2", &address.into().to_string()]);
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A datagram's sender gets an error instead of an answer.
+#[track_caller]
+pub fn assert_datagram_is_refused(client: &Net, target: SocketAddr) {
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = client.run(|| UdpSocket::bind(any)).expect("a socket");
+    socket.set_read_timeout(Some(wait::SHORT)).expect("a timeout");
+    socket.connect(target).expect("there is a route");
+    socket.send(b"datagram").expect("it can be sent");
+    let error = socket.recv(&mut [0; 16]).expect_err("nobody answers");
+    // What ICMP and ICMPv6 "prohibited" become in Linux.
+    assert!(matches!(error.raw_os_error(), Some(libc::EHOSTUNREACH | libc::EACCES)), "{target}: {error}");
 }
