@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -187,7 +188,7 @@ impl Claim {
 
     /// Reads a payload.
     pub fn decode(payload: &[u8]) -> Result<Self, LeaseError> {
-        let raw: RawClaim = serde_json::from_slice(payload)?;
+        let raw: RawClaim = json(payload)?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
         let claimed = |raw: RawClaimedAddress| Ok(ClaimedAddress { address: host(&raw.address)?, leased: raw.leased });
@@ -298,7 +299,7 @@ impl Configuration {
 
     /// Reads a payload.
     pub fn decode(payload: &[u8]) -> Result<Self, LeaseError> {
-        let raw: RawConfiguration = serde_json::from_slice(payload)?;
+        let raw: RawConfiguration = json(payload)?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
         check_len("gateways", &raw.gateways, Family::ALL.len())?;
@@ -338,6 +339,13 @@ pub fn is_host(address: IpAddr) -> bool {
             IpAddr::V4(address) => !address.is_link_local(),
             IpAddr::V6(address) => !address.is_unicast_link_local() && address.to_ipv4_mapped().is_none(),
         }
+}
+
+/// Reads JSON. The value of a key that nobody knows is passed over by its quotes and brackets alone, so that the whole is
+/// looked at first.
+fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LeaseError> {
+    serde_json::from_slice::<serde_json::Value>(payload)?;
+    Ok(serde_json::from_slice(payload)?)
 }
 
 fn check_version(version: u64) -> Result<(), LeaseError> {
@@ -451,6 +459,15 @@ mod tests {
         assert_eq!(refused(r#"{"version":2}"#), "version 2, this is 1");
         assert!(refused("{}").contains("version"));
         assert!(Claim::decode(br#"{"version":3,"addresses":[]}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_passed_over_is_json_too() {
+        let with = |value: &[u8]| [br#"{"version":1,"addresses":[],"mtu":1500,"later":"#, value, b"}"].concat();
+        assert!(Configuration::decode(&with(b"[\"\", {}]")).is_ok());
+        for value in [&b"\"\x89\""[..], b"\"\\ud800\"", b"1e999", &[b'['; 200]] {
+            assert!(Configuration::decode(&with(value)).is_err(), "{value:?}");
+        }
     }
 
     #[test]
