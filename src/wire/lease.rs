@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use super::ip::is_unicast;
@@ -132,6 +133,9 @@ pub enum LeaseError {
     /// It is no JSON, or misses something.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    /// It, or what a list in it holds, is something else than objects.
+    #[error("{0}: no JSON object")]
+    NoObject(&'static str),
     /// It is of another version.
     #[error("version {0}, this is {VERSION}")]
     Version(u64),
@@ -188,7 +192,7 @@ impl Claim {
 
     /// Reads a payload.
     pub fn decode(payload: &[u8]) -> Result<Self, LeaseError> {
-        let raw: RawClaim = json(payload)?;
+        let raw: RawClaim = json(payload, &["addresses"])?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
         let claimed = |raw: RawClaimedAddress| Ok(ClaimedAddress { address: host(&raw.address)?, leased: raw.leased });
@@ -299,7 +303,7 @@ impl Configuration {
 
     /// Reads a payload.
     pub fn decode(payload: &[u8]) -> Result<Self, LeaseError> {
-        let raw: RawConfiguration = json(payload)?;
+        let raw: RawConfiguration = json(payload, &["refused", "host_etc"])?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
         check_len("gateways", &raw.gateways, Family::ALL.len())?;
@@ -341,10 +345,18 @@ pub fn is_host(address: IpAddr) -> bool {
         }
 }
 
-/// Reads JSON. The value of a key that nobody knows is passed over by its quotes and brackets alone, so that the whole is
-/// looked at first.
-fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, LeaseError> {
-    serde_json::from_slice::<serde_json::Value>(payload)?;
+/// Reads a JSON object, in which these keys have lists of objects. Of what serde reads by itself, it passes over the value of a
+/// key that it doesn't know by quotes and brackets alone, and takes a list for an object. So the whole is looked at first.
+fn json<T: DeserializeOwned>(payload: &[u8], lists_of_objects: &[&'static str]) -> Result<T, LeaseError> {
+    let whole: Value = serde_json::from_slice(payload)?;
+    if !whole.is_object() {
+        return Err(LeaseError::NoObject("the message"));
+    }
+    for key in lists_of_objects {
+        if !whole.get(key).and_then(Value::as_array).is_none_or(|list| list.iter().all(Value::is_object)) {
+            return Err(LeaseError::NoObject(key));
+        }
+    }
     Ok(serde_json::from_slice(payload)?)
 }
 
@@ -468,6 +480,16 @@ mod tests {
         for value in [&b"\"\x89\""[..], b"\"\\ud800\"", b"1e999", &[b'['; 200]] {
             assert!(Configuration::decode(&with(value)).is_err(), "{value:?}");
         }
+    }
+
+    #[test]
+    fn lists_are_no_objects() {
+        for text in ["[1]", r#"{"version":1,"refused":[["ipv4","why",false]]}"#, r#"{"version":1,"host_etc":[[1,2]]}"#]
+        {
+            assert!(matches!(Configuration::decode(text.as_bytes()), Err(LeaseError::NoObject(_))), "{text}");
+        }
+        let claim = br#"{"version":1,"addresses":[["10.0.0.2",true]]}"#;
+        assert!(matches!(Claim::decode(claim), Err(LeaseError::NoObject("addresses"))));
     }
 
     #[test]
