@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::pattern::{Action, AnyFlow, Bits, Flow, RuleList, Rules, Service};
 
-/// What the first word of a flow is mixed into: the fraction of the golden ratio.
+/// What the seed is spread by, and the first word of a flow mixed into: the fraction of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
@@ -94,7 +94,8 @@ impl<A: Bits + Words, T: Copy> CachedList<A, T> {
     fn new(rules: RuleList<A, T>, seed: u64) -> Self {
         // A list without rules has nothing to remember.
         let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
-        Self { rules, slots, seed: seed | 1 }
+        // A seed of few bits, as tests have, is to reach all bits of a word, too.
+        Self { rules, slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
     }
 
     fn first_match(&mut self, mut flow: Flow<A>) -> Option<T> {
@@ -176,6 +177,18 @@ mod tests {
             let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
             let shared = (1..0x1000).filter(|&port| list.index(&at(port)) == list.index(&at(0))).count();
             assert!(shared < 0x1000 / 32, "{shared} share a place");
+        }
+    }
+
+    /// Vassals' addresses follow each other.
+    #[test]
+    fn neighbours_are_spread_over_the_places() {
+        for seed in 0..50 {
+            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed);
+            let mut places: Vec<_> = (0..256).map(|host| list.index(&flow(0x0a00_0000 + host, 0xc0a8_0001))).collect();
+            places.sort_unstable();
+            places.dedup();
+            assert!(places.len() > 128, "{} places with the seed {seed}", places.len());
         }
     }
 
