@@ -77,11 +77,16 @@ def plot(report, figure, title_text, subjects):
         value = measured[key]
         color = OURS if key.startswith("ours") else OTHERS
         median = value["median"]
-        lines.append(f"{position} {median} {value['min']} {value['max']} \"{SHORT[key]}\" {color} \"{median:.3g}\"")
+        lines.append(f"{position} {median} {value['min']} {value['max']} \"{SHORT[key]}\" {color} \"{three_digits(median)}\"")
     boxes = f"{block} using 1:2:6:xtic(5) with boxes lc rgb variable"
     spread = f"{block} using 1:3:(0):($4-$3) with vectors nohead lw 2 lc rgb '#404040'"
     labels = f"{block} using 1:4:7 with labels offset 0,0.7 font ',11'"
     return [*lines, "END", f"set title \"{title_text}\" font ',11'", f"plot {boxes}, {spread}, {labels}"]
+
+
+def three_digits(value):
+    """Of a number from 1,000 on, all digits that it has."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def plot_ipv6(report):
