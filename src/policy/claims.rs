@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::drops::DropReason;
 use super::lease::{Identity, Leases};
 use super::registry::{Claim, PeerId, Registry};
-use crate::wire::ip::is_unicast;
+use crate::wire::lease::is_host;
 
 /// Most IPv6 addresses of a peer. A host has one for each network that it knows of, and may have some for a time (RFC 8981).
 pub const MAX_V6_ADDRESSES: usize = 8;
@@ -156,7 +156,7 @@ impl Claims {
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
-        if !is_unicast(source) || is_link_local_v4(source) {
+        if !is_host(source) {
             return Some(DropReason::InvalidSource);
         }
         if self.is_bound && !leases.cover(source) {
@@ -175,10 +175,4 @@ impl Claims {
             IpAddr::V6(address) => self.v6.push(address),
         }
     }
-}
-
-/// 169.254.0.0/16 (RFC 3927), which means something on a link alone, as fe80::/10 does, and never is the source of what a router
-/// sends on.
-const fn is_link_local_v4(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

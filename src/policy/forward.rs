@@ -448,4 +448,4 @@ impl PeerPolicy {
 
 #[cfg(test)]
 #[path = "forward_tests.rs"]
-mod tests;
+pub(crate) mod tests;

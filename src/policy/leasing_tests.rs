@@ -1,10 +1,9 @@
 use super::*;
+use crate::policy::forward::tests::open_policy;
 use crate::policy::forward::{Outward, Policy};
 use crate::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, Rules};
-use crate::policy::prefix_map::PrefixSet;
-use crate::policy::targets::AllowedTargets;
 use crate::wire::echo::echo_request;
 use crate::wire::ip::Packet;
 
@@ -32,16 +31,10 @@ fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
     let lease = Lease { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
     let mut forwarder = Forwarder::new(
         Policy {
-            firewall_in: Rules::chain([]),
             firewall_out,
-            routes: Rules::new([]),
-            has_gateway: false,
-            switch: false,
             leases: Leases::new([lease], Uncovered::Deny),
-            device_routes: AllowedTargets::default(),
-            gateway_sources: PrefixSet::default(),
             networks: vec!["10.0.0.1/24".parse().expect("v4"), "fd00:77::1/64".parse().expect("v6")],
-            port_targets: Vec::new(),
+            ..open_policy()
         },
         1,
     );

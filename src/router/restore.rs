@@ -154,26 +154,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::policy::forward::Policy;
-    use crate::policy::lease::{Identity, Leases, Uncovered};
-    use crate::policy::pattern::Rules;
-    use crate::policy::targets::AllowedTargets;
+    use crate::policy::forward::tests::open_policy;
+    use crate::policy::lease::Identity;
     use crate::sys::socket::PeerCredentials;
-
-    fn open_policy() -> Policy {
-        Policy {
-            firewall_in: Rules::chain([]),
-            firewall_out: Rules::chain([]),
-            routes: Rules::new([]),
-            has_gateway: false,
-            switch: false,
-            leases: Leases::new([], Uncovered::Allow),
-            device_routes: AllowedTargets::default(),
-            gateway_sources: [].into_iter().collect(),
-            networks: Vec::new(),
-            port_targets: Vec::new(),
-        }
-    }
 
     /// The next router would give it the one address that it holds, and no other any more.
     #[test]

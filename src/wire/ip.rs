@@ -329,7 +329,7 @@ pub const fn is_extension(protocol: u8) -> bool {
 
 /// Whether an address can belong to one host, as seen from other links. For IPv4 (RFC 1122, section 3.2.1.3), this leaves out
 /// 0.0.0.0/8, loopback, multicast, class E and broadcast; for IPv6 (RFC 4291, section 2.4) the unspecified address,
-/// loopback, IPv4-mapped addresses, link-local and multicast. Nothing else may be claimed as a source.
+/// loopback, IPv4-mapped addresses, link-local and multicast.
 pub const fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {

@@ -335,14 +335,10 @@ impl Configuration {
     }
 }
 
-/// Whether an address can be a host's beyond its own link: unicast, and neither loopback nor link-local.
+/// Whether an address can be a host's beyond its own link. Beside what [`is_unicast`] leaves out, that is 169.254.0.0/16 (RFC
+/// 3927), which means something on a link alone, as fe80::/10 does. Nothing else may be claimed.
 pub fn is_host(address: IpAddr) -> bool {
-    is_unicast(address)
-        && !address.is_loopback()
-        && match address {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local() && address.to_ipv4_mapped().is_none(),
-        }
+    is_unicast(address) && !matches!(address, IpAddr::V4(address) if address.is_link_local())
 }
 
 /// Reads a JSON object, in which these keys have lists of objects. Of what serde reads by itself, it passes over the value of a

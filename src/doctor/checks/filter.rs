@@ -6,6 +6,7 @@ use super::passage::{Packet, Passage, passage};
 use crate::config::RouterSpec;
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
+use crate::sys::netlink::nftables::MODULES;
 use crate::sys::survey::filter::{ESTABLISHED, Filters, ForwardChain, NEW};
 use crate::sys::survey::network::Surroundings;
 
@@ -62,7 +63,8 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
     let what = format!("packet filters: can't be read: {}", filters.unread.join("; "));
     let needs_table = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
     Some(if is_root && needs_table && filters.lacks_nftables {
-        let remedy = "tuntap-router-nat and -port need root, and nf_tables: modprobe nf_tables nft_nat nft_masq";
+        let load = MODULES.map(|module| format!("modprobe {module}")).join("; ");
+        let remedy = format!("tuntap-router-nat and -port need root, and nf_tables: {load}");
         Finding::wrong(what, remedy)
     } else {
         Finding::warning(what, "run this check as root; a kernel without nf_tables has none to read")

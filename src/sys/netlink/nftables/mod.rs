@@ -77,8 +77,8 @@ struct Existing {
     owner: Option<u32>,
 }
 
-/// What is asked of the kernel beside nf_tables itself, by the names of its modules.
-const PARTS: &str = "nf_tables, nft_chain_nat, nft_nat, nft_masq, nft_ct, nft_fib_inet";
+/// What tables need of the kernel, by the names of its modules.
+pub const MODULES: [&str; 6] = ["nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_fib_inet"];
 
 /// A connection to nf_tables in the network namespace of the thread that opened it. It owns its tables: they vanish when
 /// the last copy of its descriptor is closed, and nobody else can change them (NFT_TABLE_F_OWNER, Linux 5.12). Older
@@ -142,7 +142,7 @@ impl NetlinkError {
     fn or_missing(self) -> Self {
         let may_lack = [Errno::EINVAL, Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
         if self.errno().is_some_and(|errno| may_lack.contains(&errno)) {
-            self.with_hint(format!("needed are Linux 5.12 and its modules {PARTS}"))
+            self.with_hint(format!("needed are Linux 5.12 and its modules {}", MODULES.join(", ")))
         } else {
             self
         }
