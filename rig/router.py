@@ -41,10 +41,22 @@ def proportional_memory(pid):
     return int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) * 1024
 
 
+def plugins_of(pid, own):
+    """Paths of the files tuntap_plugin.so that a process has mapped.
+
+    How a path shows depends on the root directories and mount namespaces of process and reader, so `own` is known by its
+    inode and named as given.
+    """
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    # The columns are: addresses, permissions, offset, device, inode, path.
+    mapped = set(re.findall(r"(\d+) +(/.*/tuntap_plugin\.so.*)$", maps, re.MULTILINE))
+    inode = os.stat(own).st_ino
+    return sorted({str(own) if int(number) == inode else path for number, path in mapped})
+
+
 def check_plugin(pid, folder):
     """uWSGI falls back to its own folder, where another plugin of the same name may lie."""
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    loaded = set(re.findall(r"/\S*tuntap_plugin\.so", maps))
-    wanted = {os.path.realpath(f"{folder}/tuntap_plugin.so")}
-    if loaded != wanted:
-        raise Trouble(f"process {pid} runs {loaded}, not {wanted}")
+    own = os.path.realpath(f"{folder}/tuntap_plugin.so")
+    loaded = plugins_of(pid, own)
+    if loaded != [own]:
+        raise Trouble(f"process {pid} runs {loaded}, not {own}")

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::common::host::{Host, hosts_dir};
+use crate::common::host::Host;
 use crate::repository::{building, check_out, command, root, run};
 use crate::routing::assert_routes_by_itself;
 
@@ -20,7 +20,7 @@ fn by_path() -> OsString {
 
 /// A copy of uWSGI's sources, in which nothing has been built.
 fn sources(parent: &Path) -> PathBuf {
-    let (from, to) = (hosts_dir().join(Host::V2_0_31.version()).join("src"), parent.join("uwsgi"));
+    let (from, to) = (Host::Pypi.sources(), parent.join("uwsgi"));
     run(command("cp").arg("-a").args([&from, &to]));
     to
 }
@@ -58,13 +58,12 @@ fn binary_that_pip_installs_routes() {
     let environment = directory.path().join("venv");
     // pip and setuptools are Debian's; nothing is fetched.
     run(command("/usr/bin/python3").args(["-m", "venv", "--system-site-packages", "--without-pip"]).arg(&environment));
-    let sdist = hosts_dir().join(format!("uwsgi-{}.tar.gz", Host::V2_0_31.version()));
-    {
+        {
         let _building = building();
         run(command(environment.join("bin/python"))
             .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps", "--no-cache-dir"])
             .arg("--no-build-isolation")
-            .arg(sdist)
+            .arg(Host::Pypi.sdist())
             .env(EMBED, by_path())
             .env("UWSGI_PROFILE", profile()));
     }

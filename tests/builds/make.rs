@@ -9,13 +9,13 @@ use crate::routing::{PluginFile, assert_routes_with, assert_routes_with_lines};
 #[test]
 fn make_builds_for_the_host_that_it_is_told() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
-    let host = Host::V2_0_31;
+    let host = Host::Pypi;
     let said = {
         let _building = building();
         run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &host.uwsgi())))
     };
     let plugin = directory.path().join("tuntap_plugin.so");
-    assert!(said.contains(&plugin.display().to_string()) && said.contains(host.version()), "{said}");
+    assert!(said.contains(&plugin.display().to_string()) && said.contains(&host.version()), "{said}");
     assert_routes_with(&host.uwsgi(), &PluginFile { path: &plugin, name: "tuntap" });
 }
 
@@ -30,7 +30,7 @@ fn make_without_a_host_says_what_is_missing() {
 fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
     let (dist, root) = (directory.path().join("dist"), directory.path().join("root"));
-    let host = Host::V2_0_21;
+    let host = Host::Distribution;
     let arguments =
         [set("DIST", &dist), set("UWSGI_BIN", &host.uwsgi()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
     let said = {

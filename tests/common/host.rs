@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 /// A uWSGI binary with its own build of both plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// Debian's package.
-    V2_0_21,
-    /// Built from PyPI's sdist, with Python embedded.
-    V2_0_31,
+    /// The package of the distribution, whatever its version.
+    Distribution,
+    /// Built from PyPI's sdist, with Python embedded: [`PYPI`], or the version that `TUNTAP_HOST` names.
+    Pypi,
 }
 
 /// Which plugin a process loads.
@@ -16,67 +16,97 @@ pub enum Host {
 pub enum Subject {
     C,
     Ours,
-    /// Ours, with panics on demand. For 2.0.21 only.
+    /// Ours, with panics on demand. For the distribution's host only.
     Faulty,
 }
 
+/// Both hosts, the usual one of an undisturbed run first.
+pub const HOSTS: [Host; 2] = [Host::Distribution, Host::Pypi];
+
 impl Host {
-    /// The host that most tests run on: Debian's, unless `TUNTAP_HOST` names the other one.
+    /// The host that most tests run on: the distribution's, unless `TUNTAP_HOST` names a version from PyPI.
     pub fn usual() -> Self {
-        match std::env::var("TUNTAP_HOST") {
-            Err(_) => Self::V2_0_21,
-            Ok(version) => *[Self::V2_0_21, Self::V2_0_31]
-                .iter()
-                .find(|host| host.version() == version)
-                .unwrap_or_else(|| panic!("TUNTAP_HOST={version}: neither 2.0.21 nor 2.0.31")),
-        }
+        if chosen().is_some() { Self::Pypi } else { Self::Distribution }
     }
 
     /// The other one of the two.
     pub fn other(self) -> Self {
         match self {
-            Self::V2_0_21 => Self::V2_0_31,
-            Self::V2_0_31 => Self::V2_0_21,
+            Self::Distribution => Self::Pypi,
+            Self::Pypi => Self::Distribution,
         }
     }
 
-    pub fn version(self) -> &'static str {
-        match self {
-            Self::V2_0_21 => "2.0.21",
-            Self::V2_0_31 => "2.0.31",
-        }
+    /// What this uWSGI says about itself, such as `2.0.21-debian` or `2.0.31`.
+    pub fn version(self) -> String {
+        let path = present(self.dir().join("version"));
+        std::fs::read_to_string(path).expect("a file of ours").trim().to_owned()
     }
 
     /// The uWSGI binary.
     pub fn uwsgi(self) -> PathBuf {
-        present(hosts_dir().join(self.version()).join(UWSGI))
+        present(self.dir().join(UWSGI))
     }
 
     /// The plugin as a file.
     pub fn plugin(self, subject: Subject) -> PathBuf {
-        present(hosts_dir().join(self.version()).join(subject.folder()).join(PLUGIN))
+        present(self.dir().join(subject.folder()).join(PLUGIN))
+    }
+
+    /// uWSGI's unpacked sources, in which nothing has been built. From PyPI only.
+    pub fn sources(self) -> PathBuf {
+        present(self.dir().join("src"))
+    }
+
+    /// What those sources were unpacked from. From PyPI only.
+    pub fn sdist(self) -> PathBuf {
+        present(hosts_dir().join(format!("uwsgi-{}.tar.gz", self.folder())))
     }
 
     /// The uWSGI binary as a started instance sees it.
     pub fn mounted_uwsgi(self) -> PathBuf {
         self.uwsgi();
-        Path::new(MOUNT).join(self.version()).join(UWSGI)
+        Path::new(MOUNT).join(self.folder()).join(UWSGI)
+    }
+
+    /// The folder of a plugin as a started instance sees it.
+    pub fn mounted_plugins(self, subject: Subject) -> String {
+        format!("{MOUNT}/{}/{}", self.folder(), subject.folder())
     }
 
     /// The ini lines that load the plugin in a started instance. The file's presence is checked here, because uWSGI
     /// would fall back to its default folder, where Debian keeps the C plugin under the same name.
     pub fn plugin_lines(self, subject: Subject) -> String {
         self.plugin(subject);
-        format!("plugins-dir = {MOUNT}/{}/{}\nplugin = tuntap\n", self.version(), subject.folder())
+        format!("plugins-dir = {}\nplugin = tuntap\n", self.mounted_plugins(subject))
     }
 
     /// The ini line that a WSGI app needs, if any.
     pub fn python_line(self) -> &'static str {
         match self {
-            Self::V2_0_21 => "plugin = python3\n",
-            Self::V2_0_31 => "",
+            Self::Distribution => "plugin = python3\n",
+            Self::Pypi => "",
         }
     }
+
+    fn folder(self) -> String {
+        match self {
+            Self::Distribution => DISTRIBUTION.to_owned(),
+            Self::Pypi => chosen().unwrap_or_else(|| PYPI.to_owned()),
+        }
+    }
+
+    fn dir(self) -> PathBuf {
+        hosts_dir().join(self.folder())
+    }
+}
+
+/// The version from PyPI that `TUNTAP_HOST` names, if it names one: the run is about that one.
+fn chosen() -> Option<String> {
+    let name = std::env::var("TUNTAP_HOST").ok().filter(|name| name != DISTRIBUTION)?;
+    let is_version = name.split('.').count() == 3 && name.chars().all(|c| c.is_ascii_digit() || c == '.');
+    assert!(is_version, "TUNTAP_HOST={name}: neither `{DISTRIBUTION}` nor a version of uWSGI on PyPI, such as {PYPI}");
+    Some(name)
 }
 
 impl Subject {
@@ -93,6 +123,10 @@ impl Subject {
 /// loads binary and plugin again when it reloads, and may not enter the folder that the repository stands in.
 pub const MOUNT: &str = "{dir}/hosts";
 
+/// The folder of the distribution's host.
+const DISTRIBUTION: &str = "distribution";
+/// The host from PyPI that `make test` prepares; scripts/hosts knows others, too.
+const PYPI: &str = "2.0.31";
 const UWSGI: &str = "uwsgi";
 const PLUGIN: &str = "tuntap_plugin.so";
 
@@ -105,7 +139,8 @@ pub fn hosts_dir() -> PathBuf {
 fn present(path: PathBuf) -> PathBuf {
     assert!(
         path.exists(),
-        "{} is missing: run `make test` as root (`make hosts` prepares both hosts; TUNTAP_HOSTS=<dir> points elsewhere)",
+        "{} is missing: run `make test` as root (`make hosts` prepares the hosts, `scripts/hosts <version>` another one; \
+         TUNTAP_HOSTS=<dir> points elsewhere)",
         path.display()
     );
     path

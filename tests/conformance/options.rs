@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
+use crate::common::host::{HOSTS, Host, Subject};
 use crate::common::probe::pings_answered;
 use crate::common::processes::{VARIABLE, freeze, thaw};
 use crate::common::wait;
@@ -219,7 +219,7 @@ fn help_tells_the_syntax(router: Router) {
 
 #[test]
 fn plugin_of_another_host_is_refused() {
-    for host in [Host::V2_0_21, Host::V2_0_31] {
+    for host in HOSTS {
         let dir = host.other().plugin(Subject::Ours);
         let output = Command::new("timeout")
             .args(["-s", "KILL", "20"])
@@ -235,8 +235,8 @@ fn plugin_of_another_host_is_refused() {
             "it ends by itself, not by a signal: {}",
             output.status
         );
-        let named =
-            log.lines().any(|line| line.contains("tuntap") && line.contains("2.0.21") && line.contains("2.0.31"));
+        let versions = HOSTS.map(Host::version);
+        let named = log.lines().any(|line| line.contains("tuntap") && versions.iter().all(|name| line.contains(name)));
         assert!(named, "one line names both versions:\n{log}");
     }
 }

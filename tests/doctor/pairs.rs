@@ -1,6 +1,7 @@
 //! A router's file and a vassal's that don't fit each other, or don't fit themselves.
 
-use crate::world::{HOSTS, ROUTER, VASSAL, World};
+use crate::common::host::HOSTS;
+use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn device_without_a_network_namespace_is_told() {

@@ -3,8 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::common::host::{Host, Subject};
-use crate::world::{HOSTS, ROUTER, VASSAL, World};
+use crate::common::host::{HOSTS, Host, Subject};
+use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn placeholders_includes_and_conditions_mean_what_they_mean_to_uwsgi() {
@@ -69,7 +69,7 @@ fn c_plugin_in_our_place_is_recognised() {
 #[test]
 fn plugins_dir_that_is_missing_wrong_or_late_is_recognised() {
     const C: &str = "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so";
-    let world = World::new(Host::V2_0_21);
+    let world = World::new(Host::Distribution);
     for (head, remedy) in [
         ("plugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),
         ("plugins-dir = /nowhere\nplugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),

@@ -3,16 +3,16 @@
 use std::process::{Command, Stdio};
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{MOUNT, Subject};
+use crate::common::host::{HOSTS, Subject};
 use crate::common::probe::pings_answered;
 use crate::common::processes::VARIABLE;
 use crate::common::vassal::VassalIni;
 use crate::common::wait::{LONG, until_true};
-use crate::world::{HOSTS, Verdict, command_line};
+use crate::world::{Verdict, command_line};
 
 /// Examines a file in the namespaces of a running Emperor.
 fn examine(emperor: &Emperor, files: &[&str]) -> Verdict {
-    let plugins = emperor.in_dir(&format!("{MOUNT}/{}/ours", emperor.host.version()));
+    let plugins = emperor.in_dir(&emperor.host.mounted_plugins(Subject::Ours));
     let uwsgi = emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy());
     let output = Command::new("timeout")
         .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "-t", &emperor.master_pid().to_string()])

@@ -1,7 +1,7 @@
 //! Set-ups that are well, and the promise that nothing is done to them.
 
-use crate::common::host::Host;
-use crate::world::{HOSTS, ROUTER, VASSAL, World};
+use crate::common::host::{HOSTS, Host, Subject};
+use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
@@ -48,7 +48,7 @@ fn router_and_vassal_can_be_one_instance() {
 /// The README's example is what is really said.
 #[test]
 fn readme_shows_what_is_said() {
-    let world = World::new(Host::V2_0_21).wrapper(&["prlimit", "--nofile=20000:20000"]);
+    let world = World::new(Host::Distribution).wrapper(&["prlimit", "--nofile=20000:20000"]);
     world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
     world.netns.sh("iptables -P FORWARD DROP");
     let emperor = world.file("emperor.ini", ROUTER);
@@ -56,7 +56,7 @@ fn readme_shows_what_is_said() {
     let vassal = world.raw_file("vassals/app.ini", vassal);
     let said = world.examine(&[&emperor, &vassal]).text;
     let said = said
-        .replace(&world.in_dir("{dir}/hosts/2.0.21/ours"), "/usr/local/lib/uwsgi/plugins")
+        .replace(&world.in_dir(&Host::Distribution.mounted_plugins(Subject::Ours)), "/usr/local/lib/uwsgi/plugins")
         .replace(&world.in_dir("{dir}/t.sock"), "/run/tuntap.socket")
         .replace(&world.in_dir("{dir}/"), "/etc/uwsgi/");
     let readme = include_str!("../../README.md");

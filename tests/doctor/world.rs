@@ -16,9 +16,6 @@ use crate::common::host::{Host, MOUNT, Subject, hosts_dir};
 use crate::common::netns::Netns;
 use crate::common::processes::{Family, VARIABLE};
 
-/// Both hosts, for what depends on them.
-pub const HOSTS: [Host; 2] = [Host::V2_0_21, Host::V2_0_31];
-
 /// A router's file and a vassal's, as the README has them.
 pub const ROUTER: &str = "tuntap-router = emperor0 {dir}/t.sock\n\
     emperor = {dir}/vassals\nemperor-use-clone = net\nmaster = true\n";
@@ -179,7 +176,7 @@ impl World {
     }
 
     fn command_line(&self, files: &[&str]) -> Vec<String> {
-        let plugins = format!("{MOUNT}/{}/ours", self.host.version());
+        let plugins = self.host.mounted_plugins(Subject::Ours);
         command_line(&self.in_dir(&self.host.mounted_uwsgi().to_string_lossy()), &self.in_dir(&plugins), files)
     }
 

@@ -80,7 +80,7 @@ impl Example {
 
     /// Without what this host has built in.
     pub fn without_needless_plugins(&self, text: &str) -> String {
-        if self.host == Host::V2_0_31 { text.replace("plugin = python3\n", "") } else { text.to_owned() }
+        if self.host == Host::Pypi { text.replace("plugin = python3\n", "") } else { text.to_owned() }
     }
 
     fn copy_folder(&self, from: &Path, to: &Path) {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::Host;
+use crate::common::host::{HOSTS, Host};
 use crate::common::netns::Net;
 use crate::common::{wait, wire};
 use crate::world::{
@@ -17,7 +17,7 @@ fn listen(net: &Net, port: u16) -> TcpListener {
 
 #[test]
 fn vassals_curl_fails_at_once() {
-    for host in [Host::V2_0_21, Host::V2_0_31] {
+    for host in HOSTS {
         let (emperor, vassal) = start(host, &["tuntap-router-firewall-out = reject any any tcp 8080-8089"]);
         let _rejected = listen(&emperor.netns, 8080);
         let _allowed = listen(&emperor.netns, 8090);

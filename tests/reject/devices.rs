@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
+use crate::common::host::{HOSTS, Host, Subject};
 use crate::common::stats::is_attached;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
@@ -18,7 +18,7 @@ const RULES: [&str; 3] = [
 
 #[test]
 fn vassals_own_rules_reject_both_ways() {
-    for host in [Host::V2_0_21, Host::V2_0_31] {
+    for host in HOSTS {
         let (emperor, vassal) = start_with(host, &[], &RULES);
         let _rejected_in = vassal.run(|| TcpListener::bind(("::", 8080))).expect("the port is free");
         let _rejected_out = emperor.netns.run(|| TcpListener::bind(("::", 8081))).expect("the port is free");

@@ -10,11 +10,11 @@ use crate::common::wait;
 use crate::world::is_attached;
 
 fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::V2_0_21, Subject::Faulty)
+    EmperorIni::new(Host::Distribution, Subject::Faulty)
 }
 
 fn vassal(name: &str, address: std::net::Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::V2_0_21, Subject::Faulty, name, address, EMPEROR)
+    VassalIni::new(Host::Distribution, Subject::Faulty, name, address, EMPEROR)
 }
 
 /// Makes the next pass through a point panic that an ini's `env` line names.
