@@ -12,6 +12,8 @@ TEST_TIMEOUT ?= 1500
 TEST_ARGS ?=
 # Tests mostly wait for processes to start; more of them than cores run at a time.
 TEST_THREADS ?= 4
+# What `make test-hosts` tests with: versions of uWSGI on PyPI that scripts/hosts knows.
+HOST_VERSIONS ?= 2.0.24 2.0.28
 DEMO_ARGS ?=
 # --quick for less than a minute, --chart docs/bench.svg for the README's picture; see bench/run --help.
 BENCH_ARGS ?=
@@ -22,17 +24,14 @@ include_dir := $(PREFIX)/include
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
-.PHONY: all plugin not-packaged install uninstall hosts demo bench soak test fuzz memcheck clean help
+.PHONY: all plugin not-packaged install uninstall hosts demo bench soak test test-hosts fuzz memcheck clean help
 
 all: plugin
 
 # Cargo decides what needs building. One target directory per host, so that two hosts don't overwrite each other's
 # bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
 plugin:
-	@command -v $(UWSGI_BIN) >/dev/null || { \
-		echo "make: there is no uWSGI to build for: '$(UWSGI_BIN)' is not an executable"; \
-		echo "      Install one (as root: scripts/setup build), or name yours: make UWSGI_BIN=/path/to/uwsgi"; \
-		exit 1; } >&2
+	@scripts/check-uwsgi "$(UWSGI_BIN)"
 	@command -v $(CARGO) >/dev/null || { \
 		echo "make: there is no Rust toolchain: '$(CARGO)' is not an executable (see https://rustup.rs)"; \
 		exit 1; } >&2
@@ -103,6 +102,11 @@ test:
 	@$(MAKE) --no-print-directory plugin
 	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
+test-hosts:
+	@scripts/setup test
+	@scripts/hosts distribution $(HOST_VERSIONS)
+	@TEST_THREADS=$(TEST_THREADS) scripts/test-hosts $(HOST_VERSIONS)
+
 # Seconds for each target.
 fuzz: SECONDS ?= 60
 fuzz:
@@ -126,7 +130,9 @@ help:
 	@echo "                slirp4netns and pasta; about eight minutes (root)"
 	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
 	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
-	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts, run all tests (root)"
+	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts (the system's, and one from PyPI),"
+	@echo "                run all tests (root)"
+	@echo "make test-hosts the tests that depend on uWSGI, with others from PyPI: HOST_VERSIONS ($(HOST_VERSIONS)) (root)"
 	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
 	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"

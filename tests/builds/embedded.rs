@@ -6,23 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::common::host::Host;
 use crate::repository::{building, check_out, command, root, run};
 use crate::routing::assert_routes_by_itself;
+use crate::sources::{profile, sources};
 
 const EMBED: &str = "UWSGI_EMBED_PLUGINS";
-
-fn profile() -> PathBuf {
-    root().join("tests/builds/small.ini")
-}
 
 /// The plugin that lives anywhere, by its path.
 fn by_path() -> OsString {
     format!("tuntap={}", root().display()).into()
-}
-
-/// A copy of uWSGI's sources, in which nothing has been built.
-fn sources(parent: &Path) -> PathBuf {
-    let (from, to) = (Host::Pypi.sources(), parent.join("uwsgi"));
-    run(command("cp").arg("-a").args([&from, &to]));
-    to
 }
 
 fn make(sources: &Path, embed: &OsString) -> PathBuf {
@@ -58,7 +48,7 @@ fn binary_that_pip_installs_routes() {
     let environment = directory.path().join("venv");
     // pip and setuptools are Debian's; nothing is fetched.
     run(command("/usr/bin/python3").args(["-m", "venv", "--system-site-packages", "--without-pip"]).arg(&environment));
-        {
+    {
         let _building = building();
         run(command(environment.join("bin/python"))
             .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps", "--no-cache-dir"])

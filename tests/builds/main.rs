@@ -6,8 +6,10 @@ mod common;
 
 mod repository;
 mod routing;
+mod sources;
 
 mod abi;
 mod embedded;
 mod make;
 mod plugin_builder;
+mod refused;

@@ -30,7 +30,7 @@ fn make_without_a_host_says_what_is_missing() {
 fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
     let (dist, root) = (directory.path().join("dist"), directory.path().join("root"));
-    let host = Host::Distribution;
+    let host = Host::usual();
     let arguments =
         [set("DIST", &dist), set("UWSGI_BIN", &host.uwsgi()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
     let said = {

@@ -9,7 +9,7 @@ use crate::routing::{PluginFile, assert_routes_with};
 /// uWSGI leaves the plugin in the working directory.
 fn build(argument: &str, directory: &Path, name: &str) -> PathBuf {
     let _building = building();
-    run(command(Host::Distribution.uwsgi())
+    run(command(Host::usual().uwsgi())
         .args(["--build-plugin", argument])
         .env("PYTHON", "/usr/bin/python3")
         .current_dir(directory));
@@ -21,7 +21,7 @@ fn plugin_that_uwsgi_builds_routes() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
     let folder = root();
     let plugin = build(&folder.to_string_lossy(), directory.path(), "tuntap");
-    assert_routes_with(&Host::Distribution.uwsgi(), &PluginFile { path: &plugin, name: "tuntap" });
+    assert_routes_with(&Host::usual().uwsgi(), &PluginFile { path: &plugin, name: "tuntap" });
     let renamed = build(&format!("{} other", folder.display()), directory.path(), "other");
-    assert_routes_with(&Host::Distribution.uwsgi(), &PluginFile { path: &renamed, name: "other" });
+    assert_routes_with(&Host::usual().uwsgi(), &PluginFile { path: &renamed, name: "other" });
 }

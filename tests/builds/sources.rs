@@ -1,0 +1,18 @@
+//! uWSGI's own sources, for tests that build it in some way.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::host::Host;
+use crate::repository::{command, root, run};
+
+/// What is built into such a uWSGI: little.
+pub fn profile() -> PathBuf {
+    root().join("tests/builds/small.ini")
+}
+
+/// A copy of uWSGI's sources, in which nothing has been built.
+pub fn sources(parent: &Path) -> PathBuf {
+    let (from, to) = (Host::Pypi.sources(), parent.join("uwsgi"));
+    run(command("cp").arg("-a").args([&from, &to]));
+    to
+}
