@@ -4,11 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
+use crate::common::host::Host;
 use crate::common::netns::{Net, Netns};
 use crate::common::{http, wait};
-use crate::world::{EMPEROR_V6, HOST, OUTSIDE, Vassal, emperor, host_and_outside, pings, v4, v6, with_v6};
+use crate::world::{EMPEROR_V6, HOST, OUTSIDE, Vassal, emperor, emperor_on, host_and_outside, pings, v4, v6, with_v6};
 
 const DNS: &str = "tuntap-router-dns = 192.0.2.53";
 const WRITTEN: &str = "nameserver 192.0.2.53\n";
@@ -20,9 +22,15 @@ fn jail(emperor: &Emperor) -> std::path::PathBuf {
     jail
 }
 
+/// An Emperor whose vassals may have an empty root directory. A uWSGI with Python inside starts Python behind the chroot,
+/// also without an application, and ends if Python's library isn't there.
+fn emperor_without_python() -> EmperorIni {
+    emperor_on(Host::Distribution)
+}
+
 /// An Emperor between its vassals and the world.
-fn emperor_of_the_world(host: Netns) -> Emperor {
-    with_v6(emperor()).line(DNS).line("tuntap-router-nat = veth0").line("emperor-use-clone = net,fs").start_in(host)
+fn emperor_of_the_world(ini: EmperorIni, host: Netns) -> Emperor {
+    with_v6(ini).line(DNS).line("tuntap-router-nat = veth0").line("emperor-use-clone = net,fs").start_in(host)
 }
 
 /// Takes all programs out of the vassal's sight, before uWSGI asks any plugin for anything.
@@ -72,7 +80,7 @@ fn assert_nothing_can_be_run(emperor: &Emperor) {
 #[test]
 fn empty_chroot_has_a_network() {
     let (host, outside) = host_and_outside();
-    let emperor = emperor_of_the_world(host);
+    let emperor = emperor_of_the_world(emperor_without_python(), host);
     let jail = jail(&emperor);
     let vassal = Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns = true");
     let net = without_programs(vassal).start(&emperor);
@@ -93,18 +101,44 @@ fn empty_chroot_has_a_network() {
 
 #[test]
 fn servers_of_both_families_are_written() {
-    let emperor = emperor().line(DNS).line("tuntap-router-dns = fd00:53::53").start();
+    let emperor = emperor_without_python().line(DNS).line("tuntap-router-dns = fd00:53::53").start();
     let jail = jail(&emperor);
     Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns = true").start(&emperor);
     let text = fs::read_to_string(jail.join("etc/resolv.conf")).expect("it was written");
     assert!(text.ends_with(&format!("{WRITTEN}nameserver fd00:53::53\n")), "{text}");
 }
 
+/// What a uWSGI with Python inside needs in its jail, and no more.
+#[test]
+fn chroot_with_pythons_library_has_an_application() {
+    let emperor = emperor_on(Host::Pypi).line("emperor-use-clone = net,fs").start();
+    let jail = jail(&emperor);
+    // Of the interpreter that this uWSGI was built with.
+    let asked =
+        Command::new("/usr/bin/python3").args(["-c", "import os; print(os.path.dirname(os.__file__))"]).output();
+    let library = String::from_utf8(asked.expect("Python can be started").stdout).expect("a path");
+    let library = library.trim();
+    let inside = jail.join(library.strip_prefix('/').expect("an absolute path"));
+    fs::create_dir_all(&inside).expect("own folder");
+    let app =
+        "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'from the jail']\n";
+    fs::write(jail.join("app.py"), app).expect("own folder");
+    let vassal = Vassal::auto(&emperor, "app")
+        .line(format!("exec-pre-jail = mount --make-rprivate / && mount --bind {library} {}", inside.display()))
+        .line("chroot = {dir}/jail")
+        .line("http-socket = :8080")
+        .line("chdir = /")
+        .line("wsgi-file = /app.py");
+    let net = vassal.start(&emperor);
+    let response = http::get(&emperor.netns, (v4(&net), 8080)).expect("an answer");
+    assert!(response.ends_with("from the jail"), "{response}");
+}
+
 /// The application itself, in a vassal that never had a program, asks outside hosts of both families who it is.
 #[test]
 fn application_without_programs_reaches_the_world() {
     let (host, outside) = host_and_outside();
-    let emperor = emperor_of_the_world(host);
+    let emperor = emperor_of_the_world(emperor(), host);
     let app = format!(
         "import socket\n\
          def application(environ, start_response):\n\
@@ -232,7 +266,7 @@ fn links_are_not_followed() {
 
 #[test]
 fn router_without_servers_has_nothing_written() {
-    let emperor = emperor().start();
+    let emperor = emperor_without_python().start();
     let jail = jail(&emperor);
     Vassal::auto(&emperor, "app").line("chroot = {dir}/jail").line("tuntap-device-dns").start(&emperor);
     assert!(emperor.log.text().contains("the router names no DNS servers"));
