@@ -212,20 +212,22 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
+    let mut device = "a router".to_owned();
     let run = || {
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
+            setup.tun.name().clone_into(&mut device);
             setup.master = process::watch_parent().ok();
         }
         // What belongs to the other routers, and to the master, is not this process's business.
         SETUPS.lock().clear();
         WATCHED.lock().clear();
         match setup {
-            Some(setup) => format!("{}: {}", setup.tun.name().to_owned(), router::run(&setup)),
+            Some(setup) => router::run(&setup).to_string(),
             None => "its set-up is missing".to_owned(),
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
-    host::log(&format!("[tuntap-router] {reason}; this router ends"));
+    host::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
     std::process::exit(1)
 }
