@@ -45,6 +45,7 @@ impl Link {
         context: &Context,
     ) -> Result<Self, DeviceError> {
         close_in_children(socket.as_fd());
+        (context.keep_open)(socket.as_fd());
         let mut link = Self {
             socket: Arc::new(socket),
             device: device.to_owned(),

@@ -15,7 +15,7 @@ mod settings;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use ipnet::IpNet;
@@ -31,7 +31,7 @@ pub use settings::Settings;
 use crate::config::DeviceSpec;
 use crate::log::Logger;
 use crate::sys::fork;
-use crate::sys::net::{NamespaceCookie, current_namespace};
+use crate::sys::net::{NamespaceCookie, current_namespace, exists};
 use crate::sys::netlink::NetlinkError;
 use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Configuration;
@@ -46,6 +46,11 @@ use resolv_conf::{ResolvConf, ResolvConfError};
 /// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment
 /// whenever it comes back to its router.
 pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 3;
+
+/// How long a router may take to let go of a device that is to be made anew, and how often is looked. Should it not, the
+/// kernel says that the name is taken.
+const TIME_TO_LET_GO: Duration = Duration::from_secs(10);
+const LET_GO_POLL: Duration = Duration::from_millis(10);
 
 /// What the devices of an instance have in common.
 #[derive(Debug, Clone)]
@@ -72,8 +77,13 @@ pub struct Context {
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// It could not be made.
-    #[error(transparent)]
-    Tun(#[from] TunError),
+    #[error("{name}: {error}")]
+    Tun {
+        /// The device.
+        name: String,
+        /// Why.
+        error: TunError,
+    },
     /// Its router could not be reached.
     #[error("{name}: can't reach the router at {socket}: {error}{}", hint(.error))]
     Connect {
@@ -256,6 +266,9 @@ impl DeviceSet {
             };
             if changes.to_remake.contains(&name) {
                 context.logger.line(format_args!("[uwsgi-tuntap] {name} is closed, to be made anew"));
+                let alias = tun.name().to_owned();
+                drop((tun, connection));
+                wait_until_gone(&alias);
                 continue;
             }
             let tun = Arc::new(tun);
@@ -287,8 +300,10 @@ impl Device {
         here: Option<NamespaceCookie>,
         context: &Context,
     ) -> Result<(Self, Option<ResolvConf>), DeviceError> {
-        let tun = Arc::new(Tun::create(&spec.name)?);
+        let tun = Tun::create(&spec.name).map_err(|error| DeviceError::Tun { name: spec.name.clone(), error })?;
+        let tun = Arc::new(tun);
         close_in_children(tun.as_fd());
+        (context.keep_open)(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let Some(socket) = &spec.socket else {
             configure(&join::network(spec, &Configuration::default(), &context.specs), spec, context)?;
@@ -321,6 +336,14 @@ impl Device {
         fork::forget(self.tun.as_fd());
         logger.line(format_args!("[uwsgi-tuntap] left the device {} behind in its namespace", self.tun.name()));
         false
+    }
+}
+
+/// A router that reads a device itself closes its copy once it sees the end of the connection. Until then the name is taken.
+fn wait_until_gone(device: &str) {
+    let deadline = Instant::now() + TIME_TO_LET_GO;
+    while exists(device) && Instant::now() < deadline {
+        std::thread::sleep(LET_GO_POLL);
     }
 }
 

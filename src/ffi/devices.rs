@@ -35,17 +35,17 @@ pub fn foretell(host: &HostState) {
     }
     let names: Vec<_> = config().devices.iter().map(|spec| spec.name.as_str()).collect();
     let problem = if !Uid::effective().is_root() {
-        "can't be made: the instance doesn't start as root (emperor-tyrant in its Emperor's file has that effect)"
+        "it can't be made: the instance doesn't start as root (emperor-tyrant in its Emperor's file has that effect)"
     } else if host.is_jailed() {
         if !host.has_emperor() || shares_namespace_with_parent() != Some(true) {
             return;
         }
-        "is made in the Emperor's own network namespace, where its hooks would change the host's network: this vassal got \
+        "it is made in the Emperor's own network namespace, where hooks would change the host's network: this vassal got \
          none of its own (emperor-use-clone = net is missing in its Emperor's file)"
     } else if host.has_emperor() {
-        "is not made, and hooks that want to configure it will fail: jailed = true is missing in this vassal's file"
+        "it is not made, and hooks that want to configure it will fail: jailed = true is missing in this vassal's file"
     } else {
-        "is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
+        "it is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
          Emperor a network namespace of its own"
     };
     host::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));

@@ -28,8 +28,8 @@ fn fatal_line(reason: &str) -> String {
     let side = if reason.starts_with(ROUTER) { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
     let of_a_device = [ROUTER, DEVICE].iter().find_map(|option| {
         let subject = reason.strip_prefix(option)?.strip_prefix(' ')?;
-        // `tuntap-router = <value>: ...` is about the option itself.
-        (!subject.starts_with('=')).then_some(subject)
+        // Else it is about the option itself, as in `tuntap-router = <value>: ...`.
+        subject.split_whitespace().next()?.ends_with(':').then_some(subject)
     });
     format!("{side} {}", of_a_device.unwrap_or(reason))
 }
@@ -46,6 +46,7 @@ mod tests {
             ("tuntap-router-nat = x: expected", "[tuntap-router] tuntap-router-nat = x: expected"),
             ("tuntap-router: no room", "[tuntap-router] tuntap-router: no room"),
             ("tuntap-device uwsgi0: no room", "[uwsgi-tuntap] uwsgi0: no room"),
+            ("tuntap-device was a, and is b now", "[uwsgi-tuntap] tuntap-device was a, and is b now"),
             ("tuntap-device-mtu = x: expected", "[uwsgi-tuntap] tuntap-device-mtu = x: expected"),
             ("uwsgi0: it is gone", "[uwsgi-tuntap] uwsgi0: it is gone"),
             ("refused: this plugin", "[uwsgi-tuntap] refused: this plugin"),

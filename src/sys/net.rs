@@ -45,6 +45,11 @@ pub fn shares_namespace_with_parent() -> Option<bool> {
     Some(own == parents)
 }
 
+/// Whether there is an interface of this name in the current network namespace.
+pub fn exists(interface: &str) -> bool {
+    nix::net::if_::if_nametoindex(interface).is_ok()
+}
+
 /// Longest packet that an interface takes, in bytes (netdevice(7), SIOCGIFMTU). Any socket of its namespace will do.
 pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
