@@ -202,3 +202,39 @@ fn keep(descriptor: BorrowedFd<'_>) -> RawFd {
     let _ = set_close_on_exec(descriptor, false);
     descriptor.as_raw_fd()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_text(text: &str) -> Handover {
+        serde_json::from_str(text).expect("a description")
+    }
+
+    #[test]
+    fn earlier_versions_tell_less() {
+        let handover = from_text(r#"{"pid": 1, "devices": [{"tun": 1000000, "link": null}]}"#);
+        assert!(handover.settings.is_none() && handover.vassal.is_none());
+        let (inherited, lost) = handover.open();
+        assert!(inherited.is_empty());
+        assert!(matches!(lost.as_slice(), [Lost { name: None, error: HandoverError::Descriptor(1_000_000) }]));
+    }
+
+    #[test]
+    fn one_device_that_is_lost_takes_no_other_along() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let tun = OwnedFd::from(Tun::create("kept0").expect("a device"));
+            let (stays, goes) = (std::os::fd::IntoRawFd::into_raw_fd(tun), 1_000_000);
+            let text = format!(
+                r#"{{"pid": 1, "devices": [{{"name": "lost0", "tun": {goes}, "link": null}},
+                    {{"name": "own0", "tun": {stays}, "link": null}}]}}"#
+            );
+            let (inherited, lost) = from_text(&text).open();
+            assert_eq!(lost.iter().map(|lost| lost.name.as_deref()).collect::<Vec<_>>(), [Some("lost0")]);
+            let names: Vec<_> = inherited.iter().map(|device| (device.name.as_str(), device.tun.name())).collect();
+            assert_eq!(names, [("own0", "kept0")], "its own name, and the kernel's");
+        };
+        std::thread::spawn(work).join().expect("the test's own thread");
+    }
+}

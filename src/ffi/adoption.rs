@@ -79,7 +79,7 @@ pub fn adopt(host: &HostState) {
 /// Before a reload executes the next image: leaves the devices to it, with what they were made for.
 pub fn hand_over(host: &HostState) {
     let mut devices = DEVICES.lock();
-    if config().devices.is_empty() && devices.is_empty() {
+    if are_with_parent() || config().devices.is_empty() && devices.is_empty() {
         return;
     }
     let Some(handover) = devices.hand_over(settings(host), name(host)) else { return };

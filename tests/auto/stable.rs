@@ -278,7 +278,7 @@ fn killed_router_leaves_the_rules_of_the_first_packet() {
     vassal.line("tuntap-device-rule = out any 198.51.100.0/24 deny").add(&emperor);
     emperor.touch("app");
     emperor.wait_until_ready(mark, "app");
-    emperor.wait_for_stats("the other rules apply", |stats| stats.of_peer(address, "rules") == 2);
+    emperor.wait_for_stats("the other rules apply", |stats| stats.peer(address).is_some_and(|peer| peer["rules"] == 2));
     assert!(pings(&net, EMPEROR));
     kill_router(&emperor);
     let stats = emperor.wait_for_stats("the vassal is attached again", |stats| is_attached(stats, address));
