@@ -24,6 +24,8 @@ void tuntap_host_read(struct tuntap_host *host) {
 	host->master_as_root = uwsgi.master_as_root;
 	host->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
 	host->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
+	host->has_emperor = uwsgi.has_emperor;
+	host->is_reload = uwsgi.is_a_reload;
 	host->stats_http = uwsgi.stats_http;
 	host->stats_minified = uwsgi.stats_minified;
 	host->socket_timeout = uwsgi.socket_timeout;

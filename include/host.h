@@ -12,6 +12,8 @@ struct tuntap_host {
 	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
 	int daemonizes_late;    /* `daemonize2` will fork twice after the apps are loaded */
 	int unshares_net;       /* `unshare` has the network namespace in it */
+	int has_emperor;        /* an Emperor has started it, and starts it again when it ends */
+	int is_reload;          /* this image was executed by a reload */
 	int stats_http;
 	int stats_minified;
 	int socket_timeout;     /* seconds */

@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use thiserror::Error;
 use super::DeviceError;
 use super::link::Link;
 use super::pump::Buffers;
+use super::settings::Settings;
 use crate::sys::process::{adopt_inherited, set_close_on_exec};
 use crate::sys::socket;
 use crate::sys::tun::{Tun, TunError};
@@ -27,11 +29,14 @@ const MAX_DESCRIPTION_LEN: u64 = 64 * 1024 * 1024;
 /// Why devices can't be taken over.
 #[derive(Debug, Error)]
 pub enum HandoverError {
+    /// The memory file for the description can't be made.
+    #[error("memfd_create, for the description of the devices: {0}")]
+    Memory(Errno),
     /// The description can't be written or read.
-    #[error("the description of the devices: {0}")]
+    #[error("the memory file with the description of the devices: {0}")]
     Io(#[from] io::Error),
     /// It is no description.
-    #[error("the description of the devices: {0}")]
+    #[error("the description of the devices makes no sense: {0}")]
     Json(#[from] serde_json::Error),
     /// It is that of another process: this one is a child that inherited its parent's environment.
     #[error("it belongs to process {0}")]
@@ -39,6 +44,9 @@ pub enum HandoverError {
     /// A descriptor is not open, or not what it was.
     #[error("descriptor {0} is not what it was before the reload")]
     Descriptor(RawFd),
+    /// The environment doesn't name one.
+    #[error("\"{0}\" in the environment is no descriptor")]
+    Variable(String),
     /// A TUN descriptor is none.
     #[error(transparent)]
     Tun(#[from] TunError),
@@ -48,14 +56,25 @@ pub enum HandoverError {
 }
 
 /// The devices of a process, for its next image.
+///
+/// It may come from another version of the plugin: what that doesn't tell is `None`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
     pid: libc::pid_t,
     devices: Vec<DeviceState>,
+    /// What the devices were made for.
+    #[serde(default)]
+    pub settings: Option<Settings>,
+    /// The instance's name ([`super::instance_name`]), which may look different from inside of the jail.
+    #[serde(default)]
+    pub vassal: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct DeviceState {
+    /// What it is called in the instance's options.
+    #[serde(default)]
+    name: Option<String>,
     tun: RawFd,
     link: Option<LinkState>,
 }
@@ -68,19 +87,40 @@ struct LinkState {
 
 /// A device of the earlier image, with its descriptors checked.
 #[derive(Debug)]
-pub(super) struct Inherited {
-    pub tun: Tun,
-    pub connection: Option<(OwnedFd, Buffers)>,
+pub struct Inherited {
+    /// What it is called in the instance's options.
+    pub name: String,
+    pub(super) tun: Tun,
+    pub(super) connection: Option<(OwnedFd, Buffers)>,
+}
+
+/// A device of the earlier image that can't be taken over.
+#[derive(Debug)]
+pub struct Lost {
+    /// What it is called in the instance's options, if that was told.
+    pub name: Option<String>,
+    /// Why.
+    pub error: HandoverError,
 }
 
 impl Handover {
     /// Stops the devices' threads and notes where everything is.
-    pub(super) fn describe<'a>(devices: impl Iterator<Item = (&'a Arc<Tun>, Option<&'a mut Link>)>) -> Self {
-        let devices = devices.map(|(tun, link)| DeviceState {
+    pub(super) fn describe<'a>(
+        devices: impl Iterator<Item = (&'a str, &'a Arc<Tun>, Option<&'a mut Link>)>,
+        settings: Settings,
+        vassal: String,
+    ) -> Self {
+        let devices = devices.map(|(name, tun, link)| DeviceState {
+            name: Some(name.to_owned()),
             tun: keep(tun.as_fd()),
             link: link.map(|link| LinkState { buffers: link.stop(), socket: keep(link.socket().as_fd()) }),
         });
-        Self { pid: unistd::getpid().as_raw(), devices: devices.collect() }
+        Self {
+            pid: unistd::getpid().as_raw(),
+            devices: devices.collect(),
+            settings: Some(settings),
+            vassal: Some(vassal),
+        }
     }
 
     /// The descriptors that have to stay open.
@@ -92,7 +132,7 @@ impl Handover {
 
     /// Writes the description into a memory file that stays open across an exec.
     pub fn store(&self) -> Result<OwnedFd, HandoverError> {
-        let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::empty()).map_err(io::Error::from)?);
+        let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::empty()).map_err(HandoverError::Memory)?);
         file.write_all(&serde_json::to_vec(self)?)?;
         Ok(file.into())
     }
@@ -116,28 +156,44 @@ impl Handover {
         Ok(handover)
     }
 
-    /// Takes the descriptors over and checks that they are what they should be.
-    pub(super) fn open(self) -> Result<Vec<Inherited>, HandoverError> {
+    /// Takes the descriptors over and checks that they are what they should be. A device may be gone: what was inside of the
+    /// namespace may have been changed there.
+    pub fn open(self) -> (Vec<Inherited>, Vec<Lost>) {
+        let (mut inherited, mut lost) = (Vec::new(), Vec::new());
+        for device in self.devices {
+            let name = device.name.clone();
+            match device.open() {
+                Ok(device) => inherited.push(device),
+                Err(error) => lost.push(Lost { name, error }),
+            }
+        }
+        (inherited, lost)
+    }
+}
+
+impl DeviceState {
+    fn open(self) -> Result<Inherited, HandoverError> {
         let take = |fd: RawFd| -> Result<OwnedFd, HandoverError> {
             let owned = adopt_inherited(fd).ok_or(HandoverError::Descriptor(fd))?;
             set_close_on_exec(owned.as_fd(), true).map_err(io::Error::from)?;
             Ok(owned)
         };
-        let open = |device: DeviceState| {
-            let tun = Tun::adopt(take(device.tun)?)?;
-            let connection = match device.link {
-                Some(state) => {
-                    let connection = take(state.socket)?;
-                    if !socket::is_stream(connection.as_fd()) {
-                        return Err(HandoverError::Descriptor(state.socket));
-                    }
-                    Some((connection, state.buffers))
+        // Both are taken before the device is looked at, so that what is of no use gets closed.
+        let tun = take(self.tun);
+        let connection = match self.link {
+            Some(state) => {
+                let connection = take(state.socket)?;
+                if !socket::is_stream(connection.as_fd()) {
+                    return Err(HandoverError::Descriptor(state.socket));
                 }
-                None => None,
-            };
-            Ok(Inherited { tun, connection })
+                Some((connection, state.buffers))
+            }
+            None => None,
         };
-        self.devices.into_iter().map(open).collect()
+        let tun = Tun::adopt(tun?)?;
+        // An earlier version doesn't tell.
+        let name = self.name.unwrap_or_else(|| tun.name().to_owned());
+        Ok(Inherited { name, tun, connection })
     }
 }
 
@@ -145,4 +201,40 @@ impl Handover {
 fn keep(descriptor: BorrowedFd<'_>) -> RawFd {
     let _ = set_close_on_exec(descriptor, false);
     descriptor.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_text(text: &str) -> Handover {
+        serde_json::from_str(text).expect("a description")
+    }
+
+    #[test]
+    fn earlier_versions_tell_less() {
+        let handover = from_text(r#"{"pid": 1, "devices": [{"tun": 1000000, "link": null}]}"#);
+        assert!(handover.settings.is_none() && handover.vassal.is_none());
+        let (inherited, lost) = handover.open();
+        assert!(inherited.is_empty());
+        assert!(matches!(lost.as_slice(), [Lost { name: None, error: HandoverError::Descriptor(1_000_000) }]));
+    }
+
+    #[test]
+    fn one_device_that_is_lost_takes_no_other_along() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let tun = OwnedFd::from(Tun::create("kept0").expect("a device"));
+            let (stays, goes) = (std::os::fd::IntoRawFd::into_raw_fd(tun), 1_000_000);
+            let text = format!(
+                r#"{{"pid": 1, "devices": [{{"name": "lost0", "tun": {goes}, "link": null}},
+                    {{"name": "own0", "tun": {stays}, "link": null}}]}}"#
+            );
+            let (inherited, lost) = from_text(&text).open();
+            assert_eq!(lost.iter().map(|lost| lost.name.as_deref()).collect::<Vec<_>>(), [Some("lost0")]);
+            let names: Vec<_> = inherited.iter().map(|device| (device.name.as_str(), device.tun.name())).collect();
+            assert_eq!(names, [("own0", "kept0")], "its own name, and the kernel's");
+        };
+        std::thread::spawn(work).join().expect("the test's own thread");
+    }
 }

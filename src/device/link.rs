@@ -20,8 +20,10 @@ use crate::sys::tun::Tun;
 #[derive(Debug)]
 pub struct Link {
     socket: Arc<OwnedFd>,
+    /// What its device is called in the instance's options.
+    device: String,
     /// The router's socket.
-    name: String,
+    router: String,
     /// What the thread starts with.
     initial: Buffers,
     thread: Option<Thread>,
@@ -37,25 +39,33 @@ impl Link {
     /// Starts the thread of a connection on which the router was greeted.
     pub fn open(
         (socket, initial): (OwnedFd, Buffers),
-        name: &str,
+        device: &str,
+        router: &str,
         tun: &Arc<Tun>,
         context: &Context,
     ) -> Result<Self, DeviceError> {
         close_in_children(socket.as_fd());
-        let mut link = Self { socket: Arc::new(socket), name: name.to_owned(), initial, thread: None };
+        (context.keep_open)(socket.as_fd());
+        let mut link = Self {
+            socket: Arc::new(socket),
+            device: device.to_owned(),
+            router: router.to_owned(),
+            initial,
+            thread: None,
+        };
         link.start(tun, context)?;
         Ok(link)
     }
 
     /// A connection of this process's earlier image, on which [`Link::start`] goes on.
-    pub fn resume(connection: (OwnedFd, Buffers), name: &str, context: &Context) -> Self {
+    pub fn resume(connection: (OwnedFd, Buffers), device: &str, router: &str, context: &Context) -> Self {
         let (socket, mut buffers) = connection;
         close_in_children(socket.as_fd());
         // A connection that began with the C plugin's form of rules, perhaps with a router of the C plugin.
-        let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours;
+        let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours && !buffers.connects_anew;
         if is_unknown {
             context.logger.line(format_args!(
-                "[uwsgi-tuntap] the router at {name} may not know rules with IPv6, a protocol or reject: it has kept those \
+                "[uwsgi-tuntap] {device}: the router at {router} may not know rules with IPv6, a protocol or reject: it has kept those \
                  from before the reload"
             ));
         }
@@ -64,7 +74,13 @@ impl Link {
             Some(greeting) => *greeting = rules,
             None => buffers.to_router.extend_from_slice(&rules),
         }
-        Self { socket: Arc::new(socket), name: name.to_owned(), initial: buffers, thread: None }
+        Self {
+            socket: Arc::new(socket),
+            device: device.to_owned(),
+            router: router.to_owned(),
+            initial: buffers,
+            thread: None,
+        }
     }
 
     /// Starts the thread unless it runs.
@@ -80,7 +96,7 @@ impl Link {
         (context.keep_open)(stop.as_fd());
         (context.keep_open)(epoll.0.as_fd());
         let buffers = std::mem::take(&mut self.initial);
-        let rejoin = Rejoin::new(&self.name, context);
+        let rejoin = Rejoin::new(&self.device, &self.router, context);
         let pump = Pump::new(tun, &self.socket, &stop, epoll, buffers, rejoin);
         let builder = std::thread::Builder::new().name("tuntap".to_owned());
         let handle = with_signals_blocked(|| builder.spawn(move || pump.run()))

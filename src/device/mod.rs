@@ -1,45 +1,56 @@
 //! The vassal's side: TUN devices in the current network namespace, each joined to a router.
 
+mod changes;
 mod configure;
 mod greeting;
 mod handover;
+mod instance_name;
 mod join;
 mod lease;
 mod link;
 mod pump;
 mod rejoin;
 mod resolv_conf;
+mod settings;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 use thiserror::Error;
 
+pub use changes::{Changes, Need, Stated, changed_option, compare};
 pub use greeting::Identity;
-pub use handover::{Handover, HandoverError};
+pub use handover::{Handover, HandoverError, Inherited};
+pub use instance_name::instance_name;
+pub use settings::Settings;
 
 use crate::config::DeviceSpec;
 use crate::log::Logger;
 use crate::sys::fork;
-use crate::sys::net::{NamespaceCookie, current_namespace};
+use crate::sys::net::{NamespaceCookie, current_namespace, exists};
 use crate::sys::netlink::NetlinkError;
 use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Configuration;
 use crate::wire::rule::PeerRule;
 use configure::Network;
-use handover::Inherited;
 use join::Joined;
 use lease::SettleError;
 use link::Link;
+use pump::Buffers;
 use resolv_conf::{ResolvConf, ResolvConfError};
 
 /// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment
 /// whenever it comes back to its router.
 pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 3;
+
+/// How long a router may take to let go of a device that is to be made anew, and how often is looked. Should it not, the
+/// kernel says that the name is taken.
+const TIME_TO_LET_GO: Duration = Duration::from_secs(10);
+const LET_GO_POLL: Duration = Duration::from_millis(10);
 
 /// What the devices of an instance have in common.
 #[derive(Debug, Clone)]
@@ -54,7 +65,7 @@ pub struct Context {
     pub timeout: Duration,
     /// Whether the instance ends when a device loses its router.
     pub required: bool,
-    /// The instance's name among its Emperor's; empty if it has none.
+    /// The instance's name ([`instance_name`]); empty if it has none.
     pub vassal: String,
     /// Where lines go.
     pub logger: Logger,
@@ -66,8 +77,13 @@ pub struct Context {
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// It could not be made.
-    #[error(transparent)]
-    Tun(#[from] TunError),
+    #[error("{name}: {error}")]
+    Tun {
+        /// The device.
+        name: String,
+        /// Why.
+        error: TunError,
+    },
     /// Its router could not be reached.
     #[error("{name}: can't reach the router at {socket}: {error}{}", hint(.error))]
     Connect {
@@ -140,6 +156,8 @@ fn hint(error: &io::Error) -> &'static str {
 /// One device of this process.
 #[derive(Debug)]
 struct Device {
+    /// What it is called in the instance's options. The kernel, or a hook, may have given it another name.
+    name: String,
     namespace: Option<NamespaceCookie>,
     tun: Arc<Tun>,
     link: Option<Link>,
@@ -180,7 +198,7 @@ impl DeviceSet {
         }
         self.devices.retain_mut(|device| device.namespace == here || device.close(context.logger));
         for spec in &context.specs {
-            if !self.devices.iter().any(|device| device.tun.name() == spec.name) {
+            if !self.devices.iter().any(|device| device.name == spec.name) {
                 let (device, resolv_conf) = Device::create(spec, here, context)?;
                 self.devices.push(device);
                 self.resolv_confs.extend(resolv_conf);
@@ -219,37 +237,54 @@ impl DeviceSet {
         }
     }
 
-    /// Stops the threads, and describes the devices for the image that this process is about to execute. Their
-    /// descriptors are left open across it. `None` if there is nothing to hand over.
-    pub fn hand_over(&mut self) -> Option<Handover> {
-        if self.devices.is_empty() || !fork::owns_descriptors() {
+    /// Stops the threads, and describes the devices, and what they were made for, for the image that this process is about
+    /// to execute. Their descriptors are left open across it. `None` if they are another process's.
+    pub fn hand_over(&mut self, settings: Settings, vassal: String) -> Option<Handover> {
+        if !self.devices.is_empty() && !fork::owns_descriptors() {
             return None;
         }
-        let handover = Handover::describe(self.devices.iter_mut().map(|device| (&device.tun, device.link.as_mut())));
+        let devices = self.devices.iter_mut().map(|device| (&*device.name, &device.tun, device.link.as_mut()));
+        let handover = Handover::describe(devices, settings, vassal);
         self.leak();
         Some(handover)
     }
 
-    /// Takes over the devices of this process's earlier image, starts their threads and tells the routers the rules of
-    /// this image. Devices that are not configured any more are closed.
-    pub fn adopt(&mut self, handover: Handover, context: &Context) -> Result<(), HandoverError> {
+    /// Takes over devices of this process's earlier image, and starts their threads. Those that are not configured any more,
+    /// or have to be made anew, are closed.
+    pub fn adopt(
+        &mut self,
+        inherited: Vec<Inherited>,
+        changes: &Changes,
+        context: &Context,
+    ) -> Result<(), DeviceError> {
         let here = current_namespace();
-        for Inherited { tun, connection } in handover.open()? {
-            let Some(spec) = context.specs.iter().find(|spec| spec.name == tun.name()) else {
-                context.logger.line(format_args!("[uwsgi-tuntap] {} is not configured any more, closed", tun.name()));
+        let connects_anew = changes.need(Need::Connection);
+        for Inherited { name, tun, connection } in inherited {
+            let Some(spec) = context.specs.iter().find(|spec| spec.name == name) else {
+                context.logger.line(format_args!("[uwsgi-tuntap] {name} is not configured any more, closed"));
                 continue;
             };
+            if changes.to_remake.contains(&name) {
+                context.logger.line(format_args!("[uwsgi-tuntap] {name} is closed, to be made anew"));
+                let alias = tun.name().to_owned();
+                drop((tun, connection));
+                wait_until_gone(&alias);
+                continue;
+            }
             let tun = Arc::new(tun);
             let link = match (connection, &spec.socket) {
-                (Some(connection), Some(name)) => Some(Link::resume(connection, name, context)),
+                (Some((socket, buffers)), Some(router)) => {
+                    let buffers = Buffers { connects_anew, ..buffers };
+                    Some(Link::resume((socket, buffers), &name, router, context))
+                }
                 _ => None,
             };
             close_in_children(tun.as_fd());
-            context.logger.line(format_args!("[uwsgi-tuntap] {} lives on after the reload", tun.name()));
-            self.devices.push(Device { namespace: here, tun, link });
+            let alias = if tun.name() == name { String::new() } else { format!(", as {}", tun.name()) };
+            context.logger.line(format_args!("[uwsgi-tuntap] {name} lives on after the reload{alias}"));
+            self.devices.push(Device { name, namespace: here, tun, link });
         }
-        self.resume(context)?;
-        Ok(())
+        self.resume(context)
     }
 
     /// Drops the devices without closing anything: their descriptors are somebody else's, or closed already.
@@ -265,17 +300,19 @@ impl Device {
         here: Option<NamespaceCookie>,
         context: &Context,
     ) -> Result<(Self, Option<ResolvConf>), DeviceError> {
-        let tun = Arc::new(Tun::create(&spec.name)?);
+        let tun = Tun::create(&spec.name).map_err(|error| DeviceError::Tun { name: spec.name.clone(), error })?;
+        let tun = Arc::new(tun);
         close_in_children(tun.as_fd());
+        (context.keep_open)(tun.as_fd());
         context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let Some(socket) = &spec.socket else {
             configure(&join::network(spec, &Configuration::default(), &context.specs), spec, context)?;
-            return Ok((Self { namespace: here, tun, link: None }, None));
+            return Ok((Self { name: spec.name.clone(), namespace: here, tun, link: None }, None));
         };
         let Joined { connection, told } =
             join::join(spec, socket, &tun, context, |network| configure(network, spec, context))?;
         context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {socket}", tun.name()));
-        let link = Some(Link::open(connection, socket, &tun, context)?);
+        let link = Some(Link::open(connection, &spec.name, socket, &tun, context)?);
         let resolv_conf = spec.resolv_conf.as_ref().filter(|_| !told.dns.is_empty()).map(|path| ResolvConf {
             device: spec.name.clone(),
             path: path.clone(),
@@ -288,7 +325,7 @@ impl Device {
                 spec.name
             ));
         }
-        Ok((Self { namespace: here, tun, link }, resolv_conf))
+        Ok((Self { name: spec.name.clone(), namespace: here, tun, link }, resolv_conf))
     }
 
     /// Stops its thread and closes it. Returns false, for `retain`.
@@ -299,6 +336,14 @@ impl Device {
         fork::forget(self.tun.as_fd());
         logger.line(format_args!("[uwsgi-tuntap] left the device {} behind in its namespace", self.tun.name()));
         false
+    }
+}
+
+/// A router that reads a device itself closes its copy once it sees the end of the connection. Until then the name is taken.
+fn wait_until_gone(device: &str) {
+    let deadline = Instant::now() + TIME_TO_LET_GO;
+    while exists(device) && Instant::now() < deadline {
+        std::thread::sleep(LET_GO_POLL);
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Buffers {
     pub root: Option<Root>,
     /// The device's addresses, for its next connection.
     pub holding: Holding,
+    /// Whether the connection is to be given up for another one: what is said at the beginning of one has changed.
+    #[serde(skip)]
+    pub connects_anew: bool,
 }
 
 impl Buffers {
@@ -166,6 +169,13 @@ impl Pump {
     }
 
     fn serve(&mut self) -> Result<(), Loss> {
+        if mem::take(&mut self.buffers.connects_anew) {
+            // The router notices, and lets go of the device and of the addresses.
+            socket::shut_down(self.router.as_fd());
+            if !self.come_back()? {
+                return Ok(());
+            }
+        }
         loop {
             let result = match self.greet_after_privileges_drop() {
                 Ok(true) => self.pump(),
@@ -436,7 +446,7 @@ mod tests {
             let stop = Arc::new(EventFd::new().expect("an event"));
             let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).expect("an epoll");
             let router = Arc::new(OwnedFd::from(near));
-            let mut pump = Pump::new(&tun, &router, &stop, epoll, buffers, Rejoin::new("@none", &context));
+            let mut pump = Pump::new(&tun, &router, &stop, epoll, buffers, Rejoin::new("tun0", "@none", &context));
             for _ in 0..2 {
                 pump.change_path(Answer::Refused).expect("the connection lives");
             }

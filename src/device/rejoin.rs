@@ -73,6 +73,8 @@ pub enum Hopeless {
 /// What it takes to come back.
 #[derive(Debug)]
 pub struct Rejoin {
+    /// What the device is called in the instance's options.
+    device: String,
     socket_name: String,
     context: Context,
     pause: Duration,
@@ -80,10 +82,15 @@ pub struct Rejoin {
 }
 
 impl Rejoin {
-    /// For the router at `socket_name`.
-    pub fn new(socket_name: &str, context: &Context) -> Self {
-        let context = context.clone();
-        Self { socket_name: socket_name.to_owned(), context, pause: FIRST_PAUSE, connected: Instant::now() }
+    /// For a device, and the router at `socket_name`.
+    pub fn new(device: &str, socket_name: &str, context: &Context) -> Self {
+        Self {
+            device: device.to_owned(),
+            socket_name: socket_name.to_owned(),
+            context: context.clone(),
+            pause: FIRST_PAUSE,
+            connected: Instant::now(),
+        }
     }
 
     /// Where lines go.
@@ -167,7 +174,7 @@ impl Rejoin {
             (false, false) => Waited::InVain,
         };
         let within = self.context.timeout.max(PATIENCE);
-        let mut talk = Talk::new(connection, (&self.context.vassal, tun.name()), &wait, within);
+        let mut talk = Talk::new(connection, (&self.context.vassal, &self.device), &wait, within);
         let mut router_is_ours = false;
         let mut holding = holding.clone();
         if !holding.is_empty() {
@@ -194,7 +201,7 @@ impl Rejoin {
     /// Gives the device the MTU that the router tells now, if it told another one before; else what the device has may be a
     /// hook's. That takes a privilege which the instance has dropped, mostly. Returns what to remember.
     fn follow_mtu(&self, tun: &Tun, told: &Configuration, before: Option<u16>) -> Option<u16> {
-        let spec = self.context.specs.iter().find(|spec| spec.name == tun.name())?;
+        let spec = self.context.specs.iter().find(|spec| spec.name == self.device)?;
         let mtu = told.mtu.and(mtu(spec, told))?;
         if before.is_none_or(|before| before == mtu) {
             return Some(mtu);

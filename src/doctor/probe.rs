@@ -51,7 +51,8 @@ pub fn read(file: &str, plugin: &Path, around: &Arguments) -> io::Result<Result<
 fn run(file: &str, stand_in: Option<&Path>, around: &Arguments) -> io::Result<Result<Reading, Vec<String>>> {
     let mut report = memory_file()?;
     let mut output = memory_file()?;
-    set_close_on_exec(report.as_fd(), false)?;
+    set_close_on_exec(report.as_fd(), false)
+        .map_err(|errno| named("fcntl, to hand a memory file over", &errno.into()))?;
     let task = Task { descriptor: report.as_raw_fd(), is_stand_in: stand_in.is_some() };
     let mut command = Command::new("/proc/self/exe");
     command.arg0(own_name()).env(Task::VARIABLE, task.render());
@@ -63,7 +64,8 @@ fn run(file: &str, stand_in: Option<&Path>, around: &Arguments) -> io::Result<Re
     command.args(&around.before).args([loader(file), file]).args(&around.after).arg("--endif");
     command.args(["--tuntap-doctor", file]);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
-    let status = wait(&mut command.spawn()?)?;
+    let mut child = command.spawn().map_err(|error| named("starting /proc/self/exe, to read the file", &error))?;
+    let status = wait(&mut child).map_err(|error| named("waiting for the uWSGI that reads the file", &error))?;
     let reading = contents(&mut report)?;
     if let (Some(true), Ok(reading)) = (status.map(|status| status.success()), serde_json::from_slice(&reading)) {
         return Ok(Ok(reading));
@@ -96,7 +98,20 @@ fn own_name() -> OsString {
 }
 
 fn memory_file() -> io::Result<File> {
-    Ok(memfd_create(c"uwsgi-tuntap-doctor", MFdFlags::MFD_CLOEXEC)?.into())
+    let made = memfd_create(c"uwsgi-tuntap-doctor", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from);
+    made.map(File::from).map_err(|error| named("memfd_create, for what the other uWSGI says", &error))
+}
+
+/// Says what has failed. A system call that root may not make is one that a sandbox refuses.
+fn named(step: &str, error: &io::Error) -> io::Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            "; if this runs in a sandbox, as in a unit of systemd with SystemCallFilter or Restrict..., allow it there, or run \
+             the doctor outside"
+        }
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("{step}: {error}{hint}"))
 }
 
 fn contents(file: &mut File) -> io::Result<Vec<u8>> {
@@ -125,6 +140,14 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_name_what_was_refused() {
+        let refused = named("memfd_create", &io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(refused.starts_with("memfd_create: Operation not permitted") && refused.contains("SystemCallFilter"));
+        let full = named("memfd_create", &io::Error::from_raw_os_error(libc::EMFILE)).to_string();
+        assert!(!full.contains("sandbox"), "{full}");
+    }
 
     #[test]
     fn files_are_loaded_as_the_emperor_loads_them() {

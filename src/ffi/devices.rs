@@ -1,32 +1,21 @@
 //! The devices of this instance, through all the hooks that may find them missing.
 
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use nix::unistd::Uid;
 use parking_lot::Mutex;
 
+use super::adoption::{self, config};
 use super::guard::die;
 use super::host::{self, HostState};
 use super::hostnet;
-use super::options::config;
 use crate::config::Credentials;
-use crate::device::{Context, DeviceSet, Handover, HandoverError};
-use crate::sys::{fork, process};
-
-/// Where a reloaded image finds the description of its devices: the number of a descriptor.
-const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HANDOVER";
-
-/// What stands there instead, before this process's number, if the devices belong to a parent that waits for this
-/// process's end (`refork`): the reload doesn't touch them.
-const WITH_PARENT: &str = "parent of ";
+use crate::device::{Context, DeviceSet};
+use crate::sys::fork;
+use crate::sys::net::shares_namespace_with_parent;
 
 /// How often `daemonize2` forks.
 const DAEMONIZE_FORKS: u32 = 2;
 
-/// Whether this image's devices are [`WITH_PARENT`].
-static ARE_WITH_PARENT: AtomicBool = AtomicBool::new(false);
-
-static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
+pub(super) static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
 /// Before anything else: refuses what can't work.
 pub fn refuse_impossible(host: &HostState) {
@@ -38,48 +27,37 @@ pub fn refuse_impossible(host: &HostState) {
     }
 }
 
+/// Before any hook of the configuration: says why there will be no device, or one where nobody wants it. The hooks that
+/// configure it would fail first, and say only that it is missing.
+pub fn foretell(host: &HostState) {
+    if config().devices.is_empty() || host.is_reload() || host.unshares_net() {
+        return;
+    }
+    let names: Vec<_> = config().devices.iter().map(|spec| spec.name.as_str()).collect();
+    let problem = if !Uid::effective().is_root() {
+        "it can't be made: the instance doesn't start as root (emperor-tyrant in its Emperor's file has that effect)"
+    } else if host.is_jailed() {
+        if !host.has_emperor() || shares_namespace_with_parent() != Some(true) {
+            return;
+        }
+        "it is made in the Emperor's own network namespace, where hooks would change the host's network: this vassal got \
+         none of its own (emperor-use-clone = net is missing in its Emperor's file)"
+    } else if host.has_emperor() {
+        "it is not made, and hooks that want to configure it will fail: jailed = true is missing in this vassal's file"
+    } else {
+        "it is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
+         Emperor a network namespace of its own"
+    };
+    host::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
+}
+
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
 pub fn ensure(host: &HostState) {
-    if config().devices.is_empty() || ARE_WITH_PARENT.load(Ordering::Relaxed) {
+    if config().devices.is_empty() || adoption::are_with_parent() {
         return;
     }
     let mut devices = DEVICES.lock();
     devices.ensure(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
-}
-
-/// In an image that a reload has executed: takes over the devices of the image before.
-pub fn adopt(host: &HostState) {
-    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    if let Some(child) = value.strip_prefix(WITH_PARENT) {
-        // Another process has inherited the variable.
-        let is_ours = child == std::process::id().to_string();
-        return ARE_WITH_PARENT.store(is_ours, Ordering::Relaxed);
-    }
-    let result =
-        value.parse().map_err(|_| HandoverError::Descriptor(-1)).and_then(Handover::load).and_then(|handover| {
-            handover.descriptors().for_each(host::keep_open_raw);
-            DEVICES.lock().adopt(handover, &context(host))
-        });
-    match result {
-        // A child that executes a uWSGI of its own has inherited the variable.
-        Ok(()) | Err(HandoverError::OtherProcess(_)) => {}
-        Err(error) => host::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}")),
-    }
-}
-
-/// Before a reload executes the next image: leaves the devices to it.
-pub fn hand_over() {
-    let Some(handover) = DEVICES.lock().hand_over() else { return };
-    match handover.store() {
-        Ok(description) => {
-            handover.descriptors().for_each(host::keep_open_raw);
-            host::keep_open_raw(description.as_raw_fd());
-            process::set_variable(HANDOVER_VARIABLE, &description.as_raw_fd().to_string());
-            // The next image closes it.
-            std::mem::forget(description);
-        }
-        Err(error) => host::log(&format!("[uwsgi-tuntap] the devices will not survive the reload: {error}")),
-    }
 }
 
 /// Goes on in a process that put itself into the background.
@@ -100,11 +78,9 @@ pub fn complete_jail() {
 /// that put the process into the background.
 pub fn check(host: &HostState) {
     let mut devices = DEVICES.lock();
-    let are_with_parent = ARE_WITH_PARENT.load(Ordering::Relaxed) || !devices.is_empty() && !fork::owns_descriptors();
+    let are_with_parent = adoption::are_with_parent() || !devices.is_empty() && !fork::owns_descriptors();
     if are_with_parent {
-        // uWSGI doesn't call master_cleanup in such a process.
-        process::set_variable(HANDOVER_VARIABLE, &format!("{WITH_PARENT}{}", std::process::id()));
-        return;
+        return adoption::announce_parent(host);
     }
     if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
         host::log(
@@ -118,7 +94,8 @@ pub fn check(host: &HostState) {
     }
 }
 
-fn context(host: &HostState) -> Context {
+/// What the devices have in common.
+pub fn context(host: &HostState) -> Context {
     let identity = (config().credentials != Credentials::Off)
         .then(|| host.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
     Context {
@@ -127,7 +104,7 @@ fn context(host: &HostState) -> Context {
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
-        vassal: host.name(),
+        vassal: adoption::name(host),
         logger: host::LOGGER,
         keep_open: host::keep_open,
     }

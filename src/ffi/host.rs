@@ -4,18 +4,28 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::{io, ptr};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{abi, bindings};
-use crate::device::Identity;
+use crate::device::{Identity, instance_name};
 use crate::log::Logger;
 use crate::router::CredentialsHook;
 use crate::sys::process::{set_close_on_exec, set_nonblocking};
 use crate::sys::socket::PeerCredentials;
+
+/// Where the process was when it began to read its configuration, whose path may begin there.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Notes where the process is, before an option takes it elsewhere. An unknown folder is left out of names.
+pub fn note_folder() {
+    let _ = FOLDER.set(std::env::current_dir().unwrap_or_default());
+}
 
 /// The host's log.
 pub const LOGGER: Logger = Logger(log);
@@ -112,11 +122,20 @@ impl HostState {
         self.0.daemonizes_late != 0
     }
 
-    /// The base name of the instance's configuration, which is what tells it from an Emperor's other vassals. Empty if there
-    /// is none.
+    /// Whether an Emperor has started the instance, and will start it again when it ends.
+    pub const fn has_emperor(&self) -> bool {
+        self.0.has_emperor != 0
+    }
+
+    /// Whether a reload has executed this image.
+    pub const fn is_reload(&self) -> bool {
+        self.0.is_reload != 0
+    }
+
+    /// What tells the instance from others ([`instance_name`]). Empty if it has no configuration file.
     pub fn name(&self) -> String {
-        let path = self.text(self.0.config).unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default().to_owned()
+        let folder = FOLDER.get().map_or(Path::new(""), PathBuf::as_path);
+        instance_name(&self.text(self.0.config).unwrap_or_default(), folder)
     }
 
     /// Whether statistics are to be served in HTTP.

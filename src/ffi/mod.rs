@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod adoption;
 mod bindings;
 mod devices;
 mod doctor;

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, doctor, hostnet, routers};
+use super::{adoption, devices, doctor, host, hostnet, routers};
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -40,6 +40,7 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
         check_abi().unwrap_or_else(|error| die(error));
+        host::note_folder();
         doctor::prepare();
         hostnet::adopt();
     });
@@ -52,7 +53,8 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         let host = HostState::read();
         devices::refuse_impossible(&host);
         hostnet::refuse_impossible(&host);
-        devices::adopt(&host);
+        adoption::adopt(&host);
+        devices::foretell(&host);
         routers::start(&host);
         // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
         // sockets, and with master-as-root in the workers only, where each would need a device of its own.
@@ -98,7 +100,7 @@ unsafe extern "C" fn resume() {
 unsafe extern "C" fn master_cleanup() {
     guarded("master_cleanup", || {
         routers::close();
-        devices::hand_over();
+        adoption::hand_over(&HostState::read());
         hostnet::hand_over();
     });
 }

@@ -104,13 +104,12 @@ pub fn close() {
 }
 
 fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup, String> {
-    let text = |error: std::io::Error| error.to_string();
     host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = host::bind_unix(&spec.socket).map_err(text)?;
+    let listener = host::bind_unix(&spec.socket).map_err(|error| format!("{}: {error}", spec.socket))?;
     let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
     tun.enable_offloads();
     host::log(&format!("[tuntap-router] made the device {}", tun.name()));
-    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose().map_err(text)?;
+    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose()?;
     let gateway = match spec.gateway {
         Some(address) => {
             let gateway = Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}"))?;
@@ -174,13 +173,14 @@ fn host_etc() -> Vec<Directory> {
     found
 }
 
-fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> std::io::Result<StatsEndpoint> {
+fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> Result<StatsEndpoint, String> {
     host::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
+    let listener = match address {
+        StatsAddress::Unix(name) => host::bind_unix(name),
+        StatsAddress::Tcp(name) => host::bind_tcp(name),
+    };
     Ok(StatsEndpoint {
-        listener: match address {
-            StatsAddress::Unix(name) => host::bind_unix(name)?,
-            StatsAddress::Tcp(name) => host::bind_tcp(name)?,
-        },
+        listener: listener.map_err(|error| format!("statistics on {}: {error}", address.as_str()))?,
         http: host.stats_http(),
         minified: host.stats_minified(),
         timeout: host.socket_timeout(),
@@ -212,20 +212,22 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
+    let mut device = "a router".to_owned();
     let run = || {
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
+            setup.tun.name().clone_into(&mut device);
             setup.master = process::watch_parent().ok();
         }
         // What belongs to the other routers, and to the master, is not this process's business.
         SETUPS.lock().clear();
         WATCHED.lock().clear();
         match setup {
-            Some(setup) => format!("{}: {}", setup.tun.name().to_owned(), router::run(&setup)),
+            Some(setup) => router::run(&setup).to_string(),
             None => "its set-up is missing".to_owned(),
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
-    host::log(&format!("[tuntap-router] {reason}; this router ends"));
+    host::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
     std::process::exit(1)
 }

@@ -34,6 +34,22 @@ pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
     (result == 0).then_some(NamespaceCookie(cookie))
 }
 
+/// Whether this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that can't be told: in a process
+/// namespace with a /proc of its own no parent is seen.
+pub fn shares_namespace_with_parent() -> Option<bool> {
+    // getppid(2) is 0 in a process namespace's first process, while a /proc from outside knows the parent.
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.to_owned();
+    let own = std::fs::read_link("/proc/self/ns/net").ok()?;
+    let parents = std::fs::read_link(format!("/proc/{parent}/ns/net")).ok()?;
+    Some(own == parents)
+}
+
+/// Whether there is an interface of this name in the current network namespace.
+pub fn exists(interface: &str) -> bool {
+    nix::net::if_::if_nametoindex(interface).is_ok()
+}
+
 /// Longest packet that an interface takes, in bytes (netdevice(7), SIOCGIFMTU). Any socket of its namespace will do.
 pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
@@ -54,6 +70,11 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn namespace_is_that_of_the_parent() {
+        assert_eq!(shares_namespace_with_parent(), Some(true));
+    }
 
     #[test]
     fn namespace_is_the_same_until_it_is_left() {

@@ -88,7 +88,7 @@ pub enum TunError {
     #[error("the name {0:?} is too long")]
     Name(String),
     /// The kernel refused the device.
-    #[error("{name}: {}", hint(*.errno))]
+    #[error("can't make the TUN device {name}: {}", hint(*.errno))]
     Create {
         /// The device's name.
         name: String,

@@ -115,7 +115,7 @@ impl Ask {
 }
 
 /// What tells a device from its user's other devices, so that it gets the same addresses each time: FNV-1a, 64 bits, of
-/// the vassal's name, a NUL byte and the device's name.
+/// the vassal's name (of any length: its configuration's whole path), a NUL byte and the device's name.
 pub fn name_hash(vassal: &str, device: &str) -> u64 {
     fnv1a(vassal.bytes().chain([0]).chain(device.bytes()))
 }

@@ -6,9 +6,11 @@ mod common;
 
 mod world;
 
+mod changes;
 mod claims;
 mod hostile;
 mod jail;
+mod names;
 mod network;
 mod options;
 mod pool;

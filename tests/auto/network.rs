@@ -145,7 +145,7 @@ fn device_without_any_address_ends() {
         .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/default/disable_ipv6 1")
         .line("hook-pre-jail = write:/proc/sys/net/ipv6/conf/all/disable_ipv6 1");
     vassal.add(&emperor);
-    emperor.log.wait_for("tuntap-device uwsgi0: it has IPv6 addresses only, and no IPv6", wait::LONG);
+    emperor.log.wait_for("[uwsgi-tuntap] uwsgi0: it has IPv6 addresses only, and no IPv6", wait::LONG);
     assert!(!emperor.log.text().contains("uwsgi0 has the address"));
 }
 

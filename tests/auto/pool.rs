@@ -17,7 +17,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
     let third = Vassal::auto(&emperor, "c");
     let mark = emperor.log.mark();
     third.add(&emperor);
-    emperor.log.wait_for_since(mark, "tuntap-device uwsgi0: no agreement with the router at ", wait::LONG);
+    emperor.log.wait_for_since(mark, "[uwsgi-tuntap] uwsgi0: no agreement with the router at ", wait::LONG);
     let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
     emperor.log.wait_for_since(mark, line, wait::LONG);
     emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);

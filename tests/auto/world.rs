@@ -109,7 +109,18 @@ impl Vassal {
         wait::until_true("the vassal is gone", wait::LONG, || emperor.vassal_pid(&self.name).is_none());
     }
 
-    fn path(&self, emperor: &Emperor) -> std::path::PathBuf {
+    /// Without one of its lines.
+    pub fn without(&self, line: &str) -> Self {
+        let text = self.text.replacen(&format!("{line}\n"), "", 1);
+        assert_ne!(text, self.text, "{line}");
+        Self { name: self.name.clone(), text }
+    }
+
+    pub fn text(&self, emperor: &Emperor) -> String {
+        emperor.in_dir(&self.text)
+    }
+
+    pub fn path(&self, emperor: &Emperor) -> std::path::PathBuf {
         emperor.path(&format!("vassals/{}.ini", self.name))
     }
 }

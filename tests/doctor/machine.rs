@@ -58,6 +58,19 @@ fn kernel_without_landlock_is_a_warning() {
     examined.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
 
+/// As in a unit of systemd with a SystemCallFilter.
+#[test]
+fn step_that_a_sandbox_refuses_is_named() {
+    let examined = std::thread::spawn(|| {
+        hide(libc::SYS_memfd_create, Vec::new(), Errno::EPERM);
+        let verdict = World::usual().examine_lines(ROUTER);
+        let line = verdict.text.lines().find(|line| line.starts_with("the examination failed: ")).unwrap_or_default();
+        assert!(line.contains("memfd_create") && line.contains("SystemCallFilter"), "{}", verdict.text);
+        assert_eq!(verdict.code, Some(1));
+    });
+    examined.join().unwrap_or_else(|panic| resume_unwind(panic));
+}
+
 #[test]
 fn few_descriptors_are_a_warning() {
     let world = World::usual().wrapper(&["prlimit", "--nofile=600:600"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::{EmperorIni, V1};
+use crate::common::emperor::{Emperor, EmperorIni, V1};
 use crate::common::host::{Host, Subject};
 use crate::common::processes::{is_alive, send};
 use crate::common::vassal::NOBODY;
@@ -74,6 +74,100 @@ fn instance_without_jail_runs_without_device() {
     assert!(!instance.netns.has_device("uwsgi0"));
     assert!(emperor.stats().peers().is_empty());
     assert!(is_alive(instance.master_pid()));
+}
+
+/// The text of the log up to where the first hook fails, which must be there.
+#[track_caller]
+fn before_the_hooks_fail(emperor: &Emperor) -> String {
+    const FAILED: &str = "exited with non-zero code";
+    emperor.log.wait_for(FAILED, wait::LONG);
+    let log = emperor.log.text();
+    log.split(FAILED).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn vassal_without_jail_is_told_before_its_hooks_fail() {
+    for host in [Host::usual(), Host::usual().other()] {
+        let emperor = with_app(EmperorIni::new(host, Subject::Ours).start());
+        let text = vassal(&emperor).render();
+        assert!(text.contains("jailed = true\n"));
+        let draft = emperor.path("draft");
+        std::fs::write(&draft, emperor.in_dir(&text.replace("jailed = true\n", ""))).expect("own folder");
+        std::fs::rename(&draft, emperor.path("vassals/v1.ini")).expect("own folder");
+        let log = before_the_hooks_fail(&emperor);
+        assert!(
+            log.contains("[uwsgi-tuntap] uwsgi0: it is not made") && log.contains("jailed = true is missing"),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn instance_without_namespace_is_told_before_its_hooks_fail() {
+    let emperor = emperor();
+    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+        .lines(&["master = true", "exec-as-root = ip link show dev uwsgi0"])
+        .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()));
+    let instance = ini.launch();
+    let log = before_the_hooks_fail(&instance);
+    assert!(log.contains("[uwsgi-tuntap] uwsgi0: it is not made") && log.contains("unshare = net is missing"), "{log}");
+}
+
+/// Its device is made where its Emperor is, which is what the C plugin does.
+#[test]
+fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
+    let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
+    let ini =
+        EmperorIni::bare(Host::usual(), Subject::Ours).router("emperor0 {dir}/t.sock {dir}/stats.sock").lines(&lines);
+    let emperor = with_app(ini.start());
+    emperor.add(&vassal(&emperor).line("exec-as-root = false"));
+    let log = before_the_hooks_fail(&emperor);
+    assert!(
+        log.contains("uwsgi0: it is made in the Emperor's own") && log.contains("emperor-use-clone = net is"),
+        "{log}"
+    );
+}
+
+/// Who gets a namespace by other means has nothing to be told.
+#[test]
+fn vassals_with_a_namespace_are_told_nothing() {
+    for clone in ["net", "net,pid", "pid,net,fs"] {
+        let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
+        let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+            .router("emperor0 {dir}/t.sock {dir}/stats.sock")
+            .lines(&lines);
+        let emperor = with_app(ini.line(format!("emperor-use-clone = {clone}")).start());
+        let mark = emperor.log.mark();
+        emperor.add(&vassal(&emperor));
+        emperor.wait_until_ready(mark, NAME);
+        assert!(!emperor.log.text().contains("uwsgi0: it is"), "{clone}");
+    }
+}
+
+/// They begin as the router's other lines do, whatever it is about.
+#[test]
+fn routers_that_cannot_start_say_so_in_their_own_lines() {
+    for (lines, reason) in [
+        (vec!["tuntap-router = lo {dir}/t.sock"], "[tuntap-router] lo: can't make the TUN device lo: EINVAL"),
+        (
+            vec!["tuntap-router = emperor0 {dir}/t.sock x y z"],
+            "[tuntap-router] tuntap-router = emperor0 {dir}/t.sock x y z: ",
+        ),
+        (
+            vec!["tuntap-router = emperor0 {dir}/t.sock", "tuntap-router-mtu = 1"],
+            "[tuntap-router] tuntap-router-mtu = 1: ",
+        ),
+        (
+            vec!["tuntap-router = emperor0 {dir}/t.sock {dir}/s.sock 203.0.113.9:4000"],
+            "[tuntap-router] emperor0: gateway 203.0.113.9:4000: ",
+        ),
+        (vec!["tuntap-device = uwsgi0", "tuntap-device-mtu = 1"], "[uwsgi-tuntap] tuntap-device-mtu = 1: "),
+    ] {
+        let mut instance = EmperorIni::bare(Host::usual(), Subject::Ours).line("master = true").lines(&lines).launch();
+        assert_eq!(instance.wait_for_exit().code(), Some(1), "{lines:?}");
+        let (log, reason) = (instance.log.text(), instance.in_dir(reason));
+        assert!(log.lines().any(|line| line.starts_with(&reason)), "{reason}\n{log}");
+    }
 }
 
 /// A tyrannical Emperor starts a vassal as the owner of its file, so no hook ever sees root.
