@@ -50,7 +50,7 @@ fn abstract_socket_serves_its_namespace(pair: Pair) {
     std::fs::write(&file, emperor.in_dir(&inside.render())).expect("own folder");
     let log = || File::options().append(true).open(emperor.log.path()).expect("own log");
     let mut uwsgi = Command::new("nsenter")
-        .args(["--net", "--mount", "-t", &emperor.master_pid().to_string()])
+        .args(["--net", "--mount", "--root", "-t", &emperor.master_pid().to_string()])
         .arg(emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy()))
         .arg("--ini")
         .arg(&file)

@@ -15,7 +15,7 @@ fn examine(emperor: &Emperor, files: &[&str]) -> Verdict {
     let plugins = emperor.in_dir(&emperor.host.mounted_plugins(Subject::Ours));
     let uwsgi = emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy());
     let output = Command::new("timeout")
-        .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "-t", &emperor.master_pid().to_string()])
+        .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "--root", "-t", &emperor.master_pid().to_string()])
         .args(command_line(&uwsgi, &plugins, files))
         .output()
         .expect("timeout can be started");
@@ -60,7 +60,7 @@ fn set_up_that_runs_in_the_background_is_well() {
     let ini = file(&emperor, "daemon.ini", lines);
     let uwsgi = emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy());
     let started = Command::new("timeout")
-        .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "-t", &emperor.master_pid().to_string()])
+        .args(["-s", "KILL", "60", "nsenter", "--net", "--mount", "--root", "-t", &emperor.master_pid().to_string()])
         .args([&uwsgi, "--ini", &ini])
         .env(VARIABLE, emperor.family().marker())
         .stdout(Stdio::null())

@@ -6,6 +6,7 @@ use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::processes::{Family, Process, descriptors};
 
+/// The end of its path: what stands before depends on root directories and mount namespaces.
 const TUN: &str = "/dev/net/tun";
 
 /// The connections of a process's network namespace to the router: their near ends, as `/proc` shows descriptors. The
@@ -30,7 +31,7 @@ pub fn neighbours(family: &Family, pid: i32) -> Vec<Process> {
 
 /// Those of some processes that could read or write packets.
 fn holders(connections: &[String], processes: &[Process]) -> Vec<i32> {
-    let is_end = |target: &String| target == TUN || connections.contains(target);
+    let is_end = |target: &String| target.ends_with(TUN) || connections.contains(target);
     let holds = |process: &&Process| descriptors(process.pid).iter().any(is_end);
     processes.iter().filter(holds).map(|process| process.pid).collect()
 }
@@ -44,7 +45,7 @@ pub fn owner(emperor: &Emperor, family: &Family, pid: i32) -> i32 {
     let holders = holders(&connections, &processes);
     let [owner] = holders[..] else { panic!("one process holds the tunnel, not {holders:?} of {processes:?}") };
     let held = descriptors(owner);
-    assert_eq!(held.iter().filter(|target| *target == TUN).count(), 1, "one TUN descriptor: {held:?}");
+    assert_eq!(held.iter().filter(|target| target.ends_with(TUN)).count(), 1, "one TUN descriptor: {held:?}");
     assert_eq!(held.iter().filter(|target| connections.contains(target)).count(), 1, "one connection: {held:?}");
     owner
 }

@@ -68,14 +68,15 @@ fn rules_mean_what_they_say() {
         for (line, text) in lines.into_iter().zip(texts) {
             assert!(line.ends_with(text), "{text} in {listed}");
         }
-        let listed = nft(&["list", "table", "inet", "tuntap-a"]);
+        // Versions differ in which priorities they give names.
+        let listed = nft(&["--numeric-priority", "list", "table", "inet", "tuntap-a"]);
         for line in [
             "comment \"uwsgi-tuntap\"",
             "flags owner",
-            "type filter hook forward priority mangle",
-            "type nat hook prerouting priority dstnat",
+            "type filter hook forward priority -150",
+            "type nat hook prerouting priority -100",
             "type nat hook output priority -100",
-            "type nat hook postrouting priority srcnat",
+            "type nat hook postrouting priority 100",
             "oifname \"eth0\" masquerade",
             "jump ports",
         ] {
