@@ -10,7 +10,7 @@ use super::guard::die;
 use super::host::{self, HostState};
 use super::options::config;
 use crate::config::RouterSpec;
-use crate::hostnet::{Handover, HostNetwork};
+use crate::hostnet::{Handover, HostNetwork, HostNetworkError};
 use crate::sys::{fork, process};
 
 /// Where a reloaded image finds what the one before has set up.
@@ -54,7 +54,12 @@ pub fn set_up(routers: &mut [RouterSpec]) {
     }
     match HostNetwork::set_up(routers, earlier, host::LOGGER) {
         Ok(network) => keep(network),
-        Err(error) => die(format_args!("tuntap-router: {error}")),
+        // It names the device itself.
+        Err(error @ HostNetworkError::NoAddress { .. }) => die(format_args!("tuntap-router {error}")),
+        Err(error) => {
+            let devices: Vec<_> = routers.iter().map(|router| router.device.as_str()).collect();
+            die(format_args!("tuntap-router {}: {error}", devices.join(",")));
+        }
     }
 }
 

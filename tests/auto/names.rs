@@ -173,6 +173,20 @@ fn folder_and_pattern_are_the_same() {
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
+/// By one pattern for all of them.
+#[test]
+fn emperor_that_is_started_again() {
+    let sites = Sites::new(Host::usual(), 3);
+    let run = || {
+        sites.forget_pids();
+        let emperor = sites.emperor(&["*/*/uwsgi.ini"]);
+        let addresses = sites.addresses();
+        drop(emperor);
+        addresses
+    };
+    assert_eq!(run(), run());
+}
+
 /// Links to a template are vassals of their own, and one to a release of an application is the same one after the next.
 #[test]
 fn links_are_not_followed() {

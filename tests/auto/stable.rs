@@ -226,16 +226,6 @@ fn mtu_that_a_router_tells_later() {
 }
 
 #[test]
-fn emperor_that_is_started_again() {
-    let run = || {
-        let emperor = with_v6(emperor()).start_in(netns_with_v6());
-        let nets: Vec<_> = ["app", "b", "c"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
-        nets.iter().map(|net| (v4(net), v6(net))).collect::<Vec<_>>()
-    };
-    assert_eq!(run(), run());
-}
-
-#[test]
 fn reloaded_vassal_keeps_its_addresses() {
     let emperor = with_v6(emperor()).start_in(netns_with_v6());
     let net = Vassal::auto(&emperor, "app").start(&emperor);

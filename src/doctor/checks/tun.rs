@@ -63,7 +63,8 @@ fn trial_result(trial: &Trial, asker: Asker) -> Vec<Finding> {
         }],
         Trial::NoNamespace(errno) => vec![refused(
             format!("no network namespace can be made: {errno}"),
-            "start uWSGI, and this check, as root, with CAP_SYS_ADMIN (docker: --cap-add SYS_ADMIN)",
+            "start uWSGI, and this check, as root, with CAP_SYS_ADMIN (docker: --cap-add SYS_ADMIN; in a unit of systemd, \
+             RestrictNamespaces must not forbid net)",
             asker,
         )],
     }

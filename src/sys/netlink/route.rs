@@ -73,7 +73,12 @@ pub struct Netlink(Connection<RouteNetlinkMessage>);
 impl Netlink {
     /// Connects.
     pub fn open() -> Result<Self, NetlinkError> {
-        Connection::open(NETLINK_ROUTE).map(Self).map_err(|error| NetlinkError::new("rtnetlink", error))
+        Connection::open(NETLINK_ROUTE).map(Self).map_err(|errno| {
+            let refused = NetlinkError::new("a socket of rtnetlink", errno);
+            let is_sandboxed = matches!(refused.errno(), Some(Errno::EAFNOSUPPORT | Errno::EPERM | Errno::EACCES));
+            let hint = "in a unit of systemd, RestrictAddressFamilies must have AF_NETLINK";
+            if is_sandboxed { refused.with_hint(hint.to_owned()) } else { refused }
+        })
     }
 
     /// The interface of that name. ENODEV if there is none.
