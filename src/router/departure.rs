@@ -36,6 +36,9 @@ impl EventLoop<'_> {
             let _ = self.epoll.delete(&tun);
             self.closer.close(tun.into());
         }
+        if let Some((_, tun)) = peer.waiting {
+            self.closer.close(tun.into());
+        }
         let now = Instant::now();
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
         match (address, departure) {
