@@ -7,8 +7,8 @@ use std::time::Instant;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::event_loop::EventLoop;
-use super::parcel::Parcel;
 use super::meter::WriteMeter;
+use super::parcel::Parcel;
 use super::peer::{Departure, Path, StreamReason};
 use super::quarantine::Origin;
 use super::token::Token;
@@ -81,11 +81,7 @@ impl EventLoop<'_> {
         self.answer(id, Answer::Refused);
     }
 
-    fn check_device(
-        &self,
-        hello: &[u8],
-        descriptor: Option<OwnedFd>,
-    ) -> Result<(Offloads, Tun), StreamReason> {
+    fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
         let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
         let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
         if self.closer.is_full() {

@@ -212,7 +212,8 @@ impl<'a> EventLoop<'a> {
     /// How long to sleep when nothing happens.
     fn timeout(&self, now: Instant) -> EpollTimeout {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
-        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).chain(self.probations.next_end()).min() else {
+        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).chain(self.probations.next_end()).min()
+        else {
             return EpollTimeout::NONE;
         };
         // One millisecond more, so that the deadline has passed at the wake-up.

@@ -20,7 +20,7 @@ const READS: u64 = 3;
 
 /// Single writes may take longer if others took less. So much, as a number of allowances for the shortest packets, can be
 /// saved up: not enough for writes that others would notice.
-const SAVED_ALLOWANCES: u64 = 12;
+const SAVED_ALLOWANCES: u64 = 6;
 
 /// Beyond what they may cost, the writes of all peers together get one part in so many of the router's time, and a peer
 /// that shares it with nobody, all of that.
@@ -31,9 +31,9 @@ const LIMITED_NANOS: u64 = 2_000_000;
 
 /// One part in so many of the router's time can go on for any time. Who takes more, and so much more in all, is not to
 /// be attached. Whose namespace or user did so a while ago gets less patience.
-const TOLERATED_PART: u64 = 20;
-const PATIENCE_NANOS: u64 = 150_000_000;
-const SHORT_PATIENCE_NANOS: u64 = 15_000_000;
+const TOLERATED_PART: u64 = 50;
+const PATIENCE_NANOS: u64 = 60_000_000;
+const SHORT_PATIENCE_NANOS: u64 = 6_000_000;
 
 /// Fewer expensive writes say nothing: a machine may stand still for a moment.
 const MIN_EXPENSIVE_WRITES: u32 = 4;
@@ -244,7 +244,10 @@ impl fmt::Display for Cost {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { writes, excess, allowed } = self;
         let (took, allowed) = ((*excess + *allowed).as_micros(), allowed.as_micros());
-        write!(formatter, "{writes} of late took {took} µs on average; what reading such packets costs here allows {allowed} µs")
+        write!(
+            formatter,
+            "{writes} of late took {took} µs on average; what reading such packets costs here allows {allowed} µs"
+        )
     }
 }
 

@@ -114,6 +114,9 @@ mod tests {
         assert_eq!(probations.next_end(), Some(start + NEXT_TRY));
         assert_eq!(probations.take(start), None);
         let end = start + NEXT_TRY * 2;
-        assert_eq!([probations.take(end), probations.take(end), probations.take(end)], [Some(first), Some(second), None]);
+        assert_eq!(
+            [probations.take(end), probations.take(end), probations.take(end)],
+            [Some(first), Some(second), None]
+        );
     }
 }

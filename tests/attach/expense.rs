@@ -1,9 +1,9 @@
 //! Vassals whose namespaces make packets expensive to receive, which the router's thread does: they cost nobody else, however
 //! they hide it. And honest ones, which nothing makes look like that.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, sleep};
@@ -26,7 +26,10 @@ const EXPENSIVE: usize = 100;
 /// How long each transfer is measured.
 const TRANSFER: Duration = Duration::from_millis(2500);
 
-/// What has to be the last word on a device that was taken back.
+/// How often it is, at most.
+const ROUNDS: usize = 4;
+
+/// What the router says of a device that was taken back.
 const DETACHED: &str = "goes back to frames";
 
 /// Each of these takes a machine of its own.
@@ -112,12 +115,11 @@ fn transfer(server: &Net, address: Ipv4Addr, client: &Net, time: Duration) -> u6
     })
 }
 
-/// What an honest vassal can do: bytes to it in some time, and its pings' round trip, mean and longest, in milliseconds.
+/// What an honest vassal can do: bytes to it in some time, and its pings' round trip in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Service {
     bytes: u64,
     ping: f64,
-    longest_ping: f64,
 }
 
 #[track_caller]
@@ -130,8 +132,8 @@ fn service(emperor: &Emperor, honest: &Net) -> Service {
         .find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "))
         .map(|times| times.split('/').filter_map(|time| time.parse().ok()).collect())
         .unwrap_or_default();
-    let [_, ping, longest_ping, ..] = times[..] else { panic!("no answers: {text}") };
-    Service { bytes, ping, longest_ping }
+    let [_, ping, ..] = times[..] else { panic!("no answers: {text}") };
+    Service { bytes, ping }
 }
 
 /// An attacker whose rules hide in these residues of a modulus, beside an honest vassal.
@@ -142,25 +144,32 @@ fn assert_hiding_is_in_vain(modulus: usize, residues: &[usize]) {
     let honest = start_attached(&emperor, "v1", V1);
     let attacker = Handed::attach(&emperor, V2);
     let is_over = AtomicBool::new(false);
-    let (usual, attacked) = thread::scope(|scope| {
+    thread::scope(|scope| {
         let _busy = Busy { is_over: &is_over };
         scope.spawn(|| flood(&emperor, V2, &is_over));
         // The same packets without the rules.
         let usual = service(&emperor, &honest);
         hide_rules(&emperor, &attacker.netns, modulus, residues);
-        let attacked = service(&emperor, &honest);
-        (usual, attacked)
+        // Others may have taken the machine meanwhile; who is starved is so each time.
+        let is_served = (0..ROUNDS).any(|_| {
+            let attacked = service(&emperor, &honest);
+            eprintln!("{what}: {usual:?}, attacked {attacked:?}");
+            attacked.bytes * 2 >= usual.bytes && attacked.ping < (2.0 * usual.ping).max(5.0)
+        });
+        assert!(is_served, "{what}: the honest vassal is served as well as usual");
+        let is_told = || lines(&emperor).iter().any(|line| line.contains(&format!("peer {V2} ")));
+        wait::until_true(&format!("{what}: the attacker is named"), wait::LONG, is_told);
     });
-    eprintln!("{what}: {usual:?}, attacked {attacked:?}");
-    let log = emperor.log.text();
-    let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains(DETACHED) || line.contains("is limited, some packets")).collect();
-    assert!(lines.iter().any(|line| line.contains(&V2.to_string())), "{what}: the attacker is named");
+    let lines = lines(&emperor);
     assert!(!lines.iter().any(|line| line.contains(&format!("peer {V1} "))), "{what}: the honest one isn't: {lines:?}");
     assert!(is_attached(&emperor.stats(), V1));
-    assert!(attacked.bytes * 2 >= usual.bytes, "{what}: {attacked:?} instead of {usual:?}");
-    let bound = (10.0 * usual.ping).max(5.0);
-    assert!(attacked.ping < bound, "{what}: {attacked:?} instead of {usual:?}");
+}
+
+/// What the router says of peers that cost too much.
+fn lines(emperor: &Emperor) -> Vec<String> {
+    let log = emperor.log.text();
+    let is_one = |line: &&str| line.contains(DETACHED) || line.contains("is limited, some packets");
+    log.lines().filter(is_one).map(str::to_owned).collect()
 }
 
 fn all_but(residue: usize, modulus: usize) -> Vec<usize> {
@@ -198,7 +207,7 @@ fn rules_in_a_namespace_behind_are_noticed() {
     let attacker = Handed::attach(&emperor, V2);
     let behind = Netns::new();
     attacker.netns.join("10.8.0.1/24", &behind, "10.8.0.2/24");
-    let forward = "chain d { type nat hook prerouting priority dstnat; ip protocol udp dnat to 10.8.0.2 }";
+    let forward = "chain d { type nat hook prerouting priority dstnat; ip protocol udp dnat to 10.8.0.2;}";
     nft(&emperor, &attacker.netns, &format!("table ip n {{\n{forward}\n}}\n"));
     hide_rules(&emperor, &behind, 64, &[9]);
     let is_over = AtomicBool::new(false);
