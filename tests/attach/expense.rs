@@ -2,8 +2,7 @@
 //! they hide it. And honest ones, which nothing makes look like that.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, sleep};
@@ -136,20 +135,25 @@ fn service(emperor: &Emperor, honest: &Net) -> Service {
     Service { bytes, ping }
 }
 
-/// An attacker whose rules hide in these residues of a modulus, beside an honest vassal.
+/// An attacker whose rules are for these residues of a modulus, beside an honest vassal. What the attacker's device has got
+/// before, it can tell from its own counters.
 #[track_caller]
-fn assert_hiding_is_in_vain(modulus: usize, residues: &[usize]) {
-    let what = format!("{} residues of {modulus}", residues.len());
+fn assert_hiding_is_in_vain(modulus: usize, residues: impl Fn(usize) -> Vec<usize>) {
     let emperor = emperor().start();
     let honest = start_attached(&emperor, "v1", V1);
     let attacker = Handed::attach(&emperor, V2);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _busy = Busy { is_over: &is_over };
-        scope.spawn(|| flood(&emperor, V2, &is_over));
-        // The same packets without the rules.
-        let usual = service(&emperor, &honest);
-        hide_rules(&emperor, &attacker.netns, modulus, residues);
+    // The same packets without the rules.
+    let usual = flooded(&emperor, || service(&emperor, &honest));
+    let received = || emperor.stats().of_peer(V2, "tx_packets");
+    let mut before = received();
+    wait::until_true("the flood has passed", wait::LONG, || {
+        sleep(Duration::from_millis(100));
+        std::mem::replace(&mut before, received()) == before
+    });
+    let residues = residues(usize::try_from(before).expect("a few"));
+    let what = format!("{} of the residues of {modulus}", residues.len());
+    hide_rules(&emperor, &attacker.netns, modulus, &residues);
+    flooded(&emperor, || {
         // Others may have taken the machine meanwhile; who is starved is so each time.
         let is_served = (0..ROUNDS).any(|_| {
             let attacked = service(&emperor, &honest);
@@ -165,11 +169,29 @@ fn assert_hiding_is_in_vain(modulus: usize, residues: &[usize]) {
     assert!(is_attached(&emperor.stats(), V1));
 }
 
+/// Does something while small packets flood the attacker.
+#[track_caller]
+fn flooded<T>(emperor: &Emperor, work: impl FnOnce() -> T) -> T {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _busy = Busy { is_over: &is_over };
+        scope.spawn(|| flood(emperor, V2, &is_over));
+        work()
+    })
+}
+
 /// What the router says of peers that cost too much.
 fn lines(emperor: &Emperor) -> Vec<String> {
     let log = emperor.log.text();
     let is_one = |line: &&str| line.contains(DETACHED) || line.contains("is limited, some packets");
     log.lines().filter(is_one).map(str::to_owned).collect()
+}
+
+/// The residue that the packet has which is so many further on than the next one.
+fn residue_of(packets: usize, further: usize, modulus: usize) -> usize {
+    // The first packet that the rules see has residue 0. A meter that looks at each packet whose number is a multiple of the
+    // modulus would look at this one.
+    (further + modulus - (packets + 1) % modulus) % modulus
 }
 
 fn all_but(residue: usize, modulus: usize) -> Vec<usize> {
@@ -179,22 +201,23 @@ fn all_but(residue: usize, modulus: usize) -> Vec<usize> {
 #[test]
 fn rules_for_every_packet_are_noticed() {
     let _alone = alone();
-    assert_hiding_is_in_vain(1, &[0]);
+    assert_hiding_is_in_vain(1, |_| vec![0]);
 }
 
+/// The one that is left out is that which a meter would look at that looked at one of so many.
 #[test]
 fn rules_for_all_but_one_of_some_packets_are_noticed() {
     let _alone = alone();
-    for (residue, modulus) in [(0, 8), (7, 8), (1, 3), (63, 64)] {
-        assert_hiding_is_in_vain(modulus, &all_but(residue, modulus));
+    for modulus in [2, 3, 8, 64] {
+        assert_hiding_is_in_vain(modulus, |packets| all_but(residue_of(packets, 0, modulus), modulus));
     }
 }
 
 #[test]
 fn rules_for_one_of_many_packets_are_noticed() {
     let _alone = alone();
-    for (residue, modulus) in [(0, 64), (63, 64), (5, 61), (3, 17), (1, 2)] {
-        assert_hiding_is_in_vain(modulus, &[residue]);
+    for (modulus, further) in [(8, 3), (17, 16), (61, 30), (64, 1), (64, 63)] {
+        assert_hiding_is_in_vain(modulus, |packets| vec![residue_of(packets, further, modulus)]);
     }
 }
 
@@ -210,12 +233,7 @@ fn rules_in_a_namespace_behind_are_noticed() {
     let forward = "chain d { type nat hook prerouting priority dstnat; ip protocol udp dnat to 10.8.0.2;}";
     nft(&emperor, &attacker.netns, &format!("table ip n {{\n{forward}\n}}\n"));
     hide_rules(&emperor, &behind, 64, &[9]);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _busy = Busy { is_over: &is_over };
-        scope.spawn(|| flood(&emperor, V2, &is_over));
-        emperor.log.wait_for(DETACHED, wait::LONG);
-    });
+    flooded(&emperor, || emperor.log.wait_for(DETACHED, wait::LONG));
     assert!(is_attached(&emperor.stats(), V1));
 }
 
@@ -261,10 +279,7 @@ fn relapse_takes_longer() {
 #[track_caller]
 fn flood_until_detached(emperor: &Emperor) {
     let before = total(&emperor.stats(), "detached");
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _busy = Busy { is_over: &is_over };
-        scope.spawn(|| flood(emperor, V2, &is_over));
+    flooded(emperor, || {
         wait::until_true("it is detached", wait::LONG, || total(&emperor.stats(), "detached") > before);
     });
 }
