@@ -50,7 +50,7 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.get_mut(id) else { return self.closer.close(tun.into()) };
         let now = Instant::now();
         if let Some(end) = self.quarantine.end(Origin::of(peer.credentials, peer.as_fd()), now) {
-            peer.waiting = Some((offloads, tun));
+            peer.waiting = Some(Box::new((offloads, tun)));
             // One that was sent back itself has this for its reason.
             if !matches!(peer.path, Path::Stream(StreamReason::SlowWrites)) {
                 peer.path = Path::Stream(StreamReason::Quarantined);

@@ -36,7 +36,8 @@ impl EventLoop<'_> {
             let _ = self.epoll.delete(&tun);
             self.closer.close(tun.into());
         }
-        if let Some((_, tun)) = peer.waiting {
+        if let Some(waiting) = peer.waiting {
+            let (_, tun) = *waiting;
             self.closer.close(tun.into());
         }
         let now = Instant::now();

@@ -76,14 +76,16 @@ impl ReadCosts {
         };
     }
 
-    /// What packets of about this length cost. Nothing before the first one was read.
+    /// What packets of this length cost: no more than longer ones. Few of a length, or old ones, may have been dear by chance.
+    /// Nothing before the first one was read.
     fn of(&self, len: usize) -> Option<u64> {
-        let (shorter, longer) = self.averages.split_at(Self::class(len) + 1);
-        shorter.iter().rev().chain(longer).copied().find(|nanos| *nanos > 0)
+        let (shorter, others) = self.averages.split_at(Self::class(len));
+        let known = |nanos: &u64| *nanos > 0;
+        others.iter().copied().filter(known).min().or_else(|| shorter.iter().copied().rev().find(known))
     }
 
     fn shortest(&self) -> Option<u64> {
-        self.averages.iter().copied().find(|nanos| *nanos > 0)
+        self.of(0)
     }
 
     /// What a packet of this length may cost.
@@ -251,18 +253,24 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What writes to one peer cost.
+/// What writes to one peer cost. Most peers have nothing in their account, and need no room for one.
 #[derive(Debug, Default)]
 pub struct WriteMeter {
     /// Nanoseconds that writes may take beside what they are allowed themselves.
     saved: u64,
+    account: Option<Box<Account>>,
+}
+
+/// What a peer owes.
+#[derive(Debug)]
+struct Account {
     spent: Spent,
     /// [`WorkMeter::epoch`] of what was spent.
     epoch: u32,
     /// For being limited.
-    debt: Option<Debt>,
+    debt: Debt,
     /// For being detached.
-    offence: Option<Debt>,
+    offence: Debt,
     /// The last [`Sharers::window`] in which it was charged.
     window: Option<u64>,
     was_limited: bool,
@@ -271,13 +279,7 @@ pub struct WriteMeter {
 impl WriteMeter {
     /// Whether the peer has to wait until it owes less.
     pub fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
-        let Some(debt) = &mut self.debt else { return false };
-        let owed = debt.settle(now, LIMITED_PART * work.sharers.count(now));
-        if owed == 0 {
-            self.debt = None;
-            return false;
-        }
-        owed > LIMITED_NANOS || work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
+        self.account.as_mut().is_some_and(|account| account.is_limited(work, now))
     }
 
     /// Takes note of a packet from the peer. Its TCP may have sent it because of a write.
@@ -295,49 +297,73 @@ impl WriteMeter {
         let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
         if took <= allowed {
             self.save(work, allowed - took);
-            if work.checkpoint.is_some() {
-                self.spent.add(took, 0);
+            if work.checkpoint.is_some()
+                && let Some(account) = &mut self.account
+            {
+                account.spent.add(took, 0);
             }
             return Verdict::Usual;
         }
         let beyond = work.ran(took, end).saturating_sub(allowed);
         let excess = beyond.saturating_sub(self.saved);
         self.saved = self.saved.saturating_sub(beyond);
-        self.spent.halve(work.epoch.saturating_sub(std::mem::replace(&mut self.epoch, work.epoch)));
-        self.spent.add(took, excess);
         if excess == 0 {
             return Verdict::Usual;
         }
-        self.charge(work, excess, end);
+        let account = self.account.get_or_insert_with(|| Box::new(Account::new(work.epoch, end)));
+        account.charge(work, took, excess, end);
+        account.judge(work, allowed, end)
+    }
+}
+
+impl Account {
+    const fn new(epoch: u32, now: Instant) -> Self {
+        Self {
+            spent: Spent { nanos: 0, excess: 0, times: 0 },
+            epoch,
+            debt: Debt::new(now),
+            offence: Debt::new(now),
+            window: None,
+            was_limited: false,
+        }
+    }
+
+    fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
+        let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
+        owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
+    }
+
+    fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
+        self.spent.halve(work.epoch.saturating_sub(std::mem::replace(&mut self.epoch, work.epoch)));
+        self.spent.add(took, excess);
+        let window = work.sharers.window(now);
+        if self.window.replace(window) != Some(window) {
+            work.sharers.join();
+        }
+        work.debt.settle(now, LIMITED_PART);
+        work.debt.add(excess);
+        self.debt.add(excess);
+        self.offence.settle(now, TOLERATED_PART);
+        self.offence.add(excess);
+    }
+
+    fn judge(&mut self, work: &mut WorkMeter, allowed: u64, now: Instant) -> Verdict {
         let cost = Cost {
             writes: self.spent.times,
             excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
             allowed: Duration::from_nanos(allowed),
         };
-        let offence = self.offence.get_or_insert_with(|| Debt::new(end));
-        offence.add(excess);
-        let owed = offence.settle(end, TOLERATED_PART);
+        let owed = self.offence.settle(now, TOLERATED_PART);
         if owed > SHORT_PATIENCE_NANOS
             && self.spent.times >= MIN_EXPENSIVE_WRITES
             && self.spent.is_worse(&work.read, BEYOND_STOLEN)
         {
             return if owed > PATIENCE_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
         }
-        let is_limited = self.is_limited(work, end);
-        if is_limited && !std::mem::replace(&mut self.was_limited, true) {
+        if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
             return Verdict::Limited(cost);
         }
         Verdict::Usual
-    }
-
-    fn charge(&mut self, work: &mut WorkMeter, excess: u64, now: Instant) {
-        let window = work.sharers.window(now);
-        if self.window != Some(window) {
-            self.window = Some(window);
-            work.sharers.join();
-        }
-        self.debt.get_or_insert_with(|| Debt::new(now)).add(excess);
-        work.debt.add(excess);
     }
 }
 
@@ -517,10 +543,12 @@ mod tests {
         assert_eq!([reads.of(20), reads.of(1500), reads.of(65_575)], [Some(2_000); 3]);
         reads.record(usize::MAX, 9_000);
         assert_eq!([reads.of(1500), reads.of(65_575)], [Some(2_000), Some(9_000)]);
-        (0..100).for_each(|_| reads.record(1500, 1_000_000));
-        assert!(reads.of(1500) > Some(100_000), "what lasts is believed in the end");
-        (0..20).for_each(|_| reads.record(1500, 2_000));
-        assert!(reads.of(1500) < Some(4_000), "and what is cheaper soon");
+        reads.record(0, 50_000);
+        assert_eq!([reads.of(0), reads.shortest()], [Some(2_000); 2], "no shorter one costs more");
+        (0..100).for_each(|_| reads.record(usize::MAX, 1_000_000));
+        assert!(reads.of(65_575) > Some(100_000), "what lasts is believed in the end");
+        (0..20).for_each(|_| reads.record(usize::MAX, 9_000));
+        assert!(reads.of(65_575) < Some(18_000), "and what is cheaper soon");
     }
 
     #[test]

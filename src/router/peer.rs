@@ -96,7 +96,7 @@ pub struct Peer {
     /// How its packets travel.
     pub path: Path,
     /// Its device while that may not be attached, and what the device leaves to be done then.
-    pub waiting: Option<(Offloads, Tun)>,
+    pub waiting: Option<Box<(Offloads, Tun)>>,
     /// What writes to its device cost.
     pub write_meter: WriteMeter,
     /// The offloads that it turns on when it is attached.

@@ -68,7 +68,7 @@ impl EventLoop<'_> {
         {
             // Only who watches a device is woken by it.
             let _ = self.epoll.delete(&tun);
-            peer.waiting = Some((peer.offloads, tun));
+            peer.waiting = Some(Box::new((peer.offloads, tun)));
             self.probations.add(id, now + period);
         }
         self.refuse(id);
@@ -88,7 +88,7 @@ impl EventLoop<'_> {
                 self.probations.add(id, now + NEXT_TRY);
                 continue;
             }
-            let Some((offloads, tun)) = peer.waiting.take() else { continue };
+            let Some((offloads, tun)) = peer.waiting.take().map(|waiting| *waiting) else { continue };
             if tun.is_alive() {
                 self.take_device(id, offloads, tun);
             } else {
