@@ -14,6 +14,10 @@ ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
 VASSALS = {"vassal1": ("10.0.0.2", "fd00:77::2"), "vassal2": ("10.0.0.3", "fd00:77::3")}
 FIRST_IDLE = "10.0.4.0"
 
+# What a router says of a device that it doesn't read and write itself any more, in its log and in its statistics.
+BACK_TO_FRAMES = "goes back to frames"
+TOO_MUCH_TIME = "too much time in its network namespace"
+
 
 @dataclass(frozen=True)
 class Link:
@@ -60,6 +64,10 @@ class Subject:
 
     def processes(self):
         """The user-space processes that move its packets."""
+        return []
+
+    def lost_devices(self):
+        """What was said since the last call of peers that went back to frames."""
         return []
 
     def across(self):
@@ -231,7 +239,7 @@ class Router(Subject):
     ):
         super().__init__(lab, key, label)
         # The C plugin dies under full speed now and then, and it has IPv4 only.
-        self.is_mortal = is_c
+        self.is_c = self.is_mortal = is_c
         self.has_ipv6 = not is_c
         self.uwsgi = uwsgi
         self.plugins = plugins
@@ -248,6 +256,7 @@ class Router(Subject):
         self.idle_space = None
         self.idlers = None
         self.memory_per_peer = None
+        self.lines_seen = 0
 
     def begin(self):
         self.host = self.space("host")
@@ -352,6 +361,17 @@ class Router(Subject):
             return False
         wanted = ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]
         return all(space.run("ping", "-q", "-c", "1", "-W", "1", address).returncode == 0 for address in wanted)
+
+    def lost_devices(self):
+        if self.is_c:
+            return []
+        log = (self.lab.dir / f"{self.key}.log").read_text(errors="replace")
+        lines = [line for line in log.splitlines() if BACK_TO_FRAMES in line]
+        new, self.lines_seen = lines[self.lines_seen :], len(lines)
+        # Who can't be attached at all has not lost anything; a line that the log's limit left out shows here.
+        reasons = (peer.get("stream_reason") or "" for peer in self.stats()["peers"])
+        slow = [reason for reason in reasons if TOO_MUCH_TIME in reason]
+        return new or slow
 
     def across(self):
         return Link(self.vassals["vassal1"], self.vassals["vassal2"], VASSALS["vassal2"], "uwsgi0")

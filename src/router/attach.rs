@@ -7,8 +7,9 @@ use std::time::Instant;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::event_loop::EventLoop;
+use super::meter::WriteMeter;
 use super::parcel::Parcel;
-use super::peer::{Departure, Path, Peer, StreamReason};
+use super::peer::{Departure, Path, StreamReason};
 use super::quarantine::Origin;
 use super::token::Token;
 use crate::policy::registry::PeerId;
@@ -28,22 +29,12 @@ const SEGMENTS_PER_PACKET: usize = 32;
 impl EventLoop<'_> {
     /// A peer said hello: takes its device, if that is one that can be trusted, and tells it.
     pub(super) fn attach(&mut self, id: PeerId, hello: &[u8], descriptor: Option<OwnedFd>) {
-        let Some(peer) = self.peers.get(id) else { return };
         // What is refused may be the last copy, which is not to be closed here.
         let copy = descriptor.as_ref().and_then(|descriptor| descriptor.try_clone().ok());
-        let device = self.check_device(peer, hello, descriptor).and_then(|(offloads, tun)| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
-            self.epoll.add(&tun, event).map_err(StreamReason::Watch)?;
-            Ok((offloads, tun))
-        });
+        let device = self.check_device(hello, descriptor);
         let Some(peer) = self.peers.get_mut(id) else { return };
         match device {
-            Ok((offloads, tun)) => {
-                peer.offloads = offloads;
-                peer.path = Path::Attached(tun);
-                self.answer(id, Answer::Attached);
-                self.keep(id);
-            }
+            Ok((offloads, tun)) => self.take_device(id, offloads, tun),
             Err(reason) => {
                 if let Some(copy) = copy {
                     self.closer.close(copy);
@@ -54,18 +45,43 @@ impl EventLoop<'_> {
         }
     }
 
+    /// Reads and writes a device that can be trusted from now on, or waits with it until it may be attached. Tells the peer.
+    pub(super) fn take_device(&mut self, id: PeerId, offloads: Offloads, tun: Tun) {
+        let Some(peer) = self.peers.get_mut(id) else { return self.closer.close(tun.into()) };
+        let now = Instant::now();
+        if let Some(end) = self.quarantine.end(Origin::of(peer.credentials, peer.as_fd()), now) {
+            peer.waiting = Some(Box::new((offloads, tun)));
+            // One that was sent back itself has this for its reason.
+            if !matches!(peer.path, Path::Stream(StreamReason::SlowWrites)) {
+                peer.path = Path::Stream(StreamReason::Quarantined);
+            }
+            self.probations.add(id, end);
+            return self.refuse(id);
+        }
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(id).encode());
+        if let Err(errno) = self.epoll.add(&tun, event) {
+            self.closer.close(tun.into());
+            peer.path = Path::Stream(StreamReason::Watch(errno));
+            return self.refuse(id);
+        }
+        peer.offloads = offloads;
+        peer.write_meter = WriteMeter::default();
+        let before = std::mem::replace(&mut peer.path, Path::Attached(tun));
+        self.answer(id, Answer::Attached);
+        self.keep(id);
+        if matches!(before, Path::Stream(StreamReason::SlowWrites | StreamReason::Quarantined)) {
+            self.totals.attached_again += 1;
+            self.log_attached_again(id);
+        }
+    }
+
     /// Tells a peer that its packets travel in frames.
-    fn refuse(&mut self, id: PeerId) {
+    pub(super) fn refuse(&mut self, id: PeerId) {
         self.keep_no_more(id);
         self.answer(id, Answer::Refused);
     }
 
-    fn check_device(
-        &self,
-        peer: &Peer,
-        hello: &[u8],
-        descriptor: Option<OwnedFd>,
-    ) -> Result<(Offloads, Tun), StreamReason> {
+    fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
         let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
         let descriptor = descriptor.ok_or(StreamReason::NoDescriptor)?;
         if self.closer.is_full() {
@@ -79,8 +95,11 @@ impl EventLoop<'_> {
         if tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()) {
             return Err(StreamReason::OwnDevice);
         }
-        if self.quarantine.contains(Origin::of(peer.credentials, peer.as_fd()), Instant::now()) {
-            return Err(StreamReason::Quarantined);
+        if tun.has_napi() {
+            return Err(StreamReason::Napi);
+        }
+        if tun.has_queues() {
+            return Err(StreamReason::Queues);
         }
         Ok((Offloads::from_bits(hello.offloads), tun))
     }
@@ -95,11 +114,7 @@ impl EventLoop<'_> {
             now,
             format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
         );
-        let is_expensive = reason == StreamReason::SlowWrites;
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {
-            if is_expensive {
-                self.quarantine.add(Origin::of(peer.credentials, peer.as_fd()), now);
-            }
             // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
             let _ = self.epoll.delete(&tun);
             self.closer.close(tun.into());
@@ -127,7 +142,10 @@ impl EventLoop<'_> {
 
     fn forward_from_device(&mut self, id: PeerId, buffer: &mut [u8]) -> Result<(), Departure> {
         let (mut packets_left, mut bytes_left) = (PACKET_BUDGET, BYTE_BUDGET);
+        let mut is_first = true;
         while packets_left > 0 && bytes_left > 0 {
+            // One of a turn says enough about what reading costs.
+            let start = is_first.then(Instant::now);
             let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
             let Path::Attached(tun) = &peer.path else { return Ok(()) };
             let len = match tun.recv(buffer) {
@@ -143,6 +161,11 @@ impl EventLoop<'_> {
                     kind => return Err(Departure::Device(kind)),
                 },
             };
+            if let Some(start) = start {
+                self.work.record_read(len, start, Instant::now());
+                is_first = false;
+            }
+            peer.write_meter.record_sent(&self.work, len);
             peer.traffic.rx_bytes += (HEADER_LEN + len.saturating_sub(VNET_HEADER_LEN)) as u64;
             let parcel = Parcel::parse(&buffer[..len]);
             let segments = parcel.as_ref().map_or(0, Parcel::segments);

@@ -36,6 +36,10 @@ impl EventLoop<'_> {
             let _ = self.epoll.delete(&tun);
             self.closer.close(tun.into());
         }
+        if let Some(waiting) = peer.waiting {
+            let (_, tun) = *waiting;
+            self.closer.close(tun.into());
+        }
         let now = Instant::now();
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
         match (address, departure) {

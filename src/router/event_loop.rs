@@ -11,7 +11,8 @@ use super::busy_poll::BusyPoll;
 use super::closer::Closer;
 use super::gateway::PathMtus;
 use super::inward::PACKET_BUDGET;
-use super::meter::ExpensiveTime;
+use super::meter::WorkMeter;
+use super::probation::Probations;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
 use super::restore;
@@ -54,7 +55,8 @@ pub struct EventLoop<'a> {
     pub(super) peers: PeerTable,
     pub(super) admission: Admission,
     pub(super) quarantine: Quarantine,
-    pub(super) expensive_time: ExpensiveTime,
+    pub(super) probations: Probations,
+    pub(super) work: WorkMeter,
     /// Peers with frames to write at the end of this wake-up.
     pub(super) to_flush: Vec<PeerId>,
     pub(super) spares: SpareBuffers,
@@ -112,7 +114,8 @@ impl<'a> EventLoop<'a> {
             peers: PeerTable::default(),
             admission: Admission::new(setup.limits),
             quarantine: Quarantine::default(),
-            expensive_time: ExpensiveTime::new(started),
+            probations: Probations::default(),
+            work: WorkMeter::new(started),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
@@ -143,6 +146,7 @@ impl<'a> EventLoop<'a> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             let count = self.wait(&mut events)?;
+            self.work.wake(Instant::now());
             for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
@@ -156,6 +160,7 @@ impl<'a> EventLoop<'a> {
             self.flush_peers();
             let now = Instant::now();
             self.resume_accepting(now);
+            self.attach_again(now);
             if let Some(stats) = &mut self.stats {
                 stats.expire(now);
             }
@@ -207,7 +212,8 @@ impl<'a> EventLoop<'a> {
     /// How long to sleep when nothing happens.
     fn timeout(&self, now: Instant) -> EpollTimeout {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
-        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).min() else {
+        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).chain(self.probations.next_end()).min()
+        else {
             return EpollTimeout::NONE;
         };
         // One millisecond more, so that the deadline has passed at the wake-up.

@@ -10,16 +10,15 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::RouterError;
 use super::event_loop::EventLoop;
-use super::meter::WriteMeter;
+use super::meter::Verdict;
 use super::parcel::Parcel;
-use super::peer::{Departure, Path, StreamReason};
+use super::peer::{Departure, Path};
 use super::queue::Flushed;
 use super::reject::Sender;
 use super::token::Token;
 use crate::policy::drops::DropReason;
 use crate::policy::forward::{Inward, Origin};
 use crate::policy::registry::PeerId;
-use crate::sys::process::thread_time_nanos;
 use crate::sys::tun::Tun;
 use crate::wire::frame::{FrameKind, HEADER_LEN};
 use crate::wire::segment::for_each_packet;
@@ -42,12 +41,14 @@ impl EventLoop<'_> {
 
     fn forward_from_tun(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..std::mem::take(&mut self.outward_streak).max(PACKET_BUDGET) {
+            let start = Instant::now();
             let len = match self.tun().recv(buffer) {
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
+            self.work.record_read(len, start, Instant::now());
             self.totals.tun_rx_packets += 1;
             self.totals.tun_rx_bytes += len.saturating_sub(VNET_HEADER_LEN) as u64;
             self.forward_inward(Sender::Tun, Parcel::parse(&buffer[..len]));
@@ -110,23 +111,26 @@ impl EventLoop<'_> {
             self.count_drop(None, DropReason::NoPeer);
             return Err(DropReason::NoPeer);
         };
+        let mut verdict = Verdict::Usual;
         let delivered = match &peer.path {
             Path::Attached(tun) => {
-                let has_time = match peer.write_meter.expensive_nanos() {
-                    Some(nanos) => self.expensive_time.spend(nanos, Instant::now()),
-                    None => true,
-                };
-                let len = parcel.packet.bytes().len();
-                match has_time.then(|| metered(&mut peer.write_meter, len, || parcel.send(tun))) {
-                    None => Err(DropReason::QueueFull),
-                    Some(Ok(())) => {
-                        peer.traffic.tx_packets += 1;
-                        peer.traffic.tx_bytes += (HEADER_LEN + len) as u64;
-                        Ok(())
+                let start = Instant::now();
+                if peer.write_meter.is_limited(&mut self.work, start) {
+                    Err(DropReason::QueueFull)
+                } else {
+                    let len = parcel.packet.bytes().len();
+                    let result = parcel.send(tun);
+                    verdict = peer.write_meter.record(&mut self.work, len, start, Instant::now());
+                    match result {
+                        Ok(()) => {
+                            peer.traffic.tx_packets += 1;
+                            peer.traffic.tx_bytes += (HEADER_LEN + len) as u64;
+                            Ok(())
+                        }
+                        // That the device is gone shows when it is read.
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
+                        Err(_) => Err(DropReason::TunRefused),
                     }
-                    // That the device is gone shows when it is read.
-                    Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::QueueFull),
-                    Some(Err(_)) => Err(DropReason::TunRefused),
                 }
             }
             Path::Stream(_) => {
@@ -142,9 +146,7 @@ impl EventLoop<'_> {
                 result
             }
         };
-        if peer.write_meter.is_too_expensive() && matches!(peer.path, Path::Attached(_)) {
-            self.detach(id, StreamReason::SlowWrites);
-        }
+        self.judge(id, verdict);
         if let Err(reason) = delivered {
             self.count_drop(Some(id), reason);
         }
@@ -194,15 +196,4 @@ impl EventLoop<'_> {
             }
         }
     }
-}
-
-/// Writes, and takes the time where the meter asks for it.
-fn metered<T>(meter: &mut WriteMeter, len: usize, write: impl FnOnce() -> T) -> T {
-    if !meter.is_due() {
-        return write();
-    }
-    let before = thread_time_nanos();
-    let result = write();
-    meter.record(thread_time_nanos().saturating_sub(before), len);
-    result
 }

@@ -63,8 +63,17 @@ pub enum StreamReason {
     #[error("this kernel has no RWF_NOWAIT for TUN devices")]
     MayBlock,
     /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`].
-    #[error("packets took too much time in its network namespace a short while ago")]
+    #[error("packets took too much time in its network namespace, or in another one of its user, a short while ago")]
     Quarantined,
+    /// Its device hands received packets on to another context of the kernel, where nobody sees what they cost.
+    #[error("its device has IFF_NAPI")]
+    Napi,
+    /// Its device may have other queues, with other flags.
+    #[error("its device has IFF_MULTI_QUEUE")]
+    Queues,
+    /// It was deleted while it waited to be attached.
+    #[error("its device was deleted")]
+    Deleted,
     /// Packets that are written to it take too long to be received there.
     #[error("packets take too much time in its network namespace")]
     SlowWrites,
@@ -86,6 +95,8 @@ pub struct Peer {
     pub credentials: PeerCredentials,
     /// How its packets travel.
     pub path: Path,
+    /// Its device while that may not be attached, and what the device leaves to be done then.
+    pub waiting: Option<Box<(Offloads, Tun)>>,
     /// What writes to its device cost.
     pub write_meter: WriteMeter,
     /// The offloads that it turns on when it is attached.
@@ -206,6 +217,7 @@ impl Peer {
             stage,
             credentials,
             path: Path::Stream(StreamReason::NoHello),
+            waiting: None,
             write_meter: WriteMeter::default(),
             offloads: Offloads::NONE,
             offered: None,

@@ -29,35 +29,67 @@ impl Origin {
     }
 }
 
-/// Where expensive devices came from lately.
+/// What is remembered of an origin.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    /// When its devices may be attached again.
+    end: Instant,
+    /// How long that took.
+    period: Duration,
+}
+
+impl Record {
+    /// After a relapse it takes longer, unless nothing was heard of it for so many of its periods.
+    const MEMORY: u32 = 10;
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.end
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.end) >= self.period * Self::MEMORY
+    }
+}
+
+/// Where expensive devices came from.
 #[derive(Debug, Default)]
-pub struct Quarantine(HashMap<Origin, Instant>);
+pub struct Quarantine(HashMap<Origin, Record>);
 
 impl Quarantine {
-    /// How long devices from there are not attached.
-    pub const PERIOD: Duration = Duration::from_secs(60);
+    /// How long devices from there are not attached: at first, and at most after relapses, each of which doubles it.
+    pub const FIRST_PERIOD: Duration = Duration::from_secs(20);
+    pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
     /// Most origins that are remembered. Each has cost the router some expensive writes, so that they come slowly.
     const MAX: usize = 256;
 
-    /// Remembers an origin.
-    pub fn add(&mut self, origin: Origin, now: Instant) {
-        self.0.retain(|_, since| !Self::is_over(*since, now));
+    /// Remembers an origin, and tells how long its devices are not attached from now.
+    pub fn add(&mut self, origin: Origin, now: Instant) -> Duration {
+        self.0.retain(|_, record| !record.is_forgotten(now));
+        let period = match self.0.get(&origin) {
+            // Another device from there, that was attached as well.
+            Some(record) if !record.is_over(now) => record.period,
+            Some(record) => (record.period * 2).min(Self::LONGEST_PERIOD),
+            None => Self::FIRST_PERIOD,
+        };
         if self.0.len() >= Self::MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, since)| **since).map(|(origin, _)| *origin)
+            && !self.0.contains_key(&origin)
+            && let Some(first) = self.0.iter().min_by_key(|(_, record)| record.end).map(|(origin, _)| *origin)
         {
-            self.0.remove(&oldest);
+            self.0.remove(&first);
         }
-        self.0.insert(origin, now);
+        self.0.insert(origin, Record { end: now + period, period });
+        period
+    }
+
+    /// When devices of an origin may be attached again, if that is not now.
+    pub fn end(&self, origin: Origin, now: Instant) -> Option<Instant> {
+        self.0.get(&origin).filter(|record| !record.is_over(now)).map(|record| record.end)
     }
 
     /// Whether an origin is remembered.
-    pub fn contains(&self, origin: Origin, now: Instant) -> bool {
-        self.0.get(&origin).is_some_and(|since| !Self::is_over(*since, now))
-    }
-
-    fn is_over(since: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(since) >= Self::PERIOD
+    pub fn knows(&self, origin: Origin, now: Instant) -> bool {
+        self.0.get(&origin).is_some_and(|record| !record.is_forgotten(now))
     }
 }
 
@@ -65,30 +97,65 @@ impl Quarantine {
 mod tests {
     use super::*;
 
+    const FIRST: Duration = Quarantine::FIRST_PERIOD;
+
     #[test]
     fn is_over_after_its_period() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        quarantine.add(Origin::User(7), start);
-        assert!(quarantine.contains(Origin::User(7), start + Quarantine::PERIOD / 2));
-        assert!(!quarantine.contains(Origin::User(8), start));
-        assert!(!quarantine.contains(Origin::User(7), start + Quarantine::PERIOD));
-        quarantine.add(Origin::User(7), start + Quarantine::PERIOD / 2);
-        assert!(quarantine.contains(Origin::User(7), start + Quarantine::PERIOD), "the last time counts");
+        assert_eq!(quarantine.add(Origin::User(7), start), FIRST);
+        assert_eq!(quarantine.end(Origin::User(7), start + FIRST / 2), Some(start + FIRST));
+        assert_eq!(quarantine.end(Origin::User(8), start), None);
+        assert_eq!(quarantine.end(Origin::User(7), start + FIRST), None);
+        assert!(quarantine.knows(Origin::User(7), start + FIRST));
+        assert!(!quarantine.knows(Origin::User(8), start));
     }
 
     #[test]
-    fn the_oldest_is_forgotten_first() {
+    fn relapses_double_it_up_to_an_hour() {
+        let mut now = Instant::now();
+        let mut quarantine = Quarantine::default();
+        let mut periods = Vec::new();
+        for _ in 0..10 {
+            let period = quarantine.add(Origin::Unknown, now);
+            periods.push(period.as_secs());
+            now += period + Duration::from_secs(1);
+        }
+        assert_eq!(periods, [20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]);
+    }
+
+    #[test]
+    fn second_device_of_an_origin_is_no_relapse() {
+        let start = Instant::now();
+        let mut quarantine = Quarantine::default();
+        quarantine.add(Origin::User(7), start);
+        assert_eq!(quarantine.add(Origin::User(7), start + FIRST / 2), FIRST);
+        assert_eq!(quarantine.end(Origin::User(7), start + FIRST), Some(start + FIRST / 2 + FIRST));
+    }
+
+    #[test]
+    fn who_was_good_for_long_begins_anew() {
+        let start = Instant::now();
+        let mut quarantine = Quarantine::default();
+        quarantine.add(Origin::User(7), start);
+        let forgotten = start + FIRST * (1 + Record::MEMORY);
+        assert!(quarantine.knows(Origin::User(7), forgotten - Duration::from_millis(1)));
+        assert!(!quarantine.knows(Origin::User(7), forgotten));
+        assert_eq!(quarantine.add(Origin::User(7), forgotten), FIRST);
+    }
+
+    #[test]
+    fn the_first_to_end_is_forgotten_first() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
         let origins: Vec<Origin> = (1..).map(Origin::User).take(Quarantine::MAX + 1).collect();
         for (origin, millis) in origins.iter().zip(0..) {
             quarantine.add(*origin, start + Duration::from_millis(millis));
         }
-        let now = start + Quarantine::PERIOD / 2;
-        assert!(!quarantine.contains(origins[0], now));
-        assert!(origins[1..].iter().all(|origin| quarantine.contains(*origin, now)));
-        quarantine.add(Origin::Unknown, now + Quarantine::PERIOD);
-        assert_eq!(quarantine.0.len(), 1, "what is over takes no room");
+        let now = start + FIRST / 2;
+        assert!(!quarantine.knows(origins[0], now));
+        assert!(origins[1..].iter().all(|origin| quarantine.end(*origin, now).is_some()));
+        quarantine.add(Origin::Unknown, now + FIRST * (1 + Record::MEMORY));
+        assert_eq!(quarantine.0.len(), 1, "what is forgotten takes no room");
     }
 }

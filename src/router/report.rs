@@ -1,13 +1,14 @@
 //! What the router tells: lines in the log, counters, statistics.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::unistd;
 
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
-use super::peer::Path;
+use super::meter::Cost;
+use super::peer::{Path, StreamReason};
 use super::stats::{PeerStats, PortStats, Snapshot};
 use crate::config::PortMapping;
 use crate::policy::drops::DropReason;
@@ -104,6 +105,40 @@ impl EventLoop<'_> {
                  tuntap-router-route here: dropping packets that match it. To allow it: tuntap-router-device-route = {target}"
             ),
         );
+    }
+
+    /// Once for each peer, as long as it is attached.
+    pub(super) fn log_limited(&mut self, id: PeerId, cost: Cost) {
+        let who = self.describe(id);
+        let name = self.name();
+        self.fault_log.line(
+            Instant::now(),
+            format_args!(
+                "[tuntap-router] {name}: {who} is limited, some packets to it are dropped: packets take too much time in its \
+                 network namespace ({cost})"
+            ),
+        );
+    }
+
+    /// A peer's device is not read and written here for some time.
+    pub(super) fn log_detached(&mut self, id: PeerId, cost: Cost, period: Duration) {
+        let who = self.describe(id);
+        let name = self.name();
+        self.fault_log.line(
+            Instant::now(),
+            format_args!(
+                "[tuntap-router] {name}: {who} goes back to frames for {} s: {} ({cost})",
+                period.as_secs(),
+                StreamReason::SlowWrites
+            ),
+        );
+    }
+
+    /// Its time in frames is over.
+    pub(super) fn log_attached_again(&mut self, id: PeerId) {
+        let who = self.describe(id);
+        let name = self.name();
+        self.fault_log.line(Instant::now(), format_args!("[tuntap-router] {name}: {who} is attached again"));
     }
 
     /// A peer, for the log.

@@ -130,6 +130,8 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     // The memory allocator, for memory that isn't executable.
     (Sysno::mmap, &[&[NOT_EXECUTABLE]]),
     (Sysno::mprotect, &[&[NOT_EXECUTABLE]]),
+    // Whether the thread had to wait in a long write.
+    (Sysno::getrusage, &[&[is(0, libc::RUSAGE_THREAD.cast_unsigned())]]),
     // Whether a vassal's device is the router's own.
     (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
     // The end by an own signal: abort(3), uWSGI's handler of crashes.

@@ -34,6 +34,10 @@ pub struct Totals {
     pub restored: u64,
     /// Connections that were turned away because of a limit.
     pub turned_away: u64,
+    /// Devices that were taken back to frames because packets took too much time in their namespaces.
+    pub detached: u64,
+    /// Devices that were attached after they had waited for that.
+    pub attached_again: u64,
     /// Times that no descriptor was left for a connection.
     pub accept_failures: u64,
     /// Peers that were ended for what they sent.

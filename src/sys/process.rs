@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
@@ -22,6 +22,13 @@ pub fn raise_descriptor_limit() -> nix::Result<()> {
 pub fn thread_time_nanos() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |now| now.num_nanoseconds());
     u64::try_from(now).unwrap_or_default()
+}
+
+/// How often the calling thread has made room for another one, by itself or not (getrusage(2), RUSAGE_THREAD).
+pub fn context_switches() -> u64 {
+    let count = getrusage(UsageWho::RUSAGE_THREAD)
+        .map_or(0, |usage| usage.voluntary_context_switches() + usage.involuntary_context_switches());
+    u64::try_from(count).unwrap_or_default()
 }
 
 /// Time since some moment that is the same for all processes (clock_gettime(2), CLOCK_MONOTONIC).

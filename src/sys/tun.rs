@@ -117,6 +117,8 @@ pub struct Tun {
     fd: OwnedFd,
     name: String,
     has_header: bool,
+    has_napi: bool,
+    has_queues: bool,
     offloads: Offloads,
     ownership: Ownership,
 }
@@ -165,7 +167,15 @@ impl Tun {
         // Kernel names are ASCII in practice; another byte would only make the log less pretty.
         let name =
             request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
-        Ok(Self { name: name.collect(), fd, has_header, offloads: Offloads::NONE, ownership: Ownership::Ours })
+        Ok(Self {
+            name: name.collect(),
+            fd,
+            has_header,
+            has_napi: found & flags(libc::IFF_NAPI | libc::IFF_NAPI_FRAGS) != 0,
+            has_queues: found & flags(libc::IFF_MULTI_QUEUE) != 0,
+            offloads: Offloads::NONE,
+            ownership: Ownership::Ours,
+        })
     }
 
     /// Takes over a descriptor that a vassal handed over and keeps a copy of.
@@ -181,6 +191,17 @@ impl Tun {
     /// Whether the kernel puts a header before packets. Without it there are no offloads.
     pub const fn has_header(&self) -> bool {
         self.has_header
+    }
+
+    /// Whether the kernel hands on what is written rather than to receive it at once. Stays what it is for this
+    /// descriptor, but is told by the device: by that of several queues, those of the one that was made last.
+    pub const fn has_napi(&self) -> bool {
+        self.has_napi
+    }
+
+    /// Whether there may be several queues, each with a descriptor.
+    pub const fn has_queues(&self) -> bool {
+        self.has_queues
     }
 
     /// What was asked for last.

@@ -12,6 +12,7 @@ mod tun;
 mod world;
 
 mod bulk;
+mod expense;
 mod fairness;
 mod gateway;
 mod lifecycle;

@@ -25,6 +25,26 @@ const NO_DEVICE: &str = "is no TUN device of ours";
 const NO_DESCRIPTOR: &str = "its hello brought no descriptor";
 const OTHER_VERSION: &str = "its hello is of another version";
 
+/// What is written to such a device is received in another context of the kernel, or may be: each queue has flags of its
+/// own, and the kernel tells those of the one that was made last.
+#[test]
+fn devices_that_hide_what_they_cost_are_refused() {
+    let scene = Scene::new();
+    for (name, flags, reason) in [
+        ("napi", libc::IFF_NAPI, "IFF_NAPI"),
+        ("queues", libc::IFF_MULTI_QUEUE, "IFF_MULTI_QUEUE"),
+        ("both", libc::IFF_NAPI | libc::IFF_MULTI_QUEUE, "IFF_NAPI"),
+    ] {
+        let netns = Netns::new();
+        let device = tun::make(&netns, name, ATTACHABLE | flags);
+        scene.assert_refused(name, &hello(), &[device.as_fd()], reason);
+    }
+    let netns = Netns::new();
+    let first = tun::make(&netns, "hidden", ATTACHABLE | libc::IFF_NAPI | libc::IFF_MULTI_QUEUE);
+    let _second = tun::make(&netns, "hidden", ATTACHABLE | libc::IFF_MULTI_QUEUE);
+    scene.assert_refused("another queue without IFF_NAPI", &hello(), &[first.as_fd()], "IFF_MULTI_QUEUE");
+}
+
 /// A router with an attached vassal at V1 that must not notice anything.
 struct Scene {
     emperor: Emperor,

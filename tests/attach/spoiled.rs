@@ -125,19 +125,6 @@ fn peer_that_hangs_up_and_keeps_its_device_is_forgotten() {
     drop(device);
 }
 
-/// A queue without device has nothing to read, and takes what is written.
-#[test]
-fn detached_queue_disturbs_nobody() {
-    let emperor = emperor().start();
-    let honest = start_attached(&emperor, "v1", V1);
-    let handed = Handed::attach_as(&emperor, V2, DEVICE, ATTACHABLE | libc::IFF_MULTI_QUEUE);
-    tun::detach_queue(&handed.device);
-    send_to(&emperor, 100);
-    assert_calm(&emperor, &honest);
-    handed.netns.sh(&format!("ip link del {DEVICE}"));
-    assert_calm(&emperor, &honest);
-}
-
 /// The kernel does not tell that such a device puts its own four bytes before the header: TUNGETIFF reports
 /// IFF_NOFILTER, which is the same bit as IFF_NO_PI.
 #[test]

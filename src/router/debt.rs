@@ -1,0 +1,111 @@
+//! Time that was taken and is paid back by waiting.
+
+use std::time::{Duration, Instant};
+
+/// Nanoseconds that are owed.
+#[derive(Debug)]
+pub struct Debt {
+    nanos: u64,
+    settled_at: Instant,
+}
+
+impl Debt {
+    /// Most that is owed. A machine that was stopped for a while costs nobody his network for long.
+    const MAX: u64 = 500_000_000;
+
+    /// Nothing is owed.
+    pub const fn new(now: Instant) -> Self {
+        Self { nanos: 0, settled_at: now }
+    }
+
+    /// Owes more.
+    pub const fn add(&mut self, nanos: u64) {
+        let sum = self.nanos.saturating_add(nanos);
+        self.nanos = if sum > Self::MAX { Self::MAX } else { sum };
+    }
+
+    /// Takes off one part in `divisor` of the time since this was done last. Returns what is still owed.
+    pub fn settle(&mut self, now: Instant, divisor: u64) -> u64 {
+        let passed = now.saturating_duration_since(self.settled_at);
+        let paid = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX) / divisor.max(1);
+        // What is too short to count is not lost.
+        if paid > 0 {
+            self.settled_at = now;
+            self.nanos = self.nanos.saturating_sub(paid);
+        }
+        self.nanos
+    }
+}
+
+/// How many share a part of the time: those who were charged in this window or the one before.
+#[derive(Debug)]
+pub struct Sharers {
+    window_start: Instant,
+    window: u64,
+    in_last: u64,
+    in_this: u64,
+}
+
+impl Sharers {
+    const WINDOW: Duration = Duration::from_millis(100);
+
+    /// Nobody.
+    pub const fn new(now: Instant) -> Self {
+        Self { window_start: now, window: 0, in_last: 0, in_this: 0 }
+    }
+
+    /// The number of the window. Who is charged says so once in each.
+    pub fn window(&mut self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.window_start);
+        if passed >= Self::WINDOW {
+            self.in_last = if passed < 2 * Self::WINDOW { self.in_this } else { 0 };
+            self.in_this = 0;
+            self.window += 1;
+            self.window_start = now;
+        }
+        self.window
+    }
+
+    /// One more in this window.
+    pub const fn join(&mut self) {
+        self.in_this += 1;
+    }
+
+    /// How many there are, at least one.
+    pub fn count(&mut self, now: Instant) -> u64 {
+        self.window(now);
+        self.in_last.max(self.in_this).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debt_is_paid_with_a_part_of_the_time() {
+        let start = Instant::now();
+        let mut debt = Debt::new(start);
+        debt.add(1_000_000);
+        assert_eq!(debt.settle(start + Duration::from_millis(1), 4), 750_000);
+        assert_eq!(debt.settle(start + Duration::from_millis(1), 4), 750_000);
+        assert_eq!(debt.settle(start + Duration::from_millis(5), 4), 0);
+        debt.add(u64::MAX);
+        debt.add(u64::MAX);
+        assert_eq!(debt.settle(start + Duration::from_millis(5), 4), Debt::MAX);
+    }
+
+    #[test]
+    fn sharers_are_those_of_two_windows() {
+        let start = Instant::now();
+        let mut sharers = Sharers::new(start);
+        assert_eq!(sharers.count(start), 1);
+        (0..3).for_each(|_| sharers.join());
+        assert_eq!(sharers.count(start), 3);
+        assert_eq!(sharers.count(start + Sharers::WINDOW), 3);
+        sharers.join();
+        assert_eq!(sharers.count(start + Sharers::WINDOW), 3);
+        assert_eq!(sharers.count(start + Sharers::WINDOW * 2), 1);
+        assert_eq!(sharers.count(start + Sharers::WINDOW * 9), 1);
+    }
+}
