@@ -1,22 +1,35 @@
 //! The whole examination: reads the files, gathers the facts that each check needs, and sorts what they say.
 
-use std::io;
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
 
 use caps::{CapSet, Capability};
 use nix::unistd::{Group, User, geteuid};
 
+use super::checks::live::{self, Life};
 use super::checks::tun::Asker;
-use super::checks::{access, credentials, filter, kernel, network, placement, plugin, sockets, tun, values};
+use super::checks::{
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, sockets, tun, values,
+};
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
-use crate::config::{ConfigErrors, resolve_leases};
+use crate::config::{ConfigErrors, RouterSpec, StatsAddress, resolve_leases};
+use crate::hostnet;
 use crate::policy::lease::Lease;
 use crate::sys::survey;
 use crate::sys::survey::access::{Account, Barrier, Wish, barrier, own_barrier};
+use crate::sys::survey::filter::Filters;
 use crate::sys::survey::interface::{Process, holders, interface};
 use crate::sys::survey::listener::{Listener, folder_of, listener};
+use crate::sys::survey::network::Surroundings;
+use crate::sys::survey::peers::{Peer, Source};
+
+/// How long a router may take to see that a connection has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found about one file, or about the machine.
 #[derive(Debug)]
@@ -34,7 +47,7 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
         sections.push(Section { title: "this examination".to_owned(), findings: vec![without_root()] });
     }
     let mut instances: Vec<Instance> = Vec::new();
-    for file in files {
+    for file in once_each(files) {
         let around = instances.iter().find(|instance| instance.is_emperor()).map(vassal_arguments).unwrap_or_default();
         match probe::read(file, own, &around)? {
             Ok(reading) => instances.push(Instance::new(file, reading)),
@@ -46,6 +59,12 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
     }
     sections.push(Section { title: "this machine".to_owned(), findings: of_machine(&instances) });
     Ok(sections)
+}
+
+/// Each file once, also if it was named in several ways.
+fn once_each(files: &[String]) -> Vec<&String> {
+    let mut known = HashSet::new();
+    files.iter().filter(|file| known.insert(fs::canonicalize(file).unwrap_or_else(|_| file.into()))).collect()
 }
 
 /// What the Emperor adds to the command lines of its vassals.
@@ -80,7 +99,11 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
     findings.extend(placement::routers(instance));
     findings.extend(placement::devices(instance, emperor.filter(|emperor| emperor.file != instance.file)));
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());
-    findings.extend(of_routers(instance));
+    let lives = lives(instance);
+    let is_running = lives.iter().any(Option::is_some);
+    let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
+    let filters = survey::filter::filters();
+    findings.extend(of_routers(instance, &lives, &filters, surroundings.as_ref().ok()));
     findings.extend(of_devices(instance, all));
     if !instance.config.routers.is_empty() {
         findings.push(kernel::descriptors(instance, survey::kernel::most_descriptors()));
@@ -90,8 +113,7 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
             survey::kernel::landlock_version(),
             survey::kernel::has_seccomp_filters(),
         ));
-        let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
-        findings.extend(network::forwarding(instance, &surroundings));
+        findings.extend(network::forwarding(instance, &surroundings, is_running));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
         let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
         findings.extend(network::shared_networks(instance, &earlier));
@@ -99,10 +121,12 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
         findings.extend(filter::filter(
             instance,
-            &survey::filter::filters(),
+            &filters,
             surroundings.as_ref().ok(),
-            geteuid().is_root(),
+            filter::Asker { is_root: geteuid().is_root(), is_running },
         ));
+        findings.extend(ports::mapped_twice(instance, &earlier));
+        findings.extend(of_host(instance, &lives, &filters, surroundings.as_ref().ok()));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));
@@ -144,24 +168,53 @@ fn stopped(account: &Account, path: &Path, wish: Wish) -> Option<Barrier> {
     barrier(account, path, wish).ok().flatten()
 }
 
-fn of_routers(instance: &Instance) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for router in &instance.config.routers {
-        let holders = holders(&router.device);
-        let found = listener(&router.socket);
-        let is_running =
-            matches!(&found, Listener::Listening(process) if holders.iter().any(|holder| holder.pid == process.pid));
-        findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        if !is_running {
-            findings.extend(network::table(router, survey::network::table_is_taken));
+/// The processes of each router of an instance that runs.
+fn lives(instance: &Instance) -> Vec<Option<Life>> {
+    let life = |router: &RouterSpec| {
+        let processes = holders(&router.device);
+        let Listener::Listening(listening) = listener(&router.socket) else { return None };
+        if !processes.contains(&listening) {
+            return None;
         }
+        let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
+        let answers = survey::listener::answers(&router.socket, PATIENCE);
+        Some(Life { processes, stopped, answers })
+    };
+    instance.config.routers.iter().map(life).collect()
+}
+
+fn of_routers(
+    instance: &Instance,
+    lives: &[Option<Life>],
+    filters: &Filters,
+    surroundings: Option<&Surroundings>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (router, life) in instance.config.routers.iter().zip(lives) {
+        let is_running = life.is_some();
+        let holders = holders(&router.device);
+        findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
         findings.push(sockets::router(
             &router.socket,
-            &found,
+            &listener(&router.socket),
             unwritable(&router.socket).as_ref(),
             is_running,
             geteuid().is_root(),
         ));
+        let Some(life) = life else {
+            findings.extend(network::table(router, survey::network::table_is_taken));
+            continue;
+        };
+        findings.extend(live::processes(router, life));
+        findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
+        if !filters.lacks_nftables {
+            let without_ipv6 = without_ipv6(router, surroundings);
+            let wanted = hostnet::rules_of_table(&without_ipv6);
+            findings.extend(live::table(router, wanted.as_ref(), &filters.inet_tables, life));
+        }
+        if life.answers {
+            findings.extend(live::peers(router, &peers(instance, router)));
+        }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
         findings.push(Finding::wrong(
@@ -169,6 +222,78 @@ fn of_routers(instance: &Instance) -> Vec<Finding> {
             "leave abstract-socket out",
         ));
     }
+    findings
+}
+
+/// What a router keeps of its options on a host without IPv6.
+fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> RouterSpec {
+    let mut router = router.clone();
+    let link = surroundings.and_then(|found| found.link(&router.device));
+    if link.is_some_and(|link| link.lacks_ipv6) && surroundings.is_some_and(|found| !found.has_ipv6) {
+        router.addresses.retain(|net| net.addr().is_ipv4());
+        router.ports.retain(|port| port.target.is_ipv4());
+    }
+    router
+}
+
+/// The peers of a router that runs, by its statistics.
+fn peers(instance: &Instance, router: &RouterSpec) -> Result<Vec<Peer>, String> {
+    let source = match &router.stats {
+        None => return Err("it has no statistics".to_owned()),
+        Some(StatsAddress::Unix(name)) => Source::Unix(name),
+        Some(StatsAddress::Tcp(text)) => {
+            let mut address = ports::socket_address(text).ok_or("its statistics have a name as their address")?;
+            if address.ip().is_unspecified() {
+                address.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
+            Source::Tcp(address)
+        }
+    };
+    survey::peers::peers(source, instance.is_on("stats-http")).map_err(|error| format!("its statistics: {error}"))
+}
+
+/// What the host has that vassals reach, take away or use up.
+fn of_host(
+    instance: &Instance,
+    lives: &[Option<Life>],
+    filters: &Filters,
+    surroundings: Option<&Surroundings>,
+) -> Vec<Finding> {
+    let services = match survey::services::services() {
+        Ok(services) => services,
+        Err(error) => {
+            return vec![Finding::warning(
+                format!("ports of this host: not examined, for they can't be read: {error}"),
+                "run this check as root, where /proc is mounted",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    for (router, life) in instance.config.routers.iter().zip(lives) {
+        findings.extend(ports::served(router, &services));
+        findings.extend(ports::mapped_by_others(router, &filters.chains, surroundings));
+        let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
+        findings.extend(ports::own(router, &services, own));
+        let Some(found) = surroundings else { continue };
+        findings.extend(host::metadata(instance, router, filters, found));
+        if life.is_some() {
+            findings.extend(host::dns_servers(router, &services, filters, found));
+        }
+        // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
+        if life.is_some() || router.addresses.is_empty() {
+            findings.push(host::exposure(router, &services, filters, found));
+        }
+    }
+    findings.extend(host::fill(
+        survey::kernel::tracked_connections(),
+        "tracked connections",
+        "sysctl -w net.netfilter.nf_conntrack_max=<more>, kept in /etc/sysctl.d; conntrack -L tells whose they are",
+    ));
+    findings.extend(host::fill(
+        survey::kernel::neighbours(),
+        "neighbours (ip neigh)",
+        "sysctl -w net.ipv4.neigh.default.gc_thresh3=<more>, and gc_thresh2, kept in /etc/sysctl.d",
+    ));
     findings
 }
 

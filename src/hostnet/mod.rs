@@ -7,6 +7,7 @@ mod handover;
 mod link;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -38,6 +39,12 @@ pub enum HostNetworkError {
     /// Forwarding can't be turned on.
     #[error("forwarding: {0}")]
     Forwarding(#[from] io::Error),
+}
+
+/// What a router's table of nftables has in it: the number of rules of each of its chains. `None` if it needs none.
+pub fn rules_of_table(router: &RouterSpec) -> Option<BTreeMap<String, usize>> {
+    let chains = table::of(router)?.chains;
+    Some(chains.into_iter().map(|chain| (chain.name.to_owned(), chain.rules.len())).collect())
 }
 
 /// Sets up the device of a router anew that was deleted. Everything else is still there.
