@@ -213,7 +213,7 @@ fn of_routers(
             findings.extend(live::table(router, wanted.as_ref(), &filters.inet_tables, life));
         }
         if life.answers {
-            findings.extend(live::peers(router, &peers(instance, router)));
+            findings.extend(live::peers(router, peers(instance, router).as_ref()));
         }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
@@ -237,18 +237,23 @@ fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> Rou
 }
 
 /// The peers of a router that runs, by its statistics.
-fn peers(instance: &Instance, router: &RouterSpec) -> Result<Vec<Peer>, String> {
-    let source = match &router.stats {
-        None => return Err("it has no statistics".to_owned()),
-        Some(StatsAddress::Unix(name)) => Source::Unix(name),
-        Some(StatsAddress::Tcp(text)) => {
-            let mut address = ports::socket_address(text).ok_or("its statistics have a name as their address")?;
-            if address.ip().is_unspecified() {
-                address.set_ip(Ipv4Addr::LOCALHOST.into());
+/// `None` if it has none.
+fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
+    Some(match router.stats.as_ref()? {
+        StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
+        StatsAddress::Tcp(text) => match ports::socket_address(text) {
+            Some(mut address) => {
+                if address.ip().is_unspecified() {
+                    address.set_ip(Ipv4Addr::LOCALHOST.into());
+                }
+                ask(instance, Source::Tcp(address))
             }
-            Source::Tcp(address)
-        }
-    };
+            None => Err("its statistics have a name as their address".to_owned()),
+        },
+    })
+}
+
+fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
     survey::peers::peers(source, instance.is_on("stats-http")).map_err(|error| format!("its statistics: {error}"))
 }
 
@@ -281,7 +286,7 @@ fn of_host(
         }
         // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
         if life.is_some() || router.addresses.is_empty() {
-            findings.push(host::exposure(router, &services, filters, found));
+            findings.extend(host::exposure(router, &services, filters, found));
         }
     }
     findings.extend(host::fill(

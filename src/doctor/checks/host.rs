@@ -27,13 +27,11 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Services of the host that vassals reach, by the packet filters as they are now.
-pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Finding {
+pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Option<Finding> {
     let device = &router.device;
+    // That they can't be read is said already.
     if filters.lacks_nftables {
-        return Finding::warning(
-            format!("what vassals of {device} reach of this host: not examined, for packet filters can't be read"),
-            "run this check as root",
-        );
+        return None;
     }
     let is_meant = |service: &&Service| {
         service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
@@ -44,19 +42,21 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     names.sort();
     names.dedup();
     if names.is_empty() {
-        return Finding::fine(format!("vassals of {device} reach no service of this host that isn't meant for them"));
+        return Some(Finding::fine(format!(
+            "vassals of {device} reach no service of this host that isn't meant for them"
+        )));
     }
     let more = names.len().saturating_sub(MOST_NAMED);
     names.truncate(MOST_NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    Finding::warning(
+    Some(Finding::warning(
         format!("vassals of {device} reach these services of this host: {}{more}", names.join(", ")),
         format!(
             "have them listen on 127.0.0.1 only; or refuse what comes by {device}: nft add table inet guard; nft add chain inet \
              guard input '{{ type filter hook input priority 0; }}'; nft add rule inet guard input iifname {device} ct state new \
              meta l4proto {{ tcp, udp }} reject"
         ),
-    )
+    ))
 }
 
 fn is_reached(router: &RouterSpec, service: &Service, filters: &Filters, found: &Surroundings) -> bool {
@@ -209,7 +209,7 @@ mod tests {
     fn services_within_reach_are_named() {
         let it = instance(&LINES);
         let look = |services: &[Service], filters: &Filters| {
-            exposure(&it.config.routers[0], services, filters, &Surroundings::default())
+            exposure(&it.config.routers[0], services, filters, &Surroundings::default()).expect("filters were read")
         };
         let ssh = [service("tcp", "0.0.0.0", 22), service("tcp", "::", 22)];
         let open = look(&ssh, &filters(Vec::new()));

@@ -191,16 +191,20 @@ pub fn table(
     }
 }
 
-/// Whether peers still have the addresses that they hold. The error says why nobody knows.
-pub fn peers(router: &RouterSpec, peers: &Result<Vec<Peer>, String>) -> Vec<Finding> {
+/// Whether peers still have the addresses that they hold. `None` if the router tells nobody; the error says why nobody knows.
+pub fn peers(router: &RouterSpec, peers: Option<&Result<Vec<Peer>, String>>) -> Vec<Finding> {
+    let device = &router.device;
     let peers = match peers {
-        Ok(peers) => peers,
-        Err(reason) => {
-            return vec![Finding::warning(
-                format!("peers of {}: not examined: {reason}", router.device),
-                format!("tuntap-router = {} {} <stats> lets this check ask the router", router.device, router.socket),
-            )];
+        None => {
+            let what = format!("peers of {device}: not examined, for tuntap-router names no statistics");
+            return vec![Finding::fine(what)];
         }
+        Some(Err(reason)) => {
+            let remedy =
+                format!("is the statistics' address in tuntap-router = {device} right, and was it there at the start?");
+            return vec![Finding::warning(format!("peers of {device}: not examined: {reason}"), remedy)];
+        }
+        Some(Ok(peers)) => peers,
     };
     let mut findings: Vec<Finding> = peers.iter().filter_map(peer).collect();
     if findings.is_empty() {
@@ -359,7 +363,7 @@ mod tests {
         let look = |links: Vec<PeerLink>| {
             let process = Process { pid: 9, command: "uwsgi".to_owned() };
             let peer = Peer { process, uid: 20001, addresses: vec![address], network: Some(Ok(links)) };
-            peers(&it.config.routers[0], &Ok(vec![peer])).swap_remove(0)
+            peers(&it.config.routers[0], Some(&Ok(vec![peer]))).swap_remove(0)
         };
         let uwsgi0 = |is_up, addresses| vec![PeerLink { name: "uwsgi0".to_owned(), is_up, addresses }];
         assert_eq!(look(uwsgi0(true, vec![address])), Finding::fine("peers of emperor0: 1 with addresses"));
