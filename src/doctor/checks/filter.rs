@@ -130,7 +130,7 @@ fn judge(
     let list = |ways: &[Way]| ways.iter().map(|way| way.words(device)).collect::<Vec<_>>().join(" and ");
     let BaseChain { table, name, .. } = chain;
     if !closed.is_empty() {
-        let is_slight = closed == [Way::Question(PortProtocol::Tcp)];
+        let is_slight = closed == [Way::Question(PortProtocol::Tcp)] && doubts.is_empty();
         closed.extend(doubts.iter().map(|(way, _)| *way).filter(|way| !closed.contains(way)).collect::<Vec<_>>());
         closed.dedup();
         let what = format!("{table}, chain {name}: drops {}", list(&closed));

@@ -144,13 +144,23 @@ enum Loaded {
     LeavesBy,
     CameByIndex,
     LeavesByIndex,
-    State { mask: u32 },
-    Status { mask: u32 },
+    State {
+        mask: u32,
+    },
+    Status {
+        mask: u32,
+    },
     Family,
     Protocol,
     ToPort,
-    Address { is_source: bool, is_ipv6: bool, mask: Option<Vec<u8>> },
+    Address {
+        is_source: bool,
+        is_ipv6: bool,
+        mask: Option<Vec<u8>>,
+    },
     ToType,
+    /// Two fields that stand behind each other, and the length of the first.
+    Both(Box<(Self, Self)>, usize),
     Other(String),
 }
 
@@ -175,7 +185,7 @@ impl Loaded {
                 range.map_or_else(other, |range| Self::side(*is_source, range))
             }
             Self::Protocol | Self::ToPort => self.range(value, value),
-            Self::State { .. } | Self::Status { .. } | Self::Other(_) => other(),
+            Self::Both(..) | Self::State { .. } | Self::Status { .. } | Self::Other(_) => other(),
         }
     }
 
@@ -220,6 +230,7 @@ impl Loaded {
 
     fn word(&self) -> String {
         match self {
+            Self::Both(both, _) => both.0.word(),
             Self::Protocol => "a protocol".to_owned(),
             Self::ToPort => "a port".to_owned(),
             Self::Address { .. } => "an address".to_owned(),
@@ -354,6 +365,13 @@ impl<S: Lookup> Reader<'_, S> {
         let value = attribute(data, 3).and_then(|data| attribute(data, VALUE)).unwrap_or_default();
         let operator = big_endian(data, 2);
         let is_zero = value.iter().all(|byte| *byte == 0);
+        if let (Loaded::Both(both, len), Some(EQUAL)) = (&loaded, operator)
+            && let Some((first, second)) = value.split_at_checked(*len)
+        {
+            self.condition(both.0.test(first), false);
+            self.condition(both.1.test(second), false);
+            return;
+        }
         let (test, is_negated) = match (&loaded, operator) {
             // Some bit of these must be set, or none.
             (Loaded::State { mask }, Some(EQUAL | UNEQUAL)) if is_zero && *mask != u32::MAX => {
@@ -445,6 +463,8 @@ fn meta(key: Option<u32>) -> Loaded {
 /// packet is for.
 fn payload(data: &[u8]) -> Loaded {
     let address = |is_source, is_ipv6| Loaded::Address { is_source, is_ipv6, mask: None };
+    let both = |first, second, len| Loaded::Both(Box::new((first, second)), len);
+    let other = || Loaded::Other("a field of the packet".to_owned());
     match (big_endian(data, 2), big_endian(data, 3), big_endian(data, 4)) {
         (Some(NETWORK_HEADER), Some(12), Some(1..=4)) => address(true, false),
         (Some(NETWORK_HEADER), Some(16), Some(1..=4)) => address(false, false),
@@ -453,7 +473,11 @@ fn payload(data: &[u8]) -> Loaded {
         (Some(NETWORK_HEADER), Some(24), Some(1..=16)) => address(false, true),
         (Some(NETWORK_HEADER), Some(6 | 9), Some(1)) => Loaded::Protocol,
         (Some(TRANSPORT_HEADER), Some(2), Some(2)) => Loaded::ToPort,
-        _ => Loaded::Other("a field of the packet".to_owned()),
+        // nft reads neighbours at one go.
+        (Some(NETWORK_HEADER), Some(12), Some(8)) => both(address(true, false), address(false, false), 4),
+        (Some(NETWORK_HEADER), Some(8), Some(32)) => both(address(true, true), address(false, true), 16),
+        (Some(TRANSPORT_HEADER), Some(0), Some(4)) => both(other(), Loaded::ToPort, 2),
+        _ => other(),
     }
 }
 

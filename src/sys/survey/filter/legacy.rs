@@ -232,13 +232,15 @@ fn own_conditions(family: &Family, entry: &[u8]) -> Option<Vec<Condition>> {
     interface(0, INVERTED_CAME_BY, Test::CameBy)?;
     interface(1, INVERTED_LEAVES_BY, Test::LeavesBy)?;
     let len = family.addresses / 4;
-    let sides: [(u8, fn(_) -> Test); 2] = [(INVERTED_SOURCE, Test::From), (INVERTED_DESTINATION, Test::To)];
-    for (number, (flag, test)) in sides.into_iter().enumerate() {
+    for (number, flag) in [INVERTED_SOURCE, INVERTED_DESTINATION].into_iter().enumerate() {
         // The masks are behind the addresses, and say nothing by zeros.
         let (address, mask) = (entry.get(number * len..)?.get(..len)?, entry.get((number + 2) * len..)?.get(..len)?);
         if mask.iter().any(|byte| *byte != 0) {
-            let range = address_range(address, Some(mask), len);
-            let test = range.map_or_else(|| Test::Other("an address".to_owned()), |range| test(vec![range]));
+            let test = match address_range(address, Some(mask), len) {
+                Some(range) if flag == INVERTED_SOURCE => Test::From(vec![range]),
+                Some(range) => Test::To(vec![range]),
+                None => Test::Other("an address".to_owned()),
+            };
             conditions.push(Condition { test, is_negated: inverted & flag != 0 });
         }
     }
