@@ -24,7 +24,7 @@ use crate::sys::survey;
 use crate::sys::survey::access::{Account, Barrier, Wish, barrier, own_barrier};
 use crate::sys::survey::filter::Filters;
 use crate::sys::survey::interface::{Process, holders, interface};
-use crate::sys::survey::listener::{Listener, folder_of, listener};
+use crate::sys::survey::listener::{Listener, folder_of, hidden_listener, listener};
 use crate::sys::survey::network::Surroundings;
 use crate::sys::survey::peers::{Peer, Source};
 
@@ -172,13 +172,23 @@ fn stopped(account: &Account, path: &Path, wish: Wish) -> Option<Barrier> {
 fn lives(instance: &Instance) -> Vec<Option<Life>> {
     let life = |router: &RouterSpec| {
         let processes = holders(&router.device);
-        let Listener::Listening(listening) = listener(&router.socket) else { return None };
-        if !processes.contains(&listening) {
-            return None;
-        }
+        let found = listener(&router.socket);
+        let (is_its_own, answers, has_no_file) = match &found {
+            Listener::Listening(process) => {
+                let is_its_own = processes.contains(process);
+                (is_its_own, is_its_own && survey::listener::answers(&router.socket, PATIENCE), false)
+            }
+            // Its queue is full.
+            Listener::Unknown(_) => {
+                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), false, false)
+            }
+            Listener::Missing | Listener::NoFolder => {
+                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), true, true)
+            }
+            Listener::NoSocket | Listener::Silent => (false, false, false),
+        };
         let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
-        let answers = survey::listener::answers(&router.socket, PATIENCE);
-        Some(Life { processes, stopped, answers })
+        is_its_own.then_some(Life { processes, stopped, answers, has_no_file })
     };
     instance.config.routers.iter().map(life).collect()
 }
@@ -194,13 +204,16 @@ fn of_routers(
         let is_running = life.is_some();
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        findings.push(sockets::router(
-            &router.socket,
-            &listener(&router.socket),
-            unwritable(&router.socket).as_ref(),
-            is_running,
-            geteuid().is_root(),
-        ));
+        // What is wrong with the socket of one that runs is told with its processes.
+        if life.as_ref().is_none_or(|life| life.answers && !life.has_no_file) {
+            findings.push(sockets::router(
+                &router.socket,
+                &listener(&router.socket),
+                unwritable(&router.socket).as_ref(),
+                is_running,
+                geteuid().is_root(),
+            ));
+        }
         let Some(life) = life else {
             findings.extend(network::table(router, survey::network::table_is_taken));
             continue;
@@ -236,8 +249,7 @@ fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> Rou
     router
 }
 
-/// The peers of a router that runs, by its statistics.
-/// `None` if it has none.
+/// The peers of a router that runs, by its statistics; `None` if it has none.
 fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
     Some(match router.stats.as_ref()? {
         StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
@@ -316,7 +328,12 @@ fn of_devices(instance: &Instance, all: &[Instance]) -> Vec<Finding> {
     {
         let made_by = all.iter().find(|other| router_of(other, Some(socket))).map(|other| other.file.as_str());
         let found = listener(socket);
-        findings.push(sockets::device(device, socket, &found, made_by, &known));
+        let hangs = matches!(&found, Listener::Listening(_)) && !survey::listener::answers(socket, PATIENCE);
+        findings.push(if hangs {
+            sockets::hanging(device, socket)
+        } else {
+            sockets::device(device, socket, &found, made_by, &known)
+        });
         if let (Listener::Listening(Process { .. }), Some(account)) = (&found, instance.account()) {
             let stopped = stopped(account, Path::new(socket), Wish::Write);
             findings.push(access::rejoin(instance, account.uid, socket, stopped.as_ref()));

@@ -181,9 +181,22 @@ fn router_that_is_stopped_or_hangs_is_told() {
     freeze(live.emperor.master_pid());
     send(router, Signal::SIGSTOP);
     let verdict = live.examine();
+    let vassal = live.emperor.path("v.ini");
+    let lines = "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\n";
+    let text = format!("[uwsgi]\n{}{lines}", live.emperor.host.plugin_lines(Subject::Ours));
+    std::fs::write(&vassal, live.emperor.in_dir(&text)).expect("own folder");
+    let of_vassal = examine(&live.emperor, &[&vassal.to_string_lossy()]);
     send(router, Signal::SIGCONT);
+    of_vassal.is_wrong("takes no connection", "the router's log");
     verdict.has("WRONG", "router of emperor0: it hangs", "the router's log");
     verdict.has("WRONG", &format!("pid {router} (uwsgi"), &format!("kill -CONT {router}"));
+}
+
+#[test]
+fn socket_file_that_is_gone_is_told() {
+    let live = Live::start(&[]);
+    std::fs::remove_file(live.emperor.socket()).expect("own folder");
+    live.examine().is_wrong("t.sock is gone, so that no vassal finds it", "kill -HUP");
 }
 
 #[test]

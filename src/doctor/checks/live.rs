@@ -21,6 +21,8 @@ pub struct Life {
     pub stopped: Vec<Process>,
     /// Whether it takes connections.
     pub answers: bool,
+    /// Whether its socket's file is gone.
+    pub has_no_file: bool,
 }
 
 impl Life {
@@ -45,7 +47,18 @@ pub fn processes(router: &RouterSpec, life: &Life) -> Vec<Finding> {
             )
         })
         .collect();
-    if !life.answers {
+    if life.has_no_file {
+        findings.push(Finding::wrong(
+            format!(
+                "router of {}: it runs, but the file {} is gone, so that no vassal finds it",
+                router.device, router.socket
+            ),
+            format!(
+                "{}; what removed it? a second instance of the same file, or something that tidies its folder",
+                life.reload()
+            ),
+        ));
+    } else if !life.answers {
         findings.push(Finding::wrong(
             format!(
                 "router of {}: it hangs: {} is connected to, and nobody takes the connection",
@@ -349,10 +362,12 @@ mod tests {
     fn router_that_hangs_or_is_stopped_is_told() {
         let it = instance(&LINES);
         let process = Process { pid: 7, command: "uwsgi".to_owned() };
-        let life = Life { processes: vec![process.clone()], stopped: Vec::new(), answers: true };
+        let life = Life { processes: vec![process.clone()], answers: true, ..Life::default() };
         assert_eq!(processes(&it.config.routers[0], &life), []);
         let hung = processes(&it.config.routers[0], &Life { answers: false, ..life.clone() });
         assert!(hung[0].remedy[0].contains("kill -HUP 7"), "{hung:?}");
+        let gone = processes(&it.config.routers[0], &Life { has_no_file: true, ..life.clone() });
+        assert!(gone[0].what.contains("the file /run/t.socket is gone"), "{gone:?}");
         assert_eq!(processes(&it.config.routers[0], &Life { stopped: vec![process], ..life }).len(), 1);
     }
 

@@ -77,6 +77,12 @@ pub fn answers(name: &str, within: Duration) -> bool {
     }
 }
 
+/// Who listens on a socket whose file is gone, so that nobody can connect any more.
+pub fn hidden_listener(name: &str) -> Option<Process> {
+    const NOBODY: i32 = -1;
+    holder(name, NOBODY).map(Process::of)
+}
+
 /// A process that has the listening socket open: the one that made it, or, if that has handed it on and ended, as an
 /// instance that goes into the background does, the first one that has it now.
 fn holder(name: &str, maker: i32) -> Option<i32> {
@@ -135,6 +141,7 @@ mod tests {
         let open = UnixListener::bind(name("socket")).expect("bind");
         let own = i32::try_from(std::process::id()).expect("a pid");
         assert!(matches!(listener(&name("socket")), Listener::Listening(process) if process.pid == own));
+        assert_eq!(hidden_listener(&name("socket")).map(|process| process.pid), Some(own), "it needs no file for that");
         assert!(!answers(&name("socket"), Duration::from_millis(50)), "nobody takes the connection");
         let taking = open.try_clone().expect("a socket");
         // Those of before are still in the queue.
