@@ -222,8 +222,8 @@ fn of_routers(
         findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
         if !filters.lacks_nftables {
             let without_ipv6 = without_ipv6(router, surroundings);
-            let wanted = hostnet::rules_of_table(&without_ipv6);
-            findings.extend(live::table(router, wanted.as_ref(), &filters.inet_tables, life));
+            let wanted = hostnet::rules_of_tables(&without_ipv6);
+            findings.extend(live::table(router, &wanted, &filters.inet_tables, life));
         }
         if life.answers {
             findings.extend(live::peers(router, peers(instance, router).as_ref()));
@@ -292,12 +292,12 @@ fn of_host(
         let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
         findings.extend(ports::own(router, &services, own));
         let Some(found) = surroundings else { continue };
-        findings.extend(host::metadata(instance, router, filters, found));
         if life.is_some() {
             findings.extend(host::dns_servers(router, &services, filters, found));
         }
         // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
         if life.is_some() || router.addresses.is_empty() {
+            findings.extend(host::metadata(instance, router, filters, found));
             findings.extend(host::exposure(router, &services, filters, found));
         }
     }

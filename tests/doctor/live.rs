@@ -169,8 +169,8 @@ fn file_that_changed_since_the_start_is_told() {
     live.examine().is_wrong("the table inet tuntap-emperor0 isn't what this file makes", &reload);
     change("10.77.0.1/24", "10.77.0.9/24");
     live.examine().is_wrong("device emperor0: hasn't 10.77.0.9/24", &reload);
-    change("tuntap-router-nat = eth0", "tuntap-router-mtu = 9000\ntuntap-router-nat = eth0");
-    live.examine().is_wrong("its MTU is 1500, and the file says 9000", &reload);
+    change("tuntap-router-nat = eth0", "tuntap-router-mtu = 1400\ntuntap-router-nat = eth0");
+    live.examine().is_wrong("its MTU is 1500, and the file says 1400", &reload);
 }
 
 #[test]

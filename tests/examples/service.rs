@@ -178,3 +178,19 @@ fn emperor_and_vassals_live_within_the_restrictions() {
     emperor.wait_for_exit();
     assert!(!world.host.has_device("emperor0"), "it takes its device along");
 }
+
+#[test]
+fn emperor_lives_without_writing_settings_where_the_host_forwards() {
+    let (world, example) = (World::new(), Example::copy("minimal"));
+    let settings = file("60-uwsgi-tuntap.conf");
+    world.host.sh(&format!("sysctl -qp {}", settings.display()));
+    let emperor = start(&example, &world.host, &["read-only-sysctl.conf"]);
+    for address in addresses_of(&emperor, "app.ini") {
+        wait_for_answer(&world.host, address, 20001);
+    }
+    let net = net_of(&emperor, "app.ini");
+    assert!(is_reachable(&net, INTERNET) && is_reachable(&net, INTERNET_V6));
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", emperor.pid())).expect("it runs");
+    let is_read_only = |line: &str| line.contains(" /proc/sys ") && line.contains(" ro,");
+    assert!(mounts.lines().any(is_read_only), "what the drop-in says is done: {mounts}");
+}

@@ -18,6 +18,9 @@ use crate::sys::survey::services::Service;
 /// So many services are named.
 const MOST_NAMED: usize = 12;
 
+/// The chain of a router's own table that sees what comes for the host.
+const INPUT: &str = "input";
+
 /// Where clouds serve a machine's keys and start scripts (RFC 3927: link-local).
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
@@ -49,6 +52,14 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     let more = names.len().saturating_sub(MOST_NAMED);
     names.truncate(MOST_NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    // Its own table keeps vassals from what no option has opened.
+    let own = filters.inet_tables.get(&router.table_name());
+    if own.is_some_and(|chains| chains.contains_key(INPUT)) {
+        let names = names.join(", ");
+        return Some(Finding::fine(format!(
+            "vassals of {device} reach what is opened to them of this host: {names}{more}"
+        )));
+    }
     Some(Finding::warning(
         format!("vassals of {device} reach these services of this host: {}{more}", names.join(", ")),
         format!(
@@ -215,6 +226,9 @@ mod tests {
         let open = look(&ssh, &filters(Vec::new()));
         assert_eq!(open.what, "vassals of emperor0 reach these services of this host: tcp 22");
         assert_eq!(look(&ssh, &filters(vec![input(Verdict::Drop)])).severity, Severity::Fine);
+        let chains = [("input".to_owned(), 1)].into();
+        let own = Filters { inet_tables: [("tuntap-emperor0".to_owned(), chains)].into(), ..Filters::default() };
+        assert_eq!(look(&ssh, &own).severity, Severity::Fine, "opened by the router's own table");
         assert_eq!(look(&ssh, &filters(vec![input(Verdict::Accept)])).severity, Severity::Warning);
         assert_eq!(look(&[service("tcp", "127.0.0.1", 22)], &filters(Vec::new())).severity, Severity::Fine);
         assert_eq!(look(&[service("udp", "0.0.0.0", 53)], &filters(Vec::new())).severity, Severity::Fine, "meant");

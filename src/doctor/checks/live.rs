@@ -169,38 +169,38 @@ fn sysctl(found: &Surroundings, interface: &str, is_ipv6: bool) -> String {
     }
 }
 
-/// Whether the router's own table of nftables is what its file makes. `wanted`: the numbers of rules of its chains, nothing
-/// if it needs no table. `tables`: those that there are.
+/// Whether the router's own table of nftables is what its file makes. `wanted`: the numbers of rules of its chains, for each
+/// table that it may be; nothing if it needs none. `tables`: those that there are.
 pub fn table(
     router: &RouterSpec,
-    wanted: Option<&BTreeMap<String, usize>>,
+    wanted: &[BTreeMap<String, usize>],
     tables: &BTreeMap<String, BTreeMap<String, usize>>,
     life: &Life,
 ) -> Option<Finding> {
     let name = router.table_name();
     match (wanted, tables.get(&name)) {
-        (None, None) => None,
-        (Some(_), None) => Some(Finding::wrong(
+        ([], None) => None,
+        (_, None) => Some(Finding::wrong(
             format!(
                 "nftables: there is no table inet {name}: nothing is masqueraded, no port is mapped; it was taken away, or the \
                  file has changed since the start"
             ),
             life.reload(),
         )),
-        (None, Some(_)) => Some(Finding::warning(
+        ([], Some(_)) => Some(Finding::warning(
             format!(
                 "nftables: the table inet {name} is there, and by this file it shouldn't: the file has changed since the start"
             ),
             life.reload(),
         )),
-        (Some(wanted), Some(found)) if wanted != found => Some(Finding::wrong(
+        (wanted, Some(found)) if !wanted.contains(found) => Some(Finding::wrong(
             format!(
                 "nftables: the table inet {name} isn't what this file makes: it was changed, or the file has changed since the \
                  start"
             ),
             life.reload(),
         )),
-        (Some(_), Some(_)) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
+        (_, Some(_)) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
     }
 }
 
@@ -349,7 +349,8 @@ mod tests {
         let chains = |rules| BTreeMap::from([("forward".to_owned(), rules)]);
         let tables = |rules| BTreeMap::from([("tuntap-emperor0".to_owned(), chains(rules))]);
         let severity = |wanted: Option<usize>, found: BTreeMap<_, _>| {
-            table(router, wanted.map(chains).as_ref(), &found, &Life::default()).map(|finding| finding.severity)
+            let wanted: Vec<_> = wanted.map(chains).into_iter().collect();
+            table(router, &wanted, &found, &Life::default()).map(|finding| finding.severity)
         };
         assert_eq!(severity(Some(2), tables(2)), Some(Severity::Fine));
         assert_eq!(severity(Some(2), tables(1)), Some(Severity::Wrong));
