@@ -54,11 +54,31 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
             Err(lines) => sections.push(Section { title: file.clone(), findings: vec![unreadable(&lines)] }),
         }
     }
+    let machine = Machine::look(&instances);
     for instance in &instances {
-        sections.push(Section { title: instance.file.clone(), findings: of_file(instance, &instances, own) });
+        sections.push(Section { title: instance.file.clone(), findings: of_file(instance, &instances, &machine, own) });
     }
     sections.push(Section { title: "this machine".to_owned(), findings: of_machine(&instances) });
     Ok(sections)
+}
+
+/// What all routers of a machine meet.
+#[derive(Debug)]
+struct Machine {
+    /// The error says why they can't be read.
+    surroundings: Result<Surroundings, String>,
+    filters: Filters,
+}
+
+impl Machine {
+    /// Looks around, if there are routers at all.
+    fn look(instances: &[Instance]) -> Self {
+        if instances.iter().all(|instance| instance.config.routers.is_empty()) {
+            return Self { surroundings: Ok(Surroundings::default()), filters: Filters::default() };
+        }
+        let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
+        Self { surroundings, filters: survey::filter::filters() }
+    }
 }
 
 /// Each file once, also if it was named in several ways.
@@ -91,7 +111,7 @@ fn unreadable(lines: &[String]) -> Finding {
     Finding::wrong("uWSGI doesn't get through this file", said.join("\n"))
 }
 
-fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
+fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path) -> Vec<Finding> {
     let (_, names) = leases(instance);
     let emperor = all.iter().find(|other| other.is_emperor());
     let mut findings = vec![plugin::plugin(&instance.reading, own)];
@@ -101,9 +121,8 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());
     let lives = lives(instance);
     let is_running = lives.iter().any(Option::is_some);
-    let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
-    let filters = survey::filter::filters();
-    findings.extend(of_routers(instance, &lives, &filters, surroundings.as_ref().ok()));
+    let Machine { surroundings, filters } = machine;
+    findings.extend(of_routers(instance, &lives, filters, surroundings.as_ref().ok()));
     findings.extend(of_devices(instance, all));
     if !instance.config.routers.is_empty() {
         findings.push(kernel::descriptors(instance, survey::kernel::most_descriptors()));
@@ -113,7 +132,7 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
             survey::kernel::landlock_version(),
             survey::kernel::has_seccomp_filters(),
         ));
-        findings.extend(network::forwarding(instance, &surroundings, is_running));
+        findings.extend(network::forwarding(instance, surroundings, is_running));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
         let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
         findings.extend(network::shared_networks(instance, &earlier));
@@ -121,12 +140,12 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
         findings.extend(filter::filter(
             instance,
-            &filters,
+            filters,
             surroundings.as_ref().ok(),
             filter::Asker { is_root: geteuid().is_root(), is_running },
         ));
         findings.extend(ports::mapped_twice(instance, &earlier));
-        findings.extend(of_host(instance, &lives, &filters, surroundings.as_ref().ok()));
+        findings.extend(of_host(instance, &lives, filters, surroundings.as_ref().ok()));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));

@@ -114,7 +114,7 @@ fn without(name: &str, missing: &[&IpNet], life: &Life) -> Option<Finding> {
     (!missing.is_empty()).then(|| {
         let add = missing.iter().map(|net| format!("ip addr add {net} dev {name}")).collect::<Vec<_>>().join("; ");
         Finding::wrong(
-            format!("device {name}: hasn't {}: the vassals' packets find no way back to them", list(missing)),
+            format!("device {name}: hasn't {}: this host finds no way to the vassals of that network", list(missing)),
             format!("{add}; {}", life.reload()),
         )
     })
