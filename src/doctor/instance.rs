@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::reading::Reading;
@@ -71,11 +72,27 @@ impl Instance {
         self.all(option).any(|value| value.split(',').any(|word| word == "net"))
     }
 
+    /// Addresses that the lines that uWSGI runs give to a device.
+    pub fn hook_addresses(&self, device: &str) -> Vec<IpNet> {
+        let about = self.hooks().filter(|line| line.split_whitespace().any(|word| word == device));
+        let giving = about.filter(|line| {
+            line.contains("addr")
+                && ["add", "replace", "change"].iter().any(|verb| line.split_whitespace().any(|word| word == *verb))
+        });
+        giving
+            .flat_map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<IpNet>>())
+            .collect()
+    }
+
     /// Whether a line that uWSGI runs or a file that it writes has one of these words in it: the operator may see to
     /// something there.
     pub fn hooks_mention(&self, words: &[&str]) -> bool {
+        self.hooks().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    fn hooks(&self) -> impl Iterator<Item = &str> {
         let is_hook = |key: &str| ["hook-", "exec-", "call-"].iter().any(|prefix| key.starts_with(prefix));
-        self.reading.options.iter().any(|(key, value)| is_hook(key) && words.iter().all(|word| value.contains(word)))
+        self.reading.options.iter().filter(move |(key, _)| is_hook(key)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -215,5 +232,9 @@ pub(super) mod tests {
         let it = instance(&[("exec-as-root", "echo 1 >/proc/sys/net/ipv4/ip_forward"), ("comment", "nft forward")]);
         assert!(it.hooks_mention(&["ip_forward"]));
         assert!(!it.hooks_mention(&["nft"]));
+        let line = "ip addr add 10.0.0.1/24 dev emperor0; ip -6 addr replace fd00::1/64 dev emperor0";
+        let it = instance(&[("exec-as-root", line), ("exec-as-root", "ip addr del 10.0.0.2/24 dev emperor0")]);
+        assert_eq!(it.hook_addresses("emperor0").len(), 2);
+        assert_eq!(it.hook_addresses("emperor"), []);
     }
 }

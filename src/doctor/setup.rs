@@ -1,22 +1,35 @@
 //! The whole examination: reads the files, gathers the facts that each check needs, and sorts what they say.
 
-use std::io;
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
 
 use caps::{CapSet, Capability};
 use nix::unistd::{Group, User, geteuid};
 
+use super::checks::live::{self, Life};
 use super::checks::tun::Asker;
-use super::checks::{access, credentials, filter, kernel, network, placement, plugin, sockets, tun, values};
+use super::checks::{
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, sockets, tun, values,
+};
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
-use crate::config::{ConfigErrors, resolve_leases};
+use crate::config::{ConfigErrors, RouterSpec, StatsAddress, resolve_leases};
+use crate::hostnet;
 use crate::policy::lease::Lease;
 use crate::sys::survey;
 use crate::sys::survey::access::{Account, Barrier, Wish, barrier, own_barrier};
+use crate::sys::survey::filter::Filters;
 use crate::sys::survey::interface::{Process, holders, interface};
-use crate::sys::survey::listener::{Listener, folder_of, listener};
+use crate::sys::survey::listener::{Listener, folder_of, hidden_listener, listener};
+use crate::sys::survey::network::Surroundings;
+use crate::sys::survey::peers::{Peer, Source};
+
+/// How long a router may take to see that a connection has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found about one file, or about the machine.
 #[derive(Debug)]
@@ -34,18 +47,44 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
         sections.push(Section { title: "this examination".to_owned(), findings: vec![without_root()] });
     }
     let mut instances: Vec<Instance> = Vec::new();
-    for file in files {
+    for file in once_each(files) {
         let around = instances.iter().find(|instance| instance.is_emperor()).map(vassal_arguments).unwrap_or_default();
         match probe::read(file, own, &around)? {
             Ok(reading) => instances.push(Instance::new(file, reading)),
             Err(lines) => sections.push(Section { title: file.clone(), findings: vec![unreadable(&lines)] }),
         }
     }
+    let machine = Machine::look(&instances);
     for instance in &instances {
-        sections.push(Section { title: instance.file.clone(), findings: of_file(instance, &instances, own) });
+        sections.push(Section { title: instance.file.clone(), findings: of_file(instance, &instances, &machine, own) });
     }
     sections.push(Section { title: "this machine".to_owned(), findings: of_machine(&instances) });
     Ok(sections)
+}
+
+/// What all routers of a machine meet.
+#[derive(Debug)]
+struct Machine {
+    /// The error says why they can't be read.
+    surroundings: Result<Surroundings, String>,
+    filters: Filters,
+}
+
+impl Machine {
+    /// Looks around, if there are routers at all.
+    fn look(instances: &[Instance]) -> Self {
+        if instances.iter().all(|instance| instance.config.routers.is_empty()) {
+            return Self { surroundings: Ok(Surroundings::default()), filters: Filters::default() };
+        }
+        let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
+        Self { surroundings, filters: survey::filter::filters() }
+    }
+}
+
+/// Each file once, also if it was named in several ways.
+fn once_each(files: &[String]) -> Vec<&String> {
+    let mut known = HashSet::new();
+    files.iter().filter(|file| known.insert(fs::canonicalize(file).unwrap_or_else(|_| file.into()))).collect()
 }
 
 /// What the Emperor adds to the command lines of its vassals.
@@ -72,7 +111,7 @@ fn unreadable(lines: &[String]) -> Finding {
     Finding::wrong("uWSGI doesn't get through this file", said.join("\n"))
 }
 
-fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
+fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path) -> Vec<Finding> {
     let (_, names) = leases(instance);
     let emperor = all.iter().find(|other| other.is_emperor());
     let mut findings = vec![plugin::plugin(&instance.reading, own)];
@@ -80,7 +119,10 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
     findings.extend(placement::routers(instance));
     findings.extend(placement::devices(instance, emperor.filter(|emperor| emperor.file != instance.file)));
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());
-    findings.extend(of_routers(instance));
+    let lives = lives(instance);
+    let is_running = lives.iter().any(Option::is_some);
+    let Machine { surroundings, filters } = machine;
+    findings.extend(of_routers(instance, &lives, filters, surroundings.as_ref().ok()));
     findings.extend(of_devices(instance, all));
     if !instance.config.routers.is_empty() {
         findings.push(kernel::descriptors(instance, survey::kernel::most_descriptors()));
@@ -90,8 +132,7 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
             survey::kernel::landlock_version(),
             survey::kernel::has_seccomp_filters(),
         ));
-        let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
-        findings.extend(network::forwarding(instance, &surroundings));
+        findings.extend(network::forwarding(instance, surroundings, is_running));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
         let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
         findings.extend(network::shared_networks(instance, &earlier));
@@ -99,10 +140,12 @@ fn of_file(instance: &Instance, all: &[Instance], own: &Path) -> Vec<Finding> {
         findings.extend(network::orphaned_ports(instance, &leases(instance).0, &vassals));
         findings.extend(filter::filter(
             instance,
-            &survey::filter::filters(),
+            filters,
             surroundings.as_ref().ok(),
-            geteuid().is_root(),
+            filter::Asker { is_root: geteuid().is_root(), is_running },
         ));
+        findings.extend(ports::mapped_twice(instance, &earlier));
+        findings.extend(of_host(instance, &lives, filters, surroundings.as_ref().ok()));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));
@@ -144,24 +187,66 @@ fn stopped(account: &Account, path: &Path, wish: Wish) -> Option<Barrier> {
     barrier(account, path, wish).ok().flatten()
 }
 
-fn of_routers(instance: &Instance) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for router in &instance.config.routers {
-        let holders = holders(&router.device);
+/// The processes of each router of an instance that runs.
+fn lives(instance: &Instance) -> Vec<Option<Life>> {
+    let life = |router: &RouterSpec| {
+        let processes = holders(&router.device);
         let found = listener(&router.socket);
-        let is_running =
-            matches!(&found, Listener::Listening(process) if holders.iter().any(|holder| holder.pid == process.pid));
+        let (is_its_own, answers, has_no_file) = match &found {
+            Listener::Listening(process) => {
+                let is_its_own = processes.contains(process);
+                (is_its_own, is_its_own && survey::listener::answers(&router.socket, PATIENCE), false)
+            }
+            // Its queue is full.
+            Listener::Unknown(_) => {
+                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), false, false)
+            }
+            Listener::Missing | Listener::NoFolder => {
+                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), true, true)
+            }
+            Listener::NoSocket | Listener::Silent => (false, false, false),
+        };
+        let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
+        is_its_own.then_some(Life { processes, stopped, answers, has_no_file })
+    };
+    instance.config.routers.iter().map(life).collect()
+}
+
+fn of_routers(
+    instance: &Instance,
+    lives: &[Option<Life>],
+    filters: &Filters,
+    surroundings: Option<&Surroundings>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (router, life) in instance.config.routers.iter().zip(lives) {
+        let is_running = life.is_some();
+        let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        if !is_running {
-            findings.extend(network::table(router, survey::network::table_is_taken));
+        // What is wrong with the socket of one that runs is told with its processes.
+        if life.as_ref().is_none_or(|life| life.answers && !life.has_no_file) {
+            findings.push(sockets::router(
+                &router.socket,
+                &listener(&router.socket),
+                unwritable(&router.socket).as_ref(),
+                is_running,
+                geteuid().is_root(),
+            ));
         }
-        findings.push(sockets::router(
-            &router.socket,
-            &found,
-            unwritable(&router.socket).as_ref(),
-            is_running,
-            geteuid().is_root(),
-        ));
+        let Some(life) = life else {
+            findings.extend(network::table(router, survey::network::table_is_taken));
+            continue;
+        };
+        findings.extend(live::processes(router, life));
+        findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
+        if !filters.lacks_nftables {
+            let without_ipv6 = without_ipv6(router, surroundings);
+            let wanted = hostnet::rules_of_tables(&without_ipv6);
+            findings.extend(live::table(router, &wanted, &filters.inet_tables, life));
+        }
+        if life.answers {
+            findings.extend(live::peers(router, peers(instance, router).as_ref()));
+        }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
         findings.push(Finding::wrong(
@@ -169,6 +254,82 @@ fn of_routers(instance: &Instance) -> Vec<Finding> {
             "leave abstract-socket out",
         ));
     }
+    findings
+}
+
+/// What a router keeps of its options on a host without IPv6.
+fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> RouterSpec {
+    let mut router = router.clone();
+    let link = surroundings.and_then(|found| found.link(&router.device));
+    if link.is_some_and(|link| link.lacks_ipv6) && surroundings.is_some_and(|found| !found.has_ipv6) {
+        router.addresses.retain(|net| net.addr().is_ipv4());
+        router.ports.retain(|port| port.target.is_ipv4());
+    }
+    router
+}
+
+/// The peers of a router that runs, by its statistics; `None` if it has none.
+fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
+    Some(match router.stats.as_ref()? {
+        StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
+        StatsAddress::Tcp(text) => match ports::socket_address(text) {
+            Some(mut address) => {
+                if address.ip().is_unspecified() {
+                    address.set_ip(Ipv4Addr::LOCALHOST.into());
+                }
+                ask(instance, Source::Tcp(address))
+            }
+            None => Err("its statistics have a name as their address".to_owned()),
+        },
+    })
+}
+
+fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
+    survey::peers::peers(source, instance.is_on("stats-http")).map_err(|error| format!("its statistics: {error}"))
+}
+
+/// What the host has that vassals reach, take away or use up.
+fn of_host(
+    instance: &Instance,
+    lives: &[Option<Life>],
+    filters: &Filters,
+    surroundings: Option<&Surroundings>,
+) -> Vec<Finding> {
+    let services = match survey::services::services() {
+        Ok(services) => services,
+        Err(error) => {
+            return vec![Finding::warning(
+                format!("ports of this host: not examined, for they can't be read: {error}"),
+                "run this check as root, where /proc is mounted",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    for (router, life) in instance.config.routers.iter().zip(lives) {
+        findings.extend(ports::served(router, &services));
+        findings.extend(ports::mapped_by_others(router, &filters.chains, surroundings));
+        let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
+        findings.extend(ports::own(router, &services, own));
+        let Some(found) = surroundings else { continue };
+        if life.is_some() {
+            findings.extend(host::dns_servers(router, &services, filters, found));
+        }
+        // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
+        if life.is_some() || router.addresses.is_empty() {
+            findings.extend(host::metadata(instance, router, filters, found));
+            findings.extend(host::exposure(router, &services, filters, found));
+        }
+    }
+    findings.extend(host::fill(
+        survey::kernel::tracked_connections(),
+        "tracked connections",
+        "sysctl -w net.netfilter.nf_conntrack_max=<more>, kept in /etc/sysctl.d; conntrack -L tells whose they are",
+    ));
+    findings.extend(host::fill(
+        survey::kernel::neighbours(),
+        "neighbours (ip neigh)",
+        "sysctl -w net.ipv4.neigh.default.gc_thresh3=<more>, and gc_thresh2, kept in /etc/sysctl.d",
+    ));
     findings
 }
 
@@ -186,7 +347,12 @@ fn of_devices(instance: &Instance, all: &[Instance]) -> Vec<Finding> {
     {
         let made_by = all.iter().find(|other| router_of(other, Some(socket))).map(|other| other.file.as_str());
         let found = listener(socket);
-        findings.push(sockets::device(device, socket, &found, made_by, &known));
+        let hangs = matches!(&found, Listener::Listening(_)) && !survey::listener::answers(socket, PATIENCE);
+        findings.push(if hangs {
+            sockets::hanging(device, socket)
+        } else {
+            sockets::device(device, socket, &found, made_by, &known)
+        });
         if let (Listener::Listening(Process { .. }), Some(account)) = (&found, instance.account()) {
             let stopped = stopped(account, Path::new(socket), Wish::Write);
             findings.push(access::rejoin(instance, account.uid, socket, stopped.as_ref()));

@@ -7,6 +7,7 @@ mod handover;
 mod link;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,7 +17,7 @@ pub use handover::Handover;
 
 use crate::config::RouterSpec;
 use crate::log::Logger;
-use crate::sys::netlink::nftables::Nftables;
+use crate::sys::netlink::nftables::{Nftables, Table};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use changes::{Changes, Wanted};
 use link::Given;
@@ -38,6 +39,14 @@ pub enum HostNetworkError {
     /// Forwarding can't be turned on.
     #[error("forwarding: {0}")]
     Forwarding(#[from] io::Error),
+}
+
+/// What a router's table of nftables may have in it: the number of rules of each of its chains, once for each table that
+/// a kernel may be given. Nothing if the router needs none.
+pub fn rules_of_tables(router: &RouterSpec) -> Vec<BTreeMap<String, usize>> {
+    let rules =
+        |table: Table| table.chains.into_iter().map(|chain| (chain.name.to_owned(), chain.rules.len())).collect();
+    table::of(router).into_iter().map(rules).collect()
 }
 
 /// Sets up the device of a router anew that was deleted. Everything else is still there.

@@ -1,5 +1,7 @@
 //! The way to the rest of the world.
 
+use std::net::TcpListener;
+
 use crate::common::emperor::EmperorIni;
 use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
@@ -128,4 +130,75 @@ fn ports_that_nobody_reaches_are_a_warning() {
     world
         .examine_pair(&lines, &fixed("192.168.0.3"))
         .warns("leads to 192.168.0.2, which is leased to nobody", "tuntap-router-lease");
+}
+
+#[test]
+fn network_with_the_next_hop_or_the_dns_server_of_the_host_is_told() {
+    let lines = format!("{ROUTER}{NAT}");
+    // The way of many clouds: nothing else of the network is known.
+    let world = World::usual();
+    world.netns.sh("ip route replace default via 192.168.0.1 dev eth0 onlink");
+    world.examine_lines(&lines).is_wrong("192.168.0.1 is in it, the next hop of a route", "another network");
+    world.netns.sh("ip route replace default via 192.168.0.254 dev eth0 onlink");
+    world.examine_lines(&lines).is_wrong("192.168.0.254 is in it, the next hop of a route", "another network");
+    let world = World::usual()
+        .before("echo nameserver 192.168.0.53 >{dir}/resolv && mount --bind {dir}/resolv /etc/resolv.conf");
+    std::fs::write(world.path("resolv"), "").expect("own folder");
+    world.examine_lines(&lines).is_wrong("192.168.0.53 is in it, the DNS server of this host", "another network");
+}
+
+#[test]
+fn interface_that_does_not_forward_is_told_although_others_do() {
+    let world = World::usual();
+    world.netns.sh("sysctl -qw net.ipv4.conf.eth0.forwarding=0");
+    world
+        .examine_lines(ROUTER)
+        .is_wrong("net.ipv4.conf.eth0.forwarding is off", "sysctl -w net.ipv4.conf.eth0.forwarding=1");
+    world.examine_lines(&format!("{ROUTER}{NAT}")).is_well();
+    world.netns.sh("ip link set eth0 down");
+    world.examine_lines(&format!("{ROUTER}{NAT}")).has("warning", "eth0: the interface is down", "ip link set eth0 up");
+}
+
+#[test]
+fn ports_that_are_taken_are_told_before_the_start() {
+    let world = World::usual();
+    let port = "tuntap-router-port = tcp 2222 192.168.0.2:22\ntuntap-router-port = udp 2223 192.168.0.2:22\n";
+    let lines = format!("{ROUTER}{NAT}{port}");
+    world.examine_lines(&lines).is_well();
+    let service = |address: &str| {
+        let address = address.to_owned();
+        world.netns.run(move || TcpListener::bind(address).expect("a free port"))
+    };
+    let inner = service("127.0.0.1:2222");
+    world.examine_lines(&lines).is_well();
+    drop(inner);
+    let _outer = service("0.0.0.0:2222");
+    world
+        .examine_lines(&lines)
+        .is_wrong("tcp 2222 192.168.0.2:22: this host serves that port itself, pid ", "another port");
+    let stats = ROUTER.replace("t.sock\n", "t.sock 203.0.113.2:2222\n");
+    world.examine_lines(&format!("{stats}{NAT}")).is_wrong("statistics 203.0.113.2:2222: pid ", "another port");
+    // Two files.
+    let second = "tuntap-router = emperor1 {dir}/u.sock\ntuntap-router-address = 192.168.1.1/24\ntuntap-router-nat = eth0\n\
+                  tuntap-router-port = udp 2223 192.168.1.2:22\n";
+    let first = lines.replace("tcp 2222", "tcp 2224");
+    let files = [world.file("a.ini", &first), world.file("b.ini", second)];
+    world.examine(&[&files[0], &files[1]]).is_wrong("udp 2223 192.168.1.2:22: a router of ", "another port");
+}
+
+#[test]
+fn services_within_reach_of_a_long_set_up_are_a_warning() {
+    let world = World::usual();
+    let _service = world.netns.run(|| TcpListener::bind("0.0.0.0:5432").expect("a free port"));
+    world.examine_lines(ROUTER).warns("vassals of emperor0 reach these services of this host: tcp 5432 (", "127.0.0.1");
+    world.netns.sh("iptables -A INPUT -i emperor0 -j DROP");
+    world.examine_lines(ROUTER).is_well();
+}
+
+#[test]
+fn way_to_a_metadata_service_is_a_warning() {
+    let world = World::usual();
+    world.netns.sh("ip route add 169.254.169.254/32 dev eth0");
+    world.examine_lines(ROUTER).warns("reach 169.254.169.254 by eth0", "reject any 169.254.0.0/16");
+    world.examine_lines(&format!("{ROUTER}tuntap-router-firewall-out = reject any 169.254.0.0/16\n")).is_well();
 }

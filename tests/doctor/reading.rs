@@ -142,3 +142,23 @@ fn plugin_that_the_vassal_may_not_read_is_told() {
     fs::set_permissions(&vassal, Permissions::from_mode(0o600)).expect("own file");
     world.examine(&[&emperor, &vassal]).is_wrong("uid 20001 may not read it", &format!("chmod o+r {vassal}"));
 }
+
+#[test]
+fn file_is_examined_once_in_whatever_way_it_is_named() {
+    let world = World::usual();
+    let file = world.file("emperor.ini", ROUTER);
+    std::os::unix::fs::symlink(&file, world.path("other.ini")).expect("own folder");
+    let other = world.path("other.ini").to_string_lossy().into_owned();
+    let verdict = world.examine(&[&file, &file, "./emperor.ini", &other]);
+    verdict.is_well();
+    assert_eq!(verdict.text.matches("emperor.ini\n").count(), 1, "{}", verdict.text);
+}
+
+#[test]
+fn emperor_without_a_router_is_no_fault() {
+    let world = World::usual();
+    let emperor = world.file("emperor.ini", "emperor = {dir}/vassals\nemperor-use-clone = net\nmaster = true\n");
+    let router = world.file("router.ini", "master = true\ntuntap-router = emperor0 {dir}/t.sock\n");
+    let vassal = world.file("vassals/app.ini", VASSAL);
+    world.examine(&[&emperor, &router, &vassal]).is_well();
+}

@@ -11,7 +11,7 @@ use crate::common::wait::{LONG, until_true};
 use crate::world::{Verdict, command_line};
 
 /// Examines a file in the namespaces of a running Emperor.
-fn examine(emperor: &Emperor, files: &[&str]) -> Verdict {
+pub fn examine(emperor: &Emperor, files: &[&str]) -> Verdict {
     let plugins = emperor.in_dir(&emperor.host.mounted_plugins(Subject::Ours));
     let uwsgi = emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy());
     let output = Command::new("timeout")

@@ -87,6 +87,7 @@ fn list_folders(folder: &Path) -> Vec<PathBuf> {
 fn nothing_is_wrong_with_the_demo() {
     let world = world();
     world.host.sh("ip link add eth1 type veth peer name eth2");
+    world.host.sh("ip link set eth1 up");
     let example = Example::copy("minimal");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/ini");
     let run = example.path("demo");

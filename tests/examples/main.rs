@@ -18,6 +18,7 @@ mod minimal;
 mod no_emperor;
 mod ports;
 mod readme;
+mod service;
 mod services;
 mod stats;
 mod two_hosts;

@@ -3,11 +3,14 @@
 pub mod access;
 pub mod credentials;
 pub mod filter;
+pub mod host;
 pub mod kernel;
+pub mod live;
 pub mod network;
 mod passage;
 pub mod placement;
 pub mod plugin;
+pub mod ports;
 pub mod sockets;
 pub mod tun;
 pub mod values;

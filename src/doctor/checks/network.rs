@@ -5,20 +5,26 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::filter::speaks;
+use super::live;
 use crate::config::RouterSpec;
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Severity};
 use crate::doctor::instance::Instance;
 use crate::policy::lease::{Lease, Uncovered};
 use crate::sys::survey::network::{Neighbour, Surroundings};
 
 /// Whether the host passes on what comes from the vassals of a router's instance. The error says why nobody knows.
-pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> Vec<Finding> {
+/// `is_running`: the instance runs, and has done what it does at its start.
+pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>, is_running: bool) -> Vec<Finding> {
     let found = match found {
         Ok(found) => found,
-        Err(reason) => return vec![Finding::warning(format!("interfaces and routes can't be read: {reason}"), "")],
+        Err(reason) => {
+            let what = format!("interfaces, addresses and routes: not examined, for they can't be read: {reason}");
+            return vec![Finding::warning(what, "run this check as root, in the network namespace of the router")];
+        }
     };
     let routers = &instance.config.routers;
     let mut findings = Vec::new();
+    let closed: Vec<Finding> = routers.iter().flat_map(|router| live::forwarding(router, found, is_running)).collect();
     for (is_ipv6, is_on, sysctl) in
         [(false, found.ipv4, "net.ipv4.ip_forward"), (true, found.ipv6, "net.ipv6.conf.all.forwarding")]
     {
@@ -30,11 +36,16 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> 
             findings.push(without_ipv6(&concerned));
             continue;
         }
-        findings.push(family_forwarding(instance, &concerned, is_on, sysctl));
+        let general = family_forwarding(instance, &concerned, is_on, sysctl, is_running);
+        // What is well in general would be no comfort.
+        if closed.is_empty() || general.severity != Severity::Fine {
+            findings.push(general);
+        }
         findings.extend(concerned.iter().filter(|_| !is_on).filter_map(|router| closed_ports(router, is_ipv6)));
         findings.extend(default_route(found, is_ipv6));
         findings.extend(locked_settings(found, &concerned, is_ipv6));
     }
+    findings.extend(closed);
     if found.strict_sources && routers.iter().any(|router| router.gateway.is_some()) {
         findings.push(Finding::warning(
             "net.ipv4.conf.*.rp_filter is strict: packets that come by the gateway are dropped unless their source is \
@@ -45,18 +56,36 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>) -> 
     for router in routers {
         findings.extend(nat_interfaces(router, found));
         findings.extend(router.addresses.iter().filter_map(|own| overlap(router, own, found)));
+        findings.extend(router.addresses.iter().filter_map(|own| takes_neighbour(router, own, found)));
     }
     findings
 }
 
-fn family_forwarding(instance: &Instance, routers: &[&RouterSpec], is_on: bool, sysctl: &str) -> Finding {
+fn family_forwarding(
+    instance: &Instance,
+    routers: &[&RouterSpec],
+    is_on: bool,
+    sysctl: &str,
+    is_running: bool,
+) -> Finding {
     if is_on {
         return Finding::fine(format!("{sysctl} is on"));
     }
     if routers.iter().all(|router| !(router.nat.is_empty() && router.ports.is_empty())) {
         return Finding::fine(format!("{sysctl} is off; tuntap-router-nat and -port see to what they need"));
     }
-    if instance.hooks_mention(&["forward", "/proc/sys/net"]) || instance.hooks_mention(&["forward", "sysctl"]) {
+    let has_hook =
+        instance.hooks_mention(&["forward", "/proc/sys/net"]) || instance.hooks_mention(&["forward", "sysctl"]);
+    if has_hook && is_running {
+        return Finding::wrong(
+            format!(
+                "{sysctl} is off, although a line of {} turned it on: somebody has turned it off since",
+                instance.file
+            ),
+            format!("sysctl -w {sysctl}=1, kept in /etc/sysctl.d"),
+        );
+    }
+    if has_hook {
         return Finding::fine(format!("{sysctl} is off; a line of {} sees to it", instance.file));
     }
     let sysctl_remedy = format!("sysctl -w {sysctl}=1, kept in /etc/sysctl.d");
@@ -201,6 +230,13 @@ fn default_route(found: &Surroundings, is_ipv6: bool) -> Option<Finding> {
 
 fn nat_interfaces(router: &RouterSpec, found: &Surroundings) -> Vec<Finding> {
     let missing = router.nat.iter().filter(|name| !found.interfaces.contains(name));
+    let down = router.nat.iter().filter(|name| found.link(name).is_some_and(|link| !link.is_up));
+    let down = down.map(|name| {
+        Finding::warning(
+            format!("tuntap-router-nat = {} {name}: the interface is down", router.device),
+            format!("ip link set {name} up"),
+        )
+    });
     missing
         .map(|name| {
             Finding::wrong(
@@ -208,7 +244,31 @@ fn nat_interfaces(router: &RouterSpec, found: &Surroundings) -> Vec<Finding> {
                 format!("one of {} (ip -brief link)", found.interfaces.join(", ")),
             )
         })
+        .chain(down)
         .collect()
+}
+
+/// Whether a router's network has somebody in it whom this host asks: its next hop, or its DNS server.
+fn takes_neighbour(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Finding> {
+    let is_gateway = |address: &&IpAddr| own.contains(*address);
+    // The host may well ask a server of its own there.
+    let is_server = |address: &&IpAddr| own.contains(*address) && **address != own.addr();
+    let gateway =
+        found.gateways.iter().find(is_gateway).map(|address| (address, "the next hop of a route of this host"));
+    let server = || found.nameservers.iter().find(is_server).map(|address| (address, "the DNS server of this host"));
+    // Routes by the router's own device are the operator's.
+    let is_by_router = |address: &IpAddr| {
+        found.neighbours.iter().any(|to| to.interface == router.device && to.is_own && to.net.contains(address))
+            && !found.neighbours.iter().any(|to| to.interface != router.device && to.is_own && to.net.contains(address))
+    };
+    let (address, what) = gateway.filter(|(address, _)| !is_by_router(address)).or_else(server)?;
+    Some(Finding::wrong(
+        format!(
+            "tuntap-router-address = {} {own}: {address} is in it, {what}, which is lost to it then",
+            router.device
+        ),
+        "another network in tuntap-router-address, and in the vassals' addresses and leases",
+    ))
 }
 
 /// Whether a router's network is somewhere else already.
@@ -236,7 +296,6 @@ fn overlap(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Fin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
     use crate::policy::lease::Holder;
 
@@ -261,11 +320,12 @@ mod tests {
                 neighbour("::/0", "eth0", false),
                 neighbour("10.0.0.0/8", "vpn0", false),
             ],
+            ..Surroundings::default()
         }
     }
 
     fn worst(lines: &[(&str, &str)], found: Surroundings) -> Finding {
-        let findings = forwarding(&instance(lines), &Ok(found));
+        let findings = forwarding(&instance(lines), &Ok(found), false);
         findings.into_iter().max_by_key(|finding| finding.severity).expect("a finding")
     }
 
@@ -395,6 +455,18 @@ mod tests {
         let mut running = open();
         running.neighbours.push(neighbour("192.168.0.0/24", "emperor0", true));
         assert_eq!(severity(&address("192.168.0.1/24"), running), Severity::Fine, "its own");
+    }
+
+    #[test]
+    fn neighbours_that_the_host_asks_are_not_taken() {
+        let at = |address: &str| Surroundings { gateways: vec![address.parse().expect("an address")], ..open() };
+        let address = [ROUTER, ("tuntap-router-address", "192.168.0.1/24")];
+        assert_eq!(severity(&address, at("203.0.113.1")), Severity::Fine);
+        assert!(worst(&address, at("192.168.0.1")).what.contains("192.168.0.1 is in it, the next hop"));
+        assert_eq!(severity(&address, at("192.168.0.254")), Severity::Wrong);
+        let asks = |address: &str| Surroundings { nameservers: vec![address.parse().expect("an address")], ..open() };
+        assert_eq!(severity(&address, asks("192.168.0.53")), Severity::Wrong);
+        assert_eq!(severity(&address, asks("192.168.0.1")), Severity::Fine, "its own");
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The way of a packet through the rules of a chain, as far as they can be understood without one.
 
-use crate::sys::survey::filter::{Condition, ForwardChain, Name, Rule, Test, Verdict};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+
+use crate::sys::survey::filter::{BaseChain, Condition, Name, Rule, Test, Verdict};
 
 /// So many rules are looked at, those of a chain that is entered twice counted twice.
 const MAX_RULES: usize = 100_000;
@@ -8,8 +13,8 @@ const MAX_RULES: usize = 100_000;
 /// How deep chains may call each other; in the kernel it is 16.
 const MAX_DEPTH: usize = 16;
 
-/// A forwarded packet, as far as it is known.
-#[derive(Debug, Clone)]
+/// A packet, as far as it is known.
+#[derive(Debug, Clone, Default)]
 pub struct Packet<'a> {
     /// Interfaces that it may have come by; none if that isn't known.
     pub came_by: Vec<&'a str>,
@@ -21,6 +26,16 @@ pub struct Packet<'a> {
     pub state: u32,
     /// Whether a port mapping gave it its destination.
     pub is_diverted: bool,
+    /// The protocol of its payload.
+    pub protocol: Option<u8>,
+    /// The port that it is for.
+    pub port: Option<u16>,
+    /// Networks that it may come from; none if that isn't known.
+    pub sources: Vec<IpNet>,
+    /// Whom it is for.
+    pub destination: Option<IpAddr>,
+    /// Of which type that is, as a bit of the survey's; 0 if that isn't known.
+    pub destination_type: u32,
 }
 
 /// What becomes of it.
@@ -30,14 +45,17 @@ pub enum Passage {
     Open,
     /// It is dropped.
     Closed,
+    /// This rule gives it another destination.
+    Diverted(String),
     /// That depends on what this rule means.
     Unknown(String),
 }
 
 /// What becomes of a packet in a chain.
-pub fn passage(chain: &ForwardChain, packet: &Packet<'_>) -> Passage {
+pub fn passage(chain: &BaseChain, packet: &Packet<'_>) -> Passage {
     let mut walk = Walk { chain, packet, doubt: None, rules_left: MAX_RULES };
     let is_accepted = match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
+        End::Diverted(place) => return Passage::Diverted(place),
         End::Accepted => true,
         End::Dropped => false,
         End::Through => !chain.drops,
@@ -50,16 +68,17 @@ pub fn passage(chain: &ForwardChain, packet: &Packet<'_>) -> Passage {
 }
 
 /// How a chain ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Accepted,
     Dropped,
+    Diverted(String),
     /// No rule has decided.
     Through,
 }
 
 struct Walk<'a> {
-    chain: &'a ForwardChain,
+    chain: &'a BaseChain,
     packet: &'a Packet<'a>,
     /// The first rule that may let the packet pass, or past a rule that drops it.
     doubt: Option<String>,
@@ -83,16 +102,17 @@ impl Walk<'_> {
             match (&rule.verdict, is_met) {
                 (Verdict::Accept, None) => return End::Accepted,
                 (Verdict::Drop, None) => return End::Dropped,
+                (Verdict::Divert, None) => return End::Diverted(place()),
                 (Verdict::Return, None) => return End::Through,
                 // A rule that drops some packets only is there on purpose.
-                (Verdict::Drop, Some(_)) | (Verdict::Continue, _) => {}
+                (Verdict::Drop | Verdict::Divert, Some(_)) | (Verdict::Continue, _) => {}
                 (Verdict::Accept | Verdict::Return, Some(doubt)) => self.doubts(doubt),
                 (Verdict::Other(word), met) => self.doubts(met.unwrap_or_else(|| format!("{} ({word})", place()))),
                 (Verdict::Jump(other) | Verdict::Goto(other), met) => {
                     let is_goto = matches!(rule.verdict, Verdict::Goto(_));
                     match (self.other(other, depth), met) {
                         (End::Through, None) if is_goto => return End::Through,
-                        (End::Through | End::Dropped, Some(_)) | (End::Through, None) => {}
+                        (End::Through | End::Dropped | End::Diverted(_), Some(_)) | (End::Through, None) => {}
                         (end, None) => return end,
                         (End::Accepted, Some(doubt)) => self.doubts(doubt),
                     }
@@ -144,7 +164,41 @@ fn fits(packet: &Packet<'_>, test: &Test) -> Answer {
         Test::State(states) => known(states & packet.state != 0),
         Test::IsDiverted => known(packet.is_diverted),
         Test::IsIpv6(is_ipv6) => known(*is_ipv6 == packet.is_ipv6),
+        Test::Protocol(ranges) => within(packet.protocol.as_ref(), ranges, "a protocol"),
+        Test::ToPort(ranges) => within(packet.port.as_ref(), ranges, "a port"),
+        Test::To(ranges) => within(packet.destination.as_ref(), ranges, "an address"),
+        Test::From(ranges) => comes_from(&packet.sources, ranges),
+        Test::ToType(_) if packet.destination_type == 0 => Answer::Perhaps("a type of address".to_owned()),
+        Test::ToType(types) => known(types & packet.destination_type != 0),
         Test::Other(word) => Answer::Perhaps(word.clone()),
+    }
+}
+
+fn within<T: PartialOrd>(value: Option<&T>, ranges: &[RangeInclusive<T>], word: &str) -> Answer {
+    match value {
+        Some(value) if ranges.iter().any(|range| range.contains(value)) => Answer::Yes,
+        Some(_) => Answer::No,
+        None => Answer::Perhaps(word.to_owned()),
+    }
+}
+
+/// Whether any of the networks that a packet may come from is within one of the ranges.
+fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Answer {
+    let ends = |net: &IpNet| (net.network(), net.broadcast());
+    let is_inside = |net: &IpNet| {
+        let (first, last) = ends(net);
+        ranges.iter().any(|range| range.contains(&first) && range.contains(&last))
+    };
+    let is_outside = |net: &IpNet| {
+        let (first, last) = ends(net);
+        // Of two ranges that meet, one has the other's first address in it.
+        !ranges.iter().any(|range| range.contains(&first) || (first..=last).contains(range.start()))
+    };
+    match sources {
+        [] => Answer::Perhaps("an address".to_owned()),
+        all if all.iter().all(is_inside) => Answer::Yes,
+        all if all.iter().all(is_outside) => Answer::No,
+        _ => Answer::Perhaps("an address".to_owned()),
     }
 }
 
@@ -168,7 +222,7 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::sys::survey::filter::{ESTABLISHED, NEW};
+    use crate::sys::survey::filter::{ESTABLISHED, Hook, LOCAL, NEW};
 
     fn condition(test: Test) -> Condition {
         Condition { test, is_negated: false }
@@ -198,10 +252,12 @@ pub(super) mod tests {
         Rule { place: "rule 1".to_owned(), conditions: conditions.to_vec(), verdict }
     }
 
-    pub fn chain(drops: bool, rules: Vec<Rule>) -> ForwardChain {
-        ForwardChain {
+    pub fn chain(drops: bool, rules: Vec<Rule>) -> BaseChain {
+        BaseChain {
             table: "ip filter".to_owned(),
             name: "FORWARD".to_owned(),
+            hook: Hook::Forward,
+            is_nat: false,
             is_ipv6: Some(false),
             drops,
             rules,
@@ -210,7 +266,7 @@ pub(super) mod tests {
     }
 
     fn out() -> Packet<'static> {
-        Packet { came_by: vec!["emperor0"], leaves_by: vec!["eth0"], is_ipv6: false, state: NEW, is_diverted: false }
+        Packet { came_by: vec!["emperor0"], leaves_by: vec!["eth0"], state: NEW, ..Packet::default() }
     }
 
     fn back() -> Packet<'static> {
@@ -283,5 +339,45 @@ pub(super) mod tests {
         let mut endless = chain(true, vec![rule(&[], jump.clone())]);
         endless.others.insert("other".to_owned(), vec![rule(&[], jump.clone()), rule(&[], jump)]);
         assert!(matches!(passage(&endless, &out()), Passage::Unknown(_)));
+    }
+
+    #[test]
+    fn addresses_and_ports_decide_where_they_are_known() {
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
+        let range = |net: IpNet| net.network()..=net.broadcast();
+        let question = Packet {
+            sources: vec![net("10.0.0.0/24")],
+            destination: Some("10.0.0.1".parse().expect("an address")),
+            destination_type: LOCAL,
+            protocol: Some(17),
+            port: Some(53),
+            ..out()
+        };
+        let accepted = |test| passage(&chain(true, vec![rule(&[condition(test)], Verdict::Accept)]), &question);
+        let unclear = |passage| matches!(passage, Passage::Unknown(_));
+        for test in [
+            Test::Protocol(vec![6..=6, 17..=17]),
+            Test::ToPort(vec![22..=22, 50..=60]),
+            Test::To(vec![range(net("10.0.0.0/30"))]),
+            Test::From(vec![range(net("10.0.0.0/8"))]),
+            Test::ToType(LOCAL),
+        ] {
+            assert_eq!(accepted(test.clone()), Passage::Open, "{test:?}");
+        }
+        for test in [
+            Test::Protocol(vec![6..=6]),
+            Test::ToPort(vec![54..=60]),
+            Test::To(vec![range(net("10.0.0.8/30"))]),
+            Test::To(vec![range(net("::/0"))]),
+            Test::From(vec![range(net("10.1.0.0/16"))]),
+        ] {
+            assert_eq!(accepted(test.clone()), Passage::Closed, "{test:?}");
+        }
+        assert!(unclear(accepted(Test::From(vec![range(net("10.0.0.4/30"))]))), "some of them");
+        let unknown = chain(true, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Accept)]);
+        assert!(unclear(passage(&unknown, &out())));
+        let diverts = chain(false, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Divert)]);
+        assert_eq!(passage(&diverts, &question), Passage::Diverted("rule 1 of FORWARD".to_owned()));
+        assert_eq!(passage(&diverts, &out()), Passage::Open, "some are not all");
     }
 }

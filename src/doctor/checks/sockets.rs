@@ -82,6 +82,16 @@ pub fn device(device: &str, socket: &str, found: &Listener, made_by: Option<&str
     }
 }
 
+/// A router that a device would wait for in vain.
+pub fn hanging(device: &str, socket: &str) -> Finding {
+    Finding::wrong(
+        format!(
+            "{device} to {socket}: somebody listens there, but takes no connection: the router hangs, or was stopped"
+        ),
+        "the router's log; reload its instance (SIGHUP)",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

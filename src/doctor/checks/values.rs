@@ -13,7 +13,12 @@ pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
         .collect();
     if findings.is_empty() {
         let count = instance.reading.values.len();
-        if instance.config.routers.is_empty() && instance.config.devices.is_empty() {
+        let has_none = instance.config.routers.is_empty() && instance.config.devices.is_empty();
+        if has_none && instance.is_emperor() {
+            findings.push(Finding::fine(
+                "no tuntap-router here: this Emperor's vassals meet the router of another instance",
+            ));
+        } else if has_none {
             findings.push(Finding::wrong(
                 "no tuntap-router and no tuntap-device",
                 "is this the right file, and are the lines in its section [uwsgi]?",
@@ -59,6 +64,7 @@ mod tests {
     fn file_without_anything_is_the_wrong_one() {
         assert_eq!(values(&instance(&[("master", "true")]), &[])[0].severity, Severity::Wrong);
         assert_eq!(values(&instance(&[("tuntap-device", "uwsgi0")]), &[])[0].severity, Severity::Fine);
+        assert_eq!(values(&instance(&[("emperor", "/vassals")]), &[])[0].severity, Severity::Fine, "an Emperor alone");
     }
 
     #[test]

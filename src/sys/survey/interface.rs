@@ -35,6 +35,14 @@ impl Process {
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self { pid, command: command.trim_end().to_owned() }
     }
+
+    /// Whether it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The command before it may have anything in it.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('T' | 't'))
+    }
 }
 
 impl std::fmt::Display for Process {

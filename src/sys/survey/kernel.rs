@@ -35,3 +35,29 @@ pub fn most_descriptors() -> u64 {
 pub fn longest_queue() -> Option<u64> {
     fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }
+
+/// How many entries a table of the kernel has, and how many it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Now.
+    pub used: u64,
+    /// At most.
+    pub most: u64,
+}
+
+/// The table of tracked connections; `None` where nothing is tracked.
+pub fn tracked_connections() -> Option<Fill> {
+    let number = |name: &str| read_number(&format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    Some(Fill { used: number("count")?, most: number("max")? })
+}
+
+/// The table of neighbours of IPv4 (`gc_thresh3`), which only the first network namespace may see.
+pub fn neighbours() -> Option<Fill> {
+    let most = read_number("/proc/sys/net/ipv4/neigh/default/gc_thresh3")?;
+    let lines = fs::read_to_string("/proc/thread-self/net/arp").ok()?.lines().skip(1).count();
+    Some(Fill { used: u64::try_from(lines).ok()?, most })
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

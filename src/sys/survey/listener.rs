@@ -1,12 +1,16 @@
 //! Who listens on a unix socket.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
+
 use super::interface::Process;
-use crate::sys::socket::{connect_once, peer_credentials};
+use crate::sys::socket::{connect_once, peer_credentials, recv, wait_readable};
 
 /// What is behind a socket's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,34 @@ pub fn listener(name: &str) -> Listener {
             _ => Listener::Unknown(error.to_string()),
         },
     }
+}
+
+/// Whether who listens there takes connections: one that ends at once, and says nothing, is closed from the other side, too,
+/// within this time.
+pub fn answers(name: &str, within: Duration) -> bool {
+    let Ok(connection) = connect_once(name) else { return false };
+    if shutdown(connection.as_raw_fd(), Shutdown::Write).is_err() {
+        return false;
+    }
+    let deadline = Instant::now() + within;
+    let mut buffer = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !wait_readable(connection.as_fd(), left) {
+            return false;
+        }
+        match recv(connection.as_fd(), &mut buffer) {
+            // It greets, or is waited for.
+            Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Ok(0) | Err(_) => return true,
+        }
+    }
+}
+
+/// Who listens on a socket whose file is gone, so that nobody can connect any more.
+pub fn hidden_listener(name: &str) -> Option<Process> {
+    const NOBODY: i32 = -1;
+    holder(name, NOBODY).map(Process::of)
 }
 
 /// A process that has the listening socket open: the one that made it, or, if that has handed it on and ended, as an
@@ -109,6 +141,13 @@ mod tests {
         let open = UnixListener::bind(name("socket")).expect("bind");
         let own = i32::try_from(std::process::id()).expect("a pid");
         assert!(matches!(listener(&name("socket")), Listener::Listening(process) if process.pid == own));
+        assert_eq!(hidden_listener(&name("socket")).map(|process| process.pid), Some(own), "it needs no file for that");
+        assert!(!answers(&name("socket"), Duration::from_millis(50)), "nobody takes the connection");
+        let taking = open.try_clone().expect("a socket");
+        // Those of before are still in the queue.
+        let closing = std::thread::spawn(move || taking.incoming().take(3).for_each(drop));
+        assert!(answers(&name("socket"), Duration::from_secs(60)));
+        closing.join().expect("it takes three");
         drop(open);
         assert_eq!(listener(&name("socket")), Listener::Silent);
         assert_eq!(listener("@nobody-listens-here"), Listener::Missing);

@@ -6,4 +6,6 @@ pub mod interface;
 pub mod kernel;
 pub mod listener;
 pub mod network;
+pub mod peers;
+pub mod services;
 pub mod tun;

@@ -1,6 +1,7 @@
 //! The current network namespace: its interfaces, where they lead, and whether it forwards.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use nix::unistd::geteuid;
 
 use super::access::{Wish, own_barrier};
 use crate::sys::netlink::nftables::Nftables;
-use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::netlink::{Link, Netlink, NetlinkError};
 
 /// A network that is reached by an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +38,44 @@ pub struct Surroundings {
     pub locked: Option<String>,
     /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
     pub strict_sources: bool,
+    /// Whether each interface has a setting of its own for IPv6 (`force_forwarding`, Linux 6.17).
+    pub forwards_ipv6_by_interface: bool,
     /// Names of all interfaces.
     pub interfaces: Vec<String>,
+    /// All interfaces, and how they are now.
+    pub links: Vec<LinkState>,
+    /// Own addresses with the lengths of their networks' prefixes, by interface.
+    pub addresses: Vec<(String, IpNet)>,
     /// Networks, own ones first.
     pub neighbours: Vec<Neighbour>,
+    /// Next hops of routes.
+    pub gateways: Vec<IpAddr>,
+    /// Whom this host asks for names (resolv.conf(5)).
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// An interface as it is now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub is_up: bool,
+    /// Longest packet, in bytes.
+    pub mtu: u32,
+    /// Whether IPv4 packets that come by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` where it has no such setting.
+    pub ipv4: Option<bool>,
+    /// The same of IPv6: by its own setting (`force_forwarding`, Linux 6.17), or because all are forwarded.
+    pub ipv6: Option<bool>,
+    /// Whether it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
+    pub lacks_ipv6: bool,
+}
+
+impl Surroundings {
+    /// An interface by its name.
+    pub fn link(&self, name: &str) -> Option<&LinkState> {
+        self.links.iter().find(|link| link.name == name)
+    }
 }
 
 /// Looks around.
@@ -53,8 +88,9 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
         |index| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone()).unwrap_or_default();
     let addresses = netlink.addresses()?;
     let own = addresses.iter().map(|own| (own.address.trunc(), Some(own.index), true));
-    let routes = netlink.routes()?;
-    let routes = routes.iter().map(|route| (route.destination, route.index, false));
+    let all_routes = netlink.routes()?;
+    let routes = all_routes.iter().map(|route| (route.destination, route.index, false));
+    let gateways = all_routes.iter().filter_map(|route| route.gateway).collect();
     let neighbours =
         own.chain(routes).map(|(net, index, is_own)| Neighbour { net, interface: name(index), is_own }).collect();
     Ok(Surroundings {
@@ -70,9 +106,37 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
             .filter(|_| geteuid().is_root())
             .map(|barrier| barrier.errno.to_string()),
         strict_sources: rp_filter.contains(&Some(1)) && !rp_filter.contains(&Some(2)),
-        interfaces: links.into_iter().map(|link| link.name).collect(),
+        forwards_ipv6_by_interface: sysctl("ipv6/conf/all/force_forwarding").is_some(),
+        interfaces: links.iter().map(|link| link.name.clone()).collect(),
+        addresses: addresses.iter().map(|own| (name(Some(own.index)), own.address)).collect(),
+        links: links.iter().map(link_state).collect(),
         neighbours,
+        gateways,
+        nameservers: nameservers(),
     })
+}
+
+fn link_state(link: &Link) -> LinkState {
+    let is_on = |setting: &str| sysctl(setting).map(|value| value != 0);
+    let name = &link.name;
+    let all = is_on("ipv6/conf/all/forwarding");
+    let forced = is_on(&format!("ipv6/conf/{name}/force_forwarding"));
+    LinkState {
+        name: name.clone(),
+        is_up: link.is_up,
+        mtu: link.mtu,
+        ipv4: is_on(&format!("ipv4/conf/{name}/forwarding")),
+        ipv6: if all == Some(true) { all } else { forced.or(all) },
+        lacks_ipv6: is_on(&format!("ipv6/conf/{name}/disable_ipv6")).unwrap_or(true),
+    }
+}
+
+/// The servers of /etc/resolv.conf, and those that systemd-resolved asks in its turn.
+fn nameservers() -> Vec<IpAddr> {
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n");
+    let words = text.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
+    words.filter_map(|word| word.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Whether somebody has this table of nftables. Nobody, if that can't be found out.

@@ -1,4 +1,4 @@
-//! The filter tables of the older iptables and ip6tables, of which nf_tables doesn't know (linux/netfilter/x_tables.h), and
+//! The tables of the older iptables and ip6tables, of which nf_tables doesn't know (linux/netfilter/x_tables.h), and
 //! the modules that today's iptables has in common with them.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::netlink::number;
-use super::{Condition, ForwardChain, Name, Rule, Test, Verdict};
+use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range};
 
 /// One of the two, and where things are in its `struct ipt_entry` or `struct ip6t_entry`.
 #[derive(Debug)]
@@ -70,19 +70,25 @@ pub const IPV6: Family = Family {
 
 const GET_INFO: libc::c_int = 64;
 const GET_ENTRIES: libc::c_int = 65;
-const FORWARD_HOOK: usize = 2;
 
-/// The table, and the longest name of one.
-const FILTER: &[u8] = b"filter";
+/// Tables that may drop packets, or send them elsewhere, and the longest name of one.
+const TABLES: [&str; 5] = ["filter", "mangle", "raw", "security", NAT];
+const NAT: &str = "nat";
 const TABLE_NAME_LEN: usize = 32;
 
 /// Length of `struct xt_entry_match` and `struct xt_entry_target`, their size, name and revision.
 const MODULE_LEN: usize = 32;
 const MODULE_NAME: std::ops::Range<usize> = 2..31;
 
-/// Flags of inverted interfaces.
+/// Flags of what is inverted.
 const INVERTED_CAME_BY: u8 = 1;
 const INVERTED_LEAVES_BY: u8 = 2;
+const INVERTED_SOURCE: u8 = 8;
+const INVERTED_DESTINATION: u8 = 0x10;
+const INVERTED_PROTOCOL: u8 = 0x40;
+
+/// The flag of IPv4 rules that are about later fragments (`IPT_F_FRAG`).
+const LATER_FRAGMENTS: u8 = 1;
 
 /// Verdicts of a standard target: those of netfilter, turned round.
 const DROP: i32 = -1;
@@ -93,36 +99,46 @@ const RETURN: i32 = -5;
 const WITHOUT_VERDICT: [&str; 12] =
     ["LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TCPMSS", "TRACE", "TOS", "DSCP", "CT", "CLASSIFY", "SET"];
 
-/// The older filter, if it is in use.
-pub fn chain(family: &Family) -> nix::Result<Option<ForwardChain>> {
-    // Asking for the table would make it.
-    let tables = match fs::read_to_string(family.tables) {
+/// The chains of the older tables that are in use.
+pub fn chains(family: &Family) -> nix::Result<Vec<BaseChain>> {
+    // Asking for a table would make it.
+    let in_use = match fs::read_to_string(family.tables) {
         Ok(tables) => tables,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
     };
-    if !tables.lines().any(|table| table.as_bytes() == FILTER) {
-        return Ok(None);
+    let mut chains = Vec::new();
+    for table in TABLES.into_iter().filter(|table| in_use.lines().any(|line| line == *table)) {
+        let entries = entries(family, table)?;
+        for place in &entries.places {
+            chains.push(read(family, table, &entries, place).ok_or(Errno::EPROTO)?);
+        }
     }
-    let entries = entries(family)?;
-    Ok(Some(read(family, &entries).ok_or(Errno::EPROTO)?))
+    Ok(chains)
 }
 
 /// All rules of a table, one behind the other.
 struct Entries {
     table: Vec<u8>,
-    /// Where the rules of FORWARD begin, and where its policy stands.
+    places: Vec<Place>,
+}
+
+/// Where the rules of a hook begin, and where its policy stands.
+struct Place {
+    hook: Hook,
     start: usize,
     policy: usize,
 }
 
-fn read(family: &Family, entries: &Entries) -> Option<ForwardChain> {
+fn read(family: &Family, table: &str, entries: &Entries, place: &Place) -> Option<BaseChain> {
     let mut others = BTreeMap::new();
-    let rules = chain_rules(family, entries, entries.start, Some(entries.policy), &mut others)?;
-    let (policy, _) = rule(family, &entries.table, entries.policy, String::new())?;
-    Some(ForwardChain {
-        table: format!("{} filter", family.program),
-        name: "FORWARD".to_owned(),
+    let rules = chain_rules(family, entries, place.start, Some(place.policy), &mut others)?;
+    let (policy, _) = rule(family, &entries.table, place.policy, String::new())?;
+    Some(BaseChain {
+        table: format!("{} {table}", family.program),
+        name: place.hook.as_str().to_owned(),
+        hook: place.hook,
+        is_nat: table == NAT,
         is_ipv6: Some(family.is_ipv6),
         drops: policy.verdict == Verdict::Drop,
         rules,
@@ -173,7 +189,7 @@ fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule
     let mut module = family.len;
     while module < target {
         let (len, name, revision, info) = self::module(entry, module)?;
-        conditions.extend(condition(&name, revision, info));
+        conditions.extend(self::conditions(&name, revision, info));
         module += len;
     }
     let (_, name, _, info) = self::module(entry, target)?;
@@ -215,12 +231,29 @@ fn own_conditions(family: &Family, entry: &[u8]) -> Option<Vec<Condition>> {
     };
     interface(0, INVERTED_CAME_BY, Test::CameBy)?;
     interface(1, INVERTED_LEAVES_BY, Test::LeavesBy)?;
-    // The masks of addresses are behind the addresses, and say nothing by zeros.
-    if entry.get(family.addresses / 2..family.addresses)?.iter().any(|byte| *byte != 0) {
-        conditions.push(other("an address"));
+    let len = family.addresses / 4;
+    for (number, flag) in [INVERTED_SOURCE, INVERTED_DESTINATION].into_iter().enumerate() {
+        // The masks are behind the addresses, and say nothing by zeros.
+        let (address, mask) = (entry.get(number * len..)?.get(..len)?, entry.get((number + 2) * len..)?.get(..len)?);
+        if mask.iter().any(|byte| *byte != 0) {
+            let test = match address_range(address, Some(mask), len) {
+                Some(range) if flag == INVERTED_SOURCE => Test::From(vec![range]),
+                Some(range) => Test::To(vec![range]),
+                None => Test::Other("an address".to_owned()),
+            };
+            conditions.push(Condition { test, is_negated: inverted & flag != 0 });
+        }
     }
-    if half(entry, family.protocol)? != 0 {
-        conditions.push(other("a protocol"));
+    let protocol = half(entry, family.protocol)?;
+    if protocol != 0 {
+        let test = u8::try_from(protocol).map_or_else(
+            |_| Test::Other("a protocol".to_owned()),
+            |protocol| Test::Protocol(vec![protocol..=protocol]),
+        );
+        conditions.push(Condition { test, is_negated: inverted & INVERTED_PROTOCOL != 0 });
+    }
+    if !family.is_ipv6 && *entry.get(family.flags)? & LATER_FRAGMENTS != 0 {
+        conditions.push(other("fragments"));
     }
     Some(conditions)
 }
@@ -243,16 +276,81 @@ fn half(bytes: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_ne_bytes([bytes[0], bytes[1]])))
 }
 
-/// What a module of iptables asks; `None` if nothing.
-pub fn condition(name: &str, revision: u8, info: &[u8]) -> Option<Condition> {
+/// What a module of iptables asks.
+pub fn conditions(name: &str, revision: u8, info: &[u8]) -> Vec<Condition> {
     let known = match name {
-        "comment" => return None,
-        "conntrack" if matches!(revision, 1..=3) => conntrack(revision, info),
+        "comment" => Some(Vec::new()),
+        "conntrack" if matches!(revision, 1..=3) => conntrack(revision, info).map(|it| vec![it]),
         // `struct xt_state_info`
-        "state" => number(info, 0).map(|mask| Condition { test: Test::State(mask), is_negated: false }),
+        "state" => number(info, 0).map(|mask| vec![Condition { test: Test::State(mask), is_negated: false }]),
+        "tcp" => ports(info, 11, info.get(8..11)),
+        "udp" => ports(info, 8, None),
+        "multiport" if revision == 1 => multiport(info).map(|it| vec![it]),
+        "addrtype" => address_type(revision, info).map(|it| vec![it]),
         _ => None,
     };
-    Some(known.unwrap_or_else(|| other(name)))
+    known.unwrap_or_else(|| vec![other(name)])
+}
+
+/// `struct xt_tcp` and `struct xt_udp`, whose flags of inversion stand at `inverted`. `flags` is what is asked of TCP's
+/// options and flags.
+fn ports(info: &[u8], inverted: usize, flags: Option<&[u8]>) -> Option<Vec<Condition>> {
+    const SOURCE: u8 = 1;
+    const DESTINATION: u8 = 2;
+    let inverted = *info.get(inverted)?;
+    let port = |at| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
+    let (source, destination) = (port(0)?..=port(2)?, port(4)?..=port(6)?);
+    let mut conditions = Vec::new();
+    let is_any = |ports: &std::ops::RangeInclusive<u16>| *ports == (0..=u16::MAX);
+    if !is_any(&source) || inverted & SOURCE != 0 {
+        conditions.push(other("a source port"));
+    }
+    if !is_any(&destination) || inverted & DESTINATION != 0 {
+        let test = Test::ToPort(vec![destination]);
+        conditions.push(Condition { test, is_negated: inverted & DESTINATION != 0 });
+    }
+    if flags.is_some_and(|flags| flags.iter().any(|byte| *byte != 0)) {
+        conditions.push(other("TCP flags"));
+    }
+    Some(conditions)
+}
+
+/// `struct xt_multiport_v1`
+fn multiport(info: &[u8]) -> Option<Condition> {
+    const MOST: usize = 15;
+    const OF_DESTINATION: u8 = 1;
+    let count = usize::from(*info.get(1)?).min(MOST);
+    if *info.first()? != OF_DESTINATION {
+        return Some(other("ports"));
+    }
+    let port = |index: usize| Some(u16::from_ne_bytes([*info.get(2 + 2 * index)?, *info.get(3 + 2 * index)?]));
+    let begins_range = |index: usize| info.get(2 + 2 * MOST + index).is_some_and(|flag| *flag != 0);
+    let (mut ranges, mut index) = (Vec::new(), 0);
+    while index < count {
+        let first = port(index)?;
+        if begins_range(index) {
+            index += 1;
+        }
+        ranges.push(first..=port(index)?);
+        index += 1;
+    }
+    let is_negated = *info.get(2 + 3 * MOST)? != 0;
+    Some(Condition { test: Test::ToPort(ranges), is_negated })
+}
+
+/// `struct xt_addrtype_info` and `struct xt_addrtype_info_v1`.
+fn address_type(revision: u8, info: &[u8]) -> Option<Condition> {
+    /// `XT_ADDRTYPE_INVERT_DEST`, and the flags that ask for the type as an interface sees it.
+    const INVERTED: u32 = 2;
+    const OF_INTERFACE: u32 = 4 | 8;
+    let (source, destination) = (half(info, 0)?, half(info, 2)?);
+    let is_negated = match revision {
+        0 => number(info, 8)? != 0,
+        _ if number(info, 4)? & OF_INTERFACE == 0 => number(info, 4)? & INVERTED != 0,
+        _ => return None,
+    };
+    (source == 0 && destination != 0)
+        .then_some(Condition { test: Test::ToType(u32::try_from(destination).ok()?), is_negated })
 }
 
 /// `struct xt_conntrack_mtinfo1` to 3, which differ in what is behind the flags.
@@ -282,6 +380,7 @@ fn conntrack(revision: u8, info: &[u8]) -> Option<Condition> {
 pub fn target(name: &str, info: &[u8]) -> Verdict {
     match name {
         "REJECT" => Verdict::Drop,
+        "DNAT" | "REDIRECT" => Verdict::Divert,
         "ERROR" if !info.is_empty() => Verdict::Return,
         name if WITHOUT_VERDICT.contains(&name) => Verdict::Continue,
         name => Verdict::Other(name.to_owned()),
@@ -307,10 +406,10 @@ struct GetEntries {
     table: [u64; 0],
 }
 
-fn entries(family: &Family) -> nix::Result<Entries> {
+fn entries(family: &Family, table: &str) -> nix::Result<Entries> {
     let raw: OwnedFd = socket(family.address_family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
     let mut name = [0; TABLE_NAME_LEN];
-    name[..FILTER.len()].copy_from_slice(FILTER);
+    name[..table.len()].copy_from_slice(table.as_bytes());
     let mut info = GetInfo { name, valid_hooks: 0, hook_entry: [0; 5], underflow: [0; 5], num_entries: 0, size: 0 };
     ask(&raw, family, GET_INFO, (&raw mut info).cast(), size_of::<GetInfo>())?;
     let start = offset_of!(GetEntries, table);
@@ -319,11 +418,11 @@ fn entries(family: &Family) -> nix::Result<Entries> {
     answer[..TABLE_NAME_LEN].copy_from_slice(&name);
     answer[TABLE_NAME_LEN..TABLE_NAME_LEN + 4].copy_from_slice(&info.size.to_ne_bytes());
     ask(&raw, family, GET_ENTRIES, answer.as_mut_ptr().cast(), answer.len())?;
-    Ok(Entries {
-        table: answer.split_off(start),
-        start: offset(info.hook_entry[FORWARD_HOOK])?,
-        policy: offset(info.underflow[FORWARD_HOOK])?,
-    })
+    let valid = Hook::ALL.into_iter().enumerate().filter(|(number, _)| info.valid_hooks & 1 << number != 0);
+    let place = |(number, hook): (usize, Hook)| {
+        Ok(Place { hook, start: offset(info.hook_entry[number])?, policy: offset(info.underflow[number])? })
+    };
+    Ok(Entries { table: answer.split_off(start), places: valid.map(place).collect::<nix::Result<_>>()? })
 }
 
 fn ask(raw: &OwnedFd, family: &Family, option: libc::c_int, answer: *mut libc::c_void, len: usize) -> nix::Result<()> {

@@ -3,20 +3,23 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use super::ForwardChain;
 use super::expression::{self, Element, Lookup};
 use super::netlink::{self, attribute, attributes, big_endian, string, text_attribute};
+use super::{BaseChain, Hook};
 
-/// The messages that ask for chains, for rules, and for the elements of a set.
+/// The messages that ask for tables, for chains, for rules, and for the elements of a set.
+const GET_TABLES: u16 = 1;
 const GET_CHAINS: u16 = 4;
 const GET_RULES: u16 = 7;
 const GET_ELEMENTS: u16 = 13;
 
-/// Attributes of chains, of their hooks, and of rules.
+/// Attributes of tables, of chains, of their hooks, and of rules.
+const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
@@ -29,34 +32,83 @@ const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 
-/// `NF_INET_FORWARD` and `NF_DROP` of linux/netfilter.h.
-const FORWARD: u32 = 2;
+/// `NF_DROP` of linux/netfilter.h.
 const DROP: u32 = 0;
 
 /// `NFPROTO_INET`, `NFPROTO_IPV4` and `NFPROTO_IPV6`, the families whose chains see IP packets.
-const FAMILIES: [(u8, &str, Option<bool>); 3] = [(1, "inet", None), (2, "ip", Some(false)), (10, "ip6", Some(true))];
+const FAMILIES: [(u8, &str, Option<bool>); 3] = [(INET, "inet", None), (2, "ip", Some(false)), (10, "ip6", Some(true))];
+const INET: u8 = 1;
 
-/// All chains at which forwarded packets begin.
-pub fn chains() -> nix::Result<Vec<ForwardChain>> {
-    let mut chains = Vec::new();
+/// `NFPROTO_ARP`, `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, whose chains see frames.
+const FOREIGN: [(u8, &str); 3] = [(3, "arp"), (5, "netdev"), (7, "bridge")];
+
+/// What is read of nf_tables.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub chains: Vec<BaseChain>,
+    pub inet_tables: BTreeMap<String, BTreeMap<String, usize>>,
+    pub foreign: Vec<String>,
+}
+
+/// A chain with a hook.
+struct Base {
+    family: u8,
+    family_name: &'static str,
+    is_ipv6: Option<bool>,
+    table: String,
+    name: String,
+    hook: Hook,
+    is_nat: bool,
+    drops: bool,
+}
+
+/// Reads all tables, and the chains at which packets begin.
+pub fn read() -> nix::Result<Found> {
+    let mut found = Found::default();
+    for table in netlink::dump(GET_TABLES, INET, &[])? {
+        found.inet_tables.insert(string(&table.attributes, TABLE_NAME), BTreeMap::new());
+    }
+    let mut bases = Vec::new();
     for chain in netlink::dump(GET_CHAINS, 0, &[])? {
         let attributes = &chain.attributes;
-        let Some(family) = FAMILIES.iter().find(|(number, ..)| *number == chain.family) else { continue };
-        let hook = attribute(attributes, CHAIN_HOOK).and_then(|hook| big_endian(hook, HOOK_NUMBER));
-        if hook == Some(FORWARD) {
+        let (table, name) = (string(attributes, CHAIN_TABLE), string(attributes, CHAIN_NAME));
+        if chain.family == INET {
+            found.inet_tables.entry(table.clone()).or_default().insert(name.clone(), 0);
+        }
+        let Some(hook) = attribute(attributes, CHAIN_HOOK).and_then(|hook| big_endian(hook, HOOK_NUMBER)) else {
+            continue;
+        };
+        if let Some((_, family)) = FOREIGN.iter().find(|(number, _)| *number == chain.family) {
+            found.foreign.push(format!("{family} {table}, chain {name}"));
+        }
+        let family = FAMILIES.iter().find(|(number, ..)| *number == chain.family);
+        let hook = usize::try_from(hook).ok().and_then(|hook| Hook::ALL.get(hook));
+        if let (Some((family, family_name, is_ipv6)), Some(hook)) = (family, hook) {
+            let is_nat = string(attributes, CHAIN_TYPE) == "nat";
             let drops = big_endian(attributes, CHAIN_POLICY) == Some(DROP);
-            chains.push((family, string(attributes, CHAIN_TABLE), string(attributes, CHAIN_NAME), drops));
+            let (family, family_name, is_ipv6, hook) = (*family, *family_name, *is_ipv6, *hook);
+            bases.push(Base { family, family_name, is_ipv6, table, name, hook, is_nat, drops });
         }
     }
-    if chains.is_empty() {
-        return Ok(Vec::new());
+    if found.inet_tables.is_empty() && bases.is_empty() {
+        return Ok(found);
     }
     let rules = netlink::dump(GET_RULES, 0, &[])?;
-    let read = |((number, family, is_ipv6), table, name, drops): (&(u8, &str, _), String, String, bool)| {
-        let sets = Sets { family: *number, table: &table, known: RefCell::default() };
+    for rule in rules.iter().filter(|rule| rule.family == INET) {
+        let (table, chain) = (string(&rule.attributes, RULE_TABLE), string(&rule.attributes, RULE_CHAIN));
+        *found.inet_tables.entry(table).or_default().entry(chain).or_default() += 1;
+    }
+    found.chains = bases.into_iter().map(|base| base.read(&rules)).collect();
+    Ok(found)
+}
+
+impl Base {
+    fn read(self, rules: &[netlink::Message]) -> BaseChain {
+        let Self { family, family_name, is_ipv6, table, name, hook, is_nat, drops } = self;
+        let sets = Sets { family, table: &table, known: RefCell::default() };
         let mut others: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for rule in &rules {
-            if rule.family == *number && string(&rule.attributes, RULE_TABLE) == table {
+        for rule in rules {
+            if rule.family == family && string(&rule.attributes, RULE_TABLE) == table {
                 let place = format!("handle {}", handle(&rule.attributes));
                 let expressions = attribute(&rule.attributes, RULE_EXPRESSIONS).unwrap_or_default();
                 let rules = expression::rules(expressions, &place, &sets);
@@ -64,9 +116,8 @@ pub fn chains() -> nix::Result<Vec<ForwardChain>> {
             }
         }
         let rules = others.remove(&name).unwrap_or_default();
-        ForwardChain { table: format!("{family} {table}"), name, is_ipv6: *is_ipv6, drops, rules, others }
-    };
-    Ok(chains.into_iter().map(read).collect())
+        BaseChain { table: format!("{family_name} {table}"), name, hook, is_nat, is_ipv6, drops, rules, others }
+    }
 }
 
 fn handle(attributes: &[u8]) -> u64 {
@@ -93,8 +144,9 @@ impl Sets<'_> {
         let of_list = |list: &netlink::Message| {
             let elements = attribute(&list.attributes, LIST_ELEMENTS).unwrap_or_default();
             let elements = attributes(elements).filter(|(kind, _)| *kind == LIST_ELEMENT);
-            elements.map(|(_, bytes)| Element::read(bytes)).collect::<Vec<_>>()
+            elements.map(|(_, bytes)| bytes.to_vec()).collect::<Vec<_>>()
         };
-        Ok(lists.iter().flat_map(of_list).collect())
+        let elements: Vec<Vec<u8>> = lists.iter().flat_map(of_list).collect();
+        Ok(Element::read_all(elements.iter().map(Vec::as_slice)))
     }
 }
