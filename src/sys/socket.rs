@@ -295,7 +295,7 @@ pub fn recv_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8], control: &mut Contro
     });
     let interface = message.cmsgs()?.find_map(|item| match item {
         ControlMessageOwned::Ipv4PacketInfo(info) => u32::try_from(info.ipi_ifindex).ok(),
-        ControlMessageOwned::Ipv6PacketInfo(info) => u32::try_from(info.ipi6_ifindex).ok(),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(info.ipi6_ifindex),
         _ => None,
     });
     Ok(Datagram { len: message.bytes, source: source.ok_or(Errno::EAFNOSUPPORT)?, interface })

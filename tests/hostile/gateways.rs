@@ -187,8 +187,8 @@ fn vassal_that_the_operator_names_may_send_to_gateways() {
 /// A vassal reaches the host's addresses, and with them what listens there: who else is here is none of its business.
 #[test]
 fn statistics_at_an_address_are_not_for_peers() {
-    for (bound, http) in [("0.0.0.0:5001", false), ("[::]:5001", true)] {
-        let ini = emperor().line(format!("tuntap-router = emperor1 {{dir}}/t1.sock {bound}"));
+    for http in [false, true] {
+        let ini = emperor().line("tuntap-router = emperor1 {dir}/t1.sock 0.0.0.0:5001");
         let emperor = if http { ini.stats_over_http() } else { ini }.start();
         let vassal = start_attached(&emperor, "v1", V1);
         let read = |net: &Net, to: Ipv4Addr| {
@@ -204,7 +204,7 @@ fn statistics_at_an_address_are_not_for_peers() {
         };
         for to in [Ipv4Addr::LOCALHOST, EMPEROR] {
             let text = read(&emperor.netns, to);
-            assert!(text.contains("\"emperor1\""), "the host's own may read at {to} of {bound}: {text}");
+            assert!(text.contains("\"emperor1\""), "the host's own may read at {to}: {text}");
         }
         for _ in 0..3 {
             assert_eq!(read(&vassal, EMPEROR), "", "a vassal of another router of the instance");
