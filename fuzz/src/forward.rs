@@ -672,15 +672,16 @@ impl Oracle {
         if !is_granted {
             return Err(LeaseRefusal::NotLeased);
         }
-        let is_chosen = leased && self.may_give(address, id);
         let has_it = peer.addresses().chain(peer.assigned.map(IpAddr::V4)).any(|own| own == address);
-        let may_have =
-            if is_chosen { !self.is_out_of_reach(address, peer) } else { self.may_claim(address, &peer.identity) };
-        if !has_it && !may_have {
+        if !has_it && self.is_out_of_reach(address, peer) {
             return Err(LeaseRefusal::NotClaimable);
         }
         if self.passes_nothing_from(address) {
             return Err(LeaseRefusal::Firewall);
+        }
+        let is_chosen = leased && self.may_give(address, id);
+        if !has_it && !is_chosen && !self.may_claim(address, &peer.identity) {
+            return Err(LeaseRefusal::NotClaimable);
         }
         let other = self.holder(address).map(|holder| holder.id).filter(|holder| *holder != id);
         if other.is_some() && !are_dead { Err(LeaseRefusal::Held) } else { Ok(Chosen { address, dead_holder: other }) }

@@ -116,7 +116,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::MaxAddressesPerUid,
         name: c"tuntap-router-max-addresses-per-uid",
-        help: c"give one user, or one vassal that connects as root, no more addresses of each family than so many; leased ones don't count (0 to 65536, 0 is no limit, default a quarter of the router's networks, 2 to 256)",
+        help: c"give one user no more addresses of each family than so many; root has no limit, and leased ones don't count (0 to 65536, 0 is no limit, default a quarter of the router's networks, 2 to 256)",
         argument: Argument::Required,
         flags: 0,
     },

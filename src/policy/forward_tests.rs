@@ -353,10 +353,10 @@ fn one_user_leaves_the_others_addresses() {
         (1, 7, Some(1), Outward::Tun),
         (2, 7, Some(2), full),
         (3, 8, None, Outward::Tun),
-        // Vassals that connect as root, and root beside the router.
+        // Vassals that connect as root, and root beside the router: root has no limit.
         (4, 0, Some(1), Outward::Tun),
         (5, 0, Some(1), Outward::Tun),
-        (6, 0, Some(1), full),
+        (6, 0, Some(1), Outward::Tun),
         (7, 0, Some(2), Outward::Tun),
         (8, 0, None, Outward::Tun),
         (9, 0, None, Outward::Tun),

@@ -141,14 +141,14 @@ impl Forwarder {
         if !may_be_given && !self.leases.allow(address, identity) {
             return Err(LeaseRefusal::NotLeased);
         }
+        if let Some(refusal) = self.unusable(applicant, address, identity) {
+            return Err(refusal);
+        }
         // What it has already, it was given by somebody who may.
         let may_claim =
             || self.is_reserved_for(id, address) || self.guard.may_claim(address, identity, &self.leases, &self.pool);
         if !may_be_given && !may_claim() {
             return Err(LeaseRefusal::NotClaimable);
-        }
-        if let Some(refusal) = self.unusable(applicant, address, identity) {
-            return Err(refusal);
         }
         let holder = self.holder(address).filter(|holder| *holder != id);
         match holder {

@@ -11,8 +11,7 @@ pub struct Limits {
     pub peers: usize,
     /// Connections of one user other than root; 0 is no limit.
     pub peers_per_uid: usize,
-    /// Addresses of one user, or of one vassal that has connected as root, of each family; 0 is no limit. `None`: a part of the
-    /// router's networks.
+    /// Addresses of one user other than root, of each family; 0 is no limit. `None`: a part of the router's networks.
     pub addresses_per_uid: Option<usize>,
     /// Connections without an address.
     pub unclaimed: usize,

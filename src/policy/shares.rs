@@ -45,7 +45,7 @@ impl Shares {
     /// Whether an account may have one more address of this one's family.
     pub fn has_room(&self, account: Option<Account>, address: IpAddr) -> bool {
         let family = Family::of(address);
-        match (account, self.limit(family)) {
+        match (of_user(account), self.limit(family)) {
             (Some(account), Some(limit)) => self.counts.get(&(account, family)).is_none_or(|count| *count < limit),
             _ => true,
         }
@@ -66,7 +66,7 @@ impl Shares {
 
     /// Counts an address, once, whether there is room for it or not.
     pub fn take(&mut self, account: Option<Account>, address: IpAddr) {
-        let Some(account) = account else { return };
+        let Some(account) = of_user(account) else { return };
         self.give_back(address);
         self.counted.insert(address, account);
         *self.counts.entry((account, Family::of(address))).or_default() += 1;
@@ -83,6 +83,11 @@ impl Shares {
             }
         }
     }
+}
+
+/// Root has no limit, in whatever namespace: it may connect in the name of many vassals.
+fn of_user(account: Option<Account>) -> Option<Account> {
+    account.filter(|account| matches!(account, Account::User(_)))
 }
 
 #[cfg(test)]
@@ -118,17 +123,19 @@ mod tests {
         let mut shares = Shares::new(Some(2), &[]);
         let address = |host| IpAddr::from(Ipv4Addr::new(10, 0, 0, host));
         let v6: IpAddr = "fd00::1".parse().expect("an address");
-        let (user, vassal) = (Account::of(7, Some(1)), Account::of(0, Some(1)));
+        let (user, other, root) = (Account::of(7, Some(1)), Account::of(8, Some(1)), Account::of(0, Some(1)));
         for host in [2, 3, 3] {
             assert!(shares.has_room(user, address(host)) || shares.is_counted_for(user, address(host)));
             shares.take(user, address(host));
         }
         assert!(!shares.has_room(user, address(4)) && shares.has_room(user, v6));
-        assert!(shares.has_room(vassal, address(4)) && shares.has_room(None, address(4)));
+        assert!(shares.has_room(other, address(4)) && shares.has_room(None, address(4)));
         shares.take(None, address(9));
+        (10..20).for_each(|host| shares.take(root, address(host)));
+        assert!(shares.has_room(root, address(4)), "root has no limit");
         // An address that goes over to another account counts for that one only.
-        shares.take(vassal, address(3));
-        assert!(shares.has_room(user, address(4)) && shares.is_counted_for(vassal, address(3)));
+        shares.take(other, address(3));
+        assert!(shares.has_room(user, address(4)) && shares.is_counted_for(other, address(3)));
         for host in [2, 3, 9] {
             shares.give_back(address(host));
             shares.give_back(address(host));
