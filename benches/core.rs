@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
 use tuntap_plugin::policy::forward::{Forwarder, Origin, Policy};
+use tuntap_plugin::policy::guard::GuardPolicy;
 use tuntap_plugin::policy::lease::{Identity, Leases};
 use tuntap_plugin::policy::pattern::{Action, AnyFlow, Rule, Rules};
 use tuntap_plugin::policy::prefix_map::PrefixSet;
@@ -109,6 +110,8 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),
         port_targets: Vec::new(),
+        guard: GuardPolicy::default(),
+        max_addresses: None,
     };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {

@@ -8,7 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use tuntap_plugin::policy::claims::Assignment;
 use tuntap_plugin::policy::drops::DropReason;
-use tuntap_plugin::policy::forward::{Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RulesVerdict};
+use tuntap_plugin::policy::forward::{
+    Forwarder, Inward, LegacyPeer, Origin, Outward, OutwardVerdict, Policy, RulesVerdict,
+};
+use tuntap_plugin::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
 use tuntap_plugin::policy::leasing::{Applicant, Chosen, LeaseRefusal};
 use tuntap_plugin::policy::pattern::{Action, Rule, Rules as CompiledRules};
@@ -52,12 +55,24 @@ pub fn check(data: &[u8]) {
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
         networks: rules.networks.clone(),
         port_targets: Vec::new(),
+        guard: GuardPolicy {
+            claims: if rules.claims_own { ClaimScope::Own } else { ClaimScope::Any },
+            is_strict: rules.is_strict,
+            own: rules.networks.clone(),
+            gateways: Gateways::new(
+                rules.own_gateway,
+                rules.routes.iter().map(|route| route.target),
+                &rules.device_routes,
+                &rules.gateway_sources,
+                rules.gateway_vassals,
+            ),
+        },
+        // Shares are bounds of their own, see the tests of the module.
+        max_addresses: Some(0),
     };
-    let mut scene = Scene {
-        forwarder: Forwarder::new(policy, seed),
-        oracle: Oracle { rules, peers: Default::default() },
-        added: 0,
-    };
+    let mut forwarder = Forwarder::new(policy, seed);
+    forwarder.set_host_addresses(rules.host.iter().copied());
+    let mut scene = Scene { forwarder, oracle: Oracle { rules, peers: Default::default() }, added: 0 };
     let wants_groups = (0..IDS).any(|group| scene.oracle.is_named(group));
     assert_eq!(scene.forwarder.wants_groups(), wants_groups);
     while !input.is_empty() {
@@ -78,6 +93,16 @@ struct Rules {
     gateway_sources: Vec<IpNet>,
     /// The router's own addresses.
     networks: Vec<IpNet>,
+    /// Where this router's gateway is.
+    own_gateway: Option<SocketAddr>,
+    /// Who may send to gateways all the same.
+    gateway_vassals: Option<IpNet>,
+    /// Whether peers claim what is in the networks only.
+    claims_own: bool,
+    /// Whether they send to hosts only, and claim nothing of the host's.
+    is_strict: bool,
+    /// What the host's interfaces have.
+    host: Vec<IpNet>,
     /// Whether rules may name protocols, and packets have some.
     has_services: bool,
 }
@@ -101,6 +126,11 @@ fn read_policy(input: &mut Input<'_>) -> Rules {
         device_routes: Vec::new(),
         gateway_sources: Vec::new(),
         networks: Vec::new(),
+        own_gateway: None,
+        gateway_vassals: None,
+        claims_own: false,
+        is_strict: false,
+        host: Vec::new(),
         has_services,
     };
     if flags & 4 != 0 {
@@ -115,6 +145,19 @@ fn read_policy(input: &mut Input<'_>) -> Rules {
     }
     if flags & 64 != 0 {
         rules.networks = (0..input.below(4)).map(|_| net(input)).collect();
+    }
+    if flags & 128 != 0 {
+        let kind = input.byte();
+        rules.claims_own = kind & 1 != 0;
+        rules.is_strict = kind & 0x40 != 0;
+        rules.own_gateway = match kind >> 1 & 3 {
+            0 => None,
+            1 => Some(target(input)),
+            2 => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), input.byte().into())),
+            _ => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), input.byte().into())),
+        };
+        rules.gateway_vassals = (kind & 8 != 0).then(|| net(input));
+        rules.host = (0..kind >> 4 & 3).map(|_| net(input)).collect();
     }
     rules
 }
@@ -371,7 +414,14 @@ impl Scene {
         let rules = read_peer_rules(input, self.oracle.rules.has_services);
         if let Some(id) = self.make_room(slot, id) {
             self.added += 1;
-            self.forwarder.restore(id, identity.clone(), rules.clone(), &addresses, is_bound);
+            let legacy = LegacyPeer {
+                identity: identity.clone(),
+                namespace: None,
+                rules: rules.clone(),
+                addresses: &addresses,
+                is_bound,
+            };
+            self.forwarder.restore(id, legacy);
             self.oracle.peers[slot] = Some(Peer { rules, has_sent: true, ..Peer::new(id, identity) });
             for address in addresses {
                 self.oracle.restore(id, address, is_bound);
@@ -414,12 +464,15 @@ impl Scene {
                 assert_eq!(Family::of(chosen.address), family);
                 assert!(self.oracle.may_give(chosen.address, id), "{chosen:?}");
                 assert!(!self.oracle.passes_nothing_from(chosen.address), "{chosen:?}");
+                assert!(!self.oracle.is_taken(chosen.address), "{chosen:?}");
                 assert!(are_dead || chosen.dead_holder.is_none());
                 self.give(id, chosen, name);
             }
             Err(LeaseRefusal::NoPeer) => assert!(self.oracle.peer(id).is_none()),
             Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => assert!(!has_network),
-            Err(LeaseRefusal::Pool(PoolRefusal::Full(_)) | LeaseRefusal::Firewall) => assert!(has_network),
+            Err(LeaseRefusal::Pool(PoolRefusal::Full(_)) | LeaseRefusal::Firewall | LeaseRefusal::NotClaimable) => {
+                assert!(has_network)
+            }
             Err(refusal) => panic!("{refusal:?}"),
         }
     }
@@ -447,6 +500,7 @@ impl Scene {
             Assignment::Granted => Ok(is_new),
             Assignment::HeldBy(_) => Err(LeaseRefusal::Held),
             Assignment::NotLeased => Err(LeaseRefusal::NotLeased),
+            Assignment::Taken => Err(LeaseRefusal::NotClaimable),
             Assignment::TooMany => Err(LeaseRefusal::TooMany),
         };
         assert_eq!(self.forwarder.give(id, address, applicant(id, name).key), expected, "{address}");
@@ -547,6 +601,9 @@ impl Oracle {
     /// For those that have a lease, where one is needed.
     fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
         let is_leased = self.is_leased_to(address, &self.peer(id)?.identity);
+        if self.is_taken(address) || !can_be_host(address) {
+            return Some(Assignment::Taken);
+        }
         Some(if is_leased { self.give(id, address) } else { Assignment::NotLeased })
     }
 
@@ -611,12 +668,20 @@ impl Oracle {
         if self.is_own(address) {
             return Err(LeaseRefusal::Own);
         }
-        let may_have = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
-        if !may_have {
+        let is_granted = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
+        if !is_granted {
             return Err(LeaseRefusal::NotLeased);
+        }
+        let has_it = peer.addresses().chain(peer.assigned.map(IpAddr::V4)).any(|own| own == address);
+        if !has_it && self.is_out_of_reach(address, peer) {
+            return Err(LeaseRefusal::NotClaimable);
         }
         if self.passes_nothing_from(address) {
             return Err(LeaseRefusal::Firewall);
+        }
+        let is_chosen = leased && self.may_give(address, id);
+        if !has_it && !is_chosen && !self.may_claim(address, &peer.identity) {
+            return Err(LeaseRefusal::NotClaimable);
         }
         let other = self.holder(address).map(|holder| holder.id).filter(|holder| *holder != id);
         if other.is_some() && !are_dead { Err(LeaseRefusal::Held) } else { Ok(Chosen { address, dead_holder: other }) }
@@ -625,9 +690,116 @@ impl Oracle {
     /// What a peer had, it may have again if somebody would give it to it now.
     fn restore(&mut self, id: PeerId, address: IpAddr, was_bound: bool) {
         let identity = &self.peer(id).expect("it was just added").identity;
-        if self.is_leased_to(address, identity) || was_bound && !self.is_covered(address) {
+        let may_have = if was_bound && !self.is_covered(address) {
+            can_be_host(address) && !self.is_taken(address)
+        } else {
+            self.is_leased_to(address, identity) && self.may_claim(address, identity)
+        };
+        if may_have {
             self.give(id, address);
         }
+    }
+
+    fn is_taken(&self, address: IpAddr) -> bool {
+        (self.rules.is_strict || address.is_ipv6()) && self.is_hosts_own(address)
+    }
+
+    /// The host's, a router's, or that of a whole network of a router's.
+    fn is_hosts_own(&self, address: IpAddr) -> bool {
+        self.rules.host.iter().any(|net| net.addr() == address)
+            || self
+                .rules
+                .networks
+                .iter()
+                .any(|net| net.addr() == address || within(address, *net) && is_for_all(address, *net))
+    }
+
+    /// What not even the router's choice makes a peer's.
+    fn is_out_of_reach(&self, address: IpAddr, peer: &Peer) -> bool {
+        let is_lessee = self.is_covered(address) && self.is_leased_to(address, &peer.identity);
+        self.is_taken(address) || self.is_gateways(address) && !is_lessee
+    }
+
+    /// Nobody's own, and where that is asked for inside of the networks; what is leased to the peer is the operator's word.
+    fn may_claim(&self, address: IpAddr, identity: &Identity) -> bool {
+        if !can_be_host(address) || self.is_taken(address) {
+            return false;
+        }
+        if self.is_covered(address) && self.is_leased_to(address, identity) {
+            return true;
+        }
+        let mut around = self.rules.networks.iter().filter(|net| within(address, **net)).peekable();
+        let is_vassals =
+            around.peek().is_some() && !self.is_own(address) && around.all(|net| !is_for_all(address, *net));
+        !self.is_gateways(address) && (!self.rules.claims_own || is_vassals)
+    }
+
+    /// All gateways that are at one address and a port.
+    fn gateways(&self) -> impl Iterator<Item = SocketAddr> {
+        let own = self.rules.own_gateway.filter(|own| !own.ip().is_unspecified());
+        self.rules.routes.iter().map(|route| route.target).chain(own)
+    }
+
+    /// Other hosts that have gateways somewhere.
+    fn gateway_hosts(&self) -> impl Iterator<Item = IpNet> {
+        let ranges = self.rules.device_routes.iter().filter(|range| range.port.is_none());
+        ranges.map(|range| range.prefix).chain(self.rules.gateway_sources.iter().copied())
+    }
+
+    /// One host that has a gateway, but nobody says on which port.
+    fn has_gateway_somewhere(&self, address: IpAddr) -> bool {
+        let is_single = |net: &IpNet| net.addr() == address && net.prefix_len() == net.max_prefix_len();
+        let is_known = self.gateways().any(|gateway| gateway.ip() == address)
+            || self.rules.device_routes.iter().any(|range| range.port.is_some() && within(address, range.prefix));
+        !is_known && self.gateway_hosts().any(|net| is_single(&net))
+    }
+
+    fn is_gateways(&self, address: IpAddr) -> bool {
+        self.gateways().any(|gateway| gateway.ip() == address) || self.has_gateway_somewhere(address)
+    }
+
+    /// Whether the host keeps what goes there.
+    fn is_hosts(&self, address: IpAddr) -> bool {
+        self.is_hosts_own(address) || !self.is_one_host(address)
+    }
+
+    fn is_one_host(&self, address: IpAddr) -> bool {
+        let networks = self.rules.networks.iter().chain(&self.rules.host);
+        let mut networks = networks.filter(|net| net.addr().is_ipv4());
+        belongs_to_a_host(address) && !networks.any(|net| within(address, *net) && is_for_all(address, *net))
+    }
+
+    /// A datagram, or something that a kernel may unpack, to where a gateway is.
+    fn goes_to_a_gateway(&self, probe: &Probe) -> bool {
+        let dst = probe.dst.to_canonical();
+        let own = self.rules.own_gateway.filter(|own| own.ip().is_unspecified());
+        let is_known = self.gateways().next().is_some()
+            || own.is_some()
+            || self.rules.device_routes.iter().any(|range| range.port.is_some())
+            || self.gateway_hosts().any(|net| self.has_gateway_somewhere(net.addr()));
+        if !is_known || self.rules.gateway_vassals.is_some_and(|net| within(probe.src, net)) {
+            return false;
+        }
+        if [4, 41, 47].contains(&probe.protocol) {
+            return self.is_gateways(dst) || own.is_some() && self.is_hosts(dst);
+        }
+        if ![17, 136].contains(&probe.protocol) {
+            return false;
+        }
+        if self.has_gateway_somewhere(dst) && probe.port != Some(53) {
+            return true;
+        }
+        let Some(port) = probe.port else { return false };
+        let with_port = || self.rules.device_routes.iter().filter(|range| range.port == Some(port));
+        let is_any_ones =
+            self.gateways().chain(own).any(|gateway| gateway.port() == port) || with_port().next().is_some();
+        let is_vassals = self.rules.networks.iter().any(|net| within(dst, *net)) && !self.is_own(dst) && {
+            self.rules.networks.iter().filter(|net| within(dst, **net)).all(|net| !is_for_all(dst, *net))
+        };
+        self.gateways().any(|gateway| gateway == SocketAddr::new(dst, port))
+            || own.is_some_and(|own| own.port() == port && (own.is_ipv6() || dst.is_ipv4()) && self.is_hosts(dst))
+            || with_port().any(|range| within(dst, range.prefix))
+            || is_any_ones && !is_vassals && self.gateway_hosts().any(|net| within(dst, net))
     }
 
     fn give(&mut self, id: PeerId, address: IpAddr) -> Assignment {
@@ -726,6 +898,14 @@ impl Oracle {
         let is_first = !peer.has_sent;
         peer.has_sent = true;
         let rules = peer.rules.clone();
+        let refused = if self.rules.is_strict && !self.is_one_host(probe.dst) {
+            Some(DropReason::Destination)
+        } else {
+            self.goes_to_a_gateway(probe).then_some(DropReason::ToGateway)
+        };
+        if let Some(reason) = refused {
+            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first };
+        }
         let to = match of_peer(&rules, Direction::Out, probe) {
             RuleAction::Deny => Outward::Drop(DropReason::PeerRule),
             RuleAction::Reject => Outward::Reject(DropReason::PeerRule),
@@ -745,7 +925,7 @@ impl Oracle {
             // What it was given it was allowed to have.
             return (own != address).then_some(DropReason::SpoofedSource);
         }
-        if !belongs_to_a_host(address) || within(address, "169.254.0.0/16".parse().expect("a network")) {
+        if !can_be_host(address) {
             return Some(DropReason::InvalidSource);
         }
         if peer.is_bound && !self.is_covered(address) {
@@ -753,6 +933,9 @@ impl Oracle {
         }
         if !self.is_leased_to(address, &peer.identity) {
             return Some(DropReason::NotLeased);
+        }
+        if !self.may_claim(address, &peer.identity) {
+            return Some(DropReason::NotClaimable);
         }
         (address.is_ipv6() && peer.v6.len() == MOST_V6).then_some(DropReason::TooManyAddresses)
     }
@@ -791,6 +974,11 @@ impl Oracle {
             RuleAction::Deny | RuleAction::Route(_) => Inward::Drop(DropReason::PeerRule, id),
         }
     }
+}
+
+/// Not on its own link only either.
+fn can_be_host(address: IpAddr) -> bool {
+    belongs_to_a_host(address) && !within(address, "169.254.0.0/16".parse().expect("a network"))
 }
 
 /// Neither one of many receivers, nor the sender itself, nor somebody on the same link alone.

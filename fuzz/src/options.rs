@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tuntap_plugin::config::{
     Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases,
 };
+use tuntap_plugin::policy::guard::ClaimScope;
 use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_plugin::policy::pattern::{Action, Rule};
 use tuntap_plugin::policy::targets::TargetRange;
@@ -211,6 +212,9 @@ fn check_number(option: OptionName, value: &str, result: Result<&Config, &Config
         OptionName::DeviceTimeout => (0, 3600, |config| config.device_timeout.as_secs().into()),
         OptionName::MaxPeers => (1, 65_536, |config| config.limits.peers as u128),
         OptionName::MaxPeersPerUid => (0, 65_536, |config| config.limits.peers_per_uid as u128),
+        OptionName::MaxAddressesPerUid => {
+            (0, 65_536, |config| config.limits.addresses_per_uid.expect("it was read") as u128)
+        }
         OptionName::MaxUnclaimed => (1, 65_536, |config| config.limits.unclaimed as u128),
         OptionName::UnclaimedTimeout => (1, 3600, |config| config.limits.unclaimed_timeout.as_secs().into()),
         OptionName::MaxQueue => (131_072, 16_777_216, |config| config.limits.queued_bytes as u128),
@@ -246,6 +250,7 @@ fn check_grant(option: OptionName, value: &str, config: &Config) {
             assert!(expected.iter().all(|range| range.port != Some(0)), "{value}");
         }
         OptionName::GatewayAllow => assert_eq!(config.gateway_sources, [written(word)], "{value}"),
+        OptionName::GatewayVassal => assert_eq!(config.gateway_vassals, [written(word)], "{value}"),
         _ => {}
     }
 }
@@ -453,6 +458,8 @@ fn write_grants(config: &Config, options: &mut Vec<Written>) {
         options.push((OptionName::DeviceRoute, format!("{prefix}{port}")));
     }
     options.extend(config.gateway_sources.iter().map(|net| (OptionName::GatewayAllow, net.to_string())));
+    options.extend(config.gateway_vassals.iter().map(|net| (OptionName::GatewayVassal, net.to_string())));
+    options.extend(config.limits.addresses_per_uid.map(|limit| (OptionName::MaxAddressesPerUid, limit.to_string())));
 }
 
 fn write_routers(config: &Config, options: &mut Vec<Written>) {
@@ -465,6 +472,10 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         let device = quoted(&router.device);
         let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
         router.addresses.iter().for_each(|net| write(OptionName::RouterAddress, net.to_string()));
+        if let Some(claims) = router.claims {
+            let word = if claims == ClaimScope::Own { "own" } else { "any" };
+            write(OptionName::RouterClaims, word.to_owned());
+        }
         router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
         for mapping in &router.ports {
             let protocol = mapping.protocol.as_str();

@@ -1,4 +1,5 @@
-//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; and `-dns`, which goes with them.
+//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; and `-claims` and `-dns`, which
+//! go with them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,6 +7,7 @@ use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, RouterSpec, parse};
+use crate::policy::guard::ClaimScope;
 use crate::wire::frame::MAX_PAYLOAD_LEN;
 use crate::wire::lease::{MAX_DNS_SERVERS, is_reserved};
 
@@ -28,6 +30,7 @@ const MIN_IPV6_MTU: u16 = 1280;
 const MIN_PREFIX_LEN: u8 = 8;
 
 const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length>";
+const CLAIMS_SYNTAX: &str = "[<device>] <own|any>";
 const NAT_SYNTAX: &str = "[<device>] <interface>";
 const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port>";
 const MTU_SYNTAX: &str = "[<device>] <bytes>";
@@ -77,6 +80,7 @@ pub struct HostSetting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Setting {
     Address(IpNet),
+    Claims(ClaimScope),
     Nat(String),
     Port(PortMapping),
     Mtu(u16),
@@ -87,6 +91,17 @@ enum Setting {
 pub fn address(value: &str) -> Result<HostSetting, Problem> {
     let (device, [word]) = parse::for_device(value, ADDRESS_SYNTAX)?;
     Ok(HostSetting::new(OptionName::RouterAddress, value, device, Setting::Address(own_address(&word)?)))
+}
+
+/// Reads `[<device>] <own|any>`.
+pub fn claims(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, CLAIMS_SYNTAX)?;
+    let scope = match word.as_str() {
+        "own" => ClaimScope::Own,
+        "any" => ClaimScope::Any,
+        _ => return Err(Problem::UnknownWord { what: "addresses", word, expected: "own or any" }),
+    };
+    Ok(HostSetting::new(OptionName::RouterClaims, value, device, Setting::Claims(scope)))
 }
 
 /// Reads `[<device>] <interface>`.
@@ -214,6 +229,10 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
             }
             push(&mut routers[index].addresses, *net, MAX_ADDRESSES)
         }
+        Setting::Claims(scope) => match routers[index].claims.replace(*scope) {
+            Some(_) => Err(Problem::Repeated),
+            None => Ok(()),
+        },
         Setting::Nat(interface) => {
             if routers.iter().any(|router| router.device == *interface) {
                 return Err(Problem::NatInterface(interface.clone()));

@@ -16,6 +16,11 @@ pub fn peers_per_uid(value: &str) -> Result<usize, Problem> {
     count(value, 0, Limits::MAX_PEERS)
 }
 
+/// Reads `tuntap-router-max-addresses-per-uid`.
+pub fn addresses_per_uid(value: &str) -> Result<usize, Problem> {
+    count(value, 0, Limits::MAX_PEERS)
+}
+
 /// Reads `tuntap-router-max-unclaimed`.
 pub fn unclaimed(value: &str) -> Result<usize, Problem> {
     count(value, 1, Limits::MAX_PEERS)

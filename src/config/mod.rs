@@ -59,12 +59,16 @@ pub enum OptionName {
     DeviceRoute,
     /// `tuntap-router-gateway-allow`
     GatewayAllow,
+    /// `tuntap-router-gateway-vassal`
+    GatewayVassal,
     /// `tuntap-router-sandbox`
     Sandbox,
     /// `tuntap-router-max-peers`
     MaxPeers,
     /// `tuntap-router-max-peers-per-uid`
     MaxPeersPerUid,
+    /// `tuntap-router-max-addresses-per-uid`
+    MaxAddressesPerUid,
     /// `tuntap-router-max-unclaimed`
     MaxUnclaimed,
     /// `tuntap-router-unclaimed-timeout`
@@ -75,6 +79,8 @@ pub enum OptionName {
     MaxDeviceRules,
     /// `tuntap-router-address`
     RouterAddress,
+    /// `tuntap-router-claims`
+    RouterClaims,
     /// `tuntap-router-nat`
     RouterNat,
     /// `tuntap-router-port`
@@ -101,7 +107,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -115,14 +121,17 @@ impl OptionName {
         Self::LeaseDefault,
         Self::DeviceRoute,
         Self::GatewayAllow,
+        Self::GatewayVassal,
         Self::Sandbox,
         Self::MaxPeers,
         Self::MaxPeersPerUid,
+        Self::MaxAddressesPerUid,
         Self::MaxUnclaimed,
         Self::UnclaimedTimeout,
         Self::MaxQueue,
         Self::MaxDeviceRules,
         Self::RouterAddress,
+        Self::RouterClaims,
         Self::RouterNat,
         Self::RouterPort,
         Self::RouterMtu,
@@ -152,14 +161,17 @@ impl OptionName {
             Self::LeaseDefault => "tuntap-router-lease-default",
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
+            Self::GatewayVassal => "tuntap-router-gateway-vassal",
             Self::Sandbox => "tuntap-router-sandbox",
             Self::MaxPeers => "tuntap-router-max-peers",
             Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
+            Self::MaxAddressesPerUid => "tuntap-router-max-addresses-per-uid",
             Self::MaxUnclaimed => "tuntap-router-max-unclaimed",
             Self::UnclaimedTimeout => "tuntap-router-unclaimed-timeout",
             Self::MaxQueue => "tuntap-router-max-queue",
             Self::MaxDeviceRules => "tuntap-router-max-device-rules",
             Self::RouterAddress => "tuntap-router-address",
+            Self::RouterClaims => "tuntap-router-claims",
             Self::RouterNat => "tuntap-router-nat",
             Self::RouterPort => "tuntap-router-port",
             Self::RouterMtu => "tuntap-router-mtu",
@@ -208,6 +220,8 @@ pub struct Config {
     pub device_routes: Vec<TargetRange>,
     /// Where datagrams of other routers may come from; nothing is anywhere.
     pub gateway_sources: Vec<IpNet>,
+    /// Vassals with these addresses may send datagrams to gateways.
+    pub gateway_vassals: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
     /// What peers of a router may take.
@@ -235,6 +249,7 @@ impl Default for Config {
             lease_default: None,
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),
+            gateway_vassals: Vec::new(),
             sandbox: Sandbox::default(),
             limits: Limits::default(),
             device_rules: Vec::new(),
@@ -269,10 +284,14 @@ impl Config {
                     grants::device_route(value).map(|ranges| config.device_routes.extend(ranges))
                 }
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
+                OptionName::GatewayVassal => grants::gateway_source(value).map(|net| config.gateway_vassals.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
                 OptionName::MaxPeersPerUid => {
                     limits::peers_per_uid(value).map(|limit| config.limits.peers_per_uid = limit)
+                }
+                OptionName::MaxAddressesPerUid => {
+                    limits::addresses_per_uid(value).map(|limit| config.limits.addresses_per_uid = Some(limit))
                 }
                 OptionName::MaxUnclaimed => limits::unclaimed(value).map(|limit| config.limits.unclaimed = limit),
                 OptionName::UnclaimedTimeout => {
@@ -283,6 +302,7 @@ impl Config {
                     limits::device_rules(value).map(|limit| config.limits.device_rules = limit)
                 }
                 OptionName::RouterAddress => hostnet::address(value).map(|it| host_settings.push(it)),
+                OptionName::RouterClaims => hostnet::claims(value).map(|it| host_settings.push(it)),
                 OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
                 OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
                 OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
 use super::{OptionName, parse};
+use crate::policy::guard::ClaimScope;
 
 /// One router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct RouterSpec {
     pub gateway: Option<SocketAddr>,
     /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
     pub addresses: Vec<IpNet>,
+    /// Which addresses peers may claim (`tuntap-router-claims`), if the operator says so.
+    pub claims: Option<ClaimScope>,
     /// The host's interfaces by which its vassals reach other networks, masqueraded.
     pub nat: Vec<String>,
     /// Ports of the host that lead to its vassals.
@@ -35,6 +38,16 @@ impl RouterSpec {
     /// Name of its table of nftables, of the family `inet`.
     pub fn table_name(&self) -> String {
         format!("tuntap-{}", self.device)
+    }
+
+    /// Whether the operator has said which network is its vassals', so that others are not.
+    pub const fn has_network(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Which addresses peers may claim.
+    pub fn claim_scope(&self) -> ClaimScope {
+        self.claims.unwrap_or(if self.has_network() { ClaimScope::Own } else { ClaimScope::Any })
     }
 }
 
@@ -73,6 +86,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
         gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
         addresses: Vec::new(),
+        claims: None,
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,

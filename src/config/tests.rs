@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::guard::ClaimScope;
 use crate::policy::lease::{Holder, Lease};
 use crate::wire::rule::{Direction, PeerSelector, RuleAction};
 use crate::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
@@ -35,6 +36,7 @@ fn router_with_all_its_words() {
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(address("192.0.2.1:999")),
         addresses: Vec::new(),
+        claims: None,
         nat: Vec::new(),
         ports: Vec::new(),
         mtu: None,
@@ -613,9 +615,39 @@ fn gateway_sources() {
     let read = |value| good(OptionName::GatewayAllow, value).gateway_sources.remove(0).to_string();
     assert_eq!((read("10.77.0.2"), read(" 10.77.0.0/24 ")), ("10.77.0.2/32".to_owned(), "10.77.0.0/24".to_owned()));
     assert_eq!(read("2001:db8::/32"), "2001:db8::/32");
+    let vassals = good(OptionName::GatewayVassal, "192.168.0.5").gateway_vassals;
+    assert_eq!(vassals, ["192.168.0.5/32".parse().expect("a prefix")]);
     for wrong in ["", "10.77.0.2:4000", "any", "10.77.0.2/24", "[2001:db8::1]", "2001:db8::1/32"] {
         error(OptionName::GatewayAllow, wrong);
+        error(OptionName::GatewayVassal, wrong);
     }
+}
+
+#[test]
+fn claims_are_of_the_networks_where_there_are_some() {
+    let scopes = |options: &[(OptionName, &str)]| {
+        let routers = [(OptionName::Router, "tun0 /a"), (OptionName::Router, "tun1 /b")];
+        let config = Config::from_options(routers.iter().chain(options).copied());
+        config.map(|config| config.routers.iter().map(RouterSpec::claim_scope).collect::<Vec<_>>())
+    };
+    let with_network = (OptionName::RouterAddress, "tun0 10.0.0.1/24");
+    let with_ipv6 = (OptionName::RouterAddress, "tun1 fd00::1/64");
+    assert_eq!(scopes(&[]), Ok(vec![ClaimScope::Any, ClaimScope::Any]));
+    assert_eq!(scopes(&[with_network]), Ok(vec![ClaimScope::Own, ClaimScope::Any]));
+    assert_eq!(scopes(&[with_network, with_ipv6]), Ok(vec![ClaimScope::Own, ClaimScope::Own]));
+    let any = (OptionName::RouterClaims, "tun0 any");
+    let own = (OptionName::RouterClaims, "tun1 own");
+    assert_eq!(scopes(&[any, own, with_network]), Ok(vec![ClaimScope::Any, ClaimScope::Own]));
+    for (wrong, problem) in [
+        ("any", "there are several tuntap-router"),
+        ("tun0 all", "unknown addresses \"all\", expected own or any"),
+        ("tun2 any", "no tuntap-router with the device tun2"),
+        ("", "expected [<device>] <own|any>"),
+    ] {
+        let errors = scopes(&[(OptionName::RouterClaims, wrong)]).expect_err(wrong).to_string();
+        assert!(errors.contains(problem), "{errors}");
+    }
+    assert!(scopes(&[any, any]).expect_err("twice").to_string().contains("is there twice"));
 }
 
 #[test]

@@ -114,6 +114,13 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
+        option: OptionName::MaxAddressesPerUid,
+        name: c"tuntap-router-max-addresses-per-uid",
+        help: c"give one user no more addresses of each family than so many; root has no limit, and leased ones don't count (0 to 65536, 0 is no limit, default a quarter of the router's networks, 2 to 256)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
         option: OptionName::MaxUnclaimed,
         name: c"tuntap-router-max-unclaimed",
         help: c"have no more connections without an address than so many (1 to 65536, default 1024)",
@@ -170,9 +177,23 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
+        option: OptionName::GatewayVassal,
+        name: c"tuntap-router-gateway-vassal",
+        help: c"vassals with these addresses may send datagrams to gateways of routers, may be repeated, without it none may (syntax: <addr[/len]>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
         option: OptionName::RouterAddress,
         name: c"tuntap-router-address",
         help: c"give the router's device this address and bring it up, may be repeated (syntax: [<device>] <address>/<prefix length>)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::RouterClaims,
+        name: c"tuntap-router-claims",
+        help: c"which addresses vassals may claim without a lease: those of the router's networks, or any that is free (syntax: [<device>] <own|any>, default own with tuntap-router-address, else any)",
         argument: Argument::Required,
         flags: 0,
     },

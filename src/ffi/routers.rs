@@ -14,12 +14,14 @@ use super::hostnet;
 use super::options::config;
 use crate::config::{ConfigErrors, Credentials, OptionName, RouterSpec, StatsAddress, resolve_leases};
 use crate::policy::forward::Policy;
+use crate::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use crate::policy::lease::{Leases, Uncovered};
 use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
 use crate::router::{self, CredentialsCheck, Gateway, NetworkFacts, Setup, StatsEndpoint, Store};
 use crate::sys::process;
 use crate::sys::replace::directory;
+use crate::sys::socket::tell_arrivals;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::Tun;
 use crate::wire::lease::Directory;
@@ -46,10 +48,11 @@ pub fn start(host: &HostState) {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     let leases = leases().unwrap_or_else(|errors| die(errors));
-    if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() {
+    let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
+    if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
         host::log(
-            "[tuntap-router] tuntap-router-switch without tuntap-router-lease or tuntap-router-firewall-out: a vassal can \
-             claim any address that is free, the host's too, and gets what the others send there",
+            "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
+             tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
         );
     }
     for (option, rules) in
@@ -151,7 +154,10 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
             gateway_sources: config().gateway_sources.iter().copied().collect(),
             networks: spec.addresses.clone(),
             port_targets: spec.ports.iter().map(|mapping| mapping.target.ip()).collect(),
+            guard: guard_policy(spec),
+            max_addresses: config().limits.addresses_per_uid,
         },
+        devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,
         credentials: credentials_check()?,
@@ -162,6 +168,23 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         host_version: host.version(),
         logger: host::LOGGER,
     })
+}
+
+/// What no peer may have, and where none may send to: the options of all routers of the instance say it.
+fn guard_policy(spec: &RouterSpec) -> GuardPolicy {
+    let routers = &config().routers;
+    GuardPolicy {
+        claims: spec.claim_scope(),
+        is_strict: spec.has_network(),
+        own: routers.iter().flat_map(|router| router.addresses.iter().copied()).collect(),
+        gateways: Gateways::new(
+            routers.iter().filter_map(|router| router.gateway),
+            config().routes.iter().map(|route| route.target),
+            &config().device_routes,
+            &config().gateway_sources,
+            config().gateway_vassals.iter().copied(),
+        ),
+    }
 }
 
 /// The folders of this mount namespace in which its resolv.conf is, as a link and as a file.
@@ -177,7 +200,8 @@ fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> Re
     host::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
     let listener = match address {
         StatsAddress::Unix(name) => host::bind_unix(name),
-        StatsAddress::Tcp(name) => host::bind_tcp(name),
+        // Clients that are peers are told by it; where it can't be had, by their addresses alone.
+        StatsAddress::Tcp(name) => host::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
     };
     Ok(StatsEndpoint {
         listener: listener.map_err(|error| format!("statistics on {}: {error}", address.as_str()))?,

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use super::account::Account;
 use super::limits::Limits;
 use super::registry::PeerId;
 
-/// Vassals mostly connect before they drop their privileges: of root's connections nobody knows whose they are.
-const ROOT: u32 = 0;
+/// One account may have one part in so many of the connections without an address.
+const UNCLAIMED_PARTS: usize = 4;
 
 /// A limit that leaves no room for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -23,6 +24,9 @@ pub enum Refusal {
     /// [`Limits::unclaimed`]
     #[error("{0} peers have no address yet (tuntap-router-max-unclaimed)")]
     Unclaimed(usize),
+    /// A part of [`Limits::unclaimed`]
+    #[error("{0} peers of this user have no address yet (a quarter of tuntap-router-max-unclaimed)")]
+    UnclaimedShare(usize),
 }
 
 /// The connections of a router, counted. What it costs to admit one doesn't grow with their number by more than its
@@ -31,12 +35,14 @@ pub enum Refusal {
 pub struct Admission {
     limits: Limits,
     peers: usize,
-    /// Users without connections are not in here, nor is root.
-    by_uid: HashMap<u32, usize>,
+    /// Accounts without connections are not in here.
+    by_account: HashMap<Account, usize>,
     /// Those without an address, the oldest first.
     unclaimed: BTreeMap<u64, (PeerId, Instant)>,
+    /// The same, of one account each.
+    unclaimed_by_account: HashMap<Account, BTreeMap<u64, (PeerId, Instant)>>,
     /// Their keys.
-    arrivals: HashMap<PeerId, u64>,
+    arrivals: HashMap<PeerId, (u64, Option<Account>)>,
     next_arrival: u64,
 }
 
@@ -46,24 +52,30 @@ impl Admission {
         Self {
             limits,
             peers: 0,
-            by_uid: HashMap::new(),
+            by_account: HashMap::new(),
             unclaimed: BTreeMap::new(),
+            unclaimed_by_account: HashMap::new(),
             arrivals: HashMap::new(),
             next_arrival: 0,
         }
     }
 
-    /// Whether one more connection of this user has room. `Some` names a peer that has to leave for it.
-    pub fn admit(&self, uid: u32, now: Instant) -> Result<Option<PeerId>, Refusal> {
-        self.check_user(uid)?;
-        let refusal = if self.peers >= self.limits.peers {
-            Refusal::Peers(self.peers)
+    /// Whether one more connection of this account has room. `Some` names a peer that has to leave for it: one of its own where
+    /// the account has used up its part, else the oldest one.
+    pub fn admit(&self, account: Option<Account>, now: Instant) -> Result<Option<PeerId>, Refusal> {
+        self.check_user(account)?;
+        let of_account = of_user(account).and_then(|account| self.unclaimed_by_account.get(&account));
+        let count = of_account.map_or(0, BTreeMap::len);
+        let (refusal, waiting) = if count >= self.limits.unclaimed.div_ceil(UNCLAIMED_PARTS) {
+            (Refusal::UnclaimedShare(count), of_account)
+        } else if self.peers >= self.limits.peers {
+            (Refusal::Peers(self.peers), Some(&self.unclaimed))
         } else if self.unclaimed.len() >= self.limits.unclaimed {
-            Refusal::Unclaimed(self.unclaimed.len())
+            (Refusal::Unclaimed(self.unclaimed.len()), Some(&self.unclaimed))
         } else {
             return Ok(None);
         };
-        match self.unclaimed.first_key_value() {
+        match waiting.and_then(BTreeMap::first_key_value) {
             Some((_, (oldest, since))) if now.saturating_duration_since(*since) >= self.limits.unclaimed_timeout => {
                 Ok(Some(*oldest))
             }
@@ -72,60 +84,91 @@ impl Admission {
     }
 
     /// Counts a new connection, which has no address.
-    pub fn enter(&mut self, id: PeerId, uid: u32, now: Instant) {
+    pub fn enter(&mut self, id: PeerId, account: Option<Account>, now: Instant) {
         self.peers += 1;
-        self.add_to_user(uid);
-        self.unclaimed.insert(self.next_arrival, (id, now));
-        self.arrivals.insert(id, self.next_arrival);
+        self.add(account);
+        let arrival = self.next_arrival;
         self.next_arrival += 1;
+        self.wait(id, arrival, account, now);
     }
 
     /// A connection got its address.
     pub fn claimed(&mut self, id: PeerId) {
-        if let Some(arrival) = self.arrivals.remove(&id) {
-            self.unclaimed.remove(&arrival);
-        }
+        self.stop_waiting(id);
     }
 
     /// A connection turns out to be another user's. If that one may have no further, nothing changes.
-    pub fn change_user(&mut self, from: u32, to: u32) -> Result<(), Refusal> {
+    pub fn change_account(&mut self, id: PeerId, from: Option<Account>, to: Option<Account>) -> Result<(), Refusal> {
         if from != to {
             self.check_user(to)?;
-            self.take_from_user(from);
-            self.add_to_user(to);
+            self.take_away(from);
+            self.add(to);
+            if let Some((arrival, since)) = self.stop_waiting(id) {
+                self.wait(id, arrival, to, since);
+            }
         }
         Ok(())
     }
 
     /// A connection is gone.
-    pub fn leave(&mut self, id: PeerId, uid: u32) {
+    pub fn leave(&mut self, id: PeerId, account: Option<Account>) {
         self.peers -= 1;
-        self.take_from_user(uid);
+        self.take_away(account);
         self.claimed(id);
     }
 
-    fn check_user(&self, uid: u32) -> Result<(), Refusal> {
-        let count = self.by_uid.get(&uid).copied().unwrap_or(0);
+    fn wait(&mut self, id: PeerId, arrival: u64, account: Option<Account>, since: Instant) {
+        self.unclaimed.insert(arrival, (id, since));
+        self.arrivals.insert(id, (arrival, account));
+        if let Some(account) = of_user(account) {
+            self.unclaimed_by_account.entry(account).or_default().insert(arrival, (id, since));
+        }
+    }
+
+    fn stop_waiting(&mut self, id: PeerId) -> Option<(u64, Instant)> {
+        let (arrival, account) = self.arrivals.remove(&id)?;
+        let (_, since) = self.unclaimed.remove(&arrival)?;
+        if let Some(account) = of_user(account)
+            && let Some(waiting) = self.unclaimed_by_account.get_mut(&account)
+        {
+            waiting.remove(&arrival);
+            if waiting.is_empty() {
+                self.unclaimed_by_account.remove(&account);
+            }
+        }
+        Some((arrival, since))
+    }
+
+    fn check_user(&self, account: Option<Account>) -> Result<(), Refusal> {
+        let Some(account) = of_user(account) else { return Ok(()) };
+        let count = self.by_account.get(&account).copied().unwrap_or(0);
         if self.limits.peers_per_uid != 0 && count >= self.limits.peers_per_uid {
             return Err(Refusal::PeersPerUid(count));
         }
         Ok(())
     }
 
-    fn add_to_user(&mut self, uid: u32) {
-        if uid != ROOT {
-            *self.by_uid.entry(uid).or_default() += 1;
+    fn add(&mut self, account: Option<Account>) {
+        if let Some(account) = of_user(account) {
+            *self.by_account.entry(account).or_default() += 1;
         }
     }
 
-    fn take_from_user(&mut self, uid: u32) {
-        if let Some(count) = self.by_uid.get_mut(&uid) {
+    fn take_away(&mut self, account: Option<Account>) {
+        if let Some(account) = of_user(account)
+            && let Some(count) = self.by_account.get_mut(&account)
+        {
             *count -= 1;
             if *count == 0 {
-                self.by_uid.remove(&uid);
+                self.by_account.remove(&account);
             }
         }
     }
+}
+
+/// Root has no limits here, in whatever namespace: it may connect in the name of many vassals.
+fn of_user(account: Option<Account>) -> Option<Account> {
+    account.filter(|account| matches!(account, Account::User(_)))
 }
 
 #[cfg(test)]
@@ -145,40 +188,48 @@ mod tests {
         PeerId { index, generation: 0 }
     }
 
+    fn user(uid: u32) -> Option<Account> {
+        Account::of(uid, None)
+    }
+
     #[test]
     fn peers_in_all() {
         let now = Instant::now();
         let mut admission = admission(2, 0, 9);
-        admission.enter(peer(1), 0, now);
-        admission.enter(peer(2), 7, now);
+        admission.enter(peer(1), None, now);
+        admission.enter(peer(2), user(7), now);
         admission.claimed(peer(1));
-        assert_eq!(admission.admit(8, now), Err(Refusal::Peers(2)));
+        assert_eq!(admission.admit(user(8), now), Err(Refusal::Peers(2)));
         // One that has been idle for long makes room here, too, and one with an address never does.
-        assert_eq!(admission.admit(8, now + TIMEOUT), Ok(Some(peer(2))));
+        assert_eq!(admission.admit(user(8), now + TIMEOUT), Ok(Some(peer(2))));
         admission.claimed(peer(2));
-        assert_eq!(admission.admit(8, now + TIMEOUT), Err(Refusal::Peers(2)));
-        admission.leave(peer(2), 7);
-        assert_eq!(admission.admit(8, now), Ok(None));
+        assert_eq!(admission.admit(user(8), now + TIMEOUT), Err(Refusal::Peers(2)));
+        admission.leave(peer(2), user(7));
+        assert_eq!(admission.admit(user(8), now), Ok(None));
     }
 
     #[test]
     fn peers_of_a_user() {
         let now = Instant::now();
         let mut admission = admission(99, 2, 99);
-        admission.enter(peer(1), 7, now);
-        admission.enter(peer(2), 7, now);
-        assert_eq!(admission.admit(7, now), Err(Refusal::PeersPerUid(2)));
-        assert_eq!(admission.admit(8, now), Ok(None));
+        admission.enter(peer(1), user(7), now);
+        admission.enter(peer(2), user(7), now);
+        assert_eq!(admission.admit(user(7), now), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(admission.admit(user(8), now), Ok(None));
         for index in 3..9 {
-            admission.enter(peer(index), 0, now);
+            admission.enter(peer(index), None, now);
         }
-        assert_eq!(admission.admit(0, now), Ok(None), "root has no limit");
-        assert_eq!(admission.change_user(0, 7), Err(Refusal::PeersPerUid(2)));
-        assert_eq!(admission.change_user(7, 7), Ok(()), "its own place doesn't stand in its way");
-        assert_eq!(admission.change_user(0, 8), Ok(()));
-        admission.leave(peer(1), 7);
-        assert_eq!(admission.change_user(0, 7), Ok(()));
-        assert_eq!(admission.admit(7, now), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(admission.admit(None, now), Ok(None), "root has no limit");
+        assert_eq!(admission.change_account(peer(3), None, user(7)), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(
+            admission.change_account(peer(1), user(7), user(7)),
+            Ok(()),
+            "its own place doesn't stand in its way"
+        );
+        assert_eq!(admission.change_account(peer(3), None, user(8)), Ok(()));
+        admission.leave(peer(1), user(7));
+        assert_eq!(admission.change_account(peer(4), None, user(7)), Ok(()));
+        assert_eq!(admission.admit(user(7), now), Err(Refusal::PeersPerUid(2)));
     }
 
     #[test]
@@ -186,19 +237,42 @@ mod tests {
         let start = Instant::now();
         let mut admission = admission(99, 0, 3);
         for index in 1..4 {
-            admission.enter(peer(index), 0, start);
+            admission.enter(peer(index), None, start);
         }
-        assert_eq!(admission.admit(0, start + TIMEOUT / 2), Err(Refusal::Unclaimed(3)));
-        assert_eq!(admission.admit(0, start + TIMEOUT), Ok(Some(peer(1))));
+        assert_eq!(admission.admit(None, start + TIMEOUT / 2), Err(Refusal::Unclaimed(3)));
+        assert_eq!(admission.admit(None, start + TIMEOUT), Ok(Some(peer(1))));
         admission.claimed(peer(1));
-        assert_eq!(admission.admit(0, start), Ok(None), "one with an address counts no longer");
-        admission.enter(peer(4), 0, start + TIMEOUT);
-        assert_eq!(admission.admit(0, start + TIMEOUT), Ok(Some(peer(2))));
-        admission.leave(peer(2), 0);
-        admission.enter(peer(5), 0, start + TIMEOUT);
-        assert_eq!(admission.admit(0, start + TIMEOUT), Ok(Some(peer(3))));
-        admission.leave(peer(3), 0);
-        assert_eq!(admission.admit(0, start + TIMEOUT), Ok(None));
+        assert_eq!(admission.admit(None, start), Ok(None), "one with an address counts no longer");
+        admission.enter(peer(4), None, start + TIMEOUT);
+        assert_eq!(admission.admit(None, start + TIMEOUT), Ok(Some(peer(2))));
+        admission.leave(peer(2), None);
+        admission.enter(peer(5), None, start + TIMEOUT);
+        assert_eq!(admission.admit(None, start + TIMEOUT), Ok(Some(peer(3))));
+        admission.leave(peer(3), None);
+        assert_eq!(admission.admit(None, start + TIMEOUT), Ok(None));
+    }
+
+    /// One user leaves the others room.
+    #[test]
+    fn each_account_has_a_part_of_the_places_without_an_address() {
+        let start = Instant::now();
+        for (greedy, other) in [(user(7), user(8)), (user(7), None)] {
+            let mut admission = admission(99, 0, 8);
+            for index in 0..2 {
+                assert_eq!(admission.admit(greedy, start), Ok(None));
+                admission.enter(peer(index), greedy, start);
+            }
+            assert_eq!(admission.admit(greedy, start), Err(Refusal::UnclaimedShare(2)));
+            assert_eq!(admission.admit(other, start), Ok(None));
+            assert_eq!(admission.admit(greedy, start + TIMEOUT), Ok(Some(peer(0))), "one of its own makes room");
+            admission.enter(peer(5), other, start);
+            assert_eq!(admission.change_account(peer(5), other, greedy), Ok(()));
+            admission.claimed(peer(5));
+            admission.claimed(peer(0));
+            assert_eq!(admission.admit(greedy, start), Ok(None));
+            admission.leave(peer(1), greedy);
+            assert!(admission.unclaimed_by_account.is_empty());
+        }
     }
 
     /// Connections that come and go leave nothing behind.
@@ -207,14 +281,14 @@ mod tests {
         let now = Instant::now();
         let mut admission = admission(99, 2, 9);
         for index in 0..1000 {
-            admission.enter(peer(index), index, now);
+            admission.enter(peer(index), user(index), now);
             if index % 2 == 0 {
                 admission.claimed(peer(index));
             }
-            admission.leave(peer(index), index);
+            admission.leave(peer(index), user(index));
         }
         assert_eq!(
-            (admission.peers, admission.by_uid.len(), admission.unclaimed.len(), admission.arrivals.len()),
+            (admission.peers, admission.by_account.len(), admission.unclaimed.len(), admission.arrivals.len()),
             (0, 0, 0, 0)
         );
     }

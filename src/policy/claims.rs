@@ -2,9 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::account::Account;
 use super::drops::DropReason;
+use super::guard::Guard;
 use super::lease::{Identity, Leases};
+use super::pool::Pool;
 use super::registry::{Claim, PeerId, Registry};
+use super::shares::Shares;
 use crate::wire::lease::is_host;
 
 /// Most IPv6 addresses of a peer. A host has one for each network that it knows of, and may have some for a time (RFC 8981).
@@ -40,6 +44,8 @@ pub enum Assignment {
     HeldBy(PeerId),
     /// It is not leased to the peer.
     NotLeased,
+    /// It is the host's own, a router's, or none that a host can have.
+    Taken,
     /// The peer holds another one already, or as many as it may.
     TooMany,
 }
@@ -55,6 +61,30 @@ pub enum Source {
     HeldBy(PeerId),
     /// One that it must not use.
     Refused(DropReason),
+}
+
+/// Who claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'a> {
+    /// The peer.
+    pub id: PeerId,
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// For whom its addresses are counted.
+    pub account: Option<Account>,
+}
+
+/// What says whether an address may be claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Grants<'a> {
+    /// What is kept for whom.
+    pub leases: &'a Leases,
+    /// The router's networks.
+    pub pool: &'a Pool,
+    /// What is nobody's.
+    pub guard: &'a Guard,
+    /// How many each may have.
+    pub shares: &'a Shares,
 }
 
 impl Claims {
@@ -122,9 +152,8 @@ impl Claims {
     pub fn check(
         &mut self,
         source: IpAddr,
-        id: PeerId,
-        identity: &Identity,
-        leases: &Leases,
+        claimant: Claimant<'_>,
+        grants: Grants<'_>,
         registry: &mut Registry,
     ) -> Source {
         let is_own = match source {
@@ -139,10 +168,10 @@ impl Claims {
         if is_own {
             return Source::Own;
         }
-        if let Some(reason) = self.refusal(source, identity, leases) {
+        if let Some(reason) = self.refusal(source, claimant, grants) {
             return Source::Refused(reason);
         }
-        match registry.claim(source, id) {
+        match registry.claim(source, claimant.id) {
             Claim::Granted => {
                 self.hold(source);
                 Source::Claimed
@@ -152,7 +181,9 @@ impl Claims {
     }
 
     /// Why the peer may not claim an address that it doesn't hold.
-    fn refusal(&self, source: IpAddr, identity: &Identity, leases: &Leases) -> Option<DropReason> {
+    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, grants: Grants<'_>) -> Option<DropReason> {
+        let Claimant { identity, account, .. } = claimant;
+        let Grants { leases, pool, guard, shares } = grants;
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
@@ -165,7 +196,14 @@ impl Claims {
         if !leases.allow(source, identity) {
             return Some(DropReason::NotLeased);
         }
-        (source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES).then_some(DropReason::TooManyAddresses)
+        if !guard.may_claim(source, identity, leases, pool) {
+            return Some(DropReason::NotClaimable);
+        }
+        if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
+            return Some(DropReason::TooManyAddresses);
+        }
+        let is_leased = leases.is_leased(source, identity) == Some(true);
+        (!is_leased && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 
     fn hold(&mut self, address: IpAddr) {

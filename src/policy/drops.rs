@@ -48,11 +48,21 @@ pub enum DropReason {
     RouteTarget,
     /// A datagram from an address that no other router is at.
     GatewaySource,
+    /// A datagram that came to the gateway by a device of the instance's routers: from a peer.
+    GatewayDevice,
+    /// A peer's packet to the gateway of a router.
+    ToGateway,
+    /// A peer's packet to a destination that is no host's: loopback, multicast, broadcast.
+    Destination,
+    /// A source that peers may not claim: outside of the router's networks, the host's own, or a gateway's.
+    NotClaimable,
+    /// One address more than a user may hold.
+    AddressShare,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -74,6 +84,11 @@ impl DropReason {
         Self::RulesFrozen,
         Self::RouteTarget,
         Self::GatewaySource,
+        Self::GatewayDevice,
+        Self::ToGateway,
+        Self::Destination,
+        Self::NotClaimable,
+        Self::AddressShare,
     ];
 
     /// The key in the statistics.
@@ -100,6 +115,11 @@ impl DropReason {
             Self::RulesFrozen => "rules_frozen",
             Self::RouteTarget => "route_target",
             Self::GatewaySource => "gateway_source",
+            Self::GatewayDevice => "gateway_device",
+            Self::ToGateway => "to_gateway",
+            Self::Destination => "destination",
+            Self::NotClaimable => "not_claimable",
+            Self::AddressShare => "address_share",
         }
     }
 }

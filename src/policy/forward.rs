@@ -4,16 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::account::Account;
 use super::cache::CachedRules;
-use super::claims::{Assignment, Claims, Source};
+use super::claims::{Assignment, Claimant, Claims, Grants, Source};
 use super::drops::DropReason;
+use super::guard::{Guard, GuardPolicy};
 use super::lease::{Identity, Leases};
 use super::pattern::{Action, AnyFlow, Rules};
 use super::pool::Pool;
 use super::prefix_map::PrefixSet;
 use super::registry::{PeerId, Registry};
+use super::shares::Shares;
 use super::targets::AllowedTargets;
 use crate::wire::ip::Packet;
+use crate::wire::lease::is_host;
 use crate::wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What the operator configured, the same for all peers.
@@ -39,6 +43,10 @@ pub struct Policy {
     pub networks: Vec<IpNet>,
     /// Where ports of the host lead: peers are given these only by a lease.
     pub port_targets: Vec<IpAddr>,
+    /// What no peer may have, and where none may send to.
+    pub guard: GuardPolicy,
+    /// Addresses that one account may hold of each family, see [`Shares::new`].
+    pub max_addresses: Option<usize>,
 }
 
 /// Where a packet from a peer goes.
@@ -95,6 +103,21 @@ pub enum Inward {
     Reject(DropReason, Option<PeerId>),
 }
 
+/// What is known of a peer that an earlier router had.
+#[derive(Debug)]
+pub struct LegacyPeer<'a> {
+    /// Who it is.
+    pub identity: Identity,
+    /// Root's network namespace, if it isn't the router's.
+    pub namespace: Option<u64>,
+    /// Its own rules.
+    pub rules: Vec<PeerRule>,
+    /// The addresses that it held.
+    pub addresses: &'a [IpAddr],
+    /// Whether it could choose none by itself.
+    pub is_bound: bool,
+}
+
 /// What became of rules that a peer sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RulesVerdict {
@@ -113,6 +136,8 @@ pub enum RulesVerdict {
 struct PeerPolicy {
     id: PeerId,
     identity: Identity,
+    /// Root's network namespace, if it isn't the router's.
+    namespace: Option<u64>,
     claims: Claims,
     rules: Vec<CheckedRule>,
     /// Whether a packet of the peer has been accepted: from then on its rules stay what they are.
@@ -147,6 +172,8 @@ pub struct Forwarder {
     switch: bool,
     pub(super) leases: Leases,
     pub(super) pool: Pool,
+    pub(super) guard: Guard,
+    pub(super) shares: Shares,
     device_routes: AllowedTargets,
     gateway_sources: PrefixSet,
     pub(super) registry: Registry,
@@ -157,6 +184,7 @@ pub struct Forwarder {
 impl Forwarder {
     /// Without any peer. `seed` should be hard to guess: it keeps peers from disturbing each other's cached verdicts.
     pub fn new(policy: Policy, seed: u64) -> Self {
+        let shares = Shares::new(policy.max_addresses, &policy.networks);
         let pool = Pool::new(policy.networks, &policy.leases, policy.port_targets);
         Self {
             firewall_in: CachedRules::new(policy.firewall_in, seed),
@@ -166,6 +194,8 @@ impl Forwarder {
             switch: policy.switch,
             leases: policy.leases,
             pool,
+            guard: Guard::new(policy.guard),
+            shares,
             device_routes: policy.device_routes,
             gateway_sources: policy.gateway_sources,
             registry: Registry::default(),
@@ -185,32 +215,49 @@ impl Forwarder {
         if slot >= self.peers.len() {
             self.peers.resize_with(slot + 1, || None);
         }
-        self.peers[slot] =
-            Some(PeerPolicy { id, identity, claims: Claims::default(), rules: Vec::new(), has_sent: false });
+        let (claims, rules) = (Claims::default(), Vec::new());
+        self.peers[slot] = Some(PeerPolicy { id, identity, namespace: None, claims, rules, has_sent: false });
     }
 
-    /// A peer that an earlier router had. Its rules stay what they were; its addresses, too, as far as they are free and it
-    /// may have them.
-    pub fn restore(
-        &mut self,
-        id: PeerId,
-        identity: Identity,
-        rules: Vec<PeerRule>,
-        addresses: &[IpAddr],
-        is_bound: bool,
-    ) {
-        self.add_peer(id, identity);
-        self.set_rules(id, rules);
+    /// Says which network namespace a peer that holds nothing yet has connected from, if it isn't the router's.
+    pub fn set_namespace(&mut self, id: PeerId, namespace: Option<u64>) {
         if let Some(peer) = find_mut(&mut self.peers, id) {
-            for &address in addresses {
-                // What somebody else has chosen for it may be nobody's lease.
-                if self.leases.allow(address, &peer.identity) || is_bound && !self.leases.cover(address) {
-                    peer.claims.assign(address, id, &mut self.registry);
-                }
-            }
-            peer.claims.set_bound(is_bound);
-            peer.has_sent = true;
+            peer.namespace = namespace;
         }
+    }
+
+    /// For whom a peer's part of what all share is counted.
+    pub fn account(&self, id: PeerId) -> Option<Account> {
+        self.peer(id)?.account()
+    }
+
+    /// What the host's interfaces have right now, with the lengths of their networks' prefixes. Peers keep what they hold.
+    pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
+        self.guard.set_host_addresses(addresses);
+    }
+
+    /// A peer that an earlier router had, from this namespace. Its rules stay what they were; its addresses, too, as far as they
+    /// are free and it may have them.
+    pub fn restore(&mut self, id: PeerId, legacy: LegacyPeer<'_>) {
+        let LegacyPeer { identity, namespace, rules, addresses, is_bound } = legacy;
+        self.add_peer(id, identity);
+        self.set_namespace(id, namespace);
+        self.set_rules(id, rules);
+        let Some(peer) = find_mut(&mut self.peers, id) else { return };
+        let (leases, pool, guard) = (&self.leases, &self.pool, &self.guard);
+        for &address in addresses {
+            // What somebody else has chosen for it may be nobody's lease.
+            let may_have = if is_bound && !leases.cover(address) {
+                is_host(address) && !guard.is_taken(address)
+            } else {
+                leases.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, leases, pool)
+            };
+            if may_have && peer.claims.assign(address, id, &mut self.registry) == Assignment::Granted {
+                self.shares.take(peer.account_for(address, leases), address);
+            }
+        }
+        peer.claims.set_bound(is_bound);
+        peer.has_sent = true;
     }
 
     /// A peer that has no address yet has shown who it is.
@@ -229,6 +276,7 @@ impl Forwarder {
         {
             for address in peer.claims.held() {
                 self.registry.release(address, id);
+                self.shares.give_back(address);
                 self.pool.take_back(address);
             }
         }
@@ -239,6 +287,9 @@ impl Forwarder {
     /// peer is unknown.
     pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
         let peer = find_mut(&mut self.peers, id)?;
+        if !is_host(address) || self.guard.is_taken(address) {
+            return Some(Assignment::Taken);
+        }
         if !self.leases.allow(address, &peer.identity) {
             return Some(Assignment::NotLeased);
         }
@@ -252,7 +303,11 @@ impl Forwarder {
         if self.leases.cover(address) && !self.leases.allow(address, &peer.identity) {
             return Some(Assignment::NotLeased);
         }
-        Some(peer.claims.assign(address, id, &mut self.registry))
+        let assignment = peer.claims.assign(address, id, &mut self.registry);
+        if assignment == Assignment::Granted {
+            self.shares.take(peer.account_for(address, &self.leases), address);
+        }
+        Some(assignment)
     }
 
     /// Replaces a peer's own rules, unless a packet of it has been accepted already. `None` if the peer is unknown.
@@ -283,6 +338,22 @@ impl Forwarder {
     /// Whether datagrams from this address are those of another router.
     pub fn accepts_datagrams_of(&self, source: IpAddr) -> bool {
         self.gateway_sources.is_empty() || self.gateway_sources.covering(source).next().is_some()
+    }
+
+    /// Whether datagrams of a peer with this address may go to gateways.
+    pub fn may_send_to_gateways(&self, source: IpAddr) -> bool {
+        self.guard.gateways().may_send(source)
+    }
+
+    /// Whether what comes from an address comes from the host itself, see [`Guard::is_local`].
+    pub fn is_local(&self, source: IpAddr) -> bool {
+        self.guard.is_local(source)
+    }
+
+    /// Whether an address is held by a peer, or may be held by one of a router of the instance: who comes from it may be
+    /// a peer.
+    pub fn may_be_peers(&self, address: IpAddr) -> bool {
+        self.holder(address).is_some() || self.guard.is_vassals(address)
     }
 
     /// Whether the operator has said where datagrams of other routers come from.
@@ -351,13 +422,21 @@ impl Forwarder {
             return unclaimed(Outward::Drop(DropReason::NoPeer));
         };
         let src = packet.src();
-        let claimed = match peer.claims.check(src, id, &peer.identity, &self.leases, &mut self.registry) {
+        let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
+        let grants = Grants { leases: &self.leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let claimed = match peer.claims.check(src, claimant, grants, &mut self.registry) {
             Source::Own => None,
-            Source::Claimed => Some(src),
+            Source::Claimed => {
+                self.shares.take(peer.account_for(src, &self.leases), src);
+                Some(src)
+            }
             Source::HeldBy(holder) => return unclaimed(Outward::Contested { address: src, holder }),
             Source::Refused(reason) => return unclaimed(Outward::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);
+        if let Some(reason) = self.guard.refusal(packet, &self.pool) {
+            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first };
+        }
         let to = match peer.verdict(Direction::Out, packet) {
             PeerVerdict::Deny => Outward::Drop(DropReason::PeerRule),
             PeerVerdict::Reject => Outward::Reject(DropReason::PeerRule),
@@ -424,6 +503,15 @@ fn find_mut(peers: &mut [Option<PeerPolicy>], id: PeerId) -> Option<&mut PeerPol
 }
 
 impl PeerPolicy {
+    fn account(&self) -> Option<Account> {
+        Account::of(self.identity.uid, self.namespace)
+    }
+
+    /// For whom an address is counted: for nobody, if it is leased to the peer.
+    fn account_for(&self, address: IpAddr, leases: &Leases) -> Option<Account> {
+        self.account().filter(|_| leases.is_leased(address, &self.identity) != Some(true))
+    }
+
     /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny it:
     /// whoever wrote them knew IPv4 only.
     fn verdict(&self, direction: Direction, packet: &Packet<'_>) -> PeerVerdict {

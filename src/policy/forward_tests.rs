@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::claims::MAX_V6_ADDRESSES;
+use crate::policy::guard::ClaimScope;
 use crate::policy::lease::{Holder, Lease, Uncovered};
 use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::targets::TargetRange;
@@ -58,12 +59,19 @@ pub fn open_policy() -> Policy {
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),
         port_targets: Vec::new(),
+        guard: GuardPolicy::default(),
+        max_addresses: None,
     }
 }
 
 /// Each peer is a user of its own, with the number of its slot.
 fn identity(index: u32) -> Identity {
     Identity { uid: index, gid: index, groups: Vec::new() }
+}
+
+fn restore(forwarder: &mut Forwarder, id: u32, uid: u32, addresses: &[IpAddr], is_bound: bool) {
+    let (identity, rules) = (identity(uid), Vec::new());
+    forwarder.restore(peer(id), LegacyPeer { identity, namespace: None, rules, addresses, is_bound });
 }
 
 fn forwarder(policy: Policy) -> Forwarder {
@@ -110,7 +118,7 @@ fn contested_claimant_may_still_take_another_address() {
 }
 
 #[test]
-fn only_hosts_claim() {
+fn is_strict_claim() {
     let mut forwarder = forwarder(open_policy());
     for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
         let src: IpAddr = src.parse().expect("an address");
@@ -284,6 +292,132 @@ fn only_a_leaseholder_claims() {
     // A leaseholder doesn't drive out another one.
     forwarder.add_peer(peer(3), identity(1));
     assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Contested { address: A, holder: peer(1) });
+}
+
+/// A router whose network this is, and nothing else.
+fn strict(networks: &[&str]) -> Policy {
+    let own: Vec<_> = networks.iter().map(|text| net(text)).collect();
+    let guard = GuardPolicy { claims: ClaimScope::Own, is_strict: true, own: own.clone(), ..GuardPolicy::default() };
+    Policy { networks: own, guard, ..open_policy() }
+}
+
+/// By a packet, by name, and by what an earlier router knew.
+#[test]
+fn claims_outside_of_the_networks_are_refused() {
+    let (outside, outside6) = (IpAddr::from([10, 9, 9, 9]), A6);
+    let mut forwarder = forwarder(strict(&["192.168.0.1/24"]));
+    for address in [outside, outside6, HOST] {
+        let dst = if address.is_ipv4() { IpAddr::from([198, 51, 100, 1]) } else { HOST6 };
+        let refused = OutwardVerdict { to: Outward::Drop(DropReason::NotClaimable), claimed: None, is_first: false };
+        assert_eq!(forwarder.outward(peer(1), &ip(&packet(address, dst))), refused, "{address}");
+    }
+    restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
+    assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);
+    // What the function of credentials has said once is the operator's word, but the host's stays the host's.
+    restore(&mut forwarder, 4, 4, &[outside, HOST], true);
+    assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [outside]);
+    assert_eq!(forwarder.assign(peer(2), HOST), Some(Assignment::Taken));
+    assert_eq!(forwarder.assign(peer(2), IpAddr::from([127, 0, 0, 1])), Some(Assignment::Taken));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+}
+
+#[test]
+fn addresses_that_the_host_gets_are_not_claimed() {
+    let guard = GuardPolicy { is_strict: true, ..GuardPolicy::default() };
+    let mut forwarder = forwarder(Policy { guard, ..open_policy() });
+    forwarder.set_host_addresses([net("192.168.0.2/24"), net("fd00:77::2/64")]);
+    for (address, dst) in [(A, HOST), (A6, HOST6)] {
+        assert_eq!(to(&mut forwarder, peer(1), address, dst), Outward::Drop(DropReason::NotClaimable));
+    }
+    forwarder.set_host_addresses([]);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    // Where nobody has said which network is the vassals', a device may be in the router's own namespace.
+    let mut open = self::forwarder(open_policy());
+    open.set_host_addresses([net("192.168.0.2/24"), net("fd00:77::2/64")]);
+    assert_eq!(to(&mut open, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut open, peer(1), A6, HOST6), Outward::Drop(DropReason::NotClaimable));
+}
+
+#[test]
+fn one_user_leaves_the_others_addresses() {
+    let mut forwarder = Forwarder::new(Policy { max_addresses: Some(2), ..strict(&["192.168.0.1/24"]) }, SEED);
+    let address = |host: u32| IpAddr::from([192, 168, 0, u8::try_from(host).expect("small")]);
+    let claim = |forwarder: &mut Forwarder, id: u32, uid: u32, namespace| {
+        forwarder.add_peer(peer(id), identity(uid));
+        forwarder.set_namespace(peer(id), namespace);
+        to(forwarder, peer(id), address(10 + id), HOST)
+    };
+    let full = Outward::Drop(DropReason::AddressShare);
+    for (id, uid, namespace, expected) in [
+        (0, 7, None, Outward::Tun),
+        (1, 7, Some(1), Outward::Tun),
+        (2, 7, Some(2), full),
+        (3, 8, None, Outward::Tun),
+        // Vassals that connect as root, and root beside the router: root has no limit.
+        (4, 0, Some(1), Outward::Tun),
+        (5, 0, Some(1), Outward::Tun),
+        (6, 0, Some(1), Outward::Tun),
+        (7, 0, Some(2), Outward::Tun),
+        (8, 0, None, Outward::Tun),
+        (9, 0, None, Outward::Tun),
+        (10, 0, None, Outward::Tun),
+    ] {
+        assert_eq!(claim(&mut forwarder, id, uid, namespace), expected, "{id}");
+    }
+    forwarder.remove_peer(peer(0));
+    assert_eq!(to(&mut forwarder, peer(2), address(12), HOST), Outward::Tun);
+    // What the next router takes back is counted, and never refused.
+    for id in 20..23 {
+        restore(&mut forwarder, id, 9, &[address(10 + id)], true);
+        assert_eq!(forwarder.address(peer(id)), Some(address(10 + id)));
+    }
+    assert_eq!(claim(&mut forwarder, 24, 9, None), full);
+}
+
+/// Leases are the operator's word on how many.
+#[test]
+fn leased_addresses_count_for_nobody() {
+    let policy = leased(&[("192.168.0.0/30", 1)], Uncovered::Allow);
+    let mut forwarder = Forwarder::new(Policy { max_addresses: Some(1), ..policy }, SEED);
+    for (index, address) in
+        [A, B, IpAddr::from([192, 168, 0, 9]), IpAddr::from([192, 168, 0, 10])].into_iter().enumerate()
+    {
+        let id = peer(u32::try_from(index).expect("few"));
+        forwarder.add_peer(id, identity(1));
+        let expected = if index < 3 { Outward::Tun } else { Outward::Drop(DropReason::AddressShare) };
+        assert_eq!(to(&mut forwarder, id, address, HOST), expected, "{address}");
+    }
+}
+
+#[test]
+fn gateways_are_out_of_reach_by_every_way() {
+    let gateway = || crate::policy::guard::Gateways::new([], [GATEWAY], &[], &[], []);
+    let datagram = |port: u16| {
+        let mut bytes = packet(A, GATEWAY.ip());
+        bytes[22..24].copy_from_slice(&port.to_be_bytes());
+        bytes
+    };
+    let route = rule(GATEWAY, "any", "203.0.113.0/24");
+    for (routes, switch, peer_rule) in [
+        (vec![], false, None),
+        (vec![route], false, None),
+        (vec![], true, None),
+        (vec![], false, Some(RuleAction::Route(GATEWAY))),
+    ] {
+        let guard = GuardPolicy { gateways: gateway(), ..GuardPolicy::default() };
+        let device_routes = AllowedTargets::new([GATEWAY], []);
+        let routes = Rules::new(routes);
+        let mut forwarder =
+            forwarder(Policy { routes, switch, has_gateway: true, device_routes, guard, ..open_policy() });
+        if let Some(action) = peer_rule {
+            forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, action)]);
+        }
+        let verdict = forwarder.outward(peer(1), &ip(&datagram(4000)));
+        assert_eq!(verdict.to, Outward::Drop(DropReason::ToGateway));
+        assert_ne!(forwarder.outward(peer(1), &ip(&datagram(4001))).to, Outward::Drop(DropReason::ToGateway));
+        // Who had its address would get what is for it, where packets are switched.
+        assert_eq!(to(&mut forwarder, peer(2), GATEWAY.ip(), HOST), Outward::Drop(DropReason::NotClaimable));
+    }
 }
 
 #[test]
@@ -580,7 +714,7 @@ mod ipv6 {
     fn restored_peer_is_what_it_was() {
         for is_bound in [false, true] {
             let mut forwarder = forwarder(open_policy());
-            forwarder.restore(peer(3), identity(3), Vec::new(), &[A, A6], is_bound);
+            restore(&mut forwarder, 3, 3, &[A, A6], is_bound);
             assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [A, A6]);
             assert_eq!(forwarder.is_bound(peer(3)), is_bound);
             let expected = if is_bound { Outward::Drop(DropReason::SpoofedSource) } else { Outward::Tun };
@@ -592,14 +726,14 @@ mod ipv6 {
     #[test]
     fn restored_peers_are_as_bound_as_before() {
         let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 4)], Uncovered::Allow));
-        forwarder.restore(peer(3), identity(3), Vec::new(), &[], true);
+        restore(&mut forwarder, 3, 3, &[], true);
         assert!(forwarder.is_bound(peer(3)));
         assert_eq!(to(&mut forwarder, peer(3), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
-        forwarder.restore(peer(4), identity(5), Vec::new(), &[A, A6], true);
+        restore(&mut forwarder, 4, 5, &[A, A6], true);
         assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [A6], "the other one is somebody else's");
         let mut forwarder = self::forwarder(leased(&[], Uncovered::Deny));
-        forwarder.restore(peer(3), identity(3), Vec::new(), &[A6], true);
-        forwarder.restore(peer(4), identity(4), Vec::new(), &[B6], false);
+        restore(&mut forwarder, 3, 3, &[A6], true);
+        restore(&mut forwarder, 4, 4, &[B6], false);
         assert_eq!(forwarder.address(peer(3)), Some(A6), "the router had chosen it");
         assert_eq!(forwarder.address(peer(4)), None, "nobody has given it leave");
     }

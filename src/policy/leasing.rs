@@ -26,6 +26,14 @@ pub enum LeaseRefusal {
     /// It is the router's.
     #[error("it is the router's own")]
     Own,
+    /// Peers may not choose it: it is outside of the router's networks, the host's own, or a gateway's.
+    #[error(
+        "it is no address for vassals of this router: in none of its networks, or the host's own, or a gateway's (tuntap-router-claims, tuntap-router-lease)"
+    )]
+    NotClaimable,
+    /// Its user holds as many as one may.
+    #[error("this user holds as many addresses as one may (tuntap-router-max-addresses-per-uid)")]
+    Share,
     /// A credentials function says which address is the peer's.
     #[error("this peer's address is the one that its credentials stand for (tuntap-use-credentials)")]
     Assigned,
@@ -47,8 +55,8 @@ impl LeaseRefusal {
     /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
     pub const fn is_for_good(&self) -> bool {
         match self {
-            Self::NotLeased | Self::Own | Self::Assigned | Self::Firewall => true,
-            Self::Pool(_) | Self::Held | Self::Narrow | Self::TooMany | Self::NoPeer => false,
+            Self::NotLeased | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
+            Self::Pool(_) | Self::Held | Self::Narrow | Self::Share | Self::TooMany | Self::NoPeer => false,
         }
     }
 }
@@ -96,7 +104,10 @@ impl Forwarder {
         let (mut refusal, mut is_any_usable) = (None, false);
         let found = self.pool.choose(applicant.key, family, identity, &self.leases, |address, is_own_earlier| {
             if let Some(reason) = self.unusable(applicant, address, identity) {
-                refusal = refusal.or(Some(reason));
+                // That somebody has enough says more than what could not be his in any case.
+                if refusal.is_none() || reason == LeaseRefusal::Share {
+                    refusal = Some(reason);
+                }
                 return false;
             }
             is_any_usable = true;
@@ -105,7 +116,9 @@ impl Forwarder {
         match (found, refusal) {
             (Ok(address), _) => Ok(Chosen { address, dead_holder: self.holder(address) }),
             // One that others hold would do, so that it is a matter of room.
-            (Err(PoolRefusal::Full(_)), Some(refusal)) if !is_any_usable => Err(refusal),
+            (Err(PoolRefusal::Full(_)), Some(refusal)) if !is_any_usable || refusal == LeaseRefusal::Share => {
+                Err(refusal)
+            }
             (Err(error), _) => Err(error.into()),
         }
     }
@@ -131,6 +144,12 @@ impl Forwarder {
         if let Some(refusal) = self.unusable(applicant, address, identity) {
             return Err(refusal);
         }
+        // What it has already, it was given by somebody who may.
+        let may_claim =
+            || self.is_reserved_for(id, address) || self.guard.may_claim(address, identity, &self.leases, &self.pool);
+        if !may_be_given && !may_claim() {
+            return Err(LeaseRefusal::NotClaimable);
+        }
         let holder = self.holder(address).filter(|holder| *holder != id);
         match holder {
             Some(holder) if !is_dead(holder) => Err(LeaseRefusal::Held),
@@ -144,10 +163,20 @@ impl Forwarder {
             && !self.is_reserved_for(applicant.id, address)
             && self.leases.is_leased(address, identity) != Some(true);
         if is_another {
-            Some(LeaseRefusal::Assigned)
-        } else {
-            self.firewall_out.pass_nothing_from(address).then_some(LeaseRefusal::Firewall)
+            return Some(LeaseRefusal::Assigned);
         }
+        let is_leased = self.leases.is_leased(address, identity) == Some(true);
+        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
+        if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
+            return Some(LeaseRefusal::NotClaimable);
+        }
+        if self.firewall_out.pass_nothing_from(address) {
+            return Some(LeaseRefusal::Firewall);
+        }
+        let account = self.account(applicant.id);
+        let has_room =
+            is_leased || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
+        (!has_room).then_some(LeaseRefusal::Share)
     }
 
     /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new one for the peer.
@@ -160,6 +189,7 @@ impl Forwarder {
             }
             Some(Assignment::HeldBy(_)) => Err(LeaseRefusal::Held),
             Some(Assignment::NotLeased) => Err(LeaseRefusal::NotLeased),
+            Some(Assignment::Taken) => Err(LeaseRefusal::NotClaimable),
             Some(Assignment::TooMany) => Err(LeaseRefusal::TooMany),
             None => Err(LeaseRefusal::NoPeer),
         }

@@ -11,6 +11,8 @@ pub struct Limits {
     pub peers: usize,
     /// Connections of one user other than root; 0 is no limit.
     pub peers_per_uid: usize,
+    /// Addresses of one user other than root, of each family; 0 is no limit. `None`: a part of the router's networks.
+    pub addresses_per_uid: Option<usize>,
     /// Connections without an address.
     pub unclaimed: usize,
     /// Age from which a connection without an address makes room for another one where there is none.
@@ -44,6 +46,7 @@ impl Default for Limits {
         Self {
             peers: Self::MAX_PEERS,
             peers_per_uid: 1024,
+            addresses_per_uid: None,
             unclaimed: 1024,
             unclaimed_timeout: Duration::from_secs(10),
             queued_bytes: 256 * 1024,

@@ -121,7 +121,7 @@ impl Pool {
         let is_permitted = match leases.is_leased(address, identity) {
             Some(is_leased) => is_leased,
             // What becomes of addresses that no lease covers is about what peers choose themselves.
-            None => !self.port_targets.contains(&address),
+            None => !self.is_port_target(address),
         };
         is_permitted && self.is_for_peers(address)
     }
@@ -136,6 +136,11 @@ impl Pool {
             is_inside = true;
         }
         is_inside && !self.is_own(address)
+    }
+
+    /// Whether a port of the host leads to an address.
+    pub fn is_port_target(&self, address: IpAddr) -> bool {
+        self.port_targets.contains(&address)
     }
 
     /// Chooses an address: what is leased to the peer before what is leased to nobody, single addresses first. `is_free`
@@ -323,6 +328,17 @@ fn address(bits: u128, family: Family) -> IpAddr {
         Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(bits).into(),
     }
+}
+
+/// How many addresses of a network there are for vassals: without its own, broadcast and the router's; of IPv6, as many as are
+/// used for choosing.
+pub fn for_vassals(network: IpNet) -> u64 {
+    let reserved = match network.max_prefix_len() - network.prefix_len() {
+        0 | 1 => 1,
+        _ if network.addr().is_ipv4() => 3,
+        _ => 2,
+    };
+    Range::of(network).size.saturating_sub(reserved)
 }
 
 /// The first and the last address of a network, as numbers.

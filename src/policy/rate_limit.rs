@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::account;
+
 /// Tokens that come back one by one.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
@@ -16,7 +18,7 @@ struct Rate {
 /// Of one budget: 250 a second. All four together give as many as Linux does by default (icmp_msgs_per_sec).
 const ALL: Rate = Rate { interval: Duration::from_millis(4), burst: 50 };
 
-/// Because of one user's peers, and about addresses that no peer holds: a fifth of that.
+/// Because of one user's peers, or those of one vassal that has connected as root, and about addresses that no peer holds: a fifth of that.
 const SHARE: Rate = Rate { interval: Duration::from_millis(20), burst: 25 };
 
 /// Because of one peer.
@@ -25,9 +27,6 @@ const ONE_PEER: Rate = Rate { interval: Duration::from_millis(50), burst: 10 };
 /// Accounts beyond which those are forgotten that have all their tokens. Fewer can lack some: what a budget gives in the
 /// time in which an account fills, for each answer a peer and its user.
 const MAX_ACCOUNTS: usize = 1024;
-
-/// Root's peers are those of many vassals, which mostly connect before they drop their privileges.
-const ROOT: u32 = 0;
 
 /// What an answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub struct Party {
     /// [`super::registry::PeerId::index`]
     pub index: u32,
     /// Whose it is.
-    pub uid: u32,
+    pub account: Option<account::Account>,
 }
 
 /// Because of whom there is an answer.
@@ -78,7 +77,7 @@ impl Bucket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Account {
     Peer(u32),
-    User(u32),
+    User(account::Account),
     Nobody,
 }
 
@@ -113,7 +112,7 @@ impl Budget {
         let Some(all) = self.all.take(ALL, now) else { return false };
         let first = party.map_or(Account::Nobody, |party| Account::Peer(party.index));
         let Some(first) = take(first) else { return false };
-        let user = match party.filter(|party| party.uid != ROOT).map(|party| take(Account::User(party.uid))) {
+        let user = match party.and_then(|party| party.account).map(|account| take(Account::User(account))) {
             Some(None) => return false,
             Some(taken) => taken,
             None => None,
@@ -165,12 +164,12 @@ mod tests {
     use super::*;
 
     const fn party(index: u32, uid: u32) -> Party {
-        Party { index, uid }
+        Party { index, account: account::Account::of(uid, None) }
     }
 
     /// A peer of root's.
     const fn peer(index: u32) -> Cause {
-        Cause::Peer(party(index, ROOT))
+        Cause::Peer(party(index, account::ROOT))
     }
 
     const NOBODY: Cause = Cause::Outside(None);
@@ -217,6 +216,17 @@ mod tests {
         let after = start + Duration::from_secs(10);
         assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(8, 8)), after), 10);
         assert_eq!(at_once(&mut limit, Kind::Rejection, peer(9), after), 10);
+    }
+
+    /// Vassals mostly connect as root: each has a namespace of its own.
+    #[test]
+    fn one_vassal_of_root_leaves_the_others_their_share() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(start);
+        let of = |index, namespace| Cause::Peer(Party { index, account: account::Account::of(0, Some(namespace)) });
+        assert_eq!(given(&mut limit, start, 10_000, |serial| of(serial, 1)), 25 + 499);
+        let after = start + Duration::from_secs(10);
+        assert_eq!(at_once(&mut limit, Kind::Rejection, of(8, 2), after), 10);
     }
 
     #[test]

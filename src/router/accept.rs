@@ -1,6 +1,6 @@
 //! New connections.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,8 +10,10 @@ use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Peer, Stage, identity};
 use super::token::Token;
+use crate::policy::account::Account;
 use crate::policy::admission::Refusal;
 use crate::policy::registry::PeerId;
+use crate::sys::net::{NamespaceCookie, namespace_of};
 use crate::sys::socket::{self, PeerCredentials};
 
 /// Connections taken in one wake-up.
@@ -40,6 +42,7 @@ impl EventLoop<'_> {
         let name = self.name();
         self.fault_log.line(
             now,
+            None,
             format_args!(
                 "[tuntap-router] {name}: can't accept: {errno} ({} peers); trying again in {} s",
                 self.peers.len(),
@@ -68,13 +71,16 @@ impl EventLoop<'_> {
 
     fn add_peer(&mut self, fd: OwnedFd, now: Instant) {
         let Ok(credentials) = socket::peer_credentials(fd.as_fd()) else { return };
-        match self.admission.admit(credentials.uid, now) {
+        // All that the host's own root connects is nobody's share.
+        let namespace = self.namespace_of(fd.as_fd());
+        let account = Account::of(credentials.uid, namespace);
+        match self.admission.admit(account, now) {
             Ok(None) => {}
             Ok(Some(oldest)) => {
                 self.limits_reached.unclaimed_timeout += 1;
                 self.disconnect(oldest, Departure::MadeRoom);
             }
-            Err(refusal) => return self.turn_away(credentials, refusal, now),
+            Err(refusal) => return self.turn_away(credentials, account, refusal, now),
         }
         let stage = match self.setup.credentials {
             CredentialsCheck::Off => Stage::Start,
@@ -91,9 +97,16 @@ impl EventLoop<'_> {
         }
         let Some(id) = self.peers.insert(Peer::new(fd, credentials, stage)) else { return };
         self.forwarder.add_peer(id, identity);
-        self.admission.enter(id, credentials.uid, now);
+        self.forwarder.set_namespace(id, namespace);
+        self.admission.enter(id, account, now);
         self.totals.accepted += 1;
         self.watch_peer(id);
+    }
+
+    /// The network namespace that a connection was made in, if it isn't the router's.
+    pub(super) fn namespace_of(&self, connection: BorrowedFd<'_>) -> Option<u64> {
+        let own = namespace_of(self.setup.listener.as_fd());
+        namespace_of(connection).filter(|theirs| Some(*theirs) != own).map(NamespaceCookie::number)
     }
 
     /// Watches a new peer's connection. Without memory for that it is the peer's end.
@@ -106,12 +119,13 @@ impl EventLoop<'_> {
     }
 
     /// Takes note of a connection that is closed at once.
-    fn turn_away(&mut self, credentials: PeerCredentials, refusal: Refusal, now: Instant) {
+    fn turn_away(&mut self, credentials: PeerCredentials, account: Option<Account>, refusal: Refusal, now: Instant) {
         self.totals.turned_away += 1;
         self.limits_reached.count(refusal);
         let (name, pid, uid) = (self.name(), credentials.pid, credentials.uid);
         self.fault_log.line(
             now,
+            account,
             format_args!("[tuntap-router] {name}: a connection was turned away (pid {pid}, uid {uid}): {refusal}"),
         );
     }

@@ -107,11 +107,13 @@ impl EventLoop<'_> {
     /// Goes back to frames, as if the peer had said no hello.
     pub(super) fn detach(&mut self, id: PeerId, reason: StreamReason) {
         let (name, address, now) = (self.name(), self.forwarder.address(id), Instant::now());
+        let account = self.forwarder.account(id);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (pid, address) =
             (peer.credentials.pid, address.map_or_else(|| "without address".to_owned(), |it| it.to_string()));
         self.fault_log.line(
             now,
+            account,
             format_args!("[tuntap-router] {name}: peer {address} (pid {pid}) goes back to frames: {reason}"),
         );
         if let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(reason)) {

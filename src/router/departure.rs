@@ -20,10 +20,10 @@ impl EventLoop<'_> {
 
     /// Ends a connection and frees its address.
     pub(super) fn disconnect(&mut self, id: PeerId, departure: Departure) {
-        let address = self.forwarder.address(id);
+        let (address, account) = (self.forwarder.address(id), self.forwarder.account(id));
         self.forwarder.remove_peer(id);
         let Some(peer) = self.peers.remove(id) else { return };
-        self.admission.leave(id, peer.credentials.uid);
+        self.admission.leave(id, account);
         if let Some(serial) = peer.store_serial {
             // The store has a copy of the descriptor.
             socket::shut_down(peer.as_fd());
@@ -45,11 +45,13 @@ impl EventLoop<'_> {
         match (address, departure) {
             (Some(address), _) => self.peer_log.line(
                 now,
+                account,
                 format_args!("[tuntap-router] {name}: peer {address} left (pid {pid}, uid {uid}): {departure}"),
             ),
             (None, Departure::Closed) => {}
             (None, _) => self.fault_log.line(
                 now,
+                account,
                 format_args!("[tuntap-router] {name}: peer without address ended (pid {pid}, uid {uid}): {departure}"),
             ),
         }

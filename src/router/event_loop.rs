@@ -22,15 +22,19 @@ use super::stats_server::StatsServer;
 use super::store::Keeper;
 use super::table::PeerTable;
 use super::token::Token;
+use super::ways::Ways;
 use super::{RouterError, Setup};
 use crate::hostnet;
 use crate::log::LimitedLogger;
+use crate::policy::account::Account;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropCounters;
 use crate::policy::forward::Forwarder;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
+use crate::sys::netlink::AddressWatch;
 use crate::sys::process::raise_descriptor_limit;
+use crate::sys::socket::ControlBuffer;
 use crate::sys::tun::{MAX_PACKET_LEN, Tun};
 use crate::wire::frame::MAX_FRAME_LEN;
 
@@ -72,14 +76,20 @@ pub struct EventLoop<'a> {
     /// What is left of errors and resets that may be sent.
     pub(super) answers: RateLimit,
     pub(super) drops: DropCounters,
-    pub(super) peer_log: LimitedLogger,
-    pub(super) fault_log: LimitedLogger,
+    pub(super) peer_log: LimitedLogger<Account>,
+    pub(super) fault_log: LimitedLogger<Account>,
     pub(super) started: Instant,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
     pub(super) keeper: Keeper<'a>,
     pub(super) rewrite_again_at: Option<Instant>,
     pub(super) closer: Closer,
+    /// By which interfaces datagrams and clients come.
+    pub(super) ways: Ways,
+    /// What the host's interfaces have. Nothing is known of it where the kernel doesn't tell.
+    addresses: Option<AddressWatch>,
+    /// Room for what is told beside datagrams.
+    pub(super) control: ControlBuffer,
     /// Packets from peers since the TUN device was read.
     pub(super) outward_streak: usize,
 }
@@ -106,6 +116,19 @@ impl<'a> EventLoop<'a> {
         if let Err(errno) = raise_descriptor_limit() {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
+        let addresses = match AddressWatch::open() {
+            Ok(watch) => {
+                epoll.add(&watch, readable(Token::Addresses))?;
+                Some(watch)
+            }
+            Err(error) => {
+                setup.logger.line(format_args!(
+                    "[tuntap-router] {}: the host's addresses are not known here, so that peers can claim them: {error}",
+                    setup.tun.name()
+                ));
+                None
+            }
+        };
         let mut this = Self {
             setup,
             remade_tun,
@@ -135,8 +158,12 @@ impl<'a> EventLoop<'a> {
             keeper,
             rewrite_again_at: None,
             closer: Closer::default(),
+            ways: Ways::default(),
+            addresses,
+            control: ControlBuffer::default(),
             outward_streak: 0,
         };
+        this.learn_addresses();
         this.restore(legacy.peers);
         Ok(this)
     }
@@ -193,6 +220,7 @@ impl<'a> EventLoop<'a> {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(Instant::now()),
             Token::Gateway => self.read_gateway(),
+            Token::Addresses => self.learn_addresses(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.read_device(id),
@@ -207,6 +235,19 @@ impl<'a> EventLoop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of the addresses that the host's interfaces have now. Peers must not claim them, and gateways that are bound
+    /// to all of them are there. If they can't be read, those from before count.
+    fn learn_addresses(&mut self) {
+        let Some(watch) = &mut self.addresses else { return };
+        match watch.addresses() {
+            Ok(addresses) => self.forwarder.set_host_addresses(addresses),
+            Err(error) => {
+                let name = self.name();
+                self.fault_log.line(Instant::now(), None, format_args!("[tuntap-router] {name}: {error}"));
+            }
+        }
     }
 
     /// How long to sleep when nothing happens.

@@ -29,13 +29,17 @@ impl EventLoop<'_> {
         let (true, Some(credentials)) = (magic[..count] == CREDENTIALS_MAGIC[..], credentials) else {
             return Err(Departure::NoCredentials);
         };
-        if let Err(refusal) = self.admission.change_user(peer.credentials.uid, credentials.uid) {
+        let before = self.forwarder.account(id);
+        self.forwarder.identify(id, identity(credentials));
+        let after = self.forwarder.account(id);
+        if let Err(refusal) = self.admission.change_account(id, before, after) {
+            // It leaves as who it came.
+            self.forwarder.identify(id, identity(peer.credentials));
             self.limits_reached.count(refusal);
             return Err(Departure::TurnedAway { uid: credentials.uid, refusal });
         }
         peer.credentials = credentials;
         peer.stage = Stage::FirstFrame;
-        self.forwarder.identify(id, identity(credentials));
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
         let Some(address) = hook(credentials).map(IpAddr::V4) else { return Err(Departure::Refused(credentials)) };
         let mut assignment = self.forwarder.assign(id, address);
@@ -47,6 +51,7 @@ impl EventLoop<'_> {
         match assignment {
             Some(Assignment::Granted) => self.log_claim(id, address),
             Some(Assignment::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+            Some(Assignment::Taken) => return Err(Departure::Taken(address)),
             Some(Assignment::NotLeased) => return Err(Departure::NotLeased(address)),
             // It has just connected, and holds none.
             Some(Assignment::TooMany) | None => {}

@@ -19,6 +19,7 @@ use super::token::Token;
 use crate::policy::drops::DropReason;
 use crate::policy::forward::{Inward, Origin};
 use crate::policy::registry::PeerId;
+use crate::sys::socket::{Datagram, recv_datagram};
 use crate::sys::tun::Tun;
 use crate::wire::frame::{FrameKind, HEADER_LEN};
 use crate::wire::segment::for_each_packet;
@@ -60,19 +61,34 @@ impl EventLoop<'_> {
         let Some(gateway) = &self.setup.gateway else { return };
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..PACKET_BUDGET {
-            match gateway.socket.recv_from(&mut buffer) {
-                Ok((_, source)) if !self.is_router(source) => self.count_drop(None, DropReason::GatewaySource),
-                Ok((len, source)) => {
-                    self.totals.gateway_rx_packets += 1;
-                    self.totals.gateway_rx_bytes += len as u64;
-                    self.forward_inward(Sender::Gateway(source), Parcel::finished(&buffer[..len]));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            match recv_datagram(gateway.socket.as_fd(), &mut buffer, &mut self.control) {
+                Ok(Datagram { len, source, interface }) => match self.datagram_refusal(source, interface) {
+                    Some(reason) => self.count_drop(None, reason),
+                    None => {
+                        self.totals.gateway_rx_packets += 1;
+                        self.totals.gateway_rx_bytes += len as u64;
+                        self.forward_inward(Sender::Gateway(source), Parcel::finished(&buffer[..len]));
+                    }
+                },
+                Err(Errno::EAGAIN) => break,
                 // An earlier datagram's ICMP error, say. It is gone with this read.
                 Err(_) => {}
             }
         }
         self.buffer = buffer;
+    }
+
+    /// Why a datagram is not another router's. What came by a router's device is a peer's, whatever its source says: the host's
+    /// kernel may have let it in by a way that the check of peers' packets doesn't know.
+    fn datagram_refusal(&mut self, source: SocketAddr, interface: Option<u32>) -> Option<DropReason> {
+        let address = source.ip().to_canonical();
+        if interface.is_some_and(|index| self.is_router_device(index))
+            && !self.forwarder.is_local(address)
+            && !self.forwarder.may_send_to_gateways(address)
+        {
+            return Some(DropReason::GatewayDevice);
+        }
+        (!self.is_router(source)).then_some(DropReason::GatewaySource)
     }
 
     /// Whether a datagram's sender is another router, as far as an address can tell. A socket for both versions shows

@@ -36,7 +36,12 @@ impl EventLoop<'_> {
                 None => self.choose(id, family, name),
             };
             match result {
-                Err(refusal @ (LeaseRefusal::Firewall | LeaseRefusal::Assigned | LeaseRefusal::Narrow)) => {
+                Err(
+                    refusal @ (LeaseRefusal::NotClaimable
+                    | LeaseRefusal::Firewall
+                    | LeaseRefusal::Assigned
+                    | LeaseRefusal::Narrow),
+                ) => {
                     shut_out.push(refused(Wish::Any(family), refusal));
                 }
                 result => self.tell(&mut told, Wish::Any(family), result),
@@ -70,6 +75,13 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         peer.lease_requests = peer.lease_requests.saturating_add(1);
         peer.lease_requests <= MAX_REQUESTS
+    }
+
+    /// Counts what a limit has refused.
+    fn count_refusal(&mut self, refusal: LeaseRefusal) {
+        if refusal == LeaseRefusal::Share {
+            self.limits_reached.max_addresses_per_uid += 1;
+        }
     }
 
     fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, LeaseRefusal> {
@@ -114,11 +126,14 @@ impl EventLoop<'_> {
     }
 
     /// Puts the end of a wish into an answer. A family that the router doesn't have is left out: nothing is missing then.
-    fn tell(&self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, LeaseRefusal>) {
+    fn tell(&mut self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, LeaseRefusal>) {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
-            Err(refusal) => told.refused.push(refused(wish, refusal)),
+            Err(refusal) => {
+                self.count_refusal(refusal);
+                told.refused.push(refused(wish, refusal));
+            }
         }
     }
 

@@ -27,6 +27,7 @@ mod stats_server;
 mod store;
 mod table;
 mod token;
+mod ways;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -102,6 +103,8 @@ pub struct Setup {
     pub gateway: Option<Gateway>,
     /// What the operator configured.
     pub policy: Policy,
+    /// The devices of all routers of the instance: what comes by them comes from peers.
+    pub devices: Vec<String>,
     /// What devices are told beside their addresses.
     pub network: NetworkFacts,
     /// What peers have to show.

@@ -15,6 +15,7 @@ use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::frame::{Frame, FrameKind, Frames};
 use crate::wire::greeting::frames_start;
+use crate::wire::ip::Packet;
 use crate::wire::rule::{self, PeerRule};
 use crate::wire::segment::for_each_packet;
 use crate::wire::vnet::Offload;
@@ -160,9 +161,7 @@ impl EventLoop<'_> {
         }
         match verdict.to {
             Outward::Drop(reason) => {
-                if reason == DropReason::NotLeased {
-                    self.log_not_leased(id, parcel.packet.src(), Instant::now());
-                }
+                self.log_refused_packet(id, reason, &parcel.packet);
                 Err(reason)
             }
             Outward::Reject(reason) => {
@@ -181,6 +180,20 @@ impl EventLoop<'_> {
                 self.log_refused_claim(id, address, Instant::now());
                 Err(DropReason::AddressHeld)
             }
+        }
+    }
+
+    /// What its operator has to know of a packet that a peer must not send: there is an option that would allow it.
+    fn log_refused_packet(&mut self, id: PeerId, reason: DropReason, packet: &Packet<'_>) {
+        match reason {
+            DropReason::NotLeased => self.log_not_leased(id, packet.src(), Instant::now()),
+            DropReason::ToGateway => self.log_to_gateway(id, packet.dst(), Instant::now()),
+            DropReason::NotClaimable => self.log_unclaimable(id, packet.src(), reason, Instant::now()),
+            DropReason::AddressShare => {
+                self.limits_reached.max_addresses_per_uid += 1;
+                self.log_unclaimable(id, packet.src(), reason, Instant::now());
+            }
+            _ => {}
         }
     }
 

@@ -121,6 +121,8 @@ pub struct Peer {
     pub store_serial: Option<u64>,
     /// Whether it was logged that its rules came too late.
     pub late_rules_logged: bool,
+    /// Whether it was logged that it sends to a gateway.
+    pub to_gateway_logged: bool,
     /// What passed.
     pub traffic: Traffic,
 }
@@ -200,6 +202,9 @@ pub enum Departure {
     /// The credentials hook gave it an address that is not leased to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
     NotLeased(IpAddr),
+    /// The credentials hook gave it an address that no peer can have.
+    #[error("the credentials hook gave it {0}, which is the host's or a router's own, or no host's")]
+    Taken(IpAddr),
 }
 
 impl Departure {
@@ -230,6 +235,7 @@ impl Peer {
             lease_requests: 0,
             store_serial: None,
             late_rules_logged: false,
+            to_gateway_logged: false,
             traffic: Traffic::default(),
         }
     }

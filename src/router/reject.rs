@@ -140,7 +140,7 @@ impl EventLoop<'_> {
     }
 
     fn party(&self, id: PeerId) -> Option<Party> {
-        self.peers.get(id).map(|peer| Party { index: id.index, uid: peer.credentials.uid })
+        self.peers.get(id).map(|_| Party { index: id.index, account: self.forwarder.account(id) })
     }
 
     fn deliver_answer(&mut self, id: PeerId, bytes: &[u8]) {

@@ -1,6 +1,7 @@
 //! What the router tells: lines in the log, counters, statistics.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd;
@@ -10,10 +11,11 @@ use super::event_loop::EventLoop;
 use super::meter::Cost;
 use super::peer::{Path, StreamReason};
 use super::stats::{PeerStats, PortStats, Snapshot};
+use super::stats_server::{ACCEPT_BUDGET, StatsServer};
 use crate::config::PortMapping;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use crate::sys::socket::PeerCredentials;
+use crate::sys::socket::{PeerCredentials, arrival};
 use crate::wire::lease::Refusal;
 
 impl EventLoop<'_> {
@@ -23,18 +25,22 @@ impl EventLoop<'_> {
         self.admission.claimed(id);
         let Some(peer) = self.peers.get(id) else { return };
         let (name, pid, uid) = (self.name(), peer.credentials.pid, peer.credentials.uid);
-        self.peer_log
-            .line(Instant::now(), format_args!("[tuntap-router] {name}: peer {address} joined (pid {pid}, uid {uid})"));
+        self.peer_log.line(
+            Instant::now(),
+            self.forwarder.account(id),
+            format_args!("[tuntap-router] {name}: peer {address} joined (pid {pid}, uid {uid})"),
+        );
     }
 
     /// Once for each address that a peer tries to take.
     pub(super) fn log_refused_claim(&mut self, id: PeerId, address: IpAddr, now: Instant) {
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.refused_claim.replace(address) != Some(address) {
             let (pid, uid) = (peer.credentials.pid, peer.credentials.uid);
             self.fault_log.line(
                 now,
+                account,
                 format_args!(
                     "[tuntap-router] {name}: address {address} is held by another peer, \
                      dropping packets with it from pid {pid}, uid {uid}"
@@ -45,7 +51,7 @@ impl EventLoop<'_> {
 
     /// Once for each address that a peer tries to take.
     pub(super) fn log_not_leased(&mut self, id: PeerId, address: IpAddr, now: Instant) {
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         let shows_nothing = matches!(self.setup.credentials, CredentialsCheck::Off);
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.refused_claim.replace(address) != Some(address) {
@@ -58,6 +64,7 @@ impl EventLoop<'_> {
             };
             self.fault_log.line(
                 now,
+                account,
                 format_args!(
                     "[tuntap-router] {name}: address {address} is not leased to uid {uid}, gid {gid}, \
                      dropping packets with it from pid {pid}{hint}"
@@ -66,13 +73,54 @@ impl EventLoop<'_> {
         }
     }
 
+    /// Once for each address that a peer tries to take.
+    pub(super) fn log_unclaimable(&mut self, id: PeerId, address: IpAddr, reason: DropReason, now: Instant) {
+        let who = self.describe(id);
+        let (name, account) = (self.name(), self.forwarder.account(id));
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.refused_claim.replace(address) == Some(address) {
+            return;
+        }
+        let why = if reason == DropReason::AddressShare {
+            "its user holds as many as one may (tuntap-router-max-addresses-per-uid)"
+        } else {
+            "it is in none of the router's networks, or the host's own, a gateway's, or a mapped port's (tuntap-router-claims = any \
+             allows addresses elsewhere, tuntap-router-lease a certain one)"
+        };
+        self.fault_log.line(
+            now,
+            account,
+            format_args!(
+                "[tuntap-router] {name}: {who} can't have the address {address}, dropping packets with it: {why}"
+            ),
+        );
+    }
+
+    /// Once for each peer.
+    pub(super) fn log_to_gateway(&mut self, id: PeerId, destination: IpAddr, now: Instant) {
+        let who = self.describe(id);
+        let (name, account) = (self.name(), self.forwarder.account(id));
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if !std::mem::replace(&mut peer.to_gateway_logged, true) {
+            self.fault_log.line(
+                now,
+                account,
+                format_args!(
+                    "[tuntap-router] {name}: {who} sends to the gateway of a router at {destination}: dropping such packets, \
+                     unless tuntap-router-gateway-vassal names its address"
+                ),
+            );
+        }
+    }
+
     /// What a peer asked for and didn't get. It asks some times at most.
     pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[Refusal]) {
         let who = self.describe(id);
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         for Refusal { wish, reason, .. } in refused {
             self.fault_log.line(
                 Instant::now(),
+                account,
                 format_args!("[tuntap-router] {name}: {who} asked for {wish} and doesn't get it: {reason}"),
             );
         }
@@ -81,11 +129,12 @@ impl EventLoop<'_> {
     /// Once for each peer.
     pub(super) fn log_late_rules(&mut self, id: PeerId) {
         let who = self.describe(id);
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         let Some(peer) = self.peers.get_mut(id) else { return };
         if !std::mem::replace(&mut peer.late_rules_logged, true) {
             self.fault_log.line(
                 Instant::now(),
+                account,
                 format_args!(
                     "[tuntap-router] {name}: {who} sent other rules after its first packet: they have no effect, those \
                      from before do. A vassal gets new rules when it is stopped and started, not when it is reloaded"
@@ -97,9 +146,10 @@ impl EventLoop<'_> {
     /// Rules can come as often as a peer likes before its first packet; the log's limit is enough.
     pub(super) fn log_refused_target(&mut self, id: PeerId, target: SocketAddr) {
         let who = self.describe(id);
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         self.fault_log.line(
             Instant::now(),
+            account,
             format_args!(
                 "[tuntap-router] {name}: {who} has a rule that routes to {target}, which is no target of a \
                  tuntap-router-route here: dropping packets that match it. To allow it: tuntap-router-device-route = {target}"
@@ -110,9 +160,10 @@ impl EventLoop<'_> {
     /// Once for each peer, as long as it is attached.
     pub(super) fn log_limited(&mut self, id: PeerId, cost: Cost) {
         let who = self.describe(id);
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         self.fault_log.line(
             Instant::now(),
+            account,
             format_args!(
                 "[tuntap-router] {name}: {who} is limited, some packets to it are dropped: packets take too much time in its \
                  network namespace ({cost})"
@@ -123,9 +174,10 @@ impl EventLoop<'_> {
     /// A peer's device is not read and written here for some time.
     pub(super) fn log_detached(&mut self, id: PeerId, cost: Cost, period: Duration) {
         let who = self.describe(id);
-        let name = self.name();
+        let (name, account) = (self.name(), self.forwarder.account(id));
         self.fault_log.line(
             Instant::now(),
+            account,
             format_args!(
                 "[tuntap-router] {name}: {who} goes back to frames for {} s: {} ({cost})",
                 period.as_secs(),
@@ -137,8 +189,8 @@ impl EventLoop<'_> {
     /// Its time in frames is over.
     pub(super) fn log_attached_again(&mut self, id: PeerId) {
         let who = self.describe(id);
-        let name = self.name();
-        self.fault_log.line(Instant::now(), format_args!("[tuntap-router] {name}: {who} is attached again"));
+        let (name, account) = (self.name(), self.forwarder.account(id));
+        self.fault_log.line(Instant::now(), account, format_args!("[tuntap-router] {name}: {who} is attached again"));
     }
 
     /// A peer, for the log.
@@ -158,18 +210,38 @@ impl EventLoop<'_> {
     pub(super) fn serve_stats(&mut self, client: Option<u32>) {
         let Some(mut server) = self.stats.take() else { return };
         let now = Instant::now();
-        let json = |minified| self.snapshot(now).to_json(minified);
         let result = match client {
             Some(serial) => {
-                server.progress(serial, &self.epoll, now, &json);
+                server.progress(serial, &self.epoll, now, &|minified| self.snapshot(now).to_json(minified));
                 Ok(())
             }
-            None => server.accept(&self.epoll, now, &json),
+            None => self.accept_stats_clients(&mut server, now),
         };
         self.stats = Some(server);
         if let Err(errno) = result {
             self.pause_accepting(now, errno);
         }
+    }
+
+    /// An address lets everybody in who can reach it, and peers reach the host's: they are not to read of each other.
+    fn accept_stats_clients(&mut self, server: &mut StatsServer<'_>, now: Instant) -> nix::Result<()> {
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(client) = server.accept()? else { break };
+            if self.may_be_peer(client.as_fd()) {
+                self.totals.stats_refused += 1;
+                continue;
+            }
+            server.add(client, &self.epoll, now, &|minified| self.snapshot(now).to_json(minified));
+        }
+        Ok(())
+    }
+
+    /// Whether a TCP client comes by a router's device, or from an address that is a peer's or could be.
+    fn may_be_peer(&mut self, client: BorrowedFd<'_>) -> bool {
+        let Some((source, interface)) = arrival(client) else { return false };
+        let address = source.ip().to_canonical();
+        !self.forwarder.is_local(address)
+            && (self.forwarder.may_be_peers(address) || interface.is_some_and(|index| self.is_router_device(index)))
     }
 
     fn port_stats(&self, mapping: &PortMapping) -> PortStats {

@@ -9,7 +9,7 @@ use super::Setup;
 use super::event_loop::EventLoop;
 use super::peer::{Path, Peer, Stage, StreamReason};
 use super::store::{KeptPeer, Legacy};
-use crate::policy::forward::Forwarder;
+use crate::policy::forward::{Forwarder, LegacyPeer};
 use crate::policy::registry::PeerId;
 use crate::sys::socket;
 use crate::wire::attach::Answer;
@@ -62,14 +62,17 @@ impl EventLoop<'_> {
         peer.path = Path::Stream(StreamReason::Restored);
         peer.store_serial = Some(self.keeper.new_serial());
         peer.lease_name = kept.lease_name;
+        let namespace = self.namespace_of(peer.as_fd());
         let Some(id) = self.peers.insert(peer) else { return };
         let decode = if kept.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let rules = decode(&kept.rules).unwrap_or_default();
-        self.forwarder.restore(id, kept.identity, rules, &kept.addresses, kept.is_bound);
+        let KeptPeer { identity, addresses, is_bound, .. } = &kept;
+        let identity = identity.clone();
+        self.forwarder.restore(id, LegacyPeer { identity, namespace, rules, addresses, is_bound: *is_bound });
         if let Some(key) = kept.lease_name.and_then(|name| self.lease_key(id, name)) {
             kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
-        self.admission.enter(id, kept.credentials.uid, Instant::now());
+        self.admission.enter(id, self.forwarder.account(id), Instant::now());
         if self.forwarder.address(id).is_some() {
             self.admission.claimed(id);
         }
@@ -122,6 +125,7 @@ impl EventLoop<'_> {
             let name = self.name();
             self.fault_log.line(
                 now,
+                None,
                 format_args!("[tuntap-router] {name}: not all vassals would survive this router's death: {errno}"),
             );
             now + REWRITE_PAUSE

@@ -12,6 +12,7 @@ use super::{CredentialsCheck, Setup};
 use crate::config::Sandbox;
 use crate::sys::process::pin_time_zone;
 use crate::sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
+use crate::sys::socket::IPV6_2292PKTOPTIONS;
 use crate::sys::tun::KCMP_FILE;
 
 /// Packets, frames, datagrams, statistics and log lines.
@@ -57,12 +58,13 @@ const CLOCKS: &[Sysno] = &[
     Sysno::time,
 ];
 
-/// What the statistics tell, and which device a vassal's descriptor is of.
+/// What the statistics tell, and to whom, and which device a vassal's descriptor is of.
 const IDENTITY: &[Sysno] = &[
     Sysno::getpid,
     Sysno::gettid,
     Sysno::getuid,
     Sysno::getgid,
+    Sysno::getpeername,
     Sysno::getcwd,
     Sysno::fstat,
     #[cfg(target_arch = "x86_64")]
@@ -87,8 +89,8 @@ const END: &[Sysno] = &[Sysno::rt_sigaction, Sysno::rt_sigprocmask, Sysno::rt_si
 
 /// What depends on its arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
-    // Attaching, detaching and checking a vassal's device, and the MTU that its vassal is told. Nothing that would make,
-    // rename or give away one.
+    // Attaching, detaching and checking a vassal's device, the MTU that its vassal is told, and by which interface a datagram
+    // came. Nothing that would make, rename or give away one.
     (
         Sysno::ioctl,
         &[
@@ -96,6 +98,7 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[request(libc::TUNGETVNETHDRSZ)],
             &[request(libc::TUNSETOFFLOAD)],
             &[request(libc::SIOCGIFMTU)],
+            &[request(libc::SIOCGIFNAME)],
         ],
     ),
     // The probe for the length of packets to another router.
@@ -106,7 +109,7 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(0, libc::AF_INET6.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())],
         ],
     ),
-    // A peer's credentials, and the answer to that probe. No packet filters.
+    // A peer's credentials, the answer to that probe, and by which interface a statistics client came. No packet filters.
     (Sysno::setsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())]]),
     (
         Sysno::getsockopt,
@@ -114,6 +117,7 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(1, libc::SOL_SOCKET.cast_unsigned())],
             &[is(1, libc::IPPROTO_IP.cast_unsigned())],
             &[is(1, libc::IPPROTO_IPV6.cast_unsigned()), is(2, libc::IPV6_MTU.cast_unsigned())],
+            &[is(1, libc::IPPROTO_IPV6.cast_unsigned()), is(2, IPV6_2292PKTOPTIONS.cast_unsigned())],
         ],
     ),
     // Whether a descriptor blocks, and whether it outlives an exec.

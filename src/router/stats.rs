@@ -38,6 +38,8 @@ pub struct Totals {
     pub detached: u64,
     /// Devices that were attached after they had waited for that.
     pub attached_again: u64,
+    /// Statistics clients that were turned away because they may be peers.
+    pub stats_refused: u64,
     /// Times that no descriptor was left for a connection.
     pub accept_failures: u64,
     /// Peers that were ended for what they sent.
@@ -55,6 +57,8 @@ pub struct LimitsReached {
     pub max_peers: u64,
     /// Connections turned away, and peers ended for whose credentials they showed.
     pub max_peers_per_uid: u64,
+    /// Claims and questions refused because their user holds as many addresses as one may, each time.
+    pub max_addresses_per_uid: u64,
     /// Connections turned away.
     pub max_unclaimed: u64,
     /// Peers ended because they had no address for so long, and another connection needed their room.
@@ -69,7 +73,7 @@ impl LimitsReached {
         match refusal {
             Refusal::Peers(_) => self.max_peers += 1,
             Refusal::PeersPerUid(_) => self.max_peers_per_uid += 1,
-            Refusal::Unclaimed(_) => self.max_unclaimed += 1,
+            Refusal::Unclaimed(_) | Refusal::UnclaimedShare(_) => self.max_unclaimed += 1,
         }
     }
 }

@@ -18,7 +18,7 @@ const MAX_CLIENTS: usize = 16;
 const MAX_REQUEST_LEN: usize = 4096;
 
 /// Connections taken in one wake-up.
-const ACCEPT_BUDGET: usize = 16;
+pub const ACCEPT_BUDGET: usize = 16;
 
 const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
     Content-Type: application/json\r\n\r\n";
@@ -61,33 +61,35 @@ impl<'a> StatsServer<'a> {
         Ok(Self { endpoint, clients: Vec::new(), next_serial: 0 })
     }
 
-    /// Takes new clients. `json` makes the document, minified or not. An error means that the listener will stay
-    /// readable although nothing can be accepted.
-    pub fn accept(&mut self, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) -> nix::Result<()> {
-        for _ in 0..ACCEPT_BUDGET {
-            let fd = match socket::accept(self.endpoint.listener.as_fd()) {
-                Ok(fd) => fd,
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+    /// A new client, if there is one. An error means that the listener will stay readable although nothing can be accepted.
+    pub fn accept(&self) -> nix::Result<Option<OwnedFd>> {
+        loop {
+            match socket::accept(self.endpoint.listener.as_fd()) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
                 Err(errno) => return Err(errno),
-            };
-            if self.clients.len() >= MAX_CLIENTS {
-                self.close_first_due();
-            }
-            let state = if self.endpoint.http {
-                State::Request(Vec::new())
-            } else {
-                State::Response(json(self.endpoint.minified), 0)
-            };
-            self.next_serial = self.next_serial.wrapping_add(1);
-            let serial = self.next_serial;
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsClient(serial).encode());
-            if epoll.add(&fd, event).is_ok() {
-                self.clients.push(Client { serial, fd, deadline: now + self.endpoint.timeout, state });
-                self.progress(serial, epoll, now, json);
             }
         }
-        Ok(())
+    }
+
+    /// Serves a client. `json` makes the document, minified or not.
+    pub fn add(&mut self, fd: OwnedFd, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
+        if self.clients.len() >= MAX_CLIENTS {
+            self.close_first_due();
+        }
+        let state = if self.endpoint.http {
+            State::Request(Vec::new())
+        } else {
+            State::Response(json(self.endpoint.minified), 0)
+        };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsClient(serial).encode());
+        if epoll.add(&fd, event).is_ok() {
+            self.clients.push(Client { serial, fd, deadline: now + self.endpoint.timeout, state });
+            self.progress(serial, epoll, now, json);
+        }
     }
 
     /// Goes on with a client that can be read or written.

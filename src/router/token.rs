@@ -16,6 +16,8 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
+    /// News of the host's addresses.
+    Addresses,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -37,6 +39,7 @@ impl Token {
             Self::StatsListener => (3, 0, 0),
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Master => (7, 0, 0),
+            Self::Addresses => (8, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -56,6 +59,7 @@ impl Token {
             5 => Self::Peer(PeerId { index, generation }),
             6 => Self::Device(PeerId { index, generation }),
             7 => Self::Master,
+            8 => Self::Addresses,
             _ => return None,
         })
     }
@@ -75,6 +79,7 @@ mod tests {
             Token::StatsListener,
             Token::StatsClient(77),
             Token::Master,
+            Token::Addresses,
             Token::Peer(peer),
             Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),

@@ -10,6 +10,13 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NamespaceCookie(u64);
 
+impl NamespaceCookie {
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// The network namespace of the calling thread. `None` where the kernel can't tell.
 pub fn current_namespace() -> Option<NamespaceCookie> {
     let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
@@ -67,6 +74,18 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
+/// The name of an interface by its number (netdevice(7), SIOCGIFNAME). Any socket of its namespace will do. ENODEV if there is
+/// none.
+pub fn interface_name(socket: BorrowedFd<'_>, index: u32) -> nix::Result<String> {
+    // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_ifindex = libc::c_int::try_from(index).map_err(|_| Errno::ENODEV)?;
+    // SAFETY: SIOCGIFNAME reads the number in a `struct ifreq` and writes its name (netdevice(7)).
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|&&byte| byte != 0);
+    Ok(name.map(|&byte| char::from(byte.to_ne_bytes()[0])).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +93,14 @@ mod tests {
     #[test]
     fn namespace_is_that_of_the_parent() {
         assert_eq!(shares_namespace_with_parent(), Some(true));
+    }
+
+    #[test]
+    fn interface_has_a_name() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        assert_eq!(interface_name(socket.as_fd(), 1).as_deref(), Ok("lo"));
+        assert_eq!(interface_name(socket.as_fd(), u32::MAX), Err(Errno::ENODEV));
+        assert_eq!(interface_name(socket.as_fd(), 0x7fff_ffff), Err(Errno::ENODEV));
     }
 
     #[test]

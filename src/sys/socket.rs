@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -144,6 +144,9 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
 /// asm-generic/socket.h; newer than libc.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// linux/in6.h; the form of what the kernel tells about an IPv6 connection's packets.
+pub const IPV6_2292PKTOPTIONS: libc::c_int = 6;
+
 /// Most that a send buffer can be set to, in bytes: the kernel doubles the value.
 pub const LARGEST_BUFFER: usize = (libc::c_int::MAX / 2) as usize;
 
@@ -245,8 +248,86 @@ pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         kernel::setsockopt(&socket, sockopt::Ipv6V6Only, &!address.ip().is_unspecified())?;
     }
+    tell_interfaces(socket.as_fd(), address.is_ipv4())?;
     kernel::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(UdpSocket::from(socket))
+}
+
+/// Has the kernel tell by which interface datagrams, and connections of a listener, came (ip(7), IP_PKTINFO; ipv6(7),
+/// IPV6_RECVPKTINFO). Sockets that are accepted inherit it.
+fn tell_interfaces(socket: BorrowedFd<'_>, is_ipv4: bool) -> nix::Result<()> {
+    if is_ipv4 {
+        kernel::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
+    } else {
+        kernel::setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+    }
+}
+
+/// A datagram, as far as it fits its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram {
+    /// Bytes in the buffer.
+    pub len: usize,
+    /// Who sent it, as its header says.
+    pub source: SocketAddr,
+    /// Number of the interface by which it came, where the kernel tells.
+    pub interface: Option<u32>,
+}
+
+/// Where [`recv_datagram`] has the kernel put what it tells beside a datagram. Made once for many of them.
+#[derive(Debug)]
+pub struct ControlBuffer(Vec<u8>);
+
+impl Default for ControlBuffer {
+    fn default() -> Self {
+        Self(nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo))
+    }
+}
+
+/// Reads one datagram from a socket of [`bind_udp`].
+pub fn recv_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8], control: &mut ControlBuffer) -> nix::Result<Datagram> {
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = kernel::recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, Some(&mut control.0), flags)?;
+    let source = message.address.and_then(|address| {
+        let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+    });
+    let interface = message.cmsgs()?.find_map(|item| match item {
+        ControlMessageOwned::Ipv4PacketInfo(info) => u32::try_from(info.ipi_ifindex).ok(),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(info.ipi6_ifindex),
+        _ => None,
+    });
+    Ok(Datagram { len: message.bytes, source: source.ok_or(Errno::EAFNOSUPPORT)?, interface })
+}
+
+/// Who is at the other end of an accepted TCP connection, and by which interface it came. `None` for other sockets. The
+/// listener must have been prepared by [`tell_arrivals`].
+pub fn arrival(fd: BorrowedFd<'_>) -> Option<(SocketAddr, Option<u32>)> {
+    let peer = kernel::getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
+    let v4 = peer.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    let source = v4.or_else(|| peer.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))?;
+    // One control message (cmsg(3)): its length, its level and its type, then the data.
+    let (level, name, expected, index_at) = match source {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTOPTIONS, libc::IP_PKTINFO, 0),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS, libc::IPV6_PKTINFO, size_of::<libc::in6_addr>()),
+    };
+    let mut told = [0_u8; 128];
+    let mut len = libc::socklen_t::try_from(told.len()).ok()?;
+    // SAFETY: the kernel writes at most `len` bytes to the buffer, which has as many, and to `len` itself.
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, told.as_mut_ptr().cast(), &raw mut len) };
+    let told = if result == 0 { told.get(..usize::try_from(len).ok()?)? } else { &[] };
+    let number = |at: usize| Some(libc::c_int::from_ne_bytes(*told.get(at..)?.first_chunk()?));
+    let header = (number(size_of::<usize>()), number(size_of::<usize>() + 4));
+    let is_expected = header == (Some(level), Some(expected));
+    let index = number(size_of::<libc::cmsghdr>() + index_at).filter(|_| is_expected);
+    Some((source, index.and_then(|index| u32::try_from(index).ok())))
+}
+
+/// Has the kernel remember by which interface a TCP listener's connections come.
+pub fn tell_arrivals(listener: BorrowedFd<'_>) -> nix::Result<()> {
+    let is_ipv4 = kernel::getsockname::<SockaddrStorage>(listener.as_raw_fd())?.as_sockaddr_in().is_some();
+    tell_interfaces(listener, is_ipv4)
 }
 
 /// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU;
@@ -344,7 +425,6 @@ pub fn is_all_read(fd: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -430,6 +510,35 @@ mod tests {
         assert!(receives(&bound("[::]:0")));
         assert!(receives(&bound("0.0.0.0:0")));
         assert!(!receives(&bound("[::1]:0")));
+    }
+
+    #[test]
+    fn interface_of_datagrams_and_connections_is_told() {
+        const LOOPBACK: u32 = 1;
+        for (bound, from) in [("0.0.0.0:0", "127.0.0.1:0"), ("[::]:0", "127.0.0.1:0"), ("[::]:0", "[::1]:0")] {
+            let socket = bind_udp(bound.parse().expect("an address")).expect("a free port");
+            let sender = UdpSocket::bind(from).expect("a free port");
+            let own = sender.local_addr().expect("bound");
+            let to = SocketAddr::new(own.ip(), socket.local_addr().expect("bound").port());
+            sender.send_to(b"hello", to).expect("loopback");
+            let mut buffer = [0; 9];
+            let mut control = ControlBuffer::default();
+            let datagram = recv_datagram(socket.as_fd(), &mut buffer, &mut control).expect("a datagram");
+            assert_eq!((datagram.len, datagram.interface, &buffer[..5]), (5, Some(LOOPBACK), b"hello".as_slice()));
+            assert_eq!((datagram.source.ip().to_canonical(), datagram.source.port()), (own.ip(), own.port()));
+            assert_eq!(recv_datagram(socket.as_fd(), &mut buffer, &mut control), Err(Errno::EAGAIN));
+
+            let listener = std::net::TcpListener::bind(bound).expect("a free port");
+            tell_arrivals(listener.as_fd()).expect("an option");
+            let to = SocketAddr::new(own.ip(), listener.local_addr().expect("bound").port());
+            let client = std::net::TcpStream::connect(to).expect("loopback");
+            let accepted = accept(listener.as_fd()).expect("a connection");
+            let (source, interface) = arrival(accepted.as_fd()).expect("it is TCP");
+            assert_eq!((source.ip().to_canonical(), interface), (own.ip(), Some(LOOPBACK)), "{bound} {from}");
+            assert_eq!(source.port(), client.local_addr().expect("connected").port());
+        }
+        let (one, _other) = UnixStream::pair().expect("a pair");
+        assert_eq!(arrival(one.as_fd()), None);
     }
 
     #[test]

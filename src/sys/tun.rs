@@ -164,11 +164,8 @@ impl Tun {
         if has_header && header_len(fd.as_fd()) != Ok(VNET_HEADER_LEN) {
             return Err(foreign());
         }
-        // Kernel names are ASCII in practice; another byte would only make the log less pretty.
-        let name =
-            request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0]));
         Ok(Self {
-            name: name.collect(),
+            name: name_of(&request),
             fd,
             has_header,
             has_napi: found & flags(libc::IFF_NAPI | libc::IFF_NAPI_FRAGS) != 0,
@@ -281,6 +278,11 @@ impl Tun {
         attached_interface(self.fd.as_fd()).is_ok()
     }
 
+    /// The name that the device has right now: somebody may have changed it. An error if it is gone.
+    pub fn current_name(&self) -> nix::Result<String> {
+        attached_interface(self.fd.as_fd()).map(|request| name_of(&request))
+    }
+
     /// Whether an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
     pub fn is_gone(error: &io::Error) -> bool {
         error.raw_os_error() == Some(libc::EBADFD)
@@ -336,6 +338,11 @@ fn interface_request(name: &str) -> Option<libc::ifreq> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     Some(request)
+}
+
+/// Kernel names are ASCII in practice; another byte would only make the log less pretty.
+fn name_of(request: &libc::ifreq) -> String {
+    request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0])).collect()
 }
 
 fn attached_interface(fd: BorrowedFd<'_>) -> nix::Result<libc::ifreq> {

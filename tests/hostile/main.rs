@@ -27,5 +27,6 @@ mod descriptors;
 mod devices;
 mod floods;
 mod frames;
+mod gateways;
 mod limits;
 mod rules;

@@ -165,7 +165,7 @@ fn vassal_that_asks_another_one_by_a_port_of_the_host_is_told() {
 /// Whoever has claimed the address of a host outside hears nothing of what that one is told.
 #[test]
 fn answers_go_to_the_host_that_has_asked() {
-    let lines = [&PORTS[..], &NO_SERVICE].concat();
+    let lines = [&PORTS[..], &NO_SERVICE, &["tuntap-router-claims = any"]].concat();
     let (emperor, outside) = start(&lines);
     let _vassal = start_vassal(&emperor, "v", V1, V1_6);
     let mut thief = emperor.connect();

@@ -4,6 +4,8 @@ mod connection;
 mod error;
 pub mod nftables;
 mod route;
+mod watch;
 
 pub use error::NetlinkError;
 pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
+pub use watch::AddressWatch;
