@@ -118,7 +118,7 @@ fn contested_claimant_may_still_take_another_address() {
 }
 
 #[test]
-fn is_strict_claim() {
+fn only_hosts_claim() {
     let mut forwarder = forwarder(open_policy());
     for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
         let src: IpAddr = src.parse().expect("an address");
