@@ -132,6 +132,7 @@ impl EventLoop<'_> {
             Path::Attached(tun) => {
                 let start = Instant::now();
                 if peer.write_meter.is_limited(&mut self.work, start) {
+                    verdict = peer.write_meter.record_dropped(&mut self.work, start);
                     Err(DropReason::QueueFull)
                 } else {
                     let len = parcel.packet.bytes().len();

@@ -265,6 +265,10 @@ pub struct WriteMeter {
 #[derive(Debug)]
 struct Account {
     spent: Spent,
+    /// All writes in which that was spent.
+    writes: u64,
+    /// What the last one was allowed to take.
+    allowed: u64,
     /// [`WorkMeter::epoch`] of what was spent.
     epoch: u32,
     /// For being limited.
@@ -297,10 +301,11 @@ impl WriteMeter {
         let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
         if took <= allowed {
             self.save(work, allowed - took);
-            if work.checkpoint.is_some()
-                && let Some(account) = &mut self.account
-            {
-                account.spent.add(took, 0);
+            if let Some(account) = &mut self.account {
+                account.writes += 1;
+                if work.checkpoint.is_some() {
+                    account.spent.add(took, 0);
+                }
             }
             return Verdict::Usual;
         }
@@ -311,8 +316,17 @@ impl WriteMeter {
             return Verdict::Usual;
         }
         let account = self.account.get_or_insert_with(|| Box::new(Account::new(work.epoch, end)));
+        account.allowed = allowed;
         account.charge(work, took, excess, end);
-        account.judge(work, allowed, end)
+        account.judge(work, end)
+    }
+
+    /// Takes note of a packet that is dropped because the peer is limited. It would have cost as much as others did.
+    pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
+        let Some(account) = &mut self.account else { return Verdict::Usual };
+        account.offence.settle(now, TOLERATED_PART);
+        account.offence.add(account.spent.excess / account.writes.max(1));
+        account.judge(work, now)
     }
 }
 
@@ -320,6 +334,8 @@ impl Account {
     const fn new(epoch: u32, now: Instant) -> Self {
         Self {
             spent: Spent { nanos: 0, excess: 0, times: 0 },
+            writes: 0,
+            allowed: 0,
             epoch,
             debt: Debt::new(now),
             offence: Debt::new(now),
@@ -330,12 +346,18 @@ impl Account {
 
     fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
         let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
+        if self.spent.times < MIN_EXPENSIVE_WRITES {
+            return false;
+        }
         owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
     }
 
     fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
-        self.spent.halve(work.epoch.saturating_sub(std::mem::replace(&mut self.epoch, work.epoch)));
+        let epochs = work.epoch.saturating_sub(std::mem::replace(&mut self.epoch, work.epoch));
+        self.spent.halve(epochs);
+        self.writes >>= epochs.min(63);
         self.spent.add(took, excess);
+        self.writes += 1;
         let window = work.sharers.window(now);
         if self.window.replace(window) != Some(window) {
             work.sharers.join();
@@ -347,11 +369,11 @@ impl Account {
         self.offence.add(excess);
     }
 
-    fn judge(&mut self, work: &mut WorkMeter, allowed: u64, now: Instant) -> Verdict {
+    fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
         let cost = Cost {
             writes: self.spent.times,
             excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
-            allowed: Duration::from_nanos(allowed),
+            allowed: Duration::from_nanos(self.allowed),
         };
         let owed = self.offence.settle(now, TOLERATED_PART);
         if owed > SHORT_PATIENCE_NANOS
@@ -410,6 +432,8 @@ mod tests {
             self.work.record_read(len, start, self.now);
             if self.peer.is_limited(&mut self.work, self.now) {
                 self.limited += 1;
+                let verdict = self.peer.record_dropped(&mut self.work, self.now);
+                self.detached |= matches!(verdict, Verdict::TooExpensive(_));
                 // Until another one comes.
                 self.now += Duration::from_micros(20);
                 return;
@@ -469,6 +493,14 @@ mod tests {
                 assert!(scene.limited > 0 && scene.detached, "{residue} of {modulus}");
             }
         }
+    }
+
+    /// What is dropped says how much more it would have been.
+    #[test]
+    fn one_burst_is_enough() {
+        let mut scene = Scene::new();
+        (0..200).for_each(|_| scene.write(100, 1_000_000));
+        assert!(scene.detached);
     }
 
     #[test]
