@@ -384,7 +384,7 @@ fn router_among_others_runs_on() {
     let live = Live::start(&[]);
     let before = live.emperor.router_pid();
     let state = || {
-        let looks = "ip addr; ip route; ip -6 route; sysctl -a 2>/dev/null | grep forwarding; nft -a list ruleset";
+        let looks = "ip addr show scope global; ip route; ip -6 route; sysctl -a 2>/dev/null | grep forwarding; nft -s -t -a list ruleset";
         shell(&live.emperor.netns, looks)
     };
     let (seen, text) = (state(), live.emperor.log.text());
