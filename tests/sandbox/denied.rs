@@ -41,7 +41,8 @@ fn ask(emperor: &Emperor, uid: u32) {
 fn denied_syscall_ends_the_router_with_a_line_and_a_respawn() {
     let attempts = [
         ("execve", "execl(\"/bin/true\", \"true\", NULL)"),
-        ("clone", "fork()"),
+        // Not fork(3), which blocks all signals around it since glibc 2.41: that ends the process without a line.
+        ("clone", "syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)"),
         ("socket", "socket(AF_INET, SOCK_STREAM, 0)"),
         ("socket", "socket(AF_INET6, SOCK_STREAM, 0)"),
         ("socket", "socket(AF_UNIX, SOCK_DGRAM, 0)"),

@@ -75,10 +75,10 @@ pub fn holders(device: &str) -> Vec<Process> {
             return false;
         }
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        // The line is one of TUN's only. The path that the descriptor shows depends on root directories.
         descriptors.flatten().any(|entry| {
-            fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == crate::sys::tun::CONTROL_DEVICE)
-                && fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()))
-                    .is_ok_and(|info| info.lines().any(|line| line == wanted))
+            fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()))
+                .is_ok_and(|info| info.lines().any(|line| line == wanted))
         })
     };
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
@@ -168,6 +168,39 @@ mod tests {
             let up = std::process::Command::new("ip").args(["link", "set", "survey0", "up"]).status();
             assert!(up.expect("ip").success());
             assert_eq!(interface("survey0"), Some(Interface::Tun { is_held: true }));
+        })
+        .join()
+        .expect("no panic");
+    }
+
+    /// As an instance in a container has, or an examination that looks into a container.
+    #[test]
+    fn holder_with_another_root_directory_is_found() {
+        // TUNSETIFF with IFF_TUN and IFF_NO_PI; it ends with its standard input.
+        const HOLD: &str = "import fcntl, os, struct, sys\n\
+            tun = os.open('/dev/net/tun', os.O_RDWR)\n\
+            fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH22x', b'survey1', 0x1001))\n\
+            print('holds', flush=True)\n\
+            sys.stdin.read()\n";
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().to_owned();
+        std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let mut child = std::process::Command::new("unshare")
+                .args(["--mount", "sh", "-c", "mount --rbind / \"$0\" && exec chroot \"$0\" python3 -c \"$1\""])
+                .arg(folder)
+                .arg(HOLD)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("unshare can be started");
+            let mut said = String::new();
+            let output = child.stdout.take().expect("a pipe");
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut said).expect("a line");
+            let found = holders("survey1");
+            drop(child.stdin.take());
+            child.wait().expect("own child");
+            assert_eq!((said.as_str(), found.len()), ("holds\n", 1), "{found:?}");
         })
         .join()
         .expect("no panic");
