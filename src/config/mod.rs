@@ -61,6 +61,8 @@ pub enum OptionName {
     GatewayAllow,
     /// `tuntap-router-sandbox`
     Sandbox,
+    /// `tuntap-router-harakiri`
+    Harakiri,
     /// `tuntap-router-max-peers`
     MaxPeers,
     /// `tuntap-router-max-peers-per-uid`
@@ -101,7 +103,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -116,6 +118,7 @@ impl OptionName {
         Self::DeviceRoute,
         Self::GatewayAllow,
         Self::Sandbox,
+        Self::Harakiri,
         Self::MaxPeers,
         Self::MaxPeersPerUid,
         Self::MaxUnclaimed,
@@ -153,6 +156,7 @@ impl OptionName {
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
             Self::Sandbox => "tuntap-router-sandbox",
+            Self::Harakiri => "tuntap-router-harakiri",
             Self::MaxPeers => "tuntap-router-max-peers",
             Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
             Self::MaxUnclaimed => "tuntap-router-max-unclaimed",
@@ -177,6 +181,9 @@ impl OptionName {
 
 /// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.
 const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// Longer than any turn of a router's event loop takes on a busy machine, and shorter than most people's patience.
+const DEFAULT_HARAKIRI: Duration = Duration::from_secs(6);
 
 /// Long enough for a router that starts at the same time.
 const DEFAULT_DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -210,6 +217,8 @@ pub struct Config {
     pub gateway_sources: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// How long a router may hang before it is ended; zero is for ever.
+    pub harakiri: Duration,
     /// What peers of a router may take.
     pub limits: Limits,
     /// Rules that the devices of this instance send to their router.
@@ -236,6 +245,7 @@ impl Default for Config {
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),
             sandbox: Sandbox::default(),
+            harakiri: DEFAULT_HARAKIRI,
             limits: Limits::default(),
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
@@ -270,6 +280,7 @@ impl Config {
                 }
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
+                OptionName::Harakiri => parse::seconds(value).map(|patience| config.harakiri = patience),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
                 OptionName::MaxPeersPerUid => {
                     limits::peers_per_uid(value).map(|limit| config.limits.peers_per_uid = limit)

@@ -100,6 +100,13 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
+        option: OptionName::Harakiri,
+        name: c"tuntap-router-harakiri",
+        help: c"end a router that hangs for so many seconds, so that the master starts the next one (0 to 3600, 0 never, default 6)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
         option: OptionName::MaxPeers,
         name: c"tuntap-router-max-peers",
         help: c"take no further connections beyond so many (1 to 65536, default 65536)",

@@ -10,6 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::busy_poll::BusyPoll;
 use super::closer::Closer;
 use super::gateway::PathMtus;
+use super::heartbeat::Pulse;
 use super::inward::PACKET_BUDGET;
 use super::meter::ExpensiveTime;
 use super::quarantine::Quarantine;
@@ -75,6 +76,7 @@ pub struct EventLoop<'a> {
     pub(super) started: Instant,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
+    pub(super) pulse: Pulse<'a>,
     pub(super) keeper: Keeper<'a>,
     pub(super) rewrite_again_at: Option<Instant>,
     pub(super) closer: Closer,
@@ -129,6 +131,7 @@ impl<'a> EventLoop<'a> {
             started,
             confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
+            pulse: Pulse::new(&setup.heartbeat, setup.harakiri),
             keeper,
             rewrite_again_at: None,
             closer: Closer::default(),
@@ -164,6 +167,7 @@ impl<'a> EventLoop<'a> {
 
     /// Waits for events, awake for as long as that pays. Returns their number; none at a deadline.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
+        self.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
         loop {
@@ -207,7 +211,8 @@ impl<'a> EventLoop<'a> {
     /// How long to sleep when nothing happens.
     fn timeout(&self, now: Instant) -> EpollTimeout {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
-        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).min() else {
+        let next_beat = self.pulse.interval.map(|interval| now + interval);
+        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).chain(next_beat).min() else {
             return EpollTimeout::NONE;
         };
         // One millisecond more, so that the deadline has passed at the wake-up.

@@ -8,6 +8,7 @@ mod departure;
 mod event_loop;
 mod gateway;
 mod handshake;
+mod heartbeat;
 mod inward;
 mod leasing;
 mod meter;
@@ -29,6 +30,7 @@ mod token;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -44,6 +46,7 @@ use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Directory;
 
+pub use heartbeat::{Heartbeat, Watchdog};
 pub use store::Store;
 
 /// Turns a peer's credentials into its address; `None` refuses the peer.
@@ -116,6 +119,10 @@ pub struct Setup {
     pub master: Option<OwnedFd>,
     /// What outlives this process.
     pub store: Store,
+    /// How the master sees that the router does its work.
+    pub heartbeat: Arc<Heartbeat>,
+    /// After how long without a turn of its event loop the router is taken for one that hangs; zero is never.
+    pub harakiri: Duration,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.
