@@ -7,6 +7,7 @@ mod grants;
 mod hostnet;
 mod limits;
 mod parse;
+mod priority;
 mod router;
 mod rules;
 mod sandbox;
@@ -61,6 +62,8 @@ pub enum OptionName {
     GatewayAllow,
     /// `tuntap-router-sandbox`
     Sandbox,
+    /// `tuntap-router-priority`
+    Priority,
     /// `tuntap-router-harakiri`
     Harakiri,
     /// `tuntap-router-max-peers`
@@ -103,7 +106,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -118,6 +121,7 @@ impl OptionName {
         Self::DeviceRoute,
         Self::GatewayAllow,
         Self::Sandbox,
+        Self::Priority,
         Self::Harakiri,
         Self::MaxPeers,
         Self::MaxPeersPerUid,
@@ -156,6 +160,7 @@ impl OptionName {
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
             Self::Sandbox => "tuntap-router-sandbox",
+            Self::Priority => "tuntap-router-priority",
             Self::Harakiri => "tuntap-router-harakiri",
             Self::MaxPeers => "tuntap-router-max-peers",
             Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
@@ -217,6 +222,8 @@ pub struct Config {
     pub gateway_sources: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// The nice value that routers take; `None`: they keep what they have.
+    pub priority: Option<i8>,
     /// How long a router may hang before it is ended; zero is for ever.
     pub harakiri: Duration,
     /// What peers of a router may take.
@@ -245,6 +252,7 @@ impl Default for Config {
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),
             sandbox: Sandbox::default(),
+            priority: priority::DEFAULT,
             harakiri: DEFAULT_HARAKIRI,
             limits: Limits::default(),
             device_rules: Vec::new(),
@@ -280,6 +288,7 @@ impl Config {
                 }
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
+                OptionName::Priority => priority::parse(value).map(|nice| config.priority = nice),
                 OptionName::Harakiri => parse::seconds(value).map(|patience| config.harakiri = patience),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
                 OptionName::MaxPeersPerUid => {

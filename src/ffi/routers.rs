@@ -217,6 +217,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         busy_poll: config().busy_poll,
         store,
         heartbeat: Arc::new(heartbeat),
+        priority: config().priority,
         harakiri: config().harakiri,
         sandbox: config().sandbox,
         limits: config().limits,

@@ -13,6 +13,7 @@ use super::gateway::PathMtus;
 use super::heartbeat::Pulse;
 use super::inward::PACKET_BUDGET;
 use super::meter::ExpensiveTime;
+use super::priority::Priority;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
 use super::restore;
@@ -74,6 +75,7 @@ pub struct EventLoop<'a> {
     pub(super) peer_log: LimitedLogger,
     pub(super) fault_log: LimitedLogger,
     pub(super) started: Instant,
+    pub(super) priority: Priority,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
     pub(super) pulse: Pulse<'a>,
@@ -87,6 +89,7 @@ pub struct EventLoop<'a> {
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
+        let priority = Priority::take(setup);
         let (keeper, legacy) = Keeper::open(&setup.store);
         restore::pause(&legacy, setup);
         let started = Instant::now();
@@ -129,6 +132,7 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
+            priority,
             confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             pulse: Pulse::new(&setup.heartbeat, setup.harakiri),

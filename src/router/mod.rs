@@ -15,6 +15,7 @@ mod meter;
 mod outward;
 mod parcel;
 mod peer;
+mod priority;
 mod quarantine;
 mod queue;
 mod reject;
@@ -121,6 +122,8 @@ pub struct Setup {
     pub store: Store,
     /// How the master sees that the router does its work.
     pub heartbeat: Arc<Heartbeat>,
+    /// The nice value that the router's process takes. `None`: it keeps that of whoever started the instance.
+    pub priority: Option<i8>,
     /// After how long without a turn of its event loop the router is taken for one that hangs; zero is never.
     pub harakiri: Duration,
     /// The host's version, for the statistics.

@@ -4,6 +4,7 @@
 pub mod fork;
 pub mod net;
 pub mod netlink;
+pub mod priority;
 pub mod process;
 pub mod replace;
 pub mod sandbox;

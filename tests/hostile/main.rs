@@ -28,4 +28,5 @@ mod devices;
 mod floods;
 mod frames;
 mod limits;
+mod priority;
 mod rules;
