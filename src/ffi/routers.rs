@@ -24,7 +24,7 @@ use crate::router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, Se
 use crate::sys::replace::directory;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::Tun;
-use crate::sys::{process, socket};
+use crate::sys::{dumpable, process, socket};
 use crate::wire::lease::Directory;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
@@ -55,6 +55,8 @@ pub fn start(host: &HostState) {
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
+    // Emperor, gateways and workers inherit what is bound here.
+    dumpable::close_with_children();
     let leases = leases().unwrap_or_else(|errors| die(errors));
     if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() {
         host::log(
@@ -99,11 +101,19 @@ pub fn start(host: &HostState) {
 /// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
 pub fn watch() {
     let mut watched = WATCHED.lock();
+    if !watched.is_empty() {
+        dumpable::close_with_children();
+    }
     look_again(&watched);
     for watched in watched.iter_mut() {
         watched.follow_process();
         watched.end_if_it_hangs();
     }
+}
+
+/// Whether this instance has any.
+pub fn are_there() -> bool {
+    !SETUPS.lock().is_empty()
 }
 
 /// Starts the timer, or takes note that it has run out.
@@ -274,6 +284,8 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let run = || {
+        // The host's hooks may have changed its ids.
+        dumpable::close_with_children();
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
             setup.master = process::watch_parent().ok();

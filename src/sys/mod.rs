@@ -1,7 +1,9 @@
 //! The kernel: TUN devices, sockets with credentials, namespaces, limits. One of the two homes of unsafe code.
 #![allow(unsafe_code)]
 
+pub mod dumpable;
 pub mod fork;
+pub mod keeper;
 pub mod net;
 pub mod netlink;
 pub mod priority;
