@@ -44,6 +44,12 @@ int tuntap_host_bind_tcp(char *name);
 int tuntap_host_gateway_pid(const void *gateway);
 
 /*
+ * Has the master end a gateway the next time that it looks after deadlines: it logs that, kills the process, and starts the
+ * next one, as for any gateway that is past its harakiri.
+ */
+void tuntap_host_end_gateway(const void *gateway);
+
+/*
  * Makes the master look after its processes as soon as a descriptor is readable, which it does once in a second otherwise.
  * For its `master_cycle` only: the queue is there by then. Returns -1 if that is not possible.
  */

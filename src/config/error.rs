@@ -166,6 +166,9 @@ pub enum Problem {
         /// The most that would do.
         max: u64,
     },
+    /// No nice value.
+    #[error("\"{0}\" is no priority, expected a nice value from -20 (most) to 19 (least), or off")]
+    Priority(String),
     /// No time to poll.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),

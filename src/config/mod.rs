@@ -7,6 +7,7 @@ mod grants;
 mod hostnet;
 mod limits;
 mod parse;
+mod priority;
 mod router;
 mod rules;
 mod sandbox;
@@ -63,6 +64,10 @@ pub enum OptionName {
     GatewayVassal,
     /// `tuntap-router-sandbox`
     Sandbox,
+    /// `tuntap-router-priority`
+    Priority,
+    /// `tuntap-router-harakiri`
+    Harakiri,
     /// `tuntap-router-max-peers`
     MaxPeers,
     /// `tuntap-router-max-peers-per-uid`
@@ -107,7 +112,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -123,6 +128,8 @@ impl OptionName {
         Self::GatewayAllow,
         Self::GatewayVassal,
         Self::Sandbox,
+        Self::Priority,
+        Self::Harakiri,
         Self::MaxPeers,
         Self::MaxPeersPerUid,
         Self::MaxAddressesPerUid,
@@ -163,6 +170,8 @@ impl OptionName {
             Self::GatewayAllow => "tuntap-router-gateway-allow",
             Self::GatewayVassal => "tuntap-router-gateway-vassal",
             Self::Sandbox => "tuntap-router-sandbox",
+            Self::Priority => "tuntap-router-priority",
+            Self::Harakiri => "tuntap-router-harakiri",
             Self::MaxPeers => "tuntap-router-max-peers",
             Self::MaxPeersPerUid => "tuntap-router-max-peers-per-uid",
             Self::MaxAddressesPerUid => "tuntap-router-max-addresses-per-uid",
@@ -189,6 +198,9 @@ impl OptionName {
 
 /// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.
 const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// Longer than any turn of a router's event loop takes on a busy machine, and shorter than most people's patience.
+const DEFAULT_HARAKIRI: Duration = Duration::from_secs(6);
 
 /// Long enough for a router that starts at the same time.
 const DEFAULT_DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -224,6 +236,10 @@ pub struct Config {
     pub gateway_vassals: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// The nice value that routers take; `None`: they keep what they have.
+    pub priority: Option<i8>,
+    /// How long a router may hang before it is ended; zero is for ever.
+    pub harakiri: Duration,
     /// What peers of a router may take.
     pub limits: Limits,
     /// Rules that the devices of this instance send to their router.
@@ -251,6 +267,8 @@ impl Default for Config {
             gateway_sources: Vec::new(),
             gateway_vassals: Vec::new(),
             sandbox: Sandbox::default(),
+            priority: priority::DEFAULT,
+            harakiri: DEFAULT_HARAKIRI,
             limits: Limits::default(),
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
@@ -286,6 +304,8 @@ impl Config {
                 OptionName::GatewayAllow => grants::gateway_source(value).map(|net| config.gateway_sources.push(net)),
                 OptionName::GatewayVassal => grants::gateway_source(value).map(|net| config.gateway_vassals.push(net)),
                 OptionName::Sandbox => sandbox::parse(value).map(|sandbox| config.sandbox = sandbox),
+                OptionName::Priority => priority::parse(value).map(|nice| config.priority = nice),
+                OptionName::Harakiri => parse::seconds(value).map(|patience| config.harakiri = patience),
                 OptionName::MaxPeers => limits::peers(value).map(|limit| config.limits.peers = limit),
                 OptionName::MaxPeersPerUid => {
                     limits::peers_per_uid(value).map(|limit| config.limits.peers_per_uid = limit)

@@ -309,6 +309,38 @@ fn busy_poll() {
 }
 
 #[test]
+fn priority() {
+    assert_eq!(Config::default().priority, Some(-20));
+    for (word, nice) in [("-20", Some(-20)), (" 19 ", Some(19)), ("0", Some(0)), ("off", None)] {
+        assert_eq!(good(OptionName::Priority, word).priority, nice, "{word:?}");
+    }
+    for word in ["-21", "20", "", "on", "high", "-5.5", "300"] {
+        assert_eq!(
+            error(OptionName::Priority, word),
+            format!(
+                "tuntap-router-priority = {word}: \"{word}\" is no priority, expected a nice value from -20 (most) to 19 \
+                 (least), or off"
+            )
+        );
+    }
+}
+
+#[test]
+fn harakiri() {
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!(Config::default().harakiri, seconds(6));
+    for (word, patience) in [("0", 0), ("1", 1), ("3600", 3600)] {
+        assert_eq!(good(OptionName::Harakiri, word).harakiri, seconds(patience));
+    }
+    for word in ["-1", "3601", "", "off", "1.5"] {
+        assert_eq!(
+            error(OptionName::Harakiri, word),
+            format!("tuntap-router-harakiri = {word}: \"{word}\" is no time to wait, expected 0 to 3600 seconds")
+        );
+    }
+}
+
+#[test]
 fn sandbox() {
     let read = |value| good(OptionName::Sandbox, value).sandbox;
     assert_eq!(Config::default().sandbox, Sandbox::On);

@@ -1,12 +1,13 @@
 //! Devices that live on while uWSGI executes itself anew: a vassal that reloads has dropped its privileges long ago
 //! and could neither make its device again nor reach its router.
 //!
-//! The old image leaves the descriptors open and describes them in a memory file; the new one finds that file's number
-//! in its environment. What the environment says is checked, because every child of the vassal inherits it.
+//! The old image describes the devices in a memory file, and leaves it and the descriptors to a child
+//! ([`crate::sys::keeper`]); the new one finds in its environment where that is. What the environment says is checked, because
+//! every child of the vassal inherits it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -38,6 +39,9 @@ pub enum HandoverError {
     /// It is no description.
     #[error("the description of the devices makes no sense: {0}")]
     Json(#[from] serde_json::Error),
+    /// Nobody keeps the descriptors.
+    #[error("the process that kept the devices: {0}")]
+    Keeper(#[source] io::Error),
     /// It is that of another process: this one is a child that inherited its parent's environment.
     #[error("it belongs to process {0}")]
     OtherProcess(i32),
@@ -112,8 +116,8 @@ impl Handover {
     ) -> Self {
         let devices = devices.map(|(name, tun, link)| DeviceState {
             name: Some(name.to_owned()),
-            tun: keep(tun.as_fd()),
-            link: link.map(|link| LinkState { buffers: link.stop(), socket: keep(link.socket().as_fd()) }),
+            tun: tun.as_fd().as_raw_fd(),
+            link: link.map(|link| LinkState { buffers: link.stop(), socket: link.socket().as_raw_fd() }),
         });
         Self {
             pid: unistd::getpid().as_raw(),
@@ -130,22 +134,16 @@ impl Handover {
             .flat_map(|device| std::iter::once(device.tun).chain(device.link.as_ref().map(|link| link.socket)))
     }
 
-    /// Writes the description into a memory file that stays open across an exec.
+    /// Writes the description into a memory file.
     pub fn store(&self) -> Result<OwnedFd, HandoverError> {
-        let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::empty()).map_err(HandoverError::Memory)?);
+        let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::MFD_CLOEXEC).map_err(HandoverError::Memory)?);
         file.write_all(&serde_json::to_vec(self)?)?;
         Ok(file.into())
     }
 
     /// Reads the description that an earlier image of this process has left.
-    pub fn load(descriptor: RawFd) -> Result<Self, HandoverError> {
-        let wrong = || HandoverError::Descriptor(descriptor);
-        let mut file = File::from(adopt_inherited(descriptor).ok_or_else(wrong)?);
-        if !file.metadata()?.is_file() {
-            // whatever it is, it isn't ours to close
-            std::mem::forget(file);
-            return Err(wrong());
-        }
+    pub fn load(description: OwnedFd) -> Result<Self, HandoverError> {
+        let mut file = File::from(description);
         file.rewind()?;
         let mut text = Vec::new();
         file.take(MAX_DESCRIPTION_LEN).read_to_end(&mut text)?;
@@ -154,6 +152,17 @@ impl Handover {
             return Err(HandoverError::OtherProcess(handover.pid));
         }
         Ok(handover)
+    }
+
+    /// Takes note of the numbers that the descriptors have in this image, in the order of [`Handover::descriptors`].
+    pub fn renumber(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
+        for device in &mut self.devices {
+            for number in std::iter::once(&mut device.tun).chain(device.link.as_mut().map(|link| &mut link.socket)) {
+                // One that has not come is found missing when it is opened.
+                *number = descriptors.next().map_or(-1, IntoRawFd::into_raw_fd);
+            }
+        }
     }
 
     /// Takes the descriptors over and checks that they are what they should be. A device may be gone: what was inside of the
@@ -195,12 +204,6 @@ impl DeviceState {
         let name = self.name.unwrap_or_else(|| tun.name().to_owned());
         Ok(Inherited { name, tun, connection })
     }
-}
-
-/// Leaves a descriptor open across the next exec. If that fails, the next image will find it closed, and say so.
-fn keep(descriptor: BorrowedFd<'_>) -> RawFd {
-    let _ = set_close_on_exec(descriptor, false);
-    descriptor.as_raw_fd()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! options with those that they were made for, and applies what it can. What it can't apply without root ends an instance
 //! whose Emperor starts it anew; one without an Emperor goes on with what it had.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
@@ -15,9 +15,12 @@ use super::host::{self, HostState};
 use super::options;
 use crate::config::{Config, DeviceSpec, OptionName};
 use crate::device::{Changes, Handover, HandoverError, Need, Settings, Stated, changed_option, compare};
-use crate::sys::{process, socket};
+use crate::sys::keeper::Keeper;
+use crate::sys::{dumpable, process, socket};
 
-/// Where a reloaded image finds what the one before has left: the number of a descriptor.
+/// Where a reloaded image finds what the one before has left: the socket of the process that keeps it, the number of that
+/// process, and that of this one. An earlier version of the plugin left its descriptors open instead, and here the number of
+/// one that describes them.
 const VARIABLE: &str = "UWSGI_TUNTAP_HANDOVER";
 
 /// What stands there instead, before this process's number and the settings, if the devices belong to a parent that waits
@@ -48,6 +51,14 @@ pub fn are_with_parent() -> bool {
     ARE_WITH_PARENT.load(Ordering::Relaxed)
 }
 
+/// As early as can be in an image that a reload has executed: nobody is to take the devices while it starts. The exec has
+/// opened this process for others of its user.
+pub fn protect_inherited() {
+    if std::env::var_os(VARIABLE).is_some() {
+        dumpable::close();
+    }
+}
+
 /// In an image that a reload has executed: takes over the devices of the image before.
 pub fn adopt(host: &HostState) {
     let Ok(value) = process::take_variable(VARIABLE) else {
@@ -65,7 +76,7 @@ pub fn adopt(host: &HostState) {
     if let Some(told) = value.strip_prefix(WITH_PARENT) {
         return stay_with_parent(host, told);
     }
-    match value.parse().map_err(|_| HandoverError::Variable(value)).and_then(Handover::load) {
+    match take_handover(value) {
         Ok(handover) => take_over(host, handover),
         // A child that executes a uWSGI of its own has inherited the variable.
         Err(HandoverError::OtherProcess(_)) => {}
@@ -76,6 +87,29 @@ pub fn adopt(host: &HostState) {
     }
 }
 
+/// Gets what the image before has left from where it lies.
+fn take_handover(value: String) -> Result<Handover, HandoverError> {
+    let numbers: Result<Vec<i32>, _> = value.split(' ').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok(&[description]) => Handover::load(take_descriptor(description)?),
+        Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => {
+            Err(HandoverError::OtherProcess(owner))
+        }
+        Ok(&[socket, pid, _]) => {
+            let keeper = Keeper { socket: take_descriptor(socket)?, pid };
+            let mut kept = keeper.take().map_err(HandoverError::Keeper)?.into_iter();
+            let mut handover = Handover::load(kept.next().ok_or(HandoverError::Descriptor(-1))?)?;
+            handover.renumber(kept);
+            Ok(handover)
+        }
+        _ => Err(HandoverError::Variable(value)),
+    }
+}
+
+fn take_descriptor(number: RawFd) -> Result<OwnedFd, HandoverError> {
+    process::adopt_inherited(number).ok_or(HandoverError::Descriptor(number))
+}
+
 /// Before a reload executes the next image: leaves the devices to it, with what they were made for.
 pub fn hand_over(host: &HostState) {
     let mut devices = DEVICES.lock();
@@ -83,16 +117,23 @@ pub fn hand_over(host: &HostState) {
         return;
     }
     let Some(handover) = devices.hand_over(settings(host), name(host)) else { return };
-    match handover.store() {
-        Ok(description) => {
-            handover.descriptors().for_each(host::keep_open_raw);
-            host::keep_open_raw(description.as_raw_fd());
-            process::set_variable(VARIABLE, &description.as_raw_fd().to_string());
-            // The next image closes it.
-            std::mem::forget(description);
-        }
-        Err(error) => host::log(&format!("[uwsgi-tuntap] the devices will not survive the reload: {error}")),
+    if let Err(error) = leave_to_keeper(&handover) {
+        host::log(&format!("[uwsgi-tuntap] the devices will not survive the reload: {error}"));
     }
+    // The set has forgotten them. The process is open to others of its user from the exec on, and must not have them then.
+    handover.descriptors().filter_map(process::adopt_inherited).for_each(drop);
+}
+
+fn leave_to_keeper(handover: &Handover) -> Result<(), HandoverError> {
+    let description = handover.store()?;
+    let descriptors: Vec<_> = std::iter::once(description.as_raw_fd()).chain(handover.descriptors()).collect();
+    let keeper = Keeper::start(&descriptors).map_err(|errno| HandoverError::Keeper(errno.into()))?;
+    process::set_close_on_exec(keeper.socket.as_fd(), false).map_err(|errno| HandoverError::Keeper(errno.into()))?;
+    // The next image closes it.
+    let socket = keeper.socket.into_raw_fd();
+    host::keep_open_raw(socket);
+    process::set_variable(VARIABLE, &format!("{socket} {} {}", keeper.pid, std::process::id()));
+    Ok(())
 }
 
 /// In a process whose devices belong to its parent: uWSGI doesn't call the hook before a reload in it, so that the next image

@@ -9,8 +9,8 @@ use super::host::{self, HostState};
 use super::hostnet;
 use crate::config::Credentials;
 use crate::device::{Context, DeviceSet};
-use crate::sys::fork;
 use crate::sys::net::shares_namespace_with_parent;
+use crate::sys::{dumpable, fork};
 
 /// How often `daemonize2` forks.
 const DAEMONIZE_FORKS: u32 = 2;
@@ -51,11 +51,24 @@ pub fn foretell(host: &HostState) {
     host::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
 }
 
+/// Keeps this process closed to others of its user while it holds devices, whatever the host has done to its privileges.
+pub fn protect() {
+    if holds_any() {
+        dumpable::close();
+    }
+}
+
+/// Whether this process holds a device, or a connection to a router.
+pub fn holds_any() -> bool {
+    !DEVICES.lock().is_empty() && fork::owns_descriptors()
+}
+
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
 pub fn ensure(host: &HostState) {
     if config().devices.is_empty() || adoption::are_with_parent() {
         return;
     }
+    dumpable::close();
     let mut devices = DEVICES.lock();
     devices.ensure(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }

@@ -288,6 +288,12 @@ impl HostGateway {
         // SAFETY: the shim reads one field of a structure that the host keeps for ever.
         Some(unsafe { bindings::tuntap_host_gateway_pid(self.0.as_ptr().cast()) }).filter(|&pid| pid > 0)
     }
+
+    /// Has the master end its process within a second or two, and start it again. In the master only.
+    pub fn end(&self) {
+        // SAFETY: the shim writes one number in memory that the host keeps for ever; the structure is of the host's list.
+        unsafe { bindings::tuntap_host_end_gateway(self.0.as_ptr().cast()) };
+    }
 }
 
 /// Has the master look after its processes as soon as a descriptor is readable. For its cycle only. Returns whether it

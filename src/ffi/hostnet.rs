@@ -11,7 +11,7 @@ use super::host::{self, HostState};
 use super::options::config;
 use crate::config::RouterSpec;
 use crate::hostnet::{Handover, HostNetwork, HostNetworkError};
-use crate::sys::{fork, process};
+use crate::sys::{dumpable, fork, process};
 
 /// Where a reloaded image finds what the one before has set up.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
@@ -26,6 +26,7 @@ static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 /// configuration may be one that ends the process.
 pub fn adopt() {
     let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
+    dumpable::close();
     if let Some(network) = Handover::from_json(&value).and_then(HostNetwork::take_over) {
         keep(network);
     }

@@ -100,6 +100,20 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
+        option: OptionName::Priority,
+        name: c"tuntap-router-priority",
+        help: c"nice value of the router's process and, where sessions share processor time, of its own session; off leaves both as they are (-20 to 19 or off, default -20)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
+        option: OptionName::Harakiri,
+        name: c"tuntap-router-harakiri",
+        help: c"end a router that hangs for so many seconds, so that the master starts the next one (0 to 3600, 0 never, default 6)",
+        argument: Argument::Required,
+        flags: 0,
+    },
+    Entry {
         option: OptionName::MaxPeers,
         name: c"tuntap-router-max-peers",
         help: c"take no further connections beyond so many (1 to 65536, default 65536)",

@@ -8,6 +8,7 @@ use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
 use super::{adoption, devices, doctor, host, hostnet, routers};
+use crate::sys::dumpable;
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -23,6 +24,7 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
     name: c"tuntap".as_ptr(),
     options: OPTIONS.as_mut_ptr(),
     on_load: Some(on_load),
+    init: Some(init),
     jail: Some(jail),
     early_post_jail: Some(enter_jail),
     post_jail: Some(enter_jail),
@@ -39,6 +41,7 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
+        adoption::protect_inherited();
         check_abi().unwrap_or_else(|error| die(error));
         host::note_folder();
         doctor::prepare();
@@ -56,12 +59,22 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         adoption::adopt(&host);
         devices::foretell(&host);
         routers::start(&host);
+        if !devices::holds_any() && !routers::are_there() {
+            // What closed it was a variable that this process has inherited from another one.
+            dumpable::open();
+        }
         // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
         // sockets, and with master-as-root in the workers only, where each would need a device of its own.
         if host.is_born_into_its_net() {
             devices::ensure(&host);
         }
     });
+}
+
+/// Called when the instance has dropped its privileges, if it does that early.
+unsafe extern "C" fn init() -> c_int {
+    guarded("init", devices::protect);
+    0
 }
 
 /// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever the host wants.
@@ -79,12 +92,16 @@ unsafe extern "C" fn complete_jail() {
 }
 
 unsafe extern "C" fn postinit_apps() {
-    guarded("postinit_apps", || devices::check(&HostState::read()));
+    guarded("postinit_apps", || {
+        devices::protect();
+        devices::check(&HostState::read());
+    });
 }
 
 /// Called again and again in the master.
 unsafe extern "C" fn master_cycle() {
     guarded("master_cycle", || {
+        devices::protect();
         devices::resume(&HostState::read());
         routers::watch();
         hostnet::watch();

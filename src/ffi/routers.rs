@@ -4,7 +4,10 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use nix::sys::timerfd::TimerFd;
 use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 
@@ -18,12 +21,12 @@ use crate::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use crate::policy::lease::{Leases, Uncovered};
 use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
-use crate::router::{self, CredentialsCheck, Gateway, NetworkFacts, Setup, StatsEndpoint, Store};
-use crate::sys::process;
+use crate::router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store, Watchdog};
 use crate::sys::replace::directory;
 use crate::sys::socket::tell_arrivals;
 use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::Tun;
+use crate::sys::{dumpable, process, socket};
 use crate::wire::lease::Directory;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
@@ -34,9 +37,16 @@ static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
 struct Watched {
     gateway: HostGateway,
+    /// Name of its device.
+    name: String,
     /// Its process, and what becomes readable when that ends.
     process: Option<(libc::pid_t, OwnedFd)>,
+    heartbeat: Arc<Heartbeat>,
+    watchdog: Watchdog,
 }
+
+/// Has the master look at the routers' heartbeats however long its `check-interval` is.
+static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
 
 /// Binds everything that the routers need and registers their gateways.
 pub fn start(host: &HostState) {
@@ -47,6 +57,8 @@ pub fn start(host: &HostState) {
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
+    // Emperor, gateways and workers inherit what is bound here.
+    dumpable::close_with_children();
     let leases = leases().unwrap_or_else(|errors| die(errors));
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
     if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
@@ -78,23 +90,77 @@ pub fn start(host: &HostState) {
         let data = std::ptr::without_provenance_mut(index);
         let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
-        WATCHED.lock().push(Watched { gateway, process: None });
+        let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
+        WATCHED.lock().extend(heartbeat.map(|heartbeat| Watched {
+            gateway,
+            name: spec.device.clone(),
+            process: None,
+            heartbeat,
+            watchdog: Watchdog::new(config().harakiri),
+        }));
     }
 }
 
-/// In the master: has it see the end of a router at once, not only when it looks around.
+/// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
 pub fn watch() {
-    for watched in WATCHED.lock().iter_mut() {
-        let pid = watched.gateway.pid();
-        if watched.process.as_ref().map(|(pid, _)| *pid) == pid {
-            continue;
+    let mut watched = WATCHED.lock();
+    if !watched.is_empty() {
+        dumpable::close_with_children();
+    }
+    look_again(&watched);
+    for watched in watched.iter_mut() {
+        watched.follow_process();
+        watched.end_if_it_hangs();
+    }
+}
+
+/// Whether this instance has any.
+pub fn are_there() -> bool {
+    !SETUPS.lock().is_empty()
+}
+
+/// Starts the timer, or takes note that it has run out.
+fn look_again(watched: &[Watched]) {
+    let Some(interval) = watched.iter().find_map(|watched| watched.watchdog.interval()) else { return };
+    let mut timer = LOOK_AGAIN.lock();
+    match &*timer {
+        // It has run out, or hasn't; either way it goes on.
+        Some(timer) => _ = nix::unistd::read(timer, &mut [0; 8]),
+        // Without it the master looks as often as its `check-interval` says, every second mostly.
+        None => *timer = process::periodic_timer(interval).ok().filter(|timer| host::master_watch(timer.as_fd())),
+    }
+}
+
+impl Watched {
+    fn follow_process(&mut self) {
+        let pid = self.gateway.pid();
+        if self.process.as_ref().map(|(pid, _)| *pid) == pid {
+            return;
         }
-        if let Some((_, ended)) = watched.process.take() {
+        if let Some((_, ended)) = self.process.take() {
             host::master_unwatch(ended.as_fd());
         }
         // Without it the master finds out all the same, a little later.
         let process = pid.and_then(|pid| Some((pid, process::watch_process(pid).ok()?)));
-        watched.process = process.filter(|(_, descriptor)| host::master_watch(descriptor.as_fd()));
+        self.process = process.filter(|(_, descriptor)| host::master_watch(descriptor.as_fd()));
+    }
+
+    fn end_if_it_hangs(&mut self) {
+        let Some(pid) = self.gateway.pid() else { return };
+        // While the instance reloads, its routers are dead and not started again.
+        let has_ended = match &self.process {
+            Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
+            None => !process::exists(pid),
+        };
+        if !has_ended && self.watchdog.look(&self.heartbeat, pid, Instant::now()) {
+            host::log(&format!(
+                "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
+                 started again (tuntap-router-harakiri)",
+                self.name,
+                config().harakiri.as_secs()
+            ));
+            self.gateway.end();
+        }
     }
 }
 
@@ -102,6 +168,7 @@ pub fn watch() {
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
     WATCHED.lock().clear();
+    LOOK_AGAIN.lock().take();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
@@ -122,6 +189,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         None => None,
     };
     let store = Store::new().map_err(|errno| format!("a pair of sockets: {errno}"))?;
+    let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     // In a reloaded image the host closes what it doesn't know before it forks the gateways.
     let open = [Some(listener.as_fd()), Some(tun.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
@@ -163,6 +231,9 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         credentials: credentials_check()?,
         busy_poll: config().busy_poll,
         store,
+        heartbeat: Arc::new(heartbeat),
+        priority: config().priority,
+        harakiri: config().harakiri,
         sandbox: config().sandbox,
         limits: config().limits,
         host_version: host.version(),
@@ -238,6 +309,8 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let mut device = "a router".to_owned();
     let run = || {
+        // The host's hooks may have changed its ids.
+        dumpable::close_with_children();
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
             setup.tun.name().clone_into(&mut device);
@@ -246,6 +319,7 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         // What belongs to the other routers, and to the master, is not this process's business.
         SETUPS.lock().clear();
         WATCHED.lock().clear();
+        LOOK_AGAIN.lock().take();
         match setup {
             Some(setup) => router::run(&setup).to_string(),
             None => "its set-up is missing".to_owned(),

@@ -10,8 +10,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::busy_poll::BusyPoll;
 use super::closer::Closer;
 use super::gateway::PathMtus;
+use super::heartbeat::Pulse;
 use super::inward::PACKET_BUDGET;
 use super::meter::WorkMeter;
+use super::priority::Priority;
 use super::probation::Probations;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
@@ -79,8 +81,10 @@ pub struct EventLoop<'a> {
     pub(super) peer_log: LimitedLogger<Account>,
     pub(super) fault_log: LimitedLogger<Account>,
     pub(super) started: Instant,
+    pub(super) priority: Priority,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
+    pub(super) pulse: Pulse<'a>,
     pub(super) keeper: Keeper<'a>,
     pub(super) rewrite_again_at: Option<Instant>,
     pub(super) closer: Closer,
@@ -97,6 +101,7 @@ pub struct EventLoop<'a> {
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
+        let priority = Priority::take(setup);
         let (keeper, legacy) = Keeper::open(&setup.store);
         restore::pause(&legacy, setup);
         let started = Instant::now();
@@ -153,8 +158,10 @@ impl<'a> EventLoop<'a> {
             peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
+            priority,
             confinement: Confinement::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
+            pulse: Pulse::new(&setup.heartbeat, setup.harakiri),
             keeper,
             rewrite_again_at: None,
             closer: Closer::default(),
@@ -196,6 +203,7 @@ impl<'a> EventLoop<'a> {
 
     /// Waits for events, awake for as long as that pays. Returns their number; none at a deadline.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
+        self.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
         loop {
@@ -253,8 +261,9 @@ impl<'a> EventLoop<'a> {
     /// How long to sleep when nothing happens.
     fn timeout(&self, now: Instant) -> EpollTimeout {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
-        let Some(next) = self.accept_again_at.into_iter().chain(stats_deadline).chain(self.probations.next_end()).min()
-        else {
+        let next_beat = self.pulse.interval.map(|interval| now + interval);
+        let deadlines = [self.accept_again_at, stats_deadline, self.probations.next_end(), next_beat];
+        let Some(next) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
         // One millisecond more, so that the deadline has passed at the wake-up.

@@ -9,12 +9,14 @@ mod departure;
 mod event_loop;
 mod gateway;
 mod handshake;
+mod heartbeat;
 mod inward;
 mod leasing;
 mod meter;
 mod outward;
 mod parcel;
 mod peer;
+mod priority;
 mod probation;
 mod quarantine;
 mod queue;
@@ -32,6 +34,7 @@ mod ways;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,6 +50,7 @@ use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Directory;
 
+pub use heartbeat::{Heartbeat, Watchdog};
 pub use store::Store;
 
 /// Turns a peer's credentials into its address; `None` refuses the peer.
@@ -121,6 +125,12 @@ pub struct Setup {
     pub master: Option<OwnedFd>,
     /// What outlives this process.
     pub store: Store,
+    /// How the master sees that the router does its work.
+    pub heartbeat: Arc<Heartbeat>,
+    /// The nice value that the router's process takes. `None`: it keeps that of whoever started the instance.
+    pub priority: Option<i8>,
+    /// After how long without a turn of its event loop the router is taken for one that hangs; zero is never.
+    pub harakiri: Duration,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.

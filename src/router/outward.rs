@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::event_loop::{EventLoop, READ_LEN};
+use super::inward::PACKET_BUDGET;
 use super::parcel::Parcel;
 use super::peer::{Departure, Stage};
 use crate::policy::drops::DropReason;
@@ -19,6 +20,15 @@ use crate::wire::ip::Packet;
 use crate::wire::rule::{self, PeerRule};
 use crate::wire::segment::for_each_packet;
 use crate::wire::vnet::Offload;
+
+/// Least bytes of a turn.
+const MIN_TURN_LEN: usize = 1024;
+
+/// Bytes of a peer's next turn, after one with so many bytes and frames: as many frames as packets are read from an attached
+/// peer's device. Who sends small ones would have some thousands in what is one turn of others.
+fn turn_len(bytes: usize, frames: usize) -> usize {
+    bytes.checked_div(frames).map_or(READ_LEN, |average| (average * PACKET_BUDGET).clamp(MIN_TURN_LEN, READ_LEN))
+}
 
 impl EventLoop<'_> {
     pub(super) fn read_peer(&mut self, id: PeerId) {
@@ -38,7 +48,7 @@ impl EventLoop<'_> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let partial_len = peer.partial.len();
         buffer[..partial_len].copy_from_slice(&peer.partial);
-        let free = &mut buffer[partial_len..partial_len + READ_LEN];
+        let free = &mut buffer[partial_len..partial_len + peer.turn_len];
         let received = match peer.stage {
             Stage::Start | Stage::FirstFrame => socket::recv_with_descriptor(peer.as_fd(), free),
             Stage::Credentials | Stage::Frames => socket::recv(peer.as_fd(), free).map(|count| (count, None)),
@@ -67,10 +77,13 @@ impl EventLoop<'_> {
             }
             None => &[],
         });
+        let mut handled = 0;
         for frame in frames.by_ref() {
+            handled += 1;
             self.handle_frame(id, frame?)?;
         }
         if let Some(peer) = self.peers.get_mut(id) {
+            peer.turn_len = turn_len(count, handled);
             peer.partial = if start.is_some() { frames.rest() } else { bytes }.to_vec();
         }
         Ok(())
@@ -217,5 +230,19 @@ impl EventLoop<'_> {
             });
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_of_as_many_frames_as_others_have_packets() {
+        assert_eq!(turn_len(READ_LEN, 2000), 32 * PACKET_BUDGET, "small ones");
+        assert_eq!(turn_len(32 * PACKET_BUDGET, PACKET_BUDGET), 32 * PACKET_BUDGET, "it stays so");
+        assert_eq!(turn_len(READ_LEN, 43), READ_LEN, "long ones");
+        assert_eq!((turn_len(100, 0), turn_len(0, 0)), (READ_LEN, READ_LEN), "the beginning of one");
+        assert_eq!(turn_len(5000, 1000), MIN_TURN_LEN, "next to none");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::event_loop::READ_LEN;
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
 use crate::policy::admission::Refusal;
@@ -105,6 +106,8 @@ pub struct Peer {
     pub offered: Option<OwnedFd>,
     /// Start of a frame of which the rest is still to come.
     pub partial: Vec<u8>,
+    /// Bytes that are read from its connection in its next turn.
+    pub turn_len: usize,
     /// Frames towards it.
     pub queue: FrameQueue,
     /// Whether epoll watches for room in its socket.
@@ -227,6 +230,7 @@ impl Peer {
             offloads: Offloads::NONE,
             offered: None,
             partial: Vec::new(),
+            turn_len: READ_LEN,
             queue: FrameQueue::default(),
             watches_writable: false,
             to_flush: false,

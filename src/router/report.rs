@@ -301,6 +301,7 @@ impl EventLoop<'_> {
             nat: &self.setup.spec.nat,
             ports: self.setup.spec.ports.iter().map(|mapping| self.port_stats(mapping)).collect(),
             uptime: now.saturating_duration_since(self.started).as_secs(),
+            priority: &self.priority,
             sandbox: &self.confinement,
             totals: &self.totals,
             limits_reached: &self.limits_reached,

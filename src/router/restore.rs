@@ -41,6 +41,8 @@ impl EventLoop<'_> {
     pub(super) fn restore(&mut self, peers: Vec<(KeptPeer, OwnedFd)>) {
         let found = peers.len();
         for (kept, connection) in peers {
+            // There may be tens of thousands.
+            self.pulse.beat();
             if !socket::is_hung_up(connection.as_fd()) {
                 self.restore_peer(kept, connection);
             }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use super::priority::Priority;
 use super::sandbox::Confinement;
 use crate::policy::admission::Refusal;
 use crate::policy::drops::DropCounters;
@@ -111,6 +112,8 @@ pub struct Snapshot<'a> {
     pub ports: Vec<PortStats>,
     /// Seconds since the router's process started its work.
     pub uptime: u64,
+    /// Its share of processor time.
+    pub priority: &'a Priority,
     /// What its process gave up.
     pub sandbox: &'a Confinement,
     /// Its counters.

@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use super::dumpable;
+
 /// Most descriptors that can be registered.
 pub const MAX_DESCRIPTORS: usize = 192;
 
@@ -19,7 +21,7 @@ static FORKS_TO_FOLLOW: AtomicU32 = AtomicU32::new(0);
 pub fn close_in_children(fd: BorrowedFd<'_>) -> bool {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // SAFETY: the handler only touches atomics and calls close(2) and getpid(2), which are async-signal-safe, as
+        // SAFETY: the handler only touches atomics and makes system calls, which is async-signal-safe, as
         // pthread_atfork(3) demands of handlers in the child of a process with threads. The plugin is never unloaded.
         let result = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         debug_assert_eq!(result, 0, "pthread_atfork fails only without memory");
@@ -63,6 +65,7 @@ extern "C" fn in_child() {
             unsafe { libc::close(fd) };
         }
     }
+    dumpable::open_child();
 }
 
 fn own_pid() -> libc::pid_t {

@@ -1,12 +1,16 @@
 //! The kernel: TUN devices, sockets with credentials, namespaces, limits. One of the two homes of unsafe code.
 #![allow(unsafe_code)]
 
+pub mod dumpable;
 pub mod fork;
+pub mod keeper;
 pub mod net;
 pub mod netlink;
+pub mod priority;
 pub mod process;
 pub mod replace;
 pub mod sandbox;
+pub mod shared;
 pub mod socket;
 pub mod socket_file;
 pub mod survey;

@@ -9,6 +9,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::time::TimeValLike;
+use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd;
 
@@ -72,6 +73,19 @@ pub fn watch_parent() -> nix::Result<OwnedFd> {
     }
     prctl::set_pdeathsig(None)?;
     Ok(fd)
+}
+
+/// Whether there is a process of this number, if only one that nobody has waited for yet (kill(2) with no signal).
+pub fn exists(pid: libc::pid_t) -> bool {
+    kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}
+
+/// A timer that becomes readable again and again (timerfd_create(2)), of a clock that nobody sets. Reading it doesn't
+/// block.
+pub fn periodic_timer(interval: Duration) -> nix::Result<TimerFd> {
+    let timer = TimerFd::new(TimerClock::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+    timer.set(Expiration::Interval(interval.into()), TimerSetTimeFlags::empty())?;
+    Ok(timer)
 }
 
 /// Makes reads and writes return at once.

@@ -6,6 +6,7 @@
 mod common;
 
 mod site;
+mod thief;
 mod tunnel;
 
 mod credentials;
@@ -14,5 +15,6 @@ mod descriptors;
 mod first_config;
 mod reloads;
 mod router_device;
+mod thieves;
 mod unshared;
 mod vassals;

@@ -7,11 +7,11 @@ use crate::common::netns::Net;
 use crate::common::processes::{Family, Process, descriptors};
 
 /// The end of its path: what stands before depends on root directories and mount namespaces.
-const TUN: &str = "/dev/net/tun";
+pub const TUN: &str = "/dev/net/tun";
 
 /// The connections of a process's network namespace to the router: their near ends, as `/proc` shows descriptors. The
 /// kernel lists both ends of a connection in the namespace that it was made from.
-fn router_connections(emperor: &Emperor, pid: i32) -> Vec<String> {
+pub fn router_connections(emperor: &Emperor, pid: i32) -> Vec<String> {
     let socket = emperor.socket();
     let output = Net::of_process(pid).expect("the process lives").sh("ss -xnH state connected");
     output

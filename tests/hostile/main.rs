@@ -29,4 +29,5 @@ mod floods;
 mod frames;
 mod gateways;
 mod limits;
+mod priority;
 mod rules;

@@ -6,6 +6,7 @@ mod common;
 
 mod world;
 
+mod hangs;
 mod panics;
 mod rejoin;
 mod respawn;
