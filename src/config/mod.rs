@@ -7,6 +7,7 @@ mod grants;
 mod hostnet;
 mod limits;
 mod parse;
+mod protection;
 mod router;
 mod rules;
 mod sandbox;
@@ -21,6 +22,7 @@ pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
 pub use hostnet::{PortMapping, PortProtocol};
+pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
@@ -79,6 +81,14 @@ pub enum OptionName {
     RouterNat,
     /// `tuntap-router-port`
     RouterPort,
+    /// `tuntap-router-host`
+    RouterHost,
+    /// `tuntap-router-max-connections`
+    MaxConnections,
+    /// `tuntap-router-connection-rate`
+    ConnectionRate,
+    /// `tuntap-router-fragment-rate`
+    FragmentRate,
     /// `tuntap-router-mtu`
     RouterMtu,
     /// `tuntap-router-dns`
@@ -101,7 +111,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -125,6 +135,10 @@ impl OptionName {
         Self::RouterAddress,
         Self::RouterNat,
         Self::RouterPort,
+        Self::RouterHost,
+        Self::MaxConnections,
+        Self::ConnectionRate,
+        Self::FragmentRate,
         Self::RouterMtu,
         Self::RouterDns,
         Self::DeviceRule,
@@ -162,6 +176,10 @@ impl OptionName {
             Self::RouterAddress => "tuntap-router-address",
             Self::RouterNat => "tuntap-router-nat",
             Self::RouterPort => "tuntap-router-port",
+            Self::RouterHost => "tuntap-router-host",
+            Self::MaxConnections => "tuntap-router-max-connections",
+            Self::ConnectionRate => "tuntap-router-connection-rate",
+            Self::FragmentRate => "tuntap-router-fragment-rate",
             Self::RouterMtu => "tuntap-router-mtu",
             Self::RouterDns => "tuntap-router-dns",
             Self::DeviceRule => "tuntap-device-rule",
@@ -285,6 +303,10 @@ impl Config {
                 OptionName::RouterAddress => hostnet::address(value).map(|it| host_settings.push(it)),
                 OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
                 OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
+                OptionName::RouterHost => protection::host(value).map(|it| host_settings.push(it)),
+                OptionName::MaxConnections => protection::max_connections(value).map(|it| host_settings.push(it)),
+                OptionName::ConnectionRate => protection::connection_rate(value).map(|it| host_settings.push(it)),
+                OptionName::FragmentRate => protection::fragment_rate(value).map(|it| host_settings.push(it)),
                 OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),
                 OptionName::RouterDns => hostnet::dns(value).map(|it| host_settings.push(it)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
@@ -306,6 +328,7 @@ impl Config {
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);
         }
+        protection::complete(&mut config);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 }
