@@ -232,6 +232,9 @@ pub enum Problem {
     /// Nothing to masquerade.
     #[error("the router has no address (tuntap-router-address), and so no network")]
     NatWithoutAddress,
+    /// Protection of a host that the router hasn't set up.
+    #[error("the router has no address (tuntap-router-address), and so nothing is refused by its host")]
+    ProtectionWithoutAddress,
     /// A mapping to somewhere else.
     #[error("{0} is in none of the router's networks (tuntap-router-address)")]
     OutsideOfRouter(IpAddr),

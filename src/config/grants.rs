@@ -18,6 +18,13 @@ pub struct LeaseSpec {
     holder: HolderSpec,
 }
 
+impl LeaseSpec {
+    /// The addresses.
+    pub const fn prefix(&self) -> IpNet {
+        self.prefix
+    }
+}
+
 /// Whom a lease is for, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum HolderSpec {

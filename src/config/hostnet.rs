@@ -1,11 +1,13 @@
-//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; and `-claims` and `-dns`, which
-//! go with them.
+//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; `-claims` and `-dns`, which go
+//! with them; and what vassals may do to it: `tuntap-router-host`, `-max-connections`, `-connection-rate` and
+//! `-fragment-rate`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
+use super::protection::{ConnectionRate, HostRule, MAX_HOST_RULES};
 use super::{OptionName, RouterSpec, parse};
 use crate::policy::guard::ClaimScope;
 use crate::wire::frame::MAX_PAYLOAD_LEN;
@@ -85,6 +87,10 @@ enum Setting {
     Port(PortMapping),
     Mtu(u16),
     Dns(IpAddr),
+    HostRule(HostRule),
+    MaxConnections(u32),
+    ConnectionRate(ConnectionRate),
+    FragmentRate(u32),
 }
 
 /// Reads `[<device>] <address>/<prefix length>`.
@@ -179,6 +185,26 @@ impl HostSetting {
         Self { option, value: value.to_owned(), device, setting }
     }
 
+    /// A rule of `tuntap-router-host`.
+    pub(super) fn host_rule(value: &str, device: Option<String>, rule: HostRule) -> Self {
+        Self::new(OptionName::RouterHost, value, device, Setting::HostRule(rule))
+    }
+
+    /// A value of `tuntap-router-max-connections`.
+    pub(super) fn max_connections(value: &str, device: Option<String>, max: u32) -> Self {
+        Self::new(OptionName::MaxConnections, value, device, Setting::MaxConnections(max))
+    }
+
+    /// A value of `tuntap-router-connection-rate`.
+    pub(super) fn connection_rate(value: &str, device: Option<String>, rate: ConnectionRate) -> Self {
+        Self::new(OptionName::ConnectionRate, value, device, Setting::ConnectionRate(rate))
+    }
+
+    /// A value of `tuntap-router-fragment-rate`.
+    pub(super) fn fragment_rate(value: &str, device: Option<String>, rate: u32) -> Self {
+        Self::new(OptionName::FragmentRate, value, device, Setting::FragmentRate(rate))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError { option: self.option.as_str(), value: self.value.clone(), problem }
     }
@@ -257,10 +283,35 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
             push(&mut routers[index].ports, *mapping, MAX_PORTS)
         }
         Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
-        Setting::Mtu(mtu) => match routers[index].mtu.replace(*mtu) {
-            Some(_) => Err(Problem::Repeated),
-            None => Ok(()),
-        },
+        Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
+        Setting::HostRule(rule) => {
+            needs_address(&routers[index])?;
+            push(&mut routers[index].protection.rules, *rule, MAX_HOST_RULES)
+        }
+        Setting::MaxConnections(max) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.max_connections, *max)
+        }
+        Setting::ConnectionRate(rate) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.connection_rate, *rate)
+        }
+        Setting::FragmentRate(rate) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.fragment_rate, *rate)
+        }
+    }
+}
+
+/// A host is protected from vassals whose network it has set up.
+fn needs_address(router: &RouterSpec) -> Result<(), Problem> {
+    if router.addresses.is_empty() { Err(Problem::ProtectionWithoutAddress) } else { Ok(()) }
+}
+
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Problem> {
+    match place.replace(value) {
+        Some(_) => Err(Problem::Repeated),
+        None => Ok(()),
     }
 }
 

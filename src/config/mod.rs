@@ -8,6 +8,7 @@ mod hostnet;
 mod limits;
 mod parse;
 mod priority;
+mod protection;
 mod router;
 mod rules;
 mod sandbox;
@@ -22,6 +23,7 @@ pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
 pub use hostnet::{PortMapping, PortProtocol};
+pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
@@ -90,6 +92,14 @@ pub enum OptionName {
     RouterNat,
     /// `tuntap-router-port`
     RouterPort,
+    /// `tuntap-router-host`
+    RouterHost,
+    /// `tuntap-router-max-connections`
+    MaxConnections,
+    /// `tuntap-router-connection-rate`
+    ConnectionRate,
+    /// `tuntap-router-fragment-rate`
+    FragmentRate,
     /// `tuntap-router-mtu`
     RouterMtu,
     /// `tuntap-router-dns`
@@ -112,7 +122,7 @@ pub enum OptionName {
 
 impl OptionName {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 41] = [
         Self::Router,
         Self::Device,
         Self::UseCredentials,
@@ -141,6 +151,10 @@ impl OptionName {
         Self::RouterClaims,
         Self::RouterNat,
         Self::RouterPort,
+        Self::RouterHost,
+        Self::MaxConnections,
+        Self::ConnectionRate,
+        Self::FragmentRate,
         Self::RouterMtu,
         Self::RouterDns,
         Self::DeviceRule,
@@ -183,6 +197,10 @@ impl OptionName {
             Self::RouterClaims => "tuntap-router-claims",
             Self::RouterNat => "tuntap-router-nat",
             Self::RouterPort => "tuntap-router-port",
+            Self::RouterHost => "tuntap-router-host",
+            Self::MaxConnections => "tuntap-router-max-connections",
+            Self::ConnectionRate => "tuntap-router-connection-rate",
+            Self::FragmentRate => "tuntap-router-fragment-rate",
             Self::RouterMtu => "tuntap-router-mtu",
             Self::RouterDns => "tuntap-router-dns",
             Self::DeviceRule => "tuntap-device-rule",
@@ -325,6 +343,10 @@ impl Config {
                 OptionName::RouterClaims => hostnet::claims(value).map(|it| host_settings.push(it)),
                 OptionName::RouterNat => hostnet::nat(value).map(|it| host_settings.push(it)),
                 OptionName::RouterPort => hostnet::port(value).map(|it| host_settings.push(it)),
+                OptionName::RouterHost => protection::host(value).map(|it| host_settings.push(it)),
+                OptionName::MaxConnections => protection::max_connections(value).map(|it| host_settings.push(it)),
+                OptionName::ConnectionRate => protection::connection_rate(value).map(|it| host_settings.push(it)),
+                OptionName::FragmentRate => protection::fragment_rate(value).map(|it| host_settings.push(it)),
                 OptionName::RouterMtu => hostnet::mtu(value).map(|it| host_settings.push(it)),
                 OptionName::RouterDns => hostnet::dns(value).map(|it| host_settings.push(it)),
                 OptionName::DeviceRule => rules::device_rule(value).map(|rule| config.device_rules.push(rule)),
@@ -346,6 +368,7 @@ impl Config {
         if let Some(address) = default_stats {
             router::apply_default_stats(&mut config.routers, address);
         }
+        protection::complete(&mut config);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
+use super::protection::HostProtection;
 use super::{OptionName, parse};
 use crate::policy::guard::ClaimScope;
 
@@ -32,6 +33,8 @@ pub struct RouterSpec {
     pub mtu: Option<u16>,
     /// DNS servers that it tells devices of.
     pub dns: Vec<IpAddr>,
+    /// What it protects its host from.
+    pub protection: HostProtection,
 }
 
 impl RouterSpec {
@@ -91,6 +94,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
+        protection: HostProtection::default(),
     })
 }
 

@@ -112,8 +112,9 @@ pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
     })
 }
 
-fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
-    let service = match words {
+/// Reads `[<protocol> [port[-port]]]`.
+pub fn service(words: &[String], syntax: &'static str) -> Result<Option<Service>, Problem> {
+    Ok(match words {
         [] => None,
         [protocol] => Some(Service { protocol: self::protocol(protocol)?, ports: None }),
         [protocol, ports] => {
@@ -125,7 +126,11 @@ fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Res
             Some(Service { protocol, ports: Some(self::ports(ports)?) })
         }
         _ => return Err(Problem::Syntax(syntax)),
-    };
+    })
+}
+
+fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
+    let service = service(words, syntax)?;
     Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
         SelectorError::MixedVersions => Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() },
         SelectorError::ExtensionHeader => Problem::ExtensionHeader(words.first().cloned().unwrap_or_default()),

@@ -41,6 +41,7 @@ fn router_with_all_its_words() {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
+        protection: HostProtection { own_gateways: vec![address("192.0.2.1:999")], ..HostProtection::default() },
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -123,6 +124,114 @@ fn router_sets_up_its_host() {
         with_router(&[(OptionName::RouterAddress, address)]).unwrap_or_else(|errors| panic!("{errors}"));
     }
     assert!(read(OptionName::RouterNat, "eth0").is_ok(), "without a router it has no effect");
+}
+
+#[test]
+fn host_is_protected_as_its_router_says() {
+    let config = with_two_routers(&[
+        (OptionName::RouterAddress, "a 10.0.0.1/24"),
+        (OptionName::RouterAddress, "b 10.0.1.1/24"),
+        (OptionName::RouterHost, "a deny tcp 22"),
+        (OptionName::RouterHost, "a allow tcp 1-1024"),
+        (OptionName::RouterHost, "a allow 169.254.169.254 icmp"),
+        (OptionName::RouterHost, "a deny fd00::/8"),
+        (OptionName::RouterHost, "a allow"),
+        (OptionName::MaxConnections, "a 100"),
+        (OptionName::ConnectionRate, "a 50 70"),
+        (OptionName::ConnectionRate, "b 50"),
+        (OptionName::Lease, "10.9.0.0/16 7"),
+        (OptionName::LeaseDefault, "deny"),
+    ])
+    .expect("valid");
+    let [first, second] = [&config.routers[0].protection, &config.routers[1].protection];
+    let service = |protocol, ports: Option<(u16, u16)>| {
+        Some(Service { protocol, ports: ports.and_then(|(first, last)| Ports::new(first, last)) })
+    };
+    let tcp = Protocol::Number(6);
+    let net = |text: &str| Some(text.parse().expect("a network"));
+    assert_eq!(
+        first.rules,
+        [
+            HostRule { allow: false, to: None, service: service(tcp, Some((22, 22))) },
+            HostRule { allow: true, to: None, service: service(tcp, Some((1, 1024))) },
+            HostRule { allow: true, to: net("169.254.169.254/32"), service: service(Protocol::Icmp, None) },
+            HostRule { allow: false, to: net("fd00::/8"), service: None },
+            HostRule { allow: true, to: None, service: None },
+        ]
+    );
+    assert_eq!((first.max_connections(), second.max_connections()), (Some(100), Some(4096)));
+    assert_eq!(first.connection_rate(), Some(ConnectionRate { per_second: 50, burst: 70 }));
+    assert_eq!(second.connection_rate(), Some(ConnectionRate { per_second: 50, burst: 250 }));
+    assert_eq!((first.leased.as_slice(), first.any_source), (&["10.9.0.0/16".parse().expect("a network")][..], false));
+    let address = (OptionName::RouterAddress, "10.0.0.1/24");
+    let with = |option, value| {
+        let config = with_router(&[address, (option, value)]).unwrap_or_else(|errors| panic!("{errors}"));
+        config.routers[0].protection.clone()
+    };
+    assert_eq!(with(OptionName::MaxConnections, "0").max_connections(), None);
+    assert_eq!(with(OptionName::ConnectionRate, "0").connection_rate(), None);
+    assert_eq!(with(OptionName::RouterMtu, "1400").connection_rate(), Some(HostProtection::DEFAULT_CONNECTION_RATE));
+    assert_eq!(with(OptionName::FragmentRate, "0").fragment_rate(), None);
+    assert_eq!(with(OptionName::FragmentRate, "a 7").fragment_rate(), Some(7));
+    assert_eq!(with(OptionName::RouterMtu, "1400").fragment_rate(), Some(20));
+    assert!(with(OptionName::RouterClaims, "any").any_source);
+    assert!(!with(OptionName::LeaseDefault, "allow").any_source);
+    assert_eq!(
+        with(OptionName::GatewayVassal, "10.0.0.5").gateway_vassals,
+        ["10.0.0.5/32".parse().expect("a network")]
+    );
+    // A router may have the name of an action, or be a number.
+    let named = |name: &'static str, option, value| {
+        let router = (OptionName::Router, name);
+        Config::from_options([router, (OptionName::RouterAddress, "10.0.0.1/24"), (option, value)])
+    };
+    assert!(named("allow /t", OptionName::RouterHost, "allow deny tcp").is_ok());
+    assert!(named("5 /t", OptionName::ConnectionRate, "5 10 20").is_ok());
+    for (option, values) in [
+        (OptionName::RouterHost, &["", "a", "accept", "allow tcp 0", "allow tcp 9-8", "allow icmp 5", "allow 256"][..]),
+        (OptionName::RouterHost, &["allow 10.0.0.1/8", "allow 300.0.0.1", "allow tcp 80 90", "a b c", "allow ah"]),
+        (OptionName::RouterHost, &["allow fd00::/8 ah", "allow tcp udp", "c allow"]),
+        (OptionName::FragmentRate, &["", "-1", "few", "a b 5", "1000001"]),
+        (OptionName::MaxConnections, &["", "-1", "65537", "many", "a b 5", "c 5"]),
+        (OptionName::ConnectionRate, &["", "a", "5 0", "1000001", "5 5 5 5", "c 5", "-5"]),
+    ] {
+        for value in values {
+            let result = with_router(&[address, (option, value)]);
+            assert!(result.is_err(), "{value}: {result:?}");
+        }
+    }
+    assert!(with_router(&[address, (OptionName::RouterHost, "allow 10.0.0.0/8 ah")]).is_ok());
+    for (option, value) in
+        [(OptionName::RouterHost, "allow"), (OptionName::MaxConnections, "5"), (OptionName::ConnectionRate, "5")]
+    {
+        let error = with_router(&[(option, value)]).expect_err("nothing is protected").to_string();
+        assert!(error.contains("the router has no address"), "{error}");
+    }
+    let twice = [address, (OptionName::MaxConnections, "5"), (OptionName::MaxConnections, "a 6")];
+    assert!(with_router(&twice).is_err_and(|errors| errors.to_string().contains("is there twice")));
+}
+
+/// A value that names no port is about the ports that the instance speaks of, and one that names nothing is about nothing.
+#[test]
+fn gateways_are_known_to_all_routers() {
+    let config = Config::from_options([
+        (OptionName::Router, "a /a \"\" 192.0.2.1:999"),
+        (OptionName::Router, "b /b"),
+        (OptionName::Route, "any 10.1.0.0/16 192.0.2.2:998"),
+        (OptionName::Route, "any 10.2.0.0/16 192.0.2.2:998"),
+        (OptionName::DeviceRoute, "198.51.100.0/24:5"),
+        (OptionName::DeviceRoute, "any"),
+        (OptionName::GatewayAllow, "203.0.113.7"),
+    ])
+    .expect("valid");
+    let expected: Vec<_> =
+        [("192.0.2.2/32", 998), ("198.51.100.0/24", 5), ("203.0.113.7/32", 998), ("203.0.113.7/32", 999)]
+            .map(|(prefix, port)| TargetRange { prefix: prefix.parse().expect("a prefix"), port: Some(port) })
+            .into();
+    for router in &config.routers {
+        assert_eq!(router.protection.own_gateways, [address("192.0.2.1:999")]);
+        assert_eq!(router.protection.gateways, expected);
+    }
 }
 
 #[test]

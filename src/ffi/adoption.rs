@@ -92,9 +92,7 @@ fn take_handover(value: String) -> Result<Handover, HandoverError> {
     let numbers: Result<Vec<i32>, _> = value.split(' ').map(str::parse).collect();
     match numbers.as_deref() {
         Ok(&[description]) => Handover::load(take_descriptor(description)?),
-        Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => {
-            Err(HandoverError::OtherProcess(owner))
-        }
+        Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => Err(HandoverError::OtherProcess(owner)),
         Ok(&[socket, pid, _]) => {
             let keeper = Keeper { socket: take_descriptor(socket)?, pid };
             let mut kept = keeper.take().map_err(HandoverError::Keeper)?.into_iter();

@@ -4,8 +4,11 @@
 mod changes;
 mod forwarding;
 mod handover;
+mod limits;
 mod link;
+mod protection;
 mod table;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +24,8 @@ use crate::sys::netlink::nftables::{Nftables, Table};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use changes::{Changes, Wanted};
 use link::Given;
+use table::Extent;
+use tables::Refusals;
 
 /// Why the host can't be set up.
 #[derive(Debug, Error)]
@@ -46,7 +51,7 @@ pub enum HostNetworkError {
 pub fn rules_of_tables(router: &RouterSpec) -> Vec<BTreeMap<String, usize>> {
     let rules =
         |table: Table| table.chains.into_iter().map(|chain| (chain.name.to_owned(), chain.rules.len())).collect();
-    table::of(router).into_iter().map(rules).collect()
+    Extent::ALL.into_iter().filter_map(|extent| table::of(router, extent)).map(rules).collect()
 }
 
 /// Sets up the device of a router anew that was deleted. Everything else is still there.
@@ -62,6 +67,7 @@ pub struct HostNetwork {
     nftables: Option<Nftables>,
     changes: Changes,
     given: Given,
+    refusals: Refusals,
     wanted: Vec<Wanted>,
     ways: Vec<Way>,
 }
@@ -95,18 +101,8 @@ impl HostNetwork {
         }
         self.given.prune(routers);
         // Before anything is forwarded.
-        let tables: Vec<_> = routers.iter().filter_map(table::of).collect();
-        if tables.is_empty() {
-            self.nftables = None;
-        } else {
-            let nftables = match &mut self.nftables {
-                Some(nftables) => nftables,
-                none => none.insert(Nftables::open()?),
-            };
-            nftables.replace(&tables)?;
-            let names: Vec<_> = tables.into_iter().map(|table| table.name).collect();
-            logger.line(format_args!("[tuntap-router] made the nftables table inet {}", names.join(", ")));
-        }
+        self.nftables = tables::make(self.nftables.take(), routers, logger)?;
+        self.refusals = Refusals::of(routers, self.nftables.as_mut());
         self.wanted = forwarding::wanted(routers, &self.changes, logger);
         self.changes.replace(&self.wanted, logger)?;
         let mut netlink = Netlink::open()?;
@@ -117,9 +113,12 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// To be called now and then: has interfaces forward that were deleted and made anew, as those of dial-up lines and
+    /// To be called now and then: tells of what the tables refuse, and has interfaces forward that were deleted and made anew, as those of dial-up lines and
     /// tunnels are. What somebody turns off on an interface that is still the same stays off.
     pub fn look_after(&mut self, logger: Logger) {
+        if let Some(nftables) = &mut self.nftables {
+            self.refusals.tell(nftables, logger);
+        }
         if self.ways.is_empty() {
             return;
         }

@@ -1,11 +1,16 @@
-//! The table of a router: masquerading, port mappings, segment sizes.
+//! The table of a router: masquerading, port mappings, segment sizes; and what keeps the host from its vassals.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::limits::Limits;
+use super::protection;
 use crate::config::{PortMapping, PortProtocol, RouterSpec};
 use crate::sys::netlink::nftables::{Chain, Hook, Rule, Table, Transport};
+
+/// What is said of packets that would leave with an address of the inside.
+const UNTRANSLATED: &str = "addresses that are not translated";
 
 /// Where the mappings are.
 const PORTS: &str = "ports";
@@ -18,26 +23,76 @@ const IPV6_LOOPBACK_LEN: u8 = 128;
 const INWARD: &str = "inward";
 const OUTWARD: &str = "outward";
 
+/// How much of a table a kernel can make. Protection was added to tables that older kernels, or those with fewer modules,
+/// can make without it; a set-up that has worked goes on working there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Without limits on connections.
+    WithoutLimits,
+    /// Without any protection of the host, either: masquerading and ports.
+    WithoutProtection,
+}
+
+impl Extent {
+    /// All of them, the largest first.
+    pub const ALL: [Self; 3] = [Self::Whole, Self::WithoutLimits, Self::WithoutProtection];
+}
+
 /// The table of a router that has something for it to do.
-pub fn of(router: &RouterSpec) -> Option<Table> {
-    if router.nat.is_empty() && router.ports.is_empty() {
+pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
+    let is_protected = !router.addresses.is_empty() && extent != Extent::WithoutProtection;
+    if router.nat.is_empty() && router.ports.is_empty() && !is_protected {
         return None;
     }
-    let chain = |name, hook, rules| Chain { name, hook, rules };
+    let is_limited = is_protected && extent == Extent::Whole;
+    let limits = if is_limited { Limits::of(router) } else { Limits::default() };
     let mut chains = Vec::new();
     if !router.nat.is_empty() {
         chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().was_not_diverted().discard()]));
         chains.push(chain(OUTWARD, None, own_sources(router)));
     }
-    let forward = segment_sizes(&router.device).into_iter().chain(ways(router)).collect();
+    if is_protected {
+        chains.extend(protection::targets(router));
+    }
+    chains.extend(limits.targets());
+    let mut forward = segment_sizes(&router.device);
+    if is_protected {
+        forward.extend(protection::of_forwarded(router));
+    }
+    forward.extend(ways(router));
+    forward.extend(limits.of_forwarded(router));
     chains.push(chain("forward", Some(Hook::ForwardMangle), forward));
-    chains.push(chain("postrouting", Some(Hook::SourceNat), masquerading(router)));
+    if is_protected {
+        chains.push(chain("input", Some(Hook::Input), protection::of_input(router)));
+    }
+    let arriving = limits.of_arriving(router);
+    if !arriving.is_empty() {
+        chains.push(chain("arrival", Some(Hook::Arrival), arriving));
+    }
+    let fragments = limits.of_fragments(router);
+    if !fragments.is_empty() {
+        chains.push(chain("fragments", Some(Hook::BeforeDefragmentation), fragments));
+    }
+    let masquerading = masquerading(router);
+    if !masquerading.is_empty() {
+        chains.push(chain("postrouting", Some(Hook::SourceNat), masquerading));
+    }
+    if !router.nat.is_empty() {
+        chains.push(chain("departure", Some(Hook::Departure), leaks(router)));
+    }
     if !router.ports.is_empty() {
         chains.push(chain(PORTS, None, mappings(&router.ports)));
         chains.push(chain("prerouting", Some(Hook::DestinationNat), vec![Rule::new().jump(PORTS)]));
         chains.push(chain("output", Some(Hook::OutputNat), vec![Rule::new().jump(PORTS)]));
     }
-    Some(Table { name: router.table_name(), chains })
+    Some(Table { name: router.table_name(), sets: limits.into_sets(), chains })
+}
+
+/// A chain of a table.
+pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
+    Chain { name, hook, rules }
 }
 
 /// What passes between the device and the interfaces that masquerade it. An interface that forwards would let everybody
@@ -51,11 +106,22 @@ fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
     })
 }
 
-/// Nothing goes out with a source that is not masqueraded: of another network, or of a family that the router has no address
-/// of.
+/// Nothing goes out with a source that is not masqueraded: of another network, of a family that the router has no address
+/// of, or in a packet that the kernel translates no addresses of.
 fn own_sources(router: &RouterSpec) -> Vec<Rule> {
+    let untranslated = Rule::new().is_never_translated().count().because(UNTRANSLATED).discard();
     let own = router.addresses.iter().map(|net| Rule::new().from(*net).leave());
-    own.chain([Rule::new().discard()]).collect()
+    let strange = Rule::new().count().because("sources outside of the router's networks").discard();
+    [untranslated].into_iter().chain(own).chain([strange]).collect()
+}
+
+/// Whatever still has a source inside when its source should have been changed: packets of connections that began before
+/// there was anything to change, or that this host itself sends.
+fn leaks(router: &RouterSpec) -> Vec<Rule> {
+    let by_all = router.nat.iter().flat_map(|interface| {
+        router.addresses.iter().map(|net| Rule::new().leaves_by(interface).from(*net).count().because(UNTRANSLATED))
+    });
+    by_all.map(Rule::discard).collect()
 }
 
 /// Connections across the device get no larger segments than the narrower of the ways there and back carries.
@@ -77,13 +143,17 @@ fn masquerading(router: &RouterSpec) -> Vec<Rule> {
     rules.collect()
 }
 
-fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
-    let loopback = [
+/// The loopback addresses of both families.
+pub(super) fn loopback() -> [IpNet; 2] {
+    [
         IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), IPV4_LOOPBACK_LEN),
         IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), IPV6_LOOPBACK_LEN),
-    ];
+    ]
+}
+
+fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
     let exceptions =
-        [Rule::new().to_others().leave()].into_iter().chain(loopback.map(|net| Rule::new().to(net).leave()));
+        [Rule::new().to_others().leave()].into_iter().chain(loopback().map(|net| Rule::new().to(net).leave()));
     let mappings = ports.iter().map(|PortMapping { protocol, port, target }| {
         let transport = match protocol {
             PortProtocol::Tcp => Transport::Tcp,

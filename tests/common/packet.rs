@@ -34,6 +34,18 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8
     packet
 }
 
+/// The first fragment of a UDP datagram, after which others would come.
+pub fn first_fragment(source: Ipv4Addr, destination: Ipv4Addr, id: u16, length: usize) -> Vec<u8> {
+    const MORE_FRAGMENTS: u8 = 0x20;
+    let mut packet = udp(source, destination, 9, &vec![0xa5; length - IPV4_HEADER_LEN - 8]);
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    packet[6] = MORE_FRAGMENTS;
+    packet[10..12].fill(0);
+    let checksum = internet_checksum(&packet[..IPV4_HEADER_LEN]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
 /// An ICMP echo request of `length` bytes in all.
 pub fn echo_request(source: Ipv4Addr, destination: Ipv4Addr, sequence: u16, length: usize) -> Vec<u8> {
     let mut icmp = vec![ICMP_ECHO_REQUEST, 0, 0, 0, ECHO_ID[0], ECHO_ID[1]];
@@ -123,12 +135,25 @@ pub fn fragment(next_header: u8, offset: u16, more: bool) -> [u8; 8] {
     [next_header, 0, high, low, 0, 0, 0, 7]
 }
 
-/// Writes the checksum that covers the pseudo header, too (RFC 8200, section 8.1).
-fn complete(payload: &mut [u8], at: usize, source: Ipv6Addr, destination: Ipv6Addr, protocol: u8) {
-    let length = u32::try_from(payload.len()).expect("it fits a packet");
-    let mut summed = [source.octets(), destination.octets()].concat();
-    summed.extend(length.to_be_bytes());
-    summed.extend([0, 0, 0, protocol]);
+/// Writes the checksum, which covers a pseudo header but in ICMP of IPv4 (RFC 9293, section 3.1; RFC 8200, section 8.1).
+pub fn complete(
+    payload: &mut [u8],
+    at: usize,
+    source: impl Into<IpAddr>,
+    destination: impl Into<IpAddr>,
+    protocol: u8,
+) {
+    let mut summed = Vec::new();
+    if protocol != ICMP {
+        for address in [source.into(), destination.into()] {
+            match address {
+                IpAddr::V4(address) => summed.extend(address.octets()),
+                IpAddr::V6(address) => summed.extend(address.octets()),
+            }
+        }
+        summed.extend(u32::try_from(payload.len()).expect("it fits a packet").to_be_bytes());
+        summed.extend([0, 0, 0, protocol]);
+    }
     summed.extend(&*payload);
     payload[at..at + 2].copy_from_slice(&internet_checksum(&summed).to_be_bytes());
 }

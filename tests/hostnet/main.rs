@@ -8,7 +8,10 @@ mod common;
 mod world;
 
 mod end;
+mod host;
 mod ipv6;
+mod leaks;
+mod limits;
 mod nat;
 mod options;
 mod others;

@@ -133,7 +133,7 @@ fn announced(capture: &Capture, header_len: usize, flags: u8) -> usize {
 
 #[test]
 fn ipv6_source_is_the_vassals_until_the_host() {
-    let world = start(&[]);
+    let world = start(&["tuntap-router-host = allow tcp 7003"]);
     let net = world.start_vassal(&vassal("v1"));
     let target = SocketAddr::from((ip("fd00:77::1"), 7003));
     assert_eq!(client_as_seen(&net, target, &world.netns, target), ip(V1_IPV6));

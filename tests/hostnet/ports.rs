@@ -26,7 +26,8 @@ fn mapped(address: &str, port: u16) -> SocketAddr {
 /// A datagram there and back; the address that the server sees.
 #[track_caller]
 fn udp_client_as_seen(from: &Net, to: SocketAddr, server: &Net, listening: SocketAddr) -> IpAddr {
-    let server = server.run(|| UdpSocket::bind(listening)).expect("the address is there");
+    let server =
+        wait::until("the address is there and free", wait::SHORT, || server.run(|| UdpSocket::bind(listening)).ok());
     let any: SocketAddr = if to.is_ipv4() { any_ipv4(0) } else { "[::]:0".parse().expect("an address") };
     let client = from.run(|| UdpSocket::bind(any)).expect("a socket");
     for socket in [&server, &client] {

@@ -147,15 +147,16 @@ fn table_and_settings_stay_through_reloads() {
 /// What the new configuration doesn't want any more is put back at once.
 #[test]
 fn options_that_are_taken_out_have_no_effect_after_a_reload() {
-    let host = crate::common::netns::Netns::new();
-    let before = ruleset(&host);
-    let world = start_in(host, &[]);
+    let world = start(&[]);
+    assert!(ruleset(&world.netns).contains("masquerade"));
     let path = world.path("emperor.ini");
     let text = std::fs::read_to_string(&path).expect("own file");
     let without: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-nat")).collect();
     std::fs::write(&path, without.join("\n")).expect("own file");
     reload(&world);
-    assert_eq!(ruleset(&world.netns), before);
+    // What protects the host is left.
+    let left = ruleset(&world.netns);
+    assert!(!left.contains("masquerade") && !left.contains("up4") && left.contains("hook input"), "{left}");
     let state = ["up4", "up6"].map(|name| world.netns.sh(&format!("sysctl -n net.ipv4.conf.{name}.forwarding")));
     assert_eq!(state.map(|value| value.trim().to_owned()), ["0", "0"]);
 }

@@ -124,7 +124,9 @@ pub fn client_as_seen(from: &Net, to: SocketAddr, server: &Net, listening: Socke
 
 #[track_caller]
 pub fn connect(from: &Net, to: SocketAddr, server: &Net, listening: SocketAddr) -> (TcpStream, TcpStream, IpAddr) {
-    let listener = server.run(|| TcpListener::bind(listening)).expect("the address is there");
+    // A program that another test is just starting may have a copy of an earlier listener for a moment.
+    let listener =
+        wait::until("the address is there and free", wait::SHORT, || server.run(|| TcpListener::bind(listening)).ok());
     let near = from.run(|| TcpStream::connect_timeout(&to, wait::SHORT));
     let near = near.unwrap_or_else(|error| panic!("{to}: {error}"));
     let (far, client) = listener.accept().expect("the connection");

@@ -49,8 +49,7 @@ fn flood_gets_few_answers_and_others_get_theirs() {
 fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
     let rules = [
         "tuntap-router-address = 192.168.0.1/24",
-        // The vassal has an IPv6 address, too.
-        "tuntap-router-claims = any",
+        "tuntap-router-address = fd00:77::1/64",
         "tuntap-router-firewall-in = reject any 192.168.0.128/25",
         "tuntap-router-firewall-in = allow",
     ];

@@ -30,7 +30,16 @@ fn table(name: &str, rules: Vec<Rule>) -> Table {
         chain("postrouting", Hook::SourceNat, vec![Rule::new().leaves_by("eth0").masquerade()]),
         chain("prerouting", Hook::DestinationNat, vec![Rule::new().jump("ports")]),
     ];
-    Table { name: name.to_owned(), chains }
+    Table { name: name.to_owned(), sets: sets(), chains }
+}
+
+fn sets() -> Vec<Set> {
+    let set = |name, family, timeout| Set { name, family, size: 100, timeout };
+    vec![
+        set("counts", Family::Ipv4, None),
+        set("counts6", Family::Ipv6, None),
+        set("rates", Family::Ipv6, Some(std::time::Duration::from_secs(60))),
+    ]
 }
 
 fn net(text: &str) -> ipnet::IpNet {
@@ -49,7 +58,37 @@ fn rules_mean_what_they_say() {
         (Rule::new().to_others().leave(), "fib daddr type != local return"),
         (Rule::new().to_port(Transport::Tcp, 8080).leave(), "tcp dport 8080 return"),
         (Rule::new().to_port(Transport::Udp, 53).leave(), "udp dport 53 return"),
-        (Rule::new().of_no_connection().discard(), "ct state invalid,new drop"),
+        (Rule::new().to_this_host().accept(), "fib daddr type local accept"),
+        (Rule::new().of_protocol(6).to_ports(80, 90).leave(), "tcp dport 80-90 return"),
+        (Rule::new().of_protocol(132).leave(), "meta l4proto sctp return"),
+        (Rule::new().asks_for_echo(Family::Ipv4).leave(), "icmp type echo-request return"),
+        (Rule::new().asks_for_echo(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
+        (Rule::new().of_no_connection().discard(), "ct state invalid,new,untracked drop"),
+        (Rule::new().of_known_connection().leave(), "ct state established,related return"),
+        (Rule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
+        (Rule::new().begins_connection().leave(), "ct state new ct status ! confirmed return"),
+        (Rule::new().of_protocol(6).reject(true), "meta l4proto tcp reject with tcp reset"),
+        (Rule::new().to_port(Transport::Udp, 5).reject(false), "udp dport 5 reject"),
+        (Rule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
+        (Rule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
+        (
+            Rule::new().destination_has_more_than(7, &sets()[1]).discard(),
+            "add @counts6 { ip6 daddr ct count over 7 } drop",
+        ),
+        (
+            Rule::new()
+                .source_is_faster_than(Rate { unit: Unit::Packets, per_second: 20, burst: 30 }, &sets()[2])
+                .discard(),
+            "update @rates { ip6 saddr limit rate over 20/second burst 30 packets } drop",
+        ),
+        (
+            Rule::new()
+                .is_fragment(Family::Ipv6)
+                .source_is_faster_than(Rate { unit: Unit::Bytes, per_second: 2048, burst: 4096 }, &sets()[2]),
+            "exthdr frag exists update @rates { ip6 saddr limit rate over 2 kbytes/second burst 4 kbytes }",
+        ),
+        (Rule::new().is_fragment(Family::Ipv4).discard(), "ip frag-off & 16383 != 0 drop"),
+        (Rule::new().counts_for_source(&sets()[2]), "update @rates { ip6 saddr counter }"),
         (Rule::new().was_diverted().leave(), "ct status dnat return"),
         (Rule::new().was_not_diverted().leave(), "dnat return"),
         (
@@ -71,7 +110,11 @@ fn rules_mean_what_they_say() {
         // Versions differ in which priorities they give names.
         let listed = nft(&["--numeric-priority", "list", "table", "inet", "tuntap-a"]);
         for line in [
-            "comment \"uwsgi-tuntap\"",
+            "comment \"uwsgi-tuntap ",
+            "type ipv6_addr",
+            "size 100",
+            "flags dynamic,timeout",
+            "timeout 1m",
             "flags owner",
             "type filter hook forward priority -150",
             "type nat hook prerouting priority -100",
@@ -124,6 +167,53 @@ fn tables_are_replaced_and_end_with_their_socket() {
         assert_eq!(nft(&["list", "tables"]), "table inet other\ntable inet tuntap-b\ntable inet tuntap-c\n");
         drop(adopted);
         assert_eq!(nft(&["list", "ruleset"]), before);
+    });
+}
+
+/// What a table has counted goes with it. So it stays if nothing about it is to change, also for the next image.
+#[test]
+fn table_that_is_as_it_should_be_stays() {
+    in_new_namespace(|| {
+        let counting = |text| table("tuntap-a", vec![Rule::new().count().because(text).leave()]);
+        let mut nftables = Nftables::open().expect("nftables");
+        nftables.replace(&[counting("one"), table("tuntap-b", Vec::new())]).expect("two tables");
+        let before = nft(&["-a", "list", "ruleset"]);
+        let copy = nftables.as_fd().try_clone_to_owned().expect("a copy");
+        drop(nftables);
+        let mut adopted = Nftables::adopt(copy).expect("a connection to nftables");
+        adopted.replace(&[counting("one"), table("tuntap-b", Vec::new())]).expect("the same");
+        assert_eq!(nft(&["-a", "list", "ruleset"]), before);
+        adopted.replace(&[counting("another"), table("tuntap-b", Vec::new())]).expect("one is another");
+        let after = nft(&["-a", "list", "ruleset"]);
+        assert!(after.contains("another") && !after.contains("one\""), "{after}");
+        // The other one is the same, with its handle.
+        let line = |text: &str| text.lines().find(|it| it.contains("inet tuntap-b")).map(str::to_owned);
+        assert_eq!(line(&after), line(&before));
+    });
+}
+
+#[test]
+fn counters_are_read_by_their_reasons() {
+    in_new_namespace(|| {
+        let counting = |rule: Rule| rule.count().because("something").discard();
+        let rules = vec![counting(Rule::new().of_protocol(1)), counting(Rule::new().of_protocol(17)), Rule::new()];
+        let output = Chain { name: "out", hook: Some(Hook::Departure), rules };
+        let mut nftables = Nftables::open().expect("nftables");
+        nftables
+            .replace(&[
+                Table { name: "tuntap-a".to_owned(), sets: Vec::new(), chains: vec![output] },
+                table("b", Vec::new()),
+            ])
+            .expect("two tables");
+        let counted = |nftables: &mut Nftables| nftables.counted("tuntap-a").expect("they can be read");
+        assert_eq!(counted(&mut nftables), [("something".to_owned(), 0)].into());
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|it| it.success()));
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback is up");
+        for _ in 0..3 {
+            let _ = socket.send_to(b"x", "127.0.0.1:9");
+        }
+        assert_eq!(counted(&mut nftables), [("something".to_owned(), 3)].into());
+        assert!(nftables.counted("b").expect("they can be read").is_empty());
     });
 }
 
