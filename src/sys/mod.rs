@@ -7,6 +7,7 @@ pub mod netlink;
 pub mod process;
 pub mod replace;
 pub mod sandbox;
+pub mod services;
 pub mod socket;
 pub mod socket_file;
 pub mod survey;
