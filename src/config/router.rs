@@ -29,6 +29,17 @@ pub struct RouterSpec {
     pub mtu: Option<u16>,
     /// DNS servers that it tells devices of.
     pub dns: Vec<IpAddr>,
+    /// What is meant although the host has a use for it already.
+    pub meant: Meant,
+}
+
+/// Values behind which an operator has put `anyway`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// Addresses of routers.
+    pub addresses: Vec<IpNet>,
+    /// Mapped ports.
+    pub ports: Vec<PortMapping>,
 }
 
 impl RouterSpec {
@@ -77,6 +88,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
+        meant: Meant::default(),
     })
 }
 

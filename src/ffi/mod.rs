@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod accounts;
 mod bindings;
 mod devices;
 mod doctor;

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, doctor, hostnet, routers};
+use super::{accounts, devices, doctor, hostnet, routers};
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -42,6 +42,7 @@ unsafe extern "C" fn on_load() {
         check_abi().unwrap_or_else(|error| die(error));
         doctor::prepare();
         hostnet::adopt();
+        accounts::adopt();
     });
 }
 
@@ -100,5 +101,6 @@ unsafe extern "C" fn master_cleanup() {
         routers::close();
         devices::hand_over();
         hostnet::hand_over();
+        accounts::hand_over();
     });
 }

@@ -11,6 +11,7 @@ mod handshake;
 mod inward;
 mod leasing;
 mod meter;
+mod news;
 mod outward;
 mod parcel;
 mod peer;
@@ -35,7 +36,6 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::{RouterSpec, Sandbox};
-use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
@@ -44,6 +44,7 @@ use crate::sys::socket_file::SocketFile;
 use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Directory;
 
+pub use news::News;
 pub use store::Store;
 
 /// Turns a peer's credentials into its address; `None` refuses the peer.
@@ -116,6 +117,8 @@ pub struct Setup {
     pub master: Option<OwnedFd>,
     /// What outlives this process.
     pub store: Store,
+    /// What the master tells it meanwhile.
+    pub news: News,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.
@@ -180,9 +183,6 @@ pub enum RouterError {
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
-    /// It can't be given what it had.
-    #[error("setting up the device again: {0}")]
-    Reconfigure(#[from] HostNetworkError),
 }
 
 impl Setup {

@@ -16,6 +16,8 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
+    /// What the master tells.
+    News,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -37,6 +39,7 @@ impl Token {
             Self::StatsListener => (3, 0, 0),
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Master => (7, 0, 0),
+            Self::News => (8, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -56,6 +59,7 @@ impl Token {
             5 => Self::Peer(PeerId { index, generation }),
             6 => Self::Device(PeerId { index, generation }),
             7 => Self::Master,
+            8 => Self::News,
             _ => return None,
         })
     }

@@ -7,13 +7,20 @@ mod common;
 
 mod world;
 
+mod backup;
+mod conflicts;
 mod end;
 mod ipv6;
+mod losses;
+mod missing;
 mod nat;
 mod options;
 mod others;
 mod ports;
+mod read_only;
 mod reload;
 mod rules;
+mod stale;
 mod strangers;
+mod taken;
 mod two_routers;
