@@ -23,9 +23,10 @@ void tuntap_host_read(struct tuntap_host *host) {
 	host->jailed = uwsgi.jailed;
 	host->master_as_root = uwsgi.master_as_root;
 	host->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
+	host->is_reload = uwsgi.is_a_reload;
 	host->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
 	host->has_emperor = uwsgi.has_emperor;
-	host->is_reload = uwsgi.is_a_reload;
+	host->abstract_socket = uwsgi.abstract_socket;
 	host->stats_http = uwsgi.stats_http;
 	host->stats_minified = uwsgi.stats_minified;
 	host->socket_timeout = uwsgi.socket_timeout;
@@ -33,6 +34,7 @@ void tuntap_host_read(struct tuntap_host *host) {
 	host->gid = (unsigned int) uwsgi.gid;
 	host->uid_name = uwsgi.uidname;
 	host->gid_name = uwsgi.gidname;
+	host->chown_socket = uwsgi.chown_socket;
 	host->config = config();
 }
 
@@ -57,9 +59,13 @@ int tuntap_host_bind_unix(char *name) {
 int tuntap_host_bind_tcp(char *name) {
 	/* a stats client may wait for the answer without sending anything, which a deferred accept would not show us */
 	int no_defer_accept = uwsgi.no_defer_accept;
+	/* the address may be one that the host is yet to get */
+	int freebind = uwsgi.freebind;
 	uwsgi.no_defer_accept = 1;
+	uwsgi.freebind = 1;
 	int fd = bind_to_tcp(name, uwsgi.listen_queue, strchr(name, ':'));
 	uwsgi.no_defer_accept = no_defer_accept;
+	uwsgi.freebind = freebind;
 	return fd;
 }
 

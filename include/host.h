@@ -11,9 +11,10 @@ struct tuntap_host {
 	int jailed;             /* `jailed = true`: born in its namespaces */
 	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
 	int daemonizes_late;    /* `daemonize2` will fork twice after the apps are loaded */
+	int is_reload;          /* this image was executed by a running instance */
 	int unshares_net;       /* `unshare` has the network namespace in it */
 	int has_emperor;        /* an Emperor has started it, and starts it again when it ends */
-	int is_reload;          /* this image was executed by a reload */
+	int abstract_socket;    /* names of unix sockets are in the abstract namespace, whatever they look like */
 	int stats_http;
 	int stats_minified;
 	int socket_timeout;     /* seconds */
@@ -21,6 +22,7 @@ struct tuntap_host {
 	unsigned int gid;
 	const char *uid_name;   /* NULL if not given by name */
 	const char *gid_name;
+	const char *chown_socket; /* `user[:group]`, whose the files of unix sockets shall be; NULL if not set */
 	const char *config;     /* the first configuration file, or what stands for it; NULL if there is none */
 };
 

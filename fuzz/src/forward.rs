@@ -848,6 +848,7 @@ impl Oracle {
         covering.iter().any(|lease| match lease.holder {
             Holder::User(uid) => identity.uid == uid,
             Holder::Group(gid) => identity.gid == gid || identity.groups.contains(&gid),
+            Holder::Nobody => false,
         })
     }
 

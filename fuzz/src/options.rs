@@ -255,7 +255,7 @@ fn check_grant(option: OptionName, value: &str, config: &Config) {
     }
 }
 
-/// A lease is for whom its last word says; names are looked up, and those that nobody has are named.
+/// A lease is for whom its last word says; names are looked up, and those that nobody has are named, and their leases nobody's.
 fn check_lease(value: &str, config: &Config) {
     let words = shlex::split(value).expect("it was split before");
     let [prefix, holder] = words.as_slice() else { panic!("{words:?}") };
@@ -267,19 +267,21 @@ fn check_lease(value: &str, config: &Config) {
     assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
 
     let nobody = |_: &str| Ok(None);
-    match resolve_leases(&config.leases, nobody, nobody) {
-        Ok(_) => assert!(is_number, "{value}"),
-        Err(errors) => {
-            assert!(!is_number && errors.0.len() == 1, "{errors}");
-            assert!(errors.to_string().starts_with(&format!("tuntap-router-lease = {value}: ")), "{errors}");
-        }
+    let (found, errors) = resolve_leases(&config.leases, nobody, nobody);
+    assert_eq!(found[0].holder == Holder::Nobody, !is_number, "{value}");
+    assert_eq!(errors.len(), usize::from(!is_number), "{value}");
+    for (place, error) in errors {
+        assert_eq!(place, 0, "{error}");
+        assert!(error.to_string().starts_with(&format!("tuntap-router-lease = {value}: ")), "{error}");
     }
 }
 
 /// The leases on a machine where every name is known.
 fn leases(config: &Config) -> Vec<Lease> {
     let known = |name: &str| Ok(Some(id_of(name)));
-    resolve_leases(&config.leases, known, known).unwrap_or_else(|errors| panic!("{errors}"))
+    let (leases, errors) = resolve_leases(&config.leases, known, known);
+    assert!(errors.is_empty(), "{errors:?}");
+    leases
 }
 
 /// Any number that differs from name to name, mostly.
@@ -444,6 +446,7 @@ fn write_grants(config: &Config, options: &mut Vec<Written>) {
         let holder = match lease.holder {
             Holder::User(uid) => uid.to_string(),
             Holder::Group(gid) => format!("@{gid}"),
+            Holder::Nobody => unreachable!("every name is known"),
         };
         options.push((OptionName::Lease, format!("{} {holder}", lease.prefix)));
     }
@@ -471,7 +474,10 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         options.push((OptionName::Router, format!("{words} {gateway}")));
         let device = quoted(&router.device);
         let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
-        router.addresses.iter().for_each(|net| write(OptionName::RouterAddress, net.to_string()));
+        let anyway = |is_meant: bool| if is_meant { " anyway" } else { "" };
+        for net in &router.addresses {
+            write(OptionName::RouterAddress, format!("{net}{}", anyway(router.meant.addresses.contains(net))));
+        }
         if let Some(claims) = router.claims {
             let word = if claims == ClaimScope::Own { "own" } else { "any" };
             write(OptionName::RouterClaims, word.to_owned());
@@ -479,7 +485,8 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
         for mapping in &router.ports {
             let protocol = mapping.protocol.as_str();
-            write(OptionName::RouterPort, format!("{protocol} {} {}", mapping.port, mapping.target));
+            let anyway = anyway(router.meant.ports.contains(mapping));
+            write(OptionName::RouterPort, format!("{protocol} {} {}{anyway}", mapping.port, mapping.target));
         }
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
         router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));

@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::error::{ConfigError, ConfigErrors, Problem};
+use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
 use crate::policy::lease::{Holder, Lease, Uncovered};
 use crate::policy::targets::TargetRange;
@@ -67,12 +67,13 @@ pub fn lease_default(value: &str) -> Result<Uncovered, Problem> {
     }
 }
 
-/// Looks up the names in leases. Every name that is unknown is in the error.
+/// Looks up the names in leases, which keep their order. Leases for somebody who isn't there are nobody's, and why they are
+/// is in the second part, by their place.
 pub fn resolve_leases(
     specs: &[LeaseSpec],
     user: impl Fn(&str) -> nix::Result<Option<u32>>,
     group: impl Fn(&str) -> nix::Result<Option<u32>>,
-) -> Result<Vec<Lease>, ConfigErrors> {
+) -> (Vec<Lease>, Vec<(usize, ConfigError)>) {
     let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
         let name = name.to_owned();
         match found {
@@ -83,20 +84,20 @@ pub fn resolve_leases(
     };
     let mut leases = Vec::new();
     let mut errors = Vec::new();
-    for spec in specs {
+    for (place, spec) in specs.iter().enumerate() {
         let holder = match &spec.holder {
             HolderSpec::Number(holder) => Ok(*holder),
             HolderSpec::User(name) => find("user", name, user(name)).map(Holder::User),
             HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
         };
-        match holder {
-            Ok(holder) => leases.push(Lease { prefix: spec.prefix, holder }),
-            Err(problem) => {
-                errors.push(ConfigError { option: OptionName::Lease.as_str(), value: spec.value.clone(), problem })
-            }
-        }
+        let holder = holder.unwrap_or_else(|problem| {
+            let error = ConfigError { option: OptionName::Lease.as_str(), value: spec.value.clone(), problem };
+            errors.push((place, error));
+            Holder::Nobody
+        });
+        leases.push(Lease { prefix: spec.prefix, holder });
     }
-    if errors.is_empty() { Ok(leases) } else { Err(ConfigErrors(errors)) }
+    (leases, errors)
 }
 
 /// Reads `any`, `<addr[/len]>[:port]` or, for IPv6 with a port, `[<addr[/len]>]:<port>`. `any` is one range for each

@@ -31,10 +31,13 @@ const MIN_IPV6_MTU: u16 = 1280;
 /// Shortest prefix of a router's network: an address with a mistyped length must not cover half of the world.
 const MIN_PREFIX_LEN: u8 = 8;
 
-const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length>";
+const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length> [anyway]";
 const CLAIMS_SYNTAX: &str = "[<device>] <own|any>";
 const NAT_SYNTAX: &str = "[<device>] <interface>";
-const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port>";
+const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port> [anyway]";
+/// The last word of a value that is meant although the host has a use for it already.
+const ANYWAY: &str = "anyway";
+
 const MTU_SYNTAX: &str = "[<device>] <bytes>";
 const DNS_SYNTAX: &str = "[<device>] <address>";
 
@@ -81,10 +84,10 @@ pub struct HostSetting {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Setting {
-    Address(IpNet),
+    Address(IpNet, Certainty),
     Claims(ClaimScope),
     Nat(String),
-    Port(PortMapping),
+    Port(PortMapping, Certainty),
     Mtu(u16),
     Dns(IpAddr),
     HostRule(HostRule),
@@ -93,10 +96,28 @@ enum Setting {
     FragmentRate(u32),
 }
 
-/// Reads `[<device>] <address>/<prefix length>`.
+/// Whether a value is meant although the host has a use for it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Usual,
+    Meant,
+}
+
+/// Takes the last word off a value if that says that it is meant.
+fn certainty(value: &str) -> (&str, Certainty) {
+    let value = value.trim_end();
+    match value.strip_suffix(ANYWAY) {
+        Some(rest) if rest.ends_with(char::is_whitespace) => (rest, Certainty::Meant),
+        _ => (value, Certainty::Usual),
+    }
+}
+
+/// Reads `[<device>] <address>/<prefix length> [anyway]`.
 pub fn address(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [word]) = parse::for_device(value, ADDRESS_SYNTAX)?;
-    Ok(HostSetting::new(OptionName::RouterAddress, value, device, Setting::Address(own_address(&word)?)))
+    let (words, certainty) = certainty(value);
+    let (device, [word]) = parse::for_device(words, ADDRESS_SYNTAX)?;
+    let setting = Setting::Address(own_address(&word)?, certainty);
+    Ok(HostSetting::new(OptionName::RouterAddress, value, device, setting))
 }
 
 /// Reads `[<device>] <own|any>`.
@@ -121,9 +142,10 @@ pub fn nat(value: &str) -> Result<HostSetting, Problem> {
     Ok(HostSetting::new(OptionName::RouterNat, value, device, Setting::Nat(interface)))
 }
 
-/// Reads `[<device>] <tcp|udp> <host port> <address>:<port>`.
+/// Reads `[<device>] <tcp|udp> <host port> <address>:<port> [anyway]`.
 pub fn port(value: &str) -> Result<HostSetting, Problem> {
-    let (device, [protocol, port, target]) = parse::for_device(value, PORT_SYNTAX)?;
+    let (words, certainty) = certainty(value);
+    let (device, [protocol, port, target]) = parse::for_device(words, PORT_SYNTAX)?;
     let protocol = match protocol.as_str() {
         "tcp" => PortProtocol::Tcp,
         "udp" => PortProtocol::Udp,
@@ -140,7 +162,7 @@ pub fn port(value: &str) -> Result<HostSetting, Problem> {
         return Err(wrong());
     }
     let mapping = PortMapping { protocol, port, target };
-    Ok(HostSetting::new(OptionName::RouterPort, value, device, Setting::Port(mapping)))
+    Ok(HostSetting::new(OptionName::RouterPort, value, device, Setting::Port(mapping, certainty)))
 }
 
 /// Reads `[<device>] <bytes>`.
@@ -230,7 +252,7 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
     let mut errors = Vec::new();
     // The others depend on addresses, wherever they stand.
     let (addresses, others): (Vec<_>, Vec<_>) =
-        settings.iter().partition(|setting| matches!(setting.setting, Setting::Address(_)));
+        settings.iter().partition(|setting| matches!(setting.setting, Setting::Address(..)));
     for setting in addresses.into_iter().chain(others) {
         let result = setting.router(routers).and_then(|index| apply_one(routers, index, &setting.setting));
         errors.extend(result.err().map(|problem| setting.error(problem)));
@@ -247,11 +269,14 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
 
 fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Result<(), Problem> {
     match setting {
-        Setting::Address(net) => {
+        Setting::Address(net, certainty) => {
             for router in routers.iter() {
                 if let Some(other) = router.addresses.iter().find(|other| overlap(**other, *net)) {
                     return Err(Problem::Overlap { device: router.device.clone(), other: *other });
                 }
+            }
+            if *certainty == Certainty::Meant {
+                routers[index].meant.addresses.push(*net);
             }
             push(&mut routers[index].addresses, *net, MAX_ADDRESSES)
         }
@@ -271,7 +296,7 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
             }
             push(&mut routers[index].nat, interface.clone(), MAX_NAT_INTERFACES)
         }
-        Setting::Port(mapping) => {
+        Setting::Port(mapping, certainty) => {
             check_target(&routers[index], mapping.target.ip())?;
             let takes_the_same = |other: &PortMapping| {
                 (other.protocol, other.port) == (mapping.protocol, mapping.port)
@@ -279,6 +304,9 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
             };
             if routers.iter().flat_map(|router| &router.ports).any(takes_the_same) {
                 return Err(Problem::Repeated);
+            }
+            if *certainty == Certainty::Meant {
+                routers[index].meant.ports.push(*mapping);
             }
             push(&mut routers[index].ports, *mapping, MAX_PORTS)
         }

@@ -24,7 +24,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use grants::{LeaseSpec, resolve_leases};
 pub use hostnet::{PortMapping, PortProtocol};
 pub use protection::{ConnectionRate, HostProtection, HostRule};
-pub use router::{RouterSpec, StatsAddress};
+pub use router::{Meant, RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
 use crate::policy::lease::Uncovered;

@@ -35,6 +35,17 @@ pub struct RouterSpec {
     pub dns: Vec<IpAddr>,
     /// What it protects its host from.
     pub protection: HostProtection,
+    /// What is meant although the host has a use for it already.
+    pub meant: Meant,
+}
+
+/// Values behind which an operator has put `anyway`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// Addresses of routers.
+    pub addresses: Vec<IpNet>,
+    /// Mapped ports.
+    pub ports: Vec<PortMapping>,
 }
 
 impl RouterSpec {
@@ -95,6 +106,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         mtu: None,
         dns: Vec::new(),
         protection: HostProtection::default(),
+        meant: Meant::default(),
     })
 }
 

@@ -42,6 +42,7 @@ fn router_with_all_its_words() {
         mtu: None,
         dns: Vec::new(),
         protection: HostProtection { own_gateways: vec![address("192.0.2.1:999")], ..HostProtection::default() },
+        meant: Meant::default(),
     };
     assert_eq!(config.routers, [expected]);
 }
@@ -97,6 +98,29 @@ fn with_router(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
 
 fn with_two_routers(options: &[(OptionName, &str)]) -> Result<Config, ConfigErrors> {
     with_router(&[&[(OptionName::Router, "b /b")], options].concat())
+}
+
+#[test]
+fn addresses_and_ports_can_be_meant_anyway() {
+    let config = with_router(&[
+        (OptionName::RouterAddress, "10.0.0.1/24 anyway"),
+        (OptionName::RouterAddress, "a fd00:77::1/64"),
+        (OptionName::RouterPort, "tcp 22 10.0.0.2:22"),
+        (OptionName::RouterPort, "a tcp 80 10.0.0.2:80\tanyway "),
+    ])
+    .expect("valid");
+    let router = &config.routers[0];
+    assert_eq!((router.addresses.len(), router.ports.len()), (2, 2));
+    assert_eq!(router.meant, Meant { addresses: vec![router.addresses[0]], ports: vec![router.ports[1]] });
+    for (option, value) in [
+        (OptionName::RouterAddress, "anyway"),
+        (OptionName::RouterAddress, "10.0.0.1/24anyway"),
+        (OptionName::RouterAddress, "10.0.0.1/24 any"),
+        (OptionName::RouterAddress, "10.0.0.1/24 anyway anyway"),
+        (OptionName::RouterPort, "tcp 22 10.0.0.2:22 Anyway"),
+    ] {
+        assert!(with_router(&[(option, value)]).is_err(), "{value}");
+    }
 }
 
 #[test]
@@ -675,7 +699,9 @@ fn device_rules_fit_one_frame() {
 fn resolve(values: &[&str]) -> Result<Vec<Lease>, ConfigErrors> {
     let config = Config::from_options(values.iter().map(|value| (OptionName::Lease, *value)))?;
     let find = |known, id| move |name: &str| Ok((name == known).then_some(id));
-    resolve_leases(&config.leases, find("app", 1000), find("web", 2000))
+    let (leases, errors) = resolve_leases(&config.leases, find("app", 1000), find("web", 2000));
+    let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+    if errors.is_empty() { Ok(leases) } else { Err(ConfigErrors(errors)) }
 }
 
 #[test]

@@ -165,10 +165,8 @@ fn router_of(instance: &Instance, socket: Option<&str>) -> bool {
 fn leases(instance: &Instance) -> (Vec<Lease>, ConfigErrors) {
     let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
     let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
-    match resolve_leases(&instance.config.leases, user, group) {
-        Ok(leases) => (leases, ConfigErrors(Vec::new())),
-        Err(errors) => (Vec::new(), errors),
-    }
+    let (leases, errors) = resolve_leases(&instance.config.leases, user, group);
+    (leases, ConfigErrors(errors.into_iter().map(|(_, error)| error).collect()))
 }
 
 fn after_a_reload(instance: &Instance, account: &Account) -> Vec<Finding> {

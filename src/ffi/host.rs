@@ -107,6 +107,11 @@ impl HostState {
         self.is_jailed() && !self.unshares_net() && Uid::effective().is_root()
     }
 
+    /// Whether a running instance executed itself anew, and this is the new image.
+    pub const fn is_reload(&self) -> bool {
+        self.0.is_reload != 0
+    }
+
     /// Whether `unshare` gives the instance a network namespace of its own.
     pub const fn unshares_net(&self) -> bool {
         self.0.unshares_net != 0
@@ -127,15 +132,15 @@ impl HostState {
         self.0.has_emperor != 0
     }
 
-    /// Whether a reload has executed this image.
-    pub const fn is_reload(&self) -> bool {
-        self.0.is_reload != 0
-    }
-
     /// What tells the instance from others ([`instance_name`]). Empty if it has no configuration file.
     pub fn name(&self) -> String {
         let folder = FOLDER.get().map_or(Path::new(""), PathBuf::as_path);
         instance_name(&self.text(self.0.config).unwrap_or_default(), folder)
+    }
+
+    /// Whether all unix sockets are in the abstract namespace.
+    pub const fn has_abstract_sockets(&self) -> bool {
+        self.0.abstract_socket != 0
     }
 
     /// Whether statistics are to be served in HTTP.
@@ -175,6 +180,19 @@ impl HostState {
             None => gid,
         };
         Ok(Identity { uid: target_uid, gid: target_gid })
+    }
+
+    /// The user or group that the files of unix sockets shall belong to, if there is none of that name. The host ends the
+    /// process over it.
+    pub fn missing_socket_owner(&self) -> Option<String> {
+        let owner = self.text(self.0.chown_socket)?;
+        let (user, group) = owner.split_once(':').map_or((owner.as_str(), None), |(user, group)| (user, Some(group)));
+        let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(user) && !matches!(User::from_name(user), Ok(Some(_))) {
+            return Some(format!("there is no user \"{user}\" on this machine"));
+        }
+        let group = group.filter(|name| !is_number(name) && !matches!(Group::from_name(name), Ok(Some(_))))?;
+        Some(format!("there is no group \"{group}\" on this machine"))
     }
 
     #[allow(clippy::unused_self)] // the pointers are the state's

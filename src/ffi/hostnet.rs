@@ -1,8 +1,8 @@
 //! The host network of this instance's routers, from the start of the first image to the end of the process.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::catch_unwind;
 use std::sync::Once;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -10,14 +10,11 @@ use super::guard::die;
 use super::host::{self, HostState};
 use super::options::config;
 use crate::config::RouterSpec;
-use crate::hostnet::{Handover, HostNetwork, HostNetworkError};
+use crate::hostnet::{Handover, HostNetwork, HostNetworkError, Occasion};
 use crate::sys::{dumpable, fork, process};
 
 /// Where a reloaded image finds what the one before has set up.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
-
-/// Between looks at the interfaces by which vassals reach other networks.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Never dropped: in a forked child its descriptor is closed, or is something else by now.
 static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
@@ -46,17 +43,17 @@ pub fn refuse_impossible(host: &HostState) {
 }
 
 /// Sets up the host for the routers, whose devices exist. They lose what the host can't have. The process ends if that can't
-/// be done.
-pub fn set_up(routers: &mut [RouterSpec]) {
+/// be done, unless it is a reloaded one.
+pub fn set_up(routers: &mut [RouterSpec], occasion: Occasion) {
     let earlier = NETWORK.lock().take().unwrap_or_default();
-    if let Some(descriptor) = earlier.descriptor() {
-        // It may be closed now, and its number become something else.
-        fork::forget(descriptor);
-    }
-    match HostNetwork::set_up(routers, earlier, host::LOGGER) {
+    // They may be closed now, and their numbers become something else.
+    earlier.descriptor().into_iter().chain(earlier.watched()).for_each(fork::forget);
+    match HostNetwork::set_up(routers, earlier, occasion, host::LOGGER) {
         Ok(network) => keep(network),
         // It names the device itself.
-        Err(error @ HostNetworkError::NoAddress { .. }) => die(format_args!("tuntap-router {error}")),
+        Err(
+            error @ (HostNetworkError::NoAddress { .. } | HostNetworkError::Conflict(_) | HostNetworkError::Taken(_)),
+        ) => die(format_args!("tuntap-router {error}")),
         Err(error) => {
             let devices: Vec<_> = routers.iter().map(|router| router.device.as_str()).collect();
             die(format_args!("tuntap-router {}: {error}", devices.join(",")));
@@ -64,38 +61,41 @@ pub fn set_up(routers: &mut [RouterSpec]) {
     }
 }
 
-/// Keeps it until the process ends, and its descriptor from the host's other processes.
+/// Keeps it until the process ends, and its descriptors from the host's other processes.
 fn keep(network: HostNetwork) {
-    if let Some(descriptor) = network.descriptor() {
-        host::keep_open(descriptor);
-        if !fork::close_in_children(descriptor) {
-            die("tuntap-router: too many descriptors to keep from workers");
-        }
-    }
+    network.descriptor().into_iter().chain(network.watched()).for_each(keep_from_others);
     static AT_EXIT: Once = Once::new();
     AT_EXIT.call_once(|| process::at_exit(undo));
     *NETWORK.lock() = Some(network);
 }
 
-/// In the master, again and again: looks after interfaces that come and go, now and then.
+fn keep_from_others(descriptor: BorrowedFd<'_>) {
+    host::keep_open(descriptor);
+    if !fork::close_in_children(descriptor) {
+        die("tuntap-router: too many descriptors to keep from workers");
+    }
+}
+
+/// In the master, again and again, and at once when the kernel has news: looks after what others change.
 pub fn watch() {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    static WATCHED: Once = Once::new();
     if !fork::owns_descriptors() {
         return;
     }
-    let mut last = LAST.lock();
-    if last.is_some_and(|last| last.elapsed() < WATCH_INTERVAL) {
-        return;
-    }
-    *last = Some(Instant::now());
     if let Some(network) = NETWORK.lock().as_mut() {
+        // Without it the master finds out all the same, a little later.
+        WATCHED.call_once(|| _ = network.watched().map(host::master_watch));
+        let before = network.descriptor().map(|descriptor| descriptor.as_raw_fd());
         network.look_after(host::LOGGER);
+        // Tables that couldn't be made at a reload have their descriptor from now on.
+        let made = network.descriptor().filter(|descriptor| before != Some(descriptor.as_raw_fd()));
+        made.into_iter().for_each(keep_from_others);
     }
 }
 
 /// Whether forks must not take a descriptor along.
 pub fn has_descriptor() -> bool {
-    NETWORK.lock().as_ref().is_some_and(|network| network.descriptor().is_some())
+    NETWORK.lock().as_ref().is_some_and(|network| network.descriptor().or_else(|| network.watched()).is_some())
 }
 
 /// Before the process executes its next image, or ends: leaves everything in place for the former.
@@ -103,7 +103,10 @@ pub fn hand_over() {
     if !fork::owns_descriptors() {
         return;
     }
-    if let Some(text) = NETWORK.lock().as_mut().and_then(|network| network.hand_over().to_json()) {
+    let mut place = NETWORK.lock();
+    let Some(network) = place.as_mut() else { return };
+    network.watched().into_iter().for_each(fork::forget);
+    if let Some(text) = network.hand_over().to_json() {
         process::set_variable(HANDOVER_VARIABLE, &text);
     }
 }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod accounts;
 mod adoption;
 mod bindings;
 mod devices;

@@ -200,7 +200,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::RouterAddress,
         name: c"tuntap-router-address",
-        help: c"give the router's device this address and bring it up, may be repeated (syntax: [<device>] <address>/<prefix length>)",
+        help: c"give the router's device this address and bring it up, may be repeated; refused where the host has the network already, unless \"anyway\" stands behind it (syntax: [<device>] <address>/<prefix length> [anyway])",
         argument: Argument::Required,
         flags: 0,
     },
@@ -221,7 +221,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
     Entry {
         option: OptionName::RouterPort,
         name: c"tuntap-router-port",
-        help: c"let a port of the host lead to a vassal, may be repeated (syntax: [<device>] <tcp|udp> <host port> <address>:<port>, [address]:port for IPv6)",
+        help: c"let a port of the host lead to a vassal, may be repeated; refused where the host serves or maps the port already, unless \"anyway\" stands behind it (syntax: [<device>] <tcp|udp> <host port> <address>:<port> [anyway], [address]:port for IPv6)",
         argument: Argument::Required,
         flags: 0,
     },

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{adoption, devices, doctor, host, hostnet, routers};
+use super::{accounts, adoption, devices, doctor, host, hostnet, routers};
 use crate::sys::dumpable;
 
 /// The table, shared with C. The host writes `modifier1` into it.
@@ -46,6 +46,7 @@ unsafe extern "C" fn on_load() {
         host::note_folder();
         doctor::prepare();
         hostnet::adopt();
+        accounts::adopt();
     });
 }
 
@@ -119,5 +120,6 @@ unsafe extern "C" fn master_cleanup() {
         routers::close();
         adoption::hand_over(&HostState::read());
         hostnet::hand_over();
+        accounts::hand_over();
     });
 }

@@ -7,21 +7,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::timerfd::TimerFd;
-use nix::unistd::{Group, User};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 
+use super::accounts;
 use super::guard::die;
 use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
-use crate::config::{ConfigErrors, Credentials, OptionName, RouterSpec, StatsAddress, resolve_leases};
+use crate::config::{Credentials, OptionName, RouterSpec, StatsAddress};
+use crate::hostnet::{Occasion, set_up_device};
 use crate::policy::forward::Policy;
 use crate::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use crate::policy::lease::{Leases, Uncovered};
+use crate::policy::lease::{Lease, Leases};
 use crate::policy::pattern::{Rules, are_for_v4_only};
 use crate::policy::targets::AllowedTargets;
-use crate::router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store, Watchdog};
+use crate::router::{
+    self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
+};
 use crate::sys::replace::directory;
 use crate::sys::socket::tell_arrivals;
 use crate::sys::socket_file::SocketFile;
@@ -32,6 +38,15 @@ use crate::wire::lease::Directory;
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
 
+/// Devices of routers that are prepared later.
+static SPARE_DEVICES: Mutex<Vec<Option<Tun>>> = Mutex::new(Vec::new());
+
+/// The leases, for routers that are prepared later.
+static LEASES: Mutex<Option<Leases>> = Mutex::new(None);
+
+/// Between attempts to prepare a router that couldn't be at a reload.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The routers' processes, as the master sees them.
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
@@ -41,7 +56,8 @@ struct Watched {
     name: String,
     /// Its process, and what becomes readable when that ends.
     process: Option<(libc::pid_t, OwnedFd)>,
-    heartbeat: Arc<Heartbeat>,
+    /// `None`: it waits for what it can't have at the moment.
+    heartbeat: Option<Arc<Heartbeat>>,
     watchdog: Watchdog,
 }
 
@@ -52,14 +68,14 @@ static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
 pub fn start(host: &HostState) {
     if config().routers.is_empty() {
         // An earlier image may have had one.
-        return hostnet::set_up(&mut []);
+        return hostnet::set_up(&mut [], occasion(host));
     }
     if host::ensure_master() {
         host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
-    let leases = leases().unwrap_or_else(|errors| die(errors));
+    let leases = accounts::leases();
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
     if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
         host::log(
@@ -76,14 +92,24 @@ pub fn start(host: &HostState) {
         }
     }
     for spec in &config().routers {
-        let setup = prepare(spec, host, &leases)
-            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
-        SETUPS.lock().push(Some(setup));
+        let mut tun = None;
+        let setup = match prepare(spec, host, &leases, &mut tun) {
+            Err(error) if host.is_reload() => {
+                let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
+                host::log(&format!("[tuntap-router] {line}"));
+                None
+            }
+            Err(error) => die(format_args!("tuntap-router {}: {error}", spec.device)),
+            Ok(setup) => Some(setup),
+        };
+        SETUPS.lock().push(setup);
+        SPARE_DEVICES.lock().push(tun);
     }
+    *LEASES.lock() = Some(leases);
     let mut specs = config().routers.clone();
-    hostnet::set_up(&mut specs);
-    for (setup, spec) in SETUPS.lock().iter_mut().flatten().zip(&specs) {
-        setup.have_network(spec);
+    hostnet::set_up(&mut specs, occasion(host));
+    for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
+        setup.iter_mut().for_each(|setup| setup.have_network(spec));
     }
     for (index, spec) in specs.iter().enumerate() {
         // The host's lists take pointers; this one carries the number.
@@ -91,18 +117,80 @@ pub fn start(host: &HostState) {
         let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
-        WATCHED.lock().extend(heartbeat.map(|heartbeat| Watched {
+        WATCHED.lock().push(Watched {
             gateway,
             name: spec.device.clone(),
             process: None,
             heartbeat,
             watchdog: Watchdog::new(config().harakiri),
-        }));
+        });
+    }
+}
+
+const fn occasion(host: &HostState) -> Occasion {
+    if host.is_reload() { Occasion::Reload } else { Occasion::Start }
+}
+
+/// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
+fn tell_news() {
+    static UNTOLD: Mutex<Vec<(usize, Vec<Lease>)>> = Mutex::new(Vec::new());
+    let come = accounts::newcomers();
+    let mut setups = SETUPS.lock();
+    let mut untold = UNTOLD.lock();
+    if let Some(leases) = LEASES.lock().as_mut() {
+        come.iter().for_each(|lease| leases.add(*lease));
+    }
+    for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
+        if let Some(setup) = setup {
+            come.iter().for_each(|lease| setup.policy.leases.add(*lease));
+            untold.push((index, come.clone()));
+        }
+    }
+    // Whom one has told once more than once hears nothing new.
+    untold.retain(|(index, leases)| {
+        let setup = setups.get(*index).and_then(Option::as_ref);
+        setup.is_some_and(|setup| setup.news.tell(leases) == Err(Errno::EAGAIN))
+    });
+}
+
+/// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they need.
+fn retry(host: &HostState) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut setups = SETUPS.lock();
+    let mut last = LAST.lock();
+    if setups.iter().all(Option::is_some) || last.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
+        return;
+    }
+    *last = Some(Instant::now());
+    let leases = LEASES.lock();
+    let Some(leases) = leases.as_ref() else { return };
+    let mut devices = SPARE_DEVICES.lock();
+    for (index, (place, spec)) in setups.iter_mut().zip(&config().routers).enumerate() {
+        let Some(device) = devices.get_mut(index).filter(|_| place.is_none()) else { continue };
+        let had_device = device.is_some();
+        // Why it can't be was said.
+        let result = prepare(spec, host, leases, device);
+        if !had_device && (device.is_some() || result.is_ok()) {
+            set_up_device(spec, host::LOGGER);
+        }
+        let Ok(setup) = result else { continue };
+        host::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
+        let heartbeat = Arc::clone(&setup.heartbeat);
+        *place = Some(setup);
+        if let Some(watched) = WATCHED.lock().get_mut(index) {
+            watched.heartbeat = Some(heartbeat);
+            if let Some(pid) = watched.gateway.pid() {
+                // The master starts it again at once.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 }
 
 /// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
 pub fn watch() {
+    tell_news();
+    retry(&HostState::read());
     let mut watched = WATCHED.lock();
     if !watched.is_empty() {
         dumpable::close_with_children();
@@ -146,13 +234,13 @@ impl Watched {
     }
 
     fn end_if_it_hangs(&mut self) {
-        let Some(pid) = self.gateway.pid() else { return };
+        let (Some(pid), Some(heartbeat)) = (self.gateway.pid(), &self.heartbeat) else { return };
         // While the instance reloads, its routers are dead and not started again.
         let has_ended = match &self.process {
             Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
             None => !process::exists(pid),
         };
-        if !has_ended && self.watchdog.look(&self.heartbeat, pid, Instant::now()) {
+        if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
             host::log(&format!(
                 "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
                  started again (tuntap-router-harakiri)",
@@ -169,37 +257,66 @@ impl Watched {
 pub fn close() {
     WATCHED.lock().clear();
     LOOK_AGAIN.lock().take();
+    SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
 
-fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup, String> {
-    host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = host::bind_unix(&spec.socket).map_err(|error| format!("{}: {error}", spec.socket))?;
-    let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
-    tun.enable_offloads();
-    host::log(&format!("[tuntap-router] made the device {}", tun.name()));
-    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose()?;
-    let gateway = match spec.gateway {
-        Some(address) => {
-            let gateway = Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}"))?;
-            host::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
-            Some(gateway)
-        }
-        None => None,
+/// Makes what a router needs. The device stays in its place if something else can't be had: programs that are run as root
+/// (`exec-as-root`) may configure it.
+fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases, place: &mut Option<Tun>) -> Result<Setup, String> {
+    if place.is_none() {
+        let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+        tun.enable_offloads();
+        // In a reloaded image the host closes what it doesn't know before it forks the gateways.
+        host::keep_open(tun.as_fd());
+        host::log(&format!("[tuntap-router] made the device {}", tun.name()));
+        *place = Some(tun);
+    }
+    // The host ends the process if it can't bind.
+    let probe_unix = |name: &str| {
+        if host.has_abstract_sockets() && !name.starts_with('@') { Ok(()) } else { socket::probe_unix(name) }
     };
-    let store = Store::new().map_err(|errno| format!("a pair of sockets: {errno}"))?;
+    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    match &spec.stats {
+        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
+        Some(StatsAddress::Tcp(name)) => {
+            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
+        }
+        None => {}
+    }
+    if let Some(missing) = host.missing_socket_owner() {
+        return Err(format!("chown-socket: {missing}"));
+    }
+    let gateway =
+        spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
+    let gateway = gateway.transpose()?;
+    host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
+    let listener = host::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose()?;
+    if let Some(Gateway { address, .. }) = &gateway {
+        if !socket::has_address(address.ip()) {
+            host::log(&format!(
+                "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
+                spec.device,
+                address.ip()
+            ));
+        }
+        host::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
+    }
+    let pair = |errno| format!("a pair of sockets: {errno}");
+    let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
-    // In a reloaded image the host closes what it doesn't know before it forks the gateways.
-    let open = [Some(listener.as_fd()), Some(tun.as_fd())].into_iter().chain([
+    let open = [Some(listener.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).for_each(host::keep_open);
+    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(host::keep_open);
     let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
     });
+    let tun = place.take().ok_or("its device is missing")?;
     Ok(Setup {
         spec: spec.clone(),
         tun,
@@ -234,6 +351,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases) -> Result<Setup
         heartbeat: Arc::new(heartbeat),
         priority: config().priority,
         harakiri: config().harakiri,
+        news,
         sandbox: config().sandbox,
         limits: config().limits,
         host_version: host.version(),
@@ -282,18 +400,6 @@ fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> Re
     })
 }
 
-/// The leases, with the users and groups that their names stand for right now.
-fn leases() -> Result<Leases, ConfigErrors> {
-    let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
-    let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
-    let leases = resolve_leases(&config().leases, user, group)?;
-    Ok(match config().lease_default {
-        Some(uncovered) => Leases::new(leases, uncovered),
-        None if leases.is_empty() => Leases::none(),
-        None => Leases::new(leases, Uncovered::Deny),
-    })
-}
-
 fn credentials_check() -> Result<CredentialsCheck, String> {
     Ok(match &config().credentials {
         Credentials::Off => CredentialsCheck::Off,
@@ -318,11 +424,15 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         }
         // What belongs to the other routers, and to the master, is not this process's business.
         SETUPS.lock().clear();
+        SPARE_DEVICES.lock().clear();
         WATCHED.lock().clear();
         LOOK_AGAIN.lock().take();
         match setup {
             Some(setup) => router::run(&setup).to_string(),
-            None => "its set-up is missing".to_owned(),
+            // The master ends this process when it can be prepared, and when it ends itself.
+            None => loop {
+                std::thread::park();
+            },
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());

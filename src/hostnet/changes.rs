@@ -1,8 +1,10 @@
 //! Settings of the host that were changed, and what is put back of them in the end.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::log::Logger;
 use crate::sys::sysctl::{ALL, Setting, Sysctl};
@@ -30,7 +32,22 @@ impl Wanted {
 
     /// Whether it isn't so, and may be made so.
     pub fn is_due(&self) -> bool {
-        self.sysctl.read().is_ok_and(|value| self.is_instead_of(value))
+        self.due_value().is_some()
+    }
+
+    /// What it is, if it isn't so and may be made so.
+    pub fn due_value(&self) -> Option<i32> {
+        self.sysctl.read().ok().filter(|value| self.is_instead_of(*value))
+    }
+
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        self.sysctl.path()
+    }
+
+    /// The interface that it is a setting of.
+    pub fn interface(&self) -> &str {
+        &self.sysctl.interface
     }
 
     fn is_instead_of(&self, value: i32) -> bool {
@@ -41,6 +58,21 @@ impl Wanted {
     pub fn is_about(&self, interface: &str) -> bool {
         self.sysctl.interface == interface
     }
+}
+
+/// A value that is needed and can't be set.
+#[derive(Debug, Error)]
+#[error(
+    "forwarding: {} is {before} and can't be set to {wanted} ({cause}); set it from outside, sysctl -w {}={wanted} and a file \
+     in /etc/sysctl.d, or let this instance write below /proc/sys/net (for a systemd unit: ProtectKernelTunables=no)",
+    .sysctl.path().display(),
+    .sysctl.name()
+)]
+pub struct SettingError {
+    sysctl: Sysctl,
+    before: i32,
+    wanted: i32,
+    cause: io::Error,
 }
 
 /// A value that was changed.
@@ -65,23 +97,21 @@ impl Changes {
         self.0.iter().any(|change| change.sysctl == *sysctl)
     }
 
-    /// Makes these the changes: what is not among them any more is put back.
-    pub fn replace(&mut self, wanted: &[Wanted], logger: Logger) -> io::Result<()> {
+    /// Makes these the changes: what is not among them any more is put back. Those that can't be made are in the result.
+    pub fn replace(&mut self, wanted: &[Wanted], logger: Logger) -> Vec<SettingError> {
         let (kept, ended) = std::mem::take(&mut self.0)
             .into_iter()
             .partition(|change| wanted.iter().any(|wanted| wanted.sysctl == change.sysctl));
         self.0 = kept;
         Self(ended).put_back(logger);
-        wanted.iter().try_for_each(|wanted| self.make(wanted, logger))
+        wanted.iter().filter_map(|wanted| self.make(wanted, logger).err()).collect()
     }
 
-    /// Makes one more, or makes it again.
-    pub fn make(&mut self, wanted: &Wanted, logger: Logger) -> io::Result<()> {
+    /// Makes one more, or makes it again. What is so already is not touched, so that it may be read-only.
+    pub fn make(&mut self, wanted: &Wanted, logger: Logger) -> Result<(), SettingError> {
         let Wanted { sysctl, value, .. } = wanted;
-        let before = sysctl.read()?;
-        if !wanted.is_instead_of(before) {
-            return Ok(());
-        }
+        // An interface that is gone by now has no settings.
+        let Some(before) = sysctl.read().ok().filter(|before| wanted.is_instead_of(*before)) else { return Ok(()) };
         let change = Change {
             before,
             after: *value,
@@ -89,7 +119,10 @@ impl Changes {
             on_before: sysctl.on_by_themselves(),
             sysctl: sysctl.clone(),
         };
-        sysctl.write(*value)?;
+        let result = sysctl.write(*value);
+        if let Err(cause) = result {
+            return Err(SettingError { sysctl: sysctl.clone(), before, wanted: *value, cause });
+        }
         logger.line(format_args!("[tuntap-router] set {} from {before} to {value}", sysctl.path().display()));
         // A reloaded instance has a new device, while the others have kept what an earlier image has set.
         if !self.contain(sysctl) {
@@ -163,10 +196,10 @@ mod tests {
             let wanted = ["tun0", "tun1"].map(|name| Wanted::on(name, Setting::Ipv4Forwarding));
             let before = ["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding));
             let mut changes = Changes::default();
-            changes.replace(&wanted, SILENT).expect("root");
+            assert!(changes.replace(&wanted, SILENT).is_empty());
             assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), [1, 1]);
             // Another image, which wants less.
-            changes.replace(&wanted[..1], SILENT).expect("root");
+            assert!(changes.replace(&wanted[..1], SILENT).is_empty());
             assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), [1, 0]);
             changes.put_back(SILENT);
             assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv4Forwarding)), before);
@@ -181,7 +214,7 @@ mod tests {
             sysctl.write(1).expect("root");
             let mut changes = Changes::default();
             let wanted = Wanted { sysctl: sysctl.clone(), value: 2, instead_of: Some(1) };
-            changes.replace(&[wanted], SILENT).expect("root");
+            assert!(changes.replace(&[wanted], SILENT).is_empty());
             assert_eq!(sysctl.read().expect("it is there"), 2);
             sysctl.write(0).expect("root");
             changes.put_back(SILENT);
@@ -198,7 +231,7 @@ mod tests {
                 of(ALL).write(all_before).expect("root");
                 of("tun0").write(OFF).expect("root");
                 let mut changes = Changes::default();
-                changes.replace(&[Wanted::on("tun0", Setting::Ipv4Forwarding)], SILENT).expect("root");
+                assert!(changes.replace(&[Wanted::on("tun0", Setting::Ipv4Forwarding)], SILENT).is_empty());
                 assert_eq!(value("tun0", Setting::Ipv4Forwarding), ON);
                 of(ALL).write(all_since).expect("root");
                 changes.put_back(SILENT);
@@ -215,7 +248,7 @@ mod tests {
             of(ALL).write(OFF).expect("root");
             of("tun1").write(ON).expect("root");
             let mut changes = Changes::default();
-            changes.replace(&[Wanted::on(ALL, Setting::Ipv6Forwarding)], SILENT).expect("root");
+            assert!(changes.replace(&[Wanted::on(ALL, Setting::Ipv6Forwarding)], SILENT).is_empty());
             assert_eq!(["tun0", "tun1"].map(|name| value(name, Setting::Ipv6Forwarding)), [ON, ON]);
             changes.put_back(SILENT);
             let state = [ALL, "default", "tun0", "tun1"].map(|name| value(name, Setting::Ipv6Forwarding));

@@ -11,21 +11,23 @@ const UNLESS_FORWARDING: i32 = 1;
 /// Advertisements are taken although packets are forwarded.
 const ALWAYS: i32 = 2;
 
-/// What routers with NAT or port mappings need, after these changes of an earlier image.
-pub fn wanted(routers: &[RouterSpec], earlier: &Changes, logger: Logger) -> Vec<Wanted> {
+/// What routers with NAT or port mappings need, after these changes of an earlier image. What an interface lacks is said
+/// by `say`; one that isn't there is left out.
+pub fn wanted(routers: &[RouterSpec], earlier: &Changes, say: &mut impl FnMut(String)) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for router in routers.iter().filter(|router| !(router.nat.is_empty() && router.ports.is_empty())) {
-        let interfaces: Vec<_> = std::iter::once(&router.device).chain(&router.nat).map(String::as_str).collect();
+        let interfaces = std::iter::once(&router.device).chain(&router.nat).map(String::as_str);
+        let interfaces: Vec<_> = interfaces.filter(|name| exists(name)).collect();
         if router.addresses.iter().any(|net| net.addr().is_ipv4()) {
             wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv4Forwarding)));
         }
         if router.addresses.iter().any(|net| net.addr().is_ipv6()) {
-            let interfaces: Vec<_> = interfaces.into_iter().filter(|name| has_ipv6(name, logger)).collect();
-            if Sysctl::new(ALL, Setting::Ipv6ForceForwarding).exists() {
-                wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv6ForceForwarding)));
-            } else {
+            let interfaces: Vec<_> = interfaces.into_iter().filter(|name| has_ipv6(name, say)).collect();
+            if !Sysctl::new(ALL, Setting::Ipv6ForceForwarding).exists() {
                 let devices: Vec<_> = routers.iter().map(|router| router.device.as_str()).collect();
-                wanted.extend(all_ipv6(&devices, &router.nat, earlier, logger));
+                wanted.extend(all_ipv6(&devices, &router.nat, earlier, say));
+            } else if !all_forward_ipv6() {
+                wanted.extend(interfaces.iter().map(|name| Wanted::on(name, Setting::Ipv6ForceForwarding)));
             }
         }
     }
@@ -34,7 +36,7 @@ pub fn wanted(routers: &[RouterSpec], earlier: &Changes, logger: Logger) -> Vec<
 
 /// What the device of a router needs of that. What is to be said of other interfaces was said.
 pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
-    let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), Logger(|_| ()));
+    let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), &mut |_| ());
     wanted.retain(|wanted| wanted.is_about(&router.device));
     wanted
 }
@@ -59,24 +61,31 @@ pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
     }
 }
 
-/// Whether an interface does IPv6. One that can't carry 1280 bytes doesn't. What isn't there at all is an error later.
-fn has_ipv6(interface: &str, logger: Logger) -> bool {
-    let lacks_ipv6 = !Sysctl::new(interface, Setting::Ipv6Forwarding).exists()
-        && Sysctl::new(interface, Setting::Ipv4Forwarding).exists();
-    if lacks_ipv6 {
-        logger.line(format_args!(
-            "[tuntap-router] {interface} has no IPv6 (its MTU may be below 1280): IPv6 is not forwarded by it"
-        ));
+/// Whether an interface is there: all that are have settings of IPv4.
+pub fn exists(interface: &str) -> bool {
+    Sysctl::new(interface, Setting::Ipv4Forwarding).exists()
+}
+
+/// Whether all interfaces forward IPv6 already.
+fn all_forward_ipv6() -> bool {
+    Sysctl::new(ALL, Setting::Ipv6Forwarding).read().is_ok_and(|value| value != OFF)
+}
+
+/// Whether an interface does IPv6. One that can't carry 1280 bytes doesn't.
+fn has_ipv6(interface: &str, say: &mut impl FnMut(String)) -> bool {
+    let has_ipv6 = Sysctl::new(interface, Setting::Ipv6Forwarding).exists();
+    if !has_ipv6 {
+        say(format!("{interface} has no IPv6 (its MTU may be below 1280): IPv6 is not forwarded by it"));
     }
-    !lacks_ipv6
+    has_ipv6
 }
 
 /// Before Linux 6.17 IPv6 is forwarded by all interfaces or none. Those that forward forget the routes that they were
 /// told by router advertisements, the default route among them, unless they are told to take them all the same. That is
 /// all interfaces, those that come later included, but not our own `devices`: vassals advertise nothing to this host.
-fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, logger: Logger) -> Vec<Wanted> {
+fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, say: &mut impl FnMut(String)) -> Vec<Wanted> {
     let all = Wanted::on(ALL, Setting::Ipv6Forwarding);
-    if all.sysctl.read().is_ok_and(|value| value != OFF) && !earlier.contain(&all.sysctl) {
+    if all_forward_ipv6() && !earlier.contain(&all.sysctl) {
         // It was so before us.
         return vec![all];
     }
@@ -92,9 +101,9 @@ fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, logger: Logger)
         .filter(|wanted| earlier.contain(&wanted.sysctl) || wanted.is_due())
         .collect();
     if advertisements.len() > MAX_INTERFACES {
-        logger.line(format_args!(
-            "[tuntap-router] {} interfaces have accept_ra 1 while IPv6 is forwarded: all but {MAX_INTERFACES} lose the \
-             routes that they were told by advertisements",
+        say(format!(
+            "{} interfaces have accept_ra 1 while IPv6 is forwarded: all but {MAX_INTERFACES} lose the routes that they were \
+             told by advertisements",
             advertisements.len()
         ));
         // Those that matter first.
@@ -129,7 +138,8 @@ mod tests {
             let mut changes = Changes::default();
             // tun0 is the router's own. A reloaded image wants the same.
             for _ in 0..2 {
-                changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
+                let wanted = all_ipv6(&["tun0"], &[], &changes.clone(), &mut |_| ());
+                assert!(changes.replace(&wanted, SILENT).is_empty());
                 assert_eq!(state(), (1, [ALWAYS, UNLESS_FORWARDING, ALWAYS, 0]));
             }
             changes.put_back(SILENT);
@@ -144,7 +154,8 @@ mod tests {
             Sysctl::new("tun1", Setting::Ipv6AcceptAdvertisements).write(UNLESS_FORWARDING).expect("root");
             Sysctl::new(ALL, Setting::Ipv6Forwarding).write(1).expect("root");
             let mut changes = Changes::default();
-            changes.replace(&all_ipv6(&["tun0"], &[], &changes.clone(), SILENT), SILENT).expect("root");
+            let wanted = all_ipv6(&["tun0"], &[], &changes.clone(), &mut |_| ());
+            assert!(changes.replace(&wanted, SILENT).is_empty());
             changes.put_back(SILENT);
             assert_eq!(value("tun1", Setting::Ipv6AcceptAdvertisements), UNLESS_FORWARDING);
             assert_eq!(value(ALL, Setting::Ipv6Forwarding), 1);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::HostNetwork;
 use super::changes::Changes;
 use super::link::Given;
+use super::ports::Mapped;
 use crate::sys::netlink::nftables::Nftables;
 use crate::sys::process::{adopt_inherited, set_close_on_exec};
 
@@ -21,17 +22,27 @@ pub struct Handover {
     socket: Option<RawFd>,
     changes: Changes,
     given: Given,
+    #[serde(default)]
+    mapped: Mapped,
 }
 
 impl HostNetwork {
     /// Before an exec: leaves the descriptor open and everything as it is.
     pub fn hand_over(&mut self) -> Handover {
+        // The next image subscribes anew. The host's option close-on-exec2 would leave this descriptor open.
+        self.notices = None;
         let socket = self.nftables.as_ref().map(|nftables| {
             // If that fails, the next image finds it closed, and makes the tables anew.
             let _ = set_close_on_exec(nftables.as_fd(), false);
             nftables.as_fd().as_raw_fd()
         });
-        Handover { pid: unistd::getpid().as_raw(), socket, changes: self.changes.clone(), given: self.given.clone() }
+        Handover {
+            pid: unistd::getpid().as_raw(),
+            socket,
+            changes: self.changes.clone(),
+            given: self.given.clone(),
+            mapped: self.mapped.clone(),
+        }
     }
 
     /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
@@ -51,7 +62,8 @@ impl HostNetwork {
                 None
             }
         });
-        Some(Self { nftables, changes: handover.changes, given: handover.given, ..Self::default() })
+        let Handover { changes, given, mapped, .. } = handover;
+        Some(Self { nftables, changes, given, mapped, ..Self::default() })
     }
 }
 

@@ -1,14 +1,16 @@
 //! A router's device: its addresses, its MTU, its state.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::HostNetworkError;
 use crate::config::RouterSpec;
 use crate::log::Logger;
-use crate::sys::netlink::{InterfaceAddress, LinkChange, Netlink, NetlinkError};
+use crate::sys::netlink::{InterfaceAddress, Link, LinkChange, Netlink, NetlinkError, Route};
 
 /// What devices were given. A persistent one, which an operator has made, outlives its router, and keeps nothing of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -106,7 +108,7 @@ pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> 
                 }
                 logger.line(format_args!(
                     "[tuntap-router] {}: IPv6 is turned off on this host ({error}); the router and its vassals have IPv4 \
-                     only, and its IPv6 addresses, ports and DNS servers are left out",
+                     only, and its IPv6 addresses, ports and DNS servers are left out until this instance reloads",
                     router.device
                 ));
                 is_ipv6_off = true;
@@ -118,6 +120,125 @@ pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> 
     let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
     logger.line(format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")));
     Ok(())
+}
+
+/// What a router's device has lost of what [`configure`] has given it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// It has another name.
+    Name(String),
+    /// It has another MTU.
+    Mtu(u32),
+    /// It is down.
+    Up,
+    /// An address was taken away.
+    Address(IpNet),
+    /// The route to a network was.
+    Route(IpNet),
+}
+
+impl Loss {
+    /// What stays the same each time that it happens.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Name(_) => "name".to_owned(),
+            Self::Mtu(_) => "mtu".to_owned(),
+            Self::Up => "up".to_owned(),
+            Self::Address(net) | Self::Route(net) => net.to_string(),
+        }
+    }
+}
+
+impl Display for Loss {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(formatter, "was renamed to {name}"),
+            Self::Mtu(mtu) => write!(formatter, "was given an MTU of {mtu}"),
+            Self::Up => write!(formatter, "was taken down"),
+            Self::Address(net) => write!(formatter, "has lost its address {net}"),
+            Self::Route(net) => write!(formatter, "has lost its route to {}", net.trunc()),
+        }
+    }
+}
+
+/// What the host's interfaces are like at the moment.
+#[derive(Debug)]
+pub struct Inventory {
+    links: Vec<Link>,
+    addresses: Vec<InterfaceAddress>,
+}
+
+impl Inventory {
+    /// Looks at all interfaces.
+    pub fn take(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
+        Ok(Self { links: netlink.links()?, addresses: netlink.addresses()? })
+    }
+
+    /// The interface of that name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// Interfaces and their addresses.
+    pub fn into_parts(self) -> (Vec<Link>, Vec<InterfaceAddress>) {
+        (self.links, self.addresses)
+    }
+
+    /// What a router's device has lost, and its index. The device had the index `known` at the last look. One that was
+    /// deleted has lost nothing: its router makes it again.
+    pub fn losses(&self, netlink: &mut Netlink, router: &RouterSpec, known: Option<u32>) -> (Option<u32>, Vec<Loss>) {
+        let Some(link) = self.link(&router.device) else {
+            let renamed = self.links.iter().find(|link| known == Some(link.index));
+            let losses = renamed.map(|link| Loss::Name(link.name.clone()));
+            return (known, losses.into_iter().collect());
+        };
+        let mut losses = Vec::new();
+        losses.extend(router.mtu.filter(|mtu| u32::from(*mtu) != link.mtu).map(|_| Loss::Mtu(link.mtu)));
+        if router.addresses.is_empty() {
+            return (Some(link.index), losses);
+        }
+        losses.extend((!link.is_up).then_some(Loss::Up));
+        for net in &router.addresses {
+            if !self.addresses.contains(&InterfaceAddress { index: link.index, address: *net }) {
+                losses.push(Loss::Address(*net));
+            } else if link.is_up && lacks_route(netlink, *net, link.index) {
+                losses.push(Loss::Route(*net));
+            }
+        }
+        (Some(link.index), losses)
+    }
+}
+
+/// Whether nothing leads to a network any more that an address of the device should have brought along.
+fn lacks_route(netlink: &mut Netlink, net: IpNet, index: u32) -> bool {
+    let Some(neighbour) = net.hosts().take(2).find(|address| *address != net.addr()) else { return false };
+    if net.prefix_len() >= net.max_prefix_len() - 1 || netlink.way_to(neighbour).is_ok_and(|way| way == Some(index)) {
+        return false;
+    }
+    // Another route may take what the look was for, so that the list decides.
+    let is_own = |route: &Route| route.destination == net.trunc() && route.index == Some(index);
+    netlink.routes().is_ok_and(|routes| !routes.iter().any(is_own))
+}
+
+/// Gives a device back what it has lost.
+pub fn mend(netlink: &mut Netlink, router: &RouterSpec, index: u32, loss: &Loss) -> Result<(), NetlinkError> {
+    let set = |netlink: &mut Netlink, up| netlink.set_link(index, LinkChange { up: Some(up), ..LinkChange::default() });
+    match loss {
+        Loss::Name(_) => match netlink.rename(index, &router.device) {
+            // Its addresses of IPv6 go with that, and are mended next.
+            Err(error) if error.errno() == Some(Errno::EBUSY) => {
+                set(netlink, false)?;
+                let renamed = netlink.rename(index, &router.device);
+                set(netlink, true)?;
+                renamed
+            }
+            result => result,
+        },
+        Loss::Mtu(_) => netlink.set_link(index, LinkChange { mtu: router.mtu.map(u32::from), ..LinkChange::default() }),
+        Loss::Up => set(netlink, true),
+        Loss::Address(net) => netlink.replace_address(index, *net),
+        Loss::Route(net) => netlink.replace_route(net.trunc(), None, index),
+    }
 }
 
 fn leave_ipv6_out(router: &mut RouterSpec) {

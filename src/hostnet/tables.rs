@@ -9,36 +9,36 @@ use crate::log::Logger;
 use crate::sys::netlink::NetlinkError;
 use crate::sys::netlink::nftables::Nftables;
 
-/// Makes the tables in place of those of an earlier image, by the connection that these belong to. A kernel that can't make
-/// all of them makes what it could always make, with a line, unless an option asks for more.
+/// Makes the tables in place of those of an earlier image, by the connection that these belong to, which stays open and keeps
+/// them if that fails. A kernel that can't make all of them makes what it could always make, with a line, unless an option asks
+/// for more. Returns their names.
 pub fn make(
-    earlier: Option<Nftables>,
+    nftables: &mut Option<Nftables>,
     routers: &[RouterSpec],
     logger: Logger,
-) -> Result<Option<Nftables>, NetlinkError> {
-    let mut nftables = earlier;
+) -> Result<Vec<String>, NetlinkError> {
     for extent in Extent::ALL {
         let tables: Vec<_> = routers.iter().filter_map(|router| table::of(router, extent)).collect();
         if tables.is_empty() {
-            return Ok(None);
+            *nftables = None;
+            return Ok(Vec::new());
         }
-        let opened = nftables.take().map_or_else(Nftables::open, Ok);
-        let result = opened.and_then(|mut opened| {
-            let result = opened.replace(&tables);
-            nftables = Some(opened);
-            result
-        });
-        let Err(error) = result else {
+        let opened = match &mut *nftables {
+            Some(opened) => Ok(opened),
+            none => Nftables::open().map(|opened| none.insert(opened)),
+        };
+        let Err(error) = opened.and_then(|opened| opened.replace(&tables)) else {
             let names: Vec<_> = tables.into_iter().map(|table| table.name).collect();
             logger.line(format_args!("[tuntap-router] made the nftables table inet {}", names.join(", ")));
-            return Ok(nftables);
+            return Ok(names);
         };
         if !error.may_be_missing() || routers.iter().any(|router| extent.is_needed_by(router)) {
             return Err(error);
         }
         logger.line(format_args!("[tuntap-router] {}: {error}", extent.what_is_missing()));
     }
-    Ok(None)
+    *nftables = None;
+    Ok(Vec::new())
 }
 
 impl Extent {

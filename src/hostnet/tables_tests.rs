@@ -28,8 +28,14 @@ fn host(options: &[(OptionName, &'static str)]) -> (Tun, Nftables, Vec<RouterSpe
     sh("ip -6 addr add fd00:77::1/64 dev tt0 nodad");
     sh("ip link set tt0 up");
     let routers = routers(options);
-    let nftables = make(None, &routers, SILENT).expect("the kernel can").expect("a table");
+    let nftables = made(&routers);
     (tun, nftables, routers)
+}
+
+fn made(routers: &[RouterSpec]) -> Nftables {
+    let mut nftables = None;
+    make(&mut nftables, routers, SILENT).expect("the kernel can");
+    nftables.expect("a table")
 }
 
 fn datagram(source: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
@@ -124,7 +130,7 @@ fn refusals_are_told_now_and_then() {
         assert!(lines[0].contains(": 5 (services of the host") && lines[0].contains("inet tuntap-tt0"), "{lines:?}");
         // A table that is another one now counts from nothing.
         nftables.replace(&[]).expect("it ends");
-        let nftables = &mut make(None, &routers, SILENT).expect("the kernel can").expect("a table");
+        let nftables = &mut made(&routers);
         for (_, all) in &mut refusals.tables {
             all.values_mut().for_each(|refusal| refusal.last = None);
         }

@@ -9,7 +9,7 @@ use super::cache::CachedRules;
 use super::claims::{Assignment, Claimant, Claims, Grants, Source};
 use super::drops::DropReason;
 use super::guard::{Guard, GuardPolicy};
-use super::lease::{Identity, Leases};
+use super::lease::{Identity, Lease, Leases};
 use super::pattern::{Action, AnyFlow, Rules};
 use super::pool::Pool;
 use super::prefix_map::PrefixSet;
@@ -206,6 +206,11 @@ impl Forwarder {
     /// Whether the supplementary groups of a peer matter.
     pub fn wants_groups(&self) -> bool {
         self.leases.name_groups()
+    }
+
+    /// Takes one more lease of what was leased to nobody until now.
+    pub fn grant(&mut self, lease: Lease) {
+        self.leases.add(lease);
     }
 
     /// A new peer, which may claim any address that is leased to it.

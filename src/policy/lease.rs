@@ -15,6 +15,8 @@ pub enum Holder {
     User(u32),
     /// Processes that have this group, as their own or as a supplementary one.
     Group(u32),
+    /// Nobody, as long as the user or group isn't there that it is for.
+    Nobody,
 }
 
 /// Addresses, and who may hold them.
@@ -65,17 +67,22 @@ impl Leases {
 
     /// Takes all leases; their order doesn't matter.
     pub fn new(leases: impl IntoIterator<Item = Lease>, uncovered: Uncovered) -> Self {
-        let mut holders = PrefixMap::<HashSet<Holder>>::default();
-        let mut prefixes = HashMap::<Holder, Vec<IpNet>>::new();
-        let mut groups = HashSet::new();
-        for Lease { prefix, holder } in leases {
-            holders.entry(prefix).insert(holder);
-            prefixes.entry(holder).or_default().push(prefix);
-            if let Holder::Group(group) = holder {
-                groups.insert(group);
-            }
+        let mut this =
+            Self { holders: PrefixMap::default(), prefixes: HashMap::new(), groups: HashSet::new(), uncovered };
+        leases.into_iter().for_each(|lease| this.add(lease));
+        this
+    }
+
+    /// Takes one more. What it covers should be covered already, or it would be taken from those who hold it.
+    pub fn add(&mut self, Lease { prefix, holder }: Lease) {
+        self.holders.entry(prefix).insert(holder);
+        let prefixes = self.prefixes.entry(holder).or_default();
+        if !prefixes.contains(&prefix) {
+            prefixes.push(prefix);
         }
-        Self { holders, prefixes, groups, uncovered }
+        if let Holder::Group(group) = holder {
+            self.groups.insert(group);
+        }
     }
 
     /// Whether a lease of somebody covers an address.
@@ -168,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn lease_of_somebody_who_is_not_there_keeps_everybody_away_until_he_is() {
+        let mut leases = Leases::new([lease("10.0.0.5/32", Holder::Nobody)], Uncovered::Allow);
+        assert!(leases.cover(ADDRESS));
+        assert!([0, 1000].into_iter().all(|uid| !leases.allow(ADDRESS, &user(uid))));
+        for _ in 0..2 {
+            leases.add(lease("10.0.0.5/32", Holder::User(1000)));
+        }
+        assert!(leases.allow(ADDRESS, &user(1000)) && !leases.allow(ADDRESS, &user(1001)));
+        assert_eq!(leases.prefixes_of(&user(1000)).count(), 1);
+    }
+
+    #[test]
     fn any_of_several_leases_is_enough() {
         let leases = Leases::new(
             [
@@ -227,6 +246,7 @@ mod tests {
                 covering.iter().any(|lease| match lease.holder {
                     Holder::User(uid) => uid == identity.uid,
                     Holder::Group(gid) => gid == identity.gid || identity.groups.contains(&gid),
+                    Holder::Nobody => false,
                 })
             };
             let leases = Leases::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });

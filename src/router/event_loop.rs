@@ -114,6 +114,7 @@ impl<'a> EventLoop<'a> {
         if let Some(gateway) = &setup.gateway {
             epoll.add(&gateway.socket, readable(Token::Gateway))?;
         }
+        epoll.add(setup.news.read_end(), readable(Token::News))?;
         if let Some(master) = &setup.master {
             epoll.add(master, readable(Token::Master))?;
         }
@@ -229,6 +230,7 @@ impl<'a> EventLoop<'a> {
             Token::Listener => self.accept_peers(Instant::now()),
             Token::Gateway => self.read_gateway(),
             Token::Addresses => self.learn_addresses(),
+            Token::News => self.read_news(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.read_device(id),
@@ -285,7 +287,7 @@ impl<'a> EventLoop<'a> {
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
     let mut tun = Tun::create(setup.tun.name())?;
     tun.enable_offloads();
-    hostnet::set_up_device(&setup.spec, setup.logger)?;
+    hostnet::set_up_device(&setup.spec, setup.logger);
     setup.logger.line(format_args!(
         "[tuntap-router] {}: the device was deleted and is made again; what tuntap-router-* options don't say about its \
          addresses and routes has to be set again, too",

@@ -13,6 +13,7 @@ mod heartbeat;
 mod inward;
 mod leasing;
 mod meter;
+mod news;
 mod outward;
 mod parcel;
 mod peer;
@@ -41,7 +42,6 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::config::{RouterSpec, Sandbox};
-use crate::hostnet::HostNetworkError;
 use crate::log::Logger;
 use crate::policy::forward::Policy;
 use crate::policy::limits::Limits;
@@ -51,6 +51,7 @@ use crate::sys::tun::{Tun, TunError};
 use crate::wire::lease::Directory;
 
 pub use heartbeat::{Heartbeat, Watchdog};
+pub use news::News;
 pub use store::Store;
 
 /// Turns a peer's credentials into its address; `None` refuses the peer.
@@ -131,6 +132,8 @@ pub struct Setup {
     pub priority: Option<i8>,
     /// After how long without a turn of its event loop the router is taken for one that hangs; zero is never.
     pub harakiri: Duration,
+    /// What the master tells it meanwhile.
+    pub news: News,
     /// The host's version, for the statistics.
     pub host_version: String,
     /// Where lines go.
@@ -195,9 +198,6 @@ pub enum RouterError {
     /// A deleted device can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
-    /// It can't be given what it had.
-    #[error("setting up the device again: {0}")]
-    Reconfigure(#[from] HostNetworkError),
 }
 
 impl Setup {

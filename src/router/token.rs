@@ -18,6 +18,8 @@ pub enum Token {
     StatsClient(u32),
     /// News of the host's addresses.
     Addresses,
+    /// What the master tells.
+    News,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -40,6 +42,7 @@ impl Token {
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Master => (7, 0, 0),
             Self::Addresses => (8, 0, 0),
+            Self::News => (9, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -60,6 +63,7 @@ impl Token {
             6 => Self::Device(PeerId { index, generation }),
             7 => Self::Master,
             8 => Self::Addresses,
+            9 => Self::News,
             _ => return None,
         })
     }

@@ -2,8 +2,11 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -249,6 +252,8 @@ pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
         kernel::setsockopt(&socket, sockopt::Ipv6V6Only, &!address.ip().is_unspecified())?;
     }
     tell_interfaces(socket.as_fd(), address.is_ipv4())?;
+    // The address may be one that the host is yet to get (ip(7)).
+    kernel::setsockopt(&socket, sockopt::IpFreebind, &true)?;
     kernel::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(UdpSocket::from(socket))
 }
@@ -328,6 +333,42 @@ pub fn arrival(fd: BorrowedFd<'_>) -> Option<(SocketAddr, Option<u32>)> {
 pub fn tell_arrivals(listener: BorrowedFd<'_>) -> nix::Result<()> {
     let is_ipv4 = kernel::getsockname::<SockaddrStorage>(listener.as_raw_fd())?.as_sockaddr_in().is_some();
     tell_interfaces(listener, is_ipv4)
+}
+
+/// Whether this host has an address, so that what is bound to it hears something.
+pub fn has_address(address: IpAddr) -> bool {
+    let result = UdpSocket::bind((address, 0));
+    !result.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+}
+
+/// Whether a unix socket could be bound under this name, with its file in place of one that is there. Tries that with a
+/// socket that is closed at once. `@` begins a name in the abstract namespace.
+pub fn probe_unix(name: &str) -> io::Result<()> {
+    if let Some(name) = name.strip_prefix('@') {
+        let address = <UnixSocketAddr as SocketAddrExt>::from_abstract_name(name)?;
+        return UnixListener::bind_addr(&address).map(drop);
+    }
+    if Path::new(name).is_dir() {
+        return Err(Errno::EISDIR.into());
+    }
+    let probe = format!("{name}.{}", std::process::id());
+    let _ = std::fs::remove_file(&probe);
+    let result = UnixListener::bind(&probe).map(drop);
+    let _ = std::fs::remove_file(&probe);
+    result
+}
+
+/// Whether TCP could be listened for on `host:port`, `*:port` or `:port`; an address that the host is yet to get can be.
+pub fn probe_tcp(name: &str) -> io::Result<()> {
+    let wrong = || io::Error::from(Errno::EINVAL);
+    let (host, port) = name.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    let host = if host.is_empty() || host == "*" { "0.0.0.0" } else { host.trim_matches(['[', ']']) };
+    let address = (host, port).to_socket_addrs()?.next().ok_or_else(wrong)?;
+    match TcpListener::bind(address) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU;

@@ -70,6 +70,12 @@ impl Sysctl {
         self.setting.folder().join(&self.interface).join(self.setting.place().1)
     }
 
+    /// What sysctl(8) calls it. Dots in an interface's name are slashes there.
+    pub fn name(&self) -> String {
+        let (family, name) = self.setting.place();
+        format!("net.{family}.conf.{}.{name}", self.interface.replace('.', "/"))
+    }
+
     /// Whether the kernel has it for this interface.
     pub fn exists(&self) -> bool {
         self.path().exists()

@@ -38,6 +38,7 @@ pub struct EmperorIni {
     router: String,
     basics: String,
     lines: Vec<String>,
+    before: Option<String>,
     stats_over_http: bool,
 }
 
@@ -53,6 +54,7 @@ impl EmperorIni {
             router: ROUTER.to_owned(),
             basics,
             lines: Vec::new(),
+            before: None,
             stats_over_http: false,
         }
     }
@@ -80,6 +82,13 @@ impl EmperorIni {
     pub fn stats_over_http(mut self) -> Self {
         self.stats_over_http = true;
         self.line("stats-http = true")
+    }
+
+    /// What a shell does first, in the instance's namespaces.
+    #[allow(dead_code, reason = "not in every test binary")]
+    pub fn before(mut self, command: &str) -> Self {
+        self.before = Some(command.to_owned());
+        self
     }
 
     pub fn address(mut self, address: Ipv4Addr) -> Self {
@@ -131,7 +140,11 @@ impl EmperorIni {
         // makes a mount namespace, which the hosts' mount ends with.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
-            .args(["sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""])
+            .args(["sh", "-c"])
+            .arg(format!(
+                "mount --bind \"$0\" \"$1\" && shift && {{ {}; }} && exec \"$@\"",
+                self.before.as_deref().unwrap_or("true")
+            ))
             .arg(hosts_dir())
             .arg(in_dir(MOUNT))
             .arg(in_dir(&self.host.mounted_uwsgi().to_string_lossy()))

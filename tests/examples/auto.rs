@@ -6,7 +6,7 @@ use crate::common::wait;
 use crate::example::{Example, addresses_of, net_of, wait_for_answer};
 use crate::world::{INTERNET, INTERNET_V6, World};
 
-const APP2: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+const APP2: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 137, 0, 2));
 
 #[test]
 fn vassals_have_addresses_of_both_families_and_reach_the_internet() {
@@ -18,7 +18,7 @@ fn vassals_have_addresses_of_both_families_and_reach_the_internet() {
         let [v4, v6] = addresses[..] else { panic!("{vassal}: {addresses:?}") };
         assert_eq!(v4 == APP2, vassal == "app2.ini", "{vassal}: {v4}");
         assert!(
-            v4.to_string().starts_with("10.0.0.") && v6.to_string().starts_with("fd00:77::"),
+            v4.to_string().starts_with("10.137.0.") && v6.to_string().starts_with("fd6e:9c4a:71d3::"),
             "{vassal}: {v4} {v6}"
         );
         wait_for_answer(&world.host, v4, uid);

@@ -128,7 +128,7 @@ fn host_that_drops_what_is_forwarded_is_mended_by_the_remedies() {
     }
     let example = Example::copy("ports");
     let emperor = example.start(&world.host, "emperor.ini");
-    let app = [IpAddr::from([192, 168, 0, 2]), IpAddr::from([0xfd00, 0x77, 0, 0, 0, 0, 0, 2])];
+    let app = [IpAddr::from([10, 137, 0, 2]), IpAddr::from([0xfd6e, 0x9c4a, 0x71d3, 0, 0, 0, 0, 2])];
     app.into_iter().for_each(|address| wait_for_answer(&world.host, address, 20001));
     let net = net_of(&emperor, "app.ini");
     let ways: [(IpAddr, IpAddr); 2] = [(INTERNET.into(), HOST.into()), (INTERNET_V6.into(), HOST_V6.into())];

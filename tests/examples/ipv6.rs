@@ -4,8 +4,8 @@ use crate::common::probe::{is_cut_off, is_reachable};
 use crate::example::{Example, addresses_of, net_of, wait_for_answer};
 use crate::world::{INTERNET_V6, World};
 
-const EMPEROR: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
-const APP2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
+const EMPEROR: Ipv6Addr = Ipv6Addr::new(0xfd6e, 0x9c4a, 0x71d3, 0, 0, 0, 0, 1);
+const APP2: Ipv6Addr = Ipv6Addr::new(0xfd6e, 0x9c4a, 0x71d3, 0, 0, 0, 0, 2);
 
 #[test]
 fn vassals_have_ipv6_alone_and_not_each_other() {

@@ -4,8 +4,8 @@ use crate::example::{Example, answer, answer_of, wait_for_answer};
 use crate::world::{HOST, HOST_V6, INTERNET, INTERNET_V6, World};
 
 const PORT: u16 = 8081;
-const APP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
-const APP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
+const APP: Ipv4Addr = Ipv4Addr::new(10, 137, 0, 2);
+const APP_V6: Ipv6Addr = Ipv6Addr::new(0xfd6e, 0x9c4a, 0x71d3, 0, 0, 0, 0, 2);
 
 #[test]
 fn internet_reaches_the_vassal_by_a_port_of_the_host() {

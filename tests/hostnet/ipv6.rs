@@ -24,7 +24,7 @@ fn start_in(host: Netns, site: Site) -> World {
 
 /// A vassal that asks its router for addresses.
 #[track_caller]
-fn start_auto(world: &World, name: &str) -> Net {
+pub fn start_auto(world: &World, name: &str) -> Net {
     let head = Host::usual().plugin_lines(Subject::Ours);
     let text = format!(
         "[uwsgi]\n{head}master = true\njailed = true\nprocesses = 1\nsocket = 127.0.0.1:3031\nuid = {NOBODY}\n\
@@ -86,6 +86,25 @@ fn router_with_ipv6_alone_does_not_start_without_it() {
     let mut emperor = ini().lines(&lines).launch_in(host);
     assert!(!emperor.wait_for_exit().success());
     emperor.log.wait_for("emperor0: IPv6 is turned off on this host, and the router has no IPv4 address", wait::SHORT);
+}
+
+/// A running one goes on, and has its address again when there is IPv6 again.
+#[test]
+fn router_with_ipv6_alone_reloads_without_it() {
+    let host = Netns::new();
+    host.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0");
+    let lines = [SET_UP[0], "tuntap-router-address = fd00:77::1/64"];
+    let mut emperor = ini().lines(&lines).start_in(host);
+    emperor.netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let mark = emperor.log.mark();
+    emperor.signal(nix::sys::signal::Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+    assert!(emperor.exit_status().is_none());
+    emperor.log.wait_for_since(mark, "emperor0: IPv6 is turned off on this host", wait::SHORT);
+    emperor.netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0");
+    wait::until_true("the router has its address", wait::LONG, || {
+        emperor.netns.sh("ip -6 addr show dev emperor0").contains("fd00:77::1/64")
+    });
 }
 
 /// The host has no more than link-local addresses: vassals have IPv6 among themselves, and are told at once that the world

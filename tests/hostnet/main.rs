@@ -7,16 +7,23 @@ mod common;
 
 mod world;
 
+mod backup;
+mod conflicts;
 mod end;
 mod host;
 mod ipv6;
 mod leaks;
 mod limits;
+mod losses;
+mod missing;
 mod nat;
 mod options;
 mod others;
 mod ports;
+mod read_only;
 mod reload;
 mod rules;
+mod stale;
 mod strangers;
+mod taken;
 mod two_routers;

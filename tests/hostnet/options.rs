@@ -12,12 +12,6 @@ fn assert_refused(lines: &[&str], reason: &str) {
 }
 
 #[test]
-fn interface_that_does_not_exist_stops_the_start() {
-    let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-nat = nothing0"];
-    assert_refused(&lines, "nothing0/forwarding: No such file or directory");
-}
-
-#[test]
 fn mapping_to_nowhere_stops_the_start() {
     let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-port = tcp 80 10.0.1.2:80"];
     assert_refused(&lines, "tuntap-router-port = tcp 80 10.0.1.2:80: 10.0.1.2 is in none of the router's networks");

@@ -44,15 +44,3 @@ fn interface_that_is_made_anew_forwards_again() {
     world.emperor.wait_for_exit();
     assert_eq!(ipv4_forwarding(&world.netns, "up4"), 0);
 }
-
-/// It is the operator's word, as long as the interface is the same.
-#[test]
-fn forwarding_that_somebody_turns_off_stays_off() {
-    let world = start(&[]);
-    world.netns.sh("sysctl -qw net.ipv4.conf.up4.forwarding=0");
-    // The master looks at what is new in the meantime.
-    world.netns.sh("ip link del up6");
-    world.netns.sh("ip link add up6 type veth peer name other0");
-    wait::until_true("the new one forwards", wait::LONG, || ipv4_forwarding(&world.netns, "up6") == 1);
-    assert_eq!(ipv4_forwarding(&world.netns, "up4"), 0);
-}

@@ -9,6 +9,7 @@ mod account;
 mod world;
 
 mod hostile;
+mod missing;
 mod options;
 mod peers;
 mod rules;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -30,6 +30,8 @@ pub struct Link {
     pub tx_queue_len: u32,
     /// Whether it is administratively up (IFF_UP).
     pub is_up: bool,
+    /// Of a VRF device: its table, which is one of a world of its own (Documentation/networking/vrf.rst).
+    pub vrf_table: Option<u32>,
 }
 
 /// What shall be different; `None` stays as it is.
@@ -52,7 +54,7 @@ pub struct InterfaceAddress {
     pub address: IpNet,
 }
 
-/// A route for unicast packets in the main table.
+/// A route for unicast packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Where it leads.
@@ -63,6 +65,15 @@ pub struct Route {
     pub index: Option<u32>,
     /// Lower is preferred (`metric` of ip-route(8)).
     pub metric: u32,
+    /// Its table (`RT_TABLE_MAIN` is 254).
+    pub table: u32,
+}
+
+impl Route {
+    /// Whether it is in the table in which every packet is looked up, unless rules say otherwise (ip-rule(8)).
+    pub fn is_main(&self) -> bool {
+        self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
+    }
 }
 
 /// A connection to the kernel's network configuration, in the namespace that the thread was in when it was opened. All
@@ -113,6 +124,14 @@ impl Netlink {
             let parts = [part("mtu", change.mtu), part("txqueuelen", change.tx_queue_len), up];
             format!("setting interface {index}{}", parts.into_iter().flatten().collect::<String>())
         })
+    }
+
+    /// Gives an interface another name. EBUSY on kernels that want it to be down for that.
+    pub fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.0.change(RouteNetlinkMessage::SetLink(message), 0, || format!("naming interface {index} {name}"))
     }
 
     /// Gives an interface an address, which may be there already. IPv6 addresses can be used at once: nothing looks for
@@ -204,8 +223,26 @@ impl Netlink {
         }
     }
 
+    /// The interface by which packets to an address leave; `None` if that is no other machine's.
+    pub fn way_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+        let answer =
+            self.0.get(RouteNetlinkMessage::GetRoute(message), || format!("looking for the way to {address}"))?;
+        Ok(route(answer).and_then(|route| route.index))
+    }
+
     /// The unicast routes of the main table, both families.
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = self.all_routes()?;
+        routes.retain(Route::is_main);
+        Ok(routes)
+    }
+
+    /// The unicast routes of all tables, both families.
+    pub fn all_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -228,16 +265,26 @@ const fn family(address: IpAddr) -> AddressFamily {
 fn link(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let is_up = message.header.flags.contains(LinkFlags::Up);
-    let mut link = Link { index: message.header.index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up };
+    let index = message.header.index;
+    let mut link = Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, vrf_table: None };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(len) => link.tx_queue_len = len,
+            LinkAttribute::LinkInfo(parts) => link.vrf_table = parts.iter().find_map(vrf_table),
             _ => {}
         }
     }
     Some(link)
+}
+
+fn vrf_table(part: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vrf(parts)) = part else { return None };
+    parts.iter().find_map(|part| match part {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
 }
 
 fn address(answer: RouteNetlinkMessage) -> Option<InterfaceAddress> {
@@ -276,9 +323,8 @@ fn route(answer: RouteNetlinkMessage) -> Option<Route> {
             _ => {}
         }
     }
-    let is_wanted = header.kind == RouteType::Unicast && table == u32::from(RouteHeader::RT_TABLE_MAIN);
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    is_wanted.then_some(Route { destination, gateway, index, metric })
+    (header.kind == RouteType::Unicast).then_some(Route { destination, gateway, index, metric, table })
 }
 
 const fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -5,6 +5,7 @@ pub mod filter;
 pub mod interface;
 pub mod kernel;
 pub mod listener;
+pub mod mapping;
 pub mod network;
 pub mod peers;
 pub mod services;

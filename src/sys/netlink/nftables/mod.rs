@@ -156,6 +156,13 @@ impl Nftables {
             .map_err(NetlinkError::or_missing)
     }
 
+    /// Whether these tables are there and this connection's own.
+    pub fn has(&mut self, names: &[String]) -> Result<bool, NetlinkError> {
+        let own = self.0.port().map_err(|error| NetlinkError::new("nftables", error))?;
+        let existing = self.tables()?;
+        Ok(names.iter().all(|name| existing.iter().any(|table| table.name == *name && table.owner == Some(own))))
+    }
+
     /// Whether there is a table of this name, so that [`Self::replace`] would fail for whoever doesn't own it.
     pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
         Ok(self.tables()?.iter().any(|table| table.name == name))

@@ -3,7 +3,7 @@
 
 mod expression;
 mod legacy;
-mod netlink;
+pub(in crate::sys) mod netlink;
 mod nftables;
 
 use std::collections::BTreeMap;

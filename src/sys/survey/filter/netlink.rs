@@ -27,33 +27,57 @@ const GENERIC_LEN: usize = 4;
 /// The subsystem of nf_tables (linux/netfilter/nfnetlink.h).
 const NFTABLES: u16 = 10;
 
-/// All objects of a kind (NLM_F_DUMP). `about` are attributes that say which.
+/// All objects of nf_tables of a kind (NLM_F_DUMP). `about` are attributes that say which.
 pub fn dump(kind: u16, family: u8, about: &[u8]) -> nix::Result<Vec<Message>> {
+    let mut found = Vec::new();
+    each(NFTABLES, kind, family, about, |message| found.push(message))?;
+    Ok(found)
+}
+
+/// Shows all objects of a subsystem (linux/netfilter/nfnetlink.h) that are of a kind, one by one: a list may be longer
+/// than what should be in memory.
+pub fn each(subsystem: u16, kind: u16, family: u8, about: &[u8], mut visit: impl FnMut(Message)) -> nix::Result<()> {
+    let netlink = send(subsystem, kind, libc::NLM_F_DUMP, family, about)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if !parse(buffer.get(..count).unwrap_or_default(), &mut visit)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Asks a subsystem for a change, and waits for the answer.
+pub fn change(subsystem: u16, kind: u16, family: u8, about: &[u8]) -> nix::Result<()> {
+    let netlink = send(subsystem, kind, libc::NLM_F_ACK, family, about)?;
+    let mut buffer = vec![0; 1 << 13];
+    let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    match parse(buffer.get(..count).unwrap_or_default(), &mut |_| ()) {
+        // An acknowledgement is an error without a number.
+        Err(Errno::UnknownErrno) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn send(subsystem: u16, kind: u16, flags: libc::c_int, family: u8, about: &[u8]) -> nix::Result<OwnedFd> {
     let netlink: OwnedFd =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
     let length = u32::try_from(HEADER_LEN + GENERIC_LEN + about.len()).map_err(|_| Errno::EINVAL)?;
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).map_err(|_| Errno::EINVAL)?;
+    let flags = u16::try_from(libc::NLM_F_REQUEST | flags).map_err(|_| Errno::EINVAL)?;
     let mut request = Vec::new();
     request.extend_from_slice(&length.to_ne_bytes());
-    request.extend_from_slice(&(NFTABLES << 8 | kind).to_ne_bytes());
+    request.extend_from_slice(&(subsystem << 8 | kind).to_ne_bytes());
     request.extend_from_slice(&flags.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
     request.extend_from_slice(&[family, 0, 0, 0]);
     request.extend_from_slice(about);
     sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if !parse(buffer.get(..count).unwrap_or_default(), &mut found)? {
-            return Ok(found);
-        }
-    }
+    Ok(netlink)
 }
 
 /// Takes the messages out of what the kernel has sent. Returns whether there is more to come.
-fn parse(mut bytes: &[u8], found: &mut Vec<Message>) -> nix::Result<bool> {
+fn parse(mut bytes: &[u8], visit: &mut impl FnMut(Message)) -> nix::Result<bool> {
     while let (Some(length), Some(kind)) = (number(bytes, 0), bytes.get(4..6)) {
         let length = usize::try_from(length).map_err(|_| Errno::EPROTO)?;
         let body = bytes.get(HEADER_LEN..length).ok_or(Errno::EPROTO)?;
@@ -66,7 +90,7 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Message>) -> nix::Result<bool> {
             _ => {
                 let family = *body.first().ok_or(Errno::EPROTO)?;
                 let attributes = body.get(GENERIC_LEN..).ok_or(Errno::EPROTO)?.to_vec();
-                found.push(Message { family, attributes });
+                visit(Message { family, attributes });
             }
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -1,0 +1,160 @@
+//! The users and groups that leases are for, looked up where there are files: in the master. Who isn't there joins when he
+//! is.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Group, User, getpid};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::host;
+use super::options::config;
+use crate::config::resolve_leases;
+use crate::policy::lease::{Holder, Lease, Leases, Uncovered};
+use crate::sys::process;
+
+/// Where a reloaded image finds what the one before has looked up.
+const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_ACCOUNTS";
+
+/// Most accounts that are handed over: the environment is bounded.
+const MAX_HANDED_OVER: usize = 1024;
+
+/// The files that users and groups stand in, on most machines.
+const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// Between two attempts where these files haven't changed: accounts may come from elsewhere (nsswitch.conf(5)).
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Between two attempts at least, and the part of the time that they may take: the master has other things to do.
+const LEAST_INTERVAL: Duration = Duration::from_millis(500);
+const SHARE_OF_TIME: u32 = 20;
+
+/// What was looked up in this image and in the one before, by name; groups with an at sign.
+static FOUND: Mutex<Accounts> = Mutex::new(Accounts { pid: 0, ids: BTreeMap::new() });
+
+/// What waits for an account.
+static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Accounts {
+    pid: libc::pid_t,
+    ids: BTreeMap<String, u32>,
+}
+
+struct Waiting {
+    /// Places of leases.
+    places: Vec<usize>,
+    stamps: Vec<Option<Stamp>>,
+    next: Instant,
+    not_before: Instant,
+}
+
+/// Device, inode, time and length of a file: what tells a changed one.
+type Stamp = (u64, u64, i64, i64, u64);
+
+/// In an image that a reload has executed: takes over what the image before has looked up, for the case that nobody can be
+/// asked now.
+pub fn adopt() {
+    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
+    if let Some(found) = serde_json::from_str(&value).ok().filter(|found: &Accounts| found.pid == getpid().as_raw()) {
+        *FOUND.lock() = found;
+    }
+}
+
+/// Before the process executes its next image.
+pub fn hand_over() {
+    let mut found = FOUND.lock();
+    found.pid = getpid().as_raw();
+    if found.ids.len() <= MAX_HANDED_OVER
+        && let Ok(text) = serde_json::to_string(&*found)
+    {
+        process::set_variable(HANDOVER_VARIABLE, &text);
+    }
+}
+
+/// The leases, for those users and groups that are there right now. Each of the others is a line.
+pub fn leases() -> Leases {
+    let stamps = stamps();
+    let (leases, errors) = resolve();
+    for (_, error) in &errors {
+        host::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
+    }
+    let now = Instant::now();
+    let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
+    *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
+    match config().lease_default {
+        Some(uncovered) => Leases::new(leases, uncovered),
+        None if leases.is_empty() => Leases::none(),
+        None => Leases::new(leases, Uncovered::Deny),
+    }
+}
+
+/// In the master, again and again: the leases whose users or groups have come since.
+pub fn newcomers() -> Vec<Lease> {
+    let mut place = WAITING.lock();
+    let Some(waiting) = place.as_mut() else { return Vec::new() };
+    let begin = Instant::now();
+    if begin < waiting.not_before {
+        return Vec::new();
+    }
+    let stamps = stamps();
+    if begin < waiting.next && stamps == waiting.stamps {
+        return Vec::new();
+    }
+    let (leases, errors) = resolve();
+    let missing: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
+    let come: Vec<_> = waiting.places.iter().filter(|place| !missing.contains(place)).copied().collect();
+    waiting.places.retain(|place| missing.contains(place));
+    waiting.stamps = stamps;
+    let end = Instant::now();
+    waiting.not_before = end + LEAST_INTERVAL.max((end - begin) * SHARE_OF_TIME);
+    waiting.next = end + INTERVAL;
+    if waiting.places.is_empty() {
+        *place = None;
+    }
+    let come: Vec<_> = come.into_iter().filter_map(|place| leases.get(place).copied()).collect();
+    for Lease { prefix, holder } in &come {
+        let account = match holder {
+            Holder::User(id) => format!("uid {id}"),
+            Holder::Group(id) => format!("gid {id}"),
+            Holder::Nobody => continue,
+        };
+        host::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
+    }
+    come
+}
+
+fn resolve() -> (Vec<Lease>, Vec<(usize, crate::config::ConfigError)>) {
+    let found = RefCell::new(FOUND.lock());
+    // Who can't be asked for is who he was; who is not there any more is not.
+    let look_up = |key: String, result: nix::Result<Option<u32>>| {
+        let ids = &mut found.borrow_mut().ids;
+        match result {
+            Ok(Some(id)) => _ = ids.insert(key, id),
+            Ok(None) => _ = ids.remove(&key),
+            Err(_) if ids.contains_key(&key) => return Ok(ids.get(&key).copied()),
+            Err(_) => {}
+        }
+        result
+    };
+    let user = |name: &str| {
+        let result = User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
+        look_up(name.to_owned(), result)
+    };
+    let group = |name: &str| {
+        let result = Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
+        look_up(format!("@{name}"), result)
+    };
+    resolve_leases(&config().leases, user, group)
+}
+
+fn stamps() -> Vec<Option<Stamp>> {
+    let stamp = |path: &str| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+    };
+    FILES.iter().map(|path| stamp(path)).collect()
+}

@@ -1,0 +1,114 @@
+//! Leases of users and groups that aren't there: never were, are yet to come, or were taken away while an Emperor runs.
+
+use std::fs;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
+use crate::common::packet;
+use crate::common::wait;
+use crate::world::{ALICE, BOB, STAFF, assert_echo, assert_not_leased, emperor, lease};
+
+/// The instance sees these accounts beside the machine's own: a file of the test's in the place of the machine's, in the
+/// instance's own mount namespace.
+fn set_accounts(emperor: &Emperor, file: &str, lines: &[&str]) {
+    let own = fs::read_to_string(file).expect("every machine has it");
+    let path = emperor.path(&format!("accounts{}", file.replace('/', "-")));
+    let is_mounted = path.exists();
+    fs::write(&path, format!("{own}{}\n", lines.join("\n"))).expect("own folder");
+    if !is_mounted {
+        enter(emperor, &format!("mount --bind {} {file}", path.display()));
+    }
+}
+
+fn enter(emperor: &Emperor, command: &str) {
+    let pid = emperor.master_pid().to_string();
+    let status = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).status().expect("nsenter");
+    assert!(status.success(), "{command}");
+}
+
+fn reload(emperor: &Emperor) {
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+    wait::until_true("the router answers", wait::LONG, || emperor.try_stats().is_ok());
+}
+
+#[test]
+fn user_and_group_that_are_yet_to_come_join() {
+    let emperor = emperor().line(lease(V1, "tt-alice")).line(lease(V2, "@tt-staff")).start();
+    for line in [
+        "tuntap-router-lease = 192.168.0.2 tt-alice: there is no user \"tt-alice\" on this machine",
+        "tuntap-router-lease = 192.168.0.3 @tt-staff: there is no group \"tt-staff\" on this machine",
+    ] {
+        emperor.log.wait_for(line, wait::SHORT);
+    }
+    // Until then it is for nobody.
+    let mut alice = ALICE.connect(&emperor);
+    assert_not_leased(&emperor, &mut alice, V1);
+    assert_not_leased(&emperor, &mut BOB.connect(&emperor), V1);
+    set_accounts(&emperor, "/etc/passwd", &[&format!("tt-alice:x:{}:{}::/:/bin/false", ALICE.uid, ALICE.gid)]);
+    emperor.log.wait_for("192.168.0.2/32 is leased to uid 30001 from now on", wait::LONG);
+    // One that is connected already, and one that comes.
+    wait::until_true("it is leased", wait::LONG, || alice.echo(V1, EMPEROR, wait::SHORT));
+    assert_not_leased(&emperor, &mut BOB.connect(&emperor), V1);
+    set_accounts(&emperor, "/etc/group", &[&format!("tt-staff:x:{STAFF}:")]);
+    emperor.log.wait_for(&format!("192.168.0.3/32 is leased to gid {STAFF} from now on"), wait::LONG);
+    assert_echo(&mut crate::world::CAROL.connect(&emperor), V2);
+
+    // A router that follows knows it, too.
+    drop(alice);
+    let router = emperor.router_pid();
+    crate::common::processes::send(router, Signal::SIGKILL);
+    wait::until_true("there is another router", wait::LONG, || {
+        emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
+    });
+    assert_echo(&mut ALICE.connect(&emperor), V1);
+}
+
+/// As `userdel` does: the next reload must not take everybody along.
+#[test]
+fn reload_goes_on_without_a_user_that_was_removed() {
+    let mut emperor = emperor().line(lease(V1, "tt-alice")).line(lease(V2, BOB.uid)).start();
+    set_accounts(&emperor, "/etc/passwd", &[&format!("tt-alice:x:{}:{}::/:/bin/false", ALICE.uid, ALICE.gid)]);
+    emperor.log.wait_for("192.168.0.2/32 is leased to uid 30001 from now on", wait::LONG);
+    reload(&emperor);
+    assert_echo(&mut ALICE.connect(&emperor), V1);
+    set_accounts(&emperor, "/etc/passwd", &[]);
+    let mark = emperor.log.mark();
+    reload(&emperor);
+    emperor.log.wait_for_since(mark, "there is no user \"tt-alice\" on this machine", wait::SHORT);
+    assert!(emperor.exit_status().is_none());
+    assert_not_leased(&emperor, &mut ALICE.connect(&emperor), V1);
+    assert_echo(&mut BOB.connect(&emperor), V2);
+}
+
+/// The host itself would end over it.
+#[test]
+fn reload_goes_on_without_the_user_that_the_socket_is_for() {
+    let mut emperor = emperor().line("tuntap-router-lease-default = allow").start();
+    set_accounts(&emperor, "/etc/passwd", &["tt-owner:x:30001:30001::/:/bin/false"]);
+    let path = emperor.path("emperor.ini");
+    let text = fs::read_to_string(&path).expect("own file");
+    fs::write(&path, format!("{text}chown-socket = tt-owner\n")).expect("own file");
+    reload(&emperor);
+    set_accounts(&emperor, "/etc/passwd", &[]);
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "chown-socket: there is no user \"tt-owner\" on this machine", wait::LONG);
+    assert!(emperor.exit_status().is_none());
+    set_accounts(&emperor, "/etc/passwd", &["tt-owner:x:30001:30001::/:/bin/false"]);
+    emperor.log.wait_for_since(mark, "emperor0: it is possible now", wait::LONG);
+    wait::until_true("the router answers", wait::LONG, || emperor.try_stats().is_ok());
+}
+
+/// What is leased to nobody yet is given to nobody, either.
+#[test]
+fn address_of_somebody_who_is_missing_is_closed_to_all() {
+    let emperor = emperor().line(lease(V1, "tt-nobody")).line("tuntap-router-lease-default = allow").start();
+    let mut bob = BOB.connect(&emperor);
+    assert_not_leased(&emperor, &mut bob, V1);
+    bob.send_packet(&packet::echo_request(V2, EMPEROR, 1, 84));
+    assert_echo(&mut bob, V2);
+}
