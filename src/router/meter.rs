@@ -35,6 +35,10 @@ const TOLERATED_PART: u64 = 50;
 const PATIENCE_NANOS: u64 = 60_000_000;
 const SHORT_PATIENCE_NANOS: u64 = 6_000_000;
 
+/// Excess of less than one part in so many of what writes to the peer took says nothing, either. Rules for one of 64 packets
+/// are half of it.
+const TELLING_PART: u64 = 16;
+
 /// Fewer expensive writes say nothing: a machine may stand still for a moment.
 const MIN_EXPENSIVE_WRITES: u32 = 4;
 
@@ -346,10 +350,17 @@ impl Account {
 
     fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
         let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
-        if self.spent.times < MIN_EXPENSIVE_WRITES {
+        if !self.is_telling(work) {
             return false;
         }
         owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
+    }
+
+    /// Whether the excess is more than a machine's moods.
+    fn is_telling(&self, work: &WorkMeter) -> bool {
+        self.spent.times >= MIN_EXPENSIVE_WRITES
+            && self.spent.excess > self.spent.nanos / TELLING_PART
+            && self.spent.is_worse(&work.read, BEYOND_STOLEN)
     }
 
     fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
@@ -376,10 +387,7 @@ impl Account {
             allowed: Duration::from_nanos(self.allowed),
         };
         let owed = self.offence.settle(now, TOLERATED_PART);
-        if owed > SHORT_PATIENCE_NANOS
-            && self.spent.times >= MIN_EXPENSIVE_WRITES
-            && self.spent.is_worse(&work.read, BEYOND_STOLEN)
-        {
+        if owed > SHORT_PATIENCE_NANOS && self.is_telling(work) {
             return if owed > PATIENCE_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
         }
         if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
@@ -493,6 +501,18 @@ mod tests {
                 assert!(scene.limited > 0 && scene.detached, "{residue} of {modulus}");
             }
         }
+    }
+
+    /// As a hypervisor stops a machine now and then.
+    #[test]
+    fn single_stops_in_busy_writes_limit_nobody() {
+        let mut scene = Scene::new();
+        scene.spend(10, |scene, index| scene.write(LONG_LEN, if index % 20_000 == 5 { 3_000_000 } else { 3 * LONG }));
+        for _ in 0..4 {
+            (0..500).for_each(|_| scene.write(LONG_LEN, 3 * LONG));
+            scene.write(LONG_LEN, 300_000);
+        }
+        assert_eq!((scene.limited, scene.detached), (0, false));
     }
 
     /// What is dropped says how much more it would have been.
