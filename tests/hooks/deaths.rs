@@ -158,8 +158,8 @@ fn routers_that_cannot_start_say_so_in_their_own_lines() {
             "[tuntap-router] tuntap-router-mtu = 1: ",
         ),
         (
-            vec!["tuntap-router = emperor0 {dir}/t.sock {dir}/s.sock 203.0.113.9:4000"],
-            "[tuntap-router] emperor0: gateway 203.0.113.9:4000: ",
+            vec!["tuntap-router = emperor0 {dir}/missing/t.sock"],
+            "[tuntap-router] emperor0: socket {dir}/missing/t.sock: ",
         ),
         (vec!["tuntap-device = uwsgi0", "tuntap-device-mtu = 1"], "[uwsgi-tuntap] tuntap-device-mtu = 1: "),
     ] {

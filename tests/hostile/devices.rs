@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
-use crate::common::emperor::{EMPEROR, Emperor, V1};
+use crate::common::emperor::{EMPEROR, Emperor};
 use crate::common::netns::Netns;
 use crate::common::probe::pings_answered;
 use crate::common::wait;
@@ -134,40 +134,30 @@ fn device_that_persists() {
 fn devices_with_other_flags() {
     let mut watch = Watch::start();
     watch.endure("other flags", |watch| {
-        for (what, flag) in
-            [("NAPI", libc::IFF_NAPI), ("several queues", libc::IFF_MULTI_QUEUE), ("one queue", libc::IFF_ONE_QUEUE)]
-        {
-            let layout = ATTACHABLE | flag;
-            let handed = Handed::attach_as(&watch.emperor, A1, DEVICE, layout);
-            send_to(&watch.emperor, 50);
-            assert_eq!(handed.pings_answered(3), 3, "{what}");
-            drop(handed);
-            watch.emperor.wait_for_stats("its address is free", |stats| stats.peer(A1).is_none());
-        }
+        let handed = Handed::attach_as(&watch.emperor, A1, DEVICE, ATTACHABLE | libc::IFF_ONE_QUEUE);
+        send_to(&watch.emperor, 50);
+        assert_eq!(handed.pings_answered(3), 3);
+        drop(handed);
+        watch.emperor.wait_for_stats("its address is free", |stats| stats.peer(A1).is_none());
     });
 }
 
-/// Several queues of one device on connections of their own, one address each; the honest vassal's is taken.
+/// Many queues of one device, each on a connection of its own. Devices that may have several are not attached, and neither is
+/// one whose packets are received elsewhere in the kernel: nobody would see what they cost.
 #[test]
 fn queues_of_one_device_on_several_connections() {
     let mut watch = Watch::start();
     watch.endure("several queues", |watch| {
-        let handed = Handed::attach_as(&watch.emperor, A1, DEVICE, ATTACHABLE | libc::IFF_MULTI_QUEUE);
+        let netns = Netns::new();
         let mut others: Vec<(crate::common::raw_peer::RawPeer, File)> = Vec::new();
-        for _ in 0..20 {
-            let queue = tun::make(&handed.netns, DEVICE, ATTACHABLE | libc::IFF_MULTI_QUEUE);
+        for flags in [libc::IFF_MULTI_QUEUE, libc::IFF_MULTI_QUEUE | libc::IFF_NAPI].repeat(10) {
+            let name = if flags & libc::IFF_NAPI == 0 { "many0" } else { "many1" };
+            let queue = tun::make(&netns, name, ATTACHABLE | flags);
             let mut peer = watch.emperor.connect();
             crate::hello::offer(&mut peer, &crate::hello::hello(), &[std::os::fd::AsFd::as_fd(&queue)]);
-            assert_eq!(crate::hello::answer(&mut peer), crate::hello::Answer::Attached);
+            assert_eq!(crate::hello::answer(&mut peer), crate::hello::Answer::Refused);
             others.push((peer, queue));
         }
-        handed.netns.sh(&format!("ip addr add {V1}/32 dev {DEVICE}"));
-        let taken = V1.to_string();
-        assert_eq!(
-            pings_answered(&handed.netns, EMPEROR, 3, &["-W", "1", "-I", &taken]),
-            0,
-            "V1 is the honest vassal's"
-        );
         send_to(&watch.emperor, 50);
         drop(others);
         thread::sleep(Duration::from_millis(10));

@@ -144,7 +144,10 @@ fn datagrams_that_come_by_a_routers_device_are_refused() {
     for (gateway, to) in [("10.77.0.1:4000", "10.77.0.1:4000"), ("[::]:4000", "10.77.0.1:4000")] {
         let netns = Netns::new();
         netns.sh("ip addr add 10.77.0.1/32 dev lo");
-        let emperor = router(gateway, "192.168.0.1/24").start_in(netns);
+        // Without tuntap-router-address: with it the kernel lets none of this come as far.
+        let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+            .router(&format!("emperor0 {{dir}}/t.sock {{dir}}/stats.sock {gateway}"))
+            .start_in(netns);
         for command in [
             "add table ip test".to_owned(),
             "add chain ip test pre { type nat hook prerouting priority -100 ; }".to_owned(),

@@ -1,7 +1,7 @@
 //! The router's share of processor time, and who else has none of it.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -195,8 +195,9 @@ impl Drop for Flooders {
 fn bytes_in_a_second(emperor: &Emperor, vassal: &Net) -> u64 {
     const WARM_UP: Duration = Duration::from_millis(500);
     const WINDOW: Duration = Duration::from_millis(1500);
-    let listener = emperor.netns.run(|| TcpListener::bind((EMPEROR, 7098))).expect("the Emperor has its address");
-    let target = SocketAddr::from((EMPEROR, 7098));
+    // Any port: a program that another test is just starting may have a copy of an earlier listener.
+    let listener = emperor.netns.run(|| TcpListener::bind((EMPEROR, 0))).expect("the Emperor has its address");
+    let target = listener.local_addr().expect("it is bound");
     let (is_over, received) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
