@@ -41,7 +41,11 @@ fn router_with_all_its_words() {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
-        protection: HostProtection { own_gateways: vec![address("192.0.2.1:999")], ..HostProtection::default() },
+        protection: HostProtection {
+            own_gateways: vec![address("192.0.2.1:999")],
+            any_source: true,
+            ..HostProtection::default()
+        },
         meant: Meant::default(),
     };
     assert_eq!(config.routers, [expected]);
