@@ -149,7 +149,7 @@ fn reload_goes_on_without_a_table_that_somebody_else_has() {
     let mut world = start_in(host, &[]);
     let path = world.path("emperor.ini");
     let text = fs::read_to_string(&path).expect("own file");
-    let without: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-nat")).collect();
+    let without: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-")).collect();
     fs::write(&path, without.join("\n")).expect("own file");
     reload(&world);
     world.netns.sh("nft add table inet tuntap-emperor0");
