@@ -21,7 +21,8 @@ impl AddressWatch {
         Ok(Self { notices: Notices::open(Subject::Addresses)?, netlink: Netlink::open()? })
     }
 
-    /// All addresses that there are, with the lengths of their networks' prefixes. What has been told until now is seen with it.
+    /// All addresses that there are, with the lengths of their networks' prefixes. What has been told until now is seen
+    /// with it.
     pub fn addresses(&mut self) -> Result<Vec<IpNet>, NetlinkError> {
         self.notices.take();
         Ok(self.netlink.addresses()?.into_iter().map(|found| found.address).collect())
