@@ -1,4 +1,5 @@
-//! Panics and endless loops on demand, for the tests of what follows one. Only in builds with the feature of this name, which serve nobody.
+//! Panics and endless loops on demand, for the tests of what follows one. Only in builds with the feature of this name,
+//! which serve nobody.
 
 /// Panics if `UWSGI_TUNTAP_FAULT` is `<point>:<file>` and the file is there, or goes round and round for ever if that has
 /// anything in it. It is removed first, so that this happens once.

@@ -47,8 +47,8 @@ impl<C: Copy + Eq + Hash> LimitedLogger<C> {
         Self { logger, lines_per_period, period_start: now, written: 0, by_cause: HashMap::new(), suppressed: 0 }
     }
 
-    /// Writes a line, or counts it if the period is used up, by all or by its cause, if that has a part of its own. A period's first line tells how many were
-    /// counted.
+    /// Writes a line, or counts it if the period is used up, by all or by its cause, if that has a part of its own. A
+    /// period's first line tells how many were counted.
     pub fn line(&mut self, now: Instant, cause: Option<C>, text: impl fmt::Display) {
         if now.saturating_duration_since(self.period_start) >= Self::PERIOD {
             if self.suppressed > 0 {

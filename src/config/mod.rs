@@ -20,7 +20,7 @@ use ipnet::IpNet;
 
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
-pub use error::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors, Problem};
 pub use grants::{LeaseSpec, resolve_leases};
 pub use hostnet::{PortMapping, PortProtocol};
 pub use protection::{ConnectionRate, HostProtection, HostRule};

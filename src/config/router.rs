@@ -54,6 +54,11 @@ impl RouterSpec {
         format!("tuntap-{}", self.device)
     }
 
+    /// Whether that table is made, on a kernel that can do all of it.
+    pub const fn needs_table(&self) -> bool {
+        !(self.nat.is_empty() && self.ports.is_empty() && self.addresses.is_empty())
+    }
+
     /// Whether the operator has said which network is its vassals', so that others are not.
     pub const fn has_network(&self) -> bool {
         !self.addresses.is_empty()

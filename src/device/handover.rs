@@ -20,6 +20,7 @@ use super::DeviceError;
 use super::link::Link;
 use super::pump::Buffers;
 use super::settings::Settings;
+use crate::sys::keeper::Keeper;
 use crate::sys::process::{adopt_inherited, set_close_on_exec};
 use crate::sys::socket;
 use crate::sys::tun::{Tun, TunError};
@@ -141,9 +142,35 @@ impl Handover {
         Ok(file.into())
     }
 
+    /// Takes what the image before has left. `value` is what it has said: the socket of the process that keeps the devices, the
+    /// number of that process, and that of this one. An earlier version of the plugin left its descriptors open, and says the
+    /// number of one that describes them.
+    pub fn take(value: String) -> Result<Self, HandoverError> {
+        let numbers: Result<Vec<i32>, _> = value.split(' ').map(str::parse).collect();
+        let descriptor = |number| adopt_inherited(number).ok_or(HandoverError::Descriptor(number));
+        match numbers.as_deref() {
+            Ok(&[description]) => Self::load(descriptor(description)?),
+            Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => {
+                Err(HandoverError::OtherProcess(owner))
+            }
+            Ok(&[socket, pid, _]) => {
+                let keeper = Keeper { socket: descriptor(socket)?, pid };
+                let mut kept = keeper.take().map_err(HandoverError::Keeper)?.into_iter();
+                let mut handover = Self::load(kept.next().ok_or(HandoverError::Descriptor(-1))?)?;
+                handover.renumber(kept);
+                Ok(handover)
+            }
+            _ => Err(HandoverError::Variable(value)),
+        }
+    }
+
     /// Reads the description that an earlier image of this process has left.
-    pub fn load(description: OwnedFd) -> Result<Self, HandoverError> {
+    fn load(description: OwnedFd) -> Result<Self, HandoverError> {
         let mut file = File::from(description);
+        if !file.metadata()?.is_file() {
+            // A child of an earlier version has inherited the number, and another descriptor behind it. It isn't ours to close.
+            return Err(HandoverError::Descriptor(file.into_raw_fd()));
+        }
         file.rewind()?;
         let mut text = Vec::new();
         file.take(MAX_DESCRIPTION_LEN).read_to_end(&mut text)?;
@@ -155,7 +182,7 @@ impl Handover {
     }
 
     /// Takes note of the numbers that the descriptors have in this image, in the order of [`Handover::descriptors`].
-    pub fn renumber(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
+    fn renumber(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
         for device in &mut self.devices {
             for number in std::iter::once(&mut device.tun).chain(device.link.as_mut().map(|link| &mut link.socket)) {
@@ -221,6 +248,53 @@ mod tests {
         let (inherited, lost) = handover.open();
         assert!(inherited.is_empty());
         assert!(matches!(lost.as_slice(), [Lost { name: None, error: HandoverError::Descriptor(1_000_000) }]));
+    }
+
+    /// What version 0.1.0 left before devices were kept by a process: open descriptors, and the number of the one of a memory
+    /// file that describes them.
+    #[test]
+    fn what_an_earlier_version_has_left_open_is_taken_over() {
+        let work = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let tun = OwnedFd::from(Tun::create("kept0").expect("a device")).into_raw_fd();
+            let (connection, router) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            let socket = OwnedFd::from(connection).into_raw_fd();
+            let text = format!(
+                r#"{{"pid": {}, "devices": [{{"tun": {tun}, "link": {{"socket": {socket}, "buffers":
+                    {{"to_router": [1, 2], "from_router": [], "attached": false, "router_is_ours": true, "greeting": null,
+                    "root": null}}}}}}]}}"#,
+                std::process::id()
+            );
+            let leave = |text: &str| {
+                let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::empty()).expect("a memory file"));
+                file.write_all(text.as_bytes()).expect("there is room");
+                OwnedFd::from(file).into_raw_fd()
+            };
+            let handover = Handover::take(leave(&text).to_string()).expect("it can be read");
+            assert!(handover.settings.is_none() && handover.vassal.is_none(), "it doesn't tell");
+            assert_eq!(handover.descriptors().collect::<Vec<_>>(), [tun, socket]);
+            let (mut inherited, lost) = handover.open();
+            assert!(lost.is_empty(), "{lost:?}");
+            let Inherited { name, tun, connection } = inherited.pop().expect("one device");
+            assert_eq!((name.as_str(), tun.name()), ("kept0", "kept0"));
+            let (connection, buffers) = connection.expect("it was connected");
+            assert_eq!((buffers.to_router.as_slice(), buffers.router_is_ours), (&[1, 2][..], true));
+            File::from(connection).write_all(b"alive").expect("the connection is the same");
+            let mut read = [0; 5];
+            (&router).read_exact(&mut read).expect("the connection is the same");
+            assert_eq!(&read, b"alive");
+
+            let others = leave(r#"{"pid": 1, "devices": []}"#);
+            assert!(matches!(Handover::take(others.to_string()), Err(HandoverError::OtherProcess(1))));
+            let number = router.as_raw_fd();
+            let not_a_file = Handover::take(number.to_string());
+            assert!(matches!(not_a_file, Err(HandoverError::Descriptor(wrong)) if wrong == number), "{not_a_file:?}");
+            assert!((&router).write(b"x").is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe), "still open");
+            for value in ["", "x", "1 2", "1 2 3 4", "1000000"] {
+                assert!(Handover::take(value.to_owned()).is_err(), "{value:?}");
+            }
+        };
+        std::thread::spawn(work).join().expect("the test's own thread");
     }
 
     #[test]

@@ -18,8 +18,9 @@ use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
 use crate::config::{ConfigErrors, RouterSpec, StatsAddress, resolve_leases};
-use crate::hostnet;
+use crate::hostnet::{self, Networks, PortUses};
 use crate::policy::lease::Lease;
+use crate::sys::netlink::Netlink;
 use crate::sys::survey;
 use crate::sys::survey::access::{Account, Barrier, Wish, barrier, own_barrier};
 use crate::sys::survey::filter::Filters;
@@ -67,6 +68,8 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
 struct Machine {
     /// The error says why they can't be read.
     surroundings: Result<Surroundings, String>,
+    /// Networks that a router's may be in the way of, or why they can't be read.
+    networks: Result<Networks, String>,
     filters: Filters,
 }
 
@@ -74,10 +77,13 @@ impl Machine {
     /// Looks around, if there are routers at all.
     fn look(instances: &[Instance]) -> Self {
         if instances.iter().all(|instance| instance.config.routers.is_empty()) {
-            return Self { surroundings: Ok(Surroundings::default()), filters: Filters::default() };
+            let (surroundings, networks) = (Ok(Surroundings::default()), Ok(Networks::default()));
+            return Self { surroundings, networks, filters: Filters::default() };
         }
         let surroundings = survey::network::surroundings().map_err(|error| error.to_string());
-        Self { surroundings, filters: survey::filter::filters() }
+        let networks = Netlink::open().and_then(|mut netlink| Networks::of_host(&mut netlink));
+        let networks = networks.map_err(|error| error.to_string());
+        Self { surroundings, networks, filters: survey::filter::filters() }
     }
 }
 
@@ -121,7 +127,7 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());
     let lives = lives(instance);
     let is_running = lives.iter().any(Option::is_some);
-    let Machine { surroundings, filters } = machine;
+    let Machine { surroundings, networks, filters } = machine;
     findings.extend(of_routers(instance, &lives, filters, surroundings.as_ref().ok()));
     findings.extend(of_devices(instance, all));
     if !instance.config.routers.is_empty() {
@@ -132,7 +138,9 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
             survey::kernel::landlock_version(),
             survey::kernel::has_seccomp_filters(),
         ));
+        findings.extend(kernel::priority(instance, geteuid().is_root().then(may_be_favoured)));
         findings.extend(network::forwarding(instance, surroundings, is_running));
+        findings.extend(instance.config.routers.iter().flat_map(|router| network::conflicts(router, networks)));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
         let earlier: Vec<&Instance> = all.iter().take_while(|other| other.file != instance.file).collect();
         findings.extend(network::shared_networks(instance, &earlier));
@@ -146,6 +154,7 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
         ));
         findings.extend(ports::mapped_twice(instance, &earlier));
         findings.extend(of_host(instance, &lives, filters, surroundings.as_ref().ok()));
+        findings.extend(of_tables_of_all(instance, &vassals));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
         findings.extend(credentials::pair(router, instance, &leases(router).0));
@@ -294,7 +303,10 @@ fn of_host(
     surroundings: Option<&Surroundings>,
 ) -> Vec<Finding> {
     let services = match survey::services::services() {
-        Ok(services) => services,
+        Ok(mut services) => {
+            survey::services::name_owners(&mut services);
+            services
+        }
         Err(error) => {
             return vec![Finding::warning(
                 format!("ports of this host: not examined, for they can't be read: {error}"),
@@ -303,23 +315,39 @@ fn of_host(
         }
     };
     let mut findings = Vec::new();
+    let own_tables: Vec<_> = instance.config.routers.iter().map(RouterSpec::table_name).collect();
+    let addresses: Vec<_> = surroundings.iter().flat_map(|found| &found.addresses).map(|(_, net)| net.addr()).collect();
+    let uses = PortUses { services: &services, chains: &filters.chains, addresses: &addresses };
     for (router, life) in instance.config.routers.iter().zip(lives) {
-        findings.extend(ports::served(router, &services));
-        findings.extend(ports::mapped_by_others(router, &filters.chains, surroundings));
+        findings.extend(ports::taken(router, &own_tables, uses));
         let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
         findings.extend(ports::own(router, &services, own));
+        findings.extend(host::opened(router));
         let Some(found) = surroundings else { continue };
-        if life.is_some() {
-            findings.extend(host::dns_servers(router, &services, filters, found));
-        }
+        findings.extend(host::dns_servers(router, &services, filters, found, life.is_some()));
         // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
         if life.is_some() || router.addresses.is_empty() {
             findings.extend(host::metadata(instance, router, filters, found));
             findings.extend(host::exposure(router, &services, filters, found));
         }
     }
+    findings
+}
+
+/// What vassals can use up of tables of the kernel that the whole machine shares.
+fn of_tables_of_all(instance: &Instance, vassals: &[&Instance]) -> Vec<Finding> {
+    let tracked = survey::kernel::tracked_connections();
+    let known = vassals.iter().map(|vassal| vassal.config.devices.len()).sum();
+    let asked = instance.last("tuntap-router-max-peers").is_some();
+    let peers = if asked { instance.config.limits.peers } else { known };
+    let peers = u64::try_from(peers).unwrap_or(u64::MAX);
+    let mut findings = Vec::new();
+    for router in &instance.config.routers {
+        findings.extend(host::connections(router, peers, tracked.map(|fill| fill.most)));
+        findings.extend(host::neighbours(router, peers, survey::kernel::most_neighbours_of_ipv6()));
+    }
     findings.extend(host::fill(
-        survey::kernel::tracked_connections(),
+        tracked,
         "tracked connections",
         "sysctl -w net.netfilter.nf_conntrack_max=<more>, kept in /etc/sysctl.d; conntrack -L tells whose they are",
     ));
@@ -329,6 +357,10 @@ fn of_host(
         "sysctl -w net.ipv4.neigh.default.gc_thresh3=<more>, and gc_thresh2, kept in /etc/sysctl.d",
     ));
     findings
+}
+
+fn may_be_favoured() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_NICE).unwrap_or(false)
 }
 
 /// What keeps this process from making a file.

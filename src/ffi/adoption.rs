@@ -2,7 +2,7 @@
 //! options with those that they were made for, and applies what it can. What it can't apply without root ends an instance
 //! whose Emperor starts it anew; one without an Emperor goes on with what it had.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
@@ -18,9 +18,7 @@ use crate::device::{Changes, Handover, HandoverError, Need, Settings, Stated, ch
 use crate::sys::keeper::Keeper;
 use crate::sys::{dumpable, process, socket};
 
-/// Where a reloaded image finds what the one before has left: the socket of the process that keeps it, the number of that
-/// process, and that of this one. An earlier version of the plugin left its descriptors open instead, and here the number of
-/// one that describes them.
+/// Where a reloaded image finds what the one before has left ([`Handover::take`]).
 const VARIABLE: &str = "UWSGI_TUNTAP_HANDOVER";
 
 /// What stands there instead, before this process's number and the settings, if the devices belong to a parent that waits
@@ -76,7 +74,7 @@ pub fn adopt(host: &HostState) {
     if let Some(told) = value.strip_prefix(WITH_PARENT) {
         return stay_with_parent(host, told);
     }
-    match take_handover(value) {
+    match Handover::take(value) {
         Ok(handover) => take_over(host, handover),
         // A child that executes a uWSGI of its own has inherited the variable.
         Err(HandoverError::OtherProcess(_)) => {}
@@ -85,27 +83,6 @@ pub fn adopt(host: &HostState) {
         }
         Err(error) => give_up(host, format_args!("the devices did not survive the reload: {error}"), None),
     }
-}
-
-/// Gets what the image before has left from where it lies.
-fn take_handover(value: String) -> Result<Handover, HandoverError> {
-    let numbers: Result<Vec<i32>, _> = value.split(' ').map(str::parse).collect();
-    match numbers.as_deref() {
-        Ok(&[description]) => Handover::load(take_descriptor(description)?),
-        Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => Err(HandoverError::OtherProcess(owner)),
-        Ok(&[socket, pid, _]) => {
-            let keeper = Keeper { socket: take_descriptor(socket)?, pid };
-            let mut kept = keeper.take().map_err(HandoverError::Keeper)?.into_iter();
-            let mut handover = Handover::load(kept.next().ok_or(HandoverError::Descriptor(-1))?)?;
-            handover.renumber(kept);
-            Ok(handover)
-        }
-        _ => Err(HandoverError::Variable(value)),
-    }
-}
-
-fn take_descriptor(number: RawFd) -> Result<OwnedFd, HandoverError> {
-    process::adopt_inherited(number).ok_or(HandoverError::Descriptor(number))
 }
 
 /// Before a reload executes the next image: leaves the devices to it, with what they were made for.

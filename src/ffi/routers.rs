@@ -153,7 +153,8 @@ fn tell_news() {
     });
 }
 
-/// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they need.
+/// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they
+/// need.
 fn retry(host: &HostState) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut setups = SETUPS.lock();

@@ -20,16 +20,31 @@ const PROBES: usize = 3;
 
 /// A router's network, and what it is in the way of.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "{device}: its network {address} (tuntap-router-address) overlaps {with}: this host would reach vassals there instead; \
-     choose a network that is used nowhere near, as 10.137.0.0/24 may be, or put \"anyway\" behind the address if that is meant"
-)]
+#[error("{device}: its network {}; {}", self.what(), Self::REMEDY)]
 pub struct Conflict {
     device: String,
     address: IpNet,
     with: String,
     /// Only the host's DNS server is in it, of which no more is known than its address.
     pub is_uncertain: bool,
+    /// The options say that it is meant.
+    pub is_meant: bool,
+}
+
+impl Conflict {
+    /// What can be done.
+    pub const REMEDY: &str = "choose a network that is used nowhere near, as 10.137.0.0/24 may be, or put \"anyway\" behind \
+                              the address if that is meant";
+
+    /// What is the matter.
+    pub fn what(&self) -> String {
+        format!("{}: this host would reach vassals there instead", self.words())
+    }
+
+    /// The network, and what it overlaps.
+    pub fn words(&self) -> String {
+        format!("{} (tuntap-router-address) overlaps {}", self.address, self.with)
+    }
 }
 
 /// What the host has of networks.
@@ -53,9 +68,10 @@ impl Networks {
     }
 }
 
-/// The DNS servers of this host.
+/// The DNS servers of this host, and those that systemd-resolved asks in its turn.
 pub fn host_resolvers() -> Vec<IpAddr> {
-    resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    files.iter().flat_map(|file| resolvers(&fs::read_to_string(file).unwrap_or_default())).collect()
 }
 
 /// Whether routes may be in the way of a router's networks: a few addresses in them are looked up, or another interface has
@@ -77,14 +93,20 @@ pub fn may_be(router: &RouterSpec, networks: &Networks, netlink: &mut Netlink) -
     })
 }
 
-/// The first of a router's networks that is in the way of something. What is there by the router's own device is not.
+/// The first of a router's networks that is in the way of something, and that isn't meant.
 pub fn find(router: &RouterSpec, networks: &Networks) -> Option<Conflict> {
-    router.addresses.iter().filter(|net| !router.meant.addresses.contains(net)).find_map(|net| {
+    conflicts(router, networks).find(|conflict| !conflict.is_meant)
+}
+
+/// All of a router's networks that are in the way of something. What is there by the router's own device is not.
+pub fn conflicts(router: &RouterSpec, networks: &Networks) -> impl Iterator<Item = Conflict> {
+    router.addresses.iter().filter_map(|net| {
         let (with, is_uncertain) = match in_the_way(&router.device, *net, networks) {
             Some(with) => (with, false),
             None => (resolver_in(*net, &networks.resolvers)?, true),
         };
-        Some(Conflict { device: router.device.clone(), address: *net, with, is_uncertain })
+        let is_meant = router.meant.addresses.contains(net);
+        Some(Conflict { device: router.device.clone(), address: *net, with, is_uncertain, is_meant })
     })
 }
 
@@ -122,7 +144,7 @@ fn in_the_way(device: &str, net: IpNet, networks: &Networks) -> Option<String> {
 /// A DNS server of the host's in a network. On the router's own address there may be one for vassals and host alike.
 fn resolver_in(net: IpNet, resolvers: &[IpAddr]) -> Option<String> {
     let resolver = resolvers.iter().find(|server| net.contains(*server) && **server != net.addr())?;
-    Some(format!("{resolver}, which is this host's DNS server (/etc/resolv.conf)"))
+    Some(format!("{resolver}, which is this host's DNS server"))
 }
 
 fn overlap(one: IpNet, other: IpNet) -> bool {
@@ -209,7 +231,7 @@ mod tests {
         assert_eq!(found("10.0.0.1/24", &[], &[gateway], &[]), expected);
         let expected = Some("10.0.0.5/32, which eth0 has".to_owned());
         assert_eq!(found("10.0.0.1/24", &[(2, "10.0.0.5/32")], &[], &[]), expected);
-        let expected = Some("10.0.0.53, which is this host's DNS server (/etc/resolv.conf)".to_owned());
+        let expected = Some("10.0.0.53, which is this host's DNS server".to_owned());
         assert_eq!(found("10.0.0.1/24", &[], &[], &["10.0.0.53"]), expected);
         assert_eq!(found("10.0.0.1/24", &[(3, "10.0.0.1/24")], &[], &["10.0.0.1", "192.0.2.53"]), None);
     }

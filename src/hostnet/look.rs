@@ -122,7 +122,8 @@ impl HostNetwork {
         }
     }
 
-    /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are there.
+    /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
+    /// there.
     fn look_at_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
         if let Some(names) = &self.tables {
             let are_there = |nftables: &mut Nftables| nftables.has(names).unwrap_or(true);

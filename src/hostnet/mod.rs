@@ -21,19 +21,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use thiserror::Error;
 
+pub use conflict::{Conflict, Networks, conflicts};
 pub use handover::Handover;
+pub use ports::{PortUses, Taken, taken};
 
 use crate::config::RouterSpec;
 use crate::log::Logger;
 use crate::sys::netlink::nftables::{Nftables, Table};
-use crate::sys::netlink::{Netlink, NetlinkError, Notices};
+use crate::sys::netlink::{Netlink, NetlinkError, Notices, Subject};
 use changes::{Changes, SettingError};
 use complaints::Complaints;
-use conflict::{Conflict, Networks};
 use link::Given;
 use look::Schedule;
 use patience::Patience;
-use ports::{Mapped, Taken};
+use ports::Mapped;
 use table::Extent;
 use tables::Refusals;
 
@@ -122,7 +123,7 @@ impl HostNetwork {
     ) -> Result<Self, HostNetworkError> {
         let mut network = Self { routers: routers.to_vec(), ..earlier };
         // Before the first change, so that none is missed. Without it there are still looks now and then.
-        network.notices = Notices::open().ok().filter(|_| network.has_something());
+        network.notices = Notices::open(Subject::Everything).ok().filter(|_| network.has_something());
         match network.try_set_up(routers, occasion, logger) {
             Ok(()) => Ok(network),
             // What is missing is tried again by the next look.
@@ -207,7 +208,8 @@ impl HostNetwork {
             }
         }
         let own_tables: Vec<_> = self.routers.iter().map(RouterSpec::table_name).collect();
-        for taken in ports::taken(router, &own_tables) {
+        let addresses: Vec<_> = networks.addresses.iter().map(|own| own.address.addr()).collect();
+        for taken in ports::taken_now(router, &own_tables, &addresses) {
             if taken.is_uncertain {
                 logger.line(format_args!("[tuntap-router] {taken}"));
             } else {

@@ -10,71 +10,132 @@ use thiserror::Error;
 use crate::config::{PortMapping, PortProtocol, RouterSpec};
 use crate::sys::netlink::conntrack::{self, Flow};
 use crate::sys::netlink::{Netlink, NetlinkError};
-use crate::sys::services::{Protocol, Service, Services};
-use crate::sys::survey::mapping::{Mapping, mappings};
-
-/// `IPPROTO_UDP` of linux/in.h.
-const UDP: u8 = 17;
+use crate::sys::survey::filter::passage::{Packet, diversion};
+use crate::sys::survey::filter::{BaseChain, Hook, LOCAL, NEW, filters};
+use crate::sys::survey::services::{Service, name_owners, services};
+use crate::wire::ip::protocol::{TCP, UDP};
 
 /// A mapped port, and who has it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "{device}: {protocol} port {port} (tuntap-router-port, to {target}) {use_}: nobody outside would reach that any more; take \
-     another port, or put \"anyway\" behind the mapping if that is meant"
-)]
+#[error("{device}: {}; {}", self.what(), Self::REMEDY)]
 pub struct Taken {
     device: String,
-    protocol: &'static str,
-    port: u16,
-    target: SocketAddr,
+    mapping: PortMapping,
     use_: String,
     /// It may be a client's, which ends soon.
     pub is_uncertain: bool,
+    /// The options say that it is meant.
+    pub is_meant: bool,
 }
 
-/// All mapped ports of a router that the host serves itself, or that rules of somebody else's lead elsewhere.
-/// `own_tables` are the names of this instance's tables of nftables.
-pub fn taken(router: &RouterSpec, own_tables: &[String]) -> Vec<Taken> {
-    let wanted: Vec<_> = router.ports.iter().filter(|port| !router.meant.ports.contains(port)).collect();
-    if wanted.is_empty() {
+impl Taken {
+    /// What can be done.
+    pub const REMEDY: &str = "take another port, or put \"anyway\" behind the mapping if that is meant";
+
+    /// What is the matter.
+    pub fn what(&self) -> String {
+        format!("{}: nobody outside would reach that any more", self.words())
+    }
+
+    /// The port, and who has it.
+    pub fn words(&self) -> String {
+        let PortMapping { protocol, port, target } = self.mapping;
+        format!("{} port {port} (tuntap-router-port, to {target}) {}", protocol.as_str(), self.use_)
+    }
+}
+
+/// What a host does with its ports.
+#[derive(Debug, Clone, Copy)]
+pub struct PortUses<'a> {
+    /// Its services, with their processes.
+    pub services: &'a [Service],
+    /// The chains of its packet filters.
+    pub chains: &'a [BaseChain],
+    /// Its addresses.
+    pub addresses: &'a [IpAddr],
+}
+
+/// All mapped ports of a router that this host serves itself, or that rules of somebody else's lead elsewhere, and that isn't
+/// meant. `own_tables` are the names of this instance's tables of nftables.
+pub fn taken_now(router: &RouterSpec, own_tables: &[String], addresses: &[IpAddr]) -> Vec<Taken> {
+    if router.ports.iter().all(|port| router.meant.ports.contains(port)) {
         return Vec::new();
     }
     // Where they can't be read there is no other Emperor, or no way to know.
-    let mappings = mappings().unwrap_or_default();
-    let mappings: Vec<_> = mappings.into_iter().filter(|mapping| !mapping.is_in_one_of(own_tables)).collect();
-    let services = Services::read();
-    wanted.into_iter().filter_map(|port| find(&router.device, port, &services, &mappings)).collect()
+    let mut services = services().unwrap_or_default();
+    services.retain(|service| router.ports.iter().any(|mapping| is_served_by(mapping, service)));
+    name_owners(&mut services);
+    let chains = filters().chains;
+    let all = taken(router, own_tables, PortUses { services: &services, chains: &chains, addresses });
+    all.into_iter().filter(|taken| !taken.is_meant).collect()
 }
 
-fn find(device: &str, mapping: &PortMapping, services: &Services, mappings: &[Mapping]) -> Option<Taken> {
-    let PortMapping { protocol, port, target } = mapping;
-    let (kind, number) = match protocol {
-        PortProtocol::Tcp => (Protocol::Tcp, 6),
-        PortProtocol::Udp => (Protocol::Udp, UDP),
+/// All mapped ports of a router that have a use already.
+pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> Vec<Taken> {
+    let find = |mapping: &PortMapping| {
+        let served = uses.services.iter().filter(|service| is_served_by(mapping, service));
+        // One that surely serves comes first.
+        let service = served.min_by_key(|service| service.may_be_client);
+        let (use_, is_uncertain) = match service {
+            Some(service) => (describe(service), service.may_be_client),
+            None => (led_elsewhere(router, mapping, own_tables, uses)?, false),
+        };
+        let is_meant = router.meant.ports.contains(mapping);
+        Some(Taken { device: router.device.clone(), mapping: *mapping, use_, is_uncertain, is_meant })
     };
-    let served = services.on(kind, *port, target.is_ipv4());
-    // One that surely serves comes first.
-    let service = served.iter().min_by_key(|service| service.may_be_client);
-    let led_elsewhere = || mappings.iter().find(|other| other.takes(number, *port) && other.is_for(target.is_ipv4()));
-    let (use_, is_uncertain) = match service {
-        Some(service) => (describe(service), service.may_be_client),
-        None => (format!("is led elsewhere by {}", led_elsewhere()?.place), false),
-    };
-    Some(Taken {
-        device: device.to_owned(),
-        protocol: protocol.as_str(),
-        port: *port,
-        target: *target,
-        use_,
-        is_uncertain,
-    })
+    router.ports.iter().filter_map(find).collect()
+}
+
+/// Whether a service is what a mapping takes its port from. The mappings are for all addresses but loopback's.
+fn is_served_by(mapping: &PortMapping, service: &Service) -> bool {
+    service.protocol == mapping.protocol.as_str()
+        && service.port == mapping.port
+        && !service.address.is_loopback()
+        && service.speaks(mapping.target.is_ipv6())
 }
 
 fn describe(service: &Service) -> String {
-    match service.process() {
-        Some(process) => format!("is served by this host itself, {} on {}", process, service.address),
-        None => format!("is served by this host itself, on {}", service.address),
+    let address = SocketAddr::new(service.address, service.port);
+    match &service.process {
+        Some(process) => format!("is served by this host itself, {process} on {address}"),
+        None => format!("is served by this host itself, on {address}"),
     }
+}
+
+/// Which rule of somebody else's leads a port elsewhere, on any of this host's addresses.
+fn led_elsewhere(
+    router: &RouterSpec,
+    mapping: &PortMapping,
+    own_tables: &[String],
+    uses: PortUses<'_>,
+) -> Option<String> {
+    let is_ipv6 = mapping.target.is_ipv6();
+    let is_own = |chain: &BaseChain| own_tables.iter().any(|name| chain.table == format!("inet {name}"));
+    let others = uses.chains.iter().filter(|chain| {
+        chain.is_nat && chain.hook == Hook::Prerouting && chain.is_ipv6.is_none_or(|it| it == is_ipv6) && !is_own(chain)
+    });
+    let addresses: Vec<_> =
+        uses.addresses.iter().filter(|it| it.is_ipv6() == is_ipv6 && !it.is_loopback()).copied().map(Some).collect();
+    let destinations = if addresses.is_empty() { vec![None] } else { addresses };
+    let by = |chain: &BaseChain| {
+        let packet = Packet {
+            came_by: router.nat.iter().map(String::as_str).collect(),
+            is_ipv6,
+            state: NEW,
+            protocol: Some(match mapping.protocol {
+                PortProtocol::Tcp => TCP,
+                PortProtocol::Udp => UDP,
+            }),
+            port: Some(mapping.port),
+            destination_type: LOCAL,
+            ..Packet::default()
+        };
+        let rule = destinations
+            .iter()
+            .find_map(|destination| diversion(chain, &Packet { destination: *destination, ..packet.clone() }))?;
+        Some(format!("is led elsewhere by the table {}, chain {}: {rule}", chain.table, chain.name))
+    };
+    others.into_iter().find_map(by)
 }
 
 /// Which ports of UDP have led somewhere: those of the image before, too.

@@ -241,8 +241,8 @@ impl Forwarder {
         self.guard.set_host_addresses(addresses);
     }
 
-    /// A peer that an earlier router had, from this namespace. Its rules stay what they were; its addresses, too, as far as they
-    /// are free and it may have them.
+    /// A peer that an earlier router had, from this namespace. Its rules stay what they were; its addresses, too, as far as
+    /// they are free and it may have them.
     pub fn restore(&mut self, id: PeerId, legacy: LegacyPeer<'_>) {
         let LegacyPeer { identity, namespace, rules, addresses, is_bound } = legacy;
         self.add_peer(id, identity);
@@ -397,8 +397,8 @@ impl Forwarder {
     }
 
     /// Who has sent a packet from this address that came by the TUN device, if that was a peer: the address is the
-    /// operator's grant, by a network of the router's or a lease. Any other one that a peer holds may be somebody else's all the
-    /// same.
+    /// operator's grant, by a network of the router's or a lease. Any other one that a peer holds may be somebody else's
+    /// all the same.
     pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
         let is_granted = self.pool.is_for_peers(source) || self.leases.cover(source);
         self.holder(source).filter(|_| is_granted)

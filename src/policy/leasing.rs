@@ -179,7 +179,8 @@ impl Forwarder {
         (!has_room).then_some(LeaseRefusal::Share)
     }
 
-    /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new one for the peer.
+    /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new
+    /// one for the peer.
     pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, LeaseRefusal> {
         let is_new = !self.addresses(id).any(|held| held == address);
         match self.lease(id, address) {

@@ -18,7 +18,8 @@ struct Rate {
 /// Of one budget: 250 a second. All four together give as many as Linux does by default (icmp_msgs_per_sec).
 const ALL: Rate = Rate { interval: Duration::from_millis(4), burst: 50 };
 
-/// Because of one user's peers, or those of one vassal that has connected as root, and about addresses that no peer holds: a fifth of that.
+/// Because of one user's peers, or those of one vassal that has connected as root, and about addresses that no peer holds:
+/// a fifth of that.
 const SHARE: Rate = Rate { interval: Duration::from_millis(20), burst: 25 };
 
 /// Because of one peer.

@@ -27,7 +27,8 @@ pub struct Shares {
 
 impl Shares {
     /// Nothing held yet. `limit` is what the operator says, of each family; 0 is no limit. Without it, it is a part of what
-    /// the networks have for vassals; where there is no network of a family, nobody knows how much that is, and there is no limit.
+    /// the networks have for vassals; where there is no network of a family, nobody knows how much that is, and there is no
+    /// limit.
     pub fn new(limit: Option<usize>, networks: &[IpNet]) -> Self {
         let default = |family| {
             let of_family = networks.iter().filter(|net| Family::of(net.addr()) == family);

@@ -10,7 +10,6 @@ pub mod priority;
 pub mod process;
 pub mod replace;
 pub mod sandbox;
-pub mod services;
 pub mod shared;
 pub mod socket;
 pub mod socket_file;

@@ -15,7 +15,6 @@ mod ioctl {
 
     nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_header_len, libc::TUNSETVNETHDRSZ, libc::c_int);
-    nix::ioctl_write_ptr_bad!(set_queue, libc::TUNSETQUEUE, libc::ifreq);
     nix::ioctl_write_int_bad!(set_offloads, libc::TUNSETOFFLOAD);
     nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
     nix::ioctl_write_ptr_bad!(set_carrier, libc::TUNSETCARRIER, libc::c_int);
@@ -84,13 +83,6 @@ pub fn set_carrier(device: &File, carrier: bool) {
     let carrier = libc::c_int::from(carrier);
     // SAFETY: TUNSETCARRIER reads an int, and the descriptor is open.
     unsafe { ioctl::set_carrier(device.as_raw_fd(), &raw const carrier) }.expect("the kernel has TUNSETCARRIER");
-}
-
-/// Takes a queue off its device, which goes on without one.
-pub fn detach_queue(device: &File) {
-    let request = request("", libc::IFF_DETACH_QUEUE);
-    // SAFETY: TUNSETQUEUE reads a `struct ifreq`, which `request` is, and the descriptor is open.
-    unsafe { ioctl::set_queue(device.as_raw_fd(), &raw const request) }.expect("a queue can be detached");
 }
 
 /// A copy of another process's descriptor.

@@ -322,7 +322,7 @@ fn mapped_port_that_the_host_serves_is_told_before_and_after_the_start() {
     live.examine().is_well();
     let _ssh = serve(&live, || TcpListener::bind("[::]:8022"));
     let verdict = live.examine();
-    verdict.has("WRONG", "tuntap-router-port tcp 8022 10.77.0.2:22: this host serves that port itself", "another port");
+    verdict.has("WRONG", "tcp port 8022 (tuntap-router-port, to 10.77.0.2:22) is served by this host itself", "anyway");
     verdict.has("WRONG", &own, "");
 }
 
@@ -346,7 +346,7 @@ fn mapped_port_that_a_rule_of_somebody_else_leads_elsewhere_is_told() {
         live.sh(&rule.replace("8080", "8081"));
         live.examine().is_well();
         live.sh(&rule.replace("nft add table inet tuntap-emperor1; ", "").replace("iptables -t nat -N DOCKER; ", ""));
-        live.examine().is_wrong(place, "another port in one of the two");
+        live.examine().is_wrong(&format!("is led elsewhere by the table {place}"), "take another port");
     }
 }
 

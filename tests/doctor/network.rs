@@ -40,23 +40,27 @@ fn router_that_sees_to_its_host_is_well() {
     world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
     world.examine_lines(&format!("{ROUTER}{NAT}")).is_well();
     let elsewhere = NAT.replace("eth0", "eth7");
-    world.examine_lines(&format!("{ROUTER}{elsewhere}")).is_wrong("there is no interface eth7", "eth0");
+    world.examine_lines(&format!("{ROUTER}{elsewhere}")).warns("there is no interface eth7", "eth0");
 }
 
 #[test]
 fn network_that_is_taken_is_told() {
     let world = World::usual();
     let of_interface = ROUTER.to_owned() + "tuntap-router-address = 203.0.113.129/25\n";
-    world.examine_lines(&of_interface).is_wrong("overlaps with 203.0.113.0/24 of eth0", "another network");
-    world.netns.sh("ip route add 192.168.0.128/25 via 203.0.113.1");
-    world
-        .examine_lines(&format!("{ROUTER}{NAT}"))
-        .is_wrong("overlaps with a route to 192.168.0.128/25 by eth0", "another");
-    world.netns.sh("ip route del 192.168.0.128/25");
-    world.netns.sh("ip route add 192.168.0.0/16 via 203.0.113.1");
-    world
-        .examine_lines(&format!("{ROUTER}{NAT}"))
-        .warns("hides a part of a route to 192.168.0.0/16 by eth0", "another");
+    world.examine_lines(&of_interface).is_wrong("overlaps 203.0.113.0/24, to which eth0 leads", "10.137.0.0/24");
+    let lines = format!("{ROUTER}{NAT}");
+    for route in ["192.168.0.128/25", "192.168.0.0/16"] {
+        world.netns.sh(&format!("ip route add {route} via 203.0.113.1"));
+        let what = format!("192.168.0.1/24 (tuntap-router-address) overlaps {route}, to which eth0 leads");
+        world.examine_lines(&lines).is_wrong(&what, "anyway");
+        let meant = lines.replace("192.168.0.1/24", "192.168.0.1/24 anyway");
+        let verdict = world.examine_lines(&meant);
+        verdict.is_well();
+        verdict.has("ok", &format!("overlaps {route}, to which eth0 leads, which is meant"), "");
+        world.netns.sh(&format!("ip route del {route}"));
+    }
+    world.netns.sh("ip route add 192.168.0.0/16 via 203.0.113.1 table 100");
+    world.examine_lines(&lines).is_wrong("overlaps 192.168.0.0/16, to which eth0 leads", "anyway");
 }
 
 #[test]
@@ -138,13 +142,13 @@ fn network_with_the_next_hop_or_the_dns_server_of_the_host_is_told() {
     // The way of many clouds: nothing else of the network is known.
     let world = World::usual();
     world.netns.sh("ip route replace default via 192.168.0.1 dev eth0 onlink");
-    world.examine_lines(&lines).is_wrong("192.168.0.1 is in it, the next hop of a route", "another network");
+    world.examine_lines(&lines).is_wrong("192.168.0.1, which is the gateway by eth0", "choose a network");
     world.netns.sh("ip route replace default via 192.168.0.254 dev eth0 onlink");
-    world.examine_lines(&lines).is_wrong("192.168.0.254 is in it, the next hop of a route", "another network");
+    world.examine_lines(&lines).is_wrong("192.168.0.254, which is the gateway by eth0", "choose a network");
     let world = World::usual()
         .before("echo nameserver 192.168.0.53 >{dir}/resolv && mount --bind {dir}/resolv /etc/resolv.conf");
     std::fs::write(world.path("resolv"), "").expect("own folder");
-    world.examine_lines(&lines).is_wrong("192.168.0.53 is in it, the DNS server of this host", "another network");
+    world.examine_lines(&lines).warns("192.168.0.53, which is this host's DNS server", "choose a network");
 }
 
 #[test]
@@ -173,9 +177,14 @@ fn ports_that_are_taken_are_told_before_the_start() {
     world.examine_lines(&lines).is_well();
     drop(inner);
     let _outer = service("0.0.0.0:2222");
-    world
-        .examine_lines(&lines)
-        .is_wrong("tcp 2222 192.168.0.2:22: this host serves that port itself, pid ", "another port");
+    world.examine_lines(&lines).is_wrong(
+        "tcp port 2222 (tuntap-router-port, to 192.168.0.2:22) is served by this host itself, pid ",
+        "anyway",
+    );
+    let meant = lines.replace("tcp 2222 192.168.0.2:22", "tcp 2222 192.168.0.2:22 anyway");
+    let verdict = world.examine_lines(&meant);
+    verdict.is_well();
+    verdict.has("ok", "tcp port 2222 (tuntap-router-port, to 192.168.0.2:22) is served by this host itself", "");
     let stats = ROUTER.replace("t.sock\n", "t.sock 203.0.113.2:2222\n");
     world.examine_lines(&format!("{stats}{NAT}")).is_wrong("statistics 203.0.113.2:2222: pid ", "another port");
     // Two files.
@@ -184,6 +193,14 @@ fn ports_that_are_taken_are_told_before_the_start() {
     let first = lines.replace("tcp 2222", "tcp 2224");
     let files = [world.file("a.ini", &first), world.file("b.ini", second)];
     world.examine(&[&files[0], &files[1]]).is_wrong("udp 2223 192.168.1.2:22: a router of ", "another port");
+    // A rule of somebody else's, for one of this host's addresses.
+    world.netns.sh("nft add table ip other");
+    world.netns.sh("nft add chain ip other pre { type nat hook prerouting priority -100 ; }");
+    world.netns.sh("nft add rule ip other pre ip daddr 203.0.113.2 udp dport 2223 dnat to 203.0.113.9");
+    world.examine_lines(&first).is_wrong(
+        "udp port 2223 (tuntap-router-port, to 192.168.0.2:22) is led elsewhere by the table ip other",
+        "anyway",
+    );
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn port_that_another_emperor_maps_stops_the_start() {
     };
     let mut emperor = second("tuntap-router-port = tcp 2222 192.168.9.2:22");
     assert!(!emperor.wait_for_exit().success());
-    emperor.log.wait_for("is led elsewhere by the table inet tuntap-emperor0, chain ports", wait::SHORT);
+    emperor.log.wait_for("is led elsewhere by the table inet tuntap-emperor0, chain prerouting", wait::SHORT);
     let emperor = second("tuntap-router-port = tcp 2223 192.168.9.2:22");
     emperor.log.wait_for("spawned uWSGI tuntap router 1", wait::LONG);
 }

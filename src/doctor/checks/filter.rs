@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::passage::{Packet, Passage, passage};
 use crate::config::{PortProtocol, RouterSpec};
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
 use crate::sys::netlink::nftables::MODULES;
+use crate::sys::survey::filter::passage::{Packet, Passage, passage};
 use crate::sys::survey::filter::{BaseChain, ESTABLISHED, Filters, Hook, LOCAL, NEW, UNICAST};
 use crate::sys::survey::network::Surroundings;
 
@@ -90,11 +90,17 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
         return None;
     }
     let what = format!("packet filters: can't be read: {}", filters.unread.join("; "));
-    let needs_table = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
-    Some(if is_root && needs_table && filters.lacks_nftables {
-        let load = MODULES.map(|module| format!("modprobe {module}")).join("; ");
-        let remedy = format!("tuntap-router-nat and -port need root, and nf_tables: {load}");
-        Finding::wrong(what, remedy)
+    // Masquerading and ports are nothing without them; protection is what a start goes on without, unless it was asked for.
+    let needs_table = routers.iter().any(|router| {
+        !(router.nat.is_empty() && router.ports.is_empty())
+            || (router.has_network() && router.protection.was_asked_for())
+    });
+    let load = || MODULES.map(|module| format!("modprobe {module}")).join("; ");
+    Some(if is_root && filters.lacks_nftables && needs_table {
+        Finding::wrong(what, format!("the routers' options need root, and nf_tables: {}", load()))
+    } else if is_root && filters.lacks_nftables && routers.iter().any(RouterSpec::has_network) {
+        let what = format!("{what}; without nf_tables, vassals reach every service of this host");
+        Finding::warning(what, format!("run this check as root; {}", load()))
     } else {
         Finding::warning(what, "run this check as root; a kernel without nf_tables has none to read")
     })
@@ -394,10 +400,10 @@ fn ufw(device: &str, ways: &[Way]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::passage::tests::{came_by, chain, diverted, leaves_by, rule, state, unclear};
     use super::*;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
+    use crate::sys::survey::filter::passage::tests::{came_by, chain, diverted, leaves_by, rule, state, unclear};
     use crate::sys::survey::filter::{Rule, Verdict};
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");

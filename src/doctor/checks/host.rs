@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::filter::{own_servers, speaks, uplinks};
-use super::passage::{Packet, Passage, passage};
-use crate::config::RouterSpec;
+use crate::config::{HostRule, RouterSpec};
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
 use crate::policy::pattern::{Action, Flow, Rules, Service as RuleService};
+use crate::sys::netlink::nftables::MODULES;
+use crate::sys::survey::filter::passage::{Packet, Passage, passage};
 use crate::sys::survey::filter::{BaseChain, Filters, Hook, LOCAL, NEW, UNICAST};
 use crate::sys::survey::kernel::Fill;
 use crate::sys::survey::network::Surroundings;
@@ -39,8 +40,11 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     let is_meant = |service: &&Service| {
         service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
     };
-    let reached: Vec<&Service> =
-        services.iter().filter(|it| !is_meant(it)).filter(|it| is_reached(router, it, filters, found)).collect();
+    let reached: Vec<&Service> = services
+        .iter()
+        .filter(|it| !(it.may_be_client || is_meant(it)))
+        .filter(|it| is_reached(router, it, filters, found))
+        .collect();
     let mut names: Vec<String> = reached.iter().map(ToString::to_string).collect();
     names.sort();
     names.dedup();
@@ -52,21 +56,47 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     let more = names.len().saturating_sub(MOST_NAMED);
     names.truncate(MOST_NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let names = names.join(", ");
     // Its own table keeps vassals from what no option has opened.
     let own = filters.inet_tables.get(&router.table_name());
     if own.is_some_and(|chains| chains.contains_key(INPUT)) {
-        let names = names.join(", ");
         return Some(Finding::fine(format!(
             "vassals of {device} reach what is opened to them of this host: {names}{more}"
         )));
     }
+    let guard = format!(
+        "have them listen on 127.0.0.1 only; or refuse what comes by {device}: nft add table inet guard; nft add chain inet \
+         guard input '{{ type filter hook input priority 0; }}'; nft add rule inet guard input iifname {device} ct state new \
+         meta l4proto {{ tcp, udp }} reject"
+    );
+    Some(if router.has_network() {
+        let modules = MODULES.map(|module| format!("modprobe {module}")).join("; ");
+        Finding::warning(
+            format!(
+                "vassals of {device} reach these services of this host, for its table has no chain {INPUT}: the kernel couldn't \
+                 make it: {names}{more}"
+            ),
+            format!("{modules}; then reload the instance\nor {guard}"),
+        )
+    } else {
+        Finding::warning(
+            format!("vassals of {device} reach these services of this host: {names}{more}"),
+            format!(
+                "tuntap-router-address = <the vassals' network's first address>/<len>, which keeps vassals from all that \
+                 tuntap-router-host doesn't open\nor {guard}"
+            ),
+        )
+    })
+}
+
+/// Whether an option opens everything of the host.
+pub fn opened(router: &RouterSpec) -> Option<Finding> {
+    let is_everywhere = |to: Option<IpNet>| to.is_none_or(|net| net.prefix_len() == 0);
+    let all = |rule: &&HostRule| rule.allow && rule.service.is_none() && is_everywhere(rule.to);
+    router.protection.rules.iter().find(all)?;
     Some(Finding::warning(
-        format!("vassals of {device} reach these services of this host: {}{more}", names.join(", ")),
-        format!(
-            "have them listen on 127.0.0.1 only; or refuse what comes by {device}: nft add table inet guard; nft add chain inet \
-             guard input '{{ type filter hook input priority 0; }}'; nft add rule inet guard input iifname {device} ct state new \
-             meta l4proto {{ tcp, udp }} reject"
-        ),
+        format!("tuntap-router-host = {} allow: every service of this host is open to vassals", router.device),
+        "name what they need: tuntap-router-host = allow <address> <protocol> <port>",
     ))
 }
 
@@ -149,8 +179,16 @@ fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
     rules.v4.first_match(&flow).is_some_and(|action| action != Action::Allow)
 }
 
-/// Whether somebody answers where the file says that a DNS server of this host is.
-pub fn dns_servers(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Vec<Finding> {
+/// Whether somebody answers where the file says that a DNS server of this host is. Before the start there may be nobody yet
+/// on the router's own addresses.
+pub fn dns_servers(
+    router: &RouterSpec,
+    services: &[Service],
+    filters: &Filters,
+    found: &Surroundings,
+    is_running: bool,
+) -> Vec<Finding> {
+    let is_there = |server: &IpAddr| is_running || found.addresses.iter().any(|(_, net)| net.addr() == *server);
     let serves =
         |server: &IpAddr| services.iter().any(|it| it.protocol == "udp" && it.port == DNS && it.is_for(*server));
     let is_diverted = |server: &IpAddr| {
@@ -168,14 +206,60 @@ pub fn dns_servers(router: &RouterSpec, services: &[Service], filters: &Filters,
         nat.into_iter().any(|chain| matches!(passage(chain, &packet), Passage::Diverted(_)))
     };
     own_servers(router, Some(found))
-        .filter(|server| !serves(server) && !is_diverted(server))
+        .filter(|server| is_there(server) && !serves(server) && !is_diverted(server))
         .map(|server| {
             Finding::warning(
                 format!("tuntap-router-dns = {} {server}: nothing on this host serves udp {DNS} there", router.device),
-                "start the DNS server, and have it listen on that address, which is there as long as the router runs",
+                "start the DNS server, and have it listen on that address; a router's is there as long as it runs",
             )
         })
         .collect()
+}
+
+/// Whether all vassals together may have more connections than the host tracks. `peers`: how many there may be.
+pub fn connections(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option<Finding> {
+    let most = most.filter(|_| router.has_network())?;
+    let device = &router.device;
+    let remedy = |wanted: u64| {
+        format!(
+            "tuntap-router-max-connections = {device} {}; or sysctl -w net.netfilter.nf_conntrack_max={wanted}, kept in \
+             /etc/sysctl.d (about 300 bytes each)",
+            (most / peers.max(1)).max(1)
+        )
+    };
+    let Some(each) = router.protection.max_connections() else {
+        return Some(Finding::warning(
+            format!(
+                "tuntap-router-max-connections = {device} 0: one vassal may have all {most} connections that this host tracks \
+                 (net.netfilter.nf_conntrack_max)"
+            ),
+            "leave the line out, or set a number",
+        ));
+    };
+    let all = peers.saturating_mul(u64::from(each));
+    (all > most).then(|| {
+        Finding::warning(
+            format!(
+                "{device}: {peers} vassals with {each} connections each (tuntap-router-max-connections) are {all}, and this host \
+                 tracks {most} (net.netfilter.nf_conntrack_max)"
+            ),
+            remedy(all),
+        )
+    })
+}
+
+/// Whether the host can know all vassals of IPv6, each of which is a neighbour. `peers`: how many there may be.
+pub fn neighbours(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option<Finding> {
+    let most = most.filter(|_| router.has_network() && speaks(router, true))?;
+    (peers > most).then(|| {
+        Finding::warning(
+            format!(
+                "{}: {peers} vassals, and this host may know {most} neighbours of IPv6 (net.ipv6.neigh.default.gc_thresh3)",
+                router.device
+            ),
+            format!("sysctl -w net.ipv6.neigh.default.gc_thresh3={}, kept in /etc/sysctl.d", peers.saturating_mul(2)),
+        )
+    })
 }
 
 /// Whether a table that all share is nearly full. The words are the table's, and what makes it larger.
@@ -191,12 +275,13 @@ pub fn fill(table: Option<Fill>, what: &str, remedy: &str) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::passage::tests::{came_by, chain, rule};
     use super::*;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
     use crate::sys::survey::filter::Verdict;
+    use crate::sys::survey::filter::passage::tests::{came_by, chain, rule};
     use crate::sys::survey::network::Neighbour;
+    use crate::sys::survey::services::tests::service;
 
     const LINES: [(&str, &str); 3] = [
         ("tuntap-router", "emperor0 /run/t.socket"),
@@ -204,12 +289,14 @@ mod tests {
         ("tuntap-router-dns", "10.0.0.1"),
     ];
 
-    fn service(protocol: &'static str, address: &str, port: u16) -> Service {
-        Service { protocol, address: address.parse().expect("an address"), port, process: None }
-    }
-
     fn filters(chains: Vec<BaseChain>) -> Filters {
         Filters { chains, ..Filters::default() }
+    }
+
+    /// A host with one interface.
+    fn surroundings() -> Surroundings {
+        let address = ("eth0".to_owned(), "203.0.113.2/24".parse().expect("an address"));
+        Surroundings { addresses: vec![address], ..Surroundings::default() }
     }
 
     fn input(verdict: Verdict) -> BaseChain {
@@ -224,11 +311,17 @@ mod tests {
         };
         let ssh = [service("tcp", "0.0.0.0", 22), service("tcp", "::", 22)];
         let open = look(&ssh, &filters(Vec::new()));
-        assert_eq!(open.what, "vassals of emperor0 reach these services of this host: tcp 22");
+        assert!(open.what.ends_with(": tcp 22"), "{open:?}");
         assert_eq!(look(&ssh, &filters(vec![input(Verdict::Drop)])).severity, Severity::Fine);
         let chains = [("input".to_owned(), 1)].into();
         let own = Filters { inet_tables: [("tuntap-emperor0".to_owned(), chains)].into(), ..Filters::default() };
         assert_eq!(look(&ssh, &own).severity, Severity::Fine, "opened by the router's own table");
+        let bare = Filters { inet_tables: [("tuntap-emperor0".to_owned(), [].into())].into(), ..Filters::default() };
+        let unprotected = look(&ssh, &bare);
+        assert!(unprotected.what.contains("its table has no chain input"), "{unprotected:?}");
+        let long = instance(&LINES[..1]);
+        let long = exposure(&long.config.routers[0], &ssh, &filters(Vec::new()), &surroundings());
+        assert!(long.is_some_and(|finding| finding.remedy[0].contains("tuntap-router-address")));
         assert_eq!(look(&ssh, &filters(vec![input(Verdict::Accept)])).severity, Severity::Warning);
         assert_eq!(look(&[service("tcp", "127.0.0.1", 22)], &filters(Vec::new())).severity, Severity::Fine);
         assert_eq!(look(&[service("udp", "0.0.0.0", 53)], &filters(Vec::new())).severity, Severity::Fine, "meant");
@@ -260,11 +353,47 @@ mod tests {
     fn server_that_is_named_must_serve() {
         let it = instance(&LINES);
         let count = |services: &[Service]| {
-            dns_servers(&it.config.routers[0], services, &filters(Vec::new()), &Surroundings::default()).len()
+            dns_servers(&it.config.routers[0], services, &filters(Vec::new()), &Surroundings::default(), true).len()
         };
+        let before = dns_servers(&it.config.routers[0], &[], &filters(Vec::new()), &Surroundings::default(), false);
+        assert_eq!(before, [], "the address isn't there yet");
         assert_eq!(count(&[]), 1);
         assert_eq!(count(&[service("udp", "0.0.0.0", 53)]), 0);
         assert_eq!(count(&[service("udp", "10.0.0.9", 53)]), 1);
+    }
+
+    #[test]
+    fn what_opens_everything_is_a_warning() {
+        let look = |value: &str| {
+            let it = instance(&[&LINES[..], &[("tuntap-router-host", value)]].concat());
+            opened(&it.config.routers[0]).is_some()
+        };
+        assert!(look("allow") && look("allow 0.0.0.0/0"));
+        assert!(!look("allow tcp 22") && !look("allow 10.0.0.1") && !look("deny"));
+    }
+
+    #[test]
+    fn limit_of_connections_is_compared_with_what_the_host_tracks() {
+        let look = |lines: &[(&str, &str)], peers| {
+            let it = instance(&[&LINES[..], lines].concat());
+            connections(&it.config.routers[0], peers, Some(262_144)).map(|finding| finding.what)
+        };
+        assert_eq!(look(&[], 64), None);
+        let expected = "emperor0: 65 vassals with 4096 connections each (tuntap-router-max-connections) are 266240, and this \
+                        host tracks 262144 (net.netfilter.nf_conntrack_max)";
+        assert_eq!(look(&[], 65).as_deref(), Some(expected));
+        assert_eq!(look(&[("tuntap-router-max-connections", "1000")], 262), None);
+        assert!(look(&[("tuntap-router-max-connections", "0")], 1).is_some());
+        let long = instance(&LINES[..1]);
+        assert_eq!(connections(&long.config.routers[0], 9000, Some(10)), None, "it has no limits");
+    }
+
+    #[test]
+    fn neighbours_are_those_of_ipv6() {
+        let it = instance(&[LINES[0], ("tuntap-router-address", "fd00::1/64")]);
+        let look = |peers| neighbours(&it.config.routers[0], peers, Some(1024)).is_some();
+        assert_eq!([look(1024), look(1025)], [false, true]);
+        assert_eq!(neighbours(&instance(&LINES).config.routers[0], 5000, Some(1024)), None);
     }
 
     #[test]

@@ -73,6 +73,24 @@ pub fn queue(instance: &Instance, longest: Option<u64>) -> Option<Finding> {
     })
 }
 
+/// Whether the router gets the share of processor time that it takes. `may` says whether this process, and so probably the
+/// instance, has CAP_SYS_NICE; `None` if that isn't known.
+pub fn priority(instance: &Instance, may: Option<bool>) -> Option<Finding> {
+    let wanted = instance.config.priority.filter(|nice| *nice < 0)?;
+    (may == Some(false)).then(|| {
+        let what = format!(
+            "tuntap-router-priority {wanted}: CAP_SYS_NICE is missing here; without it, vassals that flood the router may leave \
+             it little processor time"
+        );
+        // Nobody has asked for the default.
+        if instance.last("tuntap-router-priority").is_some() {
+            Finding::warning(what, "start uWSGI with CAP_SYS_NICE (docker: --cap-add SYS_NICE), or set it to off")
+        } else {
+            Finding::fine(what)
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +124,14 @@ mod tests {
         assert_eq!(queue(&instance(&[]), Some(4096)), None);
         assert_eq!(queue(&instance(&[("listen", "5000")]), Some(4096)).map(|it| it.severity), Some(Severity::Wrong));
         assert_eq!(queue(&instance(&[("listen", "5000")]), None), None);
+    }
+    #[test]
+    fn priority_that_is_not_given_is_a_note_unless_it_was_asked_for() {
+        let look = |lines: &[(&str, &str)], may| priority(&instance(lines), may).map(|finding| finding.severity);
+        assert_eq!(look(&[], Some(false)), Some(Severity::Fine));
+        assert_eq!((look(&[], Some(true)), look(&[], None)), (None, None));
+        let asked = |value| [("tuntap-router-priority", value)];
+        assert_eq!(look(&asked("-10"), Some(false)), Some(Severity::Warning));
+        assert_eq!((look(&asked("off"), Some(false)), look(&asked("5"), Some(false))), (None, None));
     }
 }

@@ -8,6 +8,7 @@ use super::filter::{speaks, uplinks};
 use crate::config::RouterSpec;
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
+use crate::sys::netlink::nftables::MODULES;
 use crate::sys::survey::interface::Process;
 use crate::sys::survey::network::{LinkState, Surroundings};
 use crate::sys::survey::peers::{Peer, PeerLink};
@@ -170,7 +171,7 @@ fn sysctl(found: &Surroundings, interface: &str, is_ipv6: bool) -> String {
 }
 
 /// Whether the router's own table of nftables is what its file makes. `wanted`: the numbers of rules of its chains, for each
-/// table that it may be; nothing if it needs none. `tables`: those that there are.
+/// table that it may be, the whole one first; nothing if it needs none. `tables`: those that there are.
 pub fn table(
     router: &RouterSpec,
     wanted: &[BTreeMap<String, usize>],
@@ -182,8 +183,8 @@ pub fn table(
         ([], None) => None,
         (_, None) => Some(Finding::wrong(
             format!(
-                "nftables: there is no table inet {name}: nothing is masqueraded, no port is mapped; it was taken away, or the \
-                 file has changed since the start"
+                "nftables: there is no table inet {name}: nothing is masqueraded, no port is mapped, and vassals reach every \
+                 service of this host; it was taken away or couldn't be made, or the file has changed since the start"
             ),
             life.reload(),
         )),
@@ -199,6 +200,13 @@ pub fn table(
                  start"
             ),
             life.reload(),
+        )),
+        ([whole, ..], Some(found)) if whole != found => Some(Finding::warning(
+            format!(
+                "nftables: the table inet {name} is in place, but without all of its limits and protection, which this kernel \
+                 couldn't make at the start"
+            ),
+            format!("{}; {}", MODULES.map(|module| format!("modprobe {module}")).join("; "), life.reload()),
         )),
         (_, Some(_)) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
     }
@@ -357,6 +365,8 @@ mod tests {
         assert_eq!(severity(Some(2), BTreeMap::new()), Some(Severity::Wrong));
         assert_eq!(severity(None, tables(1)), Some(Severity::Warning));
         assert_eq!(severity(None, BTreeMap::new()), None);
+        let smaller = table(router, &[chains(3), chains(2)], &tables(2), &Life::default());
+        assert_eq!(smaller.map(|finding| finding.severity), Some(Severity::Warning), "what this kernel can make");
     }
 
     #[test]

@@ -7,7 +7,6 @@ pub mod host;
 pub mod kernel;
 pub mod live;
 pub mod network;
-mod passage;
 pub mod placement;
 pub mod plugin;
 pub mod ports;

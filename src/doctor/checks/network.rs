@@ -9,6 +9,7 @@ use super::live;
 use crate::config::RouterSpec;
 use crate::doctor::finding::{Finding, Severity};
 use crate::doctor::instance::Instance;
+use crate::hostnet::{self, Conflict, Networks};
 use crate::policy::lease::{Lease, Uncovered};
 use crate::sys::survey::network::{Neighbour, Surroundings};
 
@@ -55,8 +56,6 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>, is_
     }
     for router in routers {
         findings.extend(nat_interfaces(router, found));
-        findings.extend(router.addresses.iter().filter_map(|own| overlap(router, own, found)));
-        findings.extend(router.addresses.iter().filter_map(|own| takes_neighbour(router, own, found)));
     }
     findings
 }
@@ -154,10 +153,9 @@ fn locked_settings(found: &Surroundings, routers: &[&RouterSpec], is_ipv6: bool)
 /// Whether the router's table of nftables is somebody's already, which stops the start.
 pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Finding> {
     let name = router.table_name();
-    let is_needed = !(router.nat.is_empty() && router.ports.is_empty());
-    (is_needed && is_taken(&name)).then(|| {
+    (router.needs_table() && is_taken(&name)).then(|| {
         Finding::wrong(
-            format!("nftables: the table inet {name} is somebody else's, and tuntap-router-nat and -port need it"),
+            format!("nftables: the table inet {name} is somebody else's, and the router of {} needs it", router.device),
             format!(
                 "nft list table inet {name} shows it\nnft delete table inet {name}; or another device in tuntap-router"
             ),
@@ -167,7 +165,11 @@ pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Fin
 
 /// Networks that two files want.
 pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding> {
-    let own = instance.config.routers.iter().flat_map(|router| &router.addresses);
+    let own = instance
+        .config
+        .routers
+        .iter()
+        .flat_map(|router| router.addresses.iter().filter(|net| !router.meant.addresses.contains(net)));
     let clash = |own: &IpNet| {
         let own_net = own.trunc();
         let find = |other: &&&Instance| {
@@ -177,7 +179,7 @@ pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding
         let other = others.iter().find(find)?;
         Some(Finding::wrong(
             format!("tuntap-router-address {own}: a router of {} has that network, or a part of it", other.file),
-            "another network in one of the two",
+            "another network in one of the two, or \"anyway\" behind the address if that is meant",
         ))
     };
     own.filter_map(clash).collect()
@@ -239,58 +241,42 @@ fn nat_interfaces(router: &RouterSpec, found: &Surroundings) -> Vec<Finding> {
     });
     missing
         .map(|name| {
-            Finding::wrong(
-                format!("tuntap-router-nat = {} {name}: there is no interface {name}", router.device),
-                format!("one of {} (ip -brief link)", found.interfaces.join(", ")),
+            Finding::warning(
+                format!(
+                    "tuntap-router-nat = {} {name}: there is no interface {name} at the moment: vassals reach nothing by it \
+                     until it is there",
+                    router.device
+                ),
+                format!("is it misspelt? there are {} (ip -brief link)", found.interfaces.join(", ")),
             )
         })
         .chain(down)
         .collect()
 }
 
-/// Whether a router's network has somebody in it whom this host asks: its next hop, or its DNS server.
-fn takes_neighbour(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Finding> {
-    let is_gateway = |address: &&IpAddr| own.contains(*address);
-    // The host may well ask a server of its own there.
-    let is_server = |address: &&IpAddr| own.contains(*address) && **address != own.addr();
-    let gateway =
-        found.gateways.iter().find(is_gateway).map(|address| (address, "the next hop of a route of this host"));
-    let server = || found.nameservers.iter().find(is_server).map(|address| (address, "the DNS server of this host"));
-    // Routes by the router's own device are the operator's.
-    let is_by_router = |address: &IpAddr| {
-        found.neighbours.iter().any(|to| to.interface == router.device && to.is_own && to.net.contains(address))
-            && !found.neighbours.iter().any(|to| to.interface != router.device && to.is_own && to.net.contains(address))
+/// Networks of a router that are somebody else's already, by the judgement of the start. The error says why nobody knows.
+pub fn conflicts(router: &RouterSpec, networks: &Result<Networks, String>) -> Vec<Finding> {
+    if router.addresses.is_empty() {
+        return Vec::new();
+    }
+    let networks = match networks {
+        Ok(networks) => networks,
+        Err(reason) => {
+            let what =
+                format!("tuntap-router-address of {}: not examined, for routes can't be read: {reason}", router.device);
+            return vec![Finding::warning(what, "run this check as root, in the network namespace of the router")];
+        }
     };
-    let (address, what) = gateway.filter(|(address, _)| !is_by_router(address)).or_else(server)?;
-    Some(Finding::wrong(
-        format!(
-            "tuntap-router-address = {} {own}: {address} is in it, {what}, which is lost to it then",
-            router.device
-        ),
-        "another network in tuntap-router-address, and in the vassals' addresses and leases",
-    ))
-}
-
-/// Whether a router's network is somewhere else already.
-fn overlap(router: &RouterSpec, own: &IpNet, found: &Surroundings) -> Option<Finding> {
-    let own_net = own.trunc();
-    let meets = |other: &&Neighbour| {
-        let net = &other.net;
-        other.interface != router.device && net.prefix_len() > 0 && (net.contains(&own_net) || own_net.contains(net))
+    let finding = |conflict: Conflict| {
+        if conflict.is_meant {
+            Finding::fine(format!("{}, which is meant (anyway)", conflict.words()))
+        } else if conflict.is_uncertain {
+            Finding::warning(conflict.what(), Conflict::REMEDY)
+        } else {
+            Finding::wrong(conflict.what(), Conflict::REMEDY)
+        }
     };
-    let other = found.neighbours.iter().find(meets)?;
-    let option = format!("tuntap-router-address = {} {own}", router.device);
-    let place = match (other.interface.as_str(), other.is_own) {
-        ("", _) => format!("a route to {}", other.net),
-        (interface, true) => format!("{} of {interface}", other.net),
-        (interface, false) => format!("a route to {} by {interface}", other.net),
-    };
-    let remedy = "another network in tuntap-router-address, and in the vassals' addresses and leases";
-    Some(if !other.is_own && other.net.prefix_len() < own_net.prefix_len() {
-        Finding::warning(format!("{option}: hides a part of {place}"), remedy)
-    } else {
-        Finding::wrong(format!("{option}: overlaps with {place}"), remedy)
-    })
+    hostnet::conflicts(router, networks).map(finding).collect()
 }
 
 #[cfg(test)]
@@ -298,6 +284,7 @@ mod tests {
     use super::*;
     use crate::doctor::instance::tests::instance;
     use crate::policy::lease::Holder;
+    use crate::sys::netlink::Route;
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");
     fn neighbour(net: &str, interface: &str, is_own: bool) -> Neighbour {
@@ -318,7 +305,6 @@ mod tests {
                 neighbour("203.0.113.0/24", "eth0", true),
                 neighbour("0.0.0.0/0", "eth0", false),
                 neighbour("::/0", "eth0", false),
-                neighbour("10.0.0.0/8", "vpn0", false),
             ],
             ..Surroundings::default()
         }
@@ -398,8 +384,8 @@ mod tests {
     fn table_must_be_free_where_it_is_needed() {
         let taken =
             |lines: &[(&str, &str)]| table(&instance(lines).config.routers[0], |name| name == "tuntap-emperor0");
-        assert!(taken(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth0")]).is_some());
-        assert_eq!(taken(&[ROUTER, ADDRESS]), None);
+        assert!(taken(&[ROUTER, ADDRESS]).is_some());
+        assert_eq!(taken(&[ROUTER]), None);
     }
 
     #[test]
@@ -408,6 +394,7 @@ mod tests {
         let own = other("10.0.0.1/24");
         assert_eq!(shared_networks(&own, &[&other("10.0.1.1/24"), &other("fd00::1/64")]), []);
         assert_eq!(shared_networks(&own, &[&other("10.0.0.129/25")]).len(), 1);
+        assert_eq!(shared_networks(&other("10.0.0.129/25 anyway"), &[&own]), []);
     }
 
     #[test]
@@ -442,37 +429,38 @@ mod tests {
     }
 
     #[test]
-    fn networks_must_be_free() {
-        let address = |net| [ROUTER, ("tuntap-router-address", net)];
-        assert_eq!(severity(&address("192.168.0.1/24"), open()), Severity::Fine);
-        let taken = worst(&address("203.0.113.129/25"), open());
-        assert_eq!(taken.severity, Severity::Wrong);
-        assert_eq!(
-            taken.what,
-            "tuntap-router-address = emperor0 203.0.113.129/25: overlaps with 203.0.113.0/24 of eth0"
-        );
-        assert_eq!(severity(&address("10.9.0.1/24"), open()), Severity::Warning, "a part of a network behind a VPN");
-        let mut running = open();
-        running.neighbours.push(neighbour("192.168.0.0/24", "emperor0", true));
-        assert_eq!(severity(&address("192.168.0.1/24"), running), Severity::Fine, "its own");
-    }
-
-    #[test]
-    fn neighbours_that_the_host_asks_are_not_taken() {
-        let at = |address: &str| Surroundings { gateways: vec![address.parse().expect("an address")], ..open() };
-        let address = [ROUTER, ("tuntap-router-address", "192.168.0.1/24")];
-        assert_eq!(severity(&address, at("203.0.113.1")), Severity::Fine);
-        assert!(worst(&address, at("192.168.0.1")).what.contains("192.168.0.1 is in it, the next hop"));
-        assert_eq!(severity(&address, at("192.168.0.254")), Severity::Wrong);
-        let asks = |address: &str| Surroundings { nameservers: vec![address.parse().expect("an address")], ..open() };
-        assert_eq!(severity(&address, asks("192.168.0.53")), Severity::Wrong);
-        assert_eq!(severity(&address, asks("192.168.0.1")), Severity::Fine, "its own");
+    fn networks_are_judged_as_the_start_does() {
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
+        let found = |resolver: &str| Networks {
+            routes: vec![Route {
+                destination: net("203.0.113.0/24"),
+                gateway: None,
+                index: Some(2),
+                metric: 0,
+                table: 254,
+            }],
+            resolvers: vec![resolver.parse().expect("an address")],
+            ..Networks::default()
+        };
+        let look = |address: &str, resolver: &str| {
+            let it = instance(&[ROUTER, ("tuntap-router-address", address)]);
+            conflicts(&it.config.routers[0], &Ok(found(resolver))).first().map(|finding| finding.severity)
+        };
+        assert_eq!(look("192.168.0.1/24", "203.0.113.1"), None);
+        assert_eq!(look("203.0.113.129/25", "203.0.113.1"), Some(Severity::Wrong));
+        assert_eq!(look("203.0.113.129/25 anyway", "203.0.113.1"), Some(Severity::Fine));
+        assert_eq!(look("192.168.0.1/24", "192.168.0.53"), Some(Severity::Warning));
+        let it = instance(&[ROUTER, ADDRESS]);
+        let unknown = conflicts(&it.config.routers[0], &Err("EPERM".to_owned()));
+        assert_eq!(unknown[0].severity, Severity::Warning);
+        let it = instance(&[ROUTER]);
+        assert_eq!(conflicts(&it.config.routers[0], &Err("EPERM".to_owned())), [], "it has no network");
     }
 
     #[test]
     fn nat_needs_its_interface() {
         let missing = worst(&[ROUTER, ADDRESS, ("tuntap-router-nat", "eth7")], open());
-        assert_eq!(missing.severity, Severity::Wrong);
+        assert_eq!(missing.severity, Severity::Warning, "it joins when it is there");
         assert!(missing.remedy[0].contains("eth0"), "{missing:?}");
     }
 }

@@ -2,81 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::filter::{number, uplinks};
-use super::passage::{Packet, Passage, passage};
 use crate::config::{PortMapping, RouterSpec, StatsAddress};
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
-use crate::sys::survey::filter::{BaseChain, Hook, LOCAL, NEW};
+use crate::hostnet::{self, PortUses, Taken};
 use crate::sys::survey::interface::Process;
-use crate::sys::survey::network::Surroundings;
 use crate::sys::survey::services::Service;
 
-/// Mapped ports that the host serves itself.
-pub fn served(router: &RouterSpec, services: &[Service]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = Vec::new();
-    for mapping in &router.ports {
-        let takes = |service: &&Service| {
-            // The mappings are for all addresses but loopback's.
-            service.protocol == mapping.protocol.as_str()
-                && service.port == mapping.port
-                && !service.address.is_loopback()
-                && service.speaks(mapping.target.is_ipv6())
-        };
-        let Some(service) = services.iter().find(takes) else { continue };
-        let finding = Finding::wrong(
-            format!(
-                "tuntap-router-port {}: this host serves that port itself, {}: from outside it is reached no more",
-                words(mapping),
-                service
-                    .process
-                    .as_ref()
-                    .map_or_else(|| "by a process that can't be seen".to_owned(), ToString::to_string)
-            ),
-            "another port in tuntap-router-port; or have that service use another one, or 127.0.0.1 only",
-        );
-        if !findings.contains(&finding) {
-            findings.push(finding);
+/// Mapped ports that have a use already, by the judgement of the start.
+pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> Vec<Finding> {
+    let finding = |taken: Taken| {
+        if taken.is_meant {
+            Finding::fine(format!("{}, which is meant (anyway)", taken.words()))
+        } else if taken.is_uncertain {
+            Finding::warning(format!("{}, or used by a client", taken.what()), Taken::REMEDY)
+        } else {
+            Finding::wrong(taken.what(), Taken::REMEDY)
         }
-    }
-    findings
-}
-
-/// Mapped ports that a rule of somebody else leads elsewhere.
-pub fn mapped_by_others(router: &RouterSpec, chains: &[BaseChain], found: Option<&Surroundings>) -> Vec<Finding> {
-    let own = format!("inet {}", router.table_name());
-    let others = || chains.iter().filter(|chain| chain.is_nat && chain.hook == Hook::Prerouting && chain.table != own);
-    let find = |mapping: &PortMapping| {
-        let is_ipv6 = mapping.target.is_ipv6();
-        let packet = Packet {
-            came_by: uplinks(router, is_ipv6, found),
-            is_ipv6,
-            state: NEW,
-            protocol: Some(number(mapping.protocol)),
-            port: Some(mapping.port),
-            destination_type: LOCAL,
-            ..Packet::default()
-        };
-        let of_family = others().filter(|chain| chain.is_ipv6.is_none_or(|it| it == is_ipv6));
-        of_family.into_iter().find_map(|chain| match passage(chain, &packet) {
-            Passage::Diverted(place) => Some(Finding::wrong(
-                format!(
-                    "tuntap-router-port {}: {}, chain {} leads that port elsewhere: {place}",
-                    words(mapping),
-                    chain.table,
-                    chain.name
-                ),
-                "another port in one of the two; an Emperor's table is inet tuntap-<its device>",
-            )),
-            _ => None,
-        })
     };
-    router.ports.iter().filter_map(find).collect()
+    hostnet::taken(router, own_tables, uses).into_iter().map(finding).collect()
 }
 
 /// Ports that routers of two files map.
 pub fn mapped_twice(instance: &Instance, earlier: &[&Instance]) -> Vec<Finding> {
-    let own = instance.config.routers.iter().flat_map(|router| &router.ports);
+    let is_meant = |router: &RouterSpec, mapping: &PortMapping| router.meant.ports.contains(mapping);
+    let own = instance
+        .config
+        .routers
+        .iter()
+        .flat_map(|router| router.ports.iter().filter(|mapping| !is_meant(router, mapping)));
     let clash = |mapping: &PortMapping| {
         let is_same = |other: &PortMapping| {
             (other.protocol, other.port, other.target.is_ipv6())
@@ -86,7 +40,7 @@ pub fn mapped_twice(instance: &Instance, earlier: &[&Instance]) -> Vec<Finding> 
             earlier.iter().find(|other| other.config.routers.iter().flat_map(|router| &router.ports).any(is_same))?;
         Some(Finding::wrong(
             format!("tuntap-router-port {}: a router of {} maps that port, too", words(mapping), other.file),
-            "another port in one of the two",
+            "another port in one of the two, or \"anyway\" behind the mapping if that is meant",
         ))
     };
     own.filter_map(clash).collect()
@@ -142,10 +96,12 @@ fn words(mapping: &PortMapping) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::passage::tests::{chain, rule};
     use super::*;
+    use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
-    use crate::sys::survey::filter::{Condition, Test, Verdict};
+    use crate::sys::survey::filter::passage::tests::{chain, rule};
+    use crate::sys::survey::filter::{BaseChain, Condition, Hook, Name, Test, Verdict};
+    use crate::sys::survey::services;
 
     const LINES: [(&str, &str); 4] = [
         ("tuntap-router", "emperor0 /run/t.socket 127.0.0.1:5000 :999"),
@@ -156,13 +112,18 @@ mod tests {
 
     fn service(protocol: &'static str, address: &str, port: u16) -> Service {
         let process = Some(Process { pid: 7, command: "sshd".to_owned() });
-        Service { protocol, address: address.parse().expect("an address"), port, process }
+        Service { process, ..services::tests::service(protocol, address, port) }
+    }
+
+    fn look(lines: &[(&str, &str)], services: &[Service], chains: &[BaseChain]) -> Vec<Finding> {
+        let router = &instance(lines).config.routers[0];
+        let addresses = ["203.0.113.2".parse().expect("an address")];
+        taken(router, &[router.table_name()], PortUses { services, chains, addresses: &addresses })
     }
 
     #[test]
     fn port_that_the_host_serves_is_told_once() {
-        let it = instance(&LINES);
-        let count = |services: &[Service]| served(&it.config.routers[0], services).len();
+        let count = |services: &[Service]| look(&LINES, services, &[]).len();
         assert_eq!(count(&[service("tcp", "0.0.0.0", 2222), service("tcp", "::", 2222)]), 1);
         assert_eq!(count(&[service("tcp", "::", 2222)]), 1, "for both versions");
         assert_eq!(count(&[service("tcp", "203.0.113.2", 2222)]), 1);
@@ -170,20 +131,38 @@ mod tests {
         {
             assert_eq!(count(&[other]), 0);
         }
+        let ssh = [service("tcp", "0.0.0.0", 2222)];
+        assert_eq!(look(&LINES, &ssh, &[])[0].severity, Severity::Wrong);
+        let client = [Service { may_be_client: true, ..service("tcp", "0.0.0.0", 2222) }];
+        assert_eq!(look(&LINES, &client, &[])[0].severity, Severity::Warning);
+        let meant = [&LINES[..3], &[("tuntap-router-port", "tcp 2222 10.0.0.2:22 anyway")]].concat();
+        assert_eq!(look(&meant, &ssh, &[])[0].severity, Severity::Fine);
     }
 
     #[test]
     fn rule_of_somebody_else_is_told() {
-        let it = instance(&LINES);
-        let leads = |port| {
-            let test = Condition { test: Test::ToPort(vec![port..=port]), is_negated: false };
-            let chain = chain(false, vec![rule(&[test], Verdict::Divert)]);
+        let leads = |tests: &[Test]| {
+            let conditions: Vec<_> =
+                tests.iter().map(|test| Condition { test: test.clone(), is_negated: false }).collect();
+            let chain = chain(false, vec![rule(&conditions, Verdict::Divert)]);
             BaseChain { table: "inet tuntap-emperor1".to_owned(), hook: Hook::Prerouting, is_nat: true, ..chain }
         };
-        let count = |chain| mapped_by_others(&it.config.routers[0], &[chain], None).len();
-        assert_eq!((count(leads(2222)), count(leads(2223))), (1, 0));
-        assert_eq!(count(BaseChain { table: "inet tuntap-emperor0".to_owned(), ..leads(2222) }), 0, "its own");
-        assert_eq!(mapped_twice(&it, &[&instance(&LINES)]).len(), 1);
+        let port = |port| Test::ToPort(vec![port..=port]);
+        let count = |chain| look(&LINES, &[], &[chain]).len();
+        assert_eq!((count(leads(&[port(2222)])), count(leads(&[port(2223)]))), (1, 0));
+        assert_eq!(count(BaseChain { table: "inet tuntap-emperor0".to_owned(), ..leads(&[port(2222)]) }), 0, "its own");
+        let to = |address: &str| {
+            let address: IpAddr = address.parse().expect("an address");
+            Test::To(vec![address..=address])
+        };
+        assert_eq!(count(leads(&[to("203.0.113.2"), port(2222)])), 1, "an address of this host");
+        assert_eq!(count(leads(&[to("203.0.113.3"), port(2222)])), 0, "somebody else's");
+        let by = |name: &str| Test::CameBy(vec![Name::Exactly(name.to_owned())]);
+        assert_eq!((count(leads(&[by("eth0"), port(2222)])), count(leads(&[by("eth1"), port(2222)]))), (1, 0));
+        let it = instance(&LINES);
+        assert_eq!(mapped_twice(&it, &[&it]).len(), 1);
+        let meant = [&LINES[..3], &[("tuntap-router-port", "tcp 2222 10.0.0.2:22 anyway")]].concat();
+        assert_eq!(mapped_twice(&instance(&meant), &[&it]), []);
     }
 
     #[test]

@@ -5,12 +5,21 @@ use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
 
 /// Each value that can't be used, and whether there is anything to do for the plugin at all. `names` is what is wrong with
-/// the users and groups of leases.
+/// the users and groups of leases, which stops no start.
 pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
-    let wrong = instance.errors.iter().chain(names);
+    let wrong = instance.errors.iter();
     let mut findings: Vec<Finding> = wrong
         .map(|error| Finding::wrong(format!("{} = {}", error.option, error.value), error.problem.to_string()))
         .collect();
+    findings.extend(names.iter().map(|error| {
+        Finding::warning(
+            format!(
+                "{} = {}: {}: the addresses are nobody's until it is there",
+                error.option, error.value, error.problem
+            ),
+            "is it misspelt? adduser --system makes a user, addgroup a group",
+        )
+    }));
     if findings.is_empty() {
         let count = instance.reading.values.len();
         let has_none = instance.config.routers.is_empty() && instance.config.devices.is_empty();
@@ -48,6 +57,7 @@ pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Problem;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
 
@@ -58,6 +68,15 @@ mod tests {
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[1].what, "tuntap-router-firewall-in = deyn");
         assert!(findings[1].remedy[0].contains("unknown action"), "{findings:?}");
+    }
+
+    #[test]
+    fn lease_for_nobody_stops_no_start() {
+        let problem = Problem::NoAccount { kind: "user", name: "gone".to_owned() };
+        let error = ConfigError { option: "tuntap-router-lease", value: "10.0.0.2 gone".to_owned(), problem };
+        let findings = values(&instance(&[("tuntap-device", "uwsgi0")]), &[error]);
+        assert_eq!(findings[0].severity, Severity::Warning);
+        assert!(findings[0].what.contains("there is no user \"gone\" on this machine"), "{findings:?}");
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod route;
 mod watch;
 
 pub use error::NetlinkError;
-pub use notices::Notices;
+pub use notices::{Notices, Subject};
 pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
 pub use watch::AddressWatch;

@@ -9,15 +9,30 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::error::NetlinkError;
 
-/// Groups of linux/rtnetlink.h: links, addresses and settings (`NETCONFA_FORWARDING` and its like). Not routes: where a
-/// routing daemon runs these come by the thousand.
-const GROUPS: [u32; 5] = [
-    libc::RTNLGRP_LINK,
-    libc::RTNLGRP_IPV4_IFADDR,
-    libc::RTNLGRP_IPV6_IFADDR,
-    libc::RTNLGRP_IPV4_NETCONF,
-    libc::RTNLGRP_IPV6_NETCONF,
-];
+/// What notices are about, as groups of linux/rtnetlink.h. Not routes: where a routing daemon runs these come by the
+/// thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Addresses alone.
+    Addresses,
+    /// Interfaces, addresses and settings (`NETCONFA_FORWARDING` and its like).
+    Everything,
+}
+
+impl Subject {
+    const fn groups(self) -> &'static [u32] {
+        match self {
+            Self::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
+            Self::Everything => &[
+                libc::RTNLGRP_IPV4_IFADDR,
+                libc::RTNLGRP_IPV6_IFADDR,
+                libc::RTNLGRP_LINK,
+                libc::RTNLGRP_IPV4_NETCONF,
+                libc::RTNLGRP_IPV6_NETCONF,
+            ],
+        }
+    }
+}
 
 /// Most notices that are taken in one go; the rest stays readable.
 const MAX_TAKEN: usize = 10_000;
@@ -28,12 +43,12 @@ pub struct Notices(Socket);
 
 impl Notices {
     /// Subscribes to them. The descriptor is non-blocking and closed on exec.
-    pub fn open() -> Result<Self, NetlinkError> {
+    pub fn open(subject: Subject) -> Result<Self, NetlinkError> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind(&SocketAddr::new(0, 0))?;
             socket.set_non_blocking(true)?;
-            GROUPS.iter().try_for_each(|group| socket.add_membership(*group))?;
+            subject.groups().iter().try_for_each(|group| socket.add_membership(*group))?;
             Ok(Self(socket))
         };
         open().map_err(|error: std::io::Error| NetlinkError::new("rtnetlink: subscribing to notices", error))
@@ -73,7 +88,7 @@ mod tests {
     fn changes_of_links_addresses_and_forwarding_are_noticed() {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
-            let notices = Notices::open().expect("netlink");
+            let notices = Notices::open(Subject::Everything).expect("netlink");
             let mut netlink = Netlink::open().expect("netlink");
             assert!(!notices.take(), "nothing has happened yet");
             netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");

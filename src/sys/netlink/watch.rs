@@ -1,54 +1,30 @@
-//! News of the addresses of a network namespace's interfaces (rtnetlink(7), RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR).
+//! News of the addresses of a network namespace's interfaces.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use nix::errno::Errno;
 
 use super::error::NetlinkError;
+use super::notices::{Notices, Subject};
 use super::route::Netlink;
-use crate::sys::socket::recv;
-
-/// RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR of linux/rtnetlink.h.
-const GROUPS: [u32; 2] = [5, 9];
-
-/// Most notices that are read at once.
-const MAX_NOTICES: usize = 1000;
 
 /// Tells when addresses come and go, and which there are. All that needs a new socket is done when it is opened.
 #[derive(Debug)]
 pub struct AddressWatch {
-    notices: Socket,
+    notices: Notices,
     netlink: Netlink,
 }
 
 impl AddressWatch {
     /// Opens the sockets, in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let open = || -> std::io::Result<Socket> {
-            let mut notices = Socket::new(NETLINK_ROUTE)?;
-            notices.bind(&SocketAddr::new(0, 0))?;
-            for group in GROUPS {
-                notices.add_membership(group)?;
-            }
-            notices.set_non_blocking(true)?;
-            Ok(notices)
-        };
-        let notices = open().map_err(|error| NetlinkError::new("watching addresses", error))?;
-        Ok(Self { notices, netlink: Netlink::open()? })
+        Ok(Self { notices: Notices::open(Subject::Addresses)?, netlink: Netlink::open()? })
     }
 
-    /// All addresses that there are, with the lengths of their networks' prefixes. What has been told until now is seen with it.
+    /// All addresses that there are, with the lengths of their networks' prefixes. What has been told until now is seen
+    /// with it.
     pub fn addresses(&mut self) -> Result<Vec<IpNet>, NetlinkError> {
-        let mut buffer = [0_u8; 1];
-        for _ in 0..MAX_NOTICES {
-            // What a notice says doesn't matter. That some found no room is an error, once, and as good as one of them.
-            if recv(self.notices.as_fd(), &mut buffer) == Err(Errno::EAGAIN) {
-                break;
-            }
-        }
+        self.notices.take();
         Ok(self.netlink.addresses()?.into_iter().map(|found| found.address).collect())
     }
 }

@@ -58,6 +58,11 @@ pub fn neighbours() -> Option<Fill> {
     Some(Fill { used: u64::try_from(lines).ok()?, most })
 }
 
+/// Most neighbours of IPv6 (`gc_thresh3`), which only the first network namespace may see.
+pub fn most_neighbours_of_ipv6() -> Option<u64> {
+    read_number("/proc/sys/net/ipv6/neigh/default/gc_thresh3")
+}
+
 fn read_number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -5,7 +5,6 @@ pub mod filter;
 pub mod interface;
 pub mod kernel;
 pub mod listener;
-pub mod mapping;
 pub mod network;
 pub mod peers;
 pub mod services;

@@ -1,7 +1,6 @@
 //! The current network namespace: its interfaces, where they lead, and whether it forwards.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -48,10 +47,6 @@ pub struct Surroundings {
     pub addresses: Vec<(String, IpNet)>,
     /// Networks, own ones first.
     pub neighbours: Vec<Neighbour>,
-    /// Next hops of routes.
-    pub gateways: Vec<IpAddr>,
-    /// Whom this host asks for names (resolv.conf(5)).
-    pub nameservers: Vec<IpAddr>,
 }
 
 /// An interface as it is now.
@@ -88,9 +83,8 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
         |index| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone()).unwrap_or_default();
     let addresses = netlink.addresses()?;
     let own = addresses.iter().map(|own| (own.address.trunc(), Some(own.index), true));
-    let all_routes = netlink.routes()?;
-    let routes = all_routes.iter().map(|route| (route.destination, route.index, false));
-    let gateways = all_routes.iter().filter_map(|route| route.gateway).collect();
+    let routes = netlink.routes()?;
+    let routes = routes.iter().map(|route| (route.destination, route.index, false));
     let neighbours =
         own.chain(routes).map(|(net, index, is_own)| Neighbour { net, interface: name(index), is_own }).collect();
     Ok(Surroundings {
@@ -111,8 +105,6 @@ pub fn surroundings() -> Result<Surroundings, NetlinkError> {
         addresses: addresses.iter().map(|own| (name(Some(own.index)), own.address)).collect(),
         links: links.iter().map(link_state).collect(),
         neighbours,
-        gateways,
-        nameservers: nameservers(),
     })
 }
 
@@ -129,14 +121,6 @@ fn link_state(link: &Link) -> LinkState {
         ipv6: if all == Some(true) { all } else { forced.or(all) },
         lacks_ipv6: is_on(&format!("ipv6/conf/{name}/disable_ipv6")).unwrap_or(true),
     }
-}
-
-/// The servers of /etc/resolv.conf, and those that systemd-resolved asks in its turn.
-fn nameservers() -> Vec<IpAddr> {
-    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-    let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<Vec<_>>().join("\n");
-    let words = text.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
-    words.filter_map(|word| word.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Whether somebody has this table of nftables. Nobody, if that can't be found out.

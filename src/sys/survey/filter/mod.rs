@@ -5,6 +5,7 @@ mod expression;
 mod legacy;
 pub(in crate::sys) mod netlink;
 mod nftables;
+pub mod passage;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

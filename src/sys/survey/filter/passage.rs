@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::sys::survey::filter::{BaseChain, Condition, Name, Rule, Test, Verdict};
+use super::{BaseChain, Condition, Name, Rule, Test, Verdict};
 
 /// So many rules are looked at, those of a chain that is entered twice counted twice.
 const MAX_RULES: usize = 100_000;
@@ -51,11 +51,20 @@ pub enum Passage {
     Unknown(String),
 }
 
+/// The rule by which a chain gives packets for a port another destination: all of them, or some, if the rule names that port.
+pub fn diversion(chain: &BaseChain, packet: &Packet<'_>) -> Option<String> {
+    let mut walk = Walk::new(chain, packet);
+    match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
+        End::Diverted(diversion) => Some(diversion.place),
+        End::Accepted | End::Dropped | End::Through => walk.may_divert,
+    }
+}
+
 /// What becomes of a packet in a chain.
 pub fn passage(chain: &BaseChain, packet: &Packet<'_>) -> Passage {
-    let mut walk = Walk { chain, packet, doubt: None, rules_left: MAX_RULES };
+    let mut walk = Walk::new(chain, packet);
     let is_accepted = match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
-        End::Diverted(place) => return Passage::Diverted(place),
+        End::Diverted(diversion) => return Passage::Diverted(diversion.place),
         End::Accepted => true,
         End::Dropped => false,
         End::Through => !chain.drops,
@@ -72,9 +81,17 @@ pub fn passage(chain: &BaseChain, packet: &Packet<'_>) -> Passage {
 enum End {
     Accepted,
     Dropped,
-    Diverted(String),
+    Diverted(Diversion),
     /// No rule has decided.
     Through,
+}
+
+/// A rule that gives packets another destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Diversion {
+    place: String,
+    /// Whether it asks for the packet's port.
+    names_port: bool,
 }
 
 struct Walk<'a> {
@@ -82,10 +99,16 @@ struct Walk<'a> {
     packet: &'a Packet<'a>,
     /// The first rule that may let the packet pass, or past a rule that drops it.
     doubt: Option<String>,
+    /// The first rule that gives some packets for the port another destination.
+    may_divert: Option<String>,
     rules_left: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    const fn new(chain: &'a BaseChain, packet: &'a Packet<'a>) -> Self {
+        Self { chain, packet, doubt: None, may_divert: None, rules_left: MAX_RULES }
+    }
+
     fn rules(&mut self, name: &str, rules: &[Rule], depth: usize) -> End {
         for rule in rules {
             let place = || format!("{} of {name}", rule.place);
@@ -94,6 +117,8 @@ impl Walk<'_> {
                 return End::Dropped;
             };
             self.rules_left = left;
+            let names_port = rule.conditions.iter().any(|it| !it.is_negated && matches!(it.test, Test::ToPort(_)));
+            let diversion = || Diversion { place: place(), names_port };
             let is_met = match meets(self.packet, &rule.conditions) {
                 Answer::No => continue,
                 Answer::Yes => None,
@@ -102,17 +127,19 @@ impl Walk<'_> {
             match (&rule.verdict, is_met) {
                 (Verdict::Accept, None) => return End::Accepted,
                 (Verdict::Drop, None) => return End::Dropped,
-                (Verdict::Divert, None) => return End::Diverted(place()),
+                (Verdict::Divert, None) => return End::Diverted(diversion()),
                 (Verdict::Return, None) => return End::Through,
                 // A rule that drops some packets only is there on purpose.
-                (Verdict::Drop | Verdict::Divert, Some(_)) | (Verdict::Continue, _) => {}
+                (Verdict::Drop, Some(_)) | (Verdict::Continue, _) => {}
+                (Verdict::Divert, Some(_)) => self.may_divert(diversion()),
                 (Verdict::Accept | Verdict::Return, Some(doubt)) => self.doubts(doubt),
                 (Verdict::Other(word), met) => self.doubts(met.unwrap_or_else(|| format!("{} ({word})", place()))),
                 (Verdict::Jump(other) | Verdict::Goto(other), met) => {
                     let is_goto = matches!(rule.verdict, Verdict::Goto(_));
                     match (self.other(other, depth), met) {
                         (End::Through, None) if is_goto => return End::Through,
-                        (End::Through | End::Dropped | End::Diverted(_), Some(_)) | (End::Through, None) => {}
+                        (End::Through | End::Dropped, Some(_)) | (End::Through, None) => {}
+                        (End::Diverted(diversion), Some(_)) => self.may_divert(diversion),
                         (end, None) => return end,
                         (End::Accepted, Some(doubt)) => self.doubts(doubt),
                     }
@@ -127,6 +154,12 @@ impl Walk<'_> {
         match depth.checked_sub(1) {
             Some(depth) => self.rules(name, rules, depth),
             None => End::Through,
+        }
+    }
+
+    fn may_divert(&mut self, diversion: Diversion) {
+        if diversion.names_port {
+            self.may_divert.get_or_insert(diversion.place);
         }
     }
 
@@ -218,7 +251,7 @@ fn one_of(interfaces: &[&str], names: &[Name], other_side: &[&str]) -> Answer {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
@@ -379,5 +412,16 @@ pub(super) mod tests {
         let diverts = chain(false, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Divert)]);
         assert_eq!(passage(&diverts, &question), Passage::Diverted("rule 1 of FORWARD".to_owned()));
         assert_eq!(passage(&diverts, &out()), Passage::Open, "some are not all");
+        assert_eq!(diversion(&diverts, &question).as_deref(), Some("rule 1 of FORWARD"));
+        let some = |tests: &[Test]| {
+            let conditions: Vec<_> = tests.iter().cloned().map(condition).chain([super::tests::unclear()]).collect();
+            let some = rule(&conditions, Verdict::Divert);
+            let mut other = chain(false, vec![rule(&[], Verdict::Jump("other".to_owned()))]);
+            other.others.insert("other".to_owned(), vec![some.clone()]);
+            [chain(false, vec![some]), other].map(|chain| diversion(&chain, &question).is_some())
+        };
+        assert_eq!(some(&[Test::ToPort(vec![53..=53])]), [true; 2], "some packets for this very port");
+        assert_eq!(some(&[Test::ToPort(vec![54..=54])]), [false; 2], "another port");
+        assert_eq!(some(&[]), [false; 2], "packets of which nothing is known");
     }
 }
