@@ -1,6 +1,6 @@
 //! Values that a start would refuse.
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, OptionName};
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
 
@@ -11,6 +11,10 @@ pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wrong
         .map(|error| Finding::wrong(format!("{} = {}", error.option, error.value), error.problem.to_string()))
         .collect();
+    let names = instance.reading.options.iter().map(|(name, _)| name.as_str());
+    findings.extend(OptionName::misspelt(names).into_iter().map(|(name, option)| {
+        Finding::wrong(format!("{name}: there is no such option, and nobody reads it"), format!("is {option} meant?"))
+    }));
     if findings.is_empty() {
         let count = instance.reading.values.len();
         let has_none = instance.config.routers.is_empty() && instance.config.devices.is_empty();
@@ -50,6 +54,19 @@ mod tests {
     use super::*;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
+
+    #[test]
+    fn name_of_no_option_has_a_line() {
+        let mut it = instance(&[("tuntap-router", "emperor0 /run/t.sock")]);
+        it.reading.options.extend([
+            ("tuntap-router-firewal-out".to_owned(), "deny".to_owned()),
+            ("tuntap-net".to_owned(), "10.137.0".to_owned()),
+        ]);
+        let findings = values(&it, &[]);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].severity == Severity::Wrong && findings[0].what.starts_with("tuntap-router-firewal-out: "));
+        assert_eq!(findings[0].remedy, ["is tuntap-router-firewall-out meant?"]);
+    }
 
     #[test]
     fn every_wrong_value_has_a_line() {
