@@ -86,6 +86,12 @@ pub enum Problem {
         /// The one address.
         host: IpNet,
     },
+    /// What no rule can open, or no packet is for.
+    #[error(
+        "vassals never reach \"{0}\", expected another address than a loopback, multicast, broadcast or unspecified one: a \
+         service that is meant for them listens at the router's address; a rule without an address is about all of the host's"
+    )]
+    OutOfReach(String),
     /// No name or number of a user or group.
     #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
     LeaseHolder(String),

@@ -166,6 +166,32 @@ impl OptionName {
         Self::DeviceRequired,
     ];
 
+    /// Those of these names of options that look like one of the plugin's and are none: nobody reads what they say. Each with the
+    /// option that is most like it. uWSGI takes every name, unless it is told `strict`.
+    pub fn misspelt<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
+        let is_known = |name: &str| name == "tuntap-doctor" || Self::ALL.iter().any(|option| option.as_str() == name);
+        // Others are placeholders of the operator's own.
+        let looks_like_one =
+            |name: &str| ["tuntap-router", "tuntap-device", "tuntap-use"].iter().any(|it| name.starts_with(it));
+        names.filter(|name| looks_like_one(name) && !is_known(name)).map(|name| (name, Self::most_like(name))).collect()
+    }
+
+    /// The option that shares most of its beginning and its end with a name.
+    fn most_like(name: &str) -> &'static str {
+        let same = |one: &mut dyn Iterator<Item = u8>, other: &mut dyn Iterator<Item = u8>| {
+            one.zip(other).take_while(|(one, other)| one == other).count()
+        };
+        let likeness = |option: &Self| {
+            let option = option.as_str();
+            let begin = same(&mut option.bytes(), &mut name.bytes());
+            let end = same(&mut option.bytes().rev(), &mut name.bytes().rev());
+            let common = (begin + end).min(option.len()).min(name.len());
+            // What it has beside that makes it less like the name.
+            (2 * common).saturating_sub(option.len())
+        };
+        Self::ALL.iter().max_by_key(|option| likeness(option)).map_or("", |option| option.as_str())
+    }
+
     /// The name in ini files and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {

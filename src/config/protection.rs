@@ -1,7 +1,7 @@
 //! What keeps a host and its other vassals from one of them: `tuntap-router-host`, `tuntap-router-max-connections`,
 //! `tuntap-router-connection-rate` and `tuntap-router-fragment-rate`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -126,11 +126,16 @@ pub fn host(value: &str) -> Result<HostSetting, Problem> {
             Problem::Syntax(HOST_SYNTAX)
         });
     }
+    let original_words = words;
     // Every address has a dot or a colon, and no protocol has.
     let (to, words) = match words {
         [address, words @ ..] if address.contains(['.', ':']) => (Some(parse::exact_prefix(address)?), words),
         words => (None, words),
     };
+    let allow = action == "allow";
+    if to.is_some_and(|to| is_out_of_reach(to, allow)) {
+        return Err(Problem::OutOfReach(original_words[0].clone()));
+    }
     let service = rules::service(words, HOST_SYNTAX)?;
     if let Some(Service { protocol: Protocol::Number(number), .. }) = service
         && is_extension(number)
@@ -138,7 +143,25 @@ pub fn host(value: &str) -> Result<HostSetting, Problem> {
     {
         return Err(Problem::ExtensionHeader(words[0].clone()));
     }
-    Ok(HostSetting::host_rule(value, device, HostRule { allow: action == "allow", to, service }))
+    Ok(HostSetting::host_rule(value, device, HostRule { allow, to, service }))
+}
+
+/// Whether a rule about a network says nothing: vassals reach no address of it, whatever it says, or no packet is for it.
+fn is_out_of_reach(net: IpNet, allow: bool) -> bool {
+    let first = net.network();
+    let is_single = net.prefix_len() == net.max_prefix_len();
+    let nobody_s = first.is_unspecified() && is_single;
+    let is_broadcast = first == IpAddr::from(Ipv4Addr::BROADCAST);
+    // The prefixes of loopback and multicast addresses (RFC 6890, RFC 5771, RFC 4291).
+    let shortest = match first {
+        IpAddr::V4(first) if first.is_loopback() => 8,
+        IpAddr::V4(first) if first.is_multicast() => 4,
+        IpAddr::V4(_) => 33,
+        IpAddr::V6(first) if first.is_multicast() => 8,
+        IpAddr::V6(first) if first.is_loopback() => 128,
+        IpAddr::V6(_) => 129,
+    };
+    nobody_s || (allow && (is_broadcast || net.prefix_len() >= shortest))
 }
 
 /// Reads `[<device>] <connections>`.

@@ -218,6 +218,14 @@ fn host_is_protected_as_its_router_says() {
     for (option, values) in [
         (OptionName::RouterHost, &["", "a", "accept", "allow tcp 0", "allow tcp 9-8", "allow icmp 5", "allow 256"][..]),
         (OptionName::RouterHost, &["allow 10.0.0.1/8", "allow 300.0.0.1", "allow tcp 80 90", "a b c", "allow ah"]),
+        (
+            OptionName::RouterHost,
+            &["allow 127.0.0.1 tcp 5432", "allow 127.0.0.0/8", "allow ::1", "allow 224.0.0.251 udp 5353"],
+        ),
+        (
+            OptionName::RouterHost,
+            &["allow ff02::/16", "allow 255.255.255.255", "allow 0.0.0.0/32 tcp 80", "deny 0.0.0.0/32", "deny ::/128"],
+        ),
         (OptionName::RouterHost, &["allow fd00::/8 ah", "allow tcp udp", "c allow"]),
         (OptionName::FragmentRate, &["", "-1", "few", "a b 5", "1000001"]),
         (OptionName::MaxConnections, &["", "-1", "65537", "many", "a b 5", "c 5"]),
@@ -228,7 +236,9 @@ fn host_is_protected_as_its_router_says() {
             assert!(result.is_err(), "{value}: {result:?}");
         }
     }
-    assert!(with_router(&[address, (OptionName::RouterHost, "allow 10.0.0.0/8 ah")]).is_ok());
+    for rule in ["allow 10.0.0.0/8 ah", "allow 0.0.0.0/0", "allow ::/0 tcp 80", "deny 127.0.0.1", "allow 224.0.0.0/3"] {
+        assert!(with_router(&[address, (OptionName::RouterHost, rule)]).is_ok(), "{rule}");
+    }
     for (option, value) in
         [(OptionName::RouterHost, "allow"), (OptionName::MaxConnections, "5"), (OptionName::ConnectionRate, "5")]
     {
@@ -868,5 +878,21 @@ fn values_in_the_documents_can_be_read() {
         if let Err(errors) = Config::from_options(values) {
             panic!("{errors}\n{block}");
         }
+    }
+}
+
+#[test]
+fn names_that_nobody_reads_are_told_from_placeholders() {
+    let all = OptionName::ALL.iter().map(|option| option.as_str());
+    assert_eq!(OptionName::misspelt(all.chain(["tuntap-doctor", "tuntap-net", "emperor", "socket"])), []);
+    for (name, option) in [
+        ("tuntap-router-adress", "tuntap-router-address"),
+        ("tuntap-router-addresses", "tuntap-router-address"),
+        ("tuntap-routers", "tuntap-router"),
+        ("tuntap-device-adress", "tuntap-device-address"),
+        ("tuntap-router-firewal-in", "tuntap-router-firewall-in"),
+        ("tuntap-use-credential", "tuntap-use-credentials"),
+    ] {
+        assert_eq!(OptionName::misspelt([name].into_iter()), [(name, option)]);
     }
 }

@@ -197,8 +197,15 @@ fn stopped(account: &Account, path: &Path, wish: Wish) -> Option<Barrier> {
 /// The processes of each router of an instance that runs.
 fn lives(instance: &Instance) -> Vec<Option<Life>> {
     let life = |router: &RouterSpec| {
-        let processes = holders(&router.device);
+        let mut processes = holders(&router.device);
         let found = listener(&router.socket);
+        // The router alone has a device that it has made again.
+        if let Listener::Listening(master) = &found
+            && processes.iter().any(|process| process.parent() == Some(master.pid))
+            && !processes.contains(master)
+        {
+            processes.insert(0, master.clone());
+        }
         let (is_its_own, answers, has_no_file) = match &found {
             Listener::Listening(process) => {
                 let is_its_own = processes.contains(process);
@@ -240,6 +247,10 @@ fn of_routers(
                 geteuid().is_root(),
             ));
         }
+        if let Some(StatsAddress::Unix(name)) = router.stats.as_ref().filter(|_| !instance.is_on("abstract-socket")) {
+            let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
+            findings.extend(sockets::statistics(name, &listener(name), own));
+        }
         let Some(life) = life else {
             findings.extend(network::table(router, survey::network::table_is_taken));
             continue;
@@ -247,8 +258,9 @@ fn of_routers(
         findings.extend(live::processes(router, life));
         findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
         if !filters.lacks_nftables {
-            let without_ipv6 = without_ipv6(router, surroundings);
-            let wanted = hostnet::rules_of_tables(&without_ipv6);
+            // The table stays as it is while IPv6 is turned off, until a reload.
+            let mut wanted = hostnet::rules_of_tables(&without_ipv6(router, surroundings));
+            wanted.extend(hostnet::rules_of_tables(router));
             findings.extend(live::table(router, &wanted, &filters.inet_tables, life));
         }
         if life.answers {

@@ -31,6 +31,7 @@ use crate::router::{
 use crate::sys::replace::directory;
 use crate::sys::socket::tell_arrivals;
 use crate::sys::socket_file::SocketFile;
+use crate::sys::survey::listener::{Listener, listener};
 use crate::sys::tun::Tun;
 use crate::sys::{dumpable, process, socket};
 use crate::wire::lease::Directory;
@@ -46,6 +47,10 @@ static LEASES: Mutex<Option<Leases>> = Mutex::new(None);
 
 /// Between attempts to prepare a router that couldn't be at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// For whoever listens on a router's socket, and is ending.
+const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(3);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The routers' processes, as the master sees them.
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
@@ -276,7 +281,14 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases, place: &mut Opt
     }
     // The host ends the process if it can't bind.
     let probe_unix = |name: &str| {
-        if host.has_abstract_sockets() && !name.starts_with('@') { Ok(()) } else { socket::probe_unix(name) }
+        if name.starts_with('@') {
+            return socket::probe_unix(name).map_err(|error| error.to_string());
+        }
+        if host.has_abstract_sockets() {
+            return Ok(());
+        }
+        leave_to_others(name, if host.is_reload() { Duration::ZERO } else { PATIENCE_WITH_ENDING })?;
+        socket::probe_unix(name).map_err(|error| error.to_string())
     };
     probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
     match &spec.stats {
@@ -358,6 +370,25 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases, place: &mut Opt
         host_version: host.version(),
         logger: host::LOGGER,
     })
+}
+
+/// The host would put its socket in the place of whatever has that name. What somebody else listens on, or is no socket, keeps
+/// its name. Whoever is about to end, as the router of a killed master is, has so much time for it.
+fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
+    let own = Pid::this().as_raw();
+    let deadline = Instant::now() + patience;
+    loop {
+        match listener(name) {
+            Listener::NoSocket => return Err("a file of that name is there, and is no socket".to_owned()),
+            Listener::Listening(process) if process.pid != own => {
+                if Instant::now() >= deadline {
+                    return Err(format!("{process} listens there already"));
+                }
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// What no peer may have, and where none may send to: the options of all routers of the instance say it.

@@ -179,6 +179,12 @@ impl Inventory {
         self.links.iter().find(|link| link.name == name)
     }
 
+    /// What a router's device is called now, if it is there by another name than its own: it had the index `known`.
+    pub fn other_name(&self, device: &str, known: Option<u32>) -> Option<&str> {
+        let own = self.links.iter().find(|link| known == Some(link.index))?;
+        (own.name != device).then_some(own.name.as_str())
+    }
+
     /// Interfaces and their addresses.
     pub fn into_parts(self) -> (Vec<Link>, Vec<InterfaceAddress>) {
         (self.links, self.addresses)
@@ -187,11 +193,11 @@ impl Inventory {
     /// What a router's device has lost, and its index. The device had the index `known` at the last look. One that was
     /// deleted has lost nothing: its router makes it again.
     pub fn losses(&self, netlink: &mut Netlink, router: &RouterSpec, known: Option<u32>) -> (Option<u32>, Vec<Loss>) {
-        let Some(link) = self.link(&router.device) else {
-            let renamed = self.links.iter().find(|link| known == Some(link.index));
-            let losses = renamed.map(|link| Loss::Name(link.name.clone()));
-            return (known, losses.into_iter().collect());
-        };
+        // Whoever has its name then is somebody else's, and is left alone.
+        if let Some(name) = self.other_name(&router.device, known) {
+            return (known, vec![Loss::Name(name.to_owned())]);
+        }
+        let Some(link) = self.link(&router.device) else { return (known, Vec::new()) };
         let mut losses = Vec::new();
         losses.extend(router.mtu.filter(|mtu| u32::from(*mtu) != link.mtu).map(|_| Loss::Mtu(link.mtu)));
         if router.addresses.is_empty() {

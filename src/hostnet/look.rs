@@ -12,6 +12,7 @@ use crate::config::RouterSpec;
 use crate::log::Logger;
 use crate::sys::netlink::nftables::Nftables;
 use crate::sys::netlink::{Netlink, NetlinkError, Notices};
+use crate::sys::process::thread_time_nanos;
 
 /// Between looks when no notice has come: not everything that matters is told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -19,8 +20,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks at least, so that what comes in a row is seen at once.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A look that takes long may take this part of the time at most.
+/// Within this time a router has its device again, if it was deleted.
+const TIME_TO_MAKE_A_DEVICE: Duration = Duration::from_secs(4);
+
+/// A look that costs much may have this part of a processor's time at most.
 const SHARE_OF_TIME: u32 = 20;
+
+/// How long to leave the host alone after a look that has cost so much processor time. How long it took by the clock doesn't
+/// count: on a machine whose processors are busy with other things, a look of a millisecond takes seconds.
+fn pause_after(cost: Duration) -> Duration {
+    LEAST_INTERVAL.max(cost * SHARE_OF_TIME)
+}
 
 /// When to look next.
 #[derive(Debug, Default)]
@@ -30,6 +40,10 @@ pub struct Schedule {
     at: Option<Instant>,
     /// Whether there was a look since the ports lead where they do.
     has_looked: bool,
+}
+
+fn thread_time() -> Duration {
+    Duration::from_nanos(thread_time_nanos())
 }
 
 impl HostNetwork {
@@ -47,12 +61,13 @@ impl HostNetwork {
             return;
         }
         schedule.was_noticed = false;
+        let spent_before = thread_time();
         if let Err(error) = self.look(now, logger) {
             self.complaints.add(logger, format_args!("the host's network can't be looked at: {error}"));
         }
         self.complaints.settle();
         let end = Instant::now();
-        let not_before = end + LEAST_INTERVAL.max((end - now) * SHARE_OF_TIME);
+        let not_before = end + pause_after(thread_time().saturating_sub(spent_before));
         let next = self.patience.next(end).into_iter().chain([end + LOOK_INTERVAL]).min();
         self.schedule.not_before = Some(not_before);
         self.schedule.at = next.map(|time| time.max(not_before));
@@ -67,6 +82,7 @@ impl HostNetwork {
         let inventory = Inventory::take(&mut netlink)?;
         for router in self.routers.clone() {
             let known = self.known.get(&router.device).copied();
+            self.miss(&inventory, &router.device, now, logger);
             let (index, losses) = inventory.losses(&mut netlink, &router, known);
             for loss in losses {
                 self.mend(&mut netlink, &router, index.unwrap_or_default(), &loss, now, logger);
@@ -83,6 +99,25 @@ impl HostNetwork {
             }
         }
         self.look_for_conflicts(&mut netlink, inventory, logger)
+    }
+
+    /// A router whose device is deleted makes it again at once. One that isn't here for longer was moved.
+    fn miss(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
+        let index = self.known.get(device).copied();
+        if inventory.link(device).is_some() || inventory.other_name(device, index).is_some() {
+            self.missing.remove(device);
+            return;
+        }
+        let since = *self.missing.entry(device.to_owned()).or_insert(now);
+        if now.duration_since(since) >= TIME_TO_MAKE_A_DEVICE {
+            self.complaints.add(
+                logger,
+                format_args!(
+                    "{device} isn't in this network namespace any more: vassals reach nothing until this instance is \
+                     reloaded (SIGHUP), which makes it anew"
+                ),
+            );
+        }
     }
 
     fn mend(
@@ -148,8 +183,12 @@ impl HostNetwork {
 
     fn look_at_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
         self.complain_of_missing_ways(logger);
+        let strangers = self.strangers(inventory);
         for name in self.interfaces() {
             let Some(link) = inventory.link(&name) else { continue };
+            if strangers.contains(&name) {
+                continue;
+            }
             match self.known.insert(name.clone(), link.index) {
                 Some(index) if index == link.index => {}
                 Some(_) => logger.line(format_args!("[tuntap-router] {name} is another interface than before")),
@@ -159,6 +198,9 @@ impl HostNetwork {
         for wanted in self.wanted_settings(logger) {
             let Some(value) = wanted.due_value() else { continue };
             let interface = wanted.interface();
+            if strangers.iter().any(|name| name == interface) {
+                continue;
+            }
             let index = self.known.get(interface).copied().unwrap_or_default();
             let what = format!("{} is {value}", wanted.path().display());
             let key = format!("{what} {index}");
@@ -171,6 +213,13 @@ impl HostNetwork {
         }
     }
 
+    /// Names of routers' devices that somebody else's interface has at the moment.
+    fn strangers(&self, inventory: &Inventory) -> Vec<String> {
+        let devices = self.routers.iter().map(|router| &router.device);
+        let is_strangers = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
+        devices.filter(is_strangers).cloned().collect()
+    }
+
     /// A network that came later, by DHCP or with a VPN.
     fn look_for_conflicts(
         &mut self,
@@ -178,7 +227,14 @@ impl HostNetwork {
         inventory: Inventory,
         logger: Logger,
     ) -> Result<(), NetlinkError> {
-        let (links, addresses) = inventory.into_parts();
+        let (mut links, addresses) = inventory.into_parts();
+        // A router's device is its own by any name.
+        for router in &self.routers {
+            let index = self.known.get(&router.device).copied();
+            if let Some(own) = links.iter_mut().find(|link| index == Some(link.index)) {
+                own.name.clone_from(&router.device);
+            }
+        }
         let mut networks = Networks { links, addresses, routes: Vec::new(), resolvers: conflict::host_resolvers() };
         let (mut routes, mut are_read) = (Vec::new(), false);
         for router in &self.routers {
@@ -193,5 +249,20 @@ impl HostNetwork {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn look_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
+        let before = thread_time();
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(pause_after(thread_time() - before), LEAST_INTERVAL);
+        assert_eq!(pause_after(Duration::from_secs(1)), Duration::from_secs(20));
     }
 }

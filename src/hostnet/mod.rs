@@ -18,6 +18,7 @@ mod tables;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -106,6 +107,8 @@ pub struct HostNetwork {
     routers: Vec<RouterSpec>,
     /// Indexes of interfaces at the last look. Another one of that name has another index.
     known: BTreeMap<String, u32>,
+    /// Routers' devices that aren't there, and since when.
+    missing: BTreeMap<String, Instant>,
     notices: Option<Notices>,
     complaints: Complaints,
     patience: Patience,

@@ -213,7 +213,8 @@ impl Pool {
         let begin = scaled(hash(key, family, &[]), singles.len() as u64);
         let begin = usize::try_from(begin).unwrap_or_default();
         let singles = (0..singles.len()).map(move |index| (singles[(begin + index) % singles.len()].addr(), true));
-        let own = self.recent_order.iter().filter(move |address| self.recent.get(address) == Some(&key));
+        // The last one first: what a device had before that, it may have had for want of a better one.
+        let own = self.recent_order.iter().rev().filter(move |address| self.recent.get(address) == Some(&key));
         let own = own.filter(move |address| Family::of(**address) == family).map(|address| (*address, false));
         let networks = self.networks.iter().copied().filter(move |net| Family::of(net.addr()) == family);
         let inside = networks.clone().flat_map(move |net| {

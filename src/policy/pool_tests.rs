@@ -46,6 +46,23 @@ fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, l
     Some(chosen)
 }
 
+/// Also if it had another one once, which is free again.
+#[test]
+fn what_a_device_gave_back_last_it_gets_again() {
+    let (mut pool, none, anybody) = (pool(&["10.0.0.1/24"]), Leases::none(), user(7));
+    let key = key(7, 1);
+    for own in ["10.0.0.20", "10.0.0.10"].map(address) {
+        pool.give(own, key);
+        pool.take_back(own);
+    }
+    for _ in 0..3 {
+        let chosen = pool.choose(key, Family::V4, &anybody, &none, |_, _| true);
+        assert_eq!(chosen, Ok(address("10.0.0.10")));
+        pool.give(address("10.0.0.10"), key);
+        pool.take_back(address("10.0.0.10"));
+    }
+}
+
 #[test]
 fn small_network_is_used_to_the_last_address() {
     let (mut pool, mut held) = (pool(&["10.0.0.1/29"]), HashSet::new());

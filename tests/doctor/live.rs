@@ -8,6 +8,7 @@ use crate::common::emperor::{Emperor, EmperorIni};
 use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::processes::{freeze, send, thaw};
+use crate::common::wait;
 use crate::running::examine;
 use crate::world::Verdict;
 
@@ -142,6 +143,41 @@ fn device_that_somebody_changed_is_told() {
     let live = Live::unattended(&["tuntap-router-mtu = 1400"]);
     live.sh("ip link set emperor0 mtu 1300");
     live.is_wrong("its MTU is 1300, and the file says 1400", "ip link set emperor0 mtu 1400");
+}
+
+/// Its master listens, and the router alone has the device open.
+#[test]
+fn router_that_has_made_its_device_again_runs_well() {
+    let live = Live::start(&[]);
+    let before = live.emperor.router_pid();
+    live.sh("ip link del emperor0");
+    wait::until_true("there is another router", wait::LONG, || {
+        live.emperor.try_stats().is_ok_and(|stats| stats.router_pid() != before)
+    });
+    // What a look brings back comes a moment later.
+    wait::until_true("all is well", wait::LONG, || {
+        let verdict = live.examine();
+        verdict.code == Some(0) && verdict.text.contains("device emperor0: the router's")
+    });
+}
+
+/// It works for nobody, and isn't free for anybody else.
+#[test]
+fn device_that_was_moved_to_another_namespace_is_told() {
+    let live = Live::unattended(&[]);
+    let elsewhere = Netns::new();
+    live.sh(&format!("ip link set emperor0 netns {}", elsewhere.name()));
+    live.is_wrong("device emperor0: it isn't in this network namespace", "kill -HUP");
+}
+
+/// The table is as it was, and nobody has changed it.
+#[test]
+fn ipv6_that_is_turned_off_while_it_runs_is_told_as_that() {
+    let live = Live::start(&[]);
+    live.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let verdict = live.examine();
+    verdict.has("warning", "IPv6 is off on this host", "net.ipv6.conf.all.disable_ipv6=0");
+    verdict.has("ok", "nftables: the table inet tuntap-emperor0 is in place", "");
 }
 
 #[test]

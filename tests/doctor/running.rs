@@ -85,7 +85,7 @@ fn second_router_is_told_who_is_there() {
     let socket = file(&emperor, "a.ini", "tuntap-router = other0 {dir}/t.sock\n");
     let verdict = examine(&emperor, &[&socket]);
     verdict.is_wrong(&master, "stop that process");
-    verdict.has("WRONG", "a second router would take it away", "");
+    verdict.has("WRONG", "listens there already", "");
     let device = file(&emperor, "b.ini", "tuntap-router = emperor0 {dir}/u.sock\n");
     let verdict = examine(&emperor, &[&device]);
     verdict.is_wrong("device emperor0: exists, and is held by", "name another device");

@@ -10,7 +10,7 @@ fn router_without_a_place_for_its_socket_is_told() {
     let elsewhere = ROUTER.replace("t.sock", "none/t.sock");
     world.examine_lines(&elsewhere).is_wrong("there is no folder", "mkdir -p");
     std::fs::write(world.path("t.sock"), "").expect("own folder");
-    world.examine_lines(ROUTER).is_wrong("is no socket; uWSGI would remove it", "rm ");
+    world.examine_lines(ROUTER).is_wrong("is no socket", "rm ");
     let long = ROUTER.replace("t.sock", &"x".repeat(110));
     let verdict = world.examine_lines(&long);
     assert_eq!(verdict.code, Some(1));
@@ -27,6 +27,23 @@ fn socket_of_somebody_else_is_told() {
     world.examine_lines(ROUTER).is_wrong(&own, "stop that process");
     drop(somebody);
     world.examine_lines(ROUTER).is_well();
+}
+
+#[test]
+fn statistics_without_a_place_of_their_own_are_told() {
+    let world = World::usual();
+    let with_stats = ROUTER.replace("t.sock", "t.sock {dir}/stats");
+    world.examine_lines(&with_stats).is_well();
+    let somebody = UnixListener::bind(world.path("stats")).expect("bind");
+    let own = format!("pid {}", std::process::id());
+    world.examine_lines(&with_stats).is_wrong(&own, "another socket for the statistics");
+    drop(somebody);
+    std::fs::remove_file(world.path("stats")).expect("own file");
+    std::fs::write(world.path("stats"), "").expect("own folder");
+    world.examine_lines(&with_stats).is_wrong("is no socket", "rm ");
+    world
+        .examine_lines(&ROUTER.replace("t.sock", "t.sock {dir}/none/stats"))
+        .is_wrong("there is no folder", "mkdir -p");
 }
 
 #[test]

@@ -76,9 +76,53 @@ fn device_gets_its_name_back() {
     let net = world.start_vassal(&vassal("v1"));
     let before = device(&world);
     world.netns.sh("ip link set emperor0 down");
+    let mark = world.log.mark();
     world.netns.output(&["ip", "link", "set", "emperor0", "name", "other0"]);
     wait::until_true("it is called as before", wait::LONG, || device(&world) == before);
     assert_reaches(&world, &net, 7110);
+    // By no name is it in its own way.
+    let lines = world.log.since(mark);
+    assert!(lines.contains("was renamed to other0: mended") && !lines.contains("overlaps"), "{lines}");
+}
+
+/// It gets nothing of what is the router's, and the router's device its name once it is free.
+#[test]
+fn interface_of_somebody_else_by_the_devices_name_is_left_alone() {
+    let world = start(&[]);
+    let net = world.start_vassal(&vassal("v1"));
+    let before = device(&world);
+    let mark = world.log.mark();
+    for command in [
+        "ip link add stranger0 type veth peer name stranger1",
+        "ip link set emperor0 down",
+        "ip link set emperor0 name other0",
+        "ip link set stranger0 name emperor0",
+    ] {
+        world.netns.output(&command.split_whitespace().collect::<Vec<_>>());
+    }
+    world.log.wait_for_since(mark, "emperor0 was renamed to other0: ", wait::LONG);
+    thread::sleep(Duration::from_secs(6));
+    let stranger = world.netns.sh("ip -br addr show dev emperor0");
+    assert!(stranger.contains("DOWN") && !stranger.contains("192.168.0."), "{stranger}");
+    assert_eq!(ipv4_forwarding(&world.netns, "emperor0"), 0);
+    let lines = world.log.since(mark);
+    assert!(!lines.contains("overlaps") && lines.matches("was renamed to").count() < 4, "{lines}");
+    world.netns.sh("ip link del emperor0");
+    wait::until_true("it is called as before", wait::LONG * 2, || device(&world) == before);
+    assert_reaches(&world, &net, 7115);
+}
+
+/// The router goes on in vain: it has the device still.
+#[test]
+fn device_that_was_moved_to_another_namespace_is_a_line() {
+    let world = start(&[]);
+    let net = world.start_vassal(&vassal("v1"));
+    let mark = world.log.mark();
+    world.netns.sh(&format!("ip link set emperor0 netns {}", world.site.outside4.name()));
+    world.log.wait_for_since(mark, "emperor0 isn't in this network namespace any more", wait::LONG);
+    drop(net);
+    reload(&world);
+    wait::until_true("it is there again", wait::LONG, || world.netns.has_device("emperor0"));
 }
 
 /// As `sysctl --system` does.

@@ -23,3 +23,13 @@ fn instance_that_leaves_the_hosts_network_stops_the_start() {
     let lines = ["tuntap-router-address = 10.0.0.1/24", "unshare = net"];
     assert_refused(&lines, "which unshare = net makes this instance leave");
 }
+
+/// uWSGI takes every name; the lines say what nobody reads.
+#[test]
+fn name_of_no_option_is_a_line() {
+    let lines = ["tuntap-router-address = 10.0.0.1/24", "tuntap-router-firewal-out = deny", "tuntap-router-mtu = x"];
+    assert_refused(
+        &lines,
+        "tuntap-router-firewal-out: there is no such option, and nobody reads it; is tuntap-router-firewall-out meant?",
+    );
+}

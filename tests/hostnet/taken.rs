@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
+use crate::common::emperor::EmperorIni;
+use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
 use crate::common::wait;
 use crate::reload::reload;
@@ -43,6 +45,39 @@ fn port_that_the_host_serves_stops_the_start() {
     let _site = Site::around(&host);
     let _service = host.run(|| UdpSocket::bind("0.0.0.0:2222")).expect("the port is free");
     assert_refused(host, UDP, "emperor0: udp port 2222");
+}
+
+/// uWSGI would put its own socket in its place, and the first Emperor's vassals would meet the wrong router.
+#[test]
+fn socket_that_somebody_listens_on_stops_the_start() {
+    let world = start(&[]);
+    let folder = world.path("").display().to_string();
+    for (line, reason) in [
+        (format!("tuntap-router = emperor9 {folder}/t.sock"), format!("socket {folder}/t.sock: pid ")),
+        (
+            format!("tuntap-router = emperor9 {{dir}}/t.sock {folder}/stats.sock"),
+            format!("statistics on {folder}/stats.sock: pid "),
+        ),
+    ] {
+        let mut second = EmperorIni::new(Host::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
+        assert!(!second.wait_for_exit().success(), "{line}");
+        second.log.wait_for(&reason, wait::SHORT);
+        second.log.wait_for("listens there already", wait::SHORT);
+    }
+    world.start_vassal(&vassal("v1"));
+    world.stats();
+}
+
+#[test]
+fn file_that_is_no_socket_stops_the_start_and_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("passwd");
+    fs::write(&path, "root").expect("own folder");
+    let line = format!("tuntap-router = emperor9 {}", path.display());
+    let mut emperor = EmperorIni::new(Host::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
+    assert!(!emperor.wait_for_exit().success());
+    emperor.log.wait_for("a file of that name is there, and is no socket", wait::SHORT);
+    assert_eq!(fs::read(&path).expect("it is there"), b"root");
 }
 
 #[test]

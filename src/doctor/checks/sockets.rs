@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::doctor::finding::Finding;
 use crate::sys::survey::access::Barrier;
+use crate::sys::survey::interface::Process;
 use crate::sys::survey::listener::{Listener, folder_of};
 
 /// Whether a router can listen there. `folder`: what keeps this process from making the file. `is_running`: the process
@@ -15,9 +16,7 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
             Finding::fine(format!("socket {socket}: this router runs, {process}"))
         }
         Listener::Listening(process) => Finding::wrong(
-            format!(
-                "socket {socket}: {process} listens there already; a second router would take it away from that one"
-            ),
+            format!("socket {socket}: {process} listens there already"),
             "stop that process, or name another socket in tuntap-router and in its vassals' tuntap-device",
         ),
         Listener::NoFolder => Finding::wrong(
@@ -25,7 +24,7 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
             format!("mkdir -p {dir}; below /run, at each boot (systemd: RuntimeDirectory=)"),
         ),
         Listener::NoSocket => Finding::wrong(
-            format!("socket {socket}: a file of that name is there, and is no socket; uWSGI would remove it"),
+            format!("socket {socket}: a file of that name is there, and is no socket"),
             format!("rm {socket}, if nobody needs it; or name another socket in tuntap-router"),
         ),
         Listener::Unknown(reason) => Finding::warning(
@@ -40,6 +39,26 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
             }
             None => Finding::fine(format!("socket {socket}: free")),
         },
+    }
+}
+
+/// What keeps a router from serving its statistics there. `own`: its processes, if it runs.
+pub fn statistics(socket: &str, found: &Listener, own: &[Process]) -> Option<Finding> {
+    let dir = folder_of(Path::new(socket)).display();
+    match found {
+        Listener::Listening(process) if !own.contains(process) => Some(Finding::wrong(
+            format!("statistics {socket}: {process} listens there already"),
+            "stop that process, or name another socket for the statistics in tuntap-router",
+        )),
+        Listener::NoSocket => Some(Finding::wrong(
+            format!("statistics {socket}: a file of that name is there, and is no socket"),
+            format!("rm {socket}, if nobody needs it; or name another socket for the statistics in tuntap-router"),
+        )),
+        Listener::NoFolder => Some(Finding::wrong(
+            format!("statistics {socket}: there is no folder {dir}"),
+            format!("mkdir -p {dir}; below /run, at each boot (systemd: RuntimeDirectory=)"),
+        )),
+        Listener::Listening(_) | Listener::Missing | Listener::Silent | Listener::Unknown(_) => None,
     }
 }
 
@@ -100,7 +119,6 @@ mod tests {
 
     use super::*;
     use crate::doctor::finding::Severity;
-    use crate::sys::survey::interface::Process;
 
     fn listening() -> Listener {
         Listener::Listening(Process { pid: 7, command: "uwsgi".to_owned() })
@@ -118,6 +136,20 @@ mod tests {
         let barrier = Barrier { path: PathBuf::from("/run"), errno: Errno::EACCES };
         let stopped = |is_root| router("/run/t.socket", &Listener::Missing, Some(&barrier), false, is_root).severity;
         assert_eq!((stopped(true), stopped(false)), (Severity::Wrong, Severity::Warning));
+    }
+
+    #[test]
+    fn statistics_need_a_place_of_their_own() {
+        let severity =
+            |found: &Listener, own: &[Process]| statistics("/run/stats", found, own).map(|finding| finding.severity);
+        let own = [Process { pid: 7, command: "uwsgi".to_owned() }];
+        assert_eq!(severity(&listening(), &own), None);
+        assert_eq!(severity(&listening(), &[]), Some(Severity::Wrong));
+        for free in [Listener::Missing, Listener::Silent] {
+            assert_eq!(severity(&free, &[]), None);
+        }
+        assert_eq!(severity(&Listener::NoSocket, &own), Some(Severity::Wrong));
+        assert_eq!(severity(&Listener::NoFolder, &own), Some(Severity::Wrong));
     }
 
     #[test]

@@ -98,6 +98,13 @@ fn missing(abilities: Abilities) -> Vec<Finding> {
 /// Whether a router can have the device that it names. `is_running`: the process that holds it is this very set-up.
 pub fn router_device(name: &str, found: Option<&Interface>, holders: &[Process], is_running: bool) -> Finding {
     match found {
+        None if is_running => Finding::wrong(
+            format!("device {name}: it isn't in this network namespace, though its router runs: somebody has moved it"),
+            match holders.first() {
+                Some(master) => format!("kill -HUP {} reloads the instance, which makes it anew", master.pid),
+                None => "reload the instance, which makes it anew".to_owned(),
+            },
+        ),
         None => Finding::fine(format!("device {name}: free")),
         Some(Interface::Tun { is_held: true }) if is_running => Finding::fine(format!("device {name}: the router's")),
         Some(Interface::Tun { is_held: true }) => {

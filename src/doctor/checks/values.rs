@@ -1,6 +1,6 @@
 //! Values that a start would refuse.
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, OptionName};
 use crate::doctor::finding::Finding;
 use crate::doctor::instance::Instance;
 
@@ -19,6 +19,10 @@ pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
             ),
             "is it misspelt? adduser --system makes a user, addgroup a group",
         )
+    }));
+    let names = instance.reading.options.iter().map(|(name, _)| name.as_str());
+    findings.extend(OptionName::misspelt(names).into_iter().map(|(name, option)| {
+        Finding::wrong(format!("{name}: there is no such option, and nobody reads it"), format!("is {option} meant?"))
     }));
     if findings.is_empty() {
         let count = instance.reading.values.len();
@@ -60,6 +64,19 @@ mod tests {
     use crate::config::Problem;
     use crate::doctor::finding::Severity;
     use crate::doctor::instance::tests::instance;
+
+    #[test]
+    fn name_of_no_option_has_a_line() {
+        let mut it = instance(&[("tuntap-router", "emperor0 /run/t.sock")]);
+        it.reading.options.extend([
+            ("tuntap-router-firewal-out".to_owned(), "deny".to_owned()),
+            ("tuntap-net".to_owned(), "10.137.0".to_owned()),
+        ]);
+        let findings = values(&it, &[]);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].severity == Severity::Wrong && findings[0].what.starts_with("tuntap-router-firewal-out: "));
+        assert_eq!(findings[0].remedy, ["is tuntap-router-firewall-out meant?"]);
+    }
 
     #[test]
     fn every_wrong_value_has_a_line() {

@@ -38,10 +38,20 @@ impl Process {
 
     /// Whether it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
     pub fn is_stopped(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        matches!(self.stat(0).as_deref(), Some("T" | "t"))
+    }
+
+    /// The number of its parent (proc_pid_stat(5)).
+    pub fn parent(&self) -> Option<i32> {
+        self.stat(1)?.parse().ok()
+    }
+
+    /// A word of its status, counted from its state on.
+    fn stat(&self, index: usize) -> Option<String> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         // The command before it may have anything in it.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, Some('T' | 't'))
+        let (_, rest) = stat.rsplit_once(") ")?;
+        rest.split_whitespace().nth(index).map(str::to_owned)
     }
 }
 
