@@ -78,3 +78,26 @@ impl Handover {
         serde_json::from_str(text).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An update reloads the Emperor: what version 0.1.0 has told is understood.
+    #[test]
+    fn what_an_earlier_version_has_set_up_is_taken_over() {
+        let text = format!(
+            r#"{{"pid": {}, "socket": null, "changes": [{{"sysctl": {{"interface": "emperor0", "setting": "Ipv4Forwarding"}},
+                "before": 0, "after": 1, "all_before": 0, "on_before": []}}],
+                "given": {{"addresses": [{{"device": "emperor0", "address": "10.0.0.1", "prefix_len": 24}}],
+                "up": ["emperor0"]}}}}"#,
+            unistd::getpid()
+        );
+        let handover = Handover::from_json(&text).expect("it can be read");
+        let told = handover.to_json().expect("text");
+        assert!(told.contains("Ipv4Forwarding") && told.contains("10.0.0.1"), "{told}");
+        assert!(HostNetwork::take_over(handover).is_some());
+        let others = Handover::from_json(&text.replace(&format!("{{\"pid\": {}", unistd::getpid()), "{\"pid\": 1"));
+        assert!(HostNetwork::take_over(others.expect("text")).is_none(), "another process's");
+    }
+}

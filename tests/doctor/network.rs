@@ -219,3 +219,30 @@ fn way_to_a_metadata_service_is_a_warning() {
     world.examine_lines(ROUTER).warns("reach 169.254.169.254 by eth0", "reject any 169.254.0.0/16");
     world.examine_lines(&format!("{ROUTER}tuntap-router-firewall-out = reject any 169.254.0.0/16\n")).is_well();
 }
+
+#[test]
+fn what_opens_the_whole_host_is_a_warning() {
+    let world = World::usual();
+    let lines = |rule| format!("{ROUTER}{NAT}tuntap-router-host = {rule}\n");
+    world.examine_lines(&lines("allow")).warns("every service of this host is open to vassals", "allow <address>");
+    world.examine_lines(&lines("allow tcp 5432")).is_well();
+}
+
+#[test]
+fn limits_of_all_vassals_are_compared_with_what_the_host_tracks() {
+    let world = World::usual();
+    let most: u64 = world.netns.sh("sysctl -n net.netfilter.nf_conntrack_max").trim().parse().expect("a number");
+    let lines = |each| format!("{ROUTER}{NAT}tuntap-router-max-peers = 400\ntuntap-router-max-connections = {each}\n");
+    world.examine_lines(&lines(most / 400)).is_well();
+    let each = most / 400 + 1;
+    let what = format!("400 vassals with {each} connections each (tuntap-router-max-connections) are {}", each * 400);
+    world.examine_lines(&lines(each)).warns(&what, "nf_conntrack_max");
+}
+
+#[test]
+fn table_that_a_router_without_nat_needs_is_told_too() {
+    let world = World::usual();
+    world.netns.sh("nft add table inet tuntap-emperor0");
+    let lines = format!("{ROUTER}tuntap-router-address = 192.168.0.1/24\n");
+    world.examine_lines(&lines).is_wrong("the table inet tuntap-emperor0 is somebody else's", "nft delete table");
+}
