@@ -66,6 +66,8 @@ impl HostNetwork {
             self.complaints.add(logger, format_args!("the host's network can't be looked at: {error}"));
         }
         self.complaints.settle();
+        let patience = &self.patience;
+        self.failures.retain(|key, _| patience.remembers(key));
         let end = Instant::now();
         let not_before = end + pause_after(thread_time().saturating_sub(spent_before));
         let next = self.patience.next(end).into_iter().chain([end + LOOK_INTERVAL]).min();
@@ -134,10 +136,7 @@ impl HostNetwork {
         if self.may_mend(&key, &format_args!("{device} {loss}"), now, logger) {
             match link::mend(netlink, router, index, loss) {
                 Ok(()) => logger.line(format_args!("[tuntap-router] {device} {loss}: mended")),
-                Err(error) => {
-                    self.patience.failed(&key, now);
-                    self.complaints.add(logger, format_args!("{device} {loss}: {error}"));
-                }
+                Err(error) => self.fail(key, format!("{device} {loss}: {error}"), now, logger),
             }
         }
     }
@@ -145,8 +144,16 @@ impl HostNetwork {
     /// Whether to mend something now. Says so when it is left alone.
     fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
         match self.patience.ask(key, now) {
-            Advice::Mend => true,
-            Advice::Wait => false,
+            Advice::Mend => {
+                self.failures.remove(key);
+                true
+            }
+            Advice::Wait => {
+                if let Some(line) = self.failures.get(key) {
+                    self.complaints.add(logger, line);
+                }
+                false
+            }
             Advice::GiveUp(pause) => {
                 logger.line(format_args!(
                     "[tuntap-router] {what}, again and again: somebody else wants it so, and it is left alone for {} s",
@@ -155,6 +162,13 @@ impl HostNetwork {
                 false
             }
         }
+    }
+
+    /// Says what can't be mended, once until it can be. It is tried again before long.
+    fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
+        self.patience.failed(&key, now);
+        self.complaints.add(logger, &line);
+        self.failures.insert(key, line);
     }
 
     /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
@@ -173,8 +187,7 @@ impl HostNetwork {
             return Ok(false);
         }
         if let Err(error) = self.make_tables(logger) {
-            self.patience.failed("table", now);
-            self.complaints.add(logger, error);
+            self.fail("table".to_owned(), error.to_string(), now, logger);
             return Ok(false);
         }
         self.mapped.end_stale(&self.routers)?;
@@ -207,8 +220,7 @@ impl HostNetwork {
             if self.may_mend(&key, &what, now, logger)
                 && let Err(error) = self.changes.make(&wanted, logger)
             {
-                self.patience.failed(&key, now);
-                self.complaints.add(logger, error);
+                self.fail(key, error.to_string(), now, logger);
             }
         }
     }

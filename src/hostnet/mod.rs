@@ -111,6 +111,8 @@ pub struct HostNetwork {
     missing: BTreeMap<String, Instant>,
     notices: Option<Notices>,
     complaints: Complaints,
+    /// What couldn't be mended at the last attempt, and what was said of it.
+    failures: BTreeMap<String, String>,
     patience: Patience,
     schedule: Schedule,
 }

@@ -81,6 +81,11 @@ impl Patience {
         }
     }
 
+    /// Whether something is remembered.
+    pub fn remembers(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// When the next of those is due that wait.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         self.0.values().map(|record| record.not_before).filter(|time| *time > now).min()

@@ -125,6 +125,26 @@ fn device_that_was_moved_to_another_namespace_is_a_line() {
     wait::until_true("it is there again", wait::LONG, || world.netns.has_device("emperor0"));
 }
 
+/// A host on which much happens, as one with containers, is looked at all the time.
+#[test]
+fn what_can_not_be_mended_is_one_line() {
+    let world = start(&[]);
+    world.start_vassal(&vassal("v1"));
+    let mark = world.log.mark();
+    world.netns.sh("sysctl -qw net.ipv6.conf.emperor0.disable_ipv6=1");
+    let line = "emperor0 has lost its address fd00:77::1/64: ";
+    world.log.wait_for_since(mark, line, wait::LONG);
+    for _ in 0..30 {
+        world.netns.sh("ip addr add 192.0.2.77/32 dev lo");
+        world.netns.sh("ip addr del 192.0.2.77/32 dev lo");
+        thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(world.log.since(mark).matches(line).count(), 1);
+    let mark = world.log.mark();
+    world.netns.sh("sysctl -qw net.ipv6.conf.emperor0.disable_ipv6=0");
+    world.log.wait_for_since(mark, "emperor0 has lost its address fd00:77::1/64: mended", wait::LONG);
+}
+
 /// As `sysctl --system` does.
 #[test]
 fn forwarding_that_is_reset_is_turned_on_again() {
