@@ -63,6 +63,16 @@ pub fn watch_process(pid: libc::pid_t) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A descriptor of another process, which stays as it is there (pidfd_getfd(2), Linux 5.6). Takes the right to trace the process.
+pub fn descriptor_of(pid: libc::pid_t, number: RawFd) -> nix::Result<OwnedFd> {
+    let process = watch_process(pid)?;
+    // SAFETY: pidfd_getfd takes three numbers; the first one is that of a descriptor which is open meanwhile.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A descriptor that becomes readable when this process's parent ends (pidfd_open(2)), in place of the signal that would
 /// end this process then. Fails on kernels before 5.3, where that signal stays what it is.
 pub fn watch_parent() -> nix::Result<OwnedFd> {

@@ -205,7 +205,7 @@ mod tests {
     ];
 
     fn service(protocol: &'static str, address: &str, port: u16) -> Service {
-        Service { protocol, address: address.parse().expect("an address"), port, process: None }
+        Service { protocol, address: address.parse().expect("an address"), is_ipv6_only: false, port, process: None }
     }
 
     fn filters(chains: Vec<BaseChain>) -> Filters {

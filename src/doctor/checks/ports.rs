@@ -156,7 +156,7 @@ mod tests {
 
     fn service(protocol: &'static str, address: &str, port: u16) -> Service {
         let process = Some(Process { pid: 7, command: "sshd".to_owned() });
-        Service { protocol, address: address.parse().expect("an address"), port, process }
+        Service { protocol, address: address.parse().expect("an address"), is_ipv6_only: false, port, process }
     }
 
     #[test]

@@ -6,16 +6,22 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::os::fd::RawFd;
+
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::interface::Process;
+use crate::sys::process::descriptor_of;
 
 /// A socket that takes what comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// Its address. The unspecified one of IPv6 mostly is for both versions.
+    /// Its address.
     pub address: IpAddr,
+    /// Whether it takes no IPv4, although its address is the unspecified one of IPv6 (ipv6(7), IPV6_V6ONLY).
+    pub is_ipv6_only: bool,
     /// Its port.
     pub port: u16,
     /// Who has it open; `None` where that can't be seen.
@@ -25,7 +31,7 @@ pub struct Service {
 impl Service {
     /// Whether it takes packets of a version of IP.
     pub fn speaks(&self, is_ipv6: bool) -> bool {
-        self.address.is_ipv6() == is_ipv6 || self.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        self.address.is_ipv6() == is_ipv6 || (self.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !self.is_ipv6_only)
     }
 
     /// Whether it takes what is for an address.
@@ -71,8 +77,10 @@ pub fn services() -> io::Result<Vec<Service>> {
     found.retain(|(protocol, _, port, _)| *protocol == "tcp" || !chosen.contains(port));
     let owners = if found.is_empty() { HashMap::new() } else { owners() };
     let service = |(protocol, address, port, inode): (_, _, _, String)| {
-        let process = owners.get(&inode).copied().map(Process::of);
-        Service { protocol, address, port, process }
+        let owner = owners.get(&inode).copied();
+        let is_ipv6_only = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && owner.is_some_and(|(pid, number)| takes_no_ipv4(pid, number));
+        Service { protocol, address, is_ipv6_only, port, process: owner.map(|(pid, _)| Process::of(pid)) }
     };
     Ok(found.into_iter().map(service).collect())
 }
@@ -115,18 +123,29 @@ fn chosen_ports() -> RangeInclusive<u16> {
     }
 }
 
-/// The first process that has each socket open, by the socket's inode.
-fn owners() -> HashMap<String, i32> {
+/// Whether a process's socket is for IPv6 only. Where that can't be found out, it is for both, as most are.
+fn takes_no_ipv4(pid: i32, number: RawFd) -> bool {
+    let socket = descriptor_of(pid, number);
+    socket.and_then(|socket| getsockopt(&socket, sockopt::Ipv6V6Only)).unwrap_or(false)
+}
+
+/// The first process that has each socket open, and its number there, by the socket's inode.
+fn owners() -> HashMap<String, (i32, RawFd)> {
     let mut owners = HashMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return owners };
     let mut pids: Vec<i32> = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     for pid in pids {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for target in descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        for entry in descriptors.flatten() {
+            let (Ok(target), Some(number)) =
+                (fs::read_link(entry.path()), entry.file_name().to_str().and_then(|number| number.parse().ok()))
+            else {
+                continue;
+            };
             let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
             if let Some(inode) = inode {
-                owners.entry(inode.to_owned()).or_insert(pid);
+                owners.entry(inode.to_owned()).or_insert((pid, number));
             }
         }
     }
@@ -171,6 +190,7 @@ mod tests {
         let service = |address: &str| Service {
             protocol: "tcp",
             address: address.parse().expect("an address"),
+            is_ipv6_only: false,
             port: 22,
             process: None,
         };
@@ -179,5 +199,7 @@ mod tests {
             service("::").is_for(address) && service("0.0.0.0").is_for(address) && service("10.0.0.1").is_for(address)
         );
         assert!(!service("10.0.0.2").is_for(address) && !service("0.0.0.0").speaks(true));
+        let only = Service { is_ipv6_only: true, ..service("::") };
+        assert!(!only.is_for(address) && only.speaks(true));
     }
 }
