@@ -216,7 +216,10 @@ fn lives(instance: &Instance) -> Vec<Option<Life>> {
                 (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), false, false)
             }
             Listener::Missing | Listener::NoFolder => {
-                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), true, true)
+                let hidden = hidden_listener(&router.socket);
+                // One that waits for its socket after a reload has none.
+                let waits = || processes.iter().any(|process| process.was_given(Path::new(&instance.file)));
+                (hidden.is_some_and(|process| processes.contains(&process)) || waits(), true, true)
             }
             Listener::NoSocket | Listener::Silent => (false, false, false),
         };
@@ -238,10 +241,11 @@ fn of_routers(
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
         // What is wrong with the socket of one that runs is told with its processes.
-        if life.as_ref().is_none_or(|life| life.answers && !life.has_no_file) {
+        let found = listener(&router.socket);
+        if life.as_ref().is_none_or(|life| life.answers && !life.has_no_file) || found == Listener::NoFolder {
             findings.push(sockets::router(
                 &router.socket,
-                &listener(&router.socket),
+                &found,
                 unwritable(&router.socket).as_ref(),
                 is_running,
                 geteuid().is_root(),

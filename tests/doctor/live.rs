@@ -1,8 +1,12 @@
 //! Faults of a router that runs: what its files say is well, and what there is now isn't.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, setsockopt, socket, sockopt,
+};
 
 use crate::common::emperor::{Emperor, EmperorIni};
 use crate::common::host::{Host, Subject};
@@ -159,6 +163,24 @@ fn router_that_has_made_its_device_again_runs_well() {
         let verdict = live.examine();
         verdict.code == Some(0) && verdict.text.contains("device emperor0: the router's")
     });
+}
+
+/// It holds its device and its table, and waits.
+#[test]
+fn router_that_waits_for_its_sockets_folder_is_told() {
+    let live = Live::start(&[]);
+    let path = live.emperor.path("emperor.ini");
+    let before = std::fs::read_to_string(&path).expect("own file");
+    std::fs::write(&path, before.replace("/t.sock", "/none/t.sock")).expect("own file");
+    let mark = live.emperor.log.mark();
+    send(live.emperor.master_pid(), Signal::SIGHUP);
+    live.emperor.log.wait_for_since(mark, "it is tried again, and its vassals wait", wait::LONG);
+    wait::until_true("the router is told from others", wait::LONG, || {
+        let text = live.examine().text;
+        text.contains("there is no folder") && text.contains("device emperor0: the router's")
+    });
+    let text = live.examine().text;
+    assert!(!text.contains("somebody else's") && !text.contains("stop that process"), "{text}");
 }
 
 /// It works for nobody, and isn't free for anybody else.
@@ -360,6 +382,24 @@ fn mapped_port_that_the_host_serves_is_told_before_and_after_the_start() {
     let verdict = live.examine();
     verdict.has("WRONG", "tcp port 8022 (tuntap-router-port, to 10.77.0.2:22) is served by this host itself", "anyway");
     verdict.has("WRONG", &own, "");
+}
+
+/// As OpenSSH and nginx listen on IPv6.
+#[test]
+fn service_for_ipv6_only_is_in_no_way_of_a_port_of_ipv4() {
+    let bind = || {
+        let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 8022, 0, 0)))?;
+        listen(&socket, Backlog::MAXCONN)?;
+        Ok(socket)
+    };
+    let live = Live::start(&["tuntap-router-port = tcp 8022 10.77.0.2:22"]);
+    let _service = serve(&live, bind);
+    live.examine().is_well();
+    let live = Live::start(&["tuntap-router-port = tcp 8022 [fd00:77::2]:22"]);
+    let _service = serve(&live, bind);
+    live.examine().has("WRONG", "tuntap-router-port tcp 8022 [fd00:77::2]:22: this host serves that port itself", "");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Network devices of the current namespace, and who holds a TUN device.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, OsStr, c_char};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -39,6 +41,15 @@ impl Process {
     /// Whether it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
     pub fn is_stopped(&self) -> bool {
         matches!(self.stat(0).as_deref(), Some("T" | "t"))
+    }
+
+    /// Whether a word of its command line is the name of a file (proc_pid_cmdline(5)).
+    pub fn was_given(&self, file: &Path) -> bool {
+        let Ok(file) = file.canonicalize() else { return false };
+        let Ok(line) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };
+        let folder = PathBuf::from(format!("/proc/{}/cwd", self.pid));
+        let is_it = |word: &[u8]| folder.join(OsStr::from_bytes(word)).canonicalize().is_ok_and(|word| word == file);
+        line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).any(is_it)
     }
 
     /// The number of its parent (proc_pid_stat(5)).
