@@ -253,6 +253,7 @@ impl Watched {
                 self.name,
                 config().harakiri.as_secs()
             ));
+            heartbeat.accuse();
             self.gateway.end();
         }
     }

@@ -1,6 +1,6 @@
 //! The table of a router: masquerading, port mappings, segment sizes; and what keeps the host from its vassals.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -8,6 +8,7 @@ use super::limits::Limits;
 use super::protection;
 use crate::config::{PortMapping, PortProtocol, RouterSpec};
 use crate::sys::netlink::nftables::{Chain, Hook, Rule, Table, Transport};
+use crate::wire::ip::protocol;
 
 /// What is said of packets that would leave with an address of the inside.
 const UNTRANSLATED: &str = "addresses that are not translated";
@@ -135,12 +136,29 @@ fn segment_sizes(device: &str) -> Vec<Rule> {
 /// port of the host for a vassal of the same router: its answer would take the short way past the host, or not even leave
 /// the vassal if it asked for itself, and come from an address that nobody asked.
 fn masquerading(router: &RouterSpec) -> Vec<Rule> {
-    let to_others = router.nat.iter().map(|interface| Rule::new().leaves_by(interface));
+    let to_others = || router.nat.iter().map(|interface| Rule::new().leaves_by(interface));
+    let (first, last) = ports_beside_gateways(router);
+    let datagrams = to_others().filter(|_| !router.protection.own_gateways.is_empty()).flat_map(|rule| {
+        let rule = rule.of_protocol(protocol::UDP);
+        router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade_with_port(first, last))
+    });
     let back = (!router.ports.is_empty()).then(|| Rule::new().leaves_by(&router.device).was_diverted());
-    let rules = to_others
+    let rules = to_others()
         .chain(back)
         .flat_map(|rule| router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade()));
-    rules.collect()
+    datagrams.chain(rules).collect()
+}
+
+/// The longest range of unprivileged ports without one of the instance's gateways. A vassal's datagram with the port of a gateway
+/// as its source, to wherever another router sends from, would lead that router's datagrams to the vassal.
+fn ports_beside_gateways(router: &RouterSpec) -> (u16, u16) {
+    const FIRST: u16 = 1024;
+    let mut taken: Vec<u16> = router.protection.own_gateways.iter().map(SocketAddr::port).collect();
+    taken.retain(|port| *port >= FIRST);
+    taken.sort_unstable();
+    let starts = std::iter::once(FIRST).chain(taken.iter().map(|port| port.saturating_add(1)));
+    let ends = taken.iter().map(|port| port - 1).chain([u16::MAX]);
+    starts.zip(ends).max_by_key(|(start, end)| end.saturating_sub(*start)).unwrap_or((FIRST, u16::MAX))
 }
 
 /// The loopback addresses of both families.

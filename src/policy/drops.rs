@@ -54,6 +54,8 @@ pub enum DropReason {
     ToGateway,
     /// A peer's packet to a destination that is no host's: loopback, multicast, broadcast.
     Destination,
+    /// A peer's ICMP error message about a packet that was not for it.
+    ForeignError,
     /// A source that peers may not claim: outside of the router's networks, the host's own, or a gateway's.
     NotClaimable,
     /// One address more than a user may hold.
@@ -62,7 +64,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -87,6 +89,7 @@ impl DropReason {
         Self::GatewayDevice,
         Self::ToGateway,
         Self::Destination,
+        Self::ForeignError,
         Self::NotClaimable,
         Self::AddressShare,
     ];
@@ -118,6 +121,7 @@ impl DropReason {
             Self::GatewayDevice => "gateway_device",
             Self::ToGateway => "to_gateway",
             Self::Destination => "destination",
+            Self::ForeignError => "foreign_error",
             Self::NotClaimable => "not_claimable",
             Self::AddressShare => "address_share",
         }

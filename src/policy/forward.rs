@@ -442,6 +442,9 @@ impl Forwarder {
         if let Some(reason) = self.guard.refusal(packet, &self.pool) {
             return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first };
         }
+        if self.guard.is_strict() && packet.is_error_about_others(|receiver| peer.claims.has(receiver)) {
+            return OutwardVerdict { to: Outward::Drop(DropReason::ForeignError), claimed, is_first };
+        }
         let to = match peer.verdict(Direction::Out, packet) {
             PeerVerdict::Deny => Outward::Drop(DropReason::PeerRule),
             PeerVerdict::Reject => Outward::Reject(DropReason::PeerRule),

@@ -148,6 +148,11 @@ impl Guard {
         self.broadcasts.dedup();
     }
 
+    /// Whether the operator has said which network is the vassals'.
+    pub const fn is_strict(&self) -> bool {
+        self.policy.is_strict
+    }
+
     /// Whether an address is the host's or a router's own, and no peer gets it, whoever says so. Without a network of the
     /// router's, a device of IPv4 may be in the router's own namespace, as with the C plugin.
     pub fn is_taken(&self, address: IpAddr) -> bool {

@@ -172,6 +172,7 @@ impl<'a> EventLoop<'a> {
             outward_streak: 0,
         };
         this.learn_addresses();
+        this.restore_spoilers(&legacy);
         this.restore(legacy.peers);
         Ok(this)
     }

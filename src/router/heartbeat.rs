@@ -10,14 +10,35 @@ use crate::sys::shared::SharedNumber;
 /// Turns of the router's event loop, as the router tells them and the master reads them. The number of the process stands
 /// in the upper half, so that a router that hasn't begun yet can't be taken for the one before it.
 #[derive(Debug)]
-pub struct Heartbeat(SharedNumber);
+pub struct Heartbeat {
+    beats: SharedNumber,
+    /// Whose device the router is writing to, by its number in the store; 0 is nobody's.
+    writing: SharedNumber,
+    /// The same of the last router that hung, until the next one has read it.
+    accused: SharedNumber,
+}
 
 impl Heartbeat {
     /// Before the fork.
     pub fn new() -> nix::Result<Self> {
-        SharedNumber::new().map(Self)
+        Ok(Self { beats: SharedNumber::new()?, writing: SharedNumber::new()?, accused: SharedNumber::new()? })
+    }
+
+    /// In the master, when a router hangs: remembers whose device it is writing to.
+    pub fn accuse(&self) {
+        self.accused.set(self.writing.get());
+    }
+
+    /// In the router that follows: whose device the one before it was writing to when it hung. Tells it once.
+    pub fn take_accused(&self) -> Option<u64> {
+        let serial = self.accused.get();
+        self.accused.set(NOBODY);
+        (serial != NOBODY).then_some(serial)
     }
 }
+
+/// No peer's number in the store.
+const NOBODY: u64 = 0;
 
 /// The router's side.
 #[derive(Debug)]
@@ -32,6 +53,7 @@ pub struct Pulse<'a> {
 impl<'a> Pulse<'a> {
     /// Of a router that is taken for one that hangs after `patience`; zero is never.
     pub fn new(heartbeat: &'a Heartbeat, patience: Duration) -> Self {
+        heartbeat.writing.set(NOBODY);
         let interval = (!patience.is_zero()).then(|| patience / BEATS_PER_PATIENCE);
         Self { heartbeat, own: u64::from(std::process::id()) << 32, beats: Cell::new(0), interval }
     }
@@ -39,7 +61,16 @@ impl<'a> Pulse<'a> {
     /// The router gets on with its work. A router is watched from its first beat on.
     pub fn beat(&self) {
         self.beats.set(self.beats.get().wrapping_add(1));
-        self.heartbeat.0.set(self.own | u64::from(self.beats.get()));
+        self.heartbeat.beats.set(self.own | u64::from(self.beats.get()));
+    }
+
+    /// Writes to the device of the peer with this number in the store. A write runs code of the kernel that its vassal may have
+    /// made endless.
+    pub fn while_writing<T>(&self, serial: Option<u64>, write: impl FnOnce() -> T) -> T {
+        self.heartbeat.writing.set(serial.unwrap_or(NOBODY));
+        let result = write();
+        self.heartbeat.writing.set(NOBODY);
+        result
     }
 }
 
@@ -72,7 +103,7 @@ impl Watchdog {
 
     /// Looks at a router's process. Returns whether it hangs; the next time only after another such silence.
     pub fn look(&mut self, heartbeat: &Heartbeat, pid: libc::pid_t, now: Instant) -> bool {
-        self.judge(heartbeat.0.get(), pid, now)
+        self.judge(heartbeat.beats.get(), pid, now)
     }
 
     fn judge(&mut self, beats: u64, pid: libc::pid_t, now: Instant) -> bool {
@@ -153,6 +184,16 @@ mod tests {
         assert!(!watchdog.judge(beat(9), PID, start));
         let begun = |second: u64| watchdog.judge(beat(9), PID + 1, start + Duration::from_secs(second));
         assert_eq!((1..100).map(begun).filter(|hangs| *hangs).count(), 0);
+    }
+
+    #[test]
+    fn who_was_written_to_when_a_router_hung_is_told_once() {
+        let heartbeat = Heartbeat::new().expect("a page");
+        let pulse = Pulse::new(&heartbeat, PATIENCE);
+        pulse.while_writing(Some(7), || heartbeat.accuse());
+        assert_eq!((heartbeat.take_accused(), heartbeat.take_accused()), (Some(7), None));
+        heartbeat.accuse();
+        assert_eq!(heartbeat.take_accused(), None, "the write is over");
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl EventLoop<'_> {
                     Err(DropReason::QueueFull)
                 } else {
                     let len = parcel.packet.bytes().len();
-                    let result = parcel.send(tun);
+                    let result = self.pulse.while_writing(peer.store_serial, || parcel.send(tun));
                     verdict = peer.write_meter.record(&mut self.work, len, start, Instant::now());
                     match result {
                         Ok(()) => {

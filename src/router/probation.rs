@@ -60,16 +60,17 @@ impl EventLoop<'_> {
 
     fn punish(&mut self, id: PeerId, origin: Origin, cost: Cost) {
         let now = Instant::now();
-        let period = self.quarantine.add(origin, now);
+        let record = self.quarantine.add(origin, now);
+        self.remember_spoiler(origin, record);
         self.totals.detached += 1;
-        self.log_detached(id, cost, period);
+        self.log_detached(id, cost, record.period);
         if let Some(peer) = self.peers.get_mut(id)
             && let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(StreamReason::SlowWrites))
         {
             // Only who watches a device is woken by it.
             let _ = self.epoll.delete(&tun);
             peer.waiting = Some(Box::new((peer.offloads, tun)));
-            self.probations.add(id, now + period);
+            self.probations.add(id, record.end);
         }
         self.refuse(id);
     }

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::net::{NamespaceCookie, namespace_of};
 use crate::sys::socket::PeerCredentials;
 
 /// What stays the same when a peer comes back with another process and another device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Origin {
     /// A user other than root. Namespaces are cheap for one who can make any.
     User(libc::uid_t),
@@ -30,12 +32,12 @@ impl Origin {
 }
 
 /// What is remembered of an origin.
-#[derive(Debug, Clone, Copy)]
-struct Record {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
     /// When its devices may be attached again.
-    end: Instant,
+    pub end: Instant,
     /// How long that took.
-    period: Duration,
+    pub period: Duration,
 }
 
 impl Record {
@@ -60,26 +62,44 @@ impl Quarantine {
     pub const FIRST_PERIOD: Duration = Duration::from_secs(20);
     pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
-    /// Most origins that are remembered. Each has cost the router some expensive writes, so that they come slowly.
-    const MAX: usize = 256;
+    /// After a write in which a router hung. It was the same for all as if there were no router.
+    pub const HANG_PERIOD: Duration = Duration::from_secs(600);
 
-    /// Remembers an origin, and tells how long its devices are not attached from now.
-    pub fn add(&mut self, origin: Origin, now: Instant) -> Duration {
+    /// Most origins that are remembered. Each has cost the router some expensive writes, so that they come slowly.
+    pub const MAX: usize = 256;
+
+    /// Remembers an origin, and tells until when its devices are not attached.
+    pub fn add(&mut self, origin: Origin, now: Instant) -> Record {
+        self.add_for(origin, Self::FIRST_PERIOD, now)
+    }
+
+    /// Remembers an origin to which a write took so long that the router was ended.
+    pub fn add_hang(&mut self, origin: Origin, now: Instant) -> Record {
+        self.add_for(origin, Self::HANG_PERIOD, now)
+    }
+
+    /// Remembers what a router before this one has found.
+    pub fn restore(&mut self, origin: Origin, record: Record) {
+        self.0.insert(origin, record);
+    }
+
+    fn add_for(&mut self, origin: Origin, least: Duration, now: Instant) -> Record {
         self.0.retain(|_, record| !record.is_forgotten(now));
         let period = match self.0.get(&origin) {
             // Another device from there, that was attached as well.
             Some(record) if !record.is_over(now) => record.period,
             Some(record) => (record.period * 2).min(Self::LONGEST_PERIOD),
-            None => Self::FIRST_PERIOD,
+            None => least,
         };
+        let record = Record { end: now + period.max(least), period: period.max(least) };
         if self.0.len() >= Self::MAX
             && !self.0.contains_key(&origin)
             && let Some(first) = self.0.iter().min_by_key(|(_, record)| record.end).map(|(origin, _)| *origin)
         {
             self.0.remove(&first);
         }
-        self.0.insert(origin, Record { end: now + period, period });
-        period
+        self.0.insert(origin, record);
+        record
     }
 
     /// When devices of an origin may be attached again, if that is not now.
@@ -103,7 +123,7 @@ mod tests {
     fn is_over_after_its_period() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        assert_eq!(quarantine.add(Origin::User(7), start), FIRST);
+        assert_eq!(quarantine.add(Origin::User(7), start).period, FIRST);
         assert_eq!(quarantine.end(Origin::User(7), start + FIRST / 2), Some(start + FIRST));
         assert_eq!(quarantine.end(Origin::User(8), start), None);
         assert_eq!(quarantine.end(Origin::User(7), start + FIRST), None);
@@ -117,7 +137,7 @@ mod tests {
         let mut quarantine = Quarantine::default();
         let mut periods = Vec::new();
         for _ in 0..10 {
-            let period = quarantine.add(Origin::Unknown, now);
+            let period = quarantine.add(Origin::Unknown, now).period;
             periods.push(period.as_secs());
             now += period + Duration::from_secs(1);
         }
@@ -129,7 +149,7 @@ mod tests {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
         quarantine.add(Origin::User(7), start);
-        assert_eq!(quarantine.add(Origin::User(7), start + FIRST / 2), FIRST);
+        assert_eq!(quarantine.add(Origin::User(7), start + FIRST / 2).period, FIRST);
         assert_eq!(quarantine.end(Origin::User(7), start + FIRST), Some(start + FIRST / 2 + FIRST));
     }
 
@@ -141,7 +161,7 @@ mod tests {
         let forgotten = start + FIRST * (1 + Record::MEMORY);
         assert!(quarantine.knows(Origin::User(7), forgotten - Duration::from_millis(1)));
         assert!(!quarantine.knows(Origin::User(7), forgotten));
-        assert_eq!(quarantine.add(Origin::User(7), forgotten), FIRST);
+        assert_eq!(quarantine.add(Origin::User(7), forgotten).period, FIRST);
     }
 
     #[test]

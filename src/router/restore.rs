@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Setup;
 use super::event_loop::EventLoop;
 use super::peer::{Path, Peer, Stage, StreamReason};
+use super::quarantine::{Origin, Record};
 use super::store::{KeptPeer, Legacy};
 use crate::policy::forward::{Forwarder, LegacyPeer};
 use crate::policy::registry::PeerId;
@@ -37,6 +38,36 @@ pub fn pause(legacy: &Legacy, setup: &Setup) {
 }
 
 impl EventLoop<'_> {
+    /// Takes note of those whose devices the routers before this one didn't attach any more, and of the one whose device the last
+    /// of them was writing to when it hung.
+    pub(super) fn restore_spoilers(&mut self, legacy: &Legacy) {
+        for (origin, record) in &legacy.spoilers {
+            self.quarantine.restore(*origin, *record);
+        }
+        let Some(accused) = self.setup.heartbeat.take_accused() else { return };
+        let found = legacy.peers.iter().find(|(kept, _)| kept.serial == accused);
+        let Some((KeptPeer { credentials, addresses, .. }, connection)) = found else { return };
+        let origin = Origin::of(*credentials, connection.as_fd());
+        let record = self.quarantine.add_hang(origin, Instant::now());
+        self.remember_spoiler(origin, record);
+        self.totals.detached += 1;
+        let name = self.name();
+        let address = addresses.first().map_or_else(|| "without address".to_owned(), ToString::to_string);
+        self.setup.logger.line(format_args!(
+            "[tuntap-router] {name}: peer {address} (pid {}, uid {}) goes back to frames for {} s: the router before this one hung \
+             while it wrote a packet to its device",
+            credentials.pid,
+            credentials.uid,
+            record.period.as_secs()
+        ));
+    }
+
+    /// Has the next router know, too.
+    pub(super) fn remember_spoiler(&mut self, origin: Origin, record: Record) {
+        let result = self.keeper.spoil(origin, record);
+        self.after_note(result);
+    }
+
     /// Takes back the peers of the router before this one, and asks them for their devices.
     pub(super) fn restore(&mut self, peers: Vec<(KeptPeer, OwnedFd)>) {
         let found = peers.len();

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::quarantine::{Origin, Quarantine, Record as Spoiled};
 use crate::policy::lease::Identity;
 use crate::sys::process::monotonic_time;
 use crate::sys::socket::{self, PeerCredentials};
@@ -66,6 +67,14 @@ pub struct KeptPeer {
     pub rules_are_extended: bool,
 }
 
+/// Who had a device that was too expensive to write to. The clock is CLOCK_MONOTONIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Spoiler {
+    origin: Origin,
+    end: Duration,
+    period: Duration,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
     /// Begins a queue.
@@ -74,6 +83,8 @@ enum Record {
     Peer(KeptPeer),
     /// The peer of this number is not kept any more.
     Gone(u64),
+    /// An origin whose devices are not attached for some time.
+    Spoiler(Spoiler),
     /// What stood in the other queue is all here.
     Complete,
 }
@@ -111,6 +122,8 @@ impl Store {
 pub struct Legacy {
     /// Its peers and their connections.
     pub peers: Vec<(KeptPeer, OwnedFd)>,
+    /// Whose devices were too expensive to write to.
+    pub spoilers: Vec<(Origin, Spoiled)>,
     /// How many routers died soon after their start, one after the other.
     pub brief_runs: u32,
     /// How long to wait before the work starts.
@@ -127,6 +140,8 @@ pub struct Keeper<'a> {
     /// Records in the active queue.
     records: usize,
     kept: usize,
+    /// One for each origin, the last ones.
+    spoilers: Vec<Spoiler>,
 }
 
 impl<'a> Keeper<'a> {
@@ -142,6 +157,7 @@ impl<'a> Keeper<'a> {
             next_serial: 0,
             records: 0,
             kept: 0,
+            spoilers: Vec::new(),
         };
         let mut legacy = Legacy::default();
         if let Some(contents) = newest {
@@ -151,6 +167,9 @@ impl<'a> Keeper<'a> {
             keeper.header.generation = contents.header.generation;
             keeper.header.brief_runs = legacy.brief_runs;
             keeper.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
+            contents.spoilers.into_iter().for_each(|spoiler| keeper.note(spoiler));
+            let started = Instant::now();
+            legacy.spoilers = keeper.spoilers.iter().map(|spoiler| spoiler.as_seen_at(started, now)).collect();
             if legacy.brief_runs <= BRIEF_RUNS_WITH_PEERS {
                 legacy.peers = contents.peers;
             }
@@ -178,9 +197,25 @@ impl<'a> Keeper<'a> {
         self.append(&Record::Gone(serial), None)
     }
 
+    /// Writes down an origin whose devices are not attached for some time.
+    pub fn spoil(&mut self, origin: Origin, record: Spoiled) -> nix::Result<()> {
+        let left = record.end.saturating_duration_since(Instant::now());
+        let spoiler = Spoiler { origin, end: monotonic_time() + left, period: record.period };
+        self.note(spoiler);
+        self.append(&Record::Spoiler(spoiler), None)
+    }
+
+    fn note(&mut self, spoiler: Spoiler) {
+        self.spoilers.retain(|other| other.origin != spoiler.origin);
+        if self.spoilers.len() >= Quarantine::MAX {
+            self.spoilers.remove(0);
+        }
+        self.spoilers.push(spoiler);
+    }
+
     /// Whether most of the queue is out of date.
     pub const fn is_due(&self) -> bool {
-        self.records > 2 * self.kept + SLACK
+        self.records > 2 * (self.kept + self.spoilers.len()) + SLACK
     }
 
     /// Writes the present state to the other queue, and empties this one.
@@ -205,6 +240,9 @@ impl<'a> Keeper<'a> {
             this.records = 0;
             this.kept = 0;
             this.append(&Record::Header(this.header), None)?;
+            for spoiler in this.spoilers.clone() {
+                this.append(&Record::Spoiler(spoiler), None)?;
+            }
             for (peer, connection) in peers {
                 this.kept += 1;
                 this.append(&Record::Peer(peer), Some(connection))?;
@@ -249,6 +287,14 @@ fn pause(brief_runs: u32) -> Duration {
 struct Contents {
     header: Header,
     peers: Vec<(KeptPeer, OwnedFd)>,
+    spoilers: Vec<Spoiler>,
+}
+
+impl Spoiler {
+    /// By the clock of the quarantine, which shows `now` when CLOCK_MONOTONIC shows `clock`. What is over is over now.
+    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, Spoiled) {
+        (self.origin, Spoiled { end: now + self.end.saturating_sub(clock), period: self.period })
+    }
 }
 
 /// Takes everything out of a queue. `None` if it is empty or was not finished.
@@ -256,6 +302,7 @@ fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
     let mut peers = BTreeMap::<u64, (KeptPeer, OwnedFd)>::new();
+    let mut spoilers = Vec::new();
     let mut buffer = vec![0; MAX_RECORD_LEN];
     while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
         match serde_json::from_slice(&buffer[..count]) {
@@ -266,12 +313,13 @@ fn read(queue: &Queue) -> Option<Contents> {
                 }
             }
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
+            Ok(Record::Spoiler(spoiler)) => spoilers.push(spoiler),
             Ok(Record::Complete) => complete = true,
             // This code wrote it, so that it can't be. What stands behind it still counts.
             Err(_) => {}
         }
     }
-    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect() })
+    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect(), spoilers })
 }
 
 fn drain(queue: &Queue) {
@@ -336,6 +384,26 @@ mod tests {
             }
             is_over
         })
+    }
+
+    #[test]
+    fn spoilers_are_known_to_each_router_that_follows() {
+        let store = Store::new().expect("two queues");
+        let record = |seconds| {
+            let period = Duration::from_secs(seconds);
+            Spoiled { end: Instant::now() + period, period }
+        };
+        let (mut keeper, _) = Keeper::open(&store);
+        keeper.spoil(Origin::User(7), record(20)).expect("room");
+        keeper.spoil(Origin::User(8), record(20)).expect("room");
+        keeper.spoil(Origin::User(7), record(40)).expect("room");
+        keeper.rewrite(std::iter::empty()).expect("room");
+        for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
+            let (_, legacy) = Keeper::open(&store);
+            let found: Vec<_> = legacy.spoilers.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
+            assert_eq!(found, [(Origin::User(8), 20), (Origin::User(7), 40)]);
+            assert!(legacy.spoilers.iter().all(|(_, it)| it.end > Instant::now()));
+        }
     }
 
     #[test]

@@ -218,6 +218,32 @@ impl<'a> Packet<'a> {
         self.destination_port
     }
 
+    /// Whether it is an error message of ICMP (RFC 792) or ICMPv6 (RFC 4443, section 2.1: types below 128) that no
+    /// packet to one of `receivers` can be the reason of. Such a message quotes the packet that it is about, and only who got
+    /// that has something to say about it. Later fragments are nothing without the first one.
+    pub fn is_error_about_others(&self, mut is_receiver: impl FnMut(IpAddr) -> bool) -> bool {
+        /// Bytes before the quoted packet, in both versions.
+        const HEADER_LEN: usize = 8;
+        let is_icmp = self.protocol == if self.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
+        if !is_icmp || self.fragment == Fragment::Later {
+            return false;
+        }
+        let message = &self.bytes[self.header_len..self.total_len];
+        let is_error = message.first().is_some_and(|kind| match self.header {
+            // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+            Header::V4(_) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            Header::V6(_) => *kind < 128,
+        });
+        let quoted = || {
+            let quoted = message.get(HEADER_LEN..)?;
+            Some(match self.header {
+                Header::V4(_) => IpAddr::V4(Ipv4Addr::from(*quoted.get(16..)?.first_chunk::<4>()?)),
+                Header::V6(_) => v6(quoted.get(24..40)?),
+            })
+        };
+        is_error && !quoted().is_some_and(&mut is_receiver)
+    }
+
     /// Source address.
     pub const fn src(&self) -> IpAddr {
         match self.header {
@@ -407,6 +433,39 @@ mod tests {
         assert_eq!(error(&with(3, 29)), PacketError::Malformed); // total length beyond the packet
         assert_eq!(error(&with(3, 19)), PacketError::Malformed); // total length below the header
         assert_eq!(error(&with(3, 23)), PacketError::Malformed); // ports beyond the end
+    }
+
+    #[test]
+    fn errors_are_about_what_they_quote() {
+        let (own, other) = ([192, 168, 0, 2], [10, 1, 2, 3]);
+        let to = |receiver: [u8; 4]| udp(other, receiver, b"");
+        let v4 = |kind: u8, quoted: &[u8], fragment: u8| {
+            let len = u8::try_from(28 + quoted.len()).expect("short");
+            let header = [0x45, 0, 0, len, 0, 1, fragment, 0, 64, protocol::ICMP, 0, 0];
+            [&header[..], &own, &other, &[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat()
+        };
+        let is_foreign = |bytes: &[u8]| {
+            let packet = Packet::parse(bytes).expect("valid");
+            packet.is_error_about_others(|it| it == IpAddr::from(own) || it == IpAddr::from(SRC6))
+        };
+        for kind in [3, 4, 5, 11, 12] {
+            assert!(is_foreign(&v4(kind, &to([10, 1, 2, 4]), 0)) && !is_foreign(&v4(kind, &to(own), 0)), "{kind}");
+            assert!(is_foreign(&v4(kind, &to(own)[..19], 0)), "too short to tell");
+            assert!(is_foreign(&v4(kind, &[], 0x20)), "the first fragment has nothing of it");
+        }
+        for kind in [0, 8, 13] {
+            assert!(!is_foreign(&v4(kind, &to([10, 1, 2, 4]), 0)), "{kind}: no error");
+        }
+        let mut later = v4(3, &to([10, 1, 2, 4]), 0);
+        later[7] = 1;
+        assert!(!is_foreign(&later));
+        let quoted = |receiver: [u8; 16]| [&[0x60, 0, 0, 0, 0, 0, 17, 64], DST6.as_slice(), &receiver].concat();
+        let v6 = |kind: u8, quoted: &[u8]| ipv6(protocol::ICMPV6, &[&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat());
+        for kind in [1, 2, 3, 4, 127] {
+            assert!(is_foreign(&v6(kind, &quoted(DST6))) && !is_foreign(&v6(kind, &quoted(SRC6))), "{kind}");
+            assert!(is_foreign(&v6(kind, &quoted(SRC6)[..39])), "too short to tell");
+        }
+        assert!(!is_foreign(&v6(128, &quoted(DST6))) && !is_foreign(&udp(own, other, b"")));
     }
 
     #[test]

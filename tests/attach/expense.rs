@@ -31,6 +31,9 @@ const ROUNDS: usize = 4;
 /// What the router says of a device that was taken back.
 const DETACHED: &str = "goes back to frames";
 
+/// What the next router says of whom the last one was writing to when it hung.
+const HUNG: &str = "the router before this one hung while it wrote a packet to its device";
+
 /// Each of these takes a machine of its own.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -74,6 +77,19 @@ fn hide_rules(emperor: &Emperor, net: &Net, modulus: usize, residues: &[usize]) 
              chain c {{ type filter hook prerouting priority -400;\n{pick}\n}}\n}}\n"
         ),
     );
+}
+
+/// Makes one echo request take seconds: ten million rules, for each of seven chains jumps to the next one ten times.
+fn make_endless(emperor: &Emperor, net: &Net) {
+    const DEPTH: usize = 7;
+    let chain = |depth: usize| {
+        let rules =
+            if depth == DEPTH { "ip ttl 77 drop\n".repeat(20) } else { format!("jump c{}\n", depth + 1).repeat(10) };
+        format!("chain c{depth} {{\n{rules}}}\n")
+    };
+    let chains: String = (0..=DEPTH).rev().map(chain).collect();
+    let hook = "chain c { type filter hook prerouting priority -400;\nicmp type echo-request jump c0\n}\n";
+    nft(emperor, net, &format!("table ip t {{\n{chains}{hook}}}\n"));
 }
 
 /// Sends small packets from the Emperor's side until told to stop.
@@ -418,4 +434,33 @@ fn many_busy_receivers_are_not_detached() {
         assert!(is_attached(&stats, *address), "{}", stats.0);
         assert!(stats.of_peer(*address, "tx") > 1_000_000, "{}", stats.0);
     }
+}
+
+/// The router is ended while it hangs in a write to a vassal. The next ones don't write there, or all vassals would be without
+/// a router for as long as somebody sends packets to that one.
+#[test]
+fn router_that_hung_in_a_write_is_the_only_one() {
+    let _alone = alone();
+    let emperor = emperor().line("tuntap-router-harakiri = 1").start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let expensive = start_attached(&emperor, "v2", V2);
+    let router = emperor.router_pid();
+    make_endless(&emperor, &expensive);
+    pings_answered(&emperor.netns, V2, 1, &["-W", "1"]);
+    let line =
+        format!("[tuntap-router] emperor0: peer {V2} (pid {}, uid 0)", emperor.vassal_pid("v2").expect("it runs"));
+    emperor.log.wait_for(HUNG, wait::LONG);
+    let text = emperor.log.text();
+    assert!(text.lines().any(|it| it.contains(HUNG) && it.starts_with(&line)), "{}", emperor.log.tail());
+    emperor.wait_for_stats("the honest vassal is attached, the other one waits", |stats| {
+        is_attached(stats, V1)
+            && stats.peer(V2).is_some()
+            && stream_reason(stats, V2).as_str().is_some_and(|reason| reason.contains("a short while ago"))
+    });
+    let second = emperor.router_pid();
+    assert_ne!(second, router);
+    pings_answered(&emperor.netns, V2, 1, &["-W", "1"]);
+    assert_eq!(pings_answered(&honest, EMPEROR, 3, &[]), 3);
+    assert_eq!(emperor.router_pid(), second);
+    assert!(is_attached(&emperor.stats(), V1));
 }

@@ -138,6 +138,36 @@ fn nobody_writes_into_the_own_gateway() {
     }
 }
 
+/// What the host masquerades takes a port of the host's address. If that were the gateway's, what another router sends from
+/// the port that a vassal has sent to would be the vassal's, with all that is meant for others.
+#[test]
+fn nobody_takes_the_gateways_port_at_the_hosts_address() {
+    const OTHER_PORT: u16 = 4001;
+    let (netns, there) = (Netns::new(), Netns::new());
+    netns.sh(&format!("ip link add up0 type veth peer name veth0 netns {}", there.name()));
+    netns.sh(&format!("ip addr add {HERE}/24 dev up0"));
+    netns.sh("ip link set up0 up");
+    there.sh(&format!("ip addr add {THERE}/24 dev veth0"));
+    there.sh("ip link set veth0 up");
+    let emperor = router(&format!("{HERE}:{PORT}"), "192.168.0.1/24")
+        .line("tuntap-router-nat = up0")
+        .line("tuntap-router-gateway-allow = 10.77.0.0/24")
+        .start_in(netns);
+    let other = there.run(|| UdpSocket::bind((THERE, OTHER_PORT))).expect("the port is free");
+    other.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
+    let mut attacker = emperor.peer(V1);
+    let mut victim = emperor.peer(V2);
+    let mut datagram = packet::udp(V1, THERE, PORT, b"mine");
+    datagram[22..24].copy_from_slice(&OTHER_PORT.to_be_bytes());
+    attacker.send_packet(&datagram);
+    let (_, from) = other.recv_from(&mut [0; 16]).expect("it is masqueraded");
+    assert!(from.ip() == HERE && from.port() != PORT, "{from}");
+    let secret = packet::udp(FAR, V2, 9, b"secret");
+    other.send_to(&secret, (HERE, PORT)).expect("there is a way");
+    assert!(victim.wait_for_packet(wait::SHORT, |packet| packet.ends_with(b"secret")).is_some(), "the router has it");
+    assert!(attacker.wait_for_packet(Duration::from_millis(300), |packet| packet.ends_with(b"secret")).is_none());
+}
+
 /// Where the check of packets knows nothing of the way: the host sends on what goes to an address that is nobody's.
 #[test]
 fn datagrams_that_come_by_a_routers_device_are_refused() {

@@ -10,6 +10,7 @@ mod world;
 mod backup;
 mod conflicts;
 mod end;
+mod errors;
 mod host;
 mod ipv6;
 mod leaks;

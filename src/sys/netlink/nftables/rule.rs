@@ -424,6 +424,28 @@ impl Rule {
         self
     }
 
+    /// Like [`Self::masquerade`], with a source port between these two. One that is between them already stays, if it can.
+    #[must_use]
+    pub fn masquerade_with_port(mut self, first: u16, last: u16) -> Self {
+        // NFTA_MASQ_FLAGS, -REG_PROTO_MIN and -MAX of linux/netfilter/nf_tables.h.
+        const FLAGS: u16 = 1;
+        const FIRST_REGISTER: u16 = 2;
+        const LAST_REGISTER: u16 = 3;
+        // NF_NAT_RANGE_PROTO_SPECIFIED of linux/netfilter/nf_nat.h: without it the kernel ignores the ports.
+        const BETWEEN: u32 = 2;
+        self.load(Register::Reg1, first.to_be_bytes().to_vec());
+        self.load(Register::Reg2, last.to_be_bytes().to_vec());
+        self.other(
+            "masq",
+            [
+                number(FLAGS, BETWEEN),
+                number(FIRST_REGISTER, Register::Reg1.into()),
+                number(LAST_REGISTER, Register::Reg2.into()),
+            ],
+        );
+        self
+    }
+
     /// Has its connection go to another address and port.
     #[must_use]
     pub fn divert(mut self, target: SocketAddr) -> Self {
@@ -436,14 +458,8 @@ impl Rule {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        let load = |register, value| {
-            Expressions::Immediate(vec![
-                Immediate::DestinationRegister(register),
-                Immediate::Data(DataAttribute::Value(value)),
-            ])
-        };
-        self.expressions.push(load(Register::Reg1, address));
-        self.expressions.push(load(Register::Reg2, target.port().to_be_bytes().to_vec()));
+        self.load(Register::Reg1, address);
+        self.load(Register::Reg2, target.port().to_be_bytes().to_vec());
         self.other(
             "nat",
             [
@@ -454,6 +470,13 @@ impl Rule {
             ],
         );
         self
+    }
+
+    fn load(&mut self, register: Register, value: Vec<u8>) {
+        self.expressions.push(Expressions::Immediate(vec![
+            Immediate::DestinationRegister(register),
+            Immediate::Data(DataAttribute::Value(value)),
+        ]));
     }
 
     /// If it is of the family of an address.
