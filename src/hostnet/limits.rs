@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::table::chain;
 use crate::config::RouterSpec;
-use crate::sys::netlink::nftables::{Chain, Family, Rate, Rule, Set, Unit};
+use crate::sys::netlink::nftables::{Chain, Family, Key, Rate, Rule, Set, Unit};
 
 /// Where connections go that are too many.
 const EXCESS: &str = "excess";
@@ -29,7 +29,8 @@ const IPV6_SHARE: u32 = 2;
 pub const TOO_MANY: &str = "connections above tuntap-router-max-connections";
 pub const TOO_FAST: &str = "connections above tuntap-router-connection-rate";
 pub const FRAGMENTS: &str = "fragments above tuntap-router-fragment-rate";
-pub const TOO_MANY_IN: &str = "connections to a vassal by ports of the host above tuntap-router-max-connections";
+pub const TOO_MANY_IN: &str =
+    "connections of one client to a vassal by ports of the host above tuntap-router-max-connections";
 
 /// The kernel keeps fragments of a packet for half a minute (IPv6: a minute), in 4 MiB for everybody. Both what they are and
 /// how many takes memory: with its bookkeeping one of 1,400 bytes takes 2,500, and a small one some 800.
@@ -53,7 +54,7 @@ pub struct Limits {
 struct FamilyLimits {
     connections: Option<(u32, Set)>,
     rate: Option<(Rate, Set)>,
-    /// Connections from elsewhere, by the vassal that they lead to.
+    /// Connections from elsewhere, by their client and the vassal that they lead to.
     inward: Option<(u32, Set)>,
     /// Fragments by their number and by their bytes.
     fragments: Vec<(Rate, Set)>,
@@ -76,7 +77,7 @@ impl Limits {
                 Family::Ipv6 => ["connections6", "rates6", "inward6", "fragments6", "fragment-bytes6", "offenders6"],
             };
             let share = |all: u32| if family == Family::Ipv6 { (all / IPV6_SHARE).max(1) } else { all };
-            let set = |name, size, timeout| Set { name, family, size, timeout };
+            let set = |name, size, timeout| Set { name, family, key: Key::Source, size, timeout };
             let has_ports = router.ports.iter().any(|port| port.target.is_ipv4() == (family == Family::Ipv4));
             FamilyLimits {
                 connections: max.map(|max| (share(max), set(connections, MAX_ADDRESSES, None))),
@@ -85,7 +86,10 @@ impl Limits {
                     let rate = Rate { unit: Unit::Packets, per_second, burst };
                     (rate, set(rates, MAX_ADDRESSES, Some(RATE_TIMEOUT)))
                 }),
-                inward: max.filter(|_| has_ports).map(|max| (max, set(inward, MAX_ADDRESSES, None))),
+                inward: max.filter(|_| has_ports).map(|max| {
+                    let pairs = set(inward, MAX_ADDRESSES, None);
+                    (max, Set { key: Key::SourceAndDestination, ..pairs })
+                }),
                 fragments: fragments
                     .into_iter()
                     .flat_map(|all| fragment_rates(share(all)))
@@ -136,13 +140,14 @@ impl Limits {
         vec![Rule::new().came_by(&router.device).begins_connection().jump(CONNECTIONS)]
     }
 
-    /// What ports of the host lead to a vassal. Its clients are counted together: nobody knows who of them is whose.
+    /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit, which
+    /// anybody could use up with packets from forged addresses that open nothing.
     pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<Rule> {
         let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
         inward
             .map(|(max, set)| {
                 let diverted = Rule::new().leaves_by(&router.device).begins_connection().was_diverted();
-                diverted.destination_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
+                diverted.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
             })
             .collect()
     }

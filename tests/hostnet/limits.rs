@@ -210,10 +210,14 @@ fn flood_of_a_mapped_port_is_limited() {
     spray(&world.site.outside4, (ip(HOST_IPV4), 5353).into());
     let taken = tracked(&world).saturating_sub(earlier);
     assert!((250..500).contains(&taken), "{taken}");
-    let client = world.site.outside4.run(|| UdpSocket::bind(any_ipv4(0))).expect("a socket");
-    client.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
-    client.send_to(b"question", (ip(HOST_IPV4), 5354)).expect("there is a way");
-    client.recv(&mut [0; 16]).expect("the other vassal's port is open");
+    // Neither the other vassal nor other clients of the same one notice.
+    world.site.outside4.sh("ip addr add 203.0.113.77/24 dev veth0");
+    for (from, port) in [(OUTSIDE_IPV4, 5354), ("203.0.113.77", 5353)] {
+        let client = world.site.outside4.run(|| UdpSocket::bind((ip(from), 0))).expect("a socket");
+        client.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
+        client.send_to(b"question", (ip(HOST_IPV4), port)).expect("there is a way");
+        client.recv(&mut [0; 16]).unwrap_or_else(|error| panic!("{from}, port {port}: {error}"));
+    }
     let listed = list(&world, "table", "");
     assert!(listed.contains("ct count over 300"), "{listed}");
 }

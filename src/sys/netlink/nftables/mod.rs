@@ -18,7 +18,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 pub use rule::{Rate, Rule, Transport, Unit};
-pub use set::{Family, Set};
+pub use set::{Family, Key, Set};
 
 use super::connection::Connection;
 use super::error::NetlinkError;

@@ -283,20 +283,10 @@ impl Rule {
     /// passes.
     #[must_use]
     pub fn source_has_more_than(self, max: u32, set: &Set) -> Self {
-        self.counts(set, set.family.source_offset(), max)
-    }
-
-    /// The same of its destination.
-    #[must_use]
-    pub fn destination_has_more_than(self, max: u32, set: &Set) -> Self {
-        self.counts(set, set.family.destination_offset(), max)
-    }
-
-    fn counts(self, set: &Set, offset: u32, max: u32) -> Self {
         const COUNT: u16 = 1;
         const FLAGS: u16 = 2;
         const OVER: u32 = 1;
-        self.updates(set, offset, "connlimit", vec![number(COUNT, max), number(FLAGS, OVER)])
+        self.updates(set, "connlimit", vec![number(COUNT, max), number(FLAGS, OVER)])
     }
 
     /// If its source is faster than that.
@@ -316,17 +306,17 @@ impl Rule {
             number(TYPE, rate.unit as u32),
             number(FLAGS, OVER),
         ];
-        self.updates(set, set.family.source_offset(), "limit", attributes)
+        self.updates(set, "limit", attributes)
     }
 
     /// Counts it for its source, if that is of the set's family and there is room for it.
     #[must_use]
     pub fn counts_for_source(self, set: &Set) -> Self {
-        self.updates(set, set.family.source_offset(), "counter", Vec::new())
+        self.updates(set, "counter", Vec::new())
     }
 
     /// Puts an address into a set, with an expression of its own, which then decides.
-    fn updates(self, set: &Set, offset: u32, name: &str, attributes: Vec<DefaultNla>) -> Self {
+    fn updates(self, set: &Set, name: &str, attributes: Vec<DefaultNla>) -> Self {
         const SET_NAME: u16 = 1;
         const OPERATION: u16 = 3;
         const KEY_REGISTER: u16 = 4;
@@ -336,8 +326,8 @@ impl Rule {
         let family = set.family;
         let mut rule = self.meta(MetaKey::Nfproto).equals(vec![family.number()]).payload(
             Header::Network,
-            offset,
-            family.address_len(),
+            family.source_offset(),
+            set.key_len(),
         );
         let expression = [
             ExpressionAttribute::Name(name.to_owned()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use netlink_packet_netfilter::nftables::{SetAttribute, SetDescription, SetFlags, SetMessage};
 
-use super::rule::{IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION, IPV6_SOURCE};
+use super::rule::{IPV4_SOURCE, IPV6_SOURCE};
 
 /// A version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +42,6 @@ impl Family {
         }
     }
 
-    pub(super) const fn destination_offset(self) -> u32 {
-        match self {
-            Self::Ipv4 => IPV4_DESTINATION,
-            Self::Ipv6 => IPV6_DESTINATION,
-        }
-    }
-
     /// nft(8)'s number of the type of an address (`enum datatypes` of its source): it lists the set with it.
     const fn key_type(self) -> u32 {
         match self {
@@ -58,17 +51,47 @@ impl Family {
     }
 }
 
+/// What a set tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Sources.
+    Source,
+    /// Sources together with where they send to. The two stand side by side in headers of both versions.
+    SourceAndDestination,
+}
+
 /// A set of addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     /// Its name.
     pub name: &'static str,
-    /// What is in it.
+    /// The version of IP.
     pub family: Family,
+    /// What is in it.
+    pub key: Key,
     /// Most addresses. What finds no room is as if it had not been put in.
     pub size: u32,
     /// How long an address stays after it was put in last. Without it, as long as it has connections.
     pub timeout: Option<Duration>,
+}
+
+impl Set {
+    /// Length of what is in it, in bytes.
+    pub(super) const fn key_len(&self) -> usize {
+        match self.key {
+            Key::Source => self.family.address_len(),
+            Key::SourceAndDestination => 2 * self.family.address_len(),
+        }
+    }
+
+    /// nft(8) has the types of a concatenation in 6 bits each (`TYPE_BITS` of its source).
+    const fn key_type(&self) -> u32 {
+        let address = self.family.key_type();
+        match self.key {
+            Key::Source => address,
+            Key::SourceAndDestination => address << 6 | address,
+        }
+    }
 }
 
 /// The message that makes a set. `id` tells it from the others of its batch.
@@ -77,8 +100,8 @@ pub(super) fn message(table: &str, set: &Set, id: u32) -> SetMessage {
     let mut attributes = vec![
         SetAttribute::Table(table.to_owned()),
         SetAttribute::Name(set.name.to_owned()),
-        SetAttribute::KeyType(set.family.key_type()),
-        SetAttribute::KeyLen(u32::try_from(set.family.address_len()).unwrap_or(u32::MAX)),
+        SetAttribute::KeyType(set.key_type()),
+        SetAttribute::KeyLen(u32::try_from(set.key_len()).unwrap_or(u32::MAX)),
         SetAttribute::Id(id),
         SetAttribute::Description(vec![SetDescription::Size(set.size)]),
     ];

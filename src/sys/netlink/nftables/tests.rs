@@ -34,10 +34,10 @@ fn table(name: &str, rules: Vec<Rule>) -> Table {
 }
 
 fn sets() -> Vec<Set> {
-    let set = |name, family, timeout| Set { name, family, size: 100, timeout };
+    let set = |name, family, timeout| Set { name, family, key: Key::Source, size: 100, timeout };
     vec![
         set("counts", Family::Ipv4, None),
-        set("counts6", Family::Ipv6, None),
+        Set { key: Key::SourceAndDestination, ..set("counts6", Family::Ipv6, None) },
         set("rates", Family::Ipv6, Some(std::time::Duration::from_secs(60))),
     ]
 }
@@ -72,8 +72,9 @@ fn rules_mean_what_they_say() {
         (Rule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
         (Rule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
         (
-            Rule::new().destination_has_more_than(7, &sets()[1]).discard(),
-            "add @counts6 { ip6 daddr ct count over 7 } drop",
+            Rule::new().source_has_more_than(7, &sets()[1]).discard(),
+            // 32 bytes from byte 8 of the header on: source and destination.
+            "add @counts6 { @nh,64,256 ct count over 7 } drop",
         ),
         (
             Rule::new()
