@@ -263,8 +263,7 @@ fn of_routers(
         findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
         if !filters.lacks_nftables {
             // The table stays as it is while IPv6 is turned off, until a reload.
-            let mut wanted = hostnet::rules_of_tables(&without_ipv6(router, surroundings));
-            wanted.extend(hostnet::rules_of_tables(router));
+            let wanted = [&without_ipv6(router, surroundings), router].map(hostnet::rules_of_tables);
             findings.extend(live::table(router, &wanted, &filters.inet_tables, life));
         }
         if life.answers {

@@ -399,7 +399,7 @@ fn service_for_ipv6_only_is_in_no_way_of_a_port_of_ipv4() {
     live.examine().is_well();
     let live = Live::start(&["tuntap-router-port = tcp 8022 [fd00:77::2]:22"]);
     let _service = serve(&live, bind);
-    live.examine().has("WRONG", "tuntap-router-port tcp 8022 [fd00:77::2]:22: this host serves that port itself", "");
+    live.examine().has("WRONG", "(tuntap-router-port, to [fd00:77::2]:22) is served by this host itself", "");
 }
 
 #[test]

@@ -171,44 +171,48 @@ fn sysctl(found: &Surroundings, interface: &str, is_ipv6: bool) -> String {
 }
 
 /// Whether the router's own table of nftables is what its file makes. `wanted`: the numbers of rules of its chains, for each
-/// table that it may be, the whole one first; nothing if it needs none. `tables`: those that there are.
+/// table that it may be, the whole one first, nothing if it needs none; that once as the host is now, and once as it may have
+/// been at the start. `tables`: those that there are.
 pub fn table(
     router: &RouterSpec,
-    wanted: &[BTreeMap<String, usize>],
+    wanted: &[Vec<BTreeMap<String, usize>>],
     tables: &BTreeMap<String, BTreeMap<String, usize>>,
     life: &Life,
 ) -> Option<Finding> {
     let name = router.table_name();
-    match (wanted, tables.get(&name)) {
-        ([], None) => None,
-        (_, None) => Some(Finding::wrong(
+    let is_needed = wanted.iter().any(|tables| !tables.is_empty());
+    let is_known = |found| wanted.iter().any(|tables| tables.contains(found));
+    let is_whole = |found| wanted.iter().any(|tables| tables.first() == Some(found));
+    match tables.get(&name) {
+        None if !is_needed => None,
+        None => Some(Finding::wrong(
             format!(
                 "nftables: there is no table inet {name}: nothing is masqueraded, no port is mapped, and vassals reach every \
                  service of this host; it was taken away or couldn't be made, or the file has changed since the start"
             ),
             life.reload(),
         )),
-        ([], Some(_)) => Some(Finding::warning(
+        Some(_) if !is_needed => Some(Finding::warning(
             format!(
                 "nftables: the table inet {name} is there, and by this file it shouldn't: the file has changed since the start"
             ),
             life.reload(),
         )),
-        (wanted, Some(found)) if !wanted.contains(found) => Some(Finding::wrong(
+        Some(found) if !is_known(found) => Some(Finding::wrong(
             format!(
                 "nftables: the table inet {name} isn't what this file makes: it was changed, or the file has changed since the \
                  start"
             ),
             life.reload(),
         )),
-        ([whole, ..], Some(found)) if whole != found => Some(Finding::warning(
+        Some(found) if !is_whole(found) => Some(Finding::warning(
             format!(
                 "nftables: the table inet {name} is in place, but without all of its limits and protection, which this kernel \
                  couldn't make at the start"
             ),
             format!("{}; {}", MODULES.map(|module| format!("modprobe {module}")).join("; "), life.reload()),
         )),
-        (_, Some(_)) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
+        Some(_) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
     }
 }
 
@@ -358,15 +362,19 @@ mod tests {
         let tables = |rules| BTreeMap::from([("tuntap-emperor0".to_owned(), chains(rules))]);
         let severity = |wanted: Option<usize>, found: BTreeMap<_, _>| {
             let wanted: Vec<_> = wanted.map(chains).into_iter().collect();
-            table(router, &wanted, &found, &Life::default()).map(|finding| finding.severity)
+            table(router, &[wanted.clone(), wanted], &found, &Life::default()).map(|finding| finding.severity)
         };
         assert_eq!(severity(Some(2), tables(2)), Some(Severity::Fine));
         assert_eq!(severity(Some(2), tables(1)), Some(Severity::Wrong));
         assert_eq!(severity(Some(2), BTreeMap::new()), Some(Severity::Wrong));
         assert_eq!(severity(None, tables(1)), Some(Severity::Warning));
         assert_eq!(severity(None, BTreeMap::new()), None);
-        let smaller = table(router, &[chains(3), chains(2)], &tables(2), &Life::default());
-        assert_eq!(smaller.map(|finding| finding.severity), Some(Severity::Warning), "what this kernel can make");
+        let look = |at_start: Vec<_>| {
+            let wanted = [vec![chains(3), chains(2)], at_start];
+            table(router, &wanted, &tables(2), &Life::default()).map(|finding| finding.severity)
+        };
+        assert_eq!(look(vec![chains(3), chains(2)]), Some(Severity::Warning), "what this kernel can make");
+        assert_eq!(look(vec![chains(2), chains(1)]), Some(Severity::Fine), "the whole one, without IPv6");
     }
 
     #[test]
