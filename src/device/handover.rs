@@ -70,7 +70,7 @@ pub struct Handover {
     /// What the devices were made for.
     #[serde(default)]
     pub settings: Option<Settings>,
-    /// The instance's name ([`super::instance_name`]), which may look different from inside of the jail.
+    /// The instance's name ([`super::instance_name()`]), which may look different from inside of the jail.
     #[serde(default)]
     pub vassal: Option<String>,
 }

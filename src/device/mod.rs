@@ -65,7 +65,7 @@ pub struct Context {
     pub timeout: Duration,
     /// Whether the instance ends when a device loses its router.
     pub required: bool,
-    /// The instance's name ([`instance_name`]); empty if it has none.
+    /// The instance's name ([`instance_name()`]); empty if it has none.
     pub vassal: String,
     /// Where lines go.
     pub logger: Logger,

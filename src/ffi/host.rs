@@ -132,7 +132,7 @@ impl HostState {
         self.0.has_emperor != 0
     }
 
-    /// What tells the instance from others ([`instance_name`]). Empty if it has no configuration file.
+    /// What tells the instance from others ([`instance_name()`]). Empty if it has no configuration file.
     pub fn name(&self) -> String {
         let folder = FOLDER.get().map_or(Path::new(""), PathBuf::as_path);
         instance_name(&self.text(self.0.config).unwrap_or_default(), folder)
