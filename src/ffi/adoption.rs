@@ -1,6 +1,6 @@
-//! What a reload does with the devices: the old image leaves them open, and the new one takes them over, compares its
-//! options with those that they were made for, and applies what it can. What it can't apply without root ends an instance
-//! whose Emperor starts it anew; one without an Emperor goes on with what it had.
+//! What a reload does with the devices: the old image leaves them to a child ([`crate::sys::keeper`]), and the new one takes
+//! them over, compares its options with those that they were made for, and applies what it can. What it can't apply without
+//! root ends an instance whose Emperor starts it anew; one without an Emperor goes on with what it had.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::sync::OnceLock;

@@ -137,7 +137,7 @@ impl EventLoop<'_> {
                 account,
                 format_args!(
                     "[tuntap-router] {name}: {who} sent other rules after its first packet: they have no effect, those \
-                     from before do. A vassal gets new rules when it is stopped and started, not when it is reloaded"
+                     from before do. New rules take effect on a new connection, as a vassal makes when it reloads with others"
                 ),
             );
         }
