@@ -100,7 +100,7 @@ test:
 	@scripts/setup test
 	@scripts/hosts
 	@$(MAKE) --no-print-directory plugin
-	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
+	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --workspace --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
 test-hosts:
 	@scripts/setup test

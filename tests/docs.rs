@@ -24,11 +24,14 @@ fn named_tests(text: &str) -> Vec<(String, String)> {
 
 /// The folders that a test's file may be in.
 fn folders(root: &Path) -> Vec<PathBuf> {
-    let below = |folder: &str| {
-        let entries = fs::read_dir(root.join(folder)).expect("the folder is there");
+    let below_path = |folder: &Path| {
+        let entries = fs::read_dir(folder).expect("the folder is there");
         entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
     };
-    [below("tests"), below("src"), vec![root.join("src")]].concat()
+    let below = |folder: &str| below_path(&root.join(folder));
+    let crates = below("crates").into_iter().map(|folder| folder.join("src")).collect::<Vec<_>>();
+    let rooms = below("crates").into_iter().flat_map(|folder| below_path(&folder.join("src"))).collect::<Vec<_>>();
+    [below("tests"), below("src"), vec![root.join("src")], crates, rooms].concat()
 }
 
 fn root() -> &'static Path {

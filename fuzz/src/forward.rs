@@ -6,22 +6,22 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_plugin::policy::claims::Assignment;
-use tuntap_plugin::policy::drops::DropReason;
-use tuntap_plugin::policy::forward::{
+use tuntap_core::policy::claims::Assignment;
+use tuntap_core::policy::drops::DropReason;
+use tuntap_core::policy::forward::{
     Forwarder, Inward, LegacyPeer, Origin, Outward, OutwardVerdict, Policy, RulesVerdict,
 };
-use tuntap_plugin::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use tuntap_plugin::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
-use tuntap_plugin::policy::leasing::{Applicant, Chosen, LeaseRefusal};
-use tuntap_plugin::policy::pattern::{Action, Rule, Rules as CompiledRules};
-use tuntap_plugin::policy::pool::{Key, PoolRefusal};
-use tuntap_plugin::policy::registry::PeerId;
-use tuntap_plugin::policy::targets::{AllowedTargets, TargetRange};
-use tuntap_plugin::wire::ip::{Packet, PacketError};
-use tuntap_plugin::wire::lease::{ClaimedAddress, Family};
-use tuntap_plugin::wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
-use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
+use tuntap_core::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
+use tuntap_core::policy::leasing::{Applicant, Chosen, LeaseRefusal};
+use tuntap_core::policy::pattern::{Action, Rule, Rules as CompiledRules};
+use tuntap_core::policy::pool::{Key, PoolRefusal};
+use tuntap_core::policy::registry::PeerId;
+use tuntap_core::policy::targets::{AllowedTargets, TargetRange};
+use tuntap_wire::ip::{Packet, PacketError};
+use tuntap_wire::lease::{ClaimedAddress, Family};
+use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
+use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
 use super::input::Input;
 use super::probe::Probe;

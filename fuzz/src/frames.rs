@@ -3,7 +3,7 @@
 //! Input: the number of cuts (1 byte, modulo 8), the length of each piece less 1 (2 bytes), the stream. The lengths are
 //! used over and over; without any, the stream comes byte by byte.
 
-use tuntap_plugin::wire::frame::{self, Frame, FrameError, Frames, HEADER_LEN, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
+use tuntap_wire::frame::{self, Frame, FrameError, Frames, HEADER_LEN, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
 
 use super::input::Input;
 

@@ -2,8 +2,8 @@
 //!
 //! Input: the first bytes of a stream, which are also taken for the payload of a hello and of an answer.
 
-use tuntap_plugin::wire::attach::{Answer, Hello};
-use tuntap_plugin::wire::greeting::{BadStart, CREDENTIALS_MAGIC, frames_start};
+use tuntap_wire::attach::{Answer, Hello};
+use tuntap_wire::greeting::{BadStart, CREDENTIALS_MAGIC, frames_start};
 
 /// Reads the bytes as all three.
 pub fn check(data: &[u8]) {

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
-use tuntap_plugin::wire::answer::{self, source};
-use tuntap_plugin::wire::ip::{Fragment, Packet, PacketError, is_unicast};
+use tuntap_wire::answer::{self, source};
+use tuntap_wire::ip::{Fragment, Packet, PacketError, is_unicast};
 
 use super::input::Input;
 use super::ones_complement::verifies;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use tuntap_plugin::wire::lease::{Ask, Claim, Configuration};
+use tuntap_wire::lease::{Ask, Claim, Configuration};
 
 /// Reads the bytes as all three.
 pub fn check(data: &[u8]) {

@@ -7,15 +7,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_plugin::config::{
-    Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases,
-};
-use tuntap_plugin::policy::guard::ClaimScope;
-use tuntap_plugin::policy::lease::{Holder, Lease, Uncovered};
-use tuntap_plugin::policy::pattern::{Action, Rule};
-use tuntap_plugin::policy::targets::TargetRange;
-use tuntap_plugin::wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
-use tuntap_plugin::wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
+use tuntap_core::policy::guard::ClaimScope;
+use tuntap_core::policy::lease::{Holder, Lease, Uncovered};
+use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::targets::TargetRange;
+use tuntap_wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
+use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
 /// Protocols that have names, and their numbers; `icmp` is that of the packet's version.
 const PROTOCOLS: [(&str, u8); 9] = [

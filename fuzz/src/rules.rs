@@ -5,12 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_plugin::wire::frame::FrameKind;
-use tuntap_plugin::wire::rule::{
+use tuntap_wire::frame::FrameKind;
+use tuntap_wire::rule::{
     Direction, EXTENDED_RULE_LEN, MaskedAddress, PeerRule, PeerSelector, RULE_LEN, RuleAction, decode_all,
     decode_all_extended, encode_all,
 };
-use tuntap_plugin::wire::selector::{AddressPattern, Protocol};
+use tuntap_wire::selector::{AddressPattern, Protocol};
 
 use super::input::Input;
 

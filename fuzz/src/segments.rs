@@ -3,9 +3,9 @@
 //! Input: a byte, whose lowest bit is 0 if header and packet follow as a device gives them, and 1 if the parameters of a
 //! super-packet follow, in the order in which `super_packet` reads them; it is of IPv6 if the next bit is 1.
 
-use tuntap_plugin::wire::ip::Packet;
-use tuntap_plugin::wire::segment::for_each_packet;
-use tuntap_plugin::wire::vnet::{MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
+use tuntap_wire::ip::Packet;
+use tuntap_wire::segment::for_each_packet;
+use tuntap_wire::vnet::{MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
 
 use super::input::Input;
 use super::ones_complement::{sum, verifies};

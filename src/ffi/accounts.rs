@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::host;
 use super::options::config;
-use crate::config::resolve_leases;
-use crate::policy::lease::{Holder, Lease, Leases, Uncovered};
-use crate::sys::process;
+use tuntap_config::resolve_leases;
+use tuntap_core::policy::lease::{Holder, Lease, Leases, Uncovered};
+use tuntap_sys::process;
 
 /// Where a reloaded image finds what the one before has looked up.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_ACCOUNTS";
@@ -127,7 +127,7 @@ pub fn newcomers() -> Vec<Lease> {
     come
 }
 
-fn resolve() -> (Vec<Lease>, Vec<(usize, crate::config::ConfigError)>) {
+fn resolve() -> (Vec<Lease>, Vec<(usize, tuntap_config::ConfigError)>) {
     let found = RefCell::new(FOUND.lock());
     // Who can't be asked for is who he was; who is not there any more is not.
     let look_up = |key: String, result: nix::Result<Option<u32>>| {

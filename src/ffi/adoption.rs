@@ -1,4 +1,4 @@
-//! What a reload does with the devices: the old image leaves them to a child ([`crate::sys::keeper`]), and the new one takes
+//! What a reload does with the devices: the old image leaves them to a child ([`tuntap_sys::keeper`]), and the new one takes
 //! them over, compares its options with those that they were made for, and applies what it can. What it can't apply without
 //! root ends an instance whose Emperor starts it anew; one without an Emperor goes on with what it had.
 
@@ -13,10 +13,10 @@ use super::devices::{self, DEVICES};
 use super::guard::die;
 use super::host::{self, HostState};
 use super::options;
-use crate::config::{Config, DeviceSpec, OptionName};
-use crate::device::{Changes, Handover, HandoverError, Need, Settings, Stated, changed_option, compare};
-use crate::sys::keeper::Keeper;
-use crate::sys::{dumpable, process, socket};
+use tuntap_config::{Config, DeviceSpec, OptionName};
+use tuntap_device::{Changes, Handover, HandoverError, Need, Settings, Stated, changed_option, compare};
+use tuntap_sys::keeper::Keeper;
+use tuntap_sys::{dumpable, process, socket};
 
 /// Where a reloaded image finds what the one before has left ([`Handover::take`]).
 const VARIABLE: &str = "UWSGI_TUNTAP_HANDOVER";

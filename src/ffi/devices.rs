@@ -7,10 +7,10 @@ use super::adoption::{self, config};
 use super::guard::die;
 use super::host::{self, HostState};
 use super::hostnet;
-use crate::config::Credentials;
-use crate::device::{Context, DeviceSet};
-use crate::sys::net::shares_namespace_with_parent;
-use crate::sys::{dumpable, fork};
+use tuntap_config::Credentials;
+use tuntap_device::{Context, DeviceSet};
+use tuntap_sys::net::shares_namespace_with_parent;
+use tuntap_sys::{dumpable, fork};
 
 /// How often `daemonize2` forks.
 const DAEMONIZE_FORKS: u32 = 2;

@@ -15,9 +15,9 @@ use super::bindings::uwsgi_option;
 use super::guard::{die, guarded};
 use super::host;
 use super::options::{self, OPTIONS};
-use crate::config::{Config, Credentials, OptionName};
-use crate::doctor::{self, Reading, Task};
-use crate::sys::process;
+use tuntap_config::{Config, Credentials, OptionName};
+use tuntap_doctor::{self, Reading, Task};
+use tuntap_sys::process;
 
 const NAME: &CStr = c"tuntap-doctor";
 
@@ -66,7 +66,7 @@ unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data:
         files.push(file);
         let wanted = host::options().filter(|(key, _)| *key == NAME).count();
         if files.len() == wanted {
-            let is_well = doctor::examine(&files, &plugin_file(own_data()), &mut io::stdout().lock());
+            let is_well = tuntap_doctor::examine(&files, &plugin_file(own_data()), &mut io::stdout().lock());
             process::exit_at_once(if is_well { 0 } else { 1 });
         }
     });

@@ -13,11 +13,11 @@ use std::{io, ptr};
 use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{abi, bindings};
-use crate::device::{Identity, instance_name};
-use crate::log::Logger;
-use crate::router::CredentialsHook;
-use crate::sys::process::{set_close_on_exec, set_nonblocking};
-use crate::sys::socket::PeerCredentials;
+use tuntap_device::{Identity, instance_name};
+use tuntap_router::CredentialsHook;
+use tuntap_sys::log::Logger;
+use tuntap_sys::process::{set_close_on_exec, set_nonblocking};
+use tuntap_sys::socket::PeerCredentials;
 
 /// Where the process was when it began to read its configuration, whose path may begin there.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use super::guard::die;
 use super::host::{self, HostState};
 use super::options::config;
-use crate::config::RouterSpec;
-use crate::hostnet::{Handover, HostNetwork, HostNetworkError, Occasion};
-use crate::sys::{dumpable, fork, process};
+use tuntap_config::RouterSpec;
+use tuntap_host::{Handover, HostNetwork, HostNetworkError, Occasion};
+use tuntap_sys::{dumpable, fork, process};
 
 /// Where a reloaded image finds what the one before has set up.
 const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";

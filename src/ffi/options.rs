@@ -9,7 +9,7 @@ use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
 use super::doctor;
 use super::guard::{die, guarded};
 use super::host;
-use crate::config::{Config, OptionName};
+use tuntap_config::{Config, OptionName};
 
 /// An option of the plugin, as the host's table wants it.
 struct Entry {

@@ -8,7 +8,7 @@ use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
 use super::{accounts, adoption, devices, doctor, host, hostnet, routers};
-use crate::sys::dumpable;
+use tuntap_sys::dumpable;
 
 /// The table, shared with C. The host writes `modifier1` into it.
 #[repr(transparent)]
@@ -82,7 +82,7 @@ unsafe extern "C" fn init() -> c_int {
 unsafe extern "C" fn enter_jail() {
     guarded("post_jail", || {
         #[cfg(feature = "faults")]
-        crate::faults::point("callback");
+        tuntap_sys::faults::point("callback");
         devices::ensure(&HostState::read());
     });
 }

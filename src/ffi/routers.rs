@@ -18,23 +18,23 @@ use super::guard::die;
 use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
-use crate::config::{Credentials, OptionName, RouterSpec, StatsAddress};
-use crate::hostnet::{Occasion, set_up_device};
-use crate::policy::forward::Policy;
-use crate::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use crate::policy::lease::{Lease, Leases};
-use crate::policy::pattern::{Rules, are_for_v4_only};
-use crate::policy::targets::AllowedTargets;
-use crate::router::{
+use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
+use tuntap_core::policy::forward::Policy;
+use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
+use tuntap_core::policy::lease::{Lease, Leases};
+use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
+use tuntap_core::policy::targets::AllowedTargets;
+use tuntap_host::{Occasion, set_up_device};
+use tuntap_router::{
     self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
 };
-use crate::sys::replace::directory;
-use crate::sys::socket::tell_arrivals;
-use crate::sys::socket_file::SocketFile;
-use crate::sys::survey::listener::{Listener, listener};
-use crate::sys::tun::Tun;
-use crate::sys::{dumpable, process, socket};
-use crate::wire::lease::Directory;
+use tuntap_survey::listener::{Listener, listener};
+use tuntap_sys::replace::directory;
+use tuntap_sys::socket::tell_arrivals;
+use tuntap_sys::socket_file::SocketFile;
+use tuntap_sys::tun::Tun;
+use tuntap_sys::{dumpable, process, socket};
+use tuntap_wire::lease::Directory;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
@@ -461,7 +461,7 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         WATCHED.lock().clear();
         LOOK_AGAIN.lock().take();
         match setup {
-            Some(setup) => router::run(&setup).to_string(),
+            Some(setup) => tuntap_router::run(&setup).to_string(),
             // The master ends this process when it can be prepared, and when it ends itself.
             None => loop {
                 std::thread::park();

@@ -1,0 +1,253 @@
+//! What is wrong with option values.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+/// One value that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{option} = {value}: {problem}")]
+pub struct ConfigError {
+    /// The option's name.
+    pub option: &'static str,
+    /// The value as it was given.
+    pub value: String,
+    /// What is wrong, and what was expected.
+    pub problem: Problem,
+}
+
+/// All values of an instance that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// The number of words is wrong, or their quotes are.
+    #[error("expected {0}")]
+    Syntax(&'static str),
+    /// A word that must be one of a few.
+    #[error("unknown {what} \"{word}\", expected {expected}")]
+    UnknownWord {
+        /// What the word stands for.
+        what: &'static str,
+        /// The word.
+        word: String,
+        /// The words that are known.
+        expected: &'static str,
+    },
+    /// No address or prefix.
+    #[error("\"{0}\" is no address or prefix, expected an IPv4 address (/0 to /32) or an IPv6 address (/0 to /128)")]
+    Prefix(String),
+    /// Source and destination of two versions.
+    #[error("{src} and {dst} are of different IP versions, no packet has both")]
+    MixedVersions {
+        /// The source.
+        src: String,
+        /// The destination.
+        dst: String,
+    },
+    /// No protocol.
+    #[error(
+        "\"{0}\" is no protocol, expected icmp, icmpv6, tcp, udp, sctp, dccp, udplite, gre, esp, ah or a number from 0 to 255"
+    )]
+    Protocol(String),
+    /// A protocol that is none in packets of IPv6.
+    #[error(
+        "{0} is an extension header in IPv6 packets, and rules look at the protocol behind these: expected that protocol, or \
+         IPv4 addresses (0.0.0.0/0 is any of them)"
+    )]
+    ExtensionHeader(String),
+    /// No ports.
+    #[error("\"{0}\" is no port or range of ports, expected 1 to 65535, or two of them with a hyphen between")]
+    Ports(String),
+    /// Ports of a protocol that has none.
+    #[error("{0} has no ports; tcp, udp, sctp, dccp and udplite have")]
+    NoPorts(String),
+    /// A prefix with bits behind its length, where a grant depends on it.
+    #[error("\"{word}\" has bits set behind its length, expected {network} or {host}")]
+    HostBits {
+        /// The word.
+        word: String,
+        /// The whole network.
+        network: IpNet,
+        /// The one address.
+        host: IpNet,
+    },
+    /// What no rule can open, or no packet is for.
+    #[error(
+        "vassals never reach \"{0}\", expected another address than a loopback, multicast, broadcast or unspecified one: a \
+         service that is meant for them listens at the router's address; a rule without an address is about all of the host's"
+    )]
+    OutOfReach(String),
+    /// No name or number of a user or group.
+    #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
+    LeaseHolder(String),
+    /// A name that the machine doesn't know.
+    #[error("there is no {kind} \"{name}\" on this machine")]
+    NoAccount {
+        /// User or group.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The machine's list of users or groups can't be read.
+    #[error("can't look up the {kind} \"{name}\": {error}")]
+    Account {
+        /// User or group.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What the system said.
+        error: nix::errno::Errno,
+    },
+    /// No range of gateways.
+    #[error(
+        "\"{0}\" is no range of gateways, expected any, a.b.c.d[/len][:port], an IPv6 address[/len], or \
+             [address[/len]]:port, with a port from 1 to 65535"
+    )]
+    DeviceRoute(String),
+    /// No address with port for UDP.
+    #[error("\"{0}\" is no UDP address, expected a.b.c.d:port or [IPv6 address]:port with a port from 1 to 65535")]
+    UdpAddress(String),
+    /// No name for a network device.
+    #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]
+    DeviceName(String),
+    /// A setting of a device where there is none.
+    #[error("there is no tuntap-device here that it could be for")]
+    NoDevice,
+    /// A setting of a device where there are several, without saying which.
+    #[error("there are several devices, expected the name of one of them before it")]
+    WhichDevice,
+    /// A setting of a device that doesn't exist.
+    #[error("there is no tuntap-device \"{0}\"")]
+    NoSuchDevice(String),
+    /// No address of a host.
+    #[error(
+        "\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast"
+    )]
+    Host(String),
+    /// No address of a host with a prefix length.
+    #[error(
+        "\"{0}\" is no address that a host can have with the length of its network's prefix, expected a.b.c.d/1 to /32 or an IPv6 address with /1 to /128"
+    )]
+    HostWithPrefix(String),
+    /// No path of a file.
+    #[error("\"{0}\" is no path of a file, expected one that begins with a slash")]
+    File(String),
+    /// No name for a unix socket.
+    #[error("\"{0}\" is no unix socket, expected a path or @name of at most 102 bytes")]
+    SocketName(String),
+    /// A TCP address where a unix socket is needed.
+    #[error("\"{0}\" is a TCP address, but routers and devices meet on unix sockets only: expected a path or @name")]
+    SocketIsTcp(String),
+    /// No port behind the colon of a TCP address.
+    #[error("\"{0}\" has no port from 1 to 65535 behind its last colon")]
+    TcpPort(String),
+    /// No name for a C function.
+    #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
+    Symbol(String),
+    /// No number of seconds.
+    #[error("\"{0}\" is no time to wait, expected 0 to 3600 seconds")]
+    Seconds(String),
+    /// A number that is none, or out of its bounds.
+    #[error("\"{word}\" is no number from {min} to {max}")]
+    Number {
+        /// The word.
+        word: String,
+        /// The least that would do.
+        min: u64,
+        /// The most that would do.
+        max: u64,
+    },
+    /// No nice value.
+    #[error("\"{0}\" is no priority, expected a nice value from -20 (most) to 19 (least), or off")]
+    Priority(String),
+    /// No time to poll.
+    #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
+    BusyPoll(String),
+    /// A route without a target, or a target without a route.
+    #[error("{0}")]
+    Target(&'static str),
+    /// More rules than fit the frame that carries them.
+    #[error(
+        "{count} rules, a device can send {max} at most ({} if all are of the kind that the C plugin knows)",
+        tuntap_wire::rule::MAX_RULES
+    )]
+    TooManyRules {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// Two routers want the same device or socket.
+    #[error("another tuntap-router has the same {0}")]
+    Duplicate(&'static str),
+    /// No address for a router.
+    #[error(
+        "\"{0}\" is no address with prefix length, expected a.b.c.d/8 to a.b.c.d/32 or an IPv6 address with /8 to /128"
+    )]
+    RouterAddress(String),
+    /// An address that no router can have.
+    #[error("{0} is no global or private unicast address")]
+    SpecialAddress(IpAddr),
+    /// The network's own address, or its broadcast address.
+    #[error("{address} is no address for a host in {network}", address = .0.addr(), network = .0.trunc())]
+    NetworkAddress(IpNet),
+    /// An interface that leads to no other network.
+    #[error("\"{0}\" is no interface that leads to other networks")]
+    NatInterface(String),
+    /// No address with port for a vassal.
+    #[error("\"{0}\" is no address with port, expected a.b.c.d:port or [address]:port with a port from 1 to 65535")]
+    PortTarget(String),
+    /// A router that there isn't.
+    #[error("there is no tuntap-router with the device {0}")]
+    NoSuchRouter(String),
+    /// A value for one of several routers.
+    #[error("there are several tuntap-router: the device must stand before the value")]
+    WhichRouter,
+    /// A network that a router has already.
+    #[error("overlaps with {other} of the router {device}")]
+    Overlap {
+        /// The other router, or the same.
+        device: String,
+        /// Its address.
+        other: IpNet,
+    },
+    /// A value for something that has one already.
+    #[error("is there twice")]
+    Repeated,
+    /// More values than anybody needs.
+    #[error("there can be {0} of these for a router at most")]
+    TooMany(usize),
+    /// A mapping to a family that the router doesn't have.
+    #[error("the router has no {0} address (tuntap-router-address)")]
+    NoAddressOfFamily(&'static str),
+    /// Nothing to masquerade.
+    #[error("the router has no address (tuntap-router-address), and so no network")]
+    NatWithoutAddress,
+    /// Protection of a host that the router hasn't set up.
+    #[error("the router has no address (tuntap-router-address), and so nothing is refused by its host")]
+    ProtectionWithoutAddress,
+    /// A mapping to somewhere else.
+    #[error("{0} is in none of the router's networks (tuntap-router-address)")]
+    OutsideOfRouter(IpAddr),
+    /// A mapping to what is no vassal.
+    #[error("{0} can't be a vassal's address")]
+    NoVassal(IpAddr),
+    /// A link that is too narrow for IPv6.
+    #[error("a router with an IPv6 address needs 1280 bytes at least")]
+    Ipv6Mtu,
+}

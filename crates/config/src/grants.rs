@@ -1,0 +1,135 @@
+//! What the operator grants: `tuntap-router-lease`, `-lease-default`, `-device-route` and `-gateway-allow`.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::error::{ConfigError, Problem};
+use super::{OptionName, parse};
+use tuntap_core::policy::lease::{Holder, Lease, Uncovered};
+use tuntap_core::policy::targets::TargetRange;
+
+const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
+
+/// One lease, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseSpec {
+    /// The whole value, for messages.
+    value: String,
+    prefix: IpNet,
+    holder: HolderSpec,
+}
+
+impl LeaseSpec {
+    /// The addresses.
+    pub const fn prefix(&self) -> IpNet {
+        self.prefix
+    }
+}
+
+/// Whom a lease is for, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum HolderSpec {
+    Number(Holder),
+    User(String),
+    Group(String),
+}
+
+/// Reads `<address[/prefix]> <user|uid|@group|@gid>`.
+pub fn lease(value: &str) -> Result<LeaseSpec, Problem> {
+    let words = parse::words(value, LEASE_SYNTAX)?;
+    let [prefix, holder] = words.as_slice() else { return Err(Problem::Syntax(LEASE_SYNTAX)) };
+    Ok(LeaseSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: lease_holder(holder)? })
+}
+
+/// Digits are a number, everything else is a name.
+fn lease_holder(word: &str) -> Result<HolderSpec, Problem> {
+    let wrong = || Problem::LeaseHolder(word.to_owned());
+    let (name, is_group) = match word.strip_prefix('@') {
+        Some(name) => (name, true),
+        None => (word, false),
+    };
+    if name.is_empty() || name.contains([':', '\0']) {
+        return Err(wrong());
+    }
+    if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The highest number stands for "no such id" in the kernel.
+        let id = name.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(wrong)?;
+        return Ok(HolderSpec::Number(if is_group { Holder::Group(id) } else { Holder::User(id) }));
+    }
+    Ok(if is_group { HolderSpec::Group(name.to_owned()) } else { HolderSpec::User(name.to_owned()) })
+}
+
+/// Reads `allow` or `deny`.
+pub fn lease_default(value: &str) -> Result<Uncovered, Problem> {
+    match value.trim() {
+        "allow" => Ok(Uncovered::Allow),
+        "deny" => Ok(Uncovered::Deny),
+        other => Err(Problem::UnknownWord { what: "default", word: other.to_owned(), expected: "allow or deny" }),
+    }
+}
+
+/// Looks up the names in leases, which keep their order. Leases for somebody who isn't there are nobody's, and why they are
+/// is in the second part, by their place.
+pub fn resolve_leases(
+    specs: &[LeaseSpec],
+    user: impl Fn(&str) -> nix::Result<Option<u32>>,
+    group: impl Fn(&str) -> nix::Result<Option<u32>>,
+) -> (Vec<Lease>, Vec<(usize, ConfigError)>) {
+    let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
+        let name = name.to_owned();
+        match found {
+            Ok(Some(id)) => Ok(id),
+            Ok(None) => Err(Problem::NoAccount { kind, name }),
+            Err(error) => Err(Problem::Account { kind, name, error }),
+        }
+    };
+    let mut leases = Vec::new();
+    let mut errors = Vec::new();
+    for (place, spec) in specs.iter().enumerate() {
+        let holder = match &spec.holder {
+            HolderSpec::Number(holder) => Ok(*holder),
+            HolderSpec::User(name) => find("user", name, user(name)).map(Holder::User),
+            HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
+        };
+        let holder = holder.unwrap_or_else(|problem| {
+            let error = ConfigError { option: OptionName::Lease.as_str(), value: spec.value.clone(), problem };
+            errors.push((place, error));
+            Holder::Nobody
+        });
+        leases.push(Lease { prefix: spec.prefix, holder });
+    }
+    (leases, errors)
+}
+
+/// Reads `any`, `<addr[/len]>[:port]` or, for IPv6 with a port, `[<addr[/len]>]:<port>`. `any` is one range for each
+/// version.
+pub fn device_route(value: &str) -> Result<Vec<TargetRange>, Problem> {
+    let value = value.trim();
+    if value == "any" {
+        let ranges = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        return Ok(ranges.map(|prefix| TargetRange { prefix, port: None }).to_vec());
+    }
+    let wrong = || Problem::DeviceRoute(value.to_owned());
+    let (prefix, port) = match value.strip_prefix('[') {
+        Some(rest) => {
+            let (prefix, behind) = rest.split_once(']').filter(|(prefix, _)| prefix.contains(':')).ok_or_else(wrong)?;
+            let port = if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or_else(wrong)?) };
+            (prefix, port)
+        }
+        None => match value.split_once(':') {
+            // A second colon makes it an IPv6 address.
+            Some((prefix, port)) if !port.contains(':') => (prefix, Some(port)),
+            _ => (value, None),
+        },
+    };
+    let port = port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)).transpose()?;
+    let prefix = parse::exact_prefix(prefix).map_err(|problem| match problem {
+        Problem::Prefix(_) => wrong(),
+        other => other,
+    })?;
+    Ok(vec![TargetRange { prefix, port }])
+}
+
+/// Reads `<addr[/len]>`.
+pub fn gateway_source(value: &str) -> Result<IpNet, Problem> {
+    parse::exact_prefix(value.trim())
+}

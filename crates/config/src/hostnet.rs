@@ -1,0 +1,369 @@
+//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; `-claims` and `-dns`, which go
+//! with them; and what vassals may do to it: `tuntap-router-host`, `-max-connections`, `-connection-rate` and
+//! `-fragment-rate`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::error::{ConfigError, Problem};
+use super::protection::{ConnectionRate, HostRule, MAX_HOST_RULES};
+use super::{OptionName, RouterSpec, parse};
+use tuntap_core::policy::guard::ClaimScope;
+use tuntap_wire::frame::MAX_PAYLOAD_LEN;
+use tuntap_wire::lease::{MAX_DNS_SERVERS, is_reserved};
+
+/// Most addresses of one router.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// Most interfaces by which one router's vassals reach other networks.
+pub const MAX_NAT_INTERFACES: usize = 16;
+
+/// Most port mappings of one router.
+pub const MAX_PORTS: usize = 512;
+
+/// Least that an IPv4 link has to carry, in bytes (RFC 791).
+const MIN_MTU: u64 = 576;
+
+/// Least that an IPv6 link has to carry, in bytes (RFC 8200).
+const MIN_IPV6_MTU: u16 = 1280;
+
+/// Shortest prefix of a router's network: an address with a mistyped length must not cover half of the world.
+const MIN_PREFIX_LEN: u8 = 8;
+
+const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length> [anyway]";
+const CLAIMS_SYNTAX: &str = "[<device>] <own|any>";
+const NAT_SYNTAX: &str = "[<device>] <interface>";
+const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port> [anyway]";
+/// The last word of a value that is meant although the host has a use for it already.
+const ANYWAY: &str = "anyway";
+
+const MTU_SYNTAX: &str = "[<device>] <bytes>";
+const DNS_SYNTAX: &str = "[<device>] <address>";
+
+/// A transport protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortProtocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+impl PortProtocol {
+    /// The name in options and statistics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A port of the host that leads to a vassal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Its protocol.
+    pub protocol: PortProtocol,
+    /// The host's port.
+    pub port: u16,
+    /// The vassal's address and port. The mapping is for the host's addresses of the same family.
+    pub target: SocketAddr,
+}
+
+/// One value, and the router that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSetting {
+    option: OptionName,
+    /// The whole value, for messages.
+    value: String,
+    /// The router's device. `None`: the only router's.
+    device: Option<String>,
+    setting: Setting,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Setting {
+    Address(IpNet, Certainty),
+    Claims(ClaimScope),
+    Nat(String),
+    Port(PortMapping, Certainty),
+    Mtu(u16),
+    Dns(IpAddr),
+    HostRule(HostRule),
+    MaxConnections(u32),
+    ConnectionRate(ConnectionRate),
+    FragmentRate(u32),
+}
+
+/// Whether a value is meant although the host has a use for it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Usual,
+    Meant,
+}
+
+/// Takes the last word off a value if that says that it is meant.
+fn certainty(value: &str) -> (&str, Certainty) {
+    let value = value.trim_end();
+    match value.strip_suffix(ANYWAY) {
+        Some(rest) if rest.ends_with(char::is_whitespace) => (rest, Certainty::Meant),
+        _ => (value, Certainty::Usual),
+    }
+}
+
+/// Reads `[<device>] <address>/<prefix length> [anyway]`.
+pub fn address(value: &str) -> Result<HostSetting, Problem> {
+    let (words, certainty) = certainty(value);
+    let (device, [word]) = parse::for_device(words, ADDRESS_SYNTAX)?;
+    let setting = Setting::Address(own_address(&word)?, certainty);
+    Ok(HostSetting::new(OptionName::RouterAddress, value, device, setting))
+}
+
+/// Reads `[<device>] <own|any>`.
+pub fn claims(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, CLAIMS_SYNTAX)?;
+    let scope = match word.as_str() {
+        "own" => ClaimScope::Own,
+        "any" => ClaimScope::Any,
+        _ => return Err(Problem::UnknownWord { what: "addresses", word, expected: "own or any" }),
+    };
+    Ok(HostSetting::new(OptionName::RouterClaims, value, device, Setting::Claims(scope)))
+}
+
+/// Reads `[<device>] <interface>`.
+pub fn nat(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, NAT_SYNTAX)?;
+    let interface = parse::device_name(&word)?;
+    // The first two stand for all interfaces among the kernel's settings, and nothing is beyond the third.
+    if matches!(interface.as_str(), "all" | "default" | "lo") {
+        return Err(Problem::NatInterface(interface));
+    }
+    Ok(HostSetting::new(OptionName::RouterNat, value, device, Setting::Nat(interface)))
+}
+
+/// Reads `[<device>] <tcp|udp> <host port> <address>:<port> [anyway]`.
+pub fn port(value: &str) -> Result<HostSetting, Problem> {
+    let (words, certainty) = certainty(value);
+    let (device, [protocol, port, target]) = parse::for_device(words, PORT_SYNTAX)?;
+    let protocol = match protocol.as_str() {
+        "tcp" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
+        _ => return Err(Problem::UnknownWord { what: "protocol", word: protocol, expected: "tcp or udp" }),
+    };
+    let port = u16::try_from(parse::number(&port, 1, u16::MAX.into())?).unwrap_or(u16::MAX);
+    let wrong = || Problem::PortTarget(target.clone());
+    let target: SocketAddr = target.parse().map_err(|_| wrong())?;
+    let is_plain = match target {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(target) => target.scope_id() == 0 && target.ip().to_ipv4_mapped().is_none(),
+    };
+    if !is_plain || target.port() == 0 {
+        return Err(wrong());
+    }
+    let mapping = PortMapping { protocol, port, target };
+    Ok(HostSetting::new(OptionName::RouterPort, value, device, Setting::Port(mapping, certainty)))
+}
+
+/// Reads `[<device>] <bytes>`.
+pub fn mtu(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, MTU_SYNTAX)?;
+    let max = u16::try_from(MAX_PAYLOAD_LEN).unwrap_or(u16::MAX);
+    let mtu = u16::try_from(parse::number(&word, MIN_MTU, max.into())?).unwrap_or(max);
+    Ok(HostSetting::new(OptionName::RouterMtu, value, device, Setting::Mtu(mtu)))
+}
+
+/// Reads `[<device>] <address>`.
+pub fn dns(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, DNS_SYNTAX)?;
+    Ok(HostSetting::new(OptionName::RouterDns, value, device, Setting::Dns(parse::host(&word)?)))
+}
+
+/// A router's own address in its network.
+fn own_address(word: &str) -> Result<IpNet, Problem> {
+    let wrong = || Problem::RouterAddress(word.to_owned());
+    let (address, _) = word.split_once('/').ok_or_else(wrong)?;
+    // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let net: IpNet = word.parse().map_err(|_| wrong())?;
+    let is_special = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.octets()[0] == 0 || address.octets()[0] >= 240,
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some(),
+    };
+    if is_special || address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err(Problem::SpecialAddress(address));
+    }
+    if net.prefix_len() < MIN_PREFIX_LEN {
+        return Err(wrong());
+    }
+    if is_reserved(net, address) {
+        return Err(Problem::NetworkAddress(net));
+    }
+    Ok(net)
+}
+
+impl HostSetting {
+    fn new(option: OptionName, value: &str, device: Option<String>, setting: Setting) -> Self {
+        Self { option, value: value.to_owned(), device, setting }
+    }
+
+    /// A rule of `tuntap-router-host`.
+    pub(super) fn host_rule(value: &str, device: Option<String>, rule: HostRule) -> Self {
+        Self::new(OptionName::RouterHost, value, device, Setting::HostRule(rule))
+    }
+
+    /// A value of `tuntap-router-max-connections`.
+    pub(super) fn max_connections(value: &str, device: Option<String>, max: u32) -> Self {
+        Self::new(OptionName::MaxConnections, value, device, Setting::MaxConnections(max))
+    }
+
+    /// A value of `tuntap-router-connection-rate`.
+    pub(super) fn connection_rate(value: &str, device: Option<String>, rate: ConnectionRate) -> Self {
+        Self::new(OptionName::ConnectionRate, value, device, Setting::ConnectionRate(rate))
+    }
+
+    /// A value of `tuntap-router-fragment-rate`.
+    pub(super) fn fragment_rate(value: &str, device: Option<String>, rate: u32) -> Self {
+        Self::new(OptionName::FragmentRate, value, device, Setting::FragmentRate(rate))
+    }
+
+    fn error(&self, problem: Problem) -> ConfigError {
+        ConfigError { option: self.option.as_str(), value: self.value.clone(), problem }
+    }
+
+    /// The router that this is for, by its number.
+    fn router(&self, routers: &[RouterSpec]) -> Result<usize, Problem> {
+        match (&self.device, routers) {
+            (Some(device), _) => routers
+                .iter()
+                .position(|router| router.device == *device)
+                .ok_or_else(|| Problem::NoSuchRouter(device.clone())),
+            (None, [_]) => Ok(0),
+            (None, _) => Err(Problem::WhichRouter),
+        }
+    }
+}
+
+/// Gives the settings to their routers. Without any router they have no effect, as all its options.
+pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<ConfigError> {
+    if routers.is_empty() {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    // The others depend on addresses, wherever they stand.
+    let (addresses, others): (Vec<_>, Vec<_>) =
+        settings.iter().partition(|setting| matches!(setting.setting, Setting::Address(..)));
+    for setting in addresses.into_iter().chain(others) {
+        let result = setting.router(routers).and_then(|index| apply_one(routers, index, &setting.setting));
+        errors.extend(result.err().map(|problem| setting.error(problem)));
+    }
+    for router in routers {
+        let has_ipv6 = router.addresses.iter().any(|net| matches!(net, IpNet::V6(_)));
+        if let Some(mtu) = router.mtu.filter(|mtu| has_ipv6 && *mtu < MIN_IPV6_MTU) {
+            let value = format!("{} {mtu}", router.device);
+            errors.push(ConfigError { option: OptionName::RouterMtu.as_str(), value, problem: Problem::Ipv6Mtu });
+        }
+    }
+    errors
+}
+
+fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Result<(), Problem> {
+    match setting {
+        Setting::Address(net, certainty) => {
+            for router in routers.iter() {
+                if let Some(other) = router.addresses.iter().find(|other| overlap(**other, *net)) {
+                    return Err(Problem::Overlap { device: router.device.clone(), other: *other });
+                }
+            }
+            if *certainty == Certainty::Meant {
+                routers[index].meant.addresses.push(*net);
+            }
+            push(&mut routers[index].addresses, *net, MAX_ADDRESSES)
+        }
+        Setting::Claims(scope) => match routers[index].claims.replace(*scope) {
+            Some(_) => Err(Problem::Repeated),
+            None => Ok(()),
+        },
+        Setting::Nat(interface) => {
+            if routers.iter().any(|router| router.device == *interface) {
+                return Err(Problem::NatInterface(interface.clone()));
+            }
+            if routers[index].addresses.is_empty() {
+                return Err(Problem::NatWithoutAddress);
+            }
+            if routers[index].nat.contains(interface) {
+                return Err(Problem::Repeated);
+            }
+            push(&mut routers[index].nat, interface.clone(), MAX_NAT_INTERFACES)
+        }
+        Setting::Port(mapping, certainty) => {
+            check_target(&routers[index], mapping.target.ip())?;
+            let takes_the_same = |other: &PortMapping| {
+                (other.protocol, other.port) == (mapping.protocol, mapping.port)
+                    && other.target.is_ipv4() == mapping.target.is_ipv4()
+            };
+            if routers.iter().flat_map(|router| &router.ports).any(takes_the_same) {
+                return Err(Problem::Repeated);
+            }
+            if *certainty == Certainty::Meant {
+                routers[index].meant.ports.push(*mapping);
+            }
+            push(&mut routers[index].ports, *mapping, MAX_PORTS)
+        }
+        Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
+        Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
+        Setting::HostRule(rule) => {
+            needs_address(&routers[index])?;
+            push(&mut routers[index].protection.rules, *rule, MAX_HOST_RULES)
+        }
+        Setting::MaxConnections(max) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.max_connections, *max)
+        }
+        Setting::ConnectionRate(rate) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.connection_rate, *rate)
+        }
+        Setting::FragmentRate(rate) => {
+            needs_address(&routers[index])?;
+            once(&mut routers[index].protection.fragment_rate, *rate)
+        }
+    }
+}
+
+/// A host is protected from vassals whose network it has set up.
+fn needs_address(router: &RouterSpec) -> Result<(), Problem> {
+    if router.addresses.is_empty() { Err(Problem::ProtectionWithoutAddress) } else { Ok(()) }
+}
+
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Problem> {
+    match place.replace(value) {
+        Some(_) => Err(Problem::Repeated),
+        None => Ok(()),
+    }
+}
+
+fn push<T>(list: &mut Vec<T>, item: T, max: usize) -> Result<(), Problem> {
+    if list.len() >= max {
+        return Err(Problem::TooMany(max));
+    }
+    list.push(item);
+    Ok(())
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+/// A mapping must lead to what can be a vassal of the router.
+fn check_target(router: &RouterSpec, address: IpAddr) -> Result<(), Problem> {
+    let of_family = router.addresses.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4());
+    if of_family.clone().next().is_none() {
+        return Err(Problem::NoAddressOfFamily(if address.is_ipv4() { "IPv4" } else { "IPv6" }));
+    }
+    match of_family.into_iter().find(|net| net.contains(&address)) {
+        None => Err(Problem::OutsideOfRouter(address)),
+        Some(net) if net.addr() == address || is_reserved(*net, address) => Err(Problem::NoVassal(address)),
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! The words that option values are made of.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::error::Problem;
+use tuntap_wire::lease::is_host;
+use tuntap_wire::selector::AddressPattern;
+
+/// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
+const MAX_DEVICE_NAME_LEN: usize = 15;
+
+/// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
+const MAX_SOCKET_NAME_LEN: usize = 102;
+
+/// Longest path, in bytes: `PATH_MAX` of linux/limits.h less the final NUL.
+const MAX_PATH_LEN: usize = 4095;
+
+const MAX_SECONDS: u64 = 3600;
+
+/// Longest time to poll, in microseconds. Beyond it, events are so rare that a sleep between them is no loss.
+const MAX_BUSY_POLL_MICROS: u64 = 1000;
+
+/// Splits a value at white space; quotes keep words together.
+pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> {
+    shlex::split(value).ok_or(Problem::Syntax(syntax))
+}
+
+/// The words of a value, before which the device may be named that it is for.
+pub fn for_device<const N: usize>(value: &str, syntax: &'static str) -> Result<(Option<String>, [String; N]), Problem> {
+    let mut words = words(value, syntax)?;
+    let device = if words.len() == N + 1 { Some(device_name(&words.remove(0))?) } else { None };
+    let words = words.try_into().map_err(|_| Problem::Syntax(syntax))?;
+    Ok((device, words))
+}
+
+/// An address that a host can have.
+pub fn host(word: &str) -> Result<IpAddr, Problem> {
+    word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| Problem::Host(word.to_owned()))
+}
+
+/// An address that a host can have, with the length of its network's prefix.
+pub fn host_with_prefix(word: &str) -> Result<IpNet, Problem> {
+    let wrong = || Problem::HostWithPrefix(word.to_owned());
+    // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
+    let (address, _) = word.split_once('/').ok_or_else(wrong)?;
+    host(address).map_err(|_| wrong())?;
+    word.parse().ok().filter(|net: &IpNet| net.prefix_len() > 0).ok_or_else(wrong)
+}
+
+/// A file's path from the root.
+pub fn absolute_file(word: &str) -> Result<String, Problem> {
+    let is_file = word.starts_with('/') && !word.ends_with('/') && !word.ends_with("/.") && !word.ends_with("/..");
+    if is_file && word.len() <= MAX_PATH_LEN && !word.contains('\0') {
+        Ok(word.to_owned())
+    } else {
+        Err(Problem::File(word.to_owned()))
+    }
+}
+
+/// Yes or no. An option without a value says yes.
+pub fn boolean(value: &str) -> Result<bool, Problem> {
+    match value.trim() {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Problem::UnknownWord { what: "value", word: other.to_owned(), expected: "true or false" }),
+    }
+}
+
+/// Whole seconds, up to an hour.
+pub fn seconds(value: &str) -> Result<Duration, Problem> {
+    number(value, 0, MAX_SECONDS).map(Duration::from_secs).map_err(|_| Problem::Seconds(value.to_owned()))
+}
+
+/// How long to poll, in microseconds.
+pub fn busy_poll(value: &str) -> Result<Duration, Problem> {
+    number(value, 0, MAX_BUSY_POLL_MICROS).map(Duration::from_micros).map_err(|_| Problem::BusyPoll(value.to_owned()))
+}
+
+/// A number within bounds.
+pub fn number(value: &str, min: u64, max: u64) -> Result<u64, Problem> {
+    let word = value.trim();
+    let number = word.parse().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| Problem::Number { word: word.to_owned(), min, max })
+}
+
+/// An address pattern. `any`, 0.0.0.0 and :: are any address; others are one host, or a network. Host bits don't count.
+pub fn pattern(word: &str) -> Result<AddressPattern, Problem> {
+    if word == "any" {
+        return Ok(AddressPattern::Any);
+    }
+    let written = prefix_as_written(word)?;
+    let is_any = written.addr().is_unspecified() && !word.contains('/');
+    Ok(if is_any { AddressPattern::Any } else { AddressPattern::Net(written.trunc()) })
+}
+
+/// Addresses that somebody is allowed. A mistake would allow too much, so that host bits are one.
+pub fn exact_prefix(word: &str) -> Result<IpNet, Problem> {
+    let written = prefix_as_written(word)?;
+    if written.addr() != written.network() {
+        let word = word.to_owned();
+        return Err(Problem::HostBits { word, network: written.trunc(), host: written.addr().into() });
+    }
+    Ok(written)
+}
+
+/// Without a length it is one host, except for 0.0.0.0 and ::, which are all of their version.
+fn prefix_as_written(word: &str) -> Result<IpNet, Problem> {
+    let wrong = || Problem::Prefix(word.to_owned());
+    // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
+    let address: IpAddr = word.split('/').next().and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
+    if word.contains('/') {
+        return word.parse().map_err(|_| wrong());
+    }
+    let host_len = if address.is_ipv4() { 32 } else { 128 };
+    IpNet::new(address, if address.is_unspecified() { 0 } else { host_len }).map_err(|_| wrong())
+}
+
+/// Address and port of another router's gateway. IPv4 addresses are written as such, and scopes of one machine mean
+/// nothing in a rule that comes from another.
+pub fn udp_target(word: &str) -> Result<SocketAddr, Problem> {
+    let is_plain = |target: &SocketAddr| match target {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(target) => target.scope_id() == 0 && target.ip().to_ipv4_mapped().is_none(),
+    };
+    let target = word.parse().ok().filter(|target: &SocketAddr| target.port() != 0 && is_plain(target));
+    target.ok_or_else(|| Problem::UdpAddress(word.to_owned()))
+}
+
+/// Address and port to bind for UDP. `:port` is any IPv4 address; `[::]:port` is any address of both versions.
+pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
+    match word.strip_prefix(':') {
+        Some(port) => {
+            udp_target(&format!("{}:{port}", Ipv4Addr::UNSPECIFIED)).map_err(|_| Problem::UdpAddress(word.to_owned()))
+        }
+        None => udp_target(word),
+    }
+}
+
+/// A network device's name (the kernel's `dev_valid_name`).
+pub fn device_name(word: &str) -> Result<String, Problem> {
+    let wrong = word.is_empty()
+        || word.len() > MAX_DEVICE_NAME_LEN
+        || word == "."
+        || word == ".."
+        || word.contains(|letter: char| letter.is_whitespace() || letter == '/' || letter == ':' || letter == '\0');
+    if wrong { Err(Problem::DeviceName(word.to_owned())) } else { Ok(word.to_owned()) }
+}
+
+/// A unix socket's name: a path, or `@name` for the abstract namespace.
+pub fn unix_socket(word: &str) -> Result<String, Problem> {
+    if is_tcp_address(word) {
+        return Err(Problem::SocketIsTcp(word.to_owned()));
+    }
+    let wrong = word.is_empty() || word == "@" || word.len() > MAX_SOCKET_NAME_LEN || word.contains('\0');
+    if wrong { Err(Problem::SocketName(word.to_owned())) } else { Ok(word.to_owned()) }
+}
+
+/// The port behind the last colon of a TCP address.
+pub fn tcp_port(word: &str) -> Result<u16, Problem> {
+    word.rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok())
+        .filter(|&port| port != 0)
+        .ok_or_else(|| Problem::TcpPort(word.to_owned()))
+}
+
+fn is_tcp_address(word: &str) -> bool {
+    word.parse::<SocketAddr>().is_ok() || word.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+}

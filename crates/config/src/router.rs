@@ -1,0 +1,151 @@
+//! `tuntap-router` and `tuntap-router-stats`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::error::{ConfigError, Problem};
+use super::hostnet::PortMapping;
+use super::protection::HostProtection;
+use super::{OptionName, parse};
+use tuntap_core::policy::guard::ClaimScope;
+
+/// One router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterSpec {
+    /// Name of its TUN device.
+    pub device: String,
+    /// Unix socket on which it meets its peers: a path, or `@name`.
+    pub socket: String,
+    /// Where it tells its statistics.
+    pub stats: Option<StatsAddress>,
+    /// UDP address on which it exchanges packets with other routers.
+    pub gateway: Option<SocketAddr>,
+    /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
+    pub addresses: Vec<IpNet>,
+    /// Which addresses peers may claim (`tuntap-router-claims`), if the operator says so.
+    pub claims: Option<ClaimScope>,
+    /// The host's interfaces by which its vassals reach other networks, masqueraded.
+    pub nat: Vec<String>,
+    /// Ports of the host that lead to its vassals.
+    pub ports: Vec<PortMapping>,
+    /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, 1500.
+    pub mtu: Option<u16>,
+    /// DNS servers that it tells devices of.
+    pub dns: Vec<IpAddr>,
+    /// What it protects its host from.
+    pub protection: HostProtection,
+    /// What is meant although the host has a use for it already.
+    pub meant: Meant,
+}
+
+/// Values behind which an operator has put `anyway`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// Addresses of routers.
+    pub addresses: Vec<IpNet>,
+    /// Mapped ports.
+    pub ports: Vec<PortMapping>,
+}
+
+impl RouterSpec {
+    /// Name of its table of nftables, of the family `inet`.
+    pub fn table_name(&self) -> String {
+        format!("tuntap-{}", self.device)
+    }
+
+    /// Whether that table is made, on a kernel that can do all of it.
+    pub const fn needs_table(&self) -> bool {
+        !(self.nat.is_empty() && self.ports.is_empty() && self.addresses.is_empty())
+    }
+
+    /// Whether the operator has said which network is its vassals', so that others are not.
+    pub const fn has_network(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Which addresses peers may claim.
+    pub fn claim_scope(&self) -> ClaimScope {
+        self.claims.unwrap_or(if self.has_network() { ClaimScope::Own } else { ClaimScope::Any })
+    }
+}
+
+/// Where statistics are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatsAddress {
+    /// A unix socket: a path, or `@name`.
+    Unix(String),
+    /// `host:port`, `:port` or `*:port`, resolved by uWSGI.
+    Tcp(String),
+}
+
+impl StatsAddress {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Unix(name) | Self::Tcp(name) => name,
+        }
+    }
+}
+
+const SYNTAX: &str = "<device> <socket> [stats] [gateway]";
+
+/// Reads `<device> <socket> [stats] [gateway]`. `""` for stats leaves them out.
+pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
+    let words = parse::words(value, SYNTAX)?;
+    let (device, socket, stats, gateway) = match words.as_slice() {
+        [device, socket] => (device, socket, None, None),
+        [device, socket, stats] => (device, socket, Some(stats), None),
+        [device, socket, stats, gateway] => (device, socket, Some(stats), Some(gateway)),
+        _ => return Err(Problem::Syntax(SYNTAX)),
+    };
+    Ok(RouterSpec {
+        device: parse::device_name(device)?,
+        socket: parse::unix_socket(socket)?,
+        stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
+        gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
+        addresses: Vec::new(),
+        claims: None,
+        nat: Vec::new(),
+        ports: Vec::new(),
+        mtu: None,
+        dns: Vec::new(),
+        protection: HostProtection::default(),
+        meant: Meant::default(),
+    })
+}
+
+/// Reads a statistics address: with a colon it is TCP, as everywhere in uWSGI.
+pub fn parse_stats(value: &str) -> Result<StatsAddress, Problem> {
+    if value.contains(':') {
+        parse::tcp_port(value)?;
+        return Ok(StatsAddress::Tcp(value.to_owned()));
+    }
+    parse::unix_socket(value).map(StatsAddress::Unix)
+}
+
+/// Gives `tuntap-router-stats` to the last router that has no address of its own: one socket can't serve two.
+pub fn apply_default_stats(routers: &mut [RouterSpec], address: StatsAddress) {
+    if let Some(router) = routers.iter_mut().rev().find(|router| router.stats.is_none()) {
+        router.stats = Some(address);
+    }
+}
+
+/// Routers that would take each other's device or socket.
+pub fn duplicates(routers: &[RouterSpec]) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    for (index, router) in routers.iter().enumerate() {
+        let error = |problem| ConfigError {
+            option: OptionName::Router.as_str(),
+            value: format!("{} {}", router.device, router.socket),
+            problem,
+        };
+        if routers[..index].iter().any(|other| other.device == router.device) {
+            errors.push(error(Problem::Duplicate("device")));
+        }
+        if routers[..index].iter().any(|other| other.socket == router.socket) {
+            errors.push(error(Problem::Duplicate("socket")));
+        }
+    }
+    errors
+}

@@ -1,0 +1,151 @@
+//! `tuntap-router-firewall-in`, `-out`, `tuntap-router-route` and `tuntap-device-rule`.
+
+use std::net::SocketAddr;
+
+use super::error::{ConfigError, Problem};
+use super::{OptionName, parse};
+use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_wire::frame::FrameKind;
+use tuntap_wire::ip::protocol;
+use tuntap_wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
+use tuntap_wire::selector::{Ports, Protocol, Selector, SelectorError, Service};
+
+const FIREWALL_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]";
+const ROUTE_SYNTAX: &str = "<src[/len]|any> <dst[/len]|any> <addr:port>";
+const DEVICE_RULE_SYNTAX: &str = "<in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] \
+                                  [<protocol> [port[-port]]]";
+
+/// Names that rules may use for protocols. Other ones have their number (IANA, "Protocol Numbers").
+const PROTOCOLS: [(&str, Protocol); 10] = [
+    ("icmp", Protocol::Icmp),
+    ("icmpv6", Protocol::Number(protocol::ICMPV6)),
+    ("tcp", Protocol::Number(protocol::TCP)),
+    ("udp", Protocol::Number(protocol::UDP)),
+    ("sctp", Protocol::Number(protocol::SCTP)),
+    ("dccp", Protocol::Number(protocol::DCCP)),
+    ("udplite", Protocol::Number(protocol::UDPLITE)),
+    ("gre", Protocol::Number(47)),
+    ("esp", Protocol::Number(50)),
+    ("ah", Protocol::Number(protocol::AUTHENTICATION)),
+];
+
+/// Reads a rule of a chain. An action alone matches every packet.
+pub fn firewall(value: &str) -> Result<Rule<Action>, Problem> {
+    let words = parse::words(value, FIREWALL_SYNTAX)?;
+    let (action, selector) = match words.as_slice() {
+        [action] => (action, Selector::ALL),
+        [action, src, dst, service @ ..] => (action, selector(src, dst, service, FIREWALL_SYNTAX)?),
+        _ => return Err(Problem::Syntax(FIREWALL_SYNTAX)),
+    };
+    let target = match action.as_str() {
+        "allow" => Action::Allow,
+        "deny" => Action::Deny,
+        "reject" => Action::Reject,
+        other => {
+            return Err(Problem::UnknownWord {
+                what: "action",
+                word: other.to_owned(),
+                expected: "allow, deny or reject",
+            });
+        }
+    };
+    Ok(Rule { selector, target })
+}
+
+/// Reads a route to another router's gateway.
+pub fn route(value: &str) -> Result<Rule<SocketAddr>, Problem> {
+    let words = parse::words(value, ROUTE_SYNTAX)?;
+    let [src, dst, target] = words.as_slice() else { return Err(Problem::Syntax(ROUTE_SYNTAX)) };
+    let selector = selector(src, dst, &[], ROUTE_SYNTAX)?;
+    Ok(Rule { selector, target: parse::udp_target(target)? })
+}
+
+/// Reads a rule that a device sends to its router.
+pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
+    let words = parse::words(value, DEVICE_RULE_SYNTAX)?;
+    let [direction, src, dst, action, rest @ ..] = words.as_slice() else {
+        return Err(Problem::Syntax(DEVICE_RULE_SYNTAX));
+    };
+    let direction = match direction.as_str() {
+        "in" => Direction::In,
+        "out" => Direction::Out,
+        other => {
+            return Err(Problem::UnknownWord { what: "direction", word: other.to_owned(), expected: "in or out" });
+        }
+    };
+    // No protocol has a colon in its name, and every target does.
+    let (target, service) = match rest {
+        [target, service @ ..] if target.contains(':') => (Some(target), service),
+        service => (None, service),
+    };
+    let action = match (action.as_str(), target) {
+        ("allow", None) => RuleAction::Allow,
+        ("deny", None) => RuleAction::Deny,
+        ("reject", None) => RuleAction::Reject,
+        ("route" | "gateway", Some(target)) => RuleAction::Route(parse::udp_target(target)?),
+        ("route" | "gateway", None) => return Err(Problem::Target("route and gateway need a target, addr:port")),
+        ("allow" | "deny" | "reject", Some(_)) => {
+            return Err(Problem::Target("allow, deny and reject take no target"));
+        }
+        (other, _) => {
+            return Err(Problem::UnknownWord {
+                what: "action",
+                word: other.to_owned(),
+                expected: "allow, deny, reject, route or gateway",
+            });
+        }
+    };
+    let selector = selector(src, dst, service, DEVICE_RULE_SYNTAX)?;
+    Ok(PeerRule { direction, selector: PeerSelector::Full(selector), action })
+}
+
+/// A device sends its rules in one frame.
+pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
+    let max = match rule::encode_all(rules.iter()) {
+        Some((FrameKind::ExtendedRules, _)) => MAX_EXTENDED_RULES,
+        _ => MAX_RULES,
+    };
+    (rules.len() > max).then(|| ConfigError {
+        option: OptionName::DeviceRule.as_str(),
+        value: "...".to_owned(),
+        problem: Problem::TooManyRules { count: rules.len(), max },
+    })
+}
+
+/// Reads `[<protocol> [port[-port]]]`.
+pub fn service(words: &[String], syntax: &'static str) -> Result<Option<Service>, Problem> {
+    Ok(match words {
+        [] => None,
+        [protocol] => Some(Service { protocol: self::protocol(protocol)?, ports: None }),
+        [protocol, ports] => {
+            let name = protocol;
+            let protocol = self::protocol(protocol)?;
+            if !protocol.has_ports() {
+                return Err(Problem::NoPorts(name.clone()));
+            }
+            Some(Service { protocol, ports: Some(self::ports(ports)?) })
+        }
+        _ => return Err(Problem::Syntax(syntax)),
+    })
+}
+
+fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
+    let service = service(words, syntax)?;
+    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
+        SelectorError::MixedVersions => Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() },
+        SelectorError::ExtensionHeader => Problem::ExtensionHeader(words.first().cloned().unwrap_or_default()),
+    })
+}
+
+fn protocol(word: &str) -> Result<Protocol, Problem> {
+    let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
+    let numbered = || word.parse().ok().map(Protocol::Number);
+    named.or_else(numbered).ok_or_else(|| Problem::Protocol(word.to_owned()))
+}
+
+fn ports(word: &str) -> Result<Ports, Problem> {
+    let wrong = || Problem::Ports(word.to_owned());
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    let port = |word: &str| word.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
+    Ports::new(port(first)?, port(last)?).ok_or_else(wrong)
+}

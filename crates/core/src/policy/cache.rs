@@ -1,0 +1,238 @@
+//! Verdicts of a rule list that were worked out before, by flow, so that a packet's cost does not grow with the number of
+//! rules.
+
+use std::net::IpAddr;
+
+use super::pattern::{Action, AnyFlow, Bits, Flow, RuleList, Rules, Service};
+
+/// What the seed is spread by, and the first word of a flow mixed into: the fraction of the golden ratio.
+const START: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
+const SLOTS: usize = 1024;
+
+/// Rules with a memory. Each flow has one place, so that a flood of flows costs what the rules cost, and never more
+/// memory.
+#[derive(Debug, Clone)]
+pub struct CachedRules<T> {
+    v4: CachedList<u32, T>,
+    v6: CachedList<u128, T>,
+}
+
+impl<T: Copy> CachedRules<T> {
+    /// Nothing remembered yet. `seed` should be hard to guess.
+    pub fn new(rules: Rules<T>, seed: u64) -> Self {
+        Self { v4: CachedList::new(rules.v4, seed), v6: CachedList::new(rules.v6, seed) }
+    }
+
+    /// What the first rule that matches decides.
+    pub fn first_match(&mut self, flow: &AnyFlow) -> Option<T> {
+        match flow {
+            AnyFlow::V4(flow) => self.v4.first_match(*flow),
+            AnyFlow::V6(flow) => self.v6.first_match(*flow),
+        }
+    }
+}
+
+impl CachedRules<Action> {
+    /// Whether no packet from this source can pass.
+    pub fn pass_nothing_from(&self, src: IpAddr) -> bool {
+        match src {
+            IpAddr::V4(src) => self.v4.rules.pass_nothing_from(src.to_bits()),
+            IpAddr::V6(src) => self.v6.rules.pass_nothing_from(src.to_bits()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct CachedList<A, T> {
+    rules: RuleList<A, T>,
+    slots: Vec<Option<Slot<A, T>>>,
+    /// Makes the places unpredictable, so that nobody can aim at another flow's place: each word of a flow meets it before
+    /// the next one comes, so that no difference in one can be made up for in another.
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot<A, T> {
+    flow: Flow<A>,
+    verdict: Option<T>,
+}
+
+/// Addresses of which a place can be worked out.
+trait Words: Sized {
+    type Pair: IntoIterator<Item = u64>;
+
+    /// All bits of both.
+    fn pair(src: Self, dst: Self) -> Self::Pair;
+}
+
+impl Words for u32 {
+    type Pair = [u64; 1];
+
+    fn pair(src: Self, dst: Self) -> Self::Pair {
+        [u64::from(src) << 32 | u64::from(dst)]
+    }
+}
+
+impl Words for u128 {
+    type Pair = [u64; 4];
+
+    fn pair(src: Self, dst: Self) -> Self::Pair {
+        let ([src_high, src_low], [dst_high, dst_low]) = (halves(src), halves(dst));
+        [src_high, src_low, dst_high, dst_low]
+    }
+}
+
+/// The upper half and the lower one.
+#[allow(clippy::cast_possible_truncation)] // both halves are taken
+const fn halves(value: u128) -> [u64; 2] {
+    [(value >> 64) as u64, value as u64]
+}
+
+impl<A: Bits + Words, T: Copy> CachedList<A, T> {
+    fn new(rules: RuleList<A, T>, seed: u64) -> Self {
+        // A list without rules has nothing to remember.
+        let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
+        // A seed of few bits, as tests have, is to reach all bits of a word, too.
+        Self { rules, slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
+    }
+
+    fn first_match(&mut self, mut flow: Flow<A>) -> Option<T> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        if !self.rules.looks_at_service() {
+            flow.service = Service::default();
+        }
+        let index = self.index(&flow);
+        if let Some(slot) = self.slots[index]
+            && slot.flow == flow
+        {
+            return slot.verdict;
+        }
+        let verdict = self.rules.first_match(&flow);
+        self.slots[index] = Some(Slot { flow, verdict });
+        verdict
+    }
+
+    fn index(&self, flow: &Flow<A>) -> usize {
+        let service = u64::from(flow.service.protocol) << 16 | u64::from(flow.service.port.unwrap_or_default());
+        let mixed = A::pair(flow.src, flow.dst).into_iter().chain([service]).fold(START, |mixed, word| {
+            let [high, low] = halves(u128::from(mixed ^ word) * u128::from(self.seed));
+            high ^ low
+        });
+        usize::try_from(mixed).unwrap_or_default() & (SLOTS - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::pattern::Rule;
+    use crate::policy::pattern::tests::{any_net, inside, rule};
+    use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service as SelectedService};
+
+    fn flow(src: u32, dst: u32) -> Flow<u32> {
+        Flow { src, dst, service: Service::default() }
+    }
+
+    /// Whoever shares a place takes it over, and gets nothing of what was there.
+    #[test]
+    fn flows_that_share_a_place_are_told_apart() {
+        let first = flow(0x0a00_0001, 0x0a00_0002);
+        let with = |change: fn(Flow<u32>, u16) -> Flow<u32>, other: Rule<i32>| {
+            let rules = Rules::new([other, rule(2, "any", "any")]);
+            let mut cached = CachedList::new(rules.v4, 0x5eed);
+            let same_place = (1..=u16::MAX)
+                .map(|low| change(first, low))
+                .find(|flow| cached.index(flow) == cached.index(&first))
+                .expect("there are fewer places than flows");
+            for _ in 0..2 {
+                assert_eq!(cached.first_match(first), Some(2));
+                assert_eq!(cached.first_match(same_place), Some(1));
+            }
+        };
+        with(|flow, low| Flow { src: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "192.168.0.0/16", "any"));
+        with(|flow, low| Flow { dst: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "any", "192.168.0.0/16"));
+        let tcp = SelectedService { protocol: Protocol::Number(6), ports: Ports::new(1, u16::MAX) };
+        let selector = Selector::new(AddressPattern::Any, AddressPattern::Any, Some(tcp)).expect("both versions");
+        with(
+            |flow, low| Flow { service: Service { protocol: 6, port: Some(low) }, ..flow },
+            Rule { selector, target: 1 },
+        );
+    }
+
+    /// Differences in two words that would make up for each other if these met before the seed.
+    #[test]
+    fn nobody_can_aim_at_a_place_without_the_seed() {
+        let at = |port: u16| Flow {
+            src: 0x0a00_0001,
+            dst: 0x0a00_0002 ^ u32::from(port) << 20,
+            service: Service { protocol: 6, port: Some(port) },
+        };
+        for seed in 0..50 {
+            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
+            let shared = (1..0x1000).filter(|&port| list.index(&at(port)) == list.index(&at(0))).count();
+            assert!(shared < 0x1000 / 32, "{shared} share a place");
+        }
+    }
+
+    /// Vassals' addresses follow each other.
+    #[test]
+    fn neighbours_are_spread_over_the_places() {
+        for seed in 0..50 {
+            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed);
+            let mut places: Vec<_> = (0..256).map(|host| list.index(&flow(0x0a00_0000 + host, 0xc0a8_0001))).collect();
+            places.sort_unstable();
+            places.dedup();
+            assert!(places.len() > 128, "{} places with the seed {seed}", places.len());
+        }
+    }
+
+    fn any_rules() -> impl Strategy<Value = Vec<Selector>> {
+        let service = prop_oneof![
+            Just(None),
+            (0u8..3).prop_map(|number| Some(SelectedService { protocol: Protocol::Number(number), ports: None })),
+            (0u16..4, 0u16..4).prop_map(|(one, other)| Some(SelectedService {
+                protocol: Protocol::Number(6),
+                ports: Ports::new(one.min(other), one.max(other)),
+            })),
+        ];
+        let rule = (any_net(), any_net(), service).prop_filter_map("versions", |(src, dst, service)| {
+            Selector::new(AddressPattern::Net(src), AddressPattern::Net(dst), service).ok()
+        });
+        prop::collection::vec(rule, 1..30)
+    }
+
+    proptest! {
+        /// Asked in whatever order and however often, it says what the list says.
+        #[test]
+        fn agrees_with_the_list(
+            selectors in any_rules(),
+            asked in prop::collection::vec((any::<prop::sample::Index>(), 0u128..4, 0u128..4, 0u8..7, 0u16..5), 1..300),
+            seed: u64,
+        ) {
+            let rules = Rules::new(selectors.iter().enumerate().map(|(target, &selector)| Rule { selector, target }));
+            let mut cached = CachedRules::new(rules.clone(), seed);
+            for (near, src, dst, protocol, port) in asked {
+                let near = selectors[near.index(selectors.len())];
+                let (AddressPattern::Net(from), AddressPattern::Net(to)) = (near.src(), near.dst()) else { continue };
+                let service = Service { protocol, port: (port > 0).then_some(port) };
+                match (inside(from, src), inside(to, dst)) {
+                    (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
+                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.first_match(&AnyFlow::V4(flow)), rules.v4.first_match(&flow));
+                    }
+                    (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.first_match(&AnyFlow::V6(flow)), rules.v6.first_match(&flow));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

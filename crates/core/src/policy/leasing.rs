@@ -1,0 +1,211 @@
+//! Addresses that peers get without a packet: those that a router chooses for them, and those that they claim by name.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use super::claims::Assignment;
+use super::forward::Forwarder;
+use super::lease::Identity;
+use super::pool::{Key, Pool, PoolRefusal};
+use super::registry::PeerId;
+use tuntap_wire::lease::{ClaimedAddress, Family};
+
+/// Why a peer doesn't get an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LeaseRefusal {
+    /// There is none left, or none of that family.
+    #[error(transparent)]
+    Pool(#[from] PoolRefusal),
+    /// Another peer holds it.
+    #[error("another peer holds it")]
+    Held,
+    /// It is leased to others, or to nobody where leases are needed.
+    #[error("it is not leased to this peer (tuntap-router-lease)")]
+    NotLeased,
+    /// It is the router's.
+    #[error("it is the router's own")]
+    Own,
+    /// Peers may not choose it: it is outside of the router's networks, the host's own, or a gateway's.
+    #[error(
+        "it is no address for vassals of this router: in none of its networks, or the host's own, or a gateway's (tuntap-router-claims, tuntap-router-lease)"
+    )]
+    NotClaimable,
+    /// Its user holds as many as one may.
+    #[error("this user holds as many addresses as one may (tuntap-router-max-addresses-per-uid)")]
+    Share,
+    /// A credentials function says which address is the peer's.
+    #[error("this peer's address is the one that its credentials stand for (tuntap-use-credentials)")]
+    Assigned,
+    /// Nothing that comes from it would pass.
+    #[error("the router lets nothing pass from it (tuntap-router-firewall-out)")]
+    Firewall,
+    /// IPv6 needs more than the router's device lets pass.
+    #[error("the router's device takes no packets of 1280 bytes, as IPv6 needs them")]
+    Narrow,
+    /// The peer has another one, or as many as it may have.
+    #[error("this peer has another address, or as many as it may")]
+    TooMany,
+    /// The peer is gone.
+    #[error("it is gone")]
+    NoPeer,
+}
+
+impl LeaseRefusal {
+    /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
+    pub const fn is_for_good(&self) -> bool {
+        match self {
+            Self::NotLeased | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
+            Self::Pool(_) | Self::Held | Self::Narrow | Self::Share | Self::TooMany | Self::NoPeer => false,
+        }
+    }
+}
+
+/// A peer that wants an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applicant {
+    /// The peer.
+    pub id: PeerId,
+    /// What tells it from others, also in another life.
+    pub key: Key,
+    /// Whether a credentials function has said which address is its own. It gets no others then but those that are leased
+    /// to it.
+    pub is_assigned: bool,
+}
+
+/// An address for a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// The address.
+    pub address: IpAddr,
+    /// Who holds it although its connection has ended: has to go first.
+    pub dead_holder: Option<PeerId>,
+}
+
+impl Forwarder {
+    /// The router's networks.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The address of a family that a peer holds; the first one of IPv6.
+    pub fn address_of(&self, id: PeerId, family: Family) -> Option<IpAddr> {
+        self.addresses(id).find(|address| Family::of(*address) == family)
+    }
+
+    /// Chooses an address for a peer that holds none of this family. `is_dead` tells whether a holder's connection has ended.
+    pub fn choose(
+        &self,
+        applicant: Applicant,
+        family: Family,
+        is_dead: impl Fn(PeerId) -> bool,
+    ) -> Result<Chosen, LeaseRefusal> {
+        let identity = self.identity(applicant.id).ok_or(LeaseRefusal::NoPeer)?;
+        let (mut refusal, mut is_any_usable) = (None, false);
+        let found = self.pool.choose(applicant.key, family, identity, &self.leases, |address, is_own_earlier| {
+            if let Some(reason) = self.unusable(applicant, address, identity) {
+                // That somebody has enough says more than what could not be his in any case.
+                if refusal.is_none() || reason == LeaseRefusal::Share {
+                    refusal = Some(reason);
+                }
+                return false;
+            }
+            is_any_usable = true;
+            self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
+        });
+        match (found, refusal) {
+            (Ok(address), _) => Ok(Chosen { address, dead_holder: self.holder(address) }),
+            // One that others hold would do, so that it is a matter of room.
+            (Err(PoolRefusal::Full(_)), Some(refusal)) if !is_any_usable || refusal == LeaseRefusal::Share => {
+                Err(refusal)
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// Looks whether a peer may have an address that it claims by name. What its packets could not claim it doesn't get;
+    /// what a router has chosen for it before, and still could choose, it does.
+    pub fn consider(
+        &self,
+        applicant: Applicant,
+        claimed: ClaimedAddress,
+        is_dead: impl Fn(PeerId) -> bool,
+    ) -> Result<Chosen, LeaseRefusal> {
+        let ClaimedAddress { address, leased } = claimed;
+        let id = applicant.id;
+        let identity = self.identity(id).ok_or(LeaseRefusal::NoPeer)?;
+        if self.pool.is_own(address) {
+            return Err(LeaseRefusal::Own);
+        }
+        let may_be_given = leased && self.pool.may_give(address, identity, &self.leases);
+        if !may_be_given && !self.leases.allow(address, identity) {
+            return Err(LeaseRefusal::NotLeased);
+        }
+        if let Some(refusal) = self.unusable(applicant, address, identity) {
+            return Err(refusal);
+        }
+        // What it has already, it was given by somebody who may.
+        let may_claim =
+            || self.is_reserved_for(id, address) || self.guard.may_claim(address, identity, &self.leases, &self.pool);
+        if !may_be_given && !may_claim() {
+            return Err(LeaseRefusal::NotClaimable);
+        }
+        let holder = self.holder(address).filter(|holder| *holder != id);
+        match holder {
+            Some(holder) if !is_dead(holder) => Err(LeaseRefusal::Held),
+            dead_holder => Ok(Chosen { address, dead_holder }),
+        }
+    }
+
+    /// Why a peer couldn't use an address, whoever holds it.
+    fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<LeaseRefusal> {
+        let is_another = applicant.is_assigned
+            && !self.is_reserved_for(applicant.id, address)
+            && self.leases.is_leased(address, identity) != Some(true);
+        if is_another {
+            return Some(LeaseRefusal::Assigned);
+        }
+        let is_leased = self.leases.is_leased(address, identity) == Some(true);
+        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
+        if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
+            return Some(LeaseRefusal::NotClaimable);
+        }
+        if self.firewall_out.pass_nothing_from(address) {
+            return Some(LeaseRefusal::Firewall);
+        }
+        let account = self.account(applicant.id);
+        let has_room =
+            is_leased || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
+        (!has_room).then_some(LeaseRefusal::Share)
+    }
+
+    /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new
+    /// one for the peer.
+    pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, LeaseRefusal> {
+        let is_new = !self.addresses(id).any(|held| held == address);
+        match self.lease(id, address) {
+            Some(Assignment::Granted) => {
+                self.remember(id, address, key);
+                Ok(is_new)
+            }
+            Some(Assignment::HeldBy(_)) => Err(LeaseRefusal::Held),
+            Some(Assignment::NotLeased) => Err(LeaseRefusal::NotLeased),
+            Some(Assignment::Taken) => Err(LeaseRefusal::NotClaimable),
+            Some(Assignment::TooMany) => Err(LeaseRefusal::TooMany),
+            None => Err(LeaseRefusal::NoPeer),
+        }
+    }
+
+    /// Notes under which key a peer holds an address of the router's networks.
+    pub fn remember(&mut self, id: PeerId, address: IpAddr, key: Key) {
+        if let Some(identity) = self.identity(id)
+            && self.pool.may_give(address, identity, &self.leases)
+        {
+            self.pool.give(address, key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leasing_tests.rs"]
+mod tests;

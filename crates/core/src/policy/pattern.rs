@@ -1,0 +1,245 @@
+//! Ordered rules, where the first match wins: the firewall's chains and the routes.
+
+use std::net::IpAddr;
+
+use tuntap_wire::ip::Packet;
+use tuntap_wire::selector::{AddressPattern, Selector};
+
+/// What the firewall does with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Forward.
+    Allow,
+    /// Drop.
+    Deny,
+    /// Drop, and tell the sender.
+    Reject,
+}
+
+/// A rule: what holds for the packets that it selects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule<T> {
+    /// Which packets.
+    pub selector: Selector,
+    /// What the rule decides.
+    pub target: T,
+}
+
+/// What rules look at in a packet. The address bits of IPv4 fill the lower 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow<A> {
+    /// Source.
+    pub src: A,
+    /// Destination.
+    pub dst: A,
+    /// Protocol and destination port.
+    pub service: Service,
+}
+
+/// Protocol and destination port of a packet. Without rules that look at them, all are the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The protocol's number.
+    pub protocol: u8,
+    /// The port, if there is one.
+    pub port: Option<u16>,
+}
+
+/// The bits of an address.
+pub trait Bits: Copy + Eq {
+    /// Those that a mask leaves.
+    fn masked(self, mask: Self) -> Self;
+}
+
+impl Bits for u32 {
+    fn masked(self, mask: Self) -> Self {
+        self & mask
+    }
+}
+
+impl Bits for u128 {
+    fn masked(self, mask: Self) -> Self {
+        self & mask
+    }
+}
+
+/// The flow of a packet, by its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnyFlow {
+    /// IPv4.
+    V4(Flow<u32>),
+    /// IPv6.
+    V6(Flow<u128>),
+}
+
+impl AnyFlow {
+    /// What rules look at in this packet.
+    pub fn of(packet: &Packet<'_>) -> Self {
+        let service = Service { protocol: packet.protocol(), port: packet.destination_port() };
+        match (packet.src(), packet.dst()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::V4(Flow { src: src.to_bits(), dst: dst.to_bits(), service }),
+            (src, dst) => Self::V6(Flow { src: bits(src), dst: bits(dst), service }),
+        }
+    }
+}
+
+/// A packet has two addresses of one version, so that the first arm is never taken here.
+const fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits() as u128,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// Rules for one version of IP in the order in which they were written, with the masks worked out.
+#[derive(Debug, Clone)]
+pub struct RuleList<A, T> {
+    rules: Vec<Masked<A, T>>,
+    looks_at_service: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Masked<A, T> {
+    src: A,
+    src_mask: A,
+    dst: A,
+    dst_mask: A,
+    protocol: Option<u8>,
+    ports: Option<(u16, u16)>,
+    target: T,
+}
+
+impl<A, T> RuleList<A, T> {
+    /// Whether there are no rules.
+    pub const fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether protocols or ports can make a difference.
+    pub const fn looks_at_service(&self) -> bool {
+        self.looks_at_service
+    }
+}
+
+impl<A: Bits, T: Copy> RuleList<A, T> {
+    fn new(rules: impl Iterator<Item = Masked<A, T>>) -> Self {
+        let rules: Vec<_> = rules.collect();
+        let looks_at_service = rules.iter().any(|rule| rule.protocol.is_some());
+        Self { rules, looks_at_service }
+    }
+
+    /// What the first rule that matches decides.
+    pub fn first_match(&self, flow: &Flow<A>) -> Option<T> {
+        let fits = |rule: &&Masked<A, T>| {
+            flow.src.masked(rule.src_mask) == rule.src
+                && flow.dst.masked(rule.dst_mask) == rule.dst
+                && rule.protocol.is_none_or(|protocol| protocol == flow.service.protocol)
+                && rule
+                    .ports
+                    .is_none_or(|(first, last)| flow.service.port.is_some_and(|port| (first..=last).contains(&port)))
+        };
+        self.rules.iter().find(fits).map(|rule| rule.target)
+    }
+}
+
+impl<A: Bits + Default> RuleList<A, Action> {
+    /// Whether no packet from this source can pass, whatever it is and wherever it goes.
+    pub fn pass_nothing_from(&self, src: A) -> bool {
+        let of_source = self.rules.iter().filter(|rule| src.masked(rule.src_mask) == rule.src);
+        let is_for_all = |rule: &Masked<A, Action>| rule.dst_mask == A::default() && rule.protocol.is_none();
+        // Rules for some packets only leave others, unless they allow them.
+        let mut decisive = of_source.filter(|rule| rule.target == Action::Allow || is_for_all(rule));
+        decisive.next().is_some_and(|rule| rule.target != Action::Allow)
+    }
+}
+
+/// Rules for both versions. Each is in the list of a version that it can match in, so that their order is kept where it
+/// matters.
+#[derive(Debug, Clone)]
+pub struct Rules<T> {
+    /// For IPv4.
+    pub v4: RuleList<u32, T>,
+    /// For IPv6.
+    pub v6: RuleList<u128, T>,
+}
+
+impl<T: Copy> Rules<T> {
+    /// Takes the rules in order.
+    pub fn new(rules: impl IntoIterator<Item = Rule<T>>) -> Self {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let masked_v4 = |rule: &Rule<T>| {
+            let (src, src_mask) = v4_bits(rule.selector.src())?;
+            let (dst, dst_mask) = v4_bits(rule.selector.dst())?;
+            Some(mask(rule, true, [src, src_mask, dst, dst_mask]))
+        };
+        let masked_v6 = |rule: &Rule<T>| {
+            let (src, src_mask) = v6_bits(rule.selector.src())?;
+            let (dst, dst_mask) = v6_bits(rule.selector.dst())?;
+            Some(mask(rule, false, [src, src_mask, dst, dst_mask]))
+        };
+        Self {
+            v4: RuleList::new(rules.iter().filter_map(masked_v4)),
+            v6: RuleList::new(rules.iter().filter_map(masked_v6)),
+        }
+    }
+
+    /// Whether there are no rules.
+    pub const fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+impl Rules<Action> {
+    /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: who wrote it for
+    /// IPv4 alone has not said that everything else may pass.
+    pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let is_for_v4_only = are_for_v4_only(&rules);
+        let mut chain = Self::new(rules);
+        if is_for_v4_only {
+            let all = |target| Masked { src: 0, src_mask: 0, dst: 0, dst_mask: 0, protocol: None, ports: None, target };
+            chain.v6 = RuleList::new(std::iter::once(all(Action::Deny)));
+        }
+        chain
+    }
+}
+
+/// Whether there are rules, and IPv6 packets match none of them.
+pub fn are_for_v4_only<T>(rules: &[Rule<T>]) -> bool {
+    !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
+}
+
+fn mask<A, T: Copy>(rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {
+    let service = rule.selector.service();
+    Masked {
+        src,
+        src_mask,
+        dst,
+        dst_mask,
+        protocol: service.map(|service| service.protocol.number(v4)),
+        ports: service.and_then(|service| service.ports).map(tuntap_wire::selector::Ports::bounds),
+        target: rule.target,
+    }
+}
+
+/// Network and mask; `None` for the other version.
+fn v4_bits(pattern: AddressPattern) -> Option<(u32, u32)> {
+    match pattern {
+        AddressPattern::Any => Some((0, 0)),
+        AddressPattern::Net(ipnet::IpNet::V4(net)) => Some((net.network().to_bits(), net.netmask().to_bits())),
+        AddressPattern::Net(ipnet::IpNet::V6(_)) => None,
+    }
+}
+
+/// As [`v4_bits`].
+fn v6_bits(pattern: AddressPattern) -> Option<(u128, u128)> {
+    match pattern {
+        AddressPattern::Any => Some((0, 0)),
+        AddressPattern::Net(ipnet::IpNet::V6(net)) => Some((net.network().to_bits(), net.netmask().to_bits())),
+        AddressPattern::Net(ipnet::IpNet::V4(_)) => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "pattern_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,389 @@
+//! What a device and its router settle before anything else: its addresses, and what belongs to them.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::greeting::Introduced;
+use tuntap_config::DeviceSpec;
+use tuntap_sys::log::Logger;
+use tuntap_sys::socket;
+use tuntap_wire::echo::echo_request;
+use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
+use tuntap_wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, LeaseError, Refusal, Wish, name_hash};
+
+/// How long a router may take to answer what it has read before it counts as one that knows no questions.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often is looked whether a router has read a question.
+const READ_POLL: Duration = Duration::from_millis(100);
+
+/// Bytes read in one go.
+const READ_LEN: usize = 4096;
+
+/// Why a router gives no configuration.
+#[derive(Debug, Error)]
+pub enum SettleError {
+    /// It has read the question, and knows nothing of such things.
+    #[error("it answers no questions: it is a router of the C plugin, which knows nothing of auto")]
+    Unanswered,
+    /// It has not even read the question.
+    #[error("it has read nothing for {} s: does it stand still?", .0.as_secs())]
+    Unread(Duration),
+    /// It wants no more.
+    #[error(
+        "it has closed the connection: its log says why (one with tuntap-use-credentials takes nothing from a device \
+         without)"
+    )]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Connection(#[from] io::Error),
+    /// What came is no stream of frames.
+    #[error("it sent {0}")]
+    Frame(#[from] FrameError),
+    /// What came is no configuration.
+    #[error("its configuration makes no sense: {0}")]
+    Message(#[from] LeaseError),
+    /// It gave what nobody asked for.
+    #[error("it gave {0}, which nobody asked for")]
+    Unasked(IpNet),
+    /// It has no networks.
+    #[error("it has no network to give addresses from (its options tuntap-router-address)")]
+    NoNetwork,
+    /// It could not be told the rules.
+    #[error(
+        "it answers no questions: it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a protocol or \
+         reject"
+    )]
+    Rules,
+    /// It must not be told the rules before it knows whose they are.
+    #[error(
+        "a tuntap-device-rule with IPv6, a protocol or reject has to be told before the privileges are dropped, but the kernel \
+         lets nobody show the credentials of uid {0} before that"
+    )]
+    RulesTooEarly(libc::uid_t),
+    /// It refused.
+    #[error("it refuses {}: {}", .0.wish, .0.reason)]
+    Refused(Refusal),
+    /// What it has chosen for the device before is not what it would choose now.
+    #[error("its network is another one than before")]
+    Changed,
+    /// The router wants to know first who asks, and that can't be told yet.
+    #[error(
+        "it has to be asked before the privileges are dropped, but the kernel lets nobody show the credentials of uid {0} \
+         before that; without auto, give the device a tuntap-device-address"
+    )]
+    NoCredentials(libc::uid_t),
+    /// The instance is to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<Errno> for SettleError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::ECONNRESET | Errno::EPIPE => Self::Closed,
+            errno => Self::Connection(errno.into()),
+        }
+    }
+}
+
+impl SettleError {
+    /// Whether another connection could help.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Connection(_) | Self::Closed)
+    }
+
+    /// Whether it will be the same for as long as the router and the device's addresses are what they are.
+    pub const fn is_for_good(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.for_good,
+            Self::Changed => true,
+            _ => false,
+        }
+    }
+}
+
+/// The addresses of a device, for its next connection. They outlive reloads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holding {
+    /// Addresses that the router chose.
+    pub leased: Vec<IpAddr>,
+    /// These with the lengths of their networks' prefixes, and the router's own addresses that routes lead to.
+    pub networks: Vec<(IpAddr, u8)>,
+    /// As above.
+    pub gateways: Vec<IpAddr>,
+    /// The MTU that the device was given, if the router has told one.
+    pub mtu: Option<u16>,
+    /// Addresses that the instance chose, each with whom to send an echo request to.
+    pub fixed: Vec<(IpAddr, IpAddr)>,
+}
+
+impl Holding {
+    /// Whether there are none, so that packets claim what they come from.
+    pub const fn is_empty(&self) -> bool {
+        self.leased.is_empty() && self.fixed.is_empty()
+    }
+
+    fn claim(&self) -> Claim {
+        let leased = self.leased.iter().map(|address| ClaimedAddress { address: *address, leased: true });
+        let fixed = self.fixed.iter().map(|(address, _)| ClaimedAddress { address: *address, leased: false });
+        Claim { addresses: leased.chain(fixed).collect() }
+    }
+
+    /// Frames that claim the instance's own addresses of a family from a router that has not been told of them. Those of
+    /// IPv6 are not for one that has never answered: a router of the C plugin takes a part of the address for one of IPv4.
+    pub fn echo_requests(&self, family: Family) -> Vec<u8> {
+        let mut frames = Vec::new();
+        let of_family = self.fixed.iter().filter(|(from, _)| Family::of(*from) == family);
+        for packet in of_family.filter_map(|(from, to)| echo_request(*from, *to)) {
+            let _it_fits = frame::append(&mut frames, FrameKind::Packet, &packet);
+        }
+        frames
+    }
+
+    /// Says what becomes of the addresses with a router that answers no questions.
+    pub fn log_without_answers(&self, device: &str, logger: Logger) {
+        logger.line(format_args!(
+            "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
+            self.without_answers()
+        ));
+    }
+
+    fn without_answers(&self) -> &'static str {
+        let has = |family| self.fixed.iter().any(|(address, _)| Family::of(*address) == family);
+        match (has(Family::V4), has(Family::V6)) {
+            (_, false) => "the device's address is claimed by an echo request, and no route, MTU or DNS server is told",
+            (true, true) => {
+                "the device's IPv4 address is claimed by an echo request, its IPv6 addresses lead nowhere, and no route, MTU \
+                 or DNS server is told"
+            }
+            (false, true) => "it has no IPv6, and the device's addresses lead nowhere",
+        }
+    }
+
+    /// Notes what a router has told about the addresses that it chose. `own_gateways` are those that the instance chose.
+    pub fn lease(told: &Configuration, own_gateways: &[IpAddr]) -> Self {
+        let is_own = |family| own_gateways.iter().any(|own| Family::of(*own) == family);
+        let has = |family| told.addresses.iter().any(|net| Family::of(net.addr()) == family);
+        let used = told.gateways.iter().filter(|gateway| {
+            let family = Family::of(**gateway);
+            has(family) && !is_own(family)
+        });
+        Self {
+            leased: told.addresses.iter().map(IpNet::addr).collect(),
+            networks: told.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+            gateways: used.copied().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Leaves out addresses that the device doesn't have.
+    pub fn retain(&mut self, has: impl Fn(IpAddr) -> bool) {
+        self.leased.retain(|address| has(*address));
+        self.networks.retain(|(address, _)| has(*address));
+        self.fixed.retain(|(address, _)| has(*address));
+        let networks = &self.networks;
+        self.gateways
+            .retain(|gateway| networks.iter().any(|(address, _)| Family::of(*address) == Family::of(*gateway)));
+    }
+
+    /// Whether a router still has the networks that it chose the addresses from.
+    fn is_as_told(&self, told: &Configuration) -> bool {
+        let is_told = |(address, len): &(IpAddr, u8)| {
+            told.addresses.iter().any(|net| net.addr() == *address && net.prefix_len() == *len)
+        };
+        self.networks.iter().all(is_told)
+            && self.gateways.iter().all(|gateway| told.gateway(Family::of(*gateway)) == Some(*gateway))
+    }
+}
+
+/// The addresses that an instance has chosen.
+pub fn fixed(spec: &DeviceSpec) -> Vec<(IpAddr, IpAddr)> {
+    let target = |net: &IpNet| {
+        let gateway = spec.gateways.iter().copied().find(|it| Family::of(*it) == Family::of(net.addr()));
+        // Mostly the router.
+        gateway.or_else(|| net.hosts().take(2).find(|host| *host != net.addr())).unwrap_or(net.addr())
+    };
+    spec.addresses.iter().map(|net| (net.addr(), target(net))).collect()
+}
+
+/// A connection before its first packet.
+#[allow(missing_debug_implementations, reason = "a function can't be shown")]
+pub struct Talk<'a> {
+    connection: &'a OwnedFd,
+    /// Which of its user's devices this is.
+    name: u64,
+    /// Waits for bytes: no longer than told, and not beyond the instance's end.
+    wait: &'a dyn Fn(&OwnedFd, Duration) -> Waited,
+    /// How long the router may leave a question unread.
+    within: Duration,
+    received: Vec<u8>,
+}
+
+/// What became of waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// There is something to read.
+    Readable,
+    /// There was nothing in time.
+    InVain,
+    /// The instance is to stop.
+    Stopped,
+}
+
+impl<'a> Talk<'a> {
+    /// For a device of an instance.
+    pub fn new(
+        connection: &'a OwnedFd,
+        (vassal, device): (&str, &str),
+        wait: &'a dyn Fn(&OwnedFd, Duration) -> Waited,
+        within: Duration,
+    ) -> Self {
+        Self { connection, name: name_hash(vassal, device), wait, within, received: Vec::new() }
+    }
+
+    /// What came behind the last answer: the beginning of frames for the device.
+    pub fn rest(self) -> Vec<u8> {
+        self.received
+    }
+
+    /// Asks for an address of each family that the router has; of IPv4 only for a device that can't have others.
+    pub fn lease(&mut self, v4_only: bool) -> Result<Configuration, SettleError> {
+        let told = self.ask(Ask { v4: true, v6: !v4_only, name: self.name })?;
+        if let Some(refusal) = told.refused.first() {
+            return Err(SettleError::Refused(refusal.clone()));
+        }
+        for (index, net) in told.addresses.iter().enumerate() {
+            if told.addresses[..index].iter().any(|other| Family::of(other.addr()) == Family::of(net.addr())) {
+                return Err(SettleError::Unasked(*net));
+            }
+        }
+        if told.addresses.is_empty() { Err(SettleError::NoNetwork) } else { Ok(told) }
+    }
+
+    /// Claims the addresses that a device had before. `None` if the router knows no questions, or may not be asked yet, and
+    /// nothing was chosen by a router.
+    pub fn reclaim(&mut self, introduced: Introduced, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
+        let told = match introduced {
+            Introduced::Done => self.hold(holding)?,
+            Introduced::NotYet(identity) if !holding.leased.is_empty() => {
+                return Err(SettleError::NoCredentials(identity.uid.as_raw()));
+            }
+            Introduced::NotYet(_) => None,
+        };
+        match &told {
+            None if !holding.leased.is_empty() => Err(SettleError::Unanswered),
+            Some(told) if !holding.is_as_told(told) => Err(SettleError::Changed),
+            _ => Ok(told),
+        }
+    }
+
+    /// Claims the addresses that a device should have. `None` if the router knows no questions.
+    pub fn hold(&mut self, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
+        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
+            Ok(_) => {}
+            Err(SettleError::Unanswered) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let claim = holding.claim();
+        let told = self.request(FrameKind::Claim, &claim.encode())?;
+        let is_claimed = |net: &&IpNet| claim.addresses.iter().any(|claimed| claimed.address == net.addr());
+        if let Some(net) = told.addresses.iter().find(|net| !is_claimed(net)) {
+            return Err(SettleError::Unasked(*net));
+        }
+        for ClaimedAddress { address, .. } in claim.addresses {
+            if !told.addresses.iter().any(|net| net.addr() == address) {
+                let of_this = told.refused.iter().find(|refusal| refusal.wish == Wish::Address(address));
+                let no_reason =
+                    || Refusal { wish: Wish::Address(address), reason: "without a reason".to_owned(), for_good: false };
+                return Err(SettleError::Refused(of_this.cloned().unwrap_or_else(no_reason)));
+            }
+        }
+        Ok(Some(told))
+    }
+
+    /// Makes sure that the router knows rules that the C plugin doesn't.
+    pub fn confirm(&mut self, introduced: Introduced) -> Result<(), SettleError> {
+        if let Introduced::NotYet(identity) = introduced {
+            return Err(SettleError::RulesTooEarly(identity.uid.as_raw()));
+        }
+        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
+            Err(SettleError::Unanswered) => Err(SettleError::Rules),
+            result => result.map(drop),
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<Configuration, SettleError> {
+        self.request(FrameKind::Ask, &ask.encode())
+    }
+
+    /// Sends a frame and waits for the answer. A router that has not read the frame is slow, or just being started; one that
+    /// has, and doesn't answer, knows no questions.
+    fn request(&mut self, kind: FrameKind, payload: &[u8]) -> Result<Configuration, SettleError> {
+        let mut bytes = Vec::new();
+        if !frame::append(&mut bytes, kind, payload) || socket::send(self.connection.as_fd(), &bytes)? != bytes.len() {
+            return Err(Errno::EMSGSIZE.into());
+        }
+        let read_deadline = Instant::now() + self.within;
+        let mut answer_deadline = None;
+        loop {
+            if let Some(told) = self.next_configuration()? {
+                return Ok(told);
+            }
+            let now = Instant::now();
+            if answer_deadline.is_none() && socket::is_all_read(self.connection.as_fd()) {
+                answer_deadline = Some(now + PATIENCE);
+            }
+            let until = match answer_deadline {
+                Some(deadline) if now >= deadline => return Err(SettleError::Unanswered),
+                Some(deadline) => deadline,
+                None if now >= read_deadline => return Err(SettleError::Unread(self.within)),
+                None => read_deadline.min(now + READ_POLL),
+            };
+            match (self.wait)(self.connection, until.saturating_duration_since(now)) {
+                Waited::Readable => self.receive()?,
+                Waited::InVain => {}
+                Waited::Stopped => return Err(SettleError::Stopped),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<(), SettleError> {
+        let mut buffer = [0; READ_LEN];
+        match socket::recv(self.connection.as_fd(), &mut buffer) {
+            Ok(0) => Err(SettleError::Closed),
+            Ok(count) => {
+                self.received.extend_from_slice(&buffer[..count]);
+                Ok(())
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes frames off what has come. Packets among them are for a device that is not up yet, and go the way of all packets
+    /// for such devices.
+    fn next_configuration(&mut self) -> Result<Option<Configuration>, SettleError> {
+        let mut frames = Frames::new(&self.received);
+        let mut told = None;
+        while told.is_none() {
+            let Some(frame) = frames.next() else { break };
+            let frame = frame?;
+            if frame.kind == FrameKind::Configuration {
+                told = Some(Configuration::decode(frame.payload)?);
+            }
+        }
+        self.received = frames.rest().to_vec();
+        debug_assert!(told.is_some() || self.received.len() < MAX_FRAME_LEN);
+        Ok(told)
+    }
+}

@@ -1,0 +1,63 @@
+//! Which plugin the file loads.
+
+use std::path::Path;
+
+use crate::finding::Finding;
+use crate::reading::Reading;
+
+/// Whether it is this one. uWSGI looks into the folders of the `plugins-dir` lines before the `plugin` line, then into its
+/// own, where Debian has the C plugin of the same name.
+pub fn plugin(reading: &Reading, own: &Path) -> Finding {
+    if !reading.is_stand_in {
+        return Finding::fine(format!("plugin {}", reading.plugin.display()));
+    }
+    let folder = own.parent().unwrap_or(own).display().to_string();
+    let position = |names: &[&str]| reading.options.iter().position(|(key, _)| names.contains(&key.as_str()));
+    let is_plugin_line = |key: &str| ["plugin", "plugins", "need-plugin", "need-plugins"].contains(&key);
+    let line = reading
+        .options
+        .iter()
+        .rposition(|(key, value)| is_plugin_line(key) && value.split(',').any(|name| name.trim() == "tuntap"));
+    let order = position(&["plugins-dir", "plugin-dir"]).zip(line);
+    let remedy = match order {
+        Some((dir, line)) if dir > line => "move the line plugins-dir up, before plugin = tuntap".to_owned(),
+        _ => format!("put this before plugin = tuntap: plugins-dir = {folder}"),
+    };
+    match (&reading.other_plugin, line) {
+        (Some(other), _) => {
+            Finding::wrong(format!("plugin = tuntap loads another plugin: {}", other.display()), remedy)
+        }
+        (None, Some(_)) => Finding::wrong("plugin = tuntap loads nothing", remedy),
+        (None, None) => Finding::wrong("no line loads the plugin", format!("plugins-dir = {folder}\nplugin = tuntap")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remedy(other: Option<&str>, lines: &[(&str, &str)]) -> (String, String) {
+        let reading = Reading {
+            is_stand_in: true,
+            other_plugin: other.map(Into::into),
+            options: lines.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..Reading::default()
+        };
+        let finding = plugin(&reading, Path::new("/ours/tuntap_plugin.so"));
+        (finding.what, finding.remedy.join("\n"))
+    }
+
+    #[test]
+    fn remedy_fits_the_lines() {
+        let c = Some("/usr/lib/uwsgi/plugins/tuntap_plugin.so");
+        // The command line has loaded the stand-in.
+        let stand_in = ("plugin", "/ours/tuntap_plugin.so");
+        let (what, mend) = remedy(c, &[stand_in, ("plugin", "python3,tuntap"), ("plugins-dir", "/ours")]);
+        assert_eq!(what, "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so");
+        assert!(mend.starts_with("move the line"), "{mend}");
+        let (_, mend) = remedy(c, &[stand_in, ("plugins-dir", "/nowhere"), ("need-plugin", "tuntap")]);
+        assert_eq!(mend, "put this before plugin = tuntap: plugins-dir = /ours");
+        assert_eq!(remedy(None, &[stand_in, ("plugin", "tuntap")]).0, "plugin = tuntap loads nothing");
+        assert_eq!(remedy(None, &[stand_in]).1, "plugins-dir = /ours\nplugin = tuntap");
+    }
+}

@@ -1,0 +1,164 @@
+//! How many connections one vassal may have through the host's kernel: what it takes of connection tracking, and of the ports
+//! of the host's address, is not there for others.
+
+use std::time::Duration;
+
+use super::table::chain;
+use tuntap_config::RouterSpec;
+use tuntap_sys::netlink::nftables::{Chain, Family, Key, Rate, Rule, Set, Unit};
+
+/// Where connections go that are too many.
+const EXCESS: &str = "excess";
+/// Where the first packets of vassals' connections are counted.
+const CONNECTIONS: &str = "connections";
+
+/// Most addresses that are counted, for each family and kind. Each needs a tracked connection to be in a set.
+const MAX_ADDRESSES: u32 = 65_535;
+/// Most addresses of those who had too many.
+const MAX_OFFENDERS: u32 = 1024;
+/// How long they are named.
+const OFFENDER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long an address is known that opens no connections. By then its burst is full again, or the burst is longer than
+/// anybody should need.
+const RATE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A vassal may have one IPv4 address, and several of IPv6.
+const IPV6_SHARE: u32 = 2;
+
+/// What the counters say, and the lines about them.
+pub const TOO_MANY: &str = "connections above tuntap-router-max-connections";
+pub const TOO_FAST: &str = "connections above tuntap-router-connection-rate";
+pub const FRAGMENTS: &str = "fragments above tuntap-router-fragment-rate";
+pub const TOO_MANY_IN: &str =
+    "connections of one client to a vassal by ports of the host above tuntap-router-max-connections";
+
+/// The kernel keeps fragments of a packet for half a minute (IPv6: a minute), in 4 MiB for everybody. Both what they are and
+/// how many takes memory: with its bookkeeping one of 1,400 bytes takes 2,500, and a small one some 800.
+fn fragment_rates(per_second: u32) -> [Rate; 2] {
+    const SECONDS_OF_BURST: u32 = 10;
+    const BYTES: u32 = 1200;
+    let burst = per_second.saturating_mul(SECONDS_OF_BURST);
+    [
+        Rate { unit: Unit::Packets, per_second, burst },
+        Rate { unit: Unit::Bytes, per_second: per_second.saturating_mul(BYTES), burst: burst.saturating_mul(BYTES) },
+    ]
+}
+
+/// The limits of a router, and the sets that they are counted in.
+#[derive(Debug, Default)]
+pub struct Limits {
+    families: Vec<FamilyLimits>,
+}
+
+#[derive(Debug)]
+struct FamilyLimits {
+    connections: Option<(u32, Set)>,
+    rate: Option<(Rate, Set)>,
+    /// Connections from elsewhere, by their client and the vassal that they lead to.
+    inward: Option<(u32, Set)>,
+    /// Fragments by their number and by their bytes.
+    fragments: Vec<(Rate, Set)>,
+    offenders: Set,
+}
+
+impl Limits {
+    /// Those of a router that sets up its host, for the families that it has.
+    pub fn of(router: &RouterSpec) -> Self {
+        let max = router.protection.max_connections();
+        let rate = router.protection.connection_rate();
+        let fragments = router.protection.fragment_rate();
+        if max.is_none() && rate.is_none() && fragments.is_none() {
+            return Self::default();
+        }
+        let has = |family| router.addresses.iter().any(|net| net.addr().is_ipv4() == (family == Family::Ipv4));
+        let limits = Family::ALL.into_iter().filter(|family| has(*family)).map(|family| {
+            let [connections, rates, inward, counted, weighed, offenders] = match family {
+                Family::Ipv4 => ["connections4", "rates4", "inward4", "fragments4", "fragment-bytes4", "offenders4"],
+                Family::Ipv6 => ["connections6", "rates6", "inward6", "fragments6", "fragment-bytes6", "offenders6"],
+            };
+            let share = |all: u32| if family == Family::Ipv6 { (all / IPV6_SHARE).max(1) } else { all };
+            let set = |name, size, timeout| Set { name, family, key: Key::Source, size, timeout };
+            let has_ports = router.ports.iter().any(|port| port.target.is_ipv4() == (family == Family::Ipv4));
+            FamilyLimits {
+                connections: max.map(|max| (share(max), set(connections, MAX_ADDRESSES, None))),
+                rate: rate.map(|rate| {
+                    let (per_second, burst) = (share(rate.per_second), share(rate.burst));
+                    let rate = Rate { unit: Unit::Packets, per_second, burst };
+                    (rate, set(rates, MAX_ADDRESSES, Some(RATE_TIMEOUT)))
+                }),
+                inward: max.filter(|_| has_ports).map(|max| {
+                    let pairs = set(inward, MAX_ADDRESSES, None);
+                    (max, Set { key: Key::SourceAndDestination, ..pairs })
+                }),
+                fragments: fragments
+                    .into_iter()
+                    .flat_map(|all| fragment_rates(share(all)))
+                    .zip([counted, weighed])
+                    .map(|(rate, name)| (rate, set(name, MAX_ADDRESSES, Some(RATE_TIMEOUT))))
+                    .collect(),
+                offenders: set(offenders, MAX_OFFENDERS, Some(OFFENDER_TIMEOUT)),
+            }
+        });
+        Self { families: limits.collect() }
+    }
+
+    /// The chains to which others lead.
+    pub fn targets(&self) -> Vec<Chain> {
+        if self.families.is_empty() {
+            return Vec::new();
+        }
+        let named = self.families.iter().map(|family| Rule::new().counts_for_source(&family.offenders));
+        let excess = named.chain([Rule::new().discard()]).collect();
+        let counted = self.families.iter().flat_map(|family| {
+            let fast = family.rate.iter().map(|(rate, set)| {
+                Rule::new().source_is_faster_than(*rate, set).count().because(TOO_FAST).jump(EXCESS)
+            });
+            let many = family
+                .connections
+                .iter()
+                .map(|(max, set)| Rule::new().source_has_more_than(*max, set).count().because(TOO_MANY).jump(EXCESS));
+            fast.chain(many).collect::<Vec<_>>()
+        });
+        vec![chain(EXCESS, None, excess), chain(CONNECTIONS, None, counted.collect())]
+    }
+
+    /// What comes in fragments, before the kernel keeps them until the others are there.
+    pub fn of_fragments(&self, router: &RouterSpec) -> Vec<Rule> {
+        let all = self.families.iter().flat_map(|family| family.fragments.iter());
+        all.map(|(rate, set)| {
+            let fragment = Rule::new().came_by(&router.device).is_fragment(set.family);
+            fragment.source_is_faster_than(*rate, set).count().because(FRAGMENTS).jump(EXCESS)
+        })
+        .collect()
+    }
+
+    /// What comes, before anything is decided about it.
+    pub fn of_arriving(&self, router: &RouterSpec) -> Vec<Rule> {
+        if self.families.is_empty() {
+            return Vec::new();
+        }
+        vec![Rule::new().came_by(&router.device).begins_connection().jump(CONNECTIONS)]
+    }
+
+    /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit, which
+    /// anybody could use up with packets from forged addresses that open nothing.
+    pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<Rule> {
+        let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
+        inward
+            .map(|(max, set)| {
+                let diverted = Rule::new().leaves_by(&router.device).begins_connection().was_diverted();
+                diverted.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
+            })
+            .collect()
+    }
+
+    /// The sets that the rules need.
+    pub fn into_sets(self) -> Vec<Set> {
+        let sets = self.families.into_iter().flat_map(|family| {
+            let counted = [family.connections.map(|it| it.1), family.rate.map(|it| it.1), family.inward.map(|it| it.1)];
+            let fragments = family.fragments.into_iter().map(|it| it.1);
+            counted.into_iter().flatten().chain(fragments).chain([family.offenders])
+        });
+        sets.collect()
+    }
+}

@@ -1,0 +1,280 @@
+//! Looks at the host's network while an instance runs, and what is mended then.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use super::conflict::{self, Networks};
+use super::link::{self, Inventory, Loss};
+use super::patience::Advice;
+use super::table::Extent;
+use super::{HostNetwork, table};
+use tuntap_config::RouterSpec;
+use tuntap_sys::log::Logger;
+use tuntap_sys::netlink::nftables::Nftables;
+use tuntap_sys::netlink::{Netlink, NetlinkError, Notices};
+use tuntap_sys::process::thread_time_nanos;
+
+/// Between looks when no notice has come: not everything that matters is told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks at least, so that what comes in a row is seen at once.
+const LEAST_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Within this time a router has its device again, if it was deleted.
+const TIME_TO_MAKE_A_DEVICE: Duration = Duration::from_secs(4);
+
+/// A look that costs much may have this part of a processor's time at most.
+const SHARE_OF_TIME: u32 = 20;
+
+/// How long to leave the host alone after a look that has cost so much processor time. How long it took by the clock doesn't
+/// count: on a machine whose processors are busy with other things, a look of a millisecond takes seconds.
+fn pause_after(cost: Duration) -> Duration {
+    LEAST_INTERVAL.max(cost * SHARE_OF_TIME)
+}
+
+/// When to look next.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    was_noticed: bool,
+    not_before: Option<Instant>,
+    at: Option<Instant>,
+    /// Whether there was a look since the ports lead where they do.
+    has_looked: bool,
+}
+
+fn thread_time() -> Duration {
+    Duration::from_nanos(thread_time_nanos())
+}
+
+impl HostNetwork {
+    /// To be called again and again, and when [`Self::watched`] is readable: mends what others have changed. What another
+    /// program changes again and again is left to it for a while. Interfaces that were away join when they are there.
+    pub fn look_after(&mut self, logger: Logger) {
+        if !self.has_something() {
+            return;
+        }
+        let now = Instant::now();
+        let schedule = &mut self.schedule;
+        schedule.was_noticed |= self.notices.as_ref().is_some_and(Notices::take);
+        let is_due = schedule.was_noticed || schedule.at.is_none_or(|time| now >= time);
+        if !is_due || schedule.not_before.is_some_and(|time| now < time) {
+            return;
+        }
+        schedule.was_noticed = false;
+        let spent_before = thread_time();
+        if let Err(error) = self.look(now, logger) {
+            self.complaints.add(logger, format_args!("the host's network can't be looked at: {error}"));
+        }
+        self.complaints.settle();
+        let patience = &self.patience;
+        self.failures.retain(|key, _| patience.remembers(key));
+        let end = Instant::now();
+        let not_before = end + pause_after(thread_time().saturating_sub(spent_before));
+        let next = self.patience.next(end).into_iter().chain([end + LOOK_INTERVAL]).min();
+        self.schedule.not_before = Some(not_before);
+        self.schedule.at = next.map(|time| time.max(not_before));
+        self.schedule.has_looked = true;
+    }
+
+    fn look(&mut self, now: Instant, logger: Logger) -> Result<(), NetlinkError> {
+        if let Some(nftables) = &mut self.nftables {
+            self.refusals.tell(nftables, logger);
+        }
+        let mut netlink = Netlink::open()?;
+        let inventory = Inventory::take(&mut netlink)?;
+        for router in self.routers.clone() {
+            let known = self.known.get(&router.device).copied();
+            self.miss(&inventory, &router.device, now, logger);
+            let (index, losses) = inventory.losses(&mut netlink, &router, known);
+            for loss in losses {
+                self.mend(&mut netlink, &router, index.unwrap_or_default(), &loss, now, logger);
+            }
+        }
+        // Nothing is forwarded without them.
+        if self.look_at_tables(now, logger)? {
+            self.look_at_forwarding(&inventory, now, logger);
+        }
+        if !self.schedule.has_looked {
+            // What was under way when the ports began to lead where they do.
+            if let Err(error) = self.mapped.end_stale(&self.routers) {
+                self.complaints.add(logger, error);
+            }
+        }
+        self.look_for_conflicts(&mut netlink, inventory, logger)
+    }
+
+    /// A router whose device is deleted makes it again at once. One that isn't here for longer was moved.
+    fn miss(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
+        let index = self.known.get(device).copied();
+        if inventory.link(device).is_some() || inventory.other_name(device, index).is_some() {
+            self.missing.remove(device);
+            return;
+        }
+        let since = *self.missing.entry(device.to_owned()).or_insert(now);
+        if now.duration_since(since) >= TIME_TO_MAKE_A_DEVICE {
+            self.complaints.add(
+                logger,
+                format_args!(
+                    "{device} isn't in this network namespace any more: vassals reach nothing until this instance is \
+                     reloaded (SIGHUP), which makes it anew"
+                ),
+            );
+        }
+    }
+
+    fn mend(
+        &mut self,
+        netlink: &mut Netlink,
+        router: &RouterSpec,
+        index: u32,
+        loss: &Loss,
+        now: Instant,
+        logger: Logger,
+    ) {
+        let device = &router.device;
+        let key = format!("{device} {index} {}", loss.key());
+        if self.may_mend(&key, &format_args!("{device} {loss}"), now, logger) {
+            match link::mend(netlink, router, index, loss) {
+                Ok(()) => logger.line(format_args!("[tuntap-router] {device} {loss}: mended")),
+                Err(error) => self.fail(key, format!("{device} {loss}: {error}"), now, logger),
+            }
+        }
+    }
+
+    /// Whether to mend something now. Says so when it is left alone.
+    fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
+        match self.patience.ask(key, now) {
+            Advice::Mend => {
+                self.failures.remove(key);
+                true
+            }
+            Advice::Wait => {
+                if let Some(line) = self.failures.get(key) {
+                    self.complaints.add(logger, line);
+                }
+                false
+            }
+            Advice::GiveUp(pause) => {
+                logger.line(format_args!(
+                    "[tuntap-router] {what}, again and again: somebody else wants it so, and it is left alone for {} s",
+                    pause.as_secs()
+                ));
+                false
+            }
+        }
+    }
+
+    /// Says what can't be mended, once until it can be. It is tried again before long.
+    fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
+        self.patience.failed(&key, now);
+        self.complaints.add(logger, &line);
+        self.failures.insert(key, line);
+    }
+
+    /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
+    /// there.
+    fn look_at_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
+        if let Some(names) = &self.tables {
+            let are_there = |nftables: &mut Nftables| nftables.has(names).unwrap_or(true);
+            if names.is_empty() || self.nftables.as_mut().is_some_and(are_there) {
+                return Ok(true);
+            }
+        }
+        let wanted = self.routers.iter().filter_map(|router| table::of(router, Extent::Whole));
+        let names: Vec<_> = wanted.map(|table| table.name).collect();
+        let what = format!("the nftables table inet {} is missing", names.join(", "));
+        if !self.may_mend("table", &what, now, logger) {
+            return Ok(false);
+        }
+        if let Err(error) = self.make_tables(logger) {
+            self.fail("table".to_owned(), error.to_string(), now, logger);
+            return Ok(false);
+        }
+        self.mapped.end_stale(&self.routers)?;
+        Ok(true)
+    }
+
+    fn look_at_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
+        self.complain_of_missing_ways(logger);
+        let strangers = self.strangers(inventory);
+        for name in self.interfaces() {
+            let Some(link) = inventory.link(&name) else { continue };
+            if strangers.contains(&name) {
+                continue;
+            }
+            match self.known.insert(name.clone(), link.index) {
+                Some(index) if index == link.index => {}
+                Some(_) => logger.line(format_args!("[tuntap-router] {name} is another interface than before")),
+                None => logger.line(format_args!("[tuntap-router] {name} is there now")),
+            }
+        }
+        for wanted in self.wanted_settings(logger) {
+            let Some(value) = wanted.due_value() else { continue };
+            let interface = wanted.interface();
+            if strangers.iter().any(|name| name == interface) {
+                continue;
+            }
+            let index = self.known.get(interface).copied().unwrap_or_default();
+            let what = format!("{} is {value}", wanted.path().display());
+            let key = format!("{what} {index}");
+            if self.may_mend(&key, &what, now, logger)
+                && let Err(error) = self.changes.make(&wanted, logger)
+            {
+                self.fail(key, error.to_string(), now, logger);
+            }
+        }
+    }
+
+    /// Names of routers' devices that somebody else's interface has at the moment.
+    fn strangers(&self, inventory: &Inventory) -> Vec<String> {
+        let devices = self.routers.iter().map(|router| &router.device);
+        let is_strangers = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
+        devices.filter(is_strangers).cloned().collect()
+    }
+
+    /// A network that came later, by DHCP or with a VPN.
+    fn look_for_conflicts(
+        &mut self,
+        netlink: &mut Netlink,
+        inventory: Inventory,
+        logger: Logger,
+    ) -> Result<(), NetlinkError> {
+        let (mut links, addresses) = inventory.into_parts();
+        // A router's device is its own by any name.
+        for router in &self.routers {
+            let index = self.known.get(&router.device).copied();
+            if let Some(own) = links.iter_mut().find(|link| index == Some(link.index)) {
+                own.name.clone_from(&router.device);
+            }
+        }
+        let mut networks = Networks { links, addresses, routes: Vec::new(), resolvers: conflict::host_resolvers() };
+        let (mut routes, mut are_read) = (Vec::new(), false);
+        for router in &self.routers {
+            // The list of routes may be long, and is read only if one of them may be in the way.
+            if !are_read && conflict::may_be(router, &networks, netlink) {
+                routes = netlink.all_routes()?;
+                are_read = true;
+            }
+            networks.routes.clone_from(&routes);
+            if let Some(conflict) = conflict::find(router, &networks) {
+                self.complaints.add(logger, conflict);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn look_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
+        let before = thread_time();
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(pause_after(thread_time() - before), LEAST_INTERVAL);
+        assert_eq!(pause_after(Duration::from_secs(1)), Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,167 @@
+//! What of a host its vassals don't reach: its own services, but for those that the options open, link-local addresses,
+//! which are those of clouds' metadata services, and gateways, which would take their datagrams for another router's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::table::{chain, loopback};
+use tuntap_config::{HostRule, RouterSpec};
+use tuntap_sys::netlink::nftables::{Chain, Family, Rule, Transport};
+use tuntap_wire::ip::protocol;
+use tuntap_wire::selector::Protocol;
+
+/// Where packets go that are refused so that their senders know.
+const REFUSE: &str = "refuse";
+/// What gateways are kept from.
+const GATEWAYS: &str = "gateways";
+/// What new connections to the host's own addresses may reach.
+const SERVICES: &str = "services";
+/// The same of link-local addresses that the host itself has.
+const LOCAL_LINK: &str = "local-link";
+/// What new connections to others' addresses may not reach.
+const NEIGHBOURS: &str = "neighbours";
+
+/// The port of DNS (RFC 1035).
+const DNS_PORT: u16 = 53;
+
+/// Link-local addresses (RFC 3927, RFC 4291), and those by which two clouds offer with IPv6 what is at 169.254.169.254 with
+/// IPv4: Amazon's EC2 and Google's.
+const LINK_LOCAL: [(IpAddr, u8); 4] = [
+    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), 128),
+    (IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), 128),
+];
+
+/// What the counters say, and the lines about them.
+pub const HOST: &str = "services of the host that tuntap-router-host doesn't open";
+pub const LINK: &str = "link-local addresses and metadata services";
+pub const DENIED: &str = "what tuntap-router-host denies";
+pub const GATEWAY: &str = "datagrams to gateways";
+pub const STRANGER: &str = "sources that are nobody's here, to the host";
+pub const NOT_UNICAST: &str = "loopback, broadcast and multicast addresses of the host";
+
+/// The chains to which others lead.
+pub fn targets(router: &RouterSpec) -> Vec<Chain> {
+    let refuse =
+        vec![Rule::new().of_protocol(protocol::TCP).reject(true), Rule::new().reject(false), Rule::new().discard()];
+    let mut chains = vec![
+        chain(REFUSE, None, refuse),
+        chain(LOCAL_LINK, None, link(router, Rule::accept)),
+        chain(SERVICES, None, services(router)),
+    ];
+    if has_gateways(router) {
+        chains.push(chain(GATEWAYS, None, gateways(router)));
+    }
+    chains.push(chain(NEIGHBOURS, None, link(router, Rule::leave)));
+    chains
+}
+
+fn has_gateways(router: &RouterSpec) -> bool {
+    !(router.protection.gateways.is_empty() && router.protection.own_gateways.is_empty())
+}
+
+/// What comes by the device for the host itself.
+pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
+    let came = || Rule::new().came_by(&router.device);
+    let mut rules = Vec::new();
+    rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
+    rules.extend(loopback().map(|net| came().to(net).count().because(NOT_UNICAST).discard()));
+    rules.push(came().to_others().count().because(NOT_UNICAST).discard());
+    // Answers to what the host has asked.
+    rules.push(came().of_known_connection().accept());
+    if router.protection.any_source {
+        rules.push(came().jump(SERVICES));
+    } else {
+        let granted = router.addresses.iter().chain(&router.protection.leased);
+        rules.extend(granted.map(|net| came().from(net.trunc()).jump(SERVICES)));
+        rules.push(came().count().because(STRANGER).discard());
+    }
+    rules
+}
+
+/// What comes by the device for others.
+pub fn of_forwarded(router: &RouterSpec) -> Vec<Rule> {
+    let came = || Rule::new().came_by(&router.device);
+    let mut rules = Vec::new();
+    rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
+    rules.push(came().of_no_connection().jump(NEIGHBOURS));
+    rules
+}
+
+/// Every packet that comes here is accepted or refused.
+fn services(router: &RouterSpec) -> Vec<Rule> {
+    // What opens the host's own services says nothing about link-local addresses that the host happens to have.
+    let mut rules: Vec<_> = link_local().map(|net| Rule::new().to(net).jump(LOCAL_LINK)).into();
+    rules.extend(router.protection.rules.iter().flat_map(|rule| decide(rule, Rule::accept)));
+    rules.extend(Family::ALL.map(|family| Rule::new().asks_for_echo(family).accept()));
+    rules.extend(router.dns.iter().flat_map(|server| {
+        [Transport::Udp, Transport::Tcp]
+            .map(|transport| Rule::new().to(IpNet::from(*server)).to_port(transport, DNS_PORT).accept())
+    }));
+    rules.push(Rule::new().count().because(HOST).jump(REFUSE));
+    rules
+}
+
+/// Link-local addresses. Rules that name no address don't speak of them.
+fn link(router: &RouterSpec, allow: fn(Rule) -> Rule) -> Vec<Rule> {
+    let named = router.protection.rules.iter().filter(|rule| rule.to.is_some());
+    let mut rules: Vec<_> = named.flat_map(|rule| decide(rule, allow)).collect();
+    rules.extend(link_local().map(|net| Rule::new().to(net).count().because(LINK).jump(REFUSE)));
+    rules
+}
+
+/// A rule of the operator's. ICMP is another protocol for each version of IP.
+fn decide(rule: &HostRule, allow: fn(Rule) -> Rule) -> Vec<Rule> {
+    let HostRule { allow: is_allowed, to, service } = *rule;
+    let to = to.map_or_else(Rule::new, |net| Rule::new().to(net));
+    let protocols = match service.map(|service| service.protocol) {
+        None => Vec::new(),
+        Some(Protocol::Icmp) => vec![protocol::ICMP, protocol::ICMPV6],
+        Some(Protocol::Number(number)) => vec![number],
+    };
+    let ports = service.and_then(|service| service.ports);
+    let of_protocol = |number| {
+        let rule = to.clone().of_protocol(number);
+        ports.map_or(rule.clone(), |ports| {
+            let (first, last) = ports.bounds();
+            rule.to_ports(first, last)
+        })
+    };
+    let conditions = if protocols.is_empty() { vec![to] } else { protocols.into_iter().map(of_protocol).collect() };
+    conditions
+        .into_iter()
+        .map(|rule| if is_allowed { allow(rule) } else { rule.count().because(DENIED).jump(REFUSE) })
+        .collect()
+}
+
+/// They trust addresses, that of this host among them, and take a datagram for a packet of another router's vassals.
+fn gateways(router: &RouterSpec) -> Vec<Rule> {
+    let own = || {
+        router.protection.own_gateways.iter().map(|gateway| match gateway {
+            SocketAddr::V4(gateway) if gateway.ip().is_unspecified() => Rule::new()
+                .of_family(gateway.ip().to_owned().into())
+                .to_this_host()
+                .to_port(Transport::Udp, gateway.port()),
+            SocketAddr::V6(gateway) if gateway.ip().is_unspecified() => {
+                Rule::new().to_this_host().to_port(Transport::Udp, gateway.port())
+            }
+            _ => Rule::new().to(gateway.ip().into()).to_port(Transport::Udp, gateway.port()),
+        })
+    };
+    let others = router
+        .protection
+        .gateways
+        .iter()
+        .filter_map(|gateway| Some(Rule::new().to(gateway.prefix).to_port(Transport::Udp, gateway.port?)));
+    let exempt = router.protection.gateway_vassals.iter().flat_map(|net| {
+        // The own ones are at ports of the host that no other rule opens.
+        own().map(|rule| rule.from(*net).accept()).chain([Rule::new().from(*net).leave()])
+    });
+    exempt.chain(own().chain(others).map(|rule| rule.count().because(GATEWAY).discard())).collect()
+}
+
+fn link_local() -> [IpNet; 4] {
+    LINK_LOCAL.map(|(address, len)| IpNet::new_assert(address, len))
+}

@@ -1,0 +1,615 @@
+//! What writes into peers' devices cost. The kernel handles a written packet at once, in the router's thread: with the
+//! receive path of the peer's namespace, its packet filter included, which a vassal with privileges there can make as
+//! long as it likes.
+//!
+//! Every write is timed, so that there is no moment to hide in. What writes may cost is told by what reading packets of
+//! their lengths costs on this machine at this time, which no vassal can make dear. What they take beyond that is charged,
+//! unless the thread didn't run meanwhile.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::debt::{Debt, Sharers};
+use tuntap_sys::process::{context_switches, thread_time_nanos};
+
+/// For each packet that it gets or sends, a peer may have writes take as much as so many reads of the shortest packets,
+/// and so many of packets of that length. Honest ones run the receiver's TCP, which may send then, and wake its threads:
+/// a third of this, on average.
+const SHORT_READS: u64 = 12;
+const READS: u64 = 3;
+
+/// Single writes may take longer if others took less. So much, as a number of allowances for the shortest packets, can be
+/// saved up: not enough for writes that others would notice.
+const SAVED_ALLOWANCES: u64 = 6;
+
+/// Beyond what they may cost, the writes of all peers together get one part in so many of the router's time, and a peer
+/// that shares it with nobody, all of that.
+const LIMITED_PART: u64 = 5;
+
+/// What a peer can owe before its packets are dropped until it owes less.
+const LIMITED_NANOS: u64 = 2_000_000;
+
+/// One part in so many of the router's time can go on for any time. Who takes more, and so much more in all, is not to
+/// be attached. Whose namespace or user did so a while ago gets less patience.
+const TOLERATED_PART: u64 = 50;
+const PATIENCE_NANOS: u64 = 60_000_000;
+const SHORT_PATIENCE_NANOS: u64 = 6_000_000;
+
+/// Excess of less than one part in so many of what writes to the peer took says nothing, either. Rules for one of 64 packets
+/// are half of it.
+const TELLING_PART: u64 = 16;
+
+/// Fewer expensive writes say nothing: a machine may stand still for a moment.
+const MIN_EXPENSIVE_WRITES: u32 = 4;
+
+/// What a machine steals of the thread's time without telling shows in reads, too. In writes to the expensive there is at
+/// least so many times as much of it.
+const BEYOND_STOLEN: u64 = 3;
+
+/// After something took long, it is known for so long at which times the thread runs.
+const ALERT: Duration = Duration::from_secs(10);
+
+/// After this time, what was seen before counts half.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+
+/// What reading packets costs, by their length.
+#[derive(Debug, Default)]
+struct ReadCosts {
+    /// Nanoseconds on average, 0 where nothing was read yet. Each place stands for twice the length of the one before.
+    averages: [u64; Self::CLASSES],
+}
+
+impl ReadCosts {
+    /// Up to 63 bytes, 127, and so on.
+    const CLASSES: usize = 12;
+
+    fn class(len: usize) -> usize {
+        let bits = usize::BITS - (len / 64).leading_zeros();
+        usize::try_from(bits).map_or(Self::CLASSES - 1, |bits| bits.min(Self::CLASSES - 1))
+    }
+
+    /// Takes note of a read. Single long ones, in which the thread had to wait, hardly count.
+    fn record(&mut self, len: usize, nanos: u64) {
+        let average = &mut self.averages[Self::class(len)];
+        let nanos = nanos.max(1);
+        *average = match *average {
+            0 => nanos,
+            // So are those that came first.
+            before if nanos < before / 2 => before.midpoint(nanos),
+            before => before - before / 16 + nanos.min(4 * before).div_ceil(16),
+        };
+    }
+
+    /// What packets of this length cost: no more than longer ones. Few of a length, or old ones, may have been dear by chance.
+    /// Nothing before the first one was read.
+    fn of(&self, len: usize) -> Option<u64> {
+        let (shorter, others) = self.averages.split_at(Self::class(len));
+        let known = |nanos: &u64| *nanos > 0;
+        others.iter().copied().filter(known).min().or_else(|| shorter.iter().copied().rev().find(known))
+    }
+
+    fn shortest(&self) -> Option<u64> {
+        self.of(0)
+    }
+
+    /// What a packet of this length may cost.
+    fn allowance(&self, len: usize) -> Option<u64> {
+        Some(SHORT_READS * self.shortest()? + READS * self.of(len)?)
+    }
+
+    /// Most that can be saved up.
+    fn most_saved(&self) -> u64 {
+        SAVED_ALLOWANCES * (SHORT_READS + READS) * self.shortest().unwrap_or_default()
+    }
+}
+
+/// A moment at which it was looked how long the thread had run.
+#[derive(Debug, Clone, Copy)]
+struct Checkpoint {
+    at: Instant,
+    thread_nanos: u64,
+    switches: u64,
+}
+
+impl Checkpoint {
+    fn new(at: Instant) -> Self {
+        Self { at, thread_nanos: thread_time_nanos(), switches: context_switches() }
+    }
+
+    /// How much of the time until another checkpoint the thread didn't run. Interrupts and what the kernel does in them
+    /// may not be the thread's by the kernel's account (CONFIG_IRQ_TIME_ACCOUNTING); but a thread that wasn't replaced by
+    /// another one has run.
+    fn waited_until(&self, later: &Self) -> u64 {
+        if later.switches == self.switches {
+            return 0;
+        }
+        let nanos = nanos(later.at.saturating_duration_since(self.at));
+        nanos.saturating_sub(later.thread_nanos.saturating_sub(self.thread_nanos))
+    }
+}
+
+/// What some work took, and how much of that was too much.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    nanos: u64,
+    excess: u64,
+    /// How often it was too much.
+    times: u32,
+}
+
+impl Spent {
+    const fn add(&mut self, nanos: u64, excess: u64) {
+        self.nanos = self.nanos.saturating_add(nanos);
+        self.excess = self.excess.saturating_add(excess);
+        self.times = self.times.saturating_add(if excess > 0 { 1 } else { 0 });
+    }
+
+    const fn halve(&mut self, times: u32) {
+        let times = if times > 31 { 31 } else { times };
+        *self = Self { nanos: self.nanos >> times, excess: self.excess >> times, times: self.times >> times };
+    }
+
+    /// Whether the excess is a larger part of this than of other work, so many times.
+    fn is_worse(&self, other: &Self, times: u64) -> bool {
+        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        product(self.excess, other.nanos) > product(other.excess, self.nanos) * u128::from(times)
+    }
+}
+
+/// The router's view: what is usual, and its time for expensive writes of all peers together.
+#[derive(Debug)]
+pub struct WorkMeter {
+    reads: ReadCosts,
+    /// Since the thread woke, or since the last long piece of work; only while there is reason to look.
+    checkpoint: Option<Checkpoint>,
+    alert_until: Option<Instant>,
+    /// Reads while there was reason to look.
+    read: Spent,
+    epoch_start: Instant,
+    /// Half-lives since the start.
+    epoch: u32,
+    debt: Debt,
+    sharers: Sharers,
+}
+
+impl WorkMeter {
+    /// Nothing known.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            reads: ReadCosts::default(),
+            checkpoint: None,
+            alert_until: None,
+            read: Spent::default(),
+            epoch_start: now,
+            epoch: 0,
+            debt: Debt::new(now),
+            sharers: Sharers::new(now),
+        }
+    }
+
+    /// The thread has slept.
+    pub fn wake(&mut self, now: Instant) {
+        let is_alert = self.alert_until.is_some_and(|end| now < end);
+        self.checkpoint = is_alert.then(|| Checkpoint::new(now));
+        let past = nanos(now.saturating_duration_since(self.epoch_start)) / nanos(HALF_LIFE);
+        if past > 0 {
+            let past = u32::try_from(past).unwrap_or(u32::MAX);
+            self.read.halve(past);
+            self.epoch = self.epoch.saturating_add(past);
+            self.epoch_start = now;
+        }
+    }
+
+    /// Takes note of a read that took from one moment to another.
+    pub fn record_read(&mut self, len: usize, start: Instant, end: Instant) {
+        let took = nanos(end.saturating_duration_since(start));
+        let excess = match self.reads.allowance(len) {
+            Some(allowance) if took > allowance => self.ran(took, end).saturating_sub(allowance),
+            _ => 0,
+        };
+        if self.checkpoint.is_some() {
+            self.read.add(took, excess);
+        }
+        self.reads.record(len, took);
+    }
+
+    /// How long the thread ran in a long piece of work that has just ended. 0 while that isn't known.
+    fn ran(&mut self, took: u64, end: Instant) -> u64 {
+        self.alert_until = Some(end + ALERT);
+        let now = Checkpoint::new(end);
+        let before = self.checkpoint.replace(now);
+        before.map_or(0, |before| took.saturating_sub(before.waited_until(&now)))
+    }
+}
+
+/// What follows from a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Usual,
+    /// The peer has begun to owe so much that its packets are dropped now and then.
+    Limited(Cost),
+    /// The peer costs more than can be asked of the others for long, if its namespace or user did so before.
+    Suspicious(Cost),
+    /// The peer costs more than can be asked of the others for long.
+    TooExpensive(Cost),
+}
+
+/// What expensive writes to a peer cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// How many there were of late.
+    pub writes: u32,
+    /// What they took beyond what is allowed, on average.
+    pub excess: Duration,
+    /// What the last one was allowed to take.
+    pub allowed: Duration,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { writes, excess, allowed } = self;
+        let (took, allowed) = ((*excess + *allowed).as_micros(), allowed.as_micros());
+        write!(
+            formatter,
+            "{writes} of late took {took} µs on average; what reading such packets costs here allows {allowed} µs"
+        )
+    }
+}
+
+/// What writes to one peer cost. Most peers have nothing in their account, and need no room for one.
+#[derive(Debug, Default)]
+pub struct WriteMeter {
+    /// Nanoseconds that writes may take beside what they are allowed themselves.
+    saved: u64,
+    account: Option<Box<Account>>,
+}
+
+/// What a peer owes.
+#[derive(Debug)]
+struct Account {
+    spent: Spent,
+    /// All writes in which that was spent.
+    writes: u64,
+    /// What the last one was allowed to take.
+    allowed: u64,
+    /// [`WorkMeter::epoch`] of what was spent.
+    epoch: u32,
+    /// For being limited.
+    debt: Debt,
+    /// For being detached.
+    offence: Debt,
+    /// The last [`Sharers::window`] in which it was charged.
+    window: Option<u64>,
+    was_limited: bool,
+}
+
+impl WriteMeter {
+    /// Whether the peer has to wait until it owes less.
+    pub fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
+        self.account.as_mut().is_some_and(|account| account.is_limited(work, now))
+    }
+
+    /// Takes note of a packet from the peer. Its TCP may have sent it because of a write.
+    pub fn record_sent(&mut self, work: &WorkMeter, len: usize) {
+        self.save(work, work.reads.allowance(len).unwrap_or_default());
+    }
+
+    fn save(&mut self, work: &WorkMeter, nanos: u64) {
+        self.saved = self.saved.saturating_add(nanos).min(work.reads.most_saved());
+    }
+
+    /// Takes note of a write that took from one moment to another.
+    pub fn record(&mut self, work: &mut WorkMeter, len: usize, start: Instant, end: Instant) -> Verdict {
+        let took = nanos(end.saturating_duration_since(start));
+        let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
+        if took <= allowed {
+            self.save(work, allowed - took);
+            if let Some(account) = &mut self.account {
+                account.writes += 1;
+                if work.checkpoint.is_some() {
+                    account.spent.add(took, 0);
+                }
+            }
+            return Verdict::Usual;
+        }
+        let beyond = work.ran(took, end).saturating_sub(allowed);
+        let excess = beyond.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(beyond);
+        if excess == 0 {
+            return Verdict::Usual;
+        }
+        let account = self.account.get_or_insert_with(|| Box::new(Account::new(work.epoch, end)));
+        account.allowed = allowed;
+        account.charge(work, took, excess, end);
+        account.judge(work, end)
+    }
+
+    /// Takes note of a packet that is dropped because the peer is limited. It would have cost as much as others did.
+    pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
+        let Some(account) = &mut self.account else { return Verdict::Usual };
+        account.offence.settle(now, TOLERATED_PART);
+        account.offence.add(account.spent.excess / account.writes.max(1));
+        account.judge(work, now)
+    }
+}
+
+impl Account {
+    const fn new(epoch: u32, now: Instant) -> Self {
+        Self {
+            spent: Spent { nanos: 0, excess: 0, times: 0 },
+            writes: 0,
+            allowed: 0,
+            epoch,
+            debt: Debt::new(now),
+            offence: Debt::new(now),
+            window: None,
+            was_limited: false,
+        }
+    }
+
+    fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
+        let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
+        if !self.is_telling(work) {
+            return false;
+        }
+        owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
+    }
+
+    /// Whether the excess is more than a machine's moods.
+    fn is_telling(&self, work: &WorkMeter) -> bool {
+        self.spent.times >= MIN_EXPENSIVE_WRITES
+            && self.spent.excess > self.spent.nanos / TELLING_PART
+            && self.spent.is_worse(&work.read, BEYOND_STOLEN)
+    }
+
+    fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
+        let epochs = work.epoch.saturating_sub(std::mem::replace(&mut self.epoch, work.epoch));
+        self.spent.halve(epochs);
+        self.writes >>= epochs.min(63);
+        self.spent.add(took, excess);
+        self.writes += 1;
+        let window = work.sharers.window(now);
+        if self.window.replace(window) != Some(window) {
+            work.sharers.join();
+        }
+        work.debt.settle(now, LIMITED_PART);
+        work.debt.add(excess);
+        self.debt.add(excess);
+        self.offence.settle(now, TOLERATED_PART);
+        self.offence.add(excess);
+    }
+
+    fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
+        let cost = Cost {
+            writes: self.spent.times,
+            excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
+            allowed: Duration::from_nanos(self.allowed),
+        };
+        let owed = self.offence.settle(now, TOLERATED_PART);
+        if owed > SHORT_PATIENCE_NANOS && self.is_telling(work) {
+            return if owed > PATIENCE_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
+        }
+        if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
+            return Verdict::Limited(cost);
+        }
+        Verdict::Usual
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that reads a short packet in a microsecond, and a long one in five.
+    const SHORT: u64 = 1_000;
+    const LONG: u64 = 5_000;
+    const LONG_LEN: usize = 65_000;
+
+    /// A peer, and a clock that goes by what is done.
+    struct Scene {
+        work: WorkMeter,
+        peer: WriteMeter,
+        now: Instant,
+        limited: u32,
+        suspicious: bool,
+        detached: bool,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let now = Instant::now();
+            let mut work = WorkMeter::new(now);
+            for _ in 0..100 {
+                work.reads.record(100, SHORT);
+                work.reads.record(LONG_LEN, LONG);
+            }
+            work.alert_until = Some(now + ALERT);
+            work.wake(now);
+            Self { work, peer: WriteMeter::default(), now, limited: 0, suspicious: false, detached: false }
+        }
+
+        /// A packet that was read, and is written in so much time, if it may be. This thread runs all the time.
+        fn write(&mut self, len: usize, took: u64) {
+            let start = self.now;
+            self.now += Duration::from_nanos(if len < 1000 { SHORT } else { LONG });
+            self.work.record_read(len, start, self.now);
+            if self.peer.is_limited(&mut self.work, self.now) {
+                self.limited += 1;
+                let verdict = self.peer.record_dropped(&mut self.work, self.now);
+                self.detached |= matches!(verdict, Verdict::TooExpensive(_));
+                // Until another one comes.
+                self.now += Duration::from_micros(20);
+                return;
+            }
+            let start = self.now;
+            self.now += Duration::from_nanos(took);
+            // What this test's own process does is not looked at.
+            self.work.checkpoint = Some(Checkpoint::new(start));
+            match self.peer.record(&mut self.work, len, start, self.now) {
+                Verdict::TooExpensive(_) => self.detached = true,
+                Verdict::Suspicious(_) => self.suspicious = true,
+                Verdict::Usual | Verdict::Limited(_) => {}
+            }
+        }
+
+        fn spend(&mut self, seconds: u64, mut write: impl FnMut(&mut Self, u64)) {
+            let end = self.now + Duration::from_secs(seconds);
+            for index in 0.. {
+                if self.now >= end {
+                    return;
+                }
+                write(self, index);
+            }
+        }
+    }
+
+    #[test]
+    fn honest_writes_are_never_limited() {
+        let mut scene = Scene::new();
+        scene.spend(5, |scene, index| {
+            scene.write(100, 4 * SHORT);
+            scene.write(LONG_LEN, 3 * LONG);
+            // An acknowledgement that lets the peer send a lot.
+            if index % 8 == 0 {
+                scene.write(60, 80 * SHORT);
+            }
+        });
+        assert_eq!((scene.limited, scene.suspicious, scene.detached), (0, false, false));
+    }
+
+    #[test]
+    fn expensive_writes_show_wherever_they_hide() {
+        for modulus in [1, 2, 3, 7, 8, 9, 16, 33, 61, 64] {
+            for residue in [0, modulus / 2, modulus - 1] {
+                let mut scene = Scene::new();
+                let (mut expensive, start) = (0, scene.now);
+                scene.spend(1, |scene, index| {
+                    let before = scene.now;
+                    scene.write(100, if index % modulus == residue { 1_500_000 } else { 3 * SHORT });
+                    let took = scene.now - before;
+                    if took > Duration::from_millis(1) {
+                        expensive += 1_500_000;
+                    }
+                });
+                let share = expensive * 100 / nanos(scene.now - start);
+                assert!(share < 35, "{residue} of {modulus}: {share} % of the time");
+                assert!(scene.limited > 0 && scene.detached, "{residue} of {modulus}");
+            }
+        }
+    }
+
+    /// As a hypervisor stops a machine now and then.
+    #[test]
+    fn single_stops_in_busy_writes_limit_nobody() {
+        let mut scene = Scene::new();
+        scene.spend(10, |scene, index| scene.write(LONG_LEN, if index % 20_000 == 5 { 3_000_000 } else { 3 * LONG }));
+        for _ in 0..4 {
+            (0..500).for_each(|_| scene.write(LONG_LEN, 3 * LONG));
+            scene.write(LONG_LEN, 300_000);
+        }
+        assert_eq!((scene.limited, scene.detached), (0, false));
+    }
+
+    /// What is dropped says how much more it would have been.
+    #[test]
+    fn one_burst_is_enough() {
+        let mut scene = Scene::new();
+        (0..200).for_each(|_| scene.write(100, 1_000_000));
+        assert!(scene.detached);
+    }
+
+    #[test]
+    fn phases_do_not_help() {
+        let mut scene = Scene::new();
+        let start = scene.now;
+        scene.spend(3, |scene, _| {
+            let phase = scene.now.duration_since(start).as_millis() / 100;
+            scene.write(100, if phase % 2 == 0 { 1_000_000 } else { 3 * SHORT });
+        });
+        assert!(scene.detached);
+    }
+
+    #[test]
+    fn rare_expensive_writes_are_tolerated() {
+        let mut scene = Scene::new();
+        scene.spend(5, |scene, _| {
+            scene.write(100, 1_000_000);
+            (0..10_000).for_each(|_| scene.write(100, 3 * SHORT));
+        });
+        assert_eq!((scene.limited, scene.detached), (0, false));
+    }
+
+    /// Single stops of the machine, which cost everybody their time, and more in reads than in writes.
+    #[test]
+    fn stolen_time_detaches_nobody() {
+        let mut scene = Scene::new();
+        scene.spend(20, |scene, index| {
+            if index % 40 == 0 {
+                let start = scene.now;
+                scene.now += Duration::from_millis(1);
+                scene.work.checkpoint = Some(Checkpoint::new(start));
+                scene.work.record_read(LONG_LEN, start, scene.now);
+            }
+            scene.write(LONG_LEN, if index % 20 == 0 { 1_000_000 } else { 3 * LONG });
+        });
+        assert!(!scene.detached);
+    }
+
+    #[test]
+    fn all_together_get_a_part_of_the_time() {
+        let mut scene = Scene::new();
+        let mut others: Vec<WriteMeter> = (0..20).map(|_| WriteMeter::default()).collect();
+        let (mut spent, start) = (0, scene.now);
+        scene.spend(5, |scene, _| {
+            for other in &mut others {
+                std::mem::swap(&mut scene.peer, other);
+                let before = scene.limited;
+                scene.write(100, 1_000_000);
+                spent += u64::from(scene.limited == before) * 1_000_000;
+                std::mem::swap(&mut scene.peer, other);
+            }
+        });
+        let share = spent * 100 / nanos(scene.now - start);
+        assert!(share < 35, "{share} % of the time");
+    }
+
+    #[test]
+    fn nothing_is_judged_before_a_packet_was_read() {
+        let now = Instant::now();
+        let (mut work, mut peer) = (WorkMeter::new(now), WriteMeter::default());
+        for _ in 0..100 {
+            assert_eq!(peer.record(&mut work, 100, now, now + Duration::from_secs(1)), Verdict::Usual);
+        }
+    }
+
+    #[test]
+    fn lengths_have_classes_and_borrow_from_their_neighbours() {
+        let mut reads = ReadCosts::default();
+        assert_eq!(reads.allowance(100), None);
+        reads.record(1500, 2_000);
+        assert_eq!([reads.of(20), reads.of(1500), reads.of(65_575)], [Some(2_000); 3]);
+        reads.record(usize::MAX, 9_000);
+        assert_eq!([reads.of(1500), reads.of(65_575)], [Some(2_000), Some(9_000)]);
+        reads.record(0, 50_000);
+        assert_eq!([reads.of(0), reads.shortest()], [Some(2_000); 2], "no shorter one costs more");
+        (0..100).for_each(|_| reads.record(usize::MAX, 1_000_000));
+        assert!(reads.of(65_575) > Some(100_000), "what lasts is believed in the end");
+        (0..20).for_each(|_| reads.record(usize::MAX, 9_000));
+        assert!(reads.of(65_575) < Some(18_000), "and what is cheaper soon");
+    }
+
+    #[test]
+    fn sleeping_is_not_running() {
+        let before = Checkpoint::new(Instant::now());
+        std::thread::sleep(Duration::from_millis(20));
+        let after = Checkpoint::new(Instant::now());
+        assert!(before.waited_until(&after) > 15_000_000);
+        let busy = Checkpoint { at: after.at + Duration::from_millis(5), ..after };
+        assert_eq!(after.waited_until(&busy), 0, "nobody else ran");
+    }
+}

@@ -1,0 +1,95 @@
+//! What the master tells a running router: users and groups that leases are for, and that weren't there at the start. The
+//! router itself has no files to look them up in.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::event_loop::EventLoop;
+use tuntap_core::policy::lease::{Holder, Lease};
+use tuntap_sys::socket;
+
+/// Leases in one message, which is bounded by the length of messages between two sockets.
+const MAX_LEASES: usize = 256;
+
+/// Longest message, in bytes: a lease takes a hundred at most.
+const MAX_MESSAGE_LEN: usize = MAX_LEASES * 128;
+
+/// Messages taken in one wake-up.
+const BUDGET: usize = 16;
+
+/// A way from the master to a router. Made before the fork; what the router has not read yet, the next one reads.
+#[derive(Debug)]
+pub struct News {
+    write_end: OwnedFd,
+    read_end: OwnedFd,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Granted {
+    address: IpAddr,
+    prefix_len: u8,
+    is_group: bool,
+    id: u32,
+}
+
+impl News {
+    /// Makes the way.
+    pub fn new() -> nix::Result<Self> {
+        let (write_end, read_end) = socket::message_pair()?;
+        Ok(Self { write_end, read_end })
+    }
+
+    /// The descriptors that have to stay open.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.write_end.as_fd(), self.read_end.as_fd()]
+    }
+
+    /// Where the router hears of them.
+    pub fn read_end(&self) -> BorrowedFd<'_> {
+        self.read_end.as_fd()
+    }
+
+    /// Tells the router whom leases are for now. EAGAIN if it hasn't read the last news yet.
+    pub fn tell(&self, leases: &[Lease]) -> nix::Result<()> {
+        for part in leases.chunks(MAX_LEASES) {
+            let granted: Vec<_> = part.iter().filter_map(|lease| Granted::of(*lease)).collect();
+            let bytes = serde_json::to_vec(&granted).map_err(|_| Errno::EINVAL)?;
+            socket::send(self.write_end.as_fd(), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl Granted {
+    fn of(Lease { prefix, holder }: Lease) -> Option<Self> {
+        let (is_group, id) = match holder {
+            Holder::User(id) => (false, id),
+            Holder::Group(id) => (true, id),
+            Holder::Nobody => return None,
+        };
+        Some(Self { address: prefix.addr(), prefix_len: prefix.prefix_len(), is_group, id })
+    }
+
+    fn lease(self) -> Option<Lease> {
+        let holder = if self.is_group { Holder::Group(self.id) } else { Holder::User(self.id) };
+        Some(Lease { prefix: IpNet::new(self.address, self.prefix_len).ok()?, holder })
+    }
+}
+
+impl EventLoop<'_> {
+    /// Reads what the master tells.
+    pub(super) fn read_news(&mut self) {
+        let mut buffer = vec![0; MAX_MESSAGE_LEN];
+        for _ in 0..BUDGET {
+            let Ok((count @ 1.., _)) = socket::recv_with_descriptor(self.setup.news.read_end(), &mut buffer) else {
+                break;
+            };
+            let granted: Vec<Granted> = serde_json::from_slice(&buffer[..count]).unwrap_or_default();
+            granted.into_iter().filter_map(Granted::lease).for_each(|lease| self.forwarder.grant(lease));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Frames that wait to be written to a peer.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use tuntap_core::policy::drops::DropReason;
+use tuntap_sys::socket;
+use tuntap_wire::frame::{self, FrameKind};
+
+/// Buffers that peers without waiting frames have given back, for the next one.
+#[derive(Debug, Default)]
+pub struct SpareBuffers(Vec<Vec<u8>>);
+
+impl SpareBuffers {
+    const MAX: usize = 16;
+
+    /// Longer ones are given back to the allocator.
+    const MAX_CAPACITY: usize = 512 * 1024;
+
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn put(&mut self, mut buffer: Vec<u8>) {
+        if self.0.len() < Self::MAX && buffer.capacity() <= Self::MAX_CAPACITY {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+/// What a flush left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing.
+    All,
+    /// Something: the peer's socket is full.
+    Partly,
+}
+
+/// A bounded queue of whole frames, of which the first may be written in part.
+#[derive(Debug, Default)]
+pub struct FrameQueue {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl FrameQueue {
+    /// Bytes that wait.
+    pub const fn len(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    /// Appends a frame, unless more than `limit` bytes would wait then. The error says why there is no place for it; the
+    /// queue is as it was then.
+    pub fn push(
+        &mut self,
+        kind: FrameKind,
+        payload: &[u8],
+        limit: usize,
+        spares: &mut SpareBuffers,
+    ) -> Result<(), DropReason> {
+        if self.len() + frame::HEADER_LEN + payload.len() > limit {
+            return Err(DropReason::QueueFull);
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = spares.take();
+        } else if self.written > limit / 2 {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+        if frame::append(&mut self.bytes, kind, payload) { Ok(()) } else { Err(DropReason::TooBig) }
+    }
+
+    /// Writes what the socket takes. Returns how many bytes that were, and what is left.
+    pub fn flush(&mut self, fd: BorrowedFd<'_>, spares: &mut SpareBuffers) -> nix::Result<(usize, Flushed)> {
+        let mut count = 0;
+        while self.written < self.bytes.len() {
+            match socket::send(fd, &self.bytes[self.written..]) {
+                Ok(written) => {
+                    self.written += written;
+                    count += written;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok((count, Flushed::Partly)),
+                Err(errno) => return Err(errno),
+            }
+        }
+        spares.put(std::mem::take(&mut self.bytes));
+        self.written = 0;
+        Ok((count, Flushed::All))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use tuntap_wire::frame::Frames;
+
+    const LIMIT: usize = 256 * 1024;
+
+    /// A reader that stops and goes on sees every frame that was accepted, whole and in order.
+    #[test]
+    fn slow_reader_gets_whole_frames_and_the_bound_holds() {
+        let (writer, mut reader) = UnixStream::pair().expect("a pair");
+        writer.set_nonblocking(true).expect("non-blocking");
+        reader.set_nonblocking(true).expect("non-blocking");
+        let mut spares = SpareBuffers::default();
+        let mut queue = FrameQueue::default();
+        let mut accepted = Vec::new();
+        let mut stream = Vec::new();
+        let mut refused = 0;
+        let mut drain = |limit: usize, stream: &mut Vec<u8>| {
+            let mut buffer = vec![0; limit];
+            if let Ok(count) = reader.read(&mut buffer) {
+                stream.extend_from_slice(&buffer[..count]);
+            }
+        };
+        for serial in 0..3000u32 {
+            let packet = vec![serial.to_le_bytes()[0]; 100 + (serial as usize * 37) % 1400];
+            if queue.push(FrameKind::Packet, &packet, LIMIT, &mut spares).is_ok() {
+                accepted.push(packet);
+            } else {
+                refused += 1;
+            }
+            assert!(queue.len() <= LIMIT);
+            queue.flush(writer.as_fd(), &mut spares).expect("the reader lives");
+            if serial % 7 == 0 {
+                drain(2000, &mut stream);
+            }
+        }
+        assert!(refused > 0, "the reader was too quick to fill the queue");
+        while queue.len() > 0 {
+            drain(100_000, &mut stream);
+            queue.flush(writer.as_fd(), &mut spares).expect("the reader lives");
+        }
+        for _ in 0..10 {
+            drain(1_000_000, &mut stream);
+        }
+        let seen: Vec<_> = Frames::new(&stream).map(|frame| frame.expect("valid").payload.to_vec()).collect();
+        assert!(seen == accepted, "{} frames seen, {} accepted", seen.len(), accepted.len());
+    }
+}

@@ -1,0 +1,179 @@
+//! The statistics endpoint: a client connects, gets one JSON document and is disconnected. No client, however slow,
+//! holds the router up.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use super::StatsEndpoint;
+use super::token::Token;
+use tuntap_sys::socket;
+
+/// Most clients at a time. One more, and the one whose time runs out first has to go.
+const MAX_CLIENTS: usize = 16;
+
+/// Longest request head that is waited for, in bytes.
+const MAX_REQUEST_LEN: usize = 4096;
+
+/// Connections taken in one turn. Each has a whole document made, which is long where there are many peers: packets have
+/// their turns in between.
+pub const ACCEPT_BUDGET: usize = 1;
+
+const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
+    Content-Type: application/json\r\n\r\n";
+
+/// The endpoint and its clients.
+#[derive(Debug)]
+pub struct StatsServer<'a> {
+    endpoint: &'a StatsEndpoint,
+    clients: Vec<Client>,
+    next_serial: u32,
+}
+
+#[derive(Debug)]
+struct Client {
+    serial: u32,
+    fd: OwnedFd,
+    deadline: Instant,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// An HTTP request, as far as it has come.
+    Request(Vec<u8>),
+    /// The answer, and how much of it is written.
+    Response(Vec<u8>, usize),
+}
+
+/// What is to happen to a client after an event.
+enum Next {
+    Wait(EpollFlags),
+    Close,
+}
+
+impl<'a> StatsServer<'a> {
+    /// Registers the listener.
+    pub fn new(endpoint: &'a StatsEndpoint, epoll: &Epoll) -> nix::Result<Self> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsListener.encode());
+        epoll.add(&endpoint.listener, event)?;
+        Ok(Self { endpoint, clients: Vec::new(), next_serial: 0 })
+    }
+
+    /// A new client, if there is one. An error means that the listener will stay readable although nothing can be accepted.
+    pub fn accept(&self) -> nix::Result<Option<OwnedFd>> {
+        loop {
+            match socket::accept(self.endpoint.listener.as_fd()) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Serves a client. `json` makes the document, minified or not.
+    pub fn add(&mut self, fd: OwnedFd, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
+        if self.clients.len() >= MAX_CLIENTS {
+            self.close_first_due();
+        }
+        let state = if self.endpoint.http {
+            State::Request(Vec::new())
+        } else {
+            State::Response(json(self.endpoint.minified), 0)
+        };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsClient(serial).encode());
+        if epoll.add(&fd, event).is_ok() {
+            self.clients.push(Client { serial, fd, deadline: now + self.endpoint.timeout, state });
+            self.progress(serial, epoll, now, json);
+        }
+    }
+
+    /// Goes on with a client that can be read or written.
+    pub fn progress(&mut self, serial: u32, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
+        let Some(index) = self.clients.iter().position(|client| client.serial == serial) else { return };
+        let minified = self.endpoint.minified;
+        match self.clients[index].advance(now + self.endpoint.timeout, &|| json(minified)) {
+            Next::Wait(flags) => {
+                let mut event = EpollEvent::new(flags, Token::StatsClient(serial).encode());
+                if epoll.modify(&self.clients[index].fd, &mut event).is_err() {
+                    self.clients.swap_remove(index);
+                }
+            }
+            Next::Close => drop(self.clients.swap_remove(index)),
+        }
+    }
+
+    /// Disconnects the clients that kept still for too long.
+    pub fn expire(&mut self, now: Instant) {
+        self.clients.retain(|client| client.deadline > now);
+    }
+
+    /// When [`StatsServer::expire`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.clients.iter().map(|client| client.deadline).min()
+    }
+
+    fn close_first_due(&mut self) {
+        if let Some(index) = (0..self.clients.len()).min_by_key(|&index| self.clients[index].deadline) {
+            self.clients.swap_remove(index);
+        }
+    }
+}
+
+impl Client {
+    fn advance(&mut self, deadline: Instant, json: &dyn Fn() -> Vec<u8>) -> Next {
+        if let State::Request(request) = &mut self.state {
+            match read_request(self.fd.as_fd(), request) {
+                Some(true) => {
+                    let mut response = HTTP_HEAD.to_vec();
+                    response.append(&mut json());
+                    self.state = State::Response(response, 0);
+                }
+                Some(false) => return Next::Wait(EpollFlags::EPOLLIN),
+                None => return Next::Close,
+            }
+        }
+        let State::Response(response, written) = &mut self.state else { return Next::Close };
+        while *written < response.len() {
+            match socket::send(self.fd.as_fd(), &response[*written..]) {
+                Ok(count) => {
+                    *written += count;
+                    self.deadline = deadline;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Next::Wait(EpollFlags::EPOLLOUT),
+                Err(_) => return Next::Close,
+            }
+        }
+        Next::Close
+    }
+}
+
+/// Reads on. Returns whether the request's head is complete, or `None` if it never will be.
+fn read_request(fd: BorrowedFd<'_>, request: &mut Vec<u8>) -> Option<bool> {
+    let mut buffer = [0; MAX_REQUEST_LEN];
+    loop {
+        match socket::recv(fd, &mut buffer) {
+            Ok(0) => return None,
+            Ok(count) => {
+                request.extend_from_slice(&buffer[..count]);
+                let complete = request.windows(4).any(|bytes| bytes == b"\r\n\r\n")
+                    || request.windows(2).any(|bytes| bytes == b"\n\n");
+                if complete {
+                    return Some(true);
+                }
+                if request.len() > MAX_REQUEST_LEN {
+                    return None;
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Some(false),
+            Err(_) => return None,
+        }
+    }
+}

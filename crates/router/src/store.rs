@@ -1,0 +1,465 @@
+//! What outlives the router's process: the connections of attached peers, and what is known of each. They lie as
+//! messages in a pair of sockets that the master keeps open and nobody reads, until a new router does, as with the
+//! descriptor store of a service manager (sd_pid_notify_with_fds(3), FDSTORE). Peers don't notice that their router died.
+//!
+//! There are two such queues. The one in use begins with a header and grows by a record for each change. When most of
+//! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::quarantine::{Origin, Quarantine, Record as Spoiled};
+use tuntap_core::policy::lease::Identity;
+use tuntap_sys::process::monotonic_time;
+use tuntap_sys::socket::{self, PeerCredentials};
+use tuntap_wire::frame::MAX_FRAME_LEN;
+
+/// A router that dies sooner than this after its start dies of something that will happen again.
+const BRIEF_RUN: Duration = Duration::from_secs(5);
+
+/// Brief runs in a row after which the peers are not kept any more: one of them may be what ends the router.
+const BRIEF_RUNS_WITH_PEERS: u32 = 3;
+
+/// Longest pause before a start, in seconds.
+const LONGEST_PAUSE: u64 = 16;
+
+/// Records beyond two for each kept peer before the queue is written anew.
+const SLACK: usize = 64;
+
+/// Longest record. Rules are the longest part; in JSON a byte takes four at most.
+const MAX_RECORD_LEN: usize = 4 * MAX_FRAME_LEN;
+
+/// The queues. Made before the fork; the master's copies keep them alive.
+#[derive(Debug)]
+pub struct Store {
+    queues: [Queue; 2],
+}
+
+#[derive(Debug)]
+struct Queue {
+    write_end: OwnedFd,
+    read_end: OwnedFd,
+}
+
+/// A kept peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPeer {
+    /// Number of the peer in the store.
+    pub serial: u64,
+    /// Who it is.
+    pub credentials: PeerCredentials,
+    /// What its leases go by.
+    pub identity: Identity,
+    /// The addresses that it holds.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it may choose none by itself.
+    pub is_bound: bool,
+    /// The name under which it asked for them.
+    pub lease_name: Option<u64>,
+    /// Its own rules, as they travel.
+    pub rules: Vec<u8>,
+    /// Whether these are not in the C plugin's form.
+    pub rules_are_extended: bool,
+}
+
+/// Who had a device that was too expensive to write to. The clock is CLOCK_MONOTONIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Spoiler {
+    origin: Origin,
+    end: Duration,
+    period: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Record {
+    /// Begins a queue.
+    Header(Header),
+    /// A peer, or news of one; its connection travels along.
+    Peer(KeptPeer),
+    /// The peer of this number is not kept any more.
+    Gone(u64),
+    /// An origin whose devices are not attached for some time.
+    Spoiler(Spoiler),
+    /// What stood in the other queue is all here.
+    Complete,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    /// The higher one counts.
+    generation: u64,
+    /// When the router started that wrote this (CLOCK_MONOTONIC).
+    started: Duration,
+    /// How many routers before it died soon after their start, one after the other.
+    brief_runs: u32,
+}
+
+impl Store {
+    /// Makes the queues.
+    pub fn new() -> nix::Result<Self> {
+        let queue = || {
+            let (write_end, read_end) = socket::message_pair()?;
+            // It bounds the memory of unread messages, and there may be one for each of many peers.
+            socket::set_send_buffer(write_end.as_fd(), socket::LARGEST_BUFFER);
+            Ok(Queue { write_end, read_end })
+        };
+        Ok(Self { queues: [queue()?, queue()?] })
+    }
+
+    /// The descriptors that have to stay open.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().flat_map(|queue| [queue.write_end.as_fd(), queue.read_end.as_fd()])
+    }
+}
+
+/// What an earlier router left.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    /// Its peers and their connections.
+    pub peers: Vec<(KeptPeer, OwnedFd)>,
+    /// Whose devices were too expensive to write to.
+    pub spoilers: Vec<(Origin, Spoiled)>,
+    /// How many routers died soon after their start, one after the other.
+    pub brief_runs: u32,
+    /// How long to wait before the work starts.
+    pub pause: Duration,
+}
+
+/// Keeps the store up to date.
+#[derive(Debug)]
+pub struct Keeper<'a> {
+    store: &'a Store,
+    active: usize,
+    header: Header,
+    next_serial: u64,
+    /// Records in the active queue.
+    records: usize,
+    kept: usize,
+    /// One for each origin, the last ones.
+    spoilers: Vec<Spoiler>,
+}
+
+impl<'a> Keeper<'a> {
+    /// Reads what an earlier router left, and empties the store.
+    pub fn open(store: &'a Store) -> (Self, Legacy) {
+        let now = monotonic_time();
+        let queues = [read(&store.queues[0]), read(&store.queues[1])];
+        let newest = queues.into_iter().flatten().max_by_key(|contents| contents.header.generation);
+        let mut keeper = Self {
+            store,
+            active: 0,
+            header: Header { started: now, ..Header::default() },
+            next_serial: 0,
+            records: 0,
+            kept: 0,
+            spoilers: Vec::new(),
+        };
+        let mut legacy = Legacy::default();
+        if let Some(contents) = newest {
+            let was_brief = now.saturating_sub(contents.header.started) < BRIEF_RUN;
+            legacy.brief_runs = if was_brief { contents.header.brief_runs + 1 } else { 0 };
+            legacy.pause = pause(legacy.brief_runs);
+            keeper.header.generation = contents.header.generation;
+            keeper.header.brief_runs = legacy.brief_runs;
+            keeper.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
+            contents.spoilers.into_iter().for_each(|spoiler| keeper.note(spoiler));
+            let started = Instant::now();
+            legacy.spoilers = keeper.spoilers.iter().map(|spoiler| spoiler.as_seen_at(started, now)).collect();
+            if legacy.brief_runs <= BRIEF_RUNS_WITH_PEERS {
+                legacy.peers = contents.peers;
+            }
+        }
+        // The run begins now, before its peers: should it end at once, the next one must know.
+        let _ = keeper.begin();
+        (keeper, legacy)
+    }
+
+    /// A number for a peer that is to be kept.
+    pub const fn new_serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.kept += 1;
+        self.next_serial
+    }
+
+    /// Writes down a peer, or what is new about it.
+    pub fn keep(&mut self, peer: KeptPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
+        self.append(&Record::Peer(peer), Some(connection))
+    }
+
+    /// Strikes a peer out.
+    pub fn strike_out(&mut self, serial: u64) -> nix::Result<()> {
+        self.kept = self.kept.saturating_sub(1);
+        self.append(&Record::Gone(serial), None)
+    }
+
+    /// Writes down an origin whose devices are not attached for some time.
+    pub fn spoil(&mut self, origin: Origin, record: Spoiled) -> nix::Result<()> {
+        let left = record.end.saturating_duration_since(Instant::now());
+        let spoiler = Spoiler { origin, end: monotonic_time() + left, period: record.period };
+        self.note(spoiler);
+        self.append(&Record::Spoiler(spoiler), None)
+    }
+
+    fn note(&mut self, spoiler: Spoiler) {
+        self.spoilers.retain(|other| other.origin != spoiler.origin);
+        if self.spoilers.len() >= Quarantine::MAX {
+            self.spoilers.remove(0);
+        }
+        self.spoilers.push(spoiler);
+    }
+
+    /// Whether most of the queue is out of date.
+    pub const fn is_due(&self) -> bool {
+        self.records > 2 * (self.kept + self.spoilers.len()) + SLACK
+    }
+
+    /// Writes the present state to the other queue, and empties this one.
+    pub fn rewrite<'p>(&mut self, peers: impl Iterator<Item = (KeptPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
+        let old = self.active;
+        self.active = 1 - old;
+        let result = self.begin_with(peers);
+        if result.is_ok() {
+            drain(&self.store.queues[old]);
+        } else {
+            // The old one is whole, as far as it goes.
+            drain(&self.store.queues[self.active]);
+            self.active = old;
+        }
+        result
+    }
+
+    fn begin_with<'p>(&mut self, peers: impl Iterator<Item = (KeptPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
+        let before = (self.header.generation, self.records, self.kept);
+        let write = |this: &mut Self| {
+            this.header.generation += 1;
+            this.records = 0;
+            this.kept = 0;
+            this.append(&Record::Header(this.header), None)?;
+            for spoiler in this.spoilers.clone() {
+                this.append(&Record::Spoiler(spoiler), None)?;
+            }
+            for (peer, connection) in peers {
+                this.kept += 1;
+                this.append(&Record::Peer(peer), Some(connection))?;
+            }
+            this.append(&Record::Complete, None)
+        };
+        let result = write(self);
+        if result.is_err() {
+            (self.header.generation, self.records, self.kept) = before;
+        }
+        result
+    }
+
+    fn begin(&mut self) -> nix::Result<()> {
+        self.begin_with(std::iter::empty())
+    }
+
+    fn append(&mut self, record: &Record, connection: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+        let bytes = serde_json::to_vec(record).map_err(|_| Errno::EINVAL)?;
+        if bytes.len() > MAX_RECORD_LEN {
+            return Err(Errno::EMSGSIZE);
+        }
+        let queue = self.store.queues[self.active].write_end.as_fd();
+        match connection {
+            Some(connection) => socket::send_with_descriptor(queue, &bytes, connection)?,
+            None => socket::send(queue, &bytes)?,
+        };
+        self.records += 1;
+        Ok(())
+    }
+}
+
+/// Nothing after the first death, which may be an accident; then longer and longer.
+fn pause(brief_runs: u32) -> Duration {
+    match brief_runs {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_secs(1_u64.checked_shl(more - 2).unwrap_or(u64::MAX).min(LONGEST_PAUSE)),
+    }
+}
+
+/// What stands in a queue that is complete.
+struct Contents {
+    header: Header,
+    peers: Vec<(KeptPeer, OwnedFd)>,
+    spoilers: Vec<Spoiler>,
+}
+
+impl Spoiler {
+    /// By the clock of the quarantine, which shows `now` when CLOCK_MONOTONIC shows `clock`. What is over is over now.
+    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, Spoiled) {
+        (self.origin, Spoiled { end: now + self.end.saturating_sub(clock), period: self.period })
+    }
+}
+
+/// Takes everything out of a queue. `None` if it is empty or was not finished.
+fn read(queue: &Queue) -> Option<Contents> {
+    let mut header = None;
+    let mut complete = false;
+    let mut peers = BTreeMap::<u64, (KeptPeer, OwnedFd)>::new();
+    let mut spoilers = Vec::new();
+    let mut buffer = vec![0; MAX_RECORD_LEN];
+    while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
+        match serde_json::from_slice(&buffer[..count]) {
+            Ok(Record::Header(found)) => header = Some(found),
+            Ok(Record::Peer(peer)) => {
+                if let Some(descriptor) = descriptor {
+                    peers.insert(peer.serial, (peer, descriptor));
+                }
+            }
+            Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
+            Ok(Record::Spoiler(spoiler)) => spoilers.push(spoiler),
+            Ok(Record::Complete) => complete = true,
+            // This code wrote it, so that it can't be. What stands behind it still counts.
+            Err(_) => {}
+        }
+    }
+    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect(), spoilers })
+}
+
+fn drain(queue: &Queue) {
+    let mut buffer = [0; 1];
+    while socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer).is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use tuntap_wire::rule::RULE_LEN;
+
+    fn peer(serial: u64, addresses: &[IpAddr]) -> KeptPeer {
+        KeptPeer {
+            serial,
+            credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
+            identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
+            addresses: addresses.to_vec(),
+            lease_name: Some(u64::MAX),
+            is_bound: true,
+            rules: vec![255; 3 * RULE_LEN],
+            rules_are_extended: false,
+        }
+    }
+
+    const A: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+    fn kept(store: &Store) -> Vec<KeptPeer> {
+        Keeper::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    #[test]
+    fn last_word_on_each_peer_counts() {
+        let store = Store::new().expect("two queues");
+        let (mut keeper, legacy) = Keeper::open(&store);
+        assert!(legacy.peers.is_empty());
+        let (connection, other_end) = UnixStream::pair().expect("a pair");
+        let [first, second] = [keeper.new_serial(), keeper.new_serial()];
+        keeper.keep(peer(first, &[]), connection.as_fd()).expect("room");
+        keeper.keep(peer(second, &[]), connection.as_fd()).expect("room");
+        keeper.keep(peer(first, A), connection.as_fd()).expect("room");
+        keeper.strike_out(second).expect("room");
+        drop(connection);
+        let (mut keeper, mut legacy) = Keeper::open(&store);
+        let (restored, fd) = legacy.peers.pop().expect("the first one");
+        assert_eq!((restored, legacy.peers.len()), (peer(first, A), 0));
+        assert!(keeper.new_serial() > first, "numbers are not used again");
+        assert!(!socket::is_hung_up(other_end.as_fd()), "the store kept the connection open");
+        drop(fd);
+        assert!(is_soon_hung_up(&other_end), "nobody has it any more");
+    }
+
+    /// The child of another test that forks has a copy of everything for a moment.
+    fn is_soon_hung_up(end: &UnixStream) -> bool {
+        (0..200).any(|_| {
+            let is_over = socket::is_hung_up(end.as_fd());
+            if !is_over {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            is_over
+        })
+    }
+
+    #[test]
+    fn spoilers_are_known_to_each_router_that_follows() {
+        let store = Store::new().expect("two queues");
+        let record = |seconds| {
+            let period = Duration::from_secs(seconds);
+            Spoiled { end: Instant::now() + period, period }
+        };
+        let (mut keeper, _) = Keeper::open(&store);
+        keeper.spoil(Origin::User(7), record(20)).expect("room");
+        keeper.spoil(Origin::User(8), record(20)).expect("room");
+        keeper.spoil(Origin::User(7), record(40)).expect("room");
+        keeper.rewrite(std::iter::empty()).expect("room");
+        for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
+            let (_, legacy) = Keeper::open(&store);
+            let found: Vec<_> = legacy.spoilers.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
+            assert_eq!(found, [(Origin::User(8), 20), (Origin::User(7), 40)]);
+            assert!(legacy.spoilers.iter().all(|(_, it)| it.end > Instant::now()));
+        }
+    }
+
+    #[test]
+    fn rewritten_queue_replaces_the_other_one() {
+        let store = Store::new().expect("two queues");
+        let (mut keeper, _) = Keeper::open(&store);
+        let (connection, other_end) = UnixStream::pair().expect("a pair");
+        for _ in 0..200 {
+            let serial = keeper.new_serial();
+            keeper.keep(peer(serial, A), connection.as_fd()).expect("room");
+            keeper.strike_out(serial).expect("room");
+        }
+        assert!(keeper.is_due());
+        let survivor = peer(keeper.new_serial(), A);
+        keeper.rewrite([(survivor.clone(), connection.as_fd())].into_iter()).expect("room");
+        assert!(!keeper.is_due());
+        drop(connection);
+        assert!(!socket::is_hung_up(other_end.as_fd()));
+        assert_eq!(kept(&store), [survivor]);
+        assert!(is_soon_hung_up(&other_end), "no copy is left in either queue");
+    }
+
+    #[test]
+    fn router_that_dies_while_it_rewrites_loses_nothing() {
+        let store = Store::new().expect("two queues");
+        let (mut keeper, _) = Keeper::open(&store);
+        let (connection, _other_end) = UnixStream::pair().expect("a pair");
+        let first = peer(keeper.new_serial(), A);
+        keeper.keep(first.clone(), connection.as_fd()).expect("room");
+        keeper.active = 1;
+        keeper.header.generation += 1;
+        keeper.append(&Record::Header(keeper.header), None).expect("room");
+        assert_eq!(kept(&store), [first]);
+    }
+
+    #[test]
+    fn brief_runs_are_slowed_down_and_lose_their_peers() {
+        let store = Store::new().expect("two queues");
+        let (connection, _other_end) = UnixStream::pair().expect("a pair");
+        let mut pauses = Vec::new();
+        for run in 0..8 {
+            let (mut keeper, legacy) = Keeper::open(&store);
+            pauses.push(legacy.pause.as_secs());
+            assert_eq!(legacy.peers.len(), usize::from((1..=BRIEF_RUNS_WITH_PEERS).contains(&run)), "run {run}");
+            keeper.keep(peer(7, A), connection.as_fd()).expect("room");
+        }
+        assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 16, 16]);
+    }
+
+    #[test]
+    fn long_run_before_counts_as_no_failure() {
+        let store = Store::new().expect("two queues");
+        let (mut keeper, _) = Keeper::open(&store);
+        keeper.header.started = keeper.header.started.saturating_sub(BRIEF_RUN);
+        keeper.header.brief_runs = 7;
+        keeper.rewrite(std::iter::empty()).expect("room");
+        assert_eq!(Keeper::open(&store).1.brief_runs, 0);
+    }
+}

@@ -1,0 +1,95 @@
+//! What an event is about, in the 64 bits that epoll hands back: kind, slot and generation, so that an event that is
+//! late can't be taken for one of the slot's next tenant.
+
+use tuntap_core::policy::registry::PeerId;
+
+/// A source of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// The TUN device.
+    Tun,
+    /// The socket where peers connect.
+    Listener,
+    /// The UDP socket of other routers.
+    Gateway,
+    /// The socket where statistics clients connect.
+    StatsListener,
+    /// A statistics client, by its serial number.
+    StatsClient(u32),
+    /// News of the host's addresses.
+    Addresses,
+    /// What the master tells.
+    News,
+    /// The master process.
+    Master,
+    /// A peer's connection.
+    Peer(PeerId),
+    /// A peer's TUN device.
+    Device(PeerId),
+}
+
+const KIND_SHIFT: u32 = 56;
+const INDEX_SHIFT: u32 = 32;
+
+impl Token {
+    /// As 64 bits: kind, then 24 bits of index, then 32 bits of generation.
+    pub const fn encode(self) -> u64 {
+        let (kind, index, generation) = match self {
+            Self::Tun => (0, 0, 0),
+            Self::Listener => (1, 0, 0),
+            Self::Gateway => (2, 0, 0),
+            Self::StatsListener => (3, 0, 0),
+            Self::StatsClient(serial) => (4, 0, serial),
+            Self::Master => (7, 0, 0),
+            Self::Addresses => (8, 0, 0),
+            Self::News => (9, 0, 0),
+            Self::Peer(PeerId { index, generation }) => (5, index, generation),
+            Self::Device(PeerId { index, generation }) => (6, index, generation),
+        };
+        kind << KIND_SHIFT | (index as u64) << INDEX_SHIFT | generation as u64
+    }
+
+    /// Back from 64 bits. `None` for what [`Token::encode`] never made.
+    pub fn decode(bits: u64) -> Option<Self> {
+        let index = u32::try_from(bits >> INDEX_SHIFT & u64::from(PeerId::MAX_INDEX - 1)).ok()?;
+        let generation = u32::try_from(bits & u64::from(u32::MAX)).ok()?;
+        Some(match bits >> KIND_SHIFT {
+            0 => Self::Tun,
+            1 => Self::Listener,
+            2 => Self::Gateway,
+            3 => Self::StatsListener,
+            4 => Self::StatsClient(generation),
+            5 => Self::Peer(PeerId { index, generation }),
+            6 => Self::Device(PeerId { index, generation }),
+            7 => Self::Master,
+            8 => Self::Addresses,
+            9 => Self::News,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        let peer = PeerId { index: PeerId::MAX_INDEX - 1, generation: u32::MAX };
+        for token in [
+            Token::Tun,
+            Token::Listener,
+            Token::Gateway,
+            Token::StatsListener,
+            Token::StatsClient(77),
+            Token::Master,
+            Token::Addresses,
+            Token::Peer(peer),
+            Token::Device(peer),
+            Token::Peer(PeerId { index: 0, generation: 1 }),
+        ] {
+            assert_eq!(Token::decode(token.encode()), Some(token));
+        }
+        assert_eq!(Token::decode(u64::MAX), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! The current network namespace: its interfaces, where they lead, and whether it forwards.
+
+use std::fs;
+use std::path::Path;
+
+use ipnet::IpNet;
+use nix::unistd::geteuid;
+
+use super::access::{Wish, own_barrier};
+use tuntap_sys::netlink::nftables::Nftables;
+use tuntap_sys::netlink::{Link, Netlink, NetlinkError};
+
+/// A network that is reached by an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The network.
+    pub net: IpNet,
+    /// The interface; nothing if a route has several.
+    pub interface: String,
+    /// Whether the interface has an address in it, and not just a route to it.
+    pub is_own: bool,
+}
+
+/// What a router's packets meet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// IPv4 packets are forwarded (`net.ipv4.ip_forward`).
+    pub ipv4: bool,
+    /// IPv6 packets are forwarded (`net.ipv6.conf.all.forwarding`).
+    pub ipv6: bool,
+    /// Devices get IPv6 addresses, unless something else is set for them (`net.ipv6.conf.default.disable_ipv6`).
+    pub has_ipv6: bool,
+    /// New devices may forward IPv4, or IPv6, by a setting of their own or because all do. Of this, interfaces that are
+    /// there already may be an exception.
+    pub settings_may_stay: [bool; 2],
+    /// Why the settings can't be changed, if not even root can.
+    pub locked: Option<String>,
+    /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
+    pub strict_sources: bool,
+    /// Whether each interface has a setting of its own for IPv6 (`force_forwarding`, Linux 6.17).
+    pub forwards_ipv6_by_interface: bool,
+    /// Names of all interfaces.
+    pub interfaces: Vec<String>,
+    /// All interfaces, and how they are now.
+    pub links: Vec<LinkState>,
+    /// Own addresses with the lengths of their networks' prefixes, by interface.
+    pub addresses: Vec<(String, IpNet)>,
+    /// Networks, own ones first.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// An interface as it is now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub is_up: bool,
+    /// Longest packet, in bytes.
+    pub mtu: u32,
+    /// Whether IPv4 packets that come by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` where it has no such setting.
+    pub ipv4: Option<bool>,
+    /// The same of IPv6: by its own setting (`force_forwarding`, Linux 6.17), or because all are forwarded.
+    pub ipv6: Option<bool>,
+    /// Whether it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
+    pub lacks_ipv6: bool,
+}
+
+impl Surroundings {
+    /// An interface by its name.
+    pub fn link(&self, name: &str) -> Option<&LinkState> {
+        self.links.iter().find(|link| link.name == name)
+    }
+}
+
+/// Looks around.
+pub fn surroundings() -> Result<Surroundings, NetlinkError> {
+    // The higher one of the two counts (Documentation/networking/ip-sysctl.rst); 2 is loose.
+    let rp_filter = ["all", "default"].map(|name| sysctl(&format!("ipv4/conf/{name}/rp_filter")));
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let name =
+        |index| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone()).unwrap_or_default();
+    let addresses = netlink.addresses()?;
+    let own = addresses.iter().map(|own| (own.address.trunc(), Some(own.index), true));
+    let routes = netlink.routes()?;
+    let routes = routes.iter().map(|route| (route.destination, route.index, false));
+    let neighbours =
+        own.chain(routes).map(|(net, index, is_own)| Neighbour { net, interface: name(index), is_own }).collect();
+    Ok(Surroundings {
+        ipv4: sysctl("ipv4/ip_forward") == Some(1),
+        ipv6: sysctl("ipv6/conf/all/forwarding") == Some(1),
+        has_ipv6: sysctl("ipv6/conf/default/disable_ipv6") == Some(0),
+        settings_may_stay: [
+            sysctl("ipv4/conf/default/forwarding") == Some(1),
+            // Since Linux 6.17 each interface has a setting of its own.
+            sysctl("ipv6/conf/default/force_forwarding").or_else(|| sysctl("ipv6/conf/all/forwarding")) == Some(1),
+        ],
+        locked: own_barrier(Path::new("/proc/sys/net/ipv4/ip_forward"), Wish::Write)
+            .filter(|_| geteuid().is_root())
+            .map(|barrier| barrier.errno.to_string()),
+        strict_sources: rp_filter.contains(&Some(1)) && !rp_filter.contains(&Some(2)),
+        forwards_ipv6_by_interface: sysctl("ipv6/conf/all/force_forwarding").is_some(),
+        interfaces: links.iter().map(|link| link.name.clone()).collect(),
+        addresses: addresses.iter().map(|own| (name(Some(own.index)), own.address)).collect(),
+        links: links.iter().map(link_state).collect(),
+        neighbours,
+    })
+}
+
+fn link_state(link: &Link) -> LinkState {
+    let is_on = |setting: &str| sysctl(setting).map(|value| value != 0);
+    let name = &link.name;
+    let all = is_on("ipv6/conf/all/forwarding");
+    let forced = is_on(&format!("ipv6/conf/{name}/force_forwarding"));
+    LinkState {
+        name: name.clone(),
+        is_up: link.is_up,
+        mtu: link.mtu,
+        ipv4: is_on(&format!("ipv4/conf/{name}/forwarding")),
+        ipv6: if all == Some(true) { all } else { forced.or(all) },
+        lacks_ipv6: is_on(&format!("ipv6/conf/{name}/disable_ipv6")).unwrap_or(true),
+    }
+}
+
+/// Whether somebody has this table of nftables. Nobody, if that can't be found out.
+pub fn table_is_taken(name: &str) -> bool {
+    Nftables::open().and_then(|mut nftables| nftables.is_taken(name)).unwrap_or(false)
+}
+
+fn sysctl(name: &str) -> Option<i32> {
+    fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,15 @@
+//! Netlink: conversations with the kernel about the network of the namespace that the calling thread is in.
+
+mod connection;
+pub mod conntrack;
+mod error;
+pub mod netfilter;
+pub mod nftables;
+mod notices;
+mod route;
+mod watch;
+
+pub use error::NetlinkError;
+pub use notices::{Notices, Subject};
+pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
+pub use watch::AddressWatch;

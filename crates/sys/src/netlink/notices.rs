@@ -1,0 +1,119 @@
+//! Notices of the kernel that something has changed about interfaces, addresses or forwarding (rtnetlink(7)).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::error::NetlinkError;
+
+/// What notices are about, as groups of linux/rtnetlink.h. Not routes: where a routing daemon runs these come by the
+/// thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Addresses alone.
+    Addresses,
+    /// Interfaces, addresses and settings (`NETCONFA_FORWARDING` and its like).
+    Everything,
+}
+
+impl Subject {
+    const fn groups(self) -> &'static [u32] {
+        match self {
+            Self::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
+            Self::Everything => &[
+                libc::RTNLGRP_IPV4_IFADDR,
+                libc::RTNLGRP_IPV6_IFADDR,
+                libc::RTNLGRP_LINK,
+                libc::RTNLGRP_IPV4_NETCONF,
+                libc::RTNLGRP_IPV6_NETCONF,
+            ],
+        }
+    }
+}
+
+/// Most notices that are taken in one go; the rest stays readable.
+const MAX_TAKEN: usize = 10_000;
+
+/// A socket that becomes readable when something has changed in the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Notices(Socket);
+
+impl Notices {
+    /// Subscribes to them. The descriptor is non-blocking and closed on exec.
+    pub fn open(subject: Subject) -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            socket.set_non_blocking(true)?;
+            subject.groups().iter().try_for_each(|group| socket.add_membership(*group))?;
+            Ok(Self(socket))
+        };
+        open().map_err(|error: std::io::Error| NetlinkError::new("rtnetlink: subscribing to notices", error))
+    }
+
+    /// Takes all that have come. Returns whether there were any, or were more than the socket holds (ENOBUFS): what they say
+    /// doesn't matter, because whoever takes them looks at everything.
+    pub fn take(&self) -> bool {
+        let mut any = false;
+        for _ in 0..MAX_TAKEN {
+            // Of each the first byte; the kernel throws the rest away.
+            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS) => any = true,
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        any
+    }
+}
+
+impl AsFd for Notices {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::netlink::{LinkChange, Netlink};
+    use crate::sysctl::{ALL, Setting, Sysctl};
+
+    #[test]
+    fn changes_of_links_addresses_and_forwarding_are_noticed() {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            let notices = Notices::open(Subject::Everything).expect("netlink");
+            let mut netlink = Netlink::open().expect("netlink");
+            assert!(!notices.take(), "nothing has happened yet");
+            netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
+            assert!(notices.take(), "a link");
+            netlink.replace_address(1, "10.0.0.1/24".parse().expect("a network")).expect("an address");
+            assert!(notices.take(), "an address");
+            for setting in [Setting::Ipv4Forwarding, Setting::Ipv6Forwarding] {
+                let sysctl = Sysctl::new(ALL, setting);
+                let value = sysctl.read().expect("it is there");
+                sysctl.write(1 - value).expect("root");
+                assert!(notices.take(), "{setting:?}");
+            }
+            assert!(!notices.take());
+            // More than a receive buffer holds.
+            for number in 0..20_000_u32 {
+                let [.., high, low] = number.to_be_bytes();
+                let address = ipnet::IpNet::new_assert(std::net::Ipv4Addr::new(10, 1, high, low).into(), 32);
+                if netlink.replace_address(1, address).is_err() || number > 4000 {
+                    break;
+                }
+            }
+            assert!(notices.take(), "an overflow is a notice");
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! TUN devices (Documentation/networking/tuntap.rst, linux/if_tun.h).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::errno::Errno;
+use nix::sys::stat;
+use thiserror::Error;
+
+use super::uio::{self, Ownership};
+use tuntap_wire::ip::IPV6_HEADER_LEN;
+use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
+
+/// Where TUN devices come from.
+pub const CONTROL_DEVICE: &str = "/dev/net/tun";
+
+/// Major and minor number of the control device (Documentation/admin-guide/devices.txt).
+pub const CONTROL_DEVICE_ID: (u64, u64) = (10, 200);
+
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
+    nix::ioctl_read_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
+    nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
+    nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
+}
+
+/// What kcmp(2) is to compare: open files (linux/kcmp.h).
+pub const KCMP_FILE: u32 = 0;
+
+/// Longest packet that a device gives or takes, in bytes, with the header before it. The length in an IPv6 header doesn't
+/// count the header itself.
+pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + IPV6_HEADER_LEN + 65_535;
+
+/// What a device may leave undone in the packets that are read from it (`TUN_F_*` of linux/if_tun.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads(u32);
+
+impl Offloads {
+    /// Nothing: every packet could travel on a wire.
+    pub const NONE: Self = Self(0);
+
+    const CSUM: Self = Self(libc::TUN_F_CSUM);
+
+    const TCP: Self = Self(Self::CSUM.0 | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
+
+    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two versions
+    /// for UDP only together, and has both for TCP since it has any.
+    const CANDIDATES: [Self; 4] =
+        [Self(Self::TCP.0 | libc::TUN_F_USO4 | libc::TUN_F_USO6), Self::TCP, Self::CSUM, Self::NONE];
+
+    /// As the kernel numbers them.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From the kernel's numbers; unknown ones don't count.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::CANDIDATES[0].0)
+    }
+
+    /// Their names, for people.
+    pub fn names(self) -> Vec<&'static str> {
+        [
+            (libc::TUN_F_CSUM, "csum"),
+            (libc::TUN_F_TSO4, "tso4"),
+            (libc::TUN_F_TSO6, "tso6"),
+            (libc::TUN_F_TSO_ECN, "ecn"),
+            (libc::TUN_F_USO4, "uso4"),
+            (libc::TUN_F_USO6, "uso6"),
+        ]
+        .into_iter()
+        .filter(|(bit, _)| self.0 & bit != 0)
+        .map(|(_, name)| name)
+        .collect()
+    }
+}
+
+/// Why there is no device.
+#[derive(Debug, Error)]
+pub enum TunError {
+    /// The control device can't be opened.
+    #[error("{CONTROL_DEVICE}: {0}")]
+    Open(#[source] io::Error),
+    /// The name doesn't fit the kernel's structure.
+    #[error("the name {0:?} is too long")]
+    Name(String),
+    /// The kernel refused the device.
+    #[error("can't make the TUN device {name}: {}", hint(*.errno))]
+    Create {
+        /// The device's name.
+        name: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The descriptor is not that of a TUN device, or has a header of another length before packets.
+    #[error("descriptor {0} is no TUN device of ours")]
+    Foreign(i32),
+}
+
+fn hint(errno: Errno) -> String {
+    match errno {
+        Errno::EBUSY => format!("{errno} (a device of this name exists and somebody else has it open)"),
+        Errno::EPERM => format!("{errno} (making a TUN device needs root, or CAP_NET_ADMIN in its network namespace)"),
+        Errno::EINVAL => format!("{errno} (a network device of this name exists and is no TUN device)"),
+        _ => errno.to_string(),
+    }
+}
+
+/// A TUN device: one IP packet for each read and write, without packet information. Lives as long as its descriptor.
+///
+/// In every buffer, [`VNET_HEADER_LEN`] bytes stand before the packet, whether the kernel knows them or not.
+#[derive(Debug)]
+pub struct Tun {
+    fd: OwnedFd,
+    name: String,
+    has_header: bool,
+    has_napi: bool,
+    has_queues: bool,
+    offloads: Offloads,
+    ownership: Ownership,
+}
+
+impl Tun {
+    /// Makes the device in the current network namespace. Its descriptor is non-blocking and closed on exec.
+    pub fn create(name: &str) -> Result<Self, TunError> {
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(CONTROL_DEVICE)
+            .map_err(TunError::Open)?;
+        let layout = libc::IFF_TUN | libc::IFF_NO_PI;
+        // An existing device without the header keeps its layout.
+        for flags in [layout | libc::IFF_VNET_HDR, layout] {
+            match set_interface(&control, name, flags) {
+                Ok(()) => return Self::adopt(control.into()),
+                Err(Errno::EINVAL) if flags != layout => {}
+                Err(Errno::E2BIG) => return Err(TunError::Name(name.to_owned())),
+                Err(errno) => return Err(TunError::Create { name: name.to_owned(), errno }),
+            }
+        }
+        Err(TunError::Create { name: name.to_owned(), errno: Errno::EINVAL })
+    }
+
+    /// Takes over a descriptor that an earlier image of this process opened, after looking at what it really is.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
+        let foreign = || TunError::Foreign(fd.as_raw_fd());
+        let device = stat::fstat(&fd).map_err(|_| foreign())?.st_rdev;
+        if (stat::major(device), stat::minor(device)) != CONTROL_DEVICE_ID {
+            return Err(foreign());
+        }
+        let request = attached_interface(fd.as_fd()).map_err(|_| foreign())?;
+        // SAFETY: TUNGETIFF has filled in name and flags, so that `ifru_flags` is the union's valid member.
+        let found = unsafe { request.ifr_ifru.ifru_flags };
+        // IFF_NO_PI can't be told: TUNGETIFF uses its bit for another flag, which is nearly always set. Who hands over a
+        // device with packet information gets no packet that makes sense.
+        if found & flags(libc::IFF_TUN | libc::IFF_TAP) != flags(libc::IFF_TUN) {
+            return Err(foreign());
+        }
+        let has_header = found & flags(libc::IFF_VNET_HDR) != 0;
+        if has_header && header_len(fd.as_fd()) != Ok(VNET_HEADER_LEN) {
+            return Err(foreign());
+        }
+        Ok(Self {
+            name: name_of(&request),
+            fd,
+            has_header,
+            has_napi: found & flags(libc::IFF_NAPI | libc::IFF_NAPI_FRAGS) != 0,
+            has_queues: found & flags(libc::IFF_MULTI_QUEUE) != 0,
+            offloads: Offloads::NONE,
+            ownership: Ownership::Ours,
+        })
+    }
+
+    /// Takes over a descriptor that a vassal handed over and keeps a copy of.
+    pub fn adopt_shared(fd: OwnedFd) -> Result<Self, TunError> {
+        Ok(Self { ownership: Ownership::Shared, ..Self::adopt(fd)? })
+    }
+
+    /// The name that the kernel gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the kernel puts a header before packets. Without it there are no offloads.
+    pub const fn has_header(&self) -> bool {
+        self.has_header
+    }
+
+    /// Whether the kernel hands on what is written rather than to receive it at once. Stays what it is for this
+    /// descriptor, but is told by the device: by that of several queues, those of the one that was made last.
+    pub const fn has_napi(&self) -> bool {
+        self.has_napi
+    }
+
+    /// Whether there may be several queues, each with a descriptor.
+    pub const fn has_queues(&self) -> bool {
+        self.has_queues
+    }
+
+    /// What was asked for last.
+    pub const fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Asks for as many offloads as the kernel has. From now on, packets may come that could not travel on a wire.
+    pub fn enable_offloads(&mut self) -> Offloads {
+        self.offloads = self.best_offloads();
+        self.offloads
+    }
+
+    /// Turns on what [`Tun::enable_offloads`] would, without taking note of it: for a descriptor that is shared.
+    pub fn best_offloads(&self) -> Offloads {
+        if !self.has_header {
+            return Offloads::NONE;
+        }
+        let accepted = |offloads: &Offloads| self.set_offloads(*offloads).is_ok();
+        Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
+    }
+
+    /// Whether the kernel takes these offloads (`TUN_F_*`) together. They are on then.
+    pub fn accepts_offloads(&self, flags: u32) -> bool {
+        self.has_header && self.set_offloads(Offloads(flags)).is_ok()
+    }
+
+    /// Has the kernel do everything itself again.
+    pub fn disable_offloads(&self) {
+        // It can't fail: the kernel refuses unknown bits only.
+        let _ = self.set_offloads(Offloads::NONE);
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> nix::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes a number (linux/if_tun.h), and the descriptor is open.
+        unsafe { ioctl::tun_set_offload(self.fd.as_raw_fd(), offloads.0.cast_signed()) }.map(drop)
+    }
+
+    /// Reads one packet with the header before it, and returns the length of both. `WouldBlock` if there is none,
+    /// `Unsupported` if a shared descriptor can't be read without the risk of blocking. A longer packet is cut to the
+    /// buffer.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.has_header {
+            return uio::read(self.fd.as_fd(), self.ownership, buffer);
+        }
+        let (header, packet) = buffer.split_at_mut(VNET_HEADER_LEN);
+        header.fill(0);
+        uio::read(self.fd.as_fd(), self.ownership, packet).map(|len| VNET_HEADER_LEN + len)
+    }
+
+    /// Writes one packet. The kernel refuses it with EIO while the device is down, with EINVAL if it is no IP packet.
+    /// On a device without header, nothing may be left to do to the packet.
+    pub fn send(&self, offload: &Offload, packet: &[u8]) -> io::Result<()> {
+        let header = offload.encode();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        uio::write(self.fd.as_fd(), self.ownership, if self.has_header { &parts } else { &parts[1..] })
+    }
+
+    /// Writes one packet with the header before it, to a device that takes headers. Errors as for [`Tun::send`].
+    pub fn send_whole(&self, packet: &[u8]) -> io::Result<()> {
+        uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
+    }
+
+    /// Whether the descriptors of both are copies of one (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A device
+    /// without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
+    pub fn is_copy_of(&self, other: &Self) -> Option<bool> {
+        let process = nix::unistd::getpid().as_raw();
+        // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
+        let order = unsafe {
+            libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, self.fd.as_raw_fd(), other.fd.as_raw_fd())
+        };
+        (order >= 0).then_some(order == 0)
+    }
+
+    /// Whether the device still exists. Somebody may delete it while its descriptor is open.
+    pub fn is_alive(&self) -> bool {
+        attached_interface(self.fd.as_fd()).is_ok()
+    }
+
+    /// The name that the device has right now: somebody may have changed it. An error if it is gone.
+    pub fn current_name(&self) -> nix::Result<String> {
+        attached_interface(self.fd.as_fd()).map(|request| name_of(&request))
+    }
+
+    /// Whether an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
+    pub fn is_gone(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(libc::EBADFD)
+    }
+}
+
+impl From<Tun> for OwnedFd {
+    fn from(tun: Tun) -> Self {
+        tun.fd
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The interface flags of linux/if_tun.h fit 16 bits, as `ifr_flags` does.
+#[allow(clippy::cast_possible_truncation)]
+const fn flags(value: libc::c_int) -> libc::c_short {
+    value as libc::c_short
+}
+
+/// E2BIG is the answer to a name that doesn't fit the kernel's structure.
+fn set_interface(control: &File, name: &str, layout: libc::c_int) -> nix::Result<()> {
+    let mut request = interface_request(name).ok_or(Errno::E2BIG)?;
+    request.ifr_ifru.ifru_flags = flags(layout);
+    // SAFETY: TUNSETIFF reads a `struct ifreq` (linux/if_tun.h), which `request` is, and the descriptor is open.
+    unsafe { ioctl::tun_set_iff(control.as_raw_fd(), &raw const request) }?;
+    if layout & libc::IFF_VNET_HDR != 0 {
+        let len = libc::c_int::try_from(VNET_HEADER_LEN).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: TUNSETVNETHDRSZ reads an int, and the descriptor is open.
+        unsafe { ioctl::tun_set_vnet_hdr_sz(control.as_raw_fd(), &raw const len) }?;
+    }
+    Ok(())
+}
+
+fn header_len(fd: BorrowedFd<'_>) -> nix::Result<usize> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes an int, and the descriptor is open.
+    unsafe { ioctl::tun_get_vnet_hdr_sz(fd.as_raw_fd(), &raw mut len) }?;
+    usize::try_from(len).map_err(|_| Errno::EINVAL)
+}
+
+fn interface_request(name: &str) -> Option<libc::ifreq> {
+    // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return None;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Some(request)
+}
+
+/// Kernel names are ASCII in practice; another byte would only make the log less pretty.
+fn name_of(request: &libc::ifreq) -> String {
+    request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0])).collect()
+}
+
+fn attached_interface(fd: BorrowedFd<'_>) -> nix::Result<libc::ifreq> {
+    // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF fills in a `struct ifreq`, which `request` is, and the descriptor is open.
+    unsafe { ioctl::tun_get_iff(fd.as_raw_fd(), &raw mut request) }?;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offload_has_a_name() {
+        let all = Offloads::CANDIDATES[0];
+        assert_eq!(all.names(), ["csum", "tso4", "tso6", "ecn", "uso4", "uso6"]);
+        assert_eq!(all.names().len(), all.bits().count_ones() as usize);
+        assert_eq!(Offloads::from_bits(u32::MAX), all);
+        assert_eq!(Offloads::CSUM.names(), ["csum"]);
+    }
+
+    #[test]
+    fn candidates_become_fewer() {
+        for pair in Offloads::CANDIDATES.windows(2) {
+            assert!(pair[0].0 & pair[1].0 == pair[1].0 && pair[0] != pair[1]);
+        }
+    }
+}

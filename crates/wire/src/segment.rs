@@ -1,0 +1,349 @@
+//! What a network card would do: complete a checksum, cut a super-packet into packets. Needed where a packet leaves for
+//! a peer that gets frames, or for another router.
+
+use std::ops::Range;
+
+use super::ip::{IPV6_HEADER_LEN, Packet, protocol};
+use super::vnet::{Offload, PartialChecksum, Segmentation, TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET};
+
+/// Offsets in an IPv4 header (RFC 791, section 3.1).
+const V4_TOTAL_LEN: usize = 2;
+const V4_IDENTIFICATION: usize = 4;
+const V4_CHECKSUM: usize = 10;
+const V4_ADDRESSES: Range<usize> = 12..20;
+
+/// Offsets in an IPv6 header (RFC 8200, section 3).
+const V6_PAYLOAD_LEN: usize = 4;
+const V6_ADDRESSES: Range<usize> = 8..40;
+
+/// Offsets in a TCP header (RFC 9293, section 3.1).
+const TCP_SEQUENCE: usize = 4;
+const TCP_FLAGS: usize = 13;
+const TCP_FIN: u8 = 0x01;
+const TCP_PSH: u8 = 0x08;
+const TCP_CWR: u8 = 0x80;
+
+/// Offset of the length in a UDP header (RFC 768).
+const UDP_LEN: usize = 4;
+
+/// Hands the packets that `packet` stands for to `emit`, ready for the wire, in order. `offload` must have been checked
+/// against this packet; `scratch` is where they are put together.
+pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
+    let bytes = &packet.bytes()[..packet.total_len()];
+    match (offload.segmentation, offload.checksum) {
+        (None, None) => emit(bytes),
+        (None, Some(checksum)) => {
+            scratch.clear();
+            scratch.extend_from_slice(bytes);
+            complete_checksum(scratch, checksum, packet.protocol());
+            emit(scratch);
+        }
+        (Some(kind), _) => {
+            let (headers, payload) = bytes.split_at(offload.headers_len());
+            let size = match kind {
+                Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
+            };
+            let count = offload.segments(packet);
+            let pseudo = pseudo_header_sum(packet);
+            for (index, part) in payload.chunks(size).enumerate() {
+                scratch.clear();
+                scratch.extend_from_slice(headers);
+                scratch.extend_from_slice(part);
+                let (ip, transport) = scratch.split_at_mut(packet.header_len());
+                if packet.is_v4() {
+                    finish_v4(ip, transport.len(), index);
+                } else {
+                    finish_v6(ip, transport.len());
+                }
+                finish_transport(pseudo, transport, kind, index, index + 1 == count);
+                emit(scratch);
+            }
+        }
+    }
+}
+
+/// The sum of what all segments have in common in their pseudo headers: the addresses and the protocol. With the length it
+/// is the same for both versions (RFC 9293, section 3.1; RFC 8200, section 8.1).
+fn pseudo_header_sum(packet: &Packet<'_>) -> u64 {
+    let addresses = if packet.is_v4() { V4_ADDRESSES } else { V6_ADDRESSES };
+    sum(u64::from(packet.protocol()), &packet.bytes()[addresses])
+}
+
+/// Makes the copy of an IPv4 header that of a packet of its own.
+fn finish_v4(header: &mut [u8], transport_len: usize, index: usize) {
+    put(header, V4_TOTAL_LEN, length(header.len() + transport_len));
+    put(header, V4_IDENTIFICATION, get(header, V4_IDENTIFICATION).wrapping_add(length(index)));
+    put(header, V4_CHECKSUM, 0);
+    put(header, V4_CHECKSUM, !fold(sum(0, header)));
+}
+
+/// The same for IPv6, whose extension headers have nothing of it in them.
+fn finish_v6(headers: &mut [u8], transport_len: usize) {
+    put(headers, V6_PAYLOAD_LEN, length(headers.len() - IPV6_HEADER_LEN + transport_len));
+}
+
+/// The same for a TCP or UDP header and the payload behind it.
+fn finish_transport(pseudo: u64, transport: &mut [u8], kind: Segmentation, index: usize, last: bool) {
+    let transport_len = length(transport.len());
+    let (protocol, checksum_at) = match kind {
+        Segmentation::Tcp { size, .. } => {
+            let sequence = [0, 1, 2, 3].map(|at| transport[TCP_SEQUENCE + at]);
+            let sequence = u32::from_be_bytes(sequence).wrapping_add(u32::from(length(index)) * u32::from(size));
+            transport[TCP_SEQUENCE..TCP_SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
+            if !last {
+                transport[TCP_FLAGS] &= !(TCP_FIN | TCP_PSH);
+            }
+            if index > 0 {
+                transport[TCP_FLAGS] &= !TCP_CWR;
+            }
+            (protocol::TCP, TCP_CHECKSUM_OFFSET)
+        }
+        Segmentation::Udp { .. } => {
+            put(transport, UDP_LEN, transport_len);
+            (protocol::UDP, UDP_CHECKSUM_OFFSET)
+        }
+    };
+    put(transport, checksum_at, 0);
+    let total = sum(pseudo + u64::from(transport_len), transport);
+    put(transport, checksum_at, not_zero(!fold(total), protocol));
+}
+
+/// A length for its field. What is cut from a packet never exceeds the bounds of the packet itself.
+fn length(len: usize) -> u16 {
+    u16::try_from(len).unwrap_or(u16::MAX)
+}
+
+/// Writes the checksum of which the sender left the pseudo header's part.
+fn complete_checksum(bytes: &mut [u8], checksum: PartialChecksum, protocol: u8) {
+    let start = usize::from(checksum.start);
+    let value = not_zero(!fold(sum(0, &bytes[start..])), protocol);
+    put(bytes, start + usize::from(checksum.offset), value);
+}
+
+/// A UDP checksum of 0 means that there is none (RFC 768), which IPv6 forbids (RFC 8200, section 8.1).
+const fn not_zero(checksum: u16, protocol: u8) -> u16 {
+    if checksum == 0 && protocol == protocol::UDP { u16::MAX } else { checksum }
+}
+
+/// Adds bytes to a sum of 16-bit words (RFC 1071). Words of four bytes give the same once folded.
+pub fn sum(start: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut total = start;
+    for word in words {
+        total += u64::from(u32::from_be_bytes(*word));
+    }
+    let (pairs, odd) = rest.as_chunks::<2>();
+    for pair in pairs {
+        total += u64::from(u16::from_be_bytes(*pair));
+    }
+    if let [byte] = odd {
+        total += u64::from(*byte) << 8;
+    }
+    total
+}
+
+/// Folds a sum into 16 bits, with the carries added (RFC 1071).
+pub const fn fold(sum: u64) -> u16 {
+    let mut sum = sum;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    #[allow(clippy::cast_possible_truncation)] // the loop has just made sure
+    {
+        sum as u16
+    }
+}
+
+fn get(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vnet::VNET_HEADER_LEN;
+    use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    const V4: ([u8; 4], [u8; 4]) = ([192, 168, 0, 2], [10, 1, 2, 3]);
+    const V6: ([u8; 16], [u8; 16]) = ([0xfd; 16], [0x20; 16]);
+
+    /// A header as a kernel would write it for this packet.
+    fn header(kind: u8, size: u16, ip_len: u16, checksum_offset: u16) -> [u8; VNET_HEADER_LEN] {
+        let mut header = [0; VNET_HEADER_LEN];
+        header[0] = 1;
+        header[1] = kind;
+        header[4..6].copy_from_slice(&size.to_ne_bytes());
+        header[6..8].copy_from_slice(&ip_len.to_ne_bytes());
+        header[8..10].copy_from_slice(&checksum_offset.to_ne_bytes());
+        header
+    }
+
+    fn packets(header: [u8; VNET_HEADER_LEN], bytes: &[u8]) -> Vec<Vec<u8>> {
+        let packet = Packet::parse(bytes).expect("valid");
+        let offload = Offload::parse(header, &packet).expect("valid");
+        let mut seen = Vec::new();
+        for_each_packet(&offload, &packet, &mut Vec::new(), |packet| seen.push(packet.to_vec()));
+        seen
+    }
+
+    /// Leaves only the pseudo header's part in a checksum, as a kernel does that expects the rest to be done later.
+    fn make_partial(bytes: &mut [u8], addresses: Range<usize>, at: usize, protocol: u8) {
+        let transport_len = bytes.len() - addresses.end;
+        let pseudo = sum(u64::from(protocol) + transport_len as u64, &bytes[addresses.clone()]);
+        put(bytes, addresses.end + at, fold(pseudo));
+    }
+
+    fn tcp(is_v6: bool, payload: &[u8], sequence: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let ip = if is_v6 { PacketBuilder::ipv6(V6.0, V6.1, 64) } else { PacketBuilder::ipv4(V4.0, V4.1, 64) };
+        ip.tcp(4000, 80, sequence, 1000)
+            .fin()
+            .psh()
+            .ack(77)
+            .options_raw(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2])
+            .expect("12 bytes of options")
+            .write(&mut bytes, payload)
+            .expect("a valid packet");
+        bytes
+    }
+
+    fn udp(is_v6: bool, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let ip = if is_v6 { PacketBuilder::ipv6(V6.0, V6.1, 64) } else { PacketBuilder::ipv4(V4.0, V4.1, 64) };
+        ip.udp(1, 2).write(&mut bytes, payload).expect("a valid packet");
+        bytes
+    }
+
+    /// Slices a packet whose IP header the oracle finds in order.
+    fn checked(bytes: &[u8]) -> SlicedPacket<'_> {
+        let sliced = SlicedPacket::from_ip(bytes).expect("an IP packet");
+        match &sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let ip = ip.header().to_header();
+                assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                assert_eq!(usize::from(ip.total_len), bytes.len());
+            }
+            Some(NetSlice::Ipv6(ip)) => assert_eq!(usize::from(ip.header().payload_length()) + 40, bytes.len()),
+            _ => panic!("no IP packet"),
+        }
+        sliced
+    }
+
+    /// The oracle's checksum of what an IP packet carries.
+    fn expected_checksum(sliced: &SlicedPacket<'_>) -> u16 {
+        let transport = sliced.transport.as_ref().expect("a payload");
+        match (&sliced.net, transport) {
+            (Some(NetSlice::Ipv4(ip)), TransportSlice::Tcp(tcp)) => {
+                tcp.to_header().calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()).expect("fits")
+            }
+            (Some(NetSlice::Ipv6(ip)), TransportSlice::Tcp(tcp)) => {
+                tcp.to_header().calc_checksum_ipv6(&ip.header().to_header(), tcp.payload()).expect("fits")
+            }
+            (Some(NetSlice::Ipv4(ip)), TransportSlice::Udp(udp)) => {
+                udp.to_header().calc_checksum_ipv4(&ip.header().to_header(), udp.payload()).expect("fits")
+            }
+            (Some(NetSlice::Ipv6(ip)), TransportSlice::Udp(udp)) => {
+                udp.to_header().calc_checksum_ipv6(&ip.header().to_header(), udp.payload()).expect("fits")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        /// Put together again, the segments are the payload; each is a packet that the oracle accepts.
+        #[test]
+        fn tcp_segments(
+            payload in prop::collection::vec(any::<u8>(), 1..5000),
+            size in 3u16..1500,
+            sequence: u32,
+            is_v6: bool,
+        ) {
+            let bytes = tcp(is_v6, &payload, sequence);
+            let (kind, ip_len) = if is_v6 { (4, 40) } else { (1, 20) };
+            let segments = packets(header(kind, size, ip_len, 16), &bytes);
+            let mut reassembled = Vec::new();
+            for (index, segment) in segments.iter().enumerate() {
+                let sliced = checked(segment);
+                let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP") };
+                let header = tcp.to_header();
+                prop_assert_eq!(tcp.checksum(), expected_checksum(&sliced));
+                prop_assert_eq!(header.sequence_number, sequence.wrapping_add(u32::try_from(reassembled.len()).expect("short")));
+                let last = index + 1 == segments.len();
+                prop_assert_eq!((header.fin, header.psh, header.ack), (last, last, true));
+                prop_assert_eq!(header.options.len(), 12);
+                prop_assert!(tcp.payload().len() <= usize::from(size));
+                reassembled.extend_from_slice(tcp.payload());
+            }
+            prop_assert_eq!(reassembled, payload);
+        }
+
+        #[test]
+        fn udp_datagrams(payload in prop::collection::vec(any::<u8>(), 1..5000), size in 3u16..1500, is_v6: bool) {
+            let mut reassembled = Vec::new();
+            for datagram in packets(header(5, size, if is_v6 { 40 } else { 20 }, 6), &udp(is_v6, &payload)) {
+                let sliced = checked(&datagram);
+                let Some(TransportSlice::Udp(udp)) = &sliced.transport else { panic!("no UDP") };
+                prop_assert_eq!(udp.checksum(), expected_checksum(&sliced));
+                prop_assert!(udp.checksum() != 0);
+                prop_assert_eq!(usize::from(udp.length()), 8 + udp.payload().len());
+                reassembled.extend_from_slice(udp.payload());
+            }
+            prop_assert_eq!(reassembled, payload);
+        }
+
+        /// A completed checksum is the one that the builder computed.
+        #[test]
+        fn partial_checksums(payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut ping = Vec::new();
+            PacketBuilder::ipv6(V6.0, V6.1, 64).icmpv6_echo_request(1, 2).write(&mut ping, &payload).expect("valid");
+            for (whole, addresses, at, protocol) in [
+                (tcp(false, &payload, 1), V4_ADDRESSES, 16, protocol::TCP),
+                (tcp(true, &payload, 1), V6_ADDRESSES, 16, protocol::TCP),
+                (udp(false, &payload), V4_ADDRESSES, 6, protocol::UDP),
+                (udp(true, &payload), V6_ADDRESSES, 6, protocol::UDP),
+                (ping, V6_ADDRESSES, 2, protocol::ICMPV6),
+            ] {
+                let mut partial = whole.clone();
+                let start = u16::try_from(addresses.end).expect("short");
+                make_partial(&mut partial, addresses, usize::from(at), protocol);
+                prop_assert_eq!(packets(header(0, 0, start, at), &partial), vec![whole]);
+            }
+        }
+
+        /// Extension headers go with each segment, and count in its length alone.
+        #[test]
+        fn segments_with_extension_headers(payload in prop::collection::vec(any::<u8>(), 1..3000), words in 0u8..8) {
+            let plain = tcp(true, &payload, 7);
+            let mut extension = vec![0; usize::from(words + 1) * 8];
+            (extension[0], extension[1]) = (protocol::TCP, words);
+            let mut bytes = [&plain[..40], &extension, &plain[40..]].concat();
+            bytes[6] = protocol::DESTINATION_OPTIONS;
+            let payload_len = bytes.len() - 40;
+            put(&mut bytes, V6_PAYLOAD_LEN, length(payload_len));
+            let ip_len = length(40 + extension.len());
+            let without = packets(header(4, 1000, 40, 16), &plain);
+            let with = packets(header(4, 1000, ip_len, 16), &bytes);
+            prop_assert_eq!(with.len(), without.len());
+            for (with, without) in with.iter().zip(&without) {
+                prop_assert_eq!(Packet::parse(with).expect("valid").total_len(), with.len());
+                prop_assert_eq!(&with[40..40 + extension.len()], extension.as_slice());
+                prop_assert_eq!(&with[40 + extension.len()..], &without[40..]);
+            }
+        }
+
+        /// The fast sum is the obvious one.
+        #[test]
+        fn sum_agrees_with_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let obvious: u64 = bytes
+                .chunks(2)
+                .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
+                .sum();
+            prop_assert_eq!(fold(sum(0, &bytes)), fold(obvious));
+        }
+    }
+}
