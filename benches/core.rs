@@ -9,8 +9,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
 use tuntap_core::policy::forward::{Forwarder, Origin, Policy};
+use tuntap_core::policy::grant::{Grants, Identity};
 use tuntap_core::policy::guard::GuardPolicy;
-use tuntap_core::policy::lease::{Identity, Leases};
 use tuntap_core::policy::pattern::{Action, AnyFlow, Rule, Rules};
 use tuntap_core::policy::prefix_map::PrefixSet;
 use tuntap_core::policy::registry::{PeerId, Registry};
@@ -105,7 +105,7 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
         routes: Rules::new([]),
         has_gateway: false,
         switch: false,
-        leases: Leases::none(),
+        leases: Grants::none(),
         device_routes: AllowedTargets::default(),
         gateway_sources: PrefixSet::default(),
         networks: Vec::new(),

@@ -6,20 +6,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_core::policy::claims::Assignment;
+use tuntap_core::policy::assignment::{Applicant, AssignmentError, Candidate};
+use tuntap_core::policy::claims::AssignResult;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::forward::{
-    Forwarder, Inward, LegacyPeer, Origin, Outward, OutwardVerdict, Policy, RulesVerdict,
+    Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RestoredPeer, RulesVerdict,
 };
+use tuntap_core::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use tuntap_core::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
-use tuntap_core::policy::leasing::{Applicant, Chosen, LeaseRefusal};
 use tuntap_core::policy::pattern::{Action, Rule, Rules as CompiledRules};
-use tuntap_core::policy::pool::{Key, PoolRefusal};
+use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::targets::{AllowedTargets, TargetRange};
+use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
-use tuntap_wire::lease::{ClaimedAddress, Family};
 use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -46,7 +46,7 @@ pub fn check(data: &[u8]) {
         routes: CompiledRules::new(rules.routes.iter().copied()),
         has_gateway: rules.has_gateway,
         switch: rules.switch,
-        leases: Leases::new(rules.leases.iter().copied(), rules.uncovered),
+        leases: Grants::new(rules.leases.iter().copied(), rules.uncovered),
         // As the plugin does it: peers may name what the router's own routes name.
         device_routes: AllowedTargets::new(
             rules.routes.iter().map(|route| route.target),
@@ -87,7 +87,7 @@ struct Rules {
     routes: Vec<Rule<SocketAddr>>,
     has_gateway: bool,
     switch: bool,
-    leases: Vec<Lease>,
+    leases: Vec<Grant>,
     uncovered: Uncovered,
     device_routes: Vec<TargetRange>,
     gateway_sources: Vec<IpNet>,
@@ -214,11 +214,11 @@ fn read_service(input: &mut Input<'_>) -> Option<Service> {
     Some(Service { protocol, ports })
 }
 
-fn read_lease(input: &mut Input<'_>) -> Lease {
+fn read_lease(input: &mut Input<'_>) -> Grant {
     let prefix = net(input);
     let holder = input.byte();
     let number = u32::from(holder >> 1) % IDS;
-    Lease { prefix, holder: if holder & 1 == 0 { Holder::User(number) } else { Holder::Group(number) } }
+    Grant { prefix, holder: if holder & 1 == 0 { Holder::User(number) } else { Holder::Group(number) } }
 }
 
 fn read_range(input: &mut Input<'_>) -> TargetRange {
@@ -414,7 +414,7 @@ impl Scene {
         let rules = read_peer_rules(input, self.oracle.rules.has_services);
         if let Some(id) = self.make_room(slot, id) {
             self.added += 1;
-            let legacy = LegacyPeer {
+            let legacy = RestoredPeer {
                 identity: identity.clone(),
                 namespace: None,
                 rules: rules.clone(),
@@ -468,9 +468,11 @@ impl Scene {
                 assert!(are_dead || chosen.dead_holder.is_none());
                 self.give(id, chosen, name);
             }
-            Err(LeaseRefusal::NoPeer) => assert!(self.oracle.peer(id).is_none()),
-            Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => assert!(!has_network),
-            Err(LeaseRefusal::Pool(PoolRefusal::Full(_)) | LeaseRefusal::Firewall | LeaseRefusal::NotClaimable) => {
+            Err(AssignmentError::NoPeer) => assert!(self.oracle.peer(id).is_none()),
+            Err(AssignmentError::Pool(PoolError::NoNetwork(_))) => assert!(!has_network),
+            Err(
+                AssignmentError::Pool(PoolError::Full(_)) | AssignmentError::Firewall | AssignmentError::NotClaimable,
+            ) => {
                 assert!(has_network)
             }
             Err(refusal) => panic!("{refusal:?}"),
@@ -489,19 +491,19 @@ impl Scene {
     }
 
     /// The dead make room.
-    fn give(&mut self, id: PeerId, chosen: Chosen, name: u64) {
-        let Chosen { address, dead_holder } = chosen;
+    fn give(&mut self, id: PeerId, chosen: Candidate, name: u64) {
+        let Candidate { address, dead_holder } = chosen;
         assert_eq!(dead_holder, self.oracle.holder(address).map(|holder| holder.id).filter(|holder| *holder != id));
         if let Some(holder) = dead_holder {
             self.remove_peer(holder);
         }
         let is_new = self.oracle.holder(address).is_none();
         let expected = match self.oracle.lease(id, address).expect("it is there") {
-            Assignment::Granted => Ok(is_new),
-            Assignment::HeldBy(_) => Err(LeaseRefusal::Held),
-            Assignment::NotLeased => Err(LeaseRefusal::NotLeased),
-            Assignment::Taken => Err(LeaseRefusal::NotClaimable),
-            Assignment::TooMany => Err(LeaseRefusal::TooMany),
+            AssignResult::Granted => Ok(is_new),
+            AssignResult::HeldBy(_) => Err(AssignmentError::Held),
+            AssignResult::NotLeased => Err(AssignmentError::NotLeased),
+            AssignResult::Taken => Err(AssignmentError::NotClaimable),
+            AssignResult::TooMany => Err(AssignmentError::TooMany),
         };
         assert_eq!(self.forwarder.give(id, address, applicant(id, name).key), expected, "{address}");
     }
@@ -599,19 +601,19 @@ impl Oracle {
     }
 
     /// For those that have a lease, where one is needed.
-    fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+    fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let is_leased = self.is_leased_to(address, &self.peer(id)?.identity);
         if self.is_taken(address) || !can_be_host(address) {
-            return Some(Assignment::Taken);
+            return Some(AssignResult::Taken);
         }
-        Some(if is_leased { self.give(id, address) } else { Assignment::NotLeased })
+        Some(if is_leased { self.give(id, address) } else { AssignResult::NotLeased })
     }
 
     /// What the router has chosen needs no lease, and is nobody else's.
-    fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+    fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let may_have = !self.is_covered(address) || self.is_leased_to(address, &self.peer(id)?.identity);
         self.peer(id)?;
-        Some(if may_have { self.give(id, address) } else { Assignment::NotLeased })
+        Some(if may_have { self.give(id, address) } else { AssignResult::NotLeased })
     }
 
     /// From one of the router's networks, fit for a host, not the router's own, and leased to the peer or to nobody.
@@ -663,28 +665,38 @@ impl Oracle {
 
     /// As a packet would be looked at, but the router's own addresses are nobody's; what it could choose, a peer that has had
     /// it before may have again.
-    fn consider(&self, id: PeerId, address: IpAddr, leased: bool, are_dead: bool) -> Result<Chosen, LeaseRefusal> {
-        let Some(peer) = self.peer(id) else { return Err(LeaseRefusal::NoPeer) };
+    fn consider(
+        &self,
+        id: PeerId,
+        address: IpAddr,
+        leased: bool,
+        are_dead: bool,
+    ) -> Result<Candidate, AssignmentError> {
+        let Some(peer) = self.peer(id) else { return Err(AssignmentError::NoPeer) };
         if self.is_own(address) {
-            return Err(LeaseRefusal::Own);
+            return Err(AssignmentError::Own);
         }
         let is_granted = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
         if !is_granted {
-            return Err(LeaseRefusal::NotLeased);
+            return Err(AssignmentError::NotLeased);
         }
         let has_it = peer.addresses().chain(peer.assigned.map(IpAddr::V4)).any(|own| own == address);
         if !has_it && self.is_out_of_reach(address, peer) {
-            return Err(LeaseRefusal::NotClaimable);
+            return Err(AssignmentError::NotClaimable);
         }
         if self.passes_nothing_from(address) {
-            return Err(LeaseRefusal::Firewall);
+            return Err(AssignmentError::Firewall);
         }
         let is_chosen = leased && self.may_give(address, id);
         if !has_it && !is_chosen && !self.may_claim(address, &peer.identity) {
-            return Err(LeaseRefusal::NotClaimable);
+            return Err(AssignmentError::NotClaimable);
         }
         let other = self.holder(address).map(|holder| holder.id).filter(|holder| *holder != id);
-        if other.is_some() && !are_dead { Err(LeaseRefusal::Held) } else { Ok(Chosen { address, dead_holder: other }) }
+        if other.is_some() && !are_dead {
+            Err(AssignmentError::Held)
+        } else {
+            Ok(Candidate { address, dead_holder: other })
+        }
     }
 
     /// What a peer had, it may have again if somebody would give it to it now.
@@ -802,7 +814,7 @@ impl Oracle {
             || is_any_ones && !is_vassals && self.gateway_hosts().any(|net| within(dst, net))
     }
 
-    fn give(&mut self, id: PeerId, address: IpAddr) -> Assignment {
+    fn give(&mut self, id: PeerId, address: IpAddr) -> AssignResult {
         let other = self.holder(address).map(|peer| peer.id).filter(|holder| *holder != id);
         let peer = self.peer_mut(id).expect("a peer");
         let is_one_more = match address {
@@ -810,18 +822,18 @@ impl Oracle {
             IpAddr::V6(address) => !peer.v6.contains(&address) && peer.v6.len() == MOST_V6,
         };
         if is_one_more {
-            return Assignment::TooMany;
+            return AssignResult::TooMany;
         }
         peer.is_bound = true;
         match (other, address) {
             (None, _) => {
                 peer.hold(address);
-                return Assignment::Granted;
+                return AssignResult::Granted;
             }
             (Some(_), IpAddr::V4(address)) => peer.assigned = Some(address),
             (Some(_), IpAddr::V6(_)) => {}
         }
-        Assignment::HeldBy(other.expect("somebody"))
+        AssignResult::HeldBy(other.expect("somebody"))
     }
 
     fn set_rules(&mut self, id: PeerId, rules: Vec<PeerRule>) -> Option<RulesVerdict> {

@@ -2,7 +2,7 @@
 //!
 //! Input: the first bytes of a stream, which are also taken for the payload of a hello and of an answer.
 
-use tuntap_wire::attach::{Answer, Hello};
+use tuntap_wire::attach::{Hello, HelloReply};
 use tuntap_wire::greeting::{BadStart, CREDENTIALS_MAGIC, frames_start};
 
 /// Reads the bytes as all three.
@@ -50,15 +50,15 @@ fn check_hello(payload: &[u8]) {
 }
 
 fn check_answer(payload: &[u8]) {
-    let answer = Answer::decode(payload);
+    let answer = HelloReply::decode(payload);
     let expected = match (payload.first(), payload.get(1)) {
-        (Some(1), Some(1)) => Some(Answer::Attached),
-        (Some(1), Some(0)) => Some(Answer::Refused),
-        (Some(1), Some(2)) => Some(Answer::Renew),
+        (Some(1), Some(1)) => Some(HelloReply::Attached),
+        (Some(1), Some(0)) => Some(HelloReply::Refused),
+        (Some(1), Some(2)) => Some(HelloReply::Renew),
         _ => None,
     };
     assert_eq!(answer, expected);
     if let Some(answer) = answer {
-        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        assert_eq!(HelloReply::decode(&answer.encode()), Some(answer));
     }
 }

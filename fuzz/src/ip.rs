@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
-use tuntap_wire::answer::{self, source};
 use tuntap_wire::ip::{Fragment, Packet, PacketError, is_unicast};
+use tuntap_wire::reply::{self, source};
 
 use super::input::Input;
 use super::ones_complement::verifies;
@@ -190,9 +190,9 @@ fn check_answers(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
     let (own, other) = if packet.is_v4() { (ROUTER4, ROUTER6) } else { (ROUTER6, ROUTER4) };
     assert_eq!((source(Some(own), packet), source(Some(other), packet)), (own, expected.dst));
     assert_eq!(source(None, packet), expected.dst);
-    let built = |answer: Option<answer::Answer<'_>>| answer.map(|answer| answer.packet().expect("it fits"));
-    let too_big = |from| built(answer::too_big(packet, mtu, from));
-    let rejection = |from| built(answer::rejection(packet, from));
+    let built = |answer: Option<reply::Reply<'_>>| answer.map(|answer| answer.packet().expect("it fits"));
+    let too_big = |from| built(reply::too_big(packet, mtu, from));
+    let rejection = |from| built(reply::rejection(packet, from));
     assert_eq!(too_big(other), None);
 
     let mtu_field = [[0, 0], mtu.to_be_bytes()].concat();

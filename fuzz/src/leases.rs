@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use tuntap_wire::lease::{Ask, Claim, Configuration};
+use tuntap_wire::autoconf::{ClaimRequest, Configuration, ConfigurationRequest};
 
 /// Reads the bytes as all three.
 pub fn check(data: &[u8]) {
@@ -15,21 +15,21 @@ pub fn check(data: &[u8]) {
 }
 
 fn check_ask(payload: &[u8]) {
-    let expected = (payload.len() == 12 && payload[0] == 1).then(|| Ask {
+    let expected = (payload.len() == 12 && payload[0] == 1).then(|| ConfigurationRequest {
         v4: payload[1] & 1 == 1,
         v6: payload[1] & 2 == 2,
         name: payload[4..].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
     });
-    let ask = Ask::decode(payload);
+    let ask = ConfigurationRequest::decode(payload);
     assert_eq!(ask, expected);
     if let Some(ask) = ask {
-        assert_eq!(Ask::decode(&ask.encode()), Some(ask));
+        assert_eq!(ConfigurationRequest::decode(&ask.encode()), Some(ask));
         assert!(ask.encode().len() < 20, "a router without the extension must drop it");
     }
 }
 
 fn check_claim(payload: &[u8]) {
-    let Ok(claim) = Claim::decode(payload) else { return };
+    let Ok(claim) = ClaimRequest::decode(payload) else { return };
     let json: Value = serde_json::from_slice(payload).expect("it was read before");
     assert_eq!(json["version"], 1);
     let list = json["addresses"].as_array().expect("a list");
@@ -39,7 +39,7 @@ fn check_claim(payload: &[u8]) {
         assert_eq!(raw["address"].as_str().and_then(|word| word.parse().ok()), Some(claimed.address));
         assert_eq!(raw["leased"].as_bool().unwrap_or(false), claimed.leased);
     }
-    assert_eq!(Claim::decode(&claim.encode()).expect("what was read can be written"), claim);
+    assert_eq!(ClaimRequest::decode(&claim.encode()).expect("what was read can be written"), claim);
 }
 
 fn check_configuration(payload: &[u8]) {

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
+use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
-use tuntap_core::policy::lease::{Holder, Lease, Uncovered};
 use tuntap_core::policy::pattern::{Action, Rule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
@@ -50,7 +50,7 @@ pub fn check(data: &[u8]) {
             check_device_rule(option, value, config);
             check_word(option, value, config);
             check_grant(option, value, config);
-            if option == OptionName::Lease {
+            if option == OptionName::Grant {
                 check_lease(value, config);
             }
         }
@@ -261,7 +261,7 @@ fn check_lease(value: &str, config: &Config) {
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
     let id = if is_number { name.parse().expect("a number") } else { id_of(name) };
     let holder = if group { Holder::Group(id) } else { Holder::User(id) };
-    assert_eq!(leases(config), [Lease { prefix: written(prefix), holder }], "{value}");
+    assert_eq!(leases(config), [Grant { prefix: written(prefix), holder }], "{value}");
     assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
 
     let nobody = |_: &str| Ok(None);
@@ -275,7 +275,7 @@ fn check_lease(value: &str, config: &Config) {
 }
 
 /// The leases on a machine where every name is known.
-fn leases(config: &Config) -> Vec<Lease> {
+fn leases(config: &Config) -> Vec<Grant> {
     let known = |name: &str| Ok(Some(id_of(name)));
     let (leases, errors) = resolve_leases(&config.leases, known, known);
     assert!(errors.is_empty(), "{errors:?}");
@@ -446,7 +446,7 @@ fn write_grants(config: &Config, options: &mut Vec<Written>) {
             Holder::Group(gid) => format!("@{gid}"),
             Holder::Nobody => unreachable!("every name is known"),
         };
-        options.push((OptionName::Lease, format!("{} {holder}", lease.prefix)));
+        options.push((OptionName::Grant, format!("{} {holder}", lease.prefix)));
     }
     if let Some(uncovered) = config.lease_default {
         let word = if uncovered == Uncovered::Allow { "allow" } else { "deny" };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::host;
 use super::options::config;
 use tuntap_config::resolve_leases;
-use tuntap_core::policy::lease::{Holder, Lease, Leases, Uncovered};
+use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
 use tuntap_sys::process;
 
 /// Where a reloaded image finds what the one before has looked up.
@@ -76,7 +76,7 @@ pub fn hand_over() {
 }
 
 /// The leases, for those users and groups that are there right now. Each of the others is a line.
-pub fn leases() -> Leases {
+pub fn leases() -> Grants {
     let stamps = stamps();
     let (leases, errors) = resolve();
     for (_, error) in &errors {
@@ -86,14 +86,14 @@ pub fn leases() -> Leases {
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
     *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
     match config().lease_default {
-        Some(uncovered) => Leases::new(leases, uncovered),
-        None if leases.is_empty() => Leases::none(),
-        None => Leases::new(leases, Uncovered::Deny),
+        Some(uncovered) => Grants::new(leases, uncovered),
+        None if leases.is_empty() => Grants::none(),
+        None => Grants::new(leases, Uncovered::Deny),
     }
 }
 
 /// In the master, again and again: the leases whose users or groups have come since.
-pub fn newcomers() -> Vec<Lease> {
+pub fn newcomers() -> Vec<Grant> {
     let mut place = WAITING.lock();
     let Some(waiting) = place.as_mut() else { return Vec::new() };
     let begin = Instant::now();
@@ -116,7 +116,7 @@ pub fn newcomers() -> Vec<Lease> {
         *place = None;
     }
     let come: Vec<_> = come.into_iter().filter_map(|place| leases.get(place).copied()).collect();
-    for Lease { prefix, holder } in &come {
+    for Grant { prefix, holder } in &come {
         let account = match holder {
             Holder::User(id) => format!("uid {id}"),
             Holder::Group(id) => format!("gid {id}"),
@@ -127,7 +127,7 @@ pub fn newcomers() -> Vec<Lease> {
     come
 }
 
-fn resolve() -> (Vec<Lease>, Vec<(usize, tuntap_config::ConfigError)>) {
+fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
     let found = RefCell::new(FOUND.lock());
     // Who can't be asked for is who he was; who is not there any more is not.
     let look_up = |key: String, result: nix::Result<Option<u32>>| {

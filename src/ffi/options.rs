@@ -164,7 +164,7 @@ static ENTRIES: [Entry; OPTION_COUNT] = [
         flags: 0,
     },
     Entry {
-        option: OptionName::Lease,
+        option: OptionName::Grant,
         name: c"tuntap-router-lease",
         help: c"only peers with these credentials may claim these addresses, may be repeated; other addresses are refused then, see tuntap-router-lease-default (syntax: <address[/prefix]> <user|uid|@group|@gid>)",
         argument: Argument::Required,

@@ -20,8 +20,8 @@ use super::hostnet;
 use super::options::config;
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::forward::Policy;
+use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use tuntap_core::policy::lease::{Lease, Leases};
 use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_host::{Occasion, set_up_device};
@@ -34,7 +34,7 @@ use tuntap_sys::socket::tell_arrivals;
 use tuntap_sys::socket_file::SocketFile;
 use tuntap_sys::tun::Tun;
 use tuntap_sys::{dumpable, process, socket};
-use tuntap_wire::lease::Directory;
+use tuntap_wire::autoconf::Directory;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
@@ -43,7 +43,7 @@ static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
 static SPARE_DEVICES: Mutex<Vec<Option<Tun>>> = Mutex::new(Vec::new());
 
 /// The leases, for routers that are prepared later.
-static LEASES: Mutex<Option<Leases>> = Mutex::new(None);
+static LEASES: Mutex<Option<Grants>> = Mutex::new(None);
 
 /// Between attempts to prepare a router that couldn't be at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -138,7 +138,7 @@ const fn occasion(host: &HostState) -> Occasion {
 
 /// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
 fn tell_news() {
-    static UNTOLD: Mutex<Vec<(usize, Vec<Lease>)>> = Mutex::new(Vec::new());
+    static UNTOLD: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
     let come = accounts::newcomers();
     let mut setups = SETUPS.lock();
     let mut untold = UNTOLD.lock();
@@ -271,7 +271,7 @@ pub fn close() {
 
 /// Makes what a router needs. The device stays in its place if something else can't be had: programs that are run as root
 /// (`exec-as-root`) may configure it.
-fn prepare(spec: &RouterSpec, host: &HostState, leases: &Leases, place: &mut Option<Tun>) -> Result<Setup, String> {
+fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
         let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
         tun.enable_offloads();

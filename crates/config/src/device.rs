@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
-use tuntap_wire::lease::{Family, MAX_ADDRESSES, MIN_MTU_V4, MIN_MTU_V6, is_reserved};
+use tuntap_wire::autoconf::{Family, MAX_ADDRESSES, MIN_MTU_V4, MIN_MTU_V6, is_reserved};
 
 /// One device of this instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

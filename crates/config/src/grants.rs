@@ -4,7 +4,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
-use tuntap_core::policy::lease::{Holder, Lease, Uncovered};
+use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::targets::TargetRange;
 
 const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
@@ -67,13 +67,13 @@ pub fn lease_default(value: &str) -> Result<Uncovered, Problem> {
     }
 }
 
-/// Looks up the names in leases, which keep their order. Leases for somebody who isn't there are nobody's, and why they are
+/// Looks up the names in leases, which keep their order. Grants for somebody who isn't there are nobody's, and why they are
 /// is in the second part, by their place.
 pub fn resolve_leases(
     specs: &[LeaseSpec],
     user: impl Fn(&str) -> nix::Result<Option<u32>>,
     group: impl Fn(&str) -> nix::Result<Option<u32>>,
-) -> (Vec<Lease>, Vec<(usize, ConfigError)>) {
+) -> (Vec<Grant>, Vec<(usize, ConfigError)>) {
     let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
         let name = name.to_owned();
         match found {
@@ -91,11 +91,11 @@ pub fn resolve_leases(
             HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
         };
         let holder = holder.unwrap_or_else(|problem| {
-            let error = ConfigError { option: OptionName::Lease.as_str(), value: spec.value.clone(), problem };
+            let error = ConfigError { option: OptionName::Grant.as_str(), value: spec.value.clone(), problem };
             errors.push((place, error));
             Holder::Nobody
         });
-        leases.push(Lease { prefix: spec.prefix, holder });
+        leases.push(Grant { prefix: spec.prefix, holder });
     }
     (leases, errors)
 }

@@ -10,8 +10,8 @@ use super::error::{ConfigError, Problem};
 use super::protection::{ConnectionRate, HostRule, MAX_HOST_RULES};
 use super::{OptionName, RouterSpec, parse};
 use tuntap_core::policy::guard::ClaimScope;
+use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
-use tuntap_wire::lease::{MAX_DNS_SERVERS, is_reserved};
 
 /// Most addresses of one router.
 pub const MAX_ADDRESSES: usize = 16;

@@ -27,7 +27,7 @@ pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{Meant, RouterSpec, StatsAddress};
 pub use sandbox::Sandbox;
 
-use tuntap_core::policy::lease::Uncovered;
+use tuntap_core::policy::grant::Uncovered;
 use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, Rule};
 use tuntap_core::policy::targets::TargetRange;
@@ -55,7 +55,7 @@ pub enum OptionName {
     /// `tuntap-router-busy-poll`
     BusyPoll,
     /// `tuntap-router-lease`
-    Lease,
+    Grant,
     /// `tuntap-router-lease-default`
     LeaseDefault,
     /// `tuntap-router-device-route`
@@ -132,7 +132,7 @@ impl OptionName {
         Self::Stats,
         Self::Switch,
         Self::BusyPoll,
-        Self::Lease,
+        Self::Grant,
         Self::LeaseDefault,
         Self::DeviceRoute,
         Self::GatewayAllow,
@@ -204,7 +204,7 @@ impl OptionName {
             Self::Stats => "tuntap-router-stats",
             Self::Switch => "tuntap-router-switch",
             Self::BusyPoll => "tuntap-router-busy-poll",
-            Self::Lease => "tuntap-router-lease",
+            Self::Grant => "tuntap-router-lease",
             Self::LeaseDefault => "tuntap-router-lease-default",
             Self::DeviceRoute => "tuntap-router-device-route",
             Self::GatewayAllow => "tuntap-router-gateway-allow",
@@ -340,7 +340,7 @@ impl Config {
                 OptionName::Stats => router::parse_stats(value).map(|address| default_stats = Some(address)),
                 OptionName::Switch => parse::boolean(value).map(|on| config.switch = on),
                 OptionName::BusyPoll => parse::busy_poll(value).map(|limit| config.busy_poll = limit),
-                OptionName::Lease => grants::lease(value).map(|lease| config.leases.push(lease)),
+                OptionName::Grant => grants::lease(value).map(|lease| config.leases.push(lease)),
                 OptionName::LeaseDefault => grants::lease_default(value).map(|it| config.lease_default = Some(it)),
                 OptionName::DeviceRoute => {
                     grants::device_route(value).map(|ranges| config.device_routes.extend(ranges))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::Problem;
-use tuntap_wire::lease::is_host;
+use tuntap_wire::autoconf::is_host;
 use tuntap_wire::selector::AddressPattern;
 
 /// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.

@@ -3,8 +3,8 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_core::policy::guard::ClaimScope;
-use tuntap_core::policy::lease::{Holder, Lease};
 use tuntap_wire::rule::{Direction, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -167,7 +167,7 @@ fn host_is_protected_as_its_router_says() {
         (OptionName::MaxConnections, "a 100"),
         (OptionName::ConnectionRate, "a 50 70"),
         (OptionName::ConnectionRate, "b 50"),
-        (OptionName::Lease, "10.9.0.0/16 7"),
+        (OptionName::Grant, "10.9.0.0/16 7"),
         (OptionName::LeaseDefault, "deny"),
     ])
     .expect("valid");
@@ -710,8 +710,8 @@ fn device_rules_fit_one_frame() {
 }
 
 /// What leases mean on a machine with the user `app`, 1000, and the group `web`, 2000.
-fn resolve(values: &[&str]) -> Result<Vec<Lease>, ConfigErrors> {
-    let config = Config::from_options(values.iter().map(|value| (OptionName::Lease, *value)))?;
+fn resolve(values: &[&str]) -> Result<Vec<Grant>, ConfigErrors> {
+    let config = Config::from_options(values.iter().map(|value| (OptionName::Grant, *value)))?;
     let find = |known, id| move |name: &str| Ok((name == known).then_some(id));
     let (leases, errors) = resolve_leases(&config.leases, find("app", 1000), find("web", 2000));
     let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
@@ -720,7 +720,7 @@ fn resolve(values: &[&str]) -> Result<Vec<Lease>, ConfigErrors> {
 
 #[test]
 fn leases() {
-    let lease = |prefix: &str, holder| Lease { prefix: prefix.parse().expect("a prefix"), holder };
+    let lease = |prefix: &str, holder| Grant { prefix: prefix.parse().expect("a prefix"), holder };
     assert_eq!(
         resolve(&["10.0.0.5 app", "10.0.0.0/24 1001", "0.0.0.0 @web", " 10.0.1.0/24\t@2001 "]),
         Ok(vec![
@@ -737,14 +737,14 @@ fn leases_that_stop_the_start() {
     for value in
         ["", "10.0.0.5", "10.0.0.5 app other", "app 10.0.0.5", "10.0.0.5/33 app", "::1/129 app", "10.0.0.5 \"app"]
     {
-        error(OptionName::Lease, value);
+        error(OptionName::Grant, value);
     }
     for holder in ["@", "\"\"", "4294967295", "@4294967296", "app:web"] {
-        assert!(error(OptionName::Lease, &format!("10.0.0.5 {holder}")).contains("@group"), "{holder}");
+        assert!(error(OptionName::Grant, &format!("10.0.0.5 {holder}")).contains("@group"), "{holder}");
     }
-    let message = error(OptionName::Lease, "10.0.0.5/24 app");
+    let message = error(OptionName::Grant, "10.0.0.5/24 app");
     assert!(message.contains("expected 10.0.0.0/24 or 10.0.0.5/32"), "{message}");
-    let octal = error(OptionName::Lease, "010.0.0.5/24 app");
+    let octal = error(OptionName::Grant, "010.0.0.5/24 app");
     assert!(octal.contains("\"010.0.0.5/24\" is no address"), "{octal}");
     let errors = resolve(&["10.0.0.5 nosuch", "10.0.0.6 app", "10.0.0.7 @app"]).expect_err("two are unknown");
     assert_eq!(

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError, Route};
-use tuntap_wire::lease::Family;
+use tuntap_wire::autoconf::Family;
 
 /// What the loopback interface is called in every namespace.
 const LOOPBACK: &str = "lo";

@@ -15,8 +15,8 @@ use super::{Context, DeviceError};
 use tuntap_config::DeviceSpec;
 use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
+use tuntap_wire::autoconf::{Configuration, Family, MIN_MTU_V6};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
-use tuntap_wire::lease::{Configuration, Family, MIN_MTU_V6};
 
 /// Pause before the next connection when a router has closed one in the middle of it all.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);

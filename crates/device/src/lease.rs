@@ -14,9 +14,11 @@ use super::greeting::Introduced;
 use tuntap_config::DeviceSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::socket;
+use tuntap_wire::autoconf::{
+    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, LeaseError, RefusedWish, Wish, name_hash,
+};
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
-use tuntap_wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, LeaseError, Refusal, Wish, name_hash};
 
 /// How long a router may take to answer what it has read before it counts as one that knows no questions.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -71,7 +73,7 @@ pub enum SettleError {
     RulesTooEarly(libc::uid_t),
     /// It refused.
     #[error("it refuses {}: {}", .0.wish, .0.reason)]
-    Refused(Refusal),
+    Refused(RefusedWish),
     /// What it has chosen for the device before is not what it would choose now.
     #[error("its network is another one than before")]
     Changed,
@@ -133,10 +135,10 @@ impl Holding {
         self.leased.is_empty() && self.fixed.is_empty()
     }
 
-    fn claim(&self) -> Claim {
+    fn claim(&self) -> ClaimRequest {
         let leased = self.leased.iter().map(|address| ClaimedAddress { address: *address, leased: true });
         let fixed = self.fixed.iter().map(|(address, _)| ClaimedAddress { address: *address, leased: false });
-        Claim { addresses: leased.chain(fixed).collect() }
+        ClaimRequest { addresses: leased.chain(fixed).collect() }
     }
 
     /// Frames that claim the instance's own addresses of a family from a router that has not been told of them. Those of
@@ -258,7 +260,7 @@ impl<'a> Talk<'a> {
 
     /// Asks for an address of each family that the router has; of IPv4 only for a device that can't have others.
     pub fn lease(&mut self, v4_only: bool) -> Result<Configuration, SettleError> {
-        let told = self.ask(Ask { v4: true, v6: !v4_only, name: self.name })?;
+        let told = self.ask(ConfigurationRequest { v4: true, v6: !v4_only, name: self.name })?;
         if let Some(refusal) = told.refused.first() {
             return Err(SettleError::Refused(refusal.clone()));
         }
@@ -289,13 +291,13 @@ impl<'a> Talk<'a> {
 
     /// Claims the addresses that a device should have. `None` if the router knows no questions.
     pub fn hold(&mut self, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
-        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
+        match self.ask(ConfigurationRequest { v4: false, v6: false, name: self.name }) {
             Ok(_) => {}
             Err(SettleError::Unanswered) => return Ok(None),
             Err(error) => return Err(error),
         }
         let claim = holding.claim();
-        let told = self.request(FrameKind::Claim, &claim.encode())?;
+        let told = self.request(FrameKind::ClaimRequest, &claim.encode())?;
         let is_claimed = |net: &&IpNet| claim.addresses.iter().any(|claimed| claimed.address == net.addr());
         if let Some(net) = told.addresses.iter().find(|net| !is_claimed(net)) {
             return Err(SettleError::Unasked(*net));
@@ -303,8 +305,11 @@ impl<'a> Talk<'a> {
         for ClaimedAddress { address, .. } in claim.addresses {
             if !told.addresses.iter().any(|net| net.addr() == address) {
                 let of_this = told.refused.iter().find(|refusal| refusal.wish == Wish::Address(address));
-                let no_reason =
-                    || Refusal { wish: Wish::Address(address), reason: "without a reason".to_owned(), for_good: false };
+                let no_reason = || RefusedWish {
+                    wish: Wish::Address(address),
+                    reason: "without a reason".to_owned(),
+                    for_good: false,
+                };
                 return Err(SettleError::Refused(of_this.cloned().unwrap_or_else(no_reason)));
             }
         }
@@ -316,14 +321,14 @@ impl<'a> Talk<'a> {
         if let Introduced::NotYet(identity) = introduced {
             return Err(SettleError::RulesTooEarly(identity.uid.as_raw()));
         }
-        match self.ask(Ask { v4: false, v6: false, name: self.name }) {
+        match self.ask(ConfigurationRequest { v4: false, v6: false, name: self.name }) {
             Err(SettleError::Unanswered) => Err(SettleError::Rules),
             result => result.map(drop),
         }
     }
 
-    fn ask(&mut self, ask: Ask) -> Result<Configuration, SettleError> {
-        self.request(FrameKind::Ask, &ask.encode())
+    fn ask(&mut self, ask: ConfigurationRequest) -> Result<Configuration, SettleError> {
+        self.request(FrameKind::ConfigurationRequest, &ask.encode())
     }
 
     /// Sends a frame and waits for the answer. A router that has not read the frame is slow, or just being started; one that

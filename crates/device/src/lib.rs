@@ -40,7 +40,7 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::net::{NamespaceCookie, current_namespace, exists};
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::tun::{Tun, TunError};
-use tuntap_wire::lease::Configuration;
+use tuntap_wire::autoconf::Configuration;
 use tuntap_wire::rule::PeerRule;
 
 /// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment

@@ -20,9 +20,9 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::process::end_process;
 use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
-use tuntap_wire::attach::Answer;
+use tuntap_wire::attach::HelloReply;
+use tuntap_wire::autoconf::Family;
 use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
-use tuntap_wire::lease::Family;
 use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// Packets read from the device before they are written to the router in one go.
@@ -338,13 +338,13 @@ impl Pump {
             match frame.kind {
                 // Refused while the device is down, or because it is no packet: lost, as on any other wire.
                 FrameKind::Packet => _ = self.tun.send(&Offload::NONE, frame.payload),
-                FrameKind::Answer => answer = Answer::decode(frame.payload).or(answer),
+                FrameKind::HelloReply => answer = HelloReply::decode(frame.payload).or(answer),
                 FrameKind::Hello
                 | FrameKind::Rules
                 | FrameKind::ExtendedRules
-                | FrameKind::Ask
+                | FrameKind::ConfigurationRequest
                 | FrameKind::Configuration
-                | FrameKind::Claim
+                | FrameKind::ClaimRequest
                 | FrameKind::Other(_) => {}
             }
         }
@@ -359,7 +359,7 @@ impl Pump {
 
     /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
     /// can't travel in frames.
-    fn change_path(&mut self, answer: Answer) -> Result<(), Loss> {
+    fn change_path(&mut self, answer: HelloReply) -> Result<(), Loss> {
         if !mem::replace(&mut self.buffers.router_is_ours, true) {
             // It has not been told of these, for it could have been one of the C plugin.
             let claims = self.buffers.holding.echo_requests(Family::V6);
@@ -367,18 +367,18 @@ impl Pump {
             self.write_to_router()?;
         }
         match answer {
-            Answer::Attached => {
+            HelloReply::Attached => {
                 self.buffers.attached = true;
                 self.watch(Source::Tun).map_err(Loss::Epoll)?;
                 self.tun.best_offloads();
             }
-            Answer::Refused => {
+            HelloReply::Refused => {
                 self.buffers.attached = false;
                 self.tun.disable_offloads();
                 self.watch(Source::Tun).map_err(Loss::Epoll)?;
             }
             // The device stays the router's: nobody reads it until that has a copy again.
-            Answer::Renew => renew_hello(&self.router, &self.tun).map_err(Loss::Socket)?,
+            HelloReply::Renew => renew_hello(&self.router, &self.tun).map_err(Loss::Socket)?,
         }
         Ok(())
     }
@@ -448,7 +448,7 @@ mod tests {
             let router = Arc::new(OwnedFd::from(near));
             let mut pump = Pump::new(&tun, &router, &stop, epoll, buffers, Rejoin::new("tun0", "@none", &context));
             for _ in 0..2 {
-                pump.change_path(Answer::Refused).expect("the connection lives");
+                pump.change_path(HelloReply::Refused).expect("the connection lives");
             }
             let mut bytes = [0; 1024];
             let count = socket::recv(far.as_fd(), &mut bytes).expect("a claim");

@@ -18,7 +18,7 @@ use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError};
 use tuntap_sys::process::{replace_descriptor, root_directory};
 use tuntap_sys::tun::Tun;
 use tuntap_sys::{fork, socket};
-use tuntap_wire::lease::{Configuration, Family};
+use tuntap_wire::autoconf::{Configuration, Family};
 
 /// Pauses between attempts, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

@@ -9,7 +9,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use tuntap_sys::replace::Place;
-use tuntap_wire::lease::Directory;
+use tuntap_wire::autoconf::Directory;
 
 /// A file that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
 use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_leases};
-use tuntap_core::policy::lease::Lease;
+use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Networks, PortUses};
 use tuntap_sys::netlink::Netlink;
 
@@ -171,7 +171,7 @@ fn router_of(instance: &Instance, socket: Option<&str>) -> bool {
     instance.config.routers.iter().any(|router| Some(router.socket.as_str()) == socket)
 }
 
-fn leases(instance: &Instance) -> (Vec<Lease>, ConfigErrors) {
+fn leases(instance: &Instance) -> (Vec<Grant>, ConfigErrors) {
     let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
     let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
     let (leases, errors) = resolve_leases(&instance.config.leases, user, group);

@@ -11,7 +11,7 @@ use super::event_loop::EventLoop;
 use super::peer::{Departure, Peer, Stage, identity};
 use super::token::Token;
 use tuntap_core::policy::account::Account;
-use tuntap_core::policy::admission::Refusal;
+use tuntap_core::policy::admission::AdmissionError;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
 use tuntap_sys::socket::{self, PeerCredentials};
@@ -119,7 +119,13 @@ impl EventLoop<'_> {
     }
 
     /// Takes note of a connection that is closed at once.
-    fn turn_away(&mut self, credentials: PeerCredentials, account: Option<Account>, refusal: Refusal, now: Instant) {
+    fn turn_away(
+        &mut self,
+        credentials: PeerCredentials,
+        account: Option<Account>,
+        refusal: AdmissionError,
+        now: Instant,
+    ) {
         self.totals.turned_away += 1;
         self.limits_reached.count(refusal);
         let (name, pid, uid) = (self.name(), credentials.pid, credentials.uid);

@@ -14,7 +14,7 @@ use super::quarantine::Origin;
 use super::token::Token;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::tun::{Offloads, Tun};
-use tuntap_wire::attach::{Answer, Hello};
+use tuntap_wire::attach::{Hello, HelloReply};
 use tuntap_wire::frame::{FrameKind, HEADER_LEN};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
@@ -67,7 +67,7 @@ impl EventLoop<'_> {
         peer.offloads = offloads;
         peer.write_meter = WriteMeter::default();
         let before = std::mem::replace(&mut peer.path, Path::Attached(tun));
-        self.answer(id, Answer::Attached);
+        self.answer(id, HelloReply::Attached);
         self.keep(id);
         if matches!(before, Path::Stream(StreamReason::SlowWrites | StreamReason::Quarantined)) {
             self.totals.attached_again += 1;
@@ -78,7 +78,7 @@ impl EventLoop<'_> {
     /// Tells a peer that its packets travel in frames.
     pub(super) fn refuse(&mut self, id: PeerId) {
         self.keep_no_more(id);
-        self.answer(id, Answer::Refused);
+        self.answer(id, HelloReply::Refused);
     }
 
     fn check_device(&self, hello: &[u8], descriptor: Option<OwnedFd>) -> Result<(Offloads, Tun), StreamReason> {
@@ -124,11 +124,11 @@ impl EventLoop<'_> {
         self.refuse(id);
     }
 
-    pub(super) fn answer(&mut self, id: PeerId, answer: Answer) {
+    pub(super) fn answer(&mut self, id: PeerId, answer: HelloReply) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
         let limit = self.setup.limits.queued_bytes;
-        let _ = peer.queue.push(FrameKind::Answer, &answer.encode(), limit, &mut self.spares);
+        let _ = peer.queue.push(FrameKind::HelloReply, &answer.encode(), limit, &mut self.spares);
         self.flush_later(id);
     }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Stage, identity};
-use tuntap_core::policy::claims::Assignment;
+use tuntap_core::policy::claims::AssignResult;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::socket;
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
@@ -43,18 +43,18 @@ impl EventLoop<'_> {
         let CredentialsCheck::Hook(hook) = &self.setup.credentials else { return Ok(()) };
         let Some(address) = hook(credentials).map(IpAddr::V4) else { return Err(Departure::Refused(credentials)) };
         let mut assignment = self.forwarder.assign(id, address);
-        if let Some(Assignment::HeldBy(holder)) = assignment
+        if let Some(AssignResult::HeldBy(holder)) = assignment
             && self.remove_if_dead(holder)
         {
             assignment = self.forwarder.assign(id, address);
         }
         match assignment {
-            Some(Assignment::Granted) => self.log_claim(id, address),
-            Some(Assignment::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
-            Some(Assignment::Taken) => return Err(Departure::Taken(address)),
-            Some(Assignment::NotLeased) => return Err(Departure::NotLeased(address)),
+            Some(AssignResult::Granted) => self.log_claim(id, address),
+            Some(AssignResult::HeldBy(_)) => self.log_refused_claim(id, address, Instant::now()),
+            Some(AssignResult::Taken) => return Err(Departure::Taken(address)),
+            Some(AssignResult::NotLeased) => return Err(Departure::NotLeased(address)),
             // It has just connected, and holds none.
-            Some(Assignment::TooMany) | None => {}
+            Some(AssignResult::TooMany) | None => {}
         }
         Ok(())
     }

@@ -5,13 +5,15 @@ use std::os::fd::AsFd;
 
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
+use tuntap_core::policy::assignment::{Applicant, AssignmentError, Candidate};
 use tuntap_core::policy::drops::DropReason;
-use tuntap_core::policy::leasing::{Applicant, Chosen, LeaseRefusal};
-use tuntap_core::policy::pool::{Key, PoolRefusal};
+use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::{net, socket};
+use tuntap_wire::autoconf::{
+    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MIN_MTU_V6, RefusedWish, Wish,
+};
 use tuntap_wire::frame::FrameKind;
-use tuntap_wire::lease::{Ask, Claim, ClaimedAddress, Configuration, Family, MIN_MTU_V6, Refusal, Wish};
 
 /// Most questions and claims of a connection. A device has one of each; the rest is for what may be added to them.
 const MAX_REQUESTS: u8 = 8;
@@ -19,7 +21,7 @@ const MAX_REQUESTS: u8 = 8;
 impl EventLoop<'_> {
     /// Chooses the addresses that a peer asks for, and tells it. Who asks again gets the same ones.
     pub(super) fn answer_ask(&mut self, id: PeerId, payload: &[u8]) {
-        let Some(ask) = Ask::decode(payload).filter(|_| self.may_request(id)) else {
+        let Some(ask) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -31,16 +33,16 @@ impl EventLoop<'_> {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
                 None if family == Family::V6 && self.mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
-                    Err(LeaseRefusal::Narrow)
+                    Err(AssignmentError::Narrow)
                 }
                 None => self.choose(id, family, name),
             };
             match result {
                 Err(
-                    refusal @ (LeaseRefusal::NotClaimable
-                    | LeaseRefusal::Firewall
-                    | LeaseRefusal::Assigned
-                    | LeaseRefusal::Narrow),
+                    refusal @ (AssignmentError::NotClaimable
+                    | AssignmentError::Firewall
+                    | AssignmentError::Assigned
+                    | AssignmentError::Narrow),
                 ) => {
                     shut_out.push(refused(Wish::Any(family), refusal));
                 }
@@ -59,7 +61,7 @@ impl EventLoop<'_> {
     pub(super) fn answer_claim(&mut self, id: PeerId, payload: &[u8]) {
         let name = self.peers.get(id).and_then(|peer| peer.lease_name);
         // Whoever claims has asked before, and knows that this router understands it.
-        let (Some(name), Ok(claim), true) = (name, Claim::decode(payload), self.may_request(id)) else {
+        let (Some(name), Ok(claim), true) = (name, ClaimRequest::decode(payload), self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let mut told = Configuration::default();
@@ -78,13 +80,13 @@ impl EventLoop<'_> {
     }
 
     /// Counts what a limit has refused.
-    fn count_refusal(&mut self, refusal: LeaseRefusal) {
-        if refusal == LeaseRefusal::Share {
+    fn count_refusal(&mut self, refusal: AssignmentError) {
+        if refusal == AssignmentError::Share {
             self.limits_reached.max_addresses_per_uid += 1;
         }
     }
 
-    fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, LeaseRefusal> {
+    fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
@@ -92,7 +94,7 @@ impl EventLoop<'_> {
         self.give(applicant, chosen)
     }
 
-    fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, LeaseRefusal> {
+    fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
         let peers = &self.peers;
         let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
@@ -100,8 +102,8 @@ impl EventLoop<'_> {
         self.give(applicant, chosen)
     }
 
-    fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, LeaseRefusal> {
-        let key = self.lease_key(id, name).ok_or(LeaseRefusal::NoPeer)?;
+    fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, AssignmentError> {
+        let key = self.lease_key(id, name).ok_or(AssignmentError::NoPeer)?;
         Ok(Applicant { id, key, is_assigned: matches!(self.setup.credentials, CredentialsCheck::Hook(_)) })
     }
 
@@ -115,7 +117,7 @@ impl EventLoop<'_> {
         Some(Key { uid, name })
     }
 
-    fn give(&mut self, applicant: Applicant, chosen: Chosen) -> Result<IpAddr, LeaseRefusal> {
+    fn give(&mut self, applicant: Applicant, chosen: Candidate) -> Result<IpAddr, AssignmentError> {
         if let Some(holder) = chosen.dead_holder {
             self.remove_if_dead(holder);
         }
@@ -126,10 +128,10 @@ impl EventLoop<'_> {
     }
 
     /// Puts the end of a wish into an answer. A family that the router doesn't have is left out: nothing is missing then.
-    fn tell(&mut self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, LeaseRefusal>) {
+    fn tell(&mut self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, AssignmentError>) {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
-            Err(LeaseRefusal::Pool(PoolRefusal::NoNetwork(_))) => {}
+            Err(AssignmentError::Pool(PoolError::NoNetwork(_))) => {}
             Err(refusal) => {
                 self.count_refusal(refusal);
                 told.refused.push(refused(wish, refusal));
@@ -159,6 +161,6 @@ impl EventLoop<'_> {
     }
 }
 
-fn refused(wish: Wish, refusal: LeaseRefusal) -> Refusal {
-    Refusal { wish, reason: refusal.to_string(), for_good: refusal.is_for_good() }
+fn refused(wish: Wish, refusal: AssignmentError) -> RefusedWish {
+    RefusedWish { wish, reason: refusal.to_string(), for_good: refusal.is_for_good() }
 }

@@ -48,7 +48,7 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::socket::{PeerCredentials, bind_udp};
 use tuntap_sys::socket_file::SocketFile;
 use tuntap_sys::tun::{Tun, TunError};
-use tuntap_wire::lease::Directory;
+use tuntap_wire::autoconf::Directory;
 
 pub use heartbeat::{Heartbeat, Watchdog};
 pub use news::News;

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::event_loop::EventLoop;
-use tuntap_core::policy::lease::{Holder, Lease};
+use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_sys::socket;
 
-/// Leases in one message, which is bounded by the length of messages between two sockets.
+/// Grants in one message, which is bounded by the length of messages between two sockets.
 const MAX_LEASES: usize = 256;
 
 /// Longest message, in bytes: a lease takes a hundred at most.
@@ -54,7 +54,7 @@ impl News {
     }
 
     /// Tells the router whom leases are for now. EAGAIN if it hasn't read the last news yet.
-    pub fn tell(&self, leases: &[Lease]) -> nix::Result<()> {
+    pub fn tell(&self, leases: &[Grant]) -> nix::Result<()> {
         for part in leases.chunks(MAX_LEASES) {
             let granted: Vec<_> = part.iter().filter_map(|lease| Granted::of(*lease)).collect();
             let bytes = serde_json::to_vec(&granted).map_err(|_| Errno::EINVAL)?;
@@ -65,7 +65,7 @@ impl News {
 }
 
 impl Granted {
-    fn of(Lease { prefix, holder }: Lease) -> Option<Self> {
+    fn of(Grant { prefix, holder }: Grant) -> Option<Self> {
         let (is_group, id) = match holder {
             Holder::User(id) => (false, id),
             Holder::Group(id) => (true, id),
@@ -74,9 +74,9 @@ impl Granted {
         Some(Self { address: prefix.addr(), prefix_len: prefix.prefix_len(), is_group, id })
     }
 
-    fn lease(self) -> Option<Lease> {
+    fn lease(self) -> Option<Grant> {
         let holder = if self.is_group { Holder::Group(self.id) } else { Holder::User(self.id) };
-        Some(Lease { prefix: IpNet::new(self.address, self.prefix_len).ok()?, holder })
+        Some(Grant { prefix: IpNet::new(self.address, self.prefix_len).ok()?, holder })
     }
 }
 

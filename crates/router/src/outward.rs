@@ -92,8 +92,10 @@ impl EventLoop<'_> {
     fn handle_frame(&mut self, id: PeerId, frame: Frame<'_>) -> Result<(), Departure> {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let is_first = peer.stage != Stage::Frames;
-        let may_come_before_hello =
-            matches!(frame.kind, FrameKind::Rules | FrameKind::ExtendedRules | FrameKind::Ask | FrameKind::Claim);
+        let may_come_before_hello = matches!(
+            frame.kind,
+            FrameKind::Rules | FrameKind::ExtendedRules | FrameKind::ConfigurationRequest | FrameKind::ClaimRequest
+        );
         if is_first && !may_come_before_hello {
             peer.stage = Stage::Frames;
             socket::receive_descriptors(peer.as_fd(), false);
@@ -112,13 +114,13 @@ impl EventLoop<'_> {
                 }
                 self.take_rules(id, rules);
             }
-            FrameKind::Ask if is_first => self.answer_ask(id, frame.payload),
-            FrameKind::Claim if is_first => self.answer_claim(id, frame.payload),
+            FrameKind::ConfigurationRequest if is_first => self.answer_ask(id, frame.payload),
+            FrameKind::ClaimRequest if is_first => self.answer_claim(id, frame.payload),
             FrameKind::Hello if is_first => self.attach(id, frame.payload, offered),
             FrameKind::Hello
-            | FrameKind::Answer
-            | FrameKind::Ask
-            | FrameKind::Claim
+            | FrameKind::HelloReply
+            | FrameKind::ConfigurationRequest
+            | FrameKind::ClaimRequest
             | FrameKind::Configuration
             | FrameKind::Other(_) => {
                 self.count_drop(Some(id), DropReason::UnknownFrame);

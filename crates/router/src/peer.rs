@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::event_loop::READ_LEN;
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
-use tuntap_core::policy::admission::Refusal;
+use tuntap_core::policy::admission::AdmissionError;
 use tuntap_core::policy::drops::{DropCounters, DropReason};
-use tuntap_core::policy::lease::Identity;
+use tuntap_core::policy::grant::Identity;
 use tuntap_sys::socket::PeerCredentials;
 use tuntap_sys::tun::{Offloads, Tun};
 use tuntap_wire::frame::FrameError;
@@ -191,7 +191,7 @@ pub enum Departure {
         /// Whose they are.
         uid: libc::uid_t,
         /// Why that is too many.
-        refusal: Refusal,
+        refusal: AdmissionError,
     },
     /// It sent something else than its credentials.
     #[error("it did not send its credentials (set tuntap-use-credentials there, too)")]

@@ -7,9 +7,9 @@ use super::event_loop::EventLoop;
 use super::parcel::Parcel;
 use tuntap_core::policy::rate_limit::{Cause, Kind, Party};
 use tuntap_core::policy::registry::PeerId;
-use tuntap_wire::answer::{self, Answer, rejection, too_big};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
 use tuntap_wire::ip::Packet;
+use tuntap_wire::reply::{self, Reply, rejection, too_big};
 
 /// The longest packet that fits a frame.
 #[allow(clippy::cast_possible_truncation)] // checked beside it
@@ -28,14 +28,14 @@ pub enum Sender {
 impl EventLoop<'_> {
     /// Tells a peer that its packet was refused.
     pub(super) fn reject_outward(&mut self, id: PeerId, packet: &Packet<'_>) {
-        let from = answer::source(self.setup.own_addresses(), packet);
+        let from = reply::source(self.setup.own_addresses(), packet);
         let answer = rejection(packet, from);
         self.tell_peer(id, Kind::Rejection, packet, answer.as_ref());
     }
 
     /// Tells a peer that its packet was too long for the way that it had to go.
     pub(super) fn too_big_outward(&mut self, id: PeerId, packet: &Packet<'_>, mtu: u16) {
-        let from = answer::source(self.setup.own_addresses(), packet);
+        let from = reply::source(self.setup.own_addresses(), packet);
         let answer = too_big(packet, mtu, from);
         self.tell_peer(id, Kind::TooBig, packet, answer.as_ref());
     }
@@ -47,7 +47,7 @@ impl EventLoop<'_> {
         }
     }
 
-    fn tell_peer(&mut self, id: PeerId, kind: Kind, packet: &Packet<'_>, answer: Option<&Answer<'_>>) {
+    fn tell_peer(&mut self, id: PeerId, kind: Kind, packet: &Packet<'_>, answer: Option<&Reply<'_>>) {
         let Some(party) = self.party(id) else { return };
         if let Some(bytes) = self.admitted(kind, Cause::Peer(party), packet, answer) {
             self.deliver_answer(id, &bytes);
@@ -73,7 +73,7 @@ impl EventLoop<'_> {
     fn source_inward(&self, sender: Sender, packet: &Packet<'_>) -> IpAddr {
         match sender {
             Sender::Tun => packet.dst(),
-            Sender::Gateway(_) => answer::source(self.setup.own_addresses(), packet),
+            Sender::Gateway(_) => reply::source(self.setup.own_addresses(), packet),
         }
     }
 
@@ -83,7 +83,7 @@ impl EventLoop<'_> {
         holder: Option<PeerId>,
         kind: Kind,
         packet: &Packet<'_>,
-        answer: Option<&Answer<'_>>,
+        answer: Option<&Reply<'_>>,
     ) {
         match sender {
             // What a peer sends to another one comes here, too, if the kernel forwards it.
@@ -122,7 +122,7 @@ impl EventLoop<'_> {
         kind: Kind,
         cause: Cause,
         packet: &Packet<'_>,
-        answer: Option<&Answer<'_>>,
+        answer: Option<&Reply<'_>>,
     ) -> Option<Vec<u8>> {
         let answer = answer?;
         // RFC 1122, section 3.2.2: not about what goes to all of a network, nor to all of it.

@@ -16,7 +16,7 @@ use tuntap_config::PortMapping;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::socket::{PeerCredentials, arrival};
-use tuntap_wire::lease::Refusal;
+use tuntap_wire::autoconf::RefusedWish;
 
 impl EventLoop<'_> {
     /// Takes note of a peer that got its address.
@@ -114,10 +114,10 @@ impl EventLoop<'_> {
     }
 
     /// What a peer asked for and didn't get. It asks some times at most.
-    pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[Refusal]) {
+    pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[RefusedWish]) {
         let who = self.describe(id);
         let (name, account) = (self.name(), self.forwarder.account(id));
-        for Refusal { wish, reason, .. } in refused {
+        for RefusedWish { wish, reason, .. } in refused {
             self.fault_log.line(
                 Instant::now(),
                 account,

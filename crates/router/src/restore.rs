@@ -10,10 +10,10 @@ use super::event_loop::EventLoop;
 use super::peer::{Path, Peer, Stage, StreamReason};
 use super::quarantine::{Origin, Record};
 use super::store::{KeptPeer, Legacy};
-use tuntap_core::policy::forward::{Forwarder, LegacyPeer};
+use tuntap_core::policy::forward::{Forwarder, RestoredPeer};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::socket;
-use tuntap_wire::attach::Answer;
+use tuntap_wire::attach::HelloReply;
 use tuntap_wire::frame::FrameKind;
 use tuntap_wire::rule;
 
@@ -101,7 +101,7 @@ impl EventLoop<'_> {
         let rules = decode(&kept.rules).unwrap_or_default();
         let KeptPeer { identity, addresses, is_bound, .. } = &kept;
         let identity = identity.clone();
-        self.forwarder.restore(id, LegacyPeer { identity, namespace, rules, addresses, is_bound: *is_bound });
+        self.forwarder.restore(id, RestoredPeer { identity, namespace, rules, addresses, is_bound: *is_bound });
         if let Some(key) = kept.lease_name.and_then(|name| self.lease_key(id, name)) {
             kept.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
@@ -112,7 +112,7 @@ impl EventLoop<'_> {
         self.totals.restored += 1;
         self.write_down(id);
         self.watch_peer(id);
-        self.answer(id, Answer::Renew);
+        self.answer(id, HelloReply::Renew);
     }
 
     /// Keeps an attached peer, or what is new about it, for a router that may follow this one.
@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
     use tuntap_core::policy::forward::Policy;
-    use tuntap_core::policy::lease::Identity;
+    use tuntap_core::policy::grant::Identity;
     use tuntap_sys::socket::PeerCredentials;
 
     /// The next router would give it the one address that it holds, and no other any more.

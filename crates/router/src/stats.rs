@@ -7,7 +7,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::priority::Priority;
 use super::sandbox::Confinement;
-use tuntap_core::policy::admission::Refusal;
+use tuntap_core::policy::admission::AdmissionError;
 use tuntap_core::policy::drops::DropCounters;
 
 /// Counters of the whole router.
@@ -70,11 +70,11 @@ pub struct LimitsReached {
 
 impl LimitsReached {
     /// Counts a connection that was turned away.
-    pub const fn count(&mut self, refusal: Refusal) {
+    pub const fn count(&mut self, refusal: AdmissionError) {
         match refusal {
-            Refusal::Peers(_) => self.max_peers += 1,
-            Refusal::PeersPerUid(_) => self.max_peers_per_uid += 1,
-            Refusal::Unclaimed(_) | Refusal::UnclaimedShare(_) => self.max_unclaimed += 1,
+            AdmissionError::Peers(_) => self.max_peers += 1,
+            AdmissionError::PeersPerUid(_) => self.max_peers_per_uid += 1,
+            AdmissionError::Unclaimed(_) | AdmissionError::UnclaimedShare(_) => self.max_unclaimed += 1,
         }
     }
 }

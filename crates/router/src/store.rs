@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::quarantine::{Origin, Quarantine, Record as Spoiled};
-use tuntap_core::policy::lease::Identity;
+use tuntap_core::policy::grant::Identity;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket::{self, PeerCredentials};
 use tuntap_wire::frame::MAX_FRAME_LEN;

@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, renamea
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use tuntap_wire::lease::Directory;
+use tuntap_wire::autoconf::Directory;
 
 /// Anybody may read the file.
 const MODE: Mode = Mode::from_bits_truncate(0o644);

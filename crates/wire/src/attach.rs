@@ -24,7 +24,7 @@ pub struct Hello {
 
 /// What the router says to a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum HelloReply {
     /// It reads and writes the device itself from now on.
     Attached,
     /// It doesn't; packets travel in frames.
@@ -49,7 +49,7 @@ impl Hello {
     }
 }
 
-impl Answer {
+impl HelloReply {
     /// The payload.
     pub const fn encode(self) -> [u8; PAYLOAD_LEN] {
         let answer = match self {
@@ -79,8 +79,8 @@ mod tests {
     fn round_trips() {
         let hello = Hello { offloads: 0x1234_5678 };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
-        for answer in [Answer::Attached, Answer::Refused, Answer::Renew] {
-            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        for answer in [HelloReply::Attached, HelloReply::Refused, HelloReply::Renew] {
+            assert_eq!(HelloReply::decode(&answer.encode()), Some(answer));
         }
     }
 
@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(Hello::decode(&good[..7]), None);
         assert_eq!(Hello::decode(&[2, 10, 0, 0, 1, 0, 0, 0]), None);
         assert_eq!(Hello::decode(&[1, 12, 0, 0, 1, 0, 0, 0]), None);
-        assert_eq!(Answer::decode(&[1, 3]), None);
-        assert_eq!(Answer::decode(&[2, 1]), None);
-        assert_eq!(Answer::decode(&[]), None);
+        assert_eq!(HelloReply::decode(&[1, 3]), None);
+        assert_eq!(HelloReply::decode(&[2, 1]), None);
+        assert_eq!(HelloReply::decode(&[]), None);
     }
 }

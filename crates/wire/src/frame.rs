@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{attach, lease, rule};
+use super::{attach, autoconf, rule};
 
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
@@ -26,13 +26,13 @@ pub enum FrameKind {
     /// A device hands over its descriptor, see [`super::attach`].
     Hello,
     /// A router's answer to that.
-    Answer,
-    /// A device asks for its configuration, see [`super::lease`].
-    Ask,
+    HelloReply,
+    /// A device asks for its configuration, see [`super::autoconf`].
+    ConfigurationRequest,
     /// A router's answer to that, and to a claim.
     Configuration,
     /// A device says which addresses it should have.
-    Claim,
+    ClaimRequest,
     /// A kind that this version doesn't know.
     Other(u8),
 }
@@ -45,10 +45,10 @@ impl FrameKind {
             Self::Rules => 1,
             Self::ExtendedRules => rule::EXTENDED,
             Self::Hello => attach::HELLO,
-            Self::Answer => attach::ANSWER,
-            Self::Ask => lease::ASK,
-            Self::Configuration => lease::CONFIGURATION,
-            Self::Claim => lease::CLAIM,
+            Self::HelloReply => attach::ANSWER,
+            Self::ConfigurationRequest => autoconf::ASK,
+            Self::Configuration => autoconf::CONFIGURATION,
+            Self::ClaimRequest => autoconf::CLAIM,
             Self::Other(value) => value,
         }
     }
@@ -59,10 +59,10 @@ impl FrameKind {
             1 => Self::Rules,
             rule::EXTENDED => Self::ExtendedRules,
             attach::HELLO => Self::Hello,
-            attach::ANSWER => Self::Answer,
-            lease::ASK => Self::Ask,
-            lease::CONFIGURATION => Self::Configuration,
-            lease::CLAIM => Self::Claim,
+            attach::ANSWER => Self::HelloReply,
+            autoconf::ASK => Self::ConfigurationRequest,
+            autoconf::CONFIGURATION => Self::Configuration,
+            autoconf::CLAIM => Self::ClaimRequest,
             other => Self::Other(other),
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
 
-pub mod answer;
 pub mod attach;
+pub mod autoconf;
 pub mod echo;
 pub mod frame;
 pub mod greeting;
 pub mod ip;
-pub mod lease;
+pub mod reply;
 pub mod rule;
 pub mod segment;
 pub mod selector;

@@ -14,7 +14,7 @@ const UNCLAIMED_PARTS: usize = 4;
 
 /// A limit that leaves no room for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Refusal {
+pub enum AdmissionError {
     /// [`Limits::peers`]
     #[error("there are {0} peers already (tuntap-router-max-peers)")]
     Peers(usize),
@@ -62,16 +62,16 @@ impl Admission {
 
     /// Whether one more connection of this account has room. `Some` names a peer that has to leave for it: one of its own where
     /// the account has used up its part, else the oldest one.
-    pub fn admit(&self, account: Option<Account>, now: Instant) -> Result<Option<PeerId>, Refusal> {
+    pub fn admit(&self, account: Option<Account>, now: Instant) -> Result<Option<PeerId>, AdmissionError> {
         self.check_user(account)?;
         let of_account = of_user(account).and_then(|account| self.unclaimed_by_account.get(&account));
         let count = of_account.map_or(0, BTreeMap::len);
         let (refusal, waiting) = if count >= self.limits.unclaimed.div_ceil(UNCLAIMED_PARTS) {
-            (Refusal::UnclaimedShare(count), of_account)
+            (AdmissionError::UnclaimedShare(count), of_account)
         } else if self.peers >= self.limits.peers {
-            (Refusal::Peers(self.peers), Some(&self.unclaimed))
+            (AdmissionError::Peers(self.peers), Some(&self.unclaimed))
         } else if self.unclaimed.len() >= self.limits.unclaimed {
-            (Refusal::Unclaimed(self.unclaimed.len()), Some(&self.unclaimed))
+            (AdmissionError::Unclaimed(self.unclaimed.len()), Some(&self.unclaimed))
         } else {
             return Ok(None);
         };
@@ -98,7 +98,12 @@ impl Admission {
     }
 
     /// A connection turns out to be another user's. If that one may have no further, nothing changes.
-    pub fn change_account(&mut self, id: PeerId, from: Option<Account>, to: Option<Account>) -> Result<(), Refusal> {
+    pub fn change_account(
+        &mut self,
+        id: PeerId,
+        from: Option<Account>,
+        to: Option<Account>,
+    ) -> Result<(), AdmissionError> {
         if from != to {
             self.check_user(to)?;
             self.take_away(from);
@@ -139,11 +144,11 @@ impl Admission {
         Some((arrival, since))
     }
 
-    fn check_user(&self, account: Option<Account>) -> Result<(), Refusal> {
+    fn check_user(&self, account: Option<Account>) -> Result<(), AdmissionError> {
         let Some(account) = of_user(account) else { return Ok(()) };
         let count = self.by_account.get(&account).copied().unwrap_or(0);
         if self.limits.peers_per_uid != 0 && count >= self.limits.peers_per_uid {
-            return Err(Refusal::PeersPerUid(count));
+            return Err(AdmissionError::PeersPerUid(count));
         }
         Ok(())
     }
@@ -199,11 +204,11 @@ mod tests {
         admission.enter(peer(1), None, now);
         admission.enter(peer(2), user(7), now);
         admission.claimed(peer(1));
-        assert_eq!(admission.admit(user(8), now), Err(Refusal::Peers(2)));
+        assert_eq!(admission.admit(user(8), now), Err(AdmissionError::Peers(2)));
         // One that has been idle for long makes room here, too, and one with an address never does.
         assert_eq!(admission.admit(user(8), now + TIMEOUT), Ok(Some(peer(2))));
         admission.claimed(peer(2));
-        assert_eq!(admission.admit(user(8), now + TIMEOUT), Err(Refusal::Peers(2)));
+        assert_eq!(admission.admit(user(8), now + TIMEOUT), Err(AdmissionError::Peers(2)));
         admission.leave(peer(2), user(7));
         assert_eq!(admission.admit(user(8), now), Ok(None));
     }
@@ -214,13 +219,13 @@ mod tests {
         let mut admission = admission(99, 2, 99);
         admission.enter(peer(1), user(7), now);
         admission.enter(peer(2), user(7), now);
-        assert_eq!(admission.admit(user(7), now), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(admission.admit(user(7), now), Err(AdmissionError::PeersPerUid(2)));
         assert_eq!(admission.admit(user(8), now), Ok(None));
         for index in 3..9 {
             admission.enter(peer(index), None, now);
         }
         assert_eq!(admission.admit(None, now), Ok(None), "root has no limit");
-        assert_eq!(admission.change_account(peer(3), None, user(7)), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(admission.change_account(peer(3), None, user(7)), Err(AdmissionError::PeersPerUid(2)));
         assert_eq!(
             admission.change_account(peer(1), user(7), user(7)),
             Ok(()),
@@ -229,7 +234,7 @@ mod tests {
         assert_eq!(admission.change_account(peer(3), None, user(8)), Ok(()));
         admission.leave(peer(1), user(7));
         assert_eq!(admission.change_account(peer(4), None, user(7)), Ok(()));
-        assert_eq!(admission.admit(user(7), now), Err(Refusal::PeersPerUid(2)));
+        assert_eq!(admission.admit(user(7), now), Err(AdmissionError::PeersPerUid(2)));
     }
 
     #[test]
@@ -239,7 +244,7 @@ mod tests {
         for index in 1..4 {
             admission.enter(peer(index), None, start);
         }
-        assert_eq!(admission.admit(None, start + TIMEOUT / 2), Err(Refusal::Unclaimed(3)));
+        assert_eq!(admission.admit(None, start + TIMEOUT / 2), Err(AdmissionError::Unclaimed(3)));
         assert_eq!(admission.admit(None, start + TIMEOUT), Ok(Some(peer(1))));
         admission.claimed(peer(1));
         assert_eq!(admission.admit(None, start), Ok(None), "one with an address counts no longer");
@@ -262,7 +267,7 @@ mod tests {
                 assert_eq!(admission.admit(greedy, start), Ok(None));
                 admission.enter(peer(index), greedy, start);
             }
-            assert_eq!(admission.admit(greedy, start), Err(Refusal::UnclaimedShare(2)));
+            assert_eq!(admission.admit(greedy, start), Err(AdmissionError::UnclaimedShare(2)));
             assert_eq!(admission.admit(other, start), Ok(None));
             assert_eq!(admission.admit(greedy, start + TIMEOUT), Ok(Some(peer(0))), "one of its own makes room");
             admission.enter(peer(5), other, start);

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::account::Account;
 use super::drops::DropReason;
+use super::grant::{Grants, Identity};
 use super::guard::Guard;
-use super::lease::{Identity, Leases};
 use super::pool::Pool;
-use super::registry::{Claim, PeerId, Registry};
+use super::registry::{ClaimResult, PeerId, Registry};
 use super::shares::Shares;
-use tuntap_wire::lease::is_host;
+use tuntap_wire::autoconf::is_host;
 
 /// Most IPv6 addresses of a peer. A host has one for each network that it knows of, and may have some for a time (RFC 8981).
 pub const MAX_V6_ADDRESSES: usize = 8;
@@ -37,7 +37,7 @@ enum V4 {
 
 /// How an assignment ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assignment {
+pub enum AssignResult {
     /// The peer holds the address now.
     Granted,
     /// Another peer holds it, and keeps it until it dies.
@@ -76,9 +76,9 @@ pub struct Claimant<'a> {
 
 /// What says whether an address may be claimed.
 #[derive(Debug, Clone, Copy)]
-pub struct Grants<'a> {
+pub struct ClaimContext<'a> {
     /// What is kept for whom.
-    pub leases: &'a Leases,
+    pub leases: &'a Grants,
     /// The router's networks.
     pub pool: &'a Pool,
     /// What is nobody's.
@@ -117,7 +117,7 @@ impl Claims {
 
     /// Gives an address to the peer, which from then on may choose no other by itself. If another peer holds an IPv4
     /// address, this one waits for it: packets try again.
-    pub fn assign(&mut self, address: IpAddr, id: PeerId, registry: &mut Registry) -> Assignment {
+    pub fn assign(&mut self, address: IpAddr, id: PeerId, registry: &mut Registry) -> AssignResult {
         let has_room = match address {
             IpAddr::V4(address) => match self.v4 {
                 V4::Held(held) | V4::Assigned(held) => held == address,
@@ -126,19 +126,19 @@ impl Claims {
             IpAddr::V6(address) => self.v6.contains(&address) || self.v6.len() < MAX_V6_ADDRESSES,
         };
         if !has_room {
-            return Assignment::TooMany;
+            return AssignResult::TooMany;
         }
         self.is_bound = true;
         match registry.claim(address, id) {
-            Claim::Granted => {
+            ClaimResult::Granted => {
                 self.hold(address);
-                Assignment::Granted
+                AssignResult::Granted
             }
-            Claim::HeldBy(holder) => {
+            ClaimResult::HeldBy(holder) => {
                 if let IpAddr::V4(address) = address {
                     self.v4 = V4::Assigned(address);
                 }
-                Assignment::HeldBy(holder)
+                AssignResult::HeldBy(holder)
             }
         }
     }
@@ -153,7 +153,7 @@ impl Claims {
         &mut self,
         source: IpAddr,
         claimant: Claimant<'_>,
-        grants: Grants<'_>,
+        grants: ClaimContext<'_>,
         registry: &mut Registry,
     ) -> Source {
         let is_own = match source {
@@ -172,18 +172,18 @@ impl Claims {
             return Source::Refused(reason);
         }
         match registry.claim(source, claimant.id) {
-            Claim::Granted => {
+            ClaimResult::Granted => {
                 self.hold(source);
                 Source::Claimed
             }
-            Claim::HeldBy(holder) => Source::HeldBy(holder),
+            ClaimResult::HeldBy(holder) => Source::HeldBy(holder),
         }
     }
 
     /// Why the peer may not claim an address that it doesn't hold.
-    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, grants: Grants<'_>) -> Option<DropReason> {
+    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, grants: ClaimContext<'_>) -> Option<DropReason> {
         let Claimant { identity, account, .. } = claimant;
-        let Grants { leases, pool, guard, shares } = grants;
+        let ClaimContext { leases, pool, guard, shares } = grants;
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }

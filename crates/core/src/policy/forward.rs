@@ -6,18 +6,18 @@ use ipnet::IpNet;
 
 use super::account::Account;
 use super::cache::CachedRules;
-use super::claims::{Assignment, Claimant, Claims, Grants, Source};
+use super::claims::{AssignResult, ClaimContext, Claimant, Claims, Source};
 use super::drops::DropReason;
+use super::grant::{Grant, Grants, Identity};
 use super::guard::{Guard, GuardPolicy};
-use super::lease::{Identity, Lease, Leases};
 use super::pattern::{Action, AnyFlow, Rules};
 use super::pool::Pool;
 use super::prefix_map::PrefixSet;
 use super::registry::{PeerId, Registry};
 use super::shares::Shares;
 use super::targets::AllowedTargets;
+use tuntap_wire::autoconf::is_host;
 use tuntap_wire::ip::Packet;
-use tuntap_wire::lease::is_host;
 use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What the operator configured, the same for all peers.
@@ -34,7 +34,7 @@ pub struct Policy {
     /// Whether packets between two peers are delivered here rather than by the host's kernel.
     pub switch: bool,
     /// Who may hold which address.
-    pub leases: Leases,
+    pub leases: Grants,
     /// Gateways that peers may name in their rules.
     pub device_routes: AllowedTargets,
     /// Where datagrams of other routers may come from. An empty set is anywhere.
@@ -58,7 +58,7 @@ impl Default for Policy {
             routes: Rules::new([]),
             has_gateway: false,
             switch: false,
-            leases: Leases::none(),
+            leases: Grants::none(),
             device_routes: AllowedTargets::default(),
             gateway_sources: PrefixSet::default(),
             networks: Vec::new(),
@@ -125,7 +125,7 @@ pub enum Inward {
 
 /// What is known of a peer that an earlier router had.
 #[derive(Debug)]
-pub struct LegacyPeer<'a> {
+pub struct RestoredPeer<'a> {
     /// Who it is.
     pub identity: Identity,
     /// Root's network namespace, if it isn't the router's.
@@ -190,7 +190,7 @@ pub struct Forwarder {
     routes: CachedRules<SocketAddr>,
     has_gateway: bool,
     switch: bool,
-    pub(super) leases: Leases,
+    pub(super) leases: Grants,
     pub(super) pool: Pool,
     pub(super) guard: Guard,
     pub(super) shares: Shares,
@@ -229,7 +229,7 @@ impl Forwarder {
     }
 
     /// Takes one more lease of what was leased to nobody until now.
-    pub fn grant(&mut self, lease: Lease) {
+    pub fn grant(&mut self, lease: Grant) {
         self.leases.add(lease);
     }
 
@@ -263,8 +263,8 @@ impl Forwarder {
 
     /// A peer that an earlier router had, from this namespace. Its rules stay what they were; its addresses, too, as far as
     /// they are free and it may have them.
-    pub fn restore(&mut self, id: PeerId, legacy: LegacyPeer<'_>) {
-        let LegacyPeer { identity, namespace, rules, addresses, is_bound } = legacy;
+    pub fn restore(&mut self, id: PeerId, legacy: RestoredPeer<'_>) {
+        let RestoredPeer { identity, namespace, rules, addresses, is_bound } = legacy;
         self.add_peer(id, identity);
         self.set_namespace(id, namespace);
         self.set_rules(id, rules);
@@ -277,7 +277,7 @@ impl Forwarder {
             } else {
                 leases.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, leases, pool)
             };
-            if may_have && peer.claims.assign(address, id, &mut self.registry) == Assignment::Granted {
+            if may_have && peer.claims.assign(address, id, &mut self.registry) == AssignResult::Granted {
                 self.shares.take(peer.account_for(address, leases), address);
             }
         }
@@ -310,26 +310,26 @@ impl Forwarder {
     /// Gives a peer an address that it asks for, or that its credentials stand for, if it is leased to it. From then on the
     /// peer may choose none by itself. If another peer holds an IPv4 address, packets of this one try again. `None` if the
     /// peer is unknown.
-    pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+    pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = find_mut(&mut self.peers, id)?;
         if !is_host(address) || self.guard.is_taken(address) {
-            return Some(Assignment::Taken);
+            return Some(AssignResult::Taken);
         }
         if !self.leases.allow(address, &peer.identity) {
-            return Some(Assignment::NotLeased);
+            return Some(AssignResult::NotLeased);
         }
         Some(peer.claims.assign(address, id, &mut self.registry))
     }
 
     /// As [`Forwarder::assign`], for an address that the router itself has chosen: that is as good as a lease, unless it is
     /// leased to others.
-    pub fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<Assignment> {
+    pub fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = find_mut(&mut self.peers, id)?;
         if self.leases.cover(address) && !self.leases.allow(address, &peer.identity) {
-            return Some(Assignment::NotLeased);
+            return Some(AssignResult::NotLeased);
         }
         let assignment = peer.claims.assign(address, id, &mut self.registry);
-        if assignment == Assignment::Granted {
+        if assignment == AssignResult::Granted {
             self.shares.take(peer.account_for(address, &self.leases), address);
         }
         Some(assignment)
@@ -448,7 +448,7 @@ impl Forwarder {
         };
         let src = packet.src();
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
-        let grants = Grants { leases: &self.leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let grants = ClaimContext { leases: &self.leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
         let claimed = match peer.claims.check(src, claimant, grants, &mut self.registry) {
             Source::Own => None,
             Source::Claimed => {
@@ -536,7 +536,7 @@ impl PeerPolicy {
     }
 
     /// For whom an address is counted: for nobody, if it is leased to the peer.
-    fn account_for(&self, address: IpAddr, leases: &Leases) -> Option<Account> {
+    fn account_for(&self, address: IpAddr, leases: &Grants) -> Option<Account> {
         self.account().filter(|_| leases.is_leased(address, &self.identity) != Some(true))
     }
 

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::claims::MAX_V6_ADDRESSES;
+use crate::policy::grant::{Grant, Holder, Uncovered};
 use crate::policy::guard::ClaimScope;
-use crate::policy::lease::{Holder, Lease, Uncovered};
 use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::targets::TargetRange;
 use tuntap_wire::rule::{MaskedAddress, PeerSelector};
@@ -53,7 +53,7 @@ fn identity(index: u32) -> Identity {
 
 fn restore(forwarder: &mut Forwarder, id: u32, uid: u32, addresses: &[IpAddr], is_bound: bool) {
     let (identity, rules) = (identity(uid), Vec::new());
-    forwarder.restore(peer(id), LegacyPeer { identity, namespace: None, rules, addresses, is_bound });
+    forwarder.restore(peer(id), RestoredPeer { identity, namespace: None, rules, addresses, is_bound });
 }
 
 fn forwarder(policy: Policy) -> Forwarder {
@@ -197,7 +197,7 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
 #[test]
 fn address_that_was_assigned_does_not_freeze_the_rules_yet() {
     let mut forwarder = forwarder(Policy::default());
-    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+    assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, RuleAction::Deny)]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
     assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
@@ -258,8 +258,8 @@ fn datagrams_of_other_routers() {
 }
 
 fn leased(leases: &[(&str, u32)], uncovered: Uncovered) -> Policy {
-    let lease = |&(prefix, uid): &(&str, u32)| Lease { prefix: net(prefix), holder: Holder::User(uid) };
-    Policy { leases: Leases::new(leases.iter().map(lease), uncovered), ..Policy::default() }
+    let lease = |&(prefix, uid): &(&str, u32)| Grant { prefix: net(prefix), holder: Holder::User(uid) };
+    Policy { leases: Grants::new(leases.iter().map(lease), uncovered), ..Policy::default() }
 }
 
 #[test]
@@ -299,8 +299,8 @@ fn claims_outside_of_the_networks_are_refused() {
     // What the function of credentials has said once is the operator's word, but the host's stays the host's.
     restore(&mut forwarder, 4, 4, &[outside, HOST], true);
     assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [outside]);
-    assert_eq!(forwarder.assign(peer(2), HOST), Some(Assignment::Taken));
-    assert_eq!(forwarder.assign(peer(2), IpAddr::from([127, 0, 0, 1])), Some(Assignment::Taken));
+    assert_eq!(forwarder.assign(peer(2), HOST), Some(AssignResult::Taken));
+    assert_eq!(forwarder.assign(peer(2), IpAddr::from([127, 0, 0, 1])), Some(AssignResult::Taken));
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
 }
 
@@ -357,7 +357,7 @@ fn one_user_leaves_the_others_addresses() {
     assert_eq!(claim(&mut forwarder, 24, 9, None), full);
 }
 
-/// Leases are the operator's word on how many.
+/// Grants are the operator's word on how many.
 #[test]
 fn leased_addresses_count_for_nobody() {
     let policy = leased(&[("192.168.0.0/30", 1)], Uncovered::Allow);
@@ -422,9 +422,9 @@ fn peer_is_who_it_has_shown_to_be() {
 #[test]
 fn assigned_address_must_be_leased_too() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
-    assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::NotLeased));
+    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotLeased));
     assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::NoPeer, None));
-    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+    assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource), "leased, not assigned");
 }
 
@@ -445,16 +445,16 @@ fn first_peer_rule_wins() {
 #[test]
 fn assigned_peer_gets_its_address_and_no_other() {
     let mut forwarder = forwarder(Policy::default());
-    assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+    assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
 
-    assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::HeldBy(peer(1))));
+    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
     assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outward::Drop(DropReason::SpoofedSource));
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Contested { address: A, holder: peer(1) });
     forwarder.remove_peer(peer(1));
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Tun);
-    assert_eq!(forwarder.assign(peer(2), B), Some(Assignment::TooMany));
+    assert_eq!(forwarder.assign(peer(2), B), Some(AssignResult::TooMany));
 }
 
 #[test]
@@ -526,9 +526,9 @@ proptest! {
         events in prop::collection::vec((0u32..4, 0u8..8, 0u8..8), 1..100),
     ) {
         let address = |host| IpAddr::from([10, 0, 0, host]);
-        let leases: Vec<Lease> = leases
+        let leases: Vec<Grant> = leases
             .into_iter()
-            .map(|(host, length, is_group, number)| Lease {
+            .map(|(host, length, is_group, number)| Grant {
                 prefix: IpNet::new_assert(address(host), length),
                 holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
             })
@@ -539,7 +539,7 @@ proptest! {
             denied.map(|source| rule(Action::Deny, &IpNet::from(source).to_string(), "any"));
         let mut forwarder = Forwarder::new(
             Policy {
-                leases: Leases::new(leases.iter().copied(), uncovered),
+                leases: Grants::new(leases.iter().copied(), uncovered),
                 firewall_out: Rules::chain(chain),
                 ..Policy::default()
             },
@@ -635,7 +635,7 @@ mod ipv6 {
         }
         let one_more = Outward::Drop(DropReason::TooManyAddresses);
         assert_eq!(to(&mut forwarder, peer(1), address(most + 2), HOST6), one_more);
-        assert_eq!(forwarder.assign(peer(1), address(most + 2)), Some(Assignment::TooMany));
+        assert_eq!(forwarder.assign(peer(1), address(most + 2)), Some(AssignResult::TooMany));
         assert_eq!(to(&mut forwarder, peer(1), address(2), HOST6), Outward::Tun);
     }
 
@@ -657,11 +657,11 @@ mod ipv6 {
     #[test]
     fn assigned_peer_chooses_no_address() {
         let mut forwarder = forwarder(Policy::default());
-        assert_eq!(forwarder.assign(peer(1), A), Some(Assignment::Granted));
+        assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
         assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
-        assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::Granted));
+        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::Granted));
         assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
-        assert_eq!(forwarder.assign(peer(2), A6), Some(Assignment::HeldBy(peer(1))));
+        assert_eq!(forwarder.assign(peer(2), A6), Some(AssignResult::HeldBy(peer(1))));
         assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
         // unless it is leased to it
         let mut leased = super::forwarder(leased(&[("192.168.0.2/32", 1), ("fd00:77::3/128", 1)], Uncovered::Allow));
@@ -674,9 +674,9 @@ mod ipv6 {
     fn assigned_peer_waits_for_a_holder() {
         let mut forwarder = forwarder(Policy::default());
         to(&mut forwarder, peer(1), A, HOST);
-        assert_eq!(forwarder.assign(peer(2), A6), Some(Assignment::Granted));
+        assert_eq!(forwarder.assign(peer(2), A6), Some(AssignResult::Granted));
         assert!(!forwarder.is_waiting(peer(2)));
-        assert_eq!(forwarder.assign(peer(2), A), Some(Assignment::HeldBy(peer(1))));
+        assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
         assert!(forwarder.is_waiting(peer(2)) && forwarder.address(peer(2)) == Some(A6));
         forwarder.remove_peer(peer(1));
         assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
@@ -686,10 +686,10 @@ mod ipv6 {
     #[test]
     fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
         let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
-        assert_eq!(forwarder.assign(peer(1), A6), Some(Assignment::NotLeased));
-        assert_eq!(forwarder.lease(peer(1), A6), Some(Assignment::Granted));
-        assert_eq!(forwarder.lease(peer(1), B6), Some(Assignment::NotLeased));
-        assert_eq!(forwarder.lease(peer(2), B6), Some(Assignment::Granted));
+        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::NotLeased));
+        assert_eq!(forwarder.lease(peer(1), A6), Some(AssignResult::Granted));
+        assert_eq!(forwarder.lease(peer(1), B6), Some(AssignResult::NotLeased));
+        assert_eq!(forwarder.lease(peer(2), B6), Some(AssignResult::Granted));
         assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
     }
 
@@ -780,11 +780,11 @@ mod ipv6 {
     }
 
     proptest! {
-        /// Leases and claims mean the same for both versions.
+        /// Grants and claims mean the same for both versions.
         #[test]
         fn leases_cover_what_their_prefixes_cover(nets in prop::collection::vec(any_net(), 1..8), pick: u128) {
-            let leases = nets.iter().map(|&prefix| Lease { prefix, holder: Holder::User(1) });
-            let policy = Policy { leases: Leases::new(leases, Uncovered::Deny), ..Policy::default() };
+            let leases = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
+            let policy = Policy { leases: Grants::new(leases, Uncovered::Deny), ..Policy::default() };
             for net in nets {
                 let mut forwarder = forwarder(policy.clone());
                 let source = inside(net, pick);

@@ -2,7 +2,7 @@ use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::lease::{Holder, Lease, Uncovered};
+use crate::policy::grant::{Grant, Holder, Uncovered};
 
 const VASSAL: [u8; 4] = [10, 0, 0, 2];
 const VASSAL6: &str = "fd00:77::2";
@@ -24,7 +24,7 @@ fn range(prefix: &str, port: Option<u16>) -> TargetRange {
 }
 
 fn pool() -> Pool {
-    Pool::new(vec![net("10.0.0.1/24"), net("fd00:77::1/64")], &Leases::none(), [ip("10.0.0.80")])
+    Pool::new(vec![net("10.0.0.1/24"), net("fd00:77::1/64")], &Grants::none(), [ip("10.0.0.80")])
 }
 
 fn policy(gateways: Gateways) -> GuardPolicy {
@@ -210,12 +210,12 @@ fn claims() {
     let own = guard(gateways.clone());
     let mut any = Guard::new(GuardPolicy { claims: ClaimScope::Any, ..policy(gateways) });
     any.set_host_addresses([net("192.0.2.1/24")]);
-    let lease = |prefix: &str| Lease { prefix: net(prefix), holder: Holder::User(7) };
-    let leases = Leases::new(
+    let lease = |prefix: &str| Grant { prefix: net(prefix), holder: Holder::User(7) };
+    let leases = Grants::new(
         ["10.0.0.80/32", "198.51.100.9/32", "172.16.0.0/24", "10.0.0.0/24", "192.0.2.1/32"].map(lease),
         Uncovered::Allow,
     );
-    let none = Leases::none();
+    let none = Grants::none();
     // Of one without a lease, of root, of one with one; within the networks, and anywhere.
     for (address, expected) in [
         ("10.0.0.2", [true, true, true, true]),

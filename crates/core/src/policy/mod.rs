@@ -2,13 +2,13 @@
 
 pub mod account;
 pub mod admission;
+pub mod assignment;
 pub mod cache;
 pub mod claims;
 pub mod drops;
 pub mod forward;
+pub mod grant;
 pub mod guard;
-pub mod lease;
-pub mod leasing;
 pub mod limits;
 pub mod pattern;
 pub mod pool;

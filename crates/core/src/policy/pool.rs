@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::lease::{Identity, Leases};
-use tuntap_wire::lease::{Family, fnv1a, is_reserved};
+use super::grant::{Grants, Identity};
+use tuntap_wire::autoconf::{Family, fnv1a, is_reserved};
 
 /// Most addresses of one network that are looked at for one peer, and most of all that is leased to it. Networks of that
 /// size are searched completely; in larger ones the search jumps around, so that no crowded stretch ends it.
@@ -30,13 +30,13 @@ pub const MAX_RECENT: usize = 1024;
 pub struct Key {
     /// The user, as the kernel vouches for it; 0 where nobody shows who it is.
     pub uid: u32,
-    /// Which device, as it says itself ([`tuntap_wire::lease::name_hash`]).
+    /// Which device, as it says itself ([`tuntap_wire::autoconf::name_hash`]).
     pub name: u64,
 }
 
 /// Why a peer gets no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum PoolRefusal {
+pub enum PoolError {
     /// The router has no network of this family.
     #[error("the router has no {} network (tuntap-router-address)", .0.word())]
     NoNetwork(Family),
@@ -87,7 +87,7 @@ struct Gap {
 impl Pool {
     /// Nothing given yet. The networks are the router's own addresses with their prefix lengths; addresses that ports of the
     /// host lead to are given to those only to whom they are leased.
-    pub fn new(networks: Vec<IpNet>, leases: &Leases, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
+    pub fn new(networks: Vec<IpNet>, leases: &Grants, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
         let unleased = networks.iter().filter_map(|net| Unleased::of(*net, leases)).collect();
         Self { networks, unleased, port_targets: port_targets.into_iter().collect(), ..Self::default() }
     }
@@ -117,7 +117,7 @@ impl Pool {
 
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
     /// have it, and no lease keeps it for others. What a port leads to must be leased to the peer.
-    pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Leases) -> bool {
+    pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Grants) -> bool {
         let is_permitted = match leases.is_leased(address, identity) {
             Some(is_leased) => is_leased,
             // What becomes of addresses that no lease covers is about what peers choose themselves.
@@ -150,11 +150,11 @@ impl Pool {
         key: Key,
         family: Family,
         identity: &Identity,
-        leases: &Leases,
+        leases: &Grants,
         mut is_free: impl FnMut(IpAddr, bool) -> bool,
-    ) -> Result<IpAddr, PoolRefusal> {
+    ) -> Result<IpAddr, PoolError> {
         if !self.networks.iter().any(|net| Family::of(net.addr()) == family) {
-            return Err(PoolRefusal::NoNetwork(family));
+            return Err(PoolError::NoNetwork(family));
         }
         let mut second_choice = None;
         for (address, is_fixed) in self.candidates(key, family, identity, leases) {
@@ -171,7 +171,7 @@ impl Pool {
             }
             return Ok(address);
         }
-        second_choice.ok_or(PoolRefusal::Full(family))
+        second_choice.ok_or(PoolError::Full(family))
     }
 
     /// Notes that an address was given.
@@ -205,7 +205,7 @@ impl Pool {
         key: Key,
         family: Family,
         identity: &'a Identity,
-        leases: &'a Leases,
+        leases: &'a Grants,
     ) -> impl Iterator<Item = (IpAddr, bool)> + 'a {
         let leased = || leases.prefixes_of(identity).filter(move |prefix| Family::of(prefix.addr()) == family);
         let (singles, prefixes): (Vec<_>, Vec<_>) = leased().partition(|prefix| is_single(*prefix));
@@ -257,7 +257,7 @@ impl Range {
 
 impl Unleased {
     /// Nothing where no lease is, and where the search in the network leaves nothing out.
-    fn of(network: IpNet, leases: &Leases) -> Option<Self> {
+    fn of(network: IpNet, leases: &Grants) -> Option<Self> {
         let network = network.trunc();
         if Range::of(network).size <= MAX_PROBES as u64 {
             return None;

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::super::lease::{Holder, Lease, Uncovered};
+use super::super::grant::{Grant, Holder, Uncovered};
 use super::*;
 
 fn net(text: &str) -> IpNet {
@@ -15,10 +15,10 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn pool(networks: &[&str]) -> Pool {
-    pool_with(networks, &Leases::none())
+    pool_with(networks, &Grants::none())
 }
 
-fn pool_with(networks: &[&str], leases: &Leases) -> Pool {
+fn pool_with(networks: &[&str], leases: &Grants) -> Pool {
     Pool::new(networks.iter().map(|text| net(text)).collect(), leases, [])
 }
 
@@ -30,16 +30,16 @@ fn key(uid: u32, name: u64) -> Key {
     Key { uid, name }
 }
 
-fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Leases {
-    Leases::new(
+fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Grants {
+    Grants::new(
         list.iter()
-            .map(|(prefix, uid)| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
+            .map(|(prefix, uid)| Grant { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
         uncovered,
     )
 }
 
 /// Gives an address as a router does.
-fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, leases: &Leases) -> Option<IpAddr> {
+fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, leases: &Grants) -> Option<IpAddr> {
     let chosen = pool.choose(key, family, &user(key.uid), leases, |address, _| !held.contains(&address)).ok()?;
     assert!(held.insert(chosen), "{chosen} was free");
     pool.give(chosen, key);
@@ -49,7 +49,7 @@ fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, l
 /// Also if it had another one once, which is free again.
 #[test]
 fn what_a_device_gave_back_last_it_gets_again() {
-    let (mut pool, none, anybody) = (pool(&["10.0.0.1/24"]), Leases::none(), user(7));
+    let (mut pool, none, anybody) = (pool(&["10.0.0.1/24"]), Grants::none(), user(7));
     let key = key(7, 1);
     for own in ["10.0.0.20", "10.0.0.10"].map(address) {
         pool.give(own, key);
@@ -66,26 +66,26 @@ fn what_a_device_gave_back_last_it_gets_again() {
 #[test]
 fn small_network_is_used_to_the_last_address() {
     let (mut pool, mut held) = (pool(&["10.0.0.1/29"]), HashSet::new());
-    let none = Leases::none();
+    let none = Grants::none();
     for name in 0..5 {
         assert!(give(&mut pool, &mut held, key(0, name), Family::V4, &none).is_some(), "{name}");
     }
     let expected: HashSet<_> = (2..7).map(|host| address(&format!("10.0.0.{host}"))).collect();
     assert_eq!(held, expected, "all but the network's, the router's and the broadcast address");
     let refused = pool.choose(key(0, 9), Family::V4, &user(0), &none, |address, _| !held.contains(&address));
-    assert_eq!(refused, Err(PoolRefusal::Full(Family::V4)));
+    assert_eq!(refused, Err(PoolError::Full(Family::V4)));
     let refused = pool.choose(key(0, 9), Family::V6, &user(0), &none, |_, _| true);
-    assert_eq!(refused, Err(PoolRefusal::NoNetwork(Family::V6)));
+    assert_eq!(refused, Err(PoolError::NoNetwork(Family::V6)));
 }
 
 #[test]
 fn same_device_finds_the_same_address_in_another_router() {
     for (network, family) in [("10.0.0.1/24", Family::V4), ("fd00:77::1/64", Family::V6)] {
-        let choose = || pool(&[network]).choose(key(7, 8), family, &user(7), &Leases::none(), |_, _| true);
+        let choose = || pool(&[network]).choose(key(7, 8), family, &user(7), &Grants::none(), |_, _| true);
         assert_eq!(choose(), choose());
     }
     // Written down, because it must be the same for ever.
-    let chosen = pool(&["10.0.0.1/24"]).choose(key(7, 8), Family::V4, &user(7), &Leases::none(), |_, _| true);
+    let chosen = pool(&["10.0.0.1/24"]).choose(key(7, 8), Family::V4, &user(7), &Grants::none(), |_, _| true);
     assert_eq!(chosen, Ok(address("10.0.0.244")));
 }
 
@@ -109,7 +109,7 @@ fn fixed_address_comes_first_and_others_never_get_it() {
 #[test]
 fn address_waits_for_its_last_holder() {
     let (mut pool, mut held) = (pool(&["10.0.0.1/29"]), HashSet::new());
-    let none = Leases::none();
+    let none = Grants::none();
     let own = give(&mut pool, &mut held, key(1, 0), Family::V4, &none).expect("room");
     held.remove(&own);
     pool.take_back(own);
@@ -125,9 +125,9 @@ fn address_waits_for_its_last_holder() {
 #[test]
 fn earlier_life_of_the_same_device_is_asked_for() {
     let (mut pool, mut held) = (pool(&["10.0.0.1/24"]), HashSet::new());
-    let own = give(&mut pool, &mut held, key(1, 0), Family::V4, &Leases::none()).expect("room");
+    let own = give(&mut pool, &mut held, key(1, 0), Family::V4, &Grants::none()).expect("room");
     let asked = RefCell::new(Vec::new());
-    let again = pool.choose(key(1, 0), Family::V4, &user(1), &Leases::none(), |address, is_own_earlier| {
+    let again = pool.choose(key(1, 0), Family::V4, &user(1), &Grants::none(), |address, is_own_earlier| {
         asked.borrow_mut().push((address, is_own_earlier));
         true
     });
@@ -138,7 +138,7 @@ fn earlier_life_of_the_same_device_is_asked_for() {
 fn ipv6_addresses_are_readable() {
     let pool = pool(&["fd00:77::1/64"]);
     for name in 0..1000 {
-        let chosen = pool.choose(key(0, name), Family::V6, &user(0), &Leases::none(), |_, _| true).expect("room");
+        let chosen = pool.choose(key(0, name), Family::V6, &user(0), &Grants::none(), |_, _| true).expect("room");
         let IpAddr::V6(chosen) = chosen else { panic!("{chosen}") };
         assert!(chosen.to_bits() - address_bits("fd00:77::") < 1 << 20, "{chosen}");
         assert_ne!(chosen.to_bits(), address_bits("fd00:77::"), "the routers' anycast address");
@@ -173,13 +173,13 @@ fn full_network_leaves_those_behind_it() {
         for name in 0..50 {
             let is_free = |address, _| !first.contains(&address);
             let chosen =
-                pool(&networks).choose(key(1, name), family, &user(1), &Leases::none(), is_free).expect("room");
+                pool(&networks).choose(key(1, name), family, &user(1), &Grants::none(), is_free).expect("room");
             assert!(second.contains(&chosen), "{chosen}");
         }
     }
 }
 
-/// Leases of others leave very little, and it is found.
+/// Grants of others leave very little, and it is found.
 #[test]
 fn gap_between_leases_is_found() {
     let leases = leases(
@@ -228,7 +228,7 @@ fn leased_first_block_of_ipv6_leaves_the_next_one() {
         assert!(((2 << 20)..(3 << 20) + 8).contains(&offset), "{given}");
         assert!(!net("fd00:77::20:8/125").contains(&IpAddr::from(given)), "{given}");
     }
-    let whole = Unleased::of(net("fd00:77::1/64"), &Leases::new([], Uncovered::Allow));
+    let whole = Unleased::of(net("fd00:77::1/64"), &Grants::new([], Uncovered::Allow));
     assert!(whole.is_none(), "nothing is left out");
     let everything = self::leases(&[("::/0", 1)], Uncovered::Allow);
     assert!(Unleased::of(net("fd00:77::1/64"), &everything).is_none(), "nothing is left");
@@ -260,7 +260,7 @@ fn work_is_bounded() {
             asked += 1;
             false
         });
-        assert_eq!(refused, Err(PoolRefusal::Full(family)));
+        assert_eq!(refused, Err(PoolError::Full(family)));
         assert!(asked <= (2 + 2 * MAX_SEARCHES) * MAX_PROBES, "{asked}");
     }
 }
@@ -269,7 +269,7 @@ fn work_is_bounded() {
 fn memory_is_bounded() {
     let (mut pool, mut held) = (pool(&["10.0.0.1/8"]), HashSet::new());
     for name in 0..3 * MAX_RECENT as u64 {
-        let given = give(&mut pool, &mut held, key(1, name), Family::V4, &Leases::none()).expect("room");
+        let given = give(&mut pool, &mut held, key(1, name), Family::V4, &Grants::none()).expect("room");
         held.remove(&given);
         pool.take_back(given);
     }
@@ -333,15 +333,15 @@ proptest! {
     #[test]
     fn address_is_stable(uid: u32, name: u64, others in prop::collection::vec((0u32..4, any::<u64>()), 0..50)) {
         let family = Family::V4;
-        let fresh = pool(&["10.0.0.1/16"]).choose(key(uid, name), family, &user(uid), &Leases::none(), |_, _| true);
+        let fresh = pool(&["10.0.0.1/16"]).choose(key(uid, name), family, &user(uid), &Grants::none(), |_, _| true);
         let (mut pool, mut held) = (pool(&["10.0.0.1/16"]), HashSet::new());
-        let mine = give(&mut pool, &mut held, key(uid, name), family, &Leases::none()).expect("room");
+        let mine = give(&mut pool, &mut held, key(uid, name), family, &Grants::none()).expect("room");
         prop_assert_eq!(fresh, Ok(mine));
         held.remove(&mine);
         pool.take_back(mine);
         for (uid, name) in others {
-            give(&mut pool, &mut held, key(uid, name), family, &Leases::none());
+            give(&mut pool, &mut held, key(uid, name), family, &Grants::none());
         }
-        prop_assert_eq!(give(&mut pool, &mut held, key(uid, name), family, &Leases::none()), Some(mine));
+        prop_assert_eq!(give(&mut pool, &mut held, key(uid, name), family, &Grants::none()), Some(mine));
     }
 }

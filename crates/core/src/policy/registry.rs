@@ -20,7 +20,7 @@ impl PeerId {
 
 /// How a claim ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum ClaimResult {
     /// The peer holds the address now.
     Granted,
     /// Another peer holds it, and keeps it until it dies.
@@ -35,14 +35,14 @@ pub struct Registry {
 
 impl Registry {
     /// Gives the address to the peer unless another one holds it.
-    pub fn claim(&mut self, address: IpAddr, peer: PeerId) -> Claim {
+    pub fn claim(&mut self, address: IpAddr, peer: PeerId) -> ClaimResult {
         match self.holders.entry(address) {
             Entry::Vacant(entry) => {
                 entry.insert(peer);
-                Claim::Granted
+                ClaimResult::Granted
             }
-            Entry::Occupied(entry) if *entry.get() == peer => Claim::Granted,
-            Entry::Occupied(entry) => Claim::HeldBy(*entry.get()),
+            Entry::Occupied(entry) if *entry.get() == peer => ClaimResult::Granted,
+            Entry::Occupied(entry) => ClaimResult::HeldBy(*entry.get()),
         }
     }
 
@@ -74,13 +74,13 @@ mod tests {
     #[test]
     fn first_holder_keeps_it_until_released() {
         let mut registry = Registry::default();
-        assert_eq!(registry.claim(ADDRESS, peer(1)), Claim::Granted);
-        assert_eq!(registry.claim(ADDRESS, peer(1)), Claim::Granted);
-        assert_eq!(registry.claim(ADDRESS, peer(2)), Claim::HeldBy(peer(1)));
+        assert_eq!(registry.claim(ADDRESS, peer(1)), ClaimResult::Granted);
+        assert_eq!(registry.claim(ADDRESS, peer(1)), ClaimResult::Granted);
+        assert_eq!(registry.claim(ADDRESS, peer(2)), ClaimResult::HeldBy(peer(1)));
         registry.release(ADDRESS, peer(2));
         assert_eq!(registry.holder(ADDRESS), Some(peer(1)));
         registry.release(ADDRESS, peer(1));
-        assert_eq!(registry.claim(ADDRESS, peer(2)), Claim::Granted);
+        assert_eq!(registry.claim(ADDRESS, peer(2)), ClaimResult::Granted);
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         let mut registry = Registry::default();
         registry.claim(ADDRESS, peer(1));
         let successor = PeerId { index: 1, generation: 1 };
-        assert_eq!(registry.claim(ADDRESS, successor), Claim::HeldBy(peer(1)));
+        assert_eq!(registry.claim(ADDRESS, successor), ClaimResult::HeldBy(peer(1)));
         registry.release(ADDRESS, successor);
         assert_eq!(registry.holder(ADDRESS), Some(peer(1)));
     }

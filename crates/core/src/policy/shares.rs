@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::account::Account;
 use super::pool::for_vassals;
-use tuntap_wire::lease::Family;
+use tuntap_wire::autoconf::Family;
 
 /// What one account may hold of the router's networks by default: one part in so many.
 const PARTS: u64 = 4;

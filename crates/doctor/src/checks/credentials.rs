@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{Credentials, DeviceSpec, RouterSpec};
-use tuntap_core::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
+use tuntap_core::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use tuntap_core::policy::pattern::{Action, Rule, Rules};
 
 /// So many addresses of a network are looked at to see whether the chain `out` lets any of them pass.
 const MAX_SOURCES: usize = 1024;
 
 /// A router and one of its vassals. `leases` are the router's.
-pub fn pair(router: &Instance, vassal: &Instance, leases: &[Lease]) -> Vec<Finding> {
+pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Finding> {
     let expects = router.config.credentials != Credentials::Off;
     let shows = vassal.config.credentials != Credentials::Off;
     match (expects, shows) {
@@ -48,7 +48,7 @@ struct Meeting<'a> {
     spec: &'a RouterSpec,
     vassal: &'a Instance,
     device: &'a DeviceSpec,
-    leases: &'a [Lease],
+    leases: &'a [Grant],
     is_shown: bool,
 }
 
@@ -120,7 +120,7 @@ impl Meeting<'_> {
         let account = self.vassal.account();
         let (uid, gid) = account.map_or((0, 0), |account| (account.uid, account.gid));
         let prefixes_of = |uid, gid| {
-            let is_own = move |lease: &&Lease| lease.holder == Holder::User(uid) || lease.holder == Holder::Group(gid);
+            let is_own = move |lease: &&Grant| lease.holder == Holder::User(uid) || lease.holder == Holder::Group(gid);
             self.leases.iter().filter(is_own).map(|lease| lease.prefix)
         };
         // Without credentials the router sees who connects, which is root.
@@ -175,7 +175,7 @@ impl Meeting<'_> {
         }
         let uncovered = self.router.config.lease_default.unwrap_or(Uncovered::Deny);
         let identity = Identity { uid, gid, groups: Vec::new() };
-        let leases = Leases::new(self.leases.iter().copied(), uncovered);
+        let leases = Grants::new(self.leases.iter().copied(), uncovered);
         let mut fixed = self.device.addresses.iter().map(IpNet::addr);
         if let Some(address) = fixed.find(|address| !leases.allow(*address, &identity)) {
             return Some(Some(address));
@@ -217,8 +217,8 @@ mod tests {
 
     /// The worst that is said, if all leases are of 10.0.0.2.
     fn verdict(router: &[(&str, &str)], vassal: &[(&str, &str)], holders: &[Holder]) -> Option<Severity> {
-        let lease = |holder: &Holder| Lease { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: *holder };
-        let leases: Vec<Lease> = holders.iter().map(lease).collect();
+        let lease = |holder: &Holder| Grant { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: *holder };
+        let leases: Vec<Grant> = holders.iter().map(lease).collect();
         let router = instance(&[&[ROUTER], router].concat());
         pair(&router, &instance(vassal), &leases).iter().map(|finding| finding.severity).max()
     }

@@ -9,7 +9,7 @@ use super::live;
 use crate::finding::{Finding, Severity};
 use crate::instance::Instance;
 use tuntap_config::RouterSpec;
-use tuntap_core::policy::lease::{Lease, Uncovered};
+use tuntap_core::policy::grant::{Grant, Uncovered};
 use tuntap_host::{self, Conflict, Networks};
 use tuntap_survey::network::{Neighbour, Surroundings};
 
@@ -186,7 +186,7 @@ pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding
 }
 
 /// Port mappings whose target is nobody's. `leases` are the router's, `vassals` its vassals as far as they are known.
-pub fn orphaned_ports(instance: &Instance, leases: &[Lease], vassals: &[&Instance]) -> Vec<Finding> {
+pub fn orphaned_ports(instance: &Instance, leases: &[Grant], vassals: &[&Instance]) -> Vec<Finding> {
     let fixed: Vec<IpAddr> = vassals
         .iter()
         .flat_map(|vassal| &vassal.config.devices)
@@ -283,7 +283,7 @@ pub fn conflicts(router: &RouterSpec, networks: &Result<Networks, String>) -> Ve
 mod tests {
     use super::*;
     use crate::instance::tests::instance;
-    use tuntap_core::policy::lease::Holder;
+    use tuntap_core::policy::grant::Holder;
     use tuntap_sys::netlink::Route;
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");
@@ -405,10 +405,10 @@ mod tests {
             ("tuntap-router-port", "tcp 80 192.168.0.2:80"),
             ("tuntap-router-port", "udp 80 192.168.0.2:80"),
         ];
-        let lease = |prefix: &str| Lease { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(1) };
+        let lease = |prefix: &str| Grant { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(1) };
         let device = ("tuntap-device", "uwsgi0 /run/t.socket");
         let vassal = |address| instance(&[device, ("tuntap-device-address", address)]);
-        let count = |leases: &[Lease], vassals: &[&Instance]| orphaned_ports(&instance(&router), leases, vassals).len();
+        let count = |leases: &[Grant], vassals: &[&Instance]| orphaned_ports(&instance(&router), leases, vassals).len();
         assert_eq!(count(&[], &[]), 0, "nobody knows");
         assert_eq!(count(&[], &[&vassal("192.168.0.2/24")]), 0);
         assert_eq!(count(&[], &[&vassal("192.168.0.3/24")]), 1, "once for both ports");

@@ -21,7 +21,7 @@ pub enum Holder {
 
 /// Addresses, and who may hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub struct Grant {
     /// The addresses.
     pub prefix: IpNet,
     /// Who may hold them, each of them one at a time.
@@ -50,7 +50,7 @@ pub enum Uncovered {
 
 /// All leases. A look at them costs the same for any number of leases.
 #[derive(Debug, Clone)]
-pub struct Leases {
+pub struct Grants {
     holders: PrefixMap<HashSet<Holder>>,
     /// What each of them may hold, in the order in which it was written.
     prefixes: HashMap<Holder, Vec<IpNet>>,
@@ -59,14 +59,14 @@ pub struct Leases {
     uncovered: Uncovered,
 }
 
-impl Leases {
+impl Grants {
     /// Anybody may hold any address.
     pub fn none() -> Self {
         Self::new([], Uncovered::Allow)
     }
 
     /// Takes all leases; their order doesn't matter.
-    pub fn new(leases: impl IntoIterator<Item = Lease>, uncovered: Uncovered) -> Self {
+    pub fn new(leases: impl IntoIterator<Item = Grant>, uncovered: Uncovered) -> Self {
         let mut this =
             Self { holders: PrefixMap::default(), prefixes: HashMap::new(), groups: HashSet::new(), uncovered };
         leases.into_iter().for_each(|lease| this.add(lease));
@@ -74,7 +74,7 @@ impl Leases {
     }
 
     /// Takes one more. What it covers should be covered already, or it would be taken from those who hold it.
-    pub fn add(&mut self, Lease { prefix, holder }: Lease) {
+    pub fn add(&mut self, Grant { prefix, holder }: Grant) {
         self.holders.entry(prefix).insert(holder);
         let prefixes = self.prefixes.entry(holder).or_default();
         if !prefixes.contains(&prefix) {
@@ -148,8 +148,8 @@ mod tests {
 
     use super::*;
 
-    fn lease(prefix: &str, holder: Holder) -> Lease {
-        Lease { prefix: prefix.parse().expect("a prefix"), holder }
+    fn lease(prefix: &str, holder: Holder) -> Grant {
+        Grant { prefix: prefix.parse().expect("a prefix"), holder }
     }
 
     fn user(uid: u32) -> Identity {
@@ -160,13 +160,13 @@ mod tests {
 
     #[test]
     fn without_leases_everybody_may_hold_everything() {
-        assert!(Leases::none().allow(ADDRESS, &user(1000)));
+        assert!(Grants::none().allow(ADDRESS, &user(1000)));
     }
 
     #[test]
     fn lease_excludes_everybody_else() {
         for (uncovered, others_elsewhere) in [(Uncovered::Deny, false), (Uncovered::Allow, true)] {
-            let leases = Leases::new([lease("10.0.0.5/32", Holder::User(1000))], uncovered);
+            let leases = Grants::new([lease("10.0.0.5/32", Holder::User(1000))], uncovered);
             assert!(leases.allow(ADDRESS, &user(1000)));
             assert!(!leases.allow(ADDRESS, &user(1001)));
             assert!(!leases.allow(ADDRESS, &user(0)), "root is a user as others are");
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn lease_of_somebody_who_is_not_there_keeps_everybody_away_until_he_is() {
-        let mut leases = Leases::new([lease("10.0.0.5/32", Holder::Nobody)], Uncovered::Allow);
+        let mut leases = Grants::new([lease("10.0.0.5/32", Holder::Nobody)], Uncovered::Allow);
         assert!(leases.cover(ADDRESS));
         assert!([0, 1000].into_iter().all(|uid| !leases.allow(ADDRESS, &user(uid))));
         for _ in 0..2 {
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn any_of_several_leases_is_enough() {
-        let leases = Leases::new(
+        let leases = Grants::new(
             [
                 lease("10.0.0.0/24", Holder::User(1)),
                 lease("10.0.0.5/32", Holder::User(2)),
@@ -207,17 +207,17 @@ mod tests {
 
     #[test]
     fn user_and_group_of_the_same_number_are_different() {
-        let leases = Leases::new([lease("10.0.0.5/32", Holder::Group(1000))], Uncovered::Deny);
+        let leases = Grants::new([lease("10.0.0.5/32", Holder::Group(1000))], Uncovered::Deny);
         assert!(!leases.allow(ADDRESS, &Identity { uid: 1000, gid: 1, groups: Vec::new() }));
     }
 
     #[test]
     fn groups_that_no_lease_names_are_not_kept() {
-        let leases = Leases::new([lease("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
+        let leases = Grants::new([lease("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
         let mut identity = Identity { uid: 1, gid: 1, groups: (0..1000).collect() };
         leases.forget_other_groups(&mut identity);
         assert_eq!(identity.groups, [7]);
-        assert!(leases.name_groups() && !Leases::none().name_groups());
+        assert!(leases.name_groups() && !Grants::none().name_groups());
     }
 
     proptest! {
@@ -230,9 +230,9 @@ mod tests {
             identity in (0u32..6, 0u32..6, prop::collection::vec(0u32..6, 0..4)),
         ) {
             const NET: u32 = 0x0a00_0000;
-            let list: Vec<Lease> = list
+            let list: Vec<Grant> = list
                 .into_iter()
-                .map(|(host, length, is_group, number)| Lease {
+                .map(|(host, length, is_group, number)| Grant {
                     prefix: IpNet::new_assert(Ipv4Addr::from_bits(NET | host).into(), length),
                     holder: if is_group { Holder::Group(number) } else { Holder::User(number) },
                 })
@@ -249,7 +249,7 @@ mod tests {
                     Holder::Nobody => false,
                 })
             };
-            let leases = Leases::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
+            let leases = Grants::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
             prop_assert_eq!(leases.allow(address, &identity), expected);
             leases.forget_other_groups(&mut identity);
             prop_assert_eq!(leases.allow(address, &identity), expected);

@@ -15,14 +15,14 @@ use super::ip::{Packet, is_unicast, protocol};
 
 /// Something that may be said to a packet's sender. It is put together once it is sure that it will be.
 #[derive(Debug, Clone, Copy)]
-pub enum Answer<'a> {
+pub enum Reply<'a> {
     /// An ICMP message.
     Error(Message<'a>),
     /// The end of a TCP connection.
     Reset(Reset),
 }
 
-impl Answer<'_> {
+impl Reply<'_> {
     /// The packet that says it.
     pub fn packet(&self) -> Option<Vec<u8>> {
         match self {
@@ -41,16 +41,16 @@ pub fn source(own: impl IntoIterator<Item = IpAddr>, packet: &Packet<'_>) -> IpA
 
 /// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported. `from` is the
 /// router, see [`source`].
-pub fn too_big<'a>(packet: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Answer<'a>> {
-    Message::too_big(packet, mtu, from).map(Answer::Error)
+pub fn too_big<'a>(packet: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Reply<'a>> {
+    Message::too_big(packet, mtu, from).map(Reply::Error)
 }
 
 /// Says to a packet's sender that it may not pass, so that nobody waits for an answer: with a reset where that ends a TCP
 /// connection, else with an error from `from`, see [`source`]. `None` where nothing may be said.
-pub fn rejection<'a>(packet: &Packet<'a>, from: IpAddr) -> Option<Answer<'a>> {
+pub fn rejection<'a>(packet: &Packet<'a>, from: IpAddr) -> Option<Reply<'a>> {
     if packet.protocol() == protocol::TCP {
-        Reset::of(packet).map(Answer::Reset)
+        Reset::of(packet).map(Reply::Reset)
     } else {
-        Message::prohibited(packet, from).map(Answer::Error)
+        Message::prohibited(packet, from).map(Reply::Error)
     }
 }

@@ -4,19 +4,19 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::claims::Assignment;
+use super::claims::AssignResult;
 use super::forward::Forwarder;
-use super::lease::Identity;
-use super::pool::{Key, Pool, PoolRefusal};
+use super::grant::Identity;
+use super::pool::{Key, Pool, PoolError};
 use super::registry::PeerId;
-use tuntap_wire::lease::{ClaimedAddress, Family};
+use tuntap_wire::autoconf::{ClaimedAddress, Family};
 
 /// Why a peer doesn't get an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum LeaseRefusal {
+pub enum AssignmentError {
     /// There is none left, or none of that family.
     #[error(transparent)]
-    Pool(#[from] PoolRefusal),
+    Pool(#[from] PoolError),
     /// Another peer holds it.
     #[error("another peer holds it")]
     Held,
@@ -51,7 +51,7 @@ pub enum LeaseRefusal {
     NoPeer,
 }
 
-impl LeaseRefusal {
+impl AssignmentError {
     /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
     pub const fn is_for_good(&self) -> bool {
         match self {
@@ -75,7 +75,7 @@ pub struct Applicant {
 
 /// An address for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Candidate {
     /// The address.
     pub address: IpAddr,
     /// Who holds it although its connection has ended: has to go first.
@@ -99,13 +99,13 @@ impl Forwarder {
         applicant: Applicant,
         family: Family,
         is_dead: impl Fn(PeerId) -> bool,
-    ) -> Result<Chosen, LeaseRefusal> {
-        let identity = self.identity(applicant.id).ok_or(LeaseRefusal::NoPeer)?;
+    ) -> Result<Candidate, AssignmentError> {
+        let identity = self.identity(applicant.id).ok_or(AssignmentError::NoPeer)?;
         let (mut refusal, mut is_any_usable) = (None, false);
         let found = self.pool.choose(applicant.key, family, identity, &self.leases, |address, is_own_earlier| {
             if let Some(reason) = self.unusable(applicant, address, identity) {
                 // That somebody has enough says more than what could not be his in any case.
-                if refusal.is_none() || reason == LeaseRefusal::Share {
+                if refusal.is_none() || reason == AssignmentError::Share {
                     refusal = Some(reason);
                 }
                 return false;
@@ -114,9 +114,9 @@ impl Forwarder {
             self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
         });
         match (found, refusal) {
-            (Ok(address), _) => Ok(Chosen { address, dead_holder: self.holder(address) }),
+            (Ok(address), _) => Ok(Candidate { address, dead_holder: self.holder(address) }),
             // One that others hold would do, so that it is a matter of room.
-            (Err(PoolRefusal::Full(_)), Some(refusal)) if !is_any_usable || refusal == LeaseRefusal::Share => {
+            (Err(PoolError::Full(_)), Some(refusal)) if !is_any_usable || refusal == AssignmentError::Share => {
                 Err(refusal)
             }
             (Err(error), _) => Err(error.into()),
@@ -130,16 +130,16 @@ impl Forwarder {
         applicant: Applicant,
         claimed: ClaimedAddress,
         is_dead: impl Fn(PeerId) -> bool,
-    ) -> Result<Chosen, LeaseRefusal> {
+    ) -> Result<Candidate, AssignmentError> {
         let ClaimedAddress { address, leased } = claimed;
         let id = applicant.id;
-        let identity = self.identity(id).ok_or(LeaseRefusal::NoPeer)?;
+        let identity = self.identity(id).ok_or(AssignmentError::NoPeer)?;
         if self.pool.is_own(address) {
-            return Err(LeaseRefusal::Own);
+            return Err(AssignmentError::Own);
         }
         let may_be_given = leased && self.pool.may_give(address, identity, &self.leases);
         if !may_be_given && !self.leases.allow(address, identity) {
-            return Err(LeaseRefusal::NotLeased);
+            return Err(AssignmentError::NotLeased);
         }
         if let Some(refusal) = self.unusable(applicant, address, identity) {
             return Err(refusal);
@@ -148,51 +148,51 @@ impl Forwarder {
         let may_claim =
             || self.is_reserved_for(id, address) || self.guard.may_claim(address, identity, &self.leases, &self.pool);
         if !may_be_given && !may_claim() {
-            return Err(LeaseRefusal::NotClaimable);
+            return Err(AssignmentError::NotClaimable);
         }
         let holder = self.holder(address).filter(|holder| *holder != id);
         match holder {
-            Some(holder) if !is_dead(holder) => Err(LeaseRefusal::Held),
-            dead_holder => Ok(Chosen { address, dead_holder }),
+            Some(holder) if !is_dead(holder) => Err(AssignmentError::Held),
+            dead_holder => Ok(Candidate { address, dead_holder }),
         }
     }
 
     /// Why a peer couldn't use an address, whoever holds it.
-    fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<LeaseRefusal> {
+    fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
             && self.leases.is_leased(address, identity) != Some(true);
         if is_another {
-            return Some(LeaseRefusal::Assigned);
+            return Some(AssignmentError::Assigned);
         }
         let is_leased = self.leases.is_leased(address, identity) == Some(true);
         let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
-            return Some(LeaseRefusal::NotClaimable);
+            return Some(AssignmentError::NotClaimable);
         }
         if self.firewall_out.pass_nothing_from(address) {
-            return Some(LeaseRefusal::Firewall);
+            return Some(AssignmentError::Firewall);
         }
         let account = self.account(applicant.id);
         let has_room =
             is_leased || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
-        (!has_room).then_some(LeaseRefusal::Share)
+        (!has_room).then_some(AssignmentError::Share)
     }
 
     /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new
     /// one for the peer.
-    pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, LeaseRefusal> {
+    pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, AssignmentError> {
         let is_new = !self.addresses(id).any(|held| held == address);
         match self.lease(id, address) {
-            Some(Assignment::Granted) => {
+            Some(AssignResult::Granted) => {
                 self.remember(id, address, key);
                 Ok(is_new)
             }
-            Some(Assignment::HeldBy(_)) => Err(LeaseRefusal::Held),
-            Some(Assignment::NotLeased) => Err(LeaseRefusal::NotLeased),
-            Some(Assignment::Taken) => Err(LeaseRefusal::NotClaimable),
-            Some(Assignment::TooMany) => Err(LeaseRefusal::TooMany),
-            None => Err(LeaseRefusal::NoPeer),
+            Some(AssignResult::HeldBy(_)) => Err(AssignmentError::Held),
+            Some(AssignResult::NotLeased) => Err(AssignmentError::NotLeased),
+            Some(AssignResult::Taken) => Err(AssignmentError::NotClaimable),
+            Some(AssignResult::TooMany) => Err(AssignmentError::TooMany),
+            None => Err(AssignmentError::NoPeer),
         }
     }
 
@@ -207,5 +207,5 @@ impl Forwarder {
 }
 
 #[cfg(test)]
-#[path = "leasing_tests.rs"]
+#[path = "assignment_tests.rs"]
 mod tests;

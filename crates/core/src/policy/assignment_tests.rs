@@ -1,6 +1,6 @@
 use super::*;
 use crate::policy::forward::{Outward, Policy};
-use crate::policy::lease::{Holder, Identity, Lease, Leases, Uncovered};
+use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, Rules};
 use tuntap_wire::echo::echo_request;
@@ -27,11 +27,11 @@ fn peer(index: u32) -> PeerId {
 /// A router with networks of both families, in which 10.0.0.77 is user 9's and nobody may choose what is nobody's. Each peer is
 /// a user of its own, with the number of its slot.
 fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
-    let lease = Lease { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
+    let lease = Grant { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
     let mut forwarder = Forwarder::new(
         Policy {
             firewall_out,
-            leases: Leases::new([lease], Uncovered::Deny),
+            leases: Grants::new([lease], Uncovered::Deny),
             networks: vec!["10.0.0.1/24".parse().expect("v4"), "fd00:77::1/64".parse().expect("v6")],
             ..Policy::default()
         },
@@ -80,7 +80,7 @@ fn lease_of_a_dead_peer_of_the_same_name_is_found() {
     forwarder.add_peer(next, Identity { uid: 1, gid: 1, groups: Vec::new() });
     let again = Applicant { id: next, key: key(peer(1)), is_assigned: false };
     let chosen = forwarder.choose(again, Family::V4, |_| true).expect("room");
-    assert_eq!(chosen, Chosen { address: v4, dead_holder: Some(peer(1)) });
+    assert_eq!(chosen, Candidate { address: v4, dead_holder: Some(peer(1)) });
     let other = forwarder.choose(again, Family::V4, alive).expect("room");
     assert_ne!(other.address, v4, "the first one lives");
     forwarder.remove_peer(peer(1));
@@ -91,7 +91,10 @@ fn lease_of_a_dead_peer_of_the_same_name_is_found() {
 fn fixed_address_is_its_users() {
     let mut forwarder = forwarder(Rules::chain([]));
     assert_eq!(lease(&mut forwarder, peer(9), Family::V4), address("10.0.0.77"));
-    assert_eq!(forwarder.consider(applicant(peer(1)), claimed("10.0.0.77", true), alive), Err(LeaseRefusal::NotLeased));
+    assert_eq!(
+        forwarder.consider(applicant(peer(1)), claimed("10.0.0.77", true), alive),
+        Err(AssignmentError::NotLeased)
+    );
 }
 
 #[test]
@@ -99,17 +102,17 @@ fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
     let mut forwarder = forwarder(Rules::chain([]));
     let consider =
         |forwarder: &Forwarder, text, leased| forwarder.consider(applicant(peer(1)), claimed(text, leased), alive);
-    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(LeaseRefusal::NotLeased), "nobody may choose it");
+    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotLeased), "nobody may choose it");
     assert!(consider(&forwarder, "10.0.0.5", true).is_ok(), "the router could choose it");
-    assert_eq!(consider(&forwarder, "10.0.0.1", true), Err(LeaseRefusal::Own));
-    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(LeaseRefusal::NotLeased));
-    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(LeaseRefusal::NotLeased));
+    assert_eq!(consider(&forwarder, "10.0.0.1", true), Err(AssignmentError::Own));
+    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotLeased));
+    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotLeased));
     let held = lease(&mut forwarder, peer(2), Family::V4);
     let of_other = ClaimedAddress { address: held, leased: true };
-    assert_eq!(forwarder.consider(applicant(peer(1)), of_other, alive), Err(LeaseRefusal::Held));
+    assert_eq!(forwarder.consider(applicant(peer(1)), of_other, alive), Err(AssignmentError::Held));
     assert_eq!(forwarder.consider(applicant(peer(1)), of_other, |_| true).map(|it| it.dead_holder), Ok(Some(peer(2))));
     assert_eq!(forwarder.give(peer(1), address("10.0.0.5"), key(peer(1))), Ok(true));
-    assert_eq!(forwarder.give(peer(1), address("10.0.0.6"), key(peer(1))), Err(LeaseRefusal::TooMany));
+    assert_eq!(forwarder.give(peer(1), address("10.0.0.6"), key(peer(1))), Err(AssignmentError::TooMany));
 }
 
 #[test]
@@ -117,7 +120,7 @@ fn chain_that_lets_nothing_pass_gives_nothing() {
     let chain = [rule(Action::Allow, "10.0.0.0/24", "any"), rule(Action::Reject, "any", "any")];
     let forwarder = forwarder(Rules::chain(chain));
     assert!(forwarder.choose(applicant(peer(1)), Family::V4, alive).is_ok());
-    assert_eq!(forwarder.choose(applicant(peer(1)), Family::V6, alive), Err(LeaseRefusal::Firewall));
+    assert_eq!(forwarder.choose(applicant(peer(1)), Family::V6, alive), Err(AssignmentError::Firewall));
 }
 
 /// One address that the chain denies, and be it the first choice, costs nobody its network.
@@ -131,7 +134,7 @@ fn chain_that_denies_an_address_leaves_the_others() {
     assert_eq!(lease(&mut forwarder, peer(1), Family::V4), second);
     assert_eq!(
         forwarder.consider(applicant(peer(2)), claimed(&first.to_string(), true), alive),
-        Err(LeaseRefusal::Firewall)
+        Err(AssignmentError::Firewall)
     );
 }
 
@@ -145,26 +148,26 @@ fn full_network_is_not_a_shut_one() {
         lease(&mut forwarder, peer(index), Family::V4);
     }
     let refused = forwarder.choose(applicant(peer(1)), Family::V4, alive);
-    assert_eq!(refused, Err(PoolRefusal::Full(Family::V4).into()));
+    assert_eq!(refused, Err(PoolError::Full(Family::V4).into()));
 }
 
 /// Whose address a credentials function has chosen gets none by name that its packets could not claim.
 #[test]
 fn assigned_peer_gets_only_what_is_leased_to_it() {
-    let open = Lease { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
+    let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
     let mut forwarder = forwarder(Rules::chain([]));
-    forwarder.leases = Leases::new([open], Uncovered::Allow);
-    assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(Assignment::Granted));
+    forwarder.leases = Grants::new([open], Uncovered::Allow);
+    assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(AssignResult::Granted));
     let assigned = Applicant { is_assigned: true, ..applicant(peer(1)) };
     for leased in [false, true] {
         let consider = |text| forwarder.consider(assigned, claimed(text, leased), alive);
-        assert_eq!(consider("fd00:77::7"), Err(LeaseRefusal::Assigned));
+        assert_eq!(consider("fd00:77::7"), Err(AssignmentError::Assigned));
         assert!(consider("fd00:77::9").is_ok(), "it is leased to it");
         assert!(consider("10.0.0.5").is_ok(), "it is its own");
         assert!(forwarder.consider(applicant(peer(2)), claimed("fd00:77::7", leased), alive).is_ok());
     }
     let chosen = forwarder.choose(assigned, Family::V6, alive).expect("a lease");
     assert_eq!(chosen.address, address("fd00:77::9"));
-    forwarder.leases = Leases::none();
-    assert_eq!(forwarder.choose(assigned, Family::V6, alive), Err(LeaseRefusal::Assigned));
+    forwarder.leases = Grants::none();
+    assert_eq!(forwarder.choose(assigned, Family::V6, alive), Err(AssignmentError::Assigned));
 }

@@ -49,7 +49,7 @@ pub const MIN_MTU_V4: u16 = 576;
 /// As above.
 pub const MIN_MTU_V6: u16 = 1280;
 
-/// Numbers of [`Ask`]'s flags.
+/// Numbers of [`ConfigurationRequest`]'s flags.
 const WANTS_V4: u8 = 1;
 const WANTS_V6: u8 = 2;
 
@@ -86,7 +86,7 @@ impl Family {
 /// Which addresses a device wants its router to choose. Without any it is the question whether the router knows these
 /// messages, and what it would tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
+pub struct ConfigurationRequest {
     /// An IPv4 address.
     pub v4: bool,
     /// An IPv6 address.
@@ -95,7 +95,7 @@ pub struct Ask {
     pub name: u64,
 }
 
-impl Ask {
+impl ConfigurationRequest {
     /// The payload.
     pub fn encode(self) -> [u8; ASK_LEN] {
         let flags = u8::from(self.v4) * WANTS_V4 + u8::from(self.v6) * WANTS_V6;
@@ -161,7 +161,7 @@ pub struct ClaimedAddress {
 
 /// The addresses that a device says it should have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Claim {
+pub struct ClaimRequest {
     /// 1 to [`MAX_ADDRESSES`].
     pub addresses: Vec<ClaimedAddress>,
 }
@@ -179,7 +179,7 @@ struct RawClaimedAddress {
     leased: bool,
 }
 
-impl Claim {
+impl ClaimRequest {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
         let address = |claimed: &ClaimedAddress| RawClaimedAddress {
@@ -220,7 +220,7 @@ impl std::fmt::Display for Wish {
 
 /// A wish that did not come true.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedWish {
     /// The wish.
     pub wish: Wish,
     /// Why, for people; no longer than [`MAX_REASON_LEN`] and without control characters.
@@ -251,7 +251,7 @@ pub struct Configuration {
     /// DNS servers.
     pub dns: Vec<IpAddr>,
     /// What it didn't get.
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<RefusedWish>,
     /// The host's folders with its resolv.conf, which no device may write into.
     pub host_etc: Vec<Directory>,
 }
@@ -284,7 +284,7 @@ struct RawRefusal {
 impl Configuration {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
-        let refusal = |refusal: &Refusal| RawRefusal {
+        let refusal = |refusal: &RefusedWish| RawRefusal {
             wish: refusal.wish.to_string(),
             reason: printable(&refusal.reason),
             for_good: refusal.for_good,
@@ -380,13 +380,13 @@ fn host_with_prefix(word: &str) -> Result<IpNet, LeaseError> {
     word.parse().ok().filter(is_good).ok_or_else(|| wrong(word, "unicast address with a prefix length"))
 }
 
-fn refusal(raw: RawRefusal) -> Result<Refusal, LeaseError> {
+fn refusal(raw: RawRefusal) -> Result<RefusedWish, LeaseError> {
     let family = Family::ALL.into_iter().find(|family| family.word() == raw.wish);
     let wish = match family {
         Some(family) => Wish::Any(family),
         None => Wish::Address(host(&raw.wish)?),
     };
-    Ok(Refusal { wish, reason: printable(&raw.reason), for_good: raw.for_good })
+    Ok(RefusedWish { wish, reason: printable(&raw.reason), for_good: raw.for_good })
 }
 
 /// What may go to a log.
@@ -418,7 +418,11 @@ mod tests {
             gateways: vec!["10.0.0.1".parse().expect("v4"), "fd00:77::1".parse().expect("v6")],
             mtu: Some(1500),
             dns: vec!["192.0.2.53".parse().expect("v4")],
-            refused: vec![Refusal { wish: Wish::Any(Family::V6), reason: "all are taken".to_owned(), for_good: true }],
+            refused: vec![RefusedWish {
+                wish: Wish::Any(Family::V6),
+                reason: "all are taken".to_owned(),
+                for_good: true,
+            }],
             host_etc: vec![Directory { device: 1, inode: 2 }],
         }
     }
@@ -429,15 +433,17 @@ mod tests {
 
     #[test]
     fn ask_is_twelve_bytes() {
-        let ask = Ask { v4: true, v6: false, name: 0x0102_0304_0506_0708 };
+        let ask = ConfigurationRequest { v4: true, v6: false, name: 0x0102_0304_0506_0708 };
         assert_eq!(ask.encode(), [1, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
         for (v4, v6) in [(false, false), (true, false), (false, true), (true, true)] {
-            let ask = Ask { v4, v6, name: 7 };
-            assert_eq!(Ask::decode(&ask.encode()), Some(ask));
+            let ask = ConfigurationRequest { v4, v6, name: 7 };
+            assert_eq!(ConfigurationRequest::decode(&ask.encode()), Some(ask));
         }
-        assert_eq!(Ask::decode(&[2, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]), None, "another version");
-        assert_eq!(Ask::decode(&ask.encode()[..11]), None);
-        assert!(Ask::decode(&[1, 0xff, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]).is_some_and(|ask| ask.v4 && ask.v6));
+        assert_eq!(ConfigurationRequest::decode(&[2, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]), None, "another version");
+        assert_eq!(ConfigurationRequest::decode(&ask.encode()[..11]), None);
+        assert!(
+            ConfigurationRequest::decode(&[1, 0xff, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]).is_some_and(|ask| ask.v4 && ask.v6)
+        );
     }
 
     #[test]
@@ -451,13 +457,13 @@ mod tests {
     fn messages_come_back_as_they_were() {
         let told = configuration();
         assert_eq!(Configuration::decode(&told.encode()).expect("valid"), told);
-        let claim = Claim {
+        let claim = ClaimRequest {
             addresses: vec![
                 ClaimedAddress { address: "10.0.0.7".parse().expect("v4"), leased: true },
                 ClaimedAddress { address: "fd00::7".parse().expect("v6"), leased: false },
             ],
         };
-        assert_eq!(Claim::decode(&claim.encode()).expect("valid"), claim);
+        assert_eq!(ClaimRequest::decode(&claim.encode()).expect("valid"), claim);
     }
 
     #[test]
@@ -466,7 +472,7 @@ mod tests {
         assert_eq!(told.expect("valid").addresses.len(), 1);
         assert_eq!(refused(r#"{"version":2}"#), "version 2, this is 1");
         assert!(refused("{}").contains("version"));
-        assert!(Claim::decode(br#"{"version":3,"addresses":[]}"#).is_err());
+        assert!(ClaimRequest::decode(br#"{"version":3,"addresses":[]}"#).is_err());
     }
 
     #[test]
@@ -485,7 +491,7 @@ mod tests {
             assert!(matches!(Configuration::decode(text.as_bytes()), Err(LeaseError::NoObject(_))), "{text}");
         }
         let claim = br#"{"version":1,"addresses":[["10.0.0.2",true]]}"#;
-        assert!(matches!(Claim::decode(claim), Err(LeaseError::NoObject("addresses"))));
+        assert!(matches!(ClaimRequest::decode(claim), Err(LeaseError::NoObject("addresses"))));
     }
 
     #[test]
@@ -531,7 +537,7 @@ mod tests {
         told.addresses = vec!["fd00:1111:2222:3333:4444:5555:6666:7777/128".parse().expect("v6"); MAX_ADDRESSES];
         told.dns = vec!["fd00:1111:2222:3333:4444:5555:6666:7777".parse().expect("v6"); MAX_DNS_SERVERS];
         let refusal =
-            Refusal { wish: Wish::Address(told.dns[0]), reason: "\"".repeat(MAX_REASON_LEN), for_good: false };
+            RefusedWish { wish: Wish::Address(told.dns[0]), reason: "\"".repeat(MAX_REASON_LEN), for_good: false };
         told.refused = vec![refusal; MAX_REFUSALS];
         told.host_etc = vec![Directory { device: u64::MAX, inode: u64::MAX }; MAX_DIRECTORIES];
         assert!(told.encode().len() <= super::super::frame::MAX_PAYLOAD_LEN);
@@ -552,8 +558,8 @@ mod tests {
         /// Whatever comes is read or refused, and what is read means the same when it is written again.
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Ask::decode(&bytes);
-            let _ = Claim::decode(&bytes);
+            let _ = ConfigurationRequest::decode(&bytes);
+            let _ = ClaimRequest::decode(&bytes);
             if let Ok(told) = Configuration::decode(&bytes) {
                 prop_assert_eq!(Configuration::decode(&told.encode()).expect("valid"), told);
             }
