@@ -102,17 +102,18 @@ impl Forwarder {
     ) -> Result<Candidate, AssignmentError> {
         let identity = self.identity(applicant.id).ok_or(AssignmentError::NoPeer)?;
         let (mut refusal, mut is_any_usable) = (None, false);
-        let found = self.pool.choose(applicant.key, family, identity, &self.leases, |address, is_own_earlier| {
-            if let Some(reason) = self.unusable(applicant, address, identity) {
-                // That somebody has enough says more than what could not be his in any case.
-                if refusal.is_none() || reason == AssignmentError::Share {
-                    refusal = Some(reason);
+        let found =
+            self.pool.choose(applicant.key, family, identity, &self.policy.leases, |address, is_own_earlier| {
+                if let Some(reason) = self.unusable(applicant, address, identity) {
+                    // That somebody has enough says more than what could not be his in any case.
+                    if refusal.is_none() || reason == AssignmentError::Share {
+                        refusal = Some(reason);
+                    }
+                    return false;
                 }
-                return false;
-            }
-            is_any_usable = true;
-            self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
-        });
+                is_any_usable = true;
+                self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
+            });
         match (found, refusal) {
             (Ok(address), _) => Ok(Candidate { address, dead_holder: self.holder(address) }),
             // One that others hold would do, so that it is a matter of room.
@@ -137,16 +138,18 @@ impl Forwarder {
         if self.pool.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let may_be_given = leased && self.pool.may_give(address, identity, &self.leases);
-        if !may_be_given && !self.leases.allow(address, identity) {
+        let may_be_given = leased && self.pool.may_give(address, identity, &self.policy.leases);
+        if !may_be_given && !self.policy.leases.allow(address, identity) {
             return Err(AssignmentError::NotLeased);
         }
         if let Some(refusal) = self.unusable(applicant, address, identity) {
             return Err(refusal);
         }
         // What it has already, it was given by somebody who may.
-        let may_claim =
-            || self.is_reserved_for(id, address) || self.guard.may_claim(address, identity, &self.leases, &self.pool);
+        let may_claim = || {
+            self.is_reserved_for(id, address)
+                || self.guard.may_claim(address, identity, &self.policy.leases, &self.pool)
+        };
         if !may_be_given && !may_claim() {
             return Err(AssignmentError::NotClaimable);
         }
@@ -161,16 +164,16 @@ impl Forwarder {
     fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
-            && self.leases.is_leased(address, identity) != Some(true);
+            && self.policy.leases.is_leased(address, identity) != Some(true);
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_leased = self.leases.is_leased(address, identity) == Some(true);
+        let is_leased = self.policy.leases.is_leased(address, identity) == Some(true);
         let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);
         }
-        if self.firewall_out.pass_nothing_from(address) {
+        if self.policy.firewall_out.pass_nothing_from(address) {
             return Some(AssignmentError::Firewall);
         }
         let account = self.account(applicant.id);
@@ -199,7 +202,7 @@ impl Forwarder {
     /// Notes under which key a peer holds an address of the router's networks.
     pub fn remember(&mut self, id: PeerId, address: IpAddr, key: Key) {
         if let Some(identity) = self.identity(id)
-            && self.pool.may_give(address, identity, &self.leases)
+            && self.pool.may_give(address, identity, &self.policy.leases)
         {
             self.pool.give(address, key);
         }

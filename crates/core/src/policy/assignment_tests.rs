@@ -1,8 +1,9 @@
 use super::*;
-use crate::policy::forward::{Outward, Policy};
+use crate::policy::Policy;
 use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, Rules};
+use crate::policy::verdict::Outward;
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::ip::Packet;
 
@@ -156,7 +157,8 @@ fn full_network_is_not_a_shut_one() {
 fn assigned_peer_gets_only_what_is_leased_to_it() {
     let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
     let mut forwarder = forwarder(Rules::chain([]));
-    forwarder.leases = Grants::new([open], Uncovered::Allow);
+    let leases = Grants::new([open], Uncovered::Allow);
+    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(AssignResult::Granted));
     let assigned = Applicant { is_assigned: true, ..applicant(peer(1)) };
     for leased in [false, true] {
@@ -168,6 +170,7 @@ fn assigned_peer_gets_only_what_is_leased_to_it() {
     }
     let chosen = forwarder.choose(assigned, Family::V6, alive).expect("a lease");
     assert_eq!(chosen.address, address("fd00:77::9"));
-    forwarder.leases = Grants::none();
+    let leases = Grants::none();
+    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.choose(assigned, Family::V6, alive), Err(AssignmentError::Assigned));
 }

@@ -1,9 +1,7 @@
 //! Verdicts of a rule list that were worked out before, by flow, so that a packet's cost does not grow with the number of
 //! rules.
 
-use std::net::IpAddr;
-
-use super::pattern::{Action, AnyFlow, Bits, Flow, RuleList, Rules, Service};
+use super::pattern::{AnyFlow, Bits, Flow, Match, RuleList, Rules, Service};
 
 /// What the seed is spread by, and the first word of a flow mixed into: the fraction of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -11,42 +9,31 @@ const START: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
 const SLOTS: usize = 1024;
 
-/// Rules with a memory. Each flow has one place, so that a flood of flows costs what the rules cost, and never more
-/// memory.
+/// What a list of rules decided about recent flows. Each flow has one slot, so that a flood of flows costs what the rules
+/// cost, and never more memory.
 #[derive(Debug, Clone)]
-pub struct CachedRules<T> {
+pub struct RuleCache<T> {
     v4: CachedList<u32, T>,
     v6: CachedList<u128, T>,
 }
 
-impl<T: Copy> CachedRules<T> {
-    /// Nothing remembered yet. `seed` should be hard to guess.
-    pub fn new(rules: Rules<T>, seed: u64) -> Self {
-        Self { v4: CachedList::new(rules.v4, seed), v6: CachedList::new(rules.v6, seed) }
+impl<T: Copy> RuleCache<T> {
+    /// An empty cache for these rules. `seed` should be hard to guess.
+    pub fn new(rules: &Rules<T>, seed: u64) -> Self {
+        Self { v4: CachedList::new(&rules.v4, seed), v6: CachedList::new(&rules.v6, seed) }
     }
 
-    /// What the first rule that matches decides.
-    pub fn first_match(&mut self, flow: &AnyFlow) -> Option<T> {
+    /// Returns the first rule that matches and what it decides. `rules` are those that the cache was made for.
+    pub fn find(&mut self, rules: &Rules<T>, flow: &AnyFlow) -> Option<Match<T>> {
         match flow {
-            AnyFlow::V4(flow) => self.v4.first_match(*flow),
-            AnyFlow::V6(flow) => self.v6.first_match(*flow),
-        }
-    }
-}
-
-impl CachedRules<Action> {
-    /// Whether no packet from this source can pass.
-    pub fn pass_nothing_from(&self, src: IpAddr) -> bool {
-        match src {
-            IpAddr::V4(src) => self.v4.rules.pass_nothing_from(src.to_bits()),
-            IpAddr::V6(src) => self.v6.rules.pass_nothing_from(src.to_bits()),
+            AnyFlow::V4(flow) => self.v4.find(&rules.v4, *flow),
+            AnyFlow::V6(flow) => self.v6.find(&rules.v6, *flow),
         }
     }
 }
 
 #[derive(Debug, Clone)]
 struct CachedList<A, T> {
-    rules: RuleList<A, T>,
     slots: Vec<Option<Slot<A, T>>>,
     /// Makes the places unpredictable, so that nobody can aim at another flow's place: each word of a flow meets it before
     /// the next one comes, so that no difference in one can be made up for in another.
@@ -56,7 +43,7 @@ struct CachedList<A, T> {
 #[derive(Debug, Clone, Copy)]
 struct Slot<A, T> {
     flow: Flow<A>,
-    verdict: Option<T>,
+    found: Option<Match<T>>,
 }
 
 /// Addresses of which a place can be worked out.
@@ -91,29 +78,29 @@ const fn halves(value: u128) -> [u64; 2] {
 }
 
 impl<A: Bits + Words, T: Copy> CachedList<A, T> {
-    fn new(rules: RuleList<A, T>, seed: u64) -> Self {
+    fn new(rules: &RuleList<A, T>, seed: u64) -> Self {
         // A list without rules has nothing to remember.
         let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
         // A seed of few bits, as tests have, is to reach all bits of a word, too.
-        Self { rules, slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
+        Self { slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
     }
 
-    fn first_match(&mut self, mut flow: Flow<A>) -> Option<T> {
+    fn find(&mut self, rules: &RuleList<A, T>, mut flow: Flow<A>) -> Option<Match<T>> {
         if self.slots.is_empty() {
             return None;
         }
-        if !self.rules.looks_at_service() {
+        if !rules.looks_at_service() {
             flow.service = Service::default();
         }
         let index = self.index(&flow);
         if let Some(slot) = self.slots[index]
             && slot.flow == flow
         {
-            return slot.verdict;
+            return slot.found;
         }
-        let verdict = self.rules.first_match(&flow);
-        self.slots[index] = Some(Slot { flow, verdict });
-        verdict
+        let found = rules.find(&flow);
+        self.slots[index] = Some(Slot { flow, found });
+        found
     }
 
     fn index(&self, flow: &Flow<A>) -> usize {
@@ -145,14 +132,14 @@ mod tests {
         let first = flow(0x0a00_0001, 0x0a00_0002);
         let with = |change: fn(Flow<u32>, u16) -> Flow<u32>, other: Rule<i32>| {
             let rules = Rules::new([other, rule(2, "any", "any")]);
-            let mut cached = CachedList::new(rules.v4, 0x5eed);
+            let mut cached = CachedList::new(&rules.v4, 0x5eed);
             let same_place = (1..=u16::MAX)
                 .map(|low| change(first, low))
                 .find(|flow| cached.index(flow) == cached.index(&first))
                 .expect("there are fewer places than flows");
             for _ in 0..2 {
-                assert_eq!(cached.first_match(first), Some(2));
-                assert_eq!(cached.first_match(same_place), Some(1));
+                assert_eq!(cached.find(&rules.v4, first).map(|found| found.target), Some(2));
+                assert_eq!(cached.find(&rules.v4, same_place).map(|found| found.target), Some(1));
             }
         };
         with(|flow, low| Flow { src: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "192.168.0.0/16", "any"));
@@ -174,7 +161,7 @@ mod tests {
             service: Service { protocol: 6, port: Some(port) },
         };
         for seed in 0..50 {
-            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
+            let list = CachedList::new(&Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
             let shared = (1..0x1000).filter(|&port| list.index(&at(port)) == list.index(&at(0))).count();
             assert!(shared < 0x1000 / 32, "{shared} share a place");
         }
@@ -184,7 +171,7 @@ mod tests {
     #[test]
     fn neighbours_are_spread_over_the_places() {
         for seed in 0..50 {
-            let list = CachedList::new(Rules::new([rule(1, "any", "any")]).v4, seed);
+            let list = CachedList::new(&Rules::new([rule(1, "any", "any")]).v4, seed);
             let mut places: Vec<_> = (0..256).map(|host| list.index(&flow(0x0a00_0000 + host, 0xc0a8_0001))).collect();
             places.sort_unstable();
             places.dedup();
@@ -216,7 +203,7 @@ mod tests {
             seed: u64,
         ) {
             let rules = Rules::new(selectors.iter().enumerate().map(|(target, &selector)| Rule { selector, target }));
-            let mut cached = CachedRules::new(rules.clone(), seed);
+            let mut cached = RuleCache::new(&rules, seed);
             for (near, src, dst, protocol, port) in asked {
                 let near = selectors[near.index(selectors.len())];
                 let (AddressPattern::Net(from), AddressPattern::Net(to)) = (near.src(), near.dst()) else { continue };
@@ -224,11 +211,11 @@ mod tests {
                 match (inside(from, src), inside(to, dst)) {
                     (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
                         let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.first_match(&AnyFlow::V4(flow)), rules.v4.first_match(&flow));
+                        prop_assert_eq!(cached.find(&rules, &AnyFlow::V4(flow)), rules.v4.find(&flow));
                     }
                     (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
                         let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.first_match(&AnyFlow::V6(flow)), rules.v6.first_match(&flow));
+                        prop_assert_eq!(cached.find(&rules, &AnyFlow::V6(flow)), rules.v6.find(&flow));
                     }
                     _ => {}
                 }

@@ -6,10 +6,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::claims::MAX_V6_ADDRESSES;
+use crate::policy::drops::DropReason;
 use crate::policy::grant::{Grant, Holder, Uncovered};
 use crate::policy::guard::ClaimScope;
+use crate::policy::guard::GuardPolicy;
+use crate::policy::pattern::Rules;
 use crate::policy::pattern::tests::{any_net, inside, rule};
+use crate::policy::targets::AllowedTargets;
 use crate::policy::targets::TargetRange;
+use crate::policy::verdict::{Inward, Origin, Outward, OutwardVerdict};
+use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{MaskedAddress, PeerSelector};
 use tuntap_wire::selector::{AddressPattern, Selector};
 
@@ -71,12 +77,12 @@ fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outwar
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(Policy::default());
     let verdict = forwarder.outward(peer(1), &ip(&packet(A, HOST)));
-    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A), is_first: true });
+    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A), is_first: true, rule: None });
     let later = forwarder.outward(peer(1), &ip(&packet(A, B)));
-    assert_eq!(later, OutwardVerdict { to: Outward::Tun, claimed: None, is_first: false });
+    assert_eq!(later, OutwardVerdict { to: Outward::Tun, claimed: None, is_first: false, rule: None });
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
 }
 
 #[test]
@@ -85,7 +91,7 @@ fn later_claimant_waits_for_the_holder_to_go() {
     to(&mut forwarder, peer(1), A, HOST);
     let contested = Outward::Contested { address: A, holder: peer(1) };
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), contested);
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
     forwarder.remove_peer(peer(1));
     assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
 }
@@ -104,7 +110,8 @@ fn only_hosts_claim() {
     let mut forwarder = forwarder(Policy::default());
     for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
         let src: IpAddr = src.parse().expect("an address");
-        let dropped = OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None, is_first: false };
+        let dropped =
+            OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None, is_first: false, rule: None };
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
@@ -126,9 +133,9 @@ fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
     to(&mut forwarder, peer(1), A, HOST);
     let stranger = packet(IpAddr::from([10, 9, 9, 9]), A);
     for origin in [Origin::Tun, Origin::Gateway] {
-        assert_eq!(forwarder.inward(origin, &ip(&stranger)), Inward::Drop(DropReason::Firewall, Some(peer(1))));
-        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
-        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, B))), Inward::Drop(DropReason::NoPeer, None));
+        assert_eq!(forwarder.inward(origin, &ip(&stranger)).to, Inward::Drop(DropReason::Firewall, Some(peer(1))));
+        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
+        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, B))).to, Inward::Drop(DropReason::NoPeer, None));
     }
 }
 
@@ -153,13 +160,16 @@ fn peer_rules_apply_to_their_direction_and_peer() {
     };
     let mut denies_in = with_rule(Direction::In, RuleAction::Deny);
     assert_eq!(to(&mut denies_in, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::PeerRule, Some(peer(1))));
-    assert_eq!(denies_in.inward(Origin::Gateway, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
-    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, B))), Inward::Peer(peer(2)));
+    assert_eq!(
+        denies_in.inward(Origin::Tun, &ip(&packet(HOST, A))).to,
+        Inward::Drop(DropReason::PeerRule, Some(peer(1)))
+    );
+    assert_eq!(denies_in.inward(Origin::Gateway, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
+    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, B))).to, Inward::Peer(peer(2)));
 
     let mut denies_out = with_rule(Direction::Out, RuleAction::Deny);
     assert_eq!(to(&mut denies_out, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
-    assert_eq!(denies_out.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(denies_out.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
 
     let mut routes_out = with_rule(Direction::Out, RuleAction::Route(GATEWAY));
     assert_eq!(to(&mut routes_out, peer(1), A, HOST), Outward::Drop(DropReason::NoGateway));
@@ -215,7 +225,7 @@ fn peers_allow_does_not_override_the_chains() {
     let denied = IpAddr::from([10, 0, 0, 1]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
     assert_eq!(to(&mut forwarder, peer(1), A, denied), Outward::Drop(DropReason::Firewall));
-    let inward = forwarder.inward(Origin::Tun, &ip(&packet(denied, A)));
+    let inward = forwarder.inward(Origin::Tun, &ip(&packet(denied, A))).to;
     assert_eq!(inward, Inward::Drop(DropReason::Firewall, Some(peer(1))));
 }
 
@@ -291,7 +301,8 @@ fn claims_outside_of_the_networks_are_refused() {
     let mut forwarder = forwarder(strict(&["192.168.0.1/24"]));
     for address in [outside, outside6, HOST] {
         let dst = if address.is_ipv4() { IpAddr::from([198, 51, 100, 1]) } else { HOST6 };
-        let refused = OutwardVerdict { to: Outward::Drop(DropReason::NotClaimable), claimed: None, is_first: false };
+        let refused =
+            OutwardVerdict { to: Outward::Drop(DropReason::NotClaimable), claimed: None, is_first: false, rule: None };
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(address, dst))), refused, "{address}");
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
@@ -423,7 +434,7 @@ fn peer_is_who_it_has_shown_to_be() {
 fn assigned_address_must_be_leased_too() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
     assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotLeased));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Drop(DropReason::NoPeer, None));
+    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Drop(DropReason::NoPeer, None));
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource), "leased, not assigned");
 }
@@ -446,7 +457,7 @@ fn first_peer_rule_wins() {
 fn assigned_peer_gets_its_address_and_no_other() {
     let mut forwarder = forwarder(Policy::default());
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))), Inward::Peer(peer(1)));
+    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
 
     assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
@@ -597,7 +608,7 @@ proptest! {
         if let Ok(packet) = Packet::parse(&bytes) {
             let mut forwarder = forwarder(Policy::default());
             forwarder.outward(peer(1), &packet);
-            forwarder.inward(Origin::Tun, &packet);
+            forwarder.inward(Origin::Tun, &packet).to;
         }
     }
 }
@@ -617,7 +628,7 @@ mod ipv6 {
         assert_eq!(forwarder.outward(peer(1), &ip(&packet(B6, HOST6))).claimed, Some(B6));
         assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [A, A6, B6]);
         for (from, own) in [(HOST, A), (HOST6, A6), (HOST6, B6)] {
-            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(from, own))), Inward::Peer(peer(1)));
+            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(from, own))).to, Inward::Peer(peer(1)));
         }
         let contested = Outward::Contested { address: A6, holder: peer(1) };
         assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), contested);
@@ -734,7 +745,11 @@ mod ipv6 {
             forwarder.set_rules(peer(1), vec![rule(selector)]);
             assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
             assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::PeerRule));
-            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST6, A6))), Inward::Peer(peer(1)), "the other way");
+            assert_eq!(
+                forwarder.inward(Origin::Tun, &ip(&packet(HOST6, A6))).to,
+                Inward::Peer(peer(1)),
+                "the other way"
+            );
         }
     }
 
@@ -751,13 +766,13 @@ mod ipv6 {
         assert_eq!(to(&mut forwarder, peer(1), A6, address(9)), Outward::Reject(DropReason::Firewall));
         assert_eq!(forwarder.addresses(peer(1)).count(), 0, "it claims nothing");
         to(&mut forwarder, peer(2), B6, HOST6);
-        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST6, B6)));
+        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST6, B6))).to;
         assert_eq!(inward, Inward::Reject(DropReason::Firewall, Some(peer(2))));
         assert_eq!(to(&mut forwarder, peer(1), A6, B6), Outward::Reject(DropReason::Firewall), "between peers");
         forwarder.add_peer(peer(3), identity(3));
         forwarder.set_rules(peer(3), vec![any_packet(Direction::In, RuleAction::Reject)]);
         assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Tun);
-        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST, A)));
+        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to;
         assert_eq!(inward, Inward::Reject(DropReason::PeerRule, Some(peer(3))));
     }
 

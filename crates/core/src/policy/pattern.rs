@@ -25,6 +25,24 @@ pub struct Rule<T> {
     pub target: T,
 }
 
+/// The number of a rule in its list, as the operator has written it: the first one is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// The rule that denies IPv6 at the end of a chain that speaks of IPv4 only, see [`Rules::chain`].
+    pub const IMPLIED: Self = Self(u32::MAX);
+}
+
+/// The rule that decides about a packet, and what it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match<T> {
+    /// Which rule it is.
+    pub rule: RuleId,
+    /// What it decides.
+    pub target: T,
+}
+
 /// What rules look at in a packet. The address bits of IPv4 fill the lower 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow<A> {
@@ -106,7 +124,7 @@ struct Masked<A, T> {
     dst_mask: A,
     protocol: Option<u8>,
     ports: Option<(u16, u16)>,
-    target: T,
+    decision: Match<T>,
 }
 
 impl<A, T> RuleList<A, T> {
@@ -128,8 +146,13 @@ impl<A: Bits, T: Copy> RuleList<A, T> {
         Self { rules, looks_at_service }
     }
 
-    /// What the first rule that matches decides.
+    /// Returns what the first matching rule decides.
     pub fn first_match(&self, flow: &Flow<A>) -> Option<T> {
+        self.find(flow).map(|found| found.target)
+    }
+
+    /// Returns the first matching rule and what it decides.
+    pub fn find(&self, flow: &Flow<A>) -> Option<Match<T>> {
         let fits = |rule: &&Masked<A, T>| {
             flow.src.masked(rule.src_mask) == rule.src
                 && flow.dst.masked(rule.dst_mask) == rule.dst
@@ -138,7 +161,7 @@ impl<A: Bits, T: Copy> RuleList<A, T> {
                     .ports
                     .is_none_or(|(first, last)| flow.service.port.is_some_and(|port| (first..=last).contains(&port)))
         };
-        self.rules.iter().find(fits).map(|rule| rule.target)
+        self.rules.iter().find(fits).map(|rule| rule.decision)
     }
 }
 
@@ -148,8 +171,8 @@ impl<A: Bits + Default> RuleList<A, Action> {
         let of_source = self.rules.iter().filter(|rule| src.masked(rule.src_mask) == rule.src);
         let is_for_all = |rule: &Masked<A, Action>| rule.dst_mask == A::default() && rule.protocol.is_none();
         // Rules for some packets only leave others, unless they allow them.
-        let mut decisive = of_source.filter(|rule| rule.target == Action::Allow || is_for_all(rule));
-        decisive.next().is_some_and(|rule| rule.target != Action::Allow)
+        let mut decisive = of_source.filter(|rule| rule.decision.target == Action::Allow || is_for_all(rule));
+        decisive.next().is_some_and(|rule| rule.decision.target != Action::Allow)
     }
 }
 
@@ -166,16 +189,16 @@ pub struct Rules<T> {
 impl<T: Copy> Rules<T> {
     /// Takes the rules in order.
     pub fn new(rules: impl IntoIterator<Item = Rule<T>>) -> Self {
-        let rules: Vec<_> = rules.into_iter().collect();
-        let masked_v4 = |rule: &Rule<T>| {
+        let rules: Vec<_> = (0..).map(RuleId).zip(rules).collect();
+        let masked_v4 = |(id, rule): &(RuleId, Rule<T>)| {
             let (src, src_mask) = v4_bits(rule.selector.src())?;
             let (dst, dst_mask) = v4_bits(rule.selector.dst())?;
-            Some(mask(rule, true, [src, src_mask, dst, dst_mask]))
+            Some(mask(*id, rule, true, [src, src_mask, dst, dst_mask]))
         };
-        let masked_v6 = |rule: &Rule<T>| {
+        let masked_v6 = |(id, rule): &(RuleId, Rule<T>)| {
             let (src, src_mask) = v6_bits(rule.selector.src())?;
             let (dst, dst_mask) = v6_bits(rule.selector.dst())?;
-            Some(mask(rule, false, [src, src_mask, dst, dst_mask]))
+            Some(mask(*id, rule, false, [src, src_mask, dst, dst_mask]))
         };
         Self {
             v4: RuleList::new(rules.iter().filter_map(masked_v4)),
@@ -190,6 +213,14 @@ impl<T: Copy> Rules<T> {
 }
 
 impl Rules<Action> {
+    /// Returns true if no packet from this source can pass.
+    pub fn pass_nothing_from(&self, src: IpAddr) -> bool {
+        match src {
+            IpAddr::V4(src) => self.v4.pass_nothing_from(src.to_bits()),
+            IpAddr::V6(src) => self.v6.pass_nothing_from(src.to_bits()),
+        }
+    }
+
     /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: who wrote it for
     /// IPv4 alone has not said that everything else may pass.
     pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
@@ -197,8 +228,9 @@ impl Rules<Action> {
         let is_for_v4_only = are_for_v4_only(&rules);
         let mut chain = Self::new(rules);
         if is_for_v4_only {
-            let all = |target| Masked { src: 0, src_mask: 0, dst: 0, dst_mask: 0, protocol: None, ports: None, target };
-            chain.v6 = RuleList::new(std::iter::once(all(Action::Deny)));
+            let decision = Match { rule: RuleId::IMPLIED, target: Action::Deny };
+            let all = Masked { src: 0, src_mask: 0, dst: 0, dst_mask: 0, protocol: None, ports: None, decision };
+            chain.v6 = RuleList::new(std::iter::once(all));
         }
         chain
     }
@@ -209,7 +241,7 @@ pub fn are_for_v4_only<T>(rules: &[Rule<T>]) -> bool {
     !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
 }
 
-fn mask<A, T: Copy>(rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {
+fn mask<A, T: Copy>(id: RuleId, rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {
     let service = rule.selector.service();
     Masked {
         src,
@@ -218,7 +250,7 @@ fn mask<A, T: Copy>(rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A
         dst_mask,
         protocol: service.map(|service| service.protocol.number(v4)),
         ports: service.and_then(|service| service.ports).map(tuntap_wire::selector::Ports::bounds),
-        target: rule.target,
+        decision: Match { rule: id, target: rule.target },
     }
 }
 

@@ -1,19 +1,19 @@
 //! One connection, as the router sees it.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::event_loop::READ_LEN;
-use super::meter::WriteMeter;
-use super::queue::FrameQueue;
-use tuntap_core::policy::admission::AdmissionError;
-use tuntap_core::policy::drops::{DropCounters, DropReason};
-use tuntap_core::policy::grant::Identity;
-use tuntap_sys::tun::Tun;
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::FrameError;
 use tuntap_wire::greeting::BadStart;
 use tuntap_wire::offloads::Offloads;
+
+use super::frames::READ_LEN;
+use super::meter::WriteMeter;
+use super::queue::FrameQueue;
+use super::shell::Fault;
+use crate::policy::admission::AdmissionError;
+use crate::policy::drops::{DropCounters, DropReason};
+use crate::policy::grant::Identity;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,12 @@ pub enum Stage {
 }
 
 /// How a peer's packets travel.
-#[derive(Debug)]
-pub enum Path {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
     /// In frames on the stream.
     Stream(StreamReason),
-    /// Its TUN device is read and written here; the stream is its lifeline.
-    Attached(Tun),
+    /// Its TUN device is read and written by the router; the stream shows whether the peer lives.
+    Tun,
 }
 
 /// Why a peer's packets travel in frames.
@@ -84,51 +84,94 @@ pub enum StreamReason {
     Busy,
     /// There is no descriptor or memory left to watch the device.
     #[error("its device can't be watched: {0}")]
-    Watch(nix::errno::Errno),
+    Watch(Fault),
 }
 
-/// A peer.
+/// A peer's connection.
 #[derive(Debug)]
-pub struct Peer {
-    fd: OwnedFd,
+pub struct Session {
     /// How far it has come.
     pub stage: Stage,
-    /// Who it is: from the connect, or from the credentials that it sent.
+    /// Who the peer is: from the connect, or from the credentials that it sent.
     pub credentials: PeerCredentials,
+    /// The network namespace in which the connection was made, if the kernel tells it.
+    pub namespace: Option<u64>,
     /// How its packets travel.
-    pub path: Path,
-    /// Its device while that may not be attached, and what the device leaves to be done then.
-    pub waiting: Option<Box<(Offloads, Tun)>>,
+    pub transport: Transport,
+    /// True while its device is kept and waits to be attached.
+    pub has_waiting_device: bool,
     /// What writes to its device cost.
     pub write_meter: WriteMeter,
-    /// The offloads that it turns on when it is attached.
+    /// The offloads that the peer turns on when it is attached.
     pub offloads: Offloads,
-    /// What came with its first bytes.
-    pub offered: Option<OwnedFd>,
     /// Start of a frame of which the rest is still to come.
     pub partial: Vec<u8>,
-    /// Bytes that are read from its connection in its next turn.
+    /// Bytes that are read from the connection in its next turn.
     pub turn_len: usize,
-    /// Frames towards it.
+    /// Frames towards the peer.
     pub queue: FrameQueue,
-    /// Whether epoll watches for room in its socket.
+    /// True while the shell tells when the connection has room.
     pub watches_writable: bool,
-    /// Whether it is in the list of peers to flush after this wake-up.
+    /// True while the peer is in the list of those to flush after this wake-up.
     pub to_flush: bool,
     /// The claim that was refused last, so that it is logged once.
     pub refused_claim: Option<IpAddr>,
-    /// The name under which it asked for its configuration.
-    pub lease_name: Option<u64>,
-    /// How often it asked or claimed.
-    pub lease_requests: u8,
-    /// Its number in the store, if it is kept there.
-    pub store_serial: Option<u64>,
-    /// Whether it was logged that its rules came too late.
+    /// The name under which the peer asked for its configuration.
+    pub autoconf_name: Option<u64>,
+    /// How often the peer asked or claimed.
+    pub autoconf_requests: u8,
+    /// The peer's number in the store, if it is kept there.
+    pub serial: Option<u64>,
+    /// True once it was logged that the peer's rules came too late.
     pub late_rules_logged: bool,
-    /// Whether it was logged that it sends to a gateway.
+    /// True once it was logged that the peer sends to a gateway.
     pub to_gateway_logged: bool,
     /// What passed.
     pub traffic: Traffic,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(credentials: PeerCredentials, namespace: Option<u64>, stage: Stage) -> Self {
+        Self {
+            stage,
+            credentials,
+            namespace,
+            transport: Transport::Stream(StreamReason::NoHello),
+            has_waiting_device: false,
+            write_meter: WriteMeter::default(),
+            offloads: Offloads::NONE,
+            partial: Vec::new(),
+            turn_len: READ_LEN,
+            queue: FrameQueue::default(),
+            watches_writable: false,
+            to_flush: false,
+            refused_claim: None,
+            autoconf_name: None,
+            autoconf_requests: 0,
+            serial: None,
+            late_rules_logged: false,
+            to_gateway_logged: false,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Returns true if its device is read and written by the router.
+    pub fn is_attached(&self) -> bool {
+        self.transport == Transport::Tun
+    }
+}
+
+impl Default for Session {
+    /// A connection of root's, which has sent nothing yet.
+    fn default() -> Self {
+        Self::new(PeerCredentials { pid: 0, uid: 0, gid: 0 }, None, Stage::Start)
+    }
+}
+
+/// Who a peer is, as far as credentials tell: they have no supplementary groups.
+pub const fn identity(credentials: PeerCredentials) -> Identity {
+    Identity { uid: credentials.uid, gid: credentials.gid, groups: Vec::new() }
 }
 
 /// Counters of one peer, seen from the router: `tx` goes to the peer. Bytes include the frame headers, as in the C
@@ -155,20 +198,20 @@ impl Traffic {
 }
 
 /// Why a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Departure {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
     /// It was closed.
     #[error("closed")]
     Closed,
     /// Reading or writing failed.
     #[error("{0}")]
-    Socket(nix::errno::Errno),
+    Socket(Fault),
     /// The device that it handed over was deleted.
     #[error("its device was deleted")]
     DeviceGone,
     /// The device that it handed over can't be read.
     #[error("its device can't be read: {0}")]
-    Device(std::io::ErrorKind),
+    Device(Fault),
     /// Its stream makes no sense.
     #[error("it sent {0}")]
     Frame(#[from] FrameError),
@@ -187,12 +230,12 @@ pub enum Departure {
     #[error("it made room for another connection (tuntap-router-unclaimed-timeout)")]
     MadeRoom,
     /// The credentials that it showed are those of a user who has too many peers.
-    #[error("it showed the credentials of uid {uid}: {refusal}")]
+    #[error("it showed the credentials of uid {uid}: {error}")]
     TurnedAway {
         /// Whose they are.
-        uid: libc::uid_t,
+        uid: u32,
         /// Why that is too many.
-        refusal: AdmissionError,
+        error: AdmissionError,
     },
     /// It sent something else than its credentials.
     #[error("it did not send its credentials (set tuntap-use-credentials there, too)")]
@@ -211,48 +254,9 @@ pub enum Departure {
     Taken(IpAddr),
 }
 
-impl Departure {
+impl CloseReason {
     /// Whether the peer is to blame.
-    pub fn is_fault(self) -> bool {
+    pub fn is_fault(&self) -> bool {
         !matches!(self, Self::Closed | Self::MadeRoom)
-    }
-}
-
-impl Peer {
-    /// A new connection.
-    pub fn new(fd: OwnedFd, credentials: PeerCredentials, stage: Stage) -> Self {
-        Self {
-            fd,
-            stage,
-            credentials,
-            path: Path::Stream(StreamReason::NoHello),
-            waiting: None,
-            write_meter: WriteMeter::default(),
-            offloads: Offloads::NONE,
-            offered: None,
-            partial: Vec::new(),
-            turn_len: READ_LEN,
-            queue: FrameQueue::default(),
-            watches_writable: false,
-            to_flush: false,
-            refused_claim: None,
-            lease_name: None,
-            lease_requests: 0,
-            store_serial: None,
-            late_rules_logged: false,
-            to_gateway_logged: false,
-            traffic: Traffic::default(),
-        }
-    }
-}
-
-/// Who a peer is, as far as credentials tell: they have no supplementary groups.
-pub const fn identity(credentials: PeerCredentials) -> Identity {
-    Identity { uid: credentials.uid, gid: credentials.gid, groups: Vec::new() }
-}
-
-impl AsFd for Peer {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }

@@ -1,41 +1,41 @@
 //! Devices that ask for their network's configuration, or claim their addresses by name, before anything else.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 
-use super::CredentialsCheck;
-use super::event_loop::EventLoop;
-use tuntap_core::policy::assignment::{Applicant, AssignmentError, Candidate};
-use tuntap_core::policy::drops::DropReason;
-use tuntap_core::policy::pool::{Key, PoolError};
-use tuntap_core::policy::registry::PeerId;
-use tuntap_sys::{net, socket};
 use tuntap_wire::autoconf::{
     ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MIN_MTU_V6, RefusedWish, Wish,
 };
 use tuntap_wire::frame::FrameKind;
 
-/// Most questions and claims of a connection. A device has one of each; the rest is for what may be added to them.
+use super::notice::Notice;
+use super::shell::Shell;
+use super::{CredentialsCheck, Router};
+use crate::policy::assignment::{Applicant, AssignmentError, Candidate};
+use crate::policy::drops::DropReason;
+use crate::policy::pool::{Key, PoolError};
+use crate::policy::registry::PeerId;
+
+/// Most requests and claims of a connection. A device has one of each; the rest is for what may be added to them.
 const MAX_REQUESTS: u8 = 8;
 
-impl EventLoop<'_> {
+impl Router {
     /// Chooses the addresses that a peer asks for, and tells it. Who asks again gets the same ones.
-    pub(super) fn answer_ask(&mut self, id: PeerId, payload: &[u8]) {
+    pub(super) fn answer_request(&mut self, shell: &mut impl Shell, id: PeerId, payload: &[u8]) {
         let Some(ask) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
-        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         // The first one counts, so that nobody can try one name after the other.
-        let name = *peer.lease_name.get_or_insert(ask.name);
+        let name = *peer.session.autoconf_name.get_or_insert(ask.name);
         let mut told = Configuration::default();
         let mut shut_out = Vec::new();
         for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
-                None if family == Family::V6 && self.mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
+                None if family == Family::V6 && shell.tun_mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
                     Err(AssignmentError::Narrow)
                 }
-                None => self.choose(id, family, name),
+                None => self.choose(shell, id, family, name),
             };
             match result {
                 Err(
@@ -53,76 +53,89 @@ impl EventLoop<'_> {
         if told.addresses.is_empty() {
             told.refused.append(&mut shut_out);
         }
-        self.log_refusals(id, &shut_out);
-        self.send_configuration(id, told);
+        self.note_refused(shell, id, &shut_out);
+        self.send_configuration(shell, id, told);
     }
 
     /// Gives a peer the addresses that it claims, as far as it may have them, and tells it.
-    pub(super) fn answer_claim(&mut self, id: PeerId, payload: &[u8]) {
-        let name = self.peers.get(id).and_then(|peer| peer.lease_name);
+    pub(super) fn answer_claim(&mut self, shell: &mut impl Shell, id: PeerId, payload: &[u8]) {
+        let name = self.forwarder.peers.get(id).and_then(|peer| peer.session.autoconf_name);
         // Whoever claims has asked before, and knows that this router understands it.
         let (Some(name), Ok(claim), true) = (name, ClaimRequest::decode(payload), self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let mut told = Configuration::default();
         for claimed in claim.addresses {
-            let result = self.claim(id, claimed, name);
+            let result = self.claim(shell, id, claimed, name);
             self.tell(&mut told, Wish::Address(claimed.address), result);
         }
-        self.send_configuration(id, told);
+        self.send_configuration(shell, id, told);
     }
 
     /// Counts a question or a claim. Returns whether it is one too many.
     fn may_request(&mut self, id: PeerId) -> bool {
-        let Some(peer) = self.peers.get_mut(id) else { return false };
-        peer.lease_requests = peer.lease_requests.saturating_add(1);
-        peer.lease_requests <= MAX_REQUESTS
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return false };
+        peer.session.autoconf_requests = peer.session.autoconf_requests.saturating_add(1);
+        peer.session.autoconf_requests <= MAX_REQUESTS
     }
 
     /// Counts what a limit has refused.
     fn count_refusal(&mut self, refusal: AssignmentError) {
         if refusal == AssignmentError::Share {
-            self.limits_reached.max_addresses_per_uid += 1;
+            self.counters.limits_reached.max_addresses_per_uid += 1;
         }
     }
 
-    fn choose(&mut self, id: PeerId, family: Family, name: u64) -> Result<IpAddr, AssignmentError> {
+    fn choose(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        family: Family,
+        name: u64,
+    ) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
-        let peers = &self.peers;
-        let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.choose(applicant, family, is_dead)?;
-        self.give(applicant, chosen)
+        let chosen = self.forwarder.choose(applicant, family, |holder| shell.is_hung_up(holder))?;
+        self.give(shell, applicant, chosen)
     }
 
-    fn claim(&mut self, id: PeerId, claimed: ClaimedAddress, name: u64) -> Result<IpAddr, AssignmentError> {
+    fn claim(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        claimed: ClaimedAddress,
+        name: u64,
+    ) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
-        let peers = &self.peers;
-        let is_dead = |holder| peers.get(holder).is_none_or(|peer| socket::is_hung_up(peer.as_fd()));
-        let chosen = self.forwarder.consider(applicant, claimed, is_dead)?;
-        self.give(applicant, chosen)
+        let chosen = self.forwarder.consider(applicant, claimed, |holder| shell.is_hung_up(holder))?;
+        self.give(shell, applicant, chosen)
     }
 
     fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, AssignmentError> {
         let key = self.lease_key(id, name).ok_or(AssignmentError::NoPeer)?;
-        Ok(Applicant { id, key, is_assigned: matches!(self.setup.credentials, CredentialsCheck::Hook(_)) })
+        Ok(Applicant { id, key, is_assigned: self.settings.credentials == CredentialsCheck::Hook })
     }
 
     /// What tells a peer from others. Where nobody shows credentials the user is whoever has connected: root when the vassal
     /// starts, and somebody else when it comes back without its privileges.
     pub(super) fn lease_key(&self, id: PeerId, name: u64) -> Option<Key> {
-        let uid = match self.setup.credentials {
+        let uid = match self.settings.credentials {
             CredentialsCheck::Off => 0,
-            CredentialsCheck::Shown | CredentialsCheck::Hook(_) => self.forwarder.identity(id)?.uid,
+            CredentialsCheck::Shown | CredentialsCheck::Hook => self.forwarder.identity(id)?.uid,
         };
         Some(Key { uid, name })
     }
 
-    fn give(&mut self, applicant: Applicant, chosen: Candidate) -> Result<IpAddr, AssignmentError> {
+    fn give(
+        &mut self,
+        shell: &mut impl Shell,
+        applicant: Applicant,
+        chosen: Candidate,
+    ) -> Result<IpAddr, AssignmentError> {
         if let Some(holder) = chosen.dead_holder {
-            self.remove_if_dead(holder);
+            self.close_if_dead(shell, holder);
         }
         if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
-            self.log_claim(applicant.id, chosen.address);
+            self.note_claim(shell, applicant.id, chosen.address);
         }
         Ok(chosen.address)
     }
@@ -139,25 +152,24 @@ impl EventLoop<'_> {
         }
     }
 
-    /// That of the router's device.
-    fn mtu(&self) -> Option<u16> {
-        net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok()
-    }
-
-    fn send_configuration(&mut self, id: PeerId, mut told: Configuration) {
-        self.log_refusals(id, &told.refused);
+    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut told: Configuration) {
+        self.note_refused(shell, id, &told.refused);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
             told.gateways.extend(self.forwarder.pool().gateway(family, held));
         }
-        told.mtu = self.mtu();
-        told.dns.clone_from(&self.setup.network.dns);
-        told.host_etc.clone_from(&self.setup.network.host_etc);
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let limit = self.setup.limits.queued_bytes;
+        told.mtu = shell.tun_mtu();
+        told.dns.clone_from(&self.settings.dns);
+        told.host_etc.clone_from(&self.settings.host_etc);
         // Who has not read so much asks in vain.
-        let _ = peer.queue.push(FrameKind::Configuration, &told.encode(), limit, &mut self.spares);
-        self.flush_later(id);
+        let _ = self.push_frame(id, FrameKind::Configuration, &told.encode());
+    }
+
+    /// Writes what a peer asked for and doesn't get. It asks some times at most.
+    fn note_refused(&mut self, shell: &mut impl Shell, id: PeerId, refused: &[RefusedWish]) {
+        for refused in refused {
+            self.note_peer_fault(shell, id, |who| Notice::Refused { who, refused: refused.clone() });
+        }
     }
 }
 

@@ -1,12 +1,9 @@
 //! Frames that wait to be written to a peer.
 
-use std::os::fd::BorrowedFd;
-
-use nix::errno::Errno;
-
-use tuntap_core::policy::drops::DropReason;
-use tuntap_sys::socket;
 use tuntap_wire::frame::{self, FrameKind};
+
+use super::shell::{Fault, SendError};
+use crate::policy::drops::DropReason;
 
 /// Buffers that peers without waiting frames have given back, for the next one.
 #[derive(Debug, Default)]
@@ -73,18 +70,22 @@ impl FrameQueue {
         if frame::append(&mut self.bytes, kind, payload) { Ok(()) } else { Err(DropReason::TooBig) }
     }
 
-    /// Writes what the socket takes. Returns how many bytes that were, and what is left.
-    pub fn flush(&mut self, fd: BorrowedFd<'_>, spares: &mut SpareBuffers) -> nix::Result<(usize, Flushed)> {
+    /// Sends what `send` takes. Returns how many bytes that were, and what is left.
+    pub fn flush(
+        &mut self,
+        mut send: impl FnMut(&[u8]) -> Result<usize, SendError>,
+        spares: &mut SpareBuffers,
+    ) -> Result<(usize, Flushed), FlushError> {
         let mut count = 0;
         while self.written < self.bytes.len() {
-            match socket::send(fd, &self.bytes[self.written..]) {
+            match send(&self.bytes[self.written..]) {
                 Ok(written) => {
                     self.written += written;
                     count += written;
                 }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok((count, Flushed::Partly)),
-                Err(errno) => return Err(errno),
+                Err(SendError::Full) => return Ok((count, Flushed::Partly)),
+                Err(SendError::Closed) => return Err(FlushError::Closed),
+                Err(SendError::Failed(fault)) => return Err(FlushError::Failed(fault)),
             }
         }
         spares.put(std::mem::take(&mut self.bytes));
@@ -93,55 +94,64 @@ impl FrameQueue {
     }
 }
 
+/// Why a queue can't be sent any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlushError {
+    /// The peer has closed its end.
+    Closed,
+    /// Anything else.
+    Failed(Fault),
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
-
     use super::*;
     use tuntap_wire::frame::Frames;
 
     const LIMIT: usize = 256 * 1024;
 
+    /// Bytes that the peer's socket takes before the peer reads.
+    const SOCKET: usize = 100_000;
+
     /// A reader that stops and goes on sees every frame that was accepted, whole and in order.
     #[test]
     fn slow_reader_gets_whole_frames_and_the_bound_holds() {
-        let (writer, mut reader) = UnixStream::pair().expect("a pair");
-        writer.set_nonblocking(true).expect("non-blocking");
-        reader.set_nonblocking(true).expect("non-blocking");
         let mut spares = SpareBuffers::default();
         let mut queue = FrameQueue::default();
         let mut accepted = Vec::new();
-        let mut stream = Vec::new();
+        let (mut socket, mut stream) = (Vec::new(), Vec::new());
         let mut refused = 0;
-        let mut drain = |limit: usize, stream: &mut Vec<u8>| {
-            let mut buffer = vec![0; limit];
-            if let Ok(count) = reader.read(&mut buffer) {
-                stream.extend_from_slice(&buffer[..count]);
-            }
+        let mut flush = |queue: &mut FrameQueue, socket: &mut Vec<u8>| {
+            let send = |bytes: &[u8]| match bytes.len().min(SOCKET - socket.len()) {
+                0 => Err(SendError::Full),
+                count => {
+                    socket.extend_from_slice(&bytes[..count]);
+                    Ok(count)
+                }
+            };
+            queue.flush(send, &mut spares).expect("the reader lives")
         };
+        let mut others = SpareBuffers::default();
         for serial in 0..3000u32 {
             let packet = vec![serial.to_le_bytes()[0]; 100 + (serial as usize * 37) % 1400];
-            if queue.push(FrameKind::Packet, &packet, LIMIT, &mut spares).is_ok() {
+            if queue.push(FrameKind::Packet, &packet, LIMIT, &mut others).is_ok() {
                 accepted.push(packet);
             } else {
                 refused += 1;
             }
             assert!(queue.len() <= LIMIT);
-            queue.flush(writer.as_fd(), &mut spares).expect("the reader lives");
+            flush(&mut queue, &mut socket);
             if serial % 7 == 0 {
-                drain(2000, &mut stream);
+                let count = socket.len().min(2000);
+                stream.extend(socket.drain(..count));
             }
         }
         assert!(refused > 0, "the reader was too quick to fill the queue");
         while queue.len() > 0 {
-            drain(100_000, &mut stream);
-            queue.flush(writer.as_fd(), &mut spares).expect("the reader lives");
+            stream.append(&mut socket);
+            flush(&mut queue, &mut socket);
         }
-        for _ in 0..10 {
-            drain(1_000_000, &mut stream);
-        }
+        stream.append(&mut socket);
         let seen: Vec<_> = Frames::new(&stream).map(|frame| frame.expect("valid").payload.to_vec()).collect();
         assert!(seen == accepted, "{} frames seen, {} accepted", seen.len(), accepted.len());
     }

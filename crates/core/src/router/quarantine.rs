@@ -2,31 +2,28 @@
 //! [`super::meter`].
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-
-use tuntap_sys::net::{NamespaceCookie, namespace_of};
-use tuntap_wire::credentials::PeerCredentials;
 
 /// What stays the same when a peer comes back with another process and another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Origin {
     /// A user other than root. Namespaces are cheap for one who can make any.
-    User(libc::uid_t),
+    User(u32),
     /// Vassals mostly connect as root; each has a network namespace of its own.
-    Namespace(NamespaceCookie),
+    Namespace(u64),
     /// As root from a namespace that the kernel doesn't tell: one place for all of them, or each could come back at once.
     Unknown,
 }
 
 impl Origin {
-    /// Where a peer with this connection comes from.
-    pub fn of(credentials: PeerCredentials, connection: BorrowedFd<'_>) -> Self {
-        match credentials.uid {
-            0 => namespace_of(connection).map_or(Self::Unknown, Self::Namespace),
-            uid => Self::User(uid),
+    /// The origin of a peer of this user, which has connected from this namespace.
+    pub const fn of(uid: u32, namespace: Option<u64>) -> Self {
+        match (uid, namespace) {
+            (0, Some(namespace)) => Self::Namespace(namespace),
+            (0, None) => Self::Unknown,
+            (uid, _) => Self::User(uid),
         }
     }
 }
@@ -58,8 +55,10 @@ impl Record {
 pub struct Quarantine(HashMap<Origin, Record>);
 
 impl Quarantine {
-    /// How long devices from there are not attached: at first, and at most after relapses, each of which doubles it.
+    /// How long devices of an origin are not attached at first. Each relapse doubles it.
     pub const FIRST_PERIOD: Duration = Duration::from_secs(20);
+
+    /// How long they are not attached at most after relapses.
     pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
     /// After a write in which a router hung. It was the same for all as if there were no router.

@@ -3,14 +3,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::event_loop::EventLoop;
+use super::Router;
 use super::meter::{Cost, Verdict};
-use super::peer::{Path, StreamReason};
+use super::notice::Notice;
 use super::quarantine::Origin;
-use tuntap_core::policy::registry::PeerId;
+use super::session::{StreamReason, Transport};
+use super::shell::Shell;
+use crate::policy::registry::PeerId;
 
 /// How long to wait where something is in the way of a peer that may come back: half a frame, say.
 const NEXT_TRY: Duration = Duration::from_secs(1);
@@ -37,64 +38,67 @@ impl Probations {
     }
 }
 
-impl EventLoop<'_> {
-    /// Does what follows from a write to a peer.
-    pub(super) fn judge(&mut self, id: PeerId, verdict: Verdict) {
+impl Router {
+    /// Does what follows from what a write to a peer cost.
+    pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: Verdict) {
         match verdict {
             Verdict::Usual => {}
-            Verdict::Limited(cost) => self.log_limited(id, cost),
+            Verdict::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
             Verdict::Suspicious(cost) => {
                 if let Some(origin) = self.origin(id)
-                    && self.quarantine.knows(origin, Instant::now())
+                    && self.quarantine.knows(origin, self.now)
                 {
-                    self.punish(id, origin, cost);
+                    self.punish(shell, id, origin, cost);
                 }
             }
             Verdict::TooExpensive(cost) => {
                 if let Some(origin) = self.origin(id) {
-                    self.punish(id, origin, cost);
+                    self.punish(shell, id, origin, cost);
                 }
             }
         }
     }
 
-    fn punish(&mut self, id: PeerId, origin: Origin, cost: Cost) {
-        let now = Instant::now();
-        let record = self.quarantine.add(origin, now);
-        self.remember_spoiler(origin, record);
-        self.totals.detached += 1;
-        self.log_detached(id, cost, record.period);
-        if let Some(peer) = self.peers.get_mut(id)
-            && let Path::Attached(tun) = std::mem::replace(&mut peer.path, Path::Stream(StreamReason::SlowWrites))
+    fn punish(&mut self, shell: &mut impl Shell, id: PeerId, origin: Origin, cost: Cost) {
+        let record = self.quarantine.add(origin, self.now);
+        shell.store_quarantine(origin, record);
+        self.counters.totals.detached += 1;
+        self.note_peer_fault(shell, id, |who| Notice::Detached { who, cost, period: record.period });
+        if let Some(peer) = self.forwarder.peers.get_mut(id)
+            && std::mem::replace(&mut peer.session.transport, Transport::Stream(StreamReason::SlowWrites))
+                == Transport::Tun
         {
-            // Only who watches a device is woken by it.
-            let _ = self.epoll.delete(&tun);
-            peer.waiting = Some(Box::new((peer.offloads, tun)));
+            shell.suspend(id);
+            peer.session.has_waiting_device = true;
             self.probations.add(id, record.end);
         }
-        self.refuse(id);
+        self.refuse_attachment(shell, id);
     }
 
     fn origin(&self, id: PeerId) -> Option<Origin> {
-        self.peers.get(id).map(|peer| Origin::of(peer.credentials, peer.as_fd()))
+        let session = &self.forwarder.peers.get(id)?.session;
+        Some(Origin::of(session.credentials.uid, session.namespace))
     }
 
     /// Attaches the devices again whose time is over.
-    pub(super) fn attach_again(&mut self, now: Instant) {
-        while let Some(id) = self.probations.take(now) {
-            let is_full = self.closer.is_full();
-            let Some(peer) = self.peers.get_mut(id) else { continue };
+    pub(super) fn attach_again(&mut self, shell: &mut impl Shell) {
+        while let Some(id) = self.probations.take(self.now) {
+            let Some(peer) = self.forwarder.peers.get_mut(id) else { continue };
+            let session = &mut peer.session;
             // A router that follows this one goes on with whole frames.
-            if is_full || peer.queue.len() > 0 || !peer.partial.is_empty() {
-                self.probations.add(id, now + NEXT_TRY);
+            if shell.is_closing_many() || session.queue.len() > 0 || !session.partial.is_empty() {
+                self.probations.add(id, self.now + NEXT_TRY);
                 continue;
             }
-            let Some((offloads, tun)) = peer.waiting.take().map(|waiting| *waiting) else { continue };
-            if tun.is_alive() {
-                self.take_device(id, offloads, tun);
+            if !std::mem::take(&mut session.has_waiting_device) {
+                continue;
+            }
+            if shell.is_device_alive(id) {
+                let offloads = session.offloads;
+                self.take_device(shell, id, offloads);
             } else {
-                peer.path = Path::Stream(StreamReason::Deleted);
-                self.closer.close(tun.into());
+                session.transport = Transport::Stream(StreamReason::Deleted);
+                shell.discard_device(id);
             }
         }
     }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::debt::{Debt, Sharers};
-use tuntap_sys::process::{context_switches, thread_time_nanos};
+use super::shell::ThreadUsage;
 
 /// For each packet that it gets or sends, a peer may have writes take as much as so many reads of the shortest packets,
 /// and so many of packets of that length. Honest ones run the receiver's TCP, which may send then, and wake its threads:
@@ -112,8 +112,8 @@ struct Checkpoint {
 }
 
 impl Checkpoint {
-    fn new(at: Instant) -> Self {
-        Self { at, thread_nanos: thread_time_nanos(), switches: context_switches() }
+    const fn new(at: Instant, usage: ThreadUsage) -> Self {
+        Self { at, thread_nanos: usage.nanos, switches: usage.switches }
     }
 
     /// How much of the time until another checkpoint the thread didn't run. Interrupts and what the kernel does in them
@@ -188,9 +188,9 @@ impl WorkMeter {
     }
 
     /// The thread has slept.
-    pub fn wake(&mut self, now: Instant) {
+    pub fn wake(&mut self, now: Instant, usage: impl FnOnce() -> ThreadUsage) {
         let is_alert = self.alert_until.is_some_and(|end| now < end);
-        self.checkpoint = is_alert.then(|| Checkpoint::new(now));
+        self.checkpoint = is_alert.then(|| Checkpoint::new(now, usage()));
         let past = nanos(now.saturating_duration_since(self.epoch_start)) / nanos(HALF_LIFE);
         if past > 0 {
             let past = u32::try_from(past).unwrap_or(u32::MAX);
@@ -201,10 +201,10 @@ impl WorkMeter {
     }
 
     /// Takes note of a read that took from one moment to another.
-    pub fn record_read(&mut self, len: usize, start: Instant, end: Instant) {
+    pub fn record_read(&mut self, len: usize, start: Instant, end: Instant, usage: impl FnOnce() -> ThreadUsage) {
         let took = nanos(end.saturating_duration_since(start));
         let excess = match self.reads.allowance(len) {
-            Some(allowance) if took > allowance => self.ran(took, end).saturating_sub(allowance),
+            Some(allowance) if took > allowance => self.ran(took, end, usage()).saturating_sub(allowance),
             _ => 0,
         };
         if self.checkpoint.is_some() {
@@ -214,9 +214,9 @@ impl WorkMeter {
     }
 
     /// How long the thread ran in a long piece of work that has just ended. 0 while that isn't known.
-    fn ran(&mut self, took: u64, end: Instant) -> u64 {
+    fn ran(&mut self, took: u64, end: Instant, usage: ThreadUsage) -> u64 {
         self.alert_until = Some(end + ALERT);
-        let now = Checkpoint::new(end);
+        let now = Checkpoint::new(end, usage);
         let before = self.checkpoint.replace(now);
         before.map_or(0, |before| took.saturating_sub(before.waited_until(&now)))
     }
@@ -300,7 +300,14 @@ impl WriteMeter {
     }
 
     /// Takes note of a write that took from one moment to another.
-    pub fn record(&mut self, work: &mut WorkMeter, len: usize, start: Instant, end: Instant) -> Verdict {
+    pub fn record(
+        &mut self,
+        work: &mut WorkMeter,
+        len: usize,
+        start: Instant,
+        end: Instant,
+        usage: impl FnOnce() -> ThreadUsage,
+    ) -> Verdict {
         let took = nanos(end.saturating_duration_since(start));
         let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
         if took <= allowed {
@@ -313,7 +320,7 @@ impl WriteMeter {
             }
             return Verdict::Usual;
         }
-        let beyond = work.ran(took, end).saturating_sub(allowed);
+        let beyond = work.ran(took, end, usage()).saturating_sub(allowed);
         let excess = beyond.saturating_sub(self.saved);
         self.saved = self.saved.saturating_sub(beyond);
         if excess == 0 {
@@ -429,7 +436,7 @@ mod tests {
                 work.reads.record(LONG_LEN, LONG);
             }
             work.alert_until = Some(now + ALERT);
-            work.wake(now);
+            work.wake(now, ThreadUsage::default);
             Self { work, peer: WriteMeter::default(), now, limited: 0, suspicious: false, detached: false }
         }
 
@@ -437,7 +444,7 @@ mod tests {
         fn write(&mut self, len: usize, took: u64) {
             let start = self.now;
             self.now += Duration::from_nanos(if len < 1000 { SHORT } else { LONG });
-            self.work.record_read(len, start, self.now);
+            self.work.record_read(len, start, self.now, ThreadUsage::default);
             if self.peer.is_limited(&mut self.work, self.now) {
                 self.limited += 1;
                 let verdict = self.peer.record_dropped(&mut self.work, self.now);
@@ -449,8 +456,8 @@ mod tests {
             let start = self.now;
             self.now += Duration::from_nanos(took);
             // What this test's own process does is not looked at.
-            self.work.checkpoint = Some(Checkpoint::new(start));
-            match self.peer.record(&mut self.work, len, start, self.now) {
+            self.work.checkpoint = Some(Checkpoint::new(start, ThreadUsage::default()));
+            match self.peer.record(&mut self.work, len, start, self.now, ThreadUsage::default) {
                 Verdict::TooExpensive(_) => self.detached = true,
                 Verdict::Suspicious(_) => self.suspicious = true,
                 Verdict::Usual | Verdict::Limited(_) => {}
@@ -552,8 +559,8 @@ mod tests {
             if index % 40 == 0 {
                 let start = scene.now;
                 scene.now += Duration::from_millis(1);
-                scene.work.checkpoint = Some(Checkpoint::new(start));
-                scene.work.record_read(LONG_LEN, start, scene.now);
+                scene.work.checkpoint = Some(Checkpoint::new(start, ThreadUsage::default()));
+                scene.work.record_read(LONG_LEN, start, scene.now, ThreadUsage::default);
             }
             scene.write(LONG_LEN, if index % 20 == 0 { 1_000_000 } else { 3 * LONG });
         });
@@ -583,7 +590,10 @@ mod tests {
         let now = Instant::now();
         let (mut work, mut peer) = (WorkMeter::new(now), WriteMeter::default());
         for _ in 0..100 {
-            assert_eq!(peer.record(&mut work, 100, now, now + Duration::from_secs(1)), Verdict::Usual);
+            assert_eq!(
+                peer.record(&mut work, 100, now, now + Duration::from_secs(1), ThreadUsage::default),
+                Verdict::Usual
+            );
         }
     }
 
@@ -605,11 +615,11 @@ mod tests {
 
     #[test]
     fn sleeping_is_not_running() {
-        let before = Checkpoint::new(Instant::now());
-        std::thread::sleep(Duration::from_millis(20));
-        let after = Checkpoint::new(Instant::now());
-        assert!(before.waited_until(&after) > 15_000_000);
-        let busy = Checkpoint { at: after.at + Duration::from_millis(5), ..after };
-        assert_eq!(after.waited_until(&busy), 0, "nobody else ran");
+        let at = Instant::now();
+        let before = Checkpoint::new(at, ThreadUsage { nanos: 100, switches: 1 });
+        let slept = Checkpoint::new(at + Duration::from_millis(20), ThreadUsage { nanos: 5_000_100, switches: 2 });
+        assert_eq!(before.waited_until(&slept), 15_000_000);
+        let busy = Checkpoint { at: slept.at + Duration::from_millis(5), ..slept };
+        assert_eq!(slept.waited_until(&busy), 0, "nobody else ran");
     }
 }

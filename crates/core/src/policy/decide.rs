@@ -1,0 +1,186 @@
+//! The way of a packet through the policy: chains, claims, the peer's own rules, routes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::claims::{ClaimContext, Claimant, Source};
+use super::drops::DropReason;
+use super::forward::Forwarder;
+use super::pattern::{Action, AnyFlow, Match, RuleId};
+use super::registry::PeerId;
+use super::verdict::{Inward, InwardVerdict, Origin, Outward, OutwardVerdict, RuleRef};
+use crate::peers::Peer;
+use tuntap_wire::ip::Packet;
+use tuntap_wire::rule::{Direction, RuleAction};
+
+/// What a peer's own rules say about a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PeerDecision {
+    Pass,
+    Deny,
+    Reject,
+    Route(SocketAddr),
+    /// To a gateway that the peer may not name.
+    RouteRefused,
+}
+
+/// The answer to whether a packet's source is the sender's.
+enum SourceCheck {
+    /// It is. An address that the peer got with this packet, and whether it is the first packet that was accepted.
+    Passed { claimed: Option<IpAddr>, is_first: bool },
+    /// It is not.
+    Stopped(Outward),
+}
+
+impl Forwarder {
+    /// Decides where a packet from a peer goes. The peer's first packet that the firewall lets pass claims its source.
+    pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
+        let flow = AnyFlow::of(packet);
+        let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
+        let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
+        let unclaimed = |to, rule| OutwardVerdict { to, claimed: None, is_first: false, rule };
+        match action(found) {
+            Action::Deny => return unclaimed(Outward::Drop(DropReason::Firewall), by_chain),
+            Action::Reject => return unclaimed(Outward::Reject(DropReason::Firewall), by_chain),
+            Action::Allow => {}
+        }
+        let (claimed, is_first) = match self.check_source(id, packet.src()) {
+            SourceCheck::Passed { claimed, is_first } => (claimed, is_first),
+            SourceCheck::Stopped(to) => return unclaimed(to, None),
+        };
+        let (to, rule) = match self.stopped_by_guard(id, packet) {
+            Some(reason) => (Outward::Drop(reason), None),
+            None => self.outward_by_peer(id, &flow, packet),
+        };
+        OutwardVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
+    }
+
+    fn check_source(&mut self, id: PeerId, source: IpAddr) -> SourceCheck {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return SourceCheck::Stopped(Outward::Drop(DropReason::NoPeer));
+        };
+        let leases = &self.policy.leases;
+        let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
+        let context = ClaimContext { leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let claimed = match peer.claims.check(source, claimant, context, &mut self.registry) {
+            Source::Own => None,
+            Source::Claimed => {
+                self.shares.take(peer.account_for(source, leases), source);
+                Some(source)
+            }
+            Source::HeldBy(holder) => return SourceCheck::Stopped(Outward::Contested { address: source, holder }),
+            Source::Refused(reason) => return SourceCheck::Stopped(Outward::Drop(reason)),
+        };
+        let is_first = !std::mem::replace(&mut peer.has_sent, true);
+        SourceCheck::Passed { claimed, is_first }
+    }
+
+    /// The reason why no rule of anybody may let a packet pass; `None` if there is none.
+    fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
+        if let Some(reason) = self.guard.refusal(packet, &self.pool) {
+            return Some(reason);
+        }
+        let is_own = |receiver| self.peers.get(id).is_some_and(|peer| peer.claims.has(receiver));
+        (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
+    }
+
+    fn outward_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
+        let Some(peer) = self.peers.get(id) else { return (Outward::Drop(DropReason::NoPeer), None) };
+        let (decision, rule) = peer.decide(Direction::Out, packet);
+        let to = match decision {
+            PeerDecision::Deny => Outward::Drop(DropReason::PeerRule),
+            PeerDecision::Reject => Outward::Reject(DropReason::PeerRule),
+            PeerDecision::Route(_) | PeerDecision::RouteRefused if !self.policy.has_gateway => {
+                Outward::Drop(DropReason::NoGateway)
+            }
+            PeerDecision::RouteRefused => Outward::Drop(DropReason::RouteTarget),
+            PeerDecision::Route(target) => Outward::Gateway(target),
+            PeerDecision::Pass => {
+                let (to, by_route) = self.route(flow, packet);
+                return (to, by_route.or(rule));
+            }
+        };
+        (to, rule)
+    }
+
+    /// Decides which peer gets a packet.
+    pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> InwardVerdict {
+        self.inward_flow(origin, &AnyFlow::of(packet), packet)
+    }
+
+    fn inward_flow(&mut self, origin: Origin, flow: &AnyFlow, packet: &Packet<'_>) -> InwardVerdict {
+        let holder = self.registry.holder(packet.dst());
+        let found = self.cache.firewall_in.find(&self.policy.firewall_in, flow);
+        let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
+        let by_chain = |to| InwardVerdict { to, rule: by_chain };
+        match action(found) {
+            Action::Deny => return by_chain(Inward::Drop(DropReason::Firewall, holder)),
+            Action::Reject => return by_chain(Inward::Reject(DropReason::Firewall, holder)),
+            Action::Allow => {}
+        }
+        let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
+            return InwardVerdict { to: Inward::Drop(DropReason::NoPeer, None), rule: None };
+        };
+        if origin == Origin::Gateway {
+            return by_chain(Inward::Peer(peer.id));
+        }
+        let (decision, rule) = peer.decide(Direction::In, packet);
+        let to = match decision {
+            PeerDecision::Pass => Inward::Peer(peer.id),
+            PeerDecision::Reject => Inward::Reject(DropReason::PeerRule, Some(peer.id)),
+            // Rules that would route don't apply here; the packet has arrived already.
+            PeerDecision::Deny | PeerDecision::Route(_) | PeerDecision::RouteRefused => {
+                Inward::Drop(DropReason::PeerRule, Some(peer.id))
+            }
+        };
+        if rule.is_some() { InwardVerdict { to, rule } } else { by_chain(to) }
+    }
+
+    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
+        match self.cache.routes.find(&self.policy.routes, flow) {
+            Some(found) if self.policy.has_gateway => {
+                (Outward::Gateway(found.target), Some(RuleRef::Route(found.rule)))
+            }
+            _ if self.policy.switch && self.registry.holder(packet.dst()).is_some() => {
+                let verdict = self.inward_flow(Origin::Tun, flow, packet);
+                let to = match verdict.to {
+                    Inward::Peer(id) => Outward::Peer(id),
+                    Inward::Drop(reason, _) => Outward::Drop(reason),
+                    Inward::Reject(reason, _) => Outward::Reject(reason),
+                };
+                (to, verdict.rule)
+            }
+            _ => (Outward::Tun, None),
+        }
+    }
+}
+
+/// What a chain does with a packet that this rule was found for, or none.
+fn action(found: Option<Match<Action>>) -> Action {
+    found.map_or(Action::Allow, |found| found.target)
+}
+
+impl Peer {
+    /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny IPv6:
+    /// whoever wrote them knew IPv4 only.
+    fn decide(&self, direction: Direction, packet: &Packet<'_>) -> (PeerDecision, Option<RuleRef>) {
+        let by = |rule| Some(RuleRef::Peer(self.id, rule));
+        let mut knows_version = packet.is_v4();
+        let mut has_rules = false;
+        for (checked, number) in self.rules.iter().zip(0..).filter(|(it, _)| it.rule.direction == direction) {
+            let rule = &checked.rule;
+            has_rules = true;
+            if rule.selector.matches(packet) {
+                let decision = match rule.action {
+                    RuleAction::Allow => PeerDecision::Pass,
+                    RuleAction::Deny => PeerDecision::Deny,
+                    RuleAction::Reject => PeerDecision::Reject,
+                    RuleAction::Route(_) if checked.target_refused => PeerDecision::RouteRefused,
+                    RuleAction::Route(target) => PeerDecision::Route(target),
+                };
+                return (decision, by(RuleId(number)));
+            }
+            knows_version |= rule.selector.is_for_v6();
+        }
+        if has_rules && !knows_version { (PeerDecision::Deny, by(RuleId::IMPLIED)) } else { (PeerDecision::Pass, None) }
+    }
+}

@@ -1,0 +1,116 @@
+//! Verdicts on packets.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::drops::DropReason;
+use super::grant::Identity;
+use super::pattern::RuleId;
+use super::registry::PeerId;
+use tuntap_wire::rule::PeerRule;
+
+/// A rule, by the list that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RuleRef {
+    /// In the chain for packets towards the peers.
+    FirewallIn(RuleId),
+    /// In the chain for packets from the peers.
+    FirewallOut(RuleId),
+    /// Among the routes.
+    Route(RuleId),
+    /// Among the rules that this peer sent.
+    Peer(PeerId, RuleId),
+}
+
+/// Where a packet from a peer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outward {
+    /// To the router's TUN device.
+    Tun,
+    /// To another router, as a UDP datagram.
+    Gateway(SocketAddr),
+    /// To another peer of this router.
+    Peer(PeerId),
+    /// Nowhere.
+    Drop(DropReason),
+    /// Nowhere, and its sender is to be told.
+    Reject(DropReason),
+    /// Nowhere as long as `holder` lives, because it holds the packet's source. If it turns out to be dead, the caller
+    /// removes it and asks again; if not, the packet is dropped for [`DropReason::AddressHeld`].
+    Contested {
+        /// The packet's source.
+        address: IpAddr,
+        /// Who holds it.
+        holder: PeerId,
+    },
+}
+
+/// A verdict on a packet from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutwardVerdict {
+    /// Where it goes.
+    pub to: Outward,
+    /// The address that the peer got with this packet.
+    pub claimed: Option<IpAddr>,
+    /// True if it is the peer's first packet that was accepted: its rules are fixed now.
+    pub is_first: bool,
+    /// The rule that decided; `None` if no rule matched, or none was asked.
+    pub rule: Option<RuleRef>,
+}
+
+/// Where a packet towards the peers comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The router's TUN device.
+    Tun,
+    /// Another router. The peers' own rules don't apply, as in the C plugin.
+    Gateway,
+}
+
+/// A verdict on a packet towards the peers, with the rule that decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InwardVerdict {
+    /// Where it goes.
+    pub to: Inward,
+    /// The rule that decided; `None` if no rule matched, or none was asked.
+    pub rule: Option<RuleRef>,
+}
+
+/// Where a packet towards the peers goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inward {
+    /// To this peer.
+    Peer(PeerId),
+    /// Nowhere. The peer is named where the destination has one.
+    Drop(DropReason, Option<PeerId>),
+    /// Nowhere, and its sender is to be told.
+    Reject(DropReason, Option<PeerId>),
+}
+
+/// What is known of a peer that an earlier router had.
+#[derive(Debug)]
+pub struct RestoredPeer<'a> {
+    /// Who it is.
+    pub identity: Identity,
+    /// Root's network namespace, if it isn't the router's.
+    pub namespace: Option<u64>,
+    /// Its own rules.
+    pub rules: Vec<PeerRule>,
+    /// The addresses that it held.
+    pub addresses: &'a [IpAddr],
+    /// Whether it could choose none by itself.
+    pub is_bound: bool,
+}
+
+/// What became of rules that a peer sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RulesVerdict {
+    /// They apply from now on. If they name a gateway that peers may not name, packets for it are dropped.
+    Applied {
+        /// The first such gateway.
+        refused_target: Option<SocketAddr>,
+    },
+    /// They are those that apply already.
+    Unchanged,
+    /// They came after the peer's first packet, and are not looked at.
+    Frozen,
+}

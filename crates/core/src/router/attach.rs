@@ -1,0 +1,196 @@
+//! Peers whose TUN device the router reads and writes itself: no copy through a socket, and GSO packets pass whole.
+
+use std::time::Instant;
+
+use tuntap_wire::attach::{Hello, HelloReply};
+use tuntap_wire::frame::{FrameKind, HEADER_LEN};
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::offloads::Offloads;
+use tuntap_wire::vnet::VNET_HEADER_LEN;
+
+use super::Router;
+use super::meter::WriteMeter;
+use super::notice::Notice;
+use super::quarantine::Origin;
+use super::session::{CloseReason, StreamReason, Transport};
+use super::shell::{Fault, Shell};
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+
+/// Segments of a GSO packet that count as one more packet: towards a gateway, each is a system call of its own. TCP at an
+/// MTU of 1500 has 45 in 64 KiB.
+const SEGMENTS_PER_PACKET: usize = 32;
+
+/// What may be read from one peer's device in one turn.
+#[derive(Debug)]
+pub struct DeviceTurn {
+    packets_left: usize,
+    bytes_left: usize,
+}
+
+impl Default for DeviceTurn {
+    fn default() -> Self {
+        Self { packets_left: 64, bytes_left: 512 * 1024 }
+    }
+}
+
+impl DeviceTurn {
+    /// Returns true if another packet may be read.
+    pub const fn is_open(&self) -> bool {
+        self.packets_left > 0 && self.bytes_left > 0
+    }
+
+    /// Counts a packet of so many bytes, which [`Router::device_packet`] says is cut into so many segments.
+    pub const fn count(&mut self, len: usize, segments: usize) {
+        self.packets_left = self.packets_left.saturating_sub(1 + segments / SEGMENTS_PER_PACKET);
+        self.bytes_left = self.bytes_left.saturating_sub(len);
+    }
+}
+
+/// Why a device can't be read any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The kernel can't promise that reading doesn't block.
+    MayBlock,
+    /// The device was deleted.
+    Gone,
+    /// Anything else.
+    Failed(Fault),
+}
+
+impl Router {
+    /// A peer said hello: takes its device, if that is one that can be trusted, and tells the peer.
+    pub(super) fn hello(&mut self, shell: &mut impl Shell, id: PeerId, hello: &[u8]) {
+        match check_offer(shell, id, hello) {
+            Ok(offloads) => {
+                shell.accept_device(id);
+                self.take_device(shell, id, offloads);
+            }
+            Err(reason) => {
+                shell.discard_offer(id);
+                self.set_transport(id, Transport::Stream(reason));
+                self.refuse_attachment(shell, id);
+            }
+        }
+    }
+
+    /// Reads and writes a device from now on, or waits with it until it may be attached. Tells the peer.
+    pub(super) fn take_device(&mut self, shell: &mut impl Shell, id: PeerId, offloads: Offloads) {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        let session = &mut peer.session;
+        let origin = Origin::of(session.credentials.uid, session.namespace);
+        session.offloads = offloads;
+        if let Some(end) = self.quarantine.end(origin, self.now) {
+            session.has_waiting_device = true;
+            // One that was sent back itself has this for its reason.
+            if session.transport != Transport::Stream(StreamReason::SlowWrites) {
+                session.transport = Transport::Stream(StreamReason::Quarantined);
+            }
+            self.probations.add(id, end);
+            return self.refuse_attachment(shell, id);
+        }
+        if let Err(fault) = shell.attach(id) {
+            shell.discard_device(id);
+            session.transport = Transport::Stream(StreamReason::Watch(fault));
+            return self.refuse_attachment(shell, id);
+        }
+        session.write_meter = WriteMeter::default();
+        let before = std::mem::replace(&mut session.transport, Transport::Tun);
+        self.reply_to_hello(id, HelloReply::Attached);
+        self.store(shell, id);
+        if matches!(before, Transport::Stream(StreamReason::SlowWrites | StreamReason::Quarantined)) {
+            self.counters.totals.attached_again += 1;
+            self.note_peer_fault(shell, id, Notice::Reattached);
+        }
+    }
+
+    /// Tells a peer that its packets travel in frames.
+    pub(super) fn refuse_attachment(&mut self, shell: &mut impl Shell, id: PeerId) {
+        self.unstore(shell, id);
+        self.reply_to_hello(id, HelloReply::Refused);
+    }
+
+    pub(super) fn reply_to_hello(&mut self, id: PeerId, reply: HelloReply) {
+        // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
+        let _ = self.push_frame(id, FrameKind::HelloReply, &reply.encode());
+    }
+
+    /// A peer's device can't be read any more.
+    pub fn device_failed(&mut self, shell: &mut impl Shell, id: PeerId, error: DeviceError, now: Instant) {
+        self.advance(now);
+        match error {
+            DeviceError::MayBlock => self.detach(shell, id, StreamReason::MayBlock),
+            DeviceError::Gone => self.close(shell, id, CloseReason::DeviceGone),
+            DeviceError::Failed(fault) => self.close(shell, id, CloseReason::Device(fault)),
+        }
+    }
+
+    /// Goes back to frames, as if the peer had said no hello.
+    fn detach(&mut self, shell: &mut impl Shell, id: PeerId, reason: StreamReason) {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        let (address, account, pid) = (peer.address(), peer.account(), peer.session.credentials.pid);
+        if std::mem::replace(&mut peer.session.transport, Transport::Stream(reason.clone())) == Transport::Tun {
+            shell.discard_device(id);
+        }
+        self.note_fault(shell, account, &Notice::DeviceLost { address, pid, reason });
+        self.refuse_attachment(shell, id);
+    }
+
+    /// A packet was read from a peer's device, its header first. `timing` are the moments before and after the read, where
+    /// they were taken. Returns how many segments the packet stands for.
+    pub fn device_packet(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        bytes: &[u8],
+        timing: Option<(Instant, Instant)>,
+    ) -> usize {
+        if let Some((start, end)) = timing {
+            self.advance(end);
+            self.work.record_read(bytes.len(), start, end, || shell.thread_usage());
+        }
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return 0 };
+        peer.session.write_meter.record_sent(&self.work, bytes.len());
+        peer.session.traffic.rx_bytes += (HEADER_LEN + bytes.len().saturating_sub(VNET_HEADER_LEN)) as u64;
+        let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
+        let segments = packet.as_ref().map_or(0, GsoPacket::segments);
+        self.forward_outward(shell, id, packet);
+        segments
+    }
+
+    /// Returns true if a peer's device is to be read.
+    pub fn is_attached(&self, id: PeerId) -> bool {
+        self.forwarder.peers.get(id).is_some_and(|peer| peer.session.is_attached())
+    }
+
+    pub(super) fn set_transport(&mut self, id: PeerId, transport: Transport) {
+        if let Some(peer) = self.forwarder.peers.get_mut(id) {
+            peer.session.transport = transport;
+        }
+    }
+}
+
+/// Returns the offloads of a device that a peer may be attached with.
+fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Offloads, StreamReason> {
+    let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
+    if !shell.has_offer(id) {
+        return Err(StreamReason::NoDescriptor);
+    }
+    if shell.is_closing_many() {
+        return Err(StreamReason::Busy);
+    }
+    let facts = shell.offered_device(id).map_err(StreamReason::Device)?;
+    if !facts.has_header {
+        return Err(StreamReason::NoHeader);
+    }
+    if facts.is_own {
+        return Err(StreamReason::OwnDevice);
+    }
+    if facts.has_napi {
+        return Err(StreamReason::Napi);
+    }
+    if facts.has_queues {
+        return Err(StreamReason::Queues);
+    }
+    Ok(Offloads::from_bits(hello.offloads))
+}

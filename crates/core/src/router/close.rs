@@ -1,0 +1,48 @@
+//! Peers that go.
+
+use std::time::Instant;
+
+use super::Router;
+use super::notice::Notice;
+use super::session::CloseReason;
+use super::shell::{Fault, Shell};
+use crate::policy::registry::PeerId;
+
+impl Router {
+    /// Reading a peer's connection failed; without a fault, the peer has closed it.
+    pub fn connection_ended(&mut self, shell: &mut impl Shell, id: PeerId, fault: Option<Fault>, now: Instant) {
+        self.advance(now);
+        self.close(shell, id, fault.map_or(CloseReason::Closed, CloseReason::Socket));
+    }
+
+    /// Removes a peer that has closed its end already. Returns true if it has.
+    pub(super) fn close_if_dead(&mut self, shell: &mut impl Shell, id: PeerId) -> bool {
+        let dead = shell.is_hung_up(id);
+        if dead {
+            self.close(shell, id, CloseReason::Closed);
+        }
+        dead
+    }
+
+    /// Ends a connection and frees its addresses.
+    pub(super) fn close(&mut self, shell: &mut impl Shell, id: PeerId, reason: CloseReason) {
+        let Some(peer) = self.forwarder.remove_peer(id) else { return };
+        let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
+        self.admission.leave(id, account);
+        if let Some(serial) = peer.session.serial {
+            shell.unstore(serial);
+        }
+        // The store has a copy of the connection.
+        shell.close(id, peer.session.serial.is_some());
+        if reason.is_fault() {
+            self.counters.totals.faults += 1;
+        }
+        match (address, reason) {
+            (Some(address), reason) => {
+                self.note_peer(shell, account, &Notice::Left { address, credentials, reason });
+            }
+            (None, CloseReason::Closed) => {}
+            (None, reason) => self.note_fault(shell, account, &Notice::Ended { credentials, reason }),
+        }
+    }
+}

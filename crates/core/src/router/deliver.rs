@@ -1,0 +1,156 @@
+//! To one peer: its device, or frames in its queue.
+
+use tuntap_wire::frame::{FrameKind, HEADER_LEN};
+use tuntap_wire::gso::{GsoError, GsoPacket};
+use tuntap_wire::ip::PacketError;
+use tuntap_wire::segment::for_each_packet;
+
+use super::Router;
+use super::queue::{FlushError, Flushed};
+use super::session::{CloseReason, Transport};
+use super::shell::{Shell, WriteError};
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+use std::time::Instant;
+
+impl From<PacketError> for DropReason {
+    fn from(error: PacketError) -> Self {
+        match error {
+            PacketError::TooShort => Self::TooShort,
+            PacketError::NotIp => Self::NotIp,
+            PacketError::Malformed => Self::Malformed,
+            PacketError::SourceRoute => Self::SourceRoute,
+        }
+    }
+}
+
+impl From<GsoError> for DropReason {
+    fn from(error: GsoError) -> Self {
+        match error {
+            GsoError::Packet(error) => error.into(),
+            GsoError::Header(_) => Self::Malformed,
+        }
+    }
+}
+
+impl Router {
+    /// Gives a packet to the peer that was chosen for it. If that fails, the packet is counted already.
+    pub(super) fn deliver(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(peer) = self.forwarder.peers.get(id) else {
+            self.count_drop(None, DropReason::NoPeer);
+            return Err(DropReason::NoPeer);
+        };
+        let result = match peer.session.transport {
+            Transport::Tun => self.write_device(shell, id, packet),
+            Transport::Stream(_) => self.queue_packet(id, packet),
+        };
+        if let Err(reason) = result {
+            self.count_drop(Some(id), reason);
+        }
+        result
+    }
+
+    fn write_device(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return Err(DropReason::NoPeer) };
+        let session = &mut peer.session;
+        if session.write_meter.is_limited(&mut self.work, self.now) {
+            let cost = session.write_meter.record_dropped(&mut self.work, self.now);
+            self.judge(shell, id, cost);
+            return Err(DropReason::QueueFull);
+        }
+        let len = packet.packet().bytes().len();
+        let write = shell.write_device(id, session.serial, packet);
+        let usage = || shell.thread_usage();
+        let cost = session.write_meter.record(&mut self.work, len, write.start, write.end, usage);
+        let result = match write.result {
+            Ok(()) => {
+                session.traffic.tx_packets += 1;
+                session.traffic.tx_bytes += (HEADER_LEN + len) as u64;
+                Ok(())
+            }
+            // That the device is gone shows when it is read.
+            Err(WriteError::Full) => Err(DropReason::QueueFull),
+            Err(WriteError::Refused) => Err(DropReason::TunRefused),
+        };
+        self.advance(write.end);
+        self.judge(shell, id, cost);
+        result
+    }
+
+    fn queue_packet(&mut self, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return Err(DropReason::NoPeer) };
+        let session = &mut peer.session;
+        let limit = self.settings.limits.queued_bytes;
+        let mut result = Ok(());
+        for_each_packet(packet.offload(), packet.packet(), &mut self.scratch, |packet| {
+            match session.queue.push(FrameKind::Packet, packet, limit, &mut self.spares) {
+                Ok(()) => session.traffic.tx_packets += 1,
+                Err(reason) => result = Err(reason),
+            }
+        });
+        self.flush_later(id);
+        result
+    }
+
+    /// Queues a frame that is no packet.
+    pub(super) fn push_frame(&mut self, id: PeerId, kind: FrameKind, payload: &[u8]) -> Result<(), DropReason> {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return Err(DropReason::NoPeer) };
+        let limit = self.settings.limits.queued_bytes;
+        let result = peer.session.queue.push(kind, payload, limit, &mut self.spares);
+        self.flush_later(id);
+        result
+    }
+
+    /// Has a peer's queue sent at the end of this turn.
+    pub(super) fn flush_later(&mut self, id: PeerId) {
+        if let Some(peer) = self.forwarder.peers.get_mut(id)
+            && peer.session.queue.len() > 0
+            && !peer.session.to_flush
+            && !peer.session.watches_writable
+        {
+            peer.session.to_flush = true;
+            self.to_flush.push(id);
+        }
+    }
+
+    pub(super) fn flush_peers(&mut self, shell: &mut impl Shell) {
+        let mut ids = std::mem::take(&mut self.to_flush);
+        for id in ids.drain(..) {
+            self.flush_peer(shell, id);
+        }
+        // The list's memory is kept.
+        if self.to_flush.is_empty() {
+            self.to_flush = ids;
+        }
+    }
+
+    /// A peer's connection has room.
+    pub fn writable(&mut self, shell: &mut impl Shell, id: PeerId, now: Instant) {
+        self.advance(now);
+        self.flush_peer(shell, id);
+    }
+
+    fn flush_peer(&mut self, shell: &mut impl Shell, id: PeerId) {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        let session = &mut peer.session;
+        session.to_flush = false;
+        let (count, flushed) = match session.queue.flush(|bytes| shell.send(id, bytes), &mut self.spares) {
+            Ok(done) => done,
+            Err(FlushError::Closed) => return self.close(shell, id, CloseReason::Closed),
+            Err(FlushError::Failed(fault)) => return self.close(shell, id, CloseReason::Socket(fault)),
+        };
+        session.traffic.tx_bytes += count as u64;
+        let wanted = flushed == Flushed::Partly;
+        if wanted != session.watches_writable {
+            session.watches_writable = wanted;
+            if let Err(fault) = shell.watch_writable(id, wanted) {
+                self.close(shell, id, CloseReason::Socket(fault));
+            }
+        }
+    }
+}

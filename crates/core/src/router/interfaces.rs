@@ -1,0 +1,75 @@
+//! By which interfaces datagrams and clients came: those that came by a router's device come from peers, whatever their
+//! addresses say.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Router;
+use super::shell::Shell;
+
+/// How long the name of an interface counts: another one may get its number, and a device that is made anew another number.
+const LIFETIME: Duration = Duration::from_secs(1);
+
+/// Most interfaces that are remembered.
+const MAX: usize = 64;
+
+/// Whether interfaces are devices of routers, by their numbers.
+#[derive(Debug, Default)]
+pub struct InterfaceCache(HashMap<u32, (bool, Instant)>);
+
+impl InterfaceCache {
+    /// What is remembered, or found out.
+    fn is_device(&mut self, index: u32, now: Instant, find: impl FnOnce() -> bool) -> bool {
+        match self.0.get(&index) {
+            Some((is_device, asked)) if now.saturating_duration_since(*asked) < LIFETIME => *is_device,
+            _ => {
+                if self.0.len() >= MAX {
+                    self.0.clear();
+                }
+                let is_device = find();
+                self.0.insert(index, (is_device, now));
+                is_device
+            }
+        }
+    }
+}
+
+impl Router {
+    /// Returns true if an interface is the device of a router of this instance.
+    pub(super) fn is_router_device(&mut self, shell: &mut impl Shell, index: u32) -> bool {
+        self.interfaces.is_device(index, self.now, || shell.is_router_device(index))
+    }
+
+    /// Returns true if a client from this address, which came by this interface, may be a peer: by a router's device, or from
+    /// an address that is a peer's or could be.
+    pub fn may_be_peer(
+        &mut self,
+        shell: &mut impl Shell,
+        source: IpAddr,
+        interface: Option<u32>,
+        now: Instant,
+    ) -> bool {
+        self.advance(now);
+        let address = source.to_canonical();
+        !self.forwarder.is_local(address)
+            && (self.forwarder.may_be_peers(address)
+                || interface.is_some_and(|index| self.is_router_device(shell, index)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_ages_and_is_bounded() {
+        let now = Instant::now();
+        let mut cache = InterfaceCache::default();
+        assert!(cache.is_device(7, now, || true));
+        assert!(cache.is_device(7, now + LIFETIME / 2, || false));
+        assert!(!cache.is_device(7, now + LIFETIME, || false));
+        (0..1000).for_each(|index| _ = cache.is_device(index, now, || false));
+        assert!(cache.0.len() <= MAX);
+    }
+}

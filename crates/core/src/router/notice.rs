@@ -1,0 +1,231 @@
+//! What the operator is told. Each notice is one line in the log.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tuntap_wire::autoconf::RefusedWish;
+use tuntap_wire::credentials::PeerCredentials;
+
+use super::meter::Cost;
+use super::session::{CloseReason, StreamReason};
+use super::shell::Fault;
+use crate::policy::admission::AdmissionError;
+
+/// A peer, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Who {
+    /// The address that it holds.
+    pub address: Option<IpAddr>,
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("peer")?;
+        if let Some(address) = self.address {
+            write!(formatter, " {address}")?;
+        }
+        write!(formatter, " (pid {}, uid {})", self.pid, self.uid)
+    }
+}
+
+/// Why a peer can't have an address that no grant speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclaimable {
+    /// Its user holds as many as one may.
+    Share,
+    /// Nobody may claim it.
+    Place,
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Notice {
+    /// Lines that were not written because there were too many.
+    #[error("{0} lines like these were left out")]
+    LeftOut(u64),
+    /// Connections can't be accepted for a while.
+    #[error("can't accept: {fault} ({peers} peers); trying again in {} s", pause.as_secs())]
+    CannotAccept {
+        /// Why.
+        fault: Fault,
+        /// How many there are.
+        peers: usize,
+        /// For how long.
+        pause: Duration,
+    },
+    /// A connection was closed at once.
+    #[error("a connection was turned away (pid {}, uid {}): {error}", credentials.pid, credentials.uid)]
+    TurnedAway {
+        /// Whose it was.
+        credentials: PeerCredentials,
+        /// Why.
+        error: AdmissionError,
+    },
+    /// A peer got an address.
+    #[error("peer {address} joined (pid {}, uid {})", credentials.pid, credentials.uid)]
+    Joined {
+        /// The address.
+        address: IpAddr,
+        /// The peer.
+        credentials: PeerCredentials,
+    },
+    /// A peer that held an address is gone.
+    #[error("peer {address} left (pid {}, uid {}): {reason}", credentials.pid, credentials.uid)]
+    Left {
+        /// The address.
+        address: IpAddr,
+        /// The peer.
+        credentials: PeerCredentials,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A peer that held no address is gone.
+    #[error("peer without address ended (pid {}, uid {}): {reason}", credentials.pid, credentials.uid)]
+    Ended {
+        /// The peer.
+        credentials: PeerCredentials,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A peer wants the address of another one.
+    #[error(
+        "address {address} is held by another peer, dropping packets with it from pid {}, uid {}",
+        credentials.pid, credentials.uid
+    )]
+    AddressHeld {
+        /// The address.
+        address: IpAddr,
+        /// The peer.
+        credentials: PeerCredentials,
+    },
+    /// A peer wants an address that is granted to others, or to nobody.
+    #[error(
+        "address {address} is not leased to uid {}, gid {}, dropping packets with it from pid {}{}",
+        credentials.uid, credentials.gid, credentials.pid,
+        if *is_hidden_root {
+            " (it connected as root: with tuntap-use-credentials, in the router and in the vassal, it shows whom it will become)"
+        } else {
+            ""
+        }
+    )]
+    NotGranted {
+        /// The address.
+        address: IpAddr,
+        /// The peer.
+        credentials: PeerCredentials,
+        /// True if it connected as root, and need not show who it will become.
+        is_hidden_root: bool,
+    },
+    /// A peer wants an address that it can't have.
+    #[error(
+        "{who} can't have the address {address}, dropping packets with it: {}",
+        match why {
+            Unclaimable::Share => "its user holds as many as one may (tuntap-router-max-addresses-per-uid)",
+            Unclaimable::Place => "it is in none of the router's networks, or the host's own, a gateway's, or a mapped port's \
+                (tuntap-router-claims = any allows addresses elsewhere, tuntap-router-lease a certain one)",
+        }
+    )]
+    NotClaimable {
+        /// The peer.
+        who: Who,
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        why: Unclaimable,
+    },
+    /// A peer sends to the gateway of a router.
+    #[error(
+        "{who} sends to the gateway of a router at {destination}: dropping such packets, unless tuntap-router-gateway-vassal \
+         names its address"
+    )]
+    ToGateway {
+        /// The peer.
+        who: Who,
+        /// The gateway's address.
+        destination: IpAddr,
+    },
+    /// A peer asked for something and doesn't get it.
+    #[error("{who} asked for {} and doesn't get it: {}", refused.wish, refused.reason)]
+    Refused {
+        /// The peer.
+        who: Who,
+        /// What it asked for, and why it doesn't get it.
+        refused: RefusedWish,
+    },
+    /// A peer sent other rules too late.
+    #[error(
+        "{0} sent other rules after its first packet: they have no effect, those from before do. New rules take effect on a \
+         new connection, as a vassal makes when it reloads with others"
+    )]
+    LateRules(Who),
+    /// A peer's rule names a gateway that peers may not name.
+    #[error(
+        "{who} has a rule that routes to {target}, which is no target of a tuntap-router-route here: dropping packets that match \
+         it. To allow it: tuntap-router-device-route = {target}"
+    )]
+    RefusedTarget {
+        /// The peer.
+        who: Who,
+        /// The gateway.
+        target: SocketAddr,
+    },
+    /// Packets to a peer are dropped now and then because they cost too much.
+    #[error(
+        "{who} is limited, some packets to it are dropped: packets take too much time in its network namespace ({cost})"
+    )]
+    Limited {
+        /// The peer.
+        who: Who,
+        /// What they cost.
+        cost: Cost,
+    },
+    /// A peer's device is not read and written for some time because writing to it costs too much.
+    #[error("{who} goes back to frames for {} s: {} ({cost})", period.as_secs(), StreamReason::SlowWrites)]
+    Detached {
+        /// The peer.
+        who: Who,
+        /// What writes cost.
+        cost: Cost,
+        /// For how long.
+        period: Duration,
+    },
+    /// A peer's device can't be used any more.
+    #[error(
+        "peer {} (pid {pid}) goes back to frames: {reason}",
+        address.map_or_else(|| "without address".to_owned(), |it| it.to_string())
+    )]
+    DeviceLost {
+        /// The address that the peer holds.
+        address: Option<IpAddr>,
+        /// Its process.
+        pid: i32,
+        /// Why.
+        reason: StreamReason,
+    },
+    /// The router before this one hung while it wrote to a peer's device.
+    #[error(
+        "peer {} (pid {}, uid {}) goes back to frames for {} s: the router before this one hung while it wrote a packet to its \
+         device",
+        address.map_or_else(|| "without address".to_owned(), |it| it.to_string()),
+        credentials.pid, credentials.uid, period.as_secs()
+    )]
+    Hung {
+        /// The address that the peer held.
+        address: Option<IpAddr>,
+        /// The peer.
+        credentials: PeerCredentials,
+        /// For how long.
+        period: Duration,
+    },
+    /// A peer's time in frames is over.
+    #[error("{0} is attached again")]
+    Reattached(Who),
+    /// The shell has something to say about itself.
+    #[error("{0}")]
+    Shell(String),
+}

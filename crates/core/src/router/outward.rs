@@ -1,0 +1,151 @@
+//! From the peers: where their packets go.
+
+use std::net::IpAddr;
+
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::ip::Packet;
+use tuntap_wire::segment::for_each_packet;
+
+use super::notice::{Notice, Unclaimable};
+use super::shell::{Shell, WriteError};
+use super::{CredentialsCheck, Router};
+use crate::policy::account::ROOT;
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+use crate::policy::verdict::Outward;
+
+impl Router {
+    /// Sends a peer's packet on, or counts why it goes nowhere.
+    pub(super) fn forward_outward(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        packet: Result<GsoPacket<'_>, DropReason>,
+    ) {
+        self.outward_streak += 1;
+        match packet.and_then(|packet| self.send_outward(shell, id, &packet)) {
+            Ok(()) => {
+                if let Some(peer) = self.forwarder.peers.get_mut(id) {
+                    peer.session.traffic.rx_packets += 1;
+                }
+            }
+            Err(reason) => self.count_drop(Some(id), reason),
+        }
+    }
+
+    fn send_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let mut verdict = self.forwarder.outward(id, packet.packet());
+        if let Outward::Contested { holder, .. } = verdict.to
+            && self.close_if_dead(shell, holder)
+        {
+            verdict = self.forwarder.outward(id, packet.packet());
+        }
+        if let Some(address) = verdict.claimed {
+            self.note_claim(shell, id, address);
+        }
+        if verdict.claimed.is_some() || verdict.is_first {
+            self.store(shell, id);
+        }
+        match verdict.to {
+            Outward::Drop(reason) => {
+                self.note_refused_packet(shell, id, reason, packet.packet());
+                Err(reason)
+            }
+            Outward::Reject(reason) => {
+                self.reject_outward(shell, id, packet.packet());
+                Err(reason)
+            }
+            Outward::Tun => self.send_to_tun(shell, packet),
+            Outward::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
+            Outward::Peer(other) => {
+                // If the other peer doesn't get it, that is counted already.
+                if self.deliver(shell, other, packet) == Err(DropReason::TooBig) {
+                    self.too_big_for_frame_outward(shell, id, packet.packet());
+                }
+                Ok(())
+            }
+            Outward::Contested { address, .. } => {
+                if let Some(peer) = self.forwarder.peers.get(id) {
+                    let notice = Notice::AddressHeld { address, credentials: peer.session.credentials };
+                    self.note_refused_claim(shell, id, address, &notice);
+                }
+                Err(DropReason::AddressHeld)
+            }
+        }
+    }
+
+    /// Writes a packet to the router's device. The kernel's refusals are the packet's end, not the router's: EIO while the
+    /// device is down, EINVAL for what it can't parse, ENOBUFS without memory. That the device is gone shows when it is read.
+    pub(super) fn send_to_tun(&mut self, shell: &mut impl Shell, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let totals = &mut self.counters.totals;
+        let mut result = Ok(());
+        let mut count = |written: Result<(), WriteError>, len: usize| match written {
+            Ok(()) => {
+                totals.tun_tx_packets += 1;
+                totals.tun_tx_bytes += len as u64;
+            }
+            Err(_) => result = Err(DropReason::TunRefused),
+        };
+        if shell.tun_takes_gso() {
+            count(shell.write_tun(packet), packet.packet().bytes().len());
+        } else {
+            for_each_packet(packet.offload(), packet.packet(), &mut self.scratch, |bytes| {
+                count(shell.write_tun_segment(bytes), bytes.len());
+            });
+        }
+        result
+    }
+
+    /// Takes note of a peer that got an address.
+    pub(super) fn note_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
+        self.counters.totals.claims += 1;
+        self.admission.claimed(id);
+        let Some(peer) = self.forwarder.peers.get(id) else { return };
+        let (account, credentials) = (peer.account(), peer.session.credentials);
+        self.note_peer(shell, account, &Notice::Joined { address, credentials });
+    }
+
+    /// Writes a line on a claim that was refused: one for each address that a peer tries to take.
+    pub(super) fn note_refused_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr, notice: &Notice) {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        let account = peer.account();
+        if peer.session.refused_claim.replace(address) != Some(address) {
+            self.note_fault(shell, account, notice);
+        }
+    }
+
+    /// What its operator has to know of a packet that a peer must not send: there is an option that would allow it.
+    fn note_refused_packet(&mut self, shell: &mut impl Shell, id: PeerId, reason: DropReason, packet: &Packet<'_>) {
+        match reason {
+            DropReason::NotLeased => self.note_not_granted(shell, id, packet.src()),
+            DropReason::ToGateway => self.note_to_gateway(shell, id, packet.dst()),
+            DropReason::NotClaimable => self.note_not_claimable(shell, id, packet.src(), Unclaimable::Place),
+            DropReason::AddressShare => {
+                self.counters.limits_reached.max_addresses_per_uid += 1;
+                self.note_not_claimable(shell, id, packet.src(), Unclaimable::Share);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_not_granted(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
+        let Some(peer) = self.forwarder.peers.get(id) else { return };
+        let credentials = peer.session.credentials;
+        let is_hidden_root = self.settings.credentials == CredentialsCheck::Off && credentials.uid == ROOT;
+        self.note_refused_claim(shell, id, address, &Notice::NotGranted { address, credentials, is_hidden_root });
+    }
+
+    fn note_not_claimable(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr, why: Unclaimable) {
+        if let Some((who, _)) = self.who(id) {
+            self.note_refused_claim(shell, id, address, &Notice::NotClaimable { who, address, why });
+        }
+    }
+
+    /// Writes one line for each peer.
+    fn note_to_gateway(&mut self, shell: &mut impl Shell, id: PeerId, destination: IpAddr) {
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        if !std::mem::replace(&mut peer.session.to_gateway_logged, true) {
+            self.note_peer_fault(shell, id, |who| Notice::ToGateway { who, destination });
+        }
+    }
+}
