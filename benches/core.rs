@@ -8,13 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
-use tuntap_core::policy::forward::{Forwarder, Origin, Policy};
-use tuntap_core::policy::grant::{Grants, Identity};
-use tuntap_core::policy::guard::GuardPolicy;
+use tuntap_core::policy::Policy;
+use tuntap_core::policy::forward::Forwarder;
+use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::{Action, AnyFlow, Rule, Rules};
-use tuntap_core::policy::prefix_map::PrefixSet;
 use tuntap_core::policy::registry::{PeerId, Registry};
-use tuntap_core::policy::targets::AllowedTargets;
+use tuntap_core::policy::verdict::Origin;
 use tuntap_wire::frame::{self, FrameKind, Frames};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::{for_each_packet, sum};
@@ -99,20 +98,8 @@ fn chain(count: u32, look_at: LookAt) -> Rules<Action> {
 }
 
 fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwarder {
-    let policy = Policy {
-        firewall_in: chain(rules, look_at),
-        firewall_out: chain(rules, look_at),
-        routes: Rules::new([]),
-        has_gateway: false,
-        switch: false,
-        leases: Grants::none(),
-        device_routes: AllowedTargets::default(),
-        gateway_sources: PrefixSet::default(),
-        networks: Vec::new(),
-        port_targets: Vec::new(),
-        guard: GuardPolicy::default(),
-        max_addresses: None,
-    };
+    let policy =
+        Policy { firewall_in: chain(rules, look_at), firewall_out: chain(rules, look_at), ..Policy::default() };
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });

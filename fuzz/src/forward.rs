@@ -6,18 +6,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use tuntap_core::policy::Policy;
 use tuntap_core::policy::assignment::{Applicant, AssignmentError, Candidate};
 use tuntap_core::policy::claims::AssignResult;
 use tuntap_core::policy::drops::DropReason;
-use tuntap_core::policy::forward::{
-    Forwarder, Inward, Origin, Outward, OutwardVerdict, Policy, RestoredPeer, RulesVerdict,
-};
+use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_core::policy::pattern::{Action, Rule, Rules as CompiledRules};
 use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::targets::{AllowedTargets, TargetRange};
+use tuntap_core::policy::verdict::{Inward, Origin, Outward, OutwardVerdict, RestoredPeer, RulesVerdict};
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
 use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
@@ -41,6 +41,7 @@ pub fn check(data: &[u8]) {
     let seed = u64::from(input.byte());
     let rules = read_policy(&mut input);
     let policy = Policy {
+        generation: 0,
         firewall_in: CompiledRules::chain(rules.firewall_in.iter().copied()),
         firewall_out: CompiledRules::chain(rules.firewall_out.iter().copied()),
         routes: CompiledRules::new(rules.routes.iter().copied()),
@@ -512,14 +513,16 @@ impl Scene {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
             let expected = self.oracle.outward(id, &probe);
-            assert_eq!(self.forwarder.outward(id, &packet), expected, "{id:?} {probe:?}");
+            // The oracle has rules without numbers.
+            let verdict = OutwardVerdict { rule: None, ..self.forwarder.outward(id, &packet) };
+            assert_eq!(verdict, expected, "{id:?} {probe:?}");
         }
     }
 
     fn inward(&mut self, input: &mut Input<'_>, origin: Origin) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
-            assert_eq!(self.forwarder.inward(origin, &packet), self.oracle.inward(origin, &probe), "{probe:?}");
+            assert_eq!(self.forwarder.inward(origin, &packet).to, self.oracle.inward(origin, &probe), "{probe:?}");
         }
     }
 
@@ -888,7 +891,7 @@ impl Oracle {
     }
 
     fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
-        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false };
+        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false, rule: None };
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
             Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
@@ -917,7 +920,7 @@ impl Oracle {
             self.goes_to_a_gateway(probe).then_some(DropReason::ToGateway)
         };
         if let Some(reason) = refused {
-            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first };
+            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first, rule: None };
         }
         let to = match of_peer(&rules, Direction::Out, probe) {
             RuleAction::Deny => Outward::Drop(DropReason::PeerRule),
@@ -927,7 +930,7 @@ impl Oracle {
             RuleAction::Route(target) => Outward::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutwardVerdict { to, claimed, is_first }
+        OutwardVerdict { to, claimed, is_first, rule: None }
     }
 
     /// Why a peer may not have an address, apart from its being another one's.

@@ -19,7 +19,7 @@ use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
-use tuntap_core::policy::forward::Policy;
+use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
@@ -340,6 +340,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         listener,
         stats,
         policy: Policy {
+            generation: 0,
             firewall_in: Rules::chain(config().firewall_in.iter().copied()),
             firewall_out: Rules::chain(config().firewall_out.iter().copied()),
             routes: Rules::new(config().routes.iter().copied()),

@@ -1,179 +1,88 @@
-//! The event loop: reads and writes, and asks the forwarder what to do with each packet.
+//! The event loop: waits, reads and writes, and tells the router what has happened. It decides nothing about packets and
+//! peers.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
-use super::closer::Closer;
-use super::gateway::PathMtus;
-use super::heartbeat::Pulse;
-use super::inward::PACKET_BUDGET;
-use super::meter::WorkMeter;
-use super::priority::Priority;
-use super::probation::Probations;
-use super::quarantine::Quarantine;
-use super::queue::SpareBuffers;
+use super::priority;
 use super::restore;
-use super::sandbox::Confinement;
-use super::stats::{LimitsReached, Totals};
+use super::sandbox;
+use super::shell::{Io, fault};
 use super::stats_server::StatsServer;
-use super::store::Keeper;
-use super::table::PeerTable;
+use super::store::StoreWriter;
 use super::token::Token;
-use super::ways::Ways;
 use super::{RouterError, Setup};
-
-use tuntap_core::policy::account::Account;
-use tuntap_core::policy::admission::Admission;
-use tuntap_core::policy::drops::DropCounters;
+use tuntap_api::{Confinement, Priority};
 use tuntap_core::policy::forward::Forwarder;
-use tuntap_core::policy::rate_limit::RateLimit;
 use tuntap_core::policy::registry::PeerId;
-use tuntap_sys::log::LimitedLogger;
+use tuntap_core::router::frames::{BUFFER_LEN, Read};
+use tuntap_core::router::notice::Notice;
+use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
+use tuntap_sys::net::{NamespaceCookie, namespace_of};
 use tuntap_sys::netlink::AddressWatch;
 use tuntap_sys::process::raise_descriptor_limit;
-use tuntap_sys::socket::ControlBuffer;
+use tuntap_sys::socket::{self, ControlBuffer, Datagram, recv_datagram};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
-use tuntap_wire::frame::MAX_FRAME_LEN;
+use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 
-/// Events taken from the kernel in one wake-up.
+/// Events taken from the kernel in one turn.
 const EVENTS: usize = 64;
-
-/// Bytes read from one peer in one wake-up.
-pub(super) const READ_LEN: usize = 64 * 1024;
-
-/// Lines in a minute on peers that come and go, and on those that misbehave.
-const PEER_LINES: u32 = 500;
-const FAULT_LINES: u32 = 60;
 
 /// A running router.
 #[derive(Debug)]
 pub struct EventLoop<'a> {
-    pub(super) setup: &'a Setup,
-    /// In place of the setup's device, if that one was deleted.
-    pub(super) remade_tun: Option<Tun>,
-    pub(super) epoll: Epoll,
-    pub(super) forwarder: Forwarder,
-    pub(super) peers: PeerTable,
-    pub(super) admission: Admission,
-    pub(super) quarantine: Quarantine,
-    pub(super) probations: Probations,
-    pub(super) work: WorkMeter,
-    /// Peers with frames to write at the end of this wake-up.
-    pub(super) to_flush: Vec<PeerId>,
-    pub(super) spares: SpareBuffers,
+    pub(super) router: Router,
+    pub(super) io: Io<'a>,
     /// What is read ends up here: a peer's partial frame and what follows it, or one packet.
-    pub(super) buffer: Box<[u8]>,
-    /// Packets that are cut from super-packets are put together here.
-    pub(super) scratch: Vec<u8>,
-    pub(super) path_mtus: PathMtus,
-    pub(super) accept_again_at: Option<Instant>,
+    buffer: Box<[u8]>,
+    /// Room for what is told beside datagrams.
+    control: ControlBuffer,
     pub(super) stats: Option<StatsServer<'a>>,
-    pub(super) totals: Totals,
-    pub(super) limits_reached: LimitsReached,
-    /// What is left of errors and resets that may be sent.
-    pub(super) answers: RateLimit,
-    pub(super) drops: DropCounters,
-    pub(super) peer_log: LimitedLogger<Account>,
-    pub(super) fault_log: LimitedLogger<Account>,
     pub(super) started: Instant,
     pub(super) priority: Priority,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
-    pub(super) pulse: Pulse<'a>,
-    pub(super) keeper: Keeper<'a>,
-    pub(super) rewrite_again_at: Option<Instant>,
-    pub(super) closer: Closer,
-    /// By which interfaces datagrams and clients come.
-    pub(super) ways: Ways,
-    /// What the host's interfaces have. Nothing is known of it where the kernel doesn't tell.
+    /// What the machine's interfaces have. Nothing is known of it where the kernel doesn't tell.
     addresses: Option<AddressWatch>,
-    /// Room for what is told beside datagrams.
-    pub(super) control: ControlBuffer,
-    /// Packets from peers since the TUN device was read.
-    pub(super) outward_streak: usize,
 }
 
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
-        let priority = Priority::take(setup);
-        let (keeper, legacy) = Keeper::open(&setup.store);
-        restore::pause(&legacy, setup);
+        let priority = priority::take(setup);
+        let (store, stored) = StoreWriter::open(&setup.store);
+        restore::pause(&stored, setup);
         let started = Instant::now();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let remade_tun = if setup.tun.is_alive() { None } else { Some(remake(setup)?) };
-        let tun = remade_tun.as_ref().unwrap_or(&setup.tun);
-        let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
-        epoll.add(tun, readable(Token::Tun))?;
-        epoll.add(&setup.listener, readable(Token::Listener))?;
-        if let Some(gateway) = &setup.gateway {
-            epoll.add(&gateway.socket, readable(Token::Gateway))?;
-        }
-        epoll.add(setup.news.read_end(), readable(Token::News))?;
-        if let Some(master) = &setup.master {
-            epoll.add(master, readable(Token::Master))?;
-        }
+        watch(setup, &epoll, remade_tun.as_ref().unwrap_or(&setup.tun))?;
         let stats = setup.stats.as_ref().map(|endpoint| StatsServer::new(endpoint, &epoll)).transpose()?;
         if let Err(errno) = raise_descriptor_limit() {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
-        let addresses = match AddressWatch::open() {
-            Ok(watch) => {
-                epoll.add(&watch, readable(Token::Addresses))?;
-                Some(watch)
-            }
-            Err(error) => {
-                setup.logger.line(format_args!(
-                    "[tuntap-router] {}: the host's addresses are not known here, so that peers can claim them: {error}",
-                    setup.tun.name()
-                ));
-                None
-            }
-        };
+        let addresses = watch_addresses(setup, &epoll)?;
+        let forwarder = Forwarder::new(setup.policy.clone(), RandomState::new().hash_one(started));
         let mut this = Self {
-            setup,
-            remade_tun,
-            epoll,
-            forwarder: Forwarder::new(setup.policy.clone(), RandomState::new().hash_one(started)),
-            peers: PeerTable::default(),
-            admission: Admission::new(setup.limits),
-            quarantine: Quarantine::default(),
-            probations: Probations::default(),
-            work: WorkMeter::new(started),
-            to_flush: Vec::new(),
-            spares: SpareBuffers::default(),
-            buffer: vec![0; (MAX_FRAME_LEN + READ_LEN).max(MAX_PACKET_LEN)].into_boxed_slice(),
-            scratch: Vec::new(),
-            path_mtus: PathMtus::default(),
-            accept_again_at: None,
+            router: Router::new(forwarder, setup.settings(), started),
+            io: Io::new(setup, epoll, store, remade_tun),
+            buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN)].into_boxed_slice(),
+            control: ControlBuffer::default(),
             stats,
-            totals: Totals::default(),
-            limits_reached: LimitsReached::default(),
-            answers: RateLimit::new(started),
-            drops: DropCounters::default(),
-            peer_log: LimitedLogger::new(setup.logger, PEER_LINES, started),
-            fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
             priority,
-            confinement: Confinement::found(),
+            confinement: sandbox::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
-            pulse: Pulse::new(&setup.heartbeat, setup.harakiri),
-            keeper,
-            rewrite_again_at: None,
-            closer: Closer::default(),
-            ways: Ways::default(),
             addresses,
-            control: ControlBuffer::default(),
-            outward_streak: 0,
         };
         this.learn_addresses();
-        this.restore_spoilers(&legacy);
-        this.restore(legacy.peers);
+        this.restore(stored);
         Ok(this)
     }
 
@@ -182,36 +91,40 @@ impl<'a> EventLoop<'a> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             let count = self.wait(&mut events)?;
-            self.work.wake(Instant::now());
+            self.router.wake(&self.io, Instant::now());
             for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
                 }
-                // All packets towards the peers come by the one device, those of a flood among vassals, too. With one
-                // turn beside many peers' turns its queue would overflow, and the honest would hear nobody any more.
-                if self.outward_streak >= PACKET_BUDGET {
+                if self.router.is_tun_turn_due() {
                     self.read_tun()?;
                 }
             }
-            self.flush_peers();
-            let now = Instant::now();
-            self.resume_accepting(now);
-            self.attach_again(now);
-            if let Some(stats) = &mut self.stats {
-                stats.expire(now);
-            }
+            self.finish_turn();
+        }
+    }
+
+    /// Does what is due after the events of a turn.
+    pub(super) fn finish_turn(&mut self) {
+        let now = Instant::now();
+        self.router.poll(&mut self.io, now);
+        if let Some(notice) = self.io.tidy_store(&self.router, now) {
+            self.router.note_fault(&mut self.io, None, &notice);
+        }
+        if let Some(stats) = &mut self.stats {
+            stats.expire(now);
         }
     }
 
     /// Waits for events, awake for as long as that pays. Returns their number; none at a deadline.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
-        self.pulse.beat();
+        self.io.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
         loop {
             let awake = self.busy_poll.is_open(now);
             let timeout = if awake { EpollTimeout::ZERO } else { self.timeout(now) };
-            match self.epoll.wait(events, timeout) {
+            match self.io.epoll.wait(events, timeout) {
                 Ok(0) if awake => now = Instant::now(),
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
                 Ok(count) => {
@@ -225,10 +138,22 @@ impl<'a> EventLoop<'a> {
         }
     }
 
+    /// How long to sleep when nothing happens.
+    fn timeout(&self, now: Instant) -> EpollTimeout {
+        let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
+        let next_beat = self.io.pulse.interval.map(|interval| now + interval);
+        let Some(next) = [self.router.poll_timeout(), stats_deadline, next_beat].into_iter().flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        // One millisecond more, so that the deadline has passed at the wake-up.
+        let millis = next.saturating_duration_since(now).as_millis() + 1;
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {
         match token {
             Token::Tun => self.read_tun()?,
-            Token::Listener => self.accept_peers(Instant::now()),
+            Token::Listener => self.accept_peers(),
             Token::Gateway => self.read_gateway(),
             Token::Addresses => self.learn_addresses(),
             Token::News => self.read_news(),
@@ -238,7 +163,7 @@ impl<'a> EventLoop<'a> {
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
-                    self.flush_peer(id);
+                    self.router.writable(&mut self.io, id, Instant::now());
                 }
                 if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
                     self.read_peer(id);
@@ -248,39 +173,186 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Takes note of the addresses that the host's interfaces have now. Peers must not claim them, and gateways that are bound
-    /// to all of them are there. If they can't be read, those from before count.
+    /// Takes note of the addresses that the machine's interfaces have now. If they can't be read, those from before count.
     fn learn_addresses(&mut self) {
         let Some(watch) = &mut self.addresses else { return };
         match watch.addresses() {
-            Ok(addresses) => self.forwarder.set_host_addresses(addresses),
-            Err(error) => {
-                let name = self.name();
-                self.fault_log.line(Instant::now(), None, format_args!("[tuntap-router] {name}: {error}"));
+            Ok(addresses) => self.router.set_host_addresses(addresses),
+            Err(error) => self.router.note_fault(&mut self.io, None, &Notice::Shell(error.to_string())),
+        }
+    }
+
+    fn read_tun(&mut self) -> Result<(), RouterError> {
+        for _ in 0..self.router.begin_tun_turn() {
+            let start = Instant::now();
+            match self.io.tun().recv(&mut self.buffer) {
+                Ok(len) => self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let name = self.io.name().to_owned();
+                    return Err(if Tun::is_gone(&error) {
+                        RouterError::DeviceGone(name)
+                    } else {
+                        RouterError::Device(name, error)
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_gateway(&mut self) {
+        let Some(gateway) = &self.io.setup.gateway else { return };
+        for _ in 0..PACKET_BUDGET {
+            match recv_datagram(gateway.socket.as_fd(), &mut self.buffer, &mut self.control) {
+                Ok(Datagram { len, source, interface }) => {
+                    self.router.datagram(&mut self.io, &self.buffer[..len], source, interface, Instant::now());
+                }
+                Err(Errno::EAGAIN) => break,
+                // An earlier datagram's ICMP error, say. It is gone with this read.
+                Err(_) => {}
             }
         }
     }
 
-    /// How long to sleep when nothing happens.
-    fn timeout(&self, now: Instant) -> EpollTimeout {
-        let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
-        let next_beat = self.pulse.interval.map(|interval| now + interval);
-        let deadlines = [self.accept_again_at, stats_deadline, self.probations.next_end(), next_beat];
-        let Some(next) = deadlines.into_iter().flatten().min() else {
-            return EpollTimeout::NONE;
+    fn accept_peers(&mut self) {
+        for _ in 0..ACCEPT_BUDGET {
+            match socket::accept(self.io.setup.listener.as_fd()) {
+                Ok(fd) => self.add_peer(fd),
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(errno) => return self.accept_failed(errno),
+            }
+        }
+    }
+
+    pub(super) fn accept_failed(&mut self, errno: Errno) {
+        self.router.accept_failed(&mut self.io, fault(errno), Instant::now());
+    }
+
+    fn add_peer(&mut self, fd: OwnedFd) {
+        let Ok(credentials) = socket::peer_credentials(fd.as_fd()) else { return };
+        if self.router.wants_credentials() && socket::receive_credentials(fd.as_fd()).is_err() {
+            return;
+        }
+        // A kernel that doesn't tell: fewer grants fit.
+        let groups = if self.router.wants_groups() { socket::peer_groups(fd.as_fd()) } else { Ok(Vec::new()) };
+        let connection =
+            Connection { credentials, namespace: namespace_number(fd.as_fd()), groups: groups.unwrap_or_default() };
+        let router = &mut self.router;
+        self.io.with_connection(fd, |io| router.accept(io, connection, Instant::now()));
+    }
+
+    fn read_peer(&mut self, id: PeerId) {
+        let Some(connection) = self.io.connection(id) else { return };
+        let Some(read) = self.router.begin_read(id, &mut self.buffer) else { return };
+        let (start, len, with_descriptor) = match read {
+            Read::Credentials => return self.read_credentials(id),
+            Read::Bytes { start, len, with_descriptor } => (start, len, with_descriptor),
         };
-        // One millisecond more, so that the deadline has passed at the wake-up.
-        let millis = next.saturating_duration_since(now).as_millis() + 1;
-        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+        let free = &mut self.buffer[start..start + len];
+        let received = if with_descriptor {
+            socket::recv_with_descriptor(connection, free)
+        } else {
+            socket::recv(connection, free).map(|count| (count, None))
+        };
+        let now = Instant::now();
+        match received {
+            Ok((0, _)) => self.router.connection_ended(&mut self.io, id, None, now),
+            Ok((count, descriptor)) => {
+                if let Some(descriptor) = descriptor {
+                    self.io.offer(id, descriptor);
+                }
+                #[cfg(feature = "faults")]
+                tuntap_sys::faults::point("router");
+                self.router.received(&mut self.io, id, &self.buffer[..start + count], count, now);
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => self.router.connection_ended(&mut self.io, id, Some(fault(errno)), now),
+        }
     }
 
-    pub(super) fn tun(&self) -> &Tun {
-        self.remade_tun.as_ref().unwrap_or(&self.setup.tun)
+    /// Credentials come in one message, and nothing of what follows is read with them.
+    fn read_credentials(&mut self, id: PeerId) {
+        let Some(connection) = self.io.connection(id) else { return };
+        let mut magic = [0; CREDENTIALS_MAGIC.len()];
+        let received = socket::recv_with_credentials(connection, &mut magic);
+        let now = Instant::now();
+        match received {
+            Ok((0, _)) => self.router.connection_ended(&mut self.io, id, None, now),
+            Ok((count, credentials)) => {
+                self.router.received_credentials(&mut self.io, id, &magic[..count], credentials, now);
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => self.router.connection_ended(&mut self.io, id, Some(fault(errno)), now),
+        }
     }
 
-    /// The router's name in the log: that of its device.
-    pub(super) fn name(&self) -> &'a str {
-        self.setup.tun.name()
+    fn read_device(&mut self, id: PeerId) {
+        let mut turn = DeviceTurn::default();
+        let mut is_first = true;
+        while turn.is_open() && self.router.is_attached(id) {
+            let Some(device) = self.io.device(id) else { return };
+            // One read of a turn says enough about what reading costs.
+            let start = is_first.then(Instant::now);
+            let error = match device.recv(&mut self.buffer) {
+                Ok(len) => {
+                    #[cfg(feature = "faults")]
+                    tuntap_sys::faults::point("router");
+                    let timing = start.map(|start| (start, Instant::now()));
+                    is_first = false;
+                    let segments = self.router.device_packet(&mut self.io, id, &self.buffer[..len], timing);
+                    turn.count(len, segments);
+                    continue;
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    ErrorKind::Interrupted => continue,
+                    ErrorKind::Unsupported => DeviceError::MayBlock,
+                    _ if Tun::is_gone(&error) => DeviceError::Gone,
+                    kind => DeviceError::Failed(tuntap_core::router::Fault(kind.to_string())),
+                },
+            };
+            return self.router.device_failed(&mut self.io, id, error, Instant::now());
+        }
+    }
+}
+
+/// The number of the network namespace that a socket was made in; `None` where the kernel doesn't tell.
+pub fn namespace_number(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
+    namespace_of(socket).map(NamespaceCookie::number)
+}
+
+/// Watches what is there from the start.
+fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
+    let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
+    epoll.add(tun, readable(Token::Tun))?;
+    epoll.add(&setup.listener, readable(Token::Listener))?;
+    if let Some(gateway) = &setup.gateway {
+        epoll.add(&gateway.socket, readable(Token::Gateway))?;
+    }
+    epoll.add(setup.news.read_end(), readable(Token::News))?;
+    if let Some(master) = &setup.master {
+        epoll.add(master, readable(Token::Master))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel tell when the machine's addresses change.
+fn watch_addresses(setup: &Setup, epoll: &Epoll) -> nix::Result<Option<AddressWatch>> {
+    match AddressWatch::open() {
+        Ok(watch) => {
+            epoll.add(&watch, EpollEvent::new(EpollFlags::EPOLLIN, Token::Addresses.encode()))?;
+            Ok(Some(watch))
+        }
+        Err(error) => {
+            setup.logger.line(format_args!(
+                "[tuntap-router] {}: the host's addresses are not known here, so that peers can claim them: {error}",
+                setup.tun.name()
+            ));
+            Ok(None)
+        }
     }
 }
 

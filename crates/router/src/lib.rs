@@ -1,40 +1,23 @@
 //! The gateway process: one TUN device, one listening socket, many peers, one thread.
 
-mod accept;
-mod attach;
 mod busy_poll;
 mod closer;
-mod debt;
-mod departure;
 mod event_loop;
-mod gateway;
-mod handshake;
 mod heartbeat;
-mod inward;
-mod leasing;
-mod meter;
 mod news;
-mod outward;
-mod parcel;
-mod peer;
 mod priority;
-mod probation;
-mod quarantine;
-mod queue;
-mod reject;
 mod report;
 mod restore;
 mod sandbox;
+mod shell;
 mod stats;
 mod stats_server;
 mod store;
-mod table;
 mod token;
-mod ways;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +25,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use tuntap_config::{RouterSpec, Sandbox};
-use tuntap_core::policy::forward::Policy;
+use tuntap_core::policy::Policy;
 use tuntap_core::policy::limits::Limits;
+use tuntap_core::router::{self, Settings};
 use tuntap_sys::log::Logger;
 use tuntap_sys::socket::bind_udp;
 use tuntap_sys::socket_file::SocketFile;
@@ -149,10 +133,22 @@ impl Setup {
         self.spec = spec.clone();
     }
 
-    /// The router's addresses, as far as they are known here.
-    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let gateway = self.gateway.as_ref().map(|gateway| gateway.address.ip());
-        self.spec.addresses.iter().map(IpNet::addr).chain(gateway)
+    /// What the router is told at its start.
+    fn settings(&self) -> Settings {
+        let gateway = self.gateway.as_ref().map(|gateway| gateway.address);
+        Settings {
+            limits: self.limits,
+            credentials: match self.credentials {
+                CredentialsCheck::Off => router::CredentialsCheck::Off,
+                CredentialsCheck::Shown => router::CredentialsCheck::Shown,
+                CredentialsCheck::Hook(_) => router::CredentialsCheck::Hook,
+            },
+            addresses: self.spec.addresses.iter().map(IpNet::addr).chain(gateway.map(|it| it.ip())).collect(),
+            gateway,
+            namespace: event_loop::namespace_number(self.listener.as_fd()),
+            dns: self.network.dns.clone(),
+            host_etc: self.network.host_etc.clone(),
+        }
     }
 }
 

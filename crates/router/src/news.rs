@@ -85,11 +85,11 @@ impl EventLoop<'_> {
     pub(super) fn read_news(&mut self) {
         let mut buffer = vec![0; MAX_MESSAGE_LEN];
         for _ in 0..BUDGET {
-            let Ok((count @ 1.., _)) = socket::recv_with_descriptor(self.setup.news.read_end(), &mut buffer) else {
+            let Ok((count @ 1.., _)) = socket::recv_with_descriptor(self.io.setup.news.read_end(), &mut buffer) else {
                 break;
             };
             let granted: Vec<Granted> = serde_json::from_slice(&buffer[..count]).unwrap_or_default();
-            granted.into_iter().filter_map(Granted::lease).for_each(|lease| self.forwarder.grant(lease));
+            self.router.grant(granted.into_iter().filter_map(Granted::lease));
         }
     }
 }

@@ -6,18 +6,16 @@
 //! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::quarantine::{Origin, Quarantine, Record as Spoiled};
-use tuntap_core::policy::grant::Identity;
+use tuntap_core::router::quarantine::{Origin, Quarantine, Record as QuarantineRecord};
+use tuntap_core::router::restore::StoredPeer;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
-use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::MAX_FRAME_LEN;
 
 /// A router that dies sooner than this after its start dies of something that will happen again.
@@ -47,30 +45,9 @@ struct Queue {
     read_end: OwnedFd,
 }
 
-/// A kept peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptPeer {
-    /// Number of the peer in the store.
-    pub serial: u64,
-    /// Who it is.
-    pub credentials: PeerCredentials,
-    /// What its leases go by.
-    pub identity: Identity,
-    /// The addresses that it holds.
-    pub addresses: Vec<IpAddr>,
-    /// Whether it may choose none by itself.
-    pub is_bound: bool,
-    /// The name under which it asked for them.
-    pub lease_name: Option<u64>,
-    /// Its own rules, as they travel.
-    pub rules: Vec<u8>,
-    /// Whether these are not in the C plugin's form.
-    pub rules_are_extended: bool,
-}
-
 /// Who had a device that was too expensive to write to. The clock is CLOCK_MONOTONIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Spoiler {
+struct Quarantined {
     origin: Origin,
     end: Duration,
     period: Duration,
@@ -81,11 +58,11 @@ enum Record {
     /// Begins a queue.
     Header(Header),
     /// A peer, or news of one; its connection travels along.
-    Peer(KeptPeer),
+    Peer(StoredPeer),
     /// The peer of this number is not kept any more.
     Gone(u64),
     /// An origin whose devices are not attached for some time.
-    Spoiler(Spoiler),
+    Quarantined(Quarantined),
     /// What stood in the other queue is all here.
     Complete,
 }
@@ -120,11 +97,11 @@ impl Store {
 
 /// What an earlier router left.
 #[derive(Debug, Default)]
-pub struct Legacy {
+pub struct StoredState {
     /// Its peers and their connections.
-    pub peers: Vec<(KeptPeer, OwnedFd)>,
+    pub peers: Vec<(StoredPeer, OwnedFd)>,
     /// Whose devices were too expensive to write to.
-    pub spoilers: Vec<(Origin, Spoiled)>,
+    pub quarantine: Vec<(Origin, QuarantineRecord)>,
     /// How many routers died soon after their start, one after the other.
     pub brief_runs: u32,
     /// How long to wait before the work starts.
@@ -133,7 +110,7 @@ pub struct Legacy {
 
 /// Keeps the store up to date.
 #[derive(Debug)]
-pub struct Keeper<'a> {
+pub struct StoreWriter<'a> {
     store: &'a Store,
     active: usize,
     header: Header,
@@ -142,12 +119,12 @@ pub struct Keeper<'a> {
     records: usize,
     kept: usize,
     /// One for each origin, the last ones.
-    spoilers: Vec<Spoiler>,
+    quarantine: Vec<Quarantined>,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> StoreWriter<'a> {
     /// Reads what an earlier router left, and empties the store.
-    pub fn open(store: &'a Store) -> (Self, Legacy) {
+    pub fn open(store: &'a Store) -> (Self, StoredState) {
         let now = monotonic_time();
         let queues = [read(&store.queues[0]), read(&store.queues[1])];
         let newest = queues.into_iter().flatten().max_by_key(|contents| contents.header.generation);
@@ -158,26 +135,27 @@ impl<'a> Keeper<'a> {
             next_serial: 0,
             records: 0,
             kept: 0,
-            spoilers: Vec::new(),
+            quarantine: Vec::new(),
         };
-        let mut legacy = Legacy::default();
+        let mut stored = StoredState::default();
         if let Some(contents) = newest {
             let was_brief = now.saturating_sub(contents.header.started) < BRIEF_RUN;
-            legacy.brief_runs = if was_brief { contents.header.brief_runs + 1 } else { 0 };
-            legacy.pause = pause(legacy.brief_runs);
+            stored.brief_runs = if was_brief { contents.header.brief_runs + 1 } else { 0 };
+            stored.pause = pause(stored.brief_runs);
             keeper.header.generation = contents.header.generation;
-            keeper.header.brief_runs = legacy.brief_runs;
+            keeper.header.brief_runs = stored.brief_runs;
             keeper.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
-            contents.spoilers.into_iter().for_each(|spoiler| keeper.note(spoiler));
+            contents.quarantine.into_iter().for_each(|quarantined| keeper.note(quarantined));
             let started = Instant::now();
-            legacy.spoilers = keeper.spoilers.iter().map(|spoiler| spoiler.as_seen_at(started, now)).collect();
-            if legacy.brief_runs <= BRIEF_RUNS_WITH_PEERS {
-                legacy.peers = contents.peers;
+            stored.quarantine =
+                keeper.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
+            if stored.brief_runs <= BRIEF_RUNS_WITH_PEERS {
+                stored.peers = contents.peers;
             }
         }
         // The run begins now, before its peers: should it end at once, the next one must know.
         let _ = keeper.begin();
-        (keeper, legacy)
+        (keeper, stored)
     }
 
     /// A number for a peer that is to be kept.
@@ -188,7 +166,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Writes down a peer, or what is new about it.
-    pub fn keep(&mut self, peer: KeptPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
+    pub fn keep(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
         self.append(&Record::Peer(peer), Some(connection))
     }
 
@@ -199,28 +177,28 @@ impl<'a> Keeper<'a> {
     }
 
     /// Writes down an origin whose devices are not attached for some time.
-    pub fn spoil(&mut self, origin: Origin, record: Spoiled) -> nix::Result<()> {
+    pub fn quarantine(&mut self, origin: Origin, record: QuarantineRecord) -> nix::Result<()> {
         let left = record.end.saturating_duration_since(Instant::now());
-        let spoiler = Spoiler { origin, end: monotonic_time() + left, period: record.period };
-        self.note(spoiler);
-        self.append(&Record::Spoiler(spoiler), None)
+        let quarantined = Quarantined { origin, end: monotonic_time() + left, period: record.period };
+        self.note(quarantined);
+        self.append(&Record::Quarantined(quarantined), None)
     }
 
-    fn note(&mut self, spoiler: Spoiler) {
-        self.spoilers.retain(|other| other.origin != spoiler.origin);
-        if self.spoilers.len() >= Quarantine::MAX {
-            self.spoilers.remove(0);
+    fn note(&mut self, quarantined: Quarantined) {
+        self.quarantine.retain(|other| other.origin != quarantined.origin);
+        if self.quarantine.len() >= Quarantine::MAX {
+            self.quarantine.remove(0);
         }
-        self.spoilers.push(spoiler);
+        self.quarantine.push(quarantined);
     }
 
     /// Whether most of the queue is out of date.
     pub const fn is_due(&self) -> bool {
-        self.records > 2 * (self.kept + self.spoilers.len()) + SLACK
+        self.records > 2 * (self.kept + self.quarantine.len()) + SLACK
     }
 
     /// Writes the present state to the other queue, and empties this one.
-    pub fn rewrite<'p>(&mut self, peers: impl Iterator<Item = (KeptPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
+    pub fn rewrite<'p>(&mut self, peers: impl Iterator<Item = (StoredPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
         let old = self.active;
         self.active = 1 - old;
         let result = self.begin_with(peers);
@@ -234,15 +212,15 @@ impl<'a> Keeper<'a> {
         result
     }
 
-    fn begin_with<'p>(&mut self, peers: impl Iterator<Item = (KeptPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
+    fn begin_with<'p>(&mut self, peers: impl Iterator<Item = (StoredPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
         let before = (self.header.generation, self.records, self.kept);
         let write = |this: &mut Self| {
             this.header.generation += 1;
             this.records = 0;
             this.kept = 0;
             this.append(&Record::Header(this.header), None)?;
-            for spoiler in this.spoilers.clone() {
-                this.append(&Record::Spoiler(spoiler), None)?;
+            for quarantined in this.quarantine.clone() {
+                this.append(&Record::Quarantined(quarantined), None)?;
             }
             for (peer, connection) in peers {
                 this.kept += 1;
@@ -287,14 +265,14 @@ fn pause(brief_runs: u32) -> Duration {
 /// What stands in a queue that is complete.
 struct Contents {
     header: Header,
-    peers: Vec<(KeptPeer, OwnedFd)>,
-    spoilers: Vec<Spoiler>,
+    peers: Vec<(StoredPeer, OwnedFd)>,
+    quarantine: Vec<Quarantined>,
 }
 
-impl Spoiler {
+impl Quarantined {
     /// By the clock of the quarantine, which shows `now` when CLOCK_MONOTONIC shows `clock`. What is over is over now.
-    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, Spoiled) {
-        (self.origin, Spoiled { end: now + self.end.saturating_sub(clock), period: self.period })
+    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, QuarantineRecord) {
+        (self.origin, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
     }
 }
 
@@ -302,8 +280,8 @@ impl Spoiler {
 fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
-    let mut peers = BTreeMap::<u64, (KeptPeer, OwnedFd)>::new();
-    let mut spoilers = Vec::new();
+    let mut peers = BTreeMap::<u64, (StoredPeer, OwnedFd)>::new();
+    let mut quarantine = Vec::new();
     let mut buffer = vec![0; MAX_RECORD_LEN];
     while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
         match serde_json::from_slice(&buffer[..count]) {
@@ -314,13 +292,13 @@ fn read(queue: &Queue) -> Option<Contents> {
                 }
             }
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
-            Ok(Record::Spoiler(spoiler)) => spoilers.push(spoiler),
+            Ok(Record::Quarantined(quarantined)) => quarantine.push(quarantined),
             Ok(Record::Complete) => complete = true,
             // This code wrote it, so that it can't be. What stands behind it still counts.
             Err(_) => {}
         }
     }
-    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect(), spoilers })
+    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect(), quarantine })
 }
 
 fn drain(queue: &Queue) {
@@ -333,11 +311,15 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::unix::net::UnixStream;
 
+    use std::net::IpAddr;
+
     use super::*;
+    use tuntap_core::policy::grant::Identity;
+    use tuntap_wire::credentials::PeerCredentials;
     use tuntap_wire::rule::RULE_LEN;
 
-    fn peer(serial: u64, addresses: &[IpAddr]) -> KeptPeer {
-        KeptPeer {
+    fn peer(serial: u64, addresses: &[IpAddr]) -> StoredPeer {
+        StoredPeer {
             serial,
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
             identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
@@ -351,15 +333,15 @@ mod tests {
 
     const A: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-    fn kept(store: &Store) -> Vec<KeptPeer> {
-        Keeper::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
+    fn kept(store: &Store) -> Vec<StoredPeer> {
+        StoreWriter::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
     }
 
     #[test]
     fn last_word_on_each_peer_counts() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, legacy) = Keeper::open(&store);
-        assert!(legacy.peers.is_empty());
+        let (mut keeper, stored) = StoreWriter::open(&store);
+        assert!(stored.peers.is_empty());
         let (connection, other_end) = UnixStream::pair().expect("a pair");
         let [first, second] = [keeper.new_serial(), keeper.new_serial()];
         keeper.keep(peer(first, &[]), connection.as_fd()).expect("room");
@@ -367,9 +349,9 @@ mod tests {
         keeper.keep(peer(first, A), connection.as_fd()).expect("room");
         keeper.strike_out(second).expect("room");
         drop(connection);
-        let (mut keeper, mut legacy) = Keeper::open(&store);
-        let (restored, fd) = legacy.peers.pop().expect("the first one");
-        assert_eq!((restored, legacy.peers.len()), (peer(first, A), 0));
+        let (mut keeper, mut stored) = StoreWriter::open(&store);
+        let (restored, fd) = stored.peers.pop().expect("the first one");
+        assert_eq!((restored, stored.peers.len()), (peer(first, A), 0));
         assert!(keeper.new_serial() > first, "numbers are not used again");
         assert!(!socket::is_hung_up(other_end.as_fd()), "the store kept the connection open");
         drop(fd);
@@ -388,29 +370,29 @@ mod tests {
     }
 
     #[test]
-    fn spoilers_are_known_to_each_router_that_follows() {
+    fn quarantine_are_known_to_each_router_that_follows() {
         let store = Store::new().expect("two queues");
         let record = |seconds| {
             let period = Duration::from_secs(seconds);
-            Spoiled { end: Instant::now() + period, period }
+            QuarantineRecord { end: Instant::now() + period, period }
         };
-        let (mut keeper, _) = Keeper::open(&store);
-        keeper.spoil(Origin::User(7), record(20)).expect("room");
-        keeper.spoil(Origin::User(8), record(20)).expect("room");
-        keeper.spoil(Origin::User(7), record(40)).expect("room");
+        let (mut keeper, _) = StoreWriter::open(&store);
+        keeper.quarantine(Origin::User(7), record(20)).expect("room");
+        keeper.quarantine(Origin::User(8), record(20)).expect("room");
+        keeper.quarantine(Origin::User(7), record(40)).expect("room");
         keeper.rewrite(std::iter::empty()).expect("room");
         for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
-            let (_, legacy) = Keeper::open(&store);
-            let found: Vec<_> = legacy.spoilers.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
+            let (_, stored) = StoreWriter::open(&store);
+            let found: Vec<_> = stored.quarantine.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
             assert_eq!(found, [(Origin::User(8), 20), (Origin::User(7), 40)]);
-            assert!(legacy.spoilers.iter().all(|(_, it)| it.end > Instant::now()));
+            assert!(stored.quarantine.iter().all(|(_, it)| it.end > Instant::now()));
         }
     }
 
     #[test]
     fn rewritten_queue_replaces_the_other_one() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = Keeper::open(&store);
+        let (mut keeper, _) = StoreWriter::open(&store);
         let (connection, other_end) = UnixStream::pair().expect("a pair");
         for _ in 0..200 {
             let serial = keeper.new_serial();
@@ -430,7 +412,7 @@ mod tests {
     #[test]
     fn router_that_dies_while_it_rewrites_loses_nothing() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = Keeper::open(&store);
+        let (mut keeper, _) = StoreWriter::open(&store);
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
         let first = peer(keeper.new_serial(), A);
         keeper.keep(first.clone(), connection.as_fd()).expect("room");
@@ -446,9 +428,9 @@ mod tests {
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
         let mut pauses = Vec::new();
         for run in 0..8 {
-            let (mut keeper, legacy) = Keeper::open(&store);
-            pauses.push(legacy.pause.as_secs());
-            assert_eq!(legacy.peers.len(), usize::from((1..=BRIEF_RUNS_WITH_PEERS).contains(&run)), "run {run}");
+            let (mut keeper, stored) = StoreWriter::open(&store);
+            pauses.push(stored.pause.as_secs());
+            assert_eq!(stored.peers.len(), usize::from((1..=BRIEF_RUNS_WITH_PEERS).contains(&run)), "run {run}");
             keeper.keep(peer(7, A), connection.as_fd()).expect("room");
         }
         assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 16, 16]);
@@ -457,10 +439,10 @@ mod tests {
     #[test]
     fn long_run_before_counts_as_no_failure() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = Keeper::open(&store);
+        let (mut keeper, _) = StoreWriter::open(&store);
         keeper.header.started = keeper.header.started.saturating_sub(BRIEF_RUN);
         keeper.header.brief_runs = 7;
         keeper.rewrite(std::iter::empty()).expect("room");
-        assert_eq!(Keeper::open(&store).1.brief_runs, 0);
+        assert_eq!(StoreWriter::open(&store).1.brief_runs, 0);
     }
 }

@@ -111,7 +111,7 @@ impl Router {
         error: AdmissionError,
     ) {
         self.counters.totals.turned_away += 1;
-        self.counters.limits_reached.count(error);
+        self.counters.count_refused(error);
         self.note_fault(shell, account, &Notice::TurnedAway { credentials, error });
     }
 }

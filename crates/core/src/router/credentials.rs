@@ -47,7 +47,7 @@ impl Router {
         if let Err(error) = self.admission.change_account(id, before, after) {
             // It leaves as who it came.
             self.forwarder.identify(id, identity(as_connected));
-            self.counters.limits_reached.count(error);
+            self.counters.count_refused(error);
             return Err(CloseReason::TurnedAway { uid: credentials.uid, error });
         }
         if let Some(peer) = self.forwarder.peers.get_mut(id) {

@@ -41,9 +41,9 @@ impl Router {
         self.interfaces.is_device(index, self.now, || shell.is_router_device(index))
     }
 
-    /// Returns true if a client from this address, which came by this interface, may be a peer: by a router's device, or from
-    /// an address that is a peer's or could be.
-    pub fn may_be_peer(
+    /// Returns true if a client of the statistics from this address, which came by this interface, may be a peer, and is to be
+    /// refused: it came by a router's device, or from an address that is a peer's or could be.
+    pub fn refuses_client(
         &mut self,
         shell: &mut impl Shell,
         source: IpAddr,
@@ -52,9 +52,11 @@ impl Router {
     ) -> bool {
         self.advance(now);
         let address = source.to_canonical();
-        !self.forwarder.is_local(address)
+        let may_be = !self.forwarder.is_local(address)
             && (self.forwarder.may_be_peers(address)
-                || interface.is_some_and(|index| self.is_router_device(shell, index)))
+                || interface.is_some_and(|index| self.is_router_device(shell, index)));
+        self.counters.totals.stats_refused += u64::from(may_be);
+        may_be
     }
 }
 

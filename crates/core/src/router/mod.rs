@@ -55,7 +55,7 @@ use queue::SpareBuffers;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
-pub use counters::{Counters, LimitsReached, Totals};
+pub use counters::Counters;
 pub use inward::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;

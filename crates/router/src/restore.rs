@@ -1,0 +1,59 @@
+//! What a router that follows another one takes over.
+
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Instant;
+
+use super::Setup;
+use super::event_loop::{EventLoop, namespace_number};
+use super::store::StoredState;
+use tuntap_sys::socket;
+
+/// Waits as long as the last router's end suggests.
+pub fn pause(stored: &StoredState, setup: &Setup) {
+    if !stored.pause.is_zero() {
+        setup.logger.line(format_args!(
+            "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
+            setup.tun.name(),
+            stored.brief_runs,
+            stored.pause.as_secs()
+        ));
+        match &setup.master {
+            // Its end is the end of the pause.
+            Some(master) => _ = socket::wait_readable(master.as_fd(), stored.pause),
+            None => thread::sleep(stored.pause),
+        }
+    }
+}
+
+impl EventLoop<'_> {
+    /// Takes back the peers of the router before this one, and whose devices it did not attach any more.
+    pub(super) fn restore(&mut self, stored: StoredState) {
+        for (origin, record) in stored.quarantine {
+            self.router.restore_quarantine(origin, record);
+        }
+        if let Some(accused) = self.io.setup.heartbeat.take_accused()
+            && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == accused)
+        {
+            self.router.accuse(&mut self.io, peer, namespace_number(connection.as_fd()));
+        }
+        let found = stored.peers.len();
+        for (peer, connection) in stored.peers {
+            // There may be tens of thousands.
+            self.io.pulse.beat();
+            if socket::is_hung_up(connection.as_fd()) {
+                continue;
+            }
+            socket::receive_descriptors(connection.as_fd(), true);
+            let namespace = namespace_number(connection.as_fd());
+            let router = &mut self.router;
+            self.io.with_connection(connection, |io| router.restore(io, &peer, namespace, Instant::now()));
+        }
+        // The first event may be long in coming.
+        self.finish_turn();
+        if found > 0 {
+            let taken = self.router.counters().totals.restored;
+            self.io.line(format_args!("{taken} of {found} vassals of the router before this one are still there"));
+        }
+    }
+}

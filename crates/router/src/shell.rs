@@ -1,0 +1,420 @@
+//! What the router has its process do: descriptors, the log, the store.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use super::closer::Closer;
+use super::heartbeat::Pulse;
+use super::store::StoreWriter;
+use super::token::Token;
+use super::{CredentialsCheck, Setup};
+use tuntap_core::policy::registry::PeerId;
+use tuntap_core::router::notice::Notice;
+use tuntap_core::router::quarantine::{Origin, Record};
+use tuntap_core::router::restore::StoredPeer;
+use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, Router, SendError, Shell, ThreadUsage, WriteError};
+use tuntap_sys::net;
+use tuntap_sys::process::{context_switches, thread_time_nanos};
+use tuntap_sys::socket::{self, path_mtu};
+use tuntap_sys::tun::Tun;
+use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::vnet::Offload;
+
+/// How long the store is not rewritten after that failed: it costs as much as there are peers.
+const REWRITE_PAUSE: Duration = Duration::from_secs(10);
+
+/// A fault that the kernel named.
+pub fn fault(errno: Errno) -> Fault {
+    Fault(errno.to_string())
+}
+
+/// A peer's descriptors.
+#[derive(Debug)]
+struct Connection {
+    id: PeerId,
+    fd: OwnedFd,
+    /// What the peer has passed, as long as it is not known what becomes of it.
+    offer: Option<OwnedFd>,
+    /// The same, once it was looked at.
+    candidate: Option<Tun>,
+    device: Option<Tun>,
+}
+
+/// The world of a router.
+#[derive(Debug)]
+pub struct Io<'a> {
+    pub(super) setup: &'a Setup,
+    /// In place of the setup's device, if that one was deleted.
+    pub(super) remade_tun: Option<Tun>,
+    pub(super) epoll: Epoll,
+    pub(super) closer: Closer,
+    pub(super) pulse: Pulse<'a>,
+    store: StoreWriter<'a>,
+    /// True if a peer or an origin could not be stored.
+    store_is_incomplete: bool,
+    rewrite_again_at: Option<Instant>,
+    /// By [`PeerId::index`].
+    connections: Vec<Option<Connection>>,
+    /// The connection that the router is told of now.
+    pending: Option<OwnedFd>,
+}
+
+impl<'a> Io<'a> {
+    pub(super) fn new(setup: &'a Setup, epoll: Epoll, store: StoreWriter<'a>, remade_tun: Option<Tun>) -> Self {
+        Self {
+            setup,
+            remade_tun,
+            epoll,
+            closer: Closer::default(),
+            pulse: Pulse::new(&setup.heartbeat, setup.harakiri),
+            store,
+            store_is_incomplete: false,
+            rewrite_again_at: None,
+            connections: Vec::new(),
+            pending: None,
+        }
+    }
+
+    /// The router's device.
+    pub(super) fn tun(&self) -> &Tun {
+        self.remade_tun.as_ref().unwrap_or(&self.setup.tun)
+    }
+
+    /// The router's name in the log: that of its device.
+    pub(super) fn name(&self) -> &'a str {
+        self.setup.tun.name()
+    }
+
+    /// Writes a line to the log.
+    pub(super) fn line(&self, text: impl std::fmt::Display) {
+        self.setup.logger.line(format_args!("[tuntap-router] {}: {text}", self.name()));
+    }
+
+    /// Tells the router of a connection by `tell`. Closes the connection if no peer comes of it.
+    pub(super) fn with_connection<T>(&mut self, connection: OwnedFd, tell: impl FnOnce(&mut Self) -> T) -> T {
+        self.pending = Some(connection);
+        let result = tell(self);
+        self.pending = None;
+        result
+    }
+
+    /// A peer's connection.
+    pub(super) fn connection(&self, id: PeerId) -> Option<BorrowedFd<'_>> {
+        Some(self.entry(id)?.fd.as_fd())
+    }
+
+    /// A peer's device.
+    pub(super) fn device(&self, id: PeerId) -> Option<&Tun> {
+        self.entry(id)?.device.as_ref()
+    }
+
+    /// Keeps a descriptor that a peer has passed, in place of an earlier one.
+    pub(super) fn offer(&mut self, id: PeerId, descriptor: OwnedFd) {
+        let before = self.entry_mut(id).map(|entry| entry.offer.replace(descriptor));
+        before.flatten().into_iter().for_each(|before| self.closer.close(before));
+    }
+
+    /// Writes the store anew if most of it is out of date, or something is missing there. Returns what went wrong.
+    pub(super) fn tidy_store(&mut self, router: &Router, now: Instant) -> Option<Notice> {
+        let is_wanted = self.store_is_incomplete || self.store.is_due();
+        if !is_wanted || self.rewrite_again_at.is_some_and(|time| now < time) {
+            return None;
+        }
+        let connections = &self.connections;
+        let peers = router.stored_peers().filter_map(|(id, stored)| Some((stored, find(connections, id)?.fd.as_fd())));
+        let result = self.store.rewrite(peers);
+        self.store_is_incomplete = result.is_err();
+        let errno = result.err();
+        self.rewrite_again_at = errno.map(|_| now + REWRITE_PAUSE);
+        errno.map(|errno| Notice::Shell(format!("not all vassals would survive this router's death: {errno}")))
+    }
+
+    fn entry(&self, id: PeerId) -> Option<&Connection> {
+        find(&self.connections, id)
+    }
+
+    fn entry_mut(&mut self, id: PeerId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.index as usize)?.as_mut().filter(|entry| entry.id == id)
+    }
+
+    /// Reads a device no more.
+    fn unwatch_device(&self, device: &Tun) {
+        // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
+        let _ = self.epoll.delete(device);
+    }
+}
+
+/// Beside the methods, so that it borrows the table alone.
+fn find(connections: &[Option<Connection>], id: PeerId) -> Option<&Connection> {
+    connections.get(id.index as usize)?.as_ref().filter(|entry| entry.id == id)
+}
+
+/// Writes a packet to a device. Errors are those of [`Tun::send`].
+fn send(tun: &Tun, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+    let result = match packet.whole() {
+        Some(whole) if tun.has_header() => tun.send_whole(whole),
+        _ => tun.send(packet.offload(), packet.packet().bytes()),
+    };
+    result.map_err(|error| write_error(&error))
+}
+
+fn write_error(error: &io::Error) -> WriteError {
+    if error.kind() == ErrorKind::WouldBlock { WriteError::Full } else { WriteError::Refused }
+}
+
+/// A socket has a path only once it is connected.
+fn ask_path_mtu(target: SocketAddr) -> io::Result<u16> {
+    let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let probe = UdpSocket::bind((any, 0))?;
+    probe.connect(target)?;
+    path_mtu(&probe, target)
+}
+
+/// The target as a gateway's socket takes it: one for both versions has IPv4 addresses inside of IPv6 ones (ipv6(7)).
+fn as_seen_by(gateway: SocketAddr, target: SocketAddr) -> SocketAddr {
+    match (gateway, target) {
+        (SocketAddr::V6(_), SocketAddr::V4(target)) => {
+            SocketAddr::new(target.ip().to_ipv6_mapped().into(), target.port())
+        }
+        _ => target,
+    }
+}
+
+impl Shell for Io<'_> {
+    fn tun_takes_gso(&self) -> bool {
+        self.tun().has_header()
+    }
+
+    fn write_tun(&mut self, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+        send(self.tun(), packet)
+    }
+
+    fn write_tun_segment(&mut self, packet: &[u8]) -> Result<(), WriteError> {
+        self.tun().send(&Offload::NONE, packet).map_err(|error| write_error(&error))
+    }
+
+    fn write_device(&mut self, peer: PeerId, serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
+        let device = self.device(peer);
+        let start = Instant::now();
+        let result = match device {
+            Some(device) => self.pulse.while_writing(serial, || send(device, packet)),
+            None => Err(WriteError::Refused),
+        };
+        DeviceWrite { result, start, end: Instant::now() }
+    }
+
+    fn send_datagram(&mut self, target: SocketAddr, packet: &[u8]) -> Result<(), WriteError> {
+        let gateway = self.setup.gateway.as_ref().ok_or(WriteError::Refused)?;
+        let target = as_seen_by(gateway.address, target);
+        gateway.socket.send_to(packet, target).map(drop).map_err(|error| write_error(&error))
+    }
+
+    fn send(&mut self, peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {
+        let connection = self.connection(peer).ok_or(SendError::Closed)?;
+        loop {
+            return match socket::send(connection, bytes) {
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(SendError::Full),
+                Err(Errno::EPIPE | Errno::ECONNRESET) => Err(SendError::Closed),
+                result => result.map_err(|errno| SendError::Failed(fault(errno))),
+            };
+        }
+    }
+
+    fn open(&mut self, peer: PeerId) -> Result<(), Fault> {
+        let fd = self.pending.take().ok_or_else(|| fault(Errno::EBADF))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Peer(peer).encode());
+        let result = self.epoll.add(&fd, event).map_err(fault);
+        let slot = peer.index as usize;
+        if slot >= self.connections.len() {
+            self.connections.resize_with(slot + 1, || None);
+        }
+        self.connections[slot] = Some(Connection { id: peer, fd, offer: None, candidate: None, device: None });
+        result
+    }
+
+    fn watch_writable(&mut self, peer: PeerId, wanted: bool) -> Result<(), Fault> {
+        let connection = self.connection(peer).ok_or_else(|| fault(Errno::EBADF))?;
+        let flags = if wanted { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+        let mut event = EpollEvent::new(flags, Token::Peer(peer).encode());
+        self.epoll.modify(connection, &mut event).map_err(fault)
+    }
+
+    fn refuse_descriptors(&mut self, peer: PeerId) {
+        if let Some(connection) = self.connection(peer) {
+            socket::receive_descriptors(connection, false);
+        }
+    }
+
+    fn is_hung_up(&self, peer: PeerId) -> bool {
+        self.connection(peer).is_none_or(socket::is_hung_up)
+    }
+
+    fn close(&mut self, peer: PeerId, everywhere: bool) {
+        self.discard_offer(peer);
+        self.discard_device(peer);
+        let Some(connection) = self.connection(peer) else { return };
+        if everywhere {
+            socket::shut_down(connection);
+        }
+        // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
+        let _ = self.epoll.delete(connection);
+        self.connections[peer.index as usize] = None;
+    }
+
+    fn watch_listeners(&mut self, wanted: bool) {
+        let flags = if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
+        for (listener, token) in [(&self.setup.listener, Token::Listener)].into_iter().chain(stats) {
+            // Both are registered, so that nothing but a lack of memory can make this fail; the next pause retries.
+            let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
+        }
+    }
+
+    fn has_offer(&self, peer: PeerId) -> bool {
+        self.entry(peer).is_some_and(|entry| entry.offer.is_some())
+    }
+
+    fn offered_device(&mut self, peer: PeerId) -> Result<DeviceFacts, String> {
+        let offer = self.entry(peer).and_then(|entry| entry.offer.as_ref());
+        // What is refused may be the last copy, which is not to be closed here: the offer is kept beside the device.
+        let copy = offer.map_or_else(|| Err(Errno::EBADF.into()), OwnedFd::try_clone);
+        let tun = Tun::adopt_shared(copy.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        let facts = DeviceFacts {
+            has_header: tun.has_header(),
+            // A kernel that can't compare descriptors leaves the name, which a vassal's device may have, too.
+            is_own: tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()),
+            has_napi: tun.has_napi(),
+            has_queues: tun.has_queues(),
+        };
+        if let Some(entry) = self.entry_mut(peer) {
+            entry.candidate = Some(tun);
+        }
+        Ok(facts)
+    }
+
+    fn accept_device(&mut self, peer: PeerId) {
+        if let Some(entry) = self.entry_mut(peer) {
+            entry.device = entry.candidate.take();
+            // The device is another copy.
+            entry.offer = None;
+        }
+    }
+
+    fn discard_offer(&mut self, peer: PeerId) {
+        let offer = self.entry_mut(peer).and_then(|entry| {
+            entry.candidate = None;
+            entry.offer.take()
+        });
+        if let Some(offer) = offer {
+            self.closer.close(offer);
+        }
+    }
+
+    fn attach(&mut self, peer: PeerId) -> Result<(), Fault> {
+        let device = self.device(peer).ok_or_else(|| fault(Errno::EBADF))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Device(peer).encode());
+        self.epoll.add(device, event).map_err(fault)
+    }
+
+    fn suspend(&mut self, peer: PeerId) {
+        if let Some(device) = self.device(peer) {
+            self.unwatch_device(device);
+        }
+    }
+
+    fn discard_device(&mut self, peer: PeerId) {
+        if let Some(device) = self.entry_mut(peer).and_then(|entry| entry.device.take()) {
+            self.unwatch_device(&device);
+            self.closer.close(device.into());
+        }
+    }
+
+    fn is_device_alive(&self, peer: PeerId) -> bool {
+        self.device(peer).is_some_and(Tun::is_alive)
+    }
+
+    fn is_closing_many(&self) -> bool {
+        self.closer.is_full()
+    }
+
+    fn path_mtu(&mut self, target: SocketAddr) -> Option<u16> {
+        ask_path_mtu(target).ok()
+    }
+
+    fn tun_mtu(&self) -> Option<u16> {
+        net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok()
+    }
+
+    fn is_router_device(&mut self, interface: u32) -> bool {
+        // One that is gone already was none that a client or another router came by.
+        net::interface_name(self.setup.listener.as_fd(), interface).is_ok_and(|name| {
+            self.setup.devices.contains(&name) || self.tun().current_name().is_ok_and(|own| own == name)
+        })
+    }
+
+    fn address_for(&mut self, credentials: PeerCredentials) -> Option<Ipv4Addr> {
+        match &self.setup.credentials {
+            CredentialsCheck::Hook(hook) => hook(credentials),
+            CredentialsCheck::Off | CredentialsCheck::Shown => None,
+        }
+    }
+
+    fn thread_usage(&self) -> ThreadUsage {
+        ThreadUsage { nanos: thread_time_nanos(), switches: context_switches() }
+    }
+
+    fn log(&mut self, notice: &Notice) {
+        match notice {
+            Notice::LeftOut(_) => self.setup.logger.line(format_args!("[tuntap-router] {notice}")),
+            _ => self.line(notice),
+        }
+    }
+
+    fn new_serial(&mut self) -> u64 {
+        self.store.new_serial()
+    }
+
+    fn store(&mut self, peer: PeerId, stored: StoredPeer) {
+        let Some(entry) = find(&self.connections, peer) else { return };
+        self.store_is_incomplete |= self.store.keep(stored, entry.fd.as_fd()).is_err();
+    }
+
+    fn unstore(&mut self, serial: u64) {
+        self.store_is_incomplete |= self.store.strike_out(serial).is_err();
+    }
+
+    fn store_quarantine(&mut self, origin: Origin, record: Record) {
+        self.store_is_incomplete |= self.store.quarantine(origin, record).is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_a_path() {
+        for address in ["127.0.0.1:9", "[::1]:9"] {
+            assert!(ask_path_mtu(address.parse().expect("an address")).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn socket_for_both_versions_gets_targets_it_takes() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (gateway, target, expected) in [
+            ("[::]:1", "192.0.2.1:4000", "[::ffff:192.0.2.1]:4000"),
+            ("[::]:1", "[2001:db8::1]:4000", "[2001:db8::1]:4000"),
+            ("0.0.0.0:1", "192.0.2.1:4000", "192.0.2.1:4000"),
+        ] {
+            assert_eq!(as_seen_by(address(gateway), address(target)), address(expected));
+        }
+    }
+}
