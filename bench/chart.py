@@ -25,7 +25,7 @@ SHORT = {
     "slirp4netns": "slirp4netns",
     "pasta": "pasta",
 }
-# The last panel: how fast IPv6 is, where IPv4 is 1; ours beside the kernel alone.
+# The last panel: the speed of IPv6 relative to IPv4; ours beside the kernel alone.
 IPV6_TITLE = "Speed of IPv6, IPv4 = 1 (grey: veth)"
 IPV6 = [
     ("tcp_out_6", "TCP out", "ours", "veth"),
@@ -85,12 +85,12 @@ def plot(report, figure, title_text, subjects):
 
 
 def three_digits(value):
-    """Of a number from 1,000 on, all digits that it has."""
+    """Formats a number; from 1,000 on, with all its integer digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def plot_ipv6(report):
-    """Two bars for each figure: ours and the other one's."""
+    """Draws two bars for each figure: ours and the other subject's."""
     lines = ["$data_ipv6 << END"]
     for position, (figure, name, *subjects) in enumerate(IPV6):
         ratios = report["figures"].get(figure, {"of_ipv4": {}})["of_ipv4"]

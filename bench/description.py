@@ -1,4 +1,4 @@
-"""The machine and the programs that a run's figures belong to."""
+"""Describes the machine and the programs that a run's figures belong to."""
 
 import os
 import platform
@@ -22,13 +22,13 @@ def describe(uwsgi, plugins):
         "uwsgi_of_c_plugin": first_line("/usr/bin/uwsgi-core", "--version"),
         "iperf3": first_line("iperf3", "--version"),
         "slirp4netns": first_line("slirp4netns", "--version"),
-        # Debian's pasta doesn't know its version.
+        # Debian's pasta doesn't report its version.
         "passt": first_line("dpkg-query", "--show", "--showformat", "${Version}", "passt"),
     }
 
 
 def busy_share(seconds):
-    """Which part of the machine's CPU time is used at the moment. A hypervisor's other guests count, too."""
+    """Returns the part of the machine's CPU time that is in use. A hypervisor's other guests count, too."""
     before = cpu_times()
     time.sleep(seconds)
     spent = [after - earlier for after, earlier in zip(cpu_times(), before)]
@@ -37,7 +37,7 @@ def busy_share(seconds):
 
 
 def cpu_times():
-    """user, nice, system, idle, iowait, irq, softirq, steal: ticks of all cores together."""
+    """Returns user, nice, system, idle, iowait, irq, softirq, steal: ticks of all cores together."""
     return [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
 
 

@@ -13,11 +13,11 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Failed(Exception):
-    """The measurement came to nothing."""
+    """The measurement failed."""
 
 
 def tcp(lab, link, seconds, *, streams=1, incoming=False):
-    """Gbit/s as the receiver counted them. Incoming is towards the client, over connections that the client opens."""
+    """Measures Gbit/s at the receiver. Incoming is towards the client, over connections that the client opens."""
     log = f"iperf3-{link.server.name}.log"
     version = f"-{link.version}"
     server = lab.start(link.server, log, "iperf3", version, "--server", "--one-off")
@@ -36,27 +36,27 @@ def tcp(lab, link, seconds, *, streams=1, incoming=False):
 
 
 def is_listening(space, port):
-    """Whether a port of a namespace has a listener."""
+    """Returns true if a port of a namespace has a listener."""
     wanted = re.compile(rf"^\s*\d+: [0-9A-F]+:{port:04X} \S+ 0A ", re.MULTILINE)
     return any(wanted.search(Path(f"/proc/{space.pid}/net/{table}").read_text()) for table in ("tcp", "tcp6"))
 
 
 def cpu_seconds(pids):
-    """What processes have used so far, in user space and in the kernel."""
+    """Returns the CPU time that processes have used so far, in user space and in the kernel."""
     total = 0
     for pid in pids:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError) as error:
             raise Failed(f"process {pid} ended") from error
-        # The name in parentheses may hold anything, so count from its end.
+        # The name in parentheses may contain anything, so count the fields from its end.
         fields = stat.rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS_PER_SECOND
 
 
 def flood(lab, link, seconds):
-    """Small datagrams that arrived and that were sent, in thousands per second."""
+    """Measures how many small datagrams arrived and were sent, in thousands per second."""
     lead = 0.2
     log = lab.dir / f"flood-{link.client.name}.log"
     log.write_text("")
@@ -77,14 +77,14 @@ def flood(lab, link, seconds):
 
 
 def arrived(link):
-    """Packets that the server's interface has received."""
+    """Returns the number of packets that the server's interface has received."""
     devices = Path(f"/proc/{link.server.pid}/net/dev").read_text()
     line = re.search(rf"^\s*{link.arrival}:\s+\d+\s+(\d+)", devices, re.MULTILINE)
     return int(line[1])
 
 
 def pingpong(lab, link, seconds):
-    """Round trips of one byte over TCP: median and 99th percentile in microseconds."""
+    """Measures round trips of one byte over TCP: median and 99th percentile in microseconds."""
     done = link.client.run(str(lab.dir / "pingpong"), link.address, str(seconds), seconds=seconds + 5)
     if done.returncode != 0:
         raise Failed(complaint(done))
@@ -93,8 +93,8 @@ def pingpong(lab, link, seconds):
 
 
 def ping(_lab, link, seconds):
-    """Mean round trip of `ping -f` in microseconds."""
-    # It rounds its time up to whole seconds, so the end is a number of requests: at most some 100 us each.
+    """Measures the mean round trip of `ping -f` in microseconds."""
+    # ping rounds a time limit up to whole seconds, so the limit is a number of requests: at most some 100 us each.
     count = str(int(seconds * 10000))
     done = link.client.run("ping", "-q", "-f", "-c", count, "-w", "3", link.address, seconds=8)
     times = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
@@ -105,7 +105,7 @@ def ping(_lab, link, seconds):
 
 
 def connects(lab, link, seconds):
-    """TCP connections per second, some at a time."""
+    """Measures TCP connections per second, some at a time."""
     done = link.client.run(str(lab.dir / "connects"), link.address, str(seconds), seconds=seconds + 5)
     if done.returncode != 0:
         raise Failed(complaint(done))
@@ -113,7 +113,7 @@ def connects(lab, link, seconds):
 
 
 def complaint(done):
-    """Why a command failed, in a line."""
+    """Says in one line why a command failed."""
     text = done.stderr.strip() or done.stdout.strip()
     try:
         return json.loads(text)["error"]

@@ -1,10 +1,10 @@
-"""What was measured, as tables and as JSON."""
+"""The measured figures, as tables and as JSON."""
 
 import statistics
 
 from rows import FIGURES, SUFFIX, TARGETS
 
-# A figure is shown beside its ratio to these.
+# Each figure is shown with its ratio to these subjects.
 REFERENCES = {"veth": "/ veth", "c": "/ C"}
 ACROSS_REFERENCES = {"veth-bridge": "/ bridge", "c": "/ C"}
 
@@ -13,7 +13,7 @@ class Results:
     def __init__(self, labels):
         # The label of each subject, in the order of the tables.
         self.labels = labels
-        # By figure, subject and round.
+        # Values by figure, subject and round.
         self.values = {}
         self.notes = []
 
@@ -25,7 +25,7 @@ class Results:
             self.notes.append(text)
 
     def median(self, figure, subject):
-        """None if there is no such figure."""
+        """Returns None if there is no such figure."""
         values = self._by_round(figure, subject).values()
         return statistics.median(values) if values else None
 
@@ -34,7 +34,7 @@ class Results:
         return value / against if value is not None and against else None
 
     def twins_ratio(self, figure, twin, subject):
-        """The median of what one figure is of another in each of the rounds."""
+        """Returns the median of the ratios of two figures, round by round."""
         values, against = self._by_round(figure, subject), self._by_round(twin, subject)
         ratios = [value / against[number] for number, value in values.items() if against.get(number)]
         return statistics.median(ratios) if ratios else None
@@ -67,13 +67,13 @@ class Results:
         return [self.labels[key], *cells]
 
     def _cells(self, name, key, digits):
-        """Median, least and greatest value."""
+        """Formats median, least and greatest value."""
         values = self._by_round(name, key).values()
         numbers = (statistics.median(values), min(values), max(values)) if values else [None] * 3
         return [shown(number, digits) for number in numbers]
 
     def judge(self, target):
-        """The value that counts, or None if it wasn't measured."""
+        """Returns the value that is compared with the bound, or None if it wasn't measured."""
         if target.twin is not None:
             return self.twins_ratio(target.figure, target.twin, target.subject)
         if target.reference is None:
@@ -121,7 +121,7 @@ def summary(values):
 
 
 def print_table(rows):
-    """The first column to the left, numbers to the right, a rule below the header."""
+    """Aligns the first column to the left and numbers to the right, and draws a line below the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     widths[0] = max(widths[0], 50)
     rows.insert(1, ["-" * width for width in widths])

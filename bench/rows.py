@@ -1,4 +1,4 @@
-"""What is measured for whom, and what the figures are held against."""
+"""The measurements, their subjects, and the targets of their figures."""
 
 import time
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 import probes
 
-# A client inside and a server outside.
+# Subjects with a client inside and a server outside.
 ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
 IDLE = ["ours-idle-attached", "c-idle"]
-# Left out of full runs, which take long enough.
+# These are left out of full runs, which take long enough without them.
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
 IDLE_STREAMS = ["ours-idle"]
-# Ours looks for packets without sleeping for a while, and nobody else does.
+# Our router polls for packets for a while; no other subject does.
 NO_POLL = ["ours-no-poll"]
-# These join two vassals instead of a vassal and its host. Where it isn't routed, nothing but a bridge or the router
-# stands between.
+# These subjects join two vassals instead of a vassal and its host: over a routing host, or over only a bridge or the
+# router.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
-# IPv6 as a part of IPv4 is what is asked about, of ours and of what it is held against.
+# The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
 
 
@@ -43,7 +43,8 @@ FIGURES = {
     "tcp_rtt_p99": Figure("Round trip, 1 byte over TCP, 99th percentile", "us", 1),
     "connects": Figure("TCP connections, 16 at a time", "1/s", 0),
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
-    # Ours holds nothing for a peer's packets, which wait in the peer's device; C's, whose peers all send frames, a buffer.
+    # Our router has no buffer for an attached peer: packets wait in the peer's device. C's, whose peers all send frames,
+    # has one.
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
 # The same over IPv6.
@@ -52,18 +53,18 @@ SUFFIX = "_6"
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: for whom, and how. It gives one or several figures."""
+    """One measurement, with its subjects. It gives one or several figures."""
 
     subjects: list
     measure: Callable
     is_quick: bool = True
-    # Measured only if somebody names subjects, and these among them.
+    # Subjects that are measured only if --subjects names them.
     on_demand: list = field(default_factory=list)
-    # Of IP.
+    # The version of IP.
     version: int = 4
 
     def figures(self, lab, subject, times):
-        """Values by the names of their figures."""
+        """Measures, and returns values by the names of their figures."""
         seen = self.measure(lab, subject, times, self.version)
         return seen if self.version == 4 else {f"{name}{SUFFIX}": value for name, value in seen.items()}
 
@@ -108,7 +109,7 @@ def across(lab, subject, times, version):
 
 def udp(lab, subject, times, version):
     received, sent = probes.flood(lab, subject.link.over(version), times.other)
-    # What is still on its way must not meet the next measurement.
+    # Packets that are still on their way must not disturb the next measurement.
     time.sleep(0.1)
     return {"udp": received, "udp_sent": sent}
 
@@ -123,7 +124,7 @@ def ping(lab, subject, times, version):
     before, start = probes.cpu_seconds(pids), time.monotonic()
     figures = {"rtt": probes.ping(lab, subject.link.over(version), times.other)}
     if pids:
-        # A router that polls pays for its short round trips.
+        # A router that polls pays for its short round trips with CPU time.
         figures["rtt_cpu"] = 100 * (probes.cpu_seconds(pids) - before) / (time.monotonic() - start)
     return figures
 
@@ -150,7 +151,7 @@ ROWS = {
     "pingpong-6": Row(IPV6, pingpong, on_demand=["relay"], version=6),
     "ping-6": Row(IPV6, ping, on_demand=["relay"], version=6),
 }
-# The row of IPv4 and that of IPv6.
+# The name of each row over IPv6, by the name of the row over IPv4.
 OVER_IPV6 = {name: f"{name}-6" for name in ROWS if f"{name}-6" in ROWS}
 
 
@@ -164,8 +165,8 @@ class Target:
     reference: str | None
     bound: float
     is_ceiling: bool = False
-    # Another figure of the same subject. The two are compared round by round, and the median of the ratios counts: what
-    # is measured one right after the other has the same disturbances.
+    # Another figure of the same subject. The two are compared round by round, and the median of the ratios counts:
+    # measurements right after each other have the same disturbances.
     twin: str | None = None
 
     def is_met(self, value):
@@ -189,7 +190,7 @@ TARGETS = [
     Target("TCP in, IPv6 / IPv4", "tcp_in_6", "ours", None, 0.95, twin="tcp_in"),
     Target("vassal to vassal, switched, IPv6 / IPv4", "across_6", "ours-switch", None, 0.95, twin="across"),
     Target("small UDP, IPv6 / IPv4", "udp_6", "ours", None, 0.95, twin="udp"),
-    # Not ping's: it tells its mean in whole microseconds, of which there are some ten.
+    # This is not ping's round trip: ping reports its mean of some ten microseconds as a whole number.
     Target("round trip over TCP, IPv4 / IPv6", "tcp_rtt", "ours", None, 0.95, twin="tcp_rtt_6"),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]

@@ -9,27 +9,27 @@ import lab as rig
 import router
 from lab import Namespace, Trouble, wait_for
 
-# Of each end an address of IPv4, in a /16, and one of IPv6, in a /64.
+# Each end has an IPv4 address, in a /16, and an IPv6 address, in a /64.
 ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
 VASSALS = {"vassal1": ("10.0.0.2", "fd00:77::2"), "vassal2": ("10.0.0.3", "fd00:77::3")}
 FIRST_IDLE = "10.0.4.0"
 
-# What a router says of a device that it doesn't read and write itself any more, in its log and in its statistics.
+# The words of a router's log and statistics for a device that it has stopped reading and writing itself.
 BACK_TO_FRAMES = "goes back to frames"
 TOO_MUCH_TIME = "too much time in its network namespace"
 
 
 @dataclass(frozen=True)
 class Link:
-    """From a client's namespace to an end in a server's."""
+    """A path from a client's namespace to an address in a server's."""
 
     client: Namespace
     server: Namespace
-    # Of IPv4 and, if the subject has it, of IPv6.
+    # The IPv4 address and, if the subject has one, the IPv6 address.
     addresses: tuple
-    # The server's interface that counts what arrives.
+    # The server's interface, which counts packets that arrive.
     arrival: str
-    # Which version of IP is measured.
+    # The version of IP that is measured.
     version: int = 4
 
     def over(self, version):
@@ -47,31 +47,31 @@ class Subject:
         self.lab = lab
         self.key = key
         self.label = label
-        # From inside to outside.
+        # The path from inside to outside.
         self.link = None
-        # Whether it is known to break under measurement.
+        # True if the subject is known to break under measurement.
         self.is_mortal = False
 
     def begin(self):
         """Starts everything without waiting for slow parts."""
 
     def get_ready(self):
-        """Waits until it can be measured, the first time and after something died."""
+        """Waits until the subject can be measured, at first and after something died."""
 
     def is_intact(self):
-        """Whether everything that get_ready waited for still lives."""
+        """Returns true if everything that get_ready waited for still lives."""
         return True
 
     def processes(self):
-        """The user-space processes that move its packets."""
+        """Returns the user-space processes that move the packets."""
         return []
 
     def lost_devices(self):
-        """What was said since the last call of peers that went back to frames."""
+        """Returns reports since the last call about peers that went back to frames."""
         return []
 
     def across(self):
-        """From one vassal, or what stands for it, to another."""
+        """Returns the path from one vassal, or what stands for it, to another."""
         return self.link
 
     def space(self, name):
@@ -79,12 +79,12 @@ class Subject:
 
 
 def set_kernel(space, setting, value):
-    """A setting below /proc/sys/net, which each network namespace has for itself."""
+    """Writes a setting below /proc/sys/net. Each network namespace has its own."""
     space.must("sh", "-c", f"echo '{value}' >/proc/sys/net/{setting}")
 
 
 def join(space, device, other, other_device="eth0"):
-    """A veth pair between two namespaces; the machine never sees it."""
+    """Makes a veth pair between two namespaces. It never appears on the machine."""
     peer = ["peer", "name", other_device, "netns", str(other.pid)]
     space.must("ip", "link", "add", device, "type", "veth", *peer)
     space.must("ip", "link", "set", device, "up")
@@ -98,7 +98,7 @@ def forward(space):
 
 def give_addresses(space, device, addresses, lengths=(16, 64)):
     for address, length in zip(addresses, lengths):
-        # An address of IPv6 that is looked for elsewhere first could not be used for a second.
+        # With duplicate address detection an IPv6 address could not be used for a second.
         lookup = ["nodad"] if ":" in address else []
         space.must("ip", "address", "add", f"{address}/{length}", "dev", device, *lookup)
 
@@ -114,7 +114,7 @@ class Veth(Subject):
 
 
 class Relay(Subject):
-    """Two TUN devices, and a program that moves packets between them and does nothing else."""
+    """Two TUN devices, and a program that only moves packets between them."""
 
     def __init__(self, lab, key, label):
         super().__init__(lab, key, label)
@@ -172,7 +172,7 @@ class VethRouted(Subject):
 
 
 class UserMode(Subject):
-    """A program that ends the client's connections and opens its own, in the namespace of the server."""
+    """A program in the server's namespace that terminates the client's connections and opens its own."""
 
     gateway = None
 
@@ -185,7 +185,7 @@ class UserMode(Subject):
         client, server = self.space("inside"), self.space("outside")
         helpers.start(self.lab, server, "serve")
         self.process = self.launch(client, server)
-        # Its own connections go to the server over the loopback device.
+        # The program's own connections go to the server over the loopback device.
         self.link = Link(client, server, (self.gateway,), "lo")
 
     def get_ready(self):
@@ -216,11 +216,11 @@ class Pasta(UserMode):
     gateway = "203.0.113.1"
 
     def launch(self, client, server):
-        # It copies address and route from an interface that has a default route.
+        # pasta copies address and route from an interface that has a default route.
         join(server, "eth0", server, "world")
         give_addresses(server, "eth0", ["203.0.113.2"], [24])
         server.must("ip", "route", "add", "default", "via", self.gateway)
-        # It drops the right to look into /proc/<pid>/ns, so it gets the namespace as a file, which only it sees.
+        # pasta drops the right to look into /proc/<pid>/ns, so it gets the namespace as a file that only it sees.
         netns = self.lab.dir / f"{self.key}.netns"
         netns.touch()
         mount = f"mount --bind /proc/{client.pid}/ns/net {netns} && exec \"$@\""
@@ -238,7 +238,7 @@ class Router(Subject):
         self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
     ):
         super().__init__(lab, key, label)
-        # The C plugin dies under full speed now and then, and it has IPv4 only.
+        # The C plugin sometimes dies under full load, and it has IPv4 only.
         self.is_c = self.is_mortal = is_c
         self.has_ipv6 = not is_c
         self.uwsgi = uwsgi
@@ -246,7 +246,7 @@ class Router(Subject):
         self.switch = switch
         self.polls = polls
         self.idle = idle
-        # Whether the idle peers hand their devices to the router.
+        # True if the idle peers pass the descriptors of their devices to the router.
         self.attached = attached
         self.dir = lab.dir / key
         self.host = None
@@ -261,7 +261,7 @@ class Router(Subject):
     def begin(self):
         self.host = self.space("host")
         forward(self.host)
-        # What vassals send to each other leaves by the device that it came from, as it should.
+        # Packets between vassals rightly leave by the device that they came from, so there is nothing to redirect.
         set_kernel(self.host, "ipv4/conf/all/send_redirects", 0)
         set_kernel(self.host, "ipv4/conf/default/send_redirects", 0)
         helpers.start(self.lab, self.host, "serve")
@@ -285,19 +285,19 @@ class Router(Subject):
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",
             "emperor-use-clone = net",
-            # A vassal that died is back soon.
+            # A vassal that died is restarted soon.
             "emperor-freq = 1",
             "",
         ])
 
     def address_lines(self, device, address, address6):
-        """Lines that give a device its addresses."""
+        """Yields lines that give a device its addresses."""
         yield f"exec-as-root = ip address replace {address}/16 dev {device}"
         if self.has_ipv6:
             yield f"exec-as-root = ip -6 address replace {address6}/64 dev {device} nodad"
 
     def claim_lines(self):
-        """Lines that set a vassal's routes, and claim its addresses."""
+        """Yields lines that set a vassal's routes, and claim its addresses."""
         for gateway in ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]:
             yield f"exec-as-root = ip route replace default via {gateway}"
             yield f"exec-as-root = ping -c 1 -W 5 {gateway}"
@@ -313,7 +313,7 @@ class Router(Subject):
             "uid = 65534",
             "gid = 65534",
             f"tuntap-device = uwsgi0 {self.dir}/router",
-            # The C plugin takes the kernel's first IPv6 packet for a broken vassal.
+            # The C plugin disconnects a vassal for the kernel's first IPv6 packet.
             f"exec-as-root = echo {int(not self.has_ipv6)} >/proc/sys/net/ipv6/conf/all/disable_ipv6",
             "exec-as-root = ip link set lo up",
             *self.address_lines("uwsgi0", *addresses),
@@ -345,7 +345,7 @@ class Router(Subject):
         return self.router_lives() and all(self.lives(name) for name in VASSALS)
 
     def find(self, name):
-        """The vassal's namespace, as soon as it reaches the router."""
+        """Returns the vassal's namespace, or None as long as it doesn't reach the router."""
         if self.emperor.poll() is not None:
             raise Trouble(f"the Emperor of {self.key} ended")
         ini = f"{name}.ini"
@@ -356,7 +356,7 @@ class Router(Subject):
         return None
 
     def reaches_router(self, space):
-        # Between fork and the start of its own life a vassal is still in the Emperor's namespace.
+        # Right after the fork a vassal is still in the Emperor's namespace.
         if space.identity in (None, self.host.identity):
             return False
         wanted = ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]
@@ -368,7 +368,7 @@ class Router(Subject):
         log = (self.lab.dir / f"{self.key}.log").read_text(errors="replace")
         lines = [line for line in log.splitlines() if BACK_TO_FRAMES in line]
         new, self.lines_seen = lines[self.lines_seen :], len(lines)
-        # Who can't be attached at all has not lost anything; a line that the log's limit left out shows here.
+        # A peer that can't be attached at all has not lost its device. The statistics also show what the log's limit left out.
         reasons = (peer.get("stream_reason") or "" for peer in self.stats()["peers"])
         slow = [reason for reason in reasons if TOO_MUCH_TIME in reason]
         return new or slow
@@ -391,7 +391,7 @@ class Router(Subject):
     def add_idle_peers(self):
         if self.idlers is None:
             self.idle_space = self.space("idle")
-            # Otherwise the kernel's own packets come before the claims.
+            # Otherwise the router receives the kernel's own packets before the claims.
             set_kernel(self.idle_space, "ipv6/conf/default/disable_ipv6", 1)
         else:
             self.lab.end(self.idlers)
@@ -409,7 +409,7 @@ class Router(Subject):
 
 
 def has_switch(uwsgi, plugins):
-    """Whether the plugin knows tuntap-router-switch."""
+    """Returns true if the plugin knows tuntap-router-switch."""
     command = [uwsgi, "--plugins-dir", str(plugins), "--plugin", "tuntap", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     return "--tuntap-router-switch" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Honest streams and probes, and how long they were silent."""
+"""Honest streams and probes, and the silences that they notice."""
 
 import signal
 import statistics
@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 
 import helpers
 
-# Seconds after a router's death in which a silence is its doing.
+# A silence within these seconds after a router's death is caused by it.
 AFTERMATH = 4
-# Seconds for what is on its way when a stream ends.
+# Seconds for data that is still on its way when a stream ends.
 LAST_WAY = 20
 
 
 @dataclass
 class Direction:
-    """What one end received from the other."""
+    """What one end has received from the other."""
 
     seconds: float = 0
     sent: int = 0
     received: int = 0
     wrong: int = 0
     longest: float = 0
-    # (when it began, its length), in seconds, those worth telling.
+    # (start, length) in seconds of each silence that the program reports.
     silences: list = field(default_factory=list)
 
 
@@ -30,7 +30,7 @@ class Watch:
 
     def __init__(self, lab, program, title, first, second, *arguments):
         self.title = title
-        # The log's name has to tell the pair, and which of its connections it is.
+        # The log's name contains the pair and the version of IP of the connection.
         pair = type(first)(f"{first.name}-{second.name}-{'6' if ':' in arguments[0] else '4'}", first.pid)
         self.log = lab.dir / f"{program}-{pair.name}.log"
         self.directions = [Direction(), Direction()]
@@ -45,7 +45,7 @@ class Watch:
         self.process.send_signal(signal.SIGTERM)
 
     def take_results(self):
-        """Waits for the end and reads what the program said."""
+        """Waits for the end of the program and reads its output."""
         try:
             self.process.wait(LAST_WAY)
         except TimeoutError:
@@ -63,7 +63,7 @@ class Watch:
                 self.failures.append(" ".join([word, *rest]))
 
     def silence_at(self, moment):
-        """The longest silence, either way, that fell into the time after a moment."""
+        """Returns the longest silence, in either direction, in the time after a moment."""
         lengths = [
             length
             for direction in self.directions

@@ -1,4 +1,4 @@
-"""An Emperor with a router and its vassals, in namespaces of their own, and how much of everything they hold."""
+"""An Emperor with a router and its vassals, in namespaces of their own, and the resources that they hold."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ import lab as rig
 import router
 from lab import Namespace, Trouble, wait_for
 
-# Of each an address of IPv4 and one of IPv6.
+# Each has an IPv4 address and an IPv6 address.
 ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
 HONEST = {"honest1": ("10.0.0.2", "fd00:77::2"), "honest2": ("10.0.0.3", "fd00:77::3")}
 RELOADING = {f"reloading{number}": (f"10.0.0.{number + 3}", f"fd00:77::{number + 3}") for number in (1, 2, 3)}
 VASSALS = HONEST | RELOADING
 
-# Seconds for a new router, and for everything to be back where it was.
+# Seconds for a new router to start, and for everything to return to its earlier state.
 RESPAWN = 10
 SETTLE = 20
 
@@ -27,7 +27,7 @@ class World:
     def __init__(self, lab, uwsgi, plugins):
         self.lab = lab
         self.uwsgi = uwsgi
-        # A vassal that reloads loads the plugin once more, under its own uid, which may not read the repository.
+        # A vassal that reloads loads the plugin again under its own uid, which may have no right to read the repository.
         self.plugins = lab.dir / "plugins"
         self.plugins.mkdir()
         shutil.copy(plugins / "tuntap_plugin.so", self.plugins)
@@ -38,7 +38,7 @@ class World:
         self.emperor = None
         self.router = None
         self.vassals = {}
-        # All namespaces, and those among them of the peers.
+        # All namespaces, and those of them that belong to the peers.
         self.spaces = []
         self.peer_spaces = []
 
@@ -64,7 +64,7 @@ class World:
 
     def peer_space(self, name):
         space = self.space(name)
-        # Otherwise the kernel's own packets come before the claims.
+        # Otherwise the router receives the kernel's own packets before the claims.
         space.must("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
         self.peer_spaces.append(space)
         return space
@@ -116,7 +116,7 @@ class World:
             raise Trouble(f"the Emperor ended with exit code {self.emperor.returncode}")
 
     def stats(self):
-        """None while there is no router to answer."""
+        """Returns the statistics, or None as long as no router answers."""
         self.check_alive()
         with contextlib.suppress(OSError, ValueError):
             return router.stats(self.stats_path)
@@ -133,7 +133,7 @@ class World:
         return attached.issuperset(address for pair in VASSALS.values() for address in pair)
 
     def master_of(self, name):
-        """The vassal's process that lives through its reloads; None if it has none."""
+        """Returns the vassal's process that survives its reloads, or None if there is none."""
         wanted = f"{name}.ini"
         return next((pid for pid in rig.descendants(self.emperor.pid) if wanted in rig.command_line(pid)), None)
 
@@ -141,7 +141,7 @@ class World:
         os.utime(self.ini(name))
 
     def kill_router(self):
-        """Returns when that was, and the seconds until there was another one."""
+        """Kills the router. Returns the time of its death, and the seconds until there was another one."""
         killed, inner = time.monotonic(), router.inner_pid(self.router)
         os.kill(self.router, signal.SIGKILL)
 
@@ -161,7 +161,7 @@ class World:
         return left + [device for device in devices(self.host) if device != "lo"]
 
     def holdings(self):
-        """What must not grow. Processes may be on their way out, so this may have to be asked again."""
+        """Returns the resources that must not grow. Processes may still be ending, so the caller may have to ask again."""
         below = rig.descendants(self.emperor.pid)
         seen = self.stats()
         return {
@@ -176,11 +176,11 @@ class World:
         }
 
     def sockets_of_peers(self):
-        """An accepted connection counts where the other end is."""
+        """Counts the sockets of the peers. An accepted connection counts in the namespace of its other end."""
         return sum(sockets(space) for space in self.peer_spaces)
 
     def memory(self):
-        """In bytes."""
+        """Returns the memory of router and master, in bytes."""
         master = rig.descendants(self.emperor.pid)[0]
         return {
             "router": router.proportional_memory(self.router),
@@ -189,14 +189,14 @@ class World:
 
 
 def address_lines(device, addresses):
-    """Lines that give a device an address of IPv4 and one of IPv6."""
+    """Yields lines that give a device an IPv4 address and an IPv6 address."""
     address, address6 = addresses
     yield f"exec-as-root = ip address replace {address}/16 dev {device}"
     yield f"exec-as-root = ip -6 address replace {address6}/64 dev {device} nodad"
 
 
 def sockets(space):
-    """All sockets of a network namespace, of every family."""
+    """Returns the number of sockets in a network namespace, of every family."""
     return int(re.match(r"sockets: used (\d+)", Path(f"/proc/{space.pid}/net/sockstat").read_text())[1])
 
 

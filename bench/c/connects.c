@@ -1,5 +1,5 @@
-/* connects <address> <seconds>: opens TCP connections, some at a time, and resets each when it stands. Prints how many
- * stood per second. */
+/* connects <address> <seconds>: opens TCP connections, some at a time, and resets each once it is established. Prints
+ * the number of established connections per second. */
 #include "common.h"
 
 #include <sys/epoll.h>
@@ -12,7 +12,7 @@ static struct endpoint to;
 static void start(void)
 {
 	int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-	/* A reset leaves nothing behind, so that the ports don't run out. */
+	/* After a reset no connection stays in TIME_WAIT, so that the ports don't run out. */
 	struct linger reset = {.l_onoff = 1};
 	struct epoll_event event = {.events = EPOLLOUT, .data.fd = fd};
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) ||

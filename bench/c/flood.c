@@ -1,4 +1,5 @@
-/* flood <address> <seconds>: datagrams with 64 bytes of payload as fast as they go. Prints how many were sent. */
+/* flood <address> <seconds>: sends datagrams with 64 bytes of payload as fast as it can. Prints how many
+ * were sent. */
 #include "common.h"
 
 enum { BATCH = 64, PAYLOAD = 64 };

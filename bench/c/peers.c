@@ -1,6 +1,6 @@
 /* peers <stream|attached> <socket> <first address> <count> <address of the router's host>: idle peers of a router. Each
- * connects and claims an address with one packet. Says "ready" when all have done so, and holds them until it is
- * killed. Attached peers get a TUN device each, in the namespace that this runs in. */
+ * connects and claims an address with one packet. Prints "ready" when all have done so, and keeps them connected until
+ * it is killed. Attached peers get a TUN device each, in the namespace that this program runs in. */
 #include "router_peer.h"
 
 #include <linux/if_ether.h>
@@ -24,8 +24,8 @@ static void stream_peer(const char *path, uint32_t own, uint32_t host)
 		err(1, "write");
 }
 
-/* It outlives its descriptors, until its namespace ends: a namespace removes all its devices at once, while the ends of
- * descriptors would remove them one by one, 20 ms each. */
+/* The device outlives its descriptors, until its namespace ends: a namespace removes all its devices at once, while
+ * closing the descriptors would remove them one by one, 20 ms each. */
 static int make_lasting_device(int index, int *interface)
 {
 	char name[IFNAMSIZ];
@@ -58,7 +58,7 @@ static void attached_peer(const char *path, int index, uint32_t own, uint32_t ho
 	await_answer(fd);
 	uint8_t packet[CLAIM_LEN];
 	claim_packet(packet, own, host);
-	/* Leaves by the device: the router reads it there. */
+	/* The packet leaves by the device, where the router reads it. */
 	struct sockaddr_ll to = {
 		.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = interface};
 	if (sendto(out, packet, sizeof packet, 0, (struct sockaddr *)&to, sizeof to) != sizeof packet)

@@ -1,4 +1,4 @@
-/* pingpong <address> <seconds>: one byte there and one back over one TCP connection. Prints the number of round trips,
+/* pingpong <address> <seconds>: sends one byte there and one back over one TCP connection. Prints the number of round trips,
  * their median and 99th percentile in microseconds. */
 #include "common.h"
 

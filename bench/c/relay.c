@@ -1,6 +1,6 @@
 /* relay <netns file> <netns file>: makes a TUN device "tun0" with all offloads in each of two network namespaces, and
- * moves packets between them. It looks at nothing and knows nobody: what one thread can do through two TUN devices at
- * best, one packet to a system call. */
+ * moves packets between them. It looks at no packet and knows no addresses. This is the best that one thread can do
+ * through two TUN devices, with one packet to a system call. */
 #include "common.h"
 
 #include <fcntl.h>
@@ -58,7 +58,7 @@ int main(int argc, char **argv)
 				ssize_t len = read(from, packet, sizeof packet);
 				if (len < 0)
 					break;
-				/* A packet that the other kernel refuses is lost. */
+				/* A packet that the other device refuses is lost. */
 				if (write(to, packet, len) < 0)
 					continue;
 			}

@@ -1,11 +1,11 @@
-/* The other side of the helpers: echoes single bytes, accepts connections, swallows datagrams. Says "ready", and runs
+/* The other side of the helpers: echoes single bytes, accepts connections, discards datagrams. Prints "ready", and runs
  * until it is killed or its parent dies. */
 #include "common.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
 
-/* A socket for each version of IP, so that no packet of the one takes the other's path. */
+/* There is a socket for each version of IP, so that no IPv4 packet takes the path of IPv6. */
 static const char *const ANY[] = {"0.0.0.0", "::"};
 enum { VERSIONS = sizeof ANY / sizeof *ANY };
 
@@ -30,7 +30,8 @@ static void echo(int fd)
 	exit(0);
 }
 
-/* A child for each listening socket; a client that got lost must not keep the next one waiting. */
+/* A child serves each listening socket, and one more each connection: a client that vanished must not keep the next one
+ * waiting. */
 static void accept_forever(int fd, void (*serve)(int))
 {
 	if (fork())
@@ -52,7 +53,7 @@ int main(void)
 {
 	signal(SIGCHLD, SIG_IGN);
 	for (int i = 0; i < VERSIONS; i++) {
-		/* Nobody reads it: a full buffer swallows datagrams, and no ICMP error goes back. */
+		/* Nobody reads this socket: its full buffer drops datagrams, and no ICMP error goes back. */
 		listener(ANY[i], SOCK_DGRAM, SINK_PORT);
 		accept_forever(listener(ANY[i], SOCK_STREAM, ECHO_PORT), echo);
 		accept_forever(listener(ANY[i], SOCK_STREAM, CONNECT_PORT), NULL);

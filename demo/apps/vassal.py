@@ -1,4 +1,4 @@
-"""The vassals' application: says who it is, or fetches the page in its query through the tunnel."""
+"""The vassals' application: shows its identity, or fetches the page in its query through the tunnel."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 /*
- * Gives each uid from 20001 to 20253 the address 192.168.0.(uid - 19999), and nothing to others.
+ * Gives each uid from 20001 to 20253 the address 192.168.0.(uid - 19999), and refuses all others.
  *
- * A uWSGI plugin without any behaviour of its own; the router finds the function by its name. Build it for the uWSGI
- * that will load it, and install it beside the tuntap plugin:
+ * This is a uWSGI plugin without any behaviour of its own; the router finds the function by its name. Build it for the
+ * uWSGI that will load it, and install it beside the tuntap plugin:
  *
  *   PYTHON=python3 uwsgi --build-plugin uid_address.c
  *   install -m 644 uid_address_plugin.so /usr/local/lib/uwsgi/plugins/

@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 
-/* Silence of so many seconds is told while it happens. */
+/* A silence of this many seconds is reported while it lasts. */
 static const double WORTH_TELLING = 0.02;
 
 static volatile sig_atomic_t is_over;
@@ -46,7 +46,7 @@ struct watch {
 	double last, longest;
 };
 
-/* Something has come, or all is over. */
+/* Something has arrived, or everything is over. */
 static inline void heard(struct watch *watch)
 {
 	double time = now(), silence = time - watch->last;

@@ -1,7 +1,7 @@
 /* peers <seed> <socket> <number> <count> <first address> <address of the router's host> <first IPv6 address>
  * <IPv6 address of the router's host> <honest vassal's address of either version>...:
- * vassal-like peers that come, misbehave in one way or another, and go, each by its own dice. Says "ready"; after
- * SIGTERM it closes everything and says "done" with what it did, as "<name> <count>" pairs. */
+ * vassal-like peers that come, misbehave in one way or another, and go, each with its own random numbers. Prints
+ * "ready". After SIGTERM it closes everything and prints "done" with what it did, as "<name> <count>" pairs. */
 #include "router_peer.h"
 
 #include <linux/if_ether.h>
@@ -9,21 +9,21 @@
 #include <signal.h>
 #include <stdbool.h>
 
-/* What the peers of a kind do between their first and their last breath, and how many of 100 are of that kind. */
+/* What the peers of a kind do from connecting to closing, and how many of 100 are of that kind. */
 #define KINDS(KIND)     \
 	KIND(churns, 10)    /* leaves at once */ \
 	KIND(idles, 12)     /* claims its addresses */ \
 	KIND(says_nothing, 6) \
 	KIND(floods, 10)    /* frames as fast as the socket takes them, to everybody */ \
-	KIND(never_reads, 6) /* asks the host for answers, and leaves them */ \
-	KIND(halves, 6)     /* holds the second half of a frame back */ \
-	KIND(garbles, 6)    /* bytes that are no frames */ \
-	KIND(steals, 8)     /* the honest vassals' addresses */ \
-	KIND(bends, 8)      /* IPv6 packets with odd sources, extension headers, fragments, routing headers */ \
-	KIND(is_odd, 6)     /* unknown frames, rules of every length, empty frames, hellos at any time */ \
+	KIND(never_reads, 6) /* sends requests to the host, and doesn't read the answers */ \
+	KIND(halves, 6)     /* holds back the second half of a frame */ \
+	KIND(garbles, 6)    /* sends bytes that are no frames */ \
+	KIND(steals, 8)     /* claims the honest vassals' addresses */ \
+	KIND(bends, 8)      /* sends IPv6 packets with odd sources, extension headers, fragments, routing headers */ \
+	KIND(is_odd, 6)     /* sends unknown frames, rules of every length, empty frames, hellos at any time */ \
 	KIND(lies, 4)       /* offers descriptors that are no devices */ \
-	KIND(attaches, 8)   /* a device, and comes back with it to the next router */ \
-	KIND(is_deaf, 3)    /* a device, but never hears the next router */ \
+	KIND(attaches, 8)   /* attaches a device, and comes back with it to the next router */ \
+	KIND(is_deaf, 3)    /* attaches a device, but never reads what the next router sends */ \
 	KIND(floods_device, 5) \
 	KIND(shuts_device, 2) /* sets its interface down */
 
@@ -35,7 +35,7 @@ static const char *const KIND_NAMES[] = {KINDS(TEXT)};
 static const int WEIGHTS[] = {KINDS(WEIGHT)};
 
 enum { MAX_PEERS = 1000, MAX_VICTIMS = 8, OUT_LEN = 8192, BURST = 32, DEVICE_PACKET_LEN = 500, FRAME_LIMIT = 8188 };
-/* Of IPv6 extension headers, 24 bytes each at most. */
+/* The largest number of IPv6 extension headers in a packet; each has at most 24 bytes. */
 enum { MOST_HEADERS = 12, BENT_LEN = IP6_LEN + MOST_HEADERS * 24 + 72 };
 
 /* Seconds: between two turns, the longest life, and the longest pause before the next one. */
@@ -46,9 +46,9 @@ struct peer {
 	enum kind kind;
 	uint32_t own;
 	struct in6_addr own6;
-	/* When it goes, if it is here, or comes. */
+	/* When the peer goes, if it is connected, else when it comes. */
 	double until;
-	/* What it sends, and how much of it has been sent. */
+	/* What the peer sends, and how much of it has been sent. */
 	uint8_t out[OUT_LEN];
 	size_t length, sent;
 };
@@ -74,7 +74,7 @@ static void end(int number)
 
 static uint64_t dice;
 
-/* Below a limit. */
+/* Returns a random number below a limit. */
 static uint32_t roll(uint32_t limit)
 {
 	dice ^= dice << 13;
@@ -102,7 +102,7 @@ static struct in6_addr anybody6(void)
 	return which == (uint32_t)victim6_count ? host6 : peers[roll(peer_count)].own6;
 }
 
-/* One of this peer's network, so that some peers hold more than one. */
+/* Returns an address of this peer's network, so that some peers hold more than one. */
 static struct in6_addr neighbour6(const struct peer *peer)
 {
 	struct in6_addr address = peer->own6;
@@ -110,7 +110,7 @@ static struct in6_addr neighbour6(const struct peer *peer)
 	return address;
 }
 
-/* A source that no vassal may have: unspecified, loopback, link-local, multicast, mapped from IPv4. */
+/* Returns a source that no vassal may have: unspecified, loopback, link-local, multicast, mapped from IPv4. */
 static struct in6_addr odd_source(void)
 {
 	static const char *const odd[] = {"::", "::1", "fe80::1", "ff02::1", "::ffff:10.0.0.2"};
@@ -141,7 +141,7 @@ static void put_echo_request(uint8_t *packet, size_t length, uint32_t from, uint
 	put16(packet + 22, checksum(packet + 20, length - 20));
 }
 
-/* Without a checksum: it costs time that belongs to others, and nobody looks at it on the way. */
+/* The datagram has no checksum: computing one would take time from others, and nobody on the way checks it. */
 static void put_datagram6(uint8_t *packet, size_t length, struct in6_addr from, struct in6_addr to)
 {
 	put_ip6(packet, length, IPPROTO_UDP, from, to);
@@ -156,7 +156,7 @@ static void put_datagram6(uint8_t *packet, size_t length, struct in6_addr from, 
  * fragment, authentication, mobility, no next header, TCP. */
 static const uint8_t HEADERS[] = {0, 60, 43, 44, 51, 135, 59, 6};
 
-/* An IPv6 packet with a chain of headers that may be well-formed or not. Returns its length, at most BENT_LEN. */
+/* Builds an IPv6 packet with a chain of headers that may be well-formed or not. Returns its length, at most BENT_LEN. */
 static size_t put_bent_packet(uint8_t *packet, const struct peer *peer)
 {
 	static const uint8_t routing_types[] = {0, 2, 3, 4, 255};
@@ -185,7 +185,7 @@ static size_t put_bent_packet(uint8_t *packet, const struct peer *peer)
 	return at - packet;
 }
 
-/* Room for a frame's payload in what a peer sends; NULL if it is full. */
+/* Returns room for a frame's payload in the peer's output, or NULL if that is full. */
 static uint8_t *add_frame(struct peer *peer, size_t size, uint8_t kind)
 {
 	if (peer->length + HEADER_LEN + size > OUT_LEN)
@@ -278,13 +278,13 @@ static void open_device(struct peer *peer)
 {
 	char name[IFNAMSIZ];
 	snprintf(name, sizeof name, "soak%d", (int)(peer - peers));
-	/* The router may have the last one of that name still. */
+	/* The router may still have the last device of that name. */
 	peer->device = make_device(name, &peer->interface);
 	if (peer->device >= 0)
 		offer(peer, peer->device);
 }
 
-/* What leaves by the device is the router's to read. */
+/* The router reads what leaves by the device. */
 static void send_by_device(struct peer *peer, int count)
 {
 	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = peer->interface};
@@ -312,7 +312,7 @@ static void set_down(struct peer *peer)
 
 static void leave(struct peer *peer)
 {
-	/* Who is last to close a device pays for its end: sometimes the router. */
+	/* The last process that closes a device waits for its removal: sometimes that is the router. */
 	bool device_first = roll(2);
 	if (device_first && peer->device >= 0)
 		close(peer->device);
@@ -383,7 +383,7 @@ static void come(struct peer *peer)
 	}
 }
 
-/* Sends what waits. Returns false if the router has ended the connection. */
+/* Sends the peer's output. Returns false if the router has ended the connection. */
 static bool send_out(struct peer *peer)
 {
 	if (peer->sent < peer->length) {
@@ -398,7 +398,7 @@ static bool send_out(struct peer *peer)
 	return true;
 }
 
-/* The router's answers come alone: it sends no packets in frames to those whose device it has. */
+/* Hello replies come alone: the router sends no packets in frames to attached peers. */
 static void hear(struct peer *peer, const uint8_t *bytes, ssize_t length)
 {
 	for (; length >= HEADER_LEN + 8 && bytes[3] == ANSWER; bytes += HEADER_LEN + 8, length -= HEADER_LEN + 8) {
@@ -484,7 +484,7 @@ int main(int argc, char **argv)
 			"<first IPv6 address> <IPv6 address of the router's host> <honest vassal's address>...");
 	struct sigaction action = {.sa_handler = end};
 	sigaction(SIGTERM, &action, NULL);
-	/* Neither 0, where the dice would stay, nor like that of the next number. */
+	/* The state is neither 0, where the generator would stay, nor similar to that of the next number. */
 	dice = (strtoull(argv[1], NULL, 10) * 1000 + atoi(argv[3]) + 1) * 0x9e3779b97f4a7c15;
 	socket_path = argv[2];
 	peer_count = atoi(argv[4]);

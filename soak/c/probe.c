@@ -1,5 +1,5 @@
-/* probe <pid> <address> <pid> <address> <port>: datagrams both ways between the network namespaces of two processes, one
- * every 10 ms. Says "ready" and, after SIGTERM, for each direction
+/* probe <pid> <address> <pid> <address> <port>: sends datagrams both ways between the network namespaces of two
+ * processes, one every 10 ms. Prints "ready" and, after SIGTERM, for each direction
  * "done <direction> <seconds> <datagrams sent> <datagrams received> 0 <longest silence>". */
 #include "ends.h"
 

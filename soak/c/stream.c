@@ -1,18 +1,18 @@
 /* stream <pid> <address> <pid> <port> <bytes per second>: one TCP connection, from the network namespace of the second
  * process to an address of that of the first. Both ends send, as fast as they can if the rate is 0, and check what they
- * receive. Says "ready" when it is connected and, after SIGTERM, when all that was sent should have arrived, for each
- * direction "done <direction> <seconds> <bytes sent> <bytes received> <wrong bytes> <longest silence>". */
+ * receive. Prints "ready" when it is connected and, after SIGTERM, once everything that was sent should have arrived,
+ * for each direction "done <direction> <seconds> <bytes sent> <bytes received> <wrong bytes> <longest silence>". */
 #include "ends.h"
 
-/* The bytes of a direction repeat after a prime number, so that blocks which are lost or change places are found. */
+/* The bytes of a direction repeat with a prime period, so that lost or reordered blocks are found. */
 enum { PERIOD = 1048573, BLOCK = 256 * 1024 };
 
-/* Seconds for what is on its way when the sending stops, and between two looks at the clock. */
+/* Seconds for data that is on its way when the sending stops, and between two looks at the clock. */
 static const double LAST_WAY = 15, TURN = 0.005;
 
 struct end {
 	int fd;
-	/* What this end sends. */
+	/* The bytes that this end sends. */
 	uint8_t *pattern;
 	unsigned long long sent, received, wrong;
 	int is_closed;
