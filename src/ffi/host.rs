@@ -17,7 +17,7 @@ use tuntap_device::{Identity, instance_name};
 use tuntap_router::CredentialsHook;
 use tuntap_sys::log::Logger;
 use tuntap_sys::process::{set_close_on_exec, set_nonblocking};
-use tuntap_sys::socket::PeerCredentials;
+use tuntap_wire::credentials::PeerCredentials;
 
 /// Where the process was when it began to read its configuration, whose path may begin there.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();

@@ -6,9 +6,10 @@ use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid};
 
 use super::Context;
-use tuntap_sys::socket::{self, PeerCredentials};
+use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
 use tuntap_wire::attach::Hello;
+use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::{self, FrameKind};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 use tuntap_wire::rule::{self, MAX_RULES, PeerRule};

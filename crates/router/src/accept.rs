@@ -14,7 +14,8 @@ use tuntap_core::policy::account::Account;
 use tuntap_core::policy::admission::AdmissionError;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
-use tuntap_sys::socket::{self, PeerCredentials};
+use tuntap_sys::socket;
+use tuntap_wire::credentials::PeerCredentials;
 
 /// Connections taken in one wake-up.
 const ACCEPT_BUDGET: usize = 64;

@@ -13,9 +13,10 @@ use super::peer::{Departure, Path, StreamReason};
 use super::quarantine::Origin;
 use super::token::Token;
 use tuntap_core::policy::registry::PeerId;
-use tuntap_sys::tun::{Offloads, Tun};
+use tuntap_sys::tun::Tun;
 use tuntap_wire::attach::{Hello, HelloReply};
 use tuntap_wire::frame::{FrameKind, HEADER_LEN};
+use tuntap_wire::offloads::Offloads;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 /// Packets and bytes read from one peer's device in one wake-up.

@@ -45,10 +45,11 @@ use tuntap_config::{RouterSpec, Sandbox};
 use tuntap_core::policy::forward::Policy;
 use tuntap_core::policy::limits::Limits;
 use tuntap_sys::log::Logger;
-use tuntap_sys::socket::{PeerCredentials, bind_udp};
+use tuntap_sys::socket::bind_udp;
 use tuntap_sys::socket_file::SocketFile;
 use tuntap_sys::tun::{Tun, TunError};
 use tuntap_wire::autoconf::Directory;
+use tuntap_wire::credentials::PeerCredentials;
 
 pub use heartbeat::{Heartbeat, Watchdog};
 pub use news::News;

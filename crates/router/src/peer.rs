@@ -9,10 +9,11 @@ use super::queue::FrameQueue;
 use tuntap_core::policy::admission::AdmissionError;
 use tuntap_core::policy::drops::{DropCounters, DropReason};
 use tuntap_core::policy::grant::Identity;
-use tuntap_sys::socket::PeerCredentials;
-use tuntap_sys::tun::{Offloads, Tun};
+use tuntap_sys::tun::Tun;
+use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::FrameError;
 use tuntap_wire::greeting::BadStart;
+use tuntap_wire::offloads::Offloads;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
-use tuntap_sys::socket::PeerCredentials;
+use tuntap_wire::credentials::PeerCredentials;
 
 /// What stays the same when a peer comes back with another process and another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

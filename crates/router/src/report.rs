@@ -15,8 +15,9 @@ use super::stats_server::{ACCEPT_BUDGET, StatsServer};
 use tuntap_config::PortMapping;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
-use tuntap_sys::socket::{PeerCredentials, arrival};
+use tuntap_sys::socket::arrival;
 use tuntap_wire::autoconf::RefusedWish;
+use tuntap_wire::credentials::PeerCredentials;
 
 impl EventLoop<'_> {
     /// Takes note of a peer that got its address.

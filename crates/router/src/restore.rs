@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use tuntap_core::policy::forward::Policy;
     use tuntap_core::policy::grant::Identity;
-    use tuntap_sys::socket::PeerCredentials;
+    use tuntap_wire::credentials::PeerCredentials;
 
     /// The next router would give it the one address that it holds, and no other any more.
     #[test]

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::quarantine::{Origin, Quarantine, Record as Spoiled};
 use tuntap_core::policy::grant::Identity;
 use tuntap_sys::process::monotonic_time;
-use tuntap_sys::socket::{self, PeerCredentials};
+use tuntap_sys::socket;
+use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::MAX_FRAME_LEN;
 
 /// A router that dies sooner than this after its start dies of something that will happen again.

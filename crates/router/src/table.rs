@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::peer::Stage;
-    use tuntap_sys::socket::PeerCredentials;
+    use tuntap_wire::credentials::PeerCredentials;
 
     fn peer() -> Peer {
         let (fd, _) = UnixStream::pair().expect("a pair");

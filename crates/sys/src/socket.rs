@@ -15,23 +15,11 @@ use nix::sys::socket::{
     self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
     UnixAddr, UnixCredentials, sockopt,
 };
-use serde::{Deserialize, Serialize};
+use tuntap_wire::credentials::PeerCredentials;
 
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerCredentials {
-    /// Process, as seen from here.
-    pub pid: libc::pid_t,
-    /// User.
-    pub uid: libc::uid_t,
-    /// Group.
-    pub gid: libc::gid_t,
-}
-
-impl From<UnixCredentials> for PeerCredentials {
-    fn from(credentials: UnixCredentials) -> Self {
-        Self { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() }
-    }
+/// The plain form of what nix returns.
+fn plain(credentials: UnixCredentials) -> PeerCredentials {
+    PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() }
 }
 
 /// Connects to a path or to `@name`. Waits until `deadline` for a listener, and for a place in its queue; everything
@@ -84,7 +72,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 
 /// Who connected, at the time of the connect.
 pub fn peer_credentials(fd: BorrowedFd<'_>) -> nix::Result<PeerCredentials> {
-    kernel::getsockopt(&fd, sockopt::PeerCredentials).map(PeerCredentials::from)
+    kernel::getsockopt(&fd, sockopt::PeerCredentials).map(plain)
 }
 
 /// The supplementary groups of who connected, at the time of the connect (SO_PEERGROUPS, since Linux 4.13).
@@ -138,7 +126,7 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
     let mut slices = [IoSliceMut::new(buffer)];
     let message = kernel::recvmsg::<()>(fd.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let credentials = message.cmsgs()?.find_map(|item| match item {
-        ControlMessageOwned::ScmCredentials(credentials) => Some(PeerCredentials::from(credentials)),
+        ControlMessageOwned::ScmCredentials(credentials) => Some(plain(credentials)),
         _ => None,
     });
     Ok((message.bytes, credentials))

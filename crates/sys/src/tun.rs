@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::uio::{self, Ownership};
 use tuntap_wire::ip::IPV6_HEADER_LEN;
+use tuntap_wire::offloads::Offloads;
 use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
 
 /// Where TUN devices come from.
@@ -33,50 +34,6 @@ pub const KCMP_FILE: u32 = 0;
 /// Longest packet that a device gives or takes, in bytes, with the header before it. The length in an IPv6 header doesn't
 /// count the header itself.
 pub const MAX_PACKET_LEN: usize = VNET_HEADER_LEN + IPV6_HEADER_LEN + 65_535;
-
-/// What a device may leave undone in the packets that are read from it (`TUN_F_*` of linux/if_tun.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offloads(u32);
-
-impl Offloads {
-    /// Nothing: every packet could travel on a wire.
-    pub const NONE: Self = Self(0);
-
-    const CSUM: Self = Self(libc::TUN_F_CSUM);
-
-    const TCP: Self = Self(Self::CSUM.0 | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN);
-
-    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two versions
-    /// for UDP only together, and has both for TCP since it has any.
-    const CANDIDATES: [Self; 4] =
-        [Self(Self::TCP.0 | libc::TUN_F_USO4 | libc::TUN_F_USO6), Self::TCP, Self::CSUM, Self::NONE];
-
-    /// As the kernel numbers them.
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// From the kernel's numbers; unknown ones don't count.
-    pub const fn from_bits(bits: u32) -> Self {
-        Self(bits & Self::CANDIDATES[0].0)
-    }
-
-    /// Their names, for people.
-    pub fn names(self) -> Vec<&'static str> {
-        [
-            (libc::TUN_F_CSUM, "csum"),
-            (libc::TUN_F_TSO4, "tso4"),
-            (libc::TUN_F_TSO6, "tso6"),
-            (libc::TUN_F_TSO_ECN, "ecn"),
-            (libc::TUN_F_USO4, "uso4"),
-            (libc::TUN_F_USO6, "uso6"),
-        ]
-        .into_iter()
-        .filter(|(bit, _)| self.0 & bit != 0)
-        .map(|(_, name)| name)
-        .collect()
-    }
-}
 
 /// Why there is no device.
 #[derive(Debug, Error)]
@@ -217,24 +174,24 @@ impl Tun {
         if !self.has_header {
             return Offloads::NONE;
         }
-        let accepted = |offloads: &Offloads| self.set_offloads(*offloads).is_ok();
+        let accepted = |offloads: &Offloads| self.set_offloads(offloads.bits()).is_ok();
         Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
     }
 
     /// Whether the kernel takes these offloads (`TUN_F_*`) together. They are on then.
     pub fn accepts_offloads(&self, flags: u32) -> bool {
-        self.has_header && self.set_offloads(Offloads(flags)).is_ok()
+        self.has_header && self.set_offloads(flags).is_ok()
     }
 
     /// Has the kernel do everything itself again.
     pub fn disable_offloads(&self) {
         // It can't fail: the kernel refuses unknown bits only.
-        let _ = self.set_offloads(Offloads::NONE);
+        let _ = self.set_offloads(Offloads::NONE.bits());
     }
 
-    fn set_offloads(&self, offloads: Offloads) -> nix::Result<()> {
+    fn set_offloads(&self, bits: u32) -> nix::Result<()> {
         // SAFETY: TUNSETOFFLOAD takes a number (linux/if_tun.h), and the descriptor is open.
-        unsafe { ioctl::tun_set_offload(self.fd.as_raw_fd(), offloads.0.cast_signed()) }.map(drop)
+        unsafe { ioctl::tun_set_offload(self.fd.as_raw_fd(), bits.cast_signed()) }.map(drop)
     }
 
     /// Reads one packet with the header before it, and returns the length of both. `WouldBlock` if there is none,
@@ -358,18 +315,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_offload_has_a_name() {
-        let all = Offloads::CANDIDATES[0];
-        assert_eq!(all.names(), ["csum", "tso4", "tso6", "ecn", "uso4", "uso6"]);
-        assert_eq!(all.names().len(), all.bits().count_ones() as usize);
-        assert_eq!(Offloads::from_bits(u32::MAX), all);
-        assert_eq!(Offloads::CSUM.names(), ["csum"]);
-    }
-
-    #[test]
-    fn candidates_become_fewer() {
-        for pair in Offloads::CANDIDATES.windows(2) {
-            assert!(pair[0].0 & pair[1].0 == pair[1].0 && pair[0] != pair[1]);
-        }
+    fn offloads_have_the_bits_of_the_kernel() {
+        let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        let bits = [tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6, tcp, libc::TUN_F_CSUM, 0];
+        assert_eq!(Offloads::CANDIDATES.map(Offloads::bits), bits);
+        let name = |bit| Offloads::from_bits(bit).names();
+        assert_eq!((name(libc::TUN_F_TSO4), name(libc::TUN_F_TSO6)), (vec!["tso4"], vec!["tso6"]));
+        assert_eq!((name(libc::TUN_F_TSO_ECN), name(libc::TUN_F_USO4)), (vec!["ecn"], vec!["uso4"]));
     }
 }

@@ -4,10 +4,12 @@
 
 pub mod attach;
 pub mod autoconf;
+pub mod credentials;
 pub mod echo;
 pub mod frame;
 pub mod greeting;
 pub mod ip;
+pub mod offloads;
 pub mod reply;
 pub mod rule;
 pub mod segment;
