@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod echo;
 pub mod frame;
 pub mod greeting;
+pub mod gso;
 pub mod ip;
 pub mod offloads;
 pub mod reply;
