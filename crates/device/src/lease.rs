@@ -15,7 +15,8 @@ use tuntap_config::DeviceSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::socket;
 use tuntap_wire::autoconf::{
-    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, LeaseError, RefusedWish, Wish, name_hash,
+    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MessageError, RefusedWish, Wish,
+    name_hash,
 };
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
@@ -52,7 +53,7 @@ pub enum SettleError {
     Frame(#[from] FrameError),
     /// What came is no configuration.
     #[error("its configuration makes no sense: {0}")]
-    Message(#[from] LeaseError),
+    Message(#[from] MessageError),
     /// It gave what nobody asked for.
     #[error("it gave {0}, which nobody asked for")]
     Unasked(IpNet),

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::ip::{Packet, is_extension, protocol};
+use super::ip::Packet;
+use super::ip::protocol::{self, is_extension};
 
 /// Addresses of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

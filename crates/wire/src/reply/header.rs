@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::super::ip::{IPV4_MIN_HEADER_LEN, IPV6_HEADER_LEN, is_unicast, protocol};
-use super::super::segment::{fold, sum};
+use crate::ip::{IPV4_MIN_HEADER_LEN, IPV6_HEADER_LEN, is_unicast, protocol};
+use crate::segment::{fold, sum};
 
 /// Hops that an answer may take: what Linux starts with.
 const HOP_LIMIT: u8 = 64;

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::super::ip::{Fragment, IPV6_HEADER_LEN, IPV6_MIN_MTU, Packet, protocol};
 use super::header::Ends;
+use crate::ip::{Fragment, IPV6_HEADER_LEN, IPV6_MIN_MTU, Packet, protocol};
 
 /// Bytes before the quoted packet, in both versions.
 const MESSAGE_HEADER_LEN: usize = 8;

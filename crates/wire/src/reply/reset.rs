@@ -1,8 +1,8 @@
 //! Resets of TCP connections (RFC 9293, section 3.10.7.1).
 
-use super::super::ip::{Fragment, Packet, protocol};
-use super::super::vnet::TCP_CHECKSUM_OFFSET;
 use super::header::Ends;
+use crate::ip::{Fragment, Packet, protocol};
+use crate::vnet::TCP_CHECKSUM_OFFSET;
 
 /// Bytes of a TCP header without options (RFC 9293, section 3.1).
 const HEADER_LEN: usize = 20;

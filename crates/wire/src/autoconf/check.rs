@@ -1,0 +1,68 @@
+//! Checks of all that arrives as JSON.
+
+use std::net::IpAddr;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{MAX_REASON_LEN, VERSION, is_host};
+
+/// Why a message can't be used.
+#[derive(Debug, Error)]
+pub enum MessageError {
+    /// It is no JSON, or misses something.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// It, or what a list in it holds, is something else than objects.
+    #[error("{0}: no JSON object")]
+    NoObject(&'static str),
+    /// It is of another version.
+    #[error("version {0}, this is {VERSION}")]
+    Version(u64),
+    /// A list is longer than it may be.
+    #[error("more than {1} {0}")]
+    TooMany(&'static str, usize),
+    /// A word is not what it should be.
+    #[error("\"{0}\" is no {1}")]
+    Word(String, &'static str),
+    /// The MTU is out of bounds.
+    #[error("an MTU of {0} bytes")]
+    Mtu(u64),
+}
+
+/// Reads a JSON object, in which these keys have lists of objects. Of what serde reads by itself, it passes over the value of a
+/// key that it doesn't know by quotes and brackets alone, and takes a list for an object. So the whole is looked at first.
+pub(super) fn json<T: DeserializeOwned>(payload: &[u8], lists_of_objects: &[&'static str]) -> Result<T, MessageError> {
+    let whole: Value = serde_json::from_slice(payload)?;
+    if !whole.is_object() {
+        return Err(MessageError::NoObject("the message"));
+    }
+    for key in lists_of_objects {
+        if !whole.get(key).and_then(Value::as_array).is_none_or(|list| list.iter().all(Value::is_object)) {
+            return Err(MessageError::NoObject(key));
+        }
+    }
+    Ok(serde_json::from_slice(payload)?)
+}
+
+pub(super) fn check_version(version: u64) -> Result<(), MessageError> {
+    if version == u64::from(VERSION) { Ok(()) } else { Err(MessageError::Version(version)) }
+}
+
+pub(super) fn check_len<T>(what: &'static str, list: &[T], most: usize) -> Result<(), MessageError> {
+    if list.len() <= most { Ok(()) } else { Err(MessageError::TooMany(what, most)) }
+}
+
+pub(super) fn host(word: &str) -> Result<IpAddr, MessageError> {
+    word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| wrong(word, "unicast address"))
+}
+
+/// What may go to a log.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().take(MAX_REASON_LEN).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+pub(super) fn wrong(word: &str, what: &'static str) -> MessageError {
+    MessageError::Word(printable(word), what)
+}
