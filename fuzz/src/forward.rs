@@ -482,9 +482,9 @@ impl Scene {
     /// A peer claims an address by name.
     fn claim(&mut self, id: PeerId, input: &mut Input<'_>) {
         let (address, name) = (address(input), input.byte().into());
-        let (leased, are_dead) = (input.flag(), input.flag());
-        let chosen = self.forwarder.consider(applicant(id, name), ClaimedAddress { address, leased }, |_| are_dead);
-        assert_eq!(chosen, self.oracle.consider(id, address, leased, are_dead));
+        let (assigned, are_dead) = (input.flag(), input.flag());
+        let chosen = self.forwarder.consider(applicant(id, name), ClaimedAddress { address, assigned }, |_| are_dead);
+        assert_eq!(chosen, self.oracle.consider(id, address, assigned, are_dead));
         if let Ok(chosen) = chosen {
             self.give(id, chosen, name);
         }
@@ -669,14 +669,14 @@ impl Oracle {
         &self,
         id: PeerId,
         address: IpAddr,
-        leased: bool,
+        assigned: bool,
         are_dead: bool,
     ) -> Result<Candidate, AssignmentError> {
         let Some(peer) = self.peer(id) else { return Err(AssignmentError::NoPeer) };
         if self.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let is_granted = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
+        let is_granted = self.is_leased_to(address, &peer.identity) || assigned && self.may_give(address, id);
         if !is_granted {
             return Err(AssignmentError::NotLeased);
         }
@@ -687,7 +687,7 @@ impl Oracle {
         if self.passes_nothing_from(address) {
             return Err(AssignmentError::Firewall);
         }
-        let is_chosen = leased && self.may_give(address, id);
+        let is_chosen = assigned && self.may_give(address, id);
         if !has_it && !is_chosen && !self.may_claim(address, &peer.identity) {
             return Err(AssignmentError::NotClaimable);
         }

@@ -37,7 +37,7 @@ fn check_claim(payload: &[u8]) {
     for (claimed, raw) in claim.addresses.iter().zip(list) {
         assert_host(claimed.address);
         assert_eq!(raw["address"].as_str().and_then(|word| word.parse().ok()), Some(claimed.address));
-        assert_eq!(raw["leased"].as_bool().unwrap_or(false), claimed.leased);
+        assert_eq!(raw["leased"].as_bool().unwrap_or(false), claimed.assigned);
     }
     assert_eq!(ClaimRequest::decode(&claim.encode()).expect("what was read can be written"), claim);
 }
@@ -46,13 +46,13 @@ fn check_configuration(payload: &[u8]) {
     let Ok(told) = Configuration::decode(payload) else { return };
     let json: Value = serde_json::from_slice(payload).expect("it was read before");
     assert_eq!(json["version"], 1);
-    assert!(told.addresses.len() <= 9 && told.gateways.len() <= 2 && told.dns.len() <= 3);
+    assert!(told.addresses.len() <= 9 && told.routers.len() <= 2 && told.dns.len() <= 3);
     for net in &told.addresses {
         assert_host(net.addr());
         assert!(net.prefix_len() > 0);
     }
-    told.gateways.iter().for_each(|gateway| assert_host(*gateway));
-    if let [first, second] = told.gateways[..] {
+    told.routers.iter().for_each(|gateway| assert_host(*gateway));
+    if let [first, second] = told.routers[..] {
         assert_ne!(first.is_ipv4(), second.is_ipv4());
     }
     assert!(told.mtu.is_none_or(|mtu| mtu >= 576));

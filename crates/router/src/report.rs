@@ -16,7 +16,7 @@ use tuntap_config::PortMapping;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::socket::arrival;
-use tuntap_wire::autoconf::RefusedWish;
+use tuntap_wire::autoconf::RefusedRequest;
 use tuntap_wire::credentials::PeerCredentials;
 
 impl EventLoop<'_> {
@@ -115,14 +115,14 @@ impl EventLoop<'_> {
     }
 
     /// What a peer asked for and didn't get. It asks some times at most.
-    pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[RefusedWish]) {
+    pub(super) fn log_refusals(&mut self, id: PeerId, refused: &[RefusedRequest]) {
         let who = self.describe(id);
         let (name, account) = (self.name(), self.forwarder.account(id));
-        for RefusedWish { wish, reason, .. } in refused {
+        for RefusedRequest { requested, reason, .. } in refused {
             self.fault_log.line(
                 Instant::now(),
                 account,
-                format_args!("[tuntap-router] {name}: {who} asked for {wish} and doesn't get it: {reason}"),
+                format_args!("[tuntap-router] {name}: {who} asked for {requested} and doesn't get it: {reason}"),
             );
         }
     }

@@ -25,8 +25,8 @@ impl Offloads {
 
     const TCP: Self = Self(Self::CSUM.0 | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN);
 
-    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two versions
-    /// for UDP only together, and has both for TCP since it has any.
+    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two
+    /// versions for UDP only together, and has both for TCP since it has any.
     pub const CANDIDATES: [Self; 4] = [Self(Self::TCP.0 | TUN_F_USO4 | TUN_F_USO6), Self::TCP, Self::CSUM, Self::NONE];
 
     /// The kernel's bits.

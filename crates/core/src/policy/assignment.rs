@@ -131,13 +131,13 @@ impl Forwarder {
         claimed: ClaimedAddress,
         is_dead: impl Fn(PeerId) -> bool,
     ) -> Result<Candidate, AssignmentError> {
-        let ClaimedAddress { address, leased } = claimed;
+        let ClaimedAddress { address, assigned } = claimed;
         let id = applicant.id;
         let identity = self.identity(id).ok_or(AssignmentError::NoPeer)?;
         if self.pool.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let may_be_given = leased && self.pool.may_give(address, identity, &self.leases);
+        let may_be_given = assigned && self.pool.may_give(address, identity, &self.leases);
         if !may_be_given && !self.leases.allow(address, identity) {
             return Err(AssignmentError::NotLeased);
         }

@@ -16,7 +16,7 @@ use super::prefix_map::PrefixSet;
 use super::registry::{PeerId, Registry};
 use super::shares::Shares;
 use super::targets::AllowedTargets;
-use tuntap_wire::autoconf::is_host;
+use tuntap_wire::autoconf::is_claimable;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
@@ -273,7 +273,7 @@ impl Forwarder {
         for &address in addresses {
             // What somebody else has chosen for it may be nobody's lease.
             let may_have = if is_bound && !leases.cover(address) {
-                is_host(address) && !guard.is_taken(address)
+                is_claimable(address) && !guard.is_taken(address)
             } else {
                 leases.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, leases, pool)
             };
@@ -312,7 +312,7 @@ impl Forwarder {
     /// peer is unknown.
     pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = find_mut(&mut self.peers, id)?;
-        if !is_host(address) || self.guard.is_taken(address) {
+        if !is_claimable(address) || self.guard.is_taken(address) {
             return Some(AssignResult::Taken);
         }
         if !self.leases.allow(address, &peer.identity) {

@@ -12,7 +12,7 @@ use super::grant::{Grants, Identity};
 use super::pool::Pool;
 use super::prefix_map::PrefixSet;
 use super::targets::TargetRange;
-use tuntap_wire::autoconf::{is_host, is_reserved};
+use tuntap_wire::autoconf::{is_claimable, is_reserved};
 use tuntap_wire::ip::{Packet, is_unicast, protocol};
 
 /// Port of DNS servers, on hosts of which nobody has said where their gateway is.
@@ -184,7 +184,7 @@ impl Guard {
     /// Whether a peer may claim an address by its own choice, if nobody holds it and leases don't keep it for others. What a
     /// port of the host leads to only root claims without a lease, as vassals do that have not dropped their privileges yet.
     pub fn may_claim(&self, address: IpAddr, identity: &Identity, leases: &Grants, pool: &Pool) -> bool {
-        if !is_host(address) || self.is_taken(address) {
+        if !is_claimable(address) || self.is_taken(address) {
             return false;
         }
         if leases.is_leased(address, identity) == Some(true) {

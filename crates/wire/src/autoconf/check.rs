@@ -1,4 +1,4 @@
-//! Checks of all that arrives as JSON.
+//! Checks of messages in JSON.
 
 use std::net::IpAddr;
 
@@ -6,24 +6,24 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{MAX_REASON_LEN, VERSION, is_host};
+use super::{MAX_REASON_LEN, VERSION, is_claimable};
 
 /// Why a message can't be used.
 #[derive(Debug, Error)]
 pub enum MessageError {
-    /// It is no JSON, or misses something.
+    /// It is not JSON, or a key is missing or has a value of the wrong type.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// It, or what a list in it holds, is something else than objects.
+    /// The message, or an item of a list in it, is not a JSON object.
     #[error("{0}: no JSON object")]
     NoObject(&'static str),
-    /// It is of another version.
+    /// It has another version.
     #[error("version {0}, this is {VERSION}")]
     Version(u64),
-    /// A list is longer than it may be.
+    /// A list is too long.
     #[error("more than {1} {0}")]
     TooMany(&'static str, usize),
-    /// A word is not what it should be.
+    /// A word can't be read as what it should be.
     #[error("\"{0}\" is no {1}")]
     Word(String, &'static str),
     /// The MTU is out of bounds.
@@ -31,8 +31,8 @@ pub enum MessageError {
     Mtu(u64),
 }
 
-/// Reads a JSON object, in which these keys have lists of objects. Of what serde reads by itself, it passes over the value of a
-/// key that it doesn't know by quotes and brackets alone, and takes a list for an object. So the whole is looked at first.
+/// Reads a JSON object in which the values of these keys are lists of objects. `serde_json` doesn't check the value of
+/// an unknown key in full, and accepts a list where a struct is expected. So the whole message is parsed as JSON first.
 pub(super) fn json<T: DeserializeOwned>(payload: &[u8], lists_of_objects: &[&'static str]) -> Result<T, MessageError> {
     let whole: Value = serde_json::from_slice(payload)?;
     if !whole.is_object() {
@@ -54,11 +54,12 @@ pub(super) fn check_len<T>(what: &'static str, list: &[T], most: usize) -> Resul
     if list.len() <= most { Ok(()) } else { Err(MessageError::TooMany(what, most)) }
 }
 
-pub(super) fn host(word: &str) -> Result<IpAddr, MessageError> {
-    word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| wrong(word, "unicast address"))
+/// Reads an address that can be claimed.
+pub(super) fn claimable(word: &str) -> Result<IpAddr, MessageError> {
+    word.parse().ok().filter(|address| is_claimable(*address)).ok_or_else(|| wrong(word, "unicast address"))
 }
 
-/// What may go to a log.
+/// The text as it may be logged: cut, and without control characters.
 pub(super) fn printable(text: &str) -> String {
     text.chars().take(MAX_REASON_LEN).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

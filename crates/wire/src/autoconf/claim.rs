@@ -1,22 +1,22 @@
-//! The addresses that a device says it should have.
+//! The device's claim of addresses that it already has, or that its configuration names.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{MessageError, check_len, check_version, host, json};
+use super::check::{MessageError, check_len, check_version, claimable, json};
 use super::{MAX_ADDRESSES, VERSION};
 
-/// An address that a device says it should have.
+/// An address that a device claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimedAddress {
     /// The address.
     pub address: IpAddr,
-    /// Whether a router chose it for this device before; else it is the device's own choice.
-    pub leased: bool,
+    /// True if a router has assigned it to this device before. Otherwise the device has chosen it itself.
+    pub assigned: bool,
 }
 
-/// The addresses that a device says it should have.
+/// The addresses that a device claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClaimRequest {
     /// 1 to [`MAX_ADDRESSES`].
@@ -32,8 +32,8 @@ struct RawClaim {
 #[derive(Serialize, Deserialize)]
 struct RawClaimedAddress {
     address: String,
-    #[serde(default)]
-    leased: bool,
+    #[serde(default, rename = "leased")]
+    assigned: bool,
 }
 
 impl ClaimRequest {
@@ -41,7 +41,7 @@ impl ClaimRequest {
     pub fn encode(&self) -> Vec<u8> {
         let address = |claimed: &ClaimedAddress| RawClaimedAddress {
             address: claimed.address.to_string(),
-            leased: claimed.leased,
+            assigned: claimed.assigned,
         };
         let raw = RawClaim { version: VERSION.into(), addresses: self.addresses.iter().map(address).collect() };
         serde_json::to_vec(&raw).unwrap_or_default()
@@ -52,7 +52,8 @@ impl ClaimRequest {
         let raw: RawClaim = json(payload, &["addresses"])?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
-        let claimed = |raw: RawClaimedAddress| Ok(ClaimedAddress { address: host(&raw.address)?, leased: raw.leased });
+        let claimed =
+            |raw: RawClaimedAddress| Ok(ClaimedAddress { address: claimable(&raw.address)?, assigned: raw.assigned });
         Ok(Self { addresses: raw.addresses.into_iter().map(claimed).collect::<Result<_, MessageError>>()? })
     }
 }

@@ -1,23 +1,23 @@
-//! The answer to a question or a claim.
+//! The router's answer to a request or a claim.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::check::{MessageError, check_len, check_version, host, json, printable, wrong};
-use super::{Family, MAX_ADDRESSES, MAX_DIRECTORIES, MAX_DNS_SERVERS, MAX_REFUSALS, MIN_MTU_V4, VERSION, is_host};
+use super::check::{MessageError, check_len, check_version, claimable, json, printable, wrong};
+use super::{Family, MAX_ADDRESSES, MAX_DIRECTORIES, MAX_DNS_SERVERS, MAX_REFUSALS, MIN_MTU_V4, VERSION, is_claimable};
 
-/// What a device wished for.
+/// What a device has requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Requested {
     /// Any address of this family.
     Any(Family),
     /// This address.
     Address(IpAddr),
 }
 
-impl std::fmt::Display for Wish {
+impl std::fmt::Display for Requested {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Any(family) => formatter.write_str(family.word()),
@@ -26,42 +26,41 @@ impl std::fmt::Display for Wish {
     }
 }
 
-/// A wish that did not come true.
+/// A request that the router refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedWish {
-    /// The wish.
-    pub wish: Wish,
-    /// Why, for people; no longer than [`MAX_REASON_LEN`] and without control characters.
+pub struct RefusedRequest {
+    /// What was requested.
+    pub requested: Requested,
+    /// Why, for people. No longer than [`MAX_REASON_LEN`] and without control characters.
     pub reason: String,
-    /// Whether it will be refused for as long as the router is what it is, rather than until somebody else leaves.
+    /// True if the refusal lasts until the router's options change, false if it may end when another peer leaves.
     pub for_good: bool,
 }
 
-/// A directory, the same in all mount namespaces of a machine (stat(2): `st_dev`, `st_ino`).
+/// Identifies a directory across the mount namespaces of a machine (`st_dev` and `st_ino` of stat(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Directory {
-    /// Its file system's device.
+pub struct DirectoryId {
+    /// Device of its file system.
     pub device: u64,
     /// Its inode.
     pub inode: u64,
 }
 
-/// What a router tells a device about its network.
+/// The configuration of a device's network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Configuration {
-    /// Those addresses of the device that were asked for or claimed, and that it holds now, with the length of their
-    /// networks' prefixes.
+    /// The requested or claimed addresses that the device holds now, with the prefix lengths of their networks.
     pub addresses: Vec<IpNet>,
-    /// The router's own addresses, one for each family at most.
-    pub gateways: Vec<IpAddr>,
-    /// Of the router's device, in bytes.
+    /// Default routers (next hops): the router's own addresses, at most one of each family.
+    pub routers: Vec<IpAddr>,
+    /// MTU of the router's device, in bytes.
     pub mtu: Option<u16>,
     /// DNS servers.
     pub dns: Vec<IpAddr>,
-    /// What it didn't get.
-    pub refused: Vec<RefusedWish>,
-    /// The host's folders with its resolv.conf, which no device may write into.
-    pub host_etc: Vec<Directory>,
+    /// Requests that the router refuses.
+    pub refused: Vec<RefusedRequest>,
+    /// The host's directories with its resolv.conf, which no device may write into.
+    pub host_etc: Vec<DirectoryId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,8 +68,8 @@ struct RawConfiguration {
     version: u64,
     #[serde(default)]
     addresses: Vec<String>,
-    #[serde(default)]
-    gateways: Vec<String>,
+    #[serde(default, rename = "gateways")]
+    routers: Vec<String>,
     #[serde(default)]
     mtu: Option<u64>,
     #[serde(default)]
@@ -78,12 +77,13 @@ struct RawConfiguration {
     #[serde(default)]
     refused: Vec<RawRefusal>,
     #[serde(default)]
-    host_etc: Vec<Directory>,
+    host_etc: Vec<DirectoryId>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct RawRefusal {
-    wish: String,
+    #[serde(rename = "wish")]
+    requested: String,
     reason: String,
     #[serde(default)]
     for_good: bool,
@@ -92,15 +92,15 @@ struct RawRefusal {
 impl Configuration {
     /// The payload.
     pub fn encode(&self) -> Vec<u8> {
-        let refusal = |refusal: &RefusedWish| RawRefusal {
-            wish: refusal.wish.to_string(),
+        let refusal = |refusal: &RefusedRequest| RawRefusal {
+            requested: refusal.requested.to_string(),
             reason: printable(&refusal.reason),
             for_good: refusal.for_good,
         };
         let raw = RawConfiguration {
             version: VERSION.into(),
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
-            gateways: self.gateways.iter().map(ToString::to_string).collect(),
+            routers: self.routers.iter().map(ToString::to_string).collect(),
             mtu: self.mtu.map(u64::from),
             dns: self.dns.iter().map(ToString::to_string).collect(),
             refused: self.refused.iter().map(refusal).collect(),
@@ -114,22 +114,22 @@ impl Configuration {
         let raw: RawConfiguration = json(payload, &["refused", "host_etc"])?;
         check_version(raw.version)?;
         check_len("addresses", &raw.addresses, MAX_ADDRESSES)?;
-        check_len("gateways", &raw.gateways, Family::ALL.len())?;
+        check_len("gateways", &raw.routers, Family::ALL.len())?;
         check_len("DNS servers", &raw.dns, MAX_DNS_SERVERS)?;
         check_len("refusals", &raw.refused, MAX_REFUSALS)?;
         check_len("directories", &raw.host_etc, MAX_DIRECTORIES)?;
-        let hosts = |words: &[String]| words.iter().map(|word| host(word)).collect::<Result<Vec<_>, _>>();
-        let gateways = hosts(&raw.gateways)?;
-        if let [first, second] = gateways[..]
+        let all_claimable = |words: &[String]| words.iter().map(|word| claimable(word)).collect::<Result<Vec<_>, _>>();
+        let routers = all_claimable(&raw.routers)?;
+        if let [first, second] = routers[..]
             && Family::of(first) == Family::of(second)
         {
             return Err(MessageError::TooMany("gateways of a family", 1));
         }
-        let addresses = raw.addresses.iter().map(|word| host_with_prefix(word)).collect::<Result<Vec<_>, _>>()?;
+        let addresses = raw.addresses.iter().map(|word| claimable_with_prefix(word)).collect::<Result<Vec<_>, _>>()?;
         let mtu = |mtu: u64| u16::try_from(mtu).ok().filter(|mtu| *mtu >= MIN_MTU_V4).ok_or(MessageError::Mtu(mtu));
         Ok(Self {
             addresses,
-            gateways,
+            routers,
             mtu: raw.mtu.map(mtu).transpose()?,
             dns: raw.dns.iter().map(|word| server(word)).collect::<Result<_, _>>()?,
             refused: raw.refused.into_iter().map(refusal).collect::<Result<_, _>>()?,
@@ -137,29 +137,29 @@ impl Configuration {
         })
     }
 
-    /// The gateway of a family.
-    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
-        self.gateways.iter().copied().find(|gateway| Family::of(*gateway) == family)
+    /// The default router of a family.
+    pub fn default_router(&self, family: Family) -> Option<IpAddr> {
+        self.routers.iter().copied().find(|router| Family::of(*router) == family)
     }
 }
 
-fn refusal(raw: RawRefusal) -> Result<RefusedWish, MessageError> {
-    let family = Family::ALL.into_iter().find(|family| family.word() == raw.wish);
-    let wish = match family {
-        Some(family) => Wish::Any(family),
-        None => Wish::Address(host(&raw.wish)?),
+fn refusal(raw: RawRefusal) -> Result<RefusedRequest, MessageError> {
+    let family = Family::ALL.into_iter().find(|family| family.word() == raw.requested);
+    let requested = match family {
+        Some(family) => Requested::Any(family),
+        None => Requested::Address(claimable(&raw.requested)?),
     };
-    Ok(RefusedWish { wish, reason: printable(&raw.reason), for_good: raw.for_good })
+    Ok(RefusedRequest { requested, reason: printable(&raw.reason), for_good: raw.for_good })
 }
 
-/// A DNS server may be on the device's own loopback, too.
+/// The address of a DNS server, which may also be on the device's loopback.
 fn server(word: &str) -> Result<IpAddr, MessageError> {
-    let is_server = |address: &IpAddr| is_host(*address) || address.is_loopback();
+    let is_server = |address: &IpAddr| is_claimable(*address) || address.is_loopback();
     word.parse().ok().filter(is_server).ok_or_else(|| wrong(word, "address of a DNS server"))
 }
 
-/// A prefix of 0 bits would be everything.
-fn host_with_prefix(word: &str) -> Result<IpNet, MessageError> {
-    let is_good = |net: &IpNet| is_host(net.addr()) && net.prefix_len() > 0;
+/// An address with the prefix length of its network, which must not be 0.
+fn claimable_with_prefix(word: &str) -> Result<IpNet, MessageError> {
+    let is_good = |net: &IpNet| is_claimable(net.addr()) && net.prefix_len() > 0;
     word.parse().ok().filter(is_good).ok_or_else(|| wrong(word, "unicast address with a prefix length"))
 }

@@ -7,11 +7,15 @@ use super::*;
 fn configuration() -> Configuration {
     Configuration {
         addresses: vec!["10.0.0.7/24".parse().expect("v4"), "fd00:77::7/64".parse().expect("v6")],
-        gateways: vec!["10.0.0.1".parse().expect("v4"), "fd00:77::1".parse().expect("v6")],
+        routers: vec!["10.0.0.1".parse().expect("v4"), "fd00:77::1".parse().expect("v6")],
         mtu: Some(1500),
         dns: vec!["192.0.2.53".parse().expect("v4")],
-        refused: vec![RefusedWish { wish: Wish::Any(Family::V6), reason: "all are taken".to_owned(), for_good: true }],
-        host_etc: vec![Directory { device: 1, inode: 2 }],
+        refused: vec![RefusedRequest {
+            requested: Requested::Any(Family::V6),
+            reason: "all are taken".to_owned(),
+            for_good: true,
+        }],
+        host_etc: vec![DirectoryId { device: 1, inode: 2 }],
     }
 }
 
@@ -20,16 +24,19 @@ fn refused(json: &str) -> String {
 }
 
 #[test]
-fn ask_is_twelve_bytes() {
-    let ask = ConfigurationRequest { v4: true, v6: false, name: 0x0102_0304_0506_0708 };
-    assert_eq!(ask.encode(), [1, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+fn request_is_twelve_bytes() {
+    let request = ConfigurationRequest { v4: true, v6: false, name: 0x0102_0304_0506_0708 };
+    assert_eq!(request.encode(), [1, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
     for (v4, v6) in [(false, false), (true, false), (false, true), (true, true)] {
-        let ask = ConfigurationRequest { v4, v6, name: 7 };
-        assert_eq!(ConfigurationRequest::decode(&ask.encode()), Some(ask));
+        let request = ConfigurationRequest { v4, v6, name: 7 };
+        assert_eq!(ConfigurationRequest::decode(&request.encode()), Some(request));
     }
     assert_eq!(ConfigurationRequest::decode(&[2, 1, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]), None, "another version");
-    assert_eq!(ConfigurationRequest::decode(&ask.encode()[..11]), None);
-    assert!(ConfigurationRequest::decode(&[1, 0xff, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]).is_some_and(|ask| ask.v4 && ask.v6));
+    assert_eq!(ConfigurationRequest::decode(&request.encode()[..11]), None);
+    assert!(
+        ConfigurationRequest::decode(&[1, 0xff, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0])
+            .is_some_and(|request| request.v4 && request.v6)
+    );
 }
 
 #[test]
@@ -45,8 +52,8 @@ fn messages_come_back_as_they_were() {
     assert_eq!(Configuration::decode(&told.encode()).expect("valid"), told);
     let claim = ClaimRequest {
         addresses: vec![
-            ClaimedAddress { address: "10.0.0.7".parse().expect("v4"), leased: true },
-            ClaimedAddress { address: "fd00::7".parse().expect("v6"), leased: false },
+            ClaimedAddress { address: "10.0.0.7".parse().expect("v4"), assigned: true },
+            ClaimedAddress { address: "fd00::7".parse().expect("v6"), assigned: false },
         ],
     };
     assert_eq!(ClaimRequest::decode(&claim.encode()).expect("valid"), claim);
@@ -120,10 +127,13 @@ fn longest_message_fits_a_frame() {
     let mut told = configuration();
     told.addresses = vec!["fd00:1111:2222:3333:4444:5555:6666:7777/128".parse().expect("v6"); MAX_ADDRESSES];
     told.dns = vec!["fd00:1111:2222:3333:4444:5555:6666:7777".parse().expect("v6"); MAX_DNS_SERVERS];
-    let refusal =
-        RefusedWish { wish: Wish::Address(told.dns[0]), reason: "\"".repeat(MAX_REASON_LEN), for_good: false };
+    let refusal = RefusedRequest {
+        requested: Requested::Address(told.dns[0]),
+        reason: "\"".repeat(MAX_REASON_LEN),
+        for_good: false,
+    };
     told.refused = vec![refusal; MAX_REFUSALS];
-    told.host_etc = vec![Directory { device: u64::MAX, inode: u64::MAX }; MAX_DIRECTORIES];
+    told.host_etc = vec![DirectoryId { device: u64::MAX, inode: u64::MAX }; MAX_DIRECTORIES];
     assert!(told.encode().len() <= crate::frame::MAX_PAYLOAD_LEN);
 }
 

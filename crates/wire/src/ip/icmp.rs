@@ -1,13 +1,13 @@
-//! What error messages of ICMP and ICMPv6 are about.
+//! Error messages of ICMP and ICMPv6: which packet they quote.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Fragment, Header, Packet, protocol, v6_address};
 
 impl Packet<'_> {
-    /// Whether it is an error message of ICMP (RFC 792) or ICMPv6 (RFC 4443, section 2.1: types below 128) that no
-    /// packet to one of `receivers` can be the reason of. Such a message quotes the packet that it is about, and only who got
-    /// that has something to say about it. Later fragments are nothing without the first one.
+    /// Returns true for an error message of ICMP (RFC 792) or ICMPv6 (RFC 4443, section 2.1: types below 128) whose
+    /// sender cannot have received the packet that the message quotes: `is_receiver` is false for the quoted
+    /// destination, or none is quoted. Returns false for later fragments: no kernel uses them without the first one.
     pub fn is_error_about_others(&self, mut is_receiver: impl FnMut(IpAddr) -> bool) -> bool {
         /// Bytes before the quoted packet, in both versions.
         const HEADER_LEN: usize = 8;

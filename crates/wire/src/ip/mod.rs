@@ -1,4 +1,4 @@
-//! Checked views of IP packets (RFC 791, RFC 8200). Nothing here trusts a length.
+//! Checked views of IP packets (RFC 791, RFC 8200). No length in a packet is trusted.
 
 mod icmp;
 pub mod protocol;
@@ -12,16 +12,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-/// Bytes of an IPv4 header without options (RFC 791, section 3.1). Shorter packets are no IP packets.
+/// Bytes of an IPv4 header without options (RFC 791, section 3.1). Nothing shorter is an IP packet.
 pub const IPV4_MIN_HEADER_LEN: usize = 20;
 
 /// Bytes of an IPv6 header without extension headers (RFC 8200, section 3).
 pub const IPV6_HEADER_LEN: usize = 40;
 
-/// What every link takes, in bytes (RFC 8200, section 5): no IPv6 packet of this length may be called too long.
+/// Least MTU of a link with IPv6, in bytes (RFC 8200, section 5). An IPv6 packet of this length must never be called
+/// too long.
 pub const IPV6_MIN_MTU: u16 = 1280;
 
-/// Why bytes are no IP packet that can be forwarded.
+/// Why bytes are not an IP packet that can be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PacketError {
     /// Fewer bytes than the shortest header of its version.
@@ -30,28 +31,28 @@ pub enum PacketError {
     /// The version is neither 4 nor 6.
     #[error("not an IP packet")]
     NotIp,
-    /// The lengths in its headers contradict each other or the packet's, or its first part doesn't reach as far as the
-    /// header of the protocol in it (RFC 1858, RFC 7112).
+    /// The lengths in its headers contradict each other or the packet's length, or its first fragment ends before the
+    /// header of the transport protocol (RFC 1858, RFC 7112).
     #[error("malformed IP headers")]
     Malformed,
-    /// It asks to be sent on by its receiver, by a routing header (RFC 5095) or an option (RFC 7126): its destination isn't
+    /// A routing header (RFC 5095) or an option (RFC 7126) asks the receiver to send it on: its destination is not
     /// where it is going.
     #[error("a source route")]
     SourceRoute,
 }
 
-/// Which part of a packet this is.
+/// Which part of a datagram a packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
-    /// All of it.
+    /// The whole datagram.
     Whole,
-    /// The part with the first byte of the payload. The others may be empty.
+    /// The part with the first byte of the payload. It may be the only one (RFC 6946).
     First,
-    /// A part from further behind: nothing tells what it belongs to.
+    /// A later part. It does not show which transport protocol header it belongs to.
     Later,
 }
 
-/// An IP packet whose headers are whole and fit the bytes that carry it.
+/// An IP packet whose headers are complete and fit the bytes that carry it.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
@@ -63,8 +64,8 @@ pub struct Packet<'a> {
     destination_port: Option<u16>,
 }
 
-/// Where the addresses are. They are read where they are needed: copied along with the packet, they would cost more than
-/// all the rest of its way through the rules.
+/// The fixed header. Addresses are read from it where they are needed: to copy them along with the packet costs more
+/// than the evaluation of all rules.
 #[derive(Debug, Clone, Copy)]
 enum Header<'a> {
     V4(&'a [u8; IPV4_MIN_HEADER_LEN]),
@@ -83,6 +84,7 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// Reads the destination port, if the packet must have one.
     fn with_ports(
         bytes: &'a [u8],
         header: Header<'a>,
@@ -92,7 +94,7 @@ impl<'a> Packet<'a> {
         fragment: Fragment,
     ) -> Result<Self, PacketError> {
         let destination_port = if fragment != Fragment::Later && protocol::has_ports(protocol) {
-            // Without ports where there must be some, a rule could not see what it looks for.
+            // A rule about ports could not be applied to a packet that ends before them.
             let ports = bytes[header_len..total_len].first_chunk::<4>().ok_or(PacketError::Malformed)?;
             Some(u16::from_be_bytes([ports[2], ports[3]]))
         } else {
@@ -101,48 +103,49 @@ impl<'a> Packet<'a> {
         Ok(Self { bytes, header, header_len, total_len, protocol, fragment, destination_port })
     }
 
-    /// The packet as it came, with whatever stands behind its end.
+    /// The bytes that were parsed, with those behind the packet's end.
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether it is an IPv4 packet; else it is an IPv6 packet.
+    /// Returns true for an IPv4 packet, false for an IPv6 packet.
     pub const fn is_v4(&self) -> bool {
         matches!(self.header, Header::V4(_))
     }
 
-    /// Bytes before the payload: the header with its options, or with the extension headers.
+    /// Length of the header with its options or extension headers, in bytes.
     pub const fn header_len(&self) -> usize {
         self.header_len
     }
 
-    /// Bytes of headers and payload; what stands behind them belongs to no packet.
+    /// Length of headers and payload, in bytes. Bytes behind them do not belong to the packet.
     pub const fn total_len(&self) -> usize {
         self.total_len
     }
 
-    /// Number of the protocol in the payload. For a later fragment of an IPv6 packet, it may be that of an extension
+    /// Number of the protocol in the payload. For a later fragment of IPv6, it may be the number of an extension
     /// header.
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// Which part of a packet it is.
+    /// Which part of a datagram it carries.
     pub const fn fragment(&self) -> Fragment {
         self.fragment
     }
 
-    /// Whether it says that it is a part of a packet. An IPv6 packet may say so, and be all of it (RFC 6946).
+    /// Returns true if it is marked as a fragment. An IPv6 packet may be marked so and be the whole datagram (RFC
+    /// 6946).
     pub fn is_fragment(&self) -> bool {
         self.fragment != Fragment::Whole
     }
 
-    /// Whether it may not be cut on its way: RFC 791, "don't fragment", and every IPv6 packet.
+    /// Returns true if routers must not fragment it: "don't fragment" of RFC 791 is set, or it is an IPv6 packet.
     pub const fn must_not_fragment(&self) -> bool {
         !self.is_v4() || self.bytes[6] & 0x40 != 0
     }
 
-    /// Where it wants to go in its destination; none for protocols without ports, and for later fragments.
+    /// The destination port. `None` for protocols without ports, and for later fragments.
     pub const fn destination_port(&self) -> Option<u16> {
         self.destination_port
     }
@@ -164,16 +167,16 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// An IPv6 address of 16 bytes.
+/// The IPv6 address in a slice of 16 bytes.
 const fn v6_address(bytes: &[u8]) -> IpAddr {
     let mut octets = [0; 16];
     octets.copy_from_slice(bytes);
     IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(octets)))
 }
 
-/// Whether an address can belong to one host, as seen from other links. For IPv4 (RFC 1122, section 3.2.1.3), this leaves out
-/// 0.0.0.0/8, loopback, multicast, class E and broadcast; for IPv6 (RFC 4291, section 2.4) the unspecified address,
-/// loopback, IPv4-mapped addresses, link-local and multicast.
+/// Returns true for a unicast address that can be seen from other links. False for IPv4 (RFC 1122, section 3.2.1.3):
+/// 0.0.0.0/8, loopback, multicast, class E and broadcast; for IPv6 (RFC 4291, section 2.4): the unspecified address,
+/// loopback, IPv4-compatible and IPv4-mapped addresses, link-local and multicast.
 pub const fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -182,7 +185,7 @@ pub const fn is_unicast(address: IpAddr) -> bool {
         }
         IpAddr::V6(address) => {
             let segments = address.segments();
-            // ::/96 has the unspecified address, loopback, and what used to be IPv4-compatible addresses.
+            // ::/96 is the unspecified address, loopback, and the former IPv4-compatible addresses.
             let is_low = matches!(segments, [0, 0, 0, 0, 0, 0 | 0xffff, _, _]);
             let is_link_local = segments[0] & 0xffc0 == 0xfe80;
             let is_multicast = segments[0] & 0xff00 == 0xff00;

@@ -1,4 +1,5 @@
-//! Numbers of protocols and extension headers (RFC 790, RFC 8200, section 4; the registry is IANA's "Protocol Numbers").
+//! Numbers of protocols and extension headers (RFC 790, RFC 8200, section 4; the registry is IANA's "Protocol
+//! Numbers").
 
 /// Hop-by-hop options, an extension header.
 pub const HOP_BY_HOP: u8 = 0;
@@ -14,7 +15,7 @@ pub const DCCP: u8 = 33;
 pub const ROUTING: u8 = 43;
 /// Fragment, an extension header.
 pub const FRAGMENT: u8 = 44;
-/// Authentication (RFC 4302), an extension header with lengths of its own.
+/// Authentication (RFC 4302), an extension header whose length is counted in units of 4 bytes.
 pub const AUTHENTICATION: u8 = 51;
 /// Internet Control Message Protocol for IPv6.
 pub const ICMPV6: u8 = 58;
@@ -31,12 +32,12 @@ pub const HOST_IDENTITY: u8 = 139;
 /// Shim6 (RFC 5533), an extension header.
 pub const SHIM6: u8 = 140;
 
-/// Whether a protocol's header begins with a source port and a destination port.
+/// Returns true if the protocol's header begins with a source port and a destination port.
 pub const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | DCCP | SCTP | UDPLITE)
 }
 
-/// Whether a number is that of an extension header of IPv6, behind which there is a protocol. In IPv4 all are protocols.
+/// Returns true for the number of an extension header of IPv6. In IPv4, the same numbers are protocols.
 pub const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,

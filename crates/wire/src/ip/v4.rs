@@ -6,7 +6,7 @@ use super::{Fragment, Header, IPV4_MIN_HEADER_LEN, Packet, PacketError};
 mod option {
     /// The end of the list.
     pub const END: u8 = 0;
-    /// A byte between options.
+    /// Padding between options.
     pub const NO_OPERATION: u8 = 1;
     /// Loose source and record route.
     pub const LOOSE_ROUTE: u8 = 131;
@@ -33,19 +33,19 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// IPv4's options (RFC 791, section 3.1): their lengths fit, and none sends the packet on from its destination.
+/// Checks that the lengths of options fit (RFC 791, section 3.1) and that no source route is left.
 fn check_options(mut options: &[u8]) -> Result<(), PacketError> {
     loop {
         match options {
             [] | [option::END, ..] => return Ok(()),
             [option::NO_OPERATION, rest @ ..] => options = rest,
             [kind, len, rest @ ..] => {
-                // Kind and length count, too.
+                // The length includes the bytes of kind and length.
                 let data_len = usize::from(*len).checked_sub(2).ok_or(PacketError::Malformed)?;
                 let (data, rest) = rest.split_at_checked(data_len).ok_or(PacketError::Malformed)?;
                 if matches!(*kind, option::LOOSE_ROUTE | option::STRICT_ROUTE) {
                     let [pointer, ..] = data else { return Err(PacketError::Malformed) };
-                    // Beyond its end there is no way left to go.
+                    // A pointer beyond the option's end means that the route is used up.
                     if pointer <= len {
                         return Err(PacketError::SourceRoute);
                     }

@@ -3,7 +3,7 @@
 use super::protocol::{self, is_extension};
 use super::{Fragment, Header, IPV6_HEADER_LEN, Packet, PacketError};
 
-/// Most extension headers of a packet. More than a handful never occur (RFC 8504, section 5.3, lets nodes set a limit).
+/// Most extension headers in a packet. RFC 8504, section 5.3, lets nodes set such a limit.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 impl<'a> Packet<'a> {
@@ -16,16 +16,16 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// What the extension headers of an IPv6 packet lead to.
+/// The result of following a chain of extension headers.
 struct Extensions {
-    /// Bytes from the packet's start to its payload.
+    /// Bytes from the start of the packet to its payload.
     end: usize,
     protocol: u8,
     fragment: Fragment,
 }
 
 impl Extensions {
-    /// Follows the chain from the header's `next` (RFC 8200, section 4) to the end of the packet, `whole`, at most.
+    /// Follows the chain that begins with the fixed header's `next` (RFC 8200, section 4), within the packet `whole`.
     fn walk(whole: &[u8], next: u8) -> Result<Self, PacketError> {
         let mut found = Self { end: IPV6_HEADER_LEN, protocol: next, fragment: Fragment::Whole };
         for _ in 0..MAX_EXTENSION_HEADERS {
@@ -44,7 +44,7 @@ impl Extensions {
             }
             match found.protocol {
                 protocol::ROUTING if fourth != 0 => return Err(PacketError::SourceRoute),
-                // It may stand right behind the header only.
+                // Hop-by-hop options may only follow the fixed header directly.
                 protocol::HOP_BY_HOP if found.end != IPV6_HEADER_LEN => return Err(PacketError::Malformed),
                 protocol::FRAGMENT => {
                     let is_later = u16::from_be_bytes([third, fourth]) & 0xfff8 != 0;

@@ -7,13 +7,13 @@ use super::{
 };
 
 impl PeerRule {
-    /// The record of the C plugin's form; `None` if the rule doesn't fit it.
+    /// The record in the C plugin's form. `None` if the rule doesn't fit it.
     pub fn encode(&self) -> Option<[u8; RULE_LEN]> {
         let (src, dst) = match self.selector {
             PeerSelector::Masked { src, dst } => (src, dst),
             PeerSelector::Full(selector) if selector.service().is_none() => {
                 let masked = (MaskedAddress::of(selector.src())?, MaskedAddress::of(selector.dst())?);
-                // What is any IPv4 address on both sides would become any address there.
+                // 0.0.0.0/0 on both sides matches IPv4 only, but its record would match both versions.
                 if masked.0.is_any() && masked.1.is_any() && !selector.is_for(false) {
                     return None;
                 }
@@ -40,8 +40,7 @@ impl PeerRule {
         Some(record)
     }
 
-    /// Reads one record of the C plugin's form. `None` if direction or action is unknown: it can't be told what the peer
-    /// wants.
+    /// Reads one record in the C plugin's form. `None` if direction or action is unknown.
     pub fn decode(record: &[u8; RULE_LEN]) -> Option<Self> {
         let word = |at: usize| u32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
         let action = match record[17] {

@@ -1,4 +1,4 @@
-//! Peer rules in the form of our own: records of 64 bytes.
+//! Peer rules in the extended form: records of 64 bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -19,7 +19,7 @@ pub(super) const HAS_PORTS: u8 = 2;
 pub(super) const IS_ICMP: u8 = 4;
 
 impl PeerRule {
-    /// The record of the other form; `None` if the rule came in the C plugin's.
+    /// The record in the extended form. `None` for a rule that was received in the C plugin's form.
     pub fn encode_extended(&self) -> Option<[u8; EXTENDED_RULE_LEN]> {
         let PeerSelector::Full(selector) = self.selector else { return None };
         let mut record = [0; EXTENDED_RULE_LEN];
@@ -57,7 +57,7 @@ impl PeerRule {
         Some(record)
     }
 
-    /// Reads one record of the other form. `None` if anything in it is unknown or makes no sense.
+    /// Reads one record in the extended form. `None` if a value in it is unknown or contradicts another.
     pub fn decode_extended(record: &[u8; EXTENDED_RULE_LEN]) -> Option<Self> {
         let word = |at: usize| u16::from_be_bytes([record[at], record[at + 1]]);
         let pattern = |version: u8, len: u8, at: usize| match version {
@@ -117,7 +117,8 @@ fn get_address(version: u8, bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Gateways of IPv4 are written as such, or one that nobody may name could be written in another way.
+/// Reads the address of a gateway. IPv4-mapped addresses are refused, so that a gateway has only one spelling that the
+/// router compares with the gateways that peers may name.
 fn get_target(version: u8, bytes: &[u8]) -> Option<IpAddr> {
     get_address(version, bytes).filter(|address| *address == address.to_canonical())
 }

@@ -1,6 +1,6 @@
-//! Peer rules on the wire, in two forms. The C plugin's is packed 24-byte records: IPv4 only, addresses and masks in host
-//! byte order (both ends are on the same machine), target and port in network byte order. What doesn't fit these, travels in
-//! 64-byte records of our own.
+//! Peer rules on the wire, in two forms. The form of the C plugin is packed records of 24 bytes: IPv4 only, addresses
+//! and masks in host byte order (both ends are on the same machine), target and port in network byte order. Rules that
+//! don't fit it are sent in the extended form, records of 64 bytes.
 
 mod c_form;
 mod extended;
@@ -14,23 +14,23 @@ use std::net::SocketAddr;
 pub use self::selector::{MaskedAddress, PeerSelector};
 use super::frame::{FrameKind, MAX_PAYLOAD_LEN};
 
-/// `modifier2` of a frame with rules of the other form. A router of the C plugin would take it for a packet, so that it is
-/// for those only that are known to speak the extension.
+/// `modifier2` of a frame with rules in the extended form. A C router would take it for a packet, so it is only sent to
+/// routers that are known to support it.
 pub const EXTENDED: u8 = 0x79;
 
-/// Bytes of one rule of the C plugin's form.
+/// Bytes of one rule in the C plugin's form.
 pub const RULE_LEN: usize = 24;
 
-/// Bytes of one rule of the other form.
+/// Bytes of one rule in the extended form.
 pub const EXTENDED_RULE_LEN: usize = 64;
 
-/// Most rules that one frame can carry.
+/// Most rules in one frame, in the C plugin's form.
 pub const MAX_RULES: usize = MAX_PAYLOAD_LEN / RULE_LEN;
 
-/// As [`MAX_RULES`], if one of them needs the other form.
+/// Most rules in one frame, in the extended form.
 pub const MAX_EXTENDED_RULES: usize = MAX_PAYLOAD_LEN / EXTENDED_RULE_LEN;
 
-/// Which packets of its peer a rule looks at.
+/// Which packets of its peer a peer rule is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Towards the peer.
@@ -39,14 +39,14 @@ pub enum Direction {
     Out,
 }
 
-/// What a peer asks for packets that match.
+/// What a peer rule does with the packets that match it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleAction {
     /// Forward.
     Allow,
     /// Drop.
     Deny,
-    /// Drop, and tell the sender.
+    /// Drop, and send an error to the sender.
     Reject,
     /// Send as a UDP datagram to another router's gateway.
     Route(SocketAddr),
@@ -55,11 +55,11 @@ pub enum RuleAction {
 /// One rule of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerRule {
-    /// Which packets it looks at.
+    /// Which packets it is applied to.
     pub direction: Direction,
-    /// Which of them it is about.
+    /// Which of them it matches.
     pub selector: PeerSelector,
-    /// What it asks for.
+    /// What is done with them.
     pub action: RuleAction,
 }
 
@@ -85,8 +85,8 @@ impl Direction {
     }
 }
 
-/// The rules of a peer as the payload of a frame of this kind: in the C plugin's form if all of them fit that. `None` if
-/// they have no form in common, which never happens to rules of one origin.
+/// The kind and the payload of a frame with a peer's rules: in the C plugin's form if all of them fit it. `None` if
+/// neither form fits all of them, which does not happen to rules from one source.
 pub fn encode_all<'a>(rules: impl Iterator<Item = &'a PeerRule> + Clone) -> Option<(FrameKind, Vec<u8>)> {
     let in_c_form: Option<Vec<_>> = rules.clone().map(PeerRule::encode).collect();
     match in_c_form {
@@ -98,8 +98,8 @@ pub fn encode_all<'a>(rules: impl Iterator<Item = &'a PeerRule> + Clone) -> Opti
     }
 }
 
-/// Reads the payload of a frame of rules in the C plugin's form. `None` if it isn't a whole number of rules, or one of them
-/// is unknown.
+/// Reads the payload of a frame with rules in the C plugin's form. `None` if it isn't a whole number of records, or one
+/// of them is unknown.
 pub fn decode_all(payload: &[u8]) -> Option<Vec<PeerRule>> {
     let (records, rest) = payload.as_chunks::<RULE_LEN>();
     if !rest.is_empty() {
@@ -108,7 +108,7 @@ pub fn decode_all(payload: &[u8]) -> Option<Vec<PeerRule>> {
     records.iter().map(PeerRule::decode).collect()
 }
 
-/// As [`decode_all`], for the other form.
+/// Reads the payload of a frame with rules in the extended form. `None` as for [`decode_all`].
 pub fn decode_all_extended(payload: &[u8]) -> Option<Vec<PeerRule>> {
     let (records, rest) = payload.as_chunks::<EXTENDED_RULE_LEN>();
     if !rest.is_empty() {

@@ -93,7 +93,7 @@ fn layout_is_that_of_the_public_header() {
 }
 
 #[test]
-fn layout_of_the_other_form_is_that_of_the_documentation() {
+fn layout_of_the_extended_form_is_that_of_the_documentation() {
     let service = Service { protocol: Protocol::Number(17), ports: Ports::new(0x0102, 0x0304) };
     let dst = AddressPattern::Net("fd00:77::/32".parse().expect("a prefix"));
     let selector = Selector::new(AddressPattern::Any, dst, Some(service)).expect("one version");
@@ -151,7 +151,7 @@ fn blocks_of_a_wrong_size_or_with_unknown_values_are_refused() {
 }
 
 #[test]
-fn records_of_the_other_form_that_make_no_sense_are_refused() {
+fn extended_records_that_make_no_sense_are_refused() {
     let good = [0; EXTENDED_RULE_LEN];
     assert_eq!(decode_all_extended(&good).map(|rules| rules.len()), Some(1));
     assert_eq!(decode_all_extended(&good[..63]), None);
@@ -185,7 +185,7 @@ fn patterns() {
     assert!(MaskedAddress { address: 0xc0a8_0000, mask: 0xffff_ff00 }.matches(host));
     assert!(!MaskedAddress { address: 0xc0a8_0100, mask: 0xffff_ff00 }.matches(host));
     assert!(!MaskedAddress { address: 0, mask: 0xff00_0000 }.matches(host));
-    // what a C vassal makes of 192.168.0.0/24: never true, as in the C router
+    // What a C vassal sends for 192.168.0.0/24: it never matches, as in the C router.
     assert!(!MaskedAddress { address: 0xc0a8_0000, mask: 0xff00_0000 }.matches(host));
 }
 
@@ -198,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn survives_the_wire_in_the_other_form(rules in prop::collection::vec(any_full_rule(), 1..20)) {
+    fn survives_the_wire_in_the_extended_form(rules in prop::collection::vec(any_full_rule(), 1..20)) {
         let bytes = rules.iter().map(|rule| rule.encode_extended().expect("it fits")).collect::<Vec<_>>().concat();
         prop_assert_eq!(decode_all_extended(&bytes), Some(rules));
     }
