@@ -148,7 +148,7 @@ impl EventLoop<'_> {
         self.log_refusals(id, &told.refused);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
-            told.routers.extend(self.forwarder.pool().gateway(family, held));
+            told.routers.extend(self.forwarder.pool().default_router(family, held));
         }
         told.mtu = self.mtu();
         told.dns.clone_from(&self.setup.network.dns);

@@ -161,11 +161,11 @@ impl Forwarder {
     fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
-            && self.leases.is_leased(address, identity) != Some(true);
+            && self.leases.is_granted(address, identity) != Some(true);
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_leased = self.leases.is_leased(address, identity) == Some(true);
+        let is_leased = self.leases.is_granted(address, identity) == Some(true);
         let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);

@@ -202,7 +202,7 @@ impl Claims {
         if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_leased = leases.is_leased(source, identity) == Some(true);
+        let is_leased = leases.is_granted(source, identity) == Some(true);
         (!is_leased && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 

@@ -537,7 +537,7 @@ impl PeerPolicy {
 
     /// For whom an address is counted: for nobody, if it is leased to the peer.
     fn account_for(&self, address: IpAddr, leases: &Grants) -> Option<Account> {
-        self.account().filter(|_| leases.is_leased(address, &self.identity) != Some(true))
+        self.account().filter(|_| leases.is_granted(address, &self.identity) != Some(true))
     }
 
     /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny it:
