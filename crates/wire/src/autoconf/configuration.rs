@@ -31,7 +31,7 @@ impl std::fmt::Display for Requested {
 pub struct RefusedRequest {
     /// What was requested.
     pub requested: Requested,
-    /// Why, for people. No longer than [`MAX_REASON_LEN`] and without control characters.
+    /// Why, for people. No longer than [`super::MAX_REASON_LEN`] and without control characters.
     pub reason: String,
     /// True if the refusal lasts until the router's options change, false if it may end when another peer leaves.
     pub for_good: bool,
