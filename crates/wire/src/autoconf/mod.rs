@@ -87,8 +87,8 @@ impl Family {
     }
 }
 
-/// Returns true if an address can be claimed: a unicast address of more than link-local scope. Beside what
-/// [`is_unicast`] excludes, these are not 169.254.0.0/16 (RFC 3927).
+/// Returns true if an address can be claimed: a unicast address of more than link-local scope. It is false for what
+/// [`is_unicast`] excludes, and for 169.254.0.0/16 (RFC 3927).
 pub fn is_claimable(address: IpAddr) -> bool {
     is_unicast(address) && !matches!(address, IpAddr::V4(address) if address.is_link_local())
 }

@@ -13,7 +13,7 @@ impl PeerRule {
             PeerSelector::Masked { src, dst } => (src, dst),
             PeerSelector::Full(selector) if selector.service().is_none() => {
                 let masked = (MaskedAddress::of(selector.src())?, MaskedAddress::of(selector.dst())?);
-                // 0.0.0.0/0 on both sides matches IPv4 only, but its record would match both versions.
+                // With 0.0.0.0/0 a selector matches IPv4 only, but this record would match both versions.
                 if masked.0.is_any() && masked.1.is_any() && !selector.is_for(false) {
                     return None;
                 }
