@@ -1,5 +1,5 @@
-//! What the pure core costs: verdicts, claims, frames, super-packets. `cargo bench` prints times; compare ratios within
-//! one run.
+//! The cost of verdicts, claims, frames and GSO packets in the pure crates. `cargo bench` prints times; only ratios
+//! within one run can be compared.
 #![allow(missing_docs)] // criterion's macros make public functions
 
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use tuntap_wire::vnet::Offload;
 
 const TCP: u8 = 6;
 
-/// A version of IP in these measurements.
+/// The addresses of one version of IP.
 #[derive(Clone, Copy)]
 struct Version {
     name: &'static str,
@@ -44,7 +44,7 @@ const V6: Version = Version {
     first: IpAddr::V6(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1)),
 };
 
-/// The address that is so much further on.
+/// The address that is `count` addresses further on.
 fn plus(address: IpAddr, count: u32) -> IpAddr {
     match address {
         IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() + count).into(),
@@ -71,14 +71,14 @@ fn ip(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(bytes).expect("a valid packet")
 }
 
-/// What the rules of a chain look at.
+/// What the chain rules look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LookAt {
     Addresses,
     Ports,
 }
 
-/// Rules for both versions, half of them each, of which only the last one matches.
+/// A chain with `count` rules for each version, of which only the last one matches.
 fn chain(count: u32, look_at: LookAt) -> Rules<Action> {
     let rule = |src, service, target| {
         let selector = Selector::new(src, AddressPattern::Any, service).expect("one version");
@@ -184,7 +184,7 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn super_packets(criterion: &mut Criterion) {
+fn gso_packets(criterion: &mut Criterion) {
     let bytes = packet(V4.first, V4.host, 64_000);
     let mut header = [0; 10];
     header[0] = 1; // a checksum to complete
@@ -195,7 +195,7 @@ fn super_packets(criterion: &mut Criterion) {
     let packet = Packet::parse(&bytes).expect("valid");
     let offload = Offload::parse(header, &packet).expect("valid");
     let mut scratch = Vec::new();
-    let mut group = criterion.benchmark_group("super-packet of 64 KB");
+    let mut group = criterion.benchmark_group("GSO packet of 64 KB");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("check its header", |bencher| {
         bencher.iter(|| Offload::parse(black_box(header), black_box(&packet)));
@@ -227,5 +227,5 @@ fn super_packets(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, verdicts, registry, frames, super_packets);
+criterion_group!(benches, verdicts, registry, frames, gso_packets);
 criterion_main!(benches);

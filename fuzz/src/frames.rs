@@ -1,7 +1,7 @@
-//! The frame stream. However it is cut into reads, the same frames come out of it.
+//! The frame stream. The same frames must be read from it however it is cut into reads.
 //!
-//! Input: the number of cuts (1 byte, modulo 8), the length of each piece less 1 (2 bytes), the stream. The lengths are
-//! used over and over; without any, the stream comes byte by byte.
+//! Input: the number of lengths (1 byte, modulo 8), each length less 1 (2 bytes), the stream. The lengths are used
+//! cyclically; without any, the stream is read byte by byte.
 
 use tuntap_wire::frame::{self, Frame, FrameError, Frames, HEADER_LEN, MAX_FRAME_LEN, MAX_PAYLOAD_LEN};
 
@@ -14,7 +14,7 @@ struct Decoded {
     error: Option<FrameError>,
 }
 
-/// Decodes a stream in one piece, in pieces, and by hand.
+/// Decodes a stream in one piece, in pieces, and with the oracle.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let pieces: Vec<usize> = (0..input.below(8)).map(|_| 1 + usize::from(input.word()) % MAX_FRAME_LEN).collect();
@@ -44,7 +44,7 @@ fn in_one_piece(stream: &[u8]) -> Decoded {
     decoded
 }
 
-/// As the router does: what no frame has consumed stands before the next piece.
+/// Decodes as the router does: bytes that no frame has consumed stand before the next piece.
 fn in_pieces(stream: &[u8], lengths: &[usize]) -> Decoded {
     let mut decoded = Decoded { frames: Vec::new(), error: None };
     let mut partial = Vec::new();
@@ -90,7 +90,7 @@ fn by_hand(stream: &[u8]) -> Decoded {
     Decoded { frames, error: None }
 }
 
-/// A frame that was read can be written, and is read again.
+/// A frame that was read can be written and read again.
 fn check_encoding(original: Frame<'_>) {
     let mut bytes = b"before".to_vec();
     assert!(frame::append(&mut bytes, original.kind, original.payload));

@@ -1,18 +1,18 @@
-//! What comes before packets: unasked credentials, a hello, and the router's answer to it.
+//! What comes before packets: credentials that the router doesn't need, a hello, and the router's reply.
 //!
-//! Input: the first bytes of a stream, which are also taken for the payload of a hello and of an answer.
+//! Input: the first bytes of a stream, which are also read as the payload of a hello and of a reply.
 
 use tuntap_wire::attach::{Hello, HelloReply};
 use tuntap_wire::greeting::{BadStart, CREDENTIALS_MAGIC, frames_start};
 
-/// Reads the bytes as all three.
+/// Reads the bytes as each of the three.
 pub fn check(data: &[u8]) {
     check_start(data);
     check_hello(data);
-    check_answer(data);
+    check_reply(data);
 }
 
-/// Bytes that come later don't change what was decided.
+/// Later bytes must not change a decision.
 fn check_start(stream: &[u8]) {
     let magic = CREDENTIALS_MAGIC;
     let mut decided = Ok(None);
@@ -29,7 +29,7 @@ fn check_start(stream: &[u8]) {
         };
         assert_eq!(start, expected, "after {len} bytes");
         if decided != Ok(None) {
-            assert_eq!(start, decided, "after {len} bytes it changes its mind");
+            assert_eq!(start, decided, "another decision after {len} bytes");
         }
         decided = start;
     }
@@ -49,16 +49,16 @@ fn check_hello(payload: &[u8]) {
     }
 }
 
-fn check_answer(payload: &[u8]) {
-    let answer = HelloReply::decode(payload);
+fn check_reply(payload: &[u8]) {
+    let reply = HelloReply::decode(payload);
     let expected = match (payload.first(), payload.get(1)) {
         (Some(1), Some(1)) => Some(HelloReply::Attached),
         (Some(1), Some(0)) => Some(HelloReply::Refused),
         (Some(1), Some(2)) => Some(HelloReply::Renew),
         _ => None,
     };
-    assert_eq!(answer, expected);
-    if let Some(answer) = answer {
-        assert_eq!(HelloReply::decode(&answer.encode()), Some(answer));
+    assert_eq!(reply, expected);
+    if let Some(reply) = reply {
+        assert_eq!(HelloReply::decode(&reply.encode()), Some(reply));
     }
 }

@@ -1,6 +1,6 @@
 //! A fuzzer's bytes, read from the front.
 
-/// What is left to read. Zeros follow the end, so that every input means something.
+/// The bytes that are left to read. Reads beyond the end return zeros, so that every input is valid.
 #[derive(Debug)]
 pub struct Input<'a> {
     rest: &'a [u8],
@@ -12,12 +12,12 @@ impl<'a> Input<'a> {
         Self { rest: bytes }
     }
 
-    /// Whether everything was read.
+    /// Returns true if everything was read.
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// Everything that is left.
+    /// All bytes that are left.
     pub const fn rest(self) -> &'a [u8] {
         self.rest
     }
@@ -46,7 +46,7 @@ impl<'a> Input<'a> {
         usize::from(self.byte()) % limit
     }
 
-    /// Yes or no.
+    /// The lowest bit of the next byte.
     pub fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }

@@ -1,4 +1,4 @@
-//! IP packets of both versions, and what their senders are told about them.
+//! IP packets of both versions, and the replies to them.
 //!
 //! Input: an MTU (2 bytes), and a packet.
 
@@ -18,7 +18,7 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
 
-/// Reads the packet, and compares with what the RFCs say.
+/// Reads the packet and compares the result with the RFCs.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let mtu = input.word();
@@ -26,7 +26,7 @@ pub fn check(data: &[u8]) {
     match (Packet::parse(bytes), expected(bytes)) {
         (Ok(packet), Ok(expected)) => {
             check_fields(&packet, &expected, bytes);
-            check_answers(&packet, &expected, mtu);
+            check_replies(&packet, &expected, mtu);
         }
         (Err(error), Err(expected)) => assert_eq!(error, expected),
         (ours, expected) => panic!("{ours:?}, but expected {expected:?}"),
@@ -53,7 +53,7 @@ fn expected(bytes: &[u8]) -> Result<Expected, PacketError> {
         [0x60..=0x6f, ..] => expected_v6(bytes)?,
         _ => return Err(PacketError::NotIp),
     };
-    // TCP, UDP, DCCP, SCTP, UDP-Lite: the ports of a packet's start must be there.
+    // TCP, UDP, DCCP, SCTP, UDP-Lite: the ports must be in the first fragment.
     if found.fragment != Fragment::Later && [TCP, 17, 33, 132, 136].contains(&found.protocol) {
         let payload = &bytes[found.header_len..found.total_len];
         let port = payload.get(..4).ok_or(PacketError::Malformed)?;
@@ -62,7 +62,7 @@ fn expected(bytes: &[u8]) -> Result<Expected, PacketError> {
     Ok(found)
 }
 
-/// RFC 791: a header that is whole, and a length that covers it and is there.
+/// RFC 791: a complete header, and a total length between that of the header and that of the bytes.
 fn expected_v4(bytes: &[u8]) -> Result<Expected, PacketError> {
     let header = Ipv4HeaderSlice::from_slice(bytes).map_err(|_| PacketError::Malformed)?;
     let (header_len, total_len) = (header.slice().len(), usize::from(header.total_len()));
@@ -87,7 +87,7 @@ fn expected_v4(bytes: &[u8]) -> Result<Expected, PacketError> {
     })
 }
 
-/// RFC 791, section 3.1: single bytes and such with a length, up to the end.
+/// RFC 791, section 3.1: options of a single byte and options with a length, up to the end of the list.
 fn options(bytes: &[u8]) -> Result<(), PacketError> {
     let mut at = 0;
     while at < bytes.len() && bytes[at] != 0 {
@@ -108,7 +108,7 @@ fn options(bytes: &[u8]) -> Result<(), PacketError> {
     Ok(())
 }
 
-/// RFC 8200: the header, the payload that it announces, and in it a chain of extension headers.
+/// RFC 8200: the header, and a payload of the announced length that begins with a chain of extension headers.
 fn expected_v6(bytes: &[u8]) -> Result<Expected, PacketError> {
     let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| PacketError::TooShort)?;
     let payload = bytes[40..].get(..usize::from(header.payload_length())).ok_or(PacketError::Malformed)?;
@@ -125,7 +125,7 @@ fn expected_v6(bytes: &[u8]) -> Result<Expected, PacketError> {
     })
 }
 
-/// What is left of a chain of extension headers.
+/// The rest of a chain of extension headers.
 struct Chain {
     len: usize,
     protocol: u8,
@@ -169,11 +169,11 @@ fn check_fields(packet: &Packet<'_>, expected: &Expected, bytes: &[u8]) {
     assert_eq!(packet.destination_port(), expected.port);
     assert_eq!(packet.is_v4(), expected.src.is_ipv4());
     for address in [packet.src(), packet.dst()] {
-        assert_eq!(is_unicast(address), is_one_host(address));
+        assert_eq!(is_unicast(address), is_expected_unicast(address));
     }
 }
 
-fn is_one_host(address: IpAddr) -> bool {
+fn is_expected_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let first = address.octets()[0];
@@ -186,11 +186,11 @@ fn is_one_host(address: IpAddr) -> bool {
     }
 }
 
-fn check_answers(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
+fn check_replies(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
     let (own, other) = if packet.is_v4() { (ROUTER4, ROUTER6) } else { (ROUTER6, ROUTER4) };
     assert_eq!((source(Some(own), packet), source(Some(other), packet)), (own, expected.dst));
     assert_eq!(source(None, packet), expected.dst);
-    let built = |answer: Option<reply::Reply<'_>>| answer.map(|answer| answer.packet().expect("it fits"));
+    let built = |reply: Option<reply::Reply<'_>>| reply.map(|reply| reply.packet().expect("it fits"));
     let too_big = |from| built(reply::too_big(packet, mtu, from));
     let rejection = |from| built(reply::rejection(packet, from));
     assert_eq!(too_big(other), None);
@@ -209,13 +209,13 @@ fn check_answers(packet: &Packet<'_>, expected: &Expected, mtu: u16) {
     }
 }
 
-/// An answer's checksums, ends and length are right; what it carries.
-fn carried(answer: &[u8], from: IpAddr, to: IpAddr, protocol: u8) -> &[u8] {
-    let sent = Packet::parse(answer).expect("a packet");
+/// Checks a reply's checksums, addresses and length, and returns its payload.
+fn carried(reply: &[u8], from: IpAddr, to: IpAddr, protocol: u8) -> &[u8] {
+    let sent = Packet::parse(reply).expect("a packet");
     assert_eq!((sent.src(), sent.dst(), sent.protocol()), (from, to, protocol));
     let header_len = if from.is_ipv4() { 20 } else { 40 };
-    assert_eq!((sent.header_len(), sent.total_len()), (header_len, answer.len()));
-    let (header, payload) = answer.split_at(header_len);
+    assert_eq!((sent.header_len(), sent.total_len()), (header_len, reply.len()));
+    let (header, payload) = reply.split_at(header_len);
     if from.is_ipv4() {
         assert!(verifies(&[header]), "the header's checksum");
     }
@@ -250,12 +250,12 @@ fn check_error(
         IpAddr::V4(dst) => dst.octets()[0] >= 224,
         IpAddr::V6(dst) => dst.is_multicast() && !may_be_about_multicast,
     };
-    let is_answered = is_one_host(expected.src)
-        && is_one_host(from)
+    let is_sent = is_expected_unicast(expected.src)
+        && is_expected_unicast(from)
         && expected.fragment != Fragment::Later
         && !is_error
         && !is_for_many;
-    assert_eq!(message.is_some(), is_answered);
+    assert_eq!(message.is_some(), is_sent);
     let Some(message) = message else { return };
     let icmp = carried(&message, from, expected.src, if packet.is_v4() { ICMP } else { ICMPV6 });
     assert_eq!((&icmp[..2], &icmp[4..8]), (kind.as_slice(), field));
@@ -264,19 +264,19 @@ fn check_error(
 }
 
 /// RFC 9293, section 3.10.7.1.
-fn check_reset(packet: &Packet<'_>, expected: &Expected, answer: Option<Vec<u8>>) {
+fn check_reset(packet: &Packet<'_>, expected: &Expected, reply: Option<Vec<u8>>) {
     let segment = &packet.bytes()[expected.header_len..expected.total_len];
     let offset = segment.get(12).map_or(0, |byte| usize::from(byte >> 4) * 4);
     let flags = segment.get(13).copied().unwrap_or(0);
-    let is_answered = expected.protocol == TCP
+    let is_sent = expected.protocol == TCP
         && expected.fragment != Fragment::Later
         && (20..=segment.len()).contains(&offset)
         && flags & 0x04 == 0
-        && is_one_host(expected.src)
-        && is_one_host(expected.dst);
-    assert_eq!(answer.is_some(), is_answered);
-    let Some(answer) = answer else { return };
-    let tcp = carried(&answer, expected.dst, expected.src, TCP);
+        && is_expected_unicast(expected.src)
+        && is_expected_unicast(expected.dst);
+    assert_eq!(reply.is_some(), is_sent);
+    let Some(reply) = reply else { return };
+    let tcp = carried(&reply, expected.dst, expected.src, TCP);
     let word = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     assert_eq!((tcp.len(), &tcp[..2], &tcp[2..4]), (20, &segment[2..4], &segment[..2]));
     assert_eq!((tcp[12], &tcp[14..16], &tcp[18..]), (0x50, [0; 2].as_slice(), [0; 2].as_slice()));

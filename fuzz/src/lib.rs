@@ -1,7 +1,7 @@
-//! What must hold for any bytes from outside. Each module is one target; its `check` panics if something doesn't hold.
-//! The fuzzer calls these functions, and so does `cargo test` with the seeds (tests/fuzz.rs).
+//! Properties that must hold for any bytes from outside. Each module is one target; its `check` panics if a property is
+//! violated. The fuzzer calls these functions, and so does `cargo test` with the seeds (tests/fuzz.rs).
 //!
-//! What the crate's code says is compared with an oracle, written from the documents in the most obvious way.
+//! The results of the crates are compared with an oracle, which is written from the documents in the most obvious way.
 
 pub mod forward;
 pub mod frames;

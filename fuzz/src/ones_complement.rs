@@ -1,6 +1,6 @@
-//! The internet checksum as RFC 1071 defines it, word by word.
+//! The Internet checksum as RFC 1071 defines it, word by word.
 
-/// The sum of 16-bit words in one's complement; a last odd byte is followed by a zero.
+/// The one's complement sum of 16-bit words. A last odd byte is padded with a zero.
 pub fn sum(parts: &[&[u8]]) -> u16 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
     let mut total: u32 = parts.iter().flat_map(|part| part.chunks(2)).map(word).sum();
@@ -10,7 +10,7 @@ pub fn sum(parts: &[&[u8]]) -> u16 {
     u16::try_from(total).expect("folded")
 }
 
-/// Whether a checksum among these bytes is right: the sum of everything is all ones.
+/// Returns true if the checksum among these bytes is right: the sum of all of them is 0xffff.
 pub fn verifies(parts: &[&[u8]]) -> bool {
     sum(parts) == 0xffff
 }

@@ -1,23 +1,23 @@
-//! Packets of which it is known what rules should see in them.
+//! Packets with known fields.
 
 use std::net::IpAddr;
 
 use super::input::Input;
 
-/// A packet, and what stands in it.
+/// A packet and the fields that rules should see in it.
 #[derive(Debug)]
 pub struct Probe {
-    /// All of it.
+    /// The packet.
     pub bytes: Vec<u8>,
     /// Source.
     pub src: IpAddr,
     /// Destination, of the same version.
     pub dst: IpAddr,
-    /// What is in it; for a later fragment of an IPv6 packet, what its fragment header names.
+    /// Its protocol; for a later fragment of IPv6, the next header that its fragment header names.
     pub protocol: u8,
-    /// Where it goes in its destination, if that can be told.
+    /// Its destination port, if the packet shows it.
     pub port: Option<u16>,
-    /// Whether a routing header sends it on from its destination.
+    /// True if a routing header sends it on from its destination.
     pub is_source_routed: bool,
 }
 
@@ -25,7 +25,7 @@ pub struct Probe {
 const PROTOCOLS: [u8; 8] = [1, 58, 6, 17, 132, 33, 47, 59];
 
 impl Probe {
-    /// A packet without payload, or one with whatever the input says.
+    /// Reads a packet: without payload, or with a payload, fragment and extension headers from the input.
     pub fn read(src: IpAddr, dst: IpAddr, has_services: bool, input: &mut Input<'_>) -> Self {
         let dst = of_version(dst, src);
         let kind = if has_services { input.byte() } else { 7 };
@@ -35,14 +35,14 @@ impl Probe {
         if [6, 17, 132, 33].contains(&protocol) {
             let number = input.byte();
             port = Some(u16::from(number));
-            // Source port, destination port, and as much of the rest as they have in common.
+            // Source port, destination port, and four more bytes.
             payload.extend([0, 9, 0, number, 0, 0, 0, 0]);
         }
         let fragment = kind >> 3 & 3;
         let mut probe = Self { bytes: Vec::new(), src, dst, protocol, port, is_source_routed: false };
         match (src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                // Whole, whole with "don't fragment", first fragment, later fragment.
+                // Unfragmented, unfragmented with "don't fragment", first fragment, later fragment.
                 let fragment_field = [0, 0x4000, 0x2000, 0x0003][usize::from(fragment)];
                 probe.write_v4(src.octets(), dst.octets(), fragment_field, &payload);
             }
@@ -66,7 +66,7 @@ impl Probe {
         self.bytes.extend(payload);
     }
 
-    /// Extension headers stand in the order of RFC 8200, section 4.1; each bit of `extensions` is one.
+    /// Each bit of `extensions` adds an extension header, in the order of RFC 8200, section 4.1.
     fn write_v6(&mut self, addresses: [[u8; 16]; 2], fragment: u8, extensions: u8, payload: &[u8]) {
         let has = |bit: u8| extensions & bit != 0;
         let is_later = fragment == 3;
@@ -79,18 +79,18 @@ impl Probe {
             headers.push((60, options.clone()));
         }
         if has(4) {
-            // A routing header that has been used up, or one that has not.
+            // A routing header without or with segments left.
             self.is_source_routed = has(8);
             headers.push((43, vec![0, 0, 4, u8::from(has(8)), 0, 0, 0, 0]));
         }
         let behind = headers.len();
         if fragment > 0 {
-            // One that is all of the packet, a first one, a later one.
+            // An atomic fragment, a first fragment, a later fragment.
             let field = [[0, 0], [0, 1], [0, 0x19]][usize::from(fragment) - 1];
             headers.push((44, vec![0, 0, field[0], field[1], 0, 0, 0, 7]));
         }
         if has(16) {
-            // Its length counts units of four bytes, less two.
+            // The length of an authentication header counts units of four bytes, less two.
             headers.push((51, [&[0, 2][..], &[0; 14]].concat()));
         }
         if has(32) {
@@ -113,7 +113,7 @@ impl Probe {
     }
 }
 
-/// Some address of the other one's version.
+/// An address of the other address's version.
 fn of_version(address: IpAddr, other: IpAddr) -> IpAddr {
     match (address, other) {
         (IpAddr::V4(address), IpAddr::V6(_)) => {

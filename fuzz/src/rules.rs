@@ -1,4 +1,4 @@
-//! Rules that a peer sends, in both forms.
+//! Peer rules in both forms.
 //!
 //! Input: an address (4 bytes), and the payload of a rules frame.
 
@@ -23,7 +23,7 @@ pub fn check(data: &[u8]) {
     let address = u32::from_be_bytes(input.array());
     let payload = input.rest();
     check_c_form(payload, address);
-    check_other_form(payload);
+    check_extended_form(payload);
 }
 
 fn check_c_form(payload: &[u8], address: u32) {
@@ -44,7 +44,7 @@ fn check_c_form(payload: &[u8], address: u32) {
     assert_eq!(decode_all(&encoded), Some(rules));
 }
 
-/// Each field stands where `struct uwsgi_tuntap_rule` of include/uwsgi_tuntap.h has it.
+/// Each field is where `struct uwsgi_tuntap_rule` of include/uwsgi_tuntap.h has it.
 fn check_record(rule: &PeerRule, (src, dst): (MaskedAddress, MaskedAddress), record: &[u8]) {
     let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
     assert_eq!(rule.direction == Direction::Out, record[0] == 1);
@@ -58,7 +58,7 @@ fn check_record(rule: &PeerRule, (src, dst): (MaskedAddress, MaskedAddress), rec
             assert_eq!(target.port().to_be_bytes(), record[22..24]);
             assert_eq!(encoded, record);
         }
-        // Without a route, nobody looks at its target.
+        // The target of another action is ignored.
         action => {
             assert_eq!(record[17], u8::from(action == RuleAction::Deny));
             assert_eq!(encoded[..18], record[..18]);
@@ -67,7 +67,7 @@ fn check_record(rule: &PeerRule, (src, dst): (MaskedAddress, MaskedAddress), rec
     }
 }
 
-/// Bit by bit, for the address from the input and for those that are one bit away from the pattern's own.
+/// Compares bit by bit, with the address from the input and with addresses that differ from the pattern's in one bit.
 fn check_pattern(pattern: MaskedAddress, address: u32) {
     let near = (0..32).map(|bit| pattern.address ^ 1 << bit);
     for address in near.chain([address, pattern.address, pattern.address | !pattern.mask]) {
@@ -81,19 +81,19 @@ fn check_pattern(pattern: MaskedAddress, address: u32) {
     }
 }
 
-fn check_other_form(payload: &[u8]) {
+fn check_extended_form(payload: &[u8]) {
     let rules = decode_all_extended(payload);
     let whole = payload.len().is_multiple_of(EXTENDED_RULE_LEN);
     let make_sense = whole && payload.chunks(EXTENDED_RULE_LEN).all(makes_sense);
     assert_eq!(rules.is_some(), make_sense);
     let rules = rules.unwrap_or_default();
     for (rule, record) in rules.iter().zip(payload.chunks(EXTENDED_RULE_LEN)) {
-        check_other_record(rule, record);
+        check_extended_record(rule, record);
     }
     let encoded: Vec<u8> =
         rules.iter().flat_map(|rule| rule.encode_extended().expect("it came in this form")).collect();
     assert_eq!(decode_all_extended(&encoded), Some(rules.clone()));
-    // Together they travel in the C plugin's form if that says the same of each.
+    // All rules are sent in the C plugin's form if each of them fits it.
     let (kind, bytes) = encode_all(rules.iter()).expect("all of one form");
     let fit_c_form = rules.iter().all(fits_c_form);
     assert_eq!(kind, if fit_c_form { FrameKind::Rules } else { FrameKind::ExtendedRules });
@@ -104,7 +104,7 @@ fn check_other_form(payload: &[u8]) {
     }
 }
 
-/// The table of docs/PROTOCOL.md, from top to bottom.
+/// Checks a record against the table of docs/PROTOCOL.md, from top to bottom.
 fn makes_sense(record: &[u8]) -> bool {
     let word = |at: usize| u16::from_be_bytes([record[at], record[at + 1]]);
     let [direction, action, src_version, dst_version, src_len, dst_len, flags, protocol, ..] = *record else {
@@ -122,15 +122,15 @@ fn makes_sense(record: &[u8]) -> bool {
     };
     let are_patterns = is_pattern(src_version, src_len, 16) && is_pattern(dst_version, dst_len, 32);
     let is_service = match flags {
-        // Nothing, a protocol, one with ports, ICMP.
+        // No service, a protocol, a protocol with ports, ICMP.
         0 | 1 | 4 => true,
         3 => WITH_PORTS.contains(&protocol) && word(8) <= word(10),
         _ => false,
     };
-    // An extension header is no protocol where packets can be of IPv6.
+    // A rule that can match IPv6 packets can't have the number of an extension header as its protocol.
     let may_be_v6 = src_version != 4 && dst_version != 4;
     let is_extension = flags == 1 && may_be_v6 && [0, 43, 44, 51, 60, 135, 139, 140].contains(&protocol);
-    // An IPv4 address inside of an IPv6 one is none for a target.
+    // An IPv4-mapped address can't be a target.
     let is_mapped = record[12] == 6 && record[48..58] == [0; 10] && record[58..60] == [0xff; 2];
     let has_target = action != 2 || [4, 6].contains(&record[12]) && !is_mapped;
     direction <= 1
@@ -142,8 +142,8 @@ fn makes_sense(record: &[u8]) -> bool {
         && has_target
 }
 
-/// Each field stands where docs/PROTOCOL.md has it.
-fn check_other_record(rule: &PeerRule, record: &[u8]) {
+/// Each field is where docs/PROTOCOL.md says.
+fn check_extended_record(rule: &PeerRule, record: &[u8]) {
     let PeerSelector::Full(selector) = rule.selector else { panic!("{rule:?}") };
     assert_eq!(rule.direction == Direction::Out, record[0] == 1);
     for (pattern, version, len, at) in
@@ -179,7 +179,7 @@ fn address(version: u8, bytes: &[u8]) -> IpAddr {
     }
 }
 
-/// The C plugin's form has IPv4, two actions and a route to an IPv4 address; 0.0.0.0 alone is any address in it.
+/// The C plugin's form has IPv4 only, two actions and a route to an IPv4 address. 0.0.0.0/32 means any address in it.
 fn fits_c_form(rule: &PeerRule) -> bool {
     let PeerSelector::Full(selector) = rule.selector else { return true };
     let (src, dst) = (selector.src(), selector.dst());
@@ -193,7 +193,7 @@ fn fits_c_form(rule: &PeerRule) -> bool {
         RuleAction::Reject => false,
         RuleAction::Route(target) => target.is_ipv4(),
     };
-    // All of IPv4 is any address there; that of both ends is every packet of IPv6, too.
+    // 0.0.0.0/0 means any address in it; at both ends it would match every IPv6 packet, too.
     let is_all = |pattern| match pattern {
         AddressPattern::Any => true,
         AddressPattern::Net(net) => net.prefix_len() == 0,
@@ -206,7 +206,7 @@ fn fits_c_form(rule: &PeerRule) -> bool {
         && (is_every_packet || !(is_all(src) && is_all(dst)))
 }
 
-/// Of a rule that fits the C plugin's form, and what has become of it there.
+/// Returns true if a rule that was sent in the C plugin's form means the same as before.
 fn says_the_same(rule: &PeerRule, sent: &PeerRule) -> bool {
     let (PeerSelector::Full(selector), PeerSelector::Masked { src, dst }) = (rule.selector, sent.selector) else {
         return false;

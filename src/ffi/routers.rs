@@ -34,7 +34,7 @@ use tuntap_sys::socket::tell_arrivals;
 use tuntap_sys::socket_file::SocketFile;
 use tuntap_sys::tun::Tun;
 use tuntap_sys::{dumpable, process, socket};
-use tuntap_wire::autoconf::Directory;
+use tuntap_wire::autoconf::DirectoryId;
 
 /// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
@@ -411,7 +411,7 @@ fn guard_policy(spec: &RouterSpec) -> GuardPolicy {
 }
 
 /// The folders of this mount namespace in which its resolv.conf is, as a link and as a file.
-fn host_etc() -> Vec<Directory> {
+fn host_etc() -> Vec<DirectoryId> {
     let link = Path::new("/etc/resolv.conf");
     let paths = [Some(link.to_owned()), link.canonicalize().ok()];
     let mut found: Vec<_> = paths.iter().flatten().filter_map(|path| directory(path.parent()?).ok()).collect();

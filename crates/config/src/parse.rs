@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::Problem;
-use tuntap_wire::autoconf::is_host;
+use tuntap_wire::autoconf::is_claimable;
 use tuntap_wire::selector::AddressPattern;
 
 /// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
@@ -38,7 +38,7 @@ pub fn for_device<const N: usize>(value: &str, syntax: &'static str) -> Result<(
 
 /// An address that a host can have.
 pub fn host(word: &str) -> Result<IpAddr, Problem> {
-    word.parse().ok().filter(|address| is_host(*address)).ok_or_else(|| Problem::Host(word.to_owned()))
+    word.parse().ok().filter(|address| is_claimable(*address)).ok_or_else(|| Problem::Host(word.to_owned()))
 }
 
 /// An address that a host can have, with the length of its network's prefix.

@@ -10,7 +10,7 @@ use super::hostnet::HostSetting;
 use super::{Config, parse, rules};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::targets::TargetRange;
-use tuntap_wire::ip::is_extension;
+use tuntap_wire::ip::protocol::is_extension;
 use tuntap_wire::selector::{Protocol, Service};
 
 /// Most rules of one router about its host.

@@ -98,7 +98,7 @@ pub fn network(spec: &DeviceSpec, told: &Configuration, all: &[DeviceSpec]) -> N
     let gateway = |family| {
         let own = spec.gateway(family);
         let is_first = all.iter().find(|it| it.gateway(family).is_some()).is_none_or(|first| first.name == spec.name);
-        let routers = told.gateway(family).filter(|_| own.is_none());
+        let routers = told.default_router(family).filter(|_| own.is_none());
         own.map(|address| Gateway { address, is_own_choice: is_first })
             .or_else(|| routers.map(|address| Gateway { address, is_own_choice: false }))
     };

@@ -15,7 +15,8 @@ use tuntap_config::DeviceSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::socket;
 use tuntap_wire::autoconf::{
-    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, LeaseError, RefusedWish, Wish, name_hash,
+    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MessageError, RefusedRequest, Requested,
+    name_hash,
 };
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
@@ -52,7 +53,7 @@ pub enum SettleError {
     Frame(#[from] FrameError),
     /// What came is no configuration.
     #[error("its configuration makes no sense: {0}")]
-    Message(#[from] LeaseError),
+    Message(#[from] MessageError),
     /// It gave what nobody asked for.
     #[error("it gave {0}, which nobody asked for")]
     Unasked(IpNet),
@@ -72,8 +73,8 @@ pub enum SettleError {
     )]
     RulesTooEarly(libc::uid_t),
     /// It refused.
-    #[error("it refuses {}: {}", .0.wish, .0.reason)]
-    Refused(RefusedWish),
+    #[error("it refuses {}: {}", .0.requested, .0.reason)]
+    Refused(RefusedRequest),
     /// What it has chosen for the device before is not what it would choose now.
     #[error("its network is another one than before")]
     Changed,
@@ -136,8 +137,8 @@ impl Holding {
     }
 
     fn claim(&self) -> ClaimRequest {
-        let leased = self.leased.iter().map(|address| ClaimedAddress { address: *address, leased: true });
-        let fixed = self.fixed.iter().map(|(address, _)| ClaimedAddress { address: *address, leased: false });
+        let leased = self.leased.iter().map(|address| ClaimedAddress { address: *address, assigned: true });
+        let fixed = self.fixed.iter().map(|(address, _)| ClaimedAddress { address: *address, assigned: false });
         ClaimRequest { addresses: leased.chain(fixed).collect() }
     }
 
@@ -176,7 +177,7 @@ impl Holding {
     pub fn lease(told: &Configuration, own_gateways: &[IpAddr]) -> Self {
         let is_own = |family| own_gateways.iter().any(|own| Family::of(*own) == family);
         let has = |family| told.addresses.iter().any(|net| Family::of(net.addr()) == family);
-        let used = told.gateways.iter().filter(|gateway| {
+        let used = told.routers.iter().filter(|gateway| {
             let family = Family::of(**gateway);
             has(family) && !is_own(family)
         });
@@ -204,7 +205,7 @@ impl Holding {
             told.addresses.iter().any(|net| net.addr() == *address && net.prefix_len() == *len)
         };
         self.networks.iter().all(is_told)
-            && self.gateways.iter().all(|gateway| told.gateway(Family::of(*gateway)) == Some(*gateway))
+            && self.gateways.iter().all(|gateway| told.default_router(Family::of(*gateway)) == Some(*gateway))
     }
 }
 
@@ -304,9 +305,9 @@ impl<'a> Talk<'a> {
         }
         for ClaimedAddress { address, .. } in claim.addresses {
             if !told.addresses.iter().any(|net| net.addr() == address) {
-                let of_this = told.refused.iter().find(|refusal| refusal.wish == Wish::Address(address));
-                let no_reason = || RefusedWish {
-                    wish: Wish::Address(address),
+                let of_this = told.refused.iter().find(|refusal| refusal.requested == Requested::Address(address));
+                let no_reason = || RefusedRequest {
+                    requested: Requested::Address(address),
                     reason: "without a reason".to_owned(),
                     for_good: false,
                 };

@@ -9,7 +9,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use tuntap_sys::replace::Place;
-use tuntap_wire::autoconf::Directory;
+use tuntap_wire::autoconf::DirectoryId;
 
 /// A file that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ResolvConf {
     /// The servers.
     pub servers: Vec<IpAddr>,
     /// The host's folders, into which it must not go.
-    pub host_etc: Vec<Directory>,
+    pub host_etc: Vec<DirectoryId>,
 }
 
 /// Why it is not written.
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use tuntap_sys::replace::directory;
 
-    fn file(path: &Path, host_etc: Vec<Directory>) -> ResolvConf {
+    fn file(path: &Path, host_etc: Vec<DirectoryId>) -> ResolvConf {
         let servers = vec!["10.0.0.53".parse().expect("v4"), "fd00::53".parse().expect("v6")];
         ResolvConf { device: "uwsgi0".to_owned(), path: path.to_string_lossy().into_owned(), servers, host_etc }
     }
@@ -96,7 +96,7 @@ mod tests {
         assert!(refused.starts_with("uwsgi0: tuntap-device-dns: /") && refused.contains("host's own"), "{refused}");
         assert!(file(&path, Vec::new()).write().is_err(), "nobody knows");
         assert!(!path.exists());
-        file(&path, vec![Directory { device: hosts.device, inode: hosts.inode + 1 }]).write().expect("another one");
+        file(&path, vec![DirectoryId { device: hosts.device, inode: hosts.inode + 1 }]).write().expect("another one");
         let text = std::fs::read_to_string(&path).expect("there");
         assert!(text.ends_with("nameserver 10.0.0.53\nnameserver fd00::53\n"), "{text}");
     }

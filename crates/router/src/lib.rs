@@ -32,7 +32,7 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::socket::bind_udp;
 use tuntap_sys::socket_file::SocketFile;
 use tuntap_sys::tun::{Tun, TunError};
-use tuntap_wire::autoconf::Directory;
+use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
 pub use heartbeat::{Heartbeat, Watchdog};
@@ -158,7 +158,7 @@ pub struct NetworkFacts {
     /// DNS servers.
     pub dns: Vec<IpAddr>,
     /// Folders of the host that no device may write its resolv.conf into.
-    pub host_etc: Vec<Directory>,
+    pub host_etc: Vec<DirectoryId>,
 }
 
 /// The socket on which routers exchange packets.

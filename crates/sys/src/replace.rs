@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, renamea
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use tuntap_wire::autoconf::Directory;
+use tuntap_wire::autoconf::DirectoryId;
 
 /// Anybody may read the file.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
@@ -41,9 +41,9 @@ impl Place {
     }
 
     /// Which folder that is.
-    pub fn directory(&self) -> io::Result<Directory> {
+    pub fn directory(&self) -> io::Result<DirectoryId> {
         let metadata = self.folder.metadata()?;
-        Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
+        Ok(DirectoryId { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// Puts a file that anybody may read in the place of what is there, which may be a symbolic link: the link goes, and what
@@ -93,9 +93,9 @@ impl Place {
 }
 
 /// Which directory a path leads to.
-pub fn directory(path: &Path) -> io::Result<Directory> {
+pub fn directory(path: &Path) -> io::Result<DirectoryId> {
     let metadata = std::fs::metadata(path)?;
-    Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
+    Ok(DirectoryId { device: metadata.dev(), inode: metadata.ino() })
 }
 
 #[cfg(test)]

@@ -1,36 +1,36 @@
-//! The extension by which a device hands its TUN descriptor to its router. A router without it drops the hello, because
-//! it is shorter than an IP packet, and never answers.
+//! Messages by which a device passes its TUN descriptor to its router. A router without them drops the hello, which is
+//! shorter than an IP packet, and does not reply.
 
 use super::vnet::VNET_HEADER_LEN;
 
-/// `modifier2` of a device's hello. The TUN descriptor travels with its first byte.
+/// `modifier2` of a [`Hello`]. The TUN descriptor travels with the frame's first byte.
 pub const HELLO: u8 = 0x74;
 
-/// `modifier2` of a router's answer. Nothing but packets goes to a device that has not said hello.
-pub const ANSWER: u8 = 0x75;
+/// `modifier2` of a [`HelloReply`]. It is only sent to a device that has sent a hello.
+pub const REPLY: u8 = 0x75;
 
-/// The version of the extension that this code speaks.
+/// Version of these messages.
 pub const VERSION: u8 = 1;
 
-/// Bytes of both payloads: below 20, the least that a C router takes for a packet.
+/// Bytes of both payloads. A C router takes payloads of 20 bytes and more for packets.
 pub const PAYLOAD_LEN: usize = 8;
 
-/// A device that hands over its descriptor.
+/// A device passes its TUN descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// The offloads that the device turns on once it is attached, as `TUN_F_*` of linux/if_tun.h.
     pub offloads: u32,
 }
 
-/// What the router says to a hello.
+/// The router's reply to a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HelloReply {
-    /// It reads and writes the device itself from now on.
+    /// The router reads and writes the device itself from now on.
     Attached,
-    /// It doesn't; packets travel in frames.
+    /// Packets travel in frames.
     Refused,
-    /// It was started again, knows the peer, and asks for its device: for a second hello. Nothing else may come before
-    /// that, and no packet until it is answered.
+    /// The router was restarted, has restored the peer, and needs its device again: the device sends another hello. It
+    /// must send nothing before that, and no packet until the hello is answered.
     Renew,
 }
 
@@ -42,7 +42,7 @@ impl Hello {
         [VERSION, VNET_HEADER_LEN as u8, 0, 0, a, b, c, d]
     }
 
-    /// Reads a payload. `None` for another version, or another length of the header before packets.
+    /// Reads a payload. `None` for another version or length, or another length of the virtio_net header.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let [VERSION, header_len, _, _, a, b, c, d] = *payload else { return None };
         (usize::from(header_len) == VNET_HEADER_LEN).then_some(Self { offloads: u32::from_le_bytes([a, b, c, d]) })
@@ -52,12 +52,12 @@ impl Hello {
 impl HelloReply {
     /// The payload.
     pub const fn encode(self) -> [u8; PAYLOAD_LEN] {
-        let answer = match self {
+        let reply = match self {
             Self::Refused => 0,
             Self::Attached => 1,
             Self::Renew => 2,
         };
-        [VERSION, answer, 0, 0, 0, 0, 0, 0]
+        [VERSION, reply, 0, 0, 0, 0, 0, 0]
     }
 
     /// Reads a payload. `None` for another version.
@@ -79,8 +79,8 @@ mod tests {
     fn round_trips() {
         let hello = Hello { offloads: 0x1234_5678 };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
-        for answer in [HelloReply::Attached, HelloReply::Refused, HelloReply::Renew] {
-            assert_eq!(HelloReply::decode(&answer.encode()), Some(answer));
+        for reply in [HelloReply::Attached, HelloReply::Refused, HelloReply::Renew] {
+            assert_eq!(HelloReply::decode(&reply.encode()), Some(reply));
         }
     }
 

@@ -1,5 +1,4 @@
-//! Echo requests (RFC 792, RFC 4443): the packet with which a device claims an address from a router that knows no other
-//! way.
+//! Echo requests (RFC 792, RFC 4443). A device sends one to claim an address from a router that has no claim messages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +10,7 @@ const HOP_LIMIT: u8 = 64;
 const ECHO_REQUEST_V4: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 
-/// An echo request without data. `None` if the addresses are of different versions.
+/// An echo request without data. `None` if the addresses are of different families.
 pub fn echo_request(from: IpAddr, to: IpAddr) -> Option<Vec<u8>> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Some(v4(from, to)),

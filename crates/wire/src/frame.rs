@@ -1,4 +1,4 @@
-//! Framing on the unix stream: a 4-byte header in uwsgi's style, then the payload.
+//! Framing on the unix stream: a header of 4 bytes in uwsgi's style, then the payload.
 
 use thiserror::Error;
 
@@ -7,8 +7,8 @@ use super::{attach, autoconf, rule};
 /// Bytes of a frame's header: `modifier1`, the payload's length as little-endian u16, `modifier2`.
 pub const HEADER_LEN: usize = 4;
 
-/// Longest payload of a frame, in bytes. With its header it fills the 8192-byte buffer of the C plugin, which
-/// corrupts its heap when it gets a longer one.
+/// Longest payload of a frame, in bytes. With its header it fills the buffer of 8192 bytes of the C plugin, which
+/// corrupts its heap when it receives a longer one.
 pub const MAX_PAYLOAD_LEN: usize = 8188;
 
 /// Longest frame with its header, in bytes.
@@ -21,19 +21,19 @@ pub enum FrameKind {
     Packet,
     /// Peer rules in the C plugin's form, see [`super::rule`].
     Rules,
-    /// Peer rules in a form of our own.
+    /// Peer rules in the extended form, see [`super::rule`].
     ExtendedRules,
-    /// A device hands over its descriptor, see [`super::attach`].
+    /// A device passes its TUN descriptor, see [`super::attach`].
     Hello,
-    /// A router's answer to that.
+    /// A router's reply to a hello.
     HelloReply,
-    /// A device asks for its configuration, see [`super::autoconf`].
+    /// A device requests its configuration, see [`super::autoconf`].
     ConfigurationRequest,
-    /// A router's answer to that, and to a claim.
+    /// A router's answer to a request or a claim.
     Configuration,
-    /// A device says which addresses it should have.
+    /// A device claims addresses.
     ClaimRequest,
-    /// A kind that this version doesn't know.
+    /// An unknown kind, with its `modifier2`.
     Other(u8),
 }
 
@@ -45,8 +45,8 @@ impl FrameKind {
             Self::Rules => 1,
             Self::ExtendedRules => rule::EXTENDED,
             Self::Hello => attach::HELLO,
-            Self::HelloReply => attach::ANSWER,
-            Self::ConfigurationRequest => autoconf::ASK,
+            Self::HelloReply => attach::REPLY,
+            Self::ConfigurationRequest => autoconf::REQUEST,
             Self::Configuration => autoconf::CONFIGURATION,
             Self::ClaimRequest => autoconf::CLAIM,
             Self::Other(value) => value,
@@ -59,8 +59,8 @@ impl FrameKind {
             1 => Self::Rules,
             rule::EXTENDED => Self::ExtendedRules,
             attach::HELLO => Self::Hello,
-            attach::ANSWER => Self::HelloReply,
-            autoconf::ASK => Self::ConfigurationRequest,
+            attach::REPLY => Self::HelloReply,
+            autoconf::REQUEST => Self::ConfigurationRequest,
             autoconf::CONFIGURATION => Self::Configuration,
             autoconf::CLAIM => Self::ClaimRequest,
             other => Self::Other(other),
@@ -68,16 +68,16 @@ impl FrameKind {
     }
 }
 
-/// One whole frame inside the reader's buffer.
+/// One complete frame inside the reader's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What the payload is.
+    /// What the payload carries.
     pub kind: FrameKind,
     /// 1 to [`MAX_PAYLOAD_LEN`] bytes.
     pub payload: &'a [u8],
 }
 
-/// A header that no sender of ours or of the C plugin writes. The stream can't be trusted any further.
+/// A header that neither our devices nor those of the C plugin write. The rest of the stream can't be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// The header announces no payload.
@@ -88,8 +88,8 @@ pub enum FrameError {
     Oversized(u16),
 }
 
-/// The frames at the start of a buffer, in order. Ends at the first incomplete frame or after the first error;
-/// [`Frames::rest`] is what was not consumed.
+/// Iterates over the frames at the start of a buffer. Ends before the first incomplete frame, or after the first error;
+/// [`Frames::rest`] returns the bytes that were not consumed.
 #[derive(Debug)]
 pub struct Frames<'a> {
     rest: &'a [u8],
@@ -97,13 +97,13 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// Starts at a frame's first byte.
+    /// Starts at the first byte of a frame.
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, failed: false }
     }
 
-    /// The bytes behind the last whole frame: the start of the next one, at most [`MAX_FRAME_LEN`] - 1 bytes once
-    /// the iterator has ended without an error.
+    /// The bytes behind the last complete frame. Once the iterator has ended without an error, they are the start of
+    /// the next one, at most [`MAX_FRAME_LEN`] - 1 bytes.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -129,7 +129,7 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// The header for a payload, or `None` if no frame can carry it.
+/// The header for a payload of this length, or `None` if no frame can carry it.
 pub fn header(kind: FrameKind, payload_len: usize) -> Option<[u8; HEADER_LEN]> {
     if payload_len == 0 || payload_len > MAX_PAYLOAD_LEN {
         return None;
@@ -138,7 +138,7 @@ pub fn header(kind: FrameKind, payload_len: usize) -> Option<[u8; HEADER_LEN]> {
     Some([0, low, high, kind.modifier2()])
 }
 
-/// Appends a frame to `out`. Returns false, with `out` as it was, if no frame can carry the payload.
+/// Appends a frame to `out`. Returns false and leaves `out` unchanged if no frame can carry the payload.
 #[must_use]
 pub fn append(out: &mut Vec<u8>, kind: FrameKind, payload: &[u8]) -> bool {
     let Some(header) = header(kind, payload.len()) else { return false };
@@ -183,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a stream is cut into reads, the same frames come out of it.
+        /// The same frames are read from a stream however it is cut into reads.
         #[test]
         fn cuts_do_not_matter(
             payloads in prop::collection::vec((0u8..4, prop::collection::vec(any::<u8>(), 1..300)), 1..12),
@@ -209,7 +209,7 @@ mod tests {
             prop_assert_eq!(seen, payloads);
         }
 
-        /// Whatever comes, frames and rest together never exceed what was given.
+        /// Frames and rest together are as long as the input, whatever it is.
         #[test]
         fn garbage_is_only_split(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             let mut frames = Frames::new(&bytes);

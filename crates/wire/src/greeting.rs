@@ -1,9 +1,9 @@
-//! What may come before a device's first frame: its credentials.
+//! The credentials that a device may send before its first frame.
 
 use thiserror::Error;
 
-/// First bytes of a device that sends its credentials. They stand before any frame, without a header, and carry
-/// SCM_CREDENTIALS.
+/// First bytes of a device that sends its credentials. They are no frame and have no header; SCM_CREDENTIALS (unix(7))
+/// travels with them.
 pub const CREDENTIALS_MAGIC: &[u8; 12] = b"uwsgi-tuntap";
 
 /// First bytes that begin neither a frame nor credentials.
@@ -11,12 +11,12 @@ pub const CREDENTIALS_MAGIC: &[u8; 12] = b"uwsgi-tuntap";
 #[error("first bytes that are neither a frame nor credentials")]
 pub struct BadStart;
 
-/// Where the frames start in a stream's first bytes: a device may send credentials that its router doesn't ask for,
-/// because the option is set on its side only. `None` if more bytes are needed to tell.
+/// Returns the offset of the first frame in a stream's first bytes. A device may send credentials that its router
+/// doesn't need, because the option is set on the device's side only. `None` if more bytes are needed to decide.
 pub fn frames_start(bytes: &[u8]) -> Result<Option<usize>, BadStart> {
     match bytes.first() {
         None => Ok(None),
-        // A frame's first byte is modifier1, which is 0 everywhere, and the magic's isn't.
+        // A frame begins with modifier1, which is 0 everywhere.
         Some(first) if *first != CREDENTIALS_MAGIC[0] => Ok(Some(0)),
         Some(_) if bytes.starts_with(CREDENTIALS_MAGIC) => Ok(Some(CREDENTIALS_MAGIC.len())),
         Some(_) if CREDENTIALS_MAGIC.starts_with(bytes) => Ok(None),

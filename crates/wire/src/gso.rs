@@ -16,10 +16,10 @@ pub struct GsoPacket<'a> {
 /// Why bytes from a device are no packet that can be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum GsoError {
-    /// The packet is none; [`PacketError::TooShort`] also if the header before it is not complete.
+    /// The bytes are no IP packet. [`PacketError::TooShort`] also stands for an incomplete virtio_net header.
     #[error(transparent)]
     Packet(#[from] PacketError),
-    /// The header does not fit the packet.
+    /// The virtio_net header does not fit the packet.
     #[error(transparent)]
     Header(#[from] VnetError),
 }
@@ -50,12 +50,12 @@ impl<'a> GsoPacket<'a> {
         &self.packet
     }
 
-    /// Header and packet as they were read, if a device may be given them so: one piece is cheaper to write than two.
+    /// Header and packet as they were read, if they may be written to a device so: one write is cheaper than two parts.
     pub const fn whole(&self) -> Option<&'a [u8]> {
         self.whole
     }
 
-    /// How many packets it is cut into where it can't pass whole; 0 if there is nothing to cut.
+    /// Number of segments that it is cut into where it can't be sent whole; 0 if it is not a GSO packet.
     pub fn segments(&self) -> usize {
         self.offload.segments(&self.packet)
     }
@@ -73,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn header_that_was_not_looked_at_in_full_does_not_go_on_as_it_came() {
+    fn header_with_ignored_fields_is_not_passed_on() {
         let clean = received([0; VNET_HEADER_LEN]);
         assert_eq!(GsoPacket::parse(&clean).expect("valid").whole(), Some(clean.as_slice()));
-        // Lengths that count only where there is something to segment.
+        // Fields that only have a meaning for GSO packets.
         let odd = received([0, 0, 0xff, 0xff, 7, 7, 0xff, 0xff, 0, 9]);
         let packet = GsoPacket::parse(&odd).expect("valid");
         assert_eq!((packet.whole(), packet.offload()), (None, &Offload::NONE));
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn gso_packet_tells_how_many_it_stands_for() {
         let mut bytes = vec![0; VNET_HEADER_LEN];
-        // A checksum at byte 6 of the UDP header, datagrams of 100 bytes: linux/virtio_net.h.
+        // GSO of UDP in datagrams of 100 bytes, with a checksum to complete.
         (bytes[0], bytes[1]) = (1, 5);
         for (at, value) in [(4, 100_u16), (6, 20), (8, 6)] {
             bytes[at..at + 2].copy_from_slice(&value.to_ne_bytes());

@@ -1,6 +1,7 @@
-//! What travels between a device and its router, and what is inside an IP packet. Pure: bytes in, values out.
+//! What travels between a device and its router, and what is inside an IP packet. Everything here is pure: bytes go in,
+//! values come out.
 //!
-//! `docs/PROTOCOL.md` is the same in prose; `include/uwsgi_tuntap.h` gives it to C.
+//! `docs/PROTOCOL.md` describes the format in prose, `include/uwsgi_tuntap.h` declares it for C.
 
 pub mod attach;
 pub mod autoconf;

@@ -25,8 +25,8 @@ impl Offloads {
 
     const TCP: Self = Self(Self::CSUM.0 | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN);
 
-    /// From most to least: with UDP (Linux 6.2), without, checksums only. The kernel takes the flags of the two versions
-    /// for UDP only together, and has both for TCP since it has any.
+    /// From most to least: with UDP (Linux 6.2), without UDP, checksums only. The kernel accepts the UDP flags of both
+    /// IP versions only together; those of TCP have always come together.
     pub const CANDIDATES: [Self; 4] = [Self(Self::TCP.0 | TUN_F_USO4 | TUN_F_USO6), Self::TCP, Self::CSUM, Self::NONE];
 
     /// The kernel's bits.
@@ -34,7 +34,7 @@ impl Offloads {
         self.0
     }
 
-    /// From the kernel's bits. Unknown ones are left out.
+    /// From the kernel's bits. Unknown bits are ignored.
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits & Self::CANDIDATES[0].0)
     }

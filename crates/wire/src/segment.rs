@@ -1,5 +1,5 @@
-//! What a network card would do: complete a checksum, cut a super-packet into packets. Needed where a packet leaves for
-//! a peer that gets frames, or for another router.
+//! Segmentation and checksums in software, as a network card does them. They are needed where a packet leaves in frames
+//! or for another router.
 
 use std::ops::Range;
 
@@ -26,8 +26,8 @@ const TCP_CWR: u8 = 0x80;
 /// Offset of the length in a UDP header (RFC 768).
 const UDP_LEN: usize = 4;
 
-/// Hands the packets that `packet` stands for to `emit`, ready for the wire, in order. `offload` must have been checked
-/// against this packet; `scratch` is where they are put together.
+/// Calls `emit` for each segment of `packet` in order, or once for the packet itself, with checksums completed.
+/// `offload` must have been checked against this packet; segments are built in `scratch`.
 pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
     let bytes = &packet.bytes()[..packet.total_len()];
     match (offload.segmentation, offload.checksum) {
@@ -62,14 +62,14 @@ pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec
     }
 }
 
-/// The sum of what all segments have in common in their pseudo headers: the addresses and the protocol. With the length it
-/// is the same for both versions (RFC 9293, section 3.1; RFC 8200, section 8.1).
+/// The sum of addresses and protocol, which the pseudo headers of all segments share. With the transport length added,
+/// it is the pseudo header's sum for both versions (RFC 9293, section 3.1; RFC 8200, section 8.1).
 fn pseudo_header_sum(packet: &Packet<'_>) -> u64 {
     let addresses = if packet.is_v4() { V4_ADDRESSES } else { V6_ADDRESSES };
     sum(u64::from(packet.protocol()), &packet.bytes()[addresses])
 }
 
-/// Makes the copy of an IPv4 header that of a packet of its own.
+/// Adapts the copy of an IPv4 header to its segment.
 fn finish_v4(header: &mut [u8], transport_len: usize, index: usize) {
     put(header, V4_TOTAL_LEN, length(header.len() + transport_len));
     put(header, V4_IDENTIFICATION, get(header, V4_IDENTIFICATION).wrapping_add(length(index)));
@@ -77,12 +77,12 @@ fn finish_v4(header: &mut [u8], transport_len: usize, index: usize) {
     put(header, V4_CHECKSUM, !fold(sum(0, header)));
 }
 
-/// The same for IPv6, whose extension headers have nothing of it in them.
+/// Adapts the copy of an IPv6 header to its segment. Extension headers stay as they are.
 fn finish_v6(headers: &mut [u8], transport_len: usize) {
     put(headers, V6_PAYLOAD_LEN, length(headers.len() - IPV6_HEADER_LEN + transport_len));
 }
 
-/// The same for a TCP or UDP header and the payload behind it.
+/// Adapts the copy of a TCP or UDP header to its segment, which follows it in `transport`.
 fn finish_transport(pseudo: u64, transport: &mut [u8], kind: Segmentation, index: usize, last: bool) {
     let transport_len = length(transport.len());
     let (protocol, checksum_at) = match kind {
@@ -108,12 +108,13 @@ fn finish_transport(pseudo: u64, transport: &mut [u8], kind: Segmentation, index
     put(transport, checksum_at, not_zero(!fold(total), protocol));
 }
 
-/// A length for its field. What is cut from a packet never exceeds the bounds of the packet itself.
+/// A length as it is written into a header. No segment is longer than the packet that it is cut from, so it always
+/// fits.
 fn length(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
 }
 
-/// Writes the checksum of which the sender left the pseudo header's part.
+/// Completes a checksum that holds the sum of the pseudo header only.
 fn complete_checksum(bytes: &mut [u8], checksum: PartialChecksum, protocol: u8) {
     let start = usize::from(checksum.start);
     let value = not_zero(!fold(sum(0, &bytes[start..])), protocol);
@@ -125,7 +126,7 @@ const fn not_zero(checksum: u16, protocol: u8) -> u16 {
     if checksum == 0 && protocol == protocol::UDP { u16::MAX } else { checksum }
 }
 
-/// Adds bytes to a sum of 16-bit words (RFC 1071). Words of four bytes give the same once folded.
+/// Adds bytes to a sum of 16-bit words (RFC 1071). Sums of 32-bit words are the same once they are folded.
 pub fn sum(start: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut total = start;
@@ -148,7 +149,7 @@ pub const fn fold(sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    #[allow(clippy::cast_possible_truncation)] // the loop has just made sure
+    #[allow(clippy::cast_possible_truncation)] // the loop ends below 0x10000
     {
         sum as u16
     }
@@ -219,7 +220,7 @@ mod tests {
         bytes
     }
 
-    /// Slices a packet whose IP header the oracle finds in order.
+    /// Slices a packet, and checks its IP header with the oracle.
     fn checked(bytes: &[u8]) -> SlicedPacket<'_> {
         let sliced = SlicedPacket::from_ip(bytes).expect("an IP packet");
         match &sliced.net {
@@ -234,7 +235,7 @@ mod tests {
         sliced
     }
 
-    /// The oracle's checksum of what an IP packet carries.
+    /// The oracle's checksum of the transport protocol.
     fn expected_checksum(sliced: &SlicedPacket<'_>) -> u16 {
         let transport = sliced.transport.as_ref().expect("a payload");
         match (&sliced.net, transport) {
@@ -255,7 +256,7 @@ mod tests {
     }
 
     proptest! {
-        /// Put together again, the segments are the payload; each is a packet that the oracle accepts.
+        /// The segments make the payload when they are put together, and the oracle accepts each as a packet.
         #[test]
         fn tcp_segments(
             payload in prop::collection::vec(any::<u8>(), 1..5000),
@@ -315,7 +316,7 @@ mod tests {
             }
         }
 
-        /// Extension headers go with each segment, and count in its length alone.
+        /// Each segment repeats the extension headers and counts them in its length.
         #[test]
         fn segments_with_extension_headers(payload in prop::collection::vec(any::<u8>(), 1..3000), words in 0u8..8) {
             let plain = tcp(true, &payload, 7);
@@ -336,7 +337,7 @@ mod tests {
             }
         }
 
-        /// The fast sum is the obvious one.
+        /// The fast sum agrees with the definition.
         #[test]
         fn sum_agrees_with_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let obvious: u64 = bytes

@@ -1,18 +1,19 @@
-//! Which packets a rule is about: source, destination, protocol and port.
+//! Which packets a rule matches: source, destination, protocol and port.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::ip::{Packet, is_extension, protocol};
+use super::ip::Packet;
+use super::ip::protocol::{self, is_extension};
 
-/// Addresses of one end.
+/// Addresses at one end of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressPattern {
-    /// All addresses of both versions.
+    /// All addresses of both versions of IP.
     Any,
-    /// Those of a network. Bits behind the prefix length don't count.
+    /// The addresses of a network. Bits behind the prefix length are ignored.
     Net(IpNet),
 }
 
@@ -24,7 +25,7 @@ impl AddressPattern {
         }
     }
 
-    /// Whether addresses of IPv4 (or IPv6) can match.
+    /// Returns true if addresses of IPv4 (or IPv6 if `v4` is false) can match.
     const fn is_for(self, v4: bool) -> bool {
         match self {
             Self::Any => true,
@@ -44,7 +45,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its number in packets of IPv4 (or IPv6).
+    /// Its number in packets of IPv4 (or IPv6 if `v4` is false).
     pub const fn number(self, v4: bool) -> u8 {
         match self {
             Self::Icmp if v4 => protocol::ICMP,
@@ -53,7 +54,7 @@ impl Protocol {
         }
     }
 
-    /// Whether its packets go to ports.
+    /// Returns true if its packets have ports.
     pub const fn has_ports(self) -> bool {
         match self {
             Self::Icmp => false,
@@ -62,7 +63,7 @@ impl Protocol {
     }
 }
 
-/// Destination ports, both ends included.
+/// A range of destination ports, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
     first: u16,
@@ -75,27 +76,27 @@ impl Ports {
         if first <= last { Some(Self { first, last }) } else { None }
     }
 
-    /// The lowest and the highest one.
+    /// The first and the last port.
     pub const fn bounds(self) -> (u16, u16) {
         (self.first, self.last)
     }
 
-    /// Whether a packet to this port matches. Packets without a port don't, later fragments among them.
+    /// Returns true if the range has a packet's port. Packets without a port, such as later fragments, never match.
     pub fn contains(self, port: Option<u16>) -> bool {
         port.is_some_and(|port| (self.first..=self.last).contains(&port))
     }
 }
 
-/// A protocol, and ports of it.
+/// A protocol, and some or all of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
     /// The protocol.
     pub protocol: Protocol,
-    /// `None` is any port, and packets without one.
+    /// The ports. `None` matches every port, and packets without one.
     pub ports: Option<Ports>,
 }
 
-/// Why a rule would not do what it says.
+/// Why a selector is refused: it would never match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SelectorError {
     /// No packet has both.
@@ -106,7 +107,7 @@ pub enum SelectorError {
     ExtensionHeader,
 }
 
-/// What a rule looks at.
+/// The packets that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selector {
     src: AddressPattern,
@@ -118,7 +119,7 @@ impl Selector {
     /// Every packet.
     pub const ALL: Self = Self { src: AddressPattern::Any, dst: AddressPattern::Any, service: None };
 
-    /// Packets from `src` to `dst`, of the service only, if there is one.
+    /// Packets from `src` to `dst`, if they are of this service. An error if no packet can match.
     pub fn new(src: AddressPattern, dst: AddressPattern, service: Option<Service>) -> Result<Self, SelectorError> {
         let selector = Self { src, dst, service };
         let names_extension = service.is_some_and(|service| is_extension(service.protocol.number(false)));
@@ -141,17 +142,17 @@ impl Selector {
         self.dst
     }
 
-    /// Protocol and ports; `None` is all of them.
+    /// Protocol and ports. `None` matches all packets.
     pub const fn service(&self) -> Option<Service> {
         self.service
     }
 
-    /// Whether packets of IPv4 (or IPv6) can match.
+    /// Returns true if packets of IPv4 (or IPv6 if `v4` is false) can match.
     pub const fn is_for(&self, v4: bool) -> bool {
         self.src.is_for(v4) && self.dst.is_for(v4)
     }
 
-    /// Whether a packet matches.
+    /// Returns true if a packet matches.
     pub fn matches(&self, packet: &Packet<'_>) -> bool {
         let fits = |service: Service| {
             service.protocol.number(packet.is_v4()) == packet.protocol()
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(Selector::new(net("10.0.0.0/8"), net("fd00::/8"), None), Err(SelectorError::MixedVersions));
     }
 
-    /// They would be rules that never match.
+    /// Rules for IPv6 with such a protocol would never match.
     #[test]
     fn extension_headers_are_protocols_in_ipv4_only() {
         let any = AddressPattern::Any;

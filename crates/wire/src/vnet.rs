@@ -1,5 +1,5 @@
-//! The header that stands before a packet on a TUN device with IFF_VNET_HDR (linux/virtio_net.h, `struct
-//! virtio_net_hdr`): what is left to do to the packet before it could travel on a wire.
+//! The header before each packet on a TUN device with IFF_VNET_HDR (`struct virtio_net_hdr` of linux/virtio_net.h). It
+//! says what is left to do to the packet before it can travel on a wire.
 
 use thiserror::Error;
 
@@ -18,33 +18,33 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// Most packets that a super-packet may stand for. An MTU of 576 makes 123 of 64 KiB, and Linux stops at segments of 36
-/// bytes (tcp_min_snd_mss, less timestamps) or at 128 datagrams. What costs more than that to cut is made to cost.
+/// Most segments of a GSO packet. With an MTU of 576, 64 KiB make 123 segments; Linux makes no segments below 36 bytes
+/// (tcp_min_snd_mss, less timestamps) and at most 128 datagrams. A packet with more segments is made to cause work.
 pub const MAX_SEGMENTS: usize = 2048;
 
-/// Most bytes of headers that are written when a super-packet is cut: the longest headers that IPv4 has, in each segment.
-/// The extension headers of IPv6 can be as long as a packet.
+/// Most bytes of headers that are written when a GSO packet is cut: as many as [`MAX_SEGMENTS`] of the longest IPv4 and
+/// TCP headers. The limit matters for extension headers of IPv6, which can be as long as a packet.
 const MAX_REPEATED_LEN: usize = MAX_SEGMENTS * (60 + 60);
 
 /// Bytes of the ports at the start of a transport header.
 const PORTS_LEN: usize = 4;
 
-/// Offset of the checksum in a TCP header (RFC 9293, section 3.1) and in a UDP header (RFC 768).
+/// Offset of the checksum in a TCP header (RFC 9293, section 3.1).
 pub const TCP_CHECKSUM_OFFSET: usize = 16;
-/// See [`TCP_CHECKSUM_OFFSET`].
+/// Offset of the checksum in a UDP header (RFC 768).
 pub const UDP_CHECKSUM_OFFSET: usize = 6;
 
 const TCP_MIN_HEADER_LEN: usize = 20;
 const UDP_HEADER_LEN: usize = 8;
 
-/// What a packet is made of, if it is a super-packet: many in one.
+/// How a GSO packet is to be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segmentation {
     /// TCP.
     Tcp {
         /// Bytes of payload in each segment.
         size: u16,
-        /// The first segment carries CWR, the others must not (RFC 3168).
+        /// The first segment may carry CWR, the others must not (RFC 3168).
         ecn: bool,
     },
     /// UDP.
@@ -54,31 +54,31 @@ pub enum Segmentation {
     },
 }
 
-/// Where a checksum is to be written, from the packet's start.
+/// A checksum that is still to be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// The first byte that is summed.
+    /// Offset of the first byte that is summed, from the start of the packet.
     pub start: u16,
-    /// From there to the checksum. It holds the sum of the pseudo header already.
+    /// Offset of the checksum from `start`. It already holds the sum of the pseudo header.
     pub offset: u16,
 }
 
 /// What is left to do to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offload {
-    /// Its checksum.
+    /// The checksum, if it is to be computed.
     pub checksum: Option<PartialChecksum>,
-    /// Its segmentation.
+    /// The segmentation, if it is a GSO packet.
     pub segmentation: Option<Segmentation>,
-    /// The kernel has looked at its checksum.
+    /// The kernel has verified its checksum.
     pub data_valid: bool,
-    /// Bytes of the headers that each segment repeats.
+    /// Length of the headers that each segment repeats, in bytes.
     headers_len: u16,
-    /// Whether what is to be segmented is an IPv6 packet.
+    /// True for a GSO packet of IPv6.
     is_v6: bool,
 }
 
-/// A header that doesn't fit the packet behind it.
+/// Why a header is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum VnetError {
     /// Unknown flags or kind of segmentation.
@@ -87,7 +87,7 @@ pub enum VnetError {
     /// The checksum would be written outside of the packet, into its IP headers, or into its ports.
     #[error("a checksum outside of the packet's payload")]
     Checksum,
-    /// The packet is not of the kind that its segmentation needs.
+    /// The packet is not of the kind that the segmentation needs.
     #[error("a segmentation that does not fit the packet")]
     Segmentation,
 }
@@ -96,12 +96,12 @@ impl Offload {
     /// Nothing is left to do.
     pub const NONE: Self = Self { checksum: None, segmentation: None, data_valid: false, headers_len: 0, is_v6: false };
 
-    /// Reads a header and checks that it fits its packet. Lengths of headers are taken from the packet: what the kernel
-    /// announces is not reliable for packets that it forwards.
+    /// Reads a header and checks that it fits its packet. The length of the headers is taken from the packet: the
+    /// kernel's `hdr_len` is not reliable for packets that it forwards.
     ///
-    /// The checks keep a peer from having what the firewall looks at, its IP headers and its ports, changed behind it: a
-    /// kernel writes the checksum wherever the header says. It need not be that of the first protocol in the packet, as
-    /// tunnels have others in them.
+    /// A kernel writes the checksum wherever the header says. The checks keep a peer from having IP headers and ports
+    /// changed after the rules have been evaluated. The checksum need not be that of the outermost transport protocol,
+    /// because packets of tunnels contain others.
     pub fn parse(header: [u8; VNET_HEADER_LEN], packet: &Packet<'_>) -> Result<Self, VnetError> {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let (flags, kind, size, start, offset) = (header[0], header[1], word(4), word(6), word(8));
@@ -133,7 +133,7 @@ impl Offload {
         Ok(Self { checksum, segmentation, data_valid: flags & DATA_VALID != 0, headers_len, is_v6 })
     }
 
-    /// The header as it stands before a packet on a TUN device.
+    /// The header for a TUN device.
     pub fn encode(&self) -> [u8; VNET_HEADER_LEN] {
         let mut header = [0; VNET_HEADER_LEN];
         header[0] = (u8::from(self.checksum.is_some()) * NEEDS_CSUM) | (u8::from(self.data_valid) * DATA_VALID);
@@ -154,7 +154,7 @@ impl Offload {
         header
     }
 
-    /// Packets that the super-packet stands for; 0 if there is nothing to segment.
+    /// Number of segments that the packet is cut into; 0 if it is not a GSO packet.
     pub fn segments(&self, packet: &Packet<'_>) -> usize {
         match self.segmentation {
             None => 0,
@@ -164,13 +164,13 @@ impl Offload {
         }
     }
 
-    /// Bytes of IP and TCP or UDP header that each segment repeats; 0 if there is nothing to segment.
+    /// Length of the IP and TCP or UDP headers that each segment repeats, in bytes; 0 if it is not a GSO packet.
     pub const fn headers_len(&self) -> usize {
         self.headers_len as usize
     }
 }
 
-/// Length of the headers of a super-packet, if it is one that can be segmented.
+/// Length of the headers of a GSO packet, in bytes. `None` if the packet can't be segmented so.
 fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, packet: &Packet<'_>) -> Option<u16> {
     let (protocol, checksum_offset, size) = match kind {
         Segmentation::Tcp { size, .. } => (protocol::TCP, TCP_CHECKSUM_OFFSET, size),
@@ -197,7 +197,7 @@ fn segment_headers_len(kind: Segmentation, checksum: Option<PartialChecksum>, pa
     if fits { u16::try_from(headers_len).ok() } else { None }
 }
 
-/// Whether all extension headers mean the same in each segment. Linux cuts packets with these only.
+/// Returns true if all extension headers may be repeated in each segment. Linux segments packets with these only.
 fn may_repeat_extensions(packet: &Packet<'_>) -> bool {
     let headers = &packet.bytes()[..packet.header_len()];
     let mut next = headers[6];
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_super_packet_survives() {
+    fn gso_packet_of_tcp_survives() {
         let packet = tcp(5000);
         let offload = parse(header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 1448, 20, 16), &packet).expect("valid");
         assert_eq!(offload.segmentation, Some(Segmentation::Tcp { size: 1448, ecn: true }));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn super_packets_of_ipv6_survive() {
+    fn gso_packets_of_ipv6_survive() {
         let packet = tcp6(5000);
         let offload = parse(header(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN, 1428, 40, 16), &packet).expect("valid");
         assert_eq!(offload.segmentation, Some(Segmentation::Tcp { size: 1428, ecn: true }));
@@ -309,7 +309,7 @@ mod tests {
             parse_with(protocol::DESTINATION_OPTIONS, &[2, 3], 80).map(|offload| offload.headers_len()),
             Ok(100)
         );
-        // A fragment is a part already; the others sign the packet or are about one packet alone.
+        // A fragment can't be segmented; the others sign the packet or are about a single packet.
         for kind in
             [protocol::FRAGMENT, protocol::AUTHENTICATION, protocol::MOBILITY, protocol::HOST_IDENTITY, protocol::SHIM6]
         {
@@ -326,7 +326,7 @@ mod tests {
         assert!(parse(header(NEEDS_CSUM, 0, 0, 40, 4), &tcp6(10)).is_ok());
         let mut ping = Vec::new();
         PacketBuilder::ipv6(V6.0, V6.1, 64).icmpv6_echo_request(1, 2).write(&mut ping, b"").expect("a valid packet");
-        assert!(parse(header(NEEDS_CSUM, 0, 0, 40, 2), &ping).is_ok(), "nothing is hidden behind these bytes");
+        assert!(parse(header(NEEDS_CSUM, 0, 0, 40, 2), &ping).is_ok(), "a ping has no ports to protect");
         assert_eq!(parse(header(NEEDS_CSUM, 0, 0, 39, 3), &ping), Err(VnetError::Checksum));
     }
 

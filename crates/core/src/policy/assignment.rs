@@ -132,13 +132,13 @@ impl Forwarder {
         claimed: ClaimedAddress,
         is_dead: impl Fn(PeerId) -> bool,
     ) -> Result<Candidate, AssignmentError> {
-        let ClaimedAddress { address, leased } = claimed;
+        let ClaimedAddress { address, assigned } = claimed;
         let id = applicant.id;
         let identity = self.identity(id).ok_or(AssignmentError::NoPeer)?;
         if self.pool.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let may_be_given = leased && self.pool.may_give(address, identity, &self.policy.leases);
+        let may_be_given = assigned && self.pool.may_give(address, identity, &self.policy.leases);
         if !may_be_given && !self.policy.leases.allow(address, identity) {
             return Err(AssignmentError::NotLeased);
         }
@@ -164,11 +164,11 @@ impl Forwarder {
     fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
-            && self.policy.leases.is_leased(address, identity) != Some(true);
+            && self.policy.leases.is_granted(address, identity) != Some(true);
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_leased = self.policy.leases.is_leased(address, identity) == Some(true);
+        let is_leased = self.policy.leases.is_granted(address, identity) == Some(true);
         let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);

@@ -55,8 +55,8 @@ fn lease(forwarder: &mut Forwarder, id: PeerId, family: Family) -> IpAddr {
     chosen.address
 }
 
-fn claimed(text: &str, leased: bool) -> ClaimedAddress {
-    ClaimedAddress { address: address(text), leased }
+fn claimed(text: &str, assigned: bool) -> ClaimedAddress {
+    ClaimedAddress { address: address(text), assigned }
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
     assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotLeased));
     assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotLeased));
     let held = lease(&mut forwarder, peer(2), Family::V4);
-    let of_other = ClaimedAddress { address: held, leased: true };
+    let of_other = ClaimedAddress { address: held, assigned: true };
     assert_eq!(forwarder.consider(applicant(peer(1)), of_other, alive), Err(AssignmentError::Held));
     assert_eq!(forwarder.consider(applicant(peer(1)), of_other, |_| true).map(|it| it.dead_holder), Ok(Some(peer(2))));
     assert_eq!(forwarder.give(peer(1), address("10.0.0.5"), key(peer(1))), Ok(true));

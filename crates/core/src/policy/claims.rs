@@ -9,7 +9,7 @@ use super::guard::Guard;
 use super::pool::Pool;
 use super::registry::{ClaimResult, PeerId, Registry};
 use super::shares::Shares;
-use tuntap_wire::autoconf::is_host;
+use tuntap_wire::autoconf::is_claimable;
 
 /// Most IPv6 addresses of a peer. A host has one for each network that it knows of, and may have some for a time (RFC 8981).
 pub const MAX_V6_ADDRESSES: usize = 8;
@@ -187,7 +187,7 @@ impl Claims {
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
-        if !is_host(source) {
+        if !is_claimable(source) {
             return Some(DropReason::InvalidSource);
         }
         if self.is_bound && !leases.cover(source) {
@@ -202,7 +202,7 @@ impl Claims {
         if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_leased = leases.is_leased(source, identity) == Some(true);
+        let is_leased = leases.is_granted(source, identity) == Some(true);
         (!is_leased && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 

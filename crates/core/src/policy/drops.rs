@@ -2,7 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// Why a packet went no further.
+/// Why a packet is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum DropReason {
@@ -10,19 +10,19 @@ pub enum DropReason {
     TooShort,
     /// Neither IPv4 nor IPv6.
     NotIp,
-    /// Headers that contradict each other or the packet.
+    /// Headers that contradict each other or the packet's length.
     Malformed,
-    /// A routing header of IPv6, or an option of IPv4, that sends the packet on from its destination.
+    /// A routing header of IPv6, or a source route option of IPv4, with addresses left.
     SourceRoute,
-    /// Denied by one of the router's chains.
+    /// Denied by a chain rule.
     Firewall,
-    /// Denied by a rule of the peer.
+    /// Denied by a peer rule.
     PeerRule,
-    /// A first packet whose source can't belong to a host.
+    /// A first packet whose source is not unicast, or is link-local.
     InvalidSource,
     /// A source other than the peer's own address.
     SpoofedSource,
-    /// A source that another peer holds.
+    /// Another peer holds the source.
     AddressHeld,
     /// No peer holds the destination.
     NoPeer,
@@ -30,35 +30,36 @@ pub enum DropReason {
     QueueFull,
     /// Longer than a frame can carry.
     TooBig,
-    /// The TUN device refused it: it is down or has no buffer left.
+    /// The TUN device refused it because it is down or has no buffer left.
     TunRefused,
     /// The gateway's socket refused it.
     GatewayRefused,
-    /// A peer's rule wants a gateway that this router doesn't have.
+    /// A peer rule routes it, but this router has no gateway of the needed address family.
     NoGateway,
     /// A frame of an unknown kind.
     UnknownFrame,
-    /// A source that is not leased to the peer.
+    /// The source is not granted to the peer.
     NotLeased,
-    /// One IPv6 address more than a peer may hold.
+    /// The peer already holds as many IPv6 addresses as it may.
     TooManyAddresses,
-    /// A frame with other rules after the peer's first packet.
+    /// A frame with other peer rules after the peer's first packet.
     RulesFrozen,
-    /// A peer's rule names a gateway that peers may not name.
+    /// A peer rule names a gateway that peers may not name.
     RouteTarget,
-    /// A datagram from an address that no other router is at.
+    /// A datagram to the gateway from an address where no other router is expected.
     GatewaySource,
-    /// A datagram that came to the gateway by a device of the instance's routers: from a peer.
+    /// A datagram that came to the gateway through a device of one of the instance's routers: a peer has sent it.
     GatewayDevice,
-    /// A peer's packet to the gateway of a router.
+    /// A packet of a peer to the gateway of a router.
     ToGateway,
-    /// A peer's packet to a destination that is no host's: loopback, multicast, broadcast.
+    /// A packet of a peer to a destination that is not unicast: loopback, multicast, broadcast, link-local of
+    /// IPv6.
     Destination,
-    /// A peer's ICMP error message about a packet that was not for it.
+    /// An ICMP error message of a peer about a packet that the peer has not received.
     ForeignError,
-    /// A source that peers may not claim: outside of the router's networks, the host's own, or a gateway's.
+    /// A source that peers may not claim: outside of the router's networks, of the host, or of a gateway.
     NotClaimable,
-    /// One address more than a user may hold.
+    /// The peer's account already holds as many addresses as it may.
     AddressShare,
 }
 
@@ -144,7 +145,7 @@ impl DropCounters {
     }
 }
 
-/// A map from reason to packets. All reasons are in it, so that a collector finds each key from the start.
+/// A map from reason to packets. It has all reasons, so that each key exists from the start.
 impl Serialize for DropCounters {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;

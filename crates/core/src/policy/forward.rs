@@ -18,7 +18,7 @@ use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use crate::peers::{CheckedRule, Peer, PeerTable};
 use crate::router::session::Session;
-use tuntap_wire::autoconf::is_host;
+use tuntap_wire::autoconf::is_claimable;
 use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
 /// What decides about packets: the policy, what it said about recent flows, and the state of the peers.
@@ -146,7 +146,7 @@ impl Forwarder {
         for &address in addresses {
             // What somebody else has chosen for it may be nobody's lease.
             let may_have = if is_bound && !leases.cover(address) {
-                is_host(address) && !guard.is_taken(address)
+                is_claimable(address) && !guard.is_taken(address)
             } else {
                 leases.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, leases, pool)
             };
@@ -183,7 +183,7 @@ impl Forwarder {
     /// peer is unknown.
     pub fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = self.peers.get_mut(id)?;
-        if !is_host(address) || self.guard.is_taken(address) {
+        if !is_claimable(address) || self.guard.is_taken(address) {
             return Some(AssignResult::Taken);
         }
         if !self.policy.leases.allow(address, &peer.identity) {
@@ -319,7 +319,7 @@ impl Peer {
 
     /// For whom an address is counted: for nobody, if it is leased to the peer.
     pub(super) fn account_for(&self, address: IpAddr, leases: &Grants) -> Option<Account> {
-        self.account().filter(|_| leases.is_leased(address, &self.identity) != Some(true))
+        self.account().filter(|_| leases.is_granted(address, &self.identity) != Some(true))
     }
 }
 

@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use super::prefix_map::PrefixMap;
 
-/// Whom an address is leased to.
+/// Who an address is granted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// Processes of this user.
     User(u32),
-    /// Processes that have this group, as their own or as a supplementary one.
+    /// Processes with this group, as their own or as a supplementary one.
     Group(u32),
-    /// Nobody, as long as the user or group isn't there that it is for.
+    /// Nobody, as long as the user or group that the grant names doesn't exist.
     Nobody,
 }
 
-/// Addresses, and who may hold them.
+/// The operator's word about who may hold addresses (`tuntap-router-lease`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
     /// The addresses.
     pub prefix: IpNet,
-    /// Who may hold them, each of them one at a time.
+    /// Who may hold them. Each address still has one holder at a time.
     pub holder: Holder,
 }
 
-/// Who a peer is, as its kernel vouches for it.
+/// Who a peer is, as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User.
@@ -39,20 +39,20 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// What becomes of an address that no lease covers.
+/// Who may hold addresses that no grant covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uncovered {
-    /// Anybody may hold it.
+    /// Everybody.
     Allow,
-    /// Nobody may hold it.
+    /// Nobody.
     Deny,
 }
 
-/// All leases. A look at them costs the same for any number of leases.
+/// All grants. The cost of a lookup doesn't depend on their number.
 #[derive(Debug, Clone)]
 pub struct Grants {
     holders: PrefixMap<HashSet<Holder>>,
-    /// What each of them may hold, in the order in which it was written.
+    /// What each holder may hold, in the order of the configuration.
     prefixes: HashMap<Holder, Vec<IpNet>>,
     /// The groups among the holders.
     groups: HashSet<u32>,
@@ -60,20 +60,20 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Anybody may hold any address.
+    /// No grants: everybody may hold every address.
     pub fn none() -> Self {
         Self::new([], Uncovered::Allow)
     }
 
-    /// Takes all leases; their order doesn't matter.
-    pub fn new(leases: impl IntoIterator<Item = Grant>, uncovered: Uncovered) -> Self {
+    /// Takes all grants. Their order only matters for [`Grants::prefixes_of`].
+    pub fn new(grants: impl IntoIterator<Item = Grant>, uncovered: Uncovered) -> Self {
         let mut this =
             Self { holders: PrefixMap::default(), prefixes: HashMap::new(), groups: HashSet::new(), uncovered };
-        leases.into_iter().for_each(|lease| this.add(lease));
+        grants.into_iter().for_each(|grant| this.add(grant));
         this
     }
 
-    /// Takes one more. What it covers should be covered already, or it would be taken from those who hold it.
+    /// Adds a grant. Its addresses should be covered already: otherwise peers that hold some of them lose the right to.
     pub fn add(&mut self, Grant { prefix, holder }: Grant) {
         self.holders.entry(prefix).insert(holder);
         let prefixes = self.prefixes.entry(holder).or_default();
@@ -85,53 +85,53 @@ impl Grants {
         }
     }
 
-    /// Whether a lease of somebody covers an address.
+    /// Returns true if a grant covers an address.
     pub fn cover(&self, address: IpAddr) -> bool {
         self.holders.covering(address).next().is_some()
     }
 
-    /// Whether there is an address that not everybody may hold.
+    /// Returns true if addresses without a grant may not be held.
     pub fn bind_addresses(&self) -> bool {
         self.uncovered == Uncovered::Deny
     }
 
-    /// Whether any lease is one of a group, so that the groups of a peer matter.
+    /// Returns true if a grant names a group, so that the groups of a peer matter.
     pub fn name_groups(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// Takes those groups out of an identity that no lease is of. What is left is no longer than the list of leases.
+    /// Removes the groups that no grant names from an identity. What is left is no longer than the list of grants.
     pub fn forget_other_groups(&self, identity: &mut Identity) {
         identity.groups.retain(|group| self.groups.contains(group));
     }
 
-    /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
-    /// is enough.
+    /// Returns true if a peer may hold an address: it is granted to the peer, or no grant covers it and
+    /// [`Uncovered::Allow`] holds.
     pub fn allow(&self, address: IpAddr, identity: &Identity) -> bool {
-        self.is_leased(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
+        self.is_granted(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
     }
 
-    /// All that is leased to somebody.
+    /// The prefixes of all grants.
     pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         self.prefixes.values().flatten().copied()
     }
 
-    /// What is leased to a peer: to its user, its group and its other groups.
+    /// The prefixes that are granted to a peer: to its user, its group and its supplementary groups.
     pub fn prefixes_of(&self, identity: &Identity) -> impl Iterator<Item = IpNet> {
         let groups = std::iter::once(&identity.gid).chain(&identity.groups).map(|group| Holder::Group(*group));
         let holders = std::iter::once(Holder::User(identity.uid)).chain(groups);
         holders.filter_map(|holder| self.prefixes.get(&holder)).flatten().copied()
     }
 
-    /// Whether one of the leases that cover an address is the peer's; `None` if there are none.
-    pub fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
+    /// Returns true if one of the grants that cover an address is for the peer. `None` if no grant covers it.
+    pub fn is_granted(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
         let mut covered = false;
         for holders in self.holders.covering(address) {
             covered = true;
-            let is_leased_to_group = |group: &u32| holders.contains(&Holder::Group(*group));
+            let is_granted_to_group = |group: &u32| holders.contains(&Holder::Group(*group));
             if holders.contains(&Holder::User(identity.uid))
-                || is_leased_to_group(&identity.gid)
-                || identity.groups.iter().any(is_leased_to_group)
+                || is_granted_to_group(&identity.gid)
+                || identity.groups.iter().any(is_granted_to_group)
             {
                 return Some(true);
             }
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    fn lease(prefix: &str, holder: Holder) -> Grant {
+    fn grant(prefix: &str, holder: Holder) -> Grant {
         Grant { prefix: prefix.parse().expect("a prefix"), holder }
     }
 
@@ -159,69 +159,69 @@ mod tests {
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
 
     #[test]
-    fn without_leases_everybody_may_hold_everything() {
+    fn without_grants_everybody_may_hold_everything() {
         assert!(Grants::none().allow(ADDRESS, &user(1000)));
     }
 
     #[test]
-    fn lease_excludes_everybody_else() {
+    fn grant_excludes_everybody_else() {
         for (uncovered, others_elsewhere) in [(Uncovered::Deny, false), (Uncovered::Allow, true)] {
-            let leases = Grants::new([lease("10.0.0.5/32", Holder::User(1000))], uncovered);
-            assert!(leases.allow(ADDRESS, &user(1000)));
-            assert!(!leases.allow(ADDRESS, &user(1001)));
-            assert!(!leases.allow(ADDRESS, &user(0)), "root is a user as others are");
-            assert_eq!(leases.allow(Ipv4Addr::new(10, 0, 0, 6).into(), &user(1001)), others_elsewhere);
+            let grants = Grants::new([grant("10.0.0.5/32", Holder::User(1000))], uncovered);
+            assert!(grants.allow(ADDRESS, &user(1000)));
+            assert!(!grants.allow(ADDRESS, &user(1001)));
+            assert!(!grants.allow(ADDRESS, &user(0)), "root is a user as others are");
+            assert_eq!(grants.allow(Ipv4Addr::new(10, 0, 0, 6).into(), &user(1001)), others_elsewhere);
         }
     }
 
     #[test]
-    fn lease_of_somebody_who_is_not_there_keeps_everybody_away_until_he_is() {
-        let mut leases = Grants::new([lease("10.0.0.5/32", Holder::Nobody)], Uncovered::Allow);
-        assert!(leases.cover(ADDRESS));
-        assert!([0, 1000].into_iter().all(|uid| !leases.allow(ADDRESS, &user(uid))));
+    fn grant_of_somebody_who_is_not_there_keeps_everybody_away_until_he_is() {
+        let mut grants = Grants::new([grant("10.0.0.5/32", Holder::Nobody)], Uncovered::Allow);
+        assert!(grants.cover(ADDRESS));
+        assert!([0, 1000].into_iter().all(|uid| !grants.allow(ADDRESS, &user(uid))));
         for _ in 0..2 {
-            leases.add(lease("10.0.0.5/32", Holder::User(1000)));
+            grants.add(grant("10.0.0.5/32", Holder::User(1000)));
         }
-        assert!(leases.allow(ADDRESS, &user(1000)) && !leases.allow(ADDRESS, &user(1001)));
-        assert_eq!(leases.prefixes_of(&user(1000)).count(), 1);
+        assert!(grants.allow(ADDRESS, &user(1000)) && !grants.allow(ADDRESS, &user(1001)));
+        assert_eq!(grants.prefixes_of(&user(1000)).count(), 1);
     }
 
     #[test]
-    fn any_of_several_leases_is_enough() {
-        let leases = Grants::new(
+    fn any_of_several_grants_is_enough() {
+        let grants = Grants::new(
             [
-                lease("10.0.0.0/24", Holder::User(1)),
-                lease("10.0.0.5/32", Holder::User(2)),
-                lease("10.0.0.5/32", Holder::User(3)),
-                lease("0.0.0.0/0", Holder::Group(7)),
+                grant("10.0.0.0/24", Holder::User(1)),
+                grant("10.0.0.5/32", Holder::User(2)),
+                grant("10.0.0.5/32", Holder::User(3)),
+                grant("0.0.0.0/0", Holder::Group(7)),
             ],
             Uncovered::Deny,
         );
         for uid in [1, 2, 3] {
-            assert!(leases.allow(ADDRESS, &user(uid)), "uid {uid}");
+            assert!(grants.allow(ADDRESS, &user(uid)), "uid {uid}");
         }
-        assert!(!leases.allow(ADDRESS, &user(4)));
-        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 7, groups: Vec::new() }));
-        assert!(leases.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 4, groups: vec![5, 7] }));
+        assert!(!grants.allow(ADDRESS, &user(4)));
+        assert!(grants.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 7, groups: Vec::new() }));
+        assert!(grants.allow(Ipv4Addr::new(192, 0, 2, 1).into(), &Identity { uid: 4, gid: 4, groups: vec![5, 7] }));
     }
 
     #[test]
     fn user_and_group_of_the_same_number_are_different() {
-        let leases = Grants::new([lease("10.0.0.5/32", Holder::Group(1000))], Uncovered::Deny);
-        assert!(!leases.allow(ADDRESS, &Identity { uid: 1000, gid: 1, groups: Vec::new() }));
+        let grants = Grants::new([grant("10.0.0.5/32", Holder::Group(1000))], Uncovered::Deny);
+        assert!(!grants.allow(ADDRESS, &Identity { uid: 1000, gid: 1, groups: Vec::new() }));
     }
 
     #[test]
-    fn groups_that_no_lease_names_are_not_kept() {
-        let leases = Grants::new([lease("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
+    fn groups_that_no_grant_names_are_not_kept() {
+        let grants = Grants::new([grant("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
         let mut identity = Identity { uid: 1, gid: 1, groups: (0..1000).collect() };
-        leases.forget_other_groups(&mut identity);
+        grants.forget_other_groups(&mut identity);
         assert_eq!(identity.groups, [7]);
-        assert!(leases.name_groups() && !Grants::none().name_groups());
+        assert!(grants.name_groups() && !Grants::none().name_groups());
     }
 
     proptest! {
-        /// The same as reading the list from top to bottom with the words of the documentation.
+        /// The same result as a search through the list by the words of the documentation.
         #[test]
         fn agrees_with_the_list(
             list in prop::collection::vec((0u32..64, 24u8..=32, any::<bool>(), 0u32..6), 0..30),
@@ -239,20 +239,20 @@ mod tests {
                 .collect();
             let address = Ipv4Addr::from_bits(NET | host).into();
             let mut identity = Identity { uid: identity.0, gid: identity.1, groups: identity.2 };
-            let covering: Vec<_> = list.iter().filter(|lease| lease.prefix.contains(&address)).collect();
+            let covering: Vec<_> = list.iter().filter(|grant| grant.prefix.contains(&address)).collect();
             let expected = if covering.is_empty() {
                 !deny
             } else {
-                covering.iter().any(|lease| match lease.holder {
+                covering.iter().any(|grant| match grant.holder {
                     Holder::User(uid) => uid == identity.uid,
                     Holder::Group(gid) => gid == identity.gid || identity.groups.contains(&gid),
                     Holder::Nobody => false,
                 })
             };
-            let leases = Grants::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
-            prop_assert_eq!(leases.allow(address, &identity), expected);
-            leases.forget_other_groups(&mut identity);
-            prop_assert_eq!(leases.allow(address, &identity), expected);
+            let grants = Grants::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
+            prop_assert_eq!(grants.allow(address, &identity), expected);
+            grants.forget_other_groups(&mut identity);
+            prop_assert_eq!(grants.allow(address, &identity), expected);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What no peer may have and where no packet of a peer may go, whatever rules and routes say: addresses that are somebody
-//! else's, gateways of routers, and destinations that are no host's.
+//! Addresses that no peer may hold and destinations that no packet of a peer may reach, whatever rules and routes say:
+//! addresses of others, gateways of routers, and destinations that are not unicast.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,61 +12,62 @@ use super::grant::{Grants, Identity};
 use super::pool::Pool;
 use super::prefix_map::PrefixSet;
 use super::targets::TargetRange;
-use tuntap_wire::autoconf::{is_host, is_reserved};
+use tuntap_wire::autoconf::{is_claimable, is_reserved};
 use tuntap_wire::ip::{Packet, is_unicast, protocol};
 
-/// Port of DNS servers, on hosts of which nobody has said where their gateway is.
+/// Port of DNS servers. It stays reachable on hosts whose gateway has an unknown port.
 const DNS_PORT: u16 = 53;
 
-/// Protocols whose packets a kernel may unpack and take for packets of their own: IP in IP (RFC 2003), IPv6 in IP (RFC 4213)
-/// and GRE (RFC 2784).
+/// Protocols that carry IP packets, which the receiving kernel may decapsulate: IP in IP (RFC 2003), IPv6 in IP (RFC
+/// 4213) and GRE (RFC 2784).
 const ENCAPSULATION: [u8; 3] = [4, 41, 47];
 
 /// Which addresses peers may claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClaimScope {
-    /// Those of the router's networks, and what is leased to them.
+    /// Addresses of the router's networks, and addresses that are granted to them.
     Own,
-    /// Any that is nobody's, as far as anybody knows.
+    /// Every address that is not known to be in use.
     #[default]
     Any,
 }
 
-/// What the operator says about it.
+/// The operator's settings.
 #[derive(Debug, Clone, Default)]
 pub struct GuardPolicy {
     /// Which addresses peers may claim.
     pub claims: ClaimScope,
-    /// Whether the operator has said which network is the vassals'. Then no peer gets an address of the host's, and packets to
-    /// destinations that are no host's go nowhere: loopback, multicast, broadcast, link-local of IPv6.
+    /// True if the operator has named the vassals' network. Then no peer gets an address of the host, and packets to
+    /// loopback, multicast, broadcast and link-local addresses of IPv6 are dropped.
     pub is_strict: bool,
-    /// Addresses of all routers of the instance, with the lengths of their networks.
+    /// Addresses of all routers of the instance, with the prefix lengths of their networks.
     pub own: Vec<IpNet>,
     /// Where gateways are.
     pub gateways: Gateways,
 }
 
-/// Where gateways of routers are, as far as the options tell.
+/// Where gateways of routers are, as far as the options say.
 #[derive(Debug, Clone, Default)]
 pub struct Gateways {
+    /// Gateways with address and port.
     exact: HashSet<SocketAddr>,
-    /// Bound to all addresses of the host; those of IPv4 only, or of both versions.
+    /// The instance's gateways that are bound to all addresses of the host, of IPv4 or of both versions.
     everywhere: Vec<SocketAddr>,
-    /// Ranges with a port.
+    /// Ranges of gateways with a port.
     ranges: Vec<TargetRange>,
-    /// Hosts that may have a gateway on any of [`Self::ports`].
+    /// Hosts that may have a gateway at any of [`Self::ports`].
     hosts: PrefixSet,
-    /// Ports that are named anywhere.
+    /// All ports of gateways that the options name.
     ports: HashSet<u16>,
-    /// Single hosts that have a gateway on a port that is not named anywhere.
+    /// Single hosts that have a gateway at a port that no option names.
     unknown: HashSet<IpAddr>,
-    /// Peers that may send to gateways all the same.
+    /// Peers that may send to gateways nevertheless.
     vassals: PrefixSet,
 }
 
 impl Gateways {
-    /// `own` are the gateways of the instance, `targets` those of its routes, `ranges` those that peers may name, `hosts` where
-    /// other routers' datagrams come from, and `vassals` the sources that may send to them.
+    /// `own` are the gateways of the instance, `targets` those of its routes, `ranges` those that peers may name.
+    /// `hosts` are the sources of other routers' datagrams, `vassals` the sources that may send to gateways.
     pub fn new(
         own: impl IntoIterator<Item = SocketAddr>,
         targets: impl IntoIterator<Item = SocketAddr>,
@@ -101,40 +102,41 @@ impl Gateways {
         }
     }
 
-    /// Whether a datagram from a peer with this address may go to a gateway.
+    /// Returns true if a peer with this address may send datagrams to gateways.
     pub fn may_send(&self, source: IpAddr) -> bool {
         self.vassals.covering(source).next().is_some()
     }
 
-    /// Whether an address is that of a gateway, and not one of many that could be.
+    /// Returns true if an address is known to have a gateway. Addresses in ranges are not.
     fn are_at(&self, address: IpAddr) -> bool {
         self.exact.iter().any(|target| target.ip() == address) || self.unknown.contains(&address)
     }
 
-    fn is_nowhere(&self) -> bool {
+    /// Returns true if there are no gateways.
+    fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.everywhere.is_empty() && self.ranges.is_empty() && self.unknown.is_empty()
     }
 }
 
-/// The policy together with what is known of the host.
+/// The operator's settings together with the current addresses of the host.
 #[derive(Debug)]
 pub struct Guard {
     policy: GuardPolicy,
     /// Addresses of the host's interfaces.
     host: HashSet<IpAddr>,
-    /// Broadcast addresses of the routers' networks and of the host's, in order.
+    /// Broadcast addresses of the networks of routers and host, sorted.
     broadcasts: Vec<Ipv4Addr>,
 }
 
 impl Guard {
-    /// Nothing known of the host yet.
+    /// The host's addresses are not known yet.
     pub fn new(policy: GuardPolicy) -> Self {
         let mut guard = Self { policy, host: HashSet::new(), broadcasts: Vec::new() };
         guard.set_host_addresses([]);
         guard
     }
 
-    /// What the host's interfaces have right now, with the lengths of their networks' prefixes.
+    /// Replaces the host's addresses, which come with the prefix lengths of their networks.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
         let addresses: Vec<_> = addresses.into_iter().collect();
         self.host = addresses.iter().map(IpNet::addr).collect();
@@ -148,46 +150,49 @@ impl Guard {
         self.broadcasts.dedup();
     }
 
-    /// Whether the operator has said which network is the vassals'.
+    /// See [`GuardPolicy::is_strict`].
     pub const fn is_strict(&self) -> bool {
         self.policy.is_strict
     }
 
-    /// Whether an address is the host's or a router's own, and no peer gets it, whoever says so. Without a network of the
-    /// router's, a device of IPv4 may be in the router's own namespace, as with the C plugin.
+    /// Returns true if an address is that of the host or of a router, which no peer gets, not even by a grant. If the
+    /// router has no network, a device may be in the router's own namespace and have an IPv4 address of the host, as
+    /// with the C plugin.
     pub fn is_taken(&self, address: IpAddr) -> bool {
         (self.policy.is_strict || address.is_ipv6()) && self.is_hosts(address)
     }
 
-    /// Whether what comes from an address comes from the host itself, even if the kernel names a router's device as its way, as
-    /// it does where the device has the address that it goes to. A peer's packets don't: with IPv4 the kernel drops those
-    /// that come by a device from an own address of the host, and with IPv6 no peer holds one.
+    /// Returns true if a datagram from this address was sent by the host itself. The kernel reports a router's device
+    /// as its input interface if the device has the destination address. No peer can have sent it: for IPv4 the kernel
+    /// drops packets from a device with a source address of the host, and no peer holds an IPv6 address of the host.
     pub fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.host.contains(&address)
     }
 
+    /// Returns true if an address is that of the host or of a router, or a reserved one of a router's network.
     fn is_hosts(&self, address: IpAddr) -> bool {
         let is_reserved = |net: &IpNet| net.addr() == address || net.contains(&address) && is_reserved(*net, address);
         self.host.contains(&address) || self.policy.own.iter().any(is_reserved)
     }
 
-    /// Whether an address is in a network of a router of the instance, and not the host's.
+    /// Returns true if an address is in a network of one of the instance's routers and is not the host's.
     pub fn is_vassals(&self, address: IpAddr) -> bool {
         !self.is_hosts(address) && self.policy.own.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether an address is nobody's unless it is leased to him: that of a gateway.
+    /// Returns true if an address is that of a gateway. Peers only get it by a grant.
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         self.policy.gateways.are_at(address)
     }
 
-    /// Whether a peer may claim an address by its own choice, if nobody holds it and leases don't keep it for others. What a
-    /// port of the host leads to only root claims without a lease, as vassals do that have not dropped their privileges yet.
-    pub fn may_claim(&self, address: IpAddr, identity: &Identity, leases: &Grants, pool: &Pool) -> bool {
-        if !is_host(address) || self.is_taken(address) {
+    /// Returns true if a peer may claim an address that it has chosen itself, provided that nobody holds it and no
+    /// grant keeps it for others. Without a grant, the target of a forwarded port can only be claimed by root, because
+    /// vassals claim their addresses before they drop their privileges.
+    pub fn may_claim(&self, address: IpAddr, identity: &Identity, grants: &Grants, pool: &Pool) -> bool {
+        if !is_claimable(address) || self.is_taken(address) {
             return false;
         }
-        if leases.is_leased(address, identity) == Some(true) {
+        if grants.is_granted(address, identity) == Some(true) {
             return true;
         }
         if self.is_gateway(address) {
@@ -199,21 +204,22 @@ impl Guard {
         }
     }
 
-    /// The gateways that are known.
+    /// Where gateways are.
     pub const fn gateways(&self) -> &Gateways {
         &self.policy.gateways
     }
 
-    /// Why a packet of a peer goes nowhere, wherever rules and routes would send it.
+    /// Returns why a packet of a peer is dropped regardless of rules and routes. `None` if it may pass.
     pub fn refusal(&self, packet: &Packet<'_>, pool: &Pool) -> Option<DropReason> {
         let dst = packet.dst();
-        if self.policy.is_strict && !self.is_host(dst) {
+        if self.policy.is_strict && !self.is_unicast(dst) {
             return Some(DropReason::Destination);
         }
         self.is_for_gateway(packet, dst, pool).then_some(DropReason::ToGateway)
     }
 
-    fn is_host(&self, destination: IpAddr) -> bool {
+    /// Returns true if a destination is unicast: not loopback, multicast, IPv6 link-local, or a known broadcast address.
+    fn is_unicast(&self, destination: IpAddr) -> bool {
         is_unicast(destination)
             && match destination {
                 IpAddr::V4(address) => self.broadcasts.binary_search(&address).is_err(),
@@ -221,14 +227,14 @@ impl Guard {
             }
     }
 
-    /// The first fragment of a datagram has its port, and later ones are nothing without the first: a kernel takes the first
-    /// eight bytes from a fragment with the offset 0, which is looked at here, whatever else overlaps it or in whatever order
-    /// they come.
+    /// Returns true if a peer's packet would reach a gateway that the peer may not send to. Only first fragments are
+    /// checked, because they have the port: a kernel takes the first eight bytes of a datagram from the fragment with
+    /// offset 0, whatever overlaps it and in whatever order the fragments come.
     fn is_for_gateway(&self, packet: &Packet<'_>, dst: IpAddr, pool: &Pool) -> bool {
         let gateways = &self.policy.gateways;
         let protocol = packet.protocol();
         let is_datagram = matches!(protocol, protocol::UDP | protocol::UDPLITE);
-        if !is_datagram && !ENCAPSULATION.contains(&protocol) || gateways.is_nowhere() {
+        if !is_datagram && !ENCAPSULATION.contains(&protocol) || gateways.is_empty() {
             return false;
         }
         let dst = dst.to_canonical();
@@ -240,6 +246,7 @@ impl Guard {
         is_for_gateway && !gateways.may_send(packet.src())
     }
 
+    /// Returns true if a gateway is, or may be, at this address and port.
     fn has_gateway(&self, dst: IpAddr, port: Option<u16>, pool: &Pool) -> bool {
         let gateways = &self.policy.gateways;
         if gateways.unknown.contains(&dst) && port != Some(DNS_PORT) {
@@ -253,10 +260,10 @@ impl Guard {
             || gateways.hosts.covering(dst).next().is_some() && !pool.is_for_peers(dst)
     }
 
-    /// Whether the host's kernel keeps what goes there: packets to loopback and to the unspecified address, too, where it lets
-    /// them in.
+    /// Returns true if the host's kernel may deliver packets to this destination locally. Loopback and the unspecified
+    /// address are included, because a kernel can be configured to accept them.
     fn is_own(&self, dst: IpAddr) -> bool {
-        self.is_hosts(dst) || dst.is_loopback() || dst.is_unspecified() || dst.is_multicast() || !self.is_host(dst)
+        self.is_hosts(dst) || dst.is_loopback() || dst.is_unspecified() || dst.is_multicast() || !self.is_unicast(dst)
     }
 }
 

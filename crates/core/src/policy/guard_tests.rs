@@ -38,7 +38,7 @@ fn guard(gateways: Gateways) -> Guard {
     guard
 }
 
-/// A datagram from the vassal to there.
+/// A datagram from the vassal to this destination.
 fn datagram(to: &str) -> Vec<u8> {
     let to = socket(to);
     let mut bytes = Vec::new();
@@ -109,16 +109,16 @@ fn gateways_of_others_are_out_of_reach() {
             ("203.0.113.3:4000", true),
             ("203.0.113.3:999", true),
             ("203.0.113.3:53", false),
-            // Whose port nobody has said.
+            // Hosts whose gateway has an unknown port.
             ("203.0.113.200:7", true),
             ("[2001:db8:5::5]:7", true),
             ("[2001:db8:5::5]:53", false),
-            // Whose port is known.
+            // Hosts whose gateway has a known port.
             ("198.51.100.7:7", false),
             ("198.51.100.7:999", true),
             ("10.9.9.9:4001", true),
             ("10.9.9.9:80", false),
-            // A network that has the vassals' in it says nothing of these.
+            // A range that contains the vassals' network doesn't include them.
             ("10.0.0.3:4000", false),
         ],
     );
@@ -210,13 +210,13 @@ fn claims() {
     let own = guard(gateways.clone());
     let mut any = Guard::new(GuardPolicy { claims: ClaimScope::Any, ..policy(gateways) });
     any.set_host_addresses([net("192.0.2.1/24")]);
-    let lease = |prefix: &str| Grant { prefix: net(prefix), holder: Holder::User(7) };
-    let leases = Grants::new(
-        ["10.0.0.80/32", "198.51.100.9/32", "172.16.0.0/24", "10.0.0.0/24", "192.0.2.1/32"].map(lease),
+    let grant = |prefix: &str| Grant { prefix: net(prefix), holder: Holder::User(7) };
+    let grants = Grants::new(
+        ["10.0.0.80/32", "198.51.100.9/32", "172.16.0.0/24", "10.0.0.0/24", "192.0.2.1/32"].map(grant),
         Uncovered::Allow,
     );
     let none = Grants::none();
-    // Of one without a lease, of root, of one with one; within the networks, and anywhere.
+    // Expected with `ClaimScope::Own` for a user, root, and a user with grants, and with `ClaimScope::Any` for a user.
     for (address, expected) in [
         ("10.0.0.2", [true, true, true, true]),
         ("10.0.0.80", [false, true, true, true]),
@@ -234,14 +234,14 @@ fn claims() {
         ("127.0.0.1", [false; 4]),
         ("169.254.0.9", [false; 4]),
     ] {
-        let may = |guard: &Guard, uid, leases| guard.may_claim(ip(address), &user(uid), leases, &pool());
-        let found = [may(&own, 5, &none), may(&own, 0, &none), may(&own, 7, &leases), may(&any, 5, &none)];
+        let may = |guard: &Guard, uid, grants| guard.may_claim(ip(address), &user(uid), grants, &pool());
+        let found = [may(&own, 5, &none), may(&own, 0, &none), may(&own, 7, &grants), may(&any, 5, &none)];
         assert_eq!(found, expected, "{address}");
     }
 }
 
 proptest! {
-    /// However a datagram to a gateway is cut, its first part is refused, and no other part has its first eight bytes.
+    /// However a datagram to a gateway is fragmented, its first fragment is refused, and no other has its first eight bytes.
     #[test]
     fn no_fragment_brings_a_port_past_the_guard(offset in 0u16..40, more: bool, payload in prop::collection::vec(any::<u8>(), 0..40)) {
         let guard = guard(Gateways::new([], [socket("192.0.2.9:4001")], &[], &[], []));

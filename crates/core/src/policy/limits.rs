@@ -1,43 +1,45 @@
-//! How much of the router its peers may take.
+//! Limits on the router's resources that peers may use.
 
 use std::time::Duration;
 
 use tuntap_wire::rule::MAX_RULES;
 
-/// Limits on peers, all of them at once and each by itself.
+/// Limits on all peers together and on each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all, at most [`Limits::MAX_PEERS`].
+    /// Connections, at most [`Limits::MAX_PEERS`].
     pub peers: usize,
-    /// Connections of one user other than root; 0 is no limit.
+    /// Connections of one user other than root. 0 means no limit.
     pub peers_per_uid: usize,
-    /// Addresses of one user other than root, of each family; 0 is no limit. `None`: a part of the router's networks.
+    /// Addresses of one user other than root, for each family. 0 means no limit, `None` a part of the router's
+    /// networks.
     pub addresses_per_uid: Option<usize>,
     /// Connections without an address.
     pub unclaimed: usize,
-    /// Age from which a connection without an address makes room for another one where there is none.
+    /// Age from which a connection without an address may be closed to make room for another one.
     pub unclaimed_timeout: Duration,
-    /// Bytes that wait to be written to one peer, frame headers included. They bridge the time in which a vassal's
-    /// thread is not scheduled; what a vassal doesn't take then, TCP should learn of by a loss rather than by a delay.
+    /// Bytes that are queued for one peer, with frame headers. The queue bridges the time in which the vassal's thread
+    /// is not scheduled. Beyond it, packets are dropped, because TCP should see a loss rather than a delay.
     pub queued_bytes: usize,
     /// Rules of one peer, at most [`MAX_RULES`].
     pub device_rules: usize,
 }
 
 impl Limits {
-    /// Most connections that the router's tables are made for.
+    /// Most connections that the router's tables are designed for.
     pub const MAX_PEERS: usize = 65_536;
 
-    /// Longest age that can be asked for.
+    /// Longest [`Limits::unclaimed_timeout`].
     pub const MAX_UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(3600);
 
-    /// A queue has room for a super-packet that was cut, or the end of each one would be lost.
+    /// Least [`Limits::queued_bytes`]: a queue must have room for all segments of a GSO packet, or the last ones would
+    /// always be lost.
     pub const MIN_QUEUED_BYTES: usize = 128 * 1024;
 
-    /// Beyond this a queue is only delay.
+    /// Most [`Limits::queued_bytes`]: a longer queue would only add delay.
     pub const MAX_QUEUED_BYTES: usize = 16 << 20;
 
-    /// As many rules as fit the frame that carries them.
+    /// Most [`Limits::device_rules`]: as many as fit one frame.
     pub const MAX_DEVICE_RULES: usize = MAX_RULES;
 }
 

@@ -1,25 +1,25 @@
-//! Ordered rules, where the first match wins: the firewall's chains and the routes.
+//! Ordered rules of which the first match decides: the rules of the chains, and the routes.
 
 use std::net::IpAddr;
 
 use tuntap_wire::ip::Packet;
 use tuntap_wire::selector::{AddressPattern, Selector};
 
-/// What the firewall does with a packet.
+/// What a chain rule does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Forward.
     Allow,
     /// Drop.
     Deny,
-    /// Drop, and tell the sender.
+    /// Drop, and send an error to the sender.
     Reject,
 }
 
-/// A rule: what holds for the packets that it selects.
+/// A chain rule or a route: what is decided about the packets that it selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule<T> {
-    /// Which packets.
+    /// Which packets it matches.
     pub selector: Selector,
     /// What the rule decides.
     pub target: T,
@@ -54,18 +54,18 @@ pub struct Flow<A> {
     pub service: Service,
 }
 
-/// Protocol and destination port of a packet. Without rules that look at them, all are the same.
+/// Protocol and destination port of a packet. The default stands for all of them where no rule looks at them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Service {
     /// The protocol's number.
     pub protocol: u8,
-    /// The port, if there is one.
+    /// The port. `None` for packets without one.
     pub port: Option<u16>,
 }
 
-/// The bits of an address.
+/// The bits of an IPv4 or IPv6 address.
 pub trait Bits: Copy + Eq {
-    /// Those that a mask leaves.
+    /// The bits that a mask selects.
     fn masked(self, mask: Self) -> Self;
 }
 
@@ -81,7 +81,7 @@ impl Bits for u128 {
     }
 }
 
-/// The flow of a packet, by its version.
+/// The [`Flow`] of a packet of either version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnyFlow {
     /// IPv4.
@@ -91,7 +91,7 @@ pub enum AnyFlow {
 }
 
 impl AnyFlow {
-    /// What rules look at in this packet.
+    /// The fields of this packet.
     pub fn of(packet: &Packet<'_>) -> Self {
         let service = Service { protocol: packet.protocol(), port: packet.destination_port() };
         match (packet.src(), packet.dst()) {
@@ -101,7 +101,7 @@ impl AnyFlow {
     }
 }
 
-/// A packet has two addresses of one version, so that the first arm is never taken here.
+/// The bits of an IPv6 address. The first arm is never taken, because both addresses of a packet are of one version.
 const fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_bits() as u128,
@@ -109,7 +109,7 @@ const fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// Rules for one version of IP in the order in which they were written, with the masks worked out.
+/// The rules for one version of IP in their order, with their masks.
 #[derive(Debug, Clone)]
 pub struct RuleList<A, T> {
     rules: Vec<Masked<A, T>>,
@@ -128,12 +128,12 @@ struct Masked<A, T> {
 }
 
 impl<A, T> RuleList<A, T> {
-    /// Whether there are no rules.
+    /// Returns true if there are no rules.
     pub const fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether protocols or ports can make a difference.
+    /// Returns true if a rule looks at protocol or port.
     pub const fn looks_at_service(&self) -> bool {
         self.looks_at_service
     }
@@ -166,18 +166,17 @@ impl<A: Bits, T: Copy> RuleList<A, T> {
 }
 
 impl<A: Bits + Default> RuleList<A, Action> {
-    /// Whether no packet from this source can pass, whatever it is and wherever it goes.
+    /// Returns true if no packet from this source can pass.
     pub fn pass_nothing_from(&self, src: A) -> bool {
         let of_source = self.rules.iter().filter(|rule| src.masked(rule.src_mask) == rule.src);
         let is_for_all = |rule: &Masked<A, Action>| rule.dst_mask == A::default() && rule.protocol.is_none();
-        // Rules for some packets only leave others, unless they allow them.
+        // A rule that drops only some of the packets leaves the others to later rules.
         let mut decisive = of_source.filter(|rule| rule.decision.target == Action::Allow || is_for_all(rule));
         decisive.next().is_some_and(|rule| rule.decision.target != Action::Allow)
     }
 }
 
-/// Rules for both versions. Each is in the list of a version that it can match in, so that their order is kept where it
-/// matters.
+/// The rules for both versions of IP. Each rule is in the list of every version that it can match.
 #[derive(Debug, Clone)]
 pub struct Rules<T> {
     /// For IPv4.
@@ -206,7 +205,7 @@ impl<T: Copy> Rules<T> {
         }
     }
 
-    /// Whether there are no rules.
+    /// Returns true if there are no rules.
     pub const fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
@@ -221,8 +220,8 @@ impl Rules<Action> {
         }
     }
 
-    /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: who wrote it for
-    /// IPv4 alone has not said that everything else may pass.
+    /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: a
+    /// chain that was written for IPv4 alone doesn't mean to let all of IPv6 pass.
     pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
         let rules: Vec<_> = rules.into_iter().collect();
         let is_for_v4_only = are_for_v4_only(&rules);
@@ -236,7 +235,7 @@ impl Rules<Action> {
     }
 }
 
-/// Whether there are rules, and IPv6 packets match none of them.
+/// Returns true if there are rules and none of them can match IPv6 packets.
 pub fn are_for_v4_only<T>(rules: &[Rule<T>]) -> bool {
     !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
 }
@@ -254,7 +253,7 @@ fn mask<A, T: Copy>(id: RuleId, rule: &Rule<T>, v4: bool, [src, src_mask, dst, d
     }
 }
 
-/// Network and mask; `None` for the other version.
+/// Network and mask of an IPv4 pattern. `None` for IPv6.
 fn v4_bits(pattern: AddressPattern) -> Option<(u32, u32)> {
     match pattern {
         AddressPattern::Any => Some((0, 0)),
@@ -263,7 +262,7 @@ fn v4_bits(pattern: AddressPattern) -> Option<(u32, u32)> {
     }
 }
 
-/// As [`v4_bits`].
+/// Network and mask of an IPv6 pattern. `None` for IPv4.
 fn v6_bits(pattern: AddressPattern) -> Option<(u128, u128)> {
     match pattern {
         AddressPattern::Any => Some((0, 0)),

@@ -117,7 +117,7 @@ pub(in crate::policy) fn any_net() -> impl Strategy<Value = IpNet> {
     prop_oneof![v4, v6]
 }
 
-/// An address in a network, chosen by bits.
+/// The address in a network that has these host bits.
 pub(in crate::policy) fn inside(net: IpNet, choice: u128) -> IpAddr {
     match net {
         #[allow(clippy::cast_possible_truncation)] // any bits do
@@ -129,7 +129,7 @@ pub(in crate::policy) fn inside(net: IpNet, choice: u128) -> IpAddr {
 }
 
 proptest! {
-    /// Masks and prefixes mean the same for every length, host bits or not.
+    /// Masks and prefixes match the same addresses for every length, with host bits or without.
     #[test]
     fn agrees_with_ipnet(
         pairs in prop::collection::vec((any_net(), any_net()), 1..20),

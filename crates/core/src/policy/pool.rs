@@ -1,6 +1,6 @@
-//! Which addresses peers get that ask for one. Nothing of it is stored: where the search begins is a hash of who asks, so
-//! that the same device finds the same address again, also after the router was started anew, unless somebody else has
-//! taken it in the meantime.
+//! Assigns addresses from the router's networks to peers that request one. No assignment is stored: the search begins
+//! at a hash of the device, so that the same device finds the same address again, even after the router was restarted,
+//! unless another peer has taken it in the meantime.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,56 +11,60 @@ use thiserror::Error;
 use super::grant::{Grants, Identity};
 use tuntap_wire::autoconf::{Family, fnv1a, is_reserved};
 
-/// Most addresses of one network that are looked at for one peer, and most of all that is leased to it. Networks of that
-/// size are searched completely; in larger ones the search jumps around, so that no crowded stretch ends it.
+/// Most addresses of one network that are tried for one peer, and most of the addresses that are granted to it.
+/// Networks of this size are searched completely. In larger ones the search is spread over the whole network, so that
+/// it doesn't fail in a crowded part.
 pub const MAX_PROBES: usize = 2048;
 
-/// Networks that are searched so far; more of them share this.
+/// Networks that are searched up to [`MAX_PROBES`] each. If there are more, they share the probes of this many.
 const MAX_SEARCHES: usize = 4;
 
-/// Bits of an IPv6 network's host part that are used: those that are not leased to others, if these are. What is left are
-/// addresses that people can read.
+/// Bits of an IPv6 network's interface identifiers that vary: the first 2^20 addresses are assigned, so that people can
+/// read them. If grants cover some of these, the first 2^20 addresses that no grant covers come after them.
 const IPV6_HOST_BITS: u32 = 20;
 
-/// Addresses that were given back and are not given to others as long as there are better ones. The oldest are forgotten.
+/// Most released addresses that are remembered. They are assigned to other devices only if no other address is free;
+/// the oldest are forgotten.
 pub const MAX_RECENT: usize = 1024;
 
-/// Whom an address is given to: a device of a user's.
+/// Who an address is assigned to: a device of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The user, as the kernel vouches for it; 0 where nobody shows who it is.
+    /// The user, as the kernel reports it; 0 where peers show no credentials.
     pub uid: u32,
-    /// Which device, as it says itself ([`tuntap_wire::autoconf::name_hash`]).
+    /// The name that the device gives itself ([`tuntap_wire::autoconf::name_hash`]).
     pub name: u64,
 }
 
-/// Why a peer gets no address.
+/// Why no address is assigned to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PoolError {
     /// The router has no network of this family.
     #[error("the router has no {} network (tuntap-router-address)", .0.word())]
     NoNetwork(Family),
-    /// All that could be given are held.
+    /// All addresses that could be assigned have a holder.
     #[error("all {} addresses of the router's networks are taken or leased to others", .0.word())]
     Full(Family),
 }
 
-/// The router's networks, and what was given from them.
+/// The router's networks, and the addresses that are assigned from them.
 #[derive(Debug, Default)]
 pub struct Pool {
     /// The router's own addresses, with the lengths of their networks.
     networks: Vec<IpNet>,
-    /// What no lease covers of networks that are too large to be searched completely, where leases cover some of it.
-    unleased: Vec<Unleased>,
-    /// Where ports of the host lead: whoever has such an address gets what comes there.
+    /// Addresses without a grant, of networks that are too large to be searched completely and that grants cover in
+    /// part.
+    ungranted: Vec<Ungranted>,
+    /// Addresses that ports of the host are forwarded to. Their holder receives that traffic.
     port_targets: HashSet<IpAddr>,
     given: HashMap<IpAddr, Key>,
-    /// Given back, see [`MAX_RECENT`]; the oldest first.
+    /// Released addresses and their last holders, see [`MAX_RECENT`].
     recent: HashMap<IpAddr, Key>,
+    /// The released addresses, the oldest first.
     recent_order: VecDeque<IpAddr>,
 }
 
-/// Addresses from the first one on, so many.
+/// `size` addresses from the first one on.
 #[derive(Debug, Clone, Copy)]
 struct Range {
     first: u128,
@@ -68,16 +72,16 @@ struct Range {
     family: Family,
 }
 
-/// Those addresses of a network that no lease covers, numbered through.
+/// The addresses of a network that no grant covers, numbered in order.
 #[derive(Debug)]
-struct Unleased {
+struct Ungranted {
     network: IpNet,
     gaps: Vec<Gap>,
-    /// How many are used of them.
+    /// How many of them are used.
     size: u64,
 }
 
-/// Addresses in a row, and how many there are in the gaps before this one.
+/// Consecutive addresses without a grant. `before` is the number of addresses in the gaps before this one.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     first: u128,
@@ -85,48 +89,51 @@ struct Gap {
 }
 
 impl Pool {
-    /// Nothing given yet. The networks are the router's own addresses with their prefix lengths; addresses that ports of the
-    /// host lead to are given to those only to whom they are leased.
-    pub fn new(networks: Vec<IpNet>, leases: &Grants, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
-        let unleased = networks.iter().filter_map(|net| Unleased::of(*net, leases)).collect();
-        Self { networks, unleased, port_targets: port_targets.into_iter().collect(), ..Self::default() }
+    /// No address is assigned yet. The networks are the router's own addresses with their prefix lengths.
+    /// `port_targets` are the addresses that ports of the host are forwarded to; they are only assigned to peers to
+    /// which they are granted.
+    pub fn new(networks: Vec<IpNet>, grants: &Grants, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
+        let ungranted = networks.iter().filter_map(|net| Ungranted::of(*net, grants)).collect();
+        Self { networks, ungranted, port_targets: port_targets.into_iter().collect(), ..Self::default() }
     }
 
-    /// The router's address in the network of a family's address, or its first address of the family.
-    pub fn gateway(&self, family: Family, inside: Option<IpAddr>) -> Option<IpAddr> {
+    /// The default router of a peer with this address: the router's own address in the address's network, or its first
+    /// address of the family.
+    pub fn default_router(&self, family: Family, inside: Option<IpAddr>) -> Option<IpAddr> {
         let of_family = || self.networks.iter().filter(|net| Family::of(net.addr()) == family);
         let around = inside.and_then(|address| of_family().find(|net| net.contains(&address)));
         around.or_else(|| of_family().next()).map(IpNet::addr)
     }
 
-    /// An address with the length of its network's prefix; alone if it is in none.
+    /// The address with the prefix length of its network, or with its own length if it is in none.
     pub fn with_prefix(&self, address: IpAddr) -> IpNet {
         let network = self.networks.iter().find(|net| net.contains(&address));
         network.and_then(|net| IpNet::new(address, net.prefix_len()).ok()).unwrap_or_else(|| address.into())
     }
 
-    /// Whether an address is the router's own.
+    /// Returns true if an address is the router's own.
     pub fn is_own(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|net| net.addr() == address)
     }
 
-    /// Whether an address is that of a whole network of the router's: IPv4's broadcast address, and what was that once.
+    /// Returns true for the broadcast addresses of the router's IPv4 networks, today's form (all ones) and the former
+    /// one (all zeros).
     pub fn is_for_many(&self, address: IpAddr) -> bool {
         address.is_ipv4() && self.networks.iter().any(|net| is_reserved(*net, address))
     }
 
-    /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
-    /// have it, and no lease keeps it for others. What a port leads to must be leased to the peer.
-    pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Grants) -> bool {
-        let is_permitted = match leases.is_leased(address, identity) {
-            Some(is_leased) => is_leased,
-            // What becomes of addresses that no lease covers is about what peers choose themselves.
+    /// Returns true if an address may be assigned to a peer while nobody holds it: a host can have it in a network of
+    /// the router's, and no grant keeps it for others. The target of a forwarded port must be granted to the peer.
+    pub fn may_give(&self, address: IpAddr, identity: &Identity, grants: &Grants) -> bool {
+        let is_permitted = match grants.is_granted(address, identity) {
+            Some(is_granted) => is_granted,
+            // The default for addresses without a grant is about addresses that peers choose themselves.
             None => !self.is_port_target(address),
         };
         is_permitted && self.is_for_peers(address)
     }
 
-    /// Whether an address is in a network of the router's, and some host other than the router can have it.
+    /// Returns true if an address is in a network of the router's and a host other than the router can have it.
     pub fn is_for_peers(&self, address: IpAddr) -> bool {
         let mut is_inside = false;
         for net in self.networks.iter().filter(|net| net.contains(&address)) {
@@ -138,27 +145,28 @@ impl Pool {
         is_inside && !self.is_own(address)
     }
 
-    /// Whether a port of the host leads to an address.
+    /// Returns true if a port of the host is forwarded to an address.
     pub fn is_port_target(&self, address: IpAddr) -> bool {
         self.port_targets.contains(&address)
     }
 
-    /// Chooses an address: what is leased to the peer before what is leased to nobody, single addresses first. `is_free`
-    /// is asked about candidates, and told whether a holder would be an earlier life of the same peer.
+    /// Chooses an address. Addresses that are granted to the peer come before those without a grant, single ones first.
+    /// `is_free` is called for each candidate; its second argument is true if a holder would be an earlier connection
+    /// of the same device.
     pub fn choose(
         &self,
         key: Key,
         family: Family,
         identity: &Identity,
-        leases: &Grants,
+        grants: &Grants,
         mut is_free: impl FnMut(IpAddr, bool) -> bool,
     ) -> Result<IpAddr, PoolError> {
         if !self.networks.iter().any(|net| Family::of(net.addr()) == family) {
             return Err(PoolError::NoNetwork(family));
         }
         let mut second_choice = None;
-        for (address, is_fixed) in self.candidates(key, family, identity, leases) {
-            if !self.may_give(address, identity, leases) {
+        for (address, is_fixed) in self.candidates(key, family, identity, grants) {
+            if !self.may_give(address, identity, grants) {
                 continue;
             }
             let is_own_earlier = is_fixed || self.given.get(&address) == Some(&key);
@@ -174,13 +182,13 @@ impl Pool {
         second_choice.ok_or(PoolError::Full(family))
     }
 
-    /// Notes that an address was given.
+    /// Records that an address is assigned.
     pub fn give(&mut self, address: IpAddr, key: Key) {
         self.forget(address);
         self.given.insert(address, key);
     }
 
-    /// Notes that an address has no holder any more. Those that were not given by [`Pool::give`] don't count.
+    /// Records that an address has no holder any more. Addresses that [`Pool::give`] didn't record are ignored.
     pub fn take_back(&mut self, address: IpAddr) {
         let Some(key) = self.given.remove(&address) else { return };
         self.forget(address);
@@ -199,21 +207,22 @@ impl Pool {
         }
     }
 
-    /// Addresses in the order in which they should be tried, and whether the operator meant this one.
+    /// Addresses in the order in which they are tried. The flag is true for single addresses that are granted to the
+    /// peer.
     fn candidates<'a>(
         &'a self,
         key: Key,
         family: Family,
         identity: &'a Identity,
-        leases: &'a Grants,
+        grants: &'a Grants,
     ) -> impl Iterator<Item = (IpAddr, bool)> + 'a {
-        let leased = || leases.prefixes_of(identity).filter(move |prefix| Family::of(prefix.addr()) == family);
-        let (singles, prefixes): (Vec<_>, Vec<_>) = leased().partition(|prefix| is_single(*prefix));
-        // Several devices of one user begin at different ones.
+        let granted = || grants.prefixes_of(identity).filter(move |prefix| Family::of(prefix.addr()) == family);
+        let (singles, prefixes): (Vec<_>, Vec<_>) = granted().partition(|prefix| is_single(*prefix));
+        // Several devices of one user begin at different single addresses.
         let begin = scaled(hash(key, family, &[]), singles.len() as u64);
         let begin = usize::try_from(begin).unwrap_or_default();
         let singles = (0..singles.len()).map(move |index| (singles[(begin + index) % singles.len()].addr(), true));
-        // The last one first: what a device had before that, it may have had for want of a better one.
+        // The address that was released last comes first: an earlier one may have been a second choice.
         let own = self.recent_order.iter().rev().filter(move |address| self.recent.get(address) == Some(&key));
         let own = own.filter(move |address| Family::of(**address) == family).map(|address| (*address, false));
         let networks = self.networks.iter().copied().filter(move |net| Family::of(net.addr()) == family);
@@ -221,20 +230,20 @@ impl Pool {
             prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix)).collect::<Vec<_>>()
         });
         let search = move |net| Range::of(net).spread(key).take(MAX_PROBES);
-        let unleased = self.unleased.iter().filter(move |unleased| Family::of(unleased.network.addr()) == family);
-        let search_unleased = move |unleased: &'a Unleased| unleased.spread(key).take(MAX_PROBES);
+        let ungranted = self.ungranted.iter().filter(move |ungranted| Family::of(ungranted.network.addr()) == family);
+        let search_ungranted = move |ungranted: &'a Ungranted| ungranted.spread(key).take(MAX_PROBES);
         let not_fixed = |address| (address, false);
         singles
             .take(MAX_PROBES)
             .chain(own)
             .chain(interleaved(inside.map(search)).take(MAX_PROBES).map(not_fixed))
             .chain(interleaved(networks.map(search)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
-            .chain(interleaved(unleased.map(search_unleased)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
+            .chain(interleaved(ungranted.map(search_ungranted)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
     }
 }
 
 impl Range {
-    /// The part of a network that is used.
+    /// The addresses of a network that are used.
     fn of(net: IpNet) -> Self {
         let (first, bits, family) = match net {
             IpNet::V4(net) => {
@@ -248,35 +257,35 @@ impl Range {
         Self { first, size: 1 << bits, family }
     }
 
-    /// All addresses of it, each once, from one on that depends on the key, in steps that do, too.
+    /// All addresses, each once. The key determines the first one and the step to the next.
     fn spread(self, key: Key) -> impl Iterator<Item = IpAddr> {
         let start = hash(key, self.family, &self.first.to_le_bytes());
         offsets(start, self.size).map(move |offset| address(self.first + u128::from(offset), self.family))
     }
 }
 
-impl Unleased {
-    /// Nothing where no lease is, and where the search in the network leaves nothing out.
-    fn of(network: IpNet, leases: &Grants) -> Option<Self> {
+impl Ungranted {
+    /// `None` if the network is searched completely anyway, or no grant covers a part of it.
+    fn of(network: IpNet, grants: &Grants) -> Option<Self> {
         let network = network.trunc();
         if Range::of(network).size <= MAX_PROBES as u64 {
             return None;
         }
-        let mut leased: Vec<_> =
-            leases.prefixes().filter_map(|prefix| intersection(network, prefix)).map(bounds).collect();
-        if leased.is_empty() {
+        let mut granted: Vec<_> =
+            grants.prefixes().filter_map(|prefix| intersection(network, prefix)).map(bounds).collect();
+        if granted.is_empty() {
             return None;
         }
-        leased.sort_unstable();
+        granted.sort_unstable();
         let (first, last) = bounds(network);
         let (mut gaps, mut count, mut next) = (Vec::new(), 0, Some(first));
-        for (lease_first, lease_last) in leased {
+        for (grant_first, grant_last) in granted {
             let Some(begin) = next else { break };
-            if lease_first > begin {
+            if grant_first > begin {
                 gaps.push(Gap { first: begin, before: count });
-                count += lease_first - begin;
+                count += grant_first - begin;
             }
-            next = lease_last.checked_add(1).map(|after| after.max(begin));
+            next = grant_last.checked_add(1).map(|after| after.max(begin));
         }
         if let Some(begin) = next.filter(|begin| *begin <= last) {
             gaps.push(Gap { first: begin, before: count });
@@ -286,7 +295,7 @@ impl Unleased {
         (count > 0).then_some(Self { network, gaps, size: u64::try_from(count).unwrap_or(u64::MAX).min(most) })
     }
 
-    /// As [`Range::spread`].
+    /// All addresses, each once, in an order that depends on the key as in [`Range::spread`].
     fn spread(&self, key: Key) -> impl Iterator<Item = IpAddr> {
         let family = Family::of(self.network.addr());
         let start = hash(key, family, &bounds(self.network).0.to_le_bytes());
@@ -298,9 +307,9 @@ impl Unleased {
     }
 }
 
-/// All numbers below `size`, each once, from one on and in steps that depend on a hash.
+/// All numbers below `size`, each once. The hash determines the first one and the step to the next.
 fn offsets(hash: u64, size: u64) -> impl Iterator<Item = u64> {
-    // Odd numbers have no divisor in common with a power of two.
+    // An odd step reaches every number below a power of two.
     let turns = size.next_power_of_two();
     let step = (mix(hash) % turns) | 1;
     let start = scaled(hash, size);
@@ -309,7 +318,7 @@ fn offsets(hash: u64, size: u64) -> impl Iterator<Item = u64> {
         .filter(move |offset| *offset < size)
 }
 
-/// One of each in turn, as long as there are any.
+/// Takes an item from each source in turn until all are empty.
 fn interleaved<I: Iterator>(sources: impl Iterator<Item = I>) -> impl Iterator<Item = I::Item> {
     let mut sources: VecDeque<_> = sources.collect();
     std::iter::from_fn(move || {
@@ -325,14 +334,14 @@ fn interleaved<I: Iterator>(sources: impl Iterator<Item = I>) -> impl Iterator<I
 
 fn address(bits: u128, family: Family) -> IpAddr {
     match family {
-        #[allow(clippy::cast_possible_truncation)] // it is a network's, and fits
+        #[allow(clippy::cast_possible_truncation)] // the bits are those of an IPv4 address
         Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(bits).into(),
     }
 }
 
-/// How many addresses of a network there are for vassals: without its own, broadcast and the router's; of IPv6, as many as are
-/// used for choosing.
+/// How many addresses of a network vassals can have: without network, broadcast and router's address. For
+/// IPv6, only the addresses that can be assigned are counted.
 pub fn for_vassals(network: IpNet) -> u64 {
     let reserved = match network.max_prefix_len() - network.prefix_len() {
         0 | 1 => 1,
@@ -350,23 +359,23 @@ fn bounds(network: IpNet) -> (u128, u128) {
     }
 }
 
-/// A hash that is the same on every machine and at any time: FNV-1a, 64 bits, of the uid, the name and what else there is,
-/// little endian, and then [`mix`].
+/// A hash that is the same on every machine and for every version: [`mix`] of the 64-bit FNV-1a hash of uid, name,
+/// family and `more`, in little endian.
 fn hash(key: Key, family: Family, more: &[u8]) -> u64 {
     let bytes = key.uid.to_le_bytes().into_iter().chain(key.name.to_le_bytes());
     mix(fnv1a(bytes.chain([family as u8]).chain(more.iter().copied())))
 }
 
-/// Spreads what is in some bits over all of them (the last step of SplitMix64).
+/// Makes every bit of the result depend on all bits of the value (the last step of SplitMix64).
 const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
 
-/// A number below `size`, in proportion.
+/// Scales a hash to a number below `size`.
 fn scaled(hash: u64, size: u64) -> u64 {
-    #[allow(clippy::cast_possible_truncation)] // it is below `size`
+    #[allow(clippy::cast_possible_truncation)] // the quotient is below `size`
     {
         ((u128::from(hash) * u128::from(size)) >> 64) as u64
     }
@@ -376,7 +385,7 @@ fn is_single(prefix: IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
-/// What two prefixes have in common: the longer one, if it is inside of the other.
+/// The addresses that two prefixes share: the longer prefix if it is inside the other one.
 fn intersection(one: IpNet, other: IpNet) -> Option<IpNet> {
     let (one, other) = (one.trunc(), other.trunc());
     if one.contains(&other) {

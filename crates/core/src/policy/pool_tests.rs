@@ -18,8 +18,8 @@ fn pool(networks: &[&str]) -> Pool {
     pool_with(networks, &Grants::none())
 }
 
-fn pool_with(networks: &[&str], leases: &Grants) -> Pool {
-    Pool::new(networks.iter().map(|text| net(text)).collect(), leases, [])
+fn pool_with(networks: &[&str], grants: &Grants) -> Pool {
+    Pool::new(networks.iter().map(|text| net(text)).collect(), grants, [])
 }
 
 fn user(uid: u32) -> Identity {
@@ -30,7 +30,7 @@ fn key(uid: u32, name: u64) -> Key {
     Key { uid, name }
 }
 
-fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Grants {
+fn grants(list: &[(&str, u32)], uncovered: Uncovered) -> Grants {
     Grants::new(
         list.iter()
             .map(|(prefix, uid)| Grant { prefix: prefix.parse().expect("a prefix"), holder: Holder::User(*uid) }),
@@ -38,15 +38,15 @@ fn leases(list: &[(&str, u32)], uncovered: Uncovered) -> Grants {
     )
 }
 
-/// Gives an address as a router does.
-fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, leases: &Grants) -> Option<IpAddr> {
-    let chosen = pool.choose(key, family, &user(key.uid), leases, |address, _| !held.contains(&address)).ok()?;
+/// Assigns an address as a router does.
+fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, grants: &Grants) -> Option<IpAddr> {
+    let chosen = pool.choose(key, family, &user(key.uid), grants, |address, _| !held.contains(&address)).ok()?;
     assert!(held.insert(chosen), "{chosen} was free");
     pool.give(chosen, key);
     Some(chosen)
 }
 
-/// Also if it had another one once, which is free again.
+/// Even if another address that it had before is free again.
 #[test]
 fn what_a_device_gave_back_last_it_gets_again() {
     let (mut pool, none, anybody) = (pool(&["10.0.0.1/24"]), Grants::none(), user(7));
@@ -84,25 +84,25 @@ fn same_device_finds_the_same_address_in_another_router() {
         let choose = || pool(&[network]).choose(key(7, 8), family, &user(7), &Grants::none(), |_, _| true);
         assert_eq!(choose(), choose());
     }
-    // Written down, because it must be the same for ever.
+    // A literal, because the address must never change.
     let chosen = pool(&["10.0.0.1/24"]).choose(key(7, 8), Family::V4, &user(7), &Grants::none(), |_, _| true);
     assert_eq!(chosen, Ok(address("10.0.0.244")));
 }
 
 #[test]
 fn fixed_address_comes_first_and_others_never_get_it() {
-    let leases = leases(&[("10.0.0.77/32", 1), ("192.0.2.1/32", 1), ("10.0.0.64/28", 2)], Uncovered::Deny);
-    let (mut pool, mut held) = (pool_with(&["10.0.0.1/24"], &leases), HashSet::new());
-    let fixed = give(&mut pool, &mut held, key(1, 5), Family::V4, &leases);
+    let grants = grants(&[("10.0.0.77/32", 1), ("192.0.2.1/32", 1), ("10.0.0.64/28", 2)], Uncovered::Deny);
+    let (mut pool, mut held) = (pool_with(&["10.0.0.1/24"], &grants), HashSet::new());
+    let fixed = give(&mut pool, &mut held, key(1, 5), Family::V4, &grants);
     assert_eq!(fixed, Some(address("10.0.0.77")));
-    let second = give(&mut pool, &mut held, key(1, 6), Family::V4, &leases).expect("room");
-    assert!(!net("10.0.0.64/28").contains(&second), "{second} is leased to somebody else");
+    let second = give(&mut pool, &mut held, key(1, 6), Family::V4, &grants).expect("room");
+    assert!(!net("10.0.0.64/28").contains(&second), "{second} is granted to somebody else");
     for name in 0..15 {
-        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &leases).expect("room");
+        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &grants).expect("room");
         assert_eq!(net("10.0.0.64/28").contains(&given), name < 15, "{given}");
     }
     assert!(held.contains(&address("10.0.0.77")) && held.len() == 17);
-    let beyond = give(&mut pool, &mut held, key(2, 99), Family::V4, &leases).expect("room");
+    let beyond = give(&mut pool, &mut held, key(2, 99), Family::V4, &grants).expect("room");
     assert!(!net("10.0.0.64/28").contains(&beyond), "the rest of the network is there for all");
 }
 
@@ -179,15 +179,15 @@ fn full_network_leaves_those_behind_it() {
     }
 }
 
-/// Grants of others leave very little, and it is found.
+/// Grants of others leave 16 addresses of a large network, and all of them are found.
 #[test]
-fn gap_between_leases_is_found() {
-    let leases = leases(
+fn gap_between_grants_is_found() {
+    let grants = grants(
         &[
             ("10.0.0.0/9", 1),
             ("10.128.0.0/10", 2),
             ("10.192.0.0/12", 1),
-            // Nobody's: 10.208.0.0/28.
+            // Without a grant: 10.208.0.0/28.
             ("10.208.0.16/28", 1),
             ("10.208.0.32/27", 1),
             ("10.208.0.64/26", 1),
@@ -208,55 +208,55 @@ fn gap_between_leases_is_found() {
         ],
         Uncovered::Deny,
     );
-    let (mut pool, mut held) = (pool_with(&["10.0.0.1/8"], &leases), HashSet::new());
+    let (mut pool, mut held) = (pool_with(&["10.0.0.1/8"], &grants), HashSet::new());
     for name in 0..16 {
-        let given = give(&mut pool, &mut held, key(3, name), Family::V4, &leases).expect("room");
+        let given = give(&mut pool, &mut held, key(3, name), Family::V4, &grants).expect("room");
         assert!(net("10.208.0.0/28").contains(&given), "{given}");
     }
-    assert_eq!(give(&mut pool, &mut held, key(3, 16), Family::V4, &leases), None);
+    assert_eq!(give(&mut pool, &mut held, key(3, 16), Family::V4, &grants), None);
 }
 
 #[test]
-fn leased_first_block_of_ipv6_leaves_the_next_one() {
-    let leases = leases(&[("fd00:77::/107", 1), ("fd00:77::20:8/125", 1)], Uncovered::Allow);
-    let (mut pool, mut held) = (pool_with(&["fd00:77::1/64"], &leases), HashSet::new());
+fn granted_first_block_of_ipv6_leaves_the_next_one() {
+    let grants = grants(&[("fd00:77::/107", 1), ("fd00:77::20:8/125", 1)], Uncovered::Allow);
+    let (mut pool, mut held) = (pool_with(&["fd00:77::1/64"], &grants), HashSet::new());
     for name in 0..500 {
-        let IpAddr::V6(given) = give(&mut pool, &mut held, key(2, name), Family::V6, &leases).expect("room") else {
+        let IpAddr::V6(given) = give(&mut pool, &mut held, key(2, name), Family::V6, &grants).expect("room") else {
             panic!("not of IPv6")
         };
         let offset = given.to_bits() - address_bits("fd00:77::");
         assert!(((2 << 20)..(3 << 20) + 8).contains(&offset), "{given}");
         assert!(!net("fd00:77::20:8/125").contains(&IpAddr::from(given)), "{given}");
     }
-    let whole = Unleased::of(net("fd00:77::1/64"), &Grants::new([], Uncovered::Allow));
+    let whole = Ungranted::of(net("fd00:77::1/64"), &Grants::new([], Uncovered::Allow));
     assert!(whole.is_none(), "nothing is left out");
-    let everything = self::leases(&[("::/0", 1)], Uncovered::Allow);
-    assert!(Unleased::of(net("fd00:77::1/64"), &everything).is_none(), "nothing is left");
+    let everything = self::grants(&[("::/0", 1)], Uncovered::Allow);
+    assert!(Ungranted::of(net("fd00:77::1/64"), &everything).is_none(), "nothing is left");
 }
 
 #[test]
 fn target_of_a_port_is_for_its_lessee() {
     let targets = [address("10.0.0.2"), address("10.0.0.3")];
-    let leases = leases(&[("10.0.0.2/32", 1)], Uncovered::Allow);
-    let mut pool = Pool::new(vec![net("10.0.0.1/29")], &leases, targets);
+    let grants = grants(&[("10.0.0.2/32", 1)], Uncovered::Allow);
+    let mut pool = Pool::new(vec![net("10.0.0.1/29")], &grants, targets);
     let mut held = HashSet::new();
     for name in 0..3 {
-        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &leases).expect("room");
+        let given = give(&mut pool, &mut held, key(2, name), Family::V4, &grants).expect("room");
         assert!(!targets.contains(&given), "{given}");
     }
-    assert_eq!(give(&mut pool, &mut held, key(2, 3), Family::V4, &leases), None);
-    assert_eq!(give(&mut pool, &mut held, key(1, 3), Family::V4, &leases), Some(targets[0]));
-    assert!(!pool.may_give(targets[1], &user(1), &leases), "nobody's lease");
+    assert_eq!(give(&mut pool, &mut held, key(2, 3), Family::V4, &grants), None);
+    assert_eq!(give(&mut pool, &mut held, key(1, 3), Family::V4, &grants), Some(targets[0]));
+    assert!(!pool.may_give(targets[1], &user(1), &grants), "granted to nobody");
 }
 
 #[test]
 fn work_is_bounded() {
     let networks = ["10.0.0.1/8", "10.1.0.1/9", "fd00::1/64", "fd01::1/64", "fd02::1/64", "fd03::1/64", "fd04::1/64"];
-    let leases = leases(&[("10.0.0.0/10", 1), ("fd00::/70", 1), ("fd01::/108", 1)], Uncovered::Allow);
-    let pool = pool_with(&networks, &leases);
+    let grants = grants(&[("10.0.0.0/10", 1), ("fd00::/70", 1), ("fd01::/108", 1)], Uncovered::Allow);
+    let pool = pool_with(&networks, &grants);
     for family in Family::ALL {
         let mut asked = 0;
-        let refused = pool.choose(key(1, 1), family, &user(1), &leases, |_, _| {
+        let refused = pool.choose(key(1, 1), family, &user(1), &grants, |_, _| {
             asked += 1;
             false
         });
@@ -277,8 +277,8 @@ fn memory_is_bounded() {
 }
 
 proptest! {
-    /// Whoever asks in whatever order, with addresses coming and going: each address has one holder, is inside of a network,
-    /// is no router's, reserved or somebody else's, and who is refused would have found nothing.
+    /// Peers request and release addresses in any order. Each assigned address has one holder, is inside of a network, and is
+    /// neither the router's, reserved, nor granted to others. A request is only refused if there is no such address.
     #[test]
     fn what_is_given_may_be_given(
         length in 26u8..=31,
@@ -288,19 +288,19 @@ proptest! {
     ) {
         const NET: u32 = 0x0a00_0000;
         let network = IpNet::new(Ipv4Addr::from_bits(NET | 1).into(), length).expect("a network");
-        let leased: Vec<_> = list
+        let granted: Vec<_> = list
             .iter()
             .map(|(host, length, uid)| {
                 let prefix = ipnet::Ipv4Net::new_assert(Ipv4Addr::from_bits(NET | host), *length).trunc();
                 (prefix.to_string(), *uid)
             })
             .collect();
-        let words: Vec<_> = leased.iter().map(|(prefix, uid)| (prefix.as_str(), *uid)).collect();
-        let leases = leases(&words, if deny { Uncovered::Deny } else { Uncovered::Allow });
-        let mut pool = Pool::new(vec![network], &leases, []);
+        let words: Vec<_> = granted.iter().map(|(prefix, uid)| (prefix.as_str(), *uid)).collect();
+        let grants = grants(&words, if deny { Uncovered::Deny } else { Uncovered::Allow });
+        let mut pool = Pool::new(vec![network], &grants, []);
         let mut held = std::collections::HashMap::<IpAddr, Key>::new();
         let is_right = |address: IpAddr, uid: u32| {
-            let covering: Vec<_> = leased.iter().filter(|(prefix, _)| net(prefix).contains(&address)).collect();
+            let covering: Vec<_> = granted.iter().filter(|(prefix, _)| net(prefix).contains(&address)).collect();
             network.contains(&address)
                 && address != network.addr()
                 && (length == 31 || (address != network.network() && address != network.broadcast()))
@@ -316,7 +316,7 @@ proptest! {
                 }
                 continue;
             }
-            let chosen = pool.choose(key, Family::V4, &user(uid), &leases, |address, _| !held.contains_key(&address));
+            let chosen = pool.choose(key, Family::V4, &user(uid), &grants, |address, _| !held.contains_key(&address));
             let mut hosts = network.hosts();
             match chosen {
                 Ok(chosen) => {
@@ -329,7 +329,7 @@ proptest! {
         }
     }
 
-    /// Who is alone gets the same address each time, whoever came and went before, as long as there is room.
+    /// A device gets the same address again, whatever other devices were assigned in the meantime, as long as there is room.
     #[test]
     fn address_is_stable(uid: u32, name: u64, others in prop::collection::vec((0u32..4, any::<u64>()), 0..50)) {
         let family = Family::V4;

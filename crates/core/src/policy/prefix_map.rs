@@ -1,5 +1,5 @@
-//! Values by prefix. What a lookup costs depends on how many lengths of prefixes there are, 129 at most, and not on how
-//! many prefixes.
+//! Values by prefix. The cost of a lookup depends on the number of different prefix lengths, at most 129, and not on
+//! the number of prefixes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ impl<V> Default for PrefixMap<V> {
 }
 
 impl<V> PrefixMap<V> {
-    /// Whether there are no prefixes.
+    /// Returns true if there are no prefixes.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
@@ -39,7 +39,7 @@ impl<V> PrefixMap<V> {
 }
 
 impl<V: Default> PrefixMap<V> {
-    /// The value of a prefix; a default one if it has none yet. Host bits don't count.
+    /// The value of a prefix, which is set to the default if it has none yet. Host bits are ignored.
     pub fn entry(&mut self, prefix: IpNet) -> &mut V {
         let lengths = if prefix.addr().is_ipv4() { &mut self.v4_lengths } else { &mut self.v6_lengths };
         if !lengths.contains(&prefix.prefix_len()) {
@@ -70,14 +70,14 @@ mod tests {
     use crate::policy::pattern::tests::{any_net, inside};
 
     proptest! {
-        /// The same as looking at each prefix, for every length, with host bits or without.
+        /// A lookup finds the same as a comparison with each prefix, for every length, with host bits or without.
         #[test]
         fn covers_what_its_prefixes_cover(
             prefixes in prop::collection::vec(any_net(), 1..40),
             (near, bits) in (any::<prop::sample::Index>(), any::<u128>()),
         ) {
             let map: PrefixSet = prefixes.iter().copied().collect();
-            // Addresses at random hit the short prefixes only.
+            // Random addresses alone would only be in short prefixes.
             let at_random = inside(prefixes[0].supernet().unwrap_or(prefixes[0]), bits);
             let near = inside(prefixes[near.index(prefixes.len())], bits);
             for address in [at_random, near] {

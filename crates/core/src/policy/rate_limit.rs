@@ -1,62 +1,63 @@
-//! How many answers a router gives: errors and resets cost time, and whoever forges sources must not have them sent to
-//! others at will (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4, f).
+//! Rate limits of replies (ICMP errors and TCP resets). They cost time, and must not be sent at will to the victims of
+//! forged sources (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4, f).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::account;
 
-/// Tokens that come back one by one.
+/// The rate of a token bucket.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
-    /// Time until another token is there.
+    /// Time between two tokens.
     interval: Duration,
-    /// Most tokens that wait.
+    /// Most tokens in the bucket.
     burst: u32,
 }
 
-/// Of one budget: 250 a second. All four together give as many as Linux does by default (icmp_msgs_per_sec).
+/// All replies of one budget: 250 per second. The four budgets together allow as many as Linux by default
+/// (icmp_msgs_per_sec).
 const ALL: Rate = Rate { interval: Duration::from_millis(4), burst: 50 };
 
-/// Because of one user's peers, or those of one vassal that has connected as root, and about addresses that no peer holds:
-/// a fifth of that.
+/// Replies that the peers of one account cause, and replies about addresses that no peer holds: a fifth of a budget.
 const SHARE: Rate = Rate { interval: Duration::from_millis(20), burst: 25 };
 
-/// Because of one peer.
+/// Replies that one peer causes.
 const ONE_PEER: Rate = Rate { interval: Duration::from_millis(50), burst: 10 };
 
-/// Accounts beyond which those are forgotten that have all their tokens. Fewer can lack some: what a budget gives in the
-/// time in which an account fills, for each answer a peer and its user.
+/// Number of buckets from which full ones are removed. Fewer than this can lack tokens at a time: each reply of a
+/// budget takes from two, a peer's and its account's, and these refill in 0.5 s.
 const MAX_ACCOUNTS: usize = 1024;
 
-/// What an answer says.
+/// What a reply reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// How long packets may be. Without it, connections hang.
+    /// A packet was too long. Without this reply, connections hang.
     TooBig,
-    /// That a rule forbids a packet to pass.
+    /// A packet was dropped by a rule.
     Rejection,
 }
 
-/// A peer, as far as it has a share. One that comes again has the place or the user of before, and gets nothing anew.
+/// A peer, as far as rate limits are concerned. A peer that connects again has the slot or the account of before, so it
+/// gets no new tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Party {
-    /// [`super::registry::PeerId::index`]
+    /// Its slot, [`super::registry::PeerId::index`].
     pub index: u32,
-    /// Whose it is.
+    /// Its account.
     pub account: Option<account::Account>,
 }
 
-/// Because of whom there is an answer.
+/// What causes a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// A peer has sent what is answered.
+    /// A packet from a peer.
     Peer(Party),
-    /// It came from outside, to this peer, or to an address that none holds.
+    /// A packet from outside to this peer, or to an address that no peer holds.
     Outside(Option<Party>),
 }
 
-/// A bucket of tokens, as the time at which it will be full again.
+/// A token bucket, stored as the time at which it will be full again.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     full_at: Instant,
@@ -67,14 +68,14 @@ impl Bucket {
         Self { full_at: now }
     }
 
-    /// The bucket with a token less; `None` if there is none.
+    /// The bucket without one of its tokens. `None` if it has none.
     fn take(self, rate: Rate, now: Instant) -> Option<Self> {
         let full_at = self.full_at.max(now) + rate.interval;
         (full_at.saturating_duration_since(now) <= rate.interval * rate.burst).then_some(Self { full_at })
     }
 }
 
-/// Who shares a budget.
+/// What has a bucket of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Account {
     Peer(u32),
@@ -91,11 +92,11 @@ impl Account {
     }
 }
 
-/// Answers of one kind, because of one side.
+/// The replies of one kind that one side causes.
 #[derive(Debug)]
 struct Budget {
     all: Bucket,
-    /// Those that are not in here have all their tokens.
+    /// Buckets that are not full.
     accounts: HashMap<Account, Bucket>,
 }
 
@@ -104,7 +105,7 @@ impl Budget {
         Self { all: Bucket::full(now), accounts: HashMap::new() }
     }
 
-    /// Takes a token from everywhere, or none from anywhere.
+    /// Takes a token from each bucket that applies. Returns false and takes none if one of them is empty.
     fn take(&mut self, party: Option<Party>, now: Instant) -> bool {
         let take = |account: Account| {
             let bucket = self.accounts.get(&account).copied().unwrap_or(Bucket::full(now));
@@ -127,8 +128,8 @@ impl Budget {
     }
 }
 
-/// What is left of the answers that a router may give. What peers cause and what comes from outside, and what is said about
-/// lengths and about rules, don't take from each other.
+/// The rate limits of a router's replies. There is a budget for each kind of reply, and for peers and outside, so that
+/// none of them uses up the tokens of another.
 #[derive(Debug)]
 pub struct RateLimit {
     too_big_to_peers: Budget,
@@ -138,7 +139,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Nothing given yet.
+    /// All buckets are full.
     pub fn new(now: Instant) -> Self {
         Self {
             too_big_to_peers: Budget::full(now),
@@ -148,7 +149,7 @@ impl RateLimit {
         }
     }
 
-    /// Takes note of an answer, and returns whether it may be given.
+    /// Returns true if a reply may be sent, and takes its tokens then.
     pub fn admit(&mut self, kind: Kind, cause: Cause, now: Instant) -> bool {
         let (budget, party) = match (kind, cause) {
             (Kind::TooBig, Cause::Peer(party)) => (&mut self.too_big_to_peers, Some(party)),
@@ -168,14 +169,14 @@ mod tests {
         Party { index, account: account::Account::of(uid, None) }
     }
 
-    /// A peer of root's.
+    /// A peer of root.
     const fn peer(index: u32) -> Cause {
         Cause::Peer(party(index, account::ROOT))
     }
 
     const NOBODY: Cause = Cause::Outside(None);
 
-    /// Rejections among attempts, 4 in each of so many milliseconds.
+    /// Number of rejections that are admitted if 4 are attempted in each of `millis` milliseconds.
     fn given(limit: &mut RateLimit, start: Instant, millis: u64, who: impl Fn(u32) -> Cause) -> usize {
         let attempts = (0..millis).flat_map(|at| [at; 4]).zip(0..);
         attempts
@@ -208,7 +209,7 @@ mod tests {
         assert!(!limit.admit(Kind::Rejection, peer(3), after - Duration::from_millis(40)));
     }
 
-    /// New connections bring nothing: the place has its tokens, and so has the user.
+    /// New connections get no new tokens: slot and account keep their buckets.
     #[test]
     fn one_user_leaves_the_others_their_share_whatever_its_connections() {
         let start = Instant::now();
@@ -255,7 +256,7 @@ mod tests {
     fn what_one_may_not_have_is_not_taken_from_the_others() {
         let now = Instant::now();
         let mut limit = RateLimit::new(now);
-        // Its own tokens are all that it takes, also from its user.
+        // A peer takes no more from its account's bucket than from its own.
         assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(0, 7)), now), 10);
         assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(1, 7)), now), 10);
         assert_eq!(at_once(&mut limit, Kind::Rejection, Cause::Peer(party(2, 7)), now), 5);

@@ -1,4 +1,4 @@
-//! How many addresses one user holds, and how many he may, so that nobody takes a whole network.
+//! How many addresses one account holds and may hold, so that none takes a whole network.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,26 +9,26 @@ use super::account::Account;
 use super::pool::for_vassals;
 use tuntap_wire::autoconf::Family;
 
-/// What one account may hold of the router's networks by default: one part in so many.
+/// By default, one account may hold one address in so many of the router's networks.
 const PARTS: u64 = 4;
 
-/// Bounds of that: two in the smallest networks, and no more than this in large ones.
+/// Least default limit, for small networks.
 const LEAST: u64 = 2;
+/// Most default limit, for large networks.
 const MOST: u64 = 256;
 
-/// Addresses by account. Leased ones are not in here: they are the operator's word.
+/// Addresses by account. Addresses that are granted to their holder are not counted: the operator has allowed them.
 #[derive(Debug)]
 pub struct Shares {
-    /// For IPv4 and IPv6. `None` is no limit.
+    /// For IPv4 and IPv6. `None` means no limit.
     limits: [Option<usize>; 2],
     counts: HashMap<(Account, Family), usize>,
     counted: HashMap<IpAddr, Account>,
 }
 
 impl Shares {
-    /// Nothing held yet. `limit` is what the operator says, of each family; 0 is no limit. Without it, it is a part of what
-    /// the networks have for vassals; where there is no network of a family, nobody knows how much that is, and there is no
-    /// limit.
+    /// No address is held yet. `limit` is the operator's limit for each family; 0 means no limit. `None` means a
+    /// fraction of the addresses that the networks have for vassals, and no limit for a family without a network.
     pub fn new(limit: Option<usize>, networks: &[IpNet]) -> Self {
         let default = |family| {
             let of_family = networks.iter().filter(|net| Family::of(net.addr()) == family);
@@ -43,7 +43,7 @@ impl Shares {
         Self { limits, counts: HashMap::new(), counted: HashMap::new() }
     }
 
-    /// Whether an account may have one more address of this one's family.
+    /// Returns true if an account may hold one more address of this address's family.
     pub fn has_room(&self, account: Option<Account>, address: IpAddr) -> bool {
         let family = Family::of(address);
         match (of_user(account), self.limit(family)) {
@@ -52,12 +52,12 @@ impl Shares {
         }
     }
 
-    /// Whether an address counts for this account already.
+    /// Returns true if an address is already counted for this account.
     pub fn is_counted_for(&self, account: Option<Account>, address: IpAddr) -> bool {
         account.is_some() && self.counted.get(&address).copied() == account
     }
 
-    /// Most addresses of a family.
+    /// Most addresses of a family that an account may hold. `None` means no limit.
     pub const fn limit(&self, family: Family) -> Option<usize> {
         match family {
             Family::V4 => self.limits[0],
@@ -65,7 +65,7 @@ impl Shares {
         }
     }
 
-    /// Counts an address, once, whether there is room for it or not.
+    /// Counts an address for an account, and no longer for another one. It is counted even if there is no room for it.
     pub fn take(&mut self, account: Option<Account>, address: IpAddr) {
         let Some(account) = of_user(account) else { return };
         self.give_back(address);
@@ -73,7 +73,7 @@ impl Shares {
         *self.counts.entry((account, Family::of(address))).or_default() += 1;
     }
 
-    /// Counts an address no longer, if it was.
+    /// Stops counting an address, if it is counted.
     pub fn give_back(&mut self, address: IpAddr) {
         let Some(account) = self.counted.remove(&address) else { return };
         let key = (account, Family::of(address));
@@ -86,7 +86,7 @@ impl Shares {
     }
 }
 
-/// Root has no limit, in whatever namespace: it may connect in the name of many vassals.
+/// Returns users only. Root has no limit in any namespace, because it may connect on behalf of many vassals.
 fn of_user(account: Option<Account>) -> Option<Account> {
     account.filter(|account| matches!(account, Account::User(_)))
 }
@@ -134,7 +134,7 @@ mod tests {
         shares.take(None, address(9));
         (10..20).for_each(|host| shares.take(root, address(host)));
         assert!(shares.has_room(root, address(4)), "root has no limit");
-        // An address that goes over to another account counts for that one only.
+        // An address that passes to another account is counted for that one only.
         shares.take(other, address(3));
         assert!(shares.has_room(user, address(4)) && shares.is_counted_for(other, address(3)));
         for host in [2, 3, 9] {

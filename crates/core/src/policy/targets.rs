@@ -1,16 +1,16 @@
-//! Which gateways peers may name in their rules.
+//! The gateways of other routers that peers may name in their rules.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-/// Gateways that the operator lets peers choose.
+/// A range of gateways that peers may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetRange {
     /// Their addresses.
     pub prefix: IpNet,
-    /// Their port; `None` is any.
+    /// Their port. `None` allows every port.
     pub port: Option<u16>,
 }
 
@@ -22,12 +22,12 @@ pub struct AllowedTargets {
 }
 
 impl AllowedTargets {
-    /// Takes single gateways, and ranges of them.
+    /// Allows single gateways and ranges of them.
     pub fn new(exact: impl IntoIterator<Item = SocketAddr>, ranges: impl IntoIterator<Item = TargetRange>) -> Self {
         Self { exact: exact.into_iter().collect(), ranges: ranges.into_iter().collect() }
     }
 
-    /// Whether peers may name this one. Asked once for each rule, never for a packet.
+    /// Returns true if peers may name this gateway. Called once for each rule, not for each packet.
     pub fn allow(&self, target: SocketAddr) -> bool {
         let in_range = |range: &TargetRange| {
             range.prefix.contains(&target.ip()) && range.port.is_none_or(|port| port == target.port())

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tuntap_wire::autoconf::{
-    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MIN_MTU_V6, RefusedWish, Wish,
+    ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MIN_MTU_V6, RefusedRequest, Requested,
 };
 use tuntap_wire::frame::FrameKind;
 
@@ -44,9 +44,9 @@ impl Router {
                     | AssignmentError::Assigned
                     | AssignmentError::Narrow),
                 ) => {
-                    shut_out.push(refused(Wish::Any(family), refusal));
+                    shut_out.push(refused(Requested::Any(family), refusal));
                 }
-                result => self.tell(&mut told, Wish::Any(family), result),
+                result => self.tell(&mut told, Requested::Any(family), result),
             }
         }
         // A family of which nothing could pass is as good as one that the router doesn't have, beside one that passes.
@@ -67,7 +67,7 @@ impl Router {
         let mut told = Configuration::default();
         for claimed in claim.addresses {
             let result = self.claim(shell, id, claimed, name);
-            self.tell(&mut told, Wish::Address(claimed.address), result);
+            self.tell(&mut told, Requested::Address(claimed.address), result);
         }
         self.send_configuration(shell, id, told);
     }
@@ -140,14 +140,14 @@ impl Router {
         Ok(chosen.address)
     }
 
-    /// Puts the end of a wish into an answer. A family that the router doesn't have is left out: nothing is missing then.
-    fn tell(&mut self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, AssignmentError>) {
+    /// Puts the result of a request into an answer. A family that the router doesn't have is left out: nothing is missing then.
+    fn tell(&mut self, told: &mut Configuration, requested: Requested, result: Result<IpAddr, AssignmentError>) {
         match result {
             Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(AssignmentError::Pool(PoolError::NoNetwork(_))) => {}
             Err(refusal) => {
                 self.count_refusal(refusal);
-                told.refused.push(refused(wish, refusal));
+                told.refused.push(refused(requested, refusal));
             }
         }
     }
@@ -156,7 +156,7 @@ impl Router {
         self.note_refused(shell, id, &told.refused);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
-            told.gateways.extend(self.forwarder.pool().gateway(family, held));
+            told.routers.extend(self.forwarder.pool().default_router(family, held));
         }
         told.mtu = shell.tun_mtu();
         told.dns.clone_from(&self.settings.dns);
@@ -166,13 +166,13 @@ impl Router {
     }
 
     /// Writes what a peer asked for and doesn't get. It asks some times at most.
-    fn note_refused(&mut self, shell: &mut impl Shell, id: PeerId, refused: &[RefusedWish]) {
+    fn note_refused(&mut self, shell: &mut impl Shell, id: PeerId, refused: &[RefusedRequest]) {
         for refused in refused {
             self.note_peer_fault(shell, id, |who| Notice::Refused { who, refused: refused.clone() });
         }
     }
 }
 
-fn refused(wish: Wish, refusal: AssignmentError) -> RefusedWish {
-    RefusedWish { wish, reason: refusal.to_string(), for_good: refusal.is_for_good() }
+fn refused(requested: Requested, refusal: AssignmentError) -> RefusedRequest {
+    RefusedRequest { requested, reason: refusal.to_string(), for_good: refusal.is_for_good() }
 }

@@ -33,7 +33,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use tuntap_wire::autoconf::Directory;
+use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
 use crate::policy::account::Account;
@@ -92,7 +92,7 @@ pub struct Settings {
     /// DNS servers that devices are told.
     pub dns: Vec<IpAddr>,
     /// Folders of the machine that no device may write its resolv.conf into.
-    pub host_etc: Vec<Directory>,
+    pub host_etc: Vec<DirectoryId>,
 }
 
 /// A router.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tuntap_wire::autoconf::RefusedWish;
+use tuntap_wire::autoconf::RefusedRequest;
 use tuntap_wire::credentials::PeerCredentials;
 
 use super::meter::Cost;
@@ -150,12 +150,12 @@ pub enum Notice {
         destination: IpAddr,
     },
     /// A peer asked for something and doesn't get it.
-    #[error("{who} asked for {} and doesn't get it: {}", refused.wish, refused.reason)]
+    #[error("{who} asked for {} and doesn't get it: {}", refused.requested, refused.reason)]
     Refused {
         /// The peer.
         who: Who,
         /// What it asked for, and why it doesn't get it.
-        refused: RefusedWish,
+        refused: RefusedRequest,
     },
     /// A peer sent other rules too late.
     #[error(

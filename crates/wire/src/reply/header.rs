@@ -1,18 +1,18 @@
-//! IP headers of answers.
+//! IP headers of replies.
 
 use std::net::IpAddr;
 
-use super::super::ip::{IPV4_MIN_HEADER_LEN, IPV6_HEADER_LEN, is_unicast, protocol};
-use super::super::segment::{fold, sum};
+use crate::ip::{IPV4_MIN_HEADER_LEN, IPV6_HEADER_LEN, is_unicast, protocol};
+use crate::segment::{fold, sum};
 
-/// Hops that an answer may take: what Linux starts with.
+/// Hop limit of replies: the default of Linux.
 const HOP_LIMIT: u8 = 64;
 
-/// "Don't fragment" of RFC 791. Without fragments a packet needs no identification (RFC 6864, section 4.1); every link
-/// takes the length of an answer.
+/// "Don't fragment" of RFC 791. A packet that is never fragmented needs no identification (RFC 6864, section 4.1), and
+/// replies are short enough for every link.
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// The two ends of an answer.
+/// Source and destination of a reply.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {
     src: IpAddr,
@@ -20,14 +20,14 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// `None` if they are not of one version, or nobody can answer from there, or nobody alone can be answered there.
+    /// `None` if the addresses are of different versions, or one of them is not unicast.
     pub fn new(src: IpAddr, dst: IpAddr) -> Option<Self> {
         let fit = src.is_ipv4() == dst.is_ipv4() && is_unicast(src) && is_unicast(dst);
         fit.then_some(Self { src, dst })
     }
 
-    /// An IP packet between them, with its checksums; the one of the payload is at `checksum_at` in it, and has a pseudo
-    /// header except for ICMP. `None` if the payload is too long for a packet.
+    /// Builds an IP packet and its checksums. The payload's checksum is at offset `checksum_at` in the payload; it
+    /// includes the pseudo header except for ICMP. `None` if the payload is too long for a packet.
     pub fn packet(self, protocol: u8, payload: &[u8], checksum_at: usize) -> Option<Vec<u8>> {
         let mut packet = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {

@@ -1,38 +1,38 @@
-//! Errors as ICMP (RFC 792, RFC 1191, RFC 1812) and ICMPv6 (RFC 4443, RFC 8201) messages.
+//! Error messages of ICMP (RFC 792, RFC 1191, RFC 1812) and ICMPv6 (RFC 4443, RFC 8201).
 
 use std::net::IpAddr;
 
-use super::super::ip::{Fragment, IPV6_HEADER_LEN, IPV6_MIN_MTU, Packet, protocol};
 use super::header::Ends;
+use crate::ip::{Fragment, IPV6_HEADER_LEN, IPV6_MIN_MTU, Packet, protocol};
 
-/// Bytes before the quoted packet, in both versions.
+/// Bytes before the quoted packet, for both versions.
 const MESSAGE_HEADER_LEN: usize = 8;
 
-/// Offset of the checksum in a message, in both versions.
+/// Offset of the checksum in a message, for both versions.
 const CHECKSUM_AT: usize = 2;
 
-/// ICMP messages that answer a question; all others report an error, and no error reports another (RFC 1122, section
-/// 3.2.2).
+/// Types of ICMP queries and their replies. All other messages are errors, and no error is sent about an error (RFC
+/// 1122, section 3.2.2).
 const V4_QUERIES: [u8; 6] = [0, 8, 13, 14, 17, 18];
 
-/// The first type of an ICMPv6 message that is no error (RFC 4443, section 2.1).
+/// The lowest type of informational ICMPv6 messages (RFC 4443, section 2.1).
 const V6_FIRST_INFORMATIONAL: u8 = 128;
 
-/// A redirect is an error, too, where that counts (RFC 4443, section 2.4, e.2).
+/// Type of ICMPv6 redirects, about which no error is sent either (RFC 4443, section 2.4, e.2).
 const V6_REDIRECT: u8 = 137;
 
-/// Bytes of an IPv4 packet's payload that come back with its header (RFC 792).
+/// Bytes of an IPv4 packet's payload that are quoted behind its header (RFC 792).
 const V4_QUOTED_LEN: usize = 8;
 
-/// Most bytes of an IPv6 packet that come back: the message fits every link (RFC 4443, section 2.4, c).
+/// Most bytes of an IPv6 packet that are quoted, so that the message fits every link (RFC 4443, section 2.4, c).
 const V6_QUOTED_LEN: usize = IPV6_MIN_MTU as usize - IPV6_HEADER_LEN - MESSAGE_HEADER_LEN;
 
-/// What went wrong.
+/// The error that is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
     /// "Fragmentation needed" (RFC 1191, section 4), "packet too big" (RFC 4443, section 3.2).
     TooBig {
-        /// Bytes that would have passed.
+        /// MTU of the next hop, in bytes.
         mtu: u16,
     },
     /// "Communication administratively prohibited" (RFC 1812, section 5.2.7.1; RFC 4443, section 3.1).
@@ -40,7 +40,7 @@ enum Reason {
 }
 
 impl Reason {
-    /// Type, code, and the four bytes behind the checksum.
+    /// Type, code and the four bytes behind the checksum.
     const fn message(self, v4: bool) -> (u8, u8, [u8; 4]) {
         match (self, v4) {
             (Self::TooBig { mtu }, _) => {
@@ -54,7 +54,7 @@ impl Reason {
     }
 }
 
-/// A message that reports an error.
+/// An ICMP error message.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     ends: Ends,
@@ -63,17 +63,17 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Says to a packet's sender that it was longer than `mtu` bytes.
+    /// Reports that a packet was longer than `mtu` bytes. `None` where no error may be sent.
     pub(super) fn too_big(about: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Self> {
         Self::new(about, Reason::TooBig { mtu }, from)
     }
 
-    /// Says to a packet's sender that a rule forbids it to pass.
+    /// Reports that a rule drops the packet. `None` where no error may be sent.
     pub(super) fn prohibited(about: &Packet<'a>, from: IpAddr) -> Option<Self> {
         Self::new(about, Reason::Prohibited, from)
     }
 
-    /// `None` where no error may be reported.
+    /// `None` where no error may be sent.
     fn new(about: &Packet<'a>, reason: Reason, from: IpAddr) -> Option<Self> {
         let ends = Ends::new(from, about.src())?;
         may_be_reported(about, reason).then_some(Self { ends, about: *about, reason })
@@ -92,8 +92,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// RFC 1122, section 3.2.2; RFC 4443, section 2.4, e. Nothing is said about later fragments of IPv6 either: nobody can see
-/// whether they are part of an error.
+/// Returns true if an error may be sent about a packet (RFC 1122, section 3.2.2; RFC 4443, section 2.4, e). None is
+/// sent about later fragments of IPv6 either, because they may be part of an error.
 fn may_be_reported(packet: &Packet<'_>, reason: Reason) -> bool {
     let first = packet.bytes()[..packet.total_len()].get(packet.header_len());
     let is_error = match packet.protocol() {
@@ -102,9 +102,9 @@ fn may_be_reported(packet: &Packet<'_>, reason: Reason) -> bool {
         _ => false,
     };
     let is_for_many = match packet.dst() {
-        // Multicast, class E, broadcast. A network's own broadcast address can't be told from others here.
+        // Multicast, class E, broadcast. Broadcast addresses of single networks are not known here.
         IpAddr::V4(dst) => dst.octets()[0] >= 224,
-        // How long packets may be, the senders of multicasts need to know, too.
+        // Path MTU discovery needs "packet too big" for multicasts, too.
         IpAddr::V6(dst) => dst.is_multicast() && reason == Reason::Prohibited,
     };
     packet.fragment() != Fragment::Later && !is_error && !is_for_many

@@ -1,4 +1,4 @@
-//! What a router tells a packet's sender: that the packet was too long, or that it may not pass.
+//! Replies to a packet's sender: the packet was too long, or it may not pass.
 
 mod header;
 mod icmp;
@@ -13,17 +13,17 @@ use self::icmp::Message;
 use self::reset::Reset;
 use super::ip::{Packet, is_unicast, protocol};
 
-/// Something that may be said to a packet's sender. It is put together once it is sure that it will be.
+/// A reply that may be sent to a packet's sender. Its packet is only built once it is decided that it is sent.
 #[derive(Debug, Clone, Copy)]
 pub enum Reply<'a> {
     /// An ICMP message.
     Error(Message<'a>),
-    /// The end of a TCP connection.
+    /// A reset of a TCP connection.
     Reset(Reset),
 }
 
 impl Reply<'_> {
-    /// The packet that says it.
+    /// Builds the packet. `None` if it would be too long for its header.
     pub fn packet(&self) -> Option<Vec<u8>> {
         match self {
             Self::Error(message) => message.packet(),
@@ -32,21 +32,21 @@ impl Reply<'_> {
     }
 }
 
-/// Where an answer about a packet comes from: the first of the router's own addresses that is of the packet's version, else
-/// the address that the packet was for.
+/// The source of a reply: the first of the router's `own` addresses of the packet's version, or the destination of the
+/// packet if there is none.
 pub fn source(own: impl IntoIterator<Item = IpAddr>, packet: &Packet<'_>) -> IpAddr {
     let mut own = own.into_iter().filter(|own| own.is_ipv4() == packet.is_v4() && is_unicast(*own));
     own.next().unwrap_or_else(|| packet.dst())
 }
 
-/// Says to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be reported. `from` is the
-/// router, see [`source`].
+/// Reports to a packet's sender that it was longer than `mtu` bytes. `None` where no error may be sent. `from` is the
+/// source of the reply, see [`source`].
 pub fn too_big<'a>(packet: &Packet<'a>, mtu: u16, from: IpAddr) -> Option<Reply<'a>> {
     Message::too_big(packet, mtu, from).map(Reply::Error)
 }
 
-/// Says to a packet's sender that it may not pass, so that nobody waits for an answer: with a reset where that ends a TCP
-/// connection, else with an error from `from`, see [`source`]. `None` where nothing may be said.
+/// Reports to a packet's sender that it may not pass, so that the sender need not wait for a timeout: by a reset for
+/// TCP, otherwise by an ICMP error from `from`, see [`source`]. `None` where no reply may be sent.
 pub fn rejection<'a>(packet: &Packet<'a>, from: IpAddr) -> Option<Reply<'a>> {
     if packet.protocol() == protocol::TCP {
         Reset::of(packet).map(Reply::Reset)

@@ -43,15 +43,15 @@ fn parse(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(bytes).expect("a valid packet")
 }
 
-/// Slices an answer, whose checksums the oracle finds in order and which goes from here to there.
-fn checked(answer: &[u8], from: IpAddr, to: IpAddr) -> SlicedPacket<'_> {
-    let sliced = SlicedPacket::from_ip(answer).expect("an IP packet");
+/// Slices a reply, and checks its checksums with the oracle and its addresses.
+fn checked(reply: &[u8], from: IpAddr, to: IpAddr) -> SlicedPacket<'_> {
+    let sliced = SlicedPacket::from_ip(reply).expect("an IP packet");
     match (&sliced.net, sliced.transport.as_ref().expect("a payload")) {
         (Some(NetSlice::Ipv4(ip)), transport) => {
             let header = ip.header().to_header();
             assert_eq!(header.header_checksum, header.calc_header_checksum());
             assert_eq!((IpAddr::from(header.source), IpAddr::from(header.destination)), (from, to));
-            assert_eq!(usize::from(header.total_len), answer.len());
+            assert_eq!(usize::from(header.total_len), reply.len());
             match transport {
                 TransportSlice::Icmpv4(icmp) => {
                     assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
@@ -68,7 +68,7 @@ fn checked(answer: &[u8], from: IpAddr, to: IpAddr) -> SlicedPacket<'_> {
         (Some(NetSlice::Ipv6(ip)), transport) => {
             let header = ip.header().to_header();
             assert_eq!((IpAddr::from(header.source), IpAddr::from(header.destination)), (from, to));
-            assert_eq!(usize::from(header.payload_length) + 40, answer.len());
+            assert_eq!(usize::from(header.payload_length) + 40, reply.len());
             match transport {
                 TransportSlice::Icmpv6(icmp) => {
                     assert!(icmp.is_checksum_valid(header.source, header.destination));
@@ -123,7 +123,7 @@ fn errors_of_ipv6_are_what_the_rfcs_say() {
     }
 }
 
-/// Neither says anything about this packet.
+/// Asserts that no reply is sent about this packet.
 #[track_caller]
 fn is_not_reported(bytes: &[u8], from: IpAddr) {
     assert_eq!(too_big(&parse(bytes), 1300, from), None);
@@ -167,7 +167,7 @@ fn no_error_about_later_fragments() {
 }
 
 #[test]
-fn no_error_to_nobody_or_to_many() {
+fn no_error_to_or_about_other_than_unicast() {
     for src in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
         let mut bytes = udp(false, 10);
         bytes[12..16].copy_from_slice(&src.parse::<Ipv4Addr>().expect("an address").octets());
@@ -199,7 +199,7 @@ fn errors_about_multicasts_are_about_the_length_of_ipv6_packets_only() {
 }
 
 #[test]
-fn answers_come_from_the_router_or_from_the_destination() {
+fn replies_come_from_the_router_or_from_the_destination() {
     let (v4, v6) = (udp(false, 0), udp(true, 0));
     assert_eq!(source(Some(ROUTER4), &parse(&v4)), ROUTER4);
     assert_eq!(source(Some(ROUTER6), &parse(&v4)), IpAddr::from(V4.1));
@@ -228,7 +228,7 @@ fn rejection_of_a_segment_is_a_reset() {
 }
 
 #[test]
-fn half_a_tcp_header_has_no_answer() {
+fn half_a_tcp_header_has_no_reply() {
     for (len, offset) in [(19, 0x50), (20, 0x40), (20, 0x60)] {
         let mut bytes = Vec::new();
         let mut segment = [0; 20];

@@ -1,7 +1,9 @@
-//! Option values, as uWSGI hands them over.
+//! Option values as uWSGI passes them.
 //!
-//! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8, or name no option of ours,
-//! never reach the configuration.
+//! Input: words such as `tuntap-device=uwsgi0`, each ended by a NUL. Words that are not UTF-8 or name no option of the
+//! plugin are skipped.
+
+mod write;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
-use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, Rule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
-/// Protocols that have names, and their numbers; `icmp` is that of the packet's version.
+/// Protocols that have names, and their numbers. `icmp` stands for ICMP or ICMPv6.
 const PROTOCOLS: [(&str, u8); 9] = [
     ("tcp", 6),
     ("udp", 17),
@@ -28,10 +29,10 @@ const PROTOCOLS: [(&str, u8); 9] = [
     ("udplite", 136),
 ];
 
-/// Those with ports.
+/// Numbers of protocols with ports.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
-/// Reads the options, one by one and together.
+/// Reads the options one by one and together.
 pub fn check(data: &[u8]) {
     let options: Vec<(OptionName, &str)> = data.split(|byte| *byte == 0).filter_map(option).collect();
     let alone: Vec<_> = options.iter().map(|option| Config::from_options([*option])).collect();
@@ -51,7 +52,7 @@ pub fn check(data: &[u8]) {
             check_word(option, value, config);
             check_grant(option, value, config);
             if option == OptionName::Grant {
-                check_lease(value, config);
+                check_grant_holder(value, config);
             }
         }
     }
@@ -72,7 +73,8 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// What is said about a device may be right once that is there.
+/// Returns true for errors that don't depend on other options. Settings of a device may become valid by
+/// `tuntap-device`.
 fn stands_alone(error: &&ConfigError) -> bool {
     !error.problem.to_string().starts_with("there is no tuntap-device")
 }
@@ -85,10 +87,10 @@ fn option(word: &[u8]) -> Option<(OptionName, &str)> {
 
 fn check_understood(config: &Config) {
     check_bounds(config);
-    check_again(config);
+    write::check_again(config);
 }
 
-/// The rule of a chain says what was written. An action alone is for every packet.
+/// A chain rule means what was written. An action alone matches every packet.
 fn check_action(option: OptionName, value: &str, config: &Config) {
     let chain = match option {
         OptionName::FirewallIn => &config.firewall_in,
@@ -108,7 +110,7 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
     assert_eq!(*chain, [Rule { selector, target }], "{value}");
 }
 
-/// As [`check_action`], for the rules that a device sends.
+/// A peer rule means what was written.
 fn check_device_rule(option: OptionName, value: &str, config: &Config) {
     if option != OptionName::DeviceRule {
         return;
@@ -136,7 +138,7 @@ fn check_device_rule(option: OptionName, value: &str, config: &Config) {
     assert_eq!(config.device_rules, [PeerRule { direction, selector, action }], "{value}");
 }
 
-/// Source, destination, and maybe a protocol and its ports.
+/// Reads source and destination, and protocol and ports if there are any.
 fn selector(words: &[&str]) -> Selector {
     let (src, dst, service) = match words {
         [src, dst] => (src, dst, None),
@@ -167,7 +169,7 @@ fn protocol(word: &str) -> Protocol {
     Protocol::Number(named.unwrap_or_else(|| word.parse().expect("a number of eight bits")))
 }
 
-/// `any`, and an unspecified address alone, is any of both versions. Host bits don't count.
+/// `any` and an unspecified address without a length match all addresses of both versions. Host bits are ignored.
 fn pattern(word: &str) -> AddressPattern {
     if matches!(word, "any" | "0.0.0.0") || word.parse() == Ok(IpAddr::from([0; 16])) {
         return AddressPattern::Any;
@@ -175,7 +177,7 @@ fn pattern(word: &str) -> AddressPattern {
     AddressPattern::Net(net(word).trunc())
 }
 
-/// A value that is one word means what the README says.
+/// A value of one word means what the documents say.
 fn check_word(option: OptionName, value: &str, config: &Config) {
     let word = value.trim();
     let says_yes = matches!(word, "" | "true");
@@ -203,7 +205,7 @@ fn check_word(option: OptionName, value: &str, config: &Config) {
     assert!(holds, "{} = {value}", option.as_str());
 }
 
-/// A number is taken if the README says so, and then as it is.
+/// A number is accepted, unchanged, if it is between the documented bounds.
 fn check_number(option: OptionName, value: &str, result: Result<&Config, &ConfigErrors>) {
     let (least, most, taken): (_, _, fn(&Config) -> u128) = match option {
         OptionName::BusyPoll => (0, 1000, |config| config.busy_poll.as_micros()),
@@ -223,7 +225,7 @@ fn check_number(option: OptionName, value: &str, result: Result<&Config, &Config
     assert_eq!(result.ok().map(taken), expected, "{} = {value}", option.as_str());
 }
 
-/// What is allowed is what was written, and never more of it.
+/// Ranges and networks are those that were written, and never larger.
 fn check_grant(option: OptionName, value: &str, config: &Config) {
     let word = value.trim();
     match option {
@@ -253,15 +255,16 @@ fn check_grant(option: OptionName, value: &str, config: &Config) {
     }
 }
 
-/// A lease is for whom its last word says; names are looked up, and those that nobody has are named, and their leases nobody's.
-fn check_lease(value: &str, config: &Config) {
+/// A grant is for the user or group that its last word names. Grants for unknown names are for nobody, and there is an
+/// error for each.
+fn check_grant_holder(value: &str, config: &Config) {
     let words = shlex::split(value).expect("it was split before");
     let [prefix, holder] = words.as_slice() else { panic!("{words:?}") };
     let (name, group) = holder.strip_prefix('@').map_or((holder.as_str(), false), |name| (name, true));
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
     let id = if is_number { name.parse().expect("a number") } else { id_of(name) };
     let holder = if group { Holder::Group(id) } else { Holder::User(id) };
-    assert_eq!(leases(config), [Grant { prefix: written(prefix), holder }], "{value}");
+    assert_eq!(grants(config), [Grant { prefix: written(prefix), holder }], "{value}");
     assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
 
     let nobody = |_: &str| Ok(None);
@@ -274,27 +277,27 @@ fn check_lease(value: &str, config: &Config) {
     }
 }
 
-/// The leases on a machine where every name is known.
-fn leases(config: &Config) -> Vec<Grant> {
+/// The grants on a machine where every name is known.
+fn grants(config: &Config) -> Vec<Grant> {
     let known = |name: &str| Ok(Some(id_of(name)));
-    let (leases, errors) = resolve_leases(&config.leases, known, known);
+    let (grants, errors) = resolve_leases(&config.leases, known, known);
     assert!(errors.is_empty(), "{errors:?}");
-    leases
+    grants
 }
 
-/// Any number that differs from name to name, mostly.
+/// A number that mostly differs between names.
 fn id_of(name: &str) -> u32 {
     name.bytes().fold(0, |id: u32, byte| id.wrapping_mul(31).wrapping_add(byte.into())) >> 1
 }
 
-/// What somebody is allowed: an address and a length, without host bits.
+/// Reads an address and a length without host bits.
 fn written(word: &str) -> IpNet {
     let net = net(word);
     assert_eq!(net, net.trunc(), "{word}");
     net
 }
 
-/// An address and a length. Without one, it is that address, or all of the version if there is none in it.
+/// Reads an address and a length. The default length is that of a single address, or 0 for the unspecified address.
 fn net(word: &str) -> IpNet {
     let (address, len) = word.split_once('/').map_or((word, None), |(address, len)| (address, Some(len)));
     let address: IpAddr = address.parse().expect("an address");
@@ -307,7 +310,7 @@ fn net(word: &str) -> IpNet {
     IpNet::new(address, len).expect("a prefix")
 }
 
-/// Whether a gateway can be there: an address of one version, and a port.
+/// Returns true if a gateway can have this address: it is neither IPv4-mapped nor scoped, and has a port.
 fn is_gateway(address: SocketAddr) -> bool {
     let is_plain = match address {
         SocketAddr::V4(_) => true,
@@ -316,7 +319,7 @@ fn is_gateway(address: SocketAddr) -> bool {
     is_plain && address.port() != 0
 }
 
-/// What everything behind the configuration relies on.
+/// Properties of the configuration that the rest of the plugin relies on.
 fn check_bounds(config: &Config) {
     let is_device = |name: &str| {
         !matches!(name, "" | "." | "..") && name.len() <= 15 && !name.contains(['/', ':', ' ', '\t', '\n', '\0'])
@@ -337,13 +340,13 @@ fn check_bounds(config: &Config) {
         check_device_network(device);
     }
     assert!(config.routes.iter().all(|route| is_gateway(route.target)));
-    // The form that the C plugin knows has neither IPv6 nor services, nor an answer, and can't tell some patterns apart.
+    // The C plugin's form has no IPv6, services or rejections, and can't express some patterns.
     let fits_c_form = |rule: &PeerRule| rule.encode().is_some();
     let most = if config.device_rules.iter().all(fits_c_form) { MAX_RULES } else { MAX_EXTENDED_RULES };
     assert!(config.device_rules.len() <= most);
 }
 
-/// What routers set up on their host is theirs alone, and leads to where their vassals can be.
+/// Networks and ports of routers don't overlap, and ports are forwarded to addresses that vassals can have.
 fn check_host(config: &Config) {
     let networks = || config.routers.iter().flat_map(|router| &router.addresses);
     for (index, net) in networks().enumerate() {
@@ -370,7 +373,7 @@ fn check_host(config: &Config) {
     }
 }
 
-/// What a device is given goes together.
+/// The settings of a device's network fit together.
 fn check_device_network(device: &DeviceSpec) {
     let has = |v4: bool| device.auto || device.addresses.iter().any(|net| net.addr().is_ipv4() == v4);
     assert!(!device.auto || device.socket.is_some() && device.addresses.is_empty(), "{device:?}");
@@ -385,171 +388,4 @@ fn check_device_network(device: &DeviceSpec) {
     if let Some(path) = &device.resolv_conf {
         assert!(path.starts_with('/') && !path.ends_with('/') && device.socket.is_some() && has(true) | has(false));
     }
-}
-
-/// What was understood, written out in full, means the same.
-fn check_again(config: &Config) {
-    let mut options = Vec::new();
-    write_rules(config, &mut options);
-    write_grants(config, &mut options);
-    write_routers(config, &mut options);
-    write_devices(config, &mut options);
-    let again = Config::from_options(options.iter().map(|(name, value)| (*name, value.as_str())))
-        .unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(leases(&again), leases(config));
-    // Their values were written in other words.
-    let without_leases = |config: &Config| Config { leases: Vec::new(), ..config.clone() };
-    assert_eq!(without_leases(&again), without_leases(config));
-}
-
-/// An option and its value.
-type Written = (OptionName, String);
-
-fn write_rules(config: &Config, options: &mut Vec<Written>) {
-    let word = |action| match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-        Action::Reject => "reject",
-    };
-    let rule =
-        |rule: &Rule<Action>| format!("{} {}{}", word(rule.target), ends(&rule.selector), service(&rule.selector));
-    options.extend(config.firewall_in.iter().map(|it| (OptionName::FirewallIn, rule(it))));
-    options.extend(config.firewall_out.iter().map(|it| (OptionName::FirewallOut, rule(it))));
-    for route in &config.routes {
-        options.push((OptionName::Route, format!("{} {}", ends(&route.selector), route.target)));
-    }
-}
-
-fn ends(selector: &Selector) -> String {
-    let pattern = |it| match it {
-        AddressPattern::Any => "any".to_owned(),
-        AddressPattern::Net(net) => net.to_string(),
-    };
-    format!("{} {}", pattern(selector.src()), pattern(selector.dst()))
-}
-
-/// With a space before it, if there is any.
-fn service(selector: &Selector) -> String {
-    let Some(Service { protocol, ports }) = selector.service() else { return String::new() };
-    let protocol = match protocol {
-        Protocol::Icmp => "icmp".to_owned(),
-        Protocol::Number(number) => number.to_string(),
-    };
-    let ports = ports.map(Ports::bounds).map(|(first, last)| format!(" {first}-{last}"));
-    format!(" {protocol}{}", ports.unwrap_or_default())
-}
-
-fn write_grants(config: &Config, options: &mut Vec<Written>) {
-    for lease in leases(config) {
-        let holder = match lease.holder {
-            Holder::User(uid) => uid.to_string(),
-            Holder::Group(gid) => format!("@{gid}"),
-            Holder::Nobody => unreachable!("every name is known"),
-        };
-        options.push((OptionName::Grant, format!("{} {holder}", lease.prefix)));
-    }
-    if let Some(uncovered) = config.lease_default {
-        let word = if uncovered == Uncovered::Allow { "allow" } else { "deny" };
-        options.push((OptionName::LeaseDefault, word.to_owned()));
-    }
-    for range in &config.device_routes {
-        let port = range.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let prefix =
-            if range.prefix.addr().is_ipv4() { range.prefix.to_string() } else { format!("[{}]", range.prefix) };
-        options.push((OptionName::DeviceRoute, format!("{prefix}{port}")));
-    }
-    options.extend(config.gateway_sources.iter().map(|net| (OptionName::GatewayAllow, net.to_string())));
-    options.extend(config.gateway_vassals.iter().map(|net| (OptionName::GatewayVassal, net.to_string())));
-    options.extend(config.limits.addresses_per_uid.map(|limit| (OptionName::MaxAddressesPerUid, limit.to_string())));
-}
-
-fn write_routers(config: &Config, options: &mut Vec<Written>) {
-    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
-    for router in &config.routers {
-        let stats = router.stats.as_ref().map_or("", |address| address.as_str());
-        let gateway = router.gateway.map(|address| address.to_string()).unwrap_or_default();
-        let words = [&router.device, &router.socket, stats].map(quoted).join(" ");
-        options.push((OptionName::Router, format!("{words} {gateway}")));
-        let device = quoted(&router.device);
-        let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
-        let anyway = |is_meant: bool| if is_meant { " anyway" } else { "" };
-        for net in &router.addresses {
-            write(OptionName::RouterAddress, format!("{net}{}", anyway(router.meant.addresses.contains(net))));
-        }
-        if let Some(claims) = router.claims {
-            let word = if claims == ClaimScope::Own { "own" } else { "any" };
-            write(OptionName::RouterClaims, word.to_owned());
-        }
-        router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
-        for mapping in &router.ports {
-            let protocol = mapping.protocol.as_str();
-            let anyway = anyway(router.meant.ports.contains(mapping));
-            write(OptionName::RouterPort, format!("{protocol} {} {}{anyway}", mapping.port, mapping.target));
-        }
-        router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
-        router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
-    }
-    let sandbox = match config.sandbox {
-        Sandbox::Off => "off",
-        Sandbox::On => "on",
-        Sandbox::Strict => "strict",
-    };
-    let limits = &config.limits;
-    options.extend([
-        (OptionName::Switch, config.switch.to_string()),
-        (OptionName::BusyPoll, config.busy_poll.as_micros().to_string()),
-        (OptionName::Sandbox, sandbox.to_owned()),
-        (OptionName::MaxPeers, limits.peers.to_string()),
-        (OptionName::MaxPeersPerUid, limits.peers_per_uid.to_string()),
-        (OptionName::MaxUnclaimed, limits.unclaimed.to_string()),
-        (OptionName::UnclaimedTimeout, limits.unclaimed_timeout.as_secs().to_string()),
-        (OptionName::MaxQueue, limits.queued_bytes.to_string()),
-        (OptionName::MaxDeviceRules, limits.device_rules.to_string()),
-    ]);
-}
-
-fn write_devices(config: &Config, options: &mut Vec<Written>) {
-    for device in &config.devices {
-        // In quotes, so that no last word `auto` is taken for more than a part of the name.
-        let socket =
-            device.socket.as_ref().map(|name| format!("'{}'", name.replace('\'', r"'\''"))).unwrap_or_default();
-        let auto = if device.auto { "auto" } else { "" };
-        options.push((OptionName::Device, format!("{} {socket} {auto}", device.name)));
-        write_device_network(device, options);
-    }
-    options.extend(config.device_rules.iter().map(|rule| (OptionName::DeviceRule, device_rule(rule))));
-    let credentials = match &config.credentials {
-        Credentials::Off => "false",
-        Credentials::Shown => "true",
-        Credentials::Symbol(symbol) => symbol,
-    };
-    options.extend([
-        (OptionName::UseCredentials, credentials.to_owned()),
-        (OptionName::DeviceTimeout, config.device_timeout.as_secs().to_string()),
-        (OptionName::DeviceRequired, config.device_required.to_string()),
-    ]);
-}
-
-fn write_device_network(device: &DeviceSpec, options: &mut Vec<Written>) {
-    let quoted = |word: &str| shlex::try_quote(word).expect("no NUL in it").into_owned();
-    let name = quoted(&device.name);
-    let mut push = |option, value: String| options.push((option, format!("{name} {value}")));
-    device.addresses.iter().for_each(|address| push(OptionName::DeviceAddress, address.to_string()));
-    device.gateways.iter().for_each(|gateway| push(OptionName::DeviceGateway, gateway.to_string()));
-    device.mtu.iter().for_each(|mtu| push(OptionName::DeviceMtu, mtu.to_string()));
-    if let Some(path) = &device.resolv_conf {
-        push(OptionName::DeviceDns, quoted(path));
-    }
-}
-
-fn device_rule(rule: &PeerRule) -> String {
-    let PeerSelector::Full(selector) = &rule.selector else { panic!("{rule:?}") };
-    let direction = if rule.direction == Direction::In { "in" } else { "out" };
-    let action = match rule.action {
-        RuleAction::Allow => "allow".to_owned(),
-        RuleAction::Deny => "deny".to_owned(),
-        RuleAction::Reject => "reject".to_owned(),
-        RuleAction::Route(target) => format!("route {target}"),
-    };
-    format!("{direction} {} {action}{}", ends(selector), service(selector))
 }
