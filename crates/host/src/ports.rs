@@ -154,8 +154,9 @@ impl Mapped {
         }
         let own: Vec<IpAddr> = Netlink::open()?.addresses()?.into_iter().map(|own| own.address.addr()).collect();
         let networks: Vec<_> = routers.iter().flat_map(|router| &router.addresses).copied().collect();
-        let ended = conntrack::end(|flow| is_stale(flow, &own, &current, &earlier, &networks));
-        ended.map_err(|errno| NetlinkError::of_conntrack("ending connections that a mapped port had before", errno))
+        conntrack::end("ending connections that a mapped port had before", |flow| {
+            is_stale(flow, &own, &current, &earlier, &networks)
+        })
     }
 }
 

@@ -21,11 +21,6 @@ impl NetlinkError {
         Self { attempt: attempt.into(), cause: cause.into(), detail: None, hint: None }
     }
 
-    /// What went wrong with connection tracking.
-    pub fn of_conntrack(attempt: &str, errno: Errno) -> Self {
-        Self::new(attempt, errno)
-    }
-
     pub(super) fn with_detail(self, detail: Option<String>) -> Self {
         Self { detail, ..self }
     }

@@ -1,9 +1,9 @@
 //! Netlink: conversations with the kernel about the network of the namespace that the calling thread is in.
 
+pub mod attributes;
 mod connection;
 pub mod conntrack;
 mod error;
-pub mod netfilter;
 pub mod nftables;
 mod notices;
 mod route;

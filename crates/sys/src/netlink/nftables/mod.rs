@@ -1,6 +1,7 @@
 //! nftables: tables of ours, which belong to the socket that made them and end with it.
 
 mod counters;
+pub mod lists;
 mod rule;
 mod set;
 
