@@ -88,7 +88,7 @@ pub fn may_be(router: &RouterSpec, networks: &Networks, netlink: &mut Netlink) -
         networks.addresses.iter().any(is_others)
             || probes.filter(|address| *address != net.addr()).any(|address| {
                 // Without a way at all, nothing is in the way.
-                netlink.way_to(address).is_ok_and(|way| way.is_some_and(|index| index != own.index))
+                netlink.interface_to(address).is_ok_and(|way| way.is_some_and(|index| index != own.index))
             })
     })
 }

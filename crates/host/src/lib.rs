@@ -3,18 +3,18 @@
 //! noticed and mended.
 
 mod changes;
-mod complaints;
 mod conflict;
 mod forwarding;
 mod handover;
 mod limits;
 mod link;
-mod look;
-mod patience;
 mod ports;
 mod protection;
+mod reconcile;
+mod retry;
 mod table;
 mod tables;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,17 +27,17 @@ pub use handover::Handover;
 pub use ports::{PortUses, Taken, taken};
 
 use changes::{Changes, SettingError};
-use complaints::Complaints;
 use link::Given;
-use look::Schedule;
-use patience::Patience;
 use ports::Mapped;
+use reconcile::Schedule;
+use retry::Retries;
 use table::Extent;
-use tables::Refusals;
+use tables::RefusedPackets;
 use tuntap_config::RouterSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::nftables::{Nftables, Table};
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices, Subject};
+use warnings::Warnings;
 
 /// Why the host can't be set up.
 #[derive(Debug, Error)]
@@ -99,7 +99,7 @@ pub struct HostNetwork {
     nftables: Option<Nftables>,
     changes: Changes,
     given: Given,
-    refusals: Refusals,
+    refused: RefusedPackets,
     /// Names of the tables that were made. `None`: they could not be.
     tables: Option<Vec<String>>,
     mapped: Mapped,
@@ -110,10 +110,10 @@ pub struct HostNetwork {
     /// Routers' devices that aren't there, and since when.
     missing: BTreeMap<String, Instant>,
     notices: Option<Notices>,
-    complaints: Complaints,
+    warnings: Warnings,
     /// What couldn't be mended at the last attempt, and what was said of it.
     failures: BTreeMap<String, String>,
-    patience: Patience,
+    retries: Retries,
     schedule: Schedule,
 }
 
@@ -133,7 +133,7 @@ impl HostNetwork {
             Ok(()) => Ok(network),
             // What is missing is tried again by the next look.
             Err(error) if occasion == Occasion::Reload => {
-                network.complaints.add(logger, error);
+                network.warnings.add(logger, error);
                 Ok(network)
             }
             Err(error) => {
@@ -168,7 +168,7 @@ impl HostNetwork {
             Err(error) => self.tolerate(error.into(), occasion, logger)?,
         }
         if let Err(error) = self.mapped.end_stale(&self.routers) {
-            self.complaints.add(logger, error);
+            self.warnings.add(logger, error);
         }
         let mut netlink = Netlink::open()?;
         for name in self.interfaces() {
@@ -189,7 +189,7 @@ impl HostNetwork {
         match occasion {
             Occasion::Start => Err(error),
             Occasion::Reload => {
-                self.complaints.add(logger, error);
+                self.warnings.add(logger, error);
                 Ok(())
             }
         }
@@ -207,7 +207,7 @@ impl HostNetwork {
         let networks = Networks::of_host(&mut Netlink::open()?)?;
         if let Some(conflict) = conflict::find(router, &networks) {
             if conflict.is_uncertain {
-                self.complaints.add(logger, conflict);
+                self.warnings.add(logger, conflict);
             } else {
                 self.tolerate(conflict.into(), occasion, logger)?;
             }
@@ -228,12 +228,12 @@ impl HostNetwork {
     fn make_tables(&mut self, logger: Logger) -> Result<(), NetlinkError> {
         self.tables = None;
         self.tables = Some(tables::make(&mut self.nftables, &self.routers, logger)?);
-        self.refusals = Refusals::of(&self.routers, self.nftables.as_mut());
+        self.refused = RefusedPackets::of(&self.routers, self.nftables.as_mut());
         Ok(())
     }
 
     fn forward(&mut self, occasion: Occasion, logger: Logger) -> Result<(), HostNetworkError> {
-        self.complain_of_missing_ways(logger);
+        self.warn_about_missing_interfaces(logger);
         let wanted = self.wanted_settings(logger);
         for error in self.changes.replace(&wanted, logger) {
             self.tolerate(error.into(), occasion, logger)?;
@@ -242,14 +242,14 @@ impl HostNetwork {
     }
 
     fn wanted_settings(&mut self, logger: Logger) -> Vec<changes::Wanted> {
-        let complaints = &mut self.complaints;
-        forwarding::wanted(&self.routers, &self.changes, &mut |text| complaints.add(logger, text))
+        let warnings = &mut self.warnings;
+        forwarding::wanted(&self.routers, &self.changes, &mut |text| warnings.add(logger, text))
     }
 
-    fn complain_of_missing_ways(&mut self, logger: Logger) {
+    fn warn_about_missing_interfaces(&mut self, logger: Logger) {
         for router in &self.routers {
             for name in router.nat.iter().filter(|name| !forwarding::exists(name)) {
-                self.complaints.add(
+                self.warnings.add(
                     logger,
                     format_args!(
                         "{}: there is no interface {name} (tuntap-router-nat) at the moment: vassals reach nothing by it until \
@@ -286,7 +286,7 @@ impl HostNetwork {
         self.nftables.as_ref().map(AsFd::as_fd)
     }
 
-    /// The descriptor that is readable when [`Self::look_after`] has something to do.
+    /// The descriptor that is readable when [`Self::reconcile`] has something to do.
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.notices.as_ref().map(AsFd::as_fd)
     }

@@ -126,7 +126,7 @@ impl Limits {
     pub fn of_fragments(&self, router: &RouterSpec) -> Vec<Rule> {
         let all = self.families.iter().flat_map(|family| family.fragments.iter());
         all.map(|(rate, set)| {
-            let fragment = Rule::new().came_by(&router.device).is_fragment(set.family);
+            let fragment = Rule::new().iif(&router.device).is_fragment(set.family);
             fragment.source_is_faster_than(*rate, set).count().because(FRAGMENTS).jump(EXCESS)
         })
         .collect()
@@ -137,7 +137,7 @@ impl Limits {
         if self.families.is_empty() {
             return Vec::new();
         }
-        vec![Rule::new().came_by(&router.device).begins_connection().jump(CONNECTIONS)]
+        vec![Rule::new().iif(&router.device).begins_connection().jump(CONNECTIONS)]
     }
 
     /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit, which
@@ -146,8 +146,8 @@ impl Limits {
         let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
         inward
             .map(|(max, set)| {
-                let diverted = Rule::new().leaves_by(&router.device).begins_connection().was_diverted();
-                diverted.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
+                let dnat = Rule::new().oif(&router.device).begins_connection().is_dnat();
+                dnat.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
             })
             .collect()
     }

@@ -218,7 +218,9 @@ impl Inventory {
 /// Whether nothing leads to a network any more that an address of the device should have brought along.
 fn lacks_route(netlink: &mut Netlink, net: IpNet, index: u32) -> bool {
     let Some(neighbour) = net.hosts().take(2).find(|address| *address != net.addr()) else { return false };
-    if net.prefix_len() >= net.max_prefix_len() - 1 || netlink.way_to(neighbour).is_ok_and(|way| way == Some(index)) {
+    if net.prefix_len() >= net.max_prefix_len() - 1
+        || netlink.interface_to(neighbour).is_ok_and(|way| way == Some(index))
+    {
         return false;
     }
     // Another route may take what the look was for, so that the list decides.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use tuntap_config::{PortMapping, PortProtocol, RouterSpec};
-use tuntap_survey::filter::passage::{Packet, diversion};
+use tuntap_survey::filter::evaluate::{Packet, dnat_rule};
 use tuntap_survey::filter::{BaseChain, Hook, LOCAL, NEW, filters};
 use tuntap_survey::services::{Service, name_owners, services};
 use tuntap_sys::netlink::conntrack::{self, Flow};
@@ -119,7 +119,7 @@ fn led_elsewhere(
     let destinations = if addresses.is_empty() { vec![None] } else { addresses };
     let by = |chain: &BaseChain| {
         let packet = Packet {
-            came_by: router.nat.iter().map(String::as_str).collect(),
+            iif: router.nat.iter().map(String::as_str).collect(),
             is_ipv6,
             state: NEW,
             protocol: Some(match mapping.protocol {
@@ -132,7 +132,7 @@ fn led_elsewhere(
         };
         let rule = destinations
             .iter()
-            .find_map(|destination| diversion(chain, &Packet { destination: *destination, ..packet.clone() }))?;
+            .find_map(|destination| dnat_rule(chain, &Packet { destination: *destination, ..packet.clone() }))?;
         Some(format!("is led elsewhere by the table {}, chain {}: {rule}", chain.table, chain.name))
     };
     others.into_iter().find_map(by)

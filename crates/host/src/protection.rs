@@ -64,7 +64,7 @@ fn has_gateways(router: &RouterSpec) -> bool {
 
 /// What comes by the device for the host itself.
 pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().came_by(&router.device);
+    let came = || Rule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.extend(loopback().map(|net| came().to(net).count().because(NOT_UNICAST).discard()));
@@ -83,7 +83,7 @@ pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
 
 /// What comes by the device for others.
 pub fn of_forwarded(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().came_by(&router.device);
+    let came = || Rule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.push(came().of_no_connection().jump(NEIGHBOURS));
@@ -95,7 +95,7 @@ fn services(router: &RouterSpec) -> Vec<Rule> {
     // What opens the host's own services says nothing about link-local addresses that the host happens to have.
     let mut rules: Vec<_> = link_local().map(|net| Rule::new().to(net).jump(LOCAL_LINK)).into();
     rules.extend(router.protection.rules.iter().flat_map(|rule| decide(rule, Rule::accept)));
-    rules.extend(Family::ALL.map(|family| Rule::new().asks_for_echo(family).accept()));
+    rules.extend(Family::ALL.map(|family| Rule::new().is_echo_request(family).accept()));
     rules.extend(router.dns.iter().flat_map(|server| {
         [Transport::Udp, Transport::Tcp]
             .map(|transport| Rule::new().to(IpNet::from(*server)).to_port(transport, DNS_PORT).accept())

@@ -51,14 +51,14 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let limits = if is_limited { Limits::of(router) } else { Limits::default() };
     let mut chains = Vec::new();
     if !router.nat.is_empty() {
-        chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().was_not_diverted().discard()]));
+        chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().is_not_dnat().discard()]));
         chains.push(chain(OUTWARD, None, own_sources(router)));
     }
     if is_protected {
         chains.extend(protection::targets(router));
     }
     chains.extend(limits.targets());
-    let mut forward = segment_sizes(&router.device);
+    let mut forward = clamped_mss(&router.device);
     if is_protected {
         forward.extend(protection::of_forwarded(router));
     }
@@ -66,26 +66,26 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     forward.extend(limits.of_forwarded(router));
     chains.push(chain("forward", Some(Hook::ForwardMangle), forward));
     if is_protected {
-        chains.push(chain("input", Some(Hook::Input), protection::of_input(router)));
+        chains.push(chain("input", Some(Hook::InputMangle), protection::of_input(router)));
     }
     let arriving = limits.of_arriving(router);
     if !arriving.is_empty() {
-        chains.push(chain("arrival", Some(Hook::Arrival), arriving));
+        chains.push(chain("arrival", Some(Hook::PreroutingMangle), arriving));
     }
     let fragments = limits.of_fragments(router);
     if !fragments.is_empty() {
-        chains.push(chain("fragments", Some(Hook::BeforeDefragmentation), fragments));
+        chains.push(chain("fragments", Some(Hook::PreroutingBeforeDefrag), fragments));
     }
     let masquerading = masquerading(router);
     if !masquerading.is_empty() {
-        chains.push(chain("postrouting", Some(Hook::SourceNat), masquerading));
+        chains.push(chain("postrouting", Some(Hook::PostroutingNat), masquerading));
     }
     if !router.nat.is_empty() {
-        chains.push(chain("departure", Some(Hook::Departure), leaks(router)));
+        chains.push(chain("departure", Some(Hook::PostroutingLast), leaks(router)));
     }
     if !router.ports.is_empty() {
         chains.push(chain(PORTS, None, mappings(&router.ports)));
-        chains.push(chain("prerouting", Some(Hook::DestinationNat), vec![Rule::new().jump(PORTS)]));
+        chains.push(chain("prerouting", Some(Hook::PreroutingNat), vec![Rule::new().jump(PORTS)]));
         chains.push(chain("output", Some(Hook::OutputNat), vec![Rule::new().jump(PORTS)]));
     }
     Some(Table { name: router.table_name(), sets: limits.into_sets(), chains })
@@ -101,8 +101,8 @@ pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) ->
 fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
     router.nat.iter().flat_map(|interface| {
         [
-            Rule::new().came_by(interface).leaves_by(&router.device).jump(INWARD),
-            Rule::new().came_by(&router.device).leaves_by(interface).jump(OUTWARD),
+            Rule::new().iif(interface).oif(&router.device).jump(INWARD),
+            Rule::new().iif(&router.device).oif(interface).jump(OUTWARD),
         ]
     })
 }
@@ -120,29 +120,27 @@ fn own_sources(router: &RouterSpec) -> Vec<Rule> {
 /// there was anything to change, or that this host itself sends.
 fn leaks(router: &RouterSpec) -> Vec<Rule> {
     let by_all = router.nat.iter().flat_map(|interface| {
-        router.addresses.iter().map(|net| Rule::new().leaves_by(interface).from(*net).count().because(UNTRANSLATED))
+        router.addresses.iter().map(|net| Rule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
     });
     by_all.map(Rule::discard).collect()
 }
 
 /// Connections across the device get no larger segments than the narrower of the ways there and back carries.
-fn segment_sizes(device: &str) -> Vec<Rule> {
-    [Rule::new().came_by(device), Rule::new().leaves_by(device)]
-        .map(|rule| rule.opens_tcp().clamp_segment_size())
-        .into()
+fn clamped_mss(device: &str) -> Vec<Rule> {
+    [Rule::new().iif(device), Rule::new().oif(device)].map(|rule| rule.opens_tcp().clamp_mss()).into()
 }
 
 /// Vassals take the address of the interface by which they leave. That is the router's device itself for those who ask a
 /// port of the host for a vassal of the same router: its answer would take the short way past the host, or not even leave
 /// the vassal if it asked for itself, and come from an address that nobody asked.
 fn masquerading(router: &RouterSpec) -> Vec<Rule> {
-    let to_others = || router.nat.iter().map(|interface| Rule::new().leaves_by(interface));
+    let to_others = || router.nat.iter().map(|interface| Rule::new().oif(interface));
     let (first, last) = ports_beside_gateways(router);
     let datagrams = to_others().filter(|_| !router.protection.own_gateways.is_empty()).flat_map(|rule| {
         let rule = rule.of_protocol(protocol::UDP);
         router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade_with_port(first, last))
     });
-    let back = (!router.ports.is_empty()).then(|| Rule::new().leaves_by(&router.device).was_diverted());
+    let back = (!router.ports.is_empty()).then(|| Rule::new().oif(&router.device).is_dnat());
     let rules = to_others()
         .chain(back)
         .flat_map(|rule| router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade()));
@@ -178,7 +176,7 @@ fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
             PortProtocol::Udp => Transport::Udp,
         };
         let address: IpAddr = target.ip();
-        Rule::new().of_family(address).to_port(transport, *port).divert(*target)
+        Rule::new().of_family(address).to_port(transport, *port).dnat(*target)
     });
     exceptions.chain(mappings).collect()
 }

@@ -68,19 +68,19 @@ const MAX_LINE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What the tables have refused, and what was said of it.
 #[derive(Debug, Default)]
-pub struct Refusals {
-    tables: Vec<(String, BTreeMap<String, Refusal>)>,
+pub struct RefusedPackets {
+    tables: Vec<(String, BTreeMap<String, Refused>)>,
 }
 
 #[derive(Debug, Default)]
-struct Refusal {
+struct Refused {
     /// Packets of which a line has told, or that an earlier image has counted.
     told: u64,
     /// When the last line was, and how long there is no other one.
     last: Option<(Instant, Duration)>,
 }
 
-impl Refusal {
+impl Refused {
     /// How long to be silent after a line of now. `None`: it is too early for one.
     fn silence(&self, now: Instant) -> Option<Duration> {
         let Some((last, silence)) = self.last else { return Some(LINE_INTERVAL) };
@@ -95,30 +95,30 @@ impl Refusal {
     }
 }
 
-impl Refusals {
+impl RefusedPackets {
     /// Begins with what the tables of these routers have counted already.
     pub fn of(routers: &[RouterSpec], nftables: Option<&mut Nftables>) -> Self {
         let Some(nftables) = nftables else { return Self::default() };
         let tables = routers.iter().map(|router| {
             let name = router.table_name();
             let counted = nftables.counted(&name).unwrap_or_default();
-            let refusals = counted.into_iter().map(|(reason, told)| (reason, Refusal { told, last: None }));
-            (name, refusals.collect())
+            let refused = counted.into_iter().map(|(reason, told)| (reason, Refused { told, last: None }));
+            (name, refused.collect())
         });
         Self { tables: tables.collect() }
     }
 
     /// Tells of what was refused since, a line for each reason now and then. An instance that has dropped its privileges
     /// can't read the counters.
-    pub fn tell(&mut self, nftables: &mut Nftables, logger: Logger) {
-        for (table, refusals) in &mut self.tables {
+    pub fn log(&mut self, nftables: &mut Nftables, logger: Logger) {
+        for (table, refused) in &mut self.tables {
             for (reason, count) in nftables.counted(table).unwrap_or_default() {
-                let refusal = refusals.entry(reason.clone()).or_default();
+                let refused = refused.entry(reason.clone()).or_default();
                 let now = Instant::now();
                 // A table that was made anew counts from nothing.
-                let since = count.checked_sub(refusal.told).unwrap_or(count);
-                let Some(silence) = refusal.silence(now).filter(|_| since > 0) else { continue };
-                *refusal = Refusal { told: count, last: Some((now, silence)) };
+                let since = count.checked_sub(refused.told).unwrap_or(count);
+                let Some(silence) = refused.silence(now).filter(|_| since > 0) else { continue };
+                *refused = Refused { told: count, last: Some((now, silence)) };
                 logger.line(format_args!(
                     "[tuntap-router] refused packets of vassals: {since} ({reason}); nft list table inet {table}"
                 ));

@@ -118,12 +118,12 @@ fn refusals_are_told_now_and_then() {
         };
         send();
         // What an earlier image has counted is no news.
-        let mut refusals = Refusals::of(&routers, Some(&mut nftables));
-        refusals.tell(&mut nftables, logger);
+        let mut refused = RefusedPackets::of(&routers, Some(&mut nftables));
+        refused.log(&mut nftables, logger);
         assert_eq!(LINES.take(), Vec::<String>::new());
         for _ in 0..3 {
             send();
-            refusals.tell(&mut nftables, logger);
+            refused.log(&mut nftables, logger);
         }
         let lines = LINES.take();
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -131,11 +131,11 @@ fn refusals_are_told_now_and_then() {
         // A table that is another one now counts from nothing.
         nftables.replace(&[]).expect("it ends");
         let nftables = &mut made(&routers);
-        for (_, all) in &mut refusals.tables {
-            all.values_mut().for_each(|refusal| refusal.last = None);
+        for (_, all) in &mut refused.tables {
+            all.values_mut().for_each(|refused| refused.last = None);
         }
         tun.send(&Offload::NONE, &datagram([10, 0, 0, 2], [10, 0, 0, 1], 1)).expect("the device takes it");
-        refusals.tell(nftables, logger);
+        refused.log(nftables, logger);
         assert!(LINES.take().concat().contains(": 1 (services of the host"));
     });
 }
@@ -145,9 +145,9 @@ fn what_goes_on_is_told_less_and_less_often() {
     let begin = Instant::now();
     let after = |seconds: u64, silence: u64| {
         let last = Some((begin, Duration::from_secs(silence)));
-        Refusal { told: 1, last }.silence(begin + Duration::from_secs(seconds)).map(|it| it.as_secs())
+        Refused { told: 1, last }.silence(begin + Duration::from_secs(seconds)).map(|it| it.as_secs())
     };
-    assert_eq!(Refusal::default().silence(begin).map(|it| it.as_secs()), Some(60));
+    assert_eq!(Refused::default().silence(begin).map(|it| it.as_secs()), Some(60));
     assert_eq!((after(59, 60), after(60, 60), after(120, 60)), (None, Some(120), Some(60)));
     assert_eq!((after(3599, 3600), after(3600, 3600), after(7200, 3600)), (None, Some(3600), Some(60)));
 }

@@ -14,7 +14,7 @@ use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::connect_once;
 
 /// How long a router may take to tell its statistics.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest statistics that are read, in bytes.
 const MAX_LEN: u64 = 32 << 20;
@@ -60,14 +60,14 @@ pub fn peers(source: Source<'_>, is_http: bool) -> io::Result<Vec<Peer>> {
     let text = match source {
         Source::Unix(name) => {
             let stream = UnixStream::from(connect_once(name)?);
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             // It was connected without waiting.
             stream.set_nonblocking(false)?;
             ask(stream, is_http)?
         }
         Source::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             ask(stream, is_http)?
         }
     };
@@ -81,7 +81,7 @@ fn ask(mut stream: impl Read + Write, is_http: bool) -> io::Result<String> {
     if is_http {
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut text = Vec::new();
     let mut part = vec![0; 1 << 16];
     loop {

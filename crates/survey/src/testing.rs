@@ -12,13 +12,13 @@ pub fn condition(test: Test) -> Condition {
 }
 
 /// On the interface by which a packet came.
-pub fn came_by(name: &str) -> Condition {
-    condition(Test::CameBy(vec![Name::Exactly(name.to_owned())]))
+pub fn iif(name: &str) -> Condition {
+    condition(Test::Iif(vec![Name::Exactly(name.to_owned())]))
 }
 
 /// On the interface by which a packet leaves.
-pub fn leaves_by(name: &str) -> Condition {
-    condition(Test::LeavesBy(vec![Name::Exactly(name.to_owned())]))
+pub fn oif(name: &str) -> Condition {
+    condition(Test::Oif(vec![Name::Exactly(name.to_owned())]))
 }
 
 /// On the state of its connection.
@@ -27,8 +27,8 @@ pub fn state(states: u32) -> Condition {
 }
 
 /// On whether its destination was changed.
-pub fn diverted() -> Condition {
-    condition(Test::IsDiverted)
+pub fn dnat() -> Condition {
+    condition(Test::IsDnat)
 }
 
 /// One that the reader of rules does not understand.

@@ -10,8 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range};
-use tuntap_sys::netlink::netfilter::number;
+use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range, native_u32};
 
 /// One of the two, and where things are in its `struct ipt_entry` or `struct ip6t_entry`.
 #[derive(Debug)]
@@ -81,8 +80,8 @@ const MODULE_LEN: usize = 32;
 const MODULE_NAME: std::ops::Range<usize> = 2..31;
 
 /// Flags of what is inverted.
-const INVERTED_CAME_BY: u8 = 1;
-const INVERTED_LEAVES_BY: u8 = 2;
+const INVERTED_IIF: u8 = 1;
+const INVERTED_OIF: u8 = 2;
 const INVERTED_SOURCE: u8 = 8;
 const INVERTED_DESTINATION: u8 = 0x10;
 const INVERTED_PROTOCOL: u8 = 0x40;
@@ -194,7 +193,7 @@ fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule
     }
     let (_, name, _, info) = self::module(entry, target)?;
     let verdict = if name.is_empty() {
-        match number(info, 0)?.cast_signed() {
+        match native_u32(info, 0)?.cast_signed() {
             DROP => Verdict::Drop,
             ACCEPT => Verdict::Accept,
             RETURN => Verdict::Return,
@@ -229,8 +228,8 @@ fn own_conditions(family: &Family, entry: &[u8]) -> Option<Vec<Condition>> {
         }
         Some(())
     };
-    interface(0, INVERTED_CAME_BY, Test::CameBy)?;
-    interface(1, INVERTED_LEAVES_BY, Test::LeavesBy)?;
+    interface(0, INVERTED_IIF, Test::Iif)?;
+    interface(1, INVERTED_OIF, Test::Oif)?;
     let len = family.addresses / 4;
     for (number, flag) in [INVERTED_SOURCE, INVERTED_DESTINATION].into_iter().enumerate() {
         // The masks are behind the addresses, and say nothing by zeros.
@@ -282,7 +281,7 @@ pub fn conditions(name: &str, revision: u8, info: &[u8]) -> Vec<Condition> {
         "comment" => Some(Vec::new()),
         "conntrack" if matches!(revision, 1..=3) => conntrack(revision, info).map(|it| vec![it]),
         // `struct xt_state_info`
-        "state" => number(info, 0).map(|mask| vec![Condition { test: Test::State(mask), is_negated: false }]),
+        "state" => native_u32(info, 0).map(|mask| vec![Condition { test: Test::State(mask), is_negated: false }]),
         "tcp" => ports(info, 11, info.get(8..11)),
         "udp" => ports(info, 8, None),
         "multiport" if revision == 1 => multiport(info).map(|it| vec![it]),
@@ -345,8 +344,8 @@ fn address_type(revision: u8, info: &[u8]) -> Option<Condition> {
     const OF_INTERFACE: u32 = 4 | 8;
     let (source, destination) = (half(info, 0)?, half(info, 2)?);
     let is_negated = match revision {
-        0 => number(info, 8)? != 0,
-        _ if number(info, 4)? & OF_INTERFACE == 0 => number(info, 4)? & INVERTED != 0,
+        0 => native_u32(info, 8)? != 0,
+        _ if native_u32(info, 4)? & OF_INTERFACE == 0 => native_u32(info, 4)? & INVERTED != 0,
         _ => return None,
     };
     (source == 0 && destination != 0)
@@ -362,15 +361,15 @@ fn conntrack(revision: u8, info: &[u8]) -> Option<Condition> {
     /// `XT_CONNTRACK_STATE_ALIAS`: it was written as `-m state`.
     const ALIAS: usize = 1 << 13;
     /// `XT_CONNTRACK_STATE_DNAT`
-    const DIVERTED: usize = 1 << 7;
+    const DST_NAT: usize = 1 << 7;
     if half(info, FLAGS)? & !ALIAS != OF_STATE {
         return None;
     }
     let states = if revision == 1 { usize::from(*info.get(STATES)?) } else { half(info, STATES)? };
     let test = match states {
-        DIVERTED => Test::IsDiverted,
+        DST_NAT => Test::IsDnat,
         // With other states beside it, it is more than can be said here.
-        states if states & DIVERTED == 0 => Test::State(u32::try_from(states).ok()?),
+        states if states & DST_NAT == 0 => Test::State(u32::try_from(states).ok()?),
         _ => return None,
     };
     Some(Condition { test, is_negated: half(info, INVERTED)? & OF_STATE != 0 })
@@ -380,7 +379,7 @@ fn conntrack(revision: u8, info: &[u8]) -> Option<Condition> {
 pub fn target(name: &str, info: &[u8]) -> Verdict {
     match name {
         "REJECT" => Verdict::Drop,
-        "DNAT" | "REDIRECT" => Verdict::Divert,
+        "DNAT" | "REDIRECT" => Verdict::Dnat,
         "ERROR" if !info.is_empty() => Verdict::Return,
         name if WITHOUT_VERDICT.contains(&name) => Verdict::Continue,
         name => Verdict::Other(name.to_owned()),

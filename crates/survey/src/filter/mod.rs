@@ -1,10 +1,10 @@
 //! Packet filters of the current network namespace: the chains at which packets enter them, with their rules as far as a
 //! reader of single rules can understand them.
 
+pub mod evaluate;
 mod expression;
 mod legacy;
 mod nftables;
-pub mod passage;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -83,13 +83,13 @@ pub struct Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
     /// It came by one of these interfaces.
-    CameBy(Vec<Name>),
+    Iif(Vec<Name>),
     /// It leaves by one of these interfaces.
-    LeavesBy(Vec<Name>),
+    Oif(Vec<Name>),
     /// Its connection is in one of these states: [`NEW`], [`ESTABLISHED`] and others.
     State(u32),
     /// A port mapping has given its connection another destination.
-    IsDiverted,
+    IsDnat,
     /// It is of IPv6, else of IPv4.
     IsIpv6(bool),
     /// Its payload is of one of these protocols.
@@ -143,7 +143,7 @@ pub enum Verdict {
     /// Drops it, with an answer or without.
     Drop,
     /// Gives it another destination.
-    Divert,
+    Dnat,
     /// Goes on in another chain, and comes back.
     Jump(String),
     /// Goes on in another chain, and comes back to where this one was called.
@@ -187,8 +187,9 @@ pub fn filters() -> Filters {
             found.foreign = all.foreign;
             found.read.push(NFTABLES);
         }
-        Err(errno) => {
-            found.unread.push(format!("{NFTABLES}: {errno}"));
+        Err(error) => {
+            let reason = error.errno().map_or_else(|| error.to_string(), |errno| errno.to_string());
+            found.unread.push(format!("{NFTABLES}: {reason}"));
             found.lacks_nftables = true;
         }
     }
@@ -222,6 +223,12 @@ fn address_range(bytes: &[u8], mask: Option<&[u8]>, len: usize) -> Option<RangeI
     let low: Vec<u8> = (0..len).map(at).collect();
     let high: Vec<u8> = (0..len).map(|index| at(index) | !mask_at(index)).collect();
     Some(address(&low)?..=address(&high)?)
+}
+
+/// Four bytes at an offset, as a number in this machine's byte order.
+fn native_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(size_of::<u32>())?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 /// An address of 4 or 16 bytes.

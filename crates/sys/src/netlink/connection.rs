@@ -338,7 +338,8 @@ mod tests {
         let mut visit = |_: netlink_packet_route::RouteNetlinkMessage| count += 1;
         let mut result = Ok(false);
         for message in Messages(&datagram) {
-            result = progress.take(message, is_last, &mut visit).map_err(|failure| failure.of("x".to_owned()).to_string());
+            result =
+                progress.take(message, is_last, &mut visit).map_err(|failure| failure.of("x".to_owned()).to_string());
         }
         (result, count)
     }

@@ -224,7 +224,7 @@ impl Netlink {
     }
 
     /// The interface by which packets to an address leave; `None` if that is no other machine's.
-    pub fn way_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    pub fn interface_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(address);
         message.header.destination_prefix_length = IpNet::from(address).prefix_len();

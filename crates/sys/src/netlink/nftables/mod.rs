@@ -58,35 +58,35 @@ pub struct Chain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     /// Destinations of what comes in.
-    DestinationNat,
+    PreroutingNat,
     /// Destinations of what this machine sends.
     OutputNat,
     /// Sources of what goes out.
-    SourceNat,
+    PostroutingNat,
     /// Changes to what is forwarded.
     ForwardMangle,
     /// What comes in, before fragments are put together.
-    BeforeDefragmentation,
+    PreroutingBeforeDefrag,
     /// What comes in, before its destination is changed, with its connection.
-    Arrival,
+    PreroutingMangle,
     /// What comes to this machine itself, before its own packet filter.
-    Input,
+    InputMangle,
     /// What goes out, after its source was changed.
-    Departure,
+    PostroutingLast,
 }
 
 impl Hook {
     /// Type of the chain, hook, and priority (linux/netfilter_ipv4.h).
     const fn place(self) -> (&'static str, InetHookNumber, i32) {
         match self {
-            Self::DestinationNat => ("nat", InetHookNumber::PreRouting, -100),
+            Self::PreroutingNat => ("nat", InetHookNumber::PreRouting, -100),
             Self::OutputNat => ("nat", InetHookNumber::LocalOut, -100),
-            Self::SourceNat => ("nat", InetHookNumber::PostRouting, 100),
+            Self::PostroutingNat => ("nat", InetHookNumber::PostRouting, 100),
             Self::ForwardMangle => ("filter", InetHookNumber::Forward, -150),
-            Self::BeforeDefragmentation => ("filter", InetHookNumber::PreRouting, -450),
-            Self::Arrival => ("filter", InetHookNumber::PreRouting, -150),
-            Self::Input => ("filter", InetHookNumber::LocalIn, -150),
-            Self::Departure => ("filter", InetHookNumber::PostRouting, 200),
+            Self::PreroutingBeforeDefrag => ("filter", InetHookNumber::PreRouting, -450),
+            Self::PreroutingMangle => ("filter", InetHookNumber::PreRouting, -150),
+            Self::InputMangle => ("filter", InetHookNumber::LocalIn, -150),
+            Self::PostroutingLast => ("filter", InetHookNumber::PostRouting, 200),
         }
     }
 }

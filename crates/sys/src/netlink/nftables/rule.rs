@@ -66,7 +66,7 @@ const UNTRACKED: u32 = 1 << 6;
 /// Bits of the status (`enum ip_conntrack_status` there): more than one packet has been let through.
 const STATUS_CONFIRMED: u32 = 1 << 3;
 /// The destination was changed (IPS_DST_NAT).
-const STATUS_DIVERTED: u32 = 1 << 5;
+const STATUS_DNAT: u32 = 1 << 5;
 
 /// How much a source may send: so much in a second, and so much at once after it was quiet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,13 +112,13 @@ impl Rule {
 
     /// If it came in by this interface.
     #[must_use]
-    pub fn came_by(self, interface: &str) -> Self {
+    pub fn iif(self, interface: &str) -> Self {
         self.meta(MetaKey::Iifname).equals(interface_name(interface))
     }
 
     /// If it leaves by this interface.
     #[must_use]
-    pub fn leaves_by(self, interface: &str) -> Self {
+    pub fn oif(self, interface: &str) -> Self {
         self.meta(MetaKey::Oifname).equals(interface_name(interface))
     }
 
@@ -221,7 +221,7 @@ impl Rule {
 
     /// If it asks for an echo.
     #[must_use]
-    pub fn asks_for_echo(self, family: Family) -> Self {
+    pub fn is_echo_request(self, family: Family) -> Self {
         let (protocol, kind) = match family {
             Family::Ipv4 => ICMP,
             Family::Ipv6 => ICMPV6,
@@ -266,16 +266,16 @@ impl Rule {
         self.in_state(NEW).tracked(Tracked::Status, STATUS_CONFIRMED).equals(vec![0; size_of::<u32>()])
     }
 
-    /// If [`Self::divert`] has sent its connection elsewhere, by whatever table.
+    /// If [`Self::dnat`] has sent its connection elsewhere, by whatever table.
     #[must_use]
-    pub fn was_diverted(self) -> Self {
-        self.tracked(Tracked::Status, STATUS_DIVERTED).compares(Operator::NotEqual, vec![0; size_of::<u32>()])
+    pub fn is_dnat(self) -> Self {
+        self.tracked(Tracked::Status, STATUS_DNAT).compares(Operator::NotEqual, vec![0; size_of::<u32>()])
     }
 
     /// If its connection goes where it was sent to.
     #[must_use]
-    pub fn was_not_diverted(self) -> Self {
-        self.tracked(Tracked::Status, STATUS_DIVERTED).equals(vec![0; size_of::<u32>()])
+    pub fn is_not_dnat(self) -> Self {
+        self.tracked(Tracked::Status, STATUS_DNAT).equals(vec![0; size_of::<u32>()])
     }
 
     /// If its source has more connections than `max`, with this one. Each packet counts as one: see
@@ -438,7 +438,7 @@ impl Rule {
 
     /// Has its connection go to another address and port.
     #[must_use]
-    pub fn divert(mut self, target: SocketAddr) -> Self {
+    pub fn dnat(mut self, target: SocketAddr) -> Self {
         const TYPE: u16 = 1;
         const FAMILY: u16 = 2;
         const ADDRESS_REGISTER: u16 = 3;
@@ -477,7 +477,7 @@ impl Rule {
 
     /// Lowers its announced segment size to what the ways there and back carry.
     #[must_use]
-    pub fn clamp_segment_size(mut self) -> Self {
+    pub fn clamp_mss(mut self) -> Self {
         let register = u32::from(Register::Reg1);
         {
             const DESTINATION_REGISTER: u16 = 1;

@@ -27,8 +27,8 @@ fn table(name: &str, rules: Vec<Rule>) -> Table {
         Chain { name: "ports", hook: None, rules: Vec::new() },
         chain("forward", Hook::ForwardMangle, rules),
         chain("output", Hook::OutputNat, Vec::new()),
-        chain("postrouting", Hook::SourceNat, vec![Rule::new().leaves_by("eth0").masquerade()]),
-        chain("prerouting", Hook::DestinationNat, vec![Rule::new().jump("ports")]),
+        chain("postrouting", Hook::PostroutingNat, vec![Rule::new().oif("eth0").masquerade()]),
+        chain("prerouting", Hook::PreroutingNat, vec![Rule::new().jump("ports")]),
     ];
     Table { name: name.to_owned(), sets: sets(), chains }
 }
@@ -50,7 +50,7 @@ fn net(text: &str) -> ipnet::IpNet {
 #[test]
 fn rules_mean_what_they_say() {
     let rules = vec![
-        (Rule::new().came_by("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
+        (Rule::new().iif("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
         (Rule::new().to(net("10.0.0.0/13")).leave(), "ip daddr 10.0.0.0/13 return"),
         (Rule::new().to(net("10.0.0.1/32")).leave(), "ip daddr 10.0.0.1 return"),
         (Rule::new().from(net("fd00:77::1/63")).leave(), "ip6 saddr fd00:77::/63 return"),
@@ -61,8 +61,8 @@ fn rules_mean_what_they_say() {
         (Rule::new().to_this_host().accept(), "fib daddr type local accept"),
         (Rule::new().of_protocol(6).to_ports(80, 90).leave(), "tcp dport 80-90 return"),
         (Rule::new().of_protocol(132).leave(), "meta l4proto sctp return"),
-        (Rule::new().asks_for_echo(Family::Ipv4).leave(), "icmp type echo-request return"),
-        (Rule::new().asks_for_echo(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
+        (Rule::new().is_echo_request(Family::Ipv4).leave(), "icmp type echo-request return"),
+        (Rule::new().is_echo_request(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
         (Rule::new().of_no_connection().discard(), "ct state invalid,new,untracked drop"),
         (Rule::new().of_known_connection().leave(), "ct state established,related return"),
         (Rule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
@@ -90,10 +90,10 @@ fn rules_mean_what_they_say() {
         ),
         (Rule::new().is_fragment(Family::Ipv4).discard(), "ip frag-off & 16383 != 0 drop"),
         (Rule::new().counts_for_source(&sets()[2]), "update @rates { ip6 saddr counter }"),
-        (Rule::new().was_diverted().leave(), "ct status dnat return"),
-        (Rule::new().was_not_diverted().leave(), "dnat return"),
+        (Rule::new().is_dnat().leave(), "ct status dnat return"),
+        (Rule::new().is_not_dnat().leave(), "dnat return"),
         (
-            Rule::new().opens_tcp().clamp_segment_size(),
+            Rule::new().opens_tcp().clamp_mss(),
             // Versions differ in how they write the flags.
             "tcp option maxseg size set rt mtu",
         ),
@@ -130,14 +130,14 @@ fn rules_mean_what_they_say() {
 }
 
 #[test]
-fn diversions_go_to_address_and_port() {
+fn dnat_goes_to_address_and_port() {
     in_new_namespace(|| {
         let mut nftables = Nftables::open().expect("nftables");
         let mut table = table("tuntap-a", Vec::new());
         table.chains[0].rules = ["10.0.0.2:80", "[fd00:77::2]:443"]
             .map(|target| {
                 let target: std::net::SocketAddr = target.parse().expect("an address");
-                Rule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).divert(target)
+                Rule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).dnat(target)
             })
             .into();
         nftables.replace(&[table]).expect("a table");
@@ -198,7 +198,7 @@ fn counters_are_read_by_their_reasons() {
     in_new_namespace(|| {
         let counting = |rule: Rule| rule.count().because("something").discard();
         let rules = vec![counting(Rule::new().of_protocol(1)), counting(Rule::new().of_protocol(17)), Rule::new()];
-        let output = Chain { name: "out", hook: Some(Hook::Departure), rules };
+        let output = Chain { name: "out", hook: Some(Hook::PostroutingLast), rules };
         let mut nftables = Nftables::open().expect("nftables");
         nftables
             .replace(&[

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::conflict::{self, Networks};
 use super::link::{self, Inventory, Loss};
-use super::patience::Advice;
+use super::retry::Advice;
 use super::table::Extent;
 use super::{HostNetwork, table};
 use tuntap_config::RouterSpec;
@@ -15,7 +15,7 @@ use tuntap_sys::netlink::{Netlink, NetlinkError, Notices};
 use tuntap_sys::process::thread_time_nanos;
 
 /// Between looks when no notice has come: not everything that matters is told.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at least, so that what comes in a row is seen at once.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
@@ -39,7 +39,7 @@ pub struct Schedule {
     not_before: Option<Instant>,
     at: Option<Instant>,
     /// Whether there was a look since the ports lead where they do.
-    has_looked: bool,
+    has_run: bool,
 }
 
 fn thread_time() -> Duration {
@@ -49,7 +49,7 @@ fn thread_time() -> Duration {
 impl HostNetwork {
     /// To be called again and again, and when [`Self::watched`] is readable: mends what others have changed. What another
     /// program changes again and again is left to it for a while. Interfaces that were away join when they are there.
-    pub fn look_after(&mut self, logger: Logger) {
+    pub fn reconcile(&mut self, logger: Logger) {
         if !self.has_something() {
             return;
         }
@@ -62,49 +62,49 @@ impl HostNetwork {
         }
         schedule.was_noticed = false;
         let spent_before = thread_time();
-        if let Err(error) = self.look(now, logger) {
-            self.complaints.add(logger, format_args!("the host's network can't be looked at: {error}"));
+        if let Err(error) = self.reconcile_now(now, logger) {
+            self.warnings.add(logger, format_args!("the host's network can't be looked at: {error}"));
         }
-        self.complaints.settle();
-        let patience = &self.patience;
-        self.failures.retain(|key, _| patience.remembers(key));
+        self.warnings.end_pass();
+        let retries = &self.retries;
+        self.failures.retain(|key, _| retries.remembers(key));
         let end = Instant::now();
         let not_before = end + pause_after(thread_time().saturating_sub(spent_before));
-        let next = self.patience.next(end).into_iter().chain([end + LOOK_INTERVAL]).min();
+        let next = self.retries.next(end).into_iter().chain([end + RECONCILE_INTERVAL]).min();
         self.schedule.not_before = Some(not_before);
         self.schedule.at = next.map(|time| time.max(not_before));
-        self.schedule.has_looked = true;
+        self.schedule.has_run = true;
     }
 
-    fn look(&mut self, now: Instant, logger: Logger) -> Result<(), NetlinkError> {
+    fn reconcile_now(&mut self, now: Instant, logger: Logger) -> Result<(), NetlinkError> {
         if let Some(nftables) = &mut self.nftables {
-            self.refusals.tell(nftables, logger);
+            self.refused.log(nftables, logger);
         }
         let mut netlink = Netlink::open()?;
         let inventory = Inventory::take(&mut netlink)?;
         for router in self.routers.clone() {
             let known = self.known.get(&router.device).copied();
-            self.miss(&inventory, &router.device, now, logger);
+            self.warn_if_missing(&inventory, &router.device, now, logger);
             let (index, losses) = inventory.losses(&mut netlink, &router, known);
             for loss in losses {
                 self.mend(&mut netlink, &router, index.unwrap_or_default(), &loss, now, logger);
             }
         }
         // Nothing is forwarded without them.
-        if self.look_at_tables(now, logger)? {
-            self.look_at_forwarding(&inventory, now, logger);
+        if self.reconcile_tables(now, logger)? {
+            self.reconcile_forwarding(&inventory, now, logger);
         }
-        if !self.schedule.has_looked {
+        if !self.schedule.has_run {
             // What was under way when the ports began to lead where they do.
             if let Err(error) = self.mapped.end_stale(&self.routers) {
-                self.complaints.add(logger, error);
+                self.warnings.add(logger, error);
             }
         }
-        self.look_for_conflicts(&mut netlink, inventory, logger)
+        self.warn_about_conflicts(&mut netlink, inventory, logger)
     }
 
     /// A router whose device is deleted makes it again at once. One that isn't here for longer was moved.
-    fn miss(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
+    fn warn_if_missing(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
         let index = self.known.get(device).copied();
         if inventory.link(device).is_some() || inventory.other_name(device, index).is_some() {
             self.missing.remove(device);
@@ -112,7 +112,7 @@ impl HostNetwork {
         }
         let since = *self.missing.entry(device.to_owned()).or_insert(now);
         if now.duration_since(since) >= TIME_TO_MAKE_A_DEVICE {
-            self.complaints.add(
+            self.warnings.add(
                 logger,
                 format_args!(
                     "{device} isn't in this network namespace any more: vassals reach nothing until this instance is \
@@ -143,14 +143,14 @@ impl HostNetwork {
 
     /// Whether to mend something now. Says so when it is left alone.
     fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
-        match self.patience.ask(key, now) {
+        match self.retries.ask(key, now) {
             Advice::Mend => {
                 self.failures.remove(key);
                 true
             }
             Advice::Wait => {
                 if let Some(line) = self.failures.get(key) {
-                    self.complaints.add(logger, line);
+                    self.warnings.add(logger, line);
                 }
                 false
             }
@@ -166,14 +166,14 @@ impl HostNetwork {
 
     /// Says what can't be mended, once until it can be. It is tried again before long.
     fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
-        self.patience.failed(&key, now);
-        self.complaints.add(logger, &line);
+        self.retries.failed(&key, now);
+        self.warnings.add(logger, &line);
         self.failures.insert(key, line);
     }
 
     /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
     /// there.
-    fn look_at_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
+    fn reconcile_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
         if let Some(names) = &self.tables {
             let are_there = |nftables: &mut Nftables| nftables.has(names).unwrap_or(true);
             if names.is_empty() || self.nftables.as_mut().is_some_and(are_there) {
@@ -194,8 +194,8 @@ impl HostNetwork {
         Ok(true)
     }
 
-    fn look_at_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
-        self.complain_of_missing_ways(logger);
+    fn reconcile_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
+        self.warn_about_missing_interfaces(logger);
         let strangers = self.strangers(inventory);
         for name in self.interfaces() {
             let Some(link) = inventory.link(&name) else { continue };
@@ -228,12 +228,12 @@ impl HostNetwork {
     /// Names of routers' devices that somebody else's interface has at the moment.
     fn strangers(&self, inventory: &Inventory) -> Vec<String> {
         let devices = self.routers.iter().map(|router| &router.device);
-        let is_strangers = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
-        devices.filter(is_strangers).cloned().collect()
+        let is_taken = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
+        devices.filter(is_taken).cloned().collect()
     }
 
     /// A network that came later, by DHCP or with a VPN.
-    fn look_for_conflicts(
+    fn warn_about_conflicts(
         &mut self,
         netlink: &mut Netlink,
         inventory: Inventory,
@@ -257,7 +257,7 @@ impl HostNetwork {
             }
             networks.routes.clone_from(&routes);
             if let Some(conflict) = conflict::find(router, &networks) {
-                self.complaints.add(logger, conflict);
+                self.warnings.add(logger, conflict);
             }
         }
         Ok(())

@@ -6,28 +6,28 @@ use std::fmt::Display;
 use tuntap_sys::log::Logger;
 
 /// Most lines that are remembered.
-const MAX_STANDING: usize = 1024;
+const MAX_ACTIVE: usize = 1024;
 
 /// Lines about what the host lacks at the moment. Each look at the host says again what it finds; a line is written when it
 /// is new.
 #[derive(Debug, Default)]
-pub struct Complaints {
-    standing: BTreeSet<String>,
+pub struct Warnings {
+    active: BTreeSet<String>,
     current: BTreeSet<String>,
 }
 
-impl Complaints {
+impl Warnings {
     /// Says that something is not as it should be.
     pub fn add(&mut self, logger: Logger, text: impl Display) {
         let line = format!("[tuntap-router] {text}");
-        if self.current.len() < MAX_STANDING && self.current.insert(line.clone()) && !self.standing.contains(&line) {
+        if self.current.len() < MAX_ACTIVE && self.current.insert(line.clone()) && !self.active.contains(&line) {
             logger.line(&line);
         }
     }
 
     /// The end of a look: what was not said in it is over, and is written again if it comes back.
-    pub fn settle(&mut self) {
-        self.standing = std::mem::take(&mut self.current);
+    pub fn end_pass(&mut self) {
+        self.active = std::mem::take(&mut self.current);
     }
 }
 
@@ -42,11 +42,11 @@ mod tests {
     #[test]
     fn complaint_is_written_once_for_as_long_as_it_lasts() {
         let logger = Logger(|line| LINES.with_borrow_mut(|lines| lines.push(line.to_owned())));
-        let mut complaints = Complaints::default();
+        let mut warnings = Warnings::default();
         let mut looks = |found: &[&[&str]]| {
             for texts in found {
-                texts.iter().for_each(|text| complaints.add(logger, text));
-                complaints.settle();
+                texts.iter().for_each(|text| warnings.add(logger, text));
+                warnings.end_pass();
             }
             LINES.take()
         };

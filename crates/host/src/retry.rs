@@ -35,7 +35,7 @@ pub enum Advice {
 
 /// Remembers what was mended when.
 #[derive(Debug, Default)]
-pub struct Patience(BTreeMap<String, Record>);
+pub struct Retries(BTreeMap<String, Record>);
 
 #[derive(Debug, Clone, Copy)]
 struct Record {
@@ -45,7 +45,7 @@ struct Record {
     pause: Duration,
 }
 
-impl Patience {
+impl Retries {
     /// Asks whether to mend something.
     pub fn ask(&mut self, key: &str, now: Instant) -> Advice {
         self.0.retain(|_, record| now < record.not_before.max(record.last + record.pause) + QUIET);
@@ -97,10 +97,10 @@ mod tests {
     use super::*;
 
     /// What comes of a program that undoes each mend at once, in a time.
-    fn fight(patience: &mut Patience, start: Instant, seconds: u64) -> (u32, Vec<u64>) {
+    fn fight(retries: &mut Retries, start: Instant, seconds: u64) -> (u32, Vec<u64>) {
         let (mut mends, mut given_up) = (0, Vec::new());
         for tick in 0..seconds * 10 {
-            match patience.ask("address", start + Duration::from_millis(tick * 100)) {
+            match retries.ask("address", start + Duration::from_millis(tick * 100)) {
                 Advice::Mend => mends += 1,
                 Advice::Wait => {}
                 Advice::GiveUp(pause) => given_up.push(pause.as_secs()),
@@ -111,42 +111,38 @@ mod tests {
 
     #[test]
     fn what_is_changed_now_and_then_is_mended_each_time() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
+        let (mut retries, start) = (Retries::default(), Instant::now());
         for time in 0..100 {
-            assert_eq!(patience.ask("address", start + Duration::from_secs(time * 90)), Advice::Mend);
+            assert_eq!(retries.ask("address", start + Duration::from_secs(time * 90)), Advice::Mend);
         }
     }
 
     #[test]
     fn fight_is_given_up_for_longer_and_longer() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
-        let (mends, given_up) = fight(&mut patience, start, 3600);
+        let (mut retries, start) = (Retries::default(), Instant::now());
+        let (mends, given_up) = fight(&mut retries, start, 3600);
         assert_eq!(given_up[..4], [60, 120, 240, 480]);
         assert!(mends <= 5 + 6, "{mends}");
-        assert_eq!(
-            patience.ask("another", start + Duration::from_secs(1)),
-            Advice::Mend,
-            "others are not judged by it"
-        );
+        assert_eq!(retries.ask("another", start + Duration::from_secs(1)), Advice::Mend, "others are not judged by it");
     }
 
     #[test]
     fn what_can_not_be_mended_is_tried_for_as_long_as_it_takes() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
+        let (mut retries, start) = (Retries::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for time in 0..1000 {
-            assert_eq!(patience.ask("address", at(2 * time)), Advice::Mend);
-            patience.failed("address", at(2 * time));
-            assert_eq!(patience.ask("address", at(2 * time)), Advice::Wait);
+            assert_eq!(retries.ask("address", at(2 * time)), Advice::Mend);
+            retries.failed("address", at(2 * time));
+            assert_eq!(retries.ask("address", at(2 * time)), Advice::Wait);
         }
     }
 
     #[test]
     fn it_starts_again_when_it_was_quiet() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
-        fight(&mut patience, start, 30);
+        let (mut retries, start) = (Retries::default(), Instant::now());
+        fight(&mut retries, start, 30);
         let later = start + Duration::from_secs(30) + FIRST_PAUSE + FIRST_PAUSE + QUIET;
-        let (mends, given_up) = fight(&mut patience, later, 30);
+        let (mends, given_up) = fight(&mut retries, later, 30);
         assert_eq!((mends, given_up), (5, vec![60]));
     }
 }
