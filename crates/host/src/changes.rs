@@ -30,7 +30,7 @@ impl Wanted {
         Self { sysctl: Sysctl::new(interface, setting), value: ON, instead_of: None }
     }
 
-    /// Whether it isn't so, and may be made so.
+    /// Returns true if it isn't so, and may be made so.
     pub fn is_due(&self) -> bool {
         self.due_value().is_some()
     }
@@ -54,7 +54,7 @@ impl Wanted {
         value != self.value && self.instead_of.is_none_or(|needed| needed == value)
     }
 
-    /// Whether it is a setting of this interface.
+    /// Returns true if it is a setting of this interface.
     pub fn is_about(&self, interface: &str) -> bool {
         self.sysctl.interface == interface
     }
@@ -92,7 +92,7 @@ struct Change {
 pub struct Changes(Vec<Change>);
 
 impl Changes {
-    /// Whether this is among them.
+    /// Returns true if this is among them.
     pub fn contain(&self, sysctl: &Sysctl) -> bool {
         self.0.iter().any(|change| change.sysctl == *sysctl)
     }
@@ -152,7 +152,7 @@ impl Changes {
 }
 
 impl Change {
-    /// Whether somebody has turned on for all interfaces what was off then: that would have turned this one on, too.
+    /// Returns true if somebody has turned on for all interfaces what was off then: that would have turned this one on, too.
     fn is_relied_on(&self) -> bool {
         let is_on_now = || of_all(&self.sysctl).is_some_and(|all| all.read().is_ok_and(|value| value != OFF));
         self.after == ON && self.all_before == Some(OFF) && is_on_now()

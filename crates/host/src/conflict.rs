@@ -74,8 +74,8 @@ pub fn host_resolvers() -> Vec<IpAddr> {
     files.iter().flat_map(|file| resolvers(&fs::read_to_string(file).unwrap_or_default())).collect()
 }
 
-/// Whether routes may be in the way of a router's networks: a few addresses in them are looked up, or another interface has
-/// one in them.
+/// Returns true if routes may be in the way of a router's networks: a few addresses in them are looked up, or another
+/// interface has one in them.
 pub fn may_be(router: &RouterSpec, networks: &Networks, netlink: &mut Netlink) -> bool {
     let Some(own) = networks.links.iter().find(|link| link.name == router.device) else { return false };
     router.addresses.iter().any(|net| {

@@ -41,8 +41,8 @@ pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
     wanted
 }
 
-/// Says which ports nobody can reach from outside. The router's device forwards, but what comes from elsewhere has to come by
-/// an interface that does, and only the operator knows which ones.
+/// Says which ports nobody can reach from outside. The router's device forwards, but what comes from elsewhere has to come
+/// by an interface that does, and only the operator knows which ones.
 pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
     if !router.nat.is_empty() {
         return;
@@ -61,17 +61,17 @@ pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
     }
 }
 
-/// Whether an interface is there: all that are have settings of IPv4.
+/// Returns true if an interface is there: all that are have settings of IPv4.
 pub fn exists(interface: &str) -> bool {
     Sysctl::new(interface, Setting::Ipv4Forwarding).exists()
 }
 
-/// Whether all interfaces forward IPv6 already.
+/// Returns true if all interfaces forward IPv6 already.
 fn all_forward_ipv6() -> bool {
     Sysctl::new(ALL, Setting::Ipv6Forwarding).read().is_ok_and(|value| value != OFF)
 }
 
-/// Whether an interface does IPv6. One that can't carry 1280 bytes doesn't.
+/// Returns true if an interface does IPv6. One that can't carry 1280 bytes doesn't.
 fn has_ipv6(interface: &str, say: &mut impl FnMut(String)) -> bool {
     let has_ipv6 = Sysctl::new(interface, Setting::Ipv6Forwarding).exists();
     if !has_ipv6 {

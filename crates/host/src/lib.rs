@@ -1,5 +1,5 @@
-//! What routers set up on their host: addresses and state of their devices, forwarding, and a table of nftables. All of
-//! it is undone when the instance ends, and stays in place while it executes itself anew. What others change of it meanwhile is
+//! What routers set up on their host: addresses and state of their devices, forwarding, and a table of nftables. All of it
+//! is undone when the instance ends, and stays in place while it executes itself anew. What others change of it meanwhile is
 //! noticed and mended.
 
 mod changes;
@@ -118,8 +118,8 @@ pub struct HostNetwork {
 }
 
 impl HostNetwork {
-    /// Sets up the host for these routers, whose devices exist, in place of what an earlier image has left. Routers lose what
-    /// the host can't have: all of IPv6 where that is turned off.
+    /// Sets up the host for these routers, whose devices exist, in place of what an earlier image has left. Routers lose
+    /// what the host can't have: all of IPv6 where that is turned off.
     pub fn set_up(
         routers: &mut [RouterSpec],
         earlier: Self,
@@ -261,7 +261,7 @@ impl HostNetwork {
         }
     }
 
-    /// Whether there is anything that somebody could change.
+    /// Returns true if there is anything that somebody could change.
     fn has_something(&self) -> bool {
         self.routers.iter().any(|router| !router.addresses.is_empty() || router.mtu.is_some())
     }

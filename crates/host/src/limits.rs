@@ -1,5 +1,5 @@
-//! How many connections one vassal may have through the host's kernel: what it takes of connection tracking, and of the ports
-//! of the host's address, is not there for others.
+//! How many connections one vassal may have through the host's kernel: what it takes of connection tracking, and of the
+//! ports of the host's address, is not there for others.
 
 use std::time::Duration;
 
@@ -140,8 +140,8 @@ impl Limits {
         vec![Rule::new().iif(&router.device).begins_connection().jump(CONNECTIONS)]
     }
 
-    /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit, which
-    /// anybody could use up with packets from forged addresses that open nothing.
+    /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit,
+    /// which anybody could use up with packets from forged addresses that open nothing.
     pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<Rule> {
         let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
         inward

@@ -215,7 +215,7 @@ impl Inventory {
     }
 }
 
-/// Whether nothing leads to a network any more that an address of the device should have brought along.
+/// Returns true if nothing leads to a network any more that an address of the device should have brought along.
 fn lacks_route(netlink: &mut Netlink, net: IpNet, index: u32) -> bool {
     let Some(neighbour) = net.hosts().take(2).find(|address| *address != net.addr()) else { return false };
     if net.prefix_len() >= net.max_prefix_len() - 1

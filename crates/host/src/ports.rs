@@ -55,8 +55,8 @@ pub struct PortUses<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-/// All mapped ports of a router that this host serves itself, or that rules of somebody else's lead elsewhere, and that isn't
-/// meant. `own_tables` are the names of this instance's tables of nftables.
+/// All mapped ports of a router that this host serves itself, or that rules of somebody else's lead elsewhere, and that
+/// isn't meant. `own_tables` are the names of this instance's tables of nftables.
 pub fn taken_now(router: &RouterSpec, own_tables: &[String], addresses: &[IpAddr]) -> Vec<Taken> {
     if router.ports.iter().all(|port| router.meant.ports.contains(port)) {
         return Vec::new();
@@ -86,7 +86,7 @@ pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> 
     router.ports.iter().filter_map(find).collect()
 }
 
-/// Whether a service is what a mapping takes its port from. The mappings are for all addresses but loopback's.
+/// Returns true if a service is what a mapping takes its port from. The mappings are for all addresses but loopback's.
 fn is_served_by(mapping: &PortMapping, service: &Service) -> bool {
     service.protocol == mapping.protocol.as_str()
         && service.port == mapping.port
@@ -164,7 +164,7 @@ fn is_udp(mapping: &PortMapping) -> bool {
     mapping.protocol == PortProtocol::Udp
 }
 
-/// Whether a connection to one of this host's `own` addresses goes where no port leads.
+/// Returns true if a connection to one of this host's `own` addresses goes where no port leads.
 fn is_stale(
     flow: &Flow,
     own: &[IpAddr],

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::table::{chain, loopback};
 use tuntap_config::{HostRule, RouterSpec};
-use tuntap_sys::netlink::nftables::{Chain, Family, Rule, Transport};
+use tuntap_sys::netlink::nftables::{Chain, Family, Rejection, Rule, Transport};
 use tuntap_wire::ip::protocol;
 use tuntap_wire::selector::Protocol;
 
@@ -44,8 +44,11 @@ pub const NOT_UNICAST: &str = "loopback, broadcast and multicast addresses of th
 
 /// The chains to which others lead.
 pub fn targets(router: &RouterSpec) -> Vec<Chain> {
-    let refuse =
-        vec![Rule::new().of_protocol(protocol::TCP).reject(true), Rule::new().reject(false), Rule::new().discard()];
+    let refuse = vec![
+        Rule::new().of_protocol(protocol::TCP).reject(Rejection::TcpReset),
+        Rule::new().reject(Rejection::PortUnreachable),
+        Rule::new().discard(),
+    ];
     let mut chains = vec![
         chain(REFUSE, None, refuse),
         chain(LOCAL_LINK, None, link(router, Rule::accept)),

@@ -38,7 +38,7 @@ pub struct Schedule {
     was_noticed: bool,
     not_before: Option<Instant>,
     at: Option<Instant>,
-    /// Whether there was a look since the ports lead where they do.
+    /// True if there was a look since the ports lead where they do.
     has_run: bool,
 }
 
@@ -141,7 +141,7 @@ impl HostNetwork {
         }
     }
 
-    /// Whether to mend something now. Says so when it is left alone.
+    /// Returns true if to mend something now. Says so when it is left alone.
     fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
         match self.retries.ask(key, now) {
             Advice::Mend => {

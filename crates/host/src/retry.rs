@@ -81,7 +81,7 @@ impl Retries {
         }
     }
 
-    /// Whether something is remembered.
+    /// Returns true if something is remembered.
     pub fn remembers(&self, key: &str) -> bool {
         self.0.contains_key(key)
     }

@@ -147,8 +147,8 @@ fn masquerading(router: &RouterSpec) -> Vec<Rule> {
     datagrams.chain(rules).collect()
 }
 
-/// The longest range of unprivileged ports without one of the instance's gateways. A vassal's datagram with the port of a gateway
-/// as its source, to wherever another router sends from, would lead that router's datagrams to the vassal.
+/// The longest range of unprivileged ports without one of the instance's gateways. A vassal's datagram with the port of a
+/// gateway as its source, to wherever another router sends from, would lead that router's datagrams to the vassal.
 fn ports_beside_gateways(router: &RouterSpec) -> (u16, u16) {
     const FIRST: u16 = 1024;
     let mut taken: Vec<u16> = router.protection.own_gateways.iter().map(SocketAddr::port).collect();

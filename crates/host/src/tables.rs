@@ -9,9 +9,9 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::netlink::nftables::Nftables;
 
-/// Makes the tables in place of those of an earlier image, by the connection that these belong to, which stays open and keeps
-/// them if that fails. A kernel that can't make all of them makes what it could always make, with a line, unless an option asks
-/// for more. Returns their names.
+/// Makes the tables in place of those of an earlier image, by the connection that these belong to, which stays open and
+/// keeps them if that fails. A kernel that can't make all of them makes what it could always make, with a line, unless an
+/// option asks for more. Returns their names.
 pub fn make(
     nftables: &mut Option<Nftables>,
     routers: &[RouterSpec],
@@ -42,7 +42,7 @@ pub fn make(
 }
 
 impl Extent {
-    /// Whether a router must not be without it: its options ask for what the next smaller one lacks.
+    /// Returns true if a router must not be without it: its options ask for what the next smaller one lacks.
     fn is_needed_by(self, router: &RouterSpec) -> bool {
         match self {
             Self::Whole => router.protection.asks_for_limits(),

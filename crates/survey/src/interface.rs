@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 pub enum Interface {
     /// A TUN device.
     Tun {
-        /// Whether a process has it open.
+        /// True if a process has it open.
         is_held: bool,
     },
     /// Something else, by the name of its driver.
@@ -38,12 +38,12 @@ impl Process {
         Self { pid, command: command.trim_end().to_owned() }
     }
 
-    /// Whether it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
+    /// Returns true if it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
     pub fn is_stopped(&self) -> bool {
         matches!(self.stat(0).as_deref(), Some("T" | "t"))
     }
 
-    /// Whether a word of its command line is the name of a file (proc_pid_cmdline(5)).
+    /// Returns true if a word of its command line is the name of a file (proc_pid_cmdline(5)).
     pub fn was_given(&self, file: &Path) -> bool {
         let Ok(file) = file.canonicalize() else { return false };
         let Ok(line) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };

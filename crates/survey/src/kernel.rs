@@ -21,7 +21,7 @@ pub fn landlock_version() -> Option<u32> {
     u32::try_from(version).ok().filter(|version| *version > 0)
 }
 
-/// Whether the kernel has filters for system calls (seccomp(2)).
+/// Returns true if the kernel has filters for system calls (seccomp(2)).
 pub fn has_seccomp_filters() -> bool {
     fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").is_ok_and(|actions| actions.contains("kill_process"))
 }

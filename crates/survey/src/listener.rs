@@ -55,8 +55,8 @@ pub fn listener(name: &str) -> Listener {
     }
 }
 
-/// Whether who listens there takes connections: one that ends at once, and says nothing, is closed from the other side, too,
-/// within this time.
+/// Returns true if who listens there takes connections: one that ends at once, and says nothing, is closed from the other
+/// side, too, within this time.
 pub fn answers(name: &str, within: Duration) -> bool {
     let Ok(connection) = connect_once(name) else { return false };
     if shutdown(connection.as_raw_fd(), Shutdown::Write).is_err() {

@@ -17,7 +17,7 @@ pub struct Neighbour {
     pub net: IpNet,
     /// The interface; nothing if a route has several.
     pub interface: String,
-    /// Whether the interface has an address in it, and not just a route to it.
+    /// True if the interface has an address in it, and not just a route to it.
     pub is_own: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct Surroundings {
     pub locked: Option<String>,
     /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
     pub strict_sources: bool,
-    /// Whether each interface has a setting of its own for IPv6 (`force_forwarding`, Linux 6.17).
+    /// True if each interface has a setting of its own for IPv6 (`force_forwarding`, Linux 6.17).
     pub forwards_ipv6_by_interface: bool,
     /// Names of all interfaces.
     pub interfaces: Vec<String>,
@@ -54,15 +54,16 @@ pub struct Surroundings {
 pub struct LinkState {
     /// Its name.
     pub name: String,
-    /// Whether it is administratively up.
+    /// True if it is administratively up.
     pub is_up: bool,
     /// Longest packet, in bytes.
     pub mtu: u32,
-    /// Whether IPv4 packets that come by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` where it has no such setting.
+    /// True if IPv4 packets that come by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` where it has no such
+    /// setting.
     pub ipv4: Option<bool>,
     /// The same of IPv6: by its own setting (`force_forwarding`, Linux 6.17), or because all are forwarded.
     pub ipv6: Option<bool>,
-    /// Whether it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
+    /// True if it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
     pub lacks_ipv6: bool,
 }
 
@@ -123,7 +124,7 @@ fn link_state(link: &Link) -> LinkState {
     }
 }
 
-/// Whether somebody has this table of nftables. Nobody, if that can't be found out.
+/// Returns true if somebody has this table of nftables. Nobody, if that can't be found out.
 pub fn table_is_taken(name: &str) -> bool {
     Nftables::open().and_then(|mut nftables| nftables.is_taken(name)).unwrap_or(false)
 }

@@ -18,9 +18,9 @@ pub struct Service {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Whether a socket of all addresses of IPv6 takes IPv4, too.
+    /// True if a socket of all addresses of IPv6 takes IPv4, too.
     pub takes_ipv4: bool,
-    /// Whether the kernel may have chosen the port, of UDP, for a client that only sends.
+    /// True if the kernel may have chosen the port, of UDP, for a client that only sends.
     pub may_be_client: bool,
     /// Who has it open; `None` where that can't be seen, or nobody has looked.
     pub process: Option<Process>,
@@ -29,12 +29,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Whether it takes packets of a version of IP.
+    /// Returns true if it takes packets of a version of IP.
     pub const fn speaks(&self, is_ipv6: bool) -> bool {
         self.address.is_ipv6() == is_ipv6 || self.takes_ipv4
     }
 
-    /// Whether it takes what is for an address.
+    /// Returns true if it takes what is for an address.
     pub fn is_for(&self, address: IpAddr) -> bool {
         self.address == address || (self.address.is_unspecified() && self.speaks(address.is_ipv6()))
     }
@@ -81,7 +81,7 @@ pub fn services() -> io::Result<Vec<Service>> {
     Ok(found)
 }
 
-/// Whether a socket of all addresses of IPv6 takes IPv4, too, which it does unless it says no; the lists don't tell
+/// Returns true if a socket of all addresses of IPv6 takes IPv4, too, which it does unless it says no; the lists don't tell
 /// (IPV6_V6ONLY of ipv6(7)). `others` has those of IPv4.
 fn takes_ipv4(protocol: &'static str, port: u16, others: &[Service]) -> bool {
     if others.iter().any(|other| (other.protocol, other.port) == (protocol, port) && other.address.is_ipv4()) {

@@ -39,7 +39,7 @@ pub fn forget(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Whether the registered descriptors are open in this process: it registered them, or they moved here.
+/// Returns true if the registered descriptors are open in this process: it registered them, or they moved here.
 pub fn owns_descriptors() -> bool {
     OWNER.load(Ordering::Acquire) == own_pid()
 }

@@ -42,8 +42,8 @@ pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
     (result == 0).then_some(NamespaceCookie(cookie))
 }
 
-/// Whether this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that can't be told: in a process
-/// namespace with a /proc of its own no parent is seen.
+/// Returns true if this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that can't be told: in a
+/// process namespace with a /proc of its own no parent is seen.
 pub fn shares_namespace_with_parent() -> Option<bool> {
     // getppid(2) is 0 in a process namespace's first process, while a /proc from outside knows the parent.
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
@@ -53,7 +53,7 @@ pub fn shares_namespace_with_parent() -> Option<bool> {
     Some(own == parents)
 }
 
-/// Whether there is an interface of this name in the current network namespace.
+/// Returns true if there is an interface of this name in the current network namespace.
 pub fn exists(interface: &str) -> bool {
     nix::net::if_::if_nametoindex(interface).is_ok()
 }
@@ -75,8 +75,8 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-/// The name of an interface by its number (netdevice(7), SIOCGIFNAME). Any socket of its namespace will do. ENODEV if there is
-/// none.
+/// The name of an interface by its number (netdevice(7), SIOCGIFNAME). Any socket of its namespace will do. ENODEV if there
+/// is none.
 pub fn interface_name(socket: BorrowedFd<'_>, index: u32) -> nix::Result<String> {
     // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -36,7 +36,7 @@ pub fn nice() -> Option<i8> {
     i8::try_from(value).ok()
 }
 
-/// Whether the kernel shares processor time among sessions before it does among the processes of each
+/// Returns true if the kernel shares processor time among sessions before it does among the processes of each
 /// (/proc/sys/kernel/sched_autogroup_enabled). Where a group of the `cpu` controller is in between, it doesn't.
 pub fn has_autogroups() -> bool {
     fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").is_ok_and(|text| text.trim() == "1")

@@ -75,7 +75,7 @@ pub fn watch_parent() -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Whether there is a process of this number, if only one that nobody has waited for yet (kill(2) with no signal).
+/// Returns true if there is a process of this number, if only one that nobody has waited for yet (kill(2) with no signal).
 pub fn exists(pid: libc::pid_t) -> bool {
     kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }

@@ -335,14 +335,14 @@ pub fn tell_arrivals(listener: BorrowedFd<'_>) -> nix::Result<()> {
     tell_interfaces(listener, is_ipv4)
 }
 
-/// Whether this host has an address, so that what is bound to it hears something.
+/// Returns true if this host has an address, so that what is bound to it hears something.
 pub fn has_address(address: IpAddr) -> bool {
     let result = UdpSocket::bind((address, 0));
     !result.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
 }
 
-/// Whether a unix socket could be bound under this name, with its file in place of one that is there. Tries that with a
-/// socket that is closed at once. `@` begins a name in the abstract namespace.
+/// Returns true if a unix socket could be bound under this name, with its file in place of one that is there. Tries that
+/// with a socket that is closed at once. `@` begins a name in the abstract namespace.
 pub fn probe_unix(name: &str) -> io::Result<()> {
     if let Some(name) = name.strip_prefix('@') {
         let address = <UnixSocketAddr as SocketAddrExt>::from_abstract_name(name)?;
@@ -358,7 +358,8 @@ pub fn probe_unix(name: &str) -> io::Result<()> {
     result
 }
 
-/// Whether TCP could be listened for on `host:port`, `*:port` or `:port`; an address that the host is yet to get can be.
+/// Returns true if TCP could be listened for on `host:port`, `*:port` or `:port`; an address that the host is yet to get can
+/// be.
 pub fn probe_tcp(name: &str) -> io::Result<()> {
     let wrong = || io::Error::from(Errno::EINVAL);
     let (host, port) = name.rsplit_once(':').ok_or_else(wrong)?;
@@ -388,7 +389,7 @@ fn mtu6(socket: &UdpSocket) -> nix::Result<libc::c_int> {
     Errno::result(result).map(|_| mtu)
 }
 
-/// Whether the other end will never send again, even if bytes of it are still to be read.
+/// Returns true if the other end will never send again, even if bytes of it are still to be read.
 pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut item = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: poll(2) reads and writes the one element that it is given, and with no timeout it returns at once.
@@ -425,13 +426,13 @@ pub fn wait_readable_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, withi
     }
 }
 
-/// Whether a descriptor is a connected unix stream socket.
+/// Returns true if a descriptor is a connected unix stream socket.
 pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
     kernel::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
         && kernel::getpeername::<UnixAddr>(fd.as_raw_fd()).is_ok()
 }
 
-/// Whether a descriptor is a netlink socket of a protocol (netlink(7)).
+/// Returns true if a descriptor is a netlink socket of a protocol (netlink(7)).
 pub fn is_netlink(fd: BorrowedFd<'_>, protocol: isize) -> bool {
     let option = |name| {
         let mut value: libc::c_int = 0;
@@ -455,8 +456,8 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     kernel::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// Whether the other end of a connection has read all that was sent to it (SIOCOUTQ: memory of what it has not). A kernel
-/// that can't tell says yes.
+/// Returns true if the other end of a connection has read all that was sent to it (SIOCOUTQ: memory of what it has not). A
+/// kernel that can't tell says yes.
 pub fn is_all_read(fd: BorrowedFd<'_>) -> bool {
     nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
     let mut unread = 0;

@@ -76,7 +76,7 @@ impl Sysctl {
         format!("net.{family}.conf.{}.{name}", self.interface.replace('.', "/"))
     }
 
-    /// Whether the kernel has it for this interface.
+    /// Returns true if the kernel has it for this interface.
     pub fn exists(&self) -> bool {
         self.path().exists()
     }

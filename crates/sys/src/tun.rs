@@ -185,18 +185,18 @@ impl Tun {
         &self.name
     }
 
-    /// Whether the kernel puts a header before packets. Without it there are no offloads.
+    /// Returns true if the kernel puts a header before packets. Without it there are no offloads.
     pub const fn has_header(&self) -> bool {
         self.has_header
     }
 
-    /// Whether the kernel hands on what is written rather than to receive it at once. Stays what it is for this
+    /// Returns true if the kernel hands on what is written rather than to receive it at once. Stays what it is for this
     /// descriptor, but is told by the device: by that of several queues, those of the one that was made last.
     pub const fn has_napi(&self) -> bool {
         self.has_napi
     }
 
-    /// Whether there may be several queues, each with a descriptor.
+    /// Returns true if there may be several queues, each with a descriptor.
     pub const fn has_queues(&self) -> bool {
         self.has_queues
     }
@@ -221,7 +221,7 @@ impl Tun {
         Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
     }
 
-    /// Whether the kernel takes these offloads (`TUN_F_*`) together. They are on then.
+    /// Returns true if the kernel takes these offloads (`TUN_F_*`) together. They are on then.
     pub fn accepts_offloads(&self, flags: u32) -> bool {
         self.has_header && self.set_offloads(Offloads(flags)).is_ok()
     }
@@ -262,8 +262,8 @@ impl Tun {
         uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
     }
 
-    /// Whether the descriptors of both are copies of one (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A device
-    /// without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
+    /// Returns true if the descriptors of both are copies of one (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A
+    /// device without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
     pub fn is_copy_of(&self, other: &Self) -> Option<bool> {
         let process = nix::unistd::getpid().as_raw();
         // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
@@ -273,7 +273,7 @@ impl Tun {
         (order >= 0).then_some(order == 0)
     }
 
-    /// Whether the device still exists. Somebody may delete it while its descriptor is open.
+    /// Returns true if the device still exists. Somebody may delete it while its descriptor is open.
     pub fn is_alive(&self) -> bool {
         attached_interface(self.fd.as_fd()).is_ok()
     }
@@ -283,7 +283,7 @@ impl Tun {
         attached_interface(self.fd.as_fd()).map(|request| name_of(&request))
     }
 
-    /// Whether an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
+    /// Returns true if an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
     pub fn is_gone(error: &io::Error) -> bool {
         error.raw_os_error() == Some(libc::EBADFD)
     }

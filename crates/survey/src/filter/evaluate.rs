@@ -24,7 +24,7 @@ pub struct Packet<'a> {
     pub is_ipv6: bool,
     /// The state of its connection.
     pub state: u32,
-    /// Whether a port mapping gave it its destination.
+    /// True if a port mapping gave it its destination.
     pub is_dnat: bool,
     /// The protocol of its payload.
     pub protocol: Option<u8>,
@@ -51,7 +51,8 @@ pub enum Outcome {
     Unknown(String),
 }
 
-/// The rule by which a chain gives packets for a port another destination: all of them, or some, if the rule names that port.
+/// The rule by which a chain gives packets for a port another destination: all of them, or some, if the rule names that
+/// port.
 pub fn dnat_rule(chain: &BaseChain, packet: &Packet<'_>) -> Option<String> {
     let mut walk = Walk::new(chain, packet);
     match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
@@ -90,7 +91,7 @@ enum End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DnatRule {
     place: String,
-    /// Whether it asks for the packet's port.
+    /// True if it asks for the packet's port.
     names_port: bool,
 }
 
@@ -215,7 +216,7 @@ fn within<T: PartialOrd>(value: Option<&T>, ranges: &[RangeInclusive<T>], word: 
     }
 }
 
-/// Whether any of the networks that a packet may come from is within one of the ranges.
+/// Returns true if any of the networks that a packet may come from is within one of the ranges.
 fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Match {
     let ends = |net: &IpNet| (net.network(), net.broadcast());
     let is_inside = |net: &IpNet| {
@@ -235,7 +236,7 @@ fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Match {
     }
 }
 
-/// Whether one of the interfaces has one of the names. Where none is known, it is none of those on the other side.
+/// Returns true if one of the interfaces has one of the names. Where none is known, it is none of those on the other side.
 fn one_of(interfaces: &[&str], names: &[Name], other_side: &[&str]) -> Match {
     let is_of_other_side = |name: &Name| matches!(name, Name::Exactly(name) if other_side.contains(&name.as_str()));
     let fitting = interfaces.iter().filter(|interface| names.iter().any(|name| name.fits(interface))).count();

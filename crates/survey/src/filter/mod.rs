@@ -47,11 +47,11 @@ pub struct BaseChain {
     pub name: String,
     /// Which packets it sees.
     pub hook: Hook,
-    /// Whether it changes addresses, and sees the first packet of a connection only.
+    /// True if it changes addresses, and sees the first packet of a connection only.
     pub is_nat: bool,
     /// Of which family its packets are; `None` for both.
     pub is_ipv6: Option<bool>,
-    /// Whether it drops what none of its rules decides.
+    /// True if it drops what none of its rules decides.
     pub drops: bool,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
@@ -75,7 +75,7 @@ pub struct Rule {
 pub struct Condition {
     /// What is looked at.
     pub test: Test,
-    /// Whether it must not be so.
+    /// True if it must not be so.
     pub is_negated: bool,
 }
 
@@ -126,7 +126,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// Whether an interface has such a name.
+    /// Returns true if an interface has such a name.
     pub fn fits(&self, interface: &str) -> bool {
         match self {
             Self::Exactly(name) => name == interface,
@@ -169,7 +169,7 @@ pub struct Filters {
     pub read: Vec<&'static str>,
     /// What couldn't be read, and why.
     pub unread: Vec<String>,
-    /// Whether that of nf_tables is among it.
+    /// True if that of nf_tables is among it.
     pub lacks_nftables: bool,
 }
 

@@ -184,8 +184,8 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
         if sent == datagram.len() { Ok(()) } else { Err(Errno::EMSGSIZE.into()) }
     }
 
-    /// Receives the answers to requests with these sequence numbers, up to the acknowledgement of the last one, or the end of
-    /// its list.
+    /// Receives the answers to requests with these sequence numbers, up to the acknowledgement of the last one, or the end
+    /// of its list.
     fn receive(&self, sequences: RangeInclusive<u32>, mut visit: impl FnMut(M)) -> Result<(), Failure> {
         let mut progress = Progress::default();
         let mut deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -195,8 +195,8 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
                 return Err(if has_lost_some { Errno::ENOBUFS } else { Errno::ETIMEDOUT }.into());
             }
             let (datagram, sender) = match self.socket.recv_from_full() {
-                // A batch that fails in many places has more answers than the buffer holds. The first ones, which explain the
-                // failure, are still there.
+                // A batch that fails in many places has more answers than the buffer holds. The first ones, which explain
+                // the failure, are still there.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && !has_lost_some => {
                     has_lost_some = true;
                     continue;

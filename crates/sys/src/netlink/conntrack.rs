@@ -35,8 +35,8 @@ pub struct Flow {
 }
 
 /// Makes the kernel forget the connections that are `meant`, among those of protocols with ports. Their next packets begin
-/// new ones. Returns how many there were. The list is read message by message, however long it is. `attempt` is what an error
-/// says was tried; EINVAL or EOPNOTSUPP if the kernel has no such list.
+/// new ones. Returns how many there were. The list is read message by message, however long it is. `attempt` is what an
+/// error says was tried; EINVAL or EOPNOTSUPP if the kernel has no such list.
 pub fn end(attempt: &str, meant: impl Fn(&Flow) -> bool) -> Result<usize, NetlinkError> {
     let attempt = || attempt.to_owned();
     let mut connection = Connection::open(NETLINK_NETFILTER).map_err(|error| NetlinkError::new(attempt(), error))?;

@@ -34,8 +34,8 @@ impl NetlinkError {
         self.cause.raw_os_error().map(Errno::from_raw)
     }
 
-    /// Whether an IPv6 address was refused because the kernel has IPv6 turned off. EACCES: by the sysctl `disable_ipv6`; the
-    /// others: a kernel without, or with it turned off at boot.
+    /// Returns true if an IPv6 address was refused because the kernel has IPv6 turned off. EACCES: by the sysctl
+    /// `disable_ipv6`; the others: a kernel without, or with it turned off at boot.
     pub fn means_ipv6_is_off(&self) -> bool {
         let refusals = [Errno::EACCES, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
         self.errno().is_some_and(|errno| refusals.contains(&errno))

@@ -28,7 +28,7 @@ pub struct Link {
     pub mtu: u32,
     /// Most packets that wait to be sent.
     pub tx_queue_len: u32,
-    /// Whether it is administratively up (IFF_UP).
+    /// True if it is administratively up (IFF_UP).
     pub is_up: bool,
     /// Of a VRF device: its table, which is one of a world of its own (Documentation/networking/vrf.rst).
     pub vrf_table: Option<u32>,
@@ -70,7 +70,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Whether it is in the table in which every packet is looked up, unless rules say otherwise (ip-rule(8)).
+    /// Returns true if it is in the table in which every packet is looked up, unless rules say otherwise (ip-rule(8)).
     pub fn is_main(&self) -> bool {
         self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
     }

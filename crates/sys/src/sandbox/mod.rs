@@ -16,7 +16,7 @@ pub fn set_no_new_privileges() -> nix::Result<()> {
     prctl::set_no_new_privs()
 }
 
-/// Whether [`set_no_new_privileges`] was called, by whomever.
+/// Returns true if [`set_no_new_privileges`] was called, by whomever.
 pub fn has_no_new_privileges() -> bool {
     prctl::get_no_new_privs() == Ok(true)
 }

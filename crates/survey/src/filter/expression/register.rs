@@ -151,8 +151,8 @@ pub(super) fn meta(key: Option<u32>) -> Loaded {
     }
 }
 
-/// What is read of a packet: addresses and protocols of IPv4 and IPv6, which stand at different places, and the port that the
-/// packet is for.
+/// What is read of a packet: addresses and protocols of IPv4 and IPv6, which stand at different places, and the port that
+/// the packet is for.
 pub(super) fn payload(data: &[u8]) -> Loaded {
     let address = |is_source, is_ipv6| Loaded::Address { is_source, is_ipv6, mask: None };
     let both = |first, second, len| Loaded::Both(Box::new((first, second)), len);

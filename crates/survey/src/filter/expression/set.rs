@@ -30,8 +30,8 @@ pub struct Element {
 }
 
 impl Element {
-    /// Reads the elements of a set from the attributes of each. A set of ranges has elements where ranges begin and where they
-    /// end.
+    /// Reads the elements of a set from the attributes of each. A set of ranges has elements where ranges begin and where
+    /// they end.
     pub fn read_all<'a>(elements: impl Iterator<Item = &'a [u8]>) -> Vec<Self> {
         let value = |bytes, kind| Some(attributes::find(attributes::find(bytes, kind)?, super::VALUE)?.to_vec());
         let mut all = Vec::new();

@@ -46,7 +46,7 @@ fn net(text: &str) -> ipnet::IpNet {
     text.parse().expect("a network")
 }
 
-/// nft(8) reads from the kernel what was meant.
+/// nft(8) lists the rules in the words that they were made from.
 #[test]
 fn rules_mean_what_they_say() {
     let rules = vec![
@@ -67,8 +67,8 @@ fn rules_mean_what_they_say() {
         (Rule::new().of_known_connection().leave(), "ct state established,related return"),
         (Rule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
         (Rule::new().begins_connection().leave(), "ct state new ct status ! confirmed return"),
-        (Rule::new().of_protocol(6).reject(true), "meta l4proto tcp reject with tcp reset"),
-        (Rule::new().to_port(Transport::Udp, 5).reject(false), "udp dport 5 reject"),
+        (Rule::new().of_protocol(6).reject(Rejection::TcpReset), "meta l4proto tcp reject with tcp reset"),
+        (Rule::new().to_port(Transport::Udp, 5).reject(Rejection::PortUnreachable), "udp dport 5 reject"),
         (Rule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
         (Rule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
         (
@@ -160,7 +160,7 @@ fn tables_are_replaced_and_end_with_their_socket() {
         nftables.replace(&[table("tuntap-b", Vec::new())]).expect("one table");
         assert_eq!(nft(&["list", "tables"]), "table inet other\ntable inet tuntap-b\n");
 
-        // The descriptor is all that counts.
+        // The tables last as long as any copy of the descriptor is open.
         let copy = nftables.as_fd().try_clone_to_owned().expect("a copy");
         drop(nftables);
         let mut adopted = Nftables::adopt(copy).expect("a connection to nftables");
@@ -171,7 +171,7 @@ fn tables_are_replaced_and_end_with_their_socket() {
     });
 }
 
-/// What a table has counted goes with it. So it stays if nothing about it is to change, also for the next image.
+/// A table that is made anew loses its counters. So one that isn't to change stays, even for the next image.
 #[test]
 fn table_that_is_as_it_should_be_stays() {
     in_new_namespace(|| {
@@ -244,7 +244,7 @@ fn table_of_somebody_else_stays() {
     });
 }
 
-/// As on a kernel that lacks a part. All rules fail, which is more than the answers have room for: the first one counts.
+/// On a kernel that lacks a module, all rules fail. Their answers don't all fit the receive buffer; the first one is used.
 #[test]
 fn first_of_many_errors_is_told_with_what_may_be_missing() {
     in_new_namespace(|| {
