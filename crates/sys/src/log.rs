@@ -1,11 +1,11 @@
-//! Lines for the operator. The plugin hands them to uWSGI's log; tests collect them.
+//! Log lines for the operator. The plugin passes them to uWSGI's log; tests collect them.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Takes one line, without its end.
+/// A function that takes one line, without the line feed.
 #[derive(Clone, Copy)]
 pub struct Logger(pub fn(&str));
 
@@ -22,15 +22,15 @@ impl fmt::Debug for Logger {
     }
 }
 
-/// Lines that peers can cause as often as they like: so many in each period, and so many of them for each of those who
-/// cause them; the rest is counted.
+/// A logger for lines that peers can cause as often as they like. It limits the lines of each period, in total and for each
+/// cause, and counts the rest.
 #[derive(Debug)]
 pub struct LimitedLogger<C> {
     logger: Logger,
     lines_per_period: u32,
     period_start: Instant,
     written: u32,
-    /// Lines of each cause in this period. No more than were written.
+    /// Lines that were written in this period, by cause.
     by_cause: HashMap<C, u32>,
     suppressed: u64,
 }
@@ -39,16 +39,16 @@ impl<C: Copy + Eq + Hash> LimitedLogger<C> {
     /// Length of a period.
     pub const PERIOD: Duration = Duration::from_secs(60);
 
-    /// One cause has one part in so many of a period's lines.
+    /// One cause gets at most this fraction (1 / `PARTS`) of a period's lines.
     pub const PARTS: u32 = 4;
 
-    /// Nothing written yet.
+    /// A logger that has written nothing yet.
     pub fn new(logger: Logger, lines_per_period: u32, now: Instant) -> Self {
         Self { logger, lines_per_period, period_start: now, written: 0, by_cause: HashMap::new(), suppressed: 0 }
     }
 
-    /// Writes a line, or counts it if the period is used up, by all or by its cause, if that has a part of its own. A
-    /// period's first line tells how many were counted.
+    /// Writes a line, or counts it if all the lines of the period are written, or all those of its cause. Lines without a
+    /// cause have only the limit of all. The first line of a period tells how many were left out in the one before.
     pub fn line(&mut self, now: Instant, cause: Option<C>, text: impl fmt::Display) {
         if now.saturating_duration_since(self.period_start) >= Self::PERIOD {
             if self.suppressed > 0 {

@@ -1,4 +1,4 @@
-//! Replacing a file as a whole, in a folder that nobody can swap for another in the meantime.
+//! Replacing a file atomically, in a folder that is held open, so that nobody can put another folder in its place meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,13 +16,13 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use tuntap_wire::autoconf::Directory;
 
-/// Anybody may read the file.
+/// The mode of the files: anybody may read them.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
 
-/// Names of drafts that are tried.
+/// How many names are tried for a draft.
 const MAX_DRAFTS: u32 = 8;
 
-/// A folder, and the name of a file in it that need not exist.
+/// A folder, and the name of a file in it. The file need not exist.
 #[derive(Debug)]
 pub struct Place {
     folder: File,
@@ -40,7 +40,7 @@ impl Place {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Which folder that is.
+    /// The identity of the folder.
     pub fn directory(&self) -> io::Result<Directory> {
         let metadata = self.folder.metadata()?;
         Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
@@ -63,7 +63,7 @@ impl Place {
         result
     }
 
-    /// A new file in the folder, of which nobody else has the name: others may be writing the same file.
+    /// Creates a file with an unused random name in the folder: several processes may be replacing the same file.
     fn draft(&self) -> io::Result<(OsString, File)> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut attempts = 0;
@@ -92,7 +92,7 @@ impl Place {
     }
 }
 
-/// Which directory a path leads to.
+/// The identity of the directory that a path leads to.
 pub fn directory(path: &Path) -> io::Result<Directory> {
     let metadata = std::fs::metadata(path)?;
     Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(place.directory().expect("a folder"), directory(&dir).expect("a folder"));
     }
 
-    /// Workers that keep their privileges write it one after the other.
+    /// Workers that keep their privileges may write the same file at the same time.
     #[test]
     fn writers_of_the_same_file_do_not_disturb_each_other() {
         let dir = tempfile::tempdir().expect("a folder");

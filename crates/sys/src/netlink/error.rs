@@ -1,18 +1,18 @@
-//! What went wrong between this process and the kernel.
+//! Errors of netlink requests.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
 
 use nix::errno::Errno;
 
-/// A request that the kernel refused, or that got no usable answer. Says what was tried.
+/// A request that the kernel refused, or that got no usable answer. The text says what was tried.
 #[derive(Debug)]
 pub struct NetlinkError {
     attempt: String,
     cause: io::Error,
-    /// The kernel's own words (NLMSGERR_ATTR_MSG), which it has for some of its errors.
+    /// The kernel's explanation (NLMSGERR_ATTR_MSG), which some errors have.
     detail: Option<String>,
-    /// What may be the reason.
+    /// A possible reason, for the operator.
     hint: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl NetlinkError {
         Self { hint: Some(hint), ..self }
     }
 
-    /// The error number that the kernel answered with, if it is one.
+    /// The error number, if the error has one.
     pub fn errno(&self) -> Option<Errno> {
         self.cause.raw_os_error().map(Errno::from_raw)
     }

@@ -1,4 +1,4 @@
-//! Notices of the kernel that something has changed about interfaces, addresses or forwarding (rtnetlink(7)).
+//! Notifications of the kernel that interfaces, addresses or forwarding have changed (rtnetlink(7)).
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,8 +8,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::connection::Connection;
 use super::error::NetlinkError;
 
-/// What notices are about, as groups of linux/rtnetlink.h. Not routes: where a routing daemon runs these come by the
-/// thousand.
+/// What notifications are about, as multicast groups of linux/rtnetlink.h. Routes are not among them: where a routing daemon
+/// runs, they change by the thousand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// Addresses alone.
@@ -38,7 +38,7 @@ impl Subject {
 pub struct Notices(Connection<RouteNetlinkMessage>);
 
 impl Notices {
-    /// Subscribes to them. The descriptor is non-blocking and closed on exec.
+    /// Subscribes. The descriptor is non-blocking and closed on exec.
     pub fn open(subject: Subject) -> Result<Self, NetlinkError> {
         let subscribed = Connection::open(NETLINK_ROUTE).and_then(|mut connection| {
             connection.subscribe(subject.groups())?;
@@ -47,8 +47,8 @@ impl Notices {
         subscribed.map_err(|error| NetlinkError::new("rtnetlink: subscribing to notices", error))
     }
 
-    /// Takes all notices that have come. Returns true if there were any, or more than the socket holds. Their contents are
-    /// discarded: whoever takes them looks at the whole state anyway.
+    /// Takes all notifications that have arrived. Returns true if there were any, or more than the socket holds. Their
+    /// contents are discarded: whoever takes them reads the whole state anyway.
     pub fn take(&self) -> bool {
         self.0.discard()
     }

@@ -1,4 +1,5 @@
-//! nftables: this instance's own tables, which belong to the socket that made them and end with it, and lists of everybody's.
+//! nftables: this instance's own tables, which belong to the socket that made them and end with it, and lists of
+//! everybody's.
 
 mod counters;
 mod expression;

@@ -344,7 +344,8 @@ impl Rule {
         self.add(expression::masquerade())
     }
 
-    /// Like [`Self::masquerade`], with a source port between these two. A port that is between them already stays, if it can.
+    /// Like [`Self::masquerade`], with a source port between these two. A port that is between them already stays, if it
+    /// can.
     #[must_use]
     pub fn masquerade_with_port(self, first: u16, last: u16) -> Self {
         expression::masquerade_with_port(first, last).into_iter().fold(self, Self::add)
