@@ -1,4 +1,4 @@
-//! Whom a running router has as its peers, by its statistics, and what their network namespaces look like.
+//! The peers of a running router, by its statistics, and the interfaces in their network namespaces.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,16 +13,16 @@ use super::interface::Process;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::connect_once;
 
-/// How long a router may take to tell its statistics.
+/// How long a router may take to send its statistics.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest statistics that are read, in bytes.
 const MAX_LEN: u64 = 32 << 20;
 
-/// So many peers are looked at.
+/// Most peers that are looked at.
 const MAX_PEERS: usize = 1000;
 
-/// Where the statistics are.
+/// The address of a statistics server.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// A unix socket, by path or `@name`.
@@ -31,16 +31,16 @@ pub enum Source<'a> {
     Tcp(SocketAddr),
 }
 
-/// A peer, as the router says, and what it has.
+/// A peer, as the router reports it, and its network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its process.
     pub process: Process,
-    /// Its user.
+    /// Its user ID.
     pub uid: u64,
     /// The addresses that it holds.
     pub addresses: Vec<IpAddr>,
-    /// Its interfaces, if it has a network namespace of its own. The error says why that can't be seen.
+    /// Its interfaces; `None` if it has no network namespace of its own. The error says why they can't be seen.
     pub network: Option<Result<Vec<PeerLink>, String>>,
 }
 
@@ -55,13 +55,13 @@ pub struct PeerLink {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Asks a router. `is_http`: it wants a request first.
+/// Reads the peers from a router's statistics. `is_http`: the server needs an HTTP request first.
 pub fn peers(source: Source<'_>, is_http: bool) -> io::Result<Vec<Peer>> {
     let text = match source {
         Source::Unix(name) => {
             let stream = UnixStream::from(connect_once(name)?);
             stream.set_read_timeout(Some(TIMEOUT))?;
-            // It was connected without waiting.
+            // `connect_once` has made it non-blocking.
             stream.set_nonblocking(false)?;
             ask(stream, is_http)?
         }
@@ -109,7 +109,7 @@ fn peer(value: &Value) -> Option<Peer> {
     Some(Peer { process: Process::of(pid), uid, addresses, network })
 }
 
-/// The interfaces of another process, seen from a thread that ends in its namespace.
+/// The interfaces in another process's network namespace, which a new thread enters for this.
 fn network_of(pid: i32) -> io::Result<Vec<PeerLink>> {
     let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
     std::thread::scope(|scope| {

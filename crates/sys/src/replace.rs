@@ -46,9 +46,9 @@ impl Place {
         Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// Puts a file that anybody may read in the place of what is there, which may be a symbolic link: the link goes, and
-    /// what it leads to stays as it is. Nothing happens if the file is there already, as another process of this one's user
-    /// has written it.
+    /// Replaces what is there by a file that anybody may read. A symbolic link is replaced itself; its target stays as it
+    /// is. Nothing happens if the file has this content, mode and owner already, because another process of this user has
+    /// written it.
     pub fn replace(&self, contents: &[u8]) -> io::Result<()> {
         if self.has(contents).unwrap_or(false) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The way of a packet through the rules of a chain, as far as they can be understood without one.
+//! Evaluating the rules of a chain for a packet of which only some properties are known.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -7,52 +7,51 @@ use ipnet::IpNet;
 
 use super::{BaseChain, Condition, Name, Rule, Test, Verdict};
 
-/// So many rules are looked at, those of a chain that is entered twice counted twice.
+/// How many rules are evaluated at most. Those of a chain that is entered twice count twice.
 const MAX_RULES: usize = 100_000;
 
-/// How deep chains may call each other; in the kernel it is 16.
+/// How deep jumps may be nested, as in the kernel.
 const MAX_DEPTH: usize = 16;
 
-/// A packet, as far as it is known.
+/// The known properties of a packet.
 #[derive(Debug, Clone, Default)]
 pub struct Packet<'a> {
-    /// Interfaces that it may have come by; none if that isn't known.
+    /// Interfaces by one of which it came in; empty if unknown.
     pub iif: Vec<&'a str>,
-    /// Interfaces that it may leave by; none if that isn't known.
+    /// Interfaces by one of which it goes out; empty if unknown.
     pub oif: Vec<&'a str>,
-    /// Its version.
+    /// True for IPv6, false for IPv4.
     pub is_ipv6: bool,
     /// The state of its connection.
     pub state: u32,
-    /// True if a port mapping gave it its destination.
+    /// True if the destination of its connection was changed.
     pub is_dnat: bool,
-    /// The protocol of its payload.
+    /// Its transport protocol.
     pub protocol: Option<u8>,
-    /// The port that it is for.
+    /// Its destination port.
     pub port: Option<u16>,
-    /// Networks that it may come from; none if that isn't known.
+    /// Networks in one of which its source is; empty if unknown.
     pub sources: Vec<IpNet>,
-    /// Whom it is for.
+    /// Its destination.
     pub destination: Option<IpAddr>,
-    /// Of which type that is, as a bit of the survey's; 0 if that isn't known.
+    /// The type of its destination, [`UNICAST`](super::UNICAST) or [`LOCAL`](super::LOCAL); 0 if unknown.
     pub destination_type: u32,
 }
 
-/// What becomes of it.
+/// What becomes of a packet in a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It passes.
+    /// It is accepted.
     Accept,
     /// It is dropped.
     Drop,
-    /// This rule gives it another destination.
+    /// This rule changes its destination.
     Dnat(String),
-    /// That depends on what this rule means.
+    /// It depends on this rule, which isn't understood.
     Unknown(String),
 }
 
-/// The rule by which a chain gives packets for a port another destination: all of them, or some, if the rule names that
-/// port.
+/// The rule of a chain that changes the destination of packets for a port: of all of them, or of some if it names that port.
 pub fn dnat_rule(chain: &BaseChain, packet: &Packet<'_>) -> Option<String> {
     let mut walk = Walk::new(chain, packet);
     match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
@@ -61,7 +60,7 @@ pub fn dnat_rule(chain: &BaseChain, packet: &Packet<'_>) -> Option<String> {
     }
 }
 
-/// What becomes of a packet in a chain.
+/// Evaluates a chain for a packet.
 pub fn evaluate(chain: &BaseChain, packet: &Packet<'_>) -> Outcome {
     let mut walk = Walk::new(chain, packet);
     let is_accepted = match walk.rules(&chain.name, &chain.rules, MAX_DEPTH) {
@@ -77,30 +76,30 @@ pub fn evaluate(chain: &BaseChain, packet: &Packet<'_>) -> Outcome {
     }
 }
 
-/// How a chain ends.
+/// How the evaluation of a chain ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Accepted,
     Dropped,
     Dnat(DnatRule),
-    /// No rule has decided.
+    /// No rule has decided about the packet.
     Through,
 }
 
-/// A rule that gives packets another destination.
+/// A rule that changes the destination of packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DnatRule {
     place: String,
-    /// True if it asks for the packet's port.
+    /// True if it has a condition on the destination port.
     names_port: bool,
 }
 
 struct Walk<'a> {
     chain: &'a BaseChain,
     packet: &'a Packet<'a>,
-    /// The first rule that may let the packet pass, or past a rule that drops it.
+    /// The first rule that may accept the packet, or may keep it from a rule that drops it.
     doubt: Option<String>,
-    /// The first rule that gives some packets for the port another destination.
+    /// The first rule that changes the destination of some packets for the port.
     may_dnat: Option<String>,
     rules_left: usize,
 }
@@ -130,7 +129,7 @@ impl<'a> Walk<'a> {
                 (Verdict::Drop, None) => return End::Dropped,
                 (Verdict::Dnat, None) => return End::Dnat(dnat()),
                 (Verdict::Return, None) => return End::Through,
-                // A rule that drops some packets only is there on purpose.
+                // It may drop some packets, but lets others pass, and is there on purpose.
                 (Verdict::Drop, Some(_)) | (Verdict::Continue, _) => {}
                 (Verdict::Dnat, Some(_)) => self.may_dnat(dnat()),
                 (Verdict::Accept | Verdict::Return, Some(doubt)) => self.doubts(doubt),
@@ -169,12 +168,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a packet meets conditions.
+/// Result of a comparison of a packet with conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Match {
     Yes,
     No,
-    /// It depends on this.
+    /// It depends on this, in a word for people.
     Unknown(String),
 }
 
@@ -216,7 +215,7 @@ fn within<T: PartialOrd>(value: Option<&T>, ranges: &[RangeInclusive<T>], word: 
     }
 }
 
-/// Returns true if any of the networks that a packet may come from is within one of the ranges.
+/// Compares the networks that the source may be in with ranges of addresses.
 fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Match {
     let ends = |net: &IpNet| (net.network(), net.broadcast());
     let is_inside = |net: &IpNet| {
@@ -225,7 +224,7 @@ fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Match {
     };
     let is_outside = |net: &IpNet| {
         let (first, last) = ends(net);
-        // Of two ranges that meet, one has the other's first address in it.
+        // Of two ranges that overlap, one contains the first address of the other.
         !ranges.iter().any(|range| range.contains(&first) || (first..=last).contains(range.start()))
     };
     match sources {
@@ -236,12 +235,13 @@ fn comes_from(sources: &[IpNet], ranges: &[RangeInclusive<IpAddr>]) -> Match {
     }
 }
 
-/// Returns true if one of the interfaces has one of the names. Where none is known, it is none of those on the other side.
+/// Compares the interfaces that a packet may use with the names in a test. If none is known, it is still not one of those on
+/// the other side of the packet.
 fn one_of(interfaces: &[&str], names: &[Name], other_side: &[&str]) -> Match {
     let is_of_other_side = |name: &Name| matches!(name, Name::Exactly(name) if other_side.contains(&name.as_str()));
     let fitting = interfaces.iter().filter(|interface| names.iter().any(|name| name.fits(interface))).count();
     match fitting {
-        // Every name begins with nothing.
+        // Every name begins with the empty text.
         _ if names.contains(&Name::From(String::new())) => Match::Yes,
         _ if interfaces.is_empty() && names.iter().all(is_of_other_side) => Match::No,
         _ if interfaces.is_empty() => Match::Unknown("an interface".to_owned()),

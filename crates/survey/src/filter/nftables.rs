@@ -1,4 +1,4 @@
-//! The chains of nf_tables (linux/netfilter/nf_tables.h).
+//! Reading the chains of nf_tables (linux/netfilter/nf_tables.h).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,7 +32,7 @@ const DROP: u32 = 0;
 const FAMILIES: [(u8, &str, Option<bool>); 3] = [(INET, "inet", None), (2, "ip", Some(false)), (10, "ip6", Some(true))];
 const INET: u8 = 1;
 
-/// `NFPROTO_ARP`, `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, whose chains see frames.
+/// `NFPROTO_ARP`, `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, the families whose chains see frames.
 const FOREIGN: [(u8, &str); 3] = [(3, "arp"), (5, "netdev"), (7, "bridge")];
 
 /// What is read of nf_tables.
@@ -55,7 +55,7 @@ struct Base {
     drops: bool,
 }
 
-/// Reads all tables, and the chains at which packets begin.
+/// Reads all tables, and the chains with hooks.
 pub fn read() -> Result<Found, NetlinkError> {
     let mut lists = Lists::open()?;
     let mut found = Found::default();
@@ -77,7 +77,7 @@ pub fn read() -> Result<Found, NetlinkError> {
 }
 
 impl Found {
-    /// Notes a chain. Returns it if packets begin there.
+    /// Notes a chain. Returns it if it has a hook of IP.
     fn add_chain(&mut self, chain: &Object) -> Option<Base> {
         let attributes = &chain.attributes;
         let (table, name) = (text(attributes, CHAIN_TABLE), text(attributes, CHAIN_NAME));

@@ -1,4 +1,4 @@
-//! What the machine's registers hold: parts of a packet, and what is known of it.
+//! What a register of the machine holds, and the tests that come of comparing it.
 
 use std::ops::RangeInclusive;
 
@@ -21,7 +21,7 @@ const CT_STATUS: u32 = 2;
 /// `NFPROTO_IPV6`
 const IPV6: u8 = 10;
 
-/// Where `payload` reads.
+/// The header that `payload` reads from.
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
@@ -31,7 +31,7 @@ const AT_MOST: u32 = 3;
 const MORE: u32 = 4;
 const AT_LEAST: u32 = 5;
 
-/// What a register holds.
+/// What was loaded into a register.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Loaded {
     Iif,
@@ -46,20 +46,23 @@ pub(super) enum Loaded {
     },
     Family,
     Protocol,
+    /// The destination port.
     ToPort,
     Address {
         is_source: bool,
         is_ipv6: bool,
         mask: Option<Vec<u8>>,
     },
+    /// The type of the destination address.
     ToType,
-    /// Two fields that stand behind each other, and the length of the first.
+    /// Two adjacent fields, and the length of the first in bytes.
     Both(Box<(Self, Self)>, usize),
+    /// Something that this reader doesn't understand, in a word for people.
     Other(String),
 }
 
 impl Loaded {
-    /// The test that it has this value. A register that is compared with less than it holds is a name that begins so.
+    /// The test that it equals a value. A name that is compared with a value without NUL has to begin with it.
     pub(super) fn test(&self, value: &[u8]) -> Test {
         let other = || Test::Other(self.word());
         match self {
@@ -83,7 +86,7 @@ impl Loaded {
         }
     }
 
-    /// The test that it is one of these values.
+    /// The test that it is between two values.
     pub(super) fn range(&self, first: &[u8], last: &[u8]) -> Test {
         let found = match self {
             Self::Protocol => match (first, last) {
@@ -108,7 +111,7 @@ impl Loaded {
         if is_source { Test::From(vec![range]) } else { Test::To(vec![range]) }
     }
 
-    /// The test that it is less or more than this value.
+    /// The test with an operator other than equality.
     pub(super) fn one_sided(&self, operator: u32, value: &[u8]) -> Test {
         let (least, most) = (vec![0; value.len()], vec![u8::MAX; value.len()]);
         let is_least = value.iter().all(|byte| *byte == 0);
@@ -122,6 +125,7 @@ impl Loaded {
         }
     }
 
+    /// A word for people.
     pub(super) fn word(&self) -> String {
         match self {
             Self::Both(both, _) => both.0.word(),
@@ -139,6 +143,7 @@ impl Loaded {
     }
 }
 
+/// What `meta` loads for a key.
 pub(super) fn meta(key: Option<u32>) -> Loaded {
     match key {
         Some(META_IIF) => Loaded::IifIndex,
@@ -151,8 +156,8 @@ pub(super) fn meta(key: Option<u32>) -> Loaded {
     }
 }
 
-/// What is read of a packet: addresses and protocols of IPv4 and IPv6, which stand at different places, and the port that
-/// the packet is for.
+/// What `payload` loads, by header, offset and length: addresses and protocols of IPv4 and IPv6, which have different
+/// offsets, and the destination port.
 pub(super) fn payload(data: &[u8]) -> Loaded {
     let address = |is_source, is_ipv6| Loaded::Address { is_source, is_ipv6, mask: None };
     let both = |first, second, len| Loaded::Both(Box::new((first, second)), len);
@@ -160,12 +165,12 @@ pub(super) fn payload(data: &[u8]) -> Loaded {
     match (big_endian(data, 2), big_endian(data, 3), big_endian(data, 4)) {
         (Some(NETWORK_HEADER), Some(12), Some(1..=4)) => address(true, false),
         (Some(NETWORK_HEADER), Some(16), Some(1..=4)) => address(false, false),
-        // One byte there is the lifetime of IPv4.
+        // A single byte there is the time to live of IPv4.
         (Some(NETWORK_HEADER), Some(8), Some(2..=16)) => address(true, true),
         (Some(NETWORK_HEADER), Some(24), Some(1..=16)) => address(false, true),
         (Some(NETWORK_HEADER), Some(6 | 9), Some(1)) => Loaded::Protocol,
         (Some(TRANSPORT_HEADER), Some(2), Some(2)) => Loaded::ToPort,
-        // nft reads neighbours at one go.
+        // nft(8) loads adjacent fields together.
         (Some(NETWORK_HEADER), Some(12), Some(8)) => both(address(true, false), address(false, false), 4),
         (Some(NETWORK_HEADER), Some(8), Some(32)) => both(address(true, true), address(false, true), 16),
         (Some(TRANSPORT_HEADER), Some(0), Some(4)) => both(other(), Loaded::ToPort, 2),
@@ -173,6 +178,7 @@ pub(super) fn payload(data: &[u8]) -> Loaded {
     }
 }
 
+/// What `ct` loads for a key.
 pub(super) fn ct(key: Option<u32>) -> Loaded {
     match key {
         Some(CT_STATE) => Loaded::State { mask: u32::MAX },
@@ -181,12 +187,12 @@ pub(super) fn ct(key: Option<u32>) -> Loaded {
     }
 }
 
-/// A number, and nothing else behind it.
+/// The number in a value of exactly its length.
 fn whole_number(value: &[u8]) -> Option<u32> {
     native_u32(value, 0).filter(|_| value.len() == 4)
 }
 
-/// A whole name ends with a NUL.
+/// The name of interfaces that a value stands for. A whole name ends with a NUL; without one it is the beginning of names.
 fn name(value: &[u8]) -> Option<Name> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
     match value.iter().position(|byte| *byte == 0) {
@@ -196,6 +202,7 @@ fn name(value: &[u8]) -> Option<Name> {
     }
 }
 
+/// The name of the interface with the index in a value.
 fn name_of_index(value: &[u8]) -> Option<Name> {
     let name = if_indextoname(whole_number(value)?).ok()?;
     Some(Name::Exactly(name.to_str().ok()?.to_owned()))
