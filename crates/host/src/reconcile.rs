@@ -1,4 +1,4 @@
-//! Looks at the host's network while an instance runs, and what is mended then.
+//! Reconciling the host's network with what the routers have set up, while an instance runs.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -14,31 +14,31 @@ use tuntap_sys::netlink::nftables::Nftables;
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices};
 use tuntap_sys::process::thread_time_nanos;
 
-/// Between looks when no notice has come: not everything that matters is told.
+/// Time between two passes without a notification: the kernel doesn't notify of everything that matters.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between two looks at least, so that what comes in a row is seen at once.
+/// Least time between two passes, so that several changes in a row are seen together.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Within this time a router has its device again, if it was deleted.
+/// A router whose device was deleted has a new one within this time.
 const TIME_TO_MAKE_A_DEVICE: Duration = Duration::from_secs(4);
 
-/// A look that costs much may have this part of a processor's time at most.
+/// Passes may take at most one part in so many of a processor's time.
 const SHARE_OF_TIME: u32 = 20;
 
-/// How long to leave the host alone after a look that has cost so much processor time. How long it took by the clock doesn't
-/// count: on a machine whose processors are busy with other things, a look of a millisecond takes seconds.
+/// How long to wait after a pass that has cost this processor time. Wall-clock time doesn't count: on a busy machine, a pass
+/// of a millisecond may take seconds.
 fn pause_after(cost: Duration) -> Duration {
     LEAST_INTERVAL.max(cost * SHARE_OF_TIME)
 }
 
-/// When to look next.
+/// When the next pass is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
     was_noticed: bool,
     not_before: Option<Instant>,
     at: Option<Instant>,
-    /// True if there was a look since the ports lead where they do.
+    /// True if there was a pass since the ports were mapped.
     has_run: bool,
 }
 
@@ -47,8 +47,8 @@ fn thread_time() -> Duration {
 }
 
 impl HostNetwork {
-    /// To be called again and again, and when [`Self::watched`] is readable: mends what others have changed. What another
-    /// program changes again and again is left to it for a while. Interfaces that were away join when they are there.
+    /// Mends what others have changed. To be called periodically, and when [`Self::watched`] is readable. What another
+    /// program changes again and again is left alone for a while. Interfaces that were missing are set up when they appear.
     pub fn reconcile(&mut self, logger: Logger) {
         if !self.has_something() {
             return;
@@ -90,12 +90,12 @@ impl HostNetwork {
                 self.mend(&mut netlink, &router, index.unwrap_or_default(), &loss, now, logger);
             }
         }
-        // Nothing is forwarded without them.
+        // Nothing is to be forwarded without the tables.
         if self.reconcile_tables(now, logger)? {
             self.reconcile_forwarding(&inventory, now, logger);
         }
         if !self.schedule.has_run {
-            // What was under way when the ports began to lead where they do.
+            // Packets that were on their way while the ports were being mapped may have begun such connections since.
             if let Err(error) = self.mapped.end_stale(&self.routers) {
                 self.warnings.add(logger, error);
             }
@@ -103,7 +103,8 @@ impl HostNetwork {
         self.warn_about_conflicts(&mut netlink, inventory, logger)
     }
 
-    /// A router whose device is deleted makes it again at once. One that isn't here for longer was moved.
+    /// Warns about a missing device. A router whose device is deleted makes a new one at once. A device that is missing for
+    /// longer was moved to another network namespace.
     fn warn_if_missing(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
         let index = self.known.get(device).copied();
         if inventory.link(device).is_some() || inventory.other_name(device, index).is_some() {
@@ -141,7 +142,7 @@ impl HostNetwork {
         }
     }
 
-    /// Returns true if to mend something now. Says so when it is left alone.
+    /// Returns true if something is to be mended now. Logs a line when it is left alone.
     fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
         match self.retries.ask(key, now) {
             Advice::Mend => {
@@ -164,15 +165,15 @@ impl HostNetwork {
         }
     }
 
-    /// Says what can't be mended, once until it can be. It is tried again before long.
+    /// Warns about what can't be mended. It is tried again soon.
     fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
         self.retries.failed(&key, now);
         self.warnings.add(logger, &line);
         self.failures.insert(key, line);
     }
 
-    /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
-    /// there.
+    /// Makes the tables if they are missing. Nobody else can remove them, but a reload may have failed to make them. Returns
+    /// true if they exist.
     fn reconcile_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
         if let Some(names) = &self.tables {
             let are_there = |nftables: &mut Nftables| nftables.has(names).unwrap_or(true);
@@ -196,10 +197,10 @@ impl HostNetwork {
 
     fn reconcile_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
         self.warn_about_missing_interfaces(logger);
-        let strangers = self.strangers(inventory);
+        let renamed = self.renamed(inventory);
         for name in self.interfaces() {
             let Some(link) = inventory.link(&name) else { continue };
-            if strangers.contains(&name) {
+            if renamed.contains(&name) {
                 continue;
             }
             match self.known.insert(name.clone(), link.index) {
@@ -211,7 +212,7 @@ impl HostNetwork {
         for wanted in self.wanted_settings(logger) {
             let Some(value) = wanted.due_value() else { continue };
             let interface = wanted.interface();
-            if strangers.iter().any(|name| name == interface) {
+            if renamed.iter().any(|name| name == interface) {
                 continue;
             }
             let index = self.known.get(interface).copied().unwrap_or_default();
@@ -225,14 +226,14 @@ impl HostNetwork {
         }
     }
 
-    /// Names of routers' devices that somebody else's interface has at the moment.
-    fn strangers(&self, inventory: &Inventory) -> Vec<String> {
+    /// Devices of routers that were renamed, so that another interface may have their names.
+    fn renamed(&self, inventory: &Inventory) -> Vec<String> {
         let devices = self.routers.iter().map(|router| &router.device);
         let is_taken = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
         devices.filter(is_taken).cloned().collect()
     }
 
-    /// A network that came later, by DHCP or with a VPN.
+    /// Warns about networks that came later, by DHCP or with a VPN, and overlap those of routers.
     fn warn_about_conflicts(
         &mut self,
         netlink: &mut Netlink,
@@ -240,7 +241,7 @@ impl HostNetwork {
         logger: Logger,
     ) -> Result<(), NetlinkError> {
         let (mut links, addresses) = inventory.into_parts();
-        // A router's device is its own by any name.
+        // A device that was renamed is still the router's own.
         for router in &self.routers {
             let index = self.known.get(&router.device).copied();
             if let Some(own) = links.iter_mut().find(|link| index == Some(link.index)) {
@@ -250,7 +251,7 @@ impl HostNetwork {
         let mut networks = Networks { links, addresses, routes: Vec::new(), resolvers: conflict::host_resolvers() };
         let (mut routes, mut are_read) = (Vec::new(), false);
         for router in &self.routers {
-            // The list of routes may be long, and is read only if one of them may be in the way.
+            // The list of routes may be long. It is only read if one of them may overlap.
             if !are_read && conflict::may_be(router, &networks, netlink) {
                 routes = netlink.all_routes()?;
                 are_read = true;

@@ -1,4 +1,5 @@
-//! The table of a router: masquerading, port mappings, segment sizes; and what keeps the host from its vassals.
+//! The nftables table of a router: masquerading, port mappings, MSS clamping, and the protection of the host against
+//! vassals.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,38 +11,38 @@ use tuntap_config::{PortMapping, PortProtocol, RouterSpec};
 use tuntap_sys::netlink::nftables::{Chain, Hook, Rule, Table, Transport};
 use tuntap_wire::ip::protocol;
 
-/// What is said of packets that would leave with an address of the inside.
+/// The comment of rules for packets that would leave with an address of a vassal.
 const UNTRANSLATED: &str = "addresses that are not translated";
 
-/// Where the mappings are.
+/// The chain with the port mappings.
 const PORTS: &str = "ports";
 
-/// Leaves the loopback addresses, 127.0.0.0/8 and ::1, to their owners.
+/// Prefix lengths of the loopback addresses, 127.0.0.0/8 and ::1.
 const IPV4_LOOPBACK_LEN: u8 = 8;
 const IPV6_LOOPBACK_LEN: u8 = 128;
 
-/// Where new connections from outside are checked, and the sources of what goes out.
+/// The chains that check new connections from outside, and the sources of what goes out.
 const INWARD: &str = "inward";
 const OUTWARD: &str = "outward";
 
-/// How much of a table a kernel can make. Protection was added to tables that older kernels, or those with fewer modules,
-/// can make without it; a set-up that has worked goes on working there.
+/// How much of a table is made. Kernels that are older, or have fewer modules, can't make all of it. Protection was added in
+/// later versions, so that a set-up that worked before goes on working there without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// All of it.
+    /// Everything.
     Whole,
     /// Without limits on connections.
     WithoutLimits,
-    /// Without any protection of the host, either: masquerading and ports.
+    /// Without limits and protection of the host: only masquerading and ports.
     WithoutProtection,
 }
 
 impl Extent {
-    /// All of them, the largest first.
+    /// All extents, the largest first.
     pub const ALL: [Self; 3] = [Self::Whole, Self::WithoutLimits, Self::WithoutProtection];
 }
 
-/// The table of a router that has something for it to do.
+/// The table of a router; `None` if it needs none.
 pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let is_protected = !router.addresses.is_empty() && extent != Extent::WithoutProtection;
     if router.nat.is_empty() && router.ports.is_empty() && !is_protected {
@@ -91,13 +92,13 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     Some(Table { name: router.table_name(), sets: limits.into_sets(), chains })
 }
 
-/// A chain of a table.
+/// A chain.
 pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
     Chain { name, hook, rules }
 }
 
-/// What passes between the device and the interfaces that masquerade it. An interface that forwards would let everybody
-/// beyond it open connections to the vassals, without a mapping.
+/// Checks what passes between the device and the interfaces that masquerade it. Otherwise, an interface that forwards would
+/// let everybody beyond it open connections to the vassals without a mapping.
 fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
     router.nat.iter().flat_map(|interface| {
         [
@@ -107,8 +108,8 @@ fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
     })
 }
 
-/// Nothing goes out with a source that is not masqueraded: of another network, of a family that the router has no address
-/// of, or in a packet that the kernel translates no addresses of.
+/// Drops what would go out with a source that is not masqueraded: sources of other networks, sources of a family that the
+/// router has no address of, and packets whose addresses the kernel doesn't translate.
 fn own_sources(router: &RouterSpec) -> Vec<Rule> {
     let untranslated = Rule::new().is_never_translated().count().because(UNTRANSLATED).discard();
     let own = router.addresses.iter().map(|net| Rule::new().from(*net).leave());
@@ -116,8 +117,8 @@ fn own_sources(router: &RouterSpec) -> Vec<Rule> {
     [untranslated].into_iter().chain(own).chain([strange]).collect()
 }
 
-/// Whatever still has a source inside when its source should have been changed: packets of connections that began before
-/// there was anything to change, or that this host itself sends.
+/// Drops what still has a vassal's source after masquerading: packets of connections that began before the table was made,
+/// and packets that this host itself sends.
 fn leaks(router: &RouterSpec) -> Vec<Rule> {
     let by_all = router.nat.iter().flat_map(|interface| {
         router.addresses.iter().map(|net| Rule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
@@ -125,14 +126,14 @@ fn leaks(router: &RouterSpec) -> Vec<Rule> {
     by_all.map(Rule::discard).collect()
 }
 
-/// Connections across the device get no larger segments than the narrower of the ways there and back carries.
+/// Clamps the MSS of TCP connections across the device to what the routes of both directions carry.
 fn clamped_mss(device: &str) -> Vec<Rule> {
     [Rule::new().iif(device), Rule::new().oif(device)].map(|rule| rule.opens_tcp().clamp_mss()).into()
 }
 
-/// Vassals take the address of the interface by which they leave. That is the router's device itself for those who ask a
-/// port of the host for a vassal of the same router: its answer would take the short way past the host, or not even leave
-/// the vassal if it asked for itself, and come from an address that nobody asked.
+/// Gives packets of vassals the address of the interface by which they leave. That also applies to the router's own device,
+/// for vassals that reach a vassal of the same router by a port of the host. Otherwise the answer would bypass the host, or
+/// not even leave a vassal that has reached itself, and would come from another address than the one that was asked.
 fn masquerading(router: &RouterSpec) -> Vec<Rule> {
     let to_others = || router.nat.iter().map(|interface| Rule::new().oif(interface));
     let (first, last) = ports_beside_gateways(router);
@@ -147,8 +148,9 @@ fn masquerading(router: &RouterSpec) -> Vec<Rule> {
     datagrams.chain(rules).collect()
 }
 
-/// The longest range of unprivileged ports without one of the instance's gateways. A vassal's datagram with the port of a
-/// gateway as its source, to wherever another router sends from, would lead that router's datagrams to the vassal.
+/// The longest range of unprivileged ports without the port of one of the instance's gateways. A vassal's datagram to
+/// another router, with the port of a gateway as its source, would make connection tracking lead that router's datagrams to
+/// the vassal.
 fn ports_beside_gateways(router: &RouterSpec) -> (u16, u16) {
     const FIRST: u16 = 1024;
     let mut taken: Vec<u16> = router.protection.own_gateways.iter().map(SocketAddr::port).collect();
@@ -167,6 +169,7 @@ pub(super) fn loopback() -> [IpNet; 2] {
     ]
 }
 
+/// The rules of the port mappings. Packets for other hosts and for loopback addresses are left alone.
 fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
     let exceptions =
         [Rule::new().to_others().leave()].into_iter().chain(loopback().map(|net| Rule::new().to(net).leave()));

@@ -1,15 +1,15 @@
-//! What is not as it should be, said once for as long as it lasts.
+//! Warnings that are logged once for as long as they apply.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use tuntap_sys::log::Logger;
 
-/// Most lines that are remembered.
+/// Most warnings that are remembered. Further ones are not logged.
 const MAX_ACTIVE: usize = 1024;
 
-/// Lines about what the host lacks at the moment. Each look at the host says again what it finds; a line is written when it
-/// is new.
+/// Warnings about what is wrong with the host at the moment. Each pass over the host adds all warnings that apply; those
+/// that the pass before has not added are logged.
 #[derive(Debug, Default)]
 pub struct Warnings {
     active: BTreeSet<String>,
@@ -17,7 +17,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// Says that something is not as it should be.
+    /// Adds a warning, and logs it if it is new.
     pub fn add(&mut self, logger: Logger, text: impl Display) {
         let line = format!("[tuntap-router] {text}");
         if self.current.len() < MAX_ACTIVE && self.current.insert(line.clone()) && !self.active.contains(&line) {
@@ -25,7 +25,7 @@ impl Warnings {
         }
     }
 
-    /// The end of a look: what was not said in it is over, and is written again if it comes back.
+    /// Ends a pass. A warning that was not added in it doesn't apply any more, and is logged again if it comes back.
     pub fn end_pass(&mut self) {
         self.active = std::mem::take(&mut self.current);
     }
