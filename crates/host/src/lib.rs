@@ -64,8 +64,8 @@ pub enum HostNetworkError {
     Taken(#[from] Taken),
 }
 
-/// The nftables tables that a router may have, one for each [`Extent`]: for each chain the number of its rules. Empty if the
-/// router needs no table.
+/// The nftables tables that a router may have, one for each extent that a kernel may be able to make: for each chain the
+/// number of its rules. Empty if the router needs no table.
 pub fn rules_of_tables(router: &RouterSpec) -> Vec<BTreeMap<String, usize>> {
     let rules =
         |table: Table| table.chains.into_iter().map(|chain| (chain.name.to_owned(), chain.rules.len())).collect();

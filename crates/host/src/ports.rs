@@ -78,7 +78,7 @@ pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> 
         let service = served.min_by_key(|service| service.may_be_client);
         let (use_, is_uncertain) = match service {
             Some(service) => (describe(service), service.may_be_client),
-            None => (led_elsewhere(router, mapping, own_tables, uses)?, false),
+            None => (mapped_by_others(router, mapping, own_tables, uses)?, false),
         };
         let is_meant = router.meant.ports.contains(mapping);
         Some(Taken { device: router.device.clone(), mapping: *mapping, use_, is_uncertain, is_meant })
@@ -103,7 +103,7 @@ fn describe(service: &Service) -> String {
 }
 
 /// The filter rule of others that maps a port, on any of this host's addresses.
-fn led_elsewhere(
+fn mapped_by_others(
     router: &RouterSpec,
     mapping: &PortMapping,
     own_tables: &[String],
@@ -172,17 +172,17 @@ fn is_stale(
     earlier: &BTreeSet<(u16, bool)>,
     networks: &[IpNet],
 ) -> bool {
-    let Flow { protocol, asked, answers } = flow;
-    if *protocol != UDP || asked.ip().is_loopback() || !own.contains(&asked.ip()) {
+    let Flow { protocol, destination, reply_source } = flow;
+    if *protocol != UDP || destination.ip().is_loopback() || !own.contains(&destination.ip()) {
         return false;
     }
-    match current.iter().find(|it| it.port == asked.port() && it.target.is_ipv4() == asked.is_ipv4()) {
-        Some(mapping) => mapping.target != *answers,
+    match current.iter().find(|it| it.port == destination.port() && it.target.is_ipv4() == destination.is_ipv4()) {
+        Some(mapping) => mapping.target != *reply_source,
         None => {
-            let has_led = earlier.contains(&(asked.port(), asked.is_ipv4()));
-            has_led
-                && answers != asked
-                && (networks.is_empty() || networks.iter().any(|net| net.contains(&answers.ip())))
+            let was_mapped = earlier.contains(&(destination.port(), destination.is_ipv4()));
+            was_mapped
+                && reply_source != destination
+                && (networks.is_empty() || networks.iter().any(|net| net.contains(&reply_source.ip())))
         }
     }
 }
@@ -199,8 +199,8 @@ mod tests {
     fn only_what_goes_past_the_mapping_is_stale() {
         let own = ["203.0.113.1", "10.0.0.1"].map(|it| it.parse().expect("an address"));
         let mapping = PortMapping { protocol: PortProtocol::Udp, port: 9000, target: address("10.0.0.2:53") };
-        let is_stale = |protocol, asked, answers, current: &[&PortMapping]| {
-            let flow = Flow { protocol, asked: address(asked), answers: address(answers) };
+        let is_stale = |protocol, destination, reply_source, current: &[&PortMapping]| {
+            let flow = Flow { protocol, destination: address(destination), reply_source: address(reply_source) };
             let networks = ["10.0.0.0/24".parse().expect("a network")];
             super::is_stale(&flow, &own, current, &BTreeSet::from([(9000, true), (9001, true)]), &networks)
         };

@@ -95,7 +95,7 @@ impl HostNetwork {
             self.reconcile_forwarding(&inventory, now, logger);
         }
         if !self.schedule.has_run {
-            // Packets that were on their way while the ports were being mapped may have begun such connections since.
+            // Packets that were on their way while the ports were being mapped may have begun connections past the mappings.
             if let Err(error) = self.mapped.end_stale(&self.routers) {
                 self.warnings.add(logger, error);
             }
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn look_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
+    fn pass_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
         let before = thread_time();
         thread::sleep(Duration::from_millis(300));
         assert_eq!(pause_after(thread_time() - before), LEAST_INTERVAL);

@@ -40,7 +40,7 @@ mod tests {
     thread_local!(static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
 
     #[test]
-    fn complaint_is_written_once_for_as_long_as_it_lasts() {
+    fn warning_is_written_once_for_as_long_as_it_lasts() {
         let logger = Logger(|line| LINES.with_borrow_mut(|lines| lines.push(line.to_owned())));
         let mut warnings = Warnings::default();
         let mut looks = |found: &[&[&str]]| {

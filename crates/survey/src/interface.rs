@@ -57,7 +57,7 @@ impl Process {
         self.stat(1)?.parse().ok()
     }
 
-    /// A word of /proc/<pid>/stat, counted from the state on.
+    /// A word of `/proc/<pid>/stat`, counted from the state on.
     fn stat(&self, index: usize) -> Option<String> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         // The command, which comes before, may have any characters in it.

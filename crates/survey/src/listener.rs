@@ -102,7 +102,7 @@ fn holder(name: &str, maker: i32) -> Option<i32> {
 }
 
 /// Reads a line about a unix socket, which has address, references, protocol, flags, type, state, inode and name. Returns
-/// the target of the links in /proc/<pid>/fd that lead to the socket, if it listens and has this name.
+/// the target of the links in `/proc/<pid>/fd` that lead to the socket, if it listens and has this name.
 fn listening_inode(line: &str, name: &str) -> Option<String> {
     /// `__SO_ACCEPTCON` of linux/net.h.
     const LISTENING: &str = "00010000";

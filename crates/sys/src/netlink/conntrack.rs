@@ -29,9 +29,9 @@ pub struct Flow {
     /// Number of its transport protocol.
     pub protocol: u8,
     /// The destination of its first packet.
-    pub asked: SocketAddr,
-    /// The source of the answers: another one than `asked` if the destination was translated.
-    pub answers: SocketAddr,
+    pub destination: SocketAddr,
+    /// The source of the answers: another one than `destination` if that was translated.
+    pub reply_source: SocketAddr,
 }
 
 /// Makes the kernel forget the connections that are `meant`, among those of protocols with ports. Their next packets begin
@@ -83,7 +83,7 @@ fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
         ConntrackAttribute::CtaTupleReply(tuple) => Some(Direction::of(tuple)),
         _ => None,
     })?;
-    Some(Flow { protocol: original.protocol?, asked: original.destination()?, answers: reply.source()? })
+    Some(Flow { protocol: original.protocol?, destination: original.destination()?, reply_source: reply.source()? })
 }
 
 /// The addresses and ports of a connection's packets in one direction.
@@ -167,7 +167,9 @@ mod tests {
                     let _ = socket.send_to(b"x", (host, port));
                 }
             }
-            let is = |flow: &Flow, port| flow.protocol == 17 && flow.asked.port() == port && flow.answers == flow.asked;
+            let is = |flow: &Flow, port| {
+                flow.protocol == 17 && flow.destination.port() == port && flow.reply_source == flow.destination
+            };
             assert_eq!(end("ending", |flow| is(flow, 1002)).expect("they are listed"), 2, "one of each version");
             assert_eq!(end("ending", |flow| is(flow, 1002)).expect("they are listed"), 0);
             assert_eq!(end("ending", |flow| is(flow, 1001) || is(flow, 1003)).expect("they are listed"), 4);

@@ -1,5 +1,5 @@
-//! Sockets: those of the unix family with the credentials and descriptors that travel on them (unix(7)), and in [`inet`]
-//! those of UDP and TCP.
+//! Sockets: those of the unix family, with the credentials and descriptors that travel on them (unix(7)), and those of UDP
+//! and TCP.
 
 mod inet;
 

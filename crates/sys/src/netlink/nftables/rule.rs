@@ -44,7 +44,7 @@ const RELATED: u32 = 1 << 2;
 const NEW: u32 = 1 << 3;
 const UNTRACKED: u32 = 1 << 6;
 
-/// Bits of a connection's status (`enum ip_conntrack_status` there): more than one packet was let through; the destination
+/// Bits of a connection's status (`enum ip_conntrack_status` there): its first packet was let through; the destination
 /// was changed.
 const STATUS_CONFIRMED: u32 = 1 << 3;
 const STATUS_DNAT: u32 = 1 << 5;
@@ -140,7 +140,7 @@ impl Rule {
     /// If the packet is of the family of an address.
     #[must_use]
     pub fn of_family(self, address: IpAddr) -> Self {
-        self.is_of(Family::of(address))
+        self.with_family(Family::of(address))
     }
 
     /// If the packet is of this protocol (IANA, "Protocol Numbers"), behind all extension headers.
@@ -169,7 +169,7 @@ impl Rule {
     /// If it is a fragment of a packet.
     #[must_use]
     pub fn is_fragment(self, family: Family) -> Self {
-        let rule = self.is_of(family);
+        let rule = self.with_family(family);
         match family {
             Family::Ipv4 => rule
                 .add(expression::payload(Header::Network, IPV4_FRAGMENT, size_of::<u16>()))
@@ -186,7 +186,7 @@ impl Rule {
             Family::Ipv4 => ICMP,
             Family::Ipv6 => ICMPV6,
         };
-        let rule = self.is_of(family).of_protocol(protocol);
+        let rule = self.with_family(family).of_protocol(protocol);
         rule.add(expression::payload(Header::Transport, ICMP_TYPE, 1)).equals(vec![kind])
     }
 
@@ -249,7 +249,7 @@ impl Rule {
         self.load_key(set).add(expression::update_set(set, expression::faster_than(rate)))
     }
 
-    fn is_of(self, family: Family) -> Self {
+    fn with_family(self, family: Family) -> Self {
         self.add(expression::meta(MetaKey::Nfproto)).equals(vec![family.number()])
     }
 
@@ -274,7 +274,11 @@ impl Rule {
 
     /// Loads what a set has as its keys, if the packet is of the set's family.
     fn load_key(self, set: &Set) -> Self {
-        self.is_of(set.family).add(expression::payload(Header::Network, set.family.source_offset(), set.key_len()))
+        self.with_family(set.family).add(expression::payload(
+            Header::Network,
+            set.family.source_offset(),
+            set.key_len(),
+        ))
     }
 
     fn equals(self, value: Vec<u8>) -> Self {
