@@ -78,7 +78,7 @@ impl Offloads {
     }
 }
 
-/// Why there is no TUN device.
+/// Why there is no device.
 #[derive(Debug, Error)]
 pub enum TunError {
     /// The control device can't be opened.
@@ -229,7 +229,7 @@ impl Tun {
 
     /// Disables all offloads.
     pub fn disable_offloads(&self) {
-        // This can't fail: the kernel only refuses unknown bits.
+        // It can't fail: the kernel refuses unknown bits only.
         let _ = self.set_offloads(Offloads::NONE);
     }
 

@@ -3,6 +3,11 @@
 
 mod inet;
 
+pub use inet::{
+    ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
+    tell_arrivals,
+};
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -18,11 +23,6 @@ use nix::sys::socket::{
     UnixCredentials, sockopt,
 };
 use serde::{Deserialize, Serialize};
-
-pub use inet::{
-    ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
-    tell_arrivals,
-};
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
