@@ -1,7 +1,7 @@
-//! Handing the host network over to the next image, when uWSGI executes itself anew.
+//! A host network that lives on while uWSGI executes itself anew.
 //!
-//! The old image leaves the descriptor open that keeps the tables in existence, and passes its number and what was changed
-//! in the environment. A child that inherits the environment is another process, and takes nothing over.
+//! The old image leaves the descriptor open that keeps the tables alive, and tells the new one in its environment where
+//! it is and what was changed. A child that inherits the environment is another process, and takes nothing over.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -15,7 +15,7 @@ use super::ports::Mapped;
 use tuntap_sys::netlink::nftables::Nftables;
 use tuntap_sys::process::{adopt_inherited, set_close_on_exec};
 
-/// What the next image needs.
+/// What the next image needs to know.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handover {
     pid: libc::pid_t,
@@ -27,12 +27,12 @@ pub struct Handover {
 }
 
 impl HostNetwork {
-    /// Prepares an exec: leaves the descriptor open and everything as it is.
+    /// Before an exec: leaves the descriptor open and everything as it is.
     pub fn hand_over(&mut self) -> Handover {
-        // The next image subscribes anew. uWSGI's option close-on-exec2 would leave this descriptor open.
+        // The next image subscribes anew. The host's option close-on-exec2 would leave this descriptor open.
         self.notices = None;
         let socket = self.nftables.as_ref().map(|nftables| {
-            // If this fails, the next image finds it closed, and makes the tables anew.
+            // If that fails, the next image finds it closed, and makes the tables anew.
             let _ = set_close_on_exec(nftables.as_fd(), false);
             nftables.as_fd().as_raw_fd()
         });
@@ -45,8 +45,8 @@ impl HostNetwork {
         }
     }
 
-    /// Takes over what an earlier image of this process has left. Must be called before anything else in the new image could
-    /// have opened a descriptor of that number. `None` if it was left by another process.
+    /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
+    /// new image could have opened a descriptor of that number. `None` if it was another process.
     pub fn take_over(handover: Handover) -> Option<Self> {
         if handover.pid != unistd::getpid().as_raw() {
             return None;
@@ -68,12 +68,12 @@ impl HostNetwork {
 }
 
 impl Handover {
-    /// Writes it as JSON.
+    /// As text.
     pub fn to_json(&self) -> Option<String> {
         serde_json::to_string(self).ok()
     }
 
-    /// Reads it from JSON.
+    /// Reads that text.
     pub fn from_json(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -83,7 +83,7 @@ impl Handover {
 mod tests {
     use super::*;
 
-    /// After an update, a reload takes over what version 0.1.0 has handed over.
+    /// An update reloads the Emperor: what version 0.1.0 has told is understood.
     #[test]
     fn what_an_earlier_version_has_set_up_is_taken_over() {
         let text = format!(

@@ -1,4 +1,4 @@
-//! The peers of a running router, by its statistics, and the interfaces in their network namespaces.
+//! Whom a running router has as its peers, by its statistics, and what their network namespaces look like.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,16 +13,16 @@ use super::interface::Process;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::connect_once;
 
-/// How long a router may take to send its statistics.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a router may take to tell its statistics.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest statistics that are read, in bytes.
 const MAX_LEN: u64 = 32 << 20;
 
-/// Most peers that are looked at.
+/// So many peers are looked at.
 const MAX_PEERS: usize = 1000;
 
-/// The address of a statistics server.
+/// Where the statistics are.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// A unix socket, by path or `@name`.
@@ -31,16 +31,16 @@ pub enum Source<'a> {
     Tcp(SocketAddr),
 }
 
-/// A peer, as the router reports it, and its network namespace.
+/// A peer, as the router says, and what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its process.
     pub process: Process,
-    /// Its user ID.
+    /// Its user.
     pub uid: u64,
     /// The addresses that it holds.
     pub addresses: Vec<IpAddr>,
-    /// Its interfaces; `None` if it has no network namespace of its own. The error says why they can't be seen.
+    /// Its interfaces, if it has a network namespace of its own. The error says why that can't be seen.
     pub network: Option<Result<Vec<PeerLink>, String>>,
 }
 
@@ -49,25 +49,25 @@ pub struct Peer {
 pub struct PeerLink {
     /// Its name.
     pub name: String,
-    /// True if it is administratively up.
+    /// Whether it is administratively up.
     pub is_up: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Reads the peers from a router's statistics. `is_http`: the server needs an HTTP request first.
+/// Asks a router. `is_http`: it wants a request first.
 pub fn peers(source: Source<'_>, is_http: bool) -> io::Result<Vec<Peer>> {
     let text = match source {
         Source::Unix(name) => {
             let stream = UnixStream::from(connect_once(name)?);
-            stream.set_read_timeout(Some(TIMEOUT))?;
-            // `connect_once` has made it non-blocking.
+            stream.set_read_timeout(Some(PATIENCE))?;
+            // It was connected without waiting.
             stream.set_nonblocking(false)?;
             ask(stream, is_http)?
         }
         Source::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-            stream.set_read_timeout(Some(TIMEOUT))?;
+            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             ask(stream, is_http)?
         }
     };
@@ -81,7 +81,7 @@ fn ask(mut stream: impl Read + Write, is_http: bool) -> io::Result<String> {
     if is_http {
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     }
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + PATIENCE;
     let mut text = Vec::new();
     let mut part = vec![0; 1 << 16];
     loop {
@@ -109,7 +109,7 @@ fn peer(value: &Value) -> Option<Peer> {
     Some(Peer { process: Process::of(pid), uid, addresses, network })
 }
 
-/// The interfaces in another process's network namespace, which a new thread enters for this.
+/// The interfaces of another process, seen from a thread that ends in its namespace.
 fn network_of(pid: i32) -> io::Result<Vec<PeerLink>> {
     let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
     std::thread::scope(|scope| {

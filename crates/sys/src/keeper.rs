@@ -1,6 +1,6 @@
-//! Keeping descriptors safe while this process executes another program. An exec makes the process dumpable
-//! ([`super::dumpable`]), and so lets other processes of its user take its descriptors, before the new image can prevent it.
-//! So the old image leaves them to a child that isn't dumpable, which gives them to the new image and to nobody else.
+//! Descriptors that are somewhere else while this process executes another program. An exec opens a process to others of its
+//! user ([`super::dumpable`]) before the new image can do anything about it, so that the old one leaves nothing there that
+//! these could take: a child that is closed keeps it, and gives it to the new image and to nobody else.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, zeroed};
@@ -20,24 +20,24 @@ use nix::unistd::{Pid, getpid};
 
 use super::socket::wait_readable;
 
-/// Most descriptors that can be kept: as many as a message can have (unix(7), `SCM_MAX_FD`).
+/// Most descriptors that can be kept: what fits a message (unix(7), `SCM_MAX_FD`).
 const MAX_DESCRIPTORS: usize = 253;
 
-/// How long the child waits for the new image. It ends earlier if its parent does.
+/// How long the child waits for the new image. It ends at once if its parent does.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// How often the child checks that its parent still exists, in milliseconds.
-const CHECK_MILLIS: c_int = 500;
+/// How often it looks whether that is still there, in milliseconds.
+const LOOK_MILLIS: c_int = 500;
 
-/// How long the new image waits for the child's answer. Long enough for a busy machine.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the new image waits for the child, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The child, as its parent and the parent's next image know it.
 #[derive(Debug)]
 pub struct Keeper {
-    /// The socket to ask it by.
+    /// Where it is asked.
     pub socket: OwnedFd,
-    /// Its process ID.
+    /// Its process.
     pub pid: libc::pid_t,
 }
 
@@ -49,15 +49,15 @@ impl Keeper {
         }
         let (socket, childs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         setsockopt(&childs, sockopt::PassCred, &true)?;
-        // Everything that the child needs is prepared: it has only one of this process's threads, and so may not allocate.
+        // Everything that the child needs is made before: it has only one of this process's threads, and may not allocate.
         let control = rights(descriptors);
         let mut kept: Vec<RawFd> = descriptors.iter().copied().chain([childs.as_raw_fd()]).collect();
         kept.sort_unstable();
         let parent = getpid().as_raw();
         let mut before = SigSet::empty();
-        // The parent's signal handlers are not to run in the child.
+        // No handler of the parent's is to run in the child.
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-        // SAFETY: like fork(2), but without the handlers of pthread_atfork(3), which would close the descriptors. The child
+        // SAFETY: as fork(2), but without the handlers of pthread_atfork(3), which would close the descriptors. The child
         // only makes system calls on what was prepared, and never returns.
         let pid = unsafe { libc::syscall(libc::SYS_clone, c_long::from(libc::SIGCHLD), 0, 0, 0, 0) };
         if pid == 0 {
@@ -68,8 +68,8 @@ impl Keeper {
         Ok(Self { socket, pid: libc::pid_t::try_from(result?).map_err(|_| Errno::EOVERFLOW)? })
     }
 
-    /// Takes the descriptors back, in their order, closed on exec, and ends the child. To be called in the next image, once
-    /// it isn't dumpable any more.
+    /// In the next image, once it is closed to others: takes the descriptors, in their order, closed on exec. The child is
+    /// gone then.
     pub fn take(self) -> io::Result<Vec<OwnedFd>> {
         let result = self.ask();
         if result.is_err() {
@@ -83,14 +83,13 @@ impl Keeper {
         if getsockopt(&self.socket, sockopt::SockType)? != SockType::SeqPacket {
             return Err(Errno::EPROTOTYPE.into());
         }
-        // Another process may have taken a copy of the socket during the exec, and could read the answer there. So the
-        // answer comes by a new socket, of which nobody has a copy.
+        // Somebody may have a copy of the socket that the exec has left open, and would read there. Nobody has this one.
         let (answer, childs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let rights = [childs.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&rights)];
         sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(b"?")], &control, MsgFlags::MSG_NOSIGNAL, None)?;
         drop(childs);
-        if !wait_readable(answer.as_fd(), ANSWER_TIMEOUT) {
+        if !wait_readable(answer.as_fd(), PATIENCE) {
             return Err(Errno::ETIMEDOUT.into());
         }
         let mut byte = [0];
@@ -108,7 +107,7 @@ impl Keeper {
     }
 }
 
-/// A control message with descriptors (cmsg(3)), aligned for its header.
+/// A control message with descriptors (cmsg(3)), aligned as its header has to be.
 fn rights(descriptors: &[RawFd]) -> Vec<u64> {
     let len = c_uint::try_from(size_of_val(descriptors)).unwrap_or_default();
     // SAFETY: computes a number.
@@ -122,19 +121,19 @@ fn rights(descriptors: &[RawFd]) -> Vec<u64> {
     unsafe { header.write(head) };
     // SAFETY: a pointer behind that header, into the same vector.
     let data = unsafe { libc::CMSG_DATA(header) };
-    // SAFETY: the vector has that many bytes there, and doesn't overlap with the descriptors.
+    // SAFETY: the vector has that many bytes there, and nothing of it overlaps with the descriptors.
     unsafe { ptr::copy_nonoverlapping(descriptors.as_ptr().cast::<u8>(), data, len as usize) };
     control
 }
 
-/// What the child does. Async-signal-safe, because another thread of the parent may have held any lock at the fork.
+/// The child. Async-signal-safe: another thread of its parent may hold any lock.
 fn keep(socket: RawFd, kept: &[RawFd], control: &[u64], parent: libc::pid_t) -> ! {
     close_others(kept);
     let deadline = Instant::now() + KEPT_FOR;
     while Instant::now() < deadline && parent_is(parent) {
         let mut item = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
         // SAFETY: the structure lives through the call.
-        if unsafe { libc::poll(&raw mut item, 1, CHECK_MILLIS) } <= 0 {
+        if unsafe { libc::poll(&raw mut item, 1, LOOK_MILLIS) } <= 0 {
             continue;
         }
         match receive(socket) {
@@ -163,8 +162,8 @@ fn close(descriptor: RawFd) {
     unsafe { libc::close(descriptor) };
 }
 
-/// Closes all descriptors but those that are kept (close_range(2)). On kernels before 5.9 the others stay open until the
-/// child ends.
+/// Closes everything between the descriptors that are kept (close_range(2)). An older kernel than 5.9 leaves them open
+/// until the child's end.
 fn close_others(sorted: &[RawFd]) {
     let mut first = 0;
     for &descriptor in sorted {
@@ -174,20 +173,20 @@ fn close_others(sorted: &[RawFd]) {
         }
         first = descriptor + 1;
     }
-    // SAFETY: nothing in the child uses them.
+    // SAFETY: as above.
     unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
 }
 
 enum Received {
-    /// The other end is closed.
+    /// Nobody has the other end any more.
     End,
-    /// A message with a descriptor for the answer, from the process that the kernel names.
+    /// A message from some process, as the kernel says, with a descriptor.
     Request { from: libc::pid_t, answer: RawFd },
-    /// Anything else.
+    /// Nothing that means anything.
     Other,
 }
 
-/// Length of a buffer for credentials and as many descriptors as a message can have, in 64-bit words.
+/// Room for credentials and for as many descriptors as a message can have.
 const CONTROL_WORDS: usize = 160;
 
 fn receive(socket: RawFd) -> Received {
@@ -208,11 +207,11 @@ fn receive(socket: RawFd) -> Received {
     while count >= 0 && !part.is_null() {
         // SAFETY: not null, so that it is a header inside of `control`.
         let head = unsafe { part.read() };
-        // SAFETY: not null, so that it is a header inside of `control`.
+        // SAFETY: as above.
         let content = unsafe { libc::CMSG_DATA(part) };
         match (head.cmsg_level, head.cmsg_type) {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
-                // SAFETY: the content of such a message is a `struct ucred` (unix(7)).
+                // SAFETY: what such a message has in it (unix(7)).
                 from = Some(unsafe { content.cast::<libc::ucred>().read_unaligned() }.pid);
             }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
@@ -220,7 +219,7 @@ fn receive(socket: RawFd) -> Received {
                 let empty = unsafe { libc::CMSG_LEN(0) } as usize;
                 let numbers = (head.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
                 for index in 0..numbers {
-                    // SAFETY: the message has that many descriptors, one behind the other.
+                    // SAFETY: the message has so many descriptors, one behind the other.
                     let number = unsafe { content.cast::<RawFd>().wrapping_add(index).read_unaligned() };
                     if let Some(unwanted) = answer.replace(number) {
                         close(unwanted);
@@ -229,7 +228,7 @@ fn receive(socket: RawFd) -> Received {
             }
             _ => {}
         }
-        // SAFETY: the message and its header are as the kernel has filled them in.
+        // SAFETY: both are as the kernel left them.
         part = unsafe { libc::CMSG_NXTHDR(&raw const message, part) };
     }
     match (count, from, answer) {
@@ -286,8 +285,7 @@ mod tests {
         assert_eq!(Keeper::start(&too_many).map(|_| ()), Err(Errno::E2BIG));
     }
 
-    /// Another process with a copy of the socket can ask, but gets no answer, and doesn't keep the parent from getting its
-    /// own.
+    /// Whoever has a copy of the socket can ask, and others than the parent get nothing; nor do they keep that from it.
     #[test]
     fn nobody_else_is_answered() {
         let keeper = Keeper::start(&[file("x").as_raw_fd()]).expect("a child");

@@ -40,7 +40,7 @@ impl Place {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// The identity of the folder.
+    /// Which folder that is.
     pub fn directory(&self) -> io::Result<Directory> {
         let metadata = self.folder.metadata()?;
         Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
@@ -92,7 +92,7 @@ impl Place {
     }
 }
 
-/// The identity of the directory that a path leads to.
+/// Which directory a path leads to.
 pub fn directory(path: &Path) -> io::Result<Directory> {
     let metadata = std::fs::metadata(path)?;
     Ok(Directory { device: metadata.dev(), inode: metadata.ino() })
