@@ -265,3 +265,39 @@ fn other_descriptors_are_not_adopted() {
     assert!(Nftables::adopt(copy).is_err());
     assert!(Nftables::adopt(tempfile::tempfile().expect("a file").into()).is_err());
 }
+
+/// Objects of all families are listed, those that this project doesn't make included.
+#[test]
+fn tables_of_others_are_listed() {
+    use crate::netlink::attributes::{find, iterate, text};
+
+    /// NFPROTO_INET and NFPROTO_BRIDGE of linux/netfilter.h.
+    const INET: u8 = 1;
+    const BRIDGE: u8 = 7;
+    in_new_namespace(|| {
+        nft(&["add", "table", "inet", "one"]);
+        nft(&["add", "table", "bridge", "two"]);
+        nft(&["add", "chain", "inet", "one", "c"]);
+        nft(&["add", "chain", "bridge", "two", "c"]);
+        nft(&["add", "set", "inet", "one", "ports", "{ type inet_service; }"]);
+        nft(&["add", "element", "inet", "one", "ports", "{ 22, 53, 80 }"]);
+        for _ in 0..20 {
+            // Together they are longer than a datagram.
+            nft(&["add", "rule", "inet", "one", "c", &vec!["tcp dport 1 counter"; 20].join(" ")]);
+        }
+        let mut lists = lists::Lists::open().expect("nftables");
+        let names = |objects: &[lists::Object]| objects.iter().map(|it| text(&it.attributes, 1)).collect::<Vec<_>>();
+        assert_eq!(names(&lists.tables(INET).expect("a list")), ["one"]);
+        let mut all = names(&lists.tables(0).expect("a list"));
+        all.sort_unstable();
+        assert_eq!(all, ["one", "two"]);
+        let families: Vec<_> = lists.chains().expect("a list").iter().map(|chain| chain.family).collect();
+        assert!(families.len() == 2 && families.contains(&INET) && families.contains(&BRIDGE), "{families:?}");
+        assert_eq!(lists.rules().expect("a list").len(), 20);
+        let elements = lists.elements(INET, "one", "ports").expect("a list");
+        let count = |list: &lists::Object| find(&list.attributes, 3).map_or(0, |elements| iterate(elements).count());
+        assert_eq!(elements.iter().map(count).sum::<usize>(), 3);
+        let missing = lists.elements(INET, "one", "nothing").expect_err("there is no such set");
+        assert_eq!(missing.errno(), Some(Errno::ENOENT), "{missing}");
+    });
+}
