@@ -292,12 +292,16 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_a_doubt_where_it_could_let_pass() {
         let doubt = Outcome::Unknown("rule 1 of FORWARD (payload)".to_owned());
-        let perhaps = |verdict| rule(&[unclear()], verdict);
-        assert_eq!(evaluate(&chain(true, vec![perhaps(Verdict::Accept)]), &out()), doubt);
-        assert_eq!(evaluate(&chain(true, vec![perhaps(Verdict::Return)]), &out()), doubt);
+        let unclear_rule = |verdict| rule(&[unclear()], verdict);
+        assert_eq!(evaluate(&chain(true, vec![unclear_rule(Verdict::Accept)]), &out()), doubt);
+        assert_eq!(evaluate(&chain(true, vec![unclear_rule(Verdict::Return)]), &out()), doubt);
         assert_eq!(evaluate(&chain(true, vec![rule(&[], Verdict::Other("payload".to_owned()))]), &out()), doubt);
-        assert_eq!(evaluate(&chain(true, vec![perhaps(Verdict::Drop)]), &out()), Outcome::Drop);
-        assert_eq!(evaluate(&chain(false, vec![perhaps(Verdict::Drop)]), &out()), Outcome::Accept, "some are not all");
+        assert_eq!(evaluate(&chain(true, vec![unclear_rule(Verdict::Drop)]), &out()), Outcome::Drop);
+        assert_eq!(
+            evaluate(&chain(false, vec![unclear_rule(Verdict::Drop)]), &out()),
+            Outcome::Accept,
+            "some are not all"
+        );
         let elsewhere = rule(&[iif("docker0"), unclear()], Verdict::Accept);
         assert_eq!(evaluate(&chain(true, vec![elsewhere]), &out()), Outcome::Drop, "another's rule");
     }
@@ -346,7 +350,7 @@ mod tests {
             ..out()
         };
         let accepted = |test| evaluate(&chain(true, vec![rule(&[condition(test)], Verdict::Accept)]), &question);
-        let unclear = |passage| matches!(passage, Outcome::Unknown(_));
+        let unclear = |outcome| matches!(outcome, Outcome::Unknown(_));
         for test in [
             Test::Protocol(vec![6..=6, 17..=17]),
             Test::ToPort(vec![22..=22, 50..=60]),
@@ -368,10 +372,10 @@ mod tests {
         assert!(unclear(accepted(Test::From(vec![range(net("10.0.0.4/30"))]))), "some of them");
         let unknown = chain(true, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Accept)]);
         assert!(unclear(evaluate(&unknown, &out())));
-        let diverts = chain(false, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Dnat)]);
-        assert_eq!(evaluate(&diverts, &question), Outcome::Dnat("rule 1 of FORWARD".to_owned()));
-        assert_eq!(evaluate(&diverts, &out()), Outcome::Accept, "some are not all");
-        assert_eq!(dnat_rule(&diverts, &question).as_deref(), Some("rule 1 of FORWARD"));
+        let redirects = chain(false, vec![rule(&[condition(Test::ToPort(vec![53..=53]))], Verdict::Dnat)]);
+        assert_eq!(evaluate(&redirects, &question), Outcome::Dnat("rule 1 of FORWARD".to_owned()));
+        assert_eq!(evaluate(&redirects, &out()), Outcome::Accept, "some are not all");
+        assert_eq!(dnat_rule(&redirects, &question).as_deref(), Some("rule 1 of FORWARD"));
         let some = |tests: &[Test]| {
             let conditions: Vec<_> = tests.iter().cloned().map(condition).chain([super::tests::unclear()]).collect();
             let some = rule(&conditions, Verdict::Dnat);
