@@ -86,7 +86,7 @@ pub fn watch() {
         // Without it the master finds out all the same, a little later.
         WATCHED.call_once(|| _ = network.watched().map(host::master_watch));
         let before = network.descriptor().map(|descriptor| descriptor.as_raw_fd());
-        network.look_after(host::LOGGER);
+        network.reconcile(host::LOGGER);
         // Tables that couldn't be made at a reload have their descriptor from now on.
         let made = network.descriptor().filter(|descriptor| before != Some(descriptor.as_raw_fd()));
         made.into_iter().for_each(keep_from_others);

@@ -1,4 +1,4 @@
-//! Settings of the host that were changed, and what is put back of them in the end.
+//! Settings of the host that were changed, and are restored in the end.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use tuntap_sys::sysctl::{ALL, Setting, Sysctl};
 pub(super) const OFF: i32 = 0;
 pub(super) const ON: i32 = 1;
 
-/// Most interfaces that one setting of all others is about. The changes pass to the next image by its environment, where a
-/// variable may have 128 KiB.
+/// Most interfaces whose settings are changed or remembered together. The changes are passed to the next image in its
+/// environment, where a variable can have 128 KiB.
 pub(super) const MAX_INTERFACES: usize = 256;
 
-/// A value that something shall have.
+/// A value that a setting is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub(super) sysctl: Sysctl,
     pub(super) value: i32,
-    /// Only if it has this value.
+    /// Only change the setting if it has this value.
     pub(super) instead_of: Option<i32>,
 }
 
@@ -30,22 +30,22 @@ impl Wanted {
         Self { sysctl: Sysctl::new(interface, setting), value: ON, instead_of: None }
     }
 
-    /// Whether it isn't so, and may be made so.
+    /// Returns true if the setting has another value and may be changed.
     pub fn is_due(&self) -> bool {
         self.due_value().is_some()
     }
 
-    /// What it is, if it isn't so and may be made so.
+    /// The present value, if it is another one and may be changed.
     pub fn due_value(&self) -> Option<i32> {
         self.sysctl.read().ok().filter(|value| self.is_instead_of(*value))
     }
 
-    /// Its file.
+    /// The file of the setting.
     pub fn path(&self) -> PathBuf {
         self.sysctl.path()
     }
 
-    /// The interface that it is a setting of.
+    /// The interface of the setting.
     pub fn interface(&self) -> &str {
         &self.sysctl.interface
     }
@@ -54,13 +54,13 @@ impl Wanted {
         value != self.value && self.instead_of.is_none_or(|needed| needed == value)
     }
 
-    /// Whether it is a setting of this interface.
+    /// Returns true if it is a setting of this interface.
     pub fn is_about(&self, interface: &str) -> bool {
         self.sysctl.interface == interface
     }
 }
 
-/// A value that is needed and can't be set.
+/// A needed value that can't be set.
 #[derive(Debug, Error)]
 #[error(
     "forwarding: {} is {before} and can't be set to {wanted} ({cause}); set it from outside, sysctl -w {}={wanted} and a file \
@@ -75,29 +75,30 @@ pub struct SettingError {
     cause: io::Error,
 }
 
-/// A value that was changed.
+/// A setting that was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
     sysctl: Sysctl,
     before: i32,
     after: i32,
-    /// Of one interface: what [`ALL`] had then.
+    /// For a setting of one interface: the value for [`ALL`] at that time.
     all_before: Option<i32>,
-    /// Of [`ALL`]: the interfaces that were on by themselves. Turning all of them off turns these off, too.
+    /// For a setting of [`ALL`]: the interfaces that had it on themselves. Restoring the setting of [`ALL`] turns theirs
+    /// off, too.
     on_before: Vec<String>,
 }
 
-/// What was changed, in order.
+/// The changed settings, in order.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Changes(Vec<Change>);
 
 impl Changes {
-    /// Whether this is among them.
+    /// Returns true if a setting is among them.
     pub fn contain(&self, sysctl: &Sysctl) -> bool {
         self.0.iter().any(|change| change.sysctl == *sysctl)
     }
 
-    /// Makes these the changes: what is not among them any more is put back. Those that can't be made are in the result.
+    /// Makes these changes, and restores settings that are not among them any more. Returns those that can't be made.
     pub fn replace(&mut self, wanted: &[Wanted], logger: Logger) -> Vec<SettingError> {
         let (kept, ended) = std::mem::take(&mut self.0)
             .into_iter()
@@ -107,10 +108,10 @@ impl Changes {
         wanted.iter().filter_map(|wanted| self.make(wanted, logger).err()).collect()
     }
 
-    /// Makes one more, or makes it again. What is so already is not touched, so that it may be read-only.
+    /// Makes one change. A setting that has the value already is not written, so that it may be read-only.
     pub fn make(&mut self, wanted: &Wanted, logger: Logger) -> Result<(), SettingError> {
         let Wanted { sysctl, value, .. } = wanted;
-        // An interface that is gone by now has no settings.
+        // An interface that was deleted has no settings.
         let Some(before) = sysctl.read().ok().filter(|before| wanted.is_instead_of(*before)) else { return Ok(()) };
         let change = Change {
             before,
@@ -124,15 +125,15 @@ impl Changes {
             return Err(SettingError { sysctl: sysctl.clone(), before, wanted: *value, cause });
         }
         logger.line(format_args!("[tuntap-router] set {} from {before} to {value}", sysctl.path().display()));
-        // A reloaded instance has a new device, while the others have kept what an earlier image has set.
+        // The device of a reloaded instance is new, while the change of an earlier image is still noted.
         if !self.contain(sysctl) {
             self.0.push(change);
         }
         Ok(())
     }
 
-    /// Puts everything back that is still as it was set, the last first. An interface that is gone has taken its settings
-    /// along.
+    /// Restores all settings that still have the value that was set, the last one first. Settings of interfaces that were
+    /// deleted are gone.
     pub fn put_back(&mut self, logger: Logger) {
         for change in self.0.drain(..).rev() {
             let Change { sysctl, before, after, .. } = &change;
@@ -152,7 +153,7 @@ impl Changes {
 }
 
 impl Change {
-    /// Whether somebody has turned on for all interfaces what was off then: that would have turned this one on, too.
+    /// Returns true if somebody has turned the setting on for all interfaces since. That would have turned this one on, too.
     fn is_relied_on(&self) -> bool {
         let is_on_now = || of_all(&self.sysctl).is_some_and(|all| all.read().is_ok_and(|value| value != OFF));
         self.after == ON && self.all_before == Some(OFF) && is_on_now()
@@ -165,13 +166,13 @@ impl Change {
     }
 }
 
-/// The same of all interfaces, where that changes the single ones.
+/// The setting of all interfaces, for settings where that changes those of each.
 fn of_all(sysctl: &Sysctl) -> Option<Sysctl> {
     let changes_single_ones = matches!(sysctl.setting, Setting::Ipv4Forwarding | Setting::Ipv6ForceForwarding);
     (changes_single_ones && sysctl.interface != ALL).then(|| Sysctl::new(ALL, sysctl.setting))
 }
 
-/// The interfaces that have a setting of all interfaces on by themselves.
+/// The interfaces that have a setting on, if it is a setting of all interfaces.
 fn on_by_themselves(sysctl: &Sysctl) -> Vec<String> {
     if sysctl.interface != ALL {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Networks of routers that are somebody else's already: the host would lose its way there. Pure.
+//! Networks of routers that overlap networks of the host, which the host would not reach any more. Pure.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,34 +9,34 @@ use thiserror::Error;
 use tuntap_config::RouterSpec;
 use tuntap_sys::netlink::{InterfaceAddress, Link, Netlink, NetlinkError, Route};
 
-/// Routes with shorter prefixes stand for everything, as those of VPNs that take a default route's place do.
+/// Routes with shorter prefixes are ignored: they stand for a default route, as those of some VPNs do.
 const SHORTEST_PREFIX: u8 = 8;
 
-/// `RT_TABLE_LOCAL` of linux/rtnetlink.h: the host's own addresses, which are looked at as such.
+/// `RT_TABLE_LOCAL` of linux/rtnetlink.h. Its routes are ignored, because the host's own addresses are read as such.
 const LOCAL_TABLE: u32 = 255;
 
-/// How many addresses are looked up to see whether there is a route.
+/// How many addresses of a network are looked up to find out if there is a route.
 const PROBES: usize = 3;
 
-/// A router's network, and what it is in the way of.
+/// A router's network, and what it overlaps.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{device}: its network {}; {}", self.what(), Self::REMEDY)]
 pub struct Conflict {
     device: String,
     address: IpNet,
     with: String,
-    /// Only the host's DNS server is in it, of which no more is known than its address.
+    /// True if it only overlaps the address of the host's DNS server, which may be reached some other way.
     pub is_uncertain: bool,
-    /// The options say that it is meant.
+    /// True if the options say that it is meant ("anyway").
     pub is_meant: bool,
 }
 
 impl Conflict {
-    /// What can be done.
+    /// The advice to the operator.
     pub const REMEDY: &str = "choose a network that is used nowhere near, as 10.137.0.0/24 may be, or put \"anyway\" behind \
                               the address if that is meant";
 
-    /// What is the matter.
+    /// The conflict and its consequence.
     pub fn what(&self) -> String {
         format!("{}: this host would reach vassals there instead", self.words())
     }
@@ -47,7 +47,7 @@ impl Conflict {
     }
 }
 
-/// What the host has of networks.
+/// The networks of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Networks {
     /// All interfaces.
@@ -61,21 +61,21 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// What there is now.
+    /// Reads the present networks of the host.
     pub fn of_host(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
         let (links, addresses) = (netlink.links()?, netlink.addresses()?);
         Ok(Self { links, addresses, routes: netlink.all_routes()?, resolvers: host_resolvers() })
     }
 }
 
-/// The DNS servers of this host, and those that systemd-resolved asks in its turn.
+/// The DNS servers of this host, and those that its systemd-resolved forwards to.
 pub fn host_resolvers() -> Vec<IpAddr> {
     let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
     files.iter().flat_map(|file| resolvers(&fs::read_to_string(file).unwrap_or_default())).collect()
 }
 
-/// Whether routes may be in the way of a router's networks: a few addresses in them are looked up, or another interface has
-/// one in them.
+/// Returns true if routes may overlap a router's networks: if a few addresses in these are routed by another interface, or
+/// another interface has an address in them.
 pub fn may_be(router: &RouterSpec, networks: &Networks, netlink: &mut Netlink) -> bool {
     let Some(own) = networks.links.iter().find(|link| link.name == router.device) else { return false };
     router.addresses.iter().any(|net| {
@@ -87,18 +87,18 @@ pub fn may_be(router: &RouterSpec, networks: &Networks, netlink: &mut Netlink) -
         let probes = net.hosts().take(PROBES).chain(last.filter(|address| net.contains(address)));
         networks.addresses.iter().any(is_others)
             || probes.filter(|address| *address != net.addr()).any(|address| {
-                // Without a way at all, nothing is in the way.
-                netlink.way_to(address).is_ok_and(|way| way.is_some_and(|index| index != own.index))
+                // An error means that there is no route at all.
+                netlink.interface_to(address).is_ok_and(|way| way.is_some_and(|index| index != own.index))
             })
     })
 }
 
-/// The first of a router's networks that is in the way of something, and that isn't meant.
+/// The first conflict of a router's networks that isn't meant.
 pub fn find(router: &RouterSpec, networks: &Networks) -> Option<Conflict> {
     conflicts(router, networks).find(|conflict| !conflict.is_meant)
 }
 
-/// All of a router's networks that are in the way of something. What is there by the router's own device is not.
+/// All conflicts of a router's networks. Addresses and routes of the router's own device are none.
 pub fn conflicts(router: &RouterSpec, networks: &Networks) -> impl Iterator<Item = Conflict> {
     router.addresses.iter().filter_map(|net| {
         let (with, is_uncertain) = match in_the_way(&router.device, *net, networks) {
@@ -110,6 +110,7 @@ pub fn conflicts(router: &RouterSpec, networks: &Networks) -> impl Iterator<Item
     })
 }
 
+/// What overlaps a network, in words.
 fn in_the_way(device: &str, net: IpNet, networks: &Networks) -> Option<String> {
     let name = |index: u32| {
         let link = networks.links.iter().find(|link| link.index == index);
@@ -136,12 +137,12 @@ fn in_the_way(device: &str, net: IpNet, networks: &Networks) -> Option<String> {
     {
         return Some(format!("{gateway}, which is the gateway by {}", by(route)));
     }
-    // An address without a network, as those of clouds are.
+    // Some clouds give hosts an address without a network.
     let own = own.clone().find(|own| net.contains(&own.address.addr()))?;
     Some(format!("{}, which {} has", own.address, name(own.index)))
 }
 
-/// A DNS server of the host's in a network. On the router's own address there may be one for vassals and host alike.
+/// A DNS server of the host in a network. One on the router's own address is no conflict: it may serve host and vassals.
 fn resolver_in(net: IpNet, resolvers: &[IpAddr]) -> Option<String> {
     let resolver = resolvers.iter().find(|server| net.contains(*server) && **server != net.addr())?;
     Some(format!("{resolver}, which is this host's DNS server"))

@@ -1,4 +1,4 @@
-//! Forwarding, for the interfaces that are meant and no others where the kernel can do that.
+//! Forwarding, turned on only for the interfaces that need it where the kernel has such a setting.
 
 use tuntap_config::RouterSpec;
 use tuntap_sys::log::Logger;
@@ -6,13 +6,13 @@ use tuntap_sys::sysctl::{ALL, DEFAULT, Setting, Sysctl};
 
 use super::changes::{Changes, MAX_INTERFACES, OFF, Wanted};
 
-/// Advertisements are taken unless packets are forwarded.
+/// Router advertisements are accepted unless packets are forwarded.
 const UNLESS_FORWARDING: i32 = 1;
-/// Advertisements are taken although packets are forwarded.
+/// Router advertisements are accepted even if packets are forwarded.
 const ALWAYS: i32 = 2;
 
-/// What routers with NAT or port mappings need, after these changes of an earlier image. What an interface lacks is said
-/// by `say`; one that isn't there is left out.
+/// The settings that routers with NAT or port mappings need. `earlier` are the changes of an earlier image. `say` is called
+/// with what an interface lacks; missing interfaces are left out.
 pub fn wanted(routers: &[RouterSpec], earlier: &Changes, say: &mut impl FnMut(String)) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for router in routers.iter().filter(|router| !(router.nat.is_empty() && router.ports.is_empty())) {
@@ -34,15 +34,15 @@ pub fn wanted(routers: &[RouterSpec], earlier: &Changes, say: &mut impl FnMut(St
     wanted
 }
 
-/// What the device of a router needs of that. What is to be said of other interfaces was said.
+/// The settings that the device of a router needs.
 pub fn wanted_of_device(router: &RouterSpec) -> Vec<Wanted> {
     let mut wanted = wanted(std::slice::from_ref(router), &Changes::default(), &mut |_| ());
     wanted.retain(|wanted| wanted.is_about(&router.device));
     wanted
 }
 
-/// Says which ports nobody can reach from outside. The router's device forwards, but what comes from elsewhere has to come by
-/// an interface that does, and only the operator knows which ones.
+/// Warns about mapped ports that can't be reached from outside. The router's device forwards, but so must the interface by
+/// which connections come in, and only the operator knows which one that is.
 pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
     if !router.nat.is_empty() {
         return;
@@ -61,17 +61,17 @@ pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
     }
 }
 
-/// Whether an interface is there: all that are have settings of IPv4.
+/// Returns true if an interface exists: every interface has settings of IPv4.
 pub fn exists(interface: &str) -> bool {
     Sysctl::new(interface, Setting::Ipv4Forwarding).exists()
 }
 
-/// Whether all interfaces forward IPv6 already.
+/// Returns true if all interfaces forward IPv6 already.
 fn all_forward_ipv6() -> bool {
     Sysctl::new(ALL, Setting::Ipv6Forwarding).read().is_ok_and(|value| value != OFF)
 }
 
-/// Whether an interface does IPv6. One that can't carry 1280 bytes doesn't.
+/// Returns true if an interface has IPv6. One with an MTU below 1280 has none.
 fn has_ipv6(interface: &str, say: &mut impl FnMut(String)) -> bool {
     let has_ipv6 = Sysctl::new(interface, Setting::Ipv6Forwarding).exists();
     if !has_ipv6 {
@@ -80,13 +80,14 @@ fn has_ipv6(interface: &str, say: &mut impl FnMut(String)) -> bool {
     has_ipv6
 }
 
-/// Before Linux 6.17 IPv6 is forwarded by all interfaces or none. Those that forward forget the routes that they were
-/// told by router advertisements, the default route among them, unless they are told to take them all the same. That is
-/// all interfaces, those that come later included, but not our own `devices`: vassals advertise nothing to this host.
+/// The settings that forward IPv6 before Linux 6.17, where all interfaces forward it or none. Interfaces that forward lose
+/// the routes that they have from router advertisements, such as the default route, unless they are set to accept them
+/// always. That is set for all interfaces, and for those that come later, but not for the routers' `devices`: vassals send
+/// no advertisements to this host.
 fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, say: &mut impl FnMut(String)) -> Vec<Wanted> {
     let all = Wanted::on(ALL, Setting::Ipv6Forwarding);
     if all_forward_ipv6() && !earlier.contain(&all.sysctl) {
-        // It was so before us.
+        // Somebody else has turned it on.
         return vec![all];
     }
     let mut advertisements: Vec<_> = Setting::Ipv6AcceptAdvertisements
@@ -106,7 +107,7 @@ fn all_ipv6(devices: &[&str], nat: &[String], earlier: &Changes, say: &mut impl 
              told by advertisements",
             advertisements.len()
         ));
-        // Those that matter first.
+        // The important ones come first.
         advertisements
             .sort_by_key(|wanted| !(wanted.is_about(DEFAULT) || nat.iter().any(|name| wanted.is_about(name))));
         advertisements.truncate(MAX_INTERFACES);

@@ -1,20 +1,20 @@
-//! What routers set up on their host: addresses and state of their devices, forwarding, and a table of nftables. All of
-//! it is undone when the instance ends, and stays in place while it executes itself anew. What others change of it meanwhile is
+//! What routers set up on their host: addresses and state of their devices, forwarding, and nftables tables. All of it stays
+//! in place while the instance executes itself anew, and is undone when it ends. Changes by others in the meantime are
 //! noticed and mended.
 
 mod changes;
-mod complaints;
 mod conflict;
 mod forwarding;
 mod handover;
 mod limits;
 mod link;
-mod look;
-mod patience;
 mod ports;
 mod protection;
+mod reconcile;
+mod retry;
 mod table;
 mod tables;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,53 +27,53 @@ pub use handover::Handover;
 pub use ports::{PortUses, Taken, taken};
 
 use changes::{Changes, SettingError};
-use complaints::Complaints;
 use link::Given;
-use look::Schedule;
-use patience::Patience;
 use ports::Mapped;
+use reconcile::Schedule;
+use retry::Retries;
 use table::Extent;
-use tables::Refusals;
+use tables::RefusedPackets;
 use tuntap_config::RouterSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::nftables::{Nftables, Table};
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices, Subject};
+use warnings::Warnings;
 
 /// Why the host can't be set up.
 #[derive(Debug, Error)]
 pub enum HostNetworkError {
-    /// The kernel refused an address, a device's state or the table.
+    /// The kernel refused an address, the state of a device, or a table.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// IPv6 is turned off, and there is nothing else.
+    /// IPv6 is turned off, and the router has no IPv4 address.
     #[error("{device}: IPv6 is turned off on this host, and the router has no IPv4 address: {reason}")]
     NoAddress {
         /// The router's device.
         device: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: NetlinkError,
     },
     /// Forwarding can't be turned on.
     #[error(transparent)]
     Forwarding(#[from] SettingError),
-    /// A router's network is somebody else's already.
+    /// A router's network is in use already.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// A mapped port has a use already.
+    /// A mapped port is in use already.
     #[error(transparent)]
     Taken(#[from] Taken),
 }
 
-/// What a router's table of nftables may have in it: the number of rules of each of its chains, once for each table that
-/// a kernel may be given. Nothing if the router needs none.
+/// The nftables tables that a router may have, one for each extent that a kernel may be able to make: for each chain the
+/// number of its rules. Empty if the router needs no table.
 pub fn rules_of_tables(router: &RouterSpec) -> Vec<BTreeMap<String, usize>> {
     let rules =
         |table: Table| table.chains.into_iter().map(|chain| (chain.name.to_owned(), chain.rules.len())).collect();
     Extent::ALL.into_iter().filter_map(|extent| table::of(router, extent)).map(rules).collect()
 }
 
-/// Sets up the device of a router anew that was deleted. Everything else is still there. What can't be had is a line, and is
-/// tried again by the next look.
+/// Sets up the new device of a router whose device was deleted. Everything else is still there. Errors are logged; what is
+/// missing is tried again by [`HostNetwork::reconcile`].
 pub fn set_up_device(router: &RouterSpec, logger: Logger) {
     let mut router = router.clone();
     if let Err(error) = link::configure(&mut router, &mut Given::default(), logger) {
@@ -87,39 +87,39 @@ pub fn set_up_device(router: &RouterSpec, logger: Logger) {
 /// When the host is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
-    /// An instance starts: what can't be had is an error, and nothing stays.
+    /// An instance starts. Any error ends the start, and everything is undone.
     Start,
-    /// A running one executes itself anew: it goes on with what can be had, and says what can't.
+    /// A running instance executes itself anew. It logs errors, and goes on with what works.
     Reload,
 }
 
-/// What was set up. It must not be dropped before it is to be undone, for the tables go with it.
+/// What was set up. The tables vanish when this is dropped.
 #[derive(Debug, Default)]
 pub struct HostNetwork {
     nftables: Option<Nftables>,
     changes: Changes,
     given: Given,
-    refusals: Refusals,
-    /// Names of the tables that were made. `None`: they could not be.
+    refused: RefusedPackets,
+    /// Names of the tables that were made; `None` if that failed.
     tables: Option<Vec<String>>,
     mapped: Mapped,
-    /// What the options say, but for IPv6 where that was turned off.
+    /// The routers as the options say, without IPv6 if that is turned off.
     routers: Vec<RouterSpec>,
-    /// Indexes of interfaces at the last look. Another one of that name has another index.
+    /// Indexes of interfaces when they were last seen, by name. A new interface of the same name has another index.
     known: BTreeMap<String, u32>,
-    /// Routers' devices that aren't there, and since when.
+    /// Devices of routers that are missing, and since when.
     missing: BTreeMap<String, Instant>,
     notices: Option<Notices>,
-    complaints: Complaints,
-    /// What couldn't be mended at the last attempt, and what was said of it.
+    warnings: Warnings,
+    /// What couldn't be mended at the last attempt, by key, with the line about it.
     failures: BTreeMap<String, String>,
-    patience: Patience,
+    retries: Retries,
     schedule: Schedule,
 }
 
 impl HostNetwork {
-    /// Sets up the host for these routers, whose devices exist, in place of what an earlier image has left. Routers lose what
-    /// the host can't have: all of IPv6 where that is turned off.
+    /// Sets up the host for these routers, whose devices exist, in place of what an earlier image has left. Where IPv6 is
+    /// turned off, the routers lose their IPv6 addresses, ports and DNS servers.
     pub fn set_up(
         routers: &mut [RouterSpec],
         earlier: Self,
@@ -127,13 +127,14 @@ impl HostNetwork {
         logger: Logger,
     ) -> Result<Self, HostNetworkError> {
         let mut network = Self { routers: routers.to_vec(), ..earlier };
-        // Before the first change, so that none is missed. Without it there are still looks now and then.
+        // This comes before the first change, so that no later change is missed. If it fails, changes are still found
+        // periodically.
         network.notices = Notices::open(Subject::Everything).ok().filter(|_| network.has_something());
         match network.try_set_up(routers, occasion, logger) {
             Ok(()) => Ok(network),
-            // What is missing is tried again by the next look.
+            // `reconcile` tries again what is missing.
             Err(error) if occasion == Occasion::Reload => {
-                network.complaints.add(logger, error);
+                network.warnings.add(logger, error);
                 Ok(network)
             }
             Err(error) => {
@@ -162,13 +163,13 @@ impl HostNetwork {
         }
         self.routers = routers.to_vec();
         self.given.prune(&self.routers);
-        // Before anything is forwarded.
+        // Nothing is to be forwarded without the tables.
         match self.make_tables(logger) {
             Ok(()) => self.forward(occasion, logger)?,
             Err(error) => self.tolerate(error.into(), occasion, logger)?,
         }
         if let Err(error) = self.mapped.end_stale(&self.routers) {
-            self.complaints.add(logger, error);
+            self.warnings.add(logger, error);
         }
         let mut netlink = Netlink::open()?;
         for name in self.interfaces() {
@@ -179,7 +180,7 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// A running instance goes on without what can't be had.
+    /// Returns the error at a start. Logs it at a reload, after which the instance goes on.
     fn tolerate(
         &mut self,
         error: HostNetworkError,
@@ -189,7 +190,7 @@ impl HostNetwork {
         match occasion {
             Occasion::Start => Err(error),
             Occasion::Reload => {
-                self.complaints.add(logger, error);
+                self.warnings.add(logger, error);
                 Ok(())
             }
         }
@@ -207,7 +208,7 @@ impl HostNetwork {
         let networks = Networks::of_host(&mut Netlink::open()?)?;
         if let Some(conflict) = conflict::find(router, &networks) {
             if conflict.is_uncertain {
-                self.complaints.add(logger, conflict);
+                self.warnings.add(logger, conflict);
             } else {
                 self.tolerate(conflict.into(), occasion, logger)?;
             }
@@ -224,16 +225,16 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// Puts the tables in the place of those that were there before.
+    /// Makes the tables, in place of those from before.
     fn make_tables(&mut self, logger: Logger) -> Result<(), NetlinkError> {
         self.tables = None;
         self.tables = Some(tables::make(&mut self.nftables, &self.routers, logger)?);
-        self.refusals = Refusals::of(&self.routers, self.nftables.as_mut());
+        self.refused = RefusedPackets::of(&self.routers, self.nftables.as_mut());
         Ok(())
     }
 
     fn forward(&mut self, occasion: Occasion, logger: Logger) -> Result<(), HostNetworkError> {
-        self.complain_of_missing_ways(logger);
+        self.warn_about_missing_interfaces(logger);
         let wanted = self.wanted_settings(logger);
         for error in self.changes.replace(&wanted, logger) {
             self.tolerate(error.into(), occasion, logger)?;
@@ -242,14 +243,14 @@ impl HostNetwork {
     }
 
     fn wanted_settings(&mut self, logger: Logger) -> Vec<changes::Wanted> {
-        let complaints = &mut self.complaints;
-        forwarding::wanted(&self.routers, &self.changes, &mut |text| complaints.add(logger, text))
+        let warnings = &mut self.warnings;
+        forwarding::wanted(&self.routers, &self.changes, &mut |text| warnings.add(logger, text))
     }
 
-    fn complain_of_missing_ways(&mut self, logger: Logger) {
+    fn warn_about_missing_interfaces(&mut self, logger: Logger) {
         for router in &self.routers {
             for name in router.nat.iter().filter(|name| !forwarding::exists(name)) {
-                self.complaints.add(
+                self.warnings.add(
                     logger,
                     format_args!(
                         "{}: there is no interface {name} (tuntap-router-nat) at the moment: vassals reach nothing by it until \
@@ -261,32 +262,32 @@ impl HostNetwork {
         }
     }
 
-    /// Whether there is anything that somebody could change.
+    /// Returns true if something is set up that others could change.
     fn has_something(&self) -> bool {
         self.routers.iter().any(|router| !router.addresses.is_empty() || router.mtu.is_some())
     }
 
-    /// The routers' devices, and the interfaces by which their vassals reach other networks.
+    /// Names of the routers' devices, and of the interfaces by which their vassals reach other networks.
     fn interfaces(&self) -> Vec<String> {
         self.routers.iter().flat_map(|router| std::iter::once(&router.device).chain(&router.nat)).cloned().collect()
     }
 
-    /// Undoes all of it, as far as nobody else has changed it since.
+    /// Undoes everything, except what others have changed since.
     pub fn undo(&mut self, logger: Logger) {
         self.changes.put_back(logger);
-        // The tables end with it.
+        // Closing the socket removes the tables.
         self.nftables = None;
-        // What came by a mapped port would go on to where nobody is.
+        // Connections by a mapped port would still be translated to an address that is gone.
         let _ = self.mapped.end_stale(&[]);
         self.given.take_back();
     }
 
-    /// The descriptor that keeps the tables alive.
+    /// The descriptor that keeps the tables in existence.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.nftables.as_ref().map(AsFd::as_fd)
     }
 
-    /// The descriptor that is readable when [`Self::look_after`] has something to do.
+    /// The descriptor that becomes readable when [`Self::reconcile`] has something to do.
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.notices.as_ref().map(AsFd::as_fd)
     }

@@ -1,5 +1,5 @@
-//! How many connections one vassal may have through the host's kernel: what it takes of connection tracking, and of the ports
-//! of the host's address, is not there for others.
+//! Limits on the connections that one vassal may have through the host's kernel. Connection tracking, and the ports of the
+//! host's address, are shared by all vassals.
 
 use std::time::Duration;
 
@@ -7,33 +7,34 @@ use super::table::chain;
 use tuntap_config::RouterSpec;
 use tuntap_sys::netlink::nftables::{Chain, Family, Key, Rate, Rule, Set, Unit};
 
-/// Where connections go that are too many.
+/// The chain for connections above a limit.
 const EXCESS: &str = "excess";
-/// Where the first packets of vassals' connections are counted.
+/// The chain that counts the first packets of vassals' connections.
 const CONNECTIONS: &str = "connections";
 
-/// Most addresses that are counted, for each family and kind. Each needs a tracked connection to be in a set.
+/// Most addresses in a set that counts. An address is only in a set with a tracked connection.
 const MAX_ADDRESSES: u32 = 65_535;
-/// Most addresses of those who had too many.
+/// Most addresses in a set of offenders, who were above a limit.
 const MAX_OFFENDERS: u32 = 1024;
-/// How long they are named.
+/// How long offenders stay in their set.
 const OFFENDER_TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long an address is known that opens no connections. By then its burst is full again, or the burst is longer than
-/// anybody should need.
+/// How long an address that opens no connections stays in a set. By then its bucket is full again, unless the burst is
+/// excessive.
 const RATE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A vassal may have one IPv4 address, and several of IPv6.
+/// Each address of IPv6 gets one part in so many of a limit, because a vassal may have several of them, but one of IPv4.
 const IPV6_SHARE: u32 = 2;
 
-/// What the counters say, and the lines about them.
+/// Comments of rules that count. The lines in the log have them, too.
 pub const TOO_MANY: &str = "connections above tuntap-router-max-connections";
 pub const TOO_FAST: &str = "connections above tuntap-router-connection-rate";
 pub const FRAGMENTS: &str = "fragments above tuntap-router-fragment-rate";
 pub const TOO_MANY_IN: &str =
     "connections of one client to a vassal by ports of the host above tuntap-router-max-connections";
 
-/// The kernel keeps fragments of a packet for half a minute (IPv6: a minute), in 4 MiB for everybody. Both what they are and
-/// how many takes memory: with its bookkeeping one of 1,400 bytes takes 2,500, and a small one some 800.
+/// The limits of fragments, by number and by bytes. The kernel keeps fragments for half a minute (IPv6: a minute), in 4 MiB
+/// for all. Both number and length count: with its bookkeeping, a fragment of 1,400 bytes takes 2,500, and a small one some
+/// 800.
 fn fragment_rates(per_second: u32) -> [Rate; 2] {
     const SECONDS_OF_BURST: u32 = 10;
     const BYTES: u32 = 1200;
@@ -54,15 +55,15 @@ pub struct Limits {
 struct FamilyLimits {
     connections: Option<(u32, Set)>,
     rate: Option<(Rate, Set)>,
-    /// Connections from elsewhere, by their client and the vassal that they lead to.
+    /// Connections by mapped ports, by client and vassal.
     inward: Option<(u32, Set)>,
-    /// Fragments by their number and by their bytes.
+    /// Fragments, by number and by bytes.
     fragments: Vec<(Rate, Set)>,
     offenders: Set,
 }
 
 impl Limits {
-    /// Those of a router that sets up its host, for the families that it has.
+    /// The limits of a router, for the families that it has addresses of.
     pub fn of(router: &RouterSpec) -> Self {
         let max = router.protection.max_connections();
         let rate = router.protection.connection_rate();
@@ -102,7 +103,7 @@ impl Limits {
         Self { families: limits.collect() }
     }
 
-    /// The chains to which others lead.
+    /// The chains that other chains jump to.
     pub fn targets(&self) -> Vec<Chain> {
         if self.families.is_empty() {
             return Vec::new();
@@ -122,32 +123,32 @@ impl Limits {
         vec![chain(EXCESS, None, excess), chain(CONNECTIONS, None, counted.collect())]
     }
 
-    /// What comes in fragments, before the kernel keeps them until the others are there.
+    /// Rules for fragments, before the kernel keeps them for reassembly.
     pub fn of_fragments(&self, router: &RouterSpec) -> Vec<Rule> {
         let all = self.families.iter().flat_map(|family| family.fragments.iter());
         all.map(|(rate, set)| {
-            let fragment = Rule::new().came_by(&router.device).is_fragment(set.family);
+            let fragment = Rule::new().iif(&router.device).is_fragment(set.family);
             fragment.source_is_faster_than(*rate, set).count().because(FRAGMENTS).jump(EXCESS)
         })
         .collect()
     }
 
-    /// What comes, before anything is decided about it.
+    /// Rules for everything that comes in by the device.
     pub fn of_arriving(&self, router: &RouterSpec) -> Vec<Rule> {
         if self.families.is_empty() {
             return Vec::new();
         }
-        vec![Rule::new().came_by(&router.device).begins_connection().jump(CONNECTIONS)]
+        vec![Rule::new().iif(&router.device).begins_connection().jump(CONNECTIONS)]
     }
 
-    /// What ports of the host lead to a vassal. Each of its clients is counted alone: together they would have one limit, which
-    /// anybody could use up with packets from forged addresses that open nothing.
+    /// Rules for connections by mapped ports. Each client of a vassal is counted alone: a common limit could be used up by
+    /// anybody with packets from forged addresses.
     pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<Rule> {
         let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
         inward
             .map(|(max, set)| {
-                let diverted = Rule::new().leaves_by(&router.device).begins_connection().was_diverted();
-                diverted.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
+                let dnat = Rule::new().oif(&router.device).begins_connection().is_dnat();
+                dnat.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
             })
             .collect()
     }

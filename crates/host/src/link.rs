@@ -1,4 +1,4 @@
-//! A router's device: its addresses, its MTU, its state.
+//! The device of a router: its addresses, its MTU, its state.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -12,11 +12,11 @@ use tuntap_config::RouterSpec;
 use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::{InterfaceAddress, Link, LinkChange, Netlink, NetlinkError, Route};
 
-/// What devices were given. A persistent one, which an operator has made, outlives its router, and keeps nothing of it.
+/// What was set on devices, so that it can be undone: a persistent device, which an operator has made, outlives its router.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Given {
     addresses: Vec<GivenAddress>,
-    /// Devices that were brought up.
+    /// Names of devices that were brought up.
     up: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ struct GivenAddress {
 }
 
 impl Given {
-    /// Notes what [`configure`] is about to do that isn't so yet.
+    /// Notes what [`configure`] is about to change.
     fn note(&mut self, netlink: &mut Netlink, router: &RouterSpec) -> Result<(), NetlinkError> {
         let link = netlink.link(&router.device)?;
         if !(link.is_up || self.up.contains(&router.device)) {
@@ -45,7 +45,7 @@ impl Given {
         Ok(())
     }
 
-    /// Takes back what an earlier image has given to devices, and these routers don't want any more.
+    /// Undoes what an earlier image has set on devices, and these routers don't have any more.
     pub fn prune(&mut self, routers: &[RouterSpec]) {
         let wanted = |given: &GivenAddress| {
             let of_device = routers.iter().find(|router| router.device == given.device);
@@ -61,7 +61,7 @@ impl Given {
         *self = Self { addresses: kept, up: kept_up };
     }
 
-    /// Takes everything back. What can't be is gone, or goes with its device; or the instance has dropped its privileges.
+    /// Undoes everything. Errors don't matter: the device is gone, or will be, or the instance has dropped its privileges.
     pub fn take_back(&mut self) {
         let Self { addresses, up } = std::mem::take(self);
         let Ok(mut netlink) = Netlink::open() else { return };
@@ -82,8 +82,8 @@ impl GivenAddress {
     }
 }
 
-/// Gives a router's device what the options say, and notes what it was given. Without options it is left alone. Can be done
-/// again. Where the kernel has IPv6 turned off, the router loses what it has of that.
+/// Gives a router's device the addresses and the MTU of the options and brings it up, and notes what was changed. Without
+/// such options the device is left alone. Can be repeated. Where IPv6 is turned off, the router loses what it has of IPv6.
 pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> Result<(), HostNetworkError> {
     if router.addresses.is_empty() && router.mtu.is_none() {
         return Ok(());
@@ -122,23 +122,23 @@ pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> 
     Ok(())
 }
 
-/// What a router's device has lost of what [`configure`] has given it.
+/// Something that [`configure`] has set on a device, and that somebody has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
-    /// It has another name.
+    /// The device was renamed to this.
     Name(String),
-    /// It has another MTU.
+    /// The device has this MTU.
     Mtu(u32),
-    /// It is down.
+    /// The device is down.
     Up,
-    /// An address was taken away.
+    /// An address was removed.
     Address(IpNet),
-    /// The route to a network was.
+    /// The route to a network was removed.
     Route(IpNet),
 }
 
 impl Loss {
-    /// What stays the same each time that it happens.
+    /// A key that is the same each time that this happens.
     pub fn key(&self) -> String {
         match self {
             Self::Name(_) => "name".to_owned(),
@@ -161,7 +161,7 @@ impl Display for Loss {
     }
 }
 
-/// What the host's interfaces are like at the moment.
+/// The present interfaces of the host, with their addresses.
 #[derive(Debug)]
 pub struct Inventory {
     links: Vec<Link>,
@@ -169,7 +169,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Looks at all interfaces.
+    /// Reads all interfaces.
     pub fn take(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
         Ok(Self { links: netlink.links()?, addresses: netlink.addresses()? })
     }
@@ -179,7 +179,7 @@ impl Inventory {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// What a router's device is called now, if it is there by another name than its own: it had the index `known`.
+    /// The present name of a router's device, if it was renamed. It had the index `known` when it was last seen.
     pub fn other_name(&self, device: &str, known: Option<u32>) -> Option<&str> {
         let own = self.links.iter().find(|link| known == Some(link.index))?;
         (own.name != device).then_some(own.name.as_str())
@@ -190,10 +190,10 @@ impl Inventory {
         (self.links, self.addresses)
     }
 
-    /// What a router's device has lost, and its index. The device had the index `known` at the last look. One that was
-    /// deleted has lost nothing: its router makes it again.
+    /// What was changed on a router's device, and its index. The device had the index `known` when it was last seen. Nothing
+    /// is reported for a device that was deleted: its router makes a new one.
     pub fn losses(&self, netlink: &mut Netlink, router: &RouterSpec, known: Option<u32>) -> (Option<u32>, Vec<Loss>) {
-        // Whoever has its name then is somebody else's, and is left alone.
+        // Another interface that has the name then is not touched.
         if let Some(name) = self.other_name(&router.device, known) {
             return (known, vec![Loss::Name(name.to_owned())]);
         }
@@ -215,23 +215,25 @@ impl Inventory {
     }
 }
 
-/// Whether nothing leads to a network any more that an address of the device should have brought along.
+/// Returns true if the route to the network of an address is missing, which the kernel makes with the address.
 fn lacks_route(netlink: &mut Netlink, net: IpNet, index: u32) -> bool {
     let Some(neighbour) = net.hosts().take(2).find(|address| *address != net.addr()) else { return false };
-    if net.prefix_len() >= net.max_prefix_len() - 1 || netlink.way_to(neighbour).is_ok_and(|way| way == Some(index)) {
+    if net.prefix_len() >= net.max_prefix_len() - 1
+        || netlink.interface_to(neighbour).is_ok_and(|way| way == Some(index))
+    {
         return false;
     }
-    // Another route may take what the look was for, so that the list decides.
+    // A more specific route may lead to this one neighbour, so that the list decides.
     let is_own = |route: &Route| route.destination == net.trunc() && route.index == Some(index);
     netlink.routes().is_ok_and(|routes| !routes.iter().any(is_own))
 }
 
-/// Gives a device back what it has lost.
+/// Mends a device.
 pub fn mend(netlink: &mut Netlink, router: &RouterSpec, index: u32, loss: &Loss) -> Result<(), NetlinkError> {
     let set = |netlink: &mut Netlink, up| netlink.set_link(index, LinkChange { up: Some(up), ..LinkChange::default() });
     match loss {
         Loss::Name(_) => match netlink.rename(index, &router.device) {
-            // Its addresses of IPv6 go with that, and are mended next.
+            // It loses its IPv6 addresses by that. They are mended in the next pass.
             Err(error) if error.errno() == Some(Errno::EBUSY) => {
                 set(netlink, false)?;
                 let renamed = netlink.rename(index, &router.device);
@@ -247,6 +249,7 @@ pub fn mend(netlink: &mut Netlink, router: &RouterSpec, index: u32, loss: &Loss)
     }
 }
 
+/// Removes everything of IPv6 from a router.
 fn leave_ipv6_out(router: &mut RouterSpec) {
     router.addresses.retain(|net| net.addr().is_ipv4());
     router.ports.retain(|port| port.target.is_ipv4());

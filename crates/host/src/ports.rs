@@ -1,4 +1,4 @@
-//! Mapped ports that have a use already, and connections that began before a port led where it leads now.
+//! Mapped ports that are in use already, and connections that began before a port was mapped.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,43 +8,43 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use tuntap_config::{PortMapping, PortProtocol, RouterSpec};
-use tuntap_survey::filter::passage::{Packet, diversion};
+use tuntap_survey::filter::evaluate::{Packet, dnat_rule};
 use tuntap_survey::filter::{BaseChain, Hook, LOCAL, NEW, filters};
 use tuntap_survey::services::{Service, name_owners, services};
 use tuntap_sys::netlink::conntrack::{self, Flow};
 use tuntap_sys::netlink::{Netlink, NetlinkError};
 use tuntap_wire::ip::protocol::{TCP, UDP};
 
-/// A mapped port, and who has it.
+/// A mapped port that is in use already.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{device}: {}; {}", self.what(), Self::REMEDY)]
 pub struct Taken {
     device: String,
     mapping: PortMapping,
     use_: String,
-    /// It may be a client's, which ends soon.
+    /// True if it may be in use by a client, which will end soon.
     pub is_uncertain: bool,
-    /// The options say that it is meant.
+    /// True if the options say that it is meant ("anyway").
     pub is_meant: bool,
 }
 
 impl Taken {
-    /// What can be done.
+    /// The advice to the operator.
     pub const REMEDY: &str = "take another port, or put \"anyway\" behind the mapping if that is meant";
 
-    /// What is the matter.
+    /// The port, its use, and the consequence.
     pub fn what(&self) -> String {
         format!("{}: nobody outside would reach that any more", self.words())
     }
 
-    /// The port, and who has it.
+    /// The port and its use.
     pub fn words(&self) -> String {
         let PortMapping { protocol, port, target } = self.mapping;
         format!("{} port {port} (tuntap-router-port, to {target}) {}", protocol.as_str(), self.use_)
     }
 }
 
-/// What a host does with its ports.
+/// What uses ports of the host.
 #[derive(Debug, Clone, Copy)]
 pub struct PortUses<'a> {
     /// Its services, with their processes.
@@ -55,13 +55,13 @@ pub struct PortUses<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-/// All mapped ports of a router that this host serves itself, or that rules of somebody else's lead elsewhere, and that isn't
-/// meant. `own_tables` are the names of this instance's tables of nftables.
+/// Reads what uses ports of this host now, and returns the mapped ports of a router that are in use, unless that is meant.
+/// `own_tables` are the names of this instance's nftables tables.
 pub fn taken_now(router: &RouterSpec, own_tables: &[String], addresses: &[IpAddr]) -> Vec<Taken> {
     if router.ports.iter().all(|port| router.meant.ports.contains(port)) {
         return Vec::new();
     }
-    // Where they can't be read there is no other Emperor, or no way to know.
+    // If services can't be read, nothing is known of them.
     let mut services = services().unwrap_or_default();
     services.retain(|service| router.ports.iter().any(|mapping| is_served_by(mapping, service)));
     name_owners(&mut services);
@@ -70,15 +70,15 @@ pub fn taken_now(router: &RouterSpec, own_tables: &[String], addresses: &[IpAddr
     all.into_iter().filter(|taken| !taken.is_meant).collect()
 }
 
-/// All mapped ports of a router that have a use already.
+/// All mapped ports of a router that this host serves itself, or that filter rules of others map.
 pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> Vec<Taken> {
     let find = |mapping: &PortMapping| {
         let served = uses.services.iter().filter(|service| is_served_by(mapping, service));
-        // One that surely serves comes first.
+        // A service that can't be a client is preferred.
         let service = served.min_by_key(|service| service.may_be_client);
         let (use_, is_uncertain) = match service {
             Some(service) => (describe(service), service.may_be_client),
-            None => (led_elsewhere(router, mapping, own_tables, uses)?, false),
+            None => (mapped_by_others(router, mapping, own_tables, uses)?, false),
         };
         let is_meant = router.meant.ports.contains(mapping);
         Some(Taken { device: router.device.clone(), mapping: *mapping, use_, is_uncertain, is_meant })
@@ -86,7 +86,7 @@ pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> 
     router.ports.iter().filter_map(find).collect()
 }
 
-/// Whether a service is what a mapping takes its port from. The mappings are for all addresses but loopback's.
+/// Returns true if a mapping takes the port of a service. Mappings apply to all addresses but those of loopback.
 fn is_served_by(mapping: &PortMapping, service: &Service) -> bool {
     service.protocol == mapping.protocol.as_str()
         && service.port == mapping.port
@@ -102,8 +102,8 @@ fn describe(service: &Service) -> String {
     }
 }
 
-/// Which rule of somebody else's leads a port elsewhere, on any of this host's addresses.
-fn led_elsewhere(
+/// The filter rule of others that maps a port, on any of this host's addresses.
+fn mapped_by_others(
     router: &RouterSpec,
     mapping: &PortMapping,
     own_tables: &[String],
@@ -119,7 +119,7 @@ fn led_elsewhere(
     let destinations = if addresses.is_empty() { vec![None] } else { addresses };
     let by = |chain: &BaseChain| {
         let packet = Packet {
-            came_by: router.nat.iter().map(String::as_str).collect(),
+            iif: router.nat.iter().map(String::as_str).collect(),
             is_ipv6,
             state: NEW,
             protocol: Some(match mapping.protocol {
@@ -132,19 +132,19 @@ fn led_elsewhere(
         };
         let rule = destinations
             .iter()
-            .find_map(|destination| diversion(chain, &Packet { destination: *destination, ..packet.clone() }))?;
+            .find_map(|destination| dnat_rule(chain, &Packet { destination: *destination, ..packet.clone() }))?;
         Some(format!("is led elsewhere by the table {}, chain {}: {rule}", chain.table, chain.name))
     };
     others.into_iter().find_map(by)
 }
 
-/// Which ports of UDP have led somewhere: those of the image before, too.
+/// The mapped ports of UDP, each with true for IPv4; also those of the image before.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Mapped(BTreeSet<(u16, bool)>);
 
 impl Mapped {
-    /// Ends what began before ports of UDP led where they lead now, and what goes on to where they led before: a sender that
-    /// never stops would be sent there for ever. Everything else goes on. Returns how many were ended.
+    /// Ends tracked connections of UDP that began before ports were mapped as they are now: as long as a sender doesn't
+    /// pause, they would lead to the old destination. All others go on. Returns how many were ended.
     pub fn end_stale(&mut self, routers: &[RouterSpec]) -> Result<usize, NetlinkError> {
         let current: Vec<_> = routers.iter().flat_map(|router| &router.ports).filter(|it| is_udp(it)).collect();
         let now = current.iter().map(|mapping| (mapping.port, mapping.target.is_ipv4())).collect();
@@ -154,8 +154,9 @@ impl Mapped {
         }
         let own: Vec<IpAddr> = Netlink::open()?.addresses()?.into_iter().map(|own| own.address.addr()).collect();
         let networks: Vec<_> = routers.iter().flat_map(|router| &router.addresses).copied().collect();
-        let ended = conntrack::end(|flow| is_stale(flow, &own, &current, &earlier, &networks));
-        ended.map_err(|errno| NetlinkError::of_conntrack("ending connections that a mapped port had before", errno))
+        conntrack::end("ending connections that a mapped port had before", |flow| {
+            is_stale(flow, &own, &current, &earlier, &networks)
+        })
     }
 }
 
@@ -163,7 +164,7 @@ fn is_udp(mapping: &PortMapping) -> bool {
     mapping.protocol == PortProtocol::Udp
 }
 
-/// Whether a connection to one of this host's `own` addresses goes where no port leads.
+/// Returns true if a connection to one of this host's `own` addresses leads elsewhere than the mappings do.
 fn is_stale(
     flow: &Flow,
     own: &[IpAddr],
@@ -171,17 +172,17 @@ fn is_stale(
     earlier: &BTreeSet<(u16, bool)>,
     networks: &[IpNet],
 ) -> bool {
-    let Flow { protocol, asked, answers } = flow;
-    if *protocol != UDP || asked.ip().is_loopback() || !own.contains(&asked.ip()) {
+    let Flow { protocol, destination, reply_source } = flow;
+    if *protocol != UDP || destination.ip().is_loopback() || !own.contains(&destination.ip()) {
         return false;
     }
-    match current.iter().find(|it| it.port == asked.port() && it.target.is_ipv4() == asked.is_ipv4()) {
-        Some(mapping) => mapping.target != *answers,
+    match current.iter().find(|it| it.port == destination.port() && it.target.is_ipv4() == destination.is_ipv4()) {
+        Some(mapping) => mapping.target != *reply_source,
         None => {
-            let has_led = earlier.contains(&(asked.port(), asked.is_ipv4()));
-            has_led
-                && answers != asked
-                && (networks.is_empty() || networks.iter().any(|net| net.contains(&answers.ip())))
+            let was_mapped = earlier.contains(&(destination.port(), destination.is_ipv4()));
+            was_mapped
+                && reply_source != destination
+                && (networks.is_empty() || networks.iter().any(|net| net.contains(&reply_source.ip())))
         }
     }
 }
@@ -198,8 +199,8 @@ mod tests {
     fn only_what_goes_past_the_mapping_is_stale() {
         let own = ["203.0.113.1", "10.0.0.1"].map(|it| it.parse().expect("an address"));
         let mapping = PortMapping { protocol: PortProtocol::Udp, port: 9000, target: address("10.0.0.2:53") };
-        let is_stale = |protocol, asked, answers, current: &[&PortMapping]| {
-            let flow = Flow { protocol, asked: address(asked), answers: address(answers) };
+        let is_stale = |protocol, destination, reply_source, current: &[&PortMapping]| {
+            let flow = Flow { protocol, destination: address(destination), reply_source: address(reply_source) };
             let networks = ["10.0.0.0/24".parse().expect("a network")];
             super::is_stale(&flow, &own, current, &BTreeSet::from([(9000, true), (9001, true)]), &networks)
         };

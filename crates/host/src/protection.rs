@@ -1,5 +1,6 @@
-//! What of a host its vassals don't reach: its own services, but for those that the options open, link-local addresses,
-//! which are those of clouds' metadata services, and gateways, which would take their datagrams for another router's.
+//! Protection of the host: what its vassals can't reach. These are its own services, except those that options open;
+//! link-local addresses, where clouds have their metadata services; and gateways, which would take a vassal's datagrams for
+//! another router's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,19 +8,19 @@ use ipnet::IpNet;
 
 use super::table::{chain, loopback};
 use tuntap_config::{HostRule, RouterSpec};
-use tuntap_sys::netlink::nftables::{Chain, Family, Rule, Transport};
+use tuntap_sys::netlink::nftables::{Chain, Family, Rejection, Rule, Transport};
 use tuntap_wire::ip::protocol;
 use tuntap_wire::selector::Protocol;
 
-/// Where packets go that are refused so that their senders know.
+/// The chain that refuses packets and tells their senders.
 const REFUSE: &str = "refuse";
-/// What gateways are kept from.
+/// The chain that drops datagrams to gateways.
 const GATEWAYS: &str = "gateways";
-/// What new connections to the host's own addresses may reach.
+/// The chain that decides about connections to the host's own addresses.
 const SERVICES: &str = "services";
-/// The same of link-local addresses that the host itself has.
+/// The chain that decides about link-local addresses that the host itself has.
 const LOCAL_LINK: &str = "local-link";
-/// What new connections to others' addresses may not reach.
+/// The chain that decides about new connections to addresses of others.
 const NEIGHBOURS: &str = "neighbours";
 
 /// The port of DNS (RFC 1035).
@@ -34,7 +35,7 @@ const LINK_LOCAL: [(IpAddr, u8); 4] = [
     (IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), 128),
 ];
 
-/// What the counters say, and the lines about them.
+/// Comments of rules that count. The lines in the log have them, too.
 pub const HOST: &str = "services of the host that tuntap-router-host doesn't open";
 pub const LINK: &str = "link-local addresses and metadata services";
 pub const DENIED: &str = "what tuntap-router-host denies";
@@ -42,10 +43,13 @@ pub const GATEWAY: &str = "datagrams to gateways";
 pub const STRANGER: &str = "sources that are nobody's here, to the host";
 pub const NOT_UNICAST: &str = "loopback, broadcast and multicast addresses of the host";
 
-/// The chains to which others lead.
+/// The chains that other chains jump to.
 pub fn targets(router: &RouterSpec) -> Vec<Chain> {
-    let refuse =
-        vec![Rule::new().of_protocol(protocol::TCP).reject(true), Rule::new().reject(false), Rule::new().discard()];
+    let refuse = vec![
+        Rule::new().of_protocol(protocol::TCP).reject(Rejection::TcpReset),
+        Rule::new().reject(Rejection::PortUnreachable),
+        Rule::new().discard(),
+    ];
     let mut chains = vec![
         chain(REFUSE, None, refuse),
         chain(LOCAL_LINK, None, link(router, Rule::accept)),
@@ -62,14 +66,14 @@ fn has_gateways(router: &RouterSpec) -> bool {
     !(router.protection.gateways.is_empty() && router.protection.own_gateways.is_empty())
 }
 
-/// What comes by the device for the host itself.
+/// Rules for what comes in by the device and is for the host itself.
 pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().came_by(&router.device);
+    let came = || Rule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.extend(loopback().map(|net| came().to(net).count().because(NOT_UNICAST).discard()));
     rules.push(came().to_others().count().because(NOT_UNICAST).discard());
-    // Answers to what the host has asked.
+    // These are answers to connections of the host.
     rules.push(came().of_known_connection().accept());
     if router.protection.any_source {
         rules.push(came().jump(SERVICES));
@@ -81,21 +85,21 @@ pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
     rules
 }
 
-/// What comes by the device for others.
+/// Rules for what comes in by the device and is for others.
 pub fn of_forwarded(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().came_by(&router.device);
+    let came = || Rule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.push(came().of_no_connection().jump(NEIGHBOURS));
     rules
 }
 
-/// Every packet that comes here is accepted or refused.
+/// The rules for the host's services. Every packet is accepted or refused.
 fn services(router: &RouterSpec) -> Vec<Rule> {
-    // What opens the host's own services says nothing about link-local addresses that the host happens to have.
+    // Rules that open services of the host don't apply to link-local addresses, even if the host has such an address.
     let mut rules: Vec<_> = link_local().map(|net| Rule::new().to(net).jump(LOCAL_LINK)).into();
     rules.extend(router.protection.rules.iter().flat_map(|rule| decide(rule, Rule::accept)));
-    rules.extend(Family::ALL.map(|family| Rule::new().asks_for_echo(family).accept()));
+    rules.extend(Family::ALL.map(|family| Rule::new().is_echo_request(family).accept()));
     rules.extend(router.dns.iter().flat_map(|server| {
         [Transport::Udp, Transport::Tcp]
             .map(|transport| Rule::new().to(IpNet::from(*server)).to_port(transport, DNS_PORT).accept())
@@ -104,7 +108,7 @@ fn services(router: &RouterSpec) -> Vec<Rule> {
     rules
 }
 
-/// Link-local addresses. Rules that name no address don't speak of them.
+/// The rules for link-local addresses. The operator's rules only apply to them if they name an address.
 fn link(router: &RouterSpec, allow: fn(Rule) -> Rule) -> Vec<Rule> {
     let named = router.protection.rules.iter().filter(|rule| rule.to.is_some());
     let mut rules: Vec<_> = named.flat_map(|rule| decide(rule, allow)).collect();
@@ -112,7 +116,7 @@ fn link(router: &RouterSpec, allow: fn(Rule) -> Rule) -> Vec<Rule> {
     rules
 }
 
-/// A rule of the operator's. ICMP is another protocol for each version of IP.
+/// The nftables rules of an operator's rule (tuntap-router-host). ICMP is two protocols, one for each version of IP.
 fn decide(rule: &HostRule, allow: fn(Rule) -> Rule) -> Vec<Rule> {
     let HostRule { allow: is_allowed, to, service } = *rule;
     let to = to.map_or_else(Rule::new, |net| Rule::new().to(net));
@@ -136,7 +140,8 @@ fn decide(rule: &HostRule, allow: fn(Rule) -> Rule) -> Vec<Rule> {
         .collect()
 }
 
-/// They trust addresses, that of this host among them, and take a datagram for a packet of another router's vassals.
+/// The rules for gateways. A gateway trusts addresses, that of this host among them, and takes datagrams from them for
+/// packets of another router's vassals.
 fn gateways(router: &RouterSpec) -> Vec<Rule> {
     let own = || {
         router.protection.own_gateways.iter().map(|gateway| match gateway {
@@ -156,7 +161,7 @@ fn gateways(router: &RouterSpec) -> Vec<Rule> {
         .iter()
         .filter_map(|gateway| Some(Rule::new().to(gateway.prefix).to_port(Transport::Udp, gateway.port?)));
     let exempt = router.protection.gateway_vassals.iter().flat_map(|net| {
-        // The own ones are at ports of the host that no other rule opens.
+        // The own gateways have ports of the host, which no other rule opens.
         own().map(|rule| rule.from(*net).accept()).chain([Rule::new().from(*net).leave()])
     });
     exempt.chain(own().chain(others).map(|rule| rule.count().because(GATEWAY).discard())).collect()

@@ -1,4 +1,5 @@
-//! The table of a router: masquerading, port mappings, segment sizes; and what keeps the host from its vassals.
+//! The nftables table of a router: masquerading, port mappings, MSS clamping, and the protection of the host against
+//! vassals.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,38 +11,38 @@ use tuntap_config::{PortMapping, PortProtocol, RouterSpec};
 use tuntap_sys::netlink::nftables::{Chain, Hook, Rule, Table, Transport};
 use tuntap_wire::ip::protocol;
 
-/// What is said of packets that would leave with an address of the inside.
+/// The comment of rules for packets that would leave with an address of a vassal.
 const UNTRANSLATED: &str = "addresses that are not translated";
 
-/// Where the mappings are.
+/// The chain with the port mappings.
 const PORTS: &str = "ports";
 
-/// Leaves the loopback addresses, 127.0.0.0/8 and ::1, to their owners.
+/// Prefix lengths of the loopback addresses, 127.0.0.0/8 and ::1.
 const IPV4_LOOPBACK_LEN: u8 = 8;
 const IPV6_LOOPBACK_LEN: u8 = 128;
 
-/// Where new connections from outside are checked, and the sources of what goes out.
+/// The chains that check new connections from outside, and the sources of what goes out.
 const INWARD: &str = "inward";
 const OUTWARD: &str = "outward";
 
-/// How much of a table a kernel can make. Protection was added to tables that older kernels, or those with fewer modules,
-/// can make without it; a set-up that has worked goes on working there.
+/// How much of a table is made. Kernels that are older, or have fewer modules, can't make all of it. Protection was added in
+/// later versions, so that a set-up that worked before goes on working there without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// All of it.
+    /// Everything.
     Whole,
     /// Without limits on connections.
     WithoutLimits,
-    /// Without any protection of the host, either: masquerading and ports.
+    /// Without limits and protection of the host: only masquerading and ports.
     WithoutProtection,
 }
 
 impl Extent {
-    /// All of them, the largest first.
+    /// All extents, the largest first.
     pub const ALL: [Self; 3] = [Self::Whole, Self::WithoutLimits, Self::WithoutProtection];
 }
 
-/// The table of a router that has something for it to do.
+/// The table of a router; `None` if it needs none.
 pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let is_protected = !router.addresses.is_empty() && extent != Extent::WithoutProtection;
     if router.nat.is_empty() && router.ports.is_empty() && !is_protected {
@@ -51,14 +52,14 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let limits = if is_limited { Limits::of(router) } else { Limits::default() };
     let mut chains = Vec::new();
     if !router.nat.is_empty() {
-        chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().was_not_diverted().discard()]));
+        chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().is_not_dnat().discard()]));
         chains.push(chain(OUTWARD, None, own_sources(router)));
     }
     if is_protected {
         chains.extend(protection::targets(router));
     }
     chains.extend(limits.targets());
-    let mut forward = segment_sizes(&router.device);
+    let mut forward = clamped_mss(&router.device);
     if is_protected {
         forward.extend(protection::of_forwarded(router));
     }
@@ -66,49 +67,49 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     forward.extend(limits.of_forwarded(router));
     chains.push(chain("forward", Some(Hook::ForwardMangle), forward));
     if is_protected {
-        chains.push(chain("input", Some(Hook::Input), protection::of_input(router)));
+        chains.push(chain("input", Some(Hook::InputMangle), protection::of_input(router)));
     }
     let arriving = limits.of_arriving(router);
     if !arriving.is_empty() {
-        chains.push(chain("arrival", Some(Hook::Arrival), arriving));
+        chains.push(chain("arrival", Some(Hook::PreroutingMangle), arriving));
     }
     let fragments = limits.of_fragments(router);
     if !fragments.is_empty() {
-        chains.push(chain("fragments", Some(Hook::BeforeDefragmentation), fragments));
+        chains.push(chain("fragments", Some(Hook::PreroutingBeforeDefrag), fragments));
     }
     let masquerading = masquerading(router);
     if !masquerading.is_empty() {
-        chains.push(chain("postrouting", Some(Hook::SourceNat), masquerading));
+        chains.push(chain("postrouting", Some(Hook::PostroutingNat), masquerading));
     }
     if !router.nat.is_empty() {
-        chains.push(chain("departure", Some(Hook::Departure), leaks(router)));
+        chains.push(chain("departure", Some(Hook::PostroutingLast), leaks(router)));
     }
     if !router.ports.is_empty() {
         chains.push(chain(PORTS, None, mappings(&router.ports)));
-        chains.push(chain("prerouting", Some(Hook::DestinationNat), vec![Rule::new().jump(PORTS)]));
+        chains.push(chain("prerouting", Some(Hook::PreroutingNat), vec![Rule::new().jump(PORTS)]));
         chains.push(chain("output", Some(Hook::OutputNat), vec![Rule::new().jump(PORTS)]));
     }
     Some(Table { name: router.table_name(), sets: limits.into_sets(), chains })
 }
 
-/// A chain of a table.
+/// A chain.
 pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
     Chain { name, hook, rules }
 }
 
-/// What passes between the device and the interfaces that masquerade it. An interface that forwards would let everybody
-/// beyond it open connections to the vassals, without a mapping.
+/// Checks what passes between the device and the interfaces that masquerade it. Otherwise, an interface that forwards would
+/// let everybody beyond it open connections to the vassals without a mapping.
 fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
     router.nat.iter().flat_map(|interface| {
         [
-            Rule::new().came_by(interface).leaves_by(&router.device).jump(INWARD),
-            Rule::new().came_by(&router.device).leaves_by(interface).jump(OUTWARD),
+            Rule::new().iif(interface).oif(&router.device).jump(INWARD),
+            Rule::new().iif(&router.device).oif(interface).jump(OUTWARD),
         ]
     })
 }
 
-/// Nothing goes out with a source that is not masqueraded: of another network, of a family that the router has no address
-/// of, or in a packet that the kernel translates no addresses of.
+/// Drops what would go out with a source that is not masqueraded: sources of other networks, sources of a family that the
+/// router has no address of, and packets whose addresses the kernel doesn't translate.
 fn own_sources(router: &RouterSpec) -> Vec<Rule> {
     let untranslated = Rule::new().is_never_translated().count().because(UNTRANSLATED).discard();
     let own = router.addresses.iter().map(|net| Rule::new().from(*net).leave());
@@ -116,41 +117,40 @@ fn own_sources(router: &RouterSpec) -> Vec<Rule> {
     [untranslated].into_iter().chain(own).chain([strange]).collect()
 }
 
-/// Whatever still has a source inside when its source should have been changed: packets of connections that began before
-/// there was anything to change, or that this host itself sends.
+/// Drops what still has a vassal's source after masquerading: packets of connections that began before the table was made,
+/// and packets that this host itself sends.
 fn leaks(router: &RouterSpec) -> Vec<Rule> {
     let by_all = router.nat.iter().flat_map(|interface| {
-        router.addresses.iter().map(|net| Rule::new().leaves_by(interface).from(*net).count().because(UNTRANSLATED))
+        router.addresses.iter().map(|net| Rule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
     });
     by_all.map(Rule::discard).collect()
 }
 
-/// Connections across the device get no larger segments than the narrower of the ways there and back carries.
-fn segment_sizes(device: &str) -> Vec<Rule> {
-    [Rule::new().came_by(device), Rule::new().leaves_by(device)]
-        .map(|rule| rule.opens_tcp().clamp_segment_size())
-        .into()
+/// Clamps the MSS of TCP connections across the device to what the routes of both directions carry.
+fn clamped_mss(device: &str) -> Vec<Rule> {
+    [Rule::new().iif(device), Rule::new().oif(device)].map(|rule| rule.opens_tcp().clamp_mss()).into()
 }
 
-/// Vassals take the address of the interface by which they leave. That is the router's device itself for those who ask a
-/// port of the host for a vassal of the same router: its answer would take the short way past the host, or not even leave
-/// the vassal if it asked for itself, and come from an address that nobody asked.
+/// Gives packets of vassals the address of the interface by which they leave. That also applies to the router's own device,
+/// for vassals that reach a vassal of the same router by a port of the host. Otherwise the answer would bypass the host, or
+/// not even leave a vassal that has reached itself, and would come from another address than the one that was asked.
 fn masquerading(router: &RouterSpec) -> Vec<Rule> {
-    let to_others = || router.nat.iter().map(|interface| Rule::new().leaves_by(interface));
+    let to_others = || router.nat.iter().map(|interface| Rule::new().oif(interface));
     let (first, last) = ports_beside_gateways(router);
     let datagrams = to_others().filter(|_| !router.protection.own_gateways.is_empty()).flat_map(|rule| {
         let rule = rule.of_protocol(protocol::UDP);
         router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade_with_port(first, last))
     });
-    let back = (!router.ports.is_empty()).then(|| Rule::new().leaves_by(&router.device).was_diverted());
+    let back = (!router.ports.is_empty()).then(|| Rule::new().oif(&router.device).is_dnat());
     let rules = to_others()
         .chain(back)
         .flat_map(|rule| router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade()));
     datagrams.chain(rules).collect()
 }
 
-/// The longest range of unprivileged ports without one of the instance's gateways. A vassal's datagram with the port of a gateway
-/// as its source, to wherever another router sends from, would lead that router's datagrams to the vassal.
+/// The longest range of unprivileged ports without the port of one of the instance's gateways. A vassal's datagram to
+/// another router, with the port of a gateway as its source, would make connection tracking lead that router's datagrams to
+/// the vassal.
 fn ports_beside_gateways(router: &RouterSpec) -> (u16, u16) {
     const FIRST: u16 = 1024;
     let mut taken: Vec<u16> = router.protection.own_gateways.iter().map(SocketAddr::port).collect();
@@ -169,6 +169,7 @@ pub(super) fn loopback() -> [IpNet; 2] {
     ]
 }
 
+/// The rules of the port mappings. Packets for other hosts and for loopback addresses are left alone.
 fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
     let exceptions =
         [Rule::new().to_others().leave()].into_iter().chain(loopback().map(|net| Rule::new().to(net).leave()));
@@ -178,7 +179,7 @@ fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
             PortProtocol::Udp => Transport::Udp,
         };
         let address: IpAddr = target.ip();
-        Rule::new().of_family(address).to_port(transport, *port).divert(*target)
+        Rule::new().of_family(address).to_port(transport, *port).dnat(*target)
     });
     exceptions.chain(mappings).collect()
 }

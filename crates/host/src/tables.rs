@@ -1,4 +1,4 @@
-//! The tables of all routers of an instance: made at once, as far as the kernel can, and looked at for what they refuse.
+//! The nftables tables of all routers of an instance: making them, as far as the kernel can, and logging what they refuse.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::netlink::nftables::Nftables;
 
-/// Makes the tables in place of those of an earlier image, by the connection that these belong to, which stays open and keeps
-/// them if that fails. A kernel that can't make all of them makes what it could always make, with a line, unless an option asks
-/// for more. Returns their names.
+/// Makes the tables, in place of those that the connection has made before. If that fails, the connection stays open and
+/// keeps the earlier ones. If the kernel can't make all of it, a smaller [`Extent`] is made, and a line is logged, unless an
+/// option asks for what is missing. Returns the names of the tables.
 pub fn make(
     nftables: &mut Option<Nftables>,
     routers: &[RouterSpec],
@@ -42,7 +42,7 @@ pub fn make(
 }
 
 impl Extent {
-    /// Whether a router must not be without it: its options ask for what the next smaller one lacks.
+    /// Returns true if the options of a router ask for something that the next smaller extent lacks.
     fn is_needed_by(self, router: &RouterSpec) -> bool {
         match self {
             Self::Whole => router.protection.asks_for_limits(),
@@ -51,7 +51,7 @@ impl Extent {
         }
     }
 
-    /// What the next smaller one lacks.
+    /// The consequence of the next smaller extent, for the log.
     const fn what_is_missing(self) -> &'static str {
         match self {
             Self::Whole => "vassals may have any number of connections, for this kernel can't count them",
@@ -62,26 +62,26 @@ impl Extent {
     }
 }
 
-/// Least between two lines about packets that are refused for one reason. What goes on is told less and less often.
+/// Least time between two lines about packets that are refused for the same reason. It doubles while that goes on.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_LINE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What the tables have refused, and what was said of it.
+/// What the tables have refused, and what was logged about it.
 #[derive(Debug, Default)]
-pub struct Refusals {
-    tables: Vec<(String, BTreeMap<String, Refusal>)>,
+pub struct RefusedPackets {
+    tables: Vec<(String, BTreeMap<String, Refused>)>,
 }
 
 #[derive(Debug, Default)]
-struct Refusal {
-    /// Packets of which a line has told, or that an earlier image has counted.
+struct Refused {
+    /// Packets that were logged, or that an earlier image has counted.
     told: u64,
-    /// When the last line was, and how long there is no other one.
+    /// The time of the last line, and how long no other one follows it.
     last: Option<(Instant, Duration)>,
 }
 
-impl Refusal {
-    /// How long to be silent after a line of now. `None`: it is too early for one.
+impl Refused {
+    /// How long no other line is to follow one that is logged now. `None` if it is too early for one.
     fn silence(&self, now: Instant) -> Option<Duration> {
         let Some((last, silence)) = self.last else { return Some(LINE_INTERVAL) };
         let since = now.saturating_duration_since(last);
@@ -95,30 +95,30 @@ impl Refusal {
     }
 }
 
-impl Refusals {
-    /// Begins with what the tables of these routers have counted already.
+impl RefusedPackets {
+    /// Begins with the present counters of these routers' tables.
     pub fn of(routers: &[RouterSpec], nftables: Option<&mut Nftables>) -> Self {
         let Some(nftables) = nftables else { return Self::default() };
         let tables = routers.iter().map(|router| {
             let name = router.table_name();
             let counted = nftables.counted(&name).unwrap_or_default();
-            let refusals = counted.into_iter().map(|(reason, told)| (reason, Refusal { told, last: None }));
-            (name, refusals.collect())
+            let refused = counted.into_iter().map(|(reason, told)| (reason, Refused { told, last: None }));
+            (name, refused.collect())
         });
         Self { tables: tables.collect() }
     }
 
-    /// Tells of what was refused since, a line for each reason now and then. An instance that has dropped its privileges
-    /// can't read the counters.
-    pub fn tell(&mut self, nftables: &mut Nftables, logger: Logger) {
-        for (table, refusals) in &mut self.tables {
+    /// Logs what was refused since, now and then a line for each reason. An instance that has dropped its privileges can't
+    /// read the counters, and logs nothing.
+    pub fn log(&mut self, nftables: &mut Nftables, logger: Logger) {
+        for (table, refused) in &mut self.tables {
             for (reason, count) in nftables.counted(table).unwrap_or_default() {
-                let refusal = refusals.entry(reason.clone()).or_default();
+                let refused = refused.entry(reason.clone()).or_default();
                 let now = Instant::now();
-                // A table that was made anew counts from nothing.
-                let since = count.checked_sub(refusal.told).unwrap_or(count);
-                let Some(silence) = refusal.silence(now).filter(|_| since > 0) else { continue };
-                *refusal = Refusal { told: count, last: Some((now, silence)) };
+                // A table that was made anew counts from 0.
+                let since = count.checked_sub(refused.told).unwrap_or(count);
+                let Some(silence) = refused.silence(now).filter(|_| since > 0) else { continue };
+                *refused = Refused { told: count, last: Some((now, silence)) };
                 logger.line(format_args!(
                     "[tuntap-router] refused packets of vassals: {since} ({reason}); nft list table inet {table}"
                 ));

@@ -20,7 +20,7 @@ fn routers(options: &[(OptionName, &'static str)]) -> Vec<RouterSpec> {
     Config::from_options([router].into_iter().chain(options.iter().copied())).expect("valid").routers
 }
 
-/// A host whose router's device is under the test's control, without any router that would drop something earlier.
+/// A host with a device that the test reads and writes itself, in place of a router that would drop some packets.
 fn host(options: &[(OptionName, &'static str)]) -> (Tun, Nftables, Vec<RouterSpec>) {
     let tun = Tun::create("tt0").expect("a device");
     sh("ip link set lo up");
@@ -50,7 +50,7 @@ const BASE: [(OptionName, &str); 3] = [
     (OptionName::RouterHost, "allow"),
 ];
 
-/// Whatever the rules for the host open, and by whatever address they are reached.
+/// Datagrams to gateways are dropped even if rules open the host, and by all of its addresses.
 #[test]
 fn datagrams_to_gateways_end_at_the_host() {
     in_new_namespace(|| {
@@ -81,7 +81,8 @@ fn datagrams_to_gateways_end_at_the_host() {
         for (destination, port) in to_gateways {
             tun.send(&Offload::NONE, &datagram([10, 0, 0, 2], destination, port)).expect("the device takes it");
         }
-        // Others pass: to the host, to the same port elsewhere, and to another port of a gateway's host.
+        // These pass: one to another port of the host, one to the same port elsewhere, one to another port of a gateway's
+        // host.
         for (destination, port) in [([198, 51, 100, 77], 4040), ([198, 51, 100, 9], 4044), ([10, 0, 0, 1], 4043)] {
             tun.send(&Offload::NONE, &datagram([10, 0, 0, 2], destination, port)).expect("the device takes it");
         }
@@ -104,7 +105,7 @@ fn datagrams_to_gateways_end_at_the_host() {
     });
 }
 
-/// A line for each reason, and not again at once, however much is refused meanwhile.
+/// There is one line for each reason, and no other one soon, even if much is refused meanwhile.
 #[test]
 fn refusals_are_told_now_and_then() {
     thread_local!(static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) });
@@ -117,25 +118,25 @@ fn refusals_are_told_now_and_then() {
             }
         };
         send();
-        // What an earlier image has counted is no news.
-        let mut refusals = Refusals::of(&routers, Some(&mut nftables));
-        refusals.tell(&mut nftables, logger);
+        // What an earlier image has counted is not logged.
+        let mut refused = RefusedPackets::of(&routers, Some(&mut nftables));
+        refused.log(&mut nftables, logger);
         assert_eq!(LINES.take(), Vec::<String>::new());
         for _ in 0..3 {
             send();
-            refusals.tell(&mut nftables, logger);
+            refused.log(&mut nftables, logger);
         }
         let lines = LINES.take();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains(": 5 (services of the host") && lines[0].contains("inet tuntap-tt0"), "{lines:?}");
-        // A table that is another one now counts from nothing.
+        // A table that was made anew counts from 0.
         nftables.replace(&[]).expect("it ends");
         let nftables = &mut made(&routers);
-        for (_, all) in &mut refusals.tables {
-            all.values_mut().for_each(|refusal| refusal.last = None);
+        for (_, all) in &mut refused.tables {
+            all.values_mut().for_each(|refused| refused.last = None);
         }
         tun.send(&Offload::NONE, &datagram([10, 0, 0, 2], [10, 0, 0, 1], 1)).expect("the device takes it");
-        refusals.tell(nftables, logger);
+        refused.log(nftables, logger);
         assert!(LINES.take().concat().contains(": 1 (services of the host"));
     });
 }
@@ -145,14 +146,14 @@ fn what_goes_on_is_told_less_and_less_often() {
     let begin = Instant::now();
     let after = |seconds: u64, silence: u64| {
         let last = Some((begin, Duration::from_secs(silence)));
-        Refusal { told: 1, last }.silence(begin + Duration::from_secs(seconds)).map(|it| it.as_secs())
+        Refused { told: 1, last }.silence(begin + Duration::from_secs(seconds)).map(|it| it.as_secs())
     };
-    assert_eq!(Refusal::default().silence(begin).map(|it| it.as_secs()), Some(60));
+    assert_eq!(Refused::default().silence(begin).map(|it| it.as_secs()), Some(60));
     assert_eq!((after(59, 60), after(60, 60), after(120, 60)), (None, Some(120), Some(60)));
     assert_eq!((after(3599, 3600), after(3600, 3600), after(7200, 3600)), (None, Some(3600), Some(60)));
 }
 
-/// What a kernel can't make is left out if nobody has asked for it, and is an error if somebody has.
+/// What a kernel can't make is left out if no option asks for it, and is an error otherwise.
 #[test]
 fn extents_are_needed_by_those_who_ask_for_them() {
     let router = |options: &[(OptionName, &'static str)]| routers(&[&BASE[..1], options].concat()).remove(0);
@@ -165,7 +166,7 @@ fn extents_are_needed_by_those_who_ask_for_them() {
     assert_eq!(needed(&[(OptionName::MaxConnections, "5")]), [true, true, true]);
     assert_eq!(needed(&[(OptionName::ConnectionRate, "5")]), [true, true, true]);
     assert_eq!(needed(&[(OptionName::RouterHost, "allow tcp 80")]), [false, true, true]);
-    // Each lacks what the one before has.
+    // Each extent lacks something that the one before has.
     let router = router(&[(OptionName::RouterNat, "eth0")]);
     let names = |extent| {
         let table = table::of(&router, extent).expect("there is something to do");

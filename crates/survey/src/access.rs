@@ -1,5 +1,5 @@
-//! What another user may do with files. The kernel is asked as that user, so that access control lists and security
-//! modules have their say.
+//! What a user may do with files. The kernel is asked as that user, so that access control lists and security modules are
+//! taken into account.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,42 +8,42 @@ use std::thread;
 
 use nix::errno::Errno;
 
-/// A user with groups, as a process has them.
+/// The user and the groups of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// User.
+    /// User ID.
     pub uid: libc::uid_t,
-    /// Group.
+    /// Group ID.
     pub gid: libc::gid_t,
-    /// Supplementary groups.
+    /// IDs of supplementary groups.
     pub groups: Vec<libc::gid_t>,
 }
 
-/// What somebody wants to do with a file (access(2)).
+/// What is to be done with a file (access(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// Read it.
     Read,
-    /// Write to it; connect to it, if it is a socket.
+    /// Write to it, or connect to it if it is a socket.
     Write,
 }
 
-/// Where a user is stopped on the way to a file.
+/// Where access to a file is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Barrier {
-    /// The first folder that can't be entered, or the file itself.
+    /// The first folder on the path that can't be entered, or the file itself.
     pub path: PathBuf,
-    /// What the kernel says.
+    /// The kernel's error.
     pub errno: Errno,
 }
 
-/// Where this process is stopped that wants something of a file; `None` if nowhere.
+/// Where this process is denied access to a file; `None` if it has access.
 pub fn own_barrier(path: &Path, wish: Wish) -> Option<Barrier> {
     find_barrier(&std::path::absolute(path).ok()?, wish)
 }
 
-/// Where a user is stopped who wants something of a file; `None` if nowhere. Only root can ask for others. The error is
-/// the kernel's refusal to ask.
+/// Where a user is denied access to a file; `None` if the user has access. Only root can ask for other users; the error is
+/// the kernel's refusal to become that user.
 pub fn barrier(account: &Account, path: &Path, wish: Wish) -> nix::Result<Option<Barrier>> {
     let path = std::path::absolute(path).map_err(|_| Errno::EINVAL)?;
     thread::scope(|scope| {
@@ -68,16 +68,16 @@ fn find_barrier(path: &Path, wish: Wish) -> Option<Barrier> {
         .find_map(|(path, result)| result.err().map(|errno| Barrier { path: path.to_owned(), errno }))
 }
 
-/// access(2) asks for the real ids, which are the account's in this thread.
+/// access(2) uses the real IDs of the calling thread.
 fn access(path: &Path, mode: libc::c_int) -> nix::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the path is NUL-terminated and lives through the call.
     Errno::result(unsafe { libc::access(path.as_ptr(), mode) }).map(drop)
 }
 
-/// Makes the calling thread, and no other, somebody else for the rest of its life.
+/// Changes the user and the groups of the calling thread for good, and of no other thread.
 fn become_account(account: &Account) -> nix::Result<()> {
-    // The C library's functions of these names would change all threads.
+    // The functions of the C library with these names would change all threads.
     // SAFETY: setgroups(2) reads that many numbers from the list, which lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_setgroups, account.groups.len(), account.groups.as_ptr()) };
     Errno::result(result)?;

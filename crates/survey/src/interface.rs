@@ -1,4 +1,4 @@
-//! Network devices of the current namespace, and who holds a TUN device.
+//! Network devices of the current namespace, and the processes that have a TUN device open.
 
 use std::ffi::{CString, OsStr, c_char};
 use std::fs;
@@ -10,40 +10,40 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// What a network device is.
+/// The kind of a network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interface {
     /// A TUN device.
     Tun {
-        /// Whether a process has it open.
+        /// True if a process has it open.
         is_held: bool,
     },
-    /// Something else, by the name of its driver.
+    /// Another device, by the name of its driver.
     Other(String),
 }
 
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Its process ID.
     pub pid: i32,
-    /// Its command.
+    /// Its command, as the kernel has it.
     pub command: String,
 }
 
 impl Process {
-    /// What the kernel calls it. Nothing for processes that are gone.
+    /// A process by its ID. Its command is empty if it has ended.
     pub fn of(pid: i32) -> Self {
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self { pid, command: command.trim_end().to_owned() }
     }
 
-    /// Whether it was stopped by a signal or a debugger, and does nothing (proc_pid_stat(5)).
+    /// Returns true if it is stopped by a signal or a debugger (proc_pid_stat(5)).
     pub fn is_stopped(&self) -> bool {
         matches!(self.stat(0).as_deref(), Some("T" | "t"))
     }
 
-    /// Whether a word of its command line is the name of a file (proc_pid_cmdline(5)).
+    /// Returns true if a word of its command line is a path of this file (proc_pid_cmdline(5)).
     pub fn was_given(&self, file: &Path) -> bool {
         let Ok(file) = file.canonicalize() else { return false };
         let Ok(line) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };
@@ -52,15 +52,15 @@ impl Process {
         line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).any(is_it)
     }
 
-    /// The number of its parent (proc_pid_stat(5)).
+    /// The process ID of its parent (proc_pid_stat(5)).
     pub fn parent(&self) -> Option<i32> {
         self.stat(1)?.parse().ok()
     }
 
-    /// A word of its status, counted from its state on.
+    /// A word of `/proc/<pid>/stat`, counted from the state on.
     fn stat(&self, index: usize) -> Option<String> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        // The command before it may have anything in it.
+        // The command, which comes before, may have any characters in it.
         let (_, rest) = stat.rsplit_once(") ")?;
         rest.split_whitespace().nth(index).map(str::to_owned)
     }
@@ -72,14 +72,14 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Looks a network device up; `None` if there is none of this name.
+/// Finds out what the network device of a name is; `None` if there is none.
 pub fn interface(name: &str) -> Option<Interface> {
     if_nametoindex(name).ok()?;
     let driver = driver(name).unwrap_or_default();
-    // The TUN driver tells a TUN from a TAP device by the bus.
+    // The TUN driver reports the bus "tun" for TUN and "tap" for TAP devices.
     Some(match driver {
         DriverInfo { driver, bus } if driver == "tun" && bus == "tun" => {
-            // A device that is down tells nothing of its carrier.
+            // A device that is down doesn't report its carrier.
             Interface::Tun { is_held: has_carrier(name).unwrap_or(true) || !holders(name).is_empty() }
         }
         DriverInfo { driver, bus } if driver == "tun" => Interface::Other(bus),
@@ -96,7 +96,7 @@ pub fn holders(device: &str) -> Vec<Process> {
             return false;
         }
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        // The line is one of TUN's only. The path that the descriptor shows depends on root directories.
+        // Only TUN devices have this line. The path of the descriptor would depend on the root directory of the process.
         descriptors.flatten().any(|entry| {
             fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()))
                 .is_ok_and(|info| info.lines().any(|line| line == wanted))
@@ -131,11 +131,11 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Of linux/ethtool.h.
+/// Commands of linux/ethtool.h.
 const ETHTOOL_GDRVINFO: u32 = 0x3;
 const ETHTOOL_GLINK: u32 = 0xa;
 
-/// Of linux/sockios.h.
+/// The ioctl of linux/sockios.h.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 fn driver(device: &str) -> nix::Result<DriverInfo> {
@@ -146,7 +146,7 @@ fn driver(device: &str) -> nix::Result<DriverInfo> {
     Ok(DriverInfo { driver: text(&info.driver), bus: text(&info.bus) })
 }
 
-/// A TUN device has a carrier as long as a process has it open.
+/// Returns true if a device has a carrier. A TUN device has one as long as a process has it open.
 fn has_carrier(device: &str) -> nix::Result<bool> {
     let mut value = EthtoolValue { command: ETHTOOL_GLINK, data: 0 };
     ethtool(device, (&raw mut value).cast())?;
@@ -194,7 +194,7 @@ mod tests {
         .expect("no panic");
     }
 
-    /// As an instance in a container has, or an examination that looks into a container.
+    /// An instance in a container has another root directory than the doctor outside of it, or the other way round.
     #[test]
     fn holder_with_another_root_directory_is_found() {
         // TUNSETIFF with IFF_TUN and IFF_NO_PI; it ends with its standard input.

@@ -1,4 +1,4 @@
-//! What there is on this machine, for the doctor. Nothing here changes anything that lasts.
+//! The survey: reads the state of this machine, for the doctor and for checks at a start. It leaves nothing changed.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Who listens on a unix socket.
+//! Finding the process that listens on a unix socket.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -12,24 +12,25 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::interface::Process;
 use tuntap_sys::socket::{connect_once, peer_credentials, recv, wait_readable};
 
-/// What is behind a socket's name.
+/// What is found under a socket's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listener {
-    /// Nothing of that name.
+    /// There is nothing of that name.
     Missing,
-    /// The folder that it would be in doesn't exist.
+    /// Its folder doesn't exist.
     NoFolder,
-    /// Something that is no socket.
+    /// A file that is no socket.
     NoSocket,
-    /// A socket that nobody listens on.
+    /// A socket that no process listens on.
     Silent,
     /// This process listens.
     Listening(Process),
-    /// It can't be told, for this reason.
+    /// It is unknown, for this reason.
     Unknown(String),
 }
 
-/// Finds out by connecting, and leaves at once: what is said first would count.
+/// Finds out by connecting. The connection is closed without a word, because a router would take the first bytes for a
+/// greeting.
 pub fn listener(name: &str) -> Listener {
     let path = (!name.starts_with('@')).then(|| Path::new(name));
     if let Some(Ok(found)) = path.map(Path::metadata)
@@ -55,8 +56,8 @@ pub fn listener(name: &str) -> Listener {
     }
 }
 
-/// Whether who listens there takes connections: one that ends at once, and says nothing, is closed from the other side, too,
-/// within this time.
+/// Returns true if the listener accepts connections within this time. It is tried with a connection that sends nothing and
+/// is shut down: a listener that works closes it, too.
 pub fn answers(name: &str, within: Duration) -> bool {
     let Ok(connection) = connect_once(name) else { return false };
     if shutdown(connection.as_raw_fd(), Shutdown::Write).is_err() {
@@ -70,21 +71,21 @@ pub fn answers(name: &str, within: Duration) -> bool {
             return false;
         }
         match recv(connection.as_fd(), &mut buffer) {
-            // It greets, or is waited for.
+            // It has sent a greeting, or has to be waited for.
             Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR) => {}
             Ok(0) | Err(_) => return true,
         }
     }
 }
 
-/// Who listens on a socket whose file is gone, so that nobody can connect any more.
+/// The process that listens on a socket whose file was removed, so that it can't be connected to.
 pub fn hidden_listener(name: &str) -> Option<Process> {
     const NOBODY: i32 = -1;
     holder(name, NOBODY).map(Process::of)
 }
 
-/// A process that has the listening socket open: the one that made it, or, if that has handed it on and ended, as an
-/// instance that goes into the background does, the first one that has it now.
+/// A process that has the listening socket open. It is the one that made it, unless that has passed it on and ended, as an
+/// instance does that goes into the background; then it is the first process that has it open.
 fn holder(name: &str, maker: i32) -> Option<i32> {
     let sockets = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
     let inodes: Vec<String> = sockets.lines().filter_map(|line| listening_inode(line, name)).collect();
@@ -100,8 +101,8 @@ fn holder(name: &str, maker: i32) -> Option<i32> {
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(holds).min()
 }
 
-/// What a descriptor of a listening socket of this name leads to, if this line is about one: address, references, protocol,
-/// flags, type, state, inode and name stand in it.
+/// Reads a line about a unix socket, which has address, references, protocol, flags, type, state, inode and name. Returns
+/// the target of the links in `/proc/<pid>/fd` that lead to the socket, if it listens and has this name.
 fn listening_inode(line: &str, name: &str) -> Option<String> {
     /// `__SO_ACCEPTCON` of linux/net.h.
     const LISTENING: &str = "00010000";
@@ -111,7 +112,7 @@ fn listening_inode(line: &str, name: &str) -> Option<String> {
     words.get(6).filter(|_| is_meant).map(|inode| format!("socket:[{inode}]"))
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }

@@ -1,4 +1,4 @@
-//! The current network namespace: its interfaces, where they lead, and whether it forwards.
+//! The current network namespace: its interfaces, the networks that they lead to, and its forwarding.
 
 use std::fs;
 use std::path::Path;
@@ -15,54 +15,57 @@ use tuntap_sys::netlink::{Link, Netlink, NetlinkError};
 pub struct Neighbour {
     /// The network.
     pub net: IpNet,
-    /// The interface; nothing if a route has several.
+    /// The name of the interface; empty for a route with several interfaces.
     pub interface: String,
-    /// Whether the interface has an address in it, and not just a route to it.
+    /// True if the interface has an address in the network; false if there is only a route to it.
     pub is_own: bool,
 }
 
-/// What a router's packets meet.
+/// The network namespace, as far as it matters for a router's packets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// IPv4 packets are forwarded (`net.ipv4.ip_forward`).
+    /// True if IPv4 packets are forwarded (`net.ipv4.ip_forward`).
     pub ipv4: bool,
-    /// IPv6 packets are forwarded (`net.ipv6.conf.all.forwarding`).
+    /// True if IPv6 packets are forwarded (`net.ipv6.conf.all.forwarding`).
     pub ipv6: bool,
-    /// Devices get IPv6 addresses, unless something else is set for them (`net.ipv6.conf.default.disable_ipv6`).
+    /// True if new devices get IPv6 addresses (`net.ipv6.conf.default.disable_ipv6`).
     pub has_ipv6: bool,
-    /// New devices may forward IPv4, or IPv6, by a setting of their own or because all do. Of this, interfaces that are
-    /// there already may be an exception.
+    /// Two values, for IPv4 and IPv6: true if new devices forward without further settings. Existing interfaces may have
+    /// other settings.
     pub settings_may_stay: [bool; 2],
-    /// Why the settings can't be changed, if not even root can.
+    /// Why not even root can change the settings; `None` if root can.
     pub locked: Option<String>,
-    /// Packets from addresses that are routed elsewhere are dropped (`net.ipv4.conf.all.rp_filter`, or that of new devices).
+    /// True if packets are dropped whose sources are routed by another interface (`net.ipv4.conf.all.rp_filter`, or that of
+    /// new devices, is 1).
     pub strict_sources: bool,
-    /// Whether each interface has a setting of its own for IPv6 (`force_forwarding`, Linux 6.17).
+    /// True if each interface has its own setting for forwarding of IPv6 (`force_forwarding`, Linux 6.17).
     pub forwards_ipv6_by_interface: bool,
     /// Names of all interfaces.
     pub interfaces: Vec<String>,
     /// All interfaces, and how they are now.
     pub links: Vec<LinkState>,
-    /// Own addresses with the lengths of their networks' prefixes, by interface.
+    /// Own addresses with their prefix lengths, each with its interface.
     pub addresses: Vec<(String, IpNet)>,
-    /// Networks, own ones first.
+    /// Networks that interfaces lead to, those with own addresses first.
     pub neighbours: Vec<Neighbour>,
 }
 
-/// An interface as it is now.
+/// The present state of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkState {
     /// Its name.
     pub name: String,
-    /// Whether it is administratively up.
+    /// True if it is administratively up.
     pub is_up: bool,
-    /// Longest packet, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
-    /// Whether IPv4 packets that come by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` where it has no such setting.
+    /// True if IPv4 packets that come in by it are forwarded (`net.ipv4.conf.*.forwarding`). `None` if it has no such
+    /// setting.
     pub ipv4: Option<bool>,
-    /// The same of IPv6: by its own setting (`force_forwarding`, Linux 6.17), or because all are forwarded.
+    /// True if IPv6 packets that come in by it are forwarded: by its own setting (`force_forwarding`, Linux 6.17), or
+    /// because those of all interfaces are.
     pub ipv6: Option<bool>,
-    /// Whether it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
+    /// True if it has IPv6 turned off (`net.ipv6.conf.*.disable_ipv6`).
     pub lacks_ipv6: bool,
 }
 
@@ -73,9 +76,9 @@ impl Surroundings {
     }
 }
 
-/// Looks around.
+/// Reads the state of the current network namespace.
 pub fn surroundings() -> Result<Surroundings, NetlinkError> {
-    // The higher one of the two counts (Documentation/networking/ip-sysctl.rst); 2 is loose.
+    // The higher one of the two is in effect (Documentation/networking/ip-sysctl.rst); 2 is loose mode.
     let rp_filter = ["all", "default"].map(|name| sysctl(&format!("ipv4/conf/{name}/rp_filter")));
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
@@ -123,7 +126,7 @@ fn link_state(link: &Link) -> LinkState {
     }
 }
 
-/// Whether somebody has this table of nftables. Nobody, if that can't be found out.
+/// Returns true if there is an nftables table of the family `inet` with this name, and false if that can't be found out.
 pub fn table_is_taken(name: &str) -> bool {
     Nftables::open().and_then(|mut nftables| nftables.is_taken(name)).unwrap_or(false)
 }

@@ -1,5 +1,5 @@
-//! Who serves what on this host: listening TCP sockets and UDP sockets that are open to anybody, in the current network
-//! namespace (proc_pid_net(5)).
+//! Services of this host: listening TCP sockets, and UDP sockets that are not connected, in the current network namespace
+//! (proc_pid_net(5)).
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use super::interface::Process;
 
-/// A socket that takes what comes.
+/// A socket that takes packets from anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// `tcp` or `udp`.
@@ -18,23 +18,23 @@ pub struct Service {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Whether a socket of all addresses of IPv6 takes IPv4, too.
+    /// True for a socket on all addresses of IPv6 that takes IPv4, too.
     pub takes_ipv4: bool,
-    /// Whether the kernel may have chosen the port, of UDP, for a client that only sends.
+    /// True for UDP sockets with a port that the kernel may have chosen for a client.
     pub may_be_client: bool,
-    /// Who has it open; `None` where that can't be seen, or nobody has looked.
+    /// The process that has it open; `None` if that is unknown, or before [`name_owners`].
     pub process: Option<Process>,
-    /// Its inode; 0 for one of the kernel's own.
+    /// Its inode; 0 for sockets of the kernel itself.
     pub inode: u64,
 }
 
 impl Service {
-    /// Whether it takes packets of a version of IP.
+    /// Returns true if it takes IPv6, or IPv4.
     pub const fn speaks(&self, is_ipv6: bool) -> bool {
         self.address.is_ipv6() == is_ipv6 || self.takes_ipv4
     }
 
-    /// Whether it takes what is for an address.
+    /// Returns true if it takes packets for an address.
     pub fn is_for(&self, address: IpAddr) -> bool {
         self.address == address || (self.address.is_unspecified() && self.speaks(address.is_ipv6()))
     }
@@ -50,11 +50,12 @@ impl std::fmt::Display for Service {
     }
 }
 
-/// `TCP_LISTEN` and `TCP_CLOSE` of the kernel's include/net/tcp_states.h, the latter for UDP sockets that are not connected.
+/// `TCP_LISTEN` and `TCP_CLOSE` of the kernel's include/net/tcp_states.h. The latter is the state of UDP sockets that are
+/// not connected.
 const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
 
-/// All of them, without their processes. The error says which list can't be read.
+/// All services, without their processes. The error says which list can't be read.
 pub fn services() -> io::Result<Vec<Service>> {
     let chosen = chosen_ports();
     let mut found = Vec::new();
@@ -67,13 +68,13 @@ pub fn services() -> io::Result<Vec<Service>> {
         let path = format!("/proc/thread-self/net/{file}");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            // Without IPv6 there are no such lists.
+            // Kernels without IPv6 don't have these lists.
             Err(error) if error.kind() == io::ErrorKind::NotFound && file.ends_with('6') => continue,
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         };
         for (address, port, inode) in text.lines().skip(1).filter_map(|line| socket(line, state)) {
             let takes_ipv4 = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && takes_ipv4(protocol, port, &found);
-            // The kernel's own ask nobody.
+            // Sockets of the kernel itself are no clients.
             let may_be_client = protocol == "udp" && inode != 0 && chosen.contains(&port);
             found.push(Service { protocol, address, port, takes_ipv4, may_be_client, process: None, inode });
         }
@@ -81,8 +82,9 @@ pub fn services() -> io::Result<Vec<Service>> {
     Ok(found)
 }
 
-/// Whether a socket of all addresses of IPv6 takes IPv4, too, which it does unless it says no; the lists don't tell
-/// (IPV6_V6ONLY of ipv6(7)). `others` has those of IPv4.
+/// Returns true if the socket on all addresses of IPv6 with this port takes IPv4, too. It does unless it has IPV6_V6ONLY
+/// (ipv6(7)), which the lists don't show, so that binding the port for IPv4 is tried. `others` must have all services of
+/// IPv4.
 fn takes_ipv4(protocol: &'static str, port: u16, others: &[Service]) -> bool {
     if others.iter().any(|other| (other.protocol, other.port) == (protocol, port) && other.address.is_ipv4()) {
         return false;
@@ -95,7 +97,7 @@ fn takes_ipv4(protocol: &'static str, port: u16, others: &[Service]) -> bool {
     result.is_err()
 }
 
-/// Finds out who has services open. That looks at all processes.
+/// Finds the processes that have services open, by looking at all processes.
 pub fn name_owners(services: &mut [Service]) {
     if services.is_empty() {
         return;
@@ -106,8 +108,8 @@ pub fn name_owners(services: &mut [Service]) {
     }
 }
 
-/// Address, port and inode of a line that is about a socket in this state: number, address, other end, state, queues,
-/// timer, retransmissions, user, timeouts and inode stand in it.
+/// Reads address, port and inode from a line, if it is about a socket in this state. A line has number, address, other end,
+/// state, queues, timer, retransmissions, user, timeouts, and inode.
 fn socket(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     let words: Vec<&str> = line.split_whitespace().take(10).collect();
     if words.get(3) != Some(&state) {
@@ -117,7 +119,7 @@ fn socket(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     Some((read_address(address)?, u16::from_str_radix(port, 16).ok()?, words.get(9)?.parse().ok()?))
 }
 
-/// An address as words of 32 bits, each as a number of this machine.
+/// Reads an address in words of 32 bits, each in this machine's byte order.
 fn read_address(text: &str) -> Option<IpAddr> {
     let word = |index: usize| {
         let word = u32::from_str_radix(text.get(8 * index..8 * index + 8)?, 16).ok()?;
@@ -133,7 +135,7 @@ fn read_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Ports that the kernel gives to those who don't name one (`net.ipv4.ip_local_port_range`).
+/// The ports that the kernel chooses from for sockets that don't name one (`net.ipv4.ip_local_port_range`).
 fn chosen_ports() -> RangeInclusive<u16> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
@@ -143,7 +145,7 @@ fn chosen_ports() -> RangeInclusive<u16> {
     }
 }
 
-/// The first process that has each socket open, by the socket's inode.
+/// The first process that has each socket open, by inode of the socket.
 fn owners() -> HashMap<u64, i32> {
     let mut owners = HashMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return owners };

@@ -1,4 +1,4 @@
-//! Makers of values for tests, here and in crates above this one.
+//! Constructors of values for tests, of this crate and of crates that use it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,37 +11,37 @@ pub fn condition(test: Test) -> Condition {
     Condition { test, is_negated: false }
 }
 
-/// On the interface by which a packet came.
-pub fn came_by(name: &str) -> Condition {
-    condition(Test::CameBy(vec![Name::Exactly(name.to_owned())]))
+/// A condition on the interface by which a packet came in.
+pub fn iif(name: &str) -> Condition {
+    condition(Test::Iif(vec![Name::Exactly(name.to_owned())]))
 }
 
-/// On the interface by which a packet leaves.
-pub fn leaves_by(name: &str) -> Condition {
-    condition(Test::LeavesBy(vec![Name::Exactly(name.to_owned())]))
+/// A condition on the interface by which a packet goes out.
+pub fn oif(name: &str) -> Condition {
+    condition(Test::Oif(vec![Name::Exactly(name.to_owned())]))
 }
 
-/// On the state of its connection.
+/// A condition on the state of a packet's connection.
 pub fn state(states: u32) -> Condition {
     condition(Test::State(states))
 }
 
-/// On whether its destination was changed.
-pub fn diverted() -> Condition {
-    condition(Test::IsDiverted)
+/// The condition that a packet's destination was changed.
+pub fn dnat() -> Condition {
+    condition(Test::IsDnat)
 }
 
-/// One that the reader of rules does not understand.
+/// A condition that the reader of rules does not understand.
 pub fn unclear() -> Condition {
     condition(Test::Other("payload".to_owned()))
 }
 
-/// A rule.
+/// A filter rule.
 pub fn rule(conditions: &[Condition], verdict: Verdict) -> Rule {
     Rule { place: "rule 1".to_owned(), conditions: conditions.to_vec(), verdict }
 }
 
-/// A chain of the hook `forward`.
+/// A chain with the hook `forward`. `drops`: its policy is to drop.
 pub fn chain(drops: bool, rules: Vec<Rule>) -> BaseChain {
     BaseChain {
         table: "ip filter".to_owned(),
@@ -55,7 +55,7 @@ pub fn chain(drops: bool, rules: Vec<Rule>) -> BaseChain {
     }
 }
 
-/// One that is what its address says.
+/// A service on an address. A socket for all addresses of IPv6 takes IPv4, too.
 pub fn service(protocol: &'static str, address: &str, port: u16) -> Service {
     let address: IpAddr = address.parse().expect("an address");
     let takes_ipv4 = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -1,4 +1,4 @@
-//! Whether TUN devices can be made here, and what they can do.
+//! Finding out if TUN devices can be made here, and what they can do.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -11,44 +11,44 @@ use nix::sys::stat;
 
 use tuntap_sys::tun::{CONTROL_DEVICE, CONTROL_DEVICE_ID, MAX_PACKET_LEN, Tun};
 
-/// What opening the control device comes to.
+/// The state of the control device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlDevice {
-    /// Nothing of that name.
+    /// It doesn't exist.
     Missing,
-    /// Something else of that name.
+    /// There is another file of that name.
     Foreign,
-    /// It doesn't open.
+    /// It can't be opened.
     Closed(Errno),
-    /// It opens.
+    /// It can be opened.
     Open,
 }
 
-/// What a device can do that was made to see.
+/// What a TUN device can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Headers before packets (IFF_VNET_HDR), without which there are no offloads.
+    /// It has headers before packets (IFF_VNET_HDR), without which there are no offloads.
     pub header: bool,
-    /// Checksums left to the other side.
+    /// Checksums can be left to the other side.
     pub checksum: bool,
-    /// TCP over IPv4 in super-packets.
+    /// GSO packets of TCP over IPv4.
     pub tcp4: bool,
-    /// TCP over IPv6 in super-packets.
+    /// GSO packets of TCP over IPv6.
     pub tcp6: bool,
-    /// UDP in super-packets (Linux 6.2).
+    /// GSO packets of UDP (Linux 6.2).
     pub udp: bool,
-    /// Reads that don't block whatever the descriptor's flags say (RWF_NOWAIT).
+    /// Reads that don't block even if the descriptor is blocking (RWF_NOWAIT).
     pub nowait: bool,
 }
 
-/// How making a device ended.
+/// The result of trying to make a TUN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trial {
     /// It was made.
     Made(Abilities),
     /// It was refused.
     Refused(String),
-    /// There was no namespace to try it in.
+    /// A network namespace for the trial could not be made.
     NoNamespace(Errno),
 }
 
@@ -70,7 +70,7 @@ pub fn control_device() -> ControlDevice {
     }
 }
 
-/// Makes a device in a network namespace that ends with this call.
+/// Tries to make a TUN device, in a network namespace that ends with this call.
 pub fn try_out() -> Trial {
     let trial = || {
         if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {

@@ -1,8 +1,8 @@
-//! Panics and endless loops on demand, for the tests of what follows one. Only in builds with the feature of this name,
-//! which serve nobody.
+//! Panics and endless loops on demand, for tests of how they are handled. Only in builds with the feature of this name,
+//! which are for tests only.
 
-/// Panics if `UWSGI_TUNTAP_FAULT` is `<point>:<file>` and the file is there, or goes round and round for ever if that has
-/// anything in it. It is removed first, so that this happens once.
+/// Panics if `UWSGI_TUNTAP_FAULT` is `<point>:<file>` and the file exists; loops for ever if the file isn't empty. The file
+/// is removed first, so that this happens once.
 pub fn point(name: &str) {
     let Some(fault) = std::env::var_os("UWSGI_TUNTAP_FAULT").and_then(|fault| fault.into_string().ok()) else { return };
     if let Some((wanted, file)) = fault.split_once(':')

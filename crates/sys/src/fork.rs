@@ -1,5 +1,5 @@
-//! Descriptors that forked children don't keep: workers, mules, spoolers, applications' own processes. Close-on-exec
-//! can't do that, because these never execute another program.
+//! Descriptors that are closed in forked children: workers, mules, spoolers, applications' own processes. Close-on-exec
+//! can't do that, because these children never execute another program.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
@@ -32,20 +32,21 @@ pub fn close_in_children(fd: BorrowedFd<'_>) -> bool {
         .any(|slot| slot.compare_exchange(EMPTY, fd.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok())
 }
 
-/// Takes a descriptor off the list. To be called before it is closed.
+/// Unregisters a descriptor. To be called before it is closed.
 pub fn forget(fd: BorrowedFd<'_>) {
     for slot in &DESCRIPTORS {
         let _ = slot.compare_exchange(fd.as_raw_fd(), EMPTY, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
-/// Whether the registered descriptors are open in this process: it registered them, or they moved here.
+/// Returns true if the registered descriptors are open in this process: it has registered them, or [`follow_forks`] has
+/// moved them here.
 pub fn owns_descriptors() -> bool {
     OWNER.load(Ordering::Acquire) == own_pid()
 }
 
-/// The next forks are those of a process that puts itself into the background: the descriptors move on to the child,
-/// each time, since the parent is about to end.
+/// Announces the forks of a process that puts itself into the background: in each of the next `count` forks, the descriptors
+/// stay open in the child, and its parent is about to end.
 pub fn follow_forks(count: u32) {
     FORKS_TO_FOLLOW.store(count, Ordering::Release);
 }

@@ -1,4 +1,5 @@
-//! The kernel: TUN devices, sockets with credentials, namespaces, limits. One of the two homes of unsafe code.
+//! Everything that is asked of the kernel: TUN devices, sockets, netlink, namespaces, limits, the sandbox. Unsafe code
+//! towards the kernel has its home here; that towards uWSGI is in the plugin.
 #![allow(unsafe_code)]
 
 pub mod dumpable;

@@ -1,8 +1,8 @@
-//! Lines for the operator. The plugin hands them to uWSGI's log; tests collect them.
+//! Log lines for the operator. The plugin passes them to uWSGI's log; tests collect them.
 
 use std::fmt;
 
-/// Takes one line, without its end.
+/// A function that takes one line, without the line feed.
 #[derive(Clone, Copy)]
 pub struct Logger(pub fn(&str));
 

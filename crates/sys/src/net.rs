@@ -1,4 +1,4 @@
-//! Network namespaces, and what is asked of one through any of its sockets.
+//! Network namespaces, and properties of one that any of its sockets can be asked for.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use serde::{Deserialize, Serialize};
 
-/// A number that is the network namespace's own for as long as the machine runs (`SO_NETNS_COOKIE`, Linux 5.14).
+/// A number that identifies a network namespace until the machine is rebooted (`SO_NETNS_COOKIE`, Linux 5.14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NamespaceCookie(u64);
 
@@ -24,7 +24,7 @@ pub fn current_namespace() -> Option<NamespaceCookie> {
     namespace_of(probe.as_fd())
 }
 
-/// The network namespace that a socket was made in; for an accepted one of the unix family, the one that its peer's was
+/// The network namespace that a socket was made in. For an accepted unix socket it is the one that the peer's socket was
 /// made in. `None` where the kernel can't tell.
 pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
     let mut cookie = 0u64;
@@ -42,10 +42,10 @@ pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
     (result == 0).then_some(NamespaceCookie(cookie))
 }
 
-/// Whether this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that can't be told: in a process
-/// namespace with a /proc of its own no parent is seen.
+/// Returns true if this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that is unknown: the first
+/// process of a PID namespace doesn't see its parent if it has a /proc of its own.
 pub fn shares_namespace_with_parent() -> Option<bool> {
-    // getppid(2) is 0 in a process namespace's first process, while a /proc from outside knows the parent.
+    // getppid(2) is 0 in the first process of a PID namespace, but a /proc from outside knows the parent.
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.to_owned();
     let own = std::fs::read_link("/proc/self/ns/net").ok()?;
@@ -53,12 +53,12 @@ pub fn shares_namespace_with_parent() -> Option<bool> {
     Some(own == parents)
 }
 
-/// Whether there is an interface of this name in the current network namespace.
+/// Returns true if there is an interface of this name in the current network namespace.
 pub fn exists(interface: &str) -> bool {
     nix::net::if_::if_nametoindex(interface).is_ok()
 }
 
-/// Longest packet that an interface takes, in bytes (netdevice(7), SIOCGIFMTU). Any socket of its namespace will do.
+/// The MTU of an interface, in bytes (netdevice(7), SIOCGIFMTU). Any socket of its namespace will do.
 pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -75,8 +75,8 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> nix::Result<u16> {
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-/// The name of an interface by its number (netdevice(7), SIOCGIFNAME). Any socket of its namespace will do. ENODEV if there is
-/// none.
+/// The name of the interface with an index (netdevice(7), SIOCGIFNAME). Any socket of its namespace will do. ENODEV if there
+/// is none.
 pub fn interface_name(socket: BorrowedFd<'_>, index: u32) -> nix::Result<String> {
     // SAFETY: `struct ifreq` is integers and a union of plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! How much processor time the kernel gives this process beside others (sched(7)).
+//! The share of processor time that the kernel gives this process (sched(7)).
 
 use std::fs;
 use std::io;
@@ -7,11 +7,11 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::unistd;
 
-/// The own session's group, for reading and writing (sched(7), "The autogroup feature").
+/// The file with the autogroup of this process's session (sched(7), "The autogroup feature").
 const OWN_GROUP: &str = "/proc/self/autogroup";
 
-/// Gives the calling thread a nice value. Threads and processes that it starts later get none that is negative
-/// (sched_setscheduler(2), SCHED_RESET_ON_FORK). A value below the present one takes CAP_SYS_NICE, or RLIMIT_NICE.
+/// Gives the calling thread a nice value. Threads and processes that it starts later don't inherit a negative one
+/// (sched_setscheduler(2), SCHED_RESET_ON_FORK). A value below the present one needs CAP_SYS_NICE, or RLIMIT_NICE.
 pub fn set_nice(value: i8) -> nix::Result<()> {
     let mut parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the structure lives through the call, and 0 is the calling thread.
@@ -29,36 +29,36 @@ pub fn nice() -> Option<i8> {
     Errno::clear();
     // SAFETY: takes two numbers; 0 is the calling thread.
     let value = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    // -1 is a nice value, too.
+    // -1 is also a valid nice value.
     if value == -1 && Errno::last_raw() != 0 {
         return None;
     }
     i8::try_from(value).ok()
 }
 
-/// Whether the kernel shares processor time among sessions before it does among the processes of each
-/// (/proc/sys/kernel/sched_autogroup_enabled). Where a group of the `cpu` controller is in between, it doesn't.
+/// Returns true if the kernel divides processor time among sessions first, and then among the processes of each
+/// (/proc/sys/kernel/sched_autogroup_enabled). It doesn't do so for processes in a group of the `cpu` controller.
 pub fn has_autogroups() -> bool {
     fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").is_ok_and(|text| text.trim() == "1")
 }
 
-/// Makes the calling process a session of its own, and so a group of its own. It has no controlling terminal then, and gets
-/// no signals of one.
+/// Makes the calling process the leader of a new session, with an autogroup of its own. It has no controlling terminal then,
+/// and gets no signals from one.
 pub fn leave_session() -> nix::Result<()> {
     unistd::setsid().map(drop)
 }
 
-/// Gives the own session's group a nice value. A negative one takes CAP_SYS_NICE.
+/// Gives the autogroup of this session a nice value. A negative one needs CAP_SYS_NICE.
 pub fn set_group_nice(value: i8) -> io::Result<()> {
     fs::write(OWN_GROUP, value.to_string())
 }
 
-/// The nice value of the own session's group.
+/// The nice value of the autogroup of this session.
 pub fn group_nice() -> Option<i8> {
     nice_in(&fs::read_to_string(OWN_GROUP).ok()?)
 }
 
-/// Reads `/autogroup-25 nice 0`.
+/// Reads the nice value in a text such as `/autogroup-25 nice 0`.
 fn nice_in(text: &str) -> Option<i8> {
     text.trim().rsplit_once(" nice ")?.1.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! This process: its limits, its descriptors, its end.
+//! Properties of this process: its limits, its descriptors, its environment, its end.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd;
 
-/// Allows as many descriptors as the administrator does: raises the soft limit to the hard one.
+/// Raises the soft limit of open descriptors to the hard one.
 pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
@@ -25,19 +25,19 @@ pub fn thread_time_nanos() -> u64 {
     u64::try_from(now).unwrap_or_default()
 }
 
-/// How often the calling thread has made room for another one, by itself or not (getrusage(2), RUSAGE_THREAD).
+/// Context switches of the calling thread, voluntary and involuntary ones (getrusage(2), RUSAGE_THREAD).
 pub fn context_switches() -> u64 {
     let count = getrusage(UsageWho::RUSAGE_THREAD)
         .map_or(0, |usage| usage.voluntary_context_switches() + usage.involuntary_context_switches());
     u64::try_from(count).unwrap_or_default()
 }
 
-/// Time since some moment that is the same for all processes (clock_gettime(2), CLOCK_MONOTONIC).
+/// Time since a moment that is the same for all processes (clock_gettime(2), CLOCK_MONOTONIC).
 pub fn monotonic_time() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Mount and inode of the directory that is the root for this process (statx(2)). The mount is 0 on kernels before 5.8.
+/// Mount and inode of this process's root directory (statx(2)). The mount is 0 on kernels before 5.8.
 pub fn root_directory() -> nix::Result<(u64, u64)> {
     // SAFETY: `struct statx` is numbers, for which zeros are valid.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -47,9 +47,9 @@ pub fn root_directory() -> nix::Result<(u64, u64)> {
     Errno::result(result).map(|_| (found.stx_mnt_id, found.stx_ino))
 }
 
-/// Puts one open file in the place of another, under that one's number, closed on exec.
+/// Replaces the file of one descriptor by that of another, closed on exec (dup3(2)).
 pub fn replace_descriptor(new: BorrowedFd<'_>, place: BorrowedFd<'_>) -> nix::Result<()> {
-    // SAFETY: both are open. Whoever owns `place` goes on owning its number, for another file.
+    // SAFETY: both are open. The owner of `place` goes on owning its number, which is another file then.
     let result = unsafe { libc::dup3(new.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
     Errno::result(result).map(drop)
 }
@@ -63,8 +63,8 @@ pub fn watch_process(pid: libc::pid_t) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A descriptor that becomes readable when this process's parent ends (pidfd_open(2)), in place of the signal that would
-/// end this process then. Fails on kernels before 5.3, where that signal stays what it is.
+/// A descriptor that becomes readable when this process's parent ends (pidfd_open(2)). It replaces the signal that would end
+/// this process then (PR_SET_PDEATHSIG). Fails on kernels before 5.3, and leaves the signal as it is there.
 pub fn watch_parent() -> nix::Result<OwnedFd> {
     let parent = unistd::getppid();
     let fd = watch_process(parent.as_raw())?;
@@ -75,33 +75,34 @@ pub fn watch_parent() -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Whether there is a process of this number, if only one that nobody has waited for yet (kill(2) with no signal).
+/// Returns true if there is a process of this number (kill(2) without a signal). A process that has ended counts until its
+/// parent has waited for it.
 pub fn exists(pid: libc::pid_t) -> bool {
     kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// A timer that becomes readable again and again (timerfd_create(2)), of a clock that nobody sets. Reading it doesn't
-/// block.
+/// A timer that becomes readable after each interval (timerfd_create(2)). It uses the monotonic clock, and reading it
+/// doesn't block.
 pub fn periodic_timer(interval: Duration) -> nix::Result<TimerFd> {
     let timer = TimerFd::new(TimerClock::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
     timer.set(Expiration::Interval(interval.into()), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }
 
-/// Makes reads and writes return at once.
+/// Makes a descriptor non-blocking.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
-/// Says whether a descriptor is closed when the process executes another program.
+/// Sets if a descriptor is closed when the process executes another program.
 pub fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> nix::Result<()> {
     let flags = if close { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
     fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)
 }
 
-/// Takes over a descriptor that this process inherited through an exec. To be called before anything else in the new
-/// image could have opened a descriptor of that number. `None` if it isn't open, or is a standard stream.
+/// Takes over a descriptor that this process inherited through an exec. Must be called before anything else in the new image
+/// could have opened a descriptor of that number. `None` if it isn't open, or is a standard stream.
 pub fn adopt_inherited(fd: RawFd) -> Option<OwnedFd> {
     if fd <= libc::STDERR_FILENO {
         return None;
@@ -117,32 +118,32 @@ pub fn adopt_inherited(fd: RawFd) -> Option<OwnedFd> {
 /// Reads a variable and takes it out of the environment.
 pub fn take_variable(name: &str) -> Result<String, std::env::VarError> {
     let value = std::env::var(name)?;
-    // SAFETY: the host is single-threaded where its hooks call this, before it starts threads and applications.
+    // SAFETY: uWSGI is single-threaded where its hooks call this, before it starts threads and applications.
     unsafe { std::env::remove_var(name) };
     Ok(value)
 }
 
 /// Sets a variable for the program that this process is about to execute, or for the C library.
 pub fn set_variable(name: &str, value: &str) {
-    // SAFETY: the host calls this from its main thread, before it starts workers or right before the exec; its other
-    // threads don't use the environment then, and ours never do. A gateway has no other thread.
+    // SAFETY: uWSGI calls this from its main thread, before it starts workers or right before the exec. Its other threads
+    // don't use the environment then, and the plugin's never do. A uWSGI gateway process has no other thread.
     unsafe { std::env::set_var(name, value) };
 }
 
-/// Settles the time zone on what it is now, where the environment names none. The C library would look at
-/// /etc/localtime again for each time that it puts into words, which a process without files can't.
+/// Fixes the time zone to the present one, if the environment names none. Otherwise the C library would read /etc/localtime
+/// for each time that it formats, which a process can't that may open no files.
 pub fn pin_time_zone() {
     if std::env::var_os("TZ").is_none() {
         set_variable("TZ", ":/etc/localtime");
     }
     let mut broken_down = std::mem::MaybeUninit::uninit();
-    // SAFETY: localtime_r(3) reads the first argument and writes the second; both live through the call. It reads the
-    // time zone, unless that was done before.
+    // SAFETY: localtime_r(3) reads the first argument and writes the second; both live through the call. It makes the C
+    // library read the time zone, if it hasn't before.
     unsafe { libc::localtime_r(&0, broken_down.as_mut_ptr()) };
 }
 
-/// Runs `start`, which starts threads, so that these get no signals: they belong to the main thread. What a thread causes
-/// itself it gets all the same, so that the handlers that tell of it do.
+/// Runs `start`, which starts threads, with signals blocked, so that the main thread gets them all. Signals that a thread
+/// causes itself, such as SIGSEGV, stay unblocked, so that their handlers run.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
     let mut blocked = SigSet::all();
     let own = [Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV, Signal::SIGSYS, Signal::SIGTRAP];
@@ -154,15 +155,16 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {
     Ok(result)
 }
 
-/// Has `end` run when the process exits, after what is registered later. Children that are forked inherit that.
+/// Registers a function that runs when the process exits, after those that are registered later (atexit(3)). Forked children
+/// inherit it.
 pub fn at_exit(end: extern "C" fn()) {
     // SAFETY: the handler is a function of the plugin, which is never unloaded.
     let result = unsafe { libc::atexit(end) };
     debug_assert_eq!(result, 0, "atexit(3) fails only without memory");
 }
 
-/// Makes this process end, from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up behind
-/// itself; a process that is not that far yet, or hangs, is ended without.
+/// Makes this process end, from one of its threads. SIGINT makes a uWSGI master stop its workers and clean up. A process
+/// that doesn't handle it yet, or hangs, is ended without that after 10 seconds.
 pub fn end_process() {
     const TIME_TO_STOP: Duration = Duration::from_secs(10);
     let force = || {
@@ -175,17 +177,18 @@ pub fn end_process() {
     }
 }
 
-/// Ends the process without any of the handlers that wait for its end.
+/// Ends the process without running its exit handlers.
 pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Has this process end without the handlers that were registered for its end so far (atexit(3)). Its exit code is 1 then.
+/// Makes this process skip the exit handlers that were registered so far (atexit(3)). Its exit code will be 1.
 pub fn skip_exit_handlers() {
     extern "C" fn end() {
         exit_at_once(1)
     }
-    // SAFETY: the handler takes nothing, and does nothing but _exit(2). Should there be no memory for it, the others run.
+    // SAFETY: the handler takes nothing, and only calls _exit(2). If there is no memory to register it, the other handlers
+    // run.
     unsafe { libc::atexit(end) };
 }

@@ -1,4 +1,4 @@
-//! Replacing a file as a whole, in a folder that nobody can swap for another in the meantime.
+//! Replacing a file atomically, in a folder that is held open, so that nobody can put another folder in its place meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,13 +16,13 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use tuntap_wire::autoconf::DirectoryId;
 
-/// Anybody may read the file.
+/// The mode of the files: anybody may read them.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
 
-/// Names of drafts that are tried.
+/// How many names are tried for a draft.
 const MAX_DRAFTS: u32 = 8;
 
-/// A folder, and the name of a file in it that need not exist.
+/// A folder, and the name of a file in it. The file need not exist.
 #[derive(Debug)]
 pub struct Place {
     folder: File,
@@ -46,8 +46,8 @@ impl Place {
         Ok(DirectoryId { device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// Puts a file that anybody may read in the place of what is there, which may be a symbolic link: the link goes, and what
-    /// it leads to stays as it is. Nothing happens if the file is there already, as another process of this one's user has
+    /// Replaces what is there by a file that anybody may read. A symbolic link is replaced itself; its target stays as it
+    /// is. Nothing happens if the file has this content, mode and owner already, because another process of this user has
     /// written it.
     pub fn replace(&self, contents: &[u8]) -> io::Result<()> {
         if self.has(contents).unwrap_or(false) {
@@ -63,7 +63,7 @@ impl Place {
         result
     }
 
-    /// A new file in the folder, of which nobody else has the name: others may be writing the same file.
+    /// Creates a file with an unused random name in the folder: several processes may be replacing the same file.
     fn draft(&self) -> io::Result<(OsString, File)> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut attempts = 0;
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(place.directory().expect("a folder"), directory(&dir).expect("a folder"));
     }
 
-    /// Workers that keep their privileges write it one after the other.
+    /// Workers that keep their privileges may write the same file at the same time.
     #[test]
     fn writers_of_the_same_file_do_not_disturb_each_other() {
         let dir = tempfile::tempdir().expect("a folder");

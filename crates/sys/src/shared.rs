@@ -15,25 +15,25 @@ pub struct SharedNumber(NonNull<AtomicU64>);
 
 // SAFETY: it points to an atomic in a mapping that nobody but this value unmaps.
 unsafe impl Send for SharedNumber {}
-// SAFETY: as above; all access is atomic.
+// SAFETY: it points to an atomic in a mapping that nobody but this value unmaps.
 unsafe impl Sync for SharedNumber {}
 
 impl SharedNumber {
-    /// Zero.
+    /// A number that is 0.
     pub fn new() -> nix::Result<Self> {
         let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
         // SAFETY: a new mapping, at a place that the kernel chooses.
         let page = unsafe { mmap_anonymous(None, LEN, protection, flags) }?;
-        // It begins with a page, and is full of zeros, which an atomic number may be.
+        // The mapping begins at a page, so that it is aligned, and is zeroed, which is valid for an atomic number.
         Ok(Self(page.cast()))
     }
 
-    /// What it is now.
+    /// The present value.
     pub fn get(&self) -> u64 {
         self.number().load(Ordering::Relaxed)
     }
 
-    /// Changes it.
+    /// Sets the value.
     pub fn set(&self, value: u64) {
         self.number().store(value, Ordering::Relaxed);
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A socket's file, known by more than its name.
+/// A socket's file, identified by its inode as well as by its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketFile {
     path: PathBuf,
@@ -14,8 +14,8 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// The file of a socket that has just been bound. The path counts from here, wherever the process goes. `None` for
-    /// names in the abstract namespace, which have none.
+    /// The file of a socket that has just been bound. A relative path is resolved now, so that it stays valid when the
+    /// process changes its directory. `None` for names in the abstract namespace, which have no file.
     pub fn of(name: &str) -> Option<Self> {
         if name.starts_with('@') {
             return None;
@@ -25,12 +25,12 @@ impl SocketFile {
         Some(Self { path, device: found.dev(), inode: found.ino() })
     }
 
-    /// Where it is.
+    /// Its absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes it away, unless another one has taken its place. `NotFound` if there is none.
+    /// Removes it, unless another file has taken its place. `NotFound` if there is no file of this path.
     pub fn remove(&self) -> io::Result<()> {
         let found = fs::symlink_metadata(&self.path)?;
         if (found.dev(), found.ino()) == (self.device, self.inode) { fs::remove_file(&self.path) } else { Ok(()) }

@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 /// A setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Setting {
-    /// Whether IPv4 packets that come in by the interface are forwarded.
+    /// 1 if IPv4 packets that come in by the interface are forwarded.
     Ipv4Forwarding,
-    /// Whether IPv6 packets that come in by the interface are forwarded, whatever the others do (Linux 6.17).
+    /// 1 if IPv6 packets that come in by the interface are forwarded even where others aren't (Linux 6.17).
     Ipv6ForceForwarding,
-    /// Of `all`: whether IPv6 packets are forwarded. Of one interface: whether it is one of a router, which takes no
+    /// Of `all`: 1 if IPv6 packets are forwarded. Of one interface: 1 if it is a router's, which ignores router
     /// advertisements.
     Ipv6Forwarding,
-    /// Whether IPv6 addresses and routes are taken from router advertisements: 0 never, 1 unless packets are forwarded, 2
+    /// When IPv6 addresses and routes are taken from router advertisements: 0 never, 1 unless packets are forwarded, 2
     /// always.
     Ipv6AcceptAdvertisements,
 }
 
 impl Setting {
-    /// Family and name.
+    /// Its family and name in /proc/sys/net.
     const fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::Ipv4Forwarding => ("ipv4", "forwarding"),
@@ -36,7 +36,7 @@ impl Setting {
         ["/proc/sys/net", self.place().0, "conf"].iter().collect()
     }
 
-    /// The interfaces that have it, with [`DEFAULT`] and without [`ALL`].
+    /// The interfaces that have it, including [`DEFAULT`] but not [`ALL`].
     pub fn interfaces(self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.folder()) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -44,10 +44,10 @@ impl Setting {
     }
 }
 
-/// In the place of an interface: all of them.
+/// The name that stands for all interfaces.
 pub const ALL: &str = "all";
 
-/// In the place of an interface: those that are yet to come.
+/// The name that stands for interfaces that don't exist yet.
 pub const DEFAULT: &str = "default";
 
 /// A setting of one interface, or of [`ALL`].
@@ -55,12 +55,12 @@ pub const DEFAULT: &str = "default";
 pub struct Sysctl {
     /// The interface.
     pub interface: String,
-    /// What of it.
+    /// The setting.
     pub setting: Setting,
 }
 
 impl Sysctl {
-    /// The place of a setting.
+    /// A setting of an interface.
     pub fn new(interface: &str, setting: Setting) -> Self {
         Self { interface: interface.to_owned(), setting }
     }
@@ -70,13 +70,13 @@ impl Sysctl {
         self.setting.folder().join(&self.interface).join(self.setting.place().1)
     }
 
-    /// What sysctl(8) calls it. Dots in an interface's name are slashes there.
+    /// Its name for sysctl(8), in which dots of an interface's name are slashes.
     pub fn name(&self) -> String {
         let (family, name) = self.setting.place();
         format!("net.{family}.conf.{}.{name}", self.interface.replace('.', "/"))
     }
 
-    /// Whether the kernel has it for this interface.
+    /// Returns true if the kernel has it for this interface.
     pub fn exists(&self) -> bool {
         self.path().exists()
     }
@@ -89,7 +89,7 @@ impl Sysctl {
 
     /// Sets it. The error names the file.
     pub fn write(&self, value: i32) -> io::Result<()> {
-        // The kernel takes a value in one piece, and has no file to make.
+        // The kernel wants the whole value in one write(2). The file is not to be created.
         fs::OpenOptions::new()
             .write(true)
             .open(self.path())

@@ -14,7 +14,7 @@ use tuntap_wire::ip::IPV6_HEADER_LEN;
 use tuntap_wire::offloads::Offloads;
 use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
 
-/// Where TUN devices come from.
+/// The device file that makes TUN devices.
 pub const CONTROL_DEVICE: &str = "/dev/net/tun";
 
 /// Major and minor number of the control device (Documentation/admin-guide/devices.txt).
@@ -28,7 +28,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
 }
 
-/// What kcmp(2) is to compare: open files (linux/kcmp.h).
+/// The type of a kcmp(2) that compares open files (linux/kcmp.h).
 pub const KCMP_FILE: u32 = 0;
 
 /// Longest packet that a device gives or takes, in bytes, with the header before it. The length in an IPv6 header doesn't
@@ -52,7 +52,7 @@ pub enum TunError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// The descriptor is not that of a TUN device, or has a header of another length before packets.
+    /// The descriptor is not a TUN device's, or the device has a header of another length before packets.
     #[error("descriptor {0} is no TUN device of ours")]
     Foreign(i32),
 }
@@ -68,7 +68,7 @@ fn hint(errno: Errno) -> String {
 
 /// A TUN device: one IP packet for each read and write, without packet information. Lives as long as its descriptor.
 ///
-/// In every buffer, [`VNET_HEADER_LEN`] bytes stand before the packet, whether the kernel knows them or not.
+/// Every buffer has [`VNET_HEADER_LEN`] bytes before the packet, even if the device has no header.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
@@ -102,7 +102,7 @@ impl Tun {
         Err(TunError::Create { name: name.to_owned(), errno: Errno::EINVAL })
     }
 
-    /// Takes over a descriptor that an earlier image of this process opened, after looking at what it really is.
+    /// Takes over a descriptor that an earlier image of this process opened, after verifying that it is a TUN device's.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
         let foreign = || TunError::Foreign(fd.as_raw_fd());
         let device = stat::fstat(&fd).map_err(|_| foreign())?.st_rdev;
@@ -112,8 +112,8 @@ impl Tun {
         let request = attached_interface(fd.as_fd()).map_err(|_| foreign())?;
         // SAFETY: TUNGETIFF has filled in name and flags, so that `ifru_flags` is the union's valid member.
         let found = unsafe { request.ifr_ifru.ifru_flags };
-        // IFF_NO_PI can't be told: TUNGETIFF uses its bit for another flag, which is nearly always set. Who hands over a
-        // device with packet information gets no packet that makes sense.
+        // IFF_NO_PI can't be verified: TUNGETIFF uses its bit for another flag, which is nearly always set. A vassal that
+        // passes a device with packet information only gets packets that make no sense.
         if found & flags(libc::IFF_TUN | libc::IFF_TAP) != flags(libc::IFF_TUN) {
             return Err(foreign());
         }
@@ -132,44 +132,45 @@ impl Tun {
         })
     }
 
-    /// Takes over a descriptor that a vassal handed over and keeps a copy of.
+    /// Takes over a descriptor that a vassal has passed, and of which it keeps a copy.
     pub fn adopt_shared(fd: OwnedFd) -> Result<Self, TunError> {
         Ok(Self { ownership: Ownership::Shared, ..Self::adopt(fd)? })
     }
 
-    /// The name that the kernel gave it.
+    /// The name that the device had when it was opened.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether the kernel puts a header before packets. Without it there are no offloads.
+    /// Returns true if the kernel puts a header before packets. Without it there are no offloads.
     pub const fn has_header(&self) -> bool {
         self.has_header
     }
 
-    /// Whether the kernel hands on what is written rather than to receive it at once. Stays what it is for this
-    /// descriptor, but is told by the device: by that of several queues, those of the one that was made last.
+    /// Returns true if the kernel queues written packets (NAPI) instead of processing them within the write. That never
+    /// changes for a descriptor, but the kernel tells it by device: of a device with several queues, it tells that of the
+    /// newest queue.
     pub const fn has_napi(&self) -> bool {
         self.has_napi
     }
 
-    /// Whether there may be several queues, each with a descriptor.
+    /// Returns true if the device can have several queues, each with a descriptor.
     pub const fn has_queues(&self) -> bool {
         self.has_queues
     }
 
-    /// What was asked for last.
+    /// The offloads that were enabled last.
     pub const fn offloads(&self) -> Offloads {
         self.offloads
     }
 
-    /// Asks for as many offloads as the kernel has. From now on, packets may come that could not travel on a wire.
+    /// Enables as many offloads as the kernel has. From now on, packets may be read that could not travel on a wire.
     pub fn enable_offloads(&mut self) -> Offloads {
         self.offloads = self.best_offloads();
         self.offloads
     }
 
-    /// Turns on what [`Tun::enable_offloads`] would, without taking note of it: for a descriptor that is shared.
+    /// Enables what [`Tun::enable_offloads`] would, but doesn't remember it: for a descriptor that is shared.
     pub fn best_offloads(&self) -> Offloads {
         if !self.has_header {
             return Offloads::NONE;
@@ -178,12 +179,12 @@ impl Tun {
         Offloads::CANDIDATES.into_iter().find(accepted).unwrap_or(Offloads::NONE)
     }
 
-    /// Whether the kernel takes these offloads (`TUN_F_*`) together. They are on then.
+    /// Tries to enable these offloads (`TUN_F_*`) together. Returns true if the kernel accepts them.
     pub fn accepts_offloads(&self, flags: u32) -> bool {
         self.has_header && self.set_offloads(flags).is_ok()
     }
 
-    /// Has the kernel do everything itself again.
+    /// Disables all offloads.
     pub fn disable_offloads(&self) {
         // It can't fail: the kernel refuses unknown bits only.
         let _ = self.set_offloads(Offloads::NONE.bits());
@@ -206,8 +207,8 @@ impl Tun {
         uio::read(self.fd.as_fd(), self.ownership, packet).map(|len| VNET_HEADER_LEN + len)
     }
 
-    /// Writes one packet. The kernel refuses it with EIO while the device is down, with EINVAL if it is no IP packet.
-    /// On a device without header, nothing may be left to do to the packet.
+    /// Writes one packet. The kernel refuses it with EIO while the device is down, with EINVAL if it is no IP packet. On a
+    /// device without header, the packet must be complete: `offload` is ignored.
     pub fn send(&self, offload: &Offload, packet: &[u8]) -> io::Result<()> {
         let header = offload.encode();
         let parts = [IoSlice::new(&header), IoSlice::new(packet)];
@@ -219,8 +220,8 @@ impl Tun {
         uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
     }
 
-    /// Whether the descriptors of both are copies of one (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A device
-    /// without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
+    /// Returns true if both descriptors are of the same open file (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A
+    /// device without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
     pub fn is_copy_of(&self, other: &Self) -> Option<bool> {
         let process = nix::unistd::getpid().as_raw();
         // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
@@ -230,17 +231,17 @@ impl Tun {
         (order >= 0).then_some(order == 0)
     }
 
-    /// Whether the device still exists. Somebody may delete it while its descriptor is open.
+    /// Returns true if the device still exists. Somebody may delete it while its descriptor is open.
     pub fn is_alive(&self) -> bool {
         attached_interface(self.fd.as_fd()).is_ok()
     }
 
-    /// The name that the device has right now: somebody may have changed it. An error if it is gone.
+    /// The present name of the device, which may have been renamed. An error if the device was deleted.
     pub fn current_name(&self) -> nix::Result<String> {
         attached_interface(self.fd.as_fd()).map(|request| name_of(&request))
     }
 
-    /// Whether an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
+    /// Returns true if an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.
     pub fn is_gone(error: &io::Error) -> bool {
         error.raw_os_error() == Some(libc::EBADFD)
     }
@@ -264,7 +265,7 @@ const fn flags(value: libc::c_int) -> libc::c_short {
     value as libc::c_short
 }
 
-/// E2BIG is the answer to a name that doesn't fit the kernel's structure.
+/// Attaches the descriptor to an interface. E2BIG if the name doesn't fit the kernel's structure.
 fn set_interface(control: &File, name: &str, layout: libc::c_int) -> nix::Result<()> {
     let mut request = interface_request(name).ok_or(Errno::E2BIG)?;
     request.ifr_ifru.ifru_flags = flags(layout);
@@ -297,7 +298,7 @@ fn interface_request(name: &str) -> Option<libc::ifreq> {
     Some(request)
 }
 
-/// Kernel names are ASCII in practice; another byte would only make the log less pretty.
+/// The name in a request. Names of interfaces are ASCII in practice; other bytes are read as Latin-1.
 fn name_of(request: &libc::ifreq) -> String {
     request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.to_ne_bytes()[0])).collect()
 }

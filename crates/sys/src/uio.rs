@@ -3,17 +3,17 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Who else can change the descriptor's flags.
+/// Whether somebody else can change the descriptor's flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// Nobody: O_NONBLOCK stays what it is.
+    /// Nobody else has the descriptor: O_NONBLOCK stays set.
     Ours,
-    /// A vassal, which may clear O_NONBLOCK at any time. Each call says by itself that it must not block (preadv2(2),
+    /// A vassal has it, too, and may clear O_NONBLOCK at any time. So each call says that it must not block (preadv2(2),
     /// RWF_NOWAIT).
     Shared,
 }
 
-/// Not at an offset, but where the descriptor is.
+/// The offset that means the descriptor's current position (preadv2(2)).
 const CURRENT_POSITION: libc::off_t = -1;
 
 impl Ownership {
@@ -38,7 +38,7 @@ pub fn read(fd: BorrowedFd<'_>, ownership: Ownership, buffer: &mut [u8]) -> io::
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Writes parts as one. Errors as for [`read`]. The plain calls are used where they do: they cost less.
+/// Writes parts as one packet. Errors are those of [`read`]. Uses write(2) where it can, which costs less than pwritev2(2).
 pub fn write(fd: BorrowedFd<'_>, ownership: Ownership, parts: &[IoSlice<'_>]) -> io::Result<()> {
     if let (Ownership::Ours, [part]) = (ownership, parts) {
         // SAFETY: the part lives through the call.

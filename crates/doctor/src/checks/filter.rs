@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{PortProtocol, RouterSpec};
-use tuntap_survey::filter::passage::{Packet, Passage, passage};
+use tuntap_survey::filter::evaluate::{Outcome, Packet, evaluate};
 use tuntap_survey::filter::{BaseChain, ESTABLISHED, Filters, Hook, LOCAL, NEW, UNICAST};
 use tuntap_survey::network::Surroundings;
 use tuntap_sys::netlink::nftables::MODULES;
@@ -125,11 +125,11 @@ fn judge(
     let (mut closed, mut doubts) = (Vec::new(), Vec::new());
     for is_ipv6 in [false, true].into_iter().filter(|is_ipv6| chain.is_ipv6.is_none_or(|it| it == *is_ipv6)) {
         for (way, packet) in ways(router, chain.hook, is_ipv6, found) {
-            match passage(chain, &packet) {
-                Passage::Open | Passage::Diverted(_) => {}
-                Passage::Closed if closed.contains(&way) => {}
-                Passage::Closed => closed.push(way),
-                Passage::Unknown(doubt) => doubts.push((way, doubt)),
+            match evaluate(chain, &packet) {
+                Outcome::Accept | Outcome::Dnat(_) => {}
+                Outcome::Drop if closed.contains(&way) => {}
+                Outcome::Drop => closed.push(way),
+                Outcome::Unknown(doubt) => doubts.push((way, doubt)),
             }
         }
     }
@@ -170,20 +170,20 @@ fn ways<'a>(
         };
         if matches!(hook, Hook::Prerouting | Hook::Forward) {
             let packet = Packet { state: NEW, destination_type: UNICAST, sources: sources.clone(), ..base.clone() };
-            ways.push((Way::Out, Packet { came_by: own.clone(), leaves_by: behind_routes(&outer), ..packet }));
+            ways.push((Way::Out, Packet { iif: own.clone(), oif: behind_routes(&outer), ..packet }));
             let packet = Packet { state: ESTABLISHED, ..base.clone() };
-            ways.push((Way::Back, Packet { came_by: outer.clone(), leaves_by: behind_routes(&own), ..packet }));
+            ways.push((Way::Back, Packet { iif: outer.clone(), oif: behind_routes(&own), ..packet }));
             for mapping in router.ports.iter().filter(|mapping| mapping.target.is_ipv6() == is_ipv6) {
-                let is_diverted = hook == Hook::Forward;
+                let is_dnat = hook == Hook::Forward;
                 let packet = Packet {
-                    came_by: outer.clone(),
-                    leaves_by: behind_routes(&own),
+                    iif: outer.clone(),
+                    oif: behind_routes(&own),
                     state: NEW,
-                    is_diverted,
+                    is_dnat,
                     protocol: Some(number(mapping.protocol)),
-                    port: Some(if is_diverted { mapping.target.port() } else { mapping.port }),
-                    destination: is_diverted.then(|| mapping.target.ip()),
-                    destination_type: if is_diverted { UNICAST } else { LOCAL },
+                    port: Some(if is_dnat { mapping.target.port() } else { mapping.port }),
+                    destination: is_dnat.then(|| mapping.target.ip()),
+                    destination_type: if is_dnat { UNICAST } else { LOCAL },
                     ..base.clone()
                 };
                 ways.push((Way::Port, packet));
@@ -194,7 +194,7 @@ fn ways<'a>(
                 let packet = Packet { protocol: Some(number(protocol)), ..base.clone() };
                 if matches!(hook, Hook::Prerouting | Hook::Input) {
                     let packet = Packet {
-                        came_by: own.clone(),
+                        iif: own.clone(),
                         state: NEW,
                         port: Some(DNS),
                         sources: sources.clone(),
@@ -204,7 +204,7 @@ fn ways<'a>(
                     };
                     ways.push((Way::Question(protocol), packet));
                 } else if hook == Hook::Output {
-                    let packet = Packet { leaves_by: own.clone(), state: ESTABLISHED, ..packet };
+                    let packet = Packet { oif: own.clone(), state: ESTABLISHED, ..packet };
                     let packet = Packet { sources: vec![server.into()], destination_type: UNICAST, ..packet };
                     ways.push((Way::Answer, packet));
                 }
@@ -224,7 +224,7 @@ fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'
     let address = gateway.ip();
     let has_it = |own: &&(String, IpNet)| own.1.addr() == address;
     let by_address = found.and_then(|found| found.addresses.iter().find(has_it)).map(|(name, _)| name.as_str());
-    let came_by = if address.is_loopback() {
+    let iif = if address.is_loopback() {
         vec!["lo"]
     } else if address.is_unspecified() {
         found.map(|found| default_interfaces(found, gateway.is_ipv6(), &router.device)).unwrap_or_default()
@@ -232,7 +232,7 @@ fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'
         by_address.into_iter().collect()
     };
     Packet {
-        came_by,
+        iif,
         state: NEW,
         protocol: Some(number(PortProtocol::Udp)),
         port: Some(gateway.port()),
@@ -404,7 +404,7 @@ mod tests {
     use crate::finding::Severity;
     use crate::instance::tests::instance;
     use tuntap_survey::filter::{Rule, Verdict};
-    use tuntap_survey::testing::{came_by, chain, diverted, leaves_by, rule, state, unclear};
+    use tuntap_survey::testing::{chain, dnat, iif, oif, rule, state, unclear};
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");
     const ADDRESS: (&str, &str) = ("tuntap-router-address", "192.168.0.1/24");
@@ -427,8 +427,8 @@ mod tests {
 
     #[test]
     fn all_ways_must_be_open() {
-        let (out, back) = (accept(&[came_by("emperor0")]), accept(&[leaves_by("emperor0"), state(ESTABLISHED)]));
-        let port = accept(&[leaves_by("emperor0"), diverted()]);
+        let (out, back) = (accept(&[iif("emperor0")]), accept(&[oif("emperor0"), state(ESTABLISHED)]));
+        let port = accept(&[oif("emperor0"), dnat()]);
         let fine = &verdicts(&[ROUTER], Vec::new())[0];
         assert_eq!(*fine, Finding::fine("packet filters (nf_tables): no chain sees what is forwarded"));
         let closed = verdict(&[ROUTER], chain(true, Vec::new()));

@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{HostRule, RouterSpec};
 use tuntap_core::policy::pattern::{Action, Flow, Rules, Service as RuleService};
-use tuntap_survey::filter::passage::{Packet, Passage, passage};
+use tuntap_survey::filter::evaluate::{Outcome, Packet, evaluate};
 use tuntap_survey::filter::{BaseChain, Filters, Hook, LOCAL, NEW, UNICAST};
 use tuntap_survey::kernel::Fill;
 use tuntap_survey::network::Surroundings;
@@ -114,7 +114,7 @@ fn is_reached(router: &RouterSpec, service: &Service, filters: &Filters, found: 
         };
         let Some(destination) = destination else { return false };
         let packet = Packet {
-            came_by: vec![router.device.as_str()],
+            iif: vec![router.device.as_str()],
             is_ipv6,
             state: NEW,
             protocol: Some(if service.protocol == "udp" { UDP } else { TCP }),
@@ -132,7 +132,7 @@ fn is_reached(router: &RouterSpec, service: &Service, filters: &Filters, found: 
 fn passes(chains: &[BaseChain], hooks: &[Hook], packet: &Packet<'_>) -> bool {
     let concerned = chains.iter().filter(|chain| !chain.is_nat && hooks.contains(&chain.hook));
     let of_family = concerned.filter(|chain| chain.is_ipv6.is_none_or(|it| it == packet.is_ipv6));
-    of_family.into_iter().all(|chain| passage(chain, packet) != Passage::Closed)
+    of_family.into_iter().all(|chain| evaluate(chain, packet) != Outcome::Drop)
 }
 
 /// Whether vassals reach a cloud's metadata service, which tells everybody who asks what the machine may do.
@@ -141,8 +141,8 @@ pub fn metadata(instance: &Instance, router: &RouterSpec, filters: &Filters, fou
     // Without a way of its own there it is a question of what is beyond this host.
     let way = found.neighbours.iter().find(|to| is_near(&to.net) && to.interface != router.device)?;
     let packet = Packet {
-        came_by: vec![router.device.as_str()],
-        leaves_by: vec![way.interface.as_str()],
+        iif: vec![router.device.as_str()],
+        oif: vec![way.interface.as_str()],
         state: NEW,
         protocol: Some(TCP),
         port: Some(HTTP),
@@ -191,9 +191,9 @@ pub fn dns_servers(
     let is_there = |server: &IpAddr| is_running || found.addresses.iter().any(|(_, net)| net.addr() == *server);
     let serves =
         |server: &IpAddr| services.iter().any(|it| it.protocol == "udp" && it.port == DNS && it.is_for(*server));
-    let is_diverted = |server: &IpAddr| {
+    let is_dnat = |server: &IpAddr| {
         let packet = Packet {
-            came_by: vec![router.device.as_str()],
+            iif: vec![router.device.as_str()],
             is_ipv6: server.is_ipv6(),
             state: NEW,
             protocol: Some(UDP),
@@ -203,10 +203,10 @@ pub fn dns_servers(
             ..Packet::default()
         };
         let nat = filters.chains.iter().filter(|chain| chain.is_nat && chain.hook == Hook::Prerouting);
-        nat.into_iter().any(|chain| matches!(passage(chain, &packet), Passage::Diverted(_)))
+        nat.into_iter().any(|chain| matches!(evaluate(chain, &packet), Outcome::Dnat(_)))
     };
     own_servers(router, Some(found))
-        .filter(|server| is_there(server) && !serves(server) && !is_diverted(server))
+        .filter(|server| is_there(server) && !serves(server) && !is_dnat(server))
         .map(|server| {
             Finding::warning(
                 format!("tuntap-router-dns = {} {server}: nothing on this host serves udp {DNS} there", router.device),
@@ -281,7 +281,7 @@ mod tests {
     use tuntap_survey::filter::Verdict;
     use tuntap_survey::network::Neighbour;
     use tuntap_survey::testing::service;
-    use tuntap_survey::testing::{came_by, chain, rule};
+    use tuntap_survey::testing::{chain, iif, rule};
 
     const LINES: [(&str, &str); 3] = [
         ("tuntap-router", "emperor0 /run/t.socket"),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn input(verdict: Verdict) -> BaseChain {
-        BaseChain { hook: Hook::Input, ..chain(false, vec![rule(&[came_by("emperor0")], verdict)]) }
+        BaseChain { hook: Hook::Input, ..chain(false, vec![rule(&[iif("emperor0")], verdict)]) }
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
         let leads = |tests: &[Test]| {
             let conditions: Vec<_> =
                 tests.iter().map(|test| Condition { test: test.clone(), is_negated: false }).collect();
-            let chain = chain(false, vec![rule(&conditions, Verdict::Divert)]);
+            let chain = chain(false, vec![rule(&conditions, Verdict::Dnat)]);
             BaseChain { table: "inet tuntap-emperor1".to_owned(), hook: Hook::Prerouting, is_nat: true, ..chain }
         };
         let port = |port| Test::ToPort(vec![port..=port]);
@@ -156,7 +156,7 @@ mod tests {
         };
         assert_eq!(count(leads(&[to("203.0.113.2"), port(2222)])), 1, "an address of this host");
         assert_eq!(count(leads(&[to("203.0.113.3"), port(2222)])), 0, "somebody else's");
-        let by = |name: &str| Test::CameBy(vec![Name::Exactly(name.to_owned())]);
+        let by = |name: &str| Test::Iif(vec![Name::Exactly(name.to_owned())]);
         assert_eq!((count(leads(&[by("eth0"), port(2222)])), count(leads(&[by("eth1"), port(2222)]))), (1, 0));
         let it = instance(&LINES);
         assert_eq!(mapped_twice(&it, &[&it]).len(), 1);

@@ -1,5 +1,5 @@
-//! The tables of the older iptables and ip6tables, of which nf_tables doesn't know (linux/netfilter/x_tables.h), and
-//! the modules that today's iptables has in common with them.
+//! The tables of the older iptables and ip6tables, which are not part of nf_tables (linux/netfilter/x_tables.h), and the
+//! modules (matches and targets) that today's iptables has in common with them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,33 +10,32 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range};
-use tuntap_sys::netlink::netfilter::number;
+use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range, native_u32};
 
-/// One of the two, and where things are in its `struct ipt_entry` or `struct ip6t_entry`.
+/// iptables or ip6tables, and the layout of its `struct ipt_entry` or `struct ip6t_entry`. Offsets and lengths are in bytes.
 #[derive(Debug)]
 pub struct Family {
-    /// What makes its rules.
+    /// The program that makes its rules.
     pub program: &'static str,
     is_ipv6: bool,
-    /// Names of the tables that are in use.
+    /// The file with the names of the tables that are in use.
     tables: &'static str,
     address_family: AddressFamily,
     level: libc::c_int,
-    /// Offsets of the name of the interface that a packet comes by, and of its flags.
+    /// Offsets of the name of the incoming interface, and of the flags.
     interface: usize,
     flags: usize,
-    /// Length of the addresses with their masks, and offset of the protocol.
+    /// Length of both addresses with their masks, and offset of the protocol.
     addresses: usize,
     protocol: usize,
-    /// Offset of the modules' end, which is where the target stands, and of the first module.
+    /// Offset of the field with the offset of the target, and length of the entry, behind which the first match is.
     target: usize,
     len: usize,
-    /// The flag of rules that go to a chain for good.
+    /// The flag of rules that go to a chain and don't come back (`IPT_F_GOTO`).
     goto: u8,
 }
 
-/// linux/netfilter_ipv4/ip_tables.h
+/// iptables (linux/netfilter_ipv4/ip_tables.h).
 pub const IPV4: Family = Family {
     program: "iptables-legacy",
     is_ipv6: false,
@@ -52,7 +51,7 @@ pub const IPV4: Family = Family {
     goto: 2,
 };
 
-/// linux/netfilter_ipv6/ip6_tables.h
+/// ip6tables (linux/netfilter_ipv6/ip6_tables.h).
 pub const IPV6: Family = Family {
     program: "ip6tables-legacy",
     is_ipv6: true,
@@ -68,40 +67,42 @@ pub const IPV6: Family = Family {
     goto: 4,
 };
 
+/// Socket options that read a table (`IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`).
 const GET_INFO: libc::c_int = 64;
 const GET_ENTRIES: libc::c_int = 65;
 
-/// Tables that may drop packets, or send them elsewhere, and the longest name of one.
+/// Tables whose rules may drop packets or change their destinations, and the length of the field with a name.
 const TABLES: [&str; 5] = ["filter", "mangle", "raw", "security", NAT];
 const NAT: &str = "nat";
 const TABLE_NAME_LEN: usize = 32;
 
-/// Length of `struct xt_entry_match` and `struct xt_entry_target`, their size, name and revision.
+/// Length of `struct xt_entry_match` and `struct xt_entry_target`, which have size, name and revision, and where the name
+/// is.
 const MODULE_LEN: usize = 32;
 const MODULE_NAME: std::ops::Range<usize> = 2..31;
 
-/// Flags of what is inverted.
-const INVERTED_CAME_BY: u8 = 1;
-const INVERTED_LEAVES_BY: u8 = 2;
+/// Flags of inverted conditions (`IPT_INV_VIA_IN` and others).
+const INVERTED_IIF: u8 = 1;
+const INVERTED_OIF: u8 = 2;
 const INVERTED_SOURCE: u8 = 8;
 const INVERTED_DESTINATION: u8 = 0x10;
 const INVERTED_PROTOCOL: u8 = 0x40;
 
-/// The flag of IPv4 rules that are about later fragments (`IPT_F_FRAG`).
+/// The flag of rules of IPv4 for fragments other than the first (`IPT_F_FRAG`).
 const LATER_FRAGMENTS: u8 = 1;
 
-/// Verdicts of a standard target: those of netfilter, turned round.
+/// Verdicts of a standard target: minus netfilter's verdict minus 1.
 const DROP: i32 = -1;
 const ACCEPT: i32 = -2;
 const RETURN: i32 = -5;
 
-/// Targets that decide nothing.
+/// Targets that don't decide about a packet.
 const WITHOUT_VERDICT: [&str; 12] =
     ["LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TCPMSS", "TRACE", "TOS", "DSCP", "CT", "CLASSIFY", "SET"];
 
-/// The chains of the older tables that are in use.
+/// Reads the chains with hooks of the older tables that are in use.
 pub fn chains(family: &Family) -> nix::Result<Vec<BaseChain>> {
-    // Asking for a table would make it.
+    // Reading a table that isn't in use would create it.
     let in_use = match fs::read_to_string(family.tables) {
         Ok(tables) => tables,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -117,13 +118,13 @@ pub fn chains(family: &Family) -> nix::Result<Vec<BaseChain>> {
     Ok(chains)
 }
 
-/// All rules of a table, one behind the other.
+/// A table: all its rules, one behind the other, and the chains with hooks.
 struct Entries {
     table: Vec<u8>,
     places: Vec<Place>,
 }
 
-/// Where the rules of a hook begin, and where its policy stands.
+/// The offsets of the first rule of a hook, and of the rule that is its policy.
 struct Place {
     hook: Hook,
     start: usize,
@@ -146,7 +147,8 @@ fn read(family: &Family, table: &str, entries: &Entries, place: &Place) -> Optio
     })
 }
 
-/// The rules of a chain, and those of the chains that it leads to. Chains of users have no policy, but end with a return.
+/// Reads the rules of a chain up to the offset `end`, and those of the chains that it leads to. Chains without a hook have
+/// no policy, but end with a return.
 fn chain_rules(
     family: &Family,
     entries: &Entries,
@@ -175,10 +177,10 @@ fn chain_rules(
     Some(rules)
 }
 
-/// Chains have no names where their rules stand, only a place.
+/// The beginning of the names that are made up for chains without a hook. Rules refer to them by an offset.
 const CHAIN_AT: &str = "the chain at ";
 
-/// The rule that stands at an offset, and the offset of the next one.
+/// Reads the rule at an offset. Returns the offset of the next one, too.
 fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule, usize)> {
     let entry = table.get(at..)?;
     let (target, next) = (half(entry, family.target)?, half(entry, family.target + 2)?);
@@ -194,7 +196,7 @@ fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule
     }
     let (_, name, _, info) = self::module(entry, target)?;
     let verdict = if name.is_empty() {
-        match number(info, 0)?.cast_signed() {
+        match native_u32(info, 0)?.cast_signed() {
             DROP => Verdict::Drop,
             ACCEPT => Verdict::Accept,
             RETURN => Verdict::Return,
@@ -211,7 +213,7 @@ fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule
     Some((Rule { place, conditions, verdict }, at + next))
 }
 
-/// What is asked of addresses, interfaces and the protocol.
+/// Reads the conditions of an entry itself, on addresses, interfaces and the protocol.
 fn own_conditions(family: &Family, entry: &[u8]) -> Option<Vec<Condition>> {
     const LEN: usize = libc::IFNAMSIZ;
     let inverted = *entry.get(family.flags + 1)?;
@@ -229,11 +231,11 @@ fn own_conditions(family: &Family, entry: &[u8]) -> Option<Vec<Condition>> {
         }
         Some(())
     };
-    interface(0, INVERTED_CAME_BY, Test::CameBy)?;
-    interface(1, INVERTED_LEAVES_BY, Test::LeavesBy)?;
+    interface(0, INVERTED_IIF, Test::Iif)?;
+    interface(1, INVERTED_OIF, Test::Oif)?;
     let len = family.addresses / 4;
     for (number, flag) in [INVERTED_SOURCE, INVERTED_DESTINATION].into_iter().enumerate() {
-        // The masks are behind the addresses, and say nothing by zeros.
+        // The masks are behind the addresses. A mask of zeros means any address.
         let (address, mask) = (entry.get(number * len..)?.get(..len)?, entry.get((number + 2) * len..)?.get(..len)?);
         if mask.iter().any(|byte| *byte != 0) {
             let test = match address_range(address, Some(mask), len) {
@@ -262,7 +264,7 @@ fn other(word: &str) -> Condition {
     Condition { test: Test::Other(word.to_owned()), is_negated: false }
 }
 
-/// The length, the name, the revision and the data of a module.
+/// Reads the length, the name, the revision and the data of a module at an offset.
 fn module(entry: &[u8], at: usize) -> Option<(usize, String, u8, &[u8])> {
     let module = entry.get(at..)?;
     let len = half(module, 0).filter(|len| *len >= MODULE_LEN)?;
@@ -271,18 +273,19 @@ fn module(entry: &[u8], at: usize) -> Option<(usize, String, u8, &[u8])> {
     Some((len, name, *module.get(MODULE_LEN - 1)?, module.get(MODULE_LEN..len)?))
 }
 
+/// Two bytes at an offset, as a number in this machine's byte order.
 fn half(bytes: &[u8], at: usize) -> Option<usize> {
     let bytes = bytes.get(at..at + 2)?;
     Some(usize::from(u16::from_ne_bytes([bytes[0], bytes[1]])))
 }
 
-/// What a module of iptables asks.
+/// Reads the conditions of a match.
 pub fn conditions(name: &str, revision: u8, info: &[u8]) -> Vec<Condition> {
     let known = match name {
         "comment" => Some(Vec::new()),
         "conntrack" if matches!(revision, 1..=3) => conntrack(revision, info).map(|it| vec![it]),
         // `struct xt_state_info`
-        "state" => number(info, 0).map(|mask| vec![Condition { test: Test::State(mask), is_negated: false }]),
+        "state" => native_u32(info, 0).map(|mask| vec![Condition { test: Test::State(mask), is_negated: false }]),
         "tcp" => ports(info, 11, info.get(8..11)),
         "udp" => ports(info, 8, None),
         "multiport" if revision == 1 => multiport(info).map(|it| vec![it]),
@@ -292,8 +295,8 @@ pub fn conditions(name: &str, revision: u8, info: &[u8]) -> Vec<Condition> {
     known.unwrap_or_else(|| vec![other(name)])
 }
 
-/// `struct xt_tcp` and `struct xt_udp`, whose flags of inversion stand at `inverted`. `flags` is what is asked of TCP's
-/// options and flags.
+/// Reads `struct xt_tcp` or `struct xt_udp`. `inverted` is the offset of the flags of inverted conditions; `flags` are the
+/// conditions on TCP options and flags.
 fn ports(info: &[u8], inverted: usize, flags: Option<&[u8]>) -> Option<Vec<Condition>> {
     const SOURCE: u8 = 1;
     const DESTINATION: u8 = 2;
@@ -315,7 +318,7 @@ fn ports(info: &[u8], inverted: usize, flags: Option<&[u8]>) -> Option<Vec<Condi
     Some(conditions)
 }
 
-/// `struct xt_multiport_v1`
+/// Reads `struct xt_multiport_v1`.
 fn multiport(info: &[u8]) -> Option<Condition> {
     const MOST: usize = 15;
     const OF_DESTINATION: u8 = 1;
@@ -338,56 +341,56 @@ fn multiport(info: &[u8]) -> Option<Condition> {
     Some(Condition { test: Test::ToPort(ranges), is_negated })
 }
 
-/// `struct xt_addrtype_info` and `struct xt_addrtype_info_v1`.
+/// Reads `struct xt_addrtype_info` or `struct xt_addrtype_info_v1`.
 fn address_type(revision: u8, info: &[u8]) -> Option<Condition> {
-    /// `XT_ADDRTYPE_INVERT_DEST`, and the flags that ask for the type as an interface sees it.
+    /// `XT_ADDRTYPE_INVERT_DEST`, and the flags of types that depend on the interface.
     const INVERTED: u32 = 2;
     const OF_INTERFACE: u32 = 4 | 8;
     let (source, destination) = (half(info, 0)?, half(info, 2)?);
     let is_negated = match revision {
-        0 => number(info, 8)? != 0,
-        _ if number(info, 4)? & OF_INTERFACE == 0 => number(info, 4)? & INVERTED != 0,
+        0 => native_u32(info, 8)? != 0,
+        _ if native_u32(info, 4)? & OF_INTERFACE == 0 => native_u32(info, 4)? & INVERTED != 0,
         _ => return None,
     };
     (source == 0 && destination != 0)
         .then_some(Condition { test: Test::ToType(u32::try_from(destination).ok()?), is_negated })
 }
 
-/// `struct xt_conntrack_mtinfo1` to 3, which differ in what is behind the flags.
+/// Reads `struct xt_conntrack_mtinfo1` to 3, which differ in what is behind the flags.
 fn conntrack(revision: u8, info: &[u8]) -> Option<Condition> {
     const FLAGS: usize = 146;
     const INVERTED: usize = 148;
     const STATES: usize = 150;
     const OF_STATE: usize = 1;
-    /// `XT_CONNTRACK_STATE_ALIAS`: it was written as `-m state`.
+    /// `XT_CONNTRACK_STATE_ALIAS`: the rule was written as `-m state`.
     const ALIAS: usize = 1 << 13;
     /// `XT_CONNTRACK_STATE_DNAT`
-    const DIVERTED: usize = 1 << 7;
+    const DST_NAT: usize = 1 << 7;
     if half(info, FLAGS)? & !ALIAS != OF_STATE {
         return None;
     }
     let states = if revision == 1 { usize::from(*info.get(STATES)?) } else { half(info, STATES)? };
     let test = match states {
-        DIVERTED => Test::IsDiverted,
-        // With other states beside it, it is more than can be said here.
-        states if states & DIVERTED == 0 => Test::State(u32::try_from(states).ok()?),
+        DST_NAT => Test::IsDnat,
+        // A test for this and other states can't be expressed.
+        states if states & DST_NAT == 0 => Test::State(u32::try_from(states).ok()?),
         _ => return None,
     };
     Some(Condition { test, is_negated: half(info, INVERTED)? & OF_STATE != 0 })
 }
 
-/// A target that is a module of iptables.
+/// Reads the verdict of a target.
 pub fn target(name: &str, info: &[u8]) -> Verdict {
     match name {
         "REJECT" => Verdict::Drop,
-        "DNAT" | "REDIRECT" => Verdict::Divert,
+        "DNAT" | "REDIRECT" => Verdict::Dnat,
         "ERROR" if !info.is_empty() => Verdict::Return,
         name if WITHOUT_VERDICT.contains(&name) => Verdict::Continue,
         name => Verdict::Other(name.to_owned()),
     }
 }
 
-/// `struct ipt_getinfo`
+/// `struct ipt_getinfo` of linux/netfilter_ipv4/ip_tables.h.
 #[repr(C)]
 struct GetInfo {
     name: [u8; TABLE_NAME_LEN],
@@ -398,7 +401,7 @@ struct GetInfo {
     size: u32,
 }
 
-/// `struct ipt_get_entries`, whose table begins where a `u64` may.
+/// `struct ipt_get_entries` of linux/netfilter_ipv4/ip_tables.h. The table is aligned like a `u64`.
 #[repr(C)]
 struct GetEntries {
     name: [u8; TABLE_NAME_LEN],
@@ -427,7 +430,7 @@ fn entries(family: &Family, table: &str) -> nix::Result<Entries> {
 
 fn ask(raw: &OwnedFd, family: &Family, option: libc::c_int, answer: *mut libc::c_void, len: usize) -> nix::Result<()> {
     let mut len = libc::socklen_t::try_from(len).map_err(|_| Errno::EOVERFLOW)?;
-    // SAFETY: the kernel writes at most `len` bytes, which is what both callers have there.
+    // SAFETY: the kernel writes at most `len` bytes, and both callers have that many bytes there.
     let result = unsafe { libc::getsockopt(raw.as_raw_fd(), family.level, option, answer, &raw mut len) };
     Errno::result(result).map(drop)
 }

@@ -1,33 +1,33 @@
-//! Packet filters of the current network namespace: the chains at which packets enter them, with their rules as far as a
-//! reader of single rules can understand them.
+//! Packet filters of the current network namespace: the chains with a hook, and their filter rules, as far as this reader
+//! understands them.
 
+pub mod evaluate;
 mod expression;
 mod legacy;
 mod nftables;
-pub mod passage;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// Where packets enter a chain (`NF_INET_...` of linux/netfilter.h).
+/// A hook, where packets enter a chain (`NF_INET_...` of linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// All that come in, before anybody knows where they go.
+    /// All packets that come in, before they are routed.
     Prerouting,
-    /// Those for this host.
+    /// Packets for this host.
     Input,
-    /// Those that it passes on.
+    /// Packets that this host forwards.
     Forward,
-    /// Those that it sends.
+    /// Packets that this host sends.
     Output,
 }
 
 impl Hook {
-    /// All of them, each at the kernel's number for it.
+    /// All hooks, in the order of the kernel's numbers.
     pub const ALL: [Self; 4] = [Self::Prerouting, Self::Input, Self::Forward, Self::Output];
 
-    /// The name that iptables gives the chain.
+    /// The name of the chain of iptables with this hook.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Prerouting => "PREROUTING",
@@ -38,95 +38,96 @@ impl Hook {
     }
 }
 
-/// A chain at which packets begin their way through a table.
+/// A chain with a hook: packets enter a table there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseChain {
     /// Its family and table, such as `ip filter`, or `iptables-legacy filter`.
     pub table: String,
     /// Its name.
     pub name: String,
-    /// Which packets it sees.
+    /// Its hook.
     pub hook: Hook,
-    /// Whether it changes addresses, and sees the first packet of a connection only.
+    /// True for chains of type nat, which change addresses and only see the first packet of a connection.
     pub is_nat: bool,
-    /// Of which family its packets are; `None` for both.
+    /// True if it sees IPv6, false if it sees IPv4; `None` if it sees both.
     pub is_ipv6: Option<bool>,
-    /// Whether it drops what none of its rules decides.
+    /// True if its policy is to drop.
     pub drops: bool,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// The table's other chains, by name.
+    /// The other chains of the table, by name.
     pub others: BTreeMap<String, Vec<Rule>>,
 }
 
-/// A rule: its verdict is for packets that meet all of its conditions.
+/// A filter rule. Its verdict is for packets that meet all of its conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What tells it from the others of its chain.
+    /// Its number or handle in its chain, for people.
     pub place: String,
     /// The conditions.
     pub conditions: Vec<Condition>,
-    /// What becomes of the packet.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// What a packet must be.
+/// A condition of a filter rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What is looked at.
+    /// The test.
     pub test: Test,
-    /// Whether it must not be so.
+    /// True if packets meet the condition for which the test is false.
     pub is_negated: bool,
 }
 
-/// What a condition looks at.
+/// A test of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
-    /// It came by one of these interfaces.
-    CameBy(Vec<Name>),
-    /// It leaves by one of these interfaces.
-    LeavesBy(Vec<Name>),
+    /// It came in by one of these interfaces.
+    Iif(Vec<Name>),
+    /// It goes out by one of these interfaces.
+    Oif(Vec<Name>),
     /// Its connection is in one of these states: [`NEW`], [`ESTABLISHED`] and others.
     State(u32),
-    /// A port mapping has given its connection another destination.
-    IsDiverted,
-    /// It is of IPv6, else of IPv4.
+    /// The destination of its connection was changed.
+    IsDnat,
+    /// It is IPv6 (true) or IPv4 (false).
     IsIpv6(bool),
-    /// Its payload is of one of these protocols.
+    /// Its transport protocol is one of these.
     Protocol(Vec<RangeInclusive<u8>>),
-    /// It is for one of these ports.
+    /// Its destination port is one of these.
     ToPort(Vec<RangeInclusive<u16>>),
-    /// It comes from one of these addresses.
+    /// Its source is one of these addresses.
     From(Vec<RangeInclusive<IpAddr>>),
-    /// It is for one of these addresses.
+    /// Its destination is one of these addresses.
     To(Vec<RangeInclusive<IpAddr>>),
     /// Its destination is of one of these types, as bits of [`UNICAST`] and others.
     ToType(u32),
-    /// Something else, by a word for it.
+    /// Something that this reader doesn't understand, in a word for people.
     Other(String),
 }
 
-/// States of a connection (`NF_CT_STATE_BIT` of linux/netfilter/nf_conntrack_common.h), which those of iptables equal.
+/// The bit of connections in which both ends have sent something. nf_tables and iptables have the same bits
+/// (`NF_CT_STATE_BIT` of linux/netfilter/nf_conntrack_common.h).
 pub const ESTABLISHED: u32 = 1 << 1;
-/// The state of a connection's first packet.
+/// The bit of connections that begin.
 pub const NEW: u32 = 1 << 3;
 
-/// Types of destinations, by the numbers of linux/rtnetlink.h (`RTN_UNICAST`): elsewhere.
+/// The bit of destinations on other hosts, at the number of the type of address (`RTN_UNICAST` of linux/rtnetlink.h).
 pub const UNICAST: u32 = 1 << 1;
-/// An address of this host (`RTN_LOCAL`).
+/// The bit of destinations that are addresses of this host (`RTN_LOCAL`).
 pub const LOCAL: u32 = 1 << 2;
 
-/// Names of interfaces.
+/// A name of interfaces in a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// This one.
+    /// The interface with this name.
     Exactly(String),
-    /// All that begin so.
+    /// All interfaces whose names begin with this.
     From(String),
 }
 
 impl Name {
-    /// Whether an interface has such a name.
+    /// Returns true if it is the name of an interface.
     pub fn fits(&self, interface: &str) -> bool {
         match self {
             Self::Exactly(name) => name == interface,
@@ -135,49 +136,48 @@ impl Name {
     }
 }
 
-/// What a rule does.
+/// What a filter rule does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Lets the packet pass.
+    /// Accepts it.
     Accept,
-    /// Drops it, with an answer or without.
+    /// Drops it, with or without an answer to its sender.
     Drop,
-    /// Gives it another destination.
-    Divert,
-    /// Goes on in another chain, and comes back.
+    /// Changes its destination.
+    Dnat,
+    /// Goes on in another chain, and then behind this rule.
     Jump(String),
-    /// Goes on in another chain, and comes back to where this one was called.
+    /// Goes on in another chain, and then where this chain returns to.
     Goto(String),
-    /// Goes back to where the chain was called.
+    /// Goes back to behind the rule that led to this chain.
     Return,
     /// Goes on with the next rule.
     Continue,
-    /// Something else, by a word for it.
+    /// Something that this reader doesn't understand, in a word for people.
     Other(String),
 }
 
-/// What there is, as far as this process may see it.
+/// The packet filters, as far as this process may read them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filters {
     /// The chains.
     pub chains: Vec<BaseChain>,
     /// Tables of the family `inet`, with the number of rules of each of their chains.
     pub inet_tables: BTreeMap<String, BTreeMap<String, usize>>,
-    /// Chains that see packets elsewhere than IP's hooks, which nobody has understood: `netdev t, chain c`.
+    /// Chains with hooks outside of IP, such as `netdev t, chain c`. Their rules are not read.
     pub foreign: Vec<String>,
-    /// What was read.
+    /// The filters that were read.
     pub read: Vec<&'static str>,
-    /// What couldn't be read, and why.
+    /// The filters that couldn't be read, each with the reason.
     pub unread: Vec<String>,
-    /// Whether that of nf_tables is among it.
+    /// True if nf_tables couldn't be read.
     pub lacks_nftables: bool,
 }
 
-/// What the kernel calls the filter of nft and of today's iptables.
+/// The kernel's name for the filter of nft and of today's iptables.
 const NFTABLES: &str = "nf_tables";
 
-/// Reads all of them: those of nf_tables, which nft and today's iptables make, and those of the older iptables and
-/// ip6tables.
+/// Reads the rules of nf_tables, which nft and today's iptables make, and those of the older iptables and ip6tables.
 pub fn filters() -> Filters {
     let mut found = Filters::default();
     match nftables::read() {
@@ -187,8 +187,9 @@ pub fn filters() -> Filters {
             found.foreign = all.foreign;
             found.read.push(NFTABLES);
         }
-        Err(errno) => {
-            found.unread.push(format!("{NFTABLES}: {errno}"));
+        Err(error) => {
+            let reason = error.errno().map_or_else(|| error.to_string(), |errno| errno.to_string());
+            found.unread.push(format!("{NFTABLES}: {reason}"));
             found.lacks_nftables = true;
         }
     }
@@ -204,8 +205,8 @@ pub fn filters() -> Filters {
     found
 }
 
-/// The addresses that begin with these bytes, as far as the mask reaches; `len` is that of a whole address. `None` for masks
-/// with gaps.
+/// The range of addresses that begin with these bytes under a mask. `len` is the length of a whole address, in bytes. `None`
+/// for masks with gaps.
 fn address_range(bytes: &[u8], mask: Option<&[u8]>, len: usize) -> Option<RangeInclusive<IpAddr>> {
     let mask_at = |index: usize| match mask {
         Some(mask) => mask.get(index).copied().unwrap_or(0),
@@ -222,6 +223,12 @@ fn address_range(bytes: &[u8], mask: Option<&[u8]>, len: usize) -> Option<RangeI
     let low: Vec<u8> = (0..len).map(at).collect();
     let high: Vec<u8> = (0..len).map(|index| at(index) | !mask_at(index)).collect();
     Some(address(&low)?..=address(&high)?)
+}
+
+/// Four bytes at an offset, as a number in this machine's byte order.
+fn native_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(size_of::<u32>())?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 /// An address of 4 or 16 bytes.

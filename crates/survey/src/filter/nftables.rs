@@ -1,17 +1,12 @@
-//! The chains of nf_tables (linux/netfilter/nf_tables.h).
+//! Reading the chains of nf_tables (linux/netfilter/nf_tables.h).
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use super::expression::{self, Element, Lookup};
 use super::{BaseChain, Hook};
-use tuntap_sys::netlink::netfilter::{self, attribute, attributes, big_endian, string, text_attribute};
-
-/// The messages that ask for tables, for chains, for rules, and for the elements of a set.
-const GET_TABLES: u16 = 1;
-const GET_CHAINS: u16 = 4;
-const GET_RULES: u16 = 7;
-const GET_ELEMENTS: u16 = 13;
+use tuntap_sys::netlink::NetlinkError;
+use tuntap_sys::netlink::attributes::{self, big_endian, find, text};
+use tuntap_sys::netlink::nftables::lists::{Lists, Object};
 
 /// Attributes of tables, of chains, of their hooks, and of rules.
 const TABLE_NAME: u16 = 1;
@@ -26,9 +21,7 @@ const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 
-/// Attributes of lists of elements, and of the elements.
-const LIST_TABLE: u16 = 1;
-const LIST_SET: u16 = 2;
+/// The attribute of a list of elements that has them in it, and the type that each of them has there.
 const LIST_ELEMENTS: u16 = 3;
 const LIST_ELEMENT: u16 = 1;
 
@@ -39,7 +32,7 @@ const DROP: u32 = 0;
 const FAMILIES: [(u8, &str, Option<bool>); 3] = [(INET, "inet", None), (2, "ip", Some(false)), (10, "ip6", Some(true))];
 const INET: u8 = 1;
 
-/// `NFPROTO_ARP`, `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, whose chains see frames.
+/// `NFPROTO_ARP`, `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, the families whose chains see frames.
 const FOREIGN: [(u8, &str); 3] = [(3, "arp"), (5, "netdev"), (7, "bridge")];
 
 /// What is read of nf_tables.
@@ -62,57 +55,59 @@ struct Base {
     drops: bool,
 }
 
-/// Reads all tables, and the chains at which packets begin.
-pub fn read() -> nix::Result<Found> {
+/// Reads all tables, and the chains with hooks.
+pub fn read() -> Result<Found, NetlinkError> {
+    let mut lists = Lists::open()?;
     let mut found = Found::default();
-    for table in netfilter::dump(GET_TABLES, INET, &[])? {
-        found.inet_tables.insert(string(&table.attributes, TABLE_NAME), BTreeMap::new());
+    for table in lists.tables(INET)? {
+        found.inet_tables.insert(text(&table.attributes, TABLE_NAME), BTreeMap::new());
     }
-    let mut bases = Vec::new();
-    for chain in netfilter::dump(GET_CHAINS, 0, &[])? {
-        let attributes = &chain.attributes;
-        let (table, name) = (string(attributes, CHAIN_TABLE), string(attributes, CHAIN_NAME));
-        if chain.family == INET {
-            found.inet_tables.entry(table.clone()).or_default().insert(name.clone(), 0);
-        }
-        let Some(hook) = attribute(attributes, CHAIN_HOOK).and_then(|hook| big_endian(hook, HOOK_NUMBER)) else {
-            continue;
-        };
-        if let Some((_, family)) = FOREIGN.iter().find(|(number, _)| *number == chain.family) {
-            found.foreign.push(format!("{family} {table}, chain {name}"));
-        }
-        let family = FAMILIES.iter().find(|(number, ..)| *number == chain.family);
-        let hook = usize::try_from(hook).ok().and_then(|hook| Hook::ALL.get(hook));
-        if let (Some((family, family_name, is_ipv6)), Some(hook)) = (family, hook) {
-            let is_nat = string(attributes, CHAIN_TYPE) == "nat";
-            let drops = big_endian(attributes, CHAIN_POLICY) == Some(DROP);
-            let (family, family_name, is_ipv6, hook) = (*family, *family_name, *is_ipv6, *hook);
-            bases.push(Base { family, family_name, is_ipv6, table, name, hook, is_nat, drops });
-        }
-    }
+    let chains = lists.chains()?;
+    let bases: Vec<_> = chains.iter().filter_map(|chain| found.add_chain(chain)).collect();
     if found.inet_tables.is_empty() && bases.is_empty() {
         return Ok(found);
     }
-    let rules = netfilter::dump(GET_RULES, 0, &[])?;
+    let rules = lists.rules()?;
     for rule in rules.iter().filter(|rule| rule.family == INET) {
-        let (table, chain) = (string(&rule.attributes, RULE_TABLE), string(&rule.attributes, RULE_CHAIN));
+        let (table, chain) = (text(&rule.attributes, RULE_TABLE), text(&rule.attributes, RULE_CHAIN));
         *found.inet_tables.entry(table).or_default().entry(chain).or_default() += 1;
     }
-    found.chains = bases.into_iter().map(|base| base.read(&rules)).collect();
+    found.chains = bases.into_iter().map(|base| base.read(&rules, &mut lists)).collect();
     Ok(found)
 }
 
+impl Found {
+    /// Notes a chain. Returns it if it has a hook of IP.
+    fn add_chain(&mut self, chain: &Object) -> Option<Base> {
+        let attributes = &chain.attributes;
+        let (table, name) = (text(attributes, CHAIN_TABLE), text(attributes, CHAIN_NAME));
+        if chain.family == INET {
+            self.inet_tables.entry(table.clone()).or_default().insert(name.clone(), 0);
+        }
+        let hook = big_endian(find(attributes, CHAIN_HOOK)?, HOOK_NUMBER)?;
+        if let Some((_, family)) = FOREIGN.iter().find(|(number, _)| *number == chain.family) {
+            self.foreign.push(format!("{family} {table}, chain {name}"));
+        }
+        let (family, family_name, is_ipv6) = *FAMILIES.iter().find(|(number, ..)| *number == chain.family)?;
+        let hook = *Hook::ALL.get(usize::try_from(hook).ok()?)?;
+        let is_nat = text(attributes, CHAIN_TYPE) == "nat";
+        let drops = big_endian(attributes, CHAIN_POLICY) == Some(DROP);
+        Some(Base { family, family_name, is_ipv6, table, name, hook, is_nat, drops })
+    }
+}
+
 impl Base {
-    fn read(self, rules: &[netfilter::Message]) -> BaseChain {
+    /// Reads the rules of the chain's table.
+    fn read(self, rules: &[Object], lists: &mut Lists) -> BaseChain {
         let Self { family, family_name, is_ipv6, table, name, hook, is_nat, drops } = self;
-        let sets = Sets { family, table: &table, known: RefCell::default() };
+        let mut sets = Sets { family, table: &table, lists, known: HashMap::new() };
         let mut others: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for rule in rules {
-            if rule.family == family && string(&rule.attributes, RULE_TABLE) == table {
+            if rule.family == family && text(&rule.attributes, RULE_TABLE) == table {
                 let place = format!("handle {}", handle(&rule.attributes));
-                let expressions = attribute(&rule.attributes, RULE_EXPRESSIONS).unwrap_or_default();
-                let rules = expression::rules(expressions, &place, &sets);
-                others.entry(string(&rule.attributes, RULE_CHAIN)).or_default().extend(rules);
+                let expressions = find(&rule.attributes, RULE_EXPRESSIONS).unwrap_or_default();
+                let rules = expression::rules(expressions, &place, &mut sets);
+                others.entry(text(&rule.attributes, RULE_CHAIN)).or_default().extend(rules);
             }
         }
         let rules = others.remove(&name).unwrap_or_default();
@@ -121,32 +116,35 @@ impl Base {
 }
 
 fn handle(attributes: &[u8]) -> u64 {
-    attribute(attributes, RULE_HANDLE).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+    find(attributes, RULE_HANDLE).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
-/// The sets of a table, each of which is read when a rule needs it.
+/// The sets of a table. Each is read when the first rule needs it.
 struct Sets<'a> {
     family: u8,
     table: &'a str,
-    known: RefCell<HashMap<String, Option<Vec<Element>>>>,
+    lists: &'a mut Lists,
+    known: HashMap<String, Option<Vec<Element>>>,
 }
 
 impl Lookup for Sets<'_> {
-    fn elements(&self, set: &str) -> Option<Vec<Element>> {
-        self.known.borrow_mut().entry(set.to_owned()).or_insert_with(|| self.read(set).ok()).clone()
+    fn elements(&mut self, set: &str) -> Option<Vec<Element>> {
+        if let Some(known) = self.known.get(set) {
+            return known.clone();
+        }
+        let elements = self.read(set).ok();
+        self.known.insert(set.to_owned(), elements.clone());
+        elements
     }
 }
 
 impl Sets<'_> {
-    fn read(&self, set: &str) -> nix::Result<Vec<Element>> {
-        let about = [text_attribute(LIST_TABLE, self.table), text_attribute(LIST_SET, set)].concat();
-        let lists = netfilter::dump(GET_ELEMENTS, self.family, &about)?;
-        let of_list = |list: &netfilter::Message| {
-            let elements = attribute(&list.attributes, LIST_ELEMENTS).unwrap_or_default();
-            let elements = attributes(elements).filter(|(kind, _)| *kind == LIST_ELEMENT);
-            elements.map(|(_, bytes)| bytes.to_vec()).collect::<Vec<_>>()
-        };
-        let elements: Vec<Vec<u8>> = lists.iter().flat_map(of_list).collect();
-        Ok(Element::read_all(elements.iter().map(Vec::as_slice)))
+    fn read(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
+        let lists = self.lists.elements(self.family, self.table, set)?;
+        let elements = lists.iter().flat_map(|list| {
+            let elements = find(&list.attributes, LIST_ELEMENTS).unwrap_or_default();
+            attributes::iterate(elements).filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, bytes)| bytes)
+        });
+        Ok(Element::read_all(elements))
     }
 }

@@ -2,77 +2,67 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use netlink_packet_core::Nla;
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use crate::netlink::netfilter::{Message, attribute, change, each};
+use super::connection::Connection;
+use super::error::NetlinkError;
 
-/// NFNL_SUBSYS_CTNETLINK of linux/netfilter/nfnetlink.h, and its messages: show, end.
-const CONNTRACK: u16 = 1;
-const GET: u16 = 1;
-const DELETE: u16 = 2;
-
-/// Attributes of a connection (`enum ctattr_type`).
-const ORIGINAL: u16 = 1;
-const REPLY: u16 = 2;
+/// CTA_ID and CTA_ZONE of `enum ctattr_type`.
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 
-/// Attributes of a direction (`enum ctattr_tuple`, `ctattr_ip`, `ctattr_l4proto`).
-const TUPLE_IP: u16 = 1;
-const TUPLE_PROTOCOL: u16 = 2;
-const IPV4_SOURCE: u16 = 1;
-const IPV4_DESTINATION: u16 = 2;
-const IPV6_SOURCE: u16 = 3;
-const IPV6_DESTINATION: u16 = 4;
-const PROTOCOL_NUMBER: u16 = 1;
-const SOURCE_PORT: u16 = 2;
-const DESTINATION_PORT: u16 = 3;
-
-/// NLA_F_NESTED of linux/netlink.h.
-const NESTED: u16 = 0x8000;
-
-/// Most connections that are ended in one go: what is kept of each takes some hundred bytes.
+/// Most connections that are ended in one round: what is kept of each takes some hundred bytes.
 const MAX_ENDED: usize = 4096;
 
-/// How often the list is read again for those that found no place.
+/// How often the list is read again for those that an earlier round had no room for.
 const MAX_ROUNDS: usize = 64;
 
-/// Address families as netfilter numbers them (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
-const FAMILIES: [u8; 2] = [2, 10];
+const FAMILIES: [NetfilterProtoFamily; 2] = [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6];
 
 /// A connection, as far as it matters where it leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// Number of its transport protocol.
     pub protocol: u8,
-    /// Whom its first packet was for.
-    pub asked: SocketAddr,
-    /// Who answers: another one if the destination was translated.
-    pub answers: SocketAddr,
+    /// The destination of its first packet.
+    pub destination: SocketAddr,
+    /// The source of the answers: another one than `destination` if that was translated.
+    pub reply_source: SocketAddr,
 }
 
-/// Has the kernel forget the connections of UDP and its like that are `meant`, and returns how many. Their next packets begin
-/// new ones. The list is read one by one, however long it is. Errors are those of the kernel: EINVAL or EOPNOTSUPP if it has
-/// no such list.
-pub fn end(meant: impl Fn(&Flow) -> bool) -> nix::Result<usize> {
+/// Makes the kernel forget the connections that are `meant`, among those of protocols with ports. Their next packets begin
+/// new ones. Returns how many there were. The list is read message by message, however long it is. `attempt` is what an
+/// error says was tried; EINVAL or EOPNOTSUPP if the kernel has no such list.
+pub fn end(attempt: &str, meant: impl Fn(&Flow) -> bool) -> Result<usize, NetlinkError> {
+    let attempt = || attempt.to_owned();
+    let mut connection = Connection::open(NETLINK_NETFILTER).map_err(|error| NetlinkError::new(attempt(), error))?;
     let mut ended = 0;
     for family in FAMILIES {
         for _ in 0..MAX_ROUNDS {
             let mut found = Vec::new();
-            each(CONNTRACK, GET, family, &[], |message| {
-                if found.len() < MAX_ENDED && flow(&message).is_some_and(|flow| meant(&flow)) {
-                    found.extend(name(&message));
+            let all = message(family, ConntrackMessage::Get(Vec::new()));
+            connection.visit(all, attempt, |answer| {
+                if found.len() < MAX_ENDED
+                    && let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = answer.inner
+                    && flow(&attributes).is_some_and(|flow| meant(&flow))
+                {
+                    found.push(name(attributes));
                 }
             })?;
-            for connection in &found {
-                match change(CONNTRACK, DELETE, family, connection) {
+            let is_complete = found.len() < MAX_ENDED;
+            for name in found {
+                match connection.change(message(family, ConntrackMessage::Delete(name)), 0, attempt) {
                     Ok(()) => ended += 1,
                     // It has ended by itself.
-                    Err(Errno::ENOENT) => {}
-                    Err(errno) => return Err(errno),
+                    Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                    Err(error) => return Err(error),
                 }
             }
-            if found.len() < MAX_ENDED {
+            if is_complete {
                 break;
             }
         }
@@ -80,44 +70,112 @@ pub fn end(meant: impl Fn(&Flow) -> bool) -> nix::Result<usize> {
     Ok(ended)
 }
 
-fn flow(message: &Message) -> Option<Flow> {
-    let original = attribute(&message.attributes, ORIGINAL)?;
-    let reply = attribute(&message.attributes, REPLY)?;
-    let protocol = *attribute(attribute(original, TUPLE_PROTOCOL)?, PROTOCOL_NUMBER)?.first()?;
-    Some(Flow {
-        protocol,
-        asked: end_of(original, [IPV4_DESTINATION, IPV6_DESTINATION], DESTINATION_PORT)?,
-        answers: end_of(reply, [IPV4_SOURCE, IPV6_SOURCE], SOURCE_PORT)?,
-    })
+fn message(family: NetfilterProtoFamily, message: ConntrackMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
-/// Address and port of one end of a direction.
-fn end_of(tuple: &[u8], [ipv4, ipv6]: [u16; 2], port: u16) -> Option<SocketAddr> {
-    let addresses = attribute(tuple, TUPLE_IP)?;
-    let address: IpAddr = match attribute(addresses, ipv4) {
-        Some(bytes) => <[u8; 4]>::try_from(bytes).ok()?.into(),
-        None => <[u8; 16]>::try_from(attribute(addresses, ipv6)?).ok()?.into(),
-    };
-    let port = attribute(attribute(tuple, TUPLE_PROTOCOL)?, port)?;
-    Some(SocketAddr::new(address, u16::from_be_bytes(port.try_into().ok()?)))
+fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
+    let original = attributes.iter().find_map(|attribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(tuple) => Some(Direction::of(tuple)),
+        _ => None,
+    })?;
+    let reply = attributes.iter().find_map(|attribute| match attribute {
+        ConntrackAttribute::CtaTupleReply(tuple) => Some(Direction::of(tuple)),
+        _ => None,
+    })?;
+    Some(Flow { protocol: original.protocol?, destination: original.destination()?, reply_source: reply.source()? })
 }
 
-/// What names a connection: its first direction, its zone, and its number, so that no later one is meant.
-fn name(message: &Message) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    append(&mut bytes, ORIGINAL | NESTED, attribute(&message.attributes, ORIGINAL)?);
-    for kind in [ZONE, ID] {
-        if let Some(payload) = attribute(&message.attributes, kind) {
-            append(&mut bytes, kind, payload);
+/// The addresses and ports of a connection's packets in one direction.
+#[derive(Default)]
+struct Direction {
+    protocol: Option<u8>,
+    /// Source and destination.
+    addresses: [Option<IpAddr>; 2],
+    ports: [Option<u16>; 2],
+}
+
+impl Direction {
+    fn of(tuple: &[Tuple]) -> Self {
+        let mut direction = Self::default();
+        for part in tuple {
+            match part {
+                Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
+                    IPTuple::SourceAddress(address) => direction.addresses[0] = Some(*address),
+                    IPTuple::DestinationAddress(address) => direction.addresses[1] = Some(*address),
+                    _ => {}
+                }),
+                Tuple::Proto(parts) => parts.iter().for_each(|part| match part {
+                    ProtoTuple::Protocol(protocol) => direction.protocol = Some((*protocol).into()),
+                    ProtoTuple::SourcePort(port) => direction.ports[0] = Some(*port),
+                    ProtoTuple::DestinationPort(port) => direction.ports[1] = Some(*port),
+                    _ => {}
+                }),
+                _ => {}
+            }
+        }
+        direction
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.addresses[0]?, self.ports[0]?))
+    }
+
+    fn destination(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.addresses[1]?, self.ports[1]?))
+    }
+}
+
+/// The attributes that name a connection: its first direction, its zone, and its number, so that no later one is meant.
+fn name(mut attributes: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
+    attributes.retain(|attribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(_) => true,
+        ConntrackAttribute::Other(other) => [ID, ZONE].contains(&other.kind()),
+        _ => false,
+    });
+    attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn run(line: &str) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let output = Command::new(words[0]).args(&words[1..]).output().expect("the program can be started");
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+
+    #[test]
+    fn meant_connections_end_and_others_stay() {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            run("ip link set lo up");
+            run("nft add table inet t");
+            run("nft add chain inet t c { type filter hook output priority 0 ; }");
+            run("nft add rule inet t c ct state new accept");
+            let ports = [1001, 1002, 1003];
+            for (source, host) in [("127.0.0.1:9", "127.0.0.1"), ("[::1]:9", "::1")] {
+                let socket = UdpSocket::bind(source).expect("own namespace");
+                for port in ports {
+                    // Nobody listens there.
+                    let _ = socket.send_to(b"x", (host, port));
+                }
+            }
+            let is = |flow: &Flow, port| {
+                flow.protocol == 17 && flow.destination.port() == port && flow.reply_source == flow.destination
+            };
+            assert_eq!(end("ending", |flow| is(flow, 1002)).expect("they are listed"), 2, "one of each version");
+            assert_eq!(end("ending", |flow| is(flow, 1002)).expect("they are listed"), 0);
+            assert_eq!(end("ending", |flow| is(flow, 1001) || is(flow, 1003)).expect("they are listed"), 4);
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
         }
     }
-    Some(bytes)
-}
-
-fn append(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
-    let length = u16::try_from(4 + payload.len()).unwrap_or(u16::MAX);
-    bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(payload);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }

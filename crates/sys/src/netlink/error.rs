@@ -1,29 +1,24 @@
-//! What went wrong between this process and the kernel.
+//! Errors of netlink requests.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
 
 use nix::errno::Errno;
 
-/// A request that the kernel refused, or that got no usable answer. Says what was tried.
+/// A request that the kernel refused, or that got no usable answer. The text says what was tried.
 #[derive(Debug)]
 pub struct NetlinkError {
     attempt: String,
     cause: io::Error,
-    /// The kernel's own words (NLMSGERR_ATTR_MSG), which it has for some of its errors.
+    /// The kernel's explanation (NLMSGERR_ATTR_MSG), which some errors have.
     detail: Option<String>,
-    /// What may be the reason.
+    /// A possible reason, for the operator.
     hint: Option<String>,
 }
 
 impl NetlinkError {
     pub(super) fn new(attempt: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         Self { attempt: attempt.into(), cause: cause.into(), detail: None, hint: None }
-    }
-
-    /// What went wrong with connection tracking.
-    pub fn of_conntrack(attempt: &str, errno: Errno) -> Self {
-        Self::new(attempt, errno)
     }
 
     pub(super) fn with_detail(self, detail: Option<String>) -> Self {
@@ -34,13 +29,13 @@ impl NetlinkError {
         Self { hint: Some(hint), ..self }
     }
 
-    /// The error number that the kernel answered with, if it is one.
+    /// The error number, if the error has one.
     pub fn errno(&self) -> Option<Errno> {
         self.cause.raw_os_error().map(Errno::from_raw)
     }
 
-    /// Whether an IPv6 address was refused because the kernel has IPv6 turned off. EACCES: by the sysctl `disable_ipv6`; the
-    /// others: a kernel without, or with it turned off at boot.
+    /// Returns true if an IPv6 address was refused because the kernel has IPv6 turned off. EACCES: by the sysctl
+    /// `disable_ipv6`; the others: a kernel without, or with it turned off at boot.
     pub fn means_ipv6_is_off(&self) -> bool {
         let refusals = [Errno::EACCES, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
         self.errno().is_some_and(|errno| refusals.contains(&errno))

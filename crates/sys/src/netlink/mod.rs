@@ -1,9 +1,10 @@
-//! Netlink: conversations with the kernel about the network of the namespace that the calling thread is in.
+//! Netlink: what the kernel is asked and told about the network namespace that the calling thread is in. One connection type
+//! serves all of it.
 
+pub mod attributes;
 mod connection;
 pub mod conntrack;
 mod error;
-pub mod netfilter;
 pub mod nftables;
 mod notices;
 mod route;

@@ -1,16 +1,15 @@
-//! Notices of the kernel that something has changed about interfaces, addresses or forwarding (rtnetlink(7)).
+//! Notifications of the kernel that interfaces, addresses or forwarding have changed (rtnetlink(7)).
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 
+use super::connection::Connection;
 use super::error::NetlinkError;
 
-/// What notices are about, as groups of linux/rtnetlink.h. Not routes: where a routing daemon runs these come by the
-/// thousand.
+/// What notifications are about, as multicast groups of linux/rtnetlink.h. Routes are not among them: where a routing daemon
+/// runs, they change by the thousand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// Addresses alone.
@@ -34,39 +33,24 @@ impl Subject {
     }
 }
 
-/// Most notices that are taken in one go; the rest stays readable.
-const MAX_TAKEN: usize = 10_000;
-
 /// A socket that becomes readable when something has changed in the network namespace that it was opened in.
 #[derive(Debug)]
-pub struct Notices(Socket);
+pub struct Notices(Connection<RouteNetlinkMessage>);
 
 impl Notices {
-    /// Subscribes to them. The descriptor is non-blocking and closed on exec.
+    /// Subscribes. The descriptor is non-blocking and closed on exec.
     pub fn open(subject: Subject) -> Result<Self, NetlinkError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind(&SocketAddr::new(0, 0))?;
-            socket.set_non_blocking(true)?;
-            subject.groups().iter().try_for_each(|group| socket.add_membership(*group))?;
-            Ok(Self(socket))
-        };
-        open().map_err(|error: std::io::Error| NetlinkError::new("rtnetlink: subscribing to notices", error))
+        let subscribed = Connection::open(NETLINK_ROUTE).and_then(|mut connection| {
+            connection.subscribe(subject.groups())?;
+            Ok(Self(connection))
+        });
+        subscribed.map_err(|error| NetlinkError::new("rtnetlink: subscribing to notices", error))
     }
 
-    /// Takes all that have come. Returns whether there were any, or were more than the socket holds (ENOBUFS): what they say
-    /// doesn't matter, because whoever takes them looks at everything.
+    /// Takes all notifications that have arrived. Returns true if there were any, or more than the socket holds. Their
+    /// contents are discarded: whoever takes them reads the whole state anyway.
     pub fn take(&self) -> bool {
-        let mut any = false;
-        for _ in 0..MAX_TAKEN {
-            // Of each the first byte; the kernel throws the rest away.
-            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
-                Ok(_) | Err(Errno::ENOBUFS) => any = true,
-                Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
-        any
+        self.0.discard()
     }
 }
 

@@ -20,7 +20,7 @@ use super::error::NetlinkError;
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its namespace.
+    /// Its index in its namespace.
     pub index: u32,
     /// Its name.
     pub name: String,
@@ -28,13 +28,14 @@ pub struct Link {
     pub mtu: u32,
     /// Most packets that wait to be sent.
     pub tx_queue_len: u32,
-    /// Whether it is administratively up (IFF_UP).
+    /// True if it is administratively up (IFF_UP).
     pub is_up: bool,
-    /// Of a VRF device: its table, which is one of a world of its own (Documentation/networking/vrf.rst).
+    /// The routing table of a VRF device; `None` for other devices. Packets of other devices are not looked up in it
+    /// (Documentation/networking/vrf.rst).
     pub vrf_table: Option<u32>,
 }
 
-/// What shall be different; `None` stays as it is.
+/// Changes to an interface; `None` leaves a property as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LinkChange {
     /// Administratively up, or down.
@@ -57,27 +58,28 @@ pub struct InterfaceAddress {
 /// A route for unicast packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leads.
+    /// Where it leads to.
     pub destination: IpNet,
-    /// The next hop, if it isn't the destination.
+    /// The next hop. `None` if the destination is on the link.
     pub gateway: Option<IpAddr>,
     /// The interface. A route with several next hops has none.
     pub index: Option<u32>,
     /// Lower is preferred (`metric` of ip-route(8)).
     pub metric: u32,
-    /// Its table (`RT_TABLE_MAIN` is 254).
+    /// Its routing table (`RT_TABLE_MAIN` is 254).
     pub table: u32,
 }
 
 impl Route {
-    /// Whether it is in the table in which every packet is looked up, unless rules say otherwise (ip-rule(8)).
+    /// Returns true if it is in the main table, in which packets are looked up unless a routing rule says otherwise
+    /// (ip-rule(8)).
     pub fn is_main(&self) -> bool {
         self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
     }
 }
 
 /// A connection to the kernel's network configuration, in the namespace that the thread was in when it was opened. All
-/// calls wait for the kernel's answer, for five seconds at most.
+/// calls wait for the kernel's answer. They fail after five seconds of silence.
 #[derive(Debug)]
 pub struct Netlink(Connection<RouteNetlinkMessage>);
 
@@ -126,7 +128,7 @@ impl Netlink {
         })
     }
 
-    /// Gives an interface another name. EBUSY on kernels that want it to be down for that.
+    /// Gives an interface another name. EBUSY on kernels that can only rename an interface that is down.
     pub fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -134,8 +136,8 @@ impl Netlink {
         self.0.change(RouteNetlinkMessage::SetLink(message), 0, || format!("naming interface {index} {name}"))
     }
 
-    /// Gives an interface an address, which may be there already. IPv6 addresses can be used at once: nothing looks for
-    /// duplicates.
+    /// Gives an interface an address. It may have the address already. IPv6 addresses can be used at once, without
+    /// duplicate address detection.
     pub fn replace_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.addr());
@@ -152,7 +154,7 @@ impl Netlink {
         })
     }
 
-    /// Takes an address from an interface.
+    /// Removes an address from an interface.
     pub fn remove_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.addr());
@@ -171,7 +173,7 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(address).collect())
     }
 
-    /// Makes the route to a network, in the main table. Another one to it with the same metric gives way.
+    /// Makes the route to a network in the main table. Replaces a route to the same network with the same metric.
     pub fn replace_route(
         &mut self,
         destination: IpNet,
@@ -181,7 +183,7 @@ impl Netlink {
         self.replace_route_in(RouteHeader::RT_TABLE_MAIN.into(), destination, gateway, index)
     }
 
-    /// As [`Self::replace_route`], in another table.
+    /// Like [`Self::replace_route`], in another table.
     pub fn replace_route_in(
         &mut self,
         table: u32,
@@ -206,7 +208,8 @@ impl Netlink {
         })
     }
 
-    /// Has packets from an address look into a table before the main one. The rule may be there already.
+    /// Makes a routing rule: packets from an address are looked up in this table before the main one. The rule may exist
+    /// already.
     pub fn add_source_rule(&mut self, source: IpAddr, table: u32, priority: u32) -> Result<(), NetlinkError> {
         let mut message = RuleMessage::default();
         message.header.family = family(source);
@@ -223,8 +226,8 @@ impl Netlink {
         }
     }
 
-    /// The interface by which packets to an address leave; `None` if that is no other machine's.
-    pub fn way_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    /// The index of the interface by which packets to an address leave; `None` if it is not another machine's address.
+    pub fn interface_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(address);
         message.header.destination_prefix_length = IpNet::from(address).prefix_len();

@@ -1,4 +1,4 @@
-//! News of the addresses of a network namespace's interfaces.
+//! Watching the addresses of a network namespace's interfaces.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,7 +8,8 @@ use super::error::NetlinkError;
 use super::notices::{Notices, Subject};
 use super::route::Netlink;
 
-/// Tells when addresses come and go, and which there are. All that needs a new socket is done when it is opened.
+/// Tells when addresses come and go, and lists them. All sockets are opened at once, so that it can be used in a process
+/// that may open none.
 #[derive(Debug)]
 pub struct AddressWatch {
     notices: Notices,
@@ -21,8 +22,7 @@ impl AddressWatch {
         Ok(Self { notices: Notices::open(Subject::Addresses)?, netlink: Netlink::open()? })
     }
 
-    /// All addresses that there are, with the lengths of their networks' prefixes. What has been told until now is seen
-    /// with it.
+    /// All addresses, with the lengths of their networks' prefixes. Takes the notifications that have arrived before.
     pub fn addresses(&mut self) -> Result<Vec<IpNet>, NetlinkError> {
         self.notices.take();
         Ok(self.netlink.addresses()?.into_iter().map(|found| found.address).collect())

@@ -3,8 +3,8 @@
 use caps::errors::CapsError;
 use caps::{CapSet, Capability};
 
-/// Empties all five sets. The bounding set needs CAP_SETPCAP; without that it keeps what only an executed program could
-/// make use of, and no program can once there are no new privileges.
+/// Empties all five capability sets. The bounding set stays without CAP_SETPCAP, but only executed programs could use it,
+/// and these can't after [`super::set_no_new_privileges`].
 pub fn drop_all() -> Result<(), CapsError> {
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding)?;
@@ -13,11 +13,11 @@ pub fn drop_all() -> Result<(), CapsError> {
         caps::clear(None, CapSet::Ambient)?;
     }
     caps::clear(None, CapSet::Inheritable)?;
-    // Takes the effective set along.
+    // This clears the effective set, too.
     caps::clear(None, CapSet::Permitted)
 }
 
-/// What the process could still use, by name.
+/// The names of the capabilities that the process can still use.
 pub fn permitted() -> Vec<String> {
     let mut names: Vec<String> =
         caps::read(None, CapSet::Permitted).unwrap_or_default().iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Files, TCP ports and other processes (landlock(7)).
+//! Restrictions on files, TCP ports and other processes (landlock(7)).
 
 use std::path::Path;
 
@@ -8,23 +8,23 @@ use landlock::{
 };
 use thiserror::Error;
 
-/// The newest version of landlock whose every right was tried here (Linux 6.12). Older kernels deny what they can.
+/// The newest version of landlock that this code was tried with (Linux 6.12). Older kernels restrict what they can.
 const NEWEST: ABI = ABI::V6;
 
-/// Why files are not out of reach.
+/// Why access to files is not restricted.
 #[derive(Debug, Error)]
 pub enum FilesError {
     /// The kernel has no landlock, or was told not to use it.
     #[error("the kernel has none")]
     Missing,
-    /// It refuses the rules.
+    /// The kernel refuses the rules.
     #[error(transparent)]
     Refused(#[from] RulesetError),
 }
 
-/// From now on no file can be opened or made, no TCP port bound or connected, and no signal or connection reaches a
-/// process outside. Files that are open stay so, and those beneath `removable` can be removed. Returns the version
-/// of landlock that holds. Needs [`super::set_no_new_privileges`], or CAP_SYS_ADMIN.
+/// From now on the process can open or create no file, bind or connect no TCP port, and send no signals or connections to
+/// processes outside of the sandbox. Open files stay open, and files beneath `removable` can be removed. Returns the version
+/// of landlock that is in effect. Needs [`super::set_no_new_privileges`], or CAP_SYS_ADMIN.
 pub fn restrict<'a>(removable: impl IntoIterator<Item = &'a Path>) -> Result<u32, FilesError> {
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?

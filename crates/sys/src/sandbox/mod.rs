@@ -1,5 +1,5 @@
-//! What a process gives up for good: capabilities, privileges of what it could execute, files, syscalls. Everything here
-//! is for the calling thread, and for what that starts later.
+//! The sandbox: what a process gives up for good, which is capabilities, privileges of programs that it executes, files, and
+//! syscalls. Everything here applies to the calling thread, and to threads and processes that it starts later.
 
 mod capabilities;
 mod files;
@@ -11,12 +11,12 @@ pub use syscalls::{Argument, Condition, Conditions, Policy as SyscallPolicy, Tes
 
 use nix::sys::prctl;
 
-/// No set-user-ID bit and no file capability will ever raise what the process may do (prctl(2), PR_SET_NO_NEW_PRIVS).
+/// Makes set-user-ID bits and file capabilities of executed programs ineffective (prctl(2), PR_SET_NO_NEW_PRIVS).
 pub fn set_no_new_privileges() -> nix::Result<()> {
     prctl::set_no_new_privs()
 }
 
-/// Whether [`set_no_new_privileges`] was called, by whomever.
+/// Returns true if the process can gain no privileges, by [`set_no_new_privileges`] or otherwise.
 pub fn has_no_new_privileges() -> bool {
     prctl::get_no_new_privs() == Ok(true)
 }

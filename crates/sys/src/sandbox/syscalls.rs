@@ -1,4 +1,5 @@
-//! An allowlist of syscalls (seccomp(2)). Any other ends the process, after a line on the standard error that names it.
+//! An allowlist of syscalls (seccomp(2)). Any other syscall ends the process, after a line on the standard error that names
+//! it.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -13,27 +14,27 @@ use seccompiler::{
 use syscalls::Sysno;
 use thiserror::Error;
 
-/// What a process may call.
+/// The syscalls that a process may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// With any arguments.
+    /// Allowed with any arguments.
     pub allowed: &'static [&'static [Sysno]],
-    /// With arguments that meet one of the conditions.
+    /// Allowed with arguments that meet one of the conditions.
     pub conditional: &'static [(Sysno, Conditions)],
-    /// Fail with EACCES: libraries try them, and do without.
+    /// These fail with EACCES: libraries try them, but work without them.
     pub refused: &'static [Sysno],
 }
 
-/// One of them must hold.
+/// Conditions of which one must hold.
 pub type Conditions = &'static [Condition];
 
-/// All of them must hold.
+/// Arguments that must all be as they say.
 pub type Condition = &'static [Argument];
 
-/// What an argument must be. The kernel looks at the lower 32 bits, which is all that the arguments in question have.
+/// What an argument must be. The filter looks at the lower 32 bits, which is all that the arguments in question have.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
-    /// Its place, from 0.
+    /// Its index, from 0.
     pub index: u8,
     /// What it must be.
     pub test: Test,
@@ -48,25 +49,25 @@ pub enum Test {
     Masked {
         /// The bits that count.
         mask: u32,
-        /// What they must be.
+        /// The value that they must have.
         value: u32,
     },
-    /// The caller's process.
+    /// The process ID of the process that installs the filter.
     IsOwnProcess,
 }
 
-/// Why there is no filter.
+/// Why the filter can't be installed.
 #[derive(Debug, Error)]
 pub enum FilterError {
-    /// The filter can't be made, or the kernel doesn't take it.
+    /// The filter can't be compiled, or the kernel refuses it.
     #[error(transparent)]
     Filter(#[from] seccompiler::Error),
-    /// The signal of a denied call can't be handled.
+    /// The handler for SIGSYS, the signal of a denied syscall, can't be installed.
     #[error("SIGSYS: {0}")]
     Signal(#[from] nix::errno::Errno),
 }
 
-/// Installs the filter. `label` stands at the beginning of the line on a denied call. Needs
+/// Installs the filter. `label` is the beginning of the line about a denied syscall. Needs
 /// [`super::set_no_new_privileges`], or CAP_SYS_ADMIN.
 pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
     let refusing = compile(
@@ -74,7 +75,7 @@ pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EACCES.cast_unsigned()),
     )?;
-    // The strictest answer of all filters holds, so that what the first one refuses must not be denied here.
+    // Of several filters, the strictest result counts. So the second one must allow what the first one refuses.
     let anyhow = policy.allowed.iter().copied().flatten().chain(policy.refused).map(|call| (*call, &[][..]));
     let conditional = policy.conditional.iter().copied();
     let allowing = compile(anyhow.chain(conditional), SeccompAction::Trap, SeccompAction::Allow)?;
@@ -127,17 +128,17 @@ struct DeniedCall {
     architecture: c_uint,
 }
 
-/// `si_code` of a signal that a filter caused, and nobody sent (asm-generic/siginfo.h).
+/// `si_code` of a signal that a seccomp filter caused (asm-generic/siginfo.h).
 const SYS_SECCOMP: c_int = 1;
 
 extern "C" fn on_denied_call(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
-    // SAFETY: with SA_SIGINFO, which nix sets for such handlers, the kernel hands over a `siginfo_t`, which is longer
-    // than the variant.
+    // SAFETY: with SA_SIGINFO, which nix sets for such handlers, the kernel passes a `siginfo_t`, which is longer than the
+    // variant.
     let call = unsafe { info.cast::<DeniedCall>().read() };
     let mut line = [0; 256];
     let mut rest = &mut line[..];
     let label = LABEL.get().map_or("", String::as_str);
-    // What doesn't fit is left out.
+    // A longer line is cut.
     let _ = match usize::try_from(call.number).ok().and_then(Sysno::new) {
         _ if call.code != SYS_SECCOMP => writeln!(rest, "{label}: ended by SIGSYS"),
         Some(name) => {

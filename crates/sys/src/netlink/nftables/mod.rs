@@ -1,6 +1,9 @@
-//! nftables: tables of ours, which belong to the socket that made them and end with it.
+//! nftables: this instance's own tables, which belong to the socket that made them and end with it, and lists of
+//! everybody's.
 
 mod counters;
+mod expression;
+pub mod lists;
 mod rule;
 mod set;
 
@@ -17,17 +20,17 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-pub use rule::{Rate, Rule, Transport, Unit};
+pub use rule::{Rate, Rejection, Rule, Transport, Unit};
 pub use set::{Family, Key, Set};
 
 use super::connection::Connection;
 use super::error::NetlinkError;
 use crate::socket::is_netlink;
 
-/// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h: whom a batch is for.
+/// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h: the subsystem that messages and batches are for.
 const NFTABLES: u16 = 10;
 
-/// Kind of a comment among what nft(8) keeps with a table or a rule (NFTNL_UDATA_TABLE_COMMENT and
+/// The type of comments in the user data that nft(8) keeps with a table or a rule (NFTNL_UDATA_TABLE_COMMENT and
 /// NFTNL_UDATA_RULE_COMMENT of libnftnl/udata.h).
 const COMMENT: u8 = 0;
 
@@ -38,7 +41,7 @@ pub struct Table {
     pub name: String,
     /// Its sets.
     pub sets: Vec<Set>,
-    /// Its chains; a rule can only jump to one that comes before its own.
+    /// Its chains. A rule can only jump to a chain that comes before its own.
     pub chains: Vec<Chain>,
 }
 
@@ -47,57 +50,57 @@ pub struct Table {
 pub struct Chain {
     /// Its name.
     pub name: &'static str,
-    /// Where packets enter it, if not by a jump.
+    /// Where packets enter it. `None` for a chain that only jumps lead to.
     pub hook: Option<Hook>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
 
-/// A place on the way of packets, with the usual priority of what is done there.
+/// A hook and a priority at which packets enter a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// Destinations of what comes in.
-    DestinationNat,
-    /// Destinations of what this machine sends.
+    /// Changes destinations of what comes in.
+    PreroutingNat,
+    /// Changes destinations of what this machine sends.
     OutputNat,
-    /// Sources of what goes out.
-    SourceNat,
-    /// Changes to what is forwarded.
+    /// Changes sources of what goes out.
+    PostroutingNat,
+    /// Sees what is forwarded, before the machine's own packet filter.
     ForwardMangle,
-    /// What comes in, before fragments are put together.
-    BeforeDefragmentation,
-    /// What comes in, before its destination is changed, with its connection.
-    Arrival,
-    /// What comes to this machine itself, before its own packet filter.
-    Input,
-    /// What goes out, after its source was changed.
-    Departure,
+    /// Sees what comes in, before fragments are reassembled.
+    PreroutingBeforeDefrag,
+    /// Sees what comes in with its connection, before its destination is changed.
+    PreroutingMangle,
+    /// Sees what is for this machine itself, before the machine's own packet filter.
+    InputMangle,
+    /// Sees what goes out, after its source was changed.
+    PostroutingLast,
 }
 
 impl Hook {
-    /// Type of the chain, hook, and priority (linux/netfilter_ipv4.h).
+    /// The type of the chain, its hook, and its priority (linux/netfilter_ipv4.h).
     const fn place(self) -> (&'static str, InetHookNumber, i32) {
         match self {
-            Self::DestinationNat => ("nat", InetHookNumber::PreRouting, -100),
+            Self::PreroutingNat => ("nat", InetHookNumber::PreRouting, -100),
             Self::OutputNat => ("nat", InetHookNumber::LocalOut, -100),
-            Self::SourceNat => ("nat", InetHookNumber::PostRouting, 100),
+            Self::PostroutingNat => ("nat", InetHookNumber::PostRouting, 100),
             Self::ForwardMangle => ("filter", InetHookNumber::Forward, -150),
-            Self::BeforeDefragmentation => ("filter", InetHookNumber::PreRouting, -450),
-            Self::Arrival => ("filter", InetHookNumber::PreRouting, -150),
-            Self::Input => ("filter", InetHookNumber::LocalIn, -150),
-            Self::Departure => ("filter", InetHookNumber::PostRouting, 200),
+            Self::PreroutingBeforeDefrag => ("filter", InetHookNumber::PreRouting, -450),
+            Self::PreroutingMangle => ("filter", InetHookNumber::PreRouting, -150),
+            Self::InputMangle => ("filter", InetHookNumber::LocalIn, -150),
+            Self::PostroutingLast => ("filter", InetHookNumber::PostRouting, 200),
         }
     }
 }
 
-/// What the kernel knows of a table.
+/// A table that exists.
 struct Existing {
     name: String,
     owner: Option<u32>,
     user_data: Vec<u8>,
 }
 
-/// What tables need of the kernel, by the names of its modules.
+/// The kernel modules that tables need.
 pub const MODULES: [&str; 9] = [
     "nf_tables",
     "nft_chain_nat",
@@ -111,8 +114,8 @@ pub const MODULES: [&str; 9] = [
 ];
 
 /// A connection to nf_tables in the network namespace of the thread that opened it. It owns its tables: they vanish when
-/// the last copy of its descriptor is closed, and nobody else can change them (NFT_TABLE_F_OWNER, Linux 5.12). Older
-/// kernels refuse them.
+/// the last copy of its descriptor is closed, and nobody else can change them (NFT_TABLE_F_OWNER, Linux 5.12; older
+/// kernels refuse such tables).
 #[derive(Debug)]
 pub struct Nftables(Connection<NetfilterMessage>);
 
@@ -122,14 +125,14 @@ impl Nftables {
         Connection::open(NETLINK_NETFILTER).map(Self).map_err(|error| NetlinkError::new("nftables", error).or_missing())
     }
 
-    /// Goes on with the descriptor of an earlier image of this process. Gives it back if it is no connection to netfilter.
+    /// Takes over the descriptor of an earlier image of this process. Returns it as the error if it is no netfilter socket.
     pub fn adopt(socket: OwnedFd) -> Result<Self, OwnedFd> {
         if is_netlink(socket.as_fd(), NETLINK_NETFILTER) { Ok(Self(Connection::adopt(socket))) } else { Err(socket) }
     }
 
-    /// Puts these tables in the place of all that were made before, at one moment for all packets. Tables that are there
-    /// already, exactly so, stay with what they have counted. A table of that name that is somebody else's is an error, and
-    /// then nothing changes.
+    /// Replaces all tables that this connection has made before, atomically. A table that exists already with the same
+    /// contents stays, with its counters. If a table of one of the names belongs to somebody else, that is an error, and
+    /// nothing changes.
     pub fn replace(&mut self, tables: &[Table]) -> Result<(), NetlinkError> {
         let own = self.0.port().map_err(|error| NetlinkError::new("nftables", error))?;
         let existing = self.tables()?;
@@ -156,14 +159,14 @@ impl Nftables {
             .map_err(NetlinkError::or_missing)
     }
 
-    /// Whether these tables are there and this connection's own.
+    /// Returns true if this connection owns tables of all these names.
     pub fn has(&mut self, names: &[String]) -> Result<bool, NetlinkError> {
         let own = self.0.port().map_err(|error| NetlinkError::new("nftables", error))?;
         let existing = self.tables()?;
         Ok(names.iter().all(|name| existing.iter().any(|table| table.name == *name && table.owner == Some(own))))
     }
 
-    /// Whether there is a table of this name, so that [`Self::replace`] would fail for whoever doesn't own it.
+    /// Returns true if there is a table of this name. Only its owner can [`Self::replace`] it.
     pub fn is_taken(&mut self, name: &str) -> Result<bool, NetlinkError> {
         Ok(self.tables()?.iter().any(|table| table.name == name))
     }
@@ -178,13 +181,13 @@ impl Nftables {
 }
 
 impl NetlinkError {
-    /// Whether it can mean that the kernel lacks something that tables need.
+    /// Returns true if the error can mean that the kernel lacks something that tables need.
     pub fn may_be_missing(&self) -> bool {
         let may_lack = [Errno::EINVAL, Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT];
         self.errno().is_some_and(|errno| may_lack.contains(&errno))
     }
 
-    /// Says what the kernel might lack, if its error can mean that.
+    /// Adds the hint what the kernel might lack, if the error can mean that.
     fn or_missing(self) -> Self {
         if self.may_be_missing() {
             self.with_hint(format!("needed are Linux 5.12 and its modules {}", MODULES.join(", ")))
@@ -227,18 +230,19 @@ fn delete(name: &str) -> (NetfilterMessage, u16) {
     (inet(NfTablesMessage::DeleteTable(TableMessage { attributes })), 0)
 }
 
-/// Whether a table of ours is there as it would be made now.
+/// Returns true if an existing table has the name and the contents that this one would get now.
 fn is_made_as(table: &Table, existing: &Existing) -> bool {
     table.name == existing.name && user_data(&contents(table)) == existing.user_data
 }
 
-/// A comment as nft(8) keeps it: kind, length, text with its NUL.
+/// A comment in nft(8)'s form: type, length, text with its NUL.
 fn comment(text: &str) -> Vec<u8> {
     let len = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[COMMENT, len], text.as_bytes(), &[0]].concat()
 }
 
-/// What is kept with a table: whose it is, and a digest of what is in it, by which the next image of this process knows it.
+/// The user data of a table: whose it is, and a digest of its contents, by which the next image of this process recognizes
+/// them.
 fn user_data(contents: &[(NetfilterMessage, u16)]) -> Vec<u8> {
     let mut digest = DefaultHasher::new();
     for (message, _) in contents {
@@ -261,7 +265,7 @@ fn create(table: &Table) -> Vec<(NetfilterMessage, u16)> {
     messages
 }
 
-/// What is in a table, in the order in which it has to be made.
+/// The messages that make what is in a table, in the order that the kernel wants.
 fn contents(table: &Table) -> Vec<(NetfilterMessage, u16)> {
     let mut messages = Vec::new();
     for (set, id) in table.sets.iter().zip(1..) {

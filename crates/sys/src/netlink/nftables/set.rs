@@ -1,5 +1,6 @@
-//! Sets of addresses that rules fill, each address with a state of its own.
+//! Sets of addresses that rules fill. Each address has a state of its own.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_netfilter::nftables::{SetAttribute, SetDescription, SetFlags, SetMessage};
@@ -19,6 +20,14 @@ impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
+    /// The family of an address.
+    pub(super) const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
     /// NFPROTO_IPV4 and NFPROTO_IPV6 of linux/netfilter.h.
     pub(super) const fn number(self) -> u8 {
         match self {
@@ -35,6 +44,7 @@ impl Family {
         }
     }
 
+    /// Offset of the source address in the header, in bytes.
     pub(super) const fn source_offset(self) -> u32 {
         match self {
             Self::Ipv4 => IPV4_SOURCE,
@@ -42,7 +52,7 @@ impl Family {
         }
     }
 
-    /// nft(8)'s number of the type of an address (`enum datatypes` of its source): it lists the set with it.
+    /// nft(8)'s number of the type of an address (`enum datatypes` of its source), with which it lists the set.
     const fn key_type(self) -> u32 {
         match self {
             Self::Ipv4 => 7,
@@ -51,12 +61,12 @@ impl Family {
     }
 }
 
-/// What a set tells apart.
+/// The keys of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// Sources.
+    /// Source addresses.
     Source,
-    /// Sources together with where they send to. The two stand side by side in headers of both versions.
+    /// Pairs of source and destination address, which are side by side in headers of both versions.
     SourceAndDestination,
 }
 
@@ -67,16 +77,16 @@ pub struct Set {
     pub name: &'static str,
     /// The version of IP.
     pub family: Family,
-    /// What is in it.
+    /// Its keys.
     pub key: Key,
-    /// Most addresses. What finds no room is as if it had not been put in.
+    /// Most keys. One that finds no room is not counted.
     pub size: u32,
-    /// How long an address stays after it was put in last. Without it, as long as it has connections.
+    /// How long a key stays after it was last updated. Without a timeout, it stays as long as it has connections.
     pub timeout: Option<Duration>,
 }
 
 impl Set {
-    /// Length of what is in it, in bytes.
+    /// Length of a key, in bytes.
     pub(super) const fn key_len(&self) -> usize {
         match self.key {
             Key::Source => self.family.address_len(),
@@ -84,7 +94,7 @@ impl Set {
         }
     }
 
-    /// nft(8) has the types of a concatenation in 6 bits each (`TYPE_BITS` of its source).
+    /// nft(8)'s number of the key's type. In a concatenation, each type has 6 bits (`TYPE_BITS` of its source).
     const fn key_type(&self) -> u32 {
         let address = self.family.key_type();
         match self.key {
@@ -94,7 +104,7 @@ impl Set {
     }
 }
 
-/// The message that makes a set. `id` tells it from the others of its batch.
+/// The message that makes a set. `id` is different for each set of a batch.
 pub(super) fn message(table: &str, set: &Set, id: u32) -> SetMessage {
     let mut flags = SetFlags::Eval;
     let mut attributes = vec![

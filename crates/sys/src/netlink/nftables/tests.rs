@@ -27,8 +27,8 @@ fn table(name: &str, rules: Vec<Rule>) -> Table {
         Chain { name: "ports", hook: None, rules: Vec::new() },
         chain("forward", Hook::ForwardMangle, rules),
         chain("output", Hook::OutputNat, Vec::new()),
-        chain("postrouting", Hook::SourceNat, vec![Rule::new().leaves_by("eth0").masquerade()]),
-        chain("prerouting", Hook::DestinationNat, vec![Rule::new().jump("ports")]),
+        chain("postrouting", Hook::PostroutingNat, vec![Rule::new().oif("eth0").masquerade()]),
+        chain("prerouting", Hook::PreroutingNat, vec![Rule::new().jump("ports")]),
     ];
     Table { name: name.to_owned(), sets: sets(), chains }
 }
@@ -46,11 +46,11 @@ fn net(text: &str) -> ipnet::IpNet {
     text.parse().expect("a network")
 }
 
-/// nft(8) reads from the kernel what was meant.
+/// nft(8) lists the rules in the words that they were made from.
 #[test]
 fn rules_mean_what_they_say() {
     let rules = vec![
-        (Rule::new().came_by("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
+        (Rule::new().iif("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
         (Rule::new().to(net("10.0.0.0/13")).leave(), "ip daddr 10.0.0.0/13 return"),
         (Rule::new().to(net("10.0.0.1/32")).leave(), "ip daddr 10.0.0.1 return"),
         (Rule::new().from(net("fd00:77::1/63")).leave(), "ip6 saddr fd00:77::/63 return"),
@@ -61,14 +61,14 @@ fn rules_mean_what_they_say() {
         (Rule::new().to_this_host().accept(), "fib daddr type local accept"),
         (Rule::new().of_protocol(6).to_ports(80, 90).leave(), "tcp dport 80-90 return"),
         (Rule::new().of_protocol(132).leave(), "meta l4proto sctp return"),
-        (Rule::new().asks_for_echo(Family::Ipv4).leave(), "icmp type echo-request return"),
-        (Rule::new().asks_for_echo(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
+        (Rule::new().is_echo_request(Family::Ipv4).leave(), "icmp type echo-request return"),
+        (Rule::new().is_echo_request(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
         (Rule::new().of_no_connection().discard(), "ct state invalid,new,untracked drop"),
         (Rule::new().of_known_connection().leave(), "ct state established,related return"),
         (Rule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
         (Rule::new().begins_connection().leave(), "ct state new ct status ! confirmed return"),
-        (Rule::new().of_protocol(6).reject(true), "meta l4proto tcp reject with tcp reset"),
-        (Rule::new().to_port(Transport::Udp, 5).reject(false), "udp dport 5 reject"),
+        (Rule::new().of_protocol(6).reject(Rejection::TcpReset), "meta l4proto tcp reject with tcp reset"),
+        (Rule::new().to_port(Transport::Udp, 5).reject(Rejection::PortUnreachable), "udp dport 5 reject"),
         (Rule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
         (Rule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
         (
@@ -90,10 +90,10 @@ fn rules_mean_what_they_say() {
         ),
         (Rule::new().is_fragment(Family::Ipv4).discard(), "ip frag-off & 16383 != 0 drop"),
         (Rule::new().counts_for_source(&sets()[2]), "update @rates { ip6 saddr counter }"),
-        (Rule::new().was_diverted().leave(), "ct status dnat return"),
-        (Rule::new().was_not_diverted().leave(), "dnat return"),
+        (Rule::new().is_dnat().leave(), "ct status dnat return"),
+        (Rule::new().is_not_dnat().leave(), "dnat return"),
         (
-            Rule::new().opens_tcp().clamp_segment_size(),
+            Rule::new().opens_tcp().clamp_mss(),
             // Versions differ in how they write the flags.
             "tcp option maxseg size set rt mtu",
         ),
@@ -130,14 +130,14 @@ fn rules_mean_what_they_say() {
 }
 
 #[test]
-fn diversions_go_to_address_and_port() {
+fn dnat_goes_to_address_and_port() {
     in_new_namespace(|| {
         let mut nftables = Nftables::open().expect("nftables");
         let mut table = table("tuntap-a", Vec::new());
         table.chains[0].rules = ["10.0.0.2:80", "[fd00:77::2]:443"]
             .map(|target| {
                 let target: std::net::SocketAddr = target.parse().expect("an address");
-                Rule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).divert(target)
+                Rule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).dnat(target)
             })
             .into();
         nftables.replace(&[table]).expect("a table");
@@ -160,7 +160,7 @@ fn tables_are_replaced_and_end_with_their_socket() {
         nftables.replace(&[table("tuntap-b", Vec::new())]).expect("one table");
         assert_eq!(nft(&["list", "tables"]), "table inet other\ntable inet tuntap-b\n");
 
-        // The descriptor is all that counts.
+        // The tables last as long as any copy of the descriptor is open.
         let copy = nftables.as_fd().try_clone_to_owned().expect("a copy");
         drop(nftables);
         let mut adopted = Nftables::adopt(copy).expect("a connection to nftables");
@@ -171,7 +171,7 @@ fn tables_are_replaced_and_end_with_their_socket() {
     });
 }
 
-/// What a table has counted goes with it. So it stays if nothing about it is to change, also for the next image.
+/// A table that is made anew loses its counters. So one that isn't to change stays, even for the next image.
 #[test]
 fn table_that_is_as_it_should_be_stays() {
     in_new_namespace(|| {
@@ -198,7 +198,7 @@ fn counters_are_read_by_their_reasons() {
     in_new_namespace(|| {
         let counting = |rule: Rule| rule.count().because("something").discard();
         let rules = vec![counting(Rule::new().of_protocol(1)), counting(Rule::new().of_protocol(17)), Rule::new()];
-        let output = Chain { name: "out", hook: Some(Hook::Departure), rules };
+        let output = Chain { name: "out", hook: Some(Hook::PostroutingLast), rules };
         let mut nftables = Nftables::open().expect("nftables");
         nftables
             .replace(&[
@@ -244,7 +244,7 @@ fn table_of_somebody_else_stays() {
     });
 }
 
-/// As on a kernel that lacks a part. All rules fail, which is more than the answers have room for: the first one counts.
+/// On a kernel that lacks a module, all rules fail. Their answers don't all fit the receive buffer; the first one is used.
 #[test]
 fn first_of_many_errors_is_told_with_what_may_be_missing() {
     in_new_namespace(|| {
@@ -264,4 +264,40 @@ fn other_descriptors_are_not_adopted() {
     let copy = route.expect("netlink").as_fd().try_clone_to_owned().expect("a copy");
     assert!(Nftables::adopt(copy).is_err());
     assert!(Nftables::adopt(tempfile::tempfile().expect("a file").into()).is_err());
+}
+
+/// Objects of all families are listed, those that this project doesn't make included.
+#[test]
+fn tables_of_others_are_listed() {
+    use crate::netlink::attributes::{find, iterate, text};
+
+    /// NFPROTO_INET and NFPROTO_BRIDGE of linux/netfilter.h.
+    const INET: u8 = 1;
+    const BRIDGE: u8 = 7;
+    in_new_namespace(|| {
+        nft(&["add", "table", "inet", "one"]);
+        nft(&["add", "table", "bridge", "two"]);
+        nft(&["add", "chain", "inet", "one", "c"]);
+        nft(&["add", "chain", "bridge", "two", "c"]);
+        nft(&["add", "set", "inet", "one", "ports", "{ type inet_service; }"]);
+        nft(&["add", "element", "inet", "one", "ports", "{ 22, 53, 80 }"]);
+        for _ in 0..20 {
+            // Together they are longer than a datagram.
+            nft(&["add", "rule", "inet", "one", "c", &vec!["tcp dport 1 counter"; 20].join(" ")]);
+        }
+        let mut lists = lists::Lists::open().expect("nftables");
+        let names = |objects: &[lists::Object]| objects.iter().map(|it| text(&it.attributes, 1)).collect::<Vec<_>>();
+        assert_eq!(names(&lists.tables(INET).expect("a list")), ["one"]);
+        let mut all = names(&lists.tables(0).expect("a list"));
+        all.sort_unstable();
+        assert_eq!(all, ["one", "two"]);
+        let families: Vec<_> = lists.chains().expect("a list").iter().map(|chain| chain.family).collect();
+        assert!(families.len() == 2 && families.contains(&INET) && families.contains(&BRIDGE), "{families:?}");
+        assert_eq!(lists.rules().expect("a list").len(), 20);
+        let elements = lists.elements(INET, "one", "ports").expect("a list");
+        let count = |list: &lists::Object| find(&list.attributes, 3).map_or(0, |elements| iterate(elements).count());
+        assert_eq!(elements.iter().map(count).sum::<usize>(), 3);
+        let missing = lists.elements(INET, "one", "nothing").expect_err("there is no such set");
+        assert_eq!(missing.errno(), Some(Errno::ENOENT), "{missing}");
+    });
 }

@@ -1,11 +1,11 @@
-//! Looks at the host's network while an instance runs, and what is mended then.
+//! Reconciling the host's network with what the routers have set up, while an instance runs.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use super::conflict::{self, Networks};
 use super::link::{self, Inventory, Loss};
-use super::patience::Advice;
+use super::retry::Advice;
 use super::table::Extent;
 use super::{HostNetwork, table};
 use tuntap_config::RouterSpec;
@@ -14,32 +14,32 @@ use tuntap_sys::netlink::nftables::Nftables;
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices};
 use tuntap_sys::process::thread_time_nanos;
 
-/// Between looks when no notice has come: not everything that matters is told.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two passes without a notification: the kernel doesn't notify of everything that matters.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between two looks at least, so that what comes in a row is seen at once.
+/// Least time between two passes, so that several changes in a row are seen together.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Within this time a router has its device again, if it was deleted.
+/// A router whose device was deleted has a new one within this time.
 const TIME_TO_MAKE_A_DEVICE: Duration = Duration::from_secs(4);
 
-/// A look that costs much may have this part of a processor's time at most.
+/// Passes may take at most one part in so many of a processor's time.
 const SHARE_OF_TIME: u32 = 20;
 
-/// How long to leave the host alone after a look that has cost so much processor time. How long it took by the clock doesn't
-/// count: on a machine whose processors are busy with other things, a look of a millisecond takes seconds.
+/// How long to wait after a pass that has cost this processor time. Wall-clock time doesn't count: on a busy machine, a pass
+/// of a millisecond may take seconds.
 fn pause_after(cost: Duration) -> Duration {
     LEAST_INTERVAL.max(cost * SHARE_OF_TIME)
 }
 
-/// When to look next.
+/// When the next pass is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
     was_noticed: bool,
     not_before: Option<Instant>,
     at: Option<Instant>,
-    /// Whether there was a look since the ports lead where they do.
-    has_looked: bool,
+    /// True if there was a pass since the ports were mapped.
+    has_run: bool,
 }
 
 fn thread_time() -> Duration {
@@ -47,9 +47,9 @@ fn thread_time() -> Duration {
 }
 
 impl HostNetwork {
-    /// To be called again and again, and when [`Self::watched`] is readable: mends what others have changed. What another
-    /// program changes again and again is left to it for a while. Interfaces that were away join when they are there.
-    pub fn look_after(&mut self, logger: Logger) {
+    /// Mends what others have changed. To be called periodically, and when [`Self::watched`] is readable. What another
+    /// program changes again and again is left alone for a while. Interfaces that were missing are set up when they appear.
+    pub fn reconcile(&mut self, logger: Logger) {
         if !self.has_something() {
             return;
         }
@@ -62,49 +62,50 @@ impl HostNetwork {
         }
         schedule.was_noticed = false;
         let spent_before = thread_time();
-        if let Err(error) = self.look(now, logger) {
-            self.complaints.add(logger, format_args!("the host's network can't be looked at: {error}"));
+        if let Err(error) = self.reconcile_now(now, logger) {
+            self.warnings.add(logger, format_args!("the host's network can't be looked at: {error}"));
         }
-        self.complaints.settle();
-        let patience = &self.patience;
-        self.failures.retain(|key, _| patience.remembers(key));
+        self.warnings.end_pass();
+        let retries = &self.retries;
+        self.failures.retain(|key, _| retries.remembers(key));
         let end = Instant::now();
         let not_before = end + pause_after(thread_time().saturating_sub(spent_before));
-        let next = self.patience.next(end).into_iter().chain([end + LOOK_INTERVAL]).min();
+        let next = self.retries.next(end).into_iter().chain([end + RECONCILE_INTERVAL]).min();
         self.schedule.not_before = Some(not_before);
         self.schedule.at = next.map(|time| time.max(not_before));
-        self.schedule.has_looked = true;
+        self.schedule.has_run = true;
     }
 
-    fn look(&mut self, now: Instant, logger: Logger) -> Result<(), NetlinkError> {
+    fn reconcile_now(&mut self, now: Instant, logger: Logger) -> Result<(), NetlinkError> {
         if let Some(nftables) = &mut self.nftables {
-            self.refusals.tell(nftables, logger);
+            self.refused.log(nftables, logger);
         }
         let mut netlink = Netlink::open()?;
         let inventory = Inventory::take(&mut netlink)?;
         for router in self.routers.clone() {
             let known = self.known.get(&router.device).copied();
-            self.miss(&inventory, &router.device, now, logger);
+            self.warn_if_missing(&inventory, &router.device, now, logger);
             let (index, losses) = inventory.losses(&mut netlink, &router, known);
             for loss in losses {
                 self.mend(&mut netlink, &router, index.unwrap_or_default(), &loss, now, logger);
             }
         }
-        // Nothing is forwarded without them.
-        if self.look_at_tables(now, logger)? {
-            self.look_at_forwarding(&inventory, now, logger);
+        // Nothing is to be forwarded without the tables.
+        if self.reconcile_tables(now, logger)? {
+            self.reconcile_forwarding(&inventory, now, logger);
         }
-        if !self.schedule.has_looked {
-            // What was under way when the ports began to lead where they do.
+        if !self.schedule.has_run {
+            // Packets that were on their way while the ports were being mapped may have begun connections past the mappings.
             if let Err(error) = self.mapped.end_stale(&self.routers) {
-                self.complaints.add(logger, error);
+                self.warnings.add(logger, error);
             }
         }
-        self.look_for_conflicts(&mut netlink, inventory, logger)
+        self.warn_about_conflicts(&mut netlink, inventory, logger)
     }
 
-    /// A router whose device is deleted makes it again at once. One that isn't here for longer was moved.
-    fn miss(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
+    /// Warns about a missing device. A router whose device is deleted makes a new one at once. A device that is missing for
+    /// longer was moved to another network namespace.
+    fn warn_if_missing(&mut self, inventory: &Inventory, device: &str, now: Instant, logger: Logger) {
         let index = self.known.get(device).copied();
         if inventory.link(device).is_some() || inventory.other_name(device, index).is_some() {
             self.missing.remove(device);
@@ -112,7 +113,7 @@ impl HostNetwork {
         }
         let since = *self.missing.entry(device.to_owned()).or_insert(now);
         if now.duration_since(since) >= TIME_TO_MAKE_A_DEVICE {
-            self.complaints.add(
+            self.warnings.add(
                 logger,
                 format_args!(
                     "{device} isn't in this network namespace any more: vassals reach nothing until this instance is \
@@ -141,16 +142,16 @@ impl HostNetwork {
         }
     }
 
-    /// Whether to mend something now. Says so when it is left alone.
+    /// Returns true if something is to be mended now. Logs a line when it is left alone.
     fn may_mend(&mut self, key: &str, what: &impl Display, now: Instant, logger: Logger) -> bool {
-        match self.patience.ask(key, now) {
+        match self.retries.ask(key, now) {
             Advice::Mend => {
                 self.failures.remove(key);
                 true
             }
             Advice::Wait => {
                 if let Some(line) = self.failures.get(key) {
-                    self.complaints.add(logger, line);
+                    self.warnings.add(logger, line);
                 }
                 false
             }
@@ -164,16 +165,16 @@ impl HostNetwork {
         }
     }
 
-    /// Says what can't be mended, once until it can be. It is tried again before long.
+    /// Warns about what can't be mended. It is tried again soon.
     fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
-        self.patience.failed(&key, now);
-        self.complaints.add(logger, &line);
+        self.retries.failed(&key, now);
+        self.warnings.add(logger, &line);
         self.failures.insert(key, line);
     }
 
-    /// Nobody else can take a table away, but one that couldn't be made at a reload may be possible now. Whether they are
-    /// there.
-    fn look_at_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
+    /// Makes the tables if they are missing. Nobody else can remove them, but a reload may have failed to make them. Returns
+    /// true if they exist.
+    fn reconcile_tables(&mut self, now: Instant, logger: Logger) -> Result<bool, NetlinkError> {
         if let Some(names) = &self.tables {
             let are_there = |nftables: &mut Nftables| nftables.has(names).unwrap_or(true);
             if names.is_empty() || self.nftables.as_mut().is_some_and(are_there) {
@@ -194,12 +195,12 @@ impl HostNetwork {
         Ok(true)
     }
 
-    fn look_at_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
-        self.complain_of_missing_ways(logger);
-        let strangers = self.strangers(inventory);
+    fn reconcile_forwarding(&mut self, inventory: &Inventory, now: Instant, logger: Logger) {
+        self.warn_about_missing_interfaces(logger);
+        let renamed = self.renamed(inventory);
         for name in self.interfaces() {
             let Some(link) = inventory.link(&name) else { continue };
-            if strangers.contains(&name) {
+            if renamed.contains(&name) {
                 continue;
             }
             match self.known.insert(name.clone(), link.index) {
@@ -211,7 +212,7 @@ impl HostNetwork {
         for wanted in self.wanted_settings(logger) {
             let Some(value) = wanted.due_value() else { continue };
             let interface = wanted.interface();
-            if strangers.iter().any(|name| name == interface) {
+            if renamed.iter().any(|name| name == interface) {
                 continue;
             }
             let index = self.known.get(interface).copied().unwrap_or_default();
@@ -225,22 +226,22 @@ impl HostNetwork {
         }
     }
 
-    /// Names of routers' devices that somebody else's interface has at the moment.
-    fn strangers(&self, inventory: &Inventory) -> Vec<String> {
+    /// Devices of routers that were renamed, so that another interface may have their names.
+    fn renamed(&self, inventory: &Inventory) -> Vec<String> {
         let devices = self.routers.iter().map(|router| &router.device);
-        let is_strangers = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
-        devices.filter(is_strangers).cloned().collect()
+        let is_taken = |device: &&String| inventory.other_name(device, self.known.get(*device).copied()).is_some();
+        devices.filter(is_taken).cloned().collect()
     }
 
-    /// A network that came later, by DHCP or with a VPN.
-    fn look_for_conflicts(
+    /// Warns about networks that came later, by DHCP or with a VPN, and overlap those of routers.
+    fn warn_about_conflicts(
         &mut self,
         netlink: &mut Netlink,
         inventory: Inventory,
         logger: Logger,
     ) -> Result<(), NetlinkError> {
         let (mut links, addresses) = inventory.into_parts();
-        // A router's device is its own by any name.
+        // A device that was renamed is still the router's own.
         for router in &self.routers {
             let index = self.known.get(&router.device).copied();
             if let Some(own) = links.iter_mut().find(|link| index == Some(link.index)) {
@@ -250,14 +251,14 @@ impl HostNetwork {
         let mut networks = Networks { links, addresses, routes: Vec::new(), resolvers: conflict::host_resolvers() };
         let (mut routes, mut are_read) = (Vec::new(), false);
         for router in &self.routers {
-            // The list of routes may be long, and is read only if one of them may be in the way.
+            // The list of routes may be long. It is only read if one of them may overlap.
             if !are_read && conflict::may_be(router, &networks, netlink) {
                 routes = netlink.all_routes()?;
                 are_read = true;
             }
             networks.routes.clone_from(&routes);
             if let Some(conflict) = conflict::find(router, &networks) {
-                self.complaints.add(logger, conflict);
+                self.warnings.add(logger, conflict);
             }
         }
         Ok(())
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn look_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
+    fn pass_that_has_to_wait_for_a_processor_is_no_reason_for_a_pause() {
         let before = thread_time();
         thread::sleep(Duration::from_millis(300));
         assert_eq!(pause_after(thread_time() - before), LEAST_INTERVAL);

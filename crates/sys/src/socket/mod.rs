@@ -1,9 +1,16 @@
-//! Stream sockets, and the credentials that travel on those of the unix family (unix(7)).
+//! Sockets: those of the unix family, with the credentials and descriptors that travel on them (unix(7)), and those of UDP
+//! and TCP.
+
+mod inet;
+
+pub use inet::{
+    ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
+    tell_arrivals,
+};
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener};
 use std::path::Path;
@@ -12,8 +19,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
-    UnixAddr, UnixCredentials, sockopt,
+    self as kernel, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    UnixCredentials, sockopt,
 };
 use tuntap_wire::credentials::PeerCredentials;
 
@@ -22,9 +29,9 @@ fn plain(credentials: UnixCredentials) -> PeerCredentials {
     PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() }
 }
 
-/// Connects to a path or to `@name`. Waits until `deadline` for a listener, and for a place in its queue; everything
-/// else that is wrong fails at once. `waiting` hears what it waits for. The descriptor is non-blocking and closed on
-/// exec.
+/// Connects to a path or to `@name`. Waits until `deadline` for a listener, and for a place in its queue; all other errors
+/// are returned at once. `waiting` is called with the first error that is waited for. The descriptor is non-blocking and
+/// closed on exec.
 pub fn connect(name: &str, deadline: Instant, waiting: impl FnOnce(&io::Error)) -> io::Result<OwnedFd> {
     const RETRY_INTERVAL: Duration = Duration::from_millis(20);
     let mut waiting = Some(waiting);
@@ -41,12 +48,13 @@ pub fn connect(name: &str, deadline: Instant, waiting: impl FnOnce(&io::Error)) 
     }
 }
 
-/// No file, no listener, no place in its queue (EAGAIN of connect(2) on a unix socket).
+/// Returns true for errors that may pass: no file, no listener, no place in its queue (EAGAIN of connect(2) on a unix
+/// socket).
 fn may_pass(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock)
 }
 
-/// Connects to a path or to `@name`, or fails at once. The descriptor is non-blocking and closed on exec.
+/// Connects to a path or to `@name` without waiting. The descriptor is non-blocking and closed on exec.
 pub fn connect_once(name: &str) -> io::Result<OwnedFd> {
     let address = address(name)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -55,7 +63,7 @@ pub fn connect_once(name: &str) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// uWSGI ends an abstract name with a NUL byte that counts, and so must whoever wants to reach it.
+/// The address of a path or of `@name`. uWSGI's abstract names end with a NUL byte that is part of the name.
 fn address(name: &str) -> nix::Result<UnixAddr> {
     match name.strip_prefix('@') {
         Some(name) => UnixAddr::new_abstract(format!("{name}\0").as_bytes()),
@@ -77,7 +85,7 @@ pub fn peer_credentials(fd: BorrowedFd<'_>) -> nix::Result<PeerCredentials> {
 
 /// The supplementary groups of who connected, at the time of the connect (SO_PEERGROUPS, since Linux 4.13).
 pub fn peer_groups(fd: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
-    /// More than most processes have, so that one call is enough.
+    /// More groups than most processes have, so that one call is enough.
     const USUAL: usize = 64;
     /// `NGROUPS_MAX` of linux/limits.h.
     const MOST: usize = 65_536;
@@ -100,19 +108,20 @@ pub fn peer_groups(fd: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
             return Ok(groups);
         }
         match Errno::last() {
-            // The kernel has told how many there are, and they don't change.
+            // The kernel has written the number of groups to `len`. It doesn't change.
             Errno::ERANGE if (groups.len() + 1..=MOST).contains(&count) => groups.resize(count, 0),
             errno => return Err(errno),
         }
     }
 }
 
-/// Makes the kernel attach the sender's credentials to what arrives.
+/// Makes the kernel attach the sender's credentials to what is received (SO_PASSCRED).
 pub fn receive_credentials(fd: BorrowedFd<'_>) -> nix::Result<()> {
     kernel::setsockopt(&fd, sockopt::PassCred, &true)
 }
 
-/// Sends bytes together with credentials. Others than one's own need CAP_SETUID, CAP_SETGID or CAP_SYS_ADMIN.
+/// Sends bytes together with credentials. Credentials other than the process's own need CAP_SETUID, CAP_SETGID or
+/// CAP_SYS_ADMIN.
 pub fn send_with_credentials(fd: BorrowedFd<'_>, bytes: &[u8], credentials: PeerCredentials) -> nix::Result<usize> {
     let credentials = libc::ucred { pid: credentials.pid, uid: credentials.uid, gid: credentials.gid };
     let credentials = UnixCredentials::from(credentials);
@@ -132,31 +141,28 @@ pub fn recv_with_credentials(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resu
     Ok((message.bytes, credentials))
 }
 
-/// asm-generic/socket.h; newer than libc.
+/// SO_PASSRIGHTS of asm-generic/socket.h, which the libc crate doesn't have.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// linux/in6.h; the form of what the kernel tells about an IPv6 connection's packets.
-pub const IPV6_2292PKTOPTIONS: libc::c_int = 6;
-
-/// Most that a send buffer can be set to, in bytes: the kernel doubles the value.
+/// The largest size that a send buffer can be set to, in bytes: the kernel doubles the value.
 pub const LARGEST_BUFFER: usize = (libc::c_int::MAX / 2) as usize;
 
-/// Two connected sockets that keep messages apart, non-blocking and closed on exec.
+/// Two connected sockets that preserve message boundaries (SOCK_SEQPACKET), non-blocking and closed on exec.
 pub fn message_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     kernel::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
 }
 
-/// Makes room for unread bytes, as much as the process may: the administrator's limit counts without CAP_NET_ADMIN.
+/// Sets the size of the send buffer, in bytes. Without CAP_NET_ADMIN it is limited by net.core.wmem_max.
 pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
     if kernel::setsockopt(&fd, sockopt::SndBufForce, &bytes).is_err() {
-        // The buffer stays as long as it may be.
+        // If this fails, too, the buffer keeps its size.
         let _ = kernel::setsockopt(&fd, sockopt::SndBuf, &bytes);
     }
 }
 
-/// Says whether descriptors may come with what arrives (SO_PASSRIGHTS, Linux 6.16). Elsewhere they may, and are closed
-/// when they are not asked for.
+/// Allows or forbids that descriptors come with what is received (SO_PASSRIGHTS, Linux 6.16). Older kernels always allow
+/// them, and close those that the receiver doesn't ask for.
 pub fn receive_descriptors(fd: BorrowedFd<'_>, may_come: bool) {
     let value = libc::c_int::from(may_come);
     // SAFETY: the option is an int, which lives through the call.
@@ -173,7 +179,7 @@ pub fn receive_descriptors(fd: BorrowedFd<'_>, may_come: bool) {
 
 /// Ends a connection for everybody who has a copy of its descriptor.
 pub fn shut_down(fd: BorrowedFd<'_>) {
-    // The other end may have gone already, and then there is nothing to do.
+    // An error means that the other end has closed it already.
     let _ = kernel::shutdown(fd.as_raw_fd(), kernel::Shutdown::Both);
 }
 
@@ -184,7 +190,7 @@ pub fn send_with_descriptor(fd: BorrowedFd<'_>, bytes: &[u8], descriptor: Borrow
     kernel::sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::MSG_NOSIGNAL, None)
 }
 
-/// Reads bytes together with a descriptor. If several came, all are closed: nobody who means well sends them.
+/// Reads bytes together with a descriptor. If several came, all are closed: only an attacker sends more than one.
 pub fn recv_with_descriptor(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
     // Room for credentials, which come where SO_PASSCRED is set, and for two descriptors. The kernel closes the rest.
     let mut control = [0u64; 8];
@@ -203,7 +209,7 @@ pub fn recv_with_descriptor(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Resul
     Ok((count, only))
 }
 
-/// Takes the descriptors out of a message, truncated or not: whatever the kernel has put there is open, and ours.
+/// Takes ownership of the descriptors of a message. Even in a truncated message, each descriptor that is there is open.
 fn received_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut received = Vec::new();
     // SAFETY: recvmsg(2) has filled in the control buffer and its length; cmsg(3) says how to walk it.
@@ -230,107 +236,9 @@ fn received_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     received
 }
 
-/// Binds a UDP socket, non-blocking and closed on exec. One for all addresses of IPv6 takes those of IPv4, too (ipv6(7),
-/// IPV6_V6ONLY), whatever the machine's default is.
-pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = kernel::socket(family, SockType::Datagram, flags, None)?;
-    if address.is_ipv6() {
-        kernel::setsockopt(&socket, sockopt::Ipv6V6Only, &!address.ip().is_unspecified())?;
-    }
-    tell_interfaces(socket.as_fd(), address.is_ipv4())?;
-    // The address may be one that the host is yet to get (ip(7)).
-    kernel::setsockopt(&socket, sockopt::IpFreebind, &true)?;
-    kernel::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    Ok(UdpSocket::from(socket))
-}
-
-/// Has the kernel tell by which interface datagrams, and connections of a listener, came (ip(7), IP_PKTINFO; ipv6(7),
-/// IPV6_RECVPKTINFO). Sockets that are accepted inherit it.
-fn tell_interfaces(socket: BorrowedFd<'_>, is_ipv4: bool) -> nix::Result<()> {
-    if is_ipv4 {
-        kernel::setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
-    } else {
-        kernel::setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
-    }
-}
-
-/// A datagram, as far as it fits its buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Datagram {
-    /// Bytes in the buffer.
-    pub len: usize,
-    /// Who sent it, as its header says.
-    pub source: SocketAddr,
-    /// Number of the interface by which it came, where the kernel tells.
-    pub interface: Option<u32>,
-}
-
-/// Where [`recv_datagram`] has the kernel put what it tells beside a datagram. Made once for many of them.
-#[derive(Debug)]
-pub struct ControlBuffer(Vec<u8>);
-
-impl Default for ControlBuffer {
-    fn default() -> Self {
-        Self(nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo))
-    }
-}
-
-/// Reads one datagram from a socket of [`bind_udp`].
-pub fn recv_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8], control: &mut ControlBuffer) -> nix::Result<Datagram> {
-    let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = kernel::recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, Some(&mut control.0), flags)?;
-    let source = message.address.and_then(|address| {
-        let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
-    });
-    let interface = message.cmsgs()?.find_map(|item| match item {
-        ControlMessageOwned::Ipv4PacketInfo(info) => u32::try_from(info.ipi_ifindex).ok(),
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(info.ipi6_ifindex),
-        _ => None,
-    });
-    Ok(Datagram { len: message.bytes, source: source.ok_or(Errno::EAFNOSUPPORT)?, interface })
-}
-
-/// Who is at the other end of an accepted TCP connection, and by which interface it came. `None` for other sockets. The
-/// listener must have been prepared by [`tell_arrivals`].
-pub fn arrival(fd: BorrowedFd<'_>) -> Option<(SocketAddr, Option<u32>)> {
-    let peer = kernel::getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
-    let v4 = peer.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-    let source = v4.or_else(|| peer.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))?;
-    // One control message (cmsg(3)): its length, its level and its type, then the data.
-    let (level, name, expected, index_at) = match source {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTOPTIONS, libc::IP_PKTINFO, 0),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS, libc::IPV6_PKTINFO, size_of::<libc::in6_addr>()),
-    };
-    let mut told = [0_u8; 128];
-    let mut len = libc::socklen_t::try_from(told.len()).ok()?;
-    // SAFETY: the kernel writes at most `len` bytes to the buffer, which has as many, and to `len` itself.
-    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, told.as_mut_ptr().cast(), &raw mut len) };
-    let told = if result == 0 { told.get(..usize::try_from(len).ok()?)? } else { &[] };
-    let number = |at: usize| Some(libc::c_int::from_ne_bytes(*told.get(at..)?.first_chunk()?));
-    let header = (number(size_of::<usize>()), number(size_of::<usize>() + 4));
-    let is_expected = header == (Some(level), Some(expected));
-    let index = number(size_of::<libc::cmsghdr>() + index_at).filter(|_| is_expected);
-    Some((source, index.and_then(|index| u32::try_from(index).ok())))
-}
-
-/// Has the kernel remember by which interface a TCP listener's connections come.
-pub fn tell_arrivals(listener: BorrowedFd<'_>) -> nix::Result<()> {
-    let is_ipv4 = kernel::getsockname::<SockaddrStorage>(listener.as_raw_fd())?.as_sockaddr_in().is_some();
-    tell_interfaces(listener, is_ipv4)
-}
-
-/// Whether this host has an address, so that what is bound to it hears something.
-pub fn has_address(address: IpAddr) -> bool {
-    let result = UdpSocket::bind((address, 0));
-    !result.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
-}
-
-/// Whether a unix socket could be bound under this name, with its file in place of one that is there. Tries that with a
-/// socket that is closed at once. `@` begins a name in the abstract namespace.
+/// Tries whether a unix socket could be bound to this name, in place of a file that is there. The socket of the trial has
+/// another name in the same folder, and is closed at once. `@` begins a name in the abstract namespace, which is tried
+/// itself.
 pub fn probe_unix(name: &str) -> io::Result<()> {
     if let Some(name) = name.strip_prefix('@') {
         let address = <UnixSocketAddr as SocketAddrExt>::from_abstract_name(name)?;
@@ -346,37 +254,7 @@ pub fn probe_unix(name: &str) -> io::Result<()> {
     result
 }
 
-/// Whether TCP could be listened for on `host:port`, `*:port` or `:port`; an address that the host is yet to get can be.
-pub fn probe_tcp(name: &str) -> io::Result<()> {
-    let wrong = || io::Error::from(Errno::EINVAL);
-    let (host, port) = name.rsplit_once(':').ok_or_else(wrong)?;
-    let port: u16 = port.parse().map_err(|_| wrong())?;
-    let host = if host.is_empty() || host == "*" { "0.0.0.0" } else { host.trim_matches(['[', ']']) };
-    let address = (host, port).to_socket_addrs()?.next().ok_or_else(wrong)?;
-    match TcpListener::bind(address) {
-        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
-        result => result.map(drop),
-    }
-}
-
-/// Longest datagram with its IP header that the way to a connected socket's peer takes whole, in bytes (ip(7), IP_MTU;
-/// ipv6(7), IPV6_MTU).
-pub fn path_mtu(socket: &UdpSocket, peer: SocketAddr) -> io::Result<u16> {
-    let mtu = if peer.is_ipv4() { kernel::getsockopt(socket, sockopt::IpMtu)? } else { mtu6(socket)? };
-    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
-}
-
-fn mtu6(socket: &UdpSocket) -> nix::Result<libc::c_int> {
-    let mut mtu: libc::c_int = 0;
-    let mut len = libc::socklen_t::try_from(size_of_val(&mtu)).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the option is an int (linux/in6.h), which `mtu` is, and `len` is its length; both live through the call.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU, (&raw mut mtu).cast(), &raw mut len)
-    };
-    Errno::result(result).map(|_| mtu)
-}
-
-/// Whether the other end will never send again, even if bytes of it are still to be read.
+/// Returns true if the other end will never send again, even if bytes of it are still to be read.
 pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut item = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: poll(2) reads and writes the one element that it is given, and with no timeout it returns at once.
@@ -384,7 +262,7 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     ready == 1 && item.revents & (libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR) != 0
 }
 
-/// Waits for something to read, or for the end of it. Returns whether that came within the time.
+/// Waits until there is something to read, or the end of the stream. Returns false if neither came in time.
 pub fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
     let deadline = Instant::now() + within;
     loop {
@@ -398,7 +276,8 @@ pub fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
     }
 }
 
-/// Waits for something to read on one of two descriptors. Returns which have something; neither if nothing came in time.
+/// Waits until there is something to read on one of two descriptors. Returns which of them have something; neither if the
+/// time is over.
 pub fn wait_readable_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, within: Duration) -> (bool, bool) {
     let deadline = Instant::now() + within;
     loop {
@@ -413,13 +292,13 @@ pub fn wait_readable_either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, withi
     }
 }
 
-/// Whether a descriptor is a connected unix stream socket.
+/// Returns true if a descriptor is a connected unix stream socket.
 pub fn is_stream(fd: BorrowedFd<'_>) -> bool {
     kernel::getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
         && kernel::getpeername::<UnixAddr>(fd.as_raw_fd()).is_ok()
 }
 
-/// Whether a descriptor is a netlink socket of a protocol (netlink(7)).
+/// Returns true if a descriptor is a netlink socket of a protocol (netlink(7)).
 pub fn is_netlink(fd: BorrowedFd<'_>, protocol: isize) -> bool {
     let option = |name| {
         let mut value: libc::c_int = 0;
@@ -433,18 +312,18 @@ pub fn is_netlink(fd: BorrowedFd<'_>, protocol: isize) -> bool {
         && option(libc::SO_PROTOCOL).is_some_and(|found| usize::try_from(found).ok() == usize::try_from(protocol).ok())
 }
 
-/// Reads what is there.
+/// Reads what is there, without waiting.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
     kernel::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)
 }
 
-/// Writes what fits. A peer that is gone is an error, not a signal.
+/// Writes as much as fits, without waiting. A closed connection is an error, not a signal.
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     kernel::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// Whether the other end of a connection has read all that was sent to it (SIOCOUTQ: memory of what it has not). A kernel
-/// that can't tell says yes.
+/// Returns true if the other end of a connection has read all that was sent to it (SIOCOUTQ, the memory of what is unread),
+/// or if the kernel can't tell.
 pub fn is_all_read(fd: BorrowedFd<'_>) -> bool {
     nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
     let mut unread = 0;
@@ -454,6 +333,7 @@ pub fn is_all_read(fd: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -522,63 +402,6 @@ mod tests {
         let mut buffer = [0; 1];
         let (count, descriptor) = recv_with_descriptor(receiver.as_fd(), &mut buffer).expect("a message");
         assert_eq!((count, descriptor.is_some()), (1, true));
-    }
-
-    #[test]
-    fn socket_for_all_addresses_of_ipv6_takes_those_of_ipv4_and_others_do_not() {
-        let bound = |address: &str| bind_udp(address.parse().expect("an address")).expect("a free port");
-        let sender = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let receives = |socket: &UdpSocket| {
-            let port = socket.local_addr().expect("bound").port();
-            sender.send_to(b"x", ("127.0.0.1", port)).expect("loopback");
-            socket.recv_from(&mut [0; 1]).is_ok_and(|(_, from)| {
-                (from.ip().to_canonical(), from.port())
-                    == ("127.0.0.1".parse().expect("an address"), sender.local_addr().expect("bound").port())
-            })
-        };
-        assert!(receives(&bound("[::]:0")));
-        assert!(receives(&bound("0.0.0.0:0")));
-        assert!(!receives(&bound("[::1]:0")));
-    }
-
-    #[test]
-    fn interface_of_datagrams_and_connections_is_told() {
-        const LOOPBACK: u32 = 1;
-        for (bound, from) in [("0.0.0.0:0", "127.0.0.1:0"), ("[::]:0", "127.0.0.1:0"), ("[::]:0", "[::1]:0")] {
-            let socket = bind_udp(bound.parse().expect("an address")).expect("a free port");
-            let sender = UdpSocket::bind(from).expect("a free port");
-            let own = sender.local_addr().expect("bound");
-            let to = SocketAddr::new(own.ip(), socket.local_addr().expect("bound").port());
-            sender.send_to(b"hello", to).expect("loopback");
-            let mut buffer = [0; 9];
-            let mut control = ControlBuffer::default();
-            let datagram = recv_datagram(socket.as_fd(), &mut buffer, &mut control).expect("a datagram");
-            assert_eq!((datagram.len, datagram.interface, &buffer[..5]), (5, Some(LOOPBACK), b"hello".as_slice()));
-            assert_eq!((datagram.source.ip().to_canonical(), datagram.source.port()), (own.ip(), own.port()));
-            assert_eq!(recv_datagram(socket.as_fd(), &mut buffer, &mut control), Err(Errno::EAGAIN));
-
-            let listener = std::net::TcpListener::bind(bound).expect("a free port");
-            tell_arrivals(listener.as_fd()).expect("an option");
-            let to = SocketAddr::new(own.ip(), listener.local_addr().expect("bound").port());
-            let client = std::net::TcpStream::connect(to).expect("loopback");
-            let accepted = accept(listener.as_fd()).expect("a connection");
-            let (source, interface) = arrival(accepted.as_fd()).expect("it is TCP");
-            assert_eq!((source.ip().to_canonical(), interface), (own.ip(), Some(LOOPBACK)), "{bound} {from}");
-            assert_eq!(source.port(), client.local_addr().expect("connected").port());
-        }
-        let (one, _other) = UnixStream::pair().expect("a pair");
-        assert_eq!(arrival(one.as_fd()), None);
-    }
-
-    #[test]
-    fn way_to_the_own_machine_is_as_wide_as_loopback() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let target = bind_udp(address.parse().expect("an address")).expect("a free port");
-            let probe = bind_udp(address.parse().expect("an address")).expect("a free port");
-            let target = target.local_addr().expect("bound");
-            probe.connect(target).expect("loopback");
-            assert!(path_mtu(&probe, target).expect("connected") >= 1280, "{address}");
-        }
     }
 
     #[test]
