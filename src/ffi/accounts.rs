@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::host;
 use super::options::config;
 use tuntap_config::resolve_leases;
-use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
+use tuntap_core::policy::grant::{Grant, Grants, Holder};
 use tuntap_sys::process;
 
 /// Where a reloaded image finds what the one before has looked up.
@@ -85,11 +85,7 @@ pub fn leases() -> Grants {
     let now = Instant::now();
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
     *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
-    match config().lease_default {
-        Some(uncovered) => Grants::new(leases, uncovered),
-        None if leases.is_empty() => Grants::none(),
-        None => Grants::new(leases, Uncovered::Deny),
-    }
+    config().grants(leases)
 }
 
 /// In the master, again and again: the leases whose users or groups have come since.

@@ -7,6 +7,7 @@ mod grants;
 mod hostnet;
 mod limits;
 mod parse;
+mod policy;
 mod priority;
 mod protection;
 mod router;
