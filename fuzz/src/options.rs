@@ -79,7 +79,7 @@ fn stands_alone(error: &&ConfigError) -> bool {
 
 fn option(word: &[u8]) -> Option<(OptionName, &str)> {
     let (name, value) = str::from_utf8(word).ok()?.split_once('=')?;
-    let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
+    let option = OptionName::find(name)?;
     Some((option, value))
 }
 

@@ -42,11 +42,11 @@ impl DeviceSpec {
 /// The last word of a device that gets its addresses from its router.
 const AUTO: &str = "auto";
 
-const SYNTAX: &str = "<device>[ <socket>[ auto]]";
-const ADDRESS_SYNTAX: &str = "[<device>] <address/prefix>";
-const GATEWAY_SYNTAX: &str = "[<device>] <address>";
-const MTU_SYNTAX: &str = "[<device>] <bytes>";
-const DNS_SYNTAX: &str = "[<device>] [true|false|<path>]";
+const SYNTAX: &str = OptionName::Device.syntax();
+const ADDRESS_SYNTAX: &str = OptionName::DeviceAddress.syntax();
+const GATEWAY_SYNTAX: &str = OptionName::DeviceGateway.syntax();
+const MTU_SYNTAX: &str = OptionName::DeviceMtu.syntax();
+const DNS_SYNTAX: &str = OptionName::DeviceDns.syntax();
 
 /// Where resolvers look for their servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";

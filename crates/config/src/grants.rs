@@ -7,7 +7,7 @@ use super::{OptionName, parse};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::targets::TargetRange;
 
-const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
+const LEASE_SYNTAX: &str = OptionName::Grant.syntax();
 
 /// One lease, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]

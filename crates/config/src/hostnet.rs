@@ -31,15 +31,15 @@ const MIN_IPV6_MTU: u16 = 1280;
 /// Shortest prefix of a router's network: an address with a mistyped length must not cover half of the world.
 const MIN_PREFIX_LEN: u8 = 8;
 
-const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length> [anyway]";
-const CLAIMS_SYNTAX: &str = "[<device>] <own|any>";
-const NAT_SYNTAX: &str = "[<device>] <interface>";
-const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port> [anyway]";
+const ADDRESS_SYNTAX: &str = OptionName::RouterAddress.syntax();
+const CLAIMS_SYNTAX: &str = OptionName::RouterClaims.syntax();
+const NAT_SYNTAX: &str = OptionName::RouterNat.syntax();
+const PORT_SYNTAX: &str = OptionName::RouterPort.syntax();
 /// The last word of a value that is meant although the host has a use for it already.
 const ANYWAY: &str = "anyway";
 
-const MTU_SYNTAX: &str = "[<device>] <bytes>";
-const DNS_SYNTAX: &str = "[<device>] <address>";
+const MTU_SYNTAX: &str = OptionName::RouterMtu.syntax();
+const DNS_SYNTAX: &str = OptionName::RouterDns.syntax();
 
 /// A transport protocol that has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

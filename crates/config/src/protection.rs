@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::error::Problem;
 use super::hostnet::HostSetting;
-use super::{Config, parse, rules};
+use super::{Config, OptionName, parse, rules};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::ip::is_extension;
@@ -22,10 +22,10 @@ const MAX_CONNECTIONS: u64 = 65_536;
 /// Most new connections in a second, and at once; and most fragments in a second.
 const MAX_RATE: u64 = 1_000_000;
 
-const HOST_SYNTAX: &str = "[<device>] <deny|allow> [<addr[/len]>] [<protocol> [port[-port]]]";
-const MAX_CONNECTIONS_SYNTAX: &str = "[<device>] <connections>";
-const RATE_SYNTAX: &str = "[<device>] <connections per second> [<burst>]";
-const FRAGMENT_RATE_SYNTAX: &str = "[<device>] <fragments per second>";
+const HOST_SYNTAX: &str = OptionName::RouterHost.syntax();
+const MAX_CONNECTIONS_SYNTAX: &str = OptionName::MaxConnections.syntax();
+const RATE_SYNTAX: &str = OptionName::ConnectionRate.syntax();
+const FRAGMENT_RATE_SYNTAX: &str = OptionName::FragmentRate.syntax();
 
 /// What a router's table protects its host from. It takes effect with `tuntap-router-address`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -88,7 +88,7 @@ impl StatsAddress {
     }
 }
 
-const SYNTAX: &str = "<device> <socket> [stats] [gateway]";
+const SYNTAX: &str = OptionName::Router.syntax();
 
 /// Reads `<device> <socket> [stats] [gateway]`. `""` for stats leaves them out.
 pub fn parse(value: &str) -> Result<RouterSpec, Problem> {

@@ -10,10 +10,9 @@ use tuntap_wire::ip::protocol;
 use tuntap_wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{Ports, Protocol, Selector, SelectorError, Service};
 
-const FIREWALL_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]";
-const ROUTE_SYNTAX: &str = "<src[/len]|any> <dst[/len]|any> <addr:port>";
-const DEVICE_RULE_SYNTAX: &str = "<in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] \
-                                  [<protocol> [port[-port]]]";
+const FIREWALL_SYNTAX: &str = OptionName::FirewallIn.syntax();
+const ROUTE_SYNTAX: &str = OptionName::Route.syntax();
+const DEVICE_RULE_SYNTAX: &str = OptionName::DeviceRule.syntax();
 
 /// Names that rules may use for protocols. Other ones have their number (IANA, "Protocol Numbers").
 const PROTOCOLS: [(&str, Protocol); 10] = [
