@@ -451,8 +451,8 @@ options!(
         note: "route and gateway are the same",
         details: "Adds a rule that the router applies to packets of this instance's devices, after its own chains. The first \
                   rule that matches decides. `route` and `gateway` are the same: they send the packet to the gateway of \
-                  another router, whose address follows. The rules are fixed from the first packet on. A vassal that [reloads \
-                  with other rules](OPERATIONS.md#what-a-reload-changes) joins its router anew.",
+                  another router, whose address follows. The rules are fixed from the first packet on. A vassal that reloads with \
+                  other rules joins its router anew ([what a reload changes](OPERATIONS.md#what-a-reload-changes)).",
         read: |draft, value| rules::device_rule(value).map(|rule| draft.config.device_rules.push(rule)),
         ..OptionSpec::BASE
     },

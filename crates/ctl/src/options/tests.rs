@@ -1,0 +1,48 @@
+use super::prose::{Span, spans};
+use super::*;
+
+/// The documents in the repository are those of the table.
+#[test]
+fn documents_are_up_to_date() {
+    for (file, found, expected) in [
+        ("OPTIONS.md", include_str!("../../../../docs/OPTIONS.md"), markdown::render()),
+        ("uwsgi-tuntap.7", include_str!("../../../../docs/uwsgi-tuntap.7"), man::render()),
+    ] {
+        assert!(found == expected, "docs/{file} differs from the table of options: `make documents` writes it");
+    }
+}
+
+#[test]
+fn every_form_has_every_option() {
+    let page = man::render().replace("\\-", "-").replace("\\fB", "\n").replace("\\fR", "");
+    for form in [terminal::render(), markdown::render(), page] {
+        for option in &TABLE {
+            let line = format!("{}{}{}", written_name(option), separator(option), option.syntax);
+            assert!(form.lines().any(|it| it == line), "{line} is missing in\n{form}");
+        }
+    }
+}
+
+#[test]
+fn repetition_is_told_once() {
+    let text = terminal::render().to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    let repeated = TABLE.iter().filter(|option| option.repeats).count();
+    assert_eq!(text.matches("may be repeated").count(), repeated);
+    assert_eq!(markdown::render().matches("May be repeated.").count(), repeated);
+}
+
+#[test]
+fn prose_is_taken_apart() {
+    let text = |text: &str| Span::Text(text.to_owned());
+    assert_eq!(
+        spans("A `b = c` and d ([the e](../F.md#g))."),
+        [
+            text("A "),
+            Span::Code("b = c".to_owned()),
+            text(" and d ("),
+            text("the e"),
+            Span::Document("F.md".to_owned()),
+            text(")."),
+        ]
+    );
+}
