@@ -108,7 +108,7 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
     assert_eq!(*chain, [Rule { selector, target }], "{value}");
 }
 
-/// As [`check_action`], for the rules that a device sends.
+/// Does what [`check_action`] does for the rules that a device sends.
 fn check_device_rule(option: OptionName, value: &str, config: &Config) {
     if option != OptionName::DeviceRule {
         return;
@@ -175,7 +175,7 @@ fn pattern(word: &str) -> AddressPattern {
     AddressPattern::Net(net(word).trunc())
 }
 
-/// A value that is one word means what the README says.
+/// A value that is one word means what docs/OPTIONS.md says.
 fn check_word(option: OptionName, value: &str, config: &Config) {
     let word = value.trim();
     let says_yes = matches!(word, "" | "true");
@@ -203,7 +203,7 @@ fn check_word(option: OptionName, value: &str, config: &Config) {
     assert!(holds, "{} = {value}", option.as_str());
 }
 
-/// A number is taken if the README says so, and then as it is.
+/// A number is taken if docs/OPTIONS.md says so, and then as it is.
 fn check_number(option: OptionName, value: &str, result: Result<&Config, &ConfigErrors>) {
     let (least, most, taken): (_, _, fn(&Config) -> u128) = match option {
         OptionName::BusyPoll => (0, 1000, |config| config.busy_poll.as_micros()),
@@ -307,7 +307,7 @@ fn net(word: &str) -> IpNet {
     IpNet::new(address, len).expect("a prefix")
 }
 
-/// Whether a gateway can be there: an address of one version, and a port.
+/// Returns true if a gateway can be there: an address of one version, and a port.
 fn is_gateway(address: SocketAddr) -> bool {
     let is_plain = match address {
         SocketAddr::V4(_) => true,

@@ -15,10 +15,10 @@ use tuntap_config::{OptionSpec, Scope, TABLE};
 /// What the subcommand takes.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Write the document docs/OPTIONS.md
+    /// Print them as the document docs/OPTIONS.md
     #[arg(long, conflicts_with = "man")]
     markdown: bool,
-    /// Write the man page uwsgi-tuntap(7)
+    /// Print them as the man page uwsgi-tuntap(7)
     #[arg(long)]
     man: bool,
 }

@@ -1,3 +1,5 @@
+use pulldown_cmark::{Event, Parser, Tag};
+
 use super::prose::{Span, spans};
 use super::*;
 
@@ -20,6 +22,35 @@ fn every_form_has_every_option() {
             let line = format!("{}{}{}", written_name(option), separator(option), option.syntax);
             assert!(form.lines().any(|it| it == line), "{line} is missing in\n{form}");
         }
+    }
+}
+
+/// The anchor that a heading gets on GitHub.
+fn anchor(heading: &str) -> String {
+    let letters = heading.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+    letters.map(|letter| if letter == ' ' { '-' } else { letter.to_ascii_lowercase() }).collect()
+}
+
+#[test]
+fn links_lead_to_headings() {
+    let documents = [
+        ("OPERATIONS.md", include_str!("../../../../docs/OPERATIONS.md")),
+        ("../README.md", include_str!("../../../../README.md")),
+    ];
+    let text = markdown::render();
+    let links: Vec<String> = Parser::new(&text)
+        .filter_map(|event| match event {
+            Event::Start(Tag::Link { dest_url, .. }) => Some(dest_url.into_string()),
+            _ => None,
+        })
+        .collect();
+    assert!(links.len() >= 8, "{links:?}");
+    for link in links {
+        let (file, place) = link.split_once('#').expect("a place in the document");
+        let (_, document) = documents.iter().find(|(name, _)| *name == file).unwrap_or_else(|| panic!("{link}"));
+        let headings =
+            document.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches(['#', ' ']));
+        assert!(headings.map(anchor).any(|it| it == place), "{link} leads nowhere");
     }
 }
 
