@@ -42,7 +42,7 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     for file in ["include/uwsgi_tuntap.h", "share/man/man7/uwsgi-tuntap.7"] {
         assert!(prefix.join(file).exists(), "{file}");
     }
-    let options = run(command(&prefix.join("bin/uwsgi-tuntap").display().to_string()).arg("options"));
+    let options = run(command(prefix.join("bin/uwsgi-tuntap")).arg("options"));
     assert!(options.contains("tuntap-router = <device> <socket> [stats] [gateway]"), "{options}");
     // DESTDIR is where a package is put together; the lines are for the place where it will be unpacked.
     let lines: String = said
