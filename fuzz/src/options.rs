@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
+use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_grants};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, Rule};
@@ -265,7 +265,7 @@ fn check_lease(value: &str, config: &Config) {
     assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
 
     let nobody = |_: &str| Ok(None);
-    let (found, errors) = resolve_leases(&config.leases, nobody, nobody);
+    let (found, errors) = resolve_grants(&config.grants, nobody, nobody);
     assert_eq!(found[0].holder == Holder::Nobody, !is_number, "{value}");
     assert_eq!(errors.len(), usize::from(!is_number), "{value}");
     for (place, error) in errors {
@@ -277,7 +277,7 @@ fn check_lease(value: &str, config: &Config) {
 /// The leases on a machine where every name is known.
 fn leases(config: &Config) -> Vec<Grant> {
     let known = |name: &str| Ok(Some(id_of(name)));
-    let (leases, errors) = resolve_leases(&config.leases, known, known);
+    let (leases, errors) = resolve_grants(&config.grants, known, known);
     assert!(errors.is_empty(), "{errors:?}");
     leases
 }
@@ -398,7 +398,7 @@ fn check_again(config: &Config) {
         .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(leases(&again), leases(config));
     // Their values were written in other words.
-    let without_leases = |config: &Config| Config { leases: Vec::new(), ..config.clone() };
+    let without_leases = |config: &Config| Config { grants: Vec::new(), ..config.clone() };
     assert_eq!(without_leases(&again), without_leases(config));
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host;
 use super::options::config;
-use tuntap_config::resolve_leases;
+use tuntap_config::resolve_grants;
 use tuntap_core::policy::grant::{Grant, Grants, Holder};
 use tuntap_sys::process;
 
@@ -85,7 +85,7 @@ pub fn leases() -> Grants {
     let now = Instant::now();
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
     *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
-    config().grants(leases)
+    config().compile_grants(leases)
 }
 
 /// In the master, again and again: the leases whose users or groups have come since.
@@ -144,7 +144,7 @@ fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
         let result = Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
         look_up(format!("@{name}"), result)
     };
-    resolve_leases(&config().leases, user, group)
+    resolve_grants(&config().grants, user, group)
 }
 
 fn stamps() -> Vec<Option<Stamp>> {

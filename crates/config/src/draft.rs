@@ -6,7 +6,8 @@ use super::hostnet::{self, HostSetting};
 use super::router::{self, StatsAddress};
 use super::{Config, OptionName, protection, rules};
 
-/// What the options have said so far. Values about a router or a device may stand before it, and are applied at the end.
+/// What the options have said so far. Values about a router or a device may stand before that, so they are applied at the
+/// end.
 #[derive(Debug, Default)]
 pub struct Draft {
     /// Everything that stands for itself.
@@ -24,7 +25,7 @@ impl Draft {
     /// Reads one value of an option.
     pub fn read(&mut self, option: OptionName, value: &str) {
         if let Err(problem) = option.spec().read(self, value) {
-            self.errors.push(ConfigError { option: option.as_str(), value: value.to_owned(), problem });
+            self.errors.push(ConfigError::new(option, value, problem));
         }
     }
 

@@ -1,4 +1,5 @@
-//! Option values, checked once and immutable from then on. Pure: text in, specifications or errors out.
+//! The options of the plugin: one table of them, and a configuration made from their values, which is checked once and
+//! immutable from then on. Pure: text in, specifications or errors out.
 
 mod credentials;
 mod device;
@@ -24,7 +25,7 @@ use ipnet::IpNet;
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors, Problem};
-pub use grants::{LeaseSpec, resolve_leases};
+pub use grants::{GrantSpec, resolve_grants};
 pub use hostnet::{PortMapping, PortProtocol};
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use protection::{ConnectionRate, HostProtection, HostRule};
@@ -54,7 +55,7 @@ pub struct Config {
     pub routers: Vec<RouterSpec>,
     /// Devices, in order.
     pub devices: Vec<DeviceSpec>,
-    /// Whether devices have to show credentials, and what for.
+    /// Whether devices show credentials, and what routers do with them.
     pub credentials: Credentials,
     /// Chain for packets towards the peers.
     pub firewall_in: Vec<Rule<Action>>,
@@ -67,22 +68,22 @@ pub struct Config {
     /// How long routers look for packets without sleeping after the last ones.
     pub busy_poll: Duration,
     /// Who may hold which address.
-    pub leases: Vec<LeaseSpec>,
-    /// What becomes of addresses that no lease covers. `None`: they are denied once there is a lease.
+    pub grants: Vec<GrantSpec>,
+    /// What becomes of addresses that no lease covers, if the options say so (see [`Config::compile_grants`]).
     pub lease_default: Option<Uncovered>,
     /// Gateways that the rules of devices may name beside the targets of `routes`.
     pub device_routes: Vec<TargetRange>,
-    /// Where datagrams of other routers may come from; nothing is anywhere.
+    /// Where datagrams of other routers may come from. An empty list is anywhere.
     pub gateway_sources: Vec<IpNet>,
     /// Vassals with these addresses may send datagrams to gateways.
     pub gateway_vassals: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
-    /// The nice value that routers take; `None`: they keep what they have.
+    /// The nice value of the routers' processes. `None`: they keep the one that they have.
     pub priority: Option<i8>,
-    /// How long a router may hang before it is ended; zero is for ever.
+    /// How long a router may hang before it is killed; zero is for ever.
     pub harakiri: Duration,
-    /// What peers of a router may take.
+    /// Limits on the peers of a router.
     pub limits: Limits,
     /// Rules that the devices of this instance send to their router.
     pub device_rules: Vec<PeerRule>,
@@ -103,7 +104,7 @@ impl Default for Config {
             routes: Vec::new(),
             switch: false,
             busy_poll: DEFAULT_BUSY_POLL,
-            leases: Vec::new(),
+            grants: Vec::new(),
             lease_default: None,
             device_routes: Vec::new(),
             gateway_sources: Vec::new(),

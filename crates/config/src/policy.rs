@@ -11,16 +11,16 @@ use super::{Config, RouterSpec};
 
 impl Config {
     /// Who may hold which address. `grants` are those of the options, with the numbers of their users and groups (see
-    /// [`resolve_leases`](crate::resolve_leases)).
+    /// [`resolve_grants`](crate::resolve_grants)).
     ///
     /// This is the only place that gives the absence of `tuntap-router-lease-default` a meaning: with a lease, addresses that
     /// no lease covers are denied; without any, everybody may hold any address.
-    pub fn grants(&self, grants: Vec<Grant>) -> Grants {
+    pub fn compile_grants(&self, grants: Vec<Grant>) -> Grants {
         let default = if grants.is_empty() { Uncovered::Allow } else { Uncovered::Deny };
         Grants::new(grants, self.lease_default.unwrap_or(default))
     }
 
-    /// The policy of one of the routers. `grants` are those of the instance (see [`Self::grants`]).
+    /// The policy of one of the routers. `grants` are those of the instance (see [`Self::compile_grants`]).
     pub fn policy(&self, router: &RouterSpec, grants: Grants) -> Policy {
         Policy {
             firewall_in: Rules::chain(self.firewall_in.iter().copied()),

@@ -33,10 +33,10 @@ fn main() -> ExitCode {
     let result = Arguments::parse().command.run(&mut output).and_then(|()| output.flush());
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough.
+        // The reader has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            // There is nobody left to tell if this fails, too.
+            // If standard error can't be written to either, the exit code says it.
             let _ = writeln!(io::stderr(), "uwsgi-tuntap: {error}");
             ExitCode::FAILURE
         }

@@ -21,8 +21,8 @@ pub struct OptionSpec {
     /// What a value is made of. Words in angle brackets stand for something else, brackets are around what may be left out,
     /// and a bar stands between alternatives.
     pub syntax: &'static str,
-    /// Returns true if the option may be given several times and each of the values counts. Of others the last value counts,
-    /// or a second one is an error.
+    /// Whether the option may be given several times, so that each of the values counts. Of others the last value counts, or
+    /// a second one is an error.
     pub repeats: bool,
     /// What it is for, in one line: the text in `--help`.
     pub help: &'static str,

@@ -275,7 +275,7 @@ options!(
                see tuntap-router-lease-default",
         details: "Only vassals with these credentials may claim these addresses ([leases](OPERATIONS.md#leases)). As long as \
                   the user or group doesn't exist, nobody may.",
-        read: |draft, value| grants::lease(value).map(|lease| draft.config.leases.push(lease)),
+        read: |draft, value| grants::grant(value).map(|grant| draft.config.grants.push(grant)),
         ..OptionSpec::BASE
     },
     LeaseDefault = OptionSpec {

@@ -165,7 +165,7 @@ fn defaults_in_words_are_true() {
     assert_eq!(default(OptionName::LeaseDefault), "deny once there is a lease");
     let lease = Grant { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: Holder::User(7) };
     let config = Config::default();
-    assert!(!config.grants(Vec::new()).bind_addresses() && config.grants(vec![lease]).bind_addresses());
+    assert!(!config.compile_grants(Vec::new()).bind_addresses() && config.compile_grants(vec![lease]).bind_addresses());
 
     assert_eq!(default(OptionName::RouterClaims), "own with tuntap-router-address, else any");
     let scope = |config: Result<Config, ConfigErrors>| config.expect("valid").routers[0].claim_scope();

@@ -64,7 +64,7 @@ impl Meeting<'_> {
     /// What the router forwards by.
     fn policy(&self) -> Policy {
         let config = &self.router.config;
-        config.policy(self.spec, config.grants(self.leases.to_vec()))
+        config.policy(self.spec, config.compile_grants(self.leases.to_vec()))
     }
 
     /// Whether there is anything that a device with `auto` could get.

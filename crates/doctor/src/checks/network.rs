@@ -192,7 +192,7 @@ pub fn orphaned_ports(instance: &Instance, leases: &[Grant], vassals: &[&Instanc
         .flat_map(|vassal| &vassal.config.devices)
         .flat_map(|device| device.addresses.iter().map(IpNet::addr))
         .collect();
-    let may_be_taken = !instance.config.grants(leases.to_vec()).bind_addresses();
+    let may_be_taken = !instance.config.compile_grants(leases.to_vec()).bind_addresses();
     let is_orphan = |address: &IpAddr| {
         let is_leased = leases.iter().any(|lease| lease.prefix.contains(address));
         !(is_leased || fixed.contains(address) || (may_be_taken && vassals.is_empty()))
