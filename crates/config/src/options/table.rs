@@ -138,7 +138,8 @@ options!(
                closely",
         range: "0 to 1000, 0 never",
         default: Some("50"),
-        details: "While packets follow each other closely, the router looks for the next one without sleeping for so long.",
+        details: "As long as packets follow each other closely, the router looks for the next one for so many microseconds before it \
+                  sleeps.",
         read: |draft, value| parse::busy_poll(value).map(|limit| draft.config.busy_poll = limit),
         ..OptionSpec::BASE
     },
@@ -149,7 +150,7 @@ options!(
         help: "give up capabilities, files and syscalls that the router's process doesn't need; strict holds the function of \
                tuntap-use-credentials to the same",
         default: Some("on"),
-        details: "When it is set up, the router's process gives up all capabilities, all files (landlock) and all system calls \
+        details: "Once it is set up, the router's process gives up all capabilities, all files (landlock) and all system calls \
                   but those that it needs (seccomp). If `tuntap-use-credentials` names a C function, `on` takes the \
                   capabilities only, because nobody knows what else the function needs; `strict` takes the rest, too.",
         read: |draft, value| sandbox::parse(value).map(|sandbox| draft.config.sandbox = sandbox),
@@ -175,7 +176,7 @@ options!(
         help: "end a router that hangs for so many seconds, so that the master starts the next one",
         range: "0 to 3600, 0 never",
         default: Some("6"),
-        details: "The master kills a router that hangs for so long, starts the next one, and says so in the log.",
+        details: "The master kills a router that hangs for so many seconds, starts the next one, and says so in the log.",
         read: |draft, value| parse::seconds(value).map(|timeout| draft.config.harakiri = timeout),
         ..OptionSpec::BASE
     },
@@ -195,7 +196,7 @@ options!(
         scope: Scope::Router,
         syntax: "<connections>",
         help: "take no further connections of one user beyond so many; root has no limit",
-        range: "0 to 65536, 0 is none",
+        range: "0 to 65536, 0 is no limit",
         default: Some("1024"),
         details: "Most connections of one user. The user is the one that connected, and then the one whose credentials are \
                   shown. Root has no limit, because vassals connect before they drop their privileges. Raise it where more \
@@ -238,7 +239,7 @@ options!(
         range: "1 to 3600",
         default: Some("10"),
         details: "If there is no room for a new connection, the router closes the oldest one that has had no address for so \
-                  long. It closes none as long as there is room.",
+                  many seconds. It closes none as long as there is room.",
         read: |draft, value| limits::unclaimed_timeout(value)
             .map(|limit| draft.config.limits.unclaimed_timeout = limit),
         ..OptionSpec::BASE
@@ -462,7 +463,7 @@ options!(
         syntax: "[<device>] <address>",
         repeats: true,
         help: "a DNS server that the router tells devices of, may be repeated",
-        details: "A DNS server, which the router tells to vassals with `tuntap-device-dns`. There may be up to three.",
+        details: "A DNS server that the router sends to vassals with `tuntap-device-dns`. There may be up to three.",
         read: |draft, value| hostnet::dns(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
@@ -472,8 +473,8 @@ options!(
         syntax: "[<device>] <address/prefix>",
         repeats: true,
         help: "give the device an address, bring it up, and claim the address, may be repeated",
-        details: "For a device without `auto`: gives it this address, brings it up, and claims the address. A device has one \
-                  IPv4 address and several IPv6 addresses at most.",
+        details: "For a device without `auto`: gives it this address, brings it up, and claims the address. A device has \
+                  one IPv4 address at most, and may have several IPv6 addresses.",
         read: |draft, value| device::address(value).map(|setting| draft.device_settings.push(setting)),
         ..OptionSpec::BASE
     },

@@ -40,7 +40,7 @@ const INTRODUCTION: [&str; 2] = [
     "Options stand in ini files as `option = value`, or on uWSGI's command line as `--option value`. Words in angle \
      brackets stand for something else, brackets are around what may be left out, and a bar stands between alternatives. \
      An option whose whole value may be left out is set by its name alone.",
-    "Where a value begins with `[<device>]`, the name of the router's or the vassal's device may stand there; it must, if the \
+    "Where a value begins with `[<device>]`, the name of the router's or the vassal's device may stand there; it must if the \
      instance has several. Of an option that may not be repeated the last value counts, or a second one is an error.",
 ];
 
