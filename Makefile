@@ -1,4 +1,4 @@
-# make            build the plugin for $(UWSGI_BIN) into $(DIST)
+# make            build the plugin for $(UWSGI_BIN), and the command uwsgi-tuntap, into $(DIST)
 # make help       all targets
 
 # The uWSGI binary that will load the plugin: header and build flags come from it.
@@ -20,13 +20,15 @@ BENCH_ARGS ?=
 
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
+bin_dir := $(PREFIX)/bin
+man_dir := $(PREFIX)/share/man/man7
 
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
-.PHONY: all plugin not-packaged install uninstall hosts demo bench soak test test-hosts fuzz memcheck clean help
+.PHONY: all plugin command documents not-packaged install uninstall hosts demo bench soak test test-hosts fuzz memcheck clean help
 
-all: plugin
+all: plugin command
 
 # Cargo decides what needs building. One target directory per host, so that two hosts don't overwrite each other's
 # bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
@@ -50,9 +52,29 @@ plugin:
 	fi; \
 	echo "$(DIST)/tuntap_plugin.so is built for $$uwsgi ($$($$uwsgi --version))"
 
-# Only built if it isn't there, so that `sudo make install` works without a toolchain on root's PATH.
+# It needs no uWSGI.
+command:
+	@CARGO_TARGET_DIR=target $(CARGO) build --release --locked --package tuntap-ctl
+	@mkdir -p $(DIST)
+	@if ! cmp -s target/release/uwsgi-tuntap $(DIST)/uwsgi-tuntap; then \
+		cp target/release/uwsgi-tuntap $(DIST)/uwsgi-tuntap.new; \
+		mv $(DIST)/uwsgi-tuntap.new $(DIST)/uwsgi-tuntap; \
+	fi
+	@echo "$(DIST)/uwsgi-tuntap is built"
+
+# What is made from the table of options.
+documents:
+	@set -e; for document in OPTIONS.md:--markdown uwsgi-tuntap.7:--man; do \
+		$(CARGO) run --quiet --locked --package tuntap-ctl -- options $${document#*:} >docs/$${document%:*}.new; \
+		mv docs/$${document%:*}.new docs/$${document%:*}; \
+	done
+
+# Only built if they aren't there, so that `sudo make install` works without a toolchain on root's PATH.
 $(DIST)/tuntap_plugin.so:
 	@$(MAKE) --no-print-directory plugin
+
+$(DIST)/uwsgi-tuntap:
+	@$(MAKE) --no-print-directory command
 
 # Under PREFIX=/usr the package uwsgi-core has its C plugin.
 not-packaged:
@@ -60,10 +82,12 @@ not-packaged:
 		echo "make: that file belongs to the package above; choose another PREFIX than $(PREFIX)" >&2; \
 		exit 1; }
 
-install: not-packaged $(DIST)/tuntap_plugin.so
-	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir)
+install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
+	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)
 	install -m 644 $(DIST)/tuntap_plugin.so $(DESTDIR)$(plugin_dir)/tuntap_plugin.so
 	install -m 644 include/uwsgi_tuntap.h $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
+	install -m 755 $(DIST)/uwsgi-tuntap $(DESTDIR)$(bin_dir)/uwsgi-tuntap
+	install -m 644 docs/uwsgi-tuntap.7 $(DESTDIR)$(man_dir)/uwsgi-tuntap.7
 	@echo
 	@echo "To load it, in the ini files of the Emperor and of its vassals:"
 	@echo
@@ -75,6 +99,7 @@ install: not-packaged $(DIST)/tuntap_plugin.so
 
 uninstall: not-packaged
 	rm -f $(DESTDIR)$(plugin_dir)/tuntap_plugin.so $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
+	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/uwsgi-tuntap.7
 	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
 
 hosts:
@@ -122,9 +147,12 @@ clean:
 	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
 help:
-	@echo "make            build $(DIST)/tuntap_plugin.so for UWSGI_BIN ($(UWSGI_BIN))"
-	@echo "make install    install it and the public header under PREFIX ($(PREFIX)), honouring DESTDIR"
-	@echo "make uninstall  take both away again"
+	@echo "make            build $(DIST)/tuntap_plugin.so for UWSGI_BIN ($(UWSGI_BIN)), and $(DIST)/uwsgi-tuntap"
+	@echo "make plugin     build the plugin only"
+	@echo "make command    build the command uwsgi-tuntap only; it needs no uWSGI"
+	@echo "make install    install both, the public header and the man page under PREFIX ($(PREFIX)), honouring DESTDIR"
+	@echo "make uninstall  take them away again"
+	@echo "make documents  write docs/OPTIONS.md and the man page anew from the table of options"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
 	@echo "                slirp4netns and pasta; about eight minutes (root)"

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::host;
 use super::options::config;
-use tuntap_config::resolve_leases;
-use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
+use tuntap_config::resolve_grants;
+use tuntap_core::policy::grant::{Grant, Grants, Holder};
 use tuntap_sys::process;
 
 /// Where a reloaded image finds what the one before has looked up.
@@ -85,11 +85,7 @@ pub fn leases() -> Grants {
     let now = Instant::now();
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
     *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
-    match config().lease_default {
-        Some(uncovered) => Grants::new(leases, uncovered),
-        None if leases.is_empty() => Grants::none(),
-        None => Grants::new(leases, Uncovered::Deny),
-    }
+    config().compile_grants(leases)
 }
 
 /// In the master, again and again: the leases whose users or groups have come since.
@@ -148,7 +144,7 @@ fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
         let result = Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
         look_up(format!("@{name}"), result)
     };
-    resolve_leases(&config().leases, user, group)
+    resolve_grants(&config().grants, user, group)
 }
 
 fn stamps() -> Vec<Option<Stamp>> {

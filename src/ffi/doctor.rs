@@ -1,7 +1,7 @@
 //! `tuntap-doctor`: in the uWSGI that the operator starts, the examination; in those that this one starts, one for each
 //! file, the telling of how uWSGI reads the file.
 
-use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use super::bindings::uwsgi_option;
 use super::guard::{die, guarded};
 use super::host;
 use super::options::{self, OPTIONS};
@@ -19,23 +18,7 @@ use tuntap_config::{Config, Credentials, OptionName};
 use tuntap_doctor::{self, Reading, Task};
 use tuntap_sys::process;
 
-const NAME: &CStr = c"tuntap-doctor";
-
-/// `has_arg` of getopt_long(3).
-const REQUIRED_ARGUMENT: c_int = 1;
-
-/// Its line in the host's table.
-pub const OPTION: uwsgi_option = uwsgi_option {
-    name: NAME.as_ptr().cast_mut(),
-    type_: REQUIRED_ARGUMENT,
-    shortcut: 0,
-    help: c"check a set-up without starting it: say what is wrong and what to do, and end with 1 if anything is, may be repeated (syntax: <ini of a router or vassal>, the Emperor's before those of its vassals)"
-        .as_ptr()
-        .cast_mut(),
-    func: Some(examine_file),
-    data: std::ptr::null_mut(),
-    flags: 0,
-};
+const NAME: &CStr = options::c_name(OptionName::Doctor);
 
 /// What this process was started for by another one's examination.
 static TASK: OnceLock<Task> = OnceLock::new();
@@ -55,7 +38,8 @@ pub fn prepare() {
     let _ = TASK.set(task);
 }
 
-unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data: *mut c_void) {
+/// uWSGI's callback for the option: takes a file, and with the last one examines them all and ends.
+pub unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data: *mut c_void) {
     guarded("tuntap-doctor", || {
         // SAFETY: the option has an argument, so that it is a NUL-terminated string.
         let file = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();

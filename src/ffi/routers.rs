@@ -19,11 +19,9 @@ use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
-use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Grants};
-use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
-use tuntap_core::policy::targets::AllowedTargets;
+use tuntap_core::policy::guard::ClaimScope;
+use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_router::{
     self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
@@ -339,24 +337,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         socket_name: spec.socket.clone(),
         listener,
         stats,
-        policy: Policy {
-            generation: 0,
-            firewall_in: Rules::chain(config().firewall_in.iter().copied()),
-            firewall_out: Rules::chain(config().firewall_out.iter().copied()),
-            routes: Rules::new(config().routes.iter().copied()),
-            has_gateway: gateway.is_some(),
-            switch: config().switch,
-            leases: leases.clone(),
-            device_routes: AllowedTargets::new(
-                config().routes.iter().map(|route| route.target),
-                config().device_routes.iter().copied(),
-            ),
-            gateway_sources: config().gateway_sources.iter().copied().collect(),
-            networks: spec.addresses.clone(),
-            port_targets: spec.ports.iter().map(|mapping| mapping.target.ip()).collect(),
-            guard: guard_policy(spec),
-            max_addresses: config().limits.addresses_per_uid,
-        },
+        policy: config().policy(spec, leases.clone()),
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,
@@ -390,23 +371,6 @@ fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
             }
             _ => return Ok(()),
         }
-    }
-}
-
-/// What no peer may have, and where none may send to: the options of all routers of the instance say it.
-fn guard_policy(spec: &RouterSpec) -> GuardPolicy {
-    let routers = &config().routers;
-    GuardPolicy {
-        claims: spec.claim_scope(),
-        is_strict: spec.has_network(),
-        own: routers.iter().flat_map(|router| router.addresses.iter().copied()).collect(),
-        gateways: Gateways::new(
-            routers.iter().filter_map(|router| router.gateway),
-            config().routes.iter().map(|route| route.target),
-            &config().device_routes,
-            &config().gateway_sources,
-            config().gateway_vassals.iter().copied(),
-        ),
     }
 }
 

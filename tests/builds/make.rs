@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::host::Host;
-use crate::repository::{building, make, run};
+use crate::repository::{building, command, make, run};
 use crate::routing::{PluginFile, assert_routes_with, assert_routes_with_lines};
 
 #[test]
@@ -39,7 +39,11 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     };
     let prefix = root.join("usr/local");
     let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");
-    assert!(prefix.join("include/uwsgi_tuntap.h").exists());
+    for file in ["include/uwsgi_tuntap.h", "share/man/man7/uwsgi-tuntap.7"] {
+        assert!(prefix.join(file).exists(), "{file}");
+    }
+    let options = run(command(prefix.join("bin/uwsgi-tuntap")).arg("options"));
+    assert!(options.contains("tuntap-router = <device> <socket> [stats] [gateway]"), "{options}");
     // DESTDIR is where a package is put together; the lines are for the place where it will be unpacked.
     let lines: String = said
         .lines()

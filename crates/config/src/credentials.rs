@@ -5,12 +5,12 @@ use super::error::Problem;
 /// Whether devices show their credentials to the router.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Credentials {
-    /// They don't.
+    /// Devices don't show them.
     #[default]
     Off,
-    /// They do; the router puts them into its statistics.
+    /// Devices show them, and the router puts them into its statistics.
     Shown,
-    /// They do, and in the router this C function turns them into an address.
+    /// Devices show them, and in the router this C function turns them into an address.
     Symbol(String),
 }
 

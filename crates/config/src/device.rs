@@ -19,7 +19,7 @@ pub struct DeviceSpec {
     pub auto: bool,
     /// Addresses that it has, with the lengths of their networks' prefixes.
     pub addresses: Vec<IpNet>,
-    /// Where its default routes lead, one for each family at most. Without one, where the router says.
+    /// Its default routers, one of each family at most. Without one it takes the one that the tuntap router names.
     pub gateways: Vec<IpAddr>,
     /// Its MTU, in bytes. Without one, the router's.
     pub mtu: Option<u16>,
@@ -28,27 +28,27 @@ pub struct DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Whether the device's network is ours to configure, rather than that of hooks.
+    /// Returns true if the plugin configures the device's network, rather than the operator's hooks.
     pub fn has_addresses(&self) -> bool {
         self.auto || !self.addresses.is_empty()
     }
 
-    /// The gateway of a family that was chosen for it.
+    /// The default router of a family that the options name.
     pub fn gateway(&self, family: Family) -> Option<IpAddr> {
         self.gateways.iter().copied().find(|gateway| Family::of(*gateway) == family)
     }
 }
 
-/// The last word of a device that gets its addresses from its router.
+/// The last word of a device whose router chooses its addresses.
 const AUTO: &str = "auto";
 
-const SYNTAX: &str = "<device>[ <socket>[ auto]]";
-const ADDRESS_SYNTAX: &str = "[<device>] <address/prefix>";
-const GATEWAY_SYNTAX: &str = "[<device>] <address>";
-const MTU_SYNTAX: &str = "[<device>] <bytes>";
-const DNS_SYNTAX: &str = "[<device>] [true|false|<path>]";
+const SYNTAX: &str = OptionName::Device.syntax();
+const ADDRESS_SYNTAX: &str = OptionName::DeviceAddress.syntax();
+const GATEWAY_SYNTAX: &str = OptionName::DeviceGateway.syntax();
+const MTU_SYNTAX: &str = OptionName::DeviceMtu.syntax();
+const DNS_SYNTAX: &str = OptionName::DeviceDns.syntax();
 
-/// Where resolvers look for their servers.
+/// Where resolvers look for their servers (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Reads `<device>[ <socket>[ auto]]`. Everything behind the device is the socket's name, white space included, except for
@@ -86,12 +86,13 @@ fn socket_and_auto(rest: &str) -> Result<(String, bool), Problem> {
     })
 }
 
-/// What an option says about one device: the device, if it is named, and what.
+/// What an option says about one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     option: OptionName,
     /// The whole value, for messages.
     value: String,
+    /// The device's name. `None`: the only device.
     device: Option<String>,
     what: What,
 }
@@ -144,7 +145,7 @@ fn setting(
     Ok(Setting { option, value: value.to_owned(), device, what: read(&word)? })
 }
 
-/// Gives each setting to its device, and looks whether all of them go together.
+/// Gives each setting to its device. Returns those that can't be given, and what doesn't go together.
 pub fn apply(devices: &mut [DeviceSpec], settings: Vec<Setting>) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     for setting in settings {
@@ -153,7 +154,7 @@ pub fn apply(devices: &mut [DeviceSpec], settings: Vec<Setting>) -> Vec<ConfigEr
             Err(problem) => Some(problem),
         };
         if let Some(problem) = problem {
-            errors.push(ConfigError { option: setting.option.as_str(), value: setting.value, problem });
+            errors.push(ConfigError::new(setting.option, setting.value, problem));
         }
     }
     errors.extend(devices.iter().filter_map(DeviceSpec::contradiction));
@@ -184,7 +185,7 @@ fn named<'a>(devices: &'a mut [DeviceSpec], name: Option<&str>) -> Result<&'a mu
 }
 
 fn error(option: OptionName, value: String, expected: &'static str) -> ConfigError {
-    ConfigError { option: option.as_str(), value, problem: Problem::Syntax(expected) }
+    ConfigError::new(option, value, Problem::Syntax(expected))
 }
 
 impl DeviceSpec {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use super::OptionName;
+
 /// One value that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{option} = {value}: {problem}")]
@@ -16,6 +18,12 @@ pub struct ConfigError {
     pub value: String,
     /// What is wrong, and what was expected.
     pub problem: Problem,
+}
+
+impl ConfigError {
+    pub(super) fn new(option: OptionName, value: impl Into<String>, problem: Problem) -> Self {
+        Self { option: option.as_str(), value: value.into(), problem }
+    }
 }
 
 /// All values of an instance that can't be used.
@@ -48,10 +56,10 @@ pub enum Problem {
         /// The words that are known.
         expected: &'static str,
     },
-    /// No address or prefix.
+    /// A word that is neither an address nor a prefix.
     #[error("\"{0}\" is no address or prefix, expected an IPv4 address (/0 to /32) or an IPv6 address (/0 to /128)")]
     Prefix(String),
-    /// Source and destination of two versions.
+    /// Source and destination of different IP versions.
     #[error("{src} and {dst} are of different IP versions, no packet has both")]
     MixedVersions {
         /// The source.
@@ -59,24 +67,24 @@ pub enum Problem {
         /// The destination.
         dst: String,
     },
-    /// No protocol.
+    /// A word that is no protocol.
     #[error(
         "\"{0}\" is no protocol, expected icmp, icmpv6, tcp, udp, sctp, dccp, udplite, gre, esp, ah or a number from 0 to 255"
     )]
     Protocol(String),
-    /// A protocol that is none in packets of IPv6.
+    /// An extension header in place of a protocol, where IPv6 packets are meant, too.
     #[error(
         "{0} is an extension header in IPv6 packets, and rules look at the protocol behind these: expected that protocol, or \
          IPv4 addresses (0.0.0.0/0 is any of them)"
     )]
     ExtensionHeader(String),
-    /// No ports.
+    /// A word that is neither a port nor a range of ports.
     #[error("\"{0}\" is no port or range of ports, expected 1 to 65535, or two of them with a hyphen between")]
     Ports(String),
     /// Ports of a protocol that has none.
     #[error("{0} has no ports; tcp, udp, sctp, dccp and udplite have")]
     NoPorts(String),
-    /// A prefix with bits behind its length, where a grant depends on it.
+    /// A prefix with bits set behind its length, where something is allowed by it.
     #[error("\"{word}\" has bits set behind its length, expected {network} or {host}")]
     HostBits {
         /// The word.
@@ -86,16 +94,16 @@ pub enum Problem {
         /// The one address.
         host: IpNet,
     },
-    /// What no rule can open, or no packet is for.
+    /// A destination that no vassal ever reaches, whatever the rule says.
     #[error(
         "vassals never reach \"{0}\", expected another address than a loopback, multicast, broadcast or unspecified one: a \
          service that is meant for them listens at the router's address; a rule without an address is about all of the host's"
     )]
     OutOfReach(String),
-    /// No name or number of a user or group.
+    /// A word that is neither a user nor a group.
     #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
-    LeaseHolder(String),
-    /// A name that the machine doesn't know.
+    GrantHolder(String),
+    /// A user or group that the machine doesn't know.
     #[error("there is no {kind} \"{name}\" on this machine")]
     NoAccount {
         /// User or group.
@@ -113,56 +121,56 @@ pub enum Problem {
         /// What the system said.
         error: nix::errno::Errno,
     },
-    /// No range of gateways.
+    /// A word that is no range of gateways.
     #[error(
         "\"{0}\" is no range of gateways, expected any, a.b.c.d[/len][:port], an IPv6 address[/len], or \
              [address[/len]]:port, with a port from 1 to 65535"
     )]
     DeviceRoute(String),
-    /// No address with port for UDP.
+    /// A word that is no address and port for UDP.
     #[error("\"{0}\" is no UDP address, expected a.b.c.d:port or [IPv6 address]:port with a port from 1 to 65535")]
     UdpAddress(String),
-    /// No name for a network device.
+    /// A word that can't be a network device's name.
     #[error("\"{0}\" is no device name, expected 1 to 15 bytes without white space, slash or colon")]
     DeviceName(String),
-    /// A setting of a device where there is none.
-    #[error("there is no tuntap-device here that it could be for")]
+    /// A setting of a device in an instance without devices.
+    #[error("there is no {} here that it could be for", OptionName::Device.as_str())]
     NoDevice,
-    /// A setting of a device where there are several, without saying which.
+    /// A setting of a device in an instance with several, without the device's name.
     #[error("there are several devices, expected the name of one of them before it")]
     WhichDevice,
     /// A setting of a device that doesn't exist.
-    #[error("there is no tuntap-device \"{0}\"")]
+    #[error("there is no {option} \"{0}\"", option = OptionName::Device.as_str())]
     NoSuchDevice(String),
-    /// No address of a host.
+    /// A word that is no address, or one that no host can have.
     #[error(
         "\"{0}\" is no address that a host can have, expected an IPv4 or IPv6 address that is neither loopback, link-local nor multicast"
     )]
     Host(String),
-    /// No address of a host with a prefix length.
+    /// A word that is no address with a prefix length, or one that no host can have.
     #[error(
         "\"{0}\" is no address that a host can have with the length of its network's prefix, expected a.b.c.d/1 to /32 or an IPv6 address with /1 to /128"
     )]
     HostWithPrefix(String),
-    /// No path of a file.
+    /// A word that is no absolute path of a file.
     #[error("\"{0}\" is no path of a file, expected one that begins with a slash")]
     File(String),
-    /// No name for a unix socket.
+    /// A word that can't be a unix socket's name.
     #[error("\"{0}\" is no unix socket, expected a path or @name of at most 102 bytes")]
     SocketName(String),
     /// A TCP address where a unix socket is needed.
     #[error("\"{0}\" is a TCP address, but routers and devices meet on unix sockets only: expected a path or @name")]
     SocketIsTcp(String),
-    /// No port behind the colon of a TCP address.
+    /// A TCP address without a port.
     #[error("\"{0}\" has no port from 1 to 65535 behind its last colon")]
     TcpPort(String),
-    /// No name for a C function.
+    /// A word that can't be a C function's name.
     #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
     Symbol(String),
-    /// No number of seconds.
+    /// A word that is no number of seconds, or out of bounds.
     #[error("\"{0}\" is no time to wait, expected 0 to 3600 seconds")]
     Seconds(String),
-    /// A number that is none, or out of its bounds.
+    /// A word that is no number, or out of bounds.
     #[error("\"{word}\" is no number from {min} to {max}")]
     Number {
         /// The word.
@@ -172,10 +180,10 @@ pub enum Problem {
         /// The most that would do.
         max: u64,
     },
-    /// No nice value.
+    /// A word that is no nice value.
     #[error("\"{0}\" is no priority, expected a nice value from -20 (most) to 19 (least), or off")]
     Priority(String),
-    /// No time to poll.
+    /// A word that is no number of microseconds, or out of bounds.
     #[error("\"{0}\" is no time to poll, expected 0 to 1000 microseconds")]
     BusyPoll(String),
     /// A route without a target, or a target without a route.
@@ -193,9 +201,9 @@ pub enum Problem {
         max: usize,
     },
     /// Two routers want the same device or socket.
-    #[error("another tuntap-router has the same {0}")]
+    #[error("another {option} has the same {0}", option = OptionName::Router.as_str())]
     Duplicate(&'static str),
-    /// No address for a router.
+    /// A word that is no address with prefix length for a router.
     #[error(
         "\"{0}\" is no address with prefix length, expected a.b.c.d/8 to a.b.c.d/32 or an IPv6 address with /8 to /128"
     )]
@@ -203,22 +211,22 @@ pub enum Problem {
     /// An address that no router can have.
     #[error("{0} is no global or private unicast address")]
     SpecialAddress(IpAddr),
-    /// The network's own address, or its broadcast address.
+    /// The address of the network itself, or its broadcast address.
     #[error("{address} is no address for a host in {network}", address = .0.addr(), network = .0.trunc())]
     NetworkAddress(IpNet),
     /// An interface that leads to no other network.
     #[error("\"{0}\" is no interface that leads to other networks")]
     NatInterface(String),
-    /// No address with port for a vassal.
+    /// A word that is no address and port of a vassal.
     #[error("\"{0}\" is no address with port, expected a.b.c.d:port or [address]:port with a port from 1 to 65535")]
     PortTarget(String),
-    /// A router that there isn't.
-    #[error("there is no tuntap-router with the device {0}")]
+    /// A router that doesn't exist.
+    #[error("there is no {option} with the device {0}", option = OptionName::Router.as_str())]
     NoSuchRouter(String),
-    /// A value for one of several routers.
-    #[error("there are several tuntap-router: the device must stand before the value")]
+    /// A value that doesn't say which of several routers it is for.
+    #[error("there are several {}: the device must stand before the value", OptionName::Router.as_str())]
     WhichRouter,
-    /// A network that a router has already.
+    /// A network that overlaps with one of a router.
     #[error("overlaps with {other} of the router {device}")]
     Overlap {
         /// The other router, or the same.
@@ -226,28 +234,28 @@ pub enum Problem {
         /// Its address.
         other: IpNet,
     },
-    /// A value for something that has one already.
+    /// A second value where there can be one.
     #[error("is there twice")]
     Repeated,
-    /// More values than anybody needs.
+    /// More values than there can be.
     #[error("there can be {0} of these for a router at most")]
     TooMany(usize),
     /// A mapping to a family that the router doesn't have.
-    #[error("the router has no {0} address (tuntap-router-address)")]
+    #[error("the router has no {0} address ({option})", option = OptionName::RouterAddress.as_str())]
     NoAddressOfFamily(&'static str),
-    /// Nothing to masquerade.
-    #[error("the router has no address (tuntap-router-address), and so no network")]
+    /// An interface for masquerading, but no network to masquerade.
+    #[error("the router has no address ({}), and so no network", OptionName::RouterAddress.as_str())]
     NatWithoutAddress,
-    /// Protection of a host that the router hasn't set up.
-    #[error("the router has no address (tuntap-router-address), and so nothing is refused by its host")]
+    /// A setting that protects the host, for a router without a network.
+    #[error("the router has no address ({}), and so nothing is refused by its host", OptionName::RouterAddress.as_str())]
     ProtectionWithoutAddress,
-    /// A mapping to somewhere else.
-    #[error("{0} is in none of the router's networks (tuntap-router-address)")]
+    /// A port mapping to an address outside of the router's networks.
+    #[error("{0} is in none of the router's networks ({option})", option = OptionName::RouterAddress.as_str())]
     OutsideOfRouter(IpAddr),
-    /// A mapping to what is no vassal.
+    /// A port mapping to an address that no vassal can have.
     #[error("{0} can't be a vassal's address")]
     NoVassal(IpAddr),
-    /// A link that is too narrow for IPv6.
+    /// An MTU that is too small for IPv6.
     #[error("a router with an IPv6 address needs 1280 bytes at least")]
     Ipv6Mtu,
 }

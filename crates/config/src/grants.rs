@@ -7,25 +7,25 @@ use super::{OptionName, parse};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::targets::TargetRange;
 
-const LEASE_SYNTAX: &str = "<address[/prefix]> <user|uid|@group|@gid>";
+const GRANT_SYNTAX: &str = OptionName::Grant.syntax();
 
-/// One lease, as it was written.
+/// One `tuntap-router-lease`, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseSpec {
+pub struct GrantSpec {
     /// The whole value, for messages.
     value: String,
     prefix: IpNet,
     holder: HolderSpec,
 }
 
-impl LeaseSpec {
+impl GrantSpec {
     /// The addresses.
     pub const fn prefix(&self) -> IpNet {
         self.prefix
     }
 }
 
-/// Whom a lease is for, as it was written.
+/// Whom a grant is for, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum HolderSpec {
     Number(Holder),
@@ -34,15 +34,15 @@ enum HolderSpec {
 }
 
 /// Reads `<address[/prefix]> <user|uid|@group|@gid>`.
-pub fn lease(value: &str) -> Result<LeaseSpec, Problem> {
-    let words = parse::words(value, LEASE_SYNTAX)?;
-    let [prefix, holder] = words.as_slice() else { return Err(Problem::Syntax(LEASE_SYNTAX)) };
-    Ok(LeaseSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: lease_holder(holder)? })
+pub fn grant(value: &str) -> Result<GrantSpec, Problem> {
+    let words = parse::words(value, GRANT_SYNTAX)?;
+    let [prefix, holder] = words.as_slice() else { return Err(Problem::Syntax(GRANT_SYNTAX)) };
+    Ok(GrantSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: grant_holder(holder)? })
 }
 
-/// Digits are a number, everything else is a name.
-fn lease_holder(word: &str) -> Result<HolderSpec, Problem> {
-    let wrong = || Problem::LeaseHolder(word.to_owned());
+/// Reads `<user|uid|@group|@gid>`. Digits are a number, everything else is a name.
+fn grant_holder(word: &str) -> Result<HolderSpec, Problem> {
+    let wrong = || Problem::GrantHolder(word.to_owned());
     let (name, is_group) = match word.strip_prefix('@') {
         Some(name) => (name, true),
         None => (word, false),
@@ -51,7 +51,7 @@ fn lease_holder(word: &str) -> Result<HolderSpec, Problem> {
         return Err(wrong());
     }
     if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The highest number stands for "no such id" in the kernel.
+        // The kernel's "no such id".
         let id = name.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(wrong)?;
         return Ok(HolderSpec::Number(if is_group { Holder::Group(id) } else { Holder::User(id) }));
     }
@@ -67,10 +67,10 @@ pub fn lease_default(value: &str) -> Result<Uncovered, Problem> {
     }
 }
 
-/// Looks up the names in leases, which keep their order. Grants for somebody who isn't there are nobody's, and why they are
-/// is in the second part, by their place.
-pub fn resolve_leases(
-    specs: &[LeaseSpec],
+/// Looks up the users and groups that are named, and returns the grants in the order of `specs`. A grant whose user or group
+/// isn't found is for nobody; the second part says why, each with the grant's place.
+pub fn resolve_grants(
+    specs: &[GrantSpec],
     user: impl Fn(&str) -> nix::Result<Option<u32>>,
     group: impl Fn(&str) -> nix::Result<Option<u32>>,
 ) -> (Vec<Grant>, Vec<(usize, ConfigError)>) {
@@ -82,7 +82,7 @@ pub fn resolve_leases(
             Err(error) => Err(Problem::Account { kind, name, error }),
         }
     };
-    let mut leases = Vec::new();
+    let mut grants = Vec::new();
     let mut errors = Vec::new();
     for (place, spec) in specs.iter().enumerate() {
         let holder = match &spec.holder {
@@ -91,13 +91,13 @@ pub fn resolve_leases(
             HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
         };
         let holder = holder.unwrap_or_else(|problem| {
-            let error = ConfigError { option: OptionName::Grant.as_str(), value: spec.value.clone(), problem };
+            let error = ConfigError::new(OptionName::Grant, &spec.value, problem);
             errors.push((place, error));
             Holder::Nobody
         });
-        leases.push(Grant { prefix: spec.prefix, holder });
+        grants.push(Grant { prefix: spec.prefix, holder });
     }
-    (leases, errors)
+    (grants, errors)
 }
 
 /// Reads `any`, `<addr[/len]>[:port]` or, for IPv6 with a port, `[<addr[/len]>]:<port>`. `any` is one range for each

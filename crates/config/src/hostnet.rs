@@ -1,13 +1,12 @@
-//! What routers set up on their host: `tuntap-router-address`, `-nat`, `-port` and `-mtu`; `-claims` and `-dns`, which go
-//! with them; and what vassals may do to it: `tuntap-router-host`, `-max-connections`, `-connection-rate` and
-//! `-fragment-rate`.
+//! Options about one router: what it sets up on its host (`tuntap-router-address`, `-nat`, `-port` and `-mtu`), `-claims` and
+//! `-dns`, and how all these and those of [`protection`](super::protection) are given to their router.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
-use super::protection::{ConnectionRate, HostRule, MAX_HOST_RULES};
+use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
 use super::{OptionName, RouterSpec, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
@@ -31,15 +30,15 @@ const MIN_IPV6_MTU: u16 = 1280;
 /// Shortest prefix of a router's network: an address with a mistyped length must not cover half of the world.
 const MIN_PREFIX_LEN: u8 = 8;
 
-const ADDRESS_SYNTAX: &str = "[<device>] <address>/<prefix length> [anyway]";
-const CLAIMS_SYNTAX: &str = "[<device>] <own|any>";
-const NAT_SYNTAX: &str = "[<device>] <interface>";
-const PORT_SYNTAX: &str = "[<device>] <tcp|udp> <host port> <address>:<port> [anyway]";
-/// The last word of a value that is meant although the host has a use for it already.
-const ANYWAY: &str = "anyway";
+const ADDRESS_SYNTAX: &str = OptionName::RouterAddress.syntax();
+const CLAIMS_SYNTAX: &str = OptionName::RouterClaims.syntax();
+const NAT_SYNTAX: &str = OptionName::RouterNat.syntax();
+const PORT_SYNTAX: &str = OptionName::RouterPort.syntax();
+const MTU_SYNTAX: &str = OptionName::RouterMtu.syntax();
+const DNS_SYNTAX: &str = OptionName::RouterDns.syntax();
 
-const MTU_SYNTAX: &str = "[<device>] <bytes>";
-const DNS_SYNTAX: &str = "[<device>] <address>";
+/// The last word of an address or port that the router takes although the host uses it already.
+const ANYWAY: &str = "anyway";
 
 /// A transport protocol that has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,14 +95,14 @@ enum Setting {
     FragmentRate(u32),
 }
 
-/// Whether a value is meant although the host has a use for it already.
+/// Whether the router takes an address or port although the host uses it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     Usual,
     Meant,
 }
 
-/// Takes the last word off a value if that says that it is meant.
+/// Splits a last word `anyway` off a value.
 fn certainty(value: &str) -> (&str, Certainty) {
     let value = value.trim_end();
     match value.strip_suffix(ANYWAY) {
@@ -228,10 +227,10 @@ impl HostSetting {
     }
 
     fn error(&self, problem: Problem) -> ConfigError {
-        ConfigError { option: self.option.as_str(), value: self.value.clone(), problem }
+        ConfigError::new(self.option, &self.value, problem)
     }
 
-    /// The router that this is for, by its number.
+    /// The place of the router that this is for.
     fn router(&self, routers: &[RouterSpec]) -> Result<usize, Problem> {
         match (&self.device, routers) {
             (Some(device), _) => routers
@@ -244,13 +243,13 @@ impl HostSetting {
     }
 }
 
-/// Gives the settings to their routers. Without any router they have no effect, as all its options.
+/// Gives the settings to their routers. Without any router they have no effect, like all options of routers.
 pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<ConfigError> {
     if routers.is_empty() {
         return Vec::new();
     }
     let mut errors = Vec::new();
-    // The others depend on addresses, wherever they stand.
+    // Addresses come first, wherever they stand: the other settings depend on them.
     let (addresses, others): (Vec<_>, Vec<_>) =
         settings.iter().partition(|setting| matches!(setting.setting, Setting::Address(..)));
     for setting in addresses.into_iter().chain(others) {
@@ -261,7 +260,7 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
         let has_ipv6 = router.addresses.iter().any(|net| matches!(net, IpNet::V6(_)));
         if let Some(mtu) = router.mtu.filter(|mtu| has_ipv6 && *mtu < MIN_IPV6_MTU) {
             let value = format!("{} {mtu}", router.device);
-            errors.push(ConfigError { option: OptionName::RouterMtu.as_str(), value, problem: Problem::Ipv6Mtu });
+            errors.push(ConfigError::new(OptionName::RouterMtu, value, Problem::Ipv6Mtu));
         }
     }
     errors
@@ -269,71 +268,70 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
 
 fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Result<(), Problem> {
     match setting {
-        Setting::Address(net, certainty) => {
-            for router in routers.iter() {
-                if let Some(other) = router.addresses.iter().find(|other| overlap(**other, *net)) {
-                    return Err(Problem::Overlap { device: router.device.clone(), other: *other });
-                }
-            }
-            if *certainty == Certainty::Meant {
-                routers[index].meant.addresses.push(*net);
-            }
-            push(&mut routers[index].addresses, *net, MAX_ADDRESSES)
-        }
-        Setting::Claims(scope) => match routers[index].claims.replace(*scope) {
-            Some(_) => Err(Problem::Repeated),
-            None => Ok(()),
-        },
-        Setting::Nat(interface) => {
-            if routers.iter().any(|router| router.device == *interface) {
-                return Err(Problem::NatInterface(interface.clone()));
-            }
-            if routers[index].addresses.is_empty() {
-                return Err(Problem::NatWithoutAddress);
-            }
-            if routers[index].nat.contains(interface) {
-                return Err(Problem::Repeated);
-            }
-            push(&mut routers[index].nat, interface.clone(), MAX_NAT_INTERFACES)
-        }
-        Setting::Port(mapping, certainty) => {
-            check_target(&routers[index], mapping.target.ip())?;
-            let takes_the_same = |other: &PortMapping| {
-                (other.protocol, other.port) == (mapping.protocol, mapping.port)
-                    && other.target.is_ipv4() == mapping.target.is_ipv4()
-            };
-            if routers.iter().flat_map(|router| &router.ports).any(takes_the_same) {
-                return Err(Problem::Repeated);
-            }
-            if *certainty == Certainty::Meant {
-                routers[index].meant.ports.push(*mapping);
-            }
-            push(&mut routers[index].ports, *mapping, MAX_PORTS)
-        }
+        Setting::Address(net, certainty) => add_address(routers, index, *net, *certainty),
+        Setting::Claims(scope) => once(&mut routers[index].claims, *scope),
+        Setting::Nat(interface) => add_nat(routers, index, interface),
+        Setting::Port(mapping, certainty) => add_port(routers, index, *mapping, *certainty),
         Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
         Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
-        Setting::HostRule(rule) => {
-            needs_address(&routers[index])?;
-            push(&mut routers[index].protection.rules, *rule, MAX_HOST_RULES)
-        }
-        Setting::MaxConnections(max) => {
-            needs_address(&routers[index])?;
-            once(&mut routers[index].protection.max_connections, *max)
-        }
-        Setting::ConnectionRate(rate) => {
-            needs_address(&routers[index])?;
-            once(&mut routers[index].protection.connection_rate, *rate)
-        }
-        Setting::FragmentRate(rate) => {
-            needs_address(&routers[index])?;
-            once(&mut routers[index].protection.fragment_rate, *rate)
-        }
+        Setting::HostRule(rule) => push(&mut protection(&mut routers[index])?.rules, *rule, MAX_HOST_RULES),
+        Setting::MaxConnections(max) => once(&mut protection(&mut routers[index])?.max_connections, *max),
+        Setting::ConnectionRate(rate) => once(&mut protection(&mut routers[index])?.connection_rate, *rate),
+        Setting::FragmentRate(rate) => once(&mut protection(&mut routers[index])?.fragment_rate, *rate),
     }
 }
 
-/// A host is protected from vassals whose network it has set up.
-fn needs_address(router: &RouterSpec) -> Result<(), Problem> {
-    if router.addresses.is_empty() { Err(Problem::ProtectionWithoutAddress) } else { Ok(()) }
+fn add_address(routers: &mut [RouterSpec], index: usize, net: IpNet, certainty: Certainty) -> Result<(), Problem> {
+    for router in routers.iter() {
+        if let Some(other) = router.addresses.iter().find(|other| overlap(**other, net)) {
+            return Err(Problem::Overlap { device: router.device.clone(), other: *other });
+        }
+    }
+    let router = &mut routers[index];
+    if certainty == Certainty::Meant {
+        router.meant.addresses.push(net);
+    }
+    push(&mut router.addresses, net, MAX_ADDRESSES)
+}
+
+fn add_nat(routers: &mut [RouterSpec], index: usize, interface: &str) -> Result<(), Problem> {
+    if routers.iter().any(|router| router.device == interface) {
+        return Err(Problem::NatInterface(interface.to_owned()));
+    }
+    let router = &mut routers[index];
+    if router.addresses.is_empty() {
+        return Err(Problem::NatWithoutAddress);
+    }
+    if router.nat.iter().any(|other| other == interface) {
+        return Err(Problem::Repeated);
+    }
+    push(&mut router.nat, interface.to_owned(), MAX_NAT_INTERFACES)
+}
+
+fn add_port(
+    routers: &mut [RouterSpec],
+    index: usize,
+    mapping: PortMapping,
+    certainty: Certainty,
+) -> Result<(), Problem> {
+    check_target(&routers[index], mapping.target.ip())?;
+    let takes_the_same = |other: &PortMapping| {
+        (other.protocol, other.port) == (mapping.protocol, mapping.port)
+            && other.target.is_ipv4() == mapping.target.is_ipv4()
+    };
+    if routers.iter().flat_map(|router| &router.ports).any(takes_the_same) {
+        return Err(Problem::Repeated);
+    }
+    let router = &mut routers[index];
+    if certainty == Certainty::Meant {
+        router.meant.ports.push(mapping);
+    }
+    push(&mut router.ports, mapping, MAX_PORTS)
+}
+
+/// The protection of a router's host. It has no effect without an address of the router.
+fn protection(router: &mut RouterSpec) -> Result<&mut HostProtection, Problem> {
+    if router.addresses.is_empty() { Err(Problem::ProtectionWithoutAddress) } else { Ok(&mut router.protection) }
 }
 
 fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Problem> {
@@ -355,7 +353,7 @@ fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
-/// A mapping must lead to what can be a vassal of the router.
+/// Refuses a port mapping to an address that no vassal of the router can have.
 fn check_target(router: &RouterSpec, address: IpAddr) -> Result<(), Problem> {
     let of_family = router.addresses.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4());
     if of_family.clone().next().is_none() {

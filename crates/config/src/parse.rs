@@ -12,7 +12,7 @@ use tuntap_wire::selector::AddressPattern;
 /// Longest name of a network device, in bytes: `IFNAMSIZ` of linux/if.h less the final NUL.
 const MAX_DEVICE_NAME_LEN: usize = 15;
 
-/// Longest name of a unix socket, in bytes. uWSGI ends the process on longer ones.
+/// Longest name of a unix socket, in bytes. uWSGI ends the process if a name is longer.
 const MAX_SOCKET_NAME_LEN: usize = 102;
 
 /// Longest path, in bytes: `PATH_MAX` of linux/limits.h less the final NUL.
@@ -28,7 +28,7 @@ pub fn words(value: &str, syntax: &'static str) -> Result<Vec<String>, Problem> 
     shlex::split(value).ok_or(Problem::Syntax(syntax))
 }
 
-/// The words of a value, before which the device may be named that it is for.
+/// Splits a value into a number of words, and the device's name that may stand before them.
 pub fn for_device<const N: usize>(value: &str, syntax: &'static str) -> Result<(Option<String>, [String; N]), Problem> {
     let mut words = words(value, syntax)?;
     let device = if words.len() == N + 1 { Some(device_name(&words.remove(0))?) } else { None };
@@ -36,12 +36,12 @@ pub fn for_device<const N: usize>(value: &str, syntax: &'static str) -> Result<(
     Ok((device, words))
 }
 
-/// An address that a host can have.
+/// Reads an address that a host can have.
 pub fn host(word: &str) -> Result<IpAddr, Problem> {
     word.parse().ok().filter(|address| is_claimable(*address)).ok_or_else(|| Problem::Host(word.to_owned()))
 }
 
-/// An address that a host can have, with the length of its network's prefix.
+/// Reads an address that a host can have, with the length of its network's prefix.
 pub fn host_with_prefix(word: &str) -> Result<IpNet, Problem> {
     let wrong = || Problem::HostWithPrefix(word.to_owned());
     // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
@@ -50,7 +50,7 @@ pub fn host_with_prefix(word: &str) -> Result<IpNet, Problem> {
     word.parse().ok().filter(|net: &IpNet| net.prefix_len() > 0).ok_or_else(wrong)
 }
 
-/// A file's path from the root.
+/// Reads an absolute path of a file.
 pub fn absolute_file(word: &str) -> Result<String, Problem> {
     let is_file = word.starts_with('/') && !word.ends_with('/') && !word.ends_with("/.") && !word.ends_with("/..");
     if is_file && word.len() <= MAX_PATH_LEN && !word.contains('\0') {
@@ -60,7 +60,7 @@ pub fn absolute_file(word: &str) -> Result<String, Problem> {
     }
 }
 
-/// Yes or no. An option without a value says yes.
+/// Reads `true` or `false`. An empty value is `true`.
 pub fn boolean(value: &str) -> Result<bool, Problem> {
     match value.trim() {
         "" | "true" => Ok(true),
@@ -69,24 +69,24 @@ pub fn boolean(value: &str) -> Result<bool, Problem> {
     }
 }
 
-/// Whole seconds, up to an hour.
+/// Reads whole seconds, up to an hour.
 pub fn seconds(value: &str) -> Result<Duration, Problem> {
     number(value, 0, MAX_SECONDS).map(Duration::from_secs).map_err(|_| Problem::Seconds(value.to_owned()))
 }
 
-/// How long to poll, in microseconds.
+/// Reads how long to poll, in microseconds.
 pub fn busy_poll(value: &str) -> Result<Duration, Problem> {
     number(value, 0, MAX_BUSY_POLL_MICROS).map(Duration::from_micros).map_err(|_| Problem::BusyPoll(value.to_owned()))
 }
 
-/// A number within bounds.
+/// Reads a number within bounds.
 pub fn number(value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     let word = value.trim();
     let number = word.parse().ok().filter(|number| (min..=max).contains(number));
     number.ok_or_else(|| Problem::Number { word: word.to_owned(), min, max })
 }
 
-/// An address pattern. `any`, 0.0.0.0 and :: are any address; others are one host, or a network. Host bits don't count.
+/// Reads an address pattern. `any`, 0.0.0.0 and :: are any address; others are one host, or a network. Host bits don't count.
 pub fn pattern(word: &str) -> Result<AddressPattern, Problem> {
     if word == "any" {
         return Ok(AddressPattern::Any);
@@ -96,7 +96,7 @@ pub fn pattern(word: &str) -> Result<AddressPattern, Problem> {
     Ok(if is_any { AddressPattern::Any } else { AddressPattern::Net(written.trunc()) })
 }
 
-/// Addresses that somebody is allowed. A mistake would allow too much, so that host bits are one.
+/// Reads addresses that somebody is allowed. Host bits are an error here, because a mistake would allow too much.
 pub fn exact_prefix(word: &str) -> Result<IpNet, Problem> {
     let written = prefix_as_written(word)?;
     if written.addr() != written.network() {
@@ -106,7 +106,8 @@ pub fn exact_prefix(word: &str) -> Result<IpNet, Problem> {
     Ok(written)
 }
 
-/// Without a length it is one host, except for 0.0.0.0 and ::, which are all of their version.
+/// Reads an address with or without a prefix length. Without one it is a single host, except for 0.0.0.0 and ::, which are
+/// all addresses of their version.
 fn prefix_as_written(word: &str) -> Result<IpNet, Problem> {
     let wrong = || Problem::Prefix(word.to_owned());
     // The standard library refuses leading zeros, which are octal in C; ipnet reads them as decimal.
@@ -118,8 +119,8 @@ fn prefix_as_written(word: &str) -> Result<IpNet, Problem> {
     IpNet::new(address, if address.is_unspecified() { 0 } else { host_len }).map_err(|_| wrong())
 }
 
-/// Address and port of another router's gateway. IPv4 addresses are written as such, and scopes of one machine mean
-/// nothing in a rule that comes from another.
+/// Reads address and port of another router's gateway. IPv4-mapped addresses are refused, and so are scopes, which mean
+/// nothing on another machine.
 pub fn udp_target(word: &str) -> Result<SocketAddr, Problem> {
     let is_plain = |target: &SocketAddr| match target {
         SocketAddr::V4(_) => true,
@@ -129,7 +130,7 @@ pub fn udp_target(word: &str) -> Result<SocketAddr, Problem> {
     target.ok_or_else(|| Problem::UdpAddress(word.to_owned()))
 }
 
-/// Address and port to bind for UDP. `:port` is any IPv4 address; `[::]:port` is any address of both versions.
+/// Reads address and port to bind for UDP. `:port` is any IPv4 address; `[::]:port` is any address of both versions.
 pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
     match word.strip_prefix(':') {
         Some(port) => {
@@ -139,7 +140,7 @@ pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
     }
 }
 
-/// A network device's name (the kernel's `dev_valid_name`).
+/// Reads a network device's name (the kernel's `dev_valid_name`).
 pub fn device_name(word: &str) -> Result<String, Problem> {
     let wrong = word.is_empty()
         || word.len() > MAX_DEVICE_NAME_LEN
@@ -149,7 +150,7 @@ pub fn device_name(word: &str) -> Result<String, Problem> {
     if wrong { Err(Problem::DeviceName(word.to_owned())) } else { Ok(word.to_owned()) }
 }
 
-/// A unix socket's name: a path, or `@name` for the abstract namespace.
+/// Reads a unix socket's name: a path, or `@name` for the abstract namespace.
 pub fn unix_socket(word: &str) -> Result<String, Problem> {
     if is_tcp_address(word) {
         return Err(Problem::SocketIsTcp(word.to_owned()));
@@ -158,7 +159,7 @@ pub fn unix_socket(word: &str) -> Result<String, Problem> {
     if wrong { Err(Problem::SocketName(word.to_owned())) } else { Ok(word.to_owned()) }
 }
 
-/// The port behind the last colon of a TCP address.
+/// Reads the port behind the last colon of a TCP address.
 pub fn tcp_port(word: &str) -> Result<u16, Problem> {
     word.rsplit_once(':')
         .and_then(|(_, port)| port.parse().ok())

@@ -5,7 +5,7 @@ use super::error::Problem;
 /// Nice values, from the most to the least favourable (sched(7)).
 const NICE: std::ops::RangeInclusive<i8> = -20..=19;
 
-/// As much as the kernel gives: with less, ten flooding vassals left an honest one too little on two cores.
+/// The most favourable value: with a lesser one, ten flooding vassals left an honest one too little on two cores.
 pub const DEFAULT: Option<i8> = Some(*NICE.start());
 
 /// Reads `<-20..19|off>`.

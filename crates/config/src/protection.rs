@@ -1,4 +1,4 @@
-//! What keeps a host and its other vassals from one of them: `tuntap-router-host`, `tuntap-router-max-connections`,
+//! Options that protect a host and its other vassals from a vassal: `tuntap-router-host`, `tuntap-router-max-connections`,
 //! `tuntap-router-connection-rate` and `tuntap-router-fragment-rate`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::error::Problem;
 use super::hostnet::HostSetting;
-use super::{Config, parse, rules};
+use super::{Config, GrantSpec, OptionName, parse, rules};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::ip::protocol::is_extension;
@@ -16,50 +16,51 @@ use tuntap_wire::selector::{Protocol, Service};
 /// Most rules of one router about its host.
 pub const MAX_HOST_RULES: usize = 256;
 
-/// Most connections that can be counted for one address. The kernel goes through all of them for each new one.
+/// Highest limit on the connections of one address. The kernel goes through all of them for each new one.
 const MAX_CONNECTIONS: u64 = 65_536;
 
-/// Most new connections in a second, and at once; and most fragments in a second.
+/// Highest limit on new connections, in a second and at once, and on fragments in a second.
 const MAX_RATE: u64 = 1_000_000;
 
-const HOST_SYNTAX: &str = "[<device>] <deny|allow> [<addr[/len]>] [<protocol> [port[-port]]]";
-const MAX_CONNECTIONS_SYNTAX: &str = "[<device>] <connections>";
-const RATE_SYNTAX: &str = "[<device>] <connections per second> [<burst>]";
-const FRAGMENT_RATE_SYNTAX: &str = "[<device>] <fragments per second>";
+const HOST_SYNTAX: &str = OptionName::RouterHost.syntax();
+const MAX_CONNECTIONS_SYNTAX: &str = OptionName::MaxConnections.syntax();
+const RATE_SYNTAX: &str = OptionName::ConnectionRate.syntax();
+const FRAGMENT_RATE_SYNTAX: &str = OptionName::FragmentRate.syntax();
 
-/// What a router's table protects its host from. It takes effect with `tuntap-router-address`.
+/// How a router's table of nftables protects its host. It takes effect with `tuntap-router-address`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostProtection {
     /// What vassals may reach of their host: the first rule that matches decides, what matches none is refused.
     pub rules: Vec<HostRule>,
-    /// Most connections of one address; 0 is no limit. `None`: nothing was said.
+    /// Most connections of one address; 0 is no limit. `None`: the options don't say.
     pub max_connections: Option<u32>,
-    /// How fast one address may open connections. `None`: nothing was said.
+    /// How fast one address may open connections. `None`: the options don't say.
     pub connection_rate: Option<ConnectionRate>,
-    /// Most fragments of one address in a second; 0 is no limit. `None`: nothing was said.
+    /// Most fragments of one address in a second; 0 is no limit. `None`: the options don't say.
     pub fragment_rate: Option<u32>,
     /// Where gateways of other routers are.
     pub gateways: Vec<TargetRange>,
     /// The gateways of this instance.
     pub own_gateways: Vec<SocketAddr>,
-    /// Vassals that may send datagrams to gateways all the same.
+    /// Vassals that may send datagrams to gateways.
     pub gateway_vassals: Vec<IpNet>,
-    /// Networks beside the router's own that its vassals may have addresses of: those of leases.
+    /// Networks beside the router's own from which its vassals may have addresses: those of leases.
     pub leased: Vec<IpNet>,
-    /// Whether vassals may have any other address: the operator has said so.
+    /// Whether vassals may have any other address, too (see [`RouterSpec::claim_scope`](super::RouterSpec::claim_scope)).
     pub any_source: bool,
 }
 
 impl HostProtection {
-    /// Most connections of an address, if nothing else was said. 64,512 ports of the host's address lead to one port
-    /// elsewhere, so that fifteen addresses leave some to others.
+    /// Most connections of one address by default. Masquerading has 64,512 ports of the host's address for one port
+    /// elsewhere, so that fifteen addresses leave some for others.
     pub const DEFAULT_MAX_CONNECTIONS: u32 = 4096;
 
-    /// Closed connections keep their place among these ports for two minutes, and aren't counted: less than half of the
-    /// ports in that time.
+    /// New connections of one address by default. A closed connection keeps its port for two minutes, and isn't counted: at
+    /// this rate one address takes less than half of the ports in that time.
     pub const DEFAULT_CONNECTION_RATE: ConnectionRate = ConnectionRate { per_second: 200, burst: 1000 };
 
-    /// Less than half of what the kernel keeps of fragments for everybody.
+    /// Most fragments of one address in a second by default: less than half of what the kernel keeps of fragments for
+    /// everybody.
     pub const DEFAULT_FRAGMENT_RATE: u32 = 20;
 
     /// The limit on connections. `None` is no limit.
@@ -77,35 +78,35 @@ impl HostProtection {
         Some(self.fragment_rate.unwrap_or(Self::DEFAULT_FRAGMENT_RATE)).filter(|rate| *rate > 0)
     }
 
-    /// Whether an operator counts on it, and must not be without it.
+    /// Returns true if the options ask for protection, so that the router must not run without it.
     pub fn was_asked_for(&self) -> bool {
         !self.rules.is_empty() || self.asks_for_limits()
     }
 
-    /// The same of its limits.
+    /// Returns true if the options ask for limits.
     pub fn asks_for_limits(&self) -> bool {
         let numbers = [self.max_connections, self.fragment_rate, self.connection_rate.map(|rate| rate.per_second)];
         numbers.into_iter().flatten().any(|limit| limit > 0)
     }
 }
 
-/// What vassals may, or may not, reach.
+/// A rule about what vassals may reach (`tuntap-router-host`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostRule {
-    /// Whether they may.
+    /// Whether they may reach it.
     pub allow: bool,
-    /// Where. `None` is any address of the host itself.
+    /// The destination. `None` is any address of the host itself.
     pub to: Option<IpNet>,
-    /// What. `None` is everything.
+    /// The service. `None` is everything.
     pub service: Option<Service>,
 }
 
-/// New connections in a second, and at once.
+/// A limit on new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionRate {
-    /// In a second; 0 is no limit.
+    /// Connections in a second; 0 is no limit.
     pub per_second: u32,
-    /// At once.
+    /// Connections at once.
     pub burst: u32,
 }
 
@@ -146,11 +147,12 @@ pub fn host(value: &str) -> Result<HostSetting, Problem> {
     Ok(HostSetting::host_rule(value, device, HostRule { allow, to, service }))
 }
 
-/// Whether a rule about a network says nothing: vassals reach no address of it, whatever it says, or no packet is for it.
+/// Returns true if a rule about a network has no effect: no vassal reaches an address of it, whatever the rule says, or no
+/// packet is for it.
 fn is_out_of_reach(net: IpNet, allow: bool) -> bool {
     let first = net.network();
     let is_single = net.prefix_len() == net.max_prefix_len();
-    let nobody_s = first.is_unspecified() && is_single;
+    let is_nobody = first.is_unspecified() && is_single;
     let is_broadcast = first == IpAddr::from(Ipv4Addr::BROADCAST);
     // The prefixes of loopback and multicast addresses (RFC 6890, RFC 5771, RFC 4291).
     let shortest = match first {
@@ -161,7 +163,7 @@ fn is_out_of_reach(net: IpNet, allow: bool) -> bool {
         IpAddr::V6(first) if first.is_loopback() => 128,
         IpAddr::V6(_) => 129,
     };
-    nobody_s || (allow && (is_broadcast || net.prefix_len() >= shortest))
+    is_nobody || (allow && (is_broadcast || net.prefix_len() >= shortest))
 }
 
 /// Reads `[<device>] <connections>`.
@@ -201,7 +203,7 @@ pub fn fragment_rate(value: &str) -> Result<HostSetting, Problem> {
     Ok(HostSetting::fragment_rate(value, device, u32::try_from(rate).unwrap_or(u32::MAX)))
 }
 
-/// Tells the routers what the whole instance knows: where gateways are, and which addresses vassals may have.
+/// Gives each router what the options of the whole instance say: where gateways are, and which addresses vassals may have.
 pub fn complete(config: &mut Config) {
     let routes = config
         .routes
@@ -209,8 +211,8 @@ pub fn complete(config: &mut Config) {
         .map(|route| TargetRange { prefix: IpNet::from(route.target.ip()), port: Some(route.target.port()) });
     let own_gateways: Vec<_> = config.routers.iter().filter_map(|router| router.gateway).collect();
     let mut gateways: Vec<_> = routes.collect();
-    // Where a value names no port, gateways are taken to have one that this instance's configuration speaks of. A value
-    // that names no address either says nothing about where gateways are.
+    // A value without a port is about all ports that the options name. A value without an address says nothing about where
+    // gateways are.
     let mut ports: Vec<u16> = own_gateways.iter().map(SocketAddr::port).collect();
     ports.extend(gateways.iter().filter_map(|gateway| gateway.port));
     ports.sort_unstable();
@@ -229,7 +231,7 @@ pub fn complete(config: &mut Config) {
             distinct.push(gateway);
         }
     }
-    let leased: Vec<_> = config.leases.iter().map(super::LeaseSpec::prefix).collect();
+    let leased: Vec<_> = config.grants.iter().map(GrantSpec::prefix).collect();
     for router in &mut config.routers {
         let claims_any = router.claim_scope() == ClaimScope::Any;
         let protection = &mut router.protection;

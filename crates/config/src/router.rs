@@ -17,7 +17,7 @@ pub struct RouterSpec {
     pub device: String,
     /// Unix socket on which it meets its peers: a path, or `@name`.
     pub socket: String,
-    /// Where it tells its statistics.
+    /// Where it serves its statistics.
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
     pub gateway: Option<SocketAddr>,
@@ -31,11 +31,11 @@ pub struct RouterSpec {
     pub ports: Vec<PortMapping>,
     /// Longest packet, in bytes. `None` is what the kernel gives a TUN device, 1500.
     pub mtu: Option<u16>,
-    /// DNS servers that it tells devices of.
+    /// DNS servers that it sends to devices.
     pub dns: Vec<IpAddr>,
-    /// What it protects its host from.
+    /// How it protects its host.
     pub protection: HostProtection,
-    /// What is meant although the host has a use for it already.
+    /// What it takes although the host uses it already.
     pub meant: Meant,
 }
 
@@ -54,12 +54,12 @@ impl RouterSpec {
         format!("tuntap-{}", self.device)
     }
 
-    /// Whether that table is made, on a kernel that can do all of it.
+    /// Returns true if the router has such a table, on a kernel that has all that it takes.
     pub const fn needs_table(&self) -> bool {
         !(self.nat.is_empty() && self.ports.is_empty() && self.addresses.is_empty())
     }
 
-    /// Whether the operator has said which network is its vassals', so that others are not.
+    /// Returns true if the options say which networks are its vassals'; all others are not.
     pub const fn has_network(&self) -> bool {
         !self.addresses.is_empty()
     }
@@ -80,7 +80,7 @@ pub enum StatsAddress {
 }
 
 impl StatsAddress {
-    /// As it was written.
+    /// The address, as it was written.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Unix(name) | Self::Tcp(name) => name,
@@ -88,7 +88,7 @@ impl StatsAddress {
     }
 }
 
-const SYNTAX: &str = "<device> <socket> [stats] [gateway]";
+const SYNTAX: &str = OptionName::Router.syntax();
 
 /// Reads `<device> <socket> [stats] [gateway]`. `""` for stats leaves them out.
 pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
@@ -131,15 +131,12 @@ pub fn apply_default_stats(routers: &mut [RouterSpec], address: StatsAddress) {
     }
 }
 
-/// Routers that would take each other's device or socket.
+/// Errors about routers that would take each other's device or socket.
 pub fn duplicates(routers: &[RouterSpec]) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     for (index, router) in routers.iter().enumerate() {
-        let error = |problem| ConfigError {
-            option: OptionName::Router.as_str(),
-            value: format!("{} {}", router.device, router.socket),
-            problem,
-        };
+        let error =
+            |problem| ConfigError::new(OptionName::Router, format!("{} {}", router.device, router.socket), problem);
         if routers[..index].iter().any(|other| other.device == router.device) {
             errors.push(error(Problem::Duplicate("device")));
         }

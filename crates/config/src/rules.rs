@@ -10,12 +10,11 @@ use tuntap_wire::ip::protocol;
 use tuntap_wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{Ports, Protocol, Selector, SelectorError, Service};
 
-const FIREWALL_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]";
-const ROUTE_SYNTAX: &str = "<src[/len]|any> <dst[/len]|any> <addr:port>";
-const DEVICE_RULE_SYNTAX: &str = "<in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] \
-                                  [<protocol> [port[-port]]]";
+const FIREWALL_SYNTAX: &str = OptionName::FirewallIn.syntax();
+const ROUTE_SYNTAX: &str = OptionName::Route.syntax();
+const DEVICE_RULE_SYNTAX: &str = OptionName::DeviceRule.syntax();
 
-/// Names that rules may use for protocols. Other ones have their number (IANA, "Protocol Numbers").
+/// Names that rules may use for protocols. Others are written as numbers (IANA, "Protocol Numbers").
 const PROTOCOLS: [(&str, Protocol); 10] = [
     ("icmp", Protocol::Icmp),
     ("icmpv6", Protocol::Number(protocol::ICMPV6)),
@@ -99,17 +98,14 @@ pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
     Ok(PeerRule { direction, selector: PeerSelector::Full(selector), action })
 }
 
-/// A device sends its rules in one frame.
+/// Returns an error if the rules don't fit the one frame in which a device sends them.
 pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
     let max = match rule::encode_all(rules.iter()) {
         Some((FrameKind::ExtendedRules, _)) => MAX_EXTENDED_RULES,
         _ => MAX_RULES,
     };
-    (rules.len() > max).then(|| ConfigError {
-        option: OptionName::DeviceRule.as_str(),
-        value: "...".to_owned(),
-        problem: Problem::TooManyRules { count: rules.len(), max },
-    })
+    (rules.len() > max)
+        .then(|| ConfigError::new(OptionName::DeviceRule, "...", Problem::TooManyRules { count: rules.len(), max }))
 }
 
 /// Reads `[<protocol> [port[-port]]]`.

@@ -7,11 +7,10 @@ use super::error::Problem;
 pub enum Sandbox {
     /// Nothing.
     Off,
-    /// All that it doesn't need; the function of `tuntap-use-credentials` is not held by it more than by the loss of
-    /// capabilities.
+    /// All that it doesn't need; but if `tuntap-use-credentials` names a function, capabilities only.
     #[default]
     On,
-    /// The same, with the function inside.
+    /// All that it doesn't need, whatever such a function needs.
     Strict,
 }
 

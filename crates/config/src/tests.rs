@@ -249,7 +249,7 @@ fn host_is_protected_as_its_router_says() {
     assert!(with_router(&twice).is_err_and(|errors| errors.to_string().contains("is there twice")));
 }
 
-/// A value that names no port is about the ports that the instance speaks of, and one that names nothing is about nothing.
+/// A value without a port is about all ports that the options name, and `any` is about none.
 #[test]
 fn gateways_are_known_to_all_routers() {
     let config = Config::from_options([
@@ -605,7 +605,7 @@ fn protocols_and_ports() {
     }
 }
 
-/// They would match nothing in IPv6 packets, of which a rule sees what is behind them.
+/// A rule sees the protocol behind extension headers, so that a rule about these would match nothing in IPv6 packets.
 #[test]
 fn extension_headers_are_no_protocols_of_ipv6() {
     for (option, value) in [
@@ -713,7 +713,7 @@ fn device_rules_fit_one_frame() {
 fn resolve(values: &[&str]) -> Result<Vec<Grant>, ConfigErrors> {
     let config = Config::from_options(values.iter().map(|value| (OptionName::Grant, *value)))?;
     let find = |known, id| move |name: &str| Ok((name == known).then_some(id));
-    let (leases, errors) = resolve_leases(&config.leases, find("app", 1000), find("web", 2000));
+    let (leases, errors) = resolve_grants(&config.grants, find("app", 1000), find("web", 2000));
     let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
     if errors.is_empty() { Ok(leases) } else { Err(ConfigErrors(errors)) }
 }
@@ -857,7 +857,7 @@ proptest! {
     }
 }
 
-/// What the documents show, as far as it is whole or says what is around it.
+/// The blocks of ini files in the documents.
 #[test]
 fn values_in_the_documents_can_be_read() {
     let documents = [include_str!("../../../README.md"), include_str!("../../../docs/OPERATIONS.md")];
@@ -870,7 +870,7 @@ fn values_in_the_documents_can_be_read() {
             .filter(|line| line.starts_with("tuntap-"))
             .map(|line| {
                 let (name, value) = line.split_once(" = ").expect("a value");
-                let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name);
+                let option = OptionName::find(name);
                 (option.unwrap_or_else(|| panic!("there is no option {name}")), value)
             })
             .collect();
@@ -883,8 +883,8 @@ fn values_in_the_documents_can_be_read() {
 
 #[test]
 fn names_that_nobody_reads_are_told_from_placeholders() {
-    let all = OptionName::ALL.iter().map(|option| option.as_str());
-    assert_eq!(OptionName::misspelt(all.chain(["tuntap-doctor", "tuntap-net", "emperor", "socket"])), []);
+    let all = TABLE.iter().map(|option| option.name);
+    assert_eq!(OptionName::misspelt(all.chain(["tuntap-net", "emperor", "socket"])), []);
     for (name, option) in [
         ("tuntap-router-adress", "tuntap-router-address"),
         ("tuntap-router-addresses", "tuntap-router-address"),

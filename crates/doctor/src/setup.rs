@@ -17,7 +17,7 @@ use super::checks::{
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
-use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_leases};
+use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_grants};
 use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Networks, PortUses};
 use tuntap_sys::netlink::Netlink;
@@ -174,7 +174,7 @@ fn router_of(instance: &Instance, socket: Option<&str>) -> bool {
 fn leases(instance: &Instance) -> (Vec<Grant>, ConfigErrors) {
     let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
     let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
-    let (leases, errors) = resolve_leases(&instance.config.leases, user, group);
+    let (leases, errors) = resolve_grants(&instance.config.grants, user, group);
     (leases, ConfigErrors(errors.into_iter().map(|(_, error)| error).collect()))
 }
 

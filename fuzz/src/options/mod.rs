@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_leases};
+use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_grants};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::pattern::{Action, Rule};
 use tuntap_core::policy::targets::TargetRange;
@@ -81,7 +81,7 @@ fn stands_alone(error: &&ConfigError) -> bool {
 
 fn option(word: &[u8]) -> Option<(OptionName, &str)> {
     let (name, value) = str::from_utf8(word).ok()?.split_once('=')?;
-    let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
+    let option = OptionName::find(name)?;
     Some((option, value))
 }
 
@@ -268,7 +268,7 @@ fn check_grant_holder(value: &str, config: &Config) {
     assert!(!name.is_empty() && (!is_number || id != u32::MAX), "{value}");
 
     let nobody = |_: &str| Ok(None);
-    let (found, errors) = resolve_leases(&config.leases, nobody, nobody);
+    let (found, errors) = resolve_grants(&config.grants, nobody, nobody);
     assert_eq!(found[0].holder == Holder::Nobody, !is_number, "{value}");
     assert_eq!(errors.len(), usize::from(!is_number), "{value}");
     for (place, error) in errors {
@@ -280,7 +280,7 @@ fn check_grant_holder(value: &str, config: &Config) {
 /// The grants on a machine where every name is known.
 fn grants(config: &Config) -> Vec<Grant> {
     let known = |name: &str| Ok(Some(id_of(name)));
-    let (grants, errors) = resolve_leases(&config.leases, known, known);
+    let (grants, errors) = resolve_grants(&config.grants, known, known);
     assert!(errors.is_empty(), "{errors:?}");
     grants
 }

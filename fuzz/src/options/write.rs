@@ -20,7 +20,7 @@ pub(super) fn check_again(config: &Config) {
         .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(grants(&again), grants(config));
     // Grants also store the value as it was written.
-    let without_grants = |config: &Config| Config { leases: Vec::new(), ..config.clone() };
+    let without_grants = |config: &Config| Config { grants: Vec::new(), ..config.clone() };
     assert_eq!(without_grants(&again), without_grants(config));
 }
 

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{Credentials, DeviceSpec, RouterSpec};
-use tuntap_core::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
-use tuntap_core::policy::pattern::{Action, Rule, Rules};
+use tuntap_core::policy::Policy;
+use tuntap_core::policy::grant::{Grant, Holder, Identity};
+use tuntap_core::policy::pattern::{Action, Rules};
 
 /// So many addresses of a network are looked at to see whether the chain `out` lets any of them pass.
 const MAX_SOURCES: usize = 1024;
@@ -60,6 +61,12 @@ impl Meeting<'_> {
         findings
     }
 
+    /// What the router forwards by.
+    fn policy(&self) -> Policy {
+        let config = &self.router.config;
+        config.policy(self.spec, config.compile_grants(self.leases.to_vec()))
+    }
+
     /// Whether there is anything that a device with `auto` could get.
     fn network(&self) -> Option<Finding> {
         if !self.device.auto {
@@ -73,8 +80,8 @@ impl Meeting<'_> {
                  without auto",
             ));
         }
-        let chain = &self.router.config.firewall_out;
-        self.spec.addresses.iter().all(|net| passes_nothing_of(chain, net)).then(|| {
+        let chain = self.policy().firewall_out;
+        self.spec.addresses.iter().all(|net| passes_nothing_of(&chain, net)).then(|| {
             Finding::wrong(
                 format!("{name}: auto, but the chain out of {file} lets nothing pass from the router's networks: the vassal ends when it starts"),
                 "in the router's file: tuntap-router-firewall-out = allow <the network> any, before the rule that denies",
@@ -173,21 +180,19 @@ impl Meeting<'_> {
         if self.device.auto {
             return None;
         }
-        let uncovered = self.router.config.lease_default.unwrap_or(Uncovered::Deny);
         let identity = Identity { uid, gid, groups: Vec::new() };
-        let leases = Grants::new(self.leases.iter().copied(), uncovered);
+        let leases = self.policy().leases;
         let mut fixed = self.device.addresses.iter().map(IpNet::addr);
         if let Some(address) = fixed.find(|address| !leases.allow(*address, &identity)) {
             return Some(Some(address));
         }
         // It will claim its address by a packet, and nobody knows which.
-        let may_have_none = uncovered == Uncovered::Deny && leases.prefixes_of(&identity).next().is_none();
+        let may_have_none = leases.bind_addresses() && leases.prefixes_of(&identity).next().is_none();
         (self.device.addresses.is_empty() && may_have_none).then_some(None)
     }
 }
 
-fn passes_nothing_of(chain: &[Rule<Action>], net: &IpNet) -> bool {
-    let rules = Rules::chain(chain.iter().cloned());
+fn passes_nothing_of(rules: &Rules<Action>, net: &IpNet) -> bool {
     net.hosts().take(MAX_SOURCES).all(|address| match address {
         IpAddr::V4(address) => rules.v4.pass_nothing_from(address.to_bits()),
         IpAddr::V6(address) => rules.v6.pass_nothing_from(address.to_bits()),

@@ -8,7 +8,8 @@ use super::filter::{own_servers, speaks, uplinks};
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{HostRule, RouterSpec};
-use tuntap_core::policy::pattern::{Action, Flow, Rules, Service as RuleService};
+use tuntap_core::policy::grant::Grants;
+use tuntap_core::policy::pattern::{Action, Flow, Service as RuleService};
 use tuntap_survey::filter::evaluate::{Outcome, Packet, evaluate};
 use tuntap_survey::filter::{BaseChain, Filters, Hook, LOCAL, NEW, UNICAST};
 use tuntap_survey::kernel::Fill;
@@ -169,7 +170,7 @@ pub fn metadata(instance: &Instance, router: &RouterSpec, filters: &Filters, fou
 
 /// Whether the chain `out` drops what goes to the metadata service from the router's network.
 fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
-    let rules = Rules::chain(instance.config.firewall_out.iter().cloned());
+    let rules = instance.config.policy(router, Grants::none()).firewall_out;
     let first = router.addresses.iter().find_map(|net| match net {
         IpNet::V4(net) => net.hosts().nth(1),
         IpNet::V6(_) => None,

@@ -9,7 +9,7 @@ use super::live;
 use crate::finding::{Finding, Severity};
 use crate::instance::Instance;
 use tuntap_config::RouterSpec;
-use tuntap_core::policy::grant::{Grant, Uncovered};
+use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Conflict, Networks};
 use tuntap_survey::network::{Neighbour, Surroundings};
 
@@ -192,9 +192,9 @@ pub fn orphaned_ports(instance: &Instance, leases: &[Grant], vassals: &[&Instanc
         .flat_map(|vassal| &vassal.config.devices)
         .flat_map(|device| device.addresses.iter().map(IpNet::addr))
         .collect();
+    let may_be_taken = !instance.config.compile_grants(leases.to_vec()).bind_addresses();
     let is_orphan = |address: &IpAddr| {
         let is_leased = leases.iter().any(|lease| lease.prefix.contains(address));
-        let may_be_taken = instance.config.lease_default.map_or(leases.is_empty(), |it| it == Uncovered::Allow);
         !(is_leased || fixed.contains(address) || (may_be_taken && vassals.is_empty()))
     };
     let mut targets: Vec<IpAddr> = Vec::new();

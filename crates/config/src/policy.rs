@@ -1,0 +1,60 @@
+//! The policy of a router, as the options of its instance say it: the one that its process forwards by, and that the doctor
+//! judges by.
+
+use tuntap_core::policy::Policy;
+use tuntap_core::policy::grant::{Grant, Grants, Uncovered};
+use tuntap_core::policy::guard::{Gateways, GuardPolicy};
+use tuntap_core::policy::pattern::Rules;
+use tuntap_core::policy::targets::AllowedTargets;
+
+use super::{Config, RouterSpec};
+
+impl Config {
+    /// Who may hold which address. `grants` are those of the options, with the numbers of their users and groups (see
+    /// [`resolve_grants`](crate::resolve_grants)).
+    ///
+    /// This is the only place that gives the absence of `tuntap-router-lease-default` a meaning: with a lease, addresses that
+    /// no lease covers are denied; without any, everybody may hold any address.
+    pub fn compile_grants(&self, grants: Vec<Grant>) -> Grants {
+        let default = if grants.is_empty() { Uncovered::Allow } else { Uncovered::Deny };
+        Grants::new(grants, self.lease_default.unwrap_or(default))
+    }
+
+    /// The policy of one of the routers. `grants` are those of the instance (see [`Self::compile_grants`]).
+    pub fn policy(&self, router: &RouterSpec, grants: Grants) -> Policy {
+        Policy {
+            generation: 0,
+            firewall_in: Rules::chain(self.firewall_in.iter().copied()),
+            firewall_out: Rules::chain(self.firewall_out.iter().copied()),
+            routes: Rules::new(self.routes.iter().copied()),
+            has_gateway: router.gateway.is_some(),
+            switch: self.switch,
+            leases: grants,
+            device_routes: AllowedTargets::new(
+                self.routes.iter().map(|route| route.target),
+                self.device_routes.iter().copied(),
+            ),
+            gateway_sources: self.gateway_sources.iter().copied().collect(),
+            networks: router.addresses.clone(),
+            port_targets: router.ports.iter().map(|mapping| mapping.target.ip()).collect(),
+            guard: self.guard_policy(router),
+            max_addresses: self.limits.addresses_per_uid,
+        }
+    }
+
+    /// What no peer of a router may hold, and where none may send to. All routers of the instance count.
+    fn guard_policy(&self, router: &RouterSpec) -> GuardPolicy {
+        GuardPolicy {
+            claims: router.claim_scope(),
+            is_strict: router.has_network(),
+            own: self.routers.iter().flat_map(|router| router.addresses.iter().copied()).collect(),
+            gateways: Gateways::new(
+                self.routers.iter().filter_map(|router| router.gateway),
+                self.routes.iter().map(|route| route.target),
+                &self.device_routes,
+                &self.gateway_sources,
+                self.gateway_vassals.iter().copied(),
+            ),
+        }
+    }
+}
