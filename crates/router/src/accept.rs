@@ -9,6 +9,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Peer, Stage, identity};
+use super::stats::count_refusal;
 use super::token::Token;
 use tuntap_core::policy::account::Account;
 use tuntap_core::policy::admission::AdmissionError;
@@ -127,7 +128,7 @@ impl EventLoop<'_> {
         now: Instant,
     ) {
         self.totals.turned_away += 1;
-        self.limits_reached.count(refusal);
+        count_refusal(&mut self.limits_reached, refusal);
         let (name, pid, uid) = (self.name(), credentials.pid, credentials.uid);
         self.fault_log.line(
             now,

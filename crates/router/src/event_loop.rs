@@ -13,13 +13,12 @@ use super::gateway::PathMtus;
 use super::heartbeat::Pulse;
 use super::inward::PACKET_BUDGET;
 use super::meter::WorkMeter;
-use super::priority::Priority;
+use super::priority;
 use super::probation::Probations;
 use super::quarantine::Quarantine;
 use super::queue::SpareBuffers;
 use super::restore;
-use super::sandbox::Confinement;
-use super::stats::{LimitsReached, Totals};
+use super::sandbox;
 use super::stats_server::StatsServer;
 use super::store::Keeper;
 use super::table::PeerTable;
@@ -27,6 +26,7 @@ use super::token::Token;
 use super::ways::Ways;
 use super::{RouterError, Setup};
 
+use tuntap_api::{Confinement, LimitsReached, Priority, Totals};
 use tuntap_core::policy::account::Account;
 use tuntap_core::policy::admission::Admission;
 use tuntap_core::policy::drops::DropCounters;
@@ -101,7 +101,7 @@ pub struct EventLoop<'a> {
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue and the buffers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
-        let priority = Priority::take(setup);
+        let priority = priority::take(setup);
         let (keeper, legacy) = Keeper::open(&setup.store);
         restore::pause(&legacy, setup);
         let started = Instant::now();
@@ -160,7 +160,7 @@ impl<'a> EventLoop<'a> {
             fault_log: LimitedLogger::new(setup.logger, FAULT_LINES, started),
             started,
             priority,
-            confinement: Confinement::found(),
+            confinement: sandbox::found(),
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             pulse: Pulse::new(&setup.heartbeat, setup.harakiri),
             keeper,

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::peer::{Departure, Stage, identity};
+use super::stats::count_refusal;
 use tuntap_core::policy::claims::AssignResult;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_sys::socket;
@@ -35,7 +36,7 @@ impl EventLoop<'_> {
         if let Err(refusal) = self.admission.change_account(id, before, after) {
             // It leaves as who it came.
             self.forwarder.identify(id, identity(peer.credentials));
-            self.limits_reached.count(refusal);
+            count_refusal(&mut self.limits_reached, refusal);
             return Err(Departure::TurnedAway { uid: credentials.uid, refusal });
         }
         peer.credentials = credentials;

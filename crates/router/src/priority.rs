@@ -3,37 +3,25 @@
 
 use std::io;
 
-use serde::Serialize;
-
 use super::Setup;
+use tuntap_api::Priority;
 use tuntap_sys::priority;
 
-/// What holds, as the statistics tell it.
-#[derive(Debug, Serialize)]
-pub struct Priority {
-    /// Nice value of the router's thread.
-    nice: Option<i8>,
-    /// That of its session, where the kernel shares processor time among sessions.
-    autogroup: Option<i8>,
-}
-
-impl Priority {
-    /// Takes what `tuntap-router-priority` says, before the privileges for that are given up. What the kernel doesn't
-    /// give is a line in the log.
-    pub fn take(setup: &Setup) -> Self {
-        let has_autogroups = priority::has_autogroups();
-        if let Some(wanted) = setup.priority {
-            take(setup, wanted, has_autogroups);
-        }
-        Self { nice: priority::nice(), autogroup: has_autogroups.then(priority::group_nice).flatten() }
+/// Takes what `tuntap-router-priority` says, before the privileges for that are given up. What the kernel doesn't give is a
+/// line in the log. Returns what holds then.
+pub fn take(setup: &Setup) -> Priority {
+    let has_autogroups = priority::has_autogroups();
+    if let Some(wanted) = setup.priority {
+        set(setup, wanted, has_autogroups);
     }
+    Priority { nice: priority::nice(), autogroup: has_autogroups.then(priority::group_nice).flatten() }
 }
 
 /// Takes as much as it gets.
-fn take(setup: &Setup, wanted: i8, has_autogroups: bool) {
+fn set(setup: &Setup, wanted: i8, has_autogroups: bool) {
     let nice = priority::set_nice(wanted).map_err(io::Error::from);
     // The session is the Emperor's, and its vassals' that don't make one. In one of its own the router shares with nobody.
-    let group = if has_autogroups { take_group(wanted) } else { Ok(()) };
+    let group = if has_autogroups { set_group(wanted) } else { Ok(()) };
     if let Err(error) = nice.and(group) {
         setup.logger.line(format_args!(
             "[tuntap-router] {}: works without the priority {wanted} (tuntap-router-priority): {error} (it takes CAP_SYS_NICE \
@@ -43,7 +31,7 @@ fn take(setup: &Setup, wanted: i8, has_autogroups: bool) {
     }
 }
 
-fn take_group(wanted: i8) -> io::Result<()> {
+fn set_group(wanted: i8) -> io::Result<()> {
     priority::leave_session()?;
     priority::set_group_nice(wanted)
 }

@@ -10,8 +10,9 @@ use super::CredentialsCheck;
 use super::event_loop::EventLoop;
 use super::meter::Cost;
 use super::peer::{Path, StreamReason};
-use super::stats::{PeerStats, PortStats, Snapshot};
+use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
+use tuntap_api::{PeerStats, PortStats, Snapshot};
 use tuntap_config::PortMapping;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
@@ -248,7 +249,7 @@ impl EventLoop<'_> {
         let address = mapping.target.ip();
         let holder = self.forwarder.holder(address).and_then(|id| self.peers.get(id));
         PortStats {
-            protocol: mapping.protocol.as_str(),
+            protocol: mapping.protocol.as_str().into(),
             port: mapping.port,
             address,
             target_port: mapping.target.port(),
@@ -256,13 +257,13 @@ impl EventLoop<'_> {
         }
     }
 
-    fn snapshot(&self, now: Instant) -> Snapshot<'_> {
+    fn snapshot(&self, now: Instant) -> Snapshot {
         let peers = self.peers.iter().map(|(id, peer)| {
             let addresses: Vec<IpAddr> = self.forwarder.addresses(id).collect();
             let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
             let traffic = &peer.traffic;
             let (attached, offloads, stream_reason) = match &peer.path {
-                Path::Attached(_) => (true, peer.offloads.names(), None),
+                Path::Attached(_) => (true, words(peer.offloads.names()), None),
                 Path::Stream(reason) => (false, Vec::new(), Some(reason.to_string())),
             };
             PeerStats {
@@ -277,35 +278,35 @@ impl EventLoop<'_> {
                 dropped: traffic.dropped(),
                 tx_packets: traffic.tx_packets,
                 rx_packets: traffic.rx_packets,
-                queued: peer.queue.len(),
+                queued: peer.queue.len() as u64,
                 attached,
                 offloads,
                 stream_reason,
-                rules: self.forwarder.rules(id).len(),
-                drops: &traffic.drops,
+                rules: self.forwarder.rules(id).len() as u64,
+                drops: drop_counts(&traffic.drops),
             }
         });
         Snapshot {
-            version: &self.setup.host_version,
+            version: self.setup.host_version.clone(),
             pid: unistd::getpid().as_raw(),
             uid: unistd::getuid().as_raw(),
             gid: unistd::getgid().as_raw(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned()),
             peers: peers.collect(),
-            plugin_version: env!("CARGO_PKG_VERSION"),
-            device: self.name(),
-            offloads: self.tun().offloads().names(),
-            socket: &self.setup.socket_name,
+            plugin_version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.name().to_owned(),
+            offloads: words(self.tun().offloads().names()),
+            socket: self.setup.socket_name.clone(),
             gateway: self.setup.gateway.as_ref().map(|gateway| gateway.address.to_string()),
             addresses: self.setup.spec.addresses.iter().map(ToString::to_string).collect(),
-            nat: &self.setup.spec.nat,
+            nat: self.setup.spec.nat.clone(),
             ports: self.setup.spec.ports.iter().map(|mapping| self.port_stats(mapping)).collect(),
             uptime: now.saturating_duration_since(self.started).as_secs(),
-            priority: &self.priority,
-            sandbox: &self.confinement,
-            totals: &self.totals,
-            limits_reached: &self.limits_reached,
-            drops: &self.drops,
+            priority: self.priority.clone(),
+            sandbox: self.confinement.clone(),
+            totals: self.totals.clone(),
+            limits_reached: self.limits_reached.clone(),
+            drops: drop_counts(&self.drops),
         }
     }
 }

@@ -4,11 +4,11 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use serde::Serialize;
 use syscalls::Sysno;
 
 use super::event_loop::EventLoop;
 use super::{CredentialsCheck, Setup};
+use tuntap_api::Confinement;
 use tuntap_config::Sandbox;
 use tuntap_sys::process::pin_time_zone;
 use tuntap_sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
@@ -182,24 +182,13 @@ const fn request(number: libc::Ioctl) -> Argument {
     is(1, number as u32)
 }
 
-/// What holds, as the statistics tell it.
-#[derive(Debug, Serialize)]
-pub struct Confinement {
-    capabilities: Vec<String>,
-    no_new_privs: bool,
-    seccomp: bool,
-    landlock: Option<u32>,
-}
-
-impl Confinement {
-    /// What the process has and lacks without anything installed here.
-    pub fn found() -> Self {
-        Self {
-            capabilities: sandbox::permitted_capabilities(),
-            no_new_privs: sandbox::has_no_new_privileges(),
-            seccomp: false,
-            landlock: None,
-        }
+/// What the process has and lacks without anything installed here.
+pub fn found() -> Confinement {
+    Confinement {
+        capabilities: sandbox::permitted_capabilities(),
+        no_new_privs: sandbox::has_no_new_privileges(),
+        seccomp: false,
+        landlock: None,
     }
 }
 
@@ -223,7 +212,7 @@ fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     if setup.sandbox == Sandbox::Off {
         line(&"off");
         start_threads();
-        return Confinement::found();
+        return found();
     }
     pin_time_zone();
     if let Err(errno) = sandbox::set_no_new_privileges() {
@@ -232,7 +221,7 @@ fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     if let Err(error) = sandbox::drop_capabilities() {
         line(&format_args!("with capabilities: {error}"));
     }
-    let found = Confinement::found();
+    let found = found();
     if matches!(setup.credentials, CredentialsCheck::Hook(_)) && setup.sandbox != Sandbox::Strict {
         line(&"without landlock and seccomp for the function of tuntap-use-credentials; \"strict\" puts it inside");
         start_threads();
