@@ -27,7 +27,8 @@ use tuntap_survey::filter::Filters;
 use tuntap_survey::interface::{Process, holders, interface};
 use tuntap_survey::listener::{Listener, folder_of, hidden_listener, listener};
 use tuntap_survey::network::Surroundings;
-use tuntap_survey::peers::{Peer, Source};
+use tuntap_survey::peers::Peer;
+use tuntap_survey::statistics::{Source, Transport};
 
 /// How long a router may take to see that a connection has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -307,8 +308,8 @@ fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, S
 }
 
 fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
-    tuntap_survey::peers::peers(source, instance.is_on("stats-http"))
-        .map_err(|error| format!("its statistics: {error}"))
+    let transport = if instance.is_on("stats-http") { Transport::Http } else { Transport::Plain };
+    tuntap_survey::peers::peers(source, transport).map_err(|error| format!("its statistics: {error}"))
 }
 
 /// What the host has that vassals reach, take away or use up.
