@@ -1,16 +1,14 @@
-//! `uwsgi-tuntap`: the command for those who run routers. It needs no uWSGI.
-
-#![forbid(unsafe_code)]
+//! `uwsgi-tuntap`: what an operator asks about the plugin without uWSGI.
 
 mod status;
 
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Shows what routers of uWSGI's tuntap plugin do.
 #[derive(Debug, Parser)]
-#[command(name = "uwsgi-tuntap", version)]
+#[command(name = "uwsgi-tuntap", version, about = "Tells about uWSGI's plugin tuntap")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -18,11 +16,29 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows a running router: device, totals, peers by traffic, drops by reason, limits that were reached
     Status(status::Arguments),
 }
 
+impl Command {
+    fn run(self, output: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Status(arguments) => arguments.run(output),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Status(arguments) => status::run(&arguments),
+    let mut output = io::stdout().lock();
+    let result = Arguments::parse().command.run(&mut output).and_then(|()| output.flush());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error can't be written to either, the exit code says it.
+            let _ = writeln!(io::stderr(), "uwsgi-tuntap: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

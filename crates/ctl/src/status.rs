@@ -2,16 +2,14 @@
 
 mod overview;
 
-use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use overview::{Overview, Printable};
 use tuntap_survey::statistics::{self, Document, Source, StatisticsError, Transport};
 
-/// Shows a running router: its device, totals, peers by traffic, drops by reason, limits that were reached.
+/// Which router to show, and how.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The router's statistics, as in `tuntap-router` or `tuntap-router-stats`: a path, `@name`, `host:port`, or
@@ -29,34 +27,22 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// Asks the router, and prints what it says. Returns failure, with a line on standard error, if there is nothing to print.
-pub fn run(arguments: &Arguments) -> ExitCode {
-    let result = ask(&arguments.address, Duration::from_secs(arguments.timeout)).map(|document| {
-        let overview = || Overview { snapshot: &document.snapshot, peers: arguments.peers }.to_string().into_bytes();
-        if arguments.json { document.json } else { overview() }
-    });
-    match result {
-        Ok(text) => match print(&text) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format_args!("standard output: {error}")),
-            _ => ExitCode::SUCCESS,
-        },
-        Err(error) => fail(&format_args!("{}: {error}", Printable(&arguments.address))),
+impl Arguments {
+    /// Asks the router, and writes what it says.
+    ///
+    /// # Errors
+    /// The router can't be asked, or `output` can't be written to.
+    pub fn run(self, output: &mut impl Write) -> io::Result<()> {
+        let document = ask(&self.address, Duration::from_secs(self.timeout)).map_err(|error| {
+            // Of another kind than what `output` may fail with.
+            io::Error::other(format!("{}: {error}", Printable(&self.address)))
+        })?;
+        if self.json {
+            output.write_all(&document.json)?;
+            return output.write_all(b"\n");
+        }
+        write!(output, "{}", Overview { snapshot: &document.snapshot, peers: self.peers })
     }
-}
-
-fn print(text: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text)?;
-    if !text.ends_with(b"\n") {
-        out.write_all(b"\n")?;
-    }
-    out.flush()
-}
-
-fn fail(error: &dyn Display) -> ExitCode {
-    // Where standard error can't be written to, the exit code says it.
-    let _ = writeln!(io::stderr(), "uwsgi-tuntap status: {error}");
-    ExitCode::FAILURE
 }
 
 /// Why there is nothing to show.

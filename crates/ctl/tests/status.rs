@@ -29,7 +29,7 @@ fn assert_shows(output: &Output, wanted: &str) {
 #[track_caller]
 fn assert_fails(output: &Output, words: &str) {
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.starts_with("uwsgi-tuntap status: ") && error.contains(words), "{error}");
+    assert!(error.starts_with("uwsgi-tuntap: ") && error.contains(words), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     assert_eq!(output.status.code(), Some(1));

@@ -36,7 +36,7 @@ pub struct Peer {
 pub struct PeerLink {
     /// Its name.
     pub name: String,
-    /// Whether it is administratively up.
+    /// True if it is administratively up.
     pub is_up: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
