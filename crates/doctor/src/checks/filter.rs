@@ -1,11 +1,14 @@
 //! Whether packet filters let pass what routers' devices forward, and what the host's own services for them need.
 
+mod remedy;
+
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::finding::Finding;
 use crate::instance::Instance;
+use remedy::remedy;
 use tuntap_config::{PortProtocol, RouterSpec};
 use tuntap_survey::filter::passage::{Packet, Passage, passage};
 use tuntap_survey::filter::{BaseChain, ESTABLISHED, Filters, Hook, LOCAL, NEW, UNICAST};
@@ -158,6 +161,23 @@ fn ways<'a>(
     is_ipv6: bool,
     found: Option<&'a Surroundings>,
 ) -> Vec<(Way, Packet<'a>)> {
+    let mut ways = forwarded(router, hook, is_ipv6, found);
+    ways.extend(dns(router, hook, is_ipv6, found));
+    if let Some(gateway) = router.gateway.filter(|_| matches!(hook, Hook::Prerouting | Hook::Input))
+        && (gateway.is_ipv6() == is_ipv6 || gateway.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED))
+    {
+        ways.push((Way::Gateway(gateway.port()), Packet { is_ipv6, ..gateway_packet(router, gateway, found) }));
+    }
+    ways
+}
+
+/// What the host forwards between vassals and elsewhere.
+fn forwarded<'a>(
+    router: &'a RouterSpec,
+    hook: Hook,
+    is_ipv6: bool,
+    found: Option<&'a Surroundings>,
+) -> Vec<(Way, Packet<'a>)> {
     let mut ways = Vec::new();
     if speaks(router, is_ipv6) {
         let (own, outer) = (vec![router.device.as_str()], uplinks(router, is_ipv6, found));
@@ -189,6 +209,21 @@ fn ways<'a>(
                 ways.push((Way::Port, packet));
             }
         }
+    }
+    ways
+}
+
+/// What vassals and the DNS servers of this host send each other.
+fn dns<'a>(
+    router: &'a RouterSpec,
+    hook: Hook,
+    is_ipv6: bool,
+    found: Option<&'a Surroundings>,
+) -> Vec<(Way, Packet<'a>)> {
+    let mut ways = Vec::new();
+    if speaks(router, is_ipv6) {
+        let (own, sources) = (vec![router.device.as_str()], networks(router, is_ipv6));
+        let base = Packet { is_ipv6, ..Packet::default() };
         for server in own_servers(router, found).filter(|server| server.is_ipv6() == is_ipv6) {
             for protocol in [PortProtocol::Udp, PortProtocol::Tcp] {
                 let packet = Packet { protocol: Some(number(protocol)), ..base.clone() };
@@ -210,11 +245,6 @@ fn ways<'a>(
                 }
             }
         }
-    }
-    if let Some(gateway) = router.gateway.filter(|_| matches!(hook, Hook::Prerouting | Hook::Input))
-        && (gateway.is_ipv6() == is_ipv6 || gateway.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED))
-    {
-        ways.push((Way::Gateway(gateway.port()), Packet { is_ipv6, ..gateway_packet(router, gateway, found) }));
     }
     ways
 }
@@ -287,115 +317,6 @@ fn default_interfaces<'a>(found: &'a Surroundings, is_ipv6: bool, device: &str) 
         .iter()
         .filter(|to| !to.is_own && to.net.prefix_len() == 0 && matches!(to.net, IpNet::V6(_)) == is_ipv6);
     defaults.map(|to| to.interface.as_str()).filter(|name| !name.is_empty() && *name != device).collect()
-}
-
-/// What `iptables` is called that made a chain, with the table if it isn't the usual one.
-fn program(chain: &BaseChain) -> Option<String> {
-    let (family, table) = chain.table.split_once(' ')?;
-    let program = match family {
-        "ip" => "iptables",
-        "ip6" => "ip6tables",
-        "iptables-legacy" | "ip6tables-legacy" => family,
-        _ => return None,
-    };
-    let is_of_iptables = chain.name == chain.hook.as_str() && ["filter", "mangle", "raw", "security"].contains(&table);
-    is_of_iptables.then(|| if table == "filter" { program.to_owned() } else { format!("{program} -t {table}") })
-}
-
-fn remedy(chain: &BaseChain, router: &RouterSpec, ways: &[Way]) -> String {
-    let BaseChain { table, name, hook, .. } = chain;
-    let device = router.device.as_str();
-    if table == "inet firewalld" {
-        return firewalld(router, ways);
-    }
-    let program = program(chain);
-    let by_ports = |side: &'static str| {
-        router.ports.iter().map(move |mapping| {
-            let (protocol, port) = (mapping.protocol.as_str(), mapping.port);
-            match side {
-                "nft" => format!("{protocol} dport {port} accept"),
-                _ => format!("-p {protocol} --dport {port} -j ACCEPT"),
-            }
-        })
-    };
-    let lines = |way: &Way| -> Vec<String> {
-        let behind_routes = matches!(hook, Hook::Forward | Hook::Output);
-        if let Some(program) = &program {
-            let add = |rule: String| format!("{program} -I {name} {rule}");
-            return match way {
-                Way::Out => vec![add(format!("-i {device} -j ACCEPT"))],
-                Way::Back | Way::Answer => {
-                    let to = if behind_routes { format!("-o {device} ") } else { String::new() };
-                    vec![add(format!("{to}-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"))]
-                }
-                Way::Port if behind_routes => {
-                    vec![add(format!("-o {device} -m conntrack --ctstate DNAT -j ACCEPT"))]
-                }
-                Way::Port => by_ports("iptables").map(add).collect(),
-                Way::Question(protocol) => {
-                    vec![add(format!("-i {device} -p {} --dport {DNS} -j ACCEPT", protocol.as_str()))]
-                }
-                Way::Gateway(port) => vec![add(format!("-p udp --dport {port} -j ACCEPT"))],
-            };
-        }
-        let add = |rule: String| format!("nft insert rule {table} {name} {rule}");
-        match way {
-            Way::Out => vec![add(format!("iifname {device} accept"))],
-            Way::Back | Way::Answer => {
-                let to = if behind_routes { format!("oifname {device} ") } else { String::new() };
-                vec![add(format!("{to}ct state established,related accept"))]
-            }
-            Way::Port if behind_routes => vec![add(format!("oifname {device} ct status dnat accept"))],
-            Way::Port => by_ports("nft").map(add).collect(),
-            Way::Question(protocol) => {
-                vec![add(format!("iifname {device} {} dport {DNS} accept", protocol.as_str()))]
-            }
-            Way::Gateway(port) => vec![add(format!("udp dport {port} accept"))],
-        }
-    };
-    let mut all: Vec<String> = ways.iter().flat_map(lines).collect();
-    if chain.others.keys().any(|name| name.starts_with("ufw")) {
-        all.push(ufw(device, ways));
-    }
-    all.join("\n")
-}
-
-/// firewalld makes its rules anew at each reload, and has to be told in its own words.
-fn firewalld(router: &RouterSpec, ways: &[Way]) -> String {
-    let device = &router.device;
-    let mut lines: Vec<String> = Vec::new();
-    if ways.iter().any(|way| matches!(way, Way::Out | Way::Back | Way::Port)) {
-        lines.push(format!("firewall-cmd --permanent --zone=trusted --add-interface={device}; firewall-cmd --reload"));
-    } else if ways.iter().any(|way| matches!(way, Way::Question(_))) {
-        lines.extend(router.addresses.iter().map(IpNet::trunc).map(|net| {
-            let family = if net.addr().is_ipv6() { "ipv6" } else { "ipv4" };
-            format!(
-                "firewall-cmd --permanent --add-rich-rule='rule family={family} source address={net} service name=dns \
-                 accept'; firewall-cmd --reload"
-            )
-        }));
-    }
-    lines.extend(ways.iter().find_map(|way| match way {
-        Way::Gateway(port) => Some(format!("firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload")),
-        _ => None,
-    }));
-    lines.join("\n")
-}
-
-/// The same in the words of ufw.
-fn ufw(device: &str, ways: &[Way]) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    if ways.iter().any(|way| matches!(way, Way::Out | Way::Back | Way::Port)) {
-        lines.push(format!("ufw route allow in on {device}; ufw route allow out on {device}"));
-    }
-    if ways.iter().any(|way| matches!(way, Way::Question(_))) {
-        lines.push(format!("ufw allow in on {device} to any port {DNS}"));
-    }
-    lines.extend(ways.iter().find_map(|way| match way {
-        Way::Gateway(port) => Some(format!("ufw allow {port}/udp")),
-        _ => None,
-    }));
-    format!("(ufw: {})", lines.join("; "))
 }
 
 #[cfg(test)]
