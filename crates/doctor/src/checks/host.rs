@@ -37,32 +37,15 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     if filters.lacks_nftables {
         return None;
     }
-    let is_meant = |service: &&Service| {
-        service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
-    };
-    let reached: Vec<&Service> = services
-        .iter()
-        .filter(|it| !(it.may_be_client || is_meant(it)))
-        .filter(|it| is_reached(router, it, filters, found))
-        .collect();
-    let mut names: Vec<String> = reached.iter().map(ToString::to_string).collect();
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
+    let Some(names) = reached(router, services, filters, found) else {
         return Some(Finding::fine(format!(
             "vassals of {device} reach no service of this host that isn't meant for them"
         )));
-    }
-    let more = names.len().saturating_sub(MOST_NAMED);
-    names.truncate(MOST_NAMED);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let names = names.join(", ");
+    };
     // Its own table keeps vassals from what no option has opened.
     let own = filters.inet_tables.get(&router.table_name());
     if own.is_some_and(|chains| chains.contains_key(INPUT)) {
-        return Some(Finding::fine(format!(
-            "vassals of {device} reach what is opened to them of this host: {names}{more}"
-        )));
+        return Some(Finding::fine(format!("vassals of {device} reach what is opened to them of this host: {names}")));
     }
     let guard = format!(
         "have them listen on 127.0.0.1 only; or refuse what comes by {device}: nft add table inet guard; nft add chain inet \
@@ -74,19 +57,37 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
         Finding::warning(
             format!(
                 "vassals of {device} reach these services of this host, for its table has no chain {INPUT}: the kernel couldn't \
-                 make it: {names}{more}"
+                 make it: {names}"
             ),
             format!("{modules}; then reload the instance\nor {guard}"),
         )
     } else {
         Finding::warning(
-            format!("vassals of {device} reach these services of this host: {names}{more}"),
+            format!("vassals of {device} reach these services of this host: {names}"),
             format!(
                 "tuntap-router-address = <the vassals' network's first address>/<len>, which keeps vassals from all that \
                  tuntap-router-host doesn't open\nor {guard}"
             ),
         )
     })
+}
+
+/// Names the services that vassals reach and that aren't meant for them, not all if they are many; `None` if there is none.
+fn reached(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Option<String> {
+    let is_meant = |service: &&Service| {
+        service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
+    };
+    let reached = services
+        .iter()
+        .filter(|it| !(it.may_be_client || is_meant(it)))
+        .filter(|it| is_reached(router, it, filters, found));
+    let mut names: Vec<String> = reached.map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(MOST_NAMED);
+    names.truncate(MOST_NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")))
 }
 
 /// Whether an option opens everything of the host.
