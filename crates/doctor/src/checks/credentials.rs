@@ -1,4 +1,4 @@
-//! Whether routers and their vassals agree on who shows what, and whether vassals may have addresses.
+//! Whether routers and their vassals agree on credentials, and whether vassals may have their addresses.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,10 @@ use tuntap_config::{Credentials, DeviceSpec, RouterSpec};
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use tuntap_core::policy::pattern::{Action, Rule, Rules};
 
-/// So many addresses of a network are looked at to see whether the chain `out` lets any of them pass.
+/// How many addresses of a network are tried at most, to find one that the chain `out` lets pass.
 const MAX_SOURCES: usize = 1024;
 
-/// A router and one of its vassals. `leases` are the router's.
+/// Checks a router and one of its vassals. `leases` are the router's.
 pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Finding> {
     let expects = router.config.credentials != Credentials::Off;
     let shows = vassal.config.credentials != Credentials::Off;
@@ -42,7 +42,7 @@ pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Findi
     vassal.config.devices.iter().filter_map(of_device).flatten().collect()
 }
 
-/// A device, and the router that it joins.
+/// A device and the router that it joins.
 struct Meeting<'a> {
     router: &'a Instance,
     spec: &'a RouterSpec,
@@ -60,7 +60,7 @@ impl Meeting<'_> {
         findings
     }
 
-    /// Whether there is anything that a device with `auto` could get.
+    /// Checks that the router has an address for a device with `auto`.
     fn network(&self) -> Option<Finding> {
         if !self.device.auto {
             return None;
@@ -82,7 +82,7 @@ impl Meeting<'_> {
         })
     }
 
-    /// Whether addresses that stand in the vassal's file are where the host looks for them.
+    /// Checks that the host has a route to the addresses in the vassal's file.
     fn places(&self) -> Vec<Finding> {
         // The host may have a route to more than the router's own networks.
         if self.router.hooks_mention(&["route", &self.spec.device]) {
@@ -184,7 +184,7 @@ impl Meeting<'_> {
         if let Some(address) = fixed.find(|address| !leases.allow(*address, &identity)) {
             return Some(Some(address));
         }
-        // It will claim its address by a packet, and nobody knows which.
+        // The device will claim an address by its first packet, and it isn't known which.
         let may_have_none = uncovered == Uncovered::Deny && leases.prefixes_of(&identity).next().is_none();
         (self.device.addresses.is_empty() && may_have_none).then_some(None)
     }
@@ -219,7 +219,7 @@ mod tests {
     const OWN: Holder = Holder::User(20001);
     const OTHER: Holder = Holder::User(20009);
 
-    /// The worst that is said, if all leases are of 10.0.0.2.
+    /// The severity of the worst finding, if all leases are of 10.0.0.2.
     fn verdict(router: &[(&str, &str)], vassal: &[(&str, &str)], holders: &[Holder]) -> Option<Severity> {
         let lease = |holder: &Holder| Grant { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: *holder };
         let leases: Vec<Grant> = holders.iter().map(lease).collect();

@@ -1,4 +1,5 @@
-//! Whether packet filters let pass what routers' devices forward, and what the host's own services for them need.
+//! Whether packet filters let pass what is forwarded between routers' devices and elsewhere, and what the host's own DNS
+//! servers and gateways need.
 
 mod remedy;
 
@@ -21,17 +22,17 @@ const DNS: u16 = 53;
 /// A kind of packet that has to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// From a vassal to elsewhere.
+    /// Packets from a vassal to elsewhere.
     Out,
-    /// What comes back to it.
+    /// Packets that come back to it.
     Back,
-    /// What comes to a mapped port.
+    /// Packets to a mapped port.
     Port,
     /// A question for a DNS server of this host.
     Question(PortProtocol),
-    /// Its answer.
+    /// An answer of a DNS server of this host.
     Answer,
-    /// From another router.
+    /// Datagrams from another router to the gateway at this port.
     Gateway(u16),
 }
 
@@ -50,13 +51,13 @@ impl Way {
     }
 }
 
-/// Whether a packet of each kind passes all filters. `found` tells where packets go. Only root may read filters.
+/// Checks that a packet of each kind passes all filters. `found` has the routes. Only root may read filters.
 pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surroundings>, asker: Asker) -> Vec<Finding> {
     let routers = &instance.config.routers;
     let mut findings: Vec<Finding> = unread(filters, routers, asker.is_root).into_iter().collect();
     let count = findings.len();
     for router in routers {
-        // The router's own table is made for it; whether it is somebody else's is asked elsewhere.
+        // The router's own table lets its packets pass. Whether it is the router's is checked in `network::table`.
         let own = format!("inet {}", router.table_name());
         for chain in filters.chains.iter().filter(|chain| !chain.is_nat && chain.table != own) {
             findings.extend(judge(instance, router, chain, found, asker));
@@ -79,12 +80,12 @@ pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surrounding
     findings
 }
 
-/// Who asks.
+/// Who runs the examination, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker {
-    /// Whether this is root, which may read filters.
+    /// True for root, who may read filters.
     pub is_root: bool,
-    /// Whether the instance runs, so that its own hooks have done what they do.
+    /// True if the instance runs, so that its hooks have had their effect.
     pub is_running: bool,
 }
 
@@ -93,7 +94,8 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
         return None;
     }
     let what = format!("packet filters: can't be read: {}", filters.unread.join("; "));
-    // Masquerading and ports are nothing without them; protection is what a start goes on without, unless it was asked for.
+    // Masquerading and ports need nftables. Without it the router starts with no protection of the host, unless the file asks
+    // for that.
     let needs_table = routers.iter().any(|router| {
         !(router.nat.is_empty() && router.ports.is_empty())
             || (router.has_network() && router.protection.was_asked_for())
@@ -109,7 +111,7 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
     })
 }
 
-/// What a chain does to a router's packets, if it is nothing good.
+/// The finding about a chain that drops a router's packets, or may drop them.
 fn judge(
     instance: &Instance,
     router: &RouterSpec,
@@ -144,7 +146,7 @@ fn judge(
         closed.dedup();
         let what = format!("{table}, chain {name}: drops {}", list(&closed));
         let remedy = remedy(chain, router, &closed);
-        // Few answers are too long for UDP.
+        // TCP is needed for the few answers that are too long for UDP.
         return Some(if is_slight { Finding::warning(what, remedy) } else { Finding::wrong(what, remedy) });
     }
     let (_, doubt) = doubts.first()?;
@@ -249,7 +251,7 @@ fn dns<'a>(
     ways
 }
 
-/// What another router sends, as far as the file tells from where.
+/// A datagram from another router, as far as the file tells where it comes from.
 fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'a Surroundings>) -> Packet<'a> {
     let address = gateway.ip();
     let has_it = |own: &&(String, IpNet)| own.1.addr() == address;
@@ -272,7 +274,7 @@ fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'
     }
 }
 
-/// The number in packets.
+/// The number of a protocol in IP headers.
 pub fn number(protocol: PortProtocol) -> u8 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
@@ -282,7 +284,7 @@ pub fn number(protocol: PortProtocol) -> u8 {
     }
 }
 
-/// DNS servers that devices are told of, and that are this host.
+/// The DNS servers among those for vassals (`tuntap-router-dns`) that are this host.
 pub fn own_servers<'a>(
     router: &'a RouterSpec,
     found: Option<&'a Surroundings>,
@@ -298,12 +300,12 @@ fn networks(router: &RouterSpec, is_ipv6: bool) -> Vec<IpNet> {
     router.addresses.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv6() == is_ipv6).collect()
 }
 
-/// Whether packets of a version of IP come from a router's vassals, as far as its file tells.
+/// Returns true if a router's vassals use a version of IP, as far as its file tells.
 pub fn speaks(router: &RouterSpec, is_ipv6: bool) -> bool {
     if router.addresses.is_empty() { !is_ipv6 } else { !networks(router, is_ipv6).is_empty() }
 }
 
-/// The interfaces towards the world: those that are named, else those of the default routes.
+/// The interfaces towards other networks: those of `tuntap-router-nat`, or else those of the default routes.
 pub fn uplinks<'a>(router: &'a RouterSpec, is_ipv6: bool, found: Option<&'a Surroundings>) -> Vec<&'a str> {
     if !router.nat.is_empty() {
         return router.nat.iter().map(String::as_str).collect();

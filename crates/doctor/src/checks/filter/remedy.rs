@@ -78,7 +78,7 @@ fn nft(chain: &BaseChain, router: &RouterSpec, way: Way) -> Vec<String> {
     }]
 }
 
-/// firewalld makes its rules anew at each reload, and has to be told in its own words.
+/// The commands of firewalld. It makes its rules anew at each reload, so that rules added by other programs are lost.
 fn firewalld(router: &RouterSpec, ways: &[Way]) -> String {
     let device = &router.device;
     let mut lines: Vec<String> = Vec::new();
@@ -100,7 +100,7 @@ fn firewalld(router: &RouterSpec, ways: &[Way]) -> String {
     lines.join("\n")
 }
 
-/// The same in the words of ufw.
+/// The commands of ufw, beside those for the chain itself.
 fn ufw(device: &str, ways: &[Way]) -> String {
     let mut lines: Vec<String> = Vec::new();
     if ways.iter().any(|way| matches!(way, Way::Out | Way::Back | Way::Port)) {
