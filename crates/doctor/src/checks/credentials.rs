@@ -60,7 +60,7 @@ impl Meeting<'_> {
         findings
     }
 
-    /// Checks that the router has an address for a device with `auto`.
+    /// Whether there is anything that a device with `auto` could get.
     fn network(&self) -> Option<Finding> {
         if !self.device.auto {
             return None;
@@ -184,7 +184,7 @@ impl Meeting<'_> {
         if let Some(address) = fixed.find(|address| !leases.allow(*address, &identity)) {
             return Some(Some(address));
         }
-        // The device will claim an address by its first packet, and it isn't known which.
+        // It will claim its address by a packet, and nobody knows which.
         let may_have_none = uncovered == Uncovered::Deny && leases.prefixes_of(&identity).next().is_none();
         (self.device.addresses.is_empty() && may_have_none).then_some(None)
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::finding::Finding;
 use crate::reading::Reading;
 
-/// Checks that the file loads this plugin. uWSGI looks into the folders of the `plugins-dir` lines before the `plugin` line, then
-/// into its own, where Debian has the C plugin of the same name.
+/// Checks that the file loads this plugin. uWSGI looks into the folders of the `plugins-dir` lines before the `plugin` line,
+/// then into its own, where Debian has the C plugin of the same name.
 pub fn plugin(reading: &Reading, own: &Path) -> Finding {
     if !reading.is_stand_in {
         return Finding::fine(format!("plugin {}", reading.plugin.display()));

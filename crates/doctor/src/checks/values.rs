@@ -4,8 +4,8 @@ use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{ConfigError, OptionName};
 
-/// Finds values that can't be used, and files that don't use the plugin at all. `names` are the errors about users and groups of
-/// leases, which stop no start.
+/// Finds values that can't be used, and files that don't use the plugin at all. `names` are the errors about users and groups
+/// of leases, which stop no start.
 pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
     let wrong = instance.errors.iter();
     let mut findings: Vec<Finding> = wrong
