@@ -57,7 +57,7 @@ pub enum StatisticsError {
     /// The router took the connection and has not told everything in time.
     #[error("no complete answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// More than [`MAX_LEN`].
+    /// The answer is longer than any that is read.
     #[error("the answer is longer than {} MiB", MAX_LEN >> 20)]
     TooLong,
     /// The connection was closed without a byte.
