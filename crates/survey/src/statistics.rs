@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tuntap_api::Snapshot;
 use tuntap_sys::socket::connect_once;
 
-/// Longest document that is read, in bytes. A router with 10,000 peers has some 15 MB to tell.
+/// Longest document that is read, in bytes. A router with 10,000 peers writes about 10 MB.
 const MAX_LEN: usize = 32 << 20;
 
 /// How long a router that wants no request may take for its first byte. One that wants a request waits as long as its client.
