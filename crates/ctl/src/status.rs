@@ -16,7 +16,7 @@ pub struct Arguments {
     /// `http://host:port` for a router with `stats-http`.
     #[arg(value_name = "SOCKET|HOST:PORT")]
     address: String,
-    /// Print the JSON document as the router tells it.
+    /// Print the JSON document as the router sends it.
     #[arg(long)]
     json: bool,
     /// Show this many peers, those with the most traffic first.
@@ -28,10 +28,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Asks the router, and writes what it says.
+    /// Reads the router's statistics, and writes them to `output`.
     ///
     /// # Errors
-    /// The router can't be asked, or `output` can't be written to.
+    /// The statistics can't be read, or `output` can't be written to.
     pub fn run(self, output: &mut impl Write) -> io::Result<()> {
         let document = ask(&self.address, Duration::from_secs(self.timeout)).map_err(|error| {
             // Of another kind than what `output` may fail with.

@@ -1,4 +1,4 @@
-//! `uwsgi-tuntap status` against routers that the tests play: they tell a document as a router does.
+//! `uwsgi-tuntap status` against sockets of the tests, which serve a document as a router does.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -8,9 +8,9 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a router tells.
+/// The statistics of a router.
 const DOCUMENT: &str = include_str!("../../api/tests/statistics.json");
-/// What the command shows of it.
+/// What the command prints for them.
 const OVERVIEW: &str = include_str!("overview.txt");
 
 fn status(arguments: &[&str]) -> Output {
@@ -35,17 +35,17 @@ fn assert_fails(output: &Output, words: &str) {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Tells one client.
-fn tell(mut client: impl Write, answer: &[u8]) {
+/// Serves one client.
+fn serve(mut client: impl Write, answer: &[u8]) {
     // A client that has read enough goes.
     let _ = client.write_all(answer);
 }
 
-/// The port of a router that tells this to one client.
+/// Serves one client of a TCP port. Returns the port.
 fn serve_tcp(answer: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
     let port = listener.local_addr().expect("it is bound").port();
-    thread::spawn(move || tell(listener.accept().expect("a client").0, &answer));
+    thread::spawn(move || serve(listener.accept().expect("a client").0, &answer));
     port
 }
 
@@ -56,7 +56,7 @@ fn overview_comes_over_a_unix_socket() {
     let listener = UnixListener::bind(&path).expect("a socket");
     let path = path.to_str().expect("UTF-8");
     let serving = thread::spawn(move || {
-        (0..2).for_each(|_| tell(listener.accept().expect("a client").0, DOCUMENT.as_bytes()));
+        (0..2).for_each(|_| serve(listener.accept().expect("a client").0, DOCUMENT.as_bytes()));
     });
     assert_shows(&status(&[path]), OVERVIEW);
     assert_shows(&status(&[path, "--json"]), &format!("{DOCUMENT}\n"));
@@ -70,7 +70,7 @@ fn abstract_name_is_uwsgis() {
     // As uWSGI itself binds them, abstract names end with a zero.
     let address = SocketAddr::from_abstract_name(format!("{name}\0")).expect("a name");
     let listener = UnixListener::bind_addr(&address).expect("a socket");
-    thread::spawn(move || tell(listener.accept().expect("a client").0, DOCUMENT.as_bytes()));
+    thread::spawn(move || serve(listener.accept().expect("a client").0, DOCUMENT.as_bytes()));
     assert_shows(&status(&[&format!("@{name}")]), OVERVIEW);
 }
 
@@ -94,7 +94,7 @@ fn overview_comes_over_http_asked_for_or_not() {
                 request.push(byte[0]);
             }
             let head = "HTTP/1.0 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n\r\n";
-            tell(client, format!("{head}{DOCUMENT}").as_bytes());
+            serve(client, format!("{head}{DOCUMENT}").as_bytes());
         }
     });
     assert_shows(&status(&[&format!("http://127.0.0.1:{port}/")]), OVERVIEW);

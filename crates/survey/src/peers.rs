@@ -12,13 +12,13 @@ use super::interface::Process;
 use super::statistics::{self, Source, StatisticsError, Transport};
 use tuntap_sys::netlink::Netlink;
 
-/// How long a router may take to tell its statistics.
+/// How long the statistics of a router may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many peers are looked at.
+/// How many peers are looked at, at most.
 const MAX_PEERS: usize = 1000;
 
-/// A peer, as the router says, and what it has.
+/// A peer by the router's statistics, with its interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its process.
@@ -42,10 +42,10 @@ pub struct PeerLink {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Asks a router for its peers, and looks at their network namespaces.
+/// Reads a router's peers from its statistics, and looks at their network namespaces.
 ///
 /// # Errors
-/// The router doesn't tell its statistics.
+/// The statistics can't be read.
 pub fn peers(source: Source<'_>, transport: Transport) -> Result<Vec<Peer>, StatisticsError> {
     let snapshot = statistics::read(source, transport, TIMEOUT)?.snapshot;
     // Each is looked at in /proc, where 0 is no process.

@@ -25,43 +25,43 @@ pub enum Source<'a> {
     Tcp(SocketAddr),
 }
 
-/// Whether a router wants an HTTP request (uWSGI's `stats-http`) before it tells anything.
+/// How a router serves its statistics (uWSGI's `stats-http`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// It writes the document at once.
+    /// It writes the document as soon as a client connects.
     Plain,
-    /// It wants a request.
+    /// It waits for an HTTP request.
     Http,
     /// Not known: a request is sent if nothing comes for half a second.
     Either,
 }
 
-/// A document as it came, and what it says.
+/// A document, as text and as values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// The JSON text, without the head of an HTTP response.
     pub json: Vec<u8>,
-    /// What it says.
+    /// The values.
     pub snapshot: Snapshot,
 }
 
 /// Why there are no statistics.
 #[derive(Debug, thiserror::Error)]
 pub enum StatisticsError {
-    /// Nobody takes the connection.
+    /// The connection isn't accepted.
     #[error("can't connect: {0}")]
     Connect(#[source] io::Error),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Connection(#[source] io::Error),
-    /// The router took the connection and has not told everything in time.
+    /// The connection was accepted, and the answer didn't end in time.
     #[error("no complete answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// The answer is longer than any that is read.
     #[error("the answer is longer than {} MiB", MAX_LEN >> 20)]
     TooLong,
     /// The connection was closed without a byte.
-    #[error("the connection was closed without an answer: a router tells nobody who may be a vassal")]
+    #[error("the connection was closed without an answer: a router serves nobody who may be a vassal")]
     Nothing,
     /// An HTTP response without success.
     #[error("the answer to the HTTP request is {0:?}")]
@@ -71,7 +71,7 @@ pub enum StatisticsError {
     Document(#[source] serde_json::Error),
 }
 
-/// Asks a router, and waits for the end of its answer for as long as `timeout`.
+/// Reads a router's statistics. The whole exchange may take as long as `timeout`.
 ///
 /// # Errors
 /// See [`StatisticsError`].
@@ -168,7 +168,7 @@ fn body(mut answer: Vec<u8>) -> Result<Vec<u8>, StatisticsError> {
 /// What ends the head of an HTTP response.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
-/// So much of a status line is told, in bytes.
+/// Longest part of a status line that an error quotes, in bytes.
 const MAX_STATUS_LEN: usize = 80;
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
         (listener, address)
     }
 
-    /// A router that waits for a request if it speaks HTTP, and then says this.
+    /// Serves one client with this answer, after its request if `is_http`.
     fn serve(is_http: bool, answer: Vec<u8>) -> (SocketAddr, JoinHandle<()>) {
         let (listener, address) = listener();
         let serving = thread::spawn(move || {

@@ -54,7 +54,7 @@ const fn changes_direction(char: char) -> bool {
 }
 
 fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
-    // The C plugin tells neither its device nor its version.
+    // The C plugin's statistics have neither its device nor its version.
     let device = if snapshot.device.is_empty() { "router" } else { &snapshot.device };
     write!(out, "{}: pid {}, uid {}, gid {}", Printable(device), snapshot.pid, snapshot.uid, snapshot.gid)?;
     if !snapshot.plugin_version.is_empty() {

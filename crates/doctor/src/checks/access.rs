@@ -19,7 +19,7 @@ pub fn reload(uid: u32, what: &str, path: &Path, barrier: Option<&Barrier>) -> O
     ))
 }
 
-/// Checks whether a device can reconnect to a router that was started anew. Its first connection is made as root, so that
+/// Checks whether a device can reconnect to a router that was restarted. Its first connection is made as root, so that
 /// this never keeps an instance from starting.
 pub fn rejoin(instance: &Instance, uid: u32, socket: &str, barrier: Option<&Barrier>) -> Finding {
     const CONSEQUENCE: &str = "should the router be stopped and started, the vassal ends, and starts anew";

@@ -156,7 +156,7 @@ fn judge(
     Some(Finding::warning(what, remedy(chain, router, &ways)))
 }
 
-/// What has to pass at a hook in a version of IP, as far as the router's file tells.
+/// What has to pass at a hook in a version of IP, as far as the router's file says.
 fn ways<'a>(
     router: &'a RouterSpec,
     hook: Hook,
@@ -251,7 +251,7 @@ fn dns<'a>(
     ways
 }
 
-/// A datagram from another router, as far as the file tells where it comes from.
+/// A datagram from another router, as far as the file says where it comes from.
 fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'a Surroundings>) -> Packet<'a> {
     let address = gateway.ip();
     let has_it = |own: &&(String, IpNet)| own.1.addr() == address;
@@ -300,7 +300,7 @@ fn networks(router: &RouterSpec, is_ipv6: bool) -> Vec<IpNet> {
     router.addresses.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv6() == is_ipv6).collect()
 }
 
-/// Returns true if a router's vassals use a version of IP, as far as its file tells.
+/// Returns true if a router's vassals use a version of IP, as far as its file says.
 pub fn speaks(router: &RouterSpec, is_ipv6: bool) -> bool {
     if router.addresses.is_empty() { !is_ipv6 } else { !networks(router, is_ipv6).is_empty() }
 }

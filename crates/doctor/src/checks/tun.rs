@@ -70,7 +70,7 @@ fn trial_result(trial: &Trial, asker: Asker) -> Vec<Finding> {
     }
 }
 
-/// A finding about something that was refused: wrong for root, a warning for others, whom the instances differ from.
+/// A finding about something that was refused: wrong for root; a warning for others, since it may be allowed to the instances.
 fn refused(what: String, remedy: &str, asker: Asker) -> Finding {
     if asker.is_root { Finding::wrong(what, remedy) } else { Finding::warning(what, remedy) }
 }
