@@ -12,7 +12,7 @@ use tuntap_sys::socket::connect_once;
 const MAX_LEN: usize = 32 << 20;
 
 /// How long a router that wants no request may take for its first byte. One that wants a request waits as long as its client.
-const FIRST_BYTE: Duration = Duration::from_millis(500);
+const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
@@ -32,7 +32,7 @@ pub enum Transport {
     Plain,
     /// It waits for an HTTP request.
     Http,
-    /// Not known: a request is sent if nothing comes for half a second.
+    /// Not known: a request is sent if nothing comes for a second.
     Either,
 }
 
@@ -77,20 +77,39 @@ pub enum StatisticsError {
 /// See [`StatisticsError`].
 pub fn read(source: Source<'_>, transport: Transport, timeout: Duration) -> Result<Document, StatisticsError> {
     let deadline = Instant::now() + timeout;
-    let answer = match source {
+    let answer = match ask(source, transport, deadline, timeout) {
+        // A router that wants no request, and was late, closes the connection with the request unread. That resets a TCP
+        // connection, and what the router has written may be lost.
+        Err(StatisticsError::Connection(error))
+            if transport == Transport::Either && error.kind() == io::ErrorKind::ConnectionReset =>
+        {
+            ask(source, Transport::Plain, deadline, timeout)
+        }
+        result => result,
+    };
+    let json = body(answer?)?;
+    let snapshot = Snapshot::from_json(&json).map_err(StatisticsError::Document)?;
+    Ok(Document { json, snapshot })
+}
+
+/// Connects, and reads the answer.
+fn ask(
+    source: Source<'_>,
+    transport: Transport,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<Vec<u8>, StatisticsError> {
+    match source {
         Source::Unix(name) => {
             let stream = UnixStream::from(connect_once(name).map_err(StatisticsError::Connect)?);
             stream.set_nonblocking(false).map_err(StatisticsError::Connection)?;
-            exchange(stream, transport, deadline, timeout)?
+            exchange(stream, transport, deadline, timeout)
         }
         Source::Tcp(address) => {
             let stream = TcpStream::connect_timeout(&address, timeout).map_err(StatisticsError::Connect)?;
-            exchange(stream, transport, deadline, timeout)?
+            exchange(stream, transport, deadline, timeout)
         }
-    };
-    let json = body(answer)?;
-    let snapshot = Snapshot::from_json(&json).map_err(StatisticsError::Document)?;
-    Ok(Document { json, snapshot })
+    }
 }
 
 /// A stream socket whose calls end in time.
@@ -205,7 +224,7 @@ mod tests {
         (address, serving)
     }
 
-    fn ask(is_http: bool, transport: Transport, answer: &[u8]) -> Result<Document, StatisticsError> {
+    fn read_from(is_http: bool, transport: Transport, answer: &[u8]) -> Result<Document, StatisticsError> {
         let (address, serving) = serve(is_http, answer.to_vec());
         let result = read(Source::Tcp(address), transport, LONG);
         serving.join().expect("the router");
@@ -213,7 +232,7 @@ mod tests {
     }
 
     fn error(answer: &[u8]) -> String {
-        ask(false, Transport::Plain, answer).expect_err("no statistics").to_string()
+        read_from(false, Transport::Plain, answer).expect_err("no statistics").to_string()
     }
 
     #[test]
@@ -225,9 +244,24 @@ mod tests {
             (true, Transport::Http, &response),
             (true, Transport::Either, &response),
         ] {
-            let document = ask(is_http, transport, answer).expect("statistics");
+            let document = read_from(is_http, transport, answer).expect("statistics");
             assert_eq!((document.json.as_slice(), document.snapshot.device.as_str()), (DOCUMENT, "emperor0"));
         }
+    }
+
+    #[test]
+    fn late_router_that_wants_no_request_is_understood() {
+        let (listener, address) = listener();
+        thread::spawn(move || {
+            let (mut late, _) = listener.accept().expect("a client");
+            thread::sleep(2 * FIRST_BYTE);
+            late.write_all(DOCUMENT).expect("the client waits");
+            drop(late);
+            let (mut client, _) = listener.accept().expect("the client comes again");
+            client.write_all(DOCUMENT).expect("the client reads");
+        });
+        let document = read(Source::Tcp(address), Transport::Either, LONG).expect("statistics");
+        assert_eq!(document.snapshot.device, "emperor0");
     }
 
     #[test]
