@@ -1,6 +1,10 @@
 //! The stats that collectors read.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+
+use serde_json::Value;
+use tuntap_api::Snapshot;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::packet;
@@ -16,6 +20,7 @@ cases!(stats_answer_over_http, Router: c ours);
 cases!(stats_have_an_option_of_their_own, Router: c ours);
 // C does not count packets, nor drops by their reason.
 cases!(packets_and_drops_are_counted, Router: ours);
+cases!(keys_are_those_of_the_golden_document, Router: ours);
 
 fn keys_and_byte_counts_are_those_of_c(router: Router) {
     let emperor = router.emperor().start();
@@ -98,4 +103,33 @@ fn packets_and_drops_are_counted(router: Router) {
     emperor.wait_for_stats("the router's totals outlive the peer", |stats| {
         stats.peers().is_empty() && stats.drops("invalid_source") == 1
     });
+}
+
+/// Collectors depend on each key. What a router says is what the types for readers hold.
+fn keys_are_those_of_the_golden_document(router: Router) {
+    const GOLDEN: &str = include_str!("../../crates/api/tests/statistics.json");
+    let emperor = router
+        .emperor()
+        .line("tuntap-router-address = emperor0 192.168.77.1/24")
+        .line("tuntap-router-port = tcp 8080 192.168.77.2:80")
+        .start();
+    let _peer = emperor.connect();
+    let stats = emperor.wait_for_stats("the connection is listed", |stats| stats.peers().len() == 1);
+    let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
+    assert_eq!(keys(&stats.0), keys(&golden));
+    let read = Snapshot::from_json(stats.0.to_string().as_bytes()).expect("the statistics of a router");
+    let written: Value = serde_json::from_slice(&read.to_json(true)).expect("JSON");
+    assert_eq!(written, stats.0);
+}
+
+/// The paths of all keys, once for all elements of an array.
+fn keys(value: &Value) -> BTreeSet<String> {
+    let below = |key: &str, value: &Value| -> Vec<String> {
+        [key.to_owned()].into_iter().chain(keys(value).into_iter().map(|path| format!("{key}.{path}"))).collect()
+    };
+    match value {
+        Value::Object(map) => map.iter().flat_map(|(key, value)| below(key, value)).collect(),
+        Value::Array(list) => list.iter().flat_map(keys).collect(),
+        _ => BTreeSet::new(),
+    }
 }

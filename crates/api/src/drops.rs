@@ -7,8 +7,8 @@ use serde::ser::{Serialize, Serializer};
 
 use super::Word;
 
-/// Dropped packets by reason, in the router's order. In JSON it is a map. A router lists all reasons that it knows, so that
-/// a collector finds each key from the start.
+/// Dropped packets by reason, in the router's order. In JSON it is a map. A router lists all its reasons, so that a
+/// collector finds each key from the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DropCounts(Vec<(Word, u64)>);
 

@@ -1,8 +1,8 @@
-//! What a router says on its statistics socket: one [`Snapshot`], as JSON. The router fills and writes it; the command and
-//! the doctor read it. docs/PROTOCOL.md describes the document for readers in other languages.
+//! The statistics that a router serves: one [`Snapshot`], as JSON. The router fills and writes it; the command and the doctor
+//! read it. docs/PROTOCOL.md describes the document for readers in other languages.
 //!
-//! A reader meets routers of other versions. It ignores keys that it doesn't know, and takes the default of the type for
-//! keys that are missing: 0, false, nothing.
+//! A router may be of another version than its reader. Reading ignores unknown keys, and takes the default of the type for
+//! missing ones: 0, false, an empty string or list.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 //! `uwsgi-tuntap`: what an operator asks about the plugin without uWSGI.
 
 mod options;
+mod status;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -18,12 +19,15 @@ struct Arguments {
 enum Command {
     /// Lists the options of the plugin
     Options(options::Arguments),
+    /// Shows a running router: device, totals, peers by traffic, drops by reason, limits that were reached
+    Status(status::Arguments),
 }
 
 impl Command {
     fn run(self, output: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Options(arguments) => arguments.run(output),
+            Self::Status(arguments) => arguments.run(output),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What a check says.
+//! What a check finds.
 
 use std::fmt;
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// All is as it should be.
     Fine,
     /// It works, but something is missing or will go wrong later.
     Warning,
@@ -16,26 +16,26 @@ pub enum Severity {
 /// One line for the operator, with what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// How serious it is.
     pub severity: Severity,
     /// What was found, in one line.
     pub what: String,
-    /// What mends it, line by line.
+    /// What the operator can do about it, line by line.
     pub remedy: Vec<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// Makes a finding that all is as it should be.
     pub fn fine(what: impl Into<String>) -> Self {
         Self { severity: Severity::Fine, what: what.into(), remedy: Vec::new() }
     }
 
-    /// Not as it could be.
+    /// Makes a finding about something that works, and could be better.
     pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::bad(Severity::Warning, what.into(), &remedy.into())
     }
 
-    /// Must be mended.
+    /// Makes a finding about something that doesn't work.
     pub fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::bad(Severity::Wrong, what.into(), &remedy.into())
     }

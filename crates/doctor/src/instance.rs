@@ -1,4 +1,4 @@
-//! One file's instance: what its options say.
+//! The instance of uWSGI that a file describes.
 
 use std::ffi::CString;
 
@@ -16,11 +16,12 @@ pub struct Instance {
     pub file: String,
     /// How uWSGI reads it.
     pub reading: Reading,
-    /// What this plugin makes of it; without the values that can't be used.
+    /// What the plugin's options say, without the values that can't be used.
     pub config: Config,
     /// The values that can't be used.
     pub errors: Vec<ConfigError>,
-    /// Whom the instance drops its privileges to; `None` if it stays root. The error says which user or group there isn't.
+    /// The account that the instance drops its privileges to; `None` if it stays root. The error names the user or group that
+    /// doesn't exist.
     pub account: Result<Option<Account>, String>,
 }
 
@@ -32,7 +33,7 @@ impl Instance {
         Self { file: file.to_owned(), reading, config, errors, account }
     }
 
-    /// Whom the instance drops its privileges to, if there is such a user and it isn't root.
+    /// The account that the instance drops its privileges to, if it exists and isn't root.
     pub fn account(&self) -> Option<&Account> {
         self.account.as_ref().ok()?.as_ref()
     }
@@ -42,28 +43,28 @@ impl Instance {
         self.reading.all(option)
     }
 
-    /// The value of a uWSGI option that counts.
+    /// The last value of a uWSGI option, which is the one that counts.
     pub fn last(&self, option: &str) -> Option<&str> {
         self.reading.all(option).last()
     }
 
-    /// Whether a uWSGI option is set and not switched off.
+    /// Returns true if a uWSGI option is set and not switched off.
     pub fn is_on(&self, option: &str) -> bool {
         self.last(option)
             .is_some_and(|value| !["false", "off", "no", "0"].contains(&value.to_ascii_lowercase().as_str()))
     }
 
-    /// Whether it starts vassals.
+    /// Returns true if the instance is an Emperor, which starts vassals.
     pub fn is_emperor(&self) -> bool {
         self.last("emperor").is_some()
     }
 
-    /// Whether its vassals are born in network namespaces of their own.
+    /// Returns true if its vassals start in network namespaces of their own.
     pub fn gives_namespaces(&self) -> bool {
         self.names_net("emperor-use-clone")
     }
 
-    /// Whether it moves into a network namespace of its own.
+    /// Returns true if it moves into a network namespace of its own.
     pub fn makes_namespace(&self) -> bool {
         self.names_net("unshare")
     }
@@ -72,7 +73,7 @@ impl Instance {
         self.all(option).any(|value| value.split(',').any(|word| word == "net"))
     }
 
-    /// Addresses that the lines that uWSGI runs give to a device.
+    /// The addresses that hooks give to a device.
     pub fn hook_addresses(&self, device: &str) -> Vec<IpNet> {
         let about = self.hooks().filter(|line| line.split_whitespace().any(|word| word == device));
         let giving = about.filter(|line| {
@@ -84,19 +85,19 @@ impl Instance {
             .collect()
     }
 
-    /// Whether a line that uWSGI runs or a file that it writes has one of these words in it: the operator may see to
-    /// something there.
+    /// Returns true if a hook has all these words in it: then the operator may take care of something there.
     pub fn hooks_mention(&self, words: &[&str]) -> bool {
         self.hooks().any(|line| words.iter().all(|word| line.contains(word)))
     }
 
+    /// The lines of hooks: commands that uWSGI runs, files that it writes.
     fn hooks(&self) -> impl Iterator<Item = &str> {
         let is_hook = |key: &str| ["hook-", "exec-", "call-"].iter().any(|prefix| key.starts_with(prefix));
         self.reading.options.iter().filter(move |(key, _)| is_hook(key)).map(|(_, value)| value.as_str())
     }
 }
 
-/// Looks up what uWSGI's `uid` and `gid` name, as uWSGI does: digits are a number, everything else is a name.
+/// Looks up the account that uWSGI's `uid` and `gid` name. As in uWSGI, digits are a number and everything else is a name.
 fn find_account(reading: &Reading) -> Result<Option<Account>, String> {
     let last = |option, immediate| reading.all(option).last().or_else(|| reading.all(immediate).last());
     let gid = match last("gid", "immediate-gid") {
@@ -120,7 +121,7 @@ fn find_account(reading: &Reading) -> Result<Option<Account>, String> {
     Ok((!uid.is_root()).then(|| Account { uid: uid.as_raw(), gid: gid.as_raw(), groups }))
 }
 
-/// The specification, made of the values that can be used, and what is wrong with the others.
+/// Makes the configuration of the values that can be used. Returns it with the errors about the others.
 fn checked(values: &[(String, String)]) -> (Config, Vec<ConfigError>) {
     let known = values.iter().filter_map(|(name, value)| {
         let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
@@ -139,7 +140,7 @@ fn checked(values: &[(String, String)]) -> (Config, Vec<ConfigError>) {
                         leave_out(&mut good, error);
                     }
                 }
-                // Later ones are about what has been left out.
+                // Errors of later rounds are consequences of values that were left out.
                 first_errors.get_or_insert(errors);
                 if good.len() == count {
                     return (Config::default(), first_errors.unwrap_or_default());
@@ -149,8 +150,9 @@ fn checked(values: &[(String, String)]) -> (Config, Vec<ConfigError>) {
     }
 }
 
-/// Takes the value out that an error is about: the last one that is the error's, or else has its last word, for errors
-/// about several values together name them in their own way; or else all of the option.
+/// Removes the value that an error is about. That is the last one of the option which equals the error's value, or else the
+/// last one that contains the last word of it, since errors about several values put them together. If there is none, all
+/// values of the option are removed.
 fn leave_out(values: &mut Vec<(OptionName, &str)>, error: &ConfigError) {
     let last_word = error.value.split_whitespace().last().unwrap_or_default();
     let find = |test: &dyn Fn(&str) -> bool| {

@@ -1,11 +1,12 @@
 //! `tuntap-doctor`: examines a set-up without starting it. Facts come from uWSGI's own reading of the files and from
-//! [`tuntap_survey`]; the checks are pure and turn them into findings.
+//! [`tuntap_survey`]. The checks are pure: they turn facts into findings.
 
 mod checks;
 mod finding;
 mod instance;
 mod probe;
 mod reading;
+mod running;
 mod setup;
 
 use std::io::{self, Write};
@@ -15,11 +16,11 @@ pub use finding::{Finding, Severity};
 pub use reading::{Reading, Task};
 
 /// Examines the files of a router and its vassals and writes what it finds. `own` is where this plugin was loaded from.
-/// Returns whether nothing is wrong.
+/// Returns true if nothing is wrong.
 pub fn examine(files: &[String], own: &Path, out: &mut impl Write) -> bool {
     let result = setup::examine(files, own).and_then(|sections| write(&sections, out));
     result.unwrap_or_else(|error| {
-        // Standard output may be what failed.
+        // If standard output is what failed, nobody can be told.
         let _ = writeln!(out, "the examination failed: {error}");
         false
     })

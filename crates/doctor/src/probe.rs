@@ -1,4 +1,4 @@
-//! Has a uWSGI process read a file.
+//! Starts a uWSGI process that reads a file and reports its options.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,29 +16,33 @@ use super::reading::{Reading, Task};
 use tuntap_sys::process::set_close_on_exec;
 
 /// Longest time that uWSGI may take to read a file. It may wait for a lock (`flock-wait`) or a name server (`resolve`).
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time between two looks at whether it has ended.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// How many of its last lines tell why uWSGI gave up.
+/// How many of the last lines of its output are shown if uWSGI gives up.
 const LAST_LINES: usize = 4;
 
-/// What a process has in its environment for itself alone. With it, another uWSGI would take itself for a vassal, for a
-/// reloaded one, or for a service of systemd.
+/// Variables that are meant for one process only. Another uWSGI that inherits them takes itself for a vassal, for a reloaded
+/// instance, or for a service of systemd.
 const NOT_TO_INHERIT: [&str; 5] =
     ["NOTIFY_SOCKET", "UWSGI_EMPEROR_FD", "UWSGI_EMPEROR_FD_CONFIG", "UWSGI_ORIGINAL_PROC_NAME", "UWSGI_RELOADS"];
 
 /// Arguments of a uWSGI command line.
 #[derive(Debug, Clone, Default)]
 pub struct Arguments {
-    /// Those before the file.
+    /// Arguments before the file.
     pub before: Vec<String>,
-    /// Those behind it.
+    /// Arguments after the file.
     pub after: Vec<String>,
 }
 
-/// Reads a file as uWSGI would. If the file doesn't load this plugin, the one in `plugin` stands in for it. The error is
-/// what uWSGI said before it gave up.
+/// Reads a file as uWSGI would. If the file doesn't load this plugin, the command line loads `plugin`. The inner error is the
+/// end of uWSGI's output if it gave up.
+///
+/// # Errors
+/// No process can be started, or waited for.
 pub fn read(file: &str, plugin: &Path, around: &Arguments) -> io::Result<Result<Reading, Vec<String>>> {
     let first = run(file, None, around)?;
     if first.is_ok() {
@@ -60,7 +64,8 @@ fn run(file: &str, stand_in: Option<&Path>, around: &Arguments) -> io::Result<Re
     if let Some(plugin) = stand_in {
         command.arg("--plugin").arg(plugin);
     }
-    // A block that the file leaves open (`if-env`, `for`) must not swallow the last option: without it, uWSGI would start.
+    // A block that the file leaves open (`if-env`, `for`) must not swallow the last option, without which uWSGI would start
+    // the instance.
     command.args(&around.before).args([loader(file), file]).args(&around.after).arg("--endif");
     command.args(["--tuntap-doctor", file]);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
@@ -73,12 +78,12 @@ fn run(file: &str, stand_in: Option<&Path>, around: &Arguments) -> io::Result<Re
     let said = String::from_utf8_lossy(&contents(&mut output)?).into_owned();
     let mut lines: Vec<String> = said.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if status.is_none() {
-        lines.push(format!("(nothing more within {} s)", PATIENCE.as_secs()));
+        lines.push(format!("(nothing more within {} s)", TIMEOUT.as_secs()));
     }
     Ok(Err(lines.split_off(lines.len().saturating_sub(LAST_LINES))))
 }
 
-/// The option with which the Emperor loads a vassal's file.
+/// The option by which the Emperor has a vassal load its file.
 fn loader(file: &str) -> &'static str {
     let path = file.split_once(".ini:").map_or(file, |(path, _)| &file[..path.len() + ".ini".len()]);
     match Path::new(path).extension().and_then(|extension| extension.to_str()) {
@@ -90,7 +95,7 @@ fn loader(file: &str) -> &'static str {
     }
 }
 
-/// The name that this process was started under, by which uWSGI may load plugins.
+/// The name that this process was started under. uWSGI may choose plugins by it.
 fn own_name() -> OsString {
     let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let name = line.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -102,7 +107,7 @@ fn memory_file() -> io::Result<File> {
     made.map(File::from).map_err(|error| named("memfd_create, for what the other uWSGI says", &error))
 }
 
-/// Says what has failed. A system call that root may not make is one that a sandbox refuses.
+/// Adds the step that has failed to an error. If root may not make a system call, a sandbox refuses it.
 fn named(step: &str, error: &io::Error) -> io::Error {
     let hint = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
@@ -121,9 +126,9 @@ fn contents(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How it ended; `None` if it had to be killed.
+/// Waits for the end of a process. Returns `None` if it had to be killed.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

@@ -1,32 +1,33 @@
-//! How uWSGI itself reads a file: a uWSGI process of its own does, with all placeholders, includes and conditions, and
-//! tells this before it would act on any of it.
+//! How uWSGI itself reads a file, with all placeholders, includes and conditions: a separate uWSGI process reads it, reports
+//! its options and ends before it acts on any of them.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What a uWSGI process is to tell, and where to.
+/// What a uWSGI process has to report, and where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Task {
-    /// Number of the descriptor that takes the [`Reading`].
+    /// Number of the descriptor that the [`Reading`] is written to, as JSON.
     pub descriptor: RawFd,
-    /// Whether the command line loaded the plugin, because the file doesn't.
+    /// True if the command line loads the plugin, because the file doesn't.
     pub is_stand_in: bool,
 }
 
 impl Task {
-    /// The variable of the environment that it travels in. With `UWSGI_` before it, uWSGI would make an option of it.
+    /// The environment variable that a task travels in. Its name doesn't begin with `UWSGI_`, since uWSGI makes options of
+    /// such variables.
     pub const VARIABLE: &str = "TUNTAP_DOCTOR_TASK";
 
     const STAND_IN: &str = "stand-in";
 
-    /// As the variable's value.
+    /// Renders the variable's value.
     pub fn render(self) -> String {
         if self.is_stand_in { format!("{} {}", self.descriptor, Self::STAND_IN) } else { self.descriptor.to_string() }
     }
 
-    /// From the variable's value.
+    /// Parses the variable's value.
     pub fn parse(value: &str) -> Option<Self> {
         let (descriptor, is_stand_in) = match value.split_once(' ') {
             Some((descriptor, Self::STAND_IN)) => (descriptor, true),
@@ -42,15 +43,15 @@ impl Task {
 pub struct Reading {
     /// Where this plugin was loaded from.
     pub plugin: PathBuf,
-    /// Another plugin of this one's name that the file loads.
+    /// Another plugin of the same name that the file loads.
     pub other_plugin: Option<PathBuf>,
-    /// Whether the command line loaded the plugin, because the file doesn't.
+    /// True if the command line loads the plugin, because the file doesn't.
     pub is_stand_in: bool,
     /// The options of this plugin, by name.
     pub values: Vec<(String, String)>,
     /// All options and placeholders, in order.
     pub options: Vec<(String, String)>,
-    /// Whether the symbol of `tuntap-use-credentials` is in no plugin and no library.
+    /// True if no plugin and no library has the symbol that `tuntap-use-credentials` names.
     pub symbol_is_missing: bool,
 }
 

@@ -1,15 +1,13 @@
-//! The whole examination: reads the files, gathers the facts that each check needs, and sorts what they say.
+//! The whole examination: reads the files, gathers the facts that each check needs, and sorts the findings.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
 use std::{fs, io};
 
 use caps::{CapSet, Capability};
 use nix::unistd::{Group, User, geteuid};
 
-use super::checks::live::{self, Life};
+use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
     access, credentials, filter, host, kernel, network, placement, plugin, ports, sockets, tun, values,
@@ -17,6 +15,7 @@ use super::checks::{
 use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
+use super::running;
 use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_grants};
 use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Networks, PortUses};
@@ -25,19 +24,15 @@ use tuntap_sys::netlink::Netlink;
 use tuntap_survey::access::{Account, Barrier, Wish, barrier, own_barrier};
 use tuntap_survey::filter::Filters;
 use tuntap_survey::interface::{Process, holders, interface};
-use tuntap_survey::listener::{Listener, folder_of, hidden_listener, listener};
+use tuntap_survey::listener::{Listener, folder_of, listener};
 use tuntap_survey::network::Surroundings;
-use tuntap_survey::peers::{Peer, Source};
-
-/// How long a router may take to see that a connection has ended.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found about one file, or about the machine.
 #[derive(Debug)]
 pub struct Section {
-    /// The file, or the words for the machine.
+    /// The name of the file, or words for the machine.
     pub title: String,
-    /// In the order of the checks.
+    /// The findings in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
@@ -63,18 +58,19 @@ pub fn examine(files: &[String], own: &Path) -> io::Result<Vec<Section>> {
     Ok(sections)
 }
 
-/// What all routers of a machine meet.
+/// Facts about the machine that all routers share.
 #[derive(Debug)]
 struct Machine {
-    /// The error says why they can't be read.
+    /// Interfaces, addresses, routes and settings. The error says why they can't be read.
     surroundings: Result<Surroundings, String>,
-    /// Networks that a router's may be in the way of, or why they can't be read.
+    /// Networks that a router's may be in conflict with. The error says why they can't be read.
     networks: Result<Networks, String>,
+    /// Packet filters.
     filters: Filters,
 }
 
 impl Machine {
-    /// Looks around, if there are routers at all.
+    /// Gathers the facts, if there are routers at all.
     fn look(instances: &[Instance]) -> Self {
         if instances.iter().all(|instance| instance.config.routers.is_empty()) {
             let (surroundings, networks) = (Ok(Surroundings::default()), Ok(Networks::default()));
@@ -87,13 +83,13 @@ impl Machine {
     }
 }
 
-/// Each file once, also if it was named in several ways.
+/// Each file once, even if several names lead to it.
 fn once_each(files: &[String]) -> Vec<&String> {
     let mut known = HashSet::new();
     files.iter().filter(|file| known.insert(fs::canonicalize(file).unwrap_or_else(|_| file.into()))).collect()
 }
 
-/// What the Emperor adds to the command lines of its vassals.
+/// The arguments that the Emperor adds to the command lines of its vassals.
 fn vassal_arguments(emperor: &Instance) -> Arguments {
     let options = |pairs: &[(&str, &str)]| -> Vec<String> {
         let with_flag = |(option, flag): &(&str, &str)| {
@@ -125,10 +121,10 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
     findings.extend(placement::routers(instance));
     findings.extend(placement::devices(instance, emperor.filter(|emperor| emperor.file != instance.file)));
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());
-    let lives = lives(instance);
-    let is_running = lives.iter().any(Option::is_some);
+    let running = running::routers(instance);
+    let is_running = running.iter().any(Option::is_some);
     let Machine { surroundings, networks, filters } = machine;
-    findings.extend(of_routers(instance, &lives, filters, surroundings.as_ref().ok()));
+    findings.extend(of_routers(instance, &running, filters, surroundings.as_ref().ok()));
     findings.extend(of_devices(instance, all));
     if !instance.config.routers.is_empty() {
         findings.push(kernel::descriptors(instance, tuntap_survey::kernel::most_descriptors()));
@@ -153,7 +149,7 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
             filter::Asker { is_root: geteuid().is_root(), is_running },
         ));
         findings.extend(ports::mapped_twice(instance, &earlier));
-        findings.extend(of_host(instance, &lives, filters, surroundings.as_ref().ok()));
+        findings.extend(of_host(instance, &running, filters, surroundings.as_ref().ok()));
         findings.extend(of_tables_of_all(instance, &vassals));
     }
     for router in all.iter().filter(|other| other.file != instance.file && meets(other, instance)) {
@@ -162,7 +158,7 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
     findings
 }
 
-/// Whether a device of the vassal names a socket of the router.
+/// Returns true if a device of the vassal names a socket of the router.
 fn meets(router: &Instance, vassal: &Instance) -> bool {
     vassal.config.devices.iter().any(|device| router_of(router, device.socket.as_deref()))
 }
@@ -189,60 +185,26 @@ fn after_a_reload(instance: &Instance, account: &Account) -> Vec<Finding> {
         .collect()
 }
 
-/// Where a user is stopped. Nothing if that can't be found out, which only root can.
+/// What keeps a user from a file. Only root can find that out; for others it is `None`.
 fn stopped(account: &Account, path: &Path, wish: Wish) -> Option<Barrier> {
     barrier(account, path, wish).ok().flatten()
 }
 
-/// The processes of each router of an instance that runs.
-fn lives(instance: &Instance) -> Vec<Option<Life>> {
-    let life = |router: &RouterSpec| {
-        let mut processes = holders(&router.device);
-        let found = listener(&router.socket);
-        // The router alone has a device that it has made again.
-        if let Listener::Listening(master) = &found
-            && processes.iter().any(|process| process.parent() == Some(master.pid))
-            && !processes.contains(master)
-        {
-            processes.insert(0, master.clone());
-        }
-        let (is_its_own, answers, has_no_file) = match &found {
-            Listener::Listening(process) => {
-                let is_its_own = processes.contains(process);
-                (is_its_own, is_its_own && tuntap_survey::listener::answers(&router.socket, PATIENCE), false)
-            }
-            // Its queue is full.
-            Listener::Unknown(_) => {
-                (hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process)), false, false)
-            }
-            Listener::Missing | Listener::NoFolder => {
-                let hidden = hidden_listener(&router.socket);
-                // One that waits for its socket after a reload has none.
-                let waits = || processes.iter().any(|process| process.was_given(Path::new(&instance.file)));
-                (hidden.is_some_and(|process| processes.contains(&process)) || waits(), true, true)
-            }
-            Listener::NoSocket | Listener::Silent => (false, false, false),
-        };
-        let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
-        is_its_own.then_some(Life { processes, stopped, answers, has_no_file })
-    };
-    instance.config.routers.iter().map(life).collect()
-}
-
 fn of_routers(
     instance: &Instance,
-    lives: &[Option<Life>],
+    running: &[Option<RunningRouter>],
     filters: &Filters,
     surroundings: Option<&Surroundings>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (router, life) in instance.config.routers.iter().zip(lives) {
-        let is_running = life.is_some();
+    for (router, running) in instance.config.routers.iter().zip(running) {
+        let is_running = running.is_some();
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        // What is wrong with the socket of one that runs is told with its processes.
+        // If the router runs, the finding about its processes covers its socket.
         let found = listener(&router.socket);
-        if life.as_ref().is_none_or(|life| life.answers && !life.has_no_file) || found == Listener::NoFolder {
+        if running.as_ref().is_none_or(|running| running.answers && !running.has_no_file) || found == Listener::NoFolder
+        {
             findings.push(sockets::router(
                 &router.socket,
                 &found,
@@ -252,22 +214,22 @@ fn of_routers(
             ));
         }
         if let Some(StatsAddress::Unix(name)) = router.stats.as_ref().filter(|_| !instance.is_on("abstract-socket")) {
-            let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
+            let own = running.as_ref().map(|running| running.processes.as_slice()).unwrap_or_default();
             findings.extend(sockets::statistics(name, &listener(name), own));
         }
-        let Some(life) = life else {
+        let Some(running) = running else {
             findings.extend(network::table(router, tuntap_survey::network::table_is_taken));
             continue;
         };
-        findings.extend(live::processes(router, life));
-        findings.extend(surroundings.map(|found| live::device(instance, router, found, life)).unwrap_or_default());
+        findings.extend(live::processes(router, running));
+        findings.extend(surroundings.map(|found| live::device(instance, router, found, running)).unwrap_or_default());
         if !filters.lacks_nftables {
-            // The table stays as it is while IPv6 is turned off, until a reload.
+            // The table doesn't change when IPv6 is turned off, before the next reload.
             let wanted = [&without_ipv6(router, surroundings), router].map(tuntap_host::rules_of_tables);
-            findings.extend(live::table(router, &wanted, &filters.inet_tables, life));
+            findings.extend(live::table(router, &wanted, &filters.inet_tables, running));
         }
-        if life.answers {
-            findings.extend(live::peers(router, peers(instance, router).as_ref()));
+        if running.answers {
+            findings.extend(live::peers(router, running::peers(instance, router).as_ref()));
         }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {
@@ -279,7 +241,7 @@ fn of_routers(
     findings
 }
 
-/// What a router keeps of its options on a host without IPv6.
+/// The options of a router that have an effect on a host without IPv6.
 fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> RouterSpec {
     let mut router = router.clone();
     let link = surroundings.and_then(|found| found.link(&router.device));
@@ -290,31 +252,10 @@ fn without_ipv6(router: &RouterSpec, surroundings: Option<&Surroundings>) -> Rou
     router
 }
 
-/// The peers of a router that runs, by its statistics; `None` if it has none.
-fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
-    Some(match router.stats.as_ref()? {
-        StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
-        StatsAddress::Tcp(text) => match ports::socket_address(text) {
-            Some(mut address) => {
-                if address.ip().is_unspecified() {
-                    address.set_ip(Ipv4Addr::LOCALHOST.into());
-                }
-                ask(instance, Source::Tcp(address))
-            }
-            None => Err("its statistics have a name as their address".to_owned()),
-        },
-    })
-}
-
-fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
-    tuntap_survey::peers::peers(source, instance.is_on("stats-http"))
-        .map_err(|error| format!("its statistics: {error}"))
-}
-
-/// What the host has that vassals reach, take away or use up.
+/// Findings about what vassals reach of the host, and about ports that somebody else has.
 fn of_host(
     instance: &Instance,
-    lives: &[Option<Life>],
+    running: &[Option<RunningRouter>],
     filters: &Filters,
     surroundings: Option<&Surroundings>,
 ) -> Vec<Finding> {
@@ -334,15 +275,15 @@ fn of_host(
     let own_tables: Vec<_> = instance.config.routers.iter().map(RouterSpec::table_name).collect();
     let addresses: Vec<_> = surroundings.iter().flat_map(|found| &found.addresses).map(|(_, net)| net.addr()).collect();
     let uses = PortUses { services: &services, chains: &filters.chains, addresses: &addresses };
-    for (router, life) in instance.config.routers.iter().zip(lives) {
+    for (router, running) in instance.config.routers.iter().zip(running) {
         findings.extend(ports::taken(router, &own_tables, uses));
-        let own = life.as_ref().map(|life| life.processes.as_slice()).unwrap_or_default();
+        let own = running.as_ref().map(|running| running.processes.as_slice()).unwrap_or_default();
         findings.extend(ports::own(router, &services, own));
         findings.extend(host::opened(router));
         let Some(found) = surroundings else { continue };
-        findings.extend(host::dns_servers(router, &services, filters, found, life.is_some()));
-        // What a router with addresses lets its vassals reach is in its table, which is there when it runs.
-        if life.is_some() || router.addresses.is_empty() {
+        findings.extend(host::dns_servers(router, &services, filters, found, running.is_some()));
+        // A router with addresses protects the host by its own table, which exists only while it runs.
+        if running.is_some() || router.addresses.is_empty() {
             findings.extend(host::metadata(instance, router, filters, found));
             findings.extend(host::exposure(router, &services, filters, found));
         }
@@ -350,7 +291,7 @@ fn of_host(
     findings
 }
 
-/// What vassals can use up of tables of the kernel that the whole machine shares.
+/// Findings about tables of the kernel that vassals can fill, and that the whole machine shares.
 fn of_tables_of_all(instance: &Instance, vassals: &[&Instance]) -> Vec<Finding> {
     let tracked = tuntap_survey::kernel::tracked_connections();
     let known = vassals.iter().map(|vassal| vassal.config.devices.len()).sum();
@@ -379,7 +320,7 @@ fn may_be_favoured() -> bool {
     caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_NICE).unwrap_or(false)
 }
 
-/// What keeps this process from making a file.
+/// What keeps this process from making a socket's file.
 fn unwritable(socket: &str) -> Option<Barrier> {
     if socket.starts_with('@') { None } else { own_barrier(folder_of(Path::new(socket)), Wish::Write) }
 }
@@ -393,7 +334,8 @@ fn of_devices(instance: &Instance, all: &[Instance]) -> Vec<Finding> {
     {
         let made_by = all.iter().find(|other| router_of(other, Some(socket))).map(|other| other.file.as_str());
         let found = listener(socket);
-        let hangs = matches!(&found, Listener::Listening(_)) && !tuntap_survey::listener::answers(socket, PATIENCE);
+        let hangs =
+            matches!(&found, Listener::Listening(_)) && !tuntap_survey::listener::answers(socket, running::TIMEOUT);
         findings.push(if hangs {
             sockets::hanging(device, socket)
         } else {

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod network;
 pub mod peers;
 pub mod services;
+pub mod statistics;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tun;

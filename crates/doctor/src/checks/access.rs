@@ -1,4 +1,4 @@
-//! What an instance may still do once it has dropped its privileges.
+//! What an instance may still do after it has dropped its privileges.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_survey::access::Barrier;
 
-/// What the instance reads again when it reloads: the plugin, and its own file.
+/// Checks a file that the instance reads again when it reloads: the plugin, or its own file.
 pub fn reload(uid: u32, what: &str, path: &Path, barrier: Option<&Barrier>) -> Option<Finding> {
     let barrier = barrier?;
     let mode = if barrier.path == path { "o+r" } else { "o+x" };
@@ -19,8 +19,8 @@ pub fn reload(uid: u32, what: &str, path: &Path, barrier: Option<&Barrier>) -> O
     ))
 }
 
-/// Whether a device finds back to a router that was started anew. It connects first as root, so that this never keeps an
-/// instance from starting.
+/// Checks whether a device can reconnect to a router that was restarted. Its first connection is made as root, so that
+/// this never keeps an instance from starting.
 pub fn rejoin(instance: &Instance, uid: u32, socket: &str, barrier: Option<&Barrier>) -> Finding {
     const CONSEQUENCE: &str = "should the router be stopped and started, the vassal ends, and starts anew";
     let jail = ["chroot", "pivot-root", "pivot_root"].into_iter().find(|option| instance.last(option).is_some());

@@ -1,4 +1,4 @@
-//! Whether routers and their vassals agree on who shows what, and whether vassals may have addresses.
+//! Whether routers and their vassals agree on credentials, and whether vassals may have their addresses.
 
 use std::net::IpAddr;
 
@@ -11,10 +11,10 @@ use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Holder, Identity};
 use tuntap_core::policy::pattern::{Action, Rules};
 
-/// So many addresses of a network are looked at to see whether the chain `out` lets any of them pass.
+/// How many addresses of a network are tried at most, to find one that the chain `out` lets pass.
 const MAX_SOURCES: usize = 1024;
 
-/// A router and one of its vassals. `leases` are the router's.
+/// Checks a router and one of its vassals. `leases` are the router's.
 pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Finding> {
     let expects = router.config.credentials != Credentials::Off;
     let shows = vassal.config.credentials != Credentials::Off;
@@ -43,7 +43,7 @@ pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Findi
     vassal.config.devices.iter().filter_map(of_device).flatten().collect()
 }
 
-/// A device, and the router that it joins.
+/// A device and the router that it joins.
 struct Meeting<'a> {
     router: &'a Instance,
     spec: &'a RouterSpec,
@@ -89,7 +89,7 @@ impl Meeting<'_> {
         })
     }
 
-    /// Whether addresses that stand in the vassal's file are where the host looks for them.
+    /// Checks that the host has a route to the addresses in the vassal's file.
     fn places(&self) -> Vec<Finding> {
         // The host may have a route to more than the router's own networks.
         if self.router.hooks_mention(&["route", &self.spec.device]) {
@@ -119,50 +119,27 @@ impl Meeting<'_> {
             .collect()
     }
 
-    /// Whether the device may have what it wants, and whether it has what it should.
+    /// Checks that the device may have what it wants, and that it has what it should.
     fn lease(&self) -> Option<Finding> {
         if self.leases.is_empty() {
             return None;
         }
-        let account = self.vassal.account();
-        let (uid, gid) = account.map_or((0, 0), |account| (account.uid, account.gid));
+        let (uid, gid) = self.vassal.account().map_or((0, 0), |account| (account.uid, account.gid));
         let prefixes_of = |uid, gid| {
             let is_own = move |lease: &&Grant| lease.holder == Holder::User(uid) || lease.holder == Holder::Group(gid);
             self.leases.iter().filter(is_own).map(|lease| lease.prefix)
         };
         // Without credentials the router sees who connects, which is root.
         let (seen_uid, seen_gid) = if self.is_shown { (uid, gid) } else { (0, 0) };
-        let (meant, own) = (list(prefixes_of(uid, gid)), list(prefixes_of(seen_uid, seen_gid)));
-        let show_remedy = format!("tuntap-use-credentials = true here and in {}", self.router.file);
         if let Some(address) = self.refused(seen_uid, seen_gid) {
-            let what = match address {
-                Some(address) => {
-                    format!("{address}: no tuntap-router-lease gives it to uid {seen_uid}, gid {seen_gid}")
-                }
-                None => format!(
-                    "no tuntap-router-lease is for uid {uid}, gid {gid}: this vassal may have no leased address"
-                ),
-            };
-            return Some(if self.is_shown || account.is_none() {
-                let remedy = format!(
-                    "in the router's file: tuntap-router-lease = <addr> {uid}; or uid = <the lease's user> here\n\
-                     or tuntap-device = {} <socket> auto here: the router chooses an address that is nobody's",
-                    self.device.name
-                );
-                Finding::wrong(what, remedy)
-            } else {
-                let what = format!(
-                    "{} has leases, and this vassal, which connects as root, doesn't show who it is",
-                    self.router.file
-                );
-                Finding::wrong(what, show_remedy)
-            });
+            return Some(self.refusal(address, uid, gid));
         }
+        let (meant, own) = (list(prefixes_of(uid, gid)), list(prefixes_of(seen_uid, seen_gid)));
         if !meant.is_empty() && own.is_empty() {
             let what = format!(
                 "{meant} is leased to uid {uid}, gid {gid}, but this vassal, which connects as root, doesn't show who it is"
             );
-            return Some(Finding::warning(what, show_remedy));
+            return Some(Finding::warning(what, self.show_remedy()));
         }
         Some(Finding::fine(match (own.is_empty(), self.device.auto) {
             (false, _) => format!("leases for uid {seen_uid}, gid {seen_gid}: {own}"),
@@ -173,6 +150,33 @@ impl Meeting<'_> {
                 "no tuntap-router-lease is for uid {seen_uid}, and none is needed (tuntap-router-lease-default)"
             ),
         }))
+    }
+
+    /// The finding about what [`Meeting::refused`] has found. `uid` and `gid` are those of the vassal.
+    fn refusal(&self, address: Option<IpAddr>, uid: u32, gid: u32) -> Finding {
+        if !self.is_shown && self.vassal.account().is_some() {
+            let what = format!(
+                "{} has leases, and this vassal, which connects as root, doesn't show who it is",
+                self.router.file
+            );
+            return Finding::wrong(what, self.show_remedy());
+        }
+        let what = match address {
+            Some(address) => format!("{address}: no tuntap-router-lease gives it to uid {uid}, gid {gid}"),
+            None => {
+                format!("no tuntap-router-lease is for uid {uid}, gid {gid}: this vassal may have no leased address")
+            }
+        };
+        let remedy = format!(
+            "in the router's file: tuntap-router-lease = <addr> {uid}; or uid = <the lease's user> here\n\
+             or tuntap-device = {} <socket> auto here: the router chooses an address that is nobody's",
+            self.device.name
+        );
+        Finding::wrong(what, remedy)
+    }
+
+    fn show_remedy(&self) -> String {
+        format!("tuntap-use-credentials = true here and in {}", self.router.file)
     }
 
     /// What the router refuses to the device: one of its addresses, or all of them.
@@ -220,7 +224,7 @@ mod tests {
     const OWN: Holder = Holder::User(20001);
     const OTHER: Holder = Holder::User(20009);
 
-    /// The worst that is said, if all leases are of 10.0.0.2.
+    /// The severity of the worst finding, if all leases are of 10.0.0.2.
     fn verdict(router: &[(&str, &str)], vassal: &[(&str, &str)], holders: &[Holder]) -> Option<Severity> {
         let lease = |holder: &Holder| Grant { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: *holder };
         let leases: Vec<Grant> = holders.iter().map(lease).collect();

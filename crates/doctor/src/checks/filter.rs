@@ -1,4 +1,7 @@
-//! Whether packet filters let pass what routers' devices forward, and what the host's own services for them need.
+//! Whether packet filters let pass what is forwarded between routers' devices and elsewhere, and what the host's own DNS
+//! servers and gateways need.
+
+mod remedy;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::finding::Finding;
 use crate::instance::Instance;
+use remedy::remedy;
 use tuntap_config::{PortProtocol, RouterSpec};
 use tuntap_survey::filter::evaluate::{Outcome, Packet, evaluate};
 use tuntap_survey::filter::{BaseChain, ESTABLISHED, Filters, Hook, LOCAL, NEW, UNICAST};
@@ -18,17 +22,17 @@ const DNS: u16 = 53;
 /// A kind of packet that has to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// From a vassal to elsewhere.
+    /// Packets from a vassal to elsewhere.
     Out,
-    /// What comes back to it.
+    /// Packets that come back to it.
     Back,
-    /// What comes to a mapped port.
+    /// Packets to a mapped port.
     Port,
     /// A question for a DNS server of this host.
     Question(PortProtocol),
-    /// Its answer.
+    /// An answer of a DNS server of this host.
     Answer,
-    /// From another router.
+    /// Datagrams from another router to the gateway at this port.
     Gateway(u16),
 }
 
@@ -47,13 +51,13 @@ impl Way {
     }
 }
 
-/// Whether a packet of each kind passes all filters. `found` tells where packets go. Only root may read filters.
+/// Checks that a packet of each kind passes all filters. `found` has the routes. Only root may read filters.
 pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surroundings>, asker: Asker) -> Vec<Finding> {
     let routers = &instance.config.routers;
     let mut findings: Vec<Finding> = unread(filters, routers, asker.is_root).into_iter().collect();
     let count = findings.len();
     for router in routers {
-        // The router's own table is made for it; whether it is somebody else's is asked elsewhere.
+        // The router's own table lets its packets pass. Whether it is the router's is checked in `network::table`.
         let own = format!("inet {}", router.table_name());
         for chain in filters.chains.iter().filter(|chain| !chain.is_nat && chain.table != own) {
             findings.extend(judge(instance, router, chain, found, asker));
@@ -76,12 +80,12 @@ pub fn filter(instance: &Instance, filters: &Filters, found: Option<&Surrounding
     findings
 }
 
-/// Who asks.
+/// Who runs the examination, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker {
-    /// Whether this is root, which may read filters.
+    /// True for root, who may read filters.
     pub is_root: bool,
-    /// Whether the instance runs, so that its own hooks have done what they do.
+    /// True if the instance runs, so that its hooks have had their effect.
     pub is_running: bool,
 }
 
@@ -90,7 +94,8 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
         return None;
     }
     let what = format!("packet filters: can't be read: {}", filters.unread.join("; "));
-    // Masquerading and ports are nothing without them; protection is what a start goes on without, unless it was asked for.
+    // Masquerading and ports need nftables. Without it the router starts with no protection of the host, unless the file asks
+    // for that.
     let needs_table = routers.iter().any(|router| {
         !(router.nat.is_empty() && router.ports.is_empty())
             || (router.has_network() && router.protection.was_asked_for())
@@ -106,7 +111,7 @@ fn unread(filters: &Filters, routers: &[RouterSpec], is_root: bool) -> Option<Fi
     })
 }
 
-/// What a chain does to a router's packets, if it is nothing good.
+/// The finding about a chain that drops a router's packets, or may drop them.
 fn judge(
     instance: &Instance,
     router: &RouterSpec,
@@ -141,7 +146,7 @@ fn judge(
         closed.dedup();
         let what = format!("{table}, chain {name}: drops {}", list(&closed));
         let remedy = remedy(chain, router, &closed);
-        // Few answers are too long for UDP.
+        // TCP is needed for the few answers that are too long for UDP.
         return Some(if is_slight { Finding::warning(what, remedy) } else { Finding::wrong(what, remedy) });
     }
     let (_, doubt) = doubts.first()?;
@@ -151,8 +156,25 @@ fn judge(
     Some(Finding::warning(what, remedy(chain, router, &ways)))
 }
 
-/// What has to pass at a hook in a version of IP, as far as the router's file tells.
+/// What has to pass at a hook in a version of IP, as far as the router's file says.
 fn ways<'a>(
+    router: &'a RouterSpec,
+    hook: Hook,
+    is_ipv6: bool,
+    found: Option<&'a Surroundings>,
+) -> Vec<(Way, Packet<'a>)> {
+    let mut ways = forwarded(router, hook, is_ipv6, found);
+    ways.extend(dns(router, hook, is_ipv6, found));
+    if let Some(gateway) = router.gateway.filter(|_| matches!(hook, Hook::Prerouting | Hook::Input))
+        && (gateway.is_ipv6() == is_ipv6 || gateway.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED))
+    {
+        ways.push((Way::Gateway(gateway.port()), Packet { is_ipv6, ..gateway_packet(router, gateway, found) }));
+    }
+    ways
+}
+
+/// What the host forwards between vassals and elsewhere.
+fn forwarded<'a>(
     router: &'a RouterSpec,
     hook: Hook,
     is_ipv6: bool,
@@ -189,6 +211,21 @@ fn ways<'a>(
                 ways.push((Way::Port, packet));
             }
         }
+    }
+    ways
+}
+
+/// What vassals and the DNS servers of this host send each other.
+fn dns<'a>(
+    router: &'a RouterSpec,
+    hook: Hook,
+    is_ipv6: bool,
+    found: Option<&'a Surroundings>,
+) -> Vec<(Way, Packet<'a>)> {
+    let mut ways = Vec::new();
+    if speaks(router, is_ipv6) {
+        let (own, sources) = (vec![router.device.as_str()], networks(router, is_ipv6));
+        let base = Packet { is_ipv6, ..Packet::default() };
         for server in own_servers(router, found).filter(|server| server.is_ipv6() == is_ipv6) {
             for protocol in [PortProtocol::Udp, PortProtocol::Tcp] {
                 let packet = Packet { protocol: Some(number(protocol)), ..base.clone() };
@@ -211,15 +248,10 @@ fn ways<'a>(
             }
         }
     }
-    if let Some(gateway) = router.gateway.filter(|_| matches!(hook, Hook::Prerouting | Hook::Input))
-        && (gateway.is_ipv6() == is_ipv6 || gateway.ip() == IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED))
-    {
-        ways.push((Way::Gateway(gateway.port()), Packet { is_ipv6, ..gateway_packet(router, gateway, found) }));
-    }
     ways
 }
 
-/// What another router sends, as far as the file tells from where.
+/// A datagram from another router, as far as the file says where it comes from.
 fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'a Surroundings>) -> Packet<'a> {
     let address = gateway.ip();
     let has_it = |own: &&(String, IpNet)| own.1.addr() == address;
@@ -242,7 +274,7 @@ fn gateway_packet<'a>(router: &RouterSpec, gateway: SocketAddr, found: Option<&'
     }
 }
 
-/// The number in packets.
+/// The number of a protocol in IP headers.
 pub fn number(protocol: PortProtocol) -> u8 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
@@ -252,7 +284,7 @@ pub fn number(protocol: PortProtocol) -> u8 {
     }
 }
 
-/// DNS servers that devices are told of, and that are this host.
+/// The DNS servers among those for vassals (`tuntap-router-dns`) that are this host.
 pub fn own_servers<'a>(
     router: &'a RouterSpec,
     found: Option<&'a Surroundings>,
@@ -268,12 +300,12 @@ fn networks(router: &RouterSpec, is_ipv6: bool) -> Vec<IpNet> {
     router.addresses.iter().map(IpNet::trunc).filter(|net| net.addr().is_ipv6() == is_ipv6).collect()
 }
 
-/// Whether packets of a version of IP come from a router's vassals, as far as its file tells.
+/// Returns true if a router's vassals use a version of IP, as far as its file says.
 pub fn speaks(router: &RouterSpec, is_ipv6: bool) -> bool {
     if router.addresses.is_empty() { !is_ipv6 } else { !networks(router, is_ipv6).is_empty() }
 }
 
-/// The interfaces towards the world: those that are named, else those of the default routes.
+/// The interfaces towards other networks: those of `tuntap-router-nat`, or else those of the default routes.
 pub fn uplinks<'a>(router: &'a RouterSpec, is_ipv6: bool, found: Option<&'a Surroundings>) -> Vec<&'a str> {
     if !router.nat.is_empty() {
         return router.nat.iter().map(String::as_str).collect();
@@ -287,115 +319,6 @@ fn default_interfaces<'a>(found: &'a Surroundings, is_ipv6: bool, device: &str) 
         .iter()
         .filter(|to| !to.is_own && to.net.prefix_len() == 0 && matches!(to.net, IpNet::V6(_)) == is_ipv6);
     defaults.map(|to| to.interface.as_str()).filter(|name| !name.is_empty() && *name != device).collect()
-}
-
-/// What `iptables` is called that made a chain, with the table if it isn't the usual one.
-fn program(chain: &BaseChain) -> Option<String> {
-    let (family, table) = chain.table.split_once(' ')?;
-    let program = match family {
-        "ip" => "iptables",
-        "ip6" => "ip6tables",
-        "iptables-legacy" | "ip6tables-legacy" => family,
-        _ => return None,
-    };
-    let is_of_iptables = chain.name == chain.hook.as_str() && ["filter", "mangle", "raw", "security"].contains(&table);
-    is_of_iptables.then(|| if table == "filter" { program.to_owned() } else { format!("{program} -t {table}") })
-}
-
-fn remedy(chain: &BaseChain, router: &RouterSpec, ways: &[Way]) -> String {
-    let BaseChain { table, name, hook, .. } = chain;
-    let device = router.device.as_str();
-    if table == "inet firewalld" {
-        return firewalld(router, ways);
-    }
-    let program = program(chain);
-    let by_ports = |side: &'static str| {
-        router.ports.iter().map(move |mapping| {
-            let (protocol, port) = (mapping.protocol.as_str(), mapping.port);
-            match side {
-                "nft" => format!("{protocol} dport {port} accept"),
-                _ => format!("-p {protocol} --dport {port} -j ACCEPT"),
-            }
-        })
-    };
-    let lines = |way: &Way| -> Vec<String> {
-        let behind_routes = matches!(hook, Hook::Forward | Hook::Output);
-        if let Some(program) = &program {
-            let add = |rule: String| format!("{program} -I {name} {rule}");
-            return match way {
-                Way::Out => vec![add(format!("-i {device} -j ACCEPT"))],
-                Way::Back | Way::Answer => {
-                    let to = if behind_routes { format!("-o {device} ") } else { String::new() };
-                    vec![add(format!("{to}-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"))]
-                }
-                Way::Port if behind_routes => {
-                    vec![add(format!("-o {device} -m conntrack --ctstate DNAT -j ACCEPT"))]
-                }
-                Way::Port => by_ports("iptables").map(add).collect(),
-                Way::Question(protocol) => {
-                    vec![add(format!("-i {device} -p {} --dport {DNS} -j ACCEPT", protocol.as_str()))]
-                }
-                Way::Gateway(port) => vec![add(format!("-p udp --dport {port} -j ACCEPT"))],
-            };
-        }
-        let add = |rule: String| format!("nft insert rule {table} {name} {rule}");
-        match way {
-            Way::Out => vec![add(format!("iifname {device} accept"))],
-            Way::Back | Way::Answer => {
-                let to = if behind_routes { format!("oifname {device} ") } else { String::new() };
-                vec![add(format!("{to}ct state established,related accept"))]
-            }
-            Way::Port if behind_routes => vec![add(format!("oifname {device} ct status dnat accept"))],
-            Way::Port => by_ports("nft").map(add).collect(),
-            Way::Question(protocol) => {
-                vec![add(format!("iifname {device} {} dport {DNS} accept", protocol.as_str()))]
-            }
-            Way::Gateway(port) => vec![add(format!("udp dport {port} accept"))],
-        }
-    };
-    let mut all: Vec<String> = ways.iter().flat_map(lines).collect();
-    if chain.others.keys().any(|name| name.starts_with("ufw")) {
-        all.push(ufw(device, ways));
-    }
-    all.join("\n")
-}
-
-/// firewalld makes its rules anew at each reload, and has to be told in its own words.
-fn firewalld(router: &RouterSpec, ways: &[Way]) -> String {
-    let device = &router.device;
-    let mut lines: Vec<String> = Vec::new();
-    if ways.iter().any(|way| matches!(way, Way::Out | Way::Back | Way::Port)) {
-        lines.push(format!("firewall-cmd --permanent --zone=trusted --add-interface={device}; firewall-cmd --reload"));
-    } else if ways.iter().any(|way| matches!(way, Way::Question(_))) {
-        lines.extend(router.addresses.iter().map(IpNet::trunc).map(|net| {
-            let family = if net.addr().is_ipv6() { "ipv6" } else { "ipv4" };
-            format!(
-                "firewall-cmd --permanent --add-rich-rule='rule family={family} source address={net} service name=dns \
-                 accept'; firewall-cmd --reload"
-            )
-        }));
-    }
-    lines.extend(ways.iter().find_map(|way| match way {
-        Way::Gateway(port) => Some(format!("firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload")),
-        _ => None,
-    }));
-    lines.join("\n")
-}
-
-/// The same in the words of ufw.
-fn ufw(device: &str, ways: &[Way]) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    if ways.iter().any(|way| matches!(way, Way::Out | Way::Back | Way::Port)) {
-        lines.push(format!("ufw route allow in on {device}; ufw route allow out on {device}"));
-    }
-    if ways.iter().any(|way| matches!(way, Way::Question(_))) {
-        lines.push(format!("ufw allow in on {device} to any port {DNS}"));
-    }
-    lines.extend(ways.iter().find_map(|way| match way {
-        Way::Gateway(port) => Some(format!("ufw allow {port}/udp")),
-        _ => None,
-    }));
-    format!("(ufw: {})", lines.join("; "))
 }
 
 #[cfg(test)]

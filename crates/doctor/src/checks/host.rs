@@ -17,10 +17,10 @@ use tuntap_survey::network::Surroundings;
 use tuntap_survey::services::Service;
 use tuntap_sys::netlink::nftables::MODULES;
 
-/// So many services are named.
+/// How many services a finding names at most.
 const MOST_NAMED: usize = 12;
 
-/// The chain of a router's own table that sees what comes for the host.
+/// The chain of a router's own table that packets to the host pass.
 const INPUT: &str = "input";
 
 /// Where clouds serve a machine's keys and start scripts (RFC 3927: link-local).
@@ -31,39 +31,22 @@ const HTTP: u16 = 80;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Services of the host that vassals reach, by the packet filters as they are now.
+/// Checks which services of the host vassals reach, by the packet filters as they are now.
 pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Option<Finding> {
     let device = &router.device;
-    // That they can't be read is said already.
+    // Another finding says that the filters can't be read.
     if filters.lacks_nftables {
         return None;
     }
-    let is_meant = |service: &&Service| {
-        service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
-    };
-    let reached: Vec<&Service> = services
-        .iter()
-        .filter(|it| !(it.may_be_client || is_meant(it)))
-        .filter(|it| is_reached(router, it, filters, found))
-        .collect();
-    let mut names: Vec<String> = reached.iter().map(ToString::to_string).collect();
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
+    let Some(names) = reached(router, services, filters, found) else {
         return Some(Finding::fine(format!(
             "vassals of {device} reach no service of this host that isn't meant for them"
         )));
-    }
-    let more = names.len().saturating_sub(MOST_NAMED);
-    names.truncate(MOST_NAMED);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let names = names.join(", ");
-    // Its own table keeps vassals from what no option has opened.
+    };
+    // The router's own table keeps vassals from what no option has opened.
     let own = filters.inet_tables.get(&router.table_name());
     if own.is_some_and(|chains| chains.contains_key(INPUT)) {
-        return Some(Finding::fine(format!(
-            "vassals of {device} reach what is opened to them of this host: {names}{more}"
-        )));
+        return Some(Finding::fine(format!("vassals of {device} reach what is opened to them of this host: {names}")));
     }
     let guard = format!(
         "have them listen on 127.0.0.1 only; or refuse what comes by {device}: nft add table inet guard; nft add chain inet \
@@ -75,13 +58,13 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
         Finding::warning(
             format!(
                 "vassals of {device} reach these services of this host, for its table has no chain {INPUT}: the kernel couldn't \
-                 make it: {names}{more}"
+                 make it: {names}"
             ),
             format!("{modules}; then reload the instance\nor {guard}"),
         )
     } else {
         Finding::warning(
-            format!("vassals of {device} reach these services of this host: {names}{more}"),
+            format!("vassals of {device} reach these services of this host: {names}"),
             format!(
                 "tuntap-router-address = <the vassals' network's first address>/<len>, which keeps vassals from all that \
                  tuntap-router-host doesn't open\nor {guard}"
@@ -90,7 +73,25 @@ pub fn exposure(router: &RouterSpec, services: &[Service], filters: &Filters, fo
     })
 }
 
-/// Whether an option opens everything of the host.
+/// Names the services that vassals reach and that aren't meant for them, not all if they are many; `None` if there is none.
+fn reached(router: &RouterSpec, services: &[Service], filters: &Filters, found: &Surroundings) -> Option<String> {
+    let is_meant = |service: &&Service| {
+        service.port == DNS && own_servers(router, Some(found)).any(|server| service.is_for(server))
+    };
+    let reached = services
+        .iter()
+        .filter(|it| !(it.may_be_client || is_meant(it)))
+        .filter(|it| is_reached(router, it, filters, found));
+    let mut names: Vec<String> = reached.map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(MOST_NAMED);
+    names.truncate(MOST_NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")))
+}
+
+/// Checks whether an option opens all services of the host.
 pub fn opened(router: &RouterSpec) -> Option<Finding> {
     let is_everywhere = |to: Option<IpNet>| to.is_none_or(|net| net.prefix_len() == 0);
     let all = |rule: &&HostRule| rule.allow && rule.service.is_none() && is_everywhere(rule.to);
@@ -129,17 +130,17 @@ fn is_reached(router: &RouterSpec, service: &Service, filters: &Filters, found: 
     })
 }
 
-/// Whether no chain of these hooks drops a packet, as far as that can be told.
+/// Returns true if no chain of these hooks is known to drop a packet.
 fn passes(chains: &[BaseChain], hooks: &[Hook], packet: &Packet<'_>) -> bool {
     let concerned = chains.iter().filter(|chain| !chain.is_nat && hooks.contains(&chain.hook));
     let of_family = concerned.filter(|chain| chain.is_ipv6.is_none_or(|it| it == packet.is_ipv6));
     of_family.into_iter().all(|chain| evaluate(chain, packet) != Outcome::Drop)
 }
 
-/// Whether vassals reach a cloud's metadata service, which tells everybody who asks what the machine may do.
+/// Checks whether vassals reach a cloud's metadata service, which gives the machine's credentials to everybody who asks.
 pub fn metadata(instance: &Instance, router: &RouterSpec, filters: &Filters, found: &Surroundings) -> Option<Finding> {
     let is_near = |net: &IpNet| net.prefix_len() > 0 && net.contains(&IpAddr::from(METADATA));
-    // Without a way of its own there it is a question of what is beyond this host.
+    // Without a route of its own to that network, other machines decide whether the service can be reached.
     let way = found.neighbours.iter().find(|to| is_near(&to.net) && to.interface != router.device)?;
     let packet = Packet {
         iif: vec![router.device.as_str()],
@@ -168,7 +169,7 @@ pub fn metadata(instance: &Instance, router: &RouterSpec, filters: &Filters, fou
     })
 }
 
-/// Whether the chain `out` drops what goes to the metadata service from the router's network.
+/// Returns true if the chain `out` denies packets from the router's network to the metadata service.
 fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
     let rules = instance.config.policy(router, Grants::none()).firewall_out;
     let first = router.addresses.iter().find_map(|net| match net {
@@ -180,8 +181,8 @@ fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
     rules.v4.first_match(&flow).is_some_and(|action| action != Action::Allow)
 }
 
-/// Whether somebody answers where the file says that a DNS server of this host is. Before the start there may be nobody yet
-/// on the router's own addresses.
+/// Checks that the DNS servers of this host which the file names exist. Before the start there may be none yet on the router's
+/// own addresses.
 pub fn dns_servers(
     router: &RouterSpec,
     services: &[Service],
@@ -217,7 +218,8 @@ pub fn dns_servers(
         .collect()
 }
 
-/// Whether all vassals together may have more connections than the host tracks. `peers`: how many there may be.
+/// Checks that the host tracks as many connections as all vassals together may have. `peers`: how many vassals there may be.
+/// `most`: how many connections the host tracks.
 pub fn connections(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option<Finding> {
     let most = most.filter(|_| router.has_network())?;
     let device = &router.device;
@@ -249,7 +251,8 @@ pub fn connections(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option
     })
 }
 
-/// Whether the host can know all vassals of IPv6, each of which is a neighbour. `peers`: how many there may be.
+/// Checks that the host's table of IPv6 neighbours has room for all vassals. `peers`: how many vassals there may be. `most`:
+/// the size of the table.
 pub fn neighbours(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option<Finding> {
     let most = most.filter(|_| router.has_network() && speaks(router, true))?;
     (peers > most).then(|| {
@@ -263,7 +266,7 @@ pub fn neighbours(router: &RouterSpec, peers: u64, most: Option<u64>) -> Option<
     })
 }
 
-/// Whether a table that all share is nearly full. The words are the table's, and what makes it larger.
+/// Checks that a table which the whole machine shares is less than 80% full. `what` is its name, `remedy` makes it larger.
 pub fn fill(table: Option<Fill>, what: &str, remedy: &str) -> Option<Finding> {
     let Fill { used, most } = table?;
     (used.saturating_mul(10) >= most.saturating_mul(8)).then(|| {

@@ -1,22 +1,22 @@
-//! The router's sandbox, and limits of the system.
+//! The router's sandbox, and limits of the kernel.
 
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::Sandbox;
 
-/// A connection, and the device that comes with it.
+/// Descriptors for one peer: its connection, and its device.
 const DESCRIPTORS_PER_PEER: u64 = 2;
 
-/// What the router has open besides its peers, generously.
+/// Descriptors that the router has besides those of its peers, estimated generously.
 const OWN_DESCRIPTORS: u64 = 64;
 
-/// So many vassals should find a place if nothing else is asked for.
+/// How many vassals there should be room for if the file names no limit.
 const FAIR_NUMBER_OF_PEERS: u64 = 1024;
 
-/// Longest queue of uWSGI's sockets if `listen` doesn't say.
+/// The queue of uWSGI's sockets without the option `listen`, in connections.
 const DEFAULT_LISTEN: u64 = 100;
 
-/// Which parts of the sandbox the kernel has.
+/// Checks that the kernel has all parts of the sandbox. `landlock` is the version of its interface.
 pub fn sandbox(instance: &Instance, landlock: Option<u32>, seccomp: bool) -> Vec<Finding> {
     if instance.config.sandbox == Sandbox::Off {
         return vec![Finding::warning(
@@ -43,7 +43,7 @@ pub fn sandbox(instance: &Instance, landlock: Option<u32>, seccomp: bool) -> Vec
     findings
 }
 
-/// Whether there is room for as many vassals as there may be.
+/// Checks that the limit on descriptors leaves room for all vassals. `most`: the limit that the start finds.
 pub fn descriptors(instance: &Instance, most: u64) -> Finding {
     let raised = instance.last("max-fd").and_then(|value| value.parse().ok()).unwrap_or(most);
     let room = raised.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_PEER;
@@ -60,7 +60,7 @@ pub fn descriptors(instance: &Instance, most: u64) -> Finding {
     )
 }
 
-/// Whether uWSGI may have the queue that `listen` asks for; it ends itself otherwise.
+/// Checks that the kernel allows the queue that `listen` asks for. Otherwise uWSGI refuses to start.
 pub fn queue(instance: &Instance, longest: Option<u64>) -> Option<Finding> {
     let longest = longest?;
     let listen = instance.last("listen").or_else(|| instance.last("l"));
@@ -73,8 +73,8 @@ pub fn queue(instance: &Instance, longest: Option<u64>) -> Option<Finding> {
     })
 }
 
-/// Whether the router gets the share of processor time that it takes. `may` says whether this process, and so probably the
-/// instance, has CAP_SYS_NICE; `None` if that isn't known.
+/// Checks that the router may raise its priority. `may`: true if this process, and so probably the instance, has CAP_SYS_NICE;
+/// `None` if that isn't known.
 pub fn priority(instance: &Instance, may: Option<bool>) -> Option<Finding> {
     let wanted = instance.config.priority.filter(|nice| *nice < 0)?;
     (may == Some(false)).then(|| {
@@ -82,7 +82,7 @@ pub fn priority(instance: &Instance, may: Option<bool>) -> Option<Finding> {
             "tuntap-router-priority {wanted}: CAP_SYS_NICE is missing here; without it, vassals that flood the router may leave \
              it little processor time"
         );
-        // Nobody has asked for the default.
+        // Without the option the raised priority is only the default.
         if instance.last("tuntap-router-priority").is_some() {
             Finding::warning(what, "start uWSGI with CAP_SYS_NICE (docker: --cap-add SYS_NICE), or set it to off")
         } else {

@@ -1,4 +1,5 @@
-//! What a router that runs has now, beside what its file says. What differs was changed by somebody since, or the file was.
+//! Compares what a running router has with what its file says. A difference means that somebody has changed the machine or the
+//! file since the start.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +14,21 @@ use tuntap_survey::network::{LinkState, Surroundings};
 use tuntap_survey::peers::{Peer, PeerLink};
 use tuntap_sys::netlink::nftables::MODULES;
 
-/// A router's processes.
+/// A router that runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Life {
-    /// Those that have its device open, the instance's master first.
+pub struct RunningRouter {
+    /// The processes that have its device open, the instance's master first.
     pub processes: Vec<Process>,
-    /// Those of them that are stopped.
+    /// Those of `processes` that are stopped by a signal.
     pub stopped: Vec<Process>,
-    /// Whether it takes connections.
+    /// True if it accepts connections.
     pub answers: bool,
-    /// Whether its socket's file is gone.
+    /// True if its socket's file is gone.
     pub has_no_file: bool,
 }
 
-impl Life {
-    /// How the instance is told to make everything anew.
+impl RunningRouter {
+    /// The remedy that makes everything anew.
     fn reload(&self) -> String {
         match self.processes.first() {
             Some(master) => format!("kill -HUP {} reloads the instance, which starts its vassals anew", master.pid),
@@ -36,9 +37,9 @@ impl Life {
     }
 }
 
-/// Whether the processes do what they should.
-pub fn processes(router: &RouterSpec, life: &Life) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = life
+/// Checks that the router's processes run and accept connections.
+pub fn processes(router: &RouterSpec, running: &RunningRouter) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = running
         .stopped
         .iter()
         .map(|process| {
@@ -48,7 +49,7 @@ pub fn processes(router: &RouterSpec, life: &Life) -> Vec<Finding> {
             )
         })
         .collect();
-    if life.has_no_file {
+    if running.has_no_file {
         findings.push(Finding::wrong(
             format!(
                 "router of {}: it runs, but the file {} is gone, so that no vassal finds it",
@@ -56,23 +57,23 @@ pub fn processes(router: &RouterSpec, life: &Life) -> Vec<Finding> {
             ),
             format!(
                 "{}; what removed it? a second instance of the same file, or something that tidies its folder",
-                life.reload()
+                running.reload()
             ),
         ));
-    } else if !life.answers {
+    } else if !running.answers {
         findings.push(Finding::wrong(
             format!(
                 "router of {}: it hangs: {} is connected to, and nobody takes the connection",
                 router.device, router.socket
             ),
-            format!("the router's log; {}", life.reload()),
+            format!("the router's log; {}", running.reload()),
         ));
     }
     findings
 }
 
-/// Whether the device is as the file says.
-pub fn device(instance: &Instance, router: &RouterSpec, found: &Surroundings, life: &Life) -> Vec<Finding> {
+/// Checks that the device is up and has the addresses and the MTU that the file says.
+pub fn device(instance: &Instance, router: &RouterSpec, found: &Surroundings, running: &RunningRouter) -> Vec<Finding> {
     let name = router.device.as_str();
     let Some(link) = found.link(name) else { return Vec::new() };
     let mut wanted = router.addresses.clone();
@@ -83,7 +84,7 @@ pub fn device(instance: &Instance, router: &RouterSpec, found: &Surroundings, li
     if !link.is_up && is_used {
         findings.push(Finding::wrong(
             format!("device {name}: is down, so that no packet passes"),
-            format!("ip link set {name} up; {}", life.reload()),
+            format!("ip link set {name} up; {}", running.reload()),
         ));
     }
     let missing: Vec<&IpNet> = wanted.iter().filter(|net| !has(net)).collect();
@@ -92,17 +93,17 @@ pub fn device(instance: &Instance, router: &RouterSpec, found: &Surroundings, li
         findings.extend(found.has_ipv6.then(|| {
             Finding::wrong(
                 format!("device {name}: IPv6 is turned off on it, so that it lost {}", list(&v6)),
-                format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=0; then {}", life.reload()),
+                format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=0; then {}", running.reload()),
             )
         }));
     } else {
-        findings.extend(without(name, &v6, life));
+        findings.extend(without(name, &v6, running));
     }
-    findings.extend(without(name, &v4, life));
+    findings.extend(without(name, &v4, running));
     if let Some(mtu) = router.mtu.map(u32::from).filter(|mtu| *mtu != link.mtu) {
         findings.push(Finding::wrong(
             format!("device {name}: its MTU is {}, and the file says {mtu}", link.mtu),
-            format!("ip link set {name} mtu {mtu}; {}", life.reload()),
+            format!("ip link set {name} mtu {mtu}; {}", running.reload()),
         ));
     }
     if findings.is_empty() && !wanted.is_empty() {
@@ -111,12 +112,12 @@ pub fn device(instance: &Instance, router: &RouterSpec, found: &Surroundings, li
     findings
 }
 
-fn without(name: &str, missing: &[&IpNet], life: &Life) -> Option<Finding> {
+fn without(name: &str, missing: &[&IpNet], running: &RunningRouter) -> Option<Finding> {
     (!missing.is_empty()).then(|| {
         let add = missing.iter().map(|net| format!("ip addr add {net} dev {name}")).collect::<Vec<_>>().join("; ");
         Finding::wrong(
             format!("device {name}: hasn't {}: this host finds no way to the vassals of that network", list(missing)),
-            format!("{add}; {}", life.reload()),
+            format!("{add}; {}", running.reload()),
         )
     })
 }
@@ -125,7 +126,7 @@ fn list(nets: &[&IpNet]) -> String {
     nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether each interface that packets come by passes them on, as it is now. `is_running`: the router is, so that what it
+/// Checks that all interfaces that packets come by forward them. `is_running`: the router runs, so that the settings which it
 /// turns on at its start should be on.
 pub fn forwarding(router: &RouterSpec, found: &Surroundings, is_running: bool) -> Vec<Finding> {
     let sees_to_it = !(router.nat.is_empty() && router.ports.is_empty());
@@ -135,7 +136,7 @@ pub fn forwarding(router: &RouterSpec, found: &Surroundings, is_running: bool) -
     let mut findings = Vec::new();
     for is_ipv6 in [false, true].into_iter().filter(|is_ipv6| speaks(router, *is_ipv6)) {
         let is_on_for_all = if is_ipv6 { found.ipv6 } else { found.ipv4 };
-        // Where nothing is forwarded at all, that is said elsewhere.
+        // If nothing is forwarded at all, `network::forwarding` says so.
         if !(sees_to_it || is_on_for_all) {
             continue;
         }
@@ -170,14 +171,16 @@ fn sysctl(found: &Surroundings, interface: &str, is_ipv6: bool) -> String {
     }
 }
 
-/// Whether the router's own table of nftables is what its file makes. `wanted`: the numbers of rules of its chains, for each
-/// table that it may be, the whole one first, nothing if it needs none; that once as the host is now, and once as it may have
-/// been at the start. `tables`: those that there are.
+/// Checks that the router's own table of nftables is the one that its file makes.
+///
+/// `wanted` has the tables that it may be, each as a map from chains to numbers of rules: one list for the host as it is now,
+/// one for the host as it may have been at the start. In each list the whole table comes first; the list is empty if the router
+/// needs no table. `tables` are those that exist.
 pub fn table(
     router: &RouterSpec,
     wanted: &[Vec<BTreeMap<String, usize>>],
     tables: &BTreeMap<String, BTreeMap<String, usize>>,
-    life: &Life,
+    running: &RunningRouter,
 ) -> Option<Finding> {
     let name = router.table_name();
     let is_needed = wanted.iter().any(|tables| !tables.is_empty());
@@ -190,33 +193,34 @@ pub fn table(
                 "nftables: there is no table inet {name}: nothing is masqueraded, no port is mapped, and vassals reach every \
                  service of this host; it was taken away or couldn't be made, or the file has changed since the start"
             ),
-            life.reload(),
+            running.reload(),
         )),
         Some(_) if !is_needed => Some(Finding::warning(
             format!(
                 "nftables: the table inet {name} is there, and by this file it shouldn't: the file has changed since the start"
             ),
-            life.reload(),
+            running.reload(),
         )),
         Some(found) if !is_known(found) => Some(Finding::wrong(
             format!(
                 "nftables: the table inet {name} isn't what this file makes: it was changed, or the file has changed since the \
                  start"
             ),
-            life.reload(),
+            running.reload(),
         )),
         Some(found) if !is_whole(found) => Some(Finding::warning(
             format!(
                 "nftables: the table inet {name} is in place, but without all of its limits and protection, which this kernel \
                  couldn't make at the start"
             ),
-            format!("{}; {}", MODULES.map(|module| format!("modprobe {module}")).join("; "), life.reload()),
+            format!("{}; {}", MODULES.map(|module| format!("modprobe {module}")).join("; "), running.reload()),
         )),
         Some(_) => Some(Finding::fine(format!("nftables: the table inet {name} is in place"))),
     }
 }
 
-/// Whether peers still have the addresses that they hold. `None` if the router tells nobody; the error says why nobody knows.
+/// Checks that peers' devices still have the addresses that the peers hold. `peers` is `None` if the router serves no
+/// statistics; the error says why they can't be read.
 pub fn peers(router: &RouterSpec, peers: Option<&Result<Vec<Peer>, String>>) -> Vec<Finding> {
     let device = &router.device;
     let peers = match peers {
@@ -285,7 +289,7 @@ mod tests {
         }
     }
 
-    /// As a router with these lines has it.
+    /// The host of a router with these lines, as it should be.
     fn well() -> Surroundings {
         let address = |text: &str| ("emperor0".to_owned(), text.parse().expect("an address"));
         Surroundings {
@@ -304,7 +308,7 @@ mod tests {
     #[test]
     fn device_is_as_the_file_says() {
         let it = instance(&LINES);
-        let look = |found: &Surroundings| device(&it, &it.config.routers[0], found, &Life::default());
+        let look = |found: &Surroundings| device(&it, &it.config.routers[0], found, &RunningRouter::default());
         assert_eq!(look(&well()), [Finding::fine("device emperor0: up, with 10.0.0.1/24, fd00::1/64")]);
         let mut one_family = well();
         one_family.addresses.pop();
@@ -322,7 +326,7 @@ mod tests {
     #[test]
     fn mtu_is_that_of_the_file() {
         let it = instance(&[&LINES[..], &[("tuntap-router-mtu", "1400")]].concat());
-        let findings = device(&it, &it.config.routers[0], &well(), &Life::default());
+        let findings = device(&it, &it.config.routers[0], &well(), &RunningRouter::default());
         assert_eq!(wrong(&findings), ["device emperor0: its MTU is 1500, and the file says 1400"]);
     }
 
@@ -362,7 +366,7 @@ mod tests {
         let tables = |rules| BTreeMap::from([("tuntap-emperor0".to_owned(), chains(rules))]);
         let severity = |wanted: Option<usize>, found: BTreeMap<_, _>| {
             let wanted: Vec<_> = wanted.map(chains).into_iter().collect();
-            table(router, &[wanted.clone(), wanted], &found, &Life::default()).map(|finding| finding.severity)
+            table(router, &[wanted.clone(), wanted], &found, &RunningRouter::default()).map(|finding| finding.severity)
         };
         assert_eq!(severity(Some(2), tables(2)), Some(Severity::Fine));
         assert_eq!(severity(Some(2), tables(1)), Some(Severity::Wrong));
@@ -371,7 +375,7 @@ mod tests {
         assert_eq!(severity(None, BTreeMap::new()), None);
         let look = |at_start: Vec<_>| {
             let wanted = [vec![chains(3), chains(2)], at_start];
-            table(router, &wanted, &tables(2), &Life::default()).map(|finding| finding.severity)
+            table(router, &wanted, &tables(2), &RunningRouter::default()).map(|finding| finding.severity)
         };
         assert_eq!(look(vec![chains(3), chains(2)]), Some(Severity::Warning), "what this kernel can make");
         assert_eq!(look(vec![chains(2), chains(1)]), Some(Severity::Fine), "the whole one, without IPv6");
@@ -381,13 +385,13 @@ mod tests {
     fn router_that_hangs_or_is_stopped_is_told() {
         let it = instance(&LINES);
         let process = Process { pid: 7, command: "uwsgi".to_owned() };
-        let life = Life { processes: vec![process.clone()], answers: true, ..Life::default() };
-        assert_eq!(processes(&it.config.routers[0], &life), []);
-        let hung = processes(&it.config.routers[0], &Life { answers: false, ..life.clone() });
+        let running = RunningRouter { processes: vec![process.clone()], answers: true, ..RunningRouter::default() };
+        assert_eq!(processes(&it.config.routers[0], &running), []);
+        let hung = processes(&it.config.routers[0], &RunningRouter { answers: false, ..running.clone() });
         assert!(hung[0].remedy[0].contains("kill -HUP 7"), "{hung:?}");
-        let gone = processes(&it.config.routers[0], &Life { has_no_file: true, ..life.clone() });
+        let gone = processes(&it.config.routers[0], &RunningRouter { has_no_file: true, ..running.clone() });
         assert!(gone[0].what.contains("the file /run/t.socket is gone"), "{gone:?}");
-        assert_eq!(processes(&it.config.routers[0], &Life { stopped: vec![process], ..life }).len(), 1);
+        assert_eq!(processes(&it.config.routers[0], &RunningRouter { stopped: vec![process], ..running }).len(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The checks: facts in, findings out. They look at nothing themselves.
+//! The checks: facts in, findings out. They are pure and gather no facts themselves.
 
 pub mod access;
 pub mod credentials;

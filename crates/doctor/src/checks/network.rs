@@ -1,4 +1,4 @@
-//! The way from a router's device to the rest of the world.
+//! Forwarding, routes and networks between a router's device and the rest of the world.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Conflict, Networks};
 use tuntap_survey::network::{Neighbour, Surroundings};
 
-/// Whether the host passes on what comes from the vassals of a router's instance. The error says why nobody knows.
-/// `is_running`: the instance runs, and has done what it does at its start.
+/// Checks that the host forwards packets of the vassals of a router's instance. The error says why the facts can't be read.
+/// `is_running`: the instance runs, and its hooks have had their effect.
 pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>, is_running: bool) -> Vec<Finding> {
     let found = match found {
         Ok(found) => found,
@@ -38,7 +38,7 @@ pub fn forwarding(instance: &Instance, found: &Result<Surroundings, String>, is_
             continue;
         }
         let general = family_forwarding(instance, &concerned, is_on, sysctl, is_running);
-        // What is well in general would be no comfort.
+        // That forwarding is on in general is of no interest if it is off for one of the interfaces.
         if closed.is_empty() || general.severity != Severity::Fine {
             findings.push(general);
         }
@@ -101,7 +101,7 @@ fn family_forwarding(
         return Finding::warning(what, remedy);
     }
     let what = format!("{sysctl} is off: vassals reach this host, nothing else, and not each other");
-    // Who gives the host its address may want no more than that; but not who masquerades.
+    // An operator who only gives the host an address may want no forwarding. One who masquerades wants it.
     let gives_address =
         |router: &&RouterSpec| !router.addresses.is_empty() || instance.hooks_mention(&[&router.device]);
     if routers.iter().all(gives_address)
@@ -122,7 +122,8 @@ fn without_ipv6(routers: &[&RouterSpec]) -> Finding {
     Finding::wrong("IPv6 is off on this host, and a router has addresses of IPv6 only", REMEDY)
 }
 
-/// Ports are reached by interfaces that forward. Without any `nat` only the router's own device does.
+/// Checks that mapped ports can be reached. That takes interfaces that forward, and without `tuntap-router-nat` only the
+/// router's own device is made to.
 fn closed_ports(router: &RouterSpec, is_ipv6: bool) -> Option<Finding> {
     let has_ports = router.ports.iter().any(|mapping| mapping.target.is_ipv6() == is_ipv6);
     (has_ports && router.nat.is_empty()).then(|| {
@@ -136,7 +137,7 @@ fn closed_ports(router: &RouterSpec, is_ipv6: bool) -> Option<Finding> {
     })
 }
 
-/// Whether settings would have to be changed that can't be.
+/// Checks that the settings which the start has to change can be changed.
 fn locked_settings(found: &Surroundings, routers: &[&RouterSpec], is_ipv6: bool) -> Option<Finding> {
     let reason = found.locked.as_ref()?;
     let needs_them = routers.iter().any(|router| !(router.nat.is_empty() && router.ports.is_empty()));
@@ -150,7 +151,7 @@ fn locked_settings(found: &Surroundings, routers: &[&RouterSpec], is_ipv6: bool)
     })
 }
 
-/// Whether the router's table of nftables is somebody's already, which stops the start.
+/// Checks that the router's table of nftables isn't somebody else's, which would stop the start.
 pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Finding> {
     let name = router.table_name();
     (router.needs_table() && is_taken(&name)).then(|| {
@@ -163,7 +164,7 @@ pub fn table(router: &RouterSpec, is_taken: impl Fn(&str) -> bool) -> Option<Fin
     })
 }
 
-/// Networks that two files want.
+/// Finds networks that routers of two files have.
 pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding> {
     let own = instance
         .config
@@ -185,7 +186,8 @@ pub fn shared_networks(instance: &Instance, others: &[&Instance]) -> Vec<Finding
     own.filter_map(clash).collect()
 }
 
-/// Port mappings whose target is nobody's. `leases` are the router's, `vassals` its vassals as far as they are known.
+/// Finds port mappings to addresses that no vassal will have. `leases` are the router's, `vassals` its vassals as far as they
+/// are known.
 pub fn orphaned_ports(instance: &Instance, leases: &[Grant], vassals: &[&Instance]) -> Vec<Finding> {
     let fixed: Vec<IpAddr> = vassals
         .iter()
@@ -254,7 +256,8 @@ fn nat_interfaces(router: &RouterSpec, found: &Surroundings) -> Vec<Finding> {
         .collect()
 }
 
-/// Networks of a router that are somebody else's already, by the judgement of the start. The error says why nobody knows.
+/// Finds networks of a router that somebody else has already, by the same rules as the start. The error says why the host's
+/// networks can't be read.
 pub fn conflicts(router: &RouterSpec, networks: &Result<Networks, String>) -> Vec<Finding> {
     if router.addresses.is_empty() {
         return Vec::new();

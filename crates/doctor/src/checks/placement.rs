@@ -3,7 +3,8 @@
 use crate::finding::Finding;
 use crate::instance::Instance;
 
-/// Where the devices of an instance end up. `emperor` is the one that starts it, if its file is known.
+/// Checks that the devices of an instance get into a network namespace of its own. `emperor` is the one that starts it, if its
+/// file is known.
 pub fn devices(instance: &Instance, emperor: Option<&Instance>) -> Vec<Finding> {
     if instance.config.devices.is_empty() {
         return Vec::new();
@@ -46,7 +47,7 @@ pub fn devices(instance: &Instance, emperor: Option<&Instance>) -> Vec<Finding> 
     }]
 }
 
-/// What a router's instance still may do when it needs it.
+/// Checks that a router's instance still has its privileges when it needs them.
 pub fn routers(instance: &Instance) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Some(account) = instance.account().filter(|_| !instance.is_on("master-as-root")) else {

@@ -1,12 +1,12 @@
-//! Which plugin the file loads.
+//! Which plugin a file loads.
 
 use std::path::Path;
 
 use crate::finding::Finding;
 use crate::reading::Reading;
 
-/// Whether it is this one. uWSGI looks into the folders of the `plugins-dir` lines before the `plugin` line, then into its
-/// own, where Debian has the C plugin of the same name.
+/// Checks that the file loads this plugin. uWSGI looks into the folders of the `plugins-dir` lines before the `plugin` line,
+/// then into its own, where Debian has the C plugin of the same name.
 pub fn plugin(reading: &Reading, own: &Path) -> Finding {
     if !reading.is_stand_in {
         return Finding::fine(format!("plugin {}", reading.plugin.display()));
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn remedy_fits_the_lines() {
         let c = Some("/usr/lib/uwsgi/plugins/tuntap_plugin.so");
-        // The command line has loaded the stand-in.
+        // The file loads no plugin of this name; the command line has loaded this one.
         let stand_in = ("plugin", "/ours/tuntap_plugin.so");
         let (what, mend) = remedy(c, &[stand_in, ("plugin", "python3,tuntap"), ("plugins-dir", "/ours")]);
         assert_eq!(what, "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so");

@@ -1,4 +1,4 @@
-//! Ports of the host: whether those that a router wants are somebody's already.
+//! Whether the ports of the host that a router wants are somebody else's already.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use tuntap_host::{self, PortUses, Taken};
 use tuntap_survey::interface::Process;
 use tuntap_survey::services::Service;
 
-/// Mapped ports that have a use already, by the judgement of the start.
+/// Finds mapped ports that have a use already, by the same rules as the start.
 pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> Vec<Finding> {
     let finding = |taken: Taken| {
         if taken.is_meant {
@@ -23,7 +23,7 @@ pub fn taken(router: &RouterSpec, own_tables: &[String], uses: PortUses<'_>) -> 
     tuntap_host::taken(router, own_tables, uses).into_iter().map(finding).collect()
 }
 
-/// Ports that routers of two files map.
+/// Finds ports that routers of two files map.
 pub fn mapped_twice(instance: &Instance, earlier: &[&Instance]) -> Vec<Finding> {
     let is_meant = |router: &RouterSpec, mapping: &PortMapping| router.meant.ports.contains(mapping);
     let own = instance
@@ -46,7 +46,7 @@ pub fn mapped_twice(instance: &Instance, earlier: &[&Instance]) -> Vec<Finding> 
     own.filter_map(clash).collect()
 }
 
-/// Whether the router's own ports, of its statistics and of its gateway, are somebody else's. `own`: its processes.
+/// Checks that the router's own ports, those of its statistics and its gateway, aren't somebody else's. `own`: its processes.
 pub fn own(router: &RouterSpec, services: &[Service], own: &[Process]) -> Vec<Finding> {
     let stats = match &router.stats {
         Some(StatsAddress::Tcp(address)) => Some(("tcp", "statistics", address.clone(), socket_address(address))),
@@ -80,7 +80,7 @@ pub fn own(router: &RouterSpec, services: &[Service], own: &[Process]) -> Vec<Fi
     findings
 }
 
-/// As uWSGI reads it: without an address it is all of them.
+/// Reads `address:port` as uWSGI does: without an address it means all of them. `None` if the address is a name.
 pub fn socket_address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.rsplit_once(':')?;
     let address = match host {

@@ -1,4 +1,4 @@
-//! Where routers and devices meet.
+//! The sockets at which devices join routers, and those of statistics.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use tuntap_survey::access::Barrier;
 use tuntap_survey::interface::Process;
 use tuntap_survey::listener::{Listener, folder_of};
 
-/// Whether a router can listen there. `folder`: what keeps this process from making the file. `is_running`: the process
-/// that listens is this very set-up. `is_root`: this process has the rights that the router will have.
+/// Checks that a router can listen at its socket. `folder`: what keeps this process from making the file. `is_running`: the
+/// process that listens is the router itself. `is_root`: this process has the rights that the router will have.
 pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_running: bool, is_root: bool) -> Finding {
     let dir = folder_of(Path::new(socket)).display();
     match found {
@@ -42,7 +42,7 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
     }
 }
 
-/// What keeps a router from serving its statistics there. `own`: its processes, if it runs.
+/// Checks that a router can serve its statistics at a unix socket. `own`: the router's processes, if it runs.
 pub fn statistics(socket: &str, found: &Listener, own: &[Process]) -> Option<Finding> {
     let dir = folder_of(Path::new(socket)).display();
     match found {
@@ -62,7 +62,7 @@ pub fn statistics(socket: &str, found: &Listener, own: &[Process]) -> Option<Fin
     }
 }
 
-/// Whether a device can reach its router. `made_by`: the file of the router that will listen there, if it is known.
+/// Checks that a device can reach its router. `made_by`: the file of the router that will listen there, if it is known.
 /// `others`: sockets of the routers that are known.
 pub fn device(device: &str, socket: &str, found: &Listener, made_by: Option<&str>, others: &[&str]) -> Finding {
     let line = format!("{device} to {socket}");
@@ -101,7 +101,7 @@ pub fn device(device: &str, socket: &str, found: &Listener, made_by: Option<&str
     }
 }
 
-/// A router that a device would wait for in vain.
+/// The finding about a router that a device would wait for in vain.
 pub fn hanging(device: &str, socket: &str) -> Finding {
     Finding::wrong(
         format!(

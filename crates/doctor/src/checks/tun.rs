@@ -1,4 +1,4 @@
-//! TUN devices: whether they can be made, and whether the router's name is free.
+//! Whether TUN devices can be made, and whether the name of a router's device is free.
 
 use nix::errno::Errno;
 
@@ -6,18 +6,18 @@ use crate::finding::Finding;
 use tuntap_survey::interface::{Interface, Process};
 use tuntap_survey::tun::{Abilities, ControlDevice, Trial};
 
-/// Who asks, and for what.
+/// Who runs the examination, and what the instances need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker {
-    /// Whether this is root. Others are refused what the instances, started by root, are not.
+    /// True for root. Others may be refused what the instances, which root starts, may do.
     pub is_root: bool,
-    /// Whether this process may make devices (CAP_NET_ADMIN).
+    /// True if this process may make devices (CAP_NET_ADMIN).
     pub may_make_devices: bool,
-    /// Whether any of the instances makes network namespaces.
+    /// True if any of the instances makes network namespaces.
     pub needs_namespaces: bool,
 }
 
-/// The control device, and a device that was made to see what the kernel can do.
+/// Checks the control device, and what became of a device that was made to see what the kernel can do.
 pub fn devices(control: ControlDevice, trial: &Trial, asker: Asker) -> Vec<Finding> {
     const NODE: &str = "mkdir -p /dev/net; mknod -m 666 /dev/net/tun c 10 200";
     let wrong = |what: &str, remedy: &str| vec![Finding::wrong(what, remedy)];
@@ -70,12 +70,12 @@ fn trial_result(trial: &Trial, asker: Asker) -> Vec<Finding> {
     }
 }
 
-/// What is wrong for root, and may be right for others.
+/// A finding about something that was refused: wrong for root; a warning for others, since it may be allowed to the instances.
 fn refused(what: String, remedy: &str, asker: Asker) -> Finding {
     if asker.is_root { Finding::wrong(what, remedy) } else { Finding::warning(what, remedy) }
 }
 
-/// What the kernel lacks, and what that costs.
+/// Warnings about what the kernel lacks, and what that costs.
 fn missing(abilities: Abilities) -> Vec<Finding> {
     const REMEDY: &str = "nothing has to be done; a newer kernel is faster";
     if !abilities.header {
@@ -95,7 +95,7 @@ fn missing(abilities: Abilities) -> Vec<Finding> {
     lacking.map(|(_, what)| Finding::warning(format!("kernel without {what}"), REMEDY)).collect()
 }
 
-/// Whether a router can have the device that it names. `is_running`: the process that holds it is this very set-up.
+/// Checks that a router can have the device that it names. `is_running`: the process that holds it is the router itself.
 pub fn router_device(name: &str, found: Option<&Interface>, holders: &[Process], is_running: bool) -> Finding {
     match found {
         None if is_running => Finding::wrong(

@@ -1,11 +1,11 @@
-//! Values that a start would refuse.
+//! Values of options that a start would refuse.
 
 use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{ConfigError, OptionName};
 
-/// Each value that can't be used, and whether there is anything to do for the plugin at all. `names` is what is wrong with
-/// the users and groups of leases, which stops no start.
+/// Finds values that can't be used, and files that don't use the plugin at all. `names` are the errors about users and groups
+/// of leases, which stop no start.
 pub fn values(instance: &Instance, names: &[ConfigError]) -> Vec<Finding> {
     let wrong = instance.errors.iter();
     let mut findings: Vec<Finding> = wrong

@@ -1,0 +1,307 @@
+//! A router's statistics as text for people.
+
+use std::cmp::Reverse;
+use std::fmt::{self, Display, Formatter, Write};
+
+use tuntap_api::{Confinement, LimitsReached, PeerStats, PortStats, Snapshot, Totals};
+
+/// What is shown of a router.
+#[derive(Debug)]
+pub struct Overview<'a> {
+    /// The router.
+    pub snapshot: &'a Snapshot,
+    /// Most peers that are listed.
+    pub peers: usize,
+}
+
+impl Display for Overview<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot;
+        write_router(out, snapshot)?;
+        write_totals(out, &snapshot.totals)?;
+        write_counts(out, "events", events(&snapshot.totals))?;
+        write_peers(out, &snapshot.peers, self.peers)?;
+        let drops = snapshot.drops.iter().map(|(reason, packets)| (Printable(reason).to_string(), packets));
+        write_counts(out, "drops, in packets, by reason", drops.collect())?;
+        write_counts(out, "limits reached, times", limits(&snapshot.limits_reached))
+    }
+}
+
+/// Text from outside, cut to a length that fits a screen, with everything escaped that a terminal would act upon.
+pub struct Printable<'a>(pub &'a str);
+
+/// Longest text that is shown, in characters. A path of a unix socket has 107 at most.
+const MAX_CHARS: usize = 200;
+
+impl Display for Printable<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let mut chars = self.0.chars();
+        for char in chars.by_ref().take(MAX_CHARS) {
+            if char.is_control() || changes_direction(char) {
+                write!(out, "{}", char.escape_unicode())?;
+            } else {
+                out.write_char(char)?;
+            }
+        }
+        out.write_str(if chars.next().is_some() { "..." } else { "" })
+    }
+}
+
+/// Returns true for invisible characters and for those after which a terminal may show text in another order (Unicode
+/// Standard Annex 9).
+const fn changes_direction(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
+    // The C plugin's statistics have neither its device nor its version.
+    let device = if snapshot.device.is_empty() { "router" } else { &snapshot.device };
+    write!(out, "{}: pid {}, uid {}, gid {}", Printable(device), snapshot.pid, snapshot.uid, snapshot.gid)?;
+    if !snapshot.plugin_version.is_empty() {
+        write!(out, ", up {}, plugin {}", Uptime(snapshot.uptime), Printable(&snapshot.plugin_version))?;
+    }
+    writeln!(out, ", uWSGI {}", Printable(&snapshot.version))?;
+    let mut ports = snapshot.ports.iter().map(port);
+    for (label, text) in [
+        ("socket", Printable(&snapshot.socket).to_string()),
+        ("addresses", list(&snapshot.addresses)),
+        ("nat", list(&snapshot.nat)),
+        ("gateway", Printable(snapshot.gateway.as_deref().unwrap_or_default()).to_string()),
+        ("offloads", list(&snapshot.offloads)),
+        ("sandbox", sandbox(&snapshot.sandbox)),
+        ("ports", ports.next().unwrap_or_default()),
+    ] {
+        if !text.is_empty() {
+            writeln!(out, "  {label:<9}  {text}")?;
+        }
+    }
+    ports.try_for_each(|text| writeln!(out, "  {:<9}  {text}", ""))
+}
+
+fn list(words: &[impl AsRef<str>]) -> String {
+    words.iter().map(|word| Printable(word.as_ref()).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn sandbox(found: &Confinement) -> String {
+    let landlock = found.landlock.map(|version| format!("landlock {version}"));
+    let words =
+        [found.no_new_privs.then(|| "no_new_privs".to_owned()), found.seccomp.then(|| "seccomp".to_owned()), landlock];
+    let words: Vec<String> = words.into_iter().flatten().chain(found.capabilities.iter().cloned()).collect();
+    list(&words)
+}
+
+fn port(mapping: &PortStats) -> String {
+    let PortStats { protocol, port, address, target_port, peer } = mapping;
+    let target = std::net::SocketAddr::new(*address, *target_port);
+    let holder = peer.map_or_else(|| "no peer holds the address".to_owned(), |pid| format!("pid {pid}"));
+    format!("{} {port} -> {target} ({holder})", Printable(protocol))
+}
+
+fn write_totals(out: &mut Formatter<'_>, totals: &Totals) -> fmt::Result {
+    writeln!(out, "\n{:<22} {:>14} {:>12}", "totals", "packets", "bytes")?;
+    for (label, packets, bytes) in [
+        ("from the device", totals.tun_rx_packets, totals.tun_rx_bytes),
+        ("to the device", totals.tun_tx_packets, totals.tun_tx_bytes),
+        ("from other routers", totals.gateway_rx_packets, totals.gateway_rx_bytes),
+        ("to other routers", totals.gateway_tx_packets, totals.gateway_tx_bytes),
+    ] {
+        writeln!(out, "  {label:<20} {packets:>14} {:>12}", Bytes(bytes).to_string())?;
+    }
+    Ok(())
+}
+
+/// What happened to connections and peers, with how often it did.
+fn events(totals: &Totals) -> Vec<(String, u64)> {
+    [
+        ("peers accepted", totals.accepted),
+        ("peers taken over from a router before", totals.restored),
+        ("connections turned away", totals.turned_away),
+        ("peers closed for what they sent", totals.faults),
+        ("devices detached", totals.detached),
+        ("devices attached again", totals.attached_again),
+        ("addresses claimed", totals.claims),
+        ("packets rejected with a reply", totals.rejections),
+        ("statistics clients refused", totals.stats_refused),
+        ("connections without a descriptor left", totals.accept_failures),
+    ]
+    .map(|(what, times)| (what.to_owned(), times))
+    .into()
+}
+
+fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt::Result {
+    let attached = peers.iter().filter(|peer| peer.attached).count();
+    writeln!(out, "\npeers: {}, {attached} of them attached", peers.len())?;
+    let mut peers: Vec<&PeerStats> = peers.iter().collect();
+    peers.sort_by_key(|peer| Reverse(peer.tx.saturating_add(peer.rx)));
+    let shown = &peers[..most.min(peers.len())];
+    let address_of = |peer: &PeerStats| match peer.addresses.as_slice() {
+        [] if peer.addr.is_empty() => "no address".to_owned(),
+        [] => Printable(&peer.addr).to_string(),
+        [address] => address.to_string(),
+        [address, others @ ..] => format!("{address} +{}", others.len()),
+    };
+    let rows: Vec<(String, &PeerStats)> = shown.iter().map(|peer| (address_of(peer), *peer)).collect();
+    let width = rows.iter().map(|(address, _)| address.chars().count()).chain(["address".len()]).max().unwrap_or(0);
+    if !rows.is_empty() {
+        writeln!(
+            out,
+            "  {:<width$} {:>10} {:>10} {:>12} {:>12} {:>10} {:>12}  transport",
+            "address", "pid", "uid", "from it", "to it", "drops", "queued"
+        )?;
+    }
+    for (address, peer) in rows {
+        let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
+        let (rx, tx, queued) = (Bytes(peer.rx), Bytes(peer.tx), Bytes(peer.queued));
+        write!(out, "  {address:<width$} {:>10} {:>10} ", peer.pid, peer.uid)?;
+        write!(out, "{:>12} {:>12} ", rx.to_string(), tx.to_string())?;
+        // The C plugin counts one kind of drop only.
+        writeln!(out, "{:>10} {:>12}  {}", drops.max(peer.dropped), queued.to_string(), transport(peer))?;
+    }
+    match peers.len() - shown.len() {
+        0 => Ok(()),
+        rest => writeln!(out, "  and {rest} more (--peers)"),
+    }
+}
+
+fn transport(peer: &PeerStats) -> String {
+    match &peer.stream_reason {
+        _ if peer.attached => "attached".to_owned(),
+        Some(reason) => format!("frames: {}", Printable(reason)),
+        None => "frames".to_owned(),
+    }
+}
+
+fn limits(reached: &LimitsReached) -> Vec<(String, u64)> {
+    let LimitsReached {
+        max_peers,
+        max_peers_per_uid,
+        max_addresses_per_uid,
+        max_unclaimed,
+        unclaimed_timeout,
+        max_device_rules,
+    } = *reached;
+    [
+        ("max-peers", max_peers),
+        ("max-peers-per-uid", max_peers_per_uid),
+        ("max-addresses-per-uid", max_addresses_per_uid),
+        ("max-unclaimed", max_unclaimed),
+        ("unclaimed-timeout", unclaimed_timeout),
+        ("max-device-rules", max_device_rules),
+    ]
+    .map(|(name, times)| (format!("tuntap-router-{name}"), times))
+    .into()
+}
+
+/// Lists counts that are not 0, the greatest first.
+fn write_counts(out: &mut Formatter<'_>, title: &str, mut counts: Vec<(String, u64)>) -> fmt::Result {
+    counts.retain(|(_, count)| *count > 0);
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let width = counts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    writeln!(out, "\n{title}{}", if counts.is_empty() { ": none" } else { "" })?;
+    counts.iter().try_for_each(|(name, count)| writeln!(out, "  {name:<width$} {count:>14}"))
+}
+
+/// A number of bytes in binary units (IEC 80000-13).
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let tens_of = |power: usize| (u128::from(self.0) * 10) >> (10 * power);
+        match (1..=UNITS.len()).rev().find(|power| tens_of(*power) >= 10) {
+            Some(power) => write!(out, "{}.{} {}", tens_of(power) / 10, tens_of(power) % 10, UNITS[power - 1]),
+            None => write!(out, "{} B", self.0),
+        }
+    }
+}
+
+/// Seconds as days, hours, minutes and seconds.
+struct Uptime(u64);
+
+impl Display for Uptime {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let (days, hours, minutes, seconds) = (self.0 / 86_400, self.0 / 3600 % 24, self.0 / 60 % 60, self.0 % 60);
+        if days > 0 {
+            write!(out, "{days} d ")?;
+        }
+        write!(out, "{hours}:{minutes:02}:{seconds:02}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(snapshot: &Snapshot, peers: usize) -> String {
+        Overview { snapshot, peers }.to_string()
+    }
+
+    #[test]
+    fn peers_are_listed_by_their_traffic() {
+        let peer = |pid, tx, rx| PeerStats { pid, tx, rx, ..PeerStats::default() };
+        let peers = vec![peer(1, 5, 0), peer(2, u64::MAX, u64::MAX), peer(3, 3, 3)];
+        let snapshot = Snapshot { peers, ..Snapshot::default() };
+        let pids = |text: String| {
+            let line = |line: &str| line.strip_prefix("  no address")?.split_whitespace().next().map(str::to_owned);
+            text.lines().filter_map(line).collect::<Vec<_>>()
+        };
+        assert_eq!(pids(text(&snapshot, 20)), ["2", "3", "1"]);
+        assert_eq!(pids(text(&snapshot, 2)), ["2", "3"]);
+        assert!(text(&snapshot, 2).contains("and 1 more (--peers)"));
+        assert!(!text(&snapshot, 3).contains("more"));
+    }
+
+    #[test]
+    fn router_of_the_c_plugin_is_shown_too() {
+        let peer = PeerStats { addr: "10.0.0.2".to_owned(), dropped: 3, ..PeerStats::default() };
+        let snapshot = Snapshot { version: "2.0.21".to_owned(), pid: 7, peers: vec![peer], ..Snapshot::default() };
+        let text = text(&snapshot, 20);
+        assert!(text.starts_with("router: pid 7, uid 0, gid 0, uWSGI 2.0.21\n\ntotals"), "{text}");
+        assert!(text.contains("  10.0.0.2 "), "{text}");
+    }
+
+    #[test]
+    fn text_from_outside_moves_no_cursor() {
+        let hostile = "a\u{1b}[2J\r\n\t\u{9b}\u{7f}\u{202e}b\u{fc}";
+        assert_eq!(Printable(hostile).to_string(), "a\\u{1b}[2J\\u{d}\\u{a}\\u{9}\\u{9b}\\u{7f}\\u{202e}b\u{fc}");
+        assert_eq!(Printable(&"x".repeat(1000)).to_string(), format!("{}...", "x".repeat(MAX_CHARS)));
+        let hostile = || hostile.to_owned();
+        let snapshot = Snapshot {
+            version: hostile(),
+            plugin_version: hostile(),
+            device: hostile(),
+            socket: hostile(),
+            gateway: Some(hostile()),
+            addresses: vec![hostile()],
+            nat: vec![hostile()],
+            offloads: vec![hostile().into()],
+            ports: vec![PortStats { protocol: hostile().into(), ..PortStats::default() }],
+            sandbox: Confinement { capabilities: vec![hostile()], ..Confinement::default() },
+            peers: vec![PeerStats { addr: hostile(), stream_reason: Some(hostile()), ..PeerStats::default() }],
+            drops: [(hostile().into(), 1)].into_iter().collect(),
+            ..Snapshot::default()
+        };
+        let text = text(&snapshot, 20);
+        assert_eq!(text.matches("\\u{1b}").count(), 13, "{text}");
+        assert!(text.chars().all(|char| char == '\n' || !(char.is_control() || changes_direction(char))), "{text:?}");
+    }
+
+    #[test]
+    fn greatest_numbers_fit() {
+        for (bytes, wanted) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), wanted);
+        }
+        for (seconds, wanted) in [(0, "0:00:00"), (3_661, "1:01:01"), (93_784, "1 d 2:03:04")] {
+            assert_eq!(Uptime(seconds).to_string(), wanted);
+        }
+        assert!(Uptime(u64::MAX).to_string().starts_with("213503982334601 d "));
+    }
+}

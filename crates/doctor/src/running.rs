@@ -1,0 +1,72 @@
+//! What can be found out about routers that run: their processes, and their peers by their statistics.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::checks::live::RunningRouter;
+use super::checks::ports;
+use super::instance::Instance;
+use tuntap_config::{RouterSpec, StatsAddress};
+use tuntap_survey::interface::{Process, holders};
+use tuntap_survey::listener::{Listener, answers, hidden_listener, listener};
+use tuntap_survey::peers::Peer;
+use tuntap_survey::statistics::{Source, Transport};
+
+/// How long a router may take to accept a connection and to see that it has ended.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For each router of an instance what was found of it; `None` if it doesn't run.
+pub fn routers(instance: &Instance) -> Vec<Option<RunningRouter>> {
+    instance.config.routers.iter().map(|router| find(instance, router)).collect()
+}
+
+fn find(instance: &Instance, router: &RouterSpec) -> Option<RunningRouter> {
+    let mut processes = holders(&router.device);
+    let found = listener(&router.socket);
+    // After it has made its device anew, the router's process alone has it open.
+    if let Listener::Listening(master) = &found
+        && processes.iter().any(|process| process.parent() == Some(master.pid))
+        && !processes.contains(master)
+    {
+        processes.insert(0, master.clone());
+    }
+    let is_hidden = || hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process));
+    let (is_its_own, answers, has_no_file) = match &found {
+        Listener::Listening(process) => {
+            let is_its_own = processes.contains(process);
+            (is_its_own, is_its_own && answers(&router.socket, TIMEOUT), false)
+        }
+        // The queue of its socket is full.
+        Listener::Unknown(_) => (is_hidden(), false, false),
+        Listener::Missing | Listener::NoFolder => {
+            // A router that waits for its socket's path after a reload has no socket yet.
+            let waits = || processes.iter().any(|process| process.was_given(Path::new(&instance.file)));
+            (is_hidden() || waits(), true, true)
+        }
+        Listener::NoSocket | Listener::Silent => (false, false, false),
+    };
+    let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
+    is_its_own.then_some(RunningRouter { processes, stopped, answers, has_no_file })
+}
+
+/// The peers of a router that runs, by its statistics; `None` if it serves none. The error says why they can't be read.
+pub fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
+    Some(match router.stats.as_ref()? {
+        StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
+        StatsAddress::Tcp(text) => match ports::socket_address(text) {
+            Some(mut address) => {
+                if address.ip().is_unspecified() {
+                    address.set_ip(Ipv4Addr::LOCALHOST.into());
+                }
+                ask(instance, Source::Tcp(address))
+            }
+            None => Err("its statistics have a name as their address".to_owned()),
+        },
+    })
+}
+
+fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
+    let transport = if instance.is_on("stats-http") { Transport::Http } else { Transport::Plain };
+    tuntap_survey::peers::peers(source, transport).map_err(|error| format!("its statistics: {error}"))
+}
