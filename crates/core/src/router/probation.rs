@@ -86,7 +86,7 @@ impl Router {
             let Some(peer) = self.forwarder.peers.get_mut(id) else { continue };
             let session = &mut peer.session;
             // A router that follows this one goes on with whole frames.
-            if shell.is_closing_many() || session.queue.len() > 0 || !session.partial.is_empty() {
+            if shell.is_closing_many() || !session.queue.is_empty() || !session.partial.is_empty() {
                 self.probations.add(id, self.now + NEXT_TRY);
                 continue;
             }

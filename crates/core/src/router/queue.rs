@@ -49,6 +49,11 @@ impl FrameQueue {
         self.bytes.len() - self.written
     }
 
+    /// Returns true if nothing waits.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Appends a frame, unless more than `limit` bytes would wait then. The error says why there is no place for it; the
     /// queue is as it was then.
     pub fn push(
@@ -147,7 +152,7 @@ mod tests {
             }
         }
         assert!(refused > 0, "the reader was too quick to fill the queue");
-        while queue.len() > 0 {
+        while !queue.is_empty() {
             stream.append(&mut socket);
             flush(&mut queue, &mut socket);
         }
