@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Group, User, getpid};
+use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +14,7 @@ use super::host;
 use super::options::config;
 use tuntap_config::resolve_leases;
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
-use tuntap_sys::process;
-
-/// Where a reloaded image finds what the one before has looked up.
-const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_ACCOUNTS";
-
-/// Most accounts that are handed over: the environment is bounded.
-const MAX_HANDED_OVER: usize = 1024;
+use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
 
 /// The files that users and groups stand in, on most machines.
 const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
@@ -33,15 +27,18 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(500);
 const SHARE_OF_TIME: u32 = 20;
 
 /// What was looked up in this image and in the one before, by name; groups with an at sign.
-static FOUND: Mutex<Accounts> = Mutex::new(Accounts { pid: 0, ids: BTreeMap::new() });
+static FOUND: Mutex<Accounts> = Mutex::new(Accounts { ids: BTreeMap::new() });
 
 /// What waits for an account.
 static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Accounts {
-    pid: libc::pid_t,
     ids: BTreeMap<String, u32>,
+}
+
+impl Section for Accounts {
+    const NAME: &'static str = "accounts";
 }
 
 struct Waiting {
@@ -55,24 +52,20 @@ struct Waiting {
 /// Device, inode, time and length of a file: what tells a changed one.
 type Stamp = (u64, u64, i64, i64, u64);
 
-/// In an image that a reload has executed: takes over what the image before has looked up, for the case that nobody can be
-/// asked now.
-pub fn adopt() {
-    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    if let Some(found) = serde_json::from_str(&value).ok().filter(|found: &Accounts| found.pid == getpid().as_raw()) {
-        *FOUND.lock() = found;
+/// Takes over what the image before has looked up, for the case that nobody can be asked now.
+pub fn take_over(received: &mut Received) {
+    match received.section() {
+        Ok(found) => *FOUND.lock() = found.unwrap_or_default(),
+        Err(error) => {
+            host::log(&format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"))
+        }
     }
 }
 
-/// Before the process executes its next image.
-pub fn hand_over() {
-    let mut found = FOUND.lock();
-    found.pid = getpid().as_raw();
-    if found.ids.len() <= MAX_HANDED_OVER
-        && let Ok(text) = serde_json::to_string(&*found)
-    {
-        process::set_variable(HANDOVER_VARIABLE, &text);
-    }
+/// Adds what was looked up to what is handed over.
+pub fn hand_over(handover: &mut Handover<'_>) -> Result<(), HandoverError> {
+    let found = FOUND.lock();
+    if found.ids.is_empty() { Ok(()) } else { handover.add(&*found) }
 }
 
 /// The leases, for those users and groups that are there right now. Each of the others is a line.

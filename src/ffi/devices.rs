@@ -3,10 +3,10 @@
 use nix::unistd::Uid;
 use parking_lot::Mutex;
 
-use super::adoption::{self, config};
 use super::guard::die;
 use super::host::{self, HostState};
 use super::hostnet;
+use super::reload::{self, config};
 use tuntap_config::Credentials;
 use tuntap_device::{Context, DeviceSet};
 use tuntap_sys::net::shares_namespace_with_parent;
@@ -65,7 +65,7 @@ pub fn holds_any() -> bool {
 
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
 pub fn ensure(host: &HostState) {
-    if config().devices.is_empty() || adoption::are_with_parent() {
+    if config().devices.is_empty() || reload::are_with_parent() {
         return;
     }
     dumpable::close();
@@ -91,9 +91,8 @@ pub fn complete_jail() {
 /// that put the process into the background.
 pub fn check(host: &HostState) {
     let mut devices = DEVICES.lock();
-    let are_with_parent = adoption::are_with_parent() || !devices.is_empty() && !fork::owns_descriptors();
-    if are_with_parent {
-        return adoption::announce_parent(host);
+    if reload::are_with_parent() || devices.are_others() {
+        return reload::announce_parent(host);
     }
     if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
         host::log(
@@ -117,7 +116,7 @@ pub fn context(host: &HostState) -> Context {
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
-        vassal: adoption::name(host),
+        vassal: reload::name(host),
         logger: host::LOGGER,
         keep_open: host::keep_open,
     }

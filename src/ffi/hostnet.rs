@@ -4,28 +4,25 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::catch_unwind;
 use std::sync::Once;
 
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use super::guard::die;
+use super::handover;
 use super::host::{self, HostState};
 use super::options::config;
 use tuntap_config::RouterSpec;
-use tuntap_host::{Handover, HostNetwork, HostNetworkError, Occasion};
-use tuntap_sys::{dumpable, fork, process};
-
-/// Where a reloaded image finds what the one before has set up.
-const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
+use tuntap_host::{HostNetwork, HostNetworkError, Occasion};
+use tuntap_sys::handover::Received;
+use tuntap_sys::{fork, process};
 
 /// Never dropped: in a forked child its descriptor is closed, or is something else by now.
 static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 
-/// In an image that a reload has executed: takes over what the image before has set up. As early as can be: the new
-/// configuration may be one that ends the process.
-pub fn adopt() {
-    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    dumpable::close();
-    if let Some(network) = Handover::from_json(&value).and_then(HostNetwork::take_over) {
-        keep(network);
+/// Takes over what the image before has set up, in an image that a reload has executed.
+pub fn take_over(received: &mut Received) {
+    match HostNetwork::take_over(received) {
+        Ok(network) => network.into_iter().for_each(keep),
+        Err(error) => host::log(&format!("[tuntap-router] the host is set up anew after the reload: {error}")),
     }
 }
 
@@ -98,17 +95,13 @@ pub fn has_descriptor() -> bool {
     NETWORK.lock().as_ref().is_some_and(|network| network.descriptor().or_else(|| network.watched()).is_some())
 }
 
-/// Before the process executes its next image, or ends: leaves everything in place for the former.
-pub fn hand_over() {
-    if !fork::owns_descriptors() {
-        return;
-    }
-    let mut place = NETWORK.lock();
-    let Some(network) = place.as_mut() else { return };
+/// What the next image is to take over: everything stays in place. `None` if it is another process's, or nothing was set up.
+pub fn to_hand_over() -> Option<MappedMutexGuard<'static, HostNetwork>> {
+    let network = MutexGuard::try_map(NETWORK.lock(), Option::as_mut).ok();
+    let mut network = network.filter(|_| fork::owns_descriptors())?;
     network.watched().into_iter().for_each(fork::forget);
-    if let Some(text) = network.hand_over().to_json() {
-        process::set_variable(HANDOVER_VARIABLE, &text);
-    }
+    network.stop_watching();
+    Some(network)
 }
 
 /// At the end of the process, which an exec is not. Its children end, too, but have nothing to undo.
@@ -118,6 +111,8 @@ extern "C" fn undo() {
             && let Some(mut place) = NETWORK.try_lock()
             && let Some(network) = place.as_mut()
         {
+            // The child that keeps the tables for a next image.
+            handover::revoke();
             network.undo(host::LOGGER);
         }
     };

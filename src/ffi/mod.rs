@@ -5,13 +5,14 @@
 
 mod abi;
 mod accounts;
-mod adoption;
 mod bindings;
 mod devices;
 mod doctor;
 mod guard;
+mod handover;
 mod host;
 mod hostnet;
 mod options;
 mod plugin;
+mod reload;
 mod routers;

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{accounts, adoption, devices, doctor, host, hostnet, routers};
+use super::{devices, doctor, handover, host, hostnet, reload, routers};
 use tuntap_sys::dumpable;
 
 /// The table, shared with C. The host writes `modifier1` into it.
@@ -41,12 +41,11 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
-        adoption::protect_inherited();
+        handover::protect();
         check_abi().unwrap_or_else(|error| die(error));
         host::note_folder();
         doctor::prepare();
-        hostnet::adopt();
-        accounts::adopt();
+        handover::take();
     });
 }
 
@@ -57,7 +56,7 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         let host = HostState::read();
         devices::refuse_impossible(&host);
         hostnet::refuse_impossible(&host);
-        adoption::adopt(&host);
+        reload::take_over(&host);
         devices::foretell(&host);
         routers::start(&host);
         if !devices::holds_any() && !routers::are_there() {
@@ -118,8 +117,6 @@ unsafe extern "C" fn resume() {
 unsafe extern "C" fn master_cleanup() {
     guarded("master_cleanup", || {
         routers::close();
-        adoption::hand_over(&HostState::read());
-        hostnet::hand_over();
-        accounts::hand_over();
+        handover::leave(&HostState::read());
     });
 }

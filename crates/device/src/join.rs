@@ -120,6 +120,16 @@ pub fn mtu(spec: &DeviceSpec, told: &Configuration) -> Option<u16> {
     spec.mtu.or(told.mtu.map(|mtu| mtu.min(most)))
 }
 
+/// Returns why a connection that has to be made anew can't be, for one of the devices. A router that is away for a while can be
+/// waited for.
+pub fn unreachable_router(specs: &[DeviceSpec]) -> Option<String> {
+    specs.iter().filter_map(|spec| spec.socket.as_ref()).find_map(|name| {
+        let error = socket::connect_once(name).err()?;
+        let is_for_good = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound);
+        is_for_good.then(|| format!("can't connect to the router at {name} any more: {error}"))
+    })
+}
+
 fn settle(
     spec: &DeviceSpec,
     connection: &OwnedFd,

@@ -24,8 +24,9 @@ use thiserror::Error;
 
 pub use changes::{Changes, Need, Stated, changed_option, compare};
 pub use greeting::Identity;
-pub use handover::{Handover, HandoverError, Inherited};
+pub use handover::{Earlier, Inherited, Lost, LostReason, WithParent};
 pub use instance_name::instance_name;
+pub use join::unreachable_router;
 pub use settings::Settings;
 
 use configure::Network;
@@ -189,7 +190,7 @@ impl DeviceSet {
             return Err(DeviceError::TooMany(context.specs.len()));
         }
         let here = current_namespace();
-        if !self.devices.is_empty() && !fork::owns_descriptors() {
+        if self.are_others() {
             // A child in its parent's namespace uses the parent's devices; in another one it needs its own.
             if self.devices.iter().all(|device| device.namespace == here) {
                 return Ok(());
@@ -237,21 +238,22 @@ impl DeviceSet {
         }
     }
 
-    /// Stops the threads, and describes the devices, and what they were made for, for the image that this process is about
-    /// to execute. Their descriptors are left open across it. `None` if they are another process's.
-    pub fn hand_over(&mut self, settings: Settings, vassal: String) -> Option<Handover> {
-        if !self.devices.is_empty() && !fork::owns_descriptors() {
-            return None;
+    /// Returns true if the devices belong to another process, which has forked this one.
+    pub fn are_others(&self) -> bool {
+        !self.devices.is_empty() && !fork::owns_descriptors()
+    }
+
+    /// Closes the devices' descriptors, which a child keeps for the next image.
+    pub fn close_after_handover(&mut self) {
+        for device in self.devices.drain(..) {
+            fork::forget(device.tun.as_fd());
+            device.link.iter().for_each(|link| fork::forget(link.socket().as_fd()));
         }
-        let devices = self.devices.iter_mut().map(|device| (&*device.name, &device.tun, device.link.as_mut()));
-        let handover = Handover::describe(devices, settings, vassal);
-        self.leak();
-        Some(handover)
     }
 
     /// Takes over devices of this process's earlier image, and starts their threads. Those that are not configured any more,
     /// or have to be made anew, are closed.
-    pub fn adopt(
+    pub fn take_over(
         &mut self,
         inherited: Vec<Inherited>,
         changes: &Changes,

@@ -120,7 +120,12 @@ impl Link {
         thread.handle.join().unwrap_or_default()
     }
 
-    /// The descriptor.
+    /// What the thread had not passed on when it was stopped.
+    pub const fn buffers(&self) -> &Buffers {
+        &self.initial
+    }
+
+    /// The descriptor of the connection.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
     }

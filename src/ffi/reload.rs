@@ -1,0 +1,189 @@
+//! What a reload does with the devices: the new image takes them over, compares its options with those that they were made for,
+//! and applies what it can. What it can't apply without root ends an instance whose Emperor starts it anew; one without an
+//! Emperor goes on with what it had.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::unistd::Uid;
+
+use super::devices::{self, DEVICES};
+use super::guard::die;
+use super::host::{self, HostState};
+use super::{handover, options};
+use tuntap_config::{Config, OptionName};
+use tuntap_device::{
+    Changes, DeviceSet, Earlier, Need, Settings, Stated, WithParent, changed_option, compare, unreachable_router,
+};
+use tuntap_sys::handover::{Handover, HandoverError, Received};
+
+/// Whether this image's devices belong to a parent that waits for this process's end (`refork`). A reload doesn't touch them.
+static ARE_WITH_PARENT: AtomicBool = AtomicBool::new(false);
+
+/// The configuration of the image before, where that of this one can't be applied.
+static KEPT: OnceLock<(Settings, Config)> = OnceLock::new();
+
+/// The instance's name, as the first image knew it.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// The options that the devices go by.
+pub fn config() -> &'static Config {
+    KEPT.get().map_or_else(options::config, |(_, config)| config)
+}
+
+/// The options that the devices go by, for the next image.
+pub fn settings(host: &HostState) -> Settings {
+    let of_this_image = || Settings::new(options::values(), host.is_jailed() || host.unshares_net());
+    KEPT.get().map_or_else(of_this_image, |(settings, _)| settings.clone())
+}
+
+/// The instance's name.
+pub fn name(host: &HostState) -> String {
+    NAME.get().cloned().unwrap_or_else(|| host.name())
+}
+
+/// Returns true if the devices belong to a parent that waits for this process's end.
+pub fn are_with_parent() -> bool {
+    ARE_WITH_PARENT.load(Ordering::Relaxed)
+}
+
+/// Returns true if the devices are this process's to hand over, be there any at the moment or not.
+pub fn hands_over(devices: &DeviceSet) -> bool {
+    let has_any = !config().devices.is_empty() || !devices.is_empty();
+    has_any && !are_with_parent() && !devices.are_others()
+}
+
+/// Takes over the devices of the image before, in an image that a reload has executed.
+pub fn take_over(host: &HostState) {
+    match handover::take_rest() {
+        Some(received) => {
+            if let Err(error) = received.and_then(|mut received| take_over_from(host, &mut received)) {
+                lose(host, &error);
+            }
+        }
+        None => refuse_new_devices(host),
+    }
+}
+
+fn take_over_from(host: &HostState, received: &mut Received) -> Result<(), HandoverError> {
+    if let Some(WithParent { settings }) = received.section()? {
+        stay_with_parent(host, settings);
+    } else if let Some(earlier) = Earlier::take_over(received)? {
+        apply(host, earlier);
+    } else {
+        refuse_new_devices(host);
+    }
+    Ok(())
+}
+
+/// Ends an instance that has devices in its options, and can't make them: the image before had none.
+fn refuse_new_devices(host: &HostState) {
+    if host.is_reload() && !options::config().devices.is_empty() && !is_root() {
+        let config = Config::default();
+        let changes = compare(
+            Stated { settings: &Settings::default(), config: &config },
+            Stated { settings: &settings(host), config: options::config() },
+        );
+        give_up(host, changes.describe(Need::Device), None);
+    }
+}
+
+/// Goes on without what the image before has handed over, as at a first start. That takes root, to make devices.
+fn lose(host: &HostState, error: &HandoverError) {
+    if is_root() {
+        host::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
+    } else if !options::config().devices.is_empty() {
+        give_up(host, format_args!("the devices did not survive the reload: {error}"), None);
+    }
+}
+
+/// Tells the next image early that the devices belong to this process's parent: uWSGI doesn't call the hook before a reload in
+/// such a process.
+pub fn announce_parent(host: &HostState) {
+    let mut handover = Handover::default();
+    if let Err(error) = handover.add(&with_parent(host)).and_then(|()| handover.announce()) {
+        host::log(&format!("[uwsgi-tuntap] a reload will not know whose the devices are: {error}"));
+    }
+}
+
+/// What the next image has to know of devices that belong to this process's parent.
+pub fn with_parent(host: &HostState) -> WithParent {
+    WithParent { settings: settings(host) }
+}
+
+fn stay_with_parent(host: &HostState, before: Settings) {
+    ARE_WITH_PARENT.store(true, Ordering::Relaxed);
+    // Another version may have options whose values this one can't read.
+    let Some(config) = before.config() else { return };
+    let now = settings(host);
+    let changes =
+        compare(Stated { settings: &before, config: &config }, Stated { settings: &now, config: options::config() });
+    // The parent's threads know only what the parent was told.
+    let mut lines: Vec<_> = changes.list.iter().map(ToString::to_string).collect();
+    if config.device_required != options::config().device_required {
+        lines.push(changed_option(OptionName::DeviceRequired, &before, &now));
+    }
+    if !lines.is_empty() {
+        give_up(host, lines.join("; "), Some((before, config)));
+    }
+}
+
+/// Goes on with the devices of the image before, as this one's options want them.
+fn apply(host: &HostState, earlier: Earlier) {
+    let _ = NAME.set(earlier.vassal.clone());
+    let (before, config, mut changes) =
+        earlier.compare(Stated { settings: &settings(host), config: options::config() });
+    if !is_root() {
+        let reconnects = changes.need(Need::Connection);
+        let unreachable = reconnects.then(|| unreachable_router(&options::config().devices)).flatten();
+        if changes.need(Need::Device) || unreachable.is_some() {
+            let because = unreachable.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let changed = [changes.describe(Need::Device), changes.describe(Need::Connection)];
+            let changed = changed.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ");
+            give_up(host, format_args!("{changed}{because}"), Some((before, config)));
+            changes = Changes::default();
+        }
+    }
+    log_changes(&changes);
+    let makes_devices = changes.need(Need::Device) && earlier.had_devices();
+    DEVICES.lock().take_over(earlier.inherited, &changes, &devices::context(host)).unwrap_or_else(|error| die(error));
+    if makes_devices {
+        // Instances that have left their first namespace themselves get no other hook for it.
+        devices::ensure(host);
+    }
+}
+
+/// Says what has changed, and what becomes of the devices for that.
+fn log_changes(changes: &Changes) {
+    for (need, what) in
+        [(Need::Close, "closed"), (Need::Connection, "joins its router anew"), (Need::Device, "made anew")]
+    {
+        if changes.need(need) {
+            host::log(&format!("[uwsgi-tuntap] {}: {what}", changes.describe(need)));
+        }
+    }
+}
+
+/// Ends an instance that can't apply its options, if its Emperor will start it anew, as root. Else the instance goes on with
+/// what it had, if that is known.
+fn give_up(host: &HostState, changed: impl fmt::Display, kept: Option<(Settings, Config)>) {
+    if host.has_emperor() {
+        die(format_args!(
+            "{changed}: a reload can't apply that without the privileges that are dropped; this instance ends, for its \
+             Emperor to start it anew"
+        ));
+    }
+    let meanwhile = if kept.is_some() { "everything about devices stays as it was" } else { "it has no such device" };
+    host::log(&format!(
+        "[uwsgi-tuntap] {changed}: a reload can't apply that without the privileges that are dropped, and no Emperor starts \
+         this instance anew: until it is stopped and started, {meanwhile}"
+    ));
+    if let Some(kept) = kept {
+        let _ = KEPT.set(kept);
+    }
+}
+
+fn is_root() -> bool {
+    Uid::effective().is_root()
+}
