@@ -10,8 +10,8 @@ use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::host;
 use super::options::config;
+use super::uwsgi;
 use tuntap_config::resolve_leases;
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
@@ -57,7 +57,7 @@ pub fn take_over(received: &mut Received) {
     match received.section() {
         Ok(found) => *FOUND.lock() = found.unwrap_or_default(),
         Err(error) => {
-            host::log(&format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"))
+            uwsgi::log(&format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"))
         }
     }
 }
@@ -73,7 +73,7 @@ pub fn leases() -> Grants {
     let stamps = stamps();
     let (leases, errors) = resolve();
     for (_, error) in &errors {
-        host::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
+        uwsgi::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
     }
     let now = Instant::now();
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
@@ -115,7 +115,7 @@ pub fn newcomers() -> Vec<Grant> {
             Holder::Group(id) => format!("gid {id}"),
             Holder::Nobody => continue,
         };
-        host::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
+        uwsgi::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
     }
     come
 }

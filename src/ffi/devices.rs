@@ -4,9 +4,9 @@ use nix::unistd::Uid;
 use parking_lot::Mutex;
 
 use super::guard::die;
-use super::host::{self, HostState};
 use super::hostnet;
 use super::reload::{self, config};
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::Credentials;
 use tuntap_device::{Context, DeviceSet};
 use tuntap_sys::net::shares_namespace_with_parent;
@@ -18,8 +18,8 @@ const DAEMONIZE_FORKS: u32 = 2;
 pub(super) static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
 /// Before anything else: refuses what can't work.
-pub fn refuse_impossible(host: &HostState) {
-    if !config().devices.is_empty() && host.unshares_net() && host.is_master_as_root() {
+pub fn refuse_impossible(uwsgi: &UwsgiState) {
+    if !config().devices.is_empty() && uwsgi.unshares_net() && uwsgi.is_master_as_root() {
         die(
             "tuntap-device: unshare = net with master-as-root gives each worker a network namespace of its own, and none \
              after a reload; leave master-as-root out, or run the instance under an Emperor with emperor-use-clone = net",
@@ -29,29 +29,29 @@ pub fn refuse_impossible(host: &HostState) {
 
 /// Before any hook of the configuration: says why there will be no device, or one where nobody wants it. The hooks that
 /// configure it would fail first, and say only that it is missing.
-pub fn foretell(host: &HostState) {
-    if config().devices.is_empty() || host.is_reload() || host.unshares_net() {
+pub fn foretell(uwsgi: &UwsgiState) {
+    if config().devices.is_empty() || uwsgi.is_reload() || uwsgi.unshares_net() {
         return;
     }
     let names: Vec<_> = config().devices.iter().map(|spec| spec.name.as_str()).collect();
     let problem = if !Uid::effective().is_root() {
         "it can't be made: the instance doesn't start as root (emperor-tyrant in its Emperor's file has that effect)"
-    } else if host.is_jailed() {
-        if !host.has_emperor() || shares_namespace_with_parent() != Some(true) {
+    } else if uwsgi.is_jailed() {
+        if !uwsgi.has_emperor() || shares_namespace_with_parent() != Some(true) {
             return;
         }
         "it is made in the Emperor's own network namespace, where hooks would change the host's network: this vassal got \
          none of its own (emperor-use-clone = net is missing in its Emperor's file)"
-    } else if host.has_emperor() {
+    } else if uwsgi.has_emperor() {
         "it is not made, and hooks that want to configure it will fail: jailed = true is missing in this vassal's file"
     } else {
         "it is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
          Emperor a network namespace of its own"
     };
-    host::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
+    uwsgi::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
 }
 
-/// Keeps this process closed to others of its user while it holds devices, whatever the host has done to its privileges.
+/// Keeps this process closed to others of its user while it holds devices, whatever uWSGI has done to its privileges.
 pub fn protect() {
     if holds_any() {
         dumpable::close();
@@ -64,20 +64,20 @@ pub fn holds_any() -> bool {
 }
 
 /// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
-pub fn ensure(host: &HostState) {
+pub fn ensure(uwsgi: &UwsgiState) {
     if config().devices.is_empty() || reload::are_with_parent() {
         return;
     }
     dumpable::close();
     let mut devices = DEVICES.lock();
-    devices.ensure(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
+    devices.ensure(&context(uwsgi)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }
 
 /// Goes on in a process that put itself into the background.
-pub fn resume(host: &HostState) {
+pub fn resume(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     if !devices.is_empty() {
-        devices.resume(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
+        devices.resume(&context(uwsgi)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
     }
 }
 
@@ -89,35 +89,35 @@ pub fn complete_jail() {
 
 /// Once the applications are loaded: the last moment to see that the devices are missing, and to prepare for the forks
 /// that put the process into the background.
-pub fn check(host: &HostState) {
+pub fn check(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     if reload::are_with_parent() || devices.are_others() {
-        return reload::announce_parent(host);
+        return reload::announce_parent(uwsgi);
     }
-    if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
-        host::log(
+    if !config().devices.is_empty() && devices.is_empty() && !uwsgi.is_master_as_root() {
+        uwsgi::log(
             "[uwsgi-tuntap] no tuntap-device was made: the instance must start as root, and in a network namespace of \
              its own (jailed = true under an Emperor with emperor-use-clone = net, or unshare = net)",
         );
     }
-    if (!devices.is_empty() || hostnet::has_descriptor()) && host.daemonizes_late() {
+    if (!devices.is_empty() || hostnet::has_descriptor()) && uwsgi.daemonizes_late() {
         devices.pause();
         fork::follow_forks(DAEMONIZE_FORKS);
     }
 }
 
 /// What the devices have in common.
-pub fn context(host: &HostState) -> Context {
+pub fn context(uwsgi: &UwsgiState) -> Context {
     let identity = (config().credentials != Credentials::Off)
-        .then(|| host.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
+        .then(|| uwsgi.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
     Context {
         specs: config().devices.clone(),
         rules: config().device_rules.clone(),
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
-        vassal: reload::name(host),
-        logger: host::LOGGER,
-        keep_open: host::keep_open,
+        vassal: reload::name(uwsgi),
+        logger: uwsgi::LOGGER,
+        keep_open: uwsgi::keep_open,
     }
 }

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::bindings::uwsgi_option;
 use super::guard::{die, guarded};
-use super::host;
 use super::options::{self, OPTIONS};
+use super::uwsgi;
 use tuntap_config::{Config, Credentials, OptionName};
 use tuntap_doctor::{self, Reading, Task};
 use tuntap_sys::process;
@@ -24,7 +24,7 @@ const NAME: &CStr = c"tuntap-doctor";
 /// `has_arg` of getopt_long(3).
 const REQUIRED_ARGUMENT: c_int = 1;
 
-/// Its line in the host's table.
+/// Its line in uWSGI's table.
 pub const OPTION: uwsgi_option = uwsgi_option {
     name: NAME.as_ptr().cast_mut(),
     type_: REQUIRED_ARGUMENT,
@@ -50,7 +50,7 @@ pub fn prepare() {
     // What the file asks for at the end of the instance (vacuum, exec-atexit) must not be done to one that runs.
     process::skip_exit_handlers();
     if task.is_stand_in {
-        host::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
+        uwsgi::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
     }
     let _ = TASK.set(task);
 }
@@ -64,7 +64,7 @@ unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data:
         }
         let mut files = FILES.lock();
         files.push(file);
-        let wanted = host::options().filter(|(key, _)| *key == NAME).count();
+        let wanted = uwsgi::options().filter(|(key, _)| *key == NAME).count();
         if files.len() == wanted {
             let is_well = tuntap_doctor::examine(&files, &plugin_file(own_data()), &mut io::stdout().lock());
             process::exit_at_once(if is_well { 0 } else { 1 });
@@ -75,8 +75,8 @@ unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data:
 /// Tells how the file was read, once all of it was, and ends.
 fn tell(task: &Task, value: *mut c_char) {
     // `inherit` adds options behind this one.
-    if host::options().last().is_some_and(|(key, _)| key != NAME) {
-        return host::add_option(NAME, value);
+    if uwsgi::options().last().is_some_and(|(key, _)| key != NAME) {
+        return uwsgi::add_option(NAME, value);
     }
     let values = options::values();
     let credentials = Config::from_options(
@@ -87,14 +87,14 @@ fn tell(task: &Task, value: *mut c_char) {
     );
     let symbol_is_missing = matches!(
         credentials.map(|config| config.credentials),
-        Ok(Credentials::Symbol(symbol)) if host::credentials_hook(&symbol).is_none()
+        Ok(Credentials::Symbol(symbol)) if uwsgi::credentials_hook(&symbol).is_none()
     );
     let reading = Reading {
         plugin: plugin_file(own_data()),
-        other_plugin: host::other_plugin(c"tuntap", OPTIONS.as_mut_ptr()).map(plugin_file),
+        other_plugin: uwsgi::other_plugin(c"tuntap", OPTIONS.as_mut_ptr()).map(plugin_file),
         is_stand_in: task.is_stand_in,
         values: values.into_iter().map(|(option, value)| (option.as_str().to_owned(), value)).collect(),
-        options: host::options()
+        options: uwsgi::options()
             .map(|(key, value)| {
                 (key.to_string_lossy().into_owned(), value.unwrap_or_default().to_string_lossy().into_owned())
             })

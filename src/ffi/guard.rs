@@ -2,9 +2,9 @@
 
 use std::panic::{UnwindSafe, catch_unwind};
 
-use super::host;
+use super::uwsgi;
 
-/// Runs a callback of the host. If it panics, the host's log says which one it was, and the process ends: half of a
+/// Runs a callback of uWSGI. If it panics, uWSGI's log says which one it was, and the process ends: half of a
 /// configuration, or a router in an unknown state, is worse than a restart.
 pub fn guarded(callback: &str, body: impl FnOnce() + UnwindSafe) {
     if catch_unwind(body).is_err() {
@@ -12,10 +12,10 @@ pub fn guarded(callback: &str, body: impl FnOnce() + UnwindSafe) {
     }
 }
 
-/// Ends the process with a line in the host's log for each line of the reason.
+/// Ends the process with a line in uWSGI's log for each line of the reason.
 pub fn die(reason: impl std::fmt::Display) -> ! {
     for line in reason.to_string().lines() {
-        host::log(&fatal_line(line));
+        uwsgi::log(&fatal_line(line));
     }
     std::process::exit(1)
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::devices::DEVICES;
-use super::host::{self, HostState};
+use super::uwsgi::{self, UwsgiState};
 use super::{accounts, hostnet, reload};
 use tuntap_sys::handover::{Handover, HandoverError, Left, Received, is_announced};
 use tuntap_sys::{dumpable, process};
@@ -35,12 +35,14 @@ pub fn take() {
     *place = Received::take().transpose();
     match &mut *place {
         Some(Ok(received)) => {
-            received.descriptors().for_each(host::keep_open);
+            received.descriptors().for_each(uwsgi::keep_open);
             hostnet::take_over(received);
             accounts::take_over(received);
         }
         Some(Err(error)) => {
-            host::log(&format!("[uwsgi-tuntap] this image starts without what the one before the reload had: {error}"));
+            uwsgi::log(&format!(
+                "[uwsgi-tuntap] this image starts without what the one before the reload had: {error}"
+            ));
         }
         None => {}
     }
@@ -52,7 +54,7 @@ pub fn take_rest() -> Option<Result<Received, HandoverError>> {
 }
 
 /// Leaves everything to the next image, before the process executes it, or ends.
-pub fn leave(host: &HostState) {
+pub fn leave(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     let hands_over_devices = reload::hands_over(&devices);
     if hands_over_devices {
@@ -63,9 +65,9 @@ pub fn leave(host: &HostState) {
     let collect = || {
         let mut handover = Handover::default();
         if hands_over_devices {
-            devices.hand_over(reload::settings(host), reload::name(host), &mut handover)?;
+            devices.hand_over(reload::settings(uwsgi), reload::name(uwsgi), &mut handover)?;
         } else if reload::are_with_parent() {
-            handover.add(&reload::with_parent(host))?;
+            handover.add(&reload::with_parent(uwsgi))?;
         }
         if let Some(network) = &network {
             network.hand_over(&mut handover)?;
@@ -75,12 +77,12 @@ pub fn leave(host: &HostState) {
     };
     match collect() {
         Ok(left) => {
-            left.iter().for_each(|left| host::keep_open(left.socket()));
+            left.iter().for_each(|left| uwsgi::keep_open(left.socket()));
             *LEFT.lock() = left;
         }
         Err(error) => {
             let what = if hands_over_devices { "the devices" } else { "what this instance has set up" };
-            host::log(&format!("[uwsgi-tuntap] {what} will not survive the reload: {error}"));
+            uwsgi::log(&format!("[uwsgi-tuntap] {what} will not survive the reload: {error}"));
         }
     }
     if hands_over_devices {
@@ -109,6 +111,6 @@ fn close_earlier_form() {
     if pid != getpid().as_raw() {
         return;
     }
-    host::log("[uwsgi-tuntap] what an earlier version has set up on the host before the reload is set up anew");
+    uwsgi::log("[uwsgi-tuntap] what an earlier version has set up on the host before the reload is set up anew");
     socket.and_then(process::adopt_inherited).into_iter().for_each(drop);
 }

@@ -8,8 +8,8 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use super::guard::die;
 use super::handover;
-use super::host::{self, HostState};
 use super::options::config;
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::RouterSpec;
 use tuntap_host::{HostNetwork, HostNetworkError, Occasion};
 use tuntap_sys::handover::Received;
@@ -22,16 +22,16 @@ static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 pub fn take_over(received: &mut Received) {
     match HostNetwork::take_over(received) {
         Ok(network) => network.into_iter().for_each(keep),
-        Err(error) => host::log(&format!("[tuntap-router] the host is set up anew after the reload: {error}")),
+        Err(error) => uwsgi::log(&format!("[tuntap-router] the host is set up anew after the reload: {error}")),
     }
 }
 
 /// Ends an instance that would leave the network that it is about to set up.
-pub fn refuse_impossible(host: &HostState) {
+pub fn refuse_impossible(uwsgi: &UwsgiState) {
     let sets_up = |router: &RouterSpec| {
         !(router.addresses.is_empty() && router.nat.is_empty() && router.ports.is_empty()) || router.mtu.is_some()
     };
-    if host.unshares_net() && config().routers.iter().any(sets_up) {
+    if uwsgi.unshares_net() && config().routers.iter().any(sets_up) {
         die(
             "tuntap-router-address, -nat, -port and -mtu set up the network of the host, which unshare = net makes this \
              instance leave: run the router in an instance without it",
@@ -45,7 +45,7 @@ pub fn set_up(routers: &mut [RouterSpec], occasion: Occasion) {
     let earlier = NETWORK.lock().take().unwrap_or_default();
     // They may be closed now, and their numbers become something else.
     earlier.descriptor().into_iter().chain(earlier.watched()).for_each(fork::forget);
-    match HostNetwork::set_up(routers, earlier, occasion, host::LOGGER) {
+    match HostNetwork::set_up(routers, earlier, occasion, uwsgi::LOGGER) {
         Ok(network) => keep(network),
         // It names the device itself.
         Err(
@@ -67,7 +67,7 @@ fn keep(network: HostNetwork) {
 }
 
 fn keep_from_others(descriptor: BorrowedFd<'_>) {
-    host::keep_open(descriptor);
+    uwsgi::keep_open(descriptor);
     if !fork::close_in_children(descriptor) {
         die("tuntap-router: too many descriptors to keep from workers");
     }
@@ -81,9 +81,9 @@ pub fn watch() {
     }
     if let Some(network) = NETWORK.lock().as_mut() {
         // Without it the master finds out all the same, a little later.
-        WATCHED.call_once(|| _ = network.watched().map(host::master_watch));
+        WATCHED.call_once(|| _ = network.watched().map(uwsgi::master_watch));
         let before = network.descriptor().map(|descriptor| descriptor.as_raw_fd());
-        network.look_after(host::LOGGER);
+        network.look_after(uwsgi::LOGGER);
         // Tables that couldn't be made at a reload have their descriptor from now on.
         let made = network.descriptor().filter(|descriptor| before != Some(descriptor.as_raw_fd()));
         made.into_iter().for_each(keep_from_others);
@@ -113,7 +113,7 @@ extern "C" fn undo() {
         {
             // The child that keeps the tables for a next image.
             handover::revoke();
-            network.undo(host::LOGGER);
+            network.undo(uwsgi::LOGGER);
         }
     };
     // Half of it undone is as much as can be had, and the end must not be held up.

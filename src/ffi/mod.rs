@@ -1,4 +1,4 @@
-//! uWSGI's C ABI: the plugin table, its callbacks, and the host's functions. One of the two homes of unsafe code.
+//! uWSGI's C ABI: the plugin table, its callbacks, and uWSGI's functions. One of the two homes of unsafe code.
 //!
 //! uWSGI calls everything here from the main thread of a process.
 #![allow(unsafe_code)]
@@ -10,9 +10,9 @@ mod devices;
 mod doctor;
 mod guard;
 mod handover;
-mod host;
 mod hostnet;
 mod options;
 mod plugin;
 mod reload;
 mod routers;
+mod uwsgi;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
 use super::doctor;
 use super::guard::{die, guarded};
-use super::host;
+use super::uwsgi;
 use tuntap_config::{Config, OptionName};
 
 /// An option of the plugin, as the host's table wants it.
@@ -369,9 +369,9 @@ impl OptionTable {
 /// The checked options. The first call reads all values, and ends the process if any is wrong.
 pub fn config() -> &'static Config {
     CONFIG.get_or_init(|| {
-        for (name, option) in OptionName::misspelt(host::options().filter_map(|(name, _)| name.to_str().ok())) {
+        for (name, option) in OptionName::misspelt(uwsgi::options().filter_map(|(name, _)| name.to_str().ok())) {
             let begin = if name.starts_with("tuntap-router") { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
-            host::log(&format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"));
+            uwsgi::log(&format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"));
         }
         let values = VALUES.lock();
         Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))

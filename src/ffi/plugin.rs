@@ -5,16 +5,16 @@ use std::ffi::{c_char, c_int, c_void};
 
 use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
-use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{devices, doctor, handover, host, hostnet, reload, routers};
+use super::uwsgi::{UwsgiState, check_abi};
+use super::{devices, doctor, handover, hostnet, reload, routers, uwsgi};
 use tuntap_sys::dumpable;
 
-/// The table, shared with C. The host writes `modifier1` into it.
+/// The table, shared with C. uWSGI writes `modifier1` into it.
 #[repr(transparent)]
 pub struct PluginTable(uwsgi_plugin);
 
-// SAFETY: the pointers in it go to constants and functions, and only the host's main thread uses it.
+// SAFETY: the pointers in it go to constants and functions, and only uWSGI's main thread uses it.
 unsafe impl Sync for PluginTable {}
 
 /// What uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies it under the name that uWSGI wants.
@@ -43,30 +43,30 @@ unsafe extern "C" fn on_load() {
     guarded("on_load", || {
         handover::protect();
         check_abi().unwrap_or_else(|error| die(error));
-        host::note_folder();
+        uwsgi::note_folder();
         doctor::prepare();
         handover::take();
     });
 }
 
-/// Called once in each image, before the host opens anything. Under an Emperor the instance is in its namespaces by
+/// Called once in each image, before uWSGI opens anything. Under an Emperor the instance is in its namespaces by
 /// now, but hasn't dropped its privileges yet.
 unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_int>, _argv: *mut *mut c_char) {
     guarded("jail", || {
-        let host = HostState::read();
-        devices::refuse_impossible(&host);
-        hostnet::refuse_impossible(&host);
-        reload::take_over(&host);
-        devices::foretell(&host);
-        routers::start(&host);
+        let uwsgi = UwsgiState::read();
+        devices::refuse_impossible(&uwsgi);
+        hostnet::refuse_impossible(&uwsgi);
+        reload::take_over(&uwsgi);
+        devices::foretell(&uwsgi);
+        routers::start(&uwsgi);
         if !devices::holds_any() && !routers::are_there() {
             // What closed it was a variable that this process has inherited from another one.
             dumpable::open();
         }
         // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
         // sockets, and with master-as-root in the workers only, where each would need a device of its own.
-        if host.is_born_into_its_net() {
-            devices::ensure(&host);
+        if uwsgi.is_born_into_its_net() {
+            devices::ensure(&uwsgi);
         }
     });
 }
@@ -77,12 +77,12 @@ unsafe extern "C" fn init() -> c_int {
     0
 }
 
-/// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever the host wants.
+/// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever uWSGI wants.
 unsafe extern "C" fn enter_jail() {
     guarded("post_jail", || {
         #[cfg(feature = "faults")]
         tuntap_sys::faults::point("callback");
-        devices::ensure(&HostState::read());
+        devices::ensure(&UwsgiState::read());
     });
 }
 
@@ -94,7 +94,7 @@ unsafe extern "C" fn complete_jail() {
 unsafe extern "C" fn postinit_apps() {
     guarded("postinit_apps", || {
         devices::protect();
-        devices::check(&HostState::read());
+        devices::check(&UwsgiState::read());
     });
 }
 
@@ -102,7 +102,7 @@ unsafe extern "C" fn postinit_apps() {
 unsafe extern "C" fn master_cycle() {
     guarded("master_cycle", || {
         devices::protect();
-        devices::resume(&HostState::read());
+        devices::resume(&UwsgiState::read());
         routers::watch();
         hostnet::watch();
     });
@@ -110,13 +110,13 @@ unsafe extern "C" fn master_cycle() {
 
 /// Called in each new worker. Only a process that put itself into the background has something to do here.
 unsafe extern "C" fn resume() {
-    guarded("resume", || devices::resume(&HostState::read()));
+    guarded("resume", || devices::resume(&UwsgiState::read()));
 }
 
 /// Called in the master before it executes the next image, or ends.
 unsafe extern "C" fn master_cleanup() {
     guarded("master_cleanup", || {
         routers::close();
-        handover::leave(&HostState::read());
+        handover::leave(&UwsgiState::read());
     });
 }

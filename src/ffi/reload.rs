@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 
 use super::devices::{self, DEVICES};
 use super::guard::die;
-use super::host::{self, HostState};
+use super::uwsgi::{self, UwsgiState};
 use super::{handover, options};
 use tuntap_config::{Config, OptionName};
 use tuntap_device::{
@@ -33,14 +33,14 @@ pub fn config() -> &'static Config {
 }
 
 /// The options that the devices go by, for the next image.
-pub fn settings(host: &HostState) -> Settings {
-    let of_this_image = || Settings::new(options::values(), host.is_jailed() || host.unshares_net());
+pub fn settings(uwsgi: &UwsgiState) -> Settings {
+    let of_this_image = || Settings::new(options::values(), uwsgi.is_jailed() || uwsgi.unshares_net());
     KEPT.get().map_or_else(of_this_image, |(settings, _)| settings.clone())
 }
 
 /// The instance's name.
-pub fn name(host: &HostState) -> String {
-    NAME.get().cloned().unwrap_or_else(|| host.name())
+pub fn name(uwsgi: &UwsgiState) -> String {
+    NAME.get().cloned().unwrap_or_else(|| uwsgi.name())
 }
 
 /// Returns true if the devices belong to a parent that waits for this process's end.
@@ -55,68 +55,68 @@ pub fn hands_over(devices: &DeviceSet) -> bool {
 }
 
 /// Takes over the devices of the image before, in an image that a reload has executed.
-pub fn take_over(host: &HostState) {
+pub fn take_over(uwsgi: &UwsgiState) {
     match handover::take_rest() {
         Some(received) => {
-            if let Err(error) = received.and_then(|mut received| take_over_from(host, &mut received)) {
-                lose(host, &error);
+            if let Err(error) = received.and_then(|mut received| take_over_from(uwsgi, &mut received)) {
+                lose(uwsgi, &error);
             }
         }
-        None => refuse_new_devices(host),
+        None => refuse_new_devices(uwsgi),
     }
 }
 
-fn take_over_from(host: &HostState, received: &mut Received) -> Result<(), HandoverError> {
+fn take_over_from(uwsgi: &UwsgiState, received: &mut Received) -> Result<(), HandoverError> {
     if let Some(WithParent { settings }) = received.section()? {
-        stay_with_parent(host, settings);
+        stay_with_parent(uwsgi, settings);
     } else if let Some(earlier) = Earlier::take_over(received)? {
-        apply(host, earlier);
+        apply(uwsgi, earlier);
     } else {
-        refuse_new_devices(host);
+        refuse_new_devices(uwsgi);
     }
     Ok(())
 }
 
 /// Ends an instance that has devices in its options, and can't make them: the image before had none.
-fn refuse_new_devices(host: &HostState) {
-    if host.is_reload() && !options::config().devices.is_empty() && !is_root() {
+fn refuse_new_devices(uwsgi: &UwsgiState) {
+    if uwsgi.is_reload() && !options::config().devices.is_empty() && !is_root() {
         let config = Config::default();
         let changes = compare(
             Stated { settings: &Settings::default(), config: &config },
-            Stated { settings: &settings(host), config: options::config() },
+            Stated { settings: &settings(uwsgi), config: options::config() },
         );
-        give_up(host, changes.describe(Need::Device), None);
+        give_up(uwsgi, changes.describe(Need::Device), None);
     }
 }
 
 /// Goes on without what the image before has handed over, as at a first start. That takes root, to make devices.
-fn lose(host: &HostState, error: &HandoverError) {
+fn lose(uwsgi: &UwsgiState, error: &HandoverError) {
     if is_root() {
-        host::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
+        uwsgi::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
     } else if !options::config().devices.is_empty() {
-        give_up(host, format_args!("the devices did not survive the reload: {error}"), None);
+        give_up(uwsgi, format_args!("the devices did not survive the reload: {error}"), None);
     }
 }
 
 /// Tells the next image early that the devices belong to this process's parent: uWSGI doesn't call the hook before a reload in
 /// such a process.
-pub fn announce_parent(host: &HostState) {
+pub fn announce_parent(uwsgi: &UwsgiState) {
     let mut handover = Handover::default();
-    if let Err(error) = handover.add(&with_parent(host)).and_then(|()| handover.announce()) {
-        host::log(&format!("[uwsgi-tuntap] a reload will not know whose the devices are: {error}"));
+    if let Err(error) = handover.add(&with_parent(uwsgi)).and_then(|()| handover.announce()) {
+        uwsgi::log(&format!("[uwsgi-tuntap] a reload will not know whose the devices are: {error}"));
     }
 }
 
 /// What the next image has to know of devices that belong to this process's parent.
-pub fn with_parent(host: &HostState) -> WithParent {
-    WithParent { settings: settings(host) }
+pub fn with_parent(uwsgi: &UwsgiState) -> WithParent {
+    WithParent { settings: settings(uwsgi) }
 }
 
-fn stay_with_parent(host: &HostState, before: Settings) {
+fn stay_with_parent(uwsgi: &UwsgiState, before: Settings) {
     ARE_WITH_PARENT.store(true, Ordering::Relaxed);
     // Another version may have options whose values this one can't read.
     let Some(config) = before.config() else { return };
-    let now = settings(host);
+    let now = settings(uwsgi);
     let changes =
         compare(Stated { settings: &before, config: &config }, Stated { settings: &now, config: options::config() });
     // The parent's threads know only what the parent was told.
@@ -125,15 +125,15 @@ fn stay_with_parent(host: &HostState, before: Settings) {
         lines.push(changed_option(OptionName::DeviceRequired, &before, &now));
     }
     if !lines.is_empty() {
-        give_up(host, lines.join("; "), Some((before, config)));
+        give_up(uwsgi, lines.join("; "), Some((before, config)));
     }
 }
 
 /// Goes on with the devices of the image before, as this one's options want them.
-fn apply(host: &HostState, earlier: Earlier) {
+fn apply(uwsgi: &UwsgiState, earlier: Earlier) {
     let _ = NAME.set(earlier.vassal.clone());
     let (before, config, mut changes) =
-        earlier.compare(Stated { settings: &settings(host), config: options::config() });
+        earlier.compare(Stated { settings: &settings(uwsgi), config: options::config() });
     if !is_root() {
         let reconnects = changes.need(Need::Connection);
         let unreachable = reconnects.then(|| unreachable_router(&options::config().devices)).flatten();
@@ -141,16 +141,16 @@ fn apply(host: &HostState, earlier: Earlier) {
             let because = unreachable.map(|reason| format!(" ({reason})")).unwrap_or_default();
             let changed = [changes.describe(Need::Device), changes.describe(Need::Connection)];
             let changed = changed.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ");
-            give_up(host, format_args!("{changed}{because}"), Some((before, config)));
+            give_up(uwsgi, format_args!("{changed}{because}"), Some((before, config)));
             changes = Changes::default();
         }
     }
     log_changes(&changes);
     let makes_devices = changes.need(Need::Device) && earlier.had_devices();
-    DEVICES.lock().take_over(earlier.inherited, &changes, &devices::context(host)).unwrap_or_else(|error| die(error));
+    DEVICES.lock().take_over(earlier.inherited, &changes, &devices::context(uwsgi)).unwrap_or_else(|error| die(error));
     if makes_devices {
         // Instances that have left their first namespace themselves get no other hook for it.
-        devices::ensure(host);
+        devices::ensure(uwsgi);
     }
 }
 
@@ -160,22 +160,22 @@ fn log_changes(changes: &Changes) {
         [(Need::Close, "closed"), (Need::Connection, "joins its router anew"), (Need::Device, "made anew")]
     {
         if changes.need(need) {
-            host::log(&format!("[uwsgi-tuntap] {}: {what}", changes.describe(need)));
+            uwsgi::log(&format!("[uwsgi-tuntap] {}: {what}", changes.describe(need)));
         }
     }
 }
 
 /// Ends an instance that can't apply its options, if its Emperor will start it anew, as root. Else the instance goes on with
 /// what it had, if that is known.
-fn give_up(host: &HostState, changed: impl fmt::Display, kept: Option<(Settings, Config)>) {
-    if host.has_emperor() {
+fn give_up(uwsgi: &UwsgiState, changed: impl fmt::Display, kept: Option<(Settings, Config)>) {
+    if uwsgi.has_emperor() {
         die(format_args!(
             "{changed}: a reload can't apply that without the privileges that are dropped; this instance ends, for its \
              Emperor to start it anew"
         ));
     }
     let meanwhile = if kept.is_some() { "everything about devices stays as it was" } else { "it has no such device" };
-    host::log(&format!(
+    uwsgi::log(&format!(
         "[uwsgi-tuntap] {changed}: a reload can't apply that without the privileges that are dropped, and no Emperor starts \
          this instance anew: until it is stopped and started, {meanwhile}"
     ));

@@ -1,4 +1,4 @@
-//! Routers: everything is bound before the fork, and run in a gateway of the host.
+//! Routers: everything is bound before the fork, and run in a gateway of uWSGI.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 
 use super::accounts;
 use super::guard::die;
-use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
+use super::uwsgi::{self, GatewayProcess, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::forward::Policy;
 use tuntap_core::policy::grant::{Grant, Grants};
@@ -56,7 +56,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
 struct Watched {
-    gateway: HostGateway,
+    gateway: GatewayProcess,
     /// Name of its device.
     name: String,
     /// Its process, and what becomes readable when that ends.
@@ -70,20 +70,20 @@ struct Watched {
 static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
 
 /// Binds everything that the routers need and registers their gateways.
-pub fn start(host: &HostState) {
+pub fn start(uwsgi: &UwsgiState) {
     if config().routers.is_empty() {
         // An earlier image may have had one.
-        return hostnet::set_up(&mut [], occasion(host));
+        return hostnet::set_up(&mut [], occasion(uwsgi));
     }
-    if host::ensure_master() {
-        host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
+    if uwsgi::ensure_master() {
+        uwsgi::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
     let leases = accounts::leases();
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
     if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
-        host::log(
+        uwsgi::log(
             "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
              tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
         );
@@ -93,15 +93,15 @@ pub fn start(host: &HostState) {
     {
         if are_for_v4_only(rules) {
             let option = option.as_str();
-            host::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+            uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
         }
     }
     for spec in &config().routers {
         let mut tun = None;
-        let setup = match prepare(spec, host, &leases, &mut tun) {
-            Err(error) if host.is_reload() => {
+        let setup = match prepare(spec, uwsgi, &leases, &mut tun) {
+            Err(error) if uwsgi.is_reload() => {
                 let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
-                host::log(&format!("[tuntap-router] {line}"));
+                uwsgi::log(&format!("[tuntap-router] {line}"));
                 None
             }
             Err(error) => die(format_args!("tuntap-router {}: {error}", spec.device)),
@@ -112,14 +112,14 @@ pub fn start(host: &HostState) {
     }
     *LEASES.lock() = Some(leases);
     let mut specs = config().routers.clone();
-    hostnet::set_up(&mut specs, occasion(host));
+    hostnet::set_up(&mut specs, occasion(uwsgi));
     for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
         setup.iter_mut().for_each(|setup| setup.have_network(spec));
     }
     for (index, spec) in specs.iter().enumerate() {
-        // The host's lists take pointers; this one carries the number.
+        // uWSGI's lists take pointers; this one carries the number.
         let data = std::ptr::without_provenance_mut(index);
-        let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
+        let gateway = uwsgi::register_gateway(c"uWSGI tuntap router", run_gateway, data)
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
         let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
         WATCHED.lock().push(Watched {
@@ -132,8 +132,8 @@ pub fn start(host: &HostState) {
     }
 }
 
-const fn occasion(host: &HostState) -> Occasion {
-    if host.is_reload() { Occasion::Reload } else { Occasion::Start }
+const fn occasion(uwsgi: &UwsgiState) -> Occasion {
+    if uwsgi.is_reload() { Occasion::Reload } else { Occasion::Start }
 }
 
 /// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
@@ -160,7 +160,7 @@ fn tell_news() {
 
 /// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they
 /// need.
-fn retry(host: &HostState) {
+fn retry(uwsgi: &UwsgiState) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut setups = SETUPS.lock();
     let mut last = LAST.lock();
@@ -175,12 +175,12 @@ fn retry(host: &HostState) {
         let Some(device) = devices.get_mut(index).filter(|_| place.is_none()) else { continue };
         let had_device = device.is_some();
         // Why it can't be was said.
-        let result = prepare(spec, host, leases, device);
+        let result = prepare(spec, uwsgi, leases, device);
         if !had_device && (device.is_some() || result.is_ok()) {
-            set_up_device(spec, host::LOGGER);
+            set_up_device(spec, uwsgi::LOGGER);
         }
         let Ok(setup) = result else { continue };
-        host::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
+        uwsgi::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
         let heartbeat = Arc::clone(&setup.heartbeat);
         *place = Some(setup);
         if let Some(watched) = WATCHED.lock().get_mut(index) {
@@ -196,7 +196,7 @@ fn retry(host: &HostState) {
 /// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
 pub fn watch() {
     tell_news();
-    retry(&HostState::read());
+    retry(&UwsgiState::read());
     let mut watched = WATCHED.lock();
     if !watched.is_empty() {
         dumpable::close_with_children();
@@ -221,7 +221,7 @@ fn look_again(watched: &[Watched]) {
         // It has run out, or hasn't; either way it goes on.
         Some(timer) => _ = nix::unistd::read(timer, &mut [0; 8]),
         // Without it the master looks as often as its `check-interval` says, every second mostly.
-        None => *timer = process::periodic_timer(interval).ok().filter(|timer| host::master_watch(timer.as_fd())),
+        None => *timer = process::periodic_timer(interval).ok().filter(|timer| uwsgi::master_watch(timer.as_fd())),
     }
 }
 
@@ -232,11 +232,11 @@ impl Watched {
             return;
         }
         if let Some((_, ended)) = self.process.take() {
-            host::master_unwatch(ended.as_fd());
+            uwsgi::master_unwatch(ended.as_fd());
         }
         // Without it the master finds out all the same, a little later.
         let process = pid.and_then(|pid| Some((pid, process::watch_process(pid).ok()?)));
-        self.process = process.filter(|(_, descriptor)| host::master_watch(descriptor.as_fd()));
+        self.process = process.filter(|(_, descriptor)| uwsgi::master_watch(descriptor.as_fd()));
     }
 
     fn end_if_it_hangs(&mut self) {
@@ -247,7 +247,7 @@ impl Watched {
             None => !process::exists(pid),
         };
         if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
-            host::log(&format!(
+            uwsgi::log(&format!(
                 "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
                  started again (tuntap-router-harakiri)",
                 self.name,
@@ -271,24 +271,24 @@ pub fn close() {
 
 /// Makes what a router needs. The device stays in its place if something else can't be had: programs that are run as root
 /// (`exec-as-root`) may configure it.
-fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
+fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
         let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
         tun.enable_offloads();
-        // In a reloaded image the host closes what it doesn't know before it forks the gateways.
-        host::keep_open(tun.as_fd());
-        host::log(&format!("[tuntap-router] made the device {}", tun.name()));
+        // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
+        uwsgi::keep_open(tun.as_fd());
+        uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
         *place = Some(tun);
     }
-    // The host ends the process if it can't bind.
+    // uWSGI ends the process if it can't bind.
     let probe_unix = |name: &str| {
         if name.starts_with('@') {
             return socket::probe_unix(name).map_err(|error| error.to_string());
         }
-        if host.has_abstract_sockets() {
+        if uwsgi.has_abstract_sockets() {
             return Ok(());
         }
-        leave_to_others(name, if host.is_reload() { Duration::ZERO } else { PATIENCE_WITH_ENDING })?;
+        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { PATIENCE_WITH_ENDING })?;
         socket::probe_unix(name).map_err(|error| error.to_string())
     };
     probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
@@ -299,24 +299,24 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         }
         None => {}
     }
-    if let Some(missing) = host.missing_socket_owner() {
+    if let Some(missing) = uwsgi.missing_socket_owner() {
         return Err(format!("chown-socket: {missing}"));
     }
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
-    host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = host::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
-    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose()?;
+    uwsgi::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
+    let listener = uwsgi::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     if let Some(Gateway { address, .. }) = &gateway {
         if !socket::has_address(address.ip()) {
-            host::log(&format!(
+            uwsgi::log(&format!(
                 "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
                 spec.device,
                 address.ip()
             ));
         }
-        host::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
+        uwsgi::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
     }
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
@@ -325,7 +325,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(host::keep_open);
+    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(uwsgi::keep_open);
     let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
@@ -368,12 +368,12 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         news,
         sandbox: config().sandbox,
         limits: config().limits,
-        host_version: host.version(),
-        logger: host::LOGGER,
+        host_version: uwsgi.version(),
+        logger: uwsgi::LOGGER,
     })
 }
 
-/// The host would put its socket in the place of whatever has that name. What somebody else listens on, or is no socket, keeps
+/// uWSGI would put its socket in the place of whatever has that name. What somebody else listens on, or is no socket, keeps
 /// its name. Whoever is about to end, as the router of a killed master is, has so much time for it.
 fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
     let own = Pid::this().as_raw();
@@ -418,18 +418,18 @@ fn host_etc() -> Vec<Directory> {
     found
 }
 
-fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> Result<StatsEndpoint, String> {
-    host::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
+fn bind_stats(spec: &RouterSpec, address: &StatsAddress, uwsgi: &UwsgiState) -> Result<StatsEndpoint, String> {
+    uwsgi::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
     let listener = match address {
-        StatsAddress::Unix(name) => host::bind_unix(name),
+        StatsAddress::Unix(name) => uwsgi::bind_unix(name),
         // Clients that are peers are told by it; where it can't be had, by their addresses alone.
-        StatsAddress::Tcp(name) => host::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
+        StatsAddress::Tcp(name) => uwsgi::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
     };
     Ok(StatsEndpoint {
         listener: listener.map_err(|error| format!("statistics on {}: {error}", address.as_str()))?,
-        http: host.stats_http(),
-        minified: host.stats_minified(),
-        timeout: host.socket_timeout(),
+        http: uwsgi.stats_http(),
+        minified: uwsgi.stats_minified(),
+        timeout: uwsgi.socket_timeout(),
     })
 }
 
@@ -438,7 +438,7 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
         Credentials::Off => CredentialsCheck::Off,
         Credentials::Shown => CredentialsCheck::Shown,
         Credentials::Symbol(symbol) => {
-            CredentialsCheck::Hook(host::credentials_hook(symbol).ok_or_else(|| {
+            CredentialsCheck::Hook(uwsgi::credentials_hook(symbol).ok_or_else(|| {
                 format!("tuntap-use-credentials = {symbol}: no plugin and no library has this symbol")
             })?)
         }
@@ -448,7 +448,7 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let mut device = "a router".to_owned();
     let run = || {
-        // The host's hooks may have changed its ids.
+        // uWSGI's hooks may have changed its ids.
         dumpable::close_with_children();
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
@@ -469,6 +469,6 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
-    host::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
+    uwsgi::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
     std::process::exit(1)
 }
