@@ -1,4 +1,4 @@
-//! The devices of this instance, through all the hooks that may find them missing.
+//! The devices of this instance, in all the hooks that may find them missing.
 
 use nix::unistd::Uid;
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ const DAEMONIZE_FORKS: u32 = 2;
 
 pub(super) static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
-/// Before anything else: refuses what can't work.
+/// Ends an instance whose options can't work. Called before anything else.
 pub fn refuse_impossible(uwsgi: &UwsgiState) {
     if !config().devices.is_empty() && uwsgi.unshares_net() && uwsgi.is_master_as_root() {
         die(
@@ -27,8 +27,8 @@ pub fn refuse_impossible(uwsgi: &UwsgiState) {
     }
 }
 
-/// Before any hook of the configuration: says why there will be no device, or one where nobody wants it. The hooks that
-/// configure it would fail first, and say only that it is missing.
+/// Logs why there will be no device, or one in the wrong namespace. Called before any hook of the configuration: hooks that
+/// configure the device would fail first, and say only that it is missing.
 pub fn foretell(uwsgi: &UwsgiState) {
     if config().devices.is_empty() || uwsgi.is_reload() || uwsgi.unshares_net() {
         return;
@@ -51,19 +51,19 @@ pub fn foretell(uwsgi: &UwsgiState) {
     uwsgi::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
 }
 
-/// Keeps this process closed to others of its user while it holds devices, whatever uWSGI has done to its privileges.
+/// Keeps this process closed to others of its user while it holds devices, after each step that may have opened it.
 pub fn protect() {
     if holds_any() {
         dumpable::close();
     }
 }
 
-/// Whether this process holds a device, or a connection to a router.
+/// Returns true if this process holds a device, or a connection to a router.
 pub fn holds_any() -> bool {
     !DEVICES.lock().is_empty() && fork::owns_descriptors()
 }
 
-/// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
+/// Makes the devices that the instance should have in its present namespace. May be called any number of times, in any process.
 pub fn ensure(uwsgi: &UwsgiState) {
     if config().devices.is_empty() || reload::are_with_parent() {
         return;
@@ -73,7 +73,7 @@ pub fn ensure(uwsgi: &UwsgiState) {
     devices.ensure(&context(uwsgi)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }
 
-/// Goes on in a process that put itself into the background.
+/// Restarts the devices' threads in a process that put itself into the background.
 pub fn resume(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     if !devices.is_empty() {
@@ -81,14 +81,14 @@ pub fn resume(uwsgi: &UwsgiState) {
     }
 }
 
-/// Right before the instance drops its privileges, when it has the root that it is going to have: writes what belongs into
-/// its jail. May be called any number of times.
+/// Writes the devices' files into the jail, right before the instance drops its privileges, when its root directory is final. May
+/// be called any number of times.
 pub fn complete_jail() {
     DEVICES.lock().write_resolv_confs().unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }
 
-/// Once the applications are loaded: the last moment to see that the devices are missing, and to prepare for the forks
-/// that put the process into the background.
+/// Logs that devices are missing, and prepares for the forks that put the process into the background. Called once the
+/// applications are loaded, which is the last moment for both.
 pub fn check(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     if reload::are_with_parent() || devices.are_others() {
@@ -106,7 +106,7 @@ pub fn check(uwsgi: &UwsgiState) {
     }
 }
 
-/// What the devices have in common.
+/// What all devices of the instance have in common.
 pub fn context(uwsgi: &UwsgiState) -> Context {
     let identity = (config().credentials != Credentials::Off)
         .then(|| uwsgi.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));

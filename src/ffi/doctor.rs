@@ -1,5 +1,5 @@
-//! `tuntap-doctor`: in the uWSGI that the operator starts, the examination; in those that this one starts, one for each
-//! file, the telling of how uWSGI reads the file.
+//! `tuntap-doctor`: the uWSGI that the operator starts examines the files. For each file it starts another uWSGI, which reports
+//! how it reads that file.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::fs::File;
@@ -37,17 +37,17 @@ pub const OPTION: uwsgi_option = uwsgi_option {
     flags: 0,
 };
 
-/// What this process was started for by another one's examination.
+/// The task of this process, if an examining uWSGI has started it.
 static TASK: OnceLock<Task> = OnceLock::new();
 
-/// Files to examine, as far as they have come.
+/// The files to examine that uWSGI has passed so far.
 static FILES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// When the plugin is loaded: learns whether this uWSGI was started to read a file only.
+/// Reads the task of a uWSGI that was started only to read a file. Called when the plugin is loaded.
 pub fn prepare() {
     let Ok(task) = process::take_variable(Task::VARIABLE) else { return };
     let task = Task::parse(&task).unwrap_or_else(|| die(format_args!("{} = {task}: not understood", Task::VARIABLE)));
-    // What the file asks for at the end of the instance (vacuum, exec-atexit) must not be done to one that runs.
+    // What the file has uWSGI do at the end of an instance (vacuum, exec-atexit) must not affect one that runs.
     process::skip_exit_handlers();
     if task.is_stand_in {
         uwsgi::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
@@ -72,7 +72,7 @@ unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _data:
     });
 }
 
-/// Tells how the file was read, once all of it was, and ends.
+/// Reports how the file was read, once all of it was, and ends the process.
 fn tell(task: &Task, value: *mut c_char) {
     // `inherit` adds options behind this one.
     if uwsgi::options().last().is_some_and(|(key, _)| key != NAME) {
@@ -110,12 +110,12 @@ fn write(descriptor: RawFd, reading: &Reading) -> io::Result<()> {
     File::from(descriptor).write_all(&serde_json::to_vec(reading)?)
 }
 
-/// Some address within this plugin.
+/// An address within this plugin.
 fn own_data() -> *const c_void {
     OPTIONS.as_mut_ptr().cast_const().cast()
 }
 
-/// The file that holds something of a plugin: a plugin's own, or uWSGI's binary if the plugin is inside.
+/// The file that an address of a plugin belongs to: the plugin's own file, or uWSGI's binary if the plugin is embedded.
 fn plugin_file(data: *const c_void) -> PathBuf {
     // SAFETY: `Dl_info` is pointers, for which zeros are valid.
     let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! The panic boundary: no panic leaves a callback, because C can't take one.
+//! The panic boundary: no panic leaves a callback, because it must not unwind into C.
 
 use std::panic::{UnwindSafe, catch_unwind};
 
@@ -20,15 +20,15 @@ pub fn die(reason: impl std::fmt::Display) -> ! {
     std::process::exit(1)
 }
 
-/// Begins a line as those of its side begin. A reason starts with the option that it is about, which tells the side, and an
-/// option with a device as its subject gives way to the device: `tuntap-router emperor0: ...`.
+/// Begins a line as the other lines of its side begin: the router's or the device's. The option at the beginning of the reason
+/// tells the side. If a device follows the option, the option is left out: `tuntap-router emperor0: ...`.
 fn fatal_line(reason: &str) -> String {
     const ROUTER: &str = "tuntap-router";
     const DEVICE: &str = "tuntap-device";
     let side = if reason.starts_with(ROUTER) { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
     let of_a_device = [ROUTER, DEVICE].iter().find_map(|option| {
         let subject = reason.strip_prefix(option)?.strip_prefix(' ')?;
-        // Else it is about the option itself, as in `tuntap-router = <value>: ...`.
+        // Else the reason is about the option itself, as in `tuntap-router = <value>: ...`.
         subject.split_whitespace().next()?.ends_with(':').then_some(subject)
     });
     format!("{side} {}", of_a_device.unwrap_or(reason))

@@ -1,5 +1,5 @@
-//! The plugin table and its callbacks. Each hook may come once, several times, or in several processes; what it calls
-//! is made for that.
+//! The plugin table and its callbacks. uWSGI may call each hook once, several times, or in several processes, so all that a hook
+//! calls can be repeated.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -17,7 +17,7 @@ pub struct PluginTable(uwsgi_plugin);
 // SAFETY: the pointers in it go to constants and functions, and only uWSGI's main thread uses it.
 unsafe impl Sync for PluginTable {}
 
-/// What uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies it under the name that uWSGI wants.
+/// The symbol that uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies the table to the name that uWSGI wants.
 #[cfg_attr(not(feature = "embedded"), unsafe(export_name = "tuntap_plugin"))]
 #[cfg_attr(feature = "embedded", unsafe(export_name = "uwsgi_tuntap_plugin_table"))]
 pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
@@ -60,11 +60,11 @@ unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_
         devices::foretell(&uwsgi);
         routers::start(&uwsgi);
         if !devices::holds_any() && !routers::are_there() {
-            // What closed it was a variable that this process has inherited from another one.
+            // The process was closed because of a variable that it has inherited from another one.
             dumpable::open();
         }
-        // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
-        // sockets, and with master-as-root in the workers only, where each would need a device of its own.
+        // The instance is in its final namespaces already. The later hooks may come after its in-jail hooks and its sockets, and
+        // with master-as-root only in the workers, where each would need a device of its own.
         if uwsgi.is_born_into_its_net() {
             devices::ensure(&uwsgi);
         }
@@ -77,7 +77,7 @@ unsafe extern "C" fn init() -> c_int {
     0
 }
 
-/// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever uWSGI wants.
+/// Called as root, in the jail: before and after the configured post-jail hooks, and possibly again later.
 unsafe extern "C" fn enter_jail() {
     guarded("post_jail", || {
         #[cfg(feature = "faults")]
@@ -98,7 +98,7 @@ unsafe extern "C" fn postinit_apps() {
     });
 }
 
-/// Called again and again in the master.
+/// Called in each cycle of the master.
 unsafe extern "C" fn master_cycle() {
     guarded("master_cycle", || {
         devices::protect();

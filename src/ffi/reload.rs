@@ -18,7 +18,7 @@ use tuntap_device::{
 };
 use tuntap_sys::handover::{Handover, HandoverError, Received};
 
-/// Whether this image's devices belong to a parent that waits for this process's end (`refork`). A reload doesn't touch them.
+/// True if this image's devices belong to a parent that waits for this process's end (`refork`). A reload doesn't touch them.
 static ARE_WITH_PARENT: AtomicBool = AtomicBool::new(false);
 
 /// The configuration of the image before, where that of this one can't be applied.
@@ -89,7 +89,7 @@ fn refuse_new_devices(uwsgi: &UwsgiState) {
     }
 }
 
-/// Goes on without what the image before has handed over, as at a first start. That takes root, to make devices.
+/// Goes on without what the image before has handed over, as at a first start. Only root can make the devices again.
 fn lose(uwsgi: &UwsgiState, error: &HandoverError) {
     if is_root() {
         uwsgi::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));

@@ -1,4 +1,4 @@
-//! Routers: everything is bound before the fork, and run in a gateway of uWSGI.
+//! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,21 +36,25 @@ use tuntap_sys::tun::Tun;
 use tuntap_sys::{dumpable, process, socket};
 use tuntap_wire::autoconf::Directory;
 
-/// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
+/// What each router needs, by the number that its gateway process gets as data. The master keeps all of it, for processes that it
+/// has to start again. `None`: the router can't be prepared at the moment.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
 
-/// Devices of routers that are prepared later.
+/// The devices of routers that can't be prepared at the moment.
 static SPARE_DEVICES: Mutex<Vec<Option<Tun>>> = Mutex::new(Vec::new());
 
-/// The leases, for routers that are prepared later.
-static LEASES: Mutex<Option<Grants>> = Mutex::new(None);
+/// The grants, for routers that are prepared later.
+static GRANTS: Mutex<Option<Grants>> = Mutex::new(None);
 
-/// Between attempts to prepare a router that couldn't be at a reload.
+/// Interval between attempts to prepare a router that couldn't be prepared at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// For whoever listens on a router's socket, and is ending.
-const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(3);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// How long a start waits for another process that listens on a router's socket and may be ending, as the router of a killed
+/// master is.
+const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval at which the start checks for that.
+const LISTENER_POLL: Duration = Duration::from_millis(50);
 
 /// The routers' processes, as the master sees them.
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
@@ -69,7 +73,7 @@ struct Watched {
 /// Has the master look at the routers' heartbeats however long its `check-interval` is.
 static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
 
-/// Binds everything that the routers need and registers their gateways.
+/// Binds everything that the routers need and registers their gateway processes.
 pub fn start(uwsgi: &UwsgiState) {
     if config().routers.is_empty() {
         // An earlier image may have had one.
@@ -80,9 +84,9 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
-    let leases = accounts::leases();
+    let grants = accounts::grants();
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
-    if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
+    if config().switch && config().firewall_out.is_empty() && !grants.bind_addresses() && is_any_open {
         uwsgi::log(
             "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
              tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
@@ -98,7 +102,7 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     for spec in &config().routers {
         let mut tun = None;
-        let setup = match prepare(spec, uwsgi, &leases, &mut tun) {
+        let setup = match prepare(spec, uwsgi, &grants, &mut tun) {
             Err(error) if uwsgi.is_reload() => {
                 let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
                 uwsgi::log(&format!("[tuntap-router] {line}"));
@@ -110,7 +114,7 @@ pub fn start(uwsgi: &UwsgiState) {
         SETUPS.lock().push(setup);
         SPARE_DEVICES.lock().push(tun);
     }
-    *LEASES.lock() = Some(leases);
+    *GRANTS.lock() = Some(grants);
     let mut specs = config().routers.clone();
     hostnet::set_up(&mut specs, occasion(uwsgi));
     for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
@@ -136,30 +140,31 @@ const fn occasion(uwsgi: &UwsgiState) -> Occasion {
     if uwsgi.is_reload() { Occasion::Reload } else { Occasion::Start }
 }
 
-/// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
+/// Sends grants whose users have come since to the routers, and stores them for routers that are started later. Called in the
+/// master.
 fn tell_news() {
-    static UNTOLD: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
+    static UNSENT: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
     let come = accounts::newcomers();
     let mut setups = SETUPS.lock();
-    let mut untold = UNTOLD.lock();
-    if let Some(leases) = LEASES.lock().as_mut() {
-        come.iter().for_each(|lease| leases.add(*lease));
+    let mut unsent = UNSENT.lock();
+    if let Some(grants) = GRANTS.lock().as_mut() {
+        come.iter().for_each(|grant| grants.add(*grant));
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            come.iter().for_each(|lease| setup.policy.leases.add(*lease));
-            untold.push((index, come.clone()));
+            come.iter().for_each(|grant| setup.policy.leases.add(*grant));
+            unsent.push((index, come.clone()));
         }
     }
-    // Whom one has told once more than once hears nothing new.
-    untold.retain(|(index, leases)| {
+    // A router that receives a grant twice ignores the second one.
+    unsent.retain(|(index, grants)| {
         let setup = setups.get(*index).and_then(Option::as_ref);
-        setup.is_some_and(|setup| setup.news.tell(leases) == Err(Errno::EAGAIN))
+        setup.is_some_and(|setup| setup.news.tell(grants) == Err(Errno::EAGAIN))
     });
 }
 
-/// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they
-/// need.
+/// Prepares routers that couldn't be prepared at a reload. Their processes wait, and are started again with what they need. Called
+/// in the master.
 fn retry(uwsgi: &UwsgiState) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut setups = SETUPS.lock();
@@ -168,14 +173,14 @@ fn retry(uwsgi: &UwsgiState) {
         return;
     }
     *last = Some(Instant::now());
-    let leases = LEASES.lock();
-    let Some(leases) = leases.as_ref() else { return };
+    let grants = GRANTS.lock();
+    let Some(grants) = grants.as_ref() else { return };
     let mut devices = SPARE_DEVICES.lock();
     for (index, (place, spec)) in setups.iter_mut().zip(&config().routers).enumerate() {
         let Some(device) = devices.get_mut(index).filter(|_| place.is_none()) else { continue };
         let had_device = device.is_some();
-        // Why it can't be was said.
-        let result = prepare(spec, uwsgi, leases, device);
+        // The reason of a failure was logged at the reload.
+        let result = prepare(spec, uwsgi, grants, device);
         if !had_device && (device.is_some() || result.is_ok()) {
             set_up_device(spec, uwsgi::LOGGER);
         }
@@ -186,14 +191,14 @@ fn retry(uwsgi: &UwsgiState) {
         if let Some(watched) = WATCHED.lock().get_mut(index) {
             watched.heartbeat = Some(heartbeat);
             if let Some(pid) = watched.gateway.pid() {
-                // The master starts it again at once.
+                // The master starts the process again at once.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
     }
 }
 
-/// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
+/// Looks after the routers in each cycle of the master. It notices the end of a router at once, and ends routers that hang.
 pub fn watch() {
     tell_news();
     retry(&UwsgiState::read());
@@ -208,7 +213,7 @@ pub fn watch() {
     }
 }
 
-/// Whether this instance has any.
+/// Returns true if this instance has routers.
 pub fn are_there() -> bool {
     !SETUPS.lock().is_empty()
 }
@@ -269,8 +274,8 @@ pub fn close() {
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
 
-/// Makes what a router needs. The device stays in its place if something else can't be had: programs that are run as root
-/// (`exec-as-root`) may configure it.
+/// Makes and binds what a router needs. If something can't be had, the device stays in `place`, because programs that uWSGI runs
+/// as root (`exec-as-root`) may configure it.
 fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
         let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
@@ -280,7 +285,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
         *place = Some(tun);
     }
-    // uWSGI ends the process if it can't bind.
+    // uWSGI would end the process if it couldn't bind.
     let probe_unix = |name: &str| {
         if name.starts_with('@') {
             return socket::probe_unix(name).map_err(|error| error.to_string());
@@ -288,7 +293,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         if uwsgi.has_abstract_sockets() {
             return Ok(());
         }
-        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { PATIENCE_WITH_ENDING })?;
+        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
         socket::probe_unix(name).map_err(|error| error.to_string())
     };
     probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
@@ -373,11 +378,11 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     })
 }
 
-/// uWSGI would put its socket in the place of whatever has that name. What somebody else listens on, or is no socket, keeps
-/// its name. Whoever is about to end, as the router of a killed master is, has so much time for it.
-fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
+/// Makes sure that a socket's name isn't in use, because uWSGI would replace whatever has it. A process that listens there may
+/// be about to end, and has `timeout` for that.
+fn leave_to_others(name: &str, timeout: Duration) -> Result<(), String> {
     let own = Pid::this().as_raw();
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match listener(name) {
             Listener::NoSocket => return Err("a file of that name is there, and is no socket".to_owned()),
@@ -385,7 +390,7 @@ fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
                 if Instant::now() >= deadline {
                     return Err(format!("{process} listens there already"));
                 }
-                std::thread::sleep(BETWEEN_LOOKS);
+                std::thread::sleep(LISTENER_POLL);
             }
             _ => return Ok(()),
         }
@@ -422,7 +427,7 @@ fn bind_stats(spec: &RouterSpec, address: &StatsAddress, uwsgi: &UwsgiState) -> 
     uwsgi::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
     let listener = match address {
         StatsAddress::Unix(name) => uwsgi::bind_unix(name),
-        // Clients that are peers are told by it; where it can't be had, by their addresses alone.
+        // This tells clients that are peers from others. If it fails, only their addresses do.
         StatsAddress::Tcp(name) => uwsgi::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
     };
     Ok(StatsEndpoint {
@@ -455,14 +460,14 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
             setup.tun.name().clone_into(&mut device);
             setup.master = process::watch_parent().ok();
         }
-        // What belongs to the other routers, and to the master, is not this process's business.
+        // Closes what belongs to the other routers and to the master.
         SETUPS.lock().clear();
         SPARE_DEVICES.lock().clear();
         WATCHED.lock().clear();
         LOOK_AGAIN.lock().take();
         match setup {
             Some(setup) => tuntap_router::run(&setup).to_string(),
-            // The master ends this process when it can be prepared, and when it ends itself.
+            // The master ends this process when the router can be prepared, or when it ends itself.
             None => loop {
                 std::thread::park();
             },

@@ -1,4 +1,4 @@
-//! Safe wrappers of uWSGI's functions.
+//! Safe wrappers of the functions and settings of the uWSGI that has loaded this plugin.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -19,10 +19,10 @@ use tuntap_sys::log::Logger;
 use tuntap_sys::process::{set_close_on_exec, set_nonblocking};
 use tuntap_sys::socket::PeerCredentials;
 
-/// Where the process was when it began to read its configuration, whose path may begin there.
+/// The working directory when uWSGI began to read its configuration. Relative paths of the configuration begin there.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Notes where the process is, before an option takes it elsewhere. An unknown folder is left out of names.
+/// Stores the working directory before an option changes it. If it is unknown, names go without it.
 pub fn note_folder() {
     let _ = FOLDER.set(std::env::current_dir().unwrap_or_default());
 }
@@ -32,13 +32,13 @@ pub const LOGGER: Logger = Logger(log);
 
 /// Writes a line to uWSGI's log.
 pub fn log(line: &str) {
-    // A NUL would end the line early; none is in what we write, unless it came from outside.
+    // A NUL would end the line early. Only text from outside can have one.
     let line = CString::new(line.replace('\0', "\u{fffd}")).unwrap_or_default();
     // SAFETY: uwsgi_log takes a printf format and its arguments; "%s\n" takes one string that lives through the call.
     unsafe { bindings::uwsgi_log(c"%s\n".as_ptr(), line.as_ptr()) };
 }
 
-/// Why uWSGI is not the one that this plugin was built for.
+/// The uWSGI that loads this plugin is not the one that it was built for.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "refused: this plugin was built for uWSGI {built} (ABI {built_digest:016x}) and can't be loaded by uWSGI {loading} \
@@ -78,7 +78,7 @@ fn uwsgi_text(make: unsafe extern "C" fn() -> *mut c_char) -> String {
     owned
 }
 
-/// What the plugin reads from uWSGI's configuration.
+/// What the plugin reads from uWSGI's configuration and state.
 #[derive(Debug, Clone, Copy)]
 pub struct UwsgiState(bindings::tuntap_uwsgi);
 
@@ -97,68 +97,68 @@ impl UwsgiState {
         self.text(self.0.version).unwrap_or_default()
     }
 
-    /// Whether the Emperor bore this instance into its namespaces.
+    /// Returns true if the Emperor has started this instance in its namespaces (`jailed = true`).
     pub const fn is_jailed(&self) -> bool {
         self.0.jailed != 0
     }
 
-    /// Whether the instance is in its own network namespace from the beginning, with the privileges that devices take.
+    /// Returns true if the instance is in its own network namespace from the beginning, and still root.
     pub fn is_born_into_its_net(&self) -> bool {
         self.is_jailed() && !self.unshares_net() && Uid::effective().is_root()
     }
 
-    /// Whether a running instance executed itself anew, and this is the new image.
+    /// Returns true if a running instance executed itself anew, and this is the new image.
     pub const fn is_reload(&self) -> bool {
         self.0.is_reload != 0
     }
 
-    /// Whether `unshare` gives the instance a network namespace of its own.
+    /// Returns true if `unshare` gives the instance a network namespace of its own.
     pub const fn unshares_net(&self) -> bool {
         self.0.unshares_net != 0
     }
 
-    /// Whether only the workers drop their privileges.
+    /// Returns true if only the workers drop their privileges.
     pub const fn is_master_as_root(&self) -> bool {
         self.0.master_as_root != 0
     }
 
-    /// Whether the process will fork into the background once the applications are loaded.
+    /// Returns true if the process will fork into the background once the applications are loaded.
     pub const fn daemonizes_late(&self) -> bool {
         self.0.daemonizes_late != 0
     }
 
-    /// Whether an Emperor has started the instance, and will start it again when it ends.
+    /// Returns true if an Emperor has started the instance, and will start it again when it ends.
     pub const fn has_emperor(&self) -> bool {
         self.0.has_emperor != 0
     }
 
-    /// What tells the instance from others ([`instance_name()`]). Empty if it has no configuration file.
+    /// The instance's name ([`instance_name()`]). Empty if it has no configuration file.
     pub fn name(&self) -> String {
         let folder = FOLDER.get().map_or(Path::new(""), PathBuf::as_path);
         instance_name(&self.text(self.0.config).unwrap_or_default(), folder)
     }
 
-    /// Whether all unix sockets are in the abstract namespace.
+    /// Returns true if all unix sockets are in the abstract namespace.
     pub const fn has_abstract_sockets(&self) -> bool {
         self.0.abstract_socket != 0
     }
 
-    /// Whether statistics are to be served in HTTP.
+    /// Returns true if statistics are to be served in HTTP.
     pub const fn stats_http(&self) -> bool {
         self.0.stats_http != 0
     }
 
-    /// Whether statistics are to be without white space.
+    /// Returns true if statistics are to be without white space.
     pub const fn stats_minified(&self) -> bool {
         self.0.stats_minified != 0
     }
 
-    /// How long a client may keep still.
+    /// How long a client may be silent.
     pub fn socket_timeout(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.0.socket_timeout).unwrap_or_default().max(1))
     }
 
-    /// What the instance will be once it has dropped its privileges, or is already.
+    /// The user and group of the instance once it has dropped its privileges, or now if it has.
     pub fn identity(&self) -> Result<Identity, String> {
         let (uid, gid) = (Uid::current(), Gid::current());
         if !uid.is_root() {
@@ -182,8 +182,7 @@ impl UwsgiState {
         Ok(Identity { uid: target_uid, gid: target_gid })
     }
 
-    /// The user or group that the files of unix sockets shall belong to, if there is none of that name. uWSGI ends the
-    /// process over it.
+    /// A text about the user or group that `chown-socket` names, if it doesn't exist. uWSGI would end the process.
     pub fn missing_socket_owner(&self) -> Option<String> {
         let owner = self.text(self.0.chown_socket)?;
         let (user, group) = owner.split_once(':').map_or((owner.as_str(), None), |(user, group)| (user, Some(group)));
@@ -205,7 +204,7 @@ impl UwsgiState {
     }
 }
 
-/// Gives the instance a master process. Returns whether its configuration did not ask for one.
+/// Gives the instance a master process. Returns true if its configuration did not ask for one.
 pub fn ensure_master() -> bool {
     // SAFETY: the shim sets a flag of uWSGI and looks through its options; both exist from the first hook on.
     unsafe { bindings::tuntap_uwsgi_ensure_master() != 0 }
@@ -252,7 +251,7 @@ pub fn bind_unix(name: &str) -> io::Result<OwnedFd> {
 
 /// Listens on a TCP address with uWSGI's own socket options. uWSGI ends the process if it can't.
 pub fn bind_tcp(name: &str) -> io::Result<OwnedFd> {
-    // SAFETY: as above.
+    // SAFETY: the function wants a writable NUL-terminated string and leaves it as it was.
     listener(name, |name| unsafe { bindings::tuntap_uwsgi_bind_tcp(name) })
 }
 
@@ -281,7 +280,7 @@ pub fn keep_open_raw(fd: RawFd) {
     unsafe { bindings::uwsgi_add_safe_fd(fd) };
 }
 
-/// Registers a gateway: a process of uWSGI that runs `body` and is made anew when it dies.
+/// Registers a uWSGI gateway process: it runs `body`, and the master starts it again when it dies.
 pub fn register_gateway(
     name: &'static CStr,
     body: unsafe extern "C" fn(c_int, *mut c_void),
@@ -293,7 +292,7 @@ pub fn register_gateway(
     NonNull::new(gateway).map(GatewayProcess).ok_or("the host has no place for another gateway (64 at most)")
 }
 
-/// A gateway in uWSGI's own list.
+/// A gateway process in uWSGI's own list.
 #[derive(Debug)]
 pub struct GatewayProcess(NonNull<bindings::uwsgi_gateway>);
 
@@ -301,33 +300,33 @@ pub struct GatewayProcess(NonNull<bindings::uwsgi_gateway>);
 unsafe impl Send for GatewayProcess {}
 
 impl GatewayProcess {
-    /// Its process, once it has one.
+    /// Its process number, once it runs.
     pub fn pid(&self) -> Option<libc::pid_t> {
         // SAFETY: the shim reads one field of a structure that uWSGI keeps for ever.
         Some(unsafe { bindings::tuntap_uwsgi_gateway_pid(self.0.as_ptr().cast()) }).filter(|&pid| pid > 0)
     }
 
-    /// Has the master end its process within a second or two, and start it again. In the master only.
+    /// Has the master end the process within a second or two, and start it again. To be called only in the master.
     pub fn end(&self) {
         // SAFETY: the shim writes one number in memory that uWSGI keeps for ever; the structure is of uWSGI's list.
         unsafe { bindings::tuntap_uwsgi_end_gateway(self.0.as_ptr().cast()) };
     }
 }
 
-/// Has the master look after its processes as soon as a descriptor is readable. For its cycle only. Returns whether it
+/// Has the master run its cycle as soon as a descriptor is readable. To be called only from that cycle. Returns true if it
 /// will.
 pub fn master_watch(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: takes an open descriptor.
     unsafe { bindings::tuntap_uwsgi_master_watch(fd.as_raw_fd()) >= 0 }
 }
 
-/// Takes that back. To be called before the descriptor is closed, of which children may have copies.
+/// Ends [`master_watch`] for a descriptor. To be called before it is closed, because children may have copies.
 pub fn master_unwatch(fd: BorrowedFd<'_>) {
     // SAFETY: takes an open descriptor.
     unsafe { bindings::tuntap_uwsgi_master_unwatch(fd.as_raw_fd()) };
 }
 
-/// Finds the function that turns credentials into an address, in uWSGI or in any plugin of its.
+/// Finds the function that turns credentials into an address, in uWSGI or in any of its plugins.
 pub fn credentials_hook(symbol: &str) -> Option<CredentialsHook> {
     let name = CString::new(symbol).ok()?;
     // SAFETY: dlsym(3) takes a handle, here the global scope, and a NUL-terminated name.
