@@ -14,5 +14,6 @@ mod hostnet;
 mod options;
 mod plugin;
 mod reload;
+mod router_processes;
 mod routers;
 mod uwsgi;

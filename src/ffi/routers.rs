@@ -1,15 +1,13 @@
 //! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::timerfd::TimerFd;
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 
@@ -17,7 +15,8 @@ use super::accounts;
 use super::guard::die;
 use super::hostnet;
 use super::options::config;
-use super::uwsgi::{self, GatewayProcess, UwsgiState};
+use super::router_processes as processes;
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::forward::Policy;
 use tuntap_core::policy::grant::{Grant, Grants};
@@ -25,9 +24,7 @@ use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_host::{Occasion, set_up_device};
-use tuntap_router::{
-    self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
-};
+use tuntap_router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store};
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
 use tuntap_sys::socket::tell_arrivals;
@@ -56,23 +53,6 @@ const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which the start checks for that.
 const LISTENER_POLL: Duration = Duration::from_millis(50);
 
-/// The routers' processes, as the master sees them.
-static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
-
-struct Watched {
-    gateway: GatewayProcess,
-    /// Name of its device.
-    name: String,
-    /// Its process, and what becomes readable when that ends.
-    process: Option<(libc::pid_t, OwnedFd)>,
-    /// `None`: it waits for what it can't have at the moment.
-    heartbeat: Option<Arc<Heartbeat>>,
-    watchdog: Watchdog,
-}
-
-/// Has the master look at the routers' heartbeats however long its `check-interval` is.
-static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
-
 /// Binds everything that the routers need and registers their gateway processes.
 pub fn start(uwsgi: &UwsgiState) {
     if config().routers.is_empty() {
@@ -85,21 +65,7 @@ pub fn start(uwsgi: &UwsgiState) {
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
     let grants = accounts::grants();
-    let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
-    if config().switch && config().firewall_out.is_empty() && !grants.bind_addresses() && is_any_open {
-        uwsgi::log(
-            "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
-             tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
-        );
-    }
-    for (option, rules) in
-        [(OptionName::FirewallOut, &config().firewall_out), (OptionName::FirewallIn, &config().firewall_in)]
-    {
-        if are_for_v4_only(rules) {
-            let option = option.as_str();
-            uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
-        }
-    }
+    warn_about_rules(&grants);
     for spec in &config().routers {
         let mut tun = None;
         let setup = match prepare(spec, uwsgi, &grants, &mut tun) {
@@ -121,19 +87,37 @@ pub fn start(uwsgi: &UwsgiState) {
         setup.iter_mut().for_each(|setup| setup.have_network(spec));
     }
     for (index, spec) in specs.iter().enumerate() {
-        // uWSGI's lists take pointers; this one carries the number.
-        let data = std::ptr::without_provenance_mut(index);
-        let gateway = uwsgi::register_gateway(c"uWSGI tuntap router", run_gateway, data)
-            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
-        let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
-        WATCHED.lock().push(Watched {
-            gateway,
-            name: spec.device.clone(),
-            process: None,
-            heartbeat,
-            watchdog: Watchdog::new(config().harakiri),
-        });
+        register(index, spec);
     }
+}
+
+/// Logs what the rules leave open or deny, where the operator may not have meant it.
+fn warn_about_rules(grants: &Grants) {
+    let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
+    if config().switch && config().firewall_out.is_empty() && !grants.bind_addresses() && is_any_open {
+        uwsgi::log(
+            "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
+             tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
+        );
+    }
+    for (option, rules) in
+        [(OptionName::FirewallOut, &config().firewall_out), (OptionName::FirewallIn, &config().firewall_in)]
+    {
+        if are_for_v4_only(rules) {
+            let option = option.as_str();
+            uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+        }
+    }
+}
+
+/// Registers the gateway process of a router.
+fn register(index: usize, spec: &RouterSpec) {
+    // uWSGI's lists take pointers; this one carries the number.
+    let data = std::ptr::without_provenance_mut(index);
+    let gateway = uwsgi::register_gateway(c"uWSGI tuntap router", run_gateway, data)
+        .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
+    let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
+    processes::add(gateway, &spec.device, heartbeat);
 }
 
 const fn occasion(uwsgi: &UwsgiState) -> Occasion {
@@ -188,13 +172,7 @@ fn retry(uwsgi: &UwsgiState) {
         uwsgi::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
         let heartbeat = Arc::clone(&setup.heartbeat);
         *place = Some(setup);
-        if let Some(watched) = WATCHED.lock().get_mut(index) {
-            watched.heartbeat = Some(heartbeat);
-            if let Some(pid) = watched.gateway.pid() {
-                // The master starts the process again at once.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        processes::restart(index, heartbeat);
     }
 }
 
@@ -202,15 +180,7 @@ fn retry(uwsgi: &UwsgiState) {
 pub fn watch() {
     tell_news();
     retry(&UwsgiState::read());
-    let mut watched = WATCHED.lock();
-    if !watched.is_empty() {
-        dumpable::close_with_children();
-    }
-    look_again(&watched);
-    for watched in watched.iter_mut() {
-        watched.follow_process();
-        watched.end_if_it_hangs();
-    }
+    processes::look_after();
 }
 
 /// Returns true if this instance has routers.
@@ -218,57 +188,10 @@ pub fn are_there() -> bool {
     !SETUPS.lock().is_empty()
 }
 
-/// Starts the timer, or takes note that it has run out.
-fn look_again(watched: &[Watched]) {
-    let Some(interval) = watched.iter().find_map(|watched| watched.watchdog.interval()) else { return };
-    let mut timer = LOOK_AGAIN.lock();
-    match &*timer {
-        // It has run out, or hasn't; either way it goes on.
-        Some(timer) => _ = nix::unistd::read(timer, &mut [0; 8]),
-        // Without it the master looks as often as its `check-interval` says, every second mostly.
-        None => *timer = process::periodic_timer(interval).ok().filter(|timer| uwsgi::master_watch(timer.as_fd())),
-    }
-}
-
-impl Watched {
-    fn follow_process(&mut self) {
-        let pid = self.gateway.pid();
-        if self.process.as_ref().map(|(pid, _)| *pid) == pid {
-            return;
-        }
-        if let Some((_, ended)) = self.process.take() {
-            uwsgi::master_unwatch(ended.as_fd());
-        }
-        // Without it the master finds out all the same, a little later.
-        let process = pid.and_then(|pid| Some((pid, process::watch_process(pid).ok()?)));
-        self.process = process.filter(|(_, descriptor)| uwsgi::master_watch(descriptor.as_fd()));
-    }
-
-    fn end_if_it_hangs(&mut self) {
-        let (Some(pid), Some(heartbeat)) = (self.gateway.pid(), &self.heartbeat) else { return };
-        // While the instance reloads, its routers are dead and not started again.
-        let has_ended = match &self.process {
-            Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
-            None => !process::exists(pid),
-        };
-        if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
-            uwsgi::log(&format!(
-                "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
-                 started again (tuntap-router-harakiri)",
-                self.name,
-                config().harakiri.as_secs()
-            ));
-            heartbeat.accuse();
-            self.gateway.end();
-        }
-    }
-}
-
 /// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
-    WATCHED.lock().clear();
-    LOOK_AGAIN.lock().take();
+    processes::forget();
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
@@ -278,51 +201,16 @@ pub fn close() {
 /// as root (`exec-as-root`) may configure it.
 fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
-        let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
-        tun.enable_offloads();
-        // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
-        uwsgi::keep_open(tun.as_fd());
-        uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
-        *place = Some(tun);
+        *place = Some(make_device(spec)?);
     }
-    // uWSGI would end the process if it couldn't bind.
-    let probe_unix = |name: &str| {
-        if name.starts_with('@') {
-            return socket::probe_unix(name).map_err(|error| error.to_string());
-        }
-        if uwsgi.has_abstract_sockets() {
-            return Ok(());
-        }
-        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
-        socket::probe_unix(name).map_err(|error| error.to_string())
-    };
-    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
-    match &spec.stats {
-        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
-        Some(StatsAddress::Tcp(name)) => {
-            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
-        }
-        None => {}
-    }
-    if let Some(missing) = uwsgi.missing_socket_owner() {
-        return Err(format!("chown-socket: {missing}"));
-    }
+    check_sockets(spec, uwsgi)?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
     uwsgi::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
     let listener = uwsgi::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
-    if let Some(Gateway { address, .. }) = &gateway {
-        if !socket::has_address(address.ip()) {
-            uwsgi::log(&format!(
-                "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
-                spec.device,
-                address.ip()
-            ));
-        }
-        uwsgi::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
-    }
+    gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
@@ -376,6 +264,54 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         host_version: uwsgi.version(),
         logger: uwsgi::LOGGER,
     })
+}
+
+/// Makes a router's device.
+fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
+    let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+    tun.enable_offloads();
+    // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
+    uwsgi::keep_open(tun.as_fd());
+    uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
+    Ok(tun)
+}
+
+/// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.
+fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
+    let probe_unix = |name: &str| {
+        if name.starts_with('@') {
+            return socket::probe_unix(name).map_err(|error| error.to_string());
+        }
+        if uwsgi.has_abstract_sockets() {
+            return Ok(());
+        }
+        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
+        socket::probe_unix(name).map_err(|error| error.to_string())
+    };
+    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    match &spec.stats {
+        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
+        Some(StatsAddress::Tcp(name)) => {
+            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
+        }
+        None => {}
+    }
+    if let Some(missing) = uwsgi.missing_socket_owner() {
+        return Err(format!("chown-socket: {missing}"));
+    }
+    Ok(())
+}
+
+/// Logs where a router exchanges packets with other routers.
+fn log_gateway(spec: &RouterSpec, Gateway { address, .. }: &Gateway) {
+    if !socket::has_address(address.ip()) {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
+            spec.device,
+            address.ip()
+        ));
+    }
+    uwsgi::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
 }
 
 /// Makes sure that a socket's name isn't in use, because uWSGI would replace whatever has it. A process that listens there may
@@ -463,8 +399,7 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         // Closes what belongs to the other routers and to the master.
         SETUPS.lock().clear();
         SPARE_DEVICES.lock().clear();
-        WATCHED.lock().clear();
-        LOOK_AGAIN.lock().take();
+        processes::forget();
         match setup {
             Some(setup) => tuntap_router::run(&setup).to_string(),
             // The master ends this process when the router can be prepared, or when it ends itself.
