@@ -48,7 +48,7 @@ pub fn are_with_parent() -> bool {
     ARE_WITH_PARENT.load(Ordering::Relaxed)
 }
 
-/// Returns true if the devices are this process's to hand over, be there any at the moment or not.
+/// Returns true if this process has to hand over the devices, even if there are none at the moment.
 pub fn hands_over(devices: &DeviceSet) -> bool {
     let has_any = !config().devices.is_empty() || !devices.is_empty();
     has_any && !are_with_parent() && !devices.are_others()
@@ -77,7 +77,7 @@ fn take_over_from(uwsgi: &UwsgiState, received: &mut Received) -> Result<(), Han
     Ok(())
 }
 
-/// Ends an instance that has devices in its options, and can't make them: the image before had none.
+/// Gives up devices that the options of this image name, if the image before had none and this one isn't root.
 fn refuse_new_devices(uwsgi: &UwsgiState) {
     if uwsgi.is_reload() && !options::config().devices.is_empty() && !is_root() {
         let config = Config::default();
@@ -119,7 +119,7 @@ fn stay_with_parent(uwsgi: &UwsgiState, before: Settings) {
     let now = settings(uwsgi);
     let changes =
         compare(Stated { settings: &before, config: &config }, Stated { settings: &now, config: options::config() });
-    // The parent's threads know only what the parent was told.
+    // The parent's threads go by the parent's options.
     let mut lines: Vec<_> = changes.list.iter().map(ToString::to_string).collect();
     if config.device_required != options::config().device_required {
         lines.push(changed_option(OptionName::DeviceRequired, &before, &now));
@@ -154,7 +154,7 @@ fn apply(uwsgi: &UwsgiState, earlier: Earlier) {
     }
 }
 
-/// Says what has changed, and what becomes of the devices for that.
+/// Logs what has changed, and what happens to the devices for that.
 fn log_changes(changes: &Changes) {
     for (need, what) in
         [(Need::Close, "closed"), (Need::Connection, "joins its router anew"), (Need::Device, "made anew")]

@@ -219,15 +219,11 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
     open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(uwsgi::keep_open);
-    let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
-        StatsAddress::Unix(name) => SocketFile::of(name),
-        StatsAddress::Tcp(_) => None,
-    });
     let tun = place.take().ok_or("its device is missing")?;
     Ok(Setup {
         spec: spec.clone(),
         tun,
-        socket_files: SocketFile::of(&spec.socket).into_iter().chain(stats_file).collect(),
+        socket_files: socket_files(spec),
         master: None,
         socket_name: spec.socket.clone(),
         listener,
@@ -274,6 +270,15 @@ fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
     uwsgi::keep_open(tun.as_fd());
     uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
     Ok(tun)
+}
+
+/// The files of a router's unix sockets, which exist now.
+fn socket_files(spec: &RouterSpec) -> Vec<SocketFile> {
+    let stats = spec.stats.as_ref().and_then(|address| match address {
+        StatsAddress::Unix(name) => SocketFile::of(name),
+        StatsAddress::Tcp(_) => None,
+    });
+    SocketFile::of(&spec.socket).into_iter().chain(stats).collect()
 }
 
 /// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -271,13 +271,8 @@ fn listener(name: &str, bind: impl Fn(*mut c_char) -> c_int) -> io::Result<Owned
 /// Keeps a descriptor open where uWSGI closes those it doesn't know: in a reloaded image, before and after it binds
 /// its sockets, and before an exec.
 pub fn keep_open(fd: BorrowedFd<'_>) {
-    keep_open_raw(fd.as_raw_fd());
-}
-
-/// As [`keep_open`], for a descriptor that only the next image will own.
-pub fn keep_open_raw(fd: RawFd) {
     // SAFETY: the function adds a number to a list.
-    unsafe { bindings::uwsgi_add_safe_fd(fd) };
+    unsafe { bindings::uwsgi_add_safe_fd(fd.as_raw_fd()) };
 }
 
 /// Registers a uWSGI gateway process: it runs `body`, and the master starts it again when it dies.

@@ -187,6 +187,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::Need;
+    use tuntap_config::OptionName;
 
     fn take_over(devices: &str, descriptors: Vec<OwnedFd>) -> Result<Option<Earlier>, HandoverError> {
         let text = format!(r#"{{"version": 1, "sections": {{{devices}}}}}"#);
@@ -248,6 +250,43 @@ mod tests {
             assert_eq!(lost, ["missing0", "file0", "deaf0", "shared0"], "{:?}", earlier.lost);
             assert_eq!(earlier.inherited.iter().map(|device| &*device.name).collect::<Vec<_>>(), ["kept0"]);
         });
+    }
+
+    fn settings(options: &[(OptionName, &str)], is_isolated: bool) -> Settings {
+        Settings::new(options.iter().map(|(option, value)| (*option, (*value).to_owned())), is_isolated)
+    }
+
+    fn compare_with(earlier: &Earlier, now: &Settings) -> Changes {
+        let config = now.config().expect("values that can be read");
+        earlier.compare(Stated { settings: now, config: &config }).2
+    }
+
+    #[test]
+    fn lost_device_is_made_anew_if_it_is_still_wanted() {
+        let device = (OptionName::Device, "uwsgi0 /t.sock");
+        let lost = vec![Lost { name: "uwsgi0".to_owned(), reason: LostReason::Descriptor("its descriptor") }];
+        let earlier =
+            Earlier { settings: settings(&[device], true), vassal: String::new(), inherited: Vec::new(), lost };
+        let changes = compare_with(&earlier, &settings(&[device], true));
+        assert_eq!(changes.to_remake, ["uwsgi0"]);
+        let line = "uwsgi0: it is gone since before the reload (its descriptor is not what it was before the reload)";
+        assert_eq!(changes.describe(Need::Device), line);
+        let changes = compare_with(&earlier, &settings(&[], true));
+        assert!(!changes.need(Need::Device) && changes.to_remake.is_empty(), "{changes:?}");
+    }
+
+    #[test]
+    fn devices_that_could_not_be_made_before_are_new() {
+        let device = (OptionName::Device, "uwsgi0 /t.sock");
+        let earlier = |is_isolated| Earlier {
+            settings: settings(&[device], is_isolated),
+            vassal: String::new(),
+            inherited: Vec::new(),
+            lost: Vec::new(),
+        };
+        let now = settings(&[device], true);
+        assert!(compare_with(&earlier(false), &now).need(Need::Device), "there is a namespace for it now");
+        assert_eq!(compare_with(&earlier(true), &now), Changes::default());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What this process hands over to its next image when uWSGI executes itself anew: one document with a section for each
 //! subject, and the descriptors that the sections refer to.
 //!
-//! The document lies in a memory file (memfd_create(2)). That file and the descriptors are kept by a child ([`keeper`]) while
-//! the exec opens this process to others of its user, and [`VARIABLE`] in the environment says where the child is asked. A
+//! The document lies in a memory file (memfd_create(2)). A child (`keeper`) keeps that file and the descriptors, because the
+//! exec opens this process to others of its user. `UWSGI_TUNTAP_HANDOVER` in the environment says where the child is asked. A
 //! document without descriptors may stand in the environment itself ([`Handover::announce`]).
 //!
 //! Every child inherits the environment, so the variable ends with the number of the process that wrote it: only that
