@@ -98,14 +98,15 @@ pub fn revoke() {
     }
 }
 
-/// Versions before the one document left the host's network by itself, with a descriptor that keeps the tables: until it is
-/// closed, this image can't make its own.
+/// Versions before the one document used more variables, of which one names a descriptor that keeps the host's tables. Until it
+/// is closed, this image can't make its own.
 fn close_earlier_form() {
     #[derive(Deserialize)]
     struct Earlier {
         pid: libc::pid_t,
         socket: Option<RawFd>,
     }
+    let _accounts = process::take_variable("UWSGI_TUNTAP_ACCOUNTS");
     let Ok(value) = process::take_variable("UWSGI_TUNTAP_HOSTNET") else { return };
     let Ok(Earlier { pid, socket }) = serde_json::from_str(&value) else { return };
     if pid != getpid().as_raw() {

@@ -93,6 +93,10 @@ fn refuse_new_devices(uwsgi: &UwsgiState) {
 fn lose(uwsgi: &UwsgiState, error: &HandoverError) {
     if is_root() {
         uwsgi::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
+        if uwsgi.is_reload() && uwsgi.unshares_net() {
+            // The instance is in its own namespace already, and gets no other hook for it.
+            devices::ensure(uwsgi);
+        }
     } else if !options::config().devices.is_empty() {
         give_up(uwsgi, format_args!("the devices did not survive the reload: {error}"), None);
     }
