@@ -30,7 +30,7 @@ fn main() {
         compile_shim(&flags);
     }
     println!("cargo:rustc-env=TUNTAP_ABI_DIGEST={}", abi::digest(&host.header, &host.cflags));
-    println!("cargo:rustc-env=TUNTAP_HOST_VERSION={}", abi::version(&host.cflags).unwrap_or_default());
+    println!("cargo:rustc-env=TUNTAP_UWSGI_VERSION={}", abi::version(&host.cflags).unwrap_or_default());
 }
 
 /// What the build needs of the uWSGI that will load the plugin.
@@ -90,9 +90,9 @@ fn generate_bindings(flags: &[String], out_dir: &Path) {
         .clang_args(flags)
         .allowlist_type("uwsgi_plugin")
         .allowlist_type("uwsgi_option")
-        .allowlist_type("tuntap_host")
+        .allowlist_type("tuntap_uwsgi")
         .allowlist_function("register_gateway")
-        .allowlist_function("tuntap_host_.*")
+        .allowlist_function("tuntap_uwsgi_.*")
         .allowlist_function("uwsgi_add_safe_fd")
         .allowlist_function("uwsgi_get_cflags")
         .allowlist_function("uwsgi_get_dot_h")
@@ -117,11 +117,11 @@ fn generate_bindings(flags: &[String], out_dir: &Path) {
 
 fn compile_shim(flags: &[String]) {
     let mut build = cc::Build::new();
-    build.file("include/host.c").warnings(true).extra_warnings(true).flag("-Wno-unused-parameter");
+    build.file("include/shim.c").warnings(true).extra_warnings(true).flag("-Wno-unused-parameter");
     for flag in flags {
         build.flag(flag);
     }
-    build.compile("tuntap_host");
+    build.compile("tuntap_uwsgi");
 }
 
 #[allow(clippy::print_stderr)] // cargo shows it

@@ -43,4 +43,4 @@ CFLAGS = []
 # Without this, everything in the Rust archive would become a symbol of the plugin, or of the binary.
 LDFLAGS = ['-Wl,--exclude-libs,libtuntap_plugin.a']
 LIBS = []
-GCC_LIST = ['include/plugin.c', 'include/host.c', os.path.join(_target, 'release', 'libtuntap_plugin.a')]
+GCC_LIST = ['include/plugin.c', 'include/shim.c', os.path.join(_target, 'release', 'libtuntap_plugin.a')]

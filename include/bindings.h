@@ -1,4 +1,4 @@
 /* What bindgen reads; build.rs holds the allowlist. */
 #include <uwsgi.h>
 
-#include "host.h"
+#include "shim.h"

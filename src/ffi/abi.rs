@@ -1,9 +1,9 @@
-//! The identity of a host's ABI, from the texts that every uWSGI binary carries: its `uwsgi.h` and the flags it was
+//! The identity of a uWSGI's ABI, from the texts that every uWSGI binary carries: its `uwsgi.h` and the flags it was
 //! built with. `build.rs` includes this file, so that build and load time can't disagree on the method.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Flags that say nothing about the layout of the host's structures.
+/// Flags that say nothing about the layout of uWSGI's structures.
 const IGNORED_DEFINES: [&str; 5] = [
     "-DUWSGI_BUILD_DATE",
     "-DUWSGI_CFLAGS",
@@ -12,7 +12,7 @@ const IGNORED_DEFINES: [&str; 5] = [
     "-DUWSGI_PLUGIN_DIR",
 ];
 
-/// Digest of all that decides the layout of the host's structures: the header's text and the `-DUWSGI_*` flags,
+/// Digest of all that decides the layout of uWSGI's structures: the header's text and the `-DUWSGI_*` flags,
 /// in any order.
 pub fn digest(header: &str, cflags: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -28,7 +28,7 @@ pub fn digest(header: &str, cflags: &str) -> u64 {
     hasher.finish()
 }
 
-/// The host's version as its flags tell it, such as `2.0.21-debian`.
+/// uWSGI's version as its flags tell it, such as `2.0.21-debian`.
 pub fn version(cflags: &str) -> Option<String> {
     words(cflags)
         .into_iter()

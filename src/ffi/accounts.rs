@@ -1,86 +1,79 @@
-//! The users and groups that leases are for, looked up where there are files: in the master. Who isn't there joins when he
-//! is.
+//! Looks up the users and groups that grants name (`tuntap-router-lease`). The master does it, because a router has no access
+//! to files. Grants to a missing user or group take effect when it is there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Group, User, getpid};
+use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::host;
 use super::options::config;
+use super::uwsgi;
 use tuntap_config::resolve_grants;
 use tuntap_core::policy::grant::{Grant, Grants, Holder};
-use tuntap_sys::process;
+use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
 
-/// Where a reloaded image finds what the one before has looked up.
-const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_ACCOUNTS";
-
-/// Most accounts that are handed over: the environment is bounded.
-const MAX_HANDED_OVER: usize = 1024;
-
-/// The files that users and groups stand in, on most machines.
+/// The files that have users and groups on most machines. A change in them starts another attempt.
 const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
 
-/// Between two attempts where these files haven't changed: accounts may come from elsewhere (nsswitch.conf(5)).
+/// Interval between attempts while these files haven't changed: accounts may come from elsewhere (nsswitch.conf(5)).
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Between two attempts at least, and the part of the time that they may take: the master has other things to do.
+/// Least interval between attempts, and the part of the master's time that they may take (one in so many).
 const LEAST_INTERVAL: Duration = Duration::from_millis(500);
 const SHARE_OF_TIME: u32 = 20;
 
-/// What was looked up in this image and in the one before, by name; groups with an at sign.
-static FOUND: Mutex<Accounts> = Mutex::new(Accounts { pid: 0, ids: BTreeMap::new() });
+/// The numbers that were found in this image and in the one before, by name. Groups have an at sign before their names.
+static FOUND: Mutex<Accounts> = Mutex::new(Accounts { ids: BTreeMap::new() });
 
-/// What waits for an account.
+/// Grants that wait for an account.
 static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Accounts {
-    pid: libc::pid_t,
     ids: BTreeMap<String, u32>,
 }
 
+impl Section for Accounts {
+    const NAME: &'static str = "accounts";
+}
+
 struct Waiting {
-    /// Places of leases.
+    /// Places of the grants in the configuration.
     places: Vec<usize>,
     stamps: Vec<Option<Stamp>>,
     next: Instant,
     not_before: Instant,
 }
 
-/// Device, inode, time and length of a file: what tells a changed one.
+/// Device, inode, modification time and length of a file, by which a change is noticed.
 type Stamp = (u64, u64, i64, i64, u64);
 
-/// In an image that a reload has executed: takes over what the image before has looked up, for the case that nobody can be
-/// asked now.
-pub fn adopt() {
-    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    if let Some(found) = serde_json::from_str(&value).ok().filter(|found: &Accounts| found.pid == getpid().as_raw()) {
-        *FOUND.lock() = found;
+/// Takes over what the image before has looked up, for the case that nobody can be asked now.
+pub fn take_over(received: &mut Received) {
+    match received.section() {
+        Ok(found) => *FOUND.lock() = found.unwrap_or_default(),
+        Err(error) => {
+            uwsgi::log(&format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"))
+        }
     }
 }
 
-/// Before the process executes its next image.
-pub fn hand_over() {
-    let mut found = FOUND.lock();
-    found.pid = getpid().as_raw();
-    if found.ids.len() <= MAX_HANDED_OVER
-        && let Ok(text) = serde_json::to_string(&*found)
-    {
-        process::set_variable(HANDOVER_VARIABLE, &text);
-    }
+/// Adds what was looked up to what is handed over.
+pub fn hand_over(handover: &mut Handover<'_>) -> Result<(), HandoverError> {
+    let found = FOUND.lock();
+    if found.ids.is_empty() { Ok(()) } else { handover.add(&*found) }
 }
 
-/// The leases, for those users and groups that are there right now. Each of the others is a line.
-pub fn leases() -> Grants {
+/// The grants to those users and groups that are there right now. Each missing one is a line.
+pub fn grants() -> Grants {
     let stamps = stamps();
     let (leases, errors) = resolve();
     for (_, error) in &errors {
-        host::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
+        uwsgi::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
     }
     let now = Instant::now();
     let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
@@ -88,7 +81,7 @@ pub fn leases() -> Grants {
     config().compile_grants(leases)
 }
 
-/// In the master, again and again: the leases whose users or groups have come since.
+/// The grants whose users or groups have come since the last call. The master calls this in each cycle.
 pub fn newcomers() -> Vec<Grant> {
     let mut place = WAITING.lock();
     let Some(waiting) = place.as_mut() else { return Vec::new() };
@@ -118,14 +111,14 @@ pub fn newcomers() -> Vec<Grant> {
             Holder::Group(id) => format!("gid {id}"),
             Holder::Nobody => continue,
         };
-        host::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
+        uwsgi::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
     }
     come
 }
 
 fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
     let found = RefCell::new(FOUND.lock());
-    // Who can't be asked for is who he was; who is not there any more is not.
+    // If the look-up fails, the last answer counts. If it says that the name is unknown, that answer is forgotten.
     let look_up = |key: String, result: nix::Result<Option<u32>>| {
         let ids = &mut found.borrow_mut().ids;
         match result {

@@ -1,4 +1,4 @@
-//! What bindgen made of the host's header. See `build.rs` for the allowlist.
+//! What bindgen made of uWSGI's header. See `build.rs` for the allowlist.
 #![allow(
     clippy::all,
     clippy::undocumented_unsafe_blocks,

@@ -1,12 +1,12 @@
-//! The devices of this instance, through all the hooks that may find them missing.
+//! The devices of this instance, in all the hooks that may find them missing.
 
 use nix::unistd::Uid;
 use parking_lot::Mutex;
 
-use super::adoption::{self, config};
 use super::guard::die;
-use super::host::{self, HostState};
 use super::hostnet;
+use super::reload::{self, config};
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::Credentials;
 use tuntap_device::{Context, DeviceSet};
 use tuntap_sys::net::shares_namespace_with_parent;
@@ -17,9 +17,9 @@ const DAEMONIZE_FORKS: u32 = 2;
 
 pub(super) static DEVICES: Mutex<DeviceSet> = Mutex::new(DeviceSet::new());
 
-/// Before anything else: refuses what can't work.
-pub fn refuse_impossible(host: &HostState) {
-    if !config().devices.is_empty() && host.unshares_net() && host.is_master_as_root() {
+/// Ends an instance whose options can't work. Called before anything else.
+pub fn refuse_impossible(uwsgi: &UwsgiState) {
+    if !config().devices.is_empty() && uwsgi.unshares_net() && uwsgi.is_master_as_root() {
         die(
             "tuntap-device: unshare = net with master-as-root gives each worker a network namespace of its own, and none \
              after a reload; leave master-as-root out, or run the instance under an Emperor with emperor-use-clone = net",
@@ -27,98 +27,97 @@ pub fn refuse_impossible(host: &HostState) {
     }
 }
 
-/// Before any hook of the configuration: says why there will be no device, or one where nobody wants it. The hooks that
-/// configure it would fail first, and say only that it is missing.
-pub fn foretell(host: &HostState) {
-    if config().devices.is_empty() || host.is_reload() || host.unshares_net() {
+/// Logs why there will be no device, or one in the wrong namespace. Called before any hook of the configuration: hooks that
+/// configure the device would fail first, and say only that it is missing.
+pub fn foretell(uwsgi: &UwsgiState) {
+    if config().devices.is_empty() || uwsgi.is_reload() || uwsgi.unshares_net() {
         return;
     }
     let names: Vec<_> = config().devices.iter().map(|spec| spec.name.as_str()).collect();
     let problem = if !Uid::effective().is_root() {
         "it can't be made: the instance doesn't start as root (emperor-tyrant in its Emperor's file has that effect)"
-    } else if host.is_jailed() {
-        if !host.has_emperor() || shares_namespace_with_parent() != Some(true) {
+    } else if uwsgi.is_jailed() {
+        if !uwsgi.has_emperor() || shares_namespace_with_parent() != Some(true) {
             return;
         }
         "it is made in the Emperor's own network namespace, where hooks would change the host's network: this vassal got \
          none of its own (emperor-use-clone = net is missing in its Emperor's file)"
-    } else if host.has_emperor() {
+    } else if uwsgi.has_emperor() {
         "it is not made, and hooks that want to configure it will fail: jailed = true is missing in this vassal's file"
     } else {
         "it is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
          Emperor a network namespace of its own"
     };
-    host::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
+    uwsgi::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
 }
 
-/// Keeps this process closed to others of its user while it holds devices, whatever the host has done to its privileges.
+/// Keeps this process closed to others of its user while it holds devices, after each step that may have opened it.
 pub fn protect() {
     if holds_any() {
         dumpable::close();
     }
 }
 
-/// Whether this process holds a device, or a connection to a router.
+/// Returns true if this process holds a device, or a connection to a router.
 pub fn holds_any() -> bool {
     !DEVICES.lock().is_empty() && fork::owns_descriptors()
 }
 
-/// Makes the devices that the instance should have where it is now. May be called any number of times, in any process.
-pub fn ensure(host: &HostState) {
-    if config().devices.is_empty() || adoption::are_with_parent() {
+/// Makes the devices that the instance should have in its present namespace. May be called any number of times, in any process.
+pub fn ensure(uwsgi: &UwsgiState) {
+    if config().devices.is_empty() || reload::are_with_parent() {
         return;
     }
     dumpable::close();
     let mut devices = DEVICES.lock();
-    devices.ensure(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
+    devices.ensure(&context(uwsgi)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }
 
-/// Goes on in a process that put itself into the background.
-pub fn resume(host: &HostState) {
+/// Restarts the devices' threads in a process that put itself into the background.
+pub fn resume(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
     if !devices.is_empty() {
-        devices.resume(&context(host)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
+        devices.resume(&context(uwsgi)).unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
     }
 }
 
-/// Right before the instance drops its privileges, when it has the root that it is going to have: writes what belongs into
-/// its jail. May be called any number of times.
+/// Writes the devices' files into the jail, right before the instance drops its privileges, when its root directory is final. May
+/// be called any number of times.
 pub fn complete_jail() {
     DEVICES.lock().write_resolv_confs().unwrap_or_else(|error| die(format_args!("tuntap-device {error}")));
 }
 
-/// Once the applications are loaded: the last moment to see that the devices are missing, and to prepare for the forks
-/// that put the process into the background.
-pub fn check(host: &HostState) {
+/// Logs that devices are missing, and prepares for the forks that put the process into the background. Called once the
+/// applications are loaded, which is the last moment for both.
+pub fn check(uwsgi: &UwsgiState) {
     let mut devices = DEVICES.lock();
-    let are_with_parent = adoption::are_with_parent() || !devices.is_empty() && !fork::owns_descriptors();
-    if are_with_parent {
-        return adoption::announce_parent(host);
+    if reload::are_with_parent() || devices.are_others() {
+        return reload::announce_parent(uwsgi);
     }
-    if !config().devices.is_empty() && devices.is_empty() && !host.is_master_as_root() {
-        host::log(
+    if !config().devices.is_empty() && devices.is_empty() && !uwsgi.is_master_as_root() {
+        uwsgi::log(
             "[uwsgi-tuntap] no tuntap-device was made: the instance must start as root, and in a network namespace of \
              its own (jailed = true under an Emperor with emperor-use-clone = net, or unshare = net)",
         );
     }
-    if (!devices.is_empty() || hostnet::has_descriptor()) && host.daemonizes_late() {
+    if (!devices.is_empty() || hostnet::has_descriptor()) && uwsgi.daemonizes_late() {
         devices.pause();
         fork::follow_forks(DAEMONIZE_FORKS);
     }
 }
 
-/// What the devices have in common.
-pub fn context(host: &HostState) -> Context {
+/// What all devices of the instance have in common.
+pub fn context(uwsgi: &UwsgiState) -> Context {
     let identity = (config().credentials != Credentials::Off)
-        .then(|| host.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
+        .then(|| uwsgi.identity().unwrap_or_else(|error| die(format_args!("tuntap-use-credentials: {error}"))));
     Context {
         specs: config().devices.clone(),
         rules: config().device_rules.clone(),
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
-        vassal: adoption::name(host),
-        logger: host::LOGGER,
-        keep_open: host::keep_open,
+        vassal: reload::name(uwsgi),
+        logger: uwsgi::LOGGER,
+        keep_open: uwsgi::keep_open,
     }
 }

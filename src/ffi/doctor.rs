@@ -1,5 +1,5 @@
-//! `tuntap-doctor`: in the uWSGI that the operator starts, the examination; in those that this one starts, one for each
-//! file, the telling of how uWSGI reads the file.
+//! `tuntap-doctor`: the uWSGI that the operator starts examines the files. For each file it starts another uWSGI, which reports
+//! how it reads that file.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::fs::File;
@@ -12,28 +12,28 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use super::guard::{die, guarded};
-use super::host;
 use super::options::{self, OPTIONS};
+use super::uwsgi;
 use tuntap_config::{Config, Credentials, OptionName};
 use tuntap_doctor::{self, Reading, Task};
 use tuntap_sys::process;
 
 const NAME: &CStr = options::c_name(OptionName::Doctor);
 
-/// What this process was started for by another one's examination.
+/// The task of this process, if an examining uWSGI has started it.
 static TASK: OnceLock<Task> = OnceLock::new();
 
-/// Files to examine, as far as they have come.
+/// The files to examine that uWSGI has passed so far.
 static FILES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// When the plugin is loaded: learns whether this uWSGI was started to read a file only.
+/// Reads the task of a uWSGI that was started only to read a file. Called when the plugin is loaded.
 pub fn prepare() {
     let Ok(task) = process::take_variable(Task::VARIABLE) else { return };
     let task = Task::parse(&task).unwrap_or_else(|| die(format_args!("{} = {task}: not understood", Task::VARIABLE)));
-    // What the file asks for at the end of the instance (vacuum, exec-atexit) must not be done to one that runs.
+    // What the file has uWSGI do at the end of an instance (vacuum, exec-atexit) must not affect one that runs.
     process::skip_exit_handlers();
     if task.is_stand_in {
-        host::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
+        uwsgi::rename_plugin(OPTIONS.as_mut_ptr(), NAME);
     }
     let _ = TASK.set(task);
 }
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _d
         }
         let mut files = FILES.lock();
         files.push(file);
-        let wanted = host::options().filter(|(key, _)| *key == NAME).count();
+        let wanted = uwsgi::options().filter(|(key, _)| *key == NAME).count();
         if files.len() == wanted {
             let is_well = tuntap_doctor::examine(&files, &plugin_file(own_data()), &mut io::stdout().lock());
             process::exit_at_once(if is_well { 0 } else { 1 });
@@ -56,11 +56,11 @@ pub unsafe extern "C" fn examine_file(_name: *mut c_char, value: *mut c_char, _d
     });
 }
 
-/// Tells how the file was read, once all of it was, and ends.
+/// Reports how the file was read, once all of it was, and ends the process.
 fn tell(task: &Task, value: *mut c_char) {
     // `inherit` adds options behind this one.
-    if host::options().last().is_some_and(|(key, _)| key != NAME) {
-        return host::add_option(NAME, value);
+    if uwsgi::options().last().is_some_and(|(key, _)| key != NAME) {
+        return uwsgi::add_option(NAME, value);
     }
     let values = options::values();
     let credentials = Config::from_options(
@@ -71,14 +71,14 @@ fn tell(task: &Task, value: *mut c_char) {
     );
     let symbol_is_missing = matches!(
         credentials.map(|config| config.credentials),
-        Ok(Credentials::Symbol(symbol)) if host::credentials_hook(&symbol).is_none()
+        Ok(Credentials::Symbol(symbol)) if uwsgi::credentials_hook(&symbol).is_none()
     );
     let reading = Reading {
         plugin: plugin_file(own_data()),
-        other_plugin: host::other_plugin(c"tuntap", OPTIONS.as_mut_ptr()).map(plugin_file),
+        other_plugin: uwsgi::other_plugin(c"tuntap", OPTIONS.as_mut_ptr()).map(plugin_file),
         is_stand_in: task.is_stand_in,
         values: values.into_iter().map(|(option, value)| (option.as_str().to_owned(), value)).collect(),
-        options: host::options()
+        options: uwsgi::options()
             .map(|(key, value)| {
                 (key.to_string_lossy().into_owned(), value.unwrap_or_default().to_string_lossy().into_owned())
             })
@@ -94,12 +94,12 @@ fn write(descriptor: RawFd, reading: &Reading) -> io::Result<()> {
     File::from(descriptor).write_all(&serde_json::to_vec(reading)?)
 }
 
-/// Some address within this plugin.
+/// An address within this plugin.
 fn own_data() -> *const c_void {
     OPTIONS.as_mut_ptr().cast_const().cast()
 }
 
-/// The file that holds something of a plugin: a plugin's own, or uWSGI's binary if the plugin is inside.
+/// The file that an address of a plugin belongs to: the plugin's own file, or uWSGI's binary if the plugin is embedded.
 fn plugin_file(data: *const c_void) -> PathBuf {
     // SAFETY: `Dl_info` is pointers, for which zeros are valid.
     let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };

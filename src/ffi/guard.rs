@@ -1,10 +1,10 @@
-//! The panic boundary: no panic leaves a callback, because C can't take one.
+//! The panic boundary: no panic leaves a callback, because it must not unwind into C.
 
 use std::panic::{UnwindSafe, catch_unwind};
 
-use super::host;
+use super::uwsgi;
 
-/// Runs a callback of the host. If it panics, the host's log says which one it was, and the process ends: half of a
+/// Runs a callback of uWSGI. If it panics, uWSGI's log says which one it was, and the process ends: half of a
 /// configuration, or a router in an unknown state, is worse than a restart.
 pub fn guarded(callback: &str, body: impl FnOnce() + UnwindSafe) {
     if catch_unwind(body).is_err() {
@@ -12,23 +12,23 @@ pub fn guarded(callback: &str, body: impl FnOnce() + UnwindSafe) {
     }
 }
 
-/// Ends the process with a line in the host's log for each line of the reason.
+/// Ends the process with a line in uWSGI's log for each line of the reason.
 pub fn die(reason: impl std::fmt::Display) -> ! {
     for line in reason.to_string().lines() {
-        host::log(&fatal_line(line));
+        uwsgi::log(&fatal_line(line));
     }
     std::process::exit(1)
 }
 
-/// Begins a line as those of its side begin. A reason starts with the option that it is about, which tells the side, and an
-/// option with a device as its subject gives way to the device: `tuntap-router emperor0: ...`.
+/// Begins a line as the other lines of its side begin: the router's or the device's. The option at the beginning of the reason
+/// tells the side. If a device follows the option, the option is left out: `tuntap-router emperor0: ...`.
 fn fatal_line(reason: &str) -> String {
     const ROUTER: &str = "tuntap-router";
     const DEVICE: &str = "tuntap-device";
     let side = if reason.starts_with(ROUTER) { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
     let of_a_device = [ROUTER, DEVICE].iter().find_map(|option| {
         let subject = reason.strip_prefix(option)?.strip_prefix(' ')?;
-        // Else it is about the option itself, as in `tuntap-router = <value>: ...`.
+        // Else the reason is about the option itself, as in `tuntap-router = <value>: ...`.
         subject.split_whitespace().next()?.ends_with(':').then_some(subject)
     });
     format!("{side} {}", of_a_device.unwrap_or(reason))

@@ -4,37 +4,34 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::catch_unwind;
 use std::sync::Once;
 
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use super::guard::die;
-use super::host::{self, HostState};
+use super::handover;
 use super::options::config;
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::RouterSpec;
-use tuntap_host::{Handover, HostNetwork, HostNetworkError, Occasion};
-use tuntap_sys::{dumpable, fork, process};
+use tuntap_host::{HostNetwork, HostNetworkError, Occasion};
+use tuntap_sys::handover::Received;
+use tuntap_sys::{fork, process};
 
-/// Where a reloaded image finds what the one before has set up.
-const HANDOVER_VARIABLE: &str = "UWSGI_TUNTAP_HOSTNET";
-
-/// Never dropped: in a forked child its descriptor is closed, or is something else by now.
+/// Never dropped: in a forked child its descriptor is closed, or has another meaning by now.
 static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 
-/// In an image that a reload has executed: takes over what the image before has set up. As early as can be: the new
-/// configuration may be one that ends the process.
-pub fn adopt() {
-    let Ok(value) = process::take_variable(HANDOVER_VARIABLE) else { return };
-    dumpable::close();
-    if let Some(network) = Handover::from_json(&value).and_then(HostNetwork::take_over) {
-        keep(network);
+/// Takes over what the image before has set up, in an image that a reload has executed.
+pub fn take_over(received: &mut Received) {
+    match HostNetwork::take_over(received) {
+        Ok(network) => network.into_iter().for_each(keep),
+        Err(error) => uwsgi::log(&format!("[tuntap-router] the host is set up anew after the reload: {error}")),
     }
 }
 
-/// Ends an instance that would leave the network that it is about to set up.
-pub fn refuse_impossible(host: &HostState) {
+/// Ends an instance that would leave the network namespace that it is about to set up.
+pub fn refuse_impossible(uwsgi: &UwsgiState) {
     let sets_up = |router: &RouterSpec| {
         !(router.addresses.is_empty() && router.nat.is_empty() && router.ports.is_empty()) || router.mtu.is_some()
     };
-    if host.unshares_net() && config().routers.iter().any(sets_up) {
+    if uwsgi.unshares_net() && config().routers.iter().any(sets_up) {
         die(
             "tuntap-router-address, -nat, -port and -mtu set up the network of the host, which unshare = net makes this \
              instance leave: run the router in an instance without it",
@@ -42,15 +39,15 @@ pub fn refuse_impossible(host: &HostState) {
     }
 }
 
-/// Sets up the host for the routers, whose devices exist. They lose what the host can't have. The process ends if that can't
-/// be done, unless it is a reloaded one.
+/// Sets up the host for the routers, whose devices exist. What the host can't have is taken out of the routers. The process ends
+/// if the set-up fails, unless it is a reloaded one.
 pub fn set_up(routers: &mut [RouterSpec], occasion: Occasion) {
     let earlier = NETWORK.lock().take().unwrap_or_default();
-    // They may be closed now, and their numbers become something else.
+    // These descriptors may be closed now, and their numbers used for others.
     earlier.descriptor().into_iter().chain(earlier.watched()).for_each(fork::forget);
-    match HostNetwork::set_up(routers, earlier, occasion, host::LOGGER) {
+    match HostNetwork::set_up(routers, earlier, occasion, uwsgi::LOGGER) {
         Ok(network) => keep(network),
-        // It names the device itself.
+        // These errors name the device themselves.
         Err(
             error @ (HostNetworkError::NoAddress { .. } | HostNetworkError::Conflict(_) | HostNetworkError::Taken(_)),
         ) => die(format_args!("tuntap-router {error}")),
@@ -61,7 +58,7 @@ pub fn set_up(routers: &mut [RouterSpec], occasion: Occasion) {
     }
 }
 
-/// Keeps it until the process ends, and its descriptors from the host's other processes.
+/// Keeps the network until the process ends, and its descriptors out of uWSGI's other processes.
 fn keep(network: HostNetwork) {
     network.descriptor().into_iter().chain(network.watched()).for_each(keep_from_others);
     static AT_EXIT: Once = Once::new();
@@ -70,57 +67,55 @@ fn keep(network: HostNetwork) {
 }
 
 fn keep_from_others(descriptor: BorrowedFd<'_>) {
-    host::keep_open(descriptor);
+    uwsgi::keep_open(descriptor);
     if !fork::close_in_children(descriptor) {
         die("tuntap-router: too many descriptors to keep from workers");
     }
 }
 
-/// In the master, again and again, and at once when the kernel has news: looks after what others change.
+/// Repairs what others have changed. The master calls this in each cycle, and at once when the kernel reports a change.
 pub fn watch() {
     static WATCHED: Once = Once::new();
     if !fork::owns_descriptors() {
         return;
     }
     if let Some(network) = NETWORK.lock().as_mut() {
-        // Without it the master finds out all the same, a little later.
-        WATCHED.call_once(|| _ = network.watched().map(host::master_watch));
+        // If this fails, the master notices changes in its next cycle.
+        WATCHED.call_once(|| _ = network.watched().map(uwsgi::master_watch));
         let before = network.descriptor().map(|descriptor| descriptor.as_raw_fd());
-        network.reconcile(host::LOGGER);
-        // Tables that couldn't be made at a reload have their descriptor from now on.
+        network.reconcile(uwsgi::LOGGER);
+        // Tables that couldn't be made at a reload may exist from now on, with their descriptor.
         let made = network.descriptor().filter(|descriptor| before != Some(descriptor.as_raw_fd()));
         made.into_iter().for_each(keep_from_others);
     }
 }
 
-/// Whether forks must not take a descriptor along.
+/// Returns true if forks must not take a descriptor along.
 pub fn has_descriptor() -> bool {
     NETWORK.lock().as_ref().is_some_and(|network| network.descriptor().or_else(|| network.watched()).is_some())
 }
 
-/// Before the process executes its next image, or ends: leaves everything in place for the former.
-pub fn hand_over() {
-    if !fork::owns_descriptors() {
-        return;
-    }
-    let mut place = NETWORK.lock();
-    let Some(network) = place.as_mut() else { return };
+/// The network that the next image takes over. `None` if nothing was set up, or if it belongs to another process.
+pub fn to_hand_over() -> Option<MappedMutexGuard<'static, HostNetwork>> {
+    let network = MutexGuard::try_map(NETWORK.lock(), Option::as_mut).ok();
+    let mut network = network.filter(|_| fork::owns_descriptors())?;
     network.watched().into_iter().for_each(fork::forget);
-    if let Some(text) = network.hand_over().to_json() {
-        process::set_variable(HANDOVER_VARIABLE, &text);
-    }
+    network.stop_watching();
+    Some(network)
 }
 
-/// At the end of the process, which an exec is not. Its children end, too, but have nothing to undo.
+/// Undoes the set-up at the end of the process. An exec doesn't call this, and children have nothing to undo.
 extern "C" fn undo() {
     let undo = || {
         if fork::owns_descriptors()
             && let Some(mut place) = NETWORK.try_lock()
             && let Some(network) = place.as_mut()
         {
-            network.undo(host::LOGGER);
+            // Else the tables would stay until the child ends that keeps them for a next image.
+            handover::revoke();
+            network.undo(uwsgi::LOGGER);
         }
     };
-    // Half of it undone is as much as can be had, and the end must not be held up.
+    // A panic leaves the rest in place, and must not hold up the end.
     let _ = catch_unwind(undo);
 }

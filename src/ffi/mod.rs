@@ -1,17 +1,19 @@
-//! uWSGI's C ABI: the plugin table, its callbacks, and the host's functions. One of the two homes of unsafe code.
+//! uWSGI's C ABI: the plugin table, its callbacks, and uWSGI's functions. One of the two homes of unsafe code.
 //!
 //! uWSGI calls everything here from the main thread of a process.
 #![allow(unsafe_code)]
 
 mod abi;
 mod accounts;
-mod adoption;
 mod bindings;
 mod devices;
 mod doctor;
 mod guard;
-mod host;
+mod handover;
 mod hostnet;
 mod options;
 mod plugin;
+mod reload;
+mod router_processes;
 mod routers;
+mod uwsgi;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::bindings::{UWSGI_OPT_MASTER, uwsgi_option};
 use super::doctor;
 use super::guard::{die, guarded};
-use super::host;
+use super::uwsgi;
 use tuntap_config::{Config, OptionName, OptionSpec, Scope, TABLE};
 
 /// `has_arg` of getopt_long(3).
@@ -158,9 +158,9 @@ pub const fn c_name(option: OptionName) -> &'static CStr {
 /// The checked options. The first call reads all values, and ends the process if one of them is wrong.
 pub fn config() -> &'static Config {
     CONFIG.get_or_init(|| {
-        for (name, option) in OptionName::misspelt(host::options().filter_map(|(name, _)| name.to_str().ok())) {
+        for (name, option) in OptionName::misspelt(uwsgi::options().filter_map(|(name, _)| name.to_str().ok())) {
             let begin = if name.starts_with("tuntap-router") { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
-            host::log(&format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"));
+            uwsgi::log(&format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"));
         }
         let values = VALUES.lock();
         Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))

@@ -1,23 +1,23 @@
-//! The plugin table and its callbacks. Each hook may come once, several times, or in several processes; what it calls
-//! is made for that.
+//! The plugin table and its callbacks. uWSGI may call each hook once, several times, or in several processes, so all that a hook
+//! calls can be repeated.
 
 use std::ffi::{c_char, c_int, c_void};
 
 use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
-use super::host::{HostState, check_abi};
 use super::options::OPTIONS;
-use super::{accounts, adoption, devices, doctor, host, hostnet, routers};
+use super::uwsgi::{UwsgiState, check_abi};
+use super::{devices, doctor, handover, hostnet, reload, routers, uwsgi};
 use tuntap_sys::dumpable;
 
-/// The table, shared with C. The host writes `modifier1` into it.
+/// The table, shared with C. uWSGI writes `modifier1` into it.
 #[repr(transparent)]
 pub struct PluginTable(uwsgi_plugin);
 
-// SAFETY: the pointers in it go to constants and functions, and only the host's main thread uses it.
+// SAFETY: the pointers in it go to constants and functions, and only uWSGI's main thread uses it.
 unsafe impl Sync for PluginTable {}
 
-/// What uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies it under the name that uWSGI wants.
+/// The symbol that uWSGI looks for. In builds that uWSGI drives, include/plugin.c copies the table to the name that uWSGI wants.
 #[cfg_attr(not(feature = "embedded"), unsafe(export_name = "tuntap_plugin"))]
 #[cfg_attr(feature = "embedded", unsafe(export_name = "uwsgi_tuntap_plugin_table"))]
 pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
@@ -41,33 +41,32 @@ const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 
 unsafe extern "C" fn on_load() {
     guarded("on_load", || {
-        adoption::protect_inherited();
+        handover::protect();
         check_abi().unwrap_or_else(|error| die(error));
-        host::note_folder();
+        uwsgi::note_folder();
         doctor::prepare();
-        hostnet::adopt();
-        accounts::adopt();
+        handover::take();
     });
 }
 
-/// Called once in each image, before the host opens anything. Under an Emperor the instance is in its namespaces by
+/// Called once in each image, before uWSGI opens anything. Under an Emperor the instance is in its namespaces by
 /// now, but hasn't dropped its privileges yet.
 unsafe extern "C" fn jail(_start: Option<unsafe extern "C" fn(*mut c_void) -> c_int>, _argv: *mut *mut c_char) {
     guarded("jail", || {
-        let host = HostState::read();
-        devices::refuse_impossible(&host);
-        hostnet::refuse_impossible(&host);
-        adoption::adopt(&host);
-        devices::foretell(&host);
-        routers::start(&host);
+        let uwsgi = UwsgiState::read();
+        devices::refuse_impossible(&uwsgi);
+        hostnet::refuse_impossible(&uwsgi);
+        reload::take_over(&uwsgi);
+        devices::foretell(&uwsgi);
+        routers::start(&uwsgi);
         if !devices::holds_any() && !routers::are_there() {
-            // What closed it was a variable that this process has inherited from another one.
+            // The process was closed because of a variable that it has inherited from another one.
             dumpable::open();
         }
-        // The instance is in the namespaces that it was born into. The hooks below may come after its in-jail hooks and its
-        // sockets, and with master-as-root in the workers only, where each would need a device of its own.
-        if host.is_born_into_its_net() {
-            devices::ensure(&host);
+        // The instance is in its final namespaces already. The later hooks may come after its in-jail hooks and its sockets, and
+        // with master-as-root only in the workers, where each would need a device of its own.
+        if uwsgi.is_born_into_its_net() {
+            devices::ensure(&uwsgi);
         }
     });
 }
@@ -78,12 +77,12 @@ unsafe extern "C" fn init() -> c_int {
     0
 }
 
-/// Called as root, in the jail: before and after the configured post-jail hooks, and again whenever the host wants.
+/// Called as root, in the jail: before and after the configured post-jail hooks, and possibly again later.
 unsafe extern "C" fn enter_jail() {
     guarded("post_jail", || {
         #[cfg(feature = "faults")]
         tuntap_sys::faults::point("callback");
-        devices::ensure(&HostState::read());
+        devices::ensure(&UwsgiState::read());
     });
 }
 
@@ -95,15 +94,15 @@ unsafe extern "C" fn complete_jail() {
 unsafe extern "C" fn postinit_apps() {
     guarded("postinit_apps", || {
         devices::protect();
-        devices::check(&HostState::read());
+        devices::check(&UwsgiState::read());
     });
 }
 
-/// Called again and again in the master.
+/// Called in each cycle of the master.
 unsafe extern "C" fn master_cycle() {
     guarded("master_cycle", || {
         devices::protect();
-        devices::resume(&HostState::read());
+        devices::resume(&UwsgiState::read());
         routers::watch();
         hostnet::watch();
     });
@@ -111,15 +110,13 @@ unsafe extern "C" fn master_cycle() {
 
 /// Called in each new worker. Only a process that put itself into the background has something to do here.
 unsafe extern "C" fn resume() {
-    guarded("resume", || devices::resume(&HostState::read()));
+    guarded("resume", || devices::resume(&UwsgiState::read()));
 }
 
 /// Called in the master before it executes the next image, or ends.
 unsafe extern "C" fn master_cleanup() {
     guarded("master_cleanup", || {
         routers::close();
-        adoption::hand_over(&HostState::read());
-        hostnet::hand_over();
-        accounts::hand_over();
+        handover::leave(&UwsgiState::read());
     });
 }

@@ -1,31 +1,28 @@
-//! Routers: everything is bound before the fork, and run in a gateway of the host.
+//! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::timerfd::TimerFd;
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 
 use super::accounts;
 use super::guard::die;
-use super::host::{self, HostGateway, HostState};
 use super::hostnet;
 use super::options::config;
+use super::router_processes as processes;
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
-use tuntap_router::{
-    self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
-};
+use tuntap_router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store};
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
 use tuntap_sys::socket::tell_arrivals;
@@ -34,54 +31,69 @@ use tuntap_sys::tun::Tun;
 use tuntap_sys::{dumpable, process, socket};
 use tuntap_wire::autoconf::DirectoryId;
 
-/// By the number that a gateway gets as its data. The master keeps them all, for gateways that it has to start again.
+/// What each router needs, by the number that its gateway process gets as data. The master keeps all of it, for processes that it
+/// has to start again. `None`: the router can't be prepared at the moment.
 static SETUPS: Mutex<Vec<Option<Setup>>> = Mutex::new(Vec::new());
 
-/// Devices of routers that are prepared later.
+/// The devices of routers that can't be prepared at the moment.
 static SPARE_DEVICES: Mutex<Vec<Option<Tun>>> = Mutex::new(Vec::new());
 
-/// The leases, for routers that are prepared later.
-static LEASES: Mutex<Option<Grants>> = Mutex::new(None);
+/// The grants, for routers that are prepared later.
+static GRANTS: Mutex<Option<Grants>> = Mutex::new(None);
 
-/// Between attempts to prepare a router that couldn't be at a reload.
+/// Interval between attempts to prepare a router that couldn't be prepared at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// For whoever listens on a router's socket, and is ending.
-const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(3);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// How long a start waits for another process that listens on a router's socket and may be ending, as the router of a killed
+/// master is.
+const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The routers' processes, as the master sees them.
-static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+/// Interval at which the start checks for that.
+const LISTENER_POLL: Duration = Duration::from_millis(50);
 
-struct Watched {
-    gateway: HostGateway,
-    /// Name of its device.
-    name: String,
-    /// Its process, and what becomes readable when that ends.
-    process: Option<(libc::pid_t, OwnedFd)>,
-    /// `None`: it waits for what it can't have at the moment.
-    heartbeat: Option<Arc<Heartbeat>>,
-    watchdog: Watchdog,
-}
-
-/// Has the master look at the routers' heartbeats however long its `check-interval` is.
-static LOOK_AGAIN: Mutex<Option<TimerFd>> = Mutex::new(None);
-
-/// Binds everything that the routers need and registers their gateways.
-pub fn start(host: &HostState) {
+/// Binds everything that the routers need and registers their gateway processes.
+pub fn start(uwsgi: &UwsgiState) {
     if config().routers.is_empty() {
         // An earlier image may have had one.
-        return hostnet::set_up(&mut [], occasion(host));
+        return hostnet::set_up(&mut [], occasion(uwsgi));
     }
-    if host::ensure_master() {
-        host::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
+    if uwsgi::ensure_master() {
+        uwsgi::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
-    let leases = accounts::leases();
+    let grants = accounts::grants();
+    warn_about_rules(&grants);
+    for spec in &config().routers {
+        let mut tun = None;
+        let setup = match prepare(spec, uwsgi, &grants, &mut tun) {
+            Err(error) if uwsgi.is_reload() => {
+                let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
+                uwsgi::log(&format!("[tuntap-router] {line}"));
+                None
+            }
+            Err(error) => die(format_args!("tuntap-router {}: {error}", spec.device)),
+            Ok(setup) => Some(setup),
+        };
+        SETUPS.lock().push(setup);
+        SPARE_DEVICES.lock().push(tun);
+    }
+    *GRANTS.lock() = Some(grants);
+    let mut specs = config().routers.clone();
+    hostnet::set_up(&mut specs, occasion(uwsgi));
+    for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
+        setup.iter_mut().for_each(|setup| setup.have_network(spec));
+    }
+    for (index, spec) in specs.iter().enumerate() {
+        register(index, spec);
+    }
+}
+
+/// Logs what the rules leave open or deny, where the operator may not have meant it.
+fn warn_about_rules(grants: &Grants) {
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
-    if config().switch && config().firewall_out.is_empty() && !leases.bind_addresses() && is_any_open {
-        host::log(
+    if config().switch && config().firewall_out.is_empty() && !grants.bind_addresses() && is_any_open {
+        uwsgi::log(
             "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
              tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
         );
@@ -91,74 +103,51 @@ pub fn start(host: &HostState) {
     {
         if are_for_v4_only(rules) {
             let option = option.as_str();
-            host::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+            uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
         }
     }
-    for spec in &config().routers {
-        let mut tun = None;
-        let setup = match prepare(spec, host, &leases, &mut tun) {
-            Err(error) if host.is_reload() => {
-                let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
-                host::log(&format!("[tuntap-router] {line}"));
-                None
-            }
-            Err(error) => die(format_args!("tuntap-router {}: {error}", spec.device)),
-            Ok(setup) => Some(setup),
-        };
-        SETUPS.lock().push(setup);
-        SPARE_DEVICES.lock().push(tun);
-    }
-    *LEASES.lock() = Some(leases);
-    let mut specs = config().routers.clone();
-    hostnet::set_up(&mut specs, occasion(host));
-    for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
-        setup.iter_mut().for_each(|setup| setup.have_network(spec));
-    }
-    for (index, spec) in specs.iter().enumerate() {
-        // The host's lists take pointers; this one carries the number.
-        let data = std::ptr::without_provenance_mut(index);
-        let gateway = host::register_gateway(c"uWSGI tuntap router", run_gateway, data)
-            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
-        let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
-        WATCHED.lock().push(Watched {
-            gateway,
-            name: spec.device.clone(),
-            process: None,
-            heartbeat,
-            watchdog: Watchdog::new(config().harakiri),
-        });
-    }
 }
 
-const fn occasion(host: &HostState) -> Occasion {
-    if host.is_reload() { Occasion::Reload } else { Occasion::Start }
+/// Registers the gateway process of a router.
+fn register(index: usize, spec: &RouterSpec) {
+    // uWSGI's lists take pointers; this one carries the number.
+    let data = std::ptr::without_provenance_mut(index);
+    let gateway = uwsgi::register_gateway(c"uWSGI tuntap router", run_gateway, data)
+        .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
+    let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
+    processes::add(gateway, &spec.device, heartbeat);
 }
 
-/// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
+const fn occasion(uwsgi: &UwsgiState) -> Occasion {
+    if uwsgi.is_reload() { Occasion::Reload } else { Occasion::Start }
+}
+
+/// Sends grants whose users have come since to the routers, and stores them for routers that are started later. Called in the
+/// master.
 fn tell_news() {
-    static UNTOLD: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
+    static UNSENT: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
     let come = accounts::newcomers();
     let mut setups = SETUPS.lock();
-    let mut untold = UNTOLD.lock();
-    if let Some(leases) = LEASES.lock().as_mut() {
-        come.iter().for_each(|lease| leases.add(*lease));
+    let mut unsent = UNSENT.lock();
+    if let Some(grants) = GRANTS.lock().as_mut() {
+        come.iter().for_each(|grant| grants.add(*grant));
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            come.iter().for_each(|lease| setup.policy.leases.add(*lease));
-            untold.push((index, come.clone()));
+            come.iter().for_each(|grant| setup.policy.leases.add(*grant));
+            unsent.push((index, come.clone()));
         }
     }
-    // Whom one has told once more than once hears nothing new.
-    untold.retain(|(index, leases)| {
+    // A router that receives a grant twice ignores the second one.
+    unsent.retain(|(index, grants)| {
         let setup = setups.get(*index).and_then(Option::as_ref);
-        setup.is_some_and(|setup| setup.news.tell(leases) == Err(Errno::EAGAIN))
+        setup.is_some_and(|setup| setup.news.tell(grants) == Err(Errno::EAGAIN))
     });
 }
 
-/// In the master: prepares routers that couldn't be at a reload. Their processes wait, and are started anew with what they
-/// need.
-fn retry(host: &HostState) {
+/// Prepares routers that couldn't be prepared at a reload. Their processes wait, and are started again with what they need. Called
+/// in the master.
+fn retry(uwsgi: &UwsgiState) {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut setups = SETUPS.lock();
     let mut last = LAST.lock();
@@ -166,156 +155,60 @@ fn retry(host: &HostState) {
         return;
     }
     *last = Some(Instant::now());
-    let leases = LEASES.lock();
-    let Some(leases) = leases.as_ref() else { return };
+    let grants = GRANTS.lock();
+    let Some(grants) = grants.as_ref() else { return };
     let mut devices = SPARE_DEVICES.lock();
     for (index, (place, spec)) in setups.iter_mut().zip(&config().routers).enumerate() {
         let Some(device) = devices.get_mut(index).filter(|_| place.is_none()) else { continue };
         let had_device = device.is_some();
-        // Why it can't be was said.
-        let result = prepare(spec, host, leases, device);
+        // The reason of a failure was logged at the reload.
+        let result = prepare(spec, uwsgi, grants, device);
         if !had_device && (device.is_some() || result.is_ok()) {
-            set_up_device(spec, host::LOGGER);
+            set_up_device(spec, uwsgi::LOGGER);
         }
         let Ok(setup) = result else { continue };
-        host::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
+        uwsgi::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
         let heartbeat = Arc::clone(&setup.heartbeat);
         *place = Some(setup);
-        if let Some(watched) = WATCHED.lock().get_mut(index) {
-            watched.heartbeat = Some(heartbeat);
-            if let Some(pid) = watched.gateway.pid() {
-                // The master starts it again at once.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        processes::restart(index, heartbeat);
     }
 }
 
-/// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
+/// Looks after the routers in each cycle of the master. It notices the end of a router at once, and ends routers that hang.
 pub fn watch() {
     tell_news();
-    retry(&HostState::read());
-    let mut watched = WATCHED.lock();
-    if !watched.is_empty() {
-        dumpable::close_with_children();
-    }
-    look_again(&watched);
-    for watched in watched.iter_mut() {
-        watched.follow_process();
-        watched.end_if_it_hangs();
-    }
+    retry(&UwsgiState::read());
+    processes::look_after();
 }
 
-/// Whether this instance has any.
+/// Returns true if this instance has routers.
 pub fn are_there() -> bool {
     !SETUPS.lock().is_empty()
-}
-
-/// Starts the timer, or takes note that it has run out.
-fn look_again(watched: &[Watched]) {
-    let Some(interval) = watched.iter().find_map(|watched| watched.watchdog.interval()) else { return };
-    let mut timer = LOOK_AGAIN.lock();
-    match &*timer {
-        // It has run out, or hasn't; either way it goes on.
-        Some(timer) => _ = nix::unistd::read(timer, &mut [0; 8]),
-        // Without it the master looks as often as its `check-interval` says, every second mostly.
-        None => *timer = process::periodic_timer(interval).ok().filter(|timer| host::master_watch(timer.as_fd())),
-    }
-}
-
-impl Watched {
-    fn follow_process(&mut self) {
-        let pid = self.gateway.pid();
-        if self.process.as_ref().map(|(pid, _)| *pid) == pid {
-            return;
-        }
-        if let Some((_, ended)) = self.process.take() {
-            host::master_unwatch(ended.as_fd());
-        }
-        // Without it the master finds out all the same, a little later.
-        let process = pid.and_then(|pid| Some((pid, process::watch_process(pid).ok()?)));
-        self.process = process.filter(|(_, descriptor)| host::master_watch(descriptor.as_fd()));
-    }
-
-    fn end_if_it_hangs(&mut self) {
-        let (Some(pid), Some(heartbeat)) = (self.gateway.pid(), &self.heartbeat) else { return };
-        // While the instance reloads, its routers are dead and not started again.
-        let has_ended = match &self.process {
-            Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
-            None => !process::exists(pid),
-        };
-        if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
-            host::log(&format!(
-                "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
-                 started again (tuntap-router-harakiri)",
-                self.name,
-                config().harakiri.as_secs()
-            ));
-            heartbeat.accuse();
-            self.gateway.end();
-        }
-    }
 }
 
 /// Closes what the routers have open in this process, and takes their socket files away. The next image binds all of it
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
-    WATCHED.lock().clear();
-    LOOK_AGAIN.lock().take();
+    processes::forget();
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
 }
 
-/// Makes what a router needs. The device stays in its place if something else can't be had: programs that are run as root
-/// (`exec-as-root`) may configure it.
-fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
+/// Makes and binds what a router needs. If something can't be had, the device stays in `place`, because programs that uWSGI runs
+/// as root (`exec-as-root`) may configure it.
+fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
-        let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
-        tun.enable_offloads();
-        // In a reloaded image the host closes what it doesn't know before it forks the gateways.
-        host::keep_open(tun.as_fd());
-        host::log(&format!("[tuntap-router] made the device {}", tun.name()));
-        *place = Some(tun);
+        *place = Some(make_device(spec)?);
     }
-    // The host ends the process if it can't bind.
-    let probe_unix = |name: &str| {
-        if name.starts_with('@') {
-            return socket::probe_unix(name).map_err(|error| error.to_string());
-        }
-        if host.has_abstract_sockets() {
-            return Ok(());
-        }
-        leave_to_others(name, if host.is_reload() { Duration::ZERO } else { PATIENCE_WITH_ENDING })?;
-        socket::probe_unix(name).map_err(|error| error.to_string())
-    };
-    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
-    match &spec.stats {
-        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
-        Some(StatsAddress::Tcp(name)) => {
-            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
-        }
-        None => {}
-    }
-    if let Some(missing) = host.missing_socket_owner() {
-        return Err(format!("chown-socket: {missing}"));
-    }
+    check_sockets(spec, uwsgi)?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
-    host::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = host::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
-    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, host)).transpose()?;
-    if let Some(Gateway { address, .. }) = &gateway {
-        if !socket::has_address(address.ip()) {
-            host::log(&format!(
-                "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
-                spec.device,
-                address.ip()
-            ));
-        }
-        host::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
-    }
+    uwsgi::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
+    let listener = uwsgi::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
+    gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
@@ -323,16 +216,12 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(host::keep_open);
-    let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
-        StatsAddress::Unix(name) => SocketFile::of(name),
-        StatsAddress::Tcp(_) => None,
-    });
+    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(uwsgi::keep_open);
     let tun = place.take().ok_or("its device is missing")?;
     Ok(Setup {
         spec: spec.clone(),
         tun,
-        socket_files: SocketFile::of(&spec.socket).into_iter().chain(stats_file).collect(),
+        socket_files: socket_files(spec),
         master: None,
         socket_name: spec.socket.clone(),
         listener,
@@ -350,16 +239,73 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         news,
         sandbox: config().sandbox,
         limits: config().limits,
-        host_version: host.version(),
-        logger: host::LOGGER,
+        host_version: uwsgi.version(),
+        logger: uwsgi::LOGGER,
     })
 }
 
-/// The host would put its socket in the place of whatever has that name. What somebody else listens on, or is no socket, keeps
-/// its name. Whoever is about to end, as the router of a killed master is, has so much time for it.
-fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
+/// Makes a router's device.
+fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
+    let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+    tun.enable_offloads();
+    // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
+    uwsgi::keep_open(tun.as_fd());
+    uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
+    Ok(tun)
+}
+
+/// The files of a router's unix sockets, which exist now.
+fn socket_files(spec: &RouterSpec) -> Vec<SocketFile> {
+    let stats = spec.stats.as_ref().and_then(|address| match address {
+        StatsAddress::Unix(name) => SocketFile::of(name),
+        StatsAddress::Tcp(_) => None,
+    });
+    SocketFile::of(&spec.socket).into_iter().chain(stats).collect()
+}
+
+/// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.
+fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
+    let probe_unix = |name: &str| {
+        if name.starts_with('@') {
+            return socket::probe_unix(name).map_err(|error| error.to_string());
+        }
+        if uwsgi.has_abstract_sockets() {
+            return Ok(());
+        }
+        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
+        socket::probe_unix(name).map_err(|error| error.to_string())
+    };
+    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    match &spec.stats {
+        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
+        Some(StatsAddress::Tcp(name)) => {
+            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
+        }
+        None => {}
+    }
+    if let Some(missing) = uwsgi.missing_socket_owner() {
+        return Err(format!("chown-socket: {missing}"));
+    }
+    Ok(())
+}
+
+/// Logs where a router exchanges packets with other routers.
+fn log_gateway(spec: &RouterSpec, Gateway { address, .. }: &Gateway) {
+    if !socket::has_address(address.ip()) {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
+            spec.device,
+            address.ip()
+        ));
+    }
+    uwsgi::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
+}
+
+/// Makes sure that a socket's name isn't in use, because uWSGI would replace whatever has it. A process that listens there may
+/// be about to end, and has `timeout` for that.
+fn leave_to_others(name: &str, timeout: Duration) -> Result<(), String> {
     let own = Pid::this().as_raw();
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match listener(name) {
             Listener::NoSocket => return Err("a file of that name is there, and is no socket".to_owned()),
@@ -367,7 +313,7 @@ fn leave_to_others(name: &str, patience: Duration) -> Result<(), String> {
                 if Instant::now() >= deadline {
                     return Err(format!("{process} listens there already"));
                 }
-                std::thread::sleep(BETWEEN_LOOKS);
+                std::thread::sleep(LISTENER_POLL);
             }
             _ => return Ok(()),
         }
@@ -383,18 +329,18 @@ fn host_etc() -> Vec<DirectoryId> {
     found
 }
 
-fn bind_stats(spec: &RouterSpec, address: &StatsAddress, host: &HostState) -> Result<StatsEndpoint, String> {
-    host::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
+fn bind_stats(spec: &RouterSpec, address: &StatsAddress, uwsgi: &UwsgiState) -> Result<StatsEndpoint, String> {
+    uwsgi::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
     let listener = match address {
-        StatsAddress::Unix(name) => host::bind_unix(name),
-        // Clients that are peers are told by it; where it can't be had, by their addresses alone.
-        StatsAddress::Tcp(name) => host::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
+        StatsAddress::Unix(name) => uwsgi::bind_unix(name),
+        // This tells clients that are peers from others. If it fails, only their addresses do.
+        StatsAddress::Tcp(name) => uwsgi::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
     };
     Ok(StatsEndpoint {
         listener: listener.map_err(|error| format!("statistics on {}: {error}", address.as_str()))?,
-        http: host.stats_http(),
-        minified: host.stats_minified(),
-        timeout: host.socket_timeout(),
+        http: uwsgi.stats_http(),
+        minified: uwsgi.stats_minified(),
+        timeout: uwsgi.socket_timeout(),
     })
 }
 
@@ -403,7 +349,7 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
         Credentials::Off => CredentialsCheck::Off,
         Credentials::Shown => CredentialsCheck::Shown,
         Credentials::Symbol(symbol) => {
-            CredentialsCheck::Hook(host::credentials_hook(symbol).ok_or_else(|| {
+            CredentialsCheck::Hook(uwsgi::credentials_hook(symbol).ok_or_else(|| {
                 format!("tuntap-use-credentials = {symbol}: no plugin and no library has this symbol")
             })?)
         }
@@ -413,27 +359,26 @@ fn credentials_check() -> Result<CredentialsCheck, String> {
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let mut device = "a router".to_owned();
     let run = || {
-        // The host's hooks may have changed its ids.
+        // uWSGI's hooks may have changed its ids.
         dumpable::close_with_children();
         let mut setup = SETUPS.lock().get_mut(data.addr()).and_then(Option::take);
         if let Some(setup) = &mut setup {
             setup.tun.name().clone_into(&mut device);
             setup.master = process::watch_parent().ok();
         }
-        // What belongs to the other routers, and to the master, is not this process's business.
+        // Closes what belongs to the other routers and to the master.
         SETUPS.lock().clear();
         SPARE_DEVICES.lock().clear();
-        WATCHED.lock().clear();
-        LOOK_AGAIN.lock().take();
+        processes::forget();
         match setup {
             Some(setup) => tuntap_router::run(&setup).to_string(),
-            // The master ends this process when it can be prepared, and when it ends itself.
+            // The master ends this process when the router can be prepared, or when it ends itself.
             None => loop {
                 std::thread::park();
             },
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
-    host::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
+    uwsgi::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
     std::process::exit(1)
 }

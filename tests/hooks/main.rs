@@ -13,6 +13,7 @@ mod credentials;
 mod deaths;
 mod descriptors;
 mod first_config;
+mod handover;
 mod reloads;
 mod router_device;
 mod thieves;

@@ -1,4 +1,4 @@
-//! What a reload finds changed in the options of an instance's devices, and what it takes to apply that. Pure.
+//! Compares the options of an instance's devices before and after a reload, and says what each change takes. Pure.
 
 use std::fmt::{self, Display};
 
@@ -6,21 +6,21 @@ use super::greeting::rules_frame;
 use super::settings::Settings;
 use tuntap_config::{Config, Credentials, DeviceSpec, OptionName};
 
-/// What a change takes.
+/// What it takes to apply a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// A device is closed.
+    /// A device has to be closed.
     Close,
-    /// Another connection to the router.
+    /// The device has to connect to its router anew.
     Connection,
-    /// A device is made, or made anew: that takes root.
+    /// A device has to be made, or made anew, which takes root.
     Device,
 }
 
-/// One option that is not what it was.
+/// An option with another value than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What it takes.
+    /// What it takes to apply it.
     pub need: Need,
     text: String,
 }
@@ -31,28 +31,28 @@ impl Display for Change {
     }
 }
 
-/// All that has changed.
+/// All changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// One for each option.
     pub list: Vec<Change>,
-    /// Devices of before that can't stay, by name.
+    /// Names of earlier devices that have to be closed and made anew.
     pub to_remake: Vec<String>,
 }
 
 impl Changes {
-    /// Whether one of them takes this.
+    /// Returns true if one of the changes has this need.
     pub fn need(&self, need: Need) -> bool {
         self.list.iter().any(|change| change.need == need)
     }
 
-    /// Adds one that takes root, about a device that can't stay.
+    /// Adds a device that is lost, and that only root can make anew.
     pub fn add_lost(&mut self, device: &str, why: impl Display) {
         self.list.push(Change { need: Need::Device, text: format!("{device}: {why}") });
         self.to_remake.push(device.to_owned());
     }
 
-    /// Those of a need, in one line.
+    /// The changes that have this need, in one line.
     pub fn describe(&self, need: Need) -> String {
         let of_need: Vec<_> = self.list.iter().filter(|change| change.need == need).map(ToString::to_string).collect();
         of_need.join("; ")
@@ -73,7 +73,7 @@ pub struct Stated<'a> {
 }
 
 /// Compares the configuration that devices were made for with that of a new image. How long devices wait for their router,
-/// and whether the instance ends without it, needs nothing: the new image goes by its own.
+/// and if the instance ends without it, is no change here: the new image uses its own values.
 pub fn compare(before: Stated<'_>, now: Stated<'_>) -> Changes {
     let mut changes = Changes::default();
     compare_devices(&before.config.devices, &now.config.devices, &mut changes);
@@ -87,7 +87,7 @@ pub fn compare(before: Stated<'_>, now: Stated<'_>) -> Changes {
     changes
 }
 
-/// Says that an option is not what it was.
+/// A text with both values of an option that has changed.
 pub fn changed_option(option: OptionName, before: &Settings, now: &Settings) -> String {
     changed(option, before.values(option), now.values(option))
 }
@@ -140,7 +140,7 @@ fn device_text(spec: &DeviceSpec) -> String {
     format!("{}{socket}{}", spec.name, if spec.auto { " auto" } else { "" })
 }
 
-/// What is different between two devices of a name.
+/// A text for each difference between two devices of the same name.
 fn setting_texts(old: &DeviceSpec, new: &DeviceSpec) -> Vec<String> {
     let list = |values: Vec<String>| if values.is_empty() { "nothing".to_owned() } else { values.join(", ") };
     let sorted = |mut values: Vec<String>| {

@@ -12,37 +12,37 @@ use tuntap_wire::autoconf::Family;
 /// What the loopback interface is called in every namespace.
 const LOOPBACK: &str = "lo";
 
-/// How a device is to be.
+/// The network configuration that a device should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
     /// Its addresses, with the lengths of their networks' prefixes.
     pub addresses: Vec<IpNet>,
-    /// Where its default routes lead.
-    pub gateways: Vec<Gateway>,
+    /// The next hops of its default routes, one for each family.
+    pub default_routers: Vec<DefaultRouter>,
     /// Its MTU, in bytes.
     pub mtu: Option<u16>,
-    /// Whether the instance has other devices with addresses.
+    /// True if the instance has other devices with addresses.
     pub has_siblings: bool,
 }
 
-/// Where a default route leads.
+/// The next hop of a default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gateway {
-    /// The next hop.
+pub struct DefaultRouter {
+    /// Its address.
     pub address: IpAddr,
-    /// Whether the instance has chosen it, for this device first. Others give way to a default route that there is.
+    /// True if the instance's options name it, for this device before any other. Else an existing default route stays.
     pub is_own_choice: bool,
 }
 
-/// Tables with the routes of packets from a device's addresses: this and the device's number.
+/// Number of the first routing table for packets from a device's addresses. The device's index is added to it.
 const FIRST_TABLE: u32 = 0x7475_0000;
 
-/// Where the rules stand that lead there: before the main table's, which has 32766.
+/// Priority of the rules that select these tables, before the main table's 32766 (ip-rule(8)).
 const RULE_PRIORITY: u32 = 20_000;
 
 impl Network {
-    /// Makes the device so, and returns the addresses that it has then. A family that the kernel has turned off is left out,
-    /// with a line in the log.
+    /// Configures the device and returns the addresses that it has then. IPv6 addresses are left out, with a line in the log, if
+    /// the kernel has IPv6 turned off.
     pub fn apply(&self, device: &str, logger: Logger) -> Result<Vec<IpNet>, NetlinkError> {
         if self.addresses.is_empty() && self.mtu.is_none() {
             return Ok(Vec::new());
@@ -77,8 +77,8 @@ impl Network {
             if !set.iter().any(|net| of_family(net.addr())) {
                 continue;
             }
-            let gateway = self.gateways.iter().find(|gateway| of_family(gateway.address));
-            let is_default = gateway.map(|gateway| self.route(&mut netlink, link.index, *gateway)).transpose()?;
+            let router = self.default_routers.iter().find(|router| of_family(router.address));
+            let is_default = router.map(|router| self.route(&mut netlink, link.index, *router)).transpose()?;
             if self.has_siblings || is_default == Some(false) {
                 let sources = set.iter().map(IpNet::addr).filter(|address| of_family(*address));
                 route_sources(&mut netlink, link.index, family, sources)?;
@@ -87,28 +87,28 @@ impl Network {
         Ok(set)
     }
 
-    /// Makes the default route, and returns whether it is this device's.
-    fn route(&self, netlink: &mut Netlink, device: u32, gateway: Gateway) -> Result<bool, NetlinkError> {
-        let everything = everything(Family::of(gateway.address));
-        if !gateway.is_own_choice {
-            // One with several next hops has no interface of its own.
+    /// Makes the default route. Returns false if the default route is another interface's and stays.
+    fn route(&self, netlink: &mut Netlink, device: u32, router: DefaultRouter) -> Result<bool, NetlinkError> {
+        let everything = everything(Family::of(router.address));
+        if !router.is_own_choice {
+            // A route with several next hops has no interface of its own.
             let is_other = |route: &Route| route.destination == everything && route.index != Some(device);
             if netlink.routes()?.iter().any(is_other) {
                 return Ok(false);
             }
         }
-        let is_on_link = self.addresses.iter().any(|net| net.contains(&gateway.address));
+        let is_on_link = self.addresses.iter().any(|net| net.contains(&router.address));
         if !is_on_link {
-            // It is at the other end of the device, whatever its address is.
-            netlink.replace_route(gateway.address.into(), None, device)?;
+            // The next hop is at the other end of the device, whatever its address is.
+            netlink.replace_route(router.address.into(), None, device)?;
         }
-        netlink.replace_route(everything, Some(gateway.address), device)?;
+        netlink.replace_route(everything, Some(router.address), device)?;
         Ok(true)
     }
 }
 
-/// Has packets from a device's addresses leave by it, wherever the default route leads: another router would take them for
-/// somebody else's. There is no link layer, so that the route needs no next hop.
+/// Routes packets from a device's addresses through that device, wherever the default route leads: another router would drop
+/// them, because their source is not claimed there. A TUN device has no link layer, so the route needs no next hop.
 fn route_sources(
     netlink: &mut Netlink,
     device: u32,

@@ -1,4 +1,4 @@
-//! What a device tells its router before its packets: who it is, and its rules.
+//! What a device sends to its router before its packets: credentials, the hello that offers the TUN device, and rules.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,12 +14,12 @@ use tuntap_wire::frame::{self, FrameKind};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 use tuntap_wire::rule::{self, MAX_RULES, PeerRule};
 
-/// Whose credentials a device shows: those that the instance will have once it has dropped its privileges.
+/// The user and group whose credentials a device shows: those that the instance has after it has dropped its privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// User.
+    /// The user.
     pub uid: Uid,
-    /// Group.
+    /// The group.
     pub gid: Gid,
 }
 
@@ -33,36 +33,36 @@ impl Identity {
     }
 }
 
-/// Shows credentials to the router. They travel as one message, before any frame.
+/// Sends credentials to the router, as one message before any frame.
 fn show_credentials(socket: &OwnedFd, identity: Identity) -> nix::Result<()> {
     send_all(CREDENTIALS_MAGIC, |bytes| socket::send_with_credentials(socket.as_fd(), bytes, identity.credentials()))
 }
 
-/// Shows this process's own credentials.
+/// Sends this process's own credentials.
 pub fn show_current_credentials(socket: &OwnedFd) -> nix::Result<()> {
     show_credentials(socket, Identity::current())
 }
 
-/// How far a device came with its greeting.
+/// How far a greeting has come.
 #[derive(Debug)]
 pub enum Greeted {
-    /// All was said.
+    /// Everything was sent.
     Done,
-    /// The kernel lets nobody but the process that has dropped its privileges say that it has. Until then these frames
-    /// have to wait.
+    /// These frames have to wait until the privileges are dropped: before that the kernel doesn't let the process show the
+    /// credentials that it will have.
     Waiting(Vec<u8>),
 }
 
-/// Whether a router knows who a device belongs to, if it has to.
+/// How far a device came with its credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introduced {
-    /// It knows, or doesn't ask.
+    /// The credentials were sent, or are not wanted.
     Done,
-    /// The kernel lets nobody but the process that has dropped its privileges say that it has.
+    /// The credentials can't be sent until the privileges are dropped.
     NotYet(Identity),
 }
 
-/// Says who the device belongs to, if it has to. That is the first thing on a connection.
+/// Sends the device's credentials, if the options want that. This comes first on a connection.
 pub fn introduce(socket: &OwnedFd, context: &Context) -> nix::Result<Introduced> {
     match context.identity.map(|identity| (identity, show_credentials(socket, identity))) {
         None | Some((_, Ok(()))) => Ok(Introduced::Done),
@@ -71,7 +71,7 @@ pub fn introduce(socket: &OwnedFd, context: &Context) -> nix::Result<Introduced>
     }
 }
 
-/// Offers the device, and sends the frames that have to follow: its rules, and packets that claim its addresses.
+/// Offers the device to the router, and sends the frames that follow: its rules, and packets that claim its addresses.
 pub fn greet(
     socket: &OwnedFd,
     tun: &Tun,
@@ -96,23 +96,22 @@ pub fn greet(
     }
 }
 
-/// Offers the device to the router, in the first frame, and sends the frames that must reach the router before any
-/// packet. A device without header before packets stays with frames, and a router that knows nothing of this drops the
-/// frame.
+/// Offers the device to the router in the first frame, and sends the frames that must reach the router before any packet. A
+/// device without a header before its packets can't be attached, and is not offered. A router of the C plugin drops the offer.
 ///
-/// All of it is one message: the router may read the device as soon as it has the hello, and takes no rules any more
-/// after the first packet.
+/// All of it is one message: the router may read the device as soon as it has the hello, and takes no rules after the first
+/// packet.
 pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8]) -> nix::Result<()> {
     if !tun.has_header() {
         return send_all(frames, |bytes| socket::send(socket.as_fd(), bytes));
     }
-    // Which offloads there are shows when they are turned on. They are off until the router has said that it knows them.
+    // Turning the offloads on shows which of them the kernel has. They stay off until the router has accepted them.
     let hello = Hello { offloads: tun.best_offloads().bits() };
     tun.disable_offloads();
     offer(socket, tun, hello, frames)
 }
 
-/// Offers a device again that the router had before, and whose offloads are on.
+/// Offers the device again to a router that had it before. Its offloads stay on.
 pub fn renew_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
     offer(socket, tun, Hello { offloads: tun.best_offloads().bits() }, &[])
 }
@@ -124,17 +123,17 @@ fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello, frames: &[u8]) -> nix::Resul
     send_all(&bytes, |bytes| socket::send_with_descriptor(socket.as_fd(), bytes, tun.as_fd()))
 }
 
-/// Sends what a new connection has room for.
+/// Sends bytes in one message. A new connection has room for them.
 fn send_all(bytes: &[u8], send: impl FnOnce(&[u8]) -> nix::Result<usize>) -> nix::Result<()> {
     if bytes.is_empty() || send(bytes)? == bytes.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
 }
 
-/// Whether rules can't be told a router of the C plugin.
+/// Returns true if the rules don't fit the C plugin's form.
 pub fn need_extension(rules: &[PeerRule]) -> bool {
     matches!(rule::encode_all(rules.iter()), Some((FrameKind::ExtendedRules, _)))
 }
 
-/// The frame that carries the rules; nothing if there are none.
+/// The frame that carries the rules. Empty if there are no rules.
 pub fn rules_frame(rules: &[PeerRule]) -> Vec<u8> {
     debug_assert!(rules.len() <= MAX_RULES, "the configuration was checked");
     let mut bytes = Vec::new();

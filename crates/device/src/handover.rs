@@ -1,96 +1,71 @@
-//! Devices that live on while uWSGI executes itself anew: a vassal that reloads has dropped its privileges long ago
-//! and could neither make its device again nor reach its router.
-//!
-//! The old image describes the devices in a memory file, and leaves it and the descriptors to a child
-//! ([`tuntap_sys::keeper`]); the new one finds in its environment where that is. What the environment says is checked, because
-//! every child of the vassal inherits it.
+//! Devices in the handover: they live on while uWSGI executes itself anew. A vassal that reloads has dropped its privileges
+//! long ago, and could neither make its device again nor reach its router.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::DeviceError;
-use super::link::Link;
+use super::DeviceSet;
+use super::changes::{Changes, Stated, compare};
 use super::pump::Buffers;
 use super::settings::Settings;
-use tuntap_sys::keeper::Keeper;
-use tuntap_sys::process::{adopt_inherited, set_close_on_exec};
+use tuntap_config::{Config, DeviceSpec};
+use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
 use tuntap_sys::socket;
 use tuntap_sys::tun::{Tun, TunError};
 
-/// Longest description that is read, in bytes. A device's buffers hold less than 300 KB of it.
-const MAX_DESCRIPTION_LEN: u64 = 64 * 1024 * 1024;
-
-/// Why devices can't be taken over.
-#[derive(Debug, Error)]
-pub enum HandoverError {
-    /// The memory file for the description can't be made.
-    #[error("memfd_create, for the description of the devices: {0}")]
-    Memory(Errno),
-    /// The description can't be written or read.
-    #[error("the memory file with the description of the devices: {0}")]
-    Io(#[from] io::Error),
-    /// It is no description.
-    #[error("the description of the devices makes no sense: {0}")]
-    Json(#[from] serde_json::Error),
-    /// Nobody keeps the descriptors.
-    #[error("the process that kept the devices: {0}")]
-    Keeper(#[source] io::Error),
-    /// It is that of another process: this one is a child that inherited its parent's environment.
-    #[error("it belongs to process {0}")]
-    OtherProcess(i32),
-    /// A descriptor is not open, or not what it was.
-    #[error("descriptor {0} is not what it was before the reload")]
-    Descriptor(RawFd),
-    /// The environment doesn't name one.
-    #[error("\"{0}\" in the environment is no descriptor")]
-    Variable(String),
-    /// A TUN descriptor is none.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// A device does not start again.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
+/// What the next image needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    devices: Vec<DeviceState>,
+    settings: Settings,
+    vassal: String,
 }
 
-/// The devices of a process, for its next image.
-///
-/// It may come from another version of the plugin: what that doesn't tell is `None`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Handover {
-    pid: libc::pid_t,
-    devices: Vec<DeviceState>,
-    /// What the devices were made for.
-    #[serde(default)]
-    pub settings: Option<Settings>,
-    /// The instance's name ([`super::instance_name()`]), which may look different from inside of the jail.
-    #[serde(default)]
-    pub vassal: Option<String>,
+impl Section for State {
+    const NAME: &'static str = "devices";
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct DeviceState {
     /// What it is called in the instance's options.
-    #[serde(default)]
-    name: Option<String>,
-    tun: RawFd,
+    name: String,
+    tun: Slot,
     link: Option<LinkState>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct LinkState {
-    socket: RawFd,
+    socket: Slot,
     buffers: Buffers,
 }
 
-/// A device of the earlier image, with its descriptors checked.
+/// What the next image of a process needs to know whose devices belong to its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WithParent {
+    /// What the devices were made for.
+    pub settings: Settings,
+}
+
+impl Section for WithParent {
+    const NAME: &'static str = "devices of the parent";
+}
+
+/// What the image before has handed over of its devices.
+#[derive(Debug)]
+pub struct Earlier {
+    /// What the devices were made for.
+    pub settings: Settings,
+    /// The instance's name ([`super::instance_name()`]), which may look different from inside of the jail.
+    pub vassal: String,
+    /// Devices that are there.
+    pub inherited: Vec<Inherited>,
+    /// Devices that can't be taken over.
+    pub lost: Vec<Lost>,
+}
+
+/// A device of the image before, with its descriptors checked.
 #[derive(Debug)]
 pub struct Inherited {
     /// What it is called in the instance's options.
@@ -99,219 +74,227 @@ pub struct Inherited {
     pub(super) connection: Option<(OwnedFd, Buffers)>,
 }
 
-/// A device of the earlier image that can't be taken over.
+/// A device of the image before that can't be taken over.
 #[derive(Debug)]
 pub struct Lost {
-    /// What it is called in the instance's options, if that was told.
-    pub name: Option<String>,
-    /// Why.
-    pub error: HandoverError,
+    /// What it is called in the instance's options.
+    pub name: String,
+    /// Why it can't be taken over.
+    pub reason: LostReason,
 }
 
-impl Handover {
-    /// Stops the devices' threads and notes where everything is.
-    pub(super) fn describe<'a>(
-        devices: impl Iterator<Item = (&'a str, &'a Arc<Tun>, Option<&'a mut Link>)>,
+/// Why a device can't be taken over.
+#[derive(Debug, Error)]
+pub enum LostReason {
+    /// A descriptor has not come, or is none of a connection.
+    #[error("{0} is not what it was before the reload")]
+    Descriptor(&'static str),
+    /// The device's descriptor is none of a TUN device any more.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+}
+
+impl DeviceSet {
+    /// Adds the devices to what is handed over, with what they were made for and the instance's name. Their threads must have
+    /// been stopped ([`DeviceSet::pause`]).
+    pub fn hand_over<'a>(
+        &'a self,
         settings: Settings,
         vassal: String,
-    ) -> Self {
-        let devices = devices.map(|(name, tun, link)| DeviceState {
-            name: Some(name.to_owned()),
-            tun: tun.as_fd().as_raw_fd(),
-            link: link.map(|link| LinkState { buffers: link.stop(), socket: link.socket().as_raw_fd() }),
-        });
-        Self {
-            pid: unistd::getpid().as_raw(),
-            devices: devices.collect(),
-            settings: Some(settings),
-            vassal: Some(vassal),
+        handover: &mut Handover<'a>,
+    ) -> Result<(), HandoverError> {
+        let mut devices = Vec::new();
+        for device in &self.devices {
+            let tun = handover.add_descriptor(device.tun.as_fd());
+            let link = device.link.as_ref().map(|link| LinkState {
+                socket: handover.add_descriptor(link.socket().as_fd()),
+                buffers: link.buffers().clone(),
+            });
+            devices.push(DeviceState { name: device.name.clone(), tun, link });
         }
+        handover.add(&State { devices, settings, vassal })
     }
+}
 
-    /// The descriptors that have to stay open.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.devices
-            .iter()
-            .flat_map(|device| std::iter::once(device.tun).chain(device.link.as_ref().map(|link| link.socket)))
-    }
-
-    /// Writes the description into a memory file.
-    pub fn store(&self) -> Result<OwnedFd, HandoverError> {
-        let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::MFD_CLOEXEC).map_err(HandoverError::Memory)?);
-        file.write_all(&serde_json::to_vec(self)?)?;
-        Ok(file.into())
-    }
-
-    /// Takes what the image before has left. `value` is what it has said: the socket of the process that keeps the devices, the
-    /// number of that process, and that of this one. An earlier version of the plugin left its descriptors open, and says the
-    /// number of one that describes them.
-    pub fn take(value: String) -> Result<Self, HandoverError> {
-        let numbers: Result<Vec<i32>, _> = value.split(' ').map(str::parse).collect();
-        let descriptor = |number| adopt_inherited(number).ok_or(HandoverError::Descriptor(number));
-        match numbers.as_deref() {
-            Ok(&[description]) => Self::load(descriptor(description)?),
-            Ok(&[_, _, owner]) if u32::try_from(owner) != Ok(std::process::id()) => {
-                Err(HandoverError::OtherProcess(owner))
-            }
-            Ok(&[socket, pid, _]) => {
-                let keeper = Keeper { socket: descriptor(socket)?, pid };
-                let mut kept = keeper.take().map_err(HandoverError::Keeper)?.into_iter();
-                let mut handover = Self::load(kept.next().ok_or(HandoverError::Descriptor(-1))?)?;
-                handover.renumber(kept);
-                Ok(handover)
-            }
-            _ => Err(HandoverError::Variable(value)),
-        }
-    }
-
-    /// Reads the description that an earlier image of this process has left.
-    fn load(description: OwnedFd) -> Result<Self, HandoverError> {
-        let mut file = File::from(description);
-        if !file.metadata()?.is_file() {
-            // A child of an earlier version has inherited the number, and another descriptor behind it. It isn't ours to close.
-            return Err(HandoverError::Descriptor(file.into_raw_fd()));
-        }
-        file.rewind()?;
-        let mut text = Vec::new();
-        file.take(MAX_DESCRIPTION_LEN).read_to_end(&mut text)?;
-        let handover: Self = serde_json::from_slice(&text)?;
-        if handover.pid != unistd::getpid().as_raw() {
-            return Err(HandoverError::OtherProcess(handover.pid));
-        }
-        Ok(handover)
-    }
-
-    /// Takes note of the numbers that the descriptors have in this image, in the order of [`Handover::descriptors`].
-    fn renumber(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
-        let mut descriptors = descriptors.into_iter();
-        for device in &mut self.devices {
-            for number in std::iter::once(&mut device.tun).chain(device.link.as_mut().map(|link| &mut link.socket)) {
-                // One that has not come is found missing when it is opened.
-                *number = descriptors.next().map_or(-1, IntoRawFd::into_raw_fd);
-            }
-        }
-    }
-
-    /// Takes the descriptors over and checks that they are what they should be. A device may be gone: what was inside of the
-    /// namespace may have been changed there.
-    pub fn open(self) -> (Vec<Inherited>, Vec<Lost>) {
+impl Earlier {
+    /// Takes the devices that the image before has handed over, and checks their descriptors. A device may be gone: what is
+    /// inside of the namespace may have been changed there. `None` if that image had nothing to do with devices.
+    pub fn take_over(received: &mut Received) -> Result<Option<Self>, HandoverError> {
+        let Some(State { devices, settings, vassal }) = received.section()? else { return Ok(None) };
         let (mut inherited, mut lost) = (Vec::new(), Vec::new());
-        for device in self.devices {
+        for device in devices {
             let name = device.name.clone();
-            match device.open() {
+            match device.open(received) {
                 Ok(device) => inherited.push(device),
-                Err(error) => lost.push(Lost { name, error }),
+                Err(reason) => lost.push(Lost { name, reason }),
             }
         }
-        (inherited, lost)
+        Ok(Some(Self { settings, vassal, inherited, lost }))
+    }
+
+    /// Returns true if the image before had devices.
+    pub fn had_devices(&self) -> bool {
+        !self.inherited.is_empty() || !self.lost.is_empty()
+    }
+
+    /// Compares what the devices were made for with the options of this image. Returns the former, too.
+    pub fn compare(&self, now: Stated<'_>) -> (Settings, Config, Changes) {
+        let (settings, mut config) = match self.settings.config() {
+            Some(config) => (self.settings.clone(), config),
+            None => (now.settings.clone(), self.config_without_options(now.config)),
+        };
+        if !self.had_devices() && now.settings.is_isolated() && !settings.is_isolated() {
+            // The image before could make none.
+            config.devices.clear();
+        }
+        let mut changes = compare(Stated { settings: &settings, config: &config }, now);
+        for lost in self.lost.iter().filter(|lost| now.config.devices.iter().any(|spec| spec.name == lost.name)) {
+            changes.add_lost(&lost.name, format_args!("it is gone since before the reload ({})", lost.reason));
+        }
+        (settings, config, changes)
+    }
+
+    /// The configuration of the devices where this version can't read their options: as this image's, with those devices that
+    /// are there.
+    fn config_without_options(&self, now: &Config) -> Config {
+        let is_there = |spec: &&DeviceSpec| self.inherited.iter().any(|device| device.name == spec.name);
+        let as_now = now.devices.iter().filter(is_there).cloned();
+        let more = self.inherited.iter().filter(|device| !now.devices.iter().any(|spec| spec.name == device.name));
+        let others = more.map(|device| DeviceSpec { name: device.name.clone(), ..DeviceSpec::default() });
+        Config { devices: as_now.chain(others).collect(), ..now.clone() }
     }
 }
 
 impl DeviceState {
-    fn open(self) -> Result<Inherited, HandoverError> {
-        let take = |fd: RawFd| -> Result<OwnedFd, HandoverError> {
-            let owned = adopt_inherited(fd).ok_or(HandoverError::Descriptor(fd))?;
-            set_close_on_exec(owned.as_fd(), true).map_err(io::Error::from)?;
-            Ok(owned)
-        };
+    fn open(self, received: &mut Received) -> Result<Inherited, LostReason> {
         // Both are taken before the device is looked at, so that what is of no use gets closed.
-        let tun = take(self.tun);
-        let connection = match self.link {
-            Some(state) => {
-                let connection = take(state.socket)?;
-                if !socket::is_stream(connection.as_fd()) {
-                    return Err(HandoverError::Descriptor(state.socket));
-                }
-                Some((connection, state.buffers))
-            }
+        let tun = received.descriptor(self.tun);
+        let connection = self.link.map(|link| (received.descriptor(link.socket), link.buffers));
+        let connection = match connection {
             None => None,
+            Some((Some(socket), buffers)) if socket::is_stream(socket.as_fd()) => Some((socket, buffers)),
+            Some(_) => return Err(LostReason::Descriptor("its connection")),
         };
-        let tun = Tun::adopt(tun?)?;
-        // An earlier version doesn't tell.
-        let name = self.name.unwrap_or_else(|| tun.name().to_owned());
-        Ok(Inherited { name, tun, connection })
+        let tun = Tun::adopt(tun.ok_or(LostReason::Descriptor("its descriptor"))?)?;
+        Ok(Inherited { name: self.name, tun, connection })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::Need;
+    use tuntap_config::OptionName;
 
-    fn from_text(text: &str) -> Handover {
-        serde_json::from_str(text).expect("a description")
+    fn take_over(devices: &str, descriptors: Vec<OwnedFd>) -> Result<Option<Earlier>, HandoverError> {
+        let text = format!(r#"{{"version": 1, "sections": {{{devices}}}}}"#);
+        Earlier::take_over(&mut Received::new(text.as_bytes(), descriptors).expect("a document"))
     }
 
-    #[test]
-    fn earlier_versions_tell_less() {
-        let handover = from_text(r#"{"pid": 1, "devices": [{"tun": 1000000, "link": null}]}"#);
-        assert!(handover.settings.is_none() && handover.vassal.is_none());
-        let (inherited, lost) = handover.open();
-        assert!(inherited.is_empty());
-        assert!(matches!(lost.as_slice(), [Lost { name: None, error: HandoverError::Descriptor(1_000_000) }]));
-    }
-
-    /// What version 0.1.0 left before devices were kept by a process: open descriptors, and the number of the one of a memory
-    /// file that describes them.
-    #[test]
-    fn what_an_earlier_version_has_left_open_is_taken_over() {
+    fn in_new_namespace(work: impl FnOnce() + Send + 'static) {
         let work = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
-            let tun = OwnedFd::from(Tun::create("kept0").expect("a device")).into_raw_fd();
-            let (connection, router) = std::os::unix::net::UnixStream::pair().expect("a pair");
-            let socket = OwnedFd::from(connection).into_raw_fd();
+            work();
+        };
+        std::thread::spawn(work).join().expect("the test's own thread");
+    }
+
+    const NO_SETTINGS: &str = r#""settings": {"options": [], "is_isolated": true}, "vassal": "app.ini""#;
+
+    /// The form stays what it is, and what an older version doesn't tell has a default.
+    #[test]
+    fn what_an_earlier_version_has_left_is_taken_over() {
+        in_new_namespace(|| {
+            let tun = Tun::create("kept0").expect("a device");
+            let (connection, mut router) = UnixStream::pair().expect("a pair");
             let text = format!(
-                r#"{{"pid": {}, "devices": [{{"tun": {tun}, "link": {{"socket": {socket}, "buffers":
+                r#""devices": {{"devices": [{{"name": "own0", "tun": 0, "link": {{"socket": 1, "buffers":
                     {{"to_router": [1, 2], "from_router": [], "attached": false, "router_is_ours": true, "greeting": null,
-                    "root": null}}}}}}]}}"#,
-                std::process::id()
+                    "root": null}}}}}}], {NO_SETTINGS}}}"#
             );
-            let leave = |text: &str| {
-                let mut file = File::from(memfd_create(c"uwsgi-tuntap", MFdFlags::empty()).expect("a memory file"));
-                file.write_all(text.as_bytes()).expect("there is room");
-                OwnedFd::from(file).into_raw_fd()
-            };
-            let handover = Handover::take(leave(&text).to_string()).expect("it can be read");
-            assert!(handover.settings.is_none() && handover.vassal.is_none(), "it doesn't tell");
-            assert_eq!(handover.descriptors().collect::<Vec<_>>(), [tun, socket]);
-            let (mut inherited, lost) = handover.open();
-            assert!(lost.is_empty(), "{lost:?}");
+            let earlier = take_over(&text, vec![tun.into(), connection.into()]);
+            let Earlier { vassal, mut inherited, lost, .. } = earlier.expect("it can be read").expect("it is there");
+            assert_eq!((vassal.as_str(), lost.len()), ("app.ini", 0), "{lost:?}");
             let Inherited { name, tun, connection } = inherited.pop().expect("one device");
-            assert_eq!((name.as_str(), tun.name()), ("kept0", "kept0"));
+            assert_eq!((name.as_str(), tun.name()), ("own0", "kept0"), "its own name, and the kernel's");
             let (connection, buffers) = connection.expect("it was connected");
             assert_eq!((buffers.to_router.as_slice(), buffers.router_is_ours), (&[1, 2][..], true));
             File::from(connection).write_all(b"alive").expect("the connection is the same");
             let mut read = [0; 5];
-            (&router).read_exact(&mut read).expect("the connection is the same");
+            router.read_exact(&mut read).expect("the connection is the same");
             assert_eq!(&read, b"alive");
-
-            let others = leave(r#"{"pid": 1, "devices": []}"#);
-            assert!(matches!(Handover::take(others.to_string()), Err(HandoverError::OtherProcess(1))));
-            let number = router.as_raw_fd();
-            let not_a_file = Handover::take(number.to_string());
-            assert!(matches!(not_a_file, Err(HandoverError::Descriptor(wrong)) if wrong == number), "{not_a_file:?}");
-            assert!((&router).write(b"x").is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe), "still open");
-            for value in ["", "x", "1 2", "1 2 3 4", "1000000"] {
-                assert!(Handover::take(value.to_owned()).is_err(), "{value:?}");
-            }
-        };
-        std::thread::spawn(work).join().expect("the test's own thread");
+        });
     }
 
     #[test]
     fn one_device_that_is_lost_takes_no_other_along() {
-        let work = || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
-            let tun = OwnedFd::from(Tun::create("kept0").expect("a device"));
-            let (stays, goes) = (std::os::fd::IntoRawFd::into_raw_fd(tun), 1_000_000);
+        in_new_namespace(|| {
+            let tun = |name| OwnedFd::from(Tun::create(name).expect("a device"));
+            let socket = || OwnedFd::from(UnixStream::pair().expect("a pair").0);
+            let file = || OwnedFd::from(tempfile::tempfile().expect("a file"));
+            let link = |slot: usize| format!(r#"{{"socket": {slot}, "buffers": {{}}}}"#);
             let text = format!(
-                r#"{{"pid": 1, "devices": [{{"name": "lost0", "tun": {goes}, "link": null}},
-                    {{"name": "own0", "tun": {stays}, "link": null}}]}}"#
+                r#""devices": {{"devices": [{{"name": "missing0", "tun": 9, "link": null}},
+                    {{"name": "file0", "tun": 0, "link": null}}, {{"name": "deaf0", "tun": 1, "link": {}}},
+                    {{"name": "shared0", "tun": 1, "link": null}}, {{"name": "kept0", "tun": 3, "link": {}}}], {NO_SETTINGS}}}"#,
+                link(2),
+                link(4)
             );
-            let (inherited, lost) = from_text(&text).open();
-            assert_eq!(lost.iter().map(|lost| lost.name.as_deref()).collect::<Vec<_>>(), [Some("lost0")]);
-            let names: Vec<_> = inherited.iter().map(|device| (device.name.as_str(), device.tun.name())).collect();
-            assert_eq!(names, [("own0", "kept0")], "its own name, and the kernel's");
+            let descriptors = vec![file(), tun("a0"), file(), tun("b0"), socket()];
+            let earlier = take_over(&text, descriptors).expect("it can be read").expect("it is there");
+            let lost: Vec<_> = earlier.lost.iter().map(|lost| lost.name.as_str()).collect();
+            assert_eq!(lost, ["missing0", "file0", "deaf0", "shared0"], "{:?}", earlier.lost);
+            assert_eq!(earlier.inherited.iter().map(|device| &*device.name).collect::<Vec<_>>(), ["kept0"]);
+        });
+    }
+
+    fn settings(options: &[(OptionName, &str)], is_isolated: bool) -> Settings {
+        Settings::new(options.iter().map(|(option, value)| (*option, (*value).to_owned())), is_isolated)
+    }
+
+    fn compare_with(earlier: &Earlier, now: &Settings) -> Changes {
+        let config = now.config().expect("values that can be read");
+        earlier.compare(Stated { settings: now, config: &config }).2
+    }
+
+    #[test]
+    fn lost_device_is_made_anew_if_it_is_still_wanted() {
+        let device = (OptionName::Device, "uwsgi0 /t.sock");
+        let lost = vec![Lost { name: "uwsgi0".to_owned(), reason: LostReason::Descriptor("its descriptor") }];
+        let earlier =
+            Earlier { settings: settings(&[device], true), vassal: String::new(), inherited: Vec::new(), lost };
+        let changes = compare_with(&earlier, &settings(&[device], true));
+        assert_eq!(changes.to_remake, ["uwsgi0"]);
+        let line = "uwsgi0: it is gone since before the reload (its descriptor is not what it was before the reload)";
+        assert_eq!(changes.describe(Need::Device), line);
+        let changes = compare_with(&earlier, &settings(&[], true));
+        assert!(!changes.need(Need::Device) && changes.to_remake.is_empty(), "{changes:?}");
+    }
+
+    #[test]
+    fn devices_that_could_not_be_made_before_are_new() {
+        let device = (OptionName::Device, "uwsgi0 /t.sock");
+        let earlier = |is_isolated| Earlier {
+            settings: settings(&[device], is_isolated),
+            vassal: String::new(),
+            inherited: Vec::new(),
+            lost: Vec::new(),
         };
-        std::thread::spawn(work).join().expect("the test's own thread");
+        let now = settings(&[device], true);
+        assert!(compare_with(&earlier(false), &now).need(Need::Device), "there is a namespace for it now");
+        assert_eq!(compare_with(&earlier(true), &now), Changes::default());
+    }
+
+    #[test]
+    fn damaged_content_is_an_error() {
+        assert!(take_over("", Vec::new()).expect("it can be read").is_none());
+        for devices in [r#"[]"#, r#"{"devices": 7}"#, r#"{"devices": []}"#] {
+            let result = take_over(&format!(r#""devices": {devices}"#), Vec::new());
+            assert!(matches!(result, Err(HandoverError::Section("devices", _))), "{devices}");
+        }
     }
 }

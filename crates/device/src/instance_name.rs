@@ -1,19 +1,19 @@
-//! What tells an instance from others of the same router, so that its devices get the same addresses each time.
+//! The name that tells an instance from others of the same router. With it, `auto` devices get the same addresses each time.
 
 use std::path::{Component, Path, PathBuf};
 
-/// What stands between a scheme and what it is about.
+/// The characters between a scheme and its path.
 const SCHEME_END: &str = "://";
 
-/// The scheme of a file that is executed, and whose output is the configuration.
+/// The scheme of a program whose output is the configuration.
 const EXEC: &str = "exec://";
 
-/// The instance's name: the whole path of its configuration, in an Emperor's words, from the root on. `folder` is where
-/// relative paths begin. Vassals that are no files (`emperor://<name>`, as monitors of databases and queues have them) have
-/// their names as they are. Empty if there is no configuration.
+/// The instance's name: the absolute path of its configuration as the Emperor gave it. `folder` is where relative paths begin.
+/// Vassals that are no files (`emperor://<name>`, from monitors of databases and queues) keep their names. The name is empty
+/// if there is no configuration.
 ///
-/// Links are not followed: a link to a template is a vassal of its own, and one that leads to each release of an
-/// application in turn is the same vassal all the time.
+/// Links are not followed: two links to the same template are two vassals, and a link that is moved from one release of an
+/// application to the next stays the same vassal.
 pub fn instance_name(configuration: &str, folder: &Path) -> String {
     if configuration.is_empty() {
         return String::new();
@@ -28,7 +28,7 @@ pub fn instance_name(configuration: &str, folder: &Path) -> String {
 }
 
 fn absolute(path: &str, folder: &Path) -> String {
-    // `components` leaves out what means nothing: double slashes, and dots in the middle.
+    // `components` leaves out double slashes and dots in the middle.
     let parts = folder.join(path);
     let parts: PathBuf = parts.components().filter(|part| *part != Component::CurDir).collect();
     parts.to_string_lossy().into_owned()

@@ -1,4 +1,4 @@
-//! A device's first connection to its router, up to where packets may pass.
+//! A device's first connection to its router, until packets may pass.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::configure::{Gateway, Network};
+use super::autoconf::{self, ANSWER_TIMEOUT, Holding, SettleError, Talk, Waited};
+use super::configure::{DefaultRouter, Network};
 use super::greeting::{Introduced, greet, introduce, need_extension, rules_frame};
-use super::lease::{self, Holding, PATIENCE, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, DeviceError};
 use tuntap_config::DeviceSpec;
@@ -18,7 +18,7 @@ use tuntap_sys::tun::Tun;
 use tuntap_wire::autoconf::{Configuration, Family, MIN_MTU_V6};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
 
-/// Pause before the next connection when a router has closed one in the middle of it all.
+/// Pause before the next attempt when a router has closed the connection before the device was configured.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A connection on which the router was greeted.
@@ -26,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct Joined {
     /// The connection, and what its thread starts with.
     pub connection: (OwnedFd, Buffers),
-    /// What the router has told.
+    /// The configuration that the router has sent.
     pub told: Configuration,
 }
 
@@ -35,16 +35,16 @@ pub struct Joined {
 struct Settled {
     told: Configuration,
     holding: Holding,
-    /// What came behind it.
+    /// The bytes that came after the router's last answer.
     rest: Vec<u8>,
-    /// Packets that claim addresses of which the router has not been told.
+    /// Frames that claim addresses for which no claim request was sent.
     claims: Vec<u8>,
-    /// Whether the router has answered a question: one of the C plugin never does.
+    /// True if the router has answered a question. A router of the C plugin never does.
     router_is_ours: bool,
 }
 
-/// Connects, settles the device's network with the router, has it configured, and greets the router, so that packets pass
-/// only then.
+/// Connects to the router, settles the device's network with it, configures the device, and greets the router. Packets pass
+/// only after that.
 pub fn join(
     spec: &DeviceSpec,
     name: &str,
@@ -63,7 +63,7 @@ pub fn join(
         let introduced = introduce(&connection, context).map_err(greet_error)?;
         match settle(spec, &connection, introduced, deadline, context) {
             Ok(settled) => break (connection, introduced, settled),
-            // It was killed in the middle of it, perhaps.
+            // The router may have been killed in the meantime.
             Err(error) if error.may_pass() && Instant::now() < deadline => sleep(RETRY_PAUSE),
             Err(error) => {
                 return Err(DeviceError::Settle { name: spec.name.clone(), socket: name.to_owned(), error });
@@ -92,32 +92,43 @@ pub fn join(
     Ok(Joined { connection: (connection, buffers), told })
 }
 
-/// How a device is to be: what the instance says comes before what the router has told. Of several devices with a gateway of
-/// their own, the first one has the default route.
+/// The network configuration that a device should have. The instance's options have precedence over the router's configuration.
+/// Of several devices with a default router of their own, the first one gets the default route.
 pub fn network(spec: &DeviceSpec, told: &Configuration, all: &[DeviceSpec]) -> Network {
-    let gateway = |family| {
+    let default_router = |family| {
         let own = spec.gateway(family);
         let is_first = all.iter().find(|it| it.gateway(family).is_some()).is_none_or(|first| first.name == spec.name);
-        let routers = told.default_router(family).filter(|_| own.is_none());
-        own.map(|address| Gateway { address, is_own_choice: is_first })
-            .or_else(|| routers.map(|address| Gateway { address, is_own_choice: false }))
+        let told = told.default_router(family).filter(|_| own.is_none());
+        own.map(|address| DefaultRouter { address, is_own_choice: is_first })
+            .or_else(|| told.map(|address| DefaultRouter { address, is_own_choice: false }))
     };
     let mtu = mtu(spec, told);
     let mut addresses = if spec.auto { &told.addresses } else { &spec.addresses }.clone();
     addresses.retain(|net| net.addr().is_ipv4() || mtu.is_none_or(|mtu| mtu >= MIN_MTU_V6));
-    let is_own = |gateway: &Gateway| addresses.iter().any(|net| net.addr() == gateway.address);
+    let is_own = |router: &DefaultRouter| addresses.iter().any(|net| net.addr() == router.address);
     Network {
-        gateways: Family::ALL.into_iter().filter_map(gateway).filter(|gateway| !is_own(gateway)).collect(),
+        default_routers: Family::ALL.into_iter().filter_map(default_router).filter(|router| !is_own(router)).collect(),
         mtu,
         addresses,
         has_siblings: all.iter().any(|other| other.name != spec.name && other.has_addresses()),
     }
 }
 
-/// The MTU that a device should have. What is longer than a frame has no way to a router, unless it reads the device itself.
+/// The MTU that a device should have, in bytes. A packet that is longer than a frame reaches the router only if the router
+/// reads the device itself.
 pub fn mtu(spec: &DeviceSpec, told: &Configuration) -> Option<u16> {
     let most = u16::try_from(MAX_PAYLOAD_LEN).unwrap_or(u16::MAX);
     spec.mtu.or(told.mtu.map(|mtu| mtu.min(most)))
+}
+
+/// Returns why one of the devices can't connect to its router any more. A router that is only away for a while is no reason:
+/// the device waits for it.
+pub fn unreachable_router(specs: &[DeviceSpec]) -> Option<String> {
+    specs.iter().filter_map(|spec| spec.socket.as_ref()).find_map(|name| {
+        let error = socket::connect_once(name).err()?;
+        let is_for_good = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound);
+        is_for_good.then(|| format!("can't connect to the router at {name} any more: {error}"))
+    })
 }
 
 fn settle(
@@ -134,21 +145,21 @@ fn settle(
     let wait = |connection: &OwnedFd, within: Duration| {
         if socket::wait_readable(connection.as_fd(), within) { Waited::Readable } else { Waited::InVain }
     };
-    let within = deadline.saturating_duration_since(Instant::now()).max(PATIENCE);
+    let within = deadline.saturating_duration_since(Instant::now()).max(ANSWER_TIMEOUT);
     let mut talk = Talk::new(connection, (&context.vassal, &spec.name), &wait, within);
     if spec.auto {
         if let Introduced::NotYet(identity) = introduced {
             return Err(SettleError::NoCredentials(identity.uid.as_raw()));
         }
         let v4_only = spec.mtu.is_some_and(|mtu| mtu < MIN_MTU_V6);
-        let told = talk.lease(v4_only)?;
-        let holding = Holding::lease(&told, &spec.gateways);
+        let told = talk.request_assignment(v4_only)?;
+        let holding = Holding::assigned(&told, &spec.gateways);
         return Ok(Settled { told, holding, rest: talk.rest(), claims: Vec::new(), router_is_ours: true });
     }
-    let holding = Holding { fixed: lease::fixed(spec), ..Holding::default() };
+    let holding = Holding { fixed: autoconf::fixed(spec), ..Holding::default() };
     let told = match introduced {
         Introduced::Done if !holding.is_empty() => {
-            let told = talk.hold(&holding)?;
+            let told = talk.claim(&holding)?;
             if told.is_none() {
                 if has_extended_rules {
                     return Err(SettleError::Rules);

@@ -1,12 +1,12 @@
 //! The vassal's side: TUN devices in the current network namespace, each joined to a router.
 
+mod autoconf;
 mod changes;
 mod configure;
 mod greeting;
 mod handover;
 mod instance_name;
 mod join;
-mod lease;
 mod link;
 mod pump;
 mod rejoin;
@@ -24,13 +24,14 @@ use thiserror::Error;
 
 pub use changes::{Changes, Need, Stated, changed_option, compare};
 pub use greeting::Identity;
-pub use handover::{Handover, HandoverError, Inherited};
+pub use handover::{Earlier, Inherited, Lost, LostReason, WithParent};
 pub use instance_name::instance_name;
+pub use join::unreachable_router;
 pub use settings::Settings;
 
+use autoconf::SettleError;
 use configure::Network;
 use join::Joined;
-use lease::SettleError;
 use link::Link;
 use pump::Buffers;
 use resolv_conf::{ResolvConf, ResolvConfError};
@@ -43,40 +44,41 @@ use tuntap_sys::tun::{Tun, TunError};
 use tuntap_wire::autoconf::Configuration;
 use tuntap_wire::rule::PeerRule;
 
-/// Most devices of an instance. Each has two descriptors that children must not keep, and a third one for a moment
-/// whenever it comes back to its router.
+/// Most devices of an instance. Each has two descriptors that children must not keep, and a third one while it reconnects to its
+/// router.
 pub const MAX_DEVICES: usize = fork::MAX_DESCRIPTORS / 3;
 
-/// How long a router may take to let go of a device that is to be made anew, and how often is looked. Should it not, the
-/// kernel says that the name is taken.
-const TIME_TO_LET_GO: Duration = Duration::from_secs(10);
-const LET_GO_POLL: Duration = Duration::from_millis(10);
+/// How long a router may take to release a device that is to be made anew. After that the kernel says that the name is taken.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval at which the instance checks for that.
+const RELEASE_POLL: Duration = Duration::from_millis(10);
 
 /// What the devices of an instance have in common.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Which devices there are to be.
+    /// The devices that the instance should have.
     pub specs: Vec<DeviceSpec>,
-    /// Rules that each of them sends to its router.
+    /// The rules that each device sends to its router.
     pub rules: Vec<PeerRule>,
-    /// Whose credentials they show, if they have to.
+    /// The credentials that the devices show, if the options want that.
     pub identity: Option<Identity>,
     /// How long a device waits for its router when the instance starts.
     pub timeout: Duration,
-    /// Whether the instance ends when a device loses its router.
+    /// True if the instance ends when a device loses its router.
     pub required: bool,
     /// The instance's name ([`instance_name()`]); empty if it has none.
     pub vassal: String,
     /// Where lines go.
     pub logger: Logger,
-    /// Keeps the host from closing a descriptor that it doesn't know, as it does in a reloaded image.
+    /// Keeps uWSGI from closing a descriptor. In a reloaded image it closes those that it doesn't know.
     pub keep_open: fn(BorrowedFd<'_>),
 }
 
-/// Why a device can't work.
+/// Why a device can't be made or used.
 #[derive(Debug, Error)]
 pub enum DeviceError {
-    /// It could not be made.
+    /// The device can't be made.
     #[error("{name}: {error}")]
     Tun {
         /// The device.
@@ -84,7 +86,7 @@ pub enum DeviceError {
         /// Why.
         error: TunError,
     },
-    /// Its router could not be reached.
+    /// The device's router can't be reached.
     #[error("{name}: can't reach the router at {socket}: {error}{}", hint(.error))]
     Connect {
         /// The device.
@@ -94,7 +96,7 @@ pub enum DeviceError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// It gets no addresses from its router, or can't tell it its rules.
+    /// The device gets no addresses from its router, or can't send it its rules.
     #[error("{name}: no agreement with the router at {socket}: {error}")]
     Settle {
         /// The device.
@@ -104,7 +106,7 @@ pub enum DeviceError {
         /// What went wrong.
         error: SettleError,
     },
-    /// The kernel doesn't take its configuration.
+    /// The kernel refuses the device's configuration.
     #[error("{name}: can't configure it: {error}")]
     Configure {
         /// The device.
@@ -112,13 +114,13 @@ pub enum DeviceError {
         /// What the kernel said.
         error: NetlinkError,
     },
-    /// None of its addresses can be set.
+    /// None of the device's addresses can be set.
     #[error("{0}: it has IPv6 addresses only, and no IPv6")]
     NoAddress(String),
-    /// Its DNS servers can't be written.
+    /// The device's DNS servers can't be written.
     #[error(transparent)]
     ResolvConf(#[from] ResolvConfError),
-    /// Credentials or rules could not be sent.
+    /// Credentials or rules can't be sent.
     #[error("{name}: can't greet the router: {errno}")]
     Greet {
         /// The device.
@@ -126,7 +128,7 @@ pub enum DeviceError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// The thread that moves its packets could not be started.
+    /// The thread that moves the device's packets can't be started.
     #[error("{name}: can't start its thread: {error}")]
     Thread {
         /// The device.
@@ -134,7 +136,7 @@ pub enum DeviceError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// There are more than [`MAX_DEVICES`].
+    /// There are more devices than [`MAX_DEVICES`].
     #[error("{0} devices, an instance can have {MAX_DEVICES}")]
     TooMany(usize),
 }
@@ -156,7 +158,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// One device of this process.
 #[derive(Debug)]
 struct Device {
-    /// What it is called in the instance's options. The kernel, or a hook, may have given it another name.
+    /// Its name in the instance's options. Its name in the kernel may be another one, which a hook has given it.
     name: String,
     namespace: Option<NamespaceCookie>,
     tun: Arc<Tun>,
@@ -167,30 +169,30 @@ struct Device {
 #[derive(Debug, Default)]
 pub struct DeviceSet {
     devices: Vec<Device>,
-    /// To be written once the jail is complete.
+    /// Files that are to be written once the jail is complete.
     resolv_confs: Vec<ResolvConf>,
 }
 
 impl DeviceSet {
-    /// Without any.
+    /// A set without devices.
     pub const fn new() -> Self {
         Self { devices: Vec::new(), resolv_confs: Vec::new() }
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub const fn is_empty(&self) -> bool {
         self.devices.is_empty()
     }
 
-    /// Makes the devices that this process should have in its network namespace and hasn't yet. Does nothing the
-    /// second time, unless the process has moved to another namespace: then it leaves the devices of the old one.
+    /// Makes those devices that this process should have in its network namespace and doesn't have yet. A second call does
+    /// nothing, unless the process has moved to another namespace: then the devices of the old one are closed.
     pub fn ensure(&mut self, context: &Context) -> Result<(), DeviceError> {
         if context.specs.len() > MAX_DEVICES {
             return Err(DeviceError::TooMany(context.specs.len()));
         }
         let here = current_namespace();
-        if !self.devices.is_empty() && !fork::owns_descriptors() {
-            // A child in its parent's namespace uses the parent's devices; in another one it needs its own.
+        if self.are_others() {
+            // A child in its parent's namespace uses the parent's devices. In another namespace it needs its own.
             if self.devices.iter().all(|device| device.namespace == here) {
                 return Ok(());
             }
@@ -207,8 +209,8 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Writes the DNS servers that routers have named into the files that the devices' options name. The jail has to be
-    /// complete by then, and the privileges must still be there.
+    /// Writes the DNS servers of the routers into the files that the devices' options name. The jail has to be complete, and the
+    /// privileges must not be dropped yet.
     pub fn write_resolv_confs(&mut self) -> Result<(), DeviceError> {
         for file in self.resolv_confs.drain(..) {
             file.write()?;
@@ -216,8 +218,7 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Starts the threads of devices that have none in this process: after a fork that this process is the
-    /// continuation of.
+    /// Starts the threads of devices that have none in this process, after a fork by which the instance goes on in this process.
     pub fn resume(&mut self, context: &Context) -> Result<(), DeviceError> {
         if !fork::owns_descriptors() {
             return Ok(());
@@ -237,21 +238,22 @@ impl DeviceSet {
         }
     }
 
-    /// Stops the threads, and describes the devices, and what they were made for, for the image that this process is about
-    /// to execute. Their descriptors are left open across it. `None` if they are another process's.
-    pub fn hand_over(&mut self, settings: Settings, vassal: String) -> Option<Handover> {
-        if !self.devices.is_empty() && !fork::owns_descriptors() {
-            return None;
-        }
-        let devices = self.devices.iter_mut().map(|device| (&*device.name, &device.tun, device.link.as_mut()));
-        let handover = Handover::describe(devices, settings, vassal);
-        self.leak();
-        Some(handover)
+    /// Returns true if the devices belong to another process, which has forked this one.
+    pub fn are_others(&self) -> bool {
+        !self.devices.is_empty() && !fork::owns_descriptors()
     }
 
-    /// Takes over devices of this process's earlier image, and starts their threads. Those that are not configured any more,
-    /// or have to be made anew, are closed.
-    pub fn adopt(
+    /// Closes the devices' descriptors, which a child keeps for the next image.
+    pub fn close_after_handover(&mut self) {
+        for device in self.devices.drain(..) {
+            fork::forget(device.tun.as_fd());
+            device.link.iter().for_each(|link| fork::forget(link.socket().as_fd()));
+        }
+    }
+
+    /// Takes over devices of the image before, and starts their threads. Devices that are not configured any more, or have to be
+    /// made anew, are closed.
+    pub fn take_over(
         &mut self,
         inherited: Vec<Inherited>,
         changes: &Changes,
@@ -287,14 +289,15 @@ impl DeviceSet {
         self.resume(context)
     }
 
-    /// Drops the devices without closing anything: their descriptors are somebody else's, or closed already.
+    /// Drops the devices without closing their descriptors, which belong to another process or are closed already.
     fn leak(&mut self) {
         self.devices.drain(..).for_each(mem::forget);
     }
 }
 
 impl Device {
-    /// Makes it, joins it to its router and configures its network. Returns with it what is to be written later.
+    /// Makes the device, joins it to its router and configures its network. Returns the device, and the file with DNS servers
+    /// that is to be written later.
     fn create(
         spec: &DeviceSpec,
         here: Option<NamespaceCookie>,
@@ -328,7 +331,7 @@ impl Device {
         Ok((Self { name: spec.name.clone(), namespace: here, tun, link }, resolv_conf))
     }
 
-    /// Stops its thread and closes it. Returns false, for `retain`.
+    /// Stops the device's thread and closes the device. Returns false, for `retain`.
     fn close(&mut self, logger: Logger) -> bool {
         if let Some(link) = self.link.take() {
             link.close();
@@ -339,15 +342,16 @@ impl Device {
     }
 }
 
-/// A router that reads a device itself closes its copy once it sees the end of the connection. Until then the name is taken.
+/// Waits until a device is gone. A router that reads the device itself closes its copy of the descriptor only when it sees the
+/// end of the connection, and the name is taken until then.
 fn wait_until_gone(device: &str) {
-    let deadline = Instant::now() + TIME_TO_LET_GO;
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
     while exists(device) && Instant::now() < deadline {
-        std::thread::sleep(LET_GO_POLL);
+        std::thread::sleep(RELEASE_POLL);
     }
 }
 
-/// Returns the addresses that the device has then.
+/// Configures a device's network. Returns the addresses that the device has then.
 fn configure(network: &Network, spec: &DeviceSpec, context: &Context) -> Result<Vec<IpNet>, DeviceError> {
     let set = network
         .apply(&spec.name, context.logger)
@@ -358,7 +362,7 @@ fn configure(network: &Network, spec: &DeviceSpec, context: &Context) -> Result<
     Ok(set)
 }
 
-/// `DeviceSet` keeps the number of descriptors below what can be registered.
+/// Registers a descriptor that forked children must close. [`MAX_DEVICES`] keeps the number of descriptors within the bound.
 fn close_in_children(descriptor: BorrowedFd<'_>) {
     let registered = fork::close_in_children(descriptor);
     debug_assert!(registered, "MAX_DEVICES bounds the number of descriptors");

@@ -20,11 +20,11 @@ use tuntap_sys::tun::Tun;
 #[derive(Debug)]
 pub struct Link {
     socket: Arc<OwnedFd>,
-    /// What its device is called in the instance's options.
+    /// The device's name in the instance's options.
     device: String,
     /// The router's socket.
     router: String,
-    /// What the thread starts with.
+    /// The buffers that the thread starts with.
     initial: Buffers,
     thread: Option<Thread>,
 }
@@ -57,11 +57,11 @@ impl Link {
         Ok(link)
     }
 
-    /// A connection of this process's earlier image, on which [`Link::start`] goes on.
+    /// Takes over a connection of the image before. [`Link::start`] goes on with it.
     pub fn resume(connection: (OwnedFd, Buffers), device: &str, router: &str, context: &Context) -> Self {
         let (socket, mut buffers) = connection;
         close_in_children(socket.as_fd());
-        // A connection that began with the C plugin's form of rules, perhaps with a router of the C plugin.
+        // This connection began with rules in the C plugin's form, so the router may be one of the C plugin.
         let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours && !buffers.connects_anew;
         if is_unknown {
             context.logger.line(format_args!(
@@ -106,12 +106,12 @@ impl Link {
         Ok(())
     }
 
-    /// Stops the thread. [`Link::start`] will go on where it was, in this process or in a fork of it.
+    /// Stops the thread. [`Link::start`] continues where it was, in this process or in a fork of it.
     pub fn pause(&mut self) {
         self.initial = self.stop();
     }
 
-    /// Stops the thread between two frames and returns what it had not passed on.
+    /// Stops the thread between two frames, and returns the buffers with all that it had not passed on.
     pub fn stop(&mut self) -> Buffers {
         let Some(thread) = self.thread.take() else { return std::mem::take(&mut self.initial) };
         if thread.stop.write(1).is_err() {
@@ -120,7 +120,12 @@ impl Link {
         thread.handle.join().unwrap_or_default()
     }
 
-    /// The descriptor.
+    /// The buffers that the thread left when it was stopped.
+    pub const fn buffers(&self) -> &Buffers {
+        &self.initial
+    }
+
+    /// The descriptor of the connection.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
     }

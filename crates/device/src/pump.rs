@@ -13,8 +13,8 @@ use nix::unistd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::autoconf::Holding;
 use super::greeting::{Greeted, renew_hello, say_hello, show_current_credentials};
-use super::lease::Holding;
 use super::rejoin::{Hopeless, Rejoin, Rejoined, Root};
 use tuntap_sys::log::Logger;
 use tuntap_sys::process::end_process;
@@ -31,36 +31,36 @@ const PACKET_BUDGET: usize = 64;
 /// Bytes read from the router in one go.
 const READ_LEN: usize = 64 * 1024;
 
-/// How often the thread looks whether the privileges have been dropped, if it has to wait for that.
+/// Interval at which the thread checks that the privileges have been dropped, if it has to wait for that.
 const PRIVILEGES_POLL: Duration = Duration::from_millis(50);
 
-/// What is on its way through the thread.
+/// The state of the thread that outlives it: bytes on their way, and what is known of the router.
 ///
-/// A reload may bring another version of the plugin: what it doesn't find is empty.
+/// After a reload it may come from another version of the plugin. A field that this version doesn't find has its default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Buffers {
     /// Frames that the router's socket had no room for, the first one perhaps written in part.
     pub to_router: Vec<u8>,
-    /// The start of a frame of which the router has not sent the rest yet.
+    /// The first part of a frame that has not arrived completely.
     pub from_router: Vec<u8>,
-    /// Whether the router reads and writes the device itself.
+    /// True if the router reads and writes the device itself.
     pub attached: bool,
-    /// Whether the router has answered: one of the C plugin never does.
+    /// True if the router has answered a question or the hello. A router of the C plugin never does.
     pub router_is_ours: bool,
-    /// Frames that have to wait until the credentials are shown, and those until the privileges are dropped.
+    /// Frames that have to wait until the privileges are dropped and the credentials are sent.
     pub greeting: Option<Vec<u8>>,
     /// The directory that was the root when the connection was made.
     pub root: Option<Root>,
     /// The device's addresses, for its next connection.
     pub holding: Holding,
-    /// Whether the connection is to be given up for another one: what is said at the beginning of one has changed.
+    /// True if the connection has to be replaced by a new one, because rules or credentials have changed.
     #[serde(skip)]
     pub connects_anew: bool,
 }
 
 impl Buffers {
-    /// Whether a packet may travel in a frame. A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory
+    /// Returns true if a packet may travel in a frame. A C router would take an IPv6 packet for an IPv4 one, and corrupt its memory
     /// with a longer frame.
     fn may_carry(&self, packet: &[u8]) -> bool {
         let is_known_version = match packet.first().map(|first| first >> 4) {
@@ -71,7 +71,7 @@ impl Buffers {
         is_known_version && packet.len() <= MAX_PAYLOAD_LEN
     }
 
-    /// Those of a connection that has just been made.
+    /// The buffers of a connection that has just been made.
     pub fn after_greeting(greeted: Greeted, from_router: Vec<u8>, holding: Holding) -> Self {
         let greeting = match greeted {
             Greeted::Done => None,
@@ -101,7 +101,7 @@ enum Loss {
 }
 
 impl Loss {
-    /// Whether another connection to the router could help.
+    /// Returns true if another connection to the router could help.
     const fn is_the_routers(&self) -> bool {
         matches!(self, Self::Closed | Self::Frame(_) | Self::Socket(_))
     }
@@ -124,14 +124,14 @@ pub struct Pump {
     buffers: Buffers,
     rejoin: Rejoin,
     logger: Logger,
-    /// What is read ends up here.
+    /// Buffer for reads.
     scratch: Box<[u8]>,
-    /// Whether the router's socket is full. The device is not read then: its queue is the place to wait.
+    /// True if the router's socket is full. The device is not read then, so packets wait in its queue.
     blocked: bool,
 }
 
 impl Pump {
-    /// Takes its share of the descriptors.
+    /// Makes the pump. It shares the descriptors with the [`super::link::Link`].
     pub fn new(
         tun: &Arc<Tun>,
         router: &Arc<OwnedFd>,
@@ -153,8 +153,8 @@ impl Pump {
         }
     }
 
-    /// Moves packets until it is told to stop. A lost router is looked for. If the device itself is lost, or waiting
-    /// can't help, the vassal ends: it would go on without a network, and nobody would know.
+    /// Moves packets until it is told to stop. If the router is lost, it reconnects. If the device itself is lost, or waiting
+    /// can't help, the vassal ends, because it would go on without a network and nobody would notice.
     pub fn run(mut self) -> Buffers {
         let name = self.tun.name().to_owned();
         let logger = self.logger;
@@ -170,9 +170,9 @@ impl Pump {
 
     fn serve(&mut self) -> Result<(), Loss> {
         if mem::take(&mut self.buffers.connects_anew) {
-            // The router notices, and lets go of the device and of the addresses.
+            // The router sees the end of the connection, and releases the device and the addresses.
             socket::shut_down(self.router.as_fd());
-            if !self.come_back()? {
+            if !self.reconnect()? {
                 return Ok(());
             }
         }
@@ -185,7 +185,7 @@ impl Pump {
             match result {
                 Err(loss) if loss.is_the_routers() && !self.rejoin.is_required() => {
                     self.logger.line(format_args!("[uwsgi-tuntap] {}: {loss}; looking for it", self.tun.name()));
-                    if !self.come_back()? {
+                    if !self.reconnect()? {
                         return Ok(());
                     }
                 }
@@ -194,17 +194,17 @@ impl Pump {
         }
     }
 
-    /// Returns false if the thread is to stop.
-    fn come_back(&mut self) -> Result<bool, Loss> {
-        // Nobody else reads the device any more. Until somebody does, its queue is the place for packets to wait.
+    /// Connects to the router again. Returns false if the thread is to stop.
+    fn reconnect(&mut self) -> Result<bool, Loss> {
+        // The router doesn't read the device any more. Until it is back, packets wait in the device's queue.
         self.tun.disable_offloads();
         let old = mem::take(&mut self.buffers);
         self.blocked = false;
-        // A child of this process may have a copy, for which it would stay in the queue.
+        // A child of this process may have a copy of the descriptor, which would keep it in the queue.
         let _ = self.epoll.delete(self.router.as_fd());
         match self.rejoin.run(&self.tun, &self.router, &self.stop, &old)? {
             Rejoined::Joined(buffers) => self.buffers = *buffers,
-            // Who goes on with this connection will find it lost, too.
+            // The next thread will find this connection lost, too.
             Rejoined::Stopped => {
                 self.buffers = old;
                 return Ok(false);
@@ -213,7 +213,7 @@ impl Pump {
         Ok(true)
     }
 
-    /// Returns false if the thread is to stop.
+    /// Sends a greeting that had to wait until the privileges are dropped. Returns false if the thread is to stop.
     fn greet_after_privileges_drop(&mut self) -> Result<bool, Loss> {
         let Some(greeting) = &self.buffers.greeting else { return Ok(true) };
         while unistd::getuid().is_root() {
@@ -244,7 +244,7 @@ impl Pump {
             tuntap_sys::faults::point("device");
             for event in &events[..count] {
                 match Source::decode(event.data()) {
-                    // The event may be older than the answer that left the device to the router.
+                    // The event may be older than the answer by which the router took the device.
                     Some(Source::Tun) if self.buffers.attached && event.events() == EpollFlags::EPOLLIN => {}
                     Some(Source::Tun) => {
                         self.read_tun()?;
@@ -336,7 +336,7 @@ impl Pump {
         for frame in frames.by_ref() {
             let frame = frame?;
             match frame.kind {
-                // Refused while the device is down, or because it is no packet: lost, as on any other wire.
+                // The kernel refuses it while the device is down, or if it is no packet. It is lost then, as on any wire.
                 FrameKind::Packet => _ = self.tun.send(&Offload::NONE, frame.payload),
                 FrameKind::HelloReply => answer = HelloReply::decode(frame.payload).or(answer),
                 FrameKind::Hello
@@ -357,11 +357,11 @@ impl Pump {
         }
     }
 
-    /// Leaves the device to the router, or takes it back. Only who reads the device alone may have packets come that
-    /// can't travel in frames.
+    /// Leaves the device to the router, or takes it back. Packets that don't fit frames (offloads) may be turned on only while the
+    /// router reads the device.
     fn change_path(&mut self, answer: HelloReply) -> Result<(), Loss> {
         if !mem::replace(&mut self.buffers.router_is_ours, true) {
-            // It has not been told of these, for it could have been one of the C plugin.
+            // These were held back, because the router could have been one of the C plugin.
             let claims = self.buffers.holding.echo_requests(Family::V6);
             self.buffers.to_router.extend(claims);
             self.write_to_router()?;
@@ -377,7 +377,7 @@ impl Pump {
                 self.tun.disable_offloads();
                 self.watch(Source::Tun).map_err(Loss::Epoll)?;
             }
-            // The device stays the router's: nobody reads it until that has a copy again.
+            // The device stays attached. Nobody reads it until the router has a copy of the descriptor again.
             HelloReply::Renew => renew_hello(&self.router, &self.tun).map_err(Loss::Socket)?,
         }
         Ok(())
@@ -422,7 +422,7 @@ mod tests {
         assert!(!ours.may_carry(&[]));
     }
 
-    /// A router that has shown by its answer that it is none of C is told of the IPv6 addresses, once.
+    /// The IPv6 addresses are claimed once, from a router that has shown by its answer that it is not of the C plugin.
     #[test]
     fn ipv6_addresses_are_claimed_when_the_router_has_answered() {
         let work = || {
@@ -464,7 +464,7 @@ mod tests {
         let ours = Buffers { router_is_ours: true, ..Buffers::default() };
         let kept = serde_json::to_string(&ours).expect("plain values");
         assert!(serde_json::from_str::<Buffers>(&kept).expect("its own format").router_is_ours);
-        // An earlier version doesn't tell.
+        // An older version may not write the field.
         assert!(!serde_json::from_str::<Buffers>("{}").expect("everything has a default").router_is_ours);
     }
 }

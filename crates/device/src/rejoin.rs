@@ -1,4 +1,4 @@
-//! A device that has lost its router: back to it, again and again, with longer and longer pauses.
+//! Reconnects a device that has lost its router, with longer and longer pauses between attempts.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
+use super::autoconf::{ANSWER_TIMEOUT, Holding, SettleError, Talk, Waited};
 use super::greeting::{greet, introduce, need_extension, rules_frame};
 use super::join::mtu;
-use super::lease::{Holding, PATIENCE, SettleError, Talk, Waited};
 use super::pump::Buffers;
 use super::{Context, close_in_children};
 use tuntap_sys::log::Logger;
@@ -24,24 +24,24 @@ use tuntap_wire::autoconf::{Configuration, Family};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A connection that lasted for so long was a good one: after it, the pauses are short again.
+/// After a connection that lasted for so long, the pauses are short again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
-/// Which directory is the root, by mount and inode.
+/// The root directory, as mount and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root(u64, u64);
 
 impl Root {
-    /// That of this process.
+    /// The root directory of this process.
     pub fn current() -> Option<Self> {
         root_directory().map(|(mount, inode)| Self(mount, inode)).ok()
     }
 }
 
-/// How an attempt to come back ended.
+/// How reconnecting ended.
 #[derive(Debug)]
 pub enum Rejoined {
-    /// There is a new connection in the old one's place.
+    /// A new connection has the descriptor of the old one.
     Joined(Box<Buffers>),
     /// The thread is to stop.
     Stopped,
@@ -56,24 +56,24 @@ enum Attempt {
     Settle(#[from] SettleError),
 }
 
-/// Why waiting can't help: a new start of the instance can.
+/// Why waiting can't help. A new start of the instance can.
 #[derive(Debug, thiserror::Error)]
 pub enum Hopeless {
-    /// The instance has dropped the privileges that it connected with.
+    /// The instance has dropped the privileges that it had for its first connection.
     #[error("may not connect to {0} any more: {1} (the router's chmod-socket and chown-socket say who may)")]
     Forbidden(String, io::Error),
-    /// The router doesn't give back what it had chosen.
+    /// The router doesn't give back the addresses that it had chosen.
     #[error("has no claim to its addresses any more: the router at {0}: {1}. A new start gets it others")]
     Lost(String, SettleError),
-    /// The jail was closed after the first connect.
+    /// The root directory has changed since the first connection, and the socket is outside.
     #[error("{0} is not visible from this jail")]
     Hidden(String),
 }
 
-/// What it takes to come back.
+/// What reconnecting needs.
 #[derive(Debug)]
 pub struct Rejoin {
-    /// What the device is called in the instance's options.
+    /// The device's name in the instance's options.
     device: String,
     socket_name: String,
     context: Context,
@@ -98,13 +98,13 @@ impl Rejoin {
         self.context.logger
     }
 
-    /// Whether the instance is to end rather than to wait.
+    /// Returns true if the instance is to end rather than to wait.
     pub const fn is_required(&self) -> bool {
         self.context.required
     }
 
-    /// Tries until it succeeds, until `stop`, or until it is clear that it can't. The new connection takes the place of
-    /// the old one, under the same number. `old` is what it had.
+    /// Tries until it succeeds, until `stop` is readable, or until it is clear that waiting can't help. The new connection takes
+    /// the descriptor number of the old one, whose buffers are `old`.
     pub fn run(&mut self, tun: &Tun, router: &OwnedFd, stop: &EventFd, old: &Buffers) -> Result<Rejoined, Hopeless> {
         if self.connected.elapsed() >= GOOD_CONNECTION {
             self.pause = FIRST_PAUSE;
@@ -137,8 +137,8 @@ impl Rejoin {
                 {
                     return Err(Hopeless::Hidden(self.socket_name.clone()));
                 }
-                // An instance that has chosen its addresses gets no others by a new start.
-                Err(Attempt::Settle(error)) if error.is_for_good() && !old.holding.leased.is_empty() => {
+                // An instance that has chosen its addresses itself would get no others by a new start.
+                Err(Attempt::Settle(error)) if error.is_for_good() && !old.holding.assigned.is_empty() => {
                     return Err(Hopeless::Lost(self.socket_name.clone(), error));
                 }
                 Err(error) => {
@@ -150,7 +150,7 @@ impl Rejoin {
 
     fn attempt(&self, tun: &Tun, router: &OwnedFd, stop: &EventFd, holding: &Holding) -> Result<Buffers, Attempt> {
         let connection = socket::connect_once(&self.socket_name).map_err(Attempt::Connect)?;
-        // For as long as it has a number of its own, so that no fork in the meantime keeps a copy.
+        // As long as the connection has a descriptor of its own, no fork may keep a copy.
         close_in_children(connection.as_fd());
         let joined = self.join(&connection, tun, stop, holding).and_then(|buffers| {
             replace_descriptor(connection.as_fd(), router.as_fd()).map_err(SettleError::from)?;
@@ -160,7 +160,7 @@ impl Rejoin {
         Ok(joined?)
     }
 
-    /// Claims the device's addresses anew, and greets the router.
+    /// Claims the device's addresses again, and greets the router.
     fn join(&self, connection: &OwnedFd, tun: &Tun, stop: &EventFd, holding: &Holding) -> Result<Buffers, SettleError> {
         let introduced = introduce(connection, &self.context)?;
         let mut frames = rules_frame(&self.context.rules);
@@ -173,7 +173,7 @@ impl Rejoin {
             (true, false) => Waited::Readable,
             (false, false) => Waited::InVain,
         };
-        let within = self.context.timeout.max(PATIENCE);
+        let within = self.context.timeout.max(ANSWER_TIMEOUT);
         let mut talk = Talk::new(connection, (&self.context.vassal, &self.device), &wait, within);
         let mut router_is_ours = false;
         let mut holding = holding.clone();
@@ -198,8 +198,8 @@ impl Rejoin {
         Ok(Buffers { router_is_ours, ..Buffers::after_greeting(greeted, rest, holding) })
     }
 
-    /// Gives the device the MTU that the router tells now, if it told another one before; else what the device has may be a
-    /// hook's. That takes a privilege which the instance has dropped, mostly. Returns what to remember.
+    /// Gives the device the router's MTU if that has changed. If it hasn't, the device keeps its MTU, which a hook may have set.
+    /// Setting it takes a privilege that most instances have dropped. Returns the MTU to remember, in bytes.
     fn follow_mtu(&self, tun: &Tun, told: &Configuration, before: Option<u16>) -> Option<u16> {
         let spec = self.context.specs.iter().find(|spec| spec.name == self.device)?;
         let mtu = told.mtu.and(mtu(spec, told))?;
@@ -223,7 +223,7 @@ impl Rejoin {
     }
 }
 
-/// Each kind of error once.
+/// Logs why an attempt failed, once for each kind of error.
 fn report(logger: Logger, device: &str, socket: &str, attempt: &Attempt, last: &mut Option<String>) {
     let problem = match attempt {
         Attempt::Connect(error) => format!("can't reach the router at {socket} yet: {error}"),
@@ -235,7 +235,7 @@ fn report(logger: Logger, device: &str, socket: &str, attempt: &Attempt, last: &
     }
 }
 
-/// A quarter less or more, so that the devices that lost the same router don't come back all at once.
+/// Changes a pause by up to a quarter, so that the devices of a router don't reconnect all at once.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::try_from(RandomState::new().hash_one(0) % 513).unwrap_or_default();
     pause * (768 + random) / 1024

@@ -1,4 +1,4 @@
-//! The router's DNS servers, in a file of the vassal's jail: written when the jail is complete, right before the privileges
+//! Writes the router's DNS servers into a file of the vassal's jail, when the jail is complete and right before the privileges
 //! are dropped.
 
 use std::fmt::Write;
@@ -16,15 +16,15 @@ use tuntap_wire::autoconf::DirectoryId;
 pub struct ResolvConf {
     /// The device whose router named the servers.
     pub device: String,
-    /// Where, from the root that the instance has by then.
+    /// The file's path, below the root that the instance has by then.
     pub path: String,
     /// The servers.
     pub servers: Vec<IpAddr>,
-    /// The host's folders, into which it must not go.
+    /// The host's folders, in which the file must not be.
     pub host_etc: Vec<DirectoryId>,
 }
 
-/// Why it is not written.
+/// Why the file is not written.
 #[derive(Debug, Error)]
 #[error("{device}: tuntap-device-dns: {path}: {problem}")]
 pub struct ResolvConfError {
@@ -47,7 +47,7 @@ enum Problem {
 }
 
 impl ResolvConf {
-    /// Writes it.
+    /// Writes the file.
     pub fn write(&self) -> Result<(), ResolvConfError> {
         self.try_write().map_err(|problem| ResolvConfError {
             device: self.device.clone(),
@@ -70,7 +70,7 @@ impl ResolvConf {
     fn text(&self) -> String {
         let mut text = "# written by uwsgi-tuntap: the DNS servers that the router names\n".to_owned();
         for server in &self.servers {
-            // A string takes whatever is written to it.
+            // Writing to a string can't fail.
             let _ = writeln!(text, "nameserver {server}");
         }
         text
@@ -94,7 +94,7 @@ mod tests {
         let hosts = directory(dir.path()).expect("a folder");
         let refused = file(&path, vec![hosts]).write().expect_err("the host's").to_string();
         assert!(refused.starts_with("uwsgi0: tuntap-device-dns: /") && refused.contains("host's own"), "{refused}");
-        assert!(file(&path, Vec::new()).write().is_err(), "nobody knows");
+        assert!(file(&path, Vec::new()).write().is_err(), "the host's folders are unknown");
         assert!(!path.exists());
         file(&path, vec![DirectoryId { device: hosts.device, inode: hosts.inode + 1 }]).write().expect("another one");
         let text = std::fs::read_to_string(&path).expect("there");

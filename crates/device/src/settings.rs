@@ -1,31 +1,31 @@
-//! What an instance's options say of its devices, for the next image to compare with its own.
+//! The options of an instance's devices, which the next image compares with its own.
 
 use serde::{Deserialize, Serialize};
 
 use tuntap_config::{Config, OptionName};
 
-/// The options that are about devices, as they were given.
+/// The options about devices, as they were given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     options: Vec<(String, String)>,
-    /// Whether the instance is to be in a network namespace of its own.
+    /// True if the instance is to be in a network namespace of its own.
     is_isolated: bool,
 }
 
 impl Settings {
-    /// Picks them out of all options.
+    /// Takes the options about devices from all options.
     pub fn new(options: impl IntoIterator<Item = (OptionName, String)>, is_isolated: bool) -> Self {
         let of_devices = options.into_iter().filter(|(option, _)| is_about_devices(*option));
         Self { options: of_devices.map(|(option, value)| (option.as_str().to_owned(), value)).collect(), is_isolated }
     }
 
-    /// Whether the instance is to be in a network namespace of its own.
+    /// Returns true if the instance is to be in a network namespace of its own.
     pub const fn is_isolated(&self) -> bool {
         self.is_isolated
     }
 
-    /// What they mean. `None` if they are those of a version whose values this one can't read. Options that this version
-    /// doesn't have are passed over.
+    /// The configuration that the options describe. `None` if they come from another version and this one can't read a value.
+    /// Options that this version doesn't have are ignored.
     pub fn config(&self) -> Option<Config> {
         let known = self.options.iter().filter_map(|(name, value)| {
             let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
@@ -34,7 +34,7 @@ impl Settings {
         Config::from_options(known).ok()
     }
 
-    /// The values of an option, for people.
+    /// The values of an option, as text for the log.
     pub fn values(&self, option: OptionName) -> String {
         let values: Vec<_> =
             self.options.iter().filter(|(name, _)| name == option.as_str()).map(|(_, value)| value.trim()).collect();

@@ -1,81 +1,56 @@
-//! A host network that lives on while uWSGI executes itself anew.
-//!
-//! The old image leaves the descriptor open that keeps the tables alive, and tells the new one in its environment where
-//! it is and what was changed. A child that inherits the environment is another process, and takes nothing over.
+//! The host's network in the handover: it stays in place while uWSGI executes itself anew. The next image gets the descriptor
+//! that keeps the tables alive, and what was changed.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 
-use nix::unistd;
 use serde::{Deserialize, Serialize};
 
 use super::HostNetwork;
 use super::changes::Changes;
 use super::link::Given;
 use super::ports::Mapped;
+use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
 use tuntap_sys::netlink::nftables::Nftables;
-use tuntap_sys::process::{adopt_inherited, set_close_on_exec};
 
 /// What the next image needs to know.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Handover {
-    pid: libc::pid_t,
-    socket: Option<RawFd>,
+struct State {
+    /// The connection that owns the tables.
+    socket: Option<Slot>,
     changes: Changes,
     given: Given,
-    #[serde(default)]
     mapped: Mapped,
 }
 
+impl Section for State {
+    const NAME: &'static str = "host";
+}
+
 impl HostNetwork {
-    /// Before an exec: leaves the descriptor open and everything as it is.
-    pub fn hand_over(&mut self) -> Handover {
-        // The next image subscribes anew. The host's option close-on-exec2 would leave this descriptor open.
+    /// Closes the descriptor of the kernel's notices: the next image subscribes anew. The option `close-on-exec2` would leave
+    /// it open.
+    pub fn stop_watching(&mut self) {
         self.notices = None;
-        let socket = self.nftables.as_ref().map(|nftables| {
-            // If that fails, the next image finds it closed, and makes the tables anew.
-            let _ = set_close_on_exec(nftables.as_fd(), false);
-            nftables.as_fd().as_raw_fd()
-        });
-        Handover {
-            pid: unistd::getpid().as_raw(),
+    }
+
+    /// Adds all that was set up to what is handed over, and leaves it as it is.
+    pub fn hand_over<'a>(&'a self, handover: &mut Handover<'a>) -> Result<(), HandoverError> {
+        let socket = self.nftables.as_ref().map(|nftables| handover.add_descriptor(nftables.as_fd()));
+        handover.add(&State {
             socket,
             changes: self.changes.clone(),
             given: self.given.clone(),
             mapped: self.mapped.clone(),
-        }
+        })
     }
 
-    /// After an exec: takes over what an earlier image of this process has left. To be called before anything else in the
-    /// new image could have opened a descriptor of that number. `None` if it was another process.
-    pub fn take_over(handover: Handover) -> Option<Self> {
-        if handover.pid != unistd::getpid().as_raw() {
-            return None;
-        }
-        let socket = handover.socket.and_then(adopt_inherited);
-        let nftables = socket.and_then(|socket| match Nftables::adopt(socket) {
-            Ok(nftables) => {
-                let _ = set_close_on_exec(nftables.as_fd(), true);
-                Some(nftables)
-            }
-            Err(somebody_elses) => {
-                std::mem::forget(somebody_elses);
-                None
-            }
-        });
-        let Handover { changes, given, mapped, .. } = handover;
-        Some(Self { nftables, changes, given, mapped, ..Self::default() })
-    }
-}
-
-impl Handover {
-    /// As text.
-    pub fn to_json(&self) -> Option<String> {
-        serde_json::to_string(self).ok()
-    }
-
-    /// Reads that text.
-    pub fn from_json(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    /// Takes over what the image before has set up. `None` if it has set up nothing. Without its descriptor the tables are
+    /// gone, and are made anew.
+    pub fn take_over(received: &mut Received) -> Result<Option<Self>, HandoverError> {
+        let Some(State { socket, changes, given, mapped }) = received.section()? else { return Ok(None) };
+        let socket = socket.and_then(|slot| received.descriptor(slot));
+        let nftables = socket.and_then(|socket| Nftables::adopt(socket).ok());
+        Ok(Some(Self { nftables, changes, given, mapped, ..Self::default() }))
     }
 }
 
@@ -83,21 +58,29 @@ impl Handover {
 mod tests {
     use super::*;
 
-    /// An update reloads the Emperor: what version 0.1.0 has told is understood.
+    fn take_over(host: &str) -> Result<Option<HostNetwork>, HandoverError> {
+        let text = format!(r#"{{"version": 1, "sections": {{{host}}}}}"#);
+        HostNetwork::take_over(&mut Received::new(text.as_bytes(), Vec::new()).expect("a document"))
+    }
+
+    /// An update reloads the Emperor: the form stays what it is.
     #[test]
     fn what_an_earlier_version_has_set_up_is_taken_over() {
-        let text = format!(
-            r#"{{"pid": {}, "socket": null, "changes": [{{"sysctl": {{"interface": "emperor0", "setting": "Ipv4Forwarding"}},
-                "before": 0, "after": 1, "all_before": 0, "on_before": []}}],
-                "given": {{"addresses": [{{"device": "emperor0", "address": "10.0.0.1", "prefix_len": 24}}],
-                "up": ["emperor0"]}}}}"#,
-            unistd::getpid()
-        );
-        let handover = Handover::from_json(&text).expect("it can be read");
-        let told = handover.to_json().expect("text");
+        let host = r#""host": {"socket": 0, "changes": [{"sysctl": {"interface": "emperor0", "setting": "Ipv4Forwarding"},
+            "before": 0, "after": 1, "all_before": 0, "on_before": []}],
+            "given": {"addresses": [{"device": "emperor0", "address": "10.0.0.1", "prefix_len": 24}],
+            "up": ["emperor0"]}, "mapped": [[53, true]]}"#;
+        let network = take_over(host).expect("it can be read").expect("it is there");
+        assert!(network.nftables.is_none(), "its descriptor has not come");
+        let mut handover = Handover::default();
+        network.hand_over(&mut handover).expect("plain values");
+        let told = format!("{handover:?}");
         assert!(told.contains("Ipv4Forwarding") && told.contains("10.0.0.1"), "{told}");
-        assert!(HostNetwork::take_over(handover).is_some());
-        let others = Handover::from_json(&text.replace(&format!("{{\"pid\": {}", unistd::getpid()), "{\"pid\": 1"));
-        assert!(HostNetwork::take_over(others.expect("text")).is_none(), "another process's");
+    }
+
+    #[test]
+    fn damaged_content_is_an_error() {
+        assert!(take_over("").expect("it can be read").is_none());
+        assert!(matches!(take_over(r#""host": {"socket": "x"}"#), Err(HandoverError::Section("host", _))));
     }
 }

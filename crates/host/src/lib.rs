@@ -23,7 +23,6 @@ use std::time::Instant;
 use thiserror::Error;
 
 pub use conflict::{Conflict, Networks, conflicts};
-pub use handover::Handover;
 pub use ports::{PortUses, Taken, taken};
 
 use changes::{Changes, SettingError};

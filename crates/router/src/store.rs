@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn quarantine_are_known_to_each_router_that_follows() {
+    fn quarantines_are_known_to_each_router_that_follows() {
         let store = Store::new().expect("two queues");
         let record = |seconds| {
             let period = Duration::from_secs(seconds);

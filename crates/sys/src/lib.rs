@@ -6,7 +6,7 @@ pub mod dumpable;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod fork;
-pub mod keeper;
+pub mod handover;
 pub mod log;
 pub mod net;
 pub mod netlink;

@@ -2,7 +2,7 @@
 
 /* The plugin's own business: hidden, so that two plugins in one process can't take each other's shim. */
 #pragma GCC visibility push(hidden)
-#include "host.h"
+#include "shim.h"
 #pragma GCC visibility pop
 
 extern struct uwsgi_server uwsgi;
@@ -18,27 +18,27 @@ static const char *config(void) {
 	return NULL;
 }
 
-void tuntap_host_read(struct tuntap_host *host) {
-	host->version = UWSGI_VERSION;
-	host->jailed = uwsgi.jailed;
-	host->master_as_root = uwsgi.master_as_root;
-	host->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
-	host->is_reload = uwsgi.is_a_reload;
-	host->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
-	host->has_emperor = uwsgi.has_emperor;
-	host->abstract_socket = uwsgi.abstract_socket;
-	host->stats_http = uwsgi.stats_http;
-	host->stats_minified = uwsgi.stats_minified;
-	host->socket_timeout = uwsgi.socket_timeout;
-	host->uid = (unsigned int) uwsgi.uid;
-	host->gid = (unsigned int) uwsgi.gid;
-	host->uid_name = uwsgi.uidname;
-	host->gid_name = uwsgi.gidname;
-	host->chown_socket = uwsgi.chown_socket;
-	host->config = config();
+void tuntap_uwsgi_read(struct tuntap_uwsgi *state) {
+	state->version = UWSGI_VERSION;
+	state->jailed = uwsgi.jailed;
+	state->master_as_root = uwsgi.master_as_root;
+	state->daemonizes_late = uwsgi.daemonize2 && !uwsgi.has_emperor && !uwsgi.is_a_reload;
+	state->is_reload = uwsgi.is_a_reload;
+	state->unshares_net = (uwsgi.unshare & CLONE_NEWNET) != 0;
+	state->has_emperor = uwsgi.has_emperor;
+	state->abstract_socket = uwsgi.abstract_socket;
+	state->stats_http = uwsgi.stats_http;
+	state->stats_minified = uwsgi.stats_minified;
+	state->socket_timeout = uwsgi.socket_timeout;
+	state->uid = (unsigned int) uwsgi.uid;
+	state->gid = (unsigned int) uwsgi.gid;
+	state->uid_name = uwsgi.uidname;
+	state->gid_name = uwsgi.gidname;
+	state->chown_socket = uwsgi.chown_socket;
+	state->config = config();
 }
 
-int tuntap_host_ensure_master(void) {
+int tuntap_uwsgi_ensure_master(void) {
 	int asked_for = 0;
 	int i;
 	for (i = 0; i < uwsgi.exported_opts_cnt; i++) {
@@ -48,7 +48,7 @@ int tuntap_host_ensure_master(void) {
 	return !asked_for && !uwsgi.has_emperor;
 }
 
-int tuntap_host_bind_unix(char *name) {
+int tuntap_uwsgi_bind_unix(char *name) {
 	int fd = bind_to_unix(name, uwsgi.listen_queue, uwsgi.chmod_socket, uwsgi.abstract_socket);
 	if (fd >= 0 && uwsgi.chown_socket && name[0] != '@' && !uwsgi.abstract_socket) {
 		uwsgi_chown(name, uwsgi.chown_socket);
@@ -56,7 +56,7 @@ int tuntap_host_bind_unix(char *name) {
 	return fd;
 }
 
-int tuntap_host_bind_tcp(char *name) {
+int tuntap_uwsgi_bind_tcp(char *name) {
 	/* a stats client may wait for the answer without sending anything, which a deferred accept would not show us */
 	int no_defer_accept = uwsgi.no_defer_accept;
 	/* the address may be one that the host is yet to get */
@@ -69,28 +69,28 @@ int tuntap_host_bind_tcp(char *name) {
 	return fd;
 }
 
-int tuntap_host_gateway_pid(const void *gateway)
+int tuntap_uwsgi_gateway_pid(const void *gateway)
 {
 	return ((const struct uwsgi_gateway *)gateway)->pid;
 }
 
-void tuntap_host_end_gateway(const void *gateway)
+void tuntap_uwsgi_end_gateway(const void *gateway)
 {
 	/* a deadline that has passed whatever the clock says; the next start of the gateway clears it */
 	ushared->gateways_harakiri[(const struct uwsgi_gateway *)gateway - ushared->gateways] = 1;
 }
 
-int tuntap_host_master_watch(int fd)
+int tuntap_uwsgi_master_watch(int fd)
 {
 	return event_queue_add_fd_read(uwsgi.master_queue, fd);
 }
 
-void tuntap_host_master_unwatch(int fd)
+void tuntap_uwsgi_master_unwatch(int fd)
 {
 	event_queue_del_fd(uwsgi.master_queue, fd, event_queue_read());
 }
 
-int tuntap_host_option(int number, const char **key, const char **value)
+int tuntap_uwsgi_option(int number, const char **key, const char **value)
 {
 	if (number < 0 || number >= uwsgi.exported_opts_cnt) return 0;
 	*key = uwsgi.exported_opts[number]->key;
@@ -98,12 +98,12 @@ int tuntap_host_option(int number, const char **key, const char **value)
 	return 1;
 }
 
-void tuntap_host_add_option(const char *key, const char *value)
+void tuntap_uwsgi_add_option(const char *key, const char *value)
 {
 	add_exported_option((char *) key, (char *) value, 0);
 }
 
-void tuntap_host_rename_plugin(const void *options, const char *name)
+void tuntap_uwsgi_rename_plugin(const void *options, const char *name)
 {
 	int i;
 	for (i = 0; i < uwsgi.gp_cnt; i++) {
@@ -111,7 +111,7 @@ void tuntap_host_rename_plugin(const void *options, const char *name)
 	}
 }
 
-const void *tuntap_host_other_plugin(const char *name, const void *options)
+const void *tuntap_uwsgi_other_plugin(const char *name, const void *options)
 {
 	int i;
 	for (i = 0; i < uwsgi.gp_cnt; i++) {

@@ -1,12 +1,12 @@
 /*
  * The part of uWSGI that only C can reach: `struct uwsgi_server` has another layout for every version and set of
- * build flags, so nothing but this shim, compiled with the host's own header and flags, looks into it.
+ * build flags, so nothing but this shim, compiled with uWSGI's own header and flags, looks into it.
  */
-#ifndef TUNTAP_HOST_H
-#define TUNTAP_HOST_H
+#ifndef TUNTAP_SHIM_H
+#define TUNTAP_SHIM_H
 
-/* What the plugin reads from the host. Strings belong to the host and stay valid; numbers are as of the call. */
-struct tuntap_host {
+/* What the plugin reads from uWSGI. Strings belong to it and stay valid; numbers are as of the call. */
+struct tuntap_uwsgi {
 	const char *version;
 	int jailed;             /* `jailed = true`: born in its namespaces */
 	int master_as_root;     /* the master keeps its privileges, workers drop theirs */
@@ -26,58 +26,58 @@ struct tuntap_host {
 	const char *config;     /* the first configuration file, or what stands for it; NULL if there is none */
 };
 
-void tuntap_host_read(struct tuntap_host *host);
+void tuntap_uwsgi_read(struct tuntap_uwsgi *state);
 
 /*
  * Gives the instance a master process. Returns 1 if its configuration doesn't ask for one by itself, else 0.
  */
-int tuntap_host_ensure_master(void);
+int tuntap_uwsgi_ensure_master(void);
 
 /*
- * Listening sockets with the host's own options (listen, chmod-socket, chown-socket, abstract-socket, ...). The host
+ * Listening sockets with uWSGI's own options (listen, chmod-socket, chown-socket, abstract-socket, ...). uWSGI
  * logs and exits if it can't bind. `name` is left as it was.
  */
-int tuntap_host_bind_unix(char *name);
-int tuntap_host_bind_tcp(char *name);
+int tuntap_uwsgi_bind_unix(char *name);
+int tuntap_uwsgi_bind_tcp(char *name);
 
 /*
  * The process of a gateway that register_gateway() has returned; 0 before its first start.
  */
-int tuntap_host_gateway_pid(const void *gateway);
+int tuntap_uwsgi_gateway_pid(const void *gateway);
 
 /*
  * Has the master end a gateway the next time that it looks after deadlines: it logs that, kills the process, and starts the
  * next one, as for any gateway that is past its harakiri.
  */
-void tuntap_host_end_gateway(const void *gateway);
+void tuntap_uwsgi_end_gateway(const void *gateway);
 
 /*
  * Makes the master look after its processes as soon as a descriptor is readable, which it does once in a second otherwise.
  * For its `master_cycle` only: the queue is there by then. Returns -1 if that is not possible.
  */
-int tuntap_host_master_watch(int fd);
-void tuntap_host_master_unwatch(int fd);
+int tuntap_uwsgi_master_watch(int fd);
+void tuntap_uwsgi_master_unwatch(int fd);
 
 /*
- * The options of the configuration as far as it was read, in order, with placeholders filled in once the host handles them.
+ * The options of the configuration as far as it was read, in order, with placeholders filled in once uWSGI handles them.
  * Returns 0 if there is none of this number. A value may be NULL.
  */
-int tuntap_host_option(int number, const char **key, const char **value);
+int tuntap_uwsgi_option(int number, const char **key, const char **value);
 
 /*
  * Adds an option behind all others. The strings must live as long as the process.
  */
-void tuntap_host_add_option(const char *key, const char *value);
+void tuntap_uwsgi_add_option(const char *key, const char *value);
 
 /*
  * A plugin is known by its options here, because its table may be a copy. Gives the one with these options another name;
  * the string must live as long as the process.
  */
-void tuntap_host_rename_plugin(const void *options, const char *name);
+void tuntap_uwsgi_rename_plugin(const void *options, const char *name);
 
 /*
  * The table of a plugin of this name that has other options than these; NULL if none was loaded.
  */
-const void *tuntap_host_other_plugin(const char *name, const void *options);
+const void *tuntap_uwsgi_other_plugin(const char *name, const void *options);
 
 #endif

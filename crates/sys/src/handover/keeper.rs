@@ -1,6 +1,6 @@
-//! Descriptors that are somewhere else while this process executes another program. An exec opens a process to others of its
-//! user ([`super::dumpable`]) before the new image can do anything about it, so that the old one leaves nothing there that
-//! these could take: a child that is closed keeps it, and gives it to the new image and to nobody else.
+//! A child that keeps descriptors while this process executes another program. An exec opens a process to others of its user
+//! ([`crate::dumpable`]) before the new image can close it again, so the old image keeps no descriptor that these could take:
+//! the child, which stays closed to them, holds copies and gives them to the new image and to nobody else.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, zeroed};
@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 
-use super::socket::wait_readable;
+use crate::socket::wait_readable;
 
 /// Most descriptors that can be kept: what fits a message (unix(7), `SCM_MAX_FD`).
 const MAX_DESCRIPTORS: usize = 253;
@@ -26,18 +26,18 @@ const MAX_DESCRIPTORS: usize = 253;
 /// How long the child waits for the new image. It ends at once if its parent does.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// How often it looks whether that is still there, in milliseconds.
+/// How often the child looks whether its parent is still there, in milliseconds.
 const LOOK_MILLIS: c_int = 500;
 
 /// How long the new image waits for the child, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The child, as its parent and the parent's next image know it.
+/// The child, as its parent and the parent's next image see it.
 #[derive(Debug)]
 pub struct Keeper {
-    /// Where it is asked.
+    /// The socket by which it is asked.
     pub socket: OwnedFd,
-    /// Its process.
+    /// Its process number.
     pub pid: libc::pid_t,
 }
 
@@ -68,28 +68,36 @@ impl Keeper {
         Ok(Self { socket, pid: libc::pid_t::try_from(result?).map_err(|_| Errno::EOVERFLOW)? })
     }
 
-    /// In the next image, once it is closed to others: takes the descriptors, in their order, closed on exec. The child is
-    /// gone then.
+    /// Takes the descriptors in the next image, once that is closed to others: in their order, closed on exec. The child has
+    /// ended then.
     pub fn take(self) -> io::Result<Vec<OwnedFd>> {
         let result = self.ask();
         if result.is_err() {
-            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+            self.end();
+        } else {
+            let _ = waitpid(Pid::from_raw(self.pid), None);
         }
-        let _ = waitpid(Pid::from_raw(self.pid), None);
         result
+    }
+
+    /// Ends the child.
+    pub fn end(&self) {
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        let _ = waitpid(Pid::from_raw(self.pid), None);
     }
 
     fn ask(&self) -> io::Result<Vec<OwnedFd>> {
         if getsockopt(&self.socket, sockopt::SockType)? != SockType::SeqPacket {
             return Err(Errno::EPROTOTYPE.into());
         }
-        // Somebody may have a copy of the socket that the exec has left open, and would read there. Nobody has this one.
+        // Others may have a copy of the socket that the exec has left open, and could read the answer there. Nobody has a copy
+        // of this new one.
         let (answer, childs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let rights = [childs.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&rights)];
         sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(b"?")], &control, MsgFlags::MSG_NOSIGNAL, None)?;
         drop(childs);
-        if !wait_readable(answer.as_fd(), PATIENCE) {
+        if !wait_readable(answer.as_fd(), TIMEOUT) {
             return Err(Errno::ETIMEDOUT.into());
         }
         let mut byte = [0];
@@ -173,16 +181,16 @@ fn close_others(sorted: &[RawFd]) {
         }
         first = descriptor + 1;
     }
-    // SAFETY: as above.
+    // SAFETY: nothing in the child uses these, either.
     unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) };
 }
 
 enum Received {
-    /// Nobody has the other end any more.
+    /// The other end is closed everywhere.
     End,
-    /// A message from some process, as the kernel says, with a descriptor.
+    /// A message with a descriptor, from a process that the kernel vouches for.
     Request { from: libc::pid_t, answer: RawFd },
-    /// Nothing that means anything.
+    /// Neither of both.
     Other,
 }
 
@@ -207,7 +215,7 @@ fn receive(socket: RawFd) -> Received {
     while count >= 0 && !part.is_null() {
         // SAFETY: not null, so that it is a header inside of `control`.
         let head = unsafe { part.read() };
-        // SAFETY: as above.
+        // SAFETY: a pointer behind that header, into `control`.
         let content = unsafe { libc::CMSG_DATA(part) };
         match (head.cmsg_level, head.cmsg_type) {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
@@ -285,7 +293,7 @@ mod tests {
         assert_eq!(Keeper::start(&too_many).map(|_| ()), Err(Errno::E2BIG));
     }
 
-    /// Whoever has a copy of the socket can ask, and others than the parent get nothing; nor do they keep that from it.
+    /// Another process with a copy of the socket can ask, but gets nothing, and doesn't keep the parent from it.
     #[test]
     fn nobody_else_is_answered() {
         let keeper = Keeper::start(&[file("x").as_raw_fd()]).expect("a child");
@@ -301,7 +309,7 @@ for _ in range(1000):
     assert near.recv(1) == b"", "an answer"
 "#;
         let copy = keeper.socket.as_fd();
-        super::super::process::set_close_on_exec(copy, false).expect("an own descriptor");
+        crate::process::set_close_on_exec(copy, false).expect("an own descriptor");
         let thief = std::process::Command::new("python3").args(["-c", asks, &copy.as_raw_fd().to_string()]).status();
         assert!(thief.expect("python3 is installed").success());
         assert_eq!(keeper.take().expect("it is still there").len(), 1);

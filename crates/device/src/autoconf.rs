@@ -1,4 +1,5 @@
-//! What a device and its router settle before anything else: its addresses, and what belongs to them.
+//! Autoconfiguration: what a device and its router settle before the first packet, namely the device's addresses, routes, MTU
+//! and DNS servers.
 
 use std::io;
 use std::net::IpAddr;
@@ -21,25 +22,26 @@ use tuntap_wire::autoconf::{
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::frame::{self, FrameError, FrameKind, Frames, MAX_FRAME_LEN};
 
-/// How long a router may take to answer what it has read before it counts as one that knows no questions.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a router may take to answer a question that it has read. After that it counts as a router of the C plugin, which
+/// answers none.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often is looked whether a router has read a question.
+/// Interval at which the device checks that a router has read its question.
 const READ_POLL: Duration = Duration::from_millis(100);
 
 /// Bytes read in one go.
 const READ_LEN: usize = 4096;
 
-/// Why a router gives no configuration.
+/// Why a device gets no configuration from its router.
 #[derive(Debug, Error)]
 pub enum SettleError {
-    /// It has read the question, and knows nothing of such things.
+    /// The router has read the question and doesn't answer: it is one of the C plugin.
     #[error("it answers no questions: it is a router of the C plugin, which knows nothing of auto")]
     Unanswered,
-    /// It has not even read the question.
+    /// The router has not read the question.
     #[error("it has read nothing for {} s: does it stand still?", .0.as_secs())]
     Unread(Duration),
-    /// It wants no more.
+    /// The router has closed the connection.
     #[error(
         "it has closed the connection: its log says why (one with tuntap-use-credentials takes nothing from a device \
          without)"
@@ -48,37 +50,37 @@ pub enum SettleError {
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Connection(#[from] io::Error),
-    /// What came is no stream of frames.
+    /// The router has sent no valid frame.
     #[error("it sent {0}")]
     Frame(#[from] FrameError),
-    /// What came is no configuration.
+    /// The router's configuration can't be decoded.
     #[error("its configuration makes no sense: {0}")]
     Message(#[from] MessageError),
-    /// It gave what nobody asked for.
+    /// The router gave an address that the device didn't ask for.
     #[error("it gave {0}, which nobody asked for")]
     Unasked(IpNet),
-    /// It has no networks.
+    /// The router has no networks to choose addresses from.
     #[error("it has no network to give addresses from (its options tuntap-router-address)")]
     NoNetwork,
-    /// It could not be told the rules.
+    /// The router can't take the rules, which the C plugin doesn't have.
     #[error(
         "it answers no questions: it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a protocol or \
          reject"
     )]
     Rules,
-    /// It must not be told the rules before it knows whose they are.
+    /// The rules can't be sent yet, because the credentials that have to come first can't be shown.
     #[error(
         "a tuntap-device-rule with IPv6, a protocol or reject has to be told before the privileges are dropped, but the kernel \
          lets nobody show the credentials of uid {0} before that"
     )]
     RulesTooEarly(libc::uid_t),
-    /// It refused.
+    /// The router refused an address.
     #[error("it refuses {}: {}", .0.requested, .0.reason)]
     Refused(RefusedRequest),
-    /// What it has chosen for the device before is not what it would choose now.
+    /// The router's networks are not those that it chose the device's addresses from.
     #[error("its network is another one than before")]
     Changed,
-    /// The router wants to know first who asks, and that can't be told yet.
+    /// The router wants credentials before it answers, and these can't be shown yet.
     #[error(
         "it has to be asked before the privileges are dropped, but the kernel lets nobody show the credentials of uid {0} \
          before that; without auto, give the device a tuntap-device-address"
@@ -99,12 +101,12 @@ impl From<Errno> for SettleError {
 }
 
 impl SettleError {
-    /// Whether another connection could help.
+    /// Returns true if another connection could help.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Connection(_) | Self::Closed)
     }
 
-    /// Whether it will be the same for as long as the router and the device's addresses are what they are.
+    /// Returns true if the error stays for as long as the router's options and the device's addresses are the same.
     pub const fn is_for_good(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.for_good,
@@ -114,36 +116,36 @@ impl SettleError {
     }
 }
 
-/// The addresses of a device, for its next connection. They outlive reloads.
+/// The addresses of a device, which it claims on its next connection. They outlive reloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Holding {
     /// Addresses that the router chose.
-    pub leased: Vec<IpAddr>,
-    /// These with the lengths of their networks' prefixes, and the router's own addresses that routes lead to.
+    pub assigned: Vec<IpAddr>,
+    /// The same addresses with the prefix lengths of their networks.
     pub networks: Vec<(IpAddr, u8)>,
-    /// As above.
-    pub gateways: Vec<IpAddr>,
-    /// The MTU that the device was given, if the router has told one.
+    /// The router's own addresses, where the device has default routes to them.
+    pub default_routers: Vec<IpAddr>,
+    /// The device's MTU in bytes, if the router has sent one.
     pub mtu: Option<u16>,
-    /// Addresses that the instance chose, each with whom to send an echo request to.
+    /// Addresses that the instance chose, each with the destination of the echo request that claims it.
     pub fixed: Vec<(IpAddr, IpAddr)>,
 }
 
 impl Holding {
-    /// Whether there are none, so that packets claim what they come from.
+    /// Returns true if there are no addresses. The device's packets claim their sources then.
     pub const fn is_empty(&self) -> bool {
-        self.leased.is_empty() && self.fixed.is_empty()
+        self.assigned.is_empty() && self.fixed.is_empty()
     }
 
-    fn claim(&self) -> ClaimRequest {
-        let leased = self.leased.iter().map(|address| ClaimedAddress { address: *address, assigned: true });
+    fn claim_request(&self) -> ClaimRequest {
+        let assigned = self.assigned.iter().map(|address| ClaimedAddress { address: *address, assigned: true });
         let fixed = self.fixed.iter().map(|(address, _)| ClaimedAddress { address: *address, assigned: false });
-        ClaimRequest { addresses: leased.chain(fixed).collect() }
+        ClaimRequest { addresses: assigned.chain(fixed).collect() }
     }
 
-    /// Frames that claim the instance's own addresses of a family from a router that has not been told of them. Those of
-    /// IPv6 are not for one that has never answered: a router of the C plugin takes a part of the address for one of IPv4.
+    /// Frames that claim the instance's own addresses of a family from a router that takes no claim request. Those of IPv6 must
+    /// not be sent to a router that has never answered: one of the C plugin would take a part of the address for one of IPv4.
     pub fn echo_requests(&self, family: Family) -> Vec<u8> {
         let mut frames = Vec::new();
         let of_family = self.fixed.iter().filter(|(from, _)| Family::of(*from) == family);
@@ -153,7 +155,7 @@ impl Holding {
         frames
     }
 
-    /// Says what becomes of the addresses with a router that answers no questions.
+    /// Logs how the addresses are claimed from a router that answers no questions.
     pub fn log_without_answers(&self, device: &str, logger: Logger) {
         logger.line(format_args!(
             "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
@@ -173,66 +175,66 @@ impl Holding {
         }
     }
 
-    /// Notes what a router has told about the addresses that it chose. `own_gateways` are those that the instance chose.
-    pub fn lease(told: &Configuration, own_gateways: &[IpAddr]) -> Self {
-        let is_own = |family| own_gateways.iter().any(|own| Family::of(*own) == family);
+    /// The addresses that a router has chosen. `own_default_routers` are those that the instance chose.
+    pub fn assigned(told: &Configuration, own_default_routers: &[IpAddr]) -> Self {
+        let is_own = |family| own_default_routers.iter().any(|own| Family::of(*own) == family);
         let has = |family| told.addresses.iter().any(|net| Family::of(net.addr()) == family);
         let used = told.routers.iter().filter(|gateway| {
             let family = Family::of(**gateway);
             has(family) && !is_own(family)
         });
         Self {
-            leased: told.addresses.iter().map(IpNet::addr).collect(),
+            assigned: told.addresses.iter().map(IpNet::addr).collect(),
             networks: told.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
-            gateways: used.copied().collect(),
+            default_routers: used.copied().collect(),
             ..Self::default()
         }
     }
 
-    /// Leaves out addresses that the device doesn't have.
+    /// Removes addresses that the device doesn't have.
     pub fn retain(&mut self, has: impl Fn(IpAddr) -> bool) {
-        self.leased.retain(|address| has(*address));
+        self.assigned.retain(|address| has(*address));
         self.networks.retain(|(address, _)| has(*address));
         self.fixed.retain(|(address, _)| has(*address));
         let networks = &self.networks;
-        self.gateways
-            .retain(|gateway| networks.iter().any(|(address, _)| Family::of(*address) == Family::of(*gateway)));
+        self.default_routers
+            .retain(|router| networks.iter().any(|(address, _)| Family::of(*address) == Family::of(*router)));
     }
 
-    /// Whether a router still has the networks that it chose the addresses from.
+    /// Returns true if a router still has the networks that it chose the addresses from.
     fn is_as_told(&self, told: &Configuration) -> bool {
         let is_told = |(address, len): &(IpAddr, u8)| {
             told.addresses.iter().any(|net| net.addr() == *address && net.prefix_len() == *len)
         };
         self.networks.iter().all(is_told)
-            && self.gateways.iter().all(|gateway| told.default_router(Family::of(*gateway)) == Some(*gateway))
+            && self.default_routers.iter().all(|router| told.default_router(Family::of(*router)) == Some(*router))
     }
 }
 
-/// The addresses that an instance has chosen.
+/// The addresses that the instance's options name, each with the destination of the echo request that claims it.
 pub fn fixed(spec: &DeviceSpec) -> Vec<(IpAddr, IpAddr)> {
     let target = |net: &IpNet| {
         let gateway = spec.gateways.iter().copied().find(|it| Family::of(*it) == Family::of(net.addr()));
-        // Mostly the router.
+        // The first address of a network is usually the router's.
         gateway.or_else(|| net.hosts().take(2).find(|host| *host != net.addr())).unwrap_or(net.addr())
     };
     spec.addresses.iter().map(|net| (net.addr(), target(net))).collect()
 }
 
-/// A connection before its first packet.
+/// The questions and answers on a connection before its first packet.
 #[allow(missing_debug_implementations, reason = "a function can't be shown")]
 pub struct Talk<'a> {
     connection: &'a OwnedFd,
-    /// Which of its user's devices this is.
+    /// A hash that tells this device from its user's others.
     name: u64,
-    /// Waits for bytes: no longer than told, and not beyond the instance's end.
+    /// Waits until there are bytes to read, the time is over or the instance is to stop.
     wait: &'a dyn Fn(&OwnedFd, Duration) -> Waited,
     /// How long the router may leave a question unread.
     within: Duration,
     received: Vec<u8>,
 }
 
-/// What became of waiting.
+/// How waiting for bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
     /// There is something to read.
@@ -254,13 +256,13 @@ impl<'a> Talk<'a> {
         Self { connection, name: name_hash(vassal, device), wait, within, received: Vec::new() }
     }
 
-    /// What came behind the last answer: the beginning of frames for the device.
+    /// The bytes that came after the last answer: the beginning of the frames for the device.
     pub fn rest(self) -> Vec<u8> {
         self.received
     }
 
-    /// Asks for an address of each family that the router has; of IPv4 only for a device that can't have others.
-    pub fn lease(&mut self, v4_only: bool) -> Result<Configuration, SettleError> {
+    /// Asks the router to choose an address of each of its families, or of IPv4 only.
+    pub fn request_assignment(&mut self, v4_only: bool) -> Result<Configuration, SettleError> {
         let told = self.ask(ConfigurationRequest { v4: true, v6: !v4_only, name: self.name })?;
         if let Some(refusal) = told.refused.first() {
             return Err(SettleError::Refused(refusal.clone()));
@@ -273,31 +275,31 @@ impl<'a> Talk<'a> {
         if told.addresses.is_empty() { Err(SettleError::NoNetwork) } else { Ok(told) }
     }
 
-    /// Claims the addresses that a device had before. `None` if the router knows no questions, or may not be asked yet, and
-    /// nothing was chosen by a router.
+    /// Claims the addresses that the device had before. `None` if the router answers no questions, or may not be asked yet; that
+    /// is an error where a router has chosen an address.
     pub fn reclaim(&mut self, introduced: Introduced, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
         let told = match introduced {
-            Introduced::Done => self.hold(holding)?,
-            Introduced::NotYet(identity) if !holding.leased.is_empty() => {
+            Introduced::Done => self.claim(holding)?,
+            Introduced::NotYet(identity) if !holding.assigned.is_empty() => {
                 return Err(SettleError::NoCredentials(identity.uid.as_raw()));
             }
             Introduced::NotYet(_) => None,
         };
         match &told {
-            None if !holding.leased.is_empty() => Err(SettleError::Unanswered),
+            None if !holding.assigned.is_empty() => Err(SettleError::Unanswered),
             Some(told) if !holding.is_as_told(told) => Err(SettleError::Changed),
             _ => Ok(told),
         }
     }
 
-    /// Claims the addresses that a device should have. `None` if the router knows no questions.
-    pub fn hold(&mut self, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
+    /// Claims the addresses that the device should have. `None` if the router answers no questions.
+    pub fn claim(&mut self, holding: &Holding) -> Result<Option<Configuration>, SettleError> {
         match self.ask(ConfigurationRequest { v4: false, v6: false, name: self.name }) {
             Ok(_) => {}
             Err(SettleError::Unanswered) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let claim = holding.claim();
+        let claim = holding.claim_request();
         let told = self.request(FrameKind::ClaimRequest, &claim.encode())?;
         let is_claimed = |net: &&IpNet| claim.addresses.iter().any(|claimed| claimed.address == net.addr());
         if let Some(net) = told.addresses.iter().find(|net| !is_claimed(net)) {
@@ -317,7 +319,7 @@ impl<'a> Talk<'a> {
         Ok(Some(told))
     }
 
-    /// Makes sure that the router knows rules that the C plugin doesn't.
+    /// Makes sure that the router takes rules that the C plugin doesn't have.
     pub fn confirm(&mut self, introduced: Introduced) -> Result<(), SettleError> {
         if let Introduced::NotYet(identity) = introduced {
             return Err(SettleError::RulesTooEarly(identity.uid.as_raw()));
@@ -332,8 +334,8 @@ impl<'a> Talk<'a> {
         self.request(FrameKind::ConfigurationRequest, &ask.encode())
     }
 
-    /// Sends a frame and waits for the answer. A router that has not read the frame is slow, or just being started; one that
-    /// has, and doesn't answer, knows no questions.
+    /// Sends a frame and waits for the answer. A router that has not read the frame is slow, or is starting. One that has read it
+    /// and doesn't answer is of the C plugin.
     fn request(&mut self, kind: FrameKind, payload: &[u8]) -> Result<Configuration, SettleError> {
         let mut bytes = Vec::new();
         if !frame::append(&mut bytes, kind, payload) || socket::send(self.connection.as_fd(), &bytes)? != bytes.len() {
@@ -347,7 +349,7 @@ impl<'a> Talk<'a> {
             }
             let now = Instant::now();
             if answer_deadline.is_none() && socket::is_all_read(self.connection.as_fd()) {
-                answer_deadline = Some(now + PATIENCE);
+                answer_deadline = Some(now + ANSWER_TIMEOUT);
             }
             let until = match answer_deadline {
                 Some(deadline) if now >= deadline => return Err(SettleError::Unanswered),
@@ -376,8 +378,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Takes frames off what has come. Packets among them are for a device that is not up yet, and go the way of all packets
-    /// for such devices.
+    /// Takes frames off the received bytes, up to a configuration. Packets among them are dropped: the device is not up yet.
     fn next_configuration(&mut self) -> Result<Option<Configuration>, SettleError> {
         let mut frames = Frames::new(&self.received);
         let mut told = None;
