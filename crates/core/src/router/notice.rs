@@ -1,4 +1,4 @@
-//! What the operator is told. Each notice is one line in the log.
+//! Notices for the operator. Each is one line in the log.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use super::session::{CloseReason, StreamReason};
 use super::shell::Fault;
 use crate::policy::admission::AdmissionError;
 
-/// A peer, for the log.
+/// The description of a peer for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Who {
     /// The address that it holds.
@@ -33,12 +33,12 @@ impl fmt::Display for Who {
     }
 }
 
-/// Why a peer can't have an address that no grant speaks of.
+/// Why a peer can't have an address that no grant covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unclaimable {
-    /// Its user holds as many as one may.
+    /// Its user holds as many addresses as one user may hold.
     Share,
-    /// Nobody may claim it.
+    /// No peer may claim the address.
     Place,
 }
 
@@ -53,9 +53,9 @@ pub enum Notice {
     CannotAccept {
         /// Why.
         fault: Fault,
-        /// How many there are.
+        /// The number of peers.
         peers: usize,
-        /// For how long.
+        /// How long no connection is accepted.
         pause: Duration,
     },
     /// A connection was closed at once.
@@ -191,7 +191,7 @@ pub enum Notice {
         who: Who,
         /// What writes cost.
         cost: Cost,
-        /// For how long.
+        /// The length of the quarantine.
         period: Duration,
     },
     /// A peer's device can't be used any more.
@@ -219,7 +219,7 @@ pub enum Notice {
         address: Option<IpAddr>,
         /// The peer.
         credentials: PeerCredentials,
-        /// For how long.
+        /// The length of the quarantine.
         period: Duration,
     },
     /// A peer's time in frames is over.

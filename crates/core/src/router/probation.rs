@@ -1,5 +1,5 @@
-//! Peers that went back to frames because packets took too much time in their namespaces, and how they come back: the
-//! router keeps the device, doesn't touch it, and attaches it again when the [`super::quarantine`] is over.
+//! Peers that were detached because packets took too much time in their namespaces. The router keeps such a peer's device
+//! without reading or writing it, and attaches it again when the [`super::quarantine`] is over.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,25 +13,25 @@ use super::session::{StreamReason, Transport};
 use super::shell::Shell;
 use crate::policy::registry::PeerId;
 
-/// How long to wait where something is in the way of a peer that may come back: half a frame, say.
+/// How long to wait if a peer can't be attached again yet, for instance because a frame has come only in part.
 const NEXT_TRY: Duration = Duration::from_secs(1);
 
-/// When which peer's device may be attached again. A peer that is gone stays here until then.
+/// The peers to attach again, ordered by time. A peer that is closed meanwhile stays in the queue until its time.
 #[derive(Debug, Default)]
 pub struct Probations(BinaryHeap<Reverse<(Instant, u32, u32)>>);
 
 impl Probations {
-    /// Takes note of a peer.
+    /// Adds a peer, whose device may be attached again at `end`.
     pub fn add(&mut self, id: PeerId, end: Instant) {
         self.0.push(Reverse((end, id.index, id.generation)));
     }
 
-    /// When the next one is over.
+    /// Returns the time at which the next peer may be attached again.
     pub fn next_end(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((end, ..))| *end)
     }
 
-    /// Takes out a peer whose time is over.
+    /// Removes and returns a peer whose time has come.
     fn take(&mut self, now: Instant) -> Option<PeerId> {
         let Reverse((_, index, generation)) = if self.next_end()? <= now { self.0.pop()? } else { return None };
         Some(PeerId { index, generation })
@@ -39,7 +39,7 @@ impl Probations {
 }
 
 impl Router {
-    /// Does what follows from what a write to a peer cost.
+    /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: Verdict) {
         match verdict {
             Verdict::Usual => {}
@@ -80,12 +80,13 @@ impl Router {
         Some(Origin::of(session.credentials.uid, session.namespace))
     }
 
-    /// Attaches the devices again whose time is over.
+    /// Attaches the devices again whose time has come.
     pub(super) fn attach_again(&mut self, shell: &mut impl Shell) {
         while let Some(id) = self.probations.take(self.now) {
             let Some(peer) = self.forwarder.peers.get_mut(id) else { continue };
             let session = &mut peer.session;
-            // A router that follows this one goes on with whole frames.
+            // If this router dies, the next one goes on with whole frames. So nothing may be left of a frame in either
+            // direction.
             if shell.is_closing_many() || session.queue.len() > 0 || !session.partial.is_empty() {
                 self.probations.add(id, self.now + NEXT_TRY);
                 continue;

@@ -1,24 +1,27 @@
-//! Who had devices that were too expensive to write to, so that hanging up and coming back is no way around the
-//! [`super::meter`].
+//! A record of those whose devices were too expensive to write to. It keeps a peer from escaping the [`super::meter`] by
+//! connecting again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// What stays the same when a peer comes back with another process and another device.
+/// What identifies those whose devices are not attached. It stays the same when a peer connects again from another process
+/// or with another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Origin {
-    /// A user other than root. Namespaces are cheap for one who can make any.
+    /// A user other than root. The namespace doesn't count, because a user who can make one can make many.
     User(u32),
-    /// Vassals mostly connect as root; each has a network namespace of its own.
+    /// A network namespace from which root has connected. Vassals mostly connect as root, and each has a namespace of its
+    /// own.
     Namespace(u64),
-    /// As root from a namespace that the kernel doesn't tell: one place for all of them, or each could come back at once.
+    /// Root, from a namespace that the kernel doesn't report. All of these share one record; otherwise each of them could
+    /// return at once.
     Unknown,
 }
 
 impl Origin {
-    /// The origin of a peer of this user, which has connected from this namespace.
+    /// Returns the origin of a peer of this user that has connected from this namespace.
     pub const fn of(uid: u32, namespace: Option<u64>) -> Self {
         match (uid, namespace) {
             (0, Some(namespace)) => Self::Namespace(namespace),
@@ -28,17 +31,18 @@ impl Origin {
     }
 }
 
-/// What is remembered of an origin.
+/// The record of an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// When its devices may be attached again.
     pub end: Instant,
-    /// How long that took.
+    /// The length of the quarantine.
     pub period: Duration,
 }
 
 impl Record {
-    /// After a relapse it takes longer, unless nothing was heard of it for so many of its periods.
+    /// A record is kept for so many of its periods after its end. A relapse within this time makes the next quarantine
+    /// longer.
     const MEMORY: u32 = 10;
 
     fn is_over(&self, now: Instant) -> bool {
@@ -50,34 +54,34 @@ impl Record {
     }
 }
 
-/// Where expensive devices came from.
+/// The records of all origins.
 #[derive(Debug, Default)]
 pub struct Quarantine(HashMap<Origin, Record>);
 
 impl Quarantine {
-    /// How long devices of an origin are not attached at first. Each relapse doubles it.
+    /// The length of the first quarantine of an origin. Each relapse doubles it.
     pub const FIRST_PERIOD: Duration = Duration::from_secs(20);
 
-    /// How long they are not attached at most after relapses.
+    /// The maximum length of a quarantine after relapses.
     pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
-    /// After a write in which a router hung. It was the same for all as if there were no router.
+    /// The length of the quarantine after a write in which a router hung, which stopped the network of all vassals.
     pub const HANG_PERIOD: Duration = Duration::from_secs(600);
 
-    /// Most origins that are remembered. Each has cost the router some expensive writes, so that they come slowly.
+    /// The maximum number of records. Each comes after several expensive writes, so that they can't be filled quickly.
     pub const MAX: usize = 256;
 
-    /// Remembers an origin, and tells until when its devices are not attached.
+    /// Adds or extends the record of an origin, and returns it.
     pub fn add(&mut self, origin: Origin, now: Instant) -> Record {
         self.add_for(origin, Self::FIRST_PERIOD, now)
     }
 
-    /// Remembers an origin to which a write took so long that the router was ended.
+    /// Adds or extends the record of an origin whose device made a router hang, and returns it.
     pub fn add_hang(&mut self, origin: Origin, now: Instant) -> Record {
         self.add_for(origin, Self::HANG_PERIOD, now)
     }
 
-    /// Remembers what a router before this one has found.
+    /// Adds a record from a router before this one.
     pub fn restore(&mut self, origin: Origin, record: Record) {
         self.0.insert(origin, record);
     }
@@ -85,7 +89,7 @@ impl Quarantine {
     fn add_for(&mut self, origin: Origin, least: Duration, now: Instant) -> Record {
         self.0.retain(|_, record| !record.is_forgotten(now));
         let period = match self.0.get(&origin) {
-            // Another device from there, that was attached as well.
+            // Another device of the same origin, which was attached before the quarantine began.
             Some(record) if !record.is_over(now) => record.period,
             Some(record) => (record.period * 2).min(Self::LONGEST_PERIOD),
             None => least,
@@ -101,12 +105,12 @@ impl Quarantine {
         record
     }
 
-    /// When devices of an origin may be attached again, if that is not now.
+    /// Returns the time at which devices of an origin may be attached again; `None` if they may be attached now.
     pub fn end(&self, origin: Origin, now: Instant) -> Option<Instant> {
         self.0.get(&origin).filter(|record| !record.is_over(now)).map(|record| record.end)
     }
 
-    /// Whether an origin is remembered.
+    /// Returns true if there is a record of an origin.
     pub fn knows(&self, origin: Origin, now: Instant) -> bool {
         self.0.get(&origin).is_some_and(|record| !record.is_forgotten(now))
     }
