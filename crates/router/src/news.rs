@@ -1,5 +1,5 @@
-//! What the master tells a running router: users and groups that leases are for, and that weren't there at the start. The
-//! router itself has no files to look them up in.
+//! Grants that the master sends to a running router: those to users and groups that didn't exist at the start. The router's
+//! process can't look up users and groups itself, because it has no access to files.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,16 +12,17 @@ use super::event_loop::EventLoop;
 use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_sys::socket;
 
-/// Grants in one message, which is bounded by the length of messages between two sockets.
+/// The maximum number of grants in one message. The socket bounds the length of a message.
 const MAX_LEASES: usize = 256;
 
-/// Longest message, in bytes: a lease takes a hundred at most.
+/// The maximum length of a message in bytes. A grant takes a hundred at most.
 const MAX_MESSAGE_LEN: usize = MAX_LEASES * 128;
 
-/// Messages taken in one wake-up.
+/// Messages that are read in one turn.
 const BUDGET: usize = 16;
 
-/// A way from the master to a router. Made before the fork; what the router has not read yet, the next one reads.
+/// A pair of sockets from the master to a router, made before the fork. If a router dies before it has read a message, the
+/// next router reads it.
 #[derive(Debug)]
 pub struct News {
     write_end: OwnedFd,
@@ -37,23 +38,23 @@ struct Granted {
 }
 
 impl News {
-    /// Makes the way.
+    /// Makes the sockets.
     pub fn new() -> nix::Result<Self> {
         let (write_end, read_end) = socket::message_pair()?;
         Ok(Self { write_end, read_end })
     }
 
-    /// The descriptors that have to stay open.
+    /// Returns the descriptors that have to stay open.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.write_end.as_fd(), self.read_end.as_fd()]
     }
 
-    /// Where the router hears of them.
+    /// Returns the descriptor from which the router reads.
     pub fn read_end(&self) -> BorrowedFd<'_> {
         self.read_end.as_fd()
     }
 
-    /// Tells the router whom leases are for now. EAGAIN if it hasn't read the last news yet.
+    /// Sends grants to the router. Fails with EAGAIN if the router hasn't read the earlier messages yet.
     pub fn tell(&self, leases: &[Grant]) -> nix::Result<()> {
         for part in leases.chunks(MAX_LEASES) {
             let granted: Vec<_> = part.iter().filter_map(|lease| Granted::of(*lease)).collect();
@@ -81,7 +82,7 @@ impl Granted {
 }
 
 impl EventLoop<'_> {
-    /// Reads what the master tells.
+    /// Reads the grants that the master has sent.
     pub(super) fn read_news(&mut self) {
         let mut buffer = vec![0; MAX_MESSAGE_LEN];
         for _ in 0..BUDGET {

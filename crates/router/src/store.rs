@@ -1,9 +1,10 @@
-//! What outlives the router's process: the connections of attached peers, and what is known of each. They lie as
-//! messages in a pair of sockets that the master keeps open and nobody reads, until a new router does, as with the
-//! descriptor store of a service manager (sd_pid_notify_with_fds(3), FDSTORE). Peers don't notice that their router died.
+//! The store, which outlives the router's process. It holds the connections of attached peers, with a record of each. They
+//! are unread messages in a pair of sockets that the master keeps open, until the next router reads them. A service
+//! manager's descriptor store is similar (sd_pid_notify_with_fds(3), FDSTORE). Peers keep their connections when a router
+//! dies.
 //!
-//! There are two such queues. The one in use begins with a header and grows by a record for each change. When most of
-//! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
+//! There are two such queues. The active one begins with a header and grows by a record for each change. When most of it is
+//! out of date, the present state is written to the other one, which becomes valid when it is complete.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,22 +19,23 @@ use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
 use tuntap_wire::frame::MAX_FRAME_LEN;
 
-/// A router that dies sooner than this after its start dies of something that will happen again.
+/// A run that is shorter than this is a short run: what has ended it is likely to happen again.
 const BRIEF_RUN: Duration = Duration::from_secs(5);
 
-/// Brief runs in a row after which the peers are not kept any more: one of them may be what ends the router.
+/// The number of short runs in a row after which the stored peers are dropped, because one of them may be what ends the
+/// router.
 const BRIEF_RUNS_WITH_PEERS: u32 = 3;
 
-/// Longest pause before a start, in seconds.
+/// The longest pause before a start in seconds.
 const LONGEST_PAUSE: u64 = 16;
 
-/// Records beyond two for each kept peer before the queue is written anew.
+/// The queue is rewritten when it has so many records more than two for each stored peer.
 const SLACK: usize = 64;
 
-/// Longest record. Rules are the longest part; in JSON a byte takes four at most.
+/// The maximum length of a record in bytes. Rules are the longest part, and in JSON each of their bytes takes four at most.
 const MAX_RECORD_LEN: usize = 4 * MAX_FRAME_LEN;
 
-/// The queues. Made before the fork; the master's copies keep them alive.
+/// The queues. They are made before the fork, and the master's copies keep them open.
 #[derive(Debug)]
 pub struct Store {
     queues: [Queue; 2],
@@ -45,7 +47,7 @@ struct Queue {
     read_end: OwnedFd,
 }
 
-/// Who had a device that was too expensive to write to. The clock is CLOCK_MONOTONIC.
+/// A quarantine, with its end as the time of CLOCK_MONOTONIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Quarantined {
     origin: Origin,
@@ -55,25 +57,25 @@ struct Quarantined {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
-    /// Begins a queue.
+    /// The beginning of a queue.
     Header(Header),
-    /// A peer, or news of one; its connection travels along.
+    /// The state of a peer. The message also passes its connection.
     Peer(StoredPeer),
-    /// The peer of this number is not kept any more.
+    /// The peer with this number is not stored any more.
     Gone(u64),
-    /// An origin whose devices are not attached for some time.
+    /// The quarantine of an origin.
     Quarantined(Quarantined),
-    /// What stood in the other queue is all here.
+    /// Everything that was in the other queue is in this one.
     Complete,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
-    /// The higher one counts.
+    /// The complete queue with the higher generation is the valid one.
     generation: u64,
-    /// When the router started that wrote this (CLOCK_MONOTONIC).
+    /// The start of the router that wrote this (CLOCK_MONOTONIC).
     started: Duration,
-    /// How many routers before it died soon after their start, one after the other.
+    /// The number of short runs in a row before this run.
     brief_runs: u32,
 }
 
@@ -82,33 +84,33 @@ impl Store {
     pub fn new() -> nix::Result<Self> {
         let queue = || {
             let (write_end, read_end) = socket::message_pair()?;
-            // It bounds the memory of unread messages, and there may be one for each of many peers.
+            // The send buffer bounds the memory of unread messages, of which there may be one for each of many peers.
             socket::set_send_buffer(write_end.as_fd(), socket::LARGEST_BUFFER);
             Ok(Queue { write_end, read_end })
         };
         Ok(Self { queues: [queue()?, queue()?] })
     }
 
-    /// The descriptors that have to stay open.
+    /// Returns the descriptors that have to stay open.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().flat_map(|queue| [queue.write_end.as_fd(), queue.read_end.as_fd()])
     }
 }
 
-/// What an earlier router left.
+/// The state that an earlier router has stored.
 #[derive(Debug, Default)]
 pub struct StoredState {
     /// Its peers and their connections.
     pub peers: Vec<(StoredPeer, OwnedFd)>,
-    /// Whose devices were too expensive to write to.
+    /// The quarantines.
     pub quarantine: Vec<(Origin, QuarantineRecord)>,
-    /// How many routers died soon after their start, one after the other.
+    /// The number of short runs in a row.
     pub brief_runs: u32,
-    /// How long to wait before the work starts.
+    /// How long to wait before this router starts.
     pub pause: Duration,
 }
 
-/// Keeps the store up to date.
+/// Writes the store.
 #[derive(Debug)]
 pub struct StoreWriter<'a> {
     store: &'a Store,
@@ -118,12 +120,12 @@ pub struct StoreWriter<'a> {
     /// Records in the active queue.
     records: usize,
     kept: usize,
-    /// One for each origin, the last ones.
+    /// The latest quarantine of each origin.
     quarantine: Vec<Quarantined>,
 }
 
 impl<'a> StoreWriter<'a> {
-    /// Reads what an earlier router left, and empties the store.
+    /// Reads the state that an earlier router has stored, and empties the store.
     pub fn open(store: &'a Store) -> (Self, StoredState) {
         let now = monotonic_time();
         let queues = [read(&store.queues[0]), read(&store.queues[1])];
@@ -153,30 +155,31 @@ impl<'a> StoreWriter<'a> {
                 stored.peers = contents.peers;
             }
         }
-        // The run begins now, before its peers: should it end at once, the next one must know.
+        // The start of this run is stored before its peers are restored, so that the next router knows of it even if this
+        // one ends at once.
         let _ = keeper.begin();
         (keeper, stored)
     }
 
-    /// A number for a peer that is to be kept.
+    /// Returns a number for a peer that is to be stored.
     pub const fn new_serial(&mut self) -> u64 {
         self.next_serial += 1;
         self.kept += 1;
         self.next_serial
     }
 
-    /// Writes down a peer, or what is new about it.
+    /// Stores a peer, or its new state.
     pub fn keep(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
         self.append(&Record::Peer(peer), Some(connection))
     }
 
-    /// Strikes a peer out.
+    /// Removes a peer from the store.
     pub fn strike_out(&mut self, serial: u64) -> nix::Result<()> {
         self.kept = self.kept.saturating_sub(1);
         self.append(&Record::Gone(serial), None)
     }
 
-    /// Writes down an origin whose devices are not attached for some time.
+    /// Stores the quarantine of an origin.
     pub fn quarantine(&mut self, origin: Origin, record: QuarantineRecord) -> nix::Result<()> {
         let left = record.end.saturating_duration_since(Instant::now());
         let quarantined = Quarantined { origin, end: monotonic_time() + left, period: record.period };
@@ -192,7 +195,7 @@ impl<'a> StoreWriter<'a> {
         self.quarantine.push(quarantined);
     }
 
-    /// Whether most of the queue is out of date.
+    /// Returns true if most of the queue is out of date.
     pub const fn is_due(&self) -> bool {
         self.records > 2 * (self.kept + self.quarantine.len()) + SLACK
     }
@@ -205,7 +208,7 @@ impl<'a> StoreWriter<'a> {
         if result.is_ok() {
             drain(&self.store.queues[old]);
         } else {
-            // The old one is whole, as far as it goes.
+            // The old queue is still complete.
             drain(&self.store.queues[self.active]);
             self.active = old;
         }
@@ -254,7 +257,8 @@ impl<'a> StoreWriter<'a> {
     }
 }
 
-/// Nothing after the first death, which may be an accident; then longer and longer.
+/// Returns the pause before a start. There is none after the first short run, which may be an accident. Then each pause is
+/// twice as long as the one before.
 fn pause(brief_runs: u32) -> Duration {
     match brief_runs {
         0 | 1 => Duration::ZERO,
@@ -262,7 +266,7 @@ fn pause(brief_runs: u32) -> Duration {
     }
 }
 
-/// What stands in a queue that is complete.
+/// The contents of a complete queue.
 struct Contents {
     header: Header,
     peers: Vec<(StoredPeer, OwnedFd)>,
@@ -270,13 +274,14 @@ struct Contents {
 }
 
 impl Quarantined {
-    /// By the clock of the quarantine, which shows `now` when CLOCK_MONOTONIC shows `clock`. What is over is over now.
+    /// Returns the record with its end as an [`Instant`], where `now` is the instant at which CLOCK_MONOTONIC has the time
+    /// `clock`. If the quarantine is over, its end is `now`.
     fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, QuarantineRecord) {
         (self.origin, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
     }
 }
 
-/// Takes everything out of a queue. `None` if it is empty or was not finished.
+/// Empties a queue and returns its contents. Returns `None` if it was empty or incomplete.
 fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
@@ -294,7 +299,7 @@ fn read(queue: &Queue) -> Option<Contents> {
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
             Ok(Record::Quarantined(quarantined)) => quarantine.push(quarantined),
             Ok(Record::Complete) => complete = true,
-            // This code wrote it, so that it can't be. What stands behind it still counts.
+            // Can't happen, because this code has written the record. The records behind it are still read.
             Err(_) => {}
         }
     }
@@ -358,7 +363,7 @@ mod tests {
         assert!(is_soon_hung_up(&other_end), "nobody has it any more");
     }
 
-    /// The child of another test that forks has a copy of everything for a moment.
+    /// Waits a little, because the child of another test that forks may have a copy of the descriptor for a moment.
     fn is_soon_hung_up(end: &UnixStream) -> bool {
         (0..200).any(|_| {
             let is_over = socket::is_hung_up(end.as_fd());

@@ -25,8 +25,8 @@ fn peer(index: u32) -> PeerId {
     PeerId { index, generation: 0 }
 }
 
-/// A router with networks of both families, in which 10.0.0.77 is user 9's and nobody may choose what is nobody's. Each peer is
-/// a user of its own, with the number of its slot.
+/// A router with networks of both families. 10.0.0.77 is granted to user 9, and no peer may choose an address that isn't
+/// granted to it. Each peer has its own user, whose number is that of the peer's slot.
 fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
     let lease = Grant { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
     let mut forwarder = Forwarder::new(
@@ -124,7 +124,7 @@ fn chain_that_lets_nothing_pass_gives_nothing() {
     assert_eq!(forwarder.choose(applicant(peer(1)), Family::V6, alive), Err(AssignmentError::Firewall));
 }
 
-/// One address that the chain denies, and be it the first choice, costs nobody its network.
+/// A chain that denies a single address, even the first choice, doesn't keep peers from getting another one.
 #[test]
 fn chain_that_denies_an_address_leaves_the_others() {
     let first = forwarder(Rules::chain([])).choose(applicant(peer(1)), Family::V4, alive).expect("room").address;
@@ -139,7 +139,7 @@ fn chain_that_denies_an_address_leaves_the_others() {
     );
 }
 
-/// A network in which all that passes is taken is full, whatever else the chain denies.
+/// A network is full if all addresses that the chain allows are held.
 #[test]
 fn full_network_is_not_a_shut_one() {
     let chain = [rule(Action::Allow, "10.0.0.8/30", "any"), rule(Action::Deny, "any", "any")];
@@ -152,7 +152,7 @@ fn full_network_is_not_a_shut_one() {
     assert_eq!(refused, Err(PoolError::Full(Family::V4).into()));
 }
 
-/// Whose address a credentials function has chosen gets none by name that its packets could not claim.
+/// A peer whose address a credentials hook has chosen gets no address by a claim request that its packets could not claim.
 #[test]
 fn assigned_peer_gets_only_what_is_leased_to_it() {
     let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };

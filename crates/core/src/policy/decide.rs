@@ -1,4 +1,4 @@
-//! The way of a packet through the policy: chains, claims, the peer's own rules, routes.
+//! Decisions about packets: chains, claims, the guard, the peer's own rules, and routes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,27 +12,29 @@ use crate::peers::Peer;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, RuleAction};
 
-/// What a peer's own rules say about a packet.
+/// The decision of a peer's own rules about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PeerDecision {
     Pass,
     Deny,
     Reject,
     Route(SocketAddr),
-    /// To a gateway that the peer may not name.
+    /// Route to a gateway that the peer may not name.
     RouteRefused,
 }
 
-/// The answer to whether a packet's source is the sender's.
+/// The result of the check of a packet's source.
 enum SourceCheck {
-    /// It is. An address that the peer got with this packet, and whether it is the first packet that was accepted.
+    /// The peer holds the source. `claimed` is the address that the peer got with this packet. `is_first` is true if it is
+    /// the peer's first accepted packet.
     Passed { claimed: Option<IpAddr>, is_first: bool },
-    /// It is not.
+    /// The peer doesn't hold the source.
     Stopped(Outward),
 }
 
 impl Forwarder {
-    /// Decides where a packet from a peer goes. The peer's first packet that the firewall lets pass claims its source.
+    /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
+    /// doesn't hold it yet.
     pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
         let flow = AnyFlow::of(packet);
         let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
@@ -74,7 +76,7 @@ impl Forwarder {
         SourceCheck::Passed { claimed, is_first }
     }
 
-    /// The reason why no rule of anybody may let a packet pass; `None` if there is none.
+    /// Returns the reason why the guard drops a packet, whatever the rules say; `None` if it doesn't.
     fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
         if let Some(reason) = self.guard.refusal(packet, &self.pool) {
             return Some(reason);
@@ -102,7 +104,7 @@ impl Forwarder {
         (to, rule)
     }
 
-    /// Decides which peer gets a packet.
+    /// Decides which peer gets a packet towards the peers.
     pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> InwardVerdict {
         self.inward_flow(origin, &AnyFlow::of(packet), packet)
     }
@@ -127,7 +129,7 @@ impl Forwarder {
         let to = match decision {
             PeerDecision::Pass => Inward::Peer(peer.id),
             PeerDecision::Reject => Inward::Reject(DropReason::PeerRule, Some(peer.id)),
-            // Rules that would route don't apply here; the packet has arrived already.
+            // A packet towards a peer can't be routed, so such a rule drops it.
             PeerDecision::Deny | PeerDecision::Route(_) | PeerDecision::RouteRefused => {
                 Inward::Drop(DropReason::PeerRule, Some(peer.id))
             }
@@ -154,14 +156,14 @@ impl Forwarder {
     }
 }
 
-/// What a chain does with a packet that this rule was found for, or none.
+/// Returns the action of a chain's matching rule. Without one the packet is allowed.
 fn action(found: Option<Match<Action>>) -> Action {
     found.map_or(Action::Allow, |found| found.target)
 }
 
 impl Peer {
-    /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny IPv6:
-    /// whoever wrote them knew IPv4 only.
+    /// Returns the decision of the peer's own rules. If there are rules for this direction, but none that applies to IPv6,
+    /// IPv6 packets are denied: these rules were written for IPv4 only.
     fn decide(&self, direction: Direction, packet: &Packet<'_>) -> (PeerDecision, Option<RuleRef>) {
         let by = |rule| Some(RuleRef::Peer(self.id, rule));
         let mut knows_version = packet.is_v4();

@@ -52,7 +52,7 @@ fn ip(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(bytes).expect("a valid packet")
 }
 
-/// Each peer is a user of its own, with the number of its slot.
+/// Each peer has its own user, whose number is that of the peer's slot.
 fn identity(index: u32) -> Identity {
     Identity { uid: index, gid: index, groups: Vec::new() }
 }
@@ -186,7 +186,7 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
     let applied = Some(RulesVerdict::Applied { refused_target: None });
     let deny_b = rule(Action::Deny, "192.168.0.3/32", "any");
     let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny_b]), ..Policy::default() });
-    // Not by one that the firewall denies, and not by one whose source can't be claimed.
+    // Neither a packet that the firewall denies fixes the rules, nor one whose source can't be claimed.
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), applied);
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::Firewall));
     assert_eq!(
@@ -194,7 +194,7 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
         Outward::Drop(DropReason::InvalidSource)
     );
     assert_eq!(forwarder.set_rules(peer(1), vec![deny]), applied);
-    // Even a packet that a rule of the peer drops has claimed its source.
+    // A packet claims its source even if a rule of the peer drops it.
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), Some(RulesVerdict::Frozen));
     assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
@@ -282,19 +282,19 @@ fn only_a_leaseholder_claims() {
     assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
     assert_eq!(forwarder.outward(peer(2), &ip(&packet(B, HOST))).claimed, Some(B));
-    // A leaseholder doesn't drive out another one.
+    // A grant to a peer doesn't take the address from another peer that has a grant, too.
     forwarder.add_peer(peer(3), identity(1));
     assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Contested { address: A, holder: peer(1) });
 }
 
-/// A router whose network this is, and nothing else.
+/// A router with this network and no other policy.
 fn strict(networks: &[&str]) -> Policy {
     let own: Vec<_> = networks.iter().map(|text| net(text)).collect();
     let guard = GuardPolicy { claims: ClaimScope::Own, is_strict: true, own: own.clone(), ..GuardPolicy::default() };
     Policy { networks: own, guard, ..Policy::default() }
 }
 
-/// By a packet, by name, and by what an earlier router knew.
+/// The address is claimed by a packet, by a claim request, and by a restored peer.
 #[test]
 fn claims_outside_of_the_networks_are_refused() {
     let (outside, outside6) = (IpAddr::from([10, 9, 9, 9]), A6);
@@ -307,7 +307,7 @@ fn claims_outside_of_the_networks_are_refused() {
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
     assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);
-    // What the function of credentials has said once is the operator's word, but the host's stays the host's.
+    // An address that the credentials hook has chosen counts as granted, but the host's own addresses stay the host's.
     restore(&mut forwarder, 4, 4, &[outside, HOST], true);
     assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [outside]);
     assert_eq!(forwarder.assign(peer(2), HOST), Some(AssignResult::Taken));
@@ -325,7 +325,7 @@ fn addresses_that_the_host_gets_are_not_claimed() {
     }
     forwarder.set_host_addresses([]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    // Where nobody has said which network is the vassals', a device may be in the router's own namespace.
+    // If the router has no networks, a device may be in the router's own namespace.
     let mut open = self::forwarder(Policy::default());
     open.set_host_addresses([net("192.168.0.2/24"), net("fd00:77::2/64")]);
     assert_eq!(to(&mut open, peer(1), A, HOST), Outward::Tun);
@@ -347,7 +347,7 @@ fn one_user_leaves_the_others_addresses() {
         (1, 7, Some(1), Outward::Tun),
         (2, 7, Some(2), full),
         (3, 8, None, Outward::Tun),
-        // Vassals that connect as root, and root beside the router: root has no limit.
+        // Vassals that connect as root count by namespace. Root in the router's own namespace has no limit.
         (4, 0, Some(1), Outward::Tun),
         (5, 0, Some(1), Outward::Tun),
         (6, 0, Some(1), Outward::Tun),
@@ -360,7 +360,7 @@ fn one_user_leaves_the_others_addresses() {
     }
     forwarder.remove_peer(peer(0));
     assert_eq!(to(&mut forwarder, peer(2), address(12), HOST), Outward::Tun);
-    // What the next router takes back is counted, and never refused.
+    // Addresses of restored peers are counted, but never refused.
     for id in 20..23 {
         restore(&mut forwarder, id, 9, &[address(10 + id)], true);
         assert_eq!(forwarder.address(peer(id)), Some(address(10 + id)));
@@ -368,7 +368,7 @@ fn one_user_leaves_the_others_addresses() {
     assert_eq!(claim(&mut forwarder, 24, 9, None), full);
 }
 
-/// Grants are the operator's word on how many.
+/// Addresses that are granted to a peer don't count.
 #[test]
 fn leased_addresses_count_for_nobody() {
     let policy = leased(&[("192.168.0.0/30", 1)], Uncovered::Allow);
@@ -409,7 +409,7 @@ fn gateways_are_out_of_reach_by_every_way() {
         let verdict = forwarder.outward(peer(1), &ip(&datagram(4000)));
         assert_eq!(verdict.to, Outward::Drop(DropReason::ToGateway));
         assert_ne!(forwarder.outward(peer(1), &ip(&datagram(4001))).to, Outward::Drop(DropReason::ToGateway));
-        // Who had its address would get what is for it, where packets are switched.
+        // A peer that held this address would receive packets for it, where packets are switched.
         assert_eq!(to(&mut forwarder, peer(2), GATEWAY.ip(), HOST), Outward::Drop(DropReason::NotClaimable));
     }
 }
@@ -490,8 +490,8 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
 }
 
 proptest! {
-    /// Whatever a peer sends, in whatever order: no address ever has two holders, none moves while its holder lives,
-    /// and nothing leaves for the TUN with a source that its peer doesn't hold.
+    /// Whatever peers send, in whatever order, no address ever has two holders, none moves while its holder lives, and no
+    /// packet goes to the TUN device with a source that its peer doesn't hold.
     #[test]
     fn claims_hold(events in prop::collection::vec((0u32..4, 0u8..6, 0u8..8), 1..200)) {
         let mut forwarder = Forwarder::new(Policy::default(), SEED);
@@ -528,7 +528,8 @@ proptest! {
         }
     }
 
-    /// The same with leases and chains, against a list that is read from top to bottom for each packet.
+    /// The same holds with grants and chains. The verdicts are compared with those of a list that is read from top to
+    /// bottom for each packet.
     #[test]
     fn leases_hold(
         leases in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
@@ -556,7 +557,7 @@ proptest! {
             },
             SEED,
         );
-        // Users 0 to 3; their groups are numbered the other way round.
+        // Users 0 to 3, with the groups 3 to 0.
         let identity = |index: u32| Identity { uid: index, gid: 9, groups: vec![3 - index] };
         for index in 0..4 {
             forwarder.add_peer(peer(index), identity(index));
@@ -597,7 +598,7 @@ proptest! {
         }
     }
 
-    /// No packet makes the forwarder panic, from either side.
+    /// No packet makes the forwarder panic, in either direction.
     #[test]
     fn any_packet_gets_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 40..100), v4: bool) {
         if v4 {
@@ -716,7 +717,7 @@ mod ipv6 {
         }
     }
 
-    /// Whatever it gets back, and whatever is leased by now.
+    /// A restored peer is bound as before, whatever addresses it gets back, and whatever is granted by now.
     #[test]
     fn restored_peers_are_as_bound_as_before() {
         let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 4)], Uncovered::Allow));
@@ -790,12 +791,12 @@ mod ipv6 {
         }
         to(&mut forwarder, peer(2), granted, HOST);
         assert_eq!([A6, B6, granted].map(|it| forwarder.sender(it)), [Some(peer(1)), None, Some(peer(2))]);
-        // The host has them, too.
+        // The host has these addresses, too.
         assert_eq!([own, HOST6].map(|it| (forwarder.holder(it), forwarder.sender(it))), [(Some(peer(1)), None); 2]);
     }
 
     proptest! {
-        /// Grants and claims mean the same for both versions.
+        /// Grants and claims work the same for both versions of IP.
         #[test]
         fn leases_cover_what_their_prefixes_cover(nets in prop::collection::vec(any_net(), 1..8), pick: u128) {
             let leases = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
