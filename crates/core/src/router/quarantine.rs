@@ -34,7 +34,7 @@ impl Origin {
 /// The record of an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// When its devices may be attached again.
+    /// The time at which devices may be attached again.
     pub end: Instant,
     /// The length of the quarantine.
     pub period: Duration,

@@ -40,7 +40,7 @@ pub enum Transport {
 /// Why a peer's packets travel in frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamReason {
-    /// The router was started again, and the peer has not handed over its device again yet.
+    /// The router was started again, and the peer has not passed its device again yet.
     #[error("the router was started again and waits for its device")]
     Restored,
     /// It has not said hello.
@@ -52,16 +52,16 @@ pub enum StreamReason {
     /// It speaks another version of the extension.
     #[error("its hello is of another version")]
     Version,
-    /// The descriptor is not what it should be.
+    /// The descriptor is not that of a usable TUN device.
     #[error("{0}")]
     Device(String),
-    /// The descriptor has no header before packets.
+    /// The device has no virtio_net header before packets.
     #[error("its device has no header before packets")]
     NoHeader,
     /// The descriptor is the router's own device.
     #[error("it handed over the router's own device")]
     OwnDevice,
-    /// The kernel can't promise that the device doesn't block.
+    /// The kernel doesn't support non-blocking reads of the device (RWF_NOWAIT).
     #[error("this kernel has no RWF_NOWAIT for TUN devices")]
     MayBlock,
     /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`].
@@ -76,7 +76,7 @@ pub enum StreamReason {
     /// Its device was deleted while it waited to be attached.
     #[error("its device was deleted")]
     Deleted,
-    /// Packets that are written to it take too long to be received there.
+    /// Packets that are written to its device take too long to be received in its network namespace.
     #[error("packets take too much time in its network namespace")]
     SlowWrites,
     /// Too many devices of peers that left are still being closed.
@@ -206,10 +206,10 @@ pub enum CloseReason {
     /// Reading or writing failed.
     #[error("{0}")]
     Socket(Fault),
-    /// The device that it handed over was deleted.
+    /// The device that it passed was deleted.
     #[error("its device was deleted")]
     DeviceGone,
-    /// The device that it handed over can't be read.
+    /// The device that it passed can't be read.
     #[error("its device can't be read: {0}")]
     Device(Fault),
     /// Its stream has an invalid frame.
@@ -221,15 +221,15 @@ pub enum CloseReason {
     /// It sent more rules than it may.
     #[error("it sent {count} rules, {limit} are allowed (tuntap-router-max-device-rules)")]
     TooManyRules {
-        /// How many it sent.
+        /// The number of rules that it sent.
         count: usize,
-        /// [`tuntap_core::policy::limits::Limits::device_rules`]
+        /// The limit, [`Limits::device_rules`](crate::policy::limits::Limits::device_rules).
         limit: usize,
     },
     /// It had no address for a long time, and was closed to make room for another connection.
     #[error("it made room for another connection (tuntap-router-unclaimed-timeout)")]
     MadeRoom,
-    /// The credentials that it showed are those of a user who has too many peers.
+    /// The credentials that it has shown are those of a user with too many peers.
     #[error("it showed the credentials of uid {uid}: {error}")]
     TurnedAway {
         /// The user whose credentials they are.
@@ -249,7 +249,7 @@ pub enum CloseReason {
     /// The credentials hook gave it an address that is not granted to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
     NotLeased(IpAddr),
-    /// The credentials hook gave it an address that no peer can have.
+    /// The credentials hook gave it an address that no peer may hold.
     #[error("the credentials hook gave it {0}, which is the host's or a router's own, or no host's")]
     Taken(IpAddr),
 }
