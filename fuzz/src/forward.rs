@@ -17,7 +17,7 @@ use tuntap_core::policy::pattern::{Action, Rule, Rules as CompiledRules};
 use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::targets::{AllowedTargets, TargetRange};
-use tuntap_core::policy::verdict::{Inward, Origin, Outward, OutwardVerdict, RestoredPeer, RulesVerdict};
+use tuntap_core::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource, RestoredPeer, RulesVerdict};
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
 use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
@@ -347,8 +347,8 @@ impl Scene {
                 let verdict = self.forwarder.set_rules(id, rules.clone());
                 assert_eq!(verdict, self.oracle.set_rules(id, rules));
             }
-            6 => self.inward(input, Origin::Tun),
-            7 => self.inward(input, Origin::Gateway),
+            6 => self.inbound(input, PacketSource::Tun),
+            7 => self.inbound(input, PacketSource::Gateway),
             8 => self.restore_peer(slot, id, input),
             9 => self.identify(id, input),
             10 => {
@@ -361,7 +361,7 @@ impl Scene {
                 let address = address(input);
                 assert_eq!(self.forwarder.lease(id, address), self.oracle.lease(id, address));
             }
-            _ => self.outward(id, input),
+            _ => self.outbound(id, input),
         }
         self.check_peers();
     }
@@ -509,20 +509,20 @@ impl Scene {
         assert_eq!(self.forwarder.give(id, address, applicant(id, name).key), expected, "{address}");
     }
 
-    fn outward(&mut self, id: PeerId, input: &mut Input<'_>) {
+    fn outbound(&mut self, id: PeerId, input: &mut Input<'_>) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
-            let expected = self.oracle.outward(id, &probe);
+            let expected = self.oracle.outbound(id, &probe);
             // The oracle has rules without numbers.
-            let verdict = OutwardVerdict { rule: None, ..self.forwarder.outward(id, &packet) };
+            let verdict = OutboundVerdict { rule: None, ..self.forwarder.outbound(id, &packet) };
             assert_eq!(verdict, expected, "{id:?} {probe:?}");
         }
     }
 
-    fn inward(&mut self, input: &mut Input<'_>, origin: Origin) {
+    fn inbound(&mut self, input: &mut Input<'_>, from: PacketSource) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
-            assert_eq!(self.forwarder.inward(origin, &packet).to, self.oracle.inward(origin, &probe), "{probe:?}");
+            assert_eq!(self.forwarder.inbound(from, &packet).to, self.oracle.inbound(from, &probe), "{probe:?}");
         }
     }
 
@@ -890,22 +890,22 @@ impl Oracle {
         sources.is_empty() || sources.iter().any(|net| within(source, *net))
     }
 
-    fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
-        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false, rule: None };
+    fn outbound(&mut self, id: PeerId, probe: &Probe) -> OutboundVerdict {
+        let nowhere = |to| OutboundVerdict { to, claimed: None, is_first: false, rule: None };
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
-            Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
-            Action::Reject => return nowhere(Outward::Reject(DropReason::Firewall)),
+            Action::Deny => return nowhere(Outbound::Drop(DropReason::Firewall)),
+            Action::Reject => return nowhere(Outbound::Reject(DropReason::Firewall)),
         }
         let src = probe.src;
-        let Some(peer) = self.peer(id) else { return nowhere(Outward::Drop(DropReason::NoPeer)) };
+        let Some(peer) = self.peer(id) else { return nowhere(Outbound::Drop(DropReason::NoPeer)) };
         let mut claimed = None;
         if !peer.addresses().any(|own| own == src) {
             if let Some(reason) = self.refusal(peer, src) {
-                return nowhere(Outward::Drop(reason));
+                return nowhere(Outbound::Drop(reason));
             }
             if let Some(holder) = self.holder(src) {
-                return nowhere(Outward::Contested { address: src, holder: holder.id });
+                return nowhere(Outbound::Contested { address: src, holder: holder.id });
             }
             claimed = Some(src);
         }
@@ -920,17 +920,17 @@ impl Oracle {
             self.goes_to_a_gateway(probe).then_some(DropReason::ToGateway)
         };
         if let Some(reason) = refused {
-            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first, rule: None };
+            return OutboundVerdict { to: Outbound::Drop(reason), claimed, is_first, rule: None };
         }
         let to = match of_peer(&rules, Direction::Out, probe) {
-            RuleAction::Deny => Outward::Drop(DropReason::PeerRule),
-            RuleAction::Reject => Outward::Reject(DropReason::PeerRule),
-            RuleAction::Route(_) if !self.rules.has_gateway => Outward::Drop(DropReason::NoGateway),
-            RuleAction::Route(target) if !self.may_name(target) => Outward::Drop(DropReason::RouteTarget),
-            RuleAction::Route(target) => Outward::Gateway(target),
+            RuleAction::Deny => Outbound::Drop(DropReason::PeerRule),
+            RuleAction::Reject => Outbound::Reject(DropReason::PeerRule),
+            RuleAction::Route(_) if !self.rules.has_gateway => Outbound::Drop(DropReason::NoGateway),
+            RuleAction::Route(target) if !self.may_name(target) => Outbound::Drop(DropReason::RouteTarget),
+            RuleAction::Route(target) => Outbound::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutwardVerdict { to, claimed, is_first, rule: None }
+        OutboundVerdict { to, claimed, is_first, rule: None }
     }
 
     /// Why a peer may not have an address, apart from its being another one's.
@@ -956,38 +956,38 @@ impl Oracle {
         (address.is_ipv6() && peer.v6.len() == MOST_V6).then_some(DropReason::TooManyAddresses)
     }
 
-    fn route(&self, probe: &Probe) -> Outward {
+    fn route(&self, probe: &Probe) -> Outbound {
         if self.rules.has_gateway
             && let Some(target) = first(&self.rules.routes, probe)
         {
-            return Outward::Gateway(target);
+            return Outbound::Gateway(target);
         }
         if !self.rules.switch || self.holder(probe.dst).is_none() {
-            return Outward::Tun;
+            return Outbound::Tun;
         }
-        match self.inward(Origin::Tun, probe) {
-            Inward::Peer(id) => Outward::Peer(id),
-            Inward::Drop(reason, _) => Outward::Drop(reason),
-            Inward::Reject(reason, _) => Outward::Reject(reason),
+        match self.inbound(PacketSource::Tun, probe) {
+            Inbound::Peer(id) => Outbound::Peer(id),
+            Inbound::Drop(reason, _) => Outbound::Drop(reason),
+            Inbound::Reject(reason, _) => Outbound::Reject(reason),
         }
     }
 
-    fn inward(&self, origin: Origin, probe: &Probe) -> Inward {
+    fn inbound(&self, from: PacketSource, probe: &Probe) -> Inbound {
         let holder = self.holder(probe.dst);
         let id = holder.map(|peer| peer.id);
         match chain(&self.rules.firewall_in, probe) {
             Action::Allow => {}
-            Action::Deny => return Inward::Drop(DropReason::Firewall, id),
-            Action::Reject => return Inward::Reject(DropReason::Firewall, id),
+            Action::Deny => return Inbound::Drop(DropReason::Firewall, id),
+            Action::Reject => return Inbound::Reject(DropReason::Firewall, id),
         }
-        let Some(peer) = holder else { return Inward::Drop(DropReason::NoPeer, None) };
-        if origin == Origin::Gateway {
-            return Inward::Peer(peer.id);
+        let Some(peer) = holder else { return Inbound::Drop(DropReason::NoPeer, None) };
+        if from == PacketSource::Gateway {
+            return Inbound::Peer(peer.id);
         }
         match of_peer(&peer.rules, Direction::In, probe) {
-            RuleAction::Allow => Inward::Peer(peer.id),
-            RuleAction::Reject => Inward::Reject(DropReason::PeerRule, id),
-            RuleAction::Deny | RuleAction::Route(_) => Inward::Drop(DropReason::PeerRule, id),
+            RuleAction::Allow => Inbound::Peer(peer.id),
+            RuleAction::Reject => Inbound::Reject(DropReason::PeerRule, id),
+            RuleAction::Deny | RuleAction::Route(_) => Inbound::Drop(DropReason::PeerRule, id),
         }
     }
 }

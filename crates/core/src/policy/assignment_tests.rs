@@ -3,7 +3,7 @@ use crate::policy::Policy;
 use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, Rules};
-use crate::policy::verdict::Outward;
+use crate::policy::verdict::Outbound;
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::ip::Packet;
 
@@ -66,7 +66,7 @@ fn leased_addresses_are_the_only_ones_that_pass() {
     assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [v4, v6]);
     let mut passes = |from: IpAddr, to: &str| {
         let packet = echo_request(from, address(to)).expect("one version");
-        forwarder.outward(peer(1), &Packet::parse(&packet).expect("a packet")).to == Outward::Tun
+        forwarder.outbound(peer(1), &Packet::parse(&packet).expect("a packet")).to == Outbound::Tun
     };
     assert!(passes(v4, "10.0.0.1") && passes(v6, "fd00:77::1"));
     assert!(!passes(address("10.0.0.200"), "10.0.0.1") && !passes(address("fd00:77::200"), "fd00:77::1"));

@@ -7,7 +7,7 @@ use super::drops::DropReason;
 use super::forward::Forwarder;
 use super::pattern::{Action, AnyFlow, Match, RuleId};
 use super::registry::PeerId;
-use super::verdict::{Inward, InwardVerdict, Origin, Outward, OutwardVerdict, RuleRef};
+use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource, RuleRef};
 use crate::peers::Peer;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, RuleAction};
@@ -29,20 +29,20 @@ enum SourceCheck {
     /// the peer's first accepted packet.
     Passed { claimed: Option<IpAddr>, is_first: bool },
     /// The peer doesn't hold the source.
-    Stopped(Outward),
+    Stopped(Outbound),
 }
 
 impl Forwarder {
     /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
     /// doesn't hold it yet.
-    pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
+    pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>) -> OutboundVerdict {
         let flow = AnyFlow::of(packet);
         let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
         let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
-        let unclaimed = |to, rule| OutwardVerdict { to, claimed: None, is_first: false, rule };
+        let unclaimed = |to, rule| OutboundVerdict { to, claimed: None, is_first: false, rule };
         match action(found) {
-            Action::Deny => return unclaimed(Outward::Drop(DropReason::Firewall), by_chain),
-            Action::Reject => return unclaimed(Outward::Reject(DropReason::Firewall), by_chain),
+            Action::Deny => return unclaimed(Outbound::Drop(DropReason::Firewall), by_chain),
+            Action::Reject => return unclaimed(Outbound::Reject(DropReason::Firewall), by_chain),
             Action::Allow => {}
         }
         let (claimed, is_first) = match self.check_source(id, packet.src()) {
@@ -50,15 +50,15 @@ impl Forwarder {
             SourceCheck::Stopped(to) => return unclaimed(to, None),
         };
         let (to, rule) = match self.stopped_by_guard(id, packet) {
-            Some(reason) => (Outward::Drop(reason), None),
-            None => self.outward_by_peer(id, &flow, packet),
+            Some(reason) => (Outbound::Drop(reason), None),
+            None => self.outbound_by_peer(id, &flow, packet),
         };
-        OutwardVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
+        OutboundVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
     }
 
     fn check_source(&mut self, id: PeerId, source: IpAddr) -> SourceCheck {
         let Some(peer) = self.peers.get_mut(id) else {
-            return SourceCheck::Stopped(Outward::Drop(DropReason::NoPeer));
+            return SourceCheck::Stopped(Outbound::Drop(DropReason::NoPeer));
         };
         let leases = &self.policy.leases;
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
@@ -69,8 +69,8 @@ impl Forwarder {
                 self.shares.take(peer.account_for(source, leases), source);
                 Some(source)
             }
-            Source::HeldBy(holder) => return SourceCheck::Stopped(Outward::Contested { address: source, holder }),
-            Source::Refused(reason) => return SourceCheck::Stopped(Outward::Drop(reason)),
+            Source::HeldBy(holder) => return SourceCheck::Stopped(Outbound::Contested { address: source, holder }),
+            Source::Refused(reason) => return SourceCheck::Stopped(Outbound::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);
         SourceCheck::Passed { claimed, is_first }
@@ -85,17 +85,17 @@ impl Forwarder {
         (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
     }
 
-    fn outward_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
-        let Some(peer) = self.peers.get(id) else { return (Outward::Drop(DropReason::NoPeer), None) };
+    fn outbound_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
+        let Some(peer) = self.peers.get(id) else { return (Outbound::Drop(DropReason::NoPeer), None) };
         let (decision, rule) = peer.decide(Direction::Out, packet);
         let to = match decision {
-            PeerDecision::Deny => Outward::Drop(DropReason::PeerRule),
-            PeerDecision::Reject => Outward::Reject(DropReason::PeerRule),
+            PeerDecision::Deny => Outbound::Drop(DropReason::PeerRule),
+            PeerDecision::Reject => Outbound::Reject(DropReason::PeerRule),
             PeerDecision::Route(_) | PeerDecision::RouteRefused if !self.policy.has_gateway => {
-                Outward::Drop(DropReason::NoGateway)
+                Outbound::Drop(DropReason::NoGateway)
             }
-            PeerDecision::RouteRefused => Outward::Drop(DropReason::RouteTarget),
-            PeerDecision::Route(target) => Outward::Gateway(target),
+            PeerDecision::RouteRefused => Outbound::Drop(DropReason::RouteTarget),
+            PeerDecision::Route(target) => Outbound::Gateway(target),
             PeerDecision::Pass => {
                 let (to, by_route) = self.route(flow, packet);
                 return (to, by_route.or(rule));
@@ -105,53 +105,53 @@ impl Forwarder {
     }
 
     /// Decides which peer gets a packet towards the peers.
-    pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> InwardVerdict {
-        self.inward_flow(origin, &AnyFlow::of(packet), packet)
+    pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> InboundVerdict {
+        self.inbound_flow(from, &AnyFlow::of(packet), packet)
     }
 
-    fn inward_flow(&mut self, origin: Origin, flow: &AnyFlow, packet: &Packet<'_>) -> InwardVerdict {
+    fn inbound_flow(&mut self, from: PacketSource, flow: &AnyFlow, packet: &Packet<'_>) -> InboundVerdict {
         let holder = self.registry.holder(packet.dst());
         let found = self.cache.firewall_in.find(&self.policy.firewall_in, flow);
         let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
-        let by_chain = |to| InwardVerdict { to, rule: by_chain };
+        let by_chain = |to| InboundVerdict { to, rule: by_chain };
         match action(found) {
-            Action::Deny => return by_chain(Inward::Drop(DropReason::Firewall, holder)),
-            Action::Reject => return by_chain(Inward::Reject(DropReason::Firewall, holder)),
+            Action::Deny => return by_chain(Inbound::Drop(DropReason::Firewall, holder)),
+            Action::Reject => return by_chain(Inbound::Reject(DropReason::Firewall, holder)),
             Action::Allow => {}
         }
         let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
-            return InwardVerdict { to: Inward::Drop(DropReason::NoPeer, None), rule: None };
+            return InboundVerdict { to: Inbound::Drop(DropReason::NoPeer, None), rule: None };
         };
-        if origin == Origin::Gateway {
-            return by_chain(Inward::Peer(peer.id));
+        if from == PacketSource::Gateway {
+            return by_chain(Inbound::Peer(peer.id));
         }
         let (decision, rule) = peer.decide(Direction::In, packet);
         let to = match decision {
-            PeerDecision::Pass => Inward::Peer(peer.id),
-            PeerDecision::Reject => Inward::Reject(DropReason::PeerRule, Some(peer.id)),
+            PeerDecision::Pass => Inbound::Peer(peer.id),
+            PeerDecision::Reject => Inbound::Reject(DropReason::PeerRule, Some(peer.id)),
             // A packet towards a peer can't be routed, so such a rule drops it.
             PeerDecision::Deny | PeerDecision::Route(_) | PeerDecision::RouteRefused => {
-                Inward::Drop(DropReason::PeerRule, Some(peer.id))
+                Inbound::Drop(DropReason::PeerRule, Some(peer.id))
             }
         };
-        if rule.is_some() { InwardVerdict { to, rule } } else { by_chain(to) }
+        if rule.is_some() { InboundVerdict { to, rule } } else { by_chain(to) }
     }
 
-    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
+    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
         match self.cache.routes.find(&self.policy.routes, flow) {
             Some(found) if self.policy.has_gateway => {
-                (Outward::Gateway(found.target), Some(RuleRef::Route(found.rule)))
+                (Outbound::Gateway(found.target), Some(RuleRef::Route(found.rule)))
             }
             _ if self.policy.switch && self.registry.holder(packet.dst()).is_some() => {
-                let verdict = self.inward_flow(Origin::Tun, flow, packet);
+                let verdict = self.inbound_flow(PacketSource::Tun, flow, packet);
                 let to = match verdict.to {
-                    Inward::Peer(id) => Outward::Peer(id),
-                    Inward::Drop(reason, _) => Outward::Drop(reason),
-                    Inward::Reject(reason, _) => Outward::Reject(reason),
+                    Inbound::Peer(id) => Outbound::Peer(id),
+                    Inbound::Drop(reason, _) => Outbound::Drop(reason),
+                    Inbound::Reject(reason, _) => Outbound::Reject(reason),
                 };
                 (to, verdict.rule)
             }
-            _ => (Outward::Tun, None),
+            _ => (Outbound::Tun, None),
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum RuleRef {
 
 /// Where a packet from a peer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outward {
+pub enum Outbound {
     /// To the router's TUN device.
     Tun,
     /// To another router, as a UDP datagram.
@@ -46,9 +46,9 @@ pub enum Outward {
 
 /// A verdict on a packet from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutwardVerdict {
+pub struct OutboundVerdict {
     /// Where it goes.
-    pub to: Outward,
+    pub to: Outbound,
     /// The address that the peer got with this packet.
     pub claimed: Option<IpAddr>,
     /// True if it is the peer's first accepted packet. From now on the peer's rules are fixed.
@@ -59,7 +59,7 @@ pub struct OutwardVerdict {
 
 /// Where a packet towards the peers comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum PacketSource {
     /// The router's TUN device.
     Tun,
     /// Another router. The peers' own rules don't apply, as in the C plugin.
@@ -68,16 +68,16 @@ pub enum Origin {
 
 /// A verdict on a packet towards the peers, with the rule that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InwardVerdict {
+pub struct InboundVerdict {
     /// Where it goes.
-    pub to: Inward,
+    pub to: Inbound,
     /// The rule that decided; `None` if no rule matched, or no list was searched.
     pub rule: Option<RuleRef>,
 }
 
 /// Where a packet towards the peers goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inward {
+pub enum Inbound {
     /// To this peer.
     Peer(PeerId),
     /// The packet is dropped. The peer is the holder of the destination, if there is one.

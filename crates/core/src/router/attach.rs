@@ -155,7 +155,7 @@ impl Router {
         peer.session.traffic.rx_bytes += (HEADER_LEN + bytes.len().saturating_sub(VNET_HEADER_LEN)) as u64;
         let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
         let segments = packet.as_ref().map_or(0, GsoPacket::segments);
-        self.forward_outward(shell, id, packet);
+        self.forward_outbound(shell, id, packet);
         segments
     }
 

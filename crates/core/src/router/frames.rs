@@ -8,7 +8,7 @@ use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::rule::{self, PeerRule};
 
 use super::Router;
-use super::inward::PACKET_BUDGET;
+use super::inbound::PACKET_BUDGET;
 use super::notice::Notice;
 use super::session::{CloseReason, Stage};
 use super::shell::Shell;
@@ -124,7 +124,7 @@ impl Router {
         match frame.kind {
             FrameKind::Packet => {
                 let packet = GsoPacket::finished(frame.payload).map_err(DropReason::from);
-                self.forward_outward(shell, id, packet);
+                self.forward_outbound(shell, id, packet);
             }
             FrameKind::Rules | FrameKind::ExtendedRules => self.take_rules(shell, id, &frame)?,
             FrameKind::ConfigurationRequest if is_first => self.answer_request(shell, id, frame.payload),

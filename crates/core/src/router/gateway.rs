@@ -91,7 +91,7 @@ impl Router {
         });
         // All segments of a GSO packet cause one ICMP error.
         if let (Err(DropReason::TooBig), Some(mtu)) = (result, longest) {
-            self.too_big_outward(shell, id, packet.packet(), mtu);
+            self.too_big_outbound(shell, id, packet.packet(), mtu);
         }
         result
     }

@@ -14,12 +14,12 @@ mod debt;
 mod deliver;
 pub mod frames;
 mod gateway;
+mod inbound;
 mod interfaces;
-mod inward;
 mod log;
 pub mod meter;
 pub mod notice;
-mod outward;
+mod outbound;
 mod probation;
 pub mod quarantine;
 pub mod queue;
@@ -56,7 +56,7 @@ use queue::SpareBuffers;
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
-pub use inward::{Ingress, PACKET_BUDGET};
+pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;
 
@@ -119,7 +119,7 @@ pub struct Router {
     fault_log: LogBudget,
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
-    outward_streak: usize,
+    outbound_streak: usize,
 }
 
 impl Router {
@@ -143,7 +143,7 @@ impl Router {
             peer_log: LogBudget::new(PEER_LINES, now),
             fault_log: LogBudget::new(FAULT_LINES, now),
             accept_again_at: None,
-            outward_streak: 0,
+            outbound_streak: 0,
         }
     }
 

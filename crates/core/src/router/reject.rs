@@ -9,7 +9,7 @@ use tuntap_wire::ip::Packet;
 use tuntap_wire::reply::{self, Reply, rejection, too_big};
 
 use super::Router;
-use super::inward::Ingress;
+use super::inbound::Ingress;
 use super::shell::Shell;
 use crate::policy::rate_limit::{Cause, Kind, Party};
 use crate::policy::registry::PeerId;
@@ -21,23 +21,23 @@ const _: () = assert!(MAX_PAYLOAD_LEN == FRAME_MTU as usize);
 
 impl Router {
     /// Sends a peer a reply that its packet was rejected.
-    pub(super) fn reject_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
+    pub(super) fn reject_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = rejection(packet, from);
         self.tell_peer(shell, id, Kind::Rejection, packet, reply.as_ref());
     }
 
     /// Sends a peer a reply that its packet was longer than the path MTU.
-    pub(super) fn too_big_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>, mtu: u16) {
+    pub(super) fn too_big_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>, mtu: u16) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = too_big(packet, mtu, from);
         self.tell_peer(shell, id, Kind::TooBig, packet, reply.as_ref());
     }
 
     /// Sends a peer a reply that its packet was too long for a frame, unless the packet may be fragmented.
-    pub(super) fn too_big_for_frame_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
+    pub(super) fn too_big_for_frame_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
         if packet.must_not_fragment() {
-            self.too_big_outward(shell, id, packet, FRAME_MTU);
+            self.too_big_outbound(shell, id, packet, FRAME_MTU);
         }
     }
 
@@ -56,19 +56,19 @@ impl Router {
     }
 
     /// Sends a reply to the sender of a packet towards a peer, or to an address without a holder, that it was rejected.
-    pub(super) fn reject_inward(
+    pub(super) fn reject_inbound(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
         holder: Option<PeerId>,
         packet: &Packet<'_>,
     ) {
-        let reply = rejection(packet, self.source_inward(ingress, packet));
+        let reply = rejection(packet, self.source_inbound(ingress, packet));
         self.tell_sender(shell, ingress, holder, Kind::Rejection, packet, reply.as_ref());
     }
 
     /// Sends a reply to the sender of a packet towards a peer that it was too long for a frame.
-    pub(super) fn too_big_for_frame_inward(
+    pub(super) fn too_big_for_frame_inbound(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
@@ -76,7 +76,7 @@ impl Router {
         packet: &Packet<'_>,
     ) {
         if packet.must_not_fragment() {
-            let reply = too_big(packet, FRAME_MTU, self.source_inward(ingress, packet));
+            let reply = too_big(packet, FRAME_MTU, self.source_inbound(ingress, packet));
             self.tell_sender(shell, ingress, Some(holder), Kind::TooBig, packet, reply.as_ref());
         }
     }
@@ -84,7 +84,7 @@ impl Router {
     /// Returns the source address of a reply about a packet towards the peers. The kernel drops a packet that comes by the
     /// device from one of the host's own addresses, such as the router's. So a reply that goes to the device has the
     /// destination of the rejected packet as its source.
-    fn source_inward(&self, ingress: Ingress, packet: &Packet<'_>) -> IpAddr {
+    fn source_inbound(&self, ingress: Ingress, packet: &Packet<'_>) -> IpAddr {
         match ingress {
             Ingress::Tun => packet.dst(),
             Ingress::Gateway(_) => reply::source(self.settings.addresses.iter().copied(), packet),

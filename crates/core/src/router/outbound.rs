@@ -12,18 +12,18 @@ use super::{CredentialsCheck, Router};
 use crate::policy::account::ROOT;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use crate::policy::verdict::Outward;
+use crate::policy::verdict::Outbound;
 
 impl Router {
     /// Forwards a peer's packet, or counts why it is dropped.
-    pub(super) fn forward_outward(
+    pub(super) fn forward_outbound(
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
         packet: Result<GsoPacket<'_>, DropReason>,
     ) {
-        self.outward_streak += 1;
-        match packet.and_then(|packet| self.send_outward(shell, id, &packet)) {
+        self.outbound_streak += 1;
+        match packet.and_then(|packet| self.send_outbound(shell, id, &packet)) {
             Ok(()) => {
                 if let Some(peer) = self.forwarder.peers.get_mut(id) {
                     peer.session.traffic.rx_packets += 1;
@@ -33,12 +33,12 @@ impl Router {
         }
     }
 
-    fn send_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
-        let mut verdict = self.forwarder.outward(id, packet.packet());
-        if let Outward::Contested { holder, .. } = verdict.to
+    fn send_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let mut verdict = self.forwarder.outbound(id, packet.packet());
+        if let Outbound::Contested { holder, .. } = verdict.to
             && self.close_if_dead(shell, holder)
         {
-            verdict = self.forwarder.outward(id, packet.packet());
+            verdict = self.forwarder.outbound(id, packet.packet());
         }
         if let Some(address) = verdict.claimed {
             self.note_claim(shell, id, address);
@@ -47,24 +47,24 @@ impl Router {
             self.store(shell, id);
         }
         match verdict.to {
-            Outward::Drop(reason) => {
+            Outbound::Drop(reason) => {
                 self.note_refused_packet(shell, id, reason, packet.packet());
                 Err(reason)
             }
-            Outward::Reject(reason) => {
-                self.reject_outward(shell, id, packet.packet());
+            Outbound::Reject(reason) => {
+                self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }
-            Outward::Tun => self.send_to_tun(shell, packet),
-            Outward::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
-            Outward::Peer(other) => {
+            Outbound::Tun => self.send_to_tun(shell, packet),
+            Outbound::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
+            Outbound::Peer(other) => {
                 // If the delivery fails, the packet has already been counted as dropped.
                 if self.deliver(shell, other, packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_outward(shell, id, packet.packet());
+                    self.too_big_for_frame_outbound(shell, id, packet.packet());
                 }
                 Ok(())
             }
-            Outward::Contested { address, .. } => {
+            Outbound::Contested { address, .. } => {
                 if let Some(peer) = self.forwarder.peers.get(id) {
                     let notice = Notice::AddressHeld { address, credentials: peer.session.credentials };
                     self.note_refused_claim(shell, id, address, &notice);

@@ -9,7 +9,7 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 use super::Router;
 use super::shell::Shell;
 use crate::policy::drops::DropReason;
-use crate::policy::verdict::{Inward, Origin};
+use crate::policy::verdict::{Inbound, PacketSource};
 
 /// Packets that are read from the TUN device, or datagrams that are read from the gateway, in one turn. If the peers have
 /// sent more packets since the last turn of the TUN device, so many are read from it.
@@ -27,14 +27,14 @@ pub enum Ingress {
 impl Router {
     /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
     pub fn begin_tun_turn(&mut self) -> usize {
-        std::mem::take(&mut self.outward_streak).max(PACKET_BUDGET)
+        std::mem::take(&mut self.outbound_streak).max(PACKET_BUDGET)
     }
 
     /// Returns true if the TUN device is to be read before the next event is handled. All packets towards the peers come by
     /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
     /// overflow, and honest peers would receive nothing any more.
     pub const fn is_tun_turn_due(&self) -> bool {
-        self.outward_streak >= PACKET_BUDGET
+        self.outbound_streak >= PACKET_BUDGET
     }
 
     /// Handles a packet that was read from the TUN device between `start` and `end`; `bytes` begin with its virtio_net
@@ -44,7 +44,7 @@ impl Router {
         self.work.record_read(bytes.len(), start, end, || shell.thread_usage());
         self.counters.totals.tun_rx_packets += 1;
         self.counters.totals.tun_rx_bytes += bytes.len().saturating_sub(VNET_HEADER_LEN) as u64;
-        self.forward_inward(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
+        self.forward_inbound(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
     }
 
     /// Handles a datagram that came to the gateway by `interface`.
@@ -63,7 +63,7 @@ impl Router {
         }
         self.counters.totals.gateway_rx_packets += 1;
         self.counters.totals.gateway_rx_bytes += bytes.len() as u64;
-        self.forward_inward(shell, Ingress::Gateway(source), GsoPacket::finished(bytes).map_err(DropReason::from));
+        self.forward_inbound(shell, Ingress::Gateway(source), GsoPacket::finished(bytes).map_err(DropReason::from));
     }
 
     /// Returns why a datagram is not accepted as another router's. A datagram that came by a router's device was sent by a
@@ -84,24 +84,24 @@ impl Router {
         (!self.forwarder.accepts_datagrams_of(source)).then_some(DropReason::GatewaySource)
     }
 
-    fn forward_inward(&mut self, shell: &mut impl Shell, ingress: Ingress, packet: Result<GsoPacket<'_>, DropReason>) {
+    fn forward_inbound(&mut self, shell: &mut impl Shell, ingress: Ingress, packet: Result<GsoPacket<'_>, DropReason>) {
         let packet = match packet {
             Ok(packet) => packet,
             Err(reason) => return self.count_drop(None, reason),
         };
-        let origin = match ingress {
-            Ingress::Tun => Origin::Tun,
-            Ingress::Gateway(_) => Origin::Gateway,
+        let from = match ingress {
+            Ingress::Tun => PacketSource::Tun,
+            Ingress::Gateway(_) => PacketSource::Gateway,
         };
-        match self.forwarder.inward(origin, packet.packet()).to {
-            Inward::Peer(id) => {
+        match self.forwarder.inbound(from, packet.packet()).to {
+            Inbound::Peer(id) => {
                 if self.deliver(shell, id, &packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_inward(shell, ingress, id, packet.packet());
+                    self.too_big_for_frame_inbound(shell, ingress, id, packet.packet());
                 }
             }
-            Inward::Drop(reason, holder) => self.count_drop(holder, reason),
-            Inward::Reject(reason, holder) => {
-                self.reject_inward(shell, ingress, holder, packet.packet());
+            Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
+            Inbound::Reject(reason, holder) => {
+                self.reject_inbound(shell, ingress, holder, packet.packet());
                 self.count_drop(holder, reason);
             }
         }
