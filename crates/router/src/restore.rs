@@ -29,8 +29,8 @@ pub fn pause(stored: &StoredState, setup: &Setup) {
 impl EventLoop<'_> {
     /// Restores the peers and the quarantines of the router before this one.
     pub(super) fn restore(&mut self, stored: StoredState) {
-        for (origin, record) in stored.quarantine {
-            self.router.restore_quarantine(origin, record);
+        for (offender, record) in stored.quarantine {
+            self.router.restore_quarantine(offender, record);
         }
         if let Some(accused) = self.io.setup.heartbeat.take_accused()
             && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == accused)

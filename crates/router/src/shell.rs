@@ -15,7 +15,7 @@ use super::token::Token;
 use super::{CredentialsCheck, Setup};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::notice::Notice;
-use tuntap_core::router::quarantine::{Origin, Record};
+use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, Router, SendError, Shell, ThreadUsage, WriteError};
 use tuntap_sys::net;
@@ -56,7 +56,7 @@ pub struct Io<'a> {
     pub(super) closer: Closer,
     pub(super) pulse: Pulse<'a>,
     store: StoreWriter<'a>,
-    /// True if a peer or an origin could not be stored.
+    /// True if a peer or an offender could not be stored.
     store_is_incomplete: bool,
     rewrite_again_at: Option<Instant>,
     /// The connections of peers, by [`PeerId::index`].
@@ -392,8 +392,8 @@ impl Shell for Io<'_> {
         self.store_is_incomplete |= self.store.strike_out(serial).is_err();
     }
 
-    fn store_quarantine(&mut self, origin: Origin, record: Record) {
-        self.store_is_incomplete |= self.store.quarantine(origin, record).is_err();
+    fn store_quarantine(&mut self, offender: Offender, record: Record) {
+        self.store_is_incomplete |= self.store.quarantine(offender, record).is_err();
     }
 }
 

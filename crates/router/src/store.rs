@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use tuntap_core::router::quarantine::{Origin, Quarantine, Record as QuarantineRecord};
+use tuntap_core::router::quarantine::{Offender, Quarantine, Record as QuarantineRecord};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
@@ -50,7 +50,7 @@ struct Queue {
 /// A quarantine, with its end as the time of CLOCK_MONOTONIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Quarantined {
-    origin: Origin,
+    offender: Offender,
     end: Duration,
     period: Duration,
 }
@@ -63,7 +63,7 @@ enum Record {
     Peer(StoredPeer),
     /// The peer with this number is not stored any more.
     Gone(u64),
-    /// The quarantine of an origin.
+    /// The quarantine of an offender.
     Quarantined(Quarantined),
     /// Everything that was in the other queue is in this one.
     Complete,
@@ -103,7 +103,7 @@ pub struct StoredState {
     /// Its peers and their connections.
     pub peers: Vec<(StoredPeer, OwnedFd)>,
     /// The quarantines.
-    pub quarantine: Vec<(Origin, QuarantineRecord)>,
+    pub quarantine: Vec<(Offender, QuarantineRecord)>,
     /// The number of short runs in a row.
     pub brief_runs: u32,
     /// How long to wait before this router starts.
@@ -120,7 +120,7 @@ pub struct StoreWriter<'a> {
     /// Records in the active queue.
     records: usize,
     kept: usize,
-    /// The latest quarantine of each origin.
+    /// The latest quarantine of each offender.
     quarantine: Vec<Quarantined>,
 }
 
@@ -179,16 +179,16 @@ impl<'a> StoreWriter<'a> {
         self.append(&Record::Gone(serial), None)
     }
 
-    /// Stores the quarantine of an origin.
-    pub fn quarantine(&mut self, origin: Origin, record: QuarantineRecord) -> nix::Result<()> {
+    /// Stores the quarantine of an offender.
+    pub fn quarantine(&mut self, offender: Offender, record: QuarantineRecord) -> nix::Result<()> {
         let left = record.end.saturating_duration_since(Instant::now());
-        let quarantined = Quarantined { origin, end: monotonic_time() + left, period: record.period };
+        let quarantined = Quarantined { offender, end: monotonic_time() + left, period: record.period };
         self.note(quarantined);
         self.append(&Record::Quarantined(quarantined), None)
     }
 
     fn note(&mut self, quarantined: Quarantined) {
-        self.quarantine.retain(|other| other.origin != quarantined.origin);
+        self.quarantine.retain(|other| other.offender != quarantined.offender);
         if self.quarantine.len() >= Quarantine::MAX {
             self.quarantine.remove(0);
         }
@@ -276,8 +276,8 @@ struct Contents {
 impl Quarantined {
     /// Returns the record with its end as an [`Instant`], where `now` is the instant at which CLOCK_MONOTONIC has the time
     /// `clock`. If the quarantine is over, its end is `now`.
-    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, QuarantineRecord) {
-        (self.origin, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
+    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Offender, QuarantineRecord) {
+        (self.offender, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
     }
 }
 
@@ -382,14 +382,15 @@ mod tests {
             QuarantineRecord { end: Instant::now() + period, period }
         };
         let (mut keeper, _) = StoreWriter::open(&store);
-        keeper.quarantine(Origin::User(7), record(20)).expect("room");
-        keeper.quarantine(Origin::User(8), record(20)).expect("room");
-        keeper.quarantine(Origin::User(7), record(40)).expect("room");
+        keeper.quarantine(Offender::User(7), record(20)).expect("room");
+        keeper.quarantine(Offender::User(8), record(20)).expect("room");
+        keeper.quarantine(Offender::User(7), record(40)).expect("room");
         keeper.rewrite(std::iter::empty()).expect("room");
         for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
             let (_, stored) = StoreWriter::open(&store);
-            let found: Vec<_> = stored.quarantine.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
-            assert_eq!(found, [(Origin::User(8), 20), (Origin::User(7), 40)]);
+            let found: Vec<_> =
+                stored.quarantine.iter().map(|(offender, it)| (*offender, it.period.as_secs())).collect();
+            assert_eq!(found, [(Offender::User(8), 20), (Offender::User(7), 40)]);
             assert!(stored.quarantine.iter().all(|(_, it)| it.end > Instant::now()));
         }
     }

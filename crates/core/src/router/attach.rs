@@ -12,7 +12,7 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 use super::Router;
 use super::meter::WriteMeter;
 use super::notice::Notice;
-use super::quarantine::Origin;
+use super::quarantine::Offender;
 use super::session::{CloseReason, StreamReason, Transport};
 use super::shell::{Fault, Shell};
 use crate::policy::drops::DropReason;
@@ -79,9 +79,9 @@ impl Router {
     pub(super) fn take_device(&mut self, shell: &mut impl Shell, id: PeerId, offloads: Offloads) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let session = &mut peer.session;
-        let origin = Origin::of(session.credentials.uid, session.namespace);
+        let offender = Offender::of(session.credentials.uid, session.namespace);
         session.offloads = offloads;
-        if let Some(end) = self.quarantine.end(origin, self.now) {
+        if let Some(end) = self.quarantine.end(offender, self.now) {
             session.has_waiting_device = true;
             // A peer that was itself detached for slow writes keeps that as its reason.
             if session.transport != Transport::Stream(StreamReason::SlowWrites) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Router;
 use super::meter::{Cost, Verdict};
 use super::notice::Notice;
-use super::quarantine::Origin;
+use super::quarantine::Offender;
 use super::session::{StreamReason, Transport};
 use super::shell::Shell;
 use crate::policy::registry::PeerId;
@@ -45,23 +45,23 @@ impl Router {
             Verdict::Usual => {}
             Verdict::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
             Verdict::Suspicious(cost) => {
-                if let Some(origin) = self.origin(id)
-                    && self.quarantine.knows(origin, self.now)
+                if let Some(offender) = self.offender(id)
+                    && self.quarantine.knows(offender, self.now)
                 {
-                    self.punish(shell, id, origin, cost);
+                    self.punish(shell, id, offender, cost);
                 }
             }
             Verdict::TooExpensive(cost) => {
-                if let Some(origin) = self.origin(id) {
-                    self.punish(shell, id, origin, cost);
+                if let Some(offender) = self.offender(id) {
+                    self.punish(shell, id, offender, cost);
                 }
             }
         }
     }
 
-    fn punish(&mut self, shell: &mut impl Shell, id: PeerId, origin: Origin, cost: Cost) {
-        let record = self.quarantine.add(origin, self.now);
-        shell.store_quarantine(origin, record);
+    fn punish(&mut self, shell: &mut impl Shell, id: PeerId, offender: Offender, cost: Cost) {
+        let record = self.quarantine.add(offender, self.now);
+        shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
         self.note_peer_fault(shell, id, |who| Notice::Detached { who, cost, period: record.period });
         if let Some(peer) = self.forwarder.peers.get_mut(id)
@@ -75,9 +75,9 @@ impl Router {
         self.refuse_attachment(shell, id);
     }
 
-    fn origin(&self, id: PeerId) -> Option<Origin> {
+    fn offender(&self, id: PeerId) -> Option<Offender> {
         let session = &self.forwarder.peers.get(id)?.session;
-        Some(Origin::of(session.credentials.uid, session.namespace))
+        Some(Offender::of(session.credentials.uid, session.namespace))
     }
 
     /// Attaches the devices again whose time has come.

@@ -12,7 +12,7 @@ use tuntap_wire::rule;
 
 use super::Router;
 use super::notice::Notice;
-use super::quarantine::{Origin, Record};
+use super::quarantine::{Offender, Record};
 use super::session::{Session, Stage, StreamReason, Transport};
 use super::shell::Shell;
 use crate::peers::Peer;
@@ -42,18 +42,18 @@ pub struct StoredPeer {
 }
 
 impl Router {
-    /// Restores the quarantine of an origin, which a router before this one has stored.
-    pub fn restore_quarantine(&mut self, origin: Origin, record: Record) {
-        self.quarantine.restore(origin, record);
+    /// Restores the quarantine of an offender, which a router before this one has stored.
+    pub fn restore_quarantine(&mut self, offender: Offender, record: Record) {
+        self.quarantine.restore(offender, record);
     }
 
-    /// Puts the origin of a peer into quarantine, because the router before this one hung while it wrote to the peer's
-    /// device.
+    /// Puts a peer's user or namespace into quarantine, because the router before this one hung while it wrote to the
+    /// peer's device.
     pub fn accuse(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>) {
         let credentials = stored.credentials;
-        let origin = Origin::of(credentials.uid, namespace);
-        let record = self.quarantine.add_hang(origin, self.now);
-        shell.store_quarantine(origin, record);
+        let offender = Offender::of(credentials.uid, namespace);
+        let record = self.quarantine.add_hang(offender, self.now);
+        shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
         let address = stored.addresses.first().copied();
         shell.log(&Notice::Hung { address, credentials, period: record.period });

@@ -8,7 +8,7 @@ use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 
 use super::notice::Notice;
-use super::quarantine::{Origin, Record};
+use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use crate::policy::registry::PeerId;
 
@@ -173,6 +173,6 @@ pub trait Shell {
     /// Removes a peer from the store.
     fn unstore(&mut self, serial: u64);
 
-    /// Stores the quarantine of an origin for the next router.
-    fn store_quarantine(&mut self, origin: Origin, record: Record);
+    /// Stores the quarantine of an offender for the next router.
+    fn store_quarantine(&mut self, offender: Offender, record: Record);
 }
