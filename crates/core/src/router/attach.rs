@@ -87,7 +87,7 @@ impl Router {
             if session.transport != Transport::Stream(StreamReason::SlowWrites) {
                 session.transport = Transport::Stream(StreamReason::Quarantined);
             }
-            self.probations.add(id, end);
+            self.reattach_queue.add(id, end);
             return self.refuse_attachment(shell, id);
         }
         if let Err(fault) = shell.attach(id) {

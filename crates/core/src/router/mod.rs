@@ -20,9 +20,9 @@ mod log;
 pub mod meter;
 pub mod notice;
 mod outbound;
-mod probation;
 pub mod quarantine;
 pub mod queue;
+mod reattach;
 mod reject;
 pub mod restore;
 pub mod session;
@@ -49,9 +49,9 @@ use interfaces::InterfaceCache;
 use log::{Line, LogBudget};
 use meter::WorkMeter;
 use notice::{Notice, Who};
-use probation::Probations;
 use quarantine::Quarantine;
 use queue::SpareBuffers;
+use reattach::ReattachQueue;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
@@ -105,7 +105,7 @@ pub struct Router {
     admission: Admission,
     work: WorkMeter,
     quarantine: Quarantine,
-    probations: Probations,
+    reattach_queue: ReattachQueue,
     /// Peers with frames to send at the end of this turn.
     to_flush: Vec<PeerId>,
     spares: SpareBuffers,
@@ -132,7 +132,7 @@ impl Router {
             forwarder,
             work: WorkMeter::new(now),
             quarantine: Quarantine::default(),
-            probations: Probations::default(),
+            reattach_queue: ReattachQueue::default(),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             scratch: Vec::new(),
@@ -163,7 +163,7 @@ impl Router {
 
     /// Returns the time at which [`Self::poll`] has to be called, even if no event comes before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.accept_again_at, self.probations.next_end()].into_iter().flatten().min()
+        [self.accept_again_at, self.reattach_queue.next_end()].into_iter().flatten().min()
     }
 
     /// Sets the addresses that the machine's interfaces have now. Peers must not claim them. A gateway that is bound to the

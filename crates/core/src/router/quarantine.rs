@@ -111,7 +111,7 @@ impl Quarantine {
     }
 
     /// Returns true if there is a record of an offender.
-    pub fn knows(&self, offender: Offender, now: Instant) -> bool {
+    pub fn has_record(&self, offender: Offender, now: Instant) -> bool {
         self.0.get(&offender).is_some_and(|record| !record.is_forgotten(now))
     }
 }
@@ -130,8 +130,8 @@ mod tests {
         assert_eq!(quarantine.end(Offender::User(7), start + FIRST / 2), Some(start + FIRST));
         assert_eq!(quarantine.end(Offender::User(8), start), None);
         assert_eq!(quarantine.end(Offender::User(7), start + FIRST), None);
-        assert!(quarantine.knows(Offender::User(7), start + FIRST));
-        assert!(!quarantine.knows(Offender::User(8), start));
+        assert!(quarantine.has_record(Offender::User(7), start + FIRST));
+        assert!(!quarantine.has_record(Offender::User(8), start));
     }
 
     #[test]
@@ -162,8 +162,8 @@ mod tests {
         let mut quarantine = Quarantine::default();
         quarantine.add(Offender::User(7), start);
         let forgotten = start + FIRST * (1 + Record::MEMORY);
-        assert!(quarantine.knows(Offender::User(7), forgotten - Duration::from_millis(1)));
-        assert!(!quarantine.knows(Offender::User(7), forgotten));
+        assert!(quarantine.has_record(Offender::User(7), forgotten - Duration::from_millis(1)));
+        assert!(!quarantine.has_record(Offender::User(7), forgotten));
         assert_eq!(quarantine.add(Offender::User(7), forgotten).period, FIRST);
     }
 
@@ -176,7 +176,7 @@ mod tests {
             quarantine.add(*offender, start + Duration::from_millis(millis));
         }
         let now = start + FIRST / 2;
-        assert!(!quarantine.knows(offenders[0], now));
+        assert!(!quarantine.has_record(offenders[0], now));
         assert!(offenders[1..].iter().all(|offender| quarantine.end(*offender, now).is_some()));
         quarantine.add(Offender::Unknown, now + FIRST * (1 + Record::MEMORY));
         assert_eq!(quarantine.0.len(), 1, "what is forgotten takes no room");

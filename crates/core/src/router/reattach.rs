@@ -18,9 +18,9 @@ const NEXT_TRY: Duration = Duration::from_secs(1);
 
 /// The peers to attach again, ordered by time. A peer that is closed meanwhile stays in the queue until its time.
 #[derive(Debug, Default)]
-pub struct Probations(BinaryHeap<Reverse<(Instant, u32, u32)>>);
+pub struct ReattachQueue(BinaryHeap<Reverse<(Instant, u32, u32)>>);
 
-impl Probations {
+impl ReattachQueue {
     /// Adds a peer, whose device may be attached again at `end`.
     pub fn add(&mut self, id: PeerId, end: Instant) {
         self.0.push(Reverse((end, id.index, id.generation)));
@@ -46,20 +46,20 @@ impl Router {
             Verdict::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
             Verdict::Suspicious(cost) => {
                 if let Some(offender) = self.offender(id)
-                    && self.quarantine.knows(offender, self.now)
+                    && self.quarantine.has_record(offender, self.now)
                 {
-                    self.punish(shell, id, offender, cost);
+                    self.put_into_quarantine(shell, id, offender, cost);
                 }
             }
             Verdict::TooExpensive(cost) => {
                 if let Some(offender) = self.offender(id) {
-                    self.punish(shell, id, offender, cost);
+                    self.put_into_quarantine(shell, id, offender, cost);
                 }
             }
         }
     }
 
-    fn punish(&mut self, shell: &mut impl Shell, id: PeerId, offender: Offender, cost: Cost) {
+    fn put_into_quarantine(&mut self, shell: &mut impl Shell, id: PeerId, offender: Offender, cost: Cost) {
         let record = self.quarantine.add(offender, self.now);
         shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
@@ -70,7 +70,7 @@ impl Router {
         {
             shell.suspend(id);
             peer.session.has_waiting_device = true;
-            self.probations.add(id, record.end);
+            self.reattach_queue.add(id, record.end);
         }
         self.refuse_attachment(shell, id);
     }
@@ -82,13 +82,13 @@ impl Router {
 
     /// Attaches the devices again whose time has come.
     pub(super) fn attach_again(&mut self, shell: &mut impl Shell) {
-        while let Some(id) = self.probations.take(self.now) {
+        while let Some(id) = self.reattach_queue.take(self.now) {
             let Some(peer) = self.forwarder.peers.get_mut(id) else { continue };
             let session = &mut peer.session;
             // If this router dies, the next one goes on with whole frames. So nothing may be left of a frame in either
             // direction.
             if shell.is_closing_many() || session.queue.len() > 0 || !session.partial.is_empty() {
-                self.probations.add(id, self.now + NEXT_TRY);
+                self.reattach_queue.add(id, self.now + NEXT_TRY);
                 continue;
             }
             if !std::mem::take(&mut session.has_waiting_device) {
@@ -113,15 +113,15 @@ mod tests {
     fn peers_come_back_in_order() {
         let start = Instant::now();
         let [first, second] = [1, 2].map(|index| PeerId { index, generation: index });
-        let mut probations = Probations::default();
-        assert_eq!(probations.next_end(), None);
-        probations.add(second, start + NEXT_TRY * 2);
-        probations.add(first, start + NEXT_TRY);
-        assert_eq!(probations.next_end(), Some(start + NEXT_TRY));
-        assert_eq!(probations.take(start), None);
+        let mut reattach_queue = ReattachQueue::default();
+        assert_eq!(reattach_queue.next_end(), None);
+        reattach_queue.add(second, start + NEXT_TRY * 2);
+        reattach_queue.add(first, start + NEXT_TRY);
+        assert_eq!(reattach_queue.next_end(), Some(start + NEXT_TRY));
+        assert_eq!(reattach_queue.take(start), None);
         let end = start + NEXT_TRY * 2;
         assert_eq!(
-            [probations.take(end), probations.take(end), probations.take(end)],
+            [reattach_queue.take(end), reattach_queue.take(end), reattach_queue.take(end)],
             [Some(first), Some(second), None]
         );
     }
