@@ -246,14 +246,14 @@ impl Watched {
             Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
             None => !process::exists(pid),
         };
-        if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
+        if !has_ended && self.watchdog.check(heartbeat, pid, Instant::now()) {
             host::log(&format!(
                 "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
                  started again (tuntap-router-harakiri)",
                 self.name,
                 config().harakiri.as_secs()
             ));
-            heartbeat.accuse();
+            heartbeat.record_hang();
             self.gateway.end();
         }
     }
@@ -369,7 +369,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         news,
         sandbox: config().sandbox,
         limits: config().limits,
-        host_version: host.version(),
+        uwsgi_version: host.version(),
         logger: host::LOGGER,
     })
 }

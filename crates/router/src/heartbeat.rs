@@ -16,24 +16,24 @@ pub struct Heartbeat {
     /// The number in the store of the peer to whose device the router is writing; 0 if it isn't writing.
     writing: SharedNumber,
     /// The value of `writing` when the last router hung, until the next router has read it.
-    accused: SharedNumber,
+    hung_write: SharedNumber,
 }
 
 impl Heartbeat {
     /// Makes the shared memory. To be called before the fork.
     pub fn new() -> nix::Result<Self> {
-        Ok(Self { beats: SharedNumber::new()?, writing: SharedNumber::new()?, accused: SharedNumber::new()? })
+        Ok(Self { beats: SharedNumber::new()?, writing: SharedNumber::new()?, hung_write: SharedNumber::new()? })
     }
 
     /// Stores to whose device a router was writing when it hung. Called in the master.
-    pub fn accuse(&self) {
-        self.accused.set(self.writing.get());
+    pub fn record_hang(&self) {
+        self.hung_write.set(self.writing.get());
     }
 
     /// Returns once to whose device the router before this one was writing when it hung. Called in the next router.
-    pub fn take_accused(&self) -> Option<u64> {
-        let serial = self.accused.get();
-        self.accused.set(NOBODY);
+    pub fn take_hung_write(&self) -> Option<u64> {
+        let serial = self.hung_write.get();
+        self.hung_write.set(NOBODY);
         (serial != NOBODY).then_some(serial)
     }
 }
@@ -54,9 +54,9 @@ pub struct Pulse<'a> {
 impl<'a> Pulse<'a> {
     /// Makes the router's side. The master takes a router without a beat for `timeout` for one that hangs; zero disables
     /// that.
-    pub fn new(heartbeat: &'a Heartbeat, patience: Duration) -> Self {
+    pub fn new(heartbeat: &'a Heartbeat, timeout: Duration) -> Self {
         heartbeat.writing.set(NOBODY);
-        let interval = (!patience.is_zero()).then(|| patience / BEATS_PER_PATIENCE);
+        let interval = (!timeout.is_zero()).then(|| timeout / BEATS_PER_TIMEOUT);
         Self { heartbeat, own: u64::from(std::process::id()) << 32, beats: Cell::new(0), interval }
     }
 
@@ -77,40 +77,41 @@ impl<'a> Pulse<'a> {
 }
 
 /// The number of beats of an idle router within the timeout.
-const BEATS_PER_PATIENCE: u32 = 2;
+const BEATS_PER_TIMEOUT: u32 = 2;
 
 /// Of the time between two checks at most this fraction (1/n) of the timeout counts. Together with the longest time between
 /// two beats that is less than the timeout, so that a router that was frozen together with the master has time to beat.
-const LOOKS_PER_PATIENCE: u32 = 4;
+const CHECKS_PER_TIMEOUT: u32 = 4;
 
 /// The master's side.
 #[derive(Debug)]
 pub struct Watchdog {
-    patience: Duration,
+    timeout: Duration,
     seen: u64,
-    looked: Option<Instant>,
+    checked_at: Option<Instant>,
     silence: Duration,
 }
 
 impl Watchdog {
     /// Makes the master's side. A router without a beat for `timeout` hangs; zero disables the watchdog.
-    pub const fn new(patience: Duration) -> Self {
-        Self { patience, seen: 0, looked: None, silence: Duration::ZERO }
+    pub const fn new(timeout: Duration) -> Self {
+        Self { timeout, seen: 0, checked_at: None, silence: Duration::ZERO }
     }
 
     /// Returns the time between two checks; `None` if the watchdog is disabled.
     pub fn interval(&self) -> Option<Duration> {
-        (!self.patience.is_zero()).then(|| self.patience / LOOKS_PER_PATIENCE)
+        (!self.timeout.is_zero()).then(|| self.timeout / CHECKS_PER_TIMEOUT)
     }
 
     /// Checks a router's process. Returns true if it hangs, and then only after another timeout again.
-    pub fn look(&mut self, heartbeat: &Heartbeat, pid: libc::pid_t, now: Instant) -> bool {
+    pub fn check(&mut self, heartbeat: &Heartbeat, pid: libc::pid_t, now: Instant) -> bool {
         self.judge(heartbeat.beats.get(), pid, now)
     }
 
     fn judge(&mut self, beats: u64, pid: libc::pid_t, now: Instant) -> bool {
         let Some(longest) = self.interval() else { return false };
-        let since = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
+        let since =
+            self.checked_at.replace(now).map_or(Duration::ZERO, |checked_at| now.saturating_duration_since(checked_at));
         let is_other = beats >> 32 != u64::from(pid.unsigned_abs());
         if is_other || beats != self.seen {
             self.seen = beats;
@@ -118,7 +119,7 @@ impl Watchdog {
             return false;
         }
         self.silence += since.min(longest);
-        let hangs = self.silence >= self.patience;
+        let hangs = self.silence >= self.timeout;
         if hangs {
             self.silence = Duration::ZERO;
         }
@@ -130,7 +131,7 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(6);
+    const TIMEOUT: Duration = Duration::from_secs(6);
     const PID: libc::pid_t = 4711;
 
     fn beat(count: u64) -> u64 {
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn silence_is_a_hang_and_beats_are_none() {
         let start = Instant::now();
-        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut watchdog = Watchdog::new(TIMEOUT);
         // These are the beats of an idle router.
         assert_eq!(found_after(&mut watchdog, start, |second| beat(second / 3), 100), None);
         let start = start + Duration::from_secs(100);
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn no_patience_is_none_to_lose() {
+    fn zero_timeout_disables_the_watchdog() {
         let mut watchdog = Watchdog::new(Duration::ZERO);
         assert_eq!(found_after(&mut watchdog, Instant::now(), |_| beat(1), 10_000), None);
         let heartbeat = Heartbeat::new().expect("a page");
@@ -165,7 +166,7 @@ mod tests {
     /// The machine sleeps for a day, again and again, each time right before its idle router would have beaten.
     #[test]
     fn frozen_machine_hangs_no_router() {
-        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut watchdog = Watchdog::new(TIMEOUT);
         let mut now = Instant::now();
         for count in 1..10 {
             for _ in 0..3 {
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn router_that_has_not_begun_is_not_judged_by_the_last_one() {
         let start = Instant::now();
-        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut watchdog = Watchdog::new(TIMEOUT);
         assert!(!watchdog.judge(beat(9), PID, start));
         let begun = |second: u64| watchdog.judge(beat(9), PID + 1, start + Duration::from_secs(second));
         assert_eq!((1..100).map(begun).filter(|hangs| *hangs).count(), 0);
@@ -191,26 +192,26 @@ mod tests {
     #[test]
     fn who_was_written_to_when_a_router_hung_is_told_once() {
         let heartbeat = Heartbeat::new().expect("a page");
-        let pulse = Pulse::new(&heartbeat, PATIENCE);
-        pulse.while_writing(Some(7), || heartbeat.accuse());
-        assert_eq!((heartbeat.take_accused(), heartbeat.take_accused()), (Some(7), None));
-        heartbeat.accuse();
-        assert_eq!(heartbeat.take_accused(), None, "the write is over");
+        let pulse = Pulse::new(&heartbeat, TIMEOUT);
+        pulse.while_writing(Some(7), || heartbeat.record_hang());
+        assert_eq!((heartbeat.take_hung_write(), heartbeat.take_hung_write()), (Some(7), None));
+        heartbeat.record_hang();
+        assert_eq!(heartbeat.take_hung_write(), None, "the write is over");
     }
 
     #[test]
     fn master_sees_the_beats() {
         let heartbeat = Heartbeat::new().expect("a page");
-        let pulse = Pulse::new(&heartbeat, PATIENCE);
+        let pulse = Pulse::new(&heartbeat, TIMEOUT);
         let own = libc::pid_t::try_from(std::process::id()).expect("a pid");
-        let (mut watchdog, start) = (Watchdog::new(PATIENCE), Instant::now());
-        let mut look = |second: u64, alive: bool| {
+        let (mut watchdog, start) = (Watchdog::new(TIMEOUT), Instant::now());
+        let mut check = |second: u64, alive: bool| {
             if alive {
                 pulse.beat();
             }
-            watchdog.look(&heartbeat, own, start + Duration::from_secs(second))
+            watchdog.check(&heartbeat, own, start + Duration::from_secs(second))
         };
-        assert!((0..20).all(|second| !look(second, true)));
-        assert_eq!((20..40).find(|&second| look(second, false)), Some(25));
+        assert!((0..20).all(|second| !check(second, true)));
+        assert_eq!((20..40).find(|&second| check(second, false)), Some(25));
     }
 }

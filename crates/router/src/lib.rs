@@ -121,7 +121,7 @@ pub struct Setup {
     /// Grants that the master sends while the router runs.
     pub news: News,
     /// The version of the uWSGI, for the statistics.
-    pub host_version: String,
+    pub uwsgi_version: String,
     /// Writes to the log.
     pub logger: Logger,
 }

@@ -52,7 +52,7 @@ impl EventLoop<'_> {
     fn snapshot(&self, now: Instant) -> Snapshot {
         let (setup, counters) = (self.io.setup, self.router.counters());
         Snapshot {
-            version: setup.host_version.clone(),
+            version: setup.uwsgi_version.clone(),
             pid: unistd::getpid().as_raw(),
             uid: unistd::getuid().as_raw(),
             gid: unistd::getgid().as_raw(),

@@ -32,10 +32,10 @@ impl EventLoop<'_> {
         for (offender, record) in stored.quarantine {
             self.router.restore_quarantine(offender, record);
         }
-        if let Some(accused) = self.io.setup.heartbeat.take_accused()
-            && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == accused)
+        if let Some(hung) = self.io.setup.heartbeat.take_hung_write()
+            && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == hung)
         {
-            self.router.accuse(&mut self.io, peer, namespace_number(connection.as_fd()));
+            self.router.quarantine_after_hang(&mut self.io, peer, namespace_number(connection.as_fd()));
         }
         let found = stored.peers.len();
         for (peer, connection) in stored.peers {

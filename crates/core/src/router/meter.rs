@@ -33,19 +33,19 @@ const LIMITED_NANOS: u64 = 2_000_000;
 /// `DETACH_NANOS` in all is detached. `SUSPICIOUS_NANOS` are enough if a device of the same namespace or user was detached
 /// before.
 const TOLERATED_PART: u64 = 50;
-const PATIENCE_NANOS: u64 = 60_000_000;
-const SHORT_PATIENCE_NANOS: u64 = 6_000_000;
+const DETACH_NANOS: u64 = 60_000_000;
+const SUSPICIOUS_NANOS: u64 = 6_000_000;
 
 /// An excess below this fraction (1/n) of the time of all writes to the peer is not significant. Filter rules that match
 /// one of 64 packets cause half of it.
-const TELLING_PART: u64 = 16;
+const SIGNIFICANT_PART: u64 = 16;
 
 /// Fewer expensive writes than this are not significant: a machine may stand still for a moment.
 const MIN_EXPENSIVE_WRITES: u32 = 4;
 
 /// Time that a hypervisor takes from the thread unnoticed shows as excess in reads, too. Only if the share of excess in
 /// writes to a peer is so many times as large as in reads, it is significant.
-const BEYOND_STOLEN: u64 = 3;
+const STOLEN_FACTOR: u64 = 3;
 
 /// For so long after a slow read or write, the meter also measures the thread's processor time.
 const ALERT: Duration = Duration::from_secs(10);
@@ -132,14 +132,14 @@ impl Checkpoint {
 
 /// The time that some work took, and its excess.
 #[derive(Debug, Clone, Copy, Default)]
-struct Spent {
+struct TimeSpent {
     nanos: u64,
     excess: u64,
     /// The number of reads or writes with an excess.
     times: u32,
 }
 
-impl Spent {
+impl TimeSpent {
     const fn add(&mut self, nanos: u64, excess: u64) {
         self.nanos = self.nanos.saturating_add(nanos);
         self.excess = self.excess.saturating_add(excess);
@@ -166,7 +166,7 @@ pub struct WorkMeter {
     checkpoint: Option<Checkpoint>,
     alert_until: Option<Instant>,
     /// The reads during alerts.
-    read: Spent,
+    read: TimeSpent,
     epoch_start: Instant,
     /// The number of half-lives since the start.
     epoch: u32,
@@ -181,7 +181,7 @@ impl WorkMeter {
             reads: ReadCosts::default(),
             checkpoint: None,
             alert_until: None,
-            read: Spent::default(),
+            read: TimeSpent::default(),
             epoch_start: now,
             epoch: 0,
             debt: Debt::new(now),
@@ -260,18 +260,18 @@ impl fmt::Display for Cost {
     }
 }
 
-/// The meter of the writes to one peer. Most peers never have an expensive write, and need no account.
+/// The meter of the writes to one peer. Most peers never have an expensive write, so that `expenses` stays empty.
 #[derive(Debug, Default)]
 pub struct WriteMeter {
     /// Saved nanoseconds, which later writes may take beyond their own allowance.
     saved: u64,
-    account: Option<Box<Account>>,
+    expenses: Option<Box<Expenses>>,
 }
 
 /// The expensive writes to a peer, and its debts.
 #[derive(Debug)]
-struct Account {
-    spent: Spent,
+struct Expenses {
+    spent: TimeSpent,
     /// The number of all writes, expensive or not.
     writes: u64,
     /// The allowance of the last one.
@@ -279,9 +279,9 @@ struct Account {
     /// The [`WorkMeter::epoch`] to which the sums were halved last.
     epoch: u32,
     /// The debt by which the peer is limited.
-    debt: Debt,
+    limit_debt: Debt,
     /// The debt by which the peer is detached.
-    offence: Debt,
+    detach_debt: Debt,
     /// The last [`Sharers::window`] in which the peer was charged.
     window: Option<u64>,
     was_limited: bool,
@@ -290,7 +290,7 @@ struct Account {
 impl WriteMeter {
     /// Returns true if packets to the peer are to be dropped until it owes less.
     pub fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
-        self.account.as_mut().is_some_and(|account| account.is_limited(work, now))
+        self.expenses.as_mut().is_some_and(|expenses| expenses.is_limited(work, now))
     }
 
     /// Adds the allowance of a packet from the peer, whose TCP may have sent it during a write.
@@ -315,10 +315,10 @@ impl WriteMeter {
         let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
         if took <= allowed {
             self.save(work, allowed - took);
-            if let Some(account) = &mut self.account {
-                account.writes += 1;
+            if let Some(expenses) = &mut self.expenses {
+                expenses.writes += 1;
                 if work.checkpoint.is_some() {
-                    account.spent.add(took, 0);
+                    expenses.spent.add(took, 0);
                 }
             }
             return Verdict::Usual;
@@ -329,48 +329,48 @@ impl WriteMeter {
         if excess == 0 {
             return Verdict::Usual;
         }
-        let account = self.account.get_or_insert_with(|| Box::new(Account::new(work.epoch, end)));
-        account.allowed = allowed;
-        account.charge(work, took, excess, end);
-        account.judge(work, end)
+        let expenses = self.expenses.get_or_insert_with(|| Box::new(Expenses::new(work.epoch, end)));
+        expenses.allowed = allowed;
+        expenses.charge(work, took, excess, end);
+        expenses.judge(work, end)
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.
     pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
-        let Some(account) = &mut self.account else { return Verdict::Usual };
-        account.offence.settle(now, TOLERATED_PART);
-        account.offence.add(account.spent.excess / account.writes.max(1));
-        account.judge(work, now)
+        let Some(expenses) = &mut self.expenses else { return Verdict::Usual };
+        expenses.detach_debt.settle(now, TOLERATED_PART);
+        expenses.detach_debt.add(expenses.spent.excess / expenses.writes.max(1));
+        expenses.judge(work, now)
     }
 }
 
-impl Account {
+impl Expenses {
     const fn new(epoch: u32, now: Instant) -> Self {
         Self {
-            spent: Spent { nanos: 0, excess: 0, times: 0 },
+            spent: TimeSpent { nanos: 0, excess: 0, times: 0 },
             writes: 0,
             allowed: 0,
             epoch,
-            debt: Debt::new(now),
-            offence: Debt::new(now),
+            limit_debt: Debt::new(now),
+            detach_debt: Debt::new(now),
             window: None,
             was_limited: false,
         }
     }
 
     fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
-        let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
-        if !self.is_telling(work) {
+        let owed = self.limit_debt.settle(now, LIMITED_PART * work.sharers.count(now));
+        if !self.is_significant(work) {
             return false;
         }
         owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
     }
 
     /// Returns true if the excess is significant: too large to be chance.
-    fn is_telling(&self, work: &WorkMeter) -> bool {
+    fn is_significant(&self, work: &WorkMeter) -> bool {
         self.spent.times >= MIN_EXPENSIVE_WRITES
-            && self.spent.excess > self.spent.nanos / TELLING_PART
-            && self.spent.is_worse(&work.read, BEYOND_STOLEN)
+            && self.spent.excess > self.spent.nanos / SIGNIFICANT_PART
+            && self.spent.is_worse(&work.read, STOLEN_FACTOR)
     }
 
     fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
@@ -385,9 +385,9 @@ impl Account {
         }
         work.debt.settle(now, LIMITED_PART);
         work.debt.add(excess);
-        self.debt.add(excess);
-        self.offence.settle(now, TOLERATED_PART);
-        self.offence.add(excess);
+        self.limit_debt.add(excess);
+        self.detach_debt.settle(now, TOLERATED_PART);
+        self.detach_debt.add(excess);
     }
 
     fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
@@ -396,9 +396,9 @@ impl Account {
             excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
             allowed: Duration::from_nanos(self.allowed),
         };
-        let owed = self.offence.settle(now, TOLERATED_PART);
-        if owed > SHORT_PATIENCE_NANOS && self.is_telling(work) {
-            return if owed > PATIENCE_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
+        let owed = self.detach_debt.settle(now, TOLERATED_PART);
+        if owed > SUSPICIOUS_NANOS && self.is_significant(work) {
+            return if owed > DETACH_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
         }
         if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
             return Verdict::Limited(cost);

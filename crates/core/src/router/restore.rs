@@ -49,7 +49,7 @@ impl Router {
 
     /// Puts a peer's user or namespace into quarantine, because the router before this one hung while it wrote to the
     /// peer's device.
-    pub fn accuse(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>) {
+    pub fn quarantine_after_hang(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>) {
         let credentials = stored.credentials;
         let offender = Offender::of(credentials.uid, namespace);
         let record = self.quarantine.add_hang(offender, self.now);
