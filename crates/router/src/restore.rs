@@ -15,7 +15,7 @@ pub fn pause(stored: &StoredState, setup: &Setup) {
         setup.logger.line(format_args!(
             "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
             setup.tun.name(),
-            stored.brief_runs,
+            stored.short_runs,
             stored.pause.as_secs()
         ));
         match &setup.master {

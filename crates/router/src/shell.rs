@@ -385,11 +385,11 @@ impl Shell for Io<'_> {
 
     fn store(&mut self, peer: PeerId, stored: StoredPeer) {
         let Some(entry) = find(&self.connections, peer) else { return };
-        self.store_is_incomplete |= self.store.keep(stored, entry.fd.as_fd()).is_err();
+        self.store_is_incomplete |= self.store.put(stored, entry.fd.as_fd()).is_err();
     }
 
     fn unstore(&mut self, serial: u64) {
-        self.store_is_incomplete |= self.store.strike_out(serial).is_err();
+        self.store_is_incomplete |= self.store.remove(serial).is_err();
     }
 
     fn store_quarantine(&mut self, offender: Offender, record: Record) {

@@ -20,11 +20,11 @@ use tuntap_sys::socket;
 use tuntap_wire::frame::MAX_FRAME_LEN;
 
 /// A run that is shorter than this is a short run: what has ended it is likely to happen again.
-const BRIEF_RUN: Duration = Duration::from_secs(5);
+const SHORT_RUN: Duration = Duration::from_secs(5);
 
 /// The number of short runs in a row after which the stored peers are dropped, because one of them may be what ends the
 /// router.
-const BRIEF_RUNS_WITH_PEERS: u32 = 3;
+const SHORT_RUNS_WITH_PEERS: u32 = 3;
 
 /// The longest pause before a start in seconds.
 const LONGEST_PAUSE: u64 = 16;
@@ -76,7 +76,7 @@ struct Header {
     /// The start of the router that wrote this (CLOCK_MONOTONIC).
     started: Duration,
     /// The number of short runs in a row before this run.
-    brief_runs: u32,
+    short_runs: u32,
 }
 
 impl Store {
@@ -105,7 +105,7 @@ pub struct StoredState {
     /// The quarantines.
     pub quarantine: Vec<(Offender, QuarantineRecord)>,
     /// The number of short runs in a row.
-    pub brief_runs: u32,
+    pub short_runs: u32,
     /// How long to wait before this router starts.
     pub pause: Duration,
 }
@@ -119,7 +119,7 @@ pub struct StoreWriter<'a> {
     next_serial: u64,
     /// Records in the active queue.
     records: usize,
-    kept: usize,
+    stored_peers: usize,
     /// The latest quarantine of each offender.
     quarantine: Vec<Quarantined>,
 }
@@ -130,52 +130,52 @@ impl<'a> StoreWriter<'a> {
         let now = monotonic_time();
         let queues = [read(&store.queues[0]), read(&store.queues[1])];
         let newest = queues.into_iter().flatten().max_by_key(|contents| contents.header.generation);
-        let mut keeper = Self {
+        let mut writer = Self {
             store,
             active: 0,
             header: Header { started: now, ..Header::default() },
             next_serial: 0,
             records: 0,
-            kept: 0,
+            stored_peers: 0,
             quarantine: Vec::new(),
         };
         let mut stored = StoredState::default();
         if let Some(contents) = newest {
-            let was_brief = now.saturating_sub(contents.header.started) < BRIEF_RUN;
-            stored.brief_runs = if was_brief { contents.header.brief_runs + 1 } else { 0 };
-            stored.pause = pause(stored.brief_runs);
-            keeper.header.generation = contents.header.generation;
-            keeper.header.brief_runs = stored.brief_runs;
-            keeper.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
-            contents.quarantine.into_iter().for_each(|quarantined| keeper.note(quarantined));
+            let was_short = now.saturating_sub(contents.header.started) < SHORT_RUN;
+            stored.short_runs = if was_short { contents.header.short_runs + 1 } else { 0 };
+            stored.pause = pause(stored.short_runs);
+            writer.header.generation = contents.header.generation;
+            writer.header.short_runs = stored.short_runs;
+            writer.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
+            contents.quarantine.into_iter().for_each(|quarantined| writer.note(quarantined));
             let started = Instant::now();
             stored.quarantine =
-                keeper.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
-            if stored.brief_runs <= BRIEF_RUNS_WITH_PEERS {
+                writer.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
+            if stored.short_runs <= SHORT_RUNS_WITH_PEERS {
                 stored.peers = contents.peers;
             }
         }
         // The start of this run is stored before its peers are restored, so that the next router knows of it even if this
         // one ends at once.
-        let _ = keeper.begin();
-        (keeper, stored)
+        let _ = writer.begin();
+        (writer, stored)
     }
 
     /// Returns a number for a peer that is to be stored.
     pub const fn new_serial(&mut self) -> u64 {
         self.next_serial += 1;
-        self.kept += 1;
+        self.stored_peers += 1;
         self.next_serial
     }
 
     /// Stores a peer, or its new state.
-    pub fn keep(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
+    pub fn put(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
         self.append(&Record::Peer(peer), Some(connection))
     }
 
     /// Removes a peer from the store.
-    pub fn strike_out(&mut self, serial: u64) -> nix::Result<()> {
-        self.kept = self.kept.saturating_sub(1);
+    pub fn remove(&mut self, serial: u64) -> nix::Result<()> {
+        self.stored_peers = self.stored_peers.saturating_sub(1);
         self.append(&Record::Gone(serial), None)
     }
 
@@ -197,7 +197,7 @@ impl<'a> StoreWriter<'a> {
 
     /// Returns true if most of the queue is out of date.
     pub const fn is_due(&self) -> bool {
-        self.records > 2 * (self.kept + self.quarantine.len()) + SLACK
+        self.records > 2 * (self.stored_peers + self.quarantine.len()) + SLACK
     }
 
     /// Writes the present state to the other queue, and empties this one.
@@ -216,24 +216,24 @@ impl<'a> StoreWriter<'a> {
     }
 
     fn begin_with<'p>(&mut self, peers: impl Iterator<Item = (StoredPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
-        let before = (self.header.generation, self.records, self.kept);
+        let before = (self.header.generation, self.records, self.stored_peers);
         let write = |this: &mut Self| {
             this.header.generation += 1;
             this.records = 0;
-            this.kept = 0;
+            this.stored_peers = 0;
             this.append(&Record::Header(this.header), None)?;
             for quarantined in this.quarantine.clone() {
                 this.append(&Record::Quarantined(quarantined), None)?;
             }
             for (peer, connection) in peers {
-                this.kept += 1;
+                this.stored_peers += 1;
                 this.append(&Record::Peer(peer), Some(connection))?;
             }
             this.append(&Record::Complete, None)
         };
         let result = write(self);
         if result.is_err() {
-            (self.header.generation, self.records, self.kept) = before;
+            (self.header.generation, self.records, self.stored_peers) = before;
         }
         result
     }
@@ -259,8 +259,8 @@ impl<'a> StoreWriter<'a> {
 
 /// Returns the pause before a start. There is none after the first short run, which may be an accident. Then each pause is
 /// twice as long as the one before.
-fn pause(brief_runs: u32) -> Duration {
-    match brief_runs {
+fn pause(short_runs: u32) -> Duration {
+    match short_runs {
         0 | 1 => Duration::ZERO,
         more => Duration::from_secs(1_u64.checked_shl(more - 2).unwrap_or(u64::MAX).min(LONGEST_PAUSE)),
     }
@@ -338,26 +338,26 @@ mod tests {
 
     const A: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-    fn kept(store: &Store) -> Vec<StoredPeer> {
+    fn stored_peers(store: &Store) -> Vec<StoredPeer> {
         StoreWriter::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
     }
 
     #[test]
     fn last_word_on_each_peer_counts() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, stored) = StoreWriter::open(&store);
+        let (mut writer, stored) = StoreWriter::open(&store);
         assert!(stored.peers.is_empty());
         let (connection, other_end) = UnixStream::pair().expect("a pair");
-        let [first, second] = [keeper.new_serial(), keeper.new_serial()];
-        keeper.keep(peer(first, &[]), connection.as_fd()).expect("room");
-        keeper.keep(peer(second, &[]), connection.as_fd()).expect("room");
-        keeper.keep(peer(first, A), connection.as_fd()).expect("room");
-        keeper.strike_out(second).expect("room");
+        let [first, second] = [writer.new_serial(), writer.new_serial()];
+        writer.put(peer(first, &[]), connection.as_fd()).expect("room");
+        writer.put(peer(second, &[]), connection.as_fd()).expect("room");
+        writer.put(peer(first, A), connection.as_fd()).expect("room");
+        writer.remove(second).expect("room");
         drop(connection);
-        let (mut keeper, mut stored) = StoreWriter::open(&store);
+        let (mut writer, mut stored) = StoreWriter::open(&store);
         let (restored, fd) = stored.peers.pop().expect("the first one");
         assert_eq!((restored, stored.peers.len()), (peer(first, A), 0));
-        assert!(keeper.new_serial() > first, "numbers are not used again");
+        assert!(writer.new_serial() > first, "numbers are not used again");
         assert!(!socket::is_hung_up(other_end.as_fd()), "the store kept the connection open");
         drop(fd);
         assert!(is_soon_hung_up(&other_end), "nobody has it any more");
@@ -375,18 +375,18 @@ mod tests {
     }
 
     #[test]
-    fn quarantine_are_known_to_each_router_that_follows() {
+    fn quarantines_are_known_to_each_router_that_follows() {
         let store = Store::new().expect("two queues");
         let record = |seconds| {
             let period = Duration::from_secs(seconds);
             QuarantineRecord { end: Instant::now() + period, period }
         };
-        let (mut keeper, _) = StoreWriter::open(&store);
-        keeper.quarantine(Offender::User(7), record(20)).expect("room");
-        keeper.quarantine(Offender::User(8), record(20)).expect("room");
-        keeper.quarantine(Offender::User(7), record(40)).expect("room");
-        keeper.rewrite(std::iter::empty()).expect("room");
-        for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
+        let (mut writer, _) = StoreWriter::open(&store);
+        writer.quarantine(Offender::User(7), record(20)).expect("room");
+        writer.quarantine(Offender::User(8), record(20)).expect("room");
+        writer.quarantine(Offender::User(7), record(40)).expect("room");
+        writer.rewrite(std::iter::empty()).expect("room");
+        for _ in 0..2 * SHORT_RUNS_WITH_PEERS {
             let (_, stored) = StoreWriter::open(&store);
             let found: Vec<_> =
                 stored.quarantine.iter().map(|(offender, it)| (*offender, it.period.as_secs())).collect();
@@ -398,46 +398,46 @@ mod tests {
     #[test]
     fn rewritten_queue_replaces_the_other_one() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
+        let (mut writer, _) = StoreWriter::open(&store);
         let (connection, other_end) = UnixStream::pair().expect("a pair");
         for _ in 0..200 {
-            let serial = keeper.new_serial();
-            keeper.keep(peer(serial, A), connection.as_fd()).expect("room");
-            keeper.strike_out(serial).expect("room");
+            let serial = writer.new_serial();
+            writer.put(peer(serial, A), connection.as_fd()).expect("room");
+            writer.remove(serial).expect("room");
         }
-        assert!(keeper.is_due());
-        let survivor = peer(keeper.new_serial(), A);
-        keeper.rewrite([(survivor.clone(), connection.as_fd())].into_iter()).expect("room");
-        assert!(!keeper.is_due());
+        assert!(writer.is_due());
+        let survivor = peer(writer.new_serial(), A);
+        writer.rewrite([(survivor.clone(), connection.as_fd())].into_iter()).expect("room");
+        assert!(!writer.is_due());
         drop(connection);
         assert!(!socket::is_hung_up(other_end.as_fd()));
-        assert_eq!(kept(&store), [survivor]);
+        assert_eq!(stored_peers(&store), [survivor]);
         assert!(is_soon_hung_up(&other_end), "no copy is left in either queue");
     }
 
     #[test]
     fn router_that_dies_while_it_rewrites_loses_nothing() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
+        let (mut writer, _) = StoreWriter::open(&store);
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
-        let first = peer(keeper.new_serial(), A);
-        keeper.keep(first.clone(), connection.as_fd()).expect("room");
-        keeper.active = 1;
-        keeper.header.generation += 1;
-        keeper.append(&Record::Header(keeper.header), None).expect("room");
-        assert_eq!(kept(&store), [first]);
+        let first = peer(writer.new_serial(), A);
+        writer.put(first.clone(), connection.as_fd()).expect("room");
+        writer.active = 1;
+        writer.header.generation += 1;
+        writer.append(&Record::Header(writer.header), None).expect("room");
+        assert_eq!(stored_peers(&store), [first]);
     }
 
     #[test]
-    fn brief_runs_are_slowed_down_and_lose_their_peers() {
+    fn short_runs_are_slowed_down_and_lose_their_peers() {
         let store = Store::new().expect("two queues");
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
         let mut pauses = Vec::new();
         for run in 0..8 {
-            let (mut keeper, stored) = StoreWriter::open(&store);
+            let (mut writer, stored) = StoreWriter::open(&store);
             pauses.push(stored.pause.as_secs());
-            assert_eq!(stored.peers.len(), usize::from((1..=BRIEF_RUNS_WITH_PEERS).contains(&run)), "run {run}");
-            keeper.keep(peer(7, A), connection.as_fd()).expect("room");
+            assert_eq!(stored.peers.len(), usize::from((1..=SHORT_RUNS_WITH_PEERS).contains(&run)), "run {run}");
+            writer.put(peer(7, A), connection.as_fd()).expect("room");
         }
         assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 16, 16]);
     }
@@ -445,10 +445,10 @@ mod tests {
     #[test]
     fn long_run_before_counts_as_no_failure() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
-        keeper.header.started = keeper.header.started.saturating_sub(BRIEF_RUN);
-        keeper.header.brief_runs = 7;
-        keeper.rewrite(std::iter::empty()).expect("room");
-        assert_eq!(StoreWriter::open(&store).1.brief_runs, 0);
+        let (mut writer, _) = StoreWriter::open(&store);
+        writer.header.started = writer.header.started.saturating_sub(SHORT_RUN);
+        writer.header.short_runs = 7;
+        writer.rewrite(std::iter::empty()).expect("room");
+        assert_eq!(StoreWriter::open(&store).1.short_runs, 0);
     }
 }
