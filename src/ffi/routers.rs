@@ -26,7 +26,7 @@ use tuntap_core::policy::pattern::{Rules, are_for_v4_only};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store, Watchdog,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store, Watchdog,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -137,7 +137,7 @@ const fn occasion(host: &HostState) -> Occasion {
 }
 
 /// In the master: tells the routers, and those that may follow them, of leases whose users have come since.
-fn tell_news() {
+fn send_grant_updates() {
     static UNTOLD: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
     let come = accounts::newcomers();
     let mut setups = SETUPS.lock();
@@ -154,7 +154,7 @@ fn tell_news() {
     // Whom one has told once more than once hears nothing new.
     untold.retain(|(index, leases)| {
         let setup = setups.get(*index).and_then(Option::as_ref);
-        setup.is_some_and(|setup| setup.news.tell(leases) == Err(Errno::EAGAIN))
+        setup.is_some_and(|setup| setup.grant_updates.send(leases) == Err(Errno::EAGAIN))
     });
 }
 
@@ -195,7 +195,7 @@ fn retry(host: &HostState) {
 
 /// In the master: has it see the end of a router at once, not only when it looks around; and ends routers that hang.
 pub fn watch() {
-    tell_news();
+    send_grant_updates();
     retry(&HostState::read());
     let mut watched = WATCHED.lock();
     if !watched.is_empty() {
@@ -319,13 +319,13 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         host::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
     }
     let pair = |errno| format!("a pair of sockets: {errno}");
-    let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
+    let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let open = [Some(listener.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(host::keep_open);
+    open.flatten().chain(store.descriptors()).chain(grant_updates.descriptors()).for_each(host::keep_open);
     let stats_file = stats.as_ref().and(spec.stats.as_ref()).and_then(|address| match address {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
@@ -366,7 +366,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
         heartbeat: Arc::new(heartbeat),
         priority: config().priority,
         harakiri: config().harakiri,
-        news,
+        grant_updates,
         sandbox: config().sandbox,
         limits: config().limits,
         uwsgi_version: host.version(),

@@ -156,7 +156,7 @@ impl<'a> EventLoop<'a> {
             Token::Listener => self.accept_peers(),
             Token::Gateway => self.read_gateway(),
             Token::Addresses => self.learn_addresses(),
-            Token::News => self.read_news(),
+            Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.read_device(id),
@@ -332,7 +332,7 @@ fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
     }
-    epoll.add(setup.news.read_end(), readable(Token::News))?;
+    epoll.add(setup.grant_updates.read_end(), readable(Token::GrantUpdates))?;
     if let Some(master) = &setup.master {
         epoll.add(master, readable(Token::Master))?;
     }

@@ -4,8 +4,8 @@
 mod busy_poll;
 mod closer;
 mod event_loop;
+mod grant_updates;
 mod heartbeat;
-mod news;
 mod priority;
 mod report;
 mod restore;
@@ -36,8 +36,8 @@ use tuntap_sys::tun::{Tun, TunError};
 use tuntap_wire::autoconf::Directory;
 use tuntap_wire::credentials::PeerCredentials;
 
+pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
-pub use news::News;
 pub use store::Store;
 
 /// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.
@@ -119,7 +119,7 @@ pub struct Setup {
     /// The time without a turn of its event loop after which the router is taken for one that hangs. Zero disables this.
     pub harakiri: Duration,
     /// Grants that the master sends while the router runs.
-    pub news: News,
+    pub grant_updates: GrantUpdates,
     /// The version of the uWSGI, for the statistics.
     pub uwsgi_version: String,
     /// Writes to the log.

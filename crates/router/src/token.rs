@@ -19,7 +19,7 @@ pub enum Token {
     /// Changes of the host's addresses.
     Addresses,
     /// Grants from the master.
-    News,
+    GrantUpdates,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -42,7 +42,7 @@ impl Token {
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Master => (7, 0, 0),
             Self::Addresses => (8, 0, 0),
-            Self::News => (9, 0, 0),
+            Self::GrantUpdates => (9, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -63,7 +63,7 @@ impl Token {
             6 => Self::Device(PeerId { index, generation }),
             7 => Self::Master,
             8 => Self::Addresses,
-            9 => Self::News,
+            9 => Self::GrantUpdates,
             _ => return None,
         })
     }

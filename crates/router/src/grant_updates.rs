@@ -13,10 +13,10 @@ use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_sys::socket;
 
 /// The maximum number of grants in one message. The socket bounds the length of a message.
-const MAX_LEASES: usize = 256;
+const MAX_GRANTS: usize = 256;
 
 /// The maximum length of a message in bytes. A grant takes a hundred at most.
-const MAX_MESSAGE_LEN: usize = MAX_LEASES * 128;
+const MAX_MESSAGE_LEN: usize = MAX_GRANTS * 128;
 
 /// Messages that are read in one turn.
 const BUDGET: usize = 16;
@@ -24,7 +24,7 @@ const BUDGET: usize = 16;
 /// A pair of sockets from the master to a router, made before the fork. If a router dies before it has read a message, the
 /// next router reads it.
 #[derive(Debug)]
-pub struct News {
+pub struct GrantUpdates {
     write_end: OwnedFd,
     read_end: OwnedFd,
 }
@@ -37,7 +37,7 @@ struct Granted {
     id: u32,
 }
 
-impl News {
+impl GrantUpdates {
     /// Makes the sockets.
     pub fn new() -> nix::Result<Self> {
         let (write_end, read_end) = socket::message_pair()?;
@@ -55,9 +55,9 @@ impl News {
     }
 
     /// Sends grants to the router. Fails with EAGAIN if the router hasn't read the earlier messages yet.
-    pub fn tell(&self, leases: &[Grant]) -> nix::Result<()> {
-        for part in leases.chunks(MAX_LEASES) {
-            let granted: Vec<_> = part.iter().filter_map(|lease| Granted::of(*lease)).collect();
+    pub fn send(&self, grants: &[Grant]) -> nix::Result<()> {
+        for part in grants.chunks(MAX_GRANTS) {
+            let granted: Vec<_> = part.iter().filter_map(|grant| Granted::of(*grant)).collect();
             let bytes = serde_json::to_vec(&granted).map_err(|_| Errno::EINVAL)?;
             socket::send(self.write_end.as_fd(), &bytes)?;
         }
@@ -75,7 +75,7 @@ impl Granted {
         Some(Self { address: prefix.addr(), prefix_len: prefix.prefix_len(), is_group, id })
     }
 
-    fn lease(self) -> Option<Grant> {
+    fn grant(self) -> Option<Grant> {
         let holder = if self.is_group { Holder::Group(self.id) } else { Holder::User(self.id) };
         Some(Grant { prefix: IpNet::new(self.address, self.prefix_len).ok()?, holder })
     }
@@ -83,14 +83,16 @@ impl Granted {
 
 impl EventLoop<'_> {
     /// Reads the grants that the master has sent.
-    pub(super) fn read_news(&mut self) {
+    pub(super) fn read_grant_updates(&mut self) {
         let mut buffer = vec![0; MAX_MESSAGE_LEN];
         for _ in 0..BUDGET {
-            let Ok((count @ 1.., _)) = socket::recv_with_descriptor(self.io.setup.news.read_end(), &mut buffer) else {
+            let Ok((count @ 1.., _)) =
+                socket::recv_with_descriptor(self.io.setup.grant_updates.read_end(), &mut buffer)
+            else {
                 break;
             };
             let granted: Vec<Granted> = serde_json::from_slice(&buffer[..count]).unwrap_or_default();
-            self.router.grant(granted.into_iter().filter_map(Granted::lease));
+            self.router.grant(granted.into_iter().filter_map(Granted::grant));
         }
     }
 }
