@@ -359,7 +359,7 @@ impl Scene {
             11 if !self.oracle.rules.networks.is_empty() => self.claim(id, input),
             11 if self.oracle.rules.has_services => {
                 let address = address(input);
-                assert_eq!(self.forwarder.lease(id, address), self.oracle.lease(id, address));
+                assert_eq!(self.forwarder.assign_chosen(id, address), self.oracle.assign_chosen(id, address));
             }
             _ => self.outbound(id, input),
         }
@@ -499,10 +499,10 @@ impl Scene {
             self.remove_peer(holder);
         }
         let is_new = self.oracle.holder(address).is_none();
-        let expected = match self.oracle.lease(id, address).expect("it is there") {
+        let expected = match self.oracle.assign_chosen(id, address).expect("it is there") {
             AssignResult::Granted => Ok(is_new),
             AssignResult::HeldBy(_) => Err(AssignmentError::Held),
-            AssignResult::NotLeased => Err(AssignmentError::NotLeased),
+            AssignResult::NotGranted => Err(AssignmentError::NotGranted),
             AssignResult::Taken => Err(AssignmentError::NotClaimable),
             AssignResult::TooMany => Err(AssignmentError::TooMany),
         };
@@ -605,18 +605,18 @@ impl Oracle {
 
     /// For those that have a lease, where one is needed.
     fn assign(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
-        let is_leased = self.is_leased_to(address, &self.peer(id)?.identity);
+        let is_granted = self.is_granted_to(address, &self.peer(id)?.identity);
         if self.is_taken(address) || !can_be_host(address) {
             return Some(AssignResult::Taken);
         }
-        Some(if is_leased { self.give(id, address) } else { AssignResult::NotLeased })
+        Some(if is_granted { self.give(id, address) } else { AssignResult::NotGranted })
     }
 
     /// What the router has chosen needs no lease, and is nobody else's.
-    fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
-        let may_have = !self.is_covered(address) || self.is_leased_to(address, &self.peer(id)?.identity);
+    fn assign_chosen(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
+        let may_have = !self.is_covered(address) || self.is_granted_to(address, &self.peer(id)?.identity);
         self.peer(id)?;
-        Some(if may_have { self.give(id, address) } else { AssignResult::NotLeased })
+        Some(if may_have { self.give(id, address) } else { AssignResult::NotGranted })
     }
 
     /// From one of the router's networks, fit for a host, not the router's own, and leased to the peer or to nobody.
@@ -624,7 +624,7 @@ impl Oracle {
         let Some(peer) = self.peer(id) else { return false };
         let mut around = self.rules.networks.iter().filter(|net| within(address, **net)).peekable();
         let is_for_hosts = around.peek().is_some() && around.all(|net| !is_for_all(address, *net));
-        let is_for_peer = !self.is_covered(address) || self.is_leased_to(address, &peer.identity);
+        let is_for_peer = !self.is_covered(address) || self.is_granted_to(address, &peer.identity);
         is_for_hosts && !self.is_own(address) && is_for_peer
     }
 
@@ -679,9 +679,9 @@ impl Oracle {
         if self.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let is_granted = self.is_leased_to(address, &peer.identity) || leased && self.may_give(address, id);
+        let is_granted = self.is_granted_to(address, &peer.identity) || leased && self.may_give(address, id);
         if !is_granted {
-            return Err(AssignmentError::NotLeased);
+            return Err(AssignmentError::NotGranted);
         }
         let has_it = peer.addresses().chain(peer.assigned.map(IpAddr::V4)).any(|own| own == address);
         if !has_it && self.is_out_of_reach(address, peer) {
@@ -708,7 +708,7 @@ impl Oracle {
         let may_have = if was_bound && !self.is_covered(address) {
             can_be_host(address) && !self.is_taken(address)
         } else {
-            self.is_leased_to(address, identity) && self.may_claim(address, identity)
+            self.is_granted_to(address, identity) && self.may_claim(address, identity)
         };
         if may_have {
             self.give(id, address);
@@ -731,8 +731,8 @@ impl Oracle {
 
     /// What not even the router's choice makes a peer's.
     fn is_out_of_reach(&self, address: IpAddr, peer: &Peer) -> bool {
-        let is_lessee = self.is_covered(address) && self.is_leased_to(address, &peer.identity);
-        self.is_taken(address) || self.is_gateways(address) && !is_lessee
+        let is_grantee = self.is_covered(address) && self.is_granted_to(address, &peer.identity);
+        self.is_taken(address) || self.is_gateways(address) && !is_grantee
     }
 
     /// Nobody's own, and where that is asked for inside of the networks; what is leased to the peer is the operator's word.
@@ -740,7 +740,7 @@ impl Oracle {
         if !can_be_host(address) || self.is_taken(address) {
             return false;
         }
-        if self.is_covered(address) && self.is_leased_to(address, identity) {
+        if self.is_covered(address) && self.is_granted_to(address, identity) {
             return true;
         }
         let mut around = self.rules.networks.iter().filter(|net| within(address, **net)).peekable();
@@ -855,7 +855,7 @@ impl Oracle {
     }
 
     /// One of the leases that cover the address is the peer's, or none covers it and that is enough.
-    fn is_leased_to(&self, address: IpAddr, identity: &Identity) -> bool {
+    fn is_granted_to(&self, address: IpAddr, identity: &Identity) -> bool {
         let covering: Vec<_> = self.rules.leases.iter().filter(|lease| within(address, lease.prefix)).collect();
         if covering.is_empty() {
             return self.rules.uncovered == Uncovered::Allow;
@@ -947,7 +947,7 @@ impl Oracle {
         if peer.is_bound && !self.is_covered(address) {
             return Some(DropReason::SpoofedSource);
         }
-        if !self.is_leased_to(address, &peer.identity) {
+        if !self.is_granted_to(address, &peer.identity) {
             return Some(DropReason::NotLeased);
         }
         if !self.may_claim(address, &peer.identity) {

@@ -23,7 +23,7 @@ pub enum AssignmentError {
     Held,
     /// It is granted to others, or to nobody where grants are needed.
     #[error("it is not leased to this peer (tuntap-router-lease)")]
-    NotLeased,
+    NotGranted,
     /// It is the router's own.
     #[error("it is the router's own")]
     Own,
@@ -57,7 +57,7 @@ impl AssignmentError {
     /// may end when another peer leaves.
     pub const fn is_for_good(&self) -> bool {
         match self {
-            Self::NotLeased | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
+            Self::NotGranted | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
             Self::Pool(_) | Self::Held | Self::Narrow | Self::Share | Self::TooMany | Self::NoPeer => false,
         }
     }
@@ -142,7 +142,7 @@ impl Forwarder {
         }
         let may_be_given = leased && self.pool.may_give(address, identity, &self.policy.leases);
         if !may_be_given && !self.policy.leases.allow(address, identity) {
-            return Err(AssignmentError::NotLeased);
+            return Err(AssignmentError::NotGranted);
         }
         if let Some(refusal) = self.unusable(applicant, address, identity) {
             return Err(refusal);
@@ -170,8 +170,8 @@ impl Forwarder {
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_leased = self.policy.leases.is_leased(address, identity) == Some(true);
-        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
+        let is_granted = self.policy.leases.is_leased(address, identity) == Some(true);
+        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_granted;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);
         }
@@ -180,7 +180,7 @@ impl Forwarder {
         }
         let account = self.account(applicant.id);
         let has_room =
-            is_leased || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
+            is_granted || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
         (!has_room).then_some(AssignmentError::Share)
     }
 
@@ -188,13 +188,13 @@ impl Forwarder {
     /// didn't hold it before.
     pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, AssignmentError> {
         let is_new = !self.addresses(id).any(|held| held == address);
-        match self.lease(id, address) {
+        match self.assign_chosen(id, address) {
             Some(AssignResult::Granted) => {
                 self.remember(id, address, key);
                 Ok(is_new)
             }
             Some(AssignResult::HeldBy(_)) => Err(AssignmentError::Held),
-            Some(AssignResult::NotLeased) => Err(AssignmentError::NotLeased),
+            Some(AssignResult::NotGranted) => Err(AssignmentError::NotGranted),
             Some(AssignResult::Taken) => Err(AssignmentError::NotClaimable),
             Some(AssignResult::TooMany) => Err(AssignmentError::TooMany),
             None => Err(AssignmentError::NoPeer),

@@ -94,7 +94,7 @@ fn fixed_address_is_its_users() {
     assert_eq!(lease(&mut forwarder, peer(9), Family::V4), address("10.0.0.77"));
     assert_eq!(
         forwarder.consider(applicant(peer(1)), claimed("10.0.0.77", true), alive),
-        Err(AssignmentError::NotLeased)
+        Err(AssignmentError::NotGranted)
     );
 }
 
@@ -103,11 +103,11 @@ fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
     let mut forwarder = forwarder(Rules::chain([]));
     let consider =
         |forwarder: &Forwarder, text, leased| forwarder.consider(applicant(peer(1)), claimed(text, leased), alive);
-    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotLeased), "nobody may choose it");
+    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotGranted), "nobody may choose it");
     assert!(consider(&forwarder, "10.0.0.5", true).is_ok(), "the router could choose it");
     assert_eq!(consider(&forwarder, "10.0.0.1", true), Err(AssignmentError::Own));
-    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotLeased));
-    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotLeased));
+    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotGranted));
+    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotGranted));
     let held = lease(&mut forwarder, peer(2), Family::V4);
     let of_other = ClaimedAddress { address: held, leased: true };
     assert_eq!(forwarder.consider(applicant(peer(1)), of_other, alive), Err(AssignmentError::Held));

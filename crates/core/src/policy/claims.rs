@@ -45,7 +45,7 @@ pub enum AssignResult {
     /// Another peer holds it, and keeps it until it dies.
     HeldBy(PeerId),
     /// It is granted to others, or to nobody where grants are needed.
-    NotLeased,
+    NotGranted,
     /// It is the host's own, a router's, or not the address of a single host.
     Taken,
     /// The peer already holds another IPv4 address, or as many IPv6 addresses as it may.
@@ -204,8 +204,8 @@ impl Claims {
         if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_leased = leases.is_leased(source, identity) == Some(true);
-        (!is_leased && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
+        let is_granted = leases.is_leased(source, identity) == Some(true);
+        (!is_granted && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 
     fn hold(&mut self, address: IpAddr) {

@@ -189,17 +189,17 @@ impl Forwarder {
             return Some(AssignResult::Taken);
         }
         if !self.policy.leases.allow(address, &peer.identity) {
-            return Some(AssignResult::NotLeased);
+            return Some(AssignResult::NotGranted);
         }
         Some(peer.claims.assign(address, id, &mut self.registry))
     }
 
     /// Gives a peer an address that the router itself has chosen. Unlike [`Forwarder::assign`], this needs no grant, but an
     /// address that is granted to others is refused.
-    pub fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
+    pub fn assign_chosen(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = self.peers.get_mut(id)?;
         if self.policy.leases.cover(address) && !self.policy.leases.allow(address, &peer.identity) {
-            return Some(AssignResult::NotLeased);
+            return Some(AssignResult::NotGranted);
         }
         let assignment = peer.claims.assign(address, id, &mut self.registry);
         if assignment == AssignResult::Granted {

@@ -441,7 +441,7 @@ fn peer_is_who_it_has_shown_to_be() {
 #[test]
 fn assigned_address_must_be_leased_too() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
-    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotLeased));
+    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotGranted));
     assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Drop(DropReason::NoPeer, None));
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource), "leased, not assigned");
@@ -706,10 +706,10 @@ mod ipv6 {
     #[test]
     fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
         let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
-        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::NotLeased));
-        assert_eq!(forwarder.lease(peer(1), A6), Some(AssignResult::Granted));
-        assert_eq!(forwarder.lease(peer(1), B6), Some(AssignResult::NotLeased));
-        assert_eq!(forwarder.lease(peer(2), B6), Some(AssignResult::Granted));
+        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::NotGranted));
+        assert_eq!(forwarder.assign_chosen(peer(1), A6), Some(AssignResult::Granted));
+        assert_eq!(forwarder.assign_chosen(peer(1), B6), Some(AssignResult::NotGranted));
+        assert_eq!(forwarder.assign_chosen(peer(2), B6), Some(AssignResult::Granted));
         assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Tun);
     }
 

@@ -114,14 +114,14 @@ impl Router {
     }
 
     fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, AssignmentError> {
-        let key = self.lease_key(id, name).ok_or(AssignmentError::NoPeer)?;
+        let key = self.autoconf_key(id, name).ok_or(AssignmentError::NoPeer)?;
         Ok(Applicant { id, key, is_assigned: self.settings.credentials == CredentialsCheck::Hook })
     }
 
     /// Returns the key by which a peer's address is found again. It has no user where peers show no credentials: there the
     /// user is the one who connected, which is root when the vassal starts, and another user when it connects again without
     /// its privileges.
-    pub(super) fn lease_key(&self, id: PeerId, name: u64) -> Option<Key> {
+    pub(super) fn autoconf_key(&self, id: PeerId, name: u64) -> Option<Key> {
         let uid = match self.settings.credentials {
             CredentialsCheck::Off => 0,
             CredentialsCheck::Shown | CredentialsCheck::Hook => self.forwarder.identity(id)?.uid,

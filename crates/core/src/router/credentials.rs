@@ -83,7 +83,7 @@ impl Router {
                 self.note_refused_claim(shell, id, address, &notice);
             }
             Some(AssignResult::Taken) => return Err(CloseReason::Taken(address)),
-            Some(AssignResult::NotLeased) => return Err(CloseReason::NotLeased(address)),
+            Some(AssignResult::NotGranted) => return Err(CloseReason::NotGranted(address)),
             // Can't happen: the peer has just connected, and holds no address.
             Some(AssignResult::TooMany) | None => {}
         }

@@ -34,7 +34,7 @@ pub struct StoredPeer {
     /// True if it may choose no address by itself.
     pub is_bound: bool,
     /// The name of its configuration request.
-    pub lease_name: Option<u64>,
+    pub autoconf_name: Option<u64>,
     /// Its own rules in the wire format.
     pub rules: Vec<u8>,
     /// True if the rules have the extended format, which the C plugin doesn't have.
@@ -68,7 +68,7 @@ impl Router {
         let mut session = Session::new(stored.credentials, namespace, Stage::FirstFrame);
         session.transport = Transport::Stream(StreamReason::Restored);
         session.serial = Some(shell.new_serial());
-        session.autoconf_name = stored.lease_name;
+        session.autoconf_name = stored.autoconf_name;
         let decode = if stored.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let restored = RestoredPeer {
             identity: stored.identity.clone(),
@@ -78,7 +78,7 @@ impl Router {
             is_bound: stored.is_bound,
         };
         self.forwarder.restore_session(id, restored, session);
-        if let Some(key) = stored.lease_name.and_then(|name| self.lease_key(id, name)) {
+        if let Some(key) = stored.autoconf_name.and_then(|name| self.autoconf_key(id, name)) {
             stored.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
         self.admission.enter(id, self.forwarder.account(id), self.now);
@@ -132,7 +132,7 @@ fn describe(peer: &Peer) -> Option<StoredPeer> {
         identity: peer.identity.clone(),
         addresses: peer.claims.held().collect(),
         is_bound: peer.claims.is_bound(),
-        lease_name: peer.session.autoconf_name,
+        autoconf_name: peer.session.autoconf_name,
         rules,
         rules_are_extended: kind == FrameKind::ExtendedRules,
     })

@@ -248,7 +248,7 @@ pub enum CloseReason {
     Refused(PeerCredentials),
     /// The credentials hook gave it an address that is not granted to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
-    NotLeased(IpAddr),
+    NotGranted(IpAddr),
     /// The credentials hook gave it an address that no peer may hold.
     #[error("the credentials hook gave it {0}, which is the host's or a router's own, or no host's")]
     Taken(IpAddr),
