@@ -114,7 +114,7 @@ pub fn start(host: &HostState) {
     let mut specs = config().routers.clone();
     hostnet::set_up(&mut specs, occasion(host));
     for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
-        setup.iter_mut().for_each(|setup| setup.have_network(spec));
+        setup.iter_mut().for_each(|setup| setup.set_network(spec));
     }
     for (index, spec) in specs.iter().enumerate() {
         // The host's lists take pointers; this one carries the number.

@@ -81,7 +81,7 @@ impl<'a> EventLoop<'a> {
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             addresses,
         };
-        this.learn_addresses();
+        this.update_addresses();
         this.restore(stored);
         Ok(this)
     }
@@ -155,7 +155,7 @@ impl<'a> EventLoop<'a> {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(),
             Token::Gateway => self.read_gateway(),
-            Token::Addresses => self.learn_addresses(),
+            Token::Addresses => self.update_addresses(),
             Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
@@ -174,7 +174,7 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Reports the machine's present addresses to the router. If they can't be read, the router keeps the earlier ones.
-    fn learn_addresses(&mut self) {
+    fn update_addresses(&mut self) {
         let Some(watch) = &mut self.addresses else { return };
         match watch.addresses() {
             Ok(addresses) => self.router.set_host_addresses(addresses),

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_written_to_when_a_router_hung_is_told_once() {
+    fn hung_write_is_reported_once() {
         let heartbeat = Heartbeat::new().expect("a page");
         let pulse = Pulse::new(&heartbeat, TIMEOUT);
         pulse.while_writing(Some(7), || heartbeat.record_hang());

@@ -128,7 +128,7 @@ pub struct Setup {
 
 impl Setup {
     /// Takes over the networks that could be set up on the host. Vassals get addresses of no others.
-    pub fn have_network(&mut self, spec: &RouterSpec) {
+    pub fn set_network(&mut self, spec: &RouterSpec) {
         self.policy.networks.clone_from(&spec.addresses);
         self.network.dns.clone_from(&spec.dns);
         self.spec = spec.clone();

@@ -96,10 +96,10 @@ impl<'a> Io<'a> {
         self.setup.logger.line(format_args!("[tuntap-router] {}: {text}", self.name()));
     }
 
-    /// Calls `tell`, which reports a connection to the router. Closes the connection if it doesn't become a peer's.
-    pub(super) fn with_connection<T>(&mut self, connection: OwnedFd, tell: impl FnOnce(&mut Self) -> T) -> T {
+    /// Calls `report`, which reports a connection to the router. Closes the connection if it doesn't become a peer's.
+    pub(super) fn with_connection<T>(&mut self, connection: OwnedFd, report: impl FnOnce(&mut Self) -> T) -> T {
         self.pending = Some(connection);
-        let result = tell(self);
+        let result = report(self);
         self.pending = None;
         result
     }
@@ -178,7 +178,7 @@ fn ask_path_mtu(target: SocketAddr) -> io::Result<u16> {
 
 /// Returns the target in the form that the gateway's socket takes: a socket for both versions takes IPv4 addresses as
 /// IPv4-mapped IPv6 addresses (ipv6(7)).
-fn as_seen_by(gateway: SocketAddr, target: SocketAddr) -> SocketAddr {
+fn in_family_of(gateway: SocketAddr, target: SocketAddr) -> SocketAddr {
     match (gateway, target) {
         (SocketAddr::V6(_), SocketAddr::V4(target)) => {
             SocketAddr::new(target.ip().to_ipv6_mapped().into(), target.port())
@@ -212,7 +212,7 @@ impl Shell for Io<'_> {
 
     fn send_datagram(&mut self, target: SocketAddr, packet: &[u8]) -> Result<(), WriteError> {
         let gateway = self.setup.gateway.as_ref().ok_or(WriteError::Refused)?;
-        let target = as_seen_by(gateway.address, target);
+        let target = in_family_of(gateway.address, target);
         gateway.socket.send_to(packet, target).map(drop).map_err(|error| write_error(&error))
     }
 
@@ -416,7 +416,7 @@ mod tests {
             ("[::]:1", "[2001:db8::1]:4000", "[2001:db8::1]:4000"),
             ("0.0.0.0:1", "192.0.2.1:4000", "192.0.2.1:4000"),
         ] {
-            assert_eq!(as_seen_by(address(gateway), address(target)), address(expected));
+            assert_eq!(in_family_of(address(gateway), address(target)), address(expected));
         }
     }
 }

@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_reasons_are_told_in_order() {
+    fn all_reasons_are_listed_in_order() {
         let mut counters = DropCounters::default();
         counters.count(DropReason::Firewall);
         counters.count(DropReason::Firewall);

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn last_word_on_each_peer_counts() {
+    fn last_record_of_each_peer_counts() {
         let store = Store::new().expect("two queues");
         let (mut writer, stored) = StoreWriter::open(&store);
         assert!(stored.peers.is_empty());

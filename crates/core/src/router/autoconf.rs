@@ -22,15 +22,17 @@ const MAX_REQUESTS: u8 = 8;
 impl Router {
     /// Answers a configuration request: chooses addresses for the peer. A repeated request gets the same addresses.
     pub(super) fn answer_request(&mut self, shell: &mut impl Shell, id: PeerId, payload: &[u8]) {
-        let Some(ask) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
+        let Some(request) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         // Only the first name counts, so that no peer can try one name after the other.
-        let name = *peer.session.autoconf_name.get_or_insert(ask.name);
-        let mut told = Configuration::default();
-        let mut shut_out = Vec::new();
-        for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
+        let name = *peer.session.autoconf_name.get_or_insert(request.name);
+        let mut answer = Configuration::default();
+        let mut unusable = Vec::new();
+        for (family, _) in
+            [(Family::V4, request.v4), (Family::V6, request.v6)].into_iter().filter(|(_, wanted)| *wanted)
+        {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
                 None if family == Family::V6 && shell.tun_mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
@@ -45,18 +47,18 @@ impl Router {
                     | AssignmentError::Assigned
                     | AssignmentError::Narrow),
                 ) => {
-                    shut_out.push(refused(Wish::Any(family), refusal));
+                    unusable.push(refused(Wish::Any(family), refusal));
                 }
-                result => self.tell(&mut told, Wish::Any(family), result),
+                result => self.add_result(&mut answer, Wish::Any(family), result),
             }
         }
         // If the peer got an address of one family, a family from which nothing could pass is treated like one that the
         // router doesn't have.
-        if told.addresses.is_empty() {
-            told.refused.append(&mut shut_out);
+        if answer.addresses.is_empty() {
+            answer.refused.append(&mut unusable);
         }
-        self.note_refused(shell, id, &shut_out);
-        self.send_configuration(shell, id, told);
+        self.note_refused(shell, id, &unusable);
+        self.send_configuration(shell, id, answer);
     }
 
     /// Answers a claim request: gives the peer those of the claimed addresses that it may have.
@@ -67,12 +69,12 @@ impl Router {
         let (Some(name), Ok(claim), true) = (name, ClaimRequest::decode(payload), self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
-        let mut told = Configuration::default();
+        let mut answer = Configuration::default();
         for claimed in claim.addresses {
             let result = self.claim(shell, id, claimed, name);
-            self.tell(&mut told, Wish::Address(claimed.address), result);
+            self.add_result(&mut answer, Wish::Address(claimed.address), result);
         }
-        self.send_configuration(shell, id, told);
+        self.send_configuration(shell, id, answer);
     }
 
     /// Counts a request. Returns true if the peer may still make it.
@@ -145,28 +147,28 @@ impl Router {
     }
 
     /// Puts the result for one wish into the answer. A family that the router doesn't have is left out.
-    fn tell(&mut self, told: &mut Configuration, wish: Wish, result: Result<IpAddr, AssignmentError>) {
+    fn add_result(&mut self, answer: &mut Configuration, wish: Wish, result: Result<IpAddr, AssignmentError>) {
         match result {
-            Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
+            Ok(address) => answer.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(AssignmentError::Pool(PoolError::NoNetwork(_))) => {}
             Err(refusal) => {
                 self.count_refusal(refusal);
-                told.refused.push(refused(wish, refusal));
+                answer.refused.push(refused(wish, refusal));
             }
         }
     }
 
-    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut told: Configuration) {
-        self.note_refused(shell, id, &told.refused);
+    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut answer: Configuration) {
+        self.note_refused(shell, id, &answer.refused);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
-            told.gateways.extend(self.forwarder.pool().gateway(family, held));
+            answer.gateways.extend(self.forwarder.pool().gateway(family, held));
         }
-        told.mtu = shell.tun_mtu();
-        told.dns.clone_from(&self.settings.dns);
-        told.host_etc.clone_from(&self.settings.host_etc);
+        answer.mtu = shell.tun_mtu();
+        answer.dns.clone_from(&self.settings.dns);
+        answer.host_etc.clone_from(&self.settings.host_etc);
         // If the queue is full, the peer hasn't read its earlier answers, and gets none now.
-        let _ = self.push_frame(id, FrameKind::Configuration, &told.encode());
+        let _ = self.push_frame(id, FrameKind::Configuration, &answer.encode());
     }
 
     /// Logs what a peer asked for and doesn't get. [`MAX_REQUESTS`] bounds the number of lines.

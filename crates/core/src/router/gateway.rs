@@ -56,8 +56,8 @@ impl PathMtus {
 
 /// Returns the length above which a packet is refused as too long. An IPv6 packet that every link has to accept is sent in
 /// any case; the kernel may fragment the datagram around it.
-fn longest(packet: &Packet<'_>, way: u16) -> u16 {
-    if packet.is_v4() { way } else { way.max(IPV6_MIN_MTU) }
+fn longest(packet: &Packet<'_>, path: u16) -> u16 {
+    if packet.is_v4() { path } else { path.max(IPV6_MIN_MTU) }
 }
 
 impl Router {
@@ -73,8 +73,8 @@ impl Router {
         if self.settings.gateway.is_none() {
             return Err(DropReason::NoGateway);
         }
-        let way = self.path_mtus.longest_packet(target, self.now, |target| shell.path_mtu(target));
-        let longest = way.filter(|_| packet.packet().must_not_fragment()).map(|way| longest(packet.packet(), way));
+        let path = self.path_mtus.longest_packet(target, self.now, |target| shell.path_mtu(target));
+        let longest = path.filter(|_| packet.packet().must_not_fragment()).map(|path| longest(packet.packet(), path));
         let mut result = Ok(());
         for_each_packet(packet.offload(), packet.packet(), &mut self.scratch, |bytes| {
             if longest.is_some_and(|longest| bytes.len() > usize::from(longest)) {

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn relapses_double_it_up_to_an_hour() {
+    fn relapses_double_the_period_up_to_an_hour() {
         let mut now = Instant::now();
         let mut quarantine = Quarantine::default();
         let mut periods = Vec::new();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_good_for_long_begins_anew() {
+    fn record_is_forgotten_after_ten_periods() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
         quarantine.add(Offender::User(7), start);

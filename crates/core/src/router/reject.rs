@@ -24,14 +24,14 @@ impl Router {
     pub(super) fn reject_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = rejection(packet, from);
-        self.tell_peer(shell, id, Kind::Rejection, packet, reply.as_ref());
+        self.reply_to_peer(shell, id, Kind::Rejection, packet, reply.as_ref());
     }
 
     /// Sends a peer a reply that its packet was longer than the path MTU.
     pub(super) fn too_big_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>, mtu: u16) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = too_big(packet, mtu, from);
-        self.tell_peer(shell, id, Kind::TooBig, packet, reply.as_ref());
+        self.reply_to_peer(shell, id, Kind::TooBig, packet, reply.as_ref());
     }
 
     /// Sends a peer a reply that its packet was too long for a frame, unless the packet may be fragmented.
@@ -41,7 +41,7 @@ impl Router {
         }
     }
 
-    fn tell_peer(
+    fn reply_to_peer(
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
@@ -64,7 +64,7 @@ impl Router {
         packet: &Packet<'_>,
     ) {
         let reply = rejection(packet, self.source_inbound(ingress, packet));
-        self.tell_sender(shell, ingress, holder, Kind::Rejection, packet, reply.as_ref());
+        self.reply_to_sender(shell, ingress, holder, Kind::Rejection, packet, reply.as_ref());
     }
 
     /// Sends a reply to the sender of a packet towards a peer that it was too long for a frame.
@@ -77,7 +77,7 @@ impl Router {
     ) {
         if packet.must_not_fragment() {
             let reply = too_big(packet, FRAME_MTU, self.source_inbound(ingress, packet));
-            self.tell_sender(shell, ingress, Some(holder), Kind::TooBig, packet, reply.as_ref());
+            self.reply_to_sender(shell, ingress, Some(holder), Kind::TooBig, packet, reply.as_ref());
         }
     }
 
@@ -91,7 +91,7 @@ impl Router {
         }
     }
 
-    fn tell_sender(
+    fn reply_to_sender(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
