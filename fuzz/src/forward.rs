@@ -47,7 +47,7 @@ pub fn check(data: &[u8]) {
         routes: CompiledRules::new(rules.routes.iter().copied()),
         has_gateway: rules.has_gateway,
         switch: rules.switch,
-        leases: Grants::new(rules.leases.iter().copied(), rules.uncovered),
+        grants: Grants::new(rules.leases.iter().copied(), rules.uncovered),
         // As the plugin does it: peers may name what the router's own routes name.
         device_routes: AllowedTargets::new(
             rules.routes.iter().map(|route| route.target),
@@ -948,7 +948,7 @@ impl Oracle {
             return Some(DropReason::SpoofedSource);
         }
         if !self.is_granted_to(address, &peer.identity) {
-            return Some(DropReason::NotLeased);
+            return Some(DropReason::NotGranted);
         }
         if !self.may_claim(address, &peer.identity) {
             return Some(DropReason::NotClaimable);

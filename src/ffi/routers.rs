@@ -147,7 +147,7 @@ fn send_grant_updates() {
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            come.iter().for_each(|lease| setup.policy.leases.add(*lease));
+            come.iter().for_each(|lease| setup.policy.grants.add(*lease));
             untold.push((index, come.clone()));
         }
     }
@@ -346,7 +346,7 @@ fn prepare(spec: &RouterSpec, host: &HostState, leases: &Grants, place: &mut Opt
             routes: Rules::new(config().routes.iter().copied()),
             has_gateway: gateway.is_some(),
             switch: config().switch,
-            leases: leases.clone(),
+            grants: leases.clone(),
             device_routes: AllowedTargets::new(
                 config().routes.iter().map(|route| route.target),
                 config().device_routes.iter().copied(),

@@ -105,7 +105,7 @@ impl Forwarder {
         let identity = self.identity(applicant.id).ok_or(AssignmentError::NoPeer)?;
         let (mut refusal, mut is_any_usable) = (None, false);
         let found =
-            self.pool.choose(applicant.key, family, identity, &self.policy.leases, |address, is_own_earlier| {
+            self.pool.choose(applicant.key, family, identity, &self.policy.grants, |address, is_own_earlier| {
                 if let Some(reason) = self.unusable(applicant, address, identity) {
                     // A used-up share is more useful to report than a refusal of one address.
                     if refusal.is_none() || reason == AssignmentError::Share {
@@ -140,8 +140,8 @@ impl Forwarder {
         if self.pool.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let may_be_given = leased && self.pool.may_give(address, identity, &self.policy.leases);
-        if !may_be_given && !self.policy.leases.allow(address, identity) {
+        let may_be_given = leased && self.pool.may_give(address, identity, &self.policy.grants);
+        if !may_be_given && !self.policy.grants.allow(address, identity) {
             return Err(AssignmentError::NotGranted);
         }
         if let Some(refusal) = self.unusable(applicant, address, identity) {
@@ -150,7 +150,7 @@ impl Forwarder {
         // An address that the peer already holds or waits for was chosen by the router or a credentials hook.
         let may_claim = || {
             self.is_reserved_for(id, address)
-                || self.guard.may_claim(address, identity, &self.policy.leases, &self.pool)
+                || self.guard.may_claim(address, identity, &self.policy.grants, &self.pool)
         };
         if !may_be_given && !may_claim() {
             return Err(AssignmentError::NotClaimable);
@@ -166,11 +166,11 @@ impl Forwarder {
     fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
-            && self.policy.leases.is_leased(address, identity) != Some(true);
+            && self.policy.grants.is_granted(address, identity) != Some(true);
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_granted = self.policy.leases.is_leased(address, identity) == Some(true);
+        let is_granted = self.policy.grants.is_granted(address, identity) == Some(true);
         let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_granted;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);
@@ -204,7 +204,7 @@ impl Forwarder {
     /// Stores the key under which a peer holds an address of the router's networks.
     pub fn remember(&mut self, id: PeerId, address: IpAddr, key: Key) {
         if let Some(identity) = self.identity(id)
-            && self.pool.may_give(address, identity, &self.policy.leases)
+            && self.pool.may_give(address, identity, &self.policy.grants)
         {
             self.pool.give(address, key);
         }

@@ -32,7 +32,7 @@ fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
     let mut forwarder = Forwarder::new(
         Policy {
             firewall_out,
-            leases: Grants::new([lease], Uncovered::Deny),
+            grants: Grants::new([lease], Uncovered::Deny),
             networks: vec!["10.0.0.1/24".parse().expect("v4"), "fd00:77::1/64".parse().expect("v6")],
             ..Policy::default()
         },
@@ -157,8 +157,8 @@ fn full_network_is_not_a_shut_one() {
 fn assigned_peer_gets_only_what_is_leased_to_it() {
     let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
     let mut forwarder = forwarder(Rules::chain([]));
-    let leases = Grants::new([open], Uncovered::Allow);
-    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
+    let grants = Grants::new([open], Uncovered::Allow);
+    forwarder.set_policy(Policy { grants, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(AssignResult::Granted));
     let assigned = Applicant { is_assigned: true, ..applicant(peer(1)) };
     for leased in [false, true] {
@@ -170,7 +170,7 @@ fn assigned_peer_gets_only_what_is_leased_to_it() {
     }
     let chosen = forwarder.choose(assigned, Family::V6, alive).expect("a lease");
     assert_eq!(chosen.address, address("fd00:77::9"));
-    let leases = Grants::none();
-    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
+    let grants = Grants::none();
+    forwarder.set_policy(Policy { grants, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.choose(assigned, Family::V6, alive), Err(AssignmentError::Assigned));
 }

@@ -80,7 +80,7 @@ pub struct Claimant<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimContext<'a> {
     /// The grants.
-    pub leases: &'a Grants,
+    pub grants: &'a Grants,
     /// The router's networks.
     pub pool: &'a Pool,
     /// The addresses that no peer may hold.
@@ -155,7 +155,7 @@ impl Claims {
         &mut self,
         source: IpAddr,
         claimant: Claimant<'_>,
-        grants: ClaimContext<'_>,
+        context: ClaimContext<'_>,
         registry: &mut Registry,
     ) -> Source {
         let is_own = match source {
@@ -170,7 +170,7 @@ impl Claims {
         if is_own {
             return Source::Own;
         }
-        if let Some(reason) = self.refusal(source, claimant, grants) {
+        if let Some(reason) = self.refusal(source, claimant, context) {
             return Source::Refused(reason);
         }
         match registry.claim(source, claimant.id) {
@@ -183,28 +183,28 @@ impl Claims {
     }
 
     /// Returns why the peer may not claim an address that it doesn't hold.
-    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, grants: ClaimContext<'_>) -> Option<DropReason> {
+    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, context: ClaimContext<'_>) -> Option<DropReason> {
         let Claimant { identity, account, .. } = claimant;
-        let ClaimContext { leases, pool, guard, shares } = grants;
+        let ClaimContext { grants, pool, guard, shares } = context;
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
         if !is_host(source) {
             return Some(DropReason::InvalidSource);
         }
-        if self.is_bound && !leases.cover(source) {
+        if self.is_bound && !grants.cover(source) {
             return Some(DropReason::SpoofedSource);
         }
-        if !leases.allow(source, identity) {
-            return Some(DropReason::NotLeased);
+        if !grants.allow(source, identity) {
+            return Some(DropReason::NotGranted);
         }
-        if !guard.may_claim(source, identity, leases, pool) {
+        if !guard.may_claim(source, identity, grants, pool) {
             return Some(DropReason::NotClaimable);
         }
         if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_granted = leases.is_leased(source, identity) == Some(true);
+        let is_granted = grants.is_granted(source, identity) == Some(true);
         (!is_granted && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 

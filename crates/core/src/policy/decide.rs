@@ -60,13 +60,13 @@ impl Forwarder {
         let Some(peer) = self.peers.get_mut(id) else {
             return SourceCheck::Stopped(Outbound::Drop(DropReason::NoPeer));
         };
-        let leases = &self.policy.leases;
+        let grants = &self.policy.grants;
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
-        let context = ClaimContext { leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let context = ClaimContext { grants, pool: &self.pool, guard: &self.guard, shares: &self.shares };
         let claimed = match peer.claims.check(source, claimant, context, &mut self.registry) {
             Source::Own => None,
             Source::Claimed => {
-                self.shares.take(peer.account_for(source, leases), source);
+                self.shares.take(peer.account_for(source, grants), source);
                 Some(source)
             }
             Source::HeldBy(holder) => return SourceCheck::Stopped(Outbound::Contested { address: source, holder }),

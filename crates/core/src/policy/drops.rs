@@ -39,7 +39,7 @@ pub enum DropReason {
     /// A frame of an unknown kind.
     UnknownFrame,
     /// A source that is not leased to the peer.
-    NotLeased,
+    NotGranted,
     /// One IPv6 address more than a peer may hold.
     TooManyAddresses,
     /// A frame with other rules after the peer's first packet.
@@ -81,7 +81,7 @@ impl DropReason {
         Self::GatewayRefused,
         Self::NoGateway,
         Self::UnknownFrame,
-        Self::NotLeased,
+        Self::NotGranted,
         Self::TooManyAddresses,
         Self::RulesFrozen,
         Self::RouteTarget,
@@ -113,7 +113,7 @@ impl DropReason {
             Self::GatewayRefused => "gateway_refused",
             Self::NoGateway => "no_gateway",
             Self::UnknownFrame => "unknown_frame",
-            Self::NotLeased => "not_leased",
+            Self::NotGranted => "not_leased",
             Self::TooManyAddresses => "too_many_addresses",
             Self::RulesFrozen => "rules_frozen",
             Self::RouteTarget => "route_target",

@@ -60,7 +60,7 @@ impl Forwarder {
         Self {
             cache: VerdictCache::new(&policy, seed),
             registry: Registry::default(),
-            pool: Pool::new(policy.networks.clone(), &policy.leases, policy.port_targets.iter().copied()),
+            pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied()),
             guard: Guard::new(policy.guard.clone()),
             shares: Shares::new(policy.max_addresses, &policy.networks),
             peers: PeerTable::default(),
@@ -88,7 +88,7 @@ impl Forwarder {
 
     /// Returns true if the supplementary groups of peers are needed to check the grants.
     pub fn wants_groups(&self) -> bool {
-        self.policy.leases.name_groups()
+        self.policy.grants.name_groups()
     }
 
     /// Adds grants, for addresses that were granted to nobody until now.
@@ -108,7 +108,7 @@ impl Forwarder {
 
     /// Adds a peer with the state of its connection.
     pub(crate) fn add_session(&mut self, id: PeerId, mut identity: Identity, session: Session) {
-        self.policy.leases.forget_other_groups(&mut identity);
+        self.policy.grants.forget_other_groups(&mut identity);
         self.peers.put(Peer::new(id, identity, session));
     }
 
@@ -144,16 +144,16 @@ impl Forwarder {
         self.set_namespace(id, namespace);
         self.set_rules(id, rules);
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let (leases, pool, guard) = (&self.policy.leases, &self.pool, &self.guard);
+        let (grants, pool, guard) = (&self.policy.grants, &self.pool, &self.guard);
         for &address in addresses {
             // An address that the router or a credentials hook has chosen needs no grant.
-            let may_have = if is_bound && !leases.cover(address) {
+            let may_have = if is_bound && !grants.cover(address) {
                 is_host(address) && !guard.is_taken(address)
             } else {
-                leases.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, leases, pool)
+                grants.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, grants, pool)
             };
             if may_have && peer.claims.assign(address, id, &mut self.registry) == AssignResult::Granted {
-                self.shares.take(peer.account_for(address, leases), address);
+                self.shares.take(peer.account_for(address, grants), address);
             }
         }
         peer.claims.set_bound(is_bound);
@@ -162,7 +162,7 @@ impl Forwarder {
 
     /// Sets the identity of a peer that has no address yet, but has shown its credentials.
     pub fn identify(&mut self, id: PeerId, mut identity: Identity) {
-        self.policy.leases.forget_other_groups(&mut identity);
+        self.policy.grants.forget_other_groups(&mut identity);
         if let Some(peer) = self.peers.get_mut(id) {
             debug_assert!(peer.claims.held().next().is_none(), "what was granted to somebody else would stay");
             peer.identity = identity;
@@ -188,7 +188,7 @@ impl Forwarder {
         if !is_host(address) || self.guard.is_taken(address) {
             return Some(AssignResult::Taken);
         }
-        if !self.policy.leases.allow(address, &peer.identity) {
+        if !self.policy.grants.allow(address, &peer.identity) {
             return Some(AssignResult::NotGranted);
         }
         Some(peer.claims.assign(address, id, &mut self.registry))
@@ -198,12 +198,12 @@ impl Forwarder {
     /// address that is granted to others is refused.
     pub fn assign_chosen(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let peer = self.peers.get_mut(id)?;
-        if self.policy.leases.cover(address) && !self.policy.leases.allow(address, &peer.identity) {
+        if self.policy.grants.cover(address) && !self.policy.grants.allow(address, &peer.identity) {
             return Some(AssignResult::NotGranted);
         }
         let assignment = peer.claims.assign(address, id, &mut self.registry);
         if assignment == AssignResult::Granted {
-            self.shares.take(peer.account_for(address, &self.policy.leases), address);
+            self.shares.take(peer.account_for(address, &self.policy.grants), address);
         }
         Some(assignment)
     }
@@ -287,7 +287,7 @@ impl Forwarder {
     /// of the router's networks or covered by a grant: outside of these, another host may use an address that a peer has
     /// claimed.
     pub fn sender(&self, source: IpAddr) -> Option<PeerId> {
-        let is_granted = self.pool.is_for_peers(source) || self.policy.leases.cover(source);
+        let is_granted = self.pool.is_for_peers(source) || self.policy.grants.cover(source);
         self.holder(source).filter(|_| is_granted)
     }
 
@@ -320,8 +320,8 @@ impl Peer {
     }
 
     /// Returns the account that an address of the peer is counted for; `None` if the address is granted to the peer.
-    pub(super) fn account_for(&self, address: IpAddr, leases: &Grants) -> Option<Account> {
-        self.account().filter(|_| leases.is_leased(address, &self.identity) != Some(true))
+    pub(super) fn account_for(&self, address: IpAddr, grants: &Grants) -> Option<Account> {
+        self.account().filter(|_| grants.is_granted(address, &self.identity) != Some(true))
     }
 }
 

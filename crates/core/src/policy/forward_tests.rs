@@ -271,15 +271,15 @@ fn datagrams_of_other_routers() {
     }
 }
 
-fn leased(leases: &[(&str, u32)], uncovered: Uncovered) -> Policy {
+fn leased(grants: &[(&str, u32)], uncovered: Uncovered) -> Policy {
     let lease = |&(prefix, uid): &(&str, u32)| Grant { prefix: net(prefix), holder: Holder::User(uid) };
-    Policy { leases: Grants::new(leases.iter().map(lease), uncovered), ..Policy::default() }
+    Policy { grants: Grants::new(grants.iter().map(lease), uncovered), ..Policy::default() }
 }
 
 #[test]
 fn only_a_leaseholder_claims() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 2)], Uncovered::Deny));
-    let not_leased = Outbound::Drop(DropReason::NotLeased);
+    let not_leased = Outbound::Drop(DropReason::NotGranted);
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), not_leased);
     assert_eq!(to(&mut forwarder, peer(2), IpAddr::from([192, 168, 0, 9]), HOST), not_leased);
     assert_eq!(forwarder.address(peer(2)), None);
@@ -427,13 +427,13 @@ fn firewall_comes_before_the_lease() {
     let deny = rule(Action::Deny, "192.168.0.2/32", "any");
     let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..leased(&[], Uncovered::Deny) });
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::Firewall));
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::NotLeased));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::NotGranted));
 }
 
 #[test]
 fn peer_is_who_it_has_shown_to_be() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1000)], Uncovered::Deny));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::NotLeased));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::NotGranted));
     forwarder.identify(peer(1), identity(1000));
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
 }
@@ -540,13 +540,13 @@ proptest! {
     /// bottom for each packet.
     #[test]
     fn leases_hold(
-        leases in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
+        grants in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
         allow_uncovered: bool,
         denied in prop::option::of(0u8..8),
         events in prop::collection::vec((0u32..4, 0u8..8, 0u8..8), 1..100),
     ) {
         let address = |host| IpAddr::from([10, 0, 0, host]);
-        let leases: Vec<Grant> = leases
+        let grants: Vec<Grant> = grants
             .into_iter()
             .map(|(host, length, is_group, number)| Grant {
                 prefix: IpNet::new_assert(address(host), length),
@@ -559,7 +559,7 @@ proptest! {
             denied.map(|source| rule(Action::Deny, &IpNet::from(source).to_string(), "any"));
         let mut forwarder = Forwarder::new(
             Policy {
-                leases: Grants::new(leases.iter().copied(), uncovered),
+                grants: Grants::new(grants.iter().copied(), uncovered),
                 firewall_out: Rules::chain(chain),
                 ..Policy::default()
             },
@@ -571,7 +571,7 @@ proptest! {
             forwarder.add_peer(peer(index), identity(index));
         }
         let may_hold = |index: u32, address: IpAddr| {
-            let mut covering = leases.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
+            let mut covering = grants.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
             match covering.peek() {
                 None => allow_uncovered,
                 Some(_) => {
@@ -593,7 +593,7 @@ proptest! {
                 _ if denied == Some(address) => Outbound::Drop(DropReason::Firewall),
                 (Some(own), _) if own == address => Outbound::Tun,
                 (Some(_), _) => Outbound::Drop(DropReason::SpoofedSource),
-                (None, _) if !may_hold(index, address) => Outbound::Drop(DropReason::NotLeased),
+                (None, _) if !may_hold(index, address) => Outbound::Drop(DropReason::NotGranted),
                 (None, None) => Outbound::Tun,
                 (None, Some(other)) => {
                     Outbound::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
@@ -807,15 +807,15 @@ mod ipv6 {
         /// Grants and claims work the same for both versions of IP.
         #[test]
         fn leases_cover_what_their_prefixes_cover(nets in prop::collection::vec(any_net(), 1..8), pick: u128) {
-            let leases = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
-            let policy = Policy { leases: Grants::new(leases, Uncovered::Deny), ..Policy::default() };
+            let grants = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
+            let policy = Policy { grants: Grants::new(grants, Uncovered::Deny), ..Policy::default() };
             for net in nets {
                 let mut forwarder = forwarder(policy.clone());
                 let source = inside(net, pick);
                 let host = if source.is_ipv4() { HOST } else { HOST6 };
                 let is_link_local = matches!(source, IpAddr::V4(source) if source.is_link_local());
                 let expected = if tuntap_wire::ip::is_unicast(source) && !is_link_local {
-                    (Outbound::Tun, Outbound::Drop(DropReason::NotLeased))
+                    (Outbound::Tun, Outbound::Drop(DropReason::NotGranted))
                 } else {
                     (Outbound::Drop(DropReason::InvalidSource), Outbound::Drop(DropReason::InvalidSource))
                 };

@@ -108,7 +108,7 @@ impl Grants {
     /// Whether a peer may hold an address: one of the leases that cover it is the peer's, or none covers it and that
     /// is enough.
     pub fn allow(&self, address: IpAddr, identity: &Identity) -> bool {
-        self.is_leased(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
+        self.is_granted(address, identity).unwrap_or(self.uncovered == Uncovered::Allow)
     }
 
     /// All that is leased to somebody.
@@ -124,14 +124,14 @@ impl Grants {
     }
 
     /// Whether one of the leases that cover an address is the peer's; `None` if there are none.
-    pub fn is_leased(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
+    pub fn is_granted(&self, address: IpAddr, identity: &Identity) -> Option<bool> {
         let mut covered = false;
         for holders in self.holders.covering(address) {
             covered = true;
-            let is_leased_to_group = |group: &u32| holders.contains(&Holder::Group(*group));
+            let is_granted_to_group = |group: &u32| holders.contains(&Holder::Group(*group));
             if holders.contains(&Holder::User(identity.uid))
-                || is_leased_to_group(&identity.gid)
-                || identity.groups.iter().any(is_leased_to_group)
+                || is_granted_to_group(&identity.gid)
+                || identity.groups.iter().any(is_granted_to_group)
             {
                 return Some(true);
             }

@@ -187,7 +187,7 @@ impl Guard {
         if !is_host(address) || self.is_taken(address) {
             return false;
         }
-        if leases.is_leased(address, identity) == Some(true) {
+        if leases.is_granted(address, identity) == Some(true) {
             return true;
         }
         if self.is_gateway(address) {

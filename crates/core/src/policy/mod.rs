@@ -46,7 +46,7 @@ pub struct Policy {
     /// True if the router itself delivers packets between two peers, rather than the host's kernel.
     pub switch: bool,
     /// The grants: who may hold which address.
-    pub leases: Grants,
+    pub grants: Grants,
     /// Gateways that peers may name in their rules.
     pub device_routes: AllowedTargets,
     /// Networks from which datagrams of other routers may come. If the set is empty, they may come from anywhere.
@@ -71,7 +71,7 @@ impl Default for Policy {
             routes: Rules::new([]),
             has_gateway: false,
             switch: false,
-            leases: Grants::none(),
+            grants: Grants::none(),
             device_routes: AllowedTargets::default(),
             gateway_sources: PrefixSet::default(),
             networks: Vec::new(),
@@ -86,7 +86,7 @@ impl Policy {
     /// Returns the policy that follows this one when there are further grants.
     pub fn with_grants(&self, grants: impl IntoIterator<Item = Grant>) -> Self {
         let mut next = Self { generation: self.generation + 1, ..self.clone() };
-        grants.into_iter().for_each(|grant| next.leases.add(grant));
+        grants.into_iter().for_each(|grant| next.grants.add(grant));
         next
     }
 }

@@ -118,8 +118,8 @@ impl Pool {
     /// Whether an address may be given to a peer if nobody holds it: it is in a network of the router's, some host can
     /// have it, and no lease keeps it for others. What a port leads to must be leased to the peer.
     pub fn may_give(&self, address: IpAddr, identity: &Identity, leases: &Grants) -> bool {
-        let is_permitted = match leases.is_leased(address, identity) {
-            Some(is_leased) => is_leased,
+        let is_permitted = match leases.is_granted(address, identity) {
+            Some(is_granted) => is_granted,
             // What becomes of addresses that no lease covers is about what peers choose themselves.
             None => !self.is_port_target(address),
         };
