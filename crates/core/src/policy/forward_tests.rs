@@ -617,7 +617,7 @@ proptest! {
         if let Ok(packet) = Packet::parse(&bytes) {
             let mut forwarder = forwarder(Policy::default());
             forwarder.outbound(peer(1), &packet);
-            forwarder.inbound(PacketSource::Tun, &packet).to;
+            forwarder.inbound(PacketSource::Tun, &packet);
         }
     }
 }

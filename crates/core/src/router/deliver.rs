@@ -109,7 +109,7 @@ impl Router {
     /// Notes that a peer's queue is to be sent at the end of this turn.
     pub(super) fn flush_later(&mut self, id: PeerId) {
         if let Some(peer) = self.forwarder.peers.get_mut(id)
-            && peer.session.queue.len() > 0
+            && !peer.session.queue.is_empty()
             && !peer.session.to_flush
             && !peer.session.watches_writable
         {

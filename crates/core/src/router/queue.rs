@@ -49,6 +49,11 @@ impl FrameQueue {
         self.bytes.len() - self.written
     }
 
+    /// Returns true if the queue has no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Appends a frame, unless the queue would then have more than `limit` bytes. If it returns an error, the queue is
     /// unchanged.
     pub fn push(
@@ -147,7 +152,7 @@ mod tests {
             }
         }
         assert!(refused > 0, "the reader was too quick to fill the queue");
-        while queue.len() > 0 {
+        while !queue.is_empty() {
             stream.append(&mut socket);
             flush(&mut queue, &mut socket);
         }

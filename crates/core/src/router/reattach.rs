@@ -87,7 +87,7 @@ impl Router {
             let session = &mut peer.session;
             // If this router dies, the next one goes on with whole frames. So nothing may be left of a frame in either
             // direction.
-            if shell.is_closing_many() || session.queue.len() > 0 || !session.partial.is_empty() {
+            if shell.is_closing_many() || !session.queue.is_empty() || !session.partial.is_empty() {
                 self.reattach_queue.add(id, self.now + NEXT_TRY);
                 continue;
             }
