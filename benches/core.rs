@@ -13,7 +13,7 @@ use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::{Action, AnyFlow, Rule, Rules};
 use tuntap_core::policy::registry::{PeerId, Registry};
-use tuntap_core::policy::verdict::Origin;
+use tuntap_core::policy::verdict::PacketSource;
 use tuntap_wire::frame::{self, FrameKind, Frames};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::{for_each_packet, sum};
@@ -103,7 +103,7 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
-        forwarder.outward(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)));
+        forwarder.outbound(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)));
     }
     forwarder
 }
@@ -122,7 +122,7 @@ fn verdicts(criterion: &mut Criterion) {
             group.bench_with_input(BenchmarkId::new(name, rules), &rules, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 1) % 16;
-                    forwarder.outward(peer(next), &ip(black_box(&packets[next as usize])))
+                    forwarder.outbound(peer(next), &ip(black_box(&packets[next as usize])))
                 });
             });
             let list = chain(rules, look_at);
@@ -160,10 +160,10 @@ fn registry(criterion: &mut Criterion) {
             });
             let mut forwarder = forwarder(0, LookAt::Addresses, peers, version);
             let packets: Vec<_> = (0..peers).map(|index| packet(version.host, plus(version.first, index), 0)).collect();
-            group.bench_with_input(name("inward verdict"), &peers, |bencher, _| {
+            group.bench_with_input(name("inbound verdict"), &peers, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 7) % peers;
-                    forwarder.inward(Origin::Tun, &ip(black_box(&packets[next as usize])))
+                    forwarder.inbound(PacketSource::Tun, &ip(black_box(&packets[next as usize])))
                 });
             });
         }

@@ -104,14 +104,14 @@ impl RouterProcess {
             Some((_, ended)) => socket::wait_readable(ended.as_fd(), Duration::ZERO),
             None => !process::exists(pid),
         };
-        if !has_ended && self.watchdog.look(heartbeat, pid, Instant::now()) {
+        if !has_ended && self.watchdog.check(heartbeat, pid, Instant::now()) {
             uwsgi::log(&format!(
                 "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
                  started again (tuntap-router-harakiri)",
                 self.name,
                 config().harakiri.as_secs()
             ));
-            heartbeat.accuse();
+            heartbeat.record_hang();
             self.gateway.end();
         }
     }

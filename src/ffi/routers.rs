@@ -22,7 +22,9 @@ use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
-use tuntap_router::{self, CredentialsCheck, Gateway, Heartbeat, NetworkFacts, News, Setup, StatsEndpoint, Store};
+use tuntap_router::{
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
+};
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
 use tuntap_sys::socket::tell_arrivals;
@@ -82,7 +84,7 @@ pub fn start(uwsgi: &UwsgiState) {
     let mut specs = config().routers.clone();
     hostnet::set_up(&mut specs, occasion(uwsgi));
     for (setup, spec) in SETUPS.lock().iter_mut().zip(&specs) {
-        setup.iter_mut().for_each(|setup| setup.have_network(spec));
+        setup.iter_mut().for_each(|setup| setup.set_network(spec));
     }
     for (index, spec) in specs.iter().enumerate() {
         register(index, spec);
@@ -124,7 +126,7 @@ const fn occasion(uwsgi: &UwsgiState) -> Occasion {
 
 /// Sends grants whose users have come since to the routers, and stores them for routers that are started later. Called in the
 /// master.
-fn tell_news() {
+fn send_grant_updates() {
     static UNSENT: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
     let come = accounts::newcomers();
     let mut setups = SETUPS.lock();
@@ -134,14 +136,14 @@ fn tell_news() {
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            come.iter().for_each(|grant| setup.policy.leases.add(*grant));
+            come.iter().for_each(|grant| setup.policy.grants.add(*grant));
             unsent.push((index, come.clone()));
         }
     }
     // A router that receives a grant twice ignores the second one.
     unsent.retain(|(index, grants)| {
         let setup = setups.get(*index).and_then(Option::as_ref);
-        setup.is_some_and(|setup| setup.news.tell(grants) == Err(Errno::EAGAIN))
+        setup.is_some_and(|setup| setup.grant_updates.send(grants) == Err(Errno::EAGAIN))
     });
 }
 
@@ -176,7 +178,7 @@ fn retry(uwsgi: &UwsgiState) {
 
 /// Looks after the routers in each cycle of the master. It notices the end of a router at once, and ends routers that hang.
 pub fn watch() {
-    tell_news();
+    send_grant_updates();
     retry(&UwsgiState::read());
     processes::look_after();
 }
@@ -210,13 +212,13 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
-    let (store, news) = (Store::new().map_err(pair)?, News::new().map_err(pair)?);
+    let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let open = [Some(listener.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).chain(news.descriptors()).for_each(uwsgi::keep_open);
+    open.flatten().chain(store.descriptors()).chain(grant_updates.descriptors()).for_each(uwsgi::keep_open);
     let tun = place.take().ok_or("its device is missing")?;
     Ok(Setup {
         spec: spec.clone(),
@@ -236,10 +238,10 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         heartbeat: Arc::new(heartbeat),
         priority: config().priority,
         harakiri: config().harakiri,
-        news,
+        grant_updates,
         sandbox: config().sandbox,
         limits: config().limits,
-        host_version: uwsgi.version(),
+        uwsgi_version: uwsgi.version(),
         logger: uwsgi::LOGGER,
     })
 }

@@ -29,7 +29,7 @@ impl Config {
             routes: Rules::new(self.routes.iter().copied()),
             has_gateway: router.gateway.is_some(),
             switch: self.switch,
-            leases: grants,
+            grants,
             device_routes: AllowedTargets::new(
                 self.routes.iter().map(|route| route.target),
                 self.device_routes.iter().copied(),

@@ -1,8 +1,8 @@
-//! The router as a state machine: events, bytes and the time go in, effects come out. There are no descriptors, no clock
-//! and no system calls in here, so that a whole router with hundreds of peers runs in a test, without root.
+//! The router as a state machine: events, bytes and the time go in, effects come out. This crate has no descriptors, no
+//! clock and no system calls, so that a whole router with hundreds of peers can run in a test, without root.
 //!
 //! [`policy`] decides about packets and addresses; [`router`] is the machine around it: connections, transports, queues,
-//! limits, timers. [`router::Shell`] is all that it knows of the world.
+//! limits, timers. [`router::Shell`] is its only connection to its surroundings.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The one table of peers.
+//! The table of all peers.
 
 use std::net::IpAddr;
 
@@ -12,21 +12,22 @@ use crate::router::session::Session;
 
 const _: () = assert!(Limits::MAX_PEERS <= PeerId::MAX_INDEX as usize);
 
-/// A peer: who it is, what it holds, and how far its connection has come.
+/// A peer: its identity, its addresses, its rules, and the state of its connection.
 #[derive(Debug)]
 pub struct Peer {
     pub(crate) id: PeerId,
     pub(crate) identity: Identity,
-    /// The network namespace that it connected from, if that is not the router's. It tells root's vassals apart.
+    /// The network namespace from which it connected, if that is not the router's own. It distinguishes vassals that
+    /// connect as root.
     pub(crate) namespace: Option<u64>,
     pub(crate) claims: Claims,
     pub(crate) rules: Vec<CheckedRule>,
-    /// True once a packet of the peer was accepted: from then on its rules stay what they are.
+    /// True once a packet of the peer was accepted. From then on its rules can't be changed.
     pub(crate) has_sent: bool,
     pub(crate) session: Session,
 }
 
-/// A rule that a peer sent, and whether the policy lets it do what it says.
+/// A rule that a peer sent, and the policy's check of its target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckedRule {
     pub(crate) rule: PeerRule,
@@ -34,13 +35,13 @@ pub(crate) struct CheckedRule {
 }
 
 impl Peer {
-    /// A peer that holds nothing yet.
+    /// Makes a peer without addresses and rules.
     pub(crate) fn new(id: PeerId, identity: Identity, session: Session) -> Self {
         let (claims, rules) = (Claims::default(), Vec::new());
         Self { id, identity, namespace: None, claims, rules, has_sent: false, session }
     }
 
-    /// The address that people know it by: that of IPv4, if it has one.
+    /// Returns the address by which the log names the peer: its IPv4 address, if it has one.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.claims.held().next()
     }
@@ -52,7 +53,7 @@ struct Slot {
     peer: Option<Peer>,
 }
 
-/// Peers by slot, each slot with a generation. A look-up costs the same for any number of peers.
+/// Peers by slot. Each slot has a generation. The cost of a look-up doesn't depend on the number of peers.
 #[derive(Debug, Default)]
 pub(crate) struct PeerTable {
     slots: Vec<Slot>,
@@ -62,12 +63,12 @@ pub(crate) struct PeerTable {
 }
 
 impl PeerTable {
-    /// The number of peers.
+    /// Returns the number of peers.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    /// The id that the next peer gets; `None` if the table is full.
+    /// Returns the id for the next peer; `None` if the table is full.
     pub(crate) fn vacant(&self) -> Option<PeerId> {
         if self.len >= Limits::MAX_PEERS {
             return None;
@@ -77,11 +78,11 @@ impl PeerTable {
         Some(PeerId { index, generation })
     }
 
-    /// Puts a peer into the slot that its id names. A peer that is there is replaced.
+    /// Puts a peer into the slot that its id names. It replaces a peer that is already there.
     pub(crate) fn put(&mut self, peer: Peer) {
         let (index, generation) = (peer.id.index, peer.id.generation);
         while self.slots.len() <= index as usize {
-            // Slots that were skipped are free, too.
+            // Slots that are skipped are free.
             self.free.extend(u32::try_from(self.slots.len()));
             self.slots.push(Slot::default());
         }
@@ -95,7 +96,7 @@ impl PeerTable {
         *slot = Slot { generation, peer: Some(peer) };
     }
 
-    /// Removes a peer. Its id is not used again before 2³² others have had the slot.
+    /// Removes a peer. Its id is not used again before the slot has had 2³² other peers.
     pub(crate) fn remove(&mut self, id: PeerId) -> Option<Peer> {
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
         let peer = slot.peer.take()?;
@@ -105,22 +106,22 @@ impl PeerTable {
         Some(peer)
     }
 
-    /// A peer that still lives.
+    /// Returns a peer, unless it was removed.
     pub(crate) fn get(&self, id: PeerId) -> Option<&Peer> {
         self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.peer.as_ref()
     }
 
-    /// A peer that still lives.
+    /// Returns a peer, unless it was removed.
     pub(crate) fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.peer.as_mut()
     }
 
-    /// All peers.
+    /// Returns all peers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().filter_map(|slot| slot.peer.as_ref())
     }
 
-    /// All peers.
+    /// Returns all peers.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
         self.slots.iter_mut().filter_map(|slot| slot.peer.as_mut())
     }

@@ -1,42 +1,43 @@
-//! Looking for events without sleeping, for a short time after the last ones. A sleeping thread takes some 20 µs to be
-//! woken, which is most of a small packet's round trip; a thread that never sleeps takes a processor from the vassals.
+//! Busy polling: for a short time after the last events, the event loop looks for new ones without sleeping. It takes some
+//! 20 µs to wake a sleeping thread, which is most of a small packet's round trip. A thread that never sleeps takes a
+//! processor from the vassals.
 
 use std::time::{Duration, Instant};
 
-/// Short sleeps in a row after which polling begins. A poll in vain costs as much as some wake-ups.
+/// The number of short sleeps in a row after which polling begins. A poll without events costs as much as several wake-ups.
 const SHORT_SLEEPS: u32 = 4;
 
-/// Decides between polling and sleeping. Polling begins when events follow each other so closely that it would have
-/// saved some sleeps, and ends with the first poll in vain. KVM polls for its guests in much the same way
+/// Decides between polling and sleeping. Polling begins when events follow each other so closely that it would have saved
+/// several sleeps, and ends with the first poll without events. KVM polls for its guests in much the same way
 /// (Documentation/virt/kvm/halt-polling.rst in the kernel).
 #[derive(Debug)]
 pub struct BusyPoll {
-    /// Longest time to poll; zero is never.
+    /// The maximum time to poll. Zero disables polling.
     limit: Duration,
     short_sleeps: u32,
     idle_since: Instant,
 }
 
 impl BusyPoll {
-    /// Sleeps, until events come closely.
+    /// Makes a decider that starts with sleeping.
     pub const fn new(limit: Duration, now: Instant) -> Self {
         Self { limit, short_sleeps: 0, idle_since: now }
     }
 
-    /// There is nothing left to do.
+    /// Notes that all events are handled.
     pub const fn begin(&mut self, now: Instant) {
         self.idle_since = now;
     }
 
-    /// Whether to look again rather than to sleep.
+    /// Returns true if the event loop should poll again rather than sleep.
     pub fn is_open(&self, now: Instant) -> bool {
         self.short_sleeps >= SHORT_SLEEPS && self.idle(now) < self.limit
     }
 
-    /// Events ended a sleep.
+    /// Notes that events ended a sleep.
     pub fn woke(&mut self, now: Instant) {
         let polled = self.short_sleeps >= SHORT_SLEEPS;
-        // To wake up takes time, too: the events came earlier than it seems.
+        // Waking up takes time, too, so that the events came earlier than `now`.
         let was_short = self.idle(now) <= self.limit * 2;
         self.short_sleeps = if polled || !was_short { 0 } else { self.short_sleeps + 1 };
     }
@@ -52,7 +53,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_micros(50);
 
-    /// Lets events come at these pauses, in microseconds. Returns for each whether it was met awake.
+    /// Simulates events after these pauses, in microseconds. Returns for each event if the loop was awake.
     fn awake(poll: &mut BusyPoll, now: &mut Instant, pauses: &[u64]) -> Vec<bool> {
         let meet = |micros: &u64| {
             poll.begin(*now);

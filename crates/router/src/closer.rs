@@ -1,6 +1,6 @@
-//! The ends of attached devices. Whoever closes the last descriptor of a TUN device waits until the kernel has taken the
-//! interface away, some 15 ms for each; that is a router's, if a vassal's process has ended. A thread of its own waits, so
-//! that no packet does.
+//! Closes attached devices in a thread of its own. A thread that closes the last descriptor of a TUN device waits until the
+//! kernel has removed the interface, which takes some 15 ms. If a vassal's process has ended, the router has the last
+//! descriptor. With a thread for this, packets don't have to wait.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,11 +11,12 @@ use std::thread;
 
 use tuntap_sys::process::with_signals_blocked;
 
-/// Devices that may wait to be closed before no further ones are attached. Each takes a descriptor, and peers can come
-/// and go faster than the kernel takes their interfaces away.
+/// The number of devices waiting to be closed from which on no further ones are attached. Each takes a descriptor, and
+/// peers can come and go faster than the kernel removes their interfaces.
 const MAX_WAITING: usize = 1024;
 
-/// Hands devices to the thread that closes them. Before that is started, and where it can't be, they are closed at once.
+/// Passes devices to the thread that closes them. Before the thread is started, and if it can't be started, devices are
+/// closed at once.
 #[derive(Debug, Default)]
 pub struct Closer {
     devices: Option<Sender<OwnedFd>>,
@@ -23,13 +24,14 @@ pub struct Closer {
 }
 
 impl Closer {
-    /// Starts the thread, and waits until it is ready for restrictions that hold for all threads. It ends with the
+    /// Starts the thread, and waits until restrictions that apply to all threads can be made. The thread ends with the
     /// process.
     pub fn start(&mut self) -> io::Result<()> {
         let (devices, received) = mpsc::channel();
         let (ready, is_ready) = mpsc::channel();
         let waiting = Arc::clone(&self.waiting);
-        // With a sender of its own it never ends: the sandbox knows nothing of threads that do.
+        // A sender of its own keeps the thread from ending: the sandbox doesn't allow the system calls of a thread that
+        // ends.
         let own = devices.clone();
         let close_all = move || {
             let _own = own;
@@ -41,23 +43,23 @@ impl Closer {
         };
         let builder = thread::Builder::new().name("closer".to_owned());
         with_signals_blocked(|| builder.spawn(close_all)).map_err(io::Error::from)??;
-        // It fails only if the thread has ended already, which shows when a device is sent there.
+        // This fails only if the thread has already ended. Then sending a device to it fails, too.
         let _ = is_ready.recv();
         self.devices = Some(devices);
         Ok(())
     }
 
-    /// Closes a device, a little later.
+    /// Closes a device in the thread.
     pub fn close(&self, device: OwnedFd) {
         let Some(devices) = &self.devices else { return };
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Without a thread it comes back and is closed here.
+        // If the thread has ended, the error returns the device, and it is closed here.
         if devices.send(device).is_err() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Whether so many wait that there should not be more.
+    /// Returns true if so many devices wait to be closed that no further ones should be attached.
     pub fn is_full(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= MAX_WAITING
     }

@@ -1,5 +1,5 @@
-//! The event loop: waits, reads and writes, and tells the router what has happened. It decides nothing about packets and
-//! peers.
+//! The event loop: waits, reads and writes, and reports to the router what has happened. It decides nothing about packets
+//! and peers.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -32,7 +32,7 @@ use tuntap_sys::socket::{self, ControlBuffer, Datagram, recv_datagram};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 
-/// Events taken from the kernel in one turn.
+/// The maximum number of events taken from the kernel in one turn.
 const EVENTS: usize = 64;
 
 /// A running router.
@@ -40,21 +40,21 @@ const EVENTS: usize = 64;
 pub struct EventLoop<'a> {
     pub(super) router: Router,
     pub(super) io: Io<'a>,
-    /// What is read ends up here: a peer's partial frame and what follows it, or one packet.
+    /// The buffer for everything that is read: a peer's partial frame and what follows it, or one packet.
     buffer: Box<[u8]>,
-    /// Room for what is told beside datagrams.
+    /// The buffer for control messages of datagrams.
     control: ControlBuffer,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) started: Instant,
     pub(super) priority: Priority,
     pub(super) confinement: Confinement,
     busy_poll: BusyPoll,
-    /// What the machine's interfaces have. Nothing is known of it where the kernel doesn't tell.
+    /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
 }
 
 impl<'a> EventLoop<'a> {
-    /// Makes what must not exist before the fork: the event queue and the buffers.
+    /// Makes what must not exist before the fork: the event queue, the buffers and the router, with its restored peers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
         let priority = priority::take(setup);
         let (store, stored) = StoreWriter::open(&setup.store);
@@ -81,12 +81,12 @@ impl<'a> EventLoop<'a> {
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             addresses,
         };
-        this.learn_addresses();
+        this.update_addresses();
         this.restore(stored);
         Ok(this)
     }
 
-    /// Forwards until the TUN device or the event queue fails.
+    /// Runs the router until the TUN device or the event queue fails, or the master ends.
     pub fn run(mut self) -> Result<Infallible, RouterError> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -116,7 +116,7 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Waits for events, awake for as long as that pays. Returns their number; none at a deadline.
+    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
         self.io.pulse.beat();
         let mut now = Instant::now();
@@ -138,14 +138,14 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// How long to sleep when nothing happens.
+    /// Returns how long to sleep if there are no events.
     fn timeout(&self, now: Instant) -> EpollTimeout {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
         let Some(next) = [self.router.poll_timeout(), stats_deadline, next_beat].into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
-        // One millisecond more, so that the deadline has passed at the wake-up.
+        // One millisecond is added, so that the deadline has passed at the wake-up.
         let millis = next.saturating_duration_since(now).as_millis() + 1;
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
     }
@@ -155,8 +155,8 @@ impl<'a> EventLoop<'a> {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(),
             Token::Gateway => self.read_gateway(),
-            Token::Addresses => self.learn_addresses(),
-            Token::News => self.read_news(),
+            Token::Addresses => self.update_addresses(),
+            Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.read_device(id),
@@ -173,8 +173,8 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Takes note of the addresses that the machine's interfaces have now. If they can't be read, those from before count.
-    fn learn_addresses(&mut self) {
+    /// Reports the machine's present addresses to the router. If they can't be read, the router keeps the earlier ones.
+    fn update_addresses(&mut self) {
         let Some(watch) = &mut self.addresses else { return };
         match watch.addresses() {
             Ok(addresses) => self.router.set_host_addresses(addresses),
@@ -210,7 +210,7 @@ impl<'a> EventLoop<'a> {
                     self.router.datagram(&mut self.io, &self.buffer[..len], source, interface, Instant::now());
                 }
                 Err(Errno::EAGAIN) => break,
-                // An earlier datagram's ICMP error, say. It is gone with this read.
+                // For instance an ICMP error about an earlier datagram, which this read has cleared.
                 Err(_) => {}
             }
         }
@@ -236,7 +236,7 @@ impl<'a> EventLoop<'a> {
         if self.router.wants_credentials() && socket::receive_credentials(fd.as_fd()).is_err() {
             return;
         }
-        // A kernel that doesn't tell: fewer grants fit.
+        // If the kernel doesn't report the groups, fewer grants apply.
         let groups = if self.router.wants_groups() { socket::peer_groups(fd.as_fd()) } else { Ok(Vec::new()) };
         let connection =
             Connection { credentials, namespace: namespace_number(fd.as_fd()), groups: groups.unwrap_or_default() };
@@ -273,7 +273,7 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Credentials come in one message, and nothing of what follows is read with them.
+    /// Reads the message with a peer's credentials, and nothing of what follows it.
     fn read_credentials(&mut self, id: PeerId) {
         let Some(connection) = self.io.connection(id) else { return };
         let mut magic = [0; CREDENTIALS_MAGIC.len()];
@@ -294,7 +294,7 @@ impl<'a> EventLoop<'a> {
         let mut is_first = true;
         while turn.is_open() && self.router.is_attached(id) {
             let Some(device) = self.io.device(id) else { return };
-            // One read of a turn says enough about what reading costs.
+            // Only the first read of a turn is timed. That is enough to know the cost of reading.
             let start = is_first.then(Instant::now);
             let error = match device.recv(&mut self.buffer) {
                 Ok(len) => {
@@ -319,12 +319,12 @@ impl<'a> EventLoop<'a> {
     }
 }
 
-/// The number of the network namespace that a socket was made in; `None` where the kernel doesn't tell.
+/// Returns the number of the network namespace in which a socket was made; `None` if the kernel doesn't report it.
 pub fn namespace_number(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
     namespace_of(socket).map(NamespaceCookie::number)
 }
 
-/// Watches what is there from the start.
+/// Watches the descriptors that exist from the start.
 fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
     epoll.add(tun, readable(Token::Tun))?;
@@ -332,14 +332,14 @@ fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
     }
-    epoll.add(setup.news.read_end(), readable(Token::News))?;
+    epoll.add(setup.grant_updates.read_end(), readable(Token::GrantUpdates))?;
     if let Some(master) = &setup.master {
         epoll.add(master, readable(Token::Master))?;
     }
     Ok(())
 }
 
-/// Has the kernel tell when the machine's addresses change.
+/// Makes the kernel report when the machine's addresses change.
 fn watch_addresses(setup: &Setup, epoll: &Epoll) -> nix::Result<Option<AddressWatch>> {
     match AddressWatch::open() {
         Ok(watch) => {
@@ -356,7 +356,7 @@ fn watch_addresses(setup: &Setup, epoll: &Epoll) -> nix::Result<Option<AddressWa
     }
 }
 
-/// Makes the TUN device again after it was deleted. Its addresses and routes are gone all the same.
+/// Makes the TUN device again after it was deleted. Addresses and routes that no option names are lost.
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
     let mut tun = Tun::create(setup.tun.name())?;
     tun.enable_offloads();

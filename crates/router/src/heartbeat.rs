@@ -1,43 +1,44 @@
-//! Whether a router hangs. Its event loop beats with each turn, and wakes up for that if it has nothing else to do; the
-//! master looks at the beats. It counts only time in which it looked itself: a clock that is set plays no part, and a
-//! machine or a group of processes that was frozen as a whole hangs no router.
+//! Detects a router that hangs. Its event loop beats with each turn, and wakes up for that if it has nothing else to do.
+//! The master checks the beats. It counts only time in which it has checked itself. So a router isn't taken for one that
+//! hangs because the clock was set, or because the machine or all of its processes were frozen.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tuntap_sys::shared::SharedNumber;
 
-/// Turns of the router's event loop, as the router tells them and the master reads them. The number of the process stands
-/// in the upper half, so that a router that hasn't begun yet can't be taken for the one before it.
+/// Numbers in memory that the router and the master share.
 #[derive(Debug)]
 pub struct Heartbeat {
+    /// The number of turns of the router's event loop. The upper half is the number of the process, so that a router that
+    /// hasn't begun yet can't be taken for the one before it.
     beats: SharedNumber,
-    /// Whose device the router is writing to, by its number in the store; 0 is nobody's.
+    /// The number in the store of the peer to whose device the router is writing; 0 if it isn't writing.
     writing: SharedNumber,
-    /// The same of the last router that hung, until the next one has read it.
-    accused: SharedNumber,
+    /// The value of `writing` when the last router hung, until the next router has read it.
+    hung_write: SharedNumber,
 }
 
 impl Heartbeat {
-    /// Before the fork.
+    /// Makes the shared memory. To be called before the fork.
     pub fn new() -> nix::Result<Self> {
-        Ok(Self { beats: SharedNumber::new()?, writing: SharedNumber::new()?, accused: SharedNumber::new()? })
+        Ok(Self { beats: SharedNumber::new()?, writing: SharedNumber::new()?, hung_write: SharedNumber::new()? })
     }
 
-    /// In the master, when a router hangs: remembers whose device it is writing to.
-    pub fn accuse(&self) {
-        self.accused.set(self.writing.get());
+    /// Stores to whose device a router was writing when it hung. Called in the master.
+    pub fn record_hang(&self) {
+        self.hung_write.set(self.writing.get());
     }
 
-    /// In the router that follows: whose device the one before it was writing to when it hung. Tells it once.
-    pub fn take_accused(&self) -> Option<u64> {
-        let serial = self.accused.get();
-        self.accused.set(NOBODY);
+    /// Returns once to whose device the router before this one was writing when it hung. Called in the next router.
+    pub fn take_hung_write(&self) -> Option<u64> {
+        let serial = self.hung_write.get();
+        self.hung_write.set(NOBODY);
         (serial != NOBODY).then_some(serial)
     }
 }
 
-/// No peer's number in the store.
+/// Not the number of any peer in the store.
 const NOBODY: u64 = 0;
 
 /// The router's side.
@@ -46,26 +47,27 @@ pub struct Pulse<'a> {
     heartbeat: &'a Heartbeat,
     own: u64,
     beats: Cell<u32>,
-    /// The longest that may be between two beats; `None` if nobody looks.
+    /// The longest time between two beats; `None` if the master doesn't check them.
     pub interval: Option<Duration>,
 }
 
 impl<'a> Pulse<'a> {
-    /// Of a router that is taken for one that hangs after `patience`; zero is never.
-    pub fn new(heartbeat: &'a Heartbeat, patience: Duration) -> Self {
+    /// Makes the router's side. The master takes a router without a beat for `timeout` for one that hangs; zero disables
+    /// that.
+    pub fn new(heartbeat: &'a Heartbeat, timeout: Duration) -> Self {
         heartbeat.writing.set(NOBODY);
-        let interval = (!patience.is_zero()).then(|| patience / BEATS_PER_PATIENCE);
+        let interval = (!timeout.is_zero()).then(|| timeout / BEATS_PER_TIMEOUT);
         Self { heartbeat, own: u64::from(std::process::id()) << 32, beats: Cell::new(0), interval }
     }
 
-    /// The router gets on with its work. A router is watched from its first beat on.
+    /// Beats: the router does its work. A router is watched from its first beat on.
     pub fn beat(&self) {
         self.beats.set(self.beats.get().wrapping_add(1));
         self.heartbeat.beats.set(self.own | u64::from(self.beats.get()));
     }
 
-    /// Writes to the device of the peer with this number in the store. A write runs code of the kernel that its vassal may have
-    /// made endless.
+    /// Runs a write to the device of the peer with this number in the store. A write runs the receive path of the vassal's
+    /// namespace in the kernel, which the vassal may have made endless.
     pub fn while_writing<T>(&self, serial: Option<u64>, write: impl FnOnce() -> T) -> T {
         self.heartbeat.writing.set(serial.unwrap_or(NOBODY));
         let result = write();
@@ -74,41 +76,42 @@ impl<'a> Pulse<'a> {
     }
 }
 
-/// So often a router with nothing to do wakes up within the time after which it would be taken for one that hangs.
-const BEATS_PER_PATIENCE: u32 = 2;
+/// The number of beats of an idle router within the timeout.
+const BEATS_PER_TIMEOUT: u32 = 2;
 
-/// The longest time between two looks that counts, as a part of the patience. Together with the longest time between two
-/// beats it is less than the whole: who was frozen together with its master is given the time to beat.
-const LOOKS_PER_PATIENCE: u32 = 4;
+/// Of the time between two checks at most this fraction (1/n) of the timeout counts. Together with the longest time between
+/// two beats that is less than the timeout, so that a router that was frozen together with the master has time to beat.
+const CHECKS_PER_TIMEOUT: u32 = 4;
 
 /// The master's side.
 #[derive(Debug)]
 pub struct Watchdog {
-    patience: Duration,
+    timeout: Duration,
     seen: u64,
-    looked: Option<Instant>,
+    checked_at: Option<Instant>,
     silence: Duration,
 }
 
 impl Watchdog {
-    /// With the longest silence of a router that is alive. Zero is for ever.
-    pub const fn new(patience: Duration) -> Self {
-        Self { patience, seen: 0, looked: None, silence: Duration::ZERO }
+    /// Makes the master's side. A router without a beat for `timeout` hangs; zero disables the watchdog.
+    pub const fn new(timeout: Duration) -> Self {
+        Self { timeout, seen: 0, checked_at: None, silence: Duration::ZERO }
     }
 
-    /// How often to look. `None` if it makes no sense.
+    /// Returns the time between two checks; `None` if the watchdog is disabled.
     pub fn interval(&self) -> Option<Duration> {
-        (!self.patience.is_zero()).then(|| self.patience / LOOKS_PER_PATIENCE)
+        (!self.timeout.is_zero()).then(|| self.timeout / CHECKS_PER_TIMEOUT)
     }
 
-    /// Looks at a router's process. Returns whether it hangs; the next time only after another such silence.
-    pub fn look(&mut self, heartbeat: &Heartbeat, pid: libc::pid_t, now: Instant) -> bool {
+    /// Checks a router's process. Returns true if it hangs, and then only after another timeout again.
+    pub fn check(&mut self, heartbeat: &Heartbeat, pid: libc::pid_t, now: Instant) -> bool {
         self.judge(heartbeat.beats.get(), pid, now)
     }
 
     fn judge(&mut self, beats: u64, pid: libc::pid_t, now: Instant) -> bool {
         let Some(longest) = self.interval() else { return false };
-        let since = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
+        let since =
+            self.checked_at.replace(now).map_or(Duration::ZERO, |checked_at| now.saturating_duration_since(checked_at));
         let is_other = beats >> 32 != u64::from(pid.unsigned_abs());
         if is_other || beats != self.seen {
             self.seen = beats;
@@ -116,7 +119,7 @@ impl Watchdog {
             return false;
         }
         self.silence += since.min(longest);
-        let hangs = self.silence >= self.patience;
+        let hangs = self.silence >= self.timeout;
         if hangs {
             self.silence = Duration::ZERO;
         }
@@ -128,14 +131,14 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(6);
+    const TIMEOUT: Duration = Duration::from_secs(6);
     const PID: libc::pid_t = 4711;
 
     fn beat(count: u64) -> u64 {
         4711 << 32 | count
     }
 
-    /// The seconds after which a watchdog that looks once a second finds that a router hangs.
+    /// Returns the second in which a watchdog that checks once a second finds that a router hangs.
     fn found_after(watchdog: &mut Watchdog, start: Instant, beats: impl Fn(u64) -> u64, within: u64) -> Option<u64> {
         (1..=within).find(|&second| watchdog.judge(beats(second), PID, start + Duration::from_secs(second)))
     }
@@ -143,8 +146,8 @@ mod tests {
     #[test]
     fn silence_is_a_hang_and_beats_are_none() {
         let start = Instant::now();
-        let mut watchdog = Watchdog::new(PATIENCE);
-        // As seldom as an idle router beats.
+        let mut watchdog = Watchdog::new(TIMEOUT);
+        // These are the beats of an idle router.
         assert_eq!(found_after(&mut watchdog, start, |second| beat(second / 3), 100), None);
         let start = start + Duration::from_secs(100);
         assert_eq!(found_after(&mut watchdog, start, |_| beat(34), 100), Some(7), "its last beat was after a second");
@@ -153,17 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn no_patience_is_none_to_lose() {
+    fn zero_timeout_disables_the_watchdog() {
         let mut watchdog = Watchdog::new(Duration::ZERO);
         assert_eq!(found_after(&mut watchdog, Instant::now(), |_| beat(1), 10_000), None);
         let heartbeat = Heartbeat::new().expect("a page");
         assert_eq!((watchdog.interval(), Pulse::new(&heartbeat, Duration::ZERO).interval), (None, None));
     }
 
-    /// A machine that sleeps for a day, again and again, right before its idle router would have beaten.
+    /// The machine sleeps for a day, again and again, each time right before its idle router would have beaten.
     #[test]
     fn frozen_machine_hangs_no_router() {
-        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut watchdog = Watchdog::new(TIMEOUT);
         let mut now = Instant::now();
         for count in 1..10 {
             for _ in 0..3 {
@@ -176,39 +179,39 @@ mod tests {
         }
     }
 
-    /// A slow start is none of the router before it.
+    /// A router that starts slowly is not taken for the router before it.
     #[test]
     fn router_that_has_not_begun_is_not_judged_by_the_last_one() {
         let start = Instant::now();
-        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut watchdog = Watchdog::new(TIMEOUT);
         assert!(!watchdog.judge(beat(9), PID, start));
         let begun = |second: u64| watchdog.judge(beat(9), PID + 1, start + Duration::from_secs(second));
         assert_eq!((1..100).map(begun).filter(|hangs| *hangs).count(), 0);
     }
 
     #[test]
-    fn who_was_written_to_when_a_router_hung_is_told_once() {
+    fn hung_write_is_reported_once() {
         let heartbeat = Heartbeat::new().expect("a page");
-        let pulse = Pulse::new(&heartbeat, PATIENCE);
-        pulse.while_writing(Some(7), || heartbeat.accuse());
-        assert_eq!((heartbeat.take_accused(), heartbeat.take_accused()), (Some(7), None));
-        heartbeat.accuse();
-        assert_eq!(heartbeat.take_accused(), None, "the write is over");
+        let pulse = Pulse::new(&heartbeat, TIMEOUT);
+        pulse.while_writing(Some(7), || heartbeat.record_hang());
+        assert_eq!((heartbeat.take_hung_write(), heartbeat.take_hung_write()), (Some(7), None));
+        heartbeat.record_hang();
+        assert_eq!(heartbeat.take_hung_write(), None, "the write is over");
     }
 
     #[test]
     fn master_sees_the_beats() {
         let heartbeat = Heartbeat::new().expect("a page");
-        let pulse = Pulse::new(&heartbeat, PATIENCE);
+        let pulse = Pulse::new(&heartbeat, TIMEOUT);
         let own = libc::pid_t::try_from(std::process::id()).expect("a pid");
-        let (mut watchdog, start) = (Watchdog::new(PATIENCE), Instant::now());
-        let mut look = |second: u64, alive: bool| {
+        let (mut watchdog, start) = (Watchdog::new(TIMEOUT), Instant::now());
+        let mut check = |second: u64, alive: bool| {
             if alive {
                 pulse.beat();
             }
-            watchdog.look(&heartbeat, own, start + Duration::from_secs(second))
+            watchdog.check(&heartbeat, own, start + Duration::from_secs(second))
         };
-        assert!((0..20).all(|second| !look(second, true)));
-        assert_eq!((20..40).find(|&second| look(second, false)), Some(25));
+        assert!((0..20).all(|second| !check(second, true)));
+        assert_eq!((20..40).find(|&second| check(second, false)), Some(25));
     }
 }

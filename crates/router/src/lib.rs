@@ -1,10 +1,11 @@
-//! The gateway process: one TUN device, one listening socket, many peers, one thread.
+//! The router's process, which is a uWSGI gateway process: one TUN device, one listening socket, many peers, and one thread
+//! for them.
 
 mod busy_poll;
 mod closer;
 mod event_loop;
+mod grant_updates;
 mod heartbeat;
-mod news;
 mod priority;
 mod report;
 mod restore;
@@ -35,20 +36,20 @@ use tuntap_sys::tun::{Tun, TunError};
 use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
+pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
-pub use news::News;
 pub use store::Store;
 
-/// Turns a peer's credentials into its address; `None` refuses the peer.
+/// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.
 pub type CredentialsHook = Box<dyn Fn(PeerCredentials) -> Option<Ipv4Addr> + Send + Sync>;
 
-/// Whether peers have to show their credentials before anything else.
+/// The credentials that peers have to show before anything else.
 pub enum CredentialsCheck {
-    /// They don't.
+    /// Peers show no credentials.
     Off,
-    /// They do.
+    /// Peers show their credentials.
     Shown,
-    /// They do, and get their address from them.
+    /// Peers show their credentials, and a hook assigns an address to each.
     Hook(CredentialsHook),
 }
 
@@ -65,75 +66,75 @@ impl std::fmt::Debug for CredentialsCheck {
 /// The statistics endpoint.
 #[derive(Debug)]
 pub struct StatsEndpoint {
-    /// Listening, non-blocking.
+    /// The listening socket, non-blocking.
     pub listener: OwnedFd,
-    /// Clients speak HTTP (`stats-http`).
+    /// True if clients speak HTTP (`stats-http`).
     pub http: bool,
-    /// No white space in the JSON (`stats-minified`).
+    /// True if the JSON has no white space (`stats-minified`).
     pub minified: bool,
-    /// How long a client may keep still.
+    /// How long a client may be silent.
     pub timeout: Duration,
 }
 
-/// Everything that a router needs. Made before uWSGI forks the gateway, and again its start when the gateway died:
-/// validated values and open descriptors, nothing else.
+/// Everything that a router needs to start: validated values and open descriptors, nothing else. It is made before uWSGI
+/// forks the router's process, and used again when that dies and is forked again.
 #[derive(Debug)]
 pub struct Setup {
-    /// What the operator said about it.
+    /// The options of the router.
     pub spec: RouterSpec,
     /// The TUN device.
     pub tun: Tun,
-    /// Name of the unix socket, for people.
+    /// The name of the unix socket, for the statistics.
     pub socket_name: String,
-    /// Where peers connect, non-blocking.
+    /// The socket where peers connect, listening and non-blocking.
     pub listener: OwnedFd,
     /// The statistics endpoint.
     pub stats: Option<StatsEndpoint>,
-    /// Other routers send to this address.
+    /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
-    /// What the operator configured.
+    /// The router's first policy.
     pub policy: Policy,
-    /// The devices of all routers of the instance: what comes by them comes from peers.
+    /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
-    /// What devices are told beside their addresses.
+    /// What a device's configuration says besides its addresses.
     pub network: NetworkFacts,
-    /// What peers have to show.
+    /// The credentials that peers have to show.
     pub credentials: CredentialsCheck,
-    /// What peers may take.
+    /// The limits on what peers may use.
     pub limits: Limits,
-    /// How long to look for packets without sleeping after the last ones; zero is not at all.
+    /// How long to look for packets without sleeping after the last ones. Zero disables this.
     pub busy_poll: Duration,
-    /// What the process gives up after set-up.
+    /// Says which privileges the process gives up after set-up.
     pub sandbox: Sandbox,
-    /// The files of its sockets, which go with it.
+    /// The files of its sockets. They are removed when the master ends.
     pub socket_files: Vec<SocketFile>,
-    /// Readable when the process ends that would start this one again.
+    /// A descriptor that becomes readable when the master ends.
     pub master: Option<OwnedFd>,
-    /// What outlives this process.
+    /// The store, which outlives the router's process.
     pub store: Store,
-    /// How the master sees that the router does its work.
+    /// The beats by which the master sees that the router does its work.
     pub heartbeat: Arc<Heartbeat>,
-    /// The nice value that the router's process takes. `None`: it keeps that of whoever started the instance.
+    /// The nice value of the router's process. With `None` it keeps the one it was started with.
     pub priority: Option<i8>,
-    /// After how long without a turn of its event loop the router is taken for one that hangs; zero is never.
+    /// The time without a turn of its event loop after which the router is taken for one that hangs. Zero disables this.
     pub harakiri: Duration,
-    /// What the master tells it meanwhile.
-    pub news: News,
-    /// The host's version, for the statistics.
-    pub host_version: String,
-    /// Where lines go.
+    /// Grants that the master sends while the router runs.
+    pub grant_updates: GrantUpdates,
+    /// The version of the uWSGI, for the statistics.
+    pub uwsgi_version: String,
+    /// Writes to the log.
     pub logger: Logger,
 }
 
 impl Setup {
-    /// Takes over what the host can have of the router's networks: nothing else is given to vassals.
-    pub fn have_network(&mut self, spec: &RouterSpec) {
+    /// Takes over the networks that could be set up on the host. Vassals get addresses of no others.
+    pub fn set_network(&mut self, spec: &RouterSpec) {
         self.policy.networks.clone_from(&spec.addresses);
         self.network.dns.clone_from(&spec.dns);
         self.spec = spec.clone();
     }
 
-    /// What the router is told at its start.
+    /// Returns the settings for the state machine.
     fn settings(&self) -> Settings {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.address);
         Settings {
@@ -152,12 +153,12 @@ impl Setup {
     }
 }
 
-/// What a router tells devices that ask for their configuration, beside what it knows by itself.
+/// What the answer to a configuration request says besides what the policy says.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkFacts {
     /// DNS servers.
     pub dns: Vec<IpAddr>,
-    /// Folders of the host that no device may write its resolv.conf into.
+    /// Directories of the host into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
 
@@ -177,29 +178,29 @@ impl Gateway {
     }
 }
 
-/// Why a router had to end.
+/// Why a router ended.
 #[derive(Debug, Error)]
 pub enum RouterError {
     /// The event queue failed.
     #[error("epoll: {0}")]
     Epoll(#[from] nix::errno::Errno),
-    /// Somebody deleted the TUN device.
+    /// The TUN device was deleted.
     #[error("the device {0} was deleted")]
     DeviceGone(String),
     /// The TUN device can't be read.
     #[error("reading from {0}: {1}")]
     Device(String, #[source] io::Error),
-    /// There is nobody left who would start a router again.
+    /// The master process ended, so that no process would start the router again.
     #[error("the master process is gone")]
     MasterGone,
-    /// A deleted device can't be made again.
+    /// The TUN device was deleted and can't be made again.
     #[error("making the device again: {0}")]
     Recreate(#[from] TunError),
 }
 
 impl Setup {
-    /// Takes the socket files away. Those that are gone, or can't be removed without the privileges that were there at
-    /// the start, are left as they are.
+    /// Removes the socket files. A file that is missing, or that can't be removed without the privileges of the start, is
+    /// ignored.
     pub fn remove_socket_files(&self) {
         for file in &self.socket_files {
             let _ = file.remove();

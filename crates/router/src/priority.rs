@@ -1,5 +1,5 @@
-//! The router's share of processor time. All that vassals send and get passes through one thread, which floods by many
-//! processes would leave next to nothing of: they are many, and it is one.
+//! The router's share of processor time. All packets from and to vassals pass through its one thread. Without a priority,
+//! many processes that flood the router would leave this thread almost no time.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use super::Setup;
 use tuntap_api::Priority;
 use tuntap_sys::priority;
 
-/// Takes what `tuntap-router-priority` says, before the privileges for that are given up. What the kernel doesn't give is a
-/// line in the log. Returns what holds then.
+/// Sets the priority of `tuntap-router-priority`, before the privileges for that are given up. If the kernel refuses it,
+/// this is logged. Returns the priority that the process has then.
 pub fn take(setup: &Setup) -> Priority {
     let has_autogroups = priority::has_autogroups();
     if let Some(wanted) = setup.priority {
@@ -17,10 +17,11 @@ pub fn take(setup: &Setup) -> Priority {
     Priority { nice: priority::nice(), autogroup: has_autogroups.then(priority::group_nice).flatten() }
 }
 
-/// Takes as much as it gets.
+/// Sets as much of the priority as the kernel allows.
 fn set(setup: &Setup, wanted: i8, has_autogroups: bool) {
     let nice = priority::set_nice(wanted).map_err(io::Error::from);
-    // The session is the Emperor's, and its vassals' that don't make one. In one of its own the router shares with nobody.
+    // The router leaves the session that it shares with the Emperor and with vassals that make no session of their own. In
+    // its own session it has an autogroup of its own.
     let group = if has_autogroups { set_group(wanted) } else { Ok(()) };
     if let Err(error) = nice.and(group) {
         setup.logger.line(format_args!(

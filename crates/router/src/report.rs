@@ -31,7 +31,8 @@ impl EventLoop<'_> {
         }
     }
 
-    /// An address lets everybody in who can reach it, and peers reach the machine's: they are not to read of each other.
+    /// Accepts statistics clients. Peers can reach the machine's addresses, but must not read the statistics of each other,
+    /// so they are refused.
     fn accept_stats_clients(&mut self, server: &mut StatsServer<'_>, now: Instant) -> nix::Result<()> {
         for _ in 0..ACCEPT_BUDGET {
             let Some(client) = server.accept()? else { break };
@@ -51,7 +52,7 @@ impl EventLoop<'_> {
     fn snapshot(&self, now: Instant) -> Snapshot {
         let (setup, counters) = (self.io.setup, self.router.counters());
         Snapshot {
-            version: setup.host_version.clone(),
+            version: setup.uwsgi_version.clone(),
             pid: unistd::getpid().as_raw(),
             uid: unistd::getuid().as_raw(),
             gid: unistd::getgid().as_raw(),

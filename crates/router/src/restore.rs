@@ -1,4 +1,4 @@
-//! What a router that follows another one takes over.
+//! What a router takes over from the router before it.
 
 use std::os::fd::AsFd;
 use std::thread;
@@ -9,17 +9,17 @@ use super::event_loop::{EventLoop, namespace_number};
 use super::store::StoredState;
 use tuntap_sys::socket;
 
-/// Waits as long as the last router's end suggests.
+/// Waits before the start if the routers before this one ended soon after theirs.
 pub fn pause(stored: &StoredState, setup: &Setup) {
     if !stored.pause.is_zero() {
         setup.logger.line(format_args!(
             "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
             setup.tun.name(),
-            stored.brief_runs,
+            stored.short_runs,
             stored.pause.as_secs()
         ));
         match &setup.master {
-            // Its end is the end of the pause.
+            // The end of the master ends the pause.
             Some(master) => _ = socket::wait_readable(master.as_fd(), stored.pause),
             None => thread::sleep(stored.pause),
         }
@@ -27,19 +27,19 @@ pub fn pause(stored: &StoredState, setup: &Setup) {
 }
 
 impl EventLoop<'_> {
-    /// Takes back the peers of the router before this one, and whose devices it did not attach any more.
+    /// Restores the peers and the quarantines of the router before this one.
     pub(super) fn restore(&mut self, stored: StoredState) {
-        for (origin, record) in stored.quarantine {
-            self.router.restore_quarantine(origin, record);
+        for (offender, record) in stored.quarantine {
+            self.router.restore_quarantine(offender, record);
         }
-        if let Some(accused) = self.io.setup.heartbeat.take_accused()
-            && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == accused)
+        if let Some(hung) = self.io.setup.heartbeat.take_hung_write()
+            && let Some((peer, connection)) = stored.peers.iter().find(|(peer, _)| peer.serial == hung)
         {
-            self.router.accuse(&mut self.io, peer, namespace_number(connection.as_fd()));
+            self.router.quarantine_after_hang(&mut self.io, peer, namespace_number(connection.as_fd()));
         }
         let found = stored.peers.len();
         for (peer, connection) in stored.peers {
-            // There may be tens of thousands.
+            // There may be tens of thousands of peers, so the master has to see beats meanwhile.
             self.io.pulse.beat();
             if socket::is_hung_up(connection.as_fd()) {
                 continue;
@@ -49,7 +49,7 @@ impl EventLoop<'_> {
             let router = &mut self.router;
             self.io.with_connection(connection, |io| router.restore(io, &peer, namespace, Instant::now()));
         }
-        // The first event may be long in coming.
+        // The first event may come late, so a turn is ended here.
         self.finish_turn();
         if found > 0 {
             let taken = self.router.counters().totals.restored;

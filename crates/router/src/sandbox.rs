@@ -1,5 +1,5 @@
-//! The router's own cage: what its process gives up between set-up and the first packet. Vassals are customers' code,
-//! and whoever takes a router over with what they send shall find nothing to go on with.
+//! The router's sandbox: the privileges that its process gives up between set-up and the first packet. Vassals run
+//! customers' code. If one of them takes over the router by what it sends, it should be able to do nothing else.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -28,11 +28,11 @@ const TRAFFIC: &[Sysno] = &[
     Sysno::sendmsg,
 ];
 
-/// Connections that come and go. Without a socket of another kind than [`CONDITIONAL`] allows, `bind` and `connect` are
-/// for the socket that asks how long the way to another router is.
+/// Connections that come and go. [`CONDITIONAL`] restricts the kinds of sockets, so that `bind` and `connect` only serve
+/// the probe for the path MTU to another router.
 const SOCKETS: &[Sysno] = &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::shutdown, Sysno::close];
 
-/// Waiting: the event loop, the pause before the end, locks, and whether a peer has hung up.
+/// Waiting: the event loop, the pause before the end, locks, and the check that a peer has not hung up.
 const WAITING: &[Sysno] = &[
     Sysno::epoll_ctl,
     Sysno::epoll_pwait,
@@ -47,10 +47,10 @@ const WAITING: &[Sysno] = &[
     Sysno::poll,
 ];
 
-/// The memory allocator. What makes memory executable is in [`CONDITIONAL`].
+/// The memory allocator. The calls that could make memory executable are in [`CONDITIONAL`].
 const MEMORY: &[Sysno] = &[Sysno::brk, Sysno::mremap, Sysno::munmap, Sysno::madvise];
 
-/// Clocks, on machines where the kernel doesn't serve them without a call.
+/// Clocks, on machines where reading them takes a system call.
 const CLOCKS: &[Sysno] = &[
     Sysno::clock_gettime,
     Sysno::gettimeofday,
@@ -58,7 +58,7 @@ const CLOCKS: &[Sysno] = &[
     Sysno::time,
 ];
 
-/// What the statistics tell, and to whom, and which device a vassal's descriptor is of.
+/// The facts in the statistics, the addresses of their clients, and the device of a vassal's descriptor.
 const IDENTITY: &[Sysno] = &[
     Sysno::getpid,
     Sysno::gettid,
@@ -76,7 +76,8 @@ const IDENTITY: &[Sysno] = &[
 /// Seeds of hash tables.
 const RANDOM: &[Sysno] = &[Sysno::getrandom];
 
-/// Its sockets' files, which it may remove once it has seen that they are still its own. Landlock says in which folders.
+/// The files of its sockets, which it removes after checking that they are still its own. Landlock restricts the
+/// directories.
 const REMOVAL: &[Sysno] = &[
     Sysno::statx,
     Sysno::unlinkat,
@@ -84,13 +85,14 @@ const REMOVAL: &[Sysno] = &[
     Sysno::unlink,
 ];
 
-/// The end: signals, a panic, an abort, uWSGI's handler of crashes. To whom a signal may go is in [`CONDITIONAL`].
+/// The end of the process: signals, a panic, an abort, uWSGI's crash handler. [`CONDITIONAL`] restricts the targets of
+/// signals.
 const END: &[Sysno] = &[Sysno::rt_sigaction, Sysno::rt_sigprocmask, Sysno::rt_sigreturn, Sysno::exit_group];
 
-/// What depends on its arguments.
+/// Calls that are allowed only with certain arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
-    // Attaching, detaching and checking a vassal's device, the MTU that its vassal is told, and by which interface a datagram
-    // came. Nothing that would make, rename or give away one.
+    // Attaching, detaching and checking a vassal's device, the MTU in a vassal's configuration, and the interface by which
+    // a datagram came. No request that makes a device, renames it or changes its owner.
     (
         Sysno::ioctl,
         &[
@@ -101,7 +103,7 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[request(libc::SIOCGIFNAME)],
         ],
     ),
-    // The probe for the length of packets to another router.
+    // The probe for the path MTU to another router.
     (
         Sysno::socket,
         &[
@@ -109,7 +111,8 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(0, libc::AF_INET6.cast_unsigned()), masked(1, SOCKET_KIND, libc::SOCK_DGRAM.cast_unsigned())],
         ],
     ),
-    // A peer's credentials, the answer to that probe, and by which interface a statistics client came. No packet filters.
+    // A peer's credentials, the answer to that probe, and the interface by which a statistics client came. No packet
+    // filters.
     (Sysno::setsockopt, &[&[is(1, libc::SOL_SOCKET.cast_unsigned())]]),
     (
         Sysno::getsockopt,
@@ -120,7 +123,7 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(1, libc::IPPROTO_IPV6.cast_unsigned()), is(2, IPV6_2292PKTOPTIONS.cast_unsigned())],
         ],
     ),
-    // Whether a descriptor blocks, and whether it outlives an exec.
+    // The flags of a descriptor: non-blocking and close-on-exec.
     (
         Sysno::fcntl,
         &[
@@ -131,19 +134,19 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(1, libc::F_DUPFD_CLOEXEC.cast_unsigned())],
         ],
     ),
-    // The memory allocator, for memory that isn't executable.
+    // Memory that isn't executable, for the allocator.
     (Sysno::mmap, &[&[NOT_EXECUTABLE]]),
     (Sysno::mprotect, &[&[NOT_EXECUTABLE]]),
-    // Whether the thread had to wait in a long write.
+    // The context switches of the thread, which show if it had to wait in a long write.
     (Sysno::getrusage, &[&[is(0, libc::RUSAGE_THREAD.cast_unsigned())]]),
-    // Whether a vassal's device is the router's own.
+    // The check that a vassal's device is not the router's own.
     (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
-    // The end by an own signal: abort(3), uWSGI's handler of crashes.
+    // Signals of the process to itself: abort(3), uWSGI's crash handler.
     (Sysno::tgkill, &[&[own_process(0)]]),
     (Sysno::kill, &[&[own_process(0)]]),
 ];
 
-/// Files that libraries look at if they can: the debug information of a panic's backtrace, time zones.
+/// Files that libraries open if they can: the debug information for a panic's backtrace, and time zones. These calls fail.
 const REFUSED: &[Sysno] = &[
     Sysno::openat,
     Sysno::readlinkat,
@@ -159,7 +162,7 @@ const POLICY: SyscallPolicy = SyscallPolicy {
     refused: REFUSED,
 };
 
-/// The bits of a socket's type that are no flags (net.h, `SOCK_TYPE_MASK`).
+/// The bits of a socket's type without the flags (net.h, `SOCK_TYPE_MASK`).
 const SOCKET_KIND: u32 = 0xf;
 
 const NOT_EXECUTABLE: Argument = masked(2, libc::PROT_EXEC.cast_unsigned(), 0);
@@ -176,13 +179,13 @@ const fn masked(index: u8, mask: u32, value: u32) -> Argument {
     Argument { index, test: Test::Masked { mask, value } }
 }
 
-/// The kernel takes the lower 32 bits of a request's number; none has more (ioctl(2)).
+/// Returns the condition on an ioctl(2) request. The kernel uses only the lower 32 bits of its number.
 #[allow(clippy::cast_possible_truncation)]
 const fn request(number: libc::Ioctl) -> Argument {
     is(1, number as u32)
 }
 
-/// What the process has and lacks without anything installed here.
+/// Returns the restrictions that the process already has.
 pub fn found() -> Confinement {
     Confinement {
         capabilities: sandbox::permitted_capabilities(),
@@ -193,7 +196,8 @@ pub fn found() -> Confinement {
 }
 
 impl EventLoop<'_> {
-    /// Gives up what forwarding doesn't need. Where the kernel lacks a part, the log says which, and the others hold.
+    /// Gives up all privileges that forwarding doesn't need. If the kernel doesn't support a restriction, this is logged,
+    /// and the others still apply.
     pub fn confine(&mut self) {
         let (setup, closer) = (self.io.setup, &mut self.io.closer);
         self.confinement = confine(setup, || {
@@ -204,7 +208,7 @@ impl EventLoop<'_> {
     }
 }
 
-/// `start_threads` is called where threads inherit what was given up so far, and can still be started.
+/// Calls `start_threads` at the last moment at which threads can be started. The restrictions so far apply to them, too.
 fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     let line = |text: &dyn Display| {
         setup.logger.line(format_args!("[tuntap-router] {}: sandbox: {text}", setup.tun.name()));
@@ -237,7 +241,7 @@ fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     Confinement { seccomp, landlock, ..found }
 }
 
-/// The folder that a file is removed from.
+/// Returns the directory of a file.
 fn folder(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

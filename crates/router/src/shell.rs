@@ -1,4 +1,4 @@
-//! What the router has its process do: descriptors, the log, the store.
+//! Implements [`Shell`] with descriptors, the log and the store.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,7 +15,7 @@ use super::token::Token;
 use super::{CredentialsCheck, Setup};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::notice::Notice;
-use tuntap_core::router::quarantine::{Origin, Record};
+use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, Router, SendError, Shell, ThreadUsage, WriteError};
 use tuntap_sys::net;
@@ -26,10 +26,10 @@ use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::vnet::Offload;
 
-/// How long the store is not rewritten after that failed: it costs as much as there are peers.
+/// How long to wait after the store could not be rewritten. The cost of rewriting it grows with the number of peers.
 const REWRITE_PAUSE: Duration = Duration::from_secs(10);
 
-/// A fault that the kernel named.
+/// Makes a fault from a kernel's error number.
 pub fn fault(errno: Errno) -> Fault {
     Fault(errno.to_string())
 }
@@ -39,29 +39,29 @@ pub fn fault(errno: Errno) -> Fault {
 struct Connection {
     id: PeerId,
     fd: OwnedFd,
-    /// What the peer has passed, as long as it is not known what becomes of it.
+    /// The descriptor that the peer has passed, until it is accepted or discarded.
     offer: Option<OwnedFd>,
-    /// The same, once it was looked at.
+    /// The device of that descriptor, once it was checked.
     candidate: Option<Tun>,
     device: Option<Tun>,
 }
 
-/// The world of a router.
+/// The surroundings of a router: its descriptors, its log and its store.
 #[derive(Debug)]
 pub struct Io<'a> {
     pub(super) setup: &'a Setup,
-    /// In place of the setup's device, if that one was deleted.
+    /// The device that replaces the setup's device if that was deleted.
     pub(super) remade_tun: Option<Tun>,
     pub(super) epoll: Epoll,
     pub(super) closer: Closer,
     pub(super) pulse: Pulse<'a>,
     store: StoreWriter<'a>,
-    /// True if a peer or an origin could not be stored.
+    /// True if a peer or an offender could not be stored.
     store_is_incomplete: bool,
     rewrite_again_at: Option<Instant>,
-    /// By [`PeerId::index`].
+    /// The connections of peers, by [`PeerId::index`].
     connections: Vec<Option<Connection>>,
-    /// The connection that the router is told of now.
+    /// The connection that is being reported to the router.
     pending: Option<OwnedFd>,
 }
 
@@ -81,12 +81,12 @@ impl<'a> Io<'a> {
         }
     }
 
-    /// The router's device.
+    /// Returns the router's device.
     pub(super) fn tun(&self) -> &Tun {
         self.remade_tun.as_ref().unwrap_or(&self.setup.tun)
     }
 
-    /// The router's name in the log: that of its device.
+    /// Returns the router's name in the log, which is that of its device.
     pub(super) fn name(&self) -> &'a str {
         self.setup.tun.name()
     }
@@ -96,31 +96,31 @@ impl<'a> Io<'a> {
         self.setup.logger.line(format_args!("[tuntap-router] {}: {text}", self.name()));
     }
 
-    /// Tells the router of a connection by `tell`. Closes the connection if no peer comes of it.
-    pub(super) fn with_connection<T>(&mut self, connection: OwnedFd, tell: impl FnOnce(&mut Self) -> T) -> T {
+    /// Calls `report`, which reports a connection to the router. Closes the connection if it doesn't become a peer's.
+    pub(super) fn with_connection<T>(&mut self, connection: OwnedFd, report: impl FnOnce(&mut Self) -> T) -> T {
         self.pending = Some(connection);
-        let result = tell(self);
+        let result = report(self);
         self.pending = None;
         result
     }
 
-    /// A peer's connection.
+    /// Returns a peer's connection.
     pub(super) fn connection(&self, id: PeerId) -> Option<BorrowedFd<'_>> {
         Some(self.entry(id)?.fd.as_fd())
     }
 
-    /// A peer's device.
+    /// Returns a peer's device.
     pub(super) fn device(&self, id: PeerId) -> Option<&Tun> {
         self.entry(id)?.device.as_ref()
     }
 
-    /// Keeps a descriptor that a peer has passed, in place of an earlier one.
+    /// Keeps a descriptor that a peer has passed. It replaces an earlier one.
     pub(super) fn offer(&mut self, id: PeerId, descriptor: OwnedFd) {
         let before = self.entry_mut(id).map(|entry| entry.offer.replace(descriptor));
         before.flatten().into_iter().for_each(|before| self.closer.close(before));
     }
 
-    /// Writes the store anew if most of it is out of date, or something is missing there. Returns what went wrong.
+    /// Rewrites the store if most of it is out of date, or something is missing in it. Returns a notice if that fails.
     pub(super) fn tidy_store(&mut self, router: &Router, now: Instant) -> Option<Notice> {
         let is_wanted = self.store_is_incomplete || self.store.is_due();
         if !is_wanted || self.rewrite_again_at.is_some_and(|time| now < time) {
@@ -143,19 +143,19 @@ impl<'a> Io<'a> {
         self.connections.get_mut(id.index as usize)?.as_mut().filter(|entry| entry.id == id)
     }
 
-    /// Reads a device no more.
+    /// Stops reading a device.
     fn unwatch_device(&self, device: &Tun) {
-        // The peer has a copy of the descriptor, so that closing ours would not be the end of the events.
+        // The peer has a copy of the descriptor, so that closing ours would not end the events.
         let _ = self.epoll.delete(device);
     }
 }
 
-/// Beside the methods, so that it borrows the table alone.
+/// Returns a peer's entry. As a function it borrows only the table.
 fn find(connections: &[Option<Connection>], id: PeerId) -> Option<&Connection> {
     connections.get(id.index as usize)?.as_ref().filter(|entry| entry.id == id)
 }
 
-/// Writes a packet to a device. Errors are those of [`Tun::send`].
+/// Writes a packet to a device.
 fn send(tun: &Tun, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
     let result = match packet.whole() {
         Some(whole) if tun.has_header() => tun.send_whole(whole),
@@ -168,7 +168,7 @@ fn write_error(error: &io::Error) -> WriteError {
     if error.kind() == ErrorKind::WouldBlock { WriteError::Full } else { WriteError::Refused }
 }
 
-/// A socket has a path only once it is connected.
+/// Returns the path MTU to a gateway. The kernel knows it only for a connected socket, so a new socket is connected.
 fn ask_path_mtu(target: SocketAddr) -> io::Result<u16> {
     let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let probe = UdpSocket::bind((any, 0))?;
@@ -176,8 +176,9 @@ fn ask_path_mtu(target: SocketAddr) -> io::Result<u16> {
     path_mtu(&probe, target)
 }
 
-/// The target as a gateway's socket takes it: one for both versions has IPv4 addresses inside of IPv6 ones (ipv6(7)).
-fn as_seen_by(gateway: SocketAddr, target: SocketAddr) -> SocketAddr {
+/// Returns the target in the form that the gateway's socket takes: a socket for both versions takes IPv4 addresses as
+/// IPv4-mapped IPv6 addresses (ipv6(7)).
+fn in_family_of(gateway: SocketAddr, target: SocketAddr) -> SocketAddr {
     match (gateway, target) {
         (SocketAddr::V6(_), SocketAddr::V4(target)) => {
             SocketAddr::new(target.ip().to_ipv6_mapped().into(), target.port())
@@ -211,7 +212,7 @@ impl Shell for Io<'_> {
 
     fn send_datagram(&mut self, target: SocketAddr, packet: &[u8]) -> Result<(), WriteError> {
         let gateway = self.setup.gateway.as_ref().ok_or(WriteError::Refused)?;
-        let target = as_seen_by(gateway.address, target);
+        let target = in_family_of(gateway.address, target);
         gateway.socket.send_to(packet, target).map(drop).map_err(|error| write_error(&error))
     }
 
@@ -263,7 +264,7 @@ impl Shell for Io<'_> {
         if everywhere {
             socket::shut_down(connection);
         }
-        // Closing is enough unless another process has the same socket, as after a fork in a credentials hook.
+        // Closing would be enough, unless another process has a copy of the socket, as after a fork in a credentials hook.
         let _ = self.epoll.delete(connection);
         self.connections[peer.index as usize] = None;
     }
@@ -272,7 +273,7 @@ impl Shell for Io<'_> {
         let flags = if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
         for (listener, token) in [(&self.setup.listener, Token::Listener)].into_iter().chain(stats) {
-            // Both are registered, so that nothing but a lack of memory can make this fail; the next pause retries.
+            // Both are registered, so this fails only without memory. The end of the next pause tries again.
             let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
         }
     }
@@ -283,12 +284,13 @@ impl Shell for Io<'_> {
 
     fn offered_device(&mut self, peer: PeerId) -> Result<DeviceFacts, String> {
         let offer = self.entry(peer).and_then(|entry| entry.offer.as_ref());
-        // What is refused may be the last copy, which is not to be closed here: the offer is kept beside the device.
+        // A refused descriptor may be the last copy of its device, and closing it here would block. So the offer is kept
+        // besides the device.
         let copy = offer.map_or_else(|| Err(Errno::EBADF.into()), OwnedFd::try_clone);
         let tun = Tun::adopt_shared(copy.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
         let facts = DeviceFacts {
             has_header: tun.has_header(),
-            // A kernel that can't compare descriptors leaves the name, which a vassal's device may have, too.
+            // If the kernel can't compare descriptors, the names are compared. A vassal's device may have the same name.
             is_own: tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()),
             has_napi: tun.has_napi(),
             has_queues: tun.has_queues(),
@@ -302,7 +304,7 @@ impl Shell for Io<'_> {
     fn accept_device(&mut self, peer: PeerId) {
         if let Some(entry) = self.entry_mut(peer) {
             entry.device = entry.candidate.take();
-            // The device is another copy.
+            // The device is another copy of the descriptor, so closing this one doesn't block.
             entry.offer = None;
         }
     }
@@ -353,7 +355,7 @@ impl Shell for Io<'_> {
     }
 
     fn is_router_device(&mut self, interface: u32) -> bool {
-        // One that is gone already was none that a client or another router came by.
+        // An interface that doesn't exist any more is not a router's device.
         net::interface_name(self.setup.listener.as_fd(), interface).is_ok_and(|name| {
             self.setup.devices.contains(&name) || self.tun().current_name().is_ok_and(|own| own == name)
         })
@@ -383,15 +385,15 @@ impl Shell for Io<'_> {
 
     fn store(&mut self, peer: PeerId, stored: StoredPeer) {
         let Some(entry) = find(&self.connections, peer) else { return };
-        self.store_is_incomplete |= self.store.keep(stored, entry.fd.as_fd()).is_err();
+        self.store_is_incomplete |= self.store.put(stored, entry.fd.as_fd()).is_err();
     }
 
     fn unstore(&mut self, serial: u64) {
-        self.store_is_incomplete |= self.store.strike_out(serial).is_err();
+        self.store_is_incomplete |= self.store.remove(serial).is_err();
     }
 
-    fn store_quarantine(&mut self, origin: Origin, record: Record) {
-        self.store_is_incomplete |= self.store.quarantine(origin, record).is_err();
+    fn store_quarantine(&mut self, offender: Offender, record: Record) {
+        self.store_is_incomplete |= self.store.quarantine(offender, record).is_err();
     }
 }
 
@@ -414,7 +416,7 @@ mod tests {
             ("[::]:1", "[2001:db8::1]:4000", "[2001:db8::1]:4000"),
             ("0.0.0.0:1", "192.0.2.1:4000", "192.0.2.1:4000"),
         ] {
-            assert_eq!(as_seen_by(address(gateway), address(target)), address(expected));
+            assert_eq!(in_family_of(address(gateway), address(target)), address(expected));
         }
     }
 }

@@ -1,14 +1,14 @@
-//! What the router counts for its statistics. The document itself is [`tuntap_api::Snapshot`].
+//! Converts the router's counters for the statistics document, [`tuntap_api::Snapshot`].
 
 use tuntap_api::{DropCounts, Word};
 use tuntap_core::policy::drops::{DropCounters, DropReason};
 
-/// All counters, zeros included.
+/// Returns all drop counters, including zeros.
 pub fn drop_counts(counters: &DropCounters) -> DropCounts {
     DropReason::ALL.into_iter().map(|reason| (reason.name().into(), counters.get(reason))).collect()
 }
 
-/// Names that the code holds.
+/// Converts static names.
 pub fn words(names: Vec<&'static str>) -> Vec<Word> {
     names.into_iter().map(Word::from).collect()
 }
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_reasons_are_told_in_order() {
+    fn all_reasons_are_listed_in_order() {
         let mut counters = DropCounters::default();
         counters.count(DropReason::Firewall);
         counters.count(DropReason::Firewall);

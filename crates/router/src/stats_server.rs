@@ -11,14 +11,14 @@ use super::StatsEndpoint;
 use super::token::Token;
 use tuntap_sys::socket;
 
-/// Most clients at a time. One more, and the one whose time runs out first has to go.
+/// The maximum number of clients at a time. A further one replaces the one with the earliest deadline.
 const MAX_CLIENTS: usize = 16;
 
-/// Longest request head that is waited for, in bytes.
+/// The maximum length of an HTTP request's head in bytes.
 const MAX_REQUEST_LEN: usize = 4096;
 
-/// Connections taken in one turn. Each has a whole document made, which is long where there are many peers: packets have
-/// their turns in between.
+/// Connections that are accepted in one turn. Each gets a document, which takes long to make if there are many peers.
+/// Packets are handled in between.
 pub const ACCEPT_BUDGET: usize = 1;
 
 const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
@@ -42,13 +42,13 @@ struct Client {
 
 #[derive(Debug)]
 enum State {
-    /// An HTTP request, as far as it has come.
+    /// The client sends its HTTP request, of which this has come.
     Request(Vec<u8>),
-    /// The answer, and how much of it is written.
+    /// The router sends the response: its bytes, and how many of them are written.
     Response(Vec<u8>, usize),
 }
 
-/// What is to happen to a client after an event.
+/// What happens to a client after an event.
 enum Next {
     Wait(EpollFlags),
     Close,
@@ -62,7 +62,8 @@ impl<'a> StatsServer<'a> {
         Ok(Self { endpoint, clients: Vec::new(), next_serial: 0 })
     }
 
-    /// A new client, if there is one. An error means that the listener will stay readable although nothing can be accepted.
+    /// Accepts a new client, if there is one. An error means that the listener stays readable although nothing can be
+    /// accepted.
     pub fn accept(&self) -> nix::Result<Option<OwnedFd>> {
         loop {
             match socket::accept(self.endpoint.listener.as_fd()) {
@@ -74,7 +75,7 @@ impl<'a> StatsServer<'a> {
         }
     }
 
-    /// Serves a client. `json` makes the document, minified or not.
+    /// Adds a client, and begins to serve it. `json` makes the document; its argument is true for a minified one.
     pub fn add(&mut self, fd: OwnedFd, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
         if self.clients.len() >= MAX_CLIENTS {
             self.close_first_due();
@@ -93,7 +94,7 @@ impl<'a> StatsServer<'a> {
         }
     }
 
-    /// Goes on with a client that can be read or written.
+    /// Continues with a client that can be read or written.
     pub fn progress(&mut self, serial: u32, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
         let Some(index) = self.clients.iter().position(|client| client.serial == serial) else { return };
         let minified = self.endpoint.minified;
@@ -108,12 +109,12 @@ impl<'a> StatsServer<'a> {
         }
     }
 
-    /// Disconnects the clients that kept still for too long.
+    /// Disconnects clients whose deadlines have passed.
     pub fn expire(&mut self, now: Instant) {
         self.clients.retain(|client| client.deadline > now);
     }
 
-    /// When [`StatsServer::expire`] has something to do.
+    /// Returns the time at which [`StatsServer::expire`] has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.clients.iter().map(|client| client.deadline).min()
     }
@@ -154,7 +155,7 @@ impl Client {
     }
 }
 
-/// Reads on. Returns whether the request's head is complete, or `None` if it never will be.
+/// Reads more of a request. Returns true if its head is complete; `None` if the client is to be closed.
 fn read_request(fd: BorrowedFd<'_>, request: &mut Vec<u8>) -> Option<bool> {
     let mut buffer = [0; MAX_REQUEST_LEN];
     loop {

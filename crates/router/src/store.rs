@@ -1,9 +1,10 @@
-//! What outlives the router's process: the connections of attached peers, and what is known of each. They lie as
-//! messages in a pair of sockets that the master keeps open and nobody reads, until a new router does, as with the
-//! descriptor store of a service manager (sd_pid_notify_with_fds(3), FDSTORE). Peers don't notice that their router died.
+//! The store, which outlives the router's process. It holds the connections of attached peers, with a record of each. They
+//! are unread messages in a pair of sockets that the master keeps open, until the next router reads them. A service
+//! manager's descriptor store is similar (sd_pid_notify_with_fds(3), FDSTORE). Peers keep their connections when a router
+//! dies.
 //!
-//! There are two such queues. The one in use begins with a header and grows by a record for each change. When most of
-//! it is out of date, the present state is written to the other one, which counts as soon as it is complete.
+//! There are two such queues. The active one begins with a header and grows by a record for each change. When most of it is
+//! out of date, the present state is written to the other one, which becomes valid when it is complete.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,28 +13,29 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use tuntap_core::router::quarantine::{Origin, Quarantine, Record as QuarantineRecord};
+use tuntap_core::router::quarantine::{Offender, Quarantine, Record as QuarantineRecord};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
 use tuntap_wire::frame::MAX_FRAME_LEN;
 
-/// A router that dies sooner than this after its start dies of something that will happen again.
-const BRIEF_RUN: Duration = Duration::from_secs(5);
+/// A run that is shorter than this is a short run: what has ended it is likely to happen again.
+const SHORT_RUN: Duration = Duration::from_secs(5);
 
-/// Brief runs in a row after which the peers are not kept any more: one of them may be what ends the router.
-const BRIEF_RUNS_WITH_PEERS: u32 = 3;
+/// The number of short runs in a row after which the stored peers are dropped, because one of them may be what ends the
+/// router.
+const SHORT_RUNS_WITH_PEERS: u32 = 3;
 
-/// Longest pause before a start, in seconds.
+/// The longest pause before a start in seconds.
 const LONGEST_PAUSE: u64 = 16;
 
-/// Records beyond two for each kept peer before the queue is written anew.
+/// The queue is rewritten when it has so many records more than two for each stored peer.
 const SLACK: usize = 64;
 
-/// Longest record. Rules are the longest part; in JSON a byte takes four at most.
+/// The maximum length of a record in bytes. Rules are the longest part, and in JSON each of their bytes takes four at most.
 const MAX_RECORD_LEN: usize = 4 * MAX_FRAME_LEN;
 
-/// The queues. Made before the fork; the master's copies keep them alive.
+/// The queues. They are made before the fork, and the master's copies keep them open.
 #[derive(Debug)]
 pub struct Store {
     queues: [Queue; 2],
@@ -45,36 +47,36 @@ struct Queue {
     read_end: OwnedFd,
 }
 
-/// Who had a device that was too expensive to write to. The clock is CLOCK_MONOTONIC.
+/// A quarantine, with its end as the time of CLOCK_MONOTONIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Quarantined {
-    origin: Origin,
+    offender: Offender,
     end: Duration,
     period: Duration,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
-    /// Begins a queue.
+    /// The beginning of a queue.
     Header(Header),
-    /// A peer, or news of one; its connection travels along.
+    /// The state of a peer. The message also passes its connection.
     Peer(StoredPeer),
-    /// The peer of this number is not kept any more.
+    /// The peer with this number is not stored any more.
     Gone(u64),
-    /// An origin whose devices are not attached for some time.
+    /// The quarantine of an offender.
     Quarantined(Quarantined),
-    /// What stood in the other queue is all here.
+    /// Everything that was in the other queue is in this one.
     Complete,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
-    /// The higher one counts.
+    /// The complete queue with the higher generation is the valid one.
     generation: u64,
-    /// When the router started that wrote this (CLOCK_MONOTONIC).
+    /// The start of the router that wrote this (CLOCK_MONOTONIC).
     started: Duration,
-    /// How many routers before it died soon after their start, one after the other.
-    brief_runs: u32,
+    /// The number of short runs in a row before this run.
+    short_runs: u32,
 }
 
 impl Store {
@@ -82,33 +84,33 @@ impl Store {
     pub fn new() -> nix::Result<Self> {
         let queue = || {
             let (write_end, read_end) = socket::message_pair()?;
-            // It bounds the memory of unread messages, and there may be one for each of many peers.
+            // The send buffer bounds the memory of unread messages, of which there may be one for each of many peers.
             socket::set_send_buffer(write_end.as_fd(), socket::LARGEST_BUFFER);
             Ok(Queue { write_end, read_end })
         };
         Ok(Self { queues: [queue()?, queue()?] })
     }
 
-    /// The descriptors that have to stay open.
+    /// Returns the descriptors that have to stay open.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().flat_map(|queue| [queue.write_end.as_fd(), queue.read_end.as_fd()])
     }
 }
 
-/// What an earlier router left.
+/// The state that an earlier router has stored.
 #[derive(Debug, Default)]
 pub struct StoredState {
     /// Its peers and their connections.
     pub peers: Vec<(StoredPeer, OwnedFd)>,
-    /// Whose devices were too expensive to write to.
-    pub quarantine: Vec<(Origin, QuarantineRecord)>,
-    /// How many routers died soon after their start, one after the other.
-    pub brief_runs: u32,
-    /// How long to wait before the work starts.
+    /// The quarantines.
+    pub quarantine: Vec<(Offender, QuarantineRecord)>,
+    /// The number of short runs in a row.
+    pub short_runs: u32,
+    /// How long to wait before this router starts.
     pub pause: Duration,
 }
 
-/// Keeps the store up to date.
+/// Writes the store.
 #[derive(Debug)]
 pub struct StoreWriter<'a> {
     store: &'a Store,
@@ -117,84 +119,85 @@ pub struct StoreWriter<'a> {
     next_serial: u64,
     /// Records in the active queue.
     records: usize,
-    kept: usize,
-    /// One for each origin, the last ones.
+    stored_peers: usize,
+    /// The latest quarantine of each offender.
     quarantine: Vec<Quarantined>,
 }
 
 impl<'a> StoreWriter<'a> {
-    /// Reads what an earlier router left, and empties the store.
+    /// Reads the state that an earlier router has stored, and empties the store.
     pub fn open(store: &'a Store) -> (Self, StoredState) {
         let now = monotonic_time();
         let queues = [read(&store.queues[0]), read(&store.queues[1])];
         let newest = queues.into_iter().flatten().max_by_key(|contents| contents.header.generation);
-        let mut keeper = Self {
+        let mut writer = Self {
             store,
             active: 0,
             header: Header { started: now, ..Header::default() },
             next_serial: 0,
             records: 0,
-            kept: 0,
+            stored_peers: 0,
             quarantine: Vec::new(),
         };
         let mut stored = StoredState::default();
         if let Some(contents) = newest {
-            let was_brief = now.saturating_sub(contents.header.started) < BRIEF_RUN;
-            stored.brief_runs = if was_brief { contents.header.brief_runs + 1 } else { 0 };
-            stored.pause = pause(stored.brief_runs);
-            keeper.header.generation = contents.header.generation;
-            keeper.header.brief_runs = stored.brief_runs;
-            keeper.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
-            contents.quarantine.into_iter().for_each(|quarantined| keeper.note(quarantined));
+            let was_short = now.saturating_sub(contents.header.started) < SHORT_RUN;
+            stored.short_runs = if was_short { contents.header.short_runs + 1 } else { 0 };
+            stored.pause = pause(stored.short_runs);
+            writer.header.generation = contents.header.generation;
+            writer.header.short_runs = stored.short_runs;
+            writer.next_serial = contents.peers.iter().map(|(peer, _)| peer.serial + 1).max().unwrap_or(0);
+            contents.quarantine.into_iter().for_each(|quarantined| writer.note(quarantined));
             let started = Instant::now();
             stored.quarantine =
-                keeper.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
-            if stored.brief_runs <= BRIEF_RUNS_WITH_PEERS {
+                writer.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
+            if stored.short_runs <= SHORT_RUNS_WITH_PEERS {
                 stored.peers = contents.peers;
             }
         }
-        // The run begins now, before its peers: should it end at once, the next one must know.
-        let _ = keeper.begin();
-        (keeper, stored)
+        // The start of this run is stored before its peers are restored, so that the next router knows of it even if this
+        // one ends at once.
+        let _ = writer.begin();
+        (writer, stored)
     }
 
-    /// A number for a peer that is to be kept.
+    /// Returns a number for a peer that is to be stored.
     pub const fn new_serial(&mut self) -> u64 {
         self.next_serial += 1;
-        self.kept += 1;
+        self.stored_peers += 1;
         self.next_serial
     }
 
-    /// Writes down a peer, or what is new about it.
-    pub fn keep(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
+    /// Stores a peer, or its new state.
+    pub fn put(&mut self, peer: StoredPeer, connection: BorrowedFd<'_>) -> nix::Result<()> {
         self.append(&Record::Peer(peer), Some(connection))
     }
 
-    /// Strikes a peer out.
-    pub fn strike_out(&mut self, serial: u64) -> nix::Result<()> {
-        self.kept = self.kept.saturating_sub(1);
+    /// Removes a peer from the store.
+    pub fn remove(&mut self, serial: u64) -> nix::Result<()> {
+        self.stored_peers = self.stored_peers.saturating_sub(1);
         self.append(&Record::Gone(serial), None)
     }
 
-    /// Writes down an origin whose devices are not attached for some time.
-    pub fn quarantine(&mut self, origin: Origin, record: QuarantineRecord) -> nix::Result<()> {
+    /// Stores the quarantine of an offender.
+    pub fn quarantine(&mut self, offender: Offender, record: QuarantineRecord) -> nix::Result<()> {
         let left = record.end.saturating_duration_since(Instant::now());
-        let quarantined = Quarantined { origin, end: monotonic_time() + left, period: record.period };
+        let quarantined = Quarantined { offender, end: monotonic_time() + left, period: record.period };
         self.note(quarantined);
         self.append(&Record::Quarantined(quarantined), None)
     }
 
     fn note(&mut self, quarantined: Quarantined) {
-        self.quarantine.retain(|other| other.origin != quarantined.origin);
+        self.quarantine.retain(|other| other.offender != quarantined.offender);
         if self.quarantine.len() >= Quarantine::MAX {
             self.quarantine.remove(0);
         }
         self.quarantine.push(quarantined);
     }
 
-    /// Whether most of the queue is out of date.
+    /// Returns true if most of the queue is out of date.
     pub const fn is_due(&self) -> bool {
-        self.records > 2 * (self.kept + self.quarantine.len()) + SLACK
+        self.records > 2 * (self.stored_peers + self.quarantine.len()) + SLACK
     }
 
     /// Writes the present state to the other queue, and empties this one.
@@ -205,7 +208,7 @@ impl<'a> StoreWriter<'a> {
         if result.is_ok() {
             drain(&self.store.queues[old]);
         } else {
-            // The old one is whole, as far as it goes.
+            // The old queue is still complete.
             drain(&self.store.queues[self.active]);
             self.active = old;
         }
@@ -213,24 +216,24 @@ impl<'a> StoreWriter<'a> {
     }
 
     fn begin_with<'p>(&mut self, peers: impl Iterator<Item = (StoredPeer, BorrowedFd<'p>)>) -> nix::Result<()> {
-        let before = (self.header.generation, self.records, self.kept);
+        let before = (self.header.generation, self.records, self.stored_peers);
         let write = |this: &mut Self| {
             this.header.generation += 1;
             this.records = 0;
-            this.kept = 0;
+            this.stored_peers = 0;
             this.append(&Record::Header(this.header), None)?;
             for quarantined in this.quarantine.clone() {
                 this.append(&Record::Quarantined(quarantined), None)?;
             }
             for (peer, connection) in peers {
-                this.kept += 1;
+                this.stored_peers += 1;
                 this.append(&Record::Peer(peer), Some(connection))?;
             }
             this.append(&Record::Complete, None)
         };
         let result = write(self);
         if result.is_err() {
-            (self.header.generation, self.records, self.kept) = before;
+            (self.header.generation, self.records, self.stored_peers) = before;
         }
         result
     }
@@ -254,15 +257,16 @@ impl<'a> StoreWriter<'a> {
     }
 }
 
-/// Nothing after the first death, which may be an accident; then longer and longer.
-fn pause(brief_runs: u32) -> Duration {
-    match brief_runs {
+/// Returns the pause before a start. There is none after the first short run, which may be an accident. Then each pause is
+/// twice as long as the one before.
+fn pause(short_runs: u32) -> Duration {
+    match short_runs {
         0 | 1 => Duration::ZERO,
         more => Duration::from_secs(1_u64.checked_shl(more - 2).unwrap_or(u64::MAX).min(LONGEST_PAUSE)),
     }
 }
 
-/// What stands in a queue that is complete.
+/// The contents of a complete queue.
 struct Contents {
     header: Header,
     peers: Vec<(StoredPeer, OwnedFd)>,
@@ -270,13 +274,14 @@ struct Contents {
 }
 
 impl Quarantined {
-    /// By the clock of the quarantine, which shows `now` when CLOCK_MONOTONIC shows `clock`. What is over is over now.
-    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Origin, QuarantineRecord) {
-        (self.origin, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
+    /// Returns the record with its end as an [`Instant`], where `now` is the instant at which CLOCK_MONOTONIC has the time
+    /// `clock`. If the quarantine is over, its end is `now`.
+    fn as_seen_at(&self, now: Instant, clock: Duration) -> (Offender, QuarantineRecord) {
+        (self.offender, QuarantineRecord { end: now + self.end.saturating_sub(clock), period: self.period })
     }
 }
 
-/// Takes everything out of a queue. `None` if it is empty or was not finished.
+/// Empties a queue and returns its contents. Returns `None` if it was empty or incomplete.
 fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
@@ -294,7 +299,7 @@ fn read(queue: &Queue) -> Option<Contents> {
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
             Ok(Record::Quarantined(quarantined)) => quarantine.push(quarantined),
             Ok(Record::Complete) => complete = true,
-            // This code wrote it, so that it can't be. What stands behind it still counts.
+            // Can't happen, because this code has written the record. The records behind it are still read.
             Err(_) => {}
         }
     }
@@ -324,7 +329,7 @@ mod tests {
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
             identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
             addresses: addresses.to_vec(),
-            lease_name: Some(u64::MAX),
+            autoconf_name: Some(u64::MAX),
             is_bound: true,
             rules: vec![255; 3 * RULE_LEN],
             rules_are_extended: false,
@@ -333,32 +338,32 @@ mod tests {
 
     const A: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-    fn kept(store: &Store) -> Vec<StoredPeer> {
+    fn stored_peers(store: &Store) -> Vec<StoredPeer> {
         StoreWriter::open(store).1.peers.into_iter().map(|(peer, _)| peer).collect()
     }
 
     #[test]
-    fn last_word_on_each_peer_counts() {
+    fn last_record_of_each_peer_counts() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, stored) = StoreWriter::open(&store);
+        let (mut writer, stored) = StoreWriter::open(&store);
         assert!(stored.peers.is_empty());
         let (connection, other_end) = UnixStream::pair().expect("a pair");
-        let [first, second] = [keeper.new_serial(), keeper.new_serial()];
-        keeper.keep(peer(first, &[]), connection.as_fd()).expect("room");
-        keeper.keep(peer(second, &[]), connection.as_fd()).expect("room");
-        keeper.keep(peer(first, A), connection.as_fd()).expect("room");
-        keeper.strike_out(second).expect("room");
+        let [first, second] = [writer.new_serial(), writer.new_serial()];
+        writer.put(peer(first, &[]), connection.as_fd()).expect("room");
+        writer.put(peer(second, &[]), connection.as_fd()).expect("room");
+        writer.put(peer(first, A), connection.as_fd()).expect("room");
+        writer.remove(second).expect("room");
         drop(connection);
-        let (mut keeper, mut stored) = StoreWriter::open(&store);
+        let (mut writer, mut stored) = StoreWriter::open(&store);
         let (restored, fd) = stored.peers.pop().expect("the first one");
         assert_eq!((restored, stored.peers.len()), (peer(first, A), 0));
-        assert!(keeper.new_serial() > first, "numbers are not used again");
+        assert!(writer.new_serial() > first, "numbers are not used again");
         assert!(!socket::is_hung_up(other_end.as_fd()), "the store kept the connection open");
         drop(fd);
         assert!(is_soon_hung_up(&other_end), "nobody has it any more");
     }
 
-    /// The child of another test that forks has a copy of everything for a moment.
+    /// Waits a little, because the child of another test that forks may have a copy of the descriptor for a moment.
     fn is_soon_hung_up(end: &UnixStream) -> bool {
         (0..200).any(|_| {
             let is_over = socket::is_hung_up(end.as_fd());
@@ -376,15 +381,16 @@ mod tests {
             let period = Duration::from_secs(seconds);
             QuarantineRecord { end: Instant::now() + period, period }
         };
-        let (mut keeper, _) = StoreWriter::open(&store);
-        keeper.quarantine(Origin::User(7), record(20)).expect("room");
-        keeper.quarantine(Origin::User(8), record(20)).expect("room");
-        keeper.quarantine(Origin::User(7), record(40)).expect("room");
-        keeper.rewrite(std::iter::empty()).expect("room");
-        for _ in 0..2 * BRIEF_RUNS_WITH_PEERS {
+        let (mut writer, _) = StoreWriter::open(&store);
+        writer.quarantine(Offender::User(7), record(20)).expect("room");
+        writer.quarantine(Offender::User(8), record(20)).expect("room");
+        writer.quarantine(Offender::User(7), record(40)).expect("room");
+        writer.rewrite(std::iter::empty()).expect("room");
+        for _ in 0..2 * SHORT_RUNS_WITH_PEERS {
             let (_, stored) = StoreWriter::open(&store);
-            let found: Vec<_> = stored.quarantine.iter().map(|(origin, it)| (*origin, it.period.as_secs())).collect();
-            assert_eq!(found, [(Origin::User(8), 20), (Origin::User(7), 40)]);
+            let found: Vec<_> =
+                stored.quarantine.iter().map(|(offender, it)| (*offender, it.period.as_secs())).collect();
+            assert_eq!(found, [(Offender::User(8), 20), (Offender::User(7), 40)]);
             assert!(stored.quarantine.iter().all(|(_, it)| it.end > Instant::now()));
         }
     }
@@ -392,46 +398,46 @@ mod tests {
     #[test]
     fn rewritten_queue_replaces_the_other_one() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
+        let (mut writer, _) = StoreWriter::open(&store);
         let (connection, other_end) = UnixStream::pair().expect("a pair");
         for _ in 0..200 {
-            let serial = keeper.new_serial();
-            keeper.keep(peer(serial, A), connection.as_fd()).expect("room");
-            keeper.strike_out(serial).expect("room");
+            let serial = writer.new_serial();
+            writer.put(peer(serial, A), connection.as_fd()).expect("room");
+            writer.remove(serial).expect("room");
         }
-        assert!(keeper.is_due());
-        let survivor = peer(keeper.new_serial(), A);
-        keeper.rewrite([(survivor.clone(), connection.as_fd())].into_iter()).expect("room");
-        assert!(!keeper.is_due());
+        assert!(writer.is_due());
+        let survivor = peer(writer.new_serial(), A);
+        writer.rewrite([(survivor.clone(), connection.as_fd())].into_iter()).expect("room");
+        assert!(!writer.is_due());
         drop(connection);
         assert!(!socket::is_hung_up(other_end.as_fd()));
-        assert_eq!(kept(&store), [survivor]);
+        assert_eq!(stored_peers(&store), [survivor]);
         assert!(is_soon_hung_up(&other_end), "no copy is left in either queue");
     }
 
     #[test]
     fn router_that_dies_while_it_rewrites_loses_nothing() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
+        let (mut writer, _) = StoreWriter::open(&store);
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
-        let first = peer(keeper.new_serial(), A);
-        keeper.keep(first.clone(), connection.as_fd()).expect("room");
-        keeper.active = 1;
-        keeper.header.generation += 1;
-        keeper.append(&Record::Header(keeper.header), None).expect("room");
-        assert_eq!(kept(&store), [first]);
+        let first = peer(writer.new_serial(), A);
+        writer.put(first.clone(), connection.as_fd()).expect("room");
+        writer.active = 1;
+        writer.header.generation += 1;
+        writer.append(&Record::Header(writer.header), None).expect("room");
+        assert_eq!(stored_peers(&store), [first]);
     }
 
     #[test]
-    fn brief_runs_are_slowed_down_and_lose_their_peers() {
+    fn short_runs_are_slowed_down_and_lose_their_peers() {
         let store = Store::new().expect("two queues");
         let (connection, _other_end) = UnixStream::pair().expect("a pair");
         let mut pauses = Vec::new();
         for run in 0..8 {
-            let (mut keeper, stored) = StoreWriter::open(&store);
+            let (mut writer, stored) = StoreWriter::open(&store);
             pauses.push(stored.pause.as_secs());
-            assert_eq!(stored.peers.len(), usize::from((1..=BRIEF_RUNS_WITH_PEERS).contains(&run)), "run {run}");
-            keeper.keep(peer(7, A), connection.as_fd()).expect("room");
+            assert_eq!(stored.peers.len(), usize::from((1..=SHORT_RUNS_WITH_PEERS).contains(&run)), "run {run}");
+            writer.put(peer(7, A), connection.as_fd()).expect("room");
         }
         assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 16, 16]);
     }
@@ -439,10 +445,10 @@ mod tests {
     #[test]
     fn long_run_before_counts_as_no_failure() {
         let store = Store::new().expect("two queues");
-        let (mut keeper, _) = StoreWriter::open(&store);
-        keeper.header.started = keeper.header.started.saturating_sub(BRIEF_RUN);
-        keeper.header.brief_runs = 7;
-        keeper.rewrite(std::iter::empty()).expect("room");
-        assert_eq!(StoreWriter::open(&store).1.brief_runs, 0);
+        let (mut writer, _) = StoreWriter::open(&store);
+        writer.header.started = writer.header.started.saturating_sub(SHORT_RUN);
+        writer.header.short_runs = 7;
+        writer.rewrite(std::iter::empty()).expect("room");
+        assert_eq!(StoreWriter::open(&store).1.short_runs, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! What an event is about, in the 64 bits that epoll hands back: kind, slot and generation, so that an event that is
-//! late can't be taken for one of the slot's next tenant.
+//! The source of an event, in the 64 bits that epoll returns: kind, slot and generation. The generation keeps a late event
+//! from being taken for one of the next peer in the same slot.
 
 use tuntap_core::policy::registry::PeerId;
 
@@ -16,10 +16,10 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
-    /// News of the host's addresses.
+    /// Changes of the host's addresses.
     Addresses,
-    /// What the master tells.
-    News,
+    /// Grants from the master.
+    GrantUpdates,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -32,7 +32,7 @@ const KIND_SHIFT: u32 = 56;
 const INDEX_SHIFT: u32 = 32;
 
 impl Token {
-    /// As 64 bits: kind, then 24 bits of index, then 32 bits of generation.
+    /// Encodes the source in 64 bits: 8 bits for the kind, 24 for the index, 32 for the generation.
     pub const fn encode(self) -> u64 {
         let (kind, index, generation) = match self {
             Self::Tun => (0, 0, 0),
@@ -42,14 +42,14 @@ impl Token {
             Self::StatsClient(serial) => (4, 0, serial),
             Self::Master => (7, 0, 0),
             Self::Addresses => (8, 0, 0),
-            Self::News => (9, 0, 0),
+            Self::GrantUpdates => (9, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
         kind << KIND_SHIFT | (index as u64) << INDEX_SHIFT | generation as u64
     }
 
-    /// Back from 64 bits. `None` for what [`Token::encode`] never made.
+    /// Decodes 64 bits. Returns `None` for bits that [`Token::encode`] doesn't return.
     pub fn decode(bits: u64) -> Option<Self> {
         let index = u32::try_from(bits >> INDEX_SHIFT & u64::from(PeerId::MAX_INDEX - 1)).ok()?;
         let generation = u32::try_from(bits & u64::from(u32::MAX)).ok()?;
@@ -63,7 +63,7 @@ impl Token {
             6 => Self::Device(PeerId { index, generation }),
             7 => Self::Master,
             8 => Self::Addresses,
-            9 => Self::News,
+            9 => Self::GrantUpdates,
             _ => return None,
         })
     }

@@ -43,7 +43,7 @@ pub fn check(data: &[u8]) {
         routes: CompiledRules::new(rules.routes.iter().copied()),
         has_gateway: rules.has_gateway,
         switch: rules.switch,
-        leases: Grants::new(rules.grants.iter().copied(), rules.uncovered),
+        grants: Grants::new(rules.grants.iter().copied(), rules.uncovered),
         // As in the plugin, peers may name the targets of the router's own routes.
         device_routes: AllowedTargets::new(
             rules.routes.iter().map(|route| route.target),

@@ -8,7 +8,7 @@ use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::registry::PeerId;
-use tuntap_core::policy::verdict::{Inward, Origin, Outward, OutwardVerdict, RulesVerdict};
+use tuntap_core::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource, RulesVerdict};
 use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
 use super::super::probe::Probe;
@@ -80,14 +80,14 @@ impl Oracle {
         if self.is_taken(address) || !can_be_claimed(address) {
             return Some(AssignResult::Taken);
         }
-        Some(if is_granted { self.give(id, address) } else { AssignResult::NotLeased })
+        Some(if is_granted { self.give(id, address) } else { AssignResult::NotGranted })
     }
 
     /// An address that the router has chosen needs no grant, but must not be granted to others only.
     pub(super) fn lease(&mut self, id: PeerId, address: IpAddr) -> Option<AssignResult> {
         let may_have = !self.is_covered(address) || self.is_granted_to(address, &self.peer(id)?.identity);
         self.peer(id)?;
-        Some(if may_have { self.give(id, address) } else { AssignResult::NotLeased })
+        Some(if may_have { self.give(id, address) } else { AssignResult::NotGranted })
     }
 
     /// A claim is checked as a packet would be, but never succeeds for the router's own addresses. A peer may have an
@@ -105,7 +105,7 @@ impl Oracle {
         }
         let is_granted = self.is_granted_to(address, &peer.identity) || assigned && self.may_give(address, id);
         if !is_granted {
-            return Err(AssignmentError::NotLeased);
+            return Err(AssignmentError::NotGranted);
         }
         let has_it = peer.addresses().chain(peer.assigned.map(IpAddr::V4)).any(|own| own == address);
         if !has_it && self.is_out_of_reach(address, peer) {
@@ -176,22 +176,22 @@ impl Oracle {
         Some(if peer.rules == rules { RulesVerdict::Unchanged } else { RulesVerdict::Frozen })
     }
 
-    pub(super) fn outward(&mut self, id: PeerId, probe: &Probe) -> OutwardVerdict {
-        let nowhere = |to| OutwardVerdict { to, claimed: None, is_first: false, rule: None };
+    pub(super) fn outward(&mut self, id: PeerId, probe: &Probe) -> OutboundVerdict {
+        let nowhere = |to| OutboundVerdict { to, claimed: None, is_first: false, rule: None };
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
-            Action::Deny => return nowhere(Outward::Drop(DropReason::Firewall)),
-            Action::Reject => return nowhere(Outward::Reject(DropReason::Firewall)),
+            Action::Deny => return nowhere(Outbound::Drop(DropReason::Firewall)),
+            Action::Reject => return nowhere(Outbound::Reject(DropReason::Firewall)),
         }
         let src = probe.src;
-        let Some(peer) = self.peer(id) else { return nowhere(Outward::Drop(DropReason::NoPeer)) };
+        let Some(peer) = self.peer(id) else { return nowhere(Outbound::Drop(DropReason::NoPeer)) };
         let mut claimed = None;
         if !peer.addresses().any(|own| own == src) {
             if let Some(reason) = self.refusal(peer, src) {
-                return nowhere(Outward::Drop(reason));
+                return nowhere(Outbound::Drop(reason));
             }
             if let Some(holder) = self.holder(src) {
-                return nowhere(Outward::Contested { address: src, holder: holder.id });
+                return nowhere(Outbound::Contested { address: src, holder: holder.id });
             }
             claimed = Some(src);
         }
@@ -206,17 +206,17 @@ impl Oracle {
             self.goes_to_a_gateway(probe).then_some(DropReason::ToGateway)
         };
         if let Some(reason) = refused {
-            return OutwardVerdict { to: Outward::Drop(reason), claimed, is_first, rule: None };
+            return OutboundVerdict { to: Outbound::Drop(reason), claimed, is_first, rule: None };
         }
         let to = match of_peer(&rules, Direction::Out, probe) {
-            RuleAction::Deny => Outward::Drop(DropReason::PeerRule),
-            RuleAction::Reject => Outward::Reject(DropReason::PeerRule),
-            RuleAction::Route(_) if !self.rules.has_gateway => Outward::Drop(DropReason::NoGateway),
-            RuleAction::Route(target) if !self.may_name(target) => Outward::Drop(DropReason::RouteTarget),
-            RuleAction::Route(target) => Outward::Gateway(target),
+            RuleAction::Deny => Outbound::Drop(DropReason::PeerRule),
+            RuleAction::Reject => Outbound::Reject(DropReason::PeerRule),
+            RuleAction::Route(_) if !self.rules.has_gateway => Outbound::Drop(DropReason::NoGateway),
+            RuleAction::Route(target) if !self.may_name(target) => Outbound::Drop(DropReason::RouteTarget),
+            RuleAction::Route(target) => Outbound::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutwardVerdict { to, claimed, is_first, rule: None }
+        OutboundVerdict { to, claimed, is_first, rule: None }
     }
 
     /// Why a peer may not have an address, apart from another peer that holds it.
@@ -234,7 +234,7 @@ impl Oracle {
             return Some(DropReason::SpoofedSource);
         }
         if !self.is_granted_to(address, &peer.identity) {
-            return Some(DropReason::NotLeased);
+            return Some(DropReason::NotGranted);
         }
         if !self.may_claim(address, &peer.identity) {
             return Some(DropReason::NotClaimable);
@@ -242,38 +242,38 @@ impl Oracle {
         (address.is_ipv6() && peer.v6.len() == MOST_V6).then_some(DropReason::TooManyAddresses)
     }
 
-    pub(super) fn route(&self, probe: &Probe) -> Outward {
+    pub(super) fn route(&self, probe: &Probe) -> Outbound {
         if self.rules.has_gateway
             && let Some(target) = first(&self.rules.routes, probe)
         {
-            return Outward::Gateway(target);
+            return Outbound::Gateway(target);
         }
         if !self.rules.switch || self.holder(probe.dst).is_none() {
-            return Outward::Tun;
+            return Outbound::Tun;
         }
-        match self.inward(Origin::Tun, probe) {
-            Inward::Peer(id) => Outward::Peer(id),
-            Inward::Drop(reason, _) => Outward::Drop(reason),
-            Inward::Reject(reason, _) => Outward::Reject(reason),
+        match self.inward(PacketSource::Tun, probe) {
+            Inbound::Peer(id) => Outbound::Peer(id),
+            Inbound::Drop(reason, _) => Outbound::Drop(reason),
+            Inbound::Reject(reason, _) => Outbound::Reject(reason),
         }
     }
 
-    pub(super) fn inward(&self, origin: Origin, probe: &Probe) -> Inward {
+    pub(super) fn inward(&self, origin: PacketSource, probe: &Probe) -> Inbound {
         let holder = self.holder(probe.dst);
         let id = holder.map(|peer| peer.id);
         match chain(&self.rules.firewall_in, probe) {
             Action::Allow => {}
-            Action::Deny => return Inward::Drop(DropReason::Firewall, id),
-            Action::Reject => return Inward::Reject(DropReason::Firewall, id),
+            Action::Deny => return Inbound::Drop(DropReason::Firewall, id),
+            Action::Reject => return Inbound::Reject(DropReason::Firewall, id),
         }
-        let Some(peer) = holder else { return Inward::Drop(DropReason::NoPeer, None) };
-        if origin == Origin::Gateway {
-            return Inward::Peer(peer.id);
+        let Some(peer) = holder else { return Inbound::Drop(DropReason::NoPeer, None) };
+        if origin == PacketSource::Gateway {
+            return Inbound::Peer(peer.id);
         }
         match of_peer(&peer.rules, Direction::In, probe) {
-            RuleAction::Allow => Inward::Peer(peer.id),
-            RuleAction::Reject => Inward::Reject(DropReason::PeerRule, id),
-            RuleAction::Deny | RuleAction::Route(_) => Inward::Drop(DropReason::PeerRule, id),
+            RuleAction::Allow => Inbound::Peer(peer.id),
+            RuleAction::Reject => Inbound::Reject(DropReason::PeerRule, id),
+            RuleAction::Deny | RuleAction::Route(_) => Inbound::Drop(DropReason::PeerRule, id),
         }
     }
 }

@@ -6,7 +6,7 @@ use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
-use tuntap_core::policy::verdict::{Origin, OutwardVerdict, RestoredPeer};
+use tuntap_core::policy::verdict::{OutboundVerdict, PacketSource, RestoredPeer};
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
 
@@ -47,8 +47,8 @@ impl Scene {
                 let verdict = self.forwarder.set_rules(id, rules.clone());
                 assert_eq!(verdict, self.oracle.set_rules(id, rules));
             }
-            6 => self.inward(input, Origin::Tun),
-            7 => self.inward(input, Origin::Gateway),
+            6 => self.inward(input, PacketSource::Tun),
+            7 => self.inward(input, PacketSource::Gateway),
             8 => self.restore_peer(slot, id, input),
             9 => self.identify(id, input),
             10 => {
@@ -59,7 +59,7 @@ impl Scene {
             11 if !self.oracle.rules.networks.is_empty() => self.claim(id, input),
             11 if self.oracle.rules.has_services => {
                 let address = address(input);
-                assert_eq!(self.forwarder.lease(id, address), self.oracle.lease(id, address));
+                assert_eq!(self.forwarder.assign_chosen(id, address), self.oracle.lease(id, address));
             }
             _ => self.outward(id, input),
         }
@@ -203,7 +203,7 @@ impl Scene {
         let expected = match self.oracle.lease(id, address).expect("it is there") {
             AssignResult::Granted => Ok(is_new),
             AssignResult::HeldBy(_) => Err(AssignmentError::Held),
-            AssignResult::NotLeased => Err(AssignmentError::NotLeased),
+            AssignResult::NotGranted => Err(AssignmentError::NotGranted),
             AssignResult::Taken => Err(AssignmentError::NotClaimable),
             AssignResult::TooMany => Err(AssignmentError::TooMany),
         };
@@ -215,15 +215,15 @@ impl Scene {
         if let Some(packet) = parse(&probe) {
             let expected = self.oracle.outward(id, &probe);
             // The oracle's rules have no numbers.
-            let verdict = OutwardVerdict { rule: None, ..self.forwarder.outward(id, &packet) };
+            let verdict = OutboundVerdict { rule: None, ..self.forwarder.outbound(id, &packet) };
             assert_eq!(verdict, expected, "{id:?} {probe:?}");
         }
     }
 
-    fn inward(&mut self, input: &mut Input<'_>, origin: Origin) {
+    fn inward(&mut self, input: &mut Input<'_>, origin: PacketSource) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
-            assert_eq!(self.forwarder.inward(origin, &packet).to, self.oracle.inward(origin, &probe), "{probe:?}");
+            assert_eq!(self.forwarder.inbound(origin, &packet).to, self.oracle.inward(origin, &probe), "{probe:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which connections may stay: how many in all, of one user, and without an address.
+//! Limits on connections: in all, of one user, and without an address.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::account::Account;
 use super::limits::Limits;
 use super::registry::PeerId;
 
-/// One account may have one part in so many of the connections without an address.
+/// One account may have this fraction (1/n) of the connections without an address.
 const UNCLAIMED_PARTS: usize = 4;
 
 /// A limit that leaves no room for a connection.
@@ -29,25 +29,25 @@ pub enum AdmissionError {
     UnclaimedShare(usize),
 }
 
-/// The connections of a router, counted. What it costs to admit one doesn't grow with their number by more than its
-/// logarithm.
+/// The counts of a router's connections. The cost of admitting a connection grows with the logarithm of their number at
+/// most.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
     peers: usize,
-    /// Accounts without connections are not in here.
+    /// Connections by account. Accounts without connections have no entry.
     by_account: HashMap<Account, usize>,
-    /// Those without an address, the oldest first.
+    /// Connections without an address by order of arrival, the oldest first.
     unclaimed: BTreeMap<u64, (PeerId, Instant)>,
-    /// The same, of one account each.
+    /// The same connections, by account.
     unclaimed_by_account: HashMap<Account, BTreeMap<u64, (PeerId, Instant)>>,
-    /// Their keys.
+    /// The keys of these connections in the two maps above.
     arrivals: HashMap<PeerId, (u64, Option<Account>)>,
     next_arrival: u64,
 }
 
 impl Admission {
-    /// Without any connection.
+    /// Makes counts of no connections.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -60,8 +60,8 @@ impl Admission {
         }
     }
 
-    /// Whether one more connection of this account has room. `Some` names a peer that has to leave for it: one of its own where
-    /// the account has used up its part, else the oldest one.
+    /// Checks that one more connection of this account may be accepted. `Some` names a peer without an address that has to
+    /// be closed for it: one of the same account if the account has used up its part, else the oldest one.
     pub fn admit(&self, account: Option<Account>, now: Instant) -> Result<Option<PeerId>, AdmissionError> {
         self.check_user(account)?;
         let of_account = of_user(account).and_then(|account| self.unclaimed_by_account.get(&account));
@@ -92,12 +92,12 @@ impl Admission {
         self.wait(id, arrival, account, now);
     }
 
-    /// A connection got its address.
+    /// Notes that a connection got an address.
     pub fn claimed(&mut self, id: PeerId) {
         self.stop_waiting(id);
     }
 
-    /// A connection turns out to be another user's. If that one may have no further, nothing changes.
+    /// Counts a connection for another account. If that account may have no more connections, nothing changes.
     pub fn change_account(
         &mut self,
         id: PeerId,
@@ -115,7 +115,7 @@ impl Admission {
         Ok(())
     }
 
-    /// A connection is gone.
+    /// Removes a connection from the counts.
     pub fn leave(&mut self, id: PeerId, account: Option<Account>) {
         self.peers -= 1;
         self.take_away(account);
@@ -171,7 +171,8 @@ impl Admission {
     }
 }
 
-/// Root has no limits here, in whatever namespace: it may connect in the name of many vassals.
+/// Returns an account if it is a user's. Root has no limits here, in any namespace, because it may connect for many
+/// vassals.
 fn of_user(account: Option<Account>) -> Option<Account> {
     account.filter(|account| matches!(account, Account::User(_)))
 }
@@ -205,7 +206,7 @@ mod tests {
         admission.enter(peer(2), user(7), now);
         admission.claimed(peer(1));
         assert_eq!(admission.admit(user(8), now), Err(AdmissionError::Peers(2)));
-        // One that has been idle for long makes room here, too, and one with an address never does.
+        // A connection that has had no address for long makes room here, too. One with an address never does.
         assert_eq!(admission.admit(user(8), now + TIMEOUT), Ok(Some(peer(2))));
         admission.claimed(peer(2));
         assert_eq!(admission.admit(user(8), now + TIMEOUT), Err(AdmissionError::Peers(2)));
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!(admission.admit(None, start + TIMEOUT), Ok(None));
     }
 
-    /// One user leaves the others room.
+    /// One user can't use up the room of the others.
     #[test]
     fn each_account_has_a_part_of_the_places_without_an_address() {
         let start = Instant::now();

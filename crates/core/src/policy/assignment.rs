@@ -1,4 +1,5 @@
-//! Addresses that peers get without a packet: those that a router chooses for them, and those that they claim by name.
+//! Addresses that peers get without sending a packet: those that the router chooses for them, and those that they claim by
+//! a claim request.
 
 use std::net::IpAddr;
 
@@ -14,48 +15,49 @@ use tuntap_wire::autoconf::{ClaimedAddress, Family};
 /// Why a peer doesn't get an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AssignmentError {
-    /// There is none left, or none of that family.
+    /// No address is left, or the router has no network of that family.
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// Another peer holds it.
     #[error("another peer holds it")]
     Held,
-    /// It is leased to others, or to nobody where leases are needed.
+    /// It is granted to others, or to nobody where grants are needed.
     #[error("it is not leased to this peer (tuntap-router-lease)")]
-    NotLeased,
-    /// It is the router's.
+    NotGranted,
+    /// It is the router's own.
     #[error("it is the router's own")]
     Own,
-    /// Peers may not choose it: it is outside of the router's networks, the host's own, or a gateway's.
+    /// Peers may not choose it, because it is outside of the router's networks, the host's own, or a gateway's.
     #[error(
         "it is no address for vassals of this router: in none of its networks, or the host's own, or a gateway's (tuntap-router-claims, tuntap-router-lease)"
     )]
     NotClaimable,
-    /// Its user holds as many as one may.
+    /// The peer's user holds as many addresses as one user may hold.
     #[error("this user holds as many addresses as one may (tuntap-router-max-addresses-per-uid)")]
     Share,
-    /// A credentials function says which address is the peer's.
+    /// A credentials hook has chosen another address for the peer.
     #[error("this peer's address is the one that its credentials stand for (tuntap-use-credentials)")]
     Assigned,
-    /// Nothing that comes from it would pass.
+    /// The firewall drops all packets from it.
     #[error("the router lets nothing pass from it (tuntap-router-firewall-out)")]
     Firewall,
-    /// IPv6 needs more than the router's device lets pass.
+    /// The MTU of the router's device is too small for IPv6.
     #[error("the router's device takes no packets of 1280 bytes, as IPv6 needs them")]
     Narrow,
-    /// The peer has another one, or as many as it may have.
+    /// The peer has another IPv4 address, or as many IPv6 addresses as it may have.
     #[error("this peer has another address, or as many as it may")]
     TooMany,
-    /// The peer is gone.
+    /// The peer is closed.
     #[error("it is gone")]
     NoPeer,
 }
 
 impl AssignmentError {
-    /// Whether it will be the same for as long as the router's options are, rather than until another peer leaves.
+    /// Returns true if the error depends only on the router's options, so that it stays until these change. Other errors
+    /// may end when another peer leaves.
     pub const fn is_for_good(&self) -> bool {
         match self {
-            Self::NotLeased | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
+            Self::NotGranted | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
             Self::Pool(_) | Self::Held | Self::Narrow | Self::Share | Self::TooMany | Self::NoPeer => false,
         }
     }
@@ -66,34 +68,34 @@ impl AssignmentError {
 pub struct Applicant {
     /// The peer.
     pub id: PeerId,
-    /// What tells it from others, also in another life.
+    /// The key that identifies the device. It stays the same when the device connects again.
     pub key: Key,
-    /// Whether a credentials function has said which address is its own. It gets no others then but those that are leased
-    /// to it.
+    /// True if a credentials hook chooses the peer's address. Then it gets only other addresses that are granted to it.
     pub is_assigned: bool,
 }
 
-/// An address for a peer.
+/// An address that a peer may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// The address.
     pub address: IpAddr,
-    /// Who holds it although its connection has ended: has to go first.
+    /// The present holder, if its connection has ended. It has to be closed first.
     pub dead_holder: Option<PeerId>,
 }
 
 impl Forwarder {
-    /// The router's networks.
+    /// Returns the router's networks.
     pub const fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The address of a family that a peer holds; the first one of IPv6.
+    /// Returns the address of a family that a peer holds; of several IPv6 addresses, the first one.
     pub fn address_of(&self, id: PeerId, family: Family) -> Option<IpAddr> {
         self.addresses(id).find(|address| Family::of(*address) == family)
     }
 
-    /// Chooses an address for a peer that holds none of this family. `is_dead` tells whether a holder's connection has ended.
+    /// Chooses an address for a peer that holds none of this family. `is_dead` returns true if a holder's connection has
+    /// ended.
     pub fn choose(
         &self,
         applicant: Applicant,
@@ -103,9 +105,9 @@ impl Forwarder {
         let identity = self.identity(applicant.id).ok_or(AssignmentError::NoPeer)?;
         let (mut refusal, mut is_any_usable) = (None, false);
         let found =
-            self.pool.choose(applicant.key, family, identity, &self.policy.leases, |address, is_own_earlier| {
+            self.pool.choose(applicant.key, family, identity, &self.policy.grants, |address, is_own_earlier| {
                 if let Some(reason) = self.unusable(applicant, address, identity) {
-                    // That somebody has enough says more than what could not be his in any case.
+                    // A used-up share is more useful to report than a refusal of one address.
                     if refusal.is_none() || reason == AssignmentError::Share {
                         refusal = Some(reason);
                     }
@@ -116,7 +118,7 @@ impl Forwarder {
             });
         match (found, refusal) {
             (Ok(address), _) => Ok(Candidate { address, dead_holder: self.holder(address) }),
-            // One that others hold would do, so that it is a matter of room.
+            // If an address that others hold would be usable, the network is full. Otherwise the refusal is reported.
             (Err(PoolError::Full(_)), Some(refusal)) if !is_any_usable || refusal == AssignmentError::Share => {
                 Err(refusal)
             }
@@ -124,8 +126,8 @@ impl Forwarder {
         }
     }
 
-    /// Looks whether a peer may have an address that it claims by name. What its packets could not claim it doesn't get;
-    /// what a router has chosen for it before, and still could choose, it does.
+    /// Checks that a peer may have an address that it claims by a claim request. It gets an address that its packets could
+    /// claim, or that the router has chosen for it before and could still choose.
     pub fn consider(
         &self,
         applicant: Applicant,
@@ -138,17 +140,17 @@ impl Forwarder {
         if self.pool.is_own(address) {
             return Err(AssignmentError::Own);
         }
-        let may_be_given = assigned && self.pool.may_give(address, identity, &self.policy.leases);
-        if !may_be_given && !self.policy.leases.allow(address, identity) {
-            return Err(AssignmentError::NotLeased);
+        let may_be_given = assigned && self.pool.may_give(address, identity, &self.policy.grants);
+        if !may_be_given && !self.policy.grants.allow(address, identity) {
+            return Err(AssignmentError::NotGranted);
         }
         if let Some(refusal) = self.unusable(applicant, address, identity) {
             return Err(refusal);
         }
-        // What it has already, it was given by somebody who may.
+        // An address that the peer already holds or waits for was chosen by the router or a credentials hook.
         let may_claim = || {
             self.is_reserved_for(id, address)
-                || self.guard.may_claim(address, identity, &self.policy.leases, &self.pool)
+                || self.guard.may_claim(address, identity, &self.policy.grants, &self.pool)
         };
         if !may_be_given && !may_claim() {
             return Err(AssignmentError::NotClaimable);
@@ -160,16 +162,16 @@ impl Forwarder {
         }
     }
 
-    /// Why a peer couldn't use an address, whoever holds it.
+    /// Returns why a peer couldn't use an address, whoever holds it.
     fn unusable(&self, applicant: Applicant, address: IpAddr, identity: &Identity) -> Option<AssignmentError> {
         let is_another = applicant.is_assigned
             && !self.is_reserved_for(applicant.id, address)
-            && self.policy.leases.is_granted(address, identity) != Some(true);
+            && self.policy.grants.is_granted(address, identity) != Some(true);
         if is_another {
             return Some(AssignmentError::Assigned);
         }
-        let is_leased = self.policy.leases.is_granted(address, identity) == Some(true);
-        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_leased;
+        let is_granted = self.policy.grants.is_granted(address, identity) == Some(true);
+        let is_out_of_reach = self.guard.is_taken(address) || self.guard.is_gateway(address) && !is_granted;
         if is_out_of_reach && !self.is_reserved_for(applicant.id, address) {
             return Some(AssignmentError::NotClaimable);
         }
@@ -178,31 +180,31 @@ impl Forwarder {
         }
         let account = self.account(applicant.id);
         let has_room =
-            is_leased || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
+            is_granted || self.shares.has_room(account, address) || self.shares.is_counted_for(account, address);
         (!has_room).then_some(AssignmentError::Share)
     }
 
-    /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has named. Returns whether it is a new
-    /// one for the peer.
+    /// Gives a peer an address that [`Forwarder::choose`] or [`Forwarder::consider`] has returned. Returns true if the peer
+    /// didn't hold it before.
     pub fn give(&mut self, id: PeerId, address: IpAddr, key: Key) -> Result<bool, AssignmentError> {
         let is_new = !self.addresses(id).any(|held| held == address);
-        match self.lease(id, address) {
+        match self.assign_chosen(id, address) {
             Some(AssignResult::Granted) => {
                 self.remember(id, address, key);
                 Ok(is_new)
             }
             Some(AssignResult::HeldBy(_)) => Err(AssignmentError::Held),
-            Some(AssignResult::NotLeased) => Err(AssignmentError::NotLeased),
+            Some(AssignResult::NotGranted) => Err(AssignmentError::NotGranted),
             Some(AssignResult::Taken) => Err(AssignmentError::NotClaimable),
             Some(AssignResult::TooMany) => Err(AssignmentError::TooMany),
             None => Err(AssignmentError::NoPeer),
         }
     }
 
-    /// Notes under which key a peer holds an address of the router's networks.
+    /// Stores the key under which a peer holds an address of the router's networks.
     pub fn remember(&mut self, id: PeerId, address: IpAddr, key: Key) {
         if let Some(identity) = self.identity(id)
-            && self.pool.may_give(address, identity, &self.policy.leases)
+            && self.pool.may_give(address, identity, &self.policy.grants)
         {
             self.pool.give(address, key);
         }

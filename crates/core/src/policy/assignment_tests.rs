@@ -3,7 +3,7 @@ use crate::policy::Policy;
 use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, Rules};
-use crate::policy::verdict::Outward;
+use crate::policy::verdict::Outbound;
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::ip::Packet;
 
@@ -25,14 +25,14 @@ fn peer(index: u32) -> PeerId {
     PeerId { index, generation: 0 }
 }
 
-/// A router with networks of both families, in which 10.0.0.77 is user 9's and nobody may choose what is nobody's. Each peer is
-/// a user of its own, with the number of its slot.
+/// A router with networks of both families. 10.0.0.77 is granted to user 9, and no peer may choose an address that isn't
+/// granted to it. Each peer has its own user, whose number is that of the peer's slot.
 fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
     let lease = Grant { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
     let mut forwarder = Forwarder::new(
         Policy {
             firewall_out,
-            leases: Grants::new([lease], Uncovered::Deny),
+            grants: Grants::new([lease], Uncovered::Deny),
             networks: vec!["10.0.0.1/24".parse().expect("v4"), "fd00:77::1/64".parse().expect("v6")],
             ..Policy::default()
         },
@@ -66,7 +66,7 @@ fn leased_addresses_are_the_only_ones_that_pass() {
     assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [v4, v6]);
     let mut passes = |from: IpAddr, to: &str| {
         let packet = echo_request(from, address(to)).expect("one version");
-        forwarder.outward(peer(1), &Packet::parse(&packet).expect("a packet")).to == Outward::Tun
+        forwarder.outbound(peer(1), &Packet::parse(&packet).expect("a packet")).to == Outbound::Tun
     };
     assert!(passes(v4, "10.0.0.1") && passes(v6, "fd00:77::1"));
     assert!(!passes(address("10.0.0.200"), "10.0.0.1") && !passes(address("fd00:77::200"), "fd00:77::1"));
@@ -94,7 +94,7 @@ fn fixed_address_is_its_users() {
     assert_eq!(lease(&mut forwarder, peer(9), Family::V4), address("10.0.0.77"));
     assert_eq!(
         forwarder.consider(applicant(peer(1)), claimed("10.0.0.77", true), alive),
-        Err(AssignmentError::NotLeased)
+        Err(AssignmentError::NotGranted)
     );
 }
 
@@ -103,11 +103,11 @@ fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
     let mut forwarder = forwarder(Rules::chain([]));
     let consider =
         |forwarder: &Forwarder, text, leased| forwarder.consider(applicant(peer(1)), claimed(text, leased), alive);
-    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotLeased), "nobody may choose it");
+    assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotGranted), "nobody may choose it");
     assert!(consider(&forwarder, "10.0.0.5", true).is_ok(), "the router could choose it");
     assert_eq!(consider(&forwarder, "10.0.0.1", true), Err(AssignmentError::Own));
-    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotLeased));
-    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotLeased));
+    assert_eq!(consider(&forwarder, "10.0.0.255", true), Err(AssignmentError::NotGranted));
+    assert_eq!(consider(&forwarder, "192.0.2.1", true), Err(AssignmentError::NotGranted));
     let held = lease(&mut forwarder, peer(2), Family::V4);
     let of_other = ClaimedAddress { address: held, assigned: true };
     assert_eq!(forwarder.consider(applicant(peer(1)), of_other, alive), Err(AssignmentError::Held));
@@ -124,7 +124,7 @@ fn chain_that_lets_nothing_pass_gives_nothing() {
     assert_eq!(forwarder.choose(applicant(peer(1)), Family::V6, alive), Err(AssignmentError::Firewall));
 }
 
-/// One address that the chain denies, and be it the first choice, costs nobody its network.
+/// A chain that denies a single address, even the first choice, doesn't keep peers from getting another one.
 #[test]
 fn chain_that_denies_an_address_leaves_the_others() {
     let first = forwarder(Rules::chain([])).choose(applicant(peer(1)), Family::V4, alive).expect("room").address;
@@ -139,7 +139,7 @@ fn chain_that_denies_an_address_leaves_the_others() {
     );
 }
 
-/// A network in which all that passes is taken is full, whatever else the chain denies.
+/// A network is full if all addresses that the chain allows are held.
 #[test]
 fn full_network_is_not_a_shut_one() {
     let chain = [rule(Action::Allow, "10.0.0.8/30", "any"), rule(Action::Deny, "any", "any")];
@@ -152,13 +152,13 @@ fn full_network_is_not_a_shut_one() {
     assert_eq!(refused, Err(PoolError::Full(Family::V4).into()));
 }
 
-/// Whose address a credentials function has chosen gets none by name that its packets could not claim.
+/// A peer whose address a credentials hook has chosen gets no address by a claim request that its packets could not claim.
 #[test]
 fn assigned_peer_gets_only_what_is_leased_to_it() {
     let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
     let mut forwarder = forwarder(Rules::chain([]));
-    let leases = Grants::new([open], Uncovered::Allow);
-    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
+    let grants = Grants::new([open], Uncovered::Allow);
+    forwarder.set_policy(Policy { grants, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(AssignResult::Granted));
     let assigned = Applicant { is_assigned: true, ..applicant(peer(1)) };
     for leased in [false, true] {
@@ -170,7 +170,7 @@ fn assigned_peer_gets_only_what_is_leased_to_it() {
     }
     let chosen = forwarder.choose(assigned, Family::V6, alive).expect("a lease");
     assert_eq!(chosen.address, address("fd00:77::9"));
-    let leases = Grants::none();
-    forwarder.set_policy(Policy { leases, ..Policy::clone(&forwarder.policy) });
+    let grants = Grants::none();
+    forwarder.set_policy(Policy { grants, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.choose(assigned, Family::V6, alive), Err(AssignmentError::Assigned));
 }

@@ -1,16 +1,15 @@
-//! Verdicts of a rule list that were worked out before, by flow, so that a packet's cost does not grow with the number of
-//! rules.
+//! A cache of a rule list's verdicts by flow, so that the cost of most packets does not grow with the number of rules.
 
 use super::pattern::{AnyFlow, Bits, Flow, Match, RuleList, Rules, Service};
 
-/// What the seed is spread by, and the first word of a flow mixed into: the fraction of the golden ratio.
+/// The start value of the hash, which also spreads the bits of the seed: the fractional part of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Flows that are remembered, of each version of IP. A power of two; 24 KiB for a chain of IPv4 rules.
+/// The number of cached flows for each version of IP, a power of two. They take 24 KiB for a chain of IPv4 rules.
 const SLOTS: usize = 1024;
 
-/// What a list of rules decided about recent flows. Each flow has one slot, so that a flood of flows costs what the rules
-/// cost, and never more memory.
+/// The verdicts of a list of rules on recent flows. Each flow has one possible slot, so that a flood of flows costs no more
+/// than a search of the rules, and no more memory.
 #[derive(Debug, Clone)]
 pub struct RuleCache<T> {
     v4: CachedList<u32, T>,
@@ -18,12 +17,12 @@ pub struct RuleCache<T> {
 }
 
 impl<T: Copy> RuleCache<T> {
-    /// An empty cache for these rules. `seed` should be hard to guess.
+    /// Makes an empty cache for these rules. `seed` should be hard to guess.
     pub fn new(rules: &Rules<T>, seed: u64) -> Self {
         Self { v4: CachedList::new(&rules.v4, seed), v6: CachedList::new(&rules.v6, seed) }
     }
 
-    /// Returns the first rule that matches and what it decides. `rules` are those that the cache was made for.
+    /// Returns the first rule that matches, and its target. `rules` have to be those that the cache was made for.
     pub fn find(&mut self, rules: &Rules<T>, flow: &AnyFlow) -> Option<Match<T>> {
         match flow {
             AnyFlow::V4(flow) => self.v4.find(&rules.v4, *flow),
@@ -35,8 +34,9 @@ impl<T: Copy> RuleCache<T> {
 #[derive(Debug, Clone)]
 struct CachedList<A, T> {
     slots: Vec<Option<Slot<A, T>>>,
-    /// Makes the places unpredictable, so that nobody can aim at another flow's place: each word of a flow meets it before
-    /// the next one comes, so that no difference in one can be made up for in another.
+    /// Makes the slots unpredictable, so that no peer can aim at the slot of another peer's flow. Each word of a flow is
+    /// multiplied by the seed before the next word is mixed in, so that a difference in one word can't be made up for in
+    /// another.
     seed: u64,
 }
 
@@ -46,11 +46,11 @@ struct Slot<A, T> {
     found: Option<Match<T>>,
 }
 
-/// Addresses of which a place can be worked out.
+/// Addresses that can be hashed in words of 64 bits.
 trait Words: Sized {
     type Pair: IntoIterator<Item = u64>;
 
-    /// All bits of both.
+    /// Returns all bits of both addresses.
     fn pair(src: Self, dst: Self) -> Self::Pair;
 }
 
@@ -71,7 +71,7 @@ impl Words for u128 {
     }
 }
 
-/// The upper half and the lower one.
+/// Returns the upper and the lower half.
 #[allow(clippy::cast_possible_truncation)] // both halves are taken
 const fn halves(value: u128) -> [u64; 2] {
     [(value >> 64) as u64, value as u64]
@@ -79,9 +79,9 @@ const fn halves(value: u128) -> [u64; 2] {
 
 impl<A: Bits + Words, T: Copy> CachedList<A, T> {
     fn new(rules: &RuleList<A, T>, seed: u64) -> Self {
-        // A list without rules has nothing to remember.
+        // A list without rules needs no cache.
         let slots = if rules.is_empty() { Vec::new() } else { vec![None; SLOTS] };
-        // A seed of few bits, as tests have, is to reach all bits of a word, too.
+        // This spreads a seed of few bits, as tests have it, over all bits of a word.
         Self { slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
     }
 
@@ -126,7 +126,7 @@ mod tests {
         Flow { src, dst, service: Service::default() }
     }
 
-    /// Whoever shares a place takes it over, and gets nothing of what was there.
+    /// Two flows that share a slot displace each other, and neither gets the verdict on the other.
     #[test]
     fn flows_that_share_a_place_are_told_apart() {
         let first = flow(0x0a00_0001, 0x0a00_0002);
@@ -152,7 +152,7 @@ mod tests {
         );
     }
 
-    /// Differences in two words that would make up for each other if these met before the seed.
+    /// The flows differ in two words. The differences would cancel each other out if the words were mixed before the seed.
     #[test]
     fn nobody_can_aim_at_a_place_without_the_seed() {
         let at = |port: u16| Flow {
@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Vassals' addresses follow each other.
+    /// The addresses of vassals are consecutive.
     #[test]
     fn neighbours_are_spread_over_the_places() {
         for seed in 0..50 {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     proptest! {
-        /// Asked in whatever order and however often, it says what the list says.
+        /// The cache agrees with the list, in whatever order and however often it is asked.
         #[test]
         fn agrees_with_the_list(
             selectors in any_rules(),

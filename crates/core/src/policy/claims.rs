@@ -1,4 +1,4 @@
-//! Which addresses a peer holds, and which it may still get.
+//! The addresses that a peer holds, and those that it may still claim.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,84 +11,86 @@ use super::registry::{ClaimResult, PeerId, Registry};
 use super::shares::Shares;
 use tuntap_wire::autoconf::is_claimable;
 
-/// Most IPv6 addresses of a peer. A host has one for each network that it knows of, and may have some for a time (RFC 8981).
+/// The maximum number of IPv6 addresses of a peer. A host has one for each of its networks, and may have temporary ones
+/// (RFC 8981).
 pub const MAX_V6_ADDRESSES: usize = 8;
 
-/// A peer's addresses: one of IPv4, and some of IPv6.
+/// A peer's addresses: one IPv4 address, and up to [`MAX_V6_ADDRESSES`] IPv6 addresses.
 #[derive(Debug, Default)]
 pub struct Claims {
     v4: V4,
     v6: Vec<Ipv6Addr>,
-    /// Whether somebody else has chosen its addresses. It gets no others then but those that are leased to it.
+    /// True if the router or a credentials hook has chosen the peer's addresses. Then it may claim only addresses that are
+    /// granted to it.
     is_bound: bool,
 }
 
-/// What is known about a peer's IPv4 address.
+/// The state of a peer's IPv4 address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum V4 {
-    /// Its first valid packet will claim one.
+    /// The peer has none. Its first valid packet claims one.
     #[default]
     Unclaimed,
-    /// It may have this one only, and hasn't got it yet.
+    /// The peer may only have this one, which another peer still holds.
     Assigned(Ipv4Addr),
-    /// It holds this one.
+    /// The peer holds this one.
     Held(Ipv4Addr),
 }
 
-/// How an assignment ended.
+/// The result of an assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AssignResult {
     /// The peer holds the address now.
     Granted,
     /// Another peer holds it, and keeps it until it dies.
     HeldBy(PeerId),
-    /// It is not leased to the peer.
-    NotLeased,
-    /// It is the host's own, a router's, or none that a host can have.
+    /// It is granted to others, or to nobody where grants are needed.
+    NotGranted,
+    /// It is the host's own, a router's, or not the address of a single host.
     Taken,
-    /// The peer holds another one already, or as many as it may.
+    /// The peer already holds another IPv4 address, or as many IPv6 addresses as it may.
     TooMany,
 }
 
-/// What a packet's source is to the peer that sent it.
+/// The result of the check of a packet's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// An address that the peer holds.
+    /// The peer holds the address.
     Own,
-    /// One that it has got with this packet.
+    /// The peer has got the address with this packet.
     Claimed,
-    /// One that it can't have as long as this peer has it.
+    /// Another peer holds the address.
     HeldBy(PeerId),
-    /// One that it must not use.
+    /// The peer must not use the address.
     Refused(DropReason),
 }
 
-/// Who claims.
+/// The peer that claims an address.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     /// The peer.
     pub id: PeerId,
-    /// Who it is.
+    /// Its identity.
     pub identity: &'a Identity,
-    /// For whom its addresses are counted.
+    /// The account that its addresses are counted for.
     pub account: Option<Account>,
 }
 
-/// What says whether an address may be claimed.
+/// What is needed to decide if an address may be claimed.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimContext<'a> {
-    /// What is kept for whom.
-    pub leases: &'a Grants,
+    /// The grants.
+    pub grants: &'a Grants,
     /// The router's networks.
     pub pool: &'a Pool,
-    /// What is nobody's.
+    /// The addresses that no peer may hold.
     pub guard: &'a Guard,
-    /// How many each may have.
+    /// How many addresses each account may hold.
     pub shares: &'a Shares,
 }
 
 impl Claims {
-    /// All addresses that are held, that of IPv4 first.
+    /// Returns all addresses that are held, the IPv4 address first.
     pub fn held(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = match self.v4 {
             V4::Held(address) => Some(IpAddr::V4(address)),
@@ -97,7 +99,7 @@ impl Claims {
         v4.into_iter().chain(self.v6.iter().copied().map(IpAddr::V6))
     }
 
-    /// Whether an address is held, or assigned and waited for.
+    /// Returns true if the peer holds an address, or waits for it.
     pub fn has(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => matches!(self.v4, V4::Held(own) | V4::Assigned(own) if own == address),
@@ -105,18 +107,18 @@ impl Claims {
         }
     }
 
-    /// Whether the peer may choose no address by itself.
+    /// Returns true if the peer may choose no address by itself.
     pub const fn is_bound(&self) -> bool {
         self.is_bound
     }
 
-    /// Whether the peer has been given an address that another one still holds.
+    /// Returns true if the peer waits for an address that another peer still holds.
     pub const fn is_waiting(&self) -> bool {
         matches!(self.v4, V4::Assigned(_))
     }
 
-    /// Gives an address to the peer, which from then on may choose no other by itself. If another peer holds an IPv4
-    /// address, this one waits for it: packets try again.
+    /// Assigns an address to the peer, which from then on may choose no other one by itself. If another peer holds an IPv4
+    /// address, this peer waits for it: each of its packets tries to claim it again.
     pub fn assign(&mut self, address: IpAddr, id: PeerId, registry: &mut Registry) -> AssignResult {
         let has_room = match address {
             IpAddr::V4(address) => match self.v4 {
@@ -143,17 +145,17 @@ impl Claims {
         }
     }
 
-    /// Says whether the peer may choose addresses by itself, whatever was assigned to it.
+    /// Sets whether the peer is bound: if it is, it may choose no address by itself.
     pub const fn set_bound(&mut self, is_bound: bool) {
         self.is_bound = is_bound;
     }
 
-    /// Looks at a packet's source, and claims it if the peer may have it.
+    /// Checks a packet's source. If the peer doesn't hold it, but may have it, the peer claims it.
     pub fn check(
         &mut self,
         source: IpAddr,
         claimant: Claimant<'_>,
-        grants: ClaimContext<'_>,
+        context: ClaimContext<'_>,
         registry: &mut Registry,
     ) -> Source {
         let is_own = match source {
@@ -168,7 +170,7 @@ impl Claims {
         if is_own {
             return Source::Own;
         }
-        if let Some(reason) = self.refusal(source, claimant, grants) {
+        if let Some(reason) = self.refusal(source, claimant, context) {
             return Source::Refused(reason);
         }
         match registry.claim(source, claimant.id) {
@@ -180,30 +182,30 @@ impl Claims {
         }
     }
 
-    /// Why the peer may not claim an address that it doesn't hold.
-    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, grants: ClaimContext<'_>) -> Option<DropReason> {
+    /// Returns why the peer may not claim an address that it doesn't hold.
+    fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, context: ClaimContext<'_>) -> Option<DropReason> {
         let Claimant { identity, account, .. } = claimant;
-        let ClaimContext { leases, pool, guard, shares } = grants;
+        let ClaimContext { grants, pool, guard, shares } = context;
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
             return None;
         }
         if !is_claimable(source) {
             return Some(DropReason::InvalidSource);
         }
-        if self.is_bound && !leases.cover(source) {
+        if self.is_bound && !grants.cover(source) {
             return Some(DropReason::SpoofedSource);
         }
-        if !leases.allow(source, identity) {
-            return Some(DropReason::NotLeased);
+        if !grants.allow(source, identity) {
+            return Some(DropReason::NotGranted);
         }
-        if !guard.may_claim(source, identity, leases, pool) {
+        if !guard.may_claim(source, identity, grants, pool) {
             return Some(DropReason::NotClaimable);
         }
         if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_leased = leases.is_granted(source, identity) == Some(true);
-        (!is_leased && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
+        let is_granted = grants.is_granted(source, identity) == Some(true);
+        (!is_granted && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
     }
 
     fn hold(&mut self, address: IpAddr) {

@@ -1,4 +1,4 @@
-//! The way of a packet through the policy: chains, claims, the peer's own rules, routes.
+//! Decisions about packets: chains, claims, the guard, the peer's own rules, and routes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,40 +7,42 @@ use super::drops::DropReason;
 use super::forward::Forwarder;
 use super::pattern::{Action, AnyFlow, Match, RuleId};
 use super::registry::PeerId;
-use super::verdict::{Inward, InwardVerdict, Origin, Outward, OutwardVerdict, RuleRef};
+use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource, RuleRef};
 use crate::peers::Peer;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, RuleAction};
 
-/// What a peer's own rules say about a packet.
+/// The decision of a peer's own rules about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PeerDecision {
     Pass,
     Deny,
     Reject,
     Route(SocketAddr),
-    /// To a gateway that the peer may not name.
+    /// Route to a gateway that the peer may not name.
     RouteRefused,
 }
 
-/// The answer to whether a packet's source is the sender's.
+/// The result of the check of a packet's source.
 enum SourceCheck {
-    /// It is. An address that the peer got with this packet, and whether it is the first packet that was accepted.
+    /// The peer holds the source. `claimed` is the address that the peer got with this packet. `is_first` is true if it is
+    /// the peer's first accepted packet.
     Passed { claimed: Option<IpAddr>, is_first: bool },
-    /// It is not.
-    Stopped(Outward),
+    /// The peer doesn't hold the source.
+    Stopped(Outbound),
 }
 
 impl Forwarder {
-    /// Decides where a packet from a peer goes. The peer's first packet that the firewall lets pass claims its source.
-    pub fn outward(&mut self, id: PeerId, packet: &Packet<'_>) -> OutwardVerdict {
+    /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
+    /// doesn't hold it yet.
+    pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>) -> OutboundVerdict {
         let flow = AnyFlow::of(packet);
         let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
         let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
-        let unclaimed = |to, rule| OutwardVerdict { to, claimed: None, is_first: false, rule };
+        let unclaimed = |to, rule| OutboundVerdict { to, claimed: None, is_first: false, rule };
         match action(found) {
-            Action::Deny => return unclaimed(Outward::Drop(DropReason::Firewall), by_chain),
-            Action::Reject => return unclaimed(Outward::Reject(DropReason::Firewall), by_chain),
+            Action::Deny => return unclaimed(Outbound::Drop(DropReason::Firewall), by_chain),
+            Action::Reject => return unclaimed(Outbound::Reject(DropReason::Firewall), by_chain),
             Action::Allow => {}
         }
         let (claimed, is_first) = match self.check_source(id, packet.src()) {
@@ -48,33 +50,33 @@ impl Forwarder {
             SourceCheck::Stopped(to) => return unclaimed(to, None),
         };
         let (to, rule) = match self.stopped_by_guard(id, packet) {
-            Some(reason) => (Outward::Drop(reason), None),
-            None => self.outward_by_peer(id, &flow, packet),
+            Some(reason) => (Outbound::Drop(reason), None),
+            None => self.outbound_by_peer(id, &flow, packet),
         };
-        OutwardVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
+        OutboundVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
     }
 
     fn check_source(&mut self, id: PeerId, source: IpAddr) -> SourceCheck {
         let Some(peer) = self.peers.get_mut(id) else {
-            return SourceCheck::Stopped(Outward::Drop(DropReason::NoPeer));
+            return SourceCheck::Stopped(Outbound::Drop(DropReason::NoPeer));
         };
-        let leases = &self.policy.leases;
+        let grants = &self.policy.grants;
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
-        let context = ClaimContext { leases, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let context = ClaimContext { grants, pool: &self.pool, guard: &self.guard, shares: &self.shares };
         let claimed = match peer.claims.check(source, claimant, context, &mut self.registry) {
             Source::Own => None,
             Source::Claimed => {
-                self.shares.take(peer.account_for(source, leases), source);
+                self.shares.take(peer.account_for(source, grants), source);
                 Some(source)
             }
-            Source::HeldBy(holder) => return SourceCheck::Stopped(Outward::Contested { address: source, holder }),
-            Source::Refused(reason) => return SourceCheck::Stopped(Outward::Drop(reason)),
+            Source::HeldBy(holder) => return SourceCheck::Stopped(Outbound::Contested { address: source, holder }),
+            Source::Refused(reason) => return SourceCheck::Stopped(Outbound::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);
         SourceCheck::Passed { claimed, is_first }
     }
 
-    /// The reason why no rule of anybody may let a packet pass; `None` if there is none.
+    /// Returns the reason why the guard drops a packet, whatever the rules say; `None` if it doesn't.
     fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
         if let Some(reason) = self.guard.refusal(packet, &self.pool) {
             return Some(reason);
@@ -83,17 +85,17 @@ impl Forwarder {
         (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
     }
 
-    fn outward_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
-        let Some(peer) = self.peers.get(id) else { return (Outward::Drop(DropReason::NoPeer), None) };
+    fn outbound_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
+        let Some(peer) = self.peers.get(id) else { return (Outbound::Drop(DropReason::NoPeer), None) };
         let (decision, rule) = peer.decide(Direction::Out, packet);
         let to = match decision {
-            PeerDecision::Deny => Outward::Drop(DropReason::PeerRule),
-            PeerDecision::Reject => Outward::Reject(DropReason::PeerRule),
+            PeerDecision::Deny => Outbound::Drop(DropReason::PeerRule),
+            PeerDecision::Reject => Outbound::Reject(DropReason::PeerRule),
             PeerDecision::Route(_) | PeerDecision::RouteRefused if !self.policy.has_gateway => {
-                Outward::Drop(DropReason::NoGateway)
+                Outbound::Drop(DropReason::NoGateway)
             }
-            PeerDecision::RouteRefused => Outward::Drop(DropReason::RouteTarget),
-            PeerDecision::Route(target) => Outward::Gateway(target),
+            PeerDecision::RouteRefused => Outbound::Drop(DropReason::RouteTarget),
+            PeerDecision::Route(target) => Outbound::Gateway(target),
             PeerDecision::Pass => {
                 let (to, by_route) = self.route(flow, packet);
                 return (to, by_route.or(rule));
@@ -102,66 +104,66 @@ impl Forwarder {
         (to, rule)
     }
 
-    /// Decides which peer gets a packet.
-    pub fn inward(&mut self, origin: Origin, packet: &Packet<'_>) -> InwardVerdict {
-        self.inward_flow(origin, &AnyFlow::of(packet), packet)
+    /// Decides which peer gets a packet towards the peers.
+    pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> InboundVerdict {
+        self.inbound_flow(from, &AnyFlow::of(packet), packet)
     }
 
-    fn inward_flow(&mut self, origin: Origin, flow: &AnyFlow, packet: &Packet<'_>) -> InwardVerdict {
+    fn inbound_flow(&mut self, from: PacketSource, flow: &AnyFlow, packet: &Packet<'_>) -> InboundVerdict {
         let holder = self.registry.holder(packet.dst());
         let found = self.cache.firewall_in.find(&self.policy.firewall_in, flow);
         let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
-        let by_chain = |to| InwardVerdict { to, rule: by_chain };
+        let by_chain = |to| InboundVerdict { to, rule: by_chain };
         match action(found) {
-            Action::Deny => return by_chain(Inward::Drop(DropReason::Firewall, holder)),
-            Action::Reject => return by_chain(Inward::Reject(DropReason::Firewall, holder)),
+            Action::Deny => return by_chain(Inbound::Drop(DropReason::Firewall, holder)),
+            Action::Reject => return by_chain(Inbound::Reject(DropReason::Firewall, holder)),
             Action::Allow => {}
         }
         let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
-            return InwardVerdict { to: Inward::Drop(DropReason::NoPeer, None), rule: None };
+            return InboundVerdict { to: Inbound::Drop(DropReason::NoPeer, None), rule: None };
         };
-        if origin == Origin::Gateway {
-            return by_chain(Inward::Peer(peer.id));
+        if from == PacketSource::Gateway {
+            return by_chain(Inbound::Peer(peer.id));
         }
         let (decision, rule) = peer.decide(Direction::In, packet);
         let to = match decision {
-            PeerDecision::Pass => Inward::Peer(peer.id),
-            PeerDecision::Reject => Inward::Reject(DropReason::PeerRule, Some(peer.id)),
-            // Rules that would route don't apply here; the packet has arrived already.
+            PeerDecision::Pass => Inbound::Peer(peer.id),
+            PeerDecision::Reject => Inbound::Reject(DropReason::PeerRule, Some(peer.id)),
+            // A packet towards a peer can't be routed, so such a rule drops it.
             PeerDecision::Deny | PeerDecision::Route(_) | PeerDecision::RouteRefused => {
-                Inward::Drop(DropReason::PeerRule, Some(peer.id))
+                Inbound::Drop(DropReason::PeerRule, Some(peer.id))
             }
         };
-        if rule.is_some() { InwardVerdict { to, rule } } else { by_chain(to) }
+        if rule.is_some() { InboundVerdict { to, rule } } else { by_chain(to) }
     }
 
-    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outward, Option<RuleRef>) {
+    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
         match self.cache.routes.find(&self.policy.routes, flow) {
             Some(found) if self.policy.has_gateway => {
-                (Outward::Gateway(found.target), Some(RuleRef::Route(found.rule)))
+                (Outbound::Gateway(found.target), Some(RuleRef::Route(found.rule)))
             }
             _ if self.policy.switch && self.registry.holder(packet.dst()).is_some() => {
-                let verdict = self.inward_flow(Origin::Tun, flow, packet);
+                let verdict = self.inbound_flow(PacketSource::Tun, flow, packet);
                 let to = match verdict.to {
-                    Inward::Peer(id) => Outward::Peer(id),
-                    Inward::Drop(reason, _) => Outward::Drop(reason),
-                    Inward::Reject(reason, _) => Outward::Reject(reason),
+                    Inbound::Peer(id) => Outbound::Peer(id),
+                    Inbound::Drop(reason, _) => Outbound::Drop(reason),
+                    Inbound::Reject(reason, _) => Outbound::Reject(reason),
                 };
                 (to, verdict.rule)
             }
-            _ => (Outward::Tun, None),
+            _ => (Outbound::Tun, None),
         }
     }
 }
 
-/// What a chain does with a packet that this rule was found for, or none.
+/// Returns the action of a chain's matching rule. Without one the packet is allowed.
 fn action(found: Option<Match<Action>>) -> Action {
     found.map_or(Action::Allow, |found| found.target)
 }
 
 impl Peer {
-    /// What the peer's own rules say. If there are some for this direction, and none of them is about IPv6, they deny IPv6:
-    /// whoever wrote them knew IPv4 only.
+    /// Returns the decision of the peer's own rules. If there are rules for this direction, but none that applies to IPv6,
+    /// IPv6 packets are denied: these rules were written for IPv4 only.
     fn decide(&self, direction: Direction, packet: &Packet<'_>) -> (PeerDecision, Option<RuleRef>) {
         let by = |rule| Some(RuleRef::Peer(self.id, rule));
         let mut knows_version = packet.is_v4();

@@ -39,7 +39,7 @@ pub enum DropReason {
     /// A frame of an unknown kind.
     UnknownFrame,
     /// The source is not granted to the peer.
-    NotLeased,
+    NotGranted,
     /// The peer already holds as many IPv6 addresses as it may.
     TooManyAddresses,
     /// A frame with other peer rules after the peer's first packet.
@@ -82,7 +82,7 @@ impl DropReason {
         Self::GatewayRefused,
         Self::NoGateway,
         Self::UnknownFrame,
-        Self::NotLeased,
+        Self::NotGranted,
         Self::TooManyAddresses,
         Self::RulesFrozen,
         Self::RouteTarget,
@@ -114,7 +114,7 @@ impl DropReason {
             Self::GatewayRefused => "gateway_refused",
             Self::NoGateway => "no_gateway",
             Self::UnknownFrame => "unknown_frame",
-            Self::NotLeased => "not_leased",
+            Self::NotGranted => "not_leased",
             Self::TooManyAddresses => "too_many_addresses",
             Self::RulesFrozen => "rules_frozen",
             Self::RouteTarget => "route_target",

@@ -14,7 +14,7 @@ use crate::policy::pattern::Rules;
 use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::targets::AllowedTargets;
 use crate::policy::targets::TargetRange;
-use crate::policy::verdict::{Inward, Origin, Outward, OutwardVerdict};
+use crate::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{MaskedAddress, PeerSelector};
 use tuntap_wire::selector::{AddressPattern, Selector};
@@ -52,7 +52,7 @@ fn ip(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(bytes).expect("a valid packet")
 }
 
-/// Each peer is a user of its own, with the number of its slot.
+/// Each peer has its own user, whose number is that of the peer's slot.
 fn identity(index: u32) -> Identity {
     Identity { uid: index, gid: index, groups: Vec::new() }
 }
@@ -69,31 +69,31 @@ fn forwarder(policy: Policy) -> Forwarder {
     forwarder
 }
 
-fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outward {
-    forwarder.outward(id, &ip(&packet(src, dst))).to
+fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outbound {
+    forwarder.outbound(id, &ip(&packet(src, dst))).to
 }
 
 #[test]
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(Policy::default());
-    let verdict = forwarder.outward(peer(1), &ip(&packet(A, HOST)));
-    assert_eq!(verdict, OutwardVerdict { to: Outward::Tun, claimed: Some(A), is_first: true, rule: None });
-    let later = forwarder.outward(peer(1), &ip(&packet(A, B)));
-    assert_eq!(later, OutwardVerdict { to: Outward::Tun, claimed: None, is_first: false, rule: None });
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
+    let verdict = forwarder.outbound(peer(1), &ip(&packet(A, HOST)));
+    assert_eq!(verdict, OutboundVerdict { to: Outbound::Tun, claimed: Some(A), is_first: true, rule: None });
+    let later = forwarder.outbound(peer(1), &ip(&packet(A, B)));
+    assert_eq!(later, OutboundVerdict { to: Outbound::Tun, claimed: None, is_first: false, rule: None });
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
 }
 
 #[test]
 fn later_claimant_waits_for_the_holder_to_go() {
     let mut forwarder = forwarder(Policy::default());
     to(&mut forwarder, peer(1), A, HOST);
-    let contested = Outward::Contested { address: A, holder: peer(1) };
+    let contested = Outbound::Contested { address: A, holder: peer(1) };
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), contested);
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
     forwarder.remove_peer(peer(1));
-    assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn contested_claimant_may_still_take_another_address() {
     let mut forwarder = forwarder(Policy::default());
     to(&mut forwarder, peer(1), A, HOST);
     to(&mut forwarder, peer(2), A, HOST);
-    assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outbound::Tun);
     assert_eq!(forwarder.address(peer(2)), Some(B));
 }
 
@@ -110,9 +110,13 @@ fn only_hosts_claim() {
     let mut forwarder = forwarder(Policy::default());
     for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
         let src: IpAddr = src.parse().expect("an address");
-        let dropped =
-            OutwardVerdict { to: Outward::Drop(DropReason::InvalidSource), claimed: None, is_first: false, rule: None };
-        assert_eq!(forwarder.outward(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
+        let dropped = OutboundVerdict {
+            to: Outbound::Drop(DropReason::InvalidSource),
+            claimed: None,
+            is_first: false,
+            rule: None,
+        };
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
 }
@@ -121,9 +125,9 @@ fn only_hosts_claim() {
 fn packet_that_the_firewall_denies_claims_nothing() {
     let deny = rule(Action::Deny, "any", "10.0.0.0/8");
     let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..Policy::default() });
-    assert_eq!(to(&mut forwarder, peer(1), A, IpAddr::from([10, 1, 1, 1])), Outward::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut forwarder, peer(1), A, IpAddr::from([10, 1, 1, 1])), Outbound::Drop(DropReason::Firewall));
     assert_eq!(forwarder.address(peer(1)), None);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
 }
 
 #[test]
@@ -132,10 +136,10 @@ fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
     let mut forwarder = forwarder(Policy { firewall_in: Rules::chain([deny]), ..Policy::default() });
     to(&mut forwarder, peer(1), A, HOST);
     let stranger = packet(IpAddr::from([10, 9, 9, 9]), A);
-    for origin in [Origin::Tun, Origin::Gateway] {
-        assert_eq!(forwarder.inward(origin, &ip(&stranger)).to, Inward::Drop(DropReason::Firewall, Some(peer(1))));
-        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
-        assert_eq!(forwarder.inward(origin, &ip(&packet(HOST, B))).to, Inward::Drop(DropReason::NoPeer, None));
+    for from in [PacketSource::Tun, PacketSource::Gateway] {
+        assert_eq!(forwarder.inbound(from, &ip(&stranger)).to, Inbound::Drop(DropReason::Firewall, Some(peer(1))));
+        assert_eq!(forwarder.inbound(from, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+        assert_eq!(forwarder.inbound(from, &ip(&packet(HOST, B))).to, Inbound::Drop(DropReason::NoPeer, None));
     }
 }
 
@@ -143,10 +147,10 @@ fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
 fn routes_need_a_gateway() {
     let route = rule(GATEWAY, "192.168.0.0/24", "192.168.1.0/24");
     let remote = IpAddr::from([192, 168, 1, 5]);
-    for (has_gateway, expected) in [(true, Outward::Gateway(GATEWAY)), (false, Outward::Tun)] {
+    for (has_gateway, expected) in [(true, Outbound::Gateway(GATEWAY)), (false, Outbound::Tun)] {
         let mut forwarder = forwarder(Policy { routes: Rules::new([route]), has_gateway, ..Policy::default() });
         assert_eq!(to(&mut forwarder, peer(1), A, remote), expected);
-        assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+        assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
     }
 }
 
@@ -159,20 +163,20 @@ fn peer_rules_apply_to_their_direction_and_peer() {
         forwarder
     };
     let mut denies_in = with_rule(Direction::In, RuleAction::Deny);
-    assert_eq!(to(&mut denies_in, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut denies_in, peer(1), A, HOST), Outbound::Tun);
     assert_eq!(
-        denies_in.inward(Origin::Tun, &ip(&packet(HOST, A))).to,
-        Inward::Drop(DropReason::PeerRule, Some(peer(1)))
+        denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to,
+        Inbound::Drop(DropReason::PeerRule, Some(peer(1)))
     );
-    assert_eq!(denies_in.inward(Origin::Gateway, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
-    assert_eq!(denies_in.inward(Origin::Tun, &ip(&packet(HOST, B))).to, Inward::Peer(peer(2)));
+    assert_eq!(denies_in.inbound(PacketSource::Gateway, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, B))).to, Inbound::Peer(peer(2)));
 
     let mut denies_out = with_rule(Direction::Out, RuleAction::Deny);
-    assert_eq!(to(&mut denies_out, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
-    assert_eq!(denies_out.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
+    assert_eq!(to(&mut denies_out, peer(1), A, HOST), Outbound::Drop(DropReason::PeerRule));
+    assert_eq!(denies_out.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
 
     let mut routes_out = with_rule(Direction::Out, RuleAction::Route(GATEWAY));
-    assert_eq!(to(&mut routes_out, peer(1), A, HOST), Outward::Drop(DropReason::NoGateway));
+    assert_eq!(to(&mut routes_out, peer(1), A, HOST), Outbound::Drop(DropReason::NoGateway));
 }
 
 fn any_packet(direction: Direction, action: RuleAction) -> PeerRule {
@@ -186,21 +190,21 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
     let applied = Some(RulesVerdict::Applied { refused_target: None });
     let deny_b = rule(Action::Deny, "192.168.0.3/32", "any");
     let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny_b]), ..Policy::default() });
-    // Not by one that the firewall denies, and not by one whose source can't be claimed.
+    // Neither a packet that the firewall denies fixes the rules, nor one whose source can't be claimed.
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), applied);
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::Firewall));
     assert_eq!(
         to(&mut forwarder, peer(1), Ipv4Addr::UNSPECIFIED.into(), HOST),
-        Outward::Drop(DropReason::InvalidSource)
+        Outbound::Drop(DropReason::InvalidSource)
     );
     assert_eq!(forwarder.set_rules(peer(1), vec![deny]), applied);
-    // Even a packet that a rule of the peer drops has claimed its source.
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    // A packet claims its source even if a rule of the peer drops it.
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::PeerRule));
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), Some(RulesVerdict::Frozen));
     assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
     assert_eq!(forwarder.set_rules(peer(1), vec![deny, deny]), Some(RulesVerdict::Frozen));
     assert_eq!(forwarder.set_rules(peer(1), vec![deny]), Some(RulesVerdict::Unchanged));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::PeerRule));
     assert_eq!(forwarder.set_rules(PeerId { index: 1, generation: 8 }, vec![]), None);
 }
 
@@ -209,7 +213,7 @@ fn address_that_was_assigned_does_not_freeze_the_rules_yet() {
     let mut forwarder = forwarder(Policy::default());
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, RuleAction::Deny)]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::PeerRule));
     assert_eq!(forwarder.set_rules(peer(1), vec![]), Some(RulesVerdict::Frozen));
 }
 
@@ -223,10 +227,10 @@ fn peers_allow_does_not_override_the_chains() {
     let allow = |direction| any_packet(direction, RuleAction::Allow);
     forwarder.set_rules(peer(1), vec![allow(Direction::Out), allow(Direction::In)]);
     let denied = IpAddr::from([10, 0, 0, 1]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(to(&mut forwarder, peer(1), A, denied), Outward::Drop(DropReason::Firewall));
-    let inward = forwarder.inward(Origin::Tun, &ip(&packet(denied, A))).to;
-    assert_eq!(inward, Inward::Drop(DropReason::Firewall, Some(peer(1))));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, denied), Outbound::Drop(DropReason::Firewall));
+    let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(denied, A))).to;
+    assert_eq!(inbound, Inbound::Drop(DropReason::Firewall, Some(peer(1))));
 }
 
 #[test]
@@ -236,9 +240,9 @@ fn peers_route_to_gateways_that_the_operator_names() {
     let in_range = SocketAddr::from(([10, 78, 0, 9], 5));
     let range = TargetRange { prefix: net("10.78.0.0/16"), port: None };
     for (target, expected) in [
-        (named, Outward::Gateway(named)),
-        (in_range, Outward::Gateway(in_range)),
-        (GATEWAY, Outward::Drop(DropReason::RouteTarget)),
+        (named, Outbound::Gateway(named)),
+        (in_range, Outbound::Gateway(in_range)),
+        (GATEWAY, Outbound::Drop(DropReason::RouteTarget)),
     ] {
         let mut forwarder = forwarder(Policy {
             routes: Rules::new([route]),
@@ -251,7 +255,7 @@ fn peers_route_to_gateways_that_the_operator_names() {
         assert_eq!(verdict, Some(RulesVerdict::Applied { refused_target }));
         assert_eq!(to(&mut forwarder, peer(1), A, HOST), expected, "{target}");
         let remote = IpAddr::from([192, 168, 1, 5]);
-        assert_eq!(to(&mut forwarder, peer(2), B, remote), Outward::Gateway(named), "the router's own route");
+        assert_eq!(to(&mut forwarder, peer(2), B, remote), Outbound::Gateway(named), "the router's own route");
     }
 }
 
@@ -267,52 +271,56 @@ fn datagrams_of_other_routers() {
     }
 }
 
-fn leased(leases: &[(&str, u32)], uncovered: Uncovered) -> Policy {
+fn leased(grants: &[(&str, u32)], uncovered: Uncovered) -> Policy {
     let lease = |&(prefix, uid): &(&str, u32)| Grant { prefix: net(prefix), holder: Holder::User(uid) };
-    Policy { leases: Grants::new(leases.iter().map(lease), uncovered), ..Policy::default() }
+    Policy { grants: Grants::new(grants.iter().map(lease), uncovered), ..Policy::default() }
 }
 
 #[test]
 fn only_a_leaseholder_claims() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 2)], Uncovered::Deny));
-    let not_leased = Outward::Drop(DropReason::NotLeased);
+    let not_leased = Outbound::Drop(DropReason::NotGranted);
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), not_leased);
     assert_eq!(to(&mut forwarder, peer(2), IpAddr::from([192, 168, 0, 9]), HOST), not_leased);
     assert_eq!(forwarder.address(peer(2)), None);
-    assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(forwarder.outward(peer(2), &ip(&packet(B, HOST))).claimed, Some(B));
-    // A leaseholder doesn't drive out another one.
+    assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
+    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(B, HOST))).claimed, Some(B));
+    // A grant to a peer doesn't take the address from another peer that has a grant, too.
     forwarder.add_peer(peer(3), identity(1));
-    assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Contested { address: A, holder: peer(1) });
+    assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outbound::Contested { address: A, holder: peer(1) });
 }
 
-/// A router whose network this is, and nothing else.
+/// A router with this network and no other policy.
 fn strict(networks: &[&str]) -> Policy {
     let own: Vec<_> = networks.iter().map(|text| net(text)).collect();
     let guard = GuardPolicy { claims: ClaimScope::Own, is_strict: true, own: own.clone(), ..GuardPolicy::default() };
     Policy { networks: own, guard, ..Policy::default() }
 }
 
-/// By a packet, by name, and by what an earlier router knew.
+/// The address is claimed by a packet, by a claim request, and by a restored peer.
 #[test]
 fn claims_outside_of_the_networks_are_refused() {
     let (outside, outside6) = (IpAddr::from([10, 9, 9, 9]), A6);
     let mut forwarder = forwarder(strict(&["192.168.0.1/24"]));
     for address in [outside, outside6, HOST] {
         let dst = if address.is_ipv4() { IpAddr::from([198, 51, 100, 1]) } else { HOST6 };
-        let refused =
-            OutwardVerdict { to: Outward::Drop(DropReason::NotClaimable), claimed: None, is_first: false, rule: None };
-        assert_eq!(forwarder.outward(peer(1), &ip(&packet(address, dst))), refused, "{address}");
+        let refused = OutboundVerdict {
+            to: Outbound::Drop(DropReason::NotClaimable),
+            claimed: None,
+            is_first: false,
+            rule: None,
+        };
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(address, dst))), refused, "{address}");
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
     assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);
-    // What the function of credentials has said once is the operator's word, but the host's stays the host's.
+    // An address that the credentials hook has chosen counts as granted, but the host's own addresses stay the host's.
     restore(&mut forwarder, 4, 4, &[outside, HOST], true);
     assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [outside]);
     assert_eq!(forwarder.assign(peer(2), HOST), Some(AssignResult::Taken));
     assert_eq!(forwarder.assign(peer(2), IpAddr::from([127, 0, 0, 1])), Some(AssignResult::Taken));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
 }
 
 #[test]
@@ -321,15 +329,15 @@ fn addresses_that_the_host_gets_are_not_claimed() {
     let mut forwarder = forwarder(Policy { guard, ..Policy::default() });
     forwarder.set_host_addresses([net("192.168.0.2/24"), net("fd00:77::2/64")]);
     for (address, dst) in [(A, HOST), (A6, HOST6)] {
-        assert_eq!(to(&mut forwarder, peer(1), address, dst), Outward::Drop(DropReason::NotClaimable));
+        assert_eq!(to(&mut forwarder, peer(1), address, dst), Outbound::Drop(DropReason::NotClaimable));
     }
     forwarder.set_host_addresses([]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    // Where nobody has said which network is the vassals', a device may be in the router's own namespace.
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
+    // If the router has no networks, a device may be in the router's own namespace.
     let mut open = self::forwarder(Policy::default());
     open.set_host_addresses([net("192.168.0.2/24"), net("fd00:77::2/64")]);
-    assert_eq!(to(&mut open, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(to(&mut open, peer(1), A6, HOST6), Outward::Drop(DropReason::NotClaimable));
+    assert_eq!(to(&mut open, peer(1), A, HOST), Outbound::Tun);
+    assert_eq!(to(&mut open, peer(1), A6, HOST6), Outbound::Drop(DropReason::NotClaimable));
 }
 
 #[test]
@@ -341,26 +349,26 @@ fn one_user_leaves_the_others_addresses() {
         forwarder.set_namespace(peer(id), namespace);
         to(forwarder, peer(id), address(10 + id), HOST)
     };
-    let full = Outward::Drop(DropReason::AddressShare);
+    let full = Outbound::Drop(DropReason::AddressShare);
     for (id, uid, namespace, expected) in [
-        (0, 7, None, Outward::Tun),
-        (1, 7, Some(1), Outward::Tun),
+        (0, 7, None, Outbound::Tun),
+        (1, 7, Some(1), Outbound::Tun),
         (2, 7, Some(2), full),
-        (3, 8, None, Outward::Tun),
-        // Vassals that connect as root, and root beside the router: root has no limit.
-        (4, 0, Some(1), Outward::Tun),
-        (5, 0, Some(1), Outward::Tun),
-        (6, 0, Some(1), Outward::Tun),
-        (7, 0, Some(2), Outward::Tun),
-        (8, 0, None, Outward::Tun),
-        (9, 0, None, Outward::Tun),
-        (10, 0, None, Outward::Tun),
+        (3, 8, None, Outbound::Tun),
+        // Vassals that connect as root count by namespace. Root in the router's own namespace has no limit.
+        (4, 0, Some(1), Outbound::Tun),
+        (5, 0, Some(1), Outbound::Tun),
+        (6, 0, Some(1), Outbound::Tun),
+        (7, 0, Some(2), Outbound::Tun),
+        (8, 0, None, Outbound::Tun),
+        (9, 0, None, Outbound::Tun),
+        (10, 0, None, Outbound::Tun),
     ] {
         assert_eq!(claim(&mut forwarder, id, uid, namespace), expected, "{id}");
     }
     forwarder.remove_peer(peer(0));
-    assert_eq!(to(&mut forwarder, peer(2), address(12), HOST), Outward::Tun);
-    // What the next router takes back is counted, and never refused.
+    assert_eq!(to(&mut forwarder, peer(2), address(12), HOST), Outbound::Tun);
+    // Addresses of restored peers are counted, but never refused.
     for id in 20..23 {
         restore(&mut forwarder, id, 9, &[address(10 + id)], true);
         assert_eq!(forwarder.address(peer(id)), Some(address(10 + id)));
@@ -368,7 +376,7 @@ fn one_user_leaves_the_others_addresses() {
     assert_eq!(claim(&mut forwarder, 24, 9, None), full);
 }
 
-/// Grants are the operator's word on how many.
+/// Addresses that are granted to a peer don't count.
 #[test]
 fn leased_addresses_count_for_nobody() {
     let policy = leased(&[("192.168.0.0/30", 1)], Uncovered::Allow);
@@ -378,7 +386,7 @@ fn leased_addresses_count_for_nobody() {
     {
         let id = peer(u32::try_from(index).expect("few"));
         forwarder.add_peer(id, identity(1));
-        let expected = if index < 3 { Outward::Tun } else { Outward::Drop(DropReason::AddressShare) };
+        let expected = if index < 3 { Outbound::Tun } else { Outbound::Drop(DropReason::AddressShare) };
         assert_eq!(to(&mut forwarder, id, address, HOST), expected, "{address}");
     }
 }
@@ -406,11 +414,11 @@ fn gateways_are_out_of_reach_by_every_way() {
         if let Some(action) = peer_rule {
             forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, action)]);
         }
-        let verdict = forwarder.outward(peer(1), &ip(&datagram(4000)));
-        assert_eq!(verdict.to, Outward::Drop(DropReason::ToGateway));
-        assert_ne!(forwarder.outward(peer(1), &ip(&datagram(4001))).to, Outward::Drop(DropReason::ToGateway));
-        // Who had its address would get what is for it, where packets are switched.
-        assert_eq!(to(&mut forwarder, peer(2), GATEWAY.ip(), HOST), Outward::Drop(DropReason::NotClaimable));
+        let verdict = forwarder.outbound(peer(1), &ip(&datagram(4000)));
+        assert_eq!(verdict.to, Outbound::Drop(DropReason::ToGateway));
+        assert_ne!(forwarder.outbound(peer(1), &ip(&datagram(4001))).to, Outbound::Drop(DropReason::ToGateway));
+        // A peer that held this address would receive packets for it, where packets are switched.
+        assert_eq!(to(&mut forwarder, peer(2), GATEWAY.ip(), HOST), Outbound::Drop(DropReason::NotClaimable));
     }
 }
 
@@ -418,25 +426,25 @@ fn gateways_are_out_of_reach_by_every_way() {
 fn firewall_comes_before_the_lease() {
     let deny = rule(Action::Deny, "192.168.0.2/32", "any");
     let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..leased(&[], Uncovered::Deny) });
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::Firewall));
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::NotLeased));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::NotGranted));
 }
 
 #[test]
 fn peer_is_who_it_has_shown_to_be() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1000)], Uncovered::Deny));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Drop(DropReason::NotLeased));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::NotGranted));
     forwarder.identify(peer(1), identity(1000));
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
 }
 
 #[test]
 fn assigned_address_must_be_leased_too() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
-    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotLeased));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Drop(DropReason::NoPeer, None));
+    assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotGranted));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Drop(DropReason::NoPeer, None));
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource), "leased, not assigned");
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource), "leased, not assigned");
 }
 
 #[test]
@@ -449,22 +457,22 @@ fn first_peer_rule_wins() {
     };
     let mut forwarder = forwarder(Policy::default());
     forwarder.set_rules(peer(1), vec![rule(to_host, RuleAction::Allow), rule(MaskedAddress::ANY, RuleAction::Deny)]);
-    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-    assert_eq!(to(&mut forwarder, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
+    assert_eq!(to(&mut forwarder, peer(1), A, B), Outbound::Drop(DropReason::PeerRule));
 }
 
 #[test]
 fn assigned_peer_gets_its_address_and_no_other() {
     let mut forwarder = forwarder(Policy::default());
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
-    assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to, Inward::Peer(peer(1)));
-    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outward::Drop(DropReason::SpoofedSource));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
 
     assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
-    assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outward::Drop(DropReason::SpoofedSource));
-    assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Contested { address: A, holder: peer(1) });
+    assert_eq!(to(&mut forwarder, peer(2), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
+    assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outbound::Contested { address: A, holder: peer(1) });
     forwarder.remove_peer(peer(1));
-    assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outbound::Tun);
     assert_eq!(forwarder.assign(peer(2), B), Some(AssignResult::TooMany));
 }
 
@@ -475,23 +483,23 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
     let mut plain = switched();
     to(&mut plain, peer(1), A, HOST);
     to(&mut plain, peer(2), B, HOST);
-    assert_eq!(to(&mut plain, peer(1), A, B), Outward::Peer(peer(2)));
-    assert_eq!(to(&mut plain, peer(1), A, HOST), Outward::Tun);
+    assert_eq!(to(&mut plain, peer(1), A, B), Outbound::Peer(peer(2)));
+    assert_eq!(to(&mut plain, peer(1), A, HOST), Outbound::Tun);
     let mut ruled = switched();
     ruled.set_rules(peer(2), vec![any_packet(Direction::In, RuleAction::Deny)]);
     to(&mut ruled, peer(2), B, HOST);
-    assert_eq!(to(&mut ruled, peer(1), A, B), Outward::Drop(DropReason::PeerRule));
+    assert_eq!(to(&mut ruled, peer(1), A, B), Outbound::Drop(DropReason::PeerRule));
 
     let other = IpAddr::from([192, 168, 0, 9]);
     let mut chained = forwarder(Policy { switch: true, firewall_in: Rules::chain([deny]), ..Policy::default() });
     to(&mut chained, peer(1), other, HOST);
     to(&mut chained, peer(2), B, HOST);
-    assert_eq!(to(&mut chained, peer(1), other, B), Outward::Drop(DropReason::Firewall));
+    assert_eq!(to(&mut chained, peer(1), other, B), Outbound::Drop(DropReason::Firewall));
 }
 
 proptest! {
-    /// Whatever a peer sends, in whatever order: no address ever has two holders, none moves while its holder lives,
-    /// and nothing leaves for the TUN with a source that its peer doesn't hold.
+    /// Whatever peers send, in whatever order, no address ever has two holders, none moves while its holder lives, and no
+    /// packet goes to the TUN device with a source that its peer doesn't hold.
     #[test]
     fn claims_hold(events in prop::collection::vec((0u32..4, 0u8..6, 0u8..8), 1..200)) {
         let mut forwarder = Forwarder::new(Policy::default(), SEED);
@@ -511,15 +519,15 @@ proptest! {
             let holder = held.iter().position(|&other| other == Some(address));
             let verdict = to(&mut forwarder, id, address, HOST);
             let expected = match (held[index as usize], holder) {
-                (Some(own), _) if own == address => Outward::Tun,
-                (Some(_), _) => Outward::Drop(DropReason::SpoofedSource),
-                (None, None) => Outward::Tun,
+                (Some(own), _) if own == address => Outbound::Tun,
+                (Some(_), _) => Outbound::Drop(DropReason::SpoofedSource),
+                (None, None) => Outbound::Tun,
                 (None, Some(other)) => {
-                    Outward::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
+                    Outbound::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
                 }
             };
             prop_assert_eq!(verdict, expected);
-            if verdict == Outward::Tun {
+            if verdict == Outbound::Tun {
                 held[index as usize] = Some(address);
             }
         }
@@ -528,16 +536,17 @@ proptest! {
         }
     }
 
-    /// The same with leases and chains, against a list that is read from top to bottom for each packet.
+    /// The same holds with grants and chains. The verdicts are compared with those of a list that is read from top to
+    /// bottom for each packet.
     #[test]
     fn leases_hold(
-        leases in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
+        grants in prop::collection::vec((0u8..8, 29u8..=32, any::<bool>(), 0u32..4), 0..6),
         allow_uncovered: bool,
         denied in prop::option::of(0u8..8),
         events in prop::collection::vec((0u32..4, 0u8..8, 0u8..8), 1..100),
     ) {
         let address = |host| IpAddr::from([10, 0, 0, host]);
-        let leases: Vec<Grant> = leases
+        let grants: Vec<Grant> = grants
             .into_iter()
             .map(|(host, length, is_group, number)| Grant {
                 prefix: IpNet::new_assert(address(host), length),
@@ -550,19 +559,19 @@ proptest! {
             denied.map(|source| rule(Action::Deny, &IpNet::from(source).to_string(), "any"));
         let mut forwarder = Forwarder::new(
             Policy {
-                leases: Grants::new(leases.iter().copied(), uncovered),
+                grants: Grants::new(grants.iter().copied(), uncovered),
                 firewall_out: Rules::chain(chain),
                 ..Policy::default()
             },
             SEED,
         );
-        // Users 0 to 3; their groups are numbered the other way round.
+        // Users 0 to 3, with the groups 3 to 0.
         let identity = |index: u32| Identity { uid: index, gid: 9, groups: vec![3 - index] };
         for index in 0..4 {
             forwarder.add_peer(peer(index), identity(index));
         }
         let may_hold = |index: u32, address: IpAddr| {
-            let mut covering = leases.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
+            let mut covering = grants.iter().filter(|lease| lease.prefix.contains(&address)).peekable();
             match covering.peek() {
                 None => allow_uncovered,
                 Some(_) => {
@@ -581,23 +590,23 @@ proptest! {
             }
             let holder = held.iter().position(|&other| other == Some(address));
             let expected = match (held[index as usize], holder) {
-                _ if denied == Some(address) => Outward::Drop(DropReason::Firewall),
-                (Some(own), _) if own == address => Outward::Tun,
-                (Some(_), _) => Outward::Drop(DropReason::SpoofedSource),
-                (None, _) if !may_hold(index, address) => Outward::Drop(DropReason::NotLeased),
-                (None, None) => Outward::Tun,
+                _ if denied == Some(address) => Outbound::Drop(DropReason::Firewall),
+                (Some(own), _) if own == address => Outbound::Tun,
+                (Some(_), _) => Outbound::Drop(DropReason::SpoofedSource),
+                (None, _) if !may_hold(index, address) => Outbound::Drop(DropReason::NotGranted),
+                (None, None) => Outbound::Tun,
                 (None, Some(other)) => {
-                    Outward::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
+                    Outbound::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
                 }
             };
             prop_assert_eq!(to(&mut forwarder, id, address, HOST), expected);
-            if expected == Outward::Tun {
+            if expected == Outbound::Tun {
                 held[index as usize] = Some(address);
             }
         }
     }
 
-    /// No packet makes the forwarder panic, from either side.
+    /// No packet makes the forwarder panic, in either direction.
     #[test]
     fn any_packet_gets_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 40..100), v4: bool) {
         if v4 {
@@ -607,8 +616,8 @@ proptest! {
         }
         if let Ok(packet) = Packet::parse(&bytes) {
             let mut forwarder = forwarder(Policy::default());
-            forwarder.outward(peer(1), &packet);
-            forwarder.inward(Origin::Tun, &packet);
+            forwarder.outbound(peer(1), &packet);
+            forwarder.inbound(PacketSource::Tun, &packet);
         }
     }
 }
@@ -623,18 +632,18 @@ mod ipv6 {
     #[test]
     fn peer_holds_addresses_of_both_versions() {
         let mut forwarder = forwarder(Policy::default());
-        assert_eq!(forwarder.outward(peer(1), &ip(&packet(A6, HOST6))).claimed, Some(A6));
-        assert_eq!(forwarder.outward(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
-        assert_eq!(forwarder.outward(peer(1), &ip(&packet(B6, HOST6))).claimed, Some(B6));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A6, HOST6))).claimed, Some(A6));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(B6, HOST6))).claimed, Some(B6));
         assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [A, A6, B6]);
         for (from, own) in [(HOST, A), (HOST6, A6), (HOST6, B6)] {
-            assert_eq!(forwarder.inward(Origin::Tun, &ip(&packet(from, own))).to, Inward::Peer(peer(1)));
+            assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(from, own))).to, Inbound::Peer(peer(1)));
         }
-        let contested = Outward::Contested { address: A6, holder: peer(1) };
+        let contested = Outbound::Contested { address: A6, holder: peer(1) };
         assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), contested);
         forwarder.remove_peer(peer(1));
-        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outward::Tun);
-        assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outward::Tun);
+        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outbound::Tun);
+        assert_eq!(to(&mut forwarder, peer(2), A, HOST), Outbound::Tun);
     }
 
     #[test]
@@ -642,12 +651,12 @@ mod ipv6 {
         let mut forwarder = forwarder(Policy::default());
         let most = u16::try_from(MAX_V6_ADDRESSES).expect("few");
         for host in 0..most {
-            assert_eq!(to(&mut forwarder, peer(1), address(host + 2), HOST6), Outward::Tun);
+            assert_eq!(to(&mut forwarder, peer(1), address(host + 2), HOST6), Outbound::Tun);
         }
-        let one_more = Outward::Drop(DropReason::TooManyAddresses);
+        let one_more = Outbound::Drop(DropReason::TooManyAddresses);
         assert_eq!(to(&mut forwarder, peer(1), address(most + 2), HOST6), one_more);
         assert_eq!(forwarder.assign(peer(1), address(most + 2)), Some(AssignResult::TooMany));
-        assert_eq!(to(&mut forwarder, peer(1), address(2), HOST6), Outward::Tun);
+        assert_eq!(to(&mut forwarder, peer(1), address(2), HOST6), Outbound::Tun);
     }
 
     #[test]
@@ -658,7 +667,7 @@ mod ipv6 {
             let source: IpAddr = source.parse().expect("an address");
             assert_eq!(
                 to(&mut forwarder, peer(1), source, HOST6),
-                Outward::Drop(DropReason::InvalidSource),
+                Outbound::Drop(DropReason::InvalidSource),
                 "{source}"
             );
         }
@@ -669,16 +678,16 @@ mod ipv6 {
     fn assigned_peer_chooses_no_address() {
         let mut forwarder = forwarder(Policy::default());
         assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
-        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Drop(DropReason::SpoofedSource));
         assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::Granted));
-        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Tun);
         assert_eq!(forwarder.assign(peer(2), A6), Some(AssignResult::HeldBy(peer(1))));
-        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), Outbound::Drop(DropReason::SpoofedSource));
         // unless it is leased to it
         let mut leased = super::forwarder(leased(&[("192.168.0.2/32", 1), ("fd00:77::3/128", 1)], Uncovered::Allow));
         leased.assign(peer(1), A);
-        assert_eq!(to(&mut leased, peer(1), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
-        assert_eq!(to(&mut leased, peer(1), B6, HOST6), Outward::Tun);
+        assert_eq!(to(&mut leased, peer(1), A6, HOST6), Outbound::Drop(DropReason::SpoofedSource));
+        assert_eq!(to(&mut leased, peer(1), B6, HOST6), Outbound::Tun);
     }
 
     #[test]
@@ -690,18 +699,18 @@ mod ipv6 {
         assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
         assert!(forwarder.is_waiting(peer(2)) && forwarder.address(peer(2)) == Some(A6));
         forwarder.remove_peer(peer(1));
-        assert_eq!(forwarder.outward(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
         assert!(!forwarder.is_waiting(peer(2)));
     }
 
     #[test]
     fn routers_own_lease_needs_no_other_but_respects_those_of_others() {
         let mut forwarder = forwarder(leased(&[("fd00:77::3/128", 2)], Uncovered::Deny));
-        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::NotLeased));
-        assert_eq!(forwarder.lease(peer(1), A6), Some(AssignResult::Granted));
-        assert_eq!(forwarder.lease(peer(1), B6), Some(AssignResult::NotLeased));
-        assert_eq!(forwarder.lease(peer(2), B6), Some(AssignResult::Granted));
-        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Tun);
+        assert_eq!(forwarder.assign(peer(1), A6), Some(AssignResult::NotGranted));
+        assert_eq!(forwarder.assign_chosen(peer(1), A6), Some(AssignResult::Granted));
+        assert_eq!(forwarder.assign_chosen(peer(1), B6), Some(AssignResult::NotGranted));
+        assert_eq!(forwarder.assign_chosen(peer(2), B6), Some(AssignResult::Granted));
+        assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Tun);
     }
 
     #[test]
@@ -711,18 +720,18 @@ mod ipv6 {
             restore(&mut forwarder, 3, 3, &[A, A6], is_bound);
             assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [A, A6]);
             assert_eq!(forwarder.is_bound(peer(3)), is_bound);
-            let expected = if is_bound { Outward::Drop(DropReason::SpoofedSource) } else { Outward::Tun };
+            let expected = if is_bound { Outbound::Drop(DropReason::SpoofedSource) } else { Outbound::Tun };
             assert_eq!(to(&mut forwarder, peer(3), B6, HOST6), expected);
         }
     }
 
-    /// Whatever it gets back, and whatever is leased by now.
+    /// A restored peer is bound as before, whatever addresses it gets back, and whatever is granted by now.
     #[test]
     fn restored_peers_are_as_bound_as_before() {
         let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 4)], Uncovered::Allow));
         restore(&mut forwarder, 3, 3, &[], true);
         assert!(forwarder.is_bound(peer(3)));
-        assert_eq!(to(&mut forwarder, peer(3), A6, HOST6), Outward::Drop(DropReason::SpoofedSource));
+        assert_eq!(to(&mut forwarder, peer(3), A6, HOST6), Outbound::Drop(DropReason::SpoofedSource));
         restore(&mut forwarder, 4, 5, &[A, A6], true);
         assert_eq!(forwarder.addresses(peer(4)).collect::<Vec<_>>(), [A6], "the other one is somebody else's");
         let mut forwarder = self::forwarder(leased(&[], Uncovered::Deny));
@@ -743,11 +752,11 @@ mod ipv6 {
         for selector in [PeerSelector::Full(v4), any_v4] {
             let mut forwarder = forwarder(Policy::default());
             forwarder.set_rules(peer(1), vec![rule(selector)]);
-            assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outward::Tun);
-            assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outward::Drop(DropReason::PeerRule));
+            assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
+            assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Drop(DropReason::PeerRule));
             assert_eq!(
-                forwarder.inward(Origin::Tun, &ip(&packet(HOST6, A6))).to,
-                Inward::Peer(peer(1)),
+                forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, A6))).to,
+                Inbound::Peer(peer(1)),
                 "the other way"
             );
         }
@@ -763,17 +772,17 @@ mod ipv6 {
             ..Policy::default()
         };
         let mut forwarder = forwarder(policy);
-        assert_eq!(to(&mut forwarder, peer(1), A6, address(9)), Outward::Reject(DropReason::Firewall));
+        assert_eq!(to(&mut forwarder, peer(1), A6, address(9)), Outbound::Reject(DropReason::Firewall));
         assert_eq!(forwarder.addresses(peer(1)).count(), 0, "it claims nothing");
         to(&mut forwarder, peer(2), B6, HOST6);
-        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST6, B6))).to;
-        assert_eq!(inward, Inward::Reject(DropReason::Firewall, Some(peer(2))));
-        assert_eq!(to(&mut forwarder, peer(1), A6, B6), Outward::Reject(DropReason::Firewall), "between peers");
+        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, B6))).to;
+        assert_eq!(inbound, Inbound::Reject(DropReason::Firewall, Some(peer(2))));
+        assert_eq!(to(&mut forwarder, peer(1), A6, B6), Outbound::Reject(DropReason::Firewall), "between peers");
         forwarder.add_peer(peer(3), identity(3));
         forwarder.set_rules(peer(3), vec![any_packet(Direction::In, RuleAction::Reject)]);
-        assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outward::Tun);
-        let inward = forwarder.inward(Origin::Tun, &ip(&packet(HOST, A))).to;
-        assert_eq!(inward, Inward::Reject(DropReason::PeerRule, Some(peer(3))));
+        assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outbound::Tun);
+        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to;
+        assert_eq!(inbound, Inbound::Reject(DropReason::PeerRule, Some(peer(3))));
     }
 
     #[test]
@@ -786,29 +795,29 @@ mod ipv6 {
         let own = address(1);
         let granted = IpAddr::from([10, 1, 2, 3]);
         for source in [A6, own, HOST6] {
-            assert_eq!(to(&mut forwarder, peer(1), source, B6), Outward::Tun);
+            assert_eq!(to(&mut forwarder, peer(1), source, B6), Outbound::Tun);
         }
         to(&mut forwarder, peer(2), granted, HOST);
         assert_eq!([A6, B6, granted].map(|it| forwarder.sender(it)), [Some(peer(1)), None, Some(peer(2))]);
-        // The host has them, too.
+        // The host has these addresses, too.
         assert_eq!([own, HOST6].map(|it| (forwarder.holder(it), forwarder.sender(it))), [(Some(peer(1)), None); 2]);
     }
 
     proptest! {
-        /// Grants and claims mean the same for both versions.
+        /// Grants and claims work the same for both versions of IP.
         #[test]
         fn leases_cover_what_their_prefixes_cover(nets in prop::collection::vec(any_net(), 1..8), pick: u128) {
-            let leases = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
-            let policy = Policy { leases: Grants::new(leases, Uncovered::Deny), ..Policy::default() };
+            let grants = nets.iter().map(|&prefix| Grant { prefix, holder: Holder::User(1) });
+            let policy = Policy { grants: Grants::new(grants, Uncovered::Deny), ..Policy::default() };
             for net in nets {
                 let mut forwarder = forwarder(policy.clone());
                 let source = inside(net, pick);
                 let host = if source.is_ipv4() { HOST } else { HOST6 };
                 let is_link_local = matches!(source, IpAddr::V4(source) if source.is_link_local());
                 let expected = if tuntap_wire::ip::is_unicast(source) && !is_link_local {
-                    (Outward::Tun, Outward::Drop(DropReason::NotLeased))
+                    (Outbound::Tun, Outbound::Drop(DropReason::NotGranted))
                 } else {
-                    (Outward::Drop(DropReason::InvalidSource), Outward::Drop(DropReason::InvalidSource))
+                    (Outbound::Drop(DropReason::InvalidSource), Outbound::Drop(DropReason::InvalidSource))
                 };
                 prop_assert_eq!(to(&mut forwarder, peer(1), source, host), expected.0);
                 prop_assert_eq!(to(&mut forwarder, peer(2), source, host), expected.1);

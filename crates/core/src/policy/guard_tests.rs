@@ -164,7 +164,7 @@ fn vassals_that_are_named_may_send() {
 fn destinations_that_are_no_hosts() {
     let strict = guard(Gateways::default());
     let open = Guard::new(GuardPolicy { is_strict: false, ..policy(Gateways::default()) });
-    for (to, is_host) in [
+    for (to, is_claimable) in [
         ("127.0.0.1", false),
         ("0.0.0.0", false),
         ("0.1.2.3", false),
@@ -189,7 +189,7 @@ fn destinations_that_are_no_hosts() {
         ("2001:db8::9", true),
     ] {
         let bytes = datagram(&SocketAddr::new(ip(to), 9).to_string());
-        assert_eq!(verdict(&strict, &bytes), (!is_host).then_some(DropReason::Destination), "{to}");
+        assert_eq!(verdict(&strict, &bytes), (!is_claimable).then_some(DropReason::Destination), "{to}");
         assert_eq!(verdict(&open, &bytes), None, "{to}");
     }
 }

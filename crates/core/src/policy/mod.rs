@@ -1,4 +1,4 @@
-//! The policy of a router, and what decides by it.
+//! The policy of a router, and the decisions that follow from it.
 
 pub mod account;
 pub mod admission;
@@ -30,7 +30,7 @@ use pattern::{Action, Rules};
 use prefix_map::PrefixSet;
 use targets::AllowedTargets;
 
-/// What the operator has configured. It never changes: a router that gets other rules gets another policy.
+/// What the operator has configured. A policy never changes: other rules make another policy.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The number of the policy. A policy that replaces another one has a higher number.
@@ -41,28 +41,28 @@ pub struct Policy {
     pub firewall_out: Rules<Action>,
     /// Where packets from the peers go instead of the TUN device.
     pub routes: Rules<SocketAddr>,
-    /// Whether there is a gateway that can send to other routers. Without one the routes don't count.
+    /// True if there is a gateway that can send to other routers. Without one the routes have no effect.
     pub has_gateway: bool,
-    /// Whether packets between two peers are delivered here rather than by the host's kernel.
+    /// True if the router itself delivers packets between two peers, rather than the host's kernel.
     pub switch: bool,
-    /// Who may hold which address.
-    pub leases: Grants,
+    /// The grants: who may hold which address.
+    pub grants: Grants,
     /// Gateways that peers may name in their rules.
     pub device_routes: AllowedTargets,
-    /// Where datagrams of other routers may come from. An empty set is anywhere.
+    /// Networks from which datagrams of other routers may come. If the set is empty, they may come from anywhere.
     pub gateway_sources: PrefixSet,
-    /// The router's own addresses, with the lengths of the prefixes of the networks that peers get addresses from.
+    /// The router's own addresses, with the prefix lengths of the networks from which peers get addresses.
     pub networks: Vec<IpNet>,
-    /// Where ports of the host lead: peers are given these only by a lease.
+    /// The addresses to which ports of the host are mapped. A peer gets one of these only by a grant.
     pub port_targets: Vec<IpAddr>,
-    /// What no peer may have, and where none may send to.
+    /// The addresses that no peer may hold, and the destinations to which none may send.
     pub guard: GuardPolicy,
-    /// Addresses that one account may hold of each family, see [`Shares::new`].
+    /// The maximum number of addresses of each family that one account may hold, see [`Shares::new`](shares::Shares::new).
     pub max_addresses: Option<usize>,
 }
 
 impl Default for Policy {
-    /// Without any rule: every peer may claim and send what it likes.
+    /// Makes a policy without any rules: every peer may claim any address, and send anything.
     fn default() -> Self {
         Self {
             generation: 0,
@@ -71,7 +71,7 @@ impl Default for Policy {
             routes: Rules::new([]),
             has_gateway: false,
             switch: false,
-            leases: Grants::none(),
+            grants: Grants::none(),
             device_routes: AllowedTargets::default(),
             gateway_sources: PrefixSet::default(),
             networks: Vec::new(),
@@ -86,7 +86,7 @@ impl Policy {
     /// Returns the policy that follows this one when there are further grants.
     pub fn with_grants(&self, grants: impl IntoIterator<Item = Grant>) -> Self {
         let mut next = Self { generation: self.generation + 1, ..self.clone() };
-        grants.into_iter().for_each(|grant| next.leases.add(grant));
+        grants.into_iter().for_each(|grant| next.grants.add(grant));
         next
     }
 }

@@ -1,24 +1,25 @@
-//! Which peer holds which address.
+//! The registry of addresses and their holders.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-/// A peer's place in the tables. The generation tells it from an earlier peer in the same place.
+/// The id of a peer: a slot of the table of peers, and a generation, which distinguishes it from earlier peers in the same
+/// slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerId {
-    /// Slot, below [`PeerId::MAX_INDEX`].
+    /// The slot, below [`PeerId::MAX_INDEX`].
     pub index: u32,
     /// How often the slot was used before.
     pub generation: u32,
 }
 
 impl PeerId {
-    /// Slots are numbered below this, so that an index fits beside a kind in an event's token.
+    /// The number of slots. It is small enough for an index to fit beside a kind in the token of an epoll event.
     pub const MAX_INDEX: u32 = 1 << 24;
 }
 
-/// How a claim ended.
+/// The result of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimResult {
     /// The peer holds the address now.
@@ -27,7 +28,7 @@ pub enum ClaimResult {
     HeldBy(PeerId),
 }
 
-/// Exact addresses and their holders. A lookup costs the same for any number of peers.
+/// Addresses and their holders. The cost of a look-up doesn't depend on the number of peers.
 #[derive(Debug, Default)]
 pub struct Registry {
     holders: HashMap<IpAddr, PeerId>,
@@ -53,7 +54,7 @@ impl Registry {
         }
     }
 
-    /// The address's holder.
+    /// Returns the holder of an address.
     pub fn holder(&self, address: IpAddr) -> Option<PeerId> {
         self.holders.get(&address).copied()
     }

@@ -8,7 +8,7 @@ use super::pattern::RuleId;
 use super::registry::PeerId;
 use tuntap_wire::rule::PeerRule;
 
-/// A rule, by the list that it is in.
+/// A rule and the list that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RuleRef {
     /// In the chain for packets towards the peers.
@@ -23,19 +23,19 @@ pub enum RuleRef {
 
 /// Where a packet from a peer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outward {
+pub enum Outbound {
     /// To the router's TUN device.
     Tun,
     /// To another router, as a UDP datagram.
     Gateway(SocketAddr),
     /// To another peer of this router.
     Peer(PeerId),
-    /// Nowhere.
+    /// The packet is dropped.
     Drop(DropReason),
-    /// Nowhere, and its sender is to be told.
+    /// The packet is dropped, and its sender gets a reply.
     Reject(DropReason),
-    /// Nowhere as long as `holder` lives, because it holds the packet's source. If it turns out to be dead, the caller
-    /// removes it and asks again; if not, the packet is dropped for [`DropReason::AddressHeld`].
+    /// Another peer holds the packet's source. If that peer is dead, the caller removes it and asks again; if not, the
+    /// packet is dropped with [`DropReason::AddressHeld`].
     Contested {
         /// The packet's source.
         address: IpAddr,
@@ -46,20 +46,20 @@ pub enum Outward {
 
 /// A verdict on a packet from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutwardVerdict {
+pub struct OutboundVerdict {
     /// Where it goes.
-    pub to: Outward,
+    pub to: Outbound,
     /// The address that the peer got with this packet.
     pub claimed: Option<IpAddr>,
-    /// True if it is the peer's first packet that was accepted: its rules are fixed now.
+    /// True if it is the peer's first accepted packet. From now on the peer's rules are fixed.
     pub is_first: bool,
-    /// The rule that decided; `None` if no rule matched, or none was asked.
+    /// The rule that decided; `None` if no rule matched, or no list was searched.
     pub rule: Option<RuleRef>,
 }
 
 /// Where a packet towards the peers comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum PacketSource {
     /// The router's TUN device.
     Tun,
     /// Another router. The peers' own rules don't apply, as in the C plugin.
@@ -68,40 +68,40 @@ pub enum Origin {
 
 /// A verdict on a packet towards the peers, with the rule that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InwardVerdict {
+pub struct InboundVerdict {
     /// Where it goes.
-    pub to: Inward,
-    /// The rule that decided; `None` if no rule matched, or none was asked.
+    pub to: Inbound,
+    /// The rule that decided; `None` if no rule matched, or no list was searched.
     pub rule: Option<RuleRef>,
 }
 
 /// Where a packet towards the peers goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inward {
+pub enum Inbound {
     /// To this peer.
     Peer(PeerId),
-    /// Nowhere. The peer is named where the destination has one.
+    /// The packet is dropped. The peer is the holder of the destination, if there is one.
     Drop(DropReason, Option<PeerId>),
-    /// Nowhere, and its sender is to be told.
+    /// The packet is dropped, and its sender gets a reply.
     Reject(DropReason, Option<PeerId>),
 }
 
-/// What is known of a peer that an earlier router had.
+/// The state of a peer of an earlier router.
 #[derive(Debug)]
 pub struct RestoredPeer<'a> {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
-    /// Root's network namespace, if it isn't the router's.
+    /// The network namespace from which it connected, if it isn't the router's own.
     pub namespace: Option<u64>,
     /// Its own rules.
     pub rules: Vec<PeerRule>,
     /// The addresses that it held.
     pub addresses: &'a [IpAddr],
-    /// Whether it could choose none by itself.
+    /// True if it could choose no address by itself.
     pub is_bound: bool,
 }
 
-/// What became of rules that a peer sent.
+/// The verdict on rules that a peer sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RulesVerdict {
     /// They apply from now on. If they name a gateway that peers may not name, packets for it are dropped.
@@ -109,8 +109,8 @@ pub enum RulesVerdict {
         /// The first such gateway.
         refused_target: Option<SocketAddr>,
     },
-    /// They are those that apply already.
+    /// They are the same as those that apply already.
     Unchanged,
-    /// They came after the peer's first packet, and are not looked at.
+    /// They came after the peer's first accepted packet, and have no effect.
     Frozen,
 }

@@ -13,28 +13,28 @@ use crate::policy::admission::AdmissionError;
 use crate::policy::registry::PeerId;
 use std::time::Instant;
 
-/// Connections that are taken in one turn.
+/// Connections that are accepted in one turn.
 pub const ACCEPT_BUDGET: usize = 64;
 
-/// How long nothing is accepted after the kernel had no descriptor or memory left. The listeners stay readable, and
-/// watching them would only burn the processor.
+/// How long no connection is accepted after the kernel had no descriptor or memory left. The listeners stay readable
+/// meanwhile, so that watching them would only waste processor time.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who has connected, as the kernel tells it.
+/// A new connection, as the kernel describes it.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// Who called connect(2) (SO_PEERCRED).
+    /// The credentials of the process that called connect(2) (SO_PEERCRED).
     pub credentials: PeerCredentials,
     /// The network namespace in which the connection was made (SO_NETNS_COOKIE).
     pub namespace: Option<u64>,
-    /// Supplementary groups (SO_PEERGROUPS), if [`Router::wants_groups`].
+    /// Supplementary groups of that process (SO_PEERGROUPS), if [`Router::wants_groups`] returns true.
     pub groups: Vec<u32>,
 }
 
 impl Router {
-    /// Returns true if the supplementary groups of those who connect matter.
+    /// Returns true if the shell should read the supplementary groups of a new connection.
     pub fn wants_groups(&self) -> bool {
-        // Where peers show credentials, the groups are those of somebody else.
+        // Where peers show credentials, the process that connected may be another one than the peer.
         self.settings.credentials == CredentialsCheck::Off && self.forwarder.wants_groups()
     }
 
@@ -43,11 +43,11 @@ impl Router {
         self.settings.credentials != CredentialsCheck::Off
     }
 
-    /// Somebody has connected. Returns the peer, or nothing if the connection is to be closed at once.
+    /// Handles a new connection. Returns the new peer, or `None` if the shell is to close the connection at once.
     pub fn accept(&mut self, shell: &mut impl Shell, connection: Connection, now: Instant) -> Option<PeerId> {
         self.advance(now);
         let Connection { credentials, namespace, groups } = connection;
-        // All that the machine's own root connects is nobody's share.
+        // Connections of root in the router's own namespace count for no account.
         let account = Account::of(credentials.uid, self.foreign(namespace));
         match self.admission.admit(account, self.now) {
             Ok(None) => {}
@@ -72,7 +72,7 @@ impl Router {
         self.forwarder.peers.get(id).map(|peer| peer.id)
     }
 
-    /// A connection could not be accepted: the kernel has no descriptor or memory left. Nothing is accepted for a while.
+    /// Handles a failure of accept(2): the kernel has no descriptor or memory left. No connection is accepted for a while.
     pub fn accept_failed(&mut self, shell: &mut impl Shell, fault: Fault, now: Instant) {
         self.advance(now);
         self.counters.totals.accept_failures += 1;
@@ -82,7 +82,7 @@ impl Router {
         self.accept_again_at = Some(self.now + ACCEPT_PAUSE);
     }
 
-    /// Watches the listeners again once their pause is over.
+    /// Watches the listeners again when the pause is over.
     pub(super) fn resume_accepting(&mut self, shell: &mut impl Shell) {
         if self.accept_again_at.is_some_and(|time| time <= self.now) {
             self.accept_again_at = None;
@@ -90,19 +90,19 @@ impl Router {
         }
     }
 
-    /// A namespace, if it isn't the router's own.
+    /// Returns a namespace unless it is the router's own.
     pub(super) fn foreign(&self, namespace: Option<u64>) -> Option<u64> {
         namespace.filter(|theirs| Some(*theirs) != self.settings.namespace)
     }
 
-    /// Has the shell watch a new peer's connection. Without memory for that it is the peer's end.
+    /// Makes the shell watch a new peer's connection. If that fails, the peer is closed.
     pub(super) fn open(&mut self, shell: &mut impl Shell, id: PeerId) {
         if let Err(fault) = shell.open(id) {
             self.close(shell, id, CloseReason::Socket(fault));
         }
     }
 
-    /// Takes note of a connection that is closed at once.
+    /// Counts and logs a connection that is closed at once.
     fn turn_away(
         &mut self,
         shell: &mut impl Shell,

@@ -1,4 +1,5 @@
-//! Peers whose TUN device the router reads and writes itself: no copy through a socket, and GSO packets pass whole.
+//! Attached peers: the router reads and writes their TUN devices itself. This saves the copy through a socket, and GSO
+//! packets pass whole.
 
 use std::time::Instant;
 
@@ -11,17 +12,17 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 use super::Router;
 use super::meter::WriteMeter;
 use super::notice::Notice;
-use super::quarantine::Origin;
+use super::quarantine::Offender;
 use super::session::{CloseReason, StreamReason, Transport};
 use super::shell::{Fault, Shell};
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 
-/// Segments of a GSO packet that count as one more packet: towards a gateway, each is a system call of its own. TCP at an
-/// MTU of 1500 has 45 in 64 KiB.
+/// So many segments of a GSO packet count as one more packet, because each segment that goes to a gateway is a system call
+/// of its own. A GSO packet of 64 KiB has 45 TCP segments at an MTU of 1500.
 const SEGMENTS_PER_PACKET: usize = 32;
 
-/// What may be read from one peer's device in one turn.
+/// The budget for reading one peer's device in one turn.
 #[derive(Debug)]
 pub struct DeviceTurn {
     packets_left: usize,
@@ -40,7 +41,7 @@ impl DeviceTurn {
         self.packets_left > 0 && self.bytes_left > 0
     }
 
-    /// Counts a packet of so many bytes, which [`Router::device_packet`] says is cut into so many segments.
+    /// Counts a packet of `len` bytes. [`Router::device_packet`] returns its number of segments.
     pub const fn count(&mut self, len: usize, segments: usize) {
         self.packets_left = self.packets_left.saturating_sub(1 + segments / SEGMENTS_PER_PACKET);
         self.bytes_left = self.bytes_left.saturating_sub(len);
@@ -50,16 +51,16 @@ impl DeviceTurn {
 /// Why a device can't be read any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceError {
-    /// The kernel can't promise that reading doesn't block.
+    /// The kernel doesn't support non-blocking reads of the device (RWF_NOWAIT).
     MayBlock,
     /// The device was deleted.
     Gone,
-    /// Anything else.
+    /// Reading failed for another reason.
     Failed(Fault),
 }
 
 impl Router {
-    /// A peer said hello: takes its device, if that is one that can be trusted, and tells the peer.
+    /// Handles a peer's hello: takes its device if that can be trusted, and replies.
     pub(super) fn hello(&mut self, shell: &mut impl Shell, id: PeerId, hello: &[u8]) {
         match check_offer(shell, id, hello) {
             Ok(offloads) => {
@@ -74,19 +75,19 @@ impl Router {
         }
     }
 
-    /// Reads and writes a device from now on, or waits with it until it may be attached. Tells the peer.
+    /// Attaches a peer's device, or keeps it until it may be attached. Replies to the peer's hello.
     pub(super) fn take_device(&mut self, shell: &mut impl Shell, id: PeerId, offloads: Offloads) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let session = &mut peer.session;
-        let origin = Origin::of(session.credentials.uid, session.namespace);
+        let offender = Offender::of(session.credentials.uid, session.namespace);
         session.offloads = offloads;
-        if let Some(end) = self.quarantine.end(origin, self.now) {
+        if let Some(end) = self.quarantine.end(offender, self.now) {
             session.has_waiting_device = true;
-            // One that was sent back itself has this for its reason.
+            // A peer that was itself detached for slow writes keeps that as its reason.
             if session.transport != Transport::Stream(StreamReason::SlowWrites) {
                 session.transport = Transport::Stream(StreamReason::Quarantined);
             }
-            self.probations.add(id, end);
+            self.reattach_queue.add(id, end);
             return self.refuse_attachment(shell, id);
         }
         if let Err(fault) = shell.attach(id) {
@@ -104,18 +105,18 @@ impl Router {
         }
     }
 
-    /// Tells a peer that its packets travel in frames.
+    /// Replies to a peer that its packets travel in frames.
     pub(super) fn refuse_attachment(&mut self, shell: &mut impl Shell, id: PeerId) {
         self.unstore(shell, id);
         self.reply_to_hello(id, HelloReply::Refused);
     }
 
     pub(super) fn reply_to_hello(&mut self, id: PeerId, reply: HelloReply) {
-        // A peer whose queue is full when it says hello has not read anything yet, and gets its packets in frames.
+        // A peer whose queue is full when it says hello hasn't read anything yet. It goes on with frames.
         let _ = self.push_frame(id, FrameKind::HelloReply, &reply.encode());
     }
 
-    /// A peer's device can't be read any more.
+    /// Handles a failure to read a peer's device.
     pub fn device_failed(&mut self, shell: &mut impl Shell, id: PeerId, error: DeviceError, now: Instant) {
         self.advance(now);
         match error {
@@ -125,7 +126,7 @@ impl Router {
         }
     }
 
-    /// Goes back to frames, as if the peer had said no hello.
+    /// Closes a peer's device and goes on with frames, as if the peer had said no hello.
     fn detach(&mut self, shell: &mut impl Shell, id: PeerId, reason: StreamReason) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let (address, account, pid) = (peer.address(), peer.account(), peer.session.credentials.pid);
@@ -136,8 +137,8 @@ impl Router {
         self.refuse_attachment(shell, id);
     }
 
-    /// A packet was read from a peer's device, its header first. `timing` are the moments before and after the read, where
-    /// they were taken. Returns how many segments the packet stands for.
+    /// Handles a packet that was read from a peer's device; `bytes` begin with its virtio_net header. `timing` has the
+    /// times before and after the read if they were measured. Returns the number of segments of the packet.
     pub fn device_packet(
         &mut self,
         shell: &mut impl Shell,
@@ -154,7 +155,7 @@ impl Router {
         peer.session.traffic.rx_bytes += (HEADER_LEN + bytes.len().saturating_sub(VNET_HEADER_LEN)) as u64;
         let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
         let segments = packet.as_ref().map_or(0, GsoPacket::segments);
-        self.forward_outward(shell, id, packet);
+        self.forward_outbound(shell, id, packet);
         segments
     }
 
@@ -170,7 +171,7 @@ impl Router {
     }
 }
 
-/// Returns the offloads of a device that a peer may be attached with.
+/// Checks the device that a peer has passed. Returns its offloads, or why it can't be attached.
 fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Offloads, StreamReason> {
     let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
     if !shell.has_offer(id) {

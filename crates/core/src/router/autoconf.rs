@@ -1,4 +1,4 @@
-//! Devices that ask for their network's configuration, or claim their addresses by name, before anything else.
+//! Configuration requests and claim requests of devices, which come before everything else.
 
 use std::net::IpAddr;
 
@@ -15,21 +15,24 @@ use crate::policy::drops::DropReason;
 use crate::policy::pool::{Key, PoolError};
 use crate::policy::registry::PeerId;
 
-/// Most requests and claims of a connection. A device has one of each; the rest is for what may be added to them.
+/// The maximum number of requests of a connection. A device sends one configuration request and one claim request; the rest
+/// leaves room for later versions.
 const MAX_REQUESTS: u8 = 8;
 
 impl Router {
-    /// Chooses the addresses that a peer asks for, and tells it. Who asks again gets the same ones.
+    /// Answers a configuration request: chooses addresses for the peer. A repeated request gets the same addresses.
     pub(super) fn answer_request(&mut self, shell: &mut impl Shell, id: PeerId, payload: &[u8]) {
-        let Some(ask) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
+        let Some(request) = ConfigurationRequest::decode(payload).filter(|_| self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
-        // The first one counts, so that nobody can try one name after the other.
-        let name = *peer.session.autoconf_name.get_or_insert(ask.name);
-        let mut told = Configuration::default();
-        let mut shut_out = Vec::new();
-        for (family, _) in [(Family::V4, ask.v4), (Family::V6, ask.v6)].into_iter().filter(|(_, wanted)| *wanted) {
+        // Only the first name counts, so that no peer can try one name after the other.
+        let name = *peer.session.autoconf_name.get_or_insert(request.name);
+        let mut answer = Configuration::default();
+        let mut unusable = Vec::new();
+        for (family, _) in
+            [(Family::V4, request.v4), (Family::V6, request.v6)].into_iter().filter(|(_, wanted)| *wanted)
+        {
             let result = match self.forwarder.address_of(id, family) {
                 Some(held) => Ok(held),
                 None if family == Family::V6 && shell.tun_mtu().is_some_and(|mtu| mtu < MIN_MTU_V6) => {
@@ -44,42 +47,44 @@ impl Router {
                     | AssignmentError::Assigned
                     | AssignmentError::Narrow),
                 ) => {
-                    shut_out.push(refused(Requested::Any(family), refusal));
+                    unusable.push(refused(Requested::Any(family), refusal));
                 }
-                result => self.tell(&mut told, Requested::Any(family), result),
+                result => self.add_result(&mut answer, Requested::Any(family), result),
             }
         }
-        // A family of which nothing could pass is as good as one that the router doesn't have, beside one that passes.
-        if told.addresses.is_empty() {
-            told.refused.append(&mut shut_out);
+        // If the peer got an address of one family, a family from which nothing could pass is treated like one that the
+        // router doesn't have.
+        if answer.addresses.is_empty() {
+            answer.refused.append(&mut unusable);
         }
-        self.note_refused(shell, id, &shut_out);
-        self.send_configuration(shell, id, told);
+        self.note_refused(shell, id, &unusable);
+        self.send_configuration(shell, id, answer);
     }
 
-    /// Gives a peer the addresses that it claims, as far as it may have them, and tells it.
+    /// Answers a claim request: gives the peer those of the claimed addresses that it may have.
     pub(super) fn answer_claim(&mut self, shell: &mut impl Shell, id: PeerId, payload: &[u8]) {
         let name = self.forwarder.peers.get(id).and_then(|peer| peer.session.autoconf_name);
-        // Whoever claims has asked before, and knows that this router understands it.
+        // A device sends a claim request only after a configuration request, by which it knows that this router understands
+        // claims.
         let (Some(name), Ok(claim), true) = (name, ClaimRequest::decode(payload), self.may_request(id)) else {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
-        let mut told = Configuration::default();
+        let mut answer = Configuration::default();
         for claimed in claim.addresses {
             let result = self.claim(shell, id, claimed, name);
-            self.tell(&mut told, Requested::Address(claimed.address), result);
+            self.add_result(&mut answer, Requested::Address(claimed.address), result);
         }
-        self.send_configuration(shell, id, told);
+        self.send_configuration(shell, id, answer);
     }
 
-    /// Counts a question or a claim. Returns whether it is one too many.
+    /// Counts a request. Returns true if the peer may still make it.
     fn may_request(&mut self, id: PeerId) -> bool {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return false };
         peer.session.autoconf_requests = peer.session.autoconf_requests.saturating_add(1);
         peer.session.autoconf_requests <= MAX_REQUESTS
     }
 
-    /// Counts what a limit has refused.
+    /// Counts a refusal if it comes from a limit.
     fn count_refusal(&mut self, refusal: AssignmentError) {
         if refusal == AssignmentError::Share {
             self.counters.limits_reached.max_addresses_per_uid += 1;
@@ -111,13 +116,14 @@ impl Router {
     }
 
     fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, AssignmentError> {
-        let key = self.lease_key(id, name).ok_or(AssignmentError::NoPeer)?;
+        let key = self.autoconf_key(id, name).ok_or(AssignmentError::NoPeer)?;
         Ok(Applicant { id, key, is_assigned: self.settings.credentials == CredentialsCheck::Hook })
     }
 
-    /// What tells a peer from others. Where nobody shows credentials the user is whoever has connected: root when the vassal
-    /// starts, and somebody else when it comes back without its privileges.
-    pub(super) fn lease_key(&self, id: PeerId, name: u64) -> Option<Key> {
+    /// Returns the key by which a peer's address is found again. It has no user where peers show no credentials: there the
+    /// user is the one who connected, which is root when the vassal starts, and another user when it connects again without
+    /// its privileges.
+    pub(super) fn autoconf_key(&self, id: PeerId, name: u64) -> Option<Key> {
         let uid = match self.settings.credentials {
             CredentialsCheck::Off => 0,
             CredentialsCheck::Shown | CredentialsCheck::Hook => self.forwarder.identity(id)?.uid,
@@ -140,32 +146,32 @@ impl Router {
         Ok(chosen.address)
     }
 
-    /// Puts the result of a request into an answer. A family that the router doesn't have is left out: nothing is missing then.
-    fn tell(&mut self, told: &mut Configuration, requested: Requested, result: Result<IpAddr, AssignmentError>) {
+    /// Puts the result for one wish into the answer. A family that the router doesn't have is left out.
+    fn add_result(&mut self, answer: &mut Configuration, wish: Requested, result: Result<IpAddr, AssignmentError>) {
         match result {
-            Ok(address) => told.addresses.push(self.forwarder.pool().with_prefix(address)),
+            Ok(address) => answer.addresses.push(self.forwarder.pool().with_prefix(address)),
             Err(AssignmentError::Pool(PoolError::NoNetwork(_))) => {}
             Err(refusal) => {
                 self.count_refusal(refusal);
-                told.refused.push(refused(requested, refusal));
+                answer.refused.push(refused(wish, refusal));
             }
         }
     }
 
-    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut told: Configuration) {
-        self.note_refused(shell, id, &told.refused);
+    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut answer: Configuration) {
+        self.note_refused(shell, id, &answer.refused);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
-            told.routers.extend(self.forwarder.pool().default_router(family, held));
+            answer.routers.extend(self.forwarder.pool().default_router(family, held));
         }
-        told.mtu = shell.tun_mtu();
-        told.dns.clone_from(&self.settings.dns);
-        told.host_etc.clone_from(&self.settings.host_etc);
-        // Who has not read so much asks in vain.
-        let _ = self.push_frame(id, FrameKind::Configuration, &told.encode());
+        answer.mtu = shell.tun_mtu();
+        answer.dns.clone_from(&self.settings.dns);
+        answer.host_etc.clone_from(&self.settings.host_etc);
+        // If the queue is full, the peer hasn't read its earlier answers, and gets none now.
+        let _ = self.push_frame(id, FrameKind::Configuration, &answer.encode());
     }
 
-    /// Writes what a peer asked for and doesn't get. It asks some times at most.
+    /// Logs what a peer asked for and doesn't get. [`MAX_REQUESTS`] bounds the number of lines.
     fn note_refused(&mut self, shell: &mut impl Shell, id: PeerId, refused: &[RefusedRequest]) {
         for refused in refused {
             self.note_peer_fault(shell, id, |who| Notice::Refused { who, refused: refused.clone() });

@@ -1,4 +1,4 @@
-//! Peers that go.
+//! The end of a peer's connection.
 
 use std::time::Instant;
 
@@ -9,13 +9,14 @@ use super::shell::{Fault, Shell};
 use crate::policy::registry::PeerId;
 
 impl Router {
-    /// Reading a peer's connection failed; without a fault, the peer has closed it.
+    /// Handles the end of a peer's connection. `fault` says why reading it failed; `None` means that the peer has closed
+    /// it.
     pub fn connection_ended(&mut self, shell: &mut impl Shell, id: PeerId, fault: Option<Fault>, now: Instant) {
         self.advance(now);
         self.close(shell, id, fault.map_or(CloseReason::Closed, CloseReason::Socket));
     }
 
-    /// Removes a peer that has closed its end already. Returns true if it has.
+    /// Closes a peer's connection if the peer has closed its end. Returns true if it has.
     pub(super) fn close_if_dead(&mut self, shell: &mut impl Shell, id: PeerId) -> bool {
         let dead = shell.is_hung_up(id);
         if dead {
@@ -24,7 +25,7 @@ impl Router {
         dead
     }
 
-    /// Ends a connection and frees its addresses.
+    /// Closes a peer's connection and frees the peer's addresses.
     pub(super) fn close(&mut self, shell: &mut impl Shell, id: PeerId, reason: CloseReason) {
         let Some(peer) = self.forwarder.remove_peer(id) else { return };
         let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
@@ -32,7 +33,7 @@ impl Router {
         if let Some(serial) = peer.session.serial {
             shell.unstore(serial);
         }
-        // The store has a copy of the connection.
+        // A stored peer's connection has a copy in the store, which has to be closed, too.
         shell.close(id, peer.session.serial.is_some());
         if reason.is_fault() {
             self.counters.totals.faults += 1;

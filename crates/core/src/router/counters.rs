@@ -1,23 +1,23 @@
-//! Counters of the whole router.
+//! Counters of the router as a whole.
 
 use tuntap_api::{LimitsReached, Totals};
 
 use crate::policy::admission::AdmissionError;
 use crate::policy::drops::DropCounters;
 
-/// All counters.
+/// The counters of a router.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
-    /// What passed, and what happened to connections.
+    /// Packets and bytes that passed, and events of connections.
     pub totals: Totals,
-    /// How often limits left no room. Bytes that found none in a peer's queue are among the drops.
+    /// How often limits were reached. Packets that didn't fit into a peer's queue are counted in `drops`.
     pub limits_reached: LimitsReached,
-    /// Packets that went nowhere, by reason; those of single peers are among them.
+    /// Dropped packets by reason, including those of single peers.
     pub drops: DropCounters,
 }
 
 impl Counters {
-    /// Counts a connection that was turned away, or a peer that showed whose it is.
+    /// Counts a connection that was turned away, or a peer that was refused when it showed its credentials.
     pub const fn count_refused(&mut self, error: AdmissionError) {
         let limits = &mut self.limits_reached;
         match error {

@@ -14,7 +14,8 @@ use crate::policy::claims::AssignResult;
 use crate::policy::registry::PeerId;
 
 impl Router {
-    /// A peer that has to show credentials has sent its first message, of so many bytes as the magic is long.
+    /// Handles the first message of a peer that has to show credentials. `magic` has the bytes of the message, which are
+    /// read up to the length of [`CREDENTIALS_MAGIC`].
     pub fn received_credentials(
         &mut self,
         shell: &mut impl Shell,
@@ -36,7 +37,8 @@ impl Router {
         magic: &[u8],
         credentials: Option<PeerCredentials>,
     ) -> Result<(), CloseReason> {
-        // With SO_PASSCRED the kernel attaches credentials to whatever arrives, so the magic is what tells.
+        // With SO_PASSCRED the kernel attaches credentials to every message, so only the magic shows that the peer meant to
+        // send them.
         let (true, Some(credentials)) = (magic == &CREDENTIALS_MAGIC[..], credentials) else {
             return Err(CloseReason::NoCredentials);
         };
@@ -45,7 +47,7 @@ impl Router {
         self.forwarder.identify(id, identity(credentials));
         let after = self.forwarder.account(id);
         if let Err(error) = self.admission.change_account(id, before, after) {
-            // It leaves as who it came.
+            // The peer is counted under its first account, so that it has to be removed from that one.
             self.forwarder.identify(id, identity(as_connected));
             self.counters.count_refused(error);
             return Err(CloseReason::TurnedAway { uid: credentials.uid, error });
@@ -81,8 +83,8 @@ impl Router {
                 self.note_refused_claim(shell, id, address, &notice);
             }
             Some(AssignResult::Taken) => return Err(CloseReason::Taken(address)),
-            Some(AssignResult::NotLeased) => return Err(CloseReason::NotLeased(address)),
-            // It has just connected, and holds none.
+            Some(AssignResult::NotGranted) => return Err(CloseReason::NotGranted(address)),
+            // Can't happen: the peer has just connected, and holds no address.
             Some(AssignResult::TooMany) | None => {}
         }
         Ok(())

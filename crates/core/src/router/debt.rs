@@ -1,8 +1,8 @@
-//! Time that was taken and is paid back by waiting.
+//! Debts of time: a peer's writes add to its debt, and the passing of time pays it back.
 
 use std::time::{Duration, Instant};
 
-/// Nanoseconds that are owed.
+/// A debt in nanoseconds.
 #[derive(Debug)]
 pub struct Debt {
     nanos: u64,
@@ -10,25 +10,25 @@ pub struct Debt {
 }
 
 impl Debt {
-    /// Most that is owed. A machine that was stopped for a while costs nobody his network for long.
+    /// The largest debt. It keeps a machine that was stopped for a while from cutting off a peer for long.
     const MAX: u64 = 500_000_000;
 
-    /// Nothing is owed.
+    /// Makes an empty debt.
     pub const fn new(now: Instant) -> Self {
         Self { nanos: 0, settled_at: now }
     }
 
-    /// Owes more.
+    /// Adds to the debt.
     pub const fn add(&mut self, nanos: u64) {
         let sum = self.nanos.saturating_add(nanos);
         self.nanos = if sum > Self::MAX { Self::MAX } else { sum };
     }
 
-    /// Takes off one part in `divisor` of the time since this was done last. Returns what is still owed.
+    /// Pays back the time since the last call, divided by `divisor`. Returns the rest of the debt.
     pub fn settle(&mut self, now: Instant, divisor: u64) -> u64 {
         let passed = now.saturating_duration_since(self.settled_at);
         let paid = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX) / divisor.max(1);
-        // What is too short to count is not lost.
+        // A time that is too short to pay back a nanosecond counts with the next call.
         if paid > 0 {
             self.settled_at = now;
             self.nanos = self.nanos.saturating_sub(paid);
@@ -37,7 +37,7 @@ impl Debt {
     }
 }
 
-/// How many share a part of the time: those who were charged in this window or the one before.
+/// Counts those who share a part of the time: the peers that were charged in this window or the one before.
 #[derive(Debug)]
 pub struct Sharers {
     window_start: Instant,
@@ -49,12 +49,12 @@ pub struct Sharers {
 impl Sharers {
     const WINDOW: Duration = Duration::from_millis(100);
 
-    /// Nobody.
+    /// Makes a count of no peers.
     pub const fn new(now: Instant) -> Self {
         Self { window_start: now, window: 0, in_last: 0, in_this: 0 }
     }
 
-    /// The number of the window. Who is charged says so once in each.
+    /// Returns the number of the present window. A peer that is charged calls [`Self::join`] once in each.
     pub fn window(&mut self, now: Instant) -> u64 {
         let passed = now.saturating_duration_since(self.window_start);
         if passed >= Self::WINDOW {
@@ -66,12 +66,12 @@ impl Sharers {
         self.window
     }
 
-    /// One more in this window.
+    /// Counts one more peer in this window.
     pub const fn join(&mut self) {
         self.in_this += 1;
     }
 
-    /// How many there are, at least one.
+    /// Returns the number of peers that share the time, at least 1.
     pub fn count(&mut self, now: Instant) -> u64 {
         self.window(now);
         self.in_last.max(self.in_this).max(1)

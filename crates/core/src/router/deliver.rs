@@ -1,4 +1,4 @@
-//! To one peer: its device, or frames in its queue.
+//! Delivery to one peer: to its device, or as frames in its queue.
 
 use tuntap_wire::frame::{FrameKind, HEADER_LEN};
 use tuntap_wire::gso::{GsoError, GsoPacket};
@@ -34,7 +34,7 @@ impl From<GsoError> for DropReason {
 }
 
 impl Router {
-    /// Gives a packet to the peer that was chosen for it. If that fails, the packet is counted already.
+    /// Delivers a packet to a peer. If that fails, the packet has already been counted as dropped.
     pub(super) fn deliver(
         &mut self,
         shell: &mut impl Shell,
@@ -73,7 +73,7 @@ impl Router {
                 session.traffic.tx_bytes += (HEADER_LEN + len) as u64;
                 Ok(())
             }
-            // That the device is gone shows when it is read.
+            // If the device was deleted, the next read of it shows that.
             Err(WriteError::Full) => Err(DropReason::QueueFull),
             Err(WriteError::Refused) => Err(DropReason::TunRefused),
         };
@@ -97,7 +97,7 @@ impl Router {
         result
     }
 
-    /// Queues a frame that is no packet.
+    /// Queues a frame for a peer.
     pub(super) fn push_frame(&mut self, id: PeerId, kind: FrameKind, payload: &[u8]) -> Result<(), DropReason> {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return Err(DropReason::NoPeer) };
         let limit = self.settings.limits.queued_bytes;
@@ -106,7 +106,7 @@ impl Router {
         result
     }
 
-    /// Has a peer's queue sent at the end of this turn.
+    /// Notes that a peer's queue is to be sent at the end of this turn.
     pub(super) fn flush_later(&mut self, id: PeerId) {
         if let Some(peer) = self.forwarder.peers.get_mut(id)
             && !peer.session.queue.is_empty()
@@ -123,13 +123,13 @@ impl Router {
         for id in ids.drain(..) {
             self.flush_peer(shell, id);
         }
-        // The list's memory is kept.
+        // Keep the memory of the list for the next turn.
         if self.to_flush.is_empty() {
             self.to_flush = ids;
         }
     }
 
-    /// A peer's connection has room.
+    /// Sends what is queued for a peer, whose connection has room again.
     pub fn writable(&mut self, shell: &mut impl Shell, id: PeerId, now: Instant) {
         self.advance(now);
         self.flush_peer(shell, id);

@@ -1,4 +1,4 @@
-//! The stream of a peer: bytes in any pieces, frames in order.
+//! The stream of a peer: bytes come in pieces of any length, and are handled as frames in order.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::rule::{self, PeerRule};
 
 use super::Router;
-use super::inward::PACKET_BUDGET;
+use super::inbound::PACKET_BUDGET;
 use super::notice::Notice;
 use super::session::{CloseReason, Stage};
 use super::shell::Shell;
@@ -16,17 +16,18 @@ use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::policy::verdict::RulesVerdict;
 
-/// Bytes read from one peer in one turn.
+/// The maximum number of bytes read from one peer in one turn.
 pub const READ_LEN: usize = 64 * 1024;
 
-/// Bytes of a buffer for [`Router::begin_read`].
+/// The length of the buffer for [`Router::begin_read`] in bytes.
 pub const BUFFER_LEN: usize = MAX_FRAME_LEN + READ_LEN;
 
-/// Least bytes of a turn.
+/// The minimum of a peer's turn in bytes.
 const MIN_TURN_LEN: usize = 1024;
 
-/// Bytes of a peer's next turn, after one with so many bytes and frames: as many frames as packets are read from an attached
-/// peer's device. A peer that sends small frames would have some thousands of them in what is one turn of others.
+/// Returns the length of a peer's next turn in bytes, after a turn with so many bytes and frames. It has room for about as
+/// many frames as packets are read from an attached peer's device in a turn. With a fixed length, a peer that sends small
+/// frames would have thousands of them handled in one turn.
 fn turn_len(bytes: usize, frames: usize) -> usize {
     bytes.checked_div(frames).map_or(READ_LEN, |average| (average * PACKET_BUDGET).clamp(MIN_TURN_LEN, READ_LEN))
 }
@@ -34,13 +35,13 @@ fn turn_len(bytes: usize, frames: usize) -> usize {
 /// How a peer's connection is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// A message with credentials, see [`Router::received_credentials`].
+    /// Read a message with credentials, for [`Router::received_credentials`].
     Credentials,
-    /// Bytes, behind those that are there already, for [`Router::received`].
+    /// Read bytes behind those that are already in the buffer, for [`Router::received`].
     Bytes {
-        /// Bytes at the start of the buffer that were read before.
+        /// The number of bytes at the start of the buffer that were read before.
         start: usize,
-        /// Most bytes to read.
+        /// The maximum number of bytes to read.
         len: usize,
         /// True if a descriptor may come with them.
         with_descriptor: bool,
@@ -48,8 +49,8 @@ pub enum Read {
 }
 
 impl Router {
-    /// A peer's connection can be read. Says how, and puts what is left of the last read at the start of the buffer, which
-    /// has [`BUFFER_LEN`] bytes. `None` if the peer is gone.
+    /// Begins to read a peer's connection. Returns how to read it, and copies what is left of the last read to the start of
+    /// the buffer, which has [`BUFFER_LEN`] bytes. Returns `None` if the peer is closed.
     pub fn begin_read(&self, id: PeerId, buffer: &mut [u8]) -> Option<Read> {
         let session = &self.forwarder.peers.get(id)?.session;
         let start = session.partial.len();
@@ -61,7 +62,8 @@ impl Router {
         })
     }
 
-    /// A peer has sent `count` bytes: the last ones of `bytes`, which begin with what was left of the last read.
+    /// Handles the bytes that a peer has sent: the last `count` ones of `bytes`, which begin with what was left of the last
+    /// read.
     pub fn received(&mut self, shell: &mut impl Shell, id: PeerId, bytes: &[u8], count: usize, now: Instant) {
         self.advance(now);
         if let Err(reason) = self.take_bytes(shell, id, bytes, count) {
@@ -114,7 +116,7 @@ impl Router {
         if is_first && !may_come_before_hello {
             peer.session.stage = Stage::Frames;
             shell.refuse_descriptors(id);
-            // Only a hello has use for a descriptor that came with the first bytes.
+            // Only a hello uses a descriptor that came with the first bytes.
             if frame.kind != FrameKind::Hello {
                 shell.discard_offer(id);
             }
@@ -122,7 +124,7 @@ impl Router {
         match frame.kind {
             FrameKind::Packet => {
                 let packet = GsoPacket::finished(frame.payload).map_err(DropReason::from);
-                self.forward_outward(shell, id, packet);
+                self.forward_outbound(shell, id, packet);
             }
             FrameKind::Rules | FrameKind::ExtendedRules => self.take_rules(shell, id, &frame)?,
             FrameKind::ConfigurationRequest if is_first => self.answer_request(shell, id, frame.payload),
@@ -154,12 +156,13 @@ impl Router {
         let are_first = self.forwarder.rules(id).len() == 0;
         let verdict = self.forwarder.set_rules(id, rules);
         if are_first && matches!(verdict, Some(RulesVerdict::Applied { .. })) {
-            // Later ones are stored with the packet that ends their changes, so that no peer can write to the store at will.
+            // Later rules are stored with the peer's first packet, which fixes them, so that no peer can write to the store
+            // at will.
             self.store(shell, id);
         }
         match verdict {
             Some(RulesVerdict::Applied { refused_target: Some(target) }) => {
-                // Rules can come as often as a peer likes before its first packet; the log's limit is enough.
+                // A peer may send rules any number of times before its first packet. The log's limit bounds the lines.
                 self.note_peer_fault(shell, id, |who| Notice::RefusedTarget { who, target });
             }
             Some(RulesVerdict::Frozen) => {
@@ -171,7 +174,7 @@ impl Router {
         }
     }
 
-    /// Writes one line for each peer.
+    /// Logs that a peer's rules came too late, once for each peer.
     fn note_late_rules(&mut self, shell: &mut impl Shell, id: PeerId) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         if !std::mem::replace(&mut peer.session.late_rules_logged, true) {

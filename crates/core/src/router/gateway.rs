@@ -1,4 +1,4 @@
-//! To other routers: packets as UDP datagrams.
+//! Packets to other routers, as UDP datagrams.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::shell::Shell;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 
-/// Bytes of IP and UDP header around a packet.
+/// Returns the length of the IP and UDP headers around a packet in bytes.
 const fn tunnel_headers_len(target: SocketAddr) -> u16 {
     match target {
         SocketAddr::V4(_) => 20 + 8,
@@ -21,18 +21,19 @@ const fn tunnel_headers_len(target: SocketAddr) -> u16 {
     }
 }
 
-/// What is known of the ways to other routers.
+/// A cache of the path MTUs to other routers.
 #[derive(Debug, Default)]
 pub struct PathMtus(HashMap<SocketAddr, (Option<u16>, Instant)>);
 
 impl PathMtus {
-    /// How long an answer of the kernel counts. It knows more once an ICMP message has come.
+    /// How long an answer of the kernel is used. The kernel's answer changes when an ICMP message comes.
     const LIFETIME: Duration = Duration::from_secs(5);
 
-    /// Most targets that are remembered. Peers can name targets in their rules.
+    /// The maximum number of targets in the cache. Peers can name targets in their rules.
     const MAX: usize = 256;
 
-    /// Longest packet that travels to a target as one datagram, in bytes. `None` if the kernel doesn't know.
+    /// Returns the length in bytes of the longest packet that travels to a target in one unfragmented datagram, or `None`
+    /// if the kernel doesn't know it.
     fn longest_packet(
         &mut self,
         target: SocketAddr,
@@ -53,15 +54,15 @@ impl PathMtus {
     }
 }
 
-/// The length from which on a packet's sender is told that it was too long. An IPv6 packet that every link must take goes
-/// out in any case; the datagram around it may be cut.
-fn longest(packet: &Packet<'_>, way: u16) -> u16 {
-    if packet.is_v4() { way } else { way.max(IPV6_MIN_MTU) }
+/// Returns the length above which a packet is refused as too long. An IPv6 packet that every link has to accept is sent in
+/// any case; the kernel may fragment the datagram around it.
+fn longest(packet: &Packet<'_>, path: u16) -> u16 {
+    if packet.is_v4() { path } else { path.max(IPV6_MIN_MTU) }
 }
 
 impl Router {
-    /// Sends a peer's packet to another router. If it is too long to travel in one datagram and must not be cut, its
-    /// sender is told how long it may be; else the kernel cuts the datagram.
+    /// Sends a peer's packet to another router. If it is too long for one datagram and must not be fragmented, its sender
+    /// gets an ICMP error with the MTU; else the kernel fragments the datagram.
     pub(super) fn send_to_gateway(
         &mut self,
         shell: &mut impl Shell,
@@ -72,8 +73,8 @@ impl Router {
         if self.settings.gateway.is_none() {
             return Err(DropReason::NoGateway);
         }
-        let way = self.path_mtus.longest_packet(target, self.now, |target| shell.path_mtu(target));
-        let longest = way.filter(|_| packet.packet().must_not_fragment()).map(|way| longest(packet.packet(), way));
+        let path = self.path_mtus.longest_packet(target, self.now, |target| shell.path_mtu(target));
+        let longest = path.filter(|_| packet.packet().must_not_fragment()).map(|path| longest(packet.packet(), path));
         let mut result = Ok(());
         for_each_packet(packet.offload(), packet.packet(), &mut self.scratch, |bytes| {
             if longest.is_some_and(|longest| bytes.len() > usize::from(longest)) {
@@ -88,9 +89,9 @@ impl Router {
                 Err(_) => result = Err(DropReason::GatewayRefused),
             }
         });
-        // One message for all that a GSO packet is cut into.
+        // All segments of a GSO packet cause one ICMP error.
         if let (Err(DropReason::TooBig), Some(mtu)) = (result, longest) {
-            self.too_big_outward(shell, id, packet.packet(), mtu);
+            self.too_big_outbound(shell, id, packet.packet(), mtu);
         }
         result
     }

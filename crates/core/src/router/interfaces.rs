@@ -1,5 +1,5 @@
-//! By which interfaces datagrams and clients came: those that came by a router's device come from peers, whatever their
-//! addresses say.
+//! The interfaces by which datagrams and statistics clients come. What comes by a router's device comes from a peer,
+//! whatever its source address says.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use super::Router;
 use super::shell::Shell;
 
-/// How long the name of an interface counts: another one may get its number, and a device that is made anew another number.
+/// How long an answer about an interface is used. Interface numbers can be reused, and a device that is made anew gets
+/// another number.
 const LIFETIME: Duration = Duration::from_secs(1);
 
-/// Most interfaces that are remembered.
+/// The maximum number of interfaces in the cache.
 const MAX: usize = 64;
 
-/// Whether interfaces are devices of routers, by their numbers.
+/// A cache that says of interfaces, by number, if they are devices of routers.
 #[derive(Debug, Default)]
 pub struct InterfaceCache(HashMap<u32, (bool, Instant)>);
 
 impl InterfaceCache {
-    /// What is remembered, or found out.
+    /// Returns the cached answer, or asks `find`.
     fn is_device(&mut self, index: u32, now: Instant, find: impl FnOnce() -> bool) -> bool {
         match self.0.get(&index) {
             Some((is_device, asked)) if now.saturating_duration_since(*asked) < LIFETIME => *is_device,
@@ -41,8 +42,8 @@ impl Router {
         self.interfaces.is_device(index, self.now, || shell.is_router_device(index))
     }
 
-    /// Returns true if a client of the statistics from this address, which came by this interface, may be a peer, and is to be
-    /// refused: it came by a router's device, or from an address that is a peer's or could be.
+    /// Returns true if a statistics client is to be refused because it may be a peer: it came by a router's device, or from
+    /// an address that a peer holds or may hold.
     pub fn refuses_client(
         &mut self,
         shell: &mut impl Shell,

@@ -1,31 +1,31 @@
-//! How many lines peers may cause: so many in each period, and so many of them for each of those who cause them. The rest
-//! is counted.
+//! Limits on the log lines that peers cause: a number for each period, and a part of it for each account. Further lines are
+//! only counted.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::policy::account::Account;
 
-/// A budget of lines.
+/// A budget of log lines.
 #[derive(Debug)]
 pub struct LogBudget {
     lines_per_period: u32,
     period_start: Instant,
     written: u32,
-    /// Lines of each cause in this period. There are no more causes than lines.
+    /// Lines of each account in this period. The map has no more entries than the period has lines.
     by_cause: HashMap<Account, u32>,
     left_out: u64,
 }
 
-/// What becomes of a line.
+/// What happens to a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// It is written. Before it stands how many were left out in the period before, unless that is 0.
+    /// It is written. If lines were left out in the period before, their number is written first.
     Written {
-        /// Lines that were left out.
+        /// The number of lines that were left out in the period before.
         left_out_before: u64,
     },
-    /// It is counted only.
+    /// It is only counted.
     LeftOut,
 }
 
@@ -33,16 +33,16 @@ impl LogBudget {
     /// Length of a period.
     pub const PERIOD: Duration = Duration::from_secs(60);
 
-    /// One cause has one part in so many of a period's lines.
+    /// One account may cause this fraction (1/n) of a period's lines.
     pub const PARTS: u32 = 4;
 
-    /// A budget of which nothing is used yet.
+    /// Makes a budget of which nothing is used yet.
     pub fn new(lines_per_period: u32, now: Instant) -> Self {
         Self { lines_per_period, period_start: now, written: 0, by_cause: HashMap::new(), left_out: 0 }
     }
 
-    /// Takes a line from the budget, unless the period is used up, by all or by the line's cause, if that has a part of its
-    /// own.
+    /// Takes a line from the budget, unless the lines of this period are used up, in all or for the account that causes the
+    /// line. `None` stands for causes that have no account and no limit of their own.
     pub fn take(&mut self, now: Instant, cause: Option<Account>) -> Line {
         let mut left_out_before = 0;
         if now.saturating_duration_since(self.period_start) >= Self::PERIOD {

@@ -1,10 +1,10 @@
-//! What writes into peers' devices cost. The kernel handles a written packet at once, in the router's thread: with the
-//! receive path of the peer's namespace, its packet filter included, which a vassal with privileges there can make as
-//! long as it likes.
+//! Measures the cost of writes to peers' devices. The kernel handles a written packet at once, in the router's thread: it
+//! runs the receive path of the peer's namespace, including its packet filter. A vassal with privileges there can make that
+//! take as long as it likes.
 //!
-//! Every write is timed, so that there is no moment to hide in. What writes may cost is told by what reading packets of
-//! their lengths costs on this machine at this time, which no vassal can make dear. What they take beyond that is charged,
-//! unless the thread didn't run meanwhile.
+//! Every write is timed, so that no expensive write goes unnoticed. The allowance of a write follows from the present cost
+//! of reading packets of its length on this machine, which no vassal can raise. Time beyond the allowance is charged to the
+//! peer, unless the thread didn't run in that time.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,55 +12,57 @@ use std::time::{Duration, Instant};
 use super::debt::{Debt, Sharers};
 use super::shell::ThreadUsage;
 
-/// For each packet that it gets or sends, a peer may have writes take as much as so many reads of the shortest packets,
-/// and so many of packets of that length. Honest ones run the receiver's TCP, which may send then, and wake its threads:
-/// a third of this, on average.
+/// The allowance for each packet to or from a peer: the cost of `SHORT_READS` reads of the shortest packets, and of `READS`
+/// reads of packets of its length. Honest writes run the receiver's TCP, which may send packets in turn, and wake its
+/// threads. On average that takes a third of the allowance.
 const SHORT_READS: u64 = 12;
 const READS: u64 = 3;
 
-/// Single writes may take longer if others took less. So much, as a number of allowances for the shortest packets, can be
-/// saved up: not enough for writes that others would notice.
+/// Single writes may take longer if others took less. This is the most that can be saved up, as a number of allowances for
+/// the shortest packets. It is not enough for a delay that other peers would notice.
 const SAVED_ALLOWANCES: u64 = 6;
 
-/// Beyond what they may cost, the writes of all peers together get one part in so many of the router's time, and a peer
-/// that shares it with nobody, all of that.
+/// Excess, which is time beyond the allowance, may take this fraction (1/n) of the router's time for all peers together.
+/// They share it equally; a single peer may use all of it.
 const LIMITED_PART: u64 = 5;
 
-/// What a peer can owe before its packets are dropped until it owes less.
+/// The debt in nanoseconds above which a peer's packets are dropped until it owes less.
 const LIMITED_NANOS: u64 = 2_000_000;
 
-/// One part in so many of the router's time can go on for any time. Who takes more, and so much more in all, is not to
-/// be attached. Whose namespace or user did so a while ago gets less patience.
+/// A peer's excess may take this fraction (1/n) of the router's time for ever. The device of a peer that exceeds it by
+/// `DETACH_NANOS` in all is detached. `SUSPICIOUS_NANOS` are enough if a device of the same namespace or user was detached
+/// before.
 const TOLERATED_PART: u64 = 50;
-const PATIENCE_NANOS: u64 = 60_000_000;
-const SHORT_PATIENCE_NANOS: u64 = 6_000_000;
+const DETACH_NANOS: u64 = 60_000_000;
+const SUSPICIOUS_NANOS: u64 = 6_000_000;
 
-/// Excess of less than one part in so many of what writes to the peer took says nothing, either. Rules for one of 64 packets
-/// are half of it.
-const TELLING_PART: u64 = 16;
+/// An excess below this fraction (1/n) of the time of all writes to the peer is not significant. Filter rules that match
+/// one of 64 packets cause half of it.
+const SIGNIFICANT_PART: u64 = 16;
 
-/// Fewer expensive writes say nothing: a machine may stand still for a moment.
+/// Fewer expensive writes than this are not significant: a machine may stand still for a moment.
 const MIN_EXPENSIVE_WRITES: u32 = 4;
 
-/// What a machine steals of the thread's time without telling shows in reads, too. In writes to the expensive there is at
-/// least so many times as much of it.
-const BEYOND_STOLEN: u64 = 3;
+/// Time that a hypervisor takes from the thread unnoticed shows as excess in reads, too. Only if the share of excess in
+/// writes to a peer is so many times as large as in reads, it is significant.
+const STOLEN_FACTOR: u64 = 3;
 
-/// After something took long, it is known for so long at which times the thread runs.
+/// For so long after a slow read or write, the meter also measures the thread's processor time.
 const ALERT: Duration = Duration::from_secs(10);
 
-/// After this time, what was seen before counts half.
+/// The half-life of the sums: after this time, earlier reads and writes count half.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 
-/// What reading packets costs, by their length.
+/// The cost of reading packets, by their length.
 #[derive(Debug, Default)]
 struct ReadCosts {
-    /// Nanoseconds on average, 0 where nothing was read yet. Each place stands for twice the length of the one before.
+    /// Average nanoseconds of a read, or 0 before the first one. Each class of lengths reaches to twice the length of the
+    /// one before.
     averages: [u64; Self::CLASSES],
 }
 
 impl ReadCosts {
-    /// Up to 63 bytes, 127, and so on.
+    /// The number of classes: packets of up to 63 bytes, up to 127 bytes, and so on.
     const CLASSES: usize = 12;
 
     fn class(len: usize) -> usize {
@@ -68,20 +70,20 @@ impl ReadCosts {
         usize::try_from(bits).map_or(Self::CLASSES - 1, |bits| bits.min(Self::CLASSES - 1))
     }
 
-    /// Takes note of a read. Single long ones, in which the thread had to wait, hardly count.
+    /// Adds a read to the average. A single long read, in which the thread had to wait, hardly counts.
     fn record(&mut self, len: usize, nanos: u64) {
         let average = &mut self.averages[Self::class(len)];
         let nanos = nanos.max(1);
         *average = match *average {
             0 => nanos,
-            // So are those that came first.
+            // The first averages may come from such long reads. They are corrected quickly.
             before if nanos < before / 2 => before.midpoint(nanos),
             before => before - before / 16 + nanos.min(4 * before).div_ceil(16),
         };
     }
 
-    /// What packets of this length cost: no more than longer ones. Few of a length, or old ones, may have been dear by chance.
-    /// Nothing before the first one was read.
+    /// Returns the cost of reading a packet of this length in nanoseconds: at most that of longer ones, because the average
+    /// of a class with few or old reads may be high by chance. Returns `None` before the first read.
     fn of(&self, len: usize) -> Option<u64> {
         let (shorter, others) = self.averages.split_at(Self::class(len));
         let known = |nanos: &u64| *nanos > 0;
@@ -92,18 +94,18 @@ impl ReadCosts {
         self.of(0)
     }
 
-    /// What a packet of this length may cost.
+    /// Returns the allowance for a packet of this length in nanoseconds.
     fn allowance(&self, len: usize) -> Option<u64> {
         Some(SHORT_READS * self.shortest()? + READS * self.of(len)?)
     }
 
-    /// Most that can be saved up.
+    /// Returns the maximum of saved nanoseconds.
     fn most_saved(&self) -> u64 {
         SAVED_ALLOWANCES * (SHORT_READS + READS) * self.shortest().unwrap_or_default()
     }
 }
 
-/// A moment at which it was looked how long the thread had run.
+/// The time, and the thread's usage at that time.
 #[derive(Debug, Clone, Copy)]
 struct Checkpoint {
     at: Instant,
@@ -116,9 +118,9 @@ impl Checkpoint {
         Self { at, thread_nanos: usage.nanos, switches: usage.switches }
     }
 
-    /// How much of the time until another checkpoint the thread didn't run. Interrupts and what the kernel does in them
-    /// may not be the thread's by the kernel's account (CONFIG_IRQ_TIME_ACCOUNTING); but a thread that wasn't replaced by
-    /// another one has run.
+    /// Returns the nanoseconds until a later checkpoint in which the thread didn't run. The kernel may not count the time
+    /// of interrupts as the thread's (CONFIG_IRQ_TIME_ACCOUNTING). So a thread without a context switch is taken to have
+    /// run all the time.
     fn waited_until(&self, later: &Self) -> u64 {
         if later.switches == self.switches {
             return 0;
@@ -128,16 +130,16 @@ impl Checkpoint {
     }
 }
 
-/// What some work took, and how much of that was too much.
+/// The time that some work took, and its excess.
 #[derive(Debug, Clone, Copy, Default)]
-struct Spent {
+struct TimeSpent {
     nanos: u64,
     excess: u64,
-    /// How often it was too much.
+    /// The number of reads or writes with an excess.
     times: u32,
 }
 
-impl Spent {
+impl TimeSpent {
     const fn add(&mut self, nanos: u64, excess: u64) {
         self.nanos = self.nanos.saturating_add(nanos);
         self.excess = self.excess.saturating_add(excess);
@@ -149,37 +151,37 @@ impl Spent {
         *self = Self { nanos: self.nanos >> times, excess: self.excess >> times, times: self.times >> times };
     }
 
-    /// Whether the excess is a larger part of this than of other work, so many times.
+    /// Returns true if the share of the excess is more than `times` as large as in other work.
     fn is_worse(&self, other: &Self, times: u64) -> bool {
         let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
         product(self.excess, other.nanos) > product(other.excess, self.nanos) * u128::from(times)
     }
 }
 
-/// The router's view: what is usual, and its time for expensive writes of all peers together.
+/// What all peers' meters share: the cost of reads, and the debt of all peers together.
 #[derive(Debug)]
 pub struct WorkMeter {
     reads: ReadCosts,
-    /// Since the thread woke, or since the last long piece of work; only while there is reason to look.
+    /// Taken when the thread woke up, or after the last slow read or write, but only during an alert.
     checkpoint: Option<Checkpoint>,
     alert_until: Option<Instant>,
-    /// Reads while there was reason to look.
-    read: Spent,
+    /// The reads during alerts.
+    read: TimeSpent,
     epoch_start: Instant,
-    /// Half-lives since the start.
+    /// The number of half-lives since the start.
     epoch: u32,
     debt: Debt,
     sharers: Sharers,
 }
 
 impl WorkMeter {
-    /// Nothing known.
+    /// Makes a meter without any reads.
     pub fn new(now: Instant) -> Self {
         Self {
             reads: ReadCosts::default(),
             checkpoint: None,
             alert_until: None,
-            read: Spent::default(),
+            read: TimeSpent::default(),
             epoch_start: now,
             epoch: 0,
             debt: Debt::new(now),
@@ -187,7 +189,7 @@ impl WorkMeter {
         }
     }
 
-    /// The thread has slept.
+    /// Begins a turn: the thread has slept.
     pub fn wake(&mut self, now: Instant, usage: impl FnOnce() -> ThreadUsage) {
         let is_alert = self.alert_until.is_some_and(|end| now < end);
         self.checkpoint = is_alert.then(|| Checkpoint::new(now, usage()));
@@ -200,7 +202,7 @@ impl WorkMeter {
         }
     }
 
-    /// Takes note of a read that took from one moment to another.
+    /// Adds a read of `len` bytes, which took from `start` to `end`.
     pub fn record_read(&mut self, len: usize, start: Instant, end: Instant, usage: impl FnOnce() -> ThreadUsage) {
         let took = nanos(end.saturating_duration_since(start));
         let excess = match self.reads.allowance(len) {
@@ -213,7 +215,8 @@ impl WorkMeter {
         self.reads.record(len, took);
     }
 
-    /// How long the thread ran in a long piece of work that has just ended. 0 while that isn't known.
+    /// Starts an alert after a slow read or write. Returns the nanoseconds for which the thread ran in it, or 0 if that
+    /// wasn't measured.
     fn ran(&mut self, took: u64, end: Instant, usage: ThreadUsage) -> u64 {
         self.alert_until = Some(end + ALERT);
         let now = Checkpoint::new(end, usage);
@@ -222,27 +225,27 @@ impl WorkMeter {
     }
 }
 
-/// What follows from a write.
+/// The verdict about a peer after a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing follows.
     Usual,
     /// The peer has begun to owe so much that its packets are dropped now and then.
     Limited(Cost),
-    /// The peer costs more than can be asked of the others for long, if its namespace or user did so before.
+    /// The peer is to be detached if a device of its namespace or user was detached before.
     Suspicious(Cost),
-    /// The peer costs more than can be asked of the others for long.
+    /// The peer is to be detached.
     TooExpensive(Cost),
 }
 
-/// What expensive writes to a peer cost.
+/// The cost of the expensive writes to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// How many there were of late.
+    /// Their number of late.
     pub writes: u32,
-    /// What they took beyond what is allowed, on average.
+    /// Their average excess.
     pub excess: Duration,
-    /// What the last one was allowed to take.
+    /// The allowance of the last one.
     pub allowed: Duration,
 }
 
@@ -257,40 +260,40 @@ impl fmt::Display for Cost {
     }
 }
 
-/// What writes to one peer cost. Most peers have nothing in their account, and need no room for one.
+/// The meter of the writes to one peer. Most peers never have an expensive write, so that `expenses` stays empty.
 #[derive(Debug, Default)]
 pub struct WriteMeter {
-    /// Nanoseconds that writes may take beside what they are allowed themselves.
+    /// Saved nanoseconds, which later writes may take beyond their own allowance.
     saved: u64,
-    account: Option<Box<Account>>,
+    expenses: Option<Box<Expenses>>,
 }
 
-/// What a peer owes.
+/// The expensive writes to a peer, and its debts.
 #[derive(Debug)]
-struct Account {
-    spent: Spent,
-    /// All writes in which that was spent.
+struct Expenses {
+    spent: TimeSpent,
+    /// The number of all writes, expensive or not.
     writes: u64,
-    /// What the last one was allowed to take.
+    /// The allowance of the last one.
     allowed: u64,
-    /// [`WorkMeter::epoch`] of what was spent.
+    /// The [`WorkMeter::epoch`] to which the sums were halved last.
     epoch: u32,
-    /// For being limited.
-    debt: Debt,
-    /// For being detached.
-    offence: Debt,
-    /// The last [`Sharers::window`] in which it was charged.
+    /// The debt by which the peer is limited.
+    limit_debt: Debt,
+    /// The debt by which the peer is detached.
+    detach_debt: Debt,
+    /// The last [`Sharers::window`] in which the peer was charged.
     window: Option<u64>,
     was_limited: bool,
 }
 
 impl WriteMeter {
-    /// Whether the peer has to wait until it owes less.
+    /// Returns true if packets to the peer are to be dropped until it owes less.
     pub fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
-        self.account.as_mut().is_some_and(|account| account.is_limited(work, now))
+        self.expenses.as_mut().is_some_and(|expenses| expenses.is_limited(work, now))
     }
 
-    /// Takes note of a packet from the peer. Its TCP may have sent it because of a write.
+    /// Adds the allowance of a packet from the peer, whose TCP may have sent it during a write.
     pub fn record_sent(&mut self, work: &WorkMeter, len: usize) {
         self.save(work, work.reads.allowance(len).unwrap_or_default());
     }
@@ -299,7 +302,7 @@ impl WriteMeter {
         self.saved = self.saved.saturating_add(nanos).min(work.reads.most_saved());
     }
 
-    /// Takes note of a write that took from one moment to another.
+    /// Adds a write of `len` bytes, which took from `start` to `end`.
     pub fn record(
         &mut self,
         work: &mut WorkMeter,
@@ -312,10 +315,10 @@ impl WriteMeter {
         let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
         if took <= allowed {
             self.save(work, allowed - took);
-            if let Some(account) = &mut self.account {
-                account.writes += 1;
+            if let Some(expenses) = &mut self.expenses {
+                expenses.writes += 1;
                 if work.checkpoint.is_some() {
-                    account.spent.add(took, 0);
+                    expenses.spent.add(took, 0);
                 }
             }
             return Verdict::Usual;
@@ -326,48 +329,48 @@ impl WriteMeter {
         if excess == 0 {
             return Verdict::Usual;
         }
-        let account = self.account.get_or_insert_with(|| Box::new(Account::new(work.epoch, end)));
-        account.allowed = allowed;
-        account.charge(work, took, excess, end);
-        account.judge(work, end)
+        let expenses = self.expenses.get_or_insert_with(|| Box::new(Expenses::new(work.epoch, end)));
+        expenses.allowed = allowed;
+        expenses.charge(work, took, excess, end);
+        expenses.judge(work, end)
     }
 
-    /// Takes note of a packet that is dropped because the peer is limited. It would have cost as much as others did.
+    /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.
     pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
-        let Some(account) = &mut self.account else { return Verdict::Usual };
-        account.offence.settle(now, TOLERATED_PART);
-        account.offence.add(account.spent.excess / account.writes.max(1));
-        account.judge(work, now)
+        let Some(expenses) = &mut self.expenses else { return Verdict::Usual };
+        expenses.detach_debt.settle(now, TOLERATED_PART);
+        expenses.detach_debt.add(expenses.spent.excess / expenses.writes.max(1));
+        expenses.judge(work, now)
     }
 }
 
-impl Account {
+impl Expenses {
     const fn new(epoch: u32, now: Instant) -> Self {
         Self {
-            spent: Spent { nanos: 0, excess: 0, times: 0 },
+            spent: TimeSpent { nanos: 0, excess: 0, times: 0 },
             writes: 0,
             allowed: 0,
             epoch,
-            debt: Debt::new(now),
-            offence: Debt::new(now),
+            limit_debt: Debt::new(now),
+            detach_debt: Debt::new(now),
             window: None,
             was_limited: false,
         }
     }
 
     fn is_limited(&mut self, work: &mut WorkMeter, now: Instant) -> bool {
-        let owed = self.debt.settle(now, LIMITED_PART * work.sharers.count(now));
-        if !self.is_telling(work) {
+        let owed = self.limit_debt.settle(now, LIMITED_PART * work.sharers.count(now));
+        if !self.is_significant(work) {
             return false;
         }
         owed > LIMITED_NANOS || owed > 0 && work.debt.settle(now, LIMITED_PART) > 2 * LIMITED_NANOS
     }
 
-    /// Whether the excess is more than a machine's moods.
-    fn is_telling(&self, work: &WorkMeter) -> bool {
+    /// Returns true if the excess is significant: too large to be chance.
+    fn is_significant(&self, work: &WorkMeter) -> bool {
         self.spent.times >= MIN_EXPENSIVE_WRITES
-            && self.spent.excess > self.spent.nanos / TELLING_PART
-            && self.spent.is_worse(&work.read, BEYOND_STOLEN)
+            && self.spent.excess > self.spent.nanos / SIGNIFICANT_PART
+            && self.spent.is_worse(&work.read, STOLEN_FACTOR)
     }
 
     fn charge(&mut self, work: &mut WorkMeter, took: u64, excess: u64, now: Instant) {
@@ -382,9 +385,9 @@ impl Account {
         }
         work.debt.settle(now, LIMITED_PART);
         work.debt.add(excess);
-        self.debt.add(excess);
-        self.offence.settle(now, TOLERATED_PART);
-        self.offence.add(excess);
+        self.limit_debt.add(excess);
+        self.detach_debt.settle(now, TOLERATED_PART);
+        self.detach_debt.add(excess);
     }
 
     fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
@@ -393,9 +396,9 @@ impl Account {
             excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
             allowed: Duration::from_nanos(self.allowed),
         };
-        let owed = self.offence.settle(now, TOLERATED_PART);
-        if owed > SHORT_PATIENCE_NANOS && self.is_telling(work) {
-            return if owed > PATIENCE_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
+        let owed = self.detach_debt.settle(now, TOLERATED_PART);
+        if owed > SUSPICIOUS_NANOS && self.is_significant(work) {
+            return if owed > DETACH_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
         }
         if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
             return Verdict::Limited(cost);
@@ -417,7 +420,7 @@ mod tests {
     const LONG: u64 = 5_000;
     const LONG_LEN: usize = 65_000;
 
-    /// A peer, and a clock that goes by what is done.
+    /// A peer, with a simulated clock that advances by the time that reads and writes take.
     struct Scene {
         work: WorkMeter,
         peer: WriteMeter,
@@ -440,7 +443,7 @@ mod tests {
             Self { work, peer: WriteMeter::default(), now, limited: 0, suspicious: false, detached: false }
         }
 
-        /// A packet that was read, and is written in so much time, if it may be. This thread runs all the time.
+        /// Reads a packet, and writes it in `took` nanoseconds unless the peer is limited. The thread runs all the time.
         fn write(&mut self, len: usize, took: u64) {
             let start = self.now;
             self.now += Duration::from_nanos(if len < 1000 { SHORT } else { LONG });
@@ -449,13 +452,13 @@ mod tests {
                 self.limited += 1;
                 let verdict = self.peer.record_dropped(&mut self.work, self.now);
                 self.detached |= matches!(verdict, Verdict::TooExpensive(_));
-                // Until another one comes.
+                // The time until the next packet.
                 self.now += Duration::from_micros(20);
                 return;
             }
             let start = self.now;
             self.now += Duration::from_nanos(took);
-            // What this test's own process does is not looked at.
+            // The usage of the test's own thread plays no part.
             self.work.checkpoint = Some(Checkpoint::new(start, ThreadUsage::default()));
             match self.peer.record(&mut self.work, len, start, self.now, ThreadUsage::default) {
                 Verdict::TooExpensive(_) => self.detached = true,
@@ -481,7 +484,7 @@ mod tests {
         scene.spend(5, |scene, index| {
             scene.write(100, 4 * SHORT);
             scene.write(LONG_LEN, 3 * LONG);
-            // An acknowledgement that lets the peer send a lot.
+            // An acknowledgement after which the peer sends many packets.
             if index % 8 == 0 {
                 scene.write(60, 80 * SHORT);
             }
@@ -510,7 +513,7 @@ mod tests {
         }
     }
 
-    /// As a hypervisor stops a machine now and then.
+    /// A hypervisor stops a machine now and then.
     #[test]
     fn single_stops_in_busy_writes_limit_nobody() {
         let mut scene = Scene::new();
@@ -522,7 +525,7 @@ mod tests {
         assert_eq!((scene.limited, scene.detached), (0, false));
     }
 
-    /// What is dropped says how much more it would have been.
+    /// Packets that are dropped add to the debt by which the peer is detached.
     #[test]
     fn one_burst_is_enough() {
         let mut scene = Scene::new();
@@ -551,7 +554,7 @@ mod tests {
         assert_eq!((scene.limited, scene.detached), (0, false));
     }
 
-    /// Single stops of the machine, which cost everybody their time, and more in reads than in writes.
+    /// Single stops of the machine, which fall into reads more often than into writes.
     #[test]
     fn stolen_time_detaches_nobody() {
         let mut scene = Scene::new();

@@ -1,8 +1,8 @@
 //! The router's state machine.
 //!
-//! The shell tells it what has happened ([`Router::accept`], [`Router::received`], [`Router::tun_packet`] and so on), with
-//! the time. The router decides, and has the shell act by the methods of [`Shell`]. A packet costs one call in each
-//! direction, and no memory.
+//! The shell reports what has happened, with the time, by [`Router::accept`], [`Router::received`], [`Router::tun_packet`]
+//! and so on. The router decides, and makes the shell act through the methods of [`Shell`]. A packet costs one call in each
+//! direction, and no allocation.
 
 mod accept;
 mod attach;
@@ -14,15 +14,15 @@ mod debt;
 mod deliver;
 pub mod frames;
 mod gateway;
+mod inbound;
 mod interfaces;
-mod inward;
 mod log;
 pub mod meter;
 pub mod notice;
-mod outward;
-mod probation;
+mod outbound;
 pub mod quarantine;
 pub mod queue;
+mod reattach;
 mod reject;
 pub mod restore;
 pub mod session;
@@ -49,67 +49,67 @@ use interfaces::InterfaceCache;
 use log::{Line, LogBudget};
 use meter::WorkMeter;
 use notice::{Notice, Who};
-use probation::Probations;
 use quarantine::Quarantine;
 use queue::SpareBuffers;
+use reattach::ReattachQueue;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
-pub use inward::{Ingress, PACKET_BUDGET};
+pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;
 
-/// Lines in a minute on peers that come and go, and on those that misbehave.
+/// Log lines per minute: about peers that come and go, and about faults.
 const PEER_LINES: u32 = 500;
 const FAULT_LINES: u32 = 60;
 
-/// What peers have to show.
+/// The credentials that peers have to show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CredentialsCheck {
-    /// Nothing.
+    /// Peers show no credentials.
     #[default]
     Off,
-    /// Their credentials, before anything else.
+    /// Peers show their credentials before anything else.
     Shown,
-    /// Their credentials; a hook gives each its address.
+    /// Peers show their credentials, and a hook assigns an address to each.
     Hook,
 }
 
-/// What a router is told at its start, beside its policy.
+/// The settings of a router besides its policy. They are fixed when the router starts.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// What peers may take.
+    /// The limits on what peers may use.
     pub limits: Limits,
-    /// What peers have to show.
+    /// Which credentials peers have to show.
     pub credentials: CredentialsCheck,
-    /// The router's own addresses: those of its networks, and its gateway's.
+    /// The router's own addresses: one in each of its networks, and that of its gateway.
     pub addresses: Vec<IpAddr>,
-    /// The gateway that other routers send to.
+    /// The address of the gateway, to which other routers send.
     pub gateway: Option<SocketAddr>,
-    /// The router's own network namespace, if the kernel tells it (SO_NETNS_COOKIE).
+    /// The router's own network namespace, if the kernel reports it (SO_NETNS_COOKIE).
     pub namespace: Option<u64>,
-    /// DNS servers that devices are told.
+    /// DNS servers for the devices' configurations.
     pub dns: Vec<IpAddr>,
-    /// Folders of the machine that no device may write its resolv.conf into.
+    /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
 
-/// A router.
+/// The router's state machine.
 #[derive(Debug)]
 pub struct Router {
     settings: Settings,
-    /// The latest time that the router was told.
+    /// The latest time that the shell has reported.
     now: Instant,
     forwarder: Forwarder,
     admission: Admission,
     work: WorkMeter,
     quarantine: Quarantine,
-    probations: Probations,
+    reattach_queue: ReattachQueue,
     /// Peers with frames to send at the end of this turn.
     to_flush: Vec<PeerId>,
     spares: SpareBuffers,
-    /// Packets that are cut from GSO packets are put together here.
+    /// Buffer in which the segments of GSO packets are built.
     scratch: Vec<u8>,
     replies: RateLimit,
     path_mtus: PathMtus,
@@ -118,12 +118,12 @@ pub struct Router {
     peer_log: LogBudget,
     fault_log: LogBudget,
     accept_again_at: Option<Instant>,
-    /// Packets from peers since the TUN device was read.
-    outward_streak: usize,
+    /// The number of packets from peers since the TUN device was last read.
+    outbound_streak: usize,
 }
 
 impl Router {
-    /// A router without peers. `seed` should be hard to guess.
+    /// Makes a router without peers.
     pub fn new(forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
         Self {
             admission: Admission::new(settings.limits),
@@ -132,7 +132,7 @@ impl Router {
             forwarder,
             work: WorkMeter::new(now),
             quarantine: Quarantine::default(),
-            probations: Probations::default(),
+            reattach_queue: ReattachQueue::default(),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             scratch: Vec::new(),
@@ -143,17 +143,17 @@ impl Router {
             peer_log: LogBudget::new(PEER_LINES, now),
             fault_log: LogBudget::new(FAULT_LINES, now),
             accept_again_at: None,
-            outward_streak: 0,
+            outbound_streak: 0,
         }
     }
 
-    /// A turn begins: the shell has waited for events.
+    /// Begins a turn: the shell has waited for events.
     pub fn wake(&mut self, shell: &impl Shell, now: Instant) {
         self.advance(now);
         self.work.wake(self.now, || shell.thread_usage());
     }
 
-    /// A turn ends: sends what waits for peers, and does what is due.
+    /// Ends a turn: sends what is queued for peers, and does what is due.
     pub fn poll(&mut self, shell: &mut impl Shell, now: Instant) {
         self.advance(now);
         self.resume_accepting(shell);
@@ -161,33 +161,33 @@ impl Router {
         self.flush_peers(shell);
     }
 
-    /// The time at which [`Self::poll`] has something to do, if nothing happens before.
+    /// Returns the time at which [`Self::poll`] has to be called, even if no event comes before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.accept_again_at, self.probations.next_end()].into_iter().flatten().min()
+        [self.accept_again_at, self.reattach_queue.next_end()].into_iter().flatten().min()
     }
 
-    /// Takes note of the addresses that the machine's interfaces have now. Peers must not claim them, and gateways that are
-    /// bound to all of them are there.
+    /// Sets the addresses that the machine's interfaces have now. Peers must not claim them. A gateway that is bound to the
+    /// unspecified address is reachable at each of them.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
         self.forwarder.set_host_addresses(addresses);
     }
 
-    /// Takes further grants.
+    /// Adds grants to the policy.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.forwarder.grant(grants);
     }
 
-    /// What decides about packets and addresses.
+    /// Returns the part of the router that decides about packets and addresses.
     pub const fn forwarder(&self) -> &Forwarder {
         &self.forwarder
     }
 
-    /// All counters.
+    /// Returns all counters.
     pub const fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The number of peers.
+    /// Returns the number of peers.
     pub fn len(&self) -> usize {
         self.forwarder.peers.len()
     }
@@ -197,12 +197,12 @@ impl Router {
         self.len() == 0
     }
 
-    /// Time never goes back.
+    /// Sets the time. An earlier time than the present one is ignored.
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
-    /// Counts a packet that went nowhere.
+    /// Counts a dropped packet.
     fn count_drop(&mut self, id: Option<PeerId>, reason: DropReason) {
         self.counters.drops.count(reason);
         if let Some(peer) = id.and_then(|id| self.forwarder.peers.get_mut(id)) {
@@ -210,24 +210,24 @@ impl Router {
         }
     }
 
-    /// Writes a line on peers that come and go, as far as their account has lines left.
+    /// Logs a notice about a peer that comes or goes, unless the lines of its account are used up.
     fn note_peer(&mut self, shell: &mut impl Shell, cause: Option<Account>, notice: &Notice) {
         write(shell, self.peer_log.take(self.now, cause), notice);
     }
 
-    /// Writes a line on what is wrong, as far as the account that caused it has lines left.
+    /// Logs a notice about a fault, unless the lines of the account that caused it are used up.
     pub fn note_fault(&mut self, shell: &mut impl Shell, cause: Option<Account>, notice: &Notice) {
         write(shell, self.fault_log.take(self.now, cause), notice);
     }
 
-    /// A peer and the account that pays for its lines.
+    /// Returns a peer's description for the log, and the account that its log lines are counted for.
     fn who(&self, id: PeerId) -> Option<(Who, Option<Account>)> {
         let peer = self.forwarder.peers.get(id)?;
         let PeerCredentials { pid, uid, .. } = peer.session.credentials;
         Some((Who { address: peer.address(), pid, uid }, peer.account()))
     }
 
-    /// Writes a line on what is wrong with a peer.
+    /// Logs a notice about a fault of a peer.
     fn note_peer_fault(&mut self, shell: &mut impl Shell, id: PeerId, notice: impl FnOnce(Who) -> Notice) {
         if let Some((who, account)) = self.who(id) {
             self.note_fault(shell, account, &notice(who));

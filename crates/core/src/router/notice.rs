@@ -1,4 +1,4 @@
-//! What the operator is told. Each notice is one line in the log.
+//! Notices for the operator. Each is one line in the log.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use super::session::{CloseReason, StreamReason};
 use super::shell::Fault;
 use crate::policy::admission::AdmissionError;
 
-/// A peer, for the log.
+/// The description of a peer for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Who {
     /// The address that it holds.
@@ -33,35 +33,35 @@ impl fmt::Display for Who {
     }
 }
 
-/// Why a peer can't have an address that no grant speaks of.
+/// Why a peer can't have an address that no grant covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unclaimable {
-    /// Its user holds as many as one may.
+    /// Its user holds as many addresses as one user may hold.
     Share,
-    /// Nobody may claim it.
+    /// No peer may claim the address.
     Place,
 }
 
 /// A line for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Notice {
-    /// Lines that were not written because there were too many.
+    /// Lines were left out because there were too many.
     #[error("{0} lines like these were left out")]
     LeftOut(u64),
-    /// Connections can't be accepted for a while.
+    /// No connections are accepted for a while.
     #[error("can't accept: {fault} ({peers} peers); trying again in {} s", pause.as_secs())]
     CannotAccept {
         /// Why.
         fault: Fault,
-        /// How many there are.
+        /// The number of peers.
         peers: usize,
-        /// For how long.
+        /// How long no connection is accepted.
         pause: Duration,
     },
     /// A connection was closed at once.
     #[error("a connection was turned away (pid {}, uid {}): {error}", credentials.pid, credentials.uid)]
     TurnedAway {
-        /// Whose it was.
+        /// The credentials of the process that connected.
         credentials: PeerCredentials,
         /// Why.
         error: AdmissionError,
@@ -74,7 +74,7 @@ pub enum Notice {
         /// The peer.
         credentials: PeerCredentials,
     },
-    /// A peer that held an address is gone.
+    /// A peer that held an address is closed.
     #[error("peer {address} left (pid {}, uid {}): {reason}", credentials.pid, credentials.uid)]
     Left {
         /// The address.
@@ -84,7 +84,7 @@ pub enum Notice {
         /// Why.
         reason: CloseReason,
     },
-    /// A peer that held no address is gone.
+    /// A peer that held no address is closed.
     #[error("peer without address ended (pid {}, uid {}): {reason}", credentials.pid, credentials.uid)]
     Ended {
         /// The peer.
@@ -118,7 +118,7 @@ pub enum Notice {
         address: IpAddr,
         /// The peer.
         credentials: PeerCredentials,
-        /// True if it connected as root, and need not show who it will become.
+        /// True if it connected as root, and peers show no credentials.
         is_hidden_root: bool,
     },
     /// A peer wants an address that it can't have.
@@ -191,7 +191,7 @@ pub enum Notice {
         who: Who,
         /// What writes cost.
         cost: Cost,
-        /// For how long.
+        /// The length of the quarantine.
         period: Duration,
     },
     /// A peer's device can't be used any more.
@@ -219,13 +219,13 @@ pub enum Notice {
         address: Option<IpAddr>,
         /// The peer.
         credentials: PeerCredentials,
-        /// For how long.
+        /// The length of the quarantine.
         period: Duration,
     },
-    /// A peer's time in frames is over.
+    /// A peer is attached again after its quarantine.
     #[error("{0} is attached again")]
     Reattached(Who),
-    /// The shell has something to say about itself.
+    /// A notice of the shell about itself.
     #[error("{0}")]
     Shell(String),
 }

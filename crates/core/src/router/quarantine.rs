@@ -1,24 +1,27 @@
-//! Who had devices that were too expensive to write to, so that hanging up and coming back is no way around the
-//! [`super::meter`].
+//! A record of those whose devices were too expensive to write to. It keeps a peer from escaping the [`super::meter`] by
+//! connecting again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// What stays the same when a peer comes back with another process and another device.
+/// What identifies those whose devices are not attached. It stays the same when a peer connects again from another process
+/// or with another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Origin {
-    /// A user other than root. Namespaces are cheap for one who can make any.
+pub enum Offender {
+    /// A user other than root. The namespace doesn't count, because a user who can make one can make many.
     User(u32),
-    /// Vassals mostly connect as root; each has a network namespace of its own.
+    /// A network namespace from which root has connected. Vassals mostly connect as root, and each has a namespace of its
+    /// own.
     Namespace(u64),
-    /// As root from a namespace that the kernel doesn't tell: one place for all of them, or each could come back at once.
+    /// Root, from a namespace that the kernel doesn't report. All of these share one record; otherwise each of them could
+    /// return at once.
     Unknown,
 }
 
-impl Origin {
-    /// The origin of a peer of this user, which has connected from this namespace.
+impl Offender {
+    /// Returns the user or namespace by which a peer of this user, which has connected from this namespace, is remembered.
     pub const fn of(uid: u32, namespace: Option<u64>) -> Self {
         match (uid, namespace) {
             (0, Some(namespace)) => Self::Namespace(namespace),
@@ -28,17 +31,18 @@ impl Origin {
     }
 }
 
-/// What is remembered of an origin.
+/// The record of an offender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// When its devices may be attached again.
+    /// The time at which devices may be attached again.
     pub end: Instant,
-    /// How long that took.
+    /// The length of the quarantine.
     pub period: Duration,
 }
 
 impl Record {
-    /// After a relapse it takes longer, unless nothing was heard of it for so many of its periods.
+    /// A record is kept for so many of its periods after its end. A relapse within this time makes the next quarantine
+    /// longer.
     const MEMORY: u32 = 10;
 
     fn is_over(&self, now: Instant) -> bool {
@@ -50,65 +54,65 @@ impl Record {
     }
 }
 
-/// Where expensive devices came from.
+/// The records of all offenders.
 #[derive(Debug, Default)]
-pub struct Quarantine(HashMap<Origin, Record>);
+pub struct Quarantine(HashMap<Offender, Record>);
 
 impl Quarantine {
-    /// How long devices of an origin are not attached at first. Each relapse doubles it.
+    /// The length of the first quarantine of an offender. Each relapse doubles it.
     pub const FIRST_PERIOD: Duration = Duration::from_secs(20);
 
-    /// How long they are not attached at most after relapses.
+    /// The maximum length of a quarantine after relapses.
     pub const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
-    /// After a write in which a router hung. It was the same for all as if there were no router.
+    /// The length of the quarantine after a write in which a router hung, which stopped the network of all vassals.
     pub const HANG_PERIOD: Duration = Duration::from_secs(600);
 
-    /// Most origins that are remembered. Each has cost the router some expensive writes, so that they come slowly.
+    /// The maximum number of records. Each comes after several expensive writes, so that they can't be filled quickly.
     pub const MAX: usize = 256;
 
-    /// Remembers an origin, and tells until when its devices are not attached.
-    pub fn add(&mut self, origin: Origin, now: Instant) -> Record {
-        self.add_for(origin, Self::FIRST_PERIOD, now)
+    /// Adds or extends the record of an offender, and returns it.
+    pub fn add(&mut self, offender: Offender, now: Instant) -> Record {
+        self.add_for(offender, Self::FIRST_PERIOD, now)
     }
 
-    /// Remembers an origin to which a write took so long that the router was ended.
-    pub fn add_hang(&mut self, origin: Origin, now: Instant) -> Record {
-        self.add_for(origin, Self::HANG_PERIOD, now)
+    /// Adds or extends the record of an offender whose device made a router hang, and returns it.
+    pub fn add_hang(&mut self, offender: Offender, now: Instant) -> Record {
+        self.add_for(offender, Self::HANG_PERIOD, now)
     }
 
-    /// Remembers what a router before this one has found.
-    pub fn restore(&mut self, origin: Origin, record: Record) {
-        self.0.insert(origin, record);
+    /// Adds a record from a router before this one.
+    pub fn restore(&mut self, offender: Offender, record: Record) {
+        self.0.insert(offender, record);
     }
 
-    fn add_for(&mut self, origin: Origin, least: Duration, now: Instant) -> Record {
+    fn add_for(&mut self, offender: Offender, least: Duration, now: Instant) -> Record {
         self.0.retain(|_, record| !record.is_forgotten(now));
-        let period = match self.0.get(&origin) {
-            // Another device from there, that was attached as well.
+        let period = match self.0.get(&offender) {
+            // Another device of the same offender, which was attached before the quarantine began.
             Some(record) if !record.is_over(now) => record.period,
             Some(record) => (record.period * 2).min(Self::LONGEST_PERIOD),
             None => least,
         };
         let record = Record { end: now + period.max(least), period: period.max(least) };
         if self.0.len() >= Self::MAX
-            && !self.0.contains_key(&origin)
-            && let Some(first) = self.0.iter().min_by_key(|(_, record)| record.end).map(|(origin, _)| *origin)
+            && !self.0.contains_key(&offender)
+            && let Some(first) = self.0.iter().min_by_key(|(_, record)| record.end).map(|(offender, _)| *offender)
         {
             self.0.remove(&first);
         }
-        self.0.insert(origin, record);
+        self.0.insert(offender, record);
         record
     }
 
-    /// When devices of an origin may be attached again, if that is not now.
-    pub fn end(&self, origin: Origin, now: Instant) -> Option<Instant> {
-        self.0.get(&origin).filter(|record| !record.is_over(now)).map(|record| record.end)
+    /// Returns the time at which devices of an offender may be attached again; `None` if they may be attached now.
+    pub fn end(&self, offender: Offender, now: Instant) -> Option<Instant> {
+        self.0.get(&offender).filter(|record| !record.is_over(now)).map(|record| record.end)
     }
 
-    /// Whether an origin is remembered.
-    pub fn knows(&self, origin: Origin, now: Instant) -> bool {
-        self.0.get(&origin).is_some_and(|record| !record.is_forgotten(now))
+    /// Returns true if there is a record of an offender.
+    pub fn has_record(&self, offender: Offender, now: Instant) -> bool {
+        self.0.get(&offender).is_some_and(|record| !record.is_forgotten(now))
     }
 }
 
@@ -122,21 +126,21 @@ mod tests {
     fn is_over_after_its_period() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        assert_eq!(quarantine.add(Origin::User(7), start).period, FIRST);
-        assert_eq!(quarantine.end(Origin::User(7), start + FIRST / 2), Some(start + FIRST));
-        assert_eq!(quarantine.end(Origin::User(8), start), None);
-        assert_eq!(quarantine.end(Origin::User(7), start + FIRST), None);
-        assert!(quarantine.knows(Origin::User(7), start + FIRST));
-        assert!(!quarantine.knows(Origin::User(8), start));
+        assert_eq!(quarantine.add(Offender::User(7), start).period, FIRST);
+        assert_eq!(quarantine.end(Offender::User(7), start + FIRST / 2), Some(start + FIRST));
+        assert_eq!(quarantine.end(Offender::User(8), start), None);
+        assert_eq!(quarantine.end(Offender::User(7), start + FIRST), None);
+        assert!(quarantine.has_record(Offender::User(7), start + FIRST));
+        assert!(!quarantine.has_record(Offender::User(8), start));
     }
 
     #[test]
-    fn relapses_double_it_up_to_an_hour() {
+    fn relapses_double_the_period_up_to_an_hour() {
         let mut now = Instant::now();
         let mut quarantine = Quarantine::default();
         let mut periods = Vec::new();
         for _ in 0..10 {
-            let period = quarantine.add(Origin::Unknown, now).period;
+            let period = quarantine.add(Offender::Unknown, now).period;
             periods.push(period.as_secs());
             now += period + Duration::from_secs(1);
         }
@@ -144,37 +148,37 @@ mod tests {
     }
 
     #[test]
-    fn second_device_of_an_origin_is_no_relapse() {
+    fn second_device_of_an_offender_is_no_relapse() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        quarantine.add(Origin::User(7), start);
-        assert_eq!(quarantine.add(Origin::User(7), start + FIRST / 2).period, FIRST);
-        assert_eq!(quarantine.end(Origin::User(7), start + FIRST), Some(start + FIRST / 2 + FIRST));
+        quarantine.add(Offender::User(7), start);
+        assert_eq!(quarantine.add(Offender::User(7), start + FIRST / 2).period, FIRST);
+        assert_eq!(quarantine.end(Offender::User(7), start + FIRST), Some(start + FIRST / 2 + FIRST));
     }
 
     #[test]
-    fn who_was_good_for_long_begins_anew() {
+    fn record_is_forgotten_after_ten_periods() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        quarantine.add(Origin::User(7), start);
+        quarantine.add(Offender::User(7), start);
         let forgotten = start + FIRST * (1 + Record::MEMORY);
-        assert!(quarantine.knows(Origin::User(7), forgotten - Duration::from_millis(1)));
-        assert!(!quarantine.knows(Origin::User(7), forgotten));
-        assert_eq!(quarantine.add(Origin::User(7), forgotten).period, FIRST);
+        assert!(quarantine.has_record(Offender::User(7), forgotten - Duration::from_millis(1)));
+        assert!(!quarantine.has_record(Offender::User(7), forgotten));
+        assert_eq!(quarantine.add(Offender::User(7), forgotten).period, FIRST);
     }
 
     #[test]
     fn the_first_to_end_is_forgotten_first() {
         let start = Instant::now();
         let mut quarantine = Quarantine::default();
-        let origins: Vec<Origin> = (1..).map(Origin::User).take(Quarantine::MAX + 1).collect();
-        for (origin, millis) in origins.iter().zip(0..) {
-            quarantine.add(*origin, start + Duration::from_millis(millis));
+        let offenders: Vec<Offender> = (1..).map(Offender::User).take(Quarantine::MAX + 1).collect();
+        for (offender, millis) in offenders.iter().zip(0..) {
+            quarantine.add(*offender, start + Duration::from_millis(millis));
         }
         let now = start + FIRST / 2;
-        assert!(!quarantine.knows(origins[0], now));
-        assert!(origins[1..].iter().all(|origin| quarantine.end(*origin, now).is_some()));
-        quarantine.add(Origin::Unknown, now + FIRST * (1 + Record::MEMORY));
+        assert!(!quarantine.has_record(offenders[0], now));
+        assert!(offenders[1..].iter().all(|offender| quarantine.end(*offender, now).is_some()));
+        quarantine.add(Offender::Unknown, now + FIRST * (1 + Record::MEMORY));
         assert_eq!(quarantine.0.len(), 1, "what is forgotten takes no room");
     }
 }

@@ -5,14 +5,14 @@ use tuntap_wire::frame::{self, FrameKind};
 use super::shell::{Fault, SendError};
 use crate::policy::drops::DropReason;
 
-/// Buffers that peers without waiting frames have given back, for the next one.
+/// Spare buffers, from peers whose queues have become empty, for the next peers.
 #[derive(Debug, Default)]
 pub struct SpareBuffers(Vec<Vec<u8>>);
 
 impl SpareBuffers {
     const MAX: usize = 16;
 
-    /// Longer ones are given back to the allocator.
+    /// Buffers with a larger capacity are freed.
     const MAX_CAPACITY: usize = 512 * 1024;
 
     fn take(&mut self) -> Vec<u8> {
@@ -27,12 +27,12 @@ impl SpareBuffers {
     }
 }
 
-/// What a flush left.
+/// What is left in a queue after a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flushed {
     /// Nothing.
     All,
-    /// Something: the peer's socket is full.
+    /// Some bytes: the peer's socket is full.
     Partly,
 }
 
@@ -44,18 +44,18 @@ pub struct FrameQueue {
 }
 
 impl FrameQueue {
-    /// Bytes that wait.
+    /// Returns the number of bytes in the queue.
     pub const fn len(&self) -> usize {
         self.bytes.len() - self.written
     }
 
-    /// Returns true if nothing waits.
+    /// Returns true if the queue has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Appends a frame, unless more than `limit` bytes would wait then. The error says why there is no place for it; the
-    /// queue is as it was then.
+    /// Appends a frame, unless the queue would then have more than `limit` bytes. If it returns an error, the queue is
+    /// unchanged.
     pub fn push(
         &mut self,
         kind: FrameKind,
@@ -75,7 +75,7 @@ impl FrameQueue {
         if frame::append(&mut self.bytes, kind, payload) { Ok(()) } else { Err(DropReason::TooBig) }
     }
 
-    /// Sends what `send` takes. Returns how many bytes that were, and what is left.
+    /// Sends as much as `send` takes. Returns the number of bytes sent, and what is left.
     pub fn flush(
         &mut self,
         mut send: impl FnMut(&[u8]) -> Result<usize, SendError>,
@@ -99,12 +99,12 @@ impl FrameQueue {
     }
 }
 
-/// Why a queue can't be sent any more.
+/// Why sending a queue failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlushError {
     /// The peer has closed its end.
     Closed,
-    /// Anything else.
+    /// Sending failed for another reason.
     Failed(Fault),
 }
 
@@ -115,10 +115,10 @@ mod tests {
 
     const LIMIT: usize = 256 * 1024;
 
-    /// Bytes that the peer's socket takes before the peer reads.
+    /// The number of bytes that the peer's socket takes before the peer reads.
     const SOCKET: usize = 100_000;
 
-    /// A reader that stops and goes on sees every frame that was accepted, whole and in order.
+    /// A reader that pauses still receives every accepted frame, whole and in order.
     #[test]
     fn slow_reader_gets_whole_frames_and_the_bound_holds() {
         let mut spares = SpareBuffers::default();

@@ -1,4 +1,5 @@
-//! What senders are told whose packets go no further, so that they fail at once instead of waiting, or send shorter ones.
+//! Replies to the senders of packets that are rejected or too long, so that these fail at once instead of waiting for a
+//! timeout, or send shorter packets.
 
 use std::net::IpAddr;
 
@@ -8,39 +9,39 @@ use tuntap_wire::ip::Packet;
 use tuntap_wire::reply::{self, Reply, rejection, too_big};
 
 use super::Router;
-use super::inward::Ingress;
+use super::inbound::Ingress;
 use super::shell::Shell;
 use crate::policy::rate_limit::{Cause, Kind, Party};
 use crate::policy::registry::PeerId;
 
-/// The longest packet that fits a frame.
+/// The length of the longest packet that fits a frame.
 #[allow(clippy::cast_possible_truncation)] // checked beside it
 const FRAME_MTU: u16 = MAX_PAYLOAD_LEN as u16;
 const _: () = assert!(MAX_PAYLOAD_LEN == FRAME_MTU as usize);
 
 impl Router {
-    /// Tells a peer that its packet was refused.
-    pub(super) fn reject_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
+    /// Sends a peer a reply that its packet was rejected.
+    pub(super) fn reject_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = rejection(packet, from);
-        self.tell_peer(shell, id, Kind::Rejection, packet, reply.as_ref());
+        self.reply_to_peer(shell, id, Kind::Rejection, packet, reply.as_ref());
     }
 
-    /// Tells a peer that its packet was too long for the way that it had to go.
-    pub(super) fn too_big_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>, mtu: u16) {
+    /// Sends a peer a reply that its packet was longer than the path MTU.
+    pub(super) fn too_big_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>, mtu: u16) {
         let from = reply::source(self.settings.addresses.iter().copied(), packet);
         let reply = too_big(packet, mtu, from);
-        self.tell_peer(shell, id, Kind::TooBig, packet, reply.as_ref());
+        self.reply_to_peer(shell, id, Kind::TooBig, packet, reply.as_ref());
     }
 
-    /// As [`Self::too_big_outward`], where it was too long for a frame.
-    pub(super) fn too_big_for_frame_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
+    /// Sends a peer a reply that its packet was too long for a frame, unless the packet may be fragmented.
+    pub(super) fn too_big_for_frame_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) {
         if packet.must_not_fragment() {
-            self.too_big_outward(shell, id, packet, FRAME_MTU);
+            self.too_big_outbound(shell, id, packet, FRAME_MTU);
         }
     }
 
-    fn tell_peer(
+    fn reply_to_peer(
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
@@ -54,20 +55,20 @@ impl Router {
         }
     }
 
-    /// Tells whoever sent a packet to a peer, or to nobody, that it was refused.
-    pub(super) fn reject_inward(
+    /// Sends a reply to the sender of a packet towards a peer, or to an address without a holder, that it was rejected.
+    pub(super) fn reject_inbound(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
         holder: Option<PeerId>,
         packet: &Packet<'_>,
     ) {
-        let reply = rejection(packet, self.source_inward(ingress, packet));
-        self.tell_sender(shell, ingress, holder, Kind::Rejection, packet, reply.as_ref());
+        let reply = rejection(packet, self.source_inbound(ingress, packet));
+        self.reply_to_sender(shell, ingress, holder, Kind::Rejection, packet, reply.as_ref());
     }
 
-    /// Tells whoever sent a packet to a peer that it was too long for a frame.
-    pub(super) fn too_big_for_frame_inward(
+    /// Sends a reply to the sender of a packet towards a peer that it was too long for a frame.
+    pub(super) fn too_big_for_frame_inbound(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
@@ -75,21 +76,22 @@ impl Router {
         packet: &Packet<'_>,
     ) {
         if packet.must_not_fragment() {
-            let reply = too_big(packet, FRAME_MTU, self.source_inward(ingress, packet));
-            self.tell_sender(shell, ingress, Some(holder), Kind::TooBig, packet, reply.as_ref());
+            let reply = too_big(packet, FRAME_MTU, self.source_inbound(ingress, packet));
+            self.reply_to_sender(shell, ingress, Some(holder), Kind::TooBig, packet, reply.as_ref());
         }
     }
 
-    /// What comes by the device from one of the host's own addresses, as the router's is, its kernel takes for a forgery.
-    /// So replies that go there come from where the packet was going.
-    fn source_inward(&self, ingress: Ingress, packet: &Packet<'_>) -> IpAddr {
+    /// Returns the source address of a reply about a packet towards the peers. The kernel drops a packet that comes by the
+    /// device from one of the host's own addresses, such as the router's. So a reply that goes to the device has the
+    /// destination of the rejected packet as its source.
+    fn source_inbound(&self, ingress: Ingress, packet: &Packet<'_>) -> IpAddr {
         match ingress {
             Ingress::Tun => packet.dst(),
             Ingress::Gateway(_) => reply::source(self.settings.addresses.iter().copied(), packet),
         }
     }
 
-    fn tell_sender(
+    fn reply_to_sender(
         &mut self,
         shell: &mut impl Shell,
         ingress: Ingress,
@@ -99,12 +101,13 @@ impl Router {
         reply: Option<&Reply<'_>>,
     ) {
         match ingress {
-            // What a peer sends to another one comes here, too, if the kernel forwards it.
+            // The sender may be a peer whose packet was forwarded here by the kernel.
             Ingress::Tun => match self.forwarder.sender(packet.src()) {
                 Some(peer) => {
                     let Some(party) = self.party(peer) else { return };
                     let Some(bytes) = self.admitted(kind, Cause::Peer(party), packet, reply) else { return };
-                    // By the kernel it would meet the rule that the packet has met.
+                    // The reply is delivered directly: on the way through the kernel it could match the rule that has
+                    // rejected the packet.
                     self.deliver_reply(shell, peer, &bytes);
                 }
                 None => {
@@ -114,7 +117,7 @@ impl Router {
                     }
                 }
             },
-            // A datagram's sender can be forged, so that other routers get a reply only if the operator has named them.
+            // The source of a datagram can be forged. So other routers get a reply only if the operator has named them.
             Ingress::Gateway(address) if self.forwarder.names_gateway_sources() => {
                 let cause = Cause::Outside(holder.and_then(|holder| self.party(holder)));
                 let Some(bytes) = self.admitted(kind, cause, packet, reply) else { return };
@@ -127,7 +130,7 @@ impl Router {
         }
     }
 
-    /// The reply about a packet, if it may be given now.
+    /// Returns the bytes of a reply, if it may be sent now.
     fn admitted(
         &mut self,
         kind: Kind,
@@ -136,7 +139,7 @@ impl Router {
         reply: Option<&Reply<'_>>,
     ) -> Option<Vec<u8>> {
         let reply = reply?;
-        // RFC 1122, section 3.2.2: not about what goes to all of a network, nor to all of it.
+        // RFC 1122, section 3.2.2: no error about a broadcast or multicast packet, and none to such an address.
         let pool = self.forwarder.pool();
         if pool.is_for_many(packet.src()) || pool.is_for_many(packet.dst()) {
             return None;
@@ -156,14 +159,14 @@ impl Router {
 
     fn deliver_reply(&mut self, shell: &mut impl Shell, id: PeerId, bytes: &[u8]) {
         if let Ok(packet) = GsoPacket::finished(bytes) {
-            // If the peer has no room for it, it is counted, and the sender has to wait after all.
+            // If the peer has no room for the reply, the drop is counted, and the sender waits for its timeout.
             let _ = self.deliver(shell, id, &packet);
         }
     }
 
     fn tun_reply(&mut self, shell: &mut impl Shell, bytes: &[u8]) {
         if let Ok(packet) = GsoPacket::finished(bytes) {
-            // If the device doesn't take it, the sender has to wait after all.
+            // If the device doesn't take the reply, the sender waits for its timeout.
             let _ = self.send_to_tun(shell, &packet);
         }
     }

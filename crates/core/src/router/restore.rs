@@ -1,5 +1,5 @@
-//! Peers that outlive a router: attached ones are stored as they come, and taken back by a router that follows one that
-//! died. Peers in frames are not: a frame may have been cut in two, on either side.
+//! Peers that outlive a router's process. Attached peers are stored when they are attached, and the next router restores
+//! them. Peers whose packets travel in frames are not stored, because a frame may have been sent or received only in part.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use tuntap_wire::rule;
 
 use super::Router;
 use super::notice::Notice;
-use super::quarantine::{Origin, Record};
+use super::quarantine::{Offender, Record};
 use super::session::{Session, Stage, StreamReason, Transport};
 use super::shell::Shell;
 use crate::peers::Peer;
@@ -23,51 +23,52 @@ use crate::policy::verdict::RestoredPeer;
 /// A stored peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPeer {
-    /// Number of the peer in the store.
+    /// The peer's number in the store.
     pub serial: u64,
     /// Who it is.
     pub credentials: PeerCredentials,
-    /// What grants go by.
+    /// The identity by which grants are checked.
     pub identity: Identity,
     /// The addresses that it holds.
     pub addresses: Vec<IpAddr>,
-    /// True if it may choose none by itself.
+    /// True if it may choose no address by itself.
     pub is_bound: bool,
-    /// The name under which it asked for them.
-    pub lease_name: Option<u64>,
-    /// Its own rules, as they travel.
+    /// The name of its configuration request.
+    pub autoconf_name: Option<u64>,
+    /// Its own rules in the wire format.
     pub rules: Vec<u8>,
-    /// True if these are not in the C plugin's form.
+    /// True if the rules have the extended format, which the C plugin doesn't have.
     pub rules_are_extended: bool,
 }
 
 impl Router {
-    /// Takes note of an origin whose devices a router before this one did not attach any more.
-    pub fn restore_quarantine(&mut self, origin: Origin, record: Record) {
-        self.quarantine.restore(origin, record);
+    /// Restores the quarantine of an offender, which a router before this one has stored.
+    pub fn restore_quarantine(&mut self, offender: Offender, record: Record) {
+        self.quarantine.restore(offender, record);
     }
 
-    /// The router before this one hung while it wrote to this peer's device: the device is not attached for some time.
-    pub fn accuse(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>) {
+    /// Puts a peer's user or namespace into quarantine, because the router before this one hung while it wrote to the
+    /// peer's device.
+    pub fn quarantine_after_hang(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>) {
         let credentials = stored.credentials;
-        let origin = Origin::of(credentials.uid, namespace);
-        let record = self.quarantine.add_hang(origin, self.now);
-        shell.store_quarantine(origin, record);
+        let offender = Offender::of(credentials.uid, namespace);
+        let record = self.quarantine.add_hang(offender, self.now);
+        shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
         let address = stored.addresses.first().copied();
         shell.log(&Notice::Hung { address, credentials, period: record.period });
     }
 
-    /// Takes back a peer of the router before this one, whose connection was made in this network namespace, and asks it for
-    /// its device.
+    /// Restores a peer of the router before this one, and asks it for its device. `namespace` is the network namespace in
+    /// which its connection was made.
     pub fn restore(&mut self, shell: &mut impl Shell, stored: &StoredPeer, namespace: Option<u64>, now: Instant) {
         self.advance(now);
         let Some(id) = self.forwarder.vacant() else { return };
-        // It may say hello once more, as in its first frame.
+        // The peer may say hello once more, as in its first frame.
         let mut session = Session::new(stored.credentials, namespace, Stage::FirstFrame);
         session.transport = Transport::Stream(StreamReason::Restored);
         session.serial = Some(shell.new_serial());
-        session.autoconf_name = stored.lease_name;
+        session.autoconf_name = stored.autoconf_name;
         let decode = if stored.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let restored = RestoredPeer {
             identity: stored.identity.clone(),
@@ -77,7 +78,7 @@ impl Router {
             is_bound: stored.is_bound,
         };
         self.forwarder.restore_session(id, restored, session);
-        if let Some(key) = stored.lease_name.and_then(|name| self.lease_key(id, name)) {
+        if let Some(key) = stored.autoconf_name.and_then(|name| self.autoconf_key(id, name)) {
             stored.addresses.iter().for_each(|address| self.forwarder.remember(id, *address, key));
         }
         self.admission.enter(id, self.forwarder.account(id), self.now);
@@ -90,7 +91,7 @@ impl Router {
         self.reply_to_hello(id, HelloReply::Renew);
     }
 
-    /// Stores an attached peer, or what is new about it, for a router that may follow this one.
+    /// Stores the present state of a peer, if it is attached, for the next router.
     pub(super) fn store(&mut self, shell: &mut impl Shell, id: PeerId) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         if peer.session.is_attached() {
@@ -99,7 +100,7 @@ impl Router {
         }
     }
 
-    /// Takes a peer out of the store that is not attached any more.
+    /// Removes a peer that is not attached any more from the store.
     pub(super) fn unstore(&mut self, shell: &mut impl Shell, id: PeerId) {
         if let Some(serial) = self.forwarder.peers.get_mut(id).and_then(|peer| peer.session.serial.take()) {
             shell.unstore(serial);
@@ -112,14 +113,14 @@ impl Router {
         }
     }
 
-    /// All peers that the store should have.
+    /// Returns all peers that the store should hold, with their present state.
     pub fn stored_peers(&self) -> impl Iterator<Item = (PeerId, StoredPeer)> {
         self.forwarder.peers.iter().filter_map(|peer| Some((peer.id, describe(peer)?)))
     }
 }
 
-/// Nothing for peers that are not stored. One that still waits for the address of another peer isn't: the next router would
-/// not know for which.
+/// Returns what to store of a peer; `None` if the peer is not to be stored. A peer that still waits for an address that
+/// another peer holds is not stored, because the record doesn't say which address that is.
 fn describe(peer: &Peer) -> Option<StoredPeer> {
     if peer.claims.is_waiting() || peer.claims.is_bound() && peer.address().is_none() {
         return None;
@@ -131,7 +132,7 @@ fn describe(peer: &Peer) -> Option<StoredPeer> {
         identity: peer.identity.clone(),
         addresses: peer.claims.held().collect(),
         is_bound: peer.claims.is_bound(),
-        lease_name: peer.session.autoconf_name,
+        autoconf_name: peer.session.autoconf_name,
         rules,
         rules_are_extended: kind == FrameKind::ExtendedRules,
     })
@@ -143,7 +144,7 @@ mod tests {
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
 
-    /// The next router would give it the one address that it holds, and no other any more.
+    /// The next router would restore only the address that the peer holds, and the peer could get no other one any more.
     #[test]
     fn peer_that_waits_for_an_address_is_not_kept() {
         let id = |index| PeerId { index, generation: 0 };

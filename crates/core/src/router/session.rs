@@ -1,4 +1,4 @@
-//! One connection, as the router sees it.
+//! The state of one peer's connection.
 
 use std::net::IpAddr;
 
@@ -18,13 +18,13 @@ use crate::policy::grant::Identity;
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The first bytes are to be the credentials.
+    /// The first message has to be the credentials.
     Credentials,
-    /// The first bytes may be credentials that nobody asked for; else they are a frame.
+    /// The first bytes may be credentials that the router doesn't ask for; otherwise they are a frame.
     Start,
-    /// The first frame. It may be a hello, with a descriptor.
+    /// The first frame is expected. It may be a hello with a descriptor.
     FirstFrame,
-    /// Frames.
+    /// Further frames are expected.
     Frames,
 }
 
@@ -33,17 +33,17 @@ pub enum Stage {
 pub enum Transport {
     /// In frames on the stream.
     Stream(StreamReason),
-    /// Its TUN device is read and written by the router; the stream shows whether the peer lives.
+    /// Its TUN device is attached: the router reads and writes it. The stream only shows that the peer lives.
     Tun,
 }
 
 /// Why a peer's packets travel in frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamReason {
-    /// The router was started again, and the peer has not handed over its device again yet.
+    /// The router was started again, and the peer has not passed its device again yet.
     #[error("the router was started again and waits for its device")]
     Restored,
-    /// It didn't ask for anything else.
+    /// It has not said hello.
     #[error("it said no hello")]
     NoHello,
     /// Its hello came without exactly one descriptor.
@@ -52,34 +52,34 @@ pub enum StreamReason {
     /// It speaks another version of the extension.
     #[error("its hello is of another version")]
     Version,
-    /// The descriptor is not what it should be.
+    /// The descriptor is not that of a usable TUN device.
     #[error("{0}")]
     Device(String),
-    /// The descriptor has no header before packets.
+    /// The device has no virtio_net header before packets.
     #[error("its device has no header before packets")]
     NoHeader,
     /// The descriptor is the router's own device.
     #[error("it handed over the router's own device")]
     OwnDevice,
-    /// The kernel can't promise that the device doesn't block.
+    /// The kernel doesn't support non-blocking reads of the device (RWF_NOWAIT).
     #[error("this kernel has no RWF_NOWAIT for TUN devices")]
     MayBlock,
     /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`].
     #[error("packets took too much time in its network namespace, or in another one of its user, a short while ago")]
     Quarantined,
-    /// Its device hands received packets on to another context of the kernel, where nobody sees what they cost.
+    /// With IFF_NAPI the kernel handles written packets in another context, where their cost can't be measured.
     #[error("its device has IFF_NAPI")]
     Napi,
     /// Its device may have other queues, with other flags.
     #[error("its device has IFF_MULTI_QUEUE")]
     Queues,
-    /// It was deleted while it waited to be attached.
+    /// Its device was deleted while it waited to be attached.
     #[error("its device was deleted")]
     Deleted,
-    /// Packets that are written to it take too long to be received there.
+    /// Packets that are written to its device take too long to be received in its network namespace.
     #[error("packets take too much time in its network namespace")]
     SlowWrites,
-    /// The devices of peers that left are still being closed.
+    /// Too many devices of peers that left are still being closed.
     #[error("too many devices of other peers are still being closed")]
     Busy,
     /// There is no descriptor or memory left to watch the device.
@@ -92,46 +92,46 @@ pub enum StreamReason {
 pub struct Session {
     /// How far it has come.
     pub stage: Stage,
-    /// Who the peer is: from the connect, or from the credentials that it sent.
+    /// The peer's credentials: those of the connection, or those that it has shown.
     pub credentials: PeerCredentials,
-    /// The network namespace in which the connection was made, if the kernel tells it.
+    /// The network namespace in which the connection was made, if the kernel reports it.
     pub namespace: Option<u64>,
     /// How its packets travel.
     pub transport: Transport,
     /// True while its device is kept and waits to be attached.
     pub has_waiting_device: bool,
-    /// What writes to its device cost.
+    /// The cost of writes to its device.
     pub write_meter: WriteMeter,
     /// The offloads that the peer turns on when it is attached.
     pub offloads: Offloads,
-    /// Start of a frame of which the rest is still to come.
+    /// The beginning of a frame of which the rest has not come yet.
     pub partial: Vec<u8>,
-    /// Bytes that are read from the connection in its next turn.
+    /// The maximum number of bytes to read from the connection in its next turn.
     pub turn_len: usize,
     /// Frames towards the peer.
     pub queue: FrameQueue,
-    /// True while the shell tells when the connection has room.
+    /// True while the shell reports when the connection has room.
     pub watches_writable: bool,
-    /// True while the peer is in the list of those to flush after this wake-up.
+    /// True while the peer is in the list of peers to flush at the end of this turn.
     pub to_flush: bool,
-    /// The claim that was refused last, so that it is logged once.
+    /// The address of the last refused claim. It is kept so that the refusal is logged only once.
     pub refused_claim: Option<IpAddr>,
-    /// The name under which the peer asked for its configuration.
+    /// The name of the peer's configuration request.
     pub autoconf_name: Option<u64>,
-    /// How often the peer asked or claimed.
+    /// The number of the peer's configuration requests and claim requests.
     pub autoconf_requests: u8,
-    /// The peer's number in the store, if it is kept there.
+    /// The peer's number in the store, if it is stored.
     pub serial: Option<u64>,
     /// True once it was logged that the peer's rules came too late.
     pub late_rules_logged: bool,
-    /// True once it was logged that the peer sends to a gateway.
+    /// True once it was logged that the peer sends to the gateway of a router.
     pub to_gateway_logged: bool,
-    /// What passed.
+    /// Counters of the peer.
     pub traffic: Traffic,
 }
 
 impl Session {
-    /// A new connection.
+    /// Makes the state of a new connection.
     pub fn new(credentials: PeerCredentials, namespace: Option<u64>, stage: Stage) -> Self {
         Self {
             stage,
@@ -156,20 +156,20 @@ impl Session {
         }
     }
 
-    /// Returns true if its device is read and written by the router.
+    /// Returns true if the peer's device is attached.
     pub fn is_attached(&self) -> bool {
         self.transport == Transport::Tun
     }
 }
 
 impl Default for Session {
-    /// A connection of root's, which has sent nothing yet.
+    /// Makes the state of a connection of root that has sent nothing yet.
     fn default() -> Self {
         Self::new(PeerCredentials { pid: 0, uid: 0, gid: 0 }, None, Stage::Start)
     }
 }
 
-/// Who a peer is, as far as credentials tell: they have no supplementary groups.
+/// Returns the identity that follows from credentials, which have no supplementary groups.
 pub const fn identity(credentials: PeerCredentials) -> Identity {
     Identity { uid: credentials.uid, gid: credentials.gid, groups: Vec::new() }
 }
@@ -184,14 +184,14 @@ pub struct Traffic {
     pub rx_bytes: u64,
     /// Packets queued for the peer.
     pub tx_packets: u64,
-    /// Packets of the peer that went on.
+    /// Packets from the peer that were forwarded.
     pub rx_packets: u64,
-    /// Packets from or to the peer that did not.
+    /// Dropped packets from or to the peer, by reason.
     pub drops: DropCounters,
 }
 
 impl Traffic {
-    /// What the C plugin calls `dropped`: packets that the peer was too slow to take.
+    /// Returns what the C plugin calls `dropped`: the packets that the peer was too slow to take.
     pub const fn dropped(&self) -> u64 {
         self.drops.get(DropReason::QueueFull)
     }
@@ -200,62 +200,62 @@ impl Traffic {
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
-    /// It was closed.
+    /// The peer has closed it.
     #[error("closed")]
     Closed,
     /// Reading or writing failed.
     #[error("{0}")]
     Socket(Fault),
-    /// The device that it handed over was deleted.
+    /// The device that it passed was deleted.
     #[error("its device was deleted")]
     DeviceGone,
-    /// The device that it handed over can't be read.
+    /// The device that it passed can't be read.
     #[error("its device can't be read: {0}")]
     Device(Fault),
-    /// Its stream makes no sense.
+    /// Its stream has an invalid frame.
     #[error("it sent {0}")]
     Frame(#[from] FrameError),
-    /// Its rules make no sense.
+    /// Its rules can't be decoded.
     #[error("it sent a block of {0} bytes that is no list of rules")]
     Rules(usize),
     /// It sent more rules than it may.
     #[error("it sent {count} rules, {limit} are allowed (tuntap-router-max-device-rules)")]
     TooManyRules {
-        /// How many it sent.
+        /// The number of rules that it sent.
         count: usize,
-        /// [`tuntap_core::policy::limits::Limits::device_rules`]
+        /// The limit, [`Limits::device_rules`](crate::policy::limits::Limits::device_rules).
         limit: usize,
     },
-    /// It had no address for long, and made room for another connection.
+    /// It had no address for a long time, and was closed to make room for another connection.
     #[error("it made room for another connection (tuntap-router-unclaimed-timeout)")]
     MadeRoom,
-    /// The credentials that it showed are those of a user who has too many peers.
+    /// The credentials that it has shown are those of a user with too many peers.
     #[error("it showed the credentials of uid {uid}: {error}")]
     TurnedAway {
-        /// Whose they are.
+        /// The user whose credentials they are.
         uid: u32,
-        /// Why that is too many.
+        /// The limit that was reached.
         error: AdmissionError,
     },
-    /// It sent something else than its credentials.
+    /// Its first message has no credentials.
     #[error("it did not send its credentials (set tuntap-use-credentials there, too)")]
     NoCredentials,
-    /// It sent something that looks like credentials and isn't.
+    /// It began with invalid credentials.
     #[error("it sent {0}")]
     BadStart(#[from] BadStart),
-    /// The credentials hook said no.
+    /// The credentials hook refused it.
     #[error("the credentials hook refused uid {uid}, gid {gid}, pid {pid}", uid = .0.uid, gid = .0.gid, pid = .0.pid)]
     Refused(PeerCredentials),
-    /// The credentials hook gave it an address that is not leased to it.
+    /// The credentials hook gave it an address that is not granted to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
-    NotLeased(IpAddr),
-    /// The credentials hook gave it an address that no peer can have.
+    NotGranted(IpAddr),
+    /// The credentials hook gave it an address that no peer may hold.
     #[error("the credentials hook gave it {0}, which is the host's or a router's own, or no host's")]
     Taken(IpAddr),
 }
 
 impl CloseReason {
-    /// Whether the peer is to blame.
+    /// Returns true if the connection was not closed in an orderly way, so that it counts as a fault.
     pub fn is_fault(&self) -> bool {
         !matches!(self, Self::Closed | Self::MadeRoom)
     }

@@ -1,5 +1,5 @@
-//! What the router asks of the world, and what it has the world do. An event loop with descriptors is one; a simulation is
-//! another one.
+//! The interface between the router and its surroundings: what it asks them, and what it makes them do. The router's
+//! process implements it with descriptors; a simulation can implement it without.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
@@ -8,11 +8,11 @@ use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 
 use super::notice::Notice;
-use super::quarantine::{Origin, Record};
+use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use crate::policy::registry::PeerId;
 
-/// What the kernel said when something failed, for people.
+/// The kernel's error message when something failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);
@@ -22,7 +22,7 @@ pub struct Fault(pub String);
 pub enum WriteError {
     /// There is no room for it right now.
     Full,
-    /// It was refused, or there is nothing to write to.
+    /// The kernel refused it, or there is no descriptor to write to.
     Refused,
 }
 
@@ -33,14 +33,14 @@ pub enum SendError {
     Full,
     /// The peer has closed its end.
     Closed,
-    /// Anything else.
+    /// Sending failed for another reason.
     Failed(Fault),
 }
 
-/// A write to a peer's device, and the moments at which it began and ended.
+/// The result of a write to a peer's device, and the times at which it began and ended.
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceWrite {
-    /// Its outcome.
+    /// The result of the write.
     pub result: Result<(), WriteError>,
     /// When it began.
     pub start: Instant,
@@ -48,20 +48,20 @@ pub struct DeviceWrite {
     pub end: Instant,
 }
 
-/// What can be seen of a device that a peer has passed.
+/// The properties of a device that a peer has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceFacts {
-    /// A virtio_net header stands before each packet (IFF_VNET_HDR).
+    /// True if a virtio_net header stands before each packet (IFF_VNET_HDR).
     pub has_header: bool,
-    /// It is the router's own device.
+    /// True if it is the router's own device.
     pub is_own: bool,
-    /// IFF_NAPI is set.
+    /// True if IFF_NAPI is set.
     pub has_napi: bool,
-    /// IFF_MULTI_QUEUE is set.
+    /// True if IFF_MULTI_QUEUE is set.
     pub has_queues: bool,
 }
 
-/// How long the router's thread has run, and how often another one took its place.
+/// The processor time of the router's thread, and the number of its context switches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThreadUsage {
     /// Nanoseconds of processor time (CLOCK_THREAD_CPUTIME_ID).
@@ -70,17 +70,17 @@ pub struct ThreadUsage {
     pub switches: u64,
 }
 
-/// The world around a router. No method may block.
+/// The surroundings of a router. No method may block.
 pub trait Shell {
     // Packets.
 
-    /// Returns true if the router's device takes GSO packets whole.
+    /// Returns true if the router's device takes GSO packets.
     fn tun_takes_gso(&self) -> bool;
 
     /// Writes a packet to the router's device.
     fn write_tun(&mut self, packet: &GsoPacket<'_>) -> Result<(), WriteError>;
 
-    /// Writes a packet that was cut from a GSO packet to the router's device.
+    /// Writes one segment of a GSO packet to the router's device.
     fn write_tun_segment(&mut self, packet: &[u8]) -> Result<(), WriteError>;
 
     /// Writes a packet to a peer's device. `serial` is the peer's number in the store.
@@ -94,30 +94,31 @@ pub trait Shell {
 
     // Connections.
 
-    /// The connection that the router is told of is this peer's from now on. Watches it.
+    /// Stores the connection that is being reported to the router under the id of its peer, and watches it for input.
     fn open(&mut self, peer: PeerId) -> Result<(), Fault>;
 
-    /// Tells the router when a peer's connection has room, or tells it no more.
+    /// Starts or stops calling [`Router::writable`](super::Router::writable) when a peer's connection has room.
     fn watch_writable(&mut self, peer: PeerId, wanted: bool) -> Result<(), Fault>;
 
-    /// No further descriptors are taken from a peer.
+    /// Stops taking descriptors from a peer.
     fn refuse_descriptors(&mut self, peer: PeerId);
 
-    /// Returns true if the peer has closed its end, or is not known.
+    /// Returns true if the peer has closed its end, or is unknown.
     fn is_hung_up(&self, peer: PeerId) -> bool;
 
-    /// Closes a peer's connection and its devices. `everywhere`: also for others who have a copy of the connection.
+    /// Closes a peer's connection and its devices. If `everywhere` is true, the connection is shut down, so that it also
+    /// ends for those who have a copy of it.
     fn close(&mut self, peer: PeerId, everywhere: bool);
 
-    /// Watches the listening sockets, or doesn't.
+    /// Starts or stops watching the listening sockets.
     fn watch_listeners(&mut self, wanted: bool);
 
     // Devices of peers.
 
-    /// Returns true if a peer has passed a descriptor that nothing was done with yet.
+    /// Returns true if a peer has passed a descriptor that was neither accepted nor discarded yet.
     fn has_offer(&self, peer: PeerId) -> bool;
 
-    /// Looks at the device that a peer has passed. An error says why the descriptor is none that can be used.
+    /// Returns the properties of the device that a peer has passed. The error says why the descriptor can't be used.
     fn offered_device(&mut self, peer: PeerId) -> Result<DeviceFacts, String>;
 
     /// Makes the device that a peer has passed the peer's device.
@@ -126,10 +127,10 @@ pub trait Shell {
     /// Closes the descriptor that a peer has passed, if there is one.
     fn discard_offer(&mut self, peer: PeerId);
 
-    /// Reads packets from a peer's device from now on.
+    /// Starts reading packets from a peer's device.
     fn attach(&mut self, peer: PeerId) -> Result<(), Fault>;
 
-    /// Reads a peer's device no more, but keeps it.
+    /// Stops reading a peer's device, but keeps it.
     fn suspend(&mut self, peer: PeerId);
 
     /// Closes a peer's device.
@@ -143,19 +144,19 @@ pub trait Shell {
 
     // Facts.
 
-    /// The MTU of the path to a gateway in bytes, if the kernel knows it.
+    /// Returns the MTU of the path to a gateway in bytes, if the kernel knows it.
     fn path_mtu(&mut self, target: SocketAddr) -> Option<u16>;
 
-    /// The MTU of the router's device in bytes.
+    /// Returns the MTU of the router's device in bytes.
     fn tun_mtu(&self) -> Option<u16>;
 
     /// Returns true if an interface is the device of a router of this instance.
     fn is_router_device(&mut self, interface: u32) -> bool;
 
-    /// The address that the credentials hook gives to a peer; `None` refuses the peer.
+    /// Returns the address that the credentials hook gives to a peer; `None` refuses the peer.
     fn address_for(&mut self, credentials: PeerCredentials) -> Option<Ipv4Addr>;
 
-    /// How long this thread has run.
+    /// Returns the processor time and the context switches of the router's thread.
     fn thread_usage(&self) -> ThreadUsage;
 
     // The log and the store.
@@ -163,15 +164,15 @@ pub trait Shell {
     /// Writes a line to the log.
     fn log(&mut self, notice: &Notice);
 
-    /// A new number in the store.
+    /// Returns a new number for a peer in the store.
     fn new_serial(&mut self) -> u64;
 
-    /// Stores a peer with its connection, or what is new about it, for a router that may follow this one.
+    /// Stores a peer with its connection for the next router, or replaces what is stored of it.
     fn store(&mut self, peer: PeerId, stored: StoredPeer);
 
-    /// Takes a peer out of the store.
+    /// Removes a peer from the store.
     fn unstore(&mut self, serial: u64);
 
-    /// Stores that devices of an origin are not attached for some time.
-    fn store_quarantine(&mut self, origin: Origin, record: Record);
+    /// Stores the quarantine of an offender for the next router.
+    fn store_quarantine(&mut self, offender: Offender, record: Record);
 }

@@ -1,4 +1,4 @@
-//! What can be seen of the peers from outside: for statistics, and for tests.
+//! A read-only view of the peers, for the statistics and for tests.
 
 use std::net::IpAddr;
 
@@ -9,27 +9,28 @@ use super::session::{StreamReason, Traffic, Transport};
 use crate::peers::Peer;
 use crate::policy::registry::PeerId;
 
-/// A peer, as it is at one moment.
+/// A read-only view of a peer.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerView<'a>(&'a Peer);
 
 impl<'a> PeerView<'a> {
-    /// Its id.
+    /// Returns its id.
     pub const fn id(self) -> PeerId {
         self.0.id
     }
 
-    /// Who it is.
+    /// Returns its credentials.
     pub const fn credentials(self) -> PeerCredentials {
         self.0.session.credentials
     }
 
-    /// The addresses that it holds, that of IPv4 first.
+    /// Returns the addresses that it holds, the IPv4 address first.
     pub fn addresses(self) -> impl Iterator<Item = IpAddr> + 'a {
         self.0.claims.held()
     }
 
-    /// The names of the offloads that its device has, if the router reads and writes the device; else why it doesn't.
+    /// Returns the names of its device's offloads, if the device is attached; else the reason why its packets travel in
+    /// frames.
     pub fn offloads(self) -> Result<Vec<&'static str>, &'a StreamReason> {
         match &self.0.session.transport {
             Transport::Tun => Ok(self.0.session.offloads.names()),
@@ -37,39 +38,39 @@ impl<'a> PeerView<'a> {
         }
     }
 
-    /// What passed.
+    /// Returns its counters.
     pub const fn traffic(self) -> &'a Traffic {
         &self.0.session.traffic
     }
 
-    /// Bytes that wait to be sent to it.
+    /// Returns the number of bytes in its queue.
     pub const fn queued(self) -> usize {
         self.0.session.queue.len()
     }
 
-    /// Bytes of a frame that has come in part.
+    /// Returns the number of bytes of a frame that has come only in part.
     pub const fn partial(self) -> usize {
         self.0.session.partial.len()
     }
 
-    /// The number of rules that it sent.
+    /// Returns the number of rules that it sent.
     pub const fn rules(self) -> usize {
         self.0.rules.len()
     }
 
-    /// Its number in the store, if it is kept there.
+    /// Returns its number in the store, if it is stored.
     pub const fn serial(self) -> Option<u64> {
         self.0.session.serial
     }
 }
 
 impl Router {
-    /// All peers.
+    /// Returns all peers.
     pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         self.forwarder.peers.iter().map(PeerView)
     }
 
-    /// A peer that still lives.
+    /// Returns a peer, unless it is closed.
     pub fn peer(&self, id: PeerId) -> Option<PeerView<'_>> {
         self.forwarder.peers.get(id).map(PeerView)
     }

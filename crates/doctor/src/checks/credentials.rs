@@ -185,7 +185,7 @@ impl Meeting<'_> {
             return None;
         }
         let identity = Identity { uid, gid, groups: Vec::new() };
-        let leases = self.policy().leases;
+        let leases = self.policy().grants;
         let mut fixed = self.device.addresses.iter().map(IpNet::addr);
         if let Some(address) = fixed.find(|address| !leases.allow(*address, &identity)) {
             return Some(Some(address));

@@ -1,5 +1,5 @@
-//! Peers that went back to frames because packets took too much time in their namespaces, and how they come back: the
-//! router keeps the device, doesn't touch it, and attaches it again when the [`super::quarantine`] is over.
+//! Peers that were detached because packets took too much time in their namespaces. The router keeps such a peer's device
+//! without reading or writing it, and attaches it again when the [`super::quarantine`] is over.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,30 +8,30 @@ use std::time::{Duration, Instant};
 use super::Router;
 use super::meter::{Cost, Verdict};
 use super::notice::Notice;
-use super::quarantine::Origin;
+use super::quarantine::Offender;
 use super::session::{StreamReason, Transport};
 use super::shell::Shell;
 use crate::policy::registry::PeerId;
 
-/// How long to wait where something is in the way of a peer that may come back: half a frame, say.
+/// How long to wait if a peer can't be attached again yet, for instance because a frame has come only in part.
 const NEXT_TRY: Duration = Duration::from_secs(1);
 
-/// When which peer's device may be attached again. A peer that is gone stays here until then.
+/// The peers to attach again, ordered by time. A peer that is closed meanwhile stays in the queue until its time.
 #[derive(Debug, Default)]
-pub struct Probations(BinaryHeap<Reverse<(Instant, u32, u32)>>);
+pub struct ReattachQueue(BinaryHeap<Reverse<(Instant, u32, u32)>>);
 
-impl Probations {
-    /// Takes note of a peer.
+impl ReattachQueue {
+    /// Adds a peer, whose device may be attached again at `end`.
     pub fn add(&mut self, id: PeerId, end: Instant) {
         self.0.push(Reverse((end, id.index, id.generation)));
     }
 
-    /// When the next one is over.
+    /// Returns the time at which the next peer may be attached again.
     pub fn next_end(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((end, ..))| *end)
     }
 
-    /// Takes out a peer whose time is over.
+    /// Removes and returns a peer whose time has come.
     fn take(&mut self, now: Instant) -> Option<PeerId> {
         let Reverse((_, index, generation)) = if self.next_end()? <= now { self.0.pop()? } else { return None };
         Some(PeerId { index, generation })
@@ -39,29 +39,29 @@ impl Probations {
 }
 
 impl Router {
-    /// Does what follows from what a write to a peer cost.
+    /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: Verdict) {
         match verdict {
             Verdict::Usual => {}
             Verdict::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
             Verdict::Suspicious(cost) => {
-                if let Some(origin) = self.origin(id)
-                    && self.quarantine.knows(origin, self.now)
+                if let Some(offender) = self.offender(id)
+                    && self.quarantine.has_record(offender, self.now)
                 {
-                    self.punish(shell, id, origin, cost);
+                    self.put_into_quarantine(shell, id, offender, cost);
                 }
             }
             Verdict::TooExpensive(cost) => {
-                if let Some(origin) = self.origin(id) {
-                    self.punish(shell, id, origin, cost);
+                if let Some(offender) = self.offender(id) {
+                    self.put_into_quarantine(shell, id, offender, cost);
                 }
             }
         }
     }
 
-    fn punish(&mut self, shell: &mut impl Shell, id: PeerId, origin: Origin, cost: Cost) {
-        let record = self.quarantine.add(origin, self.now);
-        shell.store_quarantine(origin, record);
+    fn put_into_quarantine(&mut self, shell: &mut impl Shell, id: PeerId, offender: Offender, cost: Cost) {
+        let record = self.quarantine.add(offender, self.now);
+        shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
         self.note_peer_fault(shell, id, |who| Notice::Detached { who, cost, period: record.period });
         if let Some(peer) = self.forwarder.peers.get_mut(id)
@@ -70,24 +70,25 @@ impl Router {
         {
             shell.suspend(id);
             peer.session.has_waiting_device = true;
-            self.probations.add(id, record.end);
+            self.reattach_queue.add(id, record.end);
         }
         self.refuse_attachment(shell, id);
     }
 
-    fn origin(&self, id: PeerId) -> Option<Origin> {
+    fn offender(&self, id: PeerId) -> Option<Offender> {
         let session = &self.forwarder.peers.get(id)?.session;
-        Some(Origin::of(session.credentials.uid, session.namespace))
+        Some(Offender::of(session.credentials.uid, session.namespace))
     }
 
-    /// Attaches the devices again whose time is over.
+    /// Attaches the devices again whose time has come.
     pub(super) fn attach_again(&mut self, shell: &mut impl Shell) {
-        while let Some(id) = self.probations.take(self.now) {
+        while let Some(id) = self.reattach_queue.take(self.now) {
             let Some(peer) = self.forwarder.peers.get_mut(id) else { continue };
             let session = &mut peer.session;
-            // A router that follows this one goes on with whole frames.
+            // If this router dies, the next one goes on with whole frames. So nothing may be left of a frame in either
+            // direction.
             if shell.is_closing_many() || !session.queue.is_empty() || !session.partial.is_empty() {
-                self.probations.add(id, self.now + NEXT_TRY);
+                self.reattach_queue.add(id, self.now + NEXT_TRY);
                 continue;
             }
             if !std::mem::take(&mut session.has_waiting_device) {
@@ -112,15 +113,15 @@ mod tests {
     fn peers_come_back_in_order() {
         let start = Instant::now();
         let [first, second] = [1, 2].map(|index| PeerId { index, generation: index });
-        let mut probations = Probations::default();
-        assert_eq!(probations.next_end(), None);
-        probations.add(second, start + NEXT_TRY * 2);
-        probations.add(first, start + NEXT_TRY);
-        assert_eq!(probations.next_end(), Some(start + NEXT_TRY));
-        assert_eq!(probations.take(start), None);
+        let mut reattach_queue = ReattachQueue::default();
+        assert_eq!(reattach_queue.next_end(), None);
+        reattach_queue.add(second, start + NEXT_TRY * 2);
+        reattach_queue.add(first, start + NEXT_TRY);
+        assert_eq!(reattach_queue.next_end(), Some(start + NEXT_TRY));
+        assert_eq!(reattach_queue.take(start), None);
         let end = start + NEXT_TRY * 2;
         assert_eq!(
-            [probations.take(end), probations.take(end), probations.take(end)],
+            [reattach_queue.take(end), reattach_queue.take(end), reattach_queue.take(end)],
             [Some(first), Some(second), None]
         );
     }

@@ -1,5 +1,5 @@
-//! What the master tells a running router: users and groups that leases are for, and that weren't there at the start. The
-//! router itself has no files to look them up in.
+//! Grants that the master sends to a running router: those to users and groups that didn't exist at the start. The router's
+//! process can't look up users and groups itself, because it has no access to files.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,18 +12,19 @@ use super::event_loop::EventLoop;
 use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_sys::socket;
 
-/// Grants in one message, which is bounded by the length of messages between two sockets.
-const MAX_LEASES: usize = 256;
+/// The maximum number of grants in one message. The socket bounds the length of a message.
+const MAX_GRANTS: usize = 256;
 
-/// Longest message, in bytes: a lease takes a hundred at most.
-const MAX_MESSAGE_LEN: usize = MAX_LEASES * 128;
+/// The maximum length of a message in bytes. A grant takes a hundred at most.
+const MAX_MESSAGE_LEN: usize = MAX_GRANTS * 128;
 
-/// Messages taken in one wake-up.
+/// Messages that are read in one turn.
 const BUDGET: usize = 16;
 
-/// A way from the master to a router. Made before the fork; what the router has not read yet, the next one reads.
+/// A pair of sockets from the master to a router, made before the fork. If a router dies before it has read a message, the
+/// next router reads it.
 #[derive(Debug)]
-pub struct News {
+pub struct GrantUpdates {
     write_end: OwnedFd,
     read_end: OwnedFd,
 }
@@ -36,27 +37,27 @@ struct Granted {
     id: u32,
 }
 
-impl News {
-    /// Makes the way.
+impl GrantUpdates {
+    /// Makes the sockets.
     pub fn new() -> nix::Result<Self> {
         let (write_end, read_end) = socket::message_pair()?;
         Ok(Self { write_end, read_end })
     }
 
-    /// The descriptors that have to stay open.
+    /// Returns the descriptors that have to stay open.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.write_end.as_fd(), self.read_end.as_fd()]
     }
 
-    /// Where the router hears of them.
+    /// Returns the descriptor from which the router reads.
     pub fn read_end(&self) -> BorrowedFd<'_> {
         self.read_end.as_fd()
     }
 
-    /// Tells the router whom leases are for now. EAGAIN if it hasn't read the last news yet.
-    pub fn tell(&self, leases: &[Grant]) -> nix::Result<()> {
-        for part in leases.chunks(MAX_LEASES) {
-            let granted: Vec<_> = part.iter().filter_map(|lease| Granted::of(*lease)).collect();
+    /// Sends grants to the router. Fails with EAGAIN if the router hasn't read the earlier messages yet.
+    pub fn send(&self, grants: &[Grant]) -> nix::Result<()> {
+        for part in grants.chunks(MAX_GRANTS) {
+            let granted: Vec<_> = part.iter().filter_map(|grant| Granted::of(*grant)).collect();
             let bytes = serde_json::to_vec(&granted).map_err(|_| Errno::EINVAL)?;
             socket::send(self.write_end.as_fd(), &bytes)?;
         }
@@ -74,22 +75,24 @@ impl Granted {
         Some(Self { address: prefix.addr(), prefix_len: prefix.prefix_len(), is_group, id })
     }
 
-    fn lease(self) -> Option<Grant> {
+    fn grant(self) -> Option<Grant> {
         let holder = if self.is_group { Holder::Group(self.id) } else { Holder::User(self.id) };
         Some(Grant { prefix: IpNet::new(self.address, self.prefix_len).ok()?, holder })
     }
 }
 
 impl EventLoop<'_> {
-    /// Reads what the master tells.
-    pub(super) fn read_news(&mut self) {
+    /// Reads the grants that the master has sent.
+    pub(super) fn read_grant_updates(&mut self) {
         let mut buffer = vec![0; MAX_MESSAGE_LEN];
         for _ in 0..BUDGET {
-            let Ok((count @ 1.., _)) = socket::recv_with_descriptor(self.io.setup.news.read_end(), &mut buffer) else {
+            let Ok((count @ 1.., _)) =
+                socket::recv_with_descriptor(self.io.setup.grant_updates.read_end(), &mut buffer)
+            else {
                 break;
             };
             let granted: Vec<Granted> = serde_json::from_slice(&buffer[..count]).unwrap_or_default();
-            self.router.grant(granted.into_iter().filter_map(Granted::lease));
+            self.router.grant(granted.into_iter().filter_map(Granted::grant));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the peers: where their packets go.
+//! Packets from the peers: where they go.
 
 use std::net::IpAddr;
 
@@ -12,18 +12,18 @@ use super::{CredentialsCheck, Router};
 use crate::policy::account::ROOT;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use crate::policy::verdict::Outward;
+use crate::policy::verdict::Outbound;
 
 impl Router {
-    /// Sends a peer's packet on, or counts why it goes nowhere.
-    pub(super) fn forward_outward(
+    /// Forwards a peer's packet, or counts why it is dropped.
+    pub(super) fn forward_outbound(
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
         packet: Result<GsoPacket<'_>, DropReason>,
     ) {
-        self.outward_streak += 1;
-        match packet.and_then(|packet| self.send_outward(shell, id, &packet)) {
+        self.outbound_streak += 1;
+        match packet.and_then(|packet| self.send_outbound(shell, id, &packet)) {
             Ok(()) => {
                 if let Some(peer) = self.forwarder.peers.get_mut(id) {
                     peer.session.traffic.rx_packets += 1;
@@ -33,12 +33,12 @@ impl Router {
         }
     }
 
-    fn send_outward(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
-        let mut verdict = self.forwarder.outward(id, packet.packet());
-        if let Outward::Contested { holder, .. } = verdict.to
+    fn send_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
+        let mut verdict = self.forwarder.outbound(id, packet.packet());
+        if let Outbound::Contested { holder, .. } = verdict.to
             && self.close_if_dead(shell, holder)
         {
-            verdict = self.forwarder.outward(id, packet.packet());
+            verdict = self.forwarder.outbound(id, packet.packet());
         }
         if let Some(address) = verdict.claimed {
             self.note_claim(shell, id, address);
@@ -47,24 +47,24 @@ impl Router {
             self.store(shell, id);
         }
         match verdict.to {
-            Outward::Drop(reason) => {
+            Outbound::Drop(reason) => {
                 self.note_refused_packet(shell, id, reason, packet.packet());
                 Err(reason)
             }
-            Outward::Reject(reason) => {
-                self.reject_outward(shell, id, packet.packet());
+            Outbound::Reject(reason) => {
+                self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }
-            Outward::Tun => self.send_to_tun(shell, packet),
-            Outward::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
-            Outward::Peer(other) => {
-                // If the other peer doesn't get it, that is counted already.
+            Outbound::Tun => self.send_to_tun(shell, packet),
+            Outbound::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
+            Outbound::Peer(other) => {
+                // If the delivery fails, the packet has already been counted as dropped.
                 if self.deliver(shell, other, packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_outward(shell, id, packet.packet());
+                    self.too_big_for_frame_outbound(shell, id, packet.packet());
                 }
                 Ok(())
             }
-            Outward::Contested { address, .. } => {
+            Outbound::Contested { address, .. } => {
                 if let Some(peer) = self.forwarder.peers.get(id) {
                     let notice = Notice::AddressHeld { address, credentials: peer.session.credentials };
                     self.note_refused_claim(shell, id, address, &notice);
@@ -74,8 +74,9 @@ impl Router {
         }
     }
 
-    /// Writes a packet to the router's device. The kernel's refusals are the packet's end, not the router's: EIO while the
-    /// device is down, EINVAL for what it can't parse, ENOBUFS without memory. That the device is gone shows when it is read.
+    /// Writes a packet to the router's device. If the kernel refuses the packet, only the packet is lost: EIO while the
+    /// device is down, EINVAL for a packet that it can't parse, ENOBUFS without memory. If the device was deleted, the next
+    /// read of it shows that.
     pub(super) fn send_to_tun(&mut self, shell: &mut impl Shell, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
         let totals = &mut self.counters.totals;
         let mut result = Ok(());
@@ -96,7 +97,7 @@ impl Router {
         result
     }
 
-    /// Takes note of a peer that got an address.
+    /// Counts and logs that a peer got an address.
     pub(super) fn note_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
         self.counters.totals.claims += 1;
         self.admission.claimed(id);
@@ -105,7 +106,7 @@ impl Router {
         self.note_peer(shell, account, &Notice::Joined { address, credentials });
     }
 
-    /// Writes a line on a claim that was refused: one for each address that a peer tries to take.
+    /// Logs that a claim was refused. A claim of the same address as the last time is not logged again.
     pub(super) fn note_refused_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr, notice: &Notice) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let account = peer.account();
@@ -114,10 +115,10 @@ impl Router {
         }
     }
 
-    /// What its operator has to know of a packet that a peer must not send: there is an option that would allow it.
+    /// Logs why a peer must not send a packet, for those reasons that the operator can change by an option.
     fn note_refused_packet(&mut self, shell: &mut impl Shell, id: PeerId, reason: DropReason, packet: &Packet<'_>) {
         match reason {
-            DropReason::NotLeased => self.note_not_granted(shell, id, packet.src()),
+            DropReason::NotGranted => self.note_not_granted(shell, id, packet.src()),
             DropReason::ToGateway => self.note_to_gateway(shell, id, packet.dst()),
             DropReason::NotClaimable => self.note_not_claimable(shell, id, packet.src(), Unclaimable::Place),
             DropReason::AddressShare => {
@@ -141,7 +142,7 @@ impl Router {
         }
     }
 
-    /// Writes one line for each peer.
+    /// Logs that a peer sends to a gateway, once for each peer.
     fn note_to_gateway(&mut self, shell: &mut impl Shell, id: PeerId, destination: IpAddr) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         if !std::mem::replace(&mut peer.session.to_gateway_logged, true) {

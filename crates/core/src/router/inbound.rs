@@ -1,4 +1,4 @@
-//! Towards the peers: packets from the TUN device and from other routers.
+//! Packets towards the peers: from the TUN device and from other routers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -9,13 +9,13 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 use super::Router;
 use super::shell::Shell;
 use crate::policy::drops::DropReason;
-use crate::policy::verdict::{Inward, Origin};
+use crate::policy::verdict::{Inbound, PacketSource};
 
-/// Packets read from the TUN device, or datagrams from the gateway, before the peers get their turn. The TUN device may
-/// be read for as many as the peers have sent since its last turn.
+/// Packets that are read from the TUN device, or datagrams that are read from the gateway, in one turn. If the peers have
+/// sent more packets since the last turn of the TUN device, so many are read from it.
 pub const PACKET_BUDGET: usize = 64;
 
-/// By which way a packet came that is on its way to the peers.
+/// The way by which a packet towards the peers came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ingress {
     /// The TUN device.
@@ -25,28 +25,29 @@ pub enum Ingress {
 }
 
 impl Router {
-    /// Packets that the shell may read from the TUN device in the turn that begins now.
+    /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
     pub fn begin_tun_turn(&mut self) -> usize {
-        std::mem::take(&mut self.outward_streak).max(PACKET_BUDGET)
+        std::mem::take(&mut self.outbound_streak).max(PACKET_BUDGET)
     }
 
     /// Returns true if the TUN device is to be read before the next event is handled. All packets towards the peers come by
-    /// the one device, those of a flood among vassals, too. With one turn beside many peers' turns its queue would overflow,
-    /// and the honest would receive nothing any more.
+    /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
+    /// overflow, and honest peers would receive nothing any more.
     pub const fn is_tun_turn_due(&self) -> bool {
-        self.outward_streak >= PACKET_BUDGET
+        self.outbound_streak >= PACKET_BUDGET
     }
 
-    /// A packet was read from the TUN device, its header first, between these moments.
+    /// Handles a packet that was read from the TUN device between `start` and `end`; `bytes` begin with its virtio_net
+    /// header.
     pub fn tun_packet(&mut self, shell: &mut impl Shell, bytes: &[u8], start: Instant, end: Instant) {
         self.advance(end);
         self.work.record_read(bytes.len(), start, end, || shell.thread_usage());
         self.counters.totals.tun_rx_packets += 1;
         self.counters.totals.tun_rx_bytes += bytes.len().saturating_sub(VNET_HEADER_LEN) as u64;
-        self.forward_inward(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
+        self.forward_inbound(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
     }
 
-    /// A datagram came to the gateway, by this interface.
+    /// Handles a datagram that came to the gateway by `interface`.
     pub fn datagram(
         &mut self,
         shell: &mut impl Shell,
@@ -56,17 +57,18 @@ impl Router {
         now: Instant,
     ) {
         self.advance(now);
-        // A socket for both versions shows IPv4 addresses inside of IPv6 ones (ipv6(7)).
+        // A socket for both versions shows IPv4 addresses as IPv4-mapped IPv6 addresses (ipv6(7)).
         if let Some(reason) = self.datagram_refusal(shell, source.ip().to_canonical(), interface) {
             return self.count_drop(None, reason);
         }
         self.counters.totals.gateway_rx_packets += 1;
         self.counters.totals.gateway_rx_bytes += bytes.len() as u64;
-        self.forward_inward(shell, Ingress::Gateway(source), GsoPacket::finished(bytes).map_err(DropReason::from));
+        self.forward_inbound(shell, Ingress::Gateway(source), GsoPacket::finished(bytes).map_err(DropReason::from));
     }
 
-    /// Why a datagram is not another router's. What came by a router's device is a peer's, whatever its source says: the
-    /// kernel may have let it in by a way that the check of peers' packets doesn't know.
+    /// Returns why a datagram is not accepted as another router's. A datagram that came by a router's device was sent by a
+    /// peer, whatever its source address says: the kernel may have let it in by a way that the check of peers' packets
+    /// doesn't cover.
     fn datagram_refusal(
         &mut self,
         shell: &mut impl Shell,
@@ -82,24 +84,24 @@ impl Router {
         (!self.forwarder.accepts_datagrams_of(source)).then_some(DropReason::GatewaySource)
     }
 
-    fn forward_inward(&mut self, shell: &mut impl Shell, ingress: Ingress, packet: Result<GsoPacket<'_>, DropReason>) {
+    fn forward_inbound(&mut self, shell: &mut impl Shell, ingress: Ingress, packet: Result<GsoPacket<'_>, DropReason>) {
         let packet = match packet {
             Ok(packet) => packet,
             Err(reason) => return self.count_drop(None, reason),
         };
-        let origin = match ingress {
-            Ingress::Tun => Origin::Tun,
-            Ingress::Gateway(_) => Origin::Gateway,
+        let from = match ingress {
+            Ingress::Tun => PacketSource::Tun,
+            Ingress::Gateway(_) => PacketSource::Gateway,
         };
-        match self.forwarder.inward(origin, packet.packet()).to {
-            Inward::Peer(id) => {
+        match self.forwarder.inbound(from, packet.packet()).to {
+            Inbound::Peer(id) => {
                 if self.deliver(shell, id, &packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_inward(shell, ingress, id, packet.packet());
+                    self.too_big_for_frame_inbound(shell, ingress, id, packet.packet());
                 }
             }
-            Inward::Drop(reason, holder) => self.count_drop(holder, reason),
-            Inward::Reject(reason, holder) => {
-                self.reject_inward(shell, ingress, holder, packet.packet());
+            Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
+            Inbound::Reject(reason, holder) => {
+                self.reject_inbound(shell, ingress, holder, packet.packet());
                 self.count_drop(holder, reason);
             }
         }
