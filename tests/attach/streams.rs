@@ -5,11 +5,11 @@ use std::net::UdpSocket;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::processes::descriptors;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{c_vassal, emperor, start_attached, stream_reason, total, vassal};
 
@@ -75,7 +75,7 @@ fn cut_datagrams_bear_their_checksums() {
 
 #[test]
 fn our_vassal_streams_to_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     let net = emperor.start_vassal(&vassal("v1", V1));
     assert_eq!(pings_answered(&net, EMPEROR, 5, &["-s", "1472"]), 5);
     assert!(tcp_round_trip(&emperor.netns, EMPEROR, &net, LENGTH / 2).expect("TCP to the Emperor"));

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::processes::send;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{Vassal, addresses, emperor, emperor_on, pings, v4};
 
@@ -74,8 +74,8 @@ fn assert_started_anew(emperor: &Emperor, before: &[&str], now: &[&str], because
 }
 
 #[track_caller]
-fn assert_renamed_device_works(host: Host) {
-    let emperor = emperor_on(host).start();
+fn assert_renamed_device_works(uwsgi: Uwsgi) {
+    let emperor = emperor_on(uwsgi).start();
     let net = assert_started_anew(
         &emperor,
         &[AUTO],
@@ -87,12 +87,12 @@ fn assert_renamed_device_works(host: Host) {
 
 #[test]
 fn renamed_device() {
-    assert_renamed_device_works(Host::usual());
+    assert_renamed_device_works(Uwsgi::usual());
 }
 
 #[test]
-fn renamed_device_on_the_other_host() {
-    assert_renamed_device_works(Host::usual().other());
+fn renamed_device_on_the_other_uwsgi() {
+    assert_renamed_device_works(Uwsgi::usual().other());
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn device_that_is_deleted_in_the_middle_of_a_reload() {
 #[test]
 fn instance_without_emperor_keeps_its_network() {
     let emperor = emperor().start();
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1", "master = true", "uid = 65534", "gid = 65534"])
         .lines(&["socket = 127.0.0.1:3031", "exec-as-root = ip link set lo up"])
         .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));

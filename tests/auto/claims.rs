@@ -5,9 +5,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{freeze, thaw};
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, netns_with_v6, pings, v4, with_v6};
@@ -30,7 +30,7 @@ fn fixed_address_needs_no_ping() {
 
 #[test]
 fn fixed_address_and_gateway_with_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     let net = fixed(&emperor, "app", V1).line("tuntap-device-gateway = 192.168.0.1").start(&emperor);
     wait::until_true("the C router knows the address", wait::LONG, || emperor.stats().peer(V1).is_some());
     assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR));
@@ -40,7 +40,7 @@ fn fixed_address_and_gateway_with_a_c_router() {
 /// A C router would take a part of the address for one of IPv4.
 #[test]
 fn fixed_ipv6_address_is_not_claimed_from_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start_in(netns_with_v6());
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start_in(netns_with_v6());
     // Bytes 4 to 7 of this one could be an address of IPv4.
     let vassal = Vassal::bare(&emperor, Subject::Ours, "six")
         .line("tuntap-device = uwsgi0 {dir}/t.sock")
@@ -109,11 +109,11 @@ fn auto_without_credentials_names_them() {
 
 #[test]
 fn auto_with_a_c_router_says_why_not() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     Vassal::auto(&emperor, "app").line("tuntap-device-timeout = 2").add(&emperor);
     emperor.log.wait_for("it is a router of the C plugin, which knows nothing of auto", wait::LONG);
     // Its vassals are none the worse for it.
-    let net = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "v1", V1, EMPEROR));
+    let net = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::C, "v1", V1, EMPEROR));
     assert!(pings(&net, EMPEROR));
 }
 
@@ -149,8 +149,8 @@ fn address_that_is_not_leased_is_refused_by_name() {
 #[test]
 fn vassals_of_all_kinds_live_side_by_side() {
     let emperor = emperor().start();
-    let c = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "c", V1, EMPEROR));
-    let long = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "long", V2, EMPEROR));
+    let c = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::C, "c", V1, EMPEROR));
+    let long = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "long", V2, EMPEROR));
     let mut raw = emperor.peer(Ipv4Addr::new(192, 168, 0, 4));
     let autos: Vec<_> = ["a", "b"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
     for auto in &autos {

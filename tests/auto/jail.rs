@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::Host;
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::Uwsgi;
 use crate::common::{http, wait};
 use crate::world::{EMPEROR_V6, HOST, OUTSIDE, Vassal, emperor, emperor_on, host_and_outside, pings, v4, v6, with_v6};
 
@@ -26,7 +26,7 @@ fn jail(emperor: &Emperor) -> std::path::PathBuf {
 /// An Emperor whose vassals may have an empty root directory. A uWSGI with Python inside starts Python behind the chroot,
 /// also without an application, and ends if Python's library isn't there.
 fn emperor_without_python() -> EmperorIni {
-    emperor_on(Host::Distribution)
+    emperor_on(Uwsgi::Distribution)
 }
 
 /// An Emperor between its vassals and the world.
@@ -113,7 +113,7 @@ fn servers_of_both_families_are_written() {
 /// What a uWSGI with Python inside needs in its jail, and no more.
 #[test]
 fn chroot_with_pythons_library_has_an_application() {
-    let emperor = emperor_on(Host::Pypi).line("emperor-use-clone = net,fs").start();
+    let emperor = emperor_on(Uwsgi::Pypi).line("emperor-use-clone = net,fs").start();
     let jail = jail(&emperor);
     // Of the interpreter that this uWSGI was built with.
     let asked =
@@ -154,7 +154,7 @@ fn application_without_programs_reaches_the_world() {
     fs::write(emperor.path("app.py"), app).expect("own folder");
     OUTSIDE.iter().for_each(|address| serve_outside(&outside, address));
     let vassal = Vassal::auto(&emperor, "app")
-        .line(emperor.host.python_line().trim_end())
+        .line(emperor.uwsgi.python_line().trim_end())
         .line("http-socket = :8080")
         .line("wsgi-file = {dir}/app.py");
     let net = without_programs(vassal).start(&emperor);

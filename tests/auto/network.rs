@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 
 use crate::common::emperor::{EMPEROR, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::tcp_round_trip;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, emperor_on, netns_with_v6, pings, v4, v6, with_v6};
 
 #[track_caller]
-fn assert_two_lines_are_enough(host: Host) {
-    let emperor = with_v6(emperor_on(host)).start_in(netns_with_v6());
+fn assert_two_lines_are_enough(uwsgi: Uwsgi) {
+    let emperor = with_v6(emperor_on(uwsgi)).start_in(netns_with_v6());
     let net = Vassal::auto(&emperor, "app").start(&emperor);
     let (v4, v6) = (v4(&net), v6(&net));
     assert_eq!(addresses(&net, "uwsgi0"), [format!("{v4}/24"), format!("{v6}/64")]);
@@ -30,12 +30,12 @@ fn assert_two_lines_are_enough(host: Host) {
 
 #[test]
 fn two_lines_are_a_network() {
-    assert_two_lines_are_enough(Host::usual());
+    assert_two_lines_are_enough(Uwsgi::usual());
 }
 
 #[test]
-fn two_lines_are_a_network_on_the_other_host() {
-    assert_two_lines_are_enough(Host::usual().other());
+fn two_lines_are_a_network_on_the_other_uwsgi() {
+    assert_two_lines_are_enough(Uwsgi::usual().other());
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn vassals_of_all_kinds_of_starts_have_one_address() {
 #[test]
 fn instance_without_an_emperor_has_a_network() {
     let emperor = emperor().start();
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1", "master = true", "socket = 127.0.0.1:3031", "uid = 65534"])
         .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));
     let instance = ini.launch();
@@ -262,7 +262,7 @@ fn two_devices_are_reached_by_both_their_addresses() {
 #[test]
 fn two_devices_of_two_routers_answer_beyond_their_networks() {
     let emperor = emperor().start();
-    let router = EmperorIni::bare(emperor.host, Subject::Ours)
+    let router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
         .address(std::net::Ipv4Addr::new(10, 9, 0, 1))

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::Subject;
 use crate::common::processes::{freeze, send, thaw};
 use crate::common::raw_peer::RawPeer;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{Vassal, emperor, netns_with_v6, pings, v4, v6, with_v6};
 
@@ -74,7 +74,7 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
     let routers = with_v6(emperor().line("tuntap-router-lease = 192.168.0.9 1000").line("chmod-socket = 666"));
     let emperor = routers.start_in(netns_with_v6());
     // Its router is another instance than its Emperor.
-    let second = EmperorIni::bare(emperor.host, Subject::Ours)
+    let second = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&[
             "master = true",
@@ -112,7 +112,7 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
 #[test]
 fn lost_address_is_named_and_tried_again() {
     let emperor = emperor().start();
-    let mut router = EmperorIni::bare(emperor.host, Subject::Ours)
+    let mut router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
         .address(ROUTER)
@@ -150,7 +150,7 @@ struct Changed {
 impl Changed {
     fn new(lines: &[&str]) -> Self {
         let emperor = emperor().start();
-        let router = EmperorIni::bare(emperor.host, Subject::Ours)
+        let router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
             .router("second0 {dir}/t.sock {dir}/stats.sock")
             .lines(&["master = true", "chmod-socket = 666"])
             .lines(lines)

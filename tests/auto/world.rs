@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 
@@ -13,11 +13,11 @@ pub const EMPEROR_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 
 /// An Emperor whose router gives IPv4 addresses.
 pub fn emperor() -> EmperorIni {
-    emperor_on(Host::usual())
+    emperor_on(Uwsgi::usual())
 }
 
-pub fn emperor_on(host: Host) -> EmperorIni {
-    EmperorIni::new(host, Subject::Ours).line("tuntap-router-address = 192.168.0.1/24")
+pub fn emperor_on(uwsgi: Uwsgi) -> EmperorIni {
+    EmperorIni::new(uwsgi, Subject::Ours).line("tuntap-router-address = 192.168.0.1/24")
 }
 
 /// With IPv6 addresses, too. For [`netns_with_v6`].
@@ -62,7 +62,7 @@ impl Vassal {
     pub fn bare(emperor: &Emperor, plugin: Subject, name: &str) -> Self {
         let head = format!(
             "[uwsgi]\n{}master = true\nprocesses = 1\njailed = true\nsocket = 127.0.0.1:3031\n",
-            emperor.host.plugin_lines(plugin)
+            emperor.uwsgi.plugin_lines(plugin)
         );
         Self { name: name.to_owned(), text: head }.uid(NOBODY)
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
+use crate::common::uwsgi::Uwsgi;
 use crate::repository::{building, check_out, command, root, run};
 use crate::routing::assert_routes_by_itself;
 use crate::sources::{profile, sources};
@@ -53,7 +53,7 @@ fn binary_that_pip_installs_routes() {
         run(command(environment.join("bin/python"))
             .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps", "--no-cache-dir"])
             .arg("--no-build-isolation")
-            .arg(Host::Pypi.sdist())
+            .arg(Uwsgi::Pypi.sdist())
             .env(EMBED, by_path())
             .env("UWSGI_PROFILE", profile()));
     }

@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
+use crate::common::uwsgi::Uwsgi;
 use crate::repository::{building, command, make, run};
 use crate::sources::{profile, sources};
 
@@ -57,7 +57,7 @@ fn pyuwsgi_is_refused() {
         ),
     );
     let version = run(command(&script).arg("--version"));
-    assert_eq!(version.trim(), Host::Pypi.version(), "the script starts uWSGI");
+    assert_eq!(version.trim(), Uwsgi::Pypi.version(), "the script starts uWSGI");
     assert_refused(&script, "can't load plugins");
 }
 
@@ -74,7 +74,7 @@ fn static_uwsgi_is_refused() {
             .current_dir(&sources));
     }
     let binary = sources.join("uwsgi");
-    assert_eq!(run(command(&binary).arg("--version")).trim(), Host::Pypi.version());
+    assert_eq!(run(command(&binary).arg("--version")).trim(), Uwsgi::Pypi.version());
     assert_refused(&binary, "can't load plugins");
 }
 
@@ -90,7 +90,7 @@ fn programs_of_other_kinds_are_refused() {
     assert_refused(&file, "is not an executable");
     assert_refused(directory.path(), "is not an executable");
     let without_a_header =
-        format!("#!/bin/sh\n[ $1 != --dot-h ] && exec '{}' \"$@\"\n", Host::usual().uwsgi().display());
+        format!("#!/bin/sh\n[ $1 != --dot-h ] && exec '{}' \"$@\"\n", Uwsgi::usual().binary().display());
     assert_refused(&program(directory.path(), "headless", &without_a_header), "--dot-h");
 }
 
@@ -105,7 +105,7 @@ fn program_that_does_not_end_is_refused() {
 #[test]
 fn script_that_starts_a_uwsgi_is_taken() {
     let directory = tempfile::tempdir().expect("a folder for a script");
-    let uwsgi = Host::usual().uwsgi();
+    let uwsgi = Uwsgi::usual().binary();
     let script = program(directory.path(), "wrapped", &format!("#!/bin/sh\nexec '{}' \"$@\"\n", uwsgi.display()));
     let said = {
         let _building = building();

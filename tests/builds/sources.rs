@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
+use crate::common::uwsgi::Uwsgi;
 use crate::repository::{command, root, run};
 
 /// What is built into such a uWSGI: little.
@@ -12,7 +12,7 @@ pub fn profile() -> PathBuf {
 
 /// A copy of uWSGI's sources, in which nothing has been built.
 pub fn sources(parent: &Path) -> PathBuf {
-    let (from, to) = (Host::Pypi.sources(), parent.join("uwsgi"));
+    let (from, to) = (Uwsgi::Pypi.sources(), parent.join("uwsgi"));
     run(command("cp").arg("-a").args([&from, &to]));
     to
 }

@@ -7,10 +7,10 @@ use std::process::Command;
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::common::wire;
@@ -170,9 +170,9 @@ fn symbol_gives_the_address(router: Router) {
 }
 
 fn symbol_gives_a_vassal_its_address(pair: Pair) {
-    let (ini, _dir) = with_hook(Router { host: pair.host, subject: pair.router });
+    let (ini, _dir) = with_hook(Router { uwsgi: pair.uwsgi, subject: pair.router });
     let emperor = ini.start();
-    let vassal = VassalIni::new(pair.host, pair.vassal, "v1", ADDRESS_OF_UID, GATEWAY)
+    let vassal = VassalIni::new(pair.uwsgi, pair.vassal, "v1", ADDRESS_OF_UID, GATEWAY)
         .uid(UID)
         .without_ping()
         .line("tuntap-use-credentials = true");
@@ -277,7 +277,7 @@ fn credentials_that_nobody_asked_for_are_passed_over(router: Router) {
 /// The C vassal waits until its privileges are dropped, and so would everything that needs the network before.
 #[test]
 fn our_vassal_sends_its_credentials_first_and_at_once() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     let vassal = pair

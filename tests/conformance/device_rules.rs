@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::packet;
 use crate::common::probe::send_udp;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire::{self, ANY, Action, Direction, MAX_PAYLOAD, RULE_LEN, Rule};
 use crate::pairs::{Pair, Router, cases};
@@ -170,7 +170,7 @@ fn networks_in_rules_match(pair: Pair) {
 /// What our vassal writes, byte by byte, is what a right C vassal would.
 #[test]
 fn our_vassal_sends_its_rules_before_any_packet() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     let vassal = pair

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
-use crate::common::host::Host;
 use crate::common::packet;
 use crate::common::probe::send_udp;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::Uwsgi;
 use crate::common::wait;
 use crate::pairs::{Router, cases};
 
@@ -177,7 +177,7 @@ const WRONG: [(&str, &str); 22] = [
 #[test]
 fn value_that_does_not_parse_stops_the_start() {
     for (option, value) in WRONG {
-        let mut emperor = Router::ours(Host::usual()).emperor().line(format!("{option} = {value}")).launch();
+        let mut emperor = Router::ours(Uwsgi::usual()).emperor().line(format!("{option} = {value}")).launch();
         let status = emperor.wait_for_exit();
         assert!(!status.success(), "`{option} = {value}`: {status}");
         let log = emperor.log.text();
@@ -189,7 +189,7 @@ fn value_that_does_not_parse_stops_the_start() {
 /// The C plugin takes what it does not know for `allow`.
 #[test]
 fn unknown_action_is_allow_to_the_c_plugin() {
-    let emperor = Router::c(Host::usual())
+    let emperor = Router::c(Uwsgi::usual())
         .emperor()
         .line("tuntap-router-firewall-out = deyn 192.168.0.0/24 192.168.0.0/24")
         .start();

@@ -1,9 +1,9 @@
 //! What kernels send of their own on a link with IPv6 disturbs nothing. What passes is in tests/ipv6.
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::Subject;
 use crate::common::packet;
 use crate::common::probe::is_reachable;
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 

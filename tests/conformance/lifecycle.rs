@@ -6,14 +6,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
-use crate::common::host::Subject;
 use crate::common::netns::Net;
 use crate::common::probe::{is_reachable, pings_answered};
 use crate::common::processes::{self, descriptors, freeze, is_alive, send};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
-cases!(reloaded_vassal_keeps_its_network also reloaded_vassal_keeps_its_network_on_the_other_host, Pair: c_c c_ours ours_c ours_ours);
+cases!(reloaded_vassal_keeps_its_network also reloaded_vassal_keeps_its_network_on_the_other_uwsgi, Pair: c_c c_ours ours_c ours_ours);
 // C loses more than this option can spoil.
 cases!(reloads_work_with_close_on_exec2, Pair: ours_ours);
 cases!(reloads_work_with_close_on_exec, Pair: ours_ours);

@@ -8,7 +8,7 @@ use crate::common::stats::Stats;
 use crate::common::wait;
 use crate::pairs::{Router, cases};
 
-cases!(keys_and_byte_counts_are_those_of_c also keys_and_byte_counts_are_those_of_c_on_the_other_host, Router: c ours);
+cases!(keys_and_byte_counts_are_those_of_c also keys_and_byte_counts_are_those_of_c_on_the_other_uwsgi, Router: c ours);
 cases!(peer_without_an_address_is_listed, Router: c ours);
 cases!(stats_answer_over_tcp, Router: c ours);
 cases!(stats_answer_over_an_abstract_socket, Router: c ours);
@@ -23,7 +23,7 @@ fn keys_and_byte_counts_are_those_of_c(router: Router) {
     peer.send_packet(&packet::udp(V1, EMPEROR, 9, &[0; 72]));
     let refused = peer.wait_for_packet(wait::SHORT, |_| true).expect("the kernel refuses the datagram");
     let stats = emperor.stats();
-    assert_eq!(stats.0["version"], router.host.version());
+    assert_eq!(stats.0["version"], router.uwsgi.version());
     assert_eq!(stats.0["uid"], 0);
     assert_eq!(stats.0["gid"], 0);
     let cwd = emperor.path("").canonicalize().expect("the folder exists");

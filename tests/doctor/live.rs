@@ -9,9 +9,9 @@ use nix::sys::socket::{
 };
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::processes::{freeze, send, thaw};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::running::examine;
 use crate::world::Verdict;
@@ -35,7 +35,7 @@ impl Live {
         ] {
             shell(&netns, line);
         }
-        let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+        let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
             .lines(&[
                 "master = true",
                 "emperor = {dir}/vassals",
@@ -74,7 +74,7 @@ impl Live {
         let text = format!(
             "[uwsgi]\n{}jailed = true\nmaster = true\ntuntap-device = uwsgi0 {{dir}}/t.sock auto\nuid = 20001\ngid = 20001\n\
              socket = 127.0.0.1:3031\n",
-            emperor.host.plugin_lines(Subject::Ours)
+            emperor.uwsgi.plugin_lines(Subject::Ours)
         );
         std::fs::write(emperor.path("vassals/v1.ini"), emperor.in_dir(&text)).expect("own folder");
         emperor.wait_until_ready(mark, "v1");
@@ -241,7 +241,7 @@ fn router_that_is_stopped_or_hangs_is_told() {
     let verdict = live.examine();
     let vassal = live.emperor.path("v.ini");
     let lines = "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\n";
-    let text = format!("[uwsgi]\n{}{lines}", live.emperor.host.plugin_lines(Subject::Ours));
+    let text = format!("[uwsgi]\n{}{lines}", live.emperor.uwsgi.plugin_lines(Subject::Ours));
     std::fs::write(&vassal, live.emperor.in_dir(&text)).expect("own folder");
     let of_vassal = examine(&live.emperor, &[&vassal.to_string_lossy()]);
     send(router, Signal::SIGCONT);

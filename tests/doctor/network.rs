@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
@@ -93,7 +93,7 @@ fn table_of_somebody_else_is_told() {
     // It is as bad as that.
     let netns = Netns::new();
     netns.sh("nft add table inet tuntap-emperor0");
-    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .line("tuntap-router-address = 192.168.0.1/24")
         .line("tuntap-router-nat = lo0");
     netns.sh("ip link add lo0 type veth peer name lo1");

@@ -1,6 +1,6 @@
 //! Set-ups that are well, and the promise that nothing is done to them.
 
-use crate::common::host::{HOSTS, Host, Subject};
+use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
@@ -11,8 +11,8 @@ fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
         exec-atexit = touch {dir}/atexit\nhook-atexit = exec:touch {dir}/hook-atexit\n\
         daemonize = {dir}/log\nlogto = {dir}/other-log\npidfile = {dir}/pid\nsocket = {dir}/uwsgi.sock\n\
         http-socket = 127.0.0.1:8080\nstats = {dir}/stats\nvacuum = true\nlog-master = true\n";
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         for name in ["pid", "uwsgi.sock"] {
             std::fs::write(world.path(name), "of the instance that runs").expect("own folder");
         }
@@ -24,8 +24,8 @@ fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
 
 #[test]
 fn nothing_is_done_when_uwsgi_gives_up_either() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         std::fs::write(world.path("pid"), "of the instance that runs").expect("own folder");
         // The wrong value comes when everything else is set.
         let lines = format!(
@@ -48,7 +48,7 @@ fn router_and_vassal_can_be_one_instance() {
 /// The README's example is what is really said.
 #[test]
 fn readme_shows_what_is_said() {
-    let world = World::new(Host::Distribution).wrapper(&["prlimit", "--nofile=20000:20000"]);
+    let world = World::new(Uwsgi::Distribution).starting(|starter| starter.descriptors(20_000));
     world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
     world.netns.sh("iptables -P FORWARD DROP");
     let emperor = world.file("emperor.ini", ROUTER);
@@ -56,7 +56,7 @@ fn readme_shows_what_is_said() {
     let vassal = world.raw_file("vassals/app.ini", vassal);
     let said = world.examine(&[&emperor, &vassal]).text;
     let said = said
-        .replace(&world.in_dir(&Host::Distribution.mounted_plugins(Subject::Ours)), "/usr/local/lib/uwsgi/plugins")
+        .replace(&world.in_dir(&Uwsgi::Distribution.mounted_plugins(Subject::Ours)), "/usr/local/lib/uwsgi/plugins")
         .replace(&world.in_dir("{dir}/t.sock"), "/run/tuntap.socket")
         .replace(&world.in_dir("{dir}/"), "/etc/uwsgi/");
     let readme = include_str!("../../README.md");

@@ -1,34 +1,30 @@
 //! What the doctor says of the examples, and of the demo's files: nothing is wrong with them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::netns::Net;
+use crate::common::netns::Netns;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::credentials::with_hook;
 use crate::example::{Example, answer_of, examples, net_of, wait_for_answer};
 use crate::world::{HOST, HOST_V6, INTERNET, INTERNET_V6, World};
 
 /// Examines files: whether nothing is wrong, and what was said.
-fn examine(example: &Example, net: &Net, files: &[PathBuf]) -> (bool, String) {
-    let (uwsgi, plugins) = (example.uwsgi(), example.plugins());
-    let mut words: Vec<OsString> =
-        [uwsgi.as_os_str(), OsStr::new("--plugins-dir"), plugins.as_os_str()].map(Into::into).into();
-    words.extend(["--plugin".into(), "tuntap".into()]);
-    words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".into(), file.clone().into_os_string()]));
-    let words: Vec<&str> = words.iter().map(|word| word.to_str().expect("plain names")).collect();
-    let output = net.output(&words);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), text)
+fn examine(example: &Example, netns: &Netns, files: &[PathBuf]) -> (bool, String) {
+    let starter = example.starter(netns).argument("--plugins-dir").argument(example.plugins());
+    let starter = starter.arguments(["--plugin", "tuntap"]);
+    let finished =
+        files.iter().fold(starter, |starter, file| starter.argument("--tuntap-doctor").argument(file)).output();
+    (finished.output.status.success(), finished.text())
 }
 
 /// Examines files and fails if anything is wrong; the warnings.
 #[track_caller]
-pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
-    let (is_well, text) = examine(example, net, files);
+pub fn warnings(example: &Example, netns: &Netns, files: &[PathBuf]) -> Vec<String> {
+    let (is_well, text) = examine(example, netns, files);
     assert!(is_well && text.contains("\nnothing is wrong"), "{text}");
     text.lines().filter_map(|line| line.strip_prefix("  warning  ")).map(str::to_owned).collect()
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::site::{
@@ -65,7 +65,7 @@ fn peer_ends_though_children_live_on() {
 #[test]
 fn instance_without_jail_runs_without_device() {
     let emperor = emperor();
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()));
     let instance = ini.launch();
@@ -87,8 +87,8 @@ fn before_the_hooks_fail(emperor: &Emperor) -> String {
 
 #[test]
 fn vassal_without_jail_is_told_before_its_hooks_fail() {
-    for host in [Host::usual(), Host::usual().other()] {
-        let emperor = with_app(EmperorIni::new(host, Subject::Ours).start());
+    for uwsgi in [Uwsgi::usual(), Uwsgi::usual().other()] {
+        let emperor = with_app(EmperorIni::new(uwsgi, Subject::Ours).start());
         let text = vassal(&emperor).render();
         assert!(text.contains("jailed = true\n"));
         let draft = emperor.path("draft");
@@ -105,7 +105,7 @@ fn vassal_without_jail_is_told_before_its_hooks_fail() {
 #[test]
 fn instance_without_namespace_is_told_before_its_hooks_fail() {
     let emperor = emperor();
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&["master = true", "exec-as-root = ip link show dev uwsgi0"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()));
     let instance = ini.launch();
@@ -118,7 +118,7 @@ fn instance_without_namespace_is_told_before_its_hooks_fail() {
 fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
     let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
     let ini =
-        EmperorIni::bare(Host::usual(), Subject::Ours).router("emperor0 {dir}/t.sock {dir}/stats.sock").lines(&lines);
+        EmperorIni::bare(Uwsgi::usual(), Subject::Ours).router("emperor0 {dir}/t.sock {dir}/stats.sock").lines(&lines);
     let emperor = with_app(ini.start());
     emperor.add(&vassal(&emperor).line("exec-as-root = false"));
     let log = before_the_hooks_fail(&emperor);
@@ -133,7 +133,7 @@ fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
 fn vassals_with_a_namespace_are_told_nothing() {
     for clone in ["net", "net,pid", "pid,net,fs"] {
         let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
-        let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+        let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
             .router("emperor0 {dir}/t.sock {dir}/stats.sock")
             .lines(&lines);
         let emperor = with_app(ini.line(format!("emperor-use-clone = {clone}")).start());
@@ -163,7 +163,7 @@ fn routers_that_cannot_start_say_so_in_their_own_lines() {
         ),
         (vec!["tuntap-device = uwsgi0", "tuntap-device-mtu = 1"], "[uwsgi-tuntap] tuntap-device-mtu = 1: "),
     ] {
-        let mut instance = EmperorIni::bare(Host::usual(), Subject::Ours).line("master = true").lines(&lines).launch();
+        let mut instance = EmperorIni::bare(Uwsgi::usual(), Subject::Ours).line("master = true").lines(&lines).launch();
         assert_eq!(instance.wait_for_exit().code(), Some(1), "{lines:?}");
         let (log, reason) = (instance.log.text(), instance.in_dir(reason));
         assert!(log.lines().any(|line| line.starts_with(&reason)), "{reason}\n{log}");

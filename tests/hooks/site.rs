@@ -5,11 +5,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::http;
 use crate::common::log::{Log, Mark};
 use crate::common::netns::Net;
 use crate::common::probe::{is_reachable, pings_answered};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -33,7 +33,7 @@ def application(environ, start_response):
 
 /// An Emperor with a router.
 pub fn emperor_ini() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 #[track_caller]
@@ -53,13 +53,13 @@ pub fn write_app(emperor: &Emperor, source: &str) {
 
 /// A vassal with the application; its HTTP socket can be bound before the device has its address.
 pub fn vassal(emperor: &Emperor) -> VassalIni {
-    let vassal = VassalIni::new(emperor.host, Subject::Ours, NAME, V1, EMPEROR);
+    let vassal = VassalIni::new(emperor.uwsgi, Subject::Ours, NAME, V1, EMPEROR);
     app_lines(emperor).into_iter().fold(vassal, VassalIni::line)
 }
 
 /// An instance without an Emperor, in a network namespace that it makes itself.
 pub fn unshared(emperor: &Emperor) -> EmperorIni {
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()))
         .lines(&[
@@ -75,7 +75,7 @@ pub fn unshared(emperor: &Emperor) -> EmperorIni {
 fn app_lines(emperor: &Emperor) -> Vec<String> {
     let mut lines =
         vec![format!("http-socket = :{HTTP_PORT}"), format!("wsgi-file = {}", emperor.path("app.py").display())];
-    lines.extend(emperor.host.python_line().lines().map(str::to_owned));
+    lines.extend(emperor.uwsgi.python_line().lines().map(str::to_owned));
     lines
 }
 

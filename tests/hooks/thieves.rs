@@ -10,8 +10,8 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{catches, is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::site::{NAME, assert_traffic_passes, emperor, logged_pid, reload, request, unshared, vassal, write_app};
@@ -114,7 +114,7 @@ fn instance_without_an_emperor_is_closed() {
 /// Master, router, and the worker, which inherits the router's device.
 #[test]
 fn router_without_privileges_is_closed() {
-    let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .router("emperor0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .start();

@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::is_reachable;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::site::{
     self, NAME, NO_DEVICE, assert_peers_work, assert_works, devices_made, emperor, reload, vassal, with_app,
@@ -40,8 +40,8 @@ fn drops_its_privileges() {
 }
 
 #[test]
-fn drops_its_privileges_on_the_other_host() {
-    let emperor = with_app(EmperorIni::new(Host::usual().other(), Subject::Ours).start());
+fn drops_its_privileges_on_the_other_uwsgi() {
+    let emperor = with_app(EmperorIni::new(Uwsgi::usual().other(), Subject::Ours).start());
     assert_works_through_reload(&emperor, &vassal(&emperor));
 }
 

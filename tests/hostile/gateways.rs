@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire::{self, ASK};
 use crate::world::{emperor, start_attached, total};
@@ -26,7 +26,7 @@ const USER: u32 = 20_001;
 
 /// A short set-up in a namespace; its router has this gateway.
 fn router(gateway: &str, network: &str) -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .router(&format!("emperor0 {{dir}}/t.sock {{dir}}/stats.sock {gateway}"))
         .line(format!("tuntap-router-address = {network}"))
 }
@@ -175,7 +175,7 @@ fn datagrams_that_come_by_a_routers_device_are_refused() {
         let netns = Netns::new();
         netns.sh("ip addr add 10.77.0.1/32 dev lo");
         // Without tuntap-router-address: with it the kernel lets none of this come as far.
-        let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+        let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
             .router(&format!("emperor0 {{dir}}/t.sock {{dir}}/stats.sock {gateway}"))
             .start_in(netns);
         for command in [

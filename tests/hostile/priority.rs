@@ -15,10 +15,10 @@ use nix::unistd::{Pid, getsid};
 use tempfile::TempDir;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes::send;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::handed::Handed;
 use crate::world::{emperor, start_attached};
@@ -120,7 +120,7 @@ fn router_without_the_capability_goes_on() {
 
 #[test]
 fn instance_without_privileges_has_a_router_all_the_same() {
-    let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .router("emperor0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .start();

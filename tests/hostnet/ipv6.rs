@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::world::{
@@ -25,7 +25,7 @@ fn start_in(host: Netns, site: Site) -> World {
 /// A vassal that asks its router for addresses.
 #[track_caller]
 pub fn start_auto(world: &World, name: &str) -> Net {
-    let head = Host::usual().plugin_lines(Subject::Ours);
+    let head = Uwsgi::usual().plugin_lines(Subject::Ours);
     let text = format!(
         "[uwsgi]\n{head}master = true\njailed = true\nprocesses = 1\nsocket = 127.0.0.1:3031\nuid = {NOBODY}\n\
          gid = {NOBODY}\ntuntap-device = uwsgi0 {{dir}}/t.sock auto\n"

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::rules::{add_hosts_own, without_ours};
 use crate::world::{
@@ -21,7 +21,7 @@ use crate::world::{
 /// An instance that isn't a vassal, so that it outlives its Emperor's reload.
 #[track_caller]
 fn bystander(world: &World) -> Emperor {
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&[
             "master = true",
             "unshare = net",

@@ -2,9 +2,9 @@
 //! they listen to. Nothing answers, and nothing needs to.
 
 use crate::common::emperor::{EMPEROR, Emperor, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, start_attached, vassal};
@@ -23,7 +23,7 @@ fn messages_sent(net: &Net) -> u64 {
 
 /// Whose IPv6 is the kernel's own matter.
 fn ipv4_vassal() -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, "v1", V1, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", V1, EMPEROR)
 }
 
 /// Lines of the router about peers and addresses.

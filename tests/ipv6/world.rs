@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -22,29 +22,29 @@ pub const V1_6_OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 1, 2);
 pub const AFAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 pub fn emperor() -> EmperorIni {
-    emperor_on(Host::usual())
+    emperor_on(Uwsgi::usual())
 }
 
-pub fn emperor_on(host: Host) -> EmperorIni {
-    EmperorIni::new(host, Subject::Ours).lines(&[
+pub fn emperor_on(uwsgi: Uwsgi) -> EmperorIni {
+    EmperorIni::new(uwsgi, Subject::Ours).lines(&[
         "exec-as-root = sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.all.forwarding=1",
         &format!("exec-as-root = ip -6 addr replace {EMPEROR_6}/64 dev emperor0 nodad"),
     ])
 }
 
 pub fn vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
-    vassal_on(Host::usual(), Subject::Ours, name, v4, v6)
+    vassal_on(Uwsgi::usual(), Subject::Ours, name, v4, v6)
 }
 
 /// A vassal that claims both its addresses while it starts.
-pub fn vassal_on(host: Host, plugin: Subject, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
-    with_address(VassalIni::new(host, plugin, name, v4, EMPEROR), v6)
+pub fn vassal_on(uwsgi: Uwsgi, plugin: Subject, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
+    with_address(VassalIni::new(uwsgi, plugin, name, v4, EMPEROR), v6)
         .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR_6}"))
 }
 
 /// A vassal that has both its addresses, and hasn't sent anything from them.
 pub fn silent_vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
-    with_address(VassalIni::new(Host::usual(), Subject::Ours, name, v4, EMPEROR).without_ping(), v6)
+    with_address(VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR).without_ping(), v6)
 }
 
 fn with_address(vassal: VassalIni, address: Ipv6Addr) -> VassalIni {

@@ -7,10 +7,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::emperor::EmperorIni;
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
 use crate::common::probe::pings_answered;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::{wait, wire};
 use crate::world::{FIRST, HERE, SECOND, emperor, is_attached, start, vassal};
 
@@ -51,7 +51,7 @@ fn device_sends_ipv6_once_its_router_has_answered() {
 
 #[test]
 fn c_router_gets_no_ipv6() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C)
         .line(format!("exec-as-root = ip -6 addr replace {}/64 dev emperor0 nodad", HERE.v6))
         .start_in(Netns::new().with_ipv6());
     let net = emperor.start_vassal(&vassal(Subject::Ours, "v1", FIRST, HERE));

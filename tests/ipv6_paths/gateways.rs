@@ -3,10 +3,10 @@
 use std::net::{Ipv6Addr, UdpSocket};
 
 use crate::common::emperor::Emperor;
-use crate::common::host::Subject;
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{FAR, FIRST, HERE, THERE, emperor, start_attached, vassal};
 

@@ -1,8 +1,8 @@
 //! Leases of real vassals: they connect as root, and show whom they become.
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::Subject;
 use crate::common::probe::{is_cut_off, is_reachable, send_udp};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{ALICE, BOB, emperor, lease, not_leased, refusals, vassal, with_credentials};
 

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR6, V1_6, assert_datagram_is_refused};
@@ -55,13 +55,13 @@ fn start(lines: &[&str]) -> (Emperor, Netns) {
     for (netns, address) in [(&host, "2001:db8:1::1/64"), (&outside, "2001:db8:1::2/64")] {
         netns.sh(&format!("ip addr add {address} dev veth0 nodad"));
     }
-    let ini = EmperorIni::new(Host::usual(), Subject::Ours).router("").lines(&SET_UP).lines(lines);
+    let ini = EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").lines(&SET_UP).lines(lines);
     (ini.start_in(host), outside)
 }
 
 #[track_caller]
 fn start_vassal(emperor: &Emperor, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Net {
-    let vassal = VassalIni::new(Host::usual(), Subject::Ours, name, v4, EMPEROR)
+    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR)
         .with_ipv6()
         .line(format!("exec-as-root = ip addr replace {v6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip route replace default via {EMPEROR6} dev uwsgi0"))

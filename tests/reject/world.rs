@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -19,19 +19,19 @@ pub const V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Starts both. The vassal's name is `v`.
-pub fn start(host: Host, lines: &[&str]) -> (Emperor, Net) {
-    start_with(host, lines, &[])
+pub fn start(uwsgi: Uwsgi, lines: &[&str]) -> (Emperor, Net) {
+    start_with(uwsgi, lines, &[])
 }
 
 /// As [`start`], with lines for the vassal, too.
-pub fn start_with(host: Host, lines: &[&str], vassals_lines: &[&str]) -> (Emperor, Net) {
+pub fn start_with(uwsgi: Uwsgi, lines: &[&str], vassals_lines: &[&str]) -> (Emperor, Net) {
     let netns = Netns::new();
     netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0");
-    let emperor = EmperorIni::new(host, Subject::Ours)
+    let emperor = EmperorIni::new(uwsgi, Subject::Ours)
         .line(format!("exec-as-root = ip -6 addr replace {EMPEROR6}/64 dev emperor0 nodad"))
         .lines(lines)
         .start_in(netns);
-    let vassal = VassalIni::new(host, Subject::Ours, "v", V1, EMPEROR)
+    let vassal = VassalIni::new(uwsgi, Subject::Ours, "v", V1, EMPEROR)
         .with_ipv6()
         .line(format!("exec-as-root = ip -6 addr replace {V1_6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR6}"))

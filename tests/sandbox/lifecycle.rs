@@ -3,9 +3,9 @@
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::probe::is_reachable;
 use crate::common::processes::{is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{assert_confined, emperor, next_router};
@@ -15,7 +15,7 @@ const DENIED: &str = "the sandbox denied";
 #[test]
 fn emperor_reloads_and_its_next_router_is_confined() {
     let emperor = emperor().start();
-    emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", V1, EMPEROR));
+    emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", V1, EMPEROR));
     let mut router = assert_confined(&emperor);
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
         let mark = emperor.log.mark();

@@ -7,11 +7,11 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 /// A line of `/proc/<pid>/task/<tid>/status`, the same for all threads.

@@ -4,10 +4,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::{freeze, is_alive, sleeps, thaw};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{emperor, is_attached, kill_router, start_attached};
@@ -28,9 +28,9 @@ fn wait_for_the_next(emperor: &Emperor, hung: i32) {
 }
 
 #[track_caller]
-fn assert_stopped_router_is_replaced(host: Host) {
-    let emperor = EmperorIni::new(host, Subject::Ours).start();
-    let net = emperor.start_vassal(&VassalIni::new(host, Subject::Ours, "v1", V1, EMPEROR));
+fn assert_stopped_router_is_replaced(uwsgi: Uwsgi) {
+    let emperor = EmperorIni::new(uwsgi, Subject::Ours).start();
+    let net = emperor.start_vassal(&VassalIni::new(uwsgi, Subject::Ours, "v1", V1, EMPEROR));
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, V1));
     let mut connection = Connection::open(&emperor.netns, &net, V1);
     let (router, vassal) = (emperor.router_pid(), emperor.vassal_pid("v1"));
@@ -43,12 +43,12 @@ fn assert_stopped_router_is_replaced(host: Host) {
 
 #[test]
 fn stopped_router_is_replaced() {
-    assert_stopped_router_is_replaced(Host::usual());
+    assert_stopped_router_is_replaced(Uwsgi::usual());
 }
 
 #[test]
-fn stopped_router_is_replaced_by_the_other_host() {
-    assert_stopped_router_is_replaced(Host::usual().other());
+fn stopped_router_is_replaced_by_the_other_uwsgi() {
+    assert_stopped_router_is_replaced(Uwsgi::usual().other());
 }
 
 /// Again and again, with a master that looks at its processes once in an hour.
@@ -66,9 +66,9 @@ fn stopped_routers_are_replaced_however_seldom_the_master_looks() {
 
 #[test]
 fn router_in_an_endless_loop_is_replaced() {
-    let ini = EmperorIni::new(Host::Distribution, Subject::Faulty).line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault");
+    let ini = EmperorIni::new(Uwsgi::Distribution, Subject::Faulty).line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault");
     let emperor = ini.line(patience(2)).start();
-    let vassal = VassalIni::new(Host::Distribution, Subject::Faulty, "v1", V1, EMPEROR);
+    let vassal = VassalIni::new(Uwsgi::Distribution, Subject::Faulty, "v1", V1, EMPEROR);
     let net = emperor.start_vassal(&vassal);
     let mut connection = Connection::open(&net, &emperor.netns, EMPEROR);
     let router = emperor.router_pid();

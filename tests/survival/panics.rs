@@ -1,20 +1,20 @@
 //! The panic rule: a panic is logged, and ends what can't go on, and nothing else.
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::is_alive;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::is_attached;
 
 fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::Distribution, Subject::Faulty)
+    EmperorIni::new(Uwsgi::Distribution, Subject::Faulty)
 }
 
 fn vassal(name: &str, address: std::net::Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::Distribution, Subject::Faulty, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::Distribution, Subject::Faulty, name, address, EMPEROR)
 }
 
 /// Makes the next pass through a point panic that an ini's `env` line names.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::{assert_descriptors, descriptors, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{emperor, is_attached, kill_router, start_attached, vassal};
@@ -160,7 +160,7 @@ fn reloaded_vassal_and_killed_router_in_turn() {
 #[test]
 fn vassal_in_frames_is_started_anew() {
     let emperor = emperor().start();
-    let c_vassal = VassalIni::new(Host::usual(), Subject::C, "v1", V1, EMPEROR);
+    let c_vassal = VassalIni::new(Uwsgi::usual(), Subject::C, "v1", V1, EMPEROR);
     emperor.start_vassal(&c_vassal);
     let mut raw = emperor.peer(V2);
     let pid = emperor.vassal_pid("v1");
