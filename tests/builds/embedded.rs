@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{building, check_out, command, root, run};
+use crate::repository::{QUICK, building, check_out, command, root, run};
 use crate::routing::assert_routes_by_itself;
 use crate::sources::{profile, sources};
 
@@ -21,6 +21,7 @@ fn make(sources: &Path, embed: &OsString) -> PathBuf {
         .arg(format!("PROFILE={}", profile().display()))
         .arg("PYTHON=/usr/bin/python3")
         .env(EMBED, embed)
+        .envs(QUICK)
         .current_dir(sources));
     sources.join("uwsgi")
 }
@@ -55,6 +56,7 @@ fn binary_that_pip_installs_routes() {
             .arg("--no-build-isolation")
             .arg(Uwsgi::Pypi.sdist())
             .env(EMBED, by_path())
+            .envs(QUICK)
             .env("UWSGI_PROFILE", profile()));
     }
     assert_routes_by_itself(&environment.join("bin/uwsgi"));

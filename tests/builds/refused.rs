@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{building, command, make, run};
+use crate::repository::{QUICK, building, command, make, run};
 use crate::sources::{profile, sources};
 
 /// Fails unless `make` refuses the binary in one line that names it, and says what to do.
@@ -111,7 +111,8 @@ fn script_that_starts_a_uwsgi_is_taken() {
         let _building = building();
         run(make()
             .arg(format!("UWSGI_BIN={}", script.display()))
-            .arg(format!("DIST={}", directory.path().join("dist").display())))
+            .arg(format!("DIST={}", directory.path().join("dist").display()))
+            .envs(QUICK))
     };
     assert!(said.contains(&script.display().to_string()) && directory.path().join("dist/tuntap_plugin.so").exists());
 }
