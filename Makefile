@@ -6,6 +6,8 @@ UWSGI_BIN ?= uwsgi
 DIST ?= dist
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Cargo's target directory, if it shouldn't be one that only this uWSGI's builds have.
+TARGET_DIR ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 # Seconds that the whole of `cargo test` may take.
 TEST_TIMEOUT ?= 2400
@@ -38,7 +40,8 @@ plugin:
 	@set -e; \
 	uwsgi=$$(command -v $(UWSGI_BIN)); \
 	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
-	target=target/plugin-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
+	target=$(TARGET_DIR); \
+	[ -n "$$target" ] || target=target/plugin-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
 	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib \
 		$(FEATURES:%=--features %) || { \
 		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \

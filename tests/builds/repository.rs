@@ -37,6 +37,12 @@ pub const QUICK: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
 ];
 
+/// What a quick build of uWSGI itself adds to its compiler's flags.
+pub const QUICK_C: (&str, &str) = ("CFLAGS", "-O0");
+
+/// Where uwsgiplugin.py builds, below the repository: quick builds by `make` share what others have compiled there.
+pub const QUICK_TARGET: &str = "target/embedded";
+
 /// `make` in the repository.
 pub fn make() -> Command {
     let mut command = command("make");

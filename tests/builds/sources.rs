@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::common::uwsgi::Uwsgi;
 use crate::repository::{command, root, run};
 
-/// What is built into such a uWSGI: little.
+/// A build profile with hardly any plugins.
 pub fn profile() -> PathBuf {
     root().join("tests/builds/small.ini")
 }
