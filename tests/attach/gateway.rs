@@ -15,7 +15,7 @@ fn attached_vassals_of_two_emperors_reach_each_other() {
     let near = start_attached(&here, "v1", V1);
     let far = there.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
     there.wait_for_stats("the far vassal is attached", |stats| is_attached(stats, FAR_V1));
-    // The first one may be lost: its sender learns from it that less fits through the tunnel.
+    // The first packet may be lost: from it the sender learns that less fits through the tunnel.
     pings_answered(&near, FAR_V1, 1, &["-s", "1472"]);
     assert_eq!(pings_answered(&near, FAR_V1, 5, &["-s", "1472"]), 5);
     assert!(tcp_round_trip(&far, FAR_V1, &near, LENGTH).expect("TCP between the vassals"));

@@ -15,7 +15,7 @@ pub use crate::common::stats::is_attached;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 
-/// An idle router uses next to nothing; one that spins, a whole second of a second.
+/// An idle router uses next to no CPU time; one that spins uses a whole second each second.
 const IDLE: Duration = Duration::from_millis(200);
 
 pub fn emperor() -> EmperorIni {
@@ -38,7 +38,7 @@ pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
     net
 }
 
-/// Why a peer is not attached; nothing if it is.
+/// The reason why a peer is not attached, or `None` if it is.
 #[track_caller]
 pub fn stream_reason(stats: &Stats, address: Ipv4Addr) -> Value {
     let peer = stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));

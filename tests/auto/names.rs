@@ -52,7 +52,8 @@ impl Sites {
         std::fs::write(path, text).expect("own folder");
     }
 
-    /// An Emperor of these, with a router. So large networks that no two vassals want the same address by chance.
+    /// An Emperor of these vassals, with a router. Its networks are so large that no two vassals want the same address
+    /// by chance.
     fn emperor(&self, patterns: &[&str]) -> Emperor {
         let router = format!("emperor0 {}/t.sock {{dir}}/stats.sock", self.dir.path().display());
         let networks = ["tuntap-router-address = 10.0.0.1/8", "tuntap-router-address = fd00:77::1/64"];
@@ -70,7 +71,7 @@ impl Sites {
         text.trim().parse().ok().filter(|pid| is_alive(*pid))
     }
 
-    /// Of those that run.
+    /// The addresses of the vassals that run.
     #[track_caller]
     fn addresses(&self) -> Addresses {
         let of = |path: &PathBuf| {
@@ -115,7 +116,7 @@ fn assert_addresses_stay(sites: &Sites) {
     assert_eq!(sites.addresses(), first, "an Emperor that reloads");
     drop(emperor);
 
-    // Another Emperor, which has the second half first.
+    // Another Emperor starts the second half first.
     sites.forget_pids();
     let emperor = sites.emperor(&["b/*/uwsgi.ini", "a/*/uwsgi.ini"]);
     assert_eq!(sites.addresses(), first, "another Emperor");
@@ -173,7 +174,7 @@ fn folder_and_pattern_are_the_same() {
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
-/// By one pattern for all of them.
+/// One pattern matches all of them.
 #[test]
 fn emperor_that_is_started_again() {
     let sites = Sites::new(Uwsgi::usual(), 3);

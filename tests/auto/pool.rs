@@ -1,4 +1,4 @@
-//! A router that has nothing left.
+//! A router that has no address left.
 
 use crate::common::emperor::EmperorIni;
 use crate::common::uwsgi::{Subject, Uwsgi};
@@ -21,7 +21,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
     let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
     emperor.log.wait_for_since(mark, line, wait::LONG);
     emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);
-    // Once somebody leaves, there is room.
+    // Once a vassal leaves, its address is free.
     first.stop(&emperor);
     wait::until_true("the third one has an address", wait::LONG * 3, || {
         emperor.try_stats().is_ok_and(|stats| stats.peers().iter().filter(|peer| peer["addr"] != "").count() == 2)

@@ -52,7 +52,7 @@ fn port_follows_the_vassal_to_whom_its_target_is_leased() {
             assert_eq!(seen, Some(client.parse().expect("an address")), "round {round}: {host}");
         }
         app.stop(&emperor);
-        // While it is away, others come, and leave the target alone.
+        // While the vassal is away, others come, and don't get the target's address.
         let other = vassal(&format!("other{round}"), UID + 1).start(&emperor);
         assert!(addresses(&other, "uwsgi0").iter().all(|it| !own.contains(it)));
     }

@@ -177,10 +177,10 @@ impl Emperor {
 
     /// A connection that has sent nothing yet.
     pub fn connect(&self) -> RawPeer {
-        RawPeer::connect_patiently(&self.socket())
+        RawPeer::connect(&self.socket())
     }
 
-    /// As [`Self::connect`], but as another user, which needs `chmod-socket`.
+    /// A connection of another user that has sent nothing yet. It needs `chmod-socket`.
     pub fn connect_as(&self, uid: u32) -> RawPeer {
         as_user(uid, || self.connect())
     }
@@ -255,8 +255,8 @@ impl Emperor {
         self.log.wait_for_since(mark, &format!("vassal {name}.ini is ready to accept requests"), wait::LONG);
     }
 
-    /// What an operator does to have a vassal reloaded. The Emperor looks at whole seconds, so the file's time
-    /// moves on by at least one.
+    /// Touches a vassal's file, as an operator does to reload the vassal. The Emperor compares whole seconds, so the
+    /// file's time moves on by at least one.
     pub fn touch(&self, name: &str) {
         let file = File::options().append(true).open(self.vassal_path(name)).expect("the vassal's ini");
         let before = file.metadata().and_then(|metadata| metadata.modified()).expect("a file has a time");

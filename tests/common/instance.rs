@@ -48,7 +48,7 @@ impl Instance {
         assert!(strangers.is_empty(), "without {}: {strangers:?}", plugin.display());
     }
 
-    /// The processes and the end of the log, for whoever reads of a failed test.
+    /// The processes and the end of the log, for the report of a failed test.
     fn report(&self) -> String {
         let members = self.family.members();
         let processes: Vec<String> = members

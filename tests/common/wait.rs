@@ -30,7 +30,7 @@ pub fn try_until<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// As [`try_until`]; panics with `what` when the deadline passes.
+/// The first value that `probe` yields before the deadline; panics with `what` when it passes.
 #[track_caller]
 pub fn until<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
     match try_until(within, probe) {

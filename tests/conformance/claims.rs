@@ -1,4 +1,4 @@
-//! Who may use an address.
+//! Claims: who may use an address.
 
 use std::net::Ipv4Addr;
 

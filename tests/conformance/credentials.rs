@@ -1,4 +1,4 @@
-//! `tuntap-use-credentials`: who connects, and which address is theirs.
+//! `tuntap-use-credentials`: the user who connects, and the address that belongs to the user.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -30,10 +30,11 @@ cases!(symbol_refuses, Router: c ours);
 cases!(address_of_the_symbol_is_the_only_one, Router: c ours);
 // The C router knows no leases.
 cases!(address_of_the_symbol_must_be_leased, Router: ours);
-// C knows no questions and no claims.
+// The C plugin has no configuration requests and no claim requests.
 cases!(peer_of_the_symbol_gets_no_other_by_name, Router: ours);
 cases!(unknown_symbol_stops_the_start, Router: c ours);
-// To the C router they announce a frame of 29,559 bytes, which overruns its heap when they come.
+// The C router takes unexpected credentials for the header of a frame of 29,559 bytes, which overruns its heap when it
+// comes.
 cases!(credentials_that_nobody_asked_for_are_passed_over, Router: ours);
 
 fn stats_tell_who_a_vassal_is(pair: Pair) {
@@ -164,7 +165,7 @@ fn symbol_gives_the_address(router: Router) {
     peer.send_credentials(UID, UID);
     let stats = emperor.wait_for_stats("the peer has its address", |stats| stats.peer(ADDRESS_OF_UID).is_some());
     assert_eq!(stats.of_peer(ADDRESS_OF_UID, "uid"), u64::from(UID));
-    // Nobody needs to wait for the peer's first packet.
+    // The address is known before the peer's first packet.
     send_udp(&emperor.netns, ADDRESS_OF_UID, 9, b"welcome").expect("the Emperor can send");
     assert!(peer.wait_for_packet(wait::SHORT, |packet| packet.ends_with(b"welcome")).is_some());
 }

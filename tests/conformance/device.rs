@@ -60,7 +60,7 @@ fn router_whose_device_is_deleted_does_not_spin(router: Router) {
     assert!(logged < 5000, "{logged} bytes were logged in three seconds");
 }
 
-/// Its counterpart may be another implementation, or one with a bug.
+/// The router may be another implementation, or have a bug.
 #[test]
 fn our_vassal_survives_a_careless_router() {
     let pair = Pair::ours_ours(Uwsgi::usual());
@@ -85,7 +85,7 @@ fn our_vassal_survives_a_careless_router() {
     assert!(again.is_none(), "what came in frames of other kinds was no packet");
 }
 
-/// A frame that cannot be is the end of the connection, and so of the vassal, which the Emperor starts anew.
+/// An impossible frame ends the connection, and with it the vassal, which the Emperor starts anew.
 #[test]
 fn our_vassal_ends_when_the_stream_makes_no_sense() {
     let pair = Pair::ours_ours(Uwsgi::usual());

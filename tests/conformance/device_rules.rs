@@ -72,7 +72,7 @@ fn later_rules_replace_earlier_ones_before_the_first_packet(router: Router) {
     assert_eq!(passed_out(&emperor, &mut peer, &[DENIED, V2]), [DENIED]);
 }
 
-/// So that code which takes over a vassal later can't loosen what its owner wanted.
+/// Code that takes over a vassal later can't loosen the rules of its owner.
 fn rules_after_the_first_packet_come_too_late(router: Router) {
     let emperor = router.emperor().start();
     let mut peer = emperor.connect();
@@ -162,7 +162,7 @@ fn networks_in_rules_match(pair: Pair) {
     if pair.vassal == Subject::Ours {
         assert_eq!(passed, [[203, 0, 113, 8]]);
     } else {
-        // Of the networks only the one of 16 bits without host bits is matched.
+        // The C vassal's masks match only the network of 16 bits without host bits.
         assert_eq!(passed, [[10, 1, 2, 3], [172, 16, 5, 5], [198, 51, 100, 5], [192, 0, 9, 9], [203, 0, 113, 8]]);
     }
 }

@@ -18,14 +18,14 @@ cases!(prefixes_match_their_networks, Router: c ours);
 // A shift by 32 is undefined in C: what `/0` does there is up to the compiler.
 cases!(prefix_of_zero_matches_everything, Router: ours);
 
-/// Which of `destinations` a packet from `peer` gets past the router to.
+/// The destinations that packets from `peer` reach past the router.
 #[track_caller]
 fn passed_out(emperor: &Emperor, peer: &mut RawPeer, source: Ipv4Addr, destinations: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     let capture = Capture::received_on(&emperor.netns, "emperor0");
     for destination in destinations {
         peer.send_packet(&packet::udp(source, *destination, 9, b"probe"));
     }
-    // What was stopped is told from what is still under way by a last packet, not by time.
+    // A last packet shows that nothing is under way any more: what has not arrived before it was stopped.
     peer.send_packet(&packet::udp(source, LAST, 9, b"last"));
     let packets = capture.until(wait::SHORT, |packet| packet.ends_with(b"last"));
     packets.iter().filter(|packet| packet.ends_with(b"probe")).map(|packet| packet::destination(packet)).collect()
@@ -72,7 +72,7 @@ fn first_match_wins_and_no_match_allows(router: Router) {
     let mut peer = emperor.connect();
     let [allowed, denied, other] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 1, 1]].map(Ipv4Addr::from);
     assert_eq!(passed_out(&emperor, &mut peer, V1, &[allowed, denied, other]), [allowed, other]);
-    // The way in has its own list.
+    // Packets towards peers have a chain of their own.
     let mut second = emperor.peer(V2);
     assert!(second.echo(V2, EMPEROR, wait::SHORT));
     send_udp(&emperor.netns, V1, 9, b"denied").expect("the Emperor can send");

@@ -13,7 +13,7 @@ use crate::common::wait;
 use crate::common::wire::{ANY, Action, Direction, MAX_PAYLOAD, Rule};
 use crate::pairs::{Pair, Router, cases};
 
-// Here a pair is the two routers; each has a vassal of its own kind.
+// A pair is two routers here; each has a vassal of its own kind.
 cases!(vassals_of_two_emperors_reach_each_other, Pair: c_c c_ours ours_c ours_ours);
 cases!(device_rule_sends_to_a_gateway_that_the_operator_names, Router: c ours);
 cases!(device_rule_to_another_gateway_passes_nothing, Router: c ours);
@@ -200,7 +200,8 @@ fn empty_datagrams_disturb_nothing(router: Router) {
     }
 }
 
-/// Sends from a stranger's address first and from the other router's then; the source of the packet that arrives first.
+/// Sends from a stranger's address, then from the other router's, and returns the source of the packet that arrives
+/// first.
 #[track_caller]
 fn first_source_that_arrives(router: Router, lines: &[&str]) -> (Emperor, Ipv4Addr) {
     let (emperor, there) = with_gateway(router, &[&["tuntap-router-firewall-in = allow"], lines].concat());

@@ -123,7 +123,7 @@ fn largest_mtu_passes_packets_that_fit_a_frame(pair: Pair) {
     assert_eq!(pings_answered(&net, EMPEROR, 3, &["-M", "do", "-s", "8160"]), 3);
     assert_eq!(pings_answered(&emperor.netns, V1, 3, &["-M", "do", "-s", "8160"]), 3);
     if (pair.router, pair.vassal) == (Subject::Ours, Subject::Ours) {
-        // These two need not frame their packets, and may pass larger ones.
+        // These two don't frame their packets, and may pass larger ones.
         return;
     }
     assert_eq!(pings_answered(&emperor.netns, V1, 2, &["-M", "do", "-s", "8161"]), 0);
@@ -171,7 +171,7 @@ fn vassal_gets_through_a_full_backlog(pair: Pair) {
     drop(waiting);
 }
 
-/// As a client that does not wait for room in the backlog.
+/// Connects without waiting for room in the backlog.
 fn try_connect(socket: &Path) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

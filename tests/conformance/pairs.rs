@@ -59,7 +59,7 @@ impl Router {
         EmperorIni::new(self.uwsgi, self.subject)
     }
 
-    /// With a line that is for ours alone.
+    /// An Emperor with a line that only our plugin knows.
     pub fn emperor_with(self, line: &str) -> EmperorIni {
         if self.is_ours() { self.emperor().line(line) } else { self.emperor() }
     }
@@ -69,9 +69,8 @@ impl Router {
     }
 }
 
-/// `cases!(body, Pair: c_c ours_ours)` makes a test of `body` for each pair that is named, router first;
-/// `cases!(body, Router: c ours)` for each router. `also` makes them once more for the other host, under a name of
-/// their own.
+/// `cases!(body, Pair: c_c ours_ours)` makes a test of `body` for each pair that is named, router first; `cases!(body,
+/// Router: c ours)` for each router. `also` makes them once more for the other uWSGI, under a name of their own.
 macro_rules! cases {
     ($body:ident, $kind:ident: $($subject:ident)+) => {
         cases!($body with usual_uwsgi as $body, $kind: $($subject)+);

@@ -70,7 +70,7 @@ fn flooded_peer_that_does_not_read_disturbs_nobody(router: Router) {
     } else {
         assert!(stats.of_peer(V1, "dropped") > 0, "{}", stats.0);
     }
-    // What was not dropped is whole.
+    // Packets that were not dropped arrive whole.
     let mut flooded = 0;
     while let Some(frame) = slow.next_frame(Duration::from_millis(300)) {
         assert_eq!(frame.modifier2, wire::PACKET);

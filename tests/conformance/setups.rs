@@ -205,7 +205,7 @@ fn unsharing_instance(option: &str, lines: &[&str]) {
     }
 }
 
-/// Whether it works, and goes on working; if not, the log must name the option.
+/// Fails unless the set-up works and goes on working, or the log names the option.
 #[track_caller]
 fn works_or_is_refused(instance: &Emperor, option: &str, works: impl Fn() -> bool) -> bool {
     let refused = || instance.log.text().lines().any(|line| line.contains("tuntap") && line.contains(option));

@@ -14,7 +14,7 @@ cases!(stats_answer_over_tcp, Router: c ours);
 cases!(stats_answer_over_an_abstract_socket, Router: c ours);
 cases!(stats_answer_over_http, Router: c ours);
 cases!(stats_have_an_option_of_their_own, Router: c ours);
-// C does not count packets, nor drops by their reason.
+// The C plugin counts neither packets nor drops by their reason.
 cases!(packets_and_drops_are_counted, Router: ours);
 
 fn keys_and_byte_counts_are_those_of_c(router: Router) {
@@ -34,7 +34,7 @@ fn keys_and_byte_counts_are_those_of_c(router: Router) {
     assert_eq!(of_peer("rx"), 88 + 104);
     assert_eq!(of_peer("tx"), 88 + 4 + refused.len() as u64);
     assert_eq!(of_peer("dropped"), 0);
-    // Without credentials C knows nobody; ours knows who connected.
+    // Without credentials the C router knows no user; ours knows who connected.
     let pid = if router.is_ours() { std::process::id() } else { 0 };
     assert_eq!((of_peer("uid"), of_peer("gid"), of_peer("pid")), (0, 0, u64::from(pid)));
 }
@@ -58,7 +58,7 @@ fn stats_answer_over_tcp(router: Router) {
 
 fn stats_answer_over_an_abstract_socket(router: Router) {
     let emperor = router.emperor().router("emperor0 {dir}/t.sock @stats").launch();
-    // As uWSGI itself binds and connects them, abstract names end with a zero.
+    // uWSGI binds and connects abstract names with a zero at their end.
     let read = || Stats::read_abstract(&emperor.netns, b"stats\0");
     wait::until("stats over an abstract socket", wait::LONG, || read().ok());
     let _peer = emperor.peer(V1);

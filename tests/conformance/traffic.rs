@@ -18,7 +18,7 @@ cases!(ten_vassals_start_together, Pair: c_c c_ours ours_c ours_ours);
 cases!(tcp_at_full_speed_arrives_intact, Pair: ours_ours);
 cases!(router_that_stands_still_for_a_while_loses_nothing, Pair: c_c c_ours ours_c ours_ours);
 cases!(two_devices_reach_two_routers, Pair: c_c c_ours ours_c ours_ours);
-// What carries the packets is the matter of the cases above; this is the whole of either plugin with an app on it.
+// The cases above try each pair; this one has an application behind either plugin as a whole.
 cases!(wsgi_app_answers_through_the_tunnel also wsgi_app_answers_through_the_tunnel_on_the_other_uwsgi, Pair: c_c ours_ours);
 
 fn vassal_and_emperor_reach_each_other(pair: Pair) {

@@ -1,4 +1,4 @@
-//! What the machine lacks.
+//! Machines that lack something.
 
 use std::panic::resume_unwind;
 
@@ -27,7 +27,7 @@ fn missing_privileges_are_told() {
     let without = |capabilities: &'static str| World::usual().starting(|starter| starter.bounding_set(capabilities));
     without("-sys_admin").examine_lines(ROUTER).is_wrong("no network namespace can be made", "as root");
     let alone = ROUTER.replace("emperor-use-clone = net\n", "").replace("emperor = {dir}/vassals\n", "");
-    // As in a container with a router alone.
+    // A container may have a router alone.
     without("-sys_admin").examine_lines(&alone).is_well();
     without("-net_admin,-sys_admin").examine_lines(&alone).is_wrong("no TUN device can be made", "CAP_NET_ADMIN");
 }
@@ -48,7 +48,7 @@ fn what_is_refused_to_others_than_root_is_a_warning() {
 
 #[test]
 fn kernel_without_landlock_is_a_warning() {
-    // A thread of its own, since no filter can be taken off again.
+    // The thread ends with its seccomp filter, which can't be taken off again.
     let examined = std::thread::spawn(|| {
         hide(libc::SYS_landlock_create_ruleset, Vec::new(), Errno::ENOSYS);
         World::usual().examine_lines(ROUTER).warns("kernel without landlock", "lsm=landlock");
@@ -56,7 +56,7 @@ fn kernel_without_landlock_is_a_warning() {
     examined.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
 
-/// As in a unit of systemd with a SystemCallFilter.
+/// A unit of systemd with a SystemCallFilter does this.
 #[test]
 fn step_that_a_sandbox_refuses_is_named() {
     let examined = std::thread::spawn(|| {
@@ -83,7 +83,7 @@ fn queue_that_the_kernel_refuses_is_told() {
     world.netns.sh(SHORT);
     world.examine_lines(ROUTER).is_wrong("listen = 100, but net.core.somaxconn is 50", "net.core.somaxconn=100");
     world.examine_lines(&format!("{ROUTER}listen = 50\n")).is_well();
-    // It is as bad as that.
+    // The instance really doesn't start.
     let netns = Netns::new();
     netns.sh(SHORT);
     assert!(!EmperorIni::new(Uwsgi::usual(), Subject::Ours).launch_in(netns).wait_for_exit().success());

@@ -1,4 +1,4 @@
-//! A router's file and a vassal's that don't fit each other, or don't fit themselves.
+//! A router's file and a vassal's that contradict each other or themselves.
 
 use crate::common::uwsgi::UWSGIS;
 use crate::world::{ROUTER, VASSAL, World};
@@ -127,7 +127,7 @@ fn symbol_that_is_nowhere_is_told() {
         world
             .examine_lines(&lines)
             .is_wrong("no_such_function: no plugin and no library has this symbol", "plugin = <file>");
-        // Any function that this process has.
+        // Any function that the uWSGI process has will do.
         world.examine_lines(&lines.replace("no_such_function", "getpid")).is_well();
     }
 }

@@ -29,7 +29,7 @@ fn placeholders_includes_and_conditions_mean_what_they_mean_to_uwsgi() {
     }
 }
 
-/// Without its last option, the uWSGI that reads the file would start.
+/// The last option ends the uWSGI that reads the file; without it, that uWSGI would start.
 #[test]
 fn block_that_stays_open_starts_nothing() {
     for uwsgi in UWSGIS {
@@ -65,7 +65,7 @@ fn c_plugin_in_our_place_is_recognised() {
     }
 }
 
-/// Debian's uWSGI looks into its own folder then, which has the C plugin.
+/// Debian's uWSGI then looks into its own folder, which has the C plugin.
 #[test]
 fn plugins_dir_that_is_missing_wrong_or_late_is_recognised() {
     const C: &str = "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so";
@@ -105,7 +105,7 @@ fn file_without_the_plugin_is_told() {
     }
 }
 
-/// A plugin of another build refuses by itself; what it says is passed on.
+/// A plugin of another build refuses by itself. The doctor passes its message on.
 #[test]
 fn plugin_of_another_build_is_told() {
     for uwsgi in UWSGIS {
@@ -124,7 +124,7 @@ fn file_that_is_missing_or_not_meant_is_told() {
     world.examine_lines("master = true\n").is_wrong("no tuntap-router and no tuntap-device", "the right file");
 }
 
-/// What everybody else may still read counts, not what root may.
+/// The doctor asks what other users may read, not what root may read.
 #[test]
 fn plugin_that_the_vassal_may_not_read_is_told() {
     let world = World::usual();

@@ -1,11 +1,11 @@
-//! Set-ups that are well, and the promise that nothing is done to them.
+//! Set-ups in which nothing is wrong, and the promise that the doctor changes nothing.
 
 use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
-    // Whatever uWSGI would do with a file before it starts anything, while it does, or at its end.
+    // All that uWSGI would do because of a file: before it starts anything, while it starts, and at its end.
     const DEEDS: &str = "exec-asap = touch {dir}/asap\nhook-asap = exec:touch {dir}/hook\n\
         exec-pre-jail = touch {dir}/jail\nexec-as-root = touch {dir}/root\nhook-as-root = exec:touch {dir}/as-root\n\
         exec-atexit = touch {dir}/atexit\nhook-atexit = exec:touch {dir}/hook-atexit\n\
@@ -27,7 +27,7 @@ fn nothing_is_done_when_uwsgi_gives_up_either() {
     for uwsgi in UWSGIS {
         let world = World::new(uwsgi);
         std::fs::write(world.path("pid"), "of the instance that runs").expect("own folder");
-        // The wrong value comes when everything else is set.
+        // The wrong value stands after everything else.
         let lines = format!(
             "{ROUTER}pidfile = {{dir}}/pid\nvacuum = true\nexec-atexit = touch {{dir}}/x\nemperor-use-clone = nonsense\n"
         );
@@ -45,7 +45,7 @@ fn router_and_vassal_can_be_one_instance() {
     world.examine_lines(lines).is_well();
 }
 
-/// The README's example is what is really said.
+/// The README's example is the doctor's real output.
 #[test]
 fn readme_shows_what_is_said() {
     let world = World::new(Uwsgi::Distribution).starting(|starter| starter.descriptors(20_000));

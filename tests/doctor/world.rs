@@ -1,4 +1,4 @@
-//! A host of the test's own, with files that are examined in it.
+//! A namespace that stands for a host, with files that are examined in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ pub const ROUTER: &str = "tuntap-router = emperor0 {dir}/t.sock\n\
 pub const VASSAL: &str =
     "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\nuid = 20001\ngid = 20001\nmaster = true\n";
 
-/// What an examination said.
+/// The output of an examination.
 #[derive(Debug)]
 pub struct Verdict {
     pub text: String,
@@ -31,14 +31,14 @@ impl Verdict {
         Self { text: finished.text(), code: finished.output.status.code() }
     }
 
-    /// Nothing is wrong, and there is no warning.
+    /// Fails if anything is wrong, or if there is a warning.
     #[track_caller]
     pub fn is_well(&self) {
         assert_eq!((self.code, self.text.lines().last()), (Some(0), Some("nothing is wrong")), "{}", self.text);
         assert!(!self.text.contains("WRONG"), "{}", self.text);
     }
 
-    /// This one thing is wrong, and this is to be done.
+    /// Fails unless exactly this is wrong, with this remedy.
     #[track_caller]
     pub fn is_wrong(&self, what: &str, remedy: &str) {
         assert_eq!(self.code, Some(1), "{}", self.text);
@@ -46,7 +46,7 @@ impl Verdict {
         assert_eq!(self.text.matches("  WRONG ").count(), 1, "nothing else is wrong: {}", self.text);
     }
 
-    /// Nothing is wrong, but this is a warning.
+    /// Fails unless nothing is wrong and this is the only warning.
     #[track_caller]
     pub fn warns(&self, what: &str, remedy: &str) {
         assert_eq!(self.code, Some(0), "{}", self.text);

@@ -1,4 +1,4 @@
-//! What the doctor says of the examples, and of the demo's files: nothing is wrong with them.
+//! The doctor finds nothing wrong with the examples and the demo's files.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -12,7 +12,7 @@ use crate::credentials::with_hook;
 use crate::example::{Example, answer_of, examples, net_of, wait_for_answer};
 use crate::world::{HOST, HOST_V6, INTERNET, INTERNET_V6, World};
 
-/// Examines files: whether nothing is wrong, and what was said.
+/// Examines files. Returns true if nothing is wrong, and the output.
 fn examine(example: &Example, netns: &Netns, files: &[PathBuf]) -> (bool, String) {
     let starter = example.starter(netns).argument("--plugins-dir").argument(example.plugins());
     let starter = starter.arguments(["--plugin", "tuntap"]);
@@ -21,7 +21,7 @@ fn examine(example: &Example, netns: &Netns, files: &[PathBuf]) -> (bool, String
     (finished.output.status.success(), finished.text())
 }
 
-/// Examines files and fails if anything is wrong; the warnings.
+/// Examines files, fails if anything is wrong, and returns the warnings.
 #[track_caller]
 pub fn warnings(example: &Example, netns: &Netns, files: &[PathBuf]) -> Vec<String> {
     let (is_well, text) = examine(example, netns, files);
@@ -42,7 +42,7 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension() == Some(OsStr::new("ini"))).collect()
 }
 
-/// The host of the examples, as it is, with the way to the world that most of them speak of.
+/// The host of the examples with the way to the internet that most of them assume.
 fn world() -> World {
     let world = World::new();
     world.host.sh("ip route add default via 203.0.113.10");
@@ -63,7 +63,7 @@ fn nothing_is_wrong_with_the_examples() {
             let files = ini_files(&example.root().join(root));
             assert!(files.len() > 1, "{name} has a router and a vassal");
             let expected: &[&str] = match name {
-                // These are about something else than the world beyond the host.
+                // These examples are not about the network beyond the host.
                 "credentials" | "leases" | "stats" | "two-hosts" => &[HOST_ONLY],
                 _ => &[],
             };
@@ -99,7 +99,7 @@ fn nothing_is_wrong_with_the_demo() {
             example.plugins().display()
         )
     };
-    // As demo/run gives them.
+    // demo/run gives these values.
     let emperor = run.join("emperor.ini");
     let ini = fs::read_to_string(source.join("emperor.ini")).expect("the demo has it");
     fs::write(&emperor, ini.replace("[uwsgi]\n", &head(""))).expect("own folder");
@@ -114,7 +114,7 @@ fn nothing_is_wrong_with_the_demo() {
     assert_eq!(warnings(&example, &world.host, &files), Vec::<String>::new());
 }
 
-/// The remedies of the doctor let pass what they say, seen by packets.
+/// Packets pass once the doctor's remedies have been carried out.
 #[test]
 fn host_that_drops_what_is_forwarded_is_mended_by_the_remedies() {
     let world = world();

@@ -124,7 +124,7 @@ pub fn answer(client: &Net, address: impl Into<IpAddr>) -> String {
     answer_of(client, address, HTTP_PORT)
 }
 
-/// The same of another port.
+/// The last line of what an application at another port answers.
 pub fn answer_of(client: &Net, address: impl Into<IpAddr>, port: u16) -> String {
     let response = http::get(client, (address.into(), port)).unwrap_or_default();
     response.lines().last().unwrap_or_default().to_owned()

@@ -20,7 +20,8 @@ use crate::common::wait;
 use crate::example::{Example, addresses_of, net_of, wait_for_answer};
 use crate::world::{INTERNET, INTERNET_V6, World};
 
-/// Exposure that is let pass, in tenths of what `systemd-analyze security` says; an Emperor without any hardening has 96.
+/// The highest exposure that passes, in tenths of what `systemd-analyze security` says. An Emperor without any
+/// hardening has 96.
 const MOST_EXPOSURE: &str = "45";
 
 fn file(name: &str) -> PathBuf {
@@ -49,7 +50,7 @@ fn start(example: &Example, netns: &Netns, drop_ins: &[&str]) -> Instance {
         .start()
 }
 
-/// What systemd would read, with the process that says it.
+/// The messages that systemd would read, with the processes that send them.
 struct Notifications(UnixDatagram);
 
 impl Notifications {
@@ -60,7 +61,7 @@ impl Notifications {
         Self(socket)
     }
 
-    /// Who says that the service is ready.
+    /// Waits until a process says that the service is ready, and returns that process.
     fn wait_until_ready(&self) -> i32 {
         wait::until("the service is ready", wait::LONG, || {
             let mut bytes = [0; 4096];
@@ -172,7 +173,7 @@ fn emperor_and_vassals_live_within_the_restrictions() {
     }
     let log = emperor.log.text();
     assert!(!log.contains("not permitted") && !log.contains("denied"), "nothing is refused: {log}");
-    // KillSignal.
+    // The unit has this as KillSignal.
     send(emperor.pid(), Signal::SIGQUIT);
     emperor.wait_for_exit();
     assert!(!world.host.has_device("emperor0"), "it takes its device along");

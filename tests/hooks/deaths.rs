@@ -40,7 +40,7 @@ fn peer_ends_with_its_vassals_master() {
     wait::until_true("the peer is gone", SOON, || emperor.stats().peers().is_empty());
 }
 
-/// What the application left behind does not hold the peer's address.
+/// A process that the application left behind does not hold the peer's address.
 #[test]
 fn peer_ends_though_children_live_on() {
     let emperor = emperor();
@@ -113,7 +113,7 @@ fn instance_without_namespace_is_told_before_its_hooks_fail() {
     assert!(log.contains("[uwsgi-tuntap] uwsgi0: it is not made") && log.contains("unshare = net is missing"), "{log}");
 }
 
-/// Its device is made where its Emperor is, which is what the C plugin does.
+/// The vassal's device is made in its Emperor's namespace, as the C plugin does it.
 #[test]
 fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
     let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
@@ -128,7 +128,7 @@ fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
     );
 }
 
-/// Who gets a namespace by other means has nothing to be told.
+/// A vassal that gets a namespace by other means is not warned.
 #[test]
 fn vassals_with_a_namespace_are_told_nothing() {
     for clone in ["net", "net,pid", "pid,net,fs"] {
@@ -144,7 +144,7 @@ fn vassals_with_a_namespace_are_told_nothing() {
     }
 }
 
-/// They begin as the router's other lines do, whatever it is about.
+/// Lines about errors begin as the router's other lines do.
 #[test]
 fn routers_that_cannot_start_say_so_in_their_own_lines() {
     for (lines, reason) in [
@@ -187,8 +187,8 @@ fn vassal_that_never_was_root_runs_without_device() {
     assert!(emperor.stats().peers().is_empty());
 }
 
-/// The connection moves on to the next router in the process that owns the tunnel, which is not the one that serves
-/// where uWSGI forked again.
+/// The process that owns the tunnel moves its connection to the next router. Where uWSGI has forked again, that is not
+/// the process that serves.
 #[track_caller]
 fn assert_outlives_the_router(lines: &[&str]) {
     let emperor = emperor();

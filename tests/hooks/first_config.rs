@@ -58,7 +58,7 @@ fn survives_a_reload() {
     assert_works(&emperor, &net);
 }
 
-/// The Emperor runs before the first hook of a plugin then.
+/// With this option the Emperor runs before the first hook of a plugin.
 #[test]
 fn stays_up_with_an_early_emperor() {
     let mut emperor = with_app(ini().line("early-emperor = true").start());

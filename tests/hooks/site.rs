@@ -86,7 +86,8 @@ pub fn assert_works(emperor: &Emperor, net: &Net) {
     assert_peers_work(emperor, net, 1);
 }
 
-/// As [`assert_works`], with other peers beside the vassal's first.
+/// Fails unless packets pass in both directions and the application answers. The router may have other peers beside the
+/// vassal.
 #[track_caller]
 pub fn assert_peers_work(emperor: &Emperor, net: &Net, peers: usize) {
     assert_traffic_passes(emperor, net);
@@ -133,7 +134,7 @@ pub fn devices_made(log: &Log) -> usize {
     log.text().lines().filter(|line| line.starts_with(MADE)).count()
 }
 
-/// The operator's way to reload a vassal; comes back when the new image serves.
+/// Reloads the vassal as an operator does, and waits until the new image serves.
 #[track_caller]
 pub fn reload(emperor: &Emperor) {
     let mark = emperor.log.mark();

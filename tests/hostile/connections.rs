@@ -1,4 +1,4 @@
-//! Connections: very many, very short ones, and more than there are descriptors for.
+//! Very many connections, very short ones, and more than there are descriptors for.
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -61,12 +61,12 @@ fn claims_that_come_and_go() {
         for _ in 0..ROUNDS {
             emperor.connect().send_bytes(&claim);
         }
-        // The router may see some of them only after their successors: these claims are the dead holders' then.
+        // The router may read some of them only after their successors: those claims then belong to dead holders.
         emperor.wait_for_stats("they have been read", |stats| total(stats, "claims") >= before + ROUNDS);
     });
 }
 
-/// The kernel has no descriptor left for a connection, for what comes with a hello, and for who asks for statistics.
+/// The process has no descriptor left for connections, for what comes with a hello, and for clients of the statistics.
 #[test]
 fn descriptors_that_run_out() {
     const SECONDS: u32 = 3;

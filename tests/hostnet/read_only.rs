@@ -37,7 +37,7 @@ fn setting_that_is_needed_and_can_not_be_written_is_named() {
     emperor.log.wait_for("sysctl -w net.ipv4.conf.", wait::SHORT);
 }
 
-/// What the first image could write, and a later one can't, is left as it is.
+/// A setting that the first image could write, and a later one can't, is left as it is.
 #[test]
 fn reload_goes_on_when_a_setting_can_not_be_written_any_more() {
     let host = Netns::new();

@@ -1,4 +1,4 @@
-//! Senders of UDP that were there before a port led where it leads now.
+//! UDP senders that are older than the present target of a port.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -49,7 +49,7 @@ impl Drop for Sender<'_> {
     }
 }
 
-/// Waits until something comes, from one that has not stopped since before.
+/// Waits until a datagram arrives from a sender that has been sending all the time.
 #[track_caller]
 fn assert_heard(net: &Net, at: SocketAddr) {
     let server = net.run(|| UdpSocket::bind(at)).expect("the address is there");
@@ -95,7 +95,7 @@ fn senders_that_never_stop_are_led_where_the_port_leads_now() {
         assert_heard(&v1, SocketAddr::from((V1, 53)));
         assert_heard(&v1, SocketAddr::from((ip(V1_IPV6), 53)));
 
-        // Another target.
+        // The port gets another target.
         let path = emperor.path("emperor.ini");
         let text = fs::read_to_string(&path).expect("own file");
         let changed =
@@ -110,7 +110,7 @@ fn senders_that_never_stop_are_led_where_the_port_leads_now() {
         assert_heard(&v2, SocketAddr::from((V2, 54)));
         assert_heard(&v2, SocketAddr::from((ip(V2_IPV6), 53)));
 
-        // No mapping any more: the host hears them itself, as it would without this Emperor.
+        // The mapping is removed: the host gets the datagrams itself, as it would without this Emperor.
         let without: Vec<_> = changed.lines().filter(|line| !line.starts_with("tuntap-router-port")).collect();
         fs::write(&path, without.join("\n")).expect("own file");
         let world_emperor = emperor;
@@ -124,7 +124,7 @@ fn senders_that_never_stop_are_led_where_the_port_leads_now() {
     });
 }
 
-/// What others have is nobody's business.
+/// Flows of others stay as they are.
 #[test]
 fn other_flows_go_on() {
     let host = Netns::new();
@@ -136,7 +136,7 @@ fn other_flows_go_on() {
         let found = flows(host, port);
         assert_eq!(found.len(), 1, "{found:?}");
     };
-    // From a vassal to that port of somebody else, and from the host to another port.
+    // These flows go from a vassal to that port of another host, and from the host to another port.
     let asking = net.run(|| UdpSocket::bind("0.0.0.0:6000")).expect("free");
     asking.send_to(b"x", (ip(crate::world::OUTSIDE_IPV4), 9000)).expect("there is a way");
     let own = world.netns.run(|| UdpSocket::bind("0.0.0.0:6001")).expect("free");

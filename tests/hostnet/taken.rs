@@ -125,7 +125,7 @@ fn port_that_another_emperor_maps_stops_the_start() {
     emperor.log.wait_for("spawned uWSGI tuntap router 1", wait::LONG);
 }
 
-/// A running Emperor says what is wrong, and goes on.
+/// A running Emperor logs what is wrong, and goes on.
 #[test]
 fn service_that_comes_later_is_said_at_the_next_reload() {
     let mut world = start(&[TCP]);

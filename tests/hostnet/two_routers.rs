@@ -45,7 +45,7 @@ fn two_routers_have_their_own_networks_and_ports() {
         let (mapped, web) = (SocketAddr::from((ip(HOST_IPV4), port)), SocketAddr::from((ip(address), 80)));
         assert_eq!(client_as_seen(outside, mapped, net, web), ip(OUTSIDE_IPV4), "{address}");
     }
-    // From the one to the other's port, and back.
+    // Each router's vassal asks the port of the other one's.
     for (asking, asked, address, port) in
         [(&first, &second, "192.168.9.2", 8081), (&second, &first, "192.168.0.2", 8080)]
     {

@@ -60,7 +60,7 @@ fn rules_of_a_vassal_apply_to_both_versions() {
     assert!(stats.drops_of(V1, "peer_rule") >= 5, "{}", stats.0);
 }
 
-/// They outlive the router, in the form in which they came.
+/// Rules outlive the router, in the form in which they came.
 #[test]
 fn rules_of_both_forms_outlive_the_router() {
     let emperor = emperor().start();
@@ -150,7 +150,7 @@ fn rules_of_the_other_form_that_make_no_sense_end_that_peer_only() {
     assert!(honest.echo(V2, EMPEROR, wait::SHORT));
 }
 
-/// What a router of the C plugin understands is said in its words.
+/// Rules that the C plugin's form can express are sent in that form.
 #[test]
 fn rules_travel_in_the_c_form_where_they_fit_it() {
     let uwsgi = crate::common::uwsgi::Uwsgi::usual();

@@ -12,13 +12,13 @@ use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
-/// As [`EMPEROR`], `V1` and `V2`.
+/// The IPv6 addresses beside [`EMPEROR`], `V1` and `V2`.
 pub const EMPEROR_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 pub const V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 pub const V2_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 3);
 /// Another one for the first vassal.
 pub const V1_6_OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 1, 2);
-/// Behind the Emperor.
+/// An address beyond the Emperor.
 pub const AFAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 pub fn emperor() -> EmperorIni {
@@ -77,7 +77,7 @@ pub fn passed(emperor: &Emperor, peer: &mut RawPeer, last_from: Ipv6Addr, packet
     for packet in packets {
         peer.send_packet(packet);
     }
-    // What was stopped is told from what is still under way by a last packet, not by time.
+    // A last packet shows that nothing is under way any more: what has not arrived before it was stopped.
     peer.send_packet(&packet::echo_request6(last_from, EMPEROR_6, LAST, 84));
     let last = packet::echo_request6(last_from, EMPEROR_6, LAST, 84);
     let seen = capture.until(wait::SHORT, |packet| *packet == *last);
@@ -87,7 +87,7 @@ pub fn passed(emperor: &Emperor, peer: &mut RawPeer, last_from: Ipv6Addr, packet
 /// Sequence of the packet that tells the end. Every set of rules lets echo requests to the Emperor through.
 const LAST: u16 = 0xffff;
 
-/// All of these are the peer's, and no others.
+/// Fails unless the peer holds exactly these addresses.
 #[track_caller]
 pub fn assert_addresses(emperor: &Emperor, addresses: &[IpAddr]) {
     let stats = emperor.wait_for_stats("the addresses are the peer's", |stats| {

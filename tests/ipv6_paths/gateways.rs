@@ -82,7 +82,7 @@ fn narrow_way_takes_the_least_that_ipv6_asks_for() {
     assert!(tcp_round_trip(&far, FAR.v6, &near, LENGTH / 10).expect("TCP over IPv6"));
 }
 
-/// One socket for both versions takes both, and tells where datagrams come from.
+/// One socket takes datagrams of both versions, and the router sees their sources.
 #[test]
 fn gateway_for_all_addresses_takes_datagrams_of_both_versions() {
     let netns = Netns::new().with_ipv6();

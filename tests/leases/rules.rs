@@ -58,7 +58,7 @@ fn reload_tells_the_router_other_rules() {
     assert!(is_reachable(&net, EMPEROR));
     assert_denied(&emperor, &net);
 
-    // The new image sends the same rules, which is no fault.
+    // The new image sends the same rules, which is allowed.
     reload_with(&emperor, &with_rule("out 0.0.0.0 10.0.0.0/8 deny").line("# the same"));
     assert_denied(&emperor, &net);
     assert_eq!(emperor.log.text().matches("peer 192.168.0.2 joined").count(), 1, "on the same connection");

@@ -23,7 +23,7 @@ fn vassals_curl_fails_at_once() {
         let _allowed = listen(&emperor.netns, 8090);
         assert_refused(&vassal, EMPEROR, 8080);
         assert_refused(&vassal, EMPEROR6, 8089);
-        // Somebody listens, and only the port tells the difference.
+        // Another port, which no rule refuses, has a listener.
         assert_connects(&vassal, 8090);
         assert_eq!(emperor.stats().0["totals"]["rejections"], 2);
         assert_eq!(emperor.stats().drops("firewall"), 2);

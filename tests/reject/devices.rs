@@ -55,7 +55,7 @@ fn rules_outlive_the_router_and_reloads() {
 fn router_of_the_c_plugin_stops_a_vassal_with_such_rules() {
     let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     assert_stopped(&emperor, RULES[0]);
-    // What fits the C plugin's form is no reason to ask.
+    // Rules that fit the C plugin's form don't need a router that knows more.
     let fine = VassalIni::new(Uwsgi::usual(), Subject::Ours, "fine", V1, EMPEROR)
         .line("tuntap-device-rule = out 192.168.0.2 10.0.0.0/8 deny");
     emperor.start_vassal(&fine);

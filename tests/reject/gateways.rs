@@ -23,7 +23,7 @@ fn emperor() -> EmperorIni {
         .line("tuntap-router-route = fd00:78::/64 fd00:77::/64 10.77.0.1:4000")
 }
 
-/// The one that is refused on the other host hears of it if that host knows where its router is.
+/// A sender on another host is told that it was refused, if this host knows that host's router.
 #[test]
 fn sender_behind_another_router_is_told_if_that_one_is_named() {
     for (names_routers, is_told) in [(true, true), (false, false)] {

@@ -1,4 +1,4 @@
-//! How many answers there are.
+//! Limits on the number of answers.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ fn flood_gets_few_answers_and_others_get_theirs() {
     assert!(peer.echo(V2, EMPEROR, wait::SHORT), "and what is allowed passes");
 }
 
-/// Whoever asks for addresses that nobody holds gets as few answers, although they come back from the kernel.
+/// Packets to addresses that nobody holds get as few answers, although they come back from the kernel.
 #[test]
 fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
     let rules = [

@@ -1,5 +1,5 @@
-//! Every feature inside of the sandbox, in one router where they go together. The other test binaries run all of their
-//! routers in it, too.
+//! Every feature works inside the sandbox; those that go together are in one router. The other test binaries run all of
+//! their routers in the sandbox, too.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;

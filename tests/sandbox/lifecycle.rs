@@ -41,7 +41,7 @@ fn emperor_stops() {
     }
 }
 
-/// What uWSGI has gateways do: end, or nothing.
+/// The signals on which a uWSGI gateway process ends, and those that it ignores.
 #[test]
 fn signals_to_the_router_do_what_they_did() {
     let emperor = emperor().start();
@@ -61,7 +61,7 @@ fn signals_to_the_router_do_what_they_did() {
     assert!(!emperor.log.text().contains(DENIED));
 }
 
-/// A crash leaves uWSGI's account of it, and no line of the sandbox's.
+/// A crash leaves uWSGI's report in the log, and no line about the sandbox.
 #[test]
 fn crash_is_told_as_before() {
     let emperor = emperor().start();

@@ -43,7 +43,7 @@ fn router_that_panics_is_replaced_and_its_vassals_go_on() {
 fn vassal_whose_device_thread_panics_is_started_anew() {
     let emperor = emperor().start();
     let other = emperor.start_vassal(&vassal("v2", V2));
-    // The thread of an attached device has nothing to do but to hear its router.
+    // The thread of an attached device does nothing but wait for its router.
     let faulty = vassal("v1", V1).line("env = UWSGI_TUNTAP_FAULT=device:{dir}/fault");
     emperor.start_vassal(&faulty);
     let pid = emperor.vassal_pid("v1").expect("the vassal runs");
