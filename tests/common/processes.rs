@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -154,6 +155,21 @@ pub fn descriptors(pid: i32) -> Vec<String> {
 pub fn assert_descriptors(pid: i32, count: usize, what: &str) {
     let reached = wait::try_until(wait::SHORT, || (descriptors(pid).len() == count).then_some(()));
     assert!(reached.is_some(), "{what}: {count} descriptors were expected, not {:?}", descriptors(pid));
+}
+
+/// Bounds how many descriptors a running process may have open.
+#[track_caller]
+pub fn limit_descriptors(pid: i32, limit: usize) {
+    let status =
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
+    assert!(status.expect("prlimit can be started").success());
+}
+
+/// Runs a line of a shell in the mount namespace of a process.
+#[track_caller]
+pub fn run_in_mounts_of(pid: i32, line: &str) {
+    let status = Command::new("nsenter").args(["-t", &pid.to_string(), "-m", "sh", "-c", line]).status();
+    assert!(status.expect("nsenter can be started").success(), "{line}");
 }
 
 /// Returns true if a process has a file mapped, such as a plugin, by whatever path.

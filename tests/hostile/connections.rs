@@ -1,13 +1,12 @@
 //! Very many connections, very short ones, and more than there are descriptors for.
 
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor};
 use crate::common::packet;
-use crate::common::processes::{cpu_time, descriptors};
+use crate::common::processes::{cpu_time, descriptors, limit_descriptors};
 use crate::common::raw_peer::RawPeer;
 use crate::common::wait;
 use crate::common::wire;
@@ -102,10 +101,4 @@ fn accepts_again(emperor: &Emperor) {
     wait::until_true("a new peer is accepted", wait::LONG, || {
         emperor.connect().echo(A1, EMPEROR, Duration::from_secs(1))
     });
-}
-
-fn limit_descriptors(pid: i32, limit: usize) {
-    let limited =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
-    assert!(limited.expect("prlimit can be started").success());
 }

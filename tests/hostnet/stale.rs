@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::{V1, V2};
+use crate::common::emperor::{Emperor, V1, V2};
+use crate::common::log::Mark;
 use crate::common::netns::{Net, Netns};
 use crate::common::wait;
 use crate::reload::reload;
@@ -65,6 +66,18 @@ fn flows(host: &Net, port: u16) -> Vec<String> {
     text.lines().filter(|line| line.contains(&format!("dport={port} "))).map(str::to_owned).collect()
 }
 
+/// Changes the Emperor's ini file, and has it reload; the place in the log before that.
+#[track_caller]
+fn reload_with(emperor: &Emperor, change: impl Fn(&str) -> String) -> Mark {
+    let path = emperor.path("emperor.ini");
+    let text = fs::read_to_string(&path).expect("own file");
+    fs::write(&path, change(&text)).expect("own file");
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+    mark
+}
+
 #[test]
 fn senders_that_never_stop_are_led_where_the_port_leads_now() {
     let host = Netns::new();
@@ -96,31 +109,23 @@ fn senders_that_never_stop_are_led_where_the_port_leads_now() {
         assert_heard(&v1, SocketAddr::from((ip(V1_IPV6), 53)));
 
         // The port gets another target.
-        let path = emperor.path("emperor.ini");
-        let text = fs::read_to_string(&path).expect("own file");
-        let changed =
-            text.replace("9000 192.168.0.2:53", "9000 192.168.0.3:54").replace("[fd00:77::2]", "[fd00:77::3]");
-        fs::write(&path, &changed).expect("own file");
         emperor.add(&vassal_at("v2", V2, V2_IPV6));
-        let mark = emperor.log.mark();
-        emperor.signal(Signal::SIGHUP);
-        emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+        let mark = reload_with(&emperor, |text| {
+            text.replace("9000 192.168.0.2:53", "9000 192.168.0.3:54").replace("[fd00:77::2]", "[fd00:77::3]")
+        });
         emperor.wait_until_ready(mark, "v2");
         let v2 = emperor.vassal_net("v2");
         assert_heard(&v2, SocketAddr::from((V2, 54)));
         assert_heard(&v2, SocketAddr::from((ip(V2_IPV6), 53)));
 
         // The mapping is removed: the host gets the datagrams itself, as it would without this Emperor.
-        let without: Vec<_> = changed.lines().filter(|line| !line.starts_with("tuntap-router-port")).collect();
-        fs::write(&path, without.join("\n")).expect("own file");
-        let world_emperor = emperor;
-        let mark = world_emperor.log.mark();
-        world_emperor.signal(Signal::SIGHUP);
-        world_emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
-        assert_heard(&world_emperor.netns, to4);
-        assert_heard(&world_emperor.netns, to6);
-        assert_heard(&world_emperor.netns, other);
-        drop(world_emperor);
+        reload_with(&emperor, |text| {
+            let rest: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-port")).collect();
+            rest.join("\n")
+        });
+        assert_heard(&emperor.netns, to4);
+        assert_heard(&emperor.netns, to6);
+        assert_heard(&emperor.netns, other);
     });
 }
 

@@ -1,12 +1,12 @@
 //! Leases of users and groups that don't exist: they never did, are added later, or are removed while an Emperor runs.
 
 use std::fs;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::packet;
+use crate::common::processes::run_in_mounts_of;
 use crate::common::wait;
 use crate::world::{ALICE, BOB, STAFF, assert_echo, assert_not_leased, emperor, lease};
 
@@ -18,14 +18,8 @@ fn set_accounts(emperor: &Emperor, file: &str, lines: &[&str]) {
     let is_mounted = path.exists();
     fs::write(&path, format!("{own}{}\n", lines.join("\n"))).expect("own folder");
     if !is_mounted {
-        enter(emperor, &format!("mount --bind {} {file}", path.display()));
+        run_in_mounts_of(emperor.master_pid(), &format!("mount --bind {} {file}", path.display()));
     }
-}
-
-fn enter(emperor: &Emperor, command: &str) {
-    let pid = emperor.master_pid().to_string();
-    let status = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).status().expect("nsenter");
-    assert!(status.success(), "{command}");
 }
 
 fn reload(emperor: &Emperor) {

@@ -3,13 +3,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::packet;
 use crate::common::probe::{pings_answered, send_udp, tcp_round_trip};
-use crate::common::processes::descriptors;
+use crate::common::processes::{descriptors, limit_descriptors};
 use crate::common::stats::Stats;
 use crate::common::two_emperors::{self, FAR_EMPEROR, FAR_V1};
 use crate::common::uwsgi::{Subject, Uwsgi};
@@ -122,12 +121,7 @@ fn running_out_of_descriptors_is_survived() {
     let emperor = emperor().start();
     let router = assert_confined(&emperor);
     let mut peer = emperor.peer(V1);
-    let limit = descriptors(router).len() + 20;
-    let limited = Command::new("prlimit")
-        .args(["--pid", &router.to_string(), &format!("--nofile={limit}:{limit}")])
-        .status()
-        .expect("prlimit can be started");
-    assert!(limited.success());
+    limit_descriptors(router, descriptors(router).len() + 20);
     let connections: Vec<UnixStream> =
         (0..40).map(|_| UnixStream::connect(emperor.socket()).expect("the backlog has room")).collect();
     emperor.log.wait_for("can't accept", wait::LONG);
