@@ -50,7 +50,7 @@ fn reloaded_vassal_keeps_its_network(pair: Pair) {
             assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5, "after reload {round}");
             assert_eq!(pings_answered(&emperor.netns, V1, 5, &[]), 5, "after reload {round}");
         } else {
-            // Its descriptors are closed on the way, and the unprivileged vassal cannot make a new device.
+            // A reload closes the C vassal's descriptors, and the unprivileged vassal cannot make a new device.
             wait::until_true("the C vassal has no device any more", wait::SHORT, || !net.has_device("uwsgi0"));
         }
     }
