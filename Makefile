@@ -6,14 +6,16 @@ UWSGI_BIN ?= uwsgi
 DIST ?= dist
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Cargo's target directory, if it shouldn't be one that only this uWSGI's builds have.
+TARGET_DIR ?=
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 # Seconds that the whole of `cargo test` may take.
 TEST_TIMEOUT ?= 2400
 TEST_ARGS ?=
 # Tests mostly wait for processes to start; more of them than cores run at a time.
 TEST_THREADS ?= 4
-# What `make test-hosts` tests with: versions of uWSGI on PyPI that scripts/hosts knows.
-HOST_VERSIONS ?= 2.0.24 2.0.28
+# What `make test-versions` tests with: versions of uWSGI on PyPI that scripts/prepare-uwsgi knows.
+UWSGI_VERSIONS ?= 2.0.24 2.0.28
 DEMO_ARGS ?=
 # --quick for less than a minute, --chart docs/bench.svg for the README's picture; see bench/run --help.
 BENCH_ARGS ?=
@@ -26,12 +28,13 @@ man_dir := $(PREFIX)/share/man/man7
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
-.PHONY: all plugin command documents not-packaged install uninstall hosts demo bench soak test test-hosts fuzz memcheck clean help
+.PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo bench soak test test-versions fuzz \
+	memcheck clean help
 
 all: plugin command
 
-# Cargo decides what needs building. One target directory per host, so that two hosts don't overwrite each other's
-# bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
+# Cargo decides what needs building. One target directory per uWSGI, so that two of them don't overwrite each
+# other's bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
 plugin:
 	@scripts/check-uwsgi "$(UWSGI_BIN)"
 	@command -v $(CARGO) >/dev/null || { \
@@ -40,7 +43,8 @@ plugin:
 	@set -e; \
 	uwsgi=$$(command -v $(UWSGI_BIN)); \
 	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
-	target=target/host-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
+	target=$(TARGET_DIR); \
+	[ -n "$$target" ] || target=target/plugin-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
 	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib \
 		$(FEATURES:%=--features %) || { \
 		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \
@@ -102,8 +106,8 @@ uninstall: not-packaged
 	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/uwsgi-tuntap.7
 	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
 
-hosts:
-	@scripts/hosts
+prepare-uwsgi:
+	@scripts/prepare-uwsgi
 
 demo:
 	@scripts/setup demo
@@ -123,14 +127,14 @@ soak:
 
 test:
 	@scripts/setup test
-	@scripts/hosts
+	@scripts/prepare-uwsgi
 	@$(MAKE) --no-print-directory plugin
 	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --workspace --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
-test-hosts:
+test-versions:
 	@scripts/setup test
-	@scripts/hosts distribution $(HOST_VERSIONS)
-	@TEST_THREADS=$(TEST_THREADS) scripts/test-hosts $(HOST_VERSIONS)
+	@scripts/prepare-uwsgi distribution $(UWSGI_VERSIONS)
+	@TEST_THREADS=$(TEST_THREADS) scripts/test-versions $(UWSGI_VERSIONS)
 
 # Seconds for each target.
 fuzz: SECONDS ?= 60
@@ -140,7 +144,7 @@ fuzz:
 
 memcheck:
 	@scripts/setup memcheck
-	@scripts/hosts
+	@scripts/prepare-uwsgi
 	@scripts/memcheck
 
 clean:
@@ -158,10 +162,12 @@ help:
 	@echo "                slirp4netns and pasta; about eight minutes (root)"
 	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
 	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
-	@echo "make test       install what is missing from Debian, prepare two uWSGI hosts (the system's, and one from PyPI),"
+	@echo "make test       install what is missing from Debian, prepare two uWSGI binaries (the system's, and one from PyPI),"
 	@echo "                run all tests (root)"
-	@echo "make test-hosts the tests that depend on uWSGI, with others from PyPI: HOST_VERSIONS ($(HOST_VERSIONS)) (root)"
-	@echo "make hosts      prepare only the two uWSGI hosts of the tests in target/hosts"
+	@echo "make test-versions"
+	@echo "                the tests that depend on uWSGI, with others from PyPI: UWSGI_VERSIONS ($(UWSGI_VERSIONS)) (root)"
+	@echo "make prepare-uwsgi"
+	@echo "                prepare only the two uWSGI binaries of the tests in target/uwsgi"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
 	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"
 	@echo "make clean      remove what was built"

@@ -42,8 +42,8 @@ fn read(document: &str) -> String {
     fs::read_to_string(root().join(document)).expect("the document is there")
 }
 
-/// Whether a source has a test of this name, or a module of tests, or any if it is `*`. `cases!` makes tests of a function
-/// for both plugins.
+/// Returns true if a source has a test or a module of tests of this name, or any test if the name is `*`. `cases!`
+/// makes tests of a function for both plugins.
 fn has_test(source: &str, test: &str) -> bool {
     let mut is_marked = false;
     source.lines().map(str::trim).any(|line| {

@@ -1,5 +1,6 @@
-//! Vassals whose namespaces make packets expensive to receive, which the router's thread does: they cost nobody else, however
-//! they hide it. And honest ones, which nothing makes look like that.
+//! Vassals whose namespaces make packets expensive to receive. The router's thread pays for that, so such vassals lose
+//! their attached device, however they hide the cost, and nobody else notices. Honest vassals are never taken for one
+//! of them.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -18,23 +19,23 @@ use crate::common::wait;
 use crate::handed::{DEVICE, Handed};
 use crate::world::{emperor, is_attached, start_attached, stream_reason, total};
 
-/// What a vassal has a packet pass: a chain of a thousand rules, so many times.
+/// A packet to an expensive vassal passes a chain of this many rules, several times.
 const CHAIN_RULES: usize = 1_000;
 const EXPENSIVE: usize = 100;
 
 /// How long each transfer is measured.
 const TRANSFER: Duration = Duration::from_millis(2500);
 
-/// How often it is, at most.
+/// A measurement is repeated up to this often.
 const ROUNDS: usize = 4;
 
-/// What the router says of a device that was taken back.
+/// The router's words for a device that is no longer attached.
 const DETACHED: &str = "goes back to frames";
 
-/// What the next router says of whom the last one was writing to when it hung.
+/// The next router's words about the peer that the last one was writing to when it hung.
 const HUNG: &str = "the router before this one hung while it wrote a packet to its device";
 
-/// Each of these takes a machine of its own.
+/// Each of these tests needs the whole machine, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,7 +58,7 @@ fn nft(emperor: &Emperor, net: &Net, rules: &str) {
     net.sh(&format!("nft -f {}", file.display()));
 }
 
-/// Makes the packets expensive that this counter picks, by turns: these residues of so many.
+/// Makes only some packets expensive: those whose number has one of these residues of the modulus.
 fn hide_rules(emperor: &Emperor, net: &Net, modulus: usize, residues: &[usize]) {
     let long: String =
         (0..CHAIN_RULES).map(|index| format!("ip saddr 10.9.{}.{} drop\n", index >> 8, index & 255)).collect();
@@ -104,7 +105,7 @@ fn flood(emperor: &Emperor, to: Ipv4Addr, is_over: &AtomicBool) {
     }
 }
 
-/// Bytes that pass from one namespace to a server in another one in some time.
+/// The bytes that pass from one namespace to a server in another one during [`TRANSFER`].
 #[track_caller]
 fn transfer(server: &Net, address: Ipv4Addr, client: &Net, time: Duration) -> u64 {
     let listener = server.run(|| TcpListener::bind((address, 0))).expect("a port is free");
@@ -130,7 +131,7 @@ fn transfer(server: &Net, address: Ipv4Addr, client: &Net, time: Duration) -> u6
     })
 }
 
-/// What an honest vassal can do: bytes to it in some time, and its pings' round trip in milliseconds.
+/// The service that an honest vassal gets: bytes during [`TRANSFER`], and the round trip of its pings in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Service {
     bytes: u64,
@@ -151,15 +152,15 @@ fn service(emperor: &Emperor, honest: &Net) -> Service {
     Service { bytes, ping }
 }
 
-/// An attacker whose rules are for these residues of a modulus, beside an honest vassal. What the attacker's device has got
-/// before, it can tell from its own counters.
+/// Floods an attacker whose rules are for these residues of a modulus, beside an honest vassal. The attacker counts
+/// packets from a known start: its device's own counters say how many it has got before.
 #[track_caller]
 fn assert_hiding_is_in_vain(modulus: usize, residues: impl Fn(usize) -> Vec<usize>) {
     let emperor = emperor().start();
     let honest = start_attached(&emperor, "v1", V1);
     let attacker = Handed::attach(&emperor, V2);
     let mut what = String::new();
-    // Others may take the machine meanwhile; who is starved is so each time.
+    // Other work may take the machine for a while. A vassal that is starved is starved in each round.
     let is_served = (0..ROUNDS).any(|_| {
         attacker.netns.sh("nft flush ruleset");
         // The same packets without the rules.
@@ -181,7 +182,7 @@ fn assert_hiding_is_in_vain(modulus: usize, residues: impl Fn(usize) -> Vec<usiz
     assert!(is_attached(&emperor.stats(), V1));
 }
 
-/// What the attacker's device has got, as soon as nothing more is on its way.
+/// The number of packets that the attacker's device has got, once no more are on their way.
 #[track_caller]
 fn packets_before(emperor: &Emperor) -> usize {
     let received = || emperor.stats().of_peer(V2, "tx_packets");
@@ -193,7 +194,7 @@ fn packets_before(emperor: &Emperor) -> usize {
     usize::try_from(before).expect("a few")
 }
 
-/// Does something while small packets flood the attacker.
+/// Runs `work` while small packets flood the attacker.
 #[track_caller]
 fn flooded<T>(emperor: &Emperor, work: impl FnOnce() -> T) -> T {
     let is_over = AtomicBool::new(false);
@@ -204,14 +205,14 @@ fn flooded<T>(emperor: &Emperor, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// What the router says of peers that cost too much.
+/// The router's log lines about peers that cost too much.
 fn lines(emperor: &Emperor) -> Vec<String> {
     let log = emperor.log.text();
     let is_one = |line: &&str| line.contains(DETACHED) || line.contains("is limited, some packets");
     log.lines().filter(is_one).map(str::to_owned).collect()
 }
 
-/// The residue that the packet has which is so many further on than the next one.
+/// The residue of the packet that comes `further` packets after the next one.
 fn residue_of(packets: usize, further: usize, modulus: usize) -> usize {
     // The first packet that the rules see has residue 0. A meter that looks at each packet whose number is a multiple of the
     // modulus would look at this one.
@@ -228,7 +229,7 @@ fn rules_for_every_packet_are_noticed() {
     assert_hiding_is_in_vain(1, |_| vec![0]);
 }
 
-/// The one that is left out is that which a meter would look at that looked at one of so many.
+/// Leaves out the residue that a meter would see if it looked at one packet of each `modulus`.
 #[test]
 fn rules_for_all_but_one_of_some_packets_are_noticed() {
     let _alone = alone();
@@ -245,7 +246,7 @@ fn rules_for_one_of_many_packets_are_noticed() {
     }
 }
 
-/// Behind a veth pair the kernel receives packets in another context, which is the router's thread all the same.
+/// Behind a veth pair the kernel receives packets in another context, but still in the router's thread.
 #[test]
 fn rules_in_a_namespace_behind_are_noticed() {
     let _alone = alone();
@@ -281,7 +282,8 @@ fn vassal_comes_back_when_its_rules_are_gone() {
     assert!(is_attached(&emperor.stats(), V2), "it stays attached");
 }
 
-/// And so does one that was refused because of another device of its namespace. Each relapse doubles the time.
+/// A peer that was refused because of another device of its namespace is attached again later, too. Each relapse
+/// doubles the time.
 #[test]
 fn relapse_takes_longer() {
     let emperor = emperor().start();
@@ -293,7 +295,7 @@ fn relapse_takes_longer() {
     wait::until_true("it is attached again", wait::LONG * 3, || total(&emperor.stats(), "attached_again") == 1);
     flood_until_detached(&emperor);
     emperor.log.wait_for("goes back to frames for 40 s", wait::SHORT);
-    // The descriptor that the router keeps is no trouble when its peer leaves, or its device.
+    // The router still keeps a descriptor of the device. That does no harm when the peer or the device goes away.
     attacker.netns.sh(&format!("ip link del {DEVICE}"));
     drop(attacker);
     emperor.wait_for_stats("the peer has left", |stats| stats.peers().len() == 1);
@@ -308,7 +310,7 @@ fn flood_until_detached(emperor: &Emperor) {
     });
 }
 
-/// Bulk in both directions and vassal to vassal, for some seconds.
+/// Bulk traffic in both directions, and from vassal to vassal, for some seconds.
 #[track_caller]
 fn assert_honest_stay_attached(what: &str, emperor: &Emperor, vassals: &[(Ipv4Addr, Net)]) {
     let time = Duration::from_secs(4);
@@ -363,7 +365,7 @@ fn half_a_processor_detaches_nobody() {
         let _busy = Busy { is_over: &is_over };
         match Cgroup::with_half_a_processor(router) {
             Some(_group) => assert_honest_stay_attached("half a processor", &emperor, &vassals),
-            // A machine without cgroups for that: the router is stopped for half of the time.
+            // Without a cgroup that limits CPU time, the router is stopped for half of the time.
             None => {
                 scope.spawn(|| {
                     while !is_over.load(Ordering::Relaxed) {
@@ -379,7 +381,7 @@ fn half_a_processor_detaches_nobody() {
     });
 }
 
-/// A group of processes with a bound, of either version (Documentation/scheduler/sched-bwc.rst), removed on drop.
+/// A cgroup with limited CPU time, of either version (Documentation/scheduler/sched-bwc.rst). It is removed on drop.
 #[derive(Debug)]
 struct Cgroup {
     root: &'static str,
@@ -394,7 +396,7 @@ impl Cgroup {
                 let folder = format!("{root}/tuntap-{}", std::process::id());
                 std::fs::create_dir(&folder).ok()?;
                 let group = Self { root, folder };
-                // Without the controller, there is no such file.
+                // Without the controller this file doesn't exist.
                 std::fs::metadata(format!("{}/{file}", group.folder)).ok()?;
                 std::fs::write(format!("{}/{file}", group.folder), value).ok()?;
                 std::fs::write(format!("{}/cgroup.procs", group.folder), pid.to_string()).ok()?;

@@ -1,4 +1,4 @@
-//! What many peers do at once costs the others nothing.
+//! Many peers that do something at once don't slow down the others.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -16,7 +16,8 @@ use crate::hello::{Answer, answer, hello, offer};
 use crate::tun::{self, ATTACHABLE};
 use crate::world::{emperor, start_attached};
 
-/// The kernel takes some 15 ms for each, and whoever closes the last descriptor waits for it: three seconds for all.
+/// The kernel takes some 15 ms to end a device, and whoever closes its last descriptor waits for that: three seconds
+/// for all of these.
 #[test]
 fn devices_that_end_at_once_hold_nobody_up() {
     const DEVICES: usize = 200;
@@ -34,7 +35,7 @@ fn devices_that_end_at_once_hold_nobody_up() {
         .collect();
     let longest = thread::scope(|scope| {
         let pings = scope.spawn(|| longest_ping(&honest));
-        // They are under way.
+        // By now the devices are being closed.
         thread::sleep(Duration::from_millis(500));
         drop(peers);
         pings.join().expect("no panic")
@@ -46,7 +47,8 @@ fn devices_that_end_at_once_hold_nobody_up() {
     });
 }
 
-/// The longest round trip of those in some seconds. A machine on which devices end quickly sees nothing of them anyway.
+/// The longest round trip of all pings during some seconds. A machine that ends devices quickly shows no difference
+/// anyway.
 fn longest_ping(net: &Net) -> Duration {
     let output = net.output(&["ping", "-q", "-n", "-i", "0.01", "-c", "300", "-W", "5", &EMPEROR.to_string()]);
     let text = String::from_utf8_lossy(&output.stdout);

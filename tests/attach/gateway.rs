@@ -1,9 +1,9 @@
 //! Routes to other routers over UDP: super-packets are cut for them.
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::two_emperors::{self, FAR_EMPEROR, FAR_V1};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::world::{emperor, is_attached, start_attached, total};
 
@@ -13,9 +13,9 @@ const LENGTH: usize = 5_000_000;
 fn attached_vassals_of_two_emperors_reach_each_other() {
     let (here, there) = two_emperors::start(emperor);
     let near = start_attached(&here, "v1", V1);
-    let far = there.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
+    let far = there.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
     there.wait_for_stats("the far vassal is attached", |stats| is_attached(stats, FAR_V1));
-    // The first one may be lost: its sender learns from it that less fits through the tunnel.
+    // The first packet may be lost: from it the sender learns that less fits through the tunnel.
     pings_answered(&near, FAR_V1, 1, &["-s", "1472"]);
     assert_eq!(pings_answered(&near, FAR_V1, 5, &["-s", "1472"]), 5);
     assert!(tcp_round_trip(&far, FAR_V1, &near, LENGTH).expect("TCP between the vassals"));

@@ -1,4 +1,5 @@
-//! An attached peer that is the test itself: it keeps its descriptor, and can spoil what it handed over.
+//! An attached peer that is the test itself. It keeps a descriptor of its device, by which it can break what it handed
+//! over.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -29,13 +30,13 @@ impl Handed {
         Self::attach_as(emperor, address, DEVICE, ATTACHABLE)
     }
 
-    /// With a device of another name or layout, which the router is to take all the same.
+    /// Hands over a device of another name or layout, which the router has to take as well.
     #[track_caller]
     pub fn attach_as(emperor: &Emperor, address: Ipv4Addr, name: &str, layout: libc::c_int) -> Self {
         Self::attach_over(|| emperor.connect(), emperor, address, name, layout)
     }
 
-    /// Over a connection that is there already.
+    /// Hands over a device on a connection that exists already.
     #[track_caller]
     pub fn attach_over(
         connect: impl FnOnce() -> RawPeer + Send,
@@ -45,7 +46,7 @@ impl Handed {
         layout: libc::c_int,
     ) -> Self {
         let netns = Netns::new();
-        // From there, as a vassal does.
+        // A vassal connects from its own namespace.
         let mut peer = netns.run(connect);
         let device = tun::make(&netns, name, layout);
         tun::set_header_len(&device, HEADER_LEN);

@@ -1,5 +1,5 @@
-//! Peers whose TUN device the router reads and writes itself: honest ones, those that can't, and those that offer
-//! something else.
+//! Peers that offer the router their TUN device: honest ones, those whose device can't be attached, and those that
+//! offer something else.
 #![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
 
 #[path = "../common/mod.rs"]
@@ -18,6 +18,6 @@ mod gateway;
 mod lifecycle;
 mod offers;
 mod polling;
-mod spoiled;
+mod quarantine;
 mod streams;
 mod switch;

@@ -1,4 +1,4 @@
-//! What comes with a hello and is not trusted: the peer streams on, and nothing of it stays open.
+//! Offers that the router refuses: the peer goes on in frames, and the router keeps no descriptor of them.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -25,8 +25,8 @@ const NO_DEVICE: &str = "is no TUN device of ours";
 const NO_DESCRIPTOR: &str = "its hello brought no descriptor";
 const OTHER_VERSION: &str = "its hello is of another version";
 
-/// What is written to such a device is received in another context of the kernel, or may be: a flag of one queue need not
-/// be that of another.
+/// The kernel may receive what is written to such a device in another context: a flag of one queue need not be that of
+/// another.
 #[test]
 fn devices_that_hide_what_they_cost_are_refused() {
     let scene = Scene::new();
@@ -63,7 +63,7 @@ impl Scene {
         Self { emperor, honest, router, descriptors }
     }
 
-    /// A peer at V2 makes its offer, is refused, and sends frames all the same.
+    /// A peer at V2 makes its offer, is refused, and goes on in frames.
     #[track_caller]
     fn assert_refused(&self, what: &str, payload: &[u8], offered: &[BorrowedFd<'_>], reason: &str) {
         let mut peer = self.emperor.connect();
@@ -80,7 +80,7 @@ impl Scene {
         assert!(told.as_str().is_some_and(|told| told.contains(reason)), "{what}: {told}");
     }
 
-    /// Whatever a peer has left, its own connection is all that the router holds of it.
+    /// The peer's connection is the only descriptor that the router holds of it.
     #[track_caller]
     fn assert_unharmed(&self, what: &str, peer: RawPeer) {
         assert_descriptors(self.router, self.descriptors + 1, what);
@@ -192,7 +192,7 @@ fn second_hello_is_ignored() {
     scene.assert_clean("a second hello");
 }
 
-/// There is one offer, and one answer.
+/// A second offer is not answered.
 #[test]
 fn second_hello_after_a_refusal_is_ignored() {
     let scene = Scene::new();
@@ -225,7 +225,7 @@ fn hello_in_pieces_is_taken() {
     }
 }
 
-/// What a device says before its hello may arrive together with it, descriptor and all: the router was busy.
+/// What a device says before its hello may arrive together with the hello and its descriptor, if the router was busy.
 #[test]
 fn hello_behind_a_question_is_taken() {
     let scene = Scene::new();
@@ -242,7 +242,7 @@ fn hello_behind_a_question_is_taken() {
     scene.assert_clean("a hello behind a question");
 }
 
-/// Descriptors beside the first bytes of a stream that says no hello, and beside those that follow.
+/// Descriptors come beside the first bytes of a stream that has no hello, and beside the bytes that follow.
 #[test]
 fn descriptors_without_a_hello_are_closed() {
     let scene = Scene::new();
@@ -256,18 +256,18 @@ fn descriptors_without_a_hello_are_closed() {
     peer.send_bytes(&frame[10..]);
     scene.assert_streams("no hello", &mut peer, "it said no hello");
     scene.assert_unharmed("no hello", peer);
-    // Somebody who hangs up before the frame is whole.
+    // A peer that hangs up before the frame is whole.
     let mut peer = scene.emperor.connect();
     peer.send_with_descriptors(&frame[..1], &[good.as_fd()]);
     drop(peer);
     scene.assert_clean("half a frame");
 }
 
-/// Its packets would come back to it for ever.
+/// A router that took its own device would get its own packets back for ever.
 #[test]
 fn routers_own_device_is_refused() {
     let scene = Scene::new();
-    // The lowest number: it was there before any peer's device.
+    // The router's own device has the lowest number, because it was there before any peer's.
     let own = std::fs::read_dir(format!("/proc/{}/fd", scene.router))
         .expect("the router runs")
         .flatten()

@@ -1,4 +1,5 @@
-//! Looking for packets without sleeping: while they follow each other closely, and never for long.
+//! Busy polling: the router looks for packets without sleeping while they follow each other closely, and never for
+//! long.
 
 use std::thread::sleep;
 use std::time::Duration;

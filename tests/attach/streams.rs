@@ -5,15 +5,15 @@ use std::net::UdpSocket;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::processes::descriptors;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{c_vassal, emperor, start_attached, stream_reason, total, vassal};
 
-/// Little, because a C router or vassal ends a connection now and then under a full TCP stream.
+/// The amount is small, because a C router or vassal now and then ends a connection under a full TCP stream.
 const LENGTH: usize = 200_000;
 const PORT: u16 = 9999;
 
@@ -54,7 +54,7 @@ fn datagrams_reach_a_c_vassal() {
     }
 }
 
-/// The packets that a peer gets could travel on a wire.
+/// The packets that a peer gets have lengths and checksums that could travel on a wire.
 #[test]
 fn cut_datagrams_bear_their_checksums() {
     let emperor = emperor().start();
@@ -75,7 +75,7 @@ fn cut_datagrams_bear_their_checksums() {
 
 #[test]
 fn our_vassal_streams_to_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     let net = emperor.start_vassal(&vassal("v1", V1));
     assert_eq!(pings_answered(&net, EMPEROR, 5, &["-s", "1472"]), 5);
     assert!(tcp_round_trip(&emperor.netns, EMPEROR, &net, LENGTH / 2).expect("TCP to the Emperor"));
@@ -87,7 +87,7 @@ fn bound(net: &Net) -> UdpSocket {
     net.run(|| UdpSocket::bind((EMPEROR, 0))).expect("the Emperor has its address")
 }
 
-/// RFC 1071, without the complement: all ones over what bears its own checksum.
+/// The sum of RFC 1071 without the complement: it is all ones over data with a correct checksum in it.
 fn sum(bytes: &[u8]) -> u32 {
     let mut sum: u32 =
         bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum();

@@ -31,7 +31,8 @@ fn vassals_reach_each_other_past_the_emperors_kernel() {
     assert!(is_reachable(&first, EMPEROR) && is_reachable(&emperor.netns, V2), "the Emperor is reached as before");
 }
 
-/// Past the kernel, a vassal with the Emperor's own address would be the Emperor for the others.
+/// Packets between vassals pass by the kernel, so that a vassal with the Emperor's own address would be the Emperor for
+/// the others.
 #[test]
 fn switch_that_lets_anybody_claim_anything_is_warned_about() {
     const WARNING: &str = "a vassal can claim any address that is free, the host's too";

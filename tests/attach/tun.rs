@@ -1,4 +1,4 @@
-//! Devices that a test makes itself, right ones and wrong ones.
+//! TUN devices that a test makes itself, with the right layout or a wrong one.
 #![allow(unsafe_code, reason = "nobody but the kernel's own calls makes such devices")]
 
 use std::fs::{File, OpenOptions};
@@ -21,7 +21,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_send_buffer, libc::TUNSETSNDBUF, libc::c_int);
 }
 
-/// What an attached device is.
+/// The flags of a device that can be attached.
 pub const ATTACHABLE: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// The header without and with the number of merged buffers (`struct virtio_net_hdr_mrg_rxbuf`).

@@ -7,27 +7,27 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes::cpu_time;
 use crate::common::stats::Stats;
 pub use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 
-/// An idle router uses next to nothing; one that spins, a whole second of a second.
+/// An idle router uses next to no CPU time; one that spins uses a whole second each second.
 const IDLE: Duration = Duration::from_millis(200);
 
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 pub fn vassal(name: &str, address: Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR)
 }
 
 pub fn c_vassal(name: &str, address: Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::C, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::C, name, address, EMPEROR)
 }
 
 /// Starts a vassal of ours and waits until the router has its device.
@@ -38,7 +38,7 @@ pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
     net
 }
 
-/// Why a peer is not attached; nothing if it is.
+/// The reason why a peer is not attached, or `None` if it is.
 #[track_caller]
 pub fn stream_reason(stats: &Stats, address: Ipv4Addr) -> Value {
     let peer = stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));

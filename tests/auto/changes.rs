@@ -1,4 +1,5 @@
-//! What a reload finds changed about a vassal's devices: it is applied, or the vassal is started anew, with a line.
+//! Changes of a vassal's devices that a reload finds: each is applied, or the vassal is started anew and a line says
+//! why.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -7,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::processes::send;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{Vassal, addresses, emperor, emperor_on, pings, v4};
 
@@ -38,7 +39,7 @@ fn change(emperor: &Emperor, vassal: &Vassal) {
     std::fs::rename(&draft, &path).expect("own folder");
 }
 
-/// Of a vassal that was started anew.
+/// The namespace of a vassal that was started anew.
 #[track_caller]
 fn new_net(emperor: &Emperor, old_pid: i32) -> Net {
     let pid = wait::until("the vassal is started anew", wait::LONG, || {
@@ -50,7 +51,7 @@ fn new_net(emperor: &Emperor, old_pid: i32) -> Net {
     })
 }
 
-/// The vassal is changed from these lines to those; it is started anew, with one line that says `because`, and works.
+/// Changes the vassal from some lines to others. It must be started anew, with one line that says `because`, and work.
 #[track_caller]
 fn assert_started_anew(emperor: &Emperor, before: &[&str], now: &[&str], because: &str) -> Net {
     let because = emperor.in_dir(because);
@@ -64,7 +65,7 @@ fn assert_started_anew(emperor: &Emperor, before: &[&str], now: &[&str], because
     let log = emperor.log.since(mark);
     let lines: Vec<_> = log.lines().filter(|line| line.contains(STARTED_ANEW)).collect();
     assert!(matches!(lines.as_slice(), [line] if line.contains(&because)), "{because}: {lines:?}");
-    // It is equal after the fresh start: another reload leaves it alone.
+    // After the fresh start nothing differs any more: another reload leaves the vassal alone.
     let (pid, mark) = (emperor.vassal_pid(NAME), emperor.log.mark());
     emperor.touch(NAME);
     emperor.wait_until_ready(mark, NAME);
@@ -74,8 +75,8 @@ fn assert_started_anew(emperor: &Emperor, before: &[&str], now: &[&str], because
 }
 
 #[track_caller]
-fn assert_renamed_device_works(host: Host) {
-    let emperor = emperor_on(host).start();
+fn assert_renamed_device_works(uwsgi: Uwsgi) {
+    let emperor = emperor_on(uwsgi).start();
     let net = assert_started_anew(
         &emperor,
         &[AUTO],
@@ -87,12 +88,12 @@ fn assert_renamed_device_works(host: Host) {
 
 #[test]
 fn renamed_device() {
-    assert_renamed_device_works(Host::usual());
+    assert_renamed_device_works(Uwsgi::usual());
 }
 
 #[test]
-fn renamed_device_on_the_other_host() {
-    assert_renamed_device_works(Host::usual().other());
+fn renamed_device_on_the_other_uwsgi() {
+    assert_renamed_device_works(Uwsgi::usual().other());
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn vassal_that_drops_its_privileges_late() {
     assert_started_anew(&emperor, &["drop-after-apps = true", AUTO], &now, "and is net0 {dir}/t.sock auto now");
 }
 
-/// Who has seen the hint, and adds what was missing.
+/// The operator has read the hint and adds what was missing.
 #[test]
 fn vassal_that_is_jailed_from_now_on() {
     let emperor = emperor().start();
@@ -169,7 +170,7 @@ fn vassal_that_is_jailed_from_now_on() {
     new_net(&emperor, pid);
 }
 
-/// It is not started over and over for what can't be had, and would be no different.
+/// The vassal is not started over and over for something that it can't get.
 #[test]
 fn vassal_that_never_had_its_device_just_reloads() {
     let emperor = emperor().start();
@@ -248,7 +249,7 @@ fn rules_that_only_root_could_tell() {
     assert_started_anew(&emperor, &[AUTO], &[AUTO, rule], line);
 }
 
-/// Somebody else has renamed it in the namespace; it stays what it is to the plugin.
+/// Somebody has renamed the device inside the namespace. To the plugin it stays the same device.
 #[test]
 fn device_that_a_hook_has_renamed_lives_on() {
     let emperor = emperor().start();
@@ -278,7 +279,7 @@ fn deleted_device() {
     new_net(&emperor, pid);
 }
 
-/// The old image has stopped its threads by then, and the new one has not looked yet.
+/// At this moment the old image has stopped its threads, and the new one has not looked yet.
 #[test]
 fn device_that_is_deleted_in_the_middle_of_a_reload() {
     let emperor = emperor().start();
@@ -294,11 +295,11 @@ fn device_that_is_deleted_in_the_middle_of_a_reload() {
     wait::until_true("the network works", wait::LONG, || pings(&net, EMPEROR));
 }
 
-/// Nobody starts it anew: it goes on with what it has, and says so.
+/// No Emperor would start this instance anew: it goes on with what it has, and says so.
 #[test]
 fn instance_without_emperor_keeps_its_network() {
     let emperor = emperor().start();
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1", "master = true", "uid = 65534", "gid = 65534"])
         .lines(&["socket = 127.0.0.1:3031", "exec-as-root = ip link set lo up"])
         .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));

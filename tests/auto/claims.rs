@@ -5,9 +5,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{freeze, thaw};
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, netns_with_v6, pings, v4, with_v6};
@@ -24,24 +24,24 @@ fn fixed_address_needs_no_ping() {
     let vassal = fixed(&emperor, "app", V1).line("tuntap-device-address = uwsgi0 fd00:77::22/64");
     let net = vassal.start(&emperor);
     assert_eq!(addresses(&net, "uwsgi0"), ["192.168.0.2/24", "fd00:77::22/64"]);
-    // It is reached before it has sent anything.
+    // The vassal is reached before it has sent anything.
     assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
 }
 
 #[test]
 fn fixed_address_and_gateway_with_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     let net = fixed(&emperor, "app", V1).line("tuntap-device-gateway = 192.168.0.1").start(&emperor);
     wait::until_true("the C router knows the address", wait::LONG, || emperor.stats().peer(V1).is_some());
     assert!(pings(&emperor.netns, V1) && pings(&net, EMPEROR));
     assert!(net.sh("ip route show default").starts_with("default via 192.168.0.1 dev uwsgi0"));
 }
 
-/// A C router would take a part of the address for one of IPv4.
+/// A C router would take a part of the IPv6 address for an IPv4 address.
 #[test]
 fn fixed_ipv6_address_is_not_claimed_from_a_c_router() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start_in(netns_with_v6());
-    // Bytes 4 to 7 of this one could be an address of IPv4.
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start_in(netns_with_v6());
+    // Bytes 4 to 7 of this address could be an IPv4 address.
     let vassal = Vassal::bare(&emperor, Subject::Ours, "six")
         .line("tuntap-device = uwsgi0 {dir}/t.sock")
         .line("tuntap-device-address = fd00:77:a09:809::22/64");
@@ -56,7 +56,7 @@ fn fixed_ipv6_address_is_not_claimed_from_a_c_router() {
     assert!(found.contains(&"".into()), "{found:?}");
 }
 
-/// One that only stands still is no router of the C plugin: it has not even read the question.
+/// A router that is only stopped is not taken for one of the C plugin: it has not even read the question.
 #[test]
 fn fixed_address_waits_for_a_router_that_stands_still() {
     let emperor = with_v6(emperor()).line("tuntap-router-dns = 192.0.2.53").start_in(netns_with_v6());
@@ -70,7 +70,7 @@ fn fixed_address_waits_for_a_router_that_stands_still() {
     let mark = emperor.log.mark();
     vassal.add(&emperor);
     emperor.log.wait_for_since(mark, "made the device uwsgi0", wait::LONG);
-    // Longer than a router may take that has read the question.
+    // This is longer than a router may take once it has read the question.
     sleep(Duration::from_secs(4));
     thaw(router);
     emperor.wait_until_ready(mark, "app");
@@ -109,11 +109,11 @@ fn auto_without_credentials_names_them() {
 
 #[test]
 fn auto_with_a_c_router_says_why_not() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     Vassal::auto(&emperor, "app").line("tuntap-device-timeout = 2").add(&emperor);
     emperor.log.wait_for("it is a router of the C plugin, which knows nothing of auto", wait::LONG);
-    // Its vassals are none the worse for it.
-    let net = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "v1", V1, EMPEROR));
+    // The router's vassals are not affected.
+    let net = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::C, "v1", V1, EMPEROR));
     assert!(pings(&net, EMPEROR));
 }
 
@@ -149,8 +149,8 @@ fn address_that_is_not_leased_is_refused_by_name() {
 #[test]
 fn vassals_of_all_kinds_live_side_by_side() {
     let emperor = emperor().start();
-    let c = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::C, "c", V1, EMPEROR));
-    let long = emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "long", V2, EMPEROR));
+    let c = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::C, "c", V1, EMPEROR));
+    let long = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "long", V2, EMPEROR));
     let mut raw = emperor.peer(Ipv4Addr::new(192, 168, 0, 4));
     let autos: Vec<_> = ["a", "b"].iter().map(|name| Vassal::auto(&emperor, name).start(&emperor)).collect();
     for auto in &autos {

@@ -1,4 +1,4 @@
-//! Peers that ask and claim in their own way.
+//! Peers that send hostile configuration and claim requests.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -125,7 +125,7 @@ fn garbage_is_dropped_and_disturbs_nobody() {
         }
     }
     assert_dropped(&emperor, 11);
-    // Nested deeper than any stack would like.
+    // JSON that is nested deeper than a stack could take.
     send(&mut peer, CLAIM, "[".repeat(8000).as_bytes());
     assert_dropped(&emperor, 12);
     assert!(peer.echo(address(&answer), EMPEROR, wait::SHORT), "the peer itself lives");
@@ -162,7 +162,8 @@ fn nobody_claims_what_is_not_his() {
     assert!(!thief.echo(V2, EMPEROR, Duration::from_millis(300)));
 }
 
-/// A router that gives addresses doesn't pass by its own chain: what packets could not claim, a message can't either.
+/// A router that assigns addresses still obeys its own chain: an address that packets could not claim can't be claimed
+/// by a message either.
 #[test]
 fn chain_holds_for_claims_by_name() {
     let emperor = emperor()
@@ -203,7 +204,7 @@ fn address_of_a_peer_that_left_is_kept_for_it() {
     let (first, answer) = asked(&emperor, 1);
     drop(first);
     emperor.wait_for_stats("it has left", |stats| stats.peers().is_empty());
-    // Whoever can choose his name could aim at it, if it wasn't remembered.
+    // A vassal that chooses its own name could aim at an address, if the router did not remember whose it was.
     let others: Vec<_> = (2..245).map(|name| asked(&emperor, name)).collect();
     assert!(others.iter().all(|(_, other)| address(other) != address(&answer)));
     assert_eq!(asked(&emperor, 1).1, answer);

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::Host;
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::Uwsgi;
 use crate::common::{http, wait};
 use crate::world::{EMPEROR_V6, HOST, OUTSIDE, Vassal, emperor, emperor_on, host_and_outside, pings, v4, v6, with_v6};
 
@@ -26,7 +26,7 @@ fn jail(emperor: &Emperor) -> std::path::PathBuf {
 /// An Emperor whose vassals may have an empty root directory. A uWSGI with Python inside starts Python behind the chroot,
 /// also without an application, and ends if Python's library isn't there.
 fn emperor_without_python() -> EmperorIni {
-    emperor_on(Host::Distribution)
+    emperor_on(Uwsgi::Distribution)
 }
 
 /// An Emperor between its vassals and the world.
@@ -34,12 +34,12 @@ fn emperor_of_the_world(ini: EmperorIni, host: Netns) -> Emperor {
     with_v6(ini).line(DNS).line("tuntap-router-nat = veth0").line("emperor-use-clone = net,fs").start_in(host)
 }
 
-/// Takes all programs out of the vassal's sight, before uWSGI asks any plugin for anything.
+/// Hides all programs from the vassal, before uWSGI calls any plugin.
 fn without_programs(vassal: Vassal) -> Vassal {
     let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/games", "/usr/sbin", "/usr/libexec"];
     let covers: Vec<_> =
         folders.iter().map(|folder| format!("{{ test ! -d {folder} || mount -t tmpfs none {folder}; }}")).collect();
-    // The last one is where mount(8) itself is. /bin and /sbin are links to it.
+    // The last folder has mount(8) itself. /bin and /sbin are links into it.
     vassal.line(format!(
         "exec-pre-jail = mount --make-rprivate / && {} && mount -t tmpfs none /usr/bin",
         covers.join(" && ")
@@ -57,7 +57,7 @@ fn serve_outside(outside: &Netns, address: &str) {
     });
 }
 
-/// What the outside host says from where a process of this namespace comes.
+/// The address from which a process of this namespace comes, as the outside host sees it.
 fn seen_from_outside(net: &Net, address: &str) -> std::io::Result<String> {
     let address: IpAddr = address.parse().expect("an address");
     let mut stream = net.run(|| TcpStream::connect_timeout(&(address, 80).into(), wait::SHORT))?;
@@ -67,7 +67,7 @@ fn seen_from_outside(net: &Net, address: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Who has programs could run them: this one can't.
+/// Fails if the vassal could run any program.
 #[track_caller]
 fn assert_nothing_can_be_run(emperor: &Emperor) {
     let mark = emperor.log.mark();
@@ -113,9 +113,9 @@ fn servers_of_both_families_are_written() {
 /// What a uWSGI with Python inside needs in its jail, and no more.
 #[test]
 fn chroot_with_pythons_library_has_an_application() {
-    let emperor = emperor_on(Host::Pypi).line("emperor-use-clone = net,fs").start();
+    let emperor = emperor_on(Uwsgi::Pypi).line("emperor-use-clone = net,fs").start();
     let jail = jail(&emperor);
-    // Of the interpreter that this uWSGI was built with.
+    // The library of the interpreter that this uWSGI was built with.
     let asked =
         Command::new("/usr/bin/python3").args(["-c", "import os; print(os.path.dirname(os.__file__))"]).output();
     let library = String::from_utf8(asked.expect("Python can be started").stdout).expect("a path");
@@ -154,7 +154,7 @@ fn application_without_programs_reaches_the_world() {
     fs::write(emperor.path("app.py"), app).expect("own folder");
     OUTSIDE.iter().for_each(|address| serve_outside(&outside, address));
     let vassal = Vassal::auto(&emperor, "app")
-        .line(emperor.host.python_line().trim_end())
+        .line(emperor.uwsgi.python_line().trim_end())
         .line("http-socket = :8080")
         .line("wsgi-file = {dir}/app.py");
     let net = without_programs(vassal).start(&emperor);
@@ -163,7 +163,7 @@ fn application_without_programs_reaches_the_world() {
     assert_nothing_can_be_run(&emperor);
 }
 
-/// The Emperor bears it into a mount namespace, and uWSGI moves it to a root of its own.
+/// The Emperor starts the vassal in a mount namespace, and uWSGI moves it to a root of its own.
 #[test]
 fn root_of_its_own_has_a_network() {
     let emperor = emperor().line(DNS).line("emperor-use-clone = net,fs").start();
@@ -232,7 +232,7 @@ fn hosts_own_file_is_refused() {
     Vassal::auto(&emperor, "app").line("tuntap-device-dns").add(&emperor);
     emperor.log.wait_for("/etc/resolv.conf: that is the host's own file, which a vassal must not replace", wait::LONG);
     assert_host_keeps_its_file(&emperor);
-    // The same folder by another name.
+    // This is the same folder by another name.
     Vassal::auto(&emperor, "two").line("tuntap-device-dns = {dir}/etc/resolv.conf").add(&emperor);
     let line = emperor.in_dir("{dir}/etc/resolv.conf: that is the host's own file");
     emperor.log.wait_for(&line, wait::LONG);

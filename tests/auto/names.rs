@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::processes::{is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::world::{netns_with_v6, v4, v6};
@@ -21,19 +21,19 @@ type Addresses = Vec<(Ipv4Addr, Ipv6Addr)>;
 /// Folders with a file of the same name in each, `<folder>/a/<number>/uwsgi.ini` and `<folder>/b/...`, which outlive the
 /// Emperors that start them.
 struct Sites {
-    host: Host,
+    uwsgi: Uwsgi,
     dir: TempDir,
     paths: Vec<PathBuf>,
 }
 
 impl Sites {
-    fn new(host: Host, count: usize) -> Self {
+    fn new(uwsgi: Uwsgi, count: usize) -> Self {
         let dir = tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("/tmp is writable");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("own folder");
         let part = |index| if index % 2 == 0 { "a" } else { "b" };
         let paths: Vec<_> =
             (0..count).map(|index| dir.path().join(part(index)).join(format!("{index:02}/uwsgi.ini"))).collect();
-        let sites = Self { host, dir, paths };
+        let sites = Self { uwsgi, dir, paths };
         sites.paths.iter().for_each(|path| sites.write(path));
         sites
     }
@@ -46,17 +46,18 @@ impl Sites {
         let text = format!(
             "[uwsgi]\nplugin = {}\nmaster = true\nprocesses = 1\njailed = true\nsocket = 127.0.0.1:3031\nuid = {NOBODY}\ngid = {NOBODY}\n\
              pidfile = {}/pid\ntuntap-device = uwsgi0 {dir}/t.sock auto\ntuntap-device-timeout = 120\n",
-            self.host.plugin(Subject::Ours).display(),
+            self.uwsgi.plugin(Subject::Ours).display(),
             folder.display()
         );
         std::fs::write(path, text).expect("own folder");
     }
 
-    /// An Emperor of these, with a router. So large networks that no two vassals want the same address by chance.
+    /// An Emperor of these vassals, with a router. Its networks are so large that no two vassals want the same address
+    /// by chance.
     fn emperor(&self, patterns: &[&str]) -> Emperor {
         let router = format!("emperor0 {}/t.sock {{dir}}/stats.sock", self.dir.path().display());
         let networks = ["tuntap-router-address = 10.0.0.1/8", "tuntap-router-address = fd00:77::1/64"];
-        self.governing(EmperorIni::new(self.host, Subject::Ours).router(&router).lines(&networks), patterns)
+        self.governing(EmperorIni::new(self.uwsgi, Subject::Ours).router(&router).lines(&networks), patterns)
             .start_in(netns_with_v6())
     }
 
@@ -70,7 +71,7 @@ impl Sites {
         text.trim().parse().ok().filter(|pid| is_alive(*pid))
     }
 
-    /// Of those that run.
+    /// The addresses of the vassals that run.
     #[track_caller]
     fn addresses(&self) -> Addresses {
         let of = |path: &PathBuf| {
@@ -115,7 +116,7 @@ fn assert_addresses_stay(sites: &Sites) {
     assert_eq!(sites.addresses(), first, "an Emperor that reloads");
     drop(emperor);
 
-    // Another Emperor, which has the second half first.
+    // Another Emperor starts the second half first.
     sites.forget_pids();
     let emperor = sites.emperor(&["b/*/uwsgi.ini", "a/*/uwsgi.ini"]);
     assert_eq!(sites.addresses(), first, "another Emperor");
@@ -124,7 +125,7 @@ fn assert_addresses_stay(sites: &Sites) {
     // Two Emperors, of which the second has no router of its own. The order is that of the machine.
     sites.forget_pids();
     let emperor = sites.emperor(&["b/*/uwsgi.ini"]);
-    let second = EmperorIni::bare(sites.host, Subject::Ours).lines(&[
+    let second = EmperorIni::bare(sites.uwsgi, Subject::Ours).lines(&[
         "master = true",
         "emperor-freq = 1",
         "emperor-use-clone = net",
@@ -136,18 +137,18 @@ fn assert_addresses_stay(sites: &Sites) {
 
 #[test]
 fn twenty_sites_with_files_of_the_same_name() {
-    assert_addresses_stay(&Sites::new(Host::usual(), 20));
+    assert_addresses_stay(&Sites::new(Uwsgi::usual(), 20));
 }
 
 #[test]
-fn sites_with_files_of_the_same_name_on_the_other_host() {
-    assert_addresses_stay(&Sites::new(Host::usual().other(), 6));
+fn sites_with_files_of_the_same_name_on_the_other_uwsgi() {
+    assert_addresses_stay(&Sites::new(Uwsgi::usual().other(), 6));
 }
 
 /// A folder, which makes the Emperor use names without one, and a pattern are two ways to the same vassal.
 #[test]
 fn folder_and_pattern_are_the_same() {
-    let sites = Sites::new(Host::usual(), 2);
+    let sites = Sites::new(Uwsgi::usual(), 2);
     let found: HashSet<_> = ["a/00", "dir://{}/a/00", "a/./*/uwsgi.ini", "glob://{}/a/*/*.ini"]
         .into_iter()
         .map(|pattern| {
@@ -155,7 +156,7 @@ fn folder_and_pattern_are_the_same() {
             let dir = sites.dir.path().display().to_string();
             let router = format!("emperor0 {dir}/t.sock {{dir}}/stats.sock");
             let value = if pattern.contains("://") { pattern.replace("{}", &dir) } else { format!("{dir}/{pattern}") };
-            let emperor = EmperorIni::new(sites.host, Subject::Ours)
+            let emperor = EmperorIni::new(sites.uwsgi, Subject::Ours)
                 .router(&router)
                 .lines(&["tuntap-router-address = 10.0.0.1/8", "tuntap-router-address = fd00:77::1/64"])
                 .line(format!("emperor = {value}"))
@@ -173,10 +174,10 @@ fn folder_and_pattern_are_the_same() {
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
-/// By one pattern for all of them.
+/// One pattern matches all of them.
 #[test]
 fn emperor_that_is_started_again() {
-    let sites = Sites::new(Host::usual(), 3);
+    let sites = Sites::new(Uwsgi::usual(), 3);
     let run = || {
         sites.forget_pids();
         let emperor = sites.emperor(&["*/*/uwsgi.ini"]);
@@ -190,7 +191,7 @@ fn emperor_that_is_started_again() {
 /// Links to a template are vassals of their own, and one to a release of an application is the same one after the next.
 #[test]
 fn links_are_not_followed() {
-    let sites = Sites::new(Host::usual(), 2);
+    let sites = Sites::new(Uwsgi::usual(), 2);
     let root = &sites.dir.path().to_owned();
     for name in ["one", "two"] {
         let folder = root.join("links").join(name);

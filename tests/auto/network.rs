@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 
 use crate::common::emperor::{EMPEROR, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::tcp_round_trip;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{EMPEROR_V6, Vassal, addresses, emperor, emperor_on, netns_with_v6, pings, v4, v6, with_v6};
 
 #[track_caller]
-fn assert_two_lines_are_enough(host: Host) {
-    let emperor = with_v6(emperor_on(host)).start_in(netns_with_v6());
+fn assert_two_lines_are_enough(uwsgi: Uwsgi) {
+    let emperor = with_v6(emperor_on(uwsgi)).start_in(netns_with_v6());
     let net = Vassal::auto(&emperor, "app").start(&emperor);
     let (v4, v6) = (v4(&net), v6(&net));
     assert_eq!(addresses(&net, "uwsgi0"), [format!("{v4}/24"), format!("{v6}/64")]);
@@ -30,12 +30,12 @@ fn assert_two_lines_are_enough(host: Host) {
 
 #[test]
 fn two_lines_are_a_network() {
-    assert_two_lines_are_enough(Host::usual());
+    assert_two_lines_are_enough(Uwsgi::usual());
 }
 
 #[test]
-fn two_lines_are_a_network_on_the_other_host() {
-    assert_two_lines_are_enough(Host::usual().other());
+fn two_lines_are_a_network_on_the_other_uwsgi() {
+    assert_two_lines_are_enough(Uwsgi::usual().other());
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn mtu_is_the_routers() {
     assert!(link(&own, "uwsgi0").contains(" mtu 1300 "), "{}", link(&own, "uwsgi0"));
 }
 
-/// What is longer has no way to the router where packets travel in frames.
+/// Longer packets have no way to the router where they travel in frames.
 #[test]
 fn mtu_fits_a_frame() {
     let emperor = emperor().mtu(9000).start();
@@ -121,7 +121,7 @@ fn own_gateways_come_before_the_routers() {
         assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{routes}");
         assert_eq!(routes.lines().count(), 1, "{routes}");
     }
-    // There is no link layer: whatever the gateway is called, the router is at the other end.
+    // A TUN device has no link layer: whatever next hop is named, the router is at the other end.
     assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
 }
 
@@ -175,7 +175,7 @@ fn several_vassals_reach_each_other() {
     }
 }
 
-/// A vassal that stays root runs the hooks several times, and has everything once.
+/// A vassal that stays root runs the hooks several times, and still gets each address and route once.
 #[test]
 fn vassal_that_stays_root_has_one_address() {
     let emperor = emperor().start();
@@ -184,7 +184,7 @@ fn vassal_that_stays_root_has_one_address() {
     assert_eq!(emperor.stats().peers().len(), 1);
 }
 
-/// However uWSGI gets to its workers, there is one device, and it is configured once.
+/// In whatever way uWSGI gets to its workers, it makes one device and configures it once.
 #[test]
 fn vassals_of_all_kinds_of_starts_have_one_address() {
     let emperor = emperor().start();
@@ -215,7 +215,7 @@ fn vassals_of_all_kinds_of_starts_have_one_address() {
 #[test]
 fn instance_without_an_emperor_has_a_network() {
     let emperor = emperor().start();
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1", "master = true", "socket = 127.0.0.1:3031", "uid = 65534"])
         .line(format!("tuntap-device = uwsgi0 {} auto", emperor.socket().display()));
     let instance = ini.launch();
@@ -262,12 +262,12 @@ fn two_devices_are_reached_by_both_their_addresses() {
 #[test]
 fn two_devices_of_two_routers_answer_beyond_their_networks() {
     let emperor = emperor().start();
-    let router = EmperorIni::bare(emperor.host, Subject::Ours)
+    let router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
         .address(std::net::Ipv4Addr::new(10, 9, 0, 1))
         .start();
-    // What is asked from these addresses comes from beyond the devices' networks.
+    // Requests from these addresses come from beyond the devices' networks.
     emperor.netns.sh("ip addr add 10.50.0.1/32 dev lo");
     router.netns.sh("ip addr add 10.60.0.1/32 dev lo");
     let vassal = Vassal::bare(&emperor, Subject::Ours, "app")

@@ -1,10 +1,10 @@
 //! Options that don't go together stop the start.
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 
 fn refused(lines: &[&str], because: &str) {
-    let mut instance = EmperorIni::bare(Host::usual(), Subject::Ours).lines(lines).launch();
+    let mut instance = EmperorIni::bare(Uwsgi::usual(), Subject::Ours).lines(lines).launch();
     let status = instance.wait_for_exit();
     assert!(!status.success(), "{lines:?}");
     assert!(instance.log.text().contains(because), "{lines:?}: {}", instance.log.tail());

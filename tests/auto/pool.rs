@@ -1,13 +1,13 @@
-//! A router that has nothing left.
+//! A router that has no address left.
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{Vassal, emperor, netns_with_v6, v4, with_v6};
 
 #[test]
 fn third_of_two_addresses_is_refused_with_a_line() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .lines(&["tuntap-router-address = 192.168.0.1/30", "tuntap-router-address = 192.168.5.1/30"])
         .start();
     let first = Vassal::auto(&emperor, "a");
@@ -21,7 +21,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
     let line = "it refuses ipv4: all ipv4 addresses of the router's networks are taken";
     emperor.log.wait_for_since(mark, line, wait::LONG);
     emperor.log.wait_for_since(mark, "asked for ipv4 and doesn't get it: all ipv4 addresses", wait::LONG);
-    // Once somebody leaves, there is room.
+    // Once a vassal leaves, its address is free.
     first.stop(&emperor);
     wait::until_true("the third one has an address", wait::LONG * 3, || {
         emperor.try_stats().is_ok_and(|stats| stats.peers().iter().filter(|peer| peer["addr"] != "").count() == 2)
@@ -30,7 +30,7 @@ fn third_of_two_addresses_is_refused_with_a_line() {
 
 #[test]
 fn router_without_networks_is_named() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::Ours).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours).start();
     Vassal::auto(&emperor, "app").add(&emperor);
     emperor.log.wait_for("it has no network to give addresses from (its options tuntap-router-address)", wait::LONG);
 }

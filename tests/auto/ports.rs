@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::{HOST, OUTSIDE, Vassal, addresses, host_and_outside};
 
@@ -28,7 +28,7 @@ fn served(from: &Net, to: &str, vassal: &Net, listening: &str) -> Option<IpAddr>
 #[test]
 fn port_follows_the_vassal_to_whom_its_target_is_leased() {
     let (host, outside) = host_and_outside();
-    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .lines(&[
             // A handful of addresses for vassals, of which one of each family is a port's target.
             "tuntap-router-address = 192.168.0.1/29",
@@ -52,7 +52,7 @@ fn port_follows_the_vassal_to_whom_its_target_is_leased() {
             assert_eq!(seen, Some(client.parse().expect("an address")), "round {round}: {host}");
         }
         app.stop(&emperor);
-        // While it is away, others come, and leave the target alone.
+        // While the vassal is away, others come, and don't get the target's address.
         let other = vassal(&format!("other{round}"), UID + 1).start(&emperor);
         assert!(addresses(&other, "uwsgi0").iter().all(|it| !own.contains(it)));
     }

@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::Subject;
 use crate::common::processes::{freeze, send, thaw};
 use crate::common::raw_peer::RawPeer;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{Vassal, emperor, netns_with_v6, pings, v4, v6, with_v6};
 
-/// The address of a router that is not the Emperor's.
+/// The address of a router that is not part of the Emperor.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 
 #[test]
@@ -52,7 +52,7 @@ fn kill_router(emperor: &Emperor) {
 
 #[test]
 fn killed_router() {
-    // Uncovered addresses are for nobody to choose, but were given.
+    // No peer may claim an address that no lease covers, but the router may assign it.
     let emperor = emperor().line("tuntap-router-lease = 192.168.0.9 1000").start();
     let vassal = Vassal::auto(&emperor, "app");
     let net = vassal.start(&emperor);
@@ -60,21 +60,21 @@ fn killed_router() {
     kill_router(&emperor);
     wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
     assert!(emperor.stats().peer(before).is_some());
-    // The next router knows whose address it is.
+    // The next router knows whose address this is.
     let mark = emperor.log.mark();
     send(emperor.vassal_pid("app").expect("it runs"), Signal::SIGKILL);
     emperor.wait_until_ready(mark, "app");
     assert_eq!(v4(&emperor.vassal_net("app")), before);
 }
 
-/// A router that is away for good, as when the operator starts another Emperor, knows nothing of its vassals: they claim
-/// what they have.
+/// A new router that replaces one for good, as when the operator starts another Emperor, knows nothing of the vassals:
+/// they claim the addresses that they have.
 #[test]
 fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
     let routers = with_v6(emperor().line("tuntap-router-lease = 192.168.0.9 1000").line("chmod-socket = 666"));
     let emperor = routers.start_in(netns_with_v6());
-    // Its router is another instance than its Emperor.
-    let second = EmperorIni::bare(emperor.host, Subject::Ours)
+    // The vassal's router and its Emperor are two instances.
+    let second = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&[
             "master = true",
@@ -101,18 +101,18 @@ fn vassal_claims_its_addresses_from_a_router_that_knows_nothing() {
     assert_eq!((v4(&net), v6(&net)), before);
     let held: Vec<_> = router.stats().peers()[0]["addresses"].as_array().expect("a list").clone();
     assert_eq!(held, [before.0.to_string(), before.1.to_string()]);
-    // It came back without its privileges, and starts with them: it is the same device.
+    // The vassal came back without privileges and now starts with them. It is still the same device to the router.
     vassal.stop(&emperor);
     let net = vassal.start(&emperor);
     assert_eq!((v4(&net), v6(&net)), before);
     assert!(router.exit_status().is_none());
 }
 
-/// Somebody else has the address that a vassal had: it says so, and has it again as soon as it is free.
+/// Another vassal has got a vassal's address. The vassal says so, and has the address again as soon as it is free.
 #[test]
 fn lost_address_is_named_and_tried_again() {
     let emperor = emperor().start();
-    let mut router = EmperorIni::bare(emperor.host, Subject::Ours)
+    let mut router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .router("second0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "chmod-socket = 666", "tuntap-router-address = 10.9.0.1/24"])
         .address(ROUTER)
@@ -122,7 +122,7 @@ fn lost_address_is_named_and_tried_again() {
     let net = vassal.start(&emperor);
     let address = v4(&net);
     wait::until_true("it is attached", wait::LONG, || is_attached(&router.stats(), address));
-    // While the vassal stands still, its router is started anew and gives the address to somebody else.
+    // While the vassal is stopped, its router is started anew and assigns the address to another one.
     let pid = emperor.vassal_pid("app").expect("it runs");
     freeze(pid);
     let before = router.router_pid();
@@ -140,7 +140,7 @@ fn lost_address_is_named_and_tried_again() {
     assert!(router.exit_status().is_none());
 }
 
-/// A router that is another one after its reload, and a vassal of it.
+/// A router that changes its configuration by a reload, and a vassal of it.
 struct Changed {
     emperor: Emperor,
     router: Emperor,
@@ -150,7 +150,7 @@ struct Changed {
 impl Changed {
     fn new(lines: &[&str]) -> Self {
         let emperor = emperor().start();
-        let router = EmperorIni::bare(emperor.host, Subject::Ours)
+        let router = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
             .router("second0 {dir}/t.sock {dir}/stats.sock")
             .lines(&["master = true", "chmod-socket = 666"])
             .lines(lines)
@@ -171,7 +171,7 @@ impl Changed {
         self.router.signal(Signal::SIGHUP);
     }
 
-    /// The vassal ends, and its Emperor starts it with an address of these.
+    /// Waits until the vassal has ended and its Emperor has started it with one of these addresses.
     #[track_caller]
     fn assert_started_anew(&self, because: &str, is_new: impl Fn(Ipv4Addr) -> bool) {
         self.emperor.log.wait_for(because, wait::LONG);
@@ -202,7 +202,7 @@ fn vassal_whose_address_is_leased_to_others_is_started_anew() {
     changed.assert_started_anew(&because, |it| it != before && it.octets()[..3] == [10, 9, 0]);
 }
 
-/// The device follows, if the instance still may change it; else the log says what to do.
+/// The device gets the new address, if the instance may still change it. Otherwise the log says what to do.
 #[test]
 fn mtu_that_a_router_tells_later() {
     for stays_root in [true, false] {
@@ -238,7 +238,7 @@ fn reloaded_vassal_keeps_its_addresses() {
         assert!(pings(&net, EMPEROR));
     }
     assert_eq!(emperor.log.text().matches(&format!("peer {} joined", before.0)).count(), 1);
-    // What the last image has inherited is enough to come back.
+    // What the image inherited is enough for it to come back.
     kill_router(&emperor);
     wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
 }

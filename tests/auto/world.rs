@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 
@@ -13,14 +13,14 @@ pub const EMPEROR_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 
 /// An Emperor whose router gives IPv4 addresses.
 pub fn emperor() -> EmperorIni {
-    emperor_on(Host::usual())
+    emperor_on(Uwsgi::usual())
 }
 
-pub fn emperor_on(host: Host) -> EmperorIni {
-    EmperorIni::new(host, Subject::Ours).line("tuntap-router-address = 192.168.0.1/24")
+pub fn emperor_on(uwsgi: Uwsgi) -> EmperorIni {
+    EmperorIni::new(uwsgi, Subject::Ours).line("tuntap-router-address = 192.168.0.1/24")
 }
 
-/// With IPv6 addresses, too. For [`netns_with_v6`].
+/// Adds IPv6 addresses. The namespace has to be one of [`netns_with_v6`].
 pub fn with_v6(ini: EmperorIni) -> EmperorIni {
     ini.line("tuntap-router-address = fd00:77::1/64")
 }
@@ -31,7 +31,7 @@ pub fn netns_with_v6() -> Netns {
     netns
 }
 
-/// A host's own addresses towards an outside host, and that one's.
+/// The host's addresses towards an outside host.
 pub const HOST: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
 pub const OUTSIDE: [&str; 2] = ["203.0.113.2", "2001:db8:1::2"];
 
@@ -53,16 +53,16 @@ pub struct Vassal {
 }
 
 impl Vassal {
-    /// With a device that the router gives addresses.
+    /// A vassal with a device that the router assigns addresses to.
     pub fn auto(emperor: &Emperor, name: &str) -> Self {
         Self::bare(emperor, Subject::Ours, name).line("tuntap-device = uwsgi0 {dir}/t.sock auto")
     }
 
-    /// Without any device, with the credentials that most vassals drop to.
+    /// A vassal without any device, which drops to the user of most vassals.
     pub fn bare(emperor: &Emperor, plugin: Subject, name: &str) -> Self {
         let head = format!(
             "[uwsgi]\n{}master = true\nprocesses = 1\njailed = true\nsocket = 127.0.0.1:3031\n",
-            emperor.host.plugin_lines(plugin)
+            emperor.uwsgi.plugin_lines(plugin)
         );
         Self { name: name.to_owned(), text: head }.uid(NOBODY)
     }
@@ -73,7 +73,7 @@ impl Vassal {
         self
     }
 
-    /// The last one counts.
+    /// Sets another user; uWSGI takes the last of several such lines.
     pub fn uid(self, uid: u32) -> Self {
         self.line(format!("uid = {uid}")).line(format!("gid = {uid}"))
     }
@@ -109,7 +109,7 @@ impl Vassal {
         wait::until_true("the vassal is gone", wait::LONG, || emperor.vassal_pid(&self.name).is_none());
     }
 
-    /// Without one of its lines.
+    /// The same file without one of its lines.
     pub fn without(&self, line: &str) -> Self {
         let text = self.text.replacen(&format!("{line}\n"), "", 1);
         assert_ne!(text, self.text, "{line}");

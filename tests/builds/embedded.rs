@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
-use crate::repository::{building, check_out, command, root, run};
+use crate::common::uwsgi::Uwsgi;
+use crate::repository::{QUICK, QUICK_C, building, check_out, command, root, run};
 use crate::routing::assert_routes_by_itself;
 use crate::sources::{profile, sources};
 
 const EMBED: &str = "UWSGI_EMBED_PLUGINS";
 
-/// The plugin that lives anywhere, by its path.
+/// The plugin by the path of the repository.
 fn by_path() -> OsString {
     format!("tuntap={}", root().display()).into()
 }
@@ -21,6 +21,8 @@ fn make(sources: &Path, embed: &OsString) -> PathBuf {
         .arg(format!("PROFILE={}", profile().display()))
         .arg("PYTHON=/usr/bin/python3")
         .env(EMBED, embed)
+        .envs(QUICK)
+        .envs([QUICK_C])
         .current_dir(sources));
     sources.join("uwsgi")
 }
@@ -53,8 +55,10 @@ fn binary_that_pip_installs_routes() {
         run(command(environment.join("bin/python"))
             .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps", "--no-cache-dir"])
             .arg("--no-build-isolation")
-            .arg(Host::Pypi.sdist())
+            .arg(Uwsgi::Pypi.sdist())
             .env(EMBED, by_path())
+            .envs(QUICK)
+            .envs([QUICK_C])
             .env("UWSGI_PROFILE", profile()));
     }
     assert_routes_by_itself(&environment.join("bin/uwsgi"));

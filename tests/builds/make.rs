@@ -2,25 +2,25 @@
 
 use std::path::Path;
 
-use crate::common::host::Host;
+use crate::common::uwsgi::Uwsgi;
 use crate::repository::{building, command, make, run};
 use crate::routing::{PluginFile, assert_routes_with, assert_routes_with_lines};
 
 #[test]
-fn make_builds_for_the_host_that_it_is_told() {
+fn make_builds_for_the_uwsgi_that_it_is_told() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
-    let host = Host::Pypi;
+    let uwsgi = Uwsgi::Pypi;
     let said = {
         let _building = building();
-        run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &host.uwsgi())))
+        run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &uwsgi.binary())))
     };
     let plugin = directory.path().join("tuntap_plugin.so");
-    assert!(said.contains(&plugin.display().to_string()) && said.contains(&host.version()), "{said}");
-    assert_routes_with(&host.uwsgi(), &PluginFile { path: &plugin, name: "tuntap" });
+    assert!(said.contains(&plugin.display().to_string()) && said.contains(&uwsgi.version()), "{said}");
+    assert_routes_with(&uwsgi.binary(), &PluginFile { path: &plugin, name: "tuntap" });
 }
 
 #[test]
-fn make_without_a_host_says_what_is_missing() {
+fn make_without_a_uwsgi_says_what_is_missing() {
     let output = make().arg("UWSGI_BIN=/nowhere/uwsgi").output().expect("timeout can be started");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/uwsgi"));
@@ -30,9 +30,9 @@ fn make_without_a_host_says_what_is_missing() {
 fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
     let (dist, root) = (directory.path().join("dist"), directory.path().join("root"));
-    let host = Host::usual();
+    let uwsgi = Uwsgi::usual();
     let arguments =
-        [set("DIST", &dist), set("UWSGI_BIN", &host.uwsgi()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
+        [set("DIST", &dist), set("UWSGI_BIN", &uwsgi.binary()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
     let said = {
         let _building = building();
         run(make().arg("install").args(&arguments))
@@ -52,7 +52,7 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
         .map(|line| line.replace("/usr/local", &prefix.display().to_string()) + "\n")
         .collect();
     assert_eq!(lines.lines().count(), 2, "{said}");
-    assert_routes_with_lines(&host.uwsgi(), &lines, &plugin);
+    assert_routes_with_lines(&uwsgi.binary(), &lines, &plugin);
 
     run(make().arg("uninstall").args(&arguments));
     assert_eq!(files_below(&root), 0, "nothing stays");

@@ -4,8 +4,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
-use crate::repository::{building, command, make, run};
+use crate::common::uwsgi::Uwsgi;
+use crate::repository::{QUICK, QUICK_C, QUICK_TARGET, building, command, make, run};
 use crate::sources::{profile, sources};
 
 /// Fails unless `make` refuses the binary in one line that names it, and says what to do.
@@ -32,7 +32,7 @@ fn program(directory: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// As a module of Python its symbols are out of a plugin's reach.
+/// In a module of Python, uWSGI's symbols are out of a plugin's reach.
 #[test]
 fn pyuwsgi_is_refused() {
     let directory = tempfile::tempdir().expect("a folder for uWSGI");
@@ -46,6 +46,7 @@ fn pyuwsgi_is_refused() {
         run(command("/usr/bin/python3")
             .args(["setup.pyuwsgi.py", "build_ext", "--inplace"])
             .env("UWSGI_PROFILE", &with_pyuwsgi)
+            .envs([QUICK_C])
             .current_dir(&sources));
     }
     let script = program(
@@ -57,7 +58,7 @@ fn pyuwsgi_is_refused() {
         ),
     );
     let version = run(command(&script).arg("--version"));
-    assert_eq!(version.trim(), Host::Pypi.version(), "the script starts uWSGI");
+    assert_eq!(version.trim(), Uwsgi::Pypi.version(), "the script starts uWSGI");
     assert_refused(&script, "can't load plugins");
 }
 
@@ -71,10 +72,11 @@ fn static_uwsgi_is_refused() {
             .arg(format!("PROFILE={}", profile().display()))
             .arg("PYTHON=/usr/bin/python3")
             .env("LDFLAGS", "-static")
+            .envs([QUICK_C])
             .current_dir(&sources));
     }
     let binary = sources.join("uwsgi");
-    assert_eq!(run(command(&binary).arg("--version")).trim(), Host::Pypi.version());
+    assert_eq!(run(command(&binary).arg("--version")).trim(), Uwsgi::Pypi.version());
     assert_refused(&binary, "can't load plugins");
 }
 
@@ -90,28 +92,31 @@ fn programs_of_other_kinds_are_refused() {
     assert_refused(&file, "is not an executable");
     assert_refused(directory.path(), "is not an executable");
     let without_a_header =
-        format!("#!/bin/sh\n[ $1 != --dot-h ] && exec '{}' \"$@\"\n", Host::usual().uwsgi().display());
+        format!("#!/bin/sh\n[ $1 != --dot-h ] && exec '{}' \"$@\"\n", Uwsgi::usual().binary().display());
     assert_refused(&program(directory.path(), "headless", &without_a_header), "--dot-h");
 }
 
-/// It reads no input and is given up.
+/// `make` gives the program no input, and ends it after a while.
 #[test]
 fn program_that_does_not_end_is_refused() {
     let directory = tempfile::tempdir().expect("a folder for a program");
     assert_refused(&program(directory.path(), "waits", "#!/bin/sh\nexec sleep 1000\n"), "is no uWSGI");
 }
 
-/// What it starts can load the plugin.
+/// The uWSGI that the script starts can load the plugin.
 #[test]
 fn script_that_starts_a_uwsgi_is_taken() {
     let directory = tempfile::tempdir().expect("a folder for a script");
-    let uwsgi = Host::usual().uwsgi();
+    let uwsgi = Uwsgi::usual().binary();
     let script = program(directory.path(), "wrapped", &format!("#!/bin/sh\nexec '{}' \"$@\"\n", uwsgi.display()));
     let said = {
         let _building = building();
         run(make()
+            .arg("plugin")
+            .arg(format!("TARGET_DIR={QUICK_TARGET}"))
             .arg(format!("UWSGI_BIN={}", script.display()))
-            .arg(format!("DIST={}", directory.path().join("dist").display())))
+            .arg(format!("DIST={}", directory.path().join("dist").display()))
+            .envs(QUICK))
     };
     assert!(said.contains(&script.display().to_string()) && directory.path().join("dist/tuntap_plugin.so").exists());
 }

@@ -1,13 +1,12 @@
 //! The proof of a build: an Emperor with a router, a vassal in a namespace of its own, and packets between them.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::emperor::{EMPEROR, V1};
 use crate::common::instance::Instance;
 use crate::common::netns::{Net, Netns};
 use crate::common::probe::is_reachable;
+use crate::common::starter::{self, Starter};
 use crate::common::wait;
 
 /// A plugin as a file, under the symbol that it was built for.
@@ -44,8 +43,7 @@ pub fn assert_routes_by_itself(uwsgi: &Path) {
 
 #[track_caller]
 fn assert_routes(uwsgi: &Path, plugin: &str) -> (Netns, Instance, tempfile::TempDir) {
-    let directory = tempfile::Builder::new().prefix("tb").tempdir_in("/tmp").expect("/tmp is writable");
-    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("own folder");
+    let directory = starter::folder();
     let vassals = directory.path().join("vassals");
     std::fs::create_dir(&vassals).expect("own folder");
     let folder = directory.path().display();
@@ -66,7 +64,7 @@ fn assert_routes(uwsgi: &Path, plugin: &str) -> (Netns, Instance, tempfile::Temp
     std::fs::write(&ini, emperor).expect("own folder");
     std::fs::write(vassals.join("app.ini"), vassal).expect("own folder");
     let netns = Netns::new();
-    let instance = Instance::start(&netns, &[uwsgi.as_os_str(), "--ini".as_ref(), ini.as_os_str()], directory.path());
+    let instance = Starter::program(uwsgi, directory.path()).netns(&netns).ini(&ini).start();
     wait::until_true("the vassal has its device", wait::LONG, || {
         instance.log.text().contains("made the device uwsgi0")
     });

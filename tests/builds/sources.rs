@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::host::Host;
+use crate::common::uwsgi::Uwsgi;
 use crate::repository::{command, root, run};
 
-/// What is built into such a uWSGI: little.
+/// A build profile with hardly any plugins.
 pub fn profile() -> PathBuf {
     root().join("tests/builds/small.ini")
 }
 
 /// A copy of uWSGI's sources, in which nothing has been built.
 pub fn sources(parent: &Path) -> PathBuf {
-    let (from, to) = (Host::Pypi.sources(), parent.join("uwsgi"));
+    let (from, to) = (Uwsgi::Pypi.sources(), parent.join("uwsgi"));
     run(command("cp").arg("-a").args([&from, &to]));
     to
 }

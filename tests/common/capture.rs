@@ -1,4 +1,4 @@
-//! What passes an interface, without tcpdump.
+//! Captures packets of an interface, without tcpdump.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -1,23 +1,23 @@
 //! A running uWSGI instance: mostly an Emperor with a router.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::host::{Host, MOUNT, Subject, hosts_dir};
-use super::log::{Log, Mark};
+use super::instance::Instance;
+use super::log::Mark;
 use super::netns::{Net, Netns};
-use super::processes::{self, Family, VARIABLE};
+use super::processes;
 use super::raw_peer::RawPeer;
+use super::starter::{self, Starter, in_dir};
 use super::stats::Stats;
 use super::user::as_user;
+use super::uwsgi::{Subject, Uwsgi};
 use super::vassal::VassalIni;
 use super::wait;
 
@@ -31,7 +31,7 @@ const ROUTER: &str = "emperor0 {dir}/t.sock {dir}/stats.sock";
 /// An ini file in the making. `{dir}` in any line stands for the test's folder.
 #[derive(Clone, Debug)]
 pub struct EmperorIni {
-    host: Host,
+    uwsgi: Uwsgi,
     plugin: Subject,
     address: Ipv4Addr,
     mtu: u32,
@@ -44,10 +44,10 @@ pub struct EmperorIni {
 
 impl EmperorIni {
     /// An Emperor with a router on `emperor0`, whose vassals get network namespaces.
-    pub fn new(host: Host, plugin: Subject) -> Self {
+    pub fn new(uwsgi: Uwsgi, plugin: Subject) -> Self {
         let basics = "master = true\nemperor = {dir}/vassals\nemperor-freq = 1\nemperor-use-clone = net\n".to_owned();
         Self {
-            host,
+            uwsgi,
             plugin,
             address: EMPEROR,
             mtu: 1500,
@@ -60,8 +60,8 @@ impl EmperorIni {
     }
 
     /// An instance with nothing but the plugin and the lines that are added.
-    pub fn bare(host: Host, plugin: Subject) -> Self {
-        Self { basics: String::new(), router: String::new(), ..Self::new(host, plugin) }
+    pub fn bare(uwsgi: Uwsgi, plugin: Subject) -> Self {
+        Self { basics: String::new(), router: String::new(), ..Self::new(uwsgi, plugin) }
     }
 
     pub fn line(mut self, line: impl Into<String>) -> Self {
@@ -84,8 +84,7 @@ impl EmperorIni {
         self.line("stats-http = true")
     }
 
-    /// What a shell does first, in the instance's namespaces.
-    #[allow(dead_code, reason = "not in every test binary")]
+    /// A shell line that runs first, in the instance's namespaces.
     pub fn before(mut self, command: &str) -> Self {
         self.before = Some(command.to_owned());
         self
@@ -111,7 +110,7 @@ impl EmperorIni {
     pub fn start_in(self, netns: Netns) -> Emperor {
         let emperor = self.launch_in(netns);
         let pid = emperor.stats_eventually().router_pid();
-        let plugin = emperor.host.plugin(emperor.plugin);
+        let plugin = emperor.uwsgi.plugin(emperor.plugin);
         assert!(processes::has_mapped(pid, &plugin), "the router runs {}", plugin.display());
         emperor
     }
@@ -122,50 +121,18 @@ impl EmperorIni {
     }
 
     pub fn launch_in(self, netns: Netns) -> Emperor {
-        // Short, because a unix socket's path is.
-        let dir = tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("/tmp is writable");
-        // A vassal that dropped its privileges reads its ini again when it reloads.
-        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
+        let dir = starter::folder();
         std::fs::create_dir(dir.path().join("vassals")).expect("own folder");
         let ini = dir.path().join("emperor.ini");
         std::fs::write(&ini, in_dir(&self.render(), dir.path())).expect("own folder");
-        let family = Family::new();
-        let log = Log::new(dir.path().join("log"));
-        let output = File::options().create(true).append(true).open(log.path()).expect("own folder");
-        // An instance that dropped its privileges may open it once more.
-        output.set_permissions(Permissions::from_mode(0o666)).expect("own file");
-        let in_dir = |text: &str| in_dir(text, dir.path());
-        std::fs::create_dir(in_dir(MOUNT)).expect("own folder");
-        // The kernel kills uWSGI with the test's thread, should that not get to drop its Emperor. `ip netns exec`
-        // makes a mount namespace, which the hosts' mount ends with.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
-            .args(["sh", "-c"])
-            .arg(format!(
-                "mount --bind \"$0\" \"$1\" && shift && {{ {}; }} && exec \"$@\"",
-                self.before.as_deref().unwrap_or("true")
-            ))
-            .arg(hosts_dir())
-            .arg(in_dir(MOUNT))
-            .arg(in_dir(&self.host.mounted_uwsgi().to_string_lossy()))
-            .arg("--ini")
-            .arg(&ini)
-            .current_dir(dir.path())
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env(VARIABLE, family.marker())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a file can be shared"))
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .expect("setpriv can be started");
+        let starter = Starter::mounted(self.uwsgi, dir.path(), &netns).ini(&ini).log("log");
+        let instance = self.before.iter().fold(starter, |starter, line| starter.shell(line)).start();
         let stats_over_http = self.stats_over_http;
-        Emperor { host: self.host, plugin: self.plugin, child, family, log, stats_over_http, netns, dir }
+        Emperor { uwsgi: self.uwsgi, plugin: self.plugin, stats_over_http, instance, netns, dir }
     }
 
     fn render(&self) -> String {
-        let mut ini = format!("[uwsgi]\n{}{}", self.host.plugin_lines(self.plugin), self.basics);
+        let mut ini = format!("[uwsgi]\n{}{}", self.uwsgi.plugin_lines(self.plugin), self.basics);
         if !self.router.is_empty() {
             let device = self.router.split_whitespace().next().expect("a router has a device");
             ini += &format!("tuntap-router = {}\n", self.router);
@@ -184,12 +151,10 @@ impl EmperorIni {
 /// A uWSGI instance with all its descendants, ended on drop.
 #[derive(Debug)]
 pub struct Emperor {
-    pub host: Host,
+    pub uwsgi: Uwsgi,
     plugin: Subject,
-    child: Child,
-    family: Family,
-    pub log: Log,
     stats_over_http: bool,
+    instance: Instance,
     // Dropped after the processes are gone.
     pub netns: Netns,
     dir: TempDir,
@@ -212,10 +177,10 @@ impl Emperor {
 
     /// A connection that has sent nothing yet.
     pub fn connect(&self) -> RawPeer {
-        RawPeer::connect_patiently(&self.socket())
+        RawPeer::connect(&self.socket())
     }
 
-    /// As [`Self::connect`], but as another user, which needs `chmod-socket`.
+    /// A connection of another user that has sent nothing yet. It needs `chmod-socket`.
     pub fn connect_as(&self, uid: u32) -> RawPeer {
         as_user(uid, || self.connect())
     }
@@ -248,24 +213,25 @@ impl Emperor {
     }
 
     pub fn master_pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a pid fits its type")
+        self.pid()
     }
 
     /// The process that spawns vassals.
     #[track_caller]
     pub fn emperor_pid(&self) -> i32 {
         let router = self.router_pid();
-        let children = self.family.children_of(self.master_pid());
+        let children = self.family().children_of(self.master_pid());
         children.iter().find(|child| child.pid != router).expect("the master has an Emperor as its child").pid
+    }
+
+    /// Another uWSGI of the same binary, in the namespaces of this one.
+    pub fn beside(&self) -> Starter {
+        Starter::beside(self.uwsgi, self.dir.path(), self.master_pid())
     }
 
     /// Text of an ini file with this test's folder in it.
     pub fn in_dir(&self, text: &str) -> String {
         in_dir(text, self.dir.path())
-    }
-
-    pub fn family(&self) -> &Family {
-        &self.family
     }
 
     /// Puts a vassal's ini file in place.
@@ -289,8 +255,8 @@ impl Emperor {
         self.log.wait_for_since(mark, &format!("vassal {name}.ini is ready to accept requests"), wait::LONG);
     }
 
-    /// What an operator does to have a vassal reloaded. The Emperor looks at whole seconds, so the file's time
-    /// moves on by at least one.
+    /// Touches a vassal's file, as an operator does to reload the vassal. The Emperor compares whole seconds, so the
+    /// file's time moves on by at least one.
     pub fn touch(&self, name: &str) {
         let file = File::options().append(true).open(self.vassal_path(name)).expect("the vassal's ini");
         let before = file.metadata().and_then(|metadata| metadata.modified()).expect("a file has a time");
@@ -299,7 +265,7 @@ impl Emperor {
     }
 
     pub fn vassal_pid(&self, name: &str) -> Option<i32> {
-        self.family.master_of(&format!("{name}.ini"))
+        self.family().master_of(&format!("{name}.ini"))
     }
 
     /// The namespace that a vassal has now; a vassal that was started anew has a new one.
@@ -312,53 +278,31 @@ impl Emperor {
         processes::send(self.master_pid(), signal);
     }
 
-    pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child can be waited for")
-    }
-
-    #[track_caller]
-    pub fn wait_for_exit(&mut self) -> ExitStatus {
-        wait::until("uWSGI exits", wait::LONG, || self.exit_status())
-    }
-
     fn vassal_path(&self, name: &str) -> PathBuf {
         self.path(&format!("vassals/{name}.ini"))
     }
 }
 
+impl Deref for Emperor {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl DerefMut for Emperor {
+    fn deref_mut(&mut self) -> &mut Instance {
+        &mut self.instance
+    }
+}
+
 impl Drop for Emperor {
+    /// Adds to what the instance says of itself when a test fails.
     fn drop(&mut self) {
-        let failed = std::thread::panicking();
-        // The state at the moment of the failure, before the end of the processes changes it.
-        let report = failed.then(|| self.report());
-        let _ = self.child.kill();
-        self.family.kill_all();
-        let _ = self.child.wait();
-        if let Some(report) = report {
-            eprintln!("{report}");
+        if std::thread::panicking() {
+            let stats = self.try_stats().map_or_else(|error| error.to_string(), |stats| stats.0.to_string());
+            eprintln!("--- uWSGI {} with {:?}\n--- stats\n{stats}", self.uwsgi.version(), self.plugin);
         }
     }
-}
-
-impl Emperor {
-    fn report(&self) -> String {
-        let stats = self.try_stats().map_or_else(|error| error.to_string(), |stats| stats.0.to_string());
-        let processes: Vec<String> = self
-            .family
-            .members()
-            .iter()
-            .map(|p| format!("{} (parent {}) {}", p.pid, p.parent, p.command_line.join(" ")))
-            .collect();
-        format!(
-            "--- uWSGI {} with {:?}\n--- processes\n{}\n--- stats\n{stats}\n--- end of the log\n{}\n---",
-            self.host.version(),
-            self.plugin,
-            processes.join("\n"),
-            self.log.tail()
-        )
-    }
-}
-
-fn in_dir(text: &str, dir: &Path) -> String {
-    text.replace("{dir}", &dir.to_string_lossy())
 }

@@ -1,4 +1,4 @@
-//! A client of what the instances serve.
+//! An HTTP client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

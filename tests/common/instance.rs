@@ -1,13 +1,10 @@
-//! A program of any kind, mostly a uWSGI with files that are not the harness's own, in a namespace.
+//! A program that a [`super::starter::Starter`] has started, mostly a uWSGI.
 
-use std::ffi::OsStr;
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus};
 
 use super::log::Log;
-use super::netns::Netns;
-use super::processes::{Family, VARIABLE, has_mapped};
+use super::processes::{Family, has_mapped};
 use super::wait;
 
 /// The program with all its descendants, ended on drop.
@@ -19,23 +16,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts a program; what it says goes to a file in its working directory.
-    pub fn start(netns: &Netns, program: &[&OsStr], directory: &Path) -> Self {
-        let family = Family::new();
-        let log = Log::new(directory.join(format!("log-{}", family.marker())));
-        let output = File::options().create(true).append(true).open(log.path()).expect("own folder");
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
-            .args(program)
-            .current_dir(directory)
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env(VARIABLE, family.marker())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a file can be shared"))
-            .stderr(output)
-            .spawn()
-            .expect("setpriv can be started");
+    pub fn new(child: Child, family: Family, log: Log) -> Self {
         Self { child, family, log }
     }
 
@@ -48,11 +29,13 @@ impl Instance {
         i32::try_from(self.child.id()).expect("a pid fits its type")
     }
 
-    /// The exit code, once there is one.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
     #[track_caller]
-    pub fn wait_for_exit(&mut self) -> Option<i32> {
-        wait::until("the program exits", wait::LONG, || self.child.try_wait().expect("a child can be waited for"))
-            .code()
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        wait::until("the program exits", wait::LONG, || self.exit_status())
     }
 
     /// Fails unless every process of the family uses this plugin. uWSGI's fallback is its own folder, with Debian's C
@@ -64,15 +47,28 @@ impl Instance {
         let strangers: Vec<_> = members.iter().filter(|process| !has_mapped(process.pid, plugin)).collect();
         assert!(strangers.is_empty(), "without {}: {strangers:?}", plugin.display());
     }
+
+    /// The processes and the end of the log, for the report of a failed test.
+    fn report(&self) -> String {
+        let members = self.family.members();
+        let processes: Vec<String> = members
+            .iter()
+            .map(|it| format!("{} (parent {}) {}", it.pid, it.parent, it.command_line.join(" ")))
+            .collect();
+        let log = self.log.path().display();
+        format!("--- processes\n{}\n--- the end of {log}\n{}\n---", processes.join("\n"), self.log.tail())
+    }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- the end of {}\n{}\n---", self.log.path().display(), self.log.tail());
-        }
+        // The state at the moment of the failure, before the end of the processes changes it.
+        let report = std::thread::panicking().then(|| self.report());
         let _ = self.child.kill();
         self.family.kill_all();
         let _ = self.child.wait();
+        if let Some(report) = report {
+            eprintln!("{report}");
+        }
     }
 }

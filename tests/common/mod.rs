@@ -1,11 +1,10 @@
-//! What every integration test stands on: real hosts, namespaces, Emperors and vassals, and a peer that
+//! What every integration test stands on: real uWSGIs, namespaces, Emperors and vassals, and a peer that
 //! speaks the wire itself.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 pub mod capture;
 pub mod emperor;
 pub mod fake_router;
-pub mod host;
 pub mod http;
 pub mod instance;
 pub mod link;
@@ -16,9 +15,11 @@ pub mod packet;
 pub mod probe;
 pub mod processes;
 pub mod raw_peer;
+pub mod starter;
 pub mod stats;
 pub mod two_emperors;
 pub mod user;
+pub mod uwsgi;
 pub mod vassal;
 pub mod wait;
 pub mod wire;

@@ -30,12 +30,12 @@ pub fn pings_answered(net: &Net, to: impl Into<IpAddr>, count: u32, options: &[&
     }
 }
 
-/// Whether one ping of some is answered, within seconds: a busy machine is slow.
+/// Returns true if one of several pings is answered within seconds: a busy machine is slow.
 pub fn is_reachable(net: &Net, to: impl Into<IpAddr>) -> bool {
     net.output(&["ping", "-q", "-n", "-i", "0.5", "-c", "1", "-w", "8", &to.into().to_string()]).status.success()
 }
 
-/// Whether a ping stays without an answer for a second.
+/// Returns true if a ping is not answered within a second.
 pub fn is_cut_off(net: &Net, to: impl Into<IpAddr>) -> bool {
     pings_answered(net, to, 1, &["-W", "1"]) == 0
 }
@@ -67,7 +67,7 @@ pub fn tcp_round_trip(server: &Net, address: impl Into<IpAddr>, client: &Net, le
     })
 }
 
-/// Whether a UDP datagram sent inside `net` could be handed to the kernel.
+/// Returns true if the kernel took a UDP datagram that was sent inside `net`.
 pub fn send_udp(net: &Net, to: Ipv4Addr, port: u16, payload: &[u8]) -> std::io::Result<usize> {
     net.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(payload, (to, port)))
 }

@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ impl Family {
         &self.marker
     }
 
-    /// Everyone alive; zombies don't count.
+    /// All living members; zombies don't count.
     pub fn members(&self) -> Vec<Process> {
         let wanted = format!("{VARIABLE}={}", self.marker).into_bytes();
         let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -70,7 +71,7 @@ impl Family {
         self.members().into_iter().filter(|process| process.parent == pid).collect()
     }
 
-    /// Kills everyone, those that are being born included.
+    /// Kills all members, and those that they fork meanwhile.
     pub fn kill_all(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut quiet_scans = 0;
@@ -101,7 +102,7 @@ pub fn thaw(pid: i32) {
     send(pid, Signal::SIGCONT);
 }
 
-/// Whether a process runs; a zombie does not.
+/// Returns true if a process runs. A zombie doesn't.
 pub fn is_alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }
@@ -131,7 +132,7 @@ pub fn sleeps(pid: i32) -> u64 {
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("no count for {pid} in {status}"))
 }
 
-/// Whether a process has a handler for a signal.
+/// Returns true if a process has a handler for a signal.
 pub fn catches(pid: i32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -149,14 +150,29 @@ pub fn descriptors(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// Waits until a process has so many descriptors open; a router closes devices a little later.
+/// Waits until a process has this many descriptors open. A router closes devices a little after it has dropped them.
 #[track_caller]
 pub fn assert_descriptors(pid: i32, count: usize, what: &str) {
     let reached = wait::try_until(wait::SHORT, || (descriptors(pid).len() == count).then_some(()));
     assert!(reached.is_some(), "{what}: {count} descriptors were expected, not {:?}", descriptors(pid));
 }
 
-/// Whether a process has a file mapped, such as a plugin, under whatever path.
+/// Bounds how many descriptors a running process may have open.
+#[track_caller]
+pub fn limit_descriptors(pid: i32, limit: usize) {
+    let status =
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
+    assert!(status.expect("prlimit can be started").success());
+}
+
+/// Runs a line of a shell in the mount namespace of a process.
+#[track_caller]
+pub fn run_in_mounts_of(pid: i32, line: &str) {
+    let status = Command::new("nsenter").args(["-t", &pid.to_string(), "-m", "sh", "-c", line]).status();
+    assert!(status.expect("nsenter can be started").success(), "{line}");
+}
+
+/// Returns true if a process has a file mapped, such as a plugin, by whatever path.
 pub fn has_mapped(pid: i32, file: &Path) -> bool {
     let Ok(file) = file.metadata() else { return false };
     let (device, inode) = (file.dev(), file.ino().to_string());

@@ -16,7 +16,7 @@ use super::wait;
 use super::wire::{self, Frame};
 
 const READ_SIZE: usize = 64 * 1024;
-/// A router that reads nothing for so long holds the test up.
+/// A write to a router that reads nothing fails after this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -27,15 +27,15 @@ pub struct RawPeer {
 }
 
 impl RawPeer {
-    /// Connects, however full the backlog is.
-    pub fn connect_patiently(socket: &Path) -> Self {
+    /// Connects, and waits if the backlog is full.
+    pub fn connect(socket: &Path) -> Self {
         wait::until("room in the router's backlog", wait::LONG, || UnixStream::connect(socket).ok().map(Self::over))
     }
 
     /// A peer whose packets from `address` the router passes on.
     #[track_caller]
     pub fn registered(socket: &Path, address: Ipv4Addr, gateway: Ipv4Addr) -> Self {
-        let mut peer = Self::connect_patiently(socket);
+        let mut peer = Self::connect(socket);
         assert!(peer.echo(address, gateway, wait::SHORT), "a peer at {address} gets an echo from {gateway}");
         peer
     }
@@ -134,7 +134,7 @@ impl RawPeer {
         self.read_more(Instant::now() + within).ok()?.then(|| std::mem::take(&mut self.unparsed))
     }
 
-    /// Whether an echo request through the router is answered.
+    /// Returns true if an echo request through the router is answered.
     pub fn echo(&mut self, from: impl Into<IpAddr>, to: impl Into<IpAddr>, within: Duration) -> bool {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -147,7 +147,7 @@ impl RawPeer {
             && self.wait_for_packet(within, |reply| packet::echo_reply_sequence(reply) == Some(sequence)).is_some()
     }
 
-    /// Whether the router ends the connection in time; what it still sends is thrown away.
+    /// Returns true if the router ends the connection in time. What it still sends is thrown away.
     pub fn is_closed(&mut self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         loop {

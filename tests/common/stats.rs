@@ -102,7 +102,7 @@ fn to_end(stream: &mut impl Read) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Whether the router reads and writes a peer's device itself.
+/// Returns true if a peer is attached: the router reads and writes its device itself.
 pub fn is_attached(stats: &Stats, address: impl Into<IpAddr>) -> bool {
     stats.peer(address).is_some_and(|peer| peer["attached"] == true)
 }

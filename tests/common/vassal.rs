@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use super::host::{Host, Subject};
+use super::uwsgi::{Subject, Uwsgi};
 
 /// The uid and gid that vassals drop to.
 pub const NOBODY: u32 = 65534;
@@ -26,12 +26,12 @@ pub struct VassalIni {
 impl VassalIni {
     /// A vassal with one device, which drops its privileges and pings the Emperor before it does: what the
     /// plugin's documentation recommends.
-    pub fn new(host: Host, plugin: Subject, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Self {
+    pub fn new(uwsgi: Uwsgi, plugin: Subject, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Self {
         Self {
             name: name.to_owned(),
             address,
             gateway,
-            head: host.plugin_lines(plugin),
+            head: uwsgi.plugin_lines(plugin),
             devices: vec!["uwsgi0 {dir}/t.sock".to_owned()],
             lines: Vec::new(),
             uid: Some(NOBODY),

@@ -10,15 +10,15 @@ pub const SHORT: Duration = Duration::from_secs(3);
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many times as long as usual everything may take, as under valgrind (scripts/memcheck): `TUNTAP_PATIENCE`, 1 if it
-/// isn't set.
-fn patience() -> u32 {
-    std::env::var("TUNTAP_PATIENCE").map_or(1, |times| times.parse().expect("TUNTAP_PATIENCE is a number"))
+/// What all timeouts are multiplied by, for slow runs as under valgrind (scripts/memcheck): `TUNTAP_TIMEOUT_FACTOR`, or 1
+/// if it isn't set.
+fn timeout_factor() -> u32 {
+    std::env::var("TUNTAP_TIMEOUT_FACTOR").map_or(1, |it| it.parse().expect("TUNTAP_TIMEOUT_FACTOR is a number"))
 }
 
 /// The first value that `probe` yields before the deadline.
 pub fn try_until<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + within * patience();
+    let deadline = Instant::now() + within * timeout_factor();
     loop {
         if let Some(value) = probe() {
             return Some(value);
@@ -30,7 +30,7 @@ pub fn try_until<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// As [`try_until`]; panics with `what` when the deadline passes.
+/// The first value that `probe` yields before the deadline; panics with `what` when it passes.
 #[track_caller]
 pub fn until<T>(what: &str, within: Duration, probe: impl FnMut() -> Option<T>) -> T {
     match try_until(within, probe) {

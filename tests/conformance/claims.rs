@@ -1,13 +1,13 @@
-//! Who may use an address.
+//! Claims: who may use an address.
 
 use std::net::Ipv4Addr;
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::Subject;
 use crate::common::packet;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::processes::{descriptors, freeze, is_alive, thaw};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 

@@ -1,4 +1,4 @@
-//! `tuntap-use-credentials`: who connects, and which address is theirs.
+//! `tuntap-use-credentials`: the user who connects, and the address that belongs to the user.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::process::Command;
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::common::wire;
@@ -30,10 +30,11 @@ cases!(symbol_refuses, Router: c ours);
 cases!(address_of_the_symbol_is_the_only_one, Router: c ours);
 // The C router knows no leases.
 cases!(address_of_the_symbol_must_be_leased, Router: ours);
-// C knows no questions and no claims.
+// The C plugin has no configuration requests and no claim requests.
 cases!(peer_of_the_symbol_gets_no_other_by_name, Router: ours);
 cases!(unknown_symbol_stops_the_start, Router: c ours);
-// To the C router they announce a frame of 29,559 bytes, which overruns its heap when they come.
+// The C router takes unexpected credentials for the header of a frame of 29,559 bytes, which overruns its heap when it
+// comes.
 cases!(credentials_that_nobody_asked_for_are_passed_over, Router: ours);
 
 fn stats_tell_who_a_vassal_is(pair: Pair) {
@@ -164,15 +165,15 @@ fn symbol_gives_the_address(router: Router) {
     peer.send_credentials(UID, UID);
     let stats = emperor.wait_for_stats("the peer has its address", |stats| stats.peer(ADDRESS_OF_UID).is_some());
     assert_eq!(stats.of_peer(ADDRESS_OF_UID, "uid"), u64::from(UID));
-    // Nobody needs to wait for the peer's first packet.
+    // The address is known before the peer's first packet.
     send_udp(&emperor.netns, ADDRESS_OF_UID, 9, b"welcome").expect("the Emperor can send");
     assert!(peer.wait_for_packet(wait::SHORT, |packet| packet.ends_with(b"welcome")).is_some());
 }
 
 fn symbol_gives_a_vassal_its_address(pair: Pair) {
-    let (ini, _dir) = with_hook(Router { host: pair.host, subject: pair.router });
+    let (ini, _dir) = with_hook(Router { uwsgi: pair.uwsgi, subject: pair.router });
     let emperor = ini.start();
-    let vassal = VassalIni::new(pair.host, pair.vassal, "v1", ADDRESS_OF_UID, GATEWAY)
+    let vassal = VassalIni::new(pair.uwsgi, pair.vassal, "v1", ADDRESS_OF_UID, GATEWAY)
         .uid(UID)
         .without_ping()
         .line("tuntap-use-credentials = true");
@@ -277,7 +278,7 @@ fn credentials_that_nobody_asked_for_are_passed_over(router: Router) {
 /// The C vassal waits until its privileges are dropped, and so would everything that needs the network before.
 #[test]
 fn our_vassal_sends_its_credentials_first_and_at_once() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     let vassal = pair

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, V1};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
 use crate::common::processes::{cpu_time, is_alive};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire;
 use crate::pairs::{Pair, Router, cases};
@@ -60,10 +60,10 @@ fn router_whose_device_is_deleted_does_not_spin(router: Router) {
     assert!(logged < 5000, "{logged} bytes were logged in three seconds");
 }
 
-/// Its counterpart may be another implementation, or one with a bug.
+/// The router may be another implementation, or have a bug.
 #[test]
 fn our_vassal_survives_a_careless_router() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     emperor.add(&pair.vassal("v1", V1).devices(&["uwsgi0 {dir}/fake.sock"]).without_ping());
@@ -85,10 +85,10 @@ fn our_vassal_survives_a_careless_router() {
     assert!(again.is_none(), "what came in frames of other kinds was no packet");
 }
 
-/// A frame that cannot be is the end of the connection, and so of the vassal, which the Emperor starts anew.
+/// An impossible frame ends the connection, and with it the vassal, which the Emperor starts anew.
 #[test]
 fn our_vassal_ends_when_the_stream_makes_no_sense() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     emperor.add(&pair.vassal("v1", V1).devices(&["uwsgi0 {dir}/fake.sock"]).without_ping());

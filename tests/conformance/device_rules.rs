@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::packet;
 use crate::common::probe::send_udp;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire::{self, ANY, Action, Direction, MAX_PAYLOAD, RULE_LEN, Rule};
 use crate::pairs::{Pair, Router, cases};
@@ -72,7 +72,7 @@ fn later_rules_replace_earlier_ones_before_the_first_packet(router: Router) {
     assert_eq!(passed_out(&emperor, &mut peer, &[DENIED, V2]), [DENIED]);
 }
 
-/// So that code which takes over a vassal later can't loosen what its owner wanted.
+/// Code that takes over a vassal later can't loosen the rules of its owner.
 fn rules_after_the_first_packet_come_too_late(router: Router) {
     let emperor = router.emperor().start();
     let mut peer = emperor.connect();
@@ -162,7 +162,7 @@ fn networks_in_rules_match(pair: Pair) {
     if pair.vassal == Subject::Ours {
         assert_eq!(passed, [[203, 0, 113, 8]]);
     } else {
-        // Of the networks only the one of 16 bits without host bits is matched.
+        // The C vassal's masks match only the network of 16 bits without host bits.
         assert_eq!(passed, [[10, 1, 2, 3], [172, 16, 5, 5], [198, 51, 100, 5], [192, 0, 9, 9], [203, 0, 113, 8]]);
     }
 }
@@ -170,7 +170,7 @@ fn networks_in_rules_match(pair: Pair) {
 /// What our vassal writes, byte by byte, is what a right C vassal would.
 #[test]
 fn our_vassal_sends_its_rules_before_any_packet() {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let fake = FakeRouter::bind(&emperor.path("fake.sock"));
     let vassal = pair

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
-use crate::common::host::Host;
 use crate::common::packet;
 use crate::common::probe::send_udp;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::Uwsgi;
 use crate::common::wait;
 use crate::pairs::{Router, cases};
 
@@ -18,14 +18,14 @@ cases!(prefixes_match_their_networks, Router: c ours);
 // A shift by 32 is undefined in C: what `/0` does there is up to the compiler.
 cases!(prefix_of_zero_matches_everything, Router: ours);
 
-/// Which of `destinations` a packet from `peer` gets past the router to.
+/// The destinations that packets from `peer` reach past the router.
 #[track_caller]
 fn passed_out(emperor: &Emperor, peer: &mut RawPeer, source: Ipv4Addr, destinations: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     let capture = Capture::received_on(&emperor.netns, "emperor0");
     for destination in destinations {
         peer.send_packet(&packet::udp(source, *destination, 9, b"probe"));
     }
-    // What was stopped is told from what is still under way by a last packet, not by time.
+    // A last packet shows that nothing is under way any more: what has not arrived before it was stopped.
     peer.send_packet(&packet::udp(source, LAST, 9, b"last"));
     let packets = capture.until(wait::SHORT, |packet| packet.ends_with(b"last"));
     packets.iter().filter(|packet| packet.ends_with(b"probe")).map(|packet| packet::destination(packet)).collect()
@@ -72,7 +72,7 @@ fn first_match_wins_and_no_match_allows(router: Router) {
     let mut peer = emperor.connect();
     let [allowed, denied, other] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 1, 1]].map(Ipv4Addr::from);
     assert_eq!(passed_out(&emperor, &mut peer, V1, &[allowed, denied, other]), [allowed, other]);
-    // The way in has its own list.
+    // Packets towards peers have a chain of their own.
     let mut second = emperor.peer(V2);
     assert!(second.echo(V2, EMPEROR, wait::SHORT));
     send_udp(&emperor.netns, V1, 9, b"denied").expect("the Emperor can send");
@@ -177,7 +177,7 @@ const WRONG: [(&str, &str); 22] = [
 #[test]
 fn value_that_does_not_parse_stops_the_start() {
     for (option, value) in WRONG {
-        let mut emperor = Router::ours(Host::usual()).emperor().line(format!("{option} = {value}")).launch();
+        let mut emperor = Router::ours(Uwsgi::usual()).emperor().line(format!("{option} = {value}")).launch();
         let status = emperor.wait_for_exit();
         assert!(!status.success(), "`{option} = {value}`: {status}");
         let log = emperor.log.text();
@@ -189,7 +189,7 @@ fn value_that_does_not_parse_stops_the_start() {
 /// The C plugin takes what it does not know for `allow`.
 #[test]
 fn unknown_action_is_allow_to_the_c_plugin() {
-    let emperor = Router::c(Host::usual())
+    let emperor = Router::c(Uwsgi::usual())
         .emperor()
         .line("tuntap-router-firewall-out = deyn 192.168.0.0/24 192.168.0.0/24")
         .start();

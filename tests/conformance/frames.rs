@@ -106,7 +106,7 @@ fn huge_frame_ends_that_peer_only(router: Router) {
         }
     }
     if !router.is_ours() {
-        // It overruns the C router's heap, whose allocator ends the process.
+        // The frame overruns the C router's heap, whose allocator ends the process.
         assert_router_died(&emperor);
         assert!(other.is_closed(wait::SHORT));
     }

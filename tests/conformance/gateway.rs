@@ -3,17 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
-use crate::common::host::Subject;
 use crate::common::netns::Netns;
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::Subject;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::common::wire::{ANY, Action, Direction, MAX_PAYLOAD, Rule};
 use crate::pairs::{Pair, Router, cases};
 
-// Here a pair is the two routers; each has a vassal of its own kind.
+// A pair is two routers here; each has a vassal of its own kind.
 cases!(vassals_of_two_emperors_reach_each_other, Pair: c_c c_ours ours_c ours_ours);
 cases!(device_rule_sends_to_a_gateway_that_the_operator_names, Router: c ours);
 cases!(device_rule_to_another_gateway_passes_nothing, Router: c ours);
@@ -40,14 +40,14 @@ fn vassals_of_two_emperors_reach_each_other(pair: Pair) {
         .router(GATEWAY)
         .line("tuntap-router-route = 192.168.0.0/24 192.168.1.0/24 10.77.0.2:4000")
         .start_in(first);
-    let there = Router { host: pair.host, subject: pair.vassal }
+    let there = Router { uwsgi: pair.uwsgi, subject: pair.vassal }
         .emperor()
         .router("emperor0 {dir}/t.sock {dir}/stats.sock 10.77.0.2:4000")
         .address(there_gateway)
         .line("tuntap-router-route = 192.168.1.0/24 192.168.0.0/24 10.77.0.1:4000")
         .start_in(second);
-    let near = here.start_vassal(&VassalIni::new(pair.host, pair.router, "v1", V1, EMPEROR));
-    let far = there.start_vassal(&VassalIni::new(pair.host, pair.vassal, "v1", there_vassal, there_gateway));
+    let near = here.start_vassal(&VassalIni::new(pair.uwsgi, pair.router, "v1", V1, EMPEROR));
+    let far = there.start_vassal(&VassalIni::new(pair.uwsgi, pair.vassal, "v1", there_vassal, there_gateway));
     assert_eq!(pings_answered(&near, there_vassal, 5, &[]), 5);
     assert_eq!(pings_answered(&far, V1, 5, &["-M", "dont", "-s", "1472"]), 5, "whole MTUs, in UDP fragments");
     if pair.vassal == Subject::Ours {
@@ -200,7 +200,8 @@ fn empty_datagrams_disturb_nothing(router: Router) {
     }
 }
 
-/// Sends from a stranger's address first and from the other router's then; the source of the packet that arrives first.
+/// Sends from a stranger's address, then from the other router's, and returns the source of the packet that arrives
+/// first.
 #[track_caller]
 fn first_source_that_arrives(router: Router, lines: &[&str]) -> (Emperor, Ipv4Addr) {
     let (emperor, there) = with_gateway(router, &[&["tuntap-router-firewall-in = allow"], lines].concat());

@@ -1,9 +1,9 @@
-//! What kernels send of their own on a link with IPv6 disturbs nothing. What passes is in tests/ipv6.
+//! What a kernel sends by itself on a link with IPv6 disturbs nothing. tests/ipv6 has what passes.
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::Subject;
 use crate::common::packet;
 use crate::common::probe::is_reachable;
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
@@ -22,7 +22,7 @@ fn router_solicitation_claims_nothing(router: Router) {
         assert_eq!(stats.drops("invalid_source"), 2);
         assert_eq!(stats.drops_of(V1, "invalid_source"), 2);
     } else {
-        // Where IPv4 has its source it has zeros, of which the C router ends the peer.
+        // The packet has zeros where IPv4 has its source, for which the C router ends the peer.
         assert!(peer.is_closed(wait::SHORT));
     }
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
-use crate::common::host::Subject;
 use crate::common::netns::Net;
 use crate::common::probe::{is_reachable, pings_answered};
 use crate::common::processes::{self, descriptors, freeze, is_alive, send};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
-cases!(reloaded_vassal_keeps_its_network also reloaded_vassal_keeps_its_network_on_the_other_host, Pair: c_c c_ours ours_c ours_ours);
-// C loses more than this option can spoil.
+cases!(reloaded_vassal_keeps_its_network also reloaded_vassal_keeps_its_network_on_the_other_uwsgi, Pair: c_c c_ours ours_c ours_ours);
+// The C plugin loses its network in any reload, so this option makes no difference to it.
 cases!(reloads_work_with_close_on_exec2, Pair: ours_ours);
 cases!(reloads_work_with_close_on_exec, Pair: ours_ours);
 cases!(vassal_loses_no_packet_while_it_reloads, Pair: c_ours ours_ours);
 // C vassals lose their network in any reload, as the case above shows.
 cases!(emperor_reloads_all_vassals, Pair: c_ours ours_ours);
-// The C router fails whatever its vassals run.
+// The C router fails, whichever plugin its vassals have.
 cases!(reloaded_emperor_serves_again, Pair: c_c ours_c ours_ours);
 cases!(vassals_come_back_after_the_router_was_killed, Pair: c_c c_ours ours_c ours_ours);
 cases!(killed_vassal_frees_its_address_and_comes_back, Pair: c_c c_ours ours_c ours_ours);
@@ -50,19 +50,19 @@ fn reloaded_vassal_keeps_its_network(pair: Pair) {
             assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5, "after reload {round}");
             assert_eq!(pings_answered(&emperor.netns, V1, 5, &[]), 5, "after reload {round}");
         } else {
-            // Its descriptors are closed on the way, and the unprivileged vassal cannot make a new device.
+            // A reload closes the C vassal's descriptors, and the unprivileged vassal cannot make a new device.
             wait::until_true("the C vassal has no device any more", wait::SHORT, || !net.has_device("uwsgi0"));
         }
     }
     assert_eq!(emperor.vassal_pid("v1"), pid, "it was a reload, not a new start");
 }
 
-/// It takes the mark that closes a descriptor on exec off all of them.
+/// The option takes close-on-exec off all descriptors.
 fn reloads_work_with_close_on_exec2(pair: Pair) {
     reloads_work_with(pair, "close-on-exec2 = true");
 }
 
-/// It sets that mark on sockets.
+/// The option sets close-on-exec on sockets.
 fn reloads_work_with_close_on_exec(pair: Pair) {
     reloads_work_with(pair, "close-on-exec = true");
 }
@@ -169,7 +169,7 @@ fn workers_do_not_hold_the_tunnel(pair: Pair) {
         emperor.family().children_of(vassal).first().map(|worker| worker.pid)
     });
     let holds_device = descriptors(worker).iter().any(|target| target.ends_with("/dev/net/tun"));
-    // A worker that stands still cannot end with its master.
+    // A stopped worker can't end with its master.
     freeze(worker);
     send(vassal, Signal::SIGKILL);
     wait::until_true("the vassal's master is gone", wait::SHORT, || !is_alive(vassal));

@@ -1,17 +1,16 @@
 //! Names, sockets and devices, as options give them.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
-use crate::common::host::{HOSTS, Host, Subject};
 use crate::common::probe::pings_answered;
-use crate::common::processes::{VARIABLE, freeze, thaw};
+use crate::common::processes::{freeze, thaw};
+use crate::common::starter::Starter;
+use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
@@ -48,19 +47,8 @@ fn abstract_socket_serves_its_namespace(pair: Pair) {
         .line("exec-as-root = ping -q -c 1 -W 1 -I uwsgi0 192.168.0.99 || true");
     let file = emperor.path("inside.ini");
     std::fs::write(&file, emperor.in_dir(&inside.render())).expect("own folder");
-    let log = || File::options().append(true).open(emperor.log.path()).expect("own log");
-    let mut uwsgi = Command::new("nsenter")
-        .args(["--net", "--mount", "--root", "-t", &emperor.master_pid().to_string()])
-        .arg(emperor.in_dir(&emperor.host.mounted_uwsgi().to_string_lossy()))
-        .arg("--ini")
-        .arg(&file)
-        .env(VARIABLE, emperor.family().marker())
-        .stdout(log())
-        .stderr(log())
-        .spawn()
-        .expect("uWSGI starts");
+    let _inside = emperor.beside().ini(&file).start();
     let registered = wait::try_until(wait::LONG, || emperor.try_stats().ok().filter(|stats| stats.peer(V1).is_some()));
-    uwsgi.kill().and_then(|()| uwsgi.wait()).expect("own child");
     assert!(registered.is_some(), "the device's side registers");
 }
 
@@ -82,7 +70,7 @@ fn tcp_address_for_the_router_is_refused(router: Router) {
 const LONG_NAME: &str = "device-name-of-17";
 
 fn long_router_device_name_is_refused(router: Router) {
-    let mut emperor = EmperorIni::bare(router.host, router.subject)
+    let mut emperor = EmperorIni::bare(router.uwsgi, router.subject)
         .line("master = true")
         .line(format!("tuntap-router = {LONG_NAME} {{dir}}/t.sock {{dir}}/stats.sock"))
         .launch();
@@ -135,7 +123,7 @@ fn largest_mtu_passes_packets_that_fit_a_frame(pair: Pair) {
     assert_eq!(pings_answered(&net, EMPEROR, 3, &["-M", "do", "-s", "8160"]), 3);
     assert_eq!(pings_answered(&emperor.netns, V1, 3, &["-M", "do", "-s", "8160"]), 3);
     if (pair.router, pair.vassal) == (Subject::Ours, Subject::Ours) {
-        // These two need not frame their packets, and may pass larger ones.
+        // These two don't frame their packets, and may pass larger ones.
         return;
     }
     assert_eq!(pings_answered(&emperor.netns, V1, 2, &["-M", "do", "-s", "8161"]), 0);
@@ -183,7 +171,7 @@ fn vassal_gets_through_a_full_backlog(pair: Pair) {
     drop(waiting);
 }
 
-/// As a client that does not wait for room in the backlog.
+/// Connects without waiting for room in the backlog.
 fn try_connect(socket: &Path) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -191,17 +179,15 @@ fn try_connect(socket: &Path) -> nix::Result<OwnedFd> {
     Ok(client)
 }
 
+/// A uWSGI that looks for plugins where this one is.
+fn loading(uwsgi: Uwsgi, plugin: &Path) -> Starter {
+    let starter = Starter::program(uwsgi.binary(), Path::new("/"));
+    starter.argument("--plugins-dir").argument(plugin.parent().expect("a file is in a folder"))
+}
+
 fn help_tells_the_syntax(router: Router) {
-    let plugin = router.host.plugin(router.subject);
-    let output = Command::new("timeout")
-        .args(["-s", "KILL", "20"])
-        .arg(router.host.uwsgi())
-        .arg("--plugins-dir")
-        .arg(plugin.parent().expect("a file is in a folder"))
-        .args(["--plugin", "tuntap", "--help"])
-        .output()
-        .expect("uWSGI starts");
-    let help = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let plugin = router.uwsgi.plugin(router.subject);
+    let help = loading(router.uwsgi, &plugin).arguments(["--plugin", "tuntap", "--help"]).output().text();
     for (option, syntax) in [
         ("--tuntap-router ", "<device> <socket> [stats] [gateway]"),
         ("--tuntap-device ", "<device>[ <socket>"),
@@ -218,24 +204,13 @@ fn help_tells_the_syntax(router: Router) {
 }
 
 #[test]
-fn plugin_of_another_host_is_refused() {
-    for host in HOSTS {
-        let dir = host.other().plugin(Subject::Ours);
-        let output = Command::new("timeout")
-            .args(["-s", "KILL", "20"])
-            .arg(host.uwsgi())
-            .arg("--plugins-dir")
-            .arg(dir.parent().expect("a file is in a folder"))
-            .args(["--need-plugin", "tuntap", "--socket", "127.0.0.1:0"])
-            .output()
-            .expect("uWSGI starts");
-        let log = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.code().is_some_and(|code| code != 0),
-            "it ends by itself, not by a signal: {}",
-            output.status
-        );
-        let versions = HOSTS.map(Host::version);
+fn plugin_of_another_uwsgi_is_refused() {
+    for uwsgi in UWSGIS {
+        let starter = loading(uwsgi, &uwsgi.other().plugin(Subject::Ours));
+        let finished = starter.arguments(["--need-plugin", "tuntap", "--socket", "127.0.0.1:0"]).output();
+        let (log, status) = (finished.text(), finished.output.status);
+        assert!(status.code().is_some_and(|code| code != 0), "it ends by itself, not by a signal: {status}");
+        let versions = UWSGIS.map(Uwsgi::version);
         let named = log.lines().any(|line| line.contains("tuntap") && versions.iter().all(|name| line.contains(name)));
         assert!(named, "one line names both versions:\n{log}");
     }

@@ -3,63 +3,63 @@
 use std::net::Ipv4Addr;
 
 use crate::common::emperor::{EMPEROR, EmperorIni};
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
-    pub host: Host,
+    pub uwsgi: Uwsgi,
     pub router: Subject,
     pub vassal: Subject,
 }
 
 impl Pair {
-    pub fn c_c(host: Host) -> Self {
-        Self { host, router: Subject::C, vassal: Subject::C }
+    pub fn c_c(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, router: Subject::C, vassal: Subject::C }
     }
 
-    pub fn c_ours(host: Host) -> Self {
-        Self { host, router: Subject::C, vassal: Subject::Ours }
+    pub fn c_ours(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, router: Subject::C, vassal: Subject::Ours }
     }
 
-    pub fn ours_c(host: Host) -> Self {
-        Self { host, router: Subject::Ours, vassal: Subject::C }
+    pub fn ours_c(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, router: Subject::Ours, vassal: Subject::C }
     }
 
-    pub fn ours_ours(host: Host) -> Self {
-        Self { host, router: Subject::Ours, vassal: Subject::Ours }
+    pub fn ours_ours(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, router: Subject::Ours, vassal: Subject::Ours }
     }
 
     pub fn emperor(self) -> EmperorIni {
-        EmperorIni::new(self.host, self.router)
+        EmperorIni::new(self.uwsgi, self.router)
     }
 
     pub fn vassal(self, name: &str, address: Ipv4Addr) -> VassalIni {
-        VassalIni::new(self.host, self.vassal, name, address, EMPEROR)
+        VassalIni::new(self.uwsgi, self.vassal, name, address, EMPEROR)
     }
 }
 
 /// A router alone; the test itself is its peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Router {
-    pub host: Host,
+    pub uwsgi: Uwsgi,
     pub subject: Subject,
 }
 
 impl Router {
-    pub fn c(host: Host) -> Self {
-        Self { host, subject: Subject::C }
+    pub fn c(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, subject: Subject::C }
     }
 
-    pub fn ours(host: Host) -> Self {
-        Self { host, subject: Subject::Ours }
+    pub fn ours(uwsgi: Uwsgi) -> Self {
+        Self { uwsgi, subject: Subject::Ours }
     }
 
     pub fn emperor(self) -> EmperorIni {
-        EmperorIni::new(self.host, self.subject)
+        EmperorIni::new(self.uwsgi, self.subject)
     }
 
-    /// With a line that is for ours alone.
+    /// An Emperor with a line that only our plugin knows.
     pub fn emperor_with(self, line: &str) -> EmperorIni {
         if self.is_ours() { self.emperor().line(line) } else { self.emperor() }
     }
@@ -69,23 +69,22 @@ impl Router {
     }
 }
 
-/// `cases!(body, Pair: c_c ours_ours)` makes a test of `body` for each pair that is named, router first;
-/// `cases!(body, Router: c ours)` for each router. `also` makes them once more for the other host, under a name of
-/// their own.
+/// `cases!(body, Pair: c_c ours_ours)` makes a test of `body` for each pair that is named, router first; `cases!(body,
+/// Router: c ours)` for each router. `also` makes them once more for the other uWSGI, under a name of their own.
 macro_rules! cases {
     ($body:ident, $kind:ident: $($subject:ident)+) => {
-        cases!($body with usual_host as $body, $kind: $($subject)+);
+        cases!($body with usual_uwsgi as $body, $kind: $($subject)+);
     };
     ($body:ident also $name:ident, $kind:ident: $($subject:ident)+) => {
-        cases!($body with usual_host as $body, $kind: $($subject)+);
-        cases!($body with other_host as $name, $kind: $($subject)+);
+        cases!($body with usual_uwsgi as $body, $kind: $($subject)+);
+        cases!($body with other_uwsgi as $name, $kind: $($subject)+);
     };
-    ($body:ident with $host:ident as $name:ident, $kind:ident: $($subject:ident)+) => {
+    ($body:ident with $uwsgi:ident as $name:ident, $kind:ident: $($subject:ident)+) => {
         mod $name {
             $(
                 #[test]
                 fn $subject() {
-                    super::$body(crate::pairs::$kind::$subject(crate::pairs::$host()));
+                    super::$body(crate::pairs::$kind::$subject(crate::pairs::$uwsgi()));
                 }
             )+
         }
@@ -93,10 +92,10 @@ macro_rules! cases {
 }
 pub(crate) use cases;
 
-pub fn usual_host() -> Host {
-    Host::usual()
+pub fn usual_uwsgi() -> Uwsgi {
+    Uwsgi::usual()
 }
 
-pub fn other_host() -> Host {
-    Host::usual().other()
+pub fn other_uwsgi() -> Uwsgi {
+    Uwsgi::usual().other()
 }

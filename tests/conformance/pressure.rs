@@ -4,7 +4,6 @@ use std::fs::File;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -70,7 +69,7 @@ fn flooded_peer_that_does_not_read_disturbs_nobody(router: Router) {
     } else {
         assert!(stats.of_peer(V1, "dropped") > 0, "{}", stats.0);
     }
-    // What was not dropped is whole.
+    // Packets that were not dropped arrive whole.
     let mut flooded = 0;
     while let Some(frame) = slow.next_frame(Duration::from_millis(300)) {
         assert_eq!(frame.modifier2, wire::PACKET);
@@ -86,10 +85,7 @@ fn running_out_of_descriptors_is_survived(router: Router) {
     let emperor = router.emperor().start();
     let mut peer = emperor.peer(V1);
     let pid = emperor.router_pid();
-    let limit = (processes::descriptors(pid).len() + 20).to_string();
-    let limited =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
-    assert!(limited.expect("prlimit can be started").success());
+    processes::limit_descriptors(pid, processes::descriptors(pid).len() + 20);
     let connections: Vec<UnixStream> =
         (0..40).map(|_| UnixStream::connect(emperor.socket()).expect("the backlog has room")).collect();
     sleep(Duration::from_millis(200));

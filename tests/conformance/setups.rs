@@ -5,20 +5,20 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::is_reachable;
 use crate::common::processes;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::pairs::{Pair, Router, cases};
 
-cases!(documented_first_config_stays_up also documented_first_config_stays_up_on_the_other_host, Router: c ours);
+cases!(documented_first_config_stays_up also documented_first_config_stays_up_on_the_other_uwsgi, Router: c ours);
 cases!(vassal_that_stays_root_works, Pair: c_c c_ours ours_c ours_ours);
 cases!(device_exists_when_the_jail_is_made, Pair: c_c c_ours ours_c ours_ours);
 
 /// The first config of the plugin's documentation, but for `ip` in place of `ifconfig` and the machine's own NAT.
 fn documented_first_config_stays_up(router: Router) {
-    let mut emperor = EmperorIni::bare(router.host, router.subject)
+    let mut emperor = EmperorIni::bare(router.uwsgi, router.subject)
         .lines(&[
             "emperor = {dir}/vassals",
             "emperor-use-clone = fs,net,ipc,pid,uts",
@@ -32,7 +32,8 @@ fn documented_first_config_stays_up(router: Router) {
         assert!(status.success(), "without a master the host ends at once, and takes the C router along: {status}");
         return;
     }
-    emperor.start_vassal(&Pair { host: router.host, router: router.subject, vassal: router.subject }.vassal("v1", V1));
+    emperor
+        .start_vassal(&Pair { uwsgi: router.uwsgi, router: router.subject, vassal: router.subject }.vassal("v1", V1));
     assert!(is_reachable(&emperor.netns, V1));
     let log = emperor.log.text();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("tuntap") && line.contains("master")).collect();
@@ -127,7 +128,7 @@ mod unusual_vassal_works_or_is_refused {
 }
 
 fn unusual_vassal(option: &str, lines: &[&str]) {
-    let pair = Pair::ours_ours(Host::usual());
+    let pair = Pair::ours_ours(Uwsgi::usual());
     let emperor = pair.emperor().start();
     let mark = emperor.log.mark();
     emperor.add(&lines.iter().fold(pair.vassal("v1", V1), |vassal, line| vassal.line(*line)));
@@ -173,9 +174,9 @@ mod instance_that_unshares_works_or_is_refused {
 }
 
 fn unsharing_instance(option: &str, lines: &[&str]) {
-    let host = Host::usual();
-    let emperor = Router::ours(host).emperor().start();
-    let instance = EmperorIni::bare(host, Subject::Ours)
+    let uwsgi = Uwsgi::usual();
+    let emperor = Router::ours(uwsgi).emperor().start();
+    let instance = EmperorIni::bare(uwsgi, Subject::Ours)
         .lines(&[
             "master = true",
             "unshare = net",
@@ -204,7 +205,7 @@ fn unsharing_instance(option: &str, lines: &[&str]) {
     }
 }
 
-/// Whether it works, and goes on working; if not, the log must name the option.
+/// Fails unless the set-up works and goes on working, or the log names the option.
 #[track_caller]
 fn works_or_is_refused(instance: &Emperor, option: &str, works: impl Fn() -> bool) -> bool {
     let refused = || instance.log.text().lines().any(|line| line.contains("tuntap") && line.contains(option));

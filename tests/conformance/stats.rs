@@ -12,13 +12,13 @@ use crate::common::stats::Stats;
 use crate::common::wait;
 use crate::pairs::{Router, cases};
 
-cases!(keys_and_byte_counts_are_those_of_c also keys_and_byte_counts_are_those_of_c_on_the_other_host, Router: c ours);
+cases!(keys_and_byte_counts_are_those_of_c also keys_and_byte_counts_are_those_of_c_on_the_other_uwsgi, Router: c ours);
 cases!(peer_without_an_address_is_listed, Router: c ours);
 cases!(stats_answer_over_tcp, Router: c ours);
 cases!(stats_answer_over_an_abstract_socket, Router: c ours);
 cases!(stats_answer_over_http, Router: c ours);
 cases!(stats_have_an_option_of_their_own, Router: c ours);
-// C does not count packets, nor drops by their reason.
+// The C plugin counts neither packets nor drops by their reason.
 cases!(packets_and_drops_are_counted, Router: ours);
 cases!(keys_are_those_of_the_golden_document, Router: ours);
 
@@ -28,7 +28,7 @@ fn keys_and_byte_counts_are_those_of_c(router: Router) {
     peer.send_packet(&packet::udp(V1, EMPEROR, 9, &[0; 72]));
     let refused = peer.wait_for_packet(wait::SHORT, |_| true).expect("the kernel refuses the datagram");
     let stats = emperor.stats();
-    assert_eq!(stats.0["version"], router.host.version());
+    assert_eq!(stats.0["version"], router.uwsgi.version());
     assert_eq!(stats.0["uid"], 0);
     assert_eq!(stats.0["gid"], 0);
     let cwd = emperor.path("").canonicalize().expect("the folder exists");
@@ -39,7 +39,7 @@ fn keys_and_byte_counts_are_those_of_c(router: Router) {
     assert_eq!(of_peer("rx"), 88 + 104);
     assert_eq!(of_peer("tx"), 88 + 4 + refused.len() as u64);
     assert_eq!(of_peer("dropped"), 0);
-    // Without credentials C knows nobody; ours knows who connected.
+    // Without credentials the C router knows no user; ours knows who connected.
     let pid = if router.is_ours() { std::process::id() } else { 0 };
     assert_eq!((of_peer("uid"), of_peer("gid"), of_peer("pid")), (0, 0, u64::from(pid)));
 }
@@ -63,7 +63,7 @@ fn stats_answer_over_tcp(router: Router) {
 
 fn stats_answer_over_an_abstract_socket(router: Router) {
     let emperor = router.emperor().router("emperor0 {dir}/t.sock @stats").launch();
-    // As uWSGI itself binds and connects them, abstract names end with a zero.
+    // uWSGI binds and connects abstract names with a zero at their end.
     let read = || Stats::read_abstract(&emperor.netns, b"stats\0");
     wait::until("stats over an abstract socket", wait::LONG, || read().ok());
     let _peer = emperor.peer(V1);

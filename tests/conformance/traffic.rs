@@ -11,15 +11,15 @@ use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::pairs::{Pair, cases};
 
-cases!(vassal_and_emperor_reach_each_other also vassal_and_emperor_reach_each_other_on_the_other_host, Pair: c_c c_ours ours_c ours_ours);
+cases!(vassal_and_emperor_reach_each_other also vassal_and_emperor_reach_each_other_on_the_other_uwsgi, Pair: c_c c_ours ours_c ours_ours);
 cases!(vassals_reach_each_other_through_the_emperor, Pair: c_c c_ours ours_c ours_ours);
 cases!(ten_vassals_start_together, Pair: c_c c_ours ours_c ours_ours);
 // A C router, or vassal, ends a connection under a full TCP stream now and then.
 cases!(tcp_at_full_speed_arrives_intact, Pair: ours_ours);
 cases!(router_that_stands_still_for_a_while_loses_nothing, Pair: c_c c_ours ours_c ours_ours);
 cases!(two_devices_reach_two_routers, Pair: c_c c_ours ours_c ours_ours);
-// What carries the packets is the matter of the cases above; this is the whole of either plugin with an app on it.
-cases!(wsgi_app_answers_through_the_tunnel also wsgi_app_answers_through_the_tunnel_on_the_other_host, Pair: c_c ours_ours);
+// The cases above try each pair; this one has an application behind either plugin as a whole.
+cases!(wsgi_app_answers_through_the_tunnel also wsgi_app_answers_through_the_tunnel_on_the_other_uwsgi, Pair: c_c ours_ours);
 
 fn vassal_and_emperor_reach_each_other(pair: Pair) {
     let emperor = pair.emperor().start();
@@ -106,7 +106,7 @@ fn wsgi_app_answers_through_the_tunnel(pair: Pair) {
     std::fs::write(emperor.path("app.py"), app).expect("own folder");
     let vassal = pair
         .vassal("v1", V1)
-        .line(pair.host.python_line())
+        .line(pair.uwsgi.python_line())
         .line("http-socket = :8080")
         .line("chdir = {dir}")
         .line("module = app");

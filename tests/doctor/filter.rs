@@ -13,7 +13,7 @@ const ADDRESS6: &str = "tuntap-router-address = fd00:1::1/64\n";
 const NAT: &str = "tuntap-router-address = 192.168.0.1/24\ntuntap-router-nat = eth0\n";
 const PORT: &str = "tuntap-router-port = tcp 8080 192.168.0.2:80\n";
 
-/// Does what the remedies of the one thing that is wrong say, as an operator would copy it.
+/// Runs the remedies of the one thing that is wrong, as an operator would copy them.
 fn heal(world: &World, verdict: &Verdict, program: &str) {
     let remedies = verdict.text.lines().filter_map(|line| line.trim_start().strip_prefix("-> "));
     let commands: Vec<&str> = remedies.filter(|line| line.split_whitespace().next() == Some(program)).collect();
@@ -163,7 +163,7 @@ fn rule_that_is_not_understood_is_a_warning() {
 fn rules_for_others_let_nothing_pass() {
     for program in ["iptables-nft", "iptables-legacy"] {
         let world = World::usual();
-        // As Docker's.
+        // These are Docker's rules.
         for line in [
             "-N USER",
             "-P FORWARD DROP",
@@ -226,7 +226,7 @@ fn firewalld_is_understood() {
     world.examine_lines(&mapped).is_well();
 }
 
-/// Runs something in a thread of its own, since no filter can be taken off again.
+/// Runs `examine` in a thread of its own, since a seccomp filter can't be taken off again.
 fn without_nftables(examine: impl FnOnce() + Send + 'static) {
     let examined = std::thread::spawn(|| {
         let is = |argument, value| {

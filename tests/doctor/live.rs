@@ -1,4 +1,4 @@
-//! Faults of a router that runs: what its files say is well, and what there is now isn't.
+//! Faults of a running router: its files are right, and its present state isn't.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -9,9 +9,9 @@ use nix::sys::socket::{
 };
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::processes::{freeze, send, thaw};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::running::examine;
 use crate::world::Verdict;
@@ -35,7 +35,7 @@ impl Live {
         ] {
             shell(&netns, line);
         }
-        let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+        let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
             .lines(&[
                 "master = true",
                 "emperor = {dir}/vassals",
@@ -50,7 +50,7 @@ impl Live {
         Self { emperor }
     }
 
-    /// With the master stopped, which would mend what is changed.
+    /// An Emperor whose master is stopped, because it would mend what the test changes.
     fn unattended(lines: &[&str]) -> Self {
         let live = Self::start(lines);
         freeze(live.emperor.master_pid());
@@ -74,14 +74,14 @@ impl Live {
         let text = format!(
             "[uwsgi]\n{}jailed = true\nmaster = true\ntuntap-device = uwsgi0 {{dir}}/t.sock auto\nuid = 20001\ngid = 20001\n\
              socket = 127.0.0.1:3031\n",
-            emperor.host.plugin_lines(Subject::Ours)
+            emperor.uwsgi.plugin_lines(Subject::Ours)
         );
         std::fs::write(emperor.path("vassals/v1.ini"), emperor.in_dir(&text)).expect("own folder");
         emperor.wait_until_ready(mark, "v1");
         emperor.vassal_net("v1")
     }
 
-    /// What is wrong beside the master that the test has stopped.
+    /// Fails unless this is the only thing that is wrong beside the stopped master.
     #[track_caller]
     fn is_wrong(&self, what: &str, remedy: &str) {
         let verdict = self.examine();
@@ -106,7 +106,7 @@ fn shell(net: &Net, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Binds in the host, as a service of it.
+/// Binds in the host's namespace, as a service of the host.
 fn serve<T: Send>(live: &Live, bind: impl FnOnce() -> std::io::Result<T> + Send) -> T {
     live.emperor.netns.run(|| bind().expect("a free port"))
 }
@@ -149,7 +149,7 @@ fn device_that_somebody_changed_is_told() {
     live.is_wrong("its MTU is 1300, and the file says 1400", "ip link set emperor0 mtu 1400");
 }
 
-/// Its master listens, and the router alone has the device open.
+/// The master listens, and only the router has the device open.
 #[test]
 fn router_that_has_made_its_device_again_runs_well() {
     let live = Live::start(&[]);
@@ -158,14 +158,14 @@ fn router_that_has_made_its_device_again_runs_well() {
     wait::until_true("there is another router", wait::LONG, || {
         live.emperor.try_stats().is_ok_and(|stats| stats.router_pid() != before)
     });
-    // What a look brings back comes a moment later.
+    // The master restores the rest at its next look, a moment later.
     wait::until_true("all is well", wait::LONG, || {
         let verdict = live.examine();
         verdict.code == Some(0) && verdict.text.contains("device emperor0: the router's")
     });
 }
 
-/// It holds its device and its table, and waits.
+/// A router that waits for the folder of its socket holds its device and its table.
 #[test]
 fn router_that_waits_for_its_sockets_folder_is_told() {
     let live = Live::start(&[]);
@@ -183,7 +183,7 @@ fn router_that_waits_for_its_sockets_folder_is_told() {
     assert!(!text.contains("somebody else's") && !text.contains("stop that process"), "{text}");
 }
 
-/// It works for nobody, and isn't free for anybody else.
+/// The router still holds the device, but its vassals have no use of it there.
 #[test]
 fn device_that_was_moved_to_another_namespace_is_told() {
     let live = Live::unattended(&[]);
@@ -235,13 +235,13 @@ fn file_that_changed_since_the_start_is_told() {
 fn router_that_is_stopped_or_hangs_is_told() {
     let live = Live::start(&[]);
     let router = live.emperor.router_pid();
-    // It would start another router.
+    // A running master would start another router.
     freeze(live.emperor.master_pid());
     send(router, Signal::SIGSTOP);
     let verdict = live.examine();
     let vassal = live.emperor.path("v.ini");
     let lines = "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\n";
-    let text = format!("[uwsgi]\n{}{lines}", live.emperor.host.plugin_lines(Subject::Ours));
+    let text = format!("[uwsgi]\n{}{lines}", live.emperor.uwsgi.plugin_lines(Subject::Ours));
     std::fs::write(&vassal, live.emperor.in_dir(&text)).expect("own folder");
     let of_vassal = examine(&live.emperor, &[&vassal.to_string_lossy()]);
     send(router, Signal::SIGCONT);
@@ -296,7 +296,7 @@ fn input_chain_that_drops_questions_for_the_own_dns_server_is_told() {
         remedies.filter(|line| line.starts_with(program)).for_each(|line| live.sh(line));
         live.examine().is_well();
     }
-    // For IPv6 only.
+    // This one is for IPv6 only.
     let live = Live::start(&["tuntap-router-dns = 10.77.0.1", "tuntap-router-dns = fd00:77::1"]);
     let _server = serve(&live, || UdpSocket::bind(("::", 53)));
     live.sh("ip6tables -P INPUT DROP; ip6tables -A INPUT -p ipv6-icmp -j ACCEPT");
@@ -384,7 +384,7 @@ fn mapped_port_that_the_host_serves_is_told_before_and_after_the_start() {
     verdict.has("WRONG", &own, "");
 }
 
-/// As OpenSSH and nginx listen on IPv6.
+/// OpenSSH and nginx listen on IPv6 like this.
 #[test]
 fn service_for_ipv6_only_is_in_no_way_of_a_port_of_ipv4() {
     let bind = || {
@@ -410,7 +410,7 @@ fn mapped_port_that_a_rule_of_somebody_else_leads_elsewhere_is_told() {
              -100; }'; nft add rule inet tuntap-emperor1 p fib daddr type local tcp dport 8080 dnat ip to 10.78.0.2:80",
             "inet tuntap-emperor1",
         ),
-        // As Docker's.
+        // These are Docker's rules.
         (
             "iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER; iptables -t nat \
              -A DOCKER ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
@@ -433,7 +433,7 @@ fn services_that_vassals_reach_are_named() {
     live.examine().is_well();
     let _outer = serve(&live, || TcpListener::bind("0.0.0.0:5433"));
     let verdict = live.examine();
-    // Whatever the router's own table lets pass.
+    // This holds whatever the router's own table lets pass.
     let is_open = verdict.text.contains("reach these services of this host: tcp 5433 (");
     let connected = live.vassal().run(|| {
         std::net::TcpStream::connect_timeout(&(IpAddr::from(ROUTER), 5433).into(), std::time::Duration::from_secs(3))

@@ -1,4 +1,4 @@
-//! What the machine lacks.
+//! Machines that lack something.
 
 use std::panic::resume_unwind;
 
@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::world::{ROUTER, World, hide};
 
 #[test]
@@ -24,11 +24,10 @@ fn control_device_that_is_missing_or_wrong_is_told() {
 
 #[test]
 fn missing_privileges_are_told() {
-    let without =
-        |capabilities: &str| World::usual().wrapper(&["setpriv", "--bounding-set", capabilities, "--inh-caps", "-all"]);
+    let without = |capabilities: &'static str| World::usual().starting(|starter| starter.bounding_set(capabilities));
     without("-sys_admin").examine_lines(ROUTER).is_wrong("no network namespace can be made", "as root");
     let alone = ROUTER.replace("emperor-use-clone = net\n", "").replace("emperor = {dir}/vassals\n", "");
-    // As in a container with a router alone.
+    // A container may have a router alone.
     without("-sys_admin").examine_lines(&alone).is_well();
     without("-net_admin,-sys_admin").examine_lines(&alone).is_wrong("no TUN device can be made", "CAP_NET_ADMIN");
 }
@@ -36,8 +35,7 @@ fn missing_privileges_are_told() {
 #[test]
 fn what_is_refused_to_others_than_root_is_a_warning() {
     let line = "mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200";
-    let world =
-        World::usual().before(line).wrapper(&["setpriv", "--reuid", "20001", "--regid", "20001", "--clear-groups"]);
+    let world = World::usual().before(line).starting(|starter| starter.user(20001));
     let verdict =
         world.examine_lines(&format!("{ROUTER}tuntap-router-address = 10.0.0.1/24\ntuntap-router-nat = eth0\n"));
     assert_eq!(verdict.code, Some(0), "{}", verdict.text);
@@ -50,7 +48,7 @@ fn what_is_refused_to_others_than_root_is_a_warning() {
 
 #[test]
 fn kernel_without_landlock_is_a_warning() {
-    // A thread of its own, since no filter can be taken off again.
+    // The thread ends with its seccomp filter, which can't be taken off again.
     let examined = std::thread::spawn(|| {
         hide(libc::SYS_landlock_create_ruleset, Vec::new(), Errno::ENOSYS);
         World::usual().examine_lines(ROUTER).warns("kernel without landlock", "lsm=landlock");
@@ -58,7 +56,7 @@ fn kernel_without_landlock_is_a_warning() {
     examined.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
 
-/// As in a unit of systemd with a SystemCallFilter.
+/// A unit of systemd with a SystemCallFilter does this.
 #[test]
 fn step_that_a_sandbox_refuses_is_named() {
     let examined = std::thread::spawn(|| {
@@ -73,7 +71,7 @@ fn step_that_a_sandbox_refuses_is_named() {
 
 #[test]
 fn few_descriptors_are_a_warning() {
-    let world = World::usual().wrapper(&["prlimit", "--nofile=600:600"]);
+    let world = World::usual().starting(|starter| starter.descriptors(600));
     world.examine_lines(ROUTER).warns("descriptors: 600 at most, room for 268 vassals of 1024", "LimitNOFILE=2112");
     world.examine_lines(&format!("{ROUTER}max-fd = 100000\n")).is_well();
 }
@@ -85,10 +83,10 @@ fn queue_that_the_kernel_refuses_is_told() {
     world.netns.sh(SHORT);
     world.examine_lines(ROUTER).is_wrong("listen = 100, but net.core.somaxconn is 50", "net.core.somaxconn=100");
     world.examine_lines(&format!("{ROUTER}listen = 50\n")).is_well();
-    // It is as bad as that.
+    // The instance really doesn't start.
     let netns = Netns::new();
     netns.sh(SHORT);
-    assert!(!EmperorIni::new(Host::usual(), Subject::Ours).launch_in(netns).wait_for_exit().success());
+    assert!(!EmperorIni::new(Uwsgi::usual(), Subject::Ours).launch_in(netns).wait_for_exit().success());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `tuntap-doctor` on real hosts: set-ups that are well, and every fault made for real.
+//! `tuntap-doctor` in real namespaces: set-ups in which nothing is wrong, and every fault, made for real.
 #![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
 
 #[path = "../common/mod.rs"]

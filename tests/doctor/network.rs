@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
@@ -90,10 +90,10 @@ fn table_of_somebody_else_is_told() {
     world.examine_lines(ROUTER).is_well();
     let lines = format!("{ROUTER}{NAT}");
     world.examine_lines(&lines).is_wrong("the table inet tuntap-emperor0 is somebody else's", "nft delete table");
-    // It is as bad as that.
+    // The instance really doesn't start.
     let netns = Netns::new();
     netns.sh("nft add table inet tuntap-emperor0");
-    let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .line("tuntap-router-address = 192.168.0.1/24")
         .line("tuntap-router-nat = lo0");
     netns.sh("ip link add lo0 type veth peer name lo1");
@@ -139,7 +139,7 @@ fn ports_that_nobody_reaches_are_a_warning() {
 #[test]
 fn network_with_the_next_hop_or_the_dns_server_of_the_host_is_told() {
     let lines = format!("{ROUTER}{NAT}");
-    // The way of many clouds: nothing else of the network is known.
+    // Many clouds configure a host like this: it knows nothing else of its network.
     let world = World::usual();
     world.netns.sh("ip route replace default via 192.168.0.1 dev eth0 onlink");
     world.examine_lines(&lines).is_wrong("192.168.0.1, which is the gateway by eth0", "choose a network");
@@ -187,13 +187,13 @@ fn ports_that_are_taken_are_told_before_the_start() {
     verdict.has("ok", "tcp port 2222 (tuntap-router-port, to 192.168.0.2:22) is served by this host itself", "");
     let stats = ROUTER.replace("t.sock\n", "t.sock 203.0.113.2:2222\n");
     world.examine_lines(&format!("{stats}{NAT}")).is_wrong("statistics 203.0.113.2:2222: pid ", "another port");
-    // Two files.
+    // The second router is in a file of its own.
     let second = "tuntap-router = emperor1 {dir}/u.sock\ntuntap-router-address = 192.168.1.1/24\ntuntap-router-nat = eth0\n\
                   tuntap-router-port = udp 2223 192.168.1.2:22\n";
     let first = lines.replace("tcp 2222", "tcp 2224");
     let files = [world.file("a.ini", &first), world.file("b.ini", second)];
     world.examine(&[&files[0], &files[1]]).is_wrong("udp 2223 192.168.1.2:22: a router of ", "another port");
-    // A rule of somebody else's, for one of this host's addresses.
+    // Another program's rule is for one of this host's addresses.
     world.netns.sh("nft add table ip other");
     world.netns.sh("nft add chain ip other pre { type nat hook prerouting priority -100 ; }");
     world.netns.sh("nft add rule ip other pre ip daddr 203.0.113.2 udp dport 2223 dnat to 203.0.113.9");

@@ -1,12 +1,12 @@
-//! A router's file and a vassal's that don't fit each other, or don't fit themselves.
+//! A router's file and a vassal's that contradict each other or themselves.
 
-use crate::common::host::HOSTS;
+use crate::common::uwsgi::UWSGIS;
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn device_without_a_network_namespace_is_told() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let free = VASSAL.replace("jailed = true\n", "");
         world.examine_pair(ROUTER, &free).is_wrong("no network namespace of its own", "jailed = true here");
         let emperor = ROUTER.replace("emperor-use-clone = net\n", "emperor-use-clone = pid\n");
@@ -42,8 +42,8 @@ fn sockets_that_differ_are_told() {
 #[test]
 fn credentials_on_one_side_are_told() {
     const SHOWN: &str = "tuntap-use-credentials = true\n";
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let (emperor, vassal) = (format!("{ROUTER}{SHOWN}"), format!("{VASSAL}{SHOWN}"));
         world.examine_pair(&emperor, &vassal).is_well();
         world.examine_pair(&emperor, VASSAL).is_wrong("has tuntap-use-credentials, and this file hasn't", "true here");
@@ -121,13 +121,13 @@ fn two_routers_need_two_networks() {
 
 #[test]
 fn symbol_that_is_nowhere_is_told() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let lines = format!("{ROUTER}tuntap-use-credentials = no_such_function\n");
         world
             .examine_lines(&lines)
             .is_wrong("no_such_function: no plugin and no library has this symbol", "plugin = <file>");
-        // Any function that this process has.
+        // Any function that the uWSGI process has will do.
         world.examine_lines(&lines.replace("no_such_function", "getpid")).is_well();
     }
 }

@@ -3,13 +3,13 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use crate::common::host::{HOSTS, Host, Subject};
+use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn placeholders_includes_and_conditions_mean_what_they_mean_to_uwsgi() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         fs::write(world.path("more.txt"), "tuntap-router-switch = maybe\n").expect("own folder");
         world.raw_file("inherited.ini", "inherit = {dir}/deeper.ini\n");
         world.raw_file("deeper.ini", "tuntap-router-max-peers = 0\n");
@@ -29,12 +29,12 @@ fn placeholders_includes_and_conditions_mean_what_they_mean_to_uwsgi() {
     }
 }
 
-/// Without its last option, the uWSGI that reads the file would start.
+/// The last option ends the uWSGI that reads the file; without it, that uWSGI would start.
 #[test]
 fn block_that_stays_open_starts_nothing() {
-    for host in HOSTS {
+    for uwsgi in UWSGIS {
         for block in ["if-env = NOT_SET_IN_ANY_TEST", "for = 1 2", "if-not-exists = /nowhere"] {
-            World::new(host).examine_lines(&format!("{ROUTER}{block}\n")).is_well();
+            World::new(uwsgi).examine_lines(&format!("{ROUTER}{block}\n")).is_well();
         }
     }
 }
@@ -53,11 +53,11 @@ fn vassals_get_what_the_emperor_adds() {
 
 #[test]
 fn c_plugin_in_our_place_is_recognised() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let own = world.in_dir(&world.plugin());
         let own = own.lines().next().expect("plugins-dir");
-        let c = host.plugin_lines(Subject::C);
+        let c = uwsgi.plugin_lines(Subject::C);
         for lines in [c.clone(), c.replace("plugin = ", "need-plugin = ")] {
             let file = world.raw_file("file.ini", &format!("{lines}{ROUTER}"));
             world.examine(&[&file]).is_wrong("plugin = tuntap loads another plugin: ", own);
@@ -65,11 +65,11 @@ fn c_plugin_in_our_place_is_recognised() {
     }
 }
 
-/// Debian's uWSGI looks into its own folder then, which has the C plugin.
+/// Debian's uWSGI then looks into its own folder, which has the C plugin.
 #[test]
 fn plugins_dir_that_is_missing_wrong_or_late_is_recognised() {
     const C: &str = "plugin = tuntap loads another plugin: /usr/lib/uwsgi/plugins/tuntap_plugin.so";
-    let world = World::new(Host::Distribution);
+    let world = World::new(Uwsgi::Distribution);
     for (head, remedy) in [
         ("plugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),
         ("plugins-dir = /nowhere\nplugin = tuntap\n".to_owned(), "put this before plugin = tuntap: plugins-dir = "),
@@ -85,8 +85,8 @@ fn plugins_dir_that_is_missing_wrong_or_late_is_recognised() {
 
 #[test]
 fn plugin_that_is_loaded_twice_or_needed_is_fine() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let twice = world.plugin() + "plugin = tuntap\n";
         let needed = world.plugin().replace("plugin = ", "need-plugin = ");
         for head in [twice, needed] {
@@ -98,19 +98,19 @@ fn plugin_that_is_loaded_twice_or_needed_is_fine() {
 
 #[test]
 fn file_without_the_plugin_is_told() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         let file = world.raw_file("file.ini", ROUTER);
         world.examine(&[&file]).is_wrong("no line loads the plugin", "plugin = tuntap");
     }
 }
 
-/// A plugin of another build refuses by itself; what it says is passed on.
+/// A plugin of another build refuses by itself. The doctor passes its message on.
 #[test]
 fn plugin_of_another_build_is_told() {
-    for host in HOSTS {
-        let world = World::new(host);
-        let file = world.raw_file("file.ini", &format!("{}{ROUTER}", host.other().plugin_lines(Subject::Ours)));
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
+        let file = world.raw_file("file.ini", &format!("{}{ROUTER}", uwsgi.other().plugin_lines(Subject::Ours)));
         world
             .examine(&[&file])
             .is_wrong("uWSGI doesn't get through this file", "refused: this plugin was built for uWSGI");
@@ -124,13 +124,13 @@ fn file_that_is_missing_or_not_meant_is_told() {
     world.examine_lines("master = true\n").is_wrong("no tuntap-router and no tuntap-device", "the right file");
 }
 
-/// What everybody else may still read counts, not what root may.
+/// The doctor asks what other users may read, not what root may read.
 #[test]
 fn plugin_that_the_vassal_may_not_read_is_told() {
     let world = World::usual();
     let closed = world.path("closed");
     fs::create_dir(&closed).expect("own folder");
-    fs::copy(world.host.plugin(Subject::Ours), closed.join("tuntap_plugin.so")).expect("own folder");
+    fs::copy(world.uwsgi.plugin(Subject::Ours), closed.join("tuntap_plugin.so")).expect("own folder");
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("own folder");
     let head = "plugins-dir = {dir}/closed\nplugin = tuntap\n";
     let emperor = world.file("emperor.ini", ROUTER);

@@ -1,18 +1,18 @@
-//! Set-ups that are well, and the promise that nothing is done to them.
+//! Set-ups in which nothing is wrong, and the promise that the doctor changes nothing.
 
-use crate::common::host::{HOSTS, Host, Subject};
+use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::world::{ROUTER, VASSAL, World};
 
 #[test]
 fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
-    // Whatever uWSGI would do with a file before it starts anything, while it does, or at its end.
+    // All that uWSGI would do because of a file: before it starts anything, while it starts, and at its end.
     const DEEDS: &str = "exec-asap = touch {dir}/asap\nhook-asap = exec:touch {dir}/hook\n\
         exec-pre-jail = touch {dir}/jail\nexec-as-root = touch {dir}/root\nhook-as-root = exec:touch {dir}/as-root\n\
         exec-atexit = touch {dir}/atexit\nhook-atexit = exec:touch {dir}/hook-atexit\n\
         daemonize = {dir}/log\nlogto = {dir}/other-log\npidfile = {dir}/pid\nsocket = {dir}/uwsgi.sock\n\
         http-socket = 127.0.0.1:8080\nstats = {dir}/stats\nvacuum = true\nlog-master = true\n";
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         for name in ["pid", "uwsgi.sock"] {
             std::fs::write(world.path(name), "of the instance that runs").expect("own folder");
         }
@@ -24,10 +24,10 @@ fn healthy_set_up_is_well_and_nothing_of_it_is_done() {
 
 #[test]
 fn nothing_is_done_when_uwsgi_gives_up_either() {
-    for host in HOSTS {
-        let world = World::new(host);
+    for uwsgi in UWSGIS {
+        let world = World::new(uwsgi);
         std::fs::write(world.path("pid"), "of the instance that runs").expect("own folder");
-        // The wrong value comes when everything else is set.
+        // The wrong value stands after everything else.
         let lines = format!(
             "{ROUTER}pidfile = {{dir}}/pid\nvacuum = true\nexec-atexit = touch {{dir}}/x\nemperor-use-clone = nonsense\n"
         );
@@ -45,10 +45,10 @@ fn router_and_vassal_can_be_one_instance() {
     world.examine_lines(lines).is_well();
 }
 
-/// The README's example is what is really said.
+/// The README's example is the doctor's real output.
 #[test]
 fn readme_shows_what_is_said() {
-    let world = World::new(Host::Distribution).wrapper(&["prlimit", "--nofile=20000:20000"]);
+    let world = World::new(Uwsgi::Distribution).starting(|starter| starter.descriptors(20_000));
     world.netns.sh("sysctl -qw net.ipv4.ip_forward=0");
     world.netns.sh("iptables -P FORWARD DROP");
     let emperor = world.file("emperor.ini", ROUTER);
@@ -56,7 +56,7 @@ fn readme_shows_what_is_said() {
     let vassal = world.raw_file("vassals/app.ini", vassal);
     let said = world.examine(&[&emperor, &vassal]).text;
     let said = said
-        .replace(&world.in_dir(&Host::Distribution.mounted_plugins(Subject::Ours)), "/usr/local/lib/uwsgi/plugins")
+        .replace(&world.in_dir(&Uwsgi::Distribution.mounted_plugins(Subject::Ours)), "/usr/local/lib/uwsgi/plugins")
         .replace(&world.in_dir("{dir}/t.sock"), "/run/tuntap.socket")
         .replace(&world.in_dir("{dir}/"), "/etc/uwsgi/");
     let readme = include_str!("../../README.md");

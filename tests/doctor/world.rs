@@ -1,20 +1,17 @@
-//! A host of the test's own, with files that are examined in it.
+//! A namespace that stands for a host, with files that are examined in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule};
 use tempfile::TempDir;
 
-use crate::common::host::{Host, MOUNT, Subject, hosts_dir};
 use crate::common::netns::Netns;
-use crate::common::processes::{Family, VARIABLE};
+use crate::common::starter::{self, Finished, Starter, in_dir};
+use crate::common::uwsgi::{MOUNT, Subject, Uwsgi};
 
 /// A router's file and a vassal's, as the README has them.
 pub const ROUTER: &str = "tuntap-router = emperor0 {dir}/t.sock\n\
@@ -22,7 +19,7 @@ pub const ROUTER: &str = "tuntap-router = emperor0 {dir}/t.sock\n\
 pub const VASSAL: &str =
     "jailed = true\ntuntap-device = uwsgi0 {dir}/t.sock\nuid = 20001\ngid = 20001\nmaster = true\n";
 
-/// What an examination said.
+/// The output of an examination.
 #[derive(Debug)]
 pub struct Verdict {
     pub text: String,
@@ -30,19 +27,18 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub fn of(output: &Output) -> Self {
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Self { text, code: output.status.code() }
+    pub fn of(finished: &Finished) -> Self {
+        Self { text: finished.text(), code: finished.output.status.code() }
     }
 
-    /// Nothing is wrong, and there is no warning.
+    /// Fails if anything is wrong, or if there is a warning.
     #[track_caller]
     pub fn is_well(&self) {
         assert_eq!((self.code, self.text.lines().last()), (Some(0), Some("nothing is wrong")), "{}", self.text);
         assert!(!self.text.contains("WRONG"), "{}", self.text);
     }
 
-    /// This one thing is wrong, and this is to be done.
+    /// Fails unless exactly this is wrong, with this remedy.
     #[track_caller]
     pub fn is_wrong(&self, what: &str, remedy: &str) {
         assert_eq!(self.code, Some(1), "{}", self.text);
@@ -50,7 +46,7 @@ impl Verdict {
         assert_eq!(self.text.matches("  WRONG ").count(), 1, "nothing else is wrong: {}", self.text);
     }
 
-    /// Nothing is wrong, but this is a warning.
+    /// Fails unless nothing is wrong and this is the only warning.
     #[track_caller]
     pub fn warns(&self, what: &str, remedy: &str) {
         assert_eq!(self.code, Some(0), "{}", self.text);
@@ -70,32 +66,28 @@ impl Verdict {
 
 /// A host that forwards and has a default route, and a folder.
 pub struct World {
-    pub host: Host,
+    pub uwsgi: Uwsgi,
     pub netns: Netns,
     dir: TempDir,
-    /// A shell line that runs in the mount namespace of the examination before it.
-    before: String,
-    /// Words before the uWSGI's own command line.
-    wrapper: Vec<String>,
+    /// How the examination is started.
+    starting: Box<dyn Fn(Starter) -> Starter>,
 }
 
 impl World {
-    pub fn new(host: Host) -> Self {
+    pub fn new(uwsgi: Uwsgi) -> Self {
         let netns = Netns::new();
         netns.sh("ip link add eth0 type veth peer name eth1");
         netns.sh("ip addr add 203.0.113.2/24 dev eth0");
         netns.sh("ip link set eth0 up");
         netns.sh("ip route add default via 203.0.113.1");
-        let dir = tempfile::Builder::new().prefix("tt").tempdir_in("/tmp").expect("/tmp is writable");
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
-        let world = Self { host, netns, dir, before: ":".to_owned(), wrapper: Vec::new() };
+        let world = Self { uwsgi, netns, dir: starter::folder(), starting: Box::new(|starter| starter) };
         fs::create_dir(world.path("vassals")).expect("own folder");
         fs::create_dir(world.in_dir(MOUNT)).expect("own folder");
         world
     }
 
     pub fn usual() -> Self {
-        Self::new(Host::usual())
+        Self::new(Uwsgi::usual())
     }
 
     /// Has IPv6, forwards it, and has a default route for it.
@@ -106,15 +98,16 @@ impl World {
         self
     }
 
-    /// A shell line that changes what the examination sees, in a mount namespace of its own.
-    pub fn before(mut self, line: &str) -> Self {
-        self.before = self.in_dir(line);
-        self
+    /// Changes how examinations are started.
+    pub fn starting(self, change: impl Fn(Starter) -> Starter + 'static) -> Self {
+        let before = self.starting;
+        Self { starting: Box::new(move |starter| change(before(starter))), ..self }
     }
 
-    pub fn wrapper(mut self, words: &[&str]) -> Self {
-        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
-        self
+    /// A shell line that changes what the examination sees, in a mount namespace of its own.
+    pub fn before(self, line: &str) -> Self {
+        let line = line.to_owned();
+        self.starting(move |starter| starter.shell(&line))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -122,12 +115,12 @@ impl World {
     }
 
     pub fn in_dir(&self, text: &str) -> String {
-        text.replace("{dir}", &self.dir.path().to_string_lossy())
+        in_dir(text, self.dir.path())
     }
 
     /// The lines that load the plugin.
     pub fn plugin(&self) -> String {
-        self.host.plugin_lines(Subject::Ours)
+        self.uwsgi.plugin_lines(Subject::Ours)
     }
 
     /// Writes a file with nothing but these lines.
@@ -156,28 +149,12 @@ impl World {
     #[track_caller]
     pub fn examine(&self, files: &[&str]) -> Verdict {
         let before = self.inventory();
-        let family = Family::new();
-        let mut script =
-            self.in_dir(&format!("mount --bind '{}' {MOUNT} && {} && exec", hosts_dir().display(), self.before));
-        for word in &self.wrapper {
-            write!(script, " {word}").expect("a string takes words");
-        }
-        let output = Command::new("timeout")
-            .args(["-s", "KILL", "60", "ip", "netns", "exec", self.netns.name(), "sh", "-c"])
-            .arg(script + " \"$0\" \"$@\"")
-            .args(self.command_line(files))
-            .current_dir(self.dir.path())
-            .env(VARIABLE, family.marker())
-            .output()
-            .expect("timeout can be started");
-        assert!(family.members().is_empty(), "{:?}", family.members());
+        let starter =
+            Starter::mounted(self.uwsgi, self.dir.path(), &self.netns).arguments(arguments(self.uwsgi, files));
+        let finished = (self.starting)(starter).output();
+        assert!(finished.left.is_empty(), "{:?}", finished.left);
         assert_eq!(self.inventory(), before, "an examination leaves nothing behind");
-        Verdict::of(&output)
-    }
-
-    fn command_line(&self, files: &[&str]) -> Vec<String> {
-        let plugins = self.host.mounted_plugins(Subject::Ours);
-        command_line(&self.in_dir(&self.host.mounted_uwsgi().to_string_lossy()), &self.in_dir(&plugins), files)
+        Verdict::of(&finished)
     }
 
     /// All files and network devices.
@@ -189,10 +166,11 @@ impl World {
     }
 }
 
-/// What an operator types.
-pub fn command_line(uwsgi: &str, plugins: &str, files: &[&str]) -> Vec<String> {
+/// What an operator types behind the name of a uWSGI.
+pub fn arguments(uwsgi: Uwsgi, files: &[&str]) -> Vec<String> {
+    let plugins = uwsgi.mounted_plugins(Subject::Ours);
     let mut words: Vec<String> =
-        [uwsgi, "--plugins-dir", plugins, "--plugin", "tuntap"].iter().map(|word| (*word).to_owned()).collect();
+        ["--plugins-dir", &plugins, "--plugin", "tuntap"].iter().map(|word| (*word).to_owned()).collect();
     words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".to_owned(), (*file).to_owned()]));
     words
 }

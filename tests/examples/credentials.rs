@@ -1,8 +1,8 @@
 use std::net::Ipv4Addr;
-use std::process::Command;
 
 use crate::common::instance::Instance;
 use crate::common::netns::Netns;
+use crate::common::starter::Starter;
 use crate::common::wait;
 use crate::example::{Example, answer, wait_for_answer};
 
@@ -46,16 +46,12 @@ fn with_second_vassal_as(uid: u32) -> (Netns, Example, Instance) {
 /// The hook is built as its comment says.
 pub fn with_hook() -> Example {
     let example = Example::copy("credentials");
-    let built = Command::new("timeout")
-        .args(["-s", "KILL", "60"])
-        .arg(example.uwsgi())
-        .arg("--build-plugin")
-        .arg(example.root().join("uid_address.c"))
-        .env("PYTHON", "/usr/bin/python3")
-        .current_dir(example.plugins())
-        .output()
-        .expect("timeout can be started");
+    let built = Starter::program(example.uwsgi(), &example.plugins())
+        .argument("--build-plugin")
+        .argument(example.root().join("uid_address.c"))
+        .environment("PYTHON", "/usr/bin/python3")
+        .output();
     let hook = example.plugins().join("uid_address_plugin.so");
-    assert!(built.status.success() && hook.exists(), "{}", String::from_utf8_lossy(&built.stdout));
+    assert!(built.output.status.success() && hook.exists(), "{}", built.text());
     example
 }

@@ -1,34 +1,30 @@
-//! What the doctor says of the examples, and of the demo's files: nothing is wrong with them.
+//! The doctor finds nothing wrong with the examples and the demo's files.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::common::netns::Net;
+use crate::common::netns::Netns;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::credentials::with_hook;
 use crate::example::{Example, answer_of, examples, net_of, wait_for_answer};
 use crate::world::{HOST, HOST_V6, INTERNET, INTERNET_V6, World};
 
-/// Examines files: whether nothing is wrong, and what was said.
-fn examine(example: &Example, net: &Net, files: &[PathBuf]) -> (bool, String) {
-    let (uwsgi, plugins) = (example.uwsgi(), example.plugins());
-    let mut words: Vec<OsString> =
-        [uwsgi.as_os_str(), OsStr::new("--plugins-dir"), plugins.as_os_str()].map(Into::into).into();
-    words.extend(["--plugin".into(), "tuntap".into()]);
-    words.extend(files.iter().flat_map(|file| ["--tuntap-doctor".into(), file.clone().into_os_string()]));
-    let words: Vec<&str> = words.iter().map(|word| word.to_str().expect("plain names")).collect();
-    let output = net.output(&words);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), text)
+/// Examines files. Returns true if nothing is wrong, and the output.
+fn examine(example: &Example, netns: &Netns, files: &[PathBuf]) -> (bool, String) {
+    let starter = example.starter(netns).argument("--plugins-dir").argument(example.plugins());
+    let starter = starter.arguments(["--plugin", "tuntap"]);
+    let finished =
+        files.iter().fold(starter, |starter, file| starter.argument("--tuntap-doctor").argument(file)).output();
+    (finished.output.status.success(), finished.text())
 }
 
-/// Examines files and fails if anything is wrong; the warnings.
+/// Examines files, fails if anything is wrong, and returns the warnings.
 #[track_caller]
-pub fn warnings(example: &Example, net: &Net, files: &[PathBuf]) -> Vec<String> {
-    let (is_well, text) = examine(example, net, files);
+pub fn warnings(example: &Example, netns: &Netns, files: &[PathBuf]) -> Vec<String> {
+    let (is_well, text) = examine(example, netns, files);
     assert!(is_well && text.contains("\nnothing is wrong"), "{text}");
     text.lines().filter_map(|line| line.strip_prefix("  warning  ")).map(str::to_owned).collect()
 }
@@ -46,7 +42,7 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension() == Some(OsStr::new("ini"))).collect()
 }
 
-/// The host of the examples, as it is, with the way to the world that most of them speak of.
+/// The host of the examples with the way to the internet that most of them assume.
 fn world() -> World {
     let world = World::new();
     world.host.sh("ip route add default via 203.0.113.10");
@@ -67,7 +63,7 @@ fn nothing_is_wrong_with_the_examples() {
             let files = ini_files(&example.root().join(root));
             assert!(files.len() > 1, "{name} has a router and a vassal");
             let expected: &[&str] = match name {
-                // These are about something else than the world beyond the host.
+                // These examples are not about the network beyond the host.
                 "credentials" | "leases" | "stats" | "two-hosts" => &[HOST_ONLY],
                 _ => &[],
             };
@@ -103,7 +99,7 @@ fn nothing_is_wrong_with_the_demo() {
             example.plugins().display()
         )
     };
-    // As demo/run gives them.
+    // demo/run gives these values.
     let emperor = run.join("emperor.ini");
     let ini = fs::read_to_string(source.join("emperor.ini")).expect("the demo has it");
     fs::write(&emperor, ini.replace("[uwsgi]\n", &head(""))).expect("own folder");
@@ -118,7 +114,7 @@ fn nothing_is_wrong_with_the_demo() {
     assert_eq!(warnings(&example, &world.host, &files), Vec::<String>::new());
 }
 
-/// The remedies of the doctor let pass what they say, seen by packets.
+/// Packets pass once the doctor's remedies have been carried out.
 #[test]
 fn host_that_drops_what_is_forwarded_is_mended_by_the_remedies() {
     let world = world();

@@ -1,17 +1,16 @@
 //! A copy of an example with this machine's folders in it.
 
 use std::ffi::OsStr;
-use std::fs::Permissions;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::common::host::{Host, Subject};
 use crate::common::http;
 use crate::common::instance::Instance;
 use crate::common::netns::{Net, Netns};
+use crate::common::starter::{self, Starter};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 
 const HTTP_PORT: u16 = 8080;
@@ -24,19 +23,17 @@ pub fn examples() -> PathBuf {
 
 #[derive(Debug)]
 pub struct Example {
-    host: Host,
+    uwsgi: Uwsgi,
     dir: TempDir,
 }
 
 impl Example {
     /// Copies a folder of `examples/`, the application beside it, and the plugin into a folder of its own.
     pub fn copy(folder: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("tx").tempdir_in("/tmp").expect("/tmp is writable");
-        // Vassals read their files without privileges.
-        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("own folder");
-        let example = Self { host: Host::usual(), dir };
+        let dir = starter::folder();
+        let example = Self { uwsgi: Uwsgi::usual(), dir };
         std::fs::create_dir(example.plugins()).expect("own folder");
-        std::fs::copy(example.host.plugin(Subject::Ours), example.plugin()).expect("own folder");
+        std::fs::copy(example.uwsgi.plugin(Subject::Ours), example.plugin()).expect("own folder");
         std::fs::copy(examples().join("app.py"), example.path("app.py")).expect("the examples have an application");
         example.copy_folder(&examples().join(folder), &example.root());
         example
@@ -60,13 +57,17 @@ impl Example {
     }
 
     pub fn uwsgi(&self) -> PathBuf {
-        self.host.uwsgi()
+        self.uwsgi.binary()
+    }
+
+    /// This uWSGI in a network namespace.
+    pub fn starter(&self, netns: &Netns) -> Starter {
+        Starter::program(self.uwsgi(), self.dir.path()).netns(netns)
     }
 
     /// Starts one of its files as its first comment says.
     pub fn start(&self, netns: &Netns, ini: &str) -> Instance {
-        let (uwsgi, ini) = (self.uwsgi(), self.root().join(ini));
-        Instance::start(netns, &[uwsgi.as_os_str(), OsStr::new("--ini"), ini.as_os_str()], self.dir.path())
+        self.starter(netns).ini(&self.root().join(ini)).start()
     }
 
     /// Changes a file of the copy.
@@ -78,9 +79,9 @@ impl Example {
         std::fs::write(path, text.replace(old, new)).expect("own folder");
     }
 
-    /// Without what this host has built in.
+    /// Without the plugins that this uWSGI has built in.
     pub fn without_needless_plugins(&self, text: &str) -> String {
-        if self.host == Host::Pypi { text.replace("plugin = python3\n", "") } else { text.to_owned() }
+        if self.uwsgi == Uwsgi::Pypi { text.replace("plugin = python3\n", "") } else { text.to_owned() }
     }
 
     fn copy_folder(&self, from: &Path, to: &Path) {
@@ -123,7 +124,7 @@ pub fn answer(client: &Net, address: impl Into<IpAddr>) -> String {
     answer_of(client, address, HTTP_PORT)
 }
 
-/// The same of another port.
+/// The last line of what an application at another port answers.
 pub fn answer_of(client: &Net, address: impl Into<IpAddr>, port: u16) -> String {
     let response = http::get(client, (address.into(), port)).unwrap_or_default();
     response.lines().last().unwrap_or_default().to_owned()

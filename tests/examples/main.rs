@@ -1,4 +1,4 @@
-//! Each folder of `examples/` is started as its comments say, and what it promises holds.
+//! Each folder of `examples/` is started as its comments say, and does what they promise.
 #![allow(clippy::print_stderr, reason = "a failed test reports the end of its logs")]
 
 #[path = "../common/mod.rs"]

@@ -1,7 +1,6 @@
 //! The unit of systemd in `packaging/systemd`: systemd understands it, and an Emperor and its vassals work within its
 //! restrictions, which `confine.py` makes of the file itself.
 
-use std::ffi::OsStr;
 use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -16,11 +15,13 @@ use crate::common::instance::Instance;
 use crate::common::netns::Netns;
 use crate::common::probe::is_reachable;
 use crate::common::processes::send;
+use crate::common::starter::Starter;
 use crate::common::wait;
 use crate::example::{Example, addresses_of, net_of, wait_for_answer};
 use crate::world::{INTERNET, INTERNET_V6, World};
 
-/// Exposure that is let pass, in tenths of what `systemd-analyze security` says; an Emperor without any hardening has 96.
+/// The highest exposure that passes, in tenths of what `systemd-analyze security` says. An Emperor without any
+/// hardening has 96.
 const MOST_EXPOSURE: &str = "45";
 
 fn file(name: &str) -> PathBuf {
@@ -41,14 +42,15 @@ fn confined(example: &Example, drop_ins: &[&str]) -> Vec<PathBuf> {
 }
 
 fn start(example: &Example, netns: &Netns, drop_ins: &[&str]) -> Instance {
-    let mut words = confined(example, drop_ins);
-    let notify = format!("NOTIFY_SOCKET={}", example.path("notify").display());
-    words.extend(["env".into(), notify.into(), example.uwsgi(), "--ini".into(), example.root().join("emperor.ini")]);
-    let words: Vec<&OsStr> = words.iter().map(|word| word.as_os_str()).collect();
-    Instance::start(netns, &words, &example.path(""))
+    example
+        .starter(netns)
+        .wrapper(confined(example, drop_ins))
+        .environment("NOTIFY_SOCKET", example.path("notify"))
+        .ini(&example.root().join("emperor.ini"))
+        .start()
 }
 
-/// What systemd would read, with the process that says it.
+/// The messages that systemd would read, with the processes that send them.
 struct Notifications(UnixDatagram);
 
 impl Notifications {
@@ -59,7 +61,7 @@ impl Notifications {
         Self(socket)
     }
 
-    /// Who says that the service is ready.
+    /// Waits until a process says that the service is ready, and returns that process.
     fn wait_until_ready(&self) -> i32 {
         wait::until("the service is ready", wait::LONG, || {
             let mut bytes = [0; 4096];
@@ -130,11 +132,9 @@ print(tried(lambda: libc.unshare(0x10000000) == 0), tried(lambda: socket.socket(
       tried(lambda: libc.syscall(101, 0, 0, 0, 0) == 0), tried(lambda: libc.unshare(0x40000000) == 0),
       tried(lambda: opened('x')))
 ";
-    let mut words = confined(&example, &[]);
-    words.extend(["python3".into(), "-c".into(), script.into()]);
-    let words: Vec<&OsStr> = words.iter().map(|word| word.as_os_str()).collect();
-    let mut tried = Instance::start(&world.host, &words, &example.path(""));
-    assert_eq!(tried.wait_for_exit(), Some(0), "{}", tried.log.text());
+    let starter = Starter::program("python3", &example.path("")).netns(&world.host);
+    let mut tried = starter.wrapper(confined(&example, &[])).arguments(["-c", script]).start();
+    assert_eq!(tried.wait_for_exit().code(), Some(0), "{}", tried.log.text());
     let said = tried.log.text();
     assert_eq!(
         said.trim(),
@@ -173,7 +173,7 @@ fn emperor_and_vassals_live_within_the_restrictions() {
     }
     let log = emperor.log.text();
     assert!(!log.contains("not permitted") && !log.contains("denied"), "nothing is refused: {log}");
-    // KillSignal.
+    // The unit has this as KillSignal.
     send(emperor.pid(), Signal::SIGQUIT);
     emperor.wait_for_exit();
     assert!(!world.host.has_device("emperor0"), "it takes its device along");

@@ -17,7 +17,7 @@ fn ports_decide_and_clients_are_told_at_once() {
     let emperor = example.start(&world.host, "emperor.ini");
     let addresses = addresses_of(&emperor, "app.ini");
     let net = net_of(&emperor, "app.ini");
-    // Somebody listens at all of them.
+    // All ports have a listener.
     let _services: Vec<_> = [WEB, MAIL[0], MAIL[1]].map(|port| listen(&world.internet, port)).into();
     let _hidden = listen(&net, HIDDEN);
     for address in addresses {
@@ -39,7 +39,7 @@ fn listen(net: &Net, port: u16) -> TcpListener {
     net.run(|| TcpListener::bind(("::", port))).expect("the port is free")
 }
 
-/// What becomes of a connection. One that nobody answers times out.
+/// Connects once. A connection that nobody answers times out.
 fn outcome(client: &Net, address: IpAddr, port: u16) -> Result<(), ErrorKind> {
     let target = SocketAddr::from((address, port));
     client.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)).map(drop).map_err(|error| error.kind()))

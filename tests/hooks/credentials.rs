@@ -1,5 +1,5 @@
-//! `tuntap-use-credentials` in the set-ups that decide who speaks, and when: the stats must name the instance that the
-//! operator knows, by the uid that it drops to and the process that owns the tunnel.
+//! `tuntap-use-credentials` in set-ups that differ in which process connects, and when. The statistics must show the
+//! uid that the instance drops to and the process that owns the tunnel.
 
 use crate::common::emperor::{Emperor, V1};
 use crate::common::vassal::{NOBODY, VassalIni};
@@ -11,7 +11,7 @@ const OPTION: &str = "tuntap-use-credentials = true";
 #[track_caller]
 fn assert_shown(set_up: impl Fn(VassalIni) -> VassalIni, uid: u32) {
     let emperor = with_app(emperor_ini().line(OPTION).start());
-    // It pings the Emperor before it drops its privileges.
+    // The vassal pings the Emperor before it drops its privileges.
     let net = emperor.start_vassal(&set_up(vassal(&emperor)).line(OPTION));
     assert_works(&emperor, &net);
     assert_identity(&emperor, uid);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::site::{
@@ -40,7 +40,7 @@ fn peer_ends_with_its_vassals_master() {
     wait::until_true("the peer is gone", SOON, || emperor.stats().peers().is_empty());
 }
 
-/// What the application left behind does not hold the peer's address.
+/// A process that the application left behind does not hold the peer's address.
 #[test]
 fn peer_ends_though_children_live_on() {
     let emperor = emperor();
@@ -65,7 +65,7 @@ fn peer_ends_though_children_live_on() {
 #[test]
 fn instance_without_jail_runs_without_device() {
     let emperor = emperor();
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()));
     let instance = ini.launch();
@@ -87,8 +87,8 @@ fn before_the_hooks_fail(emperor: &Emperor) -> String {
 
 #[test]
 fn vassal_without_jail_is_told_before_its_hooks_fail() {
-    for host in [Host::usual(), Host::usual().other()] {
-        let emperor = with_app(EmperorIni::new(host, Subject::Ours).start());
+    for uwsgi in [Uwsgi::usual(), Uwsgi::usual().other()] {
+        let emperor = with_app(EmperorIni::new(uwsgi, Subject::Ours).start());
         let text = vassal(&emperor).render();
         assert!(text.contains("jailed = true\n"));
         let draft = emperor.path("draft");
@@ -105,7 +105,7 @@ fn vassal_without_jail_is_told_before_its_hooks_fail() {
 #[test]
 fn instance_without_namespace_is_told_before_its_hooks_fail() {
     let emperor = emperor();
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&["master = true", "exec-as-root = ip link show dev uwsgi0"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()));
     let instance = ini.launch();
@@ -113,12 +113,12 @@ fn instance_without_namespace_is_told_before_its_hooks_fail() {
     assert!(log.contains("[uwsgi-tuntap] uwsgi0: it is not made") && log.contains("unshare = net is missing"), "{log}");
 }
 
-/// Its device is made where its Emperor is, which is what the C plugin does.
+/// The vassal's device is made in its Emperor's namespace, as the C plugin does it.
 #[test]
 fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
     let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
     let ini =
-        EmperorIni::bare(Host::usual(), Subject::Ours).router("emperor0 {dir}/t.sock {dir}/stats.sock").lines(&lines);
+        EmperorIni::bare(Uwsgi::usual(), Subject::Ours).router("emperor0 {dir}/t.sock {dir}/stats.sock").lines(&lines);
     let emperor = with_app(ini.start());
     emperor.add(&vassal(&emperor).line("exec-as-root = false"));
     let log = before_the_hooks_fail(&emperor);
@@ -128,12 +128,12 @@ fn vassal_in_its_emperors_namespace_is_told_before_its_hooks_fail() {
     );
 }
 
-/// Who gets a namespace by other means has nothing to be told.
+/// A vassal that gets a namespace by other means is not warned.
 #[test]
 fn vassals_with_a_namespace_are_told_nothing() {
     for clone in ["net", "net,pid", "pid,net,fs"] {
         let lines = ["master = true", "emperor = {dir}/vassals", "emperor-freq = 1"];
-        let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+        let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
             .router("emperor0 {dir}/t.sock {dir}/stats.sock")
             .lines(&lines);
         let emperor = with_app(ini.line(format!("emperor-use-clone = {clone}")).start());
@@ -144,7 +144,7 @@ fn vassals_with_a_namespace_are_told_nothing() {
     }
 }
 
-/// They begin as the router's other lines do, whatever it is about.
+/// Lines about errors begin as the router's other lines do.
 #[test]
 fn routers_that_cannot_start_say_so_in_their_own_lines() {
     for (lines, reason) in [
@@ -163,7 +163,7 @@ fn routers_that_cannot_start_say_so_in_their_own_lines() {
         ),
         (vec!["tuntap-device = uwsgi0", "tuntap-device-mtu = 1"], "[uwsgi-tuntap] tuntap-device-mtu = 1: "),
     ] {
-        let mut instance = EmperorIni::bare(Host::usual(), Subject::Ours).line("master = true").lines(&lines).launch();
+        let mut instance = EmperorIni::bare(Uwsgi::usual(), Subject::Ours).line("master = true").lines(&lines).launch();
         assert_eq!(instance.wait_for_exit().code(), Some(1), "{lines:?}");
         let (log, reason) = (instance.log.text(), instance.in_dir(reason));
         assert!(log.lines().any(|line| line.starts_with(&reason)), "{reason}\n{log}");
@@ -187,8 +187,8 @@ fn vassal_that_never_was_root_runs_without_device() {
     assert!(emperor.stats().peers().is_empty());
 }
 
-/// The connection moves on to the next router in the process that owns the tunnel, which is not the one that serves
-/// where uWSGI forked again.
+/// The process that owns the tunnel moves its connection to the next router. Where uWSGI has forked again, that is not
+/// the process that serves.
 #[track_caller]
 fn assert_outlives_the_router(lines: &[&str]) {
     let emperor = emperor();

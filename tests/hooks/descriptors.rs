@@ -1,5 +1,5 @@
-//! Who can touch the tunnel. A worker that could, could write to the router what it likes, and would hold its dead
-//! master's address.
+//! Which processes hold the tunnel's descriptors. A worker with one of them could write anything to the router, and
+//! would hold its dead master's address.
 
 use std::fs::{Permissions, create_dir, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::common::wait;
 use crate::site::{NAME, assert_traffic_passes, emperor, reload, vassal, write_app};
 use crate::tunnel::{neighbours, owner};
 
-/// Forks where it is imported, and in each process that comes out of the master; the children stay.
+/// An application that forks where it is imported, and in each process that the master forks. The children stay.
 const FORKING_APP: &str = r#"
 import os
 import time

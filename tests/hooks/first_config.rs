@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::site::{NAME, assert_works, new_vassal_net, vassal, with_app};
 
@@ -14,7 +14,7 @@ use crate::site::{NAME, assert_works, new_vassal_net, vassal, with_app};
 const LASTS: Duration = Duration::from_secs(4);
 
 fn ini() -> EmperorIni {
-    EmperorIni::bare(Host::usual(), Subject::Ours).lines(&[
+    EmperorIni::bare(Uwsgi::usual(), Subject::Ours).lines(&[
         "emperor = {dir}/vassals",
         "emperor-use-clone = fs,net,ipc,pid,uts",
         "tuntap-router = emperor0 {dir}/t.sock {dir}/stats.sock",
@@ -58,7 +58,7 @@ fn survives_a_reload() {
     assert_works(&emperor, &net);
 }
 
-/// The Emperor runs before the first hook of a plugin then.
+/// With this option the Emperor runs before the first hook of a plugin.
 #[test]
 fn stays_up_with_an_early_emperor() {
     let mut emperor = with_app(ini().line("early-emperor = true").start());

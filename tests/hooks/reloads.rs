@@ -29,8 +29,8 @@ fn assert_survives(vassal: impl Fn(&Emperor) -> VassalIni, ask: impl Fn(&Emperor
     assert_eq!(devices_made(&emperor.log), 1);
 }
 
-/// Until then uWSGI loses the signal by which it tells them to end. They catch SIGUSR2 when they are through, which the
-/// master doesn't.
+/// Waits until the workers have started. Until then uWSGI loses the signal by which it tells them to end. A worker
+/// catches SIGUSR2 when it has started; the master doesn't.
 #[track_caller]
 fn wait_for_workers(emperor: &Emperor) {
     wait::until_true("all workers have started", wait::LONG, || {
@@ -97,7 +97,7 @@ fn vassal_with_close_on_exec2() {
     assert_survives(|emperor| vassal(emperor).line("close-on-exec2 = true"), signal(Signal::SIGHUP));
 }
 
-/// The option takes close-on-exec off every descriptor, those of the old image's device included.
+/// The option takes close-on-exec off every descriptor, also off those of the old image's device.
 #[test]
 fn emperor_with_close_on_exec2() {
     let emperor = with_app(emperor_ini().line("close-on-exec2 = true").start());

@@ -5,11 +5,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::http;
 use crate::common::log::{Log, Mark};
 use crate::common::netns::Net;
 use crate::common::probe::{is_reachable, pings_answered};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -33,7 +33,7 @@ def application(environ, start_response):
 
 /// An Emperor with a router.
 pub fn emperor_ini() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 #[track_caller]
@@ -53,13 +53,13 @@ pub fn write_app(emperor: &Emperor, source: &str) {
 
 /// A vassal with the application; its HTTP socket can be bound before the device has its address.
 pub fn vassal(emperor: &Emperor) -> VassalIni {
-    let vassal = VassalIni::new(emperor.host, Subject::Ours, NAME, V1, EMPEROR);
+    let vassal = VassalIni::new(emperor.uwsgi, Subject::Ours, NAME, V1, EMPEROR);
     app_lines(emperor).into_iter().fold(vassal, VassalIni::line)
 }
 
 /// An instance without an Emperor, in a network namespace that it makes itself.
 pub fn unshared(emperor: &Emperor) -> EmperorIni {
-    let ini = EmperorIni::bare(emperor.host, Subject::Ours)
+    let ini = EmperorIni::bare(emperor.uwsgi, Subject::Ours)
         .lines(&["unshare = net", "processes = 1"])
         .line(format!("tuntap-device = uwsgi0 {}", emperor.socket().display()))
         .lines(&[
@@ -75,7 +75,7 @@ pub fn unshared(emperor: &Emperor) -> EmperorIni {
 fn app_lines(emperor: &Emperor) -> Vec<String> {
     let mut lines =
         vec![format!("http-socket = :{HTTP_PORT}"), format!("wsgi-file = {}", emperor.path("app.py").display())];
-    lines.extend(emperor.host.python_line().lines().map(str::to_owned));
+    lines.extend(emperor.uwsgi.python_line().lines().map(str::to_owned));
     lines
 }
 
@@ -86,7 +86,8 @@ pub fn assert_works(emperor: &Emperor, net: &Net) {
     assert_peers_work(emperor, net, 1);
 }
 
-/// As [`assert_works`], with other peers beside the vassal's first.
+/// Fails unless packets pass in both directions and the application answers. The router may have other peers beside the
+/// vassal.
 #[track_caller]
 pub fn assert_peers_work(emperor: &Emperor, net: &Net, peers: usize) {
     assert_traffic_passes(emperor, net);
@@ -133,7 +134,7 @@ pub fn devices_made(log: &Log) -> usize {
     log.text().lines().filter(|line| line.starts_with(MADE)).count()
 }
 
-/// The operator's way to reload a vassal; comes back when the new image serves.
+/// Reloads the vassal as an operator does, and waits until the new image serves.
 #[track_caller]
 pub fn reload(emperor: &Emperor) {
     let mark = emperor.log.mark();

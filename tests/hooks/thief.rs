@@ -1,4 +1,4 @@
-//! A process of a vassal's user that takes what it can get from the vassal's processes.
+//! A process of a vassal's user that takes the descriptors that it can get from the vassal's processes.
 #![allow(unsafe_code, reason = "glibc's functions change all threads of the process, and it has no pidfd_getfd(2)")]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,10 +8,10 @@ use std::thread;
 use nix::errno::Errno;
 use nix::libc;
 
-/// More than uWSGI and the plugin have open.
+/// This is more descriptors than uWSGI and the plugin have open.
 const DESCRIPTORS: i32 = 128;
 
-/// Runs `work` on a thread with the ids of a user, all of them, and no others.
+/// Runs `work` on a thread that has all ids of a user, and no others.
 pub fn as_thief<T: Send>(id: u32, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thief = scope.spawn(|| {
@@ -39,7 +39,7 @@ pub fn take_descriptors(pid: i32) -> Vec<OwnedFd> {
     (0..DESCRIPTORS).filter_map(take).collect()
 }
 
-/// Why the descriptors of a process can't even be counted; nothing if they can.
+/// The error with which listing the descriptors of a process fails, or `None` if it succeeds.
 pub fn refusal_to_list(pid: i32) -> Option<std::io::ErrorKind> {
     std::fs::read_dir(format!("/proc/{pid}/fd")).err().map(|error| error.kind())
 }

@@ -1,5 +1,5 @@
-//! What a process of a vassal's own user gets of its tunnel: nothing. It may look into processes of its user by ptrace(2),
-//! pidfd_getfd(2) and /proc, unless these are closed to it.
+//! A process of a vassal's own user gets nothing of the vassal's tunnel. By ptrace(2), pidfd_getfd(2) and /proc it
+//! could look into any process of its user that is not closed to it.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,15 +10,15 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::processes::{catches, is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::site::{NAME, assert_traffic_passes, emperor, logged_pid, reload, request, unshared, vassal, write_app};
 use crate::thief::{as_thief, refusal_to_list, take_descriptors};
 use crate::tunnel::{TUN, neighbours, owner, router_connections};
 
-/// Those of a tunnel: TUN devices, and connections to a router.
+/// The descriptors of a tunnel: TUN devices, and connections to a router.
 fn of_the_tunnel(descriptors: &[OwnedFd], connections: &[String]) -> Vec<String> {
     let name = |descriptor: &OwnedFd| {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).expect("an own descriptor");
@@ -35,7 +35,7 @@ fn assert_closed(pid: i32) {
     assert_eq!(refusal, Some(ErrorKind::PermissionDenied), "{pid}");
 }
 
-/// Or all that follows proves nothing.
+/// The thief works at all; otherwise the tests below would prove nothing.
 #[test]
 fn thief_takes_what_is_not_closed_to_it() {
     let mut victim = Command::new("setpriv")
@@ -52,7 +52,7 @@ fn thief_takes_what_is_not_closed_to_it() {
     assert!(taken.is_some());
 }
 
-/// Before and after reloads, and each time also the workers, which hold nothing.
+/// Fails unless the vassal's master is closed before and after reloads, and its workers hold nothing.
 #[track_caller]
 fn assert_vassal_is_closed(change: impl Fn(VassalIni) -> VassalIni) {
     let emperor = emperor();
@@ -98,7 +98,7 @@ fn instance_without_an_emperor_is_closed() {
     assert!(instance.wait_for_exit().success(), "the process that was started ends");
     let daemon = logged_pid(&instance.log, "uWSGI master process");
     for _ in 0..2 {
-        // Until its workers have started, uWSGI loses the signal by which it tells them to end.
+        // Until the workers have started, uWSGI loses the signal by which it tells them to end.
         wait::until_true("the worker has started", wait::LONG, || {
             let children = instance.family().children_of(daemon);
             !children.is_empty() && children.iter().all(|child| catches(child.pid, Signal::SIGUSR2))
@@ -114,7 +114,7 @@ fn instance_without_an_emperor_is_closed() {
 /// Master, router, and the worker, which inherits the router's device.
 #[test]
 fn router_without_privileges_is_closed() {
-    let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .router("emperor0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .start();
@@ -165,7 +165,7 @@ fn workers_may_look_at_themselves_after_a_reload() {
     }
 }
 
-/// The longest look of all: again and again while the vassal reloads, from before the new image exists.
+/// The thief tries again and again while the vassal reloads, from before the new image exists.
 #[test]
 fn thief_that_never_rests_gets_nothing_of_a_reload() {
     let emperor = emperor();

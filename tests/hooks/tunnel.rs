@@ -1,4 +1,4 @@
-//! Who holds the ends of a tunnel: the TUN device's descriptor and the connection to the router.
+//! Finds the processes that hold the ends of a tunnel: the TUN device's descriptor and the connection to the router.
 
 use std::fs::read_link;
 
@@ -6,7 +6,7 @@ use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::processes::{Family, Process, descriptors};
 
-/// The end of its path: what stands before depends on root directories and mount namespaces.
+/// The end of the control device's path. What stands before it depends on root directories and mount namespaces.
 pub const TUN: &str = "/dev/net/tun";
 
 /// The connections of a process's network namespace to the router: their near ends, as `/proc` shows descriptors. The
@@ -29,7 +29,7 @@ pub fn neighbours(family: &Family, pid: i32) -> Vec<Process> {
     family.members().into_iter().filter(|process| namespace(process.pid) == own).collect()
 }
 
-/// Those of some processes that could read or write packets.
+/// The processes among these that could read or write packets.
 fn holders(connections: &[String], processes: &[Process]) -> Vec<i32> {
     let is_end = |target: &String| target.ends_with(TUN) || connections.contains(target);
     let holds = |process: &&Process| descriptors(process.pid).iter().any(is_end);

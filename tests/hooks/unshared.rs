@@ -32,7 +32,7 @@ fn assert_instance_works(emperor: &Emperor, instance: &Emperor, pid: i32) {
     assert_nothing_died(&instance.log, mark);
 }
 
-/// With a master: works, also after a reload.
+/// An instance with a master works, also after a reload.
 #[track_caller]
 fn assert_works_through_reload(lines: &[&str]) {
     let emperor = emperor();
@@ -50,7 +50,7 @@ fn drops_its_privileges() {
     assert_works_through_reload(&DROPPED);
 }
 
-/// uWSGI makes another namespace in each of its rounds through the hooks, and leaves its own socket in the first one.
+/// uWSGI makes a new namespace each time that it goes through the hooks, and leaves its own socket in the first one.
 #[test]
 fn stays_root() {
     let emperor = emperor();
@@ -118,7 +118,7 @@ fn goes_into_the_background() {
     wait::until_true("its address is free", wait::LONG, || emperor.stats().peer(V1).is_none());
 }
 
-/// Before the applications are loaded there is nothing to lose: uWSGI goes into the background first.
+/// uWSGI goes into the background before it loads the applications, so that nothing is lost.
 #[test]
 fn goes_into_the_background_early() {
     let emperor = emperor();

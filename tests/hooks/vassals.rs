@@ -3,15 +3,15 @@
 use std::net::Ipv4Addr;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::is_reachable;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::site::{
     self, NAME, NO_DEVICE, assert_peers_work, assert_works, devices_made, emperor, reload, vassal, with_app,
 };
 
-/// The vassal works, and does so again after a reload, with the device that it made once.
+/// Fails unless the vassal works before and after a reload, with a device that it made once.
 #[track_caller]
 fn assert_works_through_reload(emperor: &Emperor, vassal: &VassalIni) {
     let net = emperor.start_vassal(vassal);
@@ -40,8 +40,8 @@ fn drops_its_privileges() {
 }
 
 #[test]
-fn drops_its_privileges_on_the_other_host() {
-    let emperor = with_app(EmperorIni::new(Host::usual().other(), Subject::Ours).start());
+fn drops_its_privileges_on_the_other_uwsgi() {
+    let emperor = with_app(EmperorIni::new(Uwsgi::usual().other(), Subject::Ours).start());
     assert_works_through_reload(&emperor, &vassal(&emperor));
 }
 
@@ -54,7 +54,7 @@ fn drops_its_privileges_by_name() {
     assert!(response.ends_with("uid 65534"), "{response}");
 }
 
-/// uWSGI goes through the hooks four times then.
+/// In this set-up uWSGI goes through the hooks four times.
 #[test]
 fn stays_root() {
     let emperor = emperor();
@@ -74,13 +74,13 @@ fn drop_after_init() {
     assert_dropped_vassal_works(&["drop-after-init = true"]);
 }
 
-/// The workers drop their privileges, each by itself, and go through the hooks as they do.
+/// Each worker drops its privileges by itself, and goes through the hooks on the way.
 #[test]
 fn master_as_root_with_two_workers() {
     assert_dropped_vassal_works(&["master-as-root = true", "workers = 2"]);
 }
 
-// A vassal that stays root would fork in each round through the hooks, which uWSGI itself does not survive.
+// A vassal that stays root would fork each time that it goes through the hooks, which uWSGI itself does not survive.
 #[test]
 fn refork() {
     assert_dropped_vassal_works(&["refork = true"]);

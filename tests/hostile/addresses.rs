@@ -1,4 +1,4 @@
-//! Addresses of others: as a claim, and as a source.
+//! Peers that claim the addresses of others, or send from them.
 
 use std::net::Ipv4Addr;
 
@@ -58,7 +58,7 @@ fn foreign_sources_do_not_pass() {
     });
 }
 
-/// First packets from where no host can be claim nothing.
+/// A first packet from an address that no host can have claims nothing.
 #[test]
 fn addresses_of_no_host_are_not_claimed() {
     let mut watch = Watch::start();

@@ -1,13 +1,12 @@
-//! Connections: very many, very short ones, and more than there are descriptors for.
+//! Very many connections, very short ones, and more than there are descriptors for.
 
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor};
 use crate::common::packet;
-use crate::common::processes::{cpu_time, descriptors};
+use crate::common::processes::{cpu_time, descriptors, limit_descriptors};
 use crate::common::raw_peer::RawPeer;
 use crate::common::wait;
 use crate::common::wire;
@@ -61,12 +60,12 @@ fn claims_that_come_and_go() {
         for _ in 0..ROUNDS {
             emperor.connect().send_bytes(&claim);
         }
-        // The router may see some of them only after their successors: these claims are the dead holders' then.
+        // The router may read some of them only after their successors: those claims then belong to dead holders.
         emperor.wait_for_stats("they have been read", |stats| total(stats, "claims") >= before + ROUNDS);
     });
 }
 
-/// The kernel has no descriptor left for a connection, for what comes with a hello, and for who asks for statistics.
+/// The process has no descriptor left for connections, for what comes with a hello, and for clients of the statistics.
 #[test]
 fn descriptors_that_run_out() {
     const SECONDS: u32 = 3;
@@ -102,10 +101,4 @@ fn accepts_again(emperor: &Emperor) {
     wait::until_true("a new peer is accepted", wait::LONG, || {
         emperor.connect().echo(A1, EMPEROR, Duration::from_secs(1))
     });
-}
-
-fn limit_descriptors(pid: i32, limit: usize) {
-    let limited =
-        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
-    assert!(limited.expect("prlimit can be started").success());
 }

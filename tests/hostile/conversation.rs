@@ -71,12 +71,12 @@ impl Conversation {
         self.progress.round_trips.load(Ordering::Relaxed)
     }
 
-    /// The longest round trip since this was asked last.
+    /// The longest round trip since the last call.
     pub fn take_longest(&self) -> Duration {
         Duration::from_micros(self.progress.longest_micros.swap(0, Ordering::Relaxed))
     }
 
-    /// Whether neither end has failed.
+    /// Returns true if neither end has failed.
     pub fn is_alive(&self) -> bool {
         [&self.talker, &self.echoer].into_iter().flatten().all(|thread| !thread.is_finished())
     }

@@ -66,7 +66,7 @@ fn hundreds_beside_credentials() {
     });
 }
 
-/// Whoever holds half of a hello holds a descriptor in the router; nobody holds more than one.
+/// A peer with half of a hello occupies one descriptor in the router, and no peer more than one.
 #[test]
 fn one_for_each_half_of_a_hello() {
     const PEERS: usize = 300;
@@ -125,7 +125,7 @@ fn kinds_that_are_no_devices() {
     });
 }
 
-/// The connection itself, by which it would keep itself alive.
+/// A peer sends its own connection, which would keep itself alive.
 #[test]
 fn connection_that_is_handed_over_by_itself() {
     let mut watch = Watch::start();
@@ -176,7 +176,7 @@ fn half_device(emperor: &Emperor, access: &OpenOptions) -> (RawPeer, File, Netns
     (peer, device, netns)
 }
 
-/// Again and again, on one connection and on a new one each.
+/// Offers come again and again, on one connection and each on a new one.
 #[test]
 fn hellos_without_end() {
     let mut watch = Watch::start().allowing_lines(MANY_LINES);

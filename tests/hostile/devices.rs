@@ -27,7 +27,7 @@ fn send_to(emperor: &Emperor, count: usize) {
 
 type Change = fn(&Handed);
 
-/// What may happen to it while it is in use; some of it ends the peer, none of it anybody else.
+/// Changes of a device while it is in use. Some of them end the peer, none of them anybody else.
 const CHANGES: [(&str, Change); 9] = [
     ("offloads on and off", |handed| {
         tun::set_offloads(&handed.device, OFFLOADS);
@@ -63,7 +63,7 @@ fn changes_while_it_is_in_use() {
     });
 }
 
-/// Between the router's looks at it, too.
+/// The changes also fall between the router's looks at the device.
 #[test]
 fn changes_without_pause() {
     let mut watch = Watch::start();
@@ -78,7 +78,7 @@ fn changes_without_pause() {
                 while !done.load(Ordering::Relaxed) {
                     for (_, change) in CHANGES {
                         change(&handed);
-                        // Its own way is closed now and then.
+                        // The sender's own way is closed now and then.
                         let _ = sender.send_to(&[0; 1400], (EMPEROR, 9));
                     }
                 }
@@ -112,7 +112,7 @@ fn interface_that_is_renamed_moved_and_deleted() {
     });
 }
 
-/// It outlives its descriptors, but the router must not.
+/// A persistent device outlives its descriptors. The router must still close its own with the peer.
 #[test]
 fn device_that_persists() {
     let mut watch = Watch::start();

@@ -15,8 +15,8 @@ use crate::hello::{HELLO, hello};
 use crate::watch::{A1, A2, MANY_LINES, Watch};
 use crate::world::{emperor, total};
 
-/// What the honest vassal sends, and gets back, beside a flood, and how long it may take: a small part of what it
-/// could do alone, on a machine that has much else to do.
+/// The honest vassal sends this much beside a flood, and gets it back, within this time. It is a small part of what it
+/// could do alone, because the machine may have much else to do.
 const HONEST_BYTES: usize = 10_000_000;
 const HONEST_TIME: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Floods while the honest vassal works.
 #[track_caller]
 fn beside(what: &str, watch: &Watch, mut flood: impl FnMut() + Send) {
-    // Each flood takes a machine of its own.
+    // Each flood needs the whole machine.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let done = AtomicBool::new(false);
@@ -111,7 +111,7 @@ fn floods_of_an_attached_peer() {
     });
 }
 
-/// One in frames that reads nothing, and one attached.
+/// One peer in frames reads nothing, and one is attached.
 #[test]
 fn floods_towards_peers() {
     let mut watch = Watch::start();
@@ -136,7 +136,7 @@ fn floods_towards_peers() {
     });
 }
 
-/// Each packet costs the router as much as a peer may cost it, or nearly: what comes for others is not behind all of it.
+/// Each packet costs the router nearly as much as a peer may cost it. Packets for others don't wait behind all of them.
 #[test]
 fn floods_through_a_packet_filter() {
     const RULES: u32 = 10_000;
@@ -186,7 +186,7 @@ fn floods_of_connections() {
     });
 }
 
-/// More than may be without an address, and again once they are turned away.
+/// More connections come than may be without an address, and they come again once they are turned away.
 #[test]
 fn floods_of_idle_connections() {
     let mut watch = Watch::start();

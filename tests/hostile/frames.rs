@@ -1,4 +1,4 @@
-//! Frames that lie, stop in the middle, or are none.
+//! Frames that lie, end in the middle, or are no frames.
 
 use crate::common::emperor::EMPEROR;
 use crate::common::packet;
@@ -53,13 +53,13 @@ fn frames_of_every_kind_and_little_length() {
     let mut watch = Watch::start().allowing_lines(MANY_LINES);
     watch.endure("short frames", |watch| {
         let emperor = &watch.emperor;
-        // Rules that are none end their peer.
+        // A frame that has no valid rules ends its peer.
         for modifier2 in (0..=u8::MAX).filter(|kind| ![wire::RULES, wire::EXTENDED_RULES].contains(kind)) {
             let mut peer = emperor.connect();
             for length in (1..=40).chain([100, 1500, MAX_PAYLOAD]) {
                 peer.send_bytes(&wire::frame(modifier2, &vec![modifier2; length]));
             }
-            // `modifier1` says nothing.
+            // `modifier1` has no meaning.
             let mut frame = wire::frame(modifier2, &[0; 30]);
             frame[0] = modifier2.wrapping_add(1);
             peer.send_bytes(&frame);

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire::{self, ASK};
 use crate::world::{emperor, start_attached, total};
@@ -26,7 +26,7 @@ const USER: u32 = 20_001;
 
 /// A short set-up in a namespace; its router has this gateway.
 fn router(gateway: &str, network: &str) -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .router(&format!("emperor0 {{dir}}/t.sock {{dir}}/stats.sock {gateway}"))
         .line(format!("tuntap-router-address = {network}"))
 }
@@ -58,7 +58,7 @@ fn nobody_writes_into_the_gateway_of_another_router() {
         .start_in(second);
     let mut victim = RawPeer::registered(&there.socket(), FAR, Ipv4Addr::new(192, 168, 1, 1));
     let mut attacker = here.peer(V1);
-    // The way is open for what isn't for the gateway.
+    // Packets that are not for the gateway still pass.
     let capture = Capture::received_on(&there.netns, "veth0");
     attacker.send_packet(&packet::udp(V1, THERE, PORT + 1, b"another port"));
     capture.until(wait::LONG, |packet| packet.ends_with(b"another port"));
@@ -89,7 +89,7 @@ fn nobody_writes_into_the_gateway_of_another_router() {
     let told: Vec<_> =
         log.lines().filter(|line| line.contains("sends to the gateway of a router at 10.77.0.2")).collect();
     assert!(told.len() == 1 && told[0].contains("tuntap-router-gateway-vassal"), "{told:?}");
-    // The routers' own way is what it was.
+    // The way between the routers is unchanged.
     attacker.send_packet(&packet::udp(V1, FAR, 9, b"honest"));
     assert!(victim.wait_for_packet(wait::SHORT, |packet| packet.ends_with(b"honest")).is_some());
 }
@@ -101,7 +101,7 @@ fn packet_checksum(header: &[u8]) -> u16 {
     !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded")
 }
 
-/// By each address of the host, whether the gateway is bound to it or to all of them.
+/// Vassals try each address of the host, with a gateway that is bound to one address or to all of them.
 #[test]
 fn nobody_writes_into_the_own_gateway() {
     for gateway in ["10.77.0.1:4000", ":4000", "[::]:4000"] {
@@ -122,7 +122,7 @@ fn nobody_writes_into_the_own_gateway() {
             attacker.send_packet(&packet::udp6(V1_6, HERE6, PORT, &inner));
             count += 1;
         }
-        // An address that the host gets while the router runs.
+        // The host gets another address while the router runs.
         emperor.netns.sh("ip addr add 10.77.0.9/32 dev lo");
         if everywhere {
             wait::until_true("the new address counts", wait::LONG, || {
@@ -168,14 +168,14 @@ fn nobody_takes_the_gateways_port_at_the_hosts_address() {
     assert!(attacker.wait_for_packet(Duration::from_millis(300), |packet| packet.ends_with(b"secret")).is_none());
 }
 
-/// Where the check of packets knows nothing of the way: the host sends on what goes to an address that is nobody's.
+/// The check of packets doesn't see this way: the host sends on packets to an address that nobody has.
 #[test]
 fn datagrams_that_come_by_a_routers_device_are_refused() {
     for (gateway, to) in [("10.77.0.1:4000", "10.77.0.1:4000"), ("[::]:4000", "10.77.0.1:4000")] {
         let netns = Netns::new();
         netns.sh("ip addr add 10.77.0.1/32 dev lo");
-        // Without tuntap-router-address: with it the kernel lets none of this come as far.
-        let emperor = EmperorIni::new(Host::usual(), Subject::Ours)
+        // This is without tuntap-router-address, with which the kernel lets none of this through.
+        let emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
             .router(&format!("emperor0 {{dir}}/t.sock {{dir}}/stats.sock {gateway}"))
             .start_in(netns);
         for command in [
@@ -193,7 +193,7 @@ fn datagrams_that_come_by_a_routers_device_are_refused() {
         emperor.wait_for_stats("it is counted", |stats| stats.drops("gateway_device") == 1);
         assert!(!hears(&mut victim), "{gateway}");
         assert_eq!(total(&emperor.stats(), "gateway_rx_packets"), 0);
-        // Others are heard as before.
+        // Datagrams from other senders are taken as before.
         let other = emperor.netns.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a free port");
         other.send_to(&inner, to).expect("UDP to the gateway");
         assert!(hears(&mut victim), "{gateway}");
@@ -217,7 +217,7 @@ fn vassal_that_the_operator_names_may_send_to_gateways() {
     assert_eq!((emperor.stats().drops("to_gateway"), emperor.stats().drops("gateway_device")), (0, 0));
 }
 
-/// A vassal reaches the host's addresses, and with them what listens there: who else is here is none of its business.
+/// A vassal reaches the host's addresses and what listens there, but must not learn who else is connected.
 #[test]
 fn statistics_at_an_address_are_not_for_peers() {
     for http in [false, true] {
@@ -229,7 +229,7 @@ fn statistics_at_an_address_are_not_for_peers() {
             let mut stream = net.run(|| TcpStream::connect((to, 5001))).expect("somebody listens");
             stream.set_read_timeout(Some(wait::SHORT)).expect("a timeout can be set");
             if http {
-                // Who is turned away may not even get this off.
+                // A client that is turned away may not even get to send this.
                 let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
             }
             let _ = stream.read_to_end(&mut text);
@@ -267,14 +267,14 @@ fn claim_outside(emperor: &Emperor) {
     assert_eq!((told("203.0.113.7"), told("192.168.0.1"), told("10.77.0.1")), (1, 1, 1));
 }
 
-/// With a network of the router's, and without any address of IPv6 there.
+/// The router has a network, but no IPv6 address in it.
 #[test]
 fn addresses_outside_of_the_network_are_not_claimed() {
     let netns = Netns::new().with_ipv6();
     netns.sh("ip addr add 10.77.0.1/32 dev lo");
     let emperor = router("", "192.168.0.1/24").start_in(netns);
     claim_outside(&emperor);
-    // By name neither.
+    // A claim by name gets no more.
     let mut peer = emperor.connect();
     peer.send_bytes(&wire::frame(ASK, &[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]));
     peer.next_frame(wait::SHORT).expect("an answer");
@@ -328,7 +328,7 @@ fn packets_to_no_host_go_nowhere() {
     assert_eq!(emperor.stats().drops_of(V1, "destination"), u64::try_from(to.len() + to6.len()).expect("few"));
 }
 
-/// One user has as many connections as he likes, and a quarter of the network.
+/// One user may have any number of connections, but no more than a quarter of the network.
 #[test]
 fn one_user_does_not_take_the_whole_network() {
     let emperor = router("", "192.168.0.1/24").line("chmod-socket = 666").start();
@@ -346,7 +346,7 @@ fn one_user_does_not_take_the_whole_network() {
         assert!(name < 63 || reason.contains("tuntap-router-max-addresses-per-uid"), "{reason}");
         peers.push(peer);
     }
-    // By a packet neither.
+    // A packet claims no more, either.
     let mut by_packet = emperor.connect_as(USER);
     let free = (2..=254).map(|host| Ipv4Addr::new(192, 168, 0, host));
     let held: Vec<String> = emperor.stats().peers().iter().map(|peer| peer["addr"].to_string()).collect();

@@ -95,7 +95,7 @@ fn peers_of_a_user_without_a_limit() {
     assert_eq!(reached(&stats, "max_peers_per_uid"), 0);
 }
 
-/// Without need nobody is closed; where there is, the oldest goes, and only if it is old enough.
+/// No connection is closed without need. Where there is need, the oldest one is closed, and only if it is old enough.
 #[test]
 fn connections_without_an_address() {
     const TIMEOUT: Duration = Duration::from_secs(5);

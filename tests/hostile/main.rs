@@ -1,5 +1,5 @@
-//! Hostile vassals, with honest ones beside them that must not notice anything. What one case is about is in the tests
-//! of conformance and attach, too; here all that a router must not lose is looked at after each.
+//! Hostile vassals, with honest ones beside them that must not notice anything. Single cases are in the tests of
+//! conformance and attach, too; here each case ends with a look at all that a router must not lose.
 #![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
 
 #[path = "../common/mod.rs"]

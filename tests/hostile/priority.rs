@@ -1,4 +1,4 @@
-//! The router's share of processor time, and who else has none of it.
+//! The router's share of processor time, which no other process of the instance gets.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -15,10 +15,10 @@ use nix::unistd::{Pid, getsid};
 use tempfile::TempDir;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes::send;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::handed::Handed;
 use crate::world::{emperor, start_attached};
@@ -39,7 +39,7 @@ fn nice_values(pid: i32) -> Vec<i8> {
     threads.into_iter().map(|thread| nice(thread).expect("a running thread has a nice value")).collect()
 }
 
-/// Number and nice value of a process's autogroup; nothing where the kernel has none.
+/// Number and nice value of a process's autogroup, or `None` where the kernel has no autogroups.
 fn autogroup(pid: i32) -> Option<(String, i8)> {
     let enabled = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").ok()?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/autogroup")).ok().filter(|_| enabled.trim() == "1")?;
@@ -51,7 +51,7 @@ fn session(pid: i32) -> Option<Pid> {
     getsid(Some(Pid::from_raw(pid))).ok()
 }
 
-/// The router has so much, and master, Emperor and vassal have what whoever started them had.
+/// Fails unless the router has this nice value, and master, Emperor and vassal have that of the test.
 #[track_caller]
 fn assert_priorities(emperor: &Emperor, router: i8, others: i8) {
     let stats = emperor.stats_eventually();
@@ -105,7 +105,7 @@ fn priority_can_be_left_as_it_is() {
 
 #[test]
 fn router_without_the_capability_goes_on() {
-    // A thread of its own: what it starts can't have the capability either.
+    // The thread gives the capability up, so that what it starts can't have it either.
     let without = thread::spawn(|| {
         caps::drop(None, CapSet::Bounding, Capability::CAP_SYS_NICE).expect("root may give it up");
         let emperor = emperor().start();
@@ -120,7 +120,7 @@ fn router_without_the_capability_goes_on() {
 
 #[test]
 fn instance_without_privileges_has_a_router_all_the_same() {
-    let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .router("emperor0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .start();

@@ -1,4 +1,4 @@
-//! Blocks of rules that are none.
+//! Frames whose rules are invalid.
 
 use crate::common::emperor::EMPEROR;
 use crate::common::wait;
@@ -38,7 +38,7 @@ fn blocks_with_unknown_words() {
     });
 }
 
-/// As many rules as it may have, in each frame anew.
+/// A peer sends as many rules as it may have, in each frame anew.
 #[test]
 fn rules_without_end() {
     let mut watch = Watch::start();

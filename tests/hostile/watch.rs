@@ -1,4 +1,4 @@
-//! A router with honest peers, and all that an attack must leave as it is.
+//! A router with honest peers, and checks of all that an attack must leave as it is.
 
 use std::net::Ipv4Addr;
 use std::thread::sleep;
@@ -25,7 +25,7 @@ pub const A2: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 12);
 /// reserve.
 const KEPT: u64 = 12 << 20;
 
-/// How much more memory after a round than after the one before is none, and how often it may be more.
+/// Growth of memory from one round to the next that counts as none, and how many rounds may show more.
 const GROWN: u64 = 1 << 20;
 const ROUNDS: usize = 4;
 
@@ -70,7 +70,7 @@ impl Watch {
         Self::over(emperor, honest, stream)
     }
 
-    /// With a router that wants to see credentials.
+    /// Honest peers of a router that asks for credentials.
     #[track_caller]
     pub fn start_with_credentials() -> Self {
         const OPTION: &str = "tuntap-use-credentials = true";
@@ -93,7 +93,7 @@ impl Watch {
         Self { conversation, stream, honest, emperor, router, vassal, descriptors: open, memory, lines: LINES }
     }
 
-    /// For attacks that the router writes many lines on.
+    /// Allows an attack about which the router writes many lines.
     pub fn allowing_lines(mut self, lines: usize) -> Self {
         self.lines = lines;
         self
@@ -107,8 +107,8 @@ impl Watch {
         self.router
     }
 
-    /// Has the router go through an attack, and again: what it keeps of the first one, it has for the next. More than
-    /// twice only if memory grew, because the allocator can't give back every page at once.
+    /// Runs an attack twice: what the router keeps of the first one, it reuses for the second. The attack runs more
+    /// often only if memory grew, because the allocator can't give back every page at once.
     #[track_caller]
     pub fn endure(&mut self, what: &str, mut attack: impl FnMut(&Self)) {
         let mark = self.emperor.log.mark();

@@ -1,4 +1,4 @@
-//! What operators and nftables.service do with the whole ruleset.
+//! Operators and nftables.service save, load and flush the whole ruleset.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -34,7 +34,7 @@ fn ruleset_is_saved_and_loaded_beside_ours() {
     let net = world.start_vassal(&vassal("v1"));
     let file = world.path("rules.nft");
     let before = ruleset(&world.netns);
-    // As it is, the list can't be loaded: nobody may change a table that belongs to somebody.
+    // The list can't be loaded as it is, because nobody may change a table that has an owner.
     let all = format!("nft list ruleset > {0}; nft -f {0} 2> {0}.err", file.display());
     assert!(!shell(&world.netns, &all));
     assert_eq!(ruleset(&world.netns), before, "and then nothing changes");

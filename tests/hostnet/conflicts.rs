@@ -1,4 +1,4 @@
-//! Networks of routers that are somebody else's already.
+//! Networks of routers that the host uses already.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::common::wait;
 use crate::reload::reload;
 use crate::world::{SET_UP, Site, ini, start};
 
-/// What the host has before, and what the start says about it.
+/// Each line has what the host has before, and what the start says about it.
 #[test]
 fn network_that_the_host_has_already_stops_the_start() {
     let cases: [(&[&str], &str); 7] = [
@@ -53,7 +53,7 @@ fn routes_to_everything_are_no_conflict_and_what_is_meant_is_none() {
     assert!(!emperor.log.text().contains("overlaps"));
 }
 
-/// A running Emperor says what is wrong, and goes on.
+/// A running Emperor logs what is wrong, and goes on.
 #[test]
 fn network_that_comes_later_is_said_and_ends_nothing() {
     let mut world = start(&[]);

@@ -1,4 +1,4 @@
-//! What an Emperor leaves behind.
+//! The host after the end of an Emperor.
 
 use nix::sys::signal::Signal;
 
@@ -33,7 +33,7 @@ fn stopped_emperor_leaves_nothing_behind() {
     }
 }
 
-/// Nobody is left who could put the settings of interfaces back.
+/// After such a death no process is left that could put the settings of interfaces back.
 #[test]
 fn killed_emperor_leaves_settings_behind_and_nothing_else() {
     let (world, rules, _) = start_and_end(Signal::SIGKILL);
@@ -55,7 +55,7 @@ fn setting_that_was_on_before_stays_on() {
     assert_eq!(world.netns.sh("sysctl -n net.ipv4.conf.up4.forwarding").trim(), "0");
 }
 
-/// In the background another process than the first one holds the tables.
+/// An instance in the background holds its tables in another process than the first one.
 #[test]
 fn emperor_in_the_background_keeps_its_table() {
     let host = Netns::new();
@@ -72,8 +72,7 @@ fn emperor_in_the_background_keeps_its_table() {
     assert_eq!(ruleset(&emperor.netns), before);
 }
 
-/// A device that the operator has made outlives its router, and what its router has given it does not. What it had before
-/// stays.
+/// A device that the operator has made outlives its router and keeps what it had before. What the router gave it goes.
 #[test]
 fn persistent_device_keeps_its_own_and_nothing_of_the_router() {
     let host = Netns::new();
@@ -87,7 +86,7 @@ fn persistent_device_keeps_its_own_and_nothing_of_the_router() {
     let emperor = ini().lines(&SET_UP).line("tuntap-router-address = 192.168.5.1/24").start_in(host);
     let mut world = World { emperor, site };
     assert_eq!(addresses(&world.netns), ["192.168.7.1/24", "192.168.0.1/24", "192.168.5.1/24", "fd00:77::1/64"]);
-    // A reload with one address less.
+    // The instance reloads with one address less.
     let path = world.path("emperor.ini");
     let text = std::fs::read_to_string(&path).expect("own file");
     std::fs::write(&path, text.replace("tuntap-router-address = 192.168.5.1/24", "")).expect("own file");

@@ -9,7 +9,7 @@ use crate::common::wait;
 use crate::world::{EMPEROR_IPV6, HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, V2_IPV6, World, ip, start};
 
 const PORT: u16 = 7075;
-/// What the forger says is the longest packet on the way.
+/// The MTU that the forger announces.
 const SHORT_MTU: u16 = 1300;
 
 fn v4(address: IpAddr) -> Ipv4Addr {
@@ -61,7 +61,7 @@ fn host_socket(world: &World, own: IpAddr, to: IpAddr) -> UdpSocket {
     socket
 }
 
-/// Whoever believes it sends short packets to a host outside, or none any more.
+/// A host that believed such an error would send short packets to a host outside, or none any more.
 #[test]
 fn nobody_has_errors_about_connections_of_others() {
     let world = start(&[]);
@@ -76,7 +76,7 @@ fn nobody_has_errors_about_connections_of_others() {
     }
 }
 
-/// What is about its own packets passes, or its senders would wait for nothing.
+/// Errors about packets that the vassal got do pass; otherwise their senders would wait in vain.
 #[test]
 fn errors_about_own_packets_pass() {
     let world = start(&[]);
@@ -89,7 +89,7 @@ fn errors_about_own_packets_pass() {
         peer.send_packet(&too_long(own, host, &quoted(host, own)));
         wait::until_true("the host believes it", wait::SHORT, || path_mtu_is_short(&world, own));
         peer.send_packet(&error(own, host, kind, [0; 4], &got.expect("the datagram arrives")));
-        // The first error may be the one before.
+        // The first error may be that of the packet before.
         let told = [(); 2].map(|()| socket.recv(&mut [0; 8]).expect_err("nobody answers").kind());
         assert!(told.contains(&ErrorKind::ConnectionRefused), "{own}: {told:?}");
     }

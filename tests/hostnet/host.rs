@@ -1,4 +1,4 @@
-//! What vassals reach of their host: what it says, and nothing else.
+//! Vassals reach those services of their host that the configuration names, and no others.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -24,12 +24,12 @@ fn at(address: &str, port: u16) -> SocketAddr {
     (ip(address), port).into()
 }
 
-/// What becomes of a connection that is opened.
+/// Opens a connection and returns whether it was accepted, refused or not answered.
 fn tcp(from: &Net, to: SocketAddr) -> Result<(), ErrorKind> {
     from.run(|| TcpStream::connect_timeout(&to, wait::SHORT)).map(drop).map_err(|error| error.kind())
 }
 
-/// What comes back for a datagram.
+/// Sends a datagram and returns what comes back.
 fn udp(from: &Net, to: SocketAddr) -> Result<String, ErrorKind> {
     let local: SocketAddr = if to.is_ipv4() { any_ipv4(0) } else { any() };
     let socket = from.run(|| UdpSocket::bind(local).and_then(|socket| socket.connect(to).map(|()| socket)));
@@ -56,7 +56,7 @@ fn serve(net: &Net, port: u16) {
     }
 }
 
-/// The addresses of the namespace that the thread is in, but for those of one link.
+/// The addresses of the namespace that the thread is in, link-local ones left out.
 fn addresses() -> Vec<IpAddr> {
     let found = nix::ifaddrs::getifaddrs().expect("the kernel lists them");
     let found = found.filter_map(|interface| {
@@ -176,7 +176,8 @@ fn host_that_is_open_by_a_word_is_open() {
     }
 }
 
-/// The services of clouds that tell an instance its secrets, whether they are beyond an interface or of the host itself.
+/// The metadata services of clouds, which tell an instance its secrets, are closed, whether they are beyond an
+/// interface or on the host itself.
 #[test]
 fn link_local_addresses_are_out_of_reach_unless_they_are_named() {
     let world = start(&["tuntap-router-host = allow tcp 80", "tuntap-router-host = allow 169.254.169.254 udp 80"]);
@@ -209,8 +210,8 @@ fn rule_closes_a_network_beyond_the_host() {
     assert_eq!(asked, ip(OUTSIDE_IPV4));
 }
 
-/// What reaches a service that is open to vassals: nothing of those who aren't any, and nothing that is not meant for one
-/// host. Packets of a peer keep their order; the last one is what arrives.
+/// A service that is open to vassals gets nothing from others, and nothing that is not meant for one host. Packets of a
+/// peer keep their order, so only the last one arrives.
 #[test]
 fn strangers_and_odd_destinations_reach_nothing_of_the_host() {
     const PORT: u16 = 7046;
@@ -256,7 +257,7 @@ fn next(socket: &UdpSocket) -> String {
     String::from_utf8_lossy(&buffer[..count]).into_owned()
 }
 
-/// Who has a lease elsewhere is no stranger.
+/// A peer with a lease in another network is no stranger.
 #[test]
 fn leased_address_outside_of_the_networks_is_no_stranger() {
     let world = start(&["tuntap-router-host = allow udp 7048", "tuntap-router-lease = 10.66.0.2 root"]);
@@ -284,7 +285,7 @@ fn rules_of_the_host_change_with_a_reload() {
     assert_eq!(tcp(&net, (EMPEROR, 7047).into()), Err(ErrorKind::ConnectionRefused));
 }
 
-/// Bytes that pass both ways, through a rule that opens one port.
+/// Bytes pass both ways through a rule that opens one port.
 #[test]
 fn connection_to_an_open_service_carries_bytes() {
     let world = start(&["tuntap-router-host = allow tcp 7060"]);

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::world::{
@@ -25,7 +25,7 @@ fn start_in(host: Netns, site: Site) -> World {
 /// A vassal that asks its router for addresses.
 #[track_caller]
 pub fn start_auto(world: &World, name: &str) -> Net {
-    let head = Host::usual().plugin_lines(Subject::Ours);
+    let head = Uwsgi::usual().plugin_lines(Subject::Ours);
     let text = format!(
         "[uwsgi]\n{head}master = true\njailed = true\nprocesses = 1\nsocket = 127.0.0.1:3031\nuid = {NOBODY}\n\
          gid = {NOBODY}\ntuntap-device = uwsgi0 {{dir}}/t.sock auto\n"
@@ -59,7 +59,7 @@ fn vassal_has_both_where_the_host_has_both() {
     assert_eq!(client_as_seen(&net, target, &world.site.outside6, target), ip(HOST_IPV6));
 }
 
-/// For new devices only, or everywhere.
+/// IPv6 is off for new devices only, or everywhere.
 #[test]
 fn host_without_ipv6_gives_its_vassals_ipv4() {
     for off in ["net.ipv6.conf.default.disable_ipv6=1", "net.ipv6.conf.all.disable_ipv6=1"] {
@@ -88,7 +88,7 @@ fn router_with_ipv6_alone_does_not_start_without_it() {
     emperor.log.wait_for("emperor0: IPv6 is turned off on this host, and the router has no IPv4 address", wait::SHORT);
 }
 
-/// A running one goes on, and has its address again when there is IPv6 again.
+/// A running router goes on, and has its address again once IPv6 is back.
 #[test]
 fn router_with_ipv6_alone_reloads_without_it() {
     let host = Netns::new();
@@ -122,7 +122,7 @@ fn host_with_link_local_addresses_only_says_that_there_is_no_way() {
     assert_eq!(error.kind(), std::io::ErrorKind::NetworkUnreachable, "{error}");
 }
 
-/// As some tunnels are.
+/// Some tunnels look like this.
 #[test]
 fn interface_that_is_too_narrow_for_ipv6_carries_ipv4() {
     let host = Netns::new();

@@ -1,4 +1,4 @@
-//! Packets that the kernel translates no addresses of: none of them leaves with an address of the inside.
+//! Packets whose addresses the kernel doesn't translate: none of them leaves with an inside address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,7 +60,7 @@ fn within(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     }
 }
 
-/// Sends these and then one that passes; none with a source of the inside has come out by then.
+/// Sends these packets and then one that passes. None with an inside source may have come out by then.
 #[track_caller]
 fn assert_nothing_leaks(world: &World, send: impl FnOnce(&mut RawPeer)) {
     let captures =
@@ -105,7 +105,8 @@ fn untracked_packets_do_not_leave_with_an_inside_address() {
     });
 }
 
-/// Whose source is changed is decided once for a connection. One that is older than `tuntap-router-nat` would go on as it was.
+/// The kernel decides once for a connection whether its source is masqueraded. A connection that is older than
+/// `tuntap-router-nat` would go on as it was.
 #[test]
 fn connections_from_before_nat_do_not_leave_with_an_inside_address() {
     let host = Netns::new();
@@ -124,7 +125,7 @@ fn connections_from_before_nat_do_not_leave_with_an_inside_address() {
     let outside = Capture::received_on(&world.site.outside6, "veth0");
     let mut peer = world.peer(V2);
     send(&mut peer);
-    // Until here it is as the set-up says: nothing is masqueraded.
+    // Until now nothing is masqueraded, as the set-up says.
     outside.until(wait::SHORT, |packet| packet.ends_with(b"old"));
     let path = world.path("emperor.ini");
     let text = std::fs::read_to_string(&path).expect("own file");

@@ -18,7 +18,7 @@ const DNS: u16 = 53;
 /// Ports of the host's address that masquerading may use.
 const PORTS: std::ops::RangeInclusive<u16> = 1024..=65535;
 
-/// A resolver that knows what attackers send: nothing.
+/// A resolver that answers all but the attackers' datagrams.
 fn resolver(net: &Net) {
     let socket = net.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, DNS)).or_else(|_| UdpSocket::bind(any_ipv4(DNS))));
     let socket = socket.expect("the port is free");
@@ -32,7 +32,7 @@ fn resolver(net: &Net) {
     });
 }
 
-/// Whether a resolver answers one question of some, each from a port that the kernel chooses.
+/// Returns true if a resolver answers one of several questions, each from a port that the kernel chooses.
 fn resolves(from: &Net, resolver: IpAddr) -> bool {
     let local: SocketAddr = if resolver.is_ipv4() { any_ipv4(0) } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     (0..3).any(|_| {
@@ -48,7 +48,7 @@ fn spray(from: &Net, to: SocketAddr) {
     let local: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     from.run(|| {
         for port in PORTS {
-            // Some may be in use.
+            // Some of these ports may be in use.
             let _ = UdpSocket::bind((local, port)).and_then(|socket| socket.send_to(b"x", to));
         }
     });
@@ -80,8 +80,8 @@ fn assert_others_resolve(world: &World, honest: &Net) {
     }
 }
 
-/// It takes as many ports of the host's address as lead to a resolver, and leaves the resolver to nobody else for as long
-/// as connection tracking remembers.
+/// Without a limit, the vassal would take all ports of the host's address that lead to a resolver, and nobody else
+/// could ask it for as long as connection tracking remembers.
 #[test]
 fn vassal_that_sends_from_all_ports_takes_a_resolver_from_nobody() {
     let (world, attacker, honest) = two_vassals(&[]);
@@ -97,7 +97,7 @@ fn vassal_that_sends_from_all_ports_takes_a_resolver_from_nobody() {
     world.log.wait_for("connections above tuntap-router-connection-rate", wait::LONG);
 }
 
-/// The same without a limit on how fast: how many there are is limited by itself.
+/// The same attack without a limit on the rate: the number of connections has a limit of its own.
 #[test]
 fn connections_of_one_address_are_limited() {
     let (world, attacker, honest) = two_vassals(&["tuntap-router-connection-rate = 0"]);
@@ -105,7 +105,7 @@ fn connections_of_one_address_are_limited() {
     spray(&attacker, (ip(OUTSIDE_IPV4), DNS).into());
     spray(&attacker, (ip(OUTSIDE_IPV6), DNS).into());
     let taken = tracked(&world).saturating_sub(earlier);
-    // 4096 of IPv4, 2048 of IPv6, and what others had to do meanwhile.
+    // The limits are 4096 for IPv4 and 2048 for IPv6; some connections are of others.
     assert!((4096..6400).contains(&taken), "{taken}");
     assert_others_resolve(&world, &honest);
     let listed = list(&world, "chain", "connections");
@@ -174,7 +174,7 @@ fn fragments_of_one_vassal_leave_room_for_those_of_others() {
     let outside6: Ipv6Addr = OUTSIDE_IPV6.parse().expect("an address");
     let (attacker, attacker6) = (Ipv4Addr::new(192, 168, 0, 66), Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x66));
     let mut peer = world.peer(attacker);
-    // Fewer than a queue of the kernel's holds at a time.
+    // This is fewer than a queue of the kernel holds.
     for id in 0..6000_u16 {
         peer.send_packet(&packet::first_fragment(attacker, outside, id, 1400));
         let fragment = [&packet::fragment(packet::UDP, 0, true)[..], &[0xa5; 1352]].concat();
@@ -210,7 +210,7 @@ fn flood_of_a_mapped_port_is_limited() {
     spray(&world.site.outside4, (ip(HOST_IPV4), 5353).into());
     let taken = tracked(&world).saturating_sub(earlier);
     assert!((250..500).contains(&taken), "{taken}");
-    // Neither the other vassal nor other clients of the same one notice.
+    // Neither the other vassal nor other clients of the flooded one notice.
     world.site.outside4.sh("ip addr add 203.0.113.77/24 dev veth0");
     for (from, port) in [(OUTSIDE_IPV4, 5354), ("203.0.113.77", 5353)] {
         let client = world.site.outside4.run(|| UdpSocket::bind((ip(from), 0))).expect("a socket");

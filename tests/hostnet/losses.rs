@@ -1,4 +1,4 @@
-//! What others take from the host's network while an Emperor runs, and how it comes back.
+//! Others remove parts of the host's network while an Emperor runs, and the parts come back.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -38,7 +38,7 @@ fn device(world: &World) -> String {
         "ip -6 route show fd00:77::/64 dev emperor0",
     ]
     .map(|line| {
-        // Who made a route doesn't matter.
+        // The protocol field, which says who made a route, doesn't matter.
         let words = show(line);
         words.split_whitespace().take_while(|word| *word != "proto").collect::<Vec<_>>().join(" ")
     })
@@ -60,7 +60,7 @@ fn what_the_device_loses_comes_back() {
     for (number, (commands, line)) in (7100..).zip(losses) {
         let mark = world.log.mark();
         commands.iter().for_each(|command| {
-            // Up again may come too late, and the other way round.
+            // The command to set the device up may come after the plugin has done so, or before.
             world.netns.output(&command.split_whitespace().collect::<Vec<_>>());
         });
         world.log.wait_for_since(mark, line, wait::LONG);
@@ -80,12 +80,12 @@ fn device_gets_its_name_back() {
     world.netns.output(&["ip", "link", "set", "emperor0", "name", "other0"]);
     wait::until_true("it is called as before", wait::LONG, || device(&world) == before);
     assert_reaches(&world, &net, 7110);
-    // By no name is it in its own way.
+    // The device is never in its own way, whatever its name.
     let lines = world.log.since(mark);
     assert!(lines.contains("was renamed to other0: mended") && !lines.contains("overlaps"), "{lines}");
 }
 
-/// It gets nothing of what is the router's, and the router's device its name once it is free.
+/// The stranger's device gets nothing of the router's, and the router's device gets its name back once it is free.
 #[test]
 fn interface_of_somebody_else_by_the_devices_name_is_left_alone() {
     let world = start(&[]);
@@ -112,7 +112,7 @@ fn interface_of_somebody_else_by_the_devices_name_is_left_alone() {
     assert_reaches(&world, &net, 7115);
 }
 
-/// The router goes on in vain: it has the device still.
+/// The router runs on without effect: it still has the device.
 #[test]
 fn device_that_was_moved_to_another_namespace_is_a_line() {
     let world = start(&[]);
@@ -125,7 +125,7 @@ fn device_that_was_moved_to_another_namespace_is_a_line() {
     wait::until_true("it is there again", wait::LONG, || world.netns.has_device("emperor0"));
 }
 
-/// A host on which much happens, as one with containers, is looked at all the time.
+/// On a busy host, such as one with containers, there is always something to look at.
 #[test]
 fn what_can_not_be_mended_is_one_line() {
     let world = start(&[]);
@@ -145,7 +145,7 @@ fn what_can_not_be_mended_is_one_line() {
     world.log.wait_for_since(mark, "emperor0 has lost its address fd00:77::1/64: mended", wait::LONG);
 }
 
-/// As `sysctl --system` does.
+/// `sysctl --system` does this.
 #[test]
 fn forwarding_that_is_reset_is_turned_on_again() {
     let world = start(&[]);
@@ -170,7 +170,7 @@ fn forwarding_that_is_reset_is_turned_on_again() {
     }
 }
 
-/// Nobody wins, and nobody's log is filled.
+/// Two programs that undo each other's work: neither wins, and no log is filled.
 #[test]
 fn other_program_that_insists_is_left_alone() {
     let world = start(&[]);
@@ -185,7 +185,7 @@ fn other_program_that_insists_is_left_alone() {
     let mended = world.log.since(mark).matches("set /proc/sys/net/ipv4/conf/up4/forwarding from 0 to 1").count();
     assert!((2..=5).contains(&mended), "{mended}");
     assert_eq!(ipv4_forwarding(&world.netns, "up4"), 0);
-    // Other things are still mended.
+    // Other changes are still mended.
     world.netns.sh("sysctl -qw net.ipv4.conf.emperor0.forwarding=0");
     wait::until_true("it forwards", wait::LONG, || ipv4_forwarding(&world.netns, "emperor0") == 1);
     assert_eq!(ipv4_forwarding(&world.netns, "up4"), 0);

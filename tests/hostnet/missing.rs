@@ -25,7 +25,7 @@ fn replace_in_ini(world: &World, from: &str, to: &str) {
     fs::write(&path, text.replace(from, to)).expect("own file");
 }
 
-/// Its addresses, with it up, behind which there is another host.
+/// Adds an interface with its addresses, up, behind which there is another host.
 fn add_line(world: &World) -> crate::common::netns::Netns {
     let beyond = crate::common::netns::Netns::new();
     world.netns.sh(&format!("ip link add wan1 type veth peer name veth0 netns {}", beyond.name()));
@@ -53,7 +53,7 @@ fn interface_that_is_away_joins_when_it_is_there() {
     assert_eq!(ipv4_forwarding(&world.netns, "wan1"), 0);
 }
 
-/// As dial-up lines and VPNs do; one is away, the other one was renamed.
+/// Interfaces come and go, as dial-up lines and VPNs do: one is away, the other one was renamed.
 #[test]
 fn reload_goes_on_without_interfaces_that_are_gone() {
     let mut world = start(&["tuntap-router-nat = wan1"]);
@@ -82,7 +82,7 @@ fn reload_goes_on_without_the_sockets_folder() {
     let ini = lines.iter().fold(ini(), |ini, line| ini.line(line.clone()));
     let mut emperor = ini.line("exec-asap = mkdir -p {dir}/run").launch_in(host);
     emperor.stats_eventually();
-    // From now on nobody makes it.
+    // From now on nobody makes the folder.
     let path = emperor.path("emperor.ini");
     let text = fs::read_to_string(&path).expect("own file");
     fs::write(&path, text.lines().filter(|line| !line.starts_with("exec-asap")).collect::<Vec<_>>().join("\n"))
@@ -102,7 +102,7 @@ fn reload_goes_on_without_the_sockets_folder() {
     drop(site);
 }
 
-/// Somebody else has the port of the statistics.
+/// Another program has the port of the statistics.
 #[test]
 fn reload_goes_on_without_a_port_that_somebody_has() {
     let mut world = start(&[]);

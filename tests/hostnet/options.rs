@@ -1,11 +1,11 @@
 //! Values that stop the start.
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 
 #[track_caller]
 fn assert_refused(lines: &[&str], reason: &str) {
-    let ini = EmperorIni::new(Host::usual(), Subject::Ours).router("").line("tuntap-router = emperor0 {dir}/t.sock");
+    let ini = EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").line("tuntap-router = emperor0 {dir}/t.sock");
     let mut emperor = ini.lines(lines).launch();
     assert!(!emperor.wait_for_exit().success());
     assert!(emperor.log.text().contains(reason), "{reason} in {}", emperor.log.text());

@@ -1,4 +1,4 @@
-//! What others do to the host's network meanwhile.
+//! Other programs change the host's network while an Emperor runs.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::common::wait;
 use crate::world::{HOST_IPV4, OUTSIDE_IPV4, client_as_seen, ip, ipv4_forwarding, start, vassal};
 
-/// As container engines do when they start.
+/// Container engines do this when they start.
 #[test]
 fn forwarding_that_was_turned_on_for_all_interfaces_since_stays_on() {
     let mut world = start(&[]);
@@ -21,7 +21,7 @@ fn forwarding_that_was_turned_on_for_all_interfaces_since_stays_on() {
     world.log.wait_for("somebody has turned it on for all interfaces since", wait::SHORT);
 }
 
-/// As dial-up lines and tunnels are, when they come back.
+/// Dial-up lines and tunnels come back like this.
 #[test]
 fn interface_that_is_made_anew_forwards_again() {
     let mut world = start(&[]);

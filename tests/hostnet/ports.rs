@@ -67,7 +67,7 @@ fn outside_hosts_reach_the_vassal_as_themselves() {
 fn mapping_is_for_the_hosts_own_addresses_only() {
     let world = start(&PORTS);
     let net = world.start_vassal(&vassal("v1"));
-    // What a vassal asks of others on that port is theirs.
+    // A vassal's request to another host at that port goes to that host.
     let target = mapped(OUTSIDE_IPV4, 8080);
     assert_eq!(client_as_seen(&net, target, &world.site.outside4, target), ip(HOST_IPV4));
     for loopback in ["127.0.0.1", "::1"] {
@@ -100,8 +100,8 @@ fn mapping_follows_a_vassal_that_is_started_anew() {
     assert_ne!(world.stats().0["ports"][0]["peer"], pid);
 }
 
-/// Without a vassal the port is as good as closed: the question goes to where nobody is, and not to the host's own service
-/// at that port. Others go on.
+/// Without its vassal the port is as good as closed: requests go to the vassal's address, and not to the host's own
+/// service at that port. Other ports go on.
 #[test]
 fn port_of_an_absent_vassal_answers_nobody() {
     let world = start(&PORTS);
@@ -109,7 +109,7 @@ fn port_of_an_absent_vassal_answers_nobody() {
     let _hosts_own = world.netns.run(|| TcpListener::bind(any_ipv4(8080))).expect("the port is free");
     let error = world.site.outside4.run(|| TcpStream::connect_timeout(&mapped_port, wait::SHORT)).expect_err("nobody");
     assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable), "{error:?}");
-    // What it is about is dropped by the router, for want of a vassal.
+    // The router drops the request, because no vassal has the address.
     assert!(world.stats().drops("no_peer") > 0, "{:?}", world.stats());
     assert_eq!(world.stats().0["ports"][0]["peer"], serde_json::Value::Null);
     let own = mapped(HOST_IPV4, 8081);
@@ -139,7 +139,7 @@ fn vassals_reach_each_other_and_themselves_by_the_hosts_ports() {
     }
 }
 
-/// As many as a router may have: the first, the last and one between.
+/// The router has as many mappings as it may have; the test tries the first, the last and one between.
 #[test]
 fn most_ports_that_a_router_may_have_all_work() {
     const MAX: u16 = 512;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::common::netns::Netns;
+use crate::common::processes::run_in_mounts_of;
 use crate::common::wait;
 use crate::ipv6::start_auto;
 use crate::world::{HOST_IPV4, OUTSIDE_IPV4, OUTSIDE_IPV6, SET_UP, Site, World, client_as_seen, ini, ip};
@@ -37,22 +38,14 @@ fn setting_that_is_needed_and_can_not_be_written_is_named() {
     emperor.log.wait_for("sysctl -w net.ipv4.conf.", wait::SHORT);
 }
 
-/// What the first image could write, and a later one can't, is left as it is.
+/// A setting that the first image could write, and a later one can't, is left as it is.
 #[test]
 fn reload_goes_on_when_a_setting_can_not_be_written_any_more() {
     let host = Netns::new();
     let site = Site::around(&host);
     let emperor = ini().lines(&SET_UP).start_in(host);
     let mut world = World { emperor, site };
-    let master = world.master_pid();
-    let enter = |command: &str| {
-        let status = std::process::Command::new("nsenter")
-            .args(["-t", &master.to_string(), "-m", "sh", "-c", command])
-            .status()
-            .expect("nsenter");
-        assert!(status.success(), "{command}");
-    };
-    enter(READ_ONLY);
+    run_in_mounts_of(world.master_pid(), READ_ONLY);
     world.netns.sh("sysctl -qw net.ipv4.conf.up4.forwarding=0");
     world.log.wait_for("/proc/sys/net/ipv4/conf/up4/forwarding is 0 and can't be set to 1", wait::LONG);
     crate::reload::reload(&world);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::rules::{add_hosts_own, without_ours};
 use crate::world::{
@@ -21,7 +21,7 @@ use crate::world::{
 /// An instance that isn't a vassal, so that it outlives its Emperor's reload.
 #[track_caller]
 fn bystander(world: &World) -> Emperor {
-    let ini = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let ini = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .lines(&[
             "master = true",
             "unshare = net",
@@ -144,7 +144,7 @@ fn table_and_settings_stay_through_reloads() {
     assert_eq!(after.map(|value| value.trim().to_owned()), before_start);
 }
 
-/// What the new configuration doesn't want any more is put back at once.
+/// Settings that the new configuration doesn't need any more are put back at once.
 #[test]
 fn options_that_are_taken_out_have_no_effect_after_a_reload() {
     let world = start(&[]);
@@ -154,14 +154,14 @@ fn options_that_are_taken_out_have_no_effect_after_a_reload() {
     let without: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-nat")).collect();
     std::fs::write(&path, without.join("\n")).expect("own file");
     reload(&world);
-    // What protects the host is left.
+    // The protection of the host stays.
     let left = ruleset(&world.netns);
     assert!(!left.contains("masquerade") && !left.contains("up4") && left.contains("hook input"), "{left}");
     let state = ["up4", "up6"].map(|name| world.netns.sh(&format!("sysctl -n net.ipv4.conf.{name}.forwarding")));
     assert_eq!(state.map(|value| value.trim().to_owned()), ["0", "0"]);
 }
 
-/// A reload can be the end, too.
+/// A reload can end the instance, too.
 #[test]
 fn reload_into_a_broken_configuration_leaves_nothing_behind() {
     let host = crate::common::netns::Netns::new();

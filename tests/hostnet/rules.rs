@@ -73,7 +73,7 @@ fn table_of_somebody_else_stops_the_start() {
     assert_eq!(crate::world::forwarding(&emperor.netns), forwarding);
 }
 
-/// Whoever else had it would keep the table alive.
+/// A second process with the socket would keep the table alive.
 #[test]
 fn only_the_master_has_the_tables_socket() {
     let world = start(&[]);

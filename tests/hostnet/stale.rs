@@ -1,4 +1,4 @@
-//! Senders of UDP that were there before a port led where it leads now.
+//! UDP senders that are older than the present target of a port.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::{V1, V2};
+use crate::common::emperor::{Emperor, V1, V2};
+use crate::common::log::Mark;
 use crate::common::netns::{Net, Netns};
 use crate::common::wait;
 use crate::reload::reload;
@@ -49,7 +50,7 @@ impl Drop for Sender<'_> {
     }
 }
 
-/// Waits until something comes, from one that has not stopped since before.
+/// Waits until a datagram arrives from a sender that has been sending all the time.
 #[track_caller]
 fn assert_heard(net: &Net, at: SocketAddr) {
     let server = net.run(|| UdpSocket::bind(at)).expect("the address is there");
@@ -63,6 +64,18 @@ fn assert_heard(net: &Net, at: SocketAddr) {
 fn flows(host: &Net, port: u16) -> Vec<String> {
     let text = host.sh("cat /proc/net/nf_conntrack");
     text.lines().filter(|line| line.contains(&format!("dport={port} "))).map(str::to_owned).collect()
+}
+
+/// Changes the Emperor's ini file, and has it reload; the place in the log before that.
+#[track_caller]
+fn reload_with(emperor: &Emperor, change: impl Fn(&str) -> String) -> Mark {
+    let path = emperor.path("emperor.ini");
+    let text = fs::read_to_string(&path).expect("own file");
+    fs::write(&path, change(&text)).expect("own file");
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+    mark
 }
 
 #[test]
@@ -95,36 +108,28 @@ fn senders_that_never_stop_are_led_where_the_port_leads_now() {
         assert_heard(&v1, SocketAddr::from((V1, 53)));
         assert_heard(&v1, SocketAddr::from((ip(V1_IPV6), 53)));
 
-        // Another target.
-        let path = emperor.path("emperor.ini");
-        let text = fs::read_to_string(&path).expect("own file");
-        let changed =
-            text.replace("9000 192.168.0.2:53", "9000 192.168.0.3:54").replace("[fd00:77::2]", "[fd00:77::3]");
-        fs::write(&path, &changed).expect("own file");
+        // The port gets another target.
         emperor.add(&vassal_at("v2", V2, V2_IPV6));
-        let mark = emperor.log.mark();
-        emperor.signal(Signal::SIGHUP);
-        emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
+        let mark = reload_with(&emperor, |text| {
+            text.replace("9000 192.168.0.2:53", "9000 192.168.0.3:54").replace("[fd00:77::2]", "[fd00:77::3]")
+        });
         emperor.wait_until_ready(mark, "v2");
         let v2 = emperor.vassal_net("v2");
         assert_heard(&v2, SocketAddr::from((V2, 54)));
         assert_heard(&v2, SocketAddr::from((ip(V2_IPV6), 53)));
 
-        // No mapping any more: the host hears them itself, as it would without this Emperor.
-        let without: Vec<_> = changed.lines().filter(|line| !line.starts_with("tuntap-router-port")).collect();
-        fs::write(&path, without.join("\n")).expect("own file");
-        let world_emperor = emperor;
-        let mark = world_emperor.log.mark();
-        world_emperor.signal(Signal::SIGHUP);
-        world_emperor.log.wait_for_since(mark, "spawned uWSGI tuntap router 1", wait::LONG);
-        assert_heard(&world_emperor.netns, to4);
-        assert_heard(&world_emperor.netns, to6);
-        assert_heard(&world_emperor.netns, other);
-        drop(world_emperor);
+        // The mapping is removed: the host gets the datagrams itself, as it would without this Emperor.
+        reload_with(&emperor, |text| {
+            let rest: Vec<_> = text.lines().filter(|line| !line.starts_with("tuntap-router-port")).collect();
+            rest.join("\n")
+        });
+        assert_heard(&emperor.netns, to4);
+        assert_heard(&emperor.netns, to6);
+        assert_heard(&emperor.netns, other);
     });
 }
 
-/// What others have is nobody's business.
+/// Flows of others stay as they are.
 #[test]
 fn other_flows_go_on() {
     let host = Netns::new();
@@ -136,7 +141,7 @@ fn other_flows_go_on() {
         let found = flows(host, port);
         assert_eq!(found.len(), 1, "{found:?}");
     };
-    // From a vassal to that port of somebody else, and from the host to another port.
+    // These flows go from a vassal to that port of another host, and from the host to another port.
     let asking = net.run(|| UdpSocket::bind("0.0.0.0:6000")).expect("free");
     asking.send_to(b"x", (ip(crate::world::OUTSIDE_IPV4), 9000)).expect("there is a way");
     let own = world.netns.run(|| UdpSocket::bind("0.0.0.0:6001")).expect("free");

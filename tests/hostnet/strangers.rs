@@ -1,4 +1,5 @@
-//! Who is kept from passing: those outside who were given no port, and sources that nobody masquerades.
+//! Packets that must not pass: from outside to a vassal without a mapped port, and from sources that are not
+//! masqueraded.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -39,7 +40,7 @@ fn nobody_outside_reaches_a_vassal_but_by_a_mapped_port() {
     assert_eq!(first_that_arrives(outside6, &net, at(V1_IPV6, 53), at(HOST_IPV6, 5353)), "mapped");
 }
 
-/// What would go out with a source that nobody masquerades stays here, and the host still hears it.
+/// Packets to the outside from a source that is not masqueraded are dropped; those to the host still arrive.
 #[test]
 fn sources_outside_of_the_routers_networks_do_not_leave() {
     let world = start(&["tuntap-router-claims = any"]);
@@ -67,7 +68,7 @@ fn sources_outside_of_the_routers_networks_do_not_leave() {
     }
 }
 
-/// What the documentation tells operators who want their host to be no router for its neighbours.
+/// The remedy of the documentation for a host that should not forward for its neighbours.
 #[test]
 fn neighbours_pass_the_host_unless_its_own_packet_filter_says_no() {
     const NEAR: &str = "198.51.100.1";

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use crate::common::emperor::EmperorIni;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::reload::reload;
 use crate::world::{HOST_IPV4, SET_UP, Site, World, client_as_seen, ini, ip, start, vassal};
@@ -59,7 +59,7 @@ fn socket_that_somebody_listens_on_stops_the_start() {
             format!("statistics on {folder}/stats.sock: pid "),
         ),
     ] {
-        let mut second = EmperorIni::new(Host::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
+        let mut second = EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
         assert!(!second.wait_for_exit().success(), "{line}");
         second.log.wait_for(&reason, wait::SHORT);
         second.log.wait_for("listens there already", wait::SHORT);
@@ -74,7 +74,7 @@ fn file_that_is_no_socket_stops_the_start_and_stays() {
     let path = folder.path().join("passwd");
     fs::write(&path, "root").expect("own folder");
     let line = format!("tuntap-router = emperor9 {}", path.display());
-    let mut emperor = EmperorIni::new(Host::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
+    let mut emperor = EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").line(&line).launch_in(Netns::new());
     assert!(!emperor.wait_for_exit().success());
     emperor.log.wait_for("a file of that name is there, and is no socket", wait::SHORT);
     assert_eq!(fs::read(&path).expect("it is there"), b"root");
@@ -125,7 +125,7 @@ fn port_that_another_emperor_maps_stops_the_start() {
     emperor.log.wait_for("spawned uWSGI tuntap router 1", wait::LONG);
 }
 
-/// A running Emperor says what is wrong, and goes on.
+/// A running Emperor logs what is wrong, and goes on.
 #[test]
 fn service_that_comes_later_is_said_at_the_next_reload() {
     let mut world = start(&[TCP]);

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
 
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::world::{
     HOST_IPV4, OUTSIDE_IPV4, SET_UP, Site, World, client_as_seen, forwarding, ini, ip, ruleset, vassal,
@@ -36,7 +36,7 @@ fn two_routers_have_their_own_networks_and_ports() {
         .start_in(host);
     let mut world = World { emperor, site };
     let first = world.start_vassal(&vassal("v1"));
-    let second = VassalIni::new(Host::usual(), Subject::Ours, "v9", V9, SECOND).devices(&["uwsgi0 {dir}/u.sock"]);
+    let second = VassalIni::new(Uwsgi::usual(), Subject::Ours, "v9", V9, SECOND).devices(&["uwsgi0 {dir}/u.sock"]);
     let second = world.start_vassal(&second);
     let outside = &world.site.outside4;
     for (net, address, port) in [(&first, "192.168.0.2", 8080), (&second, "192.168.9.2", 8081)] {
@@ -45,7 +45,7 @@ fn two_routers_have_their_own_networks_and_ports() {
         let (mapped, web) = (SocketAddr::from((ip(HOST_IPV4), port)), SocketAddr::from((ip(address), 80)));
         assert_eq!(client_as_seen(outside, mapped, net, web), ip(OUTSIDE_IPV4), "{address}");
     }
-    // From the one to the other's port, and back.
+    // Each router's vassal asks the port of the other one's.
     for (asking, asked, address, port) in
         [(&first, &second, "192.168.9.2", 8081), (&second, &first, "192.168.0.2", 8080)]
     {

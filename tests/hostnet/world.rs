@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -80,7 +80,7 @@ impl Deref for World {
 
 /// An Emperor's ini with nothing about routers.
 pub fn ini() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours).router("").line("chmod-socket = 666")
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").line("chmod-socket = 666")
 }
 
 /// Starts an Emperor with the short set-up and these lines.
@@ -101,7 +101,7 @@ pub fn vassal(name: &str) -> VassalIni {
 }
 
 pub fn vassal_at(name: &str, ipv4: Ipv4Addr, ipv6: &str) -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, name, ipv4, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, name, ipv4, EMPEROR)
         .with_ipv6()
         .line(format!("exec-as-root = ip addr replace {ipv6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip route replace default via {EMPEROR_IPV6} dev uwsgi0"))

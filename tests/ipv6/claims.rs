@@ -1,4 +1,4 @@
-//! Who holds which addresses.
+//! Claims of IPv6 addresses.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -160,7 +160,7 @@ fn lease_of_a_network_is_for_its_holder() {
     assert_addresses(&emperor, &[V1.into(), V1_6.into()]);
 }
 
-/// A lease for IPv4 alone says nothing of IPv6, and so allows none where leases are needed.
+/// A lease for IPv4 alone allows no IPv6 address where leases are needed.
 #[test]
 fn leases_of_ipv4_allow_no_ipv6() {
     let emperor = emperor().lines(&["chmod-socket = 666", "tuntap-router-lease = 192.168.0.0/24 30001"]).start();

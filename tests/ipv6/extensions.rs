@@ -48,7 +48,7 @@ fn ports_are_not_hidden_by_extension_headers() {
     assert_eq!(emperor.stats().drops_of(V1_6, "firewall"), 1);
 }
 
-/// Eight headers are looked behind. What comes after more of them nobody can tell.
+/// The router looks behind eight headers. What follows more than that is unknown.
 #[test]
 fn more_extension_headers_than_anybody_needs_are_refused() {
     let emperor = emperor().line("tuntap-router-firewall-out = deny any any tcp 8081").start();
@@ -97,7 +97,7 @@ fn first_fragments_have_ports_and_later_ones_have_none() {
         fragment(EMPEROR_6, 10, 0..16),
         fragment(AFAR, 10, 0..16),
         fragment(AFAR, 10, 16..24),
-        // All of it, in a fragment (RFC 6946).
+        // An atomic fragment (RFC 6946) has the whole datagram.
         fragment(EMPEROR_6, 9, 0..24),
     ];
     // No receiver puts together what has no first part.

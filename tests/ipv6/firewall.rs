@@ -35,7 +35,7 @@ fn networks_of_ipv6_match() {
     assert!(second.echo(V2, EMPEROR, wait::SHORT), "and that one says nothing of IPv4");
 }
 
-/// Whoever wrote such a chain before there was IPv6 has not allowed it.
+/// A chain that was written without IPv6 in mind does not allow it.
 #[test]
 fn chain_that_speaks_of_ipv4_only_denies_ipv6() {
     for (option, rule) in [
@@ -138,7 +138,7 @@ fn icmp_is_that_of_each_version() {
     assert!(is_cut_off(&net, EMPEROR) && is_cut_off(&net, EMPEROR_6));
 }
 
-/// Unknown protocols, ports that are none, two versions in one rule.
+/// Unknown protocols, invalid ports, and two versions of IP in one rule.
 #[test]
 fn rules_that_make_no_sense_stop_the_start() {
     for (rule, named) in [

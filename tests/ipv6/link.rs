@@ -1,10 +1,10 @@
-//! What kernels do on a link by themselves: they look for routers and for others with their address, and say which groups
-//! they listen to. Nothing answers, and nothing needs to.
+//! What a kernel does on a link by itself: it looks for routers and for other holders of its address, and announces its
+//! multicast groups. Nobody answers, and nobody needs to.
 
 use crate::common::emperor::{EMPEROR, Emperor, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, start_attached, vassal};
@@ -21,9 +21,9 @@ fn messages_sent(net: &Net) -> u64 {
     sent.sum()
 }
 
-/// Whose IPv6 is the kernel's own matter.
+/// A vassal that leaves IPv6 to its kernel.
 fn ipv4_vassal() -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, "v1", V1, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", V1, EMPEROR)
 }
 
 /// Lines of the router about peers and addresses.

@@ -60,7 +60,7 @@ fn rules_of_a_vassal_apply_to_both_versions() {
     assert!(stats.drops_of(V1, "peer_rule") >= 5, "{}", stats.0);
 }
 
-/// They outlive the router, in the form in which they came.
+/// Rules outlive the router, in the form in which they came.
 #[test]
 fn rules_of_both_forms_outlive_the_router() {
     let emperor = emperor().start();
@@ -150,17 +150,17 @@ fn rules_of_the_other_form_that_make_no_sense_end_that_peer_only() {
     assert!(honest.echo(V2, EMPEROR, wait::SHORT));
 }
 
-/// What a router of the C plugin understands is said in its words.
+/// Rules that the C plugin's form can express are sent in that form.
 #[test]
 fn rules_travel_in_the_c_form_where_they_fit_it() {
-    let host = crate::common::host::Host::usual();
+    let uwsgi = crate::common::uwsgi::Uwsgi::usual();
     for (rules, modifier2, length) in [
         (&["out any 10.0.0.0/8 deny", "in 10.0.0.0/8 any allow"][..], wire::RULES, 2 * wire::RULE_LEN),
         (&["out any 10.0.0.0/8 deny", "out any any deny udp"], EXTENDED_RULES, 2 * EXTENDED_RULE_LEN),
         (&["out any fd00::/8 deny"], EXTENDED_RULES, EXTENDED_RULE_LEN),
         (&["out any 10.0.0.0/8 reject"], EXTENDED_RULES, EXTENDED_RULE_LEN),
     ] {
-        let emperor = crate::common::emperor::EmperorIni::new(host, crate::common::host::Subject::Ours).start();
+        let emperor = crate::common::emperor::EmperorIni::new(uwsgi, crate::common::uwsgi::Subject::Ours).start();
         let fake = FakeRouter::bind(&emperor.path("fake.sock"));
         let vassal = silent_vassal("v1", V1, V1_6).devices(&["uwsgi0 {dir}/fake.sock"]);
         let vassal = rules.iter().fold(vassal, |ini, rule| ini.line(format!("tuntap-device-rule = {rule}")));

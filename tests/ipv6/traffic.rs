@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::packet;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered, tcp_round_trip};
 use crate::common::processes::send;
 use crate::common::raw_peer::RawPeer;
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire;
 use crate::service::curl;
@@ -24,12 +24,12 @@ const IN_VAIN: Duration = Duration::from_millis(300);
 const SWITCH: &str = "tuntap-router-switch = true";
 
 #[track_caller]
-fn assert_vassal_is_reached(host: Host) {
-    let emperor = emperor_on(host).start();
+fn assert_vassal_is_reached(uwsgi: Uwsgi) {
+    let emperor = emperor_on(uwsgi).start();
     let app = "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'through']\n";
     std::fs::write(emperor.path("app.py"), app).expect("own folder");
-    let vassal = vassal_on(host, Subject::Ours, "v1", V1, V1_6)
-        .line(host.python_line())
+    let vassal = vassal_on(uwsgi, Subject::Ours, "v1", V1, V1_6)
+        .line(uwsgi.python_line())
         .line("http-socket = [::]:8080")
         .line("chdir = {dir}")
         .line("module = app");
@@ -46,13 +46,13 @@ fn assert_vassal_is_reached(host: Host) {
 }
 
 #[test]
-fn vassal_is_reached_on_one_host() {
-    assert_vassal_is_reached(Host::usual());
+fn vassal_is_reached_on_one_uwsgi() {
+    assert_vassal_is_reached(Uwsgi::usual());
 }
 
 #[test]
-fn vassal_is_reached_on_the_other_host() {
-    assert_vassal_is_reached(Host::usual().other());
+fn vassal_is_reached_on_the_other_uwsgi() {
+    assert_vassal_is_reached(Uwsgi::usual().other());
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn vassals_reach_each_other_past_the_emperors_kernel() {
 fn c_vassals_stay_what_they_were_beside_it() {
     let emperor = emperor().line(SWITCH).start();
     let ours = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let c = emperor.start_vassal(&vassal_on(Host::usual(), Subject::C, "v2", V2, V2_6));
+    let c = emperor.start_vassal(&vassal_on(Uwsgi::usual(), Subject::C, "v2", V2, V2_6));
     for from in [&ours, &emperor.netns] {
         assert_eq!(pings_answered(from, V2, 3, &[]), 3);
         assert_eq!(pings_answered(from, V2_6, 3, &[]), 3);

@@ -7,10 +7,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::emperor::EmperorIni;
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Netns;
 use crate::common::probe::pings_answered;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::{wait, wire};
 use crate::world::{FIRST, HERE, SECOND, emperor, is_attached, start, vassal};
 
@@ -18,7 +18,7 @@ const PORT: u16 = 9999;
 const ECHO_REQUEST_6: u8 = 128;
 const UDP: u8 = 17;
 
-/// What a router sends that leaves the device to the vassal, and only one of ours does.
+/// The answer of a router that leaves the device to the vassal. Only our routers send it.
 const ANSWER: u8 = 0x75;
 const REFUSED: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
@@ -51,7 +51,7 @@ fn device_sends_ipv6_once_its_router_has_answered() {
 
 #[test]
 fn c_router_gets_no_ipv6() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C)
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C)
         .line(format!("exec-as-root = ip -6 addr replace {}/64 dev emperor0 nodad", HERE.v6))
         .start_in(Netns::new().with_ipv6());
     let net = emperor.start_vassal(&vassal(Subject::Ours, "v1", FIRST, HERE));
@@ -60,7 +60,7 @@ fn c_router_gets_no_ipv6() {
     assert_eq!(emperor.stats().peers().len(), 1, "the C router would have registered another address");
 }
 
-/// The packets that a peer gets could travel on a wire.
+/// The packets that a peer gets have lengths and checksums that could travel on a wire.
 #[test]
 fn cut_datagrams_bear_their_checksums() {
     let emperor = start();
@@ -91,7 +91,7 @@ fn echo_request() -> Vec<u8> {
     packet
 }
 
-/// RFC 1071, with the pseudo header of RFC 8200.
+/// The sum of RFC 1071 over payload and pseudo header (RFC 8200, section 8.1).
 fn payload_sum(packet: &[u8]) -> u16 {
     let length = u16::try_from(packet.len() - 40).expect("short").to_be_bytes();
     let summed = [&packet[8..40], &[0, packet[6]], &length, &packet[40..]].concat();
@@ -103,7 +103,8 @@ fn payload_sum(packet: &[u8]) -> u16 {
     u16::try_from(sum).expect("folded")
 }
 
-/// Vassals past the kernel, and the host by its device, learn how long packets to a peer in frames may be.
+/// Vassals that reach a peer by the switch, and the host by the router's device, learn how long packets to a peer in
+/// frames may be.
 #[test]
 fn senders_of_packets_above_the_longest_frame_are_told() {
     let emperor = emperor(HERE).mtu(9000).line("tuntap-router-switch = true").start_in(Netns::new().with_ipv6());

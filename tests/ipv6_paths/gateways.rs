@@ -3,10 +3,10 @@
 use std::net::{Ipv6Addr, UdpSocket};
 
 use crate::common::emperor::Emperor;
-use crate::common::host::Subject;
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::probe::{pings_answered, tcp_round_trip};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{FAR, FIRST, HERE, THERE, emperor, start_attached, vassal};
 
@@ -82,7 +82,7 @@ fn narrow_way_takes_the_least_that_ipv6_asks_for() {
     assert!(tcp_round_trip(&far, FAR.v6, &near, LENGTH / 10).expect("TCP over IPv6"));
 }
 
-/// One socket for both versions takes both, and tells where datagrams come from.
+/// One socket takes datagrams of both versions, and the router sees their sources.
 #[test]
 fn gateway_for_all_addresses_takes_datagrams_of_both_versions() {
     let netns = Netns::new().with_ipv6();

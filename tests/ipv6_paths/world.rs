@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 pub use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 
 /// Addresses of both versions.
@@ -31,7 +31,7 @@ pub const fn wire_packets(length: usize) -> u64 {
 }
 
 pub fn emperor(own: Addresses) -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .address(own.v4)
         .line(format!("exec-as-root = ip -6 addr replace {}/64 dev emperor0 nodad", own.v6))
 }
@@ -41,7 +41,7 @@ pub fn start() -> Emperor {
 }
 
 pub fn vassal(plugin: Subject, name: &str, own: Addresses, emperor: Addresses) -> VassalIni {
-    VassalIni::new(Host::usual(), plugin, name, own.v4, emperor.v4)
+    VassalIni::new(Uwsgi::usual(), plugin, name, own.v4, emperor.v4)
         .with_ipv6()
         .line(format!("exec-as-root = ip -6 addr replace {}/64 dev uwsgi0 nodad", own.v6))
         .line(format!("exec-as-root = ip -6 route replace default via {} dev uwsgi0", emperor.v6))

@@ -17,7 +17,7 @@ use crate::common::raw_peer::RawPeer;
 use crate::common::wait;
 use crate::common::wire;
 
-/// Whom a process belongs to.
+/// The user and groups of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Account {
     pub uid: u32,
@@ -30,7 +30,7 @@ impl Account {
         Self { uid, gid: uid, groups: &[] }
     }
 
-    /// Does something as this account.
+    /// Runs `work` as this account.
     pub fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         let as_this = || {
             become_account(self).expect("the test is root");

@@ -20,13 +20,13 @@ fn nobody_shows_somebody_elses_credentials() {
     }
     let mut bob = BOB.connect_as(&emperor, BOB).expect("anybody may show who it is");
     assert_not_leased(&emperor, &mut bob, V1);
-    // Not even the bytes without credentials: the kernel adds those of the sender.
+    // The bytes alone don't help: the kernel adds the sender's own credentials.
     let mut silent = BOB.connect(&emperor);
     BOB.run(|| silent.send_bytes(wire::CREDENTIALS));
     assert_not_leased(&emperor, &mut silent, V1);
 }
 
-/// What somebody shows who is root counts as long as the connection lives, so that it can't be changed later.
+/// Credentials that root shows hold for the connection's whole life, so that they can't be changed later.
 #[test]
 fn credentials_are_shown_once() {
     let emperor = with_credentials(emperor()).line(lease(V1, ALICE.uid)).line(lease(V2, BOB.uid)).start();
@@ -44,7 +44,7 @@ fn unasked_credentials_give_no_lease() {
     assert_not_leased(&emperor, &mut root, V1);
 }
 
-/// Whoever writes to a connection later has what its maker has, no more and no less.
+/// A process that writes to an inherited connection has the leases of the process that made it, no more and no less.
 #[test]
 fn connection_that_was_passed_on_is_still_its_makers() {
     let emperor = emperor().line(lease(V1, ALICE.uid)).line(lease(V2, BOB.uid)).start();
@@ -65,7 +65,7 @@ fn router_that_was_restarted_binds_as_strictly() {
     wait::until_true("the router is respawned", wait::LONG, || {
         emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
     });
-    // The first to come after the crash.
+    // BOB is the first to connect after the crash.
     assert_not_leased(&emperor, &mut BOB.connect(&emperor), V1);
     assert_echo(&mut ALICE.connect(&emperor), V1);
 }

@@ -1,4 +1,4 @@
-//! Who may hold which address: peers of other users and groups, real vassals, and what stays after a reload or a
+//! Leases: which address peers of other users and groups and real vassals may hold, and what stays after a reload or a
 //! router's death.
 #![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
 

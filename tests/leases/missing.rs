@@ -1,12 +1,12 @@
-//! Leases of users and groups that aren't there: never were, are yet to come, or were taken away while an Emperor runs.
+//! Leases of users and groups that don't exist: they never did, are added later, or are removed while an Emperor runs.
 
 use std::fs;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::packet;
+use crate::common::processes::run_in_mounts_of;
 use crate::common::wait;
 use crate::world::{ALICE, BOB, STAFF, assert_echo, assert_not_leased, emperor, lease};
 
@@ -18,14 +18,8 @@ fn set_accounts(emperor: &Emperor, file: &str, lines: &[&str]) {
     let is_mounted = path.exists();
     fs::write(&path, format!("{own}{}\n", lines.join("\n"))).expect("own folder");
     if !is_mounted {
-        enter(emperor, &format!("mount --bind {} {file}", path.display()));
+        run_in_mounts_of(emperor.master_pid(), &format!("mount --bind {} {file}", path.display()));
     }
-}
-
-fn enter(emperor: &Emperor, command: &str) {
-    let pid = emperor.master_pid().to_string();
-    let status = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).status().expect("nsenter");
-    assert!(status.success(), "{command}");
 }
 
 fn reload(emperor: &Emperor) {
@@ -44,20 +38,20 @@ fn user_and_group_that_are_yet_to_come_join() {
     ] {
         emperor.log.wait_for(line, wait::SHORT);
     }
-    // Until then it is for nobody.
+    // Until then nobody may hold the address.
     let mut alice = ALICE.connect(&emperor);
     assert_not_leased(&emperor, &mut alice, V1);
     assert_not_leased(&emperor, &mut BOB.connect(&emperor), V1);
     set_accounts(&emperor, "/etc/passwd", &[&format!("tt-alice:x:{}:{}::/:/bin/false", ALICE.uid, ALICE.gid)]);
     emperor.log.wait_for("192.168.0.2/32 is leased to uid 30001 from now on", wait::LONG);
-    // One that is connected already, and one that comes.
+    // This holds for a peer that is connected already, and for a new one.
     wait::until_true("it is leased", wait::LONG, || alice.echo(V1, EMPEROR, wait::SHORT));
     assert_not_leased(&emperor, &mut BOB.connect(&emperor), V1);
     set_accounts(&emperor, "/etc/group", &[&format!("tt-staff:x:{STAFF}:")]);
     emperor.log.wait_for(&format!("192.168.0.3/32 is leased to gid {STAFF} from now on"), wait::LONG);
     assert_echo(&mut crate::world::CAROL.connect(&emperor), V2);
 
-    // A router that follows knows it, too.
+    // The next router knows the account, too.
     drop(alice);
     let router = emperor.router_pid();
     crate::common::processes::send(router, Signal::SIGKILL);
@@ -67,7 +61,7 @@ fn user_and_group_that_are_yet_to_come_join() {
     assert_echo(&mut ALICE.connect(&emperor), V1);
 }
 
-/// As `userdel` does: the next reload must not take everybody along.
+/// `userdel` does this. The next reload must not fail because of it.
 #[test]
 fn reload_goes_on_without_a_user_that_was_removed() {
     let mut emperor = emperor().line(lease(V1, "tt-alice")).line(lease(V2, BOB.uid)).start();
@@ -84,7 +78,7 @@ fn reload_goes_on_without_a_user_that_was_removed() {
     assert_echo(&mut BOB.connect(&emperor), V2);
 }
 
-/// The host itself would end over it.
+/// uWSGI itself would end because of it.
 #[test]
 fn reload_goes_on_without_the_user_that_the_socket_is_for() {
     let mut emperor = emperor().line("tuntap-router-lease-default = allow").start();
@@ -103,7 +97,7 @@ fn reload_goes_on_without_the_user_that_the_socket_is_for() {
     wait::until_true("the router answers", wait::LONG, || emperor.try_stats().is_ok());
 }
 
-/// What is leased to nobody yet is given to nobody, either.
+/// An address that is leased to a missing account is assigned to nobody.
 #[test]
 fn address_of_somebody_who_is_missing_is_closed_to_all() {
     let emperor = emperor().line(lease(V1, "tt-nobody")).line("tuntap-router-lease-default = allow").start();

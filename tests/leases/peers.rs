@@ -43,7 +43,7 @@ fn prefix_is_shared_among_its_leaseholders() {
     let mut bob = BOB.connect(&emperor);
     assert_not_leased(&emperor, &mut bob, V2);
     assert_echo(&mut bob, V1);
-    // A lease is no claim: whoever of the leaseholders comes first holds the address.
+    // A lease is no claim: of several leaseholders the first to come holds the address.
     let mut second = ALICE.connect(&emperor);
     second.send_packet(&packet::echo_request(V1, EMPEROR, 1, 84));
     emperor.wait_for_stats("the address is held", |stats| stats.drops("address_held") == 1);
@@ -109,7 +109,7 @@ fn root_holds_what_is_leased_to_root() {
     assert_echo(&mut root, V2);
 }
 
-/// With the option, what is shown counts, and not who connected.
+/// With the option, the credentials that a peer shows count, and not those of its connect.
 #[test]
 fn shown_credentials_decide() {
     let staff = lease(V2, format_args!("@{STAFF}"));
@@ -120,7 +120,7 @@ fn shown_credentials_decide() {
     assert!(!refusals(&emperor, mark)[0].contains("tuntap-use-credentials"), "it has shown that it is root");
     let mut alice = ROOT.connect_as(&emperor, ALICE).expect("root may speak for anybody");
     assert_echo(&mut alice, V1);
-    // Credentials have no supplementary groups, and those of the connect are somebody else's.
+    // Shown credentials have no supplementary groups, and those of the connecting process don't count.
     let mut carol = CAROL.connect_as(&emperor, CAROL).expect("anybody may show who it is");
     assert_not_leased(&emperor, &mut carol, V2);
 }

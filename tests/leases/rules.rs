@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, V1};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::Subject;
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::{is_reachable, send_udp};
+use crate::common::uwsgi::Subject;
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::common::wire;
@@ -58,7 +58,7 @@ fn reload_tells_the_router_other_rules() {
     assert!(is_reachable(&net, EMPEROR));
     assert_denied(&emperor, &net);
 
-    // The new image sends the same rules, which is no fault.
+    // The new image sends the same rules, which is allowed.
     reload_with(&emperor, &with_rule("out 0.0.0.0 10.0.0.0/8 deny").line("# the same"));
     assert_denied(&emperor, &net);
     assert_eq!(emperor.log.text().matches("peer 192.168.0.2 joined").count(), 1, "on the same connection");

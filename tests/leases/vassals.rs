@@ -1,8 +1,8 @@
-//! Leases of real vassals: they connect as root, and show whom they become.
+//! Leases of real vassals, which connect as root and show the user that they become.
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::Subject;
 use crate::common::probe::{is_cut_off, is_reachable, send_udp};
+use crate::common::uwsgi::Subject;
 use crate::common::wait;
 use crate::world::{ALICE, BOB, emperor, lease, not_leased, refusals, vassal, with_credentials};
 
@@ -15,7 +15,7 @@ fn assert_bound_to_its_lease(plugin: Subject) {
     wait::until_true("the leaseholder is reachable", wait::LONG, || is_reachable(&alice, EMPEROR));
     assert_eq!(emperor.stats().of_peer(V1, "uid"), u64::from(ALICE.uid));
 
-    // It is configured with an address that is leased to somebody else.
+    // The vassal is configured with an address that is leased to another user.
     let mark = emperor.log.mark();
     let thief = emperor.start_vassal(&vassal(plugin, "thief", V2, ALICE).line(SHOW));
     wait::until_true("the thief's packets are dropped", wait::LONG, || {

@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::account::Account;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
 use crate::common::log::Mark;
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
 use crate::common::stats::Stats;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -21,7 +21,7 @@ pub const STAFF: u32 = 30_100;
 
 /// A router that everybody may connect to.
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours).line("chmod-socket = 666")
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours).line("chmod-socket = 666")
 }
 
 pub fn with_credentials(ini: EmperorIni) -> EmperorIni {
@@ -34,7 +34,7 @@ pub fn lease(address: impl Into<IpAddr>, holder: impl std::fmt::Display) -> Stri
 
 /// A vassal that drops to this account.
 pub fn vassal(plugin: Subject, name: &str, address: Ipv4Addr, account: Account) -> VassalIni {
-    VassalIni::new(Host::usual(), plugin, name, address, EMPEROR).uid(account.uid).without_ping()
+    VassalIni::new(Uwsgi::usual(), plugin, name, address, EMPEROR).uid(account.uid).without_ping()
 }
 
 /// Sends a packet and checks that it is dropped because its source is not leased to the peer, and that the peer lives.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::{HOSTS, Host};
 use crate::common::netns::Net;
+use crate::common::uwsgi::{UWSGIS, Uwsgi};
 use crate::common::{wait, wire};
 use crate::world::{
     EMPEROR6, V1_6, assert_datagram_is_refused, assert_not_answered, assert_refused, curl, ping, start,
@@ -17,13 +17,13 @@ fn listen(net: &Net, port: u16) -> TcpListener {
 
 #[test]
 fn vassals_curl_fails_at_once() {
-    for host in HOSTS {
-        let (emperor, vassal) = start(host, &["tuntap-router-firewall-out = reject any any tcp 8080-8089"]);
+    for uwsgi in UWSGIS {
+        let (emperor, vassal) = start(uwsgi, &["tuntap-router-firewall-out = reject any any tcp 8080-8089"]);
         let _rejected = listen(&emperor.netns, 8080);
         let _allowed = listen(&emperor.netns, 8090);
         assert_refused(&vassal, EMPEROR, 8080);
         assert_refused(&vassal, EMPEROR6, 8089);
-        // Somebody listens, and only the port tells the difference.
+        // Another port, which no rule refuses, has a listener.
         assert_connects(&vassal, 8090);
         assert_eq!(emperor.stats().0["totals"]["rejections"], 2);
         assert_eq!(emperor.stats().drops("firewall"), 2);
@@ -44,7 +44,7 @@ fn assert_connects(vassal: &Net, port: u16) {
 
 #[test]
 fn hosts_curl_fails_at_once() {
-    let (emperor, vassal) = start(Host::usual(), &["tuntap-router-firewall-in = reject any any tcp 8080"]);
+    let (emperor, vassal) = start(Uwsgi::usual(), &["tuntap-router-firewall-in = reject any any tcp 8080"]);
     let _rejected = listen(&vassal, 8080);
     assert_refused(&emperor.netns, V1, 8080);
     assert_refused(&emperor.netns, V1_6, 8080);
@@ -52,7 +52,7 @@ fn hosts_curl_fails_at_once() {
 
 #[test]
 fn deny_tells_nobody() {
-    let (emperor, vassal) = start(Host::usual(), &["tuntap-router-firewall-out = deny any any tcp 8080"]);
+    let (emperor, vassal) = start(Uwsgi::usual(), &["tuntap-router-firewall-out = deny any any tcp 8080"]);
     let _denied = listen(&emperor.netns, 8080);
     assert_not_answered(&vassal, EMPEROR, 8080);
     assert_eq!(emperor.stats().0["totals"]["rejections"], 0);
@@ -61,7 +61,7 @@ fn deny_tells_nobody() {
 #[test]
 fn ping_says_that_packets_are_filtered() {
     let (_emperor, vassal) = start(
-        Host::usual(),
+        Uwsgi::usual(),
         &[
             "tuntap-router-firewall-out = reject any 203.0.113.0/24 icmp",
             "tuntap-router-firewall-out = reject any 2001:db8::/32 icmp",
@@ -75,7 +75,7 @@ fn ping_says_that_packets_are_filtered() {
 
 #[test]
 fn datagrams_sender_is_told() {
-    let (_emperor, vassal) = start(Host::usual(), &["tuntap-router-firewall-out = reject any any udp 9999"]);
+    let (_emperor, vassal) = start(Uwsgi::usual(), &["tuntap-router-firewall-out = reject any any udp 9999"]);
     for target in [SocketAddr::from((EMPEROR, 9999)), (EMPEROR6, 9999).into()] {
         assert_datagram_is_refused(&vassal, target);
     }
@@ -83,7 +83,7 @@ fn datagrams_sender_is_told() {
 
 #[test]
 fn rule_of_a_peer_rejects_what_comes_in() {
-    let (emperor, _vassal) = start(Host::usual(), &[]);
+    let (emperor, _vassal) = start(Uwsgi::usual(), &[]);
     let address = Ipv4Addr::new(192, 168, 0, 9);
     let mut peer = emperor.connect();
     peer.send_bytes(&wire::frame(wire::EXTENDED_RULES, &reject_in_tcp_8080()));

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{HOSTS, Host, Subject};
 use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, UWSGIS, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR6, V1_6, assert_refused, start_with};
@@ -18,8 +18,8 @@ const RULES: [&str; 3] = [
 
 #[test]
 fn vassals_own_rules_reject_both_ways() {
-    for host in HOSTS {
-        let (emperor, vassal) = start_with(host, &[], &RULES);
+    for uwsgi in UWSGIS {
+        let (emperor, vassal) = start_with(uwsgi, &[], &RULES);
         let _rejected_in = vassal.run(|| TcpListener::bind(("::", 8080))).expect("the port is free");
         let _rejected_out = emperor.netns.run(|| TcpListener::bind(("::", 8081))).expect("the port is free");
         assert_refused(&emperor.netns, V1, 8080);
@@ -34,7 +34,7 @@ fn vassals_own_rules_reject_both_ways() {
 
 #[test]
 fn rules_outlive_the_router_and_reloads() {
-    let (emperor, vassal) = start_with(Host::usual(), &[], &RULES);
+    let (emperor, vassal) = start_with(Uwsgi::usual(), &[], &RULES);
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, V1));
     let before = emperor.router_pid();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), nix::sys::signal::Signal::SIGKILL).expect("it lives");
@@ -53,10 +53,10 @@ fn rules_outlive_the_router_and_reloads() {
 /// The C router would take the rules for a packet, and let everything pass.
 #[test]
 fn router_of_the_c_plugin_stops_a_vassal_with_such_rules() {
-    let emperor = EmperorIni::new(Host::usual(), Subject::C).start();
+    let emperor = EmperorIni::new(Uwsgi::usual(), Subject::C).start();
     assert_stopped(&emperor, RULES[0]);
-    // What fits the C plugin's form is no reason to ask.
-    let fine = VassalIni::new(Host::usual(), Subject::Ours, "fine", V1, EMPEROR)
+    // Rules that fit the C plugin's form don't need a router that knows more.
+    let fine = VassalIni::new(Uwsgi::usual(), Subject::Ours, "fine", V1, EMPEROR)
         .line("tuntap-device-rule = out 192.168.0.2 10.0.0.0/8 deny");
     emperor.start_vassal(&fine);
 }
@@ -64,7 +64,7 @@ fn router_of_the_c_plugin_stops_a_vassal_with_such_rules() {
 #[track_caller]
 fn assert_stopped(emperor: &Emperor, rule: &str) {
     let mark = emperor.log.mark();
-    emperor.add(&VassalIni::new(Host::usual(), Subject::Ours, "v", V1, EMPEROR).line(rule));
+    emperor.add(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v", V1, EMPEROR).line(rule));
     let line = "it is a router of the C plugin, which knows no tuntap-device-rule with IPv6, a protocol or reject";
     emperor.log.wait_for_since(mark, line, Duration::from_secs(20));
     std::fs::remove_file(emperor.path("vassals/v.ini")).expect("it was added");

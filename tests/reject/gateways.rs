@@ -4,9 +4,9 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::common::emperor::{EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::packet;
 use crate::common::two_emperors::{self, FAR_V1};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::world::V1_6;
 
@@ -16,14 +16,14 @@ const FAR_V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x78, 0, 0, 0, 0, 0, 2);
 const NOT_TOLD: Duration = Duration::from_millis(500);
 
 fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
         .line("tuntap-router-firewall-in = reject 192.168.0.0/24 192.168.1.0/24 udp 9")
         .line("tuntap-router-firewall-in = reject fd00:77::/64 fd00:78::/64 udp 9")
         .line("tuntap-router-route = fd00:77::/64 fd00:78::/64 10.77.0.2:4000")
         .line("tuntap-router-route = fd00:78::/64 fd00:77::/64 10.77.0.1:4000")
 }
 
-/// The one that is refused on the other host hears of it if that host knows where its router is.
+/// A sender on another host is told that it was refused, if this host knows that host's router.
 #[test]
 fn sender_behind_another_router_is_told_if_that_one_is_named() {
     for (names_routers, is_told) in [(true, true), (false, false)] {

@@ -1,14 +1,14 @@
-//! Hosts around the router, whose own kernel is between: a router with an address of its own, ports of the host that lead to
-//! a vassal, and vassals that reach each other.
+//! Rejections that pass the host's own kernel: of a router with an address of its own, by ports of the host that lead
+//! to a vassal, and between vassals.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{EMPEROR6, V1_6, assert_datagram_is_refused};
@@ -55,13 +55,13 @@ fn start(lines: &[&str]) -> (Emperor, Netns) {
     for (netns, address) in [(&host, "2001:db8:1::1/64"), (&outside, "2001:db8:1::2/64")] {
         netns.sh(&format!("ip addr add {address} dev veth0 nodad"));
     }
-    let ini = EmperorIni::new(Host::usual(), Subject::Ours).router("").lines(&SET_UP).lines(lines);
+    let ini = EmperorIni::new(Uwsgi::usual(), Subject::Ours).router("").lines(&SET_UP).lines(lines);
     (ini.start_in(host), outside)
 }
 
 #[track_caller]
 fn start_vassal(emperor: &Emperor, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Net {
-    let vassal = VassalIni::new(Host::usual(), Subject::Ours, name, v4, EMPEROR)
+    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR)
         .with_ipv6()
         .line(format!("exec-as-root = ip addr replace {v6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip route replace default via {EMPEROR6} dev uwsgi0"))
@@ -84,7 +84,7 @@ fn assert_connection_is_refused(client: &Net, target: SocketAddr) {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{target}: {error}");
 }
 
-/// An answer from one of its own addresses the host's kernel would drop.
+/// The host's kernel would drop an answer that comes from one of the host's own addresses.
 #[test]
 fn host_is_told_by_a_router_with_addresses() {
     let (emperor, _outside) = start(&NO_SERVICE);
@@ -115,7 +115,7 @@ fn clients_of_a_port_of_the_host_are_told() {
     }
 }
 
-/// The answer would meet the rule by which the question was refused.
+/// The answer would be refused by the same rule as the request.
 #[test]
 fn vassals_that_may_not_reach_each_other_are_told() {
     for lines in [&NO_NEIGHBOURS[..], &[&["tuntap-router-switch = true"], &NO_NEIGHBOURS[..]].concat()] {
@@ -129,7 +129,7 @@ fn vassals_that_may_not_reach_each_other_are_told() {
         for target in vassals(V2, V2_6, DNS) {
             assert_datagram_is_refused(&first, target);
         }
-        // Nobody holds it, and the rule is the same.
+        // The rule also holds for an address that nobody holds.
         let unheld = [SocketAddr::from((V1, WEB)), (V1_6, WEB).into()];
         std::fs::remove_file(emperor.path("vassals/v1.ini")).expect("it was added");
         emperor.wait_for_stats("the first one is gone", |stats| stats.peer(V1).is_none());
@@ -162,7 +162,7 @@ fn vassal_that_asks_another_one_by_a_port_of_the_host_is_told() {
     }
 }
 
-/// Whoever has claimed the address of a host outside hears nothing of what that one is told.
+/// A peer that has claimed the address of an outside host gets none of the answers to that host.
 #[test]
 fn answers_go_to_the_host_that_has_asked() {
     let lines = [&PORTS[..], &NO_SERVICE, &["tuntap-router-claims = any"]].concat();

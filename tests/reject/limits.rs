@@ -1,12 +1,12 @@
-//! How many answers there are.
+//! Limits on the number of answers.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::common::emperor::{EMPEROR, Emperor, V2};
-use crate::common::host::Host;
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
+use crate::common::uwsgi::Uwsgi;
 use crate::common::wait;
 use crate::world::{assert_refused, start};
 
@@ -32,7 +32,7 @@ fn rejections(emperor: &Emperor) -> u64 {
 
 #[test]
 fn flood_gets_few_answers_and_others_get_theirs() {
-    let (emperor, vassal) = start(Host::usual(), &RULES);
+    let (emperor, vassal) = start(Uwsgi::usual(), &RULES);
     let mut peer = emperor.peer(V2);
     let started = Instant::now();
     flood(&mut peer, 5000);
@@ -44,7 +44,7 @@ fn flood_gets_few_answers_and_others_get_theirs() {
     assert!(peer.echo(V2, EMPEROR, wait::SHORT), "and what is allowed passes");
 }
 
-/// Whoever asks for addresses that nobody holds gets as few answers, although they come back from the kernel.
+/// Packets to addresses that nobody holds get as few answers, although they come back from the kernel.
 #[test]
 fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
     let rules = [
@@ -53,7 +53,7 @@ fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
         "tuntap-router-firewall-in = reject any 192.168.0.128/25",
         "tuntap-router-firewall-in = allow",
     ];
-    let (emperor, vassal) = start(Host::usual(), &rules);
+    let (emperor, vassal) = start(Uwsgi::usual(), &rules);
     let nobody = Ipv4Addr::new(192, 168, 0, 200);
     let mut peer = emperor.peer(V2);
     let started = Instant::now();
@@ -70,7 +70,7 @@ fn flood_to_nobody_gets_few_answers_and_others_get_theirs() {
 
 #[test]
 fn answers_come_again_after_a_pause() {
-    let (emperor, _vassal) = start(Host::usual(), &RULES);
+    let (emperor, _vassal) = start(Uwsgi::usual(), &RULES);
     let mut peer = emperor.peer(V2);
     flood(&mut peer, 1000);
     emperor.wait_for_stats("all are counted", |stats| stats.drops_of(V2, "firewall") == 1000);
@@ -82,7 +82,7 @@ fn answers_come_again_after_a_pause() {
 
 #[test]
 fn nothing_is_said_about_resets_and_errors() {
-    let (emperor, _vassal) = start(Host::usual(), &RULES);
+    let (emperor, _vassal) = start(Uwsgi::usual(), &RULES);
     let mut peer = emperor.peer(V2);
     let mut reset = vec![0, 1, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x04, 0, 0, 0, 0, 0, 0];
     peer.send_packet(&packet::ipv4(V2, OUTSIDE, 6, &reset));

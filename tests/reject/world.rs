@@ -7,31 +7,31 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::netns::{Net, Netns};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
 pub const EMPEROR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 pub const V1_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 
-/// A client that waits longer than this was not told anything.
+/// A client that waits longer than this got no answer.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Starts both. The vassal's name is `v`.
-pub fn start(host: Host, lines: &[&str]) -> (Emperor, Net) {
-    start_with(host, lines, &[])
+pub fn start(uwsgi: Uwsgi, lines: &[&str]) -> (Emperor, Net) {
+    start_with(uwsgi, lines, &[])
 }
 
-/// As [`start`], with lines for the vassal, too.
-pub fn start_with(host: Host, lines: &[&str], vassals_lines: &[&str]) -> (Emperor, Net) {
+/// Starts both, with lines for the vassal, too.
+pub fn start_with(uwsgi: Uwsgi, lines: &[&str], vassals_lines: &[&str]) -> (Emperor, Net) {
     let netns = Netns::new();
     netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=0");
-    let emperor = EmperorIni::new(host, Subject::Ours)
+    let emperor = EmperorIni::new(uwsgi, Subject::Ours)
         .line(format!("exec-as-root = ip -6 addr replace {EMPEROR6}/64 dev emperor0 nodad"))
         .lines(lines)
         .start_in(netns);
-    let vassal = VassalIni::new(host, Subject::Ours, "v", V1, EMPEROR)
+    let vassal = VassalIni::new(uwsgi, Subject::Ours, "v", V1, EMPEROR)
         .with_ipv6()
         .line(format!("exec-as-root = ip -6 addr replace {V1_6}/64 dev uwsgi0 nodad"))
         .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR6}"))
@@ -63,7 +63,7 @@ pub fn assert_refused(net: &Net, address: impl Into<IpAddr>, port: u16) {
     assert!(took < AT_ONCE, "it took {took:?}");
 }
 
-/// The same port without anybody who listens would be refused, too: only what isn't answered at all tells.
+/// A port without a listener would be refused, too. Only a request that is not answered at all shows the difference.
 #[track_caller]
 pub fn assert_not_answered(net: &Net, address: impl Into<IpAddr>, port: u16) {
     const TIMED_OUT: i32 = 28;
@@ -86,6 +86,6 @@ pub fn assert_datagram_is_refused(client: &Net, target: SocketAddr) {
     socket.connect(target).expect("there is a route");
     socket.send(b"datagram").expect("it can be sent");
     let error = socket.recv(&mut [0; 16]).expect_err("nobody answers");
-    // What ICMP and ICMPv6 "prohibited" become in Linux.
+    // Linux makes these errors of "prohibited" in ICMP and ICMPv6.
     assert!(matches!(error.raw_os_error(), Some(libc::EHOSTUNREACH | libc::EACCES)), "{target}: {error}");
 }

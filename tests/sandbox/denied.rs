@@ -1,4 +1,4 @@
-//! What a router that was taken over would try, tried by a C function inside of its sandbox.
+//! A C function inside the sandbox tries what the code of an attacker in the router would try.
 
 use std::net::Ipv4Addr;
 
@@ -31,7 +31,7 @@ __attribute__((unused)) static uint32_t refused_with(long result, int error) {
 }
 "#;
 
-/// Credentials are plain numbers, so the uid says what to try.
+/// The uid in a peer's credentials tells the function what to try.
 #[track_caller]
 fn ask(emperor: &Emperor, uid: u32) {
     emperor.connect().send_credentials(uid, 0);
@@ -91,7 +91,7 @@ fn files_are_out_of_reach() {
     assert_refused("strict", &attempts);
 }
 
-/// The function keeps its syscalls, and is root without what makes root special.
+/// The function keeps its syscalls, but is root without capabilities.
 #[test]
 fn credentials_function_has_no_capability() {
     let attempts = [

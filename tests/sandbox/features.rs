@@ -1,18 +1,17 @@
-//! Every feature inside of the sandbox, in one router where they go together. The other test binaries run all of their
-//! routers in it, too.
+//! Every feature works inside the sandbox; those that go together are in one router. The other test binaries run all of
+//! their routers in the sandbox, too.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::packet;
 use crate::common::probe::{pings_answered, send_udp, tcp_round_trip};
-use crate::common::processes::descriptors;
+use crate::common::processes::{descriptors, limit_descriptors};
 use crate::common::stats::Stats;
 use crate::common::two_emperors::{self, FAR_EMPEROR, FAR_V1};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::{NOBODY, VassalIni};
 use crate::common::wait;
 use crate::common::wire::{ANY, Action, Direction, Rule};
@@ -22,7 +21,7 @@ const V3: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 4);
 const LENGTH: usize = 5_000_000;
 
 fn vassal(plugin: Subject, name: &str, address: Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::usual(), plugin, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), plugin, name, address, EMPEROR)
 }
 
 #[test]
@@ -66,7 +65,7 @@ fn gateways_exchange_packets_and_tell_what_is_too_long() {
     let (here, there) = two_emperors::start(emperor);
     let routers = (assert_confined(&here), assert_confined(&there));
     let near = here.start_vassal(&vassal(Subject::Ours, "v1", V1));
-    let far = there.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
+    let far = there.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", FAR_V1, FAR_EMPEROR));
     wait::until_true("the far vassal is reached", wait::LONG, || pings_answered(&near, FAR_V1, 1, &[]) == 1);
     assert_eq!(pings_answered(&near, FAR_V1, 3, &["-M", "do", "-s", "1472", "-W", "1"]), 0, "must not be cut");
     assert!(near.sh("ip route get 192.168.1.2").contains("mtu 1472"), "the vassal was told how long packets may be");
@@ -122,12 +121,7 @@ fn running_out_of_descriptors_is_survived() {
     let emperor = emperor().start();
     let router = assert_confined(&emperor);
     let mut peer = emperor.peer(V1);
-    let limit = descriptors(router).len() + 20;
-    let limited = Command::new("prlimit")
-        .args(["--pid", &router.to_string(), &format!("--nofile={limit}:{limit}")])
-        .status()
-        .expect("prlimit can be started");
-    assert!(limited.success());
+    limit_descriptors(router, descriptors(router).len() + 20);
     let connections: Vec<UnixStream> =
         (0..40).map(|_| UnixStream::connect(emperor.socket()).expect("the backlog has room")).collect();
     emperor.log.wait_for("can't accept", wait::LONG);

@@ -3,9 +3,9 @@
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::probe::is_reachable;
 use crate::common::processes::{is_alive, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{assert_confined, emperor, next_router};
@@ -15,7 +15,7 @@ const DENIED: &str = "the sandbox denied";
 #[test]
 fn emperor_reloads_and_its_next_router_is_confined() {
     let emperor = emperor().start();
-    emperor.start_vassal(&VassalIni::new(Host::usual(), Subject::Ours, "v1", V1, EMPEROR));
+    emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "v1", V1, EMPEROR));
     let mut router = assert_confined(&emperor);
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
         let mark = emperor.log.mark();
@@ -41,7 +41,7 @@ fn emperor_stops() {
     }
 }
 
-/// What uWSGI has gateways do: end, or nothing.
+/// The signals on which a uWSGI gateway process ends, and those that it ignores.
 #[test]
 fn signals_to_the_router_do_what_they_did() {
     let emperor = emperor().start();
@@ -61,7 +61,7 @@ fn signals_to_the_router_do_what_they_did() {
     assert!(!emperor.log.text().contains(DENIED));
 }
 
-/// A crash leaves uWSGI's account of it, and no line of the sandbox's.
+/// A crash leaves uWSGI's report in the log, and no line about the sandbox.
 #[test]
 fn crash_is_told_as_before() {
     let emperor = emperor().start();

@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use syscalls::Sysno;
 
 use crate::common::emperor::{EMPEROR, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
 use crate::world::{Hook, assert_confined, emperor, status};
@@ -23,8 +23,8 @@ fn router_is_confined_without_being_asked() {
 }
 
 #[test]
-fn both_hosts_routers_are_confined() {
-    let emperor = EmperorIni::new(Host::usual().other(), Subject::Ours).start();
+fn routers_of_both_uwsgis_are_confined() {
+    let emperor = EmperorIni::new(Uwsgi::usual().other(), Subject::Ours).start();
     assert_confined(&emperor);
     assert!(emperor.peer(V1).echo(V1, EMPEROR, wait::SHORT));
 }
@@ -45,10 +45,10 @@ fn sandbox_can_be_turned_off() {
     assert!(emperor.peer(V1).echo(V1, EMPEROR, wait::SHORT));
 }
 
-/// What needs privileges to be given up is nothing that a process without any could use.
+/// To empty the bounding set takes privileges. A process without any can't use what is left in it.
 #[test]
 fn instance_without_privileges_is_confined() {
-    let emperor = EmperorIni::bare(Host::usual(), Subject::Ours)
+    let emperor = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
         .router("emperor0 {dir}/t.sock {dir}/stats.sock")
         .lines(&["master = true", "socket = 127.0.0.1:3031", "uid = 65534", "gid = 65534"])
         .start();
@@ -65,7 +65,7 @@ fn instance_without_privileges_is_confined() {
     assert!(emperor.peer(V1).echo(V1, EMPEROR, wait::SHORT));
 }
 
-/// Nobody knows what a C function needs; no capability, though.
+/// A C function may need any syscall, but no capability.
 #[test]
 fn credentials_function_keeps_its_files_and_syscalls() {
     let hook = Hook::compile("", "return uid ? 0 : 0x0200000a;");
@@ -95,7 +95,7 @@ fn hide(calls: &[Sysno]) {
 
 #[test]
 fn router_does_without_what_the_kernel_lacks() {
-    // A thread of its own, since no filter can be taken off again.
+    // The thread ends with its seccomp filter, which can't be taken off again.
     let on_old_kernel = std::thread::spawn(|| {
         hide(&[Sysno::landlock_create_ruleset, Sysno::seccomp]);
         let emperor = emperor().start();

@@ -7,11 +7,11 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::common::emperor::{Emperor, EmperorIni};
-use crate::common::host::{Host, Subject};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 /// A line of `/proc/<pid>/task/<tid>/status`, the same for all threads.
@@ -31,7 +31,7 @@ pub fn status(pid: i32, key: &str) -> String {
 
 const NO_CAPABILITY: &str = "0000000000000000";
 
-/// The router's process holds no capability and is filtered, says the kernel; says the router, too.
+/// Fails unless kernel and router both say that the router's process holds no capability and has a syscall filter.
 #[track_caller]
 pub fn assert_confined(emperor: &Emperor) -> i32 {
     let stats = emperor.stats_eventually();
@@ -47,7 +47,7 @@ pub fn assert_confined(emperor: &Emperor) -> i32 {
     pid
 }
 
-/// The process that comes after another one.
+/// Waits for the next router.
 #[track_caller]
 pub fn next_router(emperor: &Emperor, before: i32) -> i32 {
     wait::until("a new router", wait::LONG, || {

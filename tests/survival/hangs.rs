@@ -4,17 +4,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::{freeze, is_alive, sleeps, thaw};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{emperor, is_attached, kill_router, start_attached};
 
 const HANGS: &str = "hangs: its event loop made no turn in";
 
-fn patience(seconds: u32) -> String {
+fn timeout(seconds: u32) -> String {
     format!("tuntap-router-harakiri = {seconds}")
 }
 
@@ -28,9 +28,9 @@ fn wait_for_the_next(emperor: &Emperor, hung: i32) {
 }
 
 #[track_caller]
-fn assert_stopped_router_is_replaced(host: Host) {
-    let emperor = EmperorIni::new(host, Subject::Ours).start();
-    let net = emperor.start_vassal(&VassalIni::new(host, Subject::Ours, "v1", V1, EMPEROR));
+fn assert_stopped_router_is_replaced(uwsgi: Uwsgi) {
+    let emperor = EmperorIni::new(uwsgi, Subject::Ours).start();
+    let net = emperor.start_vassal(&VassalIni::new(uwsgi, Subject::Ours, "v1", V1, EMPEROR));
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, V1));
     let mut connection = Connection::open(&emperor.netns, &net, V1);
     let (router, vassal) = (emperor.router_pid(), emperor.vassal_pid("v1"));
@@ -43,18 +43,18 @@ fn assert_stopped_router_is_replaced(host: Host) {
 
 #[test]
 fn stopped_router_is_replaced() {
-    assert_stopped_router_is_replaced(Host::usual());
+    assert_stopped_router_is_replaced(Uwsgi::usual());
 }
 
 #[test]
-fn stopped_router_is_replaced_by_the_other_host() {
-    assert_stopped_router_is_replaced(Host::usual().other());
+fn stopped_router_is_replaced_by_the_other_uwsgi() {
+    assert_stopped_router_is_replaced(Uwsgi::usual().other());
 }
 
-/// Again and again, with a master that looks at its processes once in an hour.
+/// The router hangs again and again, with a master that looks at its processes once in an hour.
 #[test]
 fn stopped_routers_are_replaced_however_seldom_the_master_looks() {
-    let emperor = emperor().line("check-interval = 3600").line(patience(2)).start();
+    let emperor = emperor().line("check-interval = 3600").line(timeout(2)).start();
     let net = start_attached(&emperor, "v1", V1);
     for _ in 0..2 {
         let router = emperor.router_pid();
@@ -66,9 +66,9 @@ fn stopped_routers_are_replaced_however_seldom_the_master_looks() {
 
 #[test]
 fn router_in_an_endless_loop_is_replaced() {
-    let ini = EmperorIni::new(Host::Distribution, Subject::Faulty).line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault");
-    let emperor = ini.line(patience(2)).start();
-    let vassal = VassalIni::new(Host::Distribution, Subject::Faulty, "v1", V1, EMPEROR);
+    let ini = EmperorIni::new(Uwsgi::Distribution, Subject::Faulty).line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault");
+    let emperor = ini.line(timeout(2)).start();
+    let vassal = VassalIni::new(Uwsgi::Distribution, Subject::Faulty, "v1", V1, EMPEROR);
     let net = emperor.start_vassal(&vassal);
     let mut connection = Connection::open(&net, &emperor.netns, EMPEROR);
     let router = emperor.router_pid();
@@ -78,10 +78,10 @@ fn router_in_an_endless_loop_is_replaced() {
     connection.assert_passes();
 }
 
-/// As where a machine sleeps, or a group of processes is frozen: the deadline passes, and nobody hangs.
+/// A machine that sleeps, or a frozen group of processes, lets the deadline pass although nobody hangs.
 #[test]
 fn router_that_was_stopped_with_its_master_lives_on() {
-    let emperor = emperor().line(patience(4)).start();
+    let emperor = emperor().line(timeout(4)).start();
     let net = start_attached(&emperor, "v1", V1);
     let (router, master) = (emperor.router_pid(), emperor.master_pid());
     for _ in 0..3 {
@@ -97,24 +97,24 @@ fn router_that_was_stopped_with_its_master_lives_on() {
     assert!(!emperor.log.text().contains(HANGS), "{}", emperor.log.tail());
 }
 
-/// Two routers on the same machine: one ends after a second, so that the other would have, too.
+/// Two routers hang on the same machine. One ends after a second, which shows that the other one would have, too.
 #[test]
 fn without_harakiri_a_router_may_hang() {
-    let (patient, impatient) = (emperor().line(patience(0)).start(), emperor().line(patience(1)).start());
-    let routers = [patient.router_pid(), impatient.router_pid()];
+    let (endless, bounded) = (emperor().line(timeout(0)).start(), emperor().line(timeout(1)).start());
+    let routers = [endless.router_pid(), bounded.router_pid()];
     routers.into_iter().for_each(freeze);
-    wait_for_the_next(&impatient, routers[1]);
-    let second = impatient.router_pid();
+    wait_for_the_next(&bounded, routers[1]);
+    let second = bounded.router_pid();
     freeze(second);
-    wait_for_the_next(&impatient, second);
+    wait_for_the_next(&bounded, second);
     thaw(routers[0]);
-    assert_eq!(patient.router_pid(), routers[0]);
+    assert_eq!(endless.router_pid(), routers[0]);
 }
 
-/// The pause before the start of a router whose predecessors died is no silence, however long it is.
+/// The pause before a router whose predecessors died does not count as silence, however long it is.
 #[test]
 fn slow_start_is_no_hang() {
-    let emperor = emperor().line(patience(1)).start();
+    let emperor = emperor().line(timeout(1)).start();
     let mark = emperor.log.mark();
     for _ in 0..5 {
         kill_router(&emperor);
@@ -124,10 +124,10 @@ fn slow_start_is_no_hang() {
     assert!(!emperor.log.since(mark).contains(HANGS), "{}", emperor.log.tail());
 }
 
-/// It wakes up to show that it lives, twice in the time after which it would be taken for dead.
+/// An idle router wakes up to show that it lives, twice within the timeout.
 #[test]
 fn idle_router_sleeps() {
-    let emperor = emperor().line(patience(6)).start();
+    let emperor = emperor().line(timeout(6)).start();
     let router = emperor.router_pid();
     sleep(Duration::from_secs(1));
     let (before, start) = (sleeps(router), Instant::now());

@@ -1,4 +1,4 @@
-//! What dies, and what lives on: routers, vassals without a router, stops.
+//! Deaths of routers, vassals without a router, and stops.
 #![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
 
 #[path = "../common/mod.rs"]

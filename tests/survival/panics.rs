@@ -1,20 +1,20 @@
 //! The panic rule: a panic is logged, and ends what can't go on, and nothing else.
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::is_alive;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::is_attached;
 
 fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::Distribution, Subject::Faulty)
+    EmperorIni::new(Uwsgi::Distribution, Subject::Faulty)
 }
 
 fn vassal(name: &str, address: std::net::Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::Distribution, Subject::Faulty, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::Distribution, Subject::Faulty, name, address, EMPEROR)
 }
 
 /// Makes the next pass through a point panic that an ini's `env` line names.
@@ -43,7 +43,7 @@ fn router_that_panics_is_replaced_and_its_vassals_go_on() {
 fn vassal_whose_device_thread_panics_is_started_anew() {
     let emperor = emperor().start();
     let other = emperor.start_vassal(&vassal("v2", V2));
-    // The thread of an attached device has nothing to do but to hear its router.
+    // The thread of an attached device does nothing but wait for its router.
     let faulty = vassal("v1", V1).line("env = UWSGI_TUNTAP_FAULT=device:{dir}/fault");
     emperor.start_vassal(&faulty);
     let pid = emperor.vassal_pid("v1").expect("the vassal runs");

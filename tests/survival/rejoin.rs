@@ -1,4 +1,4 @@
-//! Vassals that lose their router: another one comes to the same place, or none.
+//! Vassals that lose their router, with or without another one at the same place.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn attempts_are_spaced_out() {
     assert!(connections < 15, "{connections} connections in six seconds");
 }
 
-/// Only a new start gives it back the privileges that it connected with.
+/// Only a fresh start gives the vassal back the privileges that it connected with.
 #[test]
 fn vassal_that_may_not_connect_any_more_is_started_anew() {
     let emperor = emperor().start();
@@ -104,7 +104,7 @@ fn vassal_whose_jail_hides_the_router_is_started_anew() {
     wait::until_true("the vassal ended", wait::LONG, || !is_alive(pid));
 }
 
-/// Its reload finds the device without a router, and goes on looking for one.
+/// The vassal's reload finds its device without a router, and goes on looking for one.
 #[test]
 fn vassal_reloads_while_its_router_is_away() {
     let emperor = emperor().start();

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
-use crate::common::host::{Host, Subject};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
 use crate::common::processes::{assert_descriptors, descriptors, send};
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{emperor, is_attached, kill_router, start_attached, vassal};
@@ -36,7 +36,7 @@ fn killed_router_costs_no_vassal_its_connections() {
     assert_eq!([emperor.vassal_pid("v1"), emperor.vassal_pid("v2")], pids, "no vassal was started anew");
 }
 
-/// The master doesn't wait until it looks after its processes.
+/// The master starts the next router at once, and not when it next looks after its processes.
 #[test]
 fn killed_router_is_replaced_at_once() {
     let emperor = emperor().line("check-interval = 3600").start();
@@ -98,7 +98,7 @@ fn restored_router_keeps_nothing_of_those_who_left() {
     kill_router(&emperor);
     let stats = emperor.wait_for_stats("the other one is attached again", |stats| is_attached(stats, V1));
     assert_eq!((stats.peers().len(), stats.peer(V2).is_some()), (1, false));
-    // A connection and a device less.
+    // The router has one connection and one device less.
     assert_descriptors(emperor.router_pid(), open - 2, "the one who left");
     emperor.start_vassal(&vassal("v2", V2));
     assert_eq!(pings_answered(&emperor.netns, V2, 3, &[]), 3, "its successor has the address");
@@ -123,7 +123,8 @@ fn restored_vassal_is_bound_to_its_address_and_rules() {
     assert!(!emperor.connect().echo(V1, EMPEROR, Duration::from_millis(500)), "nobody else gets the address");
 }
 
-/// One router after the other that ends at once is started with pauses, and without the vassals that may be the cause.
+/// Routers that end at once, one after the other, are started with pauses, and without the vassals that may be the
+/// cause.
 #[test]
 fn routers_that_die_at_once_are_slowed_down() {
     let emperor = emperor().start();
@@ -133,7 +134,7 @@ fn routers_that_die_at_once_are_slowed_down() {
         kill_router(&emperor);
     }
     emperor.log.wait_for_since(mark, "3 routers in a row ended soon after their start, waiting 2 s", wait::LONG);
-    // Its connection is gone, and the Emperor starts it anew.
+    // The vassal's connection is gone, and the Emperor starts it anew.
     wait::until_true("the vassal is back", wait::LONG, || {
         emperor.try_stats().is_ok_and(|stats| is_attached(&stats, V1) && stats.0["totals"]["restored"] == 0)
     });
@@ -151,7 +152,7 @@ fn reloaded_vassal_and_killed_router_in_turn() {
         connection.assert_passes();
         kill_router(&emperor);
         connection.assert_passes();
-        // Longer than a router's life may be without counting as one that died at once.
+        // A router that has lived this long does not count as one that died at once.
         emperor.wait_for_stats("it is attached again", |stats| is_attached(stats, V1));
     }
 }
@@ -160,7 +161,7 @@ fn reloaded_vassal_and_killed_router_in_turn() {
 #[test]
 fn vassal_in_frames_is_started_anew() {
     let emperor = emperor().start();
-    let c_vassal = VassalIni::new(Host::usual(), Subject::C, "v1", V1, EMPEROR);
+    let c_vassal = VassalIni::new(Uwsgi::usual(), Subject::C, "v1", V1, EMPEROR);
     emperor.start_vassal(&c_vassal);
     let mut raw = emperor.peer(V2);
     let pid = emperor.vassal_pid("v1");

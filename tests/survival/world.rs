@@ -8,11 +8,11 @@ use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::fake_router::FakeRouter;
-use crate::common::host::{Host, Subject};
 use crate::common::netns::Net;
 use crate::common::processes::send;
 use crate::common::stats::Stats;
 pub use crate::common::stats::is_attached;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 
@@ -20,11 +20,11 @@ use crate::common::wait;
 pub const HELLO: u8 = 0x74;
 
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Host::usual(), Subject::Ours)
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
 }
 
 pub fn vassal(name: &str, address: Ipv4Addr) -> VassalIni {
-    VassalIni::new(Host::usual(), Subject::Ours, name, address, EMPEROR)
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR)
 }
 
 /// A vassal whose router is the test itself.

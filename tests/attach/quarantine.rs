@@ -1,4 +1,5 @@
-//! Attached peers that spoil what they handed over. They lose their own network; nobody else notices.
+//! Attached peers that break the device that they handed over, and end up in quarantine. They lose their own network;
+//! nobody else notices.
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -28,7 +29,7 @@ fn scene() -> (Emperor, Net, Handed) {
     (emperor, honest, handed)
 }
 
-/// Packets from the Emperor's side, which the router tries to write into the spoiled device.
+/// Sends packets from the Emperor's side, which the router tries to write into the broken device.
 fn send_to(emperor: &Emperor, count: usize) {
     let socket = emperor.netns.run(|| UdpSocket::bind(("0.0.0.0", 0))).expect("a port is free");
     for _ in 0..count {
@@ -42,14 +43,14 @@ fn wait_until_left(emperor: &Emperor) {
     assert!(is_attached(&emperor.stats(), V1));
 }
 
-/// The flag belongs to the peer as much as to the router.
+/// The flag is that of the open file, which peer and router share.
 #[test]
 fn blocking_descriptor_blocks_nobody() {
     let (emperor, honest, handed) = scene();
     fcntl(&handed.device, FcntlArg::F_SETFL(OFlag::O_RDWR)).expect("flags can be changed");
     assert_eq!(handed.pings_answered(5), 5, "the peer itself is served");
     assert_calm(&emperor, &honest);
-    // No room is left in the device: a write would wait, too.
+    // The device has no room left, so that a write would wait, too.
     tun::set_send_buffer(&handed.device, 1);
     send_to(&emperor, 100);
     assert_calm(&emperor, &honest);
@@ -70,7 +71,7 @@ fn longer_header_afterwards_passes_nothing() {
     assert_eq!(after.of_peer(V2, "rx_packets"), before.of_peer(V2, "rx_packets"), "nothing passes");
 }
 
-/// No packet fits behind such a header, so that the kernel fails every read.
+/// No packet fits behind a header of this length, so that every read fails.
 #[test]
 fn header_beyond_all_measure_ends_the_peer() {
     let (emperor, honest, handed) = scene();
@@ -182,7 +183,7 @@ fn flood_from_an_attached_peer_disturbs_nobody() {
     assert_calm(&emperor, &honest);
 }
 
-/// Whatever the namespace does with a packet, the router's thread does: a long packet filter there would stop everybody.
+/// What a namespace does with a packet runs in the router's thread: a long packet filter there would stop everybody.
 #[test]
 fn expensive_packet_filter_costs_nobody_else() {
     let (emperor, honest, handed) = scene();
@@ -194,7 +195,8 @@ fn expensive_packet_filter_costs_nobody_else() {
     assert_calm(&emperor, &honest);
 }
 
-/// Hanging up and coming back, with another device even, would buy it some more expensive writes each time.
+/// Without a quarantine, a peer that hangs up and comes back with another device would get some more expensive writes
+/// each time.
 #[test]
 fn expensive_namespace_is_not_attached_again_soon() {
     let (emperor, honest, handed) = scene();
@@ -220,7 +222,7 @@ fn expensive_namespace_is_not_attached_again_soon() {
     assert_calm(&emperor, &honest);
 }
 
-/// Who isn't root comes from the same place with each of its namespaces.
+/// A user other than root counts as the same peer with each of its namespaces.
 #[test]
 fn user_with_an_expensive_namespace_is_not_attached_again_soon() {
     const USER: u32 = 20_001;

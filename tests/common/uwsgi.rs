@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 /// A uWSGI binary with its own build of both plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host {
+pub enum Uwsgi {
     /// The package of the distribution, whatever its version.
     Distribution,
-    /// Built from PyPI's sdist, with Python embedded: [`PYPI`], or the version that `TUNTAP_HOST` names.
+    /// Built from PyPI's sdist, with Python embedded: [`PYPI`], or the version that `TUNTAP_UWSGI` names.
     Pypi,
 }
 
@@ -16,15 +16,15 @@ pub enum Host {
 pub enum Subject {
     C,
     Ours,
-    /// Ours, with panics on demand. For the distribution's host only.
+    /// Ours, with panics on demand. Built for the distribution's uWSGI only.
     Faulty,
 }
 
-/// Both hosts, the usual one of an undisturbed run first.
-pub const HOSTS: [Host; 2] = [Host::Distribution, Host::Pypi];
+/// Both, the usual one of a run without `TUNTAP_UWSGI` first.
+pub const UWSGIS: [Uwsgi; 2] = [Uwsgi::Distribution, Uwsgi::Pypi];
 
-impl Host {
-    /// The host that most tests run on: the distribution's, unless `TUNTAP_HOST` names a version from PyPI.
+impl Uwsgi {
+    /// The uWSGI of most tests: the distribution's, unless `TUNTAP_UWSGI` names a version from PyPI.
     pub fn usual() -> Self {
         if chosen().is_some() { Self::Pypi } else { Self::Distribution }
     }
@@ -43,9 +43,9 @@ impl Host {
         std::fs::read_to_string(path).expect("a file of ours").trim().to_owned()
     }
 
-    /// The uWSGI binary.
-    pub fn uwsgi(self) -> PathBuf {
-        present(self.dir().join(UWSGI))
+    /// The binary.
+    pub fn binary(self) -> PathBuf {
+        present(self.dir().join(BINARY))
     }
 
     /// The plugin as a file.
@@ -60,13 +60,13 @@ impl Host {
 
     /// What those sources were unpacked from. From PyPI only.
     pub fn sdist(self) -> PathBuf {
-        present(hosts_dir().join(format!("uwsgi-{}.tar.gz", self.folder())))
+        present(uwsgi_dir().join(format!("uwsgi-{}.tar.gz", self.folder())))
     }
 
-    /// The uWSGI binary as a started instance sees it.
-    pub fn mounted_uwsgi(self) -> PathBuf {
-        self.uwsgi();
-        Path::new(MOUNT).join(self.folder()).join(UWSGI)
+    /// The binary as a started instance sees it.
+    pub fn mounted_binary(self) -> PathBuf {
+        self.binary();
+        Path::new(MOUNT).join(self.folder()).join(BINARY)
     }
 
     /// The folder of a plugin as a started instance sees it.
@@ -97,15 +97,15 @@ impl Host {
     }
 
     fn dir(self) -> PathBuf {
-        hosts_dir().join(self.folder())
+        uwsgi_dir().join(self.folder())
     }
 }
 
-/// The version from PyPI that `TUNTAP_HOST` names, if it names one: the run is about that one.
+/// The version from PyPI that `TUNTAP_UWSGI` names, if it names one.
 fn chosen() -> Option<String> {
-    let name = std::env::var("TUNTAP_HOST").ok().filter(|name| name != DISTRIBUTION)?;
+    let name = std::env::var("TUNTAP_UWSGI").ok().filter(|name| name != DISTRIBUTION)?;
     let is_version = name.split('.').count() == 3 && name.chars().all(|c| c.is_ascii_digit() || c == '.');
-    assert!(is_version, "TUNTAP_HOST={name}: neither `{DISTRIBUTION}` nor a version of uWSGI on PyPI, such as {PYPI}");
+    assert!(is_version, "TUNTAP_UWSGI={name}: neither `{DISTRIBUTION}` nor a version of uWSGI on PyPI, such as {PYPI}");
     Some(name)
 }
 
@@ -119,28 +119,28 @@ impl Subject {
     }
 }
 
-/// Where instances find the hosts: a bind mount in their own mount namespace, because a vassal without privileges
-/// loads binary and plugin again when it reloads, and may not enter the folder that the repository stands in.
-pub const MOUNT: &str = "{dir}/hosts";
+/// Where instances find binaries and plugins: a bind mount of [`uwsgi_dir`] in their own mount namespace, because a
+/// vassal without privileges loads both again when it reloads, and may not enter the folder that the repository is in.
+pub const MOUNT: &str = "{dir}/uwsgi";
 
-/// The folder of the distribution's host.
+/// The folder of the distribution's uWSGI.
 const DISTRIBUTION: &str = "distribution";
-/// The host from PyPI that `make test` prepares; scripts/hosts knows others, too.
+/// The version from PyPI that `make test` prepares; scripts/prepare-uwsgi knows others, too.
 const PYPI: &str = "2.0.31";
-const UWSGI: &str = "uwsgi";
+const BINARY: &str = "uwsgi";
 const PLUGIN: &str = "tuntap_plugin.so";
 
-/// Where `make hosts` puts the hosts.
-pub fn hosts_dir() -> PathBuf {
-    std::env::var_os("TUNTAP_HOSTS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/hosts"), PathBuf::from)
+/// Where scripts/prepare-uwsgi puts binaries and plugins.
+pub fn uwsgi_dir() -> PathBuf {
+    std::env::var_os("TUNTAP_UWSGI_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/uwsgi"), PathBuf::from)
 }
 
 fn present(path: PathBuf) -> PathBuf {
     assert!(
         path.exists(),
-        "{} is missing: run `make test` as root (`make hosts` prepares the hosts, `scripts/hosts <version>` another one; \
-         TUNTAP_HOSTS=<dir> points elsewhere)",
+        "{} is missing: run `make test` as root (`make prepare-uwsgi` makes it, `scripts/prepare-uwsgi <version>` that of \
+         another version; TUNTAP_UWSGI_DIR=<dir> points elsewhere)",
         path.display()
     );
     path
