@@ -2,7 +2,7 @@
 
 import statistics
 
-from rows import FIGURES, SUFFIX, TARGETS
+from rows import BEFORE, FIGURES, SUFFIX, TARGETS
 
 # Each figure is shown with its ratio to these subjects.
 REFERENCES = {"veth": "/ veth", "c": "/ C"}
@@ -48,6 +48,8 @@ class Results:
             if not keys:
                 continue
             references = ACROSS_REFERENCES if name == "across" else REFERENCES
+            earlier = [key for key in BEFORE.values() if key in keys]
+            references = references | {key: "/ before" for key in earlier[-1:]}
             header = [f"{figure.title} ({figure.unit})", "median", "min", "max", *references.values()]
             has_ipv6 = name + SUFFIX in self.values
             if has_ipv6:

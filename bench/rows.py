@@ -20,6 +20,8 @@ ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
+# The subject of an earlier build, for each that it is measured beside (`--before`).
+BEFORE = {"ours": "before", "ours-switch": "before-switch"}
 
 
 @dataclass(frozen=True)
