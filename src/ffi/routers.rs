@@ -136,7 +136,7 @@ fn send_grant_updates() {
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            come.iter().for_each(|grant| setup.policy.grants.add(*grant));
+            setup.policy = Arc::new(setup.policy.with_grants(come.iter().copied()));
             unsent.push((index, come.clone()));
         }
     }
@@ -228,7 +228,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         socket_name: spec.socket.clone(),
         listener,
         stats,
-        policy: config().policy(spec, leases.clone()),
+        policy: Arc::new(config().policy(spec, leases.clone())),
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -68,7 +69,7 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let forwarder = Forwarder::new(setup.policy.clone(), RandomState::new().hash_one(started));
+        let forwarder = Forwarder::new(Arc::clone(&setup.policy), RandomState::new().hash_one(started));
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
             io: Io::new(setup, epoll, store, remade_tun),

@@ -93,7 +93,7 @@ pub struct Setup {
     /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
     /// The router's first policy.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
     /// What a device's configuration says besides its addresses.
@@ -129,7 +129,7 @@ pub struct Setup {
 impl Setup {
     /// Takes over the networks that could be set up on the host. Vassals get addresses of no others.
     pub fn set_network(&mut self, spec: &RouterSpec) {
-        self.policy.networks.clone_from(&spec.addresses);
+        Arc::make_mut(&mut self.policy).networks.clone_from(&spec.addresses);
         self.network.dns.clone_from(&spec.dns);
         self.spec = spec.clone();
     }
