@@ -1,6 +1,6 @@
 //! Generates the bindings for the uWSGI binary that will load the plugin and compiles the shim with its flags.
 //!
-//! The host is `$UWSGI_BIN`, else `uwsgi` on the PATH. A build that uWSGI itself drives (uwsgiplugin.py) names header
+//! That uWSGI is `$UWSGI_BIN`, else `uwsgi` on the PATH. A build that uWSGI itself drives (uwsgiplugin.py) names header
 //! and flags instead, in `UWSGI_TUNTAP_HEADER` and `UWSGI_TUNTAP_CFLAGS`.
 
 use std::path::{Path, PathBuf};
@@ -21,25 +21,25 @@ fn main() {
         return;
     }
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let host = Host::find();
-    fs::write(out_dir.join("uwsgi.h"), &host.header).unwrap_or_else(|error| fail(&format!("uwsgi.h: {error}")));
+    let uwsgi = Uwsgi::find();
+    fs::write(out_dir.join("uwsgi.h"), &uwsgi.header).unwrap_or_else(|error| fail(&format!("uwsgi.h: {error}")));
 
-    let flags = host.compiler_flags(&out_dir);
+    let flags = uwsgi.compiler_flags(&out_dir);
     generate_bindings(&flags, &out_dir);
     if env::var_os("CARGO_FEATURE_EMBEDDED").is_none() {
         compile_shim(&flags);
     }
-    println!("cargo:rustc-env=TUNTAP_ABI_DIGEST={}", abi::digest(&host.header, &host.cflags));
-    println!("cargo:rustc-env=TUNTAP_UWSGI_VERSION={}", abi::version(&host.cflags).unwrap_or_default());
+    println!("cargo:rustc-env=TUNTAP_ABI_DIGEST={}", abi::digest(&uwsgi.header, &uwsgi.cflags));
+    println!("cargo:rustc-env=TUNTAP_UWSGI_VERSION={}", abi::version(&uwsgi.cflags).unwrap_or_default());
 }
 
 /// What the build needs of the uWSGI that will load the plugin.
-struct Host {
+struct Uwsgi {
     header: String,
     cflags: String,
 }
 
-impl Host {
+impl Uwsgi {
     fn find() -> Self {
         if let Some(header) = env::var_os("UWSGI_TUNTAP_HEADER") {
             println!("cargo:rerun-if-changed={}", Path::new(&header).display());
@@ -53,18 +53,18 @@ impl Host {
         if binary.contains('/') {
             println!("cargo:rerun-if-changed={binary}");
         }
-        let host = Self { header: ask(&binary, "--dot-h"), cflags: ask(&binary, "--cflags") };
-        if !host.header.contains("struct uwsgi_plugin") || abi::version(&host.cflags).is_none() {
+        let uwsgi = Self { header: ask(&binary, "--dot-h"), cflags: ask(&binary, "--cflags") };
+        if !uwsgi.header.contains("struct uwsgi_plugin") || abi::version(&uwsgi.cflags).is_none() {
             fail(&format!("`{binary}` is not a uWSGI binary that carries its header (--dot-h) and flags (--cflags)"));
         }
-        host
+        uwsgi
     }
 
-    /// Defines and include folders, the one with this host's `uwsgi.h` first.
+    /// Defines and include folders, the one with this uWSGI's `uwsgi.h` first.
     fn compiler_flags(&self, out_dir: &Path) -> Vec<String> {
         let mut flags = vec![format!("-I{}", out_dir.display()), "-Iinclude".to_owned()];
-        let of_host = abi::words(&self.cflags).into_iter().filter(|flag| flag != "-I.");
-        flags.extend(of_host.filter(|flag| flag.starts_with("-D") || flag.starts_with("-I")));
+        let of_uwsgi = abi::words(&self.cflags).into_iter().filter(|flag| flag != "-I.");
+        flags.extend(of_uwsgi.filter(|flag| flag.starts_with("-D") || flag.starts_with("-I")));
         flags
     }
 }

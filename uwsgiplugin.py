@@ -18,7 +18,7 @@ for _object in glob.glob(os.path.join(_folder, 'include', '*.o')):
     os.remove(_object)
 
 _environment = dict(os.environ)
-# Flags for the host's C code; cargo's own C builds do without.
+# Flags for uWSGI's C code; cargo's own C builds do without.
 for _name in ('CFLAGS', 'LDFLAGS'):
     _environment.pop(_name, None)
 _environment.update({
