@@ -2,7 +2,7 @@
 
 use super::error::Problem;
 
-/// Whether devices show their credentials to the router.
+/// The credentials that devices show to the router.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Credentials {
     /// Devices don't show them.

@@ -15,7 +15,7 @@ pub struct DeviceSpec {
     pub name: String,
     /// The router's socket. Without one, the device is made and left alone.
     pub socket: Option<String>,
-    /// Whether the router chooses its addresses.
+    /// True if the router chooses its addresses.
     pub auto: bool,
     /// Addresses that it has, with the lengths of their networks' prefixes.
     pub addresses: Vec<IpNet>,

@@ -95,7 +95,7 @@ enum Setting {
     FragmentRate(u32),
 }
 
-/// Whether the router takes an address or port although the host uses it already.
+/// Says whether the operator has confirmed an address or port that the host uses already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     Usual,

@@ -55,7 +55,7 @@ pub struct Config {
     pub routers: Vec<RouterSpec>,
     /// Devices, in order.
     pub devices: Vec<DeviceSpec>,
-    /// Whether devices show credentials, and what routers do with them.
+    /// The credentials that devices show, and what routers do with them.
     pub credentials: Credentials,
     /// Chain for packets towards the peers.
     pub firewall_in: Vec<Rule<Action>>,
@@ -63,7 +63,7 @@ pub struct Config {
     pub firewall_out: Vec<Rule<Action>>,
     /// Routes to other routers.
     pub routes: Vec<Rule<SocketAddr>>,
-    /// Whether routers deliver packets between their peers themselves.
+    /// True if routers deliver packets between their peers themselves.
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.
     pub busy_poll: Duration,
@@ -89,7 +89,7 @@ pub struct Config {
     pub device_rules: Vec<PeerRule>,
     /// How long devices wait for their router when the instance starts.
     pub device_timeout: Duration,
-    /// Whether the instance ends when a device loses its router.
+    /// True if the instance ends when a device loses its router.
     pub device_required: bool,
 }
 

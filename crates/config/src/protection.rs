@@ -46,7 +46,7 @@ pub struct HostProtection {
     pub gateway_vassals: Vec<IpNet>,
     /// Networks beside the router's own from which its vassals may have addresses: those of leases.
     pub leased: Vec<IpNet>,
-    /// Whether vassals may have any other address, too (see [`RouterSpec::claim_scope`](super::RouterSpec::claim_scope)).
+    /// True if vassals may have any other address, too (see [`RouterSpec::claim_scope`](super::RouterSpec::claim_scope)).
     pub any_source: bool,
 }
 
@@ -93,7 +93,7 @@ impl HostProtection {
 /// A rule about what vassals may reach (`tuntap-router-host`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostRule {
-    /// Whether they may reach it.
+    /// True if vassals may reach it.
     pub allow: bool,
     /// The destination. `None` is any address of the host itself.
     pub to: Option<IpNet>,

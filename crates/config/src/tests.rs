@@ -476,8 +476,8 @@ fn priority() {
 fn harakiri() {
     let seconds = std::time::Duration::from_secs;
     assert_eq!(Config::default().harakiri, seconds(6));
-    for (word, patience) in [("0", 0), ("1", 1), ("3600", 3600)] {
-        assert_eq!(good(OptionName::Harakiri, word).harakiri, seconds(patience));
+    for (word, timeout) in [("0", 0), ("1", 1), ("3600", 3600)] {
+        assert_eq!(good(OptionName::Harakiri, word).harakiri, seconds(timeout));
     }
     for word in ["-1", "3601", "", "off", "1.5"] {
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Whether somebody else can change the descriptor's flags.
+/// Says who can change the descriptor's flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     /// Nobody else has the descriptor: O_NONBLOCK stays set.

@@ -21,7 +21,7 @@ pub struct OptionSpec {
     /// What a value is made of. Words in angle brackets stand for something else, brackets are around what may be left out,
     /// and a bar stands between alternatives.
     pub syntax: &'static str,
-    /// Whether the option may be given several times, so that each of the values counts. Of others the last value counts, or
+    /// True if the option may be given several times, so that each of the values counts. Of others the last value counts, or
     /// a second one is an error.
     pub repeats: bool,
     /// What it is for, in one line: the text in `--help`.
@@ -34,7 +34,7 @@ pub struct OptionSpec {
     pub default: Option<&'static str>,
     /// What it is for, in whole sentences of Markdown. Links are those of a document in `docs/`.
     pub details: &'static str,
-    /// Whether uWSGI has to run a master process for it (`UWSGI_OPT_MASTER`).
+    /// True if uWSGI has to run a master process for it (`UWSGI_OPT_MASTER`).
     pub needs_master: bool,
     /// Reads a value.
     read: fn(&mut Draft, &str) -> Result<(), Problem>,

@@ -67,7 +67,7 @@ impl Meeting<'_> {
         config.policy(self.spec, config.compile_grants(self.leases.to_vec()))
     }
 
-    /// Whether there is anything that a device with `auto` could get.
+    /// Returns true if there is anything that a device with `auto` could get.
     fn network(&self) -> Option<Finding> {
         if !self.device.auto {
             return None;
