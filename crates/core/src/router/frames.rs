@@ -114,9 +114,11 @@ impl Router {
         if is_first && !may_come_before_hello {
             peer.session.stage = Stage::Frames;
             shell.refuse_descriptors(id);
-            // Only a hello has use for a descriptor that came with the first bytes.
+            // Only a hello has use for a descriptor that came with the first bytes. A peer of the router before this one goes
+            // on in frames without it, and no router after this one could tell where the next frame begins.
             if frame.kind != FrameKind::Hello {
                 shell.discard_offer(id);
+                self.unstore(shell, id);
             }
         }
         match frame.kind {
