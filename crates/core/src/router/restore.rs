@@ -90,13 +90,14 @@ impl Router {
         self.reply_to_hello(id, HelloReply::Renew);
     }
 
-    /// Stores an attached peer, or what is new about it, for a router that may follow this one.
+    /// Stores an attached peer, or one that is asked for its device again, or what is new about it, for a router that may
+    /// follow this one.
     pub(super) fn store(&mut self, shell: &mut impl Shell, id: PeerId) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         if peer.session.is_attached() {
             peer.session.serial.get_or_insert_with(|| shell.new_serial());
-            self.store_again(shell, id);
         }
+        self.store_again(shell, id);
     }
 
     /// Takes a peer out of the store that is not attached any more.
