@@ -49,6 +49,11 @@ impl FrameQueue {
         self.bytes.len() - self.written
     }
 
+    /// The bytes that wait.
+    pub fn waiting(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
     /// Appends a frame, unless more than `limit` bytes would wait then. The error says why there is no place for it; the
     /// queue is as it was then.
     pub fn push(
@@ -78,7 +83,7 @@ impl FrameQueue {
     ) -> Result<(usize, Flushed), FlushError> {
         let mut count = 0;
         while self.written < self.bytes.len() {
-            match send(&self.bytes[self.written..]) {
+            match send(self.waiting()) {
                 Ok(written) => {
                     self.written += written;
                     count += written;

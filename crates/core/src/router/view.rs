@@ -47,6 +47,11 @@ impl<'a> PeerView<'a> {
         self.0.session.queue.len()
     }
 
+    /// The frames that wait to be sent to it. Of the first one a part may have been sent already.
+    pub fn waiting(self) -> &'a [u8] {
+        self.0.session.queue.waiting()
+    }
+
     /// Bytes of a frame that has come in part.
     pub const fn partial(self) -> usize {
         self.0.session.partial.len()
