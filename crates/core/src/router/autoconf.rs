@@ -143,6 +143,9 @@ impl Router {
         if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
             self.note_claim(shell, applicant.id, chosen.address);
         }
+        // A peer of the router before this one may ask before it passes its device again. From now on it may choose no address
+        // by itself, also if it held this one already.
+        self.store(shell, applicant.id);
         Ok(chosen.address)
     }
 

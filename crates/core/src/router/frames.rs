@@ -116,9 +116,11 @@ impl Router {
         if is_first && !may_come_before_hello {
             peer.session.stage = Stage::Frames;
             shell.refuse_descriptors(id);
-            // Only a hello uses a descriptor that came with the first bytes.
+            // Only a hello uses a descriptor that came with the first bytes. A restored peer that sends something else goes on in
+            // frames, and no later router could tell where its next frame begins.
             if frame.kind != FrameKind::Hello {
                 shell.discard_offer(id);
+                self.unstore(shell, id);
             }
         }
         match frame.kind {

@@ -54,6 +54,11 @@ impl FrameQueue {
         self.len() == 0
     }
 
+    /// The bytes that wait.
+    pub fn waiting(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
     /// Appends a frame, unless the queue would then have more than `limit` bytes. If it returns an error, the queue is
     /// unchanged.
     pub fn push(
@@ -83,7 +88,7 @@ impl FrameQueue {
     ) -> Result<(usize, Flushed), FlushError> {
         let mut count = 0;
         while self.written < self.bytes.len() {
-            match send(&self.bytes[self.written..]) {
+            match send(self.waiting()) {
                 Ok(written) => {
                     self.written += written;
                     count += written;

@@ -91,13 +91,13 @@ impl Router {
         self.reply_to_hello(id, HelloReply::Renew);
     }
 
-    /// Stores the present state of a peer, if it is attached, for the next router.
+    /// Stores the present state of a peer for the next router, if it is attached or was asked for its device again.
     pub(super) fn store(&mut self, shell: &mut impl Shell, id: PeerId) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         if peer.session.is_attached() {
             peer.session.serial.get_or_insert_with(|| shell.new_serial());
-            self.store_again(shell, id);
         }
+        self.store_again(shell, id);
     }
 
     /// Removes a peer that is not attached any more from the store.

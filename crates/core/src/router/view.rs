@@ -48,6 +48,11 @@ impl<'a> PeerView<'a> {
         self.0.session.queue.len()
     }
 
+    /// The frames that wait to be sent to it. Of the first one a part may have been sent already.
+    pub fn waiting(self) -> &'a [u8] {
+        self.0.session.queue.waiting()
+    }
+
     /// Returns the number of bytes of a frame that has come only in part.
     pub const fn partial(self) -> usize {
         self.0.session.partial.len()
