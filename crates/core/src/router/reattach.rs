@@ -107,7 +107,54 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
+    use tuntap_wire::attach::Hello;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::frame::{self, FrameKind};
+    use tuntap_wire::offloads::Offloads;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
     use super::*;
+    use crate::policy::Policy;
+    use crate::policy::forward::Forwarder;
+
+    const UID: u32 = 1000;
+
+    fn router(start: Instant) -> Router {
+        Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), start)
+    }
+
+    /// Connects a peer of [`UID`] that passes its device.
+    fn connect(router: &mut Router, shell: &mut TestShell, now: Instant) -> PeerId {
+        let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
+        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+        let id = router.accept(shell, connection, now).expect("there is room");
+        let mut hello = Vec::new();
+        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        router.received(shell, id, &hello, hello.len(), now);
+        id
+    }
+
+    fn quarantine(router: &mut Router, shell: &mut TestShell, id: PeerId) {
+        let cost = Cost { writes: 1, excess: Duration::ZERO, allowed: Duration::ZERO };
+        router.put_into_quarantine(shell, id, Offender::User(UID), cost);
+    }
+
+    #[test]
+    fn peer_is_attached_again_in_a_turn_with_packets_for_it() {
+        let (start, mut shell) = (Instant::now(), TestShell::default());
+        let mut router = router(start);
+        let id = connect(&mut router, &mut shell, start);
+        assert!(router.is_attached(id));
+        quarantine(&mut router, &mut shell, id);
+        router.poll(&mut shell, start);
+        assert!(!router.is_attached(id));
+        router.push_frame(id, FrameKind::Packet, &[0; 100]).expect("there is room");
+        router.poll(&mut shell, router.poll_timeout().expect("the end of the quarantine"));
+        assert!(router.is_attached(id));
+        let queued = router.peer(id).map(|peer| peer.queued());
+        assert_eq!(queued, Some(0), "the reply is sent at once");
+    }
 
     #[test]
     fn peers_come_back_in_order() {
