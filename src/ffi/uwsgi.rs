@@ -333,7 +333,7 @@ pub fn credentials_hook(symbol: &str) -> Option<CredentialsHook> {
     // SAFETY: the operator named a function with the prototype of include/uwsgi_tuntap.h; there is no way to check.
     let hook = unsafe { std::mem::transmute::<*mut c_void, Hook>(address) };
     Some(Box::new(move |credentials: PeerCredentials| {
-        // SAFETY: as above; the arguments are plain numbers.
+        // SAFETY: the function has the prototype of `Hook`, by the word of the operator. The arguments are plain numbers.
         let address = unsafe { hook(credentials.pid, credentials.uid, credentials.gid) };
         (address != 0).then(|| Ipv4Addr::from(address.to_ne_bytes()))
     }))

@@ -106,7 +106,11 @@ fn ask(
             exchange(stream, transport, deadline, timeout)
         }
         Source::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&address, timeout).map_err(StatisticsError::Connect)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StatisticsError::Timeout(timeout));
+            }
+            let stream = TcpStream::connect_timeout(&address, left).map_err(StatisticsError::Connect)?;
             exchange(stream, transport, deadline, timeout)
         }
     }

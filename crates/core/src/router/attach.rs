@@ -87,7 +87,7 @@ impl Router {
             if session.transport != Transport::Stream(StreamReason::SlowWrites) {
                 session.transport = Transport::Stream(StreamReason::Quarantined);
             }
-            self.reattach_queue.add(id, end);
+            self.attach_later(id, end);
             return self.refuse_attachment(shell, id);
         }
         if let Err(fault) = shell.attach(id) {

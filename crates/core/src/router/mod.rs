@@ -27,6 +27,8 @@ mod reject;
 pub mod restore;
 pub mod session;
 mod shell;
+#[cfg(test)]
+mod testing;
 mod view;
 
 use std::net::{IpAddr, SocketAddr};
@@ -156,8 +158,12 @@ impl Router {
     /// Ends a turn: sends what is queued for peers, and does what is due.
     pub fn poll(&mut self, shell: &mut impl Shell, now: Instant) {
         self.advance(now);
+        // A peer is attached again only if nothing is left to send to it. If packets of this turn were still in its queue, it
+        // would not be attached as long as each turn has some.
+        self.flush_peers(shell);
         self.resume_accepting(shell);
         self.attach_again(shell);
+        // The replies to the peers that are attached again.
         self.flush_peers(shell);
     }
 

@@ -11,24 +11,38 @@ use super::notice::Notice;
 use super::quarantine::Offender;
 use super::session::{StreamReason, Transport};
 use super::shell::Shell;
+use crate::peers::PeerTable;
 use crate::policy::registry::PeerId;
 
 /// How long to wait if a peer can't be attached again yet, for instance because a frame has come only in part.
 const NEXT_TRY: Duration = Duration::from_secs(1);
 
-/// The peers to attach again, ordered by time. A peer that is closed meanwhile stays in the queue until its time.
+/// The number of closed peers that may stay in the queue, besides as many as there are open ones.
+const SLACK: usize = 64;
+
+/// The peers to attach again, ordered by time. A peer that is closed meanwhile may stay in the queue until its time.
 #[derive(Debug, Default)]
 pub struct ReattachQueue(BinaryHeap<Reverse<(Instant, u32, u32)>>);
 
 impl ReattachQueue {
     /// Adds a peer, whose device may be attached again at `end`.
-    pub fn add(&mut self, id: PeerId, end: Instant) {
+    fn add(&mut self, id: PeerId, end: Instant) {
         self.0.push(Reverse((end, id.index, id.generation)));
     }
 
     /// Returns the time at which the next peer may be attached again.
     pub fn next_end(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((end, ..))| *end)
+    }
+
+    /// Removes closed peers if there are too many of them. Without this, a user in quarantine could fill the memory by
+    /// connecting again and again.
+    fn remove_closed(&mut self, peers: &PeerTable) {
+        if self.0.len() > 2 * peers.len() + SLACK {
+            self.0.retain(|Reverse((_, index, generation))| {
+                peers.get(PeerId { index: *index, generation: *generation }).is_some()
+            });
+        }
     }
 
     /// Removes and returns a peer whose time has come.
@@ -39,6 +53,12 @@ impl ReattachQueue {
 }
 
 impl Router {
+    /// Notes that a peer's device may be attached at `end`.
+    pub(super) fn attach_later(&mut self, id: PeerId, end: Instant) {
+        self.reattach_queue.add(id, end);
+        self.reattach_queue.remove_closed(&self.forwarder.peers);
+    }
+
     /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: Verdict) {
         match verdict {
@@ -70,7 +90,7 @@ impl Router {
         {
             shell.suspend(id);
             peer.session.has_waiting_device = true;
-            self.reattach_queue.add(id, record.end);
+            self.attach_later(id, record.end);
         }
         self.refuse_attachment(shell, id);
     }
@@ -107,7 +127,54 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
+    use tuntap_wire::attach::Hello;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::frame::{self, FrameKind};
+    use tuntap_wire::offloads::Offloads;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
     use super::*;
+    use crate::policy::Policy;
+    use crate::policy::forward::Forwarder;
+
+    const UID: u32 = 1000;
+
+    fn router(start: Instant) -> Router {
+        Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), start)
+    }
+
+    /// Connects a peer of [`UID`] that passes its device.
+    fn connect(router: &mut Router, shell: &mut TestShell, now: Instant) -> PeerId {
+        let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
+        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+        let id = router.accept(shell, connection, now).expect("there is room");
+        let mut hello = Vec::new();
+        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        router.received(shell, id, &hello, hello.len(), now);
+        id
+    }
+
+    fn quarantine(router: &mut Router, shell: &mut TestShell, id: PeerId) {
+        let cost = Cost { writes: 1, excess: Duration::ZERO, allowed: Duration::ZERO };
+        router.put_into_quarantine(shell, id, Offender::User(UID), cost);
+    }
+
+    #[test]
+    fn peer_is_attached_again_in_a_turn_with_packets_for_it() {
+        let (start, mut shell) = (Instant::now(), TestShell::default());
+        let mut router = router(start);
+        let id = connect(&mut router, &mut shell, start);
+        assert!(router.is_attached(id));
+        quarantine(&mut router, &mut shell, id);
+        router.poll(&mut shell, start);
+        assert!(!router.is_attached(id));
+        router.push_frame(id, FrameKind::Packet, &[0; 100]).expect("there is room");
+        router.poll(&mut shell, router.poll_timeout().expect("the end of the quarantine"));
+        assert!(router.is_attached(id));
+        let queued = router.peer(id).map(|peer| peer.queued());
+        assert_eq!(queued, Some(0), "the reply is sent at once");
+    }
 
     #[test]
     fn peers_come_back_in_order() {
@@ -124,5 +191,20 @@ mod tests {
             [reattach_queue.take(end), reattach_queue.take(end), reattach_queue.take(end)],
             [Some(first), Some(second), None]
         );
+    }
+
+    #[test]
+    fn peers_that_come_and_go_in_quarantine_leave_nothing_behind() {
+        let (start, mut shell) = (Instant::now(), TestShell::default());
+        let mut router = router(start);
+        let first = connect(&mut router, &mut shell, start);
+        quarantine(&mut router, &mut shell, first);
+        for _ in 0..10 * SLACK {
+            let id = connect(&mut router, &mut shell, start);
+            assert!(router.reattach_queue.0.len() <= 2 * router.len() + SLACK);
+            router.connection_ended(&mut shell, id, None, start);
+        }
+        router.poll(&mut shell, router.poll_timeout().expect("the end of the quarantine"));
+        assert!(router.is_attached(first), "it is still in the queue");
     }
 }

@@ -1,0 +1,125 @@
+//! Surroundings for unit tests: sockets and devices take everything, and nothing ever fails.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::gso::GsoPacket;
+
+use super::notice::Notice;
+use super::quarantine::{Offender, Record};
+use super::restore::StoredPeer;
+use super::shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use crate::policy::registry::PeerId;
+
+/// Surroundings in which each peer has passed a usable device.
+#[derive(Debug, Default)]
+pub struct TestShell {
+    last_serial: u64,
+}
+
+impl Shell for TestShell {
+    fn tun_takes_gso(&self) -> bool {
+        true
+    }
+
+    fn write_tun(&mut self, _packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    fn write_tun_segment(&mut self, _packet: &[u8]) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    fn write_device(&mut self, _peer: PeerId, _serial: Option<u64>, _packet: &GsoPacket<'_>) -> DeviceWrite {
+        let now = Instant::now();
+        DeviceWrite { result: Ok(()), start: now, end: now }
+    }
+
+    fn send_datagram(&mut self, _target: SocketAddr, _packet: &[u8]) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    fn send(&mut self, _peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {
+        Ok(bytes.len())
+    }
+
+    fn open(&mut self, _peer: PeerId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn watch_writable(&mut self, _peer: PeerId, _wanted: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn refuse_descriptors(&mut self, _peer: PeerId) {}
+
+    fn is_hung_up(&self, _peer: PeerId) -> bool {
+        false
+    }
+
+    fn close(&mut self, _peer: PeerId, _everywhere: bool) {}
+
+    fn watch_listeners(&mut self, _wanted: bool) {}
+
+    fn has_offer(&self, _peer: PeerId) -> bool {
+        true
+    }
+
+    fn offered_device(&mut self, _peer: PeerId) -> Result<DeviceFacts, String> {
+        Ok(DeviceFacts { has_header: true, is_own: false, has_napi: false, has_queues: false })
+    }
+
+    fn accept_device(&mut self, _peer: PeerId) {}
+
+    fn discard_offer(&mut self, _peer: PeerId) {}
+
+    fn attach(&mut self, _peer: PeerId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn suspend(&mut self, _peer: PeerId) {}
+
+    fn discard_device(&mut self, _peer: PeerId) {}
+
+    fn is_device_alive(&self, _peer: PeerId) -> bool {
+        true
+    }
+
+    fn is_closing_many(&self) -> bool {
+        false
+    }
+
+    fn path_mtu(&mut self, _target: SocketAddr) -> Option<u16> {
+        None
+    }
+
+    fn tun_mtu(&self) -> Option<u16> {
+        None
+    }
+
+    fn is_router_device(&mut self, _interface: u32) -> bool {
+        false
+    }
+
+    fn address_for(&mut self, _credentials: PeerCredentials) -> Option<Ipv4Addr> {
+        None
+    }
+
+    fn thread_usage(&self) -> ThreadUsage {
+        ThreadUsage::default()
+    }
+
+    fn log(&mut self, _notice: &Notice) {}
+
+    fn new_serial(&mut self) -> u64 {
+        self.last_serial += 1;
+        self.last_serial
+    }
+
+    fn store(&mut self, _peer: PeerId, _stored: StoredPeer) {}
+
+    fn unstore(&mut self, _serial: u64) {}
+
+    fn store_quarantine(&mut self, _offender: Offender, _record: Record) {}
+}
