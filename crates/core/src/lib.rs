@@ -5,6 +5,7 @@
 //! limits, timers. [`router::Shell`] is its only connection to its surroundings.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod peers;
 pub mod policy;

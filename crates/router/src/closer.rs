@@ -59,8 +59,53 @@ impl Closer {
         }
     }
 
+    /// Closes a descriptor that nothing was done with. A peer may pass as many as it likes, so they wait only as long as more than
+    /// half of the room is free: the rest is for devices. Further ones are closed here.
+    pub fn close_offer(&self, offer: OwnedFd) {
+        if self.waiting.load(Ordering::Relaxed) < MAX_WAITING / 2 {
+            self.close(offer);
+        }
+    }
+
     /// Returns true if so many devices wait to be closed that no further ones should be attached.
     pub fn is_full(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= MAX_WAITING
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+
+    use super::*;
+
+    /// Returns true if all write ends of a pipe are closed.
+    fn is_closed(mut reader: File) -> bool {
+        reader.read(&mut [0]).expect("an end of the pipe") == 0
+    }
+
+    /// A thread that closes nothing, as if the kernel took its time.
+    fn busy_closer() -> (Closer, mpsc::Receiver<OwnedFd>) {
+        let (devices, received) = mpsc::channel();
+        (Closer { devices: Some(devices), waiting: Arc::default() }, received)
+    }
+
+    #[test]
+    fn offers_take_no_more_than_half_of_the_room() {
+        let (closer, waiting) = busy_closer();
+        for _ in 0..MAX_WAITING {
+            let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+            closer.close_offer(writer);
+            drop(reader);
+        }
+        assert_eq!(waiting.try_iter().count(), MAX_WAITING / 2);
+        assert!(!closer.is_full());
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        closer.close_offer(writer);
+        assert!(is_closed(reader.into()), "one that finds no room is closed at once");
+        let (_reader, device) = nix::unistd::pipe().expect("a pipe");
+        closer.close(device);
+        assert_eq!(waiting.try_iter().count(), 1, "devices have the other half");
     }
 }

@@ -117,7 +117,7 @@ impl<'a> Io<'a> {
     /// Keeps a descriptor that a peer has passed. It replaces an earlier one.
     pub(super) fn offer(&mut self, id: PeerId, descriptor: OwnedFd) {
         let before = self.entry_mut(id).map(|entry| entry.offer.replace(descriptor));
-        before.flatten().into_iter().for_each(|before| self.closer.close(before));
+        before.flatten().into_iter().for_each(|before| self.closer.close_offer(before));
     }
 
     /// Rewrites the store if most of it is out of date, or something is missing in it. Returns a notice if that fails.
@@ -283,11 +283,12 @@ impl Shell for Io<'_> {
     }
 
     fn offered_device(&mut self, peer: PeerId) -> Result<DeviceFacts, String> {
-        let offer = self.entry(peer).and_then(|entry| entry.offer.as_ref());
+        let entry = self.entry_mut(peer).ok_or_else(|| Errno::EBADF.to_string())?;
         // A refused descriptor may be the last copy of its device, and closing it here would block. So the offer is kept
-        // besides the device.
-        let copy = offer.map_or_else(|| Err(Errno::EBADF.into()), OwnedFd::try_clone);
-        let tun = Tun::adopt_shared(copy.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        // besides the device, unless there is no descriptor left for a copy.
+        let copy = entry.offer.as_ref().and_then(|offer| offer.try_clone().ok()).or_else(|| entry.offer.take());
+        let descriptor = copy.ok_or_else(|| Errno::EBADF.to_string())?;
+        let tun = Tun::adopt_shared(descriptor).map_err(|error| error.to_string())?;
         let facts = DeviceFacts {
             has_header: tun.has_header(),
             // If the kernel can't compare descriptors, the names are compared. A vassal's device may have the same name.
@@ -315,7 +316,7 @@ impl Shell for Io<'_> {
             entry.offer.take()
         });
         if let Some(offer) = offer {
-            self.closer.close(offer);
+            self.closer.close_offer(offer);
         }
     }
 

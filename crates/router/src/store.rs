@@ -226,8 +226,12 @@ impl<'a> StoreWriter<'a> {
                 this.append(&Record::Quarantined(quarantined), None)?;
             }
             for (peer, connection) in peers {
-                this.stored_peers += 1;
-                this.append(&Record::Peer(peer), Some(connection))?;
+                match this.append(&Record::Peer(peer), Some(connection)) {
+                    Ok(()) => this.stored_peers += 1,
+                    // A peer that is too long to be stored must not keep the others out.
+                    Err(Errno::EMSGSIZE) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             this.append(&Record::Complete, None)
         };
@@ -313,10 +317,8 @@ fn drain(queue: &Queue) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::os::unix::net::UnixStream;
-
-    use std::net::IpAddr;
 
     use super::*;
     use tuntap_core::policy::grant::Identity;
@@ -393,6 +395,20 @@ mod tests {
             assert_eq!(found, [(Offender::User(8), 20), (Offender::User(7), 40)]);
             assert!(stored.quarantine.iter().all(|(_, it)| it.end > Instant::now()));
         }
+    }
+
+    #[test]
+    fn peer_that_is_too_long_keeps_no_other_one_out() {
+        let store = Store::new().expect("two queues");
+        let (mut writer, _) = StoreWriter::open(&store);
+        let (connection, _other_end) = UnixStream::pair().expect("a pair");
+        let mut long = peer(writer.new_serial(), A);
+        long.identity.groups = (0..10_000).collect();
+        let short = peer(writer.new_serial(), A);
+        assert_eq!(writer.put(long.clone(), connection.as_fd()), Err(Errno::EMSGSIZE));
+        let both = [long, short.clone()].map(|peer| (peer, connection.as_fd()));
+        writer.rewrite(both.into_iter()).expect("room");
+        assert_eq!(stored_peers(&store), [short]);
     }
 
     #[test]

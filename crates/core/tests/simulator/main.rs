@@ -5,6 +5,9 @@
 //! `TUNTAP_SIM_CASES` is the number of cases of each test, the same ones in each run. With `TUNTAP_SIM_SECONDS` each test runs for
 //! so long, with other cases each time. `TUNTAP_SIM_SEED` makes it run the cases of a seed, which a failure names.
 
+// The test looks at a clock; the router is told a simulated time.
+#![allow(clippy::disallowed_methods)]
+
 mod actions;
 mod audit;
 mod conservation;
