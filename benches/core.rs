@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
-use tuntap_core::policy::pattern::{Action, AnyFlow, Rule, Rules};
+use tuntap_core::policy::pattern::{Action, AnyMatchKey, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::{PeerId, Registry};
 use tuntap_core::policy::verdict::PacketSource;
 use tuntap_wire::frame::{self, FrameKind, Frames};
@@ -79,10 +79,10 @@ enum LookAt {
 }
 
 /// A chain with `count` rules for each version, of which only the last one matches.
-fn chain(count: u32, look_at: LookAt) -> Rules<Action> {
+fn chain(count: u32, look_at: LookAt) -> PolicyRules<Action> {
     let rule = |src, service, target| {
         let selector = Selector::new(src, AddressPattern::Any, service).expect("one version");
-        Rule { selector, target }
+        PolicyRule { selector, target }
     };
     let others = (1..count).flat_map(move |index| {
         let nets = [
@@ -94,7 +94,7 @@ fn chain(count: u32, look_at: LookAt) -> Rules<Action> {
         nets.map(|net| rule(AddressPattern::Net(net), service, Action::Deny))
     });
     let last = (count > 0).then(|| rule(AddressPattern::Any, None, Action::Allow));
-    Rules::chain(others.chain(last))
+    PolicyRules::chain(others.chain(last))
 }
 
 fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwarder {
@@ -126,14 +126,14 @@ fn verdicts(criterion: &mut Criterion) {
                 });
             });
             let list = chain(rules, look_at);
-            let flow = AnyFlow::of(&ip(&packets[0]));
+            let flow = AnyMatchKey::of(&ip(&packets[0]));
             group.bench_with_input(
                 BenchmarkId::new(format!("plain walk, {}, {what}", version.name), rules),
                 &rules,
                 |bencher, _| {
                     bencher.iter(|| match black_box(flow) {
-                        AnyFlow::V4(flow) => list.v4.first_match(&flow),
-                        AnyFlow::V6(flow) => list.v6.first_match(&flow),
+                        AnyMatchKey::V4(flow) => list.v4.first_match(&flow),
+                        AnyMatchKey::V6(flow) => list.v6.first_match(&flow),
                     });
                 },
             );

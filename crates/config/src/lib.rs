@@ -35,7 +35,7 @@ pub use sandbox::Sandbox;
 use draft::Draft;
 use tuntap_core::policy::grant::Uncovered;
 use tuntap_core::policy::limits::Limits;
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::PeerRule;
 
@@ -58,11 +58,11 @@ pub struct Config {
     /// The credentials that devices show, and what routers do with them.
     pub credentials: Credentials,
     /// Chain for packets towards the peers.
-    pub firewall_in: Vec<Rule<Action>>,
+    pub firewall_in: Vec<PolicyRule<Action>>,
     /// Chain for packets from the peers.
-    pub firewall_out: Vec<Rule<Action>>,
+    pub firewall_out: Vec<PolicyRule<Action>>,
     /// Routes to other routers.
-    pub routes: Vec<Rule<SocketAddr>>,
+    pub routes: Vec<PolicyRule<SocketAddr>>,
     /// True if routers deliver packets between their peers themselves.
     pub switch: bool,
     /// How long routers look for packets without sleeping after the last ones.

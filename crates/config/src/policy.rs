@@ -4,7 +4,7 @@
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Grants, Uncovered};
 use tuntap_core::policy::guard::{Gateways, GuardPolicy};
-use tuntap_core::policy::pattern::Rules;
+use tuntap_core::policy::pattern::PolicyRules;
 use tuntap_core::policy::targets::AllowedTargets;
 
 use super::{Config, RouterSpec};
@@ -24,9 +24,9 @@ impl Config {
     pub fn policy(&self, router: &RouterSpec, grants: Grants) -> Policy {
         Policy {
             generation: 0,
-            firewall_in: Rules::chain(self.firewall_in.iter().copied()),
-            firewall_out: Rules::chain(self.firewall_out.iter().copied()),
-            routes: Rules::new(self.routes.iter().copied()),
+            firewall_in: PolicyRules::chain(self.firewall_in.iter().copied()),
+            firewall_out: PolicyRules::chain(self.firewall_out.iter().copied()),
+            routes: PolicyRules::new(self.routes.iter().copied()),
             has_gateway: router.gateway.is_some(),
             switch: self.switch,
             grants,

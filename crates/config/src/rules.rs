@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
 use super::{OptionName, parse};
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_wire::frame::FrameKind;
 use tuntap_wire::ip::protocol;
 use tuntap_wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
@@ -29,7 +29,7 @@ const PROTOCOLS: [(&str, Protocol); 10] = [
 ];
 
 /// Reads a rule of a chain. An action alone matches every packet.
-pub fn firewall(value: &str) -> Result<Rule<Action>, Problem> {
+pub fn firewall(value: &str) -> Result<PolicyRule<Action>, Problem> {
     let words = parse::words(value, FIREWALL_SYNTAX)?;
     let (action, selector) = match words.as_slice() {
         [action] => (action, Selector::ALL),
@@ -48,15 +48,15 @@ pub fn firewall(value: &str) -> Result<Rule<Action>, Problem> {
             });
         }
     };
-    Ok(Rule { selector, target })
+    Ok(PolicyRule { selector, target })
 }
 
 /// Reads a route to another router's gateway.
-pub fn route(value: &str) -> Result<Rule<SocketAddr>, Problem> {
+pub fn route(value: &str) -> Result<PolicyRule<SocketAddr>, Problem> {
     let words = parse::words(value, ROUTE_SYNTAX)?;
     let [src, dst, target] = words.as_slice() else { return Err(Problem::Syntax(ROUTE_SYNTAX)) };
     let selector = selector(src, dst, &[], ROUTE_SYNTAX)?;
-    Ok(Rule { selector, target: parse::udp_target(target)? })
+    Ok(PolicyRule { selector, target: parse::udp_target(target)? })
 }
 
 /// Reads a rule that a device sends to its router.

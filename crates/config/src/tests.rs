@@ -545,8 +545,8 @@ fn credentials() {
 #[test]
 fn firewall_rules() {
     let rule = |value| good(OptionName::FirewallOut, value).firewall_out.remove(0);
-    assert_eq!(rule("deny"), Rule { selector: Selector::ALL, target: Action::Deny });
-    assert_eq!(rule("reject any any"), Rule { selector: Selector::ALL, target: Action::Reject });
+    assert_eq!(rule("deny"), PolicyRule { selector: Selector::ALL, target: Action::Deny });
+    assert_eq!(rule("reject any any"), PolicyRule { selector: Selector::ALL, target: Action::Reject });
     let documented = rule("allow 192.168.0.5/24 192.168.0.1");
     assert_eq!(documented.selector, select("192.168.0.0/24", "192.168.0.1/32", None));
     assert_eq!(rule("deny 0.0.0.0/8 10.0.0.0/32").selector, select("0.0.0.0/8", "10.0.0.0/32", None));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::table::chain;
 use tuntap_config::RouterSpec;
-use tuntap_sys::netlink::nftables::{Chain, Family, Key, Rate, Rule, Set, Unit};
+use tuntap_sys::netlink::nftables::{Chain, Family, Key, NftRule, Rate, Set, Unit};
 
 /// The chain for connections above a limit.
 const EXCESS: &str = "excess";
@@ -108,46 +108,45 @@ impl Limits {
         if self.families.is_empty() {
             return Vec::new();
         }
-        let named = self.families.iter().map(|family| Rule::new().counts_for_source(&family.offenders));
-        let excess = named.chain([Rule::new().discard()]).collect();
+        let named = self.families.iter().map(|family| NftRule::new().counts_for_source(&family.offenders));
+        let excess = named.chain([NftRule::new().discard()]).collect();
         let counted = self.families.iter().flat_map(|family| {
             let fast = family.rate.iter().map(|(rate, set)| {
-                Rule::new().source_is_faster_than(*rate, set).count().because(TOO_FAST).jump(EXCESS)
+                NftRule::new().source_is_faster_than(*rate, set).count().because(TOO_FAST).jump(EXCESS)
             });
-            let many = family
-                .connections
-                .iter()
-                .map(|(max, set)| Rule::new().source_has_more_than(*max, set).count().because(TOO_MANY).jump(EXCESS));
+            let many = family.connections.iter().map(|(max, set)| {
+                NftRule::new().source_has_more_than(*max, set).count().because(TOO_MANY).jump(EXCESS)
+            });
             fast.chain(many).collect::<Vec<_>>()
         });
         vec![chain(EXCESS, None, excess), chain(CONNECTIONS, None, counted.collect())]
     }
 
     /// Rules for fragments, before the kernel keeps them for reassembly.
-    pub fn of_fragments(&self, router: &RouterSpec) -> Vec<Rule> {
+    pub fn of_fragments(&self, router: &RouterSpec) -> Vec<NftRule> {
         let all = self.families.iter().flat_map(|family| family.fragments.iter());
         all.map(|(rate, set)| {
-            let fragment = Rule::new().iif(&router.device).is_fragment(set.family);
+            let fragment = NftRule::new().iif(&router.device).is_fragment(set.family);
             fragment.source_is_faster_than(*rate, set).count().because(FRAGMENTS).jump(EXCESS)
         })
         .collect()
     }
 
     /// Rules for everything that comes in by the device.
-    pub fn of_arriving(&self, router: &RouterSpec) -> Vec<Rule> {
+    pub fn of_arriving(&self, router: &RouterSpec) -> Vec<NftRule> {
         if self.families.is_empty() {
             return Vec::new();
         }
-        vec![Rule::new().iif(&router.device).begins_connection().jump(CONNECTIONS)]
+        vec![NftRule::new().iif(&router.device).begins_connection().jump(CONNECTIONS)]
     }
 
     /// Rules for connections by mapped ports. Each client of a vassal is counted alone: a common limit could be used up by
     /// anybody with packets from forged addresses.
-    pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<Rule> {
+    pub fn of_forwarded(&self, router: &RouterSpec) -> Vec<NftRule> {
         let inward = self.families.iter().filter_map(|family| family.inward.as_ref());
         inward
             .map(|(max, set)| {
-                let dnat = Rule::new().oif(&router.device).begins_connection().is_dnat();
+                let dnat = NftRule::new().oif(&router.device).begins_connection().is_dnat();
                 dnat.source_has_more_than(*max, set).count().because(TOO_MANY_IN).discard()
             })
             .collect()

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::table::{chain, loopback};
 use tuntap_config::{HostRule, RouterSpec};
-use tuntap_sys::netlink::nftables::{Chain, Family, Rejection, Rule, Transport};
+use tuntap_sys::netlink::nftables::{Chain, Family, NftRule, Rejection, Transport};
 use tuntap_wire::ip::protocol;
 use tuntap_wire::selector::Protocol;
 
@@ -46,19 +46,19 @@ pub const NOT_UNICAST: &str = "loopback, broadcast and multicast addresses of th
 /// The chains that other chains jump to.
 pub fn targets(router: &RouterSpec) -> Vec<Chain> {
     let refuse = vec![
-        Rule::new().of_protocol(protocol::TCP).reject(Rejection::TcpReset),
-        Rule::new().reject(Rejection::PortUnreachable),
-        Rule::new().discard(),
+        NftRule::new().of_protocol(protocol::TCP).reject(Rejection::TcpReset),
+        NftRule::new().reject(Rejection::PortUnreachable),
+        NftRule::new().discard(),
     ];
     let mut chains = vec![
         chain(REFUSE, None, refuse),
-        chain(LOCAL_LINK, None, link(router, Rule::accept)),
+        chain(LOCAL_LINK, None, link(router, NftRule::accept)),
         chain(SERVICES, None, services(router)),
     ];
     if has_gateways(router) {
         chains.push(chain(GATEWAYS, None, gateways(router)));
     }
-    chains.push(chain(NEIGHBOURS, None, link(router, Rule::leave)));
+    chains.push(chain(NEIGHBOURS, None, link(router, NftRule::leave)));
     chains
 }
 
@@ -67,8 +67,8 @@ fn has_gateways(router: &RouterSpec) -> bool {
 }
 
 /// Rules for what comes in by the device and is for the host itself.
-pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().iif(&router.device);
+pub fn of_input(router: &RouterSpec) -> Vec<NftRule> {
+    let came = || NftRule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.extend(loopback().map(|net| came().to(net).count().because(NOT_UNICAST).discard()));
@@ -86,8 +86,8 @@ pub fn of_input(router: &RouterSpec) -> Vec<Rule> {
 }
 
 /// Rules for what comes in by the device and is for others.
-pub fn of_forwarded(router: &RouterSpec) -> Vec<Rule> {
-    let came = || Rule::new().iif(&router.device);
+pub fn of_forwarded(router: &RouterSpec) -> Vec<NftRule> {
+    let came = || NftRule::new().iif(&router.device);
     let mut rules = Vec::new();
     rules.extend(has_gateways(router).then(|| came().jump(GATEWAYS)));
     rules.push(came().of_no_connection().jump(NEIGHBOURS));
@@ -95,31 +95,31 @@ pub fn of_forwarded(router: &RouterSpec) -> Vec<Rule> {
 }
 
 /// The rules for the host's services. Every packet is accepted or refused.
-fn services(router: &RouterSpec) -> Vec<Rule> {
+fn services(router: &RouterSpec) -> Vec<NftRule> {
     // Rules that open services of the host don't apply to link-local addresses, even if the host has such an address.
-    let mut rules: Vec<_> = link_local().map(|net| Rule::new().to(net).jump(LOCAL_LINK)).into();
-    rules.extend(router.protection.rules.iter().flat_map(|rule| decide(rule, Rule::accept)));
-    rules.extend(Family::ALL.map(|family| Rule::new().is_echo_request(family).accept()));
+    let mut rules: Vec<_> = link_local().map(|net| NftRule::new().to(net).jump(LOCAL_LINK)).into();
+    rules.extend(router.protection.rules.iter().flat_map(|rule| decide(rule, NftRule::accept)));
+    rules.extend(Family::ALL.map(|family| NftRule::new().is_echo_request(family).accept()));
     rules.extend(router.dns.iter().flat_map(|server| {
         [Transport::Udp, Transport::Tcp]
-            .map(|transport| Rule::new().to(IpNet::from(*server)).to_port(transport, DNS_PORT).accept())
+            .map(|transport| NftRule::new().to(IpNet::from(*server)).to_port(transport, DNS_PORT).accept())
     }));
-    rules.push(Rule::new().count().because(HOST).jump(REFUSE));
+    rules.push(NftRule::new().count().because(HOST).jump(REFUSE));
     rules
 }
 
 /// The rules for link-local addresses. The operator's rules only apply to them if they name an address.
-fn link(router: &RouterSpec, allow: fn(Rule) -> Rule) -> Vec<Rule> {
+fn link(router: &RouterSpec, allow: fn(NftRule) -> NftRule) -> Vec<NftRule> {
     let named = router.protection.rules.iter().filter(|rule| rule.to.is_some());
     let mut rules: Vec<_> = named.flat_map(|rule| decide(rule, allow)).collect();
-    rules.extend(link_local().map(|net| Rule::new().to(net).count().because(LINK).jump(REFUSE)));
+    rules.extend(link_local().map(|net| NftRule::new().to(net).count().because(LINK).jump(REFUSE)));
     rules
 }
 
 /// The nftables rules of an operator's rule (tuntap-router-host). ICMP is two protocols, one for each version of IP.
-fn decide(rule: &HostRule, allow: fn(Rule) -> Rule) -> Vec<Rule> {
+fn decide(rule: &HostRule, allow: fn(NftRule) -> NftRule) -> Vec<NftRule> {
     let HostRule { allow: is_allowed, to, service } = *rule;
-    let to = to.map_or_else(Rule::new, |net| Rule::new().to(net));
+    let to = to.map_or_else(NftRule::new, |net| NftRule::new().to(net));
     let protocols = match service.map(|service| service.protocol) {
         None => Vec::new(),
         Some(Protocol::Icmp) => vec![protocol::ICMP, protocol::ICMPV6],
@@ -142,27 +142,27 @@ fn decide(rule: &HostRule, allow: fn(Rule) -> Rule) -> Vec<Rule> {
 
 /// The rules for gateways. A gateway trusts addresses, that of this host among them, and takes datagrams from them for
 /// packets of another router's vassals.
-fn gateways(router: &RouterSpec) -> Vec<Rule> {
+fn gateways(router: &RouterSpec) -> Vec<NftRule> {
     let own = || {
         router.protection.own_gateways.iter().map(|gateway| match gateway {
-            SocketAddr::V4(gateway) if gateway.ip().is_unspecified() => Rule::new()
+            SocketAddr::V4(gateway) if gateway.ip().is_unspecified() => NftRule::new()
                 .of_family(gateway.ip().to_owned().into())
                 .to_this_host()
                 .to_port(Transport::Udp, gateway.port()),
             SocketAddr::V6(gateway) if gateway.ip().is_unspecified() => {
-                Rule::new().to_this_host().to_port(Transport::Udp, gateway.port())
+                NftRule::new().to_this_host().to_port(Transport::Udp, gateway.port())
             }
-            _ => Rule::new().to(gateway.ip().into()).to_port(Transport::Udp, gateway.port()),
+            _ => NftRule::new().to(gateway.ip().into()).to_port(Transport::Udp, gateway.port()),
         })
     };
     let others = router
         .protection
         .gateways
         .iter()
-        .filter_map(|gateway| Some(Rule::new().to(gateway.prefix).to_port(Transport::Udp, gateway.port?)));
+        .filter_map(|gateway| Some(NftRule::new().to(gateway.prefix).to_port(Transport::Udp, gateway.port?)));
     let exempt = router.protection.gateway_vassals.iter().flat_map(|net| {
         // The own gateways have ports of the host, which no other rule opens.
-        own().map(|rule| rule.from(*net).accept()).chain([Rule::new().from(*net).leave()])
+        own().map(|rule| rule.from(*net).accept()).chain([NftRule::new().from(*net).leave()])
     });
     exempt.chain(own().chain(others).map(|rule| rule.count().because(GATEWAY).discard())).collect()
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::limits::Limits;
 use super::protection;
 use tuntap_config::{PortMapping, PortProtocol, RouterSpec};
-use tuntap_sys::netlink::nftables::{Chain, Hook, Rule, Table, Transport};
+use tuntap_sys::netlink::nftables::{Chain, Hook, NftRule, Table, Transport};
 use tuntap_wire::ip::protocol;
 
 /// The comment of rules for packets that would leave with an address of a vassal.
@@ -52,7 +52,7 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let limits = if is_limited { Limits::of(router) } else { Limits::default() };
     let mut chains = Vec::new();
     if !router.nat.is_empty() {
-        chains.push(chain(INWARD, None, vec![Rule::new().of_no_connection().is_not_dnat().discard()]));
+        chains.push(chain(INWARD, None, vec![NftRule::new().of_no_connection().is_not_dnat().discard()]));
         chains.push(chain(OUTWARD, None, own_sources(router)));
     }
     if is_protected {
@@ -86,62 +86,62 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     }
     if !router.ports.is_empty() {
         chains.push(chain(PORTS, None, mappings(&router.ports)));
-        chains.push(chain("prerouting", Some(Hook::PreroutingNat), vec![Rule::new().jump(PORTS)]));
-        chains.push(chain("output", Some(Hook::OutputNat), vec![Rule::new().jump(PORTS)]));
+        chains.push(chain("prerouting", Some(Hook::PreroutingNat), vec![NftRule::new().jump(PORTS)]));
+        chains.push(chain("output", Some(Hook::OutputNat), vec![NftRule::new().jump(PORTS)]));
     }
     Some(Table { name: router.table_name(), sets: limits.into_sets(), chains })
 }
 
 /// A chain.
-pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
+pub(super) fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<NftRule>) -> Chain {
     Chain { name, hook, rules }
 }
 
 /// Checks what passes between the device and the interfaces that masquerade it. Otherwise, an interface that forwards would
 /// let everybody beyond it open connections to the vassals without a mapping.
-fn ways(router: &RouterSpec) -> impl Iterator<Item = Rule> {
+fn ways(router: &RouterSpec) -> impl Iterator<Item = NftRule> {
     router.nat.iter().flat_map(|interface| {
         [
-            Rule::new().iif(interface).oif(&router.device).jump(INWARD),
-            Rule::new().iif(&router.device).oif(interface).jump(OUTWARD),
+            NftRule::new().iif(interface).oif(&router.device).jump(INWARD),
+            NftRule::new().iif(&router.device).oif(interface).jump(OUTWARD),
         ]
     })
 }
 
 /// Drops what would go out with a source that is not masqueraded: sources of other networks, sources of a family that the
 /// router has no address of, and packets whose addresses the kernel doesn't translate.
-fn own_sources(router: &RouterSpec) -> Vec<Rule> {
-    let untranslated = Rule::new().is_never_translated().count().because(UNTRANSLATED).discard();
-    let own = router.addresses.iter().map(|net| Rule::new().from(*net).leave());
-    let strange = Rule::new().count().because("sources outside of the router's networks").discard();
+fn own_sources(router: &RouterSpec) -> Vec<NftRule> {
+    let untranslated = NftRule::new().is_never_translated().count().because(UNTRANSLATED).discard();
+    let own = router.addresses.iter().map(|net| NftRule::new().from(*net).leave());
+    let strange = NftRule::new().count().because("sources outside of the router's networks").discard();
     [untranslated].into_iter().chain(own).chain([strange]).collect()
 }
 
 /// Drops what still has a vassal's source after masquerading: packets of connections that began before the table was made,
 /// and packets that this host itself sends.
-fn leaks(router: &RouterSpec) -> Vec<Rule> {
+fn leaks(router: &RouterSpec) -> Vec<NftRule> {
     let by_all = router.nat.iter().flat_map(|interface| {
-        router.addresses.iter().map(|net| Rule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
+        router.addresses.iter().map(|net| NftRule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
     });
-    by_all.map(Rule::discard).collect()
+    by_all.map(NftRule::discard).collect()
 }
 
 /// Clamps the MSS of TCP connections across the device to what the routes of both directions carry.
-fn clamped_mss(device: &str) -> Vec<Rule> {
-    [Rule::new().iif(device), Rule::new().oif(device)].map(|rule| rule.opens_tcp().clamp_mss()).into()
+fn clamped_mss(device: &str) -> Vec<NftRule> {
+    [NftRule::new().iif(device), NftRule::new().oif(device)].map(|rule| rule.opens_tcp().clamp_mss()).into()
 }
 
 /// Gives packets of vassals the address of the interface by which they leave. That also applies to the router's own device,
 /// for vassals that reach a vassal of the same router by a port of the host. Otherwise the answer would bypass the host, or
 /// not even leave a vassal that has reached itself, and would come from another address than the one that was asked.
-fn masquerading(router: &RouterSpec) -> Vec<Rule> {
-    let to_others = || router.nat.iter().map(|interface| Rule::new().oif(interface));
+fn masquerading(router: &RouterSpec) -> Vec<NftRule> {
+    let to_others = || router.nat.iter().map(|interface| NftRule::new().oif(interface));
     let (first, last) = ports_beside_gateways(router);
     let datagrams = to_others().filter(|_| !router.protection.own_gateways.is_empty()).flat_map(|rule| {
         let rule = rule.of_protocol(protocol::UDP);
         router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade_with_port(first, last))
     });
-    let back = (!router.ports.is_empty()).then(|| Rule::new().oif(&router.device).is_dnat());
+    let back = (!router.ports.is_empty()).then(|| NftRule::new().oif(&router.device).is_dnat());
     let rules = to_others()
         .chain(back)
         .flat_map(|rule| router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade()));
@@ -170,16 +170,16 @@ pub(super) fn loopback() -> [IpNet; 2] {
 }
 
 /// The rules of the port mappings. Packets for other hosts and for loopback addresses are left alone.
-fn mappings(ports: &[PortMapping]) -> Vec<Rule> {
+fn mappings(ports: &[PortMapping]) -> Vec<NftRule> {
     let exceptions =
-        [Rule::new().to_others().leave()].into_iter().chain(loopback().map(|net| Rule::new().to(net).leave()));
+        [NftRule::new().to_others().leave()].into_iter().chain(loopback().map(|net| NftRule::new().to(net).leave()));
     let mappings = ports.iter().map(|PortMapping { protocol, port, target }| {
         let transport = match protocol {
             PortProtocol::Tcp => Transport::Tcp,
             PortProtocol::Udp => Transport::Udp,
         };
         let address: IpAddr = target.ip();
-        Rule::new().of_family(address).to_port(transport, *port).dnat(*target)
+        NftRule::new().of_family(address).to_port(transport, *port).dnat(*target)
     });
     exceptions.chain(mappings).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::filter::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict};
+use crate::filter::{BaseChain, Condition, FilterRule, Hook, Name, Test, Verdict};
 use crate::services::Service;
 
 /// A condition that is not negated.
@@ -37,12 +37,12 @@ pub fn unclear() -> Condition {
 }
 
 /// A filter rule.
-pub fn rule(conditions: &[Condition], verdict: Verdict) -> Rule {
-    Rule { place: "rule 1".to_owned(), conditions: conditions.to_vec(), verdict }
+pub fn rule(conditions: &[Condition], verdict: Verdict) -> FilterRule {
+    FilterRule { place: "rule 1".to_owned(), conditions: conditions.to_vec(), verdict }
 }
 
 /// A chain with the hook `forward`. `drops`: its policy is to drop.
-pub fn chain(drops: bool, rules: Vec<Rule>) -> BaseChain {
+pub fn chain(drops: bool, rules: Vec<FilterRule>) -> BaseChain {
     BaseChain {
         table: "ip filter".to_owned(),
         name: "FORWARD".to_owned(),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tuntap_core::policy::grant::{Holder, Identity, Uncovered};
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_wire::selector::AddressPattern;
 
@@ -32,7 +32,7 @@ impl Oracle {
         if is_v6 && !chain.is_empty() && !chain.iter().any(|rule| may_be_v6(&rule.selector)) {
             return true;
         }
-        let matches_some = |rule: &&Rule<Action>| {
+        let matches_some = |rule: &&PolicyRule<Action>| {
             let is_version = |pattern| match pattern {
                 AddressPattern::Any => true,
                 AddressPattern::Net(net) => net.addr().is_ipv6() == is_v6,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -45,12 +45,12 @@ pub(super) fn within(address: IpAddr, net: IpNet) -> bool {
 }
 
 /// A chain without a matching rule lets a packet pass. A chain with rules for IPv4 only denies IPv6.
-pub(super) fn chain(rules: &[Rule<Action>], probe: &Probe) -> Action {
+pub(super) fn chain(rules: &[PolicyRule<Action>], probe: &Probe) -> Action {
     let speaks_of_v4_only = !rules.is_empty() && !rules.iter().any(|rule| may_be_v6(&rule.selector));
     if probe.src.is_ipv6() && speaks_of_v4_only { Action::Deny } else { first(rules, probe).unwrap_or(Action::Allow) }
 }
 
-pub(super) fn first<T: Copy>(rules: &[Rule<T>], probe: &Probe) -> Option<T> {
+pub(super) fn first<T: Copy>(rules: &[PolicyRule<T>], probe: &Probe) -> Option<T> {
     rules.iter().find(|rule| selects(&rule.selector, probe)).map(|rule| rule.target)
 }
 

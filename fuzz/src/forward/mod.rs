@@ -14,7 +14,7 @@ use tuntap_core::policy::Policy;
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Grants;
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
-use tuntap_core::policy::pattern::Rules as CompiledRules;
+use tuntap_core::policy::pattern::PolicyRules as CompiledRules;
 use tuntap_core::policy::targets::AllowedTargets;
 
 use self::oracle::Oracle;

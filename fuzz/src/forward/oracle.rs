@@ -13,12 +13,12 @@ use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
 use super::super::probe::Probe;
 use super::matching::{can_be_claimed, chain, first, of_peer};
-use super::policy::Rules;
+use super::policy::PolicyRules;
 use super::{MOST_V6, PEERS};
 
 /// The documents, word for word. It walks through lists and searches all peers.
 pub(super) struct Oracle {
-    pub(super) rules: Rules,
+    pub(super) rules: PolicyRules,
     pub(super) peers: [Option<Peer>; PEERS],
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use tuntap_core::policy::grant::{Grant, Holder, Identity, Uncovered};
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::{Direction, MaskedAddress, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
@@ -13,10 +13,10 @@ use super::super::input::Input;
 use super::IDS;
 
 /// A policy in the form in which the oracle reads it.
-pub(super) struct Rules {
-    pub(super) firewall_in: Vec<Rule<Action>>,
-    pub(super) firewall_out: Vec<Rule<Action>>,
-    pub(super) routes: Vec<Rule<SocketAddr>>,
+pub(super) struct PolicyRules {
+    pub(super) firewall_in: Vec<PolicyRule<Action>>,
+    pub(super) firewall_out: Vec<PolicyRule<Action>>,
+    pub(super) routes: Vec<PolicyRule<SocketAddr>>,
     pub(super) has_gateway: bool,
     pub(super) switch: bool,
     pub(super) grants: Vec<Grant>,
@@ -39,7 +39,7 @@ pub(super) struct Rules {
     pub(super) has_services: bool,
 }
 
-pub(super) fn read_policy(input: &mut Input<'_>) -> Rules {
+pub(super) fn read_policy(input: &mut Input<'_>) -> PolicyRules {
     let flags = input.byte();
     let has_services = flags & 32 != 0;
     let action = |input: &mut Input<'_>| match input.byte() & 3 {
@@ -47,7 +47,7 @@ pub(super) fn read_policy(input: &mut Input<'_>) -> Rules {
         3 => Action::Reject,
         _ => Action::Allow,
     };
-    let mut rules = Rules {
+    let mut rules = PolicyRules {
         firewall_in: read_rules(input, has_services, action),
         firewall_out: read_rules(input, has_services, action),
         routes: read_rules(input, has_services, target),
@@ -85,7 +85,7 @@ pub(super) fn read_policy(input: &mut Input<'_>) -> Rules {
 }
 
 /// Reads which addresses peers may claim, the router's gateway, and the host's addresses.
-fn read_guard(input: &mut Input<'_>, rules: &mut Rules) {
+fn read_guard(input: &mut Input<'_>, rules: &mut PolicyRules) {
     let kind = input.byte();
     rules.claims_own = kind & 1 != 0;
     rules.is_strict = kind & 0x40 != 0;
@@ -103,8 +103,10 @@ pub(super) fn read_rules<T>(
     input: &mut Input<'_>,
     has_services: bool,
     target: impl Fn(&mut Input<'_>) -> T,
-) -> Vec<Rule<T>> {
-    (0..input.below(8)).map(|_| Rule { selector: read_selector(input, has_services), target: target(input) }).collect()
+) -> Vec<PolicyRule<T>> {
+    (0..input.below(8))
+        .map(|_| PolicyRule { selector: read_selector(input, has_services), target: target(input) })
+        .collect()
 }
 
 pub(super) fn read_selector(input: &mut Input<'_>, has_services: bool) -> Selector {

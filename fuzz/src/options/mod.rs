@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_grants};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
@@ -107,7 +107,7 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
         _ => panic!("{words:?}"),
     };
     let selector = if selected.is_empty() { Selector::ALL } else { selector(selected) };
-    assert_eq!(*chain, [Rule { selector, target }], "{value}");
+    assert_eq!(*chain, [PolicyRule { selector, target }], "{value}");
 }
 
 /// A peer rule means what was written.

@@ -3,7 +3,7 @@
 use tuntap_config::{Config, Credentials, DeviceSpec, OptionName, Sandbox};
 use tuntap_core::policy::grant::{Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
-use tuntap_core::policy::pattern::{Action, Rule};
+use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_wire::rule::{Direction, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -33,8 +33,9 @@ fn write_rules(config: &Config, options: &mut Vec<Written>) {
         Action::Deny => "deny",
         Action::Reject => "reject",
     };
-    let rule =
-        |rule: &Rule<Action>| format!("{} {}{}", word(rule.target), ends(&rule.selector), service(&rule.selector));
+    let rule = |rule: &PolicyRule<Action>| {
+        format!("{} {}{}", word(rule.target), ends(&rule.selector), service(&rule.selector))
+    };
     options.extend(config.firewall_in.iter().map(|it| (OptionName::FirewallIn, rule(it))));
     options.extend(config.firewall_out.iter().map(|it| (OptionName::FirewallOut, rule(it))));
     for route in &config.routes {

@@ -2,7 +2,7 @@ use super::*;
 use crate::policy::Policy;
 use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
-use crate::policy::pattern::{Action, Rules};
+use crate::policy::pattern::{Action, PolicyRules};
 use crate::policy::verdict::Outbound;
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::ip::Packet;
@@ -27,7 +27,7 @@ fn peer(index: u32) -> PeerId {
 
 /// A router with networks of both families. 10.0.0.77 is granted to user 9, and no peer may choose an address that isn't
 /// granted to it. Each peer has its own user, whose number is that of the peer's slot.
-fn forwarder(firewall_out: Rules<Action>) -> Forwarder {
+fn forwarder(firewall_out: PolicyRules<Action>) -> Forwarder {
     let lease = Grant { prefix: "10.0.0.77/32".parse().expect("a prefix"), holder: Holder::User(9) };
     let mut forwarder = Forwarder::new(
         Policy {
@@ -61,7 +61,7 @@ fn claimed(text: &str, assigned: bool) -> ClaimedAddress {
 
 #[test]
 fn leased_addresses_are_the_only_ones_that_pass() {
-    let mut forwarder = forwarder(Rules::chain([]));
+    let mut forwarder = forwarder(PolicyRules::chain([]));
     let (v4, v6) = (lease(&mut forwarder, peer(1), Family::V4), lease(&mut forwarder, peer(1), Family::V6));
     assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [v4, v6]);
     let mut passes = |from: IpAddr, to: &str| {
@@ -75,7 +75,7 @@ fn leased_addresses_are_the_only_ones_that_pass() {
 
 #[test]
 fn lease_of_a_dead_peer_of_the_same_name_is_found() {
-    let mut forwarder = forwarder(Rules::chain([]));
+    let mut forwarder = forwarder(PolicyRules::chain([]));
     let v4 = lease(&mut forwarder, peer(1), Family::V4);
     let next = PeerId { index: 3, generation: 0 };
     forwarder.add_peer(next, Identity { uid: 1, gid: 1, groups: Vec::new() });
@@ -90,7 +90,7 @@ fn lease_of_a_dead_peer_of_the_same_name_is_found() {
 
 #[test]
 fn fixed_address_is_its_users() {
-    let mut forwarder = forwarder(Rules::chain([]));
+    let mut forwarder = forwarder(PolicyRules::chain([]));
     assert_eq!(lease(&mut forwarder, peer(9), Family::V4), address("10.0.0.77"));
     assert_eq!(
         forwarder.consider(applicant(peer(1)), claimed("10.0.0.77", true), alive),
@@ -100,7 +100,7 @@ fn fixed_address_is_its_users() {
 
 #[test]
 fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
-    let mut forwarder = forwarder(Rules::chain([]));
+    let mut forwarder = forwarder(PolicyRules::chain([]));
     let consider =
         |forwarder: &Forwarder, text, leased| forwarder.consider(applicant(peer(1)), claimed(text, leased), alive);
     assert_eq!(consider(&forwarder, "10.0.0.5", false), Err(AssignmentError::NotGranted), "nobody may choose it");
@@ -119,7 +119,7 @@ fn claims_by_name_get_no_more_than_packets_and_what_was_given() {
 #[test]
 fn chain_that_lets_nothing_pass_gives_nothing() {
     let chain = [rule(Action::Allow, "10.0.0.0/24", "any"), rule(Action::Reject, "any", "any")];
-    let forwarder = forwarder(Rules::chain(chain));
+    let forwarder = forwarder(PolicyRules::chain(chain));
     assert!(forwarder.choose(applicant(peer(1)), Family::V4, alive).is_ok());
     assert_eq!(forwarder.choose(applicant(peer(1)), Family::V6, alive), Err(AssignmentError::Firewall));
 }
@@ -127,9 +127,9 @@ fn chain_that_lets_nothing_pass_gives_nothing() {
 /// A chain that denies a single address, even the first choice, doesn't keep peers from getting another one.
 #[test]
 fn chain_that_denies_an_address_leaves_the_others() {
-    let first = forwarder(Rules::chain([])).choose(applicant(peer(1)), Family::V4, alive).expect("room").address;
+    let first = forwarder(PolicyRules::chain([])).choose(applicant(peer(1)), Family::V4, alive).expect("room").address;
     let chain = [rule(Action::Deny, &format!("{first}/32"), "any"), rule(Action::Allow, "any", "any")];
-    let mut forwarder = forwarder(Rules::chain(chain));
+    let mut forwarder = forwarder(PolicyRules::chain(chain));
     let second = forwarder.choose(applicant(peer(1)), Family::V4, alive).expect("room").address;
     assert_ne!(second, first);
     assert_eq!(lease(&mut forwarder, peer(1), Family::V4), second);
@@ -143,7 +143,7 @@ fn chain_that_denies_an_address_leaves_the_others() {
 #[test]
 fn full_network_is_not_a_shut_one() {
     let chain = [rule(Action::Allow, "10.0.0.8/30", "any"), rule(Action::Deny, "any", "any")];
-    let mut forwarder = forwarder(Rules::chain(chain));
+    let mut forwarder = forwarder(PolicyRules::chain(chain));
     for index in 10..14 {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
         lease(&mut forwarder, peer(index), Family::V4);
@@ -156,7 +156,7 @@ fn full_network_is_not_a_shut_one() {
 #[test]
 fn assigned_peer_gets_only_what_is_leased_to_it() {
     let open = Grant { prefix: "fd00:77::9/128".parse().expect("a prefix"), holder: Holder::User(1) };
-    let mut forwarder = forwarder(Rules::chain([]));
+    let mut forwarder = forwarder(PolicyRules::chain([]));
     let grants = Grants::new([open], Uncovered::Allow);
     forwarder.set_policy(Policy { grants, ..Policy::clone(&forwarder.policy) });
     assert_eq!(forwarder.assign(peer(1), address("10.0.0.5")), Some(AssignResult::Granted));

@@ -1,6 +1,6 @@
 //! A cache of a rule list's verdicts by flow, so that the cost of most packets does not grow with the number of rules.
 
-use super::pattern::{AnyFlow, Bits, Flow, Match, RuleList, Rules, Service};
+use super::pattern::{AnyMatchKey, Bits, Match, MatchKey, PolicyRules, RuleList, Service};
 
 /// The start value of the hash, which also spreads the bits of the seed: the fractional part of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -18,15 +18,15 @@ pub struct RuleCache<T> {
 
 impl<T: Copy> RuleCache<T> {
     /// Makes an empty cache for these rules. `seed` should be hard to guess.
-    pub fn new(rules: &Rules<T>, seed: u64) -> Self {
+    pub fn new(rules: &PolicyRules<T>, seed: u64) -> Self {
         Self { v4: CachedList::new(&rules.v4, seed), v6: CachedList::new(&rules.v6, seed) }
     }
 
     /// Returns the first rule that matches, and its target. `rules` have to be those that the cache was made for.
-    pub fn find(&mut self, rules: &Rules<T>, flow: &AnyFlow) -> Option<Match<T>> {
+    pub fn find(&mut self, rules: &PolicyRules<T>, flow: &AnyMatchKey) -> Option<Match<T>> {
         match flow {
-            AnyFlow::V4(flow) => self.v4.find(&rules.v4, *flow),
-            AnyFlow::V6(flow) => self.v6.find(&rules.v6, *flow),
+            AnyMatchKey::V4(flow) => self.v4.find(&rules.v4, *flow),
+            AnyMatchKey::V6(flow) => self.v6.find(&rules.v6, *flow),
         }
     }
 }
@@ -42,7 +42,7 @@ struct CachedList<A, T> {
 
 #[derive(Debug, Clone, Copy)]
 struct Slot<A, T> {
-    flow: Flow<A>,
+    flow: MatchKey<A>,
     found: Option<Match<T>>,
 }
 
@@ -85,7 +85,7 @@ impl<A: Bits + Words, T: Copy> CachedList<A, T> {
         Self { slots, seed: (seed ^ START).wrapping_mul(START) | 1 }
     }
 
-    fn find(&mut self, rules: &RuleList<A, T>, mut flow: Flow<A>) -> Option<Match<T>> {
+    fn find(&mut self, rules: &RuleList<A, T>, mut flow: MatchKey<A>) -> Option<Match<T>> {
         if self.slots.is_empty() {
             return None;
         }
@@ -103,7 +103,7 @@ impl<A: Bits + Words, T: Copy> CachedList<A, T> {
         found
     }
 
-    fn index(&self, flow: &Flow<A>) -> usize {
+    fn index(&self, flow: &MatchKey<A>) -> usize {
         let service = u64::from(flow.service.protocol) << 16 | u64::from(flow.service.port.unwrap_or_default());
         let mixed = A::pair(flow.src, flow.dst).into_iter().chain([service]).fold(START, |mixed, word| {
             let [high, low] = halves(u128::from(mixed ^ word) * u128::from(self.seed));
@@ -118,20 +118,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::pattern::Rule;
+    use crate::policy::pattern::PolicyRule;
     use crate::policy::pattern::tests::{any_net, inside, rule};
     use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service as SelectedService};
 
-    fn flow(src: u32, dst: u32) -> Flow<u32> {
-        Flow { src, dst, service: Service::default() }
+    fn flow(src: u32, dst: u32) -> MatchKey<u32> {
+        MatchKey { src, dst, service: Service::default() }
     }
 
     /// Two flows that share a slot displace each other, and neither gets the verdict on the other.
     #[test]
     fn flows_that_share_a_place_are_told_apart() {
         let first = flow(0x0a00_0001, 0x0a00_0002);
-        let with = |change: fn(Flow<u32>, u16) -> Flow<u32>, other: Rule<i32>| {
-            let rules = Rules::new([other, rule(2, "any", "any")]);
+        let with = |change: fn(MatchKey<u32>, u16) -> MatchKey<u32>, other: PolicyRule<i32>| {
+            let rules = PolicyRules::new([other, rule(2, "any", "any")]);
             let mut cached = CachedList::new(&rules.v4, 0x5eed);
             let same_place = (1..=u16::MAX)
                 .map(|low| change(first, low))
@@ -142,26 +142,26 @@ mod tests {
                 assert_eq!(cached.find(&rules.v4, same_place).map(|found| found.target), Some(1));
             }
         };
-        with(|flow, low| Flow { src: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "192.168.0.0/16", "any"));
-        with(|flow, low| Flow { dst: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "any", "192.168.0.0/16"));
+        with(|flow, low| MatchKey { src: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "192.168.0.0/16", "any"));
+        with(|flow, low| MatchKey { dst: 0xc0a8_0000 | u32::from(low), ..flow }, rule(1, "any", "192.168.0.0/16"));
         let tcp = SelectedService { protocol: Protocol::Number(6), ports: Ports::new(1, u16::MAX) };
         let selector = Selector::new(AddressPattern::Any, AddressPattern::Any, Some(tcp)).expect("both versions");
         with(
-            |flow, low| Flow { service: Service { protocol: 6, port: Some(low) }, ..flow },
-            Rule { selector, target: 1 },
+            |flow, low| MatchKey { service: Service { protocol: 6, port: Some(low) }, ..flow },
+            PolicyRule { selector, target: 1 },
         );
     }
 
     /// The flows differ in two words. The differences would cancel each other out if the words were mixed before the seed.
     #[test]
     fn nobody_can_aim_at_a_place_without_the_seed() {
-        let at = |port: u16| Flow {
+        let at = |port: u16| MatchKey {
             src: 0x0a00_0001,
             dst: 0x0a00_0002 ^ u32::from(port) << 20,
             service: Service { protocol: 6, port: Some(port) },
         };
         for seed in 0..50 {
-            let list = CachedList::new(&Rules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
+            let list = CachedList::new(&PolicyRules::new([rule(1, "any", "any")]).v4, seed << 32 | 0x5eed);
             let shared = (1..0x1000).filter(|&port| list.index(&at(port)) == list.index(&at(0))).count();
             assert!(shared < 0x1000 / 32, "{shared} share a place");
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn neighbours_are_spread_over_the_places() {
         for seed in 0..50 {
-            let list = CachedList::new(&Rules::new([rule(1, "any", "any")]).v4, seed);
+            let list = CachedList::new(&PolicyRules::new([rule(1, "any", "any")]).v4, seed);
             let mut places: Vec<_> = (0..256).map(|host| list.index(&flow(0x0a00_0000 + host, 0xc0a8_0001))).collect();
             places.sort_unstable();
             places.dedup();
@@ -202,7 +202,7 @@ mod tests {
             asked in prop::collection::vec((any::<prop::sample::Index>(), 0u128..4, 0u128..4, 0u8..7, 0u16..5), 1..300),
             seed: u64,
         ) {
-            let rules = Rules::new(selectors.iter().enumerate().map(|(target, &selector)| Rule { selector, target }));
+            let rules = PolicyRules::new(selectors.iter().enumerate().map(|(target, &selector)| PolicyRule { selector, target }));
             let mut cached = RuleCache::new(&rules, seed);
             for (near, src, dst, protocol, port) in asked {
                 let near = selectors[near.index(selectors.len())];
@@ -210,12 +210,12 @@ mod tests {
                 let service = Service { protocol, port: (port > 0).then_some(port) };
                 match (inside(from, src), inside(to, dst)) {
                     (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
-                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.find(&rules, &AnyFlow::V4(flow)), rules.v4.find(&flow));
+                        let flow = MatchKey { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V4(flow)), rules.v4.find(&flow));
                     }
                     (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
-                        let flow = Flow { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.find(&rules, &AnyFlow::V6(flow)), rules.v6.find(&flow));
+                        let flow = MatchKey { src: src.to_bits(), dst: dst.to_bits(), service };
+                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V6(flow)), rules.v6.find(&flow));
                     }
                     _ => {}
                 }

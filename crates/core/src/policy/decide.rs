@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::claims::{ClaimContext, Claimant, Source};
 use super::drops::DropReason;
 use super::forward::Forwarder;
-use super::pattern::{Action, AnyFlow, Match, RuleId};
+use super::pattern::{Action, AnyMatchKey, Match, RuleId};
 use super::registry::PeerId;
 use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource, RuleRef};
 use crate::peers::Peer;
@@ -36,7 +36,7 @@ impl Forwarder {
     /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
     /// doesn't hold it yet.
     pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>) -> OutboundVerdict {
-        let flow = AnyFlow::of(packet);
+        let flow = AnyMatchKey::of(packet);
         let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
         let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
         let unclaimed = |to, rule| OutboundVerdict { to, claimed: None, is_first: false, rule };
@@ -85,7 +85,7 @@ impl Forwarder {
         (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
     }
 
-    fn outbound_by_peer(&mut self, id: PeerId, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
+    fn outbound_by_peer(&mut self, id: PeerId, flow: &AnyMatchKey, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
         let Some(peer) = self.peers.get(id) else { return (Outbound::Drop(DropReason::NoPeer), None) };
         let (decision, rule) = peer.decide(Direction::Out, packet);
         let to = match decision {
@@ -106,10 +106,10 @@ impl Forwarder {
 
     /// Decides which peer gets a packet towards the peers.
     pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> InboundVerdict {
-        self.inbound_flow(from, &AnyFlow::of(packet), packet)
+        self.inbound_flow(from, &AnyMatchKey::of(packet), packet)
     }
 
-    fn inbound_flow(&mut self, from: PacketSource, flow: &AnyFlow, packet: &Packet<'_>) -> InboundVerdict {
+    fn inbound_flow(&mut self, from: PacketSource, flow: &AnyMatchKey, packet: &Packet<'_>) -> InboundVerdict {
         let holder = self.registry.holder(packet.dst());
         let found = self.cache.firewall_in.find(&self.policy.firewall_in, flow);
         let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
@@ -137,7 +137,7 @@ impl Forwarder {
         if rule.is_some() { InboundVerdict { to, rule } } else { by_chain(to) }
     }
 
-    fn route(&mut self, flow: &AnyFlow, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
+    fn route(&mut self, flow: &AnyMatchKey, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
         match self.cache.routes.find(&self.policy.routes, flow) {
             Some(found) if self.policy.has_gateway => {
                 (Outbound::Gateway(found.target), Some(RuleRef::Route(found.rule)))

@@ -10,7 +10,7 @@ use crate::policy::drops::DropReason;
 use crate::policy::grant::{Grant, Holder, Uncovered};
 use crate::policy::guard::ClaimScope;
 use crate::policy::guard::GuardPolicy;
-use crate::policy::pattern::Rules;
+use crate::policy::pattern::PolicyRules;
 use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::targets::AllowedTargets;
 use crate::policy::targets::TargetRange;
@@ -124,7 +124,7 @@ fn only_hosts_claim() {
 #[test]
 fn packet_that_the_firewall_denies_claims_nothing() {
     let deny = rule(Action::Deny, "any", "10.0.0.0/8");
-    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..Policy::default() });
+    let mut forwarder = forwarder(Policy { firewall_out: PolicyRules::chain([deny]), ..Policy::default() });
     assert_eq!(to(&mut forwarder, peer(1), A, IpAddr::from([10, 1, 1, 1])), Outbound::Drop(DropReason::Firewall));
     assert_eq!(forwarder.address(peer(1)), None);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
@@ -133,7 +133,7 @@ fn packet_that_the_firewall_denies_claims_nothing() {
 #[test]
 fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
     let deny = rule(Action::Deny, "10.0.0.0/8", "any");
-    let mut forwarder = forwarder(Policy { firewall_in: Rules::chain([deny]), ..Policy::default() });
+    let mut forwarder = forwarder(Policy { firewall_in: PolicyRules::chain([deny]), ..Policy::default() });
     to(&mut forwarder, peer(1), A, HOST);
     let stranger = packet(IpAddr::from([10, 9, 9, 9]), A);
     for from in [PacketSource::Tun, PacketSource::Gateway] {
@@ -148,7 +148,7 @@ fn routes_need_a_gateway() {
     let route = rule(GATEWAY, "192.168.0.0/24", "192.168.1.0/24");
     let remote = IpAddr::from([192, 168, 1, 5]);
     for (has_gateway, expected) in [(true, Outbound::Gateway(GATEWAY)), (false, Outbound::Tun)] {
-        let mut forwarder = forwarder(Policy { routes: Rules::new([route]), has_gateway, ..Policy::default() });
+        let mut forwarder = forwarder(Policy { routes: PolicyRules::new([route]), has_gateway, ..Policy::default() });
         assert_eq!(to(&mut forwarder, peer(1), A, remote), expected);
         assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
     }
@@ -189,7 +189,7 @@ fn rules_are_frozen_by_the_first_packet_that_is_accepted() {
     let allow = any_packet(Direction::Out, RuleAction::Allow);
     let applied = Some(RulesVerdict::Applied { refused_target: None });
     let deny_b = rule(Action::Deny, "192.168.0.3/32", "any");
-    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny_b]), ..Policy::default() });
+    let mut forwarder = forwarder(Policy { firewall_out: PolicyRules::chain([deny_b]), ..Policy::default() });
     // Neither a packet that the firewall denies fixes the rules, nor one whose source can't be claimed.
     assert_eq!(forwarder.set_rules(peer(1), vec![allow]), applied);
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::Firewall));
@@ -221,8 +221,11 @@ fn address_that_was_assigned_does_not_freeze_the_rules_yet() {
 fn peers_allow_does_not_override_the_chains() {
     let deny = rule(Action::Deny, "any", "10.0.0.0/8");
     let deny_in = rule(Action::Deny, "10.0.0.0/8", "any");
-    let policy =
-        Policy { firewall_out: Rules::chain([deny]), firewall_in: Rules::chain([deny_in]), ..Policy::default() };
+    let policy = Policy {
+        firewall_out: PolicyRules::chain([deny]),
+        firewall_in: PolicyRules::chain([deny_in]),
+        ..Policy::default()
+    };
     let mut forwarder = forwarder(policy);
     let allow = |direction| any_packet(direction, RuleAction::Allow);
     forwarder.set_rules(peer(1), vec![allow(Direction::Out), allow(Direction::In)]);
@@ -245,7 +248,7 @@ fn peers_route_to_gateways_that_the_operator_names() {
         (GATEWAY, Outbound::Drop(DropReason::RouteTarget)),
     ] {
         let mut forwarder = forwarder(Policy {
-            routes: Rules::new([route]),
+            routes: PolicyRules::new([route]),
             has_gateway: true,
             device_routes: AllowedTargets::new([named], [range]),
             ..Policy::default()
@@ -408,7 +411,7 @@ fn gateways_are_out_of_reach_by_every_way() {
     ] {
         let guard = GuardPolicy { gateways: gateway(), ..GuardPolicy::default() };
         let device_routes = AllowedTargets::new([GATEWAY], []);
-        let routes = Rules::new(routes);
+        let routes = PolicyRules::new(routes);
         let mut forwarder =
             forwarder(Policy { routes, switch, has_gateway: true, device_routes, guard, ..Policy::default() });
         if let Some(action) = peer_rule {
@@ -425,7 +428,7 @@ fn gateways_are_out_of_reach_by_every_way() {
 #[test]
 fn firewall_comes_before_the_lease() {
     let deny = rule(Action::Deny, "192.168.0.2/32", "any");
-    let mut forwarder = forwarder(Policy { firewall_out: Rules::chain([deny]), ..leased(&[], Uncovered::Deny) });
+    let mut forwarder = forwarder(Policy { firewall_out: PolicyRules::chain([deny]), ..leased(&[], Uncovered::Deny) });
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Drop(DropReason::Firewall));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::NotGranted));
 }
@@ -491,7 +494,7 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
     assert_eq!(to(&mut ruled, peer(1), A, B), Outbound::Drop(DropReason::PeerRule));
 
     let other = IpAddr::from([192, 168, 0, 9]);
-    let mut chained = forwarder(Policy { switch: true, firewall_in: Rules::chain([deny]), ..Policy::default() });
+    let mut chained = forwarder(Policy { switch: true, firewall_in: PolicyRules::chain([deny]), ..Policy::default() });
     to(&mut chained, peer(1), other, HOST);
     to(&mut chained, peer(2), B, HOST);
     assert_eq!(to(&mut chained, peer(1), other, B), Outbound::Drop(DropReason::Firewall));
@@ -560,7 +563,7 @@ proptest! {
         let mut forwarder = Forwarder::new(
             Policy {
                 grants: Grants::new(grants.iter().copied(), uncovered),
-                firewall_out: Rules::chain(chain),
+                firewall_out: PolicyRules::chain(chain),
                 ..Policy::default()
             },
             SEED,
@@ -766,8 +769,8 @@ mod ipv6 {
     fn rejections_say_who_is_to_be_told() {
         let reject = rule(Action::Reject, "any", "fd00:77::9/128");
         let policy = Policy {
-            firewall_out: Rules::chain([reject]),
-            firewall_in: Rules::chain([rule(Action::Reject, "any", "fd00:77::3/128")]),
+            firewall_out: PolicyRules::chain([reject]),
+            firewall_in: PolicyRules::chain([rule(Action::Reject, "any", "fd00:77::3/128")]),
             switch: true,
             ..Policy::default()
         };

@@ -26,7 +26,7 @@ use ipnet::IpNet;
 
 use grant::{Grant, Grants};
 use guard::GuardPolicy;
-use pattern::{Action, Rules};
+use pattern::{Action, PolicyRules};
 use prefix_map::PrefixSet;
 use targets::AllowedTargets;
 
@@ -36,11 +36,11 @@ pub struct Policy {
     /// The number of the policy. A policy that replaces another one has a higher number.
     pub generation: u64,
     /// Chain for packets towards the peers.
-    pub firewall_in: Rules<Action>,
+    pub firewall_in: PolicyRules<Action>,
     /// Chain for packets from the peers.
-    pub firewall_out: Rules<Action>,
+    pub firewall_out: PolicyRules<Action>,
     /// Where packets from the peers go instead of the TUN device.
-    pub routes: Rules<SocketAddr>,
+    pub routes: PolicyRules<SocketAddr>,
     /// True if there is a gateway that can send to other routers. Without one the routes have no effect.
     pub has_gateway: bool,
     /// True if the router itself delivers packets between two peers, rather than the host's kernel.
@@ -66,9 +66,9 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             generation: 0,
-            firewall_in: Rules::chain([]),
-            firewall_out: Rules::chain([]),
-            routes: Rules::new([]),
+            firewall_in: PolicyRules::chain([]),
+            firewall_out: PolicyRules::chain([]),
+            routes: PolicyRules::new([]),
             has_gateway: false,
             switch: false,
             grants: Grants::none(),

@@ -18,7 +18,7 @@ pub enum Action {
 
 /// A chain rule or a route: what is decided about the packets that it selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule<T> {
+pub struct PolicyRule<T> {
     /// Which packets it matches.
     pub selector: Selector,
     /// What the rule decides.
@@ -30,7 +30,7 @@ pub struct Rule<T> {
 pub struct RuleId(pub u32);
 
 impl RuleId {
-    /// The rule that denies IPv6 at the end of a chain that speaks of IPv4 only, see [`Rules::chain`].
+    /// The rule that denies IPv6 at the end of a chain that speaks of IPv4 only, see [`PolicyRules::chain`].
     pub const IMPLIED: Self = Self(u32::MAX);
 }
 
@@ -45,7 +45,7 @@ pub struct Match<T> {
 
 /// What rules look at in a packet. The address bits of IPv4 fill the lower 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flow<A> {
+pub struct MatchKey<A> {
     /// Source.
     pub src: A,
     /// Destination.
@@ -81,22 +81,24 @@ impl Bits for u128 {
     }
 }
 
-/// The [`Flow`] of a packet of either version.
+/// The [`MatchKey`] of a packet of either version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnyFlow {
+pub enum AnyMatchKey {
     /// IPv4.
-    V4(Flow<u32>),
+    V4(MatchKey<u32>),
     /// IPv6.
-    V6(Flow<u128>),
+    V6(MatchKey<u128>),
 }
 
-impl AnyFlow {
+impl AnyMatchKey {
     /// The fields of this packet.
     pub fn of(packet: &Packet<'_>) -> Self {
         let service = Service { protocol: packet.protocol(), port: packet.destination_port() };
         match (packet.src(), packet.dst()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::V4(Flow { src: src.to_bits(), dst: dst.to_bits(), service }),
-            (src, dst) => Self::V6(Flow { src: bits(src), dst: bits(dst), service }),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                Self::V4(MatchKey { src: src.to_bits(), dst: dst.to_bits(), service })
+            }
+            (src, dst) => Self::V6(MatchKey { src: bits(src), dst: bits(dst), service }),
         }
     }
 }
@@ -147,12 +149,12 @@ impl<A: Bits, T: Copy> RuleList<A, T> {
     }
 
     /// Returns what the first matching rule decides.
-    pub fn first_match(&self, flow: &Flow<A>) -> Option<T> {
+    pub fn first_match(&self, flow: &MatchKey<A>) -> Option<T> {
         self.find(flow).map(|found| found.target)
     }
 
     /// Returns the first matching rule and what it decides.
-    pub fn find(&self, flow: &Flow<A>) -> Option<Match<T>> {
+    pub fn find(&self, flow: &MatchKey<A>) -> Option<Match<T>> {
         let fits = |rule: &&Masked<A, T>| {
             flow.src.masked(rule.src_mask) == rule.src
                 && flow.dst.masked(rule.dst_mask) == rule.dst
@@ -178,23 +180,23 @@ impl<A: Bits + Default> RuleList<A, Action> {
 
 /// The rules for both versions of IP. Each rule is in the list of every version that it can match.
 #[derive(Debug, Clone)]
-pub struct Rules<T> {
+pub struct PolicyRules<T> {
     /// For IPv4.
     pub v4: RuleList<u32, T>,
     /// For IPv6.
     pub v6: RuleList<u128, T>,
 }
 
-impl<T: Copy> Rules<T> {
+impl<T: Copy> PolicyRules<T> {
     /// Takes the rules in order.
-    pub fn new(rules: impl IntoIterator<Item = Rule<T>>) -> Self {
+    pub fn new(rules: impl IntoIterator<Item = PolicyRule<T>>) -> Self {
         let rules: Vec<_> = (0..).map(RuleId).zip(rules).collect();
-        let masked_v4 = |(id, rule): &(RuleId, Rule<T>)| {
+        let masked_v4 = |(id, rule): &(RuleId, PolicyRule<T>)| {
             let (src, src_mask) = v4_bits(rule.selector.src())?;
             let (dst, dst_mask) = v4_bits(rule.selector.dst())?;
             Some(mask(*id, rule, true, [src, src_mask, dst, dst_mask]))
         };
-        let masked_v6 = |(id, rule): &(RuleId, Rule<T>)| {
+        let masked_v6 = |(id, rule): &(RuleId, PolicyRule<T>)| {
             let (src, src_mask) = v6_bits(rule.selector.src())?;
             let (dst, dst_mask) = v6_bits(rule.selector.dst())?;
             Some(mask(*id, rule, false, [src, src_mask, dst, dst_mask]))
@@ -211,7 +213,7 @@ impl<T: Copy> Rules<T> {
     }
 }
 
-impl Rules<Action> {
+impl PolicyRules<Action> {
     /// Returns true if no packet from this source can pass.
     pub fn pass_nothing_from(&self, src: IpAddr) -> bool {
         match src {
@@ -222,7 +224,7 @@ impl Rules<Action> {
 
     /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: a
     /// chain that was written for IPv4 alone doesn't mean to let all of IPv6 pass.
-    pub fn chain(rules: impl IntoIterator<Item = Rule<Action>>) -> Self {
+    pub fn chain(rules: impl IntoIterator<Item = PolicyRule<Action>>) -> Self {
         let rules: Vec<_> = rules.into_iter().collect();
         let is_for_v4_only = are_for_v4_only(&rules);
         let mut chain = Self::new(rules);
@@ -236,11 +238,16 @@ impl Rules<Action> {
 }
 
 /// Returns true if there are rules and none of them can match IPv6 packets.
-pub fn are_for_v4_only<T>(rules: &[Rule<T>]) -> bool {
+pub fn are_for_v4_only<T>(rules: &[PolicyRule<T>]) -> bool {
     !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
 }
 
-fn mask<A, T: Copy>(id: RuleId, rule: &Rule<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {
+fn mask<A, T: Copy>(
+    id: RuleId,
+    rule: &PolicyRule<T>,
+    v4: bool,
+    [src, src_mask, dst, dst_mask]: [A; 4],
+) -> Masked<A, T> {
     let service = rule.selector.service();
     Masked {
         src,

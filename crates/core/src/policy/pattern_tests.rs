@@ -14,34 +14,34 @@ pub(in crate::policy) fn pattern(text: &str) -> AddressPattern {
     }
 }
 
-pub(in crate::policy) fn rule<T>(target: T, src: &str, dst: &str) -> Rule<T> {
-    Rule { selector: Selector::new(pattern(src), pattern(dst), None).expect("one version"), target }
+pub(in crate::policy) fn rule<T>(target: T, src: &str, dst: &str) -> PolicyRule<T> {
+    PolicyRule { selector: Selector::new(pattern(src), pattern(dst), None).expect("one version"), target }
 }
 
-fn service_rule<T>(target: T, protocol: Protocol, ports: Option<(u16, u16)>) -> Rule<T> {
+fn service_rule<T>(target: T, protocol: Protocol, ports: Option<(u16, u16)>) -> PolicyRule<T> {
     let ports = ports.map(|(first, last)| Ports::new(first, last).expect("in order"));
     let service = SelectedService { protocol, ports };
     let selector = Selector::new(AddressPattern::Any, AddressPattern::Any, Some(service)).expect("both versions");
-    Rule { selector, target }
+    PolicyRule { selector, target }
 }
 
-fn decide<T: Copy>(rules: &Rules<T>, src: IpAddr, dst: IpAddr, service: Service) -> Option<T> {
+fn decide<T: Copy>(rules: &PolicyRules<T>, src: IpAddr, dst: IpAddr, service: Service) -> Option<T> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            rules.v4.first_match(&Flow { src: src.to_bits(), dst: dst.to_bits(), service })
+            rules.v4.first_match(&MatchKey { src: src.to_bits(), dst: dst.to_bits(), service })
         }
-        (src, dst) => rules.v6.first_match(&Flow { src: bits(src), dst: bits(dst), service }),
+        (src, dst) => rules.v6.first_match(&MatchKey { src: bits(src), dst: bits(dst), service }),
     }
 }
 
-fn allows(rules: &Rules<Action>, src: &str, dst: &str) -> bool {
+fn allows(rules: &PolicyRules<Action>, src: &str, dst: &str) -> bool {
     let address = |text: &str| text.parse::<IpAddr>().expect("an address");
     !matches!(decide(rules, address(src), address(dst), Service::default()), Some(Action::Deny | Action::Reject))
 }
 
 #[test]
 fn documented_chain() {
-    let out = Rules::chain([
+    let out = PolicyRules::chain([
         rule(Action::Allow, "192.168.0.0/24", "192.168.0.1/32"),
         rule(Action::Deny, "192.168.0.0/24", "192.168.0.0/24"),
         rule(Action::Allow, "192.168.0.0/24", "any"),
@@ -56,26 +56,26 @@ fn documented_chain() {
 
 #[test]
 fn empty_chain_allows() {
-    assert!(allows(&Rules::chain([]), "127.0.0.1", "255.255.255.255"));
-    assert!(allows(&Rules::chain([]), "fd00::1", "fd00::2"));
+    assert!(allows(&PolicyRules::chain([]), "127.0.0.1", "255.255.255.255"));
+    assert!(allows(&PolicyRules::chain([]), "fd00::1", "fd00::2"));
 }
 
 #[test]
 fn chain_without_a_word_on_ipv6_denies_it() {
-    let v4_only = Rules::chain([rule(Action::Deny, "10.0.0.0/8", "any")]);
+    let v4_only = PolicyRules::chain([rule(Action::Deny, "10.0.0.0/8", "any")]);
     assert!(allows(&v4_only, "192.168.0.2", "8.8.8.8"));
     assert!(!allows(&v4_only, "fd00::1", "fd00::2"));
-    let both = Rules::chain([rule(Action::Deny, "10.0.0.0/8", "any"), rule(Action::Deny, "any", "fd00:1::/32")]);
+    let both = PolicyRules::chain([rule(Action::Deny, "10.0.0.0/8", "any"), rule(Action::Deny, "any", "fd00:1::/32")]);
     assert!(allows(&both, "fd00::1", "fd00::2"));
     assert!(!allows(&both, "fd00::1", "fd00:1::2"));
-    let v6_only = Rules::chain([rule(Action::Deny, "fd00::/8", "any")]);
+    let v6_only = PolicyRules::chain([rule(Action::Deny, "fd00::/8", "any")]);
     assert!(allows(&v6_only, "192.168.0.2", "8.8.8.8"));
 }
 
 #[test]
 fn source_from_which_nothing_passes() {
     let v4 = |text: &str| text.parse::<Ipv4Addr>().expect("an address").to_bits();
-    let chain = Rules::chain([
+    let chain = PolicyRules::chain([
         rule(Action::Deny, "10.0.0.5/32", "10.0.0.1/32"),
         service_rule(Action::Deny, Protocol::Number(TCP), None),
         rule(Action::Allow, "10.0.0.0/24", "10.0.0.1/32"),
@@ -84,12 +84,12 @@ fn source_from_which_nothing_passes() {
     assert!(!chain.v4.pass_nothing_from(v4("10.0.0.5")), "a rule further down allows it something, perhaps");
     assert!(chain.v4.pass_nothing_from(v4("10.0.1.5")));
     assert!(chain.v6.pass_nothing_from(1));
-    assert!(!Rules::chain([]).v4.pass_nothing_from(v4("10.0.0.5")));
+    assert!(!PolicyRules::chain([]).v4.pass_nothing_from(v4("10.0.0.5")));
 }
 
 #[test]
 fn protocols_and_ports() {
-    let rules = Rules::new([
+    let rules = PolicyRules::new([
         service_rule(1, Protocol::Number(TCP), Some((80, 89))),
         service_rule(2, Protocol::Number(TCP), None),
         service_rule(3, Protocol::Icmp, None),
@@ -143,8 +143,8 @@ proptest! {
                 Some((src, dst, selector))
             })
             .collect();
-        let list = Rules::new(
-            rules.iter().enumerate().map(|(target, (_, _, selector))| Rule { selector: *selector, target }),
+        let list = PolicyRules::new(
+            rules.iter().enumerate().map(|(target, (_, _, selector))| PolicyRule { selector: *selector, target }),
         );
         let Some((near_src, near_dst, _)) = rules.get(near.index(pairs.len())) else { return Ok(()) };
         let (src, dst) = (inside(*near_src, src), inside(*near_dst, dst));

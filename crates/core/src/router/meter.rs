@@ -227,7 +227,7 @@ impl WorkMeter {
 
 /// The verdict about a peer after a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CostRating {
     /// Nothing follows.
     Usual,
     /// The peer has begun to owe so much that its packets are dropped now and then.
@@ -310,9 +310,9 @@ impl WriteMeter {
         start: Instant,
         end: Instant,
         usage: impl FnOnce() -> ThreadUsage,
-    ) -> Verdict {
+    ) -> CostRating {
         let took = nanos(end.saturating_duration_since(start));
-        let Some(allowed) = work.reads.allowance(len) else { return Verdict::Usual };
+        let Some(allowed) = work.reads.allowance(len) else { return CostRating::Usual };
         if took <= allowed {
             self.save(work, allowed - took);
             if let Some(expenses) = &mut self.expenses {
@@ -321,13 +321,13 @@ impl WriteMeter {
                     expenses.spent.add(took, 0);
                 }
             }
-            return Verdict::Usual;
+            return CostRating::Usual;
         }
         let beyond = work.ran(took, end, usage()).saturating_sub(allowed);
         let excess = beyond.saturating_sub(self.saved);
         self.saved = self.saved.saturating_sub(beyond);
         if excess == 0 {
-            return Verdict::Usual;
+            return CostRating::Usual;
         }
         let expenses = self.expenses.get_or_insert_with(|| Box::new(Expenses::new(work.epoch, end)));
         expenses.allowed = allowed;
@@ -336,8 +336,8 @@ impl WriteMeter {
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.
-    pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
-        let Some(expenses) = &mut self.expenses else { return Verdict::Usual };
+    pub fn record_dropped(&mut self, work: &mut WorkMeter, now: Instant) -> CostRating {
+        let Some(expenses) = &mut self.expenses else { return CostRating::Usual };
         expenses.detach_debt.settle(now, TOLERATED_PART);
         expenses.detach_debt.add(expenses.spent.excess / expenses.writes.max(1));
         expenses.judge(work, now)
@@ -390,7 +390,7 @@ impl Expenses {
         self.detach_debt.add(excess);
     }
 
-    fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> Verdict {
+    fn judge(&mut self, work: &mut WorkMeter, now: Instant) -> CostRating {
         let cost = Cost {
             writes: self.spent.times,
             excess: Duration::from_nanos(self.spent.excess / u64::from(self.spent.times.max(1))),
@@ -398,12 +398,12 @@ impl Expenses {
         };
         let owed = self.detach_debt.settle(now, TOLERATED_PART);
         if owed > SUSPICIOUS_NANOS && self.is_significant(work) {
-            return if owed > DETACH_NANOS { Verdict::TooExpensive(cost) } else { Verdict::Suspicious(cost) };
+            return if owed > DETACH_NANOS { CostRating::TooExpensive(cost) } else { CostRating::Suspicious(cost) };
         }
         if self.is_limited(work, now) && !std::mem::replace(&mut self.was_limited, true) {
-            return Verdict::Limited(cost);
+            return CostRating::Limited(cost);
         }
-        Verdict::Usual
+        CostRating::Usual
     }
 }
 
@@ -451,7 +451,7 @@ mod tests {
             if self.peer.is_limited(&mut self.work, self.now) {
                 self.limited += 1;
                 let verdict = self.peer.record_dropped(&mut self.work, self.now);
-                self.detached |= matches!(verdict, Verdict::TooExpensive(_));
+                self.detached |= matches!(verdict, CostRating::TooExpensive(_));
                 // The time until the next packet.
                 self.now += Duration::from_micros(20);
                 return;
@@ -461,9 +461,9 @@ mod tests {
             // The usage of the test's own thread plays no part.
             self.work.checkpoint = Some(Checkpoint::new(start, ThreadUsage::default()));
             match self.peer.record(&mut self.work, len, start, self.now, ThreadUsage::default) {
-                Verdict::TooExpensive(_) => self.detached = true,
-                Verdict::Suspicious(_) => self.suspicious = true,
-                Verdict::Usual | Verdict::Limited(_) => {}
+                CostRating::TooExpensive(_) => self.detached = true,
+                CostRating::Suspicious(_) => self.suspicious = true,
+                CostRating::Usual | CostRating::Limited(_) => {}
             }
         }
 
@@ -595,7 +595,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(
                 peer.record(&mut work, 100, now, now + Duration::from_secs(1), ThreadUsage::default),
-                Verdict::Usual
+                CostRating::Usual
             );
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::Router;
-use super::meter::{Cost, Verdict};
+use super::meter::{Cost, CostRating};
 use super::notice::Notice;
 use super::quarantine::Offender;
 use super::session::{StreamReason, Transport};
@@ -60,18 +60,18 @@ impl Router {
     }
 
     /// Acts on the verdict about the cost of a write to a peer.
-    pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: Verdict) {
+    pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: CostRating) {
         match verdict {
-            Verdict::Usual => {}
-            Verdict::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
-            Verdict::Suspicious(cost) => {
+            CostRating::Usual => {}
+            CostRating::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
+            CostRating::Suspicious(cost) => {
                 if let Some(offender) = self.offender(id)
                     && self.quarantine.has_record(offender, self.now)
                 {
                     self.put_into_quarantine(shell, id, offender, cost);
                 }
             }
-            Verdict::TooExpensive(cost) => {
+            CostRating::TooExpensive(cost) => {
                 if let Some(offender) = self.offender(id) {
                     self.put_into_quarantine(shell, id, offender, cost);
                 }

@@ -10,7 +10,7 @@ use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_core::policy::limits::Limits;
-use tuntap_core::policy::pattern::{Action, Rule, Rules};
+use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_core::router::{CredentialsCheck, Settings};
 use tuntap_wire::selector::{AddressPattern, Selector};
@@ -188,22 +188,22 @@ impl Setup {
     pub fn policy(&self, later: bool) -> Policy {
         let networks = self.networks();
         let chain = |side: fn(AddressPattern) -> Selector| {
-            let rule = |prefix: &str, target| Rule { selector: side(AddressPattern::Net(net(prefix))), target };
+            let rule = |prefix: &str, target| PolicyRule { selector: side(AddressPattern::Net(net(prefix))), target };
             let denied = DENIED.iter().map(|prefix| rule(prefix, Action::Deny)).collect::<Vec<_>>();
-            Rules::chain(denied.into_iter().chain([rule(REJECTED, Action::Reject)]).filter(|_| self.has_chains))
+            PolicyRules::chain(denied.into_iter().chain([rule(REJECTED, Action::Reject)]).filter(|_| self.has_chains))
         };
         let towards = |dst| Selector::new(AddressPattern::Any, dst, None).expect("valid");
         let from = |src| Selector::new(src, AddressPattern::Any, None).expect("valid");
         let uncovered = if self.denies_uncovered { Uncovered::Deny } else { Uncovered::Allow };
         let grants = Grants::new(GRANTS.into_iter().filter(|_| self.has_grants).map(grant), uncovered);
-        let route = Rule { selector: towards(AddressPattern::Net(net(ROUTED))), target: target(TARGETS[0]) };
+        let route = PolicyRule { selector: towards(AddressPattern::Net(net(ROUTED))), target: target(TARGETS[0]) };
         let gateways = Gateways::new([], [target(TARGETS[0])].into_iter().filter(|_| self.has_gateway), &[], &[], []);
         let sources = ["192.0.2.0/24"].map(net);
         let policy = Policy {
             generation: 7,
             firewall_in: chain(from),
             firewall_out: chain(towards),
-            routes: Rules::new([route]),
+            routes: PolicyRules::new([route]),
             has_gateway: self.has_gateway,
             switch: self.switch,
             grants,

@@ -9,7 +9,7 @@ use crate::instance::Instance;
 use tuntap_config::{Credentials, DeviceSpec, RouterSpec};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Holder, Identity};
-use tuntap_core::policy::pattern::{Action, Rules};
+use tuntap_core::policy::pattern::{Action, PolicyRules};
 
 /// How many addresses of a network are tried at most, to find one that the chain `out` lets pass.
 const MAX_SOURCES: usize = 1024;
@@ -196,7 +196,7 @@ impl Meeting<'_> {
     }
 }
 
-fn passes_nothing_of(rules: &Rules<Action>, net: &IpNet) -> bool {
+fn passes_nothing_of(rules: &PolicyRules<Action>, net: &IpNet) -> bool {
     net.hosts().take(MAX_SOURCES).all(|address| match address {
         IpAddr::V4(address) => rules.v4.pass_nothing_from(address.to_bits()),
         IpAddr::V6(address) => rules.v6.pass_nothing_from(address.to_bits()),

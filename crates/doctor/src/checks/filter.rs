@@ -326,7 +326,7 @@ mod tests {
     use super::*;
     use crate::finding::Severity;
     use crate::instance::tests::instance;
-    use tuntap_survey::filter::{Rule, Verdict};
+    use tuntap_survey::filter::{FilterRule, Verdict};
     use tuntap_survey::testing::{chain, dnat, iif, oif, rule, state, unclear};
 
     const ROUTER: (&str, &str) = ("tuntap-router", "emperor0 /run/t.socket");
@@ -344,7 +344,7 @@ mod tests {
         verdicts(lines, vec![chain]).swap_remove(0)
     }
 
-    fn accept(conditions: &[tuntap_survey::filter::Condition]) -> Rule {
+    fn accept(conditions: &[tuntap_survey::filter::Condition]) -> FilterRule {
         rule(conditions, Verdict::Accept)
     }
 
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(filter(&instance(&[ROUTER, own]), &filters, None, running)[0].severity, Severity::Wrong);
     }
 
-    fn input(rules: Vec<Rule>) -> BaseChain {
+    fn input(rules: Vec<FilterRule>) -> BaseChain {
         BaseChain { name: "INPUT".to_owned(), hook: Hook::Input, ..chain(true, rules) }
     }
 

@@ -9,7 +9,7 @@ use crate::finding::Finding;
 use crate::instance::Instance;
 use tuntap_config::{HostRule, RouterSpec};
 use tuntap_core::policy::grant::Grants;
-use tuntap_core::policy::pattern::{Action, Flow, Service as RuleService};
+use tuntap_core::policy::pattern::{Action, MatchKey, Service as RuleService};
 use tuntap_survey::filter::evaluate::{Outcome, Packet, evaluate};
 use tuntap_survey::filter::{BaseChain, Filters, Hook, LOCAL, NEW, UNICAST};
 use tuntap_survey::kernel::Fill;
@@ -177,7 +177,7 @@ fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
         IpNet::V6(_) => None,
     });
     let src = first.unwrap_or(Ipv4Addr::UNSPECIFIED).to_bits();
-    let flow = Flow { src, dst: METADATA.to_bits(), service: RuleService { protocol: TCP, port: Some(HTTP) } };
+    let flow = MatchKey { src, dst: METADATA.to_bits(), service: RuleService { protocol: TCP, port: Some(HTTP) } };
     rules.v4.first_match(&flow).is_some_and(|action| action != Action::Allow)
 }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::{BaseChain, Condition, Name, Rule, Test, Verdict};
+use super::{BaseChain, Condition, FilterRule, Name, Test, Verdict};
 
 /// How many rules are evaluated at most. Those of a chain that is entered twice count twice.
 const MAX_RULES: usize = 100_000;
@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
         Self { chain, packet, doubt: None, may_dnat: None, rules_left: MAX_RULES }
     }
 
-    fn rules(&mut self, name: &str, rules: &[Rule], depth: usize) -> End {
+    fn rules(&mut self, name: &str, rules: &[FilterRule], depth: usize) -> End {
         for rule in rules {
             let place = || format!("{} of {name}", rule.place);
             let Some(left) = self.rules_left.checked_sub(1) else {
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn chains_are_followed() {
-        let with = |verdict: Verdict, conditions: &[Condition], end: Vec<Rule>| {
+        let with = |verdict: Verdict, conditions: &[Condition], end: Vec<FilterRule>| {
             let mut chain = chain(true, vec![rule(conditions, verdict), rule(&[], Verdict::Accept)]);
             chain.others.insert("other".to_owned(), end);
             evaluate(&chain, &out())

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use super::{BaseChain, Condition, Hook, Name, Rule, Test, Verdict, address_range, native_u32};
+use super::{BaseChain, Condition, FilterRule, Hook, Name, Test, Verdict, address_range, native_u32};
 
 /// iptables or ip6tables, and the layout of its `struct ipt_entry` or `struct ip6t_entry`. Offsets and lengths are in bytes.
 #[derive(Debug)]
@@ -154,8 +154,8 @@ fn chain_rules(
     entries: &Entries,
     start: usize,
     end: Option<usize>,
-    others: &mut BTreeMap<String, Vec<Rule>>,
-) -> Option<Vec<Rule>> {
+    others: &mut BTreeMap<String, Vec<FilterRule>>,
+) -> Option<Vec<FilterRule>> {
     let (mut rules, mut at) = (Vec::new(), start);
     while Some(at) != end && at < entries.table.len() {
         let (rule, next) = rule(family, &entries.table, at, format!("rule {}", rules.len() + 1))?;
@@ -181,7 +181,7 @@ fn chain_rules(
 const CHAIN_AT: &str = "the chain at ";
 
 /// Reads the rule at an offset. Returns the offset of the next one, too.
-fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule, usize)> {
+fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(FilterRule, usize)> {
     let entry = table.get(at..)?;
     let (target, next) = (half(entry, family.target)?, half(entry, family.target + 2)?);
     if next < family.len + MODULE_LEN || target < family.len || target > next {
@@ -210,7 +210,7 @@ fn rule(family: &Family, table: &[u8], at: usize, place: String) -> Option<(Rule
     } else {
         self::target(&name, info)
     };
-    Some((Rule { place, conditions, verdict }, at + next))
+    Some((FilterRule { place, conditions, verdict }, at + next))
 }
 
 /// Reads the conditions of an entry itself, on addresses, interfaces and the protocol.

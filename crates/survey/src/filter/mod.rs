@@ -54,14 +54,14 @@ pub struct BaseChain {
     /// True if its policy is to drop.
     pub drops: bool,
     /// Its rules, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<FilterRule>,
     /// The other chains of the table, by name.
-    pub others: BTreeMap<String, Vec<Rule>>,
+    pub others: BTreeMap<String, Vec<FilterRule>>,
 }
 
 /// A filter rule. Its verdict is for packets that meet all of its conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub struct FilterRule {
     /// Its number or handle in its chain, for people.
     pub place: String,
     /// The conditions.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 pub use set::{Element, Lookup};
 
 use super::legacy;
-use super::{Condition, Rule, Test, Verdict, native_u32};
+use super::{Condition, FilterRule, Test, Verdict, native_u32};
 use register::Loaded;
 use tuntap_sys::netlink::attributes::{self, big_endian, find, text};
 
@@ -48,10 +48,13 @@ const INVERTED: u32 = 1;
 const WITHOUT_VERDICT: [&str; 6] = ["counter", "log", "notrack", "flow_offload", "dynset", "last"];
 
 /// Reads the expressions of one nftables rule as a filter rule, or as one for each element of a map of verdicts.
-pub fn rules(expressions: &[u8], place: &str, sets: &mut impl Lookup) -> Vec<Rule> {
+pub fn rules(expressions: &[u8], place: &str, sets: &mut impl Lookup) -> Vec<FilterRule> {
     let mut reader = Reader { registers: HashMap::new(), conditions: Vec::new(), sets };
-    let rule =
-        |conditions: &[Condition], verdict| Rule { place: place.to_owned(), conditions: conditions.to_vec(), verdict };
+    let rule = |conditions: &[Condition], verdict| FilterRule {
+        place: place.to_owned(),
+        conditions: conditions.to_vec(),
+        verdict,
+    };
     for (kind, expression) in attributes::iterate(expressions) {
         if kind != LIST_ELEMENT {
             continue;

@@ -14,7 +14,7 @@ use crate::netlink::NetlinkError;
 const PACKETS: u16 = 2;
 
 impl Nftables {
-    /// The packets that the rules of a table have counted, by the rules' comments ([`super::Rule::because`]).
+    /// The packets that the rules of a table have counted, by the rules' comments ([`super::NftRule::because`]).
     pub fn counted(&mut self, table: &str) -> Result<BTreeMap<String, u64>, NetlinkError> {
         let attributes = vec![RuleAttribute::Table(table.to_owned())];
         let message = inet(NfTablesMessage::GetRule(RuleMessage { attributes }));

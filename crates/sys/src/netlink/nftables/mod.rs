@@ -20,7 +20,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-pub use rule::{Rate, Rejection, Rule, Transport, Unit};
+pub use rule::{NftRule, Rate, Rejection, Transport, Unit};
 pub use set::{Family, Key, Set};
 
 use super::connection::Connection;
@@ -53,7 +53,7 @@ pub struct Chain {
     /// Where packets enter it. `None` for a chain that only jumps lead to.
     pub hook: Option<Hook>,
     /// Its rules.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<NftRule>,
 }
 
 /// A hook and a priority at which packets enter a chain.

@@ -89,13 +89,13 @@ pub enum Rejection {
 
 /// One nftables rule: conditions in order, then what happens to packets that meet them all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rule {
+pub struct NftRule {
     expressions: Vec<Expressions>,
     comment: Option<&'static str>,
 }
 
 /// Conditions.
-impl Rule {
+impl NftRule {
     /// A rule for every packet.
     pub fn new() -> Self {
         Self::default()
@@ -291,7 +291,7 @@ impl Rule {
 }
 
 /// What happens to packets that meet the conditions.
-impl Rule {
+impl NftRule {
     /// Counts the packet for its source, if it is of the set's family and the set has room.
     #[must_use]
     pub fn counts_for_source(self, set: &Set) -> Self {
@@ -368,7 +368,7 @@ impl Rule {
     }
 }
 
-impl Rule {
+impl NftRule {
     fn add(mut self, expression: Expressions) -> Self {
         self.expressions.push(expression);
         self

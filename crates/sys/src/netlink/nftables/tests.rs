@@ -21,14 +21,14 @@ fn nft(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn table(name: &str, rules: Vec<Rule>) -> Table {
+fn table(name: &str, rules: Vec<NftRule>) -> Table {
     let chain = |name, hook, rules| Chain { name, hook: Some(hook), rules };
     let chains = vec![
         Chain { name: "ports", hook: None, rules: Vec::new() },
         chain("forward", Hook::ForwardMangle, rules),
         chain("output", Hook::OutputNat, Vec::new()),
-        chain("postrouting", Hook::PostroutingNat, vec![Rule::new().oif("eth0").masquerade()]),
-        chain("prerouting", Hook::PreroutingNat, vec![Rule::new().jump("ports")]),
+        chain("postrouting", Hook::PostroutingNat, vec![NftRule::new().oif("eth0").masquerade()]),
+        chain("prerouting", Hook::PreroutingNat, vec![NftRule::new().jump("ports")]),
     ];
     Table { name: name.to_owned(), sets: sets(), chains }
 }
@@ -50,50 +50,50 @@ fn net(text: &str) -> ipnet::IpNet {
 #[test]
 fn rules_mean_what_they_say() {
     let rules = vec![
-        (Rule::new().iif("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
-        (Rule::new().to(net("10.0.0.0/13")).leave(), "ip daddr 10.0.0.0/13 return"),
-        (Rule::new().to(net("10.0.0.1/32")).leave(), "ip daddr 10.0.0.1 return"),
-        (Rule::new().from(net("fd00:77::1/63")).leave(), "ip6 saddr fd00:77::/63 return"),
-        (Rule::new().to(net("::1/128")).leave(), "ip6 daddr ::1 return"),
-        (Rule::new().to_others().leave(), "fib daddr type != local return"),
-        (Rule::new().to_port(Transport::Tcp, 8080).leave(), "tcp dport 8080 return"),
-        (Rule::new().to_port(Transport::Udp, 53).leave(), "udp dport 53 return"),
-        (Rule::new().to_this_host().accept(), "fib daddr type local accept"),
-        (Rule::new().of_protocol(6).to_ports(80, 90).leave(), "tcp dport 80-90 return"),
-        (Rule::new().of_protocol(132).leave(), "meta l4proto sctp return"),
-        (Rule::new().is_echo_request(Family::Ipv4).leave(), "icmp type echo-request return"),
-        (Rule::new().is_echo_request(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
-        (Rule::new().of_no_connection().discard(), "ct state invalid,new,untracked drop"),
-        (Rule::new().of_known_connection().leave(), "ct state established,related return"),
-        (Rule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
-        (Rule::new().begins_connection().leave(), "ct state new ct status ! confirmed return"),
-        (Rule::new().of_protocol(6).reject(Rejection::TcpReset), "meta l4proto tcp reject with tcp reset"),
-        (Rule::new().to_port(Transport::Udp, 5).reject(Rejection::PortUnreachable), "udp dport 5 reject"),
-        (Rule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
-        (Rule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
+        (NftRule::new().iif("tt0").from(net("10.0.0.1/24")), r#"iifname "tt0" ip saddr 10.0.0.0/24"#),
+        (NftRule::new().to(net("10.0.0.0/13")).leave(), "ip daddr 10.0.0.0/13 return"),
+        (NftRule::new().to(net("10.0.0.1/32")).leave(), "ip daddr 10.0.0.1 return"),
+        (NftRule::new().from(net("fd00:77::1/63")).leave(), "ip6 saddr fd00:77::/63 return"),
+        (NftRule::new().to(net("::1/128")).leave(), "ip6 daddr ::1 return"),
+        (NftRule::new().to_others().leave(), "fib daddr type != local return"),
+        (NftRule::new().to_port(Transport::Tcp, 8080).leave(), "tcp dport 8080 return"),
+        (NftRule::new().to_port(Transport::Udp, 53).leave(), "udp dport 53 return"),
+        (NftRule::new().to_this_host().accept(), "fib daddr type local accept"),
+        (NftRule::new().of_protocol(6).to_ports(80, 90).leave(), "tcp dport 80-90 return"),
+        (NftRule::new().of_protocol(132).leave(), "meta l4proto sctp return"),
+        (NftRule::new().is_echo_request(Family::Ipv4).leave(), "icmp type echo-request return"),
+        (NftRule::new().is_echo_request(Family::Ipv6).leave(), "icmpv6 type echo-request return"),
+        (NftRule::new().of_no_connection().discard(), "ct state invalid,new,untracked drop"),
+        (NftRule::new().of_known_connection().leave(), "ct state established,related return"),
+        (NftRule::new().is_never_translated().discard(), "ct state invalid,untracked drop"),
+        (NftRule::new().begins_connection().leave(), "ct state new ct status ! confirmed return"),
+        (NftRule::new().of_protocol(6).reject(Rejection::TcpReset), "meta l4proto tcp reject with tcp reset"),
+        (NftRule::new().to_port(Transport::Udp, 5).reject(Rejection::PortUnreachable), "udp dport 5 reject"),
+        (NftRule::new().count().because("a reason").discard(), r#"counter drop comment "a reason""#),
+        (NftRule::new().source_has_more_than(7, &sets()[0]).discard(), "add @counts { ip saddr ct count over 7 } drop"),
         (
-            Rule::new().source_has_more_than(7, &sets()[1]).discard(),
+            NftRule::new().source_has_more_than(7, &sets()[1]).discard(),
             // 32 bytes from byte 8 of the header on: source and destination.
             "add @counts6 { @nh,64,256 ct count over 7 } drop",
         ),
         (
-            Rule::new()
+            NftRule::new()
                 .source_is_faster_than(Rate { unit: Unit::Packets, per_second: 20, burst: 30 }, &sets()[2])
                 .discard(),
             "update @rates { ip6 saddr limit rate over 20/second burst 30 packets } drop",
         ),
         (
-            Rule::new()
+            NftRule::new()
                 .is_fragment(Family::Ipv6)
                 .source_is_faster_than(Rate { unit: Unit::Bytes, per_second: 2048, burst: 4096 }, &sets()[2]),
             "exthdr frag exists update @rates { ip6 saddr limit rate over 2 kbytes/second burst 4 kbytes }",
         ),
-        (Rule::new().is_fragment(Family::Ipv4).discard(), "ip frag-off & 16383 != 0 drop"),
-        (Rule::new().counts_for_source(&sets()[2]), "update @rates { ip6 saddr counter }"),
-        (Rule::new().is_dnat().leave(), "ct status dnat return"),
-        (Rule::new().is_not_dnat().leave(), "dnat return"),
+        (NftRule::new().is_fragment(Family::Ipv4).discard(), "ip frag-off & 16383 != 0 drop"),
+        (NftRule::new().counts_for_source(&sets()[2]), "update @rates { ip6 saddr counter }"),
+        (NftRule::new().is_dnat().leave(), "ct status dnat return"),
+        (NftRule::new().is_not_dnat().leave(), "dnat return"),
         (
-            Rule::new().opens_tcp().clamp_mss(),
+            NftRule::new().opens_tcp().clamp_mss(),
             // Versions differ in how they write the flags.
             "tcp option maxseg size set rt mtu",
         ),
@@ -137,7 +137,7 @@ fn dnat_goes_to_address_and_port() {
         table.chains[0].rules = ["10.0.0.2:80", "[fd00:77::2]:443"]
             .map(|target| {
                 let target: std::net::SocketAddr = target.parse().expect("an address");
-                Rule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).dnat(target)
+                NftRule::new().of_family(target.ip()).to_port(Transport::Tcp, 8080).dnat(target)
             })
             .into();
         nftables.replace(&[table]).expect("a table");
@@ -175,7 +175,7 @@ fn tables_are_replaced_and_end_with_their_socket() {
 #[test]
 fn table_that_is_as_it_should_be_stays() {
     in_new_namespace(|| {
-        let counting = |text| table("tuntap-a", vec![Rule::new().count().because(text).leave()]);
+        let counting = |text| table("tuntap-a", vec![NftRule::new().count().because(text).leave()]);
         let mut nftables = Nftables::open().expect("nftables");
         nftables.replace(&[counting("one"), table("tuntap-b", Vec::new())]).expect("two tables");
         let before = nft(&["-a", "list", "ruleset"]);
@@ -196,8 +196,9 @@ fn table_that_is_as_it_should_be_stays() {
 #[test]
 fn counters_are_read_by_their_reasons() {
     in_new_namespace(|| {
-        let counting = |rule: Rule| rule.count().because("something").discard();
-        let rules = vec![counting(Rule::new().of_protocol(1)), counting(Rule::new().of_protocol(17)), Rule::new()];
+        let counting = |rule: NftRule| rule.count().because("something").discard();
+        let rules =
+            vec![counting(NftRule::new().of_protocol(1)), counting(NftRule::new().of_protocol(17)), NftRule::new()];
         let output = Chain { name: "out", hook: Some(Hook::PostroutingLast), rules };
         let mut nftables = Nftables::open().expect("nftables");
         nftables
@@ -249,7 +250,7 @@ fn table_of_somebody_else_stays() {
 fn first_of_many_errors_is_told_with_what_may_be_missing() {
     in_new_namespace(|| {
         let mut nftables = Nftables::open().expect("nftables");
-        let rules = vec![Rule::new().jump("nowhere"); 4000];
+        let rules = vec![NftRule::new().jump("nowhere"); 4000];
         let refused = nftables.replace(&[table("tuntap-a", rules)]).expect_err("there is no such chain");
         assert_eq!(refused.errno(), Some(Errno::ENOENT), "{refused}");
         assert!(refused.to_string().contains("Linux 5.12") && refused.to_string().contains("nft_nat"), "{refused}");
