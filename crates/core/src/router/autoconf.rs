@@ -141,7 +141,7 @@ impl Router {
             self.close_if_dead(shell, holder);
         }
         if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
-            self.note_claim(shell, applicant.id, chosen.address);
+            self.complete_claim(shell, applicant.id, chosen.address);
         }
         // A peer of the router before this one may ask before it passes its device again. From now on it may choose no address
         // by itself, also if it held this one already.

@@ -77,7 +77,7 @@ impl Router {
             result = self.forwarder.assign(id, address);
         }
         match result {
-            Some(AssignResult::Granted) => self.note_claim(shell, id, address),
+            Some(AssignResult::Granted) => self.complete_claim(shell, id, address),
             Some(AssignResult::HeldBy(_)) => {
                 let notice = Notice::AddressHeld { address, credentials };
                 self.note_refused_claim(shell, id, address, &notice);

@@ -41,7 +41,7 @@ impl Router {
             verdict = self.forwarder.outbound(id, packet.packet());
         }
         if let Some(address) = verdict.claimed {
-            self.note_claim(shell, id, address);
+            self.complete_claim(shell, id, address);
         }
         if verdict.claimed.is_some() || verdict.is_first {
             self.store(shell, id);
@@ -97,10 +97,14 @@ impl Router {
         result
     }
 
-    /// Counts and logs that a peer got an address.
-    pub(super) fn note_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
+    /// A peer got an address: it is no longer among those without one.
+    pub(super) fn complete_claim(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
         self.counters.totals.claims += 1;
         self.admission.claimed(id);
+        self.note_joined(shell, id, address);
+    }
+
+    fn note_joined(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
         let Some(peer) = self.forwarder.peers.get(id) else { return };
         let (account, credentials) = (peer.account(), peer.session.credentials);
         self.note_peer(shell, account, &Notice::Joined { address, credentials });
