@@ -61,7 +61,9 @@ pub enum StatisticsError {
     #[error("the answer is longer than {} MiB", MAX_LEN >> 20)]
     TooLong,
     /// The connection was closed without a byte.
-    #[error("the connection was closed without an answer: a router serves nobody who may be a vassal")]
+    #[error(
+        "the connection was closed without an answer: this is not where the statistics are, or this client may be a vassal"
+    )]
     Nothing,
     /// An HTTP response without success.
     #[error("the answer to the HTTP request is {0:?}")]

@@ -545,7 +545,7 @@ options!(
         note: "the Emperor's before those of its vassals",
         details: "Checks a set-up without starting it: says what is wrong and what to do, and ends with 1 if anything is \
                   wrong. The Emperor's file comes before those of its vassals \
-                  ([something doesn't work](../README.md#something-doesnt-work)).",
+                  ([an example](../README.md#something-doesnt-work)).",
         // The file is examined by the plugin itself: it configures nothing.
         read: |_, _| Ok(()),
         ..OptionSpec::BASE

@@ -45,7 +45,10 @@ pub fn render() -> String {
         page.text(inlines(note));
     }
     page.control("SH", ["SEE ALSO"]);
-    page.text([bold("uwsgi"), roman("(1), and the documents of uwsgi-tuntap")]);
+    page.text([
+        bold("uwsgi"),
+        roman("(1), uwsgi-tuntap --help, and README.md and docs/OPERATIONS.md in the source of uwsgi-tuntap"),
+    ]);
     page.to_roff()
 }
 
