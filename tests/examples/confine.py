@@ -91,16 +91,20 @@ def make_mounts(unit, writable):
         # The test's own interpreter may be there; it is still read.
         read_only(path)
     if is_on(unit.get("PrivateTmp", "no")):
-        # All but the folder of the test, which is there.
+        # All is hidden but the folder of the test, and this checkout if it is there.
+        checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        visible = [writable] + [checkout] * checkout.startswith("/tmp/")
         hidden = "/run/confine"
         os.makedirs(hidden, exist_ok=True)
         mount("-t", "tmpfs", "none", hidden)
-        kept = os.path.join(hidden, "kept")
-        os.mkdir(kept)
-        mount("--rbind", writable, kept)
+        kept = {path: os.path.join(hidden, str(number)) for number, path in enumerate(visible)}
+        for path, copy in kept.items():
+            os.mkdir(copy)
+            mount("--rbind", path, copy)
         mount("-t", "tmpfs", "-o", "mode=1777", "none", "/tmp")
-        os.makedirs(writable, exist_ok=True)
-        mount("--rbind", kept, writable)
+        for path, copy in kept.items():
+            os.makedirs(path, exist_ok=True)
+            mount("--rbind", copy, path)
     if unit.get("ProtectProc", "default") != "default":
         mount("-t", "proc", "-o", f"hidepid={unit['ProtectProc']}", "proc", "/proc")
     if is_on(unit.get("ProtectKernelTunables", "no")):
