@@ -33,8 +33,8 @@ pub struct Conflict {
 
 impl Conflict {
     /// The advice to the operator.
-    pub const REMEDY: &str = "choose a network that nothing near this host uses, or put \"anyway\" behind the address if that \
-                              is meant";
+    pub const REMEDY: &str = "choose a network that is used nowhere near, as 10.137.0.0/24 may be, or put \"anyway\" behind \
+                              the address if that is meant";
 
     /// The conflict and its consequence.
     pub fn what(&self) -> String {

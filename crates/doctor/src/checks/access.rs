@@ -26,17 +26,10 @@ pub fn rejoin(instance: &Instance, uid: u32, socket: &str, barrier: Option<&Barr
     let jail = ["chroot", "pivot-root", "pivot_root"].into_iter().find(|option| instance.last(option).is_some());
     match (barrier, jail) {
         (None, None) => Finding::fine(format!("uid {uid} may come back to {socket}")),
-        (Some(barrier), _) => {
-            // The socket itself, or a folder above it.
-            let at = if barrier.path == Path::new(socket) {
-                String::new()
-            } else {
-                format!(" ({})", barrier.path.display())
-            };
-            Finding::fine(format!(
-                "only root may connect to {socket}{at}: {CONSEQUENCE}; chmod-socket in the router's file lets it come back"
-            ))
-        }
+        (Some(barrier), _) => Finding::fine(format!(
+            "only root may connect to {socket} ({}): {CONSEQUENCE}; chmod-socket in the router's file lets it come back",
+            barrier.path.display()
+        )),
         (None, Some(option)) => Finding::fine(format!("{option} hides {socket}: {CONSEQUENCE}")),
     }
 }
