@@ -28,7 +28,7 @@ impl Settings {
     /// Options that this version doesn't have are ignored.
     pub fn config(&self) -> Option<Config> {
         let known = self.options.iter().filter_map(|(name, value)| {
-            let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
+            let option = OptionName::find(name)?;
             is_about_devices(option).then_some((option, value.as_str()))
         });
         Config::from_options(known).ok()

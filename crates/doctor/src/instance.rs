@@ -124,7 +124,7 @@ fn find_account(reading: &Reading) -> Result<Option<Account>, String> {
 /// Makes the configuration of the values that can be used. Returns it with the errors about the others.
 fn checked(values: &[(String, String)]) -> (Config, Vec<ConfigError>) {
     let known = values.iter().filter_map(|(name, value)| {
-        let option = OptionName::ALL.into_iter().find(|option| option.as_str() == name)?;
+        let option = OptionName::find(name)?;
         Some((option, value.as_str()))
     });
     let mut good: Vec<(OptionName, &str)> = known.collect();
