@@ -1,11 +1,12 @@
-//! The statistics that a router serves: one [`Snapshot`], as JSON. The router fills and writes it; the command and the doctor
-//! read it. docs/PROTOCOL.md describes the document for readers in other languages.
+//! What a router and its readers say to each other: the statistics, one [`Snapshot`] as JSON, which the router fills and
+//! writes, and the command and the doctor read; and the [`control`] socket's requests and answers. docs/PROTOCOL.md describes the document for readers in other languages.
 //!
 //! A router may be of another version than its reader. Reading ignores unknown keys, and takes the default of the type for
 //! missing ones: 0, false, an empty string or list.
 
 #![forbid(unsafe_code)]
 
+pub mod control;
 mod drops;
 mod snapshot;
 

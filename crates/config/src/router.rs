@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
+use super::live::LiveSpec;
 use super::protection::HostProtection;
 use super::{OptionName, parse};
 use tuntap_core::policy::guard::ClaimScope;
@@ -37,6 +38,8 @@ pub struct RouterSpec {
     pub protection: HostProtection,
     /// What it takes although the host uses it already.
     pub meant: Meant,
+    /// What can be changed while it runs.
+    pub live: LiveSpec,
 }
 
 /// Values behind which an operator has put `anyway`.
@@ -112,6 +115,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         dns: Vec::new(),
         protection: HostProtection::default(),
         meant: Meant::default(),
+        live: LiveSpec::default(),
     })
 }
 

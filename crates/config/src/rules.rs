@@ -8,7 +8,7 @@ use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_wire::frame::FrameKind;
 use tuntap_wire::ip::protocol;
 use tuntap_wire::rule::{self, Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
-use tuntap_wire::selector::{Ports, Protocol, Selector, SelectorError, Service};
+use tuntap_wire::selector::{ConnectionState, Ports, Protocol, Selector, SelectorError, Service};
 
 const FIREWALL_SYNTAX: &str = OptionName::FirewallIn.syntax();
 const ROUTE_SYNTAX: &str = OptionName::Route.syntax();
@@ -126,11 +126,23 @@ pub fn service(words: &[String], syntax: &'static str) -> Result<Option<Service>
 }
 
 fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
+    let (words, state) = connection_state(words);
     let service = service(words, syntax)?;
-    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
+    let selector = Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
         SelectorError::MixedVersions => Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() },
         SelectorError::ExtensionHeader => Problem::ExtensionHeader(words.first().cloned().unwrap_or_default()),
-    })
+    })?;
+    Ok(selector.with_state(state))
+}
+
+/// Takes the state of connections off the end of a rule's words.
+fn connection_state(words: &[String]) -> (&[String], Option<ConnectionState>) {
+    let state = match words.last().map(String::as_str) {
+        Some("new") => ConnectionState::New,
+        Some("established") => ConnectionState::Established,
+        _ => return (words, None),
+    };
+    (&words[..words.len() - 1], Some(state))
 }
 
 fn protocol(word: &str) -> Result<Protocol, Problem> {

@@ -47,6 +47,7 @@ fn router_with_all_its_words() {
             ..HostProtection::default()
         },
         meant: Meant::default(),
+        live: LiveSpec::default(),
     };
     assert_eq!(config.routers, [expected]);
 }

@@ -96,6 +96,16 @@ pub struct Service {
     pub ports: Option<Ports>,
 }
 
+/// What the router knows of the connection that a packet belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectionState {
+    /// No packet in the opposite direction was let through before.
+    New,
+    /// A packet in the opposite direction was let through before, or this is an ICMP error about a packet of such a
+    /// connection.
+    Established,
+}
+
 /// Why a selector is refused: it would never match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SelectorError {
@@ -113,15 +123,16 @@ pub struct Selector {
     src: AddressPattern,
     dst: AddressPattern,
     service: Option<Service>,
+    state: Option<ConnectionState>,
 }
 
 impl Selector {
     /// Every packet.
-    pub const ALL: Self = Self { src: AddressPattern::Any, dst: AddressPattern::Any, service: None };
+    pub const ALL: Self = Self { src: AddressPattern::Any, dst: AddressPattern::Any, service: None, state: None };
 
     /// Packets from `src` to `dst`, if they are of this service. An error if no packet can match.
     pub fn new(src: AddressPattern, dst: AddressPattern, service: Option<Service>) -> Result<Self, SelectorError> {
-        let selector = Self { src, dst, service };
+        let selector = Self { src, dst, service, state: None };
         let names_extension = service.is_some_and(|service| is_extension(service.protocol.number(false)));
         if !selector.is_for(true) && !selector.is_for(false) {
             Err(SelectorError::MixedVersions)
@@ -130,6 +141,18 @@ impl Selector {
         } else {
             Ok(selector)
         }
+    }
+
+    /// Returns the same selector for packets of connections in this state only; `None` is every state.
+    #[must_use]
+    pub const fn with_state(self, state: Option<ConnectionState>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// The state that a packet's connection must have. `None` matches packets of connections in every state, and packets
+    /// that belong to no connection, such as later fragments.
+    pub const fn state(&self) -> Option<ConnectionState> {
+        self.state
     }
 
     /// Sources.
@@ -152,13 +175,16 @@ impl Selector {
         self.src.is_for(v4) && self.dst.is_for(v4)
     }
 
-    /// Returns true if a packet matches.
-    pub fn matches(&self, packet: &Packet<'_>) -> bool {
+    /// Returns true if a packet matches. `state` is that of its connection, `None` if it belongs to none.
+    pub fn matches(&self, packet: &Packet<'_>, state: Option<ConnectionState>) -> bool {
         let fits = |service: Service| {
             service.protocol.number(packet.is_v4()) == packet.protocol()
                 && service.ports.is_none_or(|ports| ports.contains(packet.destination_port()))
         };
-        self.src.matches(packet.src()) && self.dst.matches(packet.dst()) && self.service.is_none_or(fits)
+        self.src.matches(packet.src())
+            && self.dst.matches(packet.dst())
+            && self.service.is_none_or(fits)
+            && self.state.is_none_or(|wanted| state == Some(wanted))
     }
 }
 
@@ -190,7 +216,7 @@ mod tests {
     }
 
     fn matches(selector: Selector, bytes: &[u8]) -> bool {
-        selector.matches(&Packet::parse(bytes).expect("valid"))
+        selector.matches(&Packet::parse(bytes).expect("valid"), None)
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub fn check(data: &[u8]) {
     let seed = u64::from(input.byte());
     let rules = read_policy(&mut input);
     let policy = Policy {
+        sets: Vec::new(),
+        counters: Vec::new(),
+        has_script: false,
         generation: 0,
         firewall_in: CompiledRules::chain(rules.firewall_in.iter().copied()),
         firewall_out: CompiledRules::chain(rules.firewall_out.iter().copied()),

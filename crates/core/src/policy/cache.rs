@@ -1,6 +1,6 @@
 //! A cache of a rule list's verdicts by flow, so that the cost of most packets does not grow with the number of rules.
 
-use super::pattern::{AnyMatchKey, Bits, Match, MatchKey, PolicyRules, RuleList, Service};
+use super::pattern::{AnyMatchKey, Bits, Match, MatchKey, NoContext, PolicyRules, RuleList, Service};
 
 /// The start value of the hash, which also spreads the bits of the seed: the fractional part of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -98,7 +98,7 @@ impl<A: Bits + Words, T: Copy> CachedList<A, T> {
         {
             return slot.found;
         }
-        let found = rules.find(&flow);
+        let found = rules.find(&flow, None, &mut NoContext);
         self.slots[index] = Some(Slot { flow, found });
         found
     }
@@ -211,11 +211,11 @@ mod tests {
                 match (inside(from, src), inside(to, dst)) {
                     (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
                         let flow = MatchKey { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V4(flow)), rules.v4.find(&flow));
+                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V4(flow)), rules.v4.find(&flow, None, &mut NoContext));
                     }
                     (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
                         let flow = MatchKey { src: src.to_bits(), dst: dst.to_bits(), service };
-                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V6(flow)), rules.v6.find(&flow));
+                        prop_assert_eq!(cached.find(&rules, &AnyMatchKey::V6(flow)), rules.v6.find(&flow, None, &mut NoContext));
                     }
                     _ => {}
                 }

@@ -171,7 +171,7 @@ impl Peer {
         for (checked, number) in self.rules.iter().zip(0..).filter(|(it, _)| it.rule.direction == direction) {
             let rule = &checked.rule;
             has_rules = true;
-            if rule.selector.matches(packet) {
+            if rule.selector.matches(packet, None) {
                 let decision = match rule.action {
                     RuleAction::Allow => PeerDecision::Pass,
                     RuleAction::Deny => PeerDecision::Deny,

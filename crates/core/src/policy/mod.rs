@@ -5,6 +5,7 @@ pub mod admission;
 pub mod assignment;
 pub mod cache;
 pub mod claims;
+pub mod counters;
 mod decide;
 pub mod drops;
 pub mod forward;
@@ -16,18 +17,23 @@ pub mod pool;
 pub mod prefix_map;
 pub mod rate_limit;
 pub mod registry;
+pub mod script;
+pub mod set;
 pub mod shares;
 pub mod targets;
 pub mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use counters::CounterSlot;
 use grant::{Grant, Grants};
 use guard::GuardPolicy;
 use pattern::{Action, PolicyRules};
 use prefix_map::PrefixSet;
+use set::AddressSet;
 use targets::AllowedTargets;
 
 /// What the operator has configured. A policy never changes: other rules make another policy.
@@ -39,6 +45,12 @@ pub struct Policy {
     pub firewall_in: PolicyRules<Action>,
     /// Chain for packets from the peers.
     pub firewall_out: PolicyRules<Action>,
+    /// The sets that rules and the script name, with their names.
+    pub sets: Vec<(String, Arc<AddressSet>)>,
+    /// The counters that several rules may share, by name.
+    pub counters: Vec<(String, CounterSlot)>,
+    /// True if a script is asked about each new flow that the rules let pass.
+    pub has_script: bool,
     /// Where packets from the peers go instead of the TUN device.
     pub routes: PolicyRules<SocketAddr>,
     /// True if there is a gateway that can send to other routers. Without one the routes have no effect.
@@ -68,6 +80,9 @@ impl Default for Policy {
             generation: 0,
             firewall_in: PolicyRules::chain([]),
             firewall_out: PolicyRules::chain([]),
+            sets: Vec::new(),
+            counters: Vec::new(),
+            has_script: false,
             routes: PolicyRules::new([]),
             has_gateway: false,
             switch: false,

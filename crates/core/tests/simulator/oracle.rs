@@ -83,7 +83,7 @@ pub enum Fate {
 /// A peer's own rules on a packet; `None` if it passes.
 fn by_rules(rules: &[PeerRule], direction: Direction, packet: &Packet<'_>) -> Option<RuleAction> {
     let rules: Vec<_> = rules.iter().filter(|rule| rule.direction == direction).collect();
-    if let Some(first) = rules.iter().find(|rule| rule.selector.matches(packet)) {
+    if let Some(first) = rules.iter().find(|rule| rule.selector.matches(packet, None)) {
         return Some(first.action).filter(|action| *action != RuleAction::Allow);
     }
     let is_for_v4_only = !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for_v6());

@@ -201,6 +201,9 @@ impl Setup {
         let sources = ["192.0.2.0/24"].map(net);
         let policy = Policy {
             generation: 7,
+            sets: Vec::new(),
+            counters: Vec::new(),
+            has_script: false,
             firewall_in: chain(from),
             firewall_out: chain(towards),
             routes: PolicyRules::new([route]),

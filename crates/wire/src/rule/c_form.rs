@@ -11,7 +11,7 @@ impl PeerRule {
     pub fn encode(&self) -> Option<[u8; RULE_LEN]> {
         let (src, dst) = match self.selector {
             PeerSelector::Masked { src, dst } => (src, dst),
-            PeerSelector::Full(selector) if selector.service().is_none() => {
+            PeerSelector::Full(selector) if selector.service().is_none() && selector.state().is_none() => {
                 let masked = (MaskedAddress::of(selector.src())?, MaskedAddress::of(selector.dst())?);
                 // With 0.0.0.0/0 a selector matches IPv4 only, but this record would match both versions.
                 if masked.0.is_any() && masked.1.is_any() && !selector.is_for(false) {

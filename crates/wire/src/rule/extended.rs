@@ -8,7 +8,7 @@ use super::{
     ACTION_ALLOW, ACTION_DENY, ACTION_REJECT, ACTION_ROUTE, Direction, EXTENDED_RULE_LEN, PeerRule, PeerSelector,
     RuleAction,
 };
-use crate::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use crate::selector::{AddressPattern, ConnectionState, Ports, Protocol, Selector, Service};
 
 const VERSION_ANY: u8 = 0;
 const VERSION_4: u8 = 4;
@@ -17,6 +17,10 @@ const VERSION_6: u8 = 6;
 pub(super) const HAS_PROTOCOL: u8 = 1;
 pub(super) const HAS_PORTS: u8 = 2;
 pub(super) const IS_ICMP: u8 = 4;
+/// The rule is for new connections only, or for established ones only. A router that doesn't know these bits refuses the
+/// frame, rather than applying the rule to all packets.
+pub(super) const IS_NEW: u8 = 8;
+pub(super) const IS_ESTABLISHED: u8 = 16;
 
 impl PeerRule {
     /// The record in the extended form. `None` for a rule that was received in the C plugin's form.
@@ -50,6 +54,11 @@ impl PeerRule {
                 record[10..12].copy_from_slice(&last.to_be_bytes());
             }
         }
+        record[6] |= match selector.state() {
+            None => 0,
+            Some(ConnectionState::New) => IS_NEW,
+            Some(ConnectionState::Established) => IS_ESTABLISHED,
+        };
         if let RuleAction::Route(target) = self.action {
             record[12] = put_address(&mut record[48..64], target.ip());
             record[14..16].copy_from_slice(&target.port().to_be_bytes());
@@ -71,7 +80,13 @@ impl PeerRule {
             0 => None,
             _ => Some(Ports::new(word(8), word(10))?),
         };
-        let protocol = match record[6] & !HAS_PORTS {
+        let state = match record[6] & (IS_NEW | IS_ESTABLISHED) {
+            0 => None,
+            IS_NEW => Some(ConnectionState::New),
+            IS_ESTABLISHED => Some(ConnectionState::Established),
+            _ => return None,
+        };
+        let protocol = match record[6] & !(HAS_PORTS | IS_NEW | IS_ESTABLISHED) {
             0 => None,
             HAS_PROTOCOL => Some(Protocol::Number(record[7])),
             IS_ICMP => Some(Protocol::Icmp),
@@ -84,6 +99,7 @@ impl PeerRule {
         };
         let selector =
             Selector::new(pattern(record[2], record[4], 16)?, pattern(record[3], record[5], 32)?, service).ok()?;
+        let selector = selector.with_state(state);
         let action = match record[1] {
             ACTION_ALLOW => RuleAction::Allow,
             ACTION_DENY => RuleAction::Deny,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use crate::ip::Packet;
-use crate::selector::{AddressPattern, Selector};
+use crate::selector::{AddressPattern, ConnectionState, Selector};
 
 /// An address pattern in the C plugin's form. The mask need not be that of a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,14 @@ pub enum PeerSelector {
 }
 
 impl PeerSelector {
-    /// Returns true if a packet matches.
-    pub fn matches(&self, packet: &Packet<'_>) -> bool {
+    /// Returns true if a packet matches. `state` is that of its connection, `None` if it belongs to none.
+    pub fn matches(&self, packet: &Packet<'_>, state: Option<ConnectionState>) -> bool {
         match self {
             Self::Masked { src, dst } => match (packet.src(), packet.dst()) {
                 (IpAddr::V4(from), IpAddr::V4(to)) => src.matches(from) && dst.matches(to),
                 _ => src.is_any() && dst.is_any(),
             },
-            Self::Full(selector) => selector.matches(packet),
+            Self::Full(selector) => selector.matches(packet, state),
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::extended::{HAS_PORTS, HAS_PROTOCOL, IS_ICMP};
+use super::extended::{HAS_PORTS, HAS_PROTOCOL, IS_ESTABLISHED, IS_ICMP, IS_NEW};
 use super::*;
 use crate::selector::{AddressPattern, Ports, Protocol, Selector, Service};
 
@@ -162,7 +162,8 @@ fn extended_records_that_make_no_sense_are_refused() {
         ("prefix length", &[(2, 4), (4, 33)]),
         ("bits behind the prefix", &[(2, 4), (19, 1)]),
         ("two versions", &[(2, 4), (3, 6)]),
-        ("flags", &[(6, 8)]),
+        ("flags", &[(6, 32)]),
+        ("two states of a connection", &[(6, IS_NEW | IS_ESTABLISHED)]),
         ("two protocols", &[(6, HAS_PROTOCOL | IS_ICMP)]),
         ("ports without a protocol", &[(6, HAS_PORTS)]),
         ("ports of a protocol without any", &[(6, HAS_PORTS | HAS_PROTOCOL), (7, 1)]),
