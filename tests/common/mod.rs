@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 pub mod capture;
+pub mod control;
 pub mod emperor;
 pub mod fake_router;
 pub mod http;

@@ -108,6 +108,7 @@ impl Example {
         let values = [
             ("set-placeholder = run-dir=", run),
             ("set-placeholder = vassals-dir=", home.join("vassals")),
+            ("set-placeholder = rules-dir=", home.to_owned()),
             ("set-placeholder = app=", self.path("app.py")),
             ("plugins-dir = ", self.plugins()),
         ];

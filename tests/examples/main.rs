@@ -13,6 +13,7 @@ mod doctor;
 mod firewall;
 mod ipv6;
 mod leases;
+mod live;
 mod long;
 mod minimal;
 mod no_emperor;
