@@ -111,7 +111,7 @@ prepare-uwsgi:
 
 demo:
 	@scripts/setup demo
-	@$(MAKE) --no-print-directory plugin
+	@$(MAKE) --no-print-directory plugin command
 	@demo/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(DEMO_ARGS)
 
 bench:
