@@ -112,17 +112,16 @@ fn list(session: &mut Session<'_>, filter: FlowFilter, order: FlowOrder, limit: 
 }
 
 /// The columns of a list.
-const COLUMNS: [(&str, Kind); 10] = [
+const COLUMNS: [(&str, Kind); 9] = [
     ("PEER", Kind::Number),
     ("PROTO", Kind::Word),
     ("LOCAL", Kind::Text),
     ("REMOTE", Kind::Text),
-    ("STATE", Kind::Text),
-    ("OUT", Kind::Text),
-    ("IN", Kind::Text),
-    ("BYTES OUT", Kind::Number),
-    ("BYTES IN", Kind::Number),
-    ("IDLE", Kind::Number),
+    ("VERDICT", Kind::Text),
+    ("OUT", Kind::Number),
+    ("IN", Kind::Number),
+    ("IDLE", Kind::Spare),
+    ("STATE", Kind::Spare),
 ];
 
 /// The cells of [`COLUMNS`].
@@ -132,17 +131,24 @@ fn cells(flow: &FlowEntry) -> [String; COLUMNS.len()] {
         protocol(flow.protocol),
         SocketAddr::new(flow.local, flow.local_port).to_string(),
         SocketAddr::new(flow.remote, flow.remote_port).to_string(),
-        escaped(&flow.state),
-        decision(flow.verdict_out.as_deref(), flow.rule_out),
-        decision(flow.verdict_in.as_deref(), flow.rule_in),
+        verdicts(flow),
         Bytes(flow.bytes_out).to_string(),
         Bytes(flow.bytes_in).to_string(),
         Uptime(flow.idle).to_string(),
+        escaped(&flow.state),
     ]
 }
 
-/// A verdict, and the rule that gave it.
-fn decision(verdict: Option<&str>, rule: Option<u32>) -> String {
-    let rule = rule.map(|rule| format!(" {rule}")).unwrap_or_default();
-    or_dash(verdict.map(|verdict| escaped(verdict) + &rule))
+/// The verdicts on both ways with the rules that gave them; one of them if they are the same or the only one.
+fn verdicts(flow: &FlowEntry) -> String {
+    let decision = |verdict: Option<&str>, rule: Option<u32>| {
+        let rule = rule.map(|rule| format!(" {rule}")).unwrap_or_default();
+        verdict.map(|verdict| escaped(verdict) + &rule)
+    };
+    let out = decision(flow.verdict_out.as_deref(), flow.rule_out);
+    let into = decision(flow.verdict_in.as_deref(), flow.rule_in);
+    match (out, into) {
+        (Some(out), Some(into)) if out != into => format!("out {out}, in {into}"),
+        (out, into) => or_dash(out.or(into)),
+    }
 }

@@ -17,9 +17,9 @@ const DESCRIPTION: [&str; 3] = [
     "If one router runs in this network namespace, the command finds it by itself: among the listening sockets whose names \
      end with .control, and which root or the user of the command has made. If several run, name one by its device or the \
      path of its socket, with --control or in the environment variable UWSGI_TUNTAP_CONTROL.",
-    "Lists fit the terminal: where something is missing, there is an ellipsis. Nothing is cut if the output is no terminal, \
-     unless COLUMNS has a width. Programs use --json: standard output gets the answer of the router as one document, and \
-     standard error {\"error\": {\"code\": ..., \"message\": ...}} if the router refuses.",
+    "Lists fit the terminal: columns that matter less go, and where something is cut, there is an ellipsis. Nothing is cut \
+     if the output is no terminal, unless COLUMNS has a width. Programs use --json: standard output gets the answer of the \
+     router as one document, and standard error {\"error\": {\"code\": ..., \"message\": ...}} if the router refuses.",
 ];
 
 /// Examples, each with what it does.

@@ -34,6 +34,8 @@ pub enum Kind {
     Word,
     /// To the right, never cut.
     Number,
+    /// To the left, never cut, and left out if the screen is too narrow for all columns.
+    Spare,
 }
 
 /// A table.
@@ -67,13 +69,13 @@ impl Table {
 
     /// The table in lines of at most `width` columns.
     pub fn render(&self, width: Option<usize>) -> String {
-        let widths = self.widths(width);
+        let columns = self.layout(width);
         let header = self.columns.iter().map(|(title, _)| (*title).to_owned()).collect();
         let mut text = String::new();
         for row in std::iter::once(&Row::Cells(header)).chain(&self.rows) {
             let line = match row {
                 Row::Title(title) => title.clone(),
-                Row::Cells(cells) => self.line(cells, &widths),
+                Row::Cells(cells) => self.line(cells, &columns),
             };
             text += width.map_or(line.trim_end().to_owned(), |width| cut(line.trim_end(), width)).as_str();
             text.push('\n');
@@ -81,36 +83,52 @@ impl Table {
         text
     }
 
-    fn line(&self, cells: &[String], widths: &[usize]) -> String {
-        let pad = |((cell, (_, kind)), width): ((&String, &(&str, Kind)), &usize)| {
-            let cell = if *kind == Kind::Text { cut(cell, *width) } else { cell.clone() };
+    fn line(&self, cells: &[String], columns: &[Placed]) -> String {
+        let pad = |Placed { index, width }: &Placed| {
+            let kind = self.columns[*index].1;
+            let cell = if kind == Kind::Text { cut(&cells[*index], *width) } else { cells[*index].clone() };
             let space = " ".repeat(width.saturating_sub(cell.width()));
-            if *kind == Kind::Number { space + &cell } else { cell + &space }
+            if kind == Kind::Number { space + &cell } else { cell + &space }
         };
-        cells.iter().zip(&self.columns).zip(widths).map(pad).collect::<Vec<_>>().join(GAP)
+        columns.iter().map(pad).collect::<Vec<_>>().join(GAP)
     }
 
-    /// The width of each column: what its widest cell needs; the widest of the columns that may be cut give way until the
-    /// table fits.
-    fn widths(&self, limit: Option<usize>) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.columns.iter().map(|(title, _)| title.width()).collect();
-        for row in &self.rows {
-            if let Row::Cells(cells) = row {
-                widths.iter_mut().zip(cells).for_each(|(width, cell)| *width = cell.width().max(*width));
-            }
+    /// The columns that are shown: as wide as the widest cell needs. If the table doesn't fit, the spare columns go, the last
+    /// one first, and then the widest of those that may be cut give way.
+    fn layout(&self, limit: Option<usize>) -> Vec<Placed> {
+        let widest = |index: usize| {
+            let cells = self.rows.iter().filter_map(|row| match row {
+                Row::Cells(cells) => Some(cells[index].width()),
+                Row::Title(_) => None,
+            });
+            cells.chain([self.columns[index].0.width()]).max().unwrap_or(0)
+        };
+        let mut columns: Vec<Placed> =
+            (0..self.columns.len()).map(|index| Placed { index, width: widest(index) }).collect();
+        let Some(limit) = limit else { return columns };
+        while total(&columns) > limit {
+            let spare = columns.iter().rposition(|column| self.columns[column.index].1 == Kind::Spare);
+            let Some(spare) = spare else { break };
+            columns.remove(spare);
         }
-        let Some(limit) = limit else { return widths };
-        let mut excess = (widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1)).saturating_sub(limit);
-        while excess > 0 {
-            let texts = (0..widths.len()).filter(|column| self.columns[*column].1 == Kind::Text);
-            let Some(widest) = texts.max_by_key(|column| widths[*column]).filter(|it| widths[*it] > MIN_TEXT) else {
-                break;
-            };
-            widths[widest] -= 1;
-            excess -= 1;
+        while total(&columns) > limit {
+            let texts = columns.iter_mut().filter(|column| self.columns[column.index].1 == Kind::Text);
+            let Some(widest) = texts.max_by_key(|column| column.width).filter(|it| it.width > MIN_TEXT) else { break };
+            widest.width -= 1;
         }
-        widths
+        columns
     }
+}
+
+/// A column on the screen.
+struct Placed {
+    index: usize,
+    width: usize,
+}
+
+/// The width of a line.
+fn total(columns: &[Placed]) -> usize {
+    columns.iter().map(|column| column.width).sum::<usize>() + GAP.len() * columns.len().saturating_sub(1)
 }
 
 /// Text of at most `width` columns, with an ellipsis where something is missing.
@@ -153,6 +171,16 @@ mod tests {
         let narrow =
             "  ID  RULE            BYTES\ngroup live\n   7  allow 10.0.…  1.5 KiB\n1234  deny              0 B\n";
         assert_eq!(table().render(Some(27)), narrow);
+    }
+
+    #[test]
+    fn spare_columns_go_before_anything_is_cut() {
+        let mut table = Table::new(&[("A", Kind::Spare), ("TEXT", Kind::Text), ("B", Kind::Spare)]);
+        table.row(["aaaa".to_owned(), "0123456789".to_owned(), "bbbb".to_owned()]);
+        assert_eq!(table.render(Some(22)), "A     TEXT        B\naaaa  0123456789  bbbb\n");
+        assert_eq!(table.render(Some(21)), "A     TEXT\naaaa  0123456789\n");
+        assert_eq!(table.render(Some(15)), "TEXT\n0123456789\n");
+        assert_eq!(table.render(Some(9)), "TEXT\n01234567…\n");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::router::{Router, command, line, ok, text};
 fn assert_shows(result: &impl serde::Serialize, arguments: &[&str], request: &Value, wanted: &str) {
     let router = Router::with(result);
     assert_eq!(router.shows(arguments), wanted);
-    assert_eq!(router.requests(), [request.clone()]);
+    assert_eq!(router.requests(), std::slice::from_ref(request));
     assert_eq!(router.shows(&[arguments, &["--json"]].concat()), format!("{}\n", json!(result)));
 }
 
@@ -199,11 +199,12 @@ fn flow() -> FlowEntry {
 
 #[test]
 fn flows_are_listed() {
-    let list = FlowList { flows: vec![flow(), FlowEntry { peer: 0, protocol: 58, ..flow() }], matching: 1002 };
+    let both = FlowEntry { verdict_in: Some("deny".to_owned()), rule_in: Some(3), ..flow() };
+    let list = FlowList { flows: vec![flow(), FlowEntry { peer: 0, protocol: 58, ..both }], matching: 1002 };
     let wanted = "\
-PEER  PROTO   LOCAL             REMOTE         STATE        OUT       IN  BYTES OUT  BYTES IN     IDLE
-4242  tcp     10.137.0.2:43210  [fd00::1]:443  established  allow 12  -     1.5 KiB       0 B  0:00:03
-   -  icmpv6  10.137.0.2:43210  [fd00::1]:443  established  allow 12  -     1.5 KiB       0 B  0:00:03
+PEER  PROTO   LOCAL             REMOTE         VERDICT                      OUT   IN  IDLE     STATE
+4242  tcp     10.137.0.2:43210  [fd00::1]:443  allow 12                 1.5 KiB  0 B  0:00:03  established
+   -  icmpv6  10.137.0.2:43210  [fd00::1]:443  out allow 12, in deny 3  1.5 KiB  0 B  0:00:03  established
 and 1,000 more (--limit)
 ";
     let request = json!({ "verb": "flows-list", "filter": {}, "order": "recent", "limit": 100 });
