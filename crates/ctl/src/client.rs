@@ -14,8 +14,8 @@ use tuntap_survey::control;
 use crate::failure::{Failed, Refusal};
 use crate::text::{Printable, escaped};
 
-/// Longest answer that is read, in bytes. A list of 65,536 rules has about 10 MB.
-const MAX_ANSWER: usize = 32 << 20;
+/// Longest answer that is read, in bytes. A set of a million networks has up to 45 MB.
+const MAX_ANSWER: usize = 128 << 20;
 
 /// Longest event that is read, in bytes.
 const MAX_EVENT: usize = 1 << 20;

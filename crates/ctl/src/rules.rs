@@ -69,7 +69,7 @@ pub enum Command {
     Add {
         /// The chain
         chain: ChainName,
-        /// The rule, as in a rules file: allow|deny|reject [SRC DST [PROTO [PORTS]]] [new|established]
+        /// The rule, as in a rules file: such as allow any 10.0.0.2 tcp 80-443 new
         #[arg(required = true)]
         rule: Vec<String>,
         /// The group; without it it is live, which is evaluated first
