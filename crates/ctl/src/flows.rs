@@ -139,16 +139,19 @@ fn cells(flow: &FlowEntry) -> [String; COLUMNS.len()] {
     ]
 }
 
-/// The verdicts on both ways with the rules that gave them; one of them if they are the same or the only one.
+/// The verdict with the rules that gave it on the way out and in; both verdicts if they differ.
 fn verdicts(flow: &FlowEntry) -> String {
-    let decision = |verdict: Option<&str>, rule: Option<u32>| {
-        let rule = rule.map(|rule| format!(" {rule}")).unwrap_or_default();
-        verdict.map(|verdict| escaped(verdict) + &rule)
+    let numbered = |verdict: &str, rules: [Option<u32>; 2]| {
+        let [first, second] = rules.map(|rule| rule.map(|rule| rule.to_string()));
+        let second = second.filter(|second| first.as_ref() != Some(second));
+        let rules: Vec<String> = [first, second].into_iter().flatten().collect();
+        format!("{} {}", escaped(verdict), rules.join("/")).trim_end().to_owned()
     };
-    let out = decision(flow.verdict_out.as_deref(), flow.rule_out);
-    let into = decision(flow.verdict_in.as_deref(), flow.rule_in);
-    match (out, into) {
-        (Some(out), Some(into)) if out != into => format!("out {out}, in {into}"),
-        (out, into) => or_dash(out.or(into)),
+    match (flow.verdict_out.as_deref(), flow.verdict_in.as_deref()) {
+        (Some(out), Some(into)) if out != into => {
+            let (out, into) = (numbered(out, [flow.rule_out, None]), numbered(into, [flow.rule_in, None]));
+            format!("out {out}, in {into}")
+        }
+        (out, into) => or_dash(out.or(into).map(|verdict| numbered(verdict, [flow.rule_out, flow.rule_in]))),
     }
 }

@@ -200,11 +200,16 @@ fn flow() -> FlowEntry {
 #[test]
 fn flows_are_listed() {
     let both = FlowEntry { verdict_in: Some("deny".to_owned()), rule_in: Some(3), ..flow() };
-    let list = FlowList { flows: vec![flow(), FlowEntry { peer: 0, protocol: 58, ..both }], matching: 1002 };
+    let same = FlowEntry { verdict_in: flow().verdict_out, rule_in: Some(13), ..flow() };
+    let none = FlowEntry { verdict_out: None, rule_out: None, ..flow() };
+    let flows = vec![flow(), FlowEntry { peer: 0, protocol: 58, ..both }, same, none];
+    let list = FlowList { flows, matching: 1004 };
     let wanted = "\
 PEER  PROTO   LOCAL             REMOTE         VERDICT                      OUT   IN  IDLE     STATE
 4242  tcp     10.137.0.2:43210  [fd00::1]:443  allow 12                 1.5 KiB  0 B  0:00:03  established
    -  icmpv6  10.137.0.2:43210  [fd00::1]:443  out allow 12, in deny 3  1.5 KiB  0 B  0:00:03  established
+4242  tcp     10.137.0.2:43210  [fd00::1]:443  allow 12/13              1.5 KiB  0 B  0:00:03  established
+4242  tcp     10.137.0.2:43210  [fd00::1]:443  -                        1.5 KiB  0 B  0:00:03  established
 and 1,000 more (--limit)
 ";
     let request = json!({ "verb": "flows-list", "filter": {}, "order": "recent", "limit": 100 });
@@ -381,4 +386,22 @@ fn options_have_a_form_for_programs() {
     let output = command().args(["options", "--json"]).output().expect("the command starts");
     let options: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(options.iter().any(|option| option["name"] == "tuntap-router"));
+}
+
+/// script(1) has a terminal, which tells its size.
+#[test]
+fn tables_fit_the_terminal() {
+    let router = Router::with(&FlowList { flows: vec![flow()], matching: 1 });
+    for (columns, last) in [(200, "established"), (85, "0:00:03"), (60, "0 B")] {
+        let program = command().get_program().to_str().expect("UTF-8").to_owned();
+        let line = format!("stty rows 24 cols {columns}; {program} flows");
+        let mut script = std::process::Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.env("UWSGI_TUNTAP_CONTROL", &router.socket).env_remove("COLUMNS").stdin(std::process::Stdio::null());
+        let output = script.output().expect("script");
+        let shown = text(&output.stdout);
+        assert_eq!(shown.lines().count(), 2, "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= columns), "{columns}: {shown}");
+        assert!(shown.trim_end().ends_with(last), "{columns}: {shown}");
+    }
 }
