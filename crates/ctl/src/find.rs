@@ -14,7 +14,7 @@ use crate::text::Printable;
 pub const VARIABLE: &str = "UWSGI_TUNTAP_CONTROL";
 
 /// How long a socket that was found by its name may take to say whether it is a router's.
-const PROBE: Duration = Duration::from_secs(2);
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A router that runs.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use tuntap_api::control::Request;
 
 use crate::failure::{Done, Failed};
 use crate::session::Session;
-use crate::status::{address_of, transport};
+use crate::status::{address_of, drops_of, transport};
 use crate::table::{Kind, Table};
 use crate::text::{Bytes, Count, counted};
 
@@ -39,14 +39,13 @@ impl Arguments {
         ]);
         let limit = self.limit.unwrap_or(usize::MAX);
         for peer in peers.iter().take(limit) {
-            let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
             table.row([
                 peer.pid.to_string(),
                 peer.uid.to_string(),
                 address_of(peer),
                 Bytes(peer.rx).to_string(),
                 Bytes(peer.tx).to_string(),
-                Count(drops).to_string(),
+                Count(drops_of(peer)).to_string(),
                 Bytes(peer.queued).to_string(),
                 transport(peer),
             ]);

@@ -17,7 +17,7 @@ use crate::find;
 use crate::session::Session;
 use crate::text::Printable;
 
-pub use overview::{address_of, transport};
+pub use overview::{address_of, drops_of, transport};
 
 /// Which router to show, and how.
 #[derive(Debug, clap::Args)]

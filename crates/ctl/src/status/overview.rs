@@ -120,12 +120,11 @@ fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt
         )?;
     }
     for (address, peer) in rows {
-        let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
+        let drops = drops_of(peer);
         let (rx, tx, queued) = (Bytes(peer.rx), Bytes(peer.tx), Bytes(peer.queued));
         write!(out, "  {address:<width$} {:>10} {:>10} ", peer.pid, peer.uid)?;
         write!(out, "{:>12} {:>12} ", rx.to_string(), tx.to_string())?;
-        // The C plugin counts one kind of drop only.
-        writeln!(out, "{:>10} {:>12}  {}", drops.max(peer.dropped), queued.to_string(), transport(peer))?;
+        writeln!(out, "{drops:>10} {:>12}  {}", queued.to_string(), transport(peer))?;
     }
     match peers.len() - shown.len() {
         0 => Ok(()),
@@ -141,6 +140,13 @@ pub fn address_of(peer: &PeerStats) -> String {
         [address] => address.to_string(),
         [address, others @ ..] => format!("{address} +{}", others.len()),
     }
+}
+
+/// Packets from or to a peer that went nowhere.
+pub fn drops_of(peer: &PeerStats) -> u64 {
+    let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
+    // The C plugin counts one kind of drop only.
+    drops.max(peer.dropped)
 }
 
 /// How a peer's packets travel, and why.
