@@ -41,7 +41,7 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");
     for (file, words) in [
         ("include/uwsgi_tuntap.h", "uwsgi"),
-        ("share/man/man7/uwsgi-tuntap.7", "tuntap-router"),
+        ("share/man/man7/uwsgi-tuntap.7", "ROUTERS"),
         ("share/man/man8/uwsgi-tuntap.8", "rules list"),
         ("share/bash-completion/completions/uwsgi-tuntap", "complete "),
         ("share/zsh/site-functions/_uwsgi-tuntap", "#compdef uwsgi-tuntap"),
