@@ -71,13 +71,18 @@ pub struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let message = escaped(&self.message);
+        let message = escaped(without_line(&self.message, self.line));
         match (&self.file, self.line) {
             (Some(file), Some(line)) => write!(out, "{}:{line}: {message}", escaped(file)),
             (Some(file), None) => write!(out, "{}: {message}", escaped(file)),
-            (None, _) => write!(out, "uwsgi-tuntap: the router refuses: {message}"),
+            (None, _) => write!(out, "uwsgi-tuntap: the router refuses: {}", escaped(&self.message)),
         }
     }
+}
+
+/// A message without the line that stands before it anyway.
+pub fn without_line(message: &str, line: Option<u32>) -> &str {
+    line.and_then(|line| message.strip_prefix(&format!("line {line}: "))).unwrap_or(message)
 }
 
 impl Failed {

@@ -70,7 +70,7 @@ enum Command {
     Watch(watch::Arguments),
     /// Shows who changed what, and when
     Log(log::Arguments),
-    /// Writes the present policy into a rules file
+    /// Writes the present policy into a rules file, whose comments go
     Save(save::Arguments),
     /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
     Doctor(doctor::Arguments),

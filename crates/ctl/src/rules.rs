@@ -4,7 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use tuntap_api::control::{Chain, Change, Changed, Checked, Difference, Place, Request, RuleList};
 
 use crate::change::{self, How};
-use crate::failure::{Done, Failed};
+use crate::failure::{Done, Failed, without_line};
 use crate::session::{Session, read_text, shown_name};
 use crate::table::{Kind, Table};
 use crate::text::{Bytes, Count, counted, escaped};
@@ -222,7 +222,7 @@ fn check(session: &mut Session<'_>, file: &str) -> Result<Done, Failed> {
     let name = escaped(shown_name(file));
     for warning in &checked.warnings {
         let line = warning.line.map(|line| format!(":{line}")).unwrap_or_default();
-        writeln!(session.output, "{name}{line}: warning: {}", escaped(&warning.message))?;
+        writeln!(session.output, "{name}{line}: warning: {}", escaped(without_line(&warning.message, warning.line)))?;
     }
     let Checked { rules, groups, sets, .. } = checked;
     writeln!(

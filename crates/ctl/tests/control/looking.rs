@@ -111,12 +111,14 @@ group ini
 
 #[test]
 fn rules_file_is_checked_and_compared() {
-    let warning = |line| Failure { code: Code::Invalid, message: "the rule never matches".to_owned(), line };
-    let checked = Checked { rules: 2, groups: 1, sets: 0, warnings: vec![warning(Some(3)), warning(None)] };
+    let warning = |message: &str, line| Failure { code: Code::Invalid, message: message.to_owned(), line };
+    let never = "the rule never matches";
+    let warnings = vec![warning(never, Some(3)), warning(&format!("line 3: {never}"), Some(3)), warning(never, None)];
+    let checked = Checked { rules: 2, groups: 1, sets: 0, warnings };
     let router = Router::with(&checked);
     let file = router.file("rules", "chain in\ndeny\nallow\n");
     let wanted = format!(
-        "{file}:3: warning: the rule never matches\n{file}: warning: the rule never matches\n\
+        "{file}:3: warning: {never}\n{file}:3: warning: {never}\n{file}: warning: {never}\n\
          {file}: 2 rules in 1 group, 0 sets\n"
     );
     assert_eq!(router.shows(&["rules", "check", &file]), wanted);
