@@ -23,7 +23,10 @@ BENCH_ARGS ?=
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
 bin_dir := $(PREFIX)/bin
-man_dir := $(PREFIX)/share/man/man7
+man_dir := $(PREFIX)/share/man
+bash_dir := $(PREFIX)/share/bash-completion/completions
+zsh_dir := $(PREFIX)/share/zsh/site-functions
+fish_dir := $(PREFIX)/share/fish/vendor_completions.d
 
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
@@ -66,11 +69,11 @@ command:
 	fi
 	@echo "$(DIST)/uwsgi-tuntap is built"
 
-# What is made from the table of options.
+# What is made from the table of options, and from the command line of uwsgi-tuntap.
 documents:
-	@set -e; for document in OPTIONS.md:--markdown uwsgi-tuntap.7:--man; do \
-		$(CARGO) run --quiet --locked --package tuntap-ctl -- options $${document#*:} >docs/$${document%:*}.new; \
-		mv docs/$${document%:*}.new docs/$${document%:*}; \
+	@set -e; for document in "OPTIONS.md:options --markdown" "uwsgi-tuntap.7:options --man" uwsgi-tuntap.8:man; do \
+		$(CARGO) run --quiet --locked --package tuntap-ctl -- $${document#*:} >docs/$${document%%:*}.new; \
+		mv docs/$${document%%:*}.new docs/$${document%%:*}; \
 	done
 
 # Only built if they aren't there, so that `sudo make install` works without a toolchain on root's PATH.
@@ -87,11 +90,19 @@ not-packaged:
 		exit 1; }
 
 install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
-	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)
+	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)/man7 \
+		$(DESTDIR)$(man_dir)/man8 $(DESTDIR)$(bash_dir) $(DESTDIR)$(zsh_dir) $(DESTDIR)$(fish_dir)
 	install -m 644 $(DIST)/tuntap_plugin.so $(DESTDIR)$(plugin_dir)/tuntap_plugin.so
 	install -m 644 include/uwsgi_tuntap.h $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
 	install -m 755 $(DIST)/uwsgi-tuntap $(DESTDIR)$(bin_dir)/uwsgi-tuntap
-	install -m 644 docs/uwsgi-tuntap.7 $(DESTDIR)$(man_dir)/uwsgi-tuntap.7
+	install -m 644 docs/uwsgi-tuntap.7 $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7
+	install -m 644 docs/uwsgi-tuntap.8 $(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8
+	@set -e; for file in bash:$(bash_dir)/uwsgi-tuntap zsh:$(zsh_dir)/_uwsgi-tuntap fish:$(fish_dir)/uwsgi-tuntap.fish; do \
+		echo "$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DESTDIR)$${file#*:}"; \
+		$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DIST)/completions.new; \
+		install -m 644 $(DIST)/completions.new $(DESTDIR)$${file#*:}; \
+		rm $(DIST)/completions.new; \
+	done
 	@echo
 	@echo "To load it, in the ini files of the Emperor and of its vassals:"
 	@echo
@@ -103,7 +114,9 @@ install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
 
 uninstall: not-packaged
 	rm -f $(DESTDIR)$(plugin_dir)/tuntap_plugin.so $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
-	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/uwsgi-tuntap.7
+	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7 \
+		$(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8 $(DESTDIR)$(bash_dir)/uwsgi-tuntap \
+		$(DESTDIR)$(zsh_dir)/_uwsgi-tuntap $(DESTDIR)$(fish_dir)/uwsgi-tuntap.fish
 	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
 
 prepare-uwsgi:
@@ -154,9 +167,9 @@ help:
 	@echo "make            build $(DIST)/tuntap_plugin.so for UWSGI_BIN ($(UWSGI_BIN)), and $(DIST)/uwsgi-tuntap"
 	@echo "make plugin     build the plugin only"
 	@echo "make command    build the command uwsgi-tuntap only; it needs no uWSGI"
-	@echo "make install    install both, the public header and the man page under PREFIX ($(PREFIX)), honouring DESTDIR"
+	@echo "make install    install both, the public header, man pages and completions under PREFIX ($(PREFIX)), honouring DESTDIR"
 	@echo "make uninstall  take them away again"
-	@echo "make documents  write docs/OPTIONS.md and the man page anew from the table of options"
+	@echo "make documents  write docs/OPTIONS.md and the man pages anew from the table of options and the command line"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
 	@echo "                slirp4netns and pasta; about eight minutes (root)"

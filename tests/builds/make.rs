@@ -39,8 +39,16 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     };
     let prefix = root.join("usr/local");
     let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");
-    for file in ["include/uwsgi_tuntap.h", "share/man/man7/uwsgi-tuntap.7"] {
-        assert!(prefix.join(file).exists(), "{file}");
+    for (file, words) in [
+        ("include/uwsgi_tuntap.h", "uwsgi"),
+        ("share/man/man7/uwsgi-tuntap.7", "ROUTERS"),
+        ("share/man/man8/uwsgi-tuntap.8", "rules list"),
+        ("share/bash-completion/completions/uwsgi-tuntap", "complete "),
+        ("share/zsh/site-functions/_uwsgi-tuntap", "#compdef uwsgi-tuntap"),
+        ("share/fish/vendor_completions.d/uwsgi-tuntap.fish", "complete -c uwsgi-tuntap"),
+    ] {
+        let text = std::fs::read_to_string(prefix.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(words), "{file}");
     }
     let options = run(command(prefix.join("bin/uwsgi-tuntap")).arg("options"));
     assert!(options.contains("tuntap-router = <device> <socket> [stats] [gateway]"), "{options}");

@@ -1,48 +1,145 @@
-//! `uwsgi-tuntap`: what an operator asks about the plugin without uWSGI.
+//! `uwsgi-tuntap`: what an operator asks routers of the plugin, and changes there, without uWSGI.
 
+mod change;
+mod client;
+mod completions;
+mod doctor;
+mod failure;
+mod find;
+mod flows;
+mod log;
+mod manual;
 mod options;
+mod packet;
+mod peers;
+mod rules;
+mod save;
+mod script;
+mod session;
+mod sets;
 mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+mod watch;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use failure::{Done, EXIT_CODES, Failed, code};
+use session::{Common, Session, usage_error};
 
 #[derive(Debug, Parser)]
-#[command(name = "uwsgi-tuntap", version, about = "Tells about uWSGI's plugin tuntap")]
+#[command(
+    name = "uwsgi-tuntap",
+    version,
+    about = "Shows and changes what routers of uWSGI's plugin tuntap do",
+    after_help = exit_codes(),
+    max_term_width = 120
+)]
 struct Arguments {
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows a running router: its live policy, and of its statistics device, totals, peers, drops and limits
+    Status(status::Arguments),
+    /// Lists the vassals that are connected, those with the most traffic first
+    Peers(peers::Arguments),
+    /// Lists or forgets flows: connections, and what else belongs together
+    Flows(flows::Arguments),
+    /// Lists, checks and changes rules
+    #[command(subcommand)]
+    Rules(rules::Command),
+    /// Lists and changes named sets of addresses and networks
+    #[command(subcommand)]
+    Set(sets::Command),
+    /// Shows, checks and changes the script that decides about new flows
+    #[command(subcommand)]
+    Script(script::Command),
+    /// Says what would happen to a packet, and why; nothing is sent
+    Test(packet::Arguments),
+    /// Shows dropped packets as they occur, until Ctrl-C
+    Watch(watch::Arguments),
+    /// Shows who changed what, and when
+    Log(log::Arguments),
+    /// Writes the present policy into a rules file, whose comments go
+    Save(save::Arguments),
+    /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
+    Doctor(doctor::Arguments),
     /// Lists the options of the plugin
     Options(options::Arguments),
-    /// Shows a running router: device, totals, peers by traffic, drops by reason, limits that were reached
-    Status(status::Arguments),
+    /// Prints what a shell completes this command with
+    Completions(completions::Arguments),
+    /// Prints the man page uwsgi-tuntap(8)
+    Man,
 }
 
 impl Command {
-    fn run(self, output: &mut impl Write) -> io::Result<()> {
+    fn run(self, session: &mut Session<'_>) -> Result<Done, Failed> {
         match self {
-            Self::Options(arguments) => arguments.run(output),
-            Self::Status(arguments) => arguments.run(output),
+            Self::Status(arguments) => arguments.run(session),
+            Self::Peers(arguments) => arguments.run(session),
+            Self::Flows(arguments) => arguments.run(session),
+            Self::Rules(command) => command.run(session),
+            Self::Set(command) => command.run(session),
+            Self::Script(command) => command.run(session),
+            Self::Test(arguments) => arguments.run(session),
+            Self::Watch(arguments) => arguments.run(session),
+            Self::Log(arguments) => arguments.run(session),
+            Self::Save(arguments) => arguments.run(session),
+            Self::Doctor(arguments) => Err(arguments.run()),
+            Self::Options(arguments) => arguments.run(session),
+            Self::Completions(arguments) => arguments.run(session, Arguments::command()),
+            Self::Man => {
+                session.output.write_all(manual::render(Arguments::command()).as_bytes())?;
+                Ok(Done::Well)
+            }
+        }
+    }
+
+    /// The name of a command whose output is no answer of a router, and has no JSON form.
+    const fn without_json(&self) -> Option<&'static str> {
+        match self {
+            Self::Doctor(_) => Some("doctor"),
+            Self::Completions(_) => Some("completions"),
+            Self::Man => Some("man"),
+            _ => None,
         }
     }
 }
 
+/// The exit codes, below `--help`.
+fn exit_codes() -> String {
+    let lines = EXIT_CODES.map(|(code, meaning)| format!("  {code}  {meaning}"));
+    format!("Exit codes:\n{}", lines.join("\n"))
+}
+
 fn main() -> ExitCode {
+    let Arguments { common, command } = Arguments::parse();
+    if let Some(name) = command.without_json().filter(|_| common.json) {
+        usage_error(&format!("the argument '--json' cannot be used with '{name}'"));
+    }
+    let as_json = common.json;
     let mut output = io::stdout().lock();
-    let result = Arguments::parse().command.run(&mut output).and_then(|()| output.flush());
+    let mut session = Session::new(common, &mut output);
+    let result = command.run(&mut session).and_then(|done| Ok(session.output.flush().map(|()| done)?));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::Dropped) => code::DROPPED.into(),
         // The reader has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failed::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failed) => {
             // If standard error can't be written to either, the exit code says it.
-            let _ = writeln!(io::stderr(), "uwsgi-tuntap: {error}");
-            ExitCode::FAILURE
+            let _ = writeln!(io::stderr(), "{}", failed.told(as_json));
+            failed.code().into()
         }
     }
 }

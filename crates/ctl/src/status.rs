@@ -1,48 +1,71 @@
 //! `uwsgi-tuntap status`: what a running router is and does, by its statistics.
 
+mod live;
 mod overview;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use overview::{Overview, Printable};
+use overview::Overview;
+use tuntap_api::control::{Request, Status};
 use tuntap_survey::statistics::{self, Document, Source, StatisticsError, Transport};
+
+use crate::client;
+use crate::failure::{Done, Failed};
+use crate::find;
+use crate::session::Session;
+use crate::text::Printable;
+
+pub use overview::{address_of, drops_of, transport};
 
 /// Which router to show, and how.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The router's statistics, as in `tuntap-router` or `tuntap-router-stats`: a path, `@name`, `host:port`, or
-    /// `http://host:port` for a router with `stats-http`.
+    /// `http://host:port` for a router with `stats-http`. Without it, only the live policy is shown
     #[arg(value_name = "SOCKET|HOST:PORT")]
-    address: String,
-    /// Print the JSON document as the router sends it.
-    #[arg(long)]
-    json: bool,
-    /// Show this many peers, those with the most traffic first.
+    address: Option<String>,
+    /// Show this many peers of the statistics, those with the most traffic first
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     peers: usize,
-    /// Wait for the router for this many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    timeout: u64,
 }
 
 impl Arguments {
-    /// Reads the router's statistics, and writes them to `output`.
+    /// Shows the router's statistics, and the state of its live policy.
     ///
     /// # Errors
-    /// The statistics can't be read, or `output` can't be written to.
-    pub fn run(self, output: &mut impl Write) -> io::Result<()> {
-        let document = ask(&self.address, Duration::from_secs(self.timeout)).map_err(|error| {
-            // Of another kind than what `output` may fail with.
-            io::Error::other(format!("{}: {error}", Printable(&self.address)))
-        })?;
-        if self.json {
-            output.write_all(&document.json)?;
-            return output.write_all(b"\n");
+    /// What is asked for can't be read, or the output can't be written to.
+    pub fn run(self, session: &mut Session<'_>) -> Result<Done, Failed> {
+        let Some(address) = &self.address else {
+            if let Some(status) = session.ask::<Status>(&Request::Status {})? {
+                session.output.write_all(live::describe(&status).as_bytes())?;
+            }
+            return Ok(Done::Well);
+        };
+        let document = ask(address, session.common.wait())
+            .map_err(|error| Failed::Unreachable(format!("{}: {error}", Printable(address))))?;
+        if session.common.json {
+            session.output.write_all(&document.json)?;
+            session.output.write_all(b"\n")?;
+            return Ok(Done::Well);
         }
-        write!(output, "{}", Overview { snapshot: &document.snapshot, peers: self.peers })
+        write!(session.output, "{}", Overview { snapshot: &document.snapshot, peers: self.peers })?;
+        if let Some(status) = live_status(session, &document.snapshot.device)? {
+            write!(session.output, "\nlive policy\n{}", live::indented(&status))?;
+        }
+        Ok(Done::Well)
     }
+}
+
+/// The state of the live policy of the router with that device. Routers without a control socket have none; but if one is
+/// named, it must answer.
+fn live_status(session: &Session<'_>, device: &str) -> Result<Option<Status>, Failed> {
+    if session.common.wanted().is_some() {
+        return Ok(Some(client::read(&session.connect()?.ask(&Request::Status {})?)?));
+    }
+    let answer = find::with_device(device, session.common.wait()).map(|mut client| client.ask(&Request::Status {}));
+    Ok(answer.and_then(|answer| client::read(&answer.ok()?).ok()))
 }
 
 /// Why there is nothing to show.

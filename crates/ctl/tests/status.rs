@@ -32,7 +32,7 @@ fn assert_fails(output: &Output, words: &str) {
     assert!(error.starts_with("uwsgi-tuntap: ") && error.contains(words), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(4));
 }
 
 /// Serves one client.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod access;
+pub mod control;
 pub mod filter;
 pub mod interface;
 pub mod kernel;

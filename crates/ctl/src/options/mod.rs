@@ -1,5 +1,6 @@
 //! `uwsgi-tuntap options`: the table of options for people, as `docs/OPTIONS.md` and as a man page.
 
+mod json;
 mod man;
 mod markdown;
 mod prose;
@@ -8,9 +9,10 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Write};
-
 use tuntap_config::{OptionSpec, Scope, TABLE};
+
+use crate::failure::{Done, Failed};
+use crate::session::Session;
 
 /// What the subcommand takes.
 #[derive(Debug, clap::Args)]
@@ -25,13 +27,18 @@ pub struct Arguments {
 
 impl Arguments {
     /// Writes the options in the form that is asked for.
-    pub fn run(self, output: &mut impl Write) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The output can't be written to.
+    pub fn run(self, session: &mut Session<'_>) -> Result<Done, Failed> {
         let text = match self {
+            _ if session.common.json => json::render(),
             Self { markdown: true, .. } => markdown::render(),
             Self { man: true, .. } => man::render(),
             _ => terminal::render(),
         };
-        output.write_all(text.as_bytes())
+        session.output.write_all(text.as_bytes())?;
+        Ok(Done::Well)
     }
 }
 

@@ -32,6 +32,14 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
+fn programs_get_every_option() {
+    let options: Vec<serde_json::Value> = serde_json::from_str(&json::render()).expect("JSON");
+    let names: Vec<&str> = options.iter().filter_map(|option| option["name"].as_str()).collect();
+    assert_eq!(names, TABLE.iter().map(|option| option.name).collect::<Vec<_>>());
+    assert!(options.iter().all(|option| option["syntax"].is_string() && option["repeats"].is_boolean()));
+}
+
+#[test]
 fn links_lead_to_headings() {
     let documents = [
         ("OPERATIONS.md", include_str!("../../../../docs/OPERATIONS.md")),

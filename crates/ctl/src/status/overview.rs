@@ -1,9 +1,11 @@
 //! A router's statistics as text for people.
 
 use std::cmp::Reverse;
-use std::fmt::{self, Display, Formatter, Write};
+use std::fmt::{self, Display, Formatter};
 
 use tuntap_api::{Confinement, LimitsReached, PeerStats, PortStats, Snapshot, Totals};
+
+use crate::text::{Bytes, Printable, Uptime};
 
 /// What is shown of a router.
 #[derive(Debug)]
@@ -25,32 +27,6 @@ impl Display for Overview<'_> {
         write_counts(out, "drops, in packets, by reason", drops.collect())?;
         write_counts(out, "limits reached, times", limits(&snapshot.limits_reached))
     }
-}
-
-/// Text from outside, cut to a length that fits a screen, with everything escaped that a terminal would act upon.
-pub struct Printable<'a>(pub &'a str);
-
-/// Longest text that is shown, in characters. A path of a unix socket has 107 at most.
-const MAX_CHARS: usize = 200;
-
-impl Display for Printable<'_> {
-    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let mut chars = self.0.chars();
-        for char in chars.by_ref().take(MAX_CHARS) {
-            if char.is_control() || changes_direction(char) {
-                write!(out, "{}", char.escape_unicode())?;
-            } else {
-                out.write_char(char)?;
-            }
-        }
-        out.write_str(if chars.next().is_some() { "..." } else { "" })
-    }
-}
-
-/// Returns true for invisible characters and for those after which a terminal may show text in another order (Unicode
-/// Standard Annex 9).
-const fn changes_direction(char: char) -> bool {
-    matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
@@ -134,12 +110,6 @@ fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt
     let mut peers: Vec<&PeerStats> = peers.iter().collect();
     peers.sort_by_key(|peer| Reverse(peer.tx.saturating_add(peer.rx)));
     let shown = &peers[..most.min(peers.len())];
-    let address_of = |peer: &PeerStats| match peer.addresses.as_slice() {
-        [] if peer.addr.is_empty() => "no address".to_owned(),
-        [] => Printable(&peer.addr).to_string(),
-        [address] => address.to_string(),
-        [address, others @ ..] => format!("{address} +{}", others.len()),
-    };
     let rows: Vec<(String, &PeerStats)> = shown.iter().map(|peer| (address_of(peer), *peer)).collect();
     let width = rows.iter().map(|(address, _)| address.chars().count()).chain(["address".len()]).max().unwrap_or(0);
     if !rows.is_empty() {
@@ -150,12 +120,11 @@ fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt
         )?;
     }
     for (address, peer) in rows {
-        let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
+        let drops = drops_of(peer);
         let (rx, tx, queued) = (Bytes(peer.rx), Bytes(peer.tx), Bytes(peer.queued));
         write!(out, "  {address:<width$} {:>10} {:>10} ", peer.pid, peer.uid)?;
         write!(out, "{:>12} {:>12} ", rx.to_string(), tx.to_string())?;
-        // The C plugin counts one kind of drop only.
-        writeln!(out, "{:>10} {:>12}  {}", drops.max(peer.dropped), queued.to_string(), transport(peer))?;
+        writeln!(out, "{drops:>10} {:>12}  {}", queued.to_string(), transport(peer))?;
     }
     match peers.len() - shown.len() {
         0 => Ok(()),
@@ -163,7 +132,25 @@ fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt
     }
 }
 
-fn transport(peer: &PeerStats) -> String {
+/// A peer's first address, and how many others it has.
+pub fn address_of(peer: &PeerStats) -> String {
+    match peer.addresses.as_slice() {
+        [] if peer.addr.is_empty() => "no address".to_owned(),
+        [] => Printable(&peer.addr).to_string(),
+        [address] => address.to_string(),
+        [address, others @ ..] => format!("{address} +{}", others.len()),
+    }
+}
+
+/// Packets from or to a peer that went nowhere.
+pub fn drops_of(peer: &PeerStats) -> u64 {
+    let drops = peer.drops.iter().fold(0, |sum: u64, (_, packets)| sum.saturating_add(packets));
+    // The C plugin counts one kind of drop only.
+    drops.max(peer.dropped)
+}
+
+/// How a peer's packets travel, and why.
+pub fn transport(peer: &PeerStats) -> String {
     match &peer.stream_reason {
         _ if peer.attached => "attached".to_owned(),
         Some(reason) => format!("frames: {}", Printable(reason)),
@@ -201,33 +188,6 @@ fn write_counts(out: &mut Formatter<'_>, title: &str, mut counts: Vec<(String, u
     counts.iter().try_for_each(|(name, count)| writeln!(out, "  {name:<width$} {count:>14}"))
 }
 
-/// A number of bytes in binary units (IEC 80000-13).
-struct Bytes(u64);
-
-impl Display for Bytes {
-    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        let tens_of = |power: usize| (u128::from(self.0) * 10) >> (10 * power);
-        match (1..=UNITS.len()).rev().find(|power| tens_of(*power) >= 10) {
-            Some(power) => write!(out, "{}.{} {}", tens_of(power) / 10, tens_of(power) % 10, UNITS[power - 1]),
-            None => write!(out, "{} B", self.0),
-        }
-    }
-}
-
-/// Seconds as days, hours, minutes and seconds.
-struct Uptime(u64);
-
-impl Display for Uptime {
-    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let (days, hours, minutes, seconds) = (self.0 / 86_400, self.0 / 3600 % 24, self.0 / 60 % 60, self.0 % 60);
-        if days > 0 {
-            write!(out, "{days} d ")?;
-        }
-        write!(out, "{hours}:{minutes:02}:{seconds:02}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,8 +223,6 @@ mod tests {
     #[test]
     fn text_from_outside_moves_no_cursor() {
         let hostile = "a\u{1b}[2J\r\n\t\u{9b}\u{7f}\u{202e}b\u{fc}";
-        assert_eq!(Printable(hostile).to_string(), "a\\u{1b}[2J\\u{d}\\u{a}\\u{9}\\u{9b}\\u{7f}\\u{202e}b\u{fc}");
-        assert_eq!(Printable(&"x".repeat(1000)).to_string(), format!("{}...", "x".repeat(MAX_CHARS)));
         let hostile = || hostile.to_owned();
         let snapshot = Snapshot {
             version: hostile(),
@@ -283,25 +241,6 @@ mod tests {
         };
         let text = text(&snapshot, 20);
         assert_eq!(text.matches("\\u{1b}").count(), 13, "{text}");
-        assert!(text.chars().all(|char| char == '\n' || !(char.is_control() || changes_direction(char))), "{text:?}");
-    }
-
-    #[test]
-    fn greatest_numbers_fit() {
-        for (bytes, wanted) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            ((1 << 20) - 1, "1023.9 KiB"),
-            (1 << 20, "1.0 MiB"),
-            (u64::MAX, "15.9 EiB"),
-        ] {
-            assert_eq!(Bytes(bytes).to_string(), wanted);
-        }
-        for (seconds, wanted) in [(0, "0:00:00"), (3_661, "1:01:01"), (93_784, "1 d 2:03:04")] {
-            assert_eq!(Uptime(seconds).to_string(), wanted);
-        }
-        assert!(Uptime(u64::MAX).to_string().starts_with("213503982334601 d "));
+        assert!(text.chars().all(|char| char == '\n' || !(char.is_control() || char == '\u{202e}')), "{text:?}");
     }
 }

@@ -1,0 +1,62 @@
+//! `uwsgi-tuntap doctor`: has uWSGI examine ini files (its option `tuntap-doctor`). uWSGI itself reads them, so that they
+//! mean what they always do.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::Failed;
+use crate::text::Printable;
+
+/// The plugin's file.
+const PLUGIN: &str = "tuntap_plugin.so";
+
+/// Where the plugin is, seen from the folder of this command: beside it after `make`, and where `make install` puts it.
+const FOLDERS: [&str; 2] = ["", "../lib/uwsgi/plugins"];
+
+/// What is examined, and by which uWSGI.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The Emperor's ini file, and then those of its vassals, or any of them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The uWSGI that examines them
+    #[arg(long, value_name = "PROGRAM", default_value = "uwsgi")]
+    uwsgi: PathBuf,
+    /// The folder of the plugin. Without it, that of this command, or lib/uwsgi/plugins beside it
+    #[arg(long, value_name = "FOLDER")]
+    plugins_dir: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Becomes uWSGI, so that its output and its exit code are this command's.
+    ///
+    /// # Errors
+    /// The plugin or uWSGI isn't found.
+    pub fn run(self) -> Failed {
+        let folder = match self.plugins_dir.map_or_else(find_plugin, Ok) {
+            Ok(folder) => folder,
+            Err(failed) => return failed,
+        };
+        let mut command = Command::new(&self.uwsgi);
+        command.arg("--plugins-dir").arg(folder).args(["--plugin", "tuntap"]);
+        for file in &self.files {
+            command.arg("--tuntap-doctor").arg(file);
+        }
+        let error = command.exec();
+        let program = self.uwsgi.to_string_lossy();
+        Failed::Local(format!("{}: {error}; name a uWSGI with --uwsgi", Printable(&program)))
+    }
+}
+
+fn find_plugin() -> Result<PathBuf, Failed> {
+    let program = env::current_exe().and_then(|program| program.canonicalize());
+    let program = program.map_err(|error| Failed::Local(format!("this command's own file: {error}")))?;
+    let own_folder = program.parent().unwrap_or(Path::new("/"));
+    let folders = FOLDERS.map(|folder| own_folder.join(folder));
+    folders.iter().find(|folder| folder.join(PLUGIN).is_file()).cloned().ok_or_else(|| {
+        let [beside, installed] = folders.map(|folder| folder.join(PLUGIN).display().to_string());
+        Failed::Local(format!("the plugin is neither {beside} nor {installed}: name its folder with --plugins-dir"))
+    })
+}
