@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::error::Problem;
 use tuntap_wire::autoconf::is_claimable;
@@ -137,6 +137,28 @@ pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
             udp_target(&format!("{}:{port}", Ipv4Addr::UNSPECIFIED)).map_err(|_| Problem::UdpAddress(word.to_owned()))
         }
         None => udp_target(word),
+    }
+}
+
+/// Reads members of a set: an address, a network, or a range of addresses, which is as many networks as it takes.
+pub fn members(word: &str) -> Result<Vec<IpNet>, Problem> {
+    let Some((first, last)) = word.split_once('-') else {
+        let prefix = exact_prefix(word)?;
+        return if prefix.addr().is_unspecified() && !word.contains('/') {
+            Err(Problem::Unspecified(word.to_owned()))
+        } else {
+            Ok(vec![prefix])
+        };
+    };
+    let address = |word: &str| word.parse::<IpAddr>().map_err(|_| Problem::Range(word.to_owned()));
+    match (address(first)?, address(last)?) {
+        (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+            Ok(Ipv4Subnets::new(first, last, 0).map(IpNet::from).collect())
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+            Ok(Ipv6Subnets::new(first, last, 0).map(IpNet::from).collect())
+        }
+        _ => Err(Problem::Range(word.to_owned())),
     }
 }
 
