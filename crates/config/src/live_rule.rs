@@ -256,11 +256,6 @@ pub fn check_name(what: &'static str, word: &str) -> Result<String, Problem> {
     if is_name { Ok(word.to_owned()) } else { Err(Problem::Name { what, word: word.to_owned() }) }
 }
 
-/// Reads members of a set: an address, a network, or a range of addresses, which is as many networks as it takes.
-pub fn set_members(word: &str) -> Result<Vec<IpNet>, Problem> {
-    parse::members(word)
-}
-
 #[cfg(test)]
 #[path = "live_rule_tests.rs"]
 mod tests;

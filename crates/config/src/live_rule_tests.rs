@@ -67,7 +67,10 @@ fn wrong_words_are_named() {
 
 #[test]
 fn members_are_addresses_networks_and_ranges() {
-    let members = |word| set_members(word).map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let members = |word| {
+        let mut members = Vec::new();
+        parse::set_member(word, &mut members).map(|()| members.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
     assert_eq!(members("10.0.0.1").as_deref(), Ok(["10.0.0.1/32".to_owned()].as_slice()));
     assert_eq!(members("10.0.0.1-10.0.0.4").map(|nets| nets.len()), Ok(3));
     assert_eq!(members("::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").map(|nets| nets.len()), Ok(1));
@@ -80,7 +83,7 @@ fn members_are_addresses_networks_and_ranges() {
         ("10.0.0.2-", "no range"),
         ("any", "no address"),
     ] {
-        let problem = set_members(word).expect_err(word).to_string();
+        let problem = members(word).expect_err(word).to_string();
         assert!(problem.contains(part), "{word}: {problem}");
     }
 }

@@ -140,23 +140,25 @@ pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
     }
 }
 
-/// Reads members of a set: an address, a network, or a range of addresses, which is as many networks as it takes.
-pub fn members(word: &str) -> Result<Vec<IpNet>, Problem> {
+/// Reads a member of a set: an address, a network, or a range of addresses, which is as many networks as it takes.
+pub fn set_member(word: &str, members: &mut Vec<IpNet>) -> Result<(), Problem> {
     let Some((first, last)) = word.split_once('-') else {
         let prefix = exact_prefix(word)?;
-        return if prefix.addr().is_unspecified() && !word.contains('/') {
-            Err(Problem::Unspecified(word.to_owned()))
-        } else {
-            Ok(vec![prefix])
-        };
-    };
-    let address = |word: &str| word.parse::<IpAddr>().map_err(|_| Problem::Range(word.to_owned()));
-    match (address(first)?, address(last)?) {
-        (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
-            Ok(Ipv4Subnets::new(first, last, 0).map(IpNet::from).collect())
+        if prefix.addr().is_unspecified() && !word.contains('/') {
+            return Err(Problem::Unspecified(word.to_owned()));
         }
-        (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
-            Ok(Ipv6Subnets::new(first, last, 0).map(IpNet::from).collect())
+        members.push(prefix);
+        return Ok(());
+    };
+    let address = |word: &str| word.parse::<IpAddr>().ok();
+    match (address(first), address(last)) {
+        (Some(IpAddr::V4(first)), Some(IpAddr::V4(last))) if first <= last => {
+            members.extend(Ipv4Subnets::new(first, last, 0).map(IpNet::from));
+            Ok(())
+        }
+        (Some(IpAddr::V6(first)), Some(IpAddr::V6(last))) if first <= last => {
+            members.extend(Ipv6Subnets::new(first, last, 0).map(IpNet::from));
+            Ok(())
         }
         _ => Err(Problem::Range(word.to_owned())),
     }
