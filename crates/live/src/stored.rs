@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 /// What outlives a router's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
-    /// [`VERSION`]
+    /// The version of this form, 1.
     pub version: u32,
     /// The document in use.
     pub document: Document,
