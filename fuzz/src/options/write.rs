@@ -1,6 +1,6 @@
 //! Writes a configuration as options again.
 
-use tuntap_config::{Config, Credentials, DeviceSpec, OptionName, Sandbox};
+use tuntap_config::{Config, ControlSocket, Credentials, DeviceSpec, OptionName, Sandbox};
 use tuntap_core::policy::grant::{Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
@@ -111,6 +111,12 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         }
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
         router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
+        match &router.live.control {
+            ControlSocket::Beside => {}
+            ControlSocket::Path(path) => write(OptionName::Control, quoted(path)),
+            ControlSocket::Off => write(OptionName::Control, "off".to_owned()),
+        }
+        router.live.access.iter().for_each(|access| write(OptionName::ControlAccess, access.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",

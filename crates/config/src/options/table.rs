@@ -2,7 +2,9 @@
 //! [`Config`](crate::Config).
 
 use super::{OptionSpec, Scope};
-use crate::{credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox};
+use crate::{
+    control, credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox,
+};
 
 /// Makes the names and the table of rows that are written `Name = row`.
 macro_rules! options {
@@ -465,6 +467,32 @@ options!(
         help: "a DNS server that the router tells devices of, may be repeated",
         details: "A DNS server that the router sends to vassals with `tuntap-device-dns`. There may be up to three.",
         read: |draft, value| hostnet::dns(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    Control = OptionSpec {
+        name: "tuntap-router-control",
+        scope: Scope::Router,
+        syntax: "[<device>] <socket|off>",
+        help: "socket on which the router takes requests of the command uwsgi-tuntap: a path or @name; off is none",
+        default: Some("the router's own socket with .control behind it, if that is a path"),
+        details: "The unix socket on which the router takes requests about its policy, as the command `uwsgi-tuntap` sends \
+                  them: a path, or `@name` for the abstract namespace. Only root can connect to it, unless \
+                  `tuntap-router-control-access` names others. `off` is no such socket.",
+        read: |draft, value| control::socket(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    ControlAccess = OptionSpec {
+        name: "tuntap-router-control-access",
+        scope: Scope::Router,
+        syntax: "[<device>] <view|operate|admin> <user|uid|@group|@gid>",
+        repeats: true,
+        help: "let this user or group look at the router's policy (view), change what it owns (operate) or change \
+               everything (admin), may be repeated; root and the router's own user may do everything",
+        details: "What a user, or the members of a group, may do on the router's control socket: look at everything (`view`), \
+                  also change the groups of rules that they own and members of sets, and forget flows (`operate`), or change \
+                  everything (`admin`). Root and the user that the router runs as may do everything. Who is named several \
+                  times has the highest of his levels. Users and groups are looked up at the start.",
+        read: |draft, value| control::access(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     DeviceAddress = OptionSpec {
