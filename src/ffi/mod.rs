@@ -14,6 +14,8 @@ mod hostnet;
 mod options;
 mod plugin;
 mod reload;
+mod router_control;
+mod router_memory;
 mod router_processes;
 mod routers;
 mod uwsgi;

@@ -34,6 +34,7 @@ pub use live::{ControlSocket, LiveSpec};
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{Meant, RouterSpec, StatsAddress};
+pub use rules::protocol;
 pub use sandbox::Sandbox;
 
 use draft::Draft;

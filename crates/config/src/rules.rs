@@ -145,7 +145,8 @@ fn connection_state(words: &[String]) -> (&[String], Option<ConnectionState>) {
     (&words[..words.len() - 1], Some(state))
 }
 
-fn protocol(word: &str) -> Result<Protocol, Problem> {
+/// Reads a protocol: its name, or its number.
+pub fn protocol(word: &str) -> Result<Protocol, Problem> {
     let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
     let numbered = || word.parse().ok().map(Protocol::Number);
     named.or_else(numbered).ok_or_else(|| Problem::Protocol(word.to_owned()))

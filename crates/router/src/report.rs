@@ -88,7 +88,8 @@ impl EventLoop<'_> {
     }
 }
 
-fn peer_stats(peer: PeerView<'_>) -> PeerStats {
+/// What the statistics say about a peer.
+pub fn peer_stats(peer: PeerView<'_>) -> PeerStats {
     let addresses: Vec<IpAddr> = peer.addresses().collect();
     let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
     let (credentials, traffic) = (peer.credentials(), peer.traffic());

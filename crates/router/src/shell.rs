@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::closer::Closer;
+use super::control::DropTeller;
 use super::heartbeat::Pulse;
 use super::store::StoreWriter;
 use super::token::Token;
@@ -63,10 +64,18 @@ pub struct Io<'a> {
     connections: Vec<Option<Connection>>,
     /// The connection that is being reported to the router.
     pending: Option<OwnedFd>,
+    /// Tells the control thread of dropped packets.
+    drops: Option<DropTeller>,
 }
 
 impl<'a> Io<'a> {
-    pub(super) fn new(setup: &'a Setup, epoll: Epoll, store: StoreWriter<'a>, remade_tun: Option<Tun>) -> Self {
+    pub(super) fn new(
+        setup: &'a Setup,
+        epoll: Epoll,
+        store: StoreWriter<'a>,
+        remade_tun: Option<Tun>,
+        drops: Option<DropTeller>,
+    ) -> Self {
         Self {
             setup,
             remade_tun,
@@ -78,6 +87,7 @@ impl<'a> Io<'a> {
             rewrite_again_at: None,
             connections: Vec::new(),
             pending: None,
+            drops,
         }
     }
 
@@ -141,6 +151,11 @@ impl<'a> Io<'a> {
 
     fn entry_mut(&mut self, id: PeerId) -> Option<&mut Connection> {
         self.connections.get_mut(id.index as usize)?.as_mut().filter(|entry| entry.id == id)
+    }
+
+    /// Has dropped packets told to the control thread, or not.
+    pub(super) fn watch_drops(&mut self, wanted: bool) {
+        self.drops.iter_mut().for_each(|drops| drops.watch(wanted));
     }
 
     /// Stops reading a device.

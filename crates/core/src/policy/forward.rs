@@ -86,6 +86,11 @@ impl Forwarder {
         }
     }
 
+    /// Returns the policy in use.
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
     /// Returns true if the supplementary groups of peers are needed to check the grants.
     pub fn wants_groups(&self) -> bool {
         self.policy.grants.name_groups()

@@ -178,6 +178,11 @@ impl Router {
         self.forwarder.set_host_addresses(addresses);
     }
 
+    /// Replaces the policy, from the next packet on.
+    pub fn set_policy(&mut self, policy: std::sync::Arc<crate::policy::Policy>) {
+        self.forwarder.set_policy(policy);
+    }
+
     /// Adds grants to the policy.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.forwarder.grant(grants);
