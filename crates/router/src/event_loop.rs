@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
-use super::control::{self, Control};
+use super::control::{self, Control, Opened};
 use super::priority;
 use super::restore;
 use super::sandbox;
@@ -20,7 +20,7 @@ use super::stats_server::StatsServer;
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{RouterError, Setup};
-use tuntap_api::{Confinement, Priority};
+use tuntap_api::{Confinement, PolicyStats, Priority};
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
@@ -51,6 +51,8 @@ pub struct EventLoop<'a> {
     pub(super) confinement: Confinement,
     /// The way to the control thread; `None` if there is none.
     pub(super) control: Option<Control>,
+    /// What the statistics say about the policy.
+    pub(super) policy: PolicyStats,
     busy_poll: BusyPoll,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
@@ -71,7 +73,7 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let (policy, mut control) = control::open(setup)?;
+        let Opened { policy, stats: stats_of_policy, mut control } = control::open(setup)?;
         if let Some(control) = &control {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Questions.encode());
             epoll.add(control.answerer.bell(), event)?;
@@ -87,6 +89,7 @@ impl<'a> EventLoop<'a> {
             priority,
             confinement: sandbox::found(),
             control,
+            policy: stats_of_policy,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             addresses,
         };

@@ -9,7 +9,7 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
-use tuntap_api::{PeerStats, PortStats, Snapshot};
+use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, Snapshot};
 use tuntap_config::PortMapping;
 use tuntap_core::router::PeerView;
 use tuntap_sys::socket::arrival;
@@ -69,10 +69,16 @@ impl EventLoop<'_> {
             uptime: now.saturating_duration_since(self.started).as_secs(),
             priority: self.priority.clone(),
             sandbox: self.confinement.clone(),
+            policy: PolicyStats { generation: self.router.forwarder().policy().generation, ..self.policy.clone() },
+            flows: self.flow_stats(),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
         }
+    }
+
+    fn flow_stats(&self) -> FlowStats {
+        FlowStats::default()
     }
 
     fn port_stats(&self, mapping: &PortMapping) -> PortStats {

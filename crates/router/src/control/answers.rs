@@ -33,6 +33,7 @@ impl EventLoop<'_> {
             Question::Peers(from, reply) => {
                 let _ = reply.send(self.peer_page(from));
             }
+            Question::Describe(stats) => self.policy = stats,
             Question::Watch(wanted) => self.io.watch_drops(wanted),
         }
     }

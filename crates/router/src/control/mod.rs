@@ -26,6 +26,7 @@ use self::question::{Answerer, Asker};
 use self::requests::{Origin, Requests, now};
 use self::server::{Server, log};
 use super::{RouterError, Setup};
+use tuntap_api::PolicyStats;
 use tuntap_config::ControlAccess;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
@@ -52,9 +53,19 @@ pub struct ControlEndpoint {
     pub access: Vec<ControlAccess>,
 }
 
-/// Makes the policy that a router begins with: that of the router before this one, if there was one. Makes the control thread's
-/// and the event loop's parts, if there is a control socket.
-pub fn open(setup: &Setup) -> Result<(Arc<Policy>, Option<Control>), RouterError> {
+/// What a router begins with.
+#[derive(Debug)]
+pub struct Opened {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// What the statistics say about it.
+    pub stats: PolicyStats,
+    /// The event loop's part of the control thread, if there is a control socket.
+    pub control: Option<Control>,
+}
+
+/// Makes the policy that a router begins with: that of the router before this one, if there was one.
+pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
     let memory = |error| RouterError::Memory(error);
     let counters = setup.memory.counters.map().map_err(|errno| memory(errno.into()))?;
     let origin = Origin::new(setup, RuleCounters::new(counters));
@@ -62,13 +73,13 @@ pub fn open(setup: &Setup) -> Result<(Arc<Policy>, Option<Control>), RouterError
     let mut live = origin.live(documents.latest());
     let now = now();
     // A commit whose time has passed while there was no router is undone before the first packet.
-    if live.deadline().is_some_and(|deadline| deadline <= now.monotonic) {
-        requests::undo(&mut live, now, &origin);
+    if let Some(expired) = live.expire(now) {
+        log(origin.logger, &origin.device, expired.message);
     }
     requests::store(&live, &mut documents).map_err(|failure| memory(io::Error::other(failure.message)))?;
-    let policy = origin.fit(live.policy());
+    let (policy, stats) = (origin.fit(live.policy()), requests::describe(&live, now));
     let control = setup.control.as_ref().map(|endpoint| Control::new(endpoint, origin, live, documents));
-    Ok((policy, control.transpose().map_err(memory)?))
+    Ok(Opened { policy, stats, control: control.transpose().map_err(memory)? })
 }
 
 /// The event loop's part of it.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::drops::{self, DropTeller, Drops};
-use tuntap_api::PeerStats;
+use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_api::control::{Code, Failure};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::Grant;
@@ -32,6 +32,8 @@ pub enum Question {
     Flows(Reply<FlowCounts>),
     /// So many peers from this place on.
     Peers(usize, Reply<PeerPage>),
+    /// Say this about the policy in the statistics.
+    Describe(PolicyStats),
     /// Tell which packets are dropped from now on, or tell it no longer.
     Watch(bool),
 }

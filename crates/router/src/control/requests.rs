@@ -16,7 +16,7 @@ use super::filter::Filter;
 use super::question::{Asker, Question, Replaced, Swap};
 use super::server::log;
 use crate::Setup;
-use tuntap_api::PeerStats;
+use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_api::control::{Code, Event, Failure, Level, Request};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
@@ -74,14 +74,9 @@ impl Origin {
 
     /// The live policy. `stored` is what a router before this one has written.
     pub fn live(&self, stored: Option<Vec<u8>>) -> Live {
-        let stored = stored.and_then(|text| match serde_json::from_slice::<Stored>(&text) {
-            Ok(stored) => Some(stored),
-            Err(error) => {
-                let text = "the live policy of the router before this one can't be read, and is that of options and rules file \
-                            again";
-                log(self.logger, &self.device, format_args!("{text}: {error}"));
-                None
-            }
+        let stored = stored.and_then(|text| {
+            let unusable = |reason| log(self.logger, &self.device, format_args!("{reason}; the policy is that of options and rules file"));
+            Stored::read(&text).map_err(unusable).ok()
         });
         Live::new(self.base.clone(), self.initial.clone(), stored, self.counters)
     }
@@ -140,13 +135,11 @@ impl Requests {
             self.grants += 1;
             let grants: Grants = self.origin.base.grants.clone();
             let policy = self.live.set_grants(grants);
-            let _ = self.swap(policy);
+            let _ = self.use_what_has_changed(Some(policy));
         }
-        let now = now();
-        if self.live.deadline().is_some_and(|deadline| deadline <= now.monotonic)
-            && let Some(policy) = undo(&mut self.live, now, &self.origin)
-        {
-            let _ = self.use_policy(policy);
+        if let Some(expired) = self.live.expire(now()) {
+            self.line(expired.message);
+            let _ = self.use_what_has_changed(Some(expired.policy));
         }
     }
 
@@ -198,21 +191,32 @@ impl Requests {
 
     /// Asks the live policy, and sees to it that what it has changed holds before the answer is sent.
     fn ask_live(&mut self, caller: Caller, request: &Request) -> Result<Box<RawValue>, Failure> {
-        let result = self.live.handle(caller, request, now());
-        let Some(policy) = result.as_ref().ok().and_then(|outcome| outcome.policy.clone()) else {
-            if is_change(request) {
+        let before = self.live.revision();
+        let outcome = match self.live.handle(caller, request, now()) {
+            Ok(outcome) => outcome,
+            Err(failure) => {
                 // Who was refused is noted, too. If that can't be stored, the next router doesn't know it.
-                let _ = self.store();
+                if self.live.revision() != before {
+                    let _ = self.store();
+                }
+                return Err(failure);
             }
-            return result.and_then(|outcome| raw(&outcome.answer));
         };
-        self.use_policy(policy)?;
-        result.and_then(|outcome| raw(&outcome.answer))
+        let answer = raw(&outcome.answer)?;
+        if self.live.revision() != before {
+            self.use_what_has_changed(outcome.policy)?;
+        }
+        if let Some(message) = outcome.message {
+            self.line(message);
+        }
+        Ok(answer)
     }
 
     /// Stores the live policy, and makes the event loop forward by it. If either can't be, everything stays as it was.
-    fn use_policy(&mut self, policy: Arc<Policy>) -> Result<(), Failure> {
-        let result = self.store().and_then(|()| self.swap(policy));
+    fn use_what_has_changed(&mut self, policy: Option<Arc<Policy>>) -> Result<(), Failure> {
+        let swap = |this: &Self| policy.map_or(Ok(()), |policy| this.swap(policy));
+        let describe = |this: &Self| this.asker.tell(Question::Describe(describe(&this.live, now())));
+        let result = self.store().and_then(|()| swap(self)).and_then(|()| describe(self));
         if let Err(failure) = &result {
             self.line(format_args!("the policy can't be changed: {}", failure.message));
             self.start_anew();
@@ -302,18 +306,14 @@ pub fn store(live: &Live, documents: &mut DocumentWriter) -> Result<(), Failure>
     documents.write(&text).map_err(|error| failed(&error))
 }
 
-/// Goes back from a commit that was not confirmed in time. Returns the policy to use from now on.
-pub fn undo(live: &mut Live, now: Now, origin: &Origin) -> Option<Arc<Policy>> {
-    let policy = live.expire(now)?;
-    let generation = policy.generation;
-    log(
-        origin.logger,
-        &origin.device,
-        format_args!(
-            "a change of the policy was not confirmed in time: it is undone, and the policy has generation {generation}"
-        ),
-    );
-    Some(policy)
+/// What the statistics say about a live policy.
+pub fn describe(live: &Live, now: Now) -> PolicyStats {
+    let document = live.document();
+    PolicyStats {
+        generation: document.generation,
+        rules: document.rules().count() as u64,
+        pending: live.pending(now).is_some(),
+    }
 }
 
 /// Returns true for requests that the log of changes has.
