@@ -58,7 +58,9 @@ fn there_may_be_no_socket() {
 
 #[test]
 fn socket_that_a_dead_process_left_is_replaced() {
-    let emperor = emperor().before("python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).bind(\"t.sock.control\")'").start();
+    let emperor = emperor()
+        .before("python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).bind(\"t.sock.control\")'")
+        .start();
     assert_eq!(device(&emperor), "emperor0");
 }
 

@@ -18,9 +18,8 @@ const SWAPS: usize = 100;
 
 /// A group of rules none of which matches, other ones for each number.
 fn replace(number: usize) -> Value {
-    let rules: String = (0..RULES)
-        .map(|rule| format!("deny 203.{}.{}.{}\n", number % 2, rule / 250, rule % 250))
-        .collect();
+    let rules: String =
+        (0..RULES).map(|rule| format!("deny 203.{}.{}.{}\n", number % 2, rule / 250, rule % 250)).collect();
     let text = format!("chain out\n{rules}");
     json!({"verb": "commit", "changes": [{"change": "group-replace", "group": "big", "text": text}]})
 }

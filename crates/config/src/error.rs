@@ -100,6 +100,32 @@ pub enum Problem {
          service that is meant for them listens at the router's address; a rule without an address is about all of the host's"
     )]
     OutOfReach(String),
+    /// A word that can't be the name of a group of rules, a set or a counter.
+    #[error(
+        "\"{word}\" is no name of a {what}, expected a letter, and up to 62 letters, digits, dots, hyphens or underscores behind \
+         it; a counter isn't named like another word of a rule"
+    )]
+    Name {
+        /// What it would be the name of.
+        what: &'static str,
+        /// The word.
+        word: String,
+    },
+    /// A word that is no rate.
+    #[error("\"{0}\" is no rate, expected 1/s to 1000000/s")]
+    Rate(String),
+    /// A word that a rule may have once.
+    #[error("\"{0}\" is there twice")]
+    WordTwice(String),
+    /// A last word that the rules of a chain can't have.
+    #[error("\"{0}\" can't stand in a route: all packets of a connection take the same way")]
+    NotInRoute(String),
+    /// An address that stands for all addresses elsewhere.
+    #[error("\"{0}\" stands for all addresses in a rule, expected {0} with a prefix length")]
+    Unspecified(String),
+    /// A range of addresses that ends before it begins, or whose ends are of different IP versions.
+    #[error("\"{0}\" is no range of addresses, expected two of one IP version, the lower one first")]
+    Range(String),
     /// A word that is neither a user nor a group.
     #[error("\"{0}\" is no user or group, expected a user, a uid, @group or @gid")]
     GrantHolder(String),

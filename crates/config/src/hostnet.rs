@@ -37,6 +37,7 @@ const NAT_SYNTAX: &str = OptionName::RouterNat.syntax();
 const PORT_SYNTAX: &str = OptionName::RouterPort.syntax();
 const MTU_SYNTAX: &str = OptionName::RouterMtu.syntax();
 const DNS_SYNTAX: &str = OptionName::RouterDns.syntax();
+const RULES_SYNTAX: &str = OptionName::RouterRules.syntax();
 
 /// The last word of an address or port that the router takes although the host uses it already.
 const ANYWAY: &str = "anyway";
@@ -96,6 +97,7 @@ enum Setting {
     FragmentRate(u32),
     Control(ControlSocket),
     ControlAccess(AccessSpec),
+    Rules(String),
 }
 
 /// Says whether the operator has confirmed an address or port that the host uses already.
@@ -179,6 +181,12 @@ pub fn mtu(value: &str) -> Result<HostSetting, Problem> {
 pub fn dns(value: &str) -> Result<HostSetting, Problem> {
     let (device, [word]) = parse::for_device(value, DNS_SYNTAX)?;
     Ok(HostSetting::new(OptionName::RouterDns, value, device, Setting::Dns(parse::host(&word)?)))
+}
+
+/// Reads `[<device>] <file>`.
+pub fn rules(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, RULES_SYNTAX)?;
+    Ok(HostSetting::new(OptionName::RouterRules, value, device, Setting::Rules(parse::absolute_file(&word)?)))
 }
 
 /// A router's own address in its network.
@@ -287,6 +295,7 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::Port(mapping, certainty) => add_port(routers, index, *mapping, *certainty),
         Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
         Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
+        Setting::Rules(file) => once(&mut routers[index].live.rules, file.clone()),
         Setting::HostRule(rule) => push(&mut protection(&mut routers[index])?.rules, *rule, MAX_HOST_RULES),
         Setting::MaxConnections(max) => once(&mut protection(&mut routers[index])?.max_connections, *max),
         Setting::ConnectionRate(rate) => once(&mut protection(&mut routers[index])?.connection_rate, *rate),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::error::Problem;
 use tuntap_wire::autoconf::is_claimable;
@@ -137,6 +137,30 @@ pub fn udp_bind(word: &str) -> Result<SocketAddr, Problem> {
             udp_target(&format!("{}:{port}", Ipv4Addr::UNSPECIFIED)).map_err(|_| Problem::UdpAddress(word.to_owned()))
         }
         None => udp_target(word),
+    }
+}
+
+/// Reads a member of a set: an address, a network, or a range of addresses, which is as many networks as it takes.
+pub fn set_member(word: &str, members: &mut Vec<IpNet>) -> Result<(), Problem> {
+    let Some((first, last)) = word.split_once('-') else {
+        let prefix = exact_prefix(word)?;
+        if prefix.addr().is_unspecified() && !word.contains('/') {
+            return Err(Problem::Unspecified(word.to_owned()));
+        }
+        members.push(prefix);
+        return Ok(());
+    };
+    let address = |word: &str| word.parse::<IpAddr>().ok();
+    match (address(first), address(last)) {
+        (Some(IpAddr::V4(first)), Some(IpAddr::V4(last))) if first <= last => {
+            members.extend(Ipv4Subnets::new(first, last, 0).map(IpNet::from));
+            Ok(())
+        }
+        (Some(IpAddr::V6(first)), Some(IpAddr::V6(last))) if first <= last => {
+            members.extend(Ipv6Subnets::new(first, last, 0).map(IpNet::from));
+            Ok(())
+        }
+        _ => Err(Problem::Range(word.to_owned())),
     }
 }
 

@@ -1,13 +1,28 @@
 //! The policy of a router, as the options of its instance say it: the one that its process forwards by, and that the doctor
 //! judges by.
 
+use std::net::SocketAddr;
+
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Grants, Uncovered};
 use tuntap_core::policy::guard::{Gateways, GuardPolicy};
-use tuntap_core::policy::pattern::PolicyRules;
+use tuntap_core::policy::pattern::{Action, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
 
 use super::{Config, RouterSpec};
+
+/// The chains and routes of a policy.
+#[derive(Debug, Clone)]
+pub struct RuleChains {
+    /// Chain for packets towards the peers.
+    pub firewall_in: PolicyRules<Action>,
+    /// Chain for packets from the peers.
+    pub firewall_out: PolicyRules<Action>,
+    /// Where packets from the peers go instead of the TUN device.
+    pub routes: PolicyRules<SocketAddr>,
+    /// The targets of these routes, which peers may name in their rules, too.
+    pub targets: Vec<SocketAddr>,
+}
 
 impl Config {
     /// Who may hold which address. `grants` are those of the options, with the numbers of their users and groups (see
@@ -20,40 +35,50 @@ impl Config {
         Grants::new(grants, self.lease_default.unwrap_or(default))
     }
 
-    /// The policy of one of the routers. `grants` are those of the instance (see [`Self::compile_grants`]).
+    /// The policy of one of the routers by its options alone. `grants` are those of the instance (see
+    /// [`Self::compile_grants`]).
     pub fn policy(&self, router: &RouterSpec, grants: Grants) -> Policy {
-        Policy {
-            generation: 0,
+        let chains = RuleChains {
             firewall_in: PolicyRules::chain(self.firewall_in.iter().copied()),
             firewall_out: PolicyRules::chain(self.firewall_out.iter().copied()),
+            routes: PolicyRules::new(self.routes.iter().copied()),
+            targets: self.routes.iter().map(|route| route.target).collect(),
+        };
+        self.policy_of(router, grants, chains)
+    }
+
+    /// The policy of one of the routers with these rules in place of those of the options.
+    pub fn policy_of(&self, router: &RouterSpec, grants: Grants, chains: RuleChains) -> Policy {
+        let guard = self.guard_policy(router, &chains.targets);
+        Policy {
+            generation: 0,
+            firewall_in: chains.firewall_in,
+            firewall_out: chains.firewall_out,
             sets: Vec::new(),
             counters: Vec::new(),
             has_script: false,
-            routes: PolicyRules::new(self.routes.iter().copied()),
+            routes: chains.routes,
             has_gateway: router.gateway.is_some(),
             switch: self.switch,
             grants,
-            device_routes: AllowedTargets::new(
-                self.routes.iter().map(|route| route.target),
-                self.device_routes.iter().copied(),
-            ),
+            device_routes: AllowedTargets::new(chains.targets, self.device_routes.iter().copied()),
             gateway_sources: self.gateway_sources.iter().copied().collect(),
             networks: router.addresses.clone(),
             port_targets: router.ports.iter().map(|mapping| mapping.target.ip()).collect(),
-            guard: self.guard_policy(router),
+            guard,
             max_addresses: self.limits.addresses_per_uid,
         }
     }
 
     /// What no peer of a router may hold, and where none may send to. All routers of the instance count.
-    fn guard_policy(&self, router: &RouterSpec) -> GuardPolicy {
+    fn guard_policy(&self, router: &RouterSpec, targets: &[SocketAddr]) -> GuardPolicy {
         GuardPolicy {
             claims: router.claim_scope(),
             is_strict: router.has_network(),
             own: self.routers.iter().flat_map(|router| router.addresses.iter().copied()).collect(),
             gateways: Gateways::new(
                 self.routers.iter().filter_map(|router| router.gateway),
-                self.routes.iter().map(|route| route.target),
+                targets.iter().copied(),
                 &self.device_routes,
                 &self.gateway_sources,
                 self.gateway_vassals.iter().copied(),

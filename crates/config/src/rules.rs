@@ -1,5 +1,6 @@
 //! `tuntap-router-firewall-in`, `-out`, `tuntap-router-route` and `tuntap-device-rule`.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
@@ -28,27 +29,29 @@ const PROTOCOLS: [(&str, Protocol); 10] = [
     ("ah", Protocol::Number(protocol::AUTHENTICATION)),
 ];
 
-/// Reads a rule of a chain. An action alone matches every packet.
+/// Reads a rule of a chain. An action alone matches every packet, and so does an action before a state.
 pub fn firewall(value: &str) -> Result<PolicyRule<Action>, Problem> {
     let words = parse::words(value, FIREWALL_SYNTAX)?;
-    let (action, selector) = match words.as_slice() {
-        [action] => (action, Selector::ALL),
-        [action, src, dst, service @ ..] => (action, selector(src, dst, service, FIREWALL_SYNTAX)?),
+    let (action, rest) = words.split_first().ok_or(Problem::Syntax(FIREWALL_SYNTAX))?;
+    let (rest, state) = connection_state(rest);
+    let selector = match rest {
+        [] => Selector::ALL,
+        [src, dst, service @ ..] => selector(src, dst, service, FIREWALL_SYNTAX)?,
         _ => return Err(Problem::Syntax(FIREWALL_SYNTAX)),
     };
-    let target = match action.as_str() {
-        "allow" => Action::Allow,
-        "deny" => Action::Deny,
-        "reject" => Action::Reject,
+    Ok(PolicyRule { selector: selector.with_state(state), target: self::action(action)? })
+}
+
+/// Reads `allow`, `deny` or `reject`.
+pub fn action(word: &str) -> Result<Action, Problem> {
+    match word {
+        "allow" => Ok(Action::Allow),
+        "deny" => Ok(Action::Deny),
+        "reject" => Ok(Action::Reject),
         other => {
-            return Err(Problem::UnknownWord {
-                what: "action",
-                word: other.to_owned(),
-                expected: "allow, deny or reject",
-            });
+            Err(Problem::UnknownWord { what: "action", word: other.to_owned(), expected: "allow, deny or reject" })
         }
-    };
-    Ok(PolicyRule { selector, target })
+    }
 }
 
 /// Reads a route to another router's gateway.
@@ -94,7 +97,8 @@ pub fn device_rule(value: &str) -> Result<PeerRule, Problem> {
             });
         }
     };
-    let selector = selector(src, dst, service, DEVICE_RULE_SYNTAX)?;
+    let (service, state) = connection_state(service);
+    let selector = selector(src, dst, service, DEVICE_RULE_SYNTAX)?.with_state(state);
     Ok(PeerRule { direction, selector: PeerSelector::Full(selector), action })
 }
 
@@ -109,40 +113,63 @@ pub fn too_many_device_rules(rules: &[PeerRule]) -> Option<ConfigError> {
 }
 
 /// Reads `[<protocol> [port[-port]]]`.
-pub fn service(words: &[String], syntax: &'static str) -> Result<Option<Service>, Problem> {
+pub fn service<W: AsRef<str>>(words: &[W], syntax: &'static str) -> Result<Option<Service>, Problem> {
     Ok(match words {
         [] => None,
-        [protocol] => Some(Service { protocol: self::protocol(protocol)?, ports: None }),
+        [protocol] => Some(Service { protocol: self::protocol(protocol.as_ref())?, ports: None }),
         [protocol, ports] => {
-            let name = protocol;
-            let protocol = self::protocol(protocol)?;
+            let name = protocol.as_ref();
+            let protocol = self::protocol(name)?;
             if !protocol.has_ports() {
-                return Err(Problem::NoPorts(name.clone()));
+                return Err(Problem::NoPorts(name.to_owned()));
             }
-            Some(Service { protocol, ports: Some(self::ports(ports)?) })
+            Some(Service { protocol, ports: Some(self::ports(ports.as_ref())?) })
         }
         _ => return Err(Problem::Syntax(syntax)),
     })
 }
 
+/// Reads source, destination, and the words of a service.
 fn selector(src: &str, dst: &str, words: &[String], syntax: &'static str) -> Result<Selector, Problem> {
-    let (words, state) = connection_state(words);
     let service = service(words, syntax)?;
-    let selector = Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service).map_err(|error| match error {
+    Selector::new(parse::pattern(src)?, parse::pattern(dst)?, service)
+        .map_err(|error| never_matches(error, src, dst, words))
+}
+
+/// Says which words of a rule don't go together.
+pub fn never_matches<W: AsRef<str>>(error: SelectorError, src: &str, dst: &str, service: &[W]) -> Problem {
+    match error {
         SelectorError::MixedVersions => Problem::MixedVersions { src: src.to_owned(), dst: dst.to_owned() },
-        SelectorError::ExtensionHeader => Problem::ExtensionHeader(words.first().cloned().unwrap_or_default()),
-    })?;
-    Ok(selector.with_state(state))
+        SelectorError::ExtensionHeader => {
+            Problem::ExtensionHeader(service.first().map(|word| word.as_ref().to_owned()).unwrap_or_default())
+        }
+    }
 }
 
 /// Takes the state of connections off the end of a rule's words.
 fn connection_state(words: &[String]) -> (&[String], Option<ConnectionState>) {
-    let state = match words.last().map(String::as_str) {
-        Some("new") => ConnectionState::New,
-        Some("established") => ConnectionState::Established,
-        _ => return (words, None),
-    };
-    (&words[..words.len() - 1], Some(state))
+    match words.split_last().and_then(|(last, before)| Some((before, state_of(last)?))) {
+        Some((before, state)) => (before, Some(state)),
+        None => (words, None),
+    }
+}
+
+/// The state that a word stands for.
+pub fn state_of(word: &str) -> Option<ConnectionState> {
+    match word {
+        "new" => Some(ConnectionState::New),
+        "established" => Some(ConnectionState::Established),
+        _ => None,
+    }
+}
+
+/// The name of a protocol in rules; its number, if it has none.
+pub fn protocol_name(protocol: Protocol) -> Cow<'static, str> {
+    let named = PROTOCOLS.iter().find(|(_, other)| *other == protocol).map(|(name, _)| Cow::Borrowed(*name));
+    named.unwrap_or_else(|| match protocol {
+        Protocol::Icmp => Cow::Borrowed("icmp"),
+        Protocol::Number(number) => Cow::Owned(number.to_string()),
+    })
 }
 
 /// Reads a protocol: its name, or its number.

@@ -6,7 +6,7 @@ use super::*;
 use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::rule::{Direction, PeerSelector, RuleAction};
-use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use tuntap_wire::selector::{AddressPattern, ConnectionState, Ports, Protocol, Selector, Service};
 
 fn read(option: OptionName, value: &str) -> Result<Config, ConfigErrors> {
     Config::from_options([(option, value)])
@@ -552,6 +552,46 @@ fn firewall_rules() {
     assert_eq!(documented.selector, select("192.168.0.0/24", "192.168.0.1/32", None));
     assert_eq!(rule("deny 0.0.0.0/8 10.0.0.0/32").selector, select("0.0.0.0/8", "10.0.0.0/32", None));
     assert_eq!(rule("deny fd00:77::5/64 2001:db8::1").selector, select("fd00:77::/64", "2001:db8::1/128", None));
+}
+
+#[test]
+fn state_is_the_last_word_of_a_rule() {
+    let rule = |value| good(OptionName::FirewallIn, value).firewall_in.remove(0);
+    let (new, established) = (Some(ConnectionState::New), Some(ConnectionState::Established));
+    for (value, selector, state) in [
+        ("allow established", Selector::ALL, established),
+        ("deny new", Selector::ALL, new),
+        ("allow any any established", Selector::ALL, established),
+        ("allow 10.0.0.0/8 any tcp 443 new", rule("allow 10.0.0.0/8 any tcp 443").selector, new),
+        ("allow any any tcp established", rule("allow any any tcp").selector, established),
+    ] {
+        assert_eq!(rule(value).selector, selector.with_state(state), "{value}");
+    }
+    let device = |value| good(OptionName::DeviceRule, value).device_rules.remove(0);
+    assert_eq!(
+        device("in any any allow established").selector,
+        PeerSelector::Full(Selector::ALL.with_state(established))
+    );
+    assert_eq!(
+        device("out any any route 192.0.2.1:4000 tcp 80 new").selector,
+        PeerSelector::Full(rule("deny any any tcp 80").selector.with_state(new))
+    );
+    for value in ["allow established new", "allow new any any", "allow any established", "established"] {
+        error(OptionName::FirewallIn, value);
+    }
+}
+
+#[test]
+fn rules_file_of_a_router() {
+    let read = |value| Config::from_options([(OptionName::Router, "tun0 /s"), (OptionName::RouterRules, value)]);
+    for value in ["/etc/tuntap/rules", "tun0 /etc/tuntap/rules"] {
+        let config = read(value).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.routers[0].live.rules.as_deref(), Some("/etc/tuntap/rules"), "{value}");
+    }
+    for (value, part) in [("rules", "\"rules\" is no path of a file"), ("tun1 /rules", "tun1"), ("a b c", "expected")] {
+        let errors = read(value).expect_err(value).to_string();
+        assert!(errors.contains(part), "{errors}");
+    }
 }
 
 fn select(src: &str, dst: &str, service: Option<Service>) -> Selector {

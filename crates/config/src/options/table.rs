@@ -73,21 +73,24 @@ options!(
     FirewallIn = OptionSpec {
         name: "tuntap-router-firewall-in",
         scope: Scope::Router,
-        syntax: "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]",
+        syntax: "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]] \
+                 [new|established]",
         repeats: true,
         help: "add a rule for packets towards the vassals, the first match wins, without one they pass; deny drops in silence, \
                reject tells the sender",
         note: "0.0.0.0 and :: are any",
         details: "Adds a rule to the chain for packets towards the vassals ([rules](OPERATIONS.md#rules)). The first rule that \
                   matches decides; a chain without rules lets every packet pass. `deny` drops a packet in silence, `reject` \
-                  tells its sender.",
+                  tells its sender. With `established` a rule matches packets of connections of which a packet in the opposite \
+                  direction was let through, and errors about them; with `new` it matches packets of all other connections.",
         read: |draft, value| rules::firewall(value).map(|rule| draft.config.firewall_in.push(rule)),
         ..OptionSpec::BASE
     },
     FirewallOut = OptionSpec {
         name: "tuntap-router-firewall-out",
         scope: Scope::Router,
-        syntax: "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]]",
+        syntax: "<allow|deny|reject> [<src[/len]|any> <dst[/len]|any> [<protocol> [port[-port]]]] \
+                 [new|established]",
         repeats: true,
         help: "add a rule for packets from the vassals, the first match wins, without one they pass; deny drops in silence, \
                reject tells the sender",
@@ -107,6 +110,17 @@ options!(
         details: "Sends packets from the vassals to the gateway of another router, over UDP. The target is `addr:port`, or \
                   `[addr]:port` for IPv6. This router needs a gateway of its own, on an address of the same IP version.",
         read: |draft, value| rules::route(value).map(|rule| draft.config.routes.push(rule)),
+        ..OptionSpec::BASE
+    },
+    RouterRules = OptionSpec {
+        name: "tuntap-router-rules",
+        scope: Scope::Router,
+        syntax: "[<device>] <file>",
+        help: "read further rules, groups of rules and sets of addresses from this file; they come before the rules of the options",
+        details: "A file with further rules for both chains and routes, in groups, and with sets of addresses \
+                  ([its syntax](OPERATIONS.md#rules-files)). Its rules come before those of `tuntap-router-firewall-in`, \
+                  `tuntap-router-firewall-out` and `tuntap-router-route`. They can be changed while the router runs.",
+        read: |draft, value| hostnet::rules(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     Stats = OptionSpec {
@@ -448,13 +462,14 @@ options!(
         name: "tuntap-device-rule",
         scope: Scope::Device,
         syntax: "<in|out> <src[/len]|any> <dst[/len]|any> <allow|deny|reject|route|gateway> [addr:port] [<protocol> \
-                 [port[-port]]]",
+                 [port[-port]]] [new|established]",
         repeats: true,
         help: "add a rule that the router applies to this instance's devices, the first match wins",
         note: "route and gateway are the same",
         details: "Adds a rule that the router applies to packets of this instance's devices, after its own chains. The first \
                   rule that matches decides. `route` and `gateway` are the same: they send the packet to the gateway of \
-                  another router, whose address follows. The rules are fixed from the first packet on. A vassal that reloads with \
+                  another router, whose address follows. `new` and `established` ask for the state of the packet's connection, as in \
+                  `tuntap-router-firewall-in`. The rules are fixed from the first packet on. A vassal that reloads with \
                   other rules joins its router anew ([what a reload changes](OPERATIONS.md#what-a-reload-changes)).",
         read: |draft, value| rules::device_rule(value).map(|rule| draft.config.device_rules.push(rule)),
         ..OptionSpec::BASE

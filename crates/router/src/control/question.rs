@@ -9,8 +9,8 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::drops::{self, DropTeller, Drops};
-use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_api::control::{Code, Failure};
+use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::Grant;
 

@@ -16,8 +16,8 @@ use super::filter::Filter;
 use super::question::{Asker, Question, Replaced, Swap};
 use super::server::log;
 use crate::Setup;
-use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_api::control::{Code, Event, Failure, Level, Request};
+use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
 use tuntap_core::policy::grant::Grants;
@@ -75,7 +75,9 @@ impl Origin {
     /// The live policy. `stored` is what a router before this one has written.
     pub fn live(&self, stored: Option<Vec<u8>>) -> Live {
         let stored = stored.and_then(|text| {
-            let unusable = |reason| log(self.logger, &self.device, format_args!("{reason}; the policy is that of options and rules file"));
+            let unusable = |reason| {
+                log(self.logger, &self.device, format_args!("{reason}; the policy is that of options and rules file"))
+            };
             Stored::read(&text).map_err(unusable).ok()
         });
         Live::new(self.base.clone(), self.initial.clone(), stored, self.counters)

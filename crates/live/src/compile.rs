@@ -1,0 +1,108 @@
+//! From a document to a policy.
+
+use std::collections::HashMap;
+
+use ipnet::{IpNet, Ipv6Net};
+use tuntap_api::control::Chain;
+use tuntap_config::{RuleChains, Target};
+use tuntap_core::policy::Policy;
+use tuntap_core::policy::counters::CounterSlot;
+use tuntap_core::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec, SetId};
+use tuntap_wire::selector::{AddressPattern, Selector};
+
+use crate::Base;
+use crate::document::{Document, INI_GROUP, Rule};
+
+/// Compiles the policy of a document. This is the one function that makes the policy which a router forwards by; a check or a
+/// test of a set-up calls it, too.
+///
+/// A chain of the options that speaks of IPv4 only ends by denying IPv6, as it does without live rules. Rules of other groups
+/// stand before that. If there are no rules of the options, the same holds for the chain as a whole; a rule with a set speaks
+/// of both versions.
+pub fn compile(base: &Base, document: &Document) -> Policy {
+    let names = Names::of(document);
+    let routes: Vec<_> = rules_of(document, Chain::Route).filter_map(|(_, rule)| names.route(rule)).collect();
+    let chains = RuleChains {
+        firewall_in: chain(document, Chain::In, &names),
+        firewall_out: chain(document, Chain::Out, &names),
+        targets: routes.iter().map(|route| route.target).collect(),
+        routes: PolicyRules::of(routes),
+    };
+    let sets = document.sets.iter().map(|(name, set)| (name.clone(), set.addresses())).collect();
+    let counters = document.counters.iter().map(|(name, slot)| (name.clone(), CounterSlot(*slot))).collect();
+    Policy {
+        generation: document.generation,
+        sets,
+        counters,
+        has_script: document.has_script,
+        ..base.config.policy_of(&base.router, base.grants.clone(), chains)
+    }
+}
+
+/// The rules of a chain, each with the name of its group.
+fn rules_of(document: &Document, chain: Chain) -> impl Iterator<Item = (&str, &Rule)> {
+    let rules = document.groups.iter().flat_map(|group| group.rules.iter().map(|rule| (group.name.as_str(), rule)));
+    rules.filter(move |(_, rule)| rule.chain == chain)
+}
+
+fn chain(document: &Document, chain: Chain, names: &Names<'_>) -> PolicyRules<Action> {
+    let mut of_options = rules_of(document, chain).filter(|(group, _)| *group == INI_GROUP).peekable();
+    let has_rules = of_options.peek().is_some();
+    let leaves_out_v6 = has_rules && !of_options.any(|(_, rule)| rule.rule.selector.is_for(false));
+    let implied = leaves_out_v6.then(all_ipv6).flatten().map(|all| RuleSpec::new(RuleId::IMPLIED, all, Action::Deny));
+    PolicyRules::chain_of(rules_of(document, chain).filter_map(|(_, rule)| names.filter(rule)).chain(implied))
+}
+
+/// All packets of IPv6.
+fn all_ipv6() -> Option<Selector> {
+    let net = AddressPattern::Net(IpNet::V6(Ipv6Net::default()));
+    Selector::new(net, AddressPattern::Any, None).ok()
+}
+
+/// What the names in rules stand for.
+struct Names<'a> {
+    sets: HashMap<&'a str, SetId>,
+    document: &'a Document,
+}
+
+impl<'a> Names<'a> {
+    fn of(document: &'a Document) -> Self {
+        let sets = document.sets.keys().map(String::as_str).zip((0..).map(SetId)).collect();
+        Self { sets, document }
+    }
+
+    /// A rule of a chain; `None` for routes.
+    fn filter(&self, rule: &Rule) -> Option<RuleSpec<Action>> {
+        match rule.rule.target {
+            Target::Action(action) => Some(self.spec(rule, action)),
+            Target::Gateway(_) => None,
+        }
+    }
+
+    /// A route; `None` for rules of chains.
+    fn route(&self, rule: &Rule) -> Option<RuleSpec<std::net::SocketAddr>> {
+        match rule.rule.target {
+            Target::Gateway(gateway) => Some(self.spec(rule, gateway)),
+            Target::Action(_) => None,
+        }
+    }
+
+    fn spec<T>(&self, rule: &Rule, target: T) -> RuleSpec<T> {
+        // Documents name no set that they don't have. A rule that did would match nothing.
+        let set = |name: &String| self.sets.get(name.as_str()).copied().unwrap_or(SetId(u16::MAX));
+        RuleSpec {
+            slot: CounterSlot(rule.slot),
+            src_set: rule.rule.src_set.as_ref().map(set),
+            dst_set: rule.rule.dst_set.as_ref().map(set),
+            log: rule.rule.log,
+            rate: rule.rule.rate,
+            counter: rule
+                .rule
+                .counter
+                .as_ref()
+                .and_then(|name| self.document.counters.get(name))
+                .map(|slot| CounterSlot(*slot)),
+            ..RuleSpec::new(RuleId(rule.id), rule.rule.selector, target)
+        }
+    }
+}

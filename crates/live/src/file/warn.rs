@@ -1,0 +1,56 @@
+//! What a rules file says, but hardly means.
+
+use std::collections::{BTreeMap, HashSet};
+
+use tuntap_api::control::Chain;
+use tuntap_config::Target;
+use tuntap_core::policy::pattern::Action;
+
+use super::{FileError, FileGroup, FileRule};
+use crate::document::chain_name;
+
+/// Most warnings that are told.
+const MAX_WARNINGS: usize = 100;
+
+/// Finds sets that no rule names, rules that are never reached, and chains that let nothing pass.
+pub fn warnings(groups: &[FileGroup], set_lines: &BTreeMap<String, u32>) -> Vec<FileError> {
+    let rules = || groups.iter().flat_map(|group| &group.rules);
+    let mut warnings = Vec::new();
+    for chain in [Chain::In, Chain::Out, Chain::Route] {
+        let of_chain: Vec<&FileRule> = rules().filter(|rule| rule.chain == chain).collect();
+        warnings.extend(of_one_chain(chain, &of_chain));
+    }
+    let used: HashSet<&str> = rules().flat_map(|rule| rule.rule.sets()).collect();
+    let unused = set_lines.iter().filter(|(name, _)| !used.contains(name.as_str()));
+    warnings.extend(unused.map(|(name, line)| warning(*line, format!("no rule names the set {name}"))));
+    warnings.sort_by_key(|warning| warning.line);
+    warnings.truncate(MAX_WARNINGS);
+    warnings
+}
+
+fn of_one_chain(chain: Chain, rules: &[&FileRule]) -> Vec<FileError> {
+    let Some(last) = rules.iter().position(|rule| takes_all(rule)) else { return Vec::new() };
+    let (reached, never) = rules.split_at(last + 1);
+    let line = rules[last].line;
+    let mut warnings: Vec<_> = never
+        .iter()
+        .take(MAX_WARNINGS)
+        .map(|rule| {
+            warning(rule.line, format!("the rule is never reached: the one of line {line} takes all packets before it"))
+        })
+        .collect();
+    let drops = |rule: &&FileRule| matches!(rule.rule.target, Target::Action(Action::Deny | Action::Reject));
+    if reached.iter().all(drops) {
+        warnings.push(warning(line, format!("the chain {} lets nothing pass", chain_name(chain))));
+    }
+    warnings
+}
+
+/// Returns true if no packet passes the rule by.
+fn takes_all(rule: &FileRule) -> bool {
+    rule.rule.takes_all()
+}
+
+const fn warning(line: u32, message: String) -> FileError {
+    FileError { line, message }
+}
