@@ -18,4 +18,5 @@ mod router_control;
 mod router_memory;
 mod router_processes;
 mod routers;
+mod rules_file;
 mod uwsgi;

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::uwsgi;
 use tuntap_config::RouterSpec;
+use tuntap_live::{Document, Stored};
 use tuntap_router::{Earlier, KeptMemory, Memory, Setup};
 use tuntap_sys::handover::{Handover, HandoverError, Received};
 
@@ -19,17 +20,28 @@ static KEPT: Mutex<Vec<(String, Memory)>> = Mutex::new(Vec::new());
 /// Words of all flows of a router.
 const FLOW_WORDS: NonZeroUsize = NonZeroUsize::MIN;
 
-/// The memory of a router that is about to start.
-pub fn of(spec: &RouterSpec) -> Result<Memory, String> {
+/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended.
+pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
     let mut memory = Memory::new(FLOW_WORDS).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
     let mut earlier = EARLIER.lock();
     if let Some(index) = earlier.iter().position(|(device, _)| *device == spec.device) {
-        let (_, Earlier { flows, documents: _ }) = earlier.swap_remove(index);
+        let (_, Earlier { flows, documents }) = earlier.swap_remove(index);
+        documents
+            .and_then(|documents| documents.latest())
+            .iter()
+            .for_each(|text| tell_what_is_lost(spec, text, initial));
         if let Some(flows) = flows {
             memory.flows = flows;
         }
     }
     Ok(memory)
+}
+
+fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: &Document) {
+    let lines = Stored::read(text).map_or_else(|error| vec![error], |stored| stored.lost_at_reload(initial));
+    for line in lines {
+        uwsgi::log(&format!("[tuntap-router] {}: {line}", spec.device));
+    }
 }
 
 /// Keeps the memory of routers that have ended, for the next image.

@@ -18,13 +18,14 @@ use super::options::config;
 use super::router_control as control;
 use super::router_memory as memory;
 use super::router_processes as processes;
+use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
-use tuntap_live::{Base, Document};
+use tuntap_live::Base;
 use tuntap_router::{
     self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
 };
@@ -207,6 +208,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     if place.is_none() {
         *place = Some(make_device(spec)?);
     }
+    let initial = rules_file::initial(spec)?;
     check_sockets(spec, uwsgi)?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
@@ -219,7 +221,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
-    let memory = memory::of(spec)?;
+    let memory = memory::of(spec, &initial)?;
     let open = [Some(listener.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
         control.as_ref().map(|control| control.listener.as_fd()),
@@ -237,7 +239,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         listener,
         stats,
         base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone() },
-        initial: Document::default(),
+        initial,
         memory,
         control,
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
