@@ -10,7 +10,7 @@ use crate::common::emperor::{EMPEROR, V1};
 use crate::common::link::Connection;
 use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::wait;
-use crate::world::{emperor, start_vassal};
+use crate::world::{emperor, start_vassal, wait_until_settled};
 
 #[test]
 fn rule_holds_when_the_answer_comes() {
@@ -37,7 +37,7 @@ fn of_two_admins_one_is_told_to_look_again() {
         let start = |number: u8| {
             let emperor = &emperor;
             scope.spawn(move || {
-                let mut request = add("in", &format!("deny 192.0.2.{number}"));
+                let mut request = add("in", &format!("deny 192.0.2.{number} any"));
                 request["expected_generation"] = generation.into();
                 Client::root(emperor).ask(&request)
             })
@@ -61,7 +61,7 @@ fn change_that_nobody_confirms_is_undone() {
     assert_eq!(emperor.stats().0["policy"]["pending"], true);
     assert_eq!(root.code(&add("in", "deny")), "pending");
     // Nobody asks anything meanwhile.
-    emperor.wait_for_stats("it is undone", |stats| stats.0["policy"]["pending"] == false);
+    wait_until_settled(&emperor);
     assert!(is_reachable(&vassal, EMPEROR));
     assert_eq!(root.rules("live").len(), 0);
     assert!(emperor.log.text().contains("not confirmed"), "{}", emperor.log.tail());

@@ -134,7 +134,8 @@ fn endless_lines_end() {
 fn clients_that_read_nothing_wait_for_themselves() {
     let emperor = with_access().start();
     let mut root = Client::root(&emperor);
-    let rules: String = (0..2000).map(|number| format!("deny 10.{}.{}.0/24\n", number / 250, number % 250)).collect();
+    let rules: String =
+        (0..2000).map(|number| format!("deny 10.{}.{}.0/24 any\n", number / 250, number % 250)).collect();
     let text = format!("chain in\n{rules}");
     root.ok(&json!({"verb": "commit", "changes": [{"change": "group-replace", "group": "big", "text": text}]}));
     let mut deaf: Vec<UnixStream> = Vec::new();

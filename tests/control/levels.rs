@@ -24,7 +24,7 @@ fn level_follows_from_the_user() {
 fn viewer_looks_at_everything_and_changes_nothing() {
     let emperor = with_access().start();
     let mut root = Client::root(&emperor);
-    root.ok(&add("in", "deny 192.0.2.1"));
+    root.ok(&add("in", "deny 192.0.2.1 any"));
     let generation = root.generation();
     let mut viewer = Client::of(&emperor, VIEWER);
     assert_eq!(viewer.rules("live"), root.rules("live"));

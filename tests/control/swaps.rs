@@ -19,7 +19,7 @@ const SWAPS: usize = 100;
 /// A group of rules none of which matches, other ones for each number.
 fn replace(number: usize) -> Value {
     let rules: String =
-        (0..RULES).map(|rule| format!("deny 203.{}.{}.{}\n", number % 2, rule / 250, rule % 250)).collect();
+        (0..RULES).map(|rule| format!("deny any 203.{}.{}.{}\n", number % 2, rule / 250, rule % 250)).collect();
     let text = format!("chain out\n{rules}");
     json!({"verb": "commit", "changes": [{"change": "group-replace", "group": "big", "text": text}]})
 }
@@ -53,6 +53,15 @@ fn round_trips(emperor: &Emperor, vassal: &Net, is_over: &AtomicBool) -> Vec<Dur
     })
 }
 
+/// Ends the round trips, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn worst(times: &[Duration]) -> Duration {
     times.iter().max().copied().unwrap_or_default()
 }
@@ -69,12 +78,13 @@ fn swap_of_a_large_policy_holds_no_packet_up() {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             let trips = scope.spawn(|| round_trips(&emperor, &vassal, &is_over));
+            let end = End(&is_over);
             for number in 0..SWAPS {
                 let mut request = requests[number % 2].clone();
                 request["dry_run"] = is_dry.into();
                 root.ok(&request);
             }
-            is_over.store(true, Ordering::Relaxed);
+            drop(end);
             trips.join().expect("no panic")
         })
     };

@@ -46,6 +46,12 @@ pub fn kill_router(emperor: &Emperor) -> Stats {
     })
 }
 
+/// Waits until no change waits for its confirmation any more.
+#[track_caller]
+pub fn wait_until_settled(emperor: &Emperor) {
+    wait::until_true("the change is undone", wait::LONG, || emperor.stats().0["policy"]["pending"] == false);
+}
+
 /// Reloads the Emperor's instance, and waits for its router.
 #[track_caller]
 pub fn reload(emperor: &Emperor) {
