@@ -1,12 +1,16 @@
 //! The instance of uWSGI that a file describes.
 
 use std::ffi::CString;
+use std::fs;
 
 use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::reading::Reading;
-use tuntap_config::{Config, ConfigError, ConfigErrors, OptionName};
+use tuntap_config::{Config, ConfigError, ConfigErrors, OptionName, RouterSpec};
+use tuntap_core::policy::Policy;
+use tuntap_core::policy::grant::Grant;
+use tuntap_live::{Base, Document, Machine, RulesFile, compile};
 use tuntap_survey::access::Account;
 
 /// An instance that a file describes.
@@ -20,17 +24,29 @@ pub struct Instance {
     pub config: Config,
     /// The values that can't be used.
     pub errors: Vec<ConfigError>,
+    /// The rules file of each router, if it has one. The error says what is wrong with it.
+    pub rules_files: Vec<Option<Result<RulesFile, String>>>,
     /// The account that the instance drops its privileges to; `None` if it stays root. The error names the user or group that
     /// doesn't exist.
     pub account: Result<Option<Account>, String>,
 }
 
 impl Instance {
-    /// Checks the values, and looks the user up.
+    /// Checks the values, reads the rules files, and looks the user up.
     pub fn new(file: &str, reading: Reading) -> Self {
         let (config, errors) = checked(&reading.values);
         let account = find_account(&reading);
-        Self { file: file.to_owned(), reading, config, errors, account }
+        let rules_files = config.routers.iter().map(|router| router.live.rules.as_deref().map(read_rules)).collect();
+        Self { file: file.to_owned(), reading, config, errors, rules_files, account }
+    }
+
+    /// What a router forwards by when it starts. A rules file that can't be used has no rules.
+    pub fn policy(&self, router: &RouterSpec, grants: &[Grant]) -> Policy {
+        let place = self.config.routers.iter().position(|other| other.device == router.device);
+        let file = place.and_then(|place| self.rules_files.get(place)?.as_ref()?.as_ref().ok());
+        let document = Document::initial(&self.config, file.unwrap_or(&RulesFile::default()));
+        let grants = self.config.compile_grants(grants.to_vec());
+        compile(&Base { config: self.config.clone(), router: router.clone(), grants }, &document)
     }
 
     /// The account that the instance drops its privileges to, if it exists and isn't root.
@@ -95,6 +111,14 @@ impl Instance {
         let is_hook = |key: &str| ["hook-", "exec-", "call-"].iter().any(|prefix| key.starts_with(prefix));
         self.reading.options.iter().filter(move |(key, _)| is_hook(key)).map(|(_, value)| value.as_str())
     }
+}
+
+/// Reads a rules file.
+fn read_rules(path: &str) -> Result<RulesFile, String> {
+    let read = |path: &str| fs::read_to_string(path);
+    let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+    let text = read(path).map_err(|error| format!("it can't be read: {error}"))?;
+    RulesFile::read(&text, &Machine { read: &read, user: &user }).map_err(|error| error.to_string())
 }
 
 /// Looks up the account that uWSGI's `uid` and `gid` name. As in uWSGI, digits are a number and everything else is a name.

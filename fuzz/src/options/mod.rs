@@ -14,7 +14,7 @@ use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::{Direction, MAX_EXTENDED_RULES, MAX_RULES, PeerRule, PeerSelector, RuleAction};
-use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use tuntap_wire::selector::{AddressPattern, ConnectionState, Ports, Protocol, Selector, Service};
 
 /// Protocols that have names, and their numbers. `icmp` stands for ICMP or ICMPv6.
 const PROTOCOLS: [(&str, u8); 9] = [
@@ -90,7 +90,7 @@ fn check_understood(config: &Config) {
     write::check_again(config);
 }
 
-/// A chain rule means what was written. An action alone matches every packet.
+/// A chain rule means what was written. Without addresses it matches every packet.
 fn check_action(option: OptionName, value: &str, config: &Config) {
     let chain = match option {
         OptionName::FirewallIn => &config.firewall_in,
@@ -106,7 +106,7 @@ fn check_action(option: OptionName, value: &str, config: &Config) {
         "reject" => Action::Reject,
         _ => panic!("{words:?}"),
     };
-    let selector = if selected.is_empty() { Selector::ALL } else { selector(selected) };
+    let selector = selector(selected);
     assert_eq!(*chain, [PolicyRule { selector, target }], "{value}");
 }
 
@@ -138,9 +138,15 @@ fn check_device_rule(option: OptionName, value: &str, config: &Config) {
     assert_eq!(config.device_rules, [PeerRule { direction, selector, action }], "{value}");
 }
 
-/// Reads source and destination, and protocol and ports if there are any.
+/// Reads source and destination, protocol and ports if there are any, and the state of connections if there is one.
 fn selector(words: &[&str]) -> Selector {
+    let (words, state) = match words {
+        [words @ .., "new"] => (words, Some(ConnectionState::New)),
+        [words @ .., "established"] => (words, Some(ConnectionState::Established)),
+        words => (words, None),
+    };
     let (src, dst, service) = match words {
+        [] => return Selector::ALL.with_state(state),
         [src, dst] => (src, dst, None),
         [src, dst, protocol] => (src, dst, Some(Service { protocol: self::protocol(protocol), ports: None })),
         [src, dst, protocol, ports] => {
@@ -158,7 +164,7 @@ fn selector(words: &[&str]) -> Selector {
     if let (AddressPattern::Net(src), AddressPattern::Net(dst)) = (src, dst) {
         assert_eq!(src.addr().is_ipv4(), dst.addr().is_ipv4(), "{words:?}");
     }
-    Selector::new(src, dst, service).expect("one version")
+    Selector::new(src, dst, service).expect("one version").with_state(state)
 }
 
 fn protocol(word: &str) -> Protocol {

@@ -5,7 +5,7 @@ use tuntap_core::policy::grant::{Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_wire::rule::{Direction, PeerRule, PeerSelector, RuleAction};
-use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
+use tuntap_wire::selector::{AddressPattern, ConnectionState, Ports, Protocol, Selector, Service};
 
 use super::grants;
 
@@ -51,15 +51,20 @@ fn ends(selector: &Selector) -> String {
     format!("{} {}", pattern(selector.src()), pattern(selector.dst()))
 }
 
-/// Protocol and ports with a space before them, or nothing.
+/// Protocol and ports, and the state of connections, each with a space before it.
 fn service(selector: &Selector) -> String {
-    let Some(Service { protocol, ports }) = selector.service() else { return String::new() };
+    let state = match selector.state() {
+        Some(ConnectionState::New) => " new",
+        Some(ConnectionState::Established) => " established",
+        None => "",
+    };
+    let Some(Service { protocol, ports }) = selector.service() else { return state.to_owned() };
     let protocol = match protocol {
         Protocol::Icmp => "icmp".to_owned(),
         Protocol::Number(number) => number.to_string(),
     };
     let ports = ports.map(Ports::bounds).map(|(first, last)| format!(" {first}-{last}"));
-    format!(" {protocol}{}", ports.unwrap_or_default())
+    format!(" {protocol}{}{state}", ports.unwrap_or_default())
 }
 
 fn write_grants(config: &Config, options: &mut Vec<Written>) {
@@ -109,6 +114,7 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             let anyway = anyway(router.meant.ports.contains(mapping));
             write(OptionName::RouterPort, format!("{protocol} {} {}{anyway}", mapping.port, mapping.target));
         }
+        router.live.rules.iter().for_each(|file| write(OptionName::RouterRules, quoted(file)));
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
         router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
         match &router.live.control {

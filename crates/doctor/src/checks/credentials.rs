@@ -63,8 +63,7 @@ impl Meeting<'_> {
 
     /// What the router forwards by.
     fn policy(&self) -> Policy {
-        let config = &self.router.config;
-        config.policy(self.spec, config.compile_grants(self.leases.to_vec()))
+        self.router.policy(self.spec, self.leases)
     }
 
     /// Returns true if there is anything that a device with `auto` could get.

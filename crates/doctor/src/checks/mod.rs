@@ -10,6 +10,7 @@ pub mod network;
 pub mod placement;
 pub mod plugin;
 pub mod ports;
+pub mod rules;
 pub mod sockets;
 pub mod tun;
 pub mod values;
