@@ -21,6 +21,7 @@ use super::store::StoreWriter;
 use super::token::Token;
 use super::{RouterError, Setup};
 use tuntap_api::{Confinement, Priority};
+use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
@@ -69,7 +70,9 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let forwarder = Forwarder::new(Arc::clone(&setup.policy), RandomState::new().hash_one(started));
+        let seed = RandomState::new().hash_one(started);
+        let limits = setup.settings().limits;
+        let forwarder = Forwarder::with_memory(Arc::clone(&setup.policy), seed, &limits, SharedMemory::default());
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
             io: Io::new(setup, epoll, store, remade_tun),
