@@ -5,11 +5,14 @@ use std::num::NonZeroUsize;
 
 use parking_lot::Mutex;
 
+use super::options::config;
 use super::uwsgi;
 use tuntap_config::RouterSpec;
+use tuntap_core::policy::counters::SharedMemory;
 use tuntap_live::{Document, Stored};
 use tuntap_router::{Earlier, KeptMemory, Memory, Setup};
 use tuntap_sys::handover::{Handover, HandoverError, Received};
+use tuntap_sys::memory::SharedWords;
 
 /// What the image before has left, by the name of the router's device.
 static EARLIER: Mutex<Vec<(String, Earlier)>> = Mutex::new(Vec::new());
@@ -18,14 +21,18 @@ static EARLIER: Mutex<Vec<(String, Earlier)>> = Mutex::new(Vec::new());
 static KEPT: Mutex<Vec<(String, Memory)>> = Mutex::new(Vec::new());
 
 /// Words of all flows of a router.
-const FLOW_WORDS: NonZeroUsize = NonZeroUsize::MIN;
+fn flow_words() -> NonZeroUsize {
+    NonZeroUsize::new(SharedMemory::flow_words(config().limits.flows)).unwrap_or(NonZeroUsize::MIN)
+}
 
 /// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended.
 pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
-    let mut memory = Memory::new(FLOW_WORDS).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
+    let mut memory = Memory::new(flow_words()).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
     let mut earlier = EARLIER.lock();
     if let Some(index) = earlier.iter().position(|(device, _)| *device == spec.device) {
         let (_, Earlier { flows, documents }) = earlier.swap_remove(index);
+        // With another number of flows it has another form.
+        let flows = flows.and_then(|file| SharedWords::adopt(file, flow_words()));
         documents
             .and_then(|documents| documents.latest())
             .iter()
@@ -52,7 +59,7 @@ pub fn keep(setups: impl Iterator<Item = Setup>) {
 /// Takes over what the image before has left.
 pub fn take_over(received: &mut Received) {
     match received.section::<KeptMemory>() {
-        Ok(kept) => *EARLIER.lock() = kept.map(|kept| kept.take(FLOW_WORDS, received)).unwrap_or_default(),
+        Ok(kept) => *EARLIER.lock() = kept.map(|kept| kept.take(received)).unwrap_or_default(),
         Err(error) => uwsgi::log(&format!("[tuntap-router] flows are not known any more after the reload: {error}")),
     }
 }

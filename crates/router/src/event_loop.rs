@@ -73,12 +73,13 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let Opened { policy, stats: stats_of_policy, mut control } = control::open(setup)?;
+        let Opened { policy, stats: stats_of_policy, memory, mut control } = control::open(setup)?;
         if let Some(control) = &control {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Questions.encode());
             epoll.add(control.answerer.bell(), event)?;
         }
-        let forwarder = Forwarder::new(policy, RandomState::new().hash_one(started));
+        let seed = RandomState::new().hash_one(started);
+        let forwarder = Forwarder::with_memory(policy, seed, &setup.limits, memory);
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
             io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
@@ -120,6 +121,7 @@ impl<'a> EventLoop<'a> {
     pub(super) fn finish_turn(&mut self) {
         let now = Instant::now();
         self.router.poll(&mut self.io, now);
+        self.tell_drops(now);
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }

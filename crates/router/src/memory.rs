@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,8 +71,8 @@ impl Section for KeptMemory {
 /// What was taken over.
 #[derive(Debug)]
 pub struct Earlier {
-    /// The flows; `None` if there were fewer or more of them.
-    pub flows: Option<SharedWords>,
+    /// The flows.
+    pub flows: Option<OwnedFd>,
     /// The live policy.
     pub documents: Option<Documents>,
 }
@@ -84,9 +84,9 @@ impl KeptMemory {
     }
 
     /// Takes over what was kept of each router, by the name of its device.
-    pub fn take(self, flow_words: NonZeroUsize, received: &mut Received) -> Vec<(String, Earlier)> {
+    pub fn take(self, received: &mut Received) -> Vec<(String, Earlier)> {
         let take = |(device, kept): (String, Kept)| {
-            let flows = received.descriptor(kept.flows).and_then(|file| SharedWords::adopt(file, flow_words));
+            let flows = received.descriptor(kept.flows);
             let [first, second] = kept.documents.map(|slot| received.descriptor(slot));
             let documents = first.zip(second).map(|(first, second)| Documents::adopt([first, second]));
             (device, Earlier { flows, documents })

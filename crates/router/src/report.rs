@@ -78,7 +78,8 @@ impl EventLoop<'_> {
     }
 
     fn flow_stats(&self) -> FlowStats {
-        FlowStats::default()
+        let (count, max) = self.router.flow_counts();
+        FlowStats { count: count as u64, max: max as u64, evicted: self.router.evicted_flows() }
     }
 
     fn port_stats(&self, mapping: &PortMapping) -> PortStats {

@@ -140,6 +140,8 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         (OptionName::UnclaimedTimeout, limits.unclaimed_timeout.as_secs().to_string()),
         (OptionName::MaxQueue, limits.queued_bytes.to_string()),
         (OptionName::MaxDeviceRules, limits.device_rules.to_string()),
+        (OptionName::MaxFlows, limits.flows.to_string()),
+        (OptionName::MaxFlowsPerPeer, limits.flows_per_peer.to_string()),
     ]);
 }
 

@@ -283,6 +283,32 @@ options!(
         read: |draft, value| limits::device_rules(value).map(|limit| draft.config.limits.device_rules = limit),
         ..OptionSpec::BASE
     },
+    MaxFlows = OptionSpec {
+        name: "tuntap-router-max-flows",
+        scope: Scope::Router,
+        syntax: "<flows>",
+        help: "know no more connections (flows) at a time than so many",
+        range: "1024 to 4194304",
+        default: Some("262144"),
+        details: "Most flows that the router knows: connections of TCP, and what is like them in other protocols. Each takes some \
+                  400 bytes of memory once it is there. If there are more, old flows are forgotten: first those of vassals that \
+                  have left, then those of vassals that have more than their part. What is forgotten and goes on is decided as a \
+                  new connection.",
+        read: |draft, value| limits::flows(value).map(|limit| draft.config.limits.flows = limit),
+        ..OptionSpec::BASE
+    },
+    MaxFlowsPerPeer = OptionSpec {
+        name: "tuntap-router-max-flows-per-peer",
+        scope: Scope::Router,
+        syntax: "<flows>",
+        help: "know no more connections (flows) that one device has caused than so many",
+        range: "16 to 4194304",
+        default: Some("16384"),
+        details: "Most flows that one vassal causes: those that it begins, and those that come from elsewhere to it. If there are \
+                  more, its own oldest ones are forgotten, first those that nobody has answered or that are closed.",
+        read: |draft, value| limits::flows_per_peer(value).map(|limit| draft.config.limits.flows_per_peer = limit),
+        ..OptionSpec::BASE
+    },
     Grant = OptionSpec {
         name: "tuntap-router-lease",
         scope: Scope::Router,

@@ -31,6 +31,8 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::UnclaimedTimeout, ["7", "8"]),
     (OptionName::MaxQueue, ["200000", "300000"]),
     (OptionName::MaxDeviceRules, ["7", "8"]),
+    (OptionName::MaxFlows, ["2000", "3000"]),
+    (OptionName::MaxFlowsPerPeer, ["20", "30"]),
     (OptionName::Grant, ["10.0.0.2 7", "10.0.0.3 @8"]),
     (OptionName::LeaseDefault, ["allow", "deny"]),
     (OptionName::DeviceRoute, ["192.0.2.1:999", "192.0.2.2:999"]),

@@ -1,11 +1,15 @@
 //! The event loop's side of the control thread's questions. Each answer is a bounded piece of work.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::question::{FlowCounts, PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
+use super::flows::policy_rule;
+use super::question::{PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
 use crate::event_loop::EventLoop;
 use crate::report::peer_stats;
+use tuntap_api::control::{Direction, Dropped};
 use tuntap_core::policy::grant::Grant;
+use tuntap_core::router::DropRecord;
 
 /// Questions that are answered in one turn.
 const BUDGET: usize = 2;
@@ -27,14 +31,16 @@ impl EventLoop<'_> {
                 // If nobody takes it, it is freed here.
                 let _ = reply.send(Replaced(before));
             }
-            Question::Flows(reply) => {
-                let _ = reply.send(FlowCounts::default());
-            }
-            Question::Peers(from, reply) => {
-                let _ = reply.send(self.peer_page(from));
-            }
+            Question::FlowCounts(reply) => _ = reply.send(self.flow_counts()),
+            Question::Flows(from, filter, reply) => _ = reply.send(self.flow_page(from, &filter)),
+            Question::KillFlows(from, filter, reply) => _ = reply.send(self.kill_flow_page(from, &filter)),
+            Question::Test(packet, reply) => _ = reply.send(self.test(&packet)),
+            Question::Peers(from, reply) => _ = reply.send(self.peer_page(from)),
             Question::Describe(stats) => self.policy = stats,
-            Question::Watch(wanted) => self.io.watch_drops(wanted),
+            Question::Watch(wanted) => {
+                self.io.watch_drops(wanted);
+                self.router.set_watch(wanted);
+            }
         }
     }
 
@@ -58,6 +64,38 @@ impl EventLoop<'_> {
             control.granted += 1;
             control.grants.push((control.granted, grants.clone()));
             control.answerer.tell_grants(grants);
+        }
+    }
+
+    /// Tells the control thread of the packets that were dropped in this turn.
+    pub(crate) fn tell_drops(&mut self, now: Instant) {
+        for record in self.io.take_drops() {
+            let dropped = self.dropped(&record);
+            self.io.tell_drop(now, dropped);
+        }
+    }
+
+    fn dropped(&self, record: &DropRecord) -> Dropped {
+        let peer = record.peer.and_then(|id| self.router.peer(id)).map(|peer| peer.credentials());
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let packet = &record.packet;
+        Dropped {
+            time: time.as_secs(),
+            millis: u16::try_from(time.subsec_millis()).unwrap_or_default(),
+            peer: peer.map(|peer| peer.pid),
+            uid: peer.map(|peer| peer.uid),
+            direction: match record.direction {
+                tuntap_wire::rule::Direction::In => Direction::In,
+                tuntap_wire::rule::Direction::Out => Direction::Out,
+            },
+            src: packet.src,
+            src_port: packet.ports.map(|(src, _)| src),
+            dst: packet.dst,
+            dst_port: packet.ports.map(|(_, dst)| dst),
+            protocol: packet.protocol,
+            len: packet.len as u64,
+            reason: record.reason.name().to_owned(),
+            rule: record.rule.and_then(policy_rule),
         }
     }
 

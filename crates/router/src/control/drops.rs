@@ -9,7 +9,7 @@ use super::question::Bell;
 use tuntap_api::control::Dropped;
 
 /// Dropped packets that are told in a second. The rest is counted.
-const PER_SECOND: usize = 100;
+pub const PER_SECOND: usize = 100;
 
 /// Those that may wait for the control thread.
 const MAX_WAITING: usize = 2 * PER_SECOND;
@@ -47,14 +47,19 @@ impl DropTeller {
         self.is_watched
     }
 
-    /// Tells of a dropped packet, or counts it if there are too many. The record is made only if it is told.
-    pub fn tell(&mut self, now: Instant, dropped: impl FnOnce() -> Dropped) {
+    /// Counts a dropped packet that isn't told of.
+    pub fn leave_out(&self) {
+        self.left_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells of a dropped packet, or counts it if there are too many.
+    pub fn tell(&mut self, now: Instant, dropped: Dropped) {
         if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
             self.second = Some(now);
             self.in_second = 0;
         }
-        if self.in_second >= PER_SECOND || self.to_thread.try_send(dropped()).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        if self.in_second >= PER_SECOND || self.to_thread.try_send(dropped).is_err() {
+            self.leave_out();
             return;
         }
         self.in_second += 1;
@@ -107,11 +112,11 @@ mod tests {
         let take = || std::iter::from_fn(|| drops.next()).count();
         teller.watch(true);
         let start = Instant::now();
-        (0..PER_SECOND + 5).for_each(|_| teller.tell(start, dropped));
+        (0..PER_SECOND + 5).for_each(|_| teller.tell(start, dropped()));
         assert_eq!((take(), drops.take_left_out(), drops.take_left_out()), (PER_SECOND, 5, 0));
         // Nobody takes what is told in the next seconds.
         for second in 1..=3 {
-            (0..PER_SECOND).for_each(|_| teller.tell(start + Duration::from_secs(second), dropped));
+            (0..PER_SECOND).for_each(|_| teller.tell(start + Duration::from_secs(second), dropped()));
         }
         assert_eq!((take(), drops.take_left_out()), (MAX_WAITING, PER_SECOND as u64));
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use tuntap_api::control::{Code, Dropped, Failure, FlowEntry, FlowFilter};
+use tuntap_api::control::{Code, Dropped, Failure, FlowFilter};
 use tuntap_config::protocol;
 use tuntap_wire::selector::Protocol;
 
@@ -18,6 +18,23 @@ pub struct Filter {
     port: Option<u16>,
     rule: Option<u32>,
     verdict: Option<String>,
+}
+
+/// What a filter looks at in a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// The user of the vassal.
+    pub uid: u32,
+    /// The addresses.
+    pub ends: [IpAddr; 2],
+    /// The number of the protocol.
+    pub protocol: u8,
+    /// The ports.
+    pub ports: [u16; 2],
+    /// The rules that have decided.
+    pub rules: [Option<u32>; 2],
+    /// What they have decided.
+    pub verdicts: [Option<&'static str>; 2],
 }
 
 impl Filter {
@@ -56,15 +73,20 @@ impl Filter {
         *self == Self::default()
     }
 
-    /// Returns true if a flow is what is asked for.
-    pub fn matches_flow(&self, flow: &FlowEntry) -> bool {
-        let verdicts = [&flow.verdict_out, &flow.verdict_in];
-        self.peer.is_none_or(|peer| flow.peer == peer)
+    /// The process whose flows are asked for.
+    pub const fn peer(&self) -> Option<i32> {
+        self.peer
+    }
+
+    /// Returns true if a flow is what is asked for. `is_of_peer` says if it belongs to the process of [`Self::peer`].
+    pub fn matches_flow(&self, flow: &Subject, is_of_peer: bool) -> bool {
+        let verdict = self.verdict.as_deref();
+        is_of_peer
             && self.uid.is_none_or(|uid| flow.uid == uid)
-            && self.matches_packet([flow.local, flow.remote], flow.protocol)
-            && self.port.is_none_or(|port| flow.local_port == port || flow.remote_port == port)
-            && self.rule.is_none_or(|rule| [flow.rule_out, flow.rule_in].contains(&Some(rule)))
-            && self.verdict.as_ref().is_none_or(|wanted| verdicts.iter().any(|found| found.as_ref() == Some(wanted)))
+            && self.matches_packet(flow.ends, flow.protocol)
+            && self.port.is_none_or(|port| flow.ports.contains(&port))
+            && self.rule.is_none_or(|rule| flow.rules.contains(&Some(rule)))
+            && (verdict.is_none() || flow.verdicts.contains(&verdict))
     }
 
     /// Returns true if a dropped packet is what is asked for.
@@ -139,6 +161,28 @@ mod tests {
         let v6 = Dropped { src: [1; 16].into(), dst: [2; 16].into(), protocol: 58, ..dropped() };
         assert!(icmp.matches_drop(&v4) && !icmp.matches_drop(&dropped()));
         assert_eq!(icmp.matches_drop(&v6), Protocol::Icmp.number(false) == 58);
+    }
+
+    #[test]
+    fn flows_match_by_either_end_and_either_verdict() {
+        let flow = Subject {
+            uid: 7,
+            ends: [[10, 0, 0, 2].into(), [192, 0, 2, 1].into()],
+            protocol: 17,
+            ports: [5000, 53],
+            rules: [None, Some(4)],
+            verdicts: [Some("allow"), Some("reject")],
+        };
+        let matches = |json: &str, is_of_peer| {
+            let filter = Filter::new(&serde_json::from_str(json).expect("a filter")).expect("valid");
+            filter.matches_flow(&flow, is_of_peer)
+        };
+        assert!(matches(r#"{"uid": 7, "address": "192.0.2.1", "protocol": "udp", "port": 53}"#, true));
+        assert!(matches(r#"{"verdict": "reject", "rule": 4}"#, true) && matches(r#"{"verdict": "allow"}"#, true));
+        for json in [r#"{"verdict": "deny"}"#, r#"{"rule": 3}"#, r#"{"port": 80}"#, r#"{"uid": 8}"#] {
+            assert!(!matches(json, true), "{json}");
+        }
+        assert!(!matches("{}", false), "it is another peer's");
     }
 
     #[test]

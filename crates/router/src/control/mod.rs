@@ -7,9 +7,11 @@ mod client;
 mod documents;
 mod drops;
 mod filter;
+mod flows;
 mod question;
 mod requests;
 mod server;
+mod test_packet;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,14 +31,14 @@ use super::{RouterError, Setup};
 use tuntap_api::PolicyStats;
 use tuntap_config::ControlAccess;
 use tuntap_core::policy::Policy;
-use tuntap_core::policy::counters::RuleCounters;
+use tuntap_core::policy::counters::{RuleCounters, SharedMemory};
 use tuntap_core::policy::grant::Grant;
 use tuntap_live::Live;
 use tuntap_sys::net::namespace_of;
 use tuntap_sys::process::{exit_at_once, with_signals_blocked};
 
 pub use self::documents::Documents;
-pub use self::drops::DropTeller;
+pub use self::drops::{DropTeller, PER_SECOND};
 
 /// The thread begins anew after so many panics within [`PANIC_INTERVAL`]. After more, the router ends.
 const MAX_PANICS: usize = 5;
@@ -60,6 +62,8 @@ pub struct Opened {
     pub policy: Arc<Policy>,
     /// What the statistics say about it.
     pub stats: PolicyStats,
+    /// Flows and counters of the router before.
+    pub memory: SharedMemory,
     /// The event loop's part of the control thread, if there is a control socket.
     pub control: Option<Control>,
 }
@@ -68,6 +72,7 @@ pub struct Opened {
 pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
     let memory = |error| RouterError::Memory(error);
     let counters = setup.memory.counters.map().map_err(|errno| memory(errno.into()))?;
+    let flows = setup.memory.flows.map().map_err(|errno| memory(errno.into()))?;
     let origin = Origin::new(setup, RuleCounters::new(counters));
     let mut documents = setup.memory.documents.writer().map_err(memory)?;
     let mut live = origin.live(documents.latest());
@@ -79,7 +84,9 @@ pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
     requests::store(&live, &mut documents).map_err(|failure| memory(io::Error::other(failure.message)))?;
     let (policy, stats) = (origin.fit(live.policy()), requests::describe(&live, now));
     let control = setup.control.as_ref().map(|endpoint| Control::new(endpoint, origin, live, documents));
-    Ok(Opened { policy, stats, control: control.transpose().map_err(memory)? })
+    let start = u32::try_from(now.monotonic.as_secs()).unwrap_or(u32::MAX);
+    let shared = SharedMemory { counters, flows, start };
+    Ok(Opened { policy, stats, memory: shared, control: control.transpose().map_err(memory)? })
 }
 
 /// The event loop's part of it.

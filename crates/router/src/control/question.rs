@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::drops::{self, DropTeller, Drops};
-use tuntap_api::control::{Code, Failure};
+use super::filter::Filter;
+use super::test_packet::Described;
+use tuntap_api::control::{Code, Failure, FlowEntry, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::Grant;
@@ -20,6 +22,9 @@ const MAX_QUESTIONS: usize = 2;
 /// Peers in one answer.
 pub const PEERS_PER_PAGE: usize = 128;
 
+/// Flows that are looked at for one answer.
+pub const FLOWS_PER_PAGE: u32 = 512;
+
 /// Where an answer is sent to.
 pub type Reply<T> = SyncSender<T>;
 
@@ -29,7 +34,13 @@ pub enum Question {
     /// Forward by this policy from the next packet on.
     Swap(Swap, Reply<Replaced>),
     /// How many flows there are.
-    Flows(Reply<FlowCounts>),
+    FlowCounts(Reply<FlowCounts>),
+    /// Those of some flows, from this number on, that a filter wants.
+    Flows(u32, Arc<Filter>, Reply<FlowPage>),
+    /// The same, to be forgotten: how many these were, and where the next ones begin.
+    KillFlows(u32, Arc<Filter>, Reply<(u64, Option<u32>)>),
+    /// What would happen to a packet?
+    Test(Described, Reply<Result<Tested, Failure>>),
     /// So many peers from this place on.
     Peers(usize, Reply<PeerPage>),
     /// Say this about the policy in the statistics.
@@ -58,6 +69,15 @@ pub struct FlowCounts {
     pub known: u64,
     /// Most that can be.
     pub max: u64,
+}
+
+/// Some of the flows.
+#[derive(Debug, Default)]
+pub struct FlowPage {
+    /// Those that a filter wants.
+    pub flows: Vec<FlowEntry>,
+    /// Where the next page begins; `None` if this is the last one.
+    pub next: Option<u32>,
 }
 
 /// Some of the peers.
@@ -213,6 +233,6 @@ mod tests {
         assert!(answerer.next().is_none());
         assert!(!wait_readable(answerer.bell(), Duration::ZERO));
         drop(answerer);
-        assert_eq!(asker.ask(Question::Flows).expect_err("nobody answers").code, Code::Busy);
+        assert_eq!(asker.ask(Question::FlowCounts).expect_err("nobody answers").code, Code::Busy);
     }
 }

@@ -1,6 +1,7 @@
 //! What a request does: its sender's level is checked, and the live policy, the event loop or both are asked. An answer that
 //! says that something was changed is sent when the event loop forwards by it, and it is stored for the next router.
 
+use std::cmp::Reverse;
 use std::fmt::Display;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -13,10 +14,13 @@ use serde_json::value::RawValue;
 use super::client::{Client, Watch};
 use super::documents::DocumentWriter;
 use super::filter::Filter;
-use super::question::{Asker, Question, Replaced, Swap};
+use super::question::{Asker, FlowCounts, Question, Replaced, Swap};
 use super::server::log;
+use super::test_packet::Described;
 use crate::Setup;
-use tuntap_api::control::{Code, Event, Failure, Level, Request};
+use tuntap_api::control::{
+    Code, Event, Failure, FlowEntry, FlowFilter, FlowList, FlowOrder, Killed, Level, Request, Status, TestPacket,
+};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
@@ -33,6 +37,13 @@ const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Most peers in an answer.
 const MAX_PEERS: usize = 1 << 16;
+
+/// Flows in an answer to a request without a limit, and most flows in one.
+const USUAL_FLOWS: usize = 1000;
+const MAX_FLOWS: usize = 1 << 16;
+
+/// Flows beyond the limit that are collected before the last ones in the order are left out.
+const FLOWS_PER_SORT: usize = 1 << 13;
 
 /// What the live policy of a router is made of.
 #[derive(Debug, Clone)]
@@ -187,6 +198,10 @@ impl Requests {
                 client.watch = Some(Watch { id: id.map(ToOwned::to_owned), filter, left_out: 0 });
                 Ok(None)
             }
+            Request::Status {} => self.status(caller).map(Some),
+            Request::Test { packet } => self.test(packet).map(Some),
+            Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?).map(Some),
+            Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?).map(Some),
             _ => self.ask_live(caller, request).map(Some),
         }
     }
@@ -235,6 +250,66 @@ impl Requests {
         let Replaced(before) = self.asker.ask(|reply| Question::Swap(swap, reply))?;
         drop(before);
         Ok(())
+    }
+
+    fn status(&self, caller: Caller) -> Result<Box<RawValue>, Failure> {
+        let FlowCounts { known, max } = self.asker.ask(Question::FlowCounts)?;
+        raw(&Status { flows: known, max_flows: max, ..self.live.status(caller, now()) })
+    }
+
+    /// Asks for the way of a packet, and adds the texts of the rules on it.
+    fn test(&self, packet: &TestPacket) -> Result<Box<RawValue>, Failure> {
+        let packet = Described::new(packet)?;
+        let mut tested = self.asker.ask(|reply| Question::Test(packet, reply))??;
+        for step in &mut tested.steps {
+            let rule = step.rule.and_then(|id| self.live.document().rules().find(|rule| rule.id == id));
+            if let Some(rule) = rule {
+                step.note = Some(rule.rule.to_string());
+            }
+        }
+        raw(&tested)
+    }
+
+    /// Asks for the flows page by page, and keeps the first ones of the order that is wanted.
+    fn flows(&self, filter: &FlowFilter, order: FlowOrder, limit: Option<u32>) -> Result<FlowList, Failure> {
+        let limit = limit.map_or(USUAL_FLOWS, |limit| limit as usize).min(MAX_FLOWS);
+        let filter = Arc::new(Filter::new(filter)?);
+        let sort = |flows: &mut Vec<FlowEntry>| {
+            match order {
+                FlowOrder::Recent => flows.sort_by_key(|flow| flow.idle),
+                FlowOrder::Top => flows.sort_by_key(|flow| Reverse(flow.bytes_out.saturating_add(flow.bytes_in))),
+            }
+            flows.truncate(limit);
+        };
+        let mut list = FlowList::default();
+        let mut from = Some(0);
+        while let Some(number) = from {
+            let mut page = self.asker.ask(|reply| Question::Flows(number, Arc::clone(&filter), reply))?;
+            list.matching += page.flows.len() as u64;
+            list.flows.append(&mut page.flows);
+            if list.flows.len() > limit + FLOWS_PER_SORT {
+                sort(&mut list.flows);
+            }
+            from = page.next;
+        }
+        sort(&mut list.flows);
+        Ok(list)
+    }
+
+    fn kill_flows(&self, caller: Caller, filter: &FlowFilter) -> Result<Killed, Failure> {
+        let filter = Arc::new(Filter::new(filter)?);
+        if filter.is_empty() {
+            return Err(invalid("an empty filter would forget all flows".to_owned()));
+        }
+        let mut killed = 0;
+        let mut from = Some(0);
+        while let Some(number) = from {
+            let (count, next) = self.asker.ask(|reply| Question::KillFlows(number, Arc::clone(&filter), reply))?;
+            killed += count;
+            from = next;
+        }
+        self.line(format_args!("uid {} (pid {}) had {killed} flows forgotten", caller.uid, caller.pid));
+        Ok(Killed { flows: killed })
     }
 
     fn peers(&self) -> Result<Vec<PeerStats>, Failure> {
