@@ -66,6 +66,15 @@ impl Client {
         }
     }
 
+    /// The next line, if it comes soon.
+    pub fn try_line(&mut self, within: Duration) -> Option<Value> {
+        self.set_timeout(within);
+        let mut line = String::new();
+        let result = self.lines.read_line(&mut line);
+        self.set_timeout(wait::LONG);
+        result.ok().filter(|count| *count > 0).map(|_| serde_json::from_str(&line).expect("JSON"))
+    }
+
     /// Everything up to the end.
     pub fn rest(&mut self) -> String {
         let mut rest = String::new();

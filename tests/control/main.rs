@@ -8,6 +8,7 @@ mod client;
 mod world;
 
 mod commits;
+mod flows;
 mod hostile;
 mod levels;
 mod socket;

@@ -10,7 +10,7 @@ use tuntap_sys::memory::MemoryFile;
 const MAGIC: [u8; 8] = *b"uwsgi-tt";
 
 /// Length of what stands before the document: magic, number, length and checksum.
-const HEADER_LEN: usize = 32;
+const HEADER_LEN: usize = 28;
 
 /// Longest document in bytes.
 const MAX_LEN: usize = 256 * 1024 * 1024;
@@ -106,7 +106,7 @@ fn header(number: u64, text: &[u8]) -> [u8; HEADER_LEN] {
     let mut sum = crc32fast::Hasher::new();
     sum.update(&rest[..16]);
     sum.update(text);
-    rest[16..].copy_from_slice(&u64::from(sum.finalize()).to_ne_bytes());
+    rest[16..].copy_from_slice(&sum.finalize().to_ne_bytes());
     header
 }
 

@@ -10,6 +10,7 @@ mod filter;
 mod flows;
 mod question;
 mod requests;
+mod script;
 mod server;
 mod test_packet;
 

@@ -15,6 +15,7 @@ use super::client::{Client, Watch};
 use super::documents::DocumentWriter;
 use super::filter::Filter;
 use super::question::{Asker, FlowCounts, Question, Replaced, Swap};
+use super::script;
 use super::server::log;
 use super::test_packet::Described;
 use crate::Setup;
@@ -158,11 +159,13 @@ impl Requests {
 
     /// Answers a line.
     pub fn serve(&mut self, client: &mut Client, line: &[u8]) {
-        if line.trim_ascii().is_empty() {
+        let line = line.trim_ascii();
+        if line.is_empty() {
             return;
         }
         let envelope = match serde_json::from_slice::<Envelope<'_>>(line) {
-            Ok(envelope) => envelope,
+            Ok(envelope) if line.starts_with(b"{") => envelope,
+            Ok(_) => return client.refuse(invalid("a request is an object of JSON".to_owned())),
             Err(error) => {
                 return client.refuse(invalid(format!("this is no request, which is an object of JSON: {error}")));
             }
@@ -191,6 +194,9 @@ impl Requests {
         if !is_change(request) {
             check_level(caller.level, request.level())?;
         }
+        if let Some(result) = script::answer(request) {
+            return raw(&result?).map(Some);
+        }
         match request {
             Request::Peers {} => raw(&self.peers()?).map(Some),
             Request::Watch { filter } => {
@@ -216,6 +222,7 @@ impl Requests {
                 if self.live.revision() != before {
                     let _ = self.store();
                 }
+                check_level(caller.level, request.level())?;
                 return Err(failure);
             }
         };

@@ -192,6 +192,7 @@ impl EventLoop<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tuntap_wire::ip::FlowPart;
 
     fn described(json: &str) -> Result<Described, Failure> {
         Described::new(&serde_json::from_str(json).expect("a packet"))
@@ -216,7 +217,8 @@ mod tests {
             let text = format!("{} {}", packet.src(), packet.dst());
             assert!(text.split(' ').all(|address| json.contains(address)), "{text}");
             if let Some(ports) = ports {
-                assert_eq!(packet.ports().map(|ports| (ports.0, ports.1)), Some(ports), "{json}");
+                let FlowPart::Flow(found) = packet.flow_part() else { panic!("{json}: it has ports") };
+                assert_eq!((found.first, found.second), ports, "{json}");
             }
         }
     }
