@@ -21,10 +21,9 @@ fn flows(client: &mut Client, filter: &Value) -> Vec<Value> {
 
 #[test]
 fn flows_are_listed_outlive_a_router_and_are_forgotten() {
-    let emperor = emperor().line("tuntap-router-firewall-in = allow any any established").start();
+    let emperor = emperor().start();
     let vassal = start_vassal(&emperor, "v1", V1);
     let mut root = Client::root(&emperor);
-    root.ok(&add("in", "deny any any"));
     root.ok(&json!({"verb": "commit", "changes": [
         {"change": "group-replace", "group": "live", "text": "chain in\nallow any any established\ndeny any any\n"}]}));
     let mut connection = Connection::open(&vassal, &emperor.netns, EMPEROR);
@@ -35,7 +34,7 @@ fn flows_are_listed_outlive_a_router_and_are_forgotten() {
     let flow = &found[0];
     assert_eq!((&flow["local"], &flow["state"]), (&json!(V1), &json!("established")), "{flow}");
     assert_eq!(flow["peer"], emperor.vassal_pid("v1").expect("it runs"), "{flow}");
-    assert!(flow["packets_out"].as_u64() > Some(1) && flow["bytes_in"].as_u64() >= Some(10_000), "{flow}");
+    assert!(flow["packets_out"].as_u64() > Some(1) && flow["bytes_in"].as_u64() >= Some(5000), "{flow}");
     for (filter, count) in [
         (json!({"peer": flow["peer"], "protocol": "tcp"}), 1),
         (json!({"peer": 1}), 0),

@@ -16,6 +16,9 @@ use crate::world::{emperor, start_vassal};
 const RULES: usize = 10_000;
 const SWAPS: usize = 100;
 
+/// What nobody should notice, on a machine that has nothing else to do.
+const LATE: Duration = Duration::from_millis(5);
+
 /// A group of rules none of which matches, other ones for each number.
 fn replace(number: usize) -> Value {
     let rules: String =
@@ -90,11 +93,11 @@ fn swap_of_a_large_policy_holds_no_packet_up() {
     };
     let (beside_nothing, beside_swaps) = (measure(true), measure(false));
     let (quiet, loud) = (worst(&beside_nothing), worst(&beside_swaps));
-    eprintln!(
-        "longest of {} and {} round trips: {quiet:?} beside {SWAPS} dry runs, {loud:?} beside {SWAPS} swaps",
-        beside_nothing.len(),
-        beside_swaps.len()
-    );
+    for (what, times) in [("dry runs", &beside_nothing), ("swaps", &beside_swaps)] {
+        let late = times.iter().filter(|time| **time > LATE).count();
+        let (count, longest) = (times.len(), worst(times));
+        eprintln!("beside {SWAPS} {what}: {count} round trips, {late} above {LATE:?}, the longest {longest:?}");
+    }
     assert!(loud < quiet * 10 + wait::SHORT / 100, "{loud:?} beside swaps, {quiet:?} without");
     assert_eq!(root.rules("big").len(), RULES);
 }
