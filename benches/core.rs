@@ -13,6 +13,7 @@ use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::{Action, AnyMatchKey, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::{PeerId, Registry};
+use tuntap_core::policy::script::NoScript;
 use tuntap_core::policy::verdict::PacketSource;
 use tuntap_wire::frame::{self, FrameKind, Frames};
 use tuntap_wire::ip::Packet;
@@ -103,7 +104,7 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
-        forwarder.outbound(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)));
+        forwarder.outbound(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)), &mut NoScript);
     }
     forwarder
 }
@@ -122,7 +123,7 @@ fn verdicts(criterion: &mut Criterion) {
             group.bench_with_input(BenchmarkId::new(name, rules), &rules, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 1) % 16;
-                    forwarder.outbound(peer(next), &ip(black_box(&packets[next as usize])))
+                    forwarder.outbound(peer(next), &ip(black_box(&packets[next as usize])), &mut NoScript)
                 });
             });
             let list = chain(rules, look_at);
@@ -163,7 +164,7 @@ fn registry(criterion: &mut Criterion) {
             group.bench_with_input(name("inbound verdict"), &peers, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 7) % peers;
-                    forwarder.inbound(PacketSource::Tun, &ip(black_box(&packets[next as usize])))
+                    forwarder.inbound(PacketSource::Tun, &ip(black_box(&packets[next as usize])), &mut NoScript)
                 });
             });
         }

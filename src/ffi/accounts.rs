@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::config;
 use super::uwsgi;
-use tuntap_config::resolve_grants;
+use tuntap_config::{AccessSpec, ControlAccess, resolve_access, resolve_grants};
 use tuntap_core::policy::grant::{Grant, Grants, Holder};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
 
@@ -48,6 +48,9 @@ struct Waiting {
     next: Instant,
     not_before: Instant,
 }
+
+/// Finds the number of a user or a group.
+type LookUp<'a> = dyn Fn(&str) -> nix::Result<Option<u32>> + 'a;
 
 /// Device, inode, modification time and length of a file, by which a change is noticed.
 type Stamp = (u64, u64, i64, i64, u64);
@@ -117,9 +120,23 @@ pub fn newcomers() -> Vec<Grant> {
 }
 
 fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
+    look_up(|user, group| resolve_grants(&config().grants, user, group))
+}
+
+/// What the users and groups of a router's options may do on its control socket. Each missing one is a line.
+pub fn control_access(specs: &[AccessSpec]) -> Vec<ControlAccess> {
+    let (found, errors) = look_up(|user, group| resolve_access(specs, user, group));
+    for error in errors {
+        uwsgi::log(&format!("[tuntap-router] {error}: it has no access until the instance is reloaded"));
+    }
+    found
+}
+
+/// Calls a function that looks up users and groups, with what finds them.
+fn look_up<T>(resolve: impl FnOnce(&LookUp<'_>, &LookUp<'_>) -> T) -> T {
     let found = RefCell::new(FOUND.lock());
     // If the look-up fails, the last answer counts. If it says that the name is unknown, that answer is forgotten.
-    let look_up = |key: String, result: nix::Result<Option<u32>>| {
+    let remember = |key: String, result: nix::Result<Option<u32>>| {
         let ids = &mut found.borrow_mut().ids;
         match result {
             Ok(Some(id)) => _ = ids.insert(key, id),
@@ -131,13 +148,13 @@ fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
     };
     let user = |name: &str| {
         let result = User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
-        look_up(name.to_owned(), result)
+        remember(name.to_owned(), result)
     };
     let group = |name: &str| {
         let result = Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
-        look_up(format!("@{name}"), result)
+        remember(format!("@{name}"), result)
     };
-    resolve_grants(&config().grants, user, group)
+    resolve(&user, &group)
 }
 
 fn stamps() -> Vec<Option<Stamp>> {

@@ -1,5 +1,6 @@
 //! What this instance leaves to its next image when uWSGI executes itself anew, and takes from the one before
-//! ([`tuntap_sys::handover`]): its devices, the host's network and accounts that it has looked up.
+//! ([`tuntap_sys::handover`]): its devices, the host's network, accounts that it has looked up, and the flows
+//! of its routers.
 
 use std::os::fd::RawFd;
 
@@ -9,7 +10,7 @@ use serde::Deserialize;
 
 use super::devices::DEVICES;
 use super::uwsgi::{self, UwsgiState};
-use super::{accounts, hostnet, reload};
+use super::{accounts, hostnet, reload, router_memory};
 use tuntap_sys::handover::{Handover, HandoverError, Left, Received, is_announced};
 use tuntap_sys::{dumpable, process};
 
@@ -38,6 +39,7 @@ pub fn take() {
             received.descriptors().for_each(uwsgi::keep_open);
             hostnet::take_over(received);
             accounts::take_over(received);
+            router_memory::take_over(received);
         }
         Some(Err(error)) => {
             uwsgi::log(&format!(
@@ -62,6 +64,7 @@ pub fn leave(uwsgi: &UwsgiState) {
         devices.pause();
     }
     let network = hostnet::to_hand_over();
+    let memory = router_memory::to_hand_over();
     let collect = || {
         let mut handover = Handover::default();
         if hands_over_devices {
@@ -73,6 +76,7 @@ pub fn leave(uwsgi: &UwsgiState) {
             network.hand_over(&mut handover)?;
         }
         accounts::hand_over(&mut handover)?;
+        router_memory::hand_over(&memory, &mut handover)?;
         if handover.is_empty() { Ok(None) } else { handover.leave().map(Some) }
     };
     match collect() {

@@ -15,13 +15,17 @@ use super::accounts;
 use super::guard::die;
 use super::hostnet;
 use super::options::config;
+use super::router_control as control;
+use super::router_memory as memory;
 use super::router_processes as processes;
+use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::grant::{Grant, Grants};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
+use tuntap_live::Base;
 use tuntap_router::{
     self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
 };
@@ -136,7 +140,7 @@ fn send_grant_updates() {
     }
     for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
         if let Some(setup) = setup {
-            setup.policy = Arc::new(setup.policy.with_grants(come.iter().copied()));
+            come.iter().for_each(|grant| setup.base.grants.add(*grant));
             unsent.push((index, come.clone()));
         }
     }
@@ -195,6 +199,7 @@ pub fn close() {
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
+    memory::keep(setups.into_iter().flatten());
 }
 
 /// Makes and binds what a router needs. If something can't be had, the device stays in `place`, because programs that uWSGI runs
@@ -203,6 +208,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     if place.is_none() {
         *place = Some(make_device(spec)?);
     }
+    let initial = rules_file::initial(spec)?;
     check_sockets(spec, uwsgi)?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
@@ -214,21 +220,28 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
+    let control = control::listen(spec, uwsgi)?;
+    let memory = memory::of(spec, &initial)?;
     let open = [Some(listener.as_fd())].into_iter().chain([
         stats.as_ref().map(|stats| stats.listener.as_fd()),
+        control.as_ref().map(|control| control.listener.as_fd()),
         gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
     ]);
-    open.flatten().chain(store.descriptors()).chain(grant_updates.descriptors()).for_each(uwsgi::keep_open);
+    let kept = store.descriptors().chain(grant_updates.descriptors()).chain(memory.descriptors());
+    open.flatten().chain(kept).for_each(uwsgi::keep_open);
     let tun = place.take().ok_or("its device is missing")?;
     Ok(Setup {
         spec: spec.clone(),
         tun,
-        socket_files: socket_files(spec),
+        socket_files: socket_files(spec, control.is_some()),
         master: None,
         socket_name: spec.socket.clone(),
         listener,
         stats,
-        policy: Arc::new(config().policy(spec, leases.clone())),
+        base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone() },
+        initial,
+        memory,
+        control,
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,
@@ -257,26 +270,18 @@ fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
 }
 
 /// The files of a router's unix sockets, which exist now.
-fn socket_files(spec: &RouterSpec) -> Vec<SocketFile> {
+fn socket_files(spec: &RouterSpec, has_control: bool) -> Vec<SocketFile> {
     let stats = spec.stats.as_ref().and_then(|address| match address {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
     });
-    SocketFile::of(&spec.socket).into_iter().chain(stats).collect()
+    let control = spec.live.control_path(&spec.socket).filter(|_| has_control).and_then(|path| SocketFile::of(&path));
+    SocketFile::of(&spec.socket).into_iter().chain(stats).chain(control).collect()
 }
 
 /// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.
 fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
-    let probe_unix = |name: &str| {
-        if name.starts_with('@') {
-            return socket::probe_unix(name).map_err(|error| error.to_string());
-        }
-        if uwsgi.has_abstract_sockets() {
-            return Ok(());
-        }
-        leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
-        socket::probe_unix(name).map_err(|error| error.to_string())
-    };
+    let probe_unix = |name: &str| probe_unix(name, uwsgi);
     probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
     match &spec.stats {
         Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
@@ -289,6 +294,18 @@ fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
         return Err(format!("chown-socket: {missing}"));
     }
     Ok(())
+}
+
+/// Finds out if a unix socket can be bound.
+pub fn probe_unix(name: &str, uwsgi: &UwsgiState) -> Result<(), String> {
+    if name.starts_with('@') {
+        return socket::probe_unix(name).map_err(|error| error.to_string());
+    }
+    if uwsgi.has_abstract_sockets() {
+        return Ok(());
+    }
+    leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
+    socket::probe_unix(name).map_err(|error| error.to_string())
 }
 
 /// Logs where a router exchanges packets with other routers.

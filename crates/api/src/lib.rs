@@ -13,7 +13,9 @@ mod snapshot;
 use std::borrow::Cow;
 
 pub use drops::DropCounts;
-pub use snapshot::{Confinement, LimitsReached, PeerStats, PortStats, Priority, Snapshot, Totals};
+pub use snapshot::{
+    Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot, Totals,
+};
 
 /// A word from a list that the router's code holds: borrowed in the router, owned where a document was read.
 pub type Word = Cow<'static, str>;

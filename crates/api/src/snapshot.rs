@@ -63,6 +63,12 @@ pub struct Snapshot {
     /// What the router's process gave up.
     #[serde(default)]
     pub sandbox: Confinement,
+    /// The policy that it forwards by.
+    #[serde(default)]
+    pub policy: PolicyStats,
+    /// The flows that it knows.
+    #[serde(default)]
+    pub flows: FlowStats,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,
@@ -167,6 +173,30 @@ impl Default for PortStats {
     fn default() -> Self {
         Self { protocol: Word::default(), port: 0, address: Ipv4Addr::UNSPECIFIED.into(), target_port: 0, peer: None }
     }
+}
+
+/// The policy that a router forwards by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyStats {
+    /// Its number, which grows with each change.
+    pub generation: u64,
+    /// Rules in all chains, and routes.
+    pub rules: u64,
+    /// True if a change waits for its confirmation.
+    pub pending: bool,
+}
+
+/// The flows that a router knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowStats {
+    /// How many there are.
+    pub count: u64,
+    /// How many there can be.
+    pub max: u64,
+    /// Those that had to make room for others before their time, since the router's process started.
+    pub evicted: u64,
 }
 
 /// The router's share of processor time.

@@ -54,6 +54,8 @@ fn golden_values_are_where_they_belong() {
     assert_eq!((golden.totals.tun_rx_packets, golden.totals.rejections), (1, 18));
     assert_eq!((golden.limits_reached.max_peers, golden.limits_reached.max_device_rules), (1, 6));
     assert_eq!((golden.ports[0].peer, golden.ports[1].peer), (Some(4242), None));
+    assert_eq!((golden.policy.generation, golden.policy.rules, golden.policy.pending), (7, 12, true));
+    assert_eq!((golden.flows.count, golden.flows.max, golden.flows.evicted), (4000, 65536, 3));
     assert_eq!((golden.priority.nice, golden.sandbox.landlock), (Some(-11), Some(6)));
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
@@ -97,6 +99,7 @@ fn older_router_may_say_less() {
         [{ "addr": "10.0.0.2", "addr_32": 33554442, "uid": 0, "gid": 0, "pid": 0, "tx": 1, "rx": 2, "dropped": 3 }] }"#;
     let read = Snapshot::from_json(text.as_bytes()).expect("missing keys have defaults");
     assert_eq!((read.peers[0].addr.as_str(), read.peers[0].rx, read.peers[0].dropped), ("10.0.0.2", 2, 3));
+    assert_eq!((read.policy.generation, read.policy.pending, read.flows.max), (0, false, 0));
     assert_eq!((read.device.as_str(), read.totals.accepted, read.drops.iter().count()), ("", 0, 0));
 }
 

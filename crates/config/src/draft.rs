@@ -4,7 +4,7 @@ use super::device::{self, Setting};
 use super::error::{ConfigError, ConfigErrors};
 use super::hostnet::{self, HostSetting};
 use super::router::{self, StatsAddress};
-use super::{Config, OptionName, protection, rules};
+use super::{Config, OptionName, control, protection, rules};
 
 /// What the options have said so far. Values about a router or a device may stand before that, so they are applied at the
 /// end.
@@ -40,6 +40,7 @@ impl Draft {
             router::apply_default_stats(&mut config.routers, address);
         }
         protection::complete(&mut config);
+        errors.extend(control::duplicates(&config.routers));
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 }

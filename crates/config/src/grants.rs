@@ -1,5 +1,7 @@
 //! What the operator grants: `tuntap-router-lease`, `-lease-default`, `-device-route` and `-gateway-allow`.
 
+use std::fmt;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::error::{ConfigError, Problem};
@@ -27,7 +29,7 @@ impl GrantSpec {
 
 /// Whom a grant is for, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum HolderSpec {
+pub(super) enum HolderSpec {
     Number(Holder),
     User(String),
     Group(String),
@@ -37,11 +39,11 @@ enum HolderSpec {
 pub fn grant(value: &str) -> Result<GrantSpec, Problem> {
     let words = parse::words(value, GRANT_SYNTAX)?;
     let [prefix, holder] = words.as_slice() else { return Err(Problem::Syntax(GRANT_SYNTAX)) };
-    Ok(GrantSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: grant_holder(holder)? })
+    Ok(GrantSpec { value: value.to_owned(), prefix: parse::exact_prefix(prefix)?, holder: self::holder(holder)? })
 }
 
 /// Reads `<user|uid|@group|@gid>`. Digits are a number, everything else is a name.
-fn grant_holder(word: &str) -> Result<HolderSpec, Problem> {
+pub(super) fn holder(word: &str) -> Result<HolderSpec, Problem> {
     let wrong = || Problem::GrantHolder(word.to_owned());
     let (name, is_group) = match word.strip_prefix('@') {
         Some(name) => (name, true),
@@ -56,6 +58,41 @@ fn grant_holder(word: &str) -> Result<HolderSpec, Problem> {
         return Ok(HolderSpec::Number(if is_group { Holder::Group(id) } else { Holder::User(id) }));
     }
     Ok(if is_group { HolderSpec::Group(name.to_owned()) } else { HolderSpec::User(name.to_owned()) })
+}
+
+impl fmt::Display for HolderSpec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(Holder::User(id)) => write!(formatter, "{id}"),
+            Self::Number(Holder::Group(id)) => write!(formatter, "@{id}"),
+            Self::Number(Holder::Nobody) => formatter.write_str("nobody"),
+            Self::User(name) => formatter.write_str(name),
+            Self::Group(name) => write!(formatter, "@{name}"),
+        }
+    }
+}
+
+impl HolderSpec {
+    /// Looks up the user or group that is named.
+    pub(super) fn resolve(
+        &self,
+        user: &impl Fn(&str) -> nix::Result<Option<u32>>,
+        group: &impl Fn(&str) -> nix::Result<Option<u32>>,
+    ) -> Result<Holder, Problem> {
+        let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
+            let name = name.to_owned();
+            match found {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) => Err(Problem::NoAccount { kind, name }),
+                Err(error) => Err(Problem::Account { kind, name, error }),
+            }
+        };
+        match self {
+            Self::Number(holder) => Ok(*holder),
+            Self::User(name) => find("user", name, user(name)).map(Holder::User),
+            Self::Group(name) => find("group", name, group(name)).map(Holder::Group),
+        }
+    }
 }
 
 /// Reads `allow` or `deny`.
@@ -74,23 +111,10 @@ pub fn resolve_grants(
     user: impl Fn(&str) -> nix::Result<Option<u32>>,
     group: impl Fn(&str) -> nix::Result<Option<u32>>,
 ) -> (Vec<Grant>, Vec<(usize, ConfigError)>) {
-    let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
-        let name = name.to_owned();
-        match found {
-            Ok(Some(id)) => Ok(id),
-            Ok(None) => Err(Problem::NoAccount { kind, name }),
-            Err(error) => Err(Problem::Account { kind, name, error }),
-        }
-    };
     let mut grants = Vec::new();
     let mut errors = Vec::new();
     for (place, spec) in specs.iter().enumerate() {
-        let holder = match &spec.holder {
-            HolderSpec::Number(holder) => Ok(*holder),
-            HolderSpec::User(name) => find("user", name, user(name)).map(Holder::User),
-            HolderSpec::Group(name) => find("group", name, group(name)).map(Holder::Group),
-        };
-        let holder = holder.unwrap_or_else(|problem| {
+        let holder = spec.holder.resolve(&user, &group).unwrap_or_else(|problem| {
             let error = ConfigError::new(OptionName::Grant, &spec.value, problem);
             errors.push((place, error));
             Holder::Nobody

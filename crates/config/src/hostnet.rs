@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::control::{self, AccessSpec, MAX_ACCESS};
 use super::error::{ConfigError, Problem};
 use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
-use super::{OptionName, RouterSpec, parse};
+use super::{ControlSocket, OptionName, RouterSpec, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
@@ -94,6 +95,8 @@ enum Setting {
     MaxConnections(u32),
     ConnectionRate(ConnectionRate),
     FragmentRate(u32),
+    Control(ControlSocket),
+    ControlAccess(AccessSpec),
     Rules(String),
 }
 
@@ -234,6 +237,16 @@ impl HostSetting {
         Self::new(OptionName::FragmentRate, value, device, Setting::FragmentRate(rate))
     }
 
+    /// A value of `tuntap-router-control`.
+    pub(super) fn control(value: &str, device: Option<String>, socket: ControlSocket) -> Self {
+        Self::new(OptionName::Control, value, device, Setting::Control(socket))
+    }
+
+    /// A value of `tuntap-router-control-access`.
+    pub(super) fn control_access(value: &str, device: Option<String>, access: AccessSpec) -> Self {
+        Self::new(OptionName::ControlAccess, value, device, Setting::ControlAccess(access))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError::new(self.option, &self.value, problem)
     }
@@ -286,6 +299,8 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::HostRule(rule) => push(&mut protection(&mut routers[index])?.rules, *rule, MAX_HOST_RULES),
         Setting::MaxConnections(max) => once(&mut protection(&mut routers[index])?.max_connections, *max),
         Setting::ConnectionRate(rate) => once(&mut protection(&mut routers[index])?.connection_rate, *rate),
+        Setting::Control(socket) => control::set_socket(&mut routers[index], socket),
+        Setting::ControlAccess(access) => push(&mut routers[index].live.access, access.clone(), MAX_ACCESS),
         Setting::FragmentRate(rate) => once(&mut protection(&mut routers[index])?.fragment_rate, *rate),
     }
 }

@@ -1,6 +1,7 @@
 //! The options of the plugin: one table of them, and a configuration made from their values, which is checked once and
 //! immutable from then on. Pure: text in, specifications or errors out.
 
+mod control;
 mod credentials;
 mod device;
 mod draft;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use control::{AccessSpec, ControlAccess, resolve_access};
 pub use credentials::Credentials;
 pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors, Problem};
@@ -36,6 +38,7 @@ pub use parse::{absolute_file, set_member};
 pub use policy::RuleChains;
 pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{Meant, RouterSpec, StatsAddress};
+pub use rules::protocol;
 pub use sandbox::Sandbox;
 
 use draft::Draft;

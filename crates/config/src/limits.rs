@@ -41,6 +41,16 @@ pub fn device_rules(value: &str) -> Result<usize, Problem> {
     count(value, 0, Limits::MAX_DEVICE_RULES)
 }
 
+/// Reads `tuntap-router-max-flows`.
+pub fn flows(value: &str) -> Result<usize, Problem> {
+    count(value, Limits::MIN_FLOWS, Limits::MAX_FLOWS)
+}
+
+/// Reads `tuntap-router-max-flows-per-peer`.
+pub fn flows_per_peer(value: &str) -> Result<usize, Problem> {
+    count(value, Limits::MIN_FLOWS_PER_PEER, Limits::MAX_FLOWS)
+}
+
 fn count(value: &str, min: usize, max: usize) -> Result<usize, Problem> {
     let number = parse::number(value, min as u64, max as u64)?;
     // A number up to `max` fits its type.

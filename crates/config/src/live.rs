@@ -1,6 +1,8 @@
 //! What can be changed while a router runs, and who may change it: `tuntap-router-rules`, `-control`, `-control-access` and
 //! `-script`.
 
+use super::control::AccessSpec;
+
 /// Files and sockets of a router's live policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LiveSpec {
@@ -8,6 +10,8 @@ pub struct LiveSpec {
     pub rules: Option<String>,
     /// The control socket.
     pub control: ControlSocket,
+    /// Who may use the control socket besides root and the router's own user.
+    pub access: Vec<AccessSpec>,
     /// The script.
     pub script: Option<String>,
 }

@@ -172,7 +172,8 @@ pub fn protocol_name(protocol: Protocol) -> Cow<'static, str> {
     })
 }
 
-fn protocol(word: &str) -> Result<Protocol, Problem> {
+/// Reads a protocol: its name, or its number.
+pub fn protocol(word: &str) -> Result<Protocol, Problem> {
     let named = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
     let numbered = || word.parse().ok().map(Protocol::Number);
     named.or_else(numbered).ok_or_else(|| Problem::Protocol(word.to_owned()))

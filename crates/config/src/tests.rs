@@ -518,6 +518,9 @@ fn limits() {
     assert_eq!(read(OptionName::UnclaimedTimeout, "3600").unclaimed_timeout.as_secs(), 3600);
     assert_eq!(read(OptionName::MaxQueue, "131072").queued_bytes, 131_072);
     assert_eq!(read(OptionName::MaxDeviceRules, "341").device_rules, 341);
+    assert_eq!((defaults.flows, defaults.flows_per_peer), (262_144, 16_384));
+    assert_eq!(read(OptionName::MaxFlows, "4194304").flows, 4_194_304);
+    assert_eq!(read(OptionName::MaxFlowsPerPeer, "16").flows_per_peer, 16);
     for (option, bounds, beyond) in [
         (OptionName::MaxPeers, "1 to 65536", ["0", "65537"]),
         (OptionName::MaxPeersPerUid, "0 to 65536", ["-1", "65537"]),
@@ -525,6 +528,8 @@ fn limits() {
         (OptionName::UnclaimedTimeout, "1 to 3600", ["0", "3601"]),
         (OptionName::MaxQueue, "131072 to 16777216", ["131071", "16777217"]),
         (OptionName::MaxDeviceRules, "0 to 341", ["-1", "342"]),
+        (OptionName::MaxFlows, "1024 to 4194304", ["1023", "4194305"]),
+        (OptionName::MaxFlowsPerPeer, "16 to 4194304", ["15", "4194305"]),
     ] {
         for wrong in beyond.into_iter().chain(["", "many", "1e3", "99999999999999999999"]) {
             let message = error(option, wrong);

@@ -22,6 +22,8 @@ pub struct Peer {
     pub(crate) namespace: Option<u64>,
     pub(crate) claims: Claims,
     pub(crate) rules: Vec<CheckedRule>,
+    /// True if one of the rules looks at the state of connections.
+    pub(crate) looks_at_state: bool,
     /// True once a packet of the peer was accepted. From then on its rules can't be changed.
     pub(crate) has_sent: bool,
     pub(crate) session: Session,
@@ -38,7 +40,7 @@ impl Peer {
     /// Makes a peer without addresses and rules.
     pub(crate) fn new(id: PeerId, identity: Identity, session: Session) -> Self {
         let (claims, rules) = (Claims::default(), Vec::new());
-        Self { id, identity, namespace: None, claims, rules, has_sent: false, session }
+        Self { id, identity, namespace: None, claims, rules, looks_at_state: false, has_sent: false, session }
     }
 
     /// Returns the address by which the log names the peer: its IPv4 address, if it has one.
@@ -104,6 +106,13 @@ impl PeerTable {
         self.free.push(id.index);
         self.len -= 1;
         Some(peer)
+    }
+
+    /// Returns true if a peer was not removed.
+    #[inline]
+    pub(crate) fn has(&self, id: PeerId) -> bool {
+        let slot = self.slots.get(id.index as usize);
+        slot.is_some_and(|slot| slot.generation == id.generation && slot.peer.is_some())
     }
 
     /// Returns a peer, unless it was removed.

@@ -5,13 +5,13 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
+use super::control::{self, Control, Opened};
 use super::priority;
 use super::restore;
 use super::sandbox;
@@ -20,7 +20,7 @@ use super::stats_server::StatsServer;
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{RouterError, Setup};
-use tuntap_api::{Confinement, Priority};
+use tuntap_api::{Confinement, PolicyStats, Priority};
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
@@ -44,11 +44,15 @@ pub struct EventLoop<'a> {
     /// The buffer for everything that is read: a peer's partial frame and what follows it, or one packet.
     buffer: Box<[u8]>,
     /// The buffer for control messages of datagrams.
-    control: ControlBuffer,
+    ancillary: ControlBuffer,
     pub(super) stats: Option<StatsServer<'a>>,
     pub(super) started: Instant,
     pub(super) priority: Priority,
     pub(super) confinement: Confinement,
+    /// The way to the control thread; `None` if there is none.
+    pub(super) control: Option<Control>,
+    /// What the statistics say about the policy.
+    pub(super) policy: PolicyStats,
     busy_poll: BusyPoll,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
@@ -69,16 +73,24 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let forwarder = Forwarder::new(Arc::clone(&setup.policy), RandomState::new().hash_one(started));
+        let Opened { policy, stats: stats_of_policy, memory, mut control } = control::open(setup)?;
+        if let Some(control) = &control {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Questions.encode());
+            epoll.add(control.answerer.bell(), event)?;
+        }
+        let seed = RandomState::new().hash_one(started);
+        let forwarder = Forwarder::with_memory(policy, seed, &setup.limits, memory);
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
-            io: Io::new(setup, epoll, store, remade_tun),
+            io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
             buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN)].into_boxed_slice(),
-            control: ControlBuffer::default(),
+            ancillary: ControlBuffer::default(),
             stats,
             started,
             priority,
             confinement: sandbox::found(),
+            control,
+            policy: stats_of_policy,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             addresses,
         };
@@ -109,6 +121,7 @@ impl<'a> EventLoop<'a> {
     pub(super) fn finish_turn(&mut self) {
         let now = Instant::now();
         self.router.poll(&mut self.io, now);
+        self.tell_drops(now);
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }
@@ -156,6 +169,7 @@ impl<'a> EventLoop<'a> {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(),
             Token::Gateway => self.read_gateway(),
+            Token::Questions => self.answer_questions(),
             Token::Addresses => self.update_addresses(),
             Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
@@ -206,7 +220,7 @@ impl<'a> EventLoop<'a> {
     fn read_gateway(&mut self) {
         let Some(gateway) = &self.io.setup.gateway else { return };
         for _ in 0..PACKET_BUDGET {
-            match recv_datagram(gateway.socket.as_fd(), &mut self.buffer, &mut self.control) {
+            match recv_datagram(gateway.socket.as_fd(), &mut self.buffer, &mut self.ancillary) {
                 Ok(Datagram { len, source, interface }) => {
                     self.router.datagram(&mut self.io, &self.buffer[..len], source, interface, Instant::now());
                 }

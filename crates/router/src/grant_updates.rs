@@ -92,7 +92,7 @@ impl EventLoop<'_> {
                 break;
             };
             let granted: Vec<Granted> = serde_json::from_slice(&buffer[..count]).unwrap_or_default();
-            self.router.grant(granted.into_iter().filter_map(Granted::grant));
+            self.grant(granted.into_iter().filter_map(Granted::grant).collect());
         }
     }
 }

@@ -3,9 +3,11 @@
 
 mod busy_poll;
 mod closer;
+mod control;
 mod event_loop;
 mod grant_updates;
 mod heartbeat;
+mod memory;
 mod priority;
 mod report;
 mod restore;
@@ -26,9 +28,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use tuntap_config::{RouterSpec, Sandbox};
-use tuntap_core::policy::Policy;
 use tuntap_core::policy::limits::Limits;
 use tuntap_core::router::{self, Settings};
+use tuntap_live::{Base, Document};
 use tuntap_sys::log::Logger;
 use tuntap_sys::socket::bind_udp;
 use tuntap_sys::socket_file::SocketFile;
@@ -36,8 +38,10 @@ use tuntap_sys::tun::{Tun, TunError};
 use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
+pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
+pub use memory::{Earlier, KeptMemory, Memory};
 pub use store::Store;
 
 /// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.
@@ -92,8 +96,14 @@ pub struct Setup {
     pub stats: Option<StatsEndpoint>,
     /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
-    /// The router's first policy.
-    pub policy: Arc<Policy>,
+    /// What the options say about the policy, with the grants up to now.
+    pub base: Base,
+    /// The policy of options and rules file, as a document.
+    pub initial: Document,
+    /// Memory that outlives the router's process.
+    pub memory: Memory,
+    /// Where requests about the policy come in.
+    pub control: Option<ControlEndpoint>,
     /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
     /// What a device's configuration says besides its addresses.
@@ -129,7 +139,6 @@ pub struct Setup {
 impl Setup {
     /// Takes over the networks that could be set up on the host. Vassals get addresses of no others.
     pub fn set_network(&mut self, spec: &RouterSpec) {
-        Arc::make_mut(&mut self.policy).networks.clone_from(&spec.addresses);
         self.network.dns.clone_from(&spec.dns);
         self.spec = spec.clone();
     }
@@ -181,6 +190,9 @@ impl Gateway {
 /// Why a router ended.
 #[derive(Debug, Error)]
 pub enum RouterError {
+    /// Memory that outlives the router can't be used.
+    #[error("the memory that outlives the router: {0}")]
+    Memory(#[source] io::Error),
     /// The event queue failed.
     #[error("epoll: {0}")]
     Epoll(#[from] nix::errno::Errno),

@@ -9,7 +9,7 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
-use tuntap_api::{PeerStats, PortStats, Snapshot};
+use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, Snapshot};
 use tuntap_config::PortMapping;
 use tuntap_core::router::PeerView;
 use tuntap_sys::socket::arrival;
@@ -69,10 +69,17 @@ impl EventLoop<'_> {
             uptime: now.saturating_duration_since(self.started).as_secs(),
             priority: self.priority.clone(),
             sandbox: self.confinement.clone(),
+            policy: PolicyStats { generation: self.router.forwarder().policy().generation, ..self.policy.clone() },
+            flows: self.flow_stats(),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
         }
+    }
+
+    fn flow_stats(&self) -> FlowStats {
+        let (count, max) = self.router.flow_counts();
+        FlowStats { count: count as u64, max: max as u64, evicted: self.router.evicted_flows() }
     }
 
     fn port_stats(&self, mapping: &PortMapping) -> PortStats {
@@ -88,7 +95,8 @@ impl EventLoop<'_> {
     }
 }
 
-fn peer_stats(peer: PeerView<'_>) -> PeerStats {
+/// What the statistics say about a peer.
+pub fn peer_stats(peer: PeerView<'_>) -> PeerStats {
     let addresses: Vec<IpAddr> = peer.addresses().collect();
     let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
     let (credentials, traffic) = (peer.credentials(), peer.traffic());

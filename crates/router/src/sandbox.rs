@@ -6,6 +6,7 @@ use std::path::Path;
 
 use syscalls::Sysno;
 
+use super::control::Control;
 use super::event_loop::EventLoop;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::Confinement;
@@ -199,10 +200,13 @@ impl EventLoop<'_> {
     /// Gives up all privileges that forwarding doesn't need. If the kernel doesn't support a restriction, this is logged,
     /// and the others still apply.
     pub fn confine(&mut self) {
-        let (setup, closer) = (self.io.setup, &mut self.io.closer);
+        let (setup, closer, control) = (self.io.setup, &mut self.io.closer, &mut self.control);
         self.confinement = confine(setup, || {
-            if let Err(error) = closer.start() {
-                setup.logger.line(format_args!("[tuntap-router] {}: can't start a thread: {error}", setup.tun.name()));
+            for result in [closer.start(), control.as_mut().map_or(Ok(()), Control::start)] {
+                if let Err(error) = result {
+                    let name = setup.tun.name();
+                    setup.logger.line(format_args!("[tuntap-router] {name}: can't start a thread: {error}"));
+                }
             }
         });
     }

@@ -9,15 +9,19 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::closer::Closer;
+use super::control::{DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
+use tuntap_api::control::Dropped;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
-use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, Router, SendError, Shell, ThreadUsage, WriteError};
+use tuntap_core::router::{
+    DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
+};
 use tuntap_sys::net;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
 use tuntap_sys::socket::{self, path_mtu};
@@ -63,10 +67,20 @@ pub struct Io<'a> {
     connections: Vec<Option<Connection>>,
     /// The connection that is being reported to the router.
     pending: Option<OwnedFd>,
+    /// Tells the control thread of dropped packets.
+    drops: Option<DropTeller>,
+    /// The packets that were dropped in this turn, if somebody watches.
+    dropped: Vec<DropRecord>,
 }
 
 impl<'a> Io<'a> {
-    pub(super) fn new(setup: &'a Setup, epoll: Epoll, store: StoreWriter<'a>, remade_tun: Option<Tun>) -> Self {
+    pub(super) fn new(
+        setup: &'a Setup,
+        epoll: Epoll,
+        store: StoreWriter<'a>,
+        remade_tun: Option<Tun>,
+        drops: Option<DropTeller>,
+    ) -> Self {
         Self {
             setup,
             remade_tun,
@@ -78,6 +92,8 @@ impl<'a> Io<'a> {
             rewrite_again_at: None,
             connections: Vec::new(),
             pending: None,
+            drops,
+            dropped: Vec::new(),
         }
     }
 
@@ -141,6 +157,23 @@ impl<'a> Io<'a> {
 
     fn entry_mut(&mut self, id: PeerId) -> Option<&mut Connection> {
         self.connections.get_mut(id.index as usize)?.as_mut().filter(|entry| entry.id == id)
+    }
+
+    /// Has dropped packets told to the control thread, or not.
+    pub(super) fn watch_drops(&mut self, wanted: bool) {
+        self.drops.iter_mut().for_each(|drops| drops.watch(wanted));
+    }
+
+    /// Takes the packets that were dropped since the last call.
+    pub(super) fn take_drops(&mut self) -> Vec<DropRecord> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Tells the control thread of a dropped packet.
+    pub(super) fn tell_drop(&mut self, now: Instant, dropped: Dropped) {
+        if let Some(drops) = &mut self.drops {
+            drops.tell(now, dropped);
+        }
     }
 
     /// Stops reading a device.
@@ -371,6 +404,15 @@ impl Shell for Io<'_> {
 
     fn thread_usage(&self) -> ThreadUsage {
         ThreadUsage { nanos: thread_time_nanos(), switches: context_switches() }
+    }
+
+    fn dropped(&mut self, record: &DropRecord) {
+        let Some(drops) = self.drops.as_ref().filter(|drops| drops.is_watched()) else { return };
+        if self.dropped.len() < PER_SECOND {
+            self.dropped.push(*record);
+        } else {
+            drops.leave_out();
+        }
     }
 
     fn log(&mut self, notice: &Notice) {

@@ -20,6 +20,8 @@ pub enum Token {
     Addresses,
     /// Grants from the master.
     GrantUpdates,
+    /// Questions of the control thread.
+    Questions,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -43,6 +45,7 @@ impl Token {
             Self::Master => (7, 0, 0),
             Self::Addresses => (8, 0, 0),
             Self::GrantUpdates => (9, 0, 0),
+            Self::Questions => (10, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -64,6 +67,7 @@ impl Token {
             7 => Self::Master,
             8 => Self::Addresses,
             9 => Self::GrantUpdates,
+            10 => Self::Questions,
             _ => return None,
         })
     }
@@ -84,6 +88,8 @@ mod tests {
             Token::StatsClient(77),
             Token::Master,
             Token::Addresses,
+            Token::GrantUpdates,
+            Token::Questions,
             Token::Peer(peer),
             Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),

@@ -8,6 +8,7 @@ pub mod faults;
 pub mod fork;
 pub mod handover;
 pub mod log;
+pub mod memory;
 pub mod net;
 pub mod netlink;
 pub mod priority;

@@ -6,6 +6,7 @@ use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
+use tuntap_core::policy::script::NoScript;
 use tuntap_core::policy::verdict::{OutboundVerdict, PacketSource, RestoredPeer};
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
@@ -215,7 +216,7 @@ impl Scene {
         if let Some(packet) = parse(&probe) {
             let expected = self.oracle.outward(id, &probe);
             // The oracle's rules have no numbers.
-            let verdict = OutboundVerdict { rule: None, ..self.forwarder.outbound(id, &packet) };
+            let verdict = OutboundVerdict { rule: None, ..self.forwarder.outbound(id, &packet, &mut NoScript) };
             assert_eq!(verdict, expected, "{id:?} {probe:?}");
         }
     }
@@ -223,7 +224,11 @@ impl Scene {
     fn inward(&mut self, input: &mut Input<'_>, origin: PacketSource) {
         let probe = self.probe(input);
         if let Some(packet) = parse(&probe) {
-            assert_eq!(self.forwarder.inbound(origin, &packet).to, self.oracle.inward(origin, &probe), "{probe:?}");
+            assert_eq!(
+                self.forwarder.inbound(origin, &packet, &mut NoScript).to,
+                self.oracle.inward(origin, &probe),
+                "{probe:?}"
+            );
         }
     }
 

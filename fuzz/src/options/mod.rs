@@ -225,6 +225,8 @@ fn check_number(option: OptionName, value: &str, result: Result<&Config, &Config
         OptionName::UnclaimedTimeout => (1, 3600, |config| config.limits.unclaimed_timeout.as_secs().into()),
         OptionName::MaxQueue => (131_072, 16_777_216, |config| config.limits.queued_bytes as u128),
         OptionName::MaxDeviceRules => (0, 341, |config| config.limits.device_rules as u128),
+        OptionName::MaxFlows => (1024, 4 << 20, |config| config.limits.flows as u128),
+        OptionName::MaxFlowsPerPeer => (16, 4 << 20, |config| config.limits.flows_per_peer as u128),
         _ => return,
     };
     let expected = value.trim().parse().ok().filter(|number| (least..=most).contains(number));

@@ -1,6 +1,6 @@
 //! Writes a configuration as options again.
 
-use tuntap_config::{Config, Credentials, DeviceSpec, OptionName, Sandbox};
+use tuntap_config::{Config, ControlSocket, Credentials, DeviceSpec, OptionName, Sandbox};
 use tuntap_core::policy::grant::{Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
@@ -117,6 +117,12 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         router.live.rules.iter().for_each(|file| write(OptionName::RouterRules, quoted(file)));
         router.mtu.iter().for_each(|mtu| write(OptionName::RouterMtu, mtu.to_string()));
         router.dns.iter().for_each(|server| write(OptionName::RouterDns, server.to_string()));
+        match &router.live.control {
+            ControlSocket::Beside => {}
+            ControlSocket::Path(path) => write(OptionName::Control, quoted(path)),
+            ControlSocket::Off => write(OptionName::Control, "off".to_owned()),
+        }
+        router.live.access.iter().for_each(|access| write(OptionName::ControlAccess, access.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",
@@ -134,6 +140,8 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
         (OptionName::UnclaimedTimeout, limits.unclaimed_timeout.as_secs().to_string()),
         (OptionName::MaxQueue, limits.queued_bytes.to_string()),
         (OptionName::MaxDeviceRules, limits.device_rules.to_string()),
+        (OptionName::MaxFlows, limits.flows.to_string()),
+        (OptionName::MaxFlowsPerPeer, limits.flows_per_peer.to_string()),
     ]);
 }
 

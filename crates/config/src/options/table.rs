@@ -2,7 +2,9 @@
 //! [`Config`](crate::Config).
 
 use super::{OptionSpec, Scope};
-use crate::{credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox};
+use crate::{
+    control, credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox,
+};
 
 /// Makes the names and the table of rows that are written `Name = row`.
 macro_rules! options {
@@ -281,6 +283,32 @@ options!(
         read: |draft, value| limits::device_rules(value).map(|limit| draft.config.limits.device_rules = limit),
         ..OptionSpec::BASE
     },
+    MaxFlows = OptionSpec {
+        name: "tuntap-router-max-flows",
+        scope: Scope::Router,
+        syntax: "<flows>",
+        help: "know no more connections (flows) at a time than so many",
+        range: "1024 to 4194304",
+        default: Some("262144"),
+        details: "Most flows that the router knows: connections of TCP, and what is like them in other protocols. Each takes some \
+                  400 bytes of memory once it is there. If there are more, old flows are forgotten: first those of vassals that \
+                  have left, then those of vassals that have more than their part. What is forgotten and goes on is decided as a \
+                  new connection.",
+        read: |draft, value| limits::flows(value).map(|limit| draft.config.limits.flows = limit),
+        ..OptionSpec::BASE
+    },
+    MaxFlowsPerPeer = OptionSpec {
+        name: "tuntap-router-max-flows-per-peer",
+        scope: Scope::Router,
+        syntax: "<flows>",
+        help: "know no more connections (flows) that one device has caused than so many",
+        range: "16 to 4194304",
+        default: Some("16384"),
+        details: "Most flows that one vassal causes: those that it begins, and those that come from elsewhere to it. If there are \
+                  more, its own oldest ones are forgotten, first those that nobody has answered or that are closed.",
+        read: |draft, value| limits::flows_per_peer(value).map(|limit| draft.config.limits.flows_per_peer = limit),
+        ..OptionSpec::BASE
+    },
     Grant = OptionSpec {
         name: "tuntap-router-lease",
         scope: Scope::Router,
@@ -480,6 +508,32 @@ options!(
         help: "a DNS server that the router tells devices of, may be repeated",
         details: "A DNS server that the router sends to vassals with `tuntap-device-dns`. There may be up to three.",
         read: |draft, value| hostnet::dns(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    Control = OptionSpec {
+        name: "tuntap-router-control",
+        scope: Scope::Router,
+        syntax: "[<device>] <socket|off>",
+        help: "socket on which the router takes requests of the command uwsgi-tuntap: a path or @name; off is none",
+        default: Some("the router's own socket with .control behind it, if that is a path"),
+        details: "The unix socket on which the router takes requests about its policy, as the command `uwsgi-tuntap` sends \
+                  them: a path, or `@name` for the abstract namespace. Only root can connect to it, unless \
+                  `tuntap-router-control-access` names others. `off` is no such socket.",
+        read: |draft, value| control::socket(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    ControlAccess = OptionSpec {
+        name: "tuntap-router-control-access",
+        scope: Scope::Router,
+        syntax: "[<device>] <view|operate|admin> <user|uid|@group|@gid>",
+        repeats: true,
+        help: "let this user or group look at the router's policy (view), change what it owns (operate) or change \
+               everything (admin), may be repeated; root and the router's own user may do everything",
+        details: "What a user, or the members of a group, may do on the router's control socket: look at everything (`view`), \
+                  also change the groups of rules that they own and members of sets, and forget flows (`operate`), or change \
+                  everything (`admin`). Root and the user that the router runs as may do everything. Who is named several \
+                  times has the highest of his levels. Users and groups are looked up at the start.",
+        read: |draft, value| control::access(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     DeviceAddress = OptionSpec {

@@ -31,6 +31,8 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::UnclaimedTimeout, ["7", "8"]),
     (OptionName::MaxQueue, ["200000", "300000"]),
     (OptionName::MaxDeviceRules, ["7", "8"]),
+    (OptionName::MaxFlows, ["2000", "3000"]),
+    (OptionName::MaxFlowsPerPeer, ["20", "30"]),
     (OptionName::Grant, ["10.0.0.2 7", "10.0.0.3 @8"]),
     (OptionName::LeaseDefault, ["allow", "deny"]),
     (OptionName::DeviceRoute, ["192.0.2.1:999", "192.0.2.2:999"]),
@@ -47,6 +49,8 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::RouterMtu, ["1300", "1400"]),
     (OptionName::DeviceRule, ["in any any allow", "out any any deny"]),
     (OptionName::RouterDns, ["192.0.2.1", "192.0.2.2"]),
+    (OptionName::Control, ["/run/c", "off"]),
+    (OptionName::ControlAccess, ["view 7", "admin @8"]),
     (OptionName::DeviceAddress, ["fd00::2/64", "fd00::3/64"]),
     (OptionName::DeviceGateway, ["10.0.0.1", "fd00::1"]),
     (OptionName::DeviceMtu, ["1300", "1400"]),
@@ -155,7 +159,8 @@ fn defaults_are_what_holds_without_the_option() {
             Err(_) => in_words.push(option),
         }
     }
-    let tested_by_others = [OptionName::MaxAddressesPerUid, OptionName::LeaseDefault, OptionName::RouterClaims];
+    let tested_by_others =
+        [OptionName::MaxAddressesPerUid, OptionName::LeaseDefault, OptionName::RouterClaims, OptionName::Control];
     assert_eq!(in_words, tested_by_others, "others have a default that can't be read");
 }
 

@@ -3,6 +3,7 @@ use crate::policy::Policy;
 use crate::policy::grant::{Grant, Grants, Holder, Identity, Uncovered};
 use crate::policy::pattern::tests::rule;
 use crate::policy::pattern::{Action, PolicyRules};
+use crate::policy::script::NoScript;
 use crate::policy::verdict::Outbound;
 use tuntap_wire::echo::echo_request;
 use tuntap_wire::ip::Packet;
@@ -66,7 +67,7 @@ fn leased_addresses_are_the_only_ones_that_pass() {
     assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [v4, v6]);
     let mut passes = |from: IpAddr, to: &str| {
         let packet = echo_request(from, address(to)).expect("one version");
-        forwarder.outbound(peer(1), &Packet::parse(&packet).expect("a packet")).to == Outbound::Tun
+        forwarder.outbound(peer(1), &Packet::parse(&packet).expect("a packet"), &mut NoScript).to == Outbound::Tun
     };
     assert!(passes(v4, "10.0.0.1") && passes(v6, "fd00:77::1"));
     assert!(!passes(address("10.0.0.200"), "10.0.0.1") && !passes(address("fd00:77::200"), "fd00:77::1"));

@@ -158,6 +158,22 @@ impl Claims {
         context: ClaimContext<'_>,
         registry: &mut Registry,
     ) -> Source {
+        let result = self.assess(source, claimant, context, registry);
+        if result == Source::Claimed {
+            registry.claim(source, claimant.id);
+            self.hold(source);
+        }
+        result
+    }
+
+    /// Returns what [`Self::check`] would return, and changes nothing.
+    pub fn assess(
+        &self,
+        source: IpAddr,
+        claimant: Claimant<'_>,
+        context: ClaimContext<'_>,
+        registry: &Registry,
+    ) -> Source {
         let is_own = match source {
             IpAddr::V4(source) => match self.v4 {
                 V4::Held(address) if address == source => true,
@@ -173,12 +189,9 @@ impl Claims {
         if let Some(reason) = self.refusal(source, claimant, context) {
             return Source::Refused(reason);
         }
-        match registry.claim(source, claimant.id) {
-            ClaimResult::Granted => {
-                self.hold(source);
-                Source::Claimed
-            }
-            ClaimResult::HeldBy(holder) => Source::HeldBy(holder),
+        match registry.holder(source) {
+            Some(holder) if holder != claimant.id => Source::HeldBy(holder),
+            _ => Source::Claimed,
         }
     }
 

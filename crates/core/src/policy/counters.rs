@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::flows::FlowTable;
+
 /// Memory in words that outlives the router's process, or that a test made.
 pub type Words = &'static [AtomicU64];
 
@@ -20,6 +22,31 @@ pub struct RuleCount {
     pub packets: u64,
     /// Bytes of the IP packets.
     pub bytes: u64,
+}
+
+/// The memory of a router that outlives its process: its successor goes on with what is there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SharedMemory {
+    /// For [`RuleCounters`].
+    pub counters: Words,
+    /// For the records of flows, see [`SharedMemory::flow_words`]. Flows beyond it don't outlive the router.
+    pub flows: Words,
+    /// The time at which the router begins, in seconds of a clock that all routers with this memory have in common
+    /// (CLOCK_MONOTONIC).
+    pub start: u32,
+}
+
+impl SharedMemory {
+    /// The number of words for so many flows.
+    pub const fn flow_words(flows: usize) -> usize {
+        FlowTable::words(flows)
+    }
+
+    /// Memory for tests, which is never given back.
+    pub fn leaked(slots: usize, flows: usize) -> Self {
+        let leak = |words: usize| &*Box::leak((0..words).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>());
+        Self { counters: leak(RuleCounters::words(slots)), flows: leak(Self::flow_words(flows)), start: 0 }
+    }
 }
 
 /// Words of one slot.

@@ -1,20 +1,35 @@
-//! Decisions about packets: chains, claims, the guard, the peer's own rules, and routes.
+//! Decisions about packets: chains, claims, the guard, the peer's own rules, routes, and the script.
+//!
+//! This is the whole walk, which the first packet of a flow takes. What comes of it is kept with the flow for the next ones, see
+//! the module `repeat`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::claims::{ClaimContext, Claimant, Source};
+use super::counters::CounterSlot;
 use super::drops::DropReason;
+use super::flows::{Fate, FlowKey, NewFlow, Way};
 use super::forward::Forwarder;
 use super::pattern::{Action, AnyMatchKey, Match, RuleId};
 use super::registry::PeerId;
+use super::repeat::Known;
+use super::script::{Script, ScriptQuery};
 use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource, RuleRef};
+use super::walk::{Context, RatesAccess, Trail};
 use crate::peers::Peer;
-use tuntap_wire::ip::Packet;
+use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::{Direction, RuleAction};
+use tuntap_wire::selector::ConnectionState;
+
+/// Addresses of one peer: one of IPv4, and those of IPv6.
+const MOST_ADDRESSES: usize = 1 + super::claims::MAX_V6_ADDRESSES;
+
+/// A verdict without an end.
+const FOREVER: u32 = u32::MAX;
 
 /// The decision of a peer's own rules about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PeerDecision {
+pub(super) enum PeerDecision {
     Pass,
     Deny,
     Reject,
@@ -32,28 +47,106 @@ enum SourceCheck {
     Stopped(Outbound),
 }
 
+/// What the script has said about one direction of a flow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) said: Option<Action>,
+    until: u32,
+}
+
+/// A packet on its walk.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'a> {
+    pub(super) packet: &'a Packet<'a>,
+    pub(super) part: FlowPart,
+    pub(super) key: AnyMatchKey,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn of(packet: &'a Packet<'a>) -> Self {
+        Self { packet, part: packet.flow_part(), key: AnyMatchKey::of(packet) }
+    }
+}
+
+/// What was decided about a packet towards a peer.
+struct InDecision {
+    verdict: InboundVerdict,
+    trail: Trail,
+    /// What is known of its flow.
+    known: Known,
+    /// The peer that holds the destination.
+    holder: Option<PeerId>,
+    asked: Option<Asked>,
+    source: PacketSource,
+}
+
+/// What was decided about a packet from a peer.
+struct OutDecision {
+    to: Outbound,
+    rule: Option<RuleRef>,
+    trail: Trail,
+    asked: Option<Asked>,
+    /// The decision for the receiver, if the router itself passes the packet on.
+    inner: Option<InDecision>,
+}
+
+impl OutDecision {
+    const fn stopped(to: Outbound, rule: Option<RuleRef>, trail: Trail) -> Self {
+        Self { to, rule, trail, asked: None, inner: None }
+    }
+}
+
 impl Forwarder {
     /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
     /// doesn't hold it yet.
-    pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>) -> OutboundVerdict {
-        let flow = AnyMatchKey::of(packet);
-        let found = self.cache.firewall_out.find(&self.policy.firewall_out, &flow);
-        let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
-        let unclaimed = |to, rule| OutboundVerdict { to, claimed: None, is_first: false, rule };
-        match action(found) {
-            Action::Deny => return unclaimed(Outbound::Drop(DropReason::Firewall), by_chain),
-            Action::Reject => return unclaimed(Outbound::Reject(DropReason::Firewall), by_chain),
-            Action::Allow => {}
+    pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>, script: &mut impl Script) -> OutboundVerdict {
+        let walk = Walk::of(packet);
+        if let Some(verdict) = self.repeat_outbound(id, &walk) {
+            return verdict;
         }
-        let (claimed, is_first) = match self.check_source(id, packet.src()) {
+        self.first_outbound(id, &walk, script)
+    }
+
+    fn first_outbound(&mut self, id: PeerId, walk: &Walk<'_>, script: &mut impl Script) -> OutboundVerdict {
+        let known = self.known(walk, Direction::Out, Some(id));
+        let mut trail = Trail::default();
+        let policy = std::sync::Arc::clone(&self.policy);
+        let found = self.context(&policy).search(
+            &policy.firewall_out,
+            &walk.key,
+            known.state,
+            RuleRef::FirewallOut,
+            &mut trail,
+        );
+        let by_chain = found.map(|found| RuleRef::FirewallOut(found.rule));
+        let stopped = match action(found) {
+            Action::Deny => Some(Outbound::Drop(DropReason::Firewall)),
+            Action::Reject => Some(Outbound::Reject(DropReason::Firewall)),
+            Action::Allow => None,
+        };
+        if let Some(to) = stopped {
+            let decision = OutDecision::stopped(to, by_chain, trail);
+            // The source was not checked. Only the holder of an address has flows with it.
+            let is_own = self.registry.holder(walk.packet.src()) == Some(id);
+            return self.conclude_outbound(id, walk, known, &decision, is_own.then_some((None, false)));
+        }
+        let (claimed, is_first) = match self.check_source(id, walk.packet.src()) {
             SourceCheck::Passed { claimed, is_first } => (claimed, is_first),
-            SourceCheck::Stopped(to) => return unclaimed(to, None),
+            SourceCheck::Stopped(to) => {
+                let decision = OutDecision::stopped(to, None, trail);
+                return self.conclude_outbound(id, walk, known, &decision, None);
+            }
         };
-        let (to, rule) = match self.stopped_by_guard(id, packet) {
-            Some(reason) => (Outbound::Drop(reason), None),
-            None => self.outbound_by_peer(id, &flow, packet),
+        let mut decision = match self.stopped_by_guard(id, walk.packet) {
+            Some(reason) => OutDecision::stopped(Outbound::Drop(reason), None, trail),
+            None => self.outbound_by_peer(id, walk, known, trail, script),
         };
-        OutboundVerdict { to, claimed, is_first, rule: rule.or(by_chain) }
+        decision.rule = decision.rule.or(by_chain);
+        self.conclude_outbound(id, walk, known, &decision, Some((claimed, is_first)))
+    }
+
+    pub(super) fn context<'a>(&'a mut self, policy: &'a super::Policy) -> Context<'a> {
+        Context { policy, rates: RatesAccess::Take(&mut self.rates), now: self.elapsed, met_rate: false }
     }
 
     fn check_source(&mut self, id: PeerId, source: IpAddr) -> SourceCheck {
@@ -73,11 +166,14 @@ impl Forwarder {
             Source::Refused(reason) => return SourceCheck::Stopped(Outbound::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);
+        if claimed.is_some() {
+            self.note_claim();
+        }
         SourceCheck::Passed { claimed, is_first }
     }
 
     /// Returns the reason why the guard drops a packet, whatever the rules say; `None` if it doesn't.
-    fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
+    pub(super) fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
         if let Some(reason) = self.guard.refusal(packet, &self.pool) {
             return Some(reason);
         }
@@ -85,93 +181,361 @@ impl Forwarder {
         (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
     }
 
-    fn outbound_by_peer(&mut self, id: PeerId, flow: &AnyMatchKey, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
-        let Some(peer) = self.peers.get(id) else { return (Outbound::Drop(DropReason::NoPeer), None) };
-        let (decision, rule) = peer.decide(Direction::Out, packet);
-        let to = match decision {
-            PeerDecision::Deny => Outbound::Drop(DropReason::PeerRule),
-            PeerDecision::Reject => Outbound::Reject(DropReason::PeerRule),
-            PeerDecision::Route(_) | PeerDecision::RouteRefused if !self.policy.has_gateway => {
-                Outbound::Drop(DropReason::NoGateway)
-            }
-            PeerDecision::RouteRefused => Outbound::Drop(DropReason::RouteTarget),
-            PeerDecision::Route(target) => Outbound::Gateway(target),
-            PeerDecision::Pass => {
-                let (to, by_route) = self.route(flow, packet);
-                return (to, by_route.or(rule));
-            }
+    fn outbound_by_peer(
+        &mut self,
+        id: PeerId,
+        walk: &Walk<'_>,
+        known: Known,
+        mut trail: Trail,
+        script: &mut impl Script,
+    ) -> OutDecision {
+        let Some(peer) = self.peers.get(id) else {
+            return OutDecision::stopped(Outbound::Drop(DropReason::NoPeer), None, trail);
         };
-        (to, rule)
+        trail.looks_at_state |= peer.looks_at_state;
+        let (decision, rule) = peer.decide(Direction::Out, walk.packet, known.state);
+        let stopped = |to| OutDecision::stopped(to, rule, trail);
+        let mut decision = match decision {
+            PeerDecision::Deny => return stopped(Outbound::Drop(DropReason::PeerRule)),
+            PeerDecision::Reject => return stopped(Outbound::Reject(DropReason::PeerRule)),
+            PeerDecision::Route(_) | PeerDecision::RouteRefused if !self.policy.has_gateway => {
+                return stopped(Outbound::Drop(DropReason::NoGateway));
+            }
+            PeerDecision::RouteRefused => return stopped(Outbound::Drop(DropReason::RouteTarget)),
+            PeerDecision::Route(target) => stopped(Outbound::Gateway(target)),
+            PeerDecision::Pass => self.route(walk, known, rule, trail, script),
+        };
+        if matches!(decision.to, Outbound::Drop(_) | Outbound::Reject(_)) {
+            return decision;
+        }
+        decision.asked = self.ask(script, walk.packet, Direction::Out, id, known);
+        match decision.asked.and_then(|asked| asked.said) {
+            Some(Action::Deny) => decision.to = Outbound::Drop(DropReason::Script),
+            Some(Action::Reject) => decision.to = Outbound::Reject(DropReason::Script),
+            Some(Action::Allow) | None => {}
+        }
+        decision
+    }
+
+    fn route(
+        &mut self,
+        walk: &Walk<'_>,
+        known: Known,
+        rule: Option<RuleRef>,
+        mut trail: Trail,
+        script: &mut impl Script,
+    ) -> OutDecision {
+        let policy = std::sync::Arc::clone(&self.policy);
+        if policy.has_gateway
+            && let Some(found) =
+                self.context(&policy).search(&policy.routes, &walk.key, known.state, RuleRef::Route, &mut trail)
+        {
+            let rule = Some(RuleRef::Route(found.rule));
+            return OutDecision::stopped(Outbound::Gateway(found.target), rule, trail);
+        }
+        if !policy.switch || self.registry.holder(walk.packet.dst()).is_none() {
+            return OutDecision::stopped(Outbound::Tun, rule, trail);
+        }
+        let inner = self.decide_inbound(PacketSource::Tun, walk, script);
+        trail.add(&inner.trail);
+        let to = match inner.verdict.to {
+            Inbound::Peer(id) => Outbound::Peer(id),
+            Inbound::Drop(reason, _) => Outbound::Drop(reason),
+            Inbound::Reject(reason, _) => Outbound::Reject(reason),
+        };
+        OutDecision { to, rule: inner.verdict.rule.or(rule), trail, asked: None, inner: Some(inner) }
+    }
+
+    /// Asks the script about a packet that the rules let pass, unless it is known what it says about its flow.
+    pub(super) fn ask(
+        &self,
+        script: &mut impl Script,
+        packet: &Packet<'_>,
+        direction: Direction,
+        id: PeerId,
+        known: Known,
+    ) -> Option<Asked> {
+        if !self.policy.has_script {
+            return None;
+        }
+        if let Some(kept) = self.kept(known, direction, id) {
+            return Some(Asked { said: kept.0, until: kept.1 });
+        }
+        let peer = self.peers.get(id)?;
+        let mut addresses = [IpAddr::from([0; 4]); MOST_ADDRESSES];
+        let held = addresses.iter_mut().zip(peer.claims.held()).map(|(place, address)| *place = address).count();
+        let has_ports = packet.destination_port().is_some();
+        let src_port = match packet.flow_part() {
+            FlowPart::Flow(ports) if has_ports => Some(ports.first),
+            FlowPart::Flow(_) | FlowPart::Error(_) | FlowPart::Fragment => None,
+        };
+        let said = script.decide(&ScriptQuery {
+            direction,
+            src: packet.src(),
+            dst: packet.dst(),
+            protocol: packet.protocol(),
+            src_port,
+            dst_port: packet.destination_port(),
+            peer: id,
+            credentials: peer.session.credentials,
+            addresses: &addresses[..held],
+            policy: &self.policy,
+        });
+        let ttl = said.and_then(|said| said.ttl).map(|ttl| ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
+        let until = ttl.map_or(FOREVER, |ttl| self.flows.now.saturating_add(u32::try_from(ttl).unwrap_or(FOREVER)));
+        Some(Asked { said: said.map(|said| said.action), until })
     }
 
     /// Decides which peer gets a packet towards the peers.
-    pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> InboundVerdict {
-        self.inbound_flow(from, &AnyMatchKey::of(packet), packet)
+    pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>, script: &mut impl Script) -> InboundVerdict {
+        let walk = Walk::of(packet);
+        if let Some(verdict) = self.repeat_inbound(from, &walk) {
+            return verdict;
+        }
+        let decision = self.decide_inbound(from, &walk, script);
+        self.to_log = decision.trail.to_log;
+        self.count(decision.trail.slots.as_slice(), packet);
+        let cause = match from {
+            PacketSource::Tun => self.sender(packet.src()),
+            PacketSource::Gateway => None,
+        };
+        if let Some(at) = self.keep_inbound(&walk, &decision, cause, None) {
+            self.flows.record(
+                at,
+                Direction::In,
+                packet,
+                packet.tcp_flags(),
+                fate_in(decision.verdict.to) == Fate::Pass,
+            );
+        }
+        self.record_error(decision.known, Direction::In, &walk);
+        decision.verdict
     }
 
-    fn inbound_flow(&mut self, from: PacketSource, flow: &AnyMatchKey, packet: &Packet<'_>) -> InboundVerdict {
-        let holder = self.registry.holder(packet.dst());
-        let found = self.cache.firewall_in.find(&self.policy.firewall_in, flow);
+    fn decide_inbound(&mut self, from: PacketSource, walk: &Walk<'_>, script: &mut impl Script) -> InDecision {
+        let holder = self.registry.holder(walk.packet.dst());
+        let known = self.known(walk, Direction::In, holder);
+        let mut trail = Trail::default();
+        let policy = std::sync::Arc::clone(&self.policy);
+        let found =
+            self.context(&policy).search(&policy.firewall_in, &walk.key, known.state, RuleRef::FirewallIn, &mut trail);
         let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
-        let by_chain = |to| InboundVerdict { to, rule: by_chain };
+        let decided = |to, rule, trail| InDecision {
+            verdict: InboundVerdict { to, rule },
+            trail,
+            known,
+            holder,
+            asked: None,
+            source: from,
+        };
         match action(found) {
-            Action::Deny => return by_chain(Inbound::Drop(DropReason::Firewall, holder)),
-            Action::Reject => return by_chain(Inbound::Reject(DropReason::Firewall, holder)),
+            Action::Deny => return decided(Inbound::Drop(DropReason::Firewall, holder), by_chain, trail),
+            Action::Reject => return decided(Inbound::Reject(DropReason::Firewall, holder), by_chain, trail),
             Action::Allow => {}
         }
         let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
-            return InboundVerdict { to: Inbound::Drop(DropReason::NoPeer, None), rule: None };
+            return decided(Inbound::Drop(DropReason::NoPeer, None), None, trail);
         };
-        if from == PacketSource::Gateway {
-            return by_chain(Inbound::Peer(peer.id));
-        }
-        let (decision, rule) = peer.decide(Direction::In, packet);
-        let to = match decision {
-            PeerDecision::Pass => Inbound::Peer(peer.id),
-            PeerDecision::Reject => Inbound::Reject(DropReason::PeerRule, Some(peer.id)),
+        let id = peer.id;
+        let (decision, by_peer) = if from == PacketSource::Gateway {
+            (PeerDecision::Pass, None)
+        } else {
+            trail.looks_at_state |= peer.looks_at_state;
+            trail.met_open_rules |= !peer.has_sent;
+            peer.decide(Direction::In, walk.packet, known.state)
+        };
+        let rule = by_peer.or(by_chain);
+        match decision {
+            PeerDecision::Pass => {}
+            PeerDecision::Reject => return decided(Inbound::Reject(DropReason::PeerRule, Some(id)), rule, trail),
             // A packet towards a peer can't be routed, so such a rule drops it.
             PeerDecision::Deny | PeerDecision::Route(_) | PeerDecision::RouteRefused => {
-                Inbound::Drop(DropReason::PeerRule, Some(peer.id))
+                return decided(Inbound::Drop(DropReason::PeerRule, Some(id)), rule, trail);
             }
+        }
+        let asked = self.ask(script, walk.packet, Direction::In, id, known);
+        let to = match asked.and_then(|asked| asked.said) {
+            Some(Action::Deny) => Inbound::Drop(DropReason::Script, Some(id)),
+            Some(Action::Reject) => Inbound::Reject(DropReason::Script, Some(id)),
+            Some(Action::Allow) | None => Inbound::Peer(id),
         };
-        if rule.is_some() { InboundVerdict { to, rule } } else { by_chain(to) }
+        InDecision { asked, ..decided(to, rule, trail) }
     }
 
-    fn route(&mut self, flow: &AnyMatchKey, packet: &Packet<'_>) -> (Outbound, Option<RuleRef>) {
-        match self.cache.routes.find(&self.policy.routes, flow) {
-            Some(found) if self.policy.has_gateway => {
-                (Outbound::Gateway(found.target), Some(RuleRef::Route(found.rule)))
+    /// Counts the packet, keeps what was decided with its flow, and makes the verdict. `accepted` is there if the peer holds
+    /// the source.
+    fn conclude_outbound(
+        &mut self,
+        id: PeerId,
+        walk: &Walk<'_>,
+        known: Known,
+        decision: &OutDecision,
+        accepted: Option<(Option<IpAddr>, bool)>,
+    ) -> OutboundVerdict {
+        let (claimed, is_first) = accepted.unwrap_or_default();
+        let verdict = OutboundVerdict { to: decision.to, claimed, is_first, rule: decision.rule };
+        if let Outbound::Contested { .. } = decision.to {
+            // The caller asks again, or drops the packet. It is counted by then.
+            return verdict;
+        }
+        self.to_log = decision.trail.to_log;
+        self.count(decision.trail.slots.as_slice(), walk.packet);
+        if accepted.is_some() {
+            let flags = walk.packet.tcp_flags();
+            let passes = fate_out(decision.to) == Fate::Pass;
+            let at = self.keep_outbound(id, walk, known, decision);
+            let twin = decision.inner.as_ref().and_then(|inner| self.keep_inbound(walk, inner, Some(id), at));
+            for (at, direction) in [(at, Direction::Out), (twin, Direction::In)] {
+                if let Some(at) = at {
+                    self.flows.record(at, direction, walk.packet, flags, passes);
+                }
             }
-            _ if self.policy.switch && self.registry.holder(packet.dst()).is_some() => {
-                let verdict = self.inbound_flow(PacketSource::Tun, flow, packet);
-                let to = match verdict.to {
-                    Inbound::Peer(id) => Outbound::Peer(id),
-                    Inbound::Drop(reason, _) => Outbound::Drop(reason),
-                    Inbound::Reject(reason, _) => Outbound::Reject(reason),
-                };
-                (to, verdict.rule)
+            if let (Some(at), Some(twin)) = (at, twin) {
+                self.flows.pair(at, twin);
             }
-            _ => (Outbound::Tun, None),
+            self.record_error(known, Direction::Out, walk);
+            if let Some(inner) = &decision.inner {
+                self.record_error(inner.known, Direction::In, walk);
+            }
+        }
+        verdict
+    }
+
+    fn record_error(&mut self, known: Known, direction: Direction, walk: &Walk<'_>) {
+        if let (FlowPart::Error(_), Some(at)) = (walk.part, known.at) {
+            self.flows.record_error(at, direction, walk.packet);
+        }
+    }
+
+    pub(super) fn count(&self, slots: &[CounterSlot], packet: &Packet<'_>) {
+        slots.iter().for_each(|slot| self.counters.count(*slot, packet.total_len()));
+    }
+
+    /// Keeps what was decided about a packet from a peer. Returns the number of its flow, if it has one.
+    fn keep_outbound(&mut self, id: PeerId, walk: &Walk<'_>, known: Known, decision: &OutDecision) -> Option<u32> {
+        let at = self.flow_of(walk, Direction::Out, known, id, id, None)?;
+        let (epoch, claims, generation) = (self.epoch, self.claims, self.generation());
+        let receiver = decision.inner.as_ref().and_then(|inner| inner.holder);
+        let until = [decision.asked, decision.inner.as_ref().and_then(|inner| inner.asked)];
+        let until = until.into_iter().flatten().map(|asked| asked.until).min().unwrap_or(FOREVER);
+        let looks_at_state = self.policy.looks_at_state() || decision.trail.looks_at_state;
+        let entry = self.flows.get_mut(at);
+        entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
+        let side = &mut entry.out;
+        let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
+        side.epoch = if is_lasting { epoch } else { 0 };
+        side.fate = fate_out(decision.to);
+        side.way = match (receiver, decision.to) {
+            (Some(receiver), _) => Way::Peer(receiver),
+            (None, Outbound::Gateway(target)) => Way::Gateway(target),
+            (None, _) => Way::Tun,
+        };
+        side.set_rule(id, decision.rule);
+        side.slots = decision.trail.slots;
+        side.claims = claims;
+        side.until = until;
+        side.state = known.state.unwrap_or(ConnectionState::New);
+        side.twin_state = decision.inner.as_ref().and_then(|inner| inner.known.state);
+        side.looks_at_state = looks_at_state;
+        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
+        Some(at)
+    }
+
+    /// Keeps what was decided about a packet towards a peer. Returns the number of its flow, if it has one.
+    fn keep_inbound(
+        &mut self,
+        walk: &Walk<'_>,
+        decision: &InDecision,
+        cause: Option<PeerId>,
+        twin: Option<u32>,
+    ) -> Option<u32> {
+        let holder = decision.holder?;
+        let at = self.flow_of(walk, Direction::In, decision.known, holder, cause.unwrap_or(holder), twin)?;
+        let (epoch, generation) = (self.epoch, self.generation());
+        let looks_at_state = self.policy.looks_at_state() || decision.trail.looks_at_state;
+        let entry = self.flows.get_mut(at);
+        entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
+        let side = &mut entry.inn;
+        let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
+        side.epoch = if is_lasting { epoch } else { 0 };
+        side.fate = fate_in(decision.verdict.to);
+        side.set_rule(holder, decision.verdict.rule);
+        side.slots = decision.trail.chain_slots();
+        side.until = decision.asked.map_or(FOREVER, |asked| asked.until);
+        side.state = decision.known.state.unwrap_or(ConnectionState::New);
+        side.looks_at_state = looks_at_state;
+        side.source = decision.source;
+        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
+        Some(at)
+    }
+
+    /// Returns the number of the flow that a packet belongs to. It is added if it is not known, and it goes over to the peer if
+    /// it was that of an earlier connection. `None` for packets without a flow of their own. `keep` is not forgotten for it.
+    fn flow_of(
+        &mut self,
+        walk: &Walk<'_>,
+        direction: Direction,
+        known: Known,
+        peer: PeerId,
+        cause: PeerId,
+        keep: Option<u32>,
+    ) -> Option<u32> {
+        let FlowPart::Flow(ports) = walk.part else { return None };
+        let owner = self.owner(peer)?;
+        let key = FlowKey::of(walk.packet, ports, direction);
+        // Another flow may have gone since, to make room.
+        let known = known.at.filter(|at| self.flows.known(*at).is_some_and(|entry| entry.key == key));
+        match known {
+            Some(at) if self.flows.get(at).peer == peer => Some(at),
+            Some(at) => {
+                let cause =
+                    if self.flows.get(at).is_by_remote() { self.sender(key.remote()).unwrap_or(peer) } else { peer };
+                self.flows.adopt(at, NewFlow { key, peer, owner, cause }, keep);
+                Some(at)
+            }
+            None => Some(self.flows.insert(NewFlow { key, peer, owner, cause }, keep)),
         }
     }
 }
 
 /// Returns the action of a chain's matching rule. Without one the packet is allowed.
-fn action(found: Option<Match<Action>>) -> Action {
+pub(super) fn action(found: Option<Match<Action>>) -> Action {
     found.map_or(Action::Allow, |found| found.target)
+}
+
+const fn fate_out(to: Outbound) -> Fate {
+    match to {
+        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) => Fate::Pass,
+        Outbound::Drop(reason) => Fate::Drop(reason),
+        Outbound::Reject(reason) => Fate::Reject(reason),
+        Outbound::Contested { .. } => Fate::Undecided,
+    }
+}
+
+const fn fate_in(to: Inbound) -> Fate {
+    match to {
+        Inbound::Peer(_) => Fate::Pass,
+        Inbound::Drop(reason, _) => Fate::Drop(reason),
+        Inbound::Reject(reason, _) => Fate::Reject(reason),
+    }
 }
 
 impl Peer {
     /// Returns the decision of the peer's own rules. If there are rules for this direction, but none that applies to IPv6,
     /// IPv6 packets are denied: these rules were written for IPv4 only.
-    fn decide(&self, direction: Direction, packet: &Packet<'_>) -> (PeerDecision, Option<RuleRef>) {
+    pub(super) fn decide(
+        &self,
+        direction: Direction,
+        packet: &Packet<'_>,
+        state: Option<ConnectionState>,
+    ) -> (PeerDecision, Option<RuleRef>) {
         let by = |rule| Some(RuleRef::Peer(self.id, rule));
         let mut knows_version = packet.is_v4();
         let mut has_rules = false;
         for (checked, number) in self.rules.iter().zip(0..).filter(|(it, _)| it.rule.direction == direction) {
             let rule = &checked.rule;
             has_rules = true;
-            if rule.selector.matches(packet, None) {
+            if rule.selector.matches(packet, state) {
                 let decision = match rule.action {
                     RuleAction::Allow => PeerDecision::Pass,
                     RuleAction::Deny => PeerDecision::Deny,

@@ -2,7 +2,7 @@
 
 /// Why a packet is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum DropReason {
     /// Shorter than an IP header.
     TooShort,
@@ -59,11 +59,13 @@ pub enum DropReason {
     NotClaimable,
     /// The peer's account already holds as many addresses as it may.
     AddressShare,
+    /// The policy's script has denied its flow, or has failed.
+    Script,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -91,6 +93,7 @@ impl DropReason {
         Self::ForeignError,
         Self::NotClaimable,
         Self::AddressShare,
+        Self::Script,
     ];
 
     /// The key in the statistics.
@@ -123,6 +126,7 @@ impl DropReason {
             Self::ForeignError => "foreign_error",
             Self::NotClaimable => "not_claimable",
             Self::AddressShare => "address_share",
+            Self::Script => "script",
         }
     }
 }

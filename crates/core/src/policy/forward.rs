@@ -2,71 +2,88 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::Policy;
 use super::account::Account;
-use super::cache::RuleCache;
 use super::claims::AssignResult;
+use super::counters::{RuleCounters, SharedMemory};
+use super::flows::{FlowTable, Owner};
 use super::grant::{Grant, Grants, Identity};
 use super::guard::Guard;
-use super::pattern::Action;
+use super::limits::Limits;
 use super::pool::Pool;
+use super::rates::Rates;
 use super::registry::{PeerId, Registry};
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
+use super::walk::ToLog;
 use crate::peers::{CheckedRule, Peer, PeerTable};
 use crate::router::session::Session;
 use tuntap_wire::autoconf::is_claimable;
-use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
+use tuntap_wire::rule::{Direction, PeerRule, PeerSelector, RuleAction};
 
-/// The part of the router that decides about packets: the policy, cached verdicts, and the state of the peers.
+/// The part of the router that decides about packets: the policy, the flows, and the state of the peers.
 #[derive(Debug)]
 pub struct Forwarder {
     pub(crate) policy: Arc<Policy>,
-    pub(super) cache: VerdictCache,
+    pub(crate) flows: FlowTable,
+    pub(super) rates: Rates,
+    pub(super) counters: RuleCounters,
+    /// What verdicts depend on, besides claims: another number means that they have to be decided anew. Never 0.
+    pub(super) epoch: u32,
+    /// The number of addresses that were claimed, modulo 2³².
+    pub(super) claims: u32,
+    /// Rules that want the latest verdict to be logged.
+    pub(super) to_log: ToLog,
+    /// The time since the start, in nanoseconds.
+    pub(super) elapsed: u64,
+    start: u32,
     pub(super) registry: Registry,
     pub(super) pool: Pool,
     pub(super) guard: Guard,
     pub(super) shares: Shares,
     pub(crate) peers: PeerTable,
-    seed: u64,
-}
-
-/// The verdicts of one policy's rule lists on recent flows.
-#[derive(Debug)]
-pub(super) struct VerdictCache {
-    pub(super) firewall_in: RuleCache<Action>,
-    pub(super) firewall_out: RuleCache<Action>,
-    pub(super) routes: RuleCache<SocketAddr>,
-}
-
-impl VerdictCache {
-    fn new(policy: &Policy, seed: u64) -> Self {
-        Self {
-            firewall_in: RuleCache::new(&policy.firewall_in, seed),
-            firewall_out: RuleCache::new(&policy.firewall_out, seed),
-            routes: RuleCache::new(&policy.routes, seed),
-        }
-    }
 }
 
 impl Forwarder {
-    /// Makes a forwarder without peers. `seed` should be hard to guess: it keeps peers from displacing each other's cached
-    /// verdicts.
+    /// Makes a forwarder without peers, of which nothing outlives it. `seed` should be hard to guess: it keeps peers from aiming
+    /// at the places of each other's flows.
     pub fn new(policy: impl Into<Arc<Policy>>, seed: u64) -> Self {
+        Self::with_memory(policy, seed, &Limits::default(), SharedMemory::default())
+    }
+
+    /// Makes a forwarder without peers, which knows the flows and the counts that its predecessor has left in the memory.
+    pub fn with_memory(policy: impl Into<Arc<Policy>>, seed: u64, limits: &Limits, memory: SharedMemory) -> Self {
         let policy = policy.into();
         Self {
-            cache: VerdictCache::new(&policy, seed),
+            flows: FlowTable::new(limits, memory.flows, seed, memory.start),
+            rates: Rates::new(seed),
+            counters: RuleCounters::new(memory.counters),
+            epoch: 1,
+            claims: 0,
+            to_log: ToLog::default(),
+            elapsed: 0,
+            start: memory.start,
             registry: Registry::default(),
             pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied()),
             guard: Guard::new(policy.guard.clone()),
             shares: Shares::new(policy.max_addresses, &policy.networks),
             peers: PeerTable::default(),
             policy,
-            seed,
         }
+    }
+
+    /// Sets the time since the start. An earlier time than the present one is ignored.
+    #[inline]
+    pub fn advance(&mut self, elapsed: Duration) {
+        /// Longest time. A second more, and seconds would have no room in 32 bits.
+        const MOST: Duration = Duration::from_secs(1 << 31);
+        let elapsed = elapsed.min(MOST);
+        self.elapsed = self.elapsed.max(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.flows.advance(self.start.saturating_add(u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)));
     }
 
     /// Returns the number of the present policy.
@@ -75,15 +92,34 @@ impl Forwarder {
     }
 
     /// Replaces the policy. Peers keep the addresses that they hold. The router's networks, the guard and the shares stay
-    /// those of the first policy.
+    /// those of the first policy. Known flows are decided anew with their next packets.
     pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) {
-        self.policy = policy.into();
-        self.cache = VerdictCache::new(&self.policy, self.seed);
+        let before = std::mem::replace(&mut self.policy, policy.into());
+        self.decide_anew();
+        let (old, new) = (&before, &self.policy);
+        if (&old.device_routes, old.has_gateway) == (&new.device_routes, new.has_gateway) {
+            return;
+        }
         for peer in self.peers.iter_mut() {
             for checked in &mut peer.rules {
                 checked.target_refused = refused_target(&self.policy, &checked.rule).is_some();
             }
         }
+    }
+
+    /// Returns the policy in use.
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// All verdicts on known flows have to be decided anew.
+    fn decide_anew(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1).max(1);
+    }
+
+    /// An address was claimed: packets to it may go another way now.
+    pub(super) fn note_claim(&mut self) {
+        self.claims = self.claims.wrapping_add(1);
     }
 
     /// Returns true if the supplementary groups of peers are needed to check the grants.
@@ -129,6 +165,7 @@ impl Forwarder {
     /// hold.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
         self.guard.set_host_addresses(addresses);
+        self.decide_anew();
     }
 
     /// Adds a peer of an earlier router, with its rules, and with those of its addresses that are free and that it may
@@ -158,6 +195,7 @@ impl Forwarder {
         }
         peer.claims.set_bound(is_bound);
         peer.has_sent = true;
+        self.note_claim();
     }
 
     /// Sets the identity of a peer that has no address yet, but has shown its credentials.
@@ -177,6 +215,7 @@ impl Forwarder {
             self.shares.give_back(address);
             self.pool.take_back(address);
         }
+        self.flows.leave(id);
         Some(peer)
     }
 
@@ -191,7 +230,9 @@ impl Forwarder {
         if !self.policy.grants.allow(address, &peer.identity) {
             return Some(AssignResult::NotGranted);
         }
-        Some(peer.claims.assign(address, id, &mut self.registry))
+        let assignment = peer.claims.assign(address, id, &mut self.registry);
+        self.note_claim();
+        Some(assignment)
     }
 
     /// Gives a peer an address that the router itself has chosen. Unlike [`Forwarder::assign`], this needs no grant, but an
@@ -204,6 +245,7 @@ impl Forwarder {
         let assignment = peer.claims.assign(address, id, &mut self.registry);
         if assignment == AssignResult::Granted {
             self.shares.take(peer.account_for(address, &self.policy.grants), address);
+            self.note_claim();
         }
         Some(assignment)
     }
@@ -215,6 +257,9 @@ impl Forwarder {
             let same = peer.rules.iter().map(|checked| checked.rule).eq(rules);
             return Some(if same { RulesVerdict::Unchanged } else { RulesVerdict::Frozen });
         }
+        let looks_at_state =
+            |rule: &PeerRule| matches!(rule.selector, PeerSelector::Full(selector) if selector.state().is_some());
+        peer.looks_at_state = rules.iter().any(looks_at_state);
         let mut first_refused = None;
         peer.rules = rules
             .into_iter()
@@ -294,6 +339,18 @@ impl Forwarder {
     /// Returns the rules that a peer sent.
     pub fn rules(&self, id: PeerId) -> impl ExactSizeIterator<Item = &PeerRule> + Clone {
         self.peers.get(id).map_or(&[][..], |peer| &peer.rules).iter().map(|checked| &checked.rule)
+    }
+
+    /// Returns the rules that want the latest verdict to be logged, once.
+    #[inline]
+    pub fn take_to_log(&mut self) -> ToLog {
+        std::mem::take(&mut self.to_log)
+    }
+
+    /// Returns who a peer is, for its flows.
+    pub(super) fn owner(&self, id: PeerId) -> Option<Owner> {
+        let peer = self.peers.get(id)?;
+        Some(Owner { account: peer.account(), uid: peer.identity.uid, gid: peer.identity.gid })
     }
 
     /// Returns the identity by which a peer's grants are checked.

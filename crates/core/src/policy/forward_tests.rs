@@ -10,8 +10,10 @@ use crate::policy::drops::DropReason;
 use crate::policy::grant::{Grant, Holder, Uncovered};
 use crate::policy::guard::ClaimScope;
 use crate::policy::guard::GuardPolicy;
+use crate::policy::pattern::Action;
 use crate::policy::pattern::PolicyRules;
 use crate::policy::pattern::tests::{any_net, inside, rule};
+use crate::policy::script::NoScript;
 use crate::policy::targets::AllowedTargets;
 use crate::policy::targets::TargetRange;
 use crate::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource};
@@ -70,19 +72,19 @@ fn forwarder(policy: Policy) -> Forwarder {
 }
 
 fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outbound {
-    forwarder.outbound(id, &ip(&packet(src, dst))).to
+    forwarder.outbound(id, &ip(&packet(src, dst)), &mut NoScript).to
 }
 
 #[test]
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(Policy::default());
-    let verdict = forwarder.outbound(peer(1), &ip(&packet(A, HOST)));
+    let verdict = forwarder.outbound(peer(1), &ip(&packet(A, HOST)), &mut NoScript);
     assert_eq!(verdict, OutboundVerdict { to: Outbound::Tun, claimed: Some(A), is_first: true, rule: None });
-    let later = forwarder.outbound(peer(1), &ip(&packet(A, B)));
+    let later = forwarder.outbound(peer(1), &ip(&packet(A, B)), &mut NoScript);
     assert_eq!(later, OutboundVerdict { to: Outbound::Tun, claimed: None, is_first: false, rule: None });
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
-    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
 }
 
 #[test]
@@ -91,9 +93,9 @@ fn later_claimant_waits_for_the_holder_to_go() {
     to(&mut forwarder, peer(1), A, HOST);
     let contested = Outbound::Contested { address: A, holder: peer(1) };
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), contested);
-    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
     forwarder.remove_peer(peer(1));
-    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST)), &mut NoScript).claimed, Some(A));
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn only_hosts_claim() {
             is_first: false,
             rule: None,
         };
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(src, HOST))), dropped, "{src}");
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(src, HOST)), &mut NoScript), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
 }
@@ -137,9 +139,15 @@ fn in_chain_decides_on_what_comes_from_the_tun_and_the_gateway() {
     to(&mut forwarder, peer(1), A, HOST);
     let stranger = packet(IpAddr::from([10, 9, 9, 9]), A);
     for from in [PacketSource::Tun, PacketSource::Gateway] {
-        assert_eq!(forwarder.inbound(from, &ip(&stranger)).to, Inbound::Drop(DropReason::Firewall, Some(peer(1))));
-        assert_eq!(forwarder.inbound(from, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
-        assert_eq!(forwarder.inbound(from, &ip(&packet(HOST, B))).to, Inbound::Drop(DropReason::NoPeer, None));
+        assert_eq!(
+            forwarder.inbound(from, &ip(&stranger), &mut NoScript).to,
+            Inbound::Drop(DropReason::Firewall, Some(peer(1)))
+        );
+        assert_eq!(forwarder.inbound(from, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
+        assert_eq!(
+            forwarder.inbound(from, &ip(&packet(HOST, B)), &mut NoScript).to,
+            Inbound::Drop(DropReason::NoPeer, None)
+        );
     }
 }
 
@@ -165,15 +173,18 @@ fn peer_rules_apply_to_their_direction_and_peer() {
     let mut denies_in = with_rule(Direction::In, RuleAction::Deny);
     assert_eq!(to(&mut denies_in, peer(1), A, HOST), Outbound::Tun);
     assert_eq!(
-        denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to,
+        denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to,
         Inbound::Drop(DropReason::PeerRule, Some(peer(1)))
     );
-    assert_eq!(denies_in.inbound(PacketSource::Gateway, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
-    assert_eq!(denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, B))).to, Inbound::Peer(peer(2)));
+    assert_eq!(
+        denies_in.inbound(PacketSource::Gateway, &ip(&packet(HOST, A)), &mut NoScript).to,
+        Inbound::Peer(peer(1))
+    );
+    assert_eq!(denies_in.inbound(PacketSource::Tun, &ip(&packet(HOST, B)), &mut NoScript).to, Inbound::Peer(peer(2)));
 
     let mut denies_out = with_rule(Direction::Out, RuleAction::Deny);
     assert_eq!(to(&mut denies_out, peer(1), A, HOST), Outbound::Drop(DropReason::PeerRule));
-    assert_eq!(denies_out.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(denies_out.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
 
     let mut routes_out = with_rule(Direction::Out, RuleAction::Route(GATEWAY));
     assert_eq!(to(&mut routes_out, peer(1), A, HOST), Outbound::Drop(DropReason::NoGateway));
@@ -232,7 +243,7 @@ fn peers_allow_does_not_override_the_chains() {
     let denied = IpAddr::from([10, 0, 0, 1]);
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
     assert_eq!(to(&mut forwarder, peer(1), A, denied), Outbound::Drop(DropReason::Firewall));
-    let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(denied, A))).to;
+    let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(denied, A)), &mut NoScript).to;
     assert_eq!(inbound, Inbound::Drop(DropReason::Firewall, Some(peer(1))));
 }
 
@@ -286,9 +297,9 @@ fn only_a_leaseholder_claims() {
     assert_eq!(to(&mut forwarder, peer(2), A, HOST), not_leased);
     assert_eq!(to(&mut forwarder, peer(2), IpAddr::from([192, 168, 0, 9]), HOST), not_leased);
     assert_eq!(forwarder.address(peer(2)), None);
-    assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
+    assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST)), &mut NoScript).claimed, Some(A));
     assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
-    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(B, HOST))).claimed, Some(B));
+    assert_eq!(forwarder.outbound(peer(2), &ip(&packet(B, HOST)), &mut NoScript).claimed, Some(B));
     // A grant to a peer doesn't take the address from another peer that has a grant, too.
     forwarder.add_peer(peer(3), identity(1));
     assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outbound::Contested { address: A, holder: peer(1) });
@@ -314,7 +325,7 @@ fn claims_outside_of_the_networks_are_refused() {
             is_first: false,
             rule: None,
         };
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(address, dst))), refused, "{address}");
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(address, dst)), &mut NoScript), refused, "{address}");
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
     assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);
@@ -417,9 +428,12 @@ fn gateways_are_out_of_reach_by_every_way() {
         if let Some(action) = peer_rule {
             forwarder.set_rules(peer(1), vec![any_packet(Direction::Out, action)]);
         }
-        let verdict = forwarder.outbound(peer(1), &ip(&datagram(4000)));
+        let verdict = forwarder.outbound(peer(1), &ip(&datagram(4000)), &mut NoScript);
         assert_eq!(verdict.to, Outbound::Drop(DropReason::ToGateway));
-        assert_ne!(forwarder.outbound(peer(1), &ip(&datagram(4001))).to, Outbound::Drop(DropReason::ToGateway));
+        assert_ne!(
+            forwarder.outbound(peer(1), &ip(&datagram(4001)), &mut NoScript).to,
+            Outbound::Drop(DropReason::ToGateway)
+        );
         // A peer that held this address would receive packets for it, where packets are switched.
         assert_eq!(to(&mut forwarder, peer(2), GATEWAY.ip(), HOST), Outbound::Drop(DropReason::NotClaimable));
     }
@@ -445,7 +459,10 @@ fn peer_is_who_it_has_shown_to_be() {
 fn assigned_address_must_be_leased_too() {
     let mut forwarder = forwarder(leased(&[("192.168.0.2/32", 1), ("192.168.0.3/32", 1)], Uncovered::Deny));
     assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::NotGranted));
-    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Drop(DropReason::NoPeer, None));
+    assert_eq!(
+        forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to,
+        Inbound::Drop(DropReason::NoPeer, None)
+    );
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource), "leased, not assigned");
 }
@@ -468,7 +485,7 @@ fn first_peer_rule_wins() {
 fn assigned_peer_gets_its_address_and_no_other() {
     let mut forwarder = forwarder(Policy::default());
     assert_eq!(forwarder.assign(peer(1), A), Some(AssignResult::Granted));
-    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to, Inbound::Peer(peer(1)));
+    assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
 
     assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
@@ -500,6 +517,13 @@ fn switched_packets_pass_both_chains_and_both_peers_rules() {
     assert_eq!(to(&mut chained, peer(1), other, B), Outbound::Drop(DropReason::Firewall));
 }
 
+/// A peer leaves, and comes again in the same slot.
+fn reconnect(forwarder: &mut Forwarder, id: &mut PeerId, identity: Identity) {
+    forwarder.remove_peer(*id);
+    id.generation += 1;
+    forwarder.add_peer(*id, identity);
+}
+
 proptest! {
     /// Whatever peers send, in whatever order, no address ever has two holders, none moves while its holder lives, and no
     /// packet goes to the TUN device with a source that its peer doesn't hold.
@@ -510,23 +534,22 @@ proptest! {
             forwarder.add_peer(peer(index), identity(index));
         }
         let mut held: [Option<IpAddr>; 4] = [None; 4];
+        let mut ids = [0, 1, 2, 3].map(peer);
         for (index, host, what) in events {
-            let id = peer(index);
             let address = IpAddr::from([10, 0, 0, host]);
             if what == 0 {
-                forwarder.remove_peer(id);
-                forwarder.add_peer(id, identity(index));
+                reconnect(&mut forwarder, &mut ids[index as usize], identity(index));
                 held[index as usize] = None;
                 continue;
             }
             let holder = held.iter().position(|&other| other == Some(address));
-            let verdict = to(&mut forwarder, id, address, HOST);
+            let verdict = to(&mut forwarder, ids[index as usize], address, HOST);
             let expected = match (held[index as usize], holder) {
                 (Some(own), _) if own == address => Outbound::Tun,
                 (Some(_), _) => Outbound::Drop(DropReason::SpoofedSource),
                 (None, None) => Outbound::Tun,
                 (None, Some(other)) => {
-                    Outbound::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
+                    Outbound::Contested { address, holder: ids[other] }
                 }
             };
             prop_assert_eq!(verdict, expected);
@@ -534,8 +557,8 @@ proptest! {
                 held[index as usize] = Some(address);
             }
         }
-        for (index, address) in held.into_iter().enumerate() {
-            prop_assert_eq!(forwarder.address(peer(u32::try_from(index).expect("below 4"))), address);
+        for (id, address) in ids.into_iter().zip(held) {
+            prop_assert_eq!(forwarder.address(id), address);
         }
     }
 
@@ -583,11 +606,11 @@ proptest! {
             }
         };
         let mut held: [Option<IpAddr>; 4] = [None; 4];
+        let mut ids = [0, 1, 2, 3].map(peer);
         for (index, host, what) in events {
-            let (id, address) = (peer(index), address(host));
+            let address = address(host);
             if what == 0 {
-                forwarder.remove_peer(id);
-                forwarder.add_peer(id, identity(index));
+                reconnect(&mut forwarder, &mut ids[index as usize], identity(index));
                 held[index as usize] = None;
                 continue;
             }
@@ -599,10 +622,10 @@ proptest! {
                 (None, _) if !may_hold(index, address) => Outbound::Drop(DropReason::NotGranted),
                 (None, None) => Outbound::Tun,
                 (None, Some(other)) => {
-                    Outbound::Contested { address, holder: peer(u32::try_from(other).expect("below 4")) }
+                    Outbound::Contested { address, holder: ids[other] }
                 }
             };
-            prop_assert_eq!(to(&mut forwarder, id, address, HOST), expected);
+            prop_assert_eq!(to(&mut forwarder, ids[index as usize], address, HOST), expected);
             if expected == Outbound::Tun {
                 held[index as usize] = Some(address);
             }
@@ -619,8 +642,8 @@ proptest! {
         }
         if let Ok(packet) = Packet::parse(&bytes) {
             let mut forwarder = forwarder(Policy::default());
-            forwarder.outbound(peer(1), &packet);
-            forwarder.inbound(PacketSource::Tun, &packet);
+            forwarder.outbound(peer(1), &packet, &mut NoScript);
+            forwarder.inbound(PacketSource::Tun, &packet, &mut NoScript);
         }
     }
 }
@@ -635,12 +658,15 @@ mod ipv6 {
     #[test]
     fn peer_holds_addresses_of_both_versions() {
         let mut forwarder = forwarder(Policy::default());
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A6, HOST6))).claimed, Some(A6));
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST))).claimed, Some(A));
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(B6, HOST6))).claimed, Some(B6));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A6, HOST6)), &mut NoScript).claimed, Some(A6));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(A, HOST)), &mut NoScript).claimed, Some(A));
+        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(B6, HOST6)), &mut NoScript).claimed, Some(B6));
         assert_eq!(forwarder.addresses(peer(1)).collect::<Vec<_>>(), [A, A6, B6]);
         for (from, own) in [(HOST, A), (HOST6, A6), (HOST6, B6)] {
-            assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(from, own))).to, Inbound::Peer(peer(1)));
+            assert_eq!(
+                forwarder.inbound(PacketSource::Tun, &ip(&packet(from, own)), &mut NoScript).to,
+                Inbound::Peer(peer(1))
+            );
         }
         let contested = Outbound::Contested { address: A6, holder: peer(1) };
         assert_eq!(to(&mut forwarder, peer(2), A6, HOST6), contested);
@@ -702,7 +728,7 @@ mod ipv6 {
         assert_eq!(forwarder.assign(peer(2), A), Some(AssignResult::HeldBy(peer(1))));
         assert!(forwarder.is_waiting(peer(2)) && forwarder.address(peer(2)) == Some(A6));
         forwarder.remove_peer(peer(1));
-        assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST))).claimed, Some(A));
+        assert_eq!(forwarder.outbound(peer(2), &ip(&packet(A, HOST)), &mut NoScript).claimed, Some(A));
         assert!(!forwarder.is_waiting(peer(2)));
     }
 
@@ -758,7 +784,7 @@ mod ipv6 {
             assert_eq!(to(&mut forwarder, peer(1), A, HOST), Outbound::Tun);
             assert_eq!(to(&mut forwarder, peer(1), A6, HOST6), Outbound::Drop(DropReason::PeerRule));
             assert_eq!(
-                forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, A6))).to,
+                forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, A6)), &mut NoScript).to,
                 Inbound::Peer(peer(1)),
                 "the other way"
             );
@@ -778,13 +804,13 @@ mod ipv6 {
         assert_eq!(to(&mut forwarder, peer(1), A6, address(9)), Outbound::Reject(DropReason::Firewall));
         assert_eq!(forwarder.addresses(peer(1)).count(), 0, "it claims nothing");
         to(&mut forwarder, peer(2), B6, HOST6);
-        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, B6))).to;
+        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST6, B6)), &mut NoScript).to;
         assert_eq!(inbound, Inbound::Reject(DropReason::Firewall, Some(peer(2))));
         assert_eq!(to(&mut forwarder, peer(1), A6, B6), Outbound::Reject(DropReason::Firewall), "between peers");
         forwarder.add_peer(peer(3), identity(3));
         forwarder.set_rules(peer(3), vec![any_packet(Direction::In, RuleAction::Reject)]);
         assert_eq!(to(&mut forwarder, peer(3), A, HOST), Outbound::Tun);
-        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A))).to;
+        let inbound = forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to;
         assert_eq!(inbound, Inbound::Reject(DropReason::PeerRule, Some(peer(3))));
     }
 

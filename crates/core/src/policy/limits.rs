@@ -23,6 +23,10 @@ pub struct Limits {
     pub queued_bytes: usize,
     /// Rules of one peer, at most [`MAX_RULES`].
     pub device_rules: usize,
+    /// Flows that are known at a time, from [`Limits::MIN_FLOWS`] to [`Limits::MAX_FLOWS`].
+    pub flows: usize,
+    /// Flows that one peer may cause, at least [`Limits::MIN_FLOWS_PER_PEER`]. If it causes more, its oldest ones are forgotten.
+    pub flows_per_peer: usize,
 }
 
 impl Limits {
@@ -41,6 +45,15 @@ impl Limits {
 
     /// Most [`Limits::device_rules`]: as many as fit one frame.
     pub const MAX_DEVICE_RULES: usize = MAX_RULES;
+
+    /// Least [`Limits::flows`].
+    pub const MIN_FLOWS: usize = 1024;
+
+    /// Most [`Limits::flows`].
+    pub const MAX_FLOWS: usize = 4 << 20;
+
+    /// Least [`Limits::flows_per_peer`].
+    pub const MIN_FLOWS_PER_PEER: usize = 16;
 }
 
 impl Default for Limits {
@@ -53,6 +66,8 @@ impl Default for Limits {
             unclaimed_timeout: Duration::from_secs(10),
             queued_bytes: 256 * 1024,
             device_rules: Self::MAX_DEVICE_RULES,
+            flows: 256 << 10,
+            flows_per_peer: 16 << 10,
         }
     }
 }

@@ -3,11 +3,12 @@
 pub mod account;
 pub mod admission;
 pub mod assignment;
-pub mod cache;
 pub mod claims;
 pub mod counters;
 mod decide;
 pub mod drops;
+pub mod explain;
+pub mod flows;
 pub mod forward;
 pub mod grant;
 pub mod guard;
@@ -16,12 +17,17 @@ pub mod pattern;
 pub mod pool;
 pub mod prefix_map;
 pub mod rate_limit;
+pub mod rates;
 pub mod registry;
+mod repeat;
 pub mod script;
 pub mod set;
 pub mod shares;
 pub mod targets;
 pub mod verdict;
+mod walk;
+
+pub use walk::ToLog;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -98,6 +104,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Returns true if a rule of a chain or a route looks at the state of connections.
+    pub(crate) const fn looks_at_state(&self) -> bool {
+        self.firewall_in.looks_at_state() || self.firewall_out.looks_at_state() || self.routes.looks_at_state()
+    }
+
     /// Returns the policy that follows this one when there are further grants.
     pub fn with_grants(&self, grants: impl IntoIterator<Item = Grant>) -> Self {
         let mut next = Self { generation: self.generation + 1, ..self.clone() };

@@ -15,7 +15,7 @@ pub struct TargetRange {
 }
 
 /// All gateways that peers may name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedTargets {
     exact: HashSet<SocketAddr>,
     ranges: Vec<TargetRange>,

@@ -1,5 +1,6 @@
 //! Verdicts on packets.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::drops::DropReason;
@@ -19,6 +20,21 @@ pub enum RuleRef {
     Route(RuleId),
     /// Among the rules that this peer sent.
     Peer(PeerId, RuleId),
+}
+
+impl fmt::Display for RuleRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, list) = match self {
+            Self::FirewallIn(id) => (id, "chain in"),
+            Self::FirewallOut(id) => (id, "chain out"),
+            Self::Route(id) => (id, "chain route"),
+            Self::Peer(_, id) => (id, "peer's own rules"),
+        };
+        match *id {
+            RuleId::IMPLIED => write!(formatter, "the last rule of the {list}, which denies IPv6"),
+            RuleId(id) => write!(formatter, "rule {id} of the {list}"),
+        }
+    }
 }
 
 /// Where a packet from a peer goes.

@@ -3,6 +3,7 @@
 use tuntap_wire::frame::{FrameKind, HEADER_LEN};
 use tuntap_wire::gso::{GsoError, GsoPacket};
 use tuntap_wire::ip::PacketError;
+use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
 
 use super::Router;
@@ -51,6 +52,9 @@ impl Router {
         };
         if let Err(reason) = result {
             self.count_drop(Some(id), reason);
+            if self.is_watched {
+                self.report_drop(shell, Direction::In, Some(id), packet.packet(), reason, None);
+            }
         }
         result
     }

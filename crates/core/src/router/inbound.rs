@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::rule::Direction;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::Router;
 use super::shell::Shell;
+use super::watch::ByShell;
 use crate::policy::drops::DropReason;
 use crate::policy::verdict::{Inbound, PacketSource};
 
@@ -93,7 +95,16 @@ impl Router {
             Ingress::Tun => PacketSource::Tun,
             Ingress::Gateway(_) => PacketSource::Gateway,
         };
-        match self.forwarder.inbound(from, packet.packet()).to {
+        let verdict = self.forwarder.inbound(from, packet.packet(), &mut ByShell(shell));
+        let cause = match verdict.to {
+            Inbound::Peer(id) => Some(id),
+            Inbound::Drop(_, holder) | Inbound::Reject(_, holder) => holder,
+        };
+        self.note_logged_rules(shell, Direction::In, cause, packet.packet());
+        if let (true, Inbound::Drop(reason, _) | Inbound::Reject(reason, _)) = (self.is_watched, verdict.to) {
+            self.report_drop(shell, Direction::In, cause, packet.packet(), reason, verdict.rule);
+        }
+        match verdict.to {
             Inbound::Peer(id) => {
                 if self.deliver(shell, id, &packet) == Err(DropReason::TooBig) {
                     self.too_big_for_frame_inbound(shell, ingress, id, packet.packet());

@@ -12,6 +12,7 @@ mod counters;
 mod credentials;
 mod debt;
 mod deliver;
+mod flows;
 pub mod frames;
 mod gateway;
 mod inbound;
@@ -30,14 +31,17 @@ mod shell;
 #[cfg(test)]
 mod testing;
 mod view;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
+use crate::policy::Policy;
 use crate::policy::account::Account;
 use crate::policy::admission::Admission;
 use crate::policy::drops::DropReason;
@@ -61,10 +65,14 @@ pub use counters::Counters;
 pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;
+pub use watch::{DropRecord, PacketFacts};
 
 /// Log lines per minute: about peers that come and go, and about faults.
 const PEER_LINES: u32 = 500;
 const FAULT_LINES: u32 = 60;
+
+/// Log lines per minute that rules with `log` cause.
+const RULE_LINES: u32 = 240;
 
 /// The credentials that peers have to show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,7 +109,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Router {
     settings: Settings,
-    /// The latest time that the shell has reported.
+    /// When the router began, and the latest time that the shell has reported.
+    start: Instant,
     now: Instant,
     forwarder: Forwarder,
     admission: Admission,
@@ -119,6 +128,9 @@ pub struct Router {
     counters: Counters,
     peer_log: LogBudget,
     fault_log: LogBudget,
+    rule_log: LogBudget,
+    /// True while somebody wants to know each dropped packet.
+    is_watched: bool,
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
@@ -130,6 +142,7 @@ impl Router {
         Self {
             admission: Admission::new(settings.limits),
             settings,
+            start: now,
             now,
             forwarder,
             work: WorkMeter::new(now),
@@ -144,6 +157,8 @@ impl Router {
             counters: Counters::default(),
             peer_log: LogBudget::new(PEER_LINES, now),
             fault_log: LogBudget::new(FAULT_LINES, now),
+            rule_log: LogBudget::new(RULE_LINES, now),
+            is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
         }
@@ -162,6 +177,7 @@ impl Router {
         // would not be attached as long as each turn has some.
         self.flush_peers(shell);
         self.resume_accepting(shell);
+        self.forwarder.flows.tidy();
         self.attach_again(shell);
         // The replies to the peers that are attached again.
         self.flush_peers(shell);
@@ -176,6 +192,12 @@ impl Router {
     /// unspecified address is reachable at each of them.
     pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
         self.forwarder.set_host_addresses(addresses);
+    }
+
+    /// Replaces the policy, between two packets. Peers keep the addresses that they hold, and flows are decided anew with their
+    /// next packets. The router's networks, its guard and its shares stay those of the first policy.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.forwarder.set_policy(policy);
     }
 
     /// Adds grants to the policy.
@@ -206,6 +228,7 @@ impl Router {
     /// Sets the time. An earlier time than the present one is ignored.
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.forwarder.advance(self.now - self.start);
     }
 
     /// Counts a dropped packet.

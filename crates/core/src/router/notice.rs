@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tuntap_wire::autoconf::RefusedRequest;
 use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::rule::Direction;
 
 use super::meter::Cost;
 use super::session::{CloseReason, StreamReason};
 use super::shell::Fault;
+use super::watch::PacketFacts;
 use crate::policy::admission::AdmissionError;
+use crate::policy::verdict::RuleRef;
 
 /// The description of a peer for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +228,19 @@ pub enum Notice {
     /// A peer is attached again after its quarantine.
     #[error("{0} is attached again")]
     Reattached(Who),
+    /// A rule that is to be logged has matched the first packet of a flow, or of one direction of it.
+    #[error("{rule} has matched a packet {}: {packet}", match direction {
+        Direction::Out => "from a peer",
+        Direction::In => "towards a peer",
+    })]
+    RuleLog {
+        /// The rule.
+        rule: RuleRef,
+        /// The way of the packet.
+        direction: Direction,
+        /// The packet.
+        packet: PacketFacts,
+    },
     /// A notice of the shell about itself.
     #[error("{0}")]
     Shell(String),

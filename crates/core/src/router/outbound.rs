@@ -4,15 +4,17 @@ use std::net::IpAddr;
 
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::ip::Packet;
+use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
 
 use super::notice::{Notice, Unclaimable};
 use super::shell::{Shell, WriteError};
+use super::watch::ByShell;
 use super::{CredentialsCheck, Router};
 use crate::policy::account::ROOT;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use crate::policy::verdict::Outbound;
+use crate::policy::verdict::{Outbound, OutboundVerdict};
 
 impl Router {
     /// Forwards a peer's packet, or counts why it is dropped.
@@ -33,12 +35,16 @@ impl Router {
         }
     }
 
+    fn decide_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &Packet<'_>) -> OutboundVerdict {
+        self.forwarder.outbound(id, packet, &mut ByShell(shell))
+    }
+
     fn send_outbound(&mut self, shell: &mut impl Shell, id: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
-        let mut verdict = self.forwarder.outbound(id, packet.packet());
+        let mut verdict = self.decide_outbound(shell, id, packet.packet());
         if let Outbound::Contested { holder, .. } = verdict.to
             && self.close_if_dead(shell, holder)
         {
-            verdict = self.forwarder.outbound(id, packet.packet());
+            verdict = self.decide_outbound(shell, id, packet.packet());
         }
         if let Some(address) = verdict.claimed {
             self.complete_claim(shell, id, address);
@@ -46,7 +52,22 @@ impl Router {
         if verdict.claimed.is_some() || verdict.is_first {
             self.store(shell, id);
         }
-        match verdict.to {
+        self.note_logged_rules(shell, Direction::Out, Some(id), packet.packet());
+        let result = self.send_where_decided(shell, id, verdict.to, packet);
+        if let (Err(reason), true) = (result, self.is_watched) {
+            self.report_drop(shell, Direction::Out, Some(id), packet.packet(), reason, verdict.rule);
+        }
+        result
+    }
+
+    fn send_where_decided(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        to: Outbound,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        match to {
             Outbound::Drop(reason) => {
                 self.note_refused_packet(shell, id, reason, packet.packet());
                 Err(reason)

@@ -10,7 +10,9 @@ use tuntap_wire::gso::GsoPacket;
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
+use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
+use crate::policy::script::{ScriptQuery, ScriptVerdict};
 
 /// The kernel's error message when something failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,7 +161,19 @@ pub trait Shell {
     /// Returns the processor time and the context switches of the router's thread.
     fn thread_usage(&self) -> ThreadUsage;
 
+    /// Returns what the policy's script says about a flow that the rules let pass; `None` if it has no opinion. A script that
+    /// fails denies the flow.
+    fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        let _ = query;
+        None
+    }
+
     // The log and the store.
+
+    /// A packet was dropped, while [`Router::set_watch`](super::Router::set_watch) is on.
+    fn dropped(&mut self, record: &DropRecord) {
+        let _ = record;
+    }
 
     /// Writes a line to the log.
     fn log(&mut self, notice: &Notice);

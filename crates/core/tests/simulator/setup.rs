@@ -168,6 +168,7 @@ impl Setup {
             unclaimed_timeout: Duration::from_secs(10),
             queued_bytes: Limits::MIN_QUEUED_BYTES,
             device_rules: self.device_rules,
+            ..Limits::default()
         }
     }
 

@@ -1,6 +1,6 @@
 //! Checked views of IP packets (RFC 791, RFC 8200). No length in a packet is trusted.
 
-mod icmp;
+mod flow;
 pub mod protocol;
 mod v4;
 mod v6;
@@ -11,6 +11,8 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
+
+pub use flow::{FlowPart, FlowPorts, Quoted, TcpFlags};
 
 /// Bytes of an IPv4 header without options (RFC 791, section 3.1). Nothing shorter is an IP packet.
 pub const IPV4_MIN_HEADER_LEN: usize = 20;
@@ -165,6 +167,13 @@ impl<'a> Packet<'a> {
             Header::V6([_, _, _, _, _, _, _, _, addresses @ ..]) => v6_address(addresses.split_at(16).1),
         }
     }
+}
+
+/// The IPv4 address in a slice of 4 bytes.
+const fn v4_address(bytes: &[u8]) -> IpAddr {
+    let mut octets = [0; 4];
+    octets.copy_from_slice(bytes);
+    IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes(octets)))
 }
 
 /// The IPv6 address in a slice of 16 bytes.

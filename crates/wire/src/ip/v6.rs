@@ -17,16 +17,16 @@ impl<'a> Packet<'a> {
 }
 
 /// The result of following a chain of extension headers.
-struct Extensions {
+pub(super) struct Extensions {
     /// Bytes from the start of the packet to its payload.
-    end: usize,
-    protocol: u8,
-    fragment: Fragment,
+    pub(super) end: usize,
+    pub(super) protocol: u8,
+    pub(super) fragment: Fragment,
 }
 
 impl Extensions {
     /// Follows the chain that begins with the fixed header's `next` (RFC 8200, section 4), within the packet `whole`.
-    fn walk(whole: &[u8], next: u8) -> Result<Self, PacketError> {
+    pub(super) fn walk(whole: &[u8], next: u8) -> Result<Self, PacketError> {
         let mut found = Self { end: IPV6_HEADER_LEN, protocol: next, fragment: Fragment::Whole };
         for _ in 0..MAX_EXTENSION_HEADERS {
             if !is_extension(found.protocol) {

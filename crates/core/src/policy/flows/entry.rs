@@ -1,0 +1,359 @@
+//! What is known of one flow.
+
+use std::net::SocketAddr;
+
+use tuntap_wire::ip::TcpFlags;
+use tuntap_wire::rule::Direction;
+use tuntap_wire::selector::ConnectionState;
+
+use super::key::FlowKey;
+use super::timeouts;
+use crate::policy::account::Account;
+use crate::policy::counters::CounterSlot;
+use crate::policy::drops::DropReason;
+use crate::policy::pattern::{Action, RuleId};
+use crate::policy::registry::PeerId;
+use crate::policy::verdict::{PacketSource, RuleRef};
+
+/// No entry: the end of a list, or a flow without a twin.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Packets after which a flow that was answered counts as one that is in use. Fewer don't: an answer to a forged packet, as
+/// the second packet of a TCP handshake is one, makes no connection.
+const IN_USE_PACKETS: u64 = 3;
+
+/// How far a connection has come. Protocols without connections only know the first two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Packets were let through in one direction at most.
+    New,
+    /// Packets were let through in both directions.
+    Established,
+    /// One end has sent all of its data.
+    Closing,
+    /// Both ends have sent all of their data, or the connection was reset.
+    Closed,
+}
+
+impl Phase {
+    /// Its name on the control socket.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// What becomes of the packets in one direction of a flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing was decided yet.
+    #[default]
+    Undecided,
+    /// They pass.
+    Pass,
+    /// They are dropped.
+    Drop(DropReason),
+    /// They are dropped, and their sender gets replies.
+    Reject(DropReason),
+}
+
+/// Whose flows these are: a peer that connects again is the same one if user or namespace stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Its account.
+    pub account: Option<Account>,
+    /// Its user. It counts only without an account.
+    pub uid: u32,
+    /// Its group. It counts only without an account.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Returns true if both are the same one.
+    pub fn is(&self, other: &Self) -> bool {
+        self.account == other.account && (self.account.is_some() || (self.uid, self.gid) == (other.uid, other.gid))
+    }
+}
+
+/// The kind of rule that has decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Decider {
+    #[default]
+    Nobody,
+    FirewallIn,
+    FirewallOut,
+    Route,
+    /// A rule of the peer that the flow belongs to.
+    Own,
+    /// A rule of the peer at the other end, for packets that the router itself passes on.
+    Receiver,
+}
+
+/// Where packets of a peer go if they pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Way {
+    /// To the router's TUN device.
+    #[default]
+    Tun,
+    /// To another router.
+    Gateway(SocketAddr),
+    /// To another peer, by the router itself.
+    Peer(PeerId),
+}
+
+/// The counters that a packet of a flow is counted in: those of the rules that it has matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots<const N: usize> {
+    slots: [CounterSlot; N],
+    len: u8,
+}
+
+impl<const N: usize> Default for Slots<N> {
+    fn default() -> Self {
+        Self { slots: [CounterSlot(0); N], len: 0 }
+    }
+}
+
+impl<const N: usize> Slots<N> {
+    /// Adds one. There is room for all rules that a packet can match.
+    pub fn push(&mut self, slot: CounterSlot) {
+        if let Some(place) = self.slots.get_mut(usize::from(self.len)) {
+            *place = slot;
+            self.len += 1;
+        }
+    }
+
+    /// Returns all.
+    pub fn as_slice(&self) -> &[CounterSlot] {
+        &self.slots[..usize::from(self.len)]
+    }
+}
+
+/// One direction of a flow. `W` is the way of its packets, `N` the number of rules' counters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Side<W, const N: usize> {
+    pub(crate) way: W,
+    pub(crate) fate: Fate,
+    pub(super) decider: Decider,
+    pub(super) rule: RuleId,
+    pub(crate) slots: Slots<N>,
+    /// The epoch in which it was decided, 0 for never.
+    pub(crate) epoch: u32,
+    /// For packets to the TUN device, if the router passes on packets between peers itself: the number of claims at the time.
+    pub(crate) claims: u32,
+    /// The second in which the verdict ends.
+    pub(crate) until: u32,
+    /// The state that it was decided under, and that of the twin.
+    pub(crate) state: ConnectionState,
+    pub(crate) twin_state: Option<ConnectionState>,
+    /// True if a rule that was searched looks at the state.
+    pub(crate) looks_at_state: bool,
+    /// Where packets came from.
+    pub(crate) source: PacketSource,
+    /// What the script has said, if it was asked, and until when that holds.
+    script: Option<Option<Action>>,
+    pub(crate) script_until: u32,
+    script_epoch: u32,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl<W: Default, const N: usize> Default for Side<W, N> {
+    fn default() -> Self {
+        Self {
+            way: W::default(),
+            fate: Fate::default(),
+            decider: Decider::default(),
+            rule: RuleId(0),
+            slots: Slots::default(),
+            epoch: 0,
+            claims: 0,
+            until: 0,
+            state: ConnectionState::New,
+            twin_state: None,
+            looks_at_state: false,
+            source: PacketSource::Tun,
+            script: None,
+            script_until: 0,
+            script_epoch: 0,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<W, const N: usize> Side<W, N> {
+    pub(crate) fn set_rule(&mut self, own: PeerId, rule: Option<RuleRef>) {
+        (self.decider, self.rule) = match rule {
+            None => (Decider::Nobody, RuleId(0)),
+            Some(RuleRef::FirewallIn(rule)) => (Decider::FirewallIn, rule),
+            Some(RuleRef::FirewallOut(rule)) => (Decider::FirewallOut, rule),
+            Some(RuleRef::Route(rule)) => (Decider::Route, rule),
+            Some(RuleRef::Peer(peer, rule)) if peer == own => (Decider::Own, rule),
+            Some(RuleRef::Peer(_, rule)) => (Decider::Receiver, rule),
+        };
+    }
+
+    pub(crate) fn rule(&self, own: PeerId, receiver: Option<PeerId>) -> Option<RuleRef> {
+        Some(match self.decider {
+            Decider::Nobody => return None,
+            Decider::FirewallIn => RuleRef::FirewallIn(self.rule),
+            Decider::FirewallOut => RuleRef::FirewallOut(self.rule),
+            Decider::Route => RuleRef::Route(self.rule),
+            Decider::Own => RuleRef::Peer(own, self.rule),
+            Decider::Receiver => RuleRef::Peer(receiver?, self.rule),
+        })
+    }
+
+    /// Returns true if the verdict may be used: nothing that it depends on has changed.
+    pub(crate) fn holds(&self, epoch: u32, now: u32, state: ConnectionState) -> bool {
+        self.epoch == epoch && now < self.until && (self.state == state || !self.looks_at_state)
+    }
+
+    /// Returns what the script has said, if that still holds.
+    pub(crate) fn kept_script(&self, epoch: u32, now: u32) -> Option<Option<Action>> {
+        self.script.filter(|_| self.script_epoch == epoch && now < self.script_until)
+    }
+
+    /// Keeps what the script has said, and until when.
+    pub(crate) fn keep_script(&mut self, epoch: u32, said: Option<(Option<Action>, u32)>) {
+        (self.script, self.script_until) = said.map_or((None, 0), |(said, until)| (Some(said), until));
+        self.script_epoch = epoch;
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes = self.bytes.wrapping_add(bytes as u64);
+    }
+}
+
+/// Packets from the peer: chain, route, and the chain of the receiver, each with a named counter.
+pub(crate) type OutSide = Side<Way, 6>;
+
+/// Packets towards the peer: its chain, with a named counter.
+pub(crate) type InSide = Side<(), 2>;
+
+/// A flow.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: FlowKey,
+    /// The peer that holds the local address. It may have left.
+    pub(crate) peer: PeerId,
+    pub(crate) owner: Owner,
+    pub(crate) out: OutSide,
+    pub(crate) inn: InSide,
+    /// The number of the policy that decided last.
+    pub(crate) generation: u32,
+    pub(super) first_seen: u32,
+    pub(super) last_seen: u32,
+    /// True if a packet passed, out and in.
+    pub(crate) passed: [bool; 2],
+    /// True if this end has sent all of its data, out and in.
+    pub(super) fins: [bool; 2],
+    /// True if the latest packet was a reset.
+    pub(super) is_reset: bool,
+    /// True if the other end has caused the flow.
+    pub(super) is_by_remote: bool,
+    /// The same packets, seen from the other end, if the router itself passes them on.
+    pub(crate) twin: u32,
+    /// Whose quota it is in, [`NONE`] for a free entry.
+    pub(super) quota: u32,
+    /// True if it is in the list of flows that are in use.
+    pub(super) is_in_use: bool,
+    /// Neighbours in the list: used earlier and later. A free entry's `later` is the next free one.
+    pub(super) earlier: u32,
+    pub(super) later: u32,
+}
+
+impl Entry {
+    pub(super) fn new(key: FlowKey, peer: PeerId, owner: Owner, now: u32) -> Self {
+        Self {
+            key,
+            peer,
+            owner,
+            out: Side::default(),
+            inn: Side::default(),
+            generation: 0,
+            first_seen: now,
+            last_seen: now,
+            passed: [false; 2],
+            fins: [false; 2],
+            is_reset: false,
+            is_by_remote: false,
+            twin: NONE,
+            quota: NONE,
+            is_in_use: false,
+            earlier: NONE,
+            later: NONE,
+        }
+    }
+
+    /// Returns true if the other end has caused the flow.
+    pub(crate) const fn is_by_remote(&self) -> bool {
+        self.is_by_remote
+    }
+
+    /// Returns how far the connection has come.
+    pub(crate) const fn phase(&self) -> Phase {
+        match (self.is_reset, self.fins, self.passed) {
+            (true, ..) | (_, [true, true], _) => Phase::Closed,
+            (_, [true, _] | [_, true], _) => Phase::Closing,
+            (_, _, [true, true]) => Phase::Established,
+            _ => Phase::New,
+        }
+    }
+
+    /// Returns true if a packet with these flags opens another connection between the same ports.
+    #[inline]
+    pub(crate) fn is_reopened_by(&self, flags: Option<TcpFlags>) -> bool {
+        flags.is_some_and(TcpFlags::opens) && self.phase() == Phase::Closed
+    }
+
+    /// Returns the state of a packet in this direction.
+    pub(crate) const fn state(&self, direction: Direction) -> ConnectionState {
+        let [out, inn] = self.passed;
+        let is_answered = match direction {
+            Direction::Out => inn,
+            Direction::In => out,
+        };
+        if is_answered { ConnectionState::Established } else { ConnectionState::New }
+    }
+
+    /// Returns true if the flow should be kept longer than those that were never answered.
+    pub(super) fn deserves_use(&self) -> bool {
+        self.passed == [true; 2]
+            && self.phase() != Phase::Closed
+            && self.out.packets + self.inn.packets >= IN_USE_PACKETS
+    }
+
+    /// Returns true if it has been idle for too long.
+    pub(super) fn is_over(&self, now: u32) -> bool {
+        let idle = now.saturating_sub(self.last_seen);
+        idle >= timeouts::SHORTEST && idle >= timeouts::idle_limit(self)
+    }
+
+    /// Counts a packet, which is dropped or not.
+    pub(super) fn count(&mut self, direction: Direction, bytes: usize) {
+        match direction {
+            Direction::Out => self.out.count(bytes),
+            Direction::In => self.inn.count(bytes),
+        }
+    }
+
+    /// A packet was let through. Returns true if that changes how far the connection has come.
+    pub(super) fn pass(&mut self, direction: Direction, flags: Option<TcpFlags>) -> bool {
+        let side = usize::from(direction == Direction::In);
+        let before = (self.passed, self.fins, self.is_reset);
+        self.passed[side] = true;
+        if let Some(flags) = flags {
+            self.fins[side] |= flags.is_fin();
+            // A connection goes on after a reset that its receiver has not accepted (RFC 5961).
+            self.is_reset = flags.is_reset();
+        }
+        before != (self.passed, self.fins, self.is_reset)
+    }
+}

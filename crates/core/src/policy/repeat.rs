@@ -1,0 +1,153 @@
+//! Later packets of a flow: one look-up, and a check that nothing has changed that the verdict depends on.
+
+use super::decide::Walk;
+use super::flows::entry::Entry;
+use super::flows::{Fate, FlowKey, Way};
+use super::forward::Forwarder;
+use super::pattern::Action;
+use super::registry::PeerId;
+use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource};
+use tuntap_wire::ip::FlowPart;
+use tuntap_wire::rule::Direction;
+use tuntap_wire::selector::ConnectionState;
+
+/// What is known of the flow that a packet belongs to, or of the one that an ICMP error is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// The number of the flow.
+    pub(super) at: Option<u32>,
+    /// The state of the packet. `None` if it shows no flow.
+    pub(super) state: Option<ConnectionState>,
+}
+
+impl Forwarder {
+    /// Returns the verdict on a packet from a peer if its flow has one that may be used.
+    #[inline]
+    pub(super) fn repeat_outbound(&mut self, id: PeerId, walk: &Walk<'_>) -> Option<OutboundVerdict> {
+        let FlowPart::Flow(ports) = walk.part else { return None };
+        let at = self.flows.find(&FlowKey::of(walk.packet, ports, Direction::Out))?;
+        if self.flows.get(at).peer != id || !self.peers.has(id) {
+            return None;
+        }
+        let flags = walk.packet.tcp_flags();
+        let (entry, now) = (self.flows.get(at), self.flows.now);
+        let side = &entry.out;
+        if entry.is_reopened_by(flags) || !side.holds(self.epoch, now, entry.state(Direction::Out)) {
+            return None;
+        }
+        let (to, receiver, twin) = match side.way {
+            Way::Peer(receiver) => {
+                let twin = self.flows.twin(at).filter(|_| self.peers.has(receiver))?;
+                let state = self.flows.get(twin).state(Direction::In);
+                if side.looks_at_state && side.twin_state != Some(state) {
+                    return None;
+                }
+                (Outbound::Peer(receiver), Some(receiver), Some(twin))
+            }
+            Way::Tun if self.may_have_a_holder_now(entry, walk) => return None,
+            Way::Tun => (Outbound::Tun, None, None),
+            Way::Gateway(target) => (Outbound::Gateway(target), None, None),
+        };
+        let to = match side.fate {
+            Fate::Pass => to,
+            Fate::Drop(reason) => Outbound::Drop(reason),
+            Fate::Reject(reason) => Outbound::Reject(reason),
+            Fate::Undecided => return None,
+        };
+        let verdict = OutboundVerdict { to, claimed: None, is_first: false, rule: side.rule(id, receiver) };
+        let passes = side.fate == Fate::Pass;
+        self.count(side.slots.as_slice(), walk.packet);
+        self.flows.get_mut(at).out.claims = self.claims;
+        self.flows.record(at, Direction::Out, walk.packet, flags, passes);
+        if let Some(twin) = twin {
+            self.flows.record(twin, Direction::In, walk.packet, flags, passes);
+        }
+        self.to_log = Default::default();
+        Some(verdict)
+    }
+
+    /// Returns true if the router itself passes packets on between peers, and a peer has got the destination since the
+    /// verdict.
+    fn may_have_a_holder_now(&self, entry: &Entry, walk: &Walk<'_>) -> bool {
+        let side = &entry.out;
+        self.policy.switch
+            && side.fate == Fate::Pass
+            && side.claims != self.claims
+            && self.registry.holder(walk.packet.dst()).is_some()
+    }
+
+    /// Returns the verdict on a packet towards a peer if its flow has one that may be used.
+    #[inline]
+    pub(super) fn repeat_inbound(&mut self, from: PacketSource, walk: &Walk<'_>) -> Option<InboundVerdict> {
+        let FlowPart::Flow(ports) = walk.part else { return None };
+        let at = self.flows.find(&FlowKey::of(walk.packet, ports, Direction::In))?;
+        // A peer that is there holds its address.
+        let holder = self.flows.get(at).peer;
+        if !self.peers.has(holder) {
+            return None;
+        }
+        let flags = walk.packet.tcp_flags();
+        let entry = self.flows.get(at);
+        let side = &entry.inn;
+        if entry.is_reopened_by(flags)
+            || side.source != from
+            || !side.holds(self.epoch, self.flows.now, entry.state(Direction::In))
+        {
+            return None;
+        }
+        let to = match side.fate {
+            Fate::Pass => Inbound::Peer(holder),
+            Fate::Drop(reason) => Inbound::Drop(reason, Some(holder)),
+            Fate::Reject(reason) => Inbound::Reject(reason, Some(holder)),
+            Fate::Undecided => return None,
+        };
+        let verdict = InboundVerdict { to, rule: side.rule(holder, None) };
+        let passes = side.fate == Fate::Pass;
+        self.count(side.slots.as_slice(), walk.packet);
+        self.flows.record(at, Direction::In, walk.packet, flags, passes);
+        self.to_log = Default::default();
+        Some(verdict)
+    }
+
+    /// Returns what is known of a packet's flow. `peer` is the one that sends it, or that holds the destination.
+    pub(super) fn known(&self, walk: &Walk<'_>, direction: Direction, peer: Option<PeerId>) -> Known {
+        let key = match walk.part {
+            FlowPart::Fragment => return Known::default(),
+            FlowPart::Flow(ports) => FlowKey::of(walk.packet, ports, direction),
+            // An error goes back to the source of the packet that it quotes, and that packet went the opposite way.
+            FlowPart::Error(Some(quoted)) if quoted.src == walk.packet.dst() => {
+                let opposite = match direction {
+                    Direction::Out => Direction::In,
+                    Direction::In => Direction::Out,
+                };
+                FlowKey::of_quoted(&quoted, opposite)
+            }
+            FlowPart::Error(_) => return Known { at: None, state: Some(ConnectionState::New) },
+        };
+        let flags = if let FlowPart::Flow(_) = walk.part { walk.packet.tcp_flags() } else { None };
+        let at = self.flows.find(&key).filter(|at| {
+            let entry = self.flows.get(*at);
+            self.belongs_to(entry, peer) && !entry.is_reopened_by(flags)
+        });
+        let state = at.map_or(ConnectionState::New, |at| self.flows.get(at).state(direction));
+        Known { at, state: Some(state) }
+    }
+
+    /// Returns true if a flow is that of a peer: of this connection, or of an earlier one of the same user. Without a peer, true
+    /// for the flows of those who have left.
+    fn belongs_to(&self, entry: &Entry, peer: Option<PeerId>) -> bool {
+        peer == Some(entry.peer)
+            || !self.peers.has(entry.peer)
+                && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner.is(&entry.owner)))
+    }
+
+    /// Returns what the script has said about a direction of a flow, and until when that holds.
+    pub(super) fn kept(&self, known: Known, direction: Direction, peer: PeerId) -> Option<(Option<Action>, u32)> {
+        let entry = self.flows.known(known.at?).filter(|entry| entry.peer == peer)?;
+        let (epoch, now) = (self.epoch, self.flows.now);
+        match direction {
+            Direction::Out => Some((entry.out.kept_script(epoch, now)?, entry.out.script_until)),
+            Direction::In => Some((entry.inn.kept_script(epoch, now)?, entry.inn.script_until)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The event loop's side of the control thread's questions. Each answer is a bounded piece of work.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::flows::policy_rule;
+use super::question::{PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
+use crate::event_loop::EventLoop;
+use crate::report::peer_stats;
+use tuntap_api::control::{Direction, Dropped};
+use tuntap_core::policy::grant::Grant;
+use tuntap_core::router::DropRecord;
+
+/// Questions that are answered in one turn.
+const BUDGET: usize = 2;
+
+impl EventLoop<'_> {
+    /// Answers what the control thread has asked.
+    pub(crate) fn answer_questions(&mut self) {
+        for _ in 0..BUDGET {
+            let Some(question) = self.control.as_ref().and_then(|control| control.answerer.next()) else { return };
+            self.answer(question);
+        }
+    }
+
+    /// A reply that fails is one that nobody waits for any more.
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Swap(swap, reply) => {
+                let before = self.swap(swap);
+                // If nobody takes it, it is freed here.
+                let _ = reply.send(Replaced(before));
+            }
+            Question::FlowCounts(reply) => _ = reply.send(self.flow_counts()),
+            Question::Flows(from, filter, reply) => _ = reply.send(self.flow_page(from, &filter)),
+            Question::KillFlows(from, filter, reply) => _ = reply.send(self.kill_flow_page(from, &filter)),
+            Question::Test(packet, reply) => _ = reply.send(self.test(&packet)),
+            Question::Peers(from, reply) => _ = reply.send(self.peer_page(from)),
+            Question::Describe(stats) => self.policy = stats,
+            Question::Watch(wanted) => {
+                self.io.watch_drops(wanted);
+                self.router.set_watch(wanted);
+            }
+        }
+    }
+
+    /// Uses another policy. Grants that came while it was made are added to it.
+    fn swap(&mut self, Swap { policy, grants }: Swap) -> Arc<tuntap_core::policy::Policy> {
+        let before = Arc::clone(self.router.forwarder().policy());
+        self.router.set_policy(policy);
+        if let Some(control) = &mut self.control {
+            control.grants.retain(|(number, _)| *number > grants);
+            for (_, grants) in &control.grants {
+                self.router.grant(grants.iter().copied());
+            }
+        }
+        before
+    }
+
+    /// Grants hold from now on, and in all policies that follow.
+    pub(crate) fn grant(&mut self, grants: Vec<Grant>) {
+        self.router.grant(grants.iter().copied());
+        if let Some(control) = &mut self.control {
+            control.granted += 1;
+            control.grants.push((control.granted, grants.clone()));
+            control.answerer.tell_grants(grants);
+        }
+    }
+
+    /// Tells the control thread of the packets that were dropped in this turn.
+    pub(crate) fn tell_drops(&mut self, now: Instant) {
+        for record in self.io.take_drops() {
+            let dropped = self.dropped(&record);
+            self.io.tell_drop(now, dropped);
+        }
+    }
+
+    fn dropped(&self, record: &DropRecord) -> Dropped {
+        let peer = record.peer.and_then(|id| self.router.peer(id)).map(|peer| peer.credentials());
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let packet = &record.packet;
+        Dropped {
+            time: time.as_secs(),
+            millis: u16::try_from(time.subsec_millis()).unwrap_or_default(),
+            peer: peer.map(|peer| peer.pid),
+            uid: peer.map(|peer| peer.uid),
+            direction: match record.direction {
+                tuntap_wire::rule::Direction::In => Direction::In,
+                tuntap_wire::rule::Direction::Out => Direction::Out,
+            },
+            src: packet.src,
+            src_port: packet.ports.map(|(src, _)| src),
+            dst: packet.dst,
+            dst_port: packet.ports.map(|(_, dst)| dst),
+            protocol: packet.protocol,
+            len: packet.len as u64,
+            reason: record.reason.name().to_owned(),
+            rule: record.rule.and_then(policy_rule),
+        }
+    }
+
+    fn peer_page(&self, from: usize) -> PeerPage {
+        let mut peers = self.router.peers().skip_while(|peer| (peer.id().index as usize) < from);
+        let page: Vec<_> = peers.by_ref().take(PEERS_PER_PAGE).map(peer_stats).collect();
+        PeerPage { next: peers.next().map(|peer| peer.id().index as usize), peers: page }
+    }
+}

@@ -1,0 +1,77 @@
+//! Memory of routers that outlives their processes, and what of it the next image of the instance takes over: flows, and the
+//! live policy, to say what of it is lost.
+
+use std::num::NonZeroUsize;
+
+use parking_lot::Mutex;
+
+use super::options::config;
+use super::uwsgi;
+use tuntap_config::RouterSpec;
+use tuntap_core::policy::counters::SharedMemory;
+use tuntap_live::{Document, Stored};
+use tuntap_router::{Earlier, KeptMemory, Memory, Setup};
+use tuntap_sys::handover::{Handover, HandoverError, Received};
+use tuntap_sys::memory::SharedWords;
+
+/// What the image before has left, by the name of the router's device.
+static EARLIER: Mutex<Vec<(String, Earlier)>> = Mutex::new(Vec::new());
+
+/// What this image is about to leave.
+static KEPT: Mutex<Vec<(String, Memory)>> = Mutex::new(Vec::new());
+
+/// Words of all flows of a router.
+fn flow_words() -> NonZeroUsize {
+    NonZeroUsize::new(SharedMemory::flow_words(config().limits.flows)).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended.
+pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
+    let mut memory = Memory::new(flow_words()).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
+    let mut earlier = EARLIER.lock();
+    if let Some(index) = earlier.iter().position(|(device, _)| *device == spec.device) {
+        let (_, Earlier { flows, documents }) = earlier.swap_remove(index);
+        // With another number of flows it has another form.
+        let flows = flows.and_then(|file| SharedWords::adopt(file, flow_words()));
+        documents
+            .and_then(|documents| documents.latest())
+            .iter()
+            .for_each(|text| tell_what_is_lost(spec, text, initial));
+        if let Some(flows) = flows {
+            memory.flows = flows;
+        }
+    }
+    Ok(memory)
+}
+
+fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: &Document) {
+    let lines = Stored::read(text).map_or_else(|error| vec![error], |stored| stored.lost_at_reload(initial));
+    for line in lines {
+        uwsgi::log(&format!("[tuntap-router] {}: {line}", spec.device));
+    }
+}
+
+/// Keeps the memory of routers that have ended, for the next image.
+pub fn keep(setups: impl Iterator<Item = Setup>) {
+    *KEPT.lock() = setups.map(|setup| (setup.spec.device, setup.memory)).collect();
+}
+
+/// Takes over what the image before has left.
+pub fn take_over(received: &mut Received) {
+    match received.section::<KeptMemory>() {
+        Ok(kept) => *EARLIER.lock() = kept.map(|kept| kept.take(received)).unwrap_or_default(),
+        Err(error) => uwsgi::log(&format!("[tuntap-router] flows are not known any more after the reload: {error}")),
+    }
+}
+
+/// Takes what is to be handed over.
+pub fn to_hand_over() -> Vec<(String, Memory)> {
+    std::mem::take(&mut *KEPT.lock())
+}
+
+/// Adds it to what is handed over.
+pub fn hand_over<'a>(memory: &'a [(String, Memory)], handover: &mut Handover<'a>) -> Result<(), HandoverError> {
+    let mut kept = KeptMemory::default();
+    memory.iter().for_each(|(device, memory)| memory.hand_over(device, &mut kept, handover));
+    if kept.is_empty() { Ok(()) } else { handover.add(&kept) }
+}
