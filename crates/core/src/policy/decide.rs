@@ -100,13 +100,10 @@ impl Forwarder {
     /// Decides where a packet from a peer goes. A packet that the firewall allows claims its source address, if the peer
     /// doesn't hold it yet.
     pub fn outbound(&mut self, id: PeerId, packet: &Packet<'_>, script: &mut impl Script) -> OutboundVerdict {
-        let walk = Walk::of(packet);
-        if let Some(verdict) = self.repeat_outbound(id, &walk) {
-            return verdict;
-        }
-        self.first_outbound(id, &walk, script)
+        self.repeat_outbound(id, packet).unwrap_or_else(|| self.first_outbound(id, &Walk::of(packet), script))
     }
 
+    #[inline(never)]
     fn first_outbound(&mut self, id: PeerId, walk: &Walk<'_>, script: &mut impl Script) -> OutboundVerdict {
         let known = self.known(walk, Direction::Out, Some(id));
         let mut trail = Trail::default();
@@ -288,18 +285,20 @@ impl Forwarder {
 
     /// Decides which peer gets a packet towards the peers.
     pub fn inbound(&mut self, from: PacketSource, packet: &Packet<'_>, script: &mut impl Script) -> InboundVerdict {
-        let walk = Walk::of(packet);
-        if let Some(verdict) = self.repeat_inbound(from, &walk) {
-            return verdict;
-        }
-        let decision = self.decide_inbound(from, &walk, script);
+        self.repeat_inbound(from, packet).unwrap_or_else(|| self.first_inbound(from, &Walk::of(packet), script))
+    }
+
+    #[inline(never)]
+    fn first_inbound(&mut self, from: PacketSource, walk: &Walk<'_>, script: &mut impl Script) -> InboundVerdict {
+        let packet = walk.packet;
+        let decision = self.decide_inbound(from, walk, script);
         self.to_log = decision.trail.to_log;
         self.count(decision.trail.slots.as_slice(), packet);
         let cause = match from {
             PacketSource::Tun => self.sender(packet.src()),
             PacketSource::Gateway => None,
         };
-        if let Some(at) = self.keep_inbound(&walk, &decision, cause, None) {
+        if let Some(at) = self.keep_inbound(walk, &decision, cause, None) {
             self.flows.record(
                 at,
                 Direction::In,
@@ -308,7 +307,7 @@ impl Forwarder {
                 fate_in(decision.verdict.to) == Fate::Pass,
             );
         }
-        self.record_error(decision.known, Direction::In, &walk);
+        self.record_error(decision.known, Direction::In, walk);
         decision.verdict
     }
 
@@ -390,7 +389,9 @@ impl Forwarder {
                     self.flows.record(at, direction, walk.packet, flags, passes);
                 }
             }
-            if let (Some(at), Some(twin)) = (at, twin) {
+            if let (Some(at), Some(twin)) = (at, twin)
+                && at != twin
+            {
                 self.flows.pair(at, twin);
             }
             self.record_error(known, Direction::Out, walk);
@@ -483,8 +484,9 @@ impl Forwarder {
         let FlowPart::Flow(ports) = walk.part else { return None };
         let owner = self.owner(peer)?;
         let key = FlowKey::of(walk.packet, ports, direction);
-        // Another flow may have gone since, to make room.
-        let known = known.at.filter(|at| self.flows.known(*at).is_some_and(|entry| entry.key == key));
+        // Another flow may have gone since, to make room. A packet from an address to itself has one flow.
+        let has_key = |at: &u32| self.flows.known(*at).is_some_and(|entry| entry.key == key);
+        let known = known.at.filter(has_key).or(keep.filter(has_key));
         match known {
             Some(at) if self.flows.get(at).peer == peer => Some(at),
             Some(at) => {

@@ -330,6 +330,12 @@ impl Entry {
             && self.out.packets + self.inn.packets >= IN_USE_PACKETS
     }
 
+    /// Returns true if the latest packet may have made it one that is in use.
+    #[inline]
+    pub(super) const fn begins_use(&self) -> bool {
+        !self.is_in_use && self.out.packets + self.inn.packets == IN_USE_PACKETS
+    }
+
     /// Returns true if it has been idle for too long.
     pub(super) fn is_over(&self, now: u32) -> bool {
         let idle = now.saturating_sub(self.last_seen);

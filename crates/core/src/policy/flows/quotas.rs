@@ -192,6 +192,7 @@ impl Quotas {
 
     fn depart(&mut self, quota: u32) {
         self.leave_counts(quota);
+        self.lower_most();
         if let Some(peer) = self.quotas[quota as usize].peer.take() {
             self.by_slot[peer.index as usize] = NONE;
         }
@@ -217,6 +218,7 @@ impl Quotas {
         it.count = it.count.saturating_add_signed(change);
         if is_there {
             self.enter_counts(quota);
+            self.lower_most();
         } else if it.count == 0 {
             self.left.remove(&(it.left, quota));
             self.free.push(quota);
@@ -254,7 +256,11 @@ impl Quotas {
         if next != NONE {
             self.quotas[next as usize].previous = previous;
         }
-        // One flow more or less is one step. Only a peer that leaves takes more of them, as many as it had flows.
+    }
+
+    /// Finds the largest number of flows again. One flow less is one step. Only a peer that leaves takes more of them, at most as
+    /// many as it had flows.
+    fn lower_most(&mut self) {
         while self.most > 0 && self.by_count[self.most as usize] == 0 {
             self.most -= 1;
         }
