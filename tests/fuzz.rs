@@ -19,6 +19,7 @@ const TARGETS: [Target; 9] = [
     ("leases", fuzz::leases::check),
     ("options", fuzz::options::check),
     ("rules", fuzz::rules::check),
+    ("rules_file", fuzz::rules_file::check),
     ("segments", fuzz::segments::check),
 ];
 

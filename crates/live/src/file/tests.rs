@@ -113,6 +113,15 @@ fn bounds_are_told() {
 }
 
 #[test]
+fn longest_path_can_be_written() {
+    let path = format!("/{}", "x".repeat(4_094));
+    let file = good(&format!("set s={path}{{10.0.0.1}}"));
+    let document = Document::initial(&tuntap_config::Config::default(), &file);
+    let whole = good(&write::write_whole(&document));
+    assert_eq!((whole.sets["s"].file(), whole.sets.len()), (Some(path.as_str()), 1));
+}
+
+#[test]
 fn what_is_hardly_meant_is_told() {
     let text = "set unused { 10.0.0.1 }\nchain in\nallow established\ndeny\nallow any any tcp 80\ngroup g\nchain in\nallow\nchain \
                 out\nreject\n";
