@@ -10,6 +10,7 @@ mod priority;
 mod report;
 mod restore;
 mod sandbox;
+mod script;
 mod shell;
 mod stats;
 mod stats_server;
@@ -38,6 +39,7 @@ use tuntap_wire::credentials::PeerCredentials;
 
 pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
+pub use script::ScriptFile;
 pub use store::Store;
 
 /// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.
@@ -94,6 +96,8 @@ pub struct Setup {
     pub gateway: Option<Gateway>,
     /// The router's first policy.
     pub policy: Arc<Policy>,
+    /// The script of the options.
+    pub script: Option<ScriptFile>,
     /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
     /// What a device's configuration says besides its addresses.

@@ -1,7 +1,5 @@
 //! Failures of scripts.
 
-use std::fmt::Write;
-
 use thiserror::Error;
 
 use super::limits::MAX_ERROR;
@@ -57,21 +55,25 @@ fn first_line(text: &str) -> &str {
     text.split("\nstack traceback:").next().unwrap_or(text).trim_end()
 }
 
-/// Cuts a text after so many characters, and escapes what isn't printable or would change how text is shown.
+/// Escapes what isn't printable in a text, or would change how text is shown, and cuts it where it gets longer than `max`
+/// characters.
 pub(crate) fn printable(text: &str, max: usize) -> String {
     let mut result = String::new();
-    for (index, char) in text.chars().enumerate() {
-        if index == max {
+    let mut room = max;
+    for char in text.chars() {
+        // U+2028 and on: line ends and changes of the direction.
+        let is_plain = !char.is_control()
+            && !matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let len = if is_plain { 1 } else { char.escape_default().count() };
+        if len > room {
             result.push('…');
             break;
         }
-        // U+2028 and on: line ends and changes of the direction.
-        if char.is_control()
-            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            let _ = write!(result, "{}", char.escape_default());
-        } else {
+        room -= len;
+        if is_plain {
             result.push(char);
+        } else {
+            result.extend(char.escape_default());
         }
     }
     result
@@ -86,5 +88,6 @@ mod tests {
         assert_eq!(printable("a\nb\x1b[1m\u{202e}ü", 100), "a\\nb\\u{1b}[1m\\u{202e}ü");
         assert_eq!(printable("abcdef", 3), "abc…");
         assert_eq!(printable("abc", 3), "abc");
+        assert_eq!(printable("ab\n", 3), "ab…");
     }
 }

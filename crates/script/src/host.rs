@@ -139,10 +139,15 @@ impl Surroundings {
     }
 
     /// Returns true if the set of this number has an address. Without a policy, all sets are empty.
-    pub fn set_has(&self, number: usize, address: &str) -> Result<bool, CallError> {
+    pub fn set_has(&self, number: f64, address: &str) -> Result<bool, CallError> {
         let address: IpAddr = address.parse().map_err(|_| CallError::NoAddress(address.to_owned()))?;
         let shared = self.shared.borrow();
-        match shared.sets.get(number).ok_or(CallError::NotASet)? {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "what is no such number is not found"
+        )]
+        match shared.sets.get(number as usize).ok_or(CallError::NotASet)? {
             (_, Some(set)) => Ok(set.contains(address)),
             (name, None) if shared.known.policy.is_some() => Err(CallError::NoSet(name.clone())),
             _ => Ok(false),

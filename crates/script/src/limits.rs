@@ -27,7 +27,7 @@ pub const MAX_PATTERN: usize = 256;
 pub const MAX_ITEMS: usize = 4096;
 
 /// Names of sets, and as many names of counters, that a script may use.
-pub const MAX_NAMES: usize = 1024;
+pub const MAX_NAMES: usize = 256;
 
 /// Peers whose tables are kept for their next flows.
 pub const MAX_PEERS: usize = 1024;

@@ -217,30 +217,30 @@ fn prelude(lua: &Lua, surroundings: &Rc<Surroundings>) -> mlua::Result<Function>
     lua.load(bytecode.as_slice()).set_mode(ChunkMode::Binary).set_name("=prelude").call((native, limits))
 }
 
-/// Makes the functions of the router that the prelude wraps.
+/// Makes the functions of the router that the prelude wraps. Where something is wrong they return nil and a text, of which the
+/// prelude makes an error: errors of native functions are slow.
 fn functions(lua: &Lua, surroundings: &Rc<Surroundings>) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     let shared = || Rc::clone(surroundings);
     let around = shared();
-    let set_number = move |_: &Lua, name: LuaString| around.set(&text(&name)).map_err(failure);
+    let set_number = move |_: &Lua, name: LuaString| Ok(or_text(around.set(&text(&name))));
     native.raw_set("set_number", lua.create_function(set_number)?)?;
     let around = shared();
     let set_has =
-        move |_: &Lua, (number, address): (usize, LuaString)| around.set_has(number, &text(&address)).map_err(failure);
+        move |_: &Lua, (number, address): (f64, LuaString)| Ok(or_text(around.set_has(number, &text(&address))));
     native.raw_set("set_has", lua.create_function(set_has)?)?;
     let around = shared();
     let counter = move |_: &Lua, name: LuaString| {
-        let count = around.counter(&text(&name)).map_err(failure)?;
-        Ok((count.packets, count.bytes))
+        let (count, wrong) = or_text(around.counter(&text(&name)));
+        Ok((count.map(|count| count.packets), count.map(|count| count.bytes), wrong))
     };
     native.raw_set("counter", lua.create_function(counter)?)?;
     let around = shared();
     native.raw_set("now", lua.create_function(move |_, ()| Ok(around.host.clock.now().as_secs_f64()))?)?;
     let around = shared();
     let clock = move |_: &Lua, ()| {
-        let time = around.local_time().map_err(failure)?;
-        let first = (time.year, time.month, time.day);
-        Ok((first.0, first.1, first.2, time.hour, time.minute, time.second, time.weekday + 1))
+        let time = around.local_time().map_err(|error| mlua::Error::runtime(error.to_string()))?;
+        Ok((time.year, time.month, time.day, time.hour, time.minute, time.second, time.weekday + 1))
     };
     native.raw_set("clock", lua.create_function(clock)?)?;
     let around = shared();
@@ -249,23 +249,29 @@ fn functions(lua: &Lua, surroundings: &Rc<Surroundings>) -> mlua::Result<Table> 
         Ok(())
     };
     native.raw_set("log", lua.create_function(log)?)?;
-    let protocols = lua.create_table()?;
+    native.raw_set("protocols", protocol_names(lua)?)?;
+    Ok(native)
+}
+
+/// Returns the name of each protocol, which is its number if it has none.
+fn protocol_names(lua: &Lua) -> mlua::Result<Table> {
+    let names = lua.create_table()?;
     for number in u8::MIN..=u8::MAX {
         let name = PROTOCOLS.iter().find(|(known, _)| *known == number);
-        protocols.raw_set(number, name.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned()))?;
+        names.raw_set(number, name.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned()))?;
     }
-    native.raw_set("protocols", protocols)?;
-    Ok(native)
+    Ok(names)
+}
+
+/// Returns a result, or what is wrong.
+fn or_text<T>(result: Result<T, CallError>) -> (Option<T>, Option<String>) {
+    result.map_or_else(|error| (None, Some(error.to_string())), |value| (Some(value), None))
 }
 
 /// Returns the start of a text that a script gave, long enough for any use.
 fn text(text: &LuaString) -> String {
     let bytes = text.as_bytes();
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_PATTERN)]).into_owned()
-}
-
-fn failure(error: CallError) -> mlua::Error {
-    mlua::Error::runtime(error.to_string())
 }
 
 /// Returns what the prelude's answer means.

@@ -56,7 +56,7 @@ impl Watchdog {
         });
         let (ready, is_ready) = mpsc::channel();
         let watched = Arc::clone(&shared);
-        let builder = thread::Builder::new().name("watchdog".to_owned());
+        let builder = thread::Builder::new().name("script-watch".to_owned());
         let handle = with_signals_blocked(|| builder.spawn(move || watch(&watched, clock, limit, &ready)))
             .map_err(io::Error::from)??;
         // This fails only if the thread has already ended. Then the number of steps bounds the calls.

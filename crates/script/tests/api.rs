@@ -106,18 +106,21 @@ fn sets_follow_the_policy() {
     assert_eq!(flow.action(&mut runtime), Action::Allow);
     flow.policy = Policy { generation: 3, ..Policy::default() };
     assert_eq!(flow.action(&mut runtime), Action::Deny);
-    assert_eq!(runtime.status().last_failure.as_deref(), Some("there is no set 'customers'"));
+    assert_eq!(runtime.status().last_failure.as_deref(), Some("test:2: there is no set 'customers'"));
 }
 
 #[test]
 fn names_that_are_not_there_are_errors() {
     for (call, text) in [
-        ("set('nobody'):has('10.0.0.1')", "there is no set 'nobody'"),
-        ("counter('nobody')", "there is no counter 'nobody'"),
-        ("set('customers'):has('10.0.0')", "'10.0.0' is not an address"),
+        ("set('nobody'):has('10.0.0.1')", "test:1: there is no set 'nobody'"),
+        ("counter('nobody')", "test:1: there is no counter 'nobody'"),
+        ("set('customers'):has('10.0.0')", "test:1: '10.0.0' is not an address"),
         ("set('customers'):has(10)", "test:1: set:has takes an address as a string"),
         ("set(7)", "test:1: set takes a name"),
-        ("for i = 1, 2000 do pcall(set, 's' .. i) end set('more')", "a script may name 1024 sets and 1024 counters"),
+        (
+            "for i = 1, 300 do pcall(set, 's' .. i) end set('more')",
+            "test:1: a script may name 256 sets and 256 counters",
+        ),
     ] {
         let mut runtime = runtime(&format!("function policy(flow) {call} return 'allow' end"));
         let flow = Flow { policy: policy(), ..Flow::default() };
@@ -193,9 +196,9 @@ fn scripts_that_are_no_good_are_refused_before_they_are_used() {
         ("function policy(", ErrorKind::Syntax, "test:1:"),
         ("local x = = 5", ErrorKind::Syntax, "test:1:"),
         ("error('no')", ErrorKind::Error, "test:1: no"),
-        ("error({})", ErrorKind::Error, "table"),
+        ("error({})", ErrorKind::Error, "table: 0x"),
         ("while true do end", ErrorKind::Time, "it takes too long"),
-        ("t = {} while true do t[#t + 1] = string.rep('x', 4000) .. #t end", ErrorKind::Memory, "more memory"),
+        ("t = table.create(2000000, 1)", ErrorKind::Memory, "more memory"),
         ("function policy() end function selftest() return false end", ErrorKind::SelfTest, "selftest returned false"),
         ("function policy() end function selftest() return 5 end", ErrorKind::SelfTest, "returned a"),
         ("function policy() end function selftest() error('no') end", ErrorKind::SelfTest, "selftest: test:1: no"),
