@@ -50,7 +50,9 @@ try:
     _cxx_library = subprocess.check_output(_cxx + ['-print-file-name=libstdc++.a']).decode().strip()
     subprocess.check_call(
         _cxx + ['-r', '-nostdlib', '-Wl,--force-group-allocation', '-Wl,-u,' + _table, '-o', _object, _rust, _cxx_library])
-    subprocess.check_call([os.environ.get('OBJCOPY', 'objcopy'), '--keep-global-symbol=' + _table, _object])
+    # The bitcode is for optimizations that are over; a plugin of LLVM in binutils can't read it as one piece.
+    subprocess.check_call([os.environ.get('OBJCOPY', 'objcopy'), '--keep-global-symbol=' + _table,
+                           '--remove-section=.llvmbc', '--remove-section=.llvmcmd', _object])
     if os.path.exists(_archive):
         os.remove(_archive)
     subprocess.check_call([os.environ.get('AR', 'ar'), 'rcs', _archive, _object])

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use mlua::{
-    Function, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState,
+    Either, Function, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState,
     chunk::{ChunkMode, Compiler},
 };
 use tuntap_core::policy::pattern::Action;
@@ -50,7 +50,7 @@ pub struct Vm {
     surroundings: Rc<Surroundings>,
     /// Calls the script's `policy`.
     decide: Function,
-    peers: HashMap<PeerId, KnownPeer>,
+    peers: Peers,
 }
 
 impl fmt::Debug for Vm {
@@ -59,12 +59,62 @@ impl fmt::Debug for Vm {
     }
 }
 
-/// A peer whose table was made for an earlier flow.
+/// The peers whose tables were made for earlier flows.
+#[derive(Debug, Default)]
+struct Peers(HashMap<PeerId, KnownPeer>);
+
+/// A peer as a script sees it.
 #[derive(Debug)]
 struct KnownPeer {
     credentials: PeerCredentials,
     addresses: Vec<IpAddr>,
+    /// The same addresses.
+    texts: Vec<LuaString>,
     table: Table,
+}
+
+impl Peers {
+    /// Returns the peer of a flow.
+    fn get(&mut self, lua: &Lua, around: &Surroundings, query: &ScriptQuery<'_>) -> mlua::Result<&KnownPeer> {
+        let addresses = &query.addresses[..query.addresses.len().min(MAX_ADDRESSES)];
+        let is_same = |known: &KnownPeer| known.credentials == query.credentials && known.addresses == addresses;
+        if !self.0.get(&query.peer).is_some_and(is_same) {
+            if self.0.len() >= MAX_PEERS {
+                self.0.clear();
+            }
+            let name = around.host.users.get(&query.credentials.uid).map(String::as_str);
+            self.0.insert(query.peer, KnownPeer::new(lua, query.credentials, addresses, name)?);
+        }
+        Ok(&self.0[&query.peer])
+    }
+}
+
+impl KnownPeer {
+    fn new(lua: &Lua, credentials: PeerCredentials, addresses: &[IpAddr], name: Option<&str>) -> mlua::Result<Self> {
+        let texts = addresses.iter().map(|address| lua.create_string(address.to_string()));
+        let texts = texts.collect::<mlua::Result<Vec<_>>>()?;
+        let list = lua.create_sequence_from(&texts)?;
+        list.set_readonly(true);
+        let table = lua.create_table_with_capacity(0, 5)?;
+        table.raw_set("addresses", list)?;
+        table.raw_set("uid", credentials.uid)?;
+        table.raw_set("gid", credentials.gid)?;
+        table.raw_set("pid", credentials.pid)?;
+        table.raw_set("name", name)?;
+        table.set_readonly(true);
+        Ok(Self { credentials, addresses: addresses.to_vec(), texts, table })
+    }
+
+    /// Returns the text of an address: what is there already if it is one of the peer's own.
+    fn text<'a>(&'a self, address: IpAddr, room: &'a mut Text) -> Either<&'a LuaString, &'a str> {
+        let own = self.addresses.iter().position(|own| *own == address);
+        if let Some(text) = own.and_then(|index| self.texts.get(index)) {
+            return Either::Left(text);
+        }
+        // An address fits into it.
+        let _ = write!(room, "{address}");
+        Either::Right(room.as_str())
+    }
 }
 
 /// What a script has said.
@@ -105,7 +155,7 @@ impl Vm {
         })?;
         let decide =
             decide.ok_or_else(|| ScriptError::new(ErrorKind::Value, "the script defines no function policy(flow)"))?;
-        Ok(Self { lua, guard, surroundings, decide, peers: HashMap::new() })
+        Ok(Self { lua, guard, surroundings, decide, peers: Peers::default() })
     }
 
     /// Runs the script's `selftest`, if it has one. Fails unless it returns true or nothing.
@@ -134,51 +184,20 @@ impl Vm {
     /// Asks the script about a flow.
     pub fn decide(&mut self, query: &ScriptQuery<'_>) -> Result<Answer, ScriptError> {
         self.surroundings.use_policy(query.policy);
-        let guard = Rc::clone(&self.guard);
-        guarded(&guard, || {
-            let peer = self.peer(query)?;
+        guarded(&self.guard, || {
+            let peer = self.peers.get(&self.lua, &self.surroundings, query)?;
             let (mut src, mut dst) = (Text::default(), Text::default());
-            // An address fits into the text.
-            let _ = write!(src, "{}", query.src);
-            let _ = write!(dst, "{}", query.dst);
             let (code, ttl, note) = self.decide.call::<(u8, Option<f64>, Option<LuaString>)>((
                 query.direction == Direction::Out,
-                src.as_str(),
-                dst.as_str(),
+                peer.text(query.src, &mut src),
+                peer.text(query.dst, &mut dst),
                 query.protocol,
                 query.src_port,
                 query.dst_port,
-                peer,
+                &peer.table,
             ))?;
             Ok(answer(code, ttl, note.as_ref()))
         })
-    }
-
-    /// Returns the table of the peer of a flow.
-    fn peer(&mut self, query: &ScriptQuery<'_>) -> Result<Table, mlua::Error> {
-        let addresses = &query.addresses[..query.addresses.len().min(MAX_ADDRESSES)];
-        if let Some(known) = self.peers.get(&query.peer)
-            && known.credentials == query.credentials
-            && known.addresses == addresses
-        {
-            return Ok(known.table.clone());
-        }
-        if self.peers.len() >= MAX_PEERS {
-            self.peers.clear();
-        }
-        let PeerCredentials { pid, uid, gid } = query.credentials;
-        let list = self.lua.create_sequence_from(addresses.iter().map(ToString::to_string))?;
-        list.set_readonly(true);
-        let table = self.lua.create_table_with_capacity(0, 5)?;
-        table.raw_set("addresses", list)?;
-        table.raw_set("uid", uid)?;
-        table.raw_set("gid", gid)?;
-        table.raw_set("pid", pid)?;
-        table.raw_set("name", self.surroundings.host.users.get(&uid).map(String::as_str))?;
-        table.set_readonly(true);
-        let known = KnownPeer { credentials: query.credentials, addresses: addresses.to_vec(), table: table.clone() };
-        self.peers.insert(query.peer, known);
-        Ok(table)
     }
 
     /// Returns the bytes of memory that it uses.
