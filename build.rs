@@ -28,6 +28,7 @@ fn main() {
     generate_bindings(&flags, &out_dir);
     if env::var_os("CARGO_FEATURE_EMBEDDED").is_none() {
         compile_shim(&flags);
+        link_cxx_library(&out_dir);
     }
     println!("cargo:rustc-env=TUNTAP_ABI_DIGEST={}", abi::digest(&uwsgi.header, &uwsgi.cflags));
     println!("cargo:rustc-env=TUNTAP_UWSGI_VERSION={}", abi::version(&uwsgi.cflags).unwrap_or_default());
@@ -122,6 +123,23 @@ fn compile_shim(flags: &[String]) {
         build.flag(flag);
     }
     build.compile("tuntap_uwsgi");
+}
+
+/// Makes the linker take the C++ library that Luau needs from an archive, if there is one, so that the plugin has it inside and
+/// needs no further package. The linker takes the first library that it finds: the archive alone is in a folder that it looks
+/// into before the compiler's own.
+fn link_cxx_library(out_dir: &Path) {
+    const ARCHIVE: &str = "libstdc++.a";
+    let mut compiler = cc::Build::new().cpp(true).get_compiler().to_command();
+    let Ok(output) = compiler.arg(format!("-print-file-name={ARCHIVE}")).output() else { return };
+    let found = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if !found.is_absolute() {
+        return;
+    }
+    let folder = out_dir.join("cxx");
+    let copied = fs::create_dir_all(&folder).and_then(|()| fs::copy(&found, folder.join(ARCHIVE)));
+    copied.unwrap_or_else(|error| fail(&format!("{}: {error}", found.display())));
+    println!("cargo:rustc-link-search=native={}", folder.display());
 }
 
 #[allow(clippy::print_stderr)] // cargo shows it

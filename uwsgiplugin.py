@@ -38,9 +38,31 @@ except subprocess.CalledProcessError:
     print('*** tuntap: cargo failed, see above ***')
     sys.exit(1)
 
+# Luau, which runs scripts, has the names of other Luas, which may be in the same binary or in a plugin beside this one.
+# So all of the Rust archive, with the C++ library that Luau needs, becomes one object with one visible symbol.
+_release = os.path.join(_target, 'release')
+_rust = os.path.join(_release, 'libtuntap_plugin.a')
+_object = os.path.join(_release, 'tuntap.o')
+_archive = os.path.join(_release, 'libtuntap_whole.a')
+_table = 'uwsgi_tuntap_plugin_table'
+_cxx = os.environ.get('CXX', 'g++').split()
+try:
+    _cxx_library = subprocess.check_output(_cxx + ['-print-file-name=libstdc++.a']).decode().strip()
+    subprocess.check_call(
+        _cxx + ['-r', '-nostdlib', '-Wl,--force-group-allocation', '-Wl,-u,' + _table, '-o', _object, _rust, _cxx_library])
+    # The bitcode is for optimizations that are over; a plugin of LLVM in binutils can't read it as one piece.
+    subprocess.check_call([os.environ.get('OBJCOPY', 'objcopy'), '--keep-global-symbol=' + _table,
+                           '--remove-section=.llvmbc', '--remove-section=.llvmcmd', _object])
+    if os.path.exists(_archive):
+        os.remove(_archive)
+    subprocess.check_call([os.environ.get('AR', 'ar'), 'rcs', _archive, _object])
+except (OSError, subprocess.CalledProcessError) as error:
+    print('*** tuntap: linking failed (%s); it needs g++ and binutils ***' % error)
+    sys.exit(1)
+
 NAME = 'tuntap'
 CFLAGS = []
-# Without this, everything in the Rust archive would become a symbol of the plugin, or of the binary.
-LDFLAGS = ['-Wl,--exclude-libs,libtuntap_plugin.a']
+# The table is for include/plugin.c alone.
+LDFLAGS = ['-Wl,--exclude-libs,libtuntap_whole.a']
 LIBS = []
-GCC_LIST = ['include/plugin.c', 'include/shim.c', os.path.join(_target, 'release', 'libtuntap_plugin.a')]
+GCC_LIST = ['include/plugin.c', 'include/shim.c', _archive]

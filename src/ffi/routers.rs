@@ -27,7 +27,7 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, ScriptFile, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -210,6 +210,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     }
     let initial = rules_file::initial(spec)?;
     check_sockets(spec, uwsgi)?;
+    let script = spec.live.script.as_ref().map(|path| read_script(spec, path)).transpose()?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
@@ -242,6 +243,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         initial,
         memory,
         control,
+        script,
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,
@@ -257,6 +259,14 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         uwsgi_version: uwsgi.version(),
         logger: uwsgi::LOGGER,
     })
+}
+
+/// Reads and tests the script of a router.
+fn read_script(spec: &RouterSpec, path: &str) -> Result<ScriptFile, String> {
+    let script = ScriptFile::read(Path::new(path)).map_err(|error| format!("script {path}: {error}"))?;
+    let digest = &script.compiled.digest;
+    uwsgi::log(&format!("[tuntap-router] {}: the script {path} passes its test (SHA-256 {digest})", spec.device));
+    Ok(script)
 }
 
 /// Makes a router's device.

@@ -10,12 +10,13 @@ use crate::sources::{profile, sources};
 
 const EMBED: &str = "UWSGI_EMBED_PLUGINS";
 
-/// The plugin by the path of the repository.
-fn by_path() -> OsString {
+/// What makes uWSGI embed the plugin, by the path of the repository.
+pub fn by_path() -> OsString {
     format!("tuntap={}", root().display()).into()
 }
 
-fn make(sources: &Path, embed: &OsString) -> PathBuf {
+/// Builds a uWSGI binary with plugins inside.
+pub fn make(sources: &Path, embed: &OsString) -> PathBuf {
     let _building = building();
     run(command("make")
         .arg(format!("PROFILE={}", profile().display()))

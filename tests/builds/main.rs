@@ -10,6 +10,7 @@ mod sources;
 
 mod abi;
 mod embedded;
+mod lua;
 mod make;
 mod plugin_builder;
 mod refused;

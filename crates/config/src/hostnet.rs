@@ -1,5 +1,5 @@
 //! Options about one router: what it sets up on its host (`tuntap-router-address`, `-nat`, `-port` and `-mtu`), `-claims` and
-//! `-dns`, and how all these and those of [`protection`](super::protection) are given to their router.
+//! `-dns` and `-script`, and how all these and those of [`protection`](super::protection) are given to their router.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -38,6 +38,7 @@ const PORT_SYNTAX: &str = OptionName::RouterPort.syntax();
 const MTU_SYNTAX: &str = OptionName::RouterMtu.syntax();
 const DNS_SYNTAX: &str = OptionName::RouterDns.syntax();
 const RULES_SYNTAX: &str = OptionName::RouterRules.syntax();
+const SCRIPT_SYNTAX: &str = OptionName::Script.syntax();
 
 /// The last word of an address or port that the router takes although the host uses it already.
 const ANYWAY: &str = "anyway";
@@ -91,6 +92,7 @@ enum Setting {
     Port(PortMapping, Certainty),
     Mtu(u16),
     Dns(IpAddr),
+    Script(String),
     HostRule(HostRule),
     MaxConnections(u32),
     ConnectionRate(ConnectionRate),
@@ -187,6 +189,12 @@ pub fn dns(value: &str) -> Result<HostSetting, Problem> {
 pub fn rules(value: &str) -> Result<HostSetting, Problem> {
     let (device, [word]) = parse::for_device(value, RULES_SYNTAX)?;
     Ok(HostSetting::new(OptionName::RouterRules, value, device, Setting::Rules(parse::absolute_file(&word)?)))
+}
+
+/// Reads `[<device>] <file>`.
+pub fn script(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, SCRIPT_SYNTAX)?;
+    Ok(HostSetting::new(OptionName::Script, value, device, Setting::Script(parse::absolute_file(&word)?)))
 }
 
 /// A router's own address in its network.
@@ -294,6 +302,7 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::Nat(interface) => add_nat(routers, index, interface),
         Setting::Port(mapping, certainty) => add_port(routers, index, *mapping, *certainty),
         Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
+        Setting::Script(path) => once(&mut routers[index].live.script, path.clone()),
         Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
         Setting::Rules(file) => once(&mut routers[index].live.rules, file.clone()),
         Setting::HostRule(rule) => push(&mut protection(&mut routers[index])?.rules, *rule, MAX_HOST_RULES),

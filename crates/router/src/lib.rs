@@ -12,6 +12,7 @@ mod priority;
 mod report;
 mod restore;
 mod sandbox;
+mod script;
 mod shell;
 mod stats;
 mod stats_server;
@@ -42,6 +43,7 @@ pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
 pub use memory::{Earlier, KeptMemory, Memory};
+pub use script::ScriptFile;
 pub use store::Store;
 
 /// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.
@@ -104,6 +106,8 @@ pub struct Setup {
     pub memory: Memory,
     /// Where requests about the policy come in.
     pub control: Option<ControlEndpoint>,
+    /// The script of the options.
+    pub script: Option<ScriptFile>,
     /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
     /// What a device's configuration says besides its addresses.

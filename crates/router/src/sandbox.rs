@@ -255,6 +255,18 @@ fn folder(file: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::process::Command;
+
+    use tuntap_core::policy::Policy;
+    use tuntap_core::policy::pattern::Action;
+    use tuntap_core::policy::registry::PeerId;
+    use tuntap_core::policy::script::{Script, ScriptQuery};
+    use tuntap_script::Runtime;
+    use tuntap_sys::process::exit_at_once;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::rule::Direction;
+
     use super::*;
 
     #[test]
@@ -268,6 +280,78 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), count);
+    }
+
+    /// A script that does all that costs memory, and all that fails, in a process of its own that has the router's filter.
+    #[test]
+    fn scripts_run_inside() {
+        const CONFINED: &str = "TUNTAP_TEST_CONFINED";
+        if std::env::var_os(CONFINED).is_some() {
+            exit_at_once(run_script_confined());
+        }
+        let status = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "sandbox::tests::scripts_run_inside", "--nocapture"])
+            .env(CONFINED, "1")
+            .status()
+            .expect("it starts");
+        assert_eq!(status.code(), Some(SUCCESS), "{status}");
+    }
+
+    /// What the test's own process, which runs one test and ends with 0, doesn't end with.
+    const SUCCESS: i32 = 77;
+
+    const SCRIPT: &str = "
+        function policy(flow)
+            local time = clock()
+            assert(time.year > 2000 and now() > 0)
+            if flow.dst_port == 1 then while true do end end
+            if flow.dst_port == 2 then error('no') end
+            if flow.dst_port == 3 then table.create(2000000, 1) end
+            if flow.dst_port == 4 then for i = 1, 100 do state[i] = table.create(1000, string.rep('x', i)) end end
+            log('a line')
+            return 'reject'
+        end";
+
+    /// Compiles, loads and asks a script with the filter on. Returns the exit code.
+    fn run_script_confined() -> i32 {
+        pin_time_zone();
+        let watchdog = tuntap_script::Watchdog::start().expect("a thread");
+        sandbox::set_no_new_privileges().expect("always possible");
+        sandbox::restrict_syscalls(&POLICY, "test".to_owned()).expect("a filter");
+        let mut runtime = Runtime::new(tuntap_script::Host::default(), Some(watchdog));
+        assert!(tuntap_script::check("function policy(", "test").is_err());
+        let script = tuntap_script::check(SCRIPT, "test").expect("a good script");
+        runtime.load(Some(&script), None).expect("it loads");
+        let policy = Policy::default();
+        let address = IpAddr::from([10, 0, 0, 2]);
+        let mut action = |port: u16| {
+            let query = ScriptQuery {
+                direction: Direction::Out,
+                src: address,
+                dst: address,
+                protocol: 6,
+                src_port: Some(1),
+                dst_port: Some(port),
+                peer: PeerId { index: port.into(), generation: 0 },
+                credentials: PeerCredentials { pid: 1, uid: 1, gid: 1 },
+                addresses: &[],
+                policy: &policy,
+            };
+            (runtime.decide(&query).map(|verdict| verdict.action), runtime.status().last_failure)
+        };
+        for (port, expected, text) in [
+            (9, Action::Reject, None),
+            (1, Action::Deny, Some("it takes too long")),
+            (2, Action::Deny, Some("test:6: no")),
+            (3, Action::Deny, Some("it needs more memory than a script may have")),
+            (4, Action::Reject, Some("it needs more memory than a script may have")),
+            (9, Action::Reject, Some("it needs more memory than a script may have")),
+        ] {
+            let (action, failure) = action(port);
+            assert_eq!((action, failure.as_deref()), (Some(expected), text), "port {port}");
+        }
+        runtime.load(Some(&script), None).expect("it loads again");
+        SUCCESS
     }
 
     #[test]

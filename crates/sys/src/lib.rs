@@ -19,5 +19,6 @@ pub mod shared;
 pub mod socket;
 pub mod socket_file;
 pub mod sysctl;
+pub mod thread_clock;
 pub mod tun;
 pub mod uio;

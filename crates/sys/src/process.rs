@@ -142,6 +142,43 @@ pub fn pin_time_zone() {
     unsafe { libc::localtime_r(&0, broken_down.as_mut_ptr()) };
 }
 
+/// A time of day in the time zone of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The year.
+    pub year: i32,
+    /// The month, from 1.
+    pub month: i32,
+    /// The day of the month, from 1.
+    pub day: i32,
+    /// The hour, from 0 to 23.
+    pub hour: i32,
+    /// The minute.
+    pub minute: i32,
+    /// The second.
+    pub second: i32,
+    /// The day of the week, 0 is Sunday.
+    pub weekday: i32,
+}
+
+/// Returns the date and the time of day in the time zone of this process (localtime_r(3)), for seconds since 1970; `None` if
+/// they are too many. No file is read once [`pin_time_zone`] has run.
+pub fn local_time(seconds: i64) -> Option<LocalTime> {
+    // SAFETY: `struct tm` is numbers and a pointer, for which zeros are valid.
+    let mut time: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: localtime_r(3) reads the first argument and writes the second; both live through the call.
+    let result = unsafe { libc::localtime_r(&raw const seconds, &raw mut time) };
+    (!result.is_null()).then(|| LocalTime {
+        year: time.tm_year.saturating_add(1900),
+        month: time.tm_mon + 1,
+        day: time.tm_mday,
+        hour: time.tm_hour,
+        minute: time.tm_min,
+        second: time.tm_sec,
+        weekday: time.tm_wday,
+    })
+}
+
 /// Runs `start`, which starts threads, with signals blocked, so that the main thread gets them all. Signals that a thread
 /// causes itself, such as SIGSEGV, stay unblocked, so that their handlers run.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> nix::Result<T> {

@@ -123,6 +123,17 @@ options!(
         read: |draft, value| hostnet::rules(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
+    Script = OptionSpec {
+        name: "tuntap-router-script",
+        scope: Scope::Router,
+        syntax: "[<device>] <file>",
+        help: "ask this Luau script about each new flow that the rules let pass; it can only forbid what they allow",
+        details: "The router asks this script, in Luau, about each new flow that the rules let pass ([scripts](SCRIPTS.md)). The \
+                  script can only forbid what the rules allow. The file is read at the start; a script that can't be compiled, \
+                  or fails its own test, stops the start.",
+        read: |draft, value| hostnet::script(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
     Stats = OptionSpec {
         name: "tuntap-router-stats",
         scope: Scope::Router,

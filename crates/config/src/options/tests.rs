@@ -18,6 +18,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::FirewallOut, ["allow 10.0.0.2 any", "reject"]),
     (OptionName::Route, ["any 10.1.0.0/16 192.0.2.1:999", "any 10.2.0.0/16 192.0.2.2:999"]),
     (OptionName::RouterRules, ["/etc/one.rules", "/etc/other.rules"]),
+    (OptionName::Script, ["/etc/a.luau", "/etc/b.luau"]),
     (OptionName::Stats, ["/run/one", "/run/other"]),
     (OptionName::Switch, ["", "false"]),
     (OptionName::BusyPoll, ["7", "8"]),
