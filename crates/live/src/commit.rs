@@ -142,7 +142,7 @@ impl Live {
         self.revision += 1;
     }
 
-    fn check_not_pending(&self, now: Now) -> Result<(), Failure> {
+    pub(crate) fn check_not_pending(&self, now: Now) -> Result<(), Failure> {
         let Some(pending) = self.pending(now) else { return Ok(()) };
         let (uid, seconds) = (pending.uid, pending.seconds_left);
         Err(failure(

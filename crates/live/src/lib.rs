@@ -109,6 +109,8 @@ pub struct Live {
     base: Base,
     /// What options and rules file say.
     initial: Document,
+    /// The source text of the script that the options name.
+    script_file: Option<String>,
     document: Document,
     policy: Arc<Policy>,
     pending: Option<PendingCommit>,
@@ -121,19 +123,40 @@ pub struct Live {
 }
 
 impl Live {
-    /// Begins with the document of options and rules file, or with what a router before this one has stored. That is not used
-    /// if it was stored for other options. Counters begin at zero with the document of options and file, and go on otherwise.
-    pub fn new(base: Base, initial: Document, stored: Option<Stored>, counters: RuleCounters) -> Self {
+    /// Begins with the document of options and rules file, and with the source text of the options' script, or with what a
+    /// router before this one has stored. That is not used if it was stored for other options. Counters begin at zero with the
+    /// document of options and file, and go on otherwise.
+    pub fn new(
+        base: Base,
+        initial: Document,
+        script_file: Option<String>,
+        stored: Option<Stored>,
+        counters: RuleCounters,
+    ) -> Self {
         let stored = stored.filter(|stored| stored.document.has_options_of(&initial));
         let (document, pending, audit, script) = match stored {
             Some(Stored { document, pending, audit, script, .. }) => (document, pending, audit, script),
             None => {
                 initial.slots().for_each(|slot| counters.clear(CounterSlot(slot)));
-                (initial.clone(), None, Audit::default(), ScriptSources::default())
+                let script = ScriptSources { text: script_file.clone(), previous: None };
+                let document = Document { has_script: script.text.is_some(), ..initial.clone() };
+                (document, None, Audit::default(), script)
             }
         };
         let policy = Arc::new(compile(&base, &document));
-        Self { base, initial, document, policy, pending, retired: Vec::new(), audit, script, counters, revision: 0 }
+        Self {
+            base,
+            initial,
+            script_file,
+            document,
+            policy,
+            pending,
+            retired: Vec::new(),
+            audit,
+            script,
+            counters,
+            revision: 0,
+        }
     }
 
     /// Returns what is to be stored for the next router.
@@ -143,7 +166,7 @@ impl Live {
             version: stored::VERSION,
             document: self.document.clone(),
             pending: self.pending.clone(),
-            is_changed: !confirmed.says_the_same(&self.initial),
+            is_changed: !confirmed.says_the_same(&self.initial) || self.script.text != self.script_file,
             audit: self.audit.clone(),
             script: self.script.clone(),
         }
@@ -217,11 +240,36 @@ impl Live {
         &self.script
     }
 
-    /// Replaces the script's source texts. Returns the policy to use from now on: it asks a script if there is one.
-    pub fn set_script(&mut self, script: ScriptSources) -> Arc<Policy> {
-        self.document.has_script = script.text.is_some();
-        self.script = script;
-        self.next_generation()
+    /// Replaces the script's source text; that of the one before is kept beside it. Returns the policy to use from now on: it
+    /// asks a script if there is one. `digest` names the script in the log of changes.
+    ///
+    /// # Errors
+    /// Another change waits for its confirmation.
+    pub fn set_script(
+        &mut self,
+        caller: Caller,
+        text: Option<String>,
+        digest: Option<&str>,
+        now: Now,
+    ) -> Result<Arc<Policy>, Failure> {
+        self.check_not_pending(now)?;
+        self.document.has_script = text.is_some();
+        self.script = ScriptSources { previous: self.script.text.take(), text };
+        let policy = self.next_generation();
+        let action = digest.map_or_else(|| "script: none".to_owned(), |digest| format!("script: SHA-256 {digest}"));
+        self.record(caller, now, action, Some(policy.generation), None);
+        Ok(policy)
+    }
+
+    /// The script before is in use again, because the one that was loaded last has failed too often.
+    pub fn revert_script(&mut self) {
+        self.script.text = self.script.previous.take();
+        self.revision += 1;
+    }
+
+    /// Returns true if the script is that of the options.
+    pub fn has_script_of_options(&self) -> bool {
+        self.script.text == self.script_file
     }
 
     /// Compiles the same rules again, with what they depend on.

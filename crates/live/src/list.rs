@@ -45,7 +45,7 @@ impl Live {
 
     /// Returns true if the rules and sets are not those of options and rules file.
     pub fn is_changed(&self) -> bool {
-        !self.document.says_the_same(&self.initial)
+        !self.document.says_the_same(&self.initial) || !self.has_script_of_options()
     }
 
     pub(crate) fn rules(&self, chain: Option<Chain>, group: Option<&str>) -> Result<RuleList, Failure> {
