@@ -135,6 +135,11 @@ fn what_is_hardly_meant_is_told() {
             "line 10: the chain out lets nothing pass",
         ]
     );
+    let text =
+        "chain out\nallow 10.0.0.0/8 any\ngroup live\nchain in\nallow 10.0.0.0/8 any\nchain out\nallow fd00::1 any\n";
+    let warnings: Vec<_> = good(text).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("line 2: no rule of the chain out is about IPv6"), "{warnings:?}");
 }
 
 #[test]
