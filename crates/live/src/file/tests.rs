@@ -82,6 +82,7 @@ fn errors_name_the_line_and_the_word() {
         ("set s", 1, "expected set <name> {"),
         ("set s 10.0.0.1", 1, "expected set <name> {"),
         ("set s = big", 1, "\"big\" is no path of a file"),
+        ("set s = /a\tb", 1, "control characters"),
         ("set s = /none", 1, "/none can't be read"),
         ("set s { 10.0.0.1 } 10.0.0.2", 1, "\"10.0.0.2\" stands behind }"),
         ("set s { 10.0.0.1\n10.0.0.256\n}", 2, "\"10.0.0.256\""),
