@@ -49,7 +49,7 @@ fn of_one_chain(chain: Chain, rules: &[&FileRule]) -> Vec<FileError> {
     warnings
 }
 
-/// A chain that says nothing about IPv6 denies it, see [`compile`](crate::compile).
+/// A chain that says nothing about IPv6 denies it, see [`compile`](crate::compile()).
 fn for_v4_only(chain: Chain, rules: &[&FileRule]) -> Option<FileError> {
     let first = rules.first().filter(|_| chain != Chain::Route)?;
     let is_for_v4_only = !rules.iter().any(|rule| rule.rule.selector.is_for(false));
