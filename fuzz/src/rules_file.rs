@@ -3,7 +3,6 @@
 //! Input: the text of a rules file. What is not UTF-8 is skipped.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tuntap_api::control::{Change, Changed, Level, Request, Saved};
@@ -77,7 +76,7 @@ fn check_router(config: &Config, text: &str, expected: &Document) {
     let (router, grants) = (config.routers[0].clone(), config.compile_grants(Vec::new()));
     let nothing = Document::initial(config, &RulesFile::default());
     let base = Base { config: config.clone(), router, grants };
-    let counters = RuleCounters::new(&[const { AtomicU64::new(0) }; 0]);
+    let counters = RuleCounters::default();
     let mut live = Live::new(base.clone(), nothing.clone(), None, counters);
     let text = in_one_text(text, &machine()).expect("it was read before");
     let changes = vec![Change::FileReplace { text }];
