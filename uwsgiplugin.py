@@ -64,5 +64,5 @@ NAME = 'tuntap'
 CFLAGS = []
 # The table is for include/plugin.c alone.
 LDFLAGS = ['-Wl,--exclude-libs,libtuntap_whole.a']
-LIBS = []
+LIBS = ['-lm']
 GCC_LIST = ['include/plugin.c', 'include/shim.c', _archive]

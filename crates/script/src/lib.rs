@@ -1,7 +1,7 @@
 //! Scripts that decide about flows, in Luau. A script can only narrow what the rules allow. Whatever it does, a call of it
 //! ends after a while, and takes no more than its memory: see [`limits`]. docs/SCRIPTS.md describes what scripts can do.
 //!
-//! - [`check`] compiles a script, and runs its self-test. Any thread may call it.
+//! - [`check()`] compiles a script, and runs its self-test. Any thread may call it.
 //! - [`Runtime`] runs a script in the thread that made it.
 //! - [`Watchdog`] is the thread that ends calls which take too long.
 

@@ -136,7 +136,9 @@ impl Vm {
     /// `policy`.
     pub fn new(bytecode: &[u8], name: &str, guard: Guard, surroundings: Surroundings) -> Result<Self, ScriptError> {
         let (guard, surroundings) = (Rc::new(guard), Rc::new(surroundings));
-        let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::BIT, LuaOptions::new())
+        // A panic of ours is none of the script's business: its `pcall` doesn't catch it.
+        let options = LuaOptions::new().catch_rust_panics(false);
+        let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::BIT, options)
             .map_err(|error| ScriptError::from(&error))?;
         lua.set_memory_limit(MAX_MEMORY).map_err(|error| ScriptError::from(&error))?;
         let asked = Rc::clone(&guard);

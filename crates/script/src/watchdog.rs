@@ -66,7 +66,9 @@ impl Watchdog {
 
     /// Notes that a call begins.
     pub(crate) fn begin(&self) {
-        let call = self.shared.call.load(Ordering::Relaxed) + 1;
+        let last = self.shared.call.load(Ordering::Relaxed);
+        // It is odd if a panic has ended the last call.
+        let call = last + 1 + last % 2;
         // The order of this store and this load, and that of their counterparts in `watch`, keeps a call from going
         // unnoticed.
         self.shared.call.store(call, Ordering::SeqCst);
@@ -169,6 +171,18 @@ mod tests {
             watchdog.end();
         }
         assert!(watchdog.longest() >= u64::try_from(time_limit().as_nanos()).expect("short"));
+    }
+
+    #[test]
+    fn call_after_one_without_an_end_runs() {
+        let watchdog = Watchdog::start().expect("a thread");
+        watchdog.begin();
+        watchdog.begin();
+        let start = Instant::now();
+        while !watchdog.is_expired() {
+            assert!(start.elapsed() < PATIENCE, "it takes too long");
+        }
+        watchdog.end();
     }
 
     #[test]

@@ -251,3 +251,33 @@ fn runtime_without_watchdog_works() {
     assert_eq!(Flow::to("192.0.2.1", 1).action(&mut runtime), Action::Deny);
     assert_eq!(runtime.status().last_failure.as_deref(), Some("it takes too long"));
 }
+
+/// A clock that is broken when it is asked.
+#[derive(Debug)]
+struct BrokenClock;
+
+impl tuntap_script::Clock for BrokenClock {
+    fn now(&self) -> Duration {
+        panic!("the clock is broken")
+    }
+
+    fn local(&self, _seconds: i64) -> Option<tuntap_sys::process::LocalTime> {
+        None
+    }
+}
+
+#[test]
+fn panics_pass_through_scripts() {
+    for source in [
+        "function policy(flow) if flow.dst_port == 443 then now() end return 'reject' end",
+        "function policy(flow) if flow.dst_port == 443 then pcall(now) end return 'reject' end",
+        "function policy(flow) if flow.dst_port == 443 then xpcall(now, function() end) end return 'reject' end",
+    ] {
+        let mut runtime = Runtime::new(Host { clock: Rc::new(BrokenClock), ..Host::default() }, None);
+        runtime.load(Some(&check(source, "test").expect("a script")), None).expect("it loads");
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Flow::default().ask(&mut runtime)));
+        let panic = panic.expect_err(source);
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"the clock is broken"));
+        assert_eq!(Flow::to("192.0.2.1", 1).action(&mut runtime), Action::Reject, "it could go on");
+    }
+}
