@@ -223,15 +223,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &initial)?;
-    let open = [Some(listener.as_fd())].into_iter().chain([
-        stats.as_ref().map(|stats| stats.listener.as_fd()),
-        control.as_ref().map(|control| control.listener.as_fd()),
-        gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
-    ]);
-    let kept = store.descriptors().chain(grant_updates.descriptors()).chain(memory.descriptors());
-    open.flatten().chain(kept).for_each(uwsgi::keep_open);
     let tun = place.take().ok_or("its device is missing")?;
-    Ok(Setup {
+    let setup = Setup {
         spec: spec.clone(),
         tun,
         socket_files: socket_files(spec, control.is_some()),
@@ -258,7 +251,22 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         limits: config().limits,
         uwsgi_version: uwsgi.version(),
         logger: uwsgi::LOGGER,
-    })
+    };
+    keep_open(&setup);
+    Ok(setup)
+}
+
+/// Keeps what a router needs open where uWSGI closes what it doesn't know.
+fn keep_open(setup: &Setup) {
+    let listeners = [
+        Some(setup.listener.as_fd()),
+        setup.stats.as_ref().map(|stats| stats.listener.as_fd()),
+        setup.gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
+        setup.control.as_ref().map(|control| control.listener.as_fd()),
+    ];
+    let outliving =
+        setup.store.descriptors().chain(setup.grant_updates.descriptors()).chain(setup.memory.descriptors());
+    listeners.into_iter().flatten().chain(outliving).for_each(uwsgi::keep_open);
 }
 
 /// Reads and tests the script of a router.

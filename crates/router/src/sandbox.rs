@@ -16,7 +16,9 @@ use tuntap_sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
 use tuntap_sys::socket::IPV6_2292PKTOPTIONS;
 use tuntap_sys::tun::KCMP_FILE;
 
-/// Packets, frames, datagrams, statistics and log lines.
+/// Packets, frames, datagrams, statistics, log lines, requests on the control socket, the descriptors by which the control thread
+/// and the event loop wake each other, and the live policy, which is read from and written to memory that the master has made
+/// (preadv2 and pwritev2 with an offset).
 const TRAFFIC: &[Sysno] = &[
     Sysno::read,
     Sysno::preadv2,
@@ -33,7 +35,7 @@ const TRAFFIC: &[Sysno] = &[
 /// the probe for the path MTU to another router.
 const SOCKETS: &[Sysno] = &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::shutdown, Sysno::close];
 
-/// Waiting: the event loop, the pause before the end, locks, and the check that a peer has not hung up.
+/// Waiting: the event loop, the control thread, the pause before the end, locks, and the check that a peer has not hung up.
 const WAITING: &[Sysno] = &[
     Sysno::epoll_ctl,
     Sysno::epoll_pwait,

@@ -14,11 +14,11 @@ use tuntap_wire::selector::{ConnectionState, Protocol};
 
 use super::flows::policy_rule;
 
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
+const IPV4_HEADER_LEN: u8 = 20;
+const IPV6_HEADER_LEN: u8 = 40;
 
 /// Long enough for the header of each protocol that the router looks at.
-const PAYLOAD_LEN: usize = 20;
+const PAYLOAD_LEN: u8 = 20;
 
 /// ICMP echo request (RFC 792) and ICMPv6 echo request (RFC 4443).
 const ECHO_REQUEST: u8 = 8;
@@ -66,12 +66,12 @@ impl Described {
 
 /// The bytes of a packet. Nobody looks at its checksums.
 fn bytes(src: IpAddr, dst: IpAddr, number: u8, [src_port, dst_port]: [u16; 2]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(IPV6_HEADER_LEN + PAYLOAD_LEN);
+    let mut bytes = Vec::with_capacity((IPV6_HEADER_LEN + PAYLOAD_LEN).into());
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            bytes.resize(IPV4_HEADER_LEN, 0);
+            bytes.resize(IPV4_HEADER_LEN.into(), 0);
             bytes[0] = 0x45;
-            bytes[3] = (IPV4_HEADER_LEN + PAYLOAD_LEN) as u8;
+            bytes[3] = IPV4_HEADER_LEN + PAYLOAD_LEN;
             bytes[8] = 64;
             bytes[9] = number;
             bytes[12..16].copy_from_slice(&src.octets());
@@ -82,16 +82,16 @@ fn bytes(src: IpAddr, dst: IpAddr, number: u8, [src_port, dst_port]: [u16; 2]) -
                 IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
                 IpAddr::V6(address) => address.octets(),
             };
-            bytes.resize(IPV6_HEADER_LEN, 0);
+            bytes.resize(IPV6_HEADER_LEN.into(), 0);
             bytes[0] = 0x60;
-            bytes[5] = PAYLOAD_LEN as u8;
+            bytes[5] = PAYLOAD_LEN;
             bytes[6] = number;
             bytes[7] = 64;
             bytes[8..24].copy_from_slice(&octets(src));
             bytes[24..40].copy_from_slice(&octets(dst));
         }
     }
-    let mut payload = [0; PAYLOAD_LEN];
+    let mut payload = [0; PAYLOAD_LEN as usize];
     if number == Protocol::Icmp.number(src.is_ipv4()) {
         payload[0] = if src.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
     } else {
