@@ -77,7 +77,7 @@ fn check_router(config: &Config, text: &str, expected: &Document) {
     let nothing = Document::initial(config, &RulesFile::default());
     let base = Base { config: config.clone(), router, grants };
     let counters = RuleCounters::default();
-    let mut live = Live::new(base.clone(), nothing.clone(), None, counters);
+    let mut live = Live::new(base.clone(), nothing.clone(), None, None, counters);
     let text = in_one_text(text, &machine()).expect("it was read before");
     let changes = vec![Change::FileReplace { text }];
     let commit = Request::Commit { changes, expected_generation: Some(0), confirm_seconds: Some(1), dry_run: false };
@@ -93,7 +93,7 @@ fn check_router(config: &Config, text: &str, expected: &Document) {
 
     let stored = serde_json::to_vec(&live.stored()).expect("it can be written");
     let stored = Stored::read(&stored).expect("it was written");
-    let mut next = Live::new(base, nothing.clone(), Some(stored), counters);
+    let mut next = Live::new(base, nothing.clone(), None, Some(stored), counters);
     assert_eq!(next.document(), live.document());
     let late = Now { monotonic: Duration::from_secs(2), unix: 2 };
     let is_pending = next.deadline().is_some();

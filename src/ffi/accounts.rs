@@ -2,7 +2,7 @@
 //! to files. Grants to a missing user or group take effect when it is there.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,13 @@ pub fn take_over(received: &mut Received) {
 pub fn hand_over(handover: &mut Handover<'_>) -> Result<(), HandoverError> {
     let found = FOUND.lock();
     if found.ids.is_empty() { Ok(()) } else { handover.add(&*found) }
+}
+
+/// The names of the users that the options name, by uid.
+pub fn users() -> HashMap<u32, String> {
+    let found = FOUND.lock();
+    let users = found.ids.iter().filter(|(name, _)| !name.starts_with('@'));
+    users.map(|(name, uid)| (*uid, name.clone())).collect()
 }
 
 /// The grants to those users and groups that are there right now. Each missing one is a line.

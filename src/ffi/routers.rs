@@ -237,6 +237,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         memory,
         control,
         script,
+        users: accounts::users(),
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
         gateway,

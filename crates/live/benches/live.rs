@@ -66,7 +66,7 @@ fn documents(criterion: &mut Criterion) {
     let document = Document::initial(&base.config, &read(&text));
     group.bench_function("read", |bencher| bencher.iter(|| read(black_box(&text))));
     group.bench_function("compile", |bencher| bencher.iter(|| compile(&base, black_box(&document))));
-    let mut live = Live::new(base, document, None, RuleCounters::default());
+    let mut live = Live::new(base, document, None, None, RuleCounters::default());
     let (admin, now) = (Caller { uid: 0, pid: 1, level: Level::Admin }, Now { monotonic: Duration::ZERO, unix: 0 });
     let mut number = 0;
     group.bench_function("change one", |bencher| {

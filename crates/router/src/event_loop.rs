@@ -26,6 +26,7 @@ use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
+use tuntap_live::ScriptSources;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
 use tuntap_sys::netlink::AddressWatch;
 use tuntap_sys::process::raise_descriptor_limit;
@@ -53,6 +54,8 @@ pub struct EventLoop<'a> {
     pub(super) control: Option<Control>,
     /// What the statistics say about the policy.
     pub(super) policy: PolicyStats,
+    /// The script that the router starts with, as text.
+    pub(super) script_sources: ScriptSources,
     busy_poll: BusyPoll,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
@@ -73,7 +76,7 @@ impl<'a> EventLoop<'a> {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
         let addresses = watch_addresses(setup, &epoll)?;
-        let Opened { policy, stats: stats_of_policy, memory, mut control } = control::open(setup)?;
+        let Opened { policy, script, stats: stats_of_policy, memory, mut control } = control::open(setup)?;
         if let Some(control) = &control {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Questions.encode());
             epoll.add(control.answerer.bell(), event)?;
@@ -91,6 +94,7 @@ impl<'a> EventLoop<'a> {
             confinement: sandbox::found(),
             control,
             policy: stats_of_policy,
+            script_sources: script,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             addresses,
         };
@@ -122,6 +126,7 @@ impl<'a> EventLoop<'a> {
         let now = Instant::now();
         self.router.poll(&mut self.io, now);
         self.tell_drops(now);
+        self.look_after_script();
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }

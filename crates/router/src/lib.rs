@@ -19,6 +19,7 @@ mod stats_server;
 mod store;
 mod token;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -108,6 +109,8 @@ pub struct Setup {
     pub control: Option<ControlEndpoint>,
     /// The script of the options.
     pub script: Option<ScriptFile>,
+    /// The names of users, by uid, for scripts.
+    pub users: HashMap<u32, String>,
     /// The devices of all routers of the instance. What comes by one of them comes from a peer.
     pub devices: Vec<String>,
     /// What a device's configuration says besides its addresses.

@@ -8,6 +8,7 @@ use syscalls::Sysno;
 
 use super::control::Control;
 use super::event_loop::EventLoop;
+use super::script::LoopScript;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::Confinement;
 use tuntap_config::Sandbox;
@@ -203,7 +204,12 @@ impl EventLoop<'_> {
     /// and the others still apply.
     pub fn confine(&mut self) {
         let (setup, closer, control) = (self.io.setup, &mut self.io.closer, &mut self.control);
+        let (script, sources) = (&mut self.io.script, &self.script_sources);
         self.confinement = confine(setup, || {
+            // Without a control socket, no script comes later.
+            if control.is_some() || sources.text.is_some() {
+                *script = Some(LoopScript::start(setup, self.router.forwarder().counters(), sources));
+            }
             for result in [closer.start(), control.as_mut().map_or(Ok(()), Control::start)] {
                 if let Err(error) = result {
                     let name = setup.tun.name();

@@ -1,12 +1,24 @@
-//! The script of the options (`tuntap-router-script`).
+//! The script: that of the options (`tuntap-router-script`), or one that was loaded while the router runs.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use thiserror::Error;
+use tuntap_api::control::ScriptStatus;
+use tuntap_core::policy::counters::RuleCounters;
+use tuntap_core::policy::pattern::Action;
+use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
+use tuntap_live::ScriptSources;
 use tuntap_script::limits::MAX_SOURCE;
-use tuntap_script::{Compiled, ScriptError, check};
+use tuntap_script::{Compiled, Host, Runtime, ScriptError, SystemClock, Watchdog, check};
+
+use super::Setup;
+use super::event_loop::EventLoop;
+
+/// The name of a script that has no file, in its messages.
+pub const LIVE_NAME: &str = "live script";
 
 /// A script that was read from a file and has passed its test. Made by the master, before it forks the router's process, which
 /// can't read files.
@@ -47,6 +59,108 @@ impl ScriptFile {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let compiled = check(&text, &name)?;
         Ok(Self { path: path.to_string_lossy().into_owned(), text, compiled })
+    }
+}
+
+/// The script that the loop's thread runs.
+#[derive(Debug)]
+pub struct LoopScript {
+    runtime: Runtime,
+    /// The number of times that the script before was brought back, of which the control thread knows.
+    reverts: u64,
+}
+
+/// What the loop has to do after a script has run.
+#[derive(Debug, Default)]
+pub struct Aftermath {
+    /// Lines for the log.
+    pub lines: Vec<String>,
+    /// True if the script before is in use again.
+    pub has_reverted: bool,
+}
+
+impl LoopScript {
+    /// Prepares the calling thread to run scripts, and uses what a router before this one has used: `sources`. To be called
+    /// where threads can still be started. What can't be used is a line of the log.
+    pub fn start(setup: &Setup, counters: RuleCounters, sources: &ScriptSources) -> Self {
+        let line = |text: &dyn std::fmt::Display| {
+            setup.logger.line(format_args!("[tuntap-router] {}: {text}", setup.tun.name()));
+        };
+        let watchdog = Watchdog::start().inspect_err(|error| line(&format_args!("can't start a thread: {error}"))).ok();
+        let host = Host { counters, users: setup.users.clone(), clock: Rc::new(SystemClock) };
+        let mut this = Self { runtime: Runtime::new(host, watchdog), reverts: 0 };
+        for text in [&sources.previous, &sources.text].into_iter().flatten() {
+            // The options' script was compiled by the master.
+            let of_options = setup.script.as_ref().filter(|file| file.text == *text);
+            let compiled = of_options.map_or_else(|| check(text, LIVE_NAME), |file| Ok(file.compiled.clone()));
+            let file = of_options.map(|file| file.path.as_str());
+            let loaded = compiled.and_then(|compiled| this.runtime.load(Some(&compiled), file));
+            if let Err(error) = loaded {
+                line(&format_args!("the script of the router before can't be used: {error}"));
+            }
+        }
+        this
+    }
+
+    /// Uses a script from now on, or none.
+    pub fn load(&mut self, script: Option<&Compiled>) -> Result<ScriptStatus, ScriptError> {
+        self.runtime.load(script, None)?;
+        Ok(self.runtime.status())
+    }
+
+    /// The state of the script.
+    pub fn status(&self) -> ScriptStatus {
+        self.runtime.status()
+    }
+
+    /// Asks about a new flow. Without a script, although the policy has one, the flow is denied: what the script would have
+    /// forbidden must not pass.
+    pub fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        if !self.runtime.is_loaded() {
+            return Some(ScriptVerdict { action: Action::Deny, ttl: None });
+        }
+        self.runtime.decide(query)
+    }
+
+    /// What there is to do after it has run.
+    fn aftermath(&mut self) -> Aftermath {
+        let reverts = self.runtime.status().reverts;
+        let has_reverted = std::mem::replace(&mut self.reverts, reverts) < reverts;
+        Aftermath { lines: self.runtime.take_lines(), has_reverted }
+    }
+}
+
+/// Asks the script without any effect, for a packet that isn't there.
+#[derive(Debug)]
+pub struct DryRun<'a>(pub Option<&'a LoopScript>);
+
+impl Script for DryRun<'_> {
+    fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        match self.0.and_then(|script| script.runtime.dry_run(query)) {
+            Some(Ok(tried)) => tried.verdict,
+            Some(Err(_)) | None => Some(ScriptVerdict { action: Action::Deny, ttl: None }),
+        }
+    }
+}
+
+impl EventLoop<'_> {
+    /// Writes what the script has logged, and has all flows decided anew if another script is in use.
+    pub(super) fn look_after_script(&mut self) {
+        if !std::mem::take(&mut self.io.script_has_run) {
+            return;
+        }
+        let Some(script) = &mut self.io.script else { return };
+        let Aftermath { lines, has_reverted } = script.aftermath();
+        for line in lines {
+            self.io.line(line);
+        }
+        if has_reverted {
+            let policy = std::sync::Arc::clone(self.router.forwarder().policy());
+            self.router.set_policy(policy);
+            if let Some(control) = &self.control {
+                control.answerer.tell_revert();
+            }
+        }
     }
 }
 

@@ -11,11 +11,13 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use super::closer::Closer;
 use super::control::{DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
+use super::script::LoopScript;
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::control::Dropped;
 use tuntap_core::policy::registry::PeerId;
+use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
@@ -69,6 +71,10 @@ pub struct Io<'a> {
     pending: Option<OwnedFd>,
     /// Tells the control thread of dropped packets.
     drops: Option<DropTeller>,
+    /// The script, once its threads are started.
+    pub(super) script: Option<LoopScript>,
+    /// True if it was asked since the loop has last looked after it.
+    pub(super) script_has_run: bool,
     /// The packets that were dropped in this turn, if somebody watches.
     dropped: Vec<DropRecord>,
 }
@@ -93,6 +99,8 @@ impl<'a> Io<'a> {
             connections: Vec::new(),
             pending: None,
             drops,
+            script: None,
+            script_has_run: false,
             dropped: Vec::new(),
         }
     }
@@ -404,6 +412,11 @@ impl Shell for Io<'_> {
 
     fn thread_usage(&self) -> ThreadUsage {
         ThreadUsage { nanos: thread_time_nanos(), switches: context_switches() }
+    }
+
+    fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        self.script_has_run = true;
+        self.script.as_mut()?.decide(query)
     }
 
     fn dropped(&mut self, record: &DropRecord) {

@@ -95,7 +95,8 @@ pub fn check(data: &[u8]) {
     let policy = read_policy(&mut input, &mut oracle);
     let limits = Limits { flows: Limits::MIN_FLOWS, ..Limits::default() };
     let forwarder = Forwarder::with_memory(policy, seed, &limits, SharedMemory::default());
-    let mut scene = Scene { forwarder, oracle, ids: [None; PEERS], recent: [None; RECENT], added: 0, time: Duration::ZERO };
+    let mut scene =
+        Scene { forwarder, oracle, ids: [None; PEERS], recent: [None; RECENT], added: 0, time: Duration::ZERO };
     for slot in 0..PEERS {
         scene.join(slot, &mut input);
     }

@@ -86,6 +86,11 @@ impl Forwarder {
         self.flows.advance(self.start.saturating_add(u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)));
     }
 
+    /// Returns the counters of the rules.
+    pub const fn counters(&self) -> RuleCounters {
+        self.counters
+    }
+
     /// Returns the number of the present policy.
     pub fn generation(&self) -> u64 {
         self.policy.generation

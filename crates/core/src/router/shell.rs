@@ -163,17 +163,12 @@ pub trait Shell {
 
     /// Returns what the policy's script says about a flow that the rules let pass; `None` if it has no opinion. A script that
     /// fails denies the flow.
-    fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
-        let _ = query;
-        None
-    }
+    fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict>;
 
     // The log and the store.
 
     /// A packet was dropped, while [`Router::set_watch`](super::Router::set_watch) is on.
-    fn dropped(&mut self, record: &DropRecord) {
-        let _ = record;
-    }
+    fn dropped(&mut self, record: &DropRecord);
 
     /// Writes a line to the log.
     fn log(&mut self, notice: &Notice);

@@ -10,7 +10,9 @@ use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use super::shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
+use crate::policy::script::{ScriptQuery, ScriptVerdict};
 
 /// Surroundings in which each peer has passed a usable device.
 #[derive(Debug, Default)]
@@ -19,6 +21,12 @@ pub struct TestShell {
 }
 
 impl Shell for TestShell {
+    fn script(&mut self, _query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        None
+    }
+
+    fn dropped(&mut self, _record: &DropRecord) {}
+
     fn tun_takes_gso(&self) -> bool {
         true
     }

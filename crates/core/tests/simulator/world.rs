@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tuntap_core::policy::registry::PeerId;
+use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
+use tuntap_core::router::DropRecord;
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
@@ -194,6 +196,12 @@ fn has_fitting_header(packet: &GsoPacket<'_>) -> bool {
 }
 
 impl Shell for World {
+    fn script(&mut self, _query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
+        None
+    }
+
+    fn dropped(&mut self, _record: &DropRecord) {}
+
     fn tun_takes_gso(&self) -> bool {
         self.tun_takes_gso
     }

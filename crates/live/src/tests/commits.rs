@@ -72,7 +72,7 @@ fn chain_of_the_options_about_ipv4_still_denies_ipv6() {
 fn policy_without_a_file_is_that_of_the_options() {
     let base = base();
     let plain = base.config.policy(&base.router, base.grants.clone());
-    let live = Live::new(base, initial(""), None, counters());
+    let live = Live::new(base, initial(""), None, None, counters());
     for chain in [Chain::In, Chain::Out] {
         for src in ["10.0.0.1", "11.0.0.1", "fd00::1"] {
             let verdict = |policy: &Policy| decide(policy, chain, src).map(|found| found.1);
@@ -351,9 +351,14 @@ fn counters_of_what_may_come_back_are_kept() {
     let slot = slot_of(&live, id);
     counters.count(slot, 1);
     live.handle(ADMIN, &waiting(vec![Change::RuleDelete { id }], 60), at(100)).expect("done");
-    live.set_script(crate::ScriptSources { text: Some("return".to_owned()), previous: None });
+    let script = || Some("return".to_owned());
+    let refused = live.set_script(ADMIN, script(), None, at(100)).expect_err("one change at a time");
+    assert_eq!(refused.code, Code::Pending);
     ask::<Changed>(&mut live, ADMIN, &Request::Rollback {}).expect("done");
     assert_eq!((slot_of(&live, id), counters.get(slot).packets), (slot, 1));
+    assert!(live.set_script(ADMIN, script(), None, at(100)).expect("done").has_script);
+    live.handle(ADMIN, &waiting(vec![Change::RuleDelete { id }], 60), at(100)).expect("done");
+    ask::<Changed>(&mut live, ADMIN, &Request::Rollback {}).expect("done");
     assert!(live.policy().has_script, "the script stays");
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn counters() -> RuleCounters {
 }
 
 pub(crate) fn live(text: &str) -> Live {
-    Live::new(base(), initial(text), None, counters())
+    Live::new(base(), initial(text), None, None, counters())
 }
 
 pub(crate) fn at(seconds: u64) -> Now {

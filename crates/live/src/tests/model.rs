@@ -7,7 +7,6 @@ use tuntap_api::control::Place;
 
 use super::storage::handed_over;
 use super::*;
-use crate::ScriptSources;
 
 /// Selectors with actions, as they are written.
 const IDENTITIES: [(&str, Option<&str>); 5] = [
@@ -352,8 +351,10 @@ impl Both {
             Step::HandOver => self.live = handed_over(&self.live),
             Step::Script(is_there) => {
                 let text = is_there.then(String::new);
-                let policy = self.live.set_script(ScriptSources { text, previous: None });
-                assert_eq!(policy.has_script, *is_there);
+                match self.live.set_script(ADMIN, text, None, at(self.time)) {
+                    Ok(policy) => assert_eq!(policy.has_script, *is_there),
+                    Err(failure) => assert_eq!(failure.code, Code::Pending),
+                }
             }
             Step::Count(number) => {
                 if let Some((group, place)) = self.model.now.place(*number) {

@@ -3,14 +3,14 @@
 use tuntap_api::control::{Log, Saved};
 
 use super::*;
-use crate::{ScriptSources, Stored};
+use crate::Stored;
 
 /// Another router begins with what this one has stored.
 pub(super) fn handed_over(live: &Live) -> Live {
     let json = serde_json::to_vec(&live.stored()).expect("it can be written");
     let stored = Stored::read(&json).expect("it can be read");
     assert_eq!(stored, live.stored());
-    Live::new(live.base.clone(), live.initial.clone(), Some(stored), live.counters)
+    Live::new(live.base.clone(), live.initial.clone(), None, Some(stored), live.counters)
 }
 
 fn wait(live: &mut Live, changes: Vec<Change>, seconds: u32) {
@@ -24,15 +24,18 @@ fn next_router_goes_on() {
     let mut live = live(FILE);
     let kept = id_of(&mut live, "allow established");
     live.counters.count(slot_of(&live, kept), 3);
-    live.set_script(ScriptSources { text: Some("one".to_owned()), previous: Some("two".to_owned()) });
+    for text in ["one", "two"] {
+        live.set_script(ADMIN, Some(text.to_owned()), Some("digest"), at(0)).expect("done");
+    }
+    assert_eq!(live.script().previous.as_deref(), Some("one"));
     wait(&mut live, vec![Change::GroupDelete { group: "web".to_owned() }], 60);
     let mut next = handed_over(&live);
     assert_eq!(next.document(), live.document());
     assert_eq!((next.deadline(), next.script()), (Some(Duration::from_secs(160)), live.script()));
-    assert!(next.policy().has_script && next.policy().generation == 2);
+    assert!(next.policy().has_script && next.policy().generation == 3);
     assert!(next.expire(at(159)).is_none());
     let expired = next.expire(at(1_000)).expect("too late");
-    assert!(expired.policy.has_script && expired.policy.generation == 3);
+    assert!(expired.policy.has_script && expired.policy.generation == 4);
     assert_eq!(next.counters.get(slot_of(&next, kept)).packets, 1);
     let log: Log = ask(&mut next, VIEWER, &Request::Log { limit: None }).expect("a log");
     assert_eq!(log.entries.len(), 2);
@@ -44,7 +47,7 @@ fn counters_begin_at_zero_unless_something_was_stored() {
     let slot = CounterSlot(live.document().rules().next().expect("a rule").slot);
     live.counters.count(slot, 3);
     assert_eq!(handed_over(&live).counters.get(slot).packets, 1);
-    let anew = Live::new(live.base.clone(), live.initial.clone(), None, live.counters);
+    let anew = Live::new(live.base.clone(), live.initial.clone(), None, None, live.counters);
     assert_eq!(anew.counters.get(slot).packets, 0);
 }
 
@@ -56,7 +59,7 @@ fn what_was_stored_for_other_options_is_not_used() {
     base.config.firewall_in.truncate(1);
     let file = read(FILE).expect("good");
     let initial = Document::initial(&base.config, &file);
-    let anew = Live::new(base, initial.clone(), Some(live.stored()), live.counters);
+    let anew = Live::new(base, initial.clone(), None, Some(live.stored()), live.counters);
     assert_eq!(*anew.document(), initial);
 }
 

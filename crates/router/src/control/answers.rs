@@ -7,7 +7,8 @@ use super::flows::policy_rule;
 use super::question::{PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
 use crate::event_loop::EventLoop;
 use crate::report::peer_stats;
-use tuntap_api::control::{Direction, Dropped};
+use crate::script::LoopScript;
+use tuntap_api::control::{Direction, Dropped, ScriptStatus};
 use tuntap_core::policy::grant::Grant;
 use tuntap_core::router::DropRecord;
 
@@ -36,6 +37,13 @@ impl EventLoop<'_> {
             Question::KillFlows(from, filter, reply) => _ = reply.send(self.kill_flow_page(from, &filter)),
             Question::Test(packet, reply) => _ = reply.send(self.test(&packet)),
             Question::Peers(from, reply) => _ = reply.send(self.peer_page(from)),
+            Question::LoadScript(script, reply) => {
+                let loaded = self.io.script.as_mut().map(|it| it.load(script.as_ref()));
+                _ = reply.send(loaded.unwrap_or_else(|| Ok(ScriptStatus::default())));
+            }
+            Question::ScriptStatus(reply) => {
+                _ = reply.send(self.io.script.as_ref().map(LoopScript::status).unwrap_or_default());
+            }
             Question::Describe(stats) => self.policy = stats,
             Question::Watch(wanted) => {
                 self.io.watch_drops(wanted);

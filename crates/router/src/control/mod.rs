@@ -34,7 +34,7 @@ use tuntap_config::ControlAccess;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::{RuleCounters, SharedMemory};
 use tuntap_core::policy::grant::Grant;
-use tuntap_live::Live;
+use tuntap_live::{Live, ScriptSources};
 use tuntap_sys::net::namespace_of;
 use tuntap_sys::process::{exit_at_once, with_signals_blocked};
 
@@ -61,6 +61,8 @@ pub struct ControlEndpoint {
 pub struct Opened {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The script, as text.
+    pub script: ScriptSources,
     /// What the statistics say about it.
     pub stats: PolicyStats,
     /// Flows and counters of the router before.
@@ -84,10 +86,11 @@ pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
     }
     requests::store(&live, &mut documents).map_err(|failure| memory(io::Error::other(failure.message)))?;
     let (policy, stats) = (origin.fit(live.policy()), requests::describe(&live, now));
+    let script = live.script().clone();
     let control = setup.control.as_ref().map(|endpoint| Control::new(endpoint, origin, live, documents));
     let start = u32::try_from(now.monotonic.as_secs()).unwrap_or(u32::MAX);
     let shared = SharedMemory { counters, flows, start };
-    Ok(Opened { policy, stats, memory: shared, control: control.transpose().map_err(memory)? })
+    Ok(Opened { policy, script, stats, memory: shared, control: control.transpose().map_err(memory)? })
 }
 
 /// The event loop's part of it.

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -11,10 +12,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::drops::{self, DropTeller, Drops};
 use super::filter::Filter;
 use super::test_packet::Described;
-use tuntap_api::control::{Code, Failure, FlowEntry, Tested};
+use tuntap_api::control::{Code, Failure, FlowEntry, ScriptStatus, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::Grant;
+use tuntap_script::{Compiled, ScriptError};
 
 /// Questions that may wait. The control thread asks one after the other.
 const MAX_QUESTIONS: usize = 2;
@@ -43,6 +45,10 @@ pub enum Question {
     Test(Described, Reply<Result<Tested, Failure>>),
     /// So many peers from this place on.
     Peers(usize, Reply<PeerPage>),
+    /// Use this script, or none.
+    LoadScript(Option<Compiled>, Reply<Result<ScriptStatus, ScriptError>>),
+    /// The state of the script.
+    ScriptStatus(Reply<ScriptStatus>),
     /// Say this about the policy in the statistics.
     Describe(PolicyStats),
     /// Tell which packets are dropped from now on, or tell it no longer.
@@ -118,9 +124,16 @@ pub fn channel() -> io::Result<(Asker, Answerer, DropTeller)> {
     let (grants, granted) = mpsc::channel();
     let (to_loop, to_thread) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
     let (drops, dropped) = drops::channel(Arc::clone(&to_thread));
-    let asker =
-        Asker { questions, granted, drops: dropped, to_loop: Arc::clone(&to_loop), to_thread: Arc::clone(&to_thread) };
-    Ok((asker, Answerer { asked, grants, to_loop, to_thread }, drops))
+    let has_reverted = Arc::new(AtomicBool::new(false));
+    let asker = Asker {
+        questions,
+        granted,
+        has_reverted: Arc::clone(&has_reverted),
+        drops: dropped,
+        to_loop: Arc::clone(&to_loop),
+        to_thread: Arc::clone(&to_thread),
+    };
+    Ok((asker, Answerer { asked, grants, has_reverted, to_loop, to_thread }, drops))
 }
 
 /// The control thread's end.
@@ -128,6 +141,7 @@ pub fn channel() -> io::Result<(Asker, Answerer, DropTeller)> {
 pub struct Asker {
     questions: SyncSender<Question>,
     granted: Receiver<Vec<Grant>>,
+    has_reverted: Arc<AtomicBool>,
     /// What the event loop tells about dropped packets.
     pub drops: Drops,
     to_loop: Arc<Bell>,
@@ -159,6 +173,11 @@ impl Asker {
         self.to_thread.silence();
     }
 
+    /// Returns true once if the event loop has brought back the script before.
+    pub fn has_script_reverted(&self) -> bool {
+        self.has_reverted.swap(false, Ordering::AcqRel)
+    }
+
     /// Returns grants that the event loop has got.
     pub fn next_grants(&self) -> Option<Vec<Grant>> {
         self.granted.try_recv().ok()
@@ -175,6 +194,7 @@ fn no_answer() -> Failure {
 pub struct Answerer {
     asked: Receiver<Question>,
     grants: Sender<Vec<Grant>>,
+    has_reverted: Arc<AtomicBool>,
     to_loop: Arc<Bell>,
     to_thread: Arc<Bell>,
 }
@@ -195,6 +215,12 @@ impl Answerer {
                 self.asked.try_recv().ok()
             }
         }
+    }
+
+    /// Tells the control thread that the script before is in use again.
+    pub fn tell_revert(&self) {
+        self.has_reverted.store(true, Ordering::Release);
+        self.to_thread.ring();
     }
 
     /// Tells the control thread of grants.

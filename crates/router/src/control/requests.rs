@@ -57,6 +57,8 @@ pub struct Origin {
     pub counters: RuleCounters,
     /// The networks that could be set up on the host.
     pub networks: Vec<IpNet>,
+    /// The source text of the script that the options name.
+    script_file: Option<String>,
     /// The name of the router's device, for the log.
     pub device: String,
     /// Writes to the log.
@@ -69,6 +71,7 @@ impl Origin {
         Self {
             base: setup.base.clone(),
             initial: setup.initial.clone(),
+            script_file: setup.script.as_ref().map(|file| file.text.clone()),
             counters,
             networks: setup.spec.addresses.clone(),
             device: setup.tun.name().to_owned(),
@@ -92,16 +95,16 @@ impl Origin {
             };
             Stored::read(&text).map_err(unusable).ok()
         });
-        Live::new(self.base.clone(), self.initial.clone(), stored, self.counters)
+        Live::new(self.base.clone(), self.initial.clone(), self.script_file.clone(), stored, self.counters)
     }
 }
 
 /// Answers requests.
 #[derive(Debug)]
 pub struct Requests {
-    origin: Origin,
-    live: Live,
-    asker: Asker,
+    pub(super) origin: Origin,
+    pub(super) live: Live,
+    pub(super) asker: Asker,
     documents: DocumentWriter,
     /// So many messages with grants are in the live policy.
     grants: u64,
@@ -151,6 +154,10 @@ impl Requests {
             let policy = self.live.set_grants(grants);
             let _ = self.use_what_has_changed(Some(policy));
         }
+        if self.asker.has_script_reverted() {
+            self.live.revert_script();
+            let _ = self.use_what_has_changed(None);
+        }
         if let Some(expired) = self.live.expire(now()) {
             self.line(expired.message);
             let _ = self.use_what_has_changed(Some(expired.policy));
@@ -194,10 +201,10 @@ impl Requests {
         if !is_change(request) {
             check_level(caller.level, request.level())?;
         }
-        if let Some(result) = script::answer(request) {
-            return raw(&result?).map(Some);
-        }
         match request {
+            Request::ScriptStatus {} => raw(&self.script_status()?).map(Some),
+            Request::ScriptCheck { text } => raw(&script::check(text)?).map(Some),
+            Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?).map(Some),
             Request::Peers {} => raw(&self.peers()?).map(Some),
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;
@@ -237,7 +244,7 @@ impl Requests {
     }
 
     /// Stores the live policy, and makes the event loop forward by it. If either can't be, everything stays as it was.
-    fn use_what_has_changed(&mut self, policy: Option<Arc<Policy>>) -> Result<(), Failure> {
+    pub(super) fn use_what_has_changed(&mut self, policy: Option<Arc<Policy>>) -> Result<(), Failure> {
         let swap = |this: &Self| policy.map_or(Ok(()), |policy| this.swap(policy));
         let describe = |this: &Self| this.asker.tell(Question::Describe(describe(&this.live, now())));
         let result = self.store().and_then(|()| swap(self)).and_then(|()| describe(self));
@@ -261,7 +268,8 @@ impl Requests {
 
     fn status(&self, caller: Caller) -> Result<Box<RawValue>, Failure> {
         let FlowCounts { known, max } = self.asker.ask(Question::FlowCounts)?;
-        raw(&Status { flows: known, max_flows: max, ..self.live.status(caller, now()) })
+        let script = self.script_status()?;
+        raw(&Status { script, flows: known, max_flows: max, ..self.live.status(caller, now()) })
     }
 
     /// Asks for the way of a packet, and adds the texts of the rules on it.

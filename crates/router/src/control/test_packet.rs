@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use crate::event_loop::EventLoop;
+use crate::script::DryRun;
 use tuntap_api::control::{Code, Direction, Failure, State, Step, TestPacket, Tested};
 use tuntap_config::protocol;
 use tuntap_core::policy::explain::{Explanation, Outcome, Probe, ProbeSource};
 use tuntap_core::policy::registry::PeerId;
-use tuntap_core::policy::script::NoScript;
 use tuntap_core::policy::verdict::{Outbound, PacketSource};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::selector::{ConnectionState, Protocol};
@@ -117,7 +117,7 @@ impl EventLoop<'_> {
             Direction::Out => ProbeSource::Peer(self.sender(described)?),
         };
         let probe = Probe { from, packet: &packet, state: described.state };
-        Ok(self.tested(&self.router.explain(&probe, &mut NoScript)))
+        Ok(self.tested(&self.router.explain(&probe, &mut DryRun(self.io.script.as_ref()))))
     }
 
     /// The peer that would send it.
