@@ -18,7 +18,8 @@ pub fn initial(spec: &RouterSpec) -> Result<Document, String> {
     let Some(path) = &spec.live.rules else { return Ok(Document::initial(config(), &RulesFile::default())) };
     let machine = Machine { read: &read, user: &user };
     let text = read(path).map_err(|error| format!("rules file {path}: {error}"))?;
-    let file = RulesFile::read(&text, &machine).map_err(|error| format!("rules file {path}: {error}"))?;
+    let file = RulesFile::read(&text, &machine)
+        .map_err(|error| format!("rules file {path}:{}: {}", error.line, error.message))?;
     for warning in &file.warnings {
         uwsgi::log(&format!("[tuntap-router] {}: rules file {path}: {warning}", spec.device));
     }

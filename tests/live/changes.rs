@@ -2,7 +2,7 @@
 
 use tuntap_api::control::{Chain, Change, Changed, Code, Level, Log, Place, Request, SetList, Status};
 
-use crate::common::emperor::{V1, V2};
+use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::link::Connection;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::world::{Control, V1_6, V2_6, add, commit, emperor, kill_router, start_attached, vassal};
@@ -25,8 +25,12 @@ fn rule_applies_from_the_answer_on_and_until_it_is_deleted() {
 /// A rule that is inserted decides before the one that it was put before.
 #[test]
 fn order_of_rules_is_that_of_the_list() {
-    let emperor = emperor().line("tuntap-router-firewall-in = deny any 192.168.0.2").start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).without_ping());
+    let emperor = emperor()
+        .lines(&["tuntap-router-firewall-in = deny any 192.168.0.2", "tuntap-router-firewall-in = allow"])
+        .start();
+    let net = emperor.start_vassal(&vassal("v1", V1, V1_6).without_ping());
+    // The vassal claims its address by what it sends.
+    assert!(is_cut_off(&net, EMPEROR));
     let mut control = Control::open(&emperor);
     assert!(is_cut_off(&emperor.netns, V1));
     let last = control.add(Chain::In, "deny any any icmp");

@@ -3,10 +3,11 @@
 use nix::sys::signal::Signal;
 use tuntap_api::control::{Chain, Request, RuleList, Saved, Status};
 
-use crate::common::emperor::{Emperor, EmperorIni, V1};
+use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
+use crate::common::netns::Net;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::common::wait;
-use crate::world::{Control, V1_6, emperor, start_attached, vassal};
+use crate::world::{Control, V1_6, emperor, vassal};
 
 const RULES: &str = "\
 # Who may reach whom.
@@ -32,6 +33,14 @@ fn with_file(ini: EmperorIni, rules: &str) -> EmperorIni {
         .line("tuntap-router-rules = {dir}/rules")
 }
 
+/// Starts a vassal whose IPv4 address is blocked. It claims the address by what it sends.
+#[track_caller]
+fn start_blocked(emperor: &Emperor) -> Net {
+    let net = emperor.start_vassal(&vassal("v1", V1, V1_6).without_ping());
+    assert!(is_cut_off(&net, EMPEROR));
+    net
+}
+
 fn groups(control: &mut Control) -> Vec<(String, Option<u32>, usize)> {
     let list: RuleList = control.ask(&Request::RulesList { chain: None, group: None });
     list.groups.into_iter().map(|group| (group.name, group.owner, group.rules.len())).collect()
@@ -40,7 +49,7 @@ fn groups(control: &mut Control) -> Vec<(String, Option<u32>, usize)> {
 #[test]
 fn file_is_read_at_the_start() {
     let emperor = with_file(emperor(), RULES).line("tuntap-router-firewall-in = allow any any icmp").start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).without_ping());
+    let _net = start_blocked(&emperor);
     let mut control = Control::open(&emperor);
     let expected = [("web", Some(33), 2), ("mail", None, 2), ("ini", None, 1)];
     let found = groups(&mut control);
@@ -78,7 +87,7 @@ fn reload(emperor: &Emperor) {
 #[test]
 fn reload_says_what_is_lost_and_keeps_what_was_saved() {
     let emperor = with_file(emperor(), RULES).start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).without_ping());
+    let _net = start_blocked(&emperor);
     let mut control = Control::open(&emperor);
     let id = control.add(Chain::In, "allow any 192.168.0.2 icmp");
     assert!(is_reachable(&emperor.netns, V1));

@@ -76,7 +76,7 @@ fn script_that_is_wrong_is_refused() {
     let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     for (text, named) in [
-        ("function policy(flow) retur 'deny' end", "1"),
+        ("function policy(flow) return return end", "live script:1:"),
         ("local x = 1", "policy"),
         ("function policy() end function selftest() error('not today') end", "not today"),
         ("function policy() end function selftest() while true do end end", "time"),

@@ -27,7 +27,8 @@ fn test(direction: Direction, src: impl Into<IpAddr>, dst: impl Into<IpAddr>, po
 fn test_names_what_decides() {
     let emperor = emperor().start();
     let denies = "tuntap-device-rule = out any 192.0.2.0/24 reject";
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).line(denies));
+    let others = "tuntap-device-rule = out any any allow";
+    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).line(denies).line(others));
     let mut control = Control::open(&emperor);
     control.commit(&[Change::SetReplace { name: "bad".to_owned(), members: vec!["198.51.100.0/24".to_owned()] }]);
     let id = control.add(Chain::Out, "deny any @bad tcp 25");

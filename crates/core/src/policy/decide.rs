@@ -295,7 +295,8 @@ impl Forwarder {
         self.to_log = decision.trail.to_log;
         self.count(decision.trail.slots.as_slice(), packet);
         let cause = match from {
-            PacketSource::Tun => self.sender(packet.src()),
+            // Even if another host may use the address, too: the share of the one that gets all of it would be worse.
+            PacketSource::Tun => self.holder(packet.src()),
             PacketSource::Gateway => None,
         };
         if let Some(at) = self.keep_inbound(walk, &decision, cause, None) {
@@ -491,7 +492,7 @@ impl Forwarder {
             Some(at) if self.flows.get(at).peer == peer => Some(at),
             Some(at) => {
                 let cause =
-                    if self.flows.get(at).is_by_remote() { self.sender(key.remote()).unwrap_or(peer) } else { peer };
+                    if self.flows.get(at).is_by_remote() { self.holder(key.remote()).unwrap_or(peer) } else { peer };
                 self.flows.adopt(at, NewFlow { key, peer, owner, cause }, keep);
                 Some(at)
             }

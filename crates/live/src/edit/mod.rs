@@ -5,13 +5,14 @@ mod order;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use tuntap_api::control::{Chain, Change, Failure, Level, Place as RulePlace};
+use tuntap_api::control::{Chain, Change, Code, Failure, Level, Place as RulePlace};
 use tuntap_config::LiveRule;
 
 use crate::Caller;
-use crate::document::{Document, Group, INI_GROUP, LIVE_GROUP, Rule, read_rule};
-use crate::failure::{denied, invalid, not_found, too_much};
+use crate::document::{Document, Group, INI_GROUP, LIVE_GROUP, Rule, Set, read_rule};
+use crate::failure::{denied, failure, invalid, not_found, too_much};
 use crate::limits::{MAX_CHANGES, MAX_LINE_LEN, MAX_NAMED_COUNTERS, MAX_RULES};
 use crate::slots::Slots;
 
@@ -222,7 +223,7 @@ impl<'a> Edit<'a> {
             groups.push(Group { name, owner, rules });
         }
         let sets = self.sets.finish();
-        check_rules(&groups, |name| sets.contains_key(name))?;
+        check_rules(&groups, &sets, &self.old.sets)?;
         let counters = counters(&groups, &self.old.counters, take)?;
         groups.extend(self.old.groups.iter().filter(|group| group.name == INI_GROUP).cloned());
         let Document { generation, has_script, .. } = *self.old;
@@ -232,13 +233,21 @@ impl<'a> Edit<'a> {
 }
 
 /// Checks what only all changes together tell.
-fn check_rules(groups: &[Group], has_set: impl Fn(&str) -> bool) -> Result<(), Failure> {
+fn check_rules(
+    groups: &[Group],
+    sets: &BTreeMap<String, Arc<Set>>,
+    before: &BTreeMap<String, Arc<Set>>,
+) -> Result<(), Failure> {
     let rules = || groups.iter().flat_map(|group| &group.rules);
     if rules().count() > MAX_RULES {
         return Err(too_much(format!("there can be {MAX_RULES} rules at most beside those of the options")));
     }
     for rule in rules() {
-        if let Some(name) = rule.rule.sets().find(|name| !has_set(name)) {
+        if let Some(name) = rule.rule.sets().find(|name| !sets.contains_key(*name)) {
+            if before.contains_key(name) {
+                let message = format!("the set {name} can't be deleted: the rule \"{}\" names it", rule.rule);
+                return Err(failure(Code::Conflict, message));
+            }
             return Err(not_found(format!("there is no set {name}, which the rule \"{}\" names", rule.rule)));
         }
     }

@@ -65,7 +65,7 @@ pub struct FileError {
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self { code: Code::Invalid, message: error.to_string(), line: Some(error.line) }
+        Self { code: Code::Invalid, message: error.message, line: Some(error.line) }
     }
 }
 

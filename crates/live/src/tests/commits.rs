@@ -129,7 +129,7 @@ fn commit_is_whole_or_not_at_all() {
         (Change::GroupDelete { group: "ini".to_owned() }, Code::Denied),
         (Change::GroupDelete { group: "nobody".to_owned() }, Code::NotFound),
         (Change::GroupReplace { group: "web".to_owned(), text: "deny".to_owned(), owner: None }, Code::Invalid),
-        (Change::SetDelete { name: "bad".to_owned() }, Code::NotFound),
+        (Change::SetDelete { name: "bad".to_owned() }, Code::Conflict),
         (Change::SetAdd { name: "none".to_owned(), members: Vec::new() }, Code::NotFound),
         (Change::SetRemove { name: "bad".to_owned(), members: vec!["10.0.0.1".to_owned()] }, Code::NotFound),
         (set("bad", &["10.0.0.1/8"]), Code::Invalid),
@@ -140,7 +140,7 @@ fn commit_is_whole_or_not_at_all() {
         let failure = result.expect_err("bad");
         assert_eq!(failure.code, expected, "{bad:?}: {failure:?}");
         // Whether each set is there is known at the end only.
-        let is_of_all = failure.message.starts_with("there is no set ") && failure.message.contains("which the rule");
+        let is_of_all = failure.message.contains("the rule \"deny @bad");
         assert!(is_of_all || failure.message.starts_with("change 2 of 2: "), "{}", failure.message);
         assert_eq!(*live.document(), before, "{bad:?}");
     }
@@ -424,7 +424,7 @@ fn file_is_checked_without_being_used() {
     assert_eq!((checked.rules, checked.groups, checked.sets, checked.warnings.len()), (4, 2, 2, 0));
     let failure = ask::<Checked>(&mut live, VIEWER, &check("chain in\n\ndney\n")).expect_err("bad");
     assert_eq!((failure.code, failure.line), (Code::Invalid, Some(3)));
-    assert!(failure.message.starts_with("line 3: unknown action \"dney\""), "{}", failure.message);
+    assert!(failure.message.starts_with("unknown action \"dney\""), "{}", failure.message);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn set_is_deleted_by_admins_once_no_rule_names_it() {
     let delete = |name: &str| vec![Change::SetDelete { name: name.to_owned() }];
     assert_eq!(code(commit(&mut live, OPERATOR, delete("s"))), Code::Denied);
     commit(&mut live, ADMIN, delete("s")).expect("nobody names it");
-    assert_eq!(code(commit(&mut live, ADMIN, delete("t"))), Code::NotFound);
+    assert_eq!(code(commit(&mut live, ADMIN, delete("t"))), Code::Conflict);
     let id = id_of(&mut live, "deny @t any");
     let both = [delete("t"), vec![Change::RuleDelete { id }]].concat();
     commit(&mut live, ADMIN, both).expect("the rule goes, too");

@@ -38,7 +38,7 @@ fn next_router_goes_on() {
     assert!(expired.policy.has_script && expired.policy.generation == 4);
     assert_eq!(next.counters.get(slot_of(&next, kept)).packets, 1);
     let log: Log = ask(&mut next, VIEWER, &Request::Log { limit: None }).expect("a log");
-    assert_eq!(log.entries.len(), 2);
+    assert_eq!(log.entries.len(), 4);
 }
 
 #[test]
