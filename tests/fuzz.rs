@@ -10,7 +10,7 @@ mod fuzz;
 /// A target's name and its check.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("forward", fuzz::forward::check),
     ("frames", fuzz::frames::check),
     ("greeting", fuzz::greeting::check),
@@ -18,6 +18,7 @@ const TARGETS: [Target; 8] = [
     ("leases", fuzz::leases::check),
     ("options", fuzz::options::check),
     ("rules", fuzz::rules::check),
+    ("rules_file", fuzz::rules_file::check),
     ("segments", fuzz::segments::check),
 ];
 

@@ -13,4 +13,5 @@ mod ones_complement;
 pub mod options;
 mod probe;
 pub mod rules;
+pub mod rules_file;
 pub mod segments;

@@ -23,7 +23,7 @@ const fn mixed(number: u32) -> u32 {
 }
 
 fn members() -> String {
-    (0..MEMBERS).map(|number| format!("{}\n", Ipv4Addr::from_bits(mixed(number)))).collect()
+    (1..=MEMBERS).map(|number| format!("{}\n", Ipv4Addr::from_bits(mixed(number)))).collect()
 }
 
 fn rules() -> String {

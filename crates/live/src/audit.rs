@@ -19,8 +19,8 @@ impl Audit {
     /// Adds an entry.
     pub fn push(&mut self, entry: LogEntry) {
         let entry = LogEntry {
-            action: shortened(&entry.action, MAX_LOG_TEXT),
-            error: entry.error.map(|error| shortened(&error, MAX_LOG_TEXT)),
+            action: printable(&entry.action, MAX_LOG_TEXT),
+            error: entry.error.map(|error| printable(&error, MAX_LOG_TEXT)),
             ..entry
         };
         let is_refused = |entry: &LogEntry| entry.error.is_some();
@@ -41,15 +41,17 @@ impl Audit {
     }
 }
 
-/// Cuts a text that has more than `max` bytes.
-pub fn shortened(text: &str, max: usize) -> String {
+/// Cuts a text that has more than `max` bytes, and replaces what isn't printed: it may have words of others in it, and goes to
+/// logs and terminals.
+pub fn printable(text: &str, max: usize) -> String {
     const ELLIPSIS: &str = "...";
+    let shown = |text: &str| text.replace(char::is_control, "?");
     if text.len() <= max {
-        return text.to_owned();
+        return shown(text);
     }
     let most = max.saturating_sub(ELLIPSIS.len());
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}{ELLIPSIS}", &text[..end])
+    format!("{}{ELLIPSIS}", shown(&text[..end]))
 }
 
 /// Changes in a few words.
@@ -110,7 +112,8 @@ mod tests {
     #[test]
     fn texts_are_bounded() {
         let long = "\u{e4}".repeat(MAX_LOG_TEXT);
-        assert!(shortened(&long, MAX_LOG_TEXT).len() <= MAX_LOG_TEXT);
+        assert!(printable(&long, MAX_LOG_TEXT).len() <= MAX_LOG_TEXT);
+        assert_eq!(printable("a\n\u{1b}[2Jb\u{9b}c", MAX_LOG_TEXT), "a??[2Jb?c");
         let changes = vec![Change::RuleDelete { id: 7 }; 1_000];
         assert_eq!(in_short(&changes), "delete rule 7; delete rule 7; delete rule 7; and 997 more");
     }

@@ -13,7 +13,7 @@ use crate::difference::difference;
 use crate::document::Document;
 use crate::edit::{self, Edited};
 use crate::failure::{denied, failure, invalid};
-use crate::limits::MAX_CONFIRM_SECONDS;
+use crate::limits::{MAX_CONFIRM_SECONDS, MAX_LOG_TEXT};
 use crate::stored::PendingCommit;
 use crate::{Caller, Expired, Live, Now, Outcome, audit};
 
@@ -68,8 +68,9 @@ impl Live {
         self.record(caller, now, action, Some(generation), None);
         let waits = confirm.map(|seconds| format!(", and goes back in {seconds} s unless it is confirmed"));
         let message = format!(
-            "uid {} has changed the rules: {}; the policy is number {generation} now{}",
+            "uid {} has changed the rules ({}): {}; the policy is number {generation} now{}",
             caller.uid,
+            audit::printable(&audit::in_short(changes), MAX_LOG_TEXT),
             counts(&difference),
             waits.unwrap_or_default()
         );
@@ -190,7 +191,7 @@ fn nothing_pending() -> Failure {
 /// A difference in numbers.
 fn counts(difference: &Difference) -> String {
     let Difference { added, deleted, kept, .. } = difference;
-    format!("{added} added, {deleted} deleted, {kept} kept")
+    format!("{added} rules added, {deleted} deleted, {kept} kept")
 }
 
 /// The policy doesn't change.

@@ -11,14 +11,14 @@ use tuntap_core::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec, SetId}
 use tuntap_wire::selector::{AddressPattern, Selector};
 
 use crate::Base;
-use crate::document::{Document, INI_GROUP, Rule};
+use crate::document::{Document, INI_GROUP, LIVE_GROUP, Rule};
 
 /// Compiles the policy of a document. This is the one function that makes the policy which a router forwards by; a check or a
 /// test of a set-up calls it, too.
 ///
-/// A chain of the options that speaks of IPv4 only ends by denying IPv6, as it does without live rules. Rules of other groups
-/// stand before that. If there are no rules of the options, the same holds for the chain as a whole; a rule with a set speaks
-/// of both versions.
+/// A chain that was written for IPv4 alone ends by denying IPv6. That is decided by the rules of the options, if the chain has
+/// any, or else by those of all groups but `live`: a rule that somebody adds in a hurry neither shuts out nor lets in the other
+/// version of IP. A rule with a set speaks of both versions.
 pub fn compile(base: &Base, document: &Document) -> Policy {
     let names = Names::of(document);
     let routes: Vec<_> = rules_of(document, Chain::Route).filter_map(|(_, rule)| names.route(rule)).collect();
@@ -46,11 +46,18 @@ fn rules_of(document: &Document, chain: Chain) -> impl Iterator<Item = (&str, &R
 }
 
 fn chain(document: &Document, chain: Chain, names: &Names<'_>) -> PolicyRules<Action> {
-    let mut of_options = rules_of(document, chain).filter(|(group, _)| *group == INI_GROUP).peekable();
-    let has_rules = of_options.peek().is_some();
-    let leaves_out_v6 = has_rules && !of_options.any(|(_, rule)| rule.rule.selector.is_for(false));
-    let implied = leaves_out_v6.then(all_ipv6).flatten().map(|all| RuleSpec::new(RuleId::IMPLIED, all, Action::Deny));
-    PolicyRules::chain_of(rules_of(document, chain).filter_map(|(_, rule)| names.filter(rule)).chain(implied))
+    let implied = is_for_v4_only(document, chain).then(all_ipv6).flatten();
+    let implied = implied.map(|all| RuleSpec::new(RuleId::IMPLIED, all, Action::Deny));
+    PolicyRules::of(rules_of(document, chain).filter_map(|(_, rule)| names.filter(rule)).chain(implied))
+}
+
+/// Returns true if a chain was written for IPv4 alone.
+fn is_for_v4_only(document: &Document, chain: Chain) -> bool {
+    let has_rules_for_v4_only = |counts: &dyn Fn(&str) -> bool| {
+        let mut rules = rules_of(document, chain).filter(|(group, _)| counts(group)).peekable();
+        rules.peek().is_some() && !rules.any(|(_, rule)| rule.rule.selector.is_for(false))
+    };
+    has_rules_for_v4_only(&|group| group == INI_GROUP) || has_rules_for_v4_only(&|group| group != LIVE_GROUP)
 }
 
 /// All packets of IPv6.

@@ -131,6 +131,9 @@ impl std::fmt::Display for Heading<'_> {
 }
 
 fn of_rules(old: &[Rule], new: &[Rule], lines: &mut Lines) {
+    if old == new {
+        return;
+    }
     for chain in [Chain::In, Chain::Out, Chain::Route] {
         let of_chain = |rules: &'_ [Rule]| -> Vec<usize> {
             (0..rules.len()).filter(|place| rules[*place].chain == chain).collect()

@@ -190,7 +190,7 @@ impl Live {
         };
         // A wrong value comes back in the message, however long it is.
         result
-            .map_err(|failure| Failure { message: audit::shortened(&failure.message, limits::MAX_MESSAGE), ..failure })
+            .map_err(|failure| Failure { message: audit::printable(&failure.message, limits::MAX_MESSAGE), ..failure })
     }
 
     fn log_refusal(

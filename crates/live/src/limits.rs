@@ -25,8 +25,9 @@ pub const MAX_MEMBERS: usize = 1_000_000;
 /// Most changes of one commit.
 pub const MAX_CHANGES: usize = 100_000;
 
-/// Longest line of a rules file, in bytes. Members of a set may stand on as many lines as they take.
-pub const MAX_LINE_LEN: usize = 4_096;
+/// Longest line of a rules file, in bytes: the longest path, and what stands before it. Members of a set may stand on as many
+/// lines as they take.
+pub const MAX_LINE_LEN: usize = 8_192;
 
 /// Longest time in which a commit can be confirmed: a day.
 pub const MAX_CONFIRM_SECONDS: u32 = 86_400;

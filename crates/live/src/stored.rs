@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Audit, shortened};
+use crate::audit::{Audit, printable};
 use crate::document::{Document, Group, Set, chain_name};
 use crate::limits::MAX_MESSAGE;
 
@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 /// What outlives a router's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
-    /// [`VERSION`]
+    /// The version of this form, 1.
     pub version: u32,
     /// The document in use.
     pub document: Document,
@@ -128,7 +128,7 @@ fn lost_rules(group: &Group, initial: &Document) -> Option<String> {
     let rules = if count == 1 { "1 rule".to_owned() } else { format!("{count} rules") };
     (count > 0).then(|| {
         let line = format!("the group {name} loses {rules} that came while the router ran: {}", named.join("; "));
-        shortened(&line, MAX_MESSAGE)
+        printable(&line, MAX_MESSAGE)
     })
 }
 

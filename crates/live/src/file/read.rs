@@ -197,6 +197,9 @@ impl<'a> Reader<'a> {
             Some(rest) => {
                 let (path, body) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
                 let path = absolute_file(path.trim()).map_err(|problem| problem.to_string())?;
+                if path.contains(char::is_control) {
+                    return Err("the file's name has control characters".to_owned());
+                }
                 (Some(path), body)
             }
             None => (None, rest),

@@ -82,6 +82,7 @@ fn errors_name_the_line_and_the_word() {
         ("set s", 1, "expected set <name> {"),
         ("set s 10.0.0.1", 1, "expected set <name> {"),
         ("set s = big", 1, "\"big\" is no path of a file"),
+        ("set s = /a\tb", 1, "control characters"),
         ("set s = /none", 1, "/none can't be read"),
         ("set s { 10.0.0.1 } 10.0.0.2", 1, "\"10.0.0.2\" stands behind }"),
         ("set s { 10.0.0.1\n10.0.0.256\n}", 2, "\"10.0.0.256\""),
@@ -113,6 +114,15 @@ fn bounds_are_told() {
 }
 
 #[test]
+fn longest_path_can_be_written() {
+    let path = format!("/{}", "x".repeat(4_094));
+    let file = good(&format!("set s={path}{{10.0.0.1}}"));
+    let document = Document::initial(&tuntap_config::Config::default(), &file);
+    let whole = good(&write::write_whole(&document));
+    assert_eq!((whole.sets["s"].file(), whole.sets.len()), (Some(path.as_str()), 1));
+}
+
+#[test]
 fn what_is_hardly_meant_is_told() {
     let text = "set unused { 10.0.0.1 }\nchain in\nallow established\ndeny\nallow any any tcp 80\ngroup g\nchain in\nallow\nchain \
                 out\nreject\n";
@@ -126,6 +136,11 @@ fn what_is_hardly_meant_is_told() {
             "line 10: the chain out lets nothing pass",
         ]
     );
+    let text =
+        "chain out\nallow 10.0.0.0/8 any\ngroup live\nchain in\nallow 10.0.0.0/8 any\nchain out\nallow fd00::1 any\n";
+    let warnings: Vec<_> = good(text).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("line 2: no rule of the chain out is about IPv6"), "{warnings:?}");
 }
 
 #[test]

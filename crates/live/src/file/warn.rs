@@ -7,7 +7,7 @@ use tuntap_config::Target;
 use tuntap_core::policy::pattern::Action;
 
 use super::{FileError, FileGroup, FileRule};
-use crate::document::chain_name;
+use crate::document::{LIVE_GROUP, chain_name};
 
 /// Most warnings that are told.
 const MAX_WARNINGS: usize = 100;
@@ -19,6 +19,9 @@ pub fn warnings(groups: &[FileGroup], set_lines: &BTreeMap<String, u32>) -> Vec<
     for chain in [Chain::In, Chain::Out, Chain::Route] {
         let of_chain: Vec<&FileRule> = rules().filter(|rule| rule.chain == chain).collect();
         warnings.extend(of_one_chain(chain, &of_chain));
+        let counted = groups.iter().filter(|group| group.name != LIVE_GROUP).flat_map(|group| &group.rules);
+        let counted: Vec<&FileRule> = counted.filter(|rule| rule.chain == chain).collect();
+        warnings.extend(for_v4_only(chain, &counted));
     }
     let used: HashSet<&str> = rules().flat_map(|rule| rule.rule.sets()).collect();
     let unused = set_lines.iter().filter(|(name, _)| !used.contains(name.as_str()));
@@ -44,6 +47,17 @@ fn of_one_chain(chain: Chain, rules: &[&FileRule]) -> Vec<FileError> {
         warnings.push(warning(line, format!("the chain {} lets nothing pass", chain_name(chain))));
     }
     warnings
+}
+
+/// A chain that says nothing about IPv6 denies it, see [`compile`](crate::compile()).
+fn for_v4_only(chain: Chain, rules: &[&FileRule]) -> Option<FileError> {
+    let first = rules.first().filter(|_| chain != Chain::Route)?;
+    let is_for_v4_only = !rules.iter().any(|rule| rule.rule.selector.is_for(false));
+    is_for_v4_only.then(|| {
+        let chain = chain_name(chain);
+        let message = format!("no rule of the chain {chain} is about IPv6: unless the options have rules for it, it denies all IPv6 packets");
+        warning(first.line, message)
+    })
 }
 
 /// Returns true if no packet passes the rule by.

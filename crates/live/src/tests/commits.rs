@@ -59,7 +59,13 @@ fn chain_of_the_options_about_ipv4_still_denies_ipv6() {
     commit(&mut live, ADMIN, changes).expect("done");
     assert_eq!(decide(&live.policy(), Chain::In, "fd00::1").map(|found| found.1), Some(Action::Allow));
     assert_eq!(decide(&live.policy(), Chain::In, "fd00::2"), denied);
+    assert_eq!(decide(&live.policy(), Chain::Out, "fd00::1"), None, "a rule added in a hurry");
+    commit(&mut live, ADMIN, vec![add(Some("g"), Chain::Out, "deny 10.0.0.2 any")]).expect("done");
     assert_eq!(decide(&live.policy(), Chain::Out, "fd00::1"), denied, "as for options");
+    commit(&mut live, ADMIN, vec![add(None, Chain::Out, "deny fd00::9 any")]).expect("done");
+    assert_eq!(decide(&live.policy(), Chain::Out, "fd00::1"), denied, "not let in in a hurry, either");
+    commit(&mut live, ADMIN, vec![add(Some("g"), Chain::Out, "deny fd00::8 any")]).expect("done");
+    assert_eq!(decide(&live.policy(), Chain::Out, "fd00::1"), None, "written for both");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn too_many_changes_are_refused() {
     assert_eq!(code(commit(&mut live, ADMIN, changes)), Code::TooMuch);
     let rules = vec![add(None, Chain::In, "deny"); crate::limits::MAX_RULES + 1];
     assert_eq!(code(commit(&mut live, ADMIN, rules)), Code::TooMuch);
-    let long = add(None, Chain::In, &"x".repeat(10_000));
+    let long = add(None, Chain::In, &"x".repeat(crate::limits::MAX_LINE_LEN + 1));
     let failure = commit(&mut live, ADMIN, vec![long]).expect_err("long");
     assert!(failure.code == Code::Invalid && failure.message.len() < 200, "{}", failure.message);
     let name = add(Some(&"x".repeat(100_000)), Chain::In, "deny");
