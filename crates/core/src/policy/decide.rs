@@ -293,7 +293,7 @@ impl Forwarder {
         let packet = walk.packet;
         let decision = self.decide_inbound(from, walk, script);
         self.to_log = decision.trail.to_log;
-        self.count(decision.trail.slots.as_slice(), packet);
+        self.count(decision.trail.slots.iter(), packet);
         let cause = match from {
             PacketSource::Tun => self.sender(packet.src()),
             PacketSource::Gateway => None,
@@ -378,7 +378,7 @@ impl Forwarder {
             return verdict;
         }
         self.to_log = decision.trail.to_log;
-        self.count(decision.trail.slots.as_slice(), walk.packet);
+        self.count(decision.trail.slots.iter(), walk.packet);
         if accepted.is_some() {
             let flags = walk.packet.tcp_flags();
             let passes = fate_out(decision.to) == Fate::Pass;
@@ -408,8 +408,9 @@ impl Forwarder {
         }
     }
 
-    pub(super) fn count(&self, slots: &[CounterSlot], packet: &Packet<'_>) {
-        slots.iter().for_each(|slot| self.counters.count(*slot, packet.total_len()));
+    #[inline]
+    pub(super) fn count(&self, slots: impl Iterator<Item = CounterSlot>, packet: &Packet<'_>) {
+        slots.for_each(|slot| self.counters.count(slot, packet.total_len()));
     }
 
     /// Keeps what was decided about a packet from a peer. Returns the number of its flow, if it has one.
@@ -422,9 +423,10 @@ impl Forwarder {
         let looks_at_state = self.policy.looks_at_state() || decision.trail.looks_at_state;
         let entry = self.flows.get_mut(at);
         entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
+        entry.claims = claims;
         let side = &mut entry.out;
         let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
-        side.epoch = if is_lasting { epoch } else { 0 };
+        side.epoch = epoch;
         side.fate = fate_out(decision.to);
         side.way = match (receiver, decision.to) {
             (Some(receiver), _) => Way::Peer(receiver),
@@ -433,12 +435,11 @@ impl Forwarder {
         };
         side.set_rule(id, decision.rule);
         side.slots = decision.trail.slots;
-        side.claims = claims;
-        side.until = until;
+        side.until = if is_lasting { until } else { 0 };
         side.state = known.state.unwrap_or(ConnectionState::New);
         side.twin_state = decision.inner.as_ref().and_then(|inner| inner.known.state);
         side.looks_at_state = looks_at_state;
-        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
+        side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
         Some(at)
     }
 
@@ -458,15 +459,16 @@ impl Forwarder {
         entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
         let side = &mut entry.inn;
         let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
-        side.epoch = if is_lasting { epoch } else { 0 };
+        side.epoch = epoch;
+        side.way = decision.source;
         side.fate = fate_in(decision.verdict.to);
         side.set_rule(holder, decision.verdict.rule);
         side.slots = decision.trail.chain_slots();
-        side.until = decision.asked.map_or(FOREVER, |asked| asked.until);
+        let until = decision.asked.map_or(FOREVER, |asked| asked.until);
+        side.until = if is_lasting { until } else { 0 };
         side.state = decision.known.state.unwrap_or(ConnectionState::New);
         side.looks_at_state = looks_at_state;
-        side.source = decision.source;
-        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
+        side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
         Some(at)
     }
 
