@@ -128,7 +128,12 @@ impl Oracle {
         (to, by.or(rule), Some((receiver, at)))
     }
 
-    pub(super) fn inward(&mut self, from: PacketSource, packet: &Packet<'_>, spec: &Spec) -> (Inbound, Option<RuleRef>) {
+    pub(super) fn inward(
+        &mut self,
+        from: PacketSource,
+        packet: &Packet<'_>,
+        spec: &Spec,
+    ) -> (Inbound, Option<RuleRef>) {
         let holder = self.holder(spec.dst);
         let (at, state) = self.state(spec, Direction::In, holder);
         let (to, rule) = self.at_receiver(from, packet, spec, state);
@@ -138,7 +143,13 @@ impl Oracle {
         (to, rule)
     }
 
-    fn at_receiver(&self, from: PacketSource, packet: &Packet<'_>, spec: &Spec, state: State) -> (Inbound, Option<RuleRef>) {
+    fn at_receiver(
+        &self,
+        from: PacketSource,
+        packet: &Packet<'_>,
+        spec: &Spec,
+        state: State,
+    ) -> (Inbound, Option<RuleRef>) {
         let holder = self.holder(spec.dst);
         let (action, rule) = chain(&self.firewall_in, packet, state);
         let rule = rule.map(RuleRef::FirewallIn);
@@ -176,11 +187,21 @@ impl Oracle {
         if let Some(holder) = holder {
             return Some(Outbound::Contested { address: src, holder });
         }
-        if src.is_ipv4() { peer.v4 = Some(src) } else { peer.v6.push(src) }
+        if src.is_ipv4() {
+            peer.v4 = Some(src)
+        } else {
+            peer.v6.push(src)
+        }
         None
     }
 
-    fn of_peer(&self, id: PeerId, direction: Direction, packet: &Packet<'_>, state: State) -> (RuleAction, Option<RuleRef>) {
+    fn of_peer(
+        &self,
+        id: PeerId,
+        direction: Direction,
+        packet: &Packet<'_>,
+        state: State,
+    ) -> (RuleAction, Option<RuleRef>) {
         let peer = self.peer(id).expect("a peer");
         let by = |rule| Some(RuleRef::Peer(id, rule));
         let rules = (0..).zip(&peer.rules).filter(|(_, rule)| rule.direction == direction);

@@ -12,13 +12,22 @@ pub(super) enum Kind {
     Tcp(u8),
     Udp,
     /// An echo request or reply with this identifier.
-    Echo { reply: bool, id: u16 },
+    Echo {
+        reply: bool,
+        id: u16,
+    },
     /// A protocol without ports.
     Other,
     /// A later fragment of a TCP packet.
     Fragment,
     /// An ICMP error about a packet between these ends, without a quotation if it is cut.
-    Error { src: IpAddr, dst: IpAddr, ports: [u16; 2], is_tcp: bool, is_cut: bool },
+    Error {
+        src: IpAddr,
+        dst: IpAddr,
+        ports: [u16; 2],
+        is_tcp: bool,
+        is_cut: bool,
+    },
 }
 
 /// A packet.
@@ -55,7 +64,8 @@ impl Kind {
             _ => {
                 let (src, dst) = (address(input), address(input));
                 let flags = input.byte();
-                let (is_tcp, is_cut) = (flags & 1 != 0, flags & 0xf0 == 0x10 || src.is_ipv4() != is_v4 || dst.is_ipv4() != is_v4);
+                let (is_tcp, is_cut) =
+                    (flags & 1 != 0, flags & 0xf0 == 0x10 || src.is_ipv4() != is_v4 || dst.is_ipv4() != is_v4);
                 Self::Error { src, dst, ports: ports(input), is_tcp, is_cut }
             }
         }

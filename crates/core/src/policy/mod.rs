@@ -116,3 +116,6 @@ impl Policy {
         next
     }
 }
+
+#[cfg(test)]
+mod flow_tests;
