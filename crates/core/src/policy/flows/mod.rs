@@ -327,3 +327,6 @@ impl FlowTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
