@@ -14,7 +14,7 @@ use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::{Action, AnyMatchKey, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::{PeerId, Registry};
 use tuntap_core::policy::script::NoScript;
-use tuntap_core::policy::verdict::PacketSource;
+use tuntap_core::policy::verdict::{InboundVerdict, OutboundVerdict, PacketSource};
 use tuntap_wire::frame::{self, FrameKind, Frames};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::{for_each_packet, sum};
@@ -58,13 +58,17 @@ fn peer(index: u32) -> PeerId {
 }
 
 fn packet(src: IpAddr, dst: IpAddr, payload_len: usize) -> Vec<u8> {
+    packet_from(src, 1, dst, payload_len)
+}
+
+fn packet_from(src: IpAddr, port: u16, dst: IpAddr, payload_len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let builder = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
         (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
         _ => panic!("{src} and {dst} are of two versions"),
     };
-    builder.tcp(1, 2, 3, 4).write(&mut bytes, &vec![7; payload_len]).expect("a valid packet");
+    builder.tcp(port, 2, 3, 4).write(&mut bytes, &vec![7; payload_len]).expect("a valid packet");
     bytes
 }
 
@@ -104,9 +108,76 @@ fn forwarder(rules: u32, look_at: LookAt, peers: u32, version: Version) -> Forwa
     let mut forwarder = Forwarder::new(policy, 0x5eed);
     for index in 0..peers {
         forwarder.add_peer(peer(index), Identity { uid: index, gid: index, groups: Vec::new() });
-        forwarder.outbound(peer(index), &ip(&packet(plus(version.first, index), version.host, 0)), &mut NoScript);
+        outbound(&mut forwarder, peer(index), &packet(plus(version.first, index), version.host, 0));
     }
     forwarder
+}
+
+/// The verdict on a packet from a peer.
+fn outbound(forwarder: &mut Forwarder, id: PeerId, bytes: &[u8]) -> OutboundVerdict {
+    forwarder.outbound(id, &ip(bytes), &mut NoScript)
+}
+
+/// The verdict on a packet towards a peer.
+fn inbound(forwarder: &mut Forwarder, bytes: &[u8]) -> InboundVerdict {
+    forwarder.inbound(PacketSource::Tun, &ip(bytes), &mut NoScript)
+}
+
+/// Verdicts on packets of known flows, of which there are few or many, and on first packets.
+fn flows(criterion: &mut Criterion) {
+    const FLOWS: u32 = 100_000;
+    let mut group = criterion.benchmark_group("flows");
+    for (peers, rules) in [(10, 10), (10, 1000), (10_000, 10), (10_000, 1000)] {
+        let at = |flow: u32| {
+            let port = u16::try_from(1000 + flow / peers).expect("a port");
+            packet_from(plus(V4.first, flow % peers), port, V4.host, 0)
+        };
+        let mut forwarder = forwarder(rules, LookAt::Ports, peers, V4);
+        let mut next = 0;
+        let few: Vec<_> = (0..10).map(at).collect();
+        let name = |what| BenchmarkId::new(format!("{what}, {peers} peers"), format!("{rules} rules"));
+        group.bench_function(name("10 flows of 10"), |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % 10;
+                outbound(&mut forwarder, peer(next), black_box(&few[next as usize]))
+            });
+        });
+        let many: Vec<_> = (0..FLOWS).map(at).collect();
+        for (packet, flow) in many.iter().zip(0..) {
+            outbound(&mut forwarder, peer(flow % peers), packet);
+        }
+        group.bench_function(name("10 flows of 100,000"), |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % 10;
+                outbound(&mut forwarder, peer(next), black_box(&few[next as usize]))
+            });
+        });
+        group.bench_function(name("100,000 flows"), |bencher| {
+            bencher.iter(|| {
+                next = (next + 7919) % FLOWS;
+                outbound(&mut forwarder, peer(next % peers), black_box(&many[next as usize]))
+            });
+        });
+        let back: Vec<_> = (0..10).map(|index| packet(V4.host, plus(V4.first, index), 0)).collect();
+        group.bench_function(name("in, 10 flows"), |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % 10;
+                inbound(&mut forwarder, black_box(&back[next as usize]))
+            });
+        });
+        let mut bytes = packet_from(V4.first, 1, V4.host, 0);
+        let mut port = 0u32;
+        group.bench_function(name("first packets"), |bencher| {
+            bencher.iter(|| {
+                port = port.wrapping_add(1);
+                // Destination and source port.
+                bytes[16..20].copy_from_slice(&(0xc0a8_0000 + (port >> 16)).to_be_bytes());
+                bytes[20..22].copy_from_slice(&port.to_be_bytes()[2..]);
+                outbound(&mut forwarder, peer(0), black_box(&bytes))
+            });
+        });
+    }
+    group.finish();
 }
 
 fn verdicts(criterion: &mut Criterion) {
@@ -123,7 +194,7 @@ fn verdicts(criterion: &mut Criterion) {
             group.bench_with_input(BenchmarkId::new(name, rules), &rules, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 1) % 16;
-                    forwarder.outbound(peer(next), &ip(black_box(&packets[next as usize])), &mut NoScript)
+                    outbound(&mut forwarder, peer(next), black_box(&packets[next as usize]))
                 });
             });
             let list = chain(rules, look_at);
@@ -164,7 +235,7 @@ fn registry(criterion: &mut Criterion) {
             group.bench_with_input(name("inbound verdict"), &peers, |bencher, _| {
                 bencher.iter(|| {
                     next = (next + 7) % peers;
-                    forwarder.inbound(PacketSource::Tun, &ip(black_box(&packets[next as usize])), &mut NoScript)
+                    inbound(&mut forwarder, black_box(&packets[next as usize]))
                 });
             });
         }
@@ -228,5 +299,5 @@ fn gso_packets(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, verdicts, registry, frames, gso_packets);
+criterion_group!(benches, verdicts, flows, registry, frames, gso_packets);
 criterion_main!(benches);

@@ -10,7 +10,8 @@ mod fuzz;
 /// A target's name and its check.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 10] = [
+    ("flows", fuzz::flows::check),
     ("forward", fuzz::forward::check),
     ("frames", fuzz::frames::check),
     ("greeting", fuzz::greeting::check),

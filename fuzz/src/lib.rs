@@ -3,6 +3,7 @@
 //!
 //! The results of the crates are compared with an oracle, which is written from the documents in the most obvious way.
 
+pub mod flows;
 pub mod forward;
 pub mod frames;
 pub mod greeting;

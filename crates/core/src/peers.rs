@@ -108,11 +108,10 @@ impl PeerTable {
         Some(peer)
     }
 
-    /// Returns true if a peer was not removed.
+    /// Returns true if a peer, which was there once, was not removed.
     #[inline]
     pub(crate) fn has(&self, id: PeerId) -> bool {
-        let slot = self.slots.get(id.index as usize);
-        slot.is_some_and(|slot| slot.generation == id.generation && slot.peer.is_some())
+        self.slots.get(id.index as usize).is_some_and(|slot| slot.generation == id.generation)
     }
 
     /// Returns a peer, unless it was removed.

@@ -7,7 +7,7 @@ use super::forward::Forwarder;
 use super::pattern::Action;
 use super::registry::PeerId;
 use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource};
-use tuntap_wire::ip::FlowPart;
+use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
 use tuntap_wire::selector::ConnectionState;
 
@@ -23,28 +23,28 @@ pub(super) struct Known {
 impl Forwarder {
     /// Returns the verdict on a packet from a peer if its flow has one that may be used.
     #[inline]
-    pub(super) fn repeat_outbound(&mut self, id: PeerId, walk: &Walk<'_>) -> Option<OutboundVerdict> {
-        let FlowPart::Flow(ports) = walk.part else { return None };
-        let at = self.flows.find(&FlowKey::of(walk.packet, ports, Direction::Out))?;
-        if self.flows.get(at).peer != id || !self.peers.has(id) {
+    pub(super) fn repeat_outbound(&mut self, id: PeerId, packet: &Packet<'_>) -> Option<OutboundVerdict> {
+        let at = self.flows.find(&FlowKey::of(packet, packet.flow_ports()?, Direction::Out))?;
+        let entry = self.flows.get(at);
+        if entry.peer != id || !self.peers.has(id) {
             return None;
         }
-        let flags = walk.packet.tcp_flags();
-        let (entry, now) = (self.flows.get(at), self.flows.now);
+        let flags = packet.tcp_flags();
         let side = &entry.out;
-        if entry.is_reopened_by(flags) || !side.holds(self.epoch, now, entry.state(Direction::Out)) {
+        if entry.is_reopened_by(flags) || !side.holds(self.epoch, self.flows.now, entry.state(Direction::Out)) {
             return None;
         }
         let (to, receiver, twin) = match side.way {
             Way::Peer(receiver) => {
                 let twin = self.flows.twin(at).filter(|_| self.peers.has(receiver))?;
-                let state = self.flows.get(twin).state(Direction::In);
-                if side.looks_at_state && side.twin_state != Some(state) {
+                let other = self.flows.get(twin);
+                let has_changed = side.looks_at_state && side.twin_state != Some(other.state(Direction::In));
+                if has_changed || other.is_reopened_by(flags) {
                     return None;
                 }
                 (Outbound::Peer(receiver), Some(receiver), Some(twin))
             }
-            Way::Tun if self.may_have_a_holder_now(entry, walk) => return None,
+            Way::Tun if entry.claims != self.claims && self.may_have_a_holder_now(side.fate, packet) => return None,
             Way::Tun => (Outbound::Tun, None, None),
             Way::Gateway(target) => (Outbound::Gateway(target), None, None),
         };
@@ -56,43 +56,37 @@ impl Forwarder {
         };
         let verdict = OutboundVerdict { to, claimed: None, is_first: false, rule: side.rule(id, receiver) };
         let passes = side.fate == Fate::Pass;
-        self.count(side.slots.as_slice(), walk.packet);
-        self.flows.get_mut(at).out.claims = self.claims;
-        self.flows.record(at, Direction::Out, walk.packet, flags, passes);
-        if let Some(twin) = twin {
-            self.flows.record(twin, Direction::In, walk.packet, flags, passes);
+        self.count(side.slots.iter(), packet);
+        if entry.claims != self.claims {
+            self.flows.get_mut(at).claims = self.claims;
         }
-        self.to_log = Default::default();
+        self.flows.record(at, Direction::Out, packet, flags, passes);
+        if let Some(twin) = twin {
+            self.flows.record(twin, Direction::In, packet, flags, passes);
+        }
         Some(verdict)
     }
 
     /// Returns true if the router itself passes packets on between peers, and a peer has got the destination since the
     /// verdict.
-    fn may_have_a_holder_now(&self, entry: &Entry, walk: &Walk<'_>) -> bool {
-        let side = &entry.out;
-        self.policy.switch
-            && side.fate == Fate::Pass
-            && side.claims != self.claims
-            && self.registry.holder(walk.packet.dst()).is_some()
+    fn may_have_a_holder_now(&self, fate: Fate, packet: &Packet<'_>) -> bool {
+        self.policy.switch && fate == Fate::Pass && self.registry.holder(packet.dst()).is_some()
     }
 
     /// Returns the verdict on a packet towards a peer if its flow has one that may be used.
     #[inline]
-    pub(super) fn repeat_inbound(&mut self, from: PacketSource, walk: &Walk<'_>) -> Option<InboundVerdict> {
-        let FlowPart::Flow(ports) = walk.part else { return None };
-        let at = self.flows.find(&FlowKey::of(walk.packet, ports, Direction::In))?;
+    pub(super) fn repeat_inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> Option<InboundVerdict> {
+        let at = self.flows.find(&FlowKey::of(packet, packet.flow_ports()?, Direction::In))?;
+        let entry = self.flows.get(at);
         // A peer that is there holds its address.
-        let holder = self.flows.get(at).peer;
+        let holder = entry.peer;
         if !self.peers.has(holder) {
             return None;
         }
-        let flags = walk.packet.tcp_flags();
-        let entry = self.flows.get(at);
+        let flags = packet.tcp_flags();
         let side = &entry.inn;
-        if entry.is_reopened_by(flags)
-            || side.source != from
-            || !side.holds(self.epoch, self.flows.now, entry.state(Direction::In))
-        {
+        let holds = side.way == from && side.holds(self.epoch, self.flows.now, entry.state(Direction::In));
+        if entry.is_reopened_by(flags) || !holds {
             return None;
         }
         let to = match side.fate {
@@ -103,9 +97,8 @@ impl Forwarder {
         };
         let verdict = InboundVerdict { to, rule: side.rule(holder, None) };
         let passes = side.fate == Fate::Pass;
-        self.count(side.slots.as_slice(), walk.packet);
-        self.flows.record(at, Direction::In, walk.packet, flags, passes);
-        self.to_log = Default::default();
+        self.count(side.slots.iter(), packet);
+        self.flows.record(at, Direction::In, packet, flags, passes);
         Some(verdict)
     }
 
@@ -138,7 +131,7 @@ impl Forwarder {
     fn belongs_to(&self, entry: &Entry, peer: Option<PeerId>) -> bool {
         peer == Some(entry.peer)
             || !self.peers.has(entry.peer)
-                && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner.is(&entry.owner)))
+                && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner == entry.owner))
     }
 
     /// Returns what the script has said about a direction of a flow, and until when that holds.

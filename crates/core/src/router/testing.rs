@@ -10,12 +10,17 @@ use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use super::shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
 
 /// Surroundings in which each peer has passed a usable device.
 #[derive(Debug, Default)]
 pub struct TestShell {
     last_serial: u64,
+    /// Lines of the log.
+    pub lines: Vec<Notice>,
+    /// Packets that were dropped while the router was watched.
+    pub dropped: Vec<DropRecord>,
 }
 
 impl Shell for TestShell {
@@ -110,7 +115,13 @@ impl Shell for TestShell {
         ThreadUsage::default()
     }
 
-    fn log(&mut self, _notice: &Notice) {}
+    fn log(&mut self, notice: &Notice) {
+        self.lines.push(notice.clone());
+    }
+
+    fn dropped(&mut self, record: &DropRecord) {
+        self.dropped.push(*record);
+    }
 
     fn new_serial(&mut self) -> u64 {
         self.last_serial += 1;

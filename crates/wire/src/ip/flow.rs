@@ -75,6 +75,19 @@ impl TcpFlags {
 }
 
 impl Packet<'_> {
+    /// Returns the ports by which the packet belongs to a flow. `None` for ICMP errors and later fragments.
+    #[inline]
+    pub fn flow_ports(&self) -> Option<FlowPorts> {
+        if let Some(second) = self.destination_port {
+            let first = u16::from_be_bytes([self.bytes[self.header_len], self.bytes[self.header_len + 1]]);
+            return Some(FlowPorts { first, second, are_ports: true });
+        }
+        match self.flow_part() {
+            FlowPart::Flow(ports) => Some(ports),
+            FlowPart::Error(_) | FlowPart::Fragment => None,
+        }
+    }
+
     /// Returns how the packet belongs to a flow.
     pub fn flow_part(&self) -> FlowPart {
         if self.fragment == Fragment::Later {
@@ -92,6 +105,25 @@ impl Packet<'_> {
             return FlowPart::Error(message.get(ICMP_HEADER_LEN..).and_then(|bytes| quoted(self.is_v4(), bytes)));
         }
         FlowPart::Flow(icmp_ports(self.is_v4(), message))
+    }
+
+    /// Returns source and destination, each as its upper and its lower half. Those of IPv4 fill the lower 32 bits.
+    #[inline]
+    pub const fn address_halves(&self) -> [[u64; 2]; 2] {
+        match self.header {
+            Header::V4([.., a, b, c, d, e, f, g, h]) => {
+                let src = u32::from_be_bytes([*a, *b, *c, *d]);
+                let dst = u32::from_be_bytes([*e, *f, *g, *h]);
+                [[0, src as u64], [0, dst as u64]]
+            }
+            Header::V6([_, _, _, _, _, _, _, _, addresses @ ..]) => {
+                let (words, _) = addresses.as_chunks::<8>();
+                [
+                    [u64::from_be_bytes(words[0]), u64::from_be_bytes(words[1])],
+                    [u64::from_be_bytes(words[2]), u64::from_be_bytes(words[3])],
+                ]
+            }
+        }
     }
 
     /// Returns the flags of a TCP packet; `None` for other protocols, later fragments, and a header that is cut off.

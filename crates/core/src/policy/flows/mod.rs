@@ -265,17 +265,13 @@ impl FlowTable {
     ) {
         let entry = &mut self.entries[at as usize];
         entry.count(direction, packet.total_len());
-        let mut has_changed = passes && entry.pass(direction, flags);
-        if entry.last_seen != self.now || entry.deserves_use() != entry.is_in_use {
+        let has_changed = passes && entry.pass(direction, flags);
+        if has_changed || entry.last_seen != self.now || entry.begins_use() {
             entry.last_seen = self.now;
-            has_changed = true;
             self.quotas.touch(&mut self.entries, at);
+            self.records.write_state(at, &self.entries[at as usize]);
         }
-        let entry = &self.entries[at as usize];
-        if has_changed {
-            self.records.write_state(at, entry);
-        }
-        self.records.write_counts(at, entry);
+        self.records.write_counts(at, &self.entries[at as usize]);
     }
 
     /// Counts an ICMP error about a packet of a flow. It doesn't keep the flow alive.
@@ -324,7 +320,7 @@ impl FlowTable {
                 let vacant =
                     FlowKey { local: [0; 2], remote: [0; 2], local_port: 0, remote_port: 0, protocol: 0, is_v4: true };
                 let nobody = PeerId { index: 0, generation: 0 };
-                let mut vacant = Entry::new(vacant, nobody, Owner { account: None, uid: 0, gid: 0 }, 0);
+                let mut vacant = Entry::new(vacant, nobody, Owner::User(0), 0);
                 vacant.later = std::mem::replace(&mut self.free, number);
                 self.entries.push(vacant);
                 continue;
@@ -345,3 +341,6 @@ impl FlowTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,6 +192,7 @@ impl Quotas {
 
     fn depart(&mut self, quota: u32) {
         self.leave_counts(quota);
+        self.lower_most();
         if let Some(peer) = self.quotas[quota as usize].peer.take() {
             self.by_slot[peer.index as usize] = NONE;
         }
@@ -217,6 +218,7 @@ impl Quotas {
         it.count = it.count.saturating_add_signed(change);
         if is_there {
             self.enter_counts(quota);
+            self.lower_most();
         } else if it.count == 0 {
             self.left.remove(&(it.left, quota));
             self.free.push(quota);
@@ -254,9 +256,42 @@ impl Quotas {
         if next != NONE {
             self.quotas[next as usize].previous = previous;
         }
-        // One flow more or less is one step. Only a peer that leaves takes more of them, as many as it had flows.
+    }
+
+    /// Finds the largest number of flows again. One flow less is one step. Only a peer that leaves takes more of them, at most as
+    /// many as it had flows.
+    fn lower_most(&mut self) {
         while self.most > 0 && self.by_count[self.most as usize] == 0 {
             self.most -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+impl Quotas {
+    /// Panics if a list doesn't have the entries that it should have. `counts` are those of the entries.
+    pub(super) fn check(&self, entries: &[Entry], counts: &std::collections::HashMap<u32, usize>) {
+        for (quota, number) in self.quotas.iter().zip(0..) {
+            let mut found = 0;
+            for (list, is_in_use) in quota.lists.iter().zip([false, true]) {
+                let (mut at, mut before) = (list.first, NONE);
+                while at != NONE {
+                    let entry = &entries[at as usize];
+                    assert_eq!((entry.quota, entry.is_in_use, entry.earlier), (number, is_in_use, before));
+                    found += 1;
+                    (before, at) = (at, entry.later);
+                }
+                assert_eq!(list.last, before);
+            }
+            let is_free = self.free.contains(&number);
+            assert_eq!(found, counts.get(&number).copied().unwrap_or(0));
+            assert!(is_free && found == 0 || quota.count as usize == found);
+            let is_listed = self.left.contains(&(quota.left, number));
+            assert_eq!(is_listed, !is_free && quota.peer.is_none());
+        }
+        let there = self.quotas.iter().filter(|quota| quota.peer.is_some() && quota.count > 0);
+        assert_eq!(self.users, there.clone().count());
+        let largest = self.largest().map_or(0, |largest| self.quotas[largest as usize].count);
+        assert_eq!(largest, there.map(|quota| quota.count).max().unwrap_or(0));
     }
 }
