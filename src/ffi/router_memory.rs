@@ -64,6 +64,11 @@ pub fn take_over(received: &mut Received) {
     }
 }
 
+/// Gives back the memory of routers that this image doesn't have.
+pub fn forget_others() {
+    EARLIER.lock().retain(|(device, _)| config().routers.iter().any(|router| router.device == *device));
+}
+
 /// Takes what is to be handed over.
 pub fn to_hand_over() -> Vec<(String, Memory)> {
     std::mem::take(&mut *KEPT.lock())

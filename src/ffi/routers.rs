@@ -59,6 +59,7 @@ const LISTENER_POLL: Duration = Duration::from_millis(50);
 
 /// Binds everything that the routers need and registers their gateway processes.
 pub fn start(uwsgi: &UwsgiState) {
+    memory::forget_others();
     if config().routers.is_empty() {
         // An earlier image may have had one.
         return hostnet::set_up(&mut [], occasion(uwsgi));

@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::SharedMemory;
+use tuntap_core::policy::drops::DropReason;
+use tuntap_core::policy::explain::{Probe, ProbeSource};
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::NoScript;
-use tuntap_core::policy::verdict::PacketSource;
+use tuntap_core::policy::verdict::{Inbound, Outbound, PacketSource};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, ConnectionState, Protocol, Selector, Service};
@@ -186,7 +188,14 @@ impl Scene {
         let Some(id) = self.ids[slot] else { return };
         let bytes = spec.bytes();
         let packet = Packet::parse(&bytes).expect("a valid packet");
+        let explained = self.explain(ProbeSource::Peer(id), &packet);
         let verdict = self.forwarder.outbound(id, &packet, &mut NoScript);
+        let told = match verdict.to {
+            Outbound::Contested { .. } => Outbound::Drop(DropReason::AddressHeld),
+            to => to,
+        };
+        // A packet may claim its own destination, which is nobody's as long as nothing happens.
+        assert!(explained == told || spec.src == spec.dst, "{explained:?} is not {told:?}: {spec:?}");
         let expected = self.oracle.outward(id, &packet, spec);
         assert_eq!((verdict.to, verdict.rule), expected, "{spec:?}");
     }
@@ -195,8 +204,20 @@ impl Scene {
         let source = if input.byte() & 7 == 0 { PacketSource::Gateway } else { PacketSource::Tun };
         let bytes = spec.bytes();
         let packet = Packet::parse(&bytes).expect("a valid packet");
+        let explained = self.explain(ProbeSource::Outside(source), &packet);
         let verdict = self.forwarder.inbound(source, &packet, &mut NoScript);
+        let told = match verdict.to {
+            Inbound::Peer(id) => Outbound::Peer(id),
+            Inbound::Drop(reason, _) => Outbound::Drop(reason),
+            Inbound::Reject(reason, _) => Outbound::Reject(reason),
+        };
+        assert_eq!(explained, told, "{spec:?}");
         let expected = self.oracle.inward(source, &packet, spec);
         assert_eq!((verdict.to, verdict.rule), expected, "{spec:?}");
+    }
+
+    /// What would happen to a packet is what does happen to it.
+    fn explain(&self, from: ProbeSource, packet: &Packet<'_>) -> Outbound {
+        self.forwarder.explain(&Probe { from, packet, state: None }, &mut NoScript).to
     }
 }

@@ -11,6 +11,11 @@ pub type Words = &'static [AtomicU64];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CounterSlot(pub u32);
 
+impl CounterSlot {
+    /// Nowhere: it counts nothing.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// The counters of all rules.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RuleCounters(Words);

@@ -6,10 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::claims::{ClaimContext, Claimant, Source};
-use super::counters::CounterSlot;
 use super::drops::DropReason;
-use super::flows::{Fate, FlowKey, NewFlow, Way};
+use super::flows::Fate;
 use super::forward::Forwarder;
+use super::keep::fate_in;
 use super::pattern::{Action, AnyMatchKey, Match, RuleId};
 use super::registry::PeerId;
 use super::repeat::Known;
@@ -25,7 +25,7 @@ use tuntap_wire::selector::ConnectionState;
 const MOST_ADDRESSES: usize = 1 + super::claims::MAX_V6_ADDRESSES;
 
 /// A verdict without an end.
-const FOREVER: u32 = u32::MAX;
+pub(super) const FOREVER: u32 = u32::MAX;
 
 /// The decision of a peer's own rules about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ enum SourceCheck {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) said: Option<Action>,
-    until: u32,
+    pub(super) until: u32,
 }
 
 /// A packet on its walk.
@@ -69,25 +69,25 @@ impl<'a> Walk<'a> {
 }
 
 /// What was decided about a packet towards a peer.
-struct InDecision {
-    verdict: InboundVerdict,
-    trail: Trail,
+pub(super) struct InDecision {
+    pub(super) verdict: InboundVerdict,
+    pub(super) trail: Trail,
     /// What is known of its flow.
-    known: Known,
+    pub(super) known: Known,
     /// The peer that holds the destination.
-    holder: Option<PeerId>,
-    asked: Option<Asked>,
-    source: PacketSource,
+    pub(super) holder: Option<PeerId>,
+    pub(super) asked: Option<Asked>,
+    pub(super) source: PacketSource,
 }
 
 /// What was decided about a packet from a peer.
-struct OutDecision {
-    to: Outbound,
-    rule: Option<RuleRef>,
-    trail: Trail,
-    asked: Option<Asked>,
+pub(super) struct OutDecision {
+    pub(super) to: Outbound,
+    pub(super) rule: Option<RuleRef>,
+    pub(super) trail: Trail,
+    pub(super) asked: Option<Asked>,
     /// The decision for the receiver, if the router itself passes the packet on.
-    inner: Option<InDecision>,
+    pub(super) inner: Option<InDecision>,
 }
 
 impl OutDecision {
@@ -293,7 +293,7 @@ impl Forwarder {
         let packet = walk.packet;
         let decision = self.decide_inbound(from, walk, script);
         self.to_log = decision.trail.to_log;
-        self.count(decision.trail.slots.as_slice(), packet);
+        self.count(decision.trail.slots.iter(), packet);
         let cause = match from {
             // Even if another host may use the address, too: the share of the one that gets all of it would be worse.
             PacketSource::Tun => self.holder(packet.src()),
@@ -361,166 +361,11 @@ impl Forwarder {
         };
         InDecision { asked, ..decided(to, rule, trail) }
     }
-
-    /// Counts the packet, keeps what was decided with its flow, and makes the verdict. `accepted` is there if the peer holds
-    /// the source.
-    fn conclude_outbound(
-        &mut self,
-        id: PeerId,
-        walk: &Walk<'_>,
-        known: Known,
-        decision: &OutDecision,
-        accepted: Option<(Option<IpAddr>, bool)>,
-    ) -> OutboundVerdict {
-        let (claimed, is_first) = accepted.unwrap_or_default();
-        let verdict = OutboundVerdict { to: decision.to, claimed, is_first, rule: decision.rule };
-        if let Outbound::Contested { .. } = decision.to {
-            // The caller asks again, or drops the packet. It is counted by then.
-            return verdict;
-        }
-        self.to_log = decision.trail.to_log;
-        self.count(decision.trail.slots.as_slice(), walk.packet);
-        if accepted.is_some() {
-            let flags = walk.packet.tcp_flags();
-            let passes = fate_out(decision.to) == Fate::Pass;
-            let at = self.keep_outbound(id, walk, known, decision);
-            let twin = decision.inner.as_ref().and_then(|inner| self.keep_inbound(walk, inner, Some(id), at));
-            for (at, direction) in [(at, Direction::Out), (twin, Direction::In)] {
-                if let Some(at) = at {
-                    self.flows.record(at, direction, walk.packet, flags, passes);
-                }
-            }
-            if let (Some(at), Some(twin)) = (at, twin)
-                && at != twin
-            {
-                self.flows.pair(at, twin);
-            }
-            self.record_error(known, Direction::Out, walk);
-            if let Some(inner) = &decision.inner {
-                self.record_error(inner.known, Direction::In, walk);
-            }
-        }
-        verdict
-    }
-
-    fn record_error(&mut self, known: Known, direction: Direction, walk: &Walk<'_>) {
-        if let (FlowPart::Error(_), Some(at)) = (walk.part, known.at) {
-            self.flows.record_error(at, direction, walk.packet);
-        }
-    }
-
-    pub(super) fn count(&self, slots: &[CounterSlot], packet: &Packet<'_>) {
-        slots.iter().for_each(|slot| self.counters.count(*slot, packet.total_len()));
-    }
-
-    /// Keeps what was decided about a packet from a peer. Returns the number of its flow, if it has one.
-    fn keep_outbound(&mut self, id: PeerId, walk: &Walk<'_>, known: Known, decision: &OutDecision) -> Option<u32> {
-        let at = self.flow_of(walk, Direction::Out, known, id, id, None)?;
-        let (epoch, claims, generation) = (self.epoch, self.claims, self.generation());
-        let receiver = decision.inner.as_ref().and_then(|inner| inner.holder);
-        let until = [decision.asked, decision.inner.as_ref().and_then(|inner| inner.asked)];
-        let until = until.into_iter().flatten().map(|asked| asked.until).min().unwrap_or(FOREVER);
-        let looks_at_state = self.policy.looks_at_state() || decision.trail.looks_at_state;
-        let entry = self.flows.get_mut(at);
-        entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
-        let side = &mut entry.out;
-        let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
-        side.epoch = if is_lasting { epoch } else { 0 };
-        side.fate = fate_out(decision.to);
-        side.way = match (receiver, decision.to) {
-            (Some(receiver), _) => Way::Peer(receiver),
-            (None, Outbound::Gateway(target)) => Way::Gateway(target),
-            (None, _) => Way::Tun,
-        };
-        side.set_rule(id, decision.rule);
-        side.slots = decision.trail.slots;
-        side.claims = claims;
-        side.until = until;
-        side.state = known.state.unwrap_or(ConnectionState::New);
-        side.twin_state = decision.inner.as_ref().and_then(|inner| inner.known.state);
-        side.looks_at_state = looks_at_state;
-        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
-        Some(at)
-    }
-
-    /// Keeps what was decided about a packet towards a peer. Returns the number of its flow, if it has one.
-    fn keep_inbound(
-        &mut self,
-        walk: &Walk<'_>,
-        decision: &InDecision,
-        cause: Option<PeerId>,
-        twin: Option<u32>,
-    ) -> Option<u32> {
-        let holder = decision.holder?;
-        let at = self.flow_of(walk, Direction::In, decision.known, holder, cause.unwrap_or(holder), twin)?;
-        let (epoch, generation) = (self.epoch, self.generation());
-        let looks_at_state = self.policy.looks_at_state() || decision.trail.looks_at_state;
-        let entry = self.flows.get_mut(at);
-        entry.generation = u32::try_from(generation).unwrap_or(u32::MAX);
-        let side = &mut entry.inn;
-        let is_lasting = !decision.trail.met_rate && !decision.trail.met_open_rules;
-        side.epoch = if is_lasting { epoch } else { 0 };
-        side.fate = fate_in(decision.verdict.to);
-        side.set_rule(holder, decision.verdict.rule);
-        side.slots = decision.trail.chain_slots();
-        side.until = decision.asked.map_or(FOREVER, |asked| asked.until);
-        side.state = decision.known.state.unwrap_or(ConnectionState::New);
-        side.looks_at_state = looks_at_state;
-        side.source = decision.source;
-        side.keep_script(epoch, decision.asked.map(|asked| (asked.said, asked.until)));
-        Some(at)
-    }
-
-    /// Returns the number of the flow that a packet belongs to. It is added if it is not known, and it goes over to the peer if
-    /// it was that of an earlier connection. `None` for packets without a flow of their own. `keep` is not forgotten for it.
-    fn flow_of(
-        &mut self,
-        walk: &Walk<'_>,
-        direction: Direction,
-        known: Known,
-        peer: PeerId,
-        cause: PeerId,
-        keep: Option<u32>,
-    ) -> Option<u32> {
-        let FlowPart::Flow(ports) = walk.part else { return None };
-        let owner = self.owner(peer)?;
-        let key = FlowKey::of(walk.packet, ports, direction);
-        // Another flow may have gone since, to make room. A packet from an address to itself has one flow.
-        let has_key = |at: &u32| self.flows.known(*at).is_some_and(|entry| entry.key == key);
-        let known = known.at.filter(has_key).or(keep.filter(has_key));
-        match known {
-            Some(at) if self.flows.get(at).peer == peer => Some(at),
-            Some(at) => {
-                let cause =
-                    if self.flows.get(at).is_by_remote() { self.holder(key.remote()).unwrap_or(peer) } else { peer };
-                self.flows.adopt(at, NewFlow { key, peer, owner, cause }, keep);
-                Some(at)
-            }
-            None => Some(self.flows.insert(NewFlow { key, peer, owner, cause }, keep)),
-        }
-    }
 }
 
 /// Returns the action of a chain's matching rule. Without one the packet is allowed.
 pub(super) fn action(found: Option<Match<Action>>) -> Action {
     found.map_or(Action::Allow, |found| found.target)
-}
-
-const fn fate_out(to: Outbound) -> Fate {
-    match to {
-        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) => Fate::Pass,
-        Outbound::Drop(reason) => Fate::Drop(reason),
-        Outbound::Reject(reason) => Fate::Reject(reason),
-        Outbound::Contested { .. } => Fate::Undecided,
-    }
-}
-
-const fn fate_in(to: Inbound) -> Fate {
-    match to {
-        Inbound::Peer(_) => Fate::Pass,
-        Inbound::Drop(reason, _) => Fate::Drop(reason),
-        Inbound::Reject(reason, _) => Fate::Reject(reason),
-    }
 }
 
 impl Peer {

@@ -355,7 +355,7 @@ impl Forwarder {
     /// Returns who a peer is, for its flows.
     pub(super) fn owner(&self, id: PeerId) -> Option<Owner> {
         let peer = self.peers.get(id)?;
-        Some(Owner { account: peer.account(), uid: peer.identity.uid, gid: peer.identity.gid })
+        Some(Owner::of(peer.account(), peer.identity.uid, peer.identity.gid))
     }
 
     /// Returns the identity by which a peer's grants are checked.

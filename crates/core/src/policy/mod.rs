@@ -12,6 +12,7 @@ pub mod flows;
 pub mod forward;
 pub mod grant;
 pub mod guard;
+mod keep;
 pub mod limits;
 pub mod pattern;
 pub mod pool;
@@ -116,3 +117,6 @@ impl Policy {
         next
     }
 }
+
+#[cfg(test)]
+mod flow_tests;

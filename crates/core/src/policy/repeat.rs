@@ -44,7 +44,7 @@ impl Forwarder {
                 }
                 (Outbound::Peer(receiver), Some(receiver), Some(twin))
             }
-            Way::Tun if side.claims != self.claims && self.may_have_a_holder_now(side.fate, packet) => return None,
+            Way::Tun if entry.claims != self.claims && self.may_have_a_holder_now(side.fate, packet) => return None,
             Way::Tun => (Outbound::Tun, None, None),
             Way::Gateway(target) => (Outbound::Gateway(target), None, None),
         };
@@ -56,9 +56,9 @@ impl Forwarder {
         };
         let verdict = OutboundVerdict { to, claimed: None, is_first: false, rule: side.rule(id, receiver) };
         let passes = side.fate == Fate::Pass;
-        self.count(side.slots.as_slice(), packet);
-        if side.claims != self.claims {
-            self.flows.get_mut(at).out.claims = self.claims;
+        self.count(side.slots.iter(), packet);
+        if entry.claims != self.claims {
+            self.flows.get_mut(at).claims = self.claims;
         }
         self.flows.record(at, Direction::Out, packet, flags, passes);
         if let Some(twin) = twin {
@@ -85,7 +85,7 @@ impl Forwarder {
         }
         let flags = packet.tcp_flags();
         let side = &entry.inn;
-        let holds = side.source == from && side.holds(self.epoch, self.flows.now, entry.state(Direction::In));
+        let holds = side.way == from && side.holds(self.epoch, self.flows.now, entry.state(Direction::In));
         if entry.is_reopened_by(flags) || !holds {
             return None;
         }
@@ -97,7 +97,7 @@ impl Forwarder {
         };
         let verdict = InboundVerdict { to, rule: side.rule(holder, None) };
         let passes = side.fate == Fate::Pass;
-        self.count(side.slots.as_slice(), packet);
+        self.count(side.slots.iter(), packet);
         self.flows.record(at, Direction::In, packet, flags, passes);
         Some(verdict)
     }
@@ -131,7 +131,7 @@ impl Forwarder {
     fn belongs_to(&self, entry: &Entry, peer: Option<PeerId>) -> bool {
         peer == Some(entry.peer)
             || !self.peers.has(entry.peer)
-                && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner.is(&entry.owner)))
+                && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner == entry.owner))
     }
 
     /// Returns what the script has said about a direction of a flow, and until when that holds.

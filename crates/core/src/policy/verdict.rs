@@ -74,9 +74,10 @@ pub struct OutboundVerdict {
 }
 
 /// Where a packet towards the peers comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PacketSource {
     /// The router's TUN device.
+    #[default]
     Tun,
     /// Another router. The peers' own rules don't apply, as in the C plugin.
     Gateway,

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::Policy;
-use super::counters::CounterSlot;
 use super::flows::entry::Slots;
 use super::pattern::{AnyMatchKey, Match, MatchContext, PolicyRules, RuleId, SetId};
 use super::rates::Rates;
@@ -65,13 +64,13 @@ impl Trail {
     /// Returns the first two counters: those of one chain.
     pub(super) fn chain_slots(&self) -> Slots<2> {
         let mut slots = Slots::default();
-        self.slots.as_slice().iter().for_each(|slot: &CounterSlot| slots.push(*slot));
+        self.slots.iter().for_each(|slot| slots.push(slot));
         slots
     }
 
     /// Takes over what a part of the way has met.
     pub(super) fn add(&mut self, part: &Self) {
-        part.slots.as_slice().iter().for_each(|slot| self.slots.push(*slot));
+        part.slots.iter().for_each(|slot| self.slots.push(slot));
         part.to_log.iter().for_each(|rule| self.to_log.push(rule));
         self.met_rate |= part.met_rate;
         self.met_open_rules |= part.met_open_rules;

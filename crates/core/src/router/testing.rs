@@ -18,6 +18,10 @@ use crate::policy::script::{ScriptQuery, ScriptVerdict};
 #[derive(Debug, Default)]
 pub struct TestShell {
     last_serial: u64,
+    /// Lines of the log.
+    pub lines: Vec<Notice>,
+    /// Packets that were dropped while the router was watched.
+    pub dropped: Vec<DropRecord>,
 }
 
 impl Shell for TestShell {
@@ -118,7 +122,13 @@ impl Shell for TestShell {
         ThreadUsage::default()
     }
 
-    fn log(&mut self, _notice: &Notice) {}
+    fn log(&mut self, notice: &Notice) {
+        self.lines.push(notice.clone());
+    }
+
+    fn dropped(&mut self, record: &DropRecord) {
+        self.dropped.push(*record);
+    }
 
     fn new_serial(&mut self) -> u64 {
         self.last_serial += 1;

@@ -118,3 +118,113 @@ impl Router {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use etherparse::PacketBuilder;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::selector::Selector;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::explain::{Outcome, Probe, ProbeSource, Stage};
+    use crate::policy::flows::{Fate, Phase};
+    use crate::policy::forward::Forwarder;
+    use crate::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec};
+    use crate::policy::script::NoScript;
+    use crate::policy::verdict::{Outbound, PacketSource};
+
+    const VASSAL: [u8; 4] = [10, 0, 0, 2];
+    const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
+
+    /// A packet as a device gives it: behind its header.
+    fn packet(src: [u8; 4], dst: [u8; 4], ports: [u16; 2]) -> Vec<u8> {
+        let mut bytes = vec![0; 10];
+        PacketBuilder::ipv4(src, dst, 64).udp(ports[0], ports[1]).write(&mut bytes, b"").expect("a valid packet");
+        bytes
+    }
+
+    /// A router that lets nothing in and logs that, with a peer that has sent a packet.
+    fn router(shell: &mut TestShell, now: Instant) -> (Router, PeerId) {
+        let deny = RuleSpec { log: true, ..RuleSpec::new(RuleId(7), Selector::ALL, Action::Deny) };
+        let policy = Policy { firewall_in: PolicyRules::chain_of([deny]), ..Policy::default() };
+        let mut router = Router::new(Forwarder::new(policy, 1), Settings::default(), now);
+        let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
+        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+        let id = router.accept(shell, connection, now).expect("there is room");
+        router.device_packet(shell, id, &packet(VASSAL, OUTSIDE, [5, 53]), None);
+        (router, id)
+    }
+
+    #[test]
+    fn drops_are_told_with_their_rule_while_somebody_watches() {
+        let (mut shell, now) = (TestShell::default(), Instant::now());
+        let (mut router, id) = router(&mut shell, now);
+        let answer = packet(OUTSIDE, VASSAL, [53, 5]);
+        for is_wanted in [false, true, false] {
+            router.set_watch(is_wanted);
+            router.tun_packet(&mut shell, &answer, now, now);
+        }
+        let [record] = shell.dropped[..] else { panic!("{:?}", shell.dropped) };
+        assert_eq!((record.direction, record.peer), (Direction::In, Some(id)));
+        assert_eq!((record.reason, record.rule), (DropReason::Firewall, Some(RuleRef::FirewallIn(RuleId(7)))));
+        assert_eq!((record.packet.ports, record.packet.len), (Some((53, 5)), 28));
+    }
+
+    #[test]
+    fn rule_is_logged_once_for_a_flow_and_not_without_end() {
+        let (mut shell, now) = (TestShell::default(), Instant::now());
+        let (mut router, _) = router(&mut shell, now);
+        shell.lines.clear();
+        for _ in 0..3 {
+            router.tun_packet(&mut shell, &packet(OUTSIDE, VASSAL, [53, 5]), now, now);
+        }
+        let lines: Vec<_> = shell.lines.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "rule 7 of the chain in has matched a packet towards a peer: 192.0.2.1:53 to 10.0.0.2:5, protocol 17, 28 bytes"
+            ]
+        );
+        for port in 1000..3000 {
+            router.tun_packet(&mut shell, &packet(OUTSIDE, VASSAL, [53, port]), now, now);
+        }
+        assert_eq!(shell.lines.len(), 60, "a quarter of the lines");
+    }
+
+    #[test]
+    fn flows_are_listed_explained_and_forgotten() {
+        let (mut shell, now) = (TestShell::default(), Instant::now());
+        let (mut router, id) = router(&mut shell, now);
+        let answer = packet(OUTSIDE, VASSAL, [53, 5]);
+        let open = Policy { generation: 3, ..Policy::default() };
+        router.tun_packet(&mut shell, &answer, now, now);
+        router.set_policy(Arc::new(open));
+        router.tun_packet(&mut shell, &answer, now, now);
+        let (number, flow) = router.flows().next().expect("a flow");
+        assert_eq!((flow.peer(), flow.phase(), flow.generation()), (Some(id), Phase::Established, 3));
+        assert_eq!((flow.inbound().packets, flow.inbound().fate, flow.out().bytes), (2, Fate::Pass, 28));
+        assert_eq!((flow.key().local_port, flow.key().remote_port, flow.owner().uid()), (5, 53, 1000));
+        let explain = |router: &Router| {
+            let packet = Packet::parse(&answer[10..]).expect("valid");
+            let from = ProbeSource::Outside(PacketSource::Tun);
+            router.explain(&Probe { from, packet: &packet, state: None }, &mut NoScript)
+        };
+        let explained = explain(&router);
+        assert_eq!(explained.to, Outbound::Peer(id));
+        assert_eq!(
+            explained.steps.iter().map(|step| step.stage).collect::<Vec<_>>(),
+            [Stage::Flow, Stage::ChainIn, Stage::PeerRulesIn]
+        );
+        assert!(matches!(explained.steps[0].outcome, Outcome::Known(at, _) if at == number));
+        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port == 54), 0);
+        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port == 53), 1);
+        assert_eq!((router.flow_counts().0, router.flows().count()), (0, 0));
+        assert!(matches!(explain(&router).steps[0].outcome, Outcome::Unknown(_)));
+    }
+}

@@ -170,6 +170,8 @@ pub enum Action {
     AcceptFails,
     Stale(usize, Stale),
     Grant,
+    /// The policy is replaced by one that says the same.
+    Swap,
     /// The router dies and another one follows; it may have hung in a write to a peer's device.
     Die(Option<usize>),
 }
@@ -272,6 +274,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => fault.prop_map(Action::Fault),
         1 => Just(Action::AcceptFails),
         1 => Just(Action::Grant),
+        1 => Just(Action::Swap),
         2 => Just(Action::Die(None)),
         1 => peer().prop_map(|peer| Action::Die(Some(peer))),
     ];

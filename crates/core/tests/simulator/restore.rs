@@ -214,7 +214,7 @@ fn revive(
     world.is_listening = true;
     world.arriving = None;
     world.connections.retain(|number, _| kept.contains(number));
-    let mut router = Router::new(setup.forwarder(later), setup.settings(), world.now);
+    let mut router = Router::new(setup.forwarder(later, world.memory()), setup.settings(), world.now);
     router.set_host_addresses(Setup::host_addresses());
     for (origin, record) in world.quarantine.clone() {
         router.restore_quarantine(origin, record);

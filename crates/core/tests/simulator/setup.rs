@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use tuntap_core::policy::Policy;
+use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::forward::Forwarder;
 use tuntap_core::policy::grant::{Grant, Grants, Holder, Uncovered};
 use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
@@ -13,7 +14,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_core::router::{CredentialsCheck, Settings};
-use tuntap_wire::selector::{AddressPattern, Selector};
+use tuntap_wire::selector::{AddressPattern, ConnectionState, Selector};
 
 /// What an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +169,8 @@ impl Setup {
             unclaimed_timeout: Duration::from_secs(10),
             queued_bytes: Limits::MIN_QUEUED_BYTES,
             device_rules: self.device_rules,
-            ..Limits::default()
+            flows: Limits::MIN_FLOWS,
+            flows_per_peer: Limits::MIN_FLOWS_PER_PEER,
         }
     }
 
@@ -190,8 +192,14 @@ impl Setup {
         let networks = self.networks();
         let chain = |side: fn(AddressPattern) -> Selector| {
             let rule = |prefix: &str, target| PolicyRule { selector: side(AddressPattern::Net(net(prefix))), target };
-            let denied = DENIED.iter().map(|prefix| rule(prefix, Action::Deny)).collect::<Vec<_>>();
-            PolicyRules::chain(denied.into_iter().chain([rule(REJECTED, Action::Reject)]).filter(|_| self.has_chains))
+            let denied = DENIED.iter().map(|prefix| rule(prefix, Action::Deny));
+            // Nothing passes in the opposite direction, so that this lets nothing pass either.
+            let answers = DENIED.iter().chain([&REJECTED]).map(|prefix| {
+                let PolicyRule { selector, target } = rule(prefix, Action::Allow);
+                PolicyRule { selector: selector.with_state(Some(ConnectionState::Established)), target }
+            });
+            let rules: Vec<_> = answers.chain(denied).chain([rule(REJECTED, Action::Reject)]).collect();
+            PolicyRules::chain(rules.into_iter().filter(|_| self.has_chains))
         };
         let towards = |dst| Selector::new(AddressPattern::Any, dst, None).expect("valid");
         let from = |src| Selector::new(src, AddressPattern::Any, None).expect("valid");
@@ -226,8 +234,8 @@ impl Setup {
         if later { policy.with_grants([grant(LATER_GRANT)]) } else { policy }
     }
 
-    pub fn forwarder(&self, later: bool) -> Forwarder {
-        Forwarder::new(self.policy(later), 42)
+    pub fn forwarder(&self, later: bool, memory: SharedMemory) -> Forwarder {
+        Forwarder::with_memory(self.policy(later), 42, &self.limits(), memory)
     }
 
     pub fn settings(&self) -> Settings {

@@ -1,8 +1,10 @@
 //! A router in its world, driven as a shell with an event loop drives it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tuntap_core::policy::Policy;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::BUFFER_LEN;
@@ -41,7 +43,7 @@ pub struct Simulation {
 impl Simulation {
     pub fn new(setup: Setup) -> Self {
         let world = World::new(setup.tun_takes_gso, setup.credentials != CredentialsCheck::Off);
-        let mut router = Router::new(setup.forwarder(false), setup.settings(), world.now);
+        let mut router = Router::new(setup.forwarder(false, world.memory()), setup.settings(), world.now);
         router.set_host_addresses(Setup::host_addresses());
         let mut audit = Audit::default();
         audit.restart(&router, &world);
@@ -114,6 +116,7 @@ impl Simulation {
             })?,
             Action::Stale(peer, event) => self.stale(*peer, *event)?,
             Action::Grant => self.grant()?,
+            Action::Swap => self.swap()?,
             Action::Die(hung) => self.die(*hung)?,
         }
         self.events += 1;
@@ -153,6 +156,7 @@ impl Simulation {
     pub fn turn(&mut self) -> Check {
         self.events = 0;
         self.poll()?;
+        self.check_flows()?;
         self.world.sleep(Duration::from_micros(50));
         let now = self.world.now;
         self.router.wake(&self.world, now);
@@ -353,6 +357,28 @@ impl Simulation {
             self.later = true;
             self.call(&Call::new(From::Nowhere), |router, _| router.grant([grant(LATER_GRANT)]))?;
             ensure!(self.router.forwarder().generation() == before + 1, "the policy's generation is that of before");
+        }
+        Ok(())
+    }
+
+    /// The policy is replaced by one that says the same.
+    fn swap(&mut self) -> Check {
+        let generation = self.router.forwarder().generation();
+        let policy = Arc::new(Policy { generation, ..self.setup.policy(self.later) });
+        self.call(&Call::new(From::Nowhere), |router, _| router.set_policy(policy))
+    }
+
+    /// Flows are few enough, and belong to those who hold their addresses.
+    fn check_flows(&self) -> Check {
+        let (flows, most) = self.router.flow_counts();
+        ensure!(flows <= most && flows >= self.router.flows().count(), "{flows} flows of {most}");
+        for (number, flow) in self.router.flows() {
+            let holder = self.router.forwarder().holder(flow.key().local());
+            ensure!(
+                flow.peer().is_none() || flow.peer() == holder,
+                "flow {number} is {:?}'s, not {holder:?}'s",
+                flow.peer()
+            );
         }
         Ok(())
     }

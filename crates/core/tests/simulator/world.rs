@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
 use tuntap_core::router::DropRecord;
@@ -65,10 +66,16 @@ pub struct Effects {
     pub has_others: bool,
 }
 
+/// Flows that outlive a router.
+const KEPT_FLOWS: usize = 100;
+
 /// The world.
 #[derive(Debug, Clone)]
 pub struct World {
     pub now: Instant,
+    /// What outlives a router, and when the first one began.
+    memory: SharedMemory,
+    began: Instant,
     pub usage: ThreadUsage,
     pub connections: BTreeMap<Number, Connection>,
     pub by_id: HashMap<PeerId, Number>,
@@ -100,6 +107,8 @@ impl World {
     pub fn new(tun_takes_gso: bool, wants_credentials: bool) -> Self {
         Self {
             now: start(),
+            memory: SharedMemory::leaked(8, KEPT_FLOWS),
+            began: start(),
             usage: ThreadUsage::default(),
             connections: BTreeMap::new(),
             by_id: HashMap::new(),
@@ -117,6 +126,12 @@ impl World {
             effects: Effects::default(),
             violations: Vec::new(),
         }
+    }
+
+    /// The memory for the next router.
+    pub fn memory(&self) -> SharedMemory {
+        let elapsed = self.now.duration_since(self.began).as_secs();
+        SharedMemory { start: u32::try_from(elapsed).expect("not long"), ..self.memory }
     }
 
     /// Time passes in which the thread runs.

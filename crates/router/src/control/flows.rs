@@ -48,7 +48,7 @@ impl EventLoop<'_> {
         let peer = view.peer().and_then(|id| self.router.peer(id));
         FlowEntry {
             peer: peer.map_or(0, |peer| peer.credentials().pid),
-            uid: view.owner().uid,
+            uid: view.owner().uid(),
             local: key.local(),
             local_port: key.local_port,
             remote: key.remote(),
@@ -78,7 +78,7 @@ fn seconds(count: u32) -> u64 {
 fn subject(view: &FlowView<'_>) -> Subject {
     let (key, out, inbound) = (view.key(), view.out(), view.inbound());
     Subject {
-        uid: view.owner().uid,
+        uid: view.owner().uid(),
         ends: [key.local(), key.remote()],
         protocol: key.protocol,
         ports: [key.local_port, key.remote_port],

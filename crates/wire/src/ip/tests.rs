@@ -280,3 +280,96 @@ proptest! {
         }
     }
 }
+
+/// The flow that a packet belongs to: both ports, or what stands for them.
+fn ports(bytes: &[u8]) -> Option<(u16, u16)> {
+    match Packet::parse(bytes).expect("valid").flow_part() {
+        FlowPart::Flow(ports) => Some((ports.first, ports.second)),
+        FlowPart::Error(_) | FlowPart::Fragment => None,
+    }
+}
+
+fn icmp4(message: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(20 + message.len()).expect("short");
+    let header = [0x45, 0, 0, len, 0, 1, 0, 0, 64, protocol::ICMP, 0, 0];
+    [&header[..], &[192, 168, 0, 2], &[10, 1, 2, 3], message].concat()
+}
+
+#[test]
+fn flows_have_ports_or_identifiers() {
+    let mut first = udp([192, 168, 0, 2], [10, 1, 2, 3], b"");
+    assert_eq!(ports(&first), Some((1000, 2000)));
+    first[6] = 0x20;
+    assert_eq!(ports(&first), Some((1000, 2000)), "the first fragment has them");
+    first[7] = 1;
+    assert_eq!(Packet::parse(&first).expect("valid").flow_part(), FlowPart::Fragment);
+    let query = |kind: u8| [kind, 0, 0, 0, 0x12, 0x34, 0, 1];
+    for (request, reply) in [(8, 0), (13, 14), (15, 16), (17, 18), (42, 43)] {
+        let expected = Some((0x1234, request.into()));
+        assert_eq!([ports(&icmp4(&query(request))), ports(&icmp4(&query(reply)))], [expected; 2], "{request}");
+    }
+    for (request, reply) in [(128, 129), (160, 161)] {
+        let expected = Some((0x1234, request.into()));
+        let both = [request, reply].map(|kind| ports(&ipv6(protocol::ICMPV6, &query(kind))));
+        assert_eq!(both, [expected; 2], "{request}");
+    }
+    assert_eq!(ports(&icmp4(&query(9))), Some((0, 9)), "a router advertisement");
+    assert_eq!(ports(&icmp4(&[8])), Some((0, 8)), "cut off");
+    assert_eq!(ports(&icmp4(&[])), Some((0, 8)), "as if it were zeros");
+    assert_eq!(ports(&ipv6(47, &[1, 2, 3, 4])), Some((0, 0)), "no ports");
+}
+
+#[test]
+fn errors_belong_to_what_they_quote() {
+    let quoted = |message: &[u8]| match Packet::parse(&icmp4(message)).expect("valid").flow_part() {
+        FlowPart::Error(quoted) => quoted.map(|it| (it.src, it.dst, it.protocol, it.ports.first, it.ports.second)),
+        part => panic!("{part:?}"),
+    };
+    let about = |bytes: &[u8]| [&[3, 1, 0, 0, 0, 0, 0, 0], bytes].concat();
+    let datagram = udp([10, 1, 2, 3], [192, 168, 0, 2], b"hello");
+    let ends = (IpAddr::from([10, 1, 2, 3]), IpAddr::from([192, 168, 0, 2]), protocol::UDP, 1000, 2000);
+    assert_eq!(quoted(&about(&datagram)), Some(ends));
+    assert_eq!(quoted(&about(&datagram[..28])), Some(ends), "eight bytes are enough");
+    for wrong in [&datagram[..27], &datagram[..19], &[][..], &ipv6(17, &UDP_HEADER)] {
+        assert_eq!(quoted(&about(wrong)), None, "{wrong:?}");
+    }
+    let later = [&datagram[..7], &[9], &datagram[8..]].concat();
+    assert_eq!(quoted(&about(&later)), None, "a later fragment");
+    assert_eq!(quoted(&about(&icmp4(&about(&datagram)))), None, "an error about an error");
+    let echo = quoted(&about(&icmp4(&[0, 0, 0, 0, 0, 7, 0, 1]))).map(|it| (it.2, it.3, it.4));
+    assert_eq!(echo, Some((protocol::ICMP, 7, 8)));
+}
+
+#[test]
+fn errors_of_icmpv6_quote_behind_extension_headers() {
+    let quoted = |bytes: &[u8]| {
+        let error = ipv6(protocol::ICMPV6, &[&[1, 0, 0, 0, 0, 0, 0, 0], bytes].concat());
+        match Packet::parse(&error).expect("valid").flow_part() {
+            FlowPart::Error(quoted) => quoted.map(|it| (it.src, it.dst, it.protocol, it.ports.first, it.ports.second)),
+            part => panic!("{part:?}"),
+        }
+    };
+    let ends = Some((IpAddr::from(SRC6), IpAddr::from(DST6), protocol::UDP, 1000, 2000));
+    assert_eq!(quoted(&ipv6(protocol::UDP, &UDP_HEADER)), ends);
+    let extended = ipv6(protocol::HOP_BY_HOP, &[extension(protocol::UDP, 0), UDP_HEADER.to_vec()].concat());
+    assert_eq!(quoted(&extended), ends);
+    assert_eq!(quoted(&extended[..extended.len() - 1]), None, "cut off in the ports' header");
+    let fragment = [vec![protocol::UDP, 0, 0, 8, 0, 0, 0, 1], UDP_HEADER.to_vec()].concat();
+    assert_eq!(quoted(&ipv6(protocol::FRAGMENT, &fragment)), None, "a later fragment");
+}
+
+#[test]
+fn flags_of_tcp() {
+    let mut bytes = Vec::new();
+    let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 3, 4);
+    builder.syn().write(&mut bytes, b"").expect("valid");
+    let flags = |bytes: &[u8]| Packet::parse(bytes).expect("valid").tcp_flags();
+    assert!(flags(&bytes).is_some_and(|flags| flags.opens() && !flags.is_fin() && !flags.is_reset()));
+    bytes[33] = 0x12;
+    assert!(flags(&bytes).is_some_and(|flags| !flags.opens()), "the answer to the first packet");
+    bytes[33] = 0x05;
+    assert!(flags(&bytes).is_some_and(|flags| flags.is_fin() && flags.is_reset()));
+    bytes[3] = 30;
+    assert_eq!(flags(&bytes), None, "cut off");
+    assert_eq!(flags(&udp([10, 0, 0, 1], [10, 0, 0, 2], &[0; 20])), None);
+}

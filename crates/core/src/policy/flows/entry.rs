@@ -8,7 +8,7 @@ use tuntap_wire::selector::ConnectionState;
 
 use super::key::FlowKey;
 use super::timeouts;
-use crate::policy::account::Account;
+use crate::policy::account::{Account, ROOT};
 use crate::policy::counters::CounterSlot;
 use crate::policy::drops::DropReason;
 use crate::policy::pattern::{Action, RuleId};
@@ -63,19 +63,36 @@ pub enum Fate {
 
 /// Whose flows these are: a peer that connects again is the same one if user or namespace stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// Its account.
-    pub account: Option<Account>,
-    /// Its user. It counts only without an account.
-    pub uid: u32,
-    /// Its group. It counts only without an account.
-    pub gid: u32,
+pub enum Owner {
+    /// A user other than root.
+    User(u32),
+    /// Root in a network namespace other than the router's, by the namespace's inode.
+    Namespace(u64),
+    /// One without an account: user and group.
+    Ids {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
 }
 
 impl Owner {
-    /// Returns true if both are the same one.
-    pub fn is(&self, other: &Self) -> bool {
-        self.account == other.account && (self.account.is_some() || (self.uid, self.gid) == (other.uid, other.gid))
+    /// The owner with this account, or without one.
+    pub const fn of(account: Option<Account>, uid: u32, gid: u32) -> Self {
+        match account {
+            Some(Account::User(uid)) => Self::User(uid),
+            Some(Account::Namespace(inode)) => Self::Namespace(inode),
+            None => Self::Ids { uid, gid },
+        }
+    }
+
+    /// Returns its user.
+    pub const fn uid(&self) -> u32 {
+        match self {
+            Self::User(uid) | Self::Ids { uid, .. } => *uid,
+            Self::Namespace(_) => ROOT,
+        }
     }
 }
 
@@ -107,33 +124,30 @@ pub enum Way {
 
 /// The counters that a packet of a flow is counted in: those of the rules that it has matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slots<const N: usize> {
-    slots: [CounterSlot; N],
-    len: u8,
-}
+pub struct Slots<const N: usize>([CounterSlot; N]);
 
 impl<const N: usize> Default for Slots<N> {
     fn default() -> Self {
-        Self { slots: [CounterSlot(0); N], len: 0 }
+        Self([CounterSlot::NONE; N])
     }
 }
 
 impl<const N: usize> Slots<N> {
     /// Adds one. There is room for all rules that a packet can match.
     pub fn push(&mut self, slot: CounterSlot) {
-        if let Some(place) = self.slots.get_mut(usize::from(self.len)) {
+        if let Some(place) = self.0.iter_mut().find(|place| **place == CounterSlot::NONE) {
             *place = slot;
-            self.len += 1;
         }
     }
 
     /// Returns all.
-    pub fn as_slice(&self) -> &[CounterSlot] {
-        &self.slots[..usize::from(self.len)]
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = CounterSlot> {
+        self.0.iter().copied().take_while(|slot| *slot != CounterSlot::NONE)
     }
 }
 
-/// One direction of a flow. `W` is the way of its packets, `N` the number of rules' counters.
+/// One direction of a flow. `W` is the way of its packets: whereto, or where from. `N` is the number of rules' counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Side<W, const N: usize> {
     pub(crate) way: W,
@@ -143,21 +157,16 @@ pub(crate) struct Side<W, const N: usize> {
     pub(crate) slots: Slots<N>,
     /// The epoch in which it was decided, 0 for never.
     pub(crate) epoch: u32,
-    /// For packets to the TUN device, if the router passes on packets between peers itself: the number of claims at the time.
-    pub(crate) claims: u32,
-    /// The second in which the verdict ends.
+    /// The second in which the verdict ends, 0 if it is for one packet only.
     pub(crate) until: u32,
     /// The state that it was decided under, and that of the twin.
     pub(crate) state: ConnectionState,
     pub(crate) twin_state: Option<ConnectionState>,
     /// True if a rule that was searched looks at the state.
     pub(crate) looks_at_state: bool,
-    /// Where packets came from.
-    pub(crate) source: PacketSource,
     /// What the script has said, if it was asked, and until when that holds.
     script: Option<Option<Action>>,
     pub(crate) script_until: u32,
-    script_epoch: u32,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
 }
@@ -171,15 +180,12 @@ impl<W: Default, const N: usize> Default for Side<W, N> {
             rule: RuleId(0),
             slots: Slots::default(),
             epoch: 0,
-            claims: 0,
             until: 0,
             state: ConnectionState::New,
             twin_state: None,
             looks_at_state: false,
-            source: PacketSource::Tun,
             script: None,
             script_until: 0,
-            script_epoch: 0,
             packets: 0,
             bytes: 0,
         }
@@ -216,13 +222,12 @@ impl<W, const N: usize> Side<W, N> {
 
     /// Returns what the script has said, if that still holds.
     pub(crate) fn kept_script(&self, epoch: u32, now: u32) -> Option<Option<Action>> {
-        self.script.filter(|_| self.script_epoch == epoch && now < self.script_until)
+        self.script.filter(|_| self.epoch == epoch && now < self.script_until)
     }
 
     /// Keeps what the script has said, and until when.
-    pub(crate) fn keep_script(&mut self, epoch: u32, said: Option<(Option<Action>, u32)>) {
+    pub(crate) fn keep_script(&mut self, said: Option<(Option<Action>, u32)>) {
         (self.script, self.script_until) = said.map_or((None, 0), |(said, until)| (Some(said), until));
-        self.script_epoch = epoch;
     }
 
     fn count(&mut self, bytes: usize) {
@@ -235,39 +240,45 @@ impl<W, const N: usize> Side<W, N> {
 pub(crate) type OutSide = Side<Way, 6>;
 
 /// Packets towards the peer: its chain, with a named counter.
-pub(crate) type InSide = Side<(), 2>;
+pub(crate) type InSide = Side<PacketSource, 2>;
 
-/// A flow.
+/// A flow. What each packet needs lies together: the first cache line, and that of its direction.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(crate) struct Entry {
     pub(crate) key: FlowKey,
     /// The peer that holds the local address. It may have left.
     pub(crate) peer: PeerId,
-    pub(crate) owner: Owner,
-    pub(crate) out: OutSide,
-    pub(crate) inn: InSide,
-    /// The number of the policy that decided last.
-    pub(crate) generation: u32,
-    pub(super) first_seen: u32,
     pub(super) last_seen: u32,
+    /// The same packets, seen from the other end, if the router itself passes them on.
+    pub(crate) twin: u32,
     /// True if a packet passed, out and in.
     pub(crate) passed: [bool; 2],
     /// True if this end has sent all of its data, out and in.
     pub(super) fins: [bool; 2],
     /// True if the latest packet was a reset.
     pub(super) is_reset: bool,
-    /// True if the other end has caused the flow.
-    pub(super) is_by_remote: bool,
-    /// The same packets, seen from the other end, if the router itself passes them on.
-    pub(crate) twin: u32,
-    /// Whose quota it is in, [`NONE`] for a free entry.
-    pub(super) quota: u32,
     /// True if it is in the list of flows that are in use.
     pub(super) is_in_use: bool,
+    /// True if the other end has caused the flow.
+    pub(super) is_by_remote: bool,
+    pub(crate) out: OutSide,
+    pub(crate) inn: InSide,
+    pub(crate) owner: Owner,
+    /// The number of the policy that decided last.
+    pub(crate) generation: u32,
+    /// For packets to the TUN device, if the router passes on packets between peers itself: the number of claims when that was
+    /// decided.
+    pub(crate) claims: u32,
+    pub(super) first_seen: u32,
+    /// Whose quota it is in, [`NONE`] for a free entry.
+    pub(super) quota: u32,
     /// Neighbours in the list: used earlier and later. A free entry's `later` is the next free one.
     pub(super) earlier: u32,
     pub(super) later: u32,
 }
+
+const _: () = assert!(size_of::<Entry>() == 256, "four cache lines");
 
 impl Entry {
     pub(super) fn new(key: FlowKey, peer: PeerId, owner: Owner, now: u32) -> Self {
@@ -278,6 +289,7 @@ impl Entry {
             out: Side::default(),
             inn: Side::default(),
             generation: 0,
+            claims: 0,
             first_seen: now,
             last_seen: now,
             passed: [false; 2],

@@ -320,7 +320,7 @@ impl FlowTable {
                 let vacant =
                     FlowKey { local: [0; 2], remote: [0; 2], local_port: 0, remote_port: 0, protocol: 0, is_v4: true };
                 let nobody = PeerId { index: 0, generation: 0 };
-                let mut vacant = Entry::new(vacant, nobody, Owner { account: None, uid: 0, gid: 0 }, 0);
+                let mut vacant = Entry::new(vacant, nobody, Owner::User(0), 0);
                 vacant.later = std::mem::replace(&mut self.free, number);
                 self.entries.push(vacant);
                 continue;
@@ -341,3 +341,6 @@ impl FlowTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

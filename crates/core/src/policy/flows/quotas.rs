@@ -266,3 +266,32 @@ impl Quotas {
         }
     }
 }
+
+#[cfg(test)]
+impl Quotas {
+    /// Panics if a list doesn't have the entries that it should have. `counts` are those of the entries.
+    pub(super) fn check(&self, entries: &[Entry], counts: &std::collections::HashMap<u32, usize>) {
+        for (quota, number) in self.quotas.iter().zip(0..) {
+            let mut found = 0;
+            for (list, is_in_use) in quota.lists.iter().zip([false, true]) {
+                let (mut at, mut before) = (list.first, NONE);
+                while at != NONE {
+                    let entry = &entries[at as usize];
+                    assert_eq!((entry.quota, entry.is_in_use, entry.earlier), (number, is_in_use, before));
+                    found += 1;
+                    (before, at) = (at, entry.later);
+                }
+                assert_eq!(list.last, before);
+            }
+            let is_free = self.free.contains(&number);
+            assert_eq!(found, counts.get(&number).copied().unwrap_or(0));
+            assert!(is_free && found == 0 || quota.count as usize == found);
+            let is_listed = self.left.contains(&(quota.left, number));
+            assert_eq!(is_listed, !is_free && quota.peer.is_none());
+        }
+        let there = self.quotas.iter().filter(|quota| quota.peer.is_some() && quota.count > 0);
+        assert_eq!(self.users, there.clone().count());
+        let largest = self.largest().map_or(0, |largest| self.quotas[largest as usize].count);
+        assert_eq!(largest, there.map(|quota| quota.count).max().unwrap_or(0));
+    }
+}

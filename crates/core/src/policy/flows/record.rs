@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::{Entry, Owner};
 use super::key::FlowKey;
-use crate::policy::account::Account;
 use crate::policy::counters::Words;
 use crate::policy::registry::PeerId;
 
@@ -20,17 +19,16 @@ mod at {
     pub const LOCAL: usize = 1;
     pub const REMOTE: usize = 3;
     pub const SERVICE: usize = 5;
-    pub const IDS: usize = 6;
-    pub const ACCOUNT: usize = 7;
-    pub const FIRST_SEEN: usize = 8;
+    pub const OWNER: usize = 6;
+    pub const FIRST_SEEN: usize = 7;
     /// From here on, words change.
-    pub const STATE: usize = 9;
-    pub const COUNTS: usize = 10;
+    pub const STATE: usize = 8;
+    pub const COUNTS: usize = 9;
 }
 
-/// The kind of account, in the service word.
-mod account {
-    pub const NONE: u64 = 0;
+/// The kind of owner, in the service word.
+mod owner {
+    pub const IDS: u64 = 0;
     pub const USER: u64 = 1;
     pub const NAMESPACE: u64 = 2;
 }
@@ -144,19 +142,18 @@ impl Records {
 /// The words that never change.
 fn fixed(entry: &Entry) -> [u64; at::STATE - at::LOCAL] {
     let Entry { key, owner, .. } = entry;
-    let (kind, account) = match owner.account {
-        None => (account::NONE, 0),
-        Some(Account::User(uid)) => (account::USER, uid.into()),
-        Some(Account::Namespace(inode)) => (account::NAMESPACE, inode),
+    let (kind, owner) = match *owner {
+        Owner::Ids { uid, gid } => (owner::IDS, u64::from(uid) << 32 | u64::from(gid)),
+        Owner::User(uid) => (owner::USER, uid.into()),
+        Owner::Namespace(inode) => (owner::NAMESPACE, inode),
     };
     let service = u64::from(key.local_port) << 48
         | u64::from(key.remote_port) << 32
         | u64::from(key.protocol) << 16
         | kind << 8
         | u64::from(key.is_v4);
-    let ids = u64::from(owner.uid) << 32 | u64::from(owner.gid);
     let first_seen = u64::from(entry.first_seen) << 1 | u64::from(entry.is_by_remote);
-    [key.local[0], key.local[1], key.remote[0], key.remote[1], service, ids, account, first_seen]
+    [key.local[0], key.local[1], key.remote[0], key.remote[1], service, owner, first_seen]
 }
 
 #[allow(clippy::cast_possible_truncation)] // parts of words are meant
@@ -172,10 +169,11 @@ fn parse(fixed: [u64; at::STATE - at::LOCAL]) -> Option<(FlowKey, Owner, u32, bo
     if service & 0xff00_00fe != 0 {
         return None;
     }
-    let account = match (service >> 8 & 0xff, word(at::ACCOUNT)) {
-        (account::NONE, 0) => None,
-        (account::USER, uid) => Some(Account::User(u32::try_from(uid).ok()?)),
-        (account::NAMESPACE, inode) => Some(Account::Namespace(inode)),
+    let value = word(at::OWNER);
+    let owner = match service >> 8 & 0xff {
+        owner::IDS => Owner::Ids { uid: (value >> 32) as u32, gid: value as u32 },
+        owner::USER => Owner::User(u32::try_from(value).ok()?),
+        owner::NAMESPACE => Owner::Namespace(value),
         _ => return None,
     };
     let key = FlowKey {
@@ -186,9 +184,7 @@ fn parse(fixed: [u64; at::STATE - at::LOCAL]) -> Option<(FlowKey, Owner, u32, bo
         protocol: (service >> 16) as u8,
         is_v4,
     };
-    let ids = word(at::IDS);
     let first_seen = word(at::FIRST_SEEN);
-    let owner = Owner { account, uid: (ids >> 32) as u32, gid: ids as u32 };
     Some((key, owner, u32::try_from(first_seen >> 1).ok()?, first_seen & 1 != 0))
 }
 
