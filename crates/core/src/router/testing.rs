@@ -29,8 +29,6 @@ impl Shell for TestShell {
         None
     }
 
-    fn dropped(&mut self, _record: &DropRecord) {}
-
     fn tun_takes_gso(&self) -> bool {
         true
     }
