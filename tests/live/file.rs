@@ -94,7 +94,7 @@ fn reload_says_what_is_lost_and_keeps_what_was_saved() {
     drop(control);
     reload(&emperor);
     emperor.log.wait_for("allow any 192.168.0.2 icmp", wait::LONG);
-    assert!(is_cut_off(&emperor.netns, V1));
+    assert!(is_cut_off(&emperor.vassal_net("v1"), EMPEROR));
 
     let mut control = Control::open(&emperor);
     assert!(control.rules().iter().all(|rule| !rule.rule.contains("icmp")), "it is lost, and had the number {id}");
@@ -104,7 +104,7 @@ fn reload_says_what_is_lost_and_keeps_what_was_saved() {
     std::fs::write(&file, &saved.text).expect("own file");
     drop(control);
     reload(&emperor);
-    wait::until_true("the saved rule applies", wait::LONG, || is_reachable(&emperor.netns, V1));
+    assert!(is_reachable(&emperor.vassal_net("v1"), EMPEROR), "the saved rule applies");
     let mut control = Control::open(&emperor);
     assert!(control.rules().iter().any(|rule| rule.rule.contains("192.168.0.2 icmp")));
 }
