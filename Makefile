@@ -47,7 +47,7 @@ plugin:
 	uwsgi=$$(command -v $(UWSGI_BIN)); \
 	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
 	target=$(TARGET_DIR); \
-	[ -n "$$target" ] || target=target/plugin-$$($$uwsgi --version)-$$digest$(FEATURES:%=-%); \
+	[ -n "$$target" ] || target=target/plugin-$$($$uwsgi --version)-$$digest; \
 	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib \
 		$(FEATURES:%=--features %) || { \
 		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \

@@ -16,8 +16,8 @@ use crate::world::{emperor, start_vassal};
 const RULES: usize = 10_000;
 const SWAPS: usize = 100;
 
-/// What nobody should notice, on a machine that has nothing else to do.
-const LATE: Duration = Duration::from_millis(5);
+/// A machine with much else to do may disturb one.
+const ATTEMPTS: usize = 3;
 
 /// A group of rules none of which matches, other ones for each number.
 fn replace(number: usize) -> Value {
@@ -65,12 +65,16 @@ impl Drop for End<'_> {
     }
 }
 
-fn worst(times: &[Duration]) -> Duration {
-    times.iter().max().copied().unwrap_or_default()
+/// Returns the longest round trip, and one that as many are longer than as there are swaps, halved: if each swap holds packets
+/// up, then it is one of those.
+fn longest(mut times: Vec<Duration>) -> (Duration, Duration) {
+    assert!(times.len() > SWAPS, "{} round trips", times.len());
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    (times[0], times[SWAPS / 2])
 }
 
-/// The longest round trip beside swaps is hardly longer than beside requests of the same length that swap nothing. Both share
-/// the processors with a thread that compiles, so that what is compared is what the swap itself costs.
+/// Long round trips are hardly longer beside swaps than beside requests of the same length that swap nothing. Both share the
+/// processors with a thread that compiles, so that what is compared is what the swap itself costs.
 #[test]
 fn swap_of_a_large_policy_holds_no_packet_up() {
     let emperor = emperor().start();
@@ -91,13 +95,11 @@ fn swap_of_a_large_policy_holds_no_packet_up() {
             trips.join().expect("no panic")
         })
     };
-    let (beside_nothing, beside_swaps) = (measure(true), measure(false));
-    let (quiet, loud) = (worst(&beside_nothing), worst(&beside_swaps));
-    for (what, times) in [("dry runs", &beside_nothing), ("swaps", &beside_swaps)] {
-        let late = times.iter().filter(|time| **time > LATE).count();
-        let (count, longest) = (times.len(), worst(times));
-        eprintln!("beside {SWAPS} {what}: {count} round trips, {late} above {LATE:?}, the longest {longest:?}");
-    }
-    assert!(loud < quiet * 10 + wait::SHORT / 100, "{loud:?} beside swaps, {quiet:?} without");
+    let is_smooth = (0..ATTEMPTS).any(|_| {
+        let (quiet, loud) = (longest(measure(true)), longest(measure(false)));
+        eprintln!("longest round trip, and number {}: {loud:?} beside swaps, {quiet:?} without", SWAPS / 2 + 1);
+        loud.0 < quiet.0 * 10 && loud.1 < quiet.1 * 10
+    });
+    assert!(is_smooth, "swaps hold packets up (see above)");
     assert_eq!(root.rules("big").len(), RULES);
 }

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +13,9 @@ use tuntap_script::Runtime;
 use tuntap_sys::process::LocalTime;
 use tuntap_wire::rule::Direction;
 
-fn example(name: &str, clock: &Rc<TestClock>) -> Runtime {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/scripts").join(name);
-    let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(source.starts_with("-- ") && source.contains("\nfunction selftest()"), "{name}");
-    runtime_at(&source, clock)
+fn example(source: &str, clock: &Rc<TestClock>) -> Runtime {
+    assert!(source.starts_with("-- ") && source.contains("\nfunction selftest()"), "{source}");
+    runtime_at(source, clock)
 }
 
 fn advance(clock: &TestClock, by: Duration) {
@@ -27,7 +24,7 @@ fn advance(clock: &TestClock, by: Duration) {
 
 #[test]
 fn customers_reach_their_own_set() {
-    let mut runtime = example("customers.luau", &Rc::default());
+    let mut runtime = example(include_str!("../../../examples/scripts/customers.luau"), &Rc::default());
     let network: ipnet::IpNet = "192.0.2.0/24".parse().expect("a network");
     let sets = vec![("alice".to_owned(), Arc::new([network].into_iter().collect()))];
     let policy = Policy { sets, ..policy() };
@@ -50,7 +47,7 @@ fn customers_reach_their_own_set() {
 #[test]
 fn remote_desktops_have_business_hours() {
     let clock = Rc::new(TestClock::default());
-    let mut runtime = example("business-hours.luau", &clock);
+    let mut runtime = example(include_str!("../../../examples/scripts/business-hours.luau"), &clock);
     let desktop = Flow { direction: Direction::In, ..Flow::to("10.0.0.2", 3389) };
     let noon = clock.local.get();
     let verdict = desktop.ask(&mut runtime).expect("a verdict");
@@ -72,7 +69,7 @@ fn remote_desktops_have_business_hours() {
 #[test]
 fn vassals_begin_so_many_flows() {
     let clock = Rc::new(TestClock::default());
-    let mut runtime = example("flow-rate.luau", &clock);
+    let mut runtime = example(include_str!("../../../examples/scripts/flow-rate.luau"), &clock);
     // Every flow of the tests comes from the same process.
     let flow = Flow::default();
     for count in 0..100 {
@@ -91,7 +88,7 @@ fn vassals_begin_so_many_flows() {
 #[test]
 fn scanner_is_cut_off_for_a_while() {
     let clock = Rc::new(TestClock::default());
-    let mut runtime = example("port-scan.luau", &clock);
+    let mut runtime = example(include_str!("../../../examples/scripts/port-scan.luau"), &clock);
     for port in 1..=30 {
         assert_eq!(Flow::to("192.0.2.1", port).action(&mut runtime), Action::Allow, "port {port}");
         assert_eq!(Flow::to("192.0.2.1", port).action(&mut runtime), Action::Allow, "port {port} again");
