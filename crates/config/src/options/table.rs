@@ -118,8 +118,9 @@ options!(
         syntax: "[<device>] <file>",
         help: "read further rules, groups of rules and sets of addresses from this file; they come before the rules of the options",
         details: "A file with further rules for both chains and routes, in groups, and with sets of addresses \
-                  ([its syntax](OPERATIONS.md#rules-files)). Its rules come before those of `tuntap-router-firewall-in`, \
-                  `tuntap-router-firewall-out` and `tuntap-router-route`. They can be changed while the router runs.",
+                  ([its syntax](OPERATIONS.md#rules-that-change-while-the-router-runs)). Its rules come before those of \
+                  `tuntap-router-firewall-in`, `tuntap-router-firewall-out` and `tuntap-router-route`. They can be changed \
+                  while the router runs.",
         read: |draft, value| hostnet::rules(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
