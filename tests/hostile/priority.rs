@@ -23,20 +23,35 @@ use crate::common::wait;
 use crate::handed::Handed;
 use crate::world::{emperor, start_attached};
 
-/// Nice values of a process's threads, that of the main thread first.
+/// The nice value of the thread that gives way to all others: what is asked of the router is never more urgent than packets.
+const CONTROL_NICE: i8 = 19;
+
+/// Names and nice values of a process's threads, the main thread first.
 #[track_caller]
-fn nice_values(pid: i32) -> Vec<i8> {
+fn threads(pid: i32) -> Vec<(String, i8)> {
     let mut threads: Vec<i32> = std::fs::read_dir(format!("/proc/{pid}/task"))
         .expect("the process runs")
         .filter_map(|thread| thread.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     threads.sort_unstable();
-    let nice = |thread: i32| -> Option<i8> {
+    let of_thread = |thread: i32| -> Option<(String, i8)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?;
-        // The 19th field of proc_pid_stat(5); the second one is in parentheses.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()
+        // The 19th field of proc_pid_stat(5); the second one, the name, is in parentheses.
+        let (start, fields) = stat.rsplit_once(')')?;
+        Some((start.split_once('(')?.1.to_owned(), fields.split_whitespace().nth(16)?.parse().ok()?))
     };
-    threads.into_iter().map(|thread| nice(thread).expect("a running thread has a nice value")).collect()
+    threads.into_iter().map(|thread| of_thread(thread).expect("a running thread has a nice value")).collect()
+}
+
+/// Fails unless the router's main thread has this nice value, and those that watch scripts and close devices have the other one.
+#[track_caller]
+fn assert_threads(router: i32, main: i8, others: i8) {
+    wait::until_true("the router's threads run", wait::SHORT, || threads(router).len() == 4);
+    let threads = threads(router);
+    assert_eq!(threads[0].1, main, "{threads:?}");
+    for (name, nice) in [("script-watch", others), ("closer", others), ("control", CONTROL_NICE)] {
+        assert!(threads[1..].contains(&(name.to_owned(), nice)), "{name}: {threads:?}");
+    }
 }
 
 /// Number and nice value of a process's autogroup, or `None` where the kernel has no autogroups.
@@ -56,12 +71,11 @@ fn session(pid: i32) -> Option<Pid> {
 fn assert_priorities(emperor: &Emperor, router: i8, others: i8) {
     let stats = emperor.stats_eventually();
     let pid = stats.router_pid();
-    wait::until_true("the thread that closes devices runs", wait::SHORT, || nice_values(pid).len() == 2);
-    assert_eq!(nice_values(pid), [router, router.max(0)], "the router's two threads");
+    assert_threads(pid, router, router.max(0));
     assert_eq!(stats.0["priority"]["nice"], router);
     let vassal = emperor.vassal_pid("v1").expect("it runs");
     for pid in [emperor.master_pid(), emperor.emperor_pid(), vassal] {
-        assert!(nice_values(pid).iter().all(|nice| *nice == others), "{pid}: {:?}", nice_values(pid));
+        assert!(threads(pid).iter().all(|(_, nice)| *nice == others), "{pid}: {:?}", threads(pid));
         assert_ne!(session(pid), session(stats.router_pid()), "the router's session is its own");
     }
     if let Some((group, nice)) = autogroup(pid) {
@@ -99,7 +113,7 @@ fn options_set_the_nice_value() {
 fn priority_can_be_left_as_it_is() {
     let emperor = emperor().line("prio = 2").line("tuntap-router-priority = off").start();
     let (router, master) = (emperor.router_pid(), emperor.master_pid());
-    assert!(nice_values(router).iter().all(|nice| *nice == 2));
+    assert_threads(router, 2, 2);
     assert_eq!((session(router), autogroup(router)), (session(master), autogroup(master)));
 }
 
