@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use parking_lot::Mutex;
 
 use super::options::config;
+use super::rules_file::Opening;
 use super::uwsgi;
 use tuntap_config::RouterSpec;
 use tuntap_core::policy::counters::SharedMemory;
@@ -25,8 +26,16 @@ fn flow_words() -> NonZeroUsize {
     NonZeroUsize::new(SharedMemory::flow_words(config().limits.flows)).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended.
-pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
+/// The live policy that the image before has left for a router with that device.
+pub fn stored(device: &str) -> Option<Stored> {
+    let earlier = EARLIER.lock();
+    let (_, Earlier { documents, .. }) = earlier.iter().find(|(name, _)| name == device)?;
+    Stored::read(&documents.as_ref()?.latest()?).ok()
+}
+
+/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended, unless the
+/// policy is the one before.
+pub fn of(spec: &RouterSpec, Opening { initial, is_of_before, .. }: &Opening) -> Result<Memory, String> {
     let mut memory = Memory::new(flow_words()).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
     let mut earlier = EARLIER.lock();
     if let Some(index) = earlier.iter().position(|(device, _)| *device == spec.device) {
@@ -34,6 +43,7 @@ pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
         // With another number of flows it has another form.
         let flows = flows.and_then(|file| SharedWords::adopt(file, flow_words()));
         documents
+            .filter(|_| !is_of_before)
             .and_then(|documents| documents.latest())
             .iter()
             .for_each(|text| tell_what_is_lost(spec, text, initial));

@@ -111,19 +111,20 @@ pub fn shown_name(file: &str) -> &str {
 
 /// Reads the text of a file, or of standard input.
 pub fn read_text(file: &str) -> Result<String, Failed> {
-    let read = || {
-        let mut text = String::new();
-        let source: Box<dyn Read> = if file == STANDARD { Box::new(io::stdin()) } else { Box::new(File::open(file)?) };
-        source.take(MAX_TEXT + 1).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let failed = |what: &str| Failed::Local(format!("{}: {what}", Printable(shown_name(file))));
-    match read() {
-        Ok(text) if text.len() as u64 <= MAX_TEXT => Ok(text),
-        Ok(_) => Err(failed(&format!("it is longer than {} MiB", MAX_TEXT >> 20))),
-        Err(error) => {
-            let error: io::Error = error;
-            Err(failed(&error.to_string()))
-        }
+    let text = if file == STANDARD { read_from(io::stdin()) } else { read_whole(file) };
+    text.map_err(|error| Failed::Local(format!("{}: {error}", Printable(shown_name(file)))))
+}
+
+/// Reads the text of a file.
+pub fn read_whole(file: &str) -> io::Result<String> {
+    read_from(File::open(file)?)
+}
+
+fn read_from(source: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    source.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(io::Error::other(format!("it is longer than {} MiB", MAX_TEXT >> 20)));
     }
+    Ok(text)
 }

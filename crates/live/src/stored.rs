@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, printable};
 use crate::document::{Document, Group, Set, chain_name};
+use crate::file::{FileGroup, FileRule, RulesFile};
 use crate::limits::MAX_MESSAGE;
 
 /// The version of [`Stored`].
@@ -71,6 +72,25 @@ impl Stored {
             ));
         }
         serde_json::from_slice(json).map_err(wrong)
+    }
+
+    /// What groups and sets say, without a commit that waits for its confirmation: for an image whose rules file can't be read.
+    /// `None` if the rules of its options aren't those that this was used with, so that what is left out of one isn't in the
+    /// other either.
+    pub fn rules_for(&self, of_options: &Document) -> Option<RulesFile> {
+        let document = self.pending.as_ref().map_or(&self.document, |pending| &pending.before);
+        let group = |group: &Group| FileGroup {
+            name: group.name.clone(),
+            owner: group.owner,
+            rules: group
+                .rules
+                .iter()
+                .map(|rule| FileRule { chain: rule.chain, rule: rule.rule.clone(), line: 0 })
+                .collect(),
+        };
+        let groups = document.own_groups().map(group).collect();
+        let file = RulesFile { groups, sets: document.sets.clone(), warnings: Vec::new() };
+        document.has_options_of(of_options).then_some(file)
     }
 
     /// Says in sentences which live changes are lost when a router begins with another image's options and rules file, or that

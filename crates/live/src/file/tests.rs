@@ -148,8 +148,13 @@ fn files_and_users_are_put_into_one_text() {
     let files = |_: &str| Ok("10.0.0.1\n".to_owned());
     let users = |_: &str| Ok(Some(7));
     let machine = Machine { read: &files, user: &users };
-    let text = in_one_text("set s = /s\ngroup g owner me\nchain in\ndeny @s any\n", &machine).expect("good");
-    assert_eq!(text, "set s = /s {\n    10.0.0.1\n}\n\ngroup g owner 7\nchain in\ndeny @s any\n\n");
+    let text = "set s = /s # all\ngroup g owner me\nchain in\ndeny @s any\nset t { fd00::1 } # mine\nallow any @t";
+    let text = in_one_text(text, &machine).expect("good");
+    // No line has another number than before.
+    assert_eq!(
+        text,
+        "\ngroup g owner 7\nchain in\ndeny @s any\nset t { fd00::1 } # mine\nallow any @t\nset s = /s {\n    10.0.0.1\n}\n\n"
+    );
     let nothing = |_: &str| -> io::Result<String> { panic!("nothing is read") };
     let nobody = |_: &str| -> io::Result<Option<u32>> { panic!("nobody is looked up") };
     let file = RulesFile::read(&text, &Machine { read: &nothing, user: &nobody }).expect("good");
