@@ -169,6 +169,6 @@ fn wrong_script_at_a_reload_leaves_the_one_in_use() {
     emperor.wait_until_ready(mark, "v1");
     emperor.log.wait_for("in use before the reload stay", wait::LONG);
     let net = emperor.vassal_net("v1");
-    assert!(!connects(&net, &emperor.netns, EMPEROR.into(), 7040));
-    assert_connects(&net, &emperor.netns, EMPEROR.into(), 7041);
+    assert!(!connects(&net, &emperor.netns, EMPEROR, 7040));
+    assert_connects(&net, &emperor.netns, EMPEROR, 7041);
 }

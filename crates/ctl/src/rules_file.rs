@@ -7,7 +7,7 @@ use nix::unistd::User;
 use tuntap_live::{FileError, Machine, in_one_text};
 
 use crate::failure::{Failed, Refusal};
-use crate::session::{read_text, read_whole, shown_name};
+use crate::session::{INVALID, read_text, read_whole, shown_name};
 
 /// Reads a rules file for a router. The router judges it, except for what only this machine knows.
 ///
@@ -29,7 +29,7 @@ pub fn read(file: &str) -> Result<String, Failed> {
         Ok(whole) => Ok(whole),
         Err(FileError { line, message }) => {
             let file = Some(shown_name(file).to_owned());
-            Err(Failed::Refused(Refusal { code: "invalid".to_owned(), message, line: Some(line), file }))
+            Err(Failed::Refused(Refusal { code: INVALID.to_owned(), message, line: Some(line), file }))
         }
     }
 }

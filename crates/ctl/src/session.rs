@@ -18,6 +18,9 @@ use crate::text::Printable;
 /// Longest text that is sent, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
+/// The code of a refusal for what a text says.
+pub const INVALID: &str = "invalid";
+
 /// The name of a file that stands for standard input or output.
 pub const STANDARD: &str = "-";
 
@@ -82,10 +85,10 @@ impl<'a> Session<'a> {
         client::read(&result).map(Some)
     }
 
-    /// The same, for a request with the text of a file: a refusal names the file.
+    /// The same, for a request with the text of a file: a refusal for what is in it names the file.
     pub fn ask_about<T: DeserializeOwned>(&mut self, file: &str, request: &Request) -> Result<Option<T>, Failed> {
         self.ask(request).map_err(|failed| match failed {
-            Failed::Refused(mut refusal) => {
+            Failed::Refused(mut refusal) if refusal.code == INVALID => {
                 refusal.file = Some(shown_name(file).to_owned());
                 Failed::Refused(refusal)
             }

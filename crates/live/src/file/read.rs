@@ -98,7 +98,8 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&mut self, text: &str) -> Result<(), FileError> {
-        for line in text.lines() {
+        // Editors of other systems begin a file with a byte order mark, which nobody sees.
+        for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
             self.line = self.line.saturating_add(1);
             self.read_line(line).map_err(|message| FileError { line: self.line, message })?;
         }

@@ -113,6 +113,14 @@ fn bounds_are_told() {
     assert!(read(&members).expect_err("many").message.contains("members at most"));
 }
 
+/// What editors of other systems add is no part of a word.
+#[test]
+fn byte_order_mark_and_carriage_returns_mean_nothing() {
+    let file = good("\u{feff}set a { 10.0.0.1 }\r\nchain in\r\nallow\t@a  any tcp 80\r\n");
+    assert_eq!((file.rules(), file.sets.len()), (1, 1));
+    assert_eq!(file.groups[0].rules[0].rule.to_string(), "allow @a any tcp 80");
+}
+
 #[test]
 fn longest_path_can_be_written() {
     let path = format!("/{}", "x".repeat(4_094));

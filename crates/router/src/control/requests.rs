@@ -174,6 +174,8 @@ impl Requests {
         if line.is_empty() {
             return;
         }
+        #[cfg(feature = "faults")]
+        tuntap_sys::faults::point("control");
         let envelope = match serde_json::from_slice::<Envelope<'_>>(line) {
             Ok(envelope) if line.starts_with(b"{") => envelope,
             Ok(_) => return client.refuse(invalid("a request is an object of JSON".to_owned())),
