@@ -132,8 +132,8 @@ fn wrong_file_at_a_reload_leaves_the_rules_in_use() {
     std::fs::remove_file(&file).expect("it is there");
     reload(&emperor);
     assert!(is_reachable(&emperor.vassal_net("v1"), EMPEROR));
-    std::fs::write(&file, "chain in\ndeny any any icmp\n").expect("own file");
+    std::fs::write(&file, "chain in\ndeny any 192.168.0.2 icmp\nallow\n").expect("own file");
     reload(&emperor);
     assert!(is_cut_off(&emperor.vassal_net("v1"), EMPEROR));
-    assert_eq!(groups(&mut Control::open(&emperor)), [("file".to_owned(), None, 1), ("ini".to_owned(), None, 0)]);
+    assert_eq!(groups(&mut Control::open(&emperor)), [("file".to_owned(), None, 2), ("ini".to_owned(), None, 0)]);
 }
