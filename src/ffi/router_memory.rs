@@ -42,11 +42,11 @@ pub fn of(spec: &RouterSpec, Opening { initial, is_of_before, .. }: &Opening) ->
         let (_, Earlier { flows, documents }) = earlier.swap_remove(index);
         // With another number of flows it has another form.
         let flows = flows.and_then(|file| SharedWords::adopt(file, flow_words()));
+        let compared = (!is_of_before).then_some(initial);
         documents
-            .filter(|_| !is_of_before)
             .and_then(|documents| documents.latest())
             .iter()
-            .for_each(|text| tell_what_is_lost(spec, text, initial));
+            .for_each(|text| tell_what_is_lost(spec, text, compared));
         if let Some(flows) = flows {
             memory.flows = flows;
         }
@@ -54,8 +54,12 @@ pub fn of(spec: &RouterSpec, Opening { initial, is_of_before, .. }: &Opening) ->
     Ok(memory)
 }
 
-fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: &Document) {
-    let lines = Stored::read(text).map_or_else(|error| vec![error], |stored| stored.lost_at_reload(initial));
+/// Without a document to compare with, the next router has everything but a commit that waits.
+fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: Option<&Document>) {
+    let lost = |stored: Stored| {
+        initial.map_or_else(|| stored.dropped_commit().into_iter().collect(), |initial| stored.lost_at_reload(initial))
+    };
+    let lines = Stored::read(text).map_or_else(|error| vec![error], lost);
     for line in lines {
         uwsgi::log(&format!("[tuntap-router] {}: {line}", spec.device));
     }

@@ -137,3 +137,26 @@ fn wrong_file_at_a_reload_leaves_the_rules_in_use() {
     assert!(is_cut_off(&emperor.vassal_net("v1"), EMPEROR));
     assert_eq!(groups(&mut Control::open(&emperor)), [("file".to_owned(), None, 2), ("ini".to_owned(), None, 0)]);
 }
+
+/// If the options have changed, too, the rules of before may leave open what the file was to forbid. So the router waits until
+/// the file is good.
+#[test]
+fn wrong_file_with_other_options_is_waited_for() {
+    const OPTION: &str = "tuntap-router-firewall-in = deny any any tcp 25\n";
+    let rules = "chain in\ndeny any 192.168.0.2 icmp\nallow\n";
+    let emperor = with_file(emperor(), rules).line(OPTION.trim_end()).start();
+    let _net = start_blocked(&emperor);
+    let ini = emperor.path("emperor.ini");
+    let text = std::fs::read_to_string(&ini).expect("own file");
+    assert!(text.contains(OPTION), "{text}");
+    std::fs::write(&ini, text.replace(OPTION, "")).expect("own file");
+    std::fs::write(emperor.path("rules"), "chain in\nalow\n").expect("own file");
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "/rules:2: ", wait::LONG);
+    emperor.log.wait_for_since(mark, "it is tried again, and its vassals wait", wait::LONG);
+    std::fs::write(emperor.path("rules"), rules).expect("own file");
+    emperor.log.wait_for_since(mark, "it is possible now", wait::LONG);
+    emperor.wait_until_ready(mark, "v1");
+    assert!(is_cut_off(&emperor.netns, V1));
+}

@@ -93,13 +93,16 @@ impl Stored {
         document.has_options_of(of_options).then_some(file)
     }
 
+    /// Says that a commit is dropped, if one waits for its confirmation.
+    pub fn dropped_commit(&self) -> Option<String> {
+        let uid = self.pending.as_ref()?.uid;
+        Some(format!("the commit of uid {uid}, which was not confirmed yet, is dropped"))
+    }
+
     /// Says in sentences which live changes are lost when a router begins with another image's options and rules file, or that
     /// the file has them. There is none if nothing was changed.
     pub fn lost_at_reload(&self, initial: &Document) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(pending) = &self.pending {
-            lines.push(format!("the commit of uid {}, which was not confirmed yet, is dropped", pending.uid));
-        }
+        let mut lines: Vec<_> = self.dropped_commit().into_iter().collect();
         let document = self.pending.as_ref().map_or(&self.document, |pending| &pending.before);
         if !self.is_changed {
             return lines;
