@@ -113,6 +113,10 @@ pub struct Requests {
     last_line: Option<Instant>,
 }
 
+/// The answer to `watch`.
+#[derive(Debug, Serialize)]
+struct Watching {}
+
 /// What each request has besides its verb.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
@@ -170,6 +174,8 @@ impl Requests {
         if line.is_empty() {
             return;
         }
+        #[cfg(feature = "faults")]
+        tuntap_sys::faults::point("control");
         let envelope = match serde_json::from_slice::<Envelope<'_>>(line) {
             Ok(envelope) if line.starts_with(b"{") => envelope,
             Ok(_) => return client.refuse(invalid("a request is an object of JSON".to_owned())),
@@ -183,39 +189,39 @@ impl Requests {
         }
         let result = read(line).and_then(|request| self.answer(client, id, &request));
         match result {
-            Ok(Some(result)) => client.answer(id, Ok(result)),
-            Ok(None) => {}
+            Ok(result) => client.answer(id, Ok(result)),
             Err(failure) => client.answer(id, Err(failure)),
         }
     }
 
-    /// Returns the answer; `None` if it comes later.
+    /// Returns the answer. That to `watch` says that events follow.
     fn answer(
         &mut self,
         client: &mut Client,
         id: Option<&RawValue>,
         request: &Request,
-    ) -> Result<Option<Box<RawValue>>, Failure> {
+    ) -> Result<Box<RawValue>, Failure> {
         let caller = client.caller;
         // The live policy refuses changes itself, and notes who has tried them.
         if !is_change(request) {
             check_level(caller.level, request.level())?;
         }
         match request {
-            Request::ScriptStatus {} => raw(&self.script_status()?).map(Some),
-            Request::ScriptCheck { text } => raw(&script::check(text)?).map(Some),
-            Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?).map(Some),
-            Request::Peers {} => raw(&self.peers()?).map(Some),
+            Request::ScriptStatus {} => raw(&self.script_status()?),
+            Request::ScriptCheck { text } => raw(&script::check(text)?),
+            Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
+            Request::Peers {} => raw(&self.peers()?),
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;
+                self.watch(true)?;
                 client.watch = Some(Watch { id: id.map(ToOwned::to_owned), filter, left_out: 0 });
-                Ok(None)
+                raw(&Watching {})
             }
-            Request::Status {} => self.status(caller).map(Some),
-            Request::Test { packet } => self.test(packet).map(Some),
-            Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?).map(Some),
-            Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?).map(Some),
-            _ => self.ask_live(caller, request).map(Some),
+            Request::Status {} => self.status(caller),
+            Request::Test { packet } => self.test(packet),
+            Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?),
+            Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?),
+            _ => self.ask_live(caller, request),
         }
     }
 
@@ -339,11 +345,12 @@ impl Requests {
     }
 
     /// Has the event loop tell which packets are dropped, or not.
-    pub fn watch(&mut self, wanted: bool) {
+    pub fn watch(&mut self, wanted: bool) -> Result<(), Failure> {
         if wanted != self.is_watching {
+            self.asker.ask(|reply| Question::Watch(wanted, reply))?;
             self.is_watching = wanted;
-            let _ = self.asker.tell(Question::Watch(wanted));
         }
+        Ok(())
     }
 
     /// Passes on what the event loop has told about dropped packets, and, if it is time for that, how many were left out.
