@@ -183,18 +183,17 @@ impl FlowTable {
             quota
         } else if self.len < self.most {
             return;
-        } else if let Some(departed) = self.quotas.first_departed() {
+        } else if let Some(departed) = self.quotas.departed().next() {
             departed
         } else if count * self.quotas.users > self.most {
             quota
         } else {
             self.quotas.largest().unwrap_or(quota)
         };
-        if let Some(oldest) = self.quotas.oldest(loser, &self.entries, keep) {
-            self.evict(oldest);
-        } else if self.len >= self.most
-            && let Some(oldest) = self.quotas.largest().and_then(|it| self.quotas.oldest(it, &self.entries, keep))
-        {
+        let oldest = |loser| self.quotas.oldest(loser, &self.entries, keep);
+        // All that a loser has may have to stay.
+        let others = || self.quotas.departed().chain(self.quotas.largest()).find_map(oldest);
+        if let Some(oldest) = oldest(loser).or_else(|| (self.len >= self.most).then(others).flatten()) {
             self.evict(oldest);
         }
     }
