@@ -21,6 +21,9 @@ const MAX_TEXT: u64 = 16 << 20;
 /// The code of a refusal for what a text says.
 pub const INVALID: &str = "invalid";
 
+/// The code of a refusal for the length of a text, or for how many rules or members are in it.
+const TOO_MUCH: &str = "too-much";
+
 /// The name of a file that stands for standard input or output.
 pub const STANDARD: &str = "-";
 
@@ -88,7 +91,7 @@ impl<'a> Session<'a> {
     /// The same, for a request with the text of a file: a refusal for what is in it names the file.
     pub fn ask_about<T: DeserializeOwned>(&mut self, file: &str, request: &Request) -> Result<Option<T>, Failed> {
         self.ask(request).map_err(|failed| match failed {
-            Failed::Refused(mut refusal) if refusal.code == INVALID => {
+            Failed::Refused(mut refusal) if matches!(refusal.code.as_str(), INVALID | TOO_MUCH) => {
                 refusal.file = Some(shown_name(file).to_owned());
                 Failed::Refused(refusal)
             }
