@@ -135,7 +135,7 @@ fn rules_of_the_other_form_that_make_no_sense_end_that_peer_only() {
     let emperor = emperor().start();
     let mut honest = emperor.peer(V2);
     let good = record((V2_6, 128), Some((packet::UDP, 9, 10)));
-    for (at, value) in [(0, 2), (1, 4), (2, 5), (5, 129), (5, 100), (6, 8), (6, 2), (7, 1), (8, 1)] {
+    for (at, value) in [(0, 2), (1, 4), (2, 5), (5, 129), (5, 100), (6, 32), (6, 27), (6, 2), (7, 1), (8, 1)] {
         let mut bad = good.clone();
         bad[at] = value;
         let mut peer = emperor.connect();
