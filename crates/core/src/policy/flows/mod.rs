@@ -28,6 +28,16 @@ pub use view::{FlowView, SideView};
 /// for the most flows is reserved at the start, but the kernel gives it only when flows use it.
 pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + Index::BYTES_PER_FLOW + Records::BYTES;
 
+/// Returns for how many flows this process gets memory: as many as are wanted, or, where the kernel or a limit of the process
+/// refuses that, half as many, until it is enough. Records are not asked for: these are there already.
+pub fn affordable(wanted: usize) -> usize {
+    let mut flows = wanted;
+    while flows > Limits::MIN_FLOWS && Vec::<u8>::new().try_reserve_exact(flows * BYTES_PER_FLOW).is_err() {
+        flows = (flows / 2).max(Limits::MIN_FLOWS);
+    }
+    flows
+}
+
 /// Entries that are looked at for each new flow, to find those that are over.
 const SWEPT_PER_FLOW: usize = 2;
 
