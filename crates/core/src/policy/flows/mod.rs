@@ -32,7 +32,8 @@ pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + Index::BYTES_PER_FLOW + R
 /// refuses that, half as many, until it is enough. Records are not asked for: these are there already.
 pub fn affordable(wanted: usize) -> usize {
     let mut flows = wanted;
-    while flows > Limits::MIN_FLOWS && Vec::<u8>::new().try_reserve_exact(flows * BYTES_PER_FLOW).is_err() {
+    let is_refused = |flows: usize| Vec::<u8>::new().try_reserve_exact(flows.saturating_mul(BYTES_PER_FLOW)).is_err();
+    while flows > Limits::MIN_FLOWS && is_refused(flows) {
         flows = (flows / 2).max(Limits::MIN_FLOWS);
     }
     flows

@@ -147,3 +147,10 @@ fn table_does_not_grow_beyond_its_room_for_a_flow_that_stays() {
     assert_eq!(table.get(kept).key, key(1), "it stays");
     table.check();
 }
+
+#[test]
+fn where_memory_is_refused_fewer_flows_are_known() {
+    assert_eq!(affordable(Limits::MIN_FLOWS), Limits::MIN_FLOWS);
+    let fewer = affordable(usize::MAX);
+    assert!((Limits::MIN_FLOWS..usize::MAX / BYTES_PER_FLOW).contains(&fewer), "{fewer}");
+}
