@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::fmt::Display;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -116,6 +117,9 @@ pub struct Requests {
 /// The answer to `watch`.
 #[derive(Debug, Serialize)]
 struct Watching {}
+
+/// After a test that has asked the script, this thread rests for so many times as long as the test took.
+const TEST_PAUSES: u32 = 9;
 
 /// What each request has besides its verb.
 #[derive(Debug, Deserialize)]
@@ -281,7 +285,12 @@ impl Requests {
     /// Asks for the way of a packet, and adds the texts of the rules on it.
     fn test(&self, packet: &TestPacket) -> Result<Box<RawValue>, Failure> {
         let packet = Described::new(packet)?;
+        let start = Instant::now();
         let mut tested = self.asker.ask(|reply| Question::Test(packet, reply))??;
+        if self.live.document().has_script {
+            // The loop had to build a machine for the script. Whoever tests again and again takes only a part of its time.
+            thread::sleep(start.elapsed() * TEST_PAUSES);
+        }
         for step in &mut tested.steps {
             let rule = step.rule.and_then(|id| self.live.document().rules().find(|rule| rule.id == id));
             if let Some(rule) = rule {
