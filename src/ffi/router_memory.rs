@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use parking_lot::Mutex;
 
 use super::options::config;
+use super::rules_file::Opening;
 use super::uwsgi;
 use tuntap_config::RouterSpec;
 use tuntap_core::policy::counters::SharedMemory;
@@ -25,18 +26,27 @@ fn flow_words() -> NonZeroUsize {
     NonZeroUsize::new(SharedMemory::flow_words(config().limits.flows)).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended.
-pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
+/// The live policy that the image before has left for a router with that device.
+pub fn stored(device: &str) -> Option<Stored> {
+    let earlier = EARLIER.lock();
+    let (_, Earlier { documents, .. }) = earlier.iter().find(|(name, _)| name == device)?;
+    Stored::read(&documents.as_ref()?.latest()?).ok()
+}
+
+/// The memory of a router that is about to start with this policy. Logs what live changes of it a reload has ended, unless the
+/// policy is the one before.
+pub fn of(spec: &RouterSpec, Opening { initial, is_of_before, .. }: &Opening) -> Result<Memory, String> {
     let mut memory = Memory::new(flow_words()).map_err(|errno| format!("memory that outlives the router: {errno}"))?;
     let mut earlier = EARLIER.lock();
     if let Some(index) = earlier.iter().position(|(device, _)| *device == spec.device) {
         let (_, Earlier { flows, documents }) = earlier.swap_remove(index);
         // With another number of flows it has another form.
         let flows = flows.and_then(|file| SharedWords::adopt(file, flow_words()));
+        let compared = (!is_of_before).then_some(initial);
         documents
             .and_then(|documents| documents.latest())
             .iter()
-            .for_each(|text| tell_what_is_lost(spec, text, initial));
+            .for_each(|text| tell_what_is_lost(spec, text, compared));
         if let Some(flows) = flows {
             memory.flows = flows;
         }
@@ -44,8 +54,12 @@ pub fn of(spec: &RouterSpec, initial: &Document) -> Result<Memory, String> {
     Ok(memory)
 }
 
-fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: &Document) {
-    let lines = Stored::read(text).map_or_else(|error| vec![error], |stored| stored.lost_at_reload(initial));
+/// Without a document to compare with, the next router has everything but a commit that waits.
+fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: Option<&Document>) {
+    let lost = |stored: Stored| {
+        initial.map_or_else(|| stored.dropped_commit().into_iter().collect(), |initial| stored.lost_at_reload(initial))
+    };
+    let lines = Stored::read(text).map_or_else(|error| vec![error], lost);
     for line in lines {
         uwsgi::log(&format!("[tuntap-router] {}: {line}", spec.device));
     }

@@ -27,7 +27,7 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, ScriptFile, Setup, StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -209,9 +209,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     if place.is_none() {
         *place = Some(make_device(spec)?);
     }
-    let initial = rules_file::initial(spec)?;
+    let opening = rules_file::opening(spec, uwsgi)?;
     check_sockets(spec, uwsgi)?;
-    let script = spec.live.script.as_ref().map(|path| read_script(spec, path)).transpose()?;
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
@@ -223,7 +222,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
-    let memory = memory::of(spec, &initial)?;
+    let memory = memory::of(spec, &opening)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -234,10 +233,10 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         listener,
         stats,
         base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone() },
-        initial,
+        initial: opening.initial,
         memory,
         control,
-        script,
+        script: opening.script,
         users: accounts::users(),
         devices: config().routers.iter().map(|router| router.device.clone()).collect(),
         network: NetworkFacts { dns: spec.dns.clone(), host_etc: host_etc() },
@@ -269,14 +268,6 @@ fn keep_open(setup: &Setup) {
     let outliving =
         setup.store.descriptors().chain(setup.grant_updates.descriptors()).chain(setup.memory.descriptors());
     listeners.into_iter().flatten().chain(outliving).for_each(uwsgi::keep_open);
-}
-
-/// Reads and tests the script of a router.
-fn read_script(spec: &RouterSpec, path: &str) -> Result<ScriptFile, String> {
-    let script = ScriptFile::read(Path::new(path)).map_err(|error| format!("script {path}: {error}"))?;
-    let digest = &script.compiled.digest;
-    uwsgi::log(&format!("[tuntap-router] {}: the script {path} passes its test (SHA-256 {digest})", spec.device));
-    Ok(script)
 }
 
 /// Makes a router's device.

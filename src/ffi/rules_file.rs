@@ -1,20 +1,72 @@
-//! The rules files of routers (`tuntap-router-rules`), which the master reads, because a router has no access to files.
+//! The rules files and scripts of routers (`tuntap-router-rules`, `tuntap-router-script`), which the master reads, because a
+//! router has no access to files.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use nix::unistd::User;
 
 use super::options::config;
-use super::uwsgi;
+use super::router_memory as memory;
+use super::uwsgi::{self, UwsgiState};
 use tuntap_config::RouterSpec;
 use tuntap_live::{Document, Machine, RulesFile};
+use tuntap_router::{LIVE_NAME, ScriptFile};
 
 /// Longest file that is read, in bytes.
 const MAX_LEN: u64 = 64 * 1024 * 1024;
 
+/// What a router begins with.
+pub struct Opening {
+    /// The policy of options and rules file.
+    pub initial: Document,
+    /// The script.
+    pub script: Option<ScriptFile>,
+    /// True if rules file and script are those in use before a reload, because those of now can't be used.
+    pub is_of_before: bool,
+}
+
+/// Reads rules file and script. If a reload finds one of them wrong, its vassals keep their network: the router goes on with the
+/// rules, the sets and the script of before. That needs the same rules in the options as before, and a script if the options name
+/// one; else something that is now meant to be forbidden elsewhere would be open.
+///
+/// # Errors
+/// A file can't be used, and there is nothing to go on with.
+pub fn opening(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<Opening, String> {
+    let read = || {
+        let initial = initial(spec)?;
+        let script = spec.live.script.as_ref().map(|path| read_script(spec, path)).transpose()?;
+        Ok(Opening { initial, script, is_of_before: false })
+    };
+    read().or_else(|error: String| {
+        let before = if uwsgi.is_reload() { of_before(spec) } else { None };
+        let Some(before) = before else { return Err(error) };
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: {error}; the rules, the sets and the script in use before the reload stay. Mend the file, and \
+             reload again or load it with uwsgi-tuntap",
+            spec.device
+        ));
+        Ok(before)
+    })
+}
+
+/// What the image before has used last.
+fn of_before(spec: &RouterSpec) -> Option<Opening> {
+    let stored = memory::stored(&spec.device)?;
+    let of_options = Document::initial(config(), &RulesFile::default());
+    let initial = Document::initial(config(), &stored.rules_for(&of_options)?);
+    let path = spec.live.script.as_deref();
+    let script = match (stored.script.text, path) {
+        (Some(text), path) => Some(ScriptFile::of_text(path.unwrap_or(LIVE_NAME), text).ok()?),
+        (None, None) => None,
+        (None, Some(_)) => return None,
+    };
+    Some(Opening { initial, script, is_of_before: true })
+}
+
 /// The policy of options and rules file, as a document. What is hardly meant in the file is a line each.
-pub fn initial(spec: &RouterSpec) -> Result<Document, String> {
+fn initial(spec: &RouterSpec) -> Result<Document, String> {
     let Some(path) = &spec.live.rules else { return Ok(Document::initial(config(), &RulesFile::default())) };
     let machine = Machine { read: &read, user: &user };
     let text = read(path).map_err(|error| format!("rules file {path}: {error}"))?;
@@ -24,6 +76,14 @@ pub fn initial(spec: &RouterSpec) -> Result<Document, String> {
         uwsgi::log(&format!("[tuntap-router] {}: rules file {path}: {warning}", spec.device));
     }
     Ok(Document::initial(config(), &file))
+}
+
+/// Reads and tests the script of a router.
+fn read_script(spec: &RouterSpec, path: &str) -> Result<ScriptFile, String> {
+    let script = ScriptFile::read(Path::new(path)).map_err(|error| format!("script {path}: {error}"))?;
+    let digest = &script.compiled.digest;
+    uwsgi::log(&format!("[tuntap-router] {}: the script {path} passes its test (SHA-256 {digest})", spec.device));
+    Ok(script)
 }
 
 fn read(path: &str) -> io::Result<String> {

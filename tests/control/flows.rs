@@ -110,6 +110,7 @@ fn watch_tells_drops_with_their_rule() {
     watcher.send("{\"verb\":\"watch\",\"id\":\"w\",\"filter\":{\"protocol\":\"icmp\"}}\n");
     // A client may end its side, as `echo … | nc -N -U` does, and goes on watching.
     watcher.end();
+    assert_eq!(watcher.line(), Some(json!({ "id": "w", "ok": {} })), "it watches from now on");
     let event = wait::until("an event", wait::LONG, || {
         send_udp(&vassal, EMPEROR, 53, b"x").expect("sent");
         assert!(is_cut_off(&vassal, EMPEROR));
@@ -133,7 +134,7 @@ fn flood_of_drops_is_counted() {
     let vassal = start_vassal(&emperor, "v1", V1);
     Client::root(&emperor).ok(&add("out", "deny any any udp"));
     let mut watcher = Client::root(&emperor);
-    watcher.send("{\"verb\":\"watch\"}\n");
+    assert_eq!(watcher.ok(&json!({ "verb": "watch" })), json!({}));
     let (mut told, mut left_out) = (0, 0);
     wait::until_true("some are left out", wait::LONG, || {
         for port in 1000..2000 {

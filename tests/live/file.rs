@@ -108,3 +108,55 @@ fn reload_says_what_is_lost_and_keeps_what_was_saved() {
     let mut control = Control::open(&emperor);
     assert!(control.rules().iter().any(|rule| rule.rule.contains("192.168.0.2 icmp")));
 }
+
+/// A typo doesn't cost the vassals their network: the rules stay as they were, those of commands included.
+#[test]
+fn wrong_file_at_a_reload_leaves_the_rules_in_use() {
+    let emperor = with_file(emperor(), RULES).start();
+    let _net = start_blocked(&emperor);
+    let mut control = Control::open(&emperor);
+    control.add(Chain::In, "allow any 192.168.0.2 icmp");
+    let before = groups(&mut control);
+    drop(control);
+    let file = emperor.path("rules");
+    std::fs::write(&file, "chain in\ndeny\nalow any any\n").expect("own file");
+    reload(&emperor);
+    emperor.log.wait_for("/rules:3: ", wait::LONG);
+    emperor.log.wait_for("in use before the reload stay", wait::LONG);
+    assert!(is_reachable(&emperor.vassal_net("v1"), EMPEROR));
+    let mut control = Control::open(&emperor);
+    assert_eq!(groups(&mut control), before);
+    drop(control);
+
+    // A second one, too: what is kept is not the file.
+    std::fs::remove_file(&file).expect("it is there");
+    reload(&emperor);
+    assert!(is_reachable(&emperor.vassal_net("v1"), EMPEROR));
+    std::fs::write(&file, "chain in\ndeny any 192.168.0.2 icmp\nallow\n").expect("own file");
+    reload(&emperor);
+    assert!(is_cut_off(&emperor.vassal_net("v1"), EMPEROR));
+    assert_eq!(groups(&mut Control::open(&emperor)), [("file".to_owned(), None, 2), ("ini".to_owned(), None, 0)]);
+}
+
+/// If the options have changed, too, the rules of before may leave open what the file was to forbid. So the router waits until
+/// the file is good.
+#[test]
+fn wrong_file_with_other_options_is_waited_for() {
+    const OPTION: &str = "tuntap-router-firewall-in = deny any any tcp 25\n";
+    let rules = "chain in\ndeny any 192.168.0.2 icmp\nallow\n";
+    let emperor = with_file(emperor(), rules).line(OPTION.trim_end()).start();
+    let _net = start_blocked(&emperor);
+    let ini = emperor.path("emperor.ini");
+    let text = std::fs::read_to_string(&ini).expect("own file");
+    assert!(text.contains(OPTION), "{text}");
+    std::fs::write(&ini, text.replace(OPTION, "")).expect("own file");
+    std::fs::write(emperor.path("rules"), "chain in\nalow\n").expect("own file");
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.log.wait_for_since(mark, "/rules:2: ", wait::LONG);
+    emperor.log.wait_for_since(mark, "it is tried again, and its vassals wait", wait::LONG);
+    std::fs::write(emperor.path("rules"), rules).expect("own file");
+    emperor.log.wait_for_since(mark, "it is possible now", wait::LONG);
+    emperor.wait_until_ready(mark, "v1");
+    assert!(is_cut_off(&emperor.netns, V1));
+}

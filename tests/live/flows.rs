@@ -107,3 +107,15 @@ fn limits_have_defaults() {
     let status: Status = Control::open(&emperor).ask(&Request::Status {});
     assert!(status.max_flows >= 65_536, "{status:?}");
 }
+
+/// The operator wants more flows than the machine, or a limit of the instance, has memory for.
+#[test]
+fn router_without_memory_for_all_flows_knows_fewer() {
+    const WANTED: u64 = 4 << 20;
+    let emperor = emperor().line(format!("tuntap-router-max-flows = {WANTED}")).line("limit-as = 1280").start();
+    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    Connection::open(&net, &emperor.netns, EMPEROR).assert_passes();
+    let status: Status = Control::open(&emperor).ask(&Request::Status {});
+    assert!(status.max_flows < WANTED && status.max_flows >= 1024, "{status:?}");
+    emperor.log.wait_for(&format!("there is no memory for {WANTED} flows"), wait::LONG);
+}

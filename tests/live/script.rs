@@ -157,3 +157,18 @@ fn script_that_does_not_load_stops_the_start() {
     emperor.log.wait_for("policy.luau", wait::LONG);
     emperor.wait_for_exit();
 }
+
+/// A reload with a script that can't be used goes on with the one before.
+#[test]
+fn wrong_script_at_a_reload_leaves_the_one_in_use() {
+    let emperor = with_script(emperor(), PORTS).start();
+    start_attached(&emperor, &vassal("v1", V1, V1_6));
+    std::fs::write(emperor.path("policy.luau"), "function policy(").expect("own file");
+    let mark = emperor.log.mark();
+    emperor.signal(nix::sys::signal::Signal::SIGHUP);
+    emperor.wait_until_ready(mark, "v1");
+    emperor.log.wait_for("in use before the reload stay", wait::LONG);
+    let net = emperor.vassal_net("v1");
+    assert!(!connects(&net, &emperor.netns, EMPEROR, 7040));
+    assert_connects(&net, &emperor.netns, EMPEROR, 7041);
+}

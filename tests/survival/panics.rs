@@ -1,5 +1,8 @@
 //! The panic rule: a panic is logged, and ends what can't go on, and nothing else.
 
+use tuntap_api::control::{Chain, Request};
+
+use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::link::Connection;
 use crate::common::probe::pings_answered;
@@ -37,6 +40,26 @@ fn router_that_panics_is_replaced_and_its_vassals_go_on() {
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, V1));
     connection.assert_passes();
     assert_eq!(emperor.vassal_pid("v1"), pid);
+}
+
+/// A request that makes the control thread panic costs its client the connection. Rules, numbers and packets stay.
+#[test]
+fn control_thread_that_panics_goes_on_with_the_rules_in_use() {
+    let emperor = emperor().line("env = UWSGI_TUNTAP_FAULT=control:{dir}/fault").start();
+    let net = emperor.start_vassal(&vassal("v1", V1));
+    let mut connection = Connection::open(&net, &emperor.netns, EMPEROR);
+    let router = emperor.router_pid();
+    let mut control = Control::open(&emperor);
+    control.add(Chain::In, "deny any any udp 9");
+    let rules = control.rules();
+    ask_for_it(&emperor);
+    control.send(&Request::Save {});
+    emperor.log.wait_for("panic in the control thread: it goes on with the policy in use", wait::LONG);
+    let mut control = Control::open(&emperor);
+    assert_eq!(control.rules(), rules);
+    control.add(Chain::In, "deny any any udp 10");
+    connection.assert_passes();
+    assert_eq!(emperor.router_pid(), router, "the router goes on");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! clients in other languages.
 //!
 //! A client sends `{"id": 1, "verb": "rules-list"}` and gets `{"id": 1, "ok": …}` or `{"id": 1, "error": {…}}`. `watch` gets
-//! `{"id": 1, "event": {…}}` until the client hangs up. Unknown keys in a request are an error, so that a misspelt condition
+//! `{"id": 1, "ok": {}}`, and then `{"id": 1, "event": {…}}` until the client hangs up. Unknown keys in a request are an error, so that a misspelt condition
 //! never goes unnoticed; readers of answers ignore them.
 
 use std::net::IpAddr;
@@ -105,7 +105,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
     },
-    /// Dropped packets as they occur: [`Event`]s until the client hangs up. At most so many per second are told.
+    /// Dropped packets as they occur: first an empty object, as soon as the router tells them, then [`Event`]s until the client
+    /// hangs up. At most so many per second are told.
     Watch {
         /// Only those of these flows.
         #[serde(default)]

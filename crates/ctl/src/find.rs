@@ -8,7 +8,7 @@ use tuntap_survey::control;
 
 use crate::client::{self, Client};
 use crate::failure::Failed;
-use crate::text::Printable;
+use crate::text::{Printable, escaped};
 
 /// The environment variable that names a router.
 pub const VARIABLE: &str = "UWSGI_TUNTAP_CONTROL";
@@ -49,10 +49,13 @@ pub fn connect(wanted: Option<&str>, timeout: Duration) -> Result<Client, Failed
     };
     let Found { mut routers, left_out } = look(timeout)?;
     let hints: String = left_out.iter().map(|it| format!("\n  left out: {it}")).collect();
+    let devices: Vec<_> = routers.iter().filter_map(|router| router.device.as_deref().map(escaped)).collect();
     if let Some(device) = device {
         routers.retain(|router| router.device.as_deref() == Some(device));
     }
     let mut client = match (routers.pop(), routers.as_slice(), device) {
+        // It has closed the connection with its refusal, which is said again on another one.
+        (Some(Router { client, device: None }), [], _) => return Client::connect(client.name(), timeout),
         (Some(router), [], _) => router.client,
         (Some(last), _, _) => {
             routers.push(last);
@@ -60,7 +63,8 @@ pub fn connect(wanted: Option<&str>, timeout: Duration) -> Result<Client, Failed
         }
         (None, _, Some(device)) => {
             let device = Printable(device);
-            let what = format!("no router with the device {device} was found (a path has a / in it)");
+            let others = if devices.is_empty() { String::new() } else { format!("; there are {}", devices.join(", ")) };
+            let what = format!("no router with the device {device} was found (a path has a / in it){others}");
             return Err(Failed::Unreachable(what + &hints));
         }
         (None, _, None) => return Err(Failed::Unreachable(NONE.to_owned() + &hints)),

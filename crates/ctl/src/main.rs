@@ -13,6 +13,7 @@ mod options;
 mod packet;
 mod peers;
 mod rules;
+mod rules_file;
 mod save;
 mod script;
 mod session;

@@ -5,6 +5,7 @@ use tuntap_api::control::{Chain, Change, Changed, Checked, Difference, Place, Re
 
 use crate::change::{self, How};
 use crate::failure::{Done, Failed, without_line};
+use crate::rules_file;
 use crate::session::{Session, read_text, shown_name};
 use crate::table::{Kind, Table};
 use crate::text::{Bytes, Count, counted, escaped};
@@ -60,7 +61,7 @@ pub enum Command {
         #[arg(long)]
         group: Option<String>,
         /// Who may change the group besides admins
-        #[arg(long, value_name = "UID", requires = "group")]
+        #[arg(long, value_name = "UID|USER", requires = "group", value_parser = rules_file::user)]
         owner: Option<u32>,
         #[command(flatten)]
         how: How,
@@ -149,10 +150,9 @@ impl Command {
             Self::Check { file } => check(session, &file),
             Self::Diff { file } => diff(session, &file),
             Self::Replace { file, group, owner, how } => {
-                let text = read_text(&file)?;
                 let change = match group {
-                    Some(group) => Change::GroupReplace { group, text, owner },
-                    None => Change::FileReplace { text },
+                    Some(group) => Change::GroupReplace { group, text: read_text(&file)?, owner },
+                    None => Change::FileReplace { text: rules_file::read(&file)? },
                 };
                 how.commit(session, vec![change], Some(&file))
             }
@@ -215,7 +215,7 @@ const fn chain_name(chain: Chain) -> &'static str {
 }
 
 fn check(session: &mut Session<'_>, file: &str) -> Result<Done, Failed> {
-    let text = read_text(file)?;
+    let text = rules_file::read(file)?;
     let Some(checked) = session.ask_about::<Checked>(file, &Request::RulesCheck { text })? else {
         return Ok(Done::Well);
     };
@@ -236,7 +236,7 @@ fn check(session: &mut Session<'_>, file: &str) -> Result<Done, Failed> {
 }
 
 fn diff(session: &mut Session<'_>, file: &str) -> Result<Done, Failed> {
-    let text = read_text(file)?;
+    let text = rules_file::read(file)?;
     if let Some(difference) = session.ask_about::<Difference>(file, &Request::RulesDiff { text })? {
         session.output.write_all(change::lines(&difference).as_bytes())?;
         writeln!(session.output, "{}", change::summary(&difference))?;

@@ -58,9 +58,11 @@ impl Arguments {
             }
         };
         let saved: Saved = client::read(&client.ask(&Request::Save {})?)?;
+        let has_comments = target.has_comments();
         target.replace(saved.text.as_bytes())?;
         let file = target.path.to_string_lossy();
-        writeln!(session.output, "{}: generation {} is saved", Printable(&file), saved.generation)?;
+        let lost = if has_comments { "; the comments that were in it are gone" } else { "" };
+        writeln!(session.output, "{}: generation {} is saved{lost}", Printable(&file), saved.generation)?;
         Ok(Done::Well)
     }
 }
@@ -107,6 +109,11 @@ impl Target {
         }
         let text = fs::read_to_string(&target.path).map_err(|error| failed(path, &error.to_string()))?;
         if is_like_rules(&text) { Ok(target) } else { Err(unlikely("something other than rules is in it")) }
+    }
+
+    /// Returns true if the file of before has comments, which a router doesn't know.
+    fn has_comments(&self) -> bool {
+        self.before.is_some() && fs::read_to_string(&self.path).is_ok_and(|text| text.contains('#'))
     }
 
     /// Puts a whole new file in place of the old one, with its mode and owner.

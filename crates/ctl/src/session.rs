@@ -18,6 +18,12 @@ use crate::text::Printable;
 /// Longest text that is sent, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
+/// The code of a refusal for what a text says.
+pub const INVALID: &str = "invalid";
+
+/// The code of a refusal for the length of a text, or for how many rules or members are in it.
+const TOO_MUCH: &str = "too-much";
+
 /// The name of a file that stands for standard input or output.
 pub const STANDARD: &str = "-";
 
@@ -82,10 +88,10 @@ impl<'a> Session<'a> {
         client::read(&result).map(Some)
     }
 
-    /// The same, for a request with the text of a file: a refusal names the file.
+    /// The same, for a request with the text of a file: a refusal for what is in it names the file.
     pub fn ask_about<T: DeserializeOwned>(&mut self, file: &str, request: &Request) -> Result<Option<T>, Failed> {
         self.ask(request).map_err(|failed| match failed {
-            Failed::Refused(mut refusal) => {
+            Failed::Refused(mut refusal) if matches!(refusal.code.as_str(), INVALID | TOO_MUCH) => {
                 refusal.file = Some(shown_name(file).to_owned());
                 Failed::Refused(refusal)
             }
@@ -111,19 +117,20 @@ pub fn shown_name(file: &str) -> &str {
 
 /// Reads the text of a file, or of standard input.
 pub fn read_text(file: &str) -> Result<String, Failed> {
-    let read = || {
-        let mut text = String::new();
-        let source: Box<dyn Read> = if file == STANDARD { Box::new(io::stdin()) } else { Box::new(File::open(file)?) };
-        source.take(MAX_TEXT + 1).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let failed = |what: &str| Failed::Local(format!("{}: {what}", Printable(shown_name(file))));
-    match read() {
-        Ok(text) if text.len() as u64 <= MAX_TEXT => Ok(text),
-        Ok(_) => Err(failed(&format!("it is longer than {} MiB", MAX_TEXT >> 20))),
-        Err(error) => {
-            let error: io::Error = error;
-            Err(failed(&error.to_string()))
-        }
+    let text = if file == STANDARD { read_from(io::stdin()) } else { read_whole(file) };
+    text.map_err(|error| Failed::Local(format!("{}: {error}", Printable(shown_name(file)))))
+}
+
+/// Reads the text of a file.
+pub fn read_whole(file: &str) -> io::Result<String> {
+    read_from(File::open(file)?)
+}
+
+fn read_from(source: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    source.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(io::Error::other(format!("it is longer than {} MiB", MAX_TEXT >> 20)));
     }
+    Ok(text)
 }

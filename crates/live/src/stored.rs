@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, printable};
 use crate::document::{Document, Group, Set, chain_name};
+use crate::file::{FileGroup, FileRule, RulesFile};
 use crate::limits::MAX_MESSAGE;
 
 /// The version of [`Stored`].
@@ -73,13 +74,35 @@ impl Stored {
         serde_json::from_slice(json).map_err(wrong)
     }
 
+    /// What groups and sets say, without a commit that waits for its confirmation: for an image whose rules file can't be read.
+    /// `None` if the rules of its options aren't those that this was used with, so that what is left out of one isn't in the
+    /// other either.
+    pub fn rules_for(&self, of_options: &Document) -> Option<RulesFile> {
+        let document = self.pending.as_ref().map_or(&self.document, |pending| &pending.before);
+        let group = |group: &Group| FileGroup {
+            name: group.name.clone(),
+            owner: group.owner,
+            rules: group
+                .rules
+                .iter()
+                .map(|rule| FileRule { chain: rule.chain, rule: rule.rule.clone(), line: 0 })
+                .collect(),
+        };
+        let groups = document.own_groups().map(group).collect();
+        let file = RulesFile { groups, sets: document.sets.clone(), warnings: Vec::new() };
+        document.has_options_of(of_options).then_some(file)
+    }
+
+    /// Says that a commit is dropped, if one waits for its confirmation.
+    pub fn dropped_commit(&self) -> Option<String> {
+        let uid = self.pending.as_ref()?.uid;
+        Some(format!("the commit of uid {uid}, which was not confirmed yet, is dropped"))
+    }
+
     /// Says in sentences which live changes are lost when a router begins with another image's options and rules file, or that
     /// the file has them. There is none if nothing was changed.
     pub fn lost_at_reload(&self, initial: &Document) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(pending) = &self.pending {
-            lines.push(format!("the commit of uid {}, which was not confirmed yet, is dropped", pending.uid));
-        }
+        let mut lines: Vec<_> = self.dropped_commit().into_iter().collect();
         let document = self.pending.as_ref().map_or(&self.document, |pending| &pending.before);
         if !self.is_changed {
             return lines;

@@ -21,7 +21,9 @@ use super::store::StoreWriter;
 use super::token::Token;
 use super::{RouterError, Setup};
 use tuntap_api::{Confinement, PolicyStats, Priority};
+use tuntap_core::policy::flows::affordable;
 use tuntap_core::policy::forward::Forwarder;
+use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
@@ -82,7 +84,7 @@ impl<'a> EventLoop<'a> {
             epoll.add(control.answerer.bell(), event)?;
         }
         let seed = RandomState::new().hash_one(started);
-        let forwarder = Forwarder::with_memory(policy, seed, &setup.limits, memory);
+        let forwarder = Forwarder::with_memory(policy, seed, &limits(setup), memory);
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
             io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
@@ -374,6 +376,19 @@ fn watch_addresses(setup: &Setup, epoll: &Epoll) -> nix::Result<Option<AddressWa
             Ok(None)
         }
     }
+}
+
+/// The limits, with no more flows than there is memory for: a router without memory for all of them must not be none at all.
+fn limits(setup: &Setup) -> Limits {
+    let wanted = setup.limits.flows;
+    let flows = affordable(wanted);
+    if flows < wanted {
+        setup.logger.line(format_args!(
+            "[tuntap-router] {}: there is no memory for {wanted} flows (tuntap-router-max-flows): {flows} are known at a time",
+            setup.tun.name()
+        ));
+    }
+    Limits { flows, ..setup.limits }
 }
 
 /// Makes the TUN device again after it was deleted. Addresses and routes that no option names are lost.

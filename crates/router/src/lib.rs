@@ -44,7 +44,7 @@ pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::GrantUpdates;
 pub use heartbeat::{Heartbeat, Watchdog};
 pub use memory::{Earlier, KeptMemory, Memory};
-pub use script::ScriptFile;
+pub use script::{LIVE_NAME, ScriptFile};
 pub use store::Store;
 
 /// The credentials hook: returns the address for a peer's credentials; `None` refuses the peer.

@@ -267,6 +267,7 @@ mod tests {
     use std::process::Command;
 
     use tuntap_core::policy::Policy;
+    use tuntap_core::policy::flows::Owner;
     use tuntap_core::policy::pattern::Action;
     use tuntap_core::policy::registry::PeerId;
     use tuntap_core::policy::script::{Script, ScriptQuery};
@@ -341,6 +342,7 @@ mod tests {
                 src_port: Some(1),
                 dst_port: Some(port),
                 peer: PeerId { index: port.into(), generation: 0 },
+                owner: Owner::User(port.into()),
                 credentials: PeerCredentials { pid: 1, uid: 1, gid: 1 },
                 addresses: &[],
                 policy: &policy,

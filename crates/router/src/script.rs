@@ -60,6 +60,12 @@ impl ScriptFile {
         let compiled = check(&text, &name)?;
         Ok(Self { path: path.to_string_lossy().into_owned(), text, compiled })
     }
+
+    /// The same of a text that was in use before. `path` is where it may have come from.
+    pub fn of_text(path: &str, text: String) -> Result<Self, ScriptFileError> {
+        let compiled = check(&text, path)?;
+        Ok(Self { path: path.to_owned(), text, compiled })
+    }
 }
 
 /// The script that the loop's thread runs.

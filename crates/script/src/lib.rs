@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blame;
 mod calibration;
 mod check;
 mod error;

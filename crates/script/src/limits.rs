@@ -50,14 +50,19 @@ pub const MAX_LINES: u32 = 10;
 /// See [`MAX_LINES`].
 pub const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Failures in a row after which the script before comes back.
+/// Failures in a row after which the script before comes back, unless they are all about the flows of one user and the script
+/// has decided about those of others.
 pub const MAX_FAILURES: u32 = 8;
+
+/// Users about whose flows it is known that they take too long.
+pub const MAX_OWNERS: usize = 1024;
 
 /// For how long a flow is denied because the script has failed. Then it is asked again.
 pub const FAILURE_TTL: Duration = Duration::from_secs(10);
 
-/// After a call that took too long the script isn't asked about the same peer's flows for so many times as long: so a peer
-/// that knows which flows take a script long can't take all of the router's time.
+/// After a call that took too long the script isn't asked about the same user's flows in the same direction for so many times
+/// as long: so a user who knows which flows take a script long can't take all of the router's time, by however many
+/// connections.
 pub const REST_FACTOR: u32 = 20;
 
 /// Least and most time for which a verdict of a script holds. Others are taken for the nearest of these.

@@ -1,20 +1,18 @@
 //! The script of the router's thread.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tuntap_api::control::ScriptStatus;
 use tuntap_core::policy::pattern::Action;
-use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
 use tuntap_sys::process::thread_time_nanos;
 
-use super::calibration::time_limit;
+use super::blame::{Blame, Conclusion};
 use super::check::Compiled;
 use super::error::{ErrorKind, ScriptError, printable};
 use super::guard::Guard;
 use super::host::{Host, Surroundings};
-use super::limits::{FAILURE_TTL, MAX_FAILURES, MAX_LINE, MAX_PEERS, REST_FACTOR};
+use super::limits::{FAILURE_TTL, MAX_FAILURES, MAX_LINE};
 use super::vm::{Answer, Vm};
 use super::watchdog::Watchdog;
 
@@ -32,13 +30,10 @@ pub struct Runtime {
     current: Option<Loaded>,
     /// What comes back if the present script fails too often.
     previous: Option<Compiled>,
-    /// Failures since the last call that didn't fail.
-    in_a_row: u32,
-    /// Peers about whose flows the script isn't asked until a time, because it took too long.
-    resting: HashMap<PeerId, Instant>,
+    blame: Blame,
     status: ScriptStatus,
     notices: Vec<String>,
-    /// True if a line says already that there is no script to go back to.
+    /// True if a line says already that the script fails and stays.
     is_reported: bool,
 }
 
@@ -67,8 +62,7 @@ impl Runtime {
             watchdog,
             current: None,
             previous: None,
-            in_a_row: 0,
-            resting: HashMap::new(),
+            blame: Blame::default(),
             status: ScriptStatus::default(),
             notices: Vec::new(),
             is_reported: false,
@@ -141,9 +135,8 @@ impl Runtime {
             ..ScriptStatus::default()
         };
         self.current = loaded;
-        self.in_a_row = 0;
+        self.blame = Blame::default();
         self.is_reported = false;
-        self.resting.clear();
     }
 
     fn ask(&mut self, query: &ScriptQuery<'_>) -> Result<Answer, ScriptError> {
@@ -169,16 +162,21 @@ impl Runtime {
     fn fail(&mut self, query: &ScriptQuery<'_>, error: &ScriptError) {
         self.status.failures += 1;
         self.status.last_failure = Some(error.text.clone());
-        self.in_a_row += 1;
         match error.kind {
             // What it has stored may be what is too much.
             ErrorKind::Memory => self.drop_machine(),
-            ErrorKind::Time => self.rest(query.peer),
+            ErrorKind::Time => self.blame.rest(query),
             _ => {}
         }
-        if self.in_a_row >= MAX_FAILURES {
-            self.in_a_row = 0;
-            self.go_back(error);
+        match self.blame.note_failure(query) {
+            Conclusion::None => {}
+            Conclusion::Fails => self.go_back(error),
+            Conclusion::FailsFor(owner) => self.report(&format!(
+                "the script has failed {MAX_FAILURES} times in a row, for uid {} alone: it stays in use, and flows for which it \
+                 fails stay denied: {}",
+                owner.uid(),
+                error.text
+            )),
         }
     }
 
@@ -191,35 +189,15 @@ impl Runtime {
         }
     }
 
-    /// Keeps a peer from asking again too soon.
-    fn rest(&mut self, peer: PeerId) {
-        if self.resting.len() >= MAX_PEERS {
-            self.resting.clear();
-        }
-        self.resting.insert(peer, Instant::now() + time_limit() * REST_FACTOR);
-    }
-
-    /// Returns true if the script isn't asked about a peer's flows now.
-    fn is_resting(&mut self, peer: PeerId) -> bool {
-        let Some(until) = self.resting.get(&peer) else { return false };
-        if Instant::now() < *until {
-            return true;
-        }
-        self.resting.remove(&peer);
-        false
-    }
-
     /// Goes back to the script before. If there is none, the virtual machine is built anew.
     fn go_back(&mut self, error: &ScriptError) {
         self.drop_machine();
         let text = &error.text;
         let Some(previous) = self.previous.take() else {
-            if !std::mem::replace(&mut self.is_reported, true) {
-                self.notice(&format!(
-                    "the script has failed {MAX_FAILURES} times in a row, and there was none before it: it starts anew, and \
-                     flows for which it fails stay denied: {text}"
-                ));
-            }
+            self.report(&format!(
+                "the script has failed {MAX_FAILURES} times in a row, and there was none before it: it starts anew, and flows \
+                 for which it fails stay denied: {text}"
+            ));
             return;
         };
         match self.build(&previous) {
@@ -240,6 +218,13 @@ impl Runtime {
         }
     }
 
+    /// Tells once of a script that fails and stays.
+    fn report(&mut self, text: &str) {
+        if !std::mem::replace(&mut self.is_reported, true) {
+            self.notice(text);
+        }
+    }
+
     fn notice(&mut self, text: &str) {
         if self.notices.len() < MAX_NOTICES {
             self.notices.push(printable(text, 2 * MAX_LINE));
@@ -255,13 +240,13 @@ impl Script for Runtime {
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         self.current.as_ref()?;
         self.status.calls += 1;
-        if !self.resting.is_empty() && self.is_resting(query.peer) {
+        if self.blame.is_resting(query) {
             self.status.failures += 1;
             return Some(denied());
         }
         match self.ask(query) {
             Ok(answer) => {
-                self.in_a_row = 0;
+                self.blame.note_decision(query);
                 answer.verdict
             }
             Err(error) => {

@@ -8,6 +8,7 @@ use common::{Flow, policy, runtime};
 use tuntap_core::policy::pattern::Action;
 use tuntap_script::check;
 use tuntap_script::limits::{FAILURE_TTL, MAX_FAILURES};
+use tuntap_wire::rule::Direction;
 
 /// What may be said about a call that doesn't end by itself. Memory and time are a race where a script takes much of both.
 const TIME: &[&str] = &["it takes too long"];
@@ -175,7 +176,7 @@ fn worst_scripts_end_and_deny_their_flow() {
         if took > PATIENCE || text.chars().any(char::is_control) || text.chars().count() > 301 {
             wrong.push(format!("{body}\n    {took:?}: {text}"));
         }
-        let other = Flow { policy: policy(), peer: 2, ..Flow::default() };
+        let other = Flow { policy: policy(), peer: 2, uid: 1001, ..Flow::default() };
         if other.ask(&mut runtime).is_some() {
             wrong.push(format!("{body}\n    another flow: {:?}", runtime.status().last_failure));
         }
@@ -240,6 +241,37 @@ fn script_before_comes_back_after_failures_in_a_row() {
     assert_eq!(lines, [expected]);
 }
 
+/// Else who is kept out by a script could bring back the one before, and empty what it has stored about others.
+#[test]
+fn one_who_makes_a_script_fail_undoes_it_for_nobody() {
+    let failing = failing("flow.dst_port < 100", "error('no')");
+    let source = format!("state.n = 0 {failing}").replace("return 'reject'", "state.n += 1 return 'reject', state.n");
+    for has_previous in [true, false] {
+        let mut runtime = runtime(if has_previous { "function policy(flow) return 'allow' end" } else { &source });
+        if has_previous {
+            runtime.load(Some(&check(&source, "bad").expect("it loads")), None).expect("it loads");
+        }
+        let others = Flow { uid: 1001, ..Flow::to("192.0.2.1", 443) };
+        assert_eq!(others.action(&mut runtime), Action::Reject);
+        let attack = Flow::to("192.0.2.1", 1);
+        for _ in 0..3 * MAX_FAILURES {
+            assert_eq!(attack.action(&mut runtime), Action::Deny);
+        }
+        let verdict = others.ask(&mut runtime).expect("a verdict");
+        assert_eq!((verdict.action, verdict.ttl), (Action::Reject, Some(Duration::from_secs(2))), "as before");
+        assert_eq!(runtime.status().reverts, 0);
+        let lines = runtime.take_lines();
+        assert!(lines.len() == 1 && lines[0].contains("for uid 1000 alone"), "told once: {lines:?}");
+        // It fails for others, too.
+        for uid in [1000, 1001] {
+            for _ in 0..MAX_FAILURES / 2 {
+                assert_eq!(Flow { uid, ..attack.clone() }.action(&mut runtime), Action::Deny);
+            }
+        }
+        assert_eq!(runtime.status().reverts, u64::from(has_previous));
+    }
+}
+
 #[test]
 fn script_that_has_none_before_it_starts_anew() {
     let source =
@@ -287,7 +319,11 @@ fn peer_whose_flows_take_too_long_is_not_asked_about_for_a_while() {
     let fast = Flow::to("192.0.2.1", 2);
     assert_eq!(slow.action(&mut runtime), Action::Deny);
     assert_eq!(fast.action(&mut runtime), Action::Deny, "the same peer");
-    let other = Flow { peer: 2, ..fast.clone() };
+    let again = Flow { peer: 2, ..fast.clone() };
+    assert_eq!(again.action(&mut runtime), Action::Deny, "another connection of the same user");
+    let towards = Flow { direction: Direction::In, ..fast.clone() };
+    assert_eq!(towards.action(&mut runtime), Action::Reject, "others' packets towards it");
+    let other = Flow { peer: 3, uid: 1001, ..fast.clone() };
     assert_eq!(other.action(&mut runtime), Action::Reject, "another one");
     let start = Instant::now();
     while fast.action(&mut runtime) != Action::Reject {
@@ -296,7 +332,7 @@ fn peer_whose_flows_take_too_long_is_not_asked_about_for_a_while() {
     }
     // Each of these takes the time of a call, and they are as many as it takes.
     for peer in 0..MAX_FAILURES {
-        assert_eq!(Flow { peer: 100 + peer, ..slow.clone() }.action(&mut runtime), Action::Deny);
+        assert_eq!(Flow { uid: 2000 + peer, ..slow.clone() }.action(&mut runtime), Action::Deny);
     }
     assert_eq!(Flow { peer: 100, ..slow }.action(&mut runtime), Action::Allow, "the script before is back");
 }

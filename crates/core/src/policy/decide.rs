@@ -258,7 +258,7 @@ impl Forwarder {
         if let Some(kept) = self.kept(known, direction, id) {
             return Some(Asked { said: kept.0, until: kept.1 });
         }
-        let peer = self.peers.get(id)?;
+        let (peer, owner) = (self.peers.get(id)?, self.owner(id)?);
         let mut addresses = [IpAddr::from([0; 4]); MOST_ADDRESSES];
         let held = addresses.iter_mut().zip(peer.claims.held()).map(|(place, address)| *place = address).count();
         let has_ports = packet.destination_port().is_some();
@@ -274,6 +274,7 @@ impl Forwarder {
             src_port,
             dst_port: packet.destination_port(),
             peer: id,
+            owner,
             credentials: peer.session.credentials,
             addresses: &addresses[..held],
             policy: &self.policy,

@@ -402,3 +402,29 @@ fn open_one(forwarder: &mut Forwarder, id: PeerId, port: u16) {
     out(forwarder, id, OUTSIDE, [port, 53]);
     inn(forwarder, OUTSIDE, vassal(id.index), [53, port]);
 }
+
+/// An ICMP message of this type with the identifier 7.
+fn query(src: IpAddr, dst: IpAddr, kind: u8) -> Vec<u8> {
+    let mut bytes = packet(src, dst, [0; 2]);
+    bytes[9] = 1;
+    bytes[20..28].copy_from_slice(&[kind, 0, 0, 0, 0, 7, 0, 0]);
+    bytes
+}
+
+/// Who was pinged may answer, but gets in with no question of its own, whatever identifier that has.
+#[test]
+fn answer_to_a_query_is_established_and_another_query_is_not() {
+    for (request, reply) in [(8, 0), (13, 14), (17, 18)] {
+        let mut forwarder = with(firewall(), SharedMemory::default(), 1);
+        let sent = query(vassal(0), OUTSIDE, request);
+        let to = forwarder.outbound(id(0, 0), &Packet::parse(&sent).expect("valid"), &mut NoScript).to;
+        assert_eq!(to, Outbound::Tun);
+        let mut comes_in = |kind| {
+            let bytes = query(OUTSIDE, vassal(0), kind);
+            forwarder.inbound(PacketSource::Tun, &Packet::parse(&bytes).expect("valid"), &mut NoScript).to
+        };
+        let refused = Inbound::Drop(DropReason::Firewall, Some(id(0, 0)));
+        assert_eq!((comes_in(request), comes_in(reply)), (refused, Inbound::Peer(id(0, 0))), "{request}");
+        assert_eq!(comes_in(request), refused, "{request}");
+    }
+}

@@ -7,6 +7,7 @@ use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::rule::Direction;
 
 use super::Policy;
+use super::flows::Owner;
 use super::pattern::Action;
 use super::registry::PeerId;
 
@@ -27,6 +28,8 @@ pub struct ScriptQuery<'a> {
     pub dst_port: Option<u16>,
     /// The peer that sends the packet or would get it.
     pub peer: PeerId,
+    /// Who the peer is. One who connects several times is the same.
+    pub owner: Owner,
     /// Its credentials.
     pub credentials: PeerCredentials,
     /// The addresses that it holds.

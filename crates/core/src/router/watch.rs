@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use tuntap_wire::ip::{FlowPart, Packet};
+use tuntap_wire::ip::{FlowPart, Packet, Roles};
 use tuntap_wire::rule::Direction;
 
 use super::notice::Notice;
@@ -32,7 +32,7 @@ pub struct PacketFacts {
 impl PacketFacts {
     pub(super) fn of(packet: &Packet<'_>) -> Self {
         let ports = match packet.flow_part() {
-            FlowPart::Flow(ports) if ports.are_ports => Some((ports.first, ports.second)),
+            FlowPart::Flow(ports) if ports.roles == Roles::Ports => Some((ports.first, ports.second)),
             FlowPart::Flow(_) | FlowPart::Error(_) | FlowPart::Fragment => None,
         };
         let (src, dst) = (packet.src(), packet.dst());
@@ -209,7 +209,7 @@ mod tests {
         let (number, flow) = router.flows().next().expect("a flow");
         assert_eq!((flow.peer(), flow.phase(), flow.generation()), (Some(id), Phase::Established, 3));
         assert_eq!((flow.inbound().packets, flow.inbound().fate, flow.out().bytes), (2, Fate::Pass, 28));
-        assert_eq!((flow.key().local_port, flow.key().remote_port, flow.owner().uid()), (5, 53, 1000));
+        assert_eq!((flow.key().local_port, flow.key().remote_port(), flow.owner().uid()), (5, 53, 1000));
         let explain = |router: &Router| {
             let packet = Packet::parse(&answer[10..]).expect("valid");
             let from = ProbeSource::Outside(PacketSource::Tun);
@@ -222,8 +222,8 @@ mod tests {
             [Stage::Flow, Stage::ChainIn, Stage::PeerRulesIn]
         );
         assert!(matches!(explained.steps[0].outcome, Outcome::Known(at, _) if at == number));
-        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port == 54), 0);
-        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port == 53), 1);
+        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port() == 54), 0);
+        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port() == 53), 1);
         assert_eq!((router.flow_counts().0, router.flows().count()), (0, 0));
         assert!(matches!(explain(&router).steps[0].outcome, Outcome::Unknown(_)));
     }

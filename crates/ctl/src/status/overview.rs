@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter};
 
-use tuntap_api::{Confinement, LimitsReached, PeerStats, PortStats, Snapshot, Totals};
+use tuntap_api::{Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals};
 
-use crate::text::{Bytes, Printable, Uptime};
+use crate::text::{Bytes, Count, Printable, Uptime, counted};
 
 /// What is shown of a router.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
         ("gateway", Printable(snapshot.gateway.as_deref().unwrap_or_default()).to_string()),
         ("offloads", list(&snapshot.offloads)),
         ("sandbox", sandbox(&snapshot.sandbox)),
+        ("policy", policy(&snapshot.policy)),
+        ("flows", flows(&snapshot.flows)),
         ("ports", ports.next().unwrap_or_default()),
     ] {
         if !text.is_empty() {
@@ -64,6 +66,26 @@ fn sandbox(found: &Confinement) -> String {
         [found.no_new_privs.then(|| "no_new_privs".to_owned()), found.seccomp.then(|| "seccomp".to_owned()), landlock];
     let words: Vec<String> = words.into_iter().flatten().chain(found.capabilities.iter().cloned()).collect();
     list(&words)
+}
+
+/// Empty for a router of an earlier version, which tells nothing of it.
+fn policy(found: &PolicyStats) -> String {
+    if *found == PolicyStats::default() {
+        return String::new();
+    }
+    let PolicyStats { generation, rules, pending } = *found;
+    let pending = if pending { ", a change waits for its confirmation" } else { "" };
+    format!("generation {generation}, {}{pending}", counted(rules, "rule", "rules"))
+}
+
+/// Empty for a router of an earlier version.
+fn flows(found: &FlowStats) -> String {
+    let FlowStats { count, max, evicted } = *found;
+    if max == 0 {
+        return String::new();
+    }
+    let evicted = if evicted > 0 { format!(", {} had to make room", Count(evicted)) } else { String::new() };
+    format!("{} of at most {}{evicted}", Count(count), Count(max))
 }
 
 fn port(mapping: &PortStats) -> String {

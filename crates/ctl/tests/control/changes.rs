@@ -73,6 +73,33 @@ fn files_replace_everything_or_a_group() {
     );
 }
 
+/// A router can neither open the files of sets nor look up users.
+#[test]
+fn files_and_users_that_a_rules_file_names_are_sent_with_it() {
+    let router = Router::with(&changed(&[], None));
+    let members = router.file("members", "10.0.0.1 # one\nfd00::/8\n");
+    let rules = |set: &str, owner: &str| format!("set a = {set}\ngroup g owner {owner}\nchain in\ndeny @a any\n");
+    let whole =
+        format!("\ngroup g owner 0\nchain in\ndeny @a any\nset a = {members} {{\n    10.0.0.1\n    fd00::/8\n}}\n\n");
+    let file = router.file("rules", &rules(&members, "root"));
+    for verb in ["check", "diff", "replace"] {
+        let _ = router.run(&["rules", verb, &file]);
+        let request = router.requests().remove(0);
+        let text = if verb == "replace" { &request["changes"][0]["text"] } else { &request["text"] };
+        assert_eq!(*text, json!(whole), "{verb}");
+
+        let missing = router.file("missing", &rules("/nowhere", "root"));
+        let error = router.fails(1, &["rules", verb, &missing]);
+        assert!(error.starts_with(&format!("{missing}:1: /nowhere can't be read: ")), "{error}");
+        let nobody = router.file("nobody", &rules(&members, "no-such-user"));
+        let error = router.fails(1, &["rules", verb, &nobody]);
+        assert_eq!(error, format!("{nobody}:2: there is no user \"no-such-user\" on this machine\n"));
+        assert_eq!(router.requests(), [] as [Value; 0]);
+    }
+    router.shows(&["rules", "replace", &file, "--group", "g", "--owner", "root"]);
+    assert_eq!(router.requests()[0]["changes"][0]["owner"], 0);
+}
+
 #[test]
 fn sets_are_changed() {
     for (word, change) in [("add", "set-add"), ("remove", "set-remove"), ("replace", "set-replace")] {

@@ -78,7 +78,8 @@ fn several_routers_are_told_and_chosen_by_device_or_path() {
                 assert!(text(&output.stdout).contains(device), "{name}: {}", text(&output.stderr));
             }
         }
-        assert!(fails(&run(&["status", "--control", "emperor2"]), 4).contains("emperor2"));
+        let error = fails(&run(&["status", "--control", "emperor2"]), 4);
+        assert!(error.contains("the device emperor2 was found") && error.contains("; there are emperor"), "{error}");
     });
 }
 
@@ -88,6 +89,25 @@ fn router_that_refuses_its_status_is_one() {
         let _router = Router::refusing(json!({ "code": "denied", "message": "uid 1000 may not look" }));
         let error = fails(&run(&["rules", "list"]), 1);
         assert_eq!(error, "uwsgi-tuntap: the router refuses: uid 1000 may not look\n");
+    });
+}
+
+/// A router closes the connection of somebody who may do nothing. The reason is told, not that the connection is closed.
+#[test]
+fn refusal_of_a_router_that_was_found_is_told() {
+    alone(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(folder.path().join("router.control")).expect("a socket");
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let refusal = b"{\"id\":null,\"error\":{\"code\":\"denied\",\"message\":\"uid 7 may not look\"}}\n";
+                std::io::Write::write_all(&mut client.expect("a client"), refusal).expect("it waits");
+            }
+        });
+        for _ in 0..10 {
+            let error = fails(&run(&["rules", "list"]), 1);
+            assert_eq!(error, "uwsgi-tuntap: the router refuses: uid 7 may not look\n");
+        }
     });
 }
 

@@ -145,6 +145,8 @@ fn wrong_line_of_a_file_is_named_as_compilers_do() {
     let error = router.fails(1, &["rules", "check", &file, "--json"]);
     let wanted = json!({ "error": { "code": "invalid", "message": "\"alow\" is no action", "line": 2 } });
     assert_eq!(error, format!("{wanted}\n"));
+    let refusing = Router::refusing(json!({ "code": "denied", "message": "this needs more" }));
+    assert_eq!(refusing.fails(1, &["script", "load", &file]), "uwsgi-tuntap: the router refuses: this needs more\n");
     let error = router.fails(5, &["rules", "check", "/nowhere/rules"]);
     assert!(error.starts_with("uwsgi-tuntap: /nowhere/rules: No such file"), "{error}");
 }

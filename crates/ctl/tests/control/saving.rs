@@ -33,6 +33,16 @@ fn named_file_is_written() {
     assert!(router.fails(5, &["save", "/nowhere/rules"]).contains("/nowhere/rules: No such file"));
 }
 
+/// A router knows no comments.
+#[test]
+fn comments_that_are_lost_are_told() {
+    let router = router(None);
+    let file = router.file("rules", "# Who may what.\nchain in\n");
+    let told = format!("{file}: generation 7 is saved; the comments that were in it are gone\n");
+    assert_eq!(router.shows(&["save", &file]), told);
+    assert_eq!(router.shows(&["save", &file]), format!("{file}: generation 7 is saved\n"));
+}
+
 #[test]
 fn standard_output_and_json_write_no_file() {
     let router = router(Some("/nowhere/rules"));

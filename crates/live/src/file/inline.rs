@@ -1,22 +1,28 @@
 //! A rules file for somebody who can neither open files nor look up users, such as a router.
 
-use super::{FileError, RulesFile, Sources};
-use crate::document::{Document, Group, Rule};
-use crate::file::write;
+use super::read::{self, Outside};
+use super::write::write_whole_set;
+use super::{FileError, Sources};
 
-/// Reads a rules file, and writes it with the members of its sets in place of the names of their files, and with the numbers
-/// of its users. A router takes such a text on its control socket.
+/// Reads a rules file, and puts into its text what the machine says: the numbers of users in place of their names, and behind
+/// everything else the members of the sets whose files are named. All lines keep their numbers. A router takes such a text on
+/// its control socket.
+///
+/// # Errors
+/// A line is wrong, or what it names isn't there.
 pub fn in_one_text(text: &str, sources: &dyn Sources) -> Result<String, FileError> {
-    let file = RulesFile::read(text, sources)?;
-    let groups = file.groups.into_iter().map(|group| Group {
-        name: group.name,
-        owner: group.owner,
-        rules: group
-            .rules
-            .into_iter()
-            .map(|rule| Rule { id: 0, slot: 0, chain: rule.chain, rule: rule.rule })
-            .collect(),
-    });
-    let document = Document { groups: groups.collect(), sets: file.sets, ..Document::default() };
-    Ok(write::write_whole(&document))
+    let whole = read::file(text, sources)?;
+    let mut result = String::with_capacity(text.len());
+    let mut sets = String::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        match whole.outside.get(&number) {
+            Some(Outside::Owner(group, uid)) => result += &format!("group {group} owner {uid}"),
+            Some(Outside::Set(name)) => {
+                whole.file.sets.get(name).iter().for_each(|set| write_whole_set(&mut sets, name, set));
+            }
+            None => result += line,
+        }
+        result.push('\n');
+    }
+    Ok(result + &sets)
 }

@@ -112,7 +112,7 @@ impl Sources for Machine<'_> {
 impl RulesFile {
     /// Reads the text of a rules file.
     pub fn read(text: &str, sources: &dyn Sources) -> Result<Self, FileError> {
-        read::file(text, sources)
+        Ok(read::file(text, sources)?.file)
     }
 
     /// The number of rules in all groups.

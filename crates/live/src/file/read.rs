@@ -11,11 +11,27 @@ use super::{FileError, FileGroup, FileRule, RulesFile, Sources, warn};
 use crate::document::{FILE_GROUP, INI_GROUP, LIVE_GROUP, Set, read_rule};
 use crate::limits::{MAX_GROUPS, MAX_LINE_LEN, MAX_MEMBERS, MAX_RULES, MAX_SETS};
 
+/// A file, and its lines that say what only the sources know.
+pub struct Whole {
+    /// The file.
+    pub file: RulesFile,
+    /// By the numbers of their lines.
+    pub outside: BTreeMap<u32, Outside>,
+}
+
+/// What a line gets from the sources.
+pub enum Outside {
+    /// The number of the owner of the group of this name.
+    Owner(String, u32),
+    /// The members of the set of this name.
+    Set(String),
+}
+
 /// Reads a whole file.
-pub fn file(text: &str, sources: &dyn Sources) -> Result<RulesFile, FileError> {
+pub fn file(text: &str, sources: &dyn Sources) -> Result<Whole, FileError> {
     let mut reader = Reader::new(Some(sources));
     reader.read(text)?;
-    let Reader { mut groups, sets, set_lines, .. } = reader;
+    let Reader { mut groups, sets, set_lines, outside, .. } = reader;
     let rules = groups.iter().flat_map(|group| &group.rules);
     for rule in rules {
         if let Some(name) = rule.rule.sets().find(|name| !sets.contains_key(*name)) {
@@ -27,7 +43,7 @@ pub fn file(text: &str, sources: &dyn Sources) -> Result<RulesFile, FileError> {
         groups[..=place].rotate_right(1);
     }
     let warnings = warn::warnings(&groups, &set_lines);
-    Ok(RulesFile { groups, sets, warnings })
+    Ok(Whole { file: RulesFile { groups, sets, warnings }, outside })
 }
 
 /// Reads the rules of one group.
@@ -50,6 +66,8 @@ struct Reader<'a> {
     /// Where each set begins.
     set_lines: BTreeMap<String, u32>,
     members: usize,
+    /// See [`Whole`].
+    outside: BTreeMap<u32, Outside>,
     /// The set whose braces are open.
     open: Option<OpenSet>,
 }
@@ -74,12 +92,14 @@ impl<'a> Reader<'a> {
             sets: BTreeMap::new(),
             set_lines: BTreeMap::new(),
             members: 0,
+            outside: BTreeMap::new(),
             open: None,
         }
     }
 
     fn read(&mut self, text: &str) -> Result<(), FileError> {
-        for line in text.lines() {
+        // Editors of other systems begin a file with a byte order mark, which nobody sees.
+        for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
             self.line = self.line.saturating_add(1);
             self.read_line(line).map_err(|message| FileError { line: self.line, message })?;
         }
@@ -135,6 +155,7 @@ impl<'a> Reader<'a> {
             return Err(format!("the group {INI_GROUP} has the rules of the options, expected another name"));
         }
         self.chain = None;
+        owner.iter().for_each(|uid| _ = self.outside.insert(self.line, Outside::Owner(name.clone(), *uid)));
         self.begin_group(name, owner)
     }
 
@@ -218,6 +239,7 @@ impl<'a> Reader<'a> {
         let Some(sources) = self.sources else { return Err("expected a rule".to_owned()) };
         let set = sources.set(path)?;
         self.count_members(set.members().len())?;
+        self.outside.insert(self.line, Outside::Set(name.clone()));
         self.sets.insert(name, set);
         Ok(())
     }

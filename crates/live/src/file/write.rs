@@ -15,24 +15,20 @@ enum FromFile {
 
 /// Writes what can be changed of a document as a rules file. Reading it gives the same groups and sets.
 pub fn write(document: &Document) -> String {
-    write_as(document, FromFile::Named)
-}
-
-/// The same, with the members of all sets.
-pub fn write_whole(document: &Document) -> String {
-    write_as(document, FromFile::Whole)
-}
-
-fn write_as(document: &Document, from_file: FromFile) -> String {
     let mut text = String::new();
     for (name, set) in &document.sets {
         // Writing to a String doesn't fail.
-        let _ = write_set(&mut text, name, set, from_file);
+        let _ = write_set(&mut text, name, set, FromFile::Named);
     }
     for group in document.own_groups() {
         let _ = write_group(&mut text, group);
     }
     text
+}
+
+/// Writes a set with its members, although it was read from a file.
+pub fn write_whole_set(text: &mut String, name: &str, set: &Set) {
+    let _ = write_set(text, name, set, FromFile::Whole);
 }
 
 fn write_set(text: &mut String, name: &str, set: &Set, from_file: FromFile) -> std::fmt::Result {

@@ -102,6 +102,22 @@ fn reload_says_what_is_lost() {
     );
 }
 
+/// With other rules in the options there is nothing to go on with.
+#[test]
+fn image_without_a_rules_file_has_the_rules_of_before() {
+    let mut live = live(FILE);
+    commit(&mut live, ADMIN, vec![add(None, Chain::Out, "deny 10.0.0.9 any")]).expect("done");
+    let kept = live.document().clone();
+    wait(&mut live, vec![Change::GroupDelete { group: "web".to_owned() }], 60);
+    let stored = live.stored();
+    let file = stored.rules_for(&initial("")).expect("the same options");
+    assert!(Document::initial(&base().config, &file).says_the_same(&kept), "without what waits");
+    assert!(stored.dropped_commit().is_some_and(|line| line.contains("uid 0")));
+    let mut config = base().config;
+    config.firewall_in.truncate(1);
+    assert_eq!(stored.rules_for(&Document::initial(&config, &RulesFile::default())), None);
+}
+
 #[test]
 fn reload_says_that_deleted_rules_are_back() {
     let mut live = live(FILE);

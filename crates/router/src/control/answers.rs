@@ -45,9 +45,10 @@ impl EventLoop<'_> {
                 _ = reply.send(self.io.script.as_ref().map(LoopScript::status).unwrap_or_default());
             }
             Question::Describe(stats) => self.policy = stats,
-            Question::Watch(wanted) => {
+            Question::Watch(wanted, reply) => {
                 self.io.watch_drops(wanted);
                 self.router.set_watch(wanted);
+                _ = reply.send(());
             }
         }
     }

@@ -52,7 +52,7 @@ impl EventLoop<'_> {
             local: key.local(),
             local_port: key.local_port,
             remote: key.remote(),
-            remote_port: key.remote_port,
+            remote_port: key.remote_port(),
             protocol: key.protocol,
             state: view.phase().name().to_owned(),
             verdict_out: verdict(&out).map(str::to_owned),
@@ -81,7 +81,7 @@ fn subject(view: &FlowView<'_>) -> Subject {
         uid: view.owner().uid(),
         ends: [key.local(), key.remote()],
         protocol: key.protocol,
-        ports: [key.local_port, key.remote_port],
+        ports: [key.local_port, key.remote_port()],
         rules: [out.rule.and_then(policy_rule), inbound.rule.and_then(policy_rule)],
         verdicts: [verdict(&out), verdict(&inbound)],
     }

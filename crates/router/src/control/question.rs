@@ -52,7 +52,7 @@ pub enum Question {
     /// Say this about the policy in the statistics.
     Describe(PolicyStats),
     /// Tell which packets are dropped from now on, or tell it no longer.
-    Watch(bool),
+    Watch(bool, Reply<()>),
 }
 
 /// A policy to use.

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::fmt::Display;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -113,6 +114,13 @@ pub struct Requests {
     last_line: Option<Instant>,
 }
 
+/// The answer to `watch`.
+#[derive(Debug, Serialize)]
+struct Watching {}
+
+/// After a test that has asked the script, this thread rests for so many times as long as the test took.
+const TEST_PAUSES: u32 = 9;
+
 /// What each request has besides its verb.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
@@ -170,6 +178,8 @@ impl Requests {
         if line.is_empty() {
             return;
         }
+        #[cfg(feature = "faults")]
+        tuntap_sys::faults::point("control");
         let envelope = match serde_json::from_slice::<Envelope<'_>>(line) {
             Ok(envelope) if line.starts_with(b"{") => envelope,
             Ok(_) => return client.refuse(invalid("a request is an object of JSON".to_owned())),
@@ -183,39 +193,39 @@ impl Requests {
         }
         let result = read(line).and_then(|request| self.answer(client, id, &request));
         match result {
-            Ok(Some(result)) => client.answer(id, Ok(result)),
-            Ok(None) => {}
+            Ok(result) => client.answer(id, Ok(result)),
             Err(failure) => client.answer(id, Err(failure)),
         }
     }
 
-    /// Returns the answer; `None` if it comes later.
+    /// Returns the answer. That to `watch` says that events follow.
     fn answer(
         &mut self,
         client: &mut Client,
         id: Option<&RawValue>,
         request: &Request,
-    ) -> Result<Option<Box<RawValue>>, Failure> {
+    ) -> Result<Box<RawValue>, Failure> {
         let caller = client.caller;
         // The live policy refuses changes itself, and notes who has tried them.
         if !is_change(request) {
             check_level(caller.level, request.level())?;
         }
         match request {
-            Request::ScriptStatus {} => raw(&self.script_status()?).map(Some),
-            Request::ScriptCheck { text } => raw(&script::check(text)?).map(Some),
-            Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?).map(Some),
-            Request::Peers {} => raw(&self.peers()?).map(Some),
+            Request::ScriptStatus {} => raw(&self.script_status()?),
+            Request::ScriptCheck { text } => raw(&script::check(text)?),
+            Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
+            Request::Peers {} => raw(&self.peers()?),
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;
+                self.watch(true)?;
                 client.watch = Some(Watch { id: id.map(ToOwned::to_owned), filter, left_out: 0 });
-                Ok(None)
+                raw(&Watching {})
             }
-            Request::Status {} => self.status(caller).map(Some),
-            Request::Test { packet } => self.test(packet).map(Some),
-            Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?).map(Some),
-            Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?).map(Some),
-            _ => self.ask_live(caller, request).map(Some),
+            Request::Status {} => self.status(caller),
+            Request::Test { packet } => self.test(packet),
+            Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?),
+            Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?),
+            _ => self.ask_live(caller, request),
         }
     }
 
@@ -275,7 +285,12 @@ impl Requests {
     /// Asks for the way of a packet, and adds the texts of the rules on it.
     fn test(&self, packet: &TestPacket) -> Result<Box<RawValue>, Failure> {
         let packet = Described::new(packet)?;
+        let start = Instant::now();
         let mut tested = self.asker.ask(|reply| Question::Test(packet, reply))??;
+        if self.live.document().has_script {
+            // The loop had to build a machine for the script. Whoever tests again and again takes only a part of its time.
+            thread::sleep(start.elapsed() * TEST_PAUSES);
+        }
         for step in &mut tested.steps {
             let rule = step.rule.and_then(|id| self.live.document().rules().find(|rule| rule.id == id));
             if let Some(rule) = rule {
@@ -339,11 +354,12 @@ impl Requests {
     }
 
     /// Has the event loop tell which packets are dropped, or not.
-    pub fn watch(&mut self, wanted: bool) {
+    pub fn watch(&mut self, wanted: bool) -> Result<(), Failure> {
         if wanted != self.is_watching {
+            self.asker.ask(|reply| Question::Watch(wanted, reply))?;
             self.is_watching = wanted;
-            let _ = self.asker.tell(Question::Watch(wanted));
         }
+        Ok(())
     }
 
     /// Passes on what the event loop has told about dropped packets, and, if it is time for that, how many were left out.

@@ -96,7 +96,8 @@ impl Server {
         self.answer(now);
         self.tell_watchers(now);
         self.clients.retain(|client| !client.is_over());
-        self.requests.watch(self.clients.iter().any(|client| client.watch.is_some()));
+        // If the event loop has no time to answer, it is told again in the next turn.
+        let _ = self.requests.watch(self.clients.iter().any(|client| client.watch.is_some()));
     }
 
     /// Waits. Returns whether somebody wants to connect, and what the clients are ready for.

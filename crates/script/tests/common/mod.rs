@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::{CounterSlot, RuleCounters};
+use tuntap_core::policy::flows::Owner;
 use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
@@ -89,6 +90,7 @@ impl Flow {
             src_port: self.src_port,
             dst_port: self.dst_port,
             peer: PeerId { index: self.peer, generation: 0 },
+            owner: Owner::User(self.uid),
             credentials: PeerCredentials { pid: 4321, uid: self.uid, gid: 100 },
             addresses: &self.addresses,
             policy: &self.policy,

@@ -20,8 +20,23 @@ pub struct FlowPorts {
     pub first: u16,
     /// The destination port, or what stands for it.
     pub second: u16,
-    /// True if the two change places in the opposite direction.
-    pub are_ports: bool,
+    /// How the opposite direction differs.
+    pub roles: Roles,
+}
+
+/// The roles of a packet's source and destination in its flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Roles {
+    /// None: both directions are alike.
+    #[default]
+    Alike,
+    /// Each has a port. The two change places in the opposite direction.
+    Ports,
+    /// The source asks, by a query of ICMP.
+    Asks,
+    /// The source answers a query of ICMP. A request in the same direction belongs to another flow: who was asked may not ask
+    /// for that reason.
+    Answers,
 }
 
 /// Addresses, protocol and ports of a packet that an ICMP error quotes.
@@ -80,7 +95,7 @@ impl Packet<'_> {
     pub fn flow_ports(&self) -> Option<FlowPorts> {
         if let Some(second) = self.destination_port {
             let first = u16::from_be_bytes([self.bytes[self.header_len], self.bytes[self.header_len + 1]]);
-            return Some(FlowPorts { first, second, are_ports: true });
+            return Some(FlowPorts { first, second, roles: Roles::Ports });
         }
         match self.flow_part() {
             FlowPart::Flow(ports) => Some(ports),
@@ -95,7 +110,7 @@ impl Packet<'_> {
         }
         if let Some(second) = self.destination_port {
             let first = u16::from_be_bytes([self.bytes[self.header_len], self.bytes[self.header_len + 1]]);
-            return FlowPart::Flow(FlowPorts { first, second, are_ports: true });
+            return FlowPart::Flow(FlowPorts { first, second, roles: Roles::Ports });
         }
         if !self.is_icmp() {
             return FlowPart::Flow(FlowPorts::default());
@@ -151,8 +166,8 @@ pub(super) fn is_error(is_v4: bool, message: &[u8]) -> bool {
     })
 }
 
-/// Returns what distinguishes flows of ICMP messages that are no errors. Requests and replies of queries have the same result:
-/// echo, timestamp, information (RFC 792), address mask (RFC 950), extended echo (RFC 8335), and echo of ICMPv6 (RFC 4443).
+/// Returns what distinguishes flows of ICMP messages that are no errors. Requests and replies of queries differ in the roles
+/// only: echo, timestamp, information (RFC 792), address mask (RFC 950), extended echo (RFC 8335), and echo of ICMPv6 (RFC 4443).
 fn icmp_ports(is_v4: bool, message: &[u8]) -> FlowPorts {
     let kind = message.first().copied().unwrap_or_default();
     let request: Option<u8> = match (is_v4, kind) {
@@ -165,8 +180,11 @@ fn icmp_ports(is_v4: bool, message: &[u8]) -> FlowPorts {
     };
     let id = || message.get(4..).and_then(|rest| rest.first_chunk()).map_or(0, |id| u16::from_be_bytes(*id));
     match request {
-        Some(request) => FlowPorts { first: id(), second: request.into(), are_ports: false },
-        None => FlowPorts { first: 0, second: kind.into(), are_ports: false },
+        Some(request) => {
+            let roles = if kind == request { Roles::Asks } else { Roles::Answers };
+            FlowPorts { first: id(), second: request.into(), roles }
+        }
+        None => FlowPorts { first: 0, second: kind.into(), roles: Roles::Alike },
     }
 }
 
@@ -180,7 +198,7 @@ fn quoted(is_v4: bool, bytes: &[u8]) -> Option<Quoted> {
     }
     let ports = if protocol::has_ports(protocol) {
         let at = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
-        FlowPorts { first: at(0), second: at(2), are_ports: true }
+        FlowPorts { first: at(0), second: at(2), roles: Roles::Ports }
     } else if protocol == icmp {
         icmp_ports(is_v4, payload)
     } else {

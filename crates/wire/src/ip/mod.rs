@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-pub use flow::{FlowPart, FlowPorts, Quoted, TcpFlags};
+pub use flow::{FlowPart, FlowPorts, Quoted, Roles, TcpFlags};
 
 /// Bytes of an IPv4 header without options (RFC 791, section 3.1). Nothing shorter is an IP packet.
 pub const IPV4_MIN_HEADER_LEN: usize = 20;

@@ -313,6 +313,11 @@ fn flows_have_ports_or_identifiers() {
         let both = [request, reply].map(|kind| ports(&ipv6(protocol::ICMPV6, &query(kind))));
         assert_eq!(both, [expected; 2], "{request}");
     }
+    let roles = |kind| match Packet::parse(&icmp4(&query(kind))).expect("valid").flow_part() {
+        FlowPart::Flow(ports) => Some(ports.roles),
+        FlowPart::Error(_) | FlowPart::Fragment => None,
+    };
+    assert_eq!([8, 0, 9].map(roles), [Roles::Asks, Roles::Answers, Roles::Alike].map(Some));
     assert_eq!(ports(&icmp4(&query(9))), Some((0, 9)), "a router advertisement");
     assert_eq!(ports(&icmp4(&[8])), Some((0, 8)), "cut off");
     assert_eq!(ports(&icmp4(&[])), Some((0, 8)), "as if it were zeros");

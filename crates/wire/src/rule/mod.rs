@@ -31,7 +31,7 @@ pub const MAX_RULES: usize = MAX_PAYLOAD_LEN / RULE_LEN;
 pub const MAX_EXTENDED_RULES: usize = MAX_PAYLOAD_LEN / EXTENDED_RULE_LEN;
 
 /// Which packets of its peer a peer rule is applied to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Towards the peer.
     In,

@@ -62,7 +62,7 @@ pub enum Fate {
 }
 
 /// Whose flows these are: a peer that connects again is the same one if user or namespace stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// A user other than root.
     User(u32),

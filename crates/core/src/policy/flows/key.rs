@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tuntap_wire::ip::{FlowPorts, Packet, Quoted};
+use tuntap_wire::ip::{FlowPorts, Packet, Quoted, Roles, protocol};
 use tuntap_wire::rule::Direction;
 
 /// The start value of the hash, which also spreads the bits of the seed: the fractional part of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A bit above the type of an ICMP query that the other end has asked.
+const REMOTE_ASKS: u16 = 1 << 8;
 
 /// A flow, seen from the peer at one end. It is the same for both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +19,8 @@ pub struct FlowKey {
     pub(super) remote: [u64; 2],
     /// The port at the peer's end, or the identifier of an ICMP query.
     pub local_port: u16,
-    /// The port at the other end, or the type of an ICMP message.
-    pub remote_port: u16,
+    /// The port at the other end, or the type of an ICMP message, with [`REMOTE_ASKS`].
+    pub(super) remote_port: u16,
     /// The number of the protocol.
     pub protocol: u8,
     /// True for IPv4.
@@ -49,11 +52,21 @@ impl FlowKey {
         ports: FlowPorts,
         direction: Direction,
     ) -> Self {
-        let FlowPorts { first, second, are_ports } = ports;
+        let FlowPorts { first, second, roles } = ports;
         let is_out = matches!(direction, Direction::Out);
         let (local, remote) = if is_out { (src, dst) } else { (dst, src) };
-        let (local_port, remote_port) = if is_out || !are_ports { (first, second) } else { (second, first) };
+        let (local_port, remote_port) = match (roles, is_out) {
+            (Roles::Ports, false) => (second, first),
+            (Roles::Asks, false) | (Roles::Answers, true) => (first, second | REMOTE_ASKS),
+            _ => (first, second),
+        };
         Self { local, remote, local_port, remote_port, protocol, is_v4 }
+    }
+
+    /// The port at the other end, or the type of an ICMP message.
+    pub fn remote_port(&self) -> u16 {
+        let icmp = if self.is_v4 { protocol::ICMP } else { protocol::ICMPV6 };
+        if self.protocol == icmp { self.remote_port & !REMOTE_ASKS } else { self.remote_port }
     }
 
     /// The address at the peer's end.
@@ -127,19 +140,22 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tuntap_wire::ip::protocol;
 
     fn key(local: [u8; 4], remote: [u8; 4], ports: [u16; 2]) -> FlowKey {
-        let ports = FlowPorts { first: ports[0], second: ports[1], are_ports: true };
+        let ports = FlowPorts { first: ports[0], second: ports[1], roles: Roles::Ports };
         FlowKey::between(IpAddr::from(local), IpAddr::from(remote), protocol::TCP, ports, Direction::Out)
     }
 
     #[test]
     fn both_directions_are_one_flow_and_both_ends_see_two() {
         let (one, other) = (IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3]));
-        for are_ports in [true, false] {
-            let there = FlowPorts { first: 7, second: 8, are_ports };
-            let back = if are_ports { FlowPorts { first: 8, second: 7, are_ports } } else { there };
+        for roles in [Roles::Ports, Roles::Alike, Roles::Asks] {
+            let there = FlowPorts { first: 7, second: 8, roles };
+            let back = match roles {
+                Roles::Ports => FlowPorts { first: 8, second: 7, roles },
+                Roles::Asks => FlowPorts { roles: Roles::Answers, ..there },
+                _ => there,
+            };
             let out = FlowKey::between(one, other, 6, there, Direction::Out);
             assert_eq!(out, FlowKey::between(other, one, 6, back, Direction::In));
             assert_ne!(out, FlowKey::between(one, other, 6, there, Direction::In));
@@ -148,6 +164,16 @@ mod tests {
         let v6: IpAddr = "2001:db8::7".parse().expect("an address");
         let ends = FlowKey::between(v6, v6, 6, FlowPorts::default(), Direction::In);
         assert_eq!((ends.local(), ends.remote()), (v6, v6));
+    }
+
+    #[test]
+    fn who_was_asked_may_not_ask_for_that_reason() {
+        let (one, other) = (IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3]));
+        let asks = FlowPorts { first: 7, second: 8, roles: Roles::Asks };
+        let ours = FlowKey::between(one, other, protocol::ICMP, asks, Direction::Out);
+        let theirs = FlowKey::between(other, one, protocol::ICMP, asks, Direction::In);
+        assert_ne!(ours, theirs);
+        assert_eq!((ours.remote_port(), theirs.remote_port()), (8, 8));
     }
 
     /// The flows differ in two words. The differences would cancel each other out if the words were mixed before the seed.

@@ -28,6 +28,17 @@ pub use view::{FlowView, SideView};
 /// for the most flows is reserved at the start, but the kernel gives it only when flows use it.
 pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + Index::BYTES_PER_FLOW + Records::BYTES;
 
+/// Returns for how many flows this process gets memory: as many as are wanted, or, where the kernel or a limit of the process
+/// refuses that, half as many, until it is enough. Records are not asked for: these are there already.
+pub fn affordable(wanted: usize) -> usize {
+    let mut flows = wanted;
+    let is_refused = |flows: usize| Vec::<u8>::new().try_reserve_exact(flows.saturating_mul(BYTES_PER_FLOW)).is_err();
+    while flows > Limits::MIN_FLOWS && is_refused(flows) {
+        flows = (flows / 2).max(Limits::MIN_FLOWS);
+    }
+    flows
+}
+
 /// Entries that are looked at for each new flow, to find those that are over.
 const SWEPT_PER_FLOW: usize = 2;
 
@@ -183,18 +194,17 @@ impl FlowTable {
             quota
         } else if self.len < self.most {
             return;
-        } else if let Some(departed) = self.quotas.first_departed() {
+        } else if let Some(departed) = self.quotas.departed().next() {
             departed
         } else if count * self.quotas.users > self.most {
             quota
         } else {
             self.quotas.largest().unwrap_or(quota)
         };
-        if let Some(oldest) = self.quotas.oldest(loser, &self.entries, keep) {
-            self.evict(oldest);
-        } else if self.len >= self.most
-            && let Some(oldest) = self.quotas.largest().and_then(|it| self.quotas.oldest(it, &self.entries, keep))
-        {
+        let oldest = |loser| self.quotas.oldest(loser, &self.entries, keep);
+        // All that a loser has may have to stay.
+        let others = || self.quotas.departed().chain(self.quotas.largest()).find_map(oldest);
+        if let Some(oldest) = oldest(loser).or_else(|| (self.len >= self.most).then(others).flatten()) {
             self.evict(oldest);
         }
     }

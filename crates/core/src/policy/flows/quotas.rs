@@ -107,9 +107,9 @@ impl Quotas {
         self.quotas[quota as usize].count as usize
     }
 
-    /// Returns the quota of those who have left first and still have flows.
-    pub(super) fn first_departed(&self) -> Option<u32> {
-        self.left.first().map(|(_, quota)| *quota)
+    /// Returns the quotas of those who have left and still have flows, in the order in which they did.
+    pub(super) fn departed(&self) -> impl Iterator<Item = u32> {
+        self.left.iter().map(|(_, quota)| *quota)
     }
 
     /// Returns the quota with the most flows, of those who are there.

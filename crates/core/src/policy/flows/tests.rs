@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use tuntap_wire::ip::FlowPorts;
+use tuntap_wire::ip::{FlowPorts, Roles};
 
 const LIMITS: Limits = Limits {
     flows: 0,
@@ -28,7 +28,7 @@ fn packet(port: u16) -> Vec<u8> {
 
 fn key(port: u16) -> FlowKey {
     let bytes = packet(port);
-    let ports = FlowPorts { first: port, second: 53, are_ports: true };
+    let ports = FlowPorts { first: port, second: 53, roles: Roles::Ports };
     FlowKey::of(&Packet::parse(&bytes).expect("valid"), ports, Direction::Out)
 }
 
@@ -126,4 +126,31 @@ proptest! {
             table.check();
         }
     }
+}
+
+/// All flows are those of peers who have left, and the only one of who has left first has to stay.
+#[test]
+fn table_does_not_grow_beyond_its_room_for_a_flow_that_stays() {
+    let mut table = FlowTable::new(&LIMITS, &[], 7, 0);
+    table.most = 50;
+    let id = |index| PeerId { index, generation: 0 };
+    let insert = |table: &mut FlowTable, index: u32, port: u16, keep| {
+        let (peer, owner) = (id(index), Owner::User(index));
+        table.insert(NewFlow { key: key(port), peer, owner, cause: peer }, keep)
+    };
+    let kept = insert(&mut table, 0, 1, None);
+    for port in 2..=50 {
+        insert(&mut table, u32::from(port / 20) + 1, port, None);
+    }
+    (0..4).for_each(|index| table.leave(id(index)));
+    insert(&mut table, 5, 60, Some(kept));
+    assert_eq!(table.get(kept).key, key(1), "it stays");
+    table.check();
+}
+
+#[test]
+fn where_memory_is_refused_fewer_flows_are_known() {
+    assert_eq!(affordable(Limits::MIN_FLOWS), Limits::MIN_FLOWS);
+    let fewer = affordable(usize::MAX);
+    assert!((Limits::MIN_FLOWS..usize::MAX / BYTES_PER_FLOW).contains(&fewer), "{fewer}");
 }
