@@ -70,7 +70,7 @@ fn remote_desktops_have_business_hours() {
 fn vassals_begin_so_many_flows() {
     let clock = Rc::new(TestClock::default());
     let mut runtime = example(include_str!("../../../examples/scripts/flow-rate.luau"), &clock);
-    // Every flow of the tests comes from the same process.
+    // Every flow of the tests comes from the same vassal.
     let flow = Flow::default();
     for count in 0..100 {
         assert_eq!(flow.ask(&mut runtime), None, "flow {count}");
@@ -95,7 +95,7 @@ fn scanner_is_cut_off_for_a_while() {
     }
     let verdict = Flow::to("192.0.2.1", 31).ask(&mut runtime).expect("a verdict");
     assert_eq!((verdict.action, verdict.ttl), (Action::Deny, Some(Duration::from_secs(300))));
-    assert_eq!(runtime.take_lines(), ["script: process 4321 scans ports, it is blocked for 300 seconds"]);
+    assert_eq!(runtime.take_lines(), ["script: the vassal 10.0.0.2 scans ports, it is blocked for 300 seconds"]);
     advance(&clock, Duration::from_secs(100));
     let verdict = Flow::to("192.0.2.9", 443).ask(&mut runtime).expect("a verdict");
     assert_eq!((verdict.action, verdict.ttl), (Action::Deny, Some(Duration::from_secs(200))));

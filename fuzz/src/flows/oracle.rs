@@ -280,8 +280,14 @@ impl Oracle {
 
 fn key(spec: &Spec, direction: Direction) -> Key {
     let ports = match spec.kind {
-        // Requests and replies are told apart by nothing but their identifier.
-        Kind::Echo { id, .. } => [id; 2],
+        // Besides the identifier, it counts which end asks: who was asked may not ask for that reason.
+        Kind::Echo { reply, id } => {
+            let remote_asks = u16::from(reply == (direction == Direction::Out));
+            match direction {
+                Direction::Out => [id, remote_asks],
+                Direction::In => [remote_asks, id],
+            }
+        }
         Kind::Other => [0; 2],
         _ => spec.ports,
     };
