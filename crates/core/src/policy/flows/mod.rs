@@ -253,9 +253,10 @@ impl FlowTable {
         }
     }
 
-    /// Returns the number of a flow's twin.
+    /// Returns the number of a flow's twin, unless that is over: the two need not end at the same time.
     pub(crate) fn twin(&self, at: u32) -> Option<u32> {
-        Some(self.entries[at as usize].twin).filter(|twin| *twin != NONE)
+        Some(self.entries[at as usize].twin)
+            .filter(|twin| *twin != NONE && !self.entries[*twin as usize].is_over(self.now))
     }
 
     /// A peer has left. Its flows wait for one that is the same, and are the first to go if there is no room.
