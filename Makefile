@@ -6,8 +6,8 @@ UWSGI_BIN ?= uwsgi
 DIST ?= dist
 PREFIX ?= /usr/local
 DESTDIR ?=
-# Cargo's target directory, if it shouldn't be one that only this uWSGI's builds have.
-TARGET_DIR ?=
+# Cargo's target directory for builds of the plugin. All kinds of them share what is the same in them.
+TARGET_DIR ?= target/plugin
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 # Seconds that the whole of `cargo test` may take.
 TEST_TIMEOUT ?= 2400
@@ -36,8 +36,7 @@ SOAK_ARGS ?=
 
 all: plugin command
 
-# Cargo decides what needs building. One target directory per uWSGI, so that two of them don't overwrite each
-# other's bindings. The finished file is moved into place: a running uWSGI may have the old one mapped.
+# Cargo decides what needs building. The finished file is moved into place: a running uWSGI may have the old one mapped.
 plugin:
 	@scripts/check-uwsgi "$(UWSGI_BIN)"
 	@command -v $(CARGO) >/dev/null || { \
@@ -45,9 +44,7 @@ plugin:
 		exit 1; } >&2
 	@set -e; \
 	uwsgi=$$(command -v $(UWSGI_BIN)); \
-	digest=$$({ $$uwsgi --cflags; $$uwsgi --dot-h; } 2>/dev/null | sha256sum | cut -c 1-12); \
 	target=$(TARGET_DIR); \
-	[ -n "$$target" ] || target=target/plugin-$$($$uwsgi --version)-$$digest; \
 	UWSGI_BIN=$$(realpath $$uwsgi) CARGO_TARGET_DIR=$$target $(CARGO) build --release --locked --lib \
 		$(FEATURES:%=--features %) || { \
 		echo "make: if a header, libclang or the linker is missing (see above): as root, scripts/setup build" >&2; \

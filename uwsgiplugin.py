@@ -11,7 +11,7 @@ _folder = os.path.abspath(_builder['path'])
 
 # `--build-plugin` leaves the header of the running binary here; every other way runs in uWSGI's source tree.
 _header = '.uwsgi_plugins_builder/uwsgi.h' if 'UWSGI_PLUGINS_BUILDER_CFLAGS' in os.environ else 'uwsgi.h'
-_target = os.path.join(_folder, 'target', 'embedded')
+_target = os.path.join(_folder, 'target', 'plugin')
 
 # uWSGI would take an object for up to date that was compiled for another uWSGI.
 for _object in glob.glob(os.path.join(_folder, 'include', '*.o')):

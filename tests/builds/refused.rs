@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{QUICK, QUICK_C, QUICK_TARGET, building, command, make, run};
+use crate::repository::{QUICK, QUICK_C, building, command, make, run};
 use crate::sources::{profile, sources};
 
 /// Fails unless `make` refuses the binary in one line that names it, and says what to do.
@@ -113,7 +113,6 @@ fn script_that_starts_a_uwsgi_is_taken() {
         let _building = building();
         run(make()
             .arg("plugin")
-            .arg(format!("TARGET_DIR={QUICK_TARGET}"))
             .arg(format!("UWSGI_BIN={}", script.display()))
             .arg(format!("DIST={}", directory.path().join("dist").display()))
             .envs(QUICK))
