@@ -33,9 +33,7 @@ pub fn c_vassal(name: &str, address: Ipv4Addr) -> VassalIni {
 /// Starts a vassal of ours and waits until the router has its device.
 #[track_caller]
 pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
-    let net = emperor.start_vassal(&vassal(name, address));
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
-    net
+    emperor.start_attached(&vassal(name, address))
 }
 
 /// The reason why a peer is not attached, or `None` if it is.

@@ -41,15 +41,6 @@ fn killed_vassal() {
     assert_eq!(v4(&emperor.vassal_net("app")), before);
 }
 
-#[track_caller]
-fn kill_router(emperor: &Emperor) {
-    let router = emperor.router_pid();
-    send(router, Signal::SIGKILL);
-    wait::until_true("there is a new router", wait::LONG, || {
-        emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
-    });
-}
-
 #[test]
 fn killed_router() {
     // No peer may claim an address that no lease covers, but the router may assign it.
@@ -57,7 +48,7 @@ fn killed_router() {
     let vassal = Vassal::auto(&emperor, "app");
     let net = vassal.start(&emperor);
     let before = v4(&net);
-    kill_router(&emperor);
+    emperor.kill_router();
     wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
     assert!(emperor.stats().peer(before).is_some());
     // The next router knows whose address this is.
@@ -239,7 +230,7 @@ fn reloaded_vassal_keeps_its_addresses() {
     }
     assert_eq!(emperor.log.text().matches(&format!("peer {} joined", before.0)).count(), 1);
     // What the image inherited is enough for it to come back.
-    kill_router(&emperor);
+    emperor.kill_router();
     wait::until_true("the vassal is back", wait::LONG, || pings(&net, EMPEROR));
 }
 
@@ -270,7 +261,7 @@ fn killed_router_leaves_the_rules_of_the_first_packet() {
     emperor.wait_until_ready(mark, "app");
     emperor.wait_for_stats("the other rules apply", |stats| stats.peer(address).is_some_and(|peer| peer["rules"] == 2));
     assert!(pings(&net, EMPEROR));
-    kill_router(&emperor);
+    emperor.kill_router();
     let stats = emperor.wait_for_stats("the vassal is attached again", |stats| is_attached(stats, address));
     assert_eq!(stats.of_peer(address, "rules"), 2);
 }

@@ -15,7 +15,7 @@ use super::netns::{Net, Netns};
 use super::processes;
 use super::raw_peer::RawPeer;
 use super::starter::{self, Starter, in_dir};
-use super::stats::Stats;
+use super::stats::{Stats, is_attached};
 use super::user::as_user;
 use super::uwsgi::{Subject, Uwsgi};
 use super::vassal::VassalIni;
@@ -248,6 +248,24 @@ impl Emperor {
         self.add(vassal);
         self.wait_until_ready(mark, &vassal.name);
         self.vassal_net(&vassal.name)
+    }
+
+    /// Adds a vassal and waits until the router has its device.
+    #[track_caller]
+    pub fn start_attached(&self, vassal: &VassalIni) -> Net {
+        let net = self.start_vassal(vassal);
+        self.wait_for_stats("the vassal is attached", |stats| is_attached(stats, vassal.address));
+        net
+    }
+
+    /// Kills the router and waits for the next one.
+    #[track_caller]
+    pub fn kill_router(&self) -> Stats {
+        let router = self.router_pid();
+        processes::send(router, Signal::SIGKILL);
+        wait::until("there is a new router", wait::LONG, || {
+            self.try_stats().ok().filter(|stats| stats.router_pid() != router)
+        })
     }
 
     #[track_caller]

@@ -1,7 +1,7 @@
 //! Ini files of vassals.
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::uwsgi::{Subject, Uwsgi};
 
@@ -65,6 +65,13 @@ impl VassalIni {
     pub fn with_ipv6(mut self) -> Self {
         self.ipv6 = true;
         self
+    }
+
+    /// An IPv6 address besides the other one, and the router's as the way to everywhere.
+    pub fn address_6(self, address: Ipv6Addr, gateway: Ipv6Addr) -> Self {
+        self.with_ipv6()
+            .line(format!("exec-as-root = ip -6 addr replace {address}/64 dev uwsgi0 nodad"))
+            .line(format!("exec-as-root = ip -6 route replace default via {gateway} dev uwsgi0"))
     }
 
     /// For vassals that cannot reach the Emperor while they start.

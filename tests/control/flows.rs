@@ -10,7 +10,7 @@ use crate::common::emperor::{EMPEROR, V1};
 use crate::common::link::Connection;
 use crate::common::probe::{is_cut_off, is_reachable, send_udp};
 use crate::common::wait;
-use crate::world::{emperor, kill_router, reload, start_vassal};
+use crate::world::{emperor, reload, start_vassal};
 
 fn flows(client: &mut Client, filter: &Value) -> Vec<Value> {
     let list = client.ok(&json!({"verb": "flows-list", "filter": filter}));
@@ -45,7 +45,7 @@ fn flows_are_listed_outlive_a_router_and_are_forgotten() {
     }
 
     // What is established is so for the next router.
-    kill_router(&emperor);
+    emperor.kill_router();
     connection.assert_passes();
     let mut root = Client::root(&emperor);
     assert_eq!(flows(&mut root, &tcp).len(), 1);

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::client::{Client, connect, socket};
 use crate::common::emperor::Emperor;
 use crate::common::wait;
-use crate::world::{emperor, kill_router, reload, with_access};
+use crate::world::{emperor, reload, with_access};
 
 fn mode(path: &std::path::Path) -> u32 {
     fs::metadata(path).expect("it is there").permissions().mode() & 0o777
@@ -29,7 +29,7 @@ fn socket_is_beside_the_routers_own_for_root_alone() {
     assert_eq!((mode(&path), found.uid()), (0o600, 0));
     assert_eq!(device(&emperor), "emperor0");
     // A dead router's socket is that of the next one.
-    kill_router(&emperor);
+    emperor.kill_router();
     assert_eq!(device(&emperor), "emperor0");
     reload(&emperor);
     assert_eq!((device(&emperor).as_str(), mode(&path)), ("emperor0", 0o600));

@@ -11,7 +11,7 @@ use crate::common::emperor::{EMPEROR, V1};
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::common::processes::send;
 use crate::common::wait;
-use crate::world::{emperor, kill_router, reload, start_vassal, wait_until_settled};
+use crate::world::{emperor, reload, start_vassal, wait_until_settled};
 
 #[test]
 fn live_rules_their_counters_and_the_log_outlive_a_router() {
@@ -26,7 +26,7 @@ fn live_rules_their_counters_and_the_log_outlive_a_router() {
     let log = root.ok(&json!({"verb": "log"}));
     let generation = root.generation();
     for _ in 0..2 {
-        kill_router(&emperor);
+        emperor.kill_router();
         let mut root = Client::root(&emperor);
         assert_eq!(root.generation(), generation);
         assert_eq!(root.ok(&json!({"verb": "log"})), log);
@@ -41,7 +41,7 @@ fn next_router_undoes_what_nobody_confirms() {
     let emperor = emperor().start();
     let vassal = start_vassal(&emperor, "v1", V1);
     Client::root(&emperor).ok(&add_for("out", "deny any any icmp", 8));
-    kill_router(&emperor);
+    emperor.kill_router();
     let stats = emperor.stats();
     assert_eq!(stats.0["policy"]["pending"], true, "there is time left: {}", stats.0["policy"]);
     assert!(is_cut_off(&vassal, EMPEROR));

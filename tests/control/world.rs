@@ -6,8 +6,6 @@ use nix::sys::signal::Signal;
 
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::netns::Net;
-use crate::common::processes::send;
-use crate::common::stats::{Stats, is_attached};
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
@@ -31,19 +29,7 @@ pub fn with_access() -> EmperorIni {
 
 #[track_caller]
 pub fn start_vassal(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
-    let net = emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR));
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
-    net
-}
-
-/// Kills the router and waits for the next one.
-#[track_caller]
-pub fn kill_router(emperor: &Emperor) -> Stats {
-    let router = emperor.router_pid();
-    send(router, Signal::SIGKILL);
-    wait::until("there is a new router", wait::LONG, || {
-        emperor.try_stats().ok().filter(|stats| stats.router_pid() != router)
-    })
+    emperor.start_attached(&VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR))
 }
 
 /// Waits until no change waits for its confirmation any more.

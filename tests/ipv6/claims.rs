@@ -9,9 +9,7 @@ use crate::common::packet;
 use crate::common::probe::{is_cut_off, pings_answered};
 use crate::common::vassal::NOBODY;
 use crate::common::wait;
-use crate::world::{
-    EMPEROR_6, V1_6, V1_6_OTHER, V2_6, assert_addresses, emperor, passed, peer, start_attached, vassal,
-};
+use crate::world::{EMPEROR_6, V1_6, V1_6_OTHER, V2_6, assert_addresses, emperor, passed, peer, vassal};
 
 /// Long enough to show that nothing comes.
 const IN_VAIN: Duration = Duration::from_millis(300);
@@ -42,7 +40,7 @@ fn peer_holds_one_address_of_ipv4_and_some_of_ipv6() {
 #[test]
 fn vassal_has_several_addresses_of_ipv6() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     net.sh(&format!("ip -6 addr add {V1_6_OTHER}/64 dev uwsgi0 nodad"));
     let other = V1_6_OTHER.to_string();
     assert_eq!(pings_answered(&net, EMPEROR_6, 3, &["-I", &other]), 3);
@@ -93,8 +91,8 @@ fn address_belongs_to_its_first_holder() {
 #[test]
 fn vassal_can_not_use_the_address_of_another() {
     let emperor = emperor().start();
-    let holder = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let rival = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let holder = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let rival = emperor.start_attached(&vassal("v2", V2, V2_6));
     rival.sh(&format!("ip -6 addr add {V1_6}/128 dev uwsgi0 nodad"));
     let spoof = rival.output(&["ping", "-q", "-c", "2", "-W", "1", "-I", &V1_6.to_string(), &EMPEROR_6.to_string()]);
     assert!(!spoof.status.success(), "{spoof:?}");

@@ -8,7 +8,7 @@ use crate::common::packet;
 use crate::common::probe::{is_cut_off, pings_answered};
 use crate::common::wait;
 use crate::service::{Service, curl, curl_in_vain};
-use crate::world::{EMPEROR_6, V1_6, V2_6, emperor, passed, peer, silent_vassal, start_attached, vassal};
+use crate::world::{EMPEROR_6, V1_6, V2_6, emperor, passed, peer, silent_vassal, vassal};
 
 /// Long enough to show that nothing comes.
 const IN_VAIN: Duration = Duration::from_millis(300);
@@ -77,7 +77,7 @@ fn any_is_of_both_versions() {
 #[track_caller]
 fn assert_ports_are_told_apart(ini: EmperorIni, client_is_vassal: bool) {
     let emperor = ini.start();
-    let vassal = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let vassal = emperor.start_attached(&vassal("v1", V1, V1_6));
     let (client, server, addresses): (_, _, [IpAddr; 2]) = if client_is_vassal {
         (&vassal, &*emperor.netns, [EMPEROR.into(), EMPEROR_6.into()])
     } else {
@@ -117,8 +117,8 @@ fn services_of_a_vassal_are_told_apart_by_their_ports() {
 fn services_of_another_vassal_are_told_apart_past_the_emperors_kernel() {
     let emperor =
         emperor().line("tuntap-router-switch = true").line("tuntap-router-firewall-in = deny any any tcp 8081").start();
-    let first = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let second = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
     emperor.netns.sh("sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward=0");
     let _services = [8080, 8081].map(|port| Service::start(&second, port));
     for address in [IpAddr::from(V2), V2_6.into()] {

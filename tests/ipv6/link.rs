@@ -7,7 +7,7 @@ use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, start_attached, vassal};
+use crate::world::{EMPEROR_6, V1_6, assert_addresses, emperor, vassal};
 
 /// Messages of neighbour discovery and of multicast listeners that the namespace has sent.
 fn messages_sent(net: &Net) -> u64 {
@@ -35,7 +35,7 @@ fn router_lines(emperor: &Emperor) -> usize {
 fn link_local_addresses_claim_nothing_and_are_not_logged() {
     let emperor = emperor().start();
     let vassal = ipv4_vassal().with_ipv6();
-    let net = start_attached(&emperor, &vassal);
+    let net = emperor.start_attached(&vassal);
     assert!(net.sh("ip -6 addr show dev uwsgi0").contains("fe80::"), "the kernel has made one");
     let lines = router_lines(&emperor);
     // The first solicitation waits for a second at most; others follow.
@@ -55,7 +55,7 @@ fn link_local_addresses_claim_nothing_and_are_not_logged() {
 fn vassal_without_ipv6_sends_none() {
     let emperor = emperor().start();
     let vassal = ipv4_vassal();
-    let net = start_attached(&emperor, &vassal);
+    let net = emperor.start_attached(&vassal);
     assert_eq!(pings_answered(&net, EMPEROR, 5, &[]), 5);
     assert!(is_cut_off(&emperor.netns, V1_6));
     let stats = emperor.stats();
@@ -67,7 +67,7 @@ fn vassal_without_ipv6_sends_none() {
 #[test]
 fn neighbours_are_reached_without_being_looked_for() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     assert_eq!(pings_answered(&net, EMPEROR_6, 3, &[]), 3);
     for (net, device) in [(&net, "uwsgi0"), (&*emperor.netns, "emperor0")] {
         assert!(net.sh(&format!("ip link show dev {device}")).contains("NOARP"));
@@ -86,7 +86,7 @@ fn neighbours_are_reached_without_being_looked_for() {
 #[test]
 fn address_is_ready_though_nobody_says_that_it_is_free() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     net.sh("ip -6 addr add fd00:77::99/64 dev uwsgi0");
     wait::until_true("the address is no longer tentative", wait::LONG, || {
         !net.sh("ip -6 addr show dev uwsgi0").contains("tentative")

@@ -10,7 +10,7 @@ use crate::common::probe::{is_cut_off, is_reachable, pings_answered};
 use crate::common::wait;
 use crate::common::wire::{self, EXTENDED_RULE_LEN, EXTENDED_RULES, MAX_PAYLOAD};
 use crate::service::{Service, curl, curl_in_vain};
-use crate::world::{EMPEROR_6, V1_6, V2_6, emperor, passed, silent_vassal, start_attached, vassal};
+use crate::world::{EMPEROR_6, V1_6, V2_6, emperor, passed, silent_vassal, vassal};
 
 /// Long enough to show that nothing comes.
 const IN_VAIN: Duration = Duration::from_millis(300);
@@ -43,8 +43,8 @@ fn rules_of_a_vassal_apply_to_both_versions() {
         .line("tuntap-device-rule = out any fd00:77::3 deny")
         .line("tuntap-device-rule = in any fd00:77::/64 deny udp")
         .line("tuntap-device-rule = in 192.168.0.1 any deny tcp 9000-9010");
-    let net = start_attached(&emperor, &vassal);
-    let second = start_attached(&emperor, &crate::world::vassal("v2", V2, V2_6));
+    let net = emperor.start_attached(&vassal);
+    let second = emperor.start_attached(&crate::world::vassal("v2", V2, V2_6));
     assert_eq!(emperor.stats().of_peer(V1, "rules"), 4);
     let _services = [8080, 8081].map(|port| Service::start(&emperor.netns, port));
     let _inside = Service::start(&net, 9005);
@@ -64,7 +64,7 @@ fn rules_of_a_vassal_apply_to_both_versions() {
 #[test]
 fn rules_of_both_forms_outlive_the_router() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6).line("tuntap-device-rule = out any any deny tcp 8081"));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6).line("tuntap-device-rule = out any any deny tcp 8081"));
     let _services = [8080, 8081].map(|port| Service::start(&emperor.netns, port));
     let router = emperor.router_pid();
     crate::common::processes::send(router, nix::sys::signal::Signal::SIGKILL);
@@ -85,7 +85,7 @@ fn rules_that_speak_of_ipv4_only_deny_ipv6_in_their_direction() {
     assert!(is_cut_off(&net, EMPEROR_6));
     assert!(is_reachable(&net, EMPEROR));
     assert!(emperor.stats().drops_of(V1, "peer_rule") > 0);
-    let other = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let other = emperor.start_attached(&vassal("v2", V2, V2_6));
     assert_eq!(pings_answered(&other, EMPEROR_6, 3, &[]), 3, "another vassal's rules are its own");
 }
 

@@ -14,9 +14,7 @@ use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
 use crate::common::wire;
 use crate::service::curl;
-use crate::world::{
-    EMPEROR_6, V1_6, V2_6, assert_addresses, emperor, emperor_on, silent_vassal, start_attached, vassal, vassal_on,
-};
+use crate::world::{EMPEROR_6, V1_6, V2_6, assert_addresses, emperor, emperor_on, silent_vassal, vassal, vassal_on};
 
 /// Long enough to show that nothing comes.
 const IN_VAIN: Duration = Duration::from_millis(300);
@@ -33,7 +31,7 @@ fn assert_vassal_is_reached(uwsgi: Uwsgi) {
         .line("http-socket = [::]:8080")
         .line("chdir = {dir}")
         .line("module = app");
-    let net = start_attached(&emperor, &vassal);
+    let net = emperor.start_attached(&vassal);
     assert_eq!(pings_answered(&net, EMPEROR_6, 5, &[]), 5);
     assert_eq!(pings_answered(&emperor.netns, V1_6, 5, &["-s", "1452"]), 5);
     assert_eq!(pings_answered(&emperor.netns, V1_6, 5, &["-s", "4000"]), 5, "in fragments");
@@ -58,8 +56,8 @@ fn vassal_is_reached_on_the_other_uwsgi() {
 #[test]
 fn vassals_reach_each_other_through_the_emperors_kernel() {
     let emperor = emperor().start();
-    let first = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let second = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
     assert_eq!(pings_answered(&first, V2_6, 5, &[]), 5);
     assert!(tcp_round_trip(&second, V2_6, &first, 1_000_000).expect("TCP between vassals"));
     emperor.netns.sh("sysctl -qw net.ipv6.conf.all.forwarding=0");
@@ -70,8 +68,8 @@ fn vassals_reach_each_other_through_the_emperors_kernel() {
 #[test]
 fn vassals_reach_each_other_past_the_emperors_kernel() {
     let emperor = emperor().line(SWITCH).start();
-    let first = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let second = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
     emperor.netns.sh("sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward=0");
     assert_eq!(pings_answered(&first, V2_6, 5, &[]), 5);
     assert_eq!(pings_answered(&second, V1_6, 5, &["-s", "1452"]), 5);
@@ -83,7 +81,7 @@ fn vassals_reach_each_other_past_the_emperors_kernel() {
 #[test]
 fn c_vassals_stay_what_they_were_beside_it() {
     let emperor = emperor().line(SWITCH).start();
-    let ours = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let ours = emperor.start_attached(&vassal("v1", V1, V1_6));
     let c = emperor.start_vassal(&vassal_on(Uwsgi::usual(), Subject::C, "v2", V2, V2_6));
     for from in [&ours, &emperor.netns] {
         assert_eq!(pings_answered(from, V2, 3, &[]), 3);
@@ -98,7 +96,7 @@ fn c_vassals_stay_what_they_were_beside_it() {
 #[test]
 fn killed_router_costs_no_vassal_its_connections() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut inward = Connection::open(&emperor.netns, &net, V1_6);
     let mut outward = Connection::open(&net, &emperor.netns, EMPEROR_6);
     let router = emperor.router_pid();

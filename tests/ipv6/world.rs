@@ -4,10 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
-use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::raw_peer::RawPeer;
-use crate::common::stats::is_attached;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
@@ -38,28 +36,14 @@ pub fn vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
 
 /// A vassal that claims both its addresses while it starts.
 pub fn vassal_on(uwsgi: Uwsgi, plugin: Subject, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
-    with_address(VassalIni::new(uwsgi, plugin, name, v4, EMPEROR), v6)
+    VassalIni::new(uwsgi, plugin, name, v4, EMPEROR)
+        .address_6(v6, EMPEROR_6)
         .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR_6}"))
 }
 
 /// A vassal that has both its addresses, and hasn't sent anything from them.
 pub fn silent_vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
-    with_address(VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR).without_ping(), v6)
-}
-
-fn with_address(vassal: VassalIni, address: Ipv6Addr) -> VassalIni {
-    vassal
-        .with_ipv6()
-        .line(format!("exec-as-root = ip -6 addr replace {address}/64 dev uwsgi0 nodad"))
-        .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR_6} dev uwsgi0"))
-}
-
-/// Starts a vassal and waits until the router has its device.
-#[track_caller]
-pub fn start_attached(emperor: &Emperor, vassal: &VassalIni) -> Net {
-    let net = emperor.start_vassal(vassal);
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, vassal.address));
-    net
+    VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR).without_ping().address_6(v6, EMPEROR_6)
 }
 
 /// A peer in frames that holds this address.

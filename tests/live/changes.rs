@@ -5,12 +5,12 @@ use tuntap_api::control::{Chain, Change, Changed, Code, Level, Log, Place, Reque
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::link::Connection;
 use crate::common::probe::{is_cut_off, is_reachable};
-use crate::world::{Control, V1_6, V2_6, add, commit, emperor, kill_router, start_attached, vassal};
+use crate::world::{Control, V1_6, V2_6, add, commit, emperor, vassal};
 
 #[test]
 fn rule_applies_from_the_answer_on_and_until_it_is_deleted() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     assert!(is_reachable(&emperor.netns, V1));
     let id = control.add(Chain::In, "deny any 192.168.0.2 icmp");
@@ -48,8 +48,8 @@ fn order_of_rules_is_that_of_the_list() {
 #[test]
 fn sets_change_what_rules_match() {
     let emperor = emperor().start();
-    let _first = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let _second = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let _first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let _second = emperor.start_attached(&vassal("v2", V2, V2_6));
     let mut control = Control::open(&emperor);
     let members = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let name = || "closed".to_owned();
@@ -75,7 +75,7 @@ fn sets_change_what_rules_match() {
 #[test]
 fn commit_with_a_wrong_rule_changes_nothing() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let before = control.rules();
     let wrong = commit(&[add(Chain::In, "deny any any icmp"), add(Chain::In, "deny any nowhere")]);
@@ -113,7 +113,7 @@ fn second_of_two_admins_sees_that_he_is_late() {
 #[test]
 fn live_policy_outlives_its_router() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     control.commit(&[
         Change::SetReplace { name: "closed".to_owned(), members: vec!["192.168.0.2".to_owned()] },
@@ -127,7 +127,7 @@ fn live_policy_outlives_its_router() {
     let before = control.rules();
     let status: Status = control.ask(&Request::Status {});
     assert!(before.iter().all(|rule| rule.packets > 0), "{before:?}");
-    kill_router(&emperor);
+    emperor.kill_router();
     let mut control = Control::open(&emperor);
     assert!(is_cut_off(&emperor.netns, V1));
     let after = control.rules();
@@ -147,7 +147,7 @@ fn live_policy_outlives_its_router() {
 #[test]
 fn group_is_replaced_without_the_others() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let replace =
         |group: &str, text: &str| Change::GroupReplace { group: group.to_owned(), text: text.to_owned(), owner: None };

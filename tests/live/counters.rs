@@ -9,7 +9,7 @@ use crate::common::capture::Capture;
 use crate::common::emperor::{EMPEROR, V1};
 use crate::common::netns::Net;
 use crate::common::wait;
-use crate::world::{Control, V1_6, emperor, kill_router, start_attached, vassal};
+use crate::world::{Control, V1_6, emperor, vassal};
 
 const PORT: u16 = 7020;
 
@@ -39,7 +39,7 @@ fn seen(capture: &Capture) -> (u64, u64) {
 #[test]
 fn rules_and_flows_count_what_passes() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let _sink = emperor.netns.run(|| UdpSocket::bind((EMPEROR, PORT))).expect("own address");
     let mut control = Control::open(&emperor);
     let id = control.add(Chain::Out, &format!("allow 192.168.0.2 any udp {PORT} counter mine"));
@@ -58,7 +58,7 @@ fn rules_and_flows_count_what_passes() {
     let [flow] = &list.flows[..] else { panic!("one flow: {list:?}") };
     assert_eq!((flow.packets_out, flow.bytes_out, flow.packets_in), (all.0, all.1, 0));
     assert_eq!((flow.rule_out, flow.verdict_out.as_deref()), (Some(id), Some("allow")));
-    kill_router(&emperor);
+    emperor.kill_router();
     let mut control = Control::open(&emperor);
     let rule = control.rule(id);
     assert_eq!((rule.packets, rule.bytes), all, "the next router goes on counting");
@@ -72,7 +72,7 @@ fn rules_and_flows_count_what_passes() {
 #[test]
 fn dropped_packets_are_counted_by_their_rule() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let id = control.add(Chain::Out, &format!("deny any any udp {PORT}"));
     send(&net, 20, 100);

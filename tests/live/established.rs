@@ -12,8 +12,7 @@ use crate::common::netns::Net;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::common::wait;
 use crate::world::{
-    Control, Datagrams, EMPEROR_6, V1_6, V2_6, assert_connects, closed_emperor, connects, emperor, kill_router,
-    start_attached, vassal,
+    Control, Datagrams, EMPEROR_6, V1_6, V2_6, assert_connects, closed_emperor, connects, emperor, vassal,
 };
 
 /// Both versions: the Emperor's address, and the vassal's.
@@ -36,7 +35,7 @@ fn assert_only_answers_pass(emperor: &Emperor, net: &Net) {
 #[test]
 fn answers_pass_and_nothing_else() {
     let emperor = closed_emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     assert_only_answers_pass(&emperor, &net);
 }
 
@@ -44,7 +43,7 @@ fn answers_pass_and_nothing_else() {
 #[test]
 fn errors_about_what_was_sent_pass() {
     let emperor = closed_emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     for (host, own) in PAIRS {
         let socket = net.run(|| UdpSocket::bind((own, 0))).expect("own address");
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout can be set");
@@ -61,7 +60,7 @@ fn errors_about_what_was_sent_pass() {
 #[test]
 fn connections_go_on_over_deaths_swaps_and_reloads() {
     let emperor = closed_emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut streams: Vec<_> = PAIRS.iter().map(|(host, _)| Connection::open(&net, &emperor.netns, *host)).collect();
     let datagrams: Vec<_> = PAIRS.iter().map(|(host, own)| Datagrams::new(&net, *own, &emperor.netns, *host)).collect();
     assert!(datagrams.iter().all(Datagrams::pass_out));
@@ -74,7 +73,7 @@ fn connections_go_on_over_deaths_swaps_and_reloads() {
         assert!(!connects(&emperor.netns, &net, V1, 7003), "{what}: the chain is closed as before");
     };
     go_on("at first");
-    kill_router(&emperor);
+    emperor.kill_router();
     go_on("after a router's death");
     let mut control = Control::open(&emperor);
     control.add(Chain::In, "deny any any tcp 9999");
@@ -83,7 +82,7 @@ fn connections_go_on_over_deaths_swaps_and_reloads() {
     emperor.touch("v1");
     emperor.wait_until_ready(mark, "v1");
     go_on("after a vassal's reload");
-    kill_router(&emperor);
+    emperor.kill_router();
     go_on("after another death");
 }
 
@@ -91,7 +90,7 @@ fn connections_go_on_over_deaths_swaps_and_reloads() {
 #[test]
 fn new_rules_are_for_connections_to_come() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut stream = Connection::open(&emperor.netns, &net, V1);
     stream.assert_passes();
     let mut control = Control::open(&emperor);
@@ -110,9 +109,9 @@ fn device_rules_have_memory() {
     let closed = vassal("v1", V1, V1_6)
         .line("tuntap-device-rule = in any any allow established")
         .line("tuntap-device-rule = in any any deny");
-    let net = start_attached(&emperor, &closed);
+    let net = emperor.start_attached(&closed);
     assert_only_answers_pass(&emperor, &net);
-    kill_router(&emperor);
+    emperor.kill_router();
     assert_only_answers_pass(&emperor, &net);
 }
 
@@ -120,8 +119,8 @@ fn device_rules_have_memory() {
 #[test]
 fn switched_connections_have_memory() {
     let emperor = closed_emperor().line("tuntap-router-switch = true").start();
-    let first = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let second = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
     let mut control = Control::open(&emperor);
     control.add(Chain::In, &format!("allow {V1} {V2} tcp 7006 new"));
     control.add(Chain::In, &format!("allow {V1_6} {V2_6} tcp 7006 new"));

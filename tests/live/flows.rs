@@ -8,9 +8,7 @@ use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::link::Connection;
 use crate::common::netns::Net;
 use crate::common::wait;
-use crate::world::{
-    Control, Datagrams, V1_6, V2_6, closed_emperor, connects, emperor, kill_router, start_attached, vassal,
-};
+use crate::world::{Control, Datagrams, V1_6, V2_6, closed_emperor, connects, emperor, vassal};
 
 /// Sends datagrams to ports and addresses that nobody listens on, until so many were taken.
 fn scan(net: &Net, targets: impl Fn(u32) -> Ipv4Addr, count: u32) {
@@ -35,8 +33,8 @@ fn scanning_vassal_evicts_nobody_elses_flow() {
         .lines(&["tuntap-router-max-flows = 2048", "tuntap-router-max-flows-per-peer = 512"])
         .line("exec-as-root = ip route replace unreachable 203.0.113.0/24")
         .start();
-    let honest = start_attached(&emperor, &vassal("v1", V1, V1_6));
-    let scanner = start_attached(&emperor, &vassal("v2", V2, V2_6));
+    let honest = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let scanner = emperor.start_attached(&vassal("v2", V2, V2_6));
     let mut stream = Connection::open(&honest, &emperor.netns, EMPEROR);
     let datagrams = Datagrams::new(&honest, V1, &emperor.netns, EMPEROR);
     assert!(datagrams.pass_out() && datagrams.pass_in());
@@ -54,7 +52,7 @@ fn scanning_vassal_evicts_nobody_elses_flow() {
 #[test]
 fn killed_flow_begins_anew() {
     let emperor = closed_emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let datagrams = Datagrams::new(&net, V1, &emperor.netns, EMPEROR);
     assert!(datagrams.pass_out() && datagrams.pass_in());
     let mut control = Control::open(&emperor);
@@ -71,7 +69,7 @@ fn killed_flow_begins_anew() {
 #[test]
 fn flows_are_told_with_their_verdicts() {
     let emperor = closed_emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut stream = Connection::open(&net, &emperor.netns, EMPEROR);
     stream.assert_passes();
     assert!(!connects(&emperor.netns, &net, V1, 7031));
@@ -92,7 +90,7 @@ fn flows_are_told_with_their_verdicts() {
     let list = flows_of(&mut control, V1);
     let refused = list.flows.iter().find(|flow| flow.local_port == 7031).expect("the attempt from outside");
     assert_eq!((refused.verdict_in.as_deref(), refused.state.as_str()), (Some("deny"), "new"));
-    kill_router(&emperor);
+    emperor.kill_router();
     stream.assert_passes();
     wait::until_true("the vassal is back", wait::LONG, || emperor.stats().peer(V1).is_some());
     let mut control = Control::open(&emperor);
@@ -113,7 +111,7 @@ fn limits_have_defaults() {
 fn router_without_memory_for_all_flows_knows_fewer() {
     const WANTED: u64 = 4 << 20;
     let emperor = emperor().line(format!("tuntap-router-max-flows = {WANTED}")).line("limit-as = 1280").start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     Connection::open(&net, &emperor.netns, EMPEROR).assert_passes();
     let status: Status = Control::open(&emperor).ask(&Request::Status {});
     assert!(status.max_flows < WANTED && status.max_flows >= 1024, "{status:?}");

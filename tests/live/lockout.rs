@@ -10,7 +10,7 @@ use crate::common::emperor::{Emperor, V1};
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::common::processes::send;
 use crate::common::wait;
-use crate::world::{Control, V1_6, add, commit, emperor, kill_router, start_attached, vassal};
+use crate::world::{Control, V1_6, add, commit, emperor, vassal};
 
 fn lock_out(seconds: u32) -> Request {
     Request::Commit {
@@ -29,7 +29,7 @@ fn comes_back(emperor: &Emperor) {
 #[test]
 fn locked_out_operator_gets_back_by_himself() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let before = control.rules();
     let changed: Changed = control.ask(&lock_out(4));
@@ -47,7 +47,7 @@ fn locked_out_operator_gets_back_by_himself() {
 #[test]
 fn confirmed_change_stays() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let changed: Changed = control.ask(&lock_out(3));
     let confirm = Request::Confirm { expected_generation: Some(changed.generation) };
@@ -76,10 +76,10 @@ fn nothing_else_is_changed_while_a_change_waits() {
 #[test]
 fn deadline_outlives_the_router() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let _: Changed = control.ask(&lock_out(8));
-    kill_router(&emperor);
+    emperor.kill_router();
     assert!(is_cut_off(&emperor.netns, V1), "the next router has the change");
     comes_back(&emperor);
     let mut control = Control::open(&emperor);

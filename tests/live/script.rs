@@ -6,9 +6,7 @@ use crate::common::emperor::{EMPEROR, EmperorIni, V1};
 use crate::common::link::Connection;
 use crate::common::probe::{is_cut_off, is_reachable};
 use crate::common::wait;
-use crate::world::{
-    Control, EMPEROR_6, V1_6, add, assert_connects, commit, connects, emperor, kill_router, start_attached, vassal,
-};
+use crate::world::{Control, EMPEROR_6, V1_6, add, assert_connects, commit, connects, emperor, vassal};
 
 const PORTS: &str = "function policy(flow) if flow.dst_port == 7040 then return 'deny' end return 'allow' end";
 
@@ -24,7 +22,7 @@ fn load(text: &str) -> Request {
 #[test]
 fn script_decides_about_new_flows_and_outlives_its_router() {
     let emperor = with_script(emperor(), PORTS).start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let check = |what: &str| {
         for (to, target, from) in [
             (&*emperor.netns, std::net::IpAddr::from(EMPEROR), &net),
@@ -37,7 +35,7 @@ fn script_decides_about_new_flows_and_outlives_its_router() {
         }
     };
     check("at first");
-    kill_router(&emperor);
+    emperor.kill_router();
     check("after a death");
     let mut control = Control::open(&emperor);
     let status: ScriptStatus = control.ask(&Request::ScriptStatus {});
@@ -49,7 +47,7 @@ fn script_decides_about_new_flows_and_outlives_its_router() {
 #[test]
 fn script_is_loaded_while_streams_run() {
     let emperor = emperor().start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut stream = Connection::open(&net, &emperor.netns, EMPEROR);
     stream.assert_passes();
     let mut control = Control::open(&emperor);
@@ -73,7 +71,7 @@ fn script_is_loaded_while_streams_run() {
 #[test]
 fn script_that_is_wrong_is_refused() {
     let emperor = with_script(emperor(), PORTS).start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     for (text, named) in [
         ("function policy(flow) return return end", "live script:1:"),
@@ -97,7 +95,7 @@ fn script_that_is_wrong_is_refused() {
 #[test]
 fn script_that_fails_denies_its_flows_and_goes_back() {
     let emperor = with_script(emperor(), PORTS).start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut stream = Connection::open(&net, &emperor.netns, EMPEROR);
     let router = emperor.router_pid();
     let mut control = Control::open(&emperor);
@@ -140,7 +138,7 @@ fn script_that_fails_denies_its_flows_and_goes_back() {
 #[test]
 fn script_opens_nothing() {
     let emperor = with_script(emperor(), "function policy(flow) return 'allow' end").start();
-    let net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     control.add(Chain::Out, "deny any any tcp 7046");
     assert!(!connects(&net, &emperor.netns, EMPEROR, 7046));
@@ -162,7 +160,7 @@ fn script_that_does_not_load_stops_the_start() {
 #[test]
 fn wrong_script_at_a_reload_leaves_the_one_in_use() {
     let emperor = with_script(emperor(), PORTS).start();
-    start_attached(&emperor, &vassal("v1", V1, V1_6));
+    emperor.start_attached(&vassal("v1", V1, V1_6));
     std::fs::write(emperor.path("policy.luau"), "function policy(").expect("own file");
     let mark = emperor.log.mark();
     emperor.signal(nix::sys::signal::Signal::SIGHUP);

@@ -6,7 +6,7 @@ use tuntap_api::control::{Chain, Change, Direction, Event, FlowFilter, Request, 
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::probe::is_cut_off;
-use crate::world::{Control, V1_6, add, emperor, start_attached, vassal};
+use crate::world::{Control, V1_6, add, emperor, vassal};
 
 fn test(direction: Direction, src: impl Into<IpAddr>, dst: impl Into<IpAddr>, port: u16) -> Request {
     Request::Test {
@@ -28,7 +28,7 @@ fn test_names_what_decides() {
     let emperor = emperor().start();
     let denies = "tuntap-device-rule = out any 192.0.2.0/24 reject";
     let others = "tuntap-device-rule = out any any allow";
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6).line(denies).line(others));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6).line(denies).line(others));
     let mut control = Control::open(&emperor);
     control.commit(&[Change::SetReplace { name: "bad".to_owned(), members: vec!["198.51.100.0/24".to_owned()] }]);
     let id = control.add(Chain::Out, "deny any @bad tcp 25");
@@ -61,7 +61,7 @@ fn test_names_what_decides() {
 #[test]
 fn watch_tells_drops_with_their_rules() {
     let emperor = emperor().start();
-    let _net = start_attached(&emperor, &vassal("v1", V1, V1_6));
+    let _net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let mut control = Control::open(&emperor);
     let id = control.commit(&[add(Chain::In, "deny any 192.168.0.2 icmp")]).rules[0];
     let mut watcher = Control::open(&emperor);

@@ -3,13 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 pub use crate::common::control::{Control, add, commit};
-use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
+use crate::common::emperor::{EMPEROR, EmperorIni};
 use crate::common::netns::Net;
-use crate::common::processes::send;
-use crate::common::stats::is_attached;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
@@ -33,27 +29,8 @@ pub fn closed_emperor() -> EmperorIni {
 
 pub fn vassal(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> VassalIni {
     VassalIni::new(Uwsgi::usual(), Subject::Ours, name, v4, EMPEROR)
-        .with_ipv6()
-        .line(format!("exec-as-root = ip -6 addr replace {v6}/64 dev uwsgi0 nodad"))
-        .line(format!("exec-as-root = ip -6 route replace default via {EMPEROR_6} dev uwsgi0"))
+        .address_6(v6, EMPEROR_6)
         .line(format!("exec-as-root = ping -q -c 1 -W 5 {EMPEROR_6}"))
-}
-
-#[track_caller]
-pub fn start_attached(emperor: &Emperor, vassal: &VassalIni) -> Net {
-    let net = emperor.start_vassal(vassal);
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, vassal.address));
-    net
-}
-
-/// Kills the router and waits for the next one.
-#[track_caller]
-pub fn kill_router(emperor: &Emperor) {
-    let router = emperor.router_pid();
-    send(router, Signal::SIGKILL);
-    wait::until_true("there is a new router", wait::LONG, || {
-        emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
-    });
 }
 
 /// Returns true if a TCP connection is made. One that is dropped in silence is given up after a second.

@@ -10,7 +10,7 @@ use crate::common::processes::{freeze, is_alive, sleeps, thaw};
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{emperor, is_attached, kill_router, start_attached};
+use crate::world::{emperor, is_attached, start_attached};
 
 const HANGS: &str = "hangs: its event loop made no turn in";
 
@@ -117,7 +117,7 @@ fn slow_start_is_no_hang() {
     let emperor = emperor().line(timeout(1)).start();
     let mark = emperor.log.mark();
     for _ in 0..5 {
-        kill_router(&emperor);
+        emperor.kill_router();
     }
     emperor.log.wait_for_since(mark, "5 routers in a row ended soon after their start, waiting 8 s", wait::LONG);
     emperor.router_pid();

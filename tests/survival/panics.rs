@@ -73,7 +73,7 @@ fn vassal_whose_device_thread_panics_is_started_anew() {
     std::fs::set_permissions(emperor.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .expect("own folder");
     ask_for_it(&emperor);
-    crate::world::kill_router(&emperor);
+    emperor.kill_router();
     emperor.log.wait_for("uwsgi0: panic in its thread; this instance ends", wait::LONG);
     wait::until_true("the vassal ended", wait::LONG, || !is_alive(pid));
     wait::until_true("it is back", wait::LONG, || emperor.try_stats().is_ok_and(|stats| is_attached(&stats, V1)));

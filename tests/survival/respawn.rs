@@ -14,7 +14,7 @@ use crate::common::processes::{assert_descriptors, descriptors, send};
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{emperor, is_attached, kill_router, start_attached, vassal};
+use crate::world::{emperor, is_attached, start_attached, vassal};
 
 #[test]
 fn killed_router_costs_no_vassal_its_connections() {
@@ -25,7 +25,7 @@ fn killed_router_costs_no_vassal_its_connections() {
     let mut outward = Connection::open(&first, &emperor.netns, EMPEROR);
     let mut inward = Connection::open(&emperor.netns, &first, V1);
     let mut across = Connection::open(&first, &second, V2);
-    let stats = kill_router(&emperor);
+    let stats = emperor.kill_router();
     assert!(stats.peer(V1).is_some() && stats.peer(V2).is_some(), "both have their addresses at once: {}", stats.0);
     for connection in [&mut outward, &mut inward, &mut across] {
         connection.assert_passes();
@@ -42,7 +42,7 @@ fn killed_router_is_replaced_at_once() {
     let emperor = emperor().line("check-interval = 3600").start();
     let net = start_attached(&emperor, "v1", V1);
     for _ in 0..3 {
-        kill_router(&emperor);
+        emperor.kill_router();
         assert_eq!(pings_answered(&net, EMPEROR, 3, &[]), 3);
     }
 }
@@ -95,7 +95,7 @@ fn restored_router_keeps_nothing_of_those_who_left() {
     let open = descriptors(emperor.router_pid()).len();
     std::fs::remove_file(emperor.path("vassals/v2.ini")).expect("own folder");
     emperor.wait_for_stats("its address is free", |stats| stats.peer(V2).is_none());
-    kill_router(&emperor);
+    emperor.kill_router();
     let stats = emperor.wait_for_stats("the other one is attached again", |stats| is_attached(stats, V1));
     assert_eq!((stats.peers().len(), stats.peer(V2).is_some()), (1, false));
     // The router has one connection and one device less.
@@ -110,7 +110,7 @@ fn restored_vassal_is_bound_to_its_address_and_rules() {
     let rule = format!("tuntap-device-rule = out 0.0.0.0 {EMPEROR} allow");
     let other = "tuntap-device-rule = out 0.0.0.0 203.0.113.0/24 deny";
     let net = emperor.start_vassal(&vassal("v1", V1).line(rule).line(other));
-    kill_router(&emperor);
+    emperor.kill_router();
     let stats = emperor.wait_for_stats("it is attached again", |stats| is_attached(stats, V1));
     assert_eq!(stats.of_peer(V1, "rules"), 2);
     assert_eq!(stats.peer(V1).expect("it is there")["uid"], 0, "as the kernel said when it connected");
@@ -131,7 +131,7 @@ fn routers_that_die_at_once_are_slowed_down() {
     start_attached(&emperor, "v1", V1);
     let mark = emperor.log.mark();
     for _ in 0..4 {
-        kill_router(&emperor);
+        emperor.kill_router();
     }
     emperor.log.wait_for_since(mark, "3 routers in a row ended soon after their start, waiting 2 s", wait::LONG);
     // The vassal's connection is gone, and the Emperor starts it anew.
@@ -150,7 +150,7 @@ fn reloaded_vassal_and_killed_router_in_turn() {
         emperor.touch("v1");
         emperor.wait_until_ready(mark, "v1");
         connection.assert_passes();
-        kill_router(&emperor);
+        emperor.kill_router();
         connection.assert_passes();
         // A router that has lived this long does not count as one that died at once.
         emperor.wait_for_stats("it is attached again", |stats| is_attached(stats, V1));
@@ -165,7 +165,7 @@ fn vassal_in_frames_is_started_anew() {
     emperor.start_vassal(&c_vassal);
     let mut raw = emperor.peer(V2);
     let pid = emperor.vassal_pid("v1");
-    kill_router(&emperor);
+    emperor.kill_router();
     assert!(raw.is_closed(wait::SHORT));
     wait::until_true("the C vassal is back", wait::LONG, || {
         emperor.try_stats().is_ok_and(|stats| stats.peer(V1).is_some())

@@ -4,17 +4,12 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
-
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::fake_router::FakeRouter;
 use crate::common::netns::Net;
-use crate::common::processes::send;
-use crate::common::stats::Stats;
 pub use crate::common::stats::is_attached;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
-use crate::common::wait;
 
 /// `modifier2` of a device's first frame, with which it hands over its descriptor.
 pub const HELLO: u8 = 0x74;
@@ -42,17 +37,5 @@ pub fn open_to_all(socket: &Path) -> FakeRouter {
 
 #[track_caller]
 pub fn start_attached(emperor: &Emperor, name: &str, address: Ipv4Addr) -> Net {
-    let net = emperor.start_vassal(&vassal(name, address));
-    emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, address));
-    net
-}
-
-/// Kills the router and waits for the next one.
-#[track_caller]
-pub fn kill_router(emperor: &Emperor) -> Stats {
-    let router = emperor.router_pid();
-    send(router, Signal::SIGKILL);
-    wait::until("there is a new router", wait::LONG, || {
-        emperor.try_stats().ok().filter(|stats| stats.router_pid() != router)
-    })
+    emperor.start_attached(&vassal(name, address))
 }
