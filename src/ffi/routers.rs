@@ -108,7 +108,7 @@ fn warn_about_rules(grants: &Grants) {
     for (option, rules) in
         [(OptionName::FirewallOut, &config().firewall_out), (OptionName::FirewallIn, &config().firewall_in)]
     {
-        if are_for_v4_only(rules) {
+        if are_for_v4_only(rules.iter().map(|rule| rule.selector)) {
             let option = option.as_str();
             uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
         }

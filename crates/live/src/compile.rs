@@ -7,7 +7,7 @@ use tuntap_api::control::Chain;
 use tuntap_config::{RuleChains, Target};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::CounterSlot;
-use tuntap_core::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec, SetId};
+use tuntap_core::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec, SetId, are_for_v4_only};
 use tuntap_wire::selector::{AddressPattern, Selector};
 
 use crate::Base;
@@ -54,8 +54,8 @@ fn chain(document: &Document, chain: Chain, names: &Names<'_>) -> PolicyRules<Ac
 /// Returns true if a chain was written for IPv4 alone.
 fn is_for_v4_only(document: &Document, chain: Chain) -> bool {
     let has_rules_for_v4_only = |counts: &dyn Fn(&str) -> bool| {
-        let mut rules = rules_of(document, chain).filter(|(group, _)| counts(group)).peekable();
-        rules.peek().is_some() && !rules.any(|(_, rule)| rule.rule.selector.is_for(false))
+        let rules = rules_of(document, chain).filter(|(group, _)| counts(group));
+        are_for_v4_only(rules.map(|(_, rule)| rule.rule.selector))
     };
     has_rules_for_v4_only(&|group| group == INI_GROUP) || has_rules_for_v4_only(&|group| group != LIVE_GROUP)
 }

@@ -60,7 +60,7 @@ fn rule(id: u32, target: Action, state: Option<ConnectionState>) -> RuleSpec<Act
 /// Only answers come in.
 fn firewall() -> Policy {
     let established = rule(1, Action::Allow, Some(ConnectionState::Established));
-    Policy { firewall_in: PolicyRules::chain_of([established, rule(2, Action::Deny, None)]), ..Policy::default() }
+    Policy { firewall_in: PolicyRules::of([established, rule(2, Action::Deny, None)]), ..Policy::default() }
 }
 
 fn with(policy: Policy, memory: SharedMemory, peers: u32) -> Forwarder {
@@ -125,7 +125,7 @@ fn scanning_outside_evicts_nobody_elses_flow() {
 #[test]
 fn scanning_another_vassal_evicts_nobody_elses_flow() {
     for switch in [true, false] {
-        let allow = PolicyRules::chain_of([rule(1, Action::Allow, None)]);
+        let allow = PolicyRules::of([rule(1, Action::Allow, None)]);
         let networks = vec!["10.255.0.1/8".parse().expect("a network")];
         let policy = Policy { switch, firewall_in: allow, networks, ..Policy::default() };
         let mut forwarder = with(policy, SharedMemory::default(), 3);
@@ -252,8 +252,8 @@ fn each_packet_counts_for_each_rule_on_its_way() {
     let memory = SharedMemory::leaked(16, 0);
     let named = |id, counter| RuleSpec { counter: Some(CounterSlot(counter)), ..rule(id, Action::Allow, None) };
     let policy = Policy {
-        firewall_out: PolicyRules::chain_of([named(1, 10)]),
-        firewall_in: PolicyRules::chain_of([named(2, 10)]),
+        firewall_out: PolicyRules::of([named(1, 10)]),
+        firewall_in: PolicyRules::of([named(2, 10)]),
         switch: true,
         ..Policy::default()
     };
@@ -275,7 +275,7 @@ fn each_packet_counts_for_each_rule_on_its_way() {
 #[test]
 fn rule_over_its_rate_leaves_packets_to_the_next_one() {
     let limited = RuleSpec { rate: NonZeroU32::new(3), ..rule(1, Action::Allow, None) };
-    let chain = PolicyRules::chain_of([limited, rule(2, Action::Deny, None)]);
+    let chain = PolicyRules::of([limited, rule(2, Action::Deny, None)]);
     let mut forwarder = with(Policy { firewall_in: chain, ..Policy::default() }, SharedMemory::default(), 1);
     out(&mut forwarder, id(0, 0), OUTSIDE, [1, 2]);
     let passed = |forwarder: &mut Forwarder| {

@@ -214,7 +214,6 @@ const fn bits(address: IpAddr) -> u128 {
 #[derive(Debug, Clone)]
 pub struct RuleList<A, T> {
     rules: Vec<Masked<A, T>>,
-    looks_at_service: bool,
     looks_at_state: bool,
 }
 
@@ -239,11 +238,6 @@ impl<A, T> RuleList<A, T> {
         self.rules.is_empty()
     }
 
-    /// Returns true if a rule looks at protocol or port.
-    pub const fn looks_at_service(&self) -> bool {
-        self.looks_at_service
-    }
-
     /// Returns true if a rule looks at the state of connections.
     pub const fn looks_at_state(&self) -> bool {
         self.looks_at_state
@@ -253,9 +247,8 @@ impl<A, T> RuleList<A, T> {
 impl<A: Bits, T: Copy> RuleList<A, T> {
     fn new(rules: impl Iterator<Item = Masked<A, T>>) -> Self {
         let rules: Vec<_> = rules.collect();
-        let looks_at_service = rules.iter().any(|rule| rule.protocol.is_some());
         let looks_at_state = rules.iter().any(|rule| rule.state.is_some());
-        Self { rules, looks_at_service, looks_at_state }
+        Self { rules, looks_at_state }
     }
 
     /// Returns what the first matching rule decides about a packet that belongs to no connection, if there are neither sets
@@ -378,14 +371,9 @@ impl PolicyRules<Action> {
     /// A chain of the firewall. If it has rules, and none of them is about IPv6, IPv6 packets are denied: a
     /// chain that was written for IPv4 alone doesn't mean to let all of IPv6 pass.
     pub fn chain(rules: impl IntoIterator<Item = PolicyRule<Action>>) -> Self {
-        Self::chain_of(numbered(rules))
-    }
-
-    /// The same as [`Self::chain`], of rules that can say more.
-    pub fn chain_of(rules: impl IntoIterator<Item = RuleSpec<Action>>) -> Self {
         let rules: Vec<_> = rules.into_iter().collect();
-        let is_for_v4_only = !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false));
-        let mut chain = Self::of(rules);
+        let is_for_v4_only = are_for_v4_only(rules.iter().map(|rule| rule.selector));
+        let mut chain = Self::new(rules);
         if is_for_v4_only {
             let deny_all = RuleSpec::new(RuleId::IMPLIED, Selector::ALL, Action::Deny);
             chain.v6 = RuleList::new(std::iter::once(mask(&deny_all, false, [0; 4])));
@@ -399,9 +387,10 @@ fn numbered<T>(rules: impl IntoIterator<Item = PolicyRule<T>>) -> impl Iterator<
     (0..).map(RuleId).zip(rules).map(|(id, rule)| RuleSpec::new(id, rule.selector, rule.target))
 }
 
-/// Returns true if there are rules and none of them can match IPv6 packets.
-pub fn are_for_v4_only<T>(rules: &[PolicyRule<T>]) -> bool {
-    !rules.is_empty() && !rules.iter().any(|rule| rule.selector.is_for(false))
+/// Returns true if there are rules and none of their selectors can match IPv6 packets.
+pub fn are_for_v4_only(selectors: impl IntoIterator<Item = Selector>) -> bool {
+    let mut selectors = selectors.into_iter().peekable();
+    selectors.peek().is_some() && !selectors.any(|selector| selector.is_for(false))
 }
 
 fn mask<A, T: Copy>(rule: &RuleSpec<T>, v4: bool, [src, src_mask, dst, dst_mask]: [A; 4]) -> Masked<A, T> {

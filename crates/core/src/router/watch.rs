@@ -152,7 +152,7 @@ mod tests {
     /// A router that lets nothing in and logs that, with a peer that has sent a packet.
     fn router(shell: &mut TestShell, now: Instant) -> (Router, PeerId) {
         let deny = RuleSpec { log: true, ..RuleSpec::new(RuleId(7), Selector::ALL, Action::Deny) };
-        let policy = Policy { firewall_in: PolicyRules::chain_of([deny]), ..Policy::default() };
+        let policy = Policy { firewall_in: PolicyRules::of([deny]), ..Policy::default() };
         let mut router = Router::new(Forwarder::new(policy, 1), Settings::default(), now);
         let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
         let connection = Connection { credentials, namespace: None, groups: Vec::new() };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use tuntap_api::control::Chain;
 use tuntap_config::Target;
-use tuntap_core::policy::pattern::Action;
+use tuntap_core::policy::pattern::{Action, are_for_v4_only};
 
 use super::{FileError, FileGroup, FileRule};
 use crate::document::{LIVE_GROUP, chain_name};
@@ -52,8 +52,7 @@ fn of_one_chain(chain: Chain, rules: &[&FileRule]) -> Vec<FileError> {
 /// A chain that says nothing about IPv6 denies it, see [`compile`](crate::compile()).
 fn for_v4_only(chain: Chain, rules: &[&FileRule]) -> Option<FileError> {
     let first = rules.first().filter(|_| chain != Chain::Route)?;
-    let is_for_v4_only = !rules.iter().any(|rule| rule.rule.selector.is_for(false));
-    is_for_v4_only.then(|| {
+    are_for_v4_only(rules.iter().map(|rule| rule.rule.selector)).then(|| {
         let chain = chain_name(chain);
         let message = format!("no rule of the chain {chain} is about IPv6: unless the options have rules for it, it denies all IPv6 packets");
         warning(first.line, message)
