@@ -356,6 +356,33 @@ pub struct Failure {
     pub line: Option<u32>,
 }
 
+impl Failure {
+    /// A failure that has nothing to do with a line.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), line: None }
+    }
+
+    /// A request, or a value in it, that is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::Invalid, message)
+    }
+
+    /// Something that the sender may not do.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(Code::Denied, message)
+    }
+
+    /// Something that is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, message)
+    }
+
+    /// A limit that is reached.
+    pub fn too_much(message: impl Into<String>) -> Self {
+        Self::new(Code::TooMuch, message)
+    }
+}
+
 /// The kinds of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,7 +12,6 @@ use crate::compile::compile;
 use crate::difference::difference;
 use crate::document::Document;
 use crate::edit::{self, Edited};
-use crate::failure::{denied, failure, invalid};
 use crate::limits::{MAX_CONFIRM_SECONDS, MAX_LOG_TEXT};
 use crate::stored::PendingCommit;
 use crate::{Caller, Expired, Live, Now, Outcome, audit};
@@ -42,10 +41,12 @@ impl Live {
         check_generation(terms.expected_generation, self.document.generation)?;
         let confirm = terms.confirm_seconds;
         if confirm.is_some_and(|seconds| seconds == 0 || seconds > MAX_CONFIRM_SECONDS) {
-            return Err(invalid(format!("a commit can wait 1 to {MAX_CONFIRM_SECONDS} seconds for its confirmation")));
+            return Err(Failure::invalid(format!(
+                "a commit can wait 1 to {MAX_CONFIRM_SECONDS} seconds for its confirmation"
+            )));
         }
         if changes.is_empty() {
-            return Err(invalid("the commit has no changes"));
+            return Err(Failure::invalid("the commit has no changes"));
         }
         let edited = edit::apply(&self.document, caller, changes, self.retired.iter().copied())?;
         let difference = difference(&self.document, &edited.document);
@@ -146,7 +147,7 @@ impl Live {
     pub(crate) fn check_not_pending(&self, now: Now) -> Result<(), Failure> {
         let Some(pending) = self.pending(now) else { return Ok(()) };
         let (uid, seconds) = (pending.uid, pending.seconds_left);
-        Err(failure(
+        Err(Failure::new(
             Code::Pending,
             format!(
                 "a commit of uid {uid} waits for its confirmation for another {seconds} s: until it is confirmed or taken back, \
@@ -161,7 +162,7 @@ impl Live {
         let pending = self.pending.as_ref().filter(|pending| pending.deadline > now.monotonic);
         let pending = pending.ok_or_else(nothing_pending)?;
         if caller.level < Level::Admin && pending.uid != caller.uid {
-            return Err(denied(format!(
+            return Err(Failure::denied(format!(
                 "the commit is uid {}'s: only he or an admin may confirm it or take it back",
                 pending.uid
             )));
@@ -171,12 +172,12 @@ impl Live {
 }
 
 fn check_level(caller: Caller) -> Result<(), Failure> {
-    if caller.level < Level::Operate { Err(denied("viewers may change nothing")) } else { Ok(()) }
+    if caller.level < Level::Operate { Err(Failure::denied("viewers may change nothing")) } else { Ok(()) }
 }
 
 fn check_generation(expected: Option<u64>, actual: u64) -> Result<(), Failure> {
     match expected {
-        Some(expected) if expected != actual => Err(failure(
+        Some(expected) if expected != actual => Err(Failure::new(
             Code::Generation,
             format!("the policy is number {actual}, not {expected}: somebody else has changed it, look at it again"),
         )),
@@ -185,7 +186,7 @@ fn check_generation(expected: Option<u64>, actual: u64) -> Result<(), Failure> {
 }
 
 fn nothing_pending() -> Failure {
-    failure(Code::Conflict, "no commit waits for its confirmation")
+    Failure::new(Code::Conflict, "no commit waits for its confirmation")
 }
 
 /// A difference in numbers.

@@ -14,7 +14,6 @@ mod compile;
 mod difference;
 mod document;
 mod edit;
-mod failure;
 mod file;
 pub mod limits;
 mod list;
@@ -89,7 +88,7 @@ impl Outcome {
     /// An answer that changes nothing.
     fn telling(answer: &impl Serialize) -> Result<Self, Failure> {
         let answer = serde_json::to_value(answer)
-            .map_err(|error| failure::failure(Code::Failed, format!("the answer can't be written: {error}")))?;
+            .map_err(|error| Failure::new(Code::Failed, format!("the answer can't be written: {error}")))?;
         Ok(Self { answer, policy: None, message: None })
     }
 }
@@ -209,7 +208,7 @@ impl Live {
                 let result = self.rollback(caller, now);
                 self.log_refusal(caller, now, || "rollback".to_owned(), result)
             }
-            _ => Err(failure::invalid("this request isn't one about rules")),
+            _ => Err(Failure::invalid("this request isn't one about rules")),
         };
         // A wrong value comes back in the message, however long it is.
         result

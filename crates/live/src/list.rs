@@ -11,7 +11,6 @@ use tuntap_core::policy::counters::CounterSlot;
 use crate::difference::difference;
 use crate::document::Rule;
 use crate::edit::{self, Known, no_set};
-use crate::failure::not_found;
 use crate::file::{self, Member, RulesFile};
 use crate::{Caller, Live, Now};
 
@@ -50,7 +49,7 @@ impl Live {
 
     pub(crate) fn rules(&self, chain: Option<Chain>, group: Option<&str>) -> Result<RuleList, Failure> {
         if let Some(name) = group.filter(|name| !self.document.groups.iter().any(|group| group.name == **name)) {
-            return Err(not_found(format!("there is no group \"{name}\"")));
+            return Err(Failure::not_found(format!("there is no group \"{name}\"")));
         }
         let groups = self.document.groups.iter().filter(|entry| group.is_none_or(|name| entry.name == name));
         let is_wanted = |rule: &&Rule| chain.is_none_or(|chain| rule.chain == chain);

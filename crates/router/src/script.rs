@@ -109,9 +109,8 @@ impl LoopScript {
     }
 
     /// Uses a script from now on, or none.
-    pub fn load(&mut self, script: Option<&Compiled>) -> Result<ScriptStatus, ScriptError> {
-        self.runtime.load(script, None)?;
-        Ok(self.runtime.status())
+    pub fn load(&mut self, script: Option<&Compiled>) -> Result<(), ScriptError> {
+        self.runtime.load(script, None)
     }
 
     /// The state of the script.
@@ -130,7 +129,7 @@ impl LoopScript {
 
     /// What there is to do after it has run.
     fn aftermath(&mut self) -> Aftermath {
-        let reverts = self.runtime.status().reverts;
+        let reverts = self.runtime.reverts();
         let has_reverted = std::mem::replace(&mut self.reverts, reverts) < reverts;
         Aftermath { lines: self.runtime.take_lines(), has_reverted }
     }

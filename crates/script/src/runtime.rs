@@ -83,6 +83,11 @@ impl Runtime {
         self.current.is_some()
     }
 
+    /// Returns the number of times that the script before was brought back.
+    pub const fn reverts(&self) -> u64 {
+        self.status.reverts
+    }
+
     /// Returns the status of the script.
     pub fn status(&self) -> ScriptStatus {
         let vm = self.current.as_ref().and_then(|loaded| loaded.vm.as_ref());

@@ -144,12 +144,12 @@ mod tests {
     use super::*;
 
     /// Far more than anything here takes, on any machine.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn wait_until(condition: impl Fn() -> bool) {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < PATIENCE, "it takes too long");
+            assert!(start.elapsed() < TIMEOUT, "it takes too long");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -162,7 +162,7 @@ mod tests {
             watchdog.begin();
             let start = Instant::now();
             while !watchdog.is_expired() {
-                assert!(start.elapsed() < PATIENCE, "it takes too long");
+                assert!(start.elapsed() < TIMEOUT, "it takes too long");
             }
             watchdog.end();
             assert!(!watchdog.is_expired(), "the next call begins anew");
@@ -180,7 +180,7 @@ mod tests {
         watchdog.begin();
         let start = Instant::now();
         while !watchdog.is_expired() {
-            assert!(start.elapsed() < PATIENCE, "it takes too long");
+            assert!(start.elapsed() < TIMEOUT, "it takes too long");
         }
         watchdog.end();
     }

@@ -157,7 +157,7 @@ const HOSTILE: &[(&str, &[&str])] = &[
 ];
 
 /// Far more than a call may take, on any machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 fn worst_scripts_end_and_deny_their_flow() {
@@ -173,7 +173,7 @@ fn worst_scripts_end_and_deny_their_flow() {
         if action != Action::Deny || status.failures != 1 || !texts.iter().any(|part| text.contains(part)) {
             wrong.push(format!("{body}\n    {action:?}, {} failures: {text}", status.failures));
         }
-        if took > PATIENCE || text.chars().any(char::is_control) || text.chars().count() > 301 {
+        if took > TIMEOUT || text.chars().any(char::is_control) || text.chars().count() > 301 {
             wrong.push(format!("{body}\n    {took:?}: {text}"));
         }
         let other = Flow { policy: policy(), peer: 2, uid: 1001, ..Flow::default() };
@@ -197,7 +197,7 @@ fn longest_program_without_a_step_ends() {
         let mut runtime = runtime(&format!("local t function policy(flow) {body} end"));
         let start = Instant::now();
         let action = Flow::default().action(&mut runtime);
-        assert!(start.elapsed() < PATIENCE, "{doublings} {step}");
+        assert!(start.elapsed() < TIMEOUT, "{doublings} {step}");
         assert_eq!(action, Action::Deny, "{doublings} {step}");
     }
 }
@@ -327,7 +327,7 @@ fn peer_whose_flows_take_too_long_is_not_asked_about_for_a_while() {
     assert_eq!(other.action(&mut runtime), Action::Reject, "another one");
     let start = Instant::now();
     while fast.action(&mut runtime) != Action::Reject {
-        assert!(start.elapsed() < PATIENCE, "it rests for ever");
+        assert!(start.elapsed() < TIMEOUT, "it rests for ever");
         std::thread::sleep(Duration::from_millis(5));
     }
     // Each of these takes the time of a call, and they are as many as it takes.

@@ -10,7 +10,6 @@ use super::order::{EditedRule, Place};
 use super::sets::EditedSets;
 use super::{Edit, EditedGroup, ini_cant_change};
 use crate::document::{Document, INI_GROUP, LIVE_GROUP, Set};
-use crate::failure::{denied, invalid, not_found, too_much};
 use crate::file::{FileGroup, FileRule, RulesFile, Sources, read_group};
 use crate::limits::MAX_GROUPS;
 
@@ -88,9 +87,9 @@ impl Edit<'_> {
             return Ok(group.head);
         }
         self.check_admin("make a group")?;
-        let name = check_name("group", name).map_err(|problem| invalid(problem.to_string()))?;
+        let name = check_name("group", name).map_err(|problem| Failure::invalid(problem.to_string()))?;
         if self.places.len() >= MAX_GROUPS {
-            return Err(too_much(format!("there can be {MAX_GROUPS} groups at most")));
+            return Err(Failure::too_much(format!("there can be {MAX_GROUPS} groups at most")));
         }
         Ok(self.push_group(&name, None))
     }
@@ -115,7 +114,7 @@ impl Edit<'_> {
     fn set_owner(&mut self, name: &str, owner: Option<u32>) -> Result<(), Failure> {
         self.check_admin("give a group to another owner")?;
         if owner == Some(u32::MAX) {
-            return Err(invalid(format!("{} is no uid", u32::MAX)));
+            return Err(Failure::invalid(format!("{} is no uid", u32::MAX)));
         }
         let group = match (name, self.places.get(name)) {
             (LIVE_GROUP, _) => self.live.as_mut(),
@@ -131,7 +130,7 @@ impl Edit<'_> {
             return Err(ini_cant_change());
         }
         let Some(head) = self.group(name).map(|group| group.head) else {
-            return Err(not_found(format!("there is no group \"{name}\"")));
+            return Err(Failure::not_found(format!("there is no group \"{name}\"")));
         };
         self.check_admin("delete a group")?;
         self.lists.drain(head);
@@ -149,7 +148,7 @@ impl Edit<'_> {
 
     pub(super) fn replace_file(&mut self, text: &str) -> Result<(), Failure> {
         if self.caller.level < tuntap_api::control::Level::Admin {
-            return Err(denied("only an admin may replace all groups and sets"));
+            return Err(Failure::denied("only an admin may replace all groups and sets"));
         }
         let file = RulesFile::read(text, &Known(self.old))?;
         let old: Vec<(String, Place)> = self.own_groups().map(|group| (group.name.clone(), group.head)).collect();

@@ -12,7 +12,6 @@ use tuntap_config::LiveRule;
 
 use crate::Caller;
 use crate::document::{Document, Group, INI_GROUP, LIVE_GROUP, Rule, Set, read_rule};
-use crate::failure::{denied, failure, invalid, not_found, too_much};
 use crate::limits::{MAX_CHANGES, MAX_LINE_LEN, MAX_NAMED_COUNTERS, MAX_RULES};
 use crate::slots::Slots;
 
@@ -40,7 +39,7 @@ pub fn apply(
     taken: impl Iterator<Item = u32>,
 ) -> Result<Edited, Failure> {
     if changes.len() > MAX_CHANGES {
-        return Err(too_much(format!("{} changes, a commit can have {MAX_CHANGES} at most", changes.len())));
+        return Err(Failure::too_much(format!("{} changes, a commit can have {MAX_CHANGES} at most", changes.len())));
     }
     let mut edit = Edit::of(old, caller);
     for (number, change) in (1..).zip(changes) {
@@ -171,7 +170,7 @@ impl<'a> Edit<'a> {
         self.next_id = id
             .checked_add(1)
             .filter(|next| *next < u32::MAX)
-            .ok_or_else(|| too_much("there are no numbers for rules left until the router is started anew"))?;
+            .ok_or_else(|| Failure::too_much("there are no numbers for rules left until the router is started anew"))?;
         self.added.push(id);
         Ok(EditedRule { id, slot: None, chain, rule })
     }
@@ -189,7 +188,11 @@ impl<'a> Edit<'a> {
     }
 
     fn check_admin(&self, what: &str) -> Result<(), Failure> {
-        if self.caller.level >= Level::Admin { Ok(()) } else { Err(denied(format!("only an admin may {what}"))) }
+        if self.caller.level >= Level::Admin {
+            Ok(())
+        } else {
+            Err(Failure::denied(format!("only an admin may {what}")))
+        }
     }
 
     fn check_owner(&self, group: &EditedGroup) -> Result<(), Failure> {
@@ -197,7 +200,7 @@ impl<'a> Edit<'a> {
             return Ok(());
         }
         let name = &group.name;
-        Err(denied(match group.owner {
+        Err(Failure::denied(match group.owner {
             Some(owner) => format!("the group {name} is uid {owner}'s: only he or an admin may change it"),
             None => format!("only an admin may change the group {name}, which has no owner"),
         }))
@@ -208,7 +211,8 @@ impl<'a> Edit<'a> {
         let mut slots = Slots::without(taken.chain(self.old.slots()));
         let mut fresh_slots = Vec::new();
         let mut take = || {
-            let slot = slots.take().ok_or_else(|| too_much("there are no counters left for so many new rules"))?;
+            let slot =
+                slots.take().ok_or_else(|| Failure::too_much("there are no counters left for so many new rules"))?;
             fresh_slots.push(slot);
             Ok(slot)
         };
@@ -240,15 +244,15 @@ fn check_rules(
 ) -> Result<(), Failure> {
     let rules = || groups.iter().flat_map(|group| &group.rules);
     if rules().count() > MAX_RULES {
-        return Err(too_much(format!("there can be {MAX_RULES} rules at most beside those of the options")));
+        return Err(Failure::too_much(format!("there can be {MAX_RULES} rules at most beside those of the options")));
     }
     for rule in rules() {
         if let Some(name) = rule.rule.sets().find(|name| !sets.contains_key(*name)) {
             if before.contains_key(name) {
                 let message = format!("the set {name} can't be deleted: the rule \"{}\" names it", rule.rule);
-                return Err(failure(Code::Conflict, message));
+                return Err(Failure::new(Code::Conflict, message));
             }
-            return Err(not_found(format!("there is no set {name}, which the rule \"{}\" names", rule.rule)));
+            return Err(Failure::not_found(format!("there is no set {name}, which the rule \"{}\" names", rule.rule)));
         }
     }
     Ok(())
@@ -263,7 +267,7 @@ fn counters(
     let rules = groups.iter().flat_map(|group| &group.rules);
     let names: BTreeSet<&String> = rules.filter_map(|rule| rule.rule.counter.as_ref()).collect();
     if names.len() > MAX_NAMED_COUNTERS {
-        return Err(too_much(format!("there can be {MAX_NAMED_COUNTERS} counters with names at most")));
+        return Err(Failure::too_much(format!("there can be {MAX_NAMED_COUNTERS} counters with names at most")));
     }
     names.into_iter().map(|name| Ok((name.clone(), old.get(name).copied().map_or_else(&mut take, Ok)?))).collect()
 }
@@ -271,17 +275,17 @@ fn counters(
 /// Reads a rule of a request.
 fn read(chain: Chain, text: &str) -> Result<LiveRule, Failure> {
     if text.len() > MAX_LINE_LEN {
-        return Err(invalid(format!("the rule has {} bytes, it can have {MAX_LINE_LEN} at most", text.len())));
+        return Err(Failure::invalid(format!("the rule has {} bytes, it can have {MAX_LINE_LEN} at most", text.len())));
     }
-    read_rule(chain, text).map_err(|problem| invalid(problem.to_string()))
+    read_rule(chain, text).map_err(|problem| Failure::invalid(problem.to_string()))
 }
 
 fn no_rule(id: u32) -> Failure {
-    not_found(format!("there is no rule {id}"))
+    Failure::not_found(format!("there is no rule {id}"))
 }
 
 fn ini_cant_change() -> Failure {
-    denied(format!(
+    Failure::denied(format!(
         "the group {INI_GROUP} has the rules of the options, which can't be changed while the router runs: change the options \
          (tuntap-router-firewall-in, -out, tuntap-router-route) and reload, or put other rules before them"
     ))

@@ -8,7 +8,6 @@ use tuntap_api::control::Failure;
 use tuntap_config::{check_name, set_member};
 
 use crate::document::Set;
-use crate::failure::{invalid, not_found, too_much};
 use crate::file::Member;
 use crate::limits::{MAX_MEMBERS, MAX_SETS};
 
@@ -77,7 +76,7 @@ impl EditedSets {
     /// Makes a set, or replaces its members.
     pub fn replace(&mut self, name: &str, members: &[String]) -> Result<(), Failure> {
         let members = read(members)?;
-        let name = check_name("set", name).map_err(|problem| invalid(problem.to_string()))?;
+        let name = check_name("set", name).map_err(|problem| Failure::invalid(problem.to_string()))?;
         let new = Set::new(members, None);
         let base = match self.sets.get(&name) {
             // The same members: it stays the one that was read from a file.
@@ -89,7 +88,7 @@ impl EditedSets {
                 Arc::new(new)
             }
             None if self.sets.len() >= MAX_SETS => {
-                return Err(too_much(format!("there can be {MAX_SETS} sets at most")));
+                return Err(Failure::too_much(format!("there can be {MAX_SETS} sets at most")));
             }
             None => Arc::new(new),
         };
@@ -112,7 +111,7 @@ impl EditedSets {
         let set = self.sets.get_mut(name).ok_or_else(|| no_set(name))?;
         for member in members {
             if !set.remove(member) {
-                return Err(not_found(format!("{} is no member of the set {name}", Member(member))));
+                return Err(Failure::not_found(format!("{} is no member of the set {name}", Member(member))));
             }
             self.members -= 1;
         }
@@ -133,7 +132,7 @@ impl EditedSets {
 
     fn check_members(&self) -> Result<(), Failure> {
         if self.members > MAX_MEMBERS {
-            return Err(too_much(format!("all sets together can have {MAX_MEMBERS} members at most")));
+            return Err(Failure::too_much(format!("all sets together can have {MAX_MEMBERS} members at most")));
         }
         Ok(())
     }
@@ -141,15 +140,15 @@ impl EditedSets {
 
 /// The failure of naming a set that isn't there.
 pub fn no_set(name: &str) -> Failure {
-    not_found(format!("there is no set \"{name}\""))
+    Failure::not_found(format!("there is no set \"{name}\""))
 }
 
 fn read(words: &[String]) -> Result<Vec<IpNet>, Failure> {
     let mut members = Vec::with_capacity(words.len());
     for word in words {
-        set_member(word, &mut members).map_err(|problem| invalid(problem.to_string()))?;
+        set_member(word, &mut members).map_err(|problem| Failure::invalid(problem.to_string()))?;
         if members.len() > MAX_MEMBERS {
-            return Err(too_much(format!("all sets together can have {MAX_MEMBERS} members at most")));
+            return Err(Failure::too_much(format!("all sets together can have {MAX_MEMBERS} members at most")));
         }
     }
     Ok(members)

@@ -3,7 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use tuntap_api::control::{Code, Failure, Level};
+use tuntap_api::control::{Failure, Level};
 use tuntap_config::ControlAccess;
 use tuntap_core::policy::grant::Holder;
 use tuntap_live::Caller;
@@ -60,7 +60,7 @@ impl Access {
 }
 
 fn refused(message: impl Into<String>) -> Failure {
-    Failure { code: Code::Denied, message: message.into(), line: None }
+    Failure::denied(message.into())
 }
 
 #[cfg(test)]
@@ -69,6 +69,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use tuntap_api::control::Code;
     use tuntap_sys::net::current_namespace;
 
     fn access() -> Access {

@@ -8,7 +8,7 @@ use super::question::{PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
 use crate::event_loop::EventLoop;
 use crate::report::peer_stats;
 use crate::script::LoopScript;
-use tuntap_api::control::{Direction, Dropped, ScriptStatus};
+use tuntap_api::control::{Direction, Dropped};
 use tuntap_core::policy::grant::Grant;
 use tuntap_core::router::DropRecord;
 
@@ -39,7 +39,7 @@ impl EventLoop<'_> {
             Question::Peers(from, reply) => _ = reply.send(self.peer_page(from)),
             Question::LoadScript(script, reply) => {
                 let loaded = self.io.script.as_mut().map(|it| it.load(script.as_ref()));
-                _ = reply.send(loaded.unwrap_or_else(|| Ok(ScriptStatus::default())));
+                _ = reply.send(loaded.unwrap_or(Ok(())));
             }
             Question::ScriptStatus(reply) => {
                 _ = reply.send(self.io.script.as_ref().map(LoopScript::status).unwrap_or_default());

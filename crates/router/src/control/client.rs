@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::filter::Filter;
-use tuntap_api::control::{Code, Failure, Level};
+use tuntap_api::control::{Failure, Level};
 use tuntap_live::Caller;
 use tuntap_sys::socket;
 
@@ -170,7 +170,7 @@ impl Client {
                 self.search();
                 if self.searched > self.max_line_len() {
                     let message = format!("a line may have {} bytes at most", self.max_line_len());
-                    self.refuse(Failure { code: Code::TooMuch, message, line: None });
+                    self.refuse(Failure::too_much(message));
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -202,7 +202,7 @@ impl Client {
         match result {
             Ok(result) if result.get().len() > MAX_ANSWER_LEN => {
                 let message = format!("the answer has {} bytes, which is too much", result.get().len());
-                self.put(id, &Content::Error(Failure { code: Code::TooMuch, message, line: None }));
+                self.put(id, &Content::Error(Failure::too_much(message)));
             }
             Ok(result) => self.put(id, &Content::Ok(result)),
             Err(failure) => self.put(id, &Content::Error(failure)),
@@ -304,7 +304,7 @@ mod tests {
         let (mut ours, mut client) = client(Level::View);
         let big = text("123456789012345678901234567890");
         client.answer(Some(&big), Ok(text("{\"a\":1}")));
-        client.answer(None, Err(Failure { code: Code::NotFound, message: "m".to_owned(), line: None }));
+        client.answer(None, Err(Failure::not_found("m".to_owned())));
         client.watch = Some(Watch { id: Some(text("[null]")), filter: Filter::default(), left_out: 0 });
         assert!(client.tell(&7));
         client.send(Instant::now());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use tuntap_api::control::{Code, Dropped, Failure, FlowFilter};
+use tuntap_api::control::{Dropped, Failure, FlowFilter};
 use tuntap_config::protocol;
 use tuntap_wire::selector::Protocol;
 
@@ -42,12 +42,12 @@ impl Filter {
     pub fn new(filter: &FlowFilter) -> Result<Self, Failure> {
         let network = |text: &String| {
             let found = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-            found.ok_or_else(|| invalid(format!("\"{text}\" is no address or network")))
+            found.ok_or_else(|| Failure::invalid(format!("\"{text}\" is no address or network")))
         };
-        let protocol = |word: &String| protocol(word).map_err(|problem| invalid(problem.to_string()));
+        let protocol = |word: &String| protocol(word).map_err(|problem| Failure::invalid(problem.to_string()));
         let verdict = |word: &String| match word.as_str() {
             "allow" | "deny" | "reject" => Ok(word.clone()),
-            _ => Err(invalid(format!("\"{word}\" is no verdict, expected allow, deny or reject"))),
+            _ => Err(Failure::invalid(format!("\"{word}\" is no verdict, expected allow, deny or reject"))),
         };
         Ok(Self {
             peer: filter.peer,
@@ -63,7 +63,7 @@ impl Filter {
     /// Reads a filter of dropped packets, which have no verdict.
     pub fn of_drops(filter: &FlowFilter) -> Result<Self, Failure> {
         if filter.verdict.is_some() {
-            return Err(invalid("dropped packets can't be chosen by a verdict".to_owned()));
+            return Err(Failure::invalid("dropped packets can't be chosen by a verdict".to_owned()));
         }
         Self::new(filter)
     }
@@ -102,10 +102,6 @@ impl Filter {
         self.network.is_none_or(|network| ends.iter().any(|end| network.contains(end)))
             && self.protocol.is_none_or(|protocol| protocol.number(ends[0].is_ipv4()) == number)
     }
-}
-
-fn invalid(message: String) -> Failure {
-    Failure { code: Code::Invalid, message, line: None }
 }
 
 #[cfg(test)]

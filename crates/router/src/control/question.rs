@@ -46,7 +46,7 @@ pub enum Question {
     /// So many peers from this place on.
     Peers(usize, Reply<PeerPage>),
     /// Use this script, or none.
-    LoadScript(Option<Compiled>, Reply<Result<ScriptStatus, ScriptError>>),
+    LoadScript(Option<Compiled>, Reply<Result<(), ScriptError>>),
     /// The state of the script.
     ScriptStatus(Reply<ScriptStatus>),
     /// Say this about the policy in the statistics.
@@ -186,7 +186,7 @@ impl Asker {
 
 /// The event loop has ended, or its process ends.
 fn no_answer() -> Failure {
-    Failure { code: Code::Busy, message: "the router ends".to_owned(), line: None }
+    Failure::new(Code::Busy, "the router ends".to_owned())
 }
 
 /// The event loop's end. Nothing here ever blocks.

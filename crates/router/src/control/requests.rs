@@ -182,14 +182,15 @@ impl Requests {
         tuntap_sys::faults::point("control");
         let envelope = match serde_json::from_slice::<Envelope<'_>>(line) {
             Ok(envelope) if line.starts_with(b"{") => envelope,
-            Ok(_) => return client.refuse(invalid("a request is an object of JSON".to_owned())),
+            Ok(_) => return client.refuse(Failure::invalid("a request is an object of JSON".to_owned())),
             Err(error) => {
-                return client.refuse(invalid(format!("this is no request, which is an object of JSON: {error}")));
+                return client
+                    .refuse(Failure::invalid(format!("this is no request, which is an object of JSON: {error}")));
             }
         };
         let id = envelope.id.filter(|id| id.get().len() <= MAX_ID_LEN);
         if envelope.id.is_some() != id.is_some() {
-            return client.refuse(invalid(format!("an id may have {MAX_ID_LEN} bytes at most")));
+            return client.refuse(Failure::invalid(format!("an id may have {MAX_ID_LEN} bytes at most")));
         }
         let result = read(line).and_then(|request| self.answer(client, id, &request));
         match result {
@@ -292,9 +293,8 @@ impl Requests {
             thread::sleep(start.elapsed() * TEST_PAUSES);
         }
         for step in &mut tested.steps {
-            let rule = step.rule.and_then(|id| self.live.document().rules().find(|rule| rule.id == id));
-            if let Some(rule) = rule {
-                step.note = Some(rule.rule.to_string());
+            if let Some(text) = step.rule.and_then(|id| self.live.rule_text(id)) {
+                step.note = Some(text);
             }
         }
         raw(&tested)
@@ -329,7 +329,7 @@ impl Requests {
     fn kill_flows(&self, caller: Caller, filter: &FlowFilter) -> Result<Killed, Failure> {
         let filter = Arc::new(Filter::new(filter)?);
         if filter.is_empty() {
-            return Err(invalid("an empty filter would forget all flows".to_owned()));
+            return Err(Failure::invalid("an empty filter would forget all flows".to_owned()));
         }
         let mut killed = 0;
         let mut from = Some(0);
@@ -405,10 +405,8 @@ impl Requests {
 
 /// Stores a live policy for the next router.
 pub fn store(live: &Live, documents: &mut DocumentWriter) -> Result<(), Failure> {
-    let failed = |error: &dyn Display| Failure {
-        code: Code::Failed,
-        message: format!("the policy can't be stored for the next router: {error}"),
-        line: None,
+    let failed = |error: &dyn Display| {
+        Failure::new(Code::Failed, format!("the policy can't be stored for the next router: {error}"))
     };
     let text = serde_json::to_vec(&live.stored()).map_err(|error| failed(&error))?;
     documents.write(&text).map_err(|error| failed(&error))
@@ -445,24 +443,17 @@ fn check_level(level: Level, needed: Level) -> Result<(), Failure> {
         Level::Admin => "admin",
     };
     let message = format!("this needs the level {}, and yours is {}", word(needed), word(level));
-    Err(Failure { code: Code::Denied, message, line: None })
+    Err(Failure::denied(message))
 }
 
 /// Reads a request without its `id`.
 fn read(line: &[u8]) -> Result<Request, Failure> {
-    let mut value: serde_json::Value = serde_json::from_slice(line).map_err(|error| invalid(error.to_string()))?;
-    value.as_object_mut().ok_or_else(|| invalid("a request is an object".to_owned()))?.remove("id");
-    serde_json::from_value(value).map_err(|error| invalid(error.to_string()))
-}
-
-fn invalid(message: String) -> Failure {
-    Failure { code: Code::Invalid, message, line: None }
+    let mut value: serde_json::Value =
+        serde_json::from_slice(line).map_err(|error| Failure::invalid(error.to_string()))?;
+    value.as_object_mut().ok_or_else(|| Failure::invalid("a request is an object".to_owned()))?.remove("id");
+    serde_json::from_value(value).map_err(|error| Failure::invalid(error.to_string()))
 }
 
 fn raw(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
-    serde_json::value::to_raw_value(value).map_err(|error| Failure {
-        code: Code::Failed,
-        message: error.to_string(),
-        line: None,
-    })
+    serde_json::value::to_raw_value(value).map_err(|error| Failure::new(Code::Failed, error.to_string()))
 }

@@ -3,7 +3,7 @@
 use super::question::Question;
 use super::requests::{Requests, now};
 use crate::script::LIVE_NAME;
-use tuntap_api::control::{Code, Failure, ScriptStatus};
+use tuntap_api::control::{Failure, ScriptStatus};
 use tuntap_live::Caller;
 use tuntap_script::{Compiled, ScriptError};
 
@@ -45,7 +45,7 @@ impl Requests {
         if loaded.is_err() {
             self.start_anew();
         }
-        loaded.map(drop)
+        loaded
     }
 }
 
@@ -54,5 +54,5 @@ fn compile(text: &str) -> Result<Compiled, Failure> {
 }
 
 fn invalid(error: ScriptError) -> Failure {
-    Failure { code: Code::Invalid, message: error.text, line: None }
+    Failure::invalid(error.text)
 }

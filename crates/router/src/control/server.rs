@@ -28,7 +28,7 @@ const CLIENTS_PER_UID: usize = 8;
 const MAX_WAITING: usize = 64 * 1024 * 1024;
 
 /// A client that neither reads nor writes for so long is closed where another one needs its room.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connections that are accepted in one turn.
 const ACCEPT_BUDGET: usize = 8;
@@ -134,7 +134,7 @@ impl Server {
             self.accept_again_at.map(later),
             is_watched.then_some(LEFT_OUT_INTERVAL),
             // Somebody waits for room that others take.
-            self.clients.iter().any(Client::is_ready).then_some(PATIENCE),
+            self.clients.iter().any(Client::is_ready).then_some(STUCK_TIMEOUT),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
         // One millisecond is added, so that the time has come at the wake-up.
@@ -176,7 +176,7 @@ impl Server {
         let is_root = caller.uid == 0;
         let of_this_uid = |client: &Client| client.caller.uid == caller.uid;
         let count = |test: &dyn Fn(&Client) -> bool| self.clients.iter().filter(|client| test(client)).count();
-        let full = |what: String| Failure { code: Code::Busy, message: what, line: None };
+        let full = |what: String| Failure::new(Code::Busy, what);
         let (competitors, message): (&dyn Fn(&Client) -> bool, _) =
             if !is_root && count(&of_this_uid) >= CLIENTS_PER_UID {
                 (&of_this_uid, format!("uid {} has {CLIENTS_PER_UID} connections already", caller.uid))
@@ -187,7 +187,7 @@ impl Server {
             } else {
                 return Ok(());
             };
-        let stuck = self.clients.iter().position(|client| competitors(client) && client.is_stuck(PATIENCE, now));
+        let stuck = self.clients.iter().position(|client| competitors(client) && client.is_stuck(STUCK_TIMEOUT, now));
         stuck.map(|index| drop(self.clients.remove(index))).ok_or_else(|| full(message))
     }
 
@@ -198,11 +198,7 @@ impl Server {
         for client in self.clients.iter_mut().filter(of_others) {
             match room.checked_sub(client.input_len()) {
                 Some(rest) => room = rest,
-                None => client.refuse(Failure {
-                    code: Code::Busy,
-                    message: "too many requests wait".to_owned(),
-                    line: None,
-                }),
+                None => client.refuse(Failure::new(Code::Busy, "too many requests wait".to_owned())),
             }
         }
     }
@@ -223,7 +219,7 @@ impl Server {
             if !self.has_room_for(client) {
                 // Those that take nothing of what they have asked for make room.
                 let stuck =
-                    |other: &Client| other.caller.uid != 0 && other.has_output() && other.is_stuck(PATIENCE, now);
+                    |other: &Client| other.caller.uid != 0 && other.has_output() && other.is_stuck(STUCK_TIMEOUT, now);
                 self.clients.iter_mut().filter(|other| stuck(other)).for_each(Client::leave);
                 continue;
             }

@@ -4,28 +4,23 @@ use std::net::IpAddr;
 
 use crate::event_loop::EventLoop;
 use crate::script::DryRun;
-use tuntap_api::control::{Code, Direction, Failure, State, Step, TestPacket, Tested};
+use tuntap_api::control::{Direction, Failure, State, Step, TestPacket, Tested};
 use tuntap_config::protocol;
 use tuntap_core::policy::explain::{Explanation, Outcome, Probe, ProbeSource};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::verdict::{Outbound, PacketSource};
-use tuntap_wire::ip::Packet;
+use tuntap_wire::ip::protocol::TCP;
+use tuntap_wire::ip::{Packet, header};
 use tuntap_wire::selector::{ConnectionState, Protocol};
 
 use super::flows::policy_rule;
 
-const IPV4_HEADER_LEN: u8 = 20;
-const IPV6_HEADER_LEN: u8 = 40;
-
 /// Long enough for the header of each protocol that the router looks at.
-const PAYLOAD_LEN: u8 = 20;
+const PAYLOAD_LEN: usize = 20;
 
 /// ICMP echo request (RFC 792) and ICMPv6 echo request (RFC 4443).
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
-
-/// The number of TCP (IANA, Protocol Numbers).
-const TCP: u8 = 6;
 
 /// The offset of TCP's data in words of 4 bytes, and the flag that opens a connection (RFC 9293).
 const TCP_OFFSET: u8 = 5 << 4;
@@ -44,13 +39,10 @@ pub struct Described {
 impl Described {
     /// Makes the packet.
     pub fn new(packet: &TestPacket) -> Result<Self, Failure> {
-        if packet.src.is_ipv4() != packet.dst.is_ipv4() {
-            return Err(invalid(format!("{} and {} are of different IP versions", packet.src, packet.dst)));
-        }
         let has_port = packet.src_port.or(packet.dst_port).is_some();
         let is_v4 = packet.src.is_ipv4();
         let number = match &packet.protocol {
-            Some(word) => protocol(word).map_err(|problem| invalid(problem.to_string()))?.number(is_v4),
+            Some(word) => protocol(word).map_err(|problem| Failure::invalid(problem.to_string()))?.number(is_v4),
             None if has_port => TCP,
             None => Protocol::Icmp.number(is_v4),
         };
@@ -59,59 +51,32 @@ impl Described {
             State::New => ConnectionState::New,
             State::Established => ConnectionState::Established,
         });
-        let bytes = bytes(packet.src, packet.dst, number, ports);
+        let mut bytes = header(packet.src, packet.dst, number, PAYLOAD_LEN).ok_or_else(|| {
+            Failure::invalid(format!("{} and {} are of different IP versions", packet.src, packet.dst))
+        })?;
+        bytes.extend(payload(is_v4, number, ports));
         Ok(Self { bytes, direction: packet.direction, src: packet.src, peer: packet.peer, state })
     }
 }
 
-/// The bytes of a packet. Nobody looks at its checksums.
-fn bytes(src: IpAddr, dst: IpAddr, number: u8, [src_port, dst_port]: [u16; 2]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity((IPV6_HEADER_LEN + PAYLOAD_LEN).into());
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            bytes.resize(IPV4_HEADER_LEN.into(), 0);
-            bytes[0] = 0x45;
-            bytes[3] = IPV4_HEADER_LEN + PAYLOAD_LEN;
-            bytes[8] = 64;
-            bytes[9] = number;
-            bytes[12..16].copy_from_slice(&src.octets());
-            bytes[16..20].copy_from_slice(&dst.octets());
-        }
-        (src, dst) => {
-            let octets = |address: IpAddr| match address {
-                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-                IpAddr::V6(address) => address.octets(),
-            };
-            bytes.resize(IPV6_HEADER_LEN.into(), 0);
-            bytes[0] = 0x60;
-            bytes[5] = PAYLOAD_LEN;
-            bytes[6] = number;
-            bytes[7] = 64;
-            bytes[8..24].copy_from_slice(&octets(src));
-            bytes[24..40].copy_from_slice(&octets(dst));
-        }
-    }
-    let mut payload = [0; PAYLOAD_LEN as usize];
-    if number == Protocol::Icmp.number(src.is_ipv4()) {
-        payload[0] = if src.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
+/// The payload of a packet. Nobody looks at its checksums.
+fn payload(is_v4: bool, number: u8, [src_port, dst_port]: [u16; 2]) -> [u8; PAYLOAD_LEN] {
+    let mut payload = [0; PAYLOAD_LEN];
+    if number == Protocol::Icmp.number(is_v4) {
+        payload[0] = if is_v4 { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
     } else {
         payload[..2].copy_from_slice(&src_port.to_be_bytes());
         payload[2..4].copy_from_slice(&dst_port.to_be_bytes());
         (payload[12], payload[13]) = (TCP_OFFSET, TCP_SYN);
     }
-    bytes.extend_from_slice(&payload);
-    bytes
-}
-
-fn invalid(message: String) -> Failure {
-    Failure { code: Code::Invalid, message, line: None }
+    payload
 }
 
 impl EventLoop<'_> {
     /// Says what would happen to a packet.
     pub(super) fn test(&self, described: &Described) -> Result<Tested, Failure> {
         let packet = Packet::parse(&described.bytes)
-            .map_err(|_| invalid("there is no such packet: its protocol is an extension header".to_owned()))?;
+            .map_err(|_| Failure::invalid("there is no such packet: its protocol is an extension header".to_owned()))?;
         let from = match described.direction {
             Direction::In => ProbeSource::Outside(PacketSource::Tun),
             Direction::Out => ProbeSource::Peer(self.sender(described)?),
@@ -122,7 +87,7 @@ impl EventLoop<'_> {
 
     /// The peer that would send it.
     fn sender(&self, described: &Described) -> Result<PeerId, Failure> {
-        let not_found = |message| Failure { code: Code::NotFound, message, line: None };
+        let not_found = |message| Failure::not_found(message);
         match described.peer {
             Some(pid) => {
                 let found = self.router.peers().find(|peer| peer.credentials().pid == pid);
@@ -192,6 +157,7 @@ impl EventLoop<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tuntap_api::control::Code;
     use tuntap_wire::ip::FlowPart;
 
     fn described(json: &str) -> Result<Described, Failure> {
