@@ -18,6 +18,9 @@ HONEST = {"honest1": ("10.0.0.2", "fd00:77::2"), "honest2": ("10.0.0.3", "fd00:7
 RELOADING = {f"reloading{number}": (f"10.0.0.{number + 3}", f"fd00:77::{number + 3}") for number in (1, 2, 3)}
 VASSALS = HONEST | RELOADING
 
+# Flows that a router knows at a time: enough for those of all peers.
+MAX_FLOWS = 32768
+
 # Seconds for a new router to start, and for everything to return to its earlier state.
 RESPAWN = 10
 SETTLE = 20
@@ -81,6 +84,7 @@ class World:
             "plugin = tuntap",
             "master = true",
             f"tuntap-router = emperor0 {self.socket_path} {self.stats_path}",
+            f"tuntap-router-max-flows = {MAX_FLOWS}",
             *address_lines("emperor0", ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.lab.dir}/vassals",

@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::common::uwsgi::Uwsgi;
 use crate::repository::{QUICK, QUICK_C, building, command, make, run};
@@ -25,10 +26,13 @@ fn assert_refused(binary: &Path, reason: &str) {
     assert!(!said.contains("Compiling") && !said.contains("rustc"), "nothing is built before:\n{said}");
 }
 
+/// Writes it by install(1): a process that another test starts meanwhile must not inherit a descriptor to write it, or it can't
+/// be executed ("Text file busy").
 fn program(directory: &Path, name: &str, text: &str) -> PathBuf {
-    let path = directory.join(name);
-    std::fs::write(&path, text).expect("own folder");
-    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("own file");
+    let (source, path) = (directory.join(format!("{name}.source")), directory.join(name));
+    std::fs::write(&source, text).expect("own folder");
+    let status = Command::new("install").args(["-m", "755"]).args([&source, &path]).status();
+    assert!(status.expect("install(1)").success(), "{}", path.display());
     path
 }
 

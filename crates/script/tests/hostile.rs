@@ -159,6 +159,13 @@ const HOSTILE: &[(&str, &[&str])] = &[
 /// Far more than a call may take, on any machine.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Returns true if this may be said about that script. What takes much memory may meet the limits before its end: it depends on
+/// the machine, and on what else it does.
+fn is_said(text: &str, body: &str, texts: &[&str]) -> bool {
+    let has_any = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
+    has_any(texts) || has_any(EITHER) && ["string.rep(", "table.create("].iter().any(|taker| body.contains(taker))
+}
+
 #[test]
 fn worst_scripts_end_and_deny_their_flow() {
     let mut wrong = Vec::new();
@@ -170,7 +177,7 @@ fn worst_scripts_end_and_deny_their_flow() {
         let took = start.elapsed();
         let status = runtime.status();
         let text = status.last_failure.unwrap_or_default();
-        if action != Action::Deny || status.failures != 1 || !texts.iter().any(|part| text.contains(part)) {
+        if action != Action::Deny || status.failures != 1 || !is_said(&text, body, texts) {
             wrong.push(format!("{body}\n    {action:?}, {} failures: {text}", status.failures));
         }
         if took > TIMEOUT || text.chars().any(char::is_control) || text.chars().count() > 301 {

@@ -1,6 +1,7 @@
 //! Finding the router without being told its socket. Each test has a network namespace of its own, whose list of sockets has
 //! no others (unix(7)).
 
+use std::fs::File;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use crate::looking::status;
-use crate::router::{Router, command, fails, ok, text};
+use crate::router::{Router, command, fails, install, ok, text};
 
 /// Runs a test in a network namespace of its own, which what it starts is in, too.
 fn alone(test: impl FnOnce() + Send + 'static) {
@@ -165,7 +166,7 @@ fn socket_that_may_not_be_opened_is_told() {
         std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("own folder");
         // The folder of the build may not be everybody's to look into.
         let program = copy.path().join("uwsgi-tuntap");
-        std::fs::copy(command().get_program(), &program).expect("own folder");
+        install(&program, File::open(command().get_program()).expect("the command"));
         let output = Command::new(program).arg("status").uid(65_534).output().expect("the command starts");
         let error = fails(&output, 4);
         assert!(error.contains("left out: ") && error.contains("router.control: Permission denied"), "{error}");

@@ -1,9 +1,10 @@
 //! A router of the tests: a control socket with answers that the test gives.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -124,4 +125,18 @@ fn serve(client: &UnixStream, seen: &Mutex<Vec<Value>>, answer: &dyn Fn(&Value) 
             return;
         }
     }
+}
+
+/// Copies a program, or writes a script, by install(1): a process that this one starts meanwhile must not inherit a
+/// descriptor to write it, or it can't be executed ("Text file busy").
+pub fn install(path: &Path, content: impl Into<Stdio>) {
+    let status = Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(path).stdin(content).status();
+    assert!(status.expect("install(1)").success(), "{}", path.display());
+}
+
+/// What `content` of [`install`] may be: an open file.
+pub fn content(text: &str) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(text.as_bytes()).and_then(|()| file.rewind()).expect("own file");
+    file
 }

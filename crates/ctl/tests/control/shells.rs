@@ -1,9 +1,9 @@
 //! What shells, man(1) and uWSGI get of the command.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 use std::process::Command;
 
-use crate::router::{command, text};
+use crate::router::{command, content, install, text};
 
 fn shown(arguments: &[&str]) -> String {
     let output = command().args(arguments).output().expect("the command starts");
@@ -39,8 +39,7 @@ fn man_page_is_that_of_the_repository() {
 fn doctor_is_uwsgis() {
     let folder = tempfile::tempdir().expect("a folder");
     let uwsgi = folder.path().join("uwsgi");
-    std::fs::write(&uwsgi, "#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 1\n").expect("own folder");
-    std::fs::set_permissions(&uwsgi, std::fs::Permissions::from_mode(0o755)).expect("own file");
+    install(&uwsgi, content("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 1\n"));
     let uwsgi = uwsgi.to_str().expect("UTF-8");
     let doctor = |arguments: &[&str]| command().arg("doctor").args(arguments).output().expect("the command starts");
 
@@ -60,7 +59,7 @@ fn doctor_is_uwsgis() {
         std::fs::create_dir_all(folder).expect("own folder");
     }
     let installed = bin.join("uwsgi-tuntap");
-    std::fs::copy(command().get_program(), &installed).expect("own folder");
+    install(&installed, File::open(command().get_program()).expect("the command"));
     let run = || Command::new(&installed).args(["doctor", "--uwsgi", uwsgi, "app.ini"]).output().expect("it starts");
     let output = run();
     assert_eq!(output.status.code(), Some(5));
