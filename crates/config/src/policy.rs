@@ -51,6 +51,7 @@ impl Config {
     pub fn policy_of(&self, router: &RouterSpec, grants: Grants, chains: RuleChains) -> Policy {
         let guard = self.guard_policy(router, &chains.targets);
         Policy {
+            shapes: std::sync::Arc::default(),
             generation: 0,
             firewall_in: chains.firewall_in,
             firewall_out: chains.firewall_out,

@@ -10,3 +10,4 @@
 pub mod peers;
 pub mod policy;
 pub mod router;
+pub mod shaper;

@@ -122,7 +122,7 @@ impl LoopScript {
     /// forbidden must not pass.
     pub fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         if !self.runtime.is_loaded() {
-            return Some(ScriptVerdict { action: Action::Deny, ttl: None });
+            return Some(ScriptVerdict { action: Action::Deny, ttl: None, class: None });
         }
         self.runtime.decide(query)
     }
@@ -143,7 +143,7 @@ impl Script for DryRun<'_> {
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         match self.0.and_then(|script| script.runtime.dry_run(query)) {
             Some(Ok(tried)) => tried.verdict,
-            Some(Err(_)) | None => Some(ScriptVerdict { action: Action::Deny, ttl: None }),
+            Some(Err(_)) | None => Some(ScriptVerdict { action: Action::Deny, ttl: None, class: None }),
         }
     }
 }

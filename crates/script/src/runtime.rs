@@ -265,5 +265,5 @@ impl Script for Runtime {
 /// What becomes of a flow about which the script fails.
 const fn denied() -> ScriptVerdict {
     const TTL: Option<Duration> = Some(FAILURE_TTL);
-    ScriptVerdict { action: Action::Deny, ttl: TTL }
+    ScriptVerdict { action: Action::Deny, ttl: TTL, class: None }
 }

@@ -306,7 +306,7 @@ fn answer(code: u8, ttl: Option<f64>, note: Option<&LuaString>) -> Answer {
     let [least, most] = TTL_BOUNDS;
     let ttl = ttl.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(most).clamp(least, most));
     let note = note.map(|note| printable(&text(note), MAX_NOTE));
-    Answer { verdict: Some(ScriptVerdict { action, ttl }), note }
+    Answer { verdict: Some(ScriptVerdict { action, ttl, class: None }), note }
 }
 
 /// The text of an address, without allocation.

@@ -39,6 +39,7 @@ pub fn check(data: &[u8]) {
     let policy = Policy {
         sets: Vec::new(),
         counters: Vec::new(),
+        shapes: std::sync::Arc::default(),
         has_script: false,
         generation: 0,
         firewall_in: CompiledRules::chain(rules.firewall_in.iter().copied()),

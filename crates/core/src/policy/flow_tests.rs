@@ -298,7 +298,7 @@ impl Script for Counting {
         assert_eq!((query.addresses, query.src_port), (&[vassal(0)][..], Some(1)));
         assert_eq!(query.direction, Direction::Out);
         self.0 += 1;
-        Some(ScriptVerdict { action: self.1, ttl: self.2 })
+        Some(ScriptVerdict { action: self.1, ttl: self.2, class: None })
     }
 }
 

@@ -23,6 +23,7 @@ pub mod registry;
 mod repeat;
 pub mod script;
 pub mod set;
+pub mod shape;
 pub mod shares;
 pub mod targets;
 pub mod verdict;
@@ -41,6 +42,7 @@ use guard::GuardPolicy;
 use pattern::{Action, PolicyRules};
 use prefix_map::PrefixSet;
 use set::AddressSet;
+use shape::Shapes;
 use targets::AllowedTargets;
 
 /// What the operator has configured. A policy never changes: other rules make another policy.
@@ -56,6 +58,8 @@ pub struct Policy {
     pub sets: Vec<(String, Arc<AddressSet>)>,
     /// The counters that several rules may share, by name.
     pub counters: Vec<(String, CounterSlot)>,
+    /// How much traffic peers may have.
+    pub shapes: Arc<Shapes>,
     /// True if a script is asked about each new flow that the rules let pass.
     pub has_script: bool,
     /// Where packets from the peers go instead of the TUN device.
@@ -89,6 +93,7 @@ impl Default for Policy {
             firewall_out: PolicyRules::chain([]),
             sets: Vec::new(),
             counters: Vec::new(),
+            shapes: Arc::default(),
             has_script: false,
             routes: PolicyRules::new([]),
             has_gateway: false,

@@ -45,6 +45,8 @@ pub struct ScriptVerdict {
     pub action: Action,
     /// For how long. Without it, as long as the flow is known.
     pub ttl: Option<Duration>,
+    /// The class that its packets are held back by, see [`Shapes::class`](super::shape::Shapes::class).
+    pub class: Option<u16>,
 }
 
 /// A script.

@@ -209,6 +209,7 @@ impl Setup {
         let gateways = Gateways::new([], [target(TARGETS[0])].into_iter().filter(|_| self.has_gateway), &[], &[], []);
         let sources = ["192.0.2.0/24"].map(net);
         let policy = Policy {
+            shapes: std::sync::Arc::default(),
             generation: 7,
             sets: Vec::new(),
             counters: Vec::new(),
