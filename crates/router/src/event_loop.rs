@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
 
 use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
@@ -144,7 +146,7 @@ impl<'a> EventLoop<'a> {
         self.busy_poll.begin(now);
         loop {
             let awake = self.busy_poll.is_open(now);
-            let timeout = if awake { EpollTimeout::ZERO } else { self.timeout(now) };
+            let timeout = if awake { EpollTimeout::ZERO } else { self.sleep(now)? };
             match self.io.epoll.wait(events, timeout) {
                 Ok(0) if awake => now = Instant::now(),
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
@@ -159,16 +161,27 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Returns how long to sleep if there are no events.
-    fn timeout(&self, now: Instant) -> EpollTimeout {
+    /// Sleeps until the first event or the time of a packet that is held back, and returns zero then: epoll_wait(2) counts in
+    /// milliseconds, in which a fast line sends a hundred packets. Returns how long to sleep if no packet is held back.
+    fn sleep(&self, now: Instant) -> nix::Result<EpollTimeout> {
+        let Some(next) = self.deadline(now) else { return Ok(EpollTimeout::NONE) };
+        let rest = next.saturating_duration_since(now);
+        if self.router.next_held().is_none() {
+            // One millisecond is added, so that the deadline has passed at the wake-up.
+            return Ok(EpollTimeout::try_from(rest.as_millis() + 1).unwrap_or(EpollTimeout::MAX));
+        }
+        let mut queue = [PollFd::new(self.io.epoll.0.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut queue, Some(TimeSpec::from_duration(rest)), None) {
+            Ok(_) | Err(Errno::EINTR) => Ok(EpollTimeout::ZERO),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Returns when the loop has to wake up even without an event.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
-        let Some(next) = [self.router.poll_timeout(), stats_deadline, next_beat].into_iter().flatten().min() else {
-            return EpollTimeout::NONE;
-        };
-        // One millisecond is added, so that the deadline has passed at the wake-up.
-        let millis = next.saturating_duration_since(now).as_millis() + 1;
-        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+        [self.router.poll_timeout(), stats_deadline, next_beat].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {

@@ -25,6 +25,7 @@ use tuntap_core::router::{
     DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
 };
 use tuntap_sys::net;
+use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
 use tuntap_sys::socket::{self, path_mtu};
 use tuntap_sys::tun::Tun;
@@ -69,6 +70,8 @@ pub struct Io<'a> {
     connections: Vec<Option<Connection>>,
     /// The connection that is being reported to the router.
     pending: Option<OwnedFd>,
+    /// Asks the kernel for routes, if there are `nat` interfaces.
+    routes: Option<Netlink>,
     /// Tells the control thread of dropped packets.
     drops: Option<DropTeller>,
     /// The script, once its threads are started.
@@ -98,6 +101,8 @@ impl<'a> Io<'a> {
             rewrite_again_at: None,
             connections: Vec::new(),
             pending: None,
+            // Without it no host is beyond a `nat` interface, so that the limits for all flows apply.
+            routes: if setup.spec.nat.is_empty() { None } else { Netlink::open().ok() },
             drops,
             script: None,
             script_has_run: false,
@@ -417,6 +422,12 @@ impl Shell for Io<'_> {
     fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         self.script_has_run = true;
         self.script.as_mut()?.decide(query)
+    }
+
+    fn is_beyond_nat(&mut self, address: IpAddr) -> bool {
+        let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
+        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
+        name.is_some_and(|name| self.setup.spec.nat.contains(&name))
     }
 
     fn dropped(&mut self, record: &DropRecord) {

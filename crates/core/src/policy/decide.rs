@@ -14,7 +14,7 @@ use super::pattern::{Action, AnyMatchKey, Match, RuleId};
 use super::registry::PeerId;
 use super::repeat::Known;
 use super::script::{Script, ScriptQuery};
-use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource, RuleRef};
+use super::verdict::{Class, Inbound, InboundVerdict, Lane, Outbound, OutboundVerdict, PacketSource, RuleRef};
 use super::walk::{Context, RatesAccess, Trail};
 use crate::peers::Peer;
 use tuntap_wire::ip::{FlowPart, Packet};
@@ -52,6 +52,7 @@ enum SourceCheck {
 pub(super) struct Asked {
     pub(super) said: Option<Action>,
     pub(super) until: u32,
+    pub(super) class: Option<u16>,
 }
 
 /// A packet on its walk.
@@ -77,6 +78,7 @@ pub(super) struct InDecision {
     /// The peer that holds the destination.
     pub(super) holder: Option<PeerId>,
     pub(super) asked: Option<Asked>,
+    pub(super) class: Class,
     pub(super) source: PacketSource,
 }
 
@@ -86,13 +88,14 @@ pub(super) struct OutDecision {
     pub(super) rule: Option<RuleRef>,
     pub(super) trail: Trail,
     pub(super) asked: Option<Asked>,
+    pub(super) class: Class,
     /// The decision for the receiver, if the router itself passes the packet on.
     pub(super) inner: Option<InDecision>,
 }
 
 impl OutDecision {
     const fn stopped(to: Outbound, rule: Option<RuleRef>, trail: Trail) -> Self {
-        Self { to, rule, trail, asked: None, inner: None }
+        Self { to, rule, trail, asked: None, class: Class::OWN, inner: None }
     }
 }
 
@@ -206,6 +209,7 @@ impl Forwarder {
             return decision;
         }
         decision.asked = self.ask(script, walk.packet, Direction::Out, id, known);
+        decision.class = self.class(script, decision.asked, walk.packet.dst(), decision.to == Outbound::Tun);
         match decision.asked.and_then(|asked| asked.said) {
             Some(Action::Deny) => decision.to = Outbound::Drop(DropReason::Script),
             Some(Action::Reject) => decision.to = Outbound::Reject(DropReason::Script),
@@ -240,7 +244,8 @@ impl Forwarder {
             Inbound::Drop(reason, _) => Outbound::Drop(reason),
             Inbound::Reject(reason, _) => Outbound::Reject(reason),
         };
-        OutDecision { to, rule: inner.verdict.rule.or(rule), trail, asked: None, inner: Some(inner) }
+        let rule = inner.verdict.rule.or(rule);
+        OutDecision { inner: Some(inner), ..OutDecision::stopped(to, rule, trail) }
     }
 
     /// Asks the script about a packet that the rules let pass, unless it is known what it says about its flow.
@@ -256,7 +261,7 @@ impl Forwarder {
             return None;
         }
         if let Some(kept) = self.kept(known, direction, id) {
-            return Some(Asked { said: kept.0, until: kept.1 });
+            return Some(kept);
         }
         let (peer, owner) = (self.peers.get(id)?, self.owner(id)?);
         let mut addresses = [IpAddr::from([0; 4]); MOST_ADDRESSES];
@@ -281,7 +286,7 @@ impl Forwarder {
         });
         let ttl = said.and_then(|said| said.ttl).map(|ttl| ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
         let until = ttl.map_or(FOREVER, |ttl| self.flows.now.saturating_add(u32::try_from(ttl).unwrap_or(FOREVER)));
-        Some(Asked { said: said.map(|said| said.action), until })
+        Some(Asked { said: said.map(|said| said.action), until, class: said.and_then(|said| said.class) })
     }
 
     /// Decides which peer gets a packet towards the peers.
@@ -300,7 +305,9 @@ impl Forwarder {
             PacketSource::Tun => self.holder(packet.src()),
             PacketSource::Gateway => None,
         };
+        let mut verdict = decision.verdict;
         if let Some(at) = self.keep_inbound(walk, &decision, cause, None) {
+            verdict.lane = Lane { flow: at, class: decision.class };
             self.flows.record(
                 at,
                 Direction::In,
@@ -310,7 +317,7 @@ impl Forwarder {
             );
         }
         self.record_error(decision.known, Direction::In, walk);
-        decision.verdict
+        verdict
     }
 
     fn decide_inbound(&mut self, from: PacketSource, walk: &Walk<'_>, script: &mut impl Script) -> InDecision {
@@ -322,11 +329,12 @@ impl Forwarder {
             self.context(&policy).search(&policy.firewall_in, &walk.key, known.state, RuleRef::FirewallIn, &mut trail);
         let by_chain = found.map(|found| RuleRef::FirewallIn(found.rule));
         let decided = |to, rule, trail| InDecision {
-            verdict: InboundVerdict { to, rule },
+            verdict: InboundVerdict { to, rule, lane: Lane::default() },
             trail,
             known,
             holder,
             asked: None,
+            class: Class::OWN,
             source: from,
         };
         match action(found) {
@@ -360,7 +368,21 @@ impl Forwarder {
             Some(Action::Reject) => Inbound::Reject(DropReason::Script, Some(id)),
             Some(Action::Allow) | None => Inbound::Peer(id),
         };
-        InDecision { asked, ..decided(to, rule, trail) }
+        let class = self.class(script, asked, walk.packet.src(), from == PacketSource::Tun);
+        InDecision { asked, class, ..decided(to, rule, trail) }
+    }
+
+    /// Returns where the packets of a flow wait: in the class that the script names, or in that of flows with hosts beyond a
+    /// `nat` interface. `is_by_tun` is true if they come or go by the TUN device.
+    fn class(&self, script: &mut impl Script, asked: Option<Asked>, remote: IpAddr, is_by_tun: bool) -> Class {
+        if let Some(class) = asked.and_then(|asked| asked.class) {
+            return Class::named(class);
+        }
+        let is_internet = is_by_tun
+            && self.policy.shapes.ask_for_internet()
+            && self.registry.holder(remote).is_none()
+            && script.is_beyond_nat(remote);
+        if is_internet { Class::INTERNET } else { Class::OWN }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::policy::pattern::tests::{any_net, inside, rule};
 use crate::policy::script::NoScript;
 use crate::policy::targets::AllowedTargets;
 use crate::policy::targets::TargetRange;
-use crate::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource};
+use crate::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource, RuleRef};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{MaskedAddress, PeerSelector};
 use tuntap_wire::selector::{AddressPattern, Selector};
@@ -75,13 +75,18 @@ fn to(forwarder: &mut Forwarder, id: PeerId, src: IpAddr, dst: IpAddr) -> Outbou
     forwarder.outbound(id, &ip(&packet(src, dst)), &mut NoScript).to
 }
 
+/// A verdict without the flow, whose number says nothing.
+fn parts(verdict: &OutboundVerdict) -> (Outbound, Option<IpAddr>, bool, Option<RuleRef>) {
+    (verdict.to, verdict.claimed, verdict.is_first, verdict.rule)
+}
+
 #[test]
 fn first_packet_claims_its_source_and_later_ones_keep_to_it() {
     let mut forwarder = forwarder(Policy::default());
     let verdict = forwarder.outbound(peer(1), &ip(&packet(A, HOST)), &mut NoScript);
-    assert_eq!(verdict, OutboundVerdict { to: Outbound::Tun, claimed: Some(A), is_first: true, rule: None });
+    assert_eq!(parts(&verdict), (Outbound::Tun, Some(A), true, None));
     let later = forwarder.outbound(peer(1), &ip(&packet(A, B)), &mut NoScript);
-    assert_eq!(later, OutboundVerdict { to: Outbound::Tun, claimed: None, is_first: false, rule: None });
+    assert_eq!(parts(&later), (Outbound::Tun, None, false, None));
     assert_eq!(to(&mut forwarder, peer(1), B, HOST), Outbound::Drop(DropReason::SpoofedSource));
     assert_eq!(forwarder.address(peer(1)), Some(A));
     assert_eq!(forwarder.inbound(PacketSource::Tun, &ip(&packet(HOST, A)), &mut NoScript).to, Inbound::Peer(peer(1)));
@@ -112,13 +117,8 @@ fn only_hosts_claim() {
     let mut forwarder = forwarder(Policy::default());
     for src in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.0.1"] {
         let src: IpAddr = src.parse().expect("an address");
-        let dropped = OutboundVerdict {
-            to: Outbound::Drop(DropReason::InvalidSource),
-            claimed: None,
-            is_first: false,
-            rule: None,
-        };
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(src, HOST)), &mut NoScript), dropped, "{src}");
+        let dropped = (Outbound::Drop(DropReason::InvalidSource), None, false, None);
+        assert_eq!(parts(&forwarder.outbound(peer(1), &ip(&packet(src, HOST)), &mut NoScript)), dropped, "{src}");
     }
     assert_eq!(forwarder.address(peer(1)), None);
 }
@@ -319,13 +319,8 @@ fn claims_outside_of_the_networks_are_refused() {
     let mut forwarder = forwarder(strict(&["192.168.0.1/24"]));
     for address in [outside, outside6, HOST] {
         let dst = if address.is_ipv4() { IpAddr::from([198, 51, 100, 1]) } else { HOST6 };
-        let refused = OutboundVerdict {
-            to: Outbound::Drop(DropReason::NotClaimable),
-            claimed: None,
-            is_first: false,
-            rule: None,
-        };
-        assert_eq!(forwarder.outbound(peer(1), &ip(&packet(address, dst)), &mut NoScript), refused, "{address}");
+        let refused = (Outbound::Drop(DropReason::NotClaimable), None, false, None);
+        assert_eq!(parts(&forwarder.outbound(peer(1), &ip(&packet(address, dst)), &mut NoScript)), refused, "{address}");
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
     assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);

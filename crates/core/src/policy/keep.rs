@@ -8,7 +8,7 @@ use super::flows::{Fate, FlowKey, NewFlow, Way};
 use super::forward::Forwarder;
 use super::registry::PeerId;
 use super::repeat::Known;
-use super::verdict::{Inbound, Outbound, OutboundVerdict};
+use super::verdict::{Inbound, Lane, Outbound, OutboundVerdict};
 use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
 use tuntap_wire::selector::ConnectionState;
@@ -25,7 +25,9 @@ impl Forwarder {
         accepted: Option<(Option<IpAddr>, bool)>,
     ) -> OutboundVerdict {
         let (claimed, is_first) = accepted.unwrap_or_default();
-        let verdict = OutboundVerdict { to: decision.to, claimed, is_first, rule: decision.rule };
+        let (to, rule) = (decision.to, decision.rule);
+        let lane = Lane { class: decision.class, ..Lane::default() };
+        let mut verdict = OutboundVerdict { to, claimed, is_first, rule, lane, receiver_lane: Lane::default() };
         if let Outbound::Contested { .. } = decision.to {
             // The caller asks again, or drops the packet. It is counted by then.
             return verdict;
@@ -47,6 +49,8 @@ impl Forwarder {
             {
                 self.flows.pair(at, twin);
             }
+            verdict.lane.flow = at.unwrap_or(Lane::NO_FLOW);
+            verdict.receiver_lane = self.receiver_lane(twin);
             self.record_error(known, Direction::Out, walk);
             if let Some(inner) = &decision.inner {
                 self.record_error(inner.known, Direction::In, walk);
@@ -93,6 +97,7 @@ impl Forwarder {
         side.twin_state = decision.inner.as_ref().and_then(|inner| inner.known.state);
         side.looks_at_state = looks_at_state;
         side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
+        entry.set_class(Direction::Out, decision.class);
         Some(at)
     }
 
@@ -122,6 +127,7 @@ impl Forwarder {
         side.state = decision.known.state.unwrap_or(ConnectionState::New);
         side.looks_at_state = looks_at_state;
         side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
+        entry.set_class(Direction::In, decision.class);
         Some(at)
     }
 

@@ -1,12 +1,11 @@
 //! Later packets of a flow: one look-up, and a check that nothing has changed that the verdict depends on.
 
-use super::decide::Walk;
+use super::decide::{Asked, Walk};
 use super::flows::entry::Entry;
 use super::flows::{Fate, FlowKey, Way};
 use super::forward::Forwarder;
-use super::pattern::Action;
 use super::registry::PeerId;
-use super::verdict::{Inbound, InboundVerdict, Outbound, OutboundVerdict, PacketSource};
+use super::verdict::{Class, Inbound, InboundVerdict, Lane, Outbound, OutboundVerdict, PacketSource};
 use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
 use tuntap_wire::selector::ConnectionState;
@@ -54,7 +53,10 @@ impl Forwarder {
             Fate::Reject(reason) => Outbound::Reject(reason),
             Fate::Undecided => return None,
         };
-        let verdict = OutboundVerdict { to, claimed: None, is_first: false, rule: side.rule(id, receiver) };
+        let lane = self.lane(at, Direction::Out);
+        let receiver_lane = self.receiver_lane(twin);
+        let rule = side.rule(id, receiver);
+        let verdict = OutboundVerdict { to, claimed: None, is_first: false, rule, lane, receiver_lane };
         let passes = side.fate == Fate::Pass;
         self.count(side.slots.iter(), packet);
         if entry.claims != self.claims {
@@ -65,6 +67,18 @@ impl Forwarder {
             self.flows.record(twin, Direction::In, packet, flags, passes);
         }
         Some(verdict)
+    }
+
+    /// Returns where a packet waits that the router itself passes on; `twin` is its flow, seen from the receiver.
+    pub(super) fn receiver_lane(&self, twin: Option<u32>) -> Lane {
+        twin.map_or_else(Lane::default, |twin| self.lane(twin, Direction::In))
+    }
+
+    /// Returns where the packets of a flow wait. The entry's last cache line is read only if there may be classes.
+    #[inline]
+    fn lane(&self, flow: u32, direction: Direction) -> Lane {
+        let class = if self.policy.shapes.is_empty() { Class::OWN } else { self.flows.get(flow).class(direction) };
+        Lane { flow, class }
     }
 
     /// Returns true if the router itself passes packets on between peers, and a peer has got the destination since the
@@ -95,7 +109,8 @@ impl Forwarder {
             Fate::Reject(reason) => Inbound::Reject(reason, Some(holder)),
             Fate::Undecided => return None,
         };
-        let verdict = InboundVerdict { to, rule: side.rule(holder, None) };
+        let lane = self.lane(at, Direction::In);
+        let verdict = InboundVerdict { to, rule: side.rule(holder, None), lane };
         let passes = side.fate == Fate::Pass;
         self.count(side.slots.iter(), packet);
         self.flows.record(at, Direction::In, packet, flags, passes);
@@ -134,13 +149,14 @@ impl Forwarder {
                 && peer.is_none_or(|peer| self.owner(peer).is_some_and(|owner| owner == entry.owner))
     }
 
-    /// Returns what the script has said about a direction of a flow, and until when that holds.
-    pub(super) fn kept(&self, known: Known, direction: Direction, peer: PeerId) -> Option<(Option<Action>, u32)> {
+    /// Returns what the script has said about a direction of a flow.
+    pub(super) fn kept(&self, known: Known, direction: Direction, peer: PeerId) -> Option<Asked> {
         let entry = self.flows.known(known.at?).filter(|entry| entry.peer == peer)?;
         let (epoch, now) = (self.epoch, self.flows.now);
-        match direction {
-            Direction::Out => Some((entry.out.kept_script(epoch, now)?, entry.out.script_until)),
-            Direction::In => Some((entry.inn.kept_script(epoch, now)?, entry.inn.script_until)),
-        }
+        let (said, until) = match direction {
+            Direction::Out => (entry.out.kept_script(epoch, now)?, entry.out.script_until),
+            Direction::In => (entry.inn.kept_script(epoch, now)?, entry.inn.script_until),
+        };
+        Some(Asked { said, until, class: entry.class(direction).number() })
     }
 }

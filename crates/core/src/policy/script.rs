@@ -49,10 +49,13 @@ pub struct ScriptVerdict {
     pub class: Option<u16>,
 }
 
-/// A script.
+/// A script, and what only the surroundings know about addresses.
 pub trait Script {
     /// Returns what the script says about a flow; `None` if it has no opinion. A script that fails denies the flow.
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict>;
+
+    /// Returns true if packets to this address leave the host by a `nat` interface.
+    fn is_beyond_nat(&mut self, address: IpAddr) -> bool;
 }
 
 /// No script.
@@ -62,5 +65,9 @@ pub struct NoScript;
 impl Script for NoScript {
     fn decide(&mut self, _query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         None
+    }
+
+    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
+        false
     }
 }

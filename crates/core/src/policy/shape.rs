@@ -162,6 +162,14 @@ impl Shapes {
         at.and_then(|at| u16::try_from(at).ok())
     }
 
+    /// Returns the name of a class.
+    pub fn class_name(&self, class: u16) -> Option<&str> {
+        match &self.shapes.get(usize::from(class))?.selector {
+            ShapeSelector::Class(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Returns the limit of a class in one direction.
     pub fn class_limit(&self, direction: Direction, class: u16) -> Option<Limit> {
         self.find(direction, &self.shapes.get(usize::from(class))?.selector)

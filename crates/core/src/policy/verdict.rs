@@ -60,6 +60,54 @@ pub enum Outbound {
     },
 }
 
+/// The class of packets that wait together, if those of a peer don't all wait in one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class(u16);
+
+impl Class {
+    /// None: the peer's own queue.
+    pub const OWN: Self = Self(u16::MAX);
+
+    /// Flows with hosts beyond a `nat` interface.
+    pub const INTERNET: Self = Self(u16::MAX - 1);
+
+    /// The class with this number, see [`Shapes::class`](super::shape::Shapes::class).
+    pub const fn named(number: u16) -> Self {
+        if number < Self::INTERNET.0 { Self(number) } else { Self::OWN }
+    }
+
+    /// Returns the number of a class that has a name.
+    pub const fn number(self) -> Option<u16> {
+        if self.0 < Self::INTERNET.0 { Some(self.0) } else { None }
+    }
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self::OWN
+    }
+}
+
+/// The flow that a packet belongs to, and where its packets wait if they have to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// The number of the flow; [`Lane::NO_FLOW`] for packets without one.
+    pub flow: u32,
+    /// The class.
+    pub class: Class,
+}
+
+impl Lane {
+    /// See [`Lane::flow`].
+    pub const NO_FLOW: u32 = u32::MAX;
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { flow: Self::NO_FLOW, class: Class::OWN }
+    }
+}
+
 /// A verdict on a packet from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboundVerdict {
@@ -71,6 +119,10 @@ pub struct OutboundVerdict {
     pub is_first: bool,
     /// The rule that decided; `None` if no rule matched, or no list was searched.
     pub rule: Option<RuleRef>,
+    /// Where it waits on its way from the sender.
+    pub lane: Lane,
+    /// Where it waits on its way to the receiver, if the router itself passes it on.
+    pub receiver_lane: Lane,
 }
 
 /// Where a packet towards the peers comes from.
@@ -90,6 +142,8 @@ pub struct InboundVerdict {
     pub to: Inbound,
     /// The rule that decided; `None` if no rule matched, or no list was searched.
     pub rule: Option<RuleRef>,
+    /// Where it waits.
+    pub lane: Lane,
 }
 
 /// Where a packet towards the peers goes.

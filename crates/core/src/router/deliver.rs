@@ -7,6 +7,7 @@ use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
 
 use super::Router;
+use super::held::Origin;
 use super::queue::{FlushError, Flushed};
 use super::session::{CloseReason, Transport};
 use super::shell::{Shell, WriteError};
@@ -54,6 +55,24 @@ impl Router {
             self.count_drop(Some(id), reason);
             if self.is_watched {
                 self.report_drop(shell, Direction::In, Some(id), packet.packet(), reason, None);
+            }
+        }
+        result
+    }
+
+    /// Delivers a packet to a peer. Its sender learns if it was too long for a frame.
+    pub(super) fn deliver_from(
+        &mut self,
+        shell: &mut impl Shell,
+        to: PeerId,
+        origin: Origin,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        let result = self.deliver(shell, to, packet);
+        if result == Err(DropReason::TooBig) {
+            match origin {
+                Origin::Outside(ingress) => self.too_big_for_frame_inbound(shell, ingress, to, packet.packet()),
+                Origin::Peer(from) => self.too_big_for_frame_outbound(shell, from, packet.packet()),
             }
         }
         result

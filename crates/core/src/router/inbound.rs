@@ -8,6 +8,7 @@ use tuntap_wire::rule::Direction;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::Router;
+use super::held::Origin;
 use super::shell::Shell;
 use super::watch::ByShell;
 use crate::policy::drops::DropReason;
@@ -105,11 +106,7 @@ impl Router {
             self.report_drop(shell, Direction::In, cause, packet.packet(), reason, verdict.rule);
         }
         match verdict.to {
-            Inbound::Peer(id) => {
-                if self.deliver(shell, id, &packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_inbound(shell, ingress, id, packet.packet());
-                }
-            }
+            Inbound::Peer(id) => self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet),
             Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
             Inbound::Reject(reason, holder) => {
                 self.reject_inbound(shell, ingress, holder, packet.packet());

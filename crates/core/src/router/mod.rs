@@ -15,6 +15,7 @@ mod deliver;
 mod flows;
 pub mod frames;
 mod gateway;
+mod held;
 mod inbound;
 mod interfaces;
 mod log;
@@ -51,6 +52,7 @@ use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use gateway::PathMtus;
+use held::Held;
 use interfaces::InterfaceCache;
 use log::{Line, LogBudget};
 use meter::WorkMeter;
@@ -62,6 +64,7 @@ use reattach::ReattachQueue;
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
+pub use held::{QueueName, QueueView};
 pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;
@@ -120,6 +123,8 @@ pub struct Router {
     /// Peers with frames to send at the end of this turn.
     to_flush: Vec<PeerId>,
     spares: SpareBuffers,
+    /// Packets that are held back.
+    held: Held,
     /// Buffer in which the segments of GSO packets are built.
     scratch: Vec<u8>,
     replies: RateLimit,
@@ -139,7 +144,7 @@ pub struct Router {
 impl Router {
     /// Makes a router without peers.
     pub fn new(forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
-        Self {
+        let mut this = Self {
             admission: Admission::new(settings.limits),
             settings,
             start: now,
@@ -150,6 +155,7 @@ impl Router {
             reattach_queue: ReattachQueue::default(),
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
+            held: Held::default(),
             scratch: Vec::new(),
             replies: RateLimit::new(now),
             path_mtus: PathMtus::default(),
@@ -161,7 +167,9 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
-        }
+        };
+        this.update_limits();
+        this
     }
 
     /// Begins a turn: the shell has waited for events.
@@ -173,6 +181,7 @@ impl Router {
     /// Ends a turn: sends what is queued for peers, and does what is due.
     pub fn poll(&mut self, shell: &mut impl Shell, now: Instant) {
         self.advance(now);
+        self.send_held(shell);
         // A peer is attached again only if nothing is left to send to it. If packets of this turn were still in its queue, it
         // would not be attached as long as each turn has some.
         self.flush_peers(shell);
@@ -185,7 +194,7 @@ impl Router {
 
     /// Returns the time at which [`Self::poll`] has to be called, even if no event comes before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.accept_again_at, self.reattach_queue.next_end()].into_iter().flatten().min()
+        [self.accept_again_at, self.reattach_queue.next_end(), self.next_held()].into_iter().flatten().min()
     }
 
     /// Sets the addresses that the machine's interfaces have now. Peers must not claim them. A gateway that is bound to the
@@ -197,7 +206,11 @@ impl Router {
     /// Replaces the policy, between two packets. Peers keep the addresses that they hold, and flows are decided anew with their
     /// next packets. The router's networks, its guard and its shares stay those of the first policy.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        let has_other_limits = self.forwarder.policy.shapes != policy.shapes;
         self.forwarder.set_policy(policy);
+        if has_other_limits {
+            self.update_limits();
+        }
     }
 
     /// Adds grants to the policy.

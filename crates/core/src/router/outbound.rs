@@ -7,6 +7,7 @@ use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
 
+use super::held::{Origin, Way};
 use super::notice::{Notice, Unclaimable};
 use super::shell::{Shell, WriteError};
 use super::watch::ByShell;
@@ -53,7 +54,7 @@ impl Router {
             self.store(shell, id);
         }
         self.note_logged_rules(shell, Direction::Out, Some(id), packet.packet());
-        let result = self.send_where_decided(shell, id, verdict.to, packet);
+        let result = self.send_where_decided(shell, id, &verdict, packet);
         if let (Err(reason), true) = (result, self.is_watched) {
             self.report_drop(shell, Direction::Out, Some(id), packet.packet(), reason, verdict.rule);
         }
@@ -64,10 +65,10 @@ impl Router {
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
-        to: Outbound,
+        verdict: &OutboundVerdict,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        match to {
+        match verdict.to {
             Outbound::Drop(reason) => {
                 self.note_refused_packet(shell, id, reason, packet.packet());
                 Err(reason)
@@ -76,14 +77,10 @@ impl Router {
                 self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }
-            Outbound::Tun => self.send_to_tun(shell, packet),
-            Outbound::Gateway(target) => self.send_to_gateway(shell, id, target, packet),
+            Outbound::Tun => self.send_or_hold(shell, id, Way::Tun, verdict.lane, packet),
+            Outbound::Gateway(target) => self.send_or_hold(shell, id, Way::Gateway(target), verdict.lane, packet),
             Outbound::Peer(other) => {
-                // If the delivery fails, the packet has already been counted as dropped.
-                if self.deliver(shell, other, packet) == Err(DropReason::TooBig) {
-                    self.too_big_for_frame_outbound(shell, id, packet.packet());
-                }
-                Ok(())
+                self.send_or_hold(shell, id, Way::Peer(other, verdict.receiver_lane), verdict.lane, packet)
             }
             Outbound::Contested { address, .. } => {
                 if let Some(peer) = self.forwarder.peers.get(id) {
@@ -91,6 +88,25 @@ impl Router {
                     self.note_refused_claim(shell, id, address, &notice);
                 }
                 Err(DropReason::AddressHeld)
+            }
+        }
+    }
+
+    /// Sends a packet from a peer whose time has come.
+    pub(super) fn send_out(
+        &mut self,
+        shell: &mut impl Shell,
+        from: PeerId,
+        way: Way,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        match way {
+            Way::Tun => self.send_to_tun(shell, packet),
+            Way::Gateway(target) => self.send_to_gateway(shell, from, target, packet),
+            Way::Peer(to, lane) => {
+                // If the delivery fails, the packet has already been counted as dropped.
+                self.deliver_or_hold(shell, to, Origin::Peer(from), lane, packet);
+                Ok(())
             }
         }
     }

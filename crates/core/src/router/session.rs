@@ -8,6 +8,7 @@ use tuntap_wire::greeting::BadStart;
 use tuntap_wire::offloads::Offloads;
 
 use super::frames::READ_LEN;
+use super::held::Queues;
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
 use super::shell::Fault;
@@ -100,6 +101,8 @@ pub struct Session {
     pub transport: Transport,
     /// True while its device is kept and waits to be attached.
     pub has_waiting_device: bool,
+    /// The queues in which its packets are held back, out and in.
+    pub queues: [Option<Box<Queues>>; 2],
     /// The cost of writes to its device.
     pub write_meter: WriteMeter,
     /// The offloads that the peer turns on when it is attached.
@@ -139,6 +142,7 @@ impl Session {
             namespace,
             transport: Transport::Stream(StreamReason::NoHello),
             has_waiting_device: false,
+            queues: [None, None],
             write_meter: WriteMeter::default(),
             offloads: Offloads::NONE,
             partial: Vec::new(),

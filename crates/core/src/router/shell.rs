@@ -1,7 +1,7 @@
 //! The interface between the router and its surroundings: what it asks them, and what it makes them do. The router's
 //! process implements it with descriptors; a simulation can implement it without.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use tuntap_wire::credentials::PeerCredentials;
@@ -164,6 +164,9 @@ pub trait Shell {
     /// Returns what the policy's script says about a flow that the rules let pass; `None` if it has no opinion. A script that
     /// fails denies the flow.
     fn script(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict>;
+
+    /// Returns true if packets to this address leave the host by a `nat` interface.
+    fn is_beyond_nat(&mut self, address: IpAddr) -> bool;
 
     // The log and the store.
 

@@ -1,6 +1,6 @@
 //! Surroundings for unit tests: sockets and devices take everything, and nothing ever fails.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use tuntap_wire::credentials::PeerCredentials;
@@ -27,6 +27,10 @@ pub struct TestShell {
 impl Shell for TestShell {
     fn script(&mut self, _query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         None
+    }
+
+    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
+        false
     }
 
     fn tun_takes_gso(&self) -> bool {

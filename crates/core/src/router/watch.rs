@@ -75,6 +75,10 @@ impl<S: Shell> Script for ByShell<'_, S> {
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         self.0.script(query)
     }
+
+    fn is_beyond_nat(&mut self, address: IpAddr) -> bool {
+        self.0.is_beyond_nat(address)
+    }
 }
 
 impl Router {

@@ -1,7 +1,7 @@
 //! The world around the router, in memory: sockets, devices, the store, the log, the clock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -216,6 +216,10 @@ impl Shell for World {
     }
 
     fn dropped(&mut self, _record: &DropRecord) {}
+
+    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
+        false
+    }
 
     fn tun_takes_gso(&self) -> bool {
         self.tun_takes_gso

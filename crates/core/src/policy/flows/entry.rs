@@ -13,7 +13,7 @@ use crate::policy::counters::CounterSlot;
 use crate::policy::drops::DropReason;
 use crate::policy::pattern::{Action, RuleId};
 use crate::policy::registry::PeerId;
-use crate::policy::verdict::{PacketSource, RuleRef};
+use crate::policy::verdict::{Class, PacketSource, RuleRef};
 
 /// No entry: the end of a list, or a flow without a twin.
 pub(super) const NONE: u32 = u32::MAX;
@@ -271,6 +271,8 @@ pub(crate) struct Entry {
     /// decided.
     pub(crate) claims: u32,
     pub(super) first_seen: u32,
+    /// Where its packets wait, out and in.
+    pub(super) classes: [Class; 2],
     /// Whose quota it is in, [`NONE`] for a free entry.
     pub(super) quota: u32,
     /// Neighbours in the list: used earlier and later. A free entry's `later` is the next free one.
@@ -291,6 +293,7 @@ impl Entry {
             generation: 0,
             claims: 0,
             first_seen: now,
+            classes: [Class::OWN; 2],
             last_seen: now,
             passed: [false; 2],
             fins: [false; 2],
@@ -302,6 +305,19 @@ impl Entry {
             earlier: NONE,
             later: NONE,
         }
+    }
+
+    /// Returns where the packets in one direction wait.
+    pub(crate) const fn class(&self, direction: Direction) -> Class {
+        match direction {
+            Direction::Out => self.classes[0],
+            Direction::In => self.classes[1],
+        }
+    }
+
+    /// Sets where the packets in one direction wait.
+    pub(crate) fn set_class(&mut self, direction: Direction, class: Class) {
+        self.classes[usize::from(direction == Direction::In)] = class;
     }
 
     /// Returns true if the other end has caused the flow.

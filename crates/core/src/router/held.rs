@@ -1,0 +1,424 @@
+//! Packets that are held back: those of limited peers wait in a queue until their time has come. Packets without a limit never
+//! come here.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::rule::Direction;
+use tuntap_wire::segment::for_each_packet;
+use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
+
+use super::Router;
+use super::inbound::Ingress;
+use super::shell::Shell;
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+use crate::policy::shape::{Limit, PeerShape};
+use crate::policy::verdict::{Class, Lane};
+use crate::shaper::{Item, LeafId, LeafLimits, LeafStats, Loss, Shaper};
+
+/// Packets that leave the queues of a direction in one turn. The rest leaves in the next one, after other events.
+const PACKETS_PER_TURN: usize = 256;
+
+/// Super-packets wait whole if the rate is above this, in bits per second. Below, one of 64 KiB would take the line for so long
+/// that others wait noticeably.
+const WHOLE_ABOVE: u64 = 50_000_000;
+
+/// The way of a packet from a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// To the TUN device.
+    Tun,
+    /// To another router.
+    Gateway(SocketAddr),
+    /// To another peer, where it waits again if that is limited.
+    Peer(PeerId, Lane),
+}
+
+/// Where a packet towards a peer comes from. It learns if the packet is too long.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// The host, or another router.
+    Outside(Ingress),
+    /// Another peer of this router.
+    Peer(PeerId),
+}
+
+/// What becomes of a packet when its time has come.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    /// It leaves the peer.
+    From(PeerId, Way),
+    /// It is delivered to the peer.
+    To(PeerId, Origin),
+}
+
+impl Target {
+    const fn peer(&self) -> PeerId {
+        match self {
+            Self::From(peer, _) | Self::To(peer, _) => *peer,
+        }
+    }
+
+    const fn direction(&self) -> Direction {
+        match self {
+            Self::From(..) => Direction::Out,
+            Self::To(..) => Direction::In,
+        }
+    }
+}
+
+/// The queue that a packet waits in.
+#[derive(Debug, Clone, Copy)]
+struct Queue {
+    leaf: LeafId,
+    /// True if super-packets are cut.
+    cuts: bool,
+}
+
+/// The queues of a peer in one direction.
+#[derive(Debug)]
+pub struct Queues {
+    /// The number of the limits that they were made for, and the number of addresses that the peer had then.
+    made_for: (u32, usize),
+    shape: PeerShape,
+    own: Queue,
+    internet: Option<Queue>,
+    /// By class.
+    classes: Vec<(Class, Queue)>,
+}
+
+impl Queues {
+    fn leaves(&self) -> impl Iterator<Item = LeafId> {
+        let others = self.internet.iter().chain(self.classes.iter().map(|(_, queue)| queue));
+        std::iter::once(&self.own).chain(others).map(|queue| queue.leaf)
+    }
+}
+
+impl From<Loss> for DropReason {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::Full => Self::ShapedFull,
+            Loss::Late => Self::ShapedLate,
+        }
+    }
+}
+
+/// All packets that wait, and the limits that they wait for.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Out and in.
+    shapers: [Shaper<Target>; 2],
+    /// The packets that were dropped while they waited, until they are counted.
+    lost: Vec<(Item<Target>, DropReason)>,
+    /// The number of the limits in use. Others have another number.
+    limits: u32,
+    /// True once there was a limit.
+    is_on: bool,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { shapers: [Shaper::new(), Shaper::new()], lost: Vec::new(), limits: 0, is_on: false }
+    }
+}
+
+const fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::Out => 0,
+        Direction::In => 1,
+    }
+}
+
+/// Returns a queue with these limits: a new one, or `before` with others.
+fn queue(shaper: &mut Shaper<Target>, before: Option<Queue>, limits: LeafLimits) -> Queue {
+    let leaf = match before {
+        Some(before) => {
+            shaper.set_limits(before.leaf, limits);
+            before.leaf
+        }
+        None => shaper.open(limits),
+    };
+    let most = [limits.own, limits.user.map(|(_, limit)| limit)].into_iter().flatten().map(|limit| limit.most()).min();
+    Queue { leaf, cuts: most.is_some_and(|most| most <= WHOLE_ABOVE) }
+}
+
+/// What a packet counts: the bytes of its segments, with their headers, and their number.
+fn cost(packet: &GsoPacket<'_>) -> (u32, u32) {
+    let segments = packet.segments().max(1);
+    let bytes = packet.packet().total_len() + (segments - 1) * packet.offload().headers_len();
+    (u32::try_from(bytes).unwrap_or(u32::MAX), u32::try_from(segments).unwrap_or(u32::MAX))
+}
+
+/// Copies a packet, with a header before it.
+fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(VNET_HEADER_LEN + bytes.len());
+    copy.extend_from_slice(&offload.encode());
+    copy.extend_from_slice(bytes);
+    copy
+}
+
+impl Held {
+    /// Puts a packet into a queue.
+    fn push(&mut self, queue: Queue, flow: u32, target: Target, packet: &GsoPacket<'_>, now: u64, scratch: &mut Vec<u8>) {
+        let shaper = &mut self.shapers[index(target.direction())];
+        let lost = &mut self.lost;
+        let mut lose = |_, item, loss: Loss| lost.push((item, loss.into()));
+        let (cost, segments) = cost(packet);
+        if !queue.cuts || segments == 1 {
+            let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
+            return shaper.push(queue.leaf, Item { bytes, cost, segments, flow, target }, now, &mut lose);
+        }
+        for_each_packet(packet.offload(), packet.packet(), scratch, |segment| {
+            let cost = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+            let item = Item { bytes: copy(&Offload::NONE, segment), cost, segments: 1, flow, target };
+            shaper.push(queue.leaf, item, now, &mut lose);
+        });
+    }
+
+    /// Returns the next packet in a direction whose time has come.
+    fn pop(&mut self, direction: Direction, now: u64) -> Option<(LeafId, Item<Target>)> {
+        let lost = &mut self.lost;
+        self.shapers[index(direction)].pop(now, &mut |_, item, loss: Loss| lost.push((item, loss.into())))
+    }
+
+    /// Throws away what waits for a peer that is closed, and from it.
+    pub(super) fn forget(&mut self, queues: &[Option<Box<Queues>>; 2]) {
+        for (shaper, queues) in self.shapers.iter_mut().zip(queues) {
+            queues.iter().flat_map(|queues| queues.leaves()).for_each(|leaf| _ = shaper.close(leaf));
+        }
+    }
+}
+
+impl Router {
+    /// Takes over the limits of the policy.
+    pub(super) fn update_limits(&mut self) {
+        let shapes = &self.forwarder.policy.shapes;
+        self.held.limits = self.held.limits.wrapping_add(1);
+        self.held.is_on |= !shapes.is_empty();
+        for direction in [Direction::Out, Direction::In] {
+            self.held.shapers[index(direction)].set_uplink(shapes.uplink(direction));
+        }
+    }
+
+    fn nanos(&self) -> u64 {
+        u64::try_from((self.now - self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns when the next packet has to be sent of those that wait.
+    pub fn next_held(&self) -> Option<Instant> {
+        let next = self.held.shapers.iter().filter_map(Shaper::next).min()?;
+        Some(self.start + Duration::from_nanos(next))
+    }
+
+    /// Returns the queue of a peer's packets in one direction; `None` if they don't wait. `is_inside` is true for packets
+    /// between two peers, which the limit of all peers together doesn't hold back.
+    fn queue_of(&mut self, id: PeerId, direction: Direction, class: Class, is_inside: bool) -> Option<Queue> {
+        if !self.held.is_on {
+            return None;
+        }
+        let shapes = &self.forwarder.policy.shapes;
+        let shaper = &mut self.held.shapers[index(direction)];
+        let peer = self.forwarder.peers.get_mut(id)?;
+        let made_for = (self.held.limits, peer.claims.held().count());
+        let place = &mut peer.session.queues[index(direction)];
+        if place.as_ref().is_none_or(|queues| queues.made_for != made_for) {
+            let shape = shapes.of_peer(direction, peer.claims.held(), &peer.identity);
+            if shape.is_free() && place.is_none() && class.number().is_none() {
+                return None;
+            }
+            let user = shape.user.map(|limit| (peer.identity.uid, limit));
+            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user });
+            let before = place.take();
+            let own = make(before.as_ref().map(|before| before.own), shape.peer);
+            let internet = before.as_ref().and_then(|before| before.internet);
+            let internet = (internet.is_some() || shape.internet.is_some()).then(|| make(internet, shape.internet));
+            let mut classes = before.map_or_else(Vec::new, |before| before.classes);
+            for (class, queue) in &mut classes {
+                let limit = class.number().and_then(|number| shapes.class_limit(direction, number));
+                *queue = make(Some(*queue), limit);
+            }
+            *place = Some(Box::new(Queues { made_for, shape, own, internet, classes }));
+        }
+        let queues = place.as_mut()?;
+        if let Some(limit) = class.number().and_then(|number| shapes.class_limit(direction, number)) {
+            if let Some((_, queue)) = queues.classes.iter().find(|(known, _)| *known == class) {
+                return Some(*queue);
+            }
+            let user = queues.shape.user.map(|limit| (peer.identity.uid, limit));
+            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user });
+            queues.classes.push((class, queue));
+            return Some(queue);
+        }
+        if let Some(internet) = queues.internet.filter(|_| class == Class::INTERNET) {
+            return Some(internet);
+        }
+        let is_by_uplink_alone = queues.shape.peer.is_none() && queues.shape.user.is_none();
+        (!is_inside || !is_by_uplink_alone).then_some(queues.own)
+    }
+
+    /// Sends a packet from a peer where it was decided, now or when its time has come.
+    pub(super) fn send_or_hold(
+        &mut self,
+        shell: &mut impl Shell,
+        from: PeerId,
+        way: Way,
+        lane: Lane,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(queue) = self.queue_of(from, Direction::Out, lane.class, matches!(way, Way::Peer(..))) else {
+            return self.send_out(shell, from, way, packet);
+        };
+        if !self.may_go_at_once(queue, Direction::Out, packet) {
+            self.hold(shell, queue, lane, Target::From(from, way), packet);
+            return Ok(());
+        }
+        let result = self.send_out(shell, from, way, packet);
+        self.settle(queue.leaf, Direction::Out, packet, result)
+    }
+
+    /// Delivers a packet to a peer, now or when its time has come. If that fails now, the packet has already been counted as
+    /// dropped.
+    pub(super) fn deliver_or_hold(
+        &mut self,
+        shell: &mut impl Shell,
+        to: PeerId,
+        origin: Origin,
+        lane: Lane,
+        packet: &GsoPacket<'_>,
+    ) {
+        let Some(queue) = self.queue_of(to, Direction::In, lane.class, matches!(origin, Origin::Peer(_))) else {
+            let _ = self.deliver_from(shell, to, origin, packet);
+            return;
+        };
+        if self.may_go_at_once(queue, Direction::In, packet) {
+            let result = self.deliver_from(shell, to, origin, packet);
+            let _ = self.settle(queue.leaf, Direction::In, packet, result);
+        } else {
+            self.hold(shell, queue, lane, Target::To(to, origin), packet);
+        }
+    }
+
+    fn may_go_at_once(&mut self, queue: Queue, direction: Direction, packet: &GsoPacket<'_>) -> bool {
+        let now = self.nanos();
+        (!queue.cuts || packet.segments() <= 1) && self.held.shapers[index(direction)].is_open(queue.leaf, now)
+    }
+
+    /// Charges a packet that went at once, if it was delivered.
+    fn settle(
+        &mut self,
+        leaf: LeafId,
+        direction: Direction,
+        packet: &GsoPacket<'_>,
+        result: Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        if result.is_ok() {
+            let (cost, segments) = cost(packet);
+            let now = self.nanos();
+            self.held.shapers[index(direction)].charge(leaf, cost, segments, now);
+        }
+        result
+    }
+
+    fn hold(&mut self, shell: &mut impl Shell, queue: Queue, lane: Lane, target: Target, packet: &GsoPacket<'_>) {
+        let now = self.nanos();
+        self.held.push(queue, lane.flow, target, packet, now, &mut self.scratch);
+        self.count_lost(shell);
+    }
+
+    /// Sends packets whose time has come.
+    pub(super) fn send_held(&mut self, shell: &mut impl Shell) {
+        // What comes out of the one may have to wait in the other.
+        for direction in [Direction::Out, Direction::In] {
+            for _ in 0..PACKETS_PER_TURN {
+                let now = self.nanos();
+                let Some((leaf, item)) = self.held.pop(direction, now) else { break };
+                self.send_item(shell, leaf, &item);
+            }
+        }
+        self.count_lost(shell);
+    }
+
+    fn send_item(&mut self, shell: &mut impl Shell, leaf: LeafId, item: &Item<Target>) {
+        let Ok(packet) = GsoPacket::parse(&item.bytes) else { return };
+        let (direction, result) = match item.target {
+            Target::From(from, way) => {
+                let result = self.send_out(shell, from, way, &packet);
+                if let Err(reason) = result {
+                    self.count_lost_packet(shell, &item.target, &packet, reason);
+                }
+                (Direction::Out, result)
+            }
+            Target::To(to, origin) => (Direction::In, self.deliver_from(shell, to, origin, &packet)),
+        };
+        if result.is_err() {
+            self.held.shapers[index(direction)].refund(leaf, item.cost, item.segments);
+        }
+    }
+
+    /// Counts the packets that were dropped while they waited.
+    fn count_lost(&mut self, shell: &mut impl Shell) {
+        while let Some((item, reason)) = self.held.lost.pop() {
+            if let Ok(packet) = GsoPacket::parse(&item.bytes) {
+                self.count_lost_packet(shell, &item.target, &packet, reason);
+            }
+        }
+    }
+
+    fn count_lost_packet(&mut self, shell: &mut impl Shell, target: &Target, packet: &GsoPacket<'_>, reason: DropReason) {
+        let (peer, direction) = (target.peer(), target.direction());
+        self.count_drop(Some(peer), reason);
+        if self.is_watched {
+            self.report_drop(shell, direction, Some(peer), packet.packet(), reason, None);
+        }
+    }
+
+    /// Returns the queues of a peer in one direction, with what they are for and their limits.
+    pub fn queues(&self, id: PeerId, direction: Direction) -> impl Iterator<Item = QueueView<'_>> {
+        let queues = self.forwarder.peers.get(id).and_then(|peer| peer.session.queues[index(direction)].as_deref());
+        let shapes = &self.forwarder.policy.shapes;
+        let view = move |name, limit: Option<Limit>, queue: Queue| QueueView {
+            name,
+            limit,
+            stats: self.held.shapers[index(direction)].stats(queue.leaf),
+        };
+        queues.into_iter().flat_map(move |queues| {
+            let own = view(QueueName::Own, queues.shape.peer.or(queues.shape.user), queues.own);
+            let internet = queues.internet.map(|queue| view(QueueName::Internet, queues.shape.internet, queue));
+            let classes = queues.classes.iter().filter_map(move |(class, queue)| {
+                let number = class.number()?;
+                Some(view(QueueName::Class(shapes.class_name(number)?), shapes.class_limit(direction, number), *queue))
+            });
+            std::iter::once(own).chain(internet).chain(classes)
+        })
+    }
+
+    /// Returns the limit of all peers together in one direction, and what went by it; `None` without one.
+    pub fn uplink(&self, direction: Direction) -> Option<(Limit, LeafStats)> {
+        let limit = self.forwarder.policy.shapes.uplink(direction)?;
+        Some((limit, self.held.shapers[index(direction)].uplink_stats()))
+    }
+}
+
+/// What a queue of a peer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueName<'a> {
+    /// All packets that no other queue is for.
+    Own,
+    /// Flows with hosts beyond a `nat` interface.
+    Internet,
+    /// Flows that a script has put into this class.
+    Class(&'a str),
+}
+
+/// A queue of a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueView<'a> {
+    /// What it is for.
+    pub name: QueueName<'a>,
+    /// Its limit: its own, or that of all peers of its user; `None` if only that of all peers holds it back.
+    pub limit: Option<Limit>,
+    /// What it has and had.
+    pub stats: LeafStats,
+}
