@@ -148,7 +148,7 @@ impl<'a> EventLoop<'a> {
             let awake = self.busy_poll.is_open(now);
             let timeout = if awake { EpollTimeout::ZERO } else { self.sleep(now)? };
             match self.io.epoll.wait(events, timeout) {
-                Ok(0) if awake => now = Instant::now(),
+                Ok(0) if awake && self.router.next_held().is_none_or(|next| now < next) => now = Instant::now(),
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
                 Ok(count) => {
                     if !awake {
