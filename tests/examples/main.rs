@@ -21,6 +21,7 @@ mod ports;
 mod readme;
 mod service;
 mod services;
+mod shape;
 mod stats;
 mod two_hosts;
 
