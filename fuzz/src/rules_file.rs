@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
             return;
         }
     };
-    let document = Document::initial(&config, &file);
+    let document = Document::initial(&config, &[], &file);
     check_numbers(&document);
     let whole = in_one_text(text, &machine()).expect("it was read before");
     let mut written = vec![whole];
@@ -37,7 +37,7 @@ pub fn check(data: &[u8]) {
         written.push(write(&document));
     }
     for text in written {
-        let again = Document::initial(&config, &read(&text).expect("it was written"));
+        let again = Document::initial(&config, &[], &read(&text).expect("it was written"));
         assert!(again.says_the_same(&document), "{text}");
     }
     check_router(&config, text, &document);
@@ -48,14 +48,15 @@ fn read(text: &str) -> Result<RulesFile, u32> {
     RulesFile::read(text, &machine()).map_err(|error| error.line)
 }
 
-/// A machine with two files and one user.
+/// A machine with two files, one user and one group.
 fn machine() -> Machine<'static> {
     let read = &|path: &str| match path {
         "/good" => Ok("10.1.0.0/16, fd00::/8\n10.2.0.1-10.2.0.9 ; a range\n".to_owned()),
         "/wrong" => Ok("10.1.0.0/8\n".to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
-    Machine { read, user: &|name: &str| Ok((name == "www-data").then_some(33)) }
+    let account = &|name: &str| Ok((name == "www-data").then_some(33));
+    Machine { read, user: account, group: account }
 }
 
 /// No two rules share a number or counters.
@@ -74,8 +75,8 @@ fn check_numbers(document: &Document) {
 /// A router without rules takes the text, gives the same back, hands it over, and goes back to nothing.
 fn check_router(config: &Config, text: &str, expected: &Document) {
     let (router, grants) = (config.routers[0].clone(), config.compile_grants(Vec::new()));
-    let nothing = Document::initial(config, &RulesFile::default());
-    let base = Base { config: config.clone(), router, grants };
+    let nothing = Document::initial(config, &[], &RulesFile::default());
+    let base = Base { config: config.clone(), router, grants, late_shapes: Vec::new() };
     let counters = RuleCounters::default();
     let mut live = Live::new(base.clone(), nothing.clone(), None, None, counters);
     let text = in_one_text(text, &machine()).expect("it was read before");

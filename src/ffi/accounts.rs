@@ -1,5 +1,5 @@
-//! Looks up the users and groups that grants name (`tuntap-router-lease`). The master does it, because a router has no access
-//! to files. Grants to a missing user or group take effect when it is there.
+//! Looks up the users and groups that grants and limits name (`tuntap-router-lease`, `tuntap-router-shape`). The master does it,
+//! because a router has no access to files. What is for a missing user or group takes effect when it is there.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::options::config;
 use super::uwsgi;
-use tuntap_config::{AccessSpec, ControlAccess, resolve_access, resolve_grants};
+use tuntap_config::{AccessSpec, ControlAccess, RouterSpec, resolve_access, resolve_grants, resolve_shapes};
 use tuntap_core::policy::grant::{Grant, Grants, Holder};
+use tuntap_core::policy::shape::Shape;
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
 
 /// The files that have users and groups on most machines. A change in them starts another attempt.
@@ -29,7 +30,7 @@ const SHARE_OF_TIME: u32 = 20;
 /// The numbers that were found in this image and in the one before, by name. Groups have an at sign before their names.
 static FOUND: Mutex<Accounts> = Mutex::new(Accounts { ids: BTreeMap::new() });
 
-/// Grants that wait for an account.
+/// Grants and limits that wait for an account.
 static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -42,11 +43,27 @@ impl Section for Accounts {
 }
 
 struct Waiting {
-    /// Places of the grants in the configuration.
-    places: Vec<usize>,
+    places: Vec<Place>,
     stamps: Vec<Option<Stamp>>,
     next: Instant,
     not_before: Instant,
+}
+
+/// The place of a grant or a limit in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// Of a grant.
+    Grant(usize),
+    /// Of a limit of the router with this device.
+    Shape(String, usize),
+}
+
+impl Waiting {
+    /// What waits, for the accounts as they are right now. `stamps` are those of before the look-up.
+    fn new(places: Vec<Place>, stamps: Vec<Option<Stamp>>) -> Self {
+        let now = Instant::now();
+        Self { places, stamps, next: now + INTERVAL, not_before: now }
+    }
 }
 
 /// Finds the number of a user or a group.
@@ -85,28 +102,43 @@ pub fn grants() -> Grants {
     for (_, error) in &errors {
         uwsgi::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
     }
-    let now = Instant::now();
-    let places: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
-    *WAITING.lock() = (!places.is_empty()).then_some(Waiting { places, stamps, next: now + INTERVAL, not_before: now });
+    let places: Vec<_> = errors.into_iter().map(|(place, _)| Place::Grant(place)).collect();
+    *WAITING.lock() = (!places.is_empty()).then(|| Waiting::new(places, stamps));
     config().compile_grants(leases)
 }
 
-/// The grants whose users or groups have come since the last call. The master calls this in each cycle.
-pub fn newcomers() -> Vec<Grant> {
+/// The limits of a router for those users and groups that are there right now, and for everybody else. Each missing one is a
+/// line.
+pub fn shapes(spec: &RouterSpec) -> Vec<Shape> {
+    let stamps = stamps();
+    let (shapes, errors) = look_up(|user, group| resolve_shapes(&spec.shapes, user, group));
+    for (_, error) in &errors {
+        uwsgi::log(&format!("[tuntap-router] {}: {error}: nobody is limited by it until it is there", spec.device));
+    }
+    let mut waiting = WAITING.lock();
+    let is_other = |place: &Place| !matches!(place, Place::Shape(device, _) if *device == spec.device);
+    let others = waiting.iter().flat_map(|waiting| &waiting.places).filter(|place| is_other(place)).cloned();
+    let missing = errors.into_iter().map(|(place, _)| Place::Shape(spec.device.clone(), place));
+    let places: Vec<_> = others.chain(missing).collect();
+    *waiting = (!places.is_empty()).then(|| Waiting::new(places, stamps));
+    shapes
+}
+
+/// What is for users and groups that have come since the last call: by router, by its device. The master calls this in each
+/// cycle.
+pub fn newcomers() -> (Vec<Grant>, Vec<(String, Shape)>) {
     let mut place = WAITING.lock();
-    let Some(waiting) = place.as_mut() else { return Vec::new() };
+    let Some(waiting) = place.as_mut() else { return Default::default() };
     let begin = Instant::now();
     if begin < waiting.not_before {
-        return Vec::new();
+        return Default::default();
     }
     let stamps = stamps();
     if begin < waiting.next && stamps == waiting.stamps {
-        return Vec::new();
+        return Default::default();
     }
-    let (leases, errors) = resolve();
-    let missing: Vec<_> = errors.into_iter().map(|(place, _)| place).collect();
-    let come: Vec<_> = waiting.places.iter().filter(|place| !missing.contains(place)).copied().collect();
-    waiting.places.retain(|place| missing.contains(place));
+    let grants = come_grants(waiting);
+    let shapes = come_shapes(waiting);
     waiting.stamps = stamps;
     let end = Instant::now();
     waiting.not_before = end + LEAST_INTERVAL.max((end - begin) * SHARE_OF_TIME);
@@ -114,7 +146,44 @@ pub fn newcomers() -> Vec<Grant> {
     if waiting.places.is_empty() {
         *place = None;
     }
-    let come: Vec<_> = come.into_iter().filter_map(|place| leases.get(place).copied()).collect();
+    for (device, shape) in &shapes {
+        uwsgi::log(&format!(
+            "[tuntap-router] {device}: the limit \"{shape}\" holds from now on: the user or group is there"
+        ));
+    }
+    (grants, shapes)
+}
+
+/// Takes the limits whose users or groups are there out of what waits.
+fn come_shapes(waiting: &mut Waiting) -> Vec<(String, Shape)> {
+    let mut come = Vec::new();
+    waiting.places.retain(|place| {
+        let Place::Shape(device, place) = place else { return true };
+        let router = config().routers.iter().find(|router| router.device == *device);
+        let Some(spec) = router.and_then(|router| router.shapes.get(*place)) else { return false };
+        let (found, _) = look_up(|user, group| resolve_shapes(std::slice::from_ref(spec), user, group));
+        let is_missing = found.is_empty();
+        come.extend(found.into_iter().map(|shape| (device.clone(), shape)));
+        is_missing
+    });
+    come
+}
+
+/// Takes the grants whose users or groups are there out of what waits.
+fn come_grants(waiting: &mut Waiting) -> Vec<Grant> {
+    if !waiting.places.iter().any(|place| matches!(place, Place::Grant(_))) {
+        return Vec::new();
+    }
+    let (leases, errors) = resolve();
+    let is_missing = |place: &usize| errors.iter().any(|(missing, _)| missing == place);
+    let mut come = Vec::new();
+    waiting.places.retain(|place| match place {
+        Place::Grant(place) if !is_missing(place) => {
+            come.extend(leases.get(*place).copied());
+            false
+        }
+        _ => true,
+    });
     for Grant { prefix, holder } in &come {
         let account = match holder {
             Holder::User(id) => format!("uid {id}"),

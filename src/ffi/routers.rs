@@ -21,13 +21,13 @@ use super::router_processes as processes;
 use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
-use tuntap_core::policy::grant::{Grant, Grants};
+use tuntap_core::policy::grant::Grants;
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Setup, StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Newcomers, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -129,26 +129,29 @@ const fn occasion(uwsgi: &UwsgiState) -> Occasion {
     if uwsgi.is_reload() { Occasion::Reload } else { Occasion::Start }
 }
 
-/// Sends grants whose users have come since to the routers, and stores them for routers that are started later. Called in the
-/// master.
+/// Sends grants and limits whose users have come since to the routers, and stores them for routers that are started later.
+/// Called in the master.
 fn send_grant_updates() {
-    static UNSENT: Mutex<Vec<(usize, Vec<Grant>)>> = Mutex::new(Vec::new());
-    let come = accounts::newcomers();
+    static UNSENT: Mutex<Vec<(usize, Newcomers)>> = Mutex::new(Vec::new());
+    let (come, shapes) = accounts::newcomers();
     let mut setups = SETUPS.lock();
     let mut unsent = UNSENT.lock();
     if let Some(grants) = GRANTS.lock().as_mut() {
         come.iter().for_each(|grant| grants.add(*grant));
     }
-    for (index, setup) in setups.iter_mut().enumerate().filter(|_| !come.is_empty()) {
-        if let Some(setup) = setup {
-            come.iter().for_each(|grant| setup.base.grants.add(*grant));
-            unsent.push((index, come.clone()));
+    for (index, setup) in setups.iter_mut().enumerate() {
+        let Some(setup) = setup else { continue };
+        let own = shapes.iter().filter(|(device, _)| *device == setup.spec.device);
+        let newcomers = Newcomers { grants: come.clone(), shapes: own.map(|(_, shape)| shape.clone()).collect() };
+        if !newcomers.is_empty() {
+            newcomers.join(&mut setup.base);
+            unsent.push((index, newcomers));
         }
     }
-    // A router that receives a grant twice ignores the second one.
-    unsent.retain(|(index, grants)| {
+    // A router that receives a grant or a limit twice ignores the second one.
+    unsent.retain(|(index, newcomers)| {
         let setup = setups.get(*index).and_then(Option::as_ref);
-        setup.is_some_and(|setup| setup.grant_updates.send(grants) == Err(Errno::EAGAIN))
+        setup.is_some_and(|setup| setup.grant_updates.send(newcomers) == Err(Errno::EAGAIN))
     });
 }
 
@@ -232,7 +235,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         socket_name: spec.socket.clone(),
         listener,
         stats,
-        base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone() },
+        base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone(), late_shapes: Vec::new() },
         initial: opening.initial,
         memory,
         control,

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nix::unistd::User;
+use nix::unistd::{Group, User};
 
+use super::accounts;
 use super::options::config;
 use super::router_memory as memory;
 use super::uwsgi::{self, UwsgiState};
@@ -54,8 +55,11 @@ pub fn opening(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<Opening, String>
 /// What the image before has used last.
 fn of_before(spec: &RouterSpec) -> Option<Opening> {
     let stored = memory::stored(&spec.device)?;
-    let of_options = Document::initial(config(), &RulesFile::default());
-    let initial = Document::initial(config(), &stored.rules_for(&of_options)?);
+    let shapes = accounts::shapes(spec);
+    let of_options = Document::initial(config(), &shapes, &RulesFile::default());
+    let file = stored.rules_for(&of_options)?;
+    file.check_for(spec).ok()?;
+    let initial = Document::initial(config(), &shapes, &file);
     let path = spec.live.script.as_deref();
     let script = match (stored.script.text, path) {
         (Some(text), path) => Some(ScriptFile::of_text(path.unwrap_or(LIVE_NAME), text).ok()?),
@@ -67,15 +71,18 @@ fn of_before(spec: &RouterSpec) -> Option<Opening> {
 
 /// The policy of options and rules file, as a document. What is hardly meant in the file is a line each.
 fn initial(spec: &RouterSpec) -> Result<Document, String> {
-    let Some(path) = &spec.live.rules else { return Ok(Document::initial(config(), &RulesFile::default())) };
-    let machine = Machine { read: &read, user: &user };
+    let Some(path) = &spec.live.rules else {
+        return Ok(Document::initial(config(), &accounts::shapes(spec), &RulesFile::default()));
+    };
+    let machine = Machine { read: &read, user: &user, group: &group };
     let text = read(path).map_err(|error| format!("rules file {path}: {error}"))?;
     let file = RulesFile::read(&text, &machine)
+        .and_then(|file| file.check_for(spec).map(|()| file))
         .map_err(|error| format!("rules file {path}:{}: {}", error.line, error.message))?;
     for warning in &file.warnings {
         uwsgi::log(&format!("[tuntap-router] {}: rules file {path}: {warning}", spec.device));
     }
-    Ok(Document::initial(config(), &file))
+    Ok(Document::initial(config(), &accounts::shapes(spec), &file))
 }
 
 /// Reads and tests the script of a router.
@@ -94,4 +101,8 @@ fn read(path: &str) -> io::Result<String> {
 
 fn user(name: &str) -> io::Result<Option<u32>> {
     Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))
+}
+
+fn group(name: &str) -> io::Result<Option<u32>> {
+    Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }

@@ -240,6 +240,13 @@ pub enum Chain {
     Out,
     /// Packets from the vassals to other routers (`tuntap-router-route`).
     Route,
+    /// Limits on traffic (`tuntap-router-shape`).
+    Shape,
+}
+
+impl Chain {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::In, Self::Out, Self::Route, Self::Shape];
 }
 
 /// A packet to test.

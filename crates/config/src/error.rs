@@ -281,6 +281,43 @@ pub enum Problem {
     /// A port mapping to an address that no vassal can have.
     #[error("{0} can't be a vassal's address")]
     NoVassal(IpAddr),
+    /// A word that is no rate of a limit.
+    #[error(
+        "\"{0}\" is no rate, expected {bounds}, a number of bits per second with a decimal unit, such as 500k, 1.5M or 10Gbit",
+        bounds = super::shape::rate_bounds()
+    )]
+    ShapeRate(String),
+    /// A ceiling that is below what is guaranteed.
+    #[error("the second rate of \"{0}\" is below the first one: up to it, it may borrow what others leave")]
+    CeilBelowRate(String),
+    /// A setting of a limit with a wrong value.
+    #[error("\"{word}\" has a wrong value, expected {bounds}")]
+    ShapeSetting {
+        /// The setting.
+        word: String,
+        /// The least and the most that would do.
+        bounds: String,
+    },
+    /// A limit of all peers together that has a second rate or a weight.
+    #[error("the uplink has nobody to borrow from, expected one rate, and no weight")]
+    UplinkBorrows,
+    /// Two limits for the same traffic.
+    #[error("there is a limit for the same traffic already: {0}")]
+    ShapeTwice(String),
+    /// A limit for traffic by interfaces that the router doesn't have.
+    #[error(
+        "the router has no interface that leads to other networks ({option}), and so no traffic that is the internet's",
+        option = OptionName::RouterNat.as_str()
+    )]
+    NoInternet,
+    /// A name where only numbers are understood.
+    #[error("the {kind} \"{name}\" can't be looked up here, expected the number")]
+    AccountNumber {
+        /// User or group.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
     /// An MTU that is too small for IPv6.
     #[error("a router with an IPv6 address needs 1280 bytes at least")]
     Ipv6Mtu,

@@ -79,19 +79,21 @@ impl HolderSpec {
         user: &impl Fn(&str) -> nix::Result<Option<u32>>,
         group: &impl Fn(&str) -> nix::Result<Option<u32>>,
     ) -> Result<Holder, Problem> {
-        let find = |kind, name: &str, found: nix::Result<Option<u32>>| {
-            let name = name.to_owned();
-            match found {
-                Ok(Some(id)) => Ok(id),
-                Ok(None) => Err(Problem::NoAccount { kind, name }),
-                Err(error) => Err(Problem::Account { kind, name, error }),
-            }
-        };
         match self {
             Self::Number(holder) => Ok(*holder),
-            Self::User(name) => find("user", name, user(name)).map(Holder::User),
-            Self::Group(name) => find("group", name, group(name)).map(Holder::Group),
+            Self::User(name) => found("user", name, user(name)).map(Holder::User),
+            Self::Group(name) => found("group", name, group(name)).map(Holder::Group),
         }
+    }
+}
+
+/// The number that the look-up of a name has given. `kind` is user or group.
+pub(super) fn found(kind: &'static str, name: &str, result: nix::Result<Option<u32>>) -> Result<u32, Problem> {
+    let name = name.to_owned();
+    match result {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(Problem::NoAccount { kind, name }),
+        Err(error) => Err(Problem::Account { kind, name, error }),
     }
 }
 

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::control::{self, AccessSpec, MAX_ACCESS};
 use super::error::{ConfigError, Problem};
 use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
+use super::shape::{self, ShapeSpec};
 use super::{ControlSocket, OptionName, RouterSpec, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
@@ -100,6 +101,7 @@ enum Setting {
     Control(ControlSocket),
     ControlAccess(AccessSpec),
     Rules(String),
+    Shape(ShapeSpec),
 }
 
 /// Says whether the operator has confirmed an address or port that the host uses already.
@@ -255,6 +257,11 @@ impl HostSetting {
         Self::new(OptionName::ControlAccess, value, device, Setting::ControlAccess(access))
     }
 
+    /// A value of `tuntap-router-shape`.
+    pub(super) fn shape(value: &str, device: Option<String>, shape: ShapeSpec) -> Self {
+        Self::new(OptionName::Shape, value, device, Setting::Shape(shape))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError::new(self.option, &self.value, problem)
     }
@@ -285,6 +292,7 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
         let result = setting.router(routers).and_then(|index| apply_one(routers, index, &setting.setting));
         errors.extend(result.err().map(|problem| setting.error(problem)));
     }
+    errors.extend(shape::without_internet(routers));
     for router in routers {
         let has_ipv6 = router.addresses.iter().any(|net| matches!(net, IpNet::V6(_)));
         if let Some(mtu) = router.mtu.filter(|mtu| has_ipv6 && *mtu < MIN_IPV6_MTU) {
@@ -303,6 +311,7 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::Port(mapping, certainty) => add_port(routers, index, *mapping, *certainty),
         Setting::Dns(server) => push(&mut routers[index].dns, *server, MAX_DNS_SERVERS),
         Setting::Script(path) => once(&mut routers[index].live.script, path.clone()),
+        Setting::Shape(shape) => shape::add(&mut routers[index], shape),
         Setting::Mtu(mtu) => once(&mut routers[index].mtu, *mtu),
         Setting::Rules(file) => once(&mut routers[index].live.rules, file.clone()),
         Setting::HostRule(rule) => push(&mut protection(&mut routers[index])?.rules, *rule, MAX_HOST_RULES),

@@ -19,6 +19,7 @@ mod protection;
 mod router;
 mod rules;
 mod sandbox;
+mod shape;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{Meant, RouterSpec, StatsAddress};
 pub use rules::protocol;
 pub use sandbox::Sandbox;
+pub use shape::{MAX_SHAPES, ShapeSpec, resolve_shapes};
 
 use draft::Draft;
 use tuntap_core::policy::grant::Uncovered;

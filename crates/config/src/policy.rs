@@ -2,11 +2,13 @@
 //! judges by.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::{Grant, Grants, Uncovered};
 use tuntap_core::policy::guard::{Gateways, GuardPolicy};
 use tuntap_core::policy::pattern::{Action, PolicyRules};
+use tuntap_core::policy::shape::{Shape, Shapes};
 use tuntap_core::policy::targets::AllowedTargets;
 
 use super::{Config, RouterSpec};
@@ -22,6 +24,8 @@ pub struct RuleChains {
     pub routes: PolicyRules<SocketAddr>,
     /// The targets of these routes, which peers may name in their rules, too.
     pub targets: Vec<SocketAddr>,
+    /// How much traffic the peers may have.
+    pub shapes: Shapes,
 }
 
 impl Config {
@@ -36,13 +40,14 @@ impl Config {
     }
 
     /// The policy of one of the routers by its options alone. `grants` are those of the instance (see
-    /// [`Self::compile_grants`]).
-    pub fn policy(&self, router: &RouterSpec, grants: Grants) -> Policy {
+    /// [`Self::compile_grants`]), and `shapes` the router's limits (see [`resolve_shapes`](crate::resolve_shapes)).
+    pub fn policy(&self, router: &RouterSpec, grants: Grants, shapes: Vec<Shape>) -> Policy {
         let chains = RuleChains {
             firewall_in: PolicyRules::chain(self.firewall_in.iter().copied()),
             firewall_out: PolicyRules::chain(self.firewall_out.iter().copied()),
             routes: PolicyRules::new(self.routes.iter().copied()),
             targets: self.routes.iter().map(|route| route.target).collect(),
+            shapes: Shapes::new(shapes),
         };
         self.policy_of(router, grants, chains)
     }
@@ -51,7 +56,7 @@ impl Config {
     pub fn policy_of(&self, router: &RouterSpec, grants: Grants, chains: RuleChains) -> Policy {
         let guard = self.guard_policy(router, &chains.targets);
         Policy {
-            shapes: std::sync::Arc::default(),
+            shapes: Arc::new(chains.shapes),
             generation: 0,
             firewall_in: chains.firewall_in,
             firewall_out: chains.firewall_out,

@@ -8,6 +8,7 @@ use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
 use super::live::LiveSpec;
 use super::protection::HostProtection;
+use super::shape::ShapeSpec;
 use super::{OptionName, parse};
 use tuntap_core::policy::guard::ClaimScope;
 
@@ -34,6 +35,8 @@ pub struct RouterSpec {
     pub mtu: Option<u16>,
     /// DNS servers that it sends to devices.
     pub dns: Vec<IpAddr>,
+    /// How much traffic its peers may have. The traffic of no two is the same.
+    pub shapes: Vec<ShapeSpec>,
     /// How it protects its host.
     pub protection: HostProtection,
     /// What it takes although the host uses it already.
@@ -113,6 +116,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
+        shapes: Vec::new(),
         protection: HostProtection::default(),
         meant: Meant::default(),
         live: LiveSpec::default(),

@@ -41,6 +41,7 @@ fn router_with_all_its_words() {
         ports: Vec::new(),
         mtu: None,
         dns: Vec::new(),
+        shapes: Vec::new(),
         protection: HostProtection {
             own_gateways: vec![address("192.0.2.1:999")],
             any_source: true,

@@ -19,6 +19,8 @@ pub enum ChainName {
     Out,
     /// Packets from the vassals to other routers
     Route,
+    /// Limits on traffic
+    Shape,
 }
 
 impl From<ChainName> for Chain {
@@ -27,6 +29,7 @@ impl From<ChainName> for Chain {
             ChainName::In => Self::In,
             ChainName::Out => Self::Out,
             ChainName::Route => Self::Route,
+            ChainName::Shape => Self::Shape,
         }
     }
 }
@@ -157,15 +160,17 @@ impl Command {
                 how.commit(session, vec![change], Some(&file))
             }
             Self::Add { chain, rule, group, how } => {
-                let change = Change::RuleAdd { group, chain: chain.into(), rule: rule.join(" ") };
+                let change = Change::RuleAdd { group, chain: chain.into(), rule: rules_file::line(&rule.join(" "))? };
                 how.commit(session, vec![change], None)
             }
             Self::Insert { at, rule, how } => {
-                let change = at.place().map(|at| Change::RuleInsert { at, rule: rule.join(" ") });
+                let rule = rules_file::line(&rule.join(" "))?;
+                let change = at.place().map(|at| Change::RuleInsert { at, rule });
                 how.commit(session, change.into_iter().collect(), None)
             }
             Self::Set { id, rule, how } => {
-                how.commit(session, vec![Change::RuleReplace { id, rule: rule.join(" ") }], None)
+                let rule = rules_file::line(&rule.join(" "))?;
+                how.commit(session, vec![Change::RuleReplace { id, rule }], None)
             }
             Self::Delete { ids, group, how } => {
                 let rules = ids.into_iter().map(|id| Change::RuleDelete { id });
@@ -196,8 +201,8 @@ fn list(session: &mut Session<'_>, chain: Option<Chain>, group: Option<String>) 
                 rule.id.to_string(),
                 chain_name(rule.chain).to_owned(),
                 escaped(&rule.rule),
-                Count(rule.packets).to_string(),
-                Bytes(rule.bytes).to_string(),
+                counted_of(rule.chain, Count(rule.packets)),
+                counted_of(rule.chain, Bytes(rule.bytes)),
             ]);
         }
     }
@@ -206,11 +211,17 @@ fn list(session: &mut Session<'_>, chain: Option<Chain>, group: Option<String>) 
     Ok(Done::Well)
 }
 
+/// What a line has counted. Limits count in the statistics instead.
+fn counted_of(chain: Chain, count: impl std::fmt::Display) -> String {
+    if chain == Chain::Shape { "-".to_owned() } else { count.to_string() }
+}
+
 const fn chain_name(chain: Chain) -> &'static str {
     match chain {
         Chain::In => "in",
         Chain::Out => "out",
         Chain::Route => "route",
+        Chain::Shape => "shape",
     }
 }
 

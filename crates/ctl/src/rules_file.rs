@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::io;
 
-use nix::unistd::User;
+use nix::unistd::{Group, User};
+use tuntap_config::ShapeSpec;
 use tuntap_live::{FileError, Machine, in_one_text};
 
 use crate::failure::{Failed, Refusal};
@@ -12,7 +13,7 @@ use crate::session::{INVALID, read_text, read_whole, shown_name};
 /// Reads a rules file for a router. The router judges it, except for what only this machine knows.
 ///
 /// # Errors
-/// The file can't be read, or a file or a user that it names isn't there.
+/// The file can't be read, or a file, a user or a group that it names isn't there.
 pub fn read(file: &str) -> Result<String, Failed> {
     let text = read_text(file)?;
     let is_outside = Cell::new(false);
@@ -24,7 +25,11 @@ pub fn read(file: &str) -> Result<String, Failed> {
         is_outside.set(true);
         uid_of(name)
     };
-    match in_one_text(&text, &Machine { read: &set, user: &owner }) {
+    let group = |name: &str| {
+        is_outside.set(true);
+        gid_of(name)
+    };
+    match in_one_text(&text, &Machine { read: &set, user: &owner, group: &group }) {
         _ if !is_outside.get() => Ok(text),
         Ok(whole) => Ok(whole),
         Err(FileError { line, message }) => {
@@ -44,6 +49,31 @@ pub fn user(word: &str) -> Result<u32, String> {
         Ok(None) => Err("there is no user of this name on this machine".to_owned()),
         Err(error) => Err(format!("the user can't be looked up: {error}")),
     }
+}
+
+/// A line of a chain for a router: a limit whose user or group has a name gets the number. The router judges the line.
+///
+/// # Errors
+/// The user or the group isn't there.
+pub fn line(text: &str) -> Result<String, Failed> {
+    let Ok(spec) = ShapeSpec::read(text) else { return Ok(text.to_owned()) };
+    if spec.numbered().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let found = |kind, name: &str, id: io::Result<Option<u32>>| match id {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(format!("there is no {kind} \"{name}\" on this machine")),
+        Err(error) => Err(format!("the {kind} \"{name}\" can't be looked up: {error}")),
+    };
+    let user = |name: &str| found("user", name, uid_of(name));
+    let group = |name: &str| found("group", name, gid_of(name));
+    spec.resolve(user, group)
+        .map(|shape| shape.to_string())
+        .map_err(|message| Failed::Refused(Refusal { code: INVALID.to_owned(), message, line: None, file: None }))
+}
+
+fn gid_of(name: &str) -> io::Result<Option<u32>> {
+    Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
 fn uid_of(name: &str) -> io::Result<Option<u32>> {

@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::reading::Reading;
-use tuntap_config::{Config, ConfigError, ConfigErrors, OptionName, RouterSpec};
+use tuntap_config::{Config, ConfigError, ConfigErrors, OptionName, RouterSpec, resolve_shapes};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::grant::Grant;
+use tuntap_core::policy::shape::Shape;
 use tuntap_live::{Base, Document, Machine, RulesFile, compile};
 use tuntap_survey::access::Account;
 
@@ -36,7 +37,11 @@ impl Instance {
     pub fn new(file: &str, reading: Reading) -> Self {
         let (config, errors) = checked(&reading.values);
         let account = find_account(&reading);
-        let rules_files = config.routers.iter().map(|router| router.live.rules.as_deref().map(read_rules)).collect();
+        let rules_files = config
+            .routers
+            .iter()
+            .map(|router| router.live.rules.as_deref().map(|path| read_rules(path, router)))
+            .collect();
         Self { file: file.to_owned(), reading, config, errors, rules_files, account }
     }
 
@@ -44,9 +49,20 @@ impl Instance {
     pub fn policy(&self, router: &RouterSpec, grants: &[Grant]) -> Policy {
         let place = self.config.routers.iter().position(|other| other.device == router.device);
         let file = place.and_then(|place| self.rules_files.get(place)?.as_ref()?.as_ref().ok());
-        let document = Document::initial(&self.config, file.unwrap_or(&RulesFile::default()));
+        let shapes = self.shapes(router).0;
+        let document = Document::initial(&self.config, &shapes, file.unwrap_or(&RulesFile::default()));
         let grants = self.config.compile_grants(grants.to_vec());
-        compile(&Base { config: self.config.clone(), router: router.clone(), grants }, &document)
+        let base = Base { config: self.config.clone(), router: router.clone(), grants, late_shapes: Vec::new() };
+        compile(&base, &document)
+    }
+
+    /// The limits of a router for users and groups that are there, and for everybody else. The errors say which ones aren't
+    /// there.
+    pub fn shapes(&self, router: &RouterSpec) -> (Vec<Shape>, ConfigErrors) {
+        let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+        let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+        let (shapes, errors) = resolve_shapes(&router.shapes, user, group);
+        (shapes, ConfigErrors(errors.into_iter().map(|(_, error)| error).collect()))
     }
 
     /// The account that the instance drops its privileges to, if it exists and isn't root.
@@ -114,11 +130,15 @@ impl Instance {
 }
 
 /// Reads a rules file.
-fn read_rules(path: &str) -> Result<RulesFile, String> {
+fn read_rules(path: &str, router: &RouterSpec) -> Result<RulesFile, String> {
     let read = |path: &str| fs::read_to_string(path);
     let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
     let text = read(path).map_err(|error| format!("it can't be read: {error}"))?;
-    RulesFile::read(&text, &Machine { read: &read, user: &user }).map_err(|error| error.to_string())
+    let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+    let machine = Machine { read: &read, user: &user, group: &group };
+    RulesFile::read(&text, &machine)
+        .and_then(|file| file.check_for(router).map(|()| file))
+        .map_err(|error| error.to_string())
 }
 
 /// Looks up the account that uWSGI's `uid` and `gid` name. As in uWSGI, digits are a number and everything else is a name.

@@ -34,13 +34,13 @@ fn rules() -> String {
 fn read(text: &str) -> RulesFile {
     let nothing = |_: &str| Err(io::Error::from(io::ErrorKind::NotFound));
     let nobody = |_: &str| Ok(None);
-    RulesFile::read(text, &Machine { read: &nothing, user: &nobody }).expect("a good file")
+    RulesFile::read(text, &Machine { read: &nothing, user: &nobody, group: &nobody }).expect("a good file")
 }
 
 fn base() -> Base {
     let config = Config::from_options([(OptionName::Router, "tun0 /run/t.sock")]).expect("good options");
     let (router, grants) = (config.routers[0].clone(), config.compile_grants(Vec::new()));
-    Base { config, router, grants }
+    Base { config, router, grants, late_shapes: Vec::new() }
 }
 
 fn sets(criterion: &mut Criterion) {
@@ -63,7 +63,7 @@ fn sets(criterion: &mut Criterion) {
 fn documents(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("10,000 rules");
     let (text, base) = (rules(), base());
-    let document = Document::initial(&base.config, &read(&text));
+    let document = Document::initial(&base.config, &[], &read(&text));
     group.bench_function("read", |bencher| bencher.iter(|| read(black_box(&text))));
     group.bench_function("compile", |bencher| bencher.iter(|| compile(&base, black_box(&document))));
     let mut live = Live::new(base, document, None, None, RuleCounters::default());

@@ -71,7 +71,7 @@ fn one_in_short(change: &Change) -> String {
     match change {
         Change::RuleAdd { group, chain, rule } => {
             let group = group.as_deref().unwrap_or(crate::document::LIVE_GROUP);
-            format!("add to {group}, chain {}: {rule}", crate::document::chain_name(*chain))
+            format!("add to {group}, chain {}: {rule}", crate::line::chain_name(*chain))
         }
         Change::RuleInsert { at: Place::Before(id), rule } => format!("insert before rule {id}: {rule}"),
         Change::RuleInsert { at: Place::After(id), rule } => format!("insert after rule {id}: {rule}"),

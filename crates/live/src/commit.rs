@@ -11,7 +11,7 @@ use tuntap_core::policy::counters::CounterSlot;
 use crate::compile::compile;
 use crate::difference::difference;
 use crate::document::Document;
-use crate::edit::{self, Edited};
+use crate::edit::Edited;
 use crate::limits::{MAX_CONFIRM_SECONDS, MAX_LOG_TEXT};
 use crate::stored::PendingCommit;
 use crate::{Caller, Expired, Live, Now, Outcome, audit};
@@ -48,7 +48,7 @@ impl Live {
         if changes.is_empty() {
             return Err(Failure::invalid("the commit has no changes"));
         }
-        let edited = edit::apply(&self.document, caller, changes, self.retired.iter().copied())?;
+        let edited = self.edited(caller, changes)?;
         let difference = difference(&self.document, &edited.document);
         let is_same = self.document.groups == edited.document.groups && self.document.sets == edited.document.sets;
         if terms.dry_run || is_same {

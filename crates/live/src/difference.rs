@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tuntap_api::control::{Chain, Difference};
 
-use crate::document::{Document, Group, Rule, Set, chain_name};
+use crate::document::{Document, Group, Rule, Set};
 use crate::file::Member;
 use crate::limits::MAX_DIFFERENCE_LINES;
+use crate::line::chain_name;
 
 /// Unchanged rules that are shown before and behind changed ones.
 const CONTEXT: usize = 2;
@@ -134,7 +135,7 @@ fn of_rules(old: &[Rule], new: &[Rule], lines: &mut Lines) {
     if old == new {
         return;
     }
-    for chain in [Chain::In, Chain::Out, Chain::Route] {
+    for chain in Chain::ALL {
         let of_chain = |rules: &'_ [Rule]| -> Vec<usize> {
             (0..rules.len()).filter(|place| rules[*place].chain == chain).collect()
         };

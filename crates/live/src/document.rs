@@ -6,10 +6,12 @@ use std::sync::{Arc, OnceLock};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
 use tuntap_api::control::Chain;
-use tuntap_config::{Config, LiveRule, Problem};
+use tuntap_config::{Config, LiveRule};
 use tuntap_core::policy::set::AddressSet;
+use tuntap_core::policy::shape::Shape;
 
 use crate::file::RulesFile;
+use crate::line::Line;
 
 /// The group of rules that were added without naming one. It stands before all others.
 pub const LIVE_GROUP: &str = "live";
@@ -69,7 +71,7 @@ pub struct Rule {
     /// The chain that it is in.
     pub chain: Chain,
     /// What it says.
-    pub rule: LiveRule,
+    pub rule: Line,
 }
 
 /// A rule as it is stored.
@@ -91,25 +93,8 @@ impl TryFrom<WrittenRule> for Rule {
     type Error = String;
 
     fn try_from(written: WrittenRule) -> Result<Self, String> {
-        let rule = read_rule(written.chain, &written.text).map_err(|problem| problem.to_string())?;
+        let rule = Line::read(written.chain, &written.text).map_err(|problem| problem.to_string())?;
         Ok(Self { id: written.id, slot: written.slot, chain: written.chain, rule })
-    }
-}
-
-/// Reads a rule of this chain.
-pub fn read_rule(chain: Chain, text: &str) -> Result<LiveRule, Problem> {
-    match chain {
-        Chain::In | Chain::Out => LiveRule::filter(text),
-        Chain::Route => LiveRule::route(text),
-    }
-}
-
-/// The word for a chain in rules files.
-pub const fn chain_name(chain: Chain) -> &'static str {
-    match chain {
-        Chain::In => "in",
-        Chain::Out => "out",
-        Chain::Route => "route",
     }
 }
 
@@ -175,7 +160,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn give(&mut self, chain: Chain, rule: LiveRule) -> Rule {
+    fn give(&mut self, chain: Chain, rule: Line) -> Rule {
         let id = self.next;
         self.next += 1;
         Rule { id, slot: self.first_slot + (id - FIRST_ID), chain, rule }
@@ -183,11 +168,12 @@ impl Numbers {
 }
 
 impl Document {
-    /// The document with which a router starts: the rules of its file, and behind them those of the options.
-    pub fn initial(config: &Config, file: &RulesFile) -> Self {
-        let of_options: Vec<_> = of_options(config).collect();
+    /// The document with which a router starts: the rules of its file, and behind them those of the options. `shapes` are the
+    /// limits of the router's options (see [`tuntap_config::resolve_shapes`]).
+    pub fn initial(config: &Config, shapes: &[Shape], file: &RulesFile) -> Self {
+        let of_options: Vec<_> = of_options(config, shapes).collect();
         let of_file = file.groups.iter().flat_map(|group| &group.rules);
-        let names: BTreeSet<_> = of_file.filter_map(|rule| rule.rule.counter.clone()).collect();
+        let names: BTreeSet<_> = of_file.filter_map(|rule| rule.rule.counter().cloned()).collect();
         let mut numbers = Numbers { next: FIRST_ID, first_slot: u32::try_from(names.len()).unwrap_or(u32::MAX) };
         let mut groups = Vec::with_capacity(file.groups.len() + 1);
         for group in &file.groups {
@@ -223,7 +209,16 @@ impl Document {
             && self.groups.iter().zip(&other.groups).all(|(one, other)| one.says_the_same(other))
     }
 
-    /// Returns true if the rules of the options are the same in both.
+    /// Returns true if the options have the same rules in both, however much traffic they allow.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        let rules = |document: &Self| -> Vec<Line> {
+            let rules = document.groups.last().into_iter().flat_map(|group| &group.rules);
+            rules.map(|rule| rule.rule.clone()).filter(|line| line.shape().is_none()).collect()
+        };
+        rules(self) == rules(other)
+    }
+
+    /// Returns true if the rules and limits of the options are the same in both.
     pub fn has_options_of(&self, other: &Self) -> bool {
         match (self.groups.last(), other.groups.last()) {
             (Some(one), Some(other)) => one.says_the_same(other),
@@ -243,9 +238,10 @@ impl Document {
 }
 
 /// The rules of the options.
-fn of_options(config: &Config) -> impl Iterator<Item = (Chain, LiveRule)> {
+fn of_options(config: &Config, shapes: &[Shape]) -> impl Iterator<Item = (Chain, Line)> {
     let rules_in = config.firewall_in.iter().map(|rule| (Chain::In, LiveRule::of_option(rule)));
     let rules_out = config.firewall_out.iter().map(|rule| (Chain::Out, LiveRule::of_option(rule)));
     let routes = config.routes.iter().map(|rule| (Chain::Route, LiveRule::of_option(rule)));
-    rules_in.chain(rules_out).chain(routes)
+    let rules = rules_in.chain(rules_out).chain(routes).map(|(chain, rule)| (chain, Line::Rule(rule)));
+    rules.chain(shapes.iter().map(|shape| (Chain::Shape, Line::Shape(shape.clone()))))
 }

@@ -16,6 +16,7 @@ mod document;
 mod edit;
 mod file;
 pub mod limits;
+mod line;
 mod list;
 mod slots;
 mod stored;
@@ -33,11 +34,13 @@ use tuntap_config::{Config, RouterSpec};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::{CounterSlot, RuleCounters};
 use tuntap_core::policy::grant::Grants;
+use tuntap_core::policy::shape::Shape;
 
 pub use audit::Audit;
 pub use compile::compile;
 pub use document::{Document, FILE_GROUP, Group, INI_GROUP, LIVE_GROUP, Rule, Set};
 pub use file::{FileError, FileGroup, FileRule, Machine, RulesFile, Sources, in_one_text, read_members, write};
+pub use line::Line;
 pub use stored::{PendingCommit, ScriptSources, Stored};
 
 use commit::Terms;
@@ -71,6 +74,8 @@ pub struct Base {
     pub router: RouterSpec,
     /// The grants, which the master may extend while the router runs.
     pub grants: Grants,
+    /// Limits of the options for users and groups that have come since the start.
+    pub late_shapes: Vec<Shape>,
 }
 
 /// The result of a request.
@@ -228,9 +233,11 @@ impl Live {
         result
     }
 
-    /// Replaces the grants. Returns the policy to use from now on.
-    pub fn set_grants(&mut self, grants: Grants) -> Arc<Policy> {
+    /// Replaces the grants, and the limits for users and groups that have come since the start. Returns the policy to use from
+    /// now on.
+    pub fn set_accounts(&mut self, grants: Grants, late_shapes: Vec<Shape>) -> Arc<Policy> {
         self.base.grants = grants;
+        self.base.late_shapes = late_shapes;
         self.next_generation()
     }
 

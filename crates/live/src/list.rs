@@ -10,7 +10,7 @@ use tuntap_core::policy::counters::CounterSlot;
 
 use crate::difference::difference;
 use crate::document::Rule;
-use crate::edit::{self, Known, no_set};
+use crate::edit::{self, Edited, Known, no_set};
 use crate::file::{self, Member, RulesFile};
 use crate::{Caller, Live, Now};
 
@@ -79,6 +79,7 @@ impl Live {
 
     pub(crate) fn check(&self, text: &str) -> Result<Checked, Failure> {
         let file = RulesFile::read(text, &Known(&self.document))?;
+        file.check_for(&self.base.router)?;
         Ok(Checked {
             rules: count(file.rules()),
             groups: count(file.groups.len()),
@@ -91,8 +92,16 @@ impl Live {
         // Whoever may look at the rules may ask what another text would change.
         let admin = Caller { level: Level::Admin, ..caller };
         let change = [Change::FileReplace { text: text.to_owned() }];
-        let edited = edit::apply(&self.document, admin, &change, std::iter::empty())?;
+        let edited = self.edited(admin, &change)?;
         Ok(difference(&self.document, &edited.document))
+    }
+
+    /// The document with these changes made.
+    pub(crate) fn edited(&self, caller: Caller, changes: &[Change]) -> Result<Edited, Failure> {
+        let edited = edit::apply(&self.document, caller, changes, self.retired.iter().copied())?;
+        let lacks = |rule: &Rule| file::lacks_traffic(&self.base.router, rule.rule.shape()?);
+        let wrong = edited.document.rules().find_map(lacks);
+        wrong.map_or(Ok(edited), |message| Err(Failure::invalid(message)))
     }
 
     pub(crate) fn sets(&self, name: Option<&str>) -> Result<SetList, Failure> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, printable};
-use crate::document::{Document, Group, Set, chain_name};
+use crate::document::{Document, Group, Set};
 use crate::file::{FileGroup, FileRule, RulesFile};
 use crate::limits::MAX_MESSAGE;
+use crate::line::chain_name;
 
 /// The version of [`Stored`].
 pub const VERSION: u32 = 1;
@@ -90,7 +91,7 @@ impl Stored {
         };
         let groups = document.own_groups().map(group).collect();
         let file = RulesFile { groups, sets: document.sets.clone(), warnings: Vec::new() };
-        document.has_options_of(of_options).then_some(file)
+        document.has_rules_of(of_options).then_some(file)
     }
 
     /// Says that a commit is dropped, if one waits for its confirmation.

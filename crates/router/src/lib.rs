@@ -41,7 +41,7 @@ use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
 pub use control::{ControlEndpoint, Documents};
-pub use grant_updates::GrantUpdates;
+pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Watchdog};
 pub use memory::{Earlier, KeptMemory, Memory};
 pub use script::{LIVE_NAME, ScriptFile};

@@ -3,7 +3,7 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox,
+    control, credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox, shape,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -482,6 +482,30 @@ options!(
         details: "With `tuntap-router-address`: most fragments of packets of one address of a vassal in a second, of 1,200 \
                   bytes on average. Ten times as many may come at once. An IPv6 address has half of it.",
         read: |draft, value| protection::fragment_rate(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    Shape = OptionSpec {
+        name: "tuntap-router-shape",
+        scope: Scope::Router,
+        syntax: "[<device>] <in|out|both> <any|internet|addr[/len]|user|@group|uplink|class:NAME> <rate>[/<ceil>] \
+                 [burst=<time>] [pps=<packets>] [weight=<n>] [queue=<time>]",
+        repeats: true,
+        help: "let vassals have no more traffic than so many bits per second, or with two rates, guarantee the first and let \
+               them borrow what others leave up to the second; the most specific limit counts, may be repeated",
+        details: "How much traffic vassals may have: packets that they send (`out`), that are for them (`in`), or each of these \
+                  (`both`). Packets above the rate wait in short queues. The limit is for each vassal with an address in a \
+                  network, for all vassals of a user together (`user`, or a uid), for those of each user in a group \
+                  (`@group`), for each vassal without such a limit (`any`), for what such a vassal exchanges with hosts beyond \
+                  the interfaces of `tuntap-router-nat` (`internet`), for what the script has put into a class (`class:NAME`), \
+                  or for everything that comes and goes by the router's own device and its gateway (`uplink`). The longest \
+                  prefix counts, and a user before his groups. As long as a user or group doesn't exist, nobody is limited by \
+                  it. A rate is a number of bits per second with a decimal unit (`500k`, `1.5M`, `10Gbit`), 8k to 1T, and counts \
+                  IP packets with their headers. One rate is the most. Of two, `20M/50M`, the first is guaranteed, and what the \
+                  user or the uplink leaves is borrowed up to the second, in proportion to `weight` (1 to 1000, default 1). \
+                  `pps` is the most packets per second. `burst` is what may pass at once after a silence, as time at the rate, \
+                  1ms to 10s; without it 5ms, or two packets of 1500 bytes if that is more. `queue` is how long packets may \
+                  wait, 1ms to 10s, default 20ms.",
+        read: |draft, value| shape::shape(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     RouterMtu = OptionSpec {

@@ -47,6 +47,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::MaxConnections, ["7", "8"]),
     (OptionName::ConnectionRate, ["7 8", "8 9"]),
     (OptionName::FragmentRate, ["7", "8"]),
+    (OptionName::Shape, ["both any 20M/50M", "in 10.0.0.2 500k queue=10ms"]),
     (OptionName::RouterMtu, ["1300", "1400"]),
     (OptionName::DeviceRule, ["in any any allow", "out any any deny"]),
     (OptionName::RouterDns, ["192.0.2.1", "192.0.2.2"]),

@@ -17,6 +17,7 @@ use super::limits::Limits;
 use super::pool::Pool;
 use super::rates::Rates;
 use super::registry::{PeerId, Registry};
+use super::shape::Shape;
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use super::walk::ToLog;
@@ -127,14 +128,21 @@ impl Forwarder {
         self.claims = self.claims.wrapping_add(1);
     }
 
-    /// Returns true if the supplementary groups of peers are needed to check the grants.
+    /// Returns true if the supplementary groups of peers are needed, to check the grants or to find the limits.
     pub fn wants_groups(&self) -> bool {
-        self.policy.grants.name_groups()
+        self.policy.names_groups()
     }
 
     /// Adds grants, for addresses that were granted to nobody until now.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.set_policy(self.policy.with_grants(grants));
+    }
+
+    /// Adds limits behind all others.
+    pub fn limit(&mut self, shapes: &[Shape]) {
+        if let Some(next) = self.policy.with_shapes(shapes) {
+            self.set_policy(next);
+        }
     }
 
     /// Returns the id for the next peer; `None` if there is no room for another one.
@@ -149,7 +157,7 @@ impl Forwarder {
 
     /// Adds a peer with the state of its connection.
     pub(crate) fn add_session(&mut self, id: PeerId, mut identity: Identity, session: Session) {
-        self.policy.grants.forget_other_groups(&mut identity);
+        self.policy.forget_other_groups(&mut identity);
         self.peers.put(Peer::new(id, identity, session));
     }
 
@@ -205,7 +213,7 @@ impl Forwarder {
 
     /// Sets the identity of a peer that has no address yet, but has shown its credentials.
     pub fn identify(&mut self, id: PeerId, mut identity: Identity) {
-        self.policy.grants.forget_other_groups(&mut identity);
+        self.policy.forget_other_groups(&mut identity);
         if let Some(peer) = self.peers.get_mut(id) {
             debug_assert!(peer.claims.held().next().is_none(), "what was granted to somebody else would stay");
             peer.identity = identity;

@@ -849,3 +849,24 @@ mod ipv6 {
         }
     }
 }
+
+#[test]
+fn groups_that_limits_name_are_asked_for_and_kept() {
+    use crate::policy::shape::{Limit, Shape, ShapeSelector, Shapes};
+
+    let limit = |selector| Shape { out: true, inn: true, selector, limit: Limit::new(1_000_000) };
+    let shapes = |selector| Arc::new(Shapes::new(vec![limit(ShapeSelector::Any), limit(selector)]));
+    let identity = || Identity { uid: 1, gid: 1, groups: vec![5, 7, 9] };
+    for (shapes, kept) in [(shapes(ShapeSelector::Group(7)), &[7][..]), (shapes(ShapeSelector::User(7)), &[])] {
+        let mut forwarder = Forwarder::new(Policy { shapes, ..Policy::default() }, 42);
+        assert_eq!(forwarder.wants_groups(), !kept.is_empty());
+        let id = forwarder.vacant().expect("room");
+        forwarder.add_peer(id, identity());
+        assert_eq!(forwarder.peers.get(id).expect("there").identity.groups, kept);
+        forwarder.identify(id, identity());
+        let peer = forwarder.peers.get(id).expect("there");
+        assert_eq!(peer.identity.groups, kept);
+        let user = forwarder.policy.shapes.of_peer(Direction::Out, std::iter::empty(), &peer.identity).user;
+        assert_eq!(user.is_some(), !kept.is_empty());
+    }
+}

@@ -100,9 +100,9 @@ impl Grants {
         !self.groups.is_empty()
     }
 
-    /// Removes the groups that no grant names from an identity. What is left is no longer than the list of grants.
-    pub fn forget_other_groups(&self, identity: &mut Identity) {
-        identity.groups.retain(|group| self.groups.contains(group));
+    /// Returns true if a grant names this group.
+    pub fn name_group(&self, group: u32) -> bool {
+        self.groups.contains(&group)
     }
 
     /// Returns true if a peer may hold an address: it is granted to the peer, or no grant covers it and
@@ -212,11 +212,9 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_no_grant_names_are_not_kept() {
+    fn groups_that_grants_name_are_known() {
         let grants = Grants::new([grant("10.0.0.5/32", Holder::Group(7))], Uncovered::Deny);
-        let mut identity = Identity { uid: 1, gid: 1, groups: (0..1000).collect() };
-        grants.forget_other_groups(&mut identity);
-        assert_eq!(identity.groups, [7]);
+        assert_eq!((0..1000).filter(|group| grants.name_group(*group)).collect::<Vec<_>>(), [7]);
         assert!(grants.name_groups() && !Grants::none().name_groups());
     }
 
@@ -251,7 +249,7 @@ mod tests {
             };
             let grants = Grants::new(list, if deny { Uncovered::Deny } else { Uncovered::Allow });
             prop_assert_eq!(grants.allow(address, &identity), expected);
-            grants.forget_other_groups(&mut identity);
+            identity.groups.retain(|group| grants.name_group(*group));
             prop_assert_eq!(grants.allow(address, &identity), expected);
         }
     }

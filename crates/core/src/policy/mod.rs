@@ -24,6 +24,7 @@ mod repeat;
 pub mod script;
 pub mod set;
 pub mod shape;
+pub mod shape_text;
 pub mod shares;
 pub mod targets;
 pub mod verdict;
@@ -37,12 +38,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use counters::CounterSlot;
-use grant::{Grant, Grants};
+use grant::{Grant, Grants, Identity};
 use guard::GuardPolicy;
 use pattern::{Action, PolicyRules};
 use prefix_map::PrefixSet;
 use set::AddressSet;
-use shape::Shapes;
+use shape::{Shape, Shapes};
 use targets::AllowedTargets;
 
 /// What the operator has configured. A policy never changes: other rules make another policy.
@@ -115,11 +116,34 @@ impl Policy {
         self.firewall_in.looks_at_state() || self.firewall_out.looks_at_state() || self.routes.looks_at_state()
     }
 
+    /// Returns true if a grant or a limit names a group, so that the groups of a peer matter.
+    pub(crate) fn names_groups(&self) -> bool {
+        self.grants.name_groups() || self.shapes.name_groups()
+    }
+
+    /// Removes the groups that no grant and no limit names from an identity. What is left is no longer than the lists of both.
+    pub(crate) fn forget_other_groups(&self, identity: &mut Identity) {
+        identity.groups.retain(|group| self.grants.name_group(*group) || self.shapes.name_group(*group));
+    }
+
     /// Returns the policy that follows this one when there are further grants.
     pub fn with_grants(&self, grants: impl IntoIterator<Item = Grant>) -> Self {
         let mut next = Self { generation: self.generation + 1, ..self.clone() };
         grants.into_iter().for_each(|grant| next.grants.add(grant));
         next
+    }
+
+    /// Returns the policy that follows this one when there are further limits, which stand behind the others; `None` if it has
+    /// all of them.
+    pub fn with_shapes(&self, shapes: &[Shape]) -> Option<Self> {
+        let mut all: Vec<Shape> = self.shapes.iter().cloned().collect();
+        for shape in shapes {
+            if !all.contains(shape) {
+                all.push(shape.clone());
+            }
+        }
+        let is_new = all.len() > self.shapes.iter().count();
+        is_new.then(|| Self { generation: self.generation + 1, shapes: Arc::new(Shapes::new(all)), ..self.clone() })
     }
 }
 

@@ -116,12 +116,31 @@ impl PeerShape {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shapes {
     shapes: Vec<Shape>,
+    /// The groups that they name, in order.
+    groups: Vec<u32>,
 }
 
 impl Shapes {
     /// Makes them of a list. Of two with the same selector, the first one counts.
-    pub const fn new(shapes: Vec<Shape>) -> Self {
-        Self { shapes }
+    pub fn new(shapes: Vec<Shape>) -> Self {
+        let group = |shape: &Shape| match shape.selector {
+            ShapeSelector::Group(gid) => Some(gid),
+            _ => None,
+        };
+        let mut groups: Vec<u32> = shapes.iter().filter_map(group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Self { shapes, groups }
+    }
+
+    /// Returns true if one of them names a group, so that the groups of a peer matter.
+    pub const fn name_groups(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Returns true if one of them names this group.
+    pub fn name_group(&self, group: u32) -> bool {
+        self.groups.binary_search(&group).is_ok()
     }
 
     /// Returns true if nobody's traffic is limited.

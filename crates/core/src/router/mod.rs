@@ -51,6 +51,7 @@ use crate::policy::grant::Grant;
 use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
+use crate::policy::shape::Shape;
 use gateway::PathMtus;
 use held::Held;
 use interfaces::InterfaceCache;
@@ -216,6 +217,11 @@ impl Router {
     /// Adds grants to the policy.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.forwarder.grant(grants);
+    }
+
+    /// Adds limits to the policy, behind all others. Those that it has already are left out.
+    pub fn limit(&mut self, shapes: &[Shape]) {
+        self.forwarder.limit(shapes);
     }
 
     /// Returns the part of the router that decides about packets and addresses.

@@ -171,7 +171,7 @@ pub fn metadata(instance: &Instance, router: &RouterSpec, filters: &Filters, fou
 
 /// Returns true if the chain `out` denies packets from the router's network to the metadata service.
 fn is_denied(instance: &Instance, router: &RouterSpec) -> bool {
-    let rules = instance.config.policy(router, Grants::none()).firewall_out;
+    let rules = instance.config.policy(router, Grants::none(), Vec::new()).firewall_out;
     let first = router.addresses.iter().find_map(|net| match net {
         IpNet::V4(net) => net.hosts().nth(1),
         IpNet::V6(_) => None,

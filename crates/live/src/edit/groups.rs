@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tuntap_api::control::{Chain, Failure};
-use tuntap_config::{LiveRule, check_name};
+use tuntap_config::check_name;
 
 use super::order::{EditedRule, Place};
 use super::sets::EditedSets;
@@ -12,6 +12,7 @@ use super::{Edit, EditedGroup, ini_cant_change};
 use crate::document::{Document, INI_GROUP, LIVE_GROUP, Set};
 use crate::file::{FileGroup, FileRule, RulesFile, Sources, read_group};
 use crate::limits::MAX_GROUPS;
+use crate::line::Line;
 
 /// What a router has instead of files and users: the sets that it has read before.
 pub struct Known<'a>(pub &'a Document);
@@ -26,6 +27,10 @@ impl Sources for Known<'_> {
 
     fn user(&self, name: &str) -> Result<u32, String> {
         Err(format!("the router can't look up the user \"{name}\" while it runs, expected a uid"))
+    }
+
+    fn group(&self, name: &str) -> Result<u32, String> {
+        Err(format!("the router can't look up the group \"{name}\" while it runs, expected @ and a gid"))
     }
 }
 
@@ -42,7 +47,7 @@ impl Replaced {
     }
 
     /// Takes the first rule with the same chain, selector and action.
-    fn take(&mut self, chain: Chain, rule: &LiveRule) -> Option<EditedRule> {
+    fn take(&mut self, chain: Chain, rule: &Line) -> Option<EditedRule> {
         self.0.get_mut(&(chain, rule.identity()))?.pop_front()
     }
 

@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tuntap_api::control::{Chain, Change, Code, Failure, Level, Place as RulePlace};
-use tuntap_config::LiveRule;
+use tuntap_config::MAX_SHAPES;
 
 use crate::Caller;
-use crate::document::{Document, Group, INI_GROUP, LIVE_GROUP, Rule, Set, read_rule};
+use crate::document::{Document, Group, INI_GROUP, LIVE_GROUP, Rule, Set};
+use crate::file::check_shapes_owner;
 use crate::limits::{MAX_CHANGES, MAX_LINE_LEN, MAX_NAMED_COUNTERS, MAX_RULES};
+use crate::line::Line;
 use crate::slots::Slots;
 
 pub use groups::Known;
@@ -164,7 +166,7 @@ impl<'a> Edit<'a> {
     }
 
     /// Gives a rule a number that no rule has had.
-    fn new_rule(&mut self, chain: Chain, rule: LiveRule) -> Result<EditedRule, Failure> {
+    fn new_rule(&mut self, chain: Chain, rule: Line) -> Result<EditedRule, Failure> {
         let id = self.next_id;
         // The last number is that of the implied rule.
         self.next_id = id
@@ -246,6 +248,14 @@ fn check_rules(
     if rules().count() > MAX_RULES {
         return Err(Failure::too_much(format!("there can be {MAX_RULES} rules at most beside those of the options")));
     }
+    if rules().filter(|rule| rule.chain == Chain::Shape).count() > MAX_SHAPES {
+        return Err(Failure::too_much(format!(
+            "there can be {MAX_SHAPES} limits (chain shape) at most beside those of the options"
+        )));
+    }
+    for group in groups.iter().filter(|group| group.rules.iter().any(|rule| rule.chain == Chain::Shape)) {
+        check_shapes_owner(&group.name, group.owner).map_err(Failure::denied)?;
+    }
     for rule in rules() {
         if let Some(name) = rule.rule.sets().find(|name| !sets.contains_key(*name)) {
             if before.contains_key(name) {
@@ -265,7 +275,7 @@ fn counters(
     mut take: impl FnMut() -> Result<u32, Failure>,
 ) -> Result<BTreeMap<String, u32>, Failure> {
     let rules = groups.iter().flat_map(|group| &group.rules);
-    let names: BTreeSet<&String> = rules.filter_map(|rule| rule.rule.counter.as_ref()).collect();
+    let names: BTreeSet<&String> = rules.filter_map(|rule| rule.rule.counter()).collect();
     if names.len() > MAX_NAMED_COUNTERS {
         return Err(Failure::too_much(format!("there can be {MAX_NAMED_COUNTERS} counters with names at most")));
     }
@@ -273,11 +283,11 @@ fn counters(
 }
 
 /// Reads a rule of a request.
-fn read(chain: Chain, text: &str) -> Result<LiveRule, Failure> {
+fn read(chain: Chain, text: &str) -> Result<Line, Failure> {
     if text.len() > MAX_LINE_LEN {
         return Err(Failure::invalid(format!("the rule has {} bytes, it can have {MAX_LINE_LEN} at most", text.len())));
     }
-    read_rule(chain, text).map_err(|problem| Failure::invalid(problem.to_string()))
+    Line::read(chain, text).map_err(|problem| Failure::invalid(problem.to_string()))
 }
 
 fn no_rule(id: u32) -> Failure {

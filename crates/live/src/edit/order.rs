@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use tuntap_api::control::Chain;
-use tuntap_config::LiveRule;
+
+use crate::line::Line;
 
 /// A rule that is being edited.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct EditedRule {
     /// The chain that it is in.
     pub chain: Chain,
     /// What it says.
-    pub rule: LiveRule,
+    pub rule: Line,
 }
 
 /// The place of a rule, or of the head of a list.
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     fn rule(id: u32) -> EditedRule {
-        let rule = LiveRule::filter("deny").expect("a rule");
+        let rule = Line::read(Chain::In, "deny").expect("a rule");
         EditedRule { id, slot: None, chain: Chain::In, rule }
     }
 

@@ -20,6 +20,7 @@ pub fn in_one_text(text: &str, sources: &dyn Sources) -> Result<String, FileErro
             Some(Outside::Set(name)) => {
                 whole.file.sets.get(name).iter().for_each(|set| write_whole_set(&mut sets, name, set));
             }
+            Some(Outside::Shape(text)) => result += text,
             None => result += line,
         }
         result.push('\n');

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use thiserror::Error;
 use tuntap_api::control::{Chain, Code, Failure};
-use tuntap_config::LiveRule;
+use tuntap_config::{Problem, RouterSpec};
+use tuntap_core::policy::shape::{Shape, ShapeSelector};
 
 use crate::document::Set;
 use crate::limits::MAX_MEMBERS;
+use crate::line::Line;
 
 pub use inline::in_one_text;
+pub use read::check_shapes_owner;
 pub use write::{Member, write};
 
 /// Groups and sets, as a file says them.
@@ -48,7 +51,7 @@ pub struct FileRule {
     /// The chain that it is in.
     pub chain: Chain,
     /// What it says.
-    pub rule: LiveRule,
+    pub rule: Line,
     /// The line that it stands on, from 1.
     pub line: u32,
 }
@@ -76,15 +79,20 @@ pub trait Sources {
 
     /// The number of a user. The error is a part of a sentence.
     fn user(&self, name: &str) -> Result<u32, String>;
+
+    /// The number of a group. The error is a part of a sentence.
+    fn group(&self, name: &str) -> Result<u32, String>;
 }
 
-/// The files and users of the machine, by functions that the caller gives.
+/// The files, users and groups of the machine, by functions that the caller gives.
 #[derive(Clone, Copy)]
 pub struct Machine<'a> {
     /// Reads a file.
     pub read: &'a dyn Fn(&str) -> io::Result<String>,
     /// Looks up a user; `None` if there is none of that name.
     pub user: &'a dyn Fn(&str) -> io::Result<Option<u32>>,
+    /// Looks up a group; `None` if there is none of that name.
+    pub group: &'a dyn Fn(&str) -> io::Result<Option<u32>>,
 }
 
 impl std::fmt::Debug for Machine<'_> {
@@ -101,11 +109,19 @@ impl Sources for Machine<'_> {
     }
 
     fn user(&self, name: &str) -> Result<u32, String> {
-        match (self.user)(name) {
-            Ok(Some(uid)) => Ok(uid),
-            Ok(None) => Err(format!("there is no user \"{name}\" on this machine")),
-            Err(error) => Err(format!("the user \"{name}\" can't be looked up: {error}")),
-        }
+        found("user", name, (self.user)(name))
+    }
+
+    fn group(&self, name: &str) -> Result<u32, String> {
+        found("group", name, (self.group)(name))
+    }
+}
+
+fn found(kind: &str, name: &str, result: io::Result<Option<u32>>) -> Result<u32, String> {
+    match result {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(format!("there is no {kind} \"{name}\" on this machine")),
+        Err(error) => Err(format!("the {kind} \"{name}\" can't be looked up: {error}")),
     }
 }
 
@@ -115,10 +131,26 @@ impl RulesFile {
         Ok(read::file(text, sources)?.file)
     }
 
+    /// Checks what only the options tell: whether a router with these has the traffic that limits are for.
+    ///
+    /// # Errors
+    /// It has none of it.
+    pub fn check_for(&self, router: &RouterSpec) -> Result<(), FileError> {
+        let rules = self.groups.iter().flat_map(|group| &group.rules);
+        let wrong = rules.into_iter().find_map(|rule| Some((rule.line, lacks_traffic(router, rule.rule.shape()?)?)));
+        wrong.map_or(Ok(()), |(line, message)| Err(FileError { line, message }))
+    }
+
     /// The number of rules in all groups.
     pub fn rules(&self) -> usize {
         self.groups.iter().map(|group| group.rules.len()).sum()
     }
+}
+
+/// Says why a router has no traffic that a limit is for, if that is so.
+pub fn lacks_traffic(router: &RouterSpec, shape: &Shape) -> Option<String> {
+    let lacks = shape.selector == ShapeSelector::Internet && router.nat.is_empty();
+    lacks.then(|| format!("\"{shape}\": {}", Problem::NoInternet))
 }
 
 /// Reads the rules of one group: `chain` lines and rules.

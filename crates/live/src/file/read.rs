@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use tuntap_api::control::Chain;
-use tuntap_config::{absolute_file, check_name, set_member};
+use tuntap_config::{MAX_SHAPES, Problem, ShapeSpec, absolute_file, check_name, set_member};
 
 use super::{FileError, FileGroup, FileRule, RulesFile, Sources, warn};
-use crate::document::{FILE_GROUP, INI_GROUP, LIVE_GROUP, Set, read_rule};
+use crate::document::{FILE_GROUP, INI_GROUP, LIVE_GROUP, Set};
 use crate::limits::{MAX_GROUPS, MAX_LINE_LEN, MAX_MEMBERS, MAX_RULES, MAX_SETS};
+use crate::line::Line;
 
 /// A file, and its lines that say what only the sources know.
 pub struct Whole {
@@ -25,6 +26,22 @@ pub enum Outside {
     Owner(String, u32),
     /// The members of the set of this name.
     Set(String),
+    /// The number in this limit.
+    Shape(String),
+}
+
+/// Limits stand only in groups that nobody but admins may change, or root: whoever owns a group could take them off others.
+///
+/// # Errors
+/// Somebody else owns the group. The error is a sentence.
+pub fn check_shapes_owner(group: &str, owner: Option<u32>) -> Result<(), String> {
+    match owner {
+        None | Some(0) => Ok(()),
+        Some(owner) => Err(format!(
+            "the group {group} is uid {owner}'s, and limits (chain shape) can't stand in a group with an owner, who could take \
+             them off others: expected them in another group"
+        )),
+    }
 }
 
 /// Reads a whole file.
@@ -62,6 +79,7 @@ struct Reader<'a> {
     group_names: HashSet<String>,
     chain: Option<Chain>,
     rules: usize,
+    shapes: usize,
     sets: BTreeMap<String, Arc<Set>>,
     /// Where each set begins.
     set_lines: BTreeMap<String, u32>,
@@ -89,6 +107,7 @@ impl<'a> Reader<'a> {
             group_names: HashSet::new(),
             chain: None,
             rules: 0,
+            shapes: 0,
             sets: BTreeMap::new(),
             set_lines: BTreeMap::new(),
             members: 0,
@@ -138,7 +157,8 @@ impl<'a> Reader<'a> {
             "in" => Chain::In,
             "out" => Chain::Out,
             "route" => Chain::Route,
-            other => return Err(format!("unknown chain \"{other}\", expected in, out or route")),
+            "shape" => Chain::Shape,
+            other => return Err(format!("unknown chain \"{other}\", expected in, out, route or shape")),
         });
         Ok(())
     }
@@ -184,13 +204,16 @@ impl<'a> Reader<'a> {
         let Some(chain) = self.chain else {
             let word = line.split_whitespace().next().unwrap_or_default();
             return Err(format!(
-                "unknown word \"{word}\", expected chain in, chain out or chain route before the first rule"
+                "unknown word \"{word}\", expected chain in, chain out, chain route or chain shape before the first rule"
             ));
         };
         if self.rules >= MAX_RULES {
             return Err(format!("there can be {MAX_RULES} rules at most"));
         }
-        let rule = read_rule(chain, line).map_err(|problem| problem.to_string())?;
+        let rule = match chain {
+            Chain::Shape => self.read_shape(line)?,
+            chain => Line::read(chain, line).map_err(|problem| problem.to_string())?,
+        };
         if self.groups.is_empty() {
             self.begin_group(FILE_GROUP.to_owned(), None)?;
         }
@@ -199,6 +222,27 @@ impl<'a> Reader<'a> {
             group.rules.push(FileRule { chain, rule, line: self.line });
         }
         Ok(())
+    }
+
+    /// Reads a limit. Its user or group may have a name.
+    fn read_shape(&mut self, line: &str) -> Read<Line> {
+        self.shapes += 1;
+        if self.shapes > MAX_SHAPES {
+            return Err(format!("there can be {MAX_SHAPES} limits (chain shape) at most"));
+        }
+        if let Some(group) = self.groups.last() {
+            check_shapes_owner(&group.name, group.owner)?;
+        }
+        let spec = ShapeSpec::read(line).map_err(|problem| problem.to_string())?;
+        let shape = match (spec.numbered(), self.sources) {
+            (Err(Problem::AccountNumber { .. }), Some(sources)) => {
+                let shape = spec.resolve(|name| sources.user(name), |name| sources.group(name))?;
+                self.outside.insert(self.line, Outside::Shape(shape.to_string()));
+                shape
+            }
+            (numbered, _) => numbered.map_err(|problem| problem.to_string())?,
+        };
+        Ok(Line::Shape(shape))
     }
 
     /// Reads `<name> { members }`, `<name> = <file>`, or both.

@@ -63,7 +63,7 @@ fn group_of_live_rules_comes_first() {
 #[test]
 fn errors_name_the_line_and_the_word() {
     for (text, line, part) in [
-        ("allow", 1, "unknown word \"allow\", expected chain in, chain out or chain route"),
+        ("allow", 1, "unknown word \"allow\", expected chain in, chain out, chain route or chain shape"),
         ("chain in\nallow\ngroup g\nallow", 4, "expected chain in"),
         ("chain forward", 1, "unknown chain \"forward\", expected in, out or route"),
         ("chain", 1, "unknown chain \"\""),
@@ -156,7 +156,7 @@ fn what_is_hardly_meant_is_told() {
 fn files_and_users_are_put_into_one_text() {
     let files = |_: &str| Ok("10.0.0.1\n".to_owned());
     let users = |_: &str| Ok(Some(7));
-    let machine = Machine { read: &files, user: &users };
+    let machine = Machine { read: &files, user: &users, group: &users };
     let text = "set s = /s # all\ngroup g owner me\nchain in\ndeny @s any\nset t { fd00::1 } # mine\nallow any @t";
     let text = in_one_text(text, &machine).expect("good");
     // No line has another number than before.
@@ -166,8 +166,71 @@ fn files_and_users_are_put_into_one_text() {
     );
     let nothing = |_: &str| -> io::Result<String> { panic!("nothing is read") };
     let nobody = |_: &str| -> io::Result<Option<u32>> { panic!("nobody is looked up") };
-    let file = RulesFile::read(&text, &Machine { read: &nothing, user: &nobody }).expect("good");
+    let file = RulesFile::read(&text, &Machine { read: &nothing, user: &nobody, group: &nobody }).expect("good");
     assert_eq!(file.sets["s"].file(), Some("/s"));
+}
+
+#[test]
+fn limits_are_lines_of_a_chain() {
+    let text = "chain shape\nboth any 20M/50M weight=3 # all\nin www-data 5000k\nout @www-data 5M\nin 33 1G\ngroup g owner 0\n\
+                chain shape\nout uplink 1G\nout any 1M";
+    let file = good(text);
+    let lines: Vec<_> = file.groups[0].rules.iter().map(|rule| rule.rule.to_string()).collect();
+    assert_eq!(lines, ["both any 20M/50M weight=3", "in 33 5M", "out @33 5M", "in 33 1G"]);
+    let warnings: Vec<_> = file.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "line 5: the limit never counts: the one of line 3 is for the same traffic",
+            "line 9: the limit never counts: the one of line 2 is for the same traffic",
+        ]
+    );
+    let apart = good("chain shape\nout any 1M\nin any 1M\nboth 7 1M\nin 7 1M");
+    assert_eq!(apart.warnings.iter().map(|warning| warning.line).collect::<Vec<_>>(), [5]);
+
+    let files = |_: &str| -> io::Result<String> { panic!("nothing is read") };
+    let accounts = |_: &str| Ok(Some(44));
+    let machine = Machine { read: &files, user: &accounts, group: &accounts };
+    let whole = in_one_text(text, &machine).expect("good");
+    assert!(
+        whole.starts_with("chain shape\nboth any 20M/50M weight=3 # all\nin 44 5M\nout @44 5M\nin 33 1G\n"),
+        "{whole}"
+    );
+
+    for (text, line, part) in [
+        ("chain shape\nallow", 2, "expected <in|out|both>"),
+        ("chain shape\nin any 1X", 2, "\"1X\" is no rate"),
+        ("chain shape\nin nobody 1M", 2, "there is no user \"nobody\""),
+        ("chain shape\nin @nobody 1M", 2, "there is no group \"nobody\""),
+        ("group g owner 7\nchain shape\nin any 1M", 3, "the group g is uid 7's"),
+        ("in any 1M", 1, "chain route or chain shape before the first rule"),
+    ] {
+        let error = read(text).expect_err(text);
+        assert!(error.line == line && error.message.contains(part), "{text}: {error}");
+    }
+    let alone = read_group("chain shape\nin www-data 1M").expect_err("nobody to ask");
+    assert!(alone.message.contains("the user \"www-data\" can't be looked up"), "{alone}");
+
+    let many: String = (0..=tuntap_config::MAX_SHAPES).map(|uid| format!("in {uid} 1M\n")).collect();
+    assert!(read(&format!("chain shape\n{many}")).expect_err("many").message.contains("4096 limits"));
+}
+
+#[test]
+fn limits_of_the_internet_need_a_way_there() {
+    let file = good("chain shape\nin any 1M\nboth internet 1M");
+    let router = |nat: &str| {
+        let options = ["a /run/a", "a 10.0.0.1/24", nat];
+        let names = [
+            tuntap_config::OptionName::Router,
+            tuntap_config::OptionName::RouterAddress,
+            tuntap_config::OptionName::RouterNat,
+        ];
+        let values = names.into_iter().zip(options).filter(|(_, value)| !value.is_empty());
+        tuntap_config::Config::from_options(values).expect("valid").routers.remove(0)
+    };
+    let error = file.check_for(&router("")).expect_err("no way");
+    assert!(error.line == 3 && error.message.contains("tuntap-router-nat"), "{error}");
+    assert_eq!(file.check_for(&router("eth0")), Ok(()));
 }
 
 #[test]
@@ -178,7 +241,7 @@ fn saved_file_reads_the_same() {
     assert!(write(&document).contains("set big = /big\n"));
 }
 
-fn rule() -> impl Strategy<Value = (Chain, LiveRule)> {
+fn rule() -> impl Strategy<Value = (Chain, Line)> {
     let filter = (
         prop::sample::select(vec!["allow", "deny", "reject"]),
         prop::sample::select(vec!["any any", "@a any", "10.0.0.0/8 @b", "any fd00::1", "0.0.0.0/32 0.0.0.0/0"]),
@@ -194,14 +257,25 @@ fn rule() -> impl Strategy<Value = (Chain, LiveRule)> {
         let rate = rate.map(|rate| format!("rate {rate}/s")).unwrap_or_default();
         let counter = counter.map(|name| format!("counter {name}")).unwrap_or_default();
         let text = format!("{action} {ends} {service} {counter} {state} {rate} {log}");
-        Some((if is_in { Chain::In } else { Chain::Out }, LiveRule::filter(&text).ok()?))
+        let chain = if is_in { Chain::In } else { Chain::Out };
+        Some((chain, Line::read(chain, &text).ok()?))
     });
     let route = prop::sample::select(vec![
         "any any 192.0.2.1:1",
         "@a 10.0.0.0/8 [fd00::1]:2 log",
         "any @b 192.0.2.1:1 counter x",
     ]);
-    prop_oneof![4 => filter, 1 => route.prop_map(|text| (Chain::Route, LiveRule::route(text).expect("a route")))]
+    let route = route.prop_map(|text| (Chain::Route, Line::read(Chain::Route, text).expect("a route")));
+    let shape = prop::sample::select(vec![
+        "both any 20M/50M weight=3",
+        "in 10.0.0.0/8 1.5M burst=10ms",
+        "out @7 500k pps=100 queue=1s",
+        "in 33 1T",
+        "out uplink 100M",
+        "both class:bulk 8k",
+    ]);
+    let shape = shape.prop_map(|text| (Chain::Shape, Line::read(Chain::Shape, text).expect("a limit")));
+    prop_oneof![4 => filter, 1 => route, 1 => shape]
 }
 
 fn document() -> impl Strategy<Value = Document> {
@@ -219,7 +293,7 @@ fn document() -> impl Strategy<Value = Document> {
         let names = ["live", "file", "g.1", "h"].into_iter().skip(usize::from(!has_live));
         let groups = names.zip(groups).map(|(name, (owner, rules))| Group {
             name: name.to_owned(),
-            owner,
+            owner: owner.filter(|_| rules.iter().all(|(chain, _)| *chain != Chain::Shape)),
             rules: rules.into_iter().map(|(chain, rule)| Rule { id: 0, slot: 0, chain, rule }).collect(),
         });
         let sets = [("a".to_owned(), a), ("b".to_owned(), b)].into();
@@ -233,6 +307,12 @@ fn line() -> impl Strategy<Value = String> {
         "chain in",
         "chain out",
         "chain route",
+        "chain shape",
+        "both any 20M/50M",
+        "in www-data 5M",
+        "out @www-data 5M queue=10ms # x",
+        "in nobody-knows 5M",
+        "in internet 5M",
         "chain x",
         "group a",
         "group b owner 7",
@@ -268,7 +348,7 @@ proptest! {
             document.groups.push(Group { name: "ini".to_owned(), owner: None, rules: Vec::new() });
             document
         };
-        let again = Document::initial(&tuntap_config::Config::default(), &file);
+        let again = Document::initial(&tuntap_config::Config::default(), &[], &file);
         prop_assert!(again.says_the_same(&with_ini(document)), "{}", text);
     }
 
@@ -279,8 +359,8 @@ proptest! {
         let count = u32::try_from(lines.len()).expect("few").max(1);
         match read(&text) {
             Ok(file) => {
-                let document = Document::initial(&tuntap_config::Config::default(), &file);
-                let again = Document::initial(&tuntap_config::Config::default(), &good(&write(&document)));
+                let document = Document::initial(&tuntap_config::Config::default(), &[], &file);
+                let again = Document::initial(&tuntap_config::Config::default(), &[], &good(&write(&document)));
                 prop_assert!(again.says_the_same(&document));
                 prop_assert!(file.warnings.iter().all(|warning| (1..=count).contains(&warning.line)));
             }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::document::{Document, Group, Set, chain_name};
+use crate::document::{Document, Group, Set};
+use crate::line::chain_name;
 
 /// Says what is written of a set that was read from a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

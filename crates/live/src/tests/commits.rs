@@ -71,7 +71,7 @@ fn chain_of_the_options_about_ipv4_still_denies_ipv6() {
 #[test]
 fn policy_without_a_file_is_that_of_the_options() {
     let base = base();
-    let plain = base.config.policy(&base.router, base.grants.clone());
+    let plain = base.config.policy(&base.router, base.grants.clone(), Vec::new());
     let live = Live::new(base, initial(""), None, None, counters());
     for chain in [Chain::In, Chain::Out] {
         for src in ["10.0.0.1", "11.0.0.1", "fd00::1"] {

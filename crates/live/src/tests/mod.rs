@@ -49,17 +49,17 @@ pub(crate) fn read(text: &str) -> Result<RulesFile, crate::FileError> {
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     };
     let users = |name: &str| Ok((name == "www-data").then_some(33));
-    RulesFile::read(text, &Machine { read: &files, user: &users })
+    RulesFile::read(text, &Machine { read: &files, user: &users, group: &users })
 }
 
 pub(crate) fn base() -> Base {
     let config = Config::from_options(OPTIONS).expect("good options");
     let (router, grants) = (config.routers[0].clone(), config.compile_grants(Vec::new()));
-    Base { config, router, grants }
+    Base { config, router, grants, late_shapes: Vec::new() }
 }
 
 pub(crate) fn initial(text: &str) -> Document {
-    Document::initial(&base().config, &read(text).expect("a good file"))
+    Document::initial(&base().config, &[], &read(text).expect("a good file"))
 }
 
 pub(crate) fn counters() -> RuleCounters {

@@ -58,7 +58,7 @@ fn what_was_stored_for_other_options_is_not_used() {
     let mut base = base();
     base.config.firewall_in.truncate(1);
     let file = read(FILE).expect("good");
-    let initial = Document::initial(&base.config, &file);
+    let initial = Document::initial(&base.config, &[], &file);
     let anew = Live::new(base, initial.clone(), None, Some(live.stored()), live.counters);
     assert_eq!(*anew.document(), initial);
 }
@@ -111,11 +111,11 @@ fn image_without_a_rules_file_has_the_rules_of_before() {
     wait(&mut live, vec![Change::GroupDelete { group: "web".to_owned() }], 60);
     let stored = live.stored();
     let file = stored.rules_for(&initial("")).expect("the same options");
-    assert!(Document::initial(&base().config, &file).says_the_same(&kept), "without what waits");
+    assert!(Document::initial(&base().config, &[], &file).says_the_same(&kept), "without what waits");
     assert!(stored.dropped_commit().is_some_and(|line| line.contains("uid 0")));
     let mut config = base().config;
     config.firewall_in.truncate(1);
-    assert_eq!(stored.rules_for(&Document::initial(&config, &RulesFile::default())), None);
+    assert_eq!(stored.rules_for(&Document::initial(&config, &[], &RulesFile::default())), None);
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::flows::policy_rule;
 use super::question::{PEERS_PER_PAGE, PeerPage, Question, Replaced, Swap};
 use crate::event_loop::EventLoop;
+use crate::grant_updates::Newcomers;
 use crate::report::peer_stats;
 use crate::script::LoopScript;
 use tuntap_api::control::{Direction, Dropped};
-use tuntap_core::policy::grant::Grant;
 use tuntap_core::router::DropRecord;
 
 /// Questions that are answered in one turn.
@@ -53,26 +53,26 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Uses another policy. Grants that came while it was made are added to it.
-    fn swap(&mut self, Swap { policy, grants }: Swap) -> Arc<tuntap_core::policy::Policy> {
+    /// Uses another policy. Grants and limits that came while it was made are added to it.
+    fn swap(&mut self, Swap { policy, newcomers }: Swap) -> Arc<tuntap_core::policy::Policy> {
         let before = Arc::clone(self.router.forwarder().policy());
         self.router.set_policy(policy);
         if let Some(control) = &mut self.control {
-            control.grants.retain(|(number, _)| *number > grants);
-            for (_, grants) in &control.grants {
-                self.router.grant(grants.iter().copied());
+            control.newcomers.retain(|(number, _)| *number > newcomers);
+            for (_, newcomers) in &control.newcomers {
+                newcomers.take_effect(&mut self.router);
             }
         }
         before
     }
 
-    /// Grants hold from now on, and in all policies that follow.
-    pub(crate) fn grant(&mut self, grants: Vec<Grant>) {
-        self.router.grant(grants.iter().copied());
+    /// What is for newcomers holds from now on, and in all policies that follow.
+    pub(crate) fn welcome(&mut self, newcomers: Newcomers) {
+        newcomers.take_effect(&mut self.router);
         if let Some(control) = &mut self.control {
-            control.granted += 1;
-            control.grants.push((control.granted, grants.clone()));
-            control.answerer.tell_grants(grants);
+            control.welcomed += 1;
+            control.newcomers.push((control.welcomed, newcomers.clone()));
+            control.answerer.tell_newcomers(newcomers);
         }
     }
 

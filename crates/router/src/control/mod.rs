@@ -29,11 +29,11 @@ use self::question::{Answerer, Asker};
 use self::requests::{Origin, Requests, now};
 use self::server::{Server, log};
 use super::{RouterError, Setup};
+use crate::grant_updates::Newcomers;
 use tuntap_api::PolicyStats;
 use tuntap_config::ControlAccess;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::{RuleCounters, SharedMemory};
-use tuntap_core::policy::grant::Grant;
 use tuntap_live::{Live, ScriptSources};
 use tuntap_sys::net::namespace_of;
 use tuntap_sys::priority::set_nice;
@@ -103,10 +103,10 @@ pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
 #[derive(Debug)]
 pub struct Control {
     pub(super) answerer: Answerer,
-    /// Messages with grants that have come.
-    granted: u64,
+    /// Messages about newcomers that have come.
+    welcomed: u64,
     /// Those that aren't in the policy of the control thread yet, with their numbers.
-    grants: Vec<(u64, Vec<Grant>)>,
+    newcomers: Vec<(u64, Newcomers)>,
     /// Tells the thread of dropped packets.
     drops: Option<DropTeller>,
     /// What the thread starts with.
@@ -135,7 +135,7 @@ impl Control {
         };
         let listener = endpoint.listener.try_clone()?;
         let start = Start { asker, listener, access, origin, live, documents };
-        Ok(Self { answerer, granted: 0, grants: Vec::new(), drops: Some(drops), start: Some(start) })
+        Ok(Self { answerer, welcomed: 0, newcomers: Vec::new(), drops: Some(drops), start: Some(start) })
     }
 
     /// Takes what tells the thread of dropped packets.

@@ -12,10 +12,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::drops::{self, DropTeller, Drops};
 use super::filter::Filter;
 use super::test_packet::Described;
+use crate::grant_updates::Newcomers;
 use tuntap_api::control::{Code, Failure, FlowEntry, ScriptStatus, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
-use tuntap_core::policy::grant::Grant;
 use tuntap_script::{Compiled, ScriptError};
 
 /// Questions that may wait. The control thread asks one after the other.
@@ -60,8 +60,8 @@ pub enum Question {
 pub struct Swap {
     /// The policy.
     pub policy: Arc<Policy>,
-    /// So many messages with grants are in it.
-    pub grants: u64,
+    /// So many messages about newcomers are in it.
+    pub newcomers: u64,
 }
 
 /// The policy before. The control thread frees it, which takes long if it has many rules.
@@ -121,26 +121,26 @@ impl Bell {
 /// All ends: that of the control thread, and those of the event loop.
 pub fn channel() -> io::Result<(Asker, Answerer, DropTeller)> {
     let (questions, asked) = mpsc::sync_channel(MAX_QUESTIONS);
-    let (grants, granted) = mpsc::channel();
+    let (newcomers, welcomed) = mpsc::channel();
     let (to_loop, to_thread) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
     let (drops, dropped) = drops::channel(Arc::clone(&to_thread));
     let has_reverted = Arc::new(AtomicBool::new(false));
     let asker = Asker {
         questions,
-        granted,
+        welcomed,
         has_reverted: Arc::clone(&has_reverted),
         drops: dropped,
         to_loop: Arc::clone(&to_loop),
         to_thread: Arc::clone(&to_thread),
     };
-    Ok((asker, Answerer { asked, grants, has_reverted, to_loop, to_thread }, drops))
+    Ok((asker, Answerer { asked, newcomers, has_reverted, to_loop, to_thread }, drops))
 }
 
 /// The control thread's end.
 #[derive(Debug)]
 pub struct Asker {
     questions: SyncSender<Question>,
-    granted: Receiver<Vec<Grant>>,
+    welcomed: Receiver<Newcomers>,
     has_reverted: Arc<AtomicBool>,
     /// What the event loop tells about dropped packets.
     pub drops: Drops,
@@ -178,9 +178,9 @@ impl Asker {
         self.has_reverted.swap(false, Ordering::AcqRel)
     }
 
-    /// Returns grants that the event loop has got.
-    pub fn next_grants(&self) -> Option<Vec<Grant>> {
-        self.granted.try_recv().ok()
+    /// Returns what the event loop has got about newcomers.
+    pub fn next_newcomers(&self) -> Option<Newcomers> {
+        self.welcomed.try_recv().ok()
     }
 }
 
@@ -193,7 +193,7 @@ fn no_answer() -> Failure {
 #[derive(Debug)]
 pub struct Answerer {
     asked: Receiver<Question>,
-    grants: Sender<Vec<Grant>>,
+    newcomers: Sender<Newcomers>,
     has_reverted: Arc<AtomicBool>,
     to_loop: Arc<Bell>,
     to_thread: Arc<Bell>,
@@ -223,10 +223,10 @@ impl Answerer {
         self.to_thread.ring();
     }
 
-    /// Tells the control thread of grants.
-    pub fn tell_grants(&self, grants: Vec<Grant>) {
+    /// Tells the control thread of newcomers.
+    pub fn tell_newcomers(&self, newcomers: Newcomers) {
         // An error means that the thread has ended.
-        let _ = self.grants.send(grants);
+        let _ = self.newcomers.send(newcomers);
         self.to_thread.ring();
     }
 }

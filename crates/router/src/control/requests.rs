@@ -26,7 +26,6 @@ use tuntap_api::control::{
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
-use tuntap_core::policy::grant::Grants;
 use tuntap_live::{Base, Caller, Document, Live, Now, Stored};
 use tuntap_sys::log::Logger;
 use tuntap_sys::process::monotonic_time;
@@ -50,7 +49,7 @@ const FLOWS_PER_SORT: usize = 1 << 13;
 /// What the live policy of a router is made of.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The options, with the grants up to now.
+    /// The options, with the grants and limits up to now.
     pub base: Base,
     /// The document of options and rules file.
     pub initial: Document,
@@ -107,8 +106,8 @@ pub struct Requests {
     pub(super) live: Live,
     pub(super) asker: Asker,
     documents: DocumentWriter,
-    /// So many messages with grants are in the live policy.
-    grants: u64,
+    /// So many messages about newcomers are in the live policy.
+    newcomers: u64,
     /// True if the event loop tells which packets are dropped.
     is_watching: bool,
     last_line: Option<Instant>,
@@ -131,7 +130,7 @@ struct Envelope<'a> {
 impl Requests {
     /// Goes on with a live policy, by which the event loop forwards already.
     pub const fn new(origin: Origin, live: Live, asker: Asker, documents: DocumentWriter) -> Self {
-        Self { origin, live, asker, documents, grants: 0, is_watching: false, last_line: None }
+        Self { origin, live, asker, documents, newcomers: 0, is_watching: false, last_line: None }
     }
 
     /// Forgets everything but what is stored.
@@ -152,14 +151,14 @@ impl Requests {
         Some(self.live.deadline()?.saturating_sub(monotonic_time()))
     }
 
-    /// Goes back from a commit that wasn't confirmed in time, and takes over the grants that the event loop has got.
+    /// Goes back from a commit that wasn't confirmed in time, and takes over the grants and limits that the event loop has got.
     pub fn look_after(&mut self) {
         self.asker.silence();
-        while let Some(grants) = self.asker.next_grants() {
-            grants.iter().for_each(|grant| self.origin.base.grants.add(*grant));
-            self.grants += 1;
-            let grants: Grants = self.origin.base.grants.clone();
-            let policy = self.live.set_grants(grants);
+        while let Some(newcomers) = self.asker.next_newcomers() {
+            newcomers.join(&mut self.origin.base);
+            self.newcomers += 1;
+            let Base { grants, late_shapes, .. } = self.origin.base.clone();
+            let policy = self.live.set_accounts(grants, late_shapes);
             let _ = self.use_what_has_changed(Some(policy));
         }
         if self.asker.has_script_reverted() {
@@ -271,7 +270,7 @@ impl Requests {
     }
 
     fn swap(&self, policy: Arc<Policy>) -> Result<(), Failure> {
-        let swap = Swap { policy: self.origin.fit(policy), grants: self.grants };
+        let swap = Swap { policy: self.origin.fit(policy), newcomers: self.newcomers };
         let Replaced(before) = self.asker.ask(|reply| Question::Swap(swap, reply))?;
         drop(before);
         Ok(())
