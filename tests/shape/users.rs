@@ -7,14 +7,14 @@ use crate::world::{V3, assert_rate, emperor, host, start};
 #[test]
 fn vassals_of_a_user_share_its_limit_and_others_have_their_own() {
     let (first, second, third) = (V1, V2, V3);
-    let emperor = emperor(&["out 20001 4M", "out any 2M"]).start();
+    let emperor = emperor(&["out 20001 3M", "out any 2M"]).start();
     let one = start(&emperor, "one", first, 20001);
     let two = start(&emperor, "two", second, 20001);
     let other = start(&emperor, "other", third, 20002);
     let host = host(&emperor);
     let ends = [(&one, first), (&two, second), (&other, third)];
     let [a, b, c] = rates(ends.map(|(net, address)| ((net, address.into()), host)));
-    assert_rate("both vassals of the user", a + b, 4e6, 4e6);
+    assert_rate("both vassals of the user", a + b, 3e6, 3e6);
     assert!(a > b / 2.0 && b > a / 2.0, "{a:.0} and {b:.0} should be alike");
     assert_rate("the other user's", c, 2e6, 2e6);
 }

@@ -14,12 +14,14 @@ pub const V3: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 4);
 /// An Emperor with these limits.
 pub fn emperor(shapes: &[&str]) -> EmperorIni {
     let lines: Vec<_> = shapes.iter().map(|shape| format!("tuntap-router-shape = {shape}")).collect();
-    EmperorIni::new(Uwsgi::usual(), Subject::Ours).lines(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
+        .line("tuntap-use-credentials = true")
+        .lines(&lines.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Starts a vassal, whose device the router reads itself.
 pub fn start(emperor: &Emperor, name: &str, address: Ipv4Addr, uid: u32) -> Net {
-    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR).uid(uid);
+    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR).uid(uid).line("tuntap-use-credentials = true");
     emperor.start_attached(&vassal)
 }
 

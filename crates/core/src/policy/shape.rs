@@ -63,7 +63,7 @@ impl Limit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShapeSelector {
     /// All peers together: what comes and goes by the router's device and its gateway. What the router itself passes on between
-    /// peers isn't held back by it.
+    /// peers is held back by it only if one of them has another limit.
     Uplink,
     /// Each peer that holds an address in this network.
     Network(IpNet),
