@@ -1,0 +1,273 @@
+//! The queue of a leaf: one for each flow, served by deficit round robin, flows with little first (fq_codel, RFC 8290).
+
+use std::collections::VecDeque;
+
+use tuntap_wire::ip::mark_ce;
+use tuntap_wire::vnet::VNET_HEADER_LEN;
+
+use super::codel::{Codel, Delays};
+use super::heap::Heap;
+use super::{Item, Loss};
+
+/// A packet of Ethernet's usual MTU, in bytes with its frame's header. It is the quantum of a turn (RFC 8290, section 4.1.3).
+pub const PACKET: u32 = 1514;
+
+/// Binary digits of the number of queues, 1024 as in RFC 8290, section 4.1.2. Flows that share one share what it gets.
+const QUEUES_BITS: u32 = 10;
+const QUEUES: usize = 1 << QUEUES_BITS;
+
+/// 2 to the 32nd by the golden ratio: numbers in a row fall far from each other (Knuth, volume 3, 6.4).
+const SPREAD: u32 = 0x9e37_79b9;
+
+/// What a packet counts at least against the queue's length, in bytes, since it needs memory beside its bytes.
+const LEAST_ROOM: u64 = 256;
+
+/// What a queue may keep that waits for its next use: flows, and packets in each.
+const SPARE_FLOWS: usize = 8;
+const SPARE_PACKETS: usize = 64;
+
+/// No flow.
+const NONE: u16 = u16::MAX;
+
+/// A packet with the time at which it came.
+#[derive(Debug)]
+struct Waiting<T> {
+    item: Item<T>,
+    since: u64,
+}
+
+/// The packets of one flow.
+#[derive(Debug)]
+struct Flow<T> {
+    waiting: VecDeque<Waiting<T>>,
+    /// What they count.
+    room: u64,
+    /// Bytes that it may send in this turn.
+    deficit: i64,
+    codel: Codel,
+    /// Its place in [`Flows::index`].
+    queue: usize,
+    /// Its place in [`Flows::fattest`].
+    place: usize,
+}
+
+/// What left.
+#[derive(Debug)]
+pub struct Left<T> {
+    /// The packet.
+    pub item: Item<T>,
+    /// How long it had waited, in nanoseconds.
+    pub waited: u64,
+    /// True if it was marked (ECN).
+    pub is_marked: bool,
+}
+
+/// All flows of a leaf.
+#[derive(Debug)]
+pub struct Flows<T> {
+    /// The flow of each queue.
+    index: Box<[u16]>,
+    flows: Vec<Flow<T>>,
+    unused: Vec<u16>,
+    /// Flows in their first turn, which go first.
+    new: VecDeque<u16>,
+    old: VecDeque<u16>,
+    /// Flows with packets, the one with the most bytes first.
+    fattest: Heap<std::cmp::Reverse<u64>>,
+    packets: u64,
+    room: u64,
+}
+
+impl<T> Default for Flows<T> {
+    fn default() -> Self {
+        Self {
+            index: vec![NONE; QUEUES].into(),
+            flows: Vec::new(),
+            unused: Vec::new(),
+            new: VecDeque::new(),
+            old: VecDeque::new(),
+            fattest: Heap::default(),
+            packets: 0,
+            room: 0,
+        }
+    }
+}
+
+impl<T> Flows<T> {
+    /// How many packets wait.
+    pub const fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// What they count, in bytes.
+    pub const fn room(&self) -> u64 {
+        self.room
+    }
+
+    /// Adds a packet to its flow.
+    pub fn push(&mut self, item: Item<T>, now: u64) {
+        let at = self.flow(item.flow);
+        let Some(flow) = self.flows.get_mut(usize::from(at)) else { return };
+        let room = room(&item);
+        let is_first = flow.waiting.is_empty();
+        flow.waiting.push_back(Waiting { item, since: now });
+        flow.room += room;
+        self.packets += 1;
+        self.room += room;
+        let (key, place) = (std::cmp::Reverse(flow.room), flow.place);
+        let mut moved = |id: usize, place| set_place(&mut self.flows, id, place);
+        if is_first {
+            self.fattest.insert(key, usize::from(at), &mut moved);
+        } else {
+            self.fattest.change(place, key, &mut moved);
+        }
+    }
+
+    /// Takes the first packet of the flow with the most bytes.
+    pub fn drop_from_fattest(&mut self) -> Option<Item<T>> {
+        let (_, at) = self.fattest.first()?;
+        self.take(at).map(|waiting| waiting.item)
+    }
+
+    /// Takes the packet whose turn it is. Those that waited too long are marked, or dropped if they can't be. There is one
+    /// unless nothing waits.
+    pub fn pop(&mut self, now: u64, delays: Delays, lost: &mut impl FnMut(Item<T>, Loss)) -> Option<Left<T>> {
+        if self.packets == 0 {
+            return None;
+        }
+        loop {
+            let is_new = !self.new.is_empty();
+            let is_alone = self.new.len() + self.old.len() == 1;
+            let list = if is_new { &mut self.new } else { &mut self.old };
+            let number = *list.front()?;
+            let at = usize::from(number);
+            let flow = self.flows.get_mut(at)?;
+            if flow.waiting.is_empty() {
+                list.pop_front();
+                // Who comes back at once must not be new again before the others had their turn.
+                if is_new && !self.old.is_empty() {
+                    self.old.push_back(number);
+                } else {
+                    set_queue(&mut self.index, flow.queue, NONE);
+                    self.unused.push(number);
+                }
+            } else if flow.deficit <= 0 && !is_alone {
+                flow.deficit += i64::from(PACKET);
+                list.pop_front();
+                self.old.push_back(number);
+            } else {
+                let left = self.next_of(at, now, delays, lost)?;
+                if let Some(flow) = self.flows.get_mut(at) {
+                    // Nobody else gained a turn by what it sent alone.
+                    let least = if is_alone { 0 } else { i64::MIN };
+                    flow.deficit = (flow.deficit - i64::from(left.item.cost)).max(least);
+                }
+                return Some(left);
+            }
+        }
+    }
+
+    /// Takes the next packet of a flow that has some.
+    fn next_of(
+        &mut self,
+        at: usize,
+        now: u64,
+        delays: Delays,
+        lost: &mut impl FnMut(Item<T>, Loss),
+    ) -> Option<Left<T>> {
+        loop {
+            let Waiting { mut item, since } = self.take(at)?;
+            let waited = now.saturating_sub(since);
+            let flow = self.flows.get_mut(at)?;
+            if !flow.codel.hits(waited, flow.waiting.is_empty(), now, delays) {
+                return Some(Left { item, waited, is_marked: false });
+            }
+            if item.bytes.get_mut(VNET_HEADER_LEN..).is_some_and(mark_ce) {
+                return Some(Left { item, waited, is_marked: true });
+            }
+            lost(item, Loss::Late);
+        }
+    }
+
+    /// Takes the first packet of a flow.
+    fn take(&mut self, at: usize) -> Option<Waiting<T>> {
+        let flow = self.flows.get_mut(at)?;
+        let waiting = flow.waiting.pop_front()?;
+        let room = room(&waiting.item);
+        flow.room -= room;
+        self.room -= room;
+        self.packets -= 1;
+        let (key, place, is_empty) = (std::cmp::Reverse(flow.room), flow.place, flow.waiting.is_empty());
+        let mut moved = |id: usize, place| set_place(&mut self.flows, id, place);
+        if is_empty {
+            self.fattest.remove(place, &mut moved);
+        } else {
+            self.fattest.change(place, key, &mut moved);
+        }
+        Some(waiting)
+    }
+
+    /// Returns the place of the flow with this number, which is made if it has no packets.
+    fn flow(&mut self, number: u32) -> u16 {
+        let spread = number.wrapping_mul(SPREAD) >> (u32::BITS - QUEUES_BITS);
+        let queue = usize::try_from(spread).unwrap_or_default();
+        match self.index.get(queue) {
+            Some(&at) if at != NONE => return at,
+            _ => {}
+        }
+        let at = self.unused.pop().unwrap_or_else(|| {
+            let place = usize::MAX;
+            let codel = Codel::default();
+            self.flows.push(Flow { waiting: VecDeque::new(), room: 0, deficit: 0, codel, queue, place });
+            // There are no more flows than queues.
+            u16::try_from(self.flows.len() - 1).unwrap_or_default()
+        });
+        if let Some(flow) = self.flows.get_mut(usize::from(at)) {
+            (flow.deficit, flow.codel, flow.queue) = (i64::from(PACKET), Codel::default(), queue);
+        }
+        set_queue(&mut self.index, queue, at);
+        self.new.push_back(at);
+        at
+    }
+
+    /// Removes all packets and flows, and memory beyond what the next use is likely to need.
+    pub fn reset(&mut self) {
+        for number in self.new.drain(..).chain(self.old.drain(..)) {
+            if let Some(flow) = self.flows.get_mut(usize::from(number)) {
+                flow.waiting.clear();
+                flow.room = 0;
+                set_queue(&mut self.index, flow.queue, NONE);
+                self.unused.push(number);
+            }
+        }
+        self.fattest.clear();
+        (self.packets, self.room) = (0, 0);
+        if self.flows.len() > SPARE_FLOWS {
+            self.flows.truncate(SPARE_FLOWS);
+            self.unused.retain(|number| usize::from(*number) < SPARE_FLOWS);
+        }
+        for flow in &mut self.flows {
+            if flow.waiting.capacity() > 2 * SPARE_PACKETS {
+                flow.waiting.shrink_to(SPARE_PACKETS);
+            }
+        }
+    }
+}
+
+/// What a packet counts against the length of the queue.
+fn room<T>(item: &Item<T>) -> u64 {
+    let len = u64::try_from(item.bytes.len()).unwrap_or(u64::MAX >> 1);
+    u64::from(item.cost).max(len).max(LEAST_ROOM)
+}
+
+fn set_place<T>(flows: &mut [Flow<T>], id: usize, place: usize) {
+    if let Some(flow) = flows.get_mut(id) {
+        flow.place = place;
+    }
+}
+
+fn set_queue(index: &mut [u16], queue: usize, at: u16) {
+    if let Some(entry) = index.get_mut(queue) {
+        *entry = at;
+    }
+}
