@@ -178,8 +178,7 @@ fn a_sparse_flow_waits_for_one_packet_at_most() {
 fn a_leaf_with_little_to_send_goes_next() {
     let mut world = World::new(Some(Limit::new(10_000_000)));
     let ping = world.shaper.open(LeafLimits::default());
-    let leaves: Vec<_> =
-        (0..100).map(|_| (world.shaper.open(own(weighted(100, between(8_000, 10_000_000)))), PACKET)).collect();
+    let leaves: Vec<_> = (0..100).map(|_| (world.shaper.open(own(between(8_000, 10_000_000))), PACKET)).collect();
     for _ in 0..100 {
         world.push(ping, 2, 98, 1);
         flood(&mut world, &leaves, 20 * MS);
@@ -245,7 +244,7 @@ fn small_packets_and_many_leaves_are_bounded_in_memory() {
         }
     }
     let waits = world.shaper.uplink_stats().bytes;
-    assert!(waits <= 256 << 20 && waits > 200 << 20, "{waits}");
+    assert!(waits <= (256 << 20) + 100 * 60_000 && waits > 200 << 20, "{waits}");
     // Who comes last has a place for one packet.
     assert_eq!(world.shaper.stats(leaves[99]).packets, 1);
     let mut world = World::new(None);
