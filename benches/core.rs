@@ -14,7 +14,9 @@ use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::{Action, AnyMatchKey, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::{PeerId, Registry};
 use tuntap_core::policy::script::NoScript;
+use tuntap_core::policy::shape::Limit;
 use tuntap_core::policy::verdict::{InboundVerdict, OutboundVerdict, PacketSource};
+use tuntap_core::shaper::{Item, LeafLimits, Shaper};
 use tuntap_wire::frame::{self, FrameKind, Frames};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::{for_each_packet, sum};
@@ -299,5 +301,35 @@ fn gso_packets(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, verdicts, flows, registry, frames, gso_packets);
+/// A packet pushed and one popped, with so many leaves in which one waits. The time never stands still, so that limits let it pass.
+fn shaper(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("a packet that waits for its rate");
+    for leaves in [1_u32, 1000] {
+        let mut shaper = Shaper::new();
+        shaper.set_uplink(Some(Limit::new(100_000_000_000)));
+        let own = Limit { ceil: Some(100_000_000_000), ..Limit::new(1_000_000) };
+        let ids: Vec<_> = (0..leaves)
+            .map(|leaf| LeafLimits { own: Some(own), user: Some((leaf / 10, Limit::new(50_000_000_000))) })
+            .map(|limits| shaper.open(limits))
+            .collect();
+        let item = |leaf| Item { bytes: Vec::new(), cost: 1514, segments: 1, flow: 7, target: leaf };
+        let lose = &mut |_, _, _| panic!("no queue is full, and none is slow");
+        // The others keep one packet waiting each.
+        for (leaf, id) in ids.iter().enumerate().skip(1) {
+            shaper.push(*id, item(leaf), 0, lose);
+        }
+        let (mut now, mut next) = (0, 0);
+        group.bench_function(BenchmarkId::from_parameter(leaves), |bencher| {
+            bencher.iter(|| {
+                shaper.push(ids[next], item(next), now, lose);
+                now += 1000;
+                let (_, item) = black_box(shaper.pop(now, lose)).expect("its time has come");
+                next = item.target;
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, verdicts, flows, registry, frames, gso_packets, shaper);
 criterion_main!(benches);

@@ -46,7 +46,7 @@ const fn mark_v6(header: &mut [u8; IPV6_HEADER_LEN]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{Ipv4Header, Ipv6Header, SlicedPacket};
+    use etherparse::{Ipv4Header, Ipv6Header};
     use proptest::prelude::*;
 
     use super::mark_ce;
@@ -104,12 +104,5 @@ mod tests {
             prop_assert!(!mark_ce(&mut bytes));
             prop_assert_eq!(bytes, before);
         }
-    }
-
-    #[test]
-    fn a_marked_packet_can_be_parsed() {
-        let mut bytes = v4(1, 7, 0);
-        assert!(mark_ce(&mut bytes));
-        assert!(SlicedPacket::from_ip(&bytes).is_ok());
     }
 }

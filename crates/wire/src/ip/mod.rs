@@ -1,6 +1,7 @@
 //! Checked views of IP packets (RFC 791, RFC 8200). No length in a packet is trusted.
 
 mod build;
+mod ecn;
 mod flow;
 pub mod protocol;
 mod v4;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 
 pub use build::header;
+pub use ecn::mark_ce;
 pub use flow::{FlowPart, FlowPorts, Quoted, Roles, TcpFlags};
 
 /// Bytes of an IPv4 header without options (RFC 791, section 3.1). Nothing shorter is an IP packet.

@@ -1,0 +1,5 @@
+//! Simulated runs of the shaper: any tree of limits, any packets, any changes.
+
+mod actions;
+mod shares;
+mod world;
