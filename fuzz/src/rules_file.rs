@@ -40,7 +40,10 @@ pub fn check(data: &[u8]) {
         let again = Document::initial(&config, &[], &read(&text).expect("it was written"));
         assert!(again.says_the_same(&document), "{text}");
     }
-    check_router(&config, text, &document);
+    // The router has no interface that leads to the internet.
+    if file.check_for(&config.routers[0]).is_ok() {
+        check_router(&config, text, &document);
+    }
 }
 
 /// Reads a file. The error is the number of the line.

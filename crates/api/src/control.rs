@@ -609,6 +609,12 @@ pub struct FlowEntry {
     pub rule_out: Option<u32>,
     /// The rule that decided about packets towards the vassal.
     pub rule_in: Option<u32>,
+    /// Whose limit holds back packets from the vassal, as in rules files: `any`, `class:bulk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_out: Option<String>,
+    /// Whose limit holds back packets towards the vassal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_in: Option<String>,
     /// The number of the policy that decided last.
     pub generation: u64,
     /// Seconds since its last packet.

@@ -8,11 +8,13 @@
 
 pub mod control;
 mod drops;
+mod shape;
 mod snapshot;
 
 use std::borrow::Cow;
 
 pub use drops::DropCounts;
+pub use shape::{ShapeStats, Shaped};
 pub use snapshot::{
     Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot, Totals,
 };

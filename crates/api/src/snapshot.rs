@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{DropCounts, Word};
+use super::{DropCounts, Shaped, Word};
 
 /// The state of a router at one moment.
 ///
@@ -69,6 +69,9 @@ pub struct Snapshot {
     /// The flows that it knows.
     #[serde(default)]
     pub flows: FlowStats,
+    /// What the limit of all peers together has done. There is nothing if there is none.
+    #[serde(default, skip_serializing_if = "Shaped::is_none")]
+    pub uplink: Shaped,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,
@@ -140,6 +143,9 @@ pub struct PeerStats {
     pub rules: u64,
     /// Packets from or to the peer that went nowhere, by reason.
     pub drops: DropCounts,
+    /// What limits have done about it. There is nothing if it has none.
+    #[serde(skip_serializing_if = "Shaped::is_none")]
+    pub shape: Shaped,
 }
 
 impl PeerStats {

@@ -57,6 +57,11 @@ fn golden_values_are_where_they_belong() {
     assert_eq!((golden.policy.generation, golden.policy.rules, golden.policy.pending), (7, 12, true));
     assert_eq!((golden.flows.count, golden.flows.max, golden.flows.evicted), (4000, 65536, 3));
     assert_eq!((golden.priority.nice, golden.sandbox.landlock), (Some(-11), Some(6)));
+    let shaped = golden.peers[0].shape.out.as_ref().expect("a limit");
+    assert_eq!((shaped.rate, shaped.ceil, shaped.delay_us, shaped.held), (20_000_000, 50_000_000, 3100, 99));
+    assert_eq!(golden.peers[0].shape.inn.as_ref().expect("a limit").dropped_late, 1);
+    assert!(golden.peers[1].shape.is_none() && golden.uplink.inn.is_none());
+    assert_eq!(golden.uplink.out.as_ref().expect("a limit").waiting_packets, 40);
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
 
@@ -100,6 +105,7 @@ fn older_router_may_say_less() {
     let read = Snapshot::from_json(text.as_bytes()).expect("missing keys have defaults");
     assert_eq!((read.peers[0].addr.as_str(), read.peers[0].rx, read.peers[0].dropped), ("10.0.0.2", 2, 3));
     assert_eq!((read.policy.generation, read.policy.pending, read.flows.max), (0, false, 0));
+    assert!(read.peers[0].shape.is_none() && read.uplink.is_none());
     assert_eq!((read.device.as_str(), read.totals.accepted, read.drops.iter().count()), ("", 0, 0));
 }
 

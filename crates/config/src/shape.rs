@@ -197,6 +197,8 @@ fn whose(word: &str) -> Result<Whose, Problem> {
         _ => match word.strip_prefix("class:") {
             Some(name) => ShapeSelector::Class(check_name("class", name)?),
             None if is_address(word) => ShapeSelector::Network(parse::exact_prefix(word)?),
+            // Lines of rules files have no quotes.
+            None if word.contains(char::is_whitespace) => return Err(Problem::GrantHolder(word.to_owned())),
             None => match grants::holder(word)? {
                 HolderSpec::User(name) => return Ok(Whose::User(name)),
                 HolderSpec::Group(name) => return Ok(Whose::Group(name)),

@@ -9,7 +9,7 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
-use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, Snapshot};
+use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, Shaped, Snapshot};
 use tuntap_config::PortMapping;
 use tuntap_core::router::PeerView;
 use tuntap_sys::socket::arrival;
@@ -71,6 +71,7 @@ impl EventLoop<'_> {
             sandbox: self.confinement.clone(),
             policy: PolicyStats { generation: self.router.forwarder().policy().generation, ..self.policy.clone() },
             flows: self.flow_stats(),
+            uplink: Shaped::default(),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
@@ -122,5 +123,6 @@ pub fn peer_stats(peer: PeerView<'_>) -> PeerStats {
         stream_reason,
         rules: peer.rules() as u64,
         drops: drop_counts(&traffic.drops),
+        shape: Shaped::default(),
     }
 }

@@ -11,6 +11,7 @@ use mlua::{
     Either, Function, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState,
     chunk::{ChunkMode, Compiler},
 };
+use tuntap_core::policy::Policy;
 use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
@@ -189,7 +190,7 @@ impl Vm {
         guarded(&self.guard, || {
             let peer = self.peers.get(&self.lua, &self.surroundings, query)?;
             let (mut src, mut dst) = (Text::default(), Text::default());
-            let (code, ttl, note) = self.decide.call::<(u8, Option<f64>, Option<LuaString>)>((
+            let (code, ttl, note, class) = self.decide.call::<Said>((
                 query.direction == Direction::Out,
                 peer.text(query.src, &mut src),
                 peer.text(query.dst, &mut dst),
@@ -198,7 +199,8 @@ impl Vm {
                 query.dst_port,
                 &peer.table,
             ))?;
-            Ok(answer(code, ttl, note.as_ref()))
+            let class = class.map(|class| number_of(query.policy, &text(&class))).transpose()?;
+            Ok(answer(code, ttl, note.as_ref(), class))
         })
     }
 
@@ -295,8 +297,20 @@ fn text(text: &LuaString) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_PATTERN)]).into_owned()
 }
 
+/// Returns the number of a class. A flow must not escape from its limit because somebody has misspelt the name, so an unknown
+/// one is an error of the script.
+fn number_of(policy: &Policy, name: &str) -> mlua::Result<u16> {
+    policy.shapes.class(name).ok_or_else(|| {
+        let name = printable(name, MAX_NOTE);
+        mlua::Error::runtime(format!("policy returned '{name}' as class, and there is no limit for class:{name}"))
+    })
+}
+
+/// What the prelude answers: verdict, time to live, note and class.
+type Said = (u8, Option<f64>, Option<LuaString>, Option<LuaString>);
+
 /// Returns what the prelude's answer means.
-fn answer(code: u8, ttl: Option<f64>, note: Option<&LuaString>) -> Answer {
+fn answer(code: u8, ttl: Option<f64>, note: Option<&LuaString>, class: Option<u16>) -> Answer {
     let action = match code {
         0 => return Answer::default(),
         1 => Action::Allow,
@@ -306,7 +320,7 @@ fn answer(code: u8, ttl: Option<f64>, note: Option<&LuaString>) -> Answer {
     let [least, most] = TTL_BOUNDS;
     let ttl = ttl.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(most).clamp(least, most));
     let note = note.map(|note| printable(&text(note), MAX_NOTE));
-    Answer { verdict: Some(ScriptVerdict { action, ttl, class: None }), note }
+    Answer { verdict: Some(ScriptVerdict { action, ttl, class }), note }
 }
 
 /// The text of an address, without allocation.

@@ -281,3 +281,33 @@ fn panics_pass_through_scripts() {
         assert_eq!(Flow::to("192.0.2.1", 1).action(&mut runtime), Action::Reject, "it could go on");
     }
 }
+
+#[test]
+fn script_puts_flows_into_classes() {
+    let flow = Flow { policy: common::policy_with_class("bulk"), ..Flow::default() };
+    let bulk = flow.policy.shapes.class("bulk");
+    let said = |text: &str| {
+        let mut runtime = runtime(&format!("function policy(flow) return {text} end"));
+        let verdict = flow.ask(&mut runtime);
+        (verdict.map(|verdict| (verdict.action, verdict.class)), runtime.status().last_failure.unwrap_or_default())
+    };
+    for (text, expected) in [
+        ("'allow', 60, 'a note', 'bulk'", Some((Action::Allow, bulk))),
+        ("'allow', nil, nil, 'bulk'", Some((Action::Allow, bulk))),
+        ("'allow', nil, nil, nil", Some((Action::Allow, None))),
+        ("nil, nil, nil, nil", None),
+    ] {
+        assert_eq!(said(text), (expected, String::new()), "{text}");
+    }
+    for (text, part) in [
+        ("'allow', nil, nil, 'bulc'", "policy returned 'bulc' as class, and there is no limit for class:bulc"),
+        ("'allow', nil, nil, ''", "no limit for class:"),
+        ("'allow', nil, nil, 7", "policy returned a number as class, expected its name"),
+        ("'deny', nil, nil, 'bulk'", "policy returned 'bulk' as class, which only flows with the verdict 'allow' have"),
+        ("nil, nil, nil, 'bulk'", "which only flows with the verdict 'allow' have"),
+    ] {
+        let (verdict, failure) = said(text);
+        assert_eq!(verdict, Some((Action::Deny, None)), "{text}: it fails closed");
+        assert!(failure.contains(part), "{text}: {failure}");
+    }
+}

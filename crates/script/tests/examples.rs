@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Flow, TestClock, ip, policy, runtime_at};
+use common::{Flow, TestClock, ip, policy, policy_with_class, runtime_at};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::pattern::Action;
 use tuntap_script::Runtime;
@@ -102,4 +102,21 @@ fn scanner_is_cut_off_for_a_while() {
     advance(&clock, Duration::from_secs(201));
     assert_eq!(Flow::to("192.0.2.9", 443).action(&mut runtime), Action::Allow);
     assert_eq!(runtime.status().failures, 0);
+}
+
+#[test]
+fn bulk_has_a_limit_of_its_own() {
+    let mut runtime = example(include_str!("../../../examples/scripts/bulk.luau"), &Rc::default());
+    let policy = policy_with_class("bulk");
+    let bulk = policy.shapes.class("bulk");
+    assert!(bulk.is_some());
+    let rsync = Flow { policy, ..Flow::to("192.0.2.1", 873) };
+    let verdict = rsync.ask(&mut runtime).expect("a verdict");
+    assert_eq!((verdict.action, verdict.ttl, verdict.class), (Action::Allow, None, bulk));
+    let back = Flow { direction: Direction::In, src_port: Some(873), dst_port: Some(40000), ..rsync.clone() };
+    assert_eq!(back.ask(&mut runtime).expect("a verdict").class, bulk);
+    assert_eq!(Flow { dst_port: Some(443), ..rsync.clone() }.ask(&mut runtime), None);
+    assert_eq!(runtime.status().failures, 0);
+    let without_limit = Flow { policy: common::policy(), ..rsync };
+    assert_eq!(without_limit.action(&mut runtime), Action::Deny);
 }

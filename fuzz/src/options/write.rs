@@ -109,6 +109,10 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             write(OptionName::RouterClaims, word.to_owned());
         }
         router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
+        for shape in &router.shapes {
+            let words: Vec<_> = shape.to_string().split(' ').map(quoted).collect();
+            write(OptionName::Shape, words.join(" "));
+        }
         for mapping in &router.ports {
             let protocol = mapping.protocol.as_str();
             let anyway = anyway(router.meant.ports.contains(mapping));

@@ -61,11 +61,15 @@ pub enum DropReason {
     AddressShare,
     /// The policy's script has denied its flow, or has failed.
     Script,
+    /// Its queue for a limited rate was full.
+    ShapedFull,
+    /// It had waited too long for a limited rate.
+    ShapedLate,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -94,6 +98,8 @@ impl DropReason {
         Self::NotClaimable,
         Self::AddressShare,
         Self::Script,
+        Self::ShapedFull,
+        Self::ShapedLate,
     ];
 
     /// The key in the statistics.
@@ -127,6 +133,8 @@ impl DropReason {
             Self::NotClaimable => "not_claimable",
             Self::AddressShare => "address_share",
             Self::Script => "script",
+            Self::ShapedFull => "shaped_full",
+            Self::ShapedLate => "shaped_late",
         }
     }
 }

@@ -65,7 +65,7 @@ fn errors_name_the_line_and_the_word() {
     for (text, line, part) in [
         ("allow", 1, "unknown word \"allow\", expected chain in, chain out, chain route or chain shape"),
         ("chain in\nallow\ngroup g\nallow", 4, "expected chain in"),
-        ("chain forward", 1, "unknown chain \"forward\", expected in, out or route"),
+        ("chain forward", 1, "unknown chain \"forward\", expected in, out, route or shape"),
         ("chain", 1, "unknown chain \"\""),
         ("\n# x\nchain in\nalow any any", 4, "unknown action \"alow\""),
         ("chain route\nany any 192.0.2.1", 2, "\"192.0.2.1\""),

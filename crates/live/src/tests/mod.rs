@@ -3,6 +3,7 @@
 mod commits;
 mod levels;
 mod model;
+mod shapes;
 mod speed;
 mod storage;
 

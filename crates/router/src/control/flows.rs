@@ -59,6 +59,8 @@ impl EventLoop<'_> {
             verdict_in: verdict(&inbound).map(str::to_owned),
             rule_out: out.rule.and_then(policy_rule),
             rule_in: inbound.rule.and_then(policy_rule),
+            limit_out: None,
+            limit_in: None,
             generation: view.generation(),
             idle: seconds(view.idle()),
             age: seconds(view.age()),

@@ -14,6 +14,7 @@ use tuntap_core::policy::flows::Owner;
 use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
+use tuntap_core::policy::shape::{Limit, Shape, ShapeSelector, Shapes};
 use tuntap_script::{Clock, Host, Runtime, Watchdog, check};
 use tuntap_sys::process::LocalTime;
 use tuntap_wire::credentials::PeerCredentials;
@@ -121,6 +122,13 @@ pub fn policy() -> Policy {
         has_script: true,
         ..Policy::default()
     }
+}
+
+/// A policy that limits each peer, and the flows of a class.
+pub fn policy_with_class(name: &str) -> Policy {
+    let shape = |selector| Shape { out: true, inn: true, selector, limit: Limit::new(1_000_000) };
+    let shapes = vec![shape(ShapeSelector::Any), shape(ShapeSelector::Class(name.to_owned()))];
+    Policy { shapes: Arc::new(Shapes::new(shapes)), ..policy() }
 }
 
 pub fn counters() -> RuleCounters {
