@@ -2,8 +2,8 @@
 
 use tuntap_api::control::{Chain, Change, Changed};
 
-use crate::common::emperor::V1;
 use crate::common::control::{Control, add, commit};
+use crate::common::emperor::V1;
 use crate::flood::rate;
 use crate::world::{assert_rate, emperor, host, start};
 
@@ -31,7 +31,12 @@ fn limit_comes_changes_and_goes_while_the_router_runs() {
 fn limit_that_cannot_be_read_is_refused_and_changes_nothing() {
     let emperor = emperor(&["both any 2M"]).start();
     let mut control = Control::open(&emperor);
-    for (line, part) in [("both any", "rate"), ("both any 2X", "2X"), ("sideways any 2M", "sideways"), ("in nobody-here 2M", "nobody-here")] {
+    for (line, part) in [
+        ("both any", "rate"),
+        ("both any 2X", "2X"),
+        ("sideways any 2M", "sideways"),
+        ("in nobody-here 2M", "nobody-here"),
+    ] {
         let failure = control.try_ask::<Changed>(&commit(&[add(Chain::Shape, line)])).expect_err(line);
         assert!(failure.message.contains(part), "{line}: {}", failure.message);
     }

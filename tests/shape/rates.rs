@@ -47,7 +47,8 @@ fn uplink_is_for_what_comes_and_goes_by_the_host() {
 fn vassals_in_frames_have_the_same_limits() {
     let address = V1;
     let emperor = emperor(&["both any 2M"]).start();
-    let vassal = VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR).line("tuntap-use-credentials = true");
+    let vassal =
+        VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR).line("tuntap-use-credentials = true");
     let net = emperor.start_vassal(&vassal);
     let (end, host) = ((&net, address.into()), host(&emperor));
     assert_rate("out", rate(end, host), 2e6, 2e6);

@@ -22,7 +22,8 @@ fn vassals_of_a_user_share_its_limit_and_others_have_their_own() {
 #[test]
 fn guarantee_is_kept_and_the_rest_is_shared_by_weight() {
     let (first, second, third) = (V1, V2, V3);
-    let emperor = emperor(&["out uplink 8M", "out 20001 4M/8M", "out 20002 500k/8M weight=3", "out 20003 500k/8M"]).start();
+    let emperor =
+        emperor(&["out uplink 8M", "out 20001 4M/8M", "out 20002 500k/8M weight=3", "out 20003 500k/8M"]).start();
     let one = start(&emperor, "one", first, 20001);
     let two = start(&emperor, "two", second, 20002);
     let three = start(&emperor, "three", third, 20003);

@@ -21,7 +21,9 @@ pub fn emperor(shapes: &[&str]) -> EmperorIni {
 
 /// Starts a vassal, whose device the router reads itself.
 pub fn start(emperor: &Emperor, name: &str, address: Ipv4Addr, uid: u32) -> Net {
-    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR).uid(uid).line("tuntap-use-credentials = true");
+    let vassal = VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR)
+        .uid(uid)
+        .line("tuntap-use-credentials = true");
     emperor.start_attached(&vassal)
 }
 

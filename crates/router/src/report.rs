@@ -9,10 +9,13 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
-use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, Shaped, Snapshot};
+use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, ShapeStats, Shaped, Snapshot};
 use tuntap_config::PortMapping;
-use tuntap_core::router::PeerView;
+use tuntap_core::policy::shape::Limit;
+use tuntap_core::router::{PeerView, Router};
+use tuntap_core::shaper::LeafStats;
 use tuntap_sys::socket::arrival;
+use tuntap_wire::rule::Direction;
 
 impl EventLoop<'_> {
     pub(super) fn serve_stats(&mut self, client: Option<u32>) {
@@ -57,7 +60,7 @@ impl EventLoop<'_> {
             uid: unistd::getuid().as_raw(),
             gid: unistd::getgid().as_raw(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned()),
-            peers: self.router.peers().map(peer_stats).collect(),
+            peers: self.router.peers().map(|peer| peer_stats(&self.router, peer)).collect(),
             plugin_version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.io.name().to_owned(),
             offloads: words(self.io.tun().offloads().names()),
@@ -71,7 +74,7 @@ impl EventLoop<'_> {
             sandbox: self.confinement.clone(),
             policy: PolicyStats { generation: self.router.forwarder().policy().generation, ..self.policy.clone() },
             flows: self.flow_stats(),
-            uplink: Shaped::default(),
+            uplink: uplink(&self.router),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
@@ -96,8 +99,35 @@ impl EventLoop<'_> {
     }
 }
 
+/// What the limit of all peers together has done.
+fn uplink(router: &Router) -> Shaped {
+    let side = |direction| shaped(router.uplink(direction).map(|(limit, stats)| (Some(limit), stats)).into_iter());
+    Shaped { out: side(Direction::Out), inn: side(Direction::In) }
+}
+
+/// Adds up what several queues have done. The limit is that of the first one that has one.
+fn shaped(queues: impl Iterator<Item = (Option<Limit>, LeafStats)>) -> Option<ShapeStats> {
+    let mut sum = None;
+    for (limit, stats) in queues {
+        let sum: &mut ShapeStats = sum.get_or_insert_default();
+        if let Some(limit) = limit.filter(|_| sum.rate == 0) {
+            (sum.rate, sum.ceil) = (limit.rate, limit.most());
+        }
+        sum.waiting_packets += stats.packets;
+        sum.waiting_bytes += stats.bytes;
+        sum.delay_us = sum.delay_us.max(stats.delay / 1000);
+        sum.sent_bytes += stats.sent;
+        sum.borrowed_bytes += stats.borrowed;
+        sum.dropped_full += stats.full;
+        sum.dropped_late += stats.late;
+        sum.marked += stats.marked;
+        sum.held += stats.held;
+    }
+    sum
+}
+
 /// What the statistics say about a peer.
-pub fn peer_stats(peer: PeerView<'_>) -> PeerStats {
+pub fn peer_stats(router: &Router, peer: PeerView<'_>) -> PeerStats {
     let addresses: Vec<IpAddr> = peer.addresses().collect();
     let (addr, addr_32) = PeerStats::address_forms(addresses.first().copied());
     let (credentials, traffic) = (peer.credentials(), peer.traffic());
@@ -123,6 +153,9 @@ pub fn peer_stats(peer: PeerView<'_>) -> PeerStats {
         stream_reason,
         rules: peer.rules() as u64,
         drops: drop_counts(&traffic.drops),
-        shape: Shaped::default(),
+        shape: Shaped {
+            out: shaped(router.queues(peer.id(), Direction::Out)),
+            inn: shaped(router.queues(peer.id(), Direction::In)),
+        },
     }
 }

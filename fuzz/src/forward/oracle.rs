@@ -8,7 +8,7 @@ use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::registry::PeerId;
-use tuntap_core::policy::verdict::{Inbound, Outbound, OutboundVerdict, PacketSource, RulesVerdict};
+use tuntap_core::policy::verdict::{Inbound, Lane, Outbound, OutboundVerdict, PacketSource, RulesVerdict};
 use tuntap_wire::rule::{Direction, PeerRule, RuleAction};
 
 use super::super::probe::Probe;
@@ -177,7 +177,7 @@ impl Oracle {
     }
 
     pub(super) fn outward(&mut self, id: PeerId, probe: &Probe) -> OutboundVerdict {
-        let nowhere = |to| OutboundVerdict { to, claimed: None, is_first: false, rule: None };
+        let nowhere = |to| verdict(to, None, false);
         match chain(&self.rules.firewall_out, probe) {
             Action::Allow => {}
             Action::Deny => return nowhere(Outbound::Drop(DropReason::Firewall)),
@@ -206,7 +206,7 @@ impl Oracle {
             self.goes_to_a_gateway(probe).then_some(DropReason::ToGateway)
         };
         if let Some(reason) = refused {
-            return OutboundVerdict { to: Outbound::Drop(reason), claimed, is_first, rule: None };
+            return verdict(Outbound::Drop(reason), claimed, is_first);
         }
         let to = match of_peer(&rules, Direction::Out, probe) {
             RuleAction::Deny => Outbound::Drop(DropReason::PeerRule),
@@ -216,7 +216,7 @@ impl Oracle {
             RuleAction::Route(target) => Outbound::Gateway(target),
             RuleAction::Allow => self.route(probe),
         };
-        OutboundVerdict { to, claimed, is_first, rule: None }
+        verdict(to, claimed, is_first)
     }
 
     /// Why a peer may not have an address, apart from another peer that holds it.
@@ -276,4 +276,10 @@ impl Oracle {
             RuleAction::Deny | RuleAction::Route(_) => Inbound::Drop(DropReason::PeerRule, id),
         }
     }
+}
+
+/// A verdict without the rule and the flow, which the oracle doesn't know.
+pub(super) fn verdict(to: Outbound, claimed: Option<IpAddr>, is_first: bool) -> OutboundVerdict {
+    let lane = Lane::default();
+    OutboundVerdict { to, claimed, is_first, rule: None, lane, receiver_lane: lane }
 }

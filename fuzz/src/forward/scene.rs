@@ -7,13 +7,13 @@ use tuntap_core::policy::grant::Identity;
 use tuntap_core::policy::pool::{Key, PoolError};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::NoScript;
-use tuntap_core::policy::verdict::{OutboundVerdict, PacketSource, RestoredPeer};
+use tuntap_core::policy::verdict::{PacketSource, RestoredPeer};
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 use tuntap_wire::ip::{Packet, PacketError};
 
 use super::super::input::Input;
 use super::super::probe::Probe;
-use super::oracle::{Oracle, Peer};
+use super::oracle::{Oracle, Peer, verdict as verdict_of};
 use super::policy::{address, read_identity, read_peer_rules};
 use super::{MOST_V6, PEERS};
 
@@ -216,7 +216,8 @@ impl Scene {
         if let Some(packet) = parse(&probe) {
             let expected = self.oracle.outward(id, &probe);
             // The oracle's rules have no numbers.
-            let verdict = OutboundVerdict { rule: None, ..self.forwarder.outbound(id, &packet, &mut NoScript) };
+            let seen = self.forwarder.outbound(id, &packet, &mut NoScript);
+            let verdict = verdict_of(seen.to, seen.claimed, seen.is_first);
             assert_eq!(verdict, expected, "{id:?} {probe:?}");
         }
     }

@@ -300,10 +300,6 @@ impl Script for Counting {
         self.0 += 1;
         Some(ScriptVerdict { action: self.1, ttl: self.2, class: None })
     }
-
-    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
-        false
-    }
 }
 
 #[test]

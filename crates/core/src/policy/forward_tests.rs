@@ -320,7 +320,11 @@ fn claims_outside_of_the_networks_are_refused() {
     for address in [outside, outside6, HOST] {
         let dst = if address.is_ipv4() { IpAddr::from([198, 51, 100, 1]) } else { HOST6 };
         let refused = (Outbound::Drop(DropReason::NotClaimable), None, false, None);
-        assert_eq!(parts(&forwarder.outbound(peer(1), &ip(&packet(address, dst)), &mut NoScript)), refused, "{address}");
+        assert_eq!(
+            parts(&forwarder.outbound(peer(1), &ip(&packet(address, dst)), &mut NoScript)),
+            refused,
+            "{address}"
+        );
     }
     restore(&mut forwarder, 3, 3, &[outside, outside6, HOST, B], false);
     assert_eq!(forwarder.addresses(peer(3)).collect::<Vec<_>>(), [B]);

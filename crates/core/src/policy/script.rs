@@ -54,8 +54,10 @@ pub trait Script {
     /// Returns what the script says about a flow; `None` if it has no opinion. A script that fails denies the flow.
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict>;
 
-    /// Returns true if packets to this address leave the host by a `nat` interface.
-    fn is_beyond_nat(&mut self, address: IpAddr) -> bool;
+    /// Returns true if packets to this address leave the host by a `nat` interface. Without surroundings, nobody knows.
+    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
+        false
+    }
 }
 
 /// No script.
@@ -65,9 +67,5 @@ pub struct NoScript;
 impl Script for NoScript {
     fn decide(&mut self, _query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         None
-    }
-
-    fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
-        false
     }
 }

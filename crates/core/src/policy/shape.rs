@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use tuntap_wire::rule::Direction;
 
 use super::grant::Identity;
+use super::verdict::Class;
 
 /// The rate of a limit, and what goes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,13 +161,13 @@ impl Shapes {
         })
     }
 
-    fn find(&self, direction: Direction, selector: &ShapeSelector) -> Option<Limit> {
-        self.of(direction).find(|shape| shape.selector == *selector).map(|shape| shape.limit)
+    fn find(&self, direction: Direction, selector: &ShapeSelector) -> Option<&Shape> {
+        self.of(direction).find(|shape| shape.selector == *selector)
     }
 
     /// Returns the limit of all peers together.
     pub fn uplink(&self, direction: Direction) -> Option<Limit> {
-        self.find(direction, &ShapeSelector::Uplink)
+        self.find(direction, &ShapeSelector::Uplink).map(|shape| shape.limit)
     }
 
     /// Returns true if flows have to be told apart by whether they leave by a `nat` interface.
@@ -191,7 +192,7 @@ impl Shapes {
 
     /// Returns the limit of a class in one direction.
     pub fn class_limit(&self, direction: Direction, class: u16) -> Option<Limit> {
-        self.find(direction, &self.shapes.get(usize::from(class))?.selector)
+        self.find(direction, &self.shapes.get(usize::from(class))?.selector).map(|shape| shape.limit)
     }
 
     /// Returns the limits of a peer. The most specific of each kind counts: of networks the longest prefix, a user before its
@@ -202,27 +203,54 @@ impl Shapes {
         addresses: impl Iterator<Item = IpAddr>,
         identity: &Identity,
     ) -> PeerShape {
+        let [peer, user, internet] =
+            self.select(direction, addresses, identity).map(|shape| shape.map(|shape| shape.limit));
+        PeerShape { peer, user, internet, has_uplink: self.uplink(direction).is_some() }
+    }
+
+    /// Returns whose limit a peer's packets of a class wait for first; `None` if they don't wait.
+    pub fn whose(
+        &self,
+        direction: Direction,
+        addresses: impl Iterator<Item = IpAddr>,
+        identity: &Identity,
+        class: Class,
+    ) -> Option<&ShapeSelector> {
+        let [peer, user, internet] = self.select(direction, addresses, identity);
+        let named =
+            class.number().and_then(|number| self.find(direction, &self.shapes.get(usize::from(number))?.selector));
+        let internet = internet.filter(|_| class == Class::INTERNET);
+        let uplink = self.find(direction, &ShapeSelector::Uplink);
+        named.or(internet).or(peer).or(user).or(uplink).map(|shape| &shape.selector)
+    }
+
+    /// The shapes of a peer: its own, that of its user, and that for flows with the internet.
+    fn select(
+        &self,
+        direction: Direction,
+        addresses: impl Iterator<Item = IpAddr>,
+        identity: &Identity,
+    ) -> [Option<&Shape>; 3] {
         let addresses: Vec<_> = addresses.collect();
-        let network = |shape: &Shape| match shape.selector {
+        // A prefix of IPv6 is as specific as that of IPv4 with as many bits left.
+        let free_bits = |shape: &&Shape| match shape.selector {
             ShapeSelector::Network(network) if addresses.iter().any(|address| network.contains(address)) => {
-                // A prefix of IPv6 is as specific as that of IPv4 with as many bits left.
-                Some((network.max_prefix_len() - network.prefix_len(), shape.limit))
+                network.max_prefix_len() - network.prefix_len()
             }
-            _ => None,
+            _ => u8::MAX,
         };
-        let peer = self.of(direction).filter_map(network).min_by_key(|(bits, _)| *bits).map(|(_, limit)| limit);
+        let is_for_peer = |shape: &&Shape| free_bits(shape) < u8::MAX;
+        let peer = self.of(direction).filter(is_for_peer).min_by_key(free_bits);
         let in_group = |shape: &&Shape| match shape.selector {
             ShapeSelector::Group(gid) => identity.gid == gid || identity.groups.contains(&gid),
             _ => false,
         };
-        let user = self
-            .find(direction, &ShapeSelector::User(identity.uid))
-            .or_else(|| self.of(direction).find(in_group).map(|shape| shape.limit));
-        let has_uplink = self.uplink(direction).is_some();
+        let user =
+            self.find(direction, &ShapeSelector::User(identity.uid)).or_else(|| self.of(direction).find(in_group));
         if peer.is_some() || user.is_some() {
-            return PeerShape { peer, user, internet: None, has_uplink };
+            return [peer, user, None];
         }
         let internet = self.find(direction, &ShapeSelector::Internet);
-        PeerShape { peer: self.find(direction, &ShapeSelector::Any), user, internet, has_uplink }
+        [self.find(direction, &ShapeSelector::Any), None, internet]
     }
 }

@@ -14,7 +14,7 @@ use super::inbound::Ingress;
 use super::shell::Shell;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use crate::policy::shape::{Limit, PeerShape};
+use crate::policy::shape::{Limit, PeerShape, ShapeSelector};
 use crate::policy::verdict::{Class, Lane};
 use crate::shaper::{Item, LeafId, LeafLimits, LeafStats, Loss, Shaper};
 
@@ -161,7 +161,15 @@ fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
 
 impl Held {
     /// Puts a packet into a queue.
-    fn push(&mut self, queue: Queue, flow: u32, target: Target, packet: &GsoPacket<'_>, now: u64, scratch: &mut Vec<u8>) {
+    fn push(
+        &mut self,
+        queue: Queue,
+        flow: u32,
+        target: Target,
+        packet: &GsoPacket<'_>,
+        now: u64,
+        scratch: &mut Vec<u8>,
+    ) {
         let shaper = &mut self.shapers[index(target.direction())];
         let lost = &mut self.lost;
         let mut lose = |_, item, loss: Loss| lost.push((item, loss.into()));
@@ -366,7 +374,13 @@ impl Router {
         }
     }
 
-    fn count_lost_packet(&mut self, shell: &mut impl Shell, target: &Target, packet: &GsoPacket<'_>, reason: DropReason) {
+    fn count_lost_packet(
+        &mut self,
+        shell: &mut impl Shell,
+        target: &Target,
+        packet: &GsoPacket<'_>,
+        reason: DropReason,
+    ) {
         let (peer, direction) = (target.peer(), target.direction());
         self.count_drop(Some(peer), reason);
         if self.is_watched {
@@ -374,24 +388,25 @@ impl Router {
         }
     }
 
-    /// Returns the queues of a peer in one direction, with what they are for and their limits.
-    pub fn queues(&self, id: PeerId, direction: Direction) -> impl Iterator<Item = QueueView<'_>> {
+    /// Returns the queues of a peer in one direction: each with its limit, or that of its user, and with what it has and had.
+    pub fn queues(&self, id: PeerId, direction: Direction) -> impl Iterator<Item = (Option<Limit>, LeafStats)> {
         let queues = self.forwarder.peers.get(id).and_then(|peer| peer.session.queues[index(direction)].as_deref());
+        let shaper = &self.held.shapers[index(direction)];
         let shapes = &self.forwarder.policy.shapes;
-        let view = move |name, limit: Option<Limit>, queue: Queue| QueueView {
-            name,
-            limit,
-            stats: self.held.shapers[index(direction)].stats(queue.leaf),
-        };
         queues.into_iter().flat_map(move |queues| {
-            let own = view(QueueName::Own, queues.shape.peer.or(queues.shape.user), queues.own);
-            let internet = queues.internet.map(|queue| view(QueueName::Internet, queues.shape.internet, queue));
-            let classes = queues.classes.iter().filter_map(move |(class, queue)| {
-                let number = class.number()?;
-                Some(view(QueueName::Class(shapes.class_name(number)?), shapes.class_limit(direction, number), *queue))
-            });
-            std::iter::once(own).chain(internet).chain(classes)
+            let own = (queues.shape.peer.or(queues.shape.user), queues.own);
+            let internet = queues.internet.map(|queue| (queues.shape.internet, queue));
+            let limit = move |class: &Class| shapes.class_limit(direction, class.number()?);
+            let classes = queues.classes.iter().map(move |(class, queue)| (limit(class), *queue));
+            let all = std::iter::once(own).chain(internet).chain(classes);
+            all.map(|(limit, queue)| (limit, shaper.stats(queue.leaf)))
         })
+    }
+
+    /// Returns whose limit a peer's packets of a class wait for first; `None` if they don't wait.
+    pub fn limited_by(&self, id: PeerId, direction: Direction, class: Class) -> Option<&ShapeSelector> {
+        let peer = self.forwarder.peers.get(id)?;
+        self.forwarder.policy.shapes.whose(direction, peer.claims.held(), &peer.identity, class)
     }
 
     /// Returns the limit of all peers together in one direction, and what went by it; `None` without one.
@@ -399,26 +414,4 @@ impl Router {
         let limit = self.forwarder.policy.shapes.uplink(direction)?;
         Some((limit, self.held.shapers[index(direction)].uplink_stats()))
     }
-}
-
-/// What a queue of a peer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueName<'a> {
-    /// All packets that no other queue is for.
-    Own,
-    /// Flows with hosts beyond a `nat` interface.
-    Internet,
-    /// Flows that a script has put into this class.
-    Class(&'a str),
-}
-
-/// A queue of a peer.
-#[derive(Debug, Clone, Copy)]
-pub struct QueueView<'a> {
-    /// What it is for.
-    pub name: QueueName<'a>,
-    /// Its limit: its own, or that of all peers of its user; `None` if only that of all peers holds it back.
-    pub limit: Option<Limit>,
-    /// What it has and had.
-    pub stats: LeafStats,
 }

@@ -110,7 +110,7 @@ impl EventLoop<'_> {
 
     fn peer_page(&self, from: usize) -> PeerPage {
         let mut peers = self.router.peers().skip_while(|peer| (peer.id().index as usize) < from);
-        let page: Vec<_> = peers.by_ref().take(PEERS_PER_PAGE).map(peer_stats).collect();
+        let page: Vec<_> = peers.by_ref().take(PEERS_PER_PAGE).map(|peer| peer_stats(&self.router, peer)).collect();
         PeerPage { next: peers.next().map(|peer| peer.id().index as usize), peers: page }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tuntap_wire::rule::Direction;
+
 use super::filter::{Filter, Subject};
 use super::question::{FLOWS_PER_PAGE, FlowCounts, FlowPage};
 use crate::event_loop::EventLoop;
@@ -46,6 +48,10 @@ impl EventLoop<'_> {
     fn flow_entry(&self, view: &FlowView<'_>) -> FlowEntry {
         let (key, out, inbound) = (view.key(), view.out(), view.inbound());
         let peer = view.peer().and_then(|id| self.router.peer(id));
+        let limit = |direction| {
+            let whose = self.router.limited_by(view.peer()?, direction, view.class(direction))?;
+            Some(whose.to_string())
+        };
         FlowEntry {
             peer: peer.map_or(0, |peer| peer.credentials().pid),
             uid: view.owner().uid(),
@@ -59,8 +65,8 @@ impl EventLoop<'_> {
             verdict_in: verdict(&inbound).map(str::to_owned),
             rule_out: out.rule.and_then(policy_rule),
             rule_in: inbound.rule.and_then(policy_rule),
-            limit_out: None,
-            limit_in: None,
+            limit_out: limit(Direction::Out),
+            limit_in: limit(Direction::In),
             generation: view.generation(),
             idle: seconds(view.idle()),
             age: seconds(view.age()),

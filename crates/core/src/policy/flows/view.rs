@@ -3,7 +3,8 @@
 use super::entry::{Entry, Fate, Owner, Phase};
 use super::key::FlowKey;
 use crate::policy::registry::PeerId;
-use crate::policy::verdict::RuleRef;
+use crate::policy::verdict::{Class, RuleRef};
+use tuntap_wire::rule::Direction;
 
 /// A read-only view of a flow.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,11 @@ impl<'a> FlowView<'a> {
     pub fn inbound(&self) -> SideView {
         let side = &self.entry.inn;
         SideView { fate: side.fate, rule: side.rule(self.entry.peer, None), packets: side.packets, bytes: side.bytes }
+    }
+
+    /// Returns where the packets in one direction wait.
+    pub const fn class(&self, direction: Direction) -> Class {
+        self.entry.class(direction)
     }
 
     /// Returns the number of the policy that decided last.
