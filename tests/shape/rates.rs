@@ -6,7 +6,7 @@ use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::flood::{rate, rates};
-use crate::world::{assert_rate, emperor, host, start};
+use crate::world::{assert_rate, emperor, host, plain_emperor, start};
 
 #[test]
 fn limit_holds_in_both_directions_and_for_the_named_vassal_alone() {
@@ -46,9 +46,9 @@ fn uplink_is_for_what_comes_and_goes_by_the_host() {
 #[test]
 fn vassals_in_frames_have_the_same_limits() {
     let address = V1;
-    let emperor = emperor(&["both any 2M"]).start();
+    let emperor = plain_emperor(&["both any 2M"]).start();
     let vassal =
-        VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR).line("tuntap-use-credentials = true");
+        VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR);
     let net = emperor.start_vassal(&vassal);
     let (end, host) = ((&net, address.into()), host(&emperor));
     assert_rate("out", rate(end, host), 2e6, 2e6);

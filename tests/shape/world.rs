@@ -11,12 +11,15 @@ use crate::flood::{End, OFFERED};
 /// The address after [`V2`](crate::common::emperor::V2).
 pub const V3: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 4);
 
-/// An Emperor with these limits.
+/// An Emperor with these limits, whose vassals show their users.
 pub fn emperor(shapes: &[&str]) -> EmperorIni {
-    let lines: Vec<_> = shapes.iter().map(|shape| format!("tuntap-router-shape = {shape}")).collect();
-    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
-        .line("tuntap-use-credentials = true")
-        .lines(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+    plain_emperor(shapes).line("tuntap-use-credentials = true")
+}
+
+/// An Emperor with these limits.
+pub fn plain_emperor(shapes: &[&str]) -> EmperorIni {
+    let limit = |ini: EmperorIni, shape: &&str| ini.line(format!("tuntap-router-shape = {shape}"));
+    shapes.iter().fold(EmperorIni::new(Uwsgi::usual(), Subject::Ours), limit)
 }
 
 /// Starts a vassal, whose device the router reads itself.
