@@ -8,12 +8,17 @@
 use slab::Slab;
 
 use super::LeafStats;
+use super::flows::PACKET;
 use super::gates::{Gates, Tier};
 use super::heap::Heap;
 use crate::policy::shape::Limit;
 
 /// Binary digits of a tag behind the point.
 const TAG_BITS: u32 = 32;
+
+/// How far a node's share may lag behind that of the others, in bytes. So who has had less than its share goes next, before all who
+/// compete all the time.
+const CREDIT: u32 = PACKET;
 
 /// Where a node stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,7 @@ enum Place {
 }
 
 /// The nodes that compete with each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
     /// The node above, `None` for the root.
     head: Option<usize>,
@@ -36,7 +41,14 @@ struct Group {
     virtual_time: [u128; 2],
 }
 
+/// The virtual time of a group that begins, so that there is one before it.
+const BEGIN: u128 = 1 << 64;
+
 impl Group {
+    fn new(head: Option<usize>) -> Self {
+        Self { head, ready: <[Heap<u128>; 2]>::default(), virtual_time: [BEGIN; 2] }
+    }
+
     fn first(&self) -> Option<usize> {
         self.ready.iter().find_map(Heap::first).map(|(_, id)| id)
     }
@@ -69,6 +81,20 @@ struct Node {
     last_tier: Tier,
 }
 
+impl Node {
+    /// What its share begins with in its group: what it has had, or not much less than what the others have.
+    fn start(&self, group: &Group, tier: Tier) -> u128 {
+        let of = |all: &[u128; 2]| all.get(tier.index()).copied().unwrap_or_default();
+        of(&self.tags).max(of(&group.virtual_time).saturating_sub(share(CREDIT, self.gates.weight())))
+    }
+}
+
+/// What so many bytes are of the share of a node with this weight.
+fn share(bytes: u32, weight: u16) -> u128 {
+    let bytes = u64::from(bytes) << TAG_BITS;
+    u128::from(if weight == 1 { bytes } else { bytes / u64::from(weight) })
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Tree {
@@ -88,7 +114,7 @@ impl Tree {
     /// Makes one without a limit.
     pub fn new() -> Self {
         let mut groups = Slab::new();
-        let root_group = groups.insert(Group::default());
+        let root_group = groups.insert(Group::new(None));
         Self {
             root: Gates::default(),
             root_stats: LeafStats::default(),
@@ -167,7 +193,7 @@ impl Tree {
     pub fn set_limit(&mut self, id: usize, limit: Option<Limit>) {
         if let Some(node) = self.nodes.get_mut(id) {
             node.gates.change(limit, self.now);
-            self.settle(id);
+            self.settle(id, false);
         }
     }
 
@@ -195,7 +221,7 @@ impl Tree {
     fn group_below(&mut self, above: Option<usize>) -> usize {
         let Some(id) = above else { return self.root_group };
         let Some(node) = self.nodes.get_mut(id) else { return self.root_group };
-        *node.below.get_or_insert_with(|| self.groups.insert(Group { head: above, ..Group::default() }))
+        *node.below.get_or_insert_with(|| self.groups.insert(Group::new(above)))
     }
 
     /// Tells whether a leaf has something to send.
@@ -204,7 +230,7 @@ impl Tree {
             && node.has_backlog != has_backlog
         {
             node.has_backlog = has_backlog;
-            self.settle(id);
+            self.settle(id, false);
         }
     }
 
@@ -212,10 +238,10 @@ impl Tree {
     pub fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         while let Some((_, id)) = self.asleep.first().filter(|(at, _)| *at <= self.now) {
-            self.settle(id);
+            self.settle(id, false);
         }
         while let Some((_, id)) = self.rising.first().filter(|(at, _)| *at <= self.now) {
-            self.settle(id);
+            self.settle(id, false);
         }
     }
 
@@ -265,12 +291,13 @@ impl Tree {
             let own = node.gates.tier(now);
             let tier = if below == Tier::Guaranteed { below } else { own };
             node.last_tier = tier;
-            let increment = (u64::from(cost) << TAG_BITS) / u64::from(node.gates.weight());
             let Some(group) = self.groups.get_mut(node.group) else { return };
+            let start = node.start(group, tier);
+            let weight = node.gates.weight();
             if let (Some(tag), Some(time)) = (node.tags.get_mut(tier.index()), group.virtual_time.get_mut(tier.index()))
             {
-                *time = (*time).max(*tag);
-                *tag = *time + u128::from(increment);
+                *time = (*time).max(start);
+                *tag = start + share(cost, weight);
             }
             let is_borrowed = tier == Tier::Borrowed && node.gates.guarantees().is_some();
             node.stats.sent += u64::from(cost);
@@ -280,7 +307,7 @@ impl Tree {
         }
         self.root_stats.sent += u64::from(cost);
         self.root.charge(cost, segments, Tier::Borrowed, now);
-        self.settle(leaf);
+        self.settle(leaf, true);
     }
 
     /// Gives back what was paid for the packet of a leaf, at all levels.
@@ -297,17 +324,21 @@ impl Tree {
         }
         self.root_stats.sent = self.root_stats.sent.saturating_sub(u64::from(cost));
         self.root.refund(cost, segments, Tier::Borrowed);
-        self.settle(leaf);
+        self.settle(leaf, true);
     }
 
-    /// Puts a node, and those above it, where they now belong.
-    fn settle(&mut self, id: usize) {
+    /// Puts a node, and those above it, where they now belong. `all` says that something was paid for or given back on all levels.
+    fn settle(&mut self, id: usize, all: bool) {
         let mut next = Some(id);
-        while let Some(id) = next {
-            let Some(place) = self.belongs(id) else { return };
-            self.leave(id);
-            self.enter(id, place);
-            next = self.nodes.get(id).and_then(|node| self.groups.get(node.group)).and_then(|group| group.head);
+        while let Some(at) = next {
+            let (Some(place), Some(node)) = (self.belongs(at), self.nodes.get(at)) else { return };
+            if place == node.place && !all && (place == Place::Idle || at != id) {
+                return;
+            }
+            let group = node.group;
+            self.leave(at);
+            self.enter(at, place);
+            next = self.groups.get(group).and_then(|group| group.head);
         }
     }
 
@@ -358,13 +389,9 @@ impl Tree {
             Place::Ready { tier, rises } => {
                 let rises_at = node.gates.guarantees().filter(|_| rises);
                 let Some(group) = self.groups.get_mut(node.group) else { return };
-                let index = tier.index();
-                if let (Some(heap), Some(time), Some(tag)) =
-                    (group.ready.get_mut(index), group.virtual_time.get(index), node.tags.get_mut(index))
-                {
-                    *tag = (*tag).max(*time);
-                    let tag = *tag;
-                    heap.insert(tag, id, &mut |id, at| set_ready(&mut self.nodes, id, at));
+                let start = node.start(group, tier);
+                if let Some(heap) = group.ready.get_mut(tier.index()) {
+                    heap.insert(start, id, &mut |id, at| set_ready(&mut self.nodes, id, at));
                 }
                 if let Some(at) = rises_at {
                     self.rising.insert(at, id, &mut |id, at| set_timer(&mut self.nodes, id, at));

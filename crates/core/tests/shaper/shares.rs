@@ -178,16 +178,14 @@ fn a_sparse_flow_waits_for_one_packet_at_most() {
 fn a_leaf_with_little_to_send_goes_next() {
     let mut world = World::new(Some(Limit::new(10_000_000)));
     let ping = world.shaper.open(LeafLimits::default());
-    let leaves: Vec<_> = (0..100).map(|_| (world.shaper.open(own(between(8_000, 10_000_000))), PACKET)).collect();
+    let leaves: Vec<_> = (0..100).map(|_| (world.shaper.open(own(Limit::new(10_000_000))), PACKET)).collect();
     for _ in 0..100 {
         world.push(ping, 2, 98, 1);
         flood(&mut world, &leaves, 20 * MS);
     }
     let waits: Vec<_> = world.sent.iter().filter(|sent| sent.leaf == ping).map(|sent| sent.waited).collect();
-    // Less than a round of the hundred (121 ms) by far. The timer in `flood` may be 4 ms late, and who is within its 8 kbit/s
-    // goes first.
-    let late = waits.iter().filter(|wait| **wait > 10 * MS).count();
-    assert!(waits.len() >= 98 && late <= 10, "{waits:?}");
+    // A round of the hundred takes 121 ms. The packet that is paid for takes 1.2 ms, and the timer may be 4 ms late.
+    assert!(waits.len() >= 99 && waits.iter().all(|wait| *wait <= 6 * MS), "{waits:?}");
 }
 
 #[test]
