@@ -47,6 +47,7 @@ use draft::Draft;
 use tuntap_core::policy::grant::Uncovered;
 use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
+pub use tuntap_core::policy::shape_text::Rate;
 use tuntap_core::policy::targets::TargetRange;
 use tuntap_wire::rule::PeerRule;
 

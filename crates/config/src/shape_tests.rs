@@ -183,7 +183,8 @@ fn word() -> impl Strategy<Value = String> {
 fn limit() -> impl Strategy<Value = Limit> {
     let [least, most] = Limit::RATES;
     let time = |[least, most]: [Duration; 2]| {
-        (least.as_nanos() as u64..=most.as_nanos() as u64).prop_map(Duration::from_nanos)
+        let [least, most] = [least, most].map(|time| u64::try_from(time.as_nanos()).expect("short"));
+        (least..=most).prop_map(Duration::from_nanos)
     };
     let [fewest, greatest] = Limit::PACKETS;
     (

@@ -131,12 +131,22 @@ fn cells(flow: &FlowEntry) -> [String; COLUMNS.len()] {
         protocol(flow.protocol),
         SocketAddr::new(flow.local, flow.local_port).to_string(),
         SocketAddr::new(flow.remote, flow.remote_port).to_string(),
-        verdicts(flow),
+        fate(flow),
         Bytes(flow.bytes_out).to_string(),
         Bytes(flow.bytes_in).to_string(),
         Uptime(flow.idle).to_string(),
         escaped(&flow.state),
     ]
+}
+
+/// The verdict, and whose limits hold the flow back.
+fn fate(flow: &FlowEntry) -> String {
+    let limits = match (flow.limit_out.as_deref(), flow.limit_in.as_deref()) {
+        (Some(out), Some(into)) if out != into => format!(", limited by {} out, {} in", escaped(out), escaped(into)),
+        (Some(limit), _) | (_, Some(limit)) => format!(", limited by {}", escaped(limit)),
+        (None, None) => String::new(),
+    };
+    verdicts(flow) + &limits
 }
 
 /// The verdict with the rules that gave it on the way out and in; both verdicts if they differ.

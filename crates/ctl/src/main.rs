@@ -18,6 +18,7 @@ mod save;
 mod script;
 mod session;
 mod sets;
+mod shaped;
 mod status;
 mod table;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tuntap_api::control::Request;
 
 use crate::failure::{Done, Failed};
 use crate::session::Session;
+use crate::shaped;
 use crate::status::{address_of, drops_of, transport};
 use crate::table::{Kind, Table};
 use crate::text::{Bytes, Count, counted};
@@ -49,6 +50,7 @@ impl Arguments {
                 Bytes(peer.queued).to_string(),
                 transport(peer),
             ]);
+            shaped::lines(&peer.shape).into_iter().for_each(|line| table.title(format!("  {line}")));
         }
         session.table(&table)?;
         let all = peers.len();

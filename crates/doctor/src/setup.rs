@@ -10,7 +10,7 @@ use nix::unistd::{Group, User, geteuid};
 use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
-    access, credentials, filter, host, kernel, network, placement, plugin, ports, rules, sockets, tun, values,
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, rules, shapes, sockets, tun, values,
 };
 use super::finding::Finding;
 use super::instance::Instance;
@@ -119,6 +119,7 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
     let mut findings = vec![plugin::plugin(&instance.reading, own)];
     findings.extend(values::values(instance, &names.0));
     findings.extend(rules::files(instance));
+    findings.extend(shapes::limits(instance));
     findings.extend(placement::routers(instance));
     findings.extend(placement::devices(instance, emperor.filter(|emperor| emperor.file != instance.file)));
     findings.extend(instance.account().map(|account| after_a_reload(instance, account)).unwrap_or_default());

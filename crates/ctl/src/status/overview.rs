@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use tuntap_api::{Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals};
 
+use crate::shaped;
 use crate::text::{Bytes, Count, Printable, Uptime, counted};
 
 /// What is shown of a router.
@@ -47,6 +48,7 @@ fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
         ("sandbox", sandbox(&snapshot.sandbox)),
         ("policy", policy(&snapshot.policy)),
         ("flows", flows(&snapshot.flows)),
+        ("uplink", shaped::lines(&snapshot.uplink).join("; ")),
         ("ports", ports.next().unwrap_or_default()),
     ] {
         if !text.is_empty() {
@@ -147,6 +149,7 @@ fn write_peers(out: &mut Formatter<'_>, peers: &[PeerStats], most: usize) -> fmt
         write!(out, "  {address:<width$} {:>10} {:>10} ", peer.pid, peer.uid)?;
         write!(out, "{:>12} {:>12} ", rx.to_string(), tx.to_string())?;
         writeln!(out, "{drops:>10} {:>12}  {}", queued.to_string(), transport(peer))?;
+        shaped::lines(&peer.shape).iter().try_for_each(|line| writeln!(out, "    {line}"))?;
     }
     match peers.len() - shown.len() {
         0 => Ok(()),

@@ -36,6 +36,19 @@ fn rules_are_added_inserted_set_and_deleted() {
         [json!({ "change": "rule-add", "chain": "route", "rule": rule, "group": "web" })]
     );
     assert_eq!(
+        changes(&["rules", "add", "shape", "both", "any", "20M/50M"]),
+        [json!({ "change": "rule-add", "chain": "shape", "rule": "both any 20M/50M" })]
+    );
+    assert_eq!(
+        changes(&["rules", "set", "3", "in", "root", "1000k"]),
+        [json!({ "change": "rule-replace", "id": 3, "rule": "in 0 1M" })],
+        "a router can't look up users"
+    );
+    assert_eq!(
+        changes(&["rules", "insert", "--before", "3", "in @root 1M pps=7"]),
+        [json!({ "change": "rule-insert", "at": { "before": 3 }, "rule": "in @0 1M pps=7" })]
+    );
+    assert_eq!(
         changes(&["rules", "insert", "--before", "3", rule]),
         [json!({ "change": "rule-insert", "at": { "before": 3 }, "rule": rule })]
     );

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use tuntap_api::PeerStats;
 use tuntap_api::control::{
     Chain, Checked, Code, Difference, Dropped, Event, Failure, FlowEntry, FlowList, GroupEntry, Level, Log, LogEntry,
     Pending, RuleEntry, RuleList, ScriptStatus, SetEntry, SetList, Status, Step, Tested,
 };
+use tuntap_api::{PeerStats, Snapshot};
 
 use crate::router::{Router, command, line, ok, text};
 
@@ -191,6 +191,8 @@ fn flow() -> FlowEntry {
         verdict_in: None,
         rule_out: Some(12),
         rule_in: None,
+        limit_out: None,
+        limit_in: None,
         generation: 7,
         idle: 3,
         age: 60,
@@ -226,6 +228,35 @@ and 1,000 more (--limit)
     let mut arguments = vec!["flows", "top", "--limit", "2", "--peer", "4242", "--uid", "1000", "--port", "443"];
     arguments.extend(["--address", "10.0.0.0/8", "--protocol", "tcp", "--rule", "12", "--verdict", "deny"]);
     assert_shows(&list, &arguments, &request, wanted);
+}
+
+#[test]
+fn flows_tell_what_limits_them() {
+    let limit = |word: &str| Some(word.to_owned());
+    let both = FlowEntry { limit_out: limit("class:bulk"), limit_in: limit("any"), ..flow() };
+    let same = FlowEntry { limit_out: limit("@7"), limit_in: limit("@7"), ..flow() };
+    let one = FlowEntry { limit_in: limit("a\u{1b}[2J"), ..flow() };
+    let shown = Router::with(&FlowList { flows: vec![both, same, one], matching: 3 }).shows(&["flows"]);
+    for part in
+        ["allow 12, limited by class:bulk out, any in  ", "allow 12, limited by @7  ", "limited by a\\u{1b}[2J  "]
+    {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
+#[test]
+fn peers_tell_what_their_limits_have_done() {
+    let golden = Snapshot::from_json(include_bytes!("../../../api/tests/statistics.json")).expect("statistics");
+    let shown = Router::with(&golden.peers).shows(&["peers"]);
+    let lines: Vec<_> = shown.lines().filter(|line| line.contains("bit/s")).collect();
+    assert_eq!(
+        lines,
+        [
+            "  out 20Mbit/s, up to 50Mbit/s: 12 packets wait (17.5 KiB), delay 3.1 ms; sent 1.1 MiB, 33.7 KiB of it borrowed; \
+             14 drops (4 full, 10 late), 3 marks, held 99 times",
+            "  in 5Mbit/s: nothing waits, delay 0.2 ms; sent 7.2 MiB; 1 drop (0 full, 1 late), held 7 times",
+        ]
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod placement;
 pub mod plugin;
 pub mod ports;
 pub mod rules;
+pub mod shapes;
 pub mod sockets;
 pub mod tun;
 pub mod values;
