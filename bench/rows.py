@@ -1,10 +1,11 @@
 """The measurements, their subjects, and the targets of their figures."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import floods
 import probes
+import shapes
+from kinds import Figure, Row, Target, Times
 
 # Subjects with a client inside and a server outside.
 ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
@@ -18,17 +19,12 @@ NO_POLL = ["ours-no-poll"]
 # router.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+# Vassals that flood, and others.
+CROWD = ["crowd"]
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
 # The subject of an earlier build, for each that it is measured beside (`--before`).
-BEFORE = {"ours": "before", "ours-switch": "before-switch"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    unit: str
-    digits: int = 2
+BEFORE = {"ours": "before", "ours-switch": "before-switch", "crowd": "before-crowd"}
 
 
 FIGURES = {
@@ -36,7 +32,9 @@ FIGURES = {
     "tcp_out_4": Figure("TCP out, 4 streams", "Gbit/s"),
     "tcp_in": Figure("TCP in, 1 stream", "Gbit/s"),
     "tcp_in_4": Figure("TCP in, 4 streams", "Gbit/s"),
-    "across": Figure("Vassal to vassal, TCP, 1 stream", "Gbit/s"),
+    "across": Figure(
+        "Vassal to vassal, TCP, 1 stream", "Gbit/s", references={"/ bridge": "veth-bridge", "/ C": "c"}
+    ),
     "udp": Figure("UDP with 64 bytes, received", "kpps", 1),
     "udp_sent": Figure("UDP with 64 bytes, offered by the sender", "kpps", 1),
     "rtt": Figure("Round trip, ping -f, mean", "us", 1),
@@ -47,40 +45,24 @@ FIGURES = {
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
     # Our router has no buffer for an attached peer: packets wait in the peer's device. C's, whose peers all send frames,
     # has one.
+    "flood_out_tcp_out": Figure("TCP out beside 10 flooding vassals", "of its fair share"),
+    "flood_out_tcp_in": Figure("TCP in beside 10 flooding vassals", "of its fair share"),
+    "flood_out_lost": Figure("Pings lost beside 10 flooding vassals", "%"),
+    "flood_out_p99": Figure("Ping beside 10 flooding vassals, 99th percentile", "ms"),
+    "flood_out_quiet_lost": Figure("Pings lost beside TCP, without the flood", "%"),
+    "flood_out_quiet_p99": Figure("Ping beside TCP, without the flood, 99th percentile", "ms"),
+    "flood_in_tcp_out": Figure("TCP out while the host floods another vassal", "of that alone"),
+    "flood_in_tcp_in": Figure("TCP in while the host floods another vassal", "of that alone"),
+    "flood_in_lost": Figure("Pings lost while the host floods another vassal", "%"),
+    "flood_in_p99": Figure("Ping while the host floods another vassal, 99th percentile", "ms"),
+    "flood_in_quiet_lost": Figure("Pings lost beside TCP, before that flood", "%"),
+    "flood_in_quiet_p99": Figure("Ping beside TCP, before that flood, 99th percentile", "ms"),
+    "flood_in_read": Figure("Packets that the router reads while the host floods a vassal", "kpps", 1),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
-# The same over IPv6.
-SUFFIX = "_6"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement, with its subjects. It gives one or several figures."""
-
-    subjects: list
-    measure: Callable
-    is_quick: bool = True
-    # Subjects that are measured only if --subjects names them.
-    on_demand: list = field(default_factory=list)
-    # The version of IP.
-    version: int = 4
-
-    def figures(self, lab, subject, times):
-        """Measures, and returns values by the names of their figures."""
-        seen = self.measure(lab, subject, times, self.version)
-        return seen if self.version == 4 else {f"{name}{SUFFIX}": value for name, value in seen.items()}
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds that one measurement takes."""
-
-    tcp: int
-    other: float
-
-
-FULL = Times(tcp=2, other=0.8)
-QUICK = Times(tcp=1, other=0.3)
+FIGURES |= shapes.FIGURES
+FULL = Times(tcp=2, other=0.8, rate=10, pings=8)
+QUICK = Times(tcp=1, other=0.3, rate=2, pings=3)
 
 
 def tcp_out(lab, subject, times, version):
@@ -146,6 +128,8 @@ ROWS = {
     # The address that stands for pasta's host answers no echo requests.
     "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS + NO_POLL),
     "connects": Row(ENDS, connects),
+    "flood-out": Row(CROWD, floods.flood_out, is_quick=False),
+    "flood-in": Row(CROWD, floods.flood_in, is_quick=False),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
     "across-6": Row(ACROSS_SWITCHED, across, on_demand=["ours", "veth-routed"], version=6),
@@ -153,26 +137,9 @@ ROWS = {
     "pingpong-6": Row(IPV6, pingpong, on_demand=["relay"], version=6),
     "ping-6": Row(IPV6, ping, on_demand=["relay"], version=6),
 }
+ROWS |= shapes.ROWS
 # The name of each row over IPv6, by the name of the row over IPv4.
 OVER_IPV6 = {name: f"{name}-6" for name in ROWS if f"{name}-6" in ROWS}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A ratio of two medians, or a median itself, and its bound."""
-
-    title: str
-    figure: str
-    subject: str
-    reference: str | None
-    bound: float
-    is_ceiling: bool = False
-    # Another figure of the same subject. The two are compared round by round, and the median of the ratios counts:
-    # measurements right after each other have the same disturbances.
-    twin: str | None = None
-
-    def is_met(self, value):
-        return value <= self.bound if self.is_ceiling else value >= self.bound
 
 
 TARGETS = [
@@ -194,5 +161,12 @@ TARGETS = [
     Target("small UDP, IPv6 / IPv4", "udp_6", "ours", None, 0.95, twin="udp"),
     # This is not ping's round trip: ping reports its mean of some ten microseconds as a whole number.
     Target("round trip over TCP, IPv4 / IPv6", "tcp_rtt", "ours", None, 0.95, twin="tcp_rtt_6"),
+    Target("TCP out beside 10 flooding vassals, of its share", "flood_out_tcp_out", "crowd", None, 0.8),
+    Target("TCP in beside 10 flooding vassals, of its share", "flood_out_tcp_in", "crowd", None, 0.8),
+    Target("ping p99 beside 10 flooding vassals, ms", "flood_out_p99", "crowd", None, 20, is_ceiling=True),
+    Target("pings lost while the host floods another vassal, %", "flood_in_lost", "crowd", None, 0, is_ceiling=True),
+    Target("TCP out while the host floods another vassal", "flood_in_tcp_out", "crowd", None, 0.5),
+    Target("TCP in while the host floods another vassal", "flood_in_tcp_in", "crowd", None, 0.5),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]
+TARGETS += shapes.TARGETS

@@ -13,6 +13,7 @@ from lab import Namespace, Trouble, wait_for
 ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
 VASSALS = {"vassal1": ("10.0.0.2", "fd00:77::2"), "vassal2": ("10.0.0.3", "fd00:77::3")}
 FIRST_IDLE = "10.0.4.0"
+ETHERNET_HEADER = 14
 
 # The words of a router's log and statistics for a device that it has stopped reading and writing itself.
 BACK_TO_FRAMES = "goes back to frames"
@@ -29,6 +30,11 @@ class Link:
     addresses: tuple
     # The server's interface, which counts packets that arrive.
     arrival: str
+    # The client's interface, and its addresses if something is sent to them.
+    inside: str = "eth0"
+    client_addresses: tuple = ()
+    # Bytes before the IP header of a packet that interfaces count.
+    header: int = 0
     # The version of IP that is measured.
     version: int = 4
 
@@ -39,14 +45,22 @@ class Link:
     def address(self):
         return self.addresses[0 if self.version == 4 else 1]
 
+    @property
+    def client_address(self):
+        return self.client_addresses[0 if self.version == 4 else 1]
+
 
 class Subject:
     """Namespaces that are joined in one way."""
+
+    # The limit of its traffic in bits per second.
+    rate = None
 
     def __init__(self, lab, key, label):
         self.lab = lab
         self.key = key
         self.label = label
+        self.log = f"{key}.log"
         # The path from inside to outside.
         self.link = None
         # True if the subject is known to break under measurement.
@@ -110,7 +124,7 @@ class Veth(Subject):
         give_addresses(server, "eth0", ROUTER_ADDRESSES)
         give_addresses(client, "eth0", VASSALS["vassal1"])
         helpers.start(self.lab, server, "serve")
-        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0")
+        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0", client_addresses=VASSALS["vassal1"], header=ETHERNET_HEADER)
 
 
 class Relay(Subject):
@@ -232,7 +246,12 @@ class Pasta(UserMode):
 
 
 class Router(Subject):
-    """An Emperor with a router and two vassals with their devices."""
+    """An Emperor with a router and its vassals with their devices."""
+
+    # Name and addresses of each vassal.
+    vassal_addresses = VASSALS
+    # More lines of the Emperor's file.
+    more_options = ()
 
     def __init__(
         self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
@@ -267,7 +286,7 @@ class Router(Subject):
         helpers.start(self.lab, self.host, "serve")
         (self.dir / "vassals").mkdir(parents=True)
         (self.dir / "emperor.ini").write_text(self.emperor_ini())
-        for name, addresses in VASSALS.items():
+        for name, addresses in self.vassal_addresses.items():
             (self.dir / "vassals" / f"{name}.ini").write_text(self.vassal_ini(*addresses))
         command = [self.uwsgi, "--ini", str(self.dir / "emperor.ini")]
         self.emperor = self.lab.start_contained(self.host, f"{self.key}.log", *command)
@@ -281,6 +300,7 @@ class Router(Subject):
             f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
             *(["tuntap-router-switch = true"] if self.switch else []),
             *([] if self.polls else ["tuntap-router-busy-poll = 0"]),
+            *self.more_options,
             *self.address_lines("emperor0", *ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",
@@ -323,11 +343,12 @@ class Router(Subject):
         ])
 
     def get_ready(self):
-        for name in VASSALS:
+        for name in self.vassal_addresses:
             if not self.lives(name):
                 self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
                 self.lab.adopt(self.vassals[name])
-        self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESSES, "emperor0")
+        first = next(iter(self.vassals.values()))
+        self.link = Link(first, self.host, ROUTER_ADDRESSES, "emperor0", inside="uwsgi0")
         if not self.router_lives():
             self.router = self.find_router()
             router.check_plugin(self.router, self.plugins)
@@ -342,7 +363,7 @@ class Router(Subject):
         return space is not None and rig.net_namespace(space.pid) == space.identity
 
     def is_intact(self):
-        return self.router_lives() and all(self.lives(name) for name in VASSALS)
+        return self.router_lives() and all(self.lives(name) for name in self.vassal_addresses)
 
     def find(self, name):
         """Returns the vassal's namespace, or None as long as it doesn't reach the router."""
@@ -399,7 +420,7 @@ class Router(Subject):
         kind = "attached" if self.attached else "stream"
         arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESSES[0]]
         self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
-        wanted = self.idle + len(VASSALS)
+        wanted = self.idle + len(self.vassal_addresses)
         wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)
         if self.memory_per_peer is None:
             self.memory_per_peer = (router.proportional_memory(self.router) - before) / self.idle
@@ -408,8 +429,8 @@ class Router(Subject):
         return sum(1 for peer in self.stats()["peers"] if peer["addr"] not in ("", "0.0.0.0"))
 
 
-def has_switch(uwsgi, plugins):
-    """Returns true if the plugin knows tuntap-router-switch."""
+def has_option(uwsgi, plugins, option):
+    """Returns true if the plugin knows an option."""
     command = [uwsgi, "--plugins-dir", str(plugins), "--plugin", "tuntap", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return "--tuntap-router-switch" in done.stdout + done.stderr
+    return f"--{option}" in done.stdout + done.stderr
