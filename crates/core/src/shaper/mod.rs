@@ -97,6 +97,7 @@ pub struct Shaper<T> {
     leaves: Vec<Option<Leaf<T>>>,
     users: HashMap<u32, User>,
     /// Queues that no leaf needs now.
+    #[expect(clippy::vec_box)] // the boxes go to leaves and come back
     spares: Vec<Box<flows::Flows<T>>>,
     /// Packets that wait.
     packets: u64,
