@@ -97,6 +97,7 @@ pub struct Shaper<T> {
     leaves: Vec<Option<Leaf<T>>>,
     users: HashMap<u32, User>,
     /// Queues that no leaf needs now.
+    #[expect(clippy::vec_box)] // the boxes go to leaves and come back
     spares: Vec<Box<flows::Flows<T>>>,
     /// Packets that wait.
     packets: u64,
@@ -221,7 +222,9 @@ impl<T> Shaper<T> {
     /// Gives back, at all levels, what was paid for a packet that wasn't delivered after all. It must be the last one of its leaf
     /// that was paid for: what was guaranteed or borrowed is given back as such.
     pub fn refund(&mut self, leaf: LeafId, cost: u32, segments: u32) {
-        self.tree.refund(leaf.0, cost, segments);
+        if self.leaf(leaf).is_some() {
+            self.tree.refund(leaf.0, cost, segments);
+        }
     }
 
     /// Puts a packet into its leaf's queue. If that is full, `lost` gets the first packets of the flow with the most bytes. It gets

@@ -184,8 +184,9 @@ fn a_leaf_with_little_to_send_goes_next() {
         flood(&mut world, &leaves, 20 * MS);
     }
     let waits: Vec<_> = world.sent.iter().filter(|sent| sent.leaf == ping).map(|sent| sent.waited).collect();
-    // A round of the hundred takes 121 ms. The packet that is paid for takes 1.2 ms, and the timer may be 4 ms late.
-    assert!(waits.len() >= 99 && waits.iter().all(|wait| *wait <= 6 * MS), "{waits:?}");
+    // A round of the hundred takes 121 ms; in the first one, all are new. After that, the ping waits for the packet that is paid
+    // for, which takes 1.2 ms, and the timer may be 4 ms late.
+    assert!(waits.len() >= 99 && waits.iter().skip(10).all(|wait| *wait <= 6 * MS), "{waits:?}");
 }
 
 #[test]
