@@ -61,6 +61,28 @@ fn user_and_group_that_are_yet_to_come_join() {
     assert_echo(&mut ALICE.connect(&emperor), V1);
 }
 
+#[test]
+fn limits_wait_for_their_users_and_groups() {
+    let emperor = emperor()
+        .line("tuntap-router-shape = both tt-alice 20M/50M".to_owned())
+        .line("tuntap-router-shape = out @tt-staff 5M".to_owned())
+        .start();
+    for line in [
+        "tuntap-router-shape = both tt-alice 20M/50M: there is no user \"tt-alice\" on this machine: nobody is limited by it",
+        "tuntap-router-shape = out @tt-staff 5M: there is no group \"tt-staff\" on this machine: nobody is limited by it",
+    ] {
+        emperor.log.wait_for(line, wait::SHORT);
+    }
+    let generation = || emperor.try_stats().ok().and_then(|stats| stats.0["policy"]["generation"].as_u64());
+    assert_eq!(generation(), Some(0));
+    set_accounts(&emperor, "/etc/passwd", &[&format!("tt-alice:x:{}:{}::/:/bin/false", ALICE.uid, ALICE.gid)]);
+    emperor.log.wait_for(&format!("the limit \"both {} 20M/50M\" holds from now on", ALICE.uid), wait::LONG);
+    wait::until_true("the router has the limit", wait::LONG, || generation() == Some(1));
+    set_accounts(&emperor, "/etc/group", &[&format!("tt-staff:x:{STAFF}:")]);
+    emperor.log.wait_for(&format!("the limit \"out @{STAFF} 5M\" holds from now on"), wait::LONG);
+    wait::until_true("the router has the other limit", wait::LONG, || generation() == Some(2));
+}
+
 /// `userdel` does this. The next reload must not fail because of it.
 #[test]
 fn reload_goes_on_without_a_user_that_was_removed() {
