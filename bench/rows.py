@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import floods
 import probes
 
 # Subjects with a client inside and a server outside.
@@ -18,10 +19,12 @@ NO_POLL = ["ours-no-poll"]
 # router.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+# Vassals that flood, and others.
+CROWD = ["crowd"]
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
 # The subject of an earlier build, for each that it is measured beside (`--before`).
-BEFORE = {"ours": "before", "ours-switch": "before-switch"}
+BEFORE = {"ours": "before", "ours-switch": "before-switch", "crowd": "before-crowd"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ FIGURES = {
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
     # Our router has no buffer for an attached peer: packets wait in the peer's device. C's, whose peers all send frames,
     # has one.
+    "flood_out_tcp_out": Figure("TCP out beside 10 flooding vassals", "of its fair share"),
+    "flood_out_tcp_in": Figure("TCP in beside 10 flooding vassals", "of its fair share"),
+    "flood_out_lost": Figure("Pings lost beside 10 flooding vassals", "%"),
+    "flood_out_p99": Figure("Ping beside 10 flooding vassals, 99th percentile", "ms"),
+    "flood_out_quiet_lost": Figure("Pings lost beside TCP, without the flood", "%"),
+    "flood_out_quiet_p99": Figure("Ping beside TCP, without the flood, 99th percentile", "ms"),
+    "flood_in_tcp_out": Figure("TCP out while the host floods another vassal", "of that alone"),
+    "flood_in_tcp_in": Figure("TCP in while the host floods another vassal", "of that alone"),
+    "flood_in_lost": Figure("Pings lost while the host floods another vassal", "%"),
+    "flood_in_p99": Figure("Ping while the host floods another vassal, 99th percentile", "ms"),
+    "flood_in_quiet_lost": Figure("Pings lost beside TCP, before that flood", "%"),
+    "flood_in_quiet_p99": Figure("Ping beside TCP, before that flood, 99th percentile", "ms"),
+    "flood_in_read": Figure("Packets that the router reads while the host floods a vassal", "kpps", 1),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
 # The same over IPv6.
@@ -146,6 +162,8 @@ ROWS = {
     # The address that stands for pasta's host answers no echo requests.
     "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS + NO_POLL),
     "connects": Row(ENDS, connects),
+    "flood-out": Row(CROWD, floods.flood_out, is_quick=False),
+    "flood-in": Row(CROWD, floods.flood_in, is_quick=False),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
     "across-6": Row(ACROSS_SWITCHED, across, on_demand=["ours", "veth-routed"], version=6),
@@ -194,5 +212,11 @@ TARGETS = [
     Target("small UDP, IPv6 / IPv4", "udp_6", "ours", None, 0.95, twin="udp"),
     # This is not ping's round trip: ping reports its mean of some ten microseconds as a whole number.
     Target("round trip over TCP, IPv4 / IPv6", "tcp_rtt", "ours", None, 0.95, twin="tcp_rtt_6"),
+    Target("TCP out beside 10 flooding vassals, of its share", "flood_out_tcp_out", "crowd", None, 0.8),
+    Target("TCP in beside 10 flooding vassals, of its share", "flood_out_tcp_in", "crowd", None, 0.8),
+    Target("ping p99 beside 10 flooding vassals, ms", "flood_out_p99", "crowd", None, 20, is_ceiling=True),
+    Target("pings lost while the host floods another vassal, %", "flood_in_lost", "crowd", None, 0, is_ceiling=True),
+    Target("TCP out while the host floods another vassal", "flood_in_tcp_out", "crowd", None, 0.5),
+    Target("TCP in while the host floods another vassal", "flood_in_tcp_in", "crowd", None, 0.5),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]

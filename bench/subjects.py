@@ -232,7 +232,10 @@ class Pasta(UserMode):
 
 
 class Router(Subject):
-    """An Emperor with a router and two vassals with their devices."""
+    """An Emperor with a router and its vassals with their devices."""
+
+    # Name and addresses of each vassal.
+    vassal_addresses = VASSALS
 
     def __init__(
         self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
@@ -267,7 +270,7 @@ class Router(Subject):
         helpers.start(self.lab, self.host, "serve")
         (self.dir / "vassals").mkdir(parents=True)
         (self.dir / "emperor.ini").write_text(self.emperor_ini())
-        for name, addresses in VASSALS.items():
+        for name, addresses in self.vassal_addresses.items():
             (self.dir / "vassals" / f"{name}.ini").write_text(self.vassal_ini(*addresses))
         command = [self.uwsgi, "--ini", str(self.dir / "emperor.ini")]
         self.emperor = self.lab.start_contained(self.host, f"{self.key}.log", *command)
@@ -323,11 +326,12 @@ class Router(Subject):
         ])
 
     def get_ready(self):
-        for name in VASSALS:
+        for name in self.vassal_addresses:
             if not self.lives(name):
                 self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
                 self.lab.adopt(self.vassals[name])
-        self.link = Link(self.vassals["vassal1"], self.host, ROUTER_ADDRESSES, "emperor0")
+        first = next(iter(self.vassals.values()))
+        self.link = Link(first, self.host, ROUTER_ADDRESSES, "emperor0")
         if not self.router_lives():
             self.router = self.find_router()
             router.check_plugin(self.router, self.plugins)
@@ -342,7 +346,7 @@ class Router(Subject):
         return space is not None and rig.net_namespace(space.pid) == space.identity
 
     def is_intact(self):
-        return self.router_lives() and all(self.lives(name) for name in VASSALS)
+        return self.router_lives() and all(self.lives(name) for name in self.vassal_addresses)
 
     def find(self, name):
         """Returns the vassal's namespace, or None as long as it doesn't reach the router."""
@@ -399,7 +403,7 @@ class Router(Subject):
         kind = "attached" if self.attached else "stream"
         arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESSES[0]]
         self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
-        wanted = self.idle + len(VASSALS)
+        wanted = self.idle + len(self.vassal_addresses)
         wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)
         if self.memory_per_peer is None:
             self.memory_per_peer = (router.proportional_memory(self.router) - before) / self.idle

@@ -1,0 +1,132 @@
+"""Honest vassals beside floods: what is left of their TCP and of their pings. Each figure is a ratio to the same
+measurement without the flood right before, or a loss."""
+
+import contextlib
+import math
+import re
+import time
+
+import helpers
+import probes
+from lab import wait_for
+from subjects import ROUTER_ADDRESSES, Link, Router
+
+FLOODERS = 10
+# Two more vassals are honest: one has a TCP connection, one pings.
+HONEST, PINGER = "honest", "pinger"
+PEOPLE = [f"flooder{number}" for number in range(FLOODERS)] + [HONEST, PINGER]
+# The interval of pings in seconds, and how long a flood runs before anything is measured beside it.
+PING_INTERVAL = 0.01
+LEAD = 0.5
+
+
+class Crowd(Router):
+    """A router with ten vassals that can flood, and two honest ones."""
+
+    vassal_addresses = {
+        name: (f"10.0.0.{number}", f"fd00:77::{number:x}") for number, name in enumerate(PEOPLE, 2)
+    }
+
+    def get_ready(self):
+        super().get_ready()
+        if not hasattr(self, "serving"):
+            self.serving = [helpers.start(self.lab, self.vassals[name], "serve") for name in PEOPLE]
+
+    def link_of(self, name):
+        return Link(self.vassals[name], self.host, ROUTER_ADDRESSES, "emperor0")
+
+    def address_of(self, name):
+        return self.vassal_addresses[name][0]
+
+
+@contextlib.contextmanager
+def flooding(lab, senders):
+    """Floods: `senders` are pairs of a namespace and an address. Yields a function that tells the packets sent so far
+    only after the end, as the floods run until then."""
+    flood = str(lab.dir / "flood")
+    running = [lab.start(space, f"flood-{space.name}.log", flood, address, "3600") for space, address in senders]
+    try:
+        time.sleep(LEAD)
+        yield
+        for process in running:
+            if process.poll() is not None:
+                raise probes.Failed(f"flood: it ended with {process.returncode}")
+    finally:
+        for process in running:
+            lab.end(process)
+        # Packets that are still on their way must not disturb the next measurement.
+        time.sleep(0.2)
+
+
+class Pings:
+    """Pings that run beside something else."""
+
+    def __init__(self, lab, space, address, name):
+        self.lab, self.log = lab, lab.dir / f"{name}.log"
+        self.log.write_text("")
+        command = ["ping", "-n", "-i", str(PING_INTERVAL), "-W", "2", address]
+        self.process = lab.start(space, self.log.name, *command)
+
+    def end(self):
+        """Returns the share that was lost, and the 99th percentile of the round trips in milliseconds."""
+        # SIGINT makes ping wait no longer, so that the last requests may be without an answer.
+        self.process.send_signal(2)
+        wait_for("ping", 5, lambda: self.process.poll() is not None)
+        self.lab.end(self.process)
+        text = self.log.read_text()
+        trips = {int(seq): float(ms) for seq, ms in re.findall(r"icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms", text)}
+        sent = re.search(r"(\d+) packets transmitted", text)
+        if not sent or not trips:
+            raise probes.Failed("ping: no answers")
+        # Those that were sent last may still be on their way.
+        counted = max(trips)
+        times = sorted(trips.values())
+        return 1 - len(trips) / counted, times[math.ceil(0.99 * len(times)) - 1]
+
+
+def beside(lab, subject, times):
+    """Measures TCP both ways with pings beside it."""
+    honest = subject.link_of(HONEST)
+    pings = Pings(lab, subject.vassals[PINGER], ROUTER_ADDRESSES[0], f"pings-{subject.key}")
+    try:
+        out = probes.tcp(lab, honest, times.tcp)[0]
+        into = probes.tcp(lab, honest, times.tcp, incoming=True)[0]
+    finally:
+        lost, p99 = pings.end()
+    return {"out": out, "in": into, "lost": 100 * lost, "p99": p99}
+
+
+def figures(name, quiet, loud, share):
+    """Makes figures of what was measured without and with a flood; TCP is compared with its fair share."""
+    return {
+        f"{name}_tcp_out": loud["out"] / (quiet["out"] * share),
+        f"{name}_tcp_in": loud["in"] / (quiet["in"] * share),
+        f"{name}_lost": loud["lost"],
+        f"{name}_p99": loud["p99"],
+        f"{name}_quiet_p99": quiet["p99"],
+        f"{name}_quiet_lost": quiet["lost"],
+    }
+
+
+def flood_out(lab, subject, times, _version):
+    """Ten vassals flood: half of them the host, half another vassal by the host's kernel."""
+    quiet = beside(lab, subject, times)
+    names = PEOPLE[:FLOODERS]
+    targets = [
+        ROUTER_ADDRESSES[0] if number % 2 else subject.address_of(names[(number + 1) % FLOODERS])
+        for number in range(FLOODERS)
+    ]
+    with flooding(lab, [(subject.vassals[name], target) for name, target in zip(names, targets)]):
+        loud = beside(lab, subject, times)
+    return figures("flood_out", quiet, loud, 1 / (FLOODERS + 1))
+
+
+def flood_in(lab, subject, times, _version):
+    """The host floods one vassal from two processes."""
+    victim = PEOPLE[0]
+    quiet = beside(lab, subject, times)
+    before, start = subject.stats(), time.monotonic()
+    with flooding(lab, [(subject.host, subject.address_of(victim))] * 2):
+        loud = beside(lab, subject, times)
+    passed = subject.stats()["totals"]["tun_rx_packets"] - before["totals"]["tun_rx_packets"]
+    return figures("flood_in", quiet, loud, 1) | {"flood_in_read": passed / (time.monotonic() - start) / 1e3}
