@@ -2,11 +2,11 @@
 
 import statistics
 
-from rows import BEFORE, FIGURES, SUFFIX, TARGETS
+from kinds import SUFFIX
+from rows import BEFORE, FIGURES, TARGETS
 
-# Each figure is shown with its ratio to these subjects.
-REFERENCES = {"veth": "/ veth", "c": "/ C"}
-ACROSS_REFERENCES = {"veth-bridge": "/ bridge", "c": "/ C"}
+# A figure is shown with its ratio to these subjects, if it has no others.
+REFERENCES = {"/ veth": "veth", "/ C": "c"}
 
 
 class Results:
@@ -47,22 +47,26 @@ class Results:
             keys = [key for key in self.labels if any(self._by_round(each, key) for each in (name, name + SUFFIX))]
             if not keys:
                 continue
-            references = ACROSS_REFERENCES if name == "across" else REFERENCES
+            references = REFERENCES if figure.references is None else figure.references
             earlier = [key for key in BEFORE.values() if key in keys]
-            references = references | {key: "/ before" for key in earlier[-1:]}
-            header = [f"{figure.title} ({figure.unit})", "median", "min", "max", *references.values()]
+            references = references | {"/ before": key for key in earlier[-1:]}
+            header = [f"{figure.title} ({figure.unit})", "median", "min", "max", *references]
             has_ipv6 = name + SUFFIX in self.values
             if has_ipv6:
                 header += ["IPv6", "min", "max", "/ IPv4"]
             print_table([header, *(self._line(name, key, references, has_ipv6) for key in keys)])
-        lines = [["Target", "wanted", "measured", ""], *map(self._target_line, TARGETS)]
+        targets = [each for each in TARGETS if each.figure in self.values and each.subject in self.labels]
+        lines = [["Target", "wanted", "measured", ""], *map(self._target_line, targets)]
         print_table(lines)
         for note in self.notes:
             print(f"Note: {note}")
 
     def _line(self, name, key, references, has_ipv6):
         cells = [*self._cells(name, key, FIGURES[name].digits)]
-        cells += [shown(self.ratio(name, key, reference), 2) for reference in references]
+        for reference in references.values():
+            # It is the same for all subjects, or each has its own.
+            against = reference.get(key) if isinstance(reference, dict) else reference
+            cells.append(shown(self.ratio(name, key, against), 2))
         if has_ipv6:
             cells += self._cells(name + SUFFIX, key, FIGURES[name].digits)
             cells.append(shown(self.twins_ratio(name + SUFFIX, name, key), 2))
@@ -83,7 +87,7 @@ class Results:
         return self.ratio(target.figure, target.subject, target.reference)
 
     def _target_line(self, target):
-        wanted = f"{'at most' if target.is_ceiling else 'at least'} {target.bound:g}"
+        wanted = f"{target.wanted} {target.bound:g}"
         value = self.judge(target)
         if value is None:
             return [target.title, wanted, "-", "not measured"]
@@ -107,7 +111,7 @@ class Results:
             value = self.judge(target)
             targets.append({
                 "title": target.title,
-                "at_most" if target.is_ceiling else "at_least": target.bound,
+                target.wanted.replace(" ", "_"): target.bound,
                 "value": value,
                 "met": None if value is None else target.is_met(value),
             })

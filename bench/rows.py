@@ -1,11 +1,11 @@
 """The measurements, their subjects, and the targets of their figures."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import floods
 import probes
+import shapes
+from kinds import Figure, Row, Target, Times
 
 # Subjects with a client inside and a server outside.
 ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
@@ -27,19 +27,14 @@ IPV6 = ["ours", "veth"]
 BEFORE = {"ours": "before", "ours-switch": "before-switch", "crowd": "before-crowd"}
 
 
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    unit: str
-    digits: int = 2
-
-
 FIGURES = {
     "tcp_out": Figure("TCP out, 1 stream", "Gbit/s"),
     "tcp_out_4": Figure("TCP out, 4 streams", "Gbit/s"),
     "tcp_in": Figure("TCP in, 1 stream", "Gbit/s"),
     "tcp_in_4": Figure("TCP in, 4 streams", "Gbit/s"),
-    "across": Figure("Vassal to vassal, TCP, 1 stream", "Gbit/s"),
+    "across": Figure(
+        "Vassal to vassal, TCP, 1 stream", "Gbit/s", references={"/ bridge": "veth-bridge", "/ C": "c"}
+    ),
     "udp": Figure("UDP with 64 bytes, received", "kpps", 1),
     "udp_sent": Figure("UDP with 64 bytes, offered by the sender", "kpps", 1),
     "rtt": Figure("Round trip, ping -f, mean", "us", 1),
@@ -65,38 +60,9 @@ FIGURES = {
     "flood_in_read": Figure("Packets that the router reads while the host floods a vassal", "kpps", 1),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
-# The same over IPv6.
-SUFFIX = "_6"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement, with its subjects. It gives one or several figures."""
-
-    subjects: list
-    measure: Callable
-    is_quick: bool = True
-    # Subjects that are measured only if --subjects names them.
-    on_demand: list = field(default_factory=list)
-    # The version of IP.
-    version: int = 4
-
-    def figures(self, lab, subject, times):
-        """Measures, and returns values by the names of their figures."""
-        seen = self.measure(lab, subject, times, self.version)
-        return seen if self.version == 4 else {f"{name}{SUFFIX}": value for name, value in seen.items()}
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds that one measurement takes."""
-
-    tcp: int
-    other: float
-
-
-FULL = Times(tcp=2, other=0.8)
-QUICK = Times(tcp=1, other=0.3)
+FIGURES |= shapes.FIGURES
+FULL = Times(tcp=2, other=0.8, rate=10, pings=8)
+QUICK = Times(tcp=1, other=0.3, rate=2, pings=3)
 
 
 def tcp_out(lab, subject, times, version):
@@ -171,26 +137,9 @@ ROWS = {
     "pingpong-6": Row(IPV6, pingpong, on_demand=["relay"], version=6),
     "ping-6": Row(IPV6, ping, on_demand=["relay"], version=6),
 }
+ROWS |= shapes.ROWS
 # The name of each row over IPv6, by the name of the row over IPv4.
 OVER_IPV6 = {name: f"{name}-6" for name in ROWS if f"{name}-6" in ROWS}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A ratio of two medians, or a median itself, and its bound."""
-
-    title: str
-    figure: str
-    subject: str
-    reference: str | None
-    bound: float
-    is_ceiling: bool = False
-    # Another figure of the same subject. The two are compared round by round, and the median of the ratios counts:
-    # measurements right after each other have the same disturbances.
-    twin: str | None = None
-
-    def is_met(self, value):
-        return value <= self.bound if self.is_ceiling else value >= self.bound
 
 
 TARGETS = [
@@ -220,3 +169,4 @@ TARGETS = [
     Target("TCP in while the host floods another vassal", "flood_in_tcp_in", "crowd", None, 0.5),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]
+TARGETS += shapes.TARGETS

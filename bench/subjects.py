@@ -13,6 +13,7 @@ from lab import Namespace, Trouble, wait_for
 ROUTER_ADDRESSES = ("10.0.0.1", "fd00:77::1")
 VASSALS = {"vassal1": ("10.0.0.2", "fd00:77::2"), "vassal2": ("10.0.0.3", "fd00:77::3")}
 FIRST_IDLE = "10.0.4.0"
+ETHERNET_HEADER = 14
 
 # The words of a router's log and statistics for a device that it has stopped reading and writing itself.
 BACK_TO_FRAMES = "goes back to frames"
@@ -29,6 +30,10 @@ class Link:
     addresses: tuple
     # The server's interface, which counts packets that arrive.
     arrival: str
+    # The client's interface.
+    inside: str = "eth0"
+    # Bytes before the IP header of a packet that interfaces count.
+    header: int = 0
     # The version of IP that is measured.
     version: int = 4
 
@@ -43,10 +48,14 @@ class Link:
 class Subject:
     """Namespaces that are joined in one way."""
 
+    # The limit of its traffic in bits per second.
+    rate = None
+
     def __init__(self, lab, key, label):
         self.lab = lab
         self.key = key
         self.label = label
+        self.log = f"{key}.log"
         # The path from inside to outside.
         self.link = None
         # True if the subject is known to break under measurement.
@@ -110,7 +119,7 @@ class Veth(Subject):
         give_addresses(server, "eth0", ROUTER_ADDRESSES)
         give_addresses(client, "eth0", VASSALS["vassal1"])
         helpers.start(self.lab, server, "serve")
-        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0")
+        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0", header=ETHERNET_HEADER)
 
 
 class Relay(Subject):
@@ -236,6 +245,8 @@ class Router(Subject):
 
     # Name and addresses of each vassal.
     vassal_addresses = VASSALS
+    # More lines of the Emperor's file.
+    more_options = ()
 
     def __init__(
         self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
@@ -284,6 +295,7 @@ class Router(Subject):
             f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
             *(["tuntap-router-switch = true"] if self.switch else []),
             *([] if self.polls else ["tuntap-router-busy-poll = 0"]),
+            *self.more_options,
             *self.address_lines("emperor0", *ROUTER_ADDRESSES),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",
@@ -331,7 +343,7 @@ class Router(Subject):
                 self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
                 self.lab.adopt(self.vassals[name])
         first = next(iter(self.vassals.values()))
-        self.link = Link(first, self.host, ROUTER_ADDRESSES, "emperor0")
+        self.link = Link(first, self.host, ROUTER_ADDRESSES, "emperor0", inside="uwsgi0")
         if not self.router_lives():
             self.router = self.find_router()
             router.check_plugin(self.router, self.plugins)
@@ -412,8 +424,8 @@ class Router(Subject):
         return sum(1 for peer in self.stats()["peers"] if peer["addr"] not in ("", "0.0.0.0"))
 
 
-def has_switch(uwsgi, plugins):
-    """Returns true if the plugin knows tuntap-router-switch."""
+def has_option(uwsgi, plugins, option):
+    """Returns true if the plugin knows an option."""
     command = [uwsgi, "--plugins-dir", str(plugins), "--plugin", "tuntap", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return "--tuntap-router-switch" in done.stdout + done.stderr
+    return f"--{option}" in done.stdout + done.stderr
