@@ -1,5 +1,6 @@
 """Subjects whose traffic is limited: vassals of routers with limits, and veth pairs with the kernel's own shapers."""
 
+import helpers
 from lab import Lab
 from subjects import Link, ROUTER_ADDRESSES, Router, Subject, Veth, join
 
@@ -41,13 +42,25 @@ class LimitingRouter(Router):
         super().__init__(lab, key, label, uwsgi, plugins, **others)
         self.vassal_addresses = addresses_of(names)
         self.more_options = [f"tuntap-router-shape = {limit}" for limit in limits(self.vassal_addresses)]
+        # The namespaces in which somebody takes what is sent to them.
+        self.served = set()
 
     def begin(self):
         if self.emperor is None:
             super().begin()
 
+    def get_ready(self):
+        super().get_ready()
+        for space in self.vassals.values():
+            if space.identity not in self.served:
+                helpers.start(self.lab, space, "serve")
+                self.served.add(space.identity)
+
     def link_of(self, name):
-        return Link(self.vassals[name], self.host, ROUTER_ADDRESSES, "emperor0", inside="uwsgi0")
+        own = self.vassal_addresses[name]
+        return Link(
+            self.vassals[name], self.host, ROUTER_ADDRESSES, "emperor0", inside="uwsgi0", client_addresses=own
+        )
 
     def address_of(self, name):
         return self.vassal_addresses[name][0]
@@ -90,6 +103,7 @@ class LimitedVeth(Veth):
 
     def begin(self):
         super().begin()
+        helpers.start(self.lab, self.link.client, "serve")
         burst = max(int(self.rate / 8 * BURST_SECONDS), LEAST_BURST)
         for space in (self.link.client, self.link.server):
             for line in DISCIPLINES[self.discipline]:

@@ -21,7 +21,6 @@ LEAST_OF_GUARANTEED = 0.95
 MOST_BESIDE_FLOODS = 10
 # What a flood sends, as a part of the uplink, all floods together.
 FLOOD = 3
-PACKET = 1500
 PINGS_PER_UNIT = 100
 # A stream beside pings has at least this part of its rate; with less it is no test.
 LEAST_BESIDE_PINGS = 0.5
@@ -97,7 +96,7 @@ def weights(lab, subject, times, _version):
 def flooding(lab, subject, incoming):
     """Floods the uplink: from all other vassals to the host, or from the host to all of them."""
     payload = str(transfers.DATAGRAM)
-    per_second = str(int(FLOOD * limits.UPLINK / 8 / PACKET / limits.FLOODERS))
+    per_second = str(int(FLOOD * limits.UPLINK / 8 / transfers.PACKET / limits.FLOODERS))
     flooders = [name for name in subject.vassal_addresses if name != limits.HONEST]
     if incoming:
         floods = [(subject.host, [subject.address_of(name) for name in flooders])]
@@ -106,7 +105,7 @@ def flooding(lab, subject, incoming):
     running = []
     try:
         for space, targets in floods:
-            command = [str(lab.dir / "pour"), payload, per_second, *targets]
+            command = [str(lab.dir / "pour"), payload, per_second, "3600", *targets]
             running.append(lab.start(space, f"pour-{space.name}.log", *command))
         time.sleep(transfers.LEAD)
         yield
@@ -115,7 +114,7 @@ def flooding(lab, subject, incoming):
     finally:
         for process in running:
             lab.end(process)
-        time.sleep(0.2)
+        time.sleep(transfers.REST)
 
 
 def guarantee(lab, subject, times, _version):

@@ -30,8 +30,9 @@ class Link:
     addresses: tuple
     # The server's interface, which counts packets that arrive.
     arrival: str
-    # The client's interface.
+    # The client's interface, and its addresses if something is sent to them.
     inside: str = "eth0"
+    client_addresses: tuple = ()
     # Bytes before the IP header of a packet that interfaces count.
     header: int = 0
     # The version of IP that is measured.
@@ -43,6 +44,10 @@ class Link:
     @property
     def address(self):
         return self.addresses[0 if self.version == 4 else 1]
+
+    @property
+    def client_address(self):
+        return self.client_addresses[0 if self.version == 4 else 1]
 
 
 class Subject:
@@ -119,7 +124,7 @@ class Veth(Subject):
         give_addresses(server, "eth0", ROUTER_ADDRESSES)
         give_addresses(client, "eth0", VASSALS["vassal1"])
         helpers.start(self.lab, server, "serve")
-        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0", header=ETHERNET_HEADER)
+        self.link = Link(client, server, ROUTER_ADDRESSES, "eth0", client_addresses=VASSALS["vassal1"], header=ETHERNET_HEADER)
 
 
 class Relay(Subject):

@@ -16,11 +16,14 @@ CONGESTION = "cubic"
 LEAD = 1
 # How long a transfer may take longer than it should: it ends only after everything in its queues has arrived.
 PATIENCE = 20
-# A datagram that fills a packet of 1500 bytes, and the headers of IP and UDP in it. TCP has a timestamp in each packet.
-DATAGRAM = 1472
+# After a transfer: what is still in queues must not disturb the next measurement.
+REST = 0.2
+# Bytes of a packet, of the datagram that fills it, and of the headers of TCP with a timestamp.
+PACKET = 1500
+DATAGRAM = PACKET - 28
 TCP_HEADERS = 52
-# UDP offers so much more than the limit.
-OVERLOAD = 1.25
+# UDP offers so much of the limit, and at least so much for a measurement to count.
+OVERLOAD, LEAST_OFFERED = 1.25, 1.1
 # iperf3 counts what it has received in blocks: this many in a second at least, unless they were smaller than a packet.
 BLOCKS_PER_SECOND = 500
 SMALLEST_BLOCK, LARGEST_BLOCK = 1448, 128 * 1024
@@ -29,12 +32,17 @@ PING_INTERVAL = 0.01
 LOST = 1000.0
 
 
-class Transfer:
-    """iperf3 over a link. Incoming is towards the client, over connections that the client opens."""
+def block_length(rate):
+    """Returns the bytes that iperf3 reads and writes at once, for a rate in bits per second, or None if there is no limit."""
+    block = rate // 8 // BLOCKS_PER_SECOND if rate else LARGEST_BLOCK
+    return min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK)
 
-    def __init__(self, lab, link, seconds, *, rate=None, udp=False, streams=1, incoming=False, port=IPERF_PORT):
-        self.lab, self.link, self.seconds = lab, link, seconds
-        self.udp, self.incoming = udp, incoming
+
+class Transfer:
+    """TCP of iperf3 over a link. Incoming is towards the client, over connections that the client opens."""
+
+    def __init__(self, lab, link, seconds, *, rate=None, streams=1, incoming=False, port=IPERF_PORT):
+        self.lab, self.seconds, self.incoming = lab, seconds, incoming
         self.logs = [lab.dir / f"iperf3-{link.client.name}-{side}.log" for side in ("server", "client")]
         for log in self.logs:
             log.write_text("")
@@ -47,20 +55,11 @@ class Transfer:
             sending = ["iperf3", version, "--client", link.address, "--json", "--port", str(port)]
             sending += ["--connect-timeout", "5000", "--time", str(seconds), "--parallel", str(streams)]
             sending += ["--reverse"] if incoming else []
-            sending += self.udp_options(rate, streams) if udp else self.tcp_options(rate)
+            sending += ["--congestion", CONGESTION, "--length", str(block_length(rate))]
             self.client = lab.start(link.client, self.logs[1].name, *sending)
         except BaseException:
             self.end()
             raise
-
-    @staticmethod
-    def udp_options(rate, streams):
-        return ["--udp", "--length", str(DATAGRAM), "--bitrate", str(int(rate * OVERLOAD / streams))]
-
-    @staticmethod
-    def tcp_options(rate):
-        block = rate // 8 // BLOCKS_PER_SECOND if rate else LARGEST_BLOCK
-        return ["--congestion", CONGESTION, "--length", str(min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK))]
 
     def end(self):
         """Ends it at once."""
@@ -109,8 +108,7 @@ def transfer(*arguments, **options):
         yield running
     finally:
         running.end()
-        # What is still in queues must not disturb the next measurement.
-        time.sleep(0.2)
+        time.sleep(REST)
 
 
 def packet_bytes(link, incoming):
@@ -134,15 +132,29 @@ def tcp_rate(lab, link, seconds, **options):
         return running.received(seconds)
 
 
-def udp_rate(lab, link, seconds, *, incoming, **options):
+def udp_rate(lab, link, seconds, *, rate, streams, incoming):
     """Measures bits per second of datagrams' packets, of which there are more than may pass."""
-    with transfer(lab, link, LEAD + seconds + 1, udp=True, incoming=incoming, **options) as running:
+    sender, target = (link.server, link.client_address) if incoming else (link.client, link.address)
+    per_second = rate * OVERLOAD / 8 / PACKET / streams
+    took = seconds + 2 * LEAD
+    log = lab.dir / f"pour-{sender.name}.log"
+    log.write_text("")
+    arguments = [str(DATAGRAM), f"{per_second:.3f}", str(took), *[target] * streams]
+    pouring = lab.start(sender, log.name, str(lab.dir / "pour"), *arguments)
+    try:
         time.sleep(LEAD)
-        rate = passing(link, incoming, seconds)
-        if not running.goes_on():
-            running.report(1)
-            raise Failed("iperf3 ended before its time")
-        return rate
+        seen = passing(link, incoming, seconds)
+        wait_for("the end of pour", PATIENCE, lambda: pouring.poll() is not None)
+    finally:
+        lab.end(pouring)
+    time.sleep(REST)
+    sent = re.fullmatch(r"(\d+)\n", log.read_text())
+    if not sent:
+        raise Failed(f"pour: {log.read_text().strip() or pouring.returncode}")
+    offered = int(sent[1]) * PACKET * 8 / took
+    if offered < rate * LEAST_OFFERED:
+        raise Failed(f"pour sent only {offered / 1e6:.3g} Mbit/s: this machine is too slow or too busy")
+    return seen
 
 
 def pings(link, count):
