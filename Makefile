@@ -19,6 +19,9 @@ UWSGI_VERSIONS ?= 2.0.24 2.0.28
 DEMO_ARGS ?=
 # --quick for less than a minute, --chart docs/bench.svg for the README's picture; see bench/run --help.
 BENCH_ARGS ?=
+# Rows that `make bench` measures, such as shape; without it the usual ones. Its seconds: rows of one's choice may take longer.
+ROWS ?=
+BENCH_TIMEOUT ?= $(if $(ROWS),7200,1200)
 
 plugin_dir := $(PREFIX)/lib/uwsgi/plugins
 include_dir := $(PREFIX)/include
@@ -127,7 +130,8 @@ demo:
 bench:
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory plugin
-	@timeout --signal=INT --kill-after=30 1200 bench/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(BENCH_ARGS)
+	@timeout --signal=INT --kill-after=30 $(BENCH_TIMEOUT) bench/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) \
+		$(ROWS:%=--rows %) $(BENCH_ARGS)
 
 # SECONDS=60 is how long the peers are there; SEED=... throws the dice of an earlier run again.
 soak:
@@ -169,7 +173,8 @@ help:
 	@echo "make documents  write docs/OPTIONS.md and the man pages anew from the table of options and the command line"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
-	@echo "                slirp4netns and pasta; about eight minutes (root)"
+	@echo "                slirp4netns and pasta; about eight minutes (root). ROWS=shape: limits on traffic, beside tc tbf;"
+	@echo "                20 minutes for each of four rounds"
 	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
 	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI binaries (the system's, and one from PyPI),"
