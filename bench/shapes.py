@@ -54,13 +54,12 @@ def ping(lab, subject, times, _version, *, name, incoming):
     link = subject.link
     count = times.pings * PINGS_PER_UNIT
     usual = transfers.percentile(transfers.pings(link, PINGS_PER_UNIT), 0.5)
-    with transfers.transfer(lab, link, 3600, rate=subject.rate, incoming=incoming) as running:
+    with transfers.transfer(lab, link, rate=subject.rate, incoming=incoming) as running:
         time.sleep(2 * transfers.LEAD)
         before, start = transfers.packet_bytes(link, incoming), time.monotonic()
         trips = transfers.pings(link, count)
         passed = (transfers.packet_bytes(link, incoming) - before) * 8 / (time.monotonic() - start)
-        if not running.goes_on():
-            running.report(1)
+        running.check()
         if passed < LEAST_BESIDE_PINGS * (subject.rate or 0):
             raise transfers.Failed(f"the stream beside the pings had only {passed / 1e6:.3g} Mbit/s")
     return {
@@ -80,12 +79,11 @@ def weights(lab, subject, times, _version):
         with contextlib.ExitStack() as running:
             both = [
                 running.enter_context(transfers.transfer(
-                    lab, subject.link_of(name), transfers.LEAD + times.rate,
-                    rate=int(wanted[name]), streams=4, incoming=incoming, port=port,
+                    lab, subject.link_of(name), rate=int(wanted[name]), streams=4, incoming=incoming, port=port
                 ))
                 for name, port in zip(wanted, (transfers.IPERF_PORT, SECOND_PORT))
             ]
-            light, heavy = [each.received(times.rate) for each in both]
+            light, heavy = transfers.tcp_rates(both, times.rate)
         ratio = wanted["heavy"] / wanted["light"]
         figures[f"shape_weights_{direction}"] = 100 * (heavy / light / ratio - 1)
         figures[f"shape_uplink_{direction}"] = 100 * ((light + heavy) / limits.UPLINK - 1)
@@ -125,7 +123,7 @@ def guarantee(lab, subject, times, _version):
         options = {"rate": limits.GUARANTEED, "incoming": incoming}
         with flooding(lab, subject, incoming):
             seen = transfers.tcp_rate(lab, link, times.rate, **options)
-            with transfers.transfer(lab, link, 3600, **options):
+            with transfers.transfer(lab, link, **options):
                 time.sleep(transfers.LEAD)
                 trips = transfers.pings(link, times.pings * PINGS_PER_UNIT)
         figures[f"shape_guarantee_{direction}"] = seen / limits.GUARANTEED

@@ -12,19 +12,19 @@ from probes import IPERF_PORT, Failed, complaint, is_listening
 
 # The kernel's default may be another one that keeps queues short by itself.
 CONGESTION = "cubic"
-# Nothing counts in the first seconds of a transfer.
+# Nothing counts in the first second of a transfer; streams of TCP take one more until all are there.
 LEAD = 1
-# How long a transfer may take longer than it should: it ends only after everything in its queues has arrived.
+# Seconds after which a transfer would end by itself, and seconds to wait for a program that should have ended.
+LONGEST = 3600
 PATIENCE = 20
 # After a transfer: what is still in queues must not disturb the next measurement.
 REST = 0.2
-# Bytes of a packet, of the datagram that fills it, and of the headers of TCP with a timestamp.
+# Bytes of a packet, and of the datagram that fills it.
 PACKET = 1500
 DATAGRAM = PACKET - 28
-TCP_HEADERS = 52
 # UDP offers so much of the limit, and at least so much for a measurement to count.
 OVERLOAD, LEAST_OFFERED = 1.25, 1.1
-# iperf3 counts what it has received in blocks: this many in a second at least, unless they were smaller than a packet.
+# iperf3 writes and reads this many blocks in a second at least, unless they were smaller than a packet.
 BLOCKS_PER_SECOND = 500
 SMALLEST_BLOCK, LARGEST_BLOCK = 1448, 128 * 1024
 # Pings: the interval in seconds, and what a lost one counts as in milliseconds.
@@ -41,22 +41,22 @@ def block_length(rate):
 class Transfer:
     """TCP of iperf3 over a link. Incoming is towards the client, over connections that the client opens."""
 
-    def __init__(self, lab, link, seconds, *, rate=None, streams=1, incoming=False, port=IPERF_PORT):
-        self.lab, self.seconds, self.incoming = lab, seconds, incoming
-        self.logs = [lab.dir / f"iperf3-{link.client.name}-{side}.log" for side in ("server", "client")]
-        for log in self.logs:
-            log.write_text("")
+    def __init__(self, lab, link, *, rate=None, streams=1, incoming=False, port=IPERF_PORT):
+        self.lab, self.link = lab, link
+        self.streams, self.incoming, self.port = streams, incoming, port
+        self.log = lab.dir / f"iperf3-{link.client.name}.log"
+        self.log.write_text("")
         version = f"-{link.version}"
-        serving = ["iperf3", version, "--server", "--one-off", "--json", "--port", str(port)]
-        self.server = lab.start(link.server, self.logs[0].name, *serving)
+        serving = ["iperf3", version, "--server", "--one-off", "--port", str(port)]
+        self.server = lab.start(link.server, f"iperf3-{link.server.name}.log", *serving)
         self.client = None
         try:
             wait_for("iperf3", 5, lambda: is_listening(link.server, port))
             sending = ["iperf3", version, "--client", link.address, "--json", "--port", str(port)]
-            sending += ["--connect-timeout", "5000", "--time", str(seconds), "--parallel", str(streams)]
+            sending += ["--connect-timeout", "5000", "--time", str(LONGEST), "--parallel", str(streams)]
             sending += ["--reverse"] if incoming else []
             sending += ["--congestion", CONGESTION, "--length", str(block_length(rate))]
-            self.client = lab.start(link.client, self.logs[1].name, *sending)
+            self.client = lab.start(link.client, self.log.name, *sending)
         except BaseException:
             self.end()
             raise
@@ -68,36 +68,28 @@ class Transfer:
                 self.lab.end(process)
         self.client = self.server = None
 
-    def goes_on(self):
-        return self.client.poll() is None
-
-    def await_end(self):
-        for process in (self.client, self.server):
-            wait_for("the end of iperf3", self.seconds + PATIENCE, lambda each=process: each.poll() is not None)
-
-    def report(self, side):
-        text = self.logs[side].read_text()
+    def check(self):
+        """Raises Failed if it has ended."""
+        if self.client.poll() is None:
+            return
+        text = self.log.read_text()
         try:
-            report = json.loads(text)
-        except ValueError as error:
-            raise Failed(f"iperf3: {' '.join(text.split())[-160:] or 'it said nothing'}") from error
-        if "error" in report:
-            raise Failed(f"iperf3: {report['error']}")
-        return report
+            reason = json.loads(text)["error"]
+        except (ValueError, KeyError):
+            reason = " ".join(text.split())[-160:] or "it said nothing"
+        raise Failed(f"iperf3 ended: {reason}")
 
-    def received(self, seconds):
-        """Returns the bits per second of whole packets of TCP with their headers, in so many seconds after the lead."""
-        self.await_end()
-        client, receiver = self.report(1), self.report(1 if self.incoming else 0)
-        if client["end"].get("sender_tcp_congestion") != CONGESTION:
-            raise Failed(f"iperf3: the sender uses {client['end'].get('sender_tcp_congestion')}, not {CONGESTION}")
-        sums = [interval["sum"] for interval in receiver["intervals"]]
-        steady = [each for each in sums if each["start"] > LEAD - 0.5 and each["end"] < LEAD + seconds + 0.5]
-        if len(steady) < seconds:
-            raise Failed(f"iperf3: {len(steady)} of {seconds} seconds have figures")
-        payload = sum(each["bytes"] for each in steady) / sum(each["seconds"] for each in steady)
-        segment = client["start"]["tcp_mss_default"]
-        return payload * 8 * (segment + TCP_HEADERS) / segment
+    def segments(self):
+        """Returns the data segments of all streams that have come to the receiver, as the sender knows from acknowledgements, also
+        of those out of order. The receiver doesn't know how many segments a super-packet of a TUN device has."""
+        space, port = (self.link.server, "sport") if self.incoming else (self.link.client, "dport")
+        listed = space.must("ss", "-tinHO", "state", "established", f"( {port} = :{self.port} )")
+        # The kernel's default is for iperf3's own connection.
+        streams = [line for line in listed.splitlines() if f" {CONGESTION} " in line]
+        delivered = [int(count) for line in streams for count in re.findall(r" delivered:(\d+)", line)]
+        if len(delivered) < self.streams:
+            raise Failed(f"iperf3: {len(delivered)} of {self.streams} streams with {CONGESTION}")
+        return sum(delivered)
 
 
 @contextlib.contextmanager
@@ -126,10 +118,31 @@ def passing(link, incoming, seconds):
     return (packet_bytes(link, incoming) - before) * 8 / (time.monotonic() - start)
 
 
+def dated(ask):
+    """Returns an answer, and the middle of the time that it took."""
+    start = time.monotonic()
+    answer = ask()
+    return answer, (start + time.monotonic()) / 2
+
+
+def tcp_rates(transfers, seconds):
+    """Measures bits per second of the packets of several transfers at the same time."""
+    time.sleep(2 * LEAD)
+    before = [dated(each.segments) for each in transfers]
+    time.sleep(seconds)
+    after = [dated(each.segments) for each in transfers]
+    for each in transfers:
+        each.check()
+    # A stream that has much to send fills its packets.
+    return [
+        (count - earlier) * PACKET * 8 / (end - start) for (earlier, start), (count, end) in zip(before, after)
+    ]
+
+
 def tcp_rate(lab, link, seconds, **options):
     """Measures bits per second of TCP's packets."""
-    with transfer(lab, link, LEAD + seconds, **options) as running:
-        return running.received(seconds)
+    with transfer(lab, link, **options) as running:
+        return tcp_rates([running], seconds)[0]
 
 
 def udp_rate(lab, link, seconds, *, rate, streams, incoming):
