@@ -55,8 +55,7 @@ class Results:
             if has_ipv6:
                 header += ["IPv6", "min", "max", "/ IPv4"]
             print_table([header, *(self._line(name, key, references, has_ipv6) for key in keys)])
-        targets = [each for each in TARGETS if each.figure in self.values and each.subject in self.labels]
-        lines = [["Target", "wanted", "measured", ""], *map(self._target_line, targets)]
+        lines = [["Target", "wanted", "measured", ""], *map(self._target_line, self._targets())]
         print_table(lines)
         for note in self.notes:
             print(f"Note: {note}")
@@ -94,6 +93,10 @@ class Results:
         measured = shown(value, 0 if value >= 1000 else 2)
         return [target.title, wanted, measured, "met" if target.is_met(value) else "NOT MET"]
 
+    def _targets(self):
+        """Returns the targets of what this run is about."""
+        return [each for each in TARGETS if each.figure in self.values and each.subject in self.labels]
+
     def as_json(self):
         figures = {}
         for name, subjects in self.values.items():
@@ -107,7 +110,7 @@ class Results:
                 twin = name.removesuffix(SUFFIX)
                 figures[name]["of_ipv4"] = {key: self.twins_ratio(name, twin, key) for key in subjects}
         targets = []
-        for target in TARGETS:
+        for target in self._targets():
             value = self.judge(target)
             targets.append({
                 "title": target.title,
