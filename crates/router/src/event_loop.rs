@@ -27,6 +27,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
+use tuntap_core::router::turns::Work;
 use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
 use tuntap_live::ScriptSources;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
@@ -115,12 +116,33 @@ impl<'a> EventLoop<'a> {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
                 }
-                if self.router.is_tun_turn_due() {
-                    self.read_tun()?;
-                }
             }
+            self.serve_peers()?;
             self.finish_turn();
         }
+    }
+
+    /// Serves peers in turn, as long as there is no reason to look for others that have to be served first.
+    fn serve_peers(&mut self) -> Result<(), RouterError> {
+        while let Some(turn) = self.router.next_turn() {
+            let start = Instant::now();
+            let has_more = match turn.work {
+                Work::Connection => {
+                    self.read_peer(turn.peer);
+                    false
+                }
+                Work::Device => self.read_device(turn.peer),
+                Work::Held => self.router.write_held(&mut self.io, turn.peer),
+            };
+            self.router.end_turn(turn, start, Instant::now(), has_more);
+            if self.router.is_tun_turn_due() {
+                self.read_tun()?;
+            }
+            if has_more || turn.is_last {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Does what is due after the events of a turn.
@@ -140,6 +162,12 @@ impl<'a> EventLoop<'a> {
     /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
         self.io.pulse.beat();
+        if self.router.has_turns() {
+            return match self.io.epoll.wait(events, EpollTimeout::ZERO) {
+                Err(Errno::EINTR) => Ok(0),
+                result => result.map_err(RouterError::from),
+            };
+        }
         let mut now = Instant::now();
         self.busy_poll.begin(now);
         loop {
@@ -181,14 +209,14 @@ impl<'a> EventLoop<'a> {
             Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
-            Token::Device(id) => self.read_device(id),
+            Token::Device(id) => self.router.queue_turn(id, Work::Device),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
                     self.router.writable(&mut self.io, id, Instant::now());
                 }
                 if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                    self.read_peer(id);
+                    self.router.queue_turn(id, Work::Connection);
                 }
             }
         }
@@ -209,7 +237,10 @@ impl<'a> EventLoop<'a> {
             let start = Instant::now();
             match self.io.tun().recv(&mut self.buffer) {
                 Ok(len) => self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.router.end_tun_turn(true);
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let name = self.io.name().to_owned();
@@ -221,6 +252,7 @@ impl<'a> EventLoop<'a> {
                 }
             }
         }
+        self.router.end_tun_turn(false);
         Ok(())
     }
 
@@ -311,11 +343,12 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    fn read_device(&mut self, id: PeerId) {
+    /// Reads a peer's device. Returns true if it may have more.
+    fn read_device(&mut self, id: PeerId) -> bool {
         let mut turn = DeviceTurn::default();
         let mut is_first = true;
         while turn.is_open() && self.router.is_attached(id) {
-            let Some(device) = self.io.device(id) else { return };
+            let Some(device) = self.io.device(id) else { return false };
             // Only the first read of a turn is timed. That is enough to know the cost of reading.
             let start = is_first.then(Instant::now);
             let error = match device.recv(&mut self.buffer) {
@@ -329,15 +362,17 @@ impl<'a> EventLoop<'a> {
                     continue;
                 }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return,
+                    ErrorKind::WouldBlock => return false,
                     ErrorKind::Interrupted => continue,
                     ErrorKind::Unsupported => DeviceError::MayBlock,
                     _ if Tun::is_gone(&error) => DeviceError::Gone,
                     kind => DeviceError::Failed(tuntap_core::router::Fault(kind.to_string())),
                 },
             };
-            return self.router.device_failed(&mut self.io, id, error, Instant::now());
+            self.router.device_failed(&mut self.io, id, error, Instant::now());
+            return false;
         }
+        self.router.is_attached(id)
     }
 }
 

@@ -12,9 +12,11 @@ mod counters;
 mod credentials;
 mod debt;
 mod deliver;
+mod fair;
 mod flows;
 pub mod frames;
 mod gateway;
+mod held;
 mod inbound;
 mod interfaces;
 mod log;
@@ -30,6 +32,7 @@ pub mod session;
 mod shell;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 mod view;
 mod watch;
 
@@ -51,6 +54,7 @@ use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use gateway::PathMtus;
+use held::Held;
 use interfaces::InterfaceCache;
 use log::{Line, LogBudget};
 use meter::WorkMeter;
@@ -58,6 +62,7 @@ use notice::{Notice, Who};
 use quarantine::Quarantine;
 use queue::SpareBuffers;
 use reattach::ReattachQueue;
+use turns::Turns;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
@@ -134,6 +139,10 @@ pub struct Router {
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
+    /// True if the last turn of the TUN device left packets in it.
+    tun_has_backlog: bool,
+    turns: Turns,
+    held: Held,
 }
 
 impl Router {
@@ -161,6 +170,9 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
+            tun_has_backlog: false,
+            turns: Turns::default(),
+            held: Held::default(),
         }
     }
 
