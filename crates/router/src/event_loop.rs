@@ -127,10 +127,7 @@ impl<'a> EventLoop<'a> {
         while let Some(turn) = self.router.next_turn() {
             let start = Instant::now();
             let has_more = match turn.work {
-                Work::Connection => {
-                    self.read_peer(turn.peer);
-                    false
-                }
+                Work::Connection => self.read_peer(turn.peer),
                 Work::Device => self.read_device(turn.peer),
                 Work::Held => self.router.write_held(&mut self.io, turn.peer),
             };
@@ -159,22 +156,18 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline.
+    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline, and may be 0 while peers
+    /// wait for their turns.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
         self.io.pulse.beat();
-        if self.router.has_turns() {
-            return match self.io.epoll.wait(events, EpollTimeout::ZERO) {
-                Err(Errno::EINTR) => Ok(0),
-                result => result.map_err(RouterError::from),
-            };
-        }
         let mut now = Instant::now();
         self.busy_poll.begin(now);
+        let has_turns = self.router.has_turns();
         loop {
             let awake = self.busy_poll.is_open(now);
-            let timeout = if awake { EpollTimeout::ZERO } else { self.timeout(now) };
+            let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.timeout(now) };
             match self.io.epoll.wait(events, timeout) {
-                Ok(0) if awake => now = Instant::now(),
+                Ok(0) if awake && !has_turns => now = Instant::now(),
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
                 Ok(count) => {
                     if !awake {
@@ -298,11 +291,15 @@ impl<'a> EventLoop<'a> {
         self.io.with_connection(fd, |io| router.accept(io, connection, Instant::now()));
     }
 
-    fn read_peer(&mut self, id: PeerId) {
-        let Some(connection) = self.io.connection(id) else { return };
-        let Some(read) = self.router.begin_read(id, &mut self.buffer) else { return };
+    /// Reads a peer's connection. Returns true if it may have more.
+    fn read_peer(&mut self, id: PeerId) -> bool {
+        let Some(connection) = self.io.connection(id) else { return false };
+        let Some(read) = self.router.begin_read(id, &mut self.buffer) else { return false };
         let (start, len, with_descriptor) = match read {
-            Read::Credentials => return self.read_credentials(id),
+            Read::Credentials => {
+                self.read_credentials(id);
+                return false;
+            }
             Read::Bytes { start, len, with_descriptor } => (start, len, with_descriptor),
         };
         let free = &mut self.buffer[start..start + len];
@@ -321,10 +318,12 @@ impl<'a> EventLoop<'a> {
                 #[cfg(feature = "faults")]
                 tuntap_sys::faults::point("router");
                 self.router.received(&mut self.io, id, &self.buffer[..start + count], count, now);
+                return count == len;
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => self.router.connection_ended(&mut self.io, id, Some(fault(errno)), now),
         }
+        false
     }
 
     /// Reads the message with a peer's credentials, and nothing of what follows it.

@@ -30,6 +30,7 @@ impl Router {
         let Some(peer) = self.forwarder.remove_peer(id) else { return };
         let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
         self.admission.leave(id, account);
+        self.drop_held(id);
         if let Some(serial) = peer.session.serial {
             shell.unstore(serial);
         }

@@ -117,8 +117,184 @@ impl Router {
         self.held.put_back(peer, queue);
         has_more
     }
+
+    /// Drops what waits for a peer that is gone.
+    pub(super) fn drop_held(&mut self, peer: PeerId) {
+        let count = self.held.take(peer).map_or(0, |queue| queue.len());
+        (0..count).for_each(|_| self.count_drop(None, DropReason::NoPeer));
+    }
 }
 
 fn nanos(start: Instant, end: Instant) -> u64 {
     u64::try_from(end.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use etherparse::PacketBuilder;
+    use tuntap_wire::attach::Hello;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::frame::{self, FrameKind};
+    use tuntap_wire::offloads::Offloads;
+    use tuntap_wire::vnet::VNET_HEADER_LEN;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::forward::Forwarder;
+
+    const HOST: [u8; 4] = [192, 0, 2, 1];
+    /// The cost of reading a packet.
+    const READ: Duration = Duration::from_micros(1);
+
+    /// A router with attached peers, to which the host sends.
+    struct World {
+        shell: TestShell,
+        router: Router,
+        peers: Vec<PeerId>,
+        /// How many packets were sent to each peer.
+        sent: Vec<u16>,
+    }
+
+    impl World {
+        fn new(count: u8) -> Self {
+            let now = Instant::now();
+            let mut shell = TestShell::default();
+            (shell.now, shell.write_cost) = (Some(now), 4 * READ);
+            let router = Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), now);
+            let mut this = Self { shell, router, peers: Vec::new(), sent: vec![0; count.into()] };
+            for index in 0..count {
+                let id = this.connect();
+                let packet = packet(address(index), HOST, 0);
+                this.router.device_packet(&mut this.shell, id, &packet, Some((now, now + READ)));
+                this.peers.push(id);
+            }
+            this
+        }
+
+        fn connect(&mut self) -> PeerId {
+            let Self { shell, router, .. } = self;
+            let now = router.now;
+            let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
+            let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+            let id = router.accept(shell, connection, now).expect("there is room");
+            let mut hello = Vec::new();
+            assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+            router.received(shell, id, &hello, hello.len(), now);
+            assert!(router.is_attached(id));
+            id
+        }
+
+        fn send(&mut self, index: u8) {
+            let number = self.sent[usize::from(index)];
+            self.sent[usize::from(index)] += 1;
+            let start = self.shell.now.expect("it is set");
+            self.shell.now = Some(start + READ);
+            let bytes = packet(HOST, address(index), number);
+            self.router.tun_packet(&mut self.shell, &bytes, start, start + READ);
+        }
+
+        /// Serves the next peer. Returns which it was.
+        fn serve(&mut self) -> Option<PeerId> {
+            let turn = self.router.next_turn()?;
+            assert_eq!(turn.work, Work::Held);
+            let start = self.shell.now.expect("it is set");
+            let has_more = self.router.write_held(&mut self.shell, turn.peer);
+            let end = self.shell.now.expect("it is set");
+            self.router.end_turn(turn, start, end, has_more);
+            Some(turn.peer)
+        }
+
+        /// The numbers of the packets that were written to a peer.
+        fn written(&self, index: u8) -> Vec<u16> {
+            let id = self.peers[usize::from(index)];
+            let numbers = self.shell.written.iter().filter(|(to, _)| *to == id);
+            numbers.map(|(_, bytes)| u16::from_be_bytes([bytes[22], bytes[23]])).collect()
+        }
+
+        fn dropped(&self, index: u8) -> u64 {
+            let peer = self.router.forwarder.peers.get(self.peers[usize::from(index)]).expect("it lives");
+            peer.session.traffic.drops.get(DropReason::QueueFull)
+        }
+    }
+
+    const fn address(index: u8) -> [u8; 4] {
+        [10, 0, 0, index + 2]
+    }
+
+    /// A packet whose destination port is its number.
+    fn packet(src: [u8; 4], dst: [u8; 4], number: u16) -> Vec<u8> {
+        let mut bytes = vec![0; VNET_HEADER_LEN];
+        PacketBuilder::ipv4(src, dst, 64).udp(53, number).write(&mut bytes, b"").expect("a valid packet");
+        bytes
+    }
+
+    #[test]
+    fn nothing_waits_while_the_device_is_empty_now_and_then() {
+        let mut world = World::new(2);
+        for _ in 0..50 {
+            for _ in 0..world.router.begin_tun_turn() {
+                world.send(0);
+            }
+            world.router.end_tun_turn(true);
+        }
+        assert_eq!((world.written(0).len(), world.router.has_turns()), (50 * PACKET_BUDGET, false));
+    }
+
+    #[test]
+    fn flood_to_one_peer_costs_others_nothing() {
+        let mut world = World::new(3);
+        let mut read = 0;
+        for _ in 0..50 {
+            for _ in 0..world.router.begin_tun_turn() {
+                world.send(if read % 100 == 99 { 1 } else { 0 });
+                read += 1;
+                // Packets of those who get few of them are written at once.
+                assert_eq!(world.written(1).len(), usize::from(world.sent[1]), "after {read} packets");
+            }
+            world.router.end_tun_turn(false);
+            assert_eq!(world.serve().is_some(), world.router.held.has(world.peers[0]) || read > PACKET_BUDGET);
+        }
+        while world.serve().is_some() {}
+        let written = world.written(0);
+        assert!(written.is_sorted(), "the flood stays in order");
+        let lost = u64::from(world.sent[0]) - written.len() as u64;
+        assert_eq!((world.dropped(0), world.dropped(1)), (lost, 0));
+        assert!(lost > 1000 && written.len() > 50 * PACKET_BUDGET / 2, "{lost} lost, {} written", written.len());
+        assert!(world.written(1).is_sorted());
+        assert_eq!(world.router.counters.drops.get(DropReason::QueueFull), lost);
+    }
+
+    #[test]
+    fn flooded_peers_share_the_time() {
+        let mut world = World::new(3);
+        for _ in 0..100 {
+            for index in 0..world.router.begin_tun_turn() {
+                world.send(if index % 4 == 0 { 1 } else { 0 });
+            }
+            world.router.end_tun_turn(false);
+            world.serve();
+        }
+        let (many, few) = (world.written(0).len(), world.written(1).len());
+        assert!(many.abs_diff(few) <= many / 5, "{many} and {few}");
+    }
+
+    #[test]
+    fn who_leaves_takes_what_waited_along() {
+        let mut world = World::new(2);
+        for _ in 0..3 {
+            (0..PACKET_BUDGET).for_each(|_| world.send(0));
+            world.router.end_tun_turn(false);
+        }
+        assert!(world.router.held.has(world.peers[0]));
+        let (id, now, written) = (world.peers[0], world.router.now, world.shell.written.len());
+        world.router.connection_ended(&mut world.shell, id, None, now);
+        let lost = u64::from(world.sent[0]) - written as u64;
+        assert_eq!((world.router.held.has(id), world.router.counters.drops.get(DropReason::NoPeer)), (false, lost));
+        while world.serve().is_some() {}
+        assert_eq!(world.shell.written.len(), written);
+    }
 }

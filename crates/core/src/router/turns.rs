@@ -60,10 +60,12 @@ impl Slot {
     }
 }
 
-/// An entry of the queue. The earliest start comes first, and among equals the one that came first.
+/// An entry of the queue. The earliest start comes first; among equals those that had less than the others before, and then the
+/// one that came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     start: u64,
+    was_ahead: bool,
     serial: u64,
     index: u32,
     generation: u32,
@@ -85,8 +87,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Nobody gets further ahead of the others than by so many usual turns. So what a peer got while it took nothing from
-    /// others doesn't count for long.
+    /// By writes without turns nobody gets further ahead of the others than by so many usual turns. So what was written while
+    /// there was time for it doesn't count for long.
     const MAX_LEAD: u64 = 8;
 
     /// Returns true if nobody waits for a turn.
@@ -105,15 +107,22 @@ impl Turns {
         if std::mem::replace(&mut slot.waits[work as usize], true) {
             return;
         }
-        let start = slot.account(work).served_until.max(now);
+        let served_until = slot.account(work).served_until;
         self.last_serial += 1;
         let PeerId { index, generation } = peer;
-        self.queue.push(Reverse(Entry { start, serial: self.last_serial, index, generation, work }));
+        self.queue.push(Reverse(Entry {
+            start: served_until.max(now),
+            was_ahead: served_until > now,
+            serial: self.last_serial,
+            index,
+            generation,
+            work,
+        }));
     }
 
     /// Takes the next turn from the queue.
     pub fn next(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, index, generation, work, .. })) = self.queue.pop() {
+        while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
             let peer = PeerId { index, generation };
             // Another peer may have the slot by now.
             let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
@@ -121,28 +130,28 @@ impl Turns {
                 continue;
             };
             slot.waits[work as usize] = false;
-            let is_last = start > self.now;
             self.now = self.now.max(start);
-            return Some(Turn { peer, work, is_last });
+            return Some(Turn { peer, work, is_last: was_ahead });
         }
         None
     }
 
     /// Charges a turn of `nanos` to a peer.
     pub fn charge_turn(&mut self, peer: PeerId, work: Work, nanos: u64) {
-        self.usual_cost = (self.usual_cost * 15).div_ceil(16) + nanos / 16;
-        self.charge(peer, work, nanos);
+        self.usual_cost = self.usual_cost.saturating_mul(15) / 16 + nanos / 16;
+        self.charge(peer, work, nanos, u64::MAX);
     }
 
     /// Charges a write to a peer's device that came without a turn.
     pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
-        self.charge(peer, Work::Held, nanos);
+        self.charge(peer, Work::Held, nanos, Self::MAX_LEAD * self.usual_cost.max(1));
     }
 
-    fn charge(&mut self, peer: PeerId, work: Work, nanos: u64) {
-        let (now, lead) = (self.now, Self::MAX_LEAD * self.usual_cost.max(1));
+    fn charge(&mut self, peer: PeerId, work: Work, nanos: u64, max_lead: u64) {
+        let (now, most) = (self.now, self.now.saturating_add(max_lead));
         let account = self.slot(peer).account(work);
-        let served_until = account.served_until.max(now).saturating_add(nanos).min(now + lead);
+        let before = account.served_until.max(now);
+        let served_until = before.saturating_add(nanos).min(most.max(before));
         account.served_until = served_until;
         self.latest = self.latest.max(served_until);
     }
@@ -163,5 +172,114 @@ impl Turns {
             *slot = Slot::new(peer);
         }
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn peer(index: u32) -> PeerId {
+        PeerId { index, generation: 0 }
+    }
+
+    const SPARSE: PeerId = peer(1000);
+
+    /// Peers that always have more to do, and the cost of a turn of each.
+    struct Flood {
+        turns: Turns,
+        costs: Vec<u64>,
+        /// What each has had.
+        had: Vec<u64>,
+    }
+
+    impl Flood {
+        fn new(costs: &[u64]) -> Self {
+            let mut turns = Turns::default();
+            (0..).zip(costs).for_each(|(index, _)| turns.queue(peer(index), Work::Device));
+            Self { turns, costs: costs.to_vec(), had: vec![0; costs.len()] }
+        }
+
+        /// Serves the next one, and returns who it was.
+        fn serve(&mut self) -> PeerId {
+            let turn = self.turns.next().expect("a flood has no end");
+            if turn.peer == SPARSE {
+                self.turns.charge_turn(SPARSE, turn.work, 1);
+            } else {
+                let index = turn.peer.index as usize;
+                self.had[index] += self.costs[index];
+                self.turns.charge_turn(turn.peer, turn.work, self.costs[index]);
+                self.turns.queue(turn.peer, turn.work);
+            }
+            turn.peer
+        }
+    }
+
+    #[test]
+    fn peers_share_the_time_whatever_their_turns_cost() {
+        let costs = [7, 100, 100, 1000];
+        let mut flood = Flood::new(&costs);
+        for _ in 0..20_000 {
+            flood.serve();
+            let (least, most) = (flood.had.iter().min(), flood.had.iter().max());
+            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1000), "{:?}", flood.had);
+        }
+    }
+
+    #[test]
+    fn peer_with_little_to_do_is_served_before_those_that_flood() {
+        for costs in [[100; 10], [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]] {
+            let mut flood = Flood::new(&costs);
+            for moment in 0..1000 {
+                (0..20 + moment % 7).for_each(|_| _ = flood.serve());
+                flood.turns.queue(SPARSE, Work::Connection);
+                assert_eq!(flood.serve(), SPARSE, "{costs:?}, {moment}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_was_served_alone_owes_nothing() {
+        let mut flood = Flood::new(&[100]);
+        (0..1000).for_each(|_| _ = flood.serve());
+        flood.costs.push(100);
+        flood.had.push(0);
+        flood.turns.queue(peer(1), Work::Device);
+        let served: Vec<_> = (0..10).map(|_| flood.serve().index).collect();
+        let of_first = served.iter().filter(|index| **index == 0).count();
+        assert!((4..=6).contains(&of_first), "{served:?}");
+    }
+
+    #[test]
+    fn writes_without_turns_count_but_not_for_ever() {
+        let mut flood = Flood::new(&[100, 100]);
+        (0..100).for_each(|_| _ = flood.serve());
+        assert!(!flood.turns.is_ahead(SPARSE));
+        (0..100_000).for_each(|_| flood.turns.charge_write(SPARSE, 50));
+        assert!(flood.turns.is_ahead(SPARSE));
+        flood.turns.queue(SPARSE, Work::Held);
+        let turns = (0..100).take_while(|_| flood.serve() != SPARSE).count();
+        assert!((2..=20).contains(&turns), "it was served after {turns} turns of others");
+    }
+
+    #[test]
+    fn directions_of_a_peer_have_accounts_of_their_own() {
+        let mut flood = Flood::new(&[100, 100]);
+        (0..100).for_each(|_| _ = flood.serve());
+        flood.turns.charge_write(peer(0), 10_000);
+        (0..10).for_each(|_| _ = flood.serve());
+        assert!(flood.had[0].abs_diff(flood.had[1]) <= 100, "{:?}", flood.had);
+    }
+
+    #[test]
+    fn turn_of_a_peer_that_left_is_nobodys() {
+        let mut turns = Turns::default();
+        turns.queue(peer(3), Work::Device);
+        turns.charge_turn(peer(3), Work::Device, 1000);
+        let next = PeerId { index: 3, generation: 1 };
+        turns.queue(next, Work::Connection);
+        turns.queue(next, Work::Connection);
+        assert_eq!(turns.next(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
+        assert_eq!((turns.next(), turns.is_empty()), (None, true));
     }
 }
