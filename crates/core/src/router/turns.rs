@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
 
 /// What is done in a turn.
@@ -81,13 +82,14 @@ pub struct Turns {
     now: u64,
     /// The latest virtual time that anyone was served until.
     latest: u64,
-    /// The average cost of a turn in nanoseconds.
-    usual_cost: u64,
+    /// The average cost in nanoseconds of turns that ended before everything was done. Before the first one, what as many
+    /// writes would cost.
+    full_cost: u64,
     last_serial: u64,
 }
 
 impl Turns {
-    /// By writes without turns nobody gets further ahead of the others than by so many usual turns. So what was written while
+    /// By writes without turns nobody gets further ahead of the others than by so many full turns. So what was written while
     /// there was time for it doesn't count for long.
     const MAX_LEAD: u64 = 8;
 
@@ -136,15 +138,21 @@ impl Turns {
         None
     }
 
-    /// Charges a turn of `nanos` to a peer.
-    pub fn charge_turn(&mut self, peer: PeerId, work: Work, nanos: u64) {
-        self.usual_cost = self.usual_cost.saturating_mul(15) / 16 + nanos / 16;
-        self.charge(peer, work, nanos, u64::MAX);
+    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
+    pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
+        self.charge(turn.peer, turn.work, nanos, u64::MAX);
+        if has_more {
+            self.full_cost = self.full_cost.saturating_mul(15) / 16 + nanos / 16;
+            self.queue(turn.peer, turn.work);
+        }
     }
 
     /// Charges a write to a peer's device that came without a turn.
     pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
-        self.charge(peer, Work::Held, nanos, Self::MAX_LEAD * self.usual_cost.max(1));
+        if self.full_cost == 0 {
+            self.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
+        }
+        self.charge(peer, Work::Held, nanos, Self::MAX_LEAD.saturating_mul(self.full_cost));
     }
 
     fn charge(&mut self, peer: PeerId, work: Work, nanos: u64, max_lead: u64) {
@@ -156,10 +164,10 @@ impl Turns {
         self.latest = self.latest.max(served_until);
     }
 
-    /// Returns true if what is sent to the peer has had more than its share of the time.
+    /// Returns true if what is sent to the peer has had more of the time than others, by more than a full turn.
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
-        let now = self.now;
-        self.slot(peer).to.served_until > now
+        let limit = self.now.saturating_add(self.full_cost);
+        self.slot(peer).to.served_until > limit
     }
 
     fn slot(&mut self, peer: PeerId) -> &mut Slot {
@@ -204,12 +212,11 @@ mod tests {
         fn serve(&mut self) -> PeerId {
             let turn = self.turns.next().expect("a flood has no end");
             if turn.peer == SPARSE {
-                self.turns.charge_turn(SPARSE, turn.work, 1);
+                self.turns.end(turn, 1, false);
             } else {
                 let index = turn.peer.index as usize;
                 self.had[index] += self.costs[index];
-                self.turns.charge_turn(turn.peer, turn.work, self.costs[index]);
-                self.turns.queue(turn.peer, turn.work);
+                self.turns.end(turn, self.costs[index], true);
             }
             turn.peer
         }
@@ -275,7 +282,7 @@ mod tests {
     fn turn_of_a_peer_that_left_is_nobodys() {
         let mut turns = Turns::default();
         turns.queue(peer(3), Work::Device);
-        turns.charge_turn(peer(3), Work::Device, 1000);
+        turns.end(Turn { peer: peer(3), work: Work::Device, is_last: false }, 1000, true);
         let next = PeerId { index: 3, generation: 1 };
         turns.queue(next, Work::Connection);
         turns.queue(next, Work::Connection);
