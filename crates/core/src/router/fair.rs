@@ -17,6 +17,17 @@ use crate::policy::registry::PeerId;
 /// Packets that are read from the TUN device in one turn while its queue doesn't become empty: as many as it has room for.
 pub const BACKLOG_BUDGET: usize = 512;
 
+/// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's queue
+/// may be filling faster than they can be written.
+const BURST: usize = 16;
+
+/// Packets up to this length are cheaper to copy than to write. Longer ones are copied only if the device has a backlog: TCP sends
+/// no more of those than the queue has room for.
+const CHEAP_LEN: usize = 2048;
+
+/// The most packets that waited and are written in one turn. The TUN device is read before the next one.
+const HELD_PACKETS: usize = 32;
+
 impl Router {
     /// Notes that there is something to do for a peer.
     pub fn queue_turn(&mut self, peer: PeerId, work: Work) {
@@ -40,6 +51,7 @@ impl Router {
 
     /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
     pub fn begin_tun_turn(&mut self) -> usize {
+        self.tun_reads = 0;
         let usual = if self.tun_has_backlog { BACKLOG_BUDGET } else { PACKET_BUDGET };
         std::mem::take(&mut self.outbound_streak).max(usual)
     }
@@ -56,15 +68,16 @@ impl Router {
         self.outbound_streak >= PACKET_BUDGET || self.tun_has_backlog
     }
 
-    /// Delivers a packet that came by the TUN device. It waits if the device has more of them, and its peer has had more than its
-    /// share. If it can't be delivered, it has already been counted as dropped.
+    /// Delivers a packet that came by the TUN device. It waits if the device may have many more of them, and its peer has
+    /// had more than its share. If it can't be delivered, it has already been counted as dropped.
     pub(super) fn deliver_in_turn(
         &mut self,
         shell: &mut impl Shell,
         peer: PeerId,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        if !self.has_to_wait(peer) {
+        self.tun_reads += 1;
+        if !self.has_to_wait(peer, packet.packet().bytes().len()) {
             let start = self.now;
             let result = self.deliver(shell, peer, packet);
             self.turns.charge_write(peer, nanos(start, self.now));
@@ -84,20 +97,22 @@ impl Router {
     }
 
     /// Frames have a queue of their own, which costs little.
-    fn has_to_wait(&mut self, peer: PeerId) -> bool {
+    fn has_to_wait(&mut self, peer: PeerId, len: usize) -> bool {
         if self.held.has(peer) {
             return true;
         }
         let is_attached =
             || self.forwarder.peers.get(peer).is_some_and(|peer| peer.session.transport == Transport::Tun);
-        self.tun_has_backlog && is_attached() && self.turns.is_ahead(peer)
+        let may_have_more = self.tun_has_backlog || self.tun_reads > BURST && len <= CHEAP_LEN;
+        may_have_more && is_attached() && self.turns.is_ahead(peer)
     }
 
     /// Writes packets that wait for a peer to its device. Returns true if more of them wait.
     pub fn write_held(&mut self, shell: &mut impl Shell, peer: PeerId) -> bool {
         let Some(mut queue) = self.held.take(peer) else { return false };
         let mut turn = DeviceTurn::default();
-        while let Some(bytes) = queue.first().filter(|_| turn.is_open()) {
+        for _ in 0..HELD_PACKETS {
+            let Some(bytes) = queue.first().filter(|_| turn.is_open()) else { break };
             turn.count(bytes.len(), 0);
             match GsoPacket::parse(bytes) {
                 Ok(packet) => {
@@ -230,15 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_while_the_device_is_empty_now_and_then() {
+    fn nothing_waits_while_the_device_has_few_packets_at_a_time() {
         let mut world = World::new(2);
         for _ in 0..50 {
-            for _ in 0..world.router.begin_tun_turn() {
-                world.send(0);
-            }
+            world.router.begin_tun_turn();
+            (0..BURST).for_each(|_| world.send(0));
             world.router.end_tun_turn(true);
         }
-        assert_eq!((world.written(0).len(), world.router.has_turns()), (50 * PACKET_BUDGET, false));
+        assert_eq!((world.written(0).len(), world.router.has_turns()), (50 * BURST, false));
     }
 
     #[test]
@@ -260,7 +274,7 @@ mod tests {
         assert!(written.is_sorted(), "the flood stays in order");
         let lost = u64::from(world.sent[0]) - written.len() as u64;
         assert_eq!((world.dropped(0), world.dropped(1)), (lost, 0));
-        assert!(lost > 1000 && written.len() > 50 * PACKET_BUDGET / 2, "{lost} lost, {} written", written.len());
+        assert!(lost > 1000 && written.len() > 50 * HELD_PACKETS / 2, "{lost} lost, {} written", written.len());
         assert!(world.written(1).is_sorted());
         assert_eq!(world.router.counters.drops.get(DropReason::QueueFull), lost);
     }

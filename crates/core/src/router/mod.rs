@@ -141,6 +141,8 @@ pub struct Router {
     outbound_streak: usize,
     /// True if the last turn of the TUN device left packets in it.
     tun_has_backlog: bool,
+    /// The number of packets towards peers in this turn of the TUN device.
+    tun_reads: usize,
     turns: Turns,
     held: Held,
 }
@@ -171,6 +173,7 @@ impl Router {
             accept_again_at: None,
             outbound_streak: 0,
             tun_has_backlog: false,
+            tun_reads: 0,
             turns: Turns::default(),
             held: Held::default(),
         }

@@ -93,6 +93,9 @@ impl Turns {
     /// there was time for it doesn't count for long.
     const MAX_LEAD: u64 = 8;
 
+    /// Who has had no more than this part (1/n) of a full turn beyond others counts as one with little to do.
+    const TOLERATED_PART: u64 = 4;
+
     /// Returns true if nobody waits for a turn.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -164,9 +167,10 @@ impl Turns {
         self.latest = self.latest.max(served_until);
     }
 
-    /// Returns true if what is sent to the peer has had more of the time than others, by more than a full turn.
+    /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
+    /// turn.
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
-        let limit = self.now.saturating_add(self.full_cost);
+        let limit = self.now.saturating_add(self.full_cost / Self::TOLERATED_PART);
         self.slot(peer).to.served_until > limit
     }
 
