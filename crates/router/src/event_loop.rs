@@ -156,8 +156,8 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline, and may be 0 while peers
-    /// wait for their turns.
+    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline, and may be 0 while
+    /// peers wait for their turns.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
         self.io.pulse.beat();
         let mut now = Instant::now();

@@ -7,6 +7,7 @@ use tuntap_wire::rule::Direction;
 
 use super::attach::DeviceTurn;
 use super::inbound::Ingress;
+use super::meter::nanos;
 use super::session::Transport;
 use super::shell::Shell;
 use super::turns::{Turn, Work};
@@ -17,12 +18,12 @@ use crate::policy::registry::PeerId;
 /// Packets that are read from the TUN device in one turn while its queue doesn't become empty: as many as it has room for.
 pub const BACKLOG_BUDGET: usize = 512;
 
-/// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's queue
-/// may be filling faster than they can be written.
+/// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's
+/// queue may be filling faster than they can be written.
 const BURST: usize = 16;
 
-/// Packets up to this length are cheaper to copy than to write. Longer ones are copied only if the device has a backlog: TCP sends
-/// no more of those than the queue has room for.
+/// Packets up to this length are much cheaper to copy than to write. Longer ones are copied only if the device has a backlog:
+/// TCP sends no more of those than the queue has room for.
 const CHEAP_LEN: usize = 2048;
 
 /// The most packets that waited and are written in one turn. The TUN device is read before the next one.
@@ -41,12 +42,12 @@ impl Router {
 
     /// Returns what is to be done next.
     pub fn next_turn(&mut self) -> Option<Turn> {
-        self.turns.next()
+        self.turns.take()
     }
 
     /// Ends a turn, which took from `start` to `end`. If `has_more` is true, the peer gets another one.
     pub fn end_turn(&mut self, turn: Turn, start: Instant, end: Instant, has_more: bool) {
-        self.turns.end(turn, nanos(start, end), has_more);
+        self.turns.end(turn, nanos(end.saturating_duration_since(start)), has_more);
     }
 
     /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
@@ -61,8 +62,8 @@ impl Router {
         self.tun_has_backlog = !is_empty;
     }
 
-    /// Returns true if the TUN device is to be read before the next turn of a peer. All packets towards the peers come by this
-    /// one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
+    /// Returns true if the TUN device is to be read before the next turn of a peer. All packets towards the peers come by
+    /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
     /// overflow, and honest peers would receive nothing any more.
     pub const fn is_tun_turn_due(&self) -> bool {
         self.outbound_streak >= PACKET_BUDGET || self.tun_has_backlog
@@ -80,7 +81,7 @@ impl Router {
         if !self.has_to_wait(peer, packet.packet().bytes().len()) {
             let start = self.now;
             let result = self.deliver(shell, peer, packet);
-            self.turns.charge_write(peer, nanos(start, self.now));
+            self.turns.charge_write(peer, nanos(self.now.saturating_duration_since(start)));
             return result;
         }
         let result = self.held.push(peer, packet);
@@ -135,10 +136,6 @@ impl Router {
         let count = self.held.take(peer).map_or(0, |queue| queue.len());
         (0..count).for_each(|_| self.count_drop(None, DropReason::NoPeer));
     }
-}
-
-fn nanos(start: Instant, end: Instant) -> u64 {
-    u64::try_from(end.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Packets towards peers that wait until it is their turn. They come by one device for all peers, whose queue is bounded in
 //! packets: it must be read faster than it fills, also while somebody floods a peer. To read a packet costs less than to
-//! write it to a peer's device. So while the device's queue is not empty, packets for those peers that have had more than their
-//! share are held here, and what doesn't fit is dropped as theirs.
+//! write it to a peer's device. So while the device's queue is not empty, packets for those peers that have had more than
+//! their share are held here, and what doesn't fit is dropped as theirs.
 
 use std::collections::{HashMap, VecDeque};
 

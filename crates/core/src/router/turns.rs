@@ -1,7 +1,7 @@
-//! Who is served next. Peers share the router's time: what a peer's turn cost, writes included, is charged to it, and the one
-//! that has had the least is served next (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). So a peer with little to do is
-//! served before those that flood, within one turn of theirs, and among those that flood each gets the same time, however
-//! large or small its packets are. There is no bound in time: all that counts is the order.
+//! Who is served next. Peers share the router's time: what a peer's turn cost, writes included, is charged to it, and the
+//! one that has had the least is served next (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). So a peer with
+//! little to do is served before those that flood, within one turn of theirs, and among those that flood each gets the same
+//! time, however large or small its packets are. There is no bound in time: all that counts is the order.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -31,29 +31,25 @@ pub struct Turn {
     pub is_last: bool,
 }
 
-/// One direction of a peer: what it sends, or what is sent to it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Account {
-    /// The virtual time, in nanoseconds of cost, up to which it was served.
-    served_until: u64,
-}
-
-/// A slot of the table of peers.
+/// A peer in its slot of the table of peers. The two directions have virtual times of their own: who is flooded can still send.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     peer: PeerId,
-    from: Account,
-    to: Account,
+    /// The virtual time, in nanoseconds of cost, up to which what it sends was served.
+    from: u64,
+    /// The same for what is sent to it.
+    to: u64,
     /// Which kinds of work wait, by [`Work`].
     waits: [bool; 3],
 }
 
 impl Slot {
-    fn new(peer: PeerId) -> Self {
-        Self { peer, from: Account::default(), to: Account::default(), waits: [false; 3] }
+    const fn new(peer: PeerId) -> Self {
+        Self { peer, from: 0, to: 0, waits: [false; 3] }
     }
 
-    const fn account(&mut self, work: Work) -> &mut Account {
+    /// Returns the virtual time up to which such work was served.
+    const fn served_until(&mut self, work: Work) -> &mut u64 {
         match work {
             Work::Connection | Work::Device => &mut self.from,
             Work::Held => &mut self.to,
@@ -61,8 +57,8 @@ impl Slot {
     }
 }
 
-/// An entry of the queue. The earliest start comes first; among equals those that had less than the others before, and then the
-/// one that came first.
+/// An entry of the queue. The earliest start comes first; among equals those that were not ahead of others, and then the one
+/// that came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     start: u64,
@@ -112,7 +108,7 @@ impl Turns {
         if std::mem::replace(&mut slot.waits[work as usize], true) {
             return;
         }
-        let served_until = slot.account(work).served_until;
+        let served_until = *slot.served_until(work);
         self.last_serial += 1;
         let PeerId { index, generation } = peer;
         self.queue.push(Reverse(Entry {
@@ -126,7 +122,7 @@ impl Turns {
     }
 
     /// Takes the next turn from the queue.
-    pub fn next(&mut self) -> Option<Turn> {
+    pub fn take(&mut self) -> Option<Turn> {
         while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
             let peer = PeerId { index, generation };
             // Another peer may have the slot by now.
@@ -160,18 +156,18 @@ impl Turns {
 
     fn charge(&mut self, peer: PeerId, work: Work, nanos: u64, max_lead: u64) {
         let (now, most) = (self.now, self.now.saturating_add(max_lead));
-        let account = self.slot(peer).account(work);
-        let before = account.served_until.max(now);
-        let served_until = before.saturating_add(nanos).min(most.max(before));
-        account.served_until = served_until;
-        self.latest = self.latest.max(served_until);
+        let served_until = self.slot(peer).served_until(work);
+        let before = now.max(*served_until);
+        *served_until = before.saturating_add(nanos).min(most.max(before));
+        let latest = *served_until;
+        self.latest = self.latest.max(latest);
     }
 
     /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
     /// turn.
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
         let limit = self.now.saturating_add(self.full_cost / Self::TOLERATED_PART);
-        self.slot(peer).to.served_until > limit
+        self.slot(peer).to > limit
     }
 
     fn slot(&mut self, peer: PeerId) -> &mut Slot {
@@ -214,7 +210,7 @@ mod tests {
 
         /// Serves the next one, and returns who it was.
         fn serve(&mut self) -> PeerId {
-            let turn = self.turns.next().expect("a flood has no end");
+            let turn = self.turns.take().expect("a flood has no end");
             if turn.peer == SPARSE {
                 self.turns.end(turn, 1, false);
             } else {
@@ -290,7 +286,7 @@ mod tests {
         let next = PeerId { index: 3, generation: 1 };
         turns.queue(next, Work::Connection);
         turns.queue(next, Work::Connection);
-        assert_eq!(turns.next(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
-        assert_eq!((turns.next(), turns.is_empty()), (None, true));
+        assert_eq!(turns.take(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
+        assert_eq!((turns.take(), turns.is_empty()), (None, true));
     }
 }
