@@ -4,6 +4,7 @@ measurement without the flood right before, or a loss."""
 import contextlib
 import math
 import re
+import signal
 import time
 
 import helpers
@@ -23,13 +24,15 @@ LEAD = 0.5
 class Crowd(Router):
     """A router with ten vassals that can flood, and two honest ones."""
 
+    serving = None
+
     vassal_addresses = {
         name: (f"10.0.0.{number}", f"fd00:77::{number:x}") for number, name in enumerate(PEOPLE, 2)
     }
 
     def get_ready(self):
         super().get_ready()
-        if not hasattr(self, "serving"):
+        if self.serving is None:
             self.serving = [helpers.start(self.lab, self.vassals[name], "serve") for name in PEOPLE]
 
     def link_of(self, name):
@@ -41,8 +44,7 @@ class Crowd(Router):
 
 @contextlib.contextmanager
 def flooding(lab, senders):
-    """Floods: `senders` are pairs of a namespace and an address. Yields a function that tells the packets sent so far
-    only after the end, as the floods run until then."""
+    """Floods while the block runs. `senders` are pairs of a namespace and an address."""
     flood = str(lab.dir / "flood")
     running = [lab.start(space, f"flood-{space.name}.log", flood, address, "3600") for space, address in senders]
     try:
@@ -70,7 +72,7 @@ class Pings:
     def end(self):
         """Returns the share that was lost, and the 99th percentile of the round trips in milliseconds."""
         # SIGINT makes ping wait no longer, so that the last requests may be without an answer.
-        self.process.send_signal(2)
+        self.process.send_signal(signal.SIGINT)
         wait_for("ping", 5, lambda: self.process.poll() is not None)
         self.lab.end(self.process)
         text = self.log.read_text()

@@ -31,6 +31,7 @@ impl Router {
         let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
         self.held.forget(&peer.session.queues);
         self.admission.leave(id, account);
+        self.drop_backlog(id);
         if let Some(serial) = peer.session.serial {
             shell.unstore(serial);
         }

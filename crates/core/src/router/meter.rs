@@ -407,7 +407,8 @@ impl Expenses {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// Returns a duration in nanoseconds.
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
