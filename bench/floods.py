@@ -19,6 +19,8 @@ PEOPLE = [f"flooder{number}" for number in range(FLOODERS)] + [HONEST, PINGER]
 # The interval of pings in seconds, and how long a flood runs before anything is measured beside it.
 PING_INTERVAL = 0.01
 LEAD = 0.5
+# Packets per second of a flood that isn't as fast as it can be: those of 64 bytes on Ethernet of 100 Mbit/s are 148,810.
+PACE = 148_810
 
 
 class Crowd(Router):
@@ -43,10 +45,12 @@ class Crowd(Router):
 
 
 @contextlib.contextmanager
-def flooding(lab, senders):
-    """Floods while the block runs. `senders` are pairs of a namespace and an address."""
-    flood = str(lab.dir / "flood")
-    running = [lab.start(space, f"flood-{space.name}.log", flood, address, "3600") for space, address in senders]
+def flooding(lab, senders, rate=None):
+    """Floods while the block runs. `senders` are pairs of a namespace and an address. With a rate, each sends so many packets in a
+    second, else as many as it can."""
+    flood = [str(lab.dir / "flood")] if rate is None else [str(lab.dir / "pour"), "18", str(rate), "3600"]
+    order = (lambda address: [address, "3600"]) if rate is None else (lambda address: [address])
+    running = [lab.start(space, f"flood-{space.name}.log", *flood, *order(address)) for space, address in senders]
     try:
         time.sleep(LEAD)
         yield
@@ -124,11 +128,20 @@ def flood_out(lab, subject, times, _version):
 
 
 def flood_in(lab, subject, times, _version):
-    """The host floods one vassal from two processes."""
+    """The host floods one vassal from two processes, as fast as they can."""
+    return flood_from_host("flood_in", lab, subject, times, senders=2)
+
+
+def flood_in_paced(lab, subject, times, _version):
+    """The host sends one vassal as many small packets as a fast line of 100 Mbit/s can bring."""
+    return flood_from_host("flood_in_paced", lab, subject, times, senders=1, rate=PACE)
+
+
+def flood_from_host(name, lab, subject, times, senders, rate=None):
     victim = PEOPLE[0]
     quiet = beside(lab, subject, times)
     before, start = subject.stats(), time.monotonic()
-    with flooding(lab, [(subject.host, subject.address_of(victim))] * 2):
+    with flooding(lab, [(subject.host, subject.address_of(victim))] * senders, rate):
         loud = beside(lab, subject, times)
     passed = subject.stats()["totals"]["tun_rx_packets"] - before["totals"]["tun_rx_packets"]
-    return figures("flood_in", quiet, loud, 1) | {"flood_in_read": passed / (time.monotonic() - start) / 1e3}
+    return figures(name, quiet, loud, 1) | {f"{name}_read": passed / (time.monotonic() - start) / 1e3}

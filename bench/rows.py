@@ -58,6 +58,13 @@ FIGURES = {
     "flood_in_quiet_lost": Figure("Pings lost beside TCP, before that flood", "%"),
     "flood_in_quiet_p99": Figure("Ping beside TCP, before that flood, 99th percentile", "ms"),
     "flood_in_read": Figure("Packets that the router reads while the host floods a vassal", "kpps", 1),
+    "flood_in_paced_tcp_out": Figure("TCP out while the host sends another vassal 149 kpps", "of that alone"),
+    "flood_in_paced_tcp_in": Figure("TCP in while the host sends another vassal 149 kpps", "of that alone"),
+    "flood_in_paced_lost": Figure("Pings lost while the host sends another vassal 149 kpps", "%"),
+    "flood_in_paced_p99": Figure("Ping while the host sends another vassal 149 kpps, 99th percentile", "ms"),
+    "flood_in_paced_quiet_lost": Figure("Pings lost beside TCP, before these", "%"),
+    "flood_in_paced_quiet_p99": Figure("Ping beside TCP, before these, 99th percentile", "ms"),
+    "flood_in_paced_read": Figure("Packets that the router reads while the host sends a vassal 149 kpps", "kpps", 1),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
 FIGURES |= shapes.FIGURES
@@ -130,6 +137,7 @@ ROWS = {
     "connects": Row(ENDS, connects),
     "flood-out": Row(CROWD, floods.flood_out, is_quick=False),
     "flood-in": Row(CROWD, floods.flood_in, is_quick=False),
+    "flood-in-paced": Row(CROWD, floods.flood_in_paced, is_quick=False),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
     "across-6": Row(ACROSS_SWITCHED, across, on_demand=["ours", "veth-routed"], version=6),
@@ -167,6 +175,9 @@ TARGETS = [
     Target("pings lost while the host floods another vassal, %", "flood_in_lost", "crowd", None, 0, is_ceiling=True),
     Target("TCP out while the host floods another vassal", "flood_in_tcp_out", "crowd", None, 0.5),
     Target("TCP in while the host floods another vassal", "flood_in_tcp_in", "crowd", None, 0.5),
+    Target("pings lost beside 149 kpps to another vassal, %", "flood_in_paced_lost", "crowd", None, 0, is_ceiling=True),
+    Target("TCP out beside 149 kpps to another vassal", "flood_in_paced_tcp_out", "crowd", None, 0.5),
+    Target("TCP in beside 149 kpps to another vassal", "flood_in_paced_tcp_in", "crowd", None, 0.5),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]
 TARGETS += shapes.TARGETS
