@@ -44,6 +44,10 @@ struct Flow<T> {
     room: u64,
     /// Bytes that it may send in this turn.
     deficit: i64,
+    /// The turns of old flows that had ended when it got its quantum.
+    turns_before: u64,
+    /// True if it is in one of the lists.
+    is_listed: bool,
     codel: Codel,
     /// Its place in [`Flows::index`].
     queue: usize,
@@ -69,9 +73,11 @@ pub struct Flows<T> {
     index: Box<[u16]>,
     flows: Vec<Flow<T>>,
     unused: Vec<u16>,
-    /// Flows in their first turn, which go first.
+    /// Flows that have sent less than a quantum since the others had their turns. They go first.
     new: VecDeque<u16>,
     old: VecDeque<u16>,
+    /// How many turns of old flows have ended.
+    turns: u64,
     /// Flows with packets, the one with the most bytes first.
     fattest: Heap<std::cmp::Reverse<u64>>,
     packets: u64,
@@ -86,6 +92,7 @@ impl<T> Default for Flows<T> {
             unused: Vec::new(),
             new: VecDeque::new(),
             old: VecDeque::new(),
+            turns: 0,
             fattest: Heap::default(),
             packets: 0,
             room: 0,
@@ -143,24 +150,24 @@ impl<T> Flows<T> {
             let at = usize::from(number);
             let flow = self.flows.get_mut(at)?;
             if flow.waiting.is_empty() {
+                // It keeps what is left of its quantum, and gets no other one before the others had their turns.
+                flow.is_listed = false;
                 list.pop_front();
-                // Who comes back at once must not be new again before the others had their turn.
-                if is_new && !self.old.is_empty() {
-                    self.old.push_back(number);
-                } else {
-                    set_queue(&mut self.index, flow.queue, NONE);
-                    self.unused.push(number);
-                }
             } else if flow.deficit <= 0 && !is_alone {
+                self.turns += u64::from(!is_new);
                 flow.deficit += i64::from(PACKET);
+                flow.turns_before = self.turns;
                 list.pop_front();
                 self.old.push_back(number);
             } else {
                 let left = self.next_of(at, now, delays, lost)?;
                 if let Some(flow) = self.flows.get_mut(at) {
-                    // Nobody else gained a turn by what it sent alone.
-                    let least = if is_alone { 0 } else { i64::MIN };
-                    flow.deficit = (flow.deficit - i64::from(left.item.cost)).max(least);
+                    flow.deficit -= i64::from(left.item.cost);
+                    if is_alone && flow.deficit <= 0 {
+                        // That was a turn, and nobody else has to gain one by what it sent alone.
+                        flow.deficit = 0;
+                        self.turns += 1;
+                    }
                 }
                 return Some(left);
             }
@@ -207,38 +214,61 @@ impl<T> Flows<T> {
         Some(waiting)
     }
 
-    /// Returns the place of the flow with this number, which is made if it has no packets.
+    /// Returns the place of the flow with this number, which is made if it isn't there. Its turn is to come.
     fn flow(&mut self, number: u32) -> u16 {
         let spread = number.wrapping_mul(SPREAD) >> (u32::BITS - QUEUES_BITS);
         let queue = usize::try_from(spread).unwrap_or_default();
-        match self.index.get(queue) {
-            Some(&at) if at != NONE => return at,
-            _ => {}
+        let at = match self.index.get(queue) {
+            Some(&at) if at != NONE => at,
+            _ => self.new_flow(queue),
+        };
+        let (turns, others) = (self.turns, u64::try_from(self.old.len()).unwrap_or(u64::MAX));
+        if let Some(flow) = self.flows.get_mut(usize::from(at))
+            && !flow.is_listed
+        {
+            flow.is_listed = true;
+            if turns - flow.turns_before >= others {
+                (flow.deficit, flow.turns_before) = (i64::from(PACKET), turns);
+            }
+            let list = if flow.deficit > 0 { &mut self.new } else { &mut self.old };
+            list.push_back(at);
         }
+        at
+    }
+
+    fn new_flow(&mut self, queue: usize) -> u16 {
         let at = self.unused.pop().unwrap_or_else(|| {
-            let place = usize::MAX;
-            let codel = Codel::default();
-            self.flows.push(Flow { waiting: VecDeque::new(), room: 0, deficit: 0, codel, queue, place });
+            self.flows.push(Flow {
+                waiting: VecDeque::new(),
+                room: 0,
+                deficit: 0,
+                turns_before: 0,
+                is_listed: false,
+                codel: Codel::default(),
+                queue,
+                place: usize::MAX,
+            });
             // There are no more flows than queues.
             u16::try_from(self.flows.len() - 1).unwrap_or_default()
         });
         if let Some(flow) = self.flows.get_mut(usize::from(at)) {
-            (flow.deficit, flow.codel, flow.queue) = (i64::from(PACKET), Codel::default(), queue);
+            (flow.deficit, flow.turns_before) = (i64::from(PACKET), self.turns);
+            (flow.codel, flow.queue) = (Codel::default(), queue);
         }
         set_queue(&mut self.index, queue, at);
-        self.new.push_back(at);
         at
     }
 
     /// Removes all packets and flows, and memory beyond what the next use is likely to need.
     pub fn reset(&mut self) {
-        for number in self.new.drain(..).chain(self.old.drain(..)) {
-            if let Some(flow) = self.flows.get_mut(usize::from(number)) {
-                flow.waiting.clear();
-                flow.room = 0;
-                set_queue(&mut self.index, flow.queue, NONE);
-                self.unused.push(number);
-            }
+        self.new.clear();
+        self.old.clear();
+        self.unused.clear();
+        for (flow, number) in self.flows.iter_mut().zip(0..) {
+            flow.waiting.clear();
+            (flow.room, flow.is_listed) = (0, false);
+            set_queue(&mut self.index, flow.queue, NONE);
+            self.unused.push(number);
         }
         self.fattest.clear();
         (self.packets, self.room) = (0, 0);
