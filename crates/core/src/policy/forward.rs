@@ -17,7 +17,6 @@ use super::limits::Limits;
 use super::pool::Pool;
 use super::rates::Rates;
 use super::registry::{PeerId, Registry};
-use super::shape::Shape;
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use super::walk::ToLog;
@@ -136,13 +135,6 @@ impl Forwarder {
     /// Adds grants, for addresses that were granted to nobody until now.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.set_policy(self.policy.with_grants(grants));
-    }
-
-    /// Adds limits behind all others.
-    pub fn limit(&mut self, shapes: &[Shape]) {
-        if let Some(next) = self.policy.with_shapes(shapes) {
-            self.set_policy(next);
-        }
     }
 
     /// Returns the id for the next peer; `None` if there is no room for another one.

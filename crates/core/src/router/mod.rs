@@ -220,7 +220,9 @@ impl Router {
 
     /// Adds limits to the policy, behind all others. Those that it has already are left out.
     pub fn limit(&mut self, shapes: &[Shape]) {
-        self.forwarder.limit(shapes);
+        if let Some(next) = self.forwarder.policy.with_shapes(shapes) {
+            self.set_policy(Arc::new(next));
+        }
     }
 
     /// Returns the part of the router that decides about packets and addresses.
