@@ -212,6 +212,14 @@ impl Forwarder {
         }
     }
 
+    /// Sets the supplementary groups of a peer. Returns false if it had the same ones, as far as they matter.
+    pub(crate) fn set_groups(&mut self, id: PeerId, groups: Vec<u32>) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let before = std::mem::replace(&mut peer.identity.groups, groups);
+        self.policy.forget_other_groups(&mut peer.identity);
+        before != peer.identity.groups
+    }
+
     /// Removes a peer and frees its addresses.
     pub fn remove_peer(&mut self, id: PeerId) -> Option<Peer> {
         let peer = self.peers.remove(id)?;

@@ -94,6 +94,11 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Has the limits be looked up again. No limits have the number 0.
+    pub(super) const fn forget_limits(&mut self) {
+        self.made_for = (0, 0);
+    }
+
     fn leaves(&self) -> impl Iterator<Item = LeafId> {
         let others = self.internet.iter().chain(self.classes.iter().map(|(_, queue)| queue));
         std::iter::once(&self.own).chain(others).map(|queue| queue.leaf)
@@ -245,7 +250,7 @@ impl Router {
     /// Takes over the limits of the policy.
     pub(super) fn update_limits(&mut self) {
         let shapes = &self.forwarder.policy.shapes;
-        self.held.limits = self.held.limits.wrapping_add(1);
+        self.held.limits = self.held.limits.wrapping_add(1).max(1);
         self.held.is_on |= !shapes.is_empty();
         for direction in [Direction::Out, Direction::In] {
             let uplink = shapes.uplink(direction);

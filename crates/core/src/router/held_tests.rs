@@ -104,6 +104,20 @@ fn peers_without_a_limit_get_one_with_another_policy_or_address() {
 }
 
 #[test]
+fn limits_of_groups_are_for_peers_that_came_before_them() {
+    let mut world = World::new([]);
+    let id = world.connect();
+    assert_eq!(world.send(id, 5), 5);
+    assert!(!world.router.take_lacks_groups());
+    world.router.set_policy(Arc::new(policy([limit(ShapeSelector::Group(7), SLOW)])));
+    assert_eq!(world.send(id, 5), 5);
+    assert!(world.router.take_lacks_groups() && !world.router.take_lacks_groups());
+    world.router.set_groups(id, vec![6, 7]);
+    assert_eq!(world.send(id, 5), 1);
+    assert_eq!(world.router.forwarder().peers.get(id).map(|peer| peer.identity.groups.clone()), Some(vec![7]));
+}
+
+#[test]
 fn packets_without_a_flow_wait_for_the_limit_of_the_internet() {
     let mut world = World::new([limit(ShapeSelector::Internet, SLOW)]);
     world.shell.is_all_beyond_nat = true;

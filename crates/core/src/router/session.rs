@@ -136,6 +136,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Has the limits be looked up again.
+    pub fn forget_limits(&mut self) {
+        self.free_for = <[(u32, usize); 2]>::default();
+        self.queues.iter_mut().flatten().for_each(|queues| queues.forget_limits());
+    }
+
     /// Makes the state of a new connection.
     pub fn new(credentials: PeerCredentials, namespace: Option<u64>, stage: Stage) -> Self {
         Self {
