@@ -305,6 +305,20 @@ impl<'a> EventLoop<'a> {
         self.io.with_connection(fd, |io| router.accept(io, connection, Instant::now()));
     }
 
+    /// Reads the supplementary groups of all peers, if the policy names others than before. The router keeps those alone that
+    /// matter, since a process may have tens of thousands.
+    pub(super) fn read_groups(&mut self) {
+        if !self.router.take_lacks_groups() {
+            return;
+        }
+        let ids: Vec<_> = self.router.peers().map(|peer| peer.id()).collect();
+        for id in ids {
+            if let Some(Ok(groups)) = self.io.connection(id).map(|connection| socket::peer_groups(connection)) {
+                self.router.set_groups(id, groups);
+            }
+        }
+    }
+
     /// Reads a peer's connection. Returns true if it may have more.
     fn read_peer(&mut self, id: PeerId) -> bool {
         let Some(connection) = self.io.connection(id) else { return false };

@@ -49,6 +49,9 @@ impl EventLoop<'_> {
             let router = &mut self.router;
             self.io.with_connection(connection, |io| router.restore(io, &peer, namespace, Instant::now()));
         }
+        // The router before may have had other limits.
+        self.router.want_groups_again();
+        self.read_groups();
         // The first event may come late, so a turn is ended here.
         self.finish_turn();
         if found > 0 {

@@ -306,8 +306,10 @@ impl Forwarder {
             PacketSource::Gateway => None,
         };
         let mut verdict = decision.verdict;
+        // A packet without a flow waits for the limit of its class, too.
+        verdict.lane.class = decision.class;
         if let Some(at) = self.keep_inbound(walk, &decision, cause, None) {
-            verdict.lane = Lane { flow: at, class: decision.class };
+            verdict.lane.flow = at;
             self.flows.record(
                 at,
                 Direction::In,

@@ -17,7 +17,6 @@ use super::limits::Limits;
 use super::pool::Pool;
 use super::rates::Rates;
 use super::registry::{PeerId, Registry};
-use super::shape::Shape;
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use super::walk::ToLog;
@@ -138,13 +137,6 @@ impl Forwarder {
         self.set_policy(self.policy.with_grants(grants));
     }
 
-    /// Adds limits behind all others.
-    pub fn limit(&mut self, shapes: &[Shape]) {
-        if let Some(next) = self.policy.with_shapes(shapes) {
-            self.set_policy(next);
-        }
-    }
-
     /// Returns the id for the next peer; `None` if there is no room for another one.
     pub fn vacant(&self) -> Option<PeerId> {
         self.peers.vacant()
@@ -218,6 +210,14 @@ impl Forwarder {
             debug_assert!(peer.claims.held().next().is_none(), "what was granted to somebody else would stay");
             peer.identity = identity;
         }
+    }
+
+    /// Sets the supplementary groups of a peer. Returns false if it had the same ones, as far as they matter.
+    pub(crate) fn set_groups(&mut self, id: PeerId, groups: Vec<u32>) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let before = std::mem::replace(&mut peer.identity.groups, groups);
+        self.policy.forget_other_groups(&mut peer.identity);
+        before != peer.identity.groups
     }
 
     /// Removes a peer and frees its addresses.

@@ -8,7 +8,7 @@ use super::flows::{Fate, FlowKey, NewFlow, Way};
 use super::forward::Forwarder;
 use super::registry::PeerId;
 use super::repeat::Known;
-use super::verdict::{Inbound, Lane, Outbound, OutboundVerdict};
+use super::verdict::{Class, Inbound, Lane, Outbound, OutboundVerdict};
 use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
 use tuntap_wire::selector::ConnectionState;
@@ -50,7 +50,8 @@ impl Forwarder {
                 self.flows.pair(at, twin);
             }
             verdict.lane.flow = at.unwrap_or(Lane::NO_FLOW);
-            verdict.receiver_lane = self.receiver_lane(twin);
+            let class = decision.inner.as_ref().map_or(Class::OWN, |inner| inner.class);
+            verdict.receiver_lane = Lane { flow: twin.unwrap_or(Lane::NO_FLOW), class };
             self.record_error(known, Direction::Out, walk);
             if let Some(inner) = &decision.inner {
                 self.record_error(inner.known, Direction::In, walk);

@@ -1,5 +1,6 @@
 //! How much traffic peers may have: what the operator has configured. The module [`shaper`](crate::shaper) does it.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -119,6 +120,9 @@ pub struct Shapes {
     shapes: Vec<Shape>,
     /// The groups that they name, in order.
     groups: Vec<u32>,
+    /// The limits of classes by their number, out and in. They are looked up for each packet.
+    classes: HashMap<u16, [Option<Limit>; 2]>,
+    has_internet: bool,
 }
 
 impl Shapes {
@@ -131,7 +135,9 @@ impl Shapes {
         let mut groups: Vec<u32> = shapes.iter().filter_map(group).collect();
         groups.sort_unstable();
         groups.dedup();
-        Self { shapes, groups }
+        let has_internet = shapes.iter().any(|shape| shape.selector == ShapeSelector::Internet);
+        let classes = classes(&shapes);
+        Self { shapes, groups, classes, has_internet }
     }
 
     /// Returns true if one of them names a group, so that the groups of a peer matter.
@@ -171,8 +177,8 @@ impl Shapes {
     }
 
     /// Returns true if flows have to be told apart by whether they leave by a `nat` interface.
-    pub fn ask_for_internet(&self) -> bool {
-        self.shapes.iter().any(|shape| shape.selector == ShapeSelector::Internet)
+    pub const fn ask_for_internet(&self) -> bool {
+        self.has_internet
     }
 
     /// Returns the number of a class, which is the same as long as the policy is.
@@ -192,7 +198,11 @@ impl Shapes {
 
     /// Returns the limit of a class in one direction.
     pub fn class_limit(&self, direction: Direction, class: u16) -> Option<Limit> {
-        self.find(direction, &self.shapes.get(usize::from(class))?.selector).map(|shape| shape.limit)
+        let [out, inn] = self.classes.get(&class)?;
+        match direction {
+            Direction::Out => *out,
+            Direction::In => *inn,
+        }
     }
 
     /// Returns the limits of a peer. The most specific of each kind counts: of networks the longest prefix, a user before its
@@ -253,4 +263,18 @@ impl Shapes {
         let internet = self.find(direction, &ShapeSelector::Internet);
         [self.find(direction, &ShapeSelector::Any), None, internet]
     }
+}
+
+/// The limits of classes. The number of a class is the place of the first shape that is for it.
+fn classes(shapes: &[Shape]) -> HashMap<u16, [Option<Limit>; 2]> {
+    let mut numbers = HashMap::new();
+    let mut limits: HashMap<u16, [Option<Limit>; 2]> = HashMap::new();
+    for (at, shape) in shapes.iter().enumerate() {
+        let (ShapeSelector::Class(name), Ok(at)) = (&shape.selector, u16::try_from(at)) else { continue };
+        let [out, inn] = limits.entry(*numbers.entry(name).or_insert(at)).or_default();
+        for (place, _) in [(out, shape.out), (inn, shape.inn)].into_iter().filter(|(_, is_meant)| *is_meant) {
+            place.get_or_insert(shape.limit);
+        }
+    }
+    limits
 }

@@ -29,7 +29,8 @@ impl Router {
     pub(super) fn close(&mut self, shell: &mut impl Shell, id: PeerId, reason: CloseReason) {
         let Some(peer) = self.forwarder.remove_peer(id) else { return };
         let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
-        self.held.forget(&peer.session.queues);
+        let now = self.nanos();
+        self.held.forget(&peer.session.queues, peer.claims.held(), now);
         self.admission.leave(id, account);
         self.drop_backlog(id);
         if let Some(serial) = peer.session.serial {

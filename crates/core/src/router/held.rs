@@ -1,7 +1,8 @@
 //! Packets that are held back: those of limited peers wait in a queue until their time has come. Packets without a limit never
 //! come here.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tuntap_wire::gso::GsoPacket;
@@ -24,6 +25,9 @@ const PACKETS_PER_TURN: usize = 256;
 /// Super-packets wait whole if the rate is above this, in bits per second. Below, one of 64 KiB would take the line for so long
 /// that others wait noticeably.
 const WHOLE_ABOVE: u64 = 50_000_000;
+
+/// Addresses whose last peer left with a debt. A debt is a packet at most, so that there are few of them unless limits are absurd.
+const MAX_DEBTS: usize = 1 << 14;
 
 /// The way of a packet from a peer.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +94,11 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Has the limits be looked up again. No limits have the number 0.
+    pub(super) const fn forget_limits(&mut self) {
+        self.made_for = (0, 0);
+    }
+
     fn leaves(&self) -> impl Iterator<Item = LeafId> {
         let others = self.internet.iter().chain(self.classes.iter().map(|(_, queue)| queue));
         std::iter::once(&self.own).chain(others).map(|queue| queue.leaf)
@@ -112,15 +121,20 @@ pub(super) struct Held {
     shapers: [Shaper<Target>; 2],
     /// The packets that were dropped while they waited, until they are counted.
     lost: Vec<(Item<Target>, DropReason)>,
+    /// By address, until when what its last peer sent and got isn't paid for yet.
+    debts: HashMap<IpAddr, [u64; 2]>,
     /// The number of the limits in use. Others have another number.
     limits: u32,
+    /// The limits of all peers together, out and in.
+    uplinks: [Option<Limit>; 2],
     /// True once there was a limit.
     is_on: bool,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { shapers: [Shaper::new(), Shaper::new()], lost: Vec::new(), limits: 0, is_on: false }
+        let (lost, debts) = (Vec::new(), HashMap::new());
+        Self { shapers: [Shaper::new(), Shaper::new()], lost, debts, limits: 0, uplinks: [None; 2], is_on: false }
     }
 }
 
@@ -131,16 +145,27 @@ const fn index(direction: Direction) -> usize {
     }
 }
 
-/// Returns a queue with these limits: a new one, or `before` with others.
-fn queue(shaper: &mut Shaper<Target>, before: Option<Queue>, limits: LeafLimits) -> Queue {
+/// Returns a queue with these limits, below that of all: a new one, which sends nothing before `owed`, or `before` with others.
+fn queue(
+    shaper: &mut Shaper<Target>,
+    before: Option<Queue>,
+    limits: LeafLimits,
+    uplink: Option<Limit>,
+    owed: impl Fn() -> u64,
+) -> Queue {
     let leaf = match before {
         Some(before) => {
             shaper.set_limits(before.leaf, limits);
             before.leaf
         }
-        None => shaper.open(limits),
+        None => {
+            let leaf = shaper.open(limits);
+            shaper.owe(leaf, owed());
+            leaf
+        }
     };
-    let most = [limits.own, limits.user.map(|(_, limit)| limit)].into_iter().flatten().map(|limit| limit.most()).min();
+    let most =
+        [limits.own, limits.user.map(|(_, limit)| limit), uplink].into_iter().flatten().map(|limit| limit.most()).min();
     Queue { leaf, cuts: most.is_some_and(|most| most <= WHOLE_ABOVE) }
 }
 
@@ -191,10 +216,32 @@ impl Held {
         self.shapers[index(direction)].pop(now, &mut |_, item, loss: Loss| lost.push((item, loss.into())))
     }
 
-    /// Throws away what waits for a peer that is closed, and from it.
-    pub(super) fn forget(&mut self, queues: &[Option<Box<Queues>>; 2]) {
-        for (shaper, queues) in self.shapers.iter_mut().zip(queues) {
-            queues.iter().flat_map(|queues| queues.leaves()).for_each(|leaf| _ = shaper.close(leaf));
+    /// Throws away what waits for a peer that is closed, and from it. What it sent and got remains to be paid by who comes with
+    /// one of its addresses.
+    pub(super) fn forget(
+        &mut self,
+        queues: &[Option<Box<Queues>>; 2],
+        addresses: impl Iterator<Item = IpAddr>,
+        now: u64,
+    ) {
+        let mut owed = [0; 2];
+        for ((shaper, queues), owed) in self.shapers.iter_mut().zip(queues).zip(&mut owed) {
+            for leaf in queues.iter().flat_map(|queues| queues.leaves()) {
+                *owed = shaper.paid_at(leaf).max(*owed);
+                shaper.close(leaf);
+            }
+        }
+        if owed.iter().all(|owed| *owed <= now) {
+            return;
+        }
+        if self.debts.len() >= MAX_DEBTS {
+            self.debts.retain(|_, owed| owed.iter().any(|owed| *owed > now));
+        }
+        for address in addresses {
+            if self.debts.len() < MAX_DEBTS {
+                let debt = self.debts.entry(address).or_default();
+                debt.iter_mut().zip(owed).for_each(|(debt, owed)| *debt = owed.max(*debt));
+            }
         }
     }
 }
@@ -203,14 +250,16 @@ impl Router {
     /// Takes over the limits of the policy.
     pub(super) fn update_limits(&mut self) {
         let shapes = &self.forwarder.policy.shapes;
-        self.held.limits = self.held.limits.wrapping_add(1);
+        self.held.limits = self.held.limits.wrapping_add(1).max(1);
         self.held.is_on |= !shapes.is_empty();
         for direction in [Direction::Out, Direction::In] {
-            self.held.shapers[index(direction)].set_uplink(shapes.uplink(direction));
+            let uplink = shapes.uplink(direction);
+            self.held.uplinks[index(direction)] = uplink;
+            self.held.shapers[index(direction)].set_uplink(uplink);
         }
     }
 
-    fn nanos(&self) -> u64 {
+    pub(super) fn nanos(&self) -> u64 {
         u64::try_from((self.now - self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -231,13 +280,25 @@ impl Router {
         let peer = self.forwarder.peers.get_mut(id)?;
         let made_for = (self.held.limits, peer.claims.held().count());
         let place = &mut peer.session.queues[index(direction)];
+        let free_for = &mut peer.session.free_for[index(direction)];
+        let class_limit = class.number().and_then(|number| shapes.class_limit(direction, number));
+        if *free_for == made_for && class_limit.is_none() {
+            return None;
+        }
+        let uplink = self.held.uplinks[index(direction)];
+        let (debts, claims) = (&self.held.debts, &peer.claims);
+        let debt = |address| debts.get(&address).map_or(0, |owed| owed[index(direction)]);
+        let owed = || claims.held().map(debt).max().unwrap_or_default();
         if place.as_ref().is_none_or(|queues| queues.made_for != made_for) {
             let shape = shapes.of_peer(direction, peer.claims.held(), &peer.identity);
-            if shape.is_free() && place.is_none() && class.number().is_none() {
-                return None;
+            if shape.is_free() && place.is_none() {
+                *free_for = made_for;
+                if class_limit.is_none() {
+                    return None;
+                }
             }
             let user = shape.user.map(|limit| (peer.identity.uid, limit));
-            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user });
+            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user }, uplink, &owed);
             let before = place.take();
             let own = make(before.as_ref().map(|before| before.own), shape.peer);
             let internet = before.as_ref().and_then(|before| before.internet);
@@ -250,12 +311,12 @@ impl Router {
             *place = Some(Box::new(Queues { made_for, shape, own, internet, classes }));
         }
         let queues = place.as_mut()?;
-        if let Some(limit) = class.number().and_then(|number| shapes.class_limit(direction, number)) {
+        if let Some(limit) = class_limit {
             if let Some((_, queue)) = queues.classes.iter().find(|(known, _)| *known == class) {
                 return Some(*queue);
             }
             let user = queues.shape.user.map(|limit| (peer.identity.uid, limit));
-            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user });
+            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user }, uplink, &owed);
             queues.classes.push((class, queue));
             return Some(queue);
         }
@@ -263,7 +324,9 @@ impl Router {
             return Some(internet);
         }
         let is_by_uplink_alone = queues.shape.peer.is_none() && queues.shape.user.is_none();
-        (!is_inside || !is_by_uplink_alone).then_some(queues.own)
+        // What waits already goes first: it may be of the same flow.
+        let is_free = is_inside && is_by_uplink_alone && shaper.stats(queues.own.leaf).packets == 0;
+        (!is_free).then_some(queues.own)
     }
 
     /// Sends a packet from a peer where it was decided, now or when its time has come.
@@ -415,3 +478,7 @@ impl Router {
         Some((limit, self.held.shapers[index(direction)].uplink_stats()))
     }
 }
+
+#[cfg(test)]
+#[path = "held_tests.rs"]
+mod tests;

@@ -130,6 +130,8 @@ pub struct Router {
     spares: SpareBuffers,
     /// Packets that are held back.
     held: Held,
+    /// See [`Self::take_lacks_groups`].
+    lacks_groups: bool,
     /// Buffer in which the segments of GSO packets are built.
     scratch: Vec<u8>,
     replies: RateLimit,
@@ -168,6 +170,7 @@ impl Router {
             to_flush: Vec::new(),
             spares: SpareBuffers::default(),
             held: Held::default(),
+            lacks_groups: false,
             scratch: Vec::new(),
             replies: RateLimit::new(now),
             path_mtus: PathMtus::default(),
@@ -226,17 +229,41 @@ impl Router {
         self.forwarder.set_policy(policy);
         if has_other_limits {
             self.update_limits();
+            self.lacks_groups |= self.wants_groups();
+        }
+    }
+
+    /// Returns true if the policy may name groups of which the router hasn't kept who is in them. The shell should read the
+    /// supplementary groups of all peers again then, and tell them by [`Self::set_groups`]. It is asked once.
+    pub fn take_lacks_groups(&mut self) -> bool {
+        std::mem::take(&mut self.lacks_groups)
+    }
+
+    /// Says that peers were restored, of which an earlier router has kept the groups that mattered to it.
+    pub fn want_groups_again(&mut self) {
+        self.lacks_groups |= self.wants_groups();
+    }
+
+    /// Sets the supplementary groups of a peer.
+    pub fn set_groups(&mut self, id: PeerId, groups: Vec<u32>) {
+        if self.forwarder.set_groups(id, groups)
+            && let Some(peer) = self.forwarder.peers.get_mut(id)
+        {
+            peer.session.forget_limits();
         }
     }
 
     /// Adds grants to the policy.
     pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
         self.forwarder.grant(grants);
+        self.want_groups_again();
     }
 
     /// Adds limits to the policy, behind all others. Those that it has already are left out.
     pub fn limit(&mut self, shapes: &[Shape]) {
-        self.forwarder.limit(shapes);
+        if let Some(next) = self.forwarder.policy.with_shapes(shapes) {
+            self.set_policy(Arc::new(next));
+        }
     }
 
     /// Returns the part of the router that decides about packets and addresses.

@@ -103,6 +103,8 @@ pub struct Session {
     pub has_waiting_device: bool,
     /// The queues in which its packets are held back, out and in.
     pub queues: [Option<Box<Queues>>; 2],
+    /// The number of the limits, and the number of the peer's addresses, with which none was for it, out and in.
+    pub free_for: [(u32, usize); 2],
     /// The cost of writes to its device.
     pub write_meter: WriteMeter,
     /// The offloads that the peer turns on when it is attached.
@@ -134,6 +136,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Has the limits be looked up again.
+    pub fn forget_limits(&mut self) {
+        self.free_for = <[(u32, usize); 2]>::default();
+        self.queues.iter_mut().flatten().for_each(|queues| queues.forget_limits());
+    }
+
     /// Makes the state of a new connection.
     pub fn new(credentials: PeerCredentials, namespace: Option<u64>, stage: Stage) -> Self {
         Self {
@@ -143,6 +151,7 @@ impl Session {
             transport: Transport::Stream(StreamReason::NoHello),
             has_waiting_device: false,
             queues: [None, None],
+            free_for: [(0, 0); 2],
             write_meter: WriteMeter::default(),
             offloads: Offloads::NONE,
             partial: Vec::new(),

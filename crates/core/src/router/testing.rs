@@ -28,6 +28,12 @@ pub struct TestShell {
     pub lines: Vec<Notice>,
     /// Packets that were dropped while the router was watched.
     pub dropped: Vec<DropRecord>,
+    /// Packets that were written to the router's device.
+    pub to_tun: usize,
+    /// Packets that were written to peers' devices.
+    pub to_devices: usize,
+    /// True if all hosts are beyond a `nat` interface.
+    pub is_all_beyond_nat: bool,
 }
 
 impl Shell for TestShell {
@@ -36,7 +42,7 @@ impl Shell for TestShell {
     }
 
     fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
-        false
+        self.is_all_beyond_nat
     }
 
     fn tun_takes_gso(&self) -> bool {
@@ -44,6 +50,7 @@ impl Shell for TestShell {
     }
 
     fn write_tun(&mut self, _packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+        self.to_tun += 1;
         Ok(())
     }
 
@@ -52,6 +59,7 @@ impl Shell for TestShell {
     }
 
     fn write_device(&mut self, peer: PeerId, _serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
+        self.to_devices += 1;
         self.written.push((peer, packet.packet().bytes().to_vec()));
         let start = self.now.unwrap_or_else(Instant::now);
         let end = start + self.write_cost;

@@ -70,6 +70,13 @@ impl Bucket {
         }
     }
 
+    /// Lets nothing pass before a time.
+    pub fn owe(&mut self, until: u64) {
+        if until > self.at {
+            (self.at, self.rest) = (until, 0);
+        }
+    }
+
     /// Gives back what was paid for something that didn't pass.
     pub const fn refund(&mut self, amount: u32) {
         let cost = self.cost(amount);

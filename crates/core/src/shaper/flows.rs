@@ -55,6 +55,17 @@ struct Flow<T> {
     place: usize,
 }
 
+impl<T> Flow<T> {
+    /// Gives back memory once three quarters of it are unused. Else a sender who makes one flow after the other long would get as
+    /// much for each of them as the whole queue may take.
+    fn shrink(&mut self) {
+        let capacity = self.waiting.capacity();
+        if capacity > 2 * SPARE_PACKETS && self.waiting.len() < capacity / 4 {
+            self.waiting.shrink_to(capacity / 2);
+        }
+    }
+}
+
 /// What left.
 #[derive(Debug)]
 pub struct Left<T> {
@@ -201,6 +212,7 @@ impl<T> Flows<T> {
         let flow = self.flows.get_mut(at)?;
         let waiting = flow.waiting.pop_front()?;
         let room = room(&waiting.item);
+        flow.shrink();
         flow.room -= room;
         self.room -= room;
         self.packets -= 1;
@@ -299,5 +311,27 @@ fn set_place<T>(flows: &mut [Flow<T>], id: usize, place: usize) {
 fn set_queue(index: &mut [u16], queue: usize, at: u16) {
     if let Some(entry) = index.get_mut(queue) {
         *entry = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(flow: u32) -> Item<()> {
+        Item { bytes: Vec::new(), cost: 64, segments: 1, flow, target: () }
+    }
+
+    /// A sender fills one flow after the other, and leaves a packet in each.
+    #[test]
+    fn memory_follows_what_waits() {
+        let mut flows = Flows::default();
+        let many = 10_000;
+        for flow in 0..100 {
+            (0..many).for_each(|_| flows.push(item(flow), 0));
+            (1..many).for_each(|_| drop(flows.drop_from_fattest()));
+        }
+        let memory: usize = flows.flows.iter().map(|flow| flow.waiting.capacity()).sum();
+        assert!(memory <= flows.flows.len() * 4 * SPARE_PACKETS, "{memory} in {}", flows.flows.len());
     }
 }

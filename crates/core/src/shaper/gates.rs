@@ -104,6 +104,13 @@ impl Gates {
         }
     }
 
+    /// Lets nothing pass before a time.
+    pub fn owe(&mut self, until: u64) {
+        for bucket in [&mut self.most, &mut self.packets].into_iter().flatten() {
+            bucket.owe(until);
+        }
+    }
+
     /// Gives back what was paid.
     pub const fn refund(&mut self, cost: u32, segments: u32, tier: Tier) {
         if let Some(bucket) = &mut self.most {

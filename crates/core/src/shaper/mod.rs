@@ -10,9 +10,11 @@ mod heap;
 mod queue;
 mod tree;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::policy::shape::Limit;
+use heap::Heap;
 use queue::{Leaf, Terms};
 use tree::Tree;
 
@@ -96,9 +98,13 @@ pub struct Shaper<T> {
     /// By the number of their node.
     leaves: Vec<Option<Leaf<T>>>,
     users: HashMap<u32, User>,
+    /// Users without leaves that may still have to pay.
+    gone: Vec<u32>,
     /// Queues that no leaf needs now.
     #[expect(clippy::vec_box)] // the boxes go to leaves and come back
     spares: Vec<Box<flows::Flows<T>>>,
+    /// Leaves in which something waits, the one that takes the most room first.
+    fattest: Heap<Reverse<u64>>,
     /// Packets that wait.
     packets: u64,
     /// What they count against [`MAX_ROOM`].
@@ -117,7 +123,8 @@ impl<T> Shaper<T> {
     /// Makes one without limits and leaves.
     pub fn new() -> Self {
         let (leaves, spares) = (Vec::new(), Vec::new());
-        Self { tree: Tree::new(), leaves, users: HashMap::new(), spares, packets: 0, room: 0, version: 1 }
+        let (tree, users, fattest) = (Tree::new(), HashMap::new(), Heap::default());
+        Self { tree, leaves, users, gone: Vec::new(), spares, fattest, packets: 0, room: 0, version: 1 }
     }
 
     /// Limits all leaves together, at once. Of a limit with a ceil, that is what counts: there is nobody to borrow from.
@@ -175,6 +182,9 @@ impl<T> Shaper<T> {
         let (packets, room) = state.flows.as_ref().map_or((0, 0), |flows| (flows.packets(), flows.room()));
         self.packets -= packets;
         self.room -= room;
+        if let Some(place) = state.place {
+            self.fattest.remove(place, &mut |id, place| set_place(&mut self.leaves, id, place));
+        }
         let bytes = self.tree.stats(id).map_or(0, |stats| stats.bytes);
         self.tree.count(id, |stats| {
             stats.packets -= packets;
@@ -186,6 +196,17 @@ impl<T> Shaper<T> {
             self.part(uid);
         }
         packets
+    }
+
+    /// Returns when what has left a leaf is paid for by its own limit. It is to be asked before the leaf is closed, so that who
+    /// comes back can be made to pay by [`Shaper::owe`].
+    pub fn paid_at(&self, leaf: LeafId) -> u64 {
+        self.tree.opens(leaf.0)
+    }
+
+    /// Lets nothing leave a limited leaf before a time.
+    pub fn owe(&mut self, leaf: LeafId, until: u64) {
+        self.tree.owe(leaf.0, until);
     }
 
     /// Returns true if no packet waits.
@@ -250,7 +271,7 @@ impl<T> Shaper<T> {
         self.packets += 1;
         let others = self.room - before;
         while flows.packets() > 1
-            && (flows.room() > terms.room || others + flows.room() > MAX_ROOM)
+            && flows.room() > terms.room
             && let Some(item) = flows.drop_from_fattest()
         {
             count_loss(tree, id, &item, Loss::Full);
@@ -259,6 +280,43 @@ impl<T> Shaper<T> {
         }
         self.room = others + flows.room();
         tree.set_backlog(id, true);
+        self.rank(id);
+        self.make_room(lost);
+    }
+
+    /// Drops packets of the leaves that take the most room, if all together take too much. So those who take little lose nothing
+    /// by it.
+    fn make_room(&mut self, lost: &mut impl FnMut(LeafId, Item<T>, Loss)) {
+        while self.room > MAX_ROOM
+            && let Some((_, id)) = self.fattest.first()
+            && let Some(flows) = self.leaves.get_mut(id).and_then(|leaf| leaf.as_mut()?.flows.as_mut())
+            && flows.packets() > 1
+        {
+            let before = flows.room();
+            let Some(item) = flows.drop_from_fattest() else { return };
+            self.room -= before - flows.room();
+            self.packets -= 1;
+            count_loss(&mut self.tree, id, &item, Loss::Full);
+            lost(LeafId(id), item, Loss::Full);
+            self.rank(id);
+        }
+    }
+
+    /// Puts a leaf where it belongs among those that take room.
+    fn rank(&mut self, id: usize) {
+        let Some(leaf) = self.leaves.get_mut(id).and_then(Option::as_mut) else { return };
+        let room = leaf.flows.as_ref().map(|flows| Reverse(flows.room()));
+        let place = leaf.place;
+        if room.is_none() {
+            leaf.place = None;
+        }
+        let mut moved = |id: usize, place| set_place(&mut self.leaves, id, place);
+        match (place, room) {
+            (Some(place), Some(room)) => self.fattest.change(place, room, &mut moved),
+            (Some(place), None) => self.fattest.remove(place, &mut moved),
+            (None, Some(room)) => self.fattest.insert(room, id, &mut moved),
+            (None, None) => {}
+        }
     }
 
     /// Takes the next packet whose time has come. It is paid for. On the way, those that waited too long are dropped, or marked if
@@ -295,6 +353,7 @@ impl<T> Shaper<T> {
             let flows = state.flows.take();
             self.spare(flows);
         }
+        self.rank(id);
         Some((leaf, left.item))
     }
 
@@ -320,6 +379,7 @@ impl<T> Shaper<T> {
     /// Returns the node of a user, for one leaf more.
     fn join(&mut self, uid: u32, limit: Limit) -> usize {
         let tree = &mut self.tree;
+        self.gone.retain(|gone| *gone != uid);
         let user = self.users.entry(uid).or_insert_with(|| User { node: tree.add(Some(limit), None), leaves: 0 });
         user.leaves += 1;
         if tree.limit(user.node) != Some(&limit) {
@@ -334,9 +394,24 @@ impl<T> Shaper<T> {
         let Some(user) = self.users.get_mut(&uid) else { return };
         user.leaves -= 1;
         if user.leaves == 0 {
-            self.tree.remove(user.node);
-            self.users.remove(&uid);
+            self.gone.push(uid);
+            self.forget_users();
         }
+    }
+
+    /// Removes the users without leaves whose packets are paid for. Until then they are kept, so that nobody gains by going and
+    /// coming back.
+    fn forget_users(&mut self) {
+        let (tree, users) = (&mut self.tree, &mut self.users);
+        self.gone.retain(|uid| {
+            let Some(user) = users.get(uid).filter(|user| user.leaves == 0) else { return false };
+            let owes = tree.opens(user.node) > tree.now();
+            if !owes {
+                tree.remove(user.node);
+                users.remove(uid);
+            }
+            owes
+        });
     }
 }
 
@@ -361,4 +436,10 @@ fn count_loss<T>(tree: &mut Tree, id: usize, item: &Item<T>, loss: Loss) {
             Loss::Late => stats.late += 1,
         }
     });
+}
+
+fn set_place<T>(leaves: &mut [Option<Leaf<T>>], id: usize, place: usize) {
+    if let Some(leaf) = leaves.get_mut(id).and_then(Option::as_mut) {
+        leaf.place = Some(place);
+    }
 }

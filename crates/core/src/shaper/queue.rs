@@ -42,13 +42,15 @@ pub struct Leaf<T> {
     pub flows: Option<Box<Flows<T>>>,
     /// Its user, if that has a limit.
     pub user: Option<u32>,
+    /// Its place among the leaves in which something waits.
+    pub place: Option<usize>,
     terms: Option<(u64, Terms)>,
 }
 
 impl<T> Leaf<T> {
     /// Makes one in which nothing waits.
     pub const fn new(user: Option<u32>) -> Self {
-        Self { flows: None, user, terms: None }
+        Self { flows: None, user, place: None, terms: None }
     }
 
     /// Returns its terms, which are made again, for its user, if they are of another version.

@@ -197,6 +197,19 @@ impl Tree {
         }
     }
 
+    /// From when on something of a node may pass by its own limit.
+    pub fn opens(&self, id: usize) -> u64 {
+        self.nodes.get(id).map_or(0, |node| node.gates.opens())
+    }
+
+    /// Lets nothing of a node pass before a time.
+    pub fn owe(&mut self, id: usize, until: u64) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.gates.owe(until);
+            self.settle(id, false);
+        }
+    }
+
     /// A node's limit.
     pub fn limit(&self, id: usize) -> Option<&Limit> {
         self.nodes.get(id)?.gates.limit()

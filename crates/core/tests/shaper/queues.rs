@@ -122,3 +122,58 @@ fn a_closed_leaf_takes_nothing() {
     shaper.refund(leaf, 1, 1);
     assert_eq!(shaper.uplink_stats().sent, 0);
 }
+
+/// Many leaves together may keep 256 MiB.
+#[test]
+fn who_takes_little_room_loses_nothing_by_those_who_take_much() {
+    let mut shaper = Shaper::new();
+    let mut lost_by = std::collections::HashMap::new();
+    let push = |shaper: &mut Shaper<()>, leaf, lost: &mut std::collections::HashMap<_, u64>| {
+        let item = Item { bytes: Vec::new(), cost: 65_535, segments: 1, flow: 1, target: () };
+        shaper.push(leaf, item, 0, &mut |leaf, _, _| *lost.entry(leaf).or_default() += 1);
+    };
+    let many: Vec<_> = (0..100).map(|_| shaper.open(own(Limit::new(SECOND)))).collect();
+    for leaf in &many {
+        for _ in 0..64 {
+            push(&mut shaper, *leaf, &mut lost_by);
+        }
+    }
+    let little = shaper.open(own(Limit::new(SECOND)));
+    for _ in 0..10 {
+        push(&mut shaper, little, &mut lost_by);
+    }
+    assert_eq!((shaper.stats(little).packets, lost_by.get(&little)), (10, None));
+    let waiting: u64 = many.iter().map(|leaf| shaper.stats(*leaf).bytes).sum();
+    assert!(waiting <= 256 << 20, "{waiting}");
+    assert!(waiting > (256 << 20) - 20 * 65_535, "{waiting}");
+    let least = many.iter().map(|leaf| shaper.stats(*leaf).packets).min();
+    assert!(least >= Some(39), "{least:?}");
+    for leaf in many.into_iter().chain([little]) {
+        shaper.close(leaf);
+    }
+    assert!(shaper.is_empty());
+}
+
+#[test]
+fn users_that_come_back_pay_for_what_was_sent_before() {
+    let mut shaper: Shaper<()> = Shaper::new();
+    let limits = LeafLimits { own: None, user: Some((7, Limit::new(8_000))) };
+    let send = |shaper: &mut Shaper<()>, now| {
+        let leaf = shaper.open(limits);
+        let is_open = shaper.is_open(leaf, now);
+        if is_open {
+            shaper.charge(leaf, 1000, 1, now);
+        }
+        shaper.close(leaf);
+        is_open
+    };
+    assert!(send(&mut shaper, SECOND));
+    assert!(!send(&mut shaper, 2 * SECOND - 1));
+    assert!(send(&mut shaper, 2 * SECOND));
+    assert_eq!(shaper.user_stats(7).map(|stats| stats.sent), Some(2000));
+    assert!(!send(&mut shaper, 2 * SECOND));
+    let other = shaper.open(LeafLimits { own: None, user: Some((8, Limit::new(8_000))) });
+    assert!(shaper.is_open(other, 3 * SECOND));
+    shaper.close(other);
+    assert!(shaper.user_stats(7).is_none(), "who has paid is forgotten");
+}

@@ -63,6 +63,7 @@ impl EventLoop<'_> {
                 newcomers.take_effect(&mut self.router);
             }
         }
+        self.read_groups();
         before
     }
 
@@ -74,6 +75,7 @@ impl EventLoop<'_> {
             control.newcomers.push((control.welcomed, newcomers.clone()));
             control.answerer.tell_newcomers(newcomers);
         }
+        self.read_groups();
     }
 
     /// Tells the control thread of the packets that were dropped in this turn.
