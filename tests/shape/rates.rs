@@ -47,8 +47,7 @@ fn uplink_is_for_what_comes_and_goes_by_the_host() {
 fn vassals_in_frames_have_the_same_limits() {
     let address = V1;
     let emperor = plain_emperor(&["both any 2M"]).start();
-    let vassal =
-        VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR);
+    let vassal = VassalIni::new(Uwsgi::usual(), Subject::C, "frames", address, EMPEROR);
     let net = emperor.start_vassal(&vassal);
     let (end, host) = ((&net, address.into()), host(&emperor));
     assert_rate("out", rate(end, host), 2e6, 2e6);
