@@ -106,7 +106,7 @@ impl From<Loss> for DropReason {
 }
 
 /// All packets that wait, and the limits that they wait for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
     /// Out and in.
     shapers: [Shaper<Target>; 2],
@@ -116,12 +116,6 @@ pub(super) struct Held {
     limits: u32,
     /// True once there was a limit.
     is_on: bool,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Self { shapers: [Shaper::new(), Shaper::new()], lost: Vec::new(), limits: 0, is_on: false }
-    }
 }
 
 const fn index(direction: Direction) -> usize {
