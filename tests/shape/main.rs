@@ -7,6 +7,7 @@ mod common;
 mod flood;
 mod world;
 
+mod internet;
 mod live;
 mod rates;
 mod shown;

@@ -115,7 +115,7 @@ impl From<Loss> for DropReason {
 }
 
 /// All packets that wait, and the limits that they wait for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
     /// Out and in.
     shapers: [Shaper<Target>; 2],
@@ -129,13 +129,6 @@ pub(super) struct Held {
     uplinks: [Option<Limit>; 2],
     /// True once there was a limit.
     is_on: bool,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        let (lost, debts) = (Vec::new(), HashMap::new());
-        Self { shapers: [Shaper::new(), Shaper::new()], lost, debts, limits: 0, uplinks: [None; 2], is_on: false }
-    }
 }
 
 const fn index(direction: Direction) -> usize {
