@@ -112,9 +112,13 @@ fn keys_are_those_of_the_golden_document(router: Router) {
         .emperor()
         .line("tuntap-router-address = emperor0 192.168.77.1/24")
         .line("tuntap-router-port = tcp 8080 192.168.77.2:80")
+        .line("tuntap-router-shape = both any 10M")
+        .line("tuntap-router-shape = out uplink 50M")
         .start();
-    let _peer = emperor.connect();
-    let stats = emperor.wait_for_stats("the connection is listed", |stats| stats.peers().len() == 1);
+    let mut peer = emperor.connect();
+    // A peer has queues from its first packet on, in each direction.
+    assert!(peer.echo([192, 168, 77, 2], [192, 168, 77, 1], wait::SHORT));
+    let stats = emperor.stats();
     let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
     assert_eq!(keys(&stats.0), keys(&golden));
     let read = Snapshot::from_json(stats.0.to_string().as_bytes()).expect("the statistics of a router");
