@@ -94,6 +94,25 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Returns the queues for these limits; those that are there already go on with what waits in them. `make` makes a queue, or
+    /// changes the limit of one.
+    fn renewed(
+        before: Option<Box<Self>>,
+        made_for: (u32, usize),
+        shape: PeerShape,
+        class_limit: impl Fn(Class) -> Option<Limit>,
+        mut make: impl FnMut(Option<Queue>, Option<Limit>) -> Queue,
+    ) -> Self {
+        let own = make(before.as_ref().map(|before| before.own), shape.peer);
+        let internet = before.as_ref().and_then(|before| before.internet);
+        let internet = (internet.is_some() || shape.internet.is_some()).then(|| make(internet, shape.internet));
+        let mut classes = before.map_or_else(Vec::new, |before| before.classes);
+        for (class, queue) in &mut classes {
+            *queue = make(Some(*queue), class_limit(*class));
+        }
+        Self { made_for, shape, own, internet, classes }
+    }
+
     /// Has the limits be looked up again. No limits have the number 0.
     pub(super) const fn forget_limits(&mut self) {
         self.made_for = (0, 0);
@@ -286,22 +305,12 @@ impl Router {
             let shape = shapes.of_peer(direction, peer.claims.held(), &peer.identity);
             if shape.is_free() && place.is_none() {
                 *free_for = made_for;
-                if class_limit.is_none() {
-                    return None;
-                }
+                class_limit?;
             }
             let user = shape.user.map(|limit| (peer.identity.uid, limit));
-            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user }, uplink, &owed);
-            let before = place.take();
-            let own = make(before.as_ref().map(|before| before.own), shape.peer);
-            let internet = before.as_ref().and_then(|before| before.internet);
-            let internet = (internet.is_some() || shape.internet.is_some()).then(|| make(internet, shape.internet));
-            let mut classes = before.map_or_else(Vec::new, |before| before.classes);
-            for (class, queue) in &mut classes {
-                let limit = class.number().and_then(|number| shapes.class_limit(direction, number));
-                *queue = make(Some(*queue), limit);
-            }
-            *place = Some(Box::new(Queues { made_for, shape, own, internet, classes }));
+            let make = |before, own| queue(shaper, before, LeafLimits { own, user }, uplink, owed);
+            let class_limit = |class: Class| class.number().and_then(|number| shapes.class_limit(direction, number));
+            *place = Some(Box::new(Queues::renewed(place.take(), made_for, shape, class_limit, make)));
         }
         let queues = place.as_mut()?;
         if let Some(limit) = class_limit {
@@ -309,7 +318,7 @@ impl Router {
                 return Some(*queue);
             }
             let user = queues.shape.user.map(|limit| (peer.identity.uid, limit));
-            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user }, uplink, &owed);
+            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user }, uplink, owed);
             queues.classes.push((class, queue));
             return Some(queue);
         }
