@@ -23,9 +23,9 @@ pub struct TestShell {
     /// Packets that were dropped while the router was watched.
     pub dropped: Vec<DropRecord>,
     /// Packets that were written to the router's device.
-    pub to_tun: usize,
+    pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
-    pub to_devices: usize,
+    pub to_devices: Vec<(PeerId, Vec<u8>)>,
     /// True if all hosts are beyond a `nat` interface.
     pub is_all_beyond_nat: bool,
 }
@@ -43,8 +43,8 @@ impl Shell for TestShell {
         true
     }
 
-    fn write_tun(&mut self, _packet: &GsoPacket<'_>) -> Result<(), WriteError> {
-        self.to_tun += 1;
+    fn write_tun(&mut self, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+        self.to_tun.push(packet.packet().bytes().to_vec());
         Ok(())
     }
 
@@ -52,8 +52,8 @@ impl Shell for TestShell {
         Ok(())
     }
 
-    fn write_device(&mut self, _peer: PeerId, _serial: Option<u64>, _packet: &GsoPacket<'_>) -> DeviceWrite {
-        self.to_devices += 1;
+    fn write_device(&mut self, peer: PeerId, _serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
+        self.to_devices.push((peer, packet.packet().bytes().to_vec()));
         let now = Instant::now();
         DeviceWrite { result: Ok(()), start: now, end: now }
     }
