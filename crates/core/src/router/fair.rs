@@ -220,7 +220,7 @@ mod tests {
         /// The numbers of the packets that were written to a peer.
         fn written(&self, index: u8) -> Vec<u16> {
             let id = self.peers[usize::from(index)];
-            let numbers = self.shell.written.iter().filter(|(to, _)| *to == id);
+            let numbers = self.shell.to_devices.iter().filter(|(to, _)| *to == id);
             numbers.map(|(_, bytes)| u16::from_be_bytes([bytes[22], bytes[23]])).collect()
         }
 
@@ -298,11 +298,11 @@ mod tests {
             world.router.end_tun_turn(false);
         }
         assert!(world.router.backlog.has(world.peers[0]));
-        let (id, now, written) = (world.peers[0], world.router.now, world.shell.written.len());
+        let (id, now, written) = (world.peers[0], world.router.now, world.shell.to_devices.len());
         world.router.connection_ended(&mut world.shell, id, None, now);
         let lost = u64::from(world.sent[0]) - written as u64;
         assert_eq!((world.router.backlog.has(id), world.router.counters.drops.get(DropReason::NoPeer)), (false, lost));
         while world.serve().is_some() {}
-        assert_eq!(world.shell.written.len(), written);
+        assert_eq!(world.shell.to_devices.len(), written);
     }
 }

@@ -22,16 +22,14 @@ pub struct TestShell {
     pub now: Option<Instant>,
     /// The cost of a write to a peer's device, if the test has set the time.
     pub write_cost: Duration,
-    /// The packets that were written to peers' devices.
-    pub written: Vec<(PeerId, Vec<u8>)>,
     /// Lines of the log.
     pub lines: Vec<Notice>,
     /// Packets that were dropped while the router was watched.
     pub dropped: Vec<DropRecord>,
     /// Packets that were written to the router's device.
-    pub to_tun: usize,
+    pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
-    pub to_devices: usize,
+    pub to_devices: Vec<(PeerId, Vec<u8>)>,
     /// True if all hosts are beyond a `nat` interface.
     pub is_all_beyond_nat: bool,
 }
@@ -49,8 +47,8 @@ impl Shell for TestShell {
         true
     }
 
-    fn write_tun(&mut self, _packet: &GsoPacket<'_>) -> Result<(), WriteError> {
-        self.to_tun += 1;
+    fn write_tun(&mut self, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
+        self.to_tun.push(packet.packet().bytes().to_vec());
         Ok(())
     }
 
@@ -59,8 +57,7 @@ impl Shell for TestShell {
     }
 
     fn write_device(&mut self, peer: PeerId, _serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
-        self.to_devices += 1;
-        self.written.push((peer, packet.packet().bytes().to_vec()));
+        self.to_devices.push((peer, packet.packet().bytes().to_vec()));
         let start = self.now.unwrap_or_else(Instant::now);
         let end = start + self.write_cost;
         self.now = self.now.map(|_| end);

@@ -143,6 +143,10 @@ proptest! {
             prop_assert_eq!(world.shaper.stats(leaf).bytes, 0);
             world.close(leaf);
         }
+        // Users are kept until what they sent is paid for.
+        let other = world.shaper.open(LeafLimits { own: None, user: Some((9, Limit::new(8_000))) });
+        world.shaper.is_open(other, u64::MAX);
+        world.shaper.close(other);
         prop_assert!((0..3).all(|uid| world.shaper.user_stats(uid).is_none()));
     }
 

@@ -157,7 +157,8 @@ fn who_takes_little_room_loses_nothing_by_those_who_take_much() {
 #[test]
 fn users_that_come_back_pay_for_what_was_sent_before() {
     let mut shaper: Shaper<()> = Shaper::new();
-    let limits = LeafLimits { own: None, user: Some((7, Limit::new(8_000))) };
+    let limit = Limit { burst: Some(std::time::Duration::from_millis(1)), ..Limit::new(8_000) };
+    let limits = LeafLimits { own: None, user: Some((7, limit)) };
     let send = |shaper: &mut Shaper<()>, now| {
         let leaf = shaper.open(limits);
         let is_open = shaper.is_open(leaf, now);
@@ -168,7 +169,7 @@ fn users_that_come_back_pay_for_what_was_sent_before() {
         is_open
     };
     assert!(send(&mut shaper, SECOND));
-    assert!(!send(&mut shaper, 2 * SECOND - 1));
+    assert!(!send(&mut shaper, 2 * SECOND - 2 * MS));
     assert!(send(&mut shaper, 2 * SECOND));
     assert_eq!(shaper.user_stats(7).map(|stats| stats.sent), Some(2000));
     assert!(!send(&mut shaper, 2 * SECOND));

@@ -246,8 +246,10 @@ fn small_packets_and_many_leaves_are_bounded_in_memory() {
     }
     let waits = world.shaper.uplink_stats().bytes;
     assert!(waits <= (256 << 20) + 100 * 60_000 && waits > 200 << 20, "{waits}");
-    // Who comes last has a place for one packet.
-    assert_eq!(world.shaper.stats(leaves[99]).packets, 1);
+    // Who comes last has as much room as those before.
+    let last = world.shaper.stats(leaves[99]).packets;
+    let counts = leaves.iter().map(|leaf| world.shaper.stats(*leaf).packets);
+    assert!(counts.clone().all(|count| count.abs_diff(last) <= 1), "{:?}", counts.collect::<Vec<_>>());
     let mut world = World::new(None);
     let leaf = world.shaper.open(own(fast));
     for _ in 0..100_000 {
