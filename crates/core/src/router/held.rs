@@ -293,12 +293,10 @@ impl Router {
             let shape = shapes.of_peer(direction, peer.claims.held(), &peer.identity);
             if shape.is_free() && place.is_none() {
                 *free_for = made_for;
-                if class_limit.is_none() {
-                    return None;
-                }
+                class_limit?;
             }
             let user = shape.user.map(|limit| (peer.identity.uid, limit));
-            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user }, uplink, &owed);
+            let mut make = |before, own| queue(shaper, before, LeafLimits { own, user }, uplink, owed);
             let before = place.take();
             let own = make(before.as_ref().map(|before| before.own), shape.peer);
             let internet = before.as_ref().and_then(|before| before.internet);
@@ -316,7 +314,7 @@ impl Router {
                 return Some(*queue);
             }
             let user = queues.shape.user.map(|limit| (peer.identity.uid, limit));
-            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user }, uplink, &owed);
+            let queue = queue(shaper, None, LeafLimits { own: Some(limit), user }, uplink, owed);
             queues.classes.push((class, queue));
             return Some(queue);
         }
