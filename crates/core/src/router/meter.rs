@@ -407,8 +407,7 @@ impl Expenses {
     }
 }
 
-/// Returns a duration in nanoseconds.
-pub(super) fn nanos(duration: Duration) -> u64 {
+fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -7,13 +7,11 @@
 mod accept;
 mod attach;
 mod autoconf;
-mod backlog;
 mod close;
 mod counters;
 mod credentials;
 mod debt;
 mod deliver;
-mod fair;
 mod flows;
 pub mod frames;
 mod gateway;
@@ -33,7 +31,6 @@ pub mod session;
 mod shell;
 #[cfg(test)]
 mod testing;
-pub mod turns;
 mod view;
 mod watch;
 
@@ -55,7 +52,6 @@ use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::policy::shape::Shape;
-use backlog::Backlog;
 use gateway::PathMtus;
 use held::Held;
 use interfaces::InterfaceCache;
@@ -65,7 +61,6 @@ use notice::{Notice, Who};
 use quarantine::Quarantine;
 use queue::SpareBuffers;
 use reattach::ReattachQueue;
-use turns::Turns;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
@@ -146,13 +141,6 @@ pub struct Router {
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
-    /// True if the last turn of the TUN device left packets in it.
-    tun_has_backlog: bool,
-    /// The number of packets towards peers in this turn of the TUN device.
-    tun_reads: usize,
-    turns: Turns,
-    /// Packets that wait for the turns of their peers.
-    backlog: Backlog,
 }
 
 impl Router {
@@ -182,10 +170,6 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
-            tun_has_backlog: false,
-            tun_reads: 0,
-            turns: Turns::default(),
-            backlog: Backlog::default(),
         };
         this.update_limits();
         this
