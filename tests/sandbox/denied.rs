@@ -70,7 +70,9 @@ fn denied_syscall_ends_the_router_with_a_line_and_a_respawn() {
         emperor.log.wait_for_since(mark, &line, wait::LONG);
         emperor.log.wait_for_since(mark, "respawned uWSGI tuntap router 1", wait::LONG);
         assert_ne!(next_router(&emperor, before), before, "{call}");
-        assert_eq!(emperor.log.since(mark).matches("the sandbox denied").count(), 1, "{call}");
+        // setuid(3) has all threads change their user, and each of them is denied that.
+        let lines = emperor.log.since(mark).matches("the sandbox denied").count();
+        assert!(lines == 1 || *name == "setuid", "{call}: {lines} lines");
     }
     let mut peer = emperor.connect();
     peer.send_credentials(1000, 0);
