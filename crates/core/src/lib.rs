@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod nanos;
 pub mod peers;
 pub mod policy;
 pub mod router;

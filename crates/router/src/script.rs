@@ -8,7 +8,6 @@ use std::rc::Rc;
 use thiserror::Error;
 use tuntap_api::control::ScriptStatus;
 use tuntap_core::policy::counters::RuleCounters;
-use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
 use tuntap_live::ScriptSources;
 use tuntap_script::limits::MAX_SOURCE;
@@ -122,7 +121,7 @@ impl LoopScript {
     /// forbidden must not pass.
     pub fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         if !self.runtime.is_loaded() {
-            return Some(ScriptVerdict { action: Action::Deny, ttl: None, class: None });
+            return Some(ScriptVerdict::DENY);
         }
         self.runtime.decide(query)
     }
@@ -143,7 +142,7 @@ impl Script for DryRun<'_> {
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
         match self.0.and_then(|script| script.runtime.dry_run(query)) {
             Some(Ok(tried)) => tried.verdict,
-            Some(Err(_)) | None => Some(ScriptVerdict { action: Action::Deny, ttl: None, class: None }),
+            Some(Err(_)) | None => Some(ScriptVerdict::DENY),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tuntap_api::control::ScriptStatus;
-use tuntap_core::policy::pattern::Action;
 use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
 use tuntap_sys::process::thread_time_nanos;
 
@@ -265,5 +264,5 @@ impl Script for Runtime {
 /// What becomes of a flow about which the script fails.
 const fn denied() -> ScriptVerdict {
     const TTL: Option<Duration> = Some(FAILURE_TTL);
-    ScriptVerdict { action: Action::Deny, ttl: TTL, class: None }
+    ScriptVerdict { ttl: TTL, ..ScriptVerdict::DENY }
 }

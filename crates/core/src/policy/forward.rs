@@ -20,6 +20,7 @@ use super::registry::{PeerId, Registry};
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use super::walk::ToLog;
+use crate::nanos::nanos;
 use crate::peers::{CheckedRule, Peer, PeerTable};
 use crate::router::session::Session;
 use tuntap_wire::autoconf::is_claimable;
@@ -82,7 +83,7 @@ impl Forwarder {
         /// Longest time. A second more, and seconds would have no room in 32 bits.
         const MOST: Duration = Duration::from_secs(1 << 31);
         let elapsed = elapsed.min(MOST);
-        self.elapsed = self.elapsed.max(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.elapsed = self.elapsed.max(nanos(elapsed));
         self.flows.advance(self.start.saturating_add(u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)));
     }
 

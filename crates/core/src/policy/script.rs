@@ -49,6 +49,11 @@ pub struct ScriptVerdict {
     pub class: Option<u16>,
 }
 
+impl ScriptVerdict {
+    /// Drops the packets of a flow as long as the flow is known.
+    pub const DENY: Self = Self { action: Action::Deny, ttl: None, class: None };
+}
+
 /// A script, and what only the surroundings know about addresses.
 pub trait Script {
     /// Returns what the script says about a flow; `None` if it has no opinion. A script that fails denies the flow.

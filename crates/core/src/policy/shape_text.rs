@@ -1,6 +1,7 @@
 //! Limits as they are written, in options and in rules files. What is written here reads the same
 //! (`tuntap_config::ShapeSpec`).
 
+use crate::nanos::nanos;
 use std::fmt::{self, Display, Formatter};
 
 use ipnet::IpNet;
@@ -29,7 +30,7 @@ pub struct Time(pub std::time::Duration);
 
 impl Display for Time {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        match u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX) {
+        match nanos(self.0) {
             // No unit is small enough for less than a microsecond.
             nanos if nanos < 1_000 => write!(out, "0.{nanos:03}us"),
             nanos => write_scaled(out, nanos, &TIME_UNITS),

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::nanos::nanos;
+
 /// A debt in nanoseconds.
 #[derive(Debug)]
 pub struct Debt {
@@ -27,7 +29,7 @@ impl Debt {
     /// Pays back the time since the last call, divided by `divisor`. Returns the rest of the debt.
     pub fn settle(&mut self, now: Instant, divisor: u64) -> u64 {
         let passed = now.saturating_duration_since(self.settled_at);
-        let paid = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX) / divisor.max(1);
+        let paid = nanos(passed) / divisor.max(1);
         // A time that is too short to pay back a nanosecond counts with the next call.
         if paid > 0 {
             self.settled_at = now;

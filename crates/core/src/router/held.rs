@@ -13,6 +13,7 @@ use tuntap_wire::vnet::{Offload, VNET_HEADER_LEN};
 use super::Router;
 use super::inbound::Ingress;
 use super::shell::Shell;
+use crate::nanos::nanos;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::policy::shape::{Limit, PeerShape, ShapeSelector};
@@ -150,13 +151,6 @@ pub(super) struct Held {
     is_on: bool,
 }
 
-const fn index(direction: Direction) -> usize {
-    match direction {
-        Direction::Out => 0,
-        Direction::In => 1,
-    }
-}
-
 /// Returns a queue with these limits, below that of all: a new one, which sends nothing before `owed`, or `before` with others.
 fn queue(
     shaper: &mut Shaper<Target>,
@@ -207,7 +201,7 @@ impl Held {
         now: u64,
         scratch: &mut Vec<u8>,
     ) {
-        let shaper = &mut self.shapers[index(target.direction())];
+        let shaper = &mut self.shapers[target.direction().index()];
         let lost = &mut self.lost;
         let mut lose = |_, item, loss: Loss| lost.push((item, loss.into()));
         let (cost, segments) = cost(packet);
@@ -225,7 +219,7 @@ impl Held {
     /// Returns the next packet in a direction whose time has come.
     fn pop(&mut self, direction: Direction, now: u64) -> Option<(LeafId, Item<Target>)> {
         let lost = &mut self.lost;
-        self.shapers[index(direction)].pop(now, &mut |_, item, loss: Loss| lost.push((item, loss.into())))
+        self.shapers[direction.index()].pop(now, &mut |_, item, loss: Loss| lost.push((item, loss.into())))
     }
 
     /// Throws away what waits for a peer that is closed, and from it. What it sent and got remains to be paid by who comes with
@@ -264,15 +258,15 @@ impl Router {
         let shapes = &self.forwarder.policy.shapes;
         self.held.limits = self.held.limits.wrapping_add(1).max(1);
         self.held.is_on |= !shapes.is_empty();
-        for direction in [Direction::Out, Direction::In] {
+        for direction in Direction::BOTH {
             let uplink = shapes.uplink(direction);
-            self.held.uplinks[index(direction)] = uplink;
-            self.held.shapers[index(direction)].set_uplink(uplink);
+            self.held.uplinks[direction.index()] = uplink;
+            self.held.shapers[direction.index()].set_uplink(uplink);
         }
     }
 
     pub(super) fn nanos(&self) -> u64 {
-        u64::try_from((self.now - self.start).as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.now - self.start)
     }
 
     /// Returns when the next packet has to be sent of those that wait.
@@ -288,18 +282,18 @@ impl Router {
             return None;
         }
         let shapes = &self.forwarder.policy.shapes;
-        let shaper = &mut self.held.shapers[index(direction)];
+        let shaper = &mut self.held.shapers[direction.index()];
         let peer = self.forwarder.peers.get_mut(id)?;
         let made_for = (self.held.limits, peer.claims.held().count());
-        let place = &mut peer.session.queues[index(direction)];
-        let free_for = &mut peer.session.free_for[index(direction)];
+        let place = &mut peer.session.queues[direction.index()];
+        let free_for = &mut peer.session.free_for[direction.index()];
         let class_limit = class.number().and_then(|number| shapes.class_limit(direction, number));
         if *free_for == made_for && class_limit.is_none() {
             return None;
         }
-        let uplink = self.held.uplinks[index(direction)];
+        let uplink = self.held.uplinks[direction.index()];
         let (debts, claims) = (&self.held.debts, &peer.claims);
-        let debt = |address| debts.get(&address).map_or(0, |owed| owed[index(direction)]);
+        let debt = |address| debts.get(&address).map_or(0, |owed| owed[direction.index()]);
         let owed = || claims.held().map(debt).max().unwrap_or_default();
         if place.as_ref().is_none_or(|queues| queues.made_for != made_for) {
             let shape = shapes.of_peer(direction, peer.claims.held(), &peer.identity);
@@ -375,7 +369,7 @@ impl Router {
 
     fn may_go_at_once(&mut self, queue: Queue, direction: Direction, packet: &GsoPacket<'_>) -> bool {
         let now = self.nanos();
-        (!queue.cuts || packet.segments() <= 1) && self.held.shapers[index(direction)].is_open(queue.leaf, now)
+        (!queue.cuts || packet.segments() <= 1) && self.held.shapers[direction.index()].is_open(queue.leaf, now)
     }
 
     /// Charges a packet that went at once, if it was delivered.
@@ -389,7 +383,7 @@ impl Router {
         if result.is_ok() {
             let (cost, segments) = cost(packet);
             let now = self.nanos();
-            self.held.shapers[index(direction)].charge(leaf, cost, segments, now);
+            self.held.shapers[direction.index()].charge(leaf, cost, segments, now);
         }
         result
     }
@@ -403,7 +397,7 @@ impl Router {
     /// Sends packets whose time has come.
     pub(super) fn send_held(&mut self, shell: &mut impl Shell) {
         // What comes out of the one may have to wait in the other.
-        for direction in [Direction::Out, Direction::In] {
+        for direction in Direction::BOTH {
             for _ in 0..PACKETS_PER_TURN {
                 let now = self.nanos();
                 let Some((leaf, item)) = self.held.pop(direction, now) else { break };
@@ -426,7 +420,7 @@ impl Router {
             Target::To(to, origin) => (Direction::In, self.deliver_from(shell, to, origin, &packet)),
         };
         if result.is_err() {
-            self.held.shapers[index(direction)].refund(leaf, item.cost, item.segments);
+            self.held.shapers[direction.index()].refund(leaf, item.cost, item.segments);
         }
     }
 
@@ -455,8 +449,8 @@ impl Router {
 
     /// Returns the queues of a peer in one direction: each with its limit, or that of its user, and with what it has and had.
     pub fn queues(&self, id: PeerId, direction: Direction) -> impl Iterator<Item = (Option<Limit>, LeafStats)> {
-        let queues = self.forwarder.peers.get(id).and_then(|peer| peer.session.queues[index(direction)].as_deref());
-        let shaper = &self.held.shapers[index(direction)];
+        let queues = self.forwarder.peers.get(id).and_then(|peer| peer.session.queues[direction.index()].as_deref());
+        let shaper = &self.held.shapers[direction.index()];
         let shapes = &self.forwarder.policy.shapes;
         queues.into_iter().flat_map(move |queues| {
             let own = (queues.shape.peer.or(queues.shape.user), queues.own);
@@ -477,7 +471,7 @@ impl Router {
     /// Returns the limit of all peers together in one direction, and what went by it; `None` without one.
     pub fn uplink(&self, direction: Direction) -> Option<(Limit, LeafStats)> {
         let limit = self.forwarder.policy.shapes.uplink(direction)?;
-        Some((limit, self.held.shapers[index(direction)].uplink_stats()))
+        Some((limit, self.held.shapers[direction.index()].uplink_stats()))
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::debt::{Debt, Sharers};
 use super::shell::ThreadUsage;
+use crate::nanos::nanos;
 
 /// The allowance for each packet to or from a peer: the cost of `SHORT_READS` reads of the shortest packets, and of `READS`
 /// reads of packets of its length. Honest writes run the receiver's TCP, which may send packets in turn, and wake its
@@ -405,10 +406,6 @@ impl Expenses {
         }
         CostRating::Usual
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl Router {
         self.forwarder.set_policy(policy);
         if has_other_limits {
             self.update_limits();
-            self.lacks_groups |= self.wants_groups();
+            self.want_groups_again();
         }
     }
 
@@ -223,7 +223,7 @@ impl Router {
         std::mem::take(&mut self.lacks_groups)
     }
 
-    /// Says that peers were restored, of which an earlier router has kept the groups that mattered to it.
+    /// Says that the policy may name other groups than those that were kept of the peers, as when these were restored.
     pub fn want_groups_again(&mut self) {
         self.lacks_groups |= self.wants_groups();
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bucket::{Bucket, SECOND, Unit};
+use crate::nanos::nanos;
 use crate::policy::shape::Limit;
 
 /// The usual burst in packets, if that is more than [`Limit::DEFAULT_BURST`].
@@ -149,9 +150,4 @@ fn usual_burst(unit: Unit, rate: u64) -> u64 {
 /// How long so many bytes take at a rate in bits per second, in nanoseconds.
 pub fn bytes_time(bytes: u64, rate: u64) -> u64 {
     bytes.saturating_mul(8 * SECOND).div_ceil(rate.max(1))
-}
-
-/// A duration in nanoseconds.
-pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

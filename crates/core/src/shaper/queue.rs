@@ -3,7 +3,8 @@
 use super::bucket::SECOND;
 use super::codel::Delays;
 use super::flows::{Flows, PACKET};
-use super::gates::{bytes_time, nanos};
+use super::gates::bytes_time;
+use crate::nanos::nanos;
 use crate::policy::shape::Limit;
 
 /// For how long the queue can take in packets at the leaf's rate, in nanoseconds: twice the round trips of 100 ms for which TCP

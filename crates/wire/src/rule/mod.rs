@@ -39,6 +39,19 @@ pub enum Direction {
     Out,
 }
 
+impl Direction {
+    /// Both, in the order of [`Direction::index`].
+    pub const BOTH: [Self; 2] = [Self::Out, Self::In];
+
+    /// Its place where something is kept for both: out, then in.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Out => 0,
+            Self::In => 1,
+        }
+    }
+}
+
 /// What a peer rule does with the packets that match it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleAction {

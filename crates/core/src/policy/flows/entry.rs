@@ -309,15 +309,12 @@ impl Entry {
 
     /// Returns where the packets in one direction wait.
     pub(crate) const fn class(&self, direction: Direction) -> Class {
-        match direction {
-            Direction::Out => self.classes[0],
-            Direction::In => self.classes[1],
-        }
+        self.classes[direction.index()]
     }
 
     /// Sets where the packets in one direction wait.
     pub(crate) fn set_class(&mut self, direction: Direction, class: Class) {
-        self.classes[usize::from(direction == Direction::In)] = class;
+        self.classes[direction.index()] = class;
     }
 
     /// Returns true if the other end has caused the flow.
@@ -380,7 +377,7 @@ impl Entry {
 
     /// A packet was let through. Returns true if that changes how far the connection has come.
     pub(super) fn pass(&mut self, direction: Direction, flags: Option<TcpFlags>) -> bool {
-        let side = usize::from(direction == Direction::In);
+        let side = direction.index();
         let before = (self.passed, self.fins, self.is_reset);
         self.passed[side] = true;
         if let Some(flags) = flags {
