@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::{Flow, policy, runtime};
@@ -304,13 +305,17 @@ fn full_memory_is_emptied() {
         runtime("function policy(flow) state[#state + 1] = table.create(1000, #state) return 'reject' end");
     let flow = Flow::default();
     let mut actions = Vec::new();
+    let mut failures = BTreeSet::new();
     for _ in 0..3000 {
         actions.push(flow.action(&mut runtime));
-        assert!(runtime.status().memory <= tuntap_script::limits::MAX_MEMORY as u64);
+        let status = runtime.status();
+        assert!(status.memory <= tuntap_script::limits::MAX_MEMORY as u64);
+        failures.extend(status.last_failure);
     }
     let status = runtime.status();
     assert!(status.failures >= 2, "{status:?}");
-    assert_eq!(status.last_failure.as_deref(), Some("it needs more memory than a script may have"));
+    // A call that meets a collection of garbage may also take too long, on a slow machine.
+    assert!(failures.contains("it needs more memory than a script may have"), "{failures:?}");
     let denied = actions.iter().filter(|action| **action == Action::Deny).count();
     assert_eq!(denied as u64, status.failures);
     assert!(denied < 30, "{denied}");
