@@ -1,17 +1,18 @@
 //! Many peers that do something at once don't slow down the others.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::emperor::{EMPEROR, V1};
+use crate::common::emperor::{EMPEROR, Emperor, V1};
 use crate::common::netns::{Net, Netns};
 use crate::common::packet;
 use crate::common::probe::pings_answered;
 use crate::common::wait;
 use crate::common::wire;
+use crate::handed::Handed;
 use crate::hello::{Answer, answer, hello, offer};
 use crate::tun::{self, ATTACHABLE};
 use crate::world::{emperor, start_attached};
@@ -82,4 +83,44 @@ fn flood_of_answers_does_not_drown_others() {
         answered
     });
     assert!(answered >= 15, "{answered} of 20 pings were answered");
+}
+
+/// Sends small datagrams from the Emperor's namespace until it is over.
+fn flood(emperor: &Emperor, to: Ipv4Addr, is_over: &AtomicBool) {
+    let socket = emperor.netns.run(|| UdpSocket::bind((EMPEROR, 0))).expect("the Emperor has its address");
+    while !is_over.load(Ordering::Relaxed) {
+        // The device's queue may be full, and answers may say that nobody listens.
+        (0..64).for_each(|_| _ = socket.send_to(&[0; 64], (to, 9)));
+    }
+}
+
+/// What the host sends to one peer fills the queue of the device by which all packets come. The peer's packets are dropped as
+/// its own, and others lose next to none, where they would lose every third one. The machine may have other things to do, so there
+/// are several attempts, and a few pings may be lost while the router is off its core.
+#[test]
+fn flood_from_the_host_costs_others_no_pings() {
+    const PINGS: u32 = 100;
+    const ENOUGH: u32 = 95;
+    const FLOODED: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 100);
+    let emperor = emperor().start();
+    let honest = start_attached(&emperor, "v1", V1);
+    let _flooded = Handed::attach(&emperor, FLOODED);
+    let mut attempts = Vec::new();
+    while attempts.len() < 6 && attempts.last().is_none_or(|answered| *answered < ENOUGH) {
+        let is_over = AtomicBool::new(false);
+        attempts.push(thread::scope(|scope| {
+            (0..2).for_each(|_| _ = scope.spawn(|| flood(&emperor, FLOODED, &is_over)));
+            let answered = pings_answered(&honest, EMPEROR, PINGS, &["-i", "0.01"]);
+            is_over.store(true, Ordering::Relaxed);
+            answered
+        }));
+    }
+    assert!(attempts.last() >= Some(&ENOUGH), "answered pings of {PINGS}: {attempts:?}");
+    let stats = emperor.stats();
+    let dropped = |address| {
+        let peer = stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));
+        peer["drops"]["queue_full"].as_u64().unwrap_or(0)
+    };
+    assert!(dropped(FLOODED) > 0, "the flood was no flood: {}", stats.0);
+    assert_eq!(dropped(V1), 0, "{}", stats.0);
 }

@@ -29,6 +29,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
+use tuntap_core::router::turns::Work;
 use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
 use tuntap_live::ScriptSources;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
@@ -117,12 +118,30 @@ impl<'a> EventLoop<'a> {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
                 }
-                if self.router.is_tun_turn_due() {
-                    self.read_tun()?;
-                }
             }
+            self.serve_peers()?;
             self.finish_turn();
         }
+    }
+
+    /// Serves peers in turn, as long as there is no reason to look for others that have to be served first.
+    fn serve_peers(&mut self) -> Result<(), RouterError> {
+        while let Some(turn) = self.router.next_turn() {
+            let start = Instant::now();
+            let has_more = match turn.work {
+                Work::Connection => self.read_peer(turn.peer),
+                Work::Device => self.read_device(turn.peer),
+                Work::Backlog => self.router.write_backlog(&mut self.io, turn.peer),
+            };
+            self.router.end_turn(turn, start, Instant::now(), has_more);
+            if self.router.is_tun_turn_due() {
+                self.read_tun()?;
+            }
+            if has_more || turn.is_last {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Does what is due after the events of a turn.
@@ -139,16 +158,19 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline.
+    /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline, and may be 0 while
+    /// peers wait for their turns.
     fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, RouterError> {
         self.io.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
+        let has_turns = self.router.has_turns();
         loop {
             let awake = self.busy_poll.is_open(now);
-            let timeout = if awake { EpollTimeout::ZERO } else { self.sleep(now)? };
+            let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.sleep(now)? };
+            let is_due = has_turns || self.router.next_held().is_some_and(|next| next <= now);
             match self.io.epoll.wait(events, timeout) {
-                Ok(0) if awake && self.router.next_held().is_none_or(|next| now < next) => now = Instant::now(),
+                Ok(0) if awake && !is_due => now = Instant::now(),
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
                 Ok(count) => {
                     if !awake {
@@ -194,14 +216,14 @@ impl<'a> EventLoop<'a> {
             Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
-            Token::Device(id) => self.read_device(id),
+            Token::Device(id) => self.router.queue_turn(id, Work::Device),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
                     self.router.writable(&mut self.io, id, Instant::now());
                 }
                 if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                    self.read_peer(id);
+                    self.router.queue_turn(id, Work::Connection);
                 }
             }
         }
@@ -222,7 +244,10 @@ impl<'a> EventLoop<'a> {
             let start = Instant::now();
             match self.io.tun().recv(&mut self.buffer) {
                 Ok(len) => self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.router.end_tun_turn(true);
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let name = self.io.name().to_owned();
@@ -234,6 +259,7 @@ impl<'a> EventLoop<'a> {
                 }
             }
         }
+        self.router.end_tun_turn(false);
         Ok(())
     }
 
@@ -293,11 +319,15 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    fn read_peer(&mut self, id: PeerId) {
-        let Some(connection) = self.io.connection(id) else { return };
-        let Some(read) = self.router.begin_read(id, &mut self.buffer) else { return };
+    /// Reads a peer's connection. Returns true if it may have more.
+    fn read_peer(&mut self, id: PeerId) -> bool {
+        let Some(connection) = self.io.connection(id) else { return false };
+        let Some(read) = self.router.begin_read(id, &mut self.buffer) else { return false };
         let (start, len, with_descriptor) = match read {
-            Read::Credentials => return self.read_credentials(id),
+            Read::Credentials => {
+                self.read_credentials(id);
+                return false;
+            }
             Read::Bytes { start, len, with_descriptor } => (start, len, with_descriptor),
         };
         let free = &mut self.buffer[start..start + len];
@@ -316,10 +346,12 @@ impl<'a> EventLoop<'a> {
                 #[cfg(feature = "faults")]
                 tuntap_sys::faults::point("router");
                 self.router.received(&mut self.io, id, &self.buffer[..start + count], count, now);
+                return count == len;
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => self.router.connection_ended(&mut self.io, id, Some(fault(errno)), now),
         }
+        false
     }
 
     /// Reads the message with a peer's credentials, and nothing of what follows it.
@@ -338,11 +370,12 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    fn read_device(&mut self, id: PeerId) {
+    /// Reads a peer's device. Returns true if it may have more.
+    fn read_device(&mut self, id: PeerId) -> bool {
         let mut turn = DeviceTurn::default();
         let mut is_first = true;
         while turn.is_open() && self.router.is_attached(id) {
-            let Some(device) = self.io.device(id) else { return };
+            let Some(device) = self.io.device(id) else { return false };
             // Only the first read of a turn is timed. That is enough to know the cost of reading.
             let start = is_first.then(Instant::now);
             let error = match device.recv(&mut self.buffer) {
@@ -356,15 +389,17 @@ impl<'a> EventLoop<'a> {
                     continue;
                 }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return,
+                    ErrorKind::WouldBlock => return false,
                     ErrorKind::Interrupted => continue,
                     ErrorKind::Unsupported => DeviceError::MayBlock,
                     _ if Tun::is_gone(&error) => DeviceError::Gone,
                     kind => DeviceError::Failed(tuntap_core::router::Fault(kind.to_string())),
                 },
             };
-            return self.router.device_failed(&mut self.io, id, error, Instant::now());
+            self.router.device_failed(&mut self.io, id, error, Instant::now());
+            return false;
         }
+        self.router.is_attached(id)
     }
 }
 

@@ -32,6 +32,7 @@ impl Router {
         let now = self.nanos();
         self.held.forget(&peer.session.queues, peer.claims.held(), now);
         self.admission.leave(id, account);
+        self.drop_backlog(id);
         if let Some(serial) = peer.session.serial {
             shell.unstore(serial);
         }

@@ -8,6 +8,7 @@ use tuntap_wire::segment::for_each_packet;
 
 use super::Router;
 use super::held::Origin;
+use super::inbound::Ingress;
 use super::queue::{FlushError, Flushed};
 use super::session::{CloseReason, Transport};
 use super::shell::{Shell, WriteError};
@@ -68,7 +69,10 @@ impl Router {
         origin: Origin,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        let result = self.deliver(shell, to, packet);
+        let result = match origin {
+            Origin::Outside(Ingress::Tun) => self.deliver_in_turn(shell, to, packet),
+            Origin::Outside(Ingress::Gateway(_)) | Origin::Peer(_) => self.deliver(shell, to, packet),
+        };
         if result == Err(DropReason::TooBig) {
             match origin {
                 Origin::Outside(ingress) => self.too_big_for_frame_inbound(shell, ingress, to, packet.packet()),

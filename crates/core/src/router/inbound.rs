@@ -28,18 +28,6 @@ pub enum Ingress {
 }
 
 impl Router {
-    /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
-    pub fn begin_tun_turn(&mut self) -> usize {
-        std::mem::take(&mut self.outbound_streak).max(PACKET_BUDGET)
-    }
-
-    /// Returns true if the TUN device is to be read before the next event is handled. All packets towards the peers come by
-    /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
-    /// overflow, and honest peers would receive nothing any more.
-    pub const fn is_tun_turn_due(&self) -> bool {
-        self.outbound_streak >= PACKET_BUDGET
-    }
-
     /// Handles a packet that was read from the TUN device between `start` and `end`; `bytes` begin with its virtio_net
     /// header.
     pub fn tun_packet(&mut self, shell: &mut impl Shell, bytes: &[u8], start: Instant, end: Instant) {

@@ -7,11 +7,13 @@
 mod accept;
 mod attach;
 mod autoconf;
+mod backlog;
 mod close;
 mod counters;
 mod credentials;
 mod debt;
 mod deliver;
+mod fair;
 mod flows;
 pub mod frames;
 mod gateway;
@@ -31,6 +33,7 @@ pub mod session;
 mod shell;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 mod view;
 mod watch;
 
@@ -52,6 +55,7 @@ use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::policy::shape::Shape;
+use backlog::Backlog;
 use gateway::PathMtus;
 use held::Held;
 use interfaces::InterfaceCache;
@@ -61,6 +65,7 @@ use notice::{Notice, Who};
 use quarantine::Quarantine;
 use queue::SpareBuffers;
 use reattach::ReattachQueue;
+use turns::Turns;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
@@ -141,6 +146,13 @@ pub struct Router {
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
+    /// True if the last turn of the TUN device left packets in it.
+    tun_has_backlog: bool,
+    /// The number of packets towards peers in this turn of the TUN device.
+    tun_reads: usize,
+    turns: Turns,
+    /// Packets that wait for the turns of their peers.
+    backlog: Backlog,
 }
 
 impl Router {
@@ -170,6 +182,10 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
+            tun_has_backlog: false,
+            tun_reads: 0,
+            turns: Turns::default(),
+            backlog: Backlog::default(),
         };
         this.update_limits();
         this

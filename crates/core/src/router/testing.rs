@@ -1,7 +1,7 @@
 //! Surroundings for unit tests: sockets and devices take everything, and nothing ever fails.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
@@ -18,6 +18,10 @@ use crate::policy::script::{ScriptQuery, ScriptVerdict};
 #[derive(Debug, Default)]
 pub struct TestShell {
     last_serial: u64,
+    /// The time, once the test has set it; otherwise the machine's.
+    pub now: Option<Instant>,
+    /// The cost of a write to a peer's device, if the test has set the time.
+    pub write_cost: Duration,
     /// Lines of the log.
     pub lines: Vec<Notice>,
     /// Packets that were dropped while the router was watched.
@@ -54,8 +58,10 @@ impl Shell for TestShell {
 
     fn write_device(&mut self, peer: PeerId, _serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
         self.to_devices.push((peer, packet.packet().bytes().to_vec()));
-        let now = Instant::now();
-        DeviceWrite { result: Ok(()), start: now, end: now }
+        let start = self.now.unwrap_or_else(Instant::now);
+        let end = start + self.write_cost;
+        self.now = self.now.map(|_| end);
+        DeviceWrite { result: Ok(()), start, end }
     }
 
     fn send_datagram(&mut self, _target: SocketAddr, _packet: &[u8]) -> Result<(), WriteError> {

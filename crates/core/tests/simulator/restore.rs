@@ -180,7 +180,10 @@ fn ask(router: &mut Router, world: &mut World, from: From, bytes: &[u8]) -> Resu
             let Some(id) = id else { return Err(format!("{number} is not there")) };
             router.device_packet(world, id, &with_header, None);
         }
-        From::Tun => router.tun_packet(world, &with_header, now, now),
+        From::Tun => {
+            router.begin_tun_turn();
+            router.tun_packet(world, &with_header, now, now);
+        }
         From::Gateway(source) => router.datagram(world, bytes, source, None, now),
         From::Nowhere => {}
     }

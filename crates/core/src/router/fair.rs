@@ -1,0 +1,308 @@
+//! Fairness among peers that need no option: whose turn it is, and which packets towards peers wait.
+
+use std::time::Instant;
+
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::rule::Direction;
+
+use super::attach::DeviceTurn;
+use super::inbound::Ingress;
+use super::meter::nanos;
+use super::session::Transport;
+use super::shell::Shell;
+use super::turns::{Turn, Work};
+use super::{PACKET_BUDGET, Router};
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+
+/// Packets that are read from the TUN device in one turn while its queue doesn't become empty: as many as it has room for.
+pub const BACKLOG_BUDGET: usize = 512;
+
+/// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's
+/// queue may be filling faster than they can be written.
+const BURST: usize = 16;
+
+/// Packets up to this length are much cheaper to copy than to write. Longer ones are copied only if the device has a backlog:
+/// TCP sends no more of those than the queue has room for.
+const CHEAP_LEN: usize = 2048;
+
+/// The most packets that waited and are written in one turn. The TUN device is read before the next one.
+const BACKLOG_PACKETS: usize = 32;
+
+impl Router {
+    /// Notes that there is something to do for a peer.
+    pub fn queue_turn(&mut self, peer: PeerId, work: Work) {
+        self.turns.queue(peer, work);
+    }
+
+    /// Returns true if there is something to do for a peer.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Returns what is to be done next.
+    pub fn next_turn(&mut self) -> Option<Turn> {
+        self.turns.take()
+    }
+
+    /// Ends a turn, which took from `start` to `end`. If `has_more` is true, the peer gets another one.
+    pub fn end_turn(&mut self, turn: Turn, start: Instant, end: Instant, has_more: bool) {
+        self.turns.end(turn, nanos(end.saturating_duration_since(start)), has_more);
+    }
+
+    /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
+    pub fn begin_tun_turn(&mut self) -> usize {
+        self.tun_reads = 0;
+        let usual = if self.tun_has_backlog { BACKLOG_BUDGET } else { PACKET_BUDGET };
+        std::mem::take(&mut self.outbound_streak).max(usual)
+    }
+
+    /// Ends a turn of the TUN device. `is_empty` says if the device had nothing more to read.
+    pub const fn end_tun_turn(&mut self, is_empty: bool) {
+        self.tun_has_backlog = !is_empty;
+    }
+
+    /// Returns true if the TUN device is to be read before the next turn of a peer. All packets towards the peers come by
+    /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
+    /// overflow, and honest peers would receive nothing any more.
+    pub const fn is_tun_turn_due(&self) -> bool {
+        self.outbound_streak >= PACKET_BUDGET || self.tun_has_backlog
+    }
+
+    /// Delivers a packet that came by the TUN device. It waits if the device may have many more of them, and its peer has
+    /// had more than its share. If it can't be delivered, it has already been counted as dropped.
+    pub(super) fn deliver_in_turn(
+        &mut self,
+        shell: &mut impl Shell,
+        peer: PeerId,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        self.tun_reads += 1;
+        if !self.has_to_wait(peer, packet.packet().bytes().len()) {
+            let start = self.now;
+            let result = self.deliver(shell, peer, packet);
+            self.turns.charge_write(peer, nanos(self.now.saturating_duration_since(start)));
+            return result;
+        }
+        let result = self.backlog.push(peer, packet);
+        match result {
+            Ok(()) => self.turns.queue(peer, Work::Backlog),
+            Err(reason) => {
+                self.count_drop(Some(peer), reason);
+                if self.is_watched {
+                    self.report_drop(shell, Direction::In, Some(peer), packet.packet(), reason, None);
+                }
+            }
+        }
+        result
+    }
+
+    /// Frames have a queue of their own, which costs little.
+    fn has_to_wait(&mut self, peer: PeerId, len: usize) -> bool {
+        if self.backlog.has(peer) {
+            return true;
+        }
+        let is_attached =
+            || self.forwarder.peers.get(peer).is_some_and(|peer| peer.session.transport == Transport::Tun);
+        let may_have_more = self.tun_has_backlog || self.tun_reads > BURST && len <= CHEAP_LEN;
+        may_have_more && is_attached() && self.turns.is_ahead(peer)
+    }
+
+    /// Writes packets that wait for a peer to its device. Returns true if more of them wait.
+    pub fn write_backlog(&mut self, shell: &mut impl Shell, peer: PeerId) -> bool {
+        let Some(mut queue) = self.backlog.take(peer) else { return false };
+        let mut turn = DeviceTurn::default();
+        for _ in 0..BACKLOG_PACKETS {
+            let Some(bytes) = queue.first().filter(|_| turn.is_open()) else { break };
+            turn.count(bytes.len(), 0);
+            match GsoPacket::parse(bytes) {
+                Ok(packet) => {
+                    // The peer may have gone back to frames since.
+                    if self.deliver(shell, peer, &packet) == Err(DropReason::TooBig) {
+                        self.too_big_for_frame_inbound(shell, Ingress::Tun, peer, packet.packet());
+                    }
+                }
+                Err(error) => self.count_drop(Some(peer), error.into()),
+            }
+            queue.remove_first();
+        }
+        let has_more = !queue.is_empty();
+        self.backlog.put_back(peer, queue);
+        has_more
+    }
+
+    /// Drops what waits for a peer that is gone.
+    pub(super) fn drop_backlog(&mut self, peer: PeerId) {
+        let count = self.backlog.take(peer).map_or(0, |queue| queue.len());
+        (0..count).for_each(|_| self.count_drop(None, DropReason::NoPeer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use etherparse::PacketBuilder;
+    use tuntap_wire::attach::Hello;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::frame::{self, FrameKind};
+    use tuntap_wire::offloads::Offloads;
+    use tuntap_wire::vnet::VNET_HEADER_LEN;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::forward::Forwarder;
+
+    const HOST: [u8; 4] = [192, 0, 2, 1];
+    /// The cost of reading a packet.
+    const READ: Duration = Duration::from_micros(1);
+
+    /// A router with attached peers, to which the host sends.
+    struct World {
+        shell: TestShell,
+        router: Router,
+        peers: Vec<PeerId>,
+        /// How many packets were sent to each peer.
+        sent: Vec<u16>,
+    }
+
+    impl World {
+        fn new(count: u8) -> Self {
+            let now = Instant::now();
+            let mut shell = TestShell::default();
+            (shell.now, shell.write_cost) = (Some(now), 4 * READ);
+            let router = Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), now);
+            let mut this = Self { shell, router, peers: Vec::new(), sent: vec![0; count.into()] };
+            for index in 0..count {
+                let id = this.connect();
+                let packet = packet(address(index), HOST, 0);
+                this.router.device_packet(&mut this.shell, id, &packet, Some((now, now + READ)));
+                this.peers.push(id);
+            }
+            this
+        }
+
+        fn connect(&mut self) -> PeerId {
+            let Self { shell, router, .. } = self;
+            let now = router.now;
+            let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
+            let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+            let id = router.accept(shell, connection, now).expect("there is room");
+            let mut hello = Vec::new();
+            assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+            router.received(shell, id, &hello, hello.len(), now);
+            assert!(router.is_attached(id));
+            id
+        }
+
+        fn send(&mut self, index: u8) {
+            let number = self.sent[usize::from(index)];
+            self.sent[usize::from(index)] += 1;
+            let start = self.shell.now.expect("it is set");
+            self.shell.now = Some(start + READ);
+            let bytes = packet(HOST, address(index), number);
+            self.router.tun_packet(&mut self.shell, &bytes, start, start + READ);
+        }
+
+        /// Serves the next peer. Returns which it was.
+        fn serve(&mut self) -> Option<PeerId> {
+            let turn = self.router.next_turn()?;
+            assert_eq!(turn.work, Work::Backlog);
+            let start = self.shell.now.expect("it is set");
+            let has_more = self.router.write_backlog(&mut self.shell, turn.peer);
+            let end = self.shell.now.expect("it is set");
+            self.router.end_turn(turn, start, end, has_more);
+            Some(turn.peer)
+        }
+
+        /// The numbers of the packets that were written to a peer.
+        fn written(&self, index: u8) -> Vec<u16> {
+            let id = self.peers[usize::from(index)];
+            let numbers = self.shell.to_devices.iter().filter(|(to, _)| *to == id);
+            numbers.map(|(_, bytes)| u16::from_be_bytes([bytes[22], bytes[23]])).collect()
+        }
+
+        fn dropped(&self, index: u8) -> u64 {
+            let peer = self.router.forwarder.peers.get(self.peers[usize::from(index)]).expect("it lives");
+            peer.session.traffic.drops.get(DropReason::QueueFull)
+        }
+    }
+
+    const fn address(index: u8) -> [u8; 4] {
+        [10, 0, 0, index + 2]
+    }
+
+    /// A packet whose destination port is its number.
+    fn packet(src: [u8; 4], dst: [u8; 4], number: u16) -> Vec<u8> {
+        let mut bytes = vec![0; VNET_HEADER_LEN];
+        PacketBuilder::ipv4(src, dst, 64).udp(53, number).write(&mut bytes, b"").expect("a valid packet");
+        bytes
+    }
+
+    #[test]
+    fn nothing_waits_while_the_device_has_few_packets_at_a_time() {
+        let mut world = World::new(2);
+        for _ in 0..50 {
+            world.router.begin_tun_turn();
+            (0..BURST).for_each(|_| world.send(0));
+            world.router.end_tun_turn(true);
+        }
+        assert_eq!((world.written(0).len(), world.router.has_turns()), (50 * BURST, false));
+    }
+
+    #[test]
+    fn flood_to_one_peer_costs_others_nothing() {
+        let mut world = World::new(3);
+        let mut read = 0;
+        for _ in 0..50 {
+            for _ in 0..world.router.begin_tun_turn() {
+                world.send(if read % 100 == 99 { 1 } else { 0 });
+                read += 1;
+                // Packets of those who get few of them are written at once.
+                assert_eq!(world.written(1).len(), usize::from(world.sent[1]), "after {read} packets");
+            }
+            world.router.end_tun_turn(false);
+            world.serve();
+        }
+        while world.serve().is_some() {}
+        let written = world.written(0);
+        assert!(written.is_sorted(), "the flood stays in order");
+        let lost = u64::from(world.sent[0]) - written.len() as u64;
+        assert_eq!((world.dropped(0), world.dropped(1)), (lost, 0));
+        assert!(lost > 1000 && written.len() > 50 * BACKLOG_PACKETS / 2, "{lost} lost, {} written", written.len());
+        assert!(world.written(1).is_sorted());
+        assert_eq!(world.router.counters.drops.get(DropReason::QueueFull), lost);
+    }
+
+    #[test]
+    fn flooded_peers_share_the_time() {
+        let mut world = World::new(3);
+        for _ in 0..100 {
+            for index in 0..world.router.begin_tun_turn() {
+                world.send(if index % 4 == 0 { 1 } else { 0 });
+            }
+            world.router.end_tun_turn(false);
+            world.serve();
+        }
+        let (many, few) = (world.written(0).len(), world.written(1).len());
+        assert!(many.abs_diff(few) <= many / 5, "{many} and {few}");
+    }
+
+    #[test]
+    fn who_leaves_takes_what_waited_along() {
+        let mut world = World::new(2);
+        for _ in 0..3 {
+            (0..PACKET_BUDGET).for_each(|_| world.send(0));
+            world.router.end_tun_turn(false);
+        }
+        assert!(world.router.backlog.has(world.peers[0]));
+        let (id, now, written) = (world.peers[0], world.router.now, world.shell.to_devices.len());
+        world.router.connection_ended(&mut world.shell, id, None, now);
+        let lost = u64::from(world.sent[0]) - written as u64;
+        assert_eq!((world.router.backlog.has(id), world.router.counters.drops.get(DropReason::NoPeer)), (false, lost));
+        while world.serve().is_some() {}
+        assert_eq!(world.shell.to_devices.len(), written);
+    }
+}
