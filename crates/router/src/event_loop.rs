@@ -21,6 +21,7 @@ use super::shell::{Io, fault};
 use super::stats_server::StatsServer;
 use super::store::StoreWriter;
 use super::token::Token;
+use super::turn_clock::TurnClock;
 use super::{RouterError, Setup};
 use tuntap_api::{Confinement, PolicyStats, Priority};
 use tuntap_core::policy::flows::affordable;
@@ -127,13 +128,13 @@ impl<'a> EventLoop<'a> {
     /// Serves peers in turn, as long as there is no reason to look for others that have to be served first.
     fn serve_peers(&mut self) -> Result<(), RouterError> {
         while let Some(turn) = self.router.next_turn() {
-            let start = Instant::now();
+            let clock = TurnClock::start(self.router.has_turns());
             let has_more = match turn.work {
                 Work::Connection => self.read_peer(turn.peer),
                 Work::Device => self.read_device(turn.peer),
                 Work::Backlog => self.router.write_backlog(&mut self.io, turn.peer),
             };
-            self.router.end_turn(turn, start, Instant::now(), has_more);
+            self.router.end_turn(turn, clock.took(), has_more);
             if self.router.is_tun_turn_due() {
                 self.read_tun()?;
             }

@@ -18,6 +18,7 @@ mod stats;
 mod stats_server;
 mod store;
 mod token;
+mod turn_clock;
 
 use std::collections::HashMap;
 use std::io;

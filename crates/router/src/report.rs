@@ -147,7 +147,7 @@ pub fn peer_stats(router: &Router, peer: PeerView<'_>) -> PeerStats {
         dropped: traffic.dropped(),
         tx_packets: traffic.tx_packets,
         rx_packets: traffic.rx_packets,
-        queued: peer.queued() as u64,
+        queued: peer.queued(),
         attached,
         offloads,
         stream_reason,

@@ -65,11 +65,13 @@ pub enum DropReason {
     ShapedFull,
     /// It had waited too long for a limited rate.
     ShapedLate,
+    /// It, or those before it in its flow, had waited too long for a peer that gets more than it takes.
+    QueueLate,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -100,6 +102,7 @@ impl DropReason {
         Self::Script,
         Self::ShapedFull,
         Self::ShapedLate,
+        Self::QueueLate,
     ];
 
     /// The key in the statistics.
@@ -135,6 +138,7 @@ impl DropReason {
             Self::Script => "script",
             Self::ShapedFull => "shaped_full",
             Self::ShapedLate => "shaped_late",
+            Self::QueueLate => "queue_late",
         }
     }
 }

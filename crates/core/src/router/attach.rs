@@ -15,6 +15,7 @@ use super::notice::Notice;
 use super::quarantine::Offender;
 use super::session::{CloseReason, StreamReason, Transport};
 use super::shell::{Fault, Shell};
+use super::turns::Work;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 
@@ -97,6 +98,9 @@ impl Router {
         }
         session.write_meter = WriteMeter::default();
         let before = std::mem::replace(&mut session.transport, Transport::Tun);
+        if self.backlog.has(id) {
+            self.turns.queue(id, Work::Backlog);
+        }
         self.reply_to_hello(id, HelloReply::Attached);
         self.store(shell, id);
         if matches!(before, Transport::Stream(StreamReason::SlowWrites | StreamReason::Quarantined)) {

@@ -1,131 +1,305 @@
-//! Packets towards peers that wait until it is their turn. They come by one device for all peers, whose queue is bounded in
-//! packets: it must be read faster than it fills, also while somebody floods a peer. To read a packet costs less than to
-//! write it to a peer's device. So while the device's queue is not empty, packets for those peers that have had more than
-//! their share are held here, and what doesn't fit is dropped as theirs.
+//! Packets towards peers that wait until it is their turn, or until their connection has room again: for each peer a queue of
+//! flows (fq_codel, RFC 8290). So a peer that is flooded still gets what its other flows bring, soonest.
+//!
+//! Packets for all attached peers come by one device, whose queue is bounded in packets: it must be read faster than it fills,
+//! also while somebody floods a peer. To read a packet costs less than to write it to a peer's device. So while the device's
+//! queue is not empty, packets for those peers that have had more than their share are held here.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use tuntap_wire::gso::GsoPacket;
-
-use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
+use crate::shaper::{Delays, Flows, Heap, Item, Loss};
 
-/// The most bytes that wait for one peer: some dozens of the longest packets.
-const PEER_BYTES: usize = 2 * 1024 * 1024;
+/// The most bytes that wait for one attached peer: some dozens of the longest packets.
+pub const PEER_ROOM: u64 = 2 * 1024 * 1024;
 
-/// The most packets that wait for one peer, as many as in the queue of a TUN device.
-const PEER_PACKETS: usize = 500;
+/// The most bytes that wait for all attached peers.
+const ALL_ROOM: u64 = 32 * 1024 * 1024;
 
-/// The most bytes that wait for all peers.
-const ALL_BYTES: usize = 32 * 1024 * 1024;
-
-/// Buffers of empty queues that are kept, and the largest one that is.
+/// Queues without packets that are kept for the next peers.
 const SPARES: usize = 8;
-const SPARE_BYTES: usize = 256 * 1024;
 
-/// The packets that wait for one peer, oldest first.
-#[derive(Debug, Default)]
-pub struct BacklogQueue {
-    /// Packets with their virtio_net headers, one after the other. What lies before `start` is gone.
-    bytes: Vec<u8>,
-    start: usize,
-    lengths: VecDeque<usize>,
+/// How long packets may wait at least before that is too long, in nanoseconds (RFC 8290, section 5.2.1).
+const TARGET: u64 = 5_000_000;
+
+/// Packets may wait for so many times the pause between two turns of their peer. It is as long as the peer's other end lets the
+/// router wait, or as others need for their turns, and no sender can change that.
+const PAUSES: u64 = 2;
+
+/// The packets that wait for one peer.
+#[derive(Debug)]
+struct Queue {
+    peer: PeerId,
+    flows: Box<Flows<()>>,
+    /// True if what waits here counts for all attached peers together.
+    is_shared: bool,
+    /// The place in [`Backlog::fattest`], and what is counted there.
+    place: usize,
+    counted: u64,
+    /// When its latest turn began, and the pause before that.
+    served: u64,
+    pause: u64,
 }
 
-impl BacklogQueue {
-    /// Returns the oldest packet, with its virtio_net header.
-    pub fn first(&self) -> Option<&[u8]> {
-        let len = *self.lengths.front()?;
-        self.bytes.get(self.start..self.start + len)
-    }
-
-    /// Removes the oldest packet.
-    pub fn remove_first(&mut self) {
-        if let Some(len) = self.lengths.pop_front() {
-            self.start += len;
-        }
-    }
-
-    /// Returns the number of packets.
-    pub fn len(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Returns true if no packet waits.
-    pub fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
-    }
-
-    const fn waiting(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    fn push(&mut self, packet: &GsoPacket<'_>) {
-        // What is gone takes no more than half of the buffer.
-        if self.start > self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        let before = self.bytes.len();
-        match packet.whole() {
-            Some(whole) => self.bytes.extend_from_slice(whole),
-            None => {
-                self.bytes.extend_from_slice(&packet.offload().encode());
-                self.bytes.extend_from_slice(packet.packet().bytes());
-            }
-        }
-        self.lengths.push_back(self.bytes.len() - before);
-    }
-}
+/// A packet that was dropped while it waited.
+pub type Lost = (PeerId, Item<()>, Loss);
 
 /// All packets that wait.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// The queues of the peers for which packets wait.
-    queues: HashMap<PeerId, BacklogQueue>,
-    spares: Vec<BacklogQueue>,
-    bytes: usize,
+    by_peer: HashMap<PeerId, usize>,
+    queues: Vec<Option<Queue>>,
+    unused: Vec<usize>,
+    #[expect(clippy::vec_box)] // the boxes go to queues and come back
+    spares: Vec<Box<Flows<()>>>,
+    /// The queues of attached peers, the longest first.
+    fattest: Heap<Reverse<u64>>,
+    /// What they have in bytes.
+    room: u64,
+    /// Packets that were dropped, until they are counted.
+    pub lost: Vec<Lost>,
 }
 
 impl Backlog {
     /// Returns true if packets wait for the peer.
     pub fn has(&self, peer: PeerId) -> bool {
-        !self.queues.is_empty() && self.queues.contains_key(&peer)
+        !self.by_peer.is_empty() && self.by_peer.contains_key(&peer)
     }
 
-    /// Appends a packet to those that wait for a peer.
-    ///
-    /// # Errors
-    /// [`DropReason::QueueFull`] if too much waits already. Then nothing is changed.
-    pub fn push(&mut self, peer: PeerId, packet: &GsoPacket<'_>) -> Result<(), DropReason> {
-        let is_full = |queue: &BacklogQueue| queue.waiting() >= PEER_BYTES || queue.len() >= PEER_PACKETS;
-        if self.bytes >= ALL_BYTES || self.queues.get(&peer).is_some_and(is_full) {
-            return Err(DropReason::QueueFull);
+    /// Returns how many bytes wait for a peer.
+    pub fn bytes(&self, peer: PeerId) -> u64 {
+        self.by_peer.get(&peer).and_then(|at| self.queues.get(*at)?.as_ref()).map_or(0, |queue| queue.flows.room())
+    }
+
+    /// Adds a packet to those that wait for a peer. If there are more than `limit` bytes then, the flow with the most bytes loses
+    /// its first packets. `is_shared` is true for a peer that is attached; those share the memory.
+    pub fn push(&mut self, peer: PeerId, item: Item<()>, limit: u64, is_shared: bool, now: u64) {
+        let at = match self.by_peer.get(&peer) {
+            Some(&at) => at,
+            None => self.open(peer, is_shared, now),
+        };
+        let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return };
+        queue.flows.push(item, now);
+        self.trim(at, limit);
+        while self.room > ALL_ROOM
+            && let Some((Reverse(longest), at)) = self.fattest.first()
+            && self.trim(at, longest - 1)
+        {}
+    }
+
+    /// Notes that a turn of a peer begins.
+    pub fn begin_turn(&mut self, peer: PeerId, now: u64) {
+        if let Some(at) = self.by_peer.get(&peer)
+            && let Some(queue) = self.queues.get_mut(*at).and_then(Option::as_mut)
+        {
+            queue.pause = now.saturating_sub(queue.served);
+            queue.served = now;
         }
-        let spares = &mut self.spares;
-        let queue = self.queues.entry(peer).or_insert_with(|| spares.pop().unwrap_or_default());
-        let before = queue.waiting();
-        queue.push(packet);
-        self.bytes += queue.waiting() - before;
-        Ok(())
     }
 
-    /// Takes what waits for a peer.
-    pub fn take(&mut self, peer: PeerId) -> Option<BacklogQueue> {
-        let queue = self.queues.remove(&peer)?;
-        self.bytes -= queue.waiting();
-        Some(queue)
+    /// Takes the next packet for a peer. Those that have waited too long are dropped on the way, or marked (ECN).
+    pub fn pop(&mut self, peer: PeerId, now: u64) -> Option<Item<()>> {
+        let at = *self.by_peer.get(&peer)?;
+        let queue = self.queues.get_mut(at)?.as_mut()?;
+        let delays = Delays::new(queue.pause.saturating_mul(PAUSES).max(TARGET));
+        let lost = &mut self.lost;
+        let left = queue.flows.pop(now, delays, &mut |item, loss| lost.push((peer, item, loss)));
+        self.settle(at);
+        Some(left?.item)
     }
 
-    /// Puts back what is left of a queue that was taken. Nothing was pushed for the peer in between.
-    pub fn put_back(&mut self, peer: PeerId, mut queue: BacklogQueue) {
-        if !queue.is_empty() {
-            self.bytes += queue.waiting();
-            self.queues.insert(peer, queue);
-        } else if self.spares.len() < SPARES && queue.bytes.capacity() <= SPARE_BYTES {
-            queue.bytes.clear();
-            queue.start = 0;
-            self.spares.push(queue);
+    /// Drops what waits for a peer. Returns the number of packets.
+    pub fn forget(&mut self, peer: PeerId) -> u64 {
+        let Some(at) = self.by_peer.get(&peer).copied() else { return 0 };
+        let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return 0 };
+        let packets = queue.flows.packets();
+        queue.flows.reset();
+        self.settle(at);
+        packets
+    }
+
+    fn open(&mut self, peer: PeerId, is_shared: bool, now: u64) -> usize {
+        let at = self.unused.pop().unwrap_or_else(|| {
+            self.queues.push(None);
+            self.queues.len() - 1
+        });
+        let flows = self.spares.pop().unwrap_or_default();
+        if let Some(slot) = self.queues.get_mut(at) {
+            *slot = Some(Queue { peer, flows, is_shared, place: usize::MAX, counted: 0, served: now, pause: 0 });
         }
+        if is_shared {
+            let queues = &mut self.queues;
+            self.fattest.insert(Reverse(0), at, &mut |at, place| set_place(queues, at, place));
+        }
+        self.by_peer.insert(peer, at);
+        at
+    }
+
+    /// Drops packets of a queue until it has `limit` bytes at most, or a single packet. Returns true if it dropped some.
+    fn trim(&mut self, at: usize, limit: u64) -> bool {
+        let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return false };
+        let before = self.lost.len();
+        while queue.flows.room() > limit
+            && queue.flows.packets() > 1
+            && let Some(item) = queue.flows.drop_from_fattest()
+        {
+            self.lost.push((queue.peer, item, Loss::Full));
+        }
+        self.settle(at);
+        self.lost.len() > before
+    }
+
+    /// Counts what a queue has now, and removes it if that is nothing.
+    fn settle(&mut self, at: usize) {
+        let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return };
+        let is_empty = queue.flows.packets() == 0;
+        if queue.is_shared {
+            let (place, room) = (queue.place, queue.flows.room());
+            self.room = self.room - queue.counted + room;
+            queue.counted = room;
+            let queues = &mut self.queues;
+            let mut moved = |at: usize, place| set_place(queues, at, place);
+            if is_empty {
+                self.fattest.remove(place, &mut moved);
+            } else {
+                self.fattest.change(place, Reverse(room), &mut moved);
+            }
+        }
+        if is_empty && let Some(mut queue) = self.queues.get_mut(at).and_then(Option::take) {
+            self.by_peer.remove(&queue.peer);
+            self.unused.push(at);
+            if self.spares.len() < SPARES {
+                queue.flows.reset();
+                self.spares.push(queue.flows);
+            }
+        }
+    }
+}
+
+fn set_place(queues: &mut [Option<Queue>], at: usize, place: usize) {
+    if let Some(queue) = queues.get_mut(at).and_then(Option::as_mut) {
+        queue.place = place;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn peer(index: u32) -> PeerId {
+        PeerId { index, generation: 0 }
+    }
+
+    fn item(flow: u32, len: usize) -> Item<()> {
+        Item { bytes: vec![0; len], cost: u32::try_from(len).expect("small"), segments: 1, flow, target: () }
+    }
+
+    proptest! {
+        /// Whatever is pushed, taken and forgotten: bytes and packets are conserved, the limits hold, and nothing is left behind.
+        #[test]
+        fn nothing_is_lost_uncounted(
+            steps in prop::collection::vec((0_u32..6, 0_u32..8, 256_usize..60_000, 0_u8..8), 1..400),
+        ) {
+            let mut backlog = Backlog::default();
+            let mut waiting: HashMap<PeerId, u64> = HashMap::new();
+            let mut now = 0;
+            for (index, flow, len, what) in steps {
+                let (id, is_shared) = (peer(index), index % 2 == 0);
+                now += 1_000_000;
+                match what {
+                    0 => {
+                        let packets = backlog.forget(id);
+                        prop_assert_eq!(packets, waiting.remove(&id).unwrap_or_default());
+                    }
+                    1..4 => {
+                        backlog.begin_turn(id, now);
+                        let had = backlog.has(id);
+                        let left = backlog.pop(id, now);
+                        prop_assert_eq!(left.is_some(), had);
+                        if had {
+                            *waiting.entry(id).or_default() -= 1;
+                        }
+                    }
+                    _ => {
+                        backlog.push(id, item(flow, len), 200_000, is_shared, now);
+                        *waiting.entry(id).or_default() += 1;
+                        prop_assert!(backlog.bytes(id) <= 200_000);
+                    }
+                }
+                for (id, ..) in backlog.lost.drain(..) {
+                    *waiting.entry(id).or_default() -= 1;
+                }
+                for (id, packets) in &waiting {
+                    prop_assert_eq!(backlog.has(*id), *packets > 0);
+                }
+                let shared: u64 = (0..6).step_by(2).map(|index| backlog.bytes(peer(index))).sum();
+                prop_assert_eq!(backlog.room, shared);
+            }
+        }
+    }
+
+    #[test]
+    fn long_queues_make_room_for_short_ones() {
+        let mut backlog = Backlog::default();
+        let per_peer = usize::try_from(PEER_ROOM / 60_000).expect("small");
+        for index in 0..40 {
+            for _ in 0..per_peer {
+                backlog.push(peer(index), item(0, 60_000), PEER_ROOM, true, 0);
+            }
+            assert!(backlog.room <= ALL_ROOM);
+        }
+        assert!(!backlog.lost.is_empty());
+        backlog.lost.clear();
+        for index in 100..200 {
+            backlog.push(peer(index), item(0, 60_000), PEER_ROOM, true, 0);
+            assert!(backlog.has(peer(index)) && backlog.room <= ALL_ROOM);
+        }
+        assert!(backlog.lost.iter().all(|(id, ..)| id.index < 40));
+    }
+
+    #[test]
+    fn sparse_flow_of_a_flooded_peer_goes_first() {
+        let mut backlog = Backlog::default();
+        for time in 0..3000 {
+            backlog.push(peer(1), item(1, 1000), PEER_ROOM, true, time);
+        }
+        backlog.begin_turn(peer(1), 3000);
+        (0..50).for_each(|_| drop(backlog.pop(peer(1), 3000)));
+        backlog.push(peer(1), item(2, 300), PEER_ROOM, true, 3001);
+        let flows: Vec<_> = (0..3).filter_map(|_| backlog.pop(peer(1), 3001)).map(|item| item.flow).collect();
+        assert!(flows.contains(&2), "{flows:?}");
+    }
+
+    /// A peer that doesn't read for a while, or whose turn comes late, loses nothing by that alone.
+    #[test]
+    fn pause_of_a_peer_drops_nothing() {
+        let mut backlog = Backlog::default();
+        let mut now = 0;
+        for round in 1..20_u64 {
+            (0..10).for_each(|_| backlog.push(peer(1), item(1, 1000), PEER_ROOM, false, now));
+            now += round * 500_000_000;
+            backlog.begin_turn(peer(1), now);
+            while backlog.pop(peer(1), now).is_some() {}
+        }
+        assert!(backlog.lost.is_empty());
+    }
+
+    /// But one that reads too slowly all the time makes its senders slow down.
+    #[test]
+    fn standing_queue_is_late() {
+        let mut backlog = Backlog::default();
+        let mut now = 0;
+        for _ in 0..5000 {
+            now += 1_000_000;
+            (0..2).for_each(|_| backlog.push(peer(1), item(1, 1000), PEER_ROOM, false, now));
+            backlog.begin_turn(peer(1), now);
+            backlog.pop(peer(1), now);
+        }
+        assert!(backlog.lost.iter().any(|(.., loss)| *loss == Loss::Late));
     }
 }

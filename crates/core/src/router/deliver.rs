@@ -12,9 +12,14 @@ use super::inbound::Ingress;
 use super::queue::{FlushError, Flushed};
 use super::session::{CloseReason, Transport};
 use super::shell::{Shell, WriteError};
+use super::turns::Work;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use std::time::Instant;
+
+/// Packets for a peer in frames wait in queues by flow while so many bytes of frames wait to be sent to it, which is more than
+/// a write needs to be cheap. What is in a frame can't be overtaken any more.
+const FRAMES_BYTES: usize = 64 * 1024;
 
 impl From<PacketError> for DropReason {
     fn from(error: PacketError) -> Self {
@@ -37,8 +42,27 @@ impl From<GsoError> for DropReason {
 }
 
 impl Router {
-    /// Delivers a packet to a peer. If that fails, the packet has already been counted as dropped.
+    /// Delivers a packet to a peer, or keeps it until the peer's connection has room. If that fails, the packet has already been
+    /// counted as dropped.
     pub(super) fn deliver(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        flow: u32,
+        packet: &GsoPacket<'_>,
+    ) -> Result<(), DropReason> {
+        let has_to_wait =
+            !self.is_attached(id) && (self.backlog.has(id) || !self.takes_packets(shell, id)) && self.peer(id).is_some();
+        if has_to_wait {
+            self.keep_back(shell, id, flow, packet);
+            return Ok(());
+        }
+        self.pass_on(shell, id, packet)
+    }
+
+    /// Passes a packet on to a peer: to its device, or to its connection. If that fails, the packet has already been counted as
+    /// dropped.
+    pub(super) fn pass_on(
         &mut self,
         shell: &mut impl Shell,
         id: PeerId,
@@ -61,17 +85,37 @@ impl Router {
         result
     }
 
+    /// Returns true if a packet may be passed on to a peer now. Frames are sent when there are as many as one write should have.
+    pub(super) fn takes_packets(&mut self, shell: &mut impl Shell, id: PeerId) -> bool {
+        let most = FRAMES_BYTES.min(self.settings.limits.queued_bytes / 4);
+        let session = |this: &Self| {
+            this.forwarder.peers.get(id).map(|peer| {
+                let session = &peer.session;
+                (session.is_attached() || session.queue.len() < most, session.watches_writable)
+            })
+        };
+        match session(self) {
+            Some((false, false)) => {
+                self.flush_peer(shell, id);
+                session(self).is_some_and(|(takes, _)| takes)
+            }
+            Some((takes, _)) => takes,
+            None => false,
+        }
+    }
+
     /// Delivers a packet to a peer. Its sender learns if it was too long for a frame.
     pub(super) fn deliver_from(
         &mut self,
         shell: &mut impl Shell,
         to: PeerId,
         origin: Origin,
+        flow: u32,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
         let result = match origin {
-            Origin::Outside(Ingress::Tun) => self.deliver_in_turn(shell, to, packet),
-            Origin::Outside(Ingress::Gateway(_)) | Origin::Peer(_) => self.deliver(shell, to, packet),
+            Origin::Outside(Ingress::Tun) => self.deliver_in_turn(shell, to, flow, packet),
+            Origin::Outside(Ingress::Gateway(_)) | Origin::Peer(_) => self.deliver(shell, to, flow, packet),
         };
         if result == Err(DropReason::TooBig) {
             match origin {
@@ -173,11 +217,13 @@ impl Router {
         };
         session.traffic.tx_bytes += count as u64;
         let wanted = flushed == Flushed::Partly;
-        if wanted != session.watches_writable {
-            session.watches_writable = wanted;
-            if let Err(fault) = shell.watch_writable(id, wanted) {
-                self.close(shell, id, CloseReason::Socket(fault));
-            }
+        let has_changed = wanted != session.watches_writable;
+        session.watches_writable = wanted;
+        if !wanted && self.backlog.has(id) {
+            self.turns.queue(id, Work::Backlog);
+        }
+        if has_changed && let Err(fault) = shell.watch_writable(id, wanted) {
+            self.close(shell, id, CloseReason::Socket(fault));
         }
     }
 }

@@ -190,6 +190,13 @@ fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
     copy
 }
 
+/// Makes a whole packet one that can wait.
+pub(super) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
+    let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
+    let (cost, segments) = cost(packet);
+    Item { bytes, cost, segments, flow, target }
+}
+
 impl Held {
     /// Puts a packet into a queue.
     fn push(
@@ -204,10 +211,8 @@ impl Held {
         let shaper = &mut self.shapers[target.direction().index()];
         let lost = &mut self.lost;
         let mut lose = |_, item, loss: Loss| lost.push((item, loss.into()));
-        let (cost, segments) = cost(packet);
-        if !queue.cuts || segments == 1 {
-            let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
-            return shaper.push(queue.leaf, Item { bytes, cost, segments, flow, target }, now, &mut lose);
+        if !queue.cuts || packet.segments() <= 1 {
+            return shaper.push(queue.leaf, item(packet, flow, target), now, &mut lose);
         }
         for_each_packet(packet.offload(), packet.packet(), scratch, |segment| {
             let cost = u32::try_from(segment.len()).unwrap_or(u32::MAX);
@@ -356,11 +361,11 @@ impl Router {
         packet: &GsoPacket<'_>,
     ) {
         let Some(queue) = self.queue_of(to, Direction::In, lane.class, matches!(origin, Origin::Peer(_))) else {
-            let _ = self.deliver_from(shell, to, origin, packet);
+            let _ = self.deliver_from(shell, to, origin, lane.flow, packet);
             return;
         };
         if self.may_go_at_once(queue, Direction::In, packet) {
-            let result = self.deliver_from(shell, to, origin, packet);
+            let result = self.deliver_from(shell, to, origin, lane.flow, packet);
             let _ = self.settle(queue.leaf, Direction::In, packet, result);
         } else {
             self.hold(shell, queue, lane, Target::To(to, origin), packet);
@@ -417,7 +422,7 @@ impl Router {
                 }
                 (Direction::Out, result)
             }
-            Target::To(to, origin) => (Direction::In, self.deliver_from(shell, to, origin, &packet)),
+            Target::To(to, origin) => (Direction::In, self.deliver_from(shell, to, origin, item.flow, &packet)),
         };
         if result.is_err() {
             self.held.shapers[direction.index()].refund(leaf, item.cost, item.segments);

@@ -160,7 +160,7 @@ impl Router {
     fn deliver_reply(&mut self, shell: &mut impl Shell, id: PeerId, bytes: &[u8]) {
         if let Ok(packet) = GsoPacket::finished(bytes) {
             // If the peer has no room for the reply, the drop is counted, and the sender waits for its timeout.
-            let _ = self.deliver(shell, id, &packet);
+            let _ = self.deliver(shell, id, 0, &packet);
         }
     }
 

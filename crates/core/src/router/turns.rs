@@ -31,33 +31,23 @@ pub struct Turn {
     pub is_last: bool,
 }
 
-/// A peer in its slot of the table of peers. The two directions have virtual times of their own: who is flooded can still send.
+/// A peer in its slot of the table of peers.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     peer: PeerId,
-    /// The virtual time, in nanoseconds of cost, up to which what it sends was served.
-    from: u64,
-    /// The same for what is sent to it.
-    to: u64,
+    /// The virtual time, in nanoseconds of cost, up to which it was served.
+    served_until: u64,
     /// Which kinds of work wait, by [`Work`].
     waits: [bool; 3],
 }
 
 impl Slot {
     const fn new(peer: PeerId) -> Self {
-        Self { peer, from: 0, to: 0, waits: [false; 3] }
-    }
-
-    /// Returns the virtual time up to which such work was served.
-    const fn served_until(&mut self, work: Work) -> &mut u64 {
-        match work {
-            Work::Connection | Work::Device => &mut self.from,
-            Work::Backlog => &mut self.to,
-        }
+        Self { peer, served_until: 0, waits: [false; 3] }
     }
 }
 
-/// An entry of the queue. The earliest start comes first; among equals those that were not ahead of others, and then the one
+/// An entry of a queue. The earliest start comes first; among equals those that were not ahead of others, and then the one
 /// that came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
@@ -69,9 +59,9 @@ struct Entry {
     work: Work,
 }
 
-/// The queue of turns.
+/// The peers' turns in one direction.
 #[derive(Debug, Default)]
-pub struct Turns {
+struct Line {
     slots: Vec<Option<Slot>>,
     queue: BinaryHeap<Reverse<Entry>>,
     /// The virtual time: the start of the latest turn.
@@ -84,21 +74,8 @@ pub struct Turns {
     last_serial: u64,
 }
 
-impl Turns {
-    /// By writes without turns nobody gets further ahead of the others than by so many full turns. So what was written while
-    /// there was time for it doesn't count for long.
-    const MAX_LEAD: u64 = 8;
-
-    /// Who has had no more than this part (1/n) of a full turn beyond others counts as one with little to do.
-    const TOLERATED_PART: u64 = 4;
-
-    /// Returns true if nobody waits for a turn.
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// Queues a turn, unless it is queued already.
-    pub fn queue(&mut self, peer: PeerId, work: Work) {
+impl Line {
+    fn queue(&mut self, peer: PeerId, work: Work) {
         if self.queue.is_empty() {
             // Whoever was ahead when nobody waited any more has taken nothing from anyone.
             self.now = self.latest;
@@ -108,7 +85,7 @@ impl Turns {
         if std::mem::replace(&mut slot.waits[work as usize], true) {
             return;
         }
-        let served_until = *slot.served_until(work);
+        let served_until = slot.served_until;
         self.last_serial += 1;
         let PeerId { index, generation } = peer;
         self.queue.push(Reverse(Entry {
@@ -121,8 +98,7 @@ impl Turns {
         }));
     }
 
-    /// Takes the next turn from the queue.
-    pub fn take(&mut self) -> Option<Turn> {
+    fn take(&mut self) -> Option<Turn> {
         while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
             let peer = PeerId { index, generation };
             // Another peer may have the slot by now.
@@ -137,37 +113,13 @@ impl Turns {
         None
     }
 
-    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
-    pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
-        self.charge(turn.peer, turn.work, nanos, u64::MAX);
-        if has_more {
-            self.full_cost = self.full_cost.saturating_mul(15) / 16 + nanos / 16;
-            self.queue(turn.peer, turn.work);
-        }
-    }
-
-    /// Charges a write to a peer's device that came without a turn.
-    pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
-        if self.full_cost == 0 {
-            self.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
-        }
-        self.charge(peer, Work::Backlog, nanos, Self::MAX_LEAD.saturating_mul(self.full_cost));
-    }
-
-    fn charge(&mut self, peer: PeerId, work: Work, nanos: u64, max_lead: u64) {
+    fn charge(&mut self, peer: PeerId, nanos: u64, max_lead: u64) {
         let (now, most) = (self.now, self.now.saturating_add(max_lead));
-        let served_until = self.slot(peer).served_until(work);
-        let before = now.max(*served_until);
-        *served_until = before.saturating_add(nanos).min(most.max(before));
-        let latest = *served_until;
+        let slot = self.slot(peer);
+        let before = now.max(slot.served_until);
+        slot.served_until = before.saturating_add(nanos).min(most.max(before));
+        let latest = slot.served_until;
         self.latest = self.latest.max(latest);
-    }
-
-    /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
-    /// turn.
-    pub fn is_ahead(&mut self, peer: PeerId) -> bool {
-        let limit = self.now.saturating_add(self.full_cost / Self::TOLERATED_PART);
-        self.slot(peer).to > limit
     }
 
     fn slot(&mut self, peer: PeerId) -> &mut Slot {
@@ -180,6 +132,93 @@ impl Turns {
             *slot = Slot::new(peer);
         }
         slot
+    }
+}
+
+/// The queue of turns. While there is work in both directions, each has half of the time: else those that flood others,
+/// which may be many, would leave no time for what comes to the ones that they flood. Within a direction the peers share its
+/// time, so who is flooded can still send.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// What peers send, and what is sent to them.
+    lines: [Line; 2],
+    /// How much of the time each direction has had. What one leaves unused it doesn't get later.
+    served_until: [u64; 2],
+}
+
+impl Turns {
+    /// By writes without turns nobody gets further ahead of the others than by so many full turns. So what was written while
+    /// there was time for it doesn't count for long.
+    const MAX_LEAD: u64 = 8;
+
+    /// Who has had no more than this part (1/n) of a full turn beyond others counts as one with little to do.
+    const TOLERATED_PART: u64 = 4;
+
+    /// Returns true if nobody waits for a turn.
+    pub fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.queue.is_empty())
+    }
+
+    /// Queues a turn, unless it is queued already.
+    pub fn queue(&mut self, peer: PeerId, work: Work) {
+        self.lines[direction(work)].queue(peer, work);
+    }
+
+    /// Takes the next turn from the queue.
+    pub fn take(&mut self) -> Option<Turn> {
+        let [from, to] = self.served_until;
+        let first = usize::from(from > to);
+        let (at, turn) = match self.lines[first].take() {
+            Some(turn) => (first, turn),
+            None => (1 - first, self.lines[1 - first].take()?),
+        };
+        if self.lines[1 - at].queue.is_empty() {
+            self.served_until[1 - at] = self.served_until[1 - at].max(self.served_until[at]);
+        }
+        Some(turn)
+    }
+
+    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
+    pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
+        let at = direction(turn.work);
+        let line = &mut self.lines[at];
+        line.charge(turn.peer, nanos, u64::MAX);
+        if has_more {
+            line.full_cost = match line.full_cost {
+                0 => nanos,
+                before => (before.saturating_mul(15).saturating_add(nanos)) / 16,
+            };
+        }
+        self.served_until[at] = self.served_until[at].saturating_add(nanos);
+        if has_more {
+            self.lines[at].queue(turn.peer, turn.work);
+        }
+    }
+
+    /// Charges a write to a peer's device that came without a turn.
+    pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
+        let at = direction(Work::Backlog);
+        let line = &mut self.lines[at];
+        if line.full_cost == 0 {
+            line.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
+        }
+        line.charge(peer, nanos, Self::MAX_LEAD.saturating_mul(line.full_cost));
+    }
+
+    /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
+    /// turn.
+    pub fn is_ahead(&mut self, peer: PeerId) -> bool {
+        let line = &mut self.lines[direction(Work::Backlog)];
+        let limit = line.now.saturating_add(line.full_cost / Self::TOLERATED_PART);
+        line.slot(peer).served_until > limit
+    }
+}
+
+/// Returns the number of the direction that work belongs to.
+const fn direction(work: Work) -> usize {
+    match work {
+        Work::Connection | Work::Device => 0,
+        Work::Backlog => 1,
     }
 }
 
@@ -202,9 +241,9 @@ mod tests {
     }
 
     impl Flood {
-        fn new(costs: &[u64]) -> Self {
+        fn new(costs: &[u64], work: Work) -> Self {
             let mut turns = Turns::default();
-            (0..).zip(costs).for_each(|(index, _)| turns.queue(peer(index), Work::Device));
+            (0..).zip(costs).for_each(|(index, _)| turns.queue(peer(index), work));
             Self { turns, costs: costs.to_vec(), had: vec![0; costs.len()] }
         }
 
@@ -225,7 +264,7 @@ mod tests {
     #[test]
     fn peers_share_the_time_whatever_their_turns_cost() {
         let costs = [7, 100, 100, 1000];
-        let mut flood = Flood::new(&costs);
+        let mut flood = Flood::new(&costs, Work::Device);
         for _ in 0..20_000 {
             flood.serve();
             let (least, most) = (flood.had.iter().min(), flood.had.iter().max());
@@ -236,7 +275,7 @@ mod tests {
     #[test]
     fn peer_with_little_to_do_is_served_before_those_that_flood() {
         for costs in [[100; 10], [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]] {
-            let mut flood = Flood::new(&costs);
+            let mut flood = Flood::new(&costs, Work::Device);
             for moment in 0..1000 {
                 (0..20 + moment % 7).for_each(|_| _ = flood.serve());
                 flood.turns.queue(SPARSE, Work::Connection);
@@ -247,7 +286,7 @@ mod tests {
 
     #[test]
     fn who_was_served_alone_owes_nothing() {
-        let mut flood = Flood::new(&[100]);
+        let mut flood = Flood::new(&[100], Work::Device);
         (0..1000).for_each(|_| _ = flood.serve());
         flood.costs.push(100);
         flood.had.push(0);
@@ -259,7 +298,7 @@ mod tests {
 
     #[test]
     fn writes_without_turns_count_but_not_for_ever() {
-        let mut flood = Flood::new(&[100, 100]);
+        let mut flood = Flood::new(&[100, 100], Work::Backlog);
         (0..100).for_each(|_| _ = flood.serve());
         assert!(!flood.turns.is_ahead(SPARSE));
         (0..100_000).for_each(|_| flood.turns.charge_write(SPARSE, 50));
@@ -270,12 +309,25 @@ mod tests {
     }
 
     #[test]
-    fn directions_of_a_peer_have_accounts_of_their_own() {
-        let mut flood = Flood::new(&[100, 100]);
-        (0..100).for_each(|_| _ = flood.serve());
-        flood.turns.charge_write(peer(0), 10_000);
-        (0..10).for_each(|_| _ = flood.serve());
-        assert!(flood.had[0].abs_diff(flood.had[1]) <= 100, "{:?}", flood.had);
+    fn directions_share_the_time_however_many_peers_each_has() {
+        let mut flood = Flood::new(&[100; 50], Work::Device);
+        flood.costs.push(40);
+        flood.had.push(0);
+        flood.turns.queue(peer(50), Work::Backlog);
+        (0..2000).for_each(|_| _ = flood.serve());
+        let (to, from) = (flood.had[50], flood.had[..50].iter().sum::<u64>());
+        assert!(to.abs_diff(from) <= 200, "{to}, {from}");
+    }
+
+    #[test]
+    fn direction_that_was_alone_owes_nothing() {
+        let mut flood = Flood::new(&[100; 3], Work::Device);
+        (0..1000).for_each(|_| _ = flood.serve());
+        flood.costs.push(100);
+        flood.had.push(0);
+        flood.turns.queue(peer(3), Work::Backlog);
+        let served = (0..10).filter(|_| flood.serve().index == 3).count();
+        assert!((4..=6).contains(&served), "{served}");
     }
 
     #[test]

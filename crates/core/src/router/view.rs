@@ -43,9 +43,9 @@ impl<'a> PeerView<'a> {
         &self.0.session.traffic
     }
 
-    /// Returns the number of bytes in its queue.
-    pub const fn queued(self) -> usize {
-        self.0.session.queue.len()
+    /// Returns the number of bytes that wait for it: in frames, and in packets that wait to be sent.
+    pub const fn queued(self) -> u64 {
+        self.0.session.queue.len() as u64 + self.0.session.kept_back
     }
 
     /// The frames that wait to be sent to it. Of the first one a part may have been sent already.

@@ -14,7 +14,9 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::policy::shape::Limit;
-use heap::Heap;
+pub use codel::Delays;
+pub use flows::Flows;
+pub use heap::Heap;
 use queue::{Leaf, Terms};
 use tree::Tree;
 
