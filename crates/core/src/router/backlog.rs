@@ -69,7 +69,16 @@ impl Backlog {
 
     /// Returns how many bytes wait for a peer.
     pub fn bytes(&self, peer: PeerId) -> u64 {
-        self.by_peer.get(&peer).and_then(|at| self.queues.get(*at)?.as_ref()).map_or(0, |queue| queue.flows.room())
+        self.queue(peer).map_or(0, |queue| queue.flows.room())
+    }
+
+    /// Returns how many packets wait for a peer.
+    pub fn packets(&self, peer: PeerId) -> u64 {
+        self.queue(peer).map_or(0, |queue| queue.flows.packets())
+    }
+
+    fn queue(&self, peer: PeerId) -> Option<&Queue> {
+        self.queues.get(*self.by_peer.get(&peer)?)?.as_ref()
     }
 
     /// Adds a packet to those that wait for a peer. If there are more than `limit` bytes then, the flow with the most bytes loses

@@ -51,8 +51,9 @@ impl Router {
         flow: u32,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        let has_to_wait =
-            !self.is_attached(id) && (self.backlog.has(id) || !self.takes_packets(shell, id)) && self.peer(id).is_some();
+        let has_to_wait = !self.is_attached(id)
+            && (self.backlog.has(id) || !self.takes_packets(shell, id))
+            && self.peer(id).is_some();
         if has_to_wait {
             self.keep_back(shell, id, flow, packet);
             return Ok(());

@@ -6,11 +6,11 @@ use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::rule::Direction;
 
 use super::attach::DeviceTurn;
-use super::inbound::Ingress;
+use super::backlog::PEER_ROOM;
 use super::held;
+use super::inbound::Ingress;
 use super::shell::Shell;
 use super::turns::{Turn, Work};
-use super::backlog::PEER_ROOM;
 use super::{PACKET_BUDGET, Router};
 use crate::nanos::nanos;
 use crate::policy::drops::DropReason;
@@ -148,6 +148,11 @@ impl Router {
             peer.session.kept_back = bytes;
         }
         bytes > 0 && self.takes_packets(shell, id)
+    }
+
+    /// Returns the number of packets that wait for a peer, other than in frames.
+    pub fn kept_back(&self, id: PeerId) -> u64 {
+        self.backlog.packets(id)
     }
 
     /// Drops what waits for a peer that is gone.

@@ -15,6 +15,7 @@ use super::oracle::{self, Way};
 use super::packets::Expected;
 use super::peer::{Number, Sent};
 use super::setup::{ADDRESSES, Setup, address};
+use super::waiting::Waiting;
 use super::world::World;
 
 /// Fails with a sentence on what is wrong.
@@ -89,6 +90,8 @@ impl Call {
 pub struct Seen {
     pub addresses: Vec<IpAddr>,
     pub traffic: Traffic,
+    /// Packets that wait for it, other than in frames.
+    pub kept: u64,
 }
 
 /// Everything as it was after the last call.
@@ -96,6 +99,8 @@ pub struct Seen {
 pub struct Audit {
     pub peers: BTreeMap<Number, Seen>,
     pub counters: Counters,
+    /// What may wait for each peer, other than in frames.
+    waiting: Waiting,
     lines: VecDeque<Instant>,
     /// When the router began.
     start: Option<Instant>,
@@ -137,6 +142,18 @@ impl Change<'_> {
         total(&after.traffic.drops) - before
     }
 
+    /// How many packets waited for all peers, other than in frames, before and after.
+    pub fn kept(&self) -> (u64, u64) {
+        let sum = |peers: &BTreeMap<Number, Seen>| peers.values().map(|seen| seen.kept).sum();
+        (sum(self.before), sum(self.after))
+    }
+
+    /// How many packets wait for a peer, other than in frames, before and after.
+    pub fn kept_of(&self, number: Number) -> (u64, u64) {
+        let kept = |peers: &BTreeMap<Number, Seen>| peers.get(&number).map_or(0, |seen| seen.kept);
+        (kept(self.before), kept(self.after))
+    }
+
     /// What a peer's traffic was before and is now, if it is still there.
     pub fn traffic(&self, number: Number) -> Option<(Traffic, &Traffic)> {
         let after = self.after.get(&number)?;
@@ -153,6 +170,7 @@ impl Audit {
     pub fn restart(&mut self, router: &Router, world: &World) {
         self.counters = router.counters().clone();
         self.peers = view(router, world);
+        self.waiting = Waiting::default();
         self.lines.clear();
         self.start = Some(world.now);
     }
@@ -167,7 +185,7 @@ impl Audit {
         check_names(router, world)?;
         check_closed(world, call, &change)?;
         check_addresses(setup, later, router, world, call, &change)?;
-        conservation::check(setup, world, call, &change)?;
+        conservation::check(setup, world, call, &change, &mut self.waiting)?;
         conservation::check_fate(setup, world, call, &change)?;
         check_rules(router, world, call, &change)?;
         check_bounds(setup, router, world)?;
@@ -193,7 +211,10 @@ impl Audit {
 fn view(router: &Router, world: &World) -> BTreeMap<Number, Seen> {
     let numbered = router.peers().filter_map(|peer| Some((*world.by_id.get(&peer.id())?, peer)));
     numbered
-        .map(|(number, peer)| (number, Seen { addresses: peer.addresses().collect(), traffic: peer.traffic().clone() }))
+        .map(|(number, peer)| {
+            let (addresses, traffic) = (peer.addresses().collect(), peer.traffic().clone());
+            (number, Seen { addresses, traffic, kept: router.kept_back(peer.id()) })
+        })
         .collect()
 }
 
@@ -340,8 +361,12 @@ fn check_bounds(setup: &Setup, router: &Router, world: &World) -> Check {
     for peer in router.peers() {
         let number = world.by_id.get(&peer.id()).copied().unwrap_or_default();
         let Some(connection) = world.connections.get(&number) else { continue };
-        ensure!(peer.queued() <= Limits::MIN_QUEUED_BYTES, "{} bytes wait for {number}", peer.queued());
-        ensure!(peer.queued() == connection.queued.len(), "{number} has {} bytes queued", peer.queued());
+        let (queued, frames) = (peer.queued(), peer.waiting().len());
+        ensure!(
+            peer.offloads().is_ok() || queued <= Limits::MIN_QUEUED_BYTES as u64,
+            "{queued} bytes wait for {number}"
+        );
+        ensure!(frames == connection.queued.len(), "{number} has {frames} bytes of frames queued");
         ensure!(peer.partial() < MAX_FRAME_LEN, "half a frame of {} bytes", peer.partial());
         let partial = connection.partial();
         ensure!(

@@ -11,6 +11,7 @@ use super::oracle::{self, Fate};
 use super::packets::Expected;
 use super::peer::{Number, Sent};
 use super::setup::{Class, Setup, class, is_listed};
+use super::waiting::Waiting;
 use super::world::{Output, To, World};
 
 /// What became of the packets of a call.
@@ -66,18 +67,25 @@ fn is_delivered(input: &Expected, mine: &[&Output]) -> bool {
 }
 
 /// Looks at all packets of a call, and at the counters.
-pub fn check(setup: &Setup, world: &World, call: &Call, change: &Change<'_>) -> Check {
-    let account = Account::of(world, call);
+pub fn check(setup: &Setup, world: &World, call: &Call, change: &Change<'_>, waiting: &mut Waiting) -> Check {
+    let mut account = Account::of(world, call);
+    let released = waiting.release(&mut account.replies, |number, output| {
+        // A reply that had to wait.
+        let may_get = Expected::of(&output.bytes).ends.is_some_and(|(_, dst)| change.holds(number, dst));
+        change.kept_of(number).0 > 0 && may_get && (is_too_big(&output.bytes) || is_rejection(&output.bytes))
+    });
     for (input, mine) in call.inputs.iter().zip(&account.of_inputs) {
         check_ends(call, change, input, mine)?;
     }
     for reply in &account.replies {
         check_reply(setup, call, change, &account, reply)?;
     }
-    check_drops(world, call, change, &account)?;
+    check_drops(world, call, change, &account, released)?;
     check_blame(world, call, change)?;
     check_totals(world, call, change)?;
-    check_traffic(world, call, change, &account)
+    check_traffic(world, call, change, &account)?;
+    waiting.keep(account.missing(call), change);
+    Ok(())
 }
 
 /// Whether a peer may have got an address in the same call in which it was closed.
@@ -142,7 +150,7 @@ fn is_rejection(bytes: &[u8]) -> bool {
 }
 
 /// As many drops are counted as packets are missing, and replies.
-fn check_drops(world: &World, call: &Call, change: &Change<'_>, account: &Account<'_>) -> Check {
+fn check_drops(world: &World, call: &Call, change: &Change<'_>, account: &Account<'_>, released: u64) -> Check {
     let missing: Vec<_> = account.missing(call).collect();
     // What was queued for one that is closed is lost with it; it may have got the address in the same call.
     let lost = missing.iter().filter(|input| {
@@ -159,16 +167,18 @@ fn check_drops(world: &World, call: &Call, change: &Change<'_>, account: &Accoun
     let unknown = change.drops(DropReason::UnknownFrame);
     let frozen = change.drops(DropReason::RulesFrozen);
     let packets = change.all_drops() - unknown - frozen;
-    let expected = missing.len() as u64 + unseen + untaken;
+    // What waits is not lost yet.
+    let (before, after) = change.kept();
+    let gone = missing.len() as i64 + before as i64 - after as i64 - released as i64;
+    let expected = gone + (unseen + untaken) as i64;
     let is_closing = !world.effects.closed.is_empty();
-    let least = expected - lost - if is_closing { unseen } else { 0 };
-    // Of messages about lengths nobody can see that they were lost for want of room.
-    let too_big = change.drops(DropReason::TooBig).min(change.drops(DropReason::QueueFull));
-    ensure!(packets >= least, "{} packets are missing, {packets} drops counted ({unseen} replies)", missing.len());
+    let least = expected - lost as i64 - if is_closing { unseen as i64 } else { 0 };
+    // Of messages about lengths nobody can see that they wait, or were lost for want of room.
+    let unseen_messages = change.drops(DropReason::TooBig).min(change.drops(DropReason::QueueFull) + after);
+    ensure!(packets as i64 >= least, "{gone} packets are missing, {packets} drops counted ({unseen} replies)");
     ensure!(
-        packets <= expected + too_big,
-        "{packets} drops counted, {} packets are missing ({unseen} replies unseen)",
-        missing.len()
+        packets as i64 <= expected + unseen_messages as i64,
+        "{packets} drops counted, {gone} packets are missing ({unseen} replies unseen)"
     );
     let count = |is: fn(&Sent) -> bool| call.frames.iter().filter(|sent| is(sent)).count() as u64;
     let certain = count(|sent| matches!(sent, Sent::Unknown));
@@ -188,7 +198,8 @@ fn check_blame(world: &World, call: &Call, change: &Change<'_>) -> Check {
             let ends = call.inputs.iter().filter_map(|input| input.ends);
             ends.into_iter().any(|(src, dst)| change.holds(*number, src) || change.holds(*number, dst))
         };
-        ensure!(count == 0 || call.peer() == Some(*number) || is_involved(), "{count} drops for {number}");
+        let had_some = change.kept_of(*number).0 > 0;
+        ensure!(count == 0 || had_some || call.peer() == Some(*number) || is_involved(), "{count} drops for {number}");
     }
     let all = change.all_drops();
     ensure!(sum <= all, "{sum} drops of peers, {all} in all");
@@ -288,12 +299,14 @@ pub fn check_fate(setup: &Setup, world: &World, call: &Call, change: &Change<'_>
     let account = Account::of(world, call);
     let way = account.of_inputs[0].first().map(|output| output.to);
     let no_room = change.drops(DropReason::QueueFull) + change.drops(DropReason::TooBig) > 0;
+    let waits = |number: Number| change.kept_of(number).1 > 0;
     let is_right = match (fate, way) {
         (Fate::Nowhere, way) => way.is_none(),
         (Fate::Peer(number), Some(to)) => to.peer() == Some(number),
         (Fate::Gateway(target), Some(to)) => to == To::Gateway(target),
         (Fate::Tun, way) => way == Some(To::Tun),
-        (Fate::Peer(_) | Fate::Gateway(_), None) => no_room,
+        (Fate::Peer(number), None) => no_room || waits(number),
+        (Fate::Gateway(_), None) => no_room,
     };
     let (src, dst) = (packet.src(), packet.dst());
     ensure!(is_right, "{src} > {dst} of {:?} went to {way:?} instead of {fate:?}", call.from);

@@ -18,6 +18,7 @@ mod restore;
 mod setup;
 mod simulation;
 mod stream;
+mod waiting;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -108,6 +108,11 @@ impl Simulation {
                 self.router.writable(&mut old, id, now);
             }
         }
+        // What waits for the old one's peers goes on first.
+        while let Some(turn) = self.router.next_turn() {
+            let has_more = self.router.write_backlog(&mut old, turn.peer);
+            self.router.end_turn(turn, Duration::from_micros(50), has_more);
+        }
         let mut next = revive(&self.setup, self.later, &mut new, stored, None);
         relax(&mut new);
         old.now += Duration::from_secs(7200);

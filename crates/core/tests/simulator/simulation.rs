@@ -8,6 +8,7 @@ use tuntap_core::policy::Policy;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::BUFFER_LEN;
+use tuntap_core::router::turns::Work;
 use tuntap_core::router::{CredentialsCheck, DeviceError, Fault, Router};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 
@@ -155,11 +156,23 @@ impl Simulation {
     /// A turn ends, and the thread sleeps.
     pub fn turn(&mut self) -> Check {
         self.events = 0;
+        self.serve()?;
         self.poll()?;
         self.check_flows()?;
         self.world.sleep(Duration::from_micros(50));
         let now = self.world.now;
         self.router.wake(&self.world, now);
+        Ok(())
+    }
+
+    /// Peers for which packets wait have their turns.
+    fn serve(&mut self) -> Check {
+        while let Some(turn) = self.router.next_turn() {
+            ensure!(turn.work == Work::Backlog, "a turn that nobody asked for: {turn:?}");
+            let has_more =
+                self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, turn.peer))?;
+            self.router.end_turn(turn, Duration::from_micros(50), has_more);
+        }
         Ok(())
     }
 
