@@ -156,12 +156,12 @@ impl Offload {
 
     /// Number of segments that the packet is cut into; 0 if it is not a GSO packet.
     pub fn segments(&self, packet: &Packet<'_>) -> usize {
-        match self.segmentation {
-            None => 0,
-            Some(Segmentation::Tcp { size, .. } | Segmentation::Udp { size }) => {
-                packet.total_len().saturating_sub(self.headers_len()).div_ceil(usize::from(size).max(1))
-            }
-        }
+        self.segment_len().map_or(0, |len| packet.total_len().saturating_sub(self.headers_len()).div_ceil(len.max(1)))
+    }
+
+    /// Length of a segment's payload in bytes, but for the last one; `None` if it is not a GSO packet.
+    pub fn segment_len(&self) -> Option<usize> {
+        self.segmentation.map(|(Segmentation::Tcp { size, .. } | Segmentation::Udp { size })| usize::from(size))
     }
 
     /// Length of the IP and TCP or UDP headers that each segment repeats, in bytes; 0 if it is not a GSO packet.

@@ -1,6 +1,6 @@
 //! Delivery to one peer: to its device, or as frames in its queue.
 
-use tuntap_wire::frame::{FrameKind, HEADER_LEN};
+use tuntap_wire::frame::{FrameKind, HEADER_LEN, MAX_PAYLOAD_LEN};
 use tuntap_wire::gso::{GsoError, GsoPacket};
 use tuntap_wire::ip::PacketError;
 use tuntap_wire::rule::Direction;
@@ -20,6 +20,16 @@ use std::time::Instant;
 /// Packets for a peer in frames wait in queues by flow while so many bytes of frames wait to be sent to it, which is more than
 /// a write needs to be cheap. What is in a frame can't be overtaken any more.
 const FRAMES_BYTES: usize = 64 * 1024;
+
+/// Returns true if each of the packets that a packet is cut into can travel in a frame.
+fn fits_frames(packet: &GsoPacket<'_>) -> bool {
+    let offload = packet.offload();
+    let longest = match offload.segment_len() {
+        Some(len) => (offload.headers_len() + len).min(packet.packet().total_len()),
+        None => packet.packet().total_len(),
+    };
+    longest <= MAX_PAYLOAD_LEN
+}
 
 impl From<PacketError> for DropReason {
     fn from(error: PacketError) -> Self {
@@ -51,10 +61,10 @@ impl Router {
         flow: u32,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        let has_to_wait = !self.is_attached(id)
-            && (self.backlog.has(id) || !self.takes_packets(shell, id))
-            && self.peer(id).is_some();
-        if has_to_wait {
+        let waits = self.forwarder.peers.get(id).is_some_and(|peer| !peer.session.is_attached())
+            && (self.backlog.has(id) || !self.takes_packets(shell, id));
+        // One that is too long for a frame needn't wait for its sender to learn that. The peer may have been closed.
+        if waits && fits_frames(packet) && self.forwarder.peers.get(id).is_some() {
             self.keep_back(shell, id, flow, packet);
             return Ok(());
         }
