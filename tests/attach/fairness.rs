@@ -117,10 +117,13 @@ fn flood_from_the_host_costs_others_no_pings() {
     }
     assert!(attempts.last() >= Some(&ENOUGH), "answered pings of {PINGS}: {attempts:?}");
     let stats = emperor.stats();
+    let peer = |address| stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));
     let dropped = |address| {
-        let peer = stats.peer(address).unwrap_or_else(|| panic!("no peer {address} in {}", stats.0));
-        peer["drops"]["queue_full"].as_u64().unwrap_or(0)
+        let drops = &peer(address)["drops"];
+        ["queue_full", "queue_late"].iter().filter_map(|reason| drops[*reason].as_u64()).sum::<u64>()
     };
-    assert!(dropped(FLOODED) > 0, "the flood was no flood: {}", stats.0);
+    // Where the senders get less time than the router, it keeps up, and has to drop none.
+    let came = peer(FLOODED)["tx_packets"].as_u64().unwrap_or(0) + dropped(FLOODED);
+    assert!(came > 100 * u64::from(PINGS), "the flood was no flood: {}", stats.0);
     assert_eq!(dropped(V1), 0, "{}", stats.0);
 }
