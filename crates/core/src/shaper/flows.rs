@@ -22,9 +22,11 @@ const SPREAD: u32 = 0x9e37_79b9;
 /// What a packet counts at least against the queue's length, in bytes, since it needs memory beside its bytes.
 const LEAST_ROOM: u64 = 256;
 
-/// What a queue may keep that waits for its next use: flows, and packets in each.
+/// Flows that a queue may keep for its next use.
 const SPARE_FLOWS: usize = 8;
-const SPARE_PACKETS: usize = 64;
+
+/// So many packets' memory a flow may keep, though it has none. There may be a thousand such flows for each peer.
+const SPARE_PACKETS: usize = 8;
 
 /// No flow.
 const NONE: u16 = u16::MAX;
@@ -60,7 +62,7 @@ impl<T> Flow<T> {
     /// much for each of them as the whole queue may take.
     fn shrink(&mut self) {
         let capacity = self.waiting.capacity();
-        if capacity > 2 * SPARE_PACKETS && self.waiting.len() < capacity / 4 {
+        if capacity > SPARE_PACKETS && self.waiting.len() < capacity / 4 {
             self.waiting.shrink_to(capacity / 2);
         }
     }
@@ -289,9 +291,7 @@ impl<T> Flows<T> {
             self.unused.retain(|number| usize::from(*number) < SPARE_FLOWS);
         }
         for flow in &mut self.flows {
-            if flow.waiting.capacity() > 2 * SPARE_PACKETS {
-                flow.waiting.shrink_to(SPARE_PACKETS);
-            }
+            flow.waiting.shrink_to(SPARE_PACKETS);
         }
     }
 }
@@ -332,6 +332,19 @@ mod tests {
             (1..many).for_each(|_| drop(flows.drop_from_fattest()));
         }
         let memory: usize = flows.flows.iter().map(|flow| flow.waiting.capacity()).sum();
-        assert!(memory <= flows.flows.len() * 4 * SPARE_PACKETS, "{memory} in {}", flows.flows.len());
+        assert!(memory <= flows.flows.len() * 2 * SPARE_PACKETS, "{memory} in {}", flows.flows.len());
+    }
+
+    /// A sender makes one flow after the other long, and the queue never becomes empty.
+    #[test]
+    fn flows_without_packets_keep_next_to_no_memory() {
+        let (mut flows, delays) = (Flows::default(), Delays::new(u64::MAX / 100));
+        for flow in 0..10_000 {
+            (0..100).for_each(|_| flows.push(item(flow), 0));
+            while flows.packets() > 1 && flows.pop(0, delays, &mut |_, _| ()).is_some() {}
+        }
+        let packets: usize = flows.flows.iter().map(|flow| flow.waiting.capacity()).sum();
+        let memory = packets * size_of::<Waiting<()>>() + flows.flows.len() * size_of::<Flow<()>>();
+        assert!(memory < 1024 * 1024, "{memory} bytes for {} flows", flows.flows.len());
     }
 }
