@@ -99,6 +99,7 @@ impl Router {
         session.write_meter = WriteMeter::default();
         let before = std::mem::replace(&mut session.transport, Transport::Tun);
         if self.backlog.has(id) {
+            self.bound_backlog(shell, id);
             self.turns.queue(id, Work::Backlog);
         }
         self.reply_to_hello(id, HelloReply::Attached);
@@ -112,6 +113,7 @@ impl Router {
     /// Replies to a peer that its packets travel in frames.
     pub(super) fn refuse_attachment(&mut self, shell: &mut impl Shell, id: PeerId) {
         self.unstore(shell, id);
+        self.bound_backlog(shell, id);
         self.reply_to_hello(id, HelloReply::Refused);
     }
 

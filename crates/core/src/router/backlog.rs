@@ -81,15 +81,22 @@ impl Backlog {
         self.queues.get(*self.by_peer.get(&peer)?)?.as_ref()
     }
 
-    /// Adds a packet to those that wait for a peer. If there are more than `limit` bytes then, the flow with the most bytes loses
-    /// its first packets. `is_shared` is true for a peer that is attached; those share the memory.
+    /// Adds a packet to those that wait for a peer, which are bounded as by [`Self::bound`].
     pub fn push(&mut self, peer: PeerId, item: Item<()>, limit: u64, is_shared: bool, now: u64) {
         let at = match self.by_peer.get(&peer) {
             Some(&at) => at,
-            None => self.open(peer, is_shared, now),
+            None => self.open(peer, now),
         };
         let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return };
         queue.flows.push(item, now);
+        self.bound(peer, limit, is_shared);
+    }
+
+    /// Sets bounds to what waits for a peer. If there are more than `limit` bytes, the flow with the most bytes loses its first
+    /// packets. `is_shared` is true for a peer that is attached; those share the memory.
+    pub fn bound(&mut self, peer: PeerId, limit: u64, is_shared: bool) {
+        let Some(&at) = self.by_peer.get(&peer) else { return };
+        self.share(at, is_shared);
         self.trim(at, limit);
         while self.room > ALL_ROOM
             && let Some((Reverse(longest), at)) = self.fattest.first()
@@ -128,29 +135,41 @@ impl Backlog {
         packets
     }
 
-    fn open(&mut self, peer: PeerId, is_shared: bool, now: u64) -> usize {
+    fn open(&mut self, peer: PeerId, now: u64) -> usize {
         let at = self.unused.pop().unwrap_or_else(|| {
             self.queues.push(None);
             self.queues.len() - 1
         });
         let flows = self.spares.pop().unwrap_or_default();
         if let Some(slot) = self.queues.get_mut(at) {
-            *slot = Some(Queue { peer, flows, is_shared, place: usize::MAX, counted: 0, served: now, pause: 0 });
-        }
-        if is_shared {
-            let queues = &mut self.queues;
-            self.fattest.insert(Reverse(0), at, &mut |at, place| set_place(queues, at, place));
+            *slot = Some(Queue { peer, flows, is_shared: false, place: usize::MAX, counted: 0, served: now, pause: 0 });
         }
         self.by_peer.insert(peer, at);
         at
     }
 
-    /// Drops packets of a queue until it has `limit` bytes at most, or a single packet. Returns true if it dropped some.
+    /// Says if what waits in a queue counts for all attached peers together, which changes with the peer's transport.
+    fn share(&mut self, at: usize, is_shared: bool) {
+        let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return };
+        if std::mem::replace(&mut queue.is_shared, is_shared) == is_shared {
+            return;
+        }
+        self.room -= std::mem::take(&mut queue.counted);
+        let place = queue.place;
+        let queues = &mut self.queues;
+        let mut moved = |at: usize, place| set_place(queues, at, place);
+        if is_shared {
+            self.fattest.insert(Reverse(0), at, &mut moved);
+        } else {
+            self.fattest.remove(place, &mut moved);
+        }
+    }
+
+    /// Drops packets of a queue until it has `limit` bytes at most. Returns true if it dropped some.
     fn trim(&mut self, at: usize, limit: u64) -> bool {
         let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return false };
         let before = self.lost.len();
         while queue.flows.room() > limit
-            && queue.flows.packets() > 1
             && let Some(item) = queue.flows.drop_from_fattest()
         {
             self.lost.push((queue.peer, item, Loss::Full));
@@ -217,8 +236,9 @@ mod tests {
             let mut backlog = Backlog::default();
             let mut waiting: HashMap<PeerId, u64> = HashMap::new();
             let mut now = 0;
+            let mut are_shared = [false; 6];
             for (index, flow, len, what) in steps {
-                let (id, is_shared) = (peer(index), index % 2 == 0);
+                let (id, is_shared) = (peer(index), (index + u32::from(what)) % 2 == 0);
                 now += 1_000_000;
                 match what {
                     0 => {
@@ -236,6 +256,7 @@ mod tests {
                     }
                     _ => {
                         backlog.push(id, item(flow, len), 200_000, is_shared, now);
+                        are_shared[index as usize] = is_shared;
                         *waiting.entry(id).or_default() += 1;
                         prop_assert!(backlog.bytes(id) <= 200_000);
                     }
@@ -246,7 +267,7 @@ mod tests {
                 for (id, packets) in &waiting {
                     prop_assert_eq!(backlog.has(*id), *packets > 0);
                 }
-                let shared: u64 = (0..6).step_by(2).map(|index| backlog.bytes(peer(index))).sum();
+                let shared: u64 = (0..).zip(are_shared).filter(|(_, it)| *it).map(|(index, _)| backlog.bytes(peer(index))).sum();
                 prop_assert_eq!(backlog.room, shared);
             }
         }
@@ -269,6 +290,32 @@ mod tests {
             assert!(backlog.has(peer(index)) && backlog.room <= ALL_ROOM);
         }
         assert!(backlog.lost.iter().all(|(id, ..)| id.index < 40));
+    }
+
+    #[test]
+    fn no_room_is_none_for_a_single_packet_either() {
+        let mut backlog = Backlog::default();
+        backlog.push(peer(1), item(0, 60_000), 50_000, false, 0);
+        assert_eq!((backlog.bytes(peer(1)), backlog.lost.len()), (0, 1));
+    }
+
+    /// Packets that waited in frames count for all attached peers once theirs is, and no longer when it isn't.
+    #[test]
+    fn memory_of_attached_peers_follows_their_transport() {
+        let mut backlog = Backlog::default();
+        for index in 0..40 {
+            backlog.push(peer(index), item(0, 60_000), PEER_ROOM, false, 0);
+        }
+        assert_eq!(backlog.room, 0);
+        for index in 0..40 {
+            (0..30).for_each(|_| backlog.push(peer(index), item(0, 60_000), PEER_ROOM, true, 0));
+            assert!(backlog.room <= ALL_ROOM);
+        }
+        let all: u64 = (0..40).map(|index| backlog.bytes(peer(index))).sum();
+        assert_eq!(all, backlog.room);
+        (0..40).for_each(|index| backlog.bound(peer(index), 256 * 1024, false));
+        assert_eq!(backlog.room, 0);
+        assert!((0..40).all(|index| backlog.bytes(peer(index)) <= 256 * 1024));
     }
 
     #[test]

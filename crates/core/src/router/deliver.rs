@@ -10,7 +10,7 @@ use super::Router;
 use super::held::Origin;
 use super::inbound::Ingress;
 use super::queue::{FlushError, Flushed};
-use super::session::{CloseReason, Transport};
+use super::session::{CloseReason, Session, Transport};
 use super::shell::{Shell, WriteError};
 use super::turns::Work;
 use crate::policy::drops::DropReason;
@@ -61,10 +61,11 @@ impl Router {
         flow: u32,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        let waits = self.forwarder.peers.get(id).is_some_and(|peer| !peer.session.is_attached())
-            && (self.backlog.has(id) || !self.takes_packets(shell, id));
+        // What waits already goes first, also to a device: it may be of the same flow.
+        let waits = self.backlog.has(id) || !self.takes_packets(shell, id);
         // One that is too long for a frame needn't wait for its sender to learn that. The peer may have been closed.
-        if waits && fits_frames(packet) && self.forwarder.peers.get(id).is_some() {
+        let can_wait = |session: &Session| session.is_attached() || fits_frames(packet);
+        if waits && self.forwarder.peers.get(id).is_some_and(|peer| can_wait(&peer.session)) {
             self.keep_back(shell, id, flow, packet);
             return Ok(());
         }

@@ -9,9 +9,10 @@ use super::attach::DeviceTurn;
 use super::backlog::PEER_ROOM;
 use super::held;
 use super::inbound::Ingress;
+use super::session::Session;
 use super::shell::Shell;
 use super::turns::{Turn, Work};
-use super::{PACKET_BUDGET, Router};
+use super::{PACKET_BUDGET, Router, Settings};
 use crate::nanos::nanos;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
@@ -106,18 +107,21 @@ impl Router {
     pub(super) fn keep_back(&mut self, shell: &mut impl Shell, id: PeerId, flow: u32, packet: &GsoPacket<'_>) {
         let now = self.nanos();
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
-        let is_attached = peer.session.is_attached();
-        let limit = if is_attached {
-            PEER_ROOM
-        } else {
-            let limit = self.settings.limits.queued_bytes.saturating_sub(peer.session.queue.len());
-            u64::try_from(limit).unwrap_or(u64::MAX)
-        };
+        let (limit, is_attached) = backlog_terms(&self.settings, &peer.session);
         self.backlog.push(id, held::item(packet, flow, ()), limit, is_attached, now);
         peer.session.kept_back = self.backlog.bytes(id);
         if is_attached || !peer.session.watches_writable {
             self.turns.queue(id, Work::Backlog);
         }
+        self.count_lost_backlog(shell);
+    }
+
+    /// Bounds what waits for a peer by its transport, which may have changed.
+    pub(super) fn bound_backlog(&mut self, shell: &mut impl Shell, id: PeerId) {
+        let Some(peer) = self.forwarder.peers.get_mut(id).filter(|_| self.backlog.has(id)) else { return };
+        let (limit, is_attached) = backlog_terms(&self.settings, &peer.session);
+        self.backlog.bound(id, limit, is_attached);
+        peer.session.kept_back = self.backlog.bytes(id);
         self.count_lost_backlog(shell);
     }
 
@@ -178,6 +182,15 @@ impl Router {
     }
 }
 
+/// Returns the most bytes that may wait for a peer besides its frames, and if they count for all attached peers together.
+fn backlog_terms(settings: &Settings, session: &Session) -> (u64, bool) {
+    if session.is_attached() {
+        return (PEER_ROOM, true);
+    }
+    let left = settings.limits.queued_bytes.saturating_sub(session.queue.len());
+    (u64::try_from(left).unwrap_or(u64::MAX), false)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -190,7 +203,7 @@ mod tests {
     use tuntap_wire::vnet::VNET_HEADER_LEN;
 
     use super::super::testing::TestShell;
-    use super::super::{Connection, Settings};
+    use super::super::{Connection, DeviceError, PeerView};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -225,16 +238,33 @@ mod tests {
         }
 
         fn connect(&mut self) -> PeerId {
-            let Self { shell, router, .. } = self;
-            let now = router.now;
+            let id = self.connect_in_frames();
+            self.say_hello(id);
+            id
+        }
+
+        fn connect_in_frames(&mut self) -> PeerId {
             let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
             let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-            let id = router.accept(shell, connection, now).expect("there is room");
+            let now = self.router.now;
+            self.router.accept(&mut self.shell, connection, now).expect("there is room")
+        }
+
+        fn say_hello(&mut self, id: PeerId) {
+            let Self { shell, router, .. } = self;
             let mut hello = Vec::new();
             assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
-            router.received(shell, id, &hello, hello.len(), now);
+            router.received(shell, id, &hello, hello.len(), router.now);
             assert!(router.is_attached(id));
-            id
+        }
+
+        /// Delivers packets of one flow, which come by a gateway or from a peer, and begin with this number.
+        fn deliver(&mut self, id: PeerId, numbers: std::ops::Range<u16>) {
+            for number in numbers {
+                let bytes = packet_with(HOST, address(0), number, &[0; 1000]);
+                let packet = GsoPacket::parse(&bytes).expect("a valid packet");
+                let _ = self.router.deliver(&mut self.shell, id, 1, &packet);
+            }
         }
 
         fn send(&mut self, index: u8) {
@@ -276,8 +306,12 @@ mod tests {
 
     /// A packet whose destination port is its number.
     fn packet(src: [u8; 4], dst: [u8; 4], number: u16) -> Vec<u8> {
+        packet_with(src, dst, number, &[])
+    }
+
+    fn packet_with(src: [u8; 4], dst: [u8; 4], number: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; VNET_HEADER_LEN];
-        PacketBuilder::ipv4(src, dst, 64).udp(53, number).write(&mut bytes, b"").expect("a valid packet");
+        PacketBuilder::ipv4(src, dst, 64).udp(53, number).write(&mut bytes, payload).expect("a valid packet");
         bytes
     }
 
@@ -330,6 +364,48 @@ mod tests {
         }
         let (many, few) = (world.written(0).len(), world.written(1).len());
         assert!(many.abs_diff(few) <= many / 5, "{many} and {few}");
+    }
+
+    /// A peer asks for an address, is sent packets, and says hello later.
+    #[test]
+    fn what_waited_in_frames_is_not_overtaken_by_what_comes_by_the_device() {
+        let mut world = World::new(0);
+        let id = world.connect_in_frames();
+        world.peers.push(id);
+        world.shell.are_connections_full = true;
+        world.deliver(id, 0..150);
+        let waited = world.router.kept_back(id);
+        assert!(waited > 0);
+        world.say_hello(id);
+        world.deliver(id, 150..200);
+        while world.serve().is_some() {}
+        let written = world.written(0);
+        assert!(written.is_sorted(), "{written:?}");
+        assert_eq!((written.len() as u64, world.router.kept_back(id)), (waited + 50, 0));
+    }
+
+    /// The longest packets, and the shortest queue.
+    #[test]
+    fn bytes_that_wait_are_bounded_by_how_packets_travel() {
+        let mut world = World::new(1);
+        let (id, most) = (world.peers[0], world.router.settings.limits.queued_bytes as u64);
+        let queued = |world: &World| world.router.peer(id).map_or(0, PeerView::queued);
+        world.router.end_tun_turn(false);
+        for _ in 0..3 {
+            (0..BACKLOG_BUDGET).for_each(|_| world.send(0));
+        }
+        world.deliver(id, 0..1000);
+        assert!(queued(&world) > most);
+        world.shell.are_connections_full = true;
+        world.router.device_failed(&mut world.shell, id, DeviceError::MayBlock, world.router.now);
+        assert!(queued(&world) <= most, "{} bytes wait", queued(&world));
+        for number in 0..100 {
+            let bytes = packet_with(HOST, address(0), number, &[0; 4000]);
+            let packet = GsoPacket::parse(&bytes).expect("a valid packet");
+            let _ = world.router.deliver(&mut world.shell, id, number.into(), &packet);
+            assert!(queued(&world) <= most, "{} bytes wait", queued(&world));
+            world.serve();
+        }
     }
 
     #[test]

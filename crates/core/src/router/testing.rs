@@ -22,6 +22,8 @@ pub struct TestShell {
     pub now: Option<Instant>,
     /// The cost of a write to a peer's device, if the test has set the time.
     pub write_cost: Duration,
+    /// True if the peers don't read their connections, which are full.
+    pub are_connections_full: bool,
     /// Lines of the log.
     pub lines: Vec<Notice>,
     /// Packets that were dropped while the router was watched.
@@ -69,7 +71,7 @@ impl Shell for TestShell {
     }
 
     fn send(&mut self, _peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {
-        Ok(bytes.len())
+        if self.are_connections_full { Err(SendError::Full) } else { Ok(bytes.len()) }
     }
 
     fn open(&mut self, _peer: PeerId) -> Result<(), Fault> {
