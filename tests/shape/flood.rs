@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::netns::Net;
+use crate::common::wait;
 
 /// Bytes of a datagram, and of its IP packet.
 const PAYLOAD: usize = 1200;
@@ -29,12 +30,33 @@ pub type End<'a> = (&'a Net, IpAddr);
 /// Sends datagrams from each first end to its second one, all at the same time. Returns the bits per second of IP packets that
 /// arrive, measured over the same time.
 pub fn rates<const N: usize>(ways: [(End<'_>, End<'_>); N]) -> [f64; N] {
+    measure(ways, |sender, receiver| sender.connect(receiver.local_addr().expect("bound")).expect("a target"))
+}
+
+/// The same for answers: each receiver has asked its sender before, which needn't know the receiver's address (NAT).
+pub fn rates_of_answers<const N: usize>(ways: [(End<'_>, End<'_>); N]) -> [f64; N] {
+    measure(ways, |sender, receiver| {
+        sender.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        let asked = sender.local_addr().expect("bound");
+        let seen = wait::until("a question arrives", wait::LONG, || {
+            receiver.send_to(b"?", asked).ok()?;
+            sender.recv_from(&mut [0; PAYLOAD]).ok().map(|(_, seen)| seen)
+        });
+        sender.connect(seen).expect("a target");
+    })
+}
+
+/// Measures the rates of senders once each has met its receiver.
+fn measure<const N: usize>(ways: [(End<'_>, End<'_>); N], meet: impl Fn(&UdpSocket, &UdpSocket)) -> [f64; N] {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let receivers = ways.map(|(from, to)| {
+        let pairs = ways.map(|(from, to)| {
             let receiver = bind(to);
             let sender = bind(from);
-            sender.connect(receiver.local_addr().expect("bound")).expect("a target");
+            meet(&sender, &receiver);
+            (sender, receiver)
+        });
+        let receivers = pairs.map(|(sender, receiver)| {
             let is_over = &is_over;
             scope.spawn(move || send(&sender, is_over));
             scope.spawn(move || count(&receiver))
