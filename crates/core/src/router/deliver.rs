@@ -10,7 +10,7 @@ use super::Router;
 use super::held::Origin;
 use super::inbound::Ingress;
 use super::queue::{FlushError, Flushed};
-use super::session::{CloseReason, Session, Transport};
+use super::session::{CloseReason, Transport};
 use super::shell::{Shell, WriteError};
 use super::turns::Work;
 use crate::policy::drops::DropReason;
@@ -63,9 +63,9 @@ impl Router {
     ) -> Result<(), DropReason> {
         // What waits already goes first, also to a device: it may be of the same flow.
         let waits = self.backlog.has(id) || !self.takes_packets(shell, id);
-        // One that is too long for a frame needn't wait for its sender to learn that. The peer may have been closed.
-        let can_wait = |session: &Session| session.is_attached() || fits_frames(packet);
-        if waits && self.forwarder.peers.get(id).is_some_and(|peer| can_wait(&peer.session)) {
+        // One that is too long for a frame doesn't wait: its sender has to learn that, and isn't known any more when the peer has
+        // gone back to frames meanwhile. The peer may have been closed.
+        if waits && fits_frames(packet) && self.forwarder.peers.get(id).is_some() {
             self.keep_back(shell, id, flow, packet);
             return Ok(());
         }
