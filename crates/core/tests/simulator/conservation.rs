@@ -71,8 +71,7 @@ pub fn check(setup: &Setup, world: &World, call: &Call, change: &Change<'_>, wai
     let mut account = Account::of(world, call);
     let released = waiting.release(&mut account.replies, |number, output| {
         // A reply that had to wait.
-        let may_get = Expected::of(&output.bytes).ends.is_some_and(|(_, dst)| change.holds(number, dst));
-        change.kept_of(number).0 > 0 && may_get && (is_too_big(&output.bytes) || is_rejection(&output.bytes))
+        change.kept_of(number).0 > 0 && (is_too_big(&output.bytes) || is_rejection(&output.bytes))
     });
     for (input, mine) in call.inputs.iter().zip(&account.of_inputs) {
         check_ends(call, change, input, mine)?;
