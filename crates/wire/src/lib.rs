@@ -10,6 +10,7 @@ pub mod echo;
 pub mod frame;
 pub mod greeting;
 pub mod gso;
+pub mod holding;
 pub mod ip;
 pub mod offloads;
 pub mod reply;
