@@ -150,6 +150,11 @@ impl Elsewhere {
         self.own
     }
 
+    /// Returns the time of the host's wall clock, as it was set last.
+    pub const fn clock(&self) -> ClaimTime {
+        self.clock
+    }
+
     /// Returns what was refused so far.
     pub const fn refused(&self) -> Refused {
         self.refused

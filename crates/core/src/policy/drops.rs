@@ -65,11 +65,13 @@ pub enum DropReason {
     ShapedFull,
     /// It had waited too long for a limited rate.
     ShapedLate,
+    /// A peer of another router holds the source, on another host.
+    HeldElsewhere,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -100,6 +102,7 @@ impl DropReason {
         Self::Script,
         Self::ShapedFull,
         Self::ShapedLate,
+        Self::HeldElsewhere,
     ];
 
     /// The key in the statistics.
@@ -135,6 +138,7 @@ impl DropReason {
             Self::Script => "script",
             Self::ShapedFull => "shaped_full",
             Self::ShapedLate => "shaped_late",
+            Self::HeldElsewhere => "held_elsewhere",
         }
     }
 }

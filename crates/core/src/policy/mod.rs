@@ -14,6 +14,7 @@ pub mod grant;
 pub mod guard;
 mod keep;
 pub mod limits;
+pub mod lost;
 pub mod pattern;
 pub mod pool;
 pub mod prefix_map;

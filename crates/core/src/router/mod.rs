@@ -12,6 +12,7 @@ mod counters;
 mod credentials;
 mod debt;
 mod deliver;
+mod elsewhere;
 mod flows;
 pub mod frames;
 mod gateway;
@@ -41,6 +42,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::holding::RouterId;
 
 use crate::policy::Policy;
 use crate::policy::account::Account;
@@ -104,6 +106,8 @@ pub struct Settings {
     pub namespace: Option<u64>,
     /// DNS servers for the devices' configurations.
     pub dns: Vec<IpAddr>,
+    /// The router's id among those of other hosts that it tells of its peers' addresses, if there are any.
+    pub router: Option<RouterId>,
     /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
@@ -145,7 +149,8 @@ pub struct Router {
 
 impl Router {
     /// Makes a router without peers.
-    pub fn new(forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
+    pub fn new(mut forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
+        forwarder.set_own(settings.router);
         let mut this = Self {
             admission: Admission::new(settings.limits),
             settings,

@@ -381,6 +381,10 @@ fn check_store(router: &Router, world: &World) -> Check {
         };
         let rules = if router.peer(id).is_some_and(|peer| peer.traffic().rx_packets > 0) { &wanted } else { stored };
         ensure!(stored.addresses == wanted.addresses, "stored {:?}, held {:?}", stored.addresses, wanted.addresses);
+        ensure!(
+            (&stored.since, &stored.lost) == (&wanted.since, &wanted.lost),
+            "{id:?} is stored with other times, or with other addresses that it has lost"
+        );
         ensure!(stored.rules == rules.rules, "{id:?} is stored with other rules");
         ensure!(
             (&stored.identity, stored.credentials, stored.is_bound)

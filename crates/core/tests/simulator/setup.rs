@@ -14,6 +14,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_core::router::{CredentialsCheck, Settings};
+use tuntap_wire::holding::RouterId;
 use tuntap_wire::selector::{AddressPattern, ConnectionState, Selector};
 
 /// What an address is.
@@ -247,6 +248,8 @@ impl Setup {
             gateway: self.has_gateway.then(|| target("0.0.0.0:999")),
             namespace: Some(NAMESPACE),
             dns: vec![address("9.9.9.9")],
+            // Nobody tells of claims elsewhere, so that it makes no difference.
+            router: RouterId::new(7).filter(|_| self.has_gateway),
             host_etc: Vec::new(),
         }
     }
