@@ -40,6 +40,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::GatewayAllow, ["192.0.2.1", "192.0.2.2"]),
     (OptionName::GatewayVassal, ["10.0.0.2", "10.0.0.3"]),
     (OptionName::RouterAddress, ["10.1.0.1/24", "10.2.0.1/24"]),
+    (OptionName::RouterPool, ["10.0.0.0/26", "10.0.0.64/26"]),
     (OptionName::RouterClaims, ["any", "own"]),
     (OptionName::RouterNat, ["eth0", "eth1"]),
     (OptionName::RouterPort, ["tcp 80 10.0.0.2:80", "tcp 81 10.0.0.2:81"]),

@@ -72,7 +72,8 @@ impl Forwarder {
             elapsed: 0,
             start: memory.start,
             registry: Registry::default(),
-            pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied()),
+            pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied())
+                .with_slices(&policy.slices, &policy.grants),
             guard: Guard::new(policy.guard.clone()),
             shares: Shares::new(policy.max_addresses, &policy.networks),
             peers: PeerTable::default(),

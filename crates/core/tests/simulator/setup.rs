@@ -230,6 +230,7 @@ impl Setup {
                 gateways,
             },
             networks,
+            slices: Vec::new(),
             port_targets: Vec::new(),
             max_addresses: self.max_addresses,
         };
