@@ -128,6 +128,8 @@ pub struct Elsewhere {
     ahead: BTreeSet<(ClaimTime, Source, IpAddr)>,
     gone: Gone,
     refused: Refused,
+    /// True once the log has said that there is no room.
+    is_full_noted: bool,
 }
 
 impl Elsewhere {
@@ -142,6 +144,7 @@ impl Elsewhere {
             ahead: BTreeSet::new(),
             gone: Gone::default(),
             refused: Refused::default(),
+            is_full_noted: false,
         }
     }
 
@@ -224,6 +227,7 @@ impl Elsewhere {
     /// Forgets all that a source has told. Returns the number of its holdings.
     pub fn forget(&mut self, source: Source) -> usize {
         let Some(known) = self.sources.remove(&source) else { return 0 };
+        self.is_full_noted = false;
         known.addresses.iter().for_each(|address| self.take_out(source, *address));
         known.addresses.len()
     }
@@ -280,7 +284,12 @@ impl Elsewhere {
         (known.noted.replace(told.holding.router) != Some(told.holding.router)).then_some(told)
     }
 
-    /// Returns true when it is asked for the first time about a source.
+    /// Returns true when it is asked for the first time since a source was forgotten: there is no room.
+    pub const fn note_no_room(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_full_noted, true)
+    }
+
+    /// Returns true when it is asked for the first time about a source whose times are too far ahead.
     pub fn note_ahead(&mut self, source: Source) -> bool {
         self.sources.get_mut(&source).is_some_and(|known| !std::mem::replace(&mut known.is_ahead_noted, true))
     }

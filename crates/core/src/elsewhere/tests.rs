@@ -153,7 +153,9 @@ fn source_that_tells_without_end_leaves_room_for_others() {
     }
     assert_eq!(elsewhere.insert(Source::Trunk(1), beyond, holding(4, 5)), Err(Refusal::Full));
     assert_eq!(elsewhere.refused().no_room, 2);
+    assert_eq!([(); 2].map(|()| elsewhere.note_no_room()), [true, false]);
     elsewhere.forget(Source::Routes);
+    assert!(elsewhere.note_no_room());
     assert!(elsewhere.insert(Source::Trunk(1), beyond, holding(4, 5)).is_ok());
     assert_eq!(elsewhere.len(), MAX_HOLDINGS_OF_SOURCE + 1);
 }

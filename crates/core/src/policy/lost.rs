@@ -19,10 +19,10 @@ pub enum ClaimChanges {
 }
 
 impl Forwarder {
-    /// Gives the router its id among all that know of each other. No address may be claimed before.
-    pub(crate) fn set_own(&mut self, own: Option<RouterId>) {
-        self.elsewhere = Elsewhere::new(own);
-        self.registry = Registry::new(own.is_some());
+    /// Gives the router an id among all that know of each other. No address may be claimed before.
+    pub(crate) fn set_own(&mut self, own: RouterId) {
+        self.elsewhere = Elsewhere::new(Some(own));
+        self.registry = Registry::new(true);
     }
 
     /// Returns what is known of the holdings of other routers' peers.

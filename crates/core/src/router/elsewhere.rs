@@ -34,7 +34,11 @@ impl Router {
                 }
             }
             Err(Refusal::Own) => {}
-            Err(refusal) => self.note_fault(shell, None, &Notice::NoRoomElsewhere { source_of: source, refusal }),
+            Err(refusal) => {
+                if self.forwarder.elsewhere.note_no_room() {
+                    self.note_fault(shell, None, &Notice::NoRoomElsewhere { teller: source, refusal });
+                }
+            }
         }
     }
 

@@ -150,7 +150,9 @@ pub struct Router {
 impl Router {
     /// Makes a router without peers.
     pub fn new(mut forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
-        forwarder.set_own(settings.router);
+        if let Some(own) = settings.router {
+            forwarder.set_own(own);
+        }
         let mut this = Self {
             admission: Admission::new(settings.limits),
             settings,

@@ -148,10 +148,10 @@ pub enum Notice {
         told: Told,
     },
     /// There is no room for all holdings of other routers.
-    #[error("not all addresses are known that other hosts' vassals hold: {refusal} ({source_of})")]
+    #[error("not all addresses are known that other hosts' vassals hold: {refusal} ({teller})")]
     NoRoomElsewhere {
         /// Who tells of them.
-        source_of: Source,
+        teller: Source,
         /// Why.
         refusal: Refusal,
     },
