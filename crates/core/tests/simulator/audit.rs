@@ -57,6 +57,8 @@ pub struct Call {
     pub makes_room: bool,
     /// Peers come from an earlier router.
     pub restores: bool,
+    /// A claim elsewhere takes this address.
+    pub takes: Option<IpAddr>,
 }
 
 impl Call {
@@ -69,6 +71,7 @@ impl Call {
             may_close: HashSet::new(),
             makes_room: false,
             restores: false,
+            takes: None,
         }
     }
 
@@ -254,7 +257,7 @@ fn check_addresses(
     let mut gained = 0;
     for (number, seen) in change.after {
         let before = change.before.get(number).map(|seen| &seen.addresses[..]).unwrap_or_default();
-        let lost = before.iter().find(|address| !seen.addresses.contains(address));
+        let lost = before.iter().find(|it| !seen.addresses.contains(it) && call.takes != Some(**it));
         ensure!(lost.is_none(), "{number} has lost {lost:?}");
         ensure!(seen.addresses.iter().filter(|it| it.is_ipv4()).count() <= 1, "{number} has two IPv4 addresses");
         ensure!(seen.addresses.len() <= 9, "{number} has {} addresses", seen.addresses.len());
@@ -265,6 +268,7 @@ fn check_addresses(
             }
         }
     }
+    ensure!(call.takes.is_none_or(|it| !holders.contains_key(&it)), "{:?} is held here and elsewhere", call.takes);
     if world.effects.closed.is_empty() && !call.restores {
         let counted = change.new.totals.claims - change.old.totals.claims;
         ensure!(counted == gained, "{gained} addresses were given, {counted} counted");
@@ -275,6 +279,11 @@ fn check_addresses(
 fn check_gain(setup: &Setup, later: bool, world: &World, call: &Call, number: Number, gained: IpAddr) -> Check {
     let Some(connection) = world.connections.get(&number) else { return Ok(()) };
     ensure!(call.peer() == Some(number), "{number} got {gained} by a call about {:?}", call.from);
+    let is_elsewhere = world.elsewhere.keys().any(|(_, address)| *address == gained);
+    ensure!(!is_elsewhere, "{number} got {gained}, which is held elsewhere");
+    if world.losers.contains(&(number, gained)) {
+        return Ok(());
+    }
     let by_packet = call.inputs.iter().any(|input| input.ends.is_some_and(|(src, _)| src == gained));
     let by_request = call.frames.iter().any(|sent| match sent {
         Sent::Request(named) => named.is_empty() || named.contains(&gained),

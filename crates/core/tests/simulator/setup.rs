@@ -249,8 +249,7 @@ impl Setup {
             gateway: self.has_gateway.then(|| target("0.0.0.0:999")),
             namespace: Some(NAMESPACE),
             dns: vec![address("9.9.9.9")],
-            // Nobody tells of claims elsewhere, so that it makes no difference.
-            router: RouterId::new(7).filter(|_| self.has_gateway),
+            router: RouterId::new(7),
             host_etc: Vec::new(),
         }
     }
