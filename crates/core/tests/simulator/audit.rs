@@ -363,7 +363,9 @@ fn check_bounds(setup: &Setup, router: &Router, world: &World) -> Check {
         let is_attached = connection.device.is_some_and(|device| device.is_attached);
         ensure!(peer.offloads().is_ok() == is_attached, "{number} is attached on one side only");
         if !connection.was_restored {
-            unclaimed += usize::from(peer.addresses().next().is_none());
+            // Who has lost its address keeps its place.
+            let is_loser = world.losers.iter().any(|(loser, _)| *loser == number);
+            unclaimed += usize::from(peer.addresses().next().is_none() && !is_loser);
             *by_user.entry(peer.credentials().uid).or_default() += 1;
         }
     }
