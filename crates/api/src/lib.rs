@@ -16,7 +16,8 @@ use std::borrow::Cow;
 pub use drops::DropCounts;
 pub use shape::{ShapeStats, Shaped};
 pub use snapshot::{
-    Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot, Totals,
+    Confinement, ElsewhereStats, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot,
+    SourceStats, Totals,
 };
 
 /// A word from a list that the router's code holds: borrowed in the router, owned where a document was read.

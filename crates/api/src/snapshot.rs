@@ -72,6 +72,9 @@ pub struct Snapshot {
     /// What the limit of all peers together has done. There is nothing if there is none.
     #[serde(default, skip_serializing_if = "Shaped::is_none")]
     pub uplink: Shaped,
+    /// What is known of the addresses that vassals of other hosts hold. There is nothing if the router tells no others of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<ElsewhereStats>,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,
@@ -203,6 +206,36 @@ pub struct FlowStats {
     pub max: u64,
     /// Those that had to make room for others before their time, since the router's process started.
     pub evicted: u64,
+}
+
+/// What a router knows of the addresses that vassals of other hosts hold, and what followed from it since its process started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ElsewhereStats {
+    /// The router's id among those of all hosts: 16 hexadecimal digits.
+    pub router: String,
+    /// Who tells it of these addresses.
+    pub sources: Vec<SourceStats>,
+    /// Claims by packets, requests and hooks that were refused because vassals of other hosts hold the addresses, each time.
+    pub refused: u64,
+    /// Claims that vassals have lost to newer ones elsewhere.
+    pub lost: u64,
+    /// Addresses that were told with a time too far ahead of the host's clock.
+    pub clock_ahead: u64,
+    /// Addresses that were told when there was no room for more.
+    pub no_room: u64,
+    /// Addresses that were told with this router's own id.
+    pub own_id: u64,
+}
+
+/// Who tells a router of the addresses that vassals of other hosts hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceStats {
+    /// `routes`, or `trunk` with its number.
+    pub source: String,
+    /// How many addresses.
+    pub holdings: u64,
 }
 
 /// The router's share of processor time.

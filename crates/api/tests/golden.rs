@@ -62,6 +62,8 @@ fn golden_values_are_where_they_belong() {
     assert_eq!(golden.peers[0].shape.inn.as_ref().expect("a limit").dropped_late, 1);
     assert!(golden.peers[1].shape.is_none() && golden.uplink.inn.is_none());
     assert_eq!(golden.uplink.out.as_ref().expect("a limit").waiting_packets, 40);
+    let elsewhere = golden.elsewhere.as_ref().expect("other hosts");
+    assert_eq!((elsewhere.sources[1].holdings, elsewhere.refused, elsewhere.own_id), (3, 21, 25));
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
 

@@ -278,6 +278,12 @@ pub enum Problem {
     /// A port mapping to an address outside of the router's networks.
     #[error("{0} is in none of the router's networks ({option})", option = OptionName::RouterAddress.as_str())]
     OutsideOfRouter(IpAddr),
+    /// A pool that is not inside a network of the router.
+    #[error("{0} is in none of the router's networks ({option})", option = OptionName::RouterAddress.as_str())]
+    PoolOutside(IpNet),
+    /// A pool of nothing but the router's own address and those of the network itself.
+    #[error("{0} has no address that a vassal can have")]
+    EmptyPool(IpNet),
     /// A port mapping to an address that no vassal can have.
     #[error("{0} can't be a vassal's address")]
     NoVassal(IpAddr),

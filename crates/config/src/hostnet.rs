@@ -17,6 +17,12 @@ use tuntap_wire::frame::MAX_PAYLOAD_LEN;
 /// Most addresses of one router.
 pub const MAX_ADDRESSES: usize = 16;
 
+/// Most parts of its networks from which one router chooses addresses.
+pub const MAX_POOLS: usize = 64;
+
+/// Most addresses of a network that no vassal can have: the network's, the broadcast address and the router's.
+const MOST_RESERVED: usize = 3;
+
 /// Most interfaces by which one router's vassals reach other networks.
 pub const MAX_NAT_INTERFACES: usize = 16;
 
@@ -33,6 +39,7 @@ const MIN_IPV6_MTU: u16 = 1280;
 const MIN_PREFIX_LEN: u8 = 8;
 
 const ADDRESS_SYNTAX: &str = OptionName::RouterAddress.syntax();
+const POOL_SYNTAX: &str = OptionName::RouterPool.syntax();
 const CLAIMS_SYNTAX: &str = OptionName::RouterClaims.syntax();
 const NAT_SYNTAX: &str = OptionName::RouterNat.syntax();
 const PORT_SYNTAX: &str = OptionName::RouterPort.syntax();
@@ -88,6 +95,7 @@ pub struct HostSetting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Setting {
     Address(IpNet, Certainty),
+    Pool(IpNet),
     Claims(ClaimScope),
     Nat(String),
     Port(PortMapping, Certainty),
@@ -126,6 +134,12 @@ pub fn address(value: &str) -> Result<HostSetting, Problem> {
     let (device, [word]) = parse::for_device(words, ADDRESS_SYNTAX)?;
     let setting = Setting::Address(own_address(&word)?, certainty);
     Ok(HostSetting::new(OptionName::RouterAddress, value, device, setting))
+}
+
+/// Reads `[<device>] <addr[/len]>`.
+pub fn pool(value: &str) -> Result<HostSetting, Problem> {
+    let (device, [word]) = parse::for_device(value, POOL_SYNTAX)?;
+    Ok(HostSetting::new(OptionName::RouterPool, value, device, Setting::Pool(parse::exact_prefix(&word)?)))
 }
 
 /// Reads `[<device>] <own|any>`.
@@ -306,6 +320,7 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
 fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Result<(), Problem> {
     match setting {
         Setting::Address(net, certainty) => add_address(routers, index, *net, *certainty),
+        Setting::Pool(pool) => add_pool(&mut routers[index], *pool),
         Setting::Claims(scope) => once(&mut routers[index].claims, *scope),
         Setting::Nat(interface) => add_nat(routers, index, interface),
         Setting::Port(mapping, certainty) => add_port(routers, index, *mapping, *certainty),
@@ -334,6 +349,21 @@ fn add_address(routers: &mut [RouterSpec], index: usize, net: IpNet, certainty: 
         router.meant.addresses.push(net);
     }
     push(&mut router.addresses, net, MAX_ADDRESSES)
+}
+
+fn add_pool(router: &mut RouterSpec, pool: IpNet) -> Result<(), Problem> {
+    let Some(network) = router.addresses.iter().find(|net| net.contains(&pool)) else {
+        return Err(Problem::PoolOutside(pool));
+    };
+    let mut first = pool.subnets(pool.max_prefix_len()).into_iter().flatten().take(MOST_RESERVED + 1);
+    let is_vassals = |address| address != network.addr() && !is_reserved(*network, address);
+    if !first.any(|single| is_vassals(single.addr())) {
+        return Err(Problem::EmptyPool(pool));
+    }
+    if let Some(other) = router.pools.iter().find(|other| overlap(**other, pool)) {
+        return Err(Problem::Overlap { device: router.device.clone(), other: *other });
+    }
+    push(&mut router.pools, pool, MAX_POOLS)
 }
 
 fn add_nat(routers: &mut [RouterSpec], index: usize, interface: &str) -> Result<(), Problem> {

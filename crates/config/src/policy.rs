@@ -70,6 +70,7 @@ impl Config {
             device_routes: AllowedTargets::new(chains.targets, self.device_routes.iter().copied()),
             gateway_sources: self.gateway_sources.iter().copied().collect(),
             networks: router.addresses.clone(),
+            slices: router.pools.clone(),
             port_targets: router.ports.iter().map(|mapping| mapping.target.ip()).collect(),
             guard,
             max_addresses: self.limits.addresses_per_uid,

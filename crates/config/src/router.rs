@@ -11,6 +11,7 @@ use super::protection::HostProtection;
 use super::shape::ShapeSpec;
 use super::{OptionName, parse};
 use tuntap_core::policy::guard::ClaimScope;
+use tuntap_core::policy::pool::ranges;
 
 /// One router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct RouterSpec {
     pub gateway: Option<SocketAddr>,
     /// Its own addresses, each with the length of its network's prefix. No two networks of an instance overlap.
     pub addresses: Vec<IpNet>,
+    /// The parts of its networks from which it chooses addresses (`tuntap-router-pool`). No two overlap.
+    pub pools: Vec<IpNet>,
     /// Which addresses peers may claim (`tuntap-router-claims`), if the operator says so.
     pub claims: Option<ClaimScope>,
     /// The host's interfaces by which its vassals reach other networks, masqueraded.
@@ -70,6 +73,11 @@ impl RouterSpec {
         !self.addresses.is_empty()
     }
 
+    /// The networks, or parts of these, from which the router chooses addresses.
+    pub fn ranges(&self) -> Vec<IpNet> {
+        ranges(&self.addresses, &self.pools)
+    }
+
     /// Which addresses peers may claim.
     pub fn claim_scope(&self) -> ClaimScope {
         self.claims.unwrap_or(if self.has_network() { ClaimScope::Own } else { ClaimScope::Any })
@@ -111,6 +119,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
         gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
         addresses: Vec::new(),
+        pools: Vec::new(),
         claims: None,
         nat: Vec::new(),
         ports: Vec::new(),

@@ -36,6 +36,7 @@ fn router_with_all_its_words() {
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(address("192.0.2.1:999")),
         addresses: Vec::new(),
+        pools: Vec::new(),
         claims: None,
         nat: Vec::new(),
         ports: Vec::new(),
@@ -154,6 +155,26 @@ fn router_sets_up_its_host() {
         with_router(&[(OptionName::RouterAddress, address)]).unwrap_or_else(|errors| panic!("{errors}"));
     }
     assert!(read(OptionName::RouterNat, "eth0").is_ok(), "without a router it has no effect");
+}
+
+#[test]
+fn router_chooses_from_its_pools() {
+    let config = with_two_routers(&[
+        (OptionName::RouterPool, "b 10.0.1.128/26"),
+        (OptionName::RouterPool, "b 10.0.1.16"),
+        (OptionName::RouterAddress, "a 10.0.0.1/24"),
+        (OptionName::RouterAddress, "b 10.0.1.1/24"),
+        (OptionName::RouterAddress, "b fd00:77::1/64"),
+        (OptionName::RouterPool, "b 10.0.1.2/31"),
+    ])
+    .expect("valid");
+    let [first, second] = config.routers.as_slice() else { panic!("{config:?}") };
+    assert_eq!((&first.pools, first.ranges()), (&vec![], first.addresses.clone()));
+    let net = |text: &str| text.parse::<IpNet>().expect("a network");
+    assert_eq!(second.pools, ["10.0.1.128/26", "10.0.1.16/32", "10.0.1.2/31"].map(net));
+    assert_eq!(second.ranges(), [&second.pools[..], &[net("fd00:77::1/64")]].concat());
+    let policy = config.policy(second, config.compile_grants(Vec::new()), Vec::new());
+    assert_eq!(policy.slices, second.pools);
 }
 
 #[test]
@@ -296,6 +317,7 @@ fn host_settings_that_stop_the_start() {
             &["tcp 80 10.0.0.2", "tcp 80 10.0.0.2:0", "tcp 80 fd00::2:80", "tcp 80 [fe80::2%1]:80"],
         ),
         (OptionName::RouterMtu, &["", "575", "8189", "1500 a"]),
+        (OptionName::RouterPool, &["", "10.0.0.1/25", "10.0.0.0/33", "10.0.0", "010.0.0.0/25", "a b 10.0.0.0/25"]),
     ] {
         for value in values {
             error(option, value);
@@ -306,6 +328,15 @@ fn host_settings_that_stop_the_start() {
     for (options, reason) in [
         (&[address, (OptionName::RouterAddress, "10.0.0.129/25")][..], "overlaps with 10.0.0.1/24 of the router a"),
         (&[(OptionName::RouterNat, "eth0")], "the router has no address"),
+        (&[(OptionName::RouterPool, "10.0.0.0/25")], "10.0.0.0/25 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPool, "10.0.0.0/23")], "10.0.0.0/23 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPool, "10.0.1.0/25")], "10.0.1.0/25 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPool, "fd00::/120")], "fd00::/120 is in none of the router's networks"),
+        (&[address, (OptionName::RouterPool, "10.0.0.0/31")], "10.0.0.0/31 has no address that a vassal can have"),
+        (
+            &[address, (OptionName::RouterPool, "10.0.0.128/25"), (OptionName::RouterPool, "10.0.0.192/26")],
+            "overlaps with 10.0.0.128/25 of the router a",
+        ),
         (&[address, (OptionName::RouterNat, "a")], "leads to other networks"),
         (&[address, (OptionName::RouterNat, "e"), (OptionName::RouterNat, "e")], "is there twice"),
         (&[(OptionName::RouterNat, "c eth0")], "there is no tuntap-router with the device c"),

@@ -2,11 +2,13 @@
 //! clock and no system calls, so that a whole router with hundreds of peers can run in a test, without root.
 //!
 //! [`policy`] decides about packets and addresses; [`router`] is the machine around it: connections, transports, queues,
-//! limits, timers. [`router::Shell`] is its only connection to its surroundings.
+//! limits, timers; [`elsewhere`] knows what peers of other routers hold. [`router::Shell`] is the router's only connection to its
+//! surroundings.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod elsewhere;
 mod nanos;
 pub mod peers;
 pub mod policy;

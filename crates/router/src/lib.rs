@@ -165,6 +165,7 @@ impl Setup {
             gateway,
             namespace: event_loop::namespace_number(self.listener.as_fd()),
             dns: self.network.dns.clone(),
+            router: None,
             host_etc: self.network.host_etc.clone(),
         }
     }

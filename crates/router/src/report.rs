@@ -9,8 +9,11 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
-use tuntap_api::{FlowStats, PeerStats, PolicyStats, PortStats, ShapeStats, Shaped, Snapshot};
+use tuntap_api::{
+    ElsewhereStats, FlowStats, PeerStats, PolicyStats, PortStats, ShapeStats, Shaped, Snapshot, SourceStats,
+};
 use tuntap_config::PortMapping;
+use tuntap_core::elsewhere::Source;
 use tuntap_core::policy::shape::Limit;
 use tuntap_core::router::{PeerView, Router};
 use tuntap_core::shaper::LeafStats;
@@ -75,6 +78,7 @@ impl EventLoop<'_> {
             policy: PolicyStats { generation: self.router.forwarder().policy().generation, ..self.policy.clone() },
             flows: self.flow_stats(),
             uplink: uplink(&self.router),
+            elsewhere: elsewhere(&self.router),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
@@ -97,6 +101,23 @@ impl EventLoop<'_> {
             peer: holder.map(|peer| peer.credentials().pid),
         }
     }
+}
+
+/// What is known of the claims on other hosts; `None` if the router has no id among theirs.
+fn elsewhere(router: &Router) -> Option<ElsewhereStats> {
+    let (elsewhere, counters) = (router.elsewhere(), router.counters());
+    let source =
+        |(source, holdings): (Source, usize)| SourceStats { source: source.to_string(), holdings: holdings as u64 };
+    let refused = elsewhere.refused();
+    elsewhere.own().map(|own| ElsewhereStats {
+        router: own.to_string(),
+        sources: elsewhere.sources().map(source).collect(),
+        refused: counters.refused_elsewhere,
+        lost: counters.lost_elsewhere,
+        clock_ahead: refused.ahead,
+        no_room: refused.no_room,
+        own_id: refused.own,
+    })
 }
 
 /// What the limit of all peers together has done.

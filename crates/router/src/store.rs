@@ -331,6 +331,8 @@ mod tests {
             credentials: PeerCredentials { pid: 1, uid: 2, gid: 3 },
             identity: Identity { uid: 2, gid: 3, groups: vec![4, 5] },
             addresses: addresses.to_vec(),
+            since: addresses.iter().map(|_| u64::MAX).collect(),
+            lost: addresses.to_vec(),
             autoconf_name: Some(u64::MAX),
             is_bound: true,
             rules: vec![255; 3 * RULE_LEN],

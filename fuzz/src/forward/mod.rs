@@ -55,6 +55,7 @@ pub fn check(data: &[u8]) {
         ),
         gateway_sources: rules.gateway_sources.iter().copied().collect(),
         networks: rules.networks.clone(),
+        slices: Vec::new(),
         port_targets: Vec::new(),
         guard: GuardPolicy {
             claims: if rules.claims_own { ClaimScope::Own } else { ClaimScope::Any },

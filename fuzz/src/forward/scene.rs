@@ -122,6 +122,8 @@ impl Scene {
                 namespace: None,
                 rules: rules.clone(),
                 addresses: &addresses,
+                since: &[],
+                lost: &[],
                 is_bound,
             };
             self.forwarder.restore(id, legacy);
@@ -204,6 +206,7 @@ impl Scene {
         let expected = match self.oracle.lease(id, address).expect("it is there") {
             AssignResult::Granted => Ok(is_new),
             AssignResult::HeldBy(_) => Err(AssignmentError::Held),
+            AssignResult::HeldElsewhere(told) => Err(AssignmentError::HeldElsewhere(told)),
             AssignResult::NotGranted => Err(AssignmentError::NotGranted),
             AssignResult::Taken => Err(AssignmentError::NotClaimable),
             AssignResult::TooMany => Err(AssignmentError::TooMany),

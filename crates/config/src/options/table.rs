@@ -390,6 +390,22 @@ options!(
         read: |draft, value| hostnet::address(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
+    RouterPool = OptionSpec {
+        name: "tuntap-router-pool",
+        scope: Scope::Router,
+        syntax: "[<device>] <addr[/len]>",
+        repeats: true,
+        help: "choose addresses for vassals with auto from this part of the router's network only, may be repeated; for several \
+               hosts with one network",
+        default: Some("the whole network"),
+        details: "The router chooses addresses for vassals with `auto` from this part of its network, or from several, and from no \
+                  other part. Where several hosts have one network, each has a part of its own, so that no two choose the same \
+                  address, whether they see each other or not. Vassals may still claim other addresses of the network. Leases come \
+                  first: an address that is leased to a vassal is given to it wherever it is. A network without such a part is \
+                  used as a whole.",
+        read: |draft, value| hostnet::pool(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
     RouterClaims = OptionSpec {
         name: "tuntap-router-claims",
         scope: Scope::Router,

@@ -40,6 +40,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::GatewayAllow, ["192.0.2.1", "192.0.2.2"]),
     (OptionName::GatewayVassal, ["10.0.0.2", "10.0.0.3"]),
     (OptionName::RouterAddress, ["10.1.0.1/24", "10.2.0.1/24"]),
+    (OptionName::RouterPool, ["10.0.0.0/26", "10.0.0.64/26"]),
     (OptionName::RouterClaims, ["any", "own"]),
     (OptionName::RouterNat, ["eth0", "eth1"]),
     (OptionName::RouterPort, ["tcp 80 10.0.0.2:80", "tcp 81 10.0.0.2:81"]),
@@ -161,8 +162,13 @@ fn defaults_are_what_holds_without_the_option() {
             Err(_) => in_words.push(option),
         }
     }
-    let tested_by_others =
-        [OptionName::MaxAddressesPerUid, OptionName::LeaseDefault, OptionName::RouterClaims, OptionName::Control];
+    let tested_by_others = [
+        OptionName::MaxAddressesPerUid,
+        OptionName::LeaseDefault,
+        OptionName::RouterPool,
+        OptionName::RouterClaims,
+        OptionName::Control,
+    ];
     assert_eq!(in_words, tested_by_others, "others have a default that can't be read");
 }
 
@@ -174,6 +180,10 @@ fn defaults_in_words_are_true() {
     let lease = Grant { prefix: "10.0.0.2/32".parse().expect("a prefix"), holder: Holder::User(7) };
     let config = Config::default();
     assert!(!config.compile_grants(Vec::new()).bind_addresses() && config.compile_grants(vec![lease]).bind_addresses());
+
+    assert_eq!(default(OptionName::RouterPool), "the whole network");
+    let router = &read(OptionName::RouterPool, &[]).expect("valid").routers[0];
+    assert_eq!(router.ranges(), router.addresses);
 
     assert_eq!(default(OptionName::RouterClaims), "own with tuntap-router-address, else any");
     let scope = |config: Result<Config, ConfigErrors>| config.expect("valid").routers[0].claim_scope();

@@ -10,6 +10,7 @@ use super::forward::Forwarder;
 use super::grant::Identity;
 use super::pool::{Key, Pool, PoolError};
 use super::registry::PeerId;
+use crate::elsewhere::Told;
 use tuntap_wire::autoconf::{ClaimedAddress, Family};
 
 /// Why a peer doesn't get an address.
@@ -21,6 +22,9 @@ pub enum AssignmentError {
     /// Another peer holds it.
     #[error("another peer holds it")]
     Held,
+    /// A peer of another router holds it, on another host.
+    #[error("a vassal of another host holds it (router {})", .0.holding.router)]
+    HeldElsewhere(Told),
     /// It is granted to others, or to nobody where grants are needed.
     #[error("it is not leased to this peer (tuntap-router-lease)")]
     NotGranted,
@@ -58,7 +62,13 @@ impl AssignmentError {
     pub const fn is_for_good(&self) -> bool {
         match self {
             Self::NotGranted | Self::Own | Self::NotClaimable | Self::Assigned | Self::Firewall => true,
-            Self::Pool(_) | Self::Held | Self::Narrow | Self::Share | Self::TooMany | Self::NoPeer => false,
+            Self::Pool(_)
+            | Self::Held
+            | Self::HeldElsewhere(_)
+            | Self::Narrow
+            | Self::Share
+            | Self::TooMany
+            | Self::NoPeer => false,
         }
     }
 }
@@ -114,7 +124,8 @@ impl Forwarder {
                     return false;
                 }
                 is_any_usable = true;
-                self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
+                self.elsewhere.holder(address).is_none()
+                    && self.holder(address).is_none_or(|holder| is_own_earlier && is_dead(holder))
             });
         match (found, refusal) {
             (Ok(address), _) => Ok(Candidate { address, dead_holder: self.holder(address) }),
@@ -155,10 +166,12 @@ impl Forwarder {
         if !may_be_given && !may_claim() {
             return Err(AssignmentError::NotClaimable);
         }
-        let holder = self.holder(address).filter(|holder| *holder != id);
-        match holder {
-            Some(holder) if !is_dead(holder) => Err(AssignmentError::Held),
-            dead_holder => Ok(Candidate { address, dead_holder }),
+        let holder = self.holder(address);
+        match (holder.filter(|holder| *holder != id), self.elsewhere.holder(address)) {
+            (Some(holder), _) if !is_dead(holder) => Err(AssignmentError::Held),
+            // An older claim elsewhere changes nothing about one that stands here.
+            (_, Some(told)) if holder != Some(id) => Err(AssignmentError::HeldElsewhere(told)),
+            (dead_holder, _) => Ok(Candidate { address, dead_holder }),
         }
     }
 
@@ -194,6 +207,7 @@ impl Forwarder {
                 Ok(is_new)
             }
             Some(AssignResult::HeldBy(_)) => Err(AssignmentError::Held),
+            Some(AssignResult::HeldElsewhere(told)) => Err(AssignmentError::HeldElsewhere(told)),
             Some(AssignResult::NotGranted) => Err(AssignmentError::NotGranted),
             Some(AssignResult::Taken) => Err(AssignmentError::NotClaimable),
             Some(AssignResult::TooMany) => Err(AssignmentError::TooMany),

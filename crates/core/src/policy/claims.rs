@@ -9,7 +9,9 @@ use super::guard::Guard;
 use super::pool::Pool;
 use super::registry::{ClaimResult, PeerId, Registry};
 use super::shares::Shares;
+use crate::elsewhere::{Elsewhere, Told};
 use tuntap_wire::autoconf::is_claimable;
+use tuntap_wire::holding::ClaimTime;
 
 /// The maximum number of IPv6 addresses of a peer. A host has one for each of its networks, and may have temporary ones
 /// (RFC 8981).
@@ -23,6 +25,8 @@ pub struct Claims {
     /// True if the router or a credentials hook has chosen the peer's addresses. Then it may claim only addresses that are
     /// granted to it.
     is_bound: bool,
+    /// The addresses that newer claims on other hosts have taken from a peer that is bound. It may claim these again.
+    lost: Vec<IpAddr>,
 }
 
 /// The state of a peer's IPv4 address.
@@ -44,6 +48,8 @@ pub enum AssignResult {
     Granted,
     /// Another peer holds it, and keeps it until it dies.
     HeldBy(PeerId),
+    /// A peer of another router holds it, on another host.
+    HeldElsewhere(Told),
     /// It is granted to others, or to nobody where grants are needed.
     NotGranted,
     /// It is the host's own, a router's, or not the address of a single host.
@@ -61,6 +67,8 @@ pub enum Source {
     Claimed,
     /// Another peer holds the address.
     HeldBy(PeerId),
+    /// A peer of another router holds the address, on another host.
+    HeldElsewhere(Told),
     /// The peer must not use the address.
     Refused(DropReason),
 }
@@ -87,6 +95,8 @@ pub struct ClaimContext<'a> {
     pub guard: &'a Guard,
     /// How many addresses each account may hold.
     pub shares: &'a Shares,
+    /// What peers of other routers hold.
+    pub elsewhere: &'a Elsewhere,
 }
 
 impl Claims {
@@ -101,9 +111,34 @@ impl Claims {
 
     /// Returns true if the peer holds an address, or waits for it.
     pub fn has(&self, address: IpAddr) -> bool {
-        match address {
+        let has = match address {
             IpAddr::V4(address) => matches!(self.v4, V4::Held(own) | V4::Assigned(own) if own == address),
             IpAddr::V6(address) => self.v6.contains(&address),
+        };
+        has || self.lost.contains(&address)
+    }
+
+    /// Returns the addresses that newer claims on other hosts have taken from the peer, and that it may claim again although
+    /// it is bound.
+    pub fn lost(&self) -> &[IpAddr] {
+        &self.lost
+    }
+
+    /// Takes an address from the peer, because a newer claim on another host has it.
+    pub fn lose(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(_) => self.v4 = V4::Unclaimed,
+            IpAddr::V6(address) => self.v6.retain(|held| *held != address),
+        }
+        if self.is_bound {
+            self.await_again(address);
+        }
+    }
+
+    /// Lets a peer that is bound claim an address again that was taken from it.
+    pub fn await_again(&mut self, address: IpAddr) {
+        if !self.lost.contains(&address) && self.lost.len() <= MAX_V6_ADDRESSES {
+            self.lost.push(address);
         }
     }
 
@@ -118,8 +153,15 @@ impl Claims {
     }
 
     /// Assigns an address to the peer, which from then on may choose no other one by itself. If another peer holds an IPv4
-    /// address, this peer waits for it: each of its packets tries to claim it again.
-    pub fn assign(&mut self, address: IpAddr, id: PeerId, registry: &mut Registry) -> AssignResult {
+    /// address, or a peer of another router (`elsewhere`), this peer waits for it: each of its packets tries to claim it again.
+    /// If the peer gets it, it holds it since `since`.
+    pub fn assign(
+        &mut self,
+        address: IpAddr,
+        (id, since): (PeerId, ClaimTime),
+        elsewhere: Option<Told>,
+        registry: &mut Registry,
+    ) -> AssignResult {
         let has_room = match address {
             IpAddr::V4(address) => match self.v4 {
                 V4::Held(held) | V4::Assigned(held) => held == address,
@@ -131,18 +173,21 @@ impl Claims {
             return AssignResult::TooMany;
         }
         self.is_bound = true;
-        match registry.claim(address, id) {
-            ClaimResult::Granted => {
-                self.hold(address);
-                AssignResult::Granted
-            }
-            ClaimResult::HeldBy(holder) => {
-                if let IpAddr::V4(address) = address {
-                    self.v4 = V4::Assigned(address);
+        // What elsewhere is older than a claim that stands here changes nothing about it.
+        let result = match elsewhere.filter(|_| registry.holder(address).is_none()) {
+            Some(told) => AssignResult::HeldElsewhere(told),
+            None => match registry.claim(address, id, since) {
+                ClaimResult::Granted => {
+                    self.hold(address);
+                    return AssignResult::Granted;
                 }
-                AssignResult::HeldBy(holder)
-            }
+                ClaimResult::HeldBy(holder) => AssignResult::HeldBy(holder),
+            },
+        };
+        if let IpAddr::V4(address) = address {
+            self.v4 = V4::Assigned(address);
         }
+        result
     }
 
     /// Sets whether the peer is bound: if it is, it may choose no address by itself.
@@ -160,7 +205,7 @@ impl Claims {
     ) -> Source {
         let result = self.assess(source, claimant, context, registry);
         if result == Source::Claimed {
-            registry.claim(source, claimant.id);
+            registry.claim(source, claimant.id, context.elsewhere.time_of_claim(source));
             self.hold(source);
         }
         result
@@ -191,15 +236,20 @@ impl Claims {
         }
         match registry.holder(source) {
             Some(holder) if holder != claimant.id => Source::HeldBy(holder),
-            _ => Source::Claimed,
+            _ => context.elsewhere.holder(source).map_or(Source::Claimed, Source::HeldElsewhere),
         }
     }
 
     /// Returns why the peer may not claim an address that it doesn't hold.
     fn refusal(&self, source: IpAddr, claimant: Claimant<'_>, context: ClaimContext<'_>) -> Option<DropReason> {
         let Claimant { identity, account, .. } = claimant;
-        let ClaimContext { grants, pool, guard, shares } = context;
+        let ClaimContext { grants, pool, guard, shares, .. } = context;
         if matches!(self.v4, V4::Assigned(_)) && source.is_ipv4() {
+            return None;
+        }
+        let has_room = || grants.is_granted(source, identity) == Some(true) || shares.has_room(account, source);
+        let has_place = source.is_ipv4() || self.v6.len() < MAX_V6_ADDRESSES;
+        if self.lost.contains(&source) && has_place && has_room() {
             return None;
         }
         if !is_claimable(source) {
@@ -214,14 +264,15 @@ impl Claims {
         if !guard.may_claim(source, identity, grants, pool) {
             return Some(DropReason::NotClaimable);
         }
-        if source.is_ipv6() && self.v6.len() >= MAX_V6_ADDRESSES {
+        if !has_place {
             return Some(DropReason::TooManyAddresses);
         }
-        let is_granted = grants.is_granted(source, identity) == Some(true);
-        (!is_granted && !shares.has_room(account, source)).then_some(DropReason::AddressShare)
+        (!has_room()).then_some(DropReason::AddressShare)
     }
 
     fn hold(&mut self, address: IpAddr) {
+        // Who has got an IPv4 address can't have another one.
+        self.lost.retain(|lost| *lost != address && !(lost.is_ipv4() && address.is_ipv4()));
         match address {
             IpAddr::V4(address) => self.v4 = V4::Held(address),
             IpAddr::V6(address) if self.v6.contains(&address) => {}

@@ -155,7 +155,13 @@ impl Forwarder {
         };
         let grants = &self.policy.grants;
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
-        let context = ClaimContext { grants, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let context = ClaimContext {
+            grants,
+            pool: &self.pool,
+            guard: &self.guard,
+            shares: &self.shares,
+            elsewhere: &self.elsewhere,
+        };
         let claimed = match peer.claims.check(source, claimant, context, &mut self.registry) {
             Source::Own => None,
             Source::Claimed => {
@@ -163,6 +169,7 @@ impl Forwarder {
                 Some(source)
             }
             Source::HeldBy(holder) => return SourceCheck::Stopped(Outbound::Contested { address: source, holder }),
+            Source::HeldElsewhere(_) => return SourceCheck::Stopped(Outbound::Drop(DropReason::HeldElsewhere)),
             Source::Refused(reason) => return SourceCheck::Stopped(Outbound::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);

@@ -67,11 +67,13 @@ pub enum DropReason {
     ShapedLate,
     /// It, or those before it in its flow, had waited too long for a peer that gets more than it takes.
     QueueLate,
+    /// A peer of another router holds the source, on another host.
+    HeldElsewhere,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -103,6 +105,7 @@ impl DropReason {
         Self::ShapedFull,
         Self::ShapedLate,
         Self::QueueLate,
+        Self::HeldElsewhere,
     ];
 
     /// The key in the statistics.
@@ -139,6 +142,7 @@ impl DropReason {
             Self::ShapedFull => "shaped_full",
             Self::ShapedLate => "shaped_late",
             Self::QueueLate => "queue_late",
+            Self::HeldElsewhere => "held_elsewhere",
         }
     }
 }

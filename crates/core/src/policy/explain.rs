@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::claims::{ClaimContext, Claimant, Source};
+use super::claims::{Claimant, Source};
 use super::decide::{PeerDecision, Walk, action};
 use super::drops::DropReason;
 use super::forward::Forwarder;
@@ -204,12 +204,15 @@ impl Forwarder {
             return Some(Outbound::Drop(DropReason::NoPeer));
         };
         let claimant = Claimant { id, identity: &peer.identity, account: peer.account() };
-        let grants = &self.policy.grants;
-        let context = ClaimContext { grants, pool: &self.pool, guard: &self.guard, shares: &self.shares };
+        let context = self.claim_context();
         let (outcome, to) = match peer.claims.assess(source, claimant, context, &self.registry) {
             Source::Own => (Outcome::Pass, None),
             Source::Claimed => (Outcome::Claim(source), None),
             Source::HeldBy(holder) => (Outcome::HeldBy(holder), Some(Outbound::Drop(DropReason::AddressHeld))),
+            Source::HeldElsewhere(_) => {
+                let reason = DropReason::HeldElsewhere;
+                (Outcome::Drop(reason), Some(Outbound::Drop(reason)))
+            }
             Source::Refused(reason) => (Outcome::Drop(reason), Some(Outbound::Drop(reason))),
         };
         report.add(Stage::Claim, outcome, None);

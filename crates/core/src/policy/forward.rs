@@ -20,6 +20,7 @@ use super::registry::{PeerId, Registry};
 use super::shares::Shares;
 use super::verdict::{RestoredPeer, RulesVerdict};
 use super::walk::ToLog;
+use crate::elsewhere::Elsewhere;
 use crate::nanos::nanos;
 use crate::peers::{CheckedRule, Peer, PeerTable};
 use crate::router::session::Session;
@@ -42,11 +43,13 @@ pub struct Forwarder {
     /// The time since the start, in nanoseconds.
     pub(super) elapsed: u64,
     start: u32,
-    pub(super) registry: Registry,
+    pub(crate) registry: Registry,
     pub(super) pool: Pool,
     pub(super) guard: Guard,
     pub(super) shares: Shares,
     pub(crate) peers: PeerTable,
+    /// What peers of other routers hold.
+    pub(crate) elsewhere: Elsewhere,
 }
 
 impl Forwarder {
@@ -69,10 +72,12 @@ impl Forwarder {
             elapsed: 0,
             start: memory.start,
             registry: Registry::default(),
-            pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied()),
+            pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied())
+                .with_slices(&policy.slices, &policy.grants),
             guard: Guard::new(policy.guard.clone()),
             shares: Shares::new(policy.max_addresses, &policy.networks),
             peers: PeerTable::default(),
+            elsewhere: Elsewhere::new(None),
             policy,
         }
     }
@@ -119,7 +124,7 @@ impl Forwarder {
     }
 
     /// All verdicts on known flows have to be decided anew.
-    fn decide_anew(&mut self) {
+    pub(super) fn decide_anew(&mut self) {
         self.epoch = self.epoch.wrapping_add(1).max(1);
     }
 
@@ -182,24 +187,30 @@ impl Forwarder {
 
     /// Restores a peer with the state of its connection.
     pub(crate) fn restore_session(&mut self, id: PeerId, restored: RestoredPeer<'_>, session: Session) {
-        let RestoredPeer { identity, namespace, rules, addresses, is_bound } = restored;
+        let RestoredPeer { identity, namespace, rules, addresses, since, lost, is_bound } = restored;
         self.add_session(id, identity, session);
         self.set_namespace(id, namespace);
         self.set_rules(id, rules);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (grants, pool, guard) = (&self.policy.grants, &self.pool, &self.guard);
-        for &address in addresses {
+        let may_have = |address| {
             // An address that the router or a credentials hook has chosen needs no grant.
-            let may_have = if is_bound && !grants.cover(address) {
+            if is_bound && !grants.cover(address) {
                 is_claimable(address) && !guard.is_taken(address)
             } else {
                 grants.allow(address, &peer.identity) && guard.may_claim(address, &peer.identity, grants, pool)
-            };
-            if may_have && peer.claims.assign(address, id, &mut self.registry) == AssignResult::Granted {
+            }
+        };
+        let times = since.iter().copied().map(Some).chain(std::iter::repeat(None));
+        for (&address, since) in addresses.iter().zip(times).filter(|(address, _)| may_have(**address)) {
+            let since = since.unwrap_or_else(|| self.elsewhere.time_of_claim(address));
+            // Its claim stands. One elsewhere that is newer takes it as any other one, once all are there.
+            if peer.claims.assign(address, (id, since), None, &mut self.registry) == AssignResult::Granted {
                 self.shares.take(peer.account_for(address, grants), address);
             }
         }
         peer.claims.set_bound(is_bound);
+        lost.iter().filter(|address| is_bound && may_have(**address)).for_each(|it| peer.claims.await_again(*it));
         peer.has_sent = true;
         self.note_claim();
     }
@@ -224,11 +235,7 @@ impl Forwarder {
     /// Removes a peer and frees its addresses.
     pub fn remove_peer(&mut self, id: PeerId) -> Option<Peer> {
         let peer = self.peers.remove(id)?;
-        for address in peer.claims.held() {
-            self.registry.release(address, id);
-            self.shares.give_back(address);
-            self.pool.take_back(address);
-        }
+        peer.claims.held().for_each(|address| self.free(id, address));
         self.flows.leave(id);
         Some(peer)
     }
@@ -244,7 +251,8 @@ impl Forwarder {
         if !self.policy.grants.allow(address, &peer.identity) {
             return Some(AssignResult::NotGranted);
         }
-        let assignment = peer.claims.assign(address, id, &mut self.registry);
+        let (elsewhere, since) = (self.elsewhere.holder(address), self.elsewhere.time_of_claim(address));
+        let assignment = peer.claims.assign(address, (id, since), elsewhere, &mut self.registry);
         self.note_claim();
         Some(assignment)
     }
@@ -256,7 +264,8 @@ impl Forwarder {
         if self.policy.grants.cover(address) && !self.policy.grants.allow(address, &peer.identity) {
             return Some(AssignResult::NotGranted);
         }
-        let assignment = peer.claims.assign(address, id, &mut self.registry);
+        let (elsewhere, since) = (self.elsewhere.holder(address), self.elsewhere.time_of_claim(address));
+        let assignment = peer.claims.assign(address, (id, since), elsewhere, &mut self.registry);
         if assignment == AssignResult::Granted {
             self.shares.take(peer.account_for(address, &self.policy.grants), address);
             self.note_claim();

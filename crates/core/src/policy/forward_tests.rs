@@ -61,7 +61,10 @@ fn identity(index: u32) -> Identity {
 
 fn restore(forwarder: &mut Forwarder, id: u32, uid: u32, addresses: &[IpAddr], is_bound: bool) {
     let (identity, rules) = (identity(uid), Vec::new());
-    forwarder.restore(peer(id), RestoredPeer { identity, namespace: None, rules, addresses, is_bound });
+    forwarder.restore(
+        peer(id),
+        RestoredPeer { identity, namespace: None, rules, addresses, since: &[], lost: &[], is_bound },
+    );
 }
 
 fn forwarder(policy: Policy) -> Forwarder {

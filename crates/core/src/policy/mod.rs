@@ -14,6 +14,7 @@ pub mod grant;
 pub mod guard;
 mod keep;
 pub mod limits;
+pub mod lost;
 pub mod pattern;
 pub mod pool;
 pub mod prefix_map;
@@ -77,6 +78,8 @@ pub struct Policy {
     pub gateway_sources: PrefixSet,
     /// The router's own addresses, with the prefix lengths of the networks from which peers get addresses.
     pub networks: Vec<IpNet>,
+    /// Parts of these networks. In a network that has some, the router chooses addresses from these only.
+    pub slices: Vec<IpNet>,
     /// The addresses to which ports of the host are mapped. A peer gets one of these only by a grant.
     pub port_targets: Vec<IpAddr>,
     /// The addresses that no peer may hold, and the destinations to which none may send.
@@ -103,6 +106,7 @@ impl Default for Policy {
             device_routes: AllowedTargets::default(),
             gateway_sources: PrefixSet::default(),
             networks: Vec::new(),
+            slices: Vec::new(),
             port_targets: Vec::new(),
             guard: GuardPolicy::default(),
             max_addresses: None,

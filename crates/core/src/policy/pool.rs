@@ -52,7 +52,9 @@ pub enum PoolError {
 pub struct Pool {
     /// The router's own addresses, with the lengths of their networks.
     networks: Vec<IpNet>,
-    /// Addresses without a grant, of networks that are too large to be searched completely and that grants cover in
+    /// The networks, or their slices, from which addresses without a grant are assigned.
+    ranges: Vec<IpNet>,
+    /// Addresses without a grant, of ranges that are too large to be searched completely and that grants cover in
     /// part.
     ungranted: Vec<Ungranted>,
     /// Addresses that ports of the host are forwarded to. Their holder receives that traffic.
@@ -93,8 +95,16 @@ impl Pool {
     /// `port_targets` are the addresses that ports of the host are forwarded to; they are only assigned to peers to
     /// which they are granted.
     pub fn new(networks: Vec<IpNet>, grants: &Grants, port_targets: impl IntoIterator<Item = IpAddr>) -> Self {
-        let ungranted = networks.iter().filter_map(|net| Ungranted::of(*net, grants)).collect();
-        Self { networks, ungranted, port_targets: port_targets.into_iter().collect(), ..Self::default() }
+        let pool = Self { networks, port_targets: port_targets.into_iter().collect(), ..Self::default() };
+        pool.with_slices(&[], grants)
+    }
+
+    /// Assigns addresses without a grant from these slices only, in networks that have some. Other addresses may still be claimed.
+    /// Hosts that have a network in common choose no address of each other's, if each has a slice of its own.
+    pub fn with_slices(mut self, slices: &[IpNet], grants: &Grants) -> Self {
+        self.ranges = ranges(&self.networks, slices);
+        self.ungranted = self.ranges.iter().filter_map(|range| Ungranted::of(*range, grants)).collect();
+        self
     }
 
     /// The default router of a peer with this address: the router's own address in the address's network, or its first
@@ -201,6 +211,13 @@ impl Pool {
         self.recent_order.push_back(address);
     }
 
+    /// Returns what a granted prefix has in common with the ranges, or, if that is nothing, with the networks: a grant says more
+    /// than a slice.
+    fn parts_of(&self, prefix: IpNet) -> Vec<IpNet> {
+        let parts = |of: &[IpNet]| of.iter().filter_map(|net| intersection(*net, prefix)).collect::<Vec<_>>();
+        Some(parts(&self.ranges)).filter(|parts| !parts.is_empty()).unwrap_or_else(|| parts(&self.networks))
+    }
+
     fn forget(&mut self, address: IpAddr) {
         if self.recent.remove(&address).is_some() {
             self.recent_order.retain(|other| *other != address);
@@ -225,10 +242,8 @@ impl Pool {
         // The address that was released last comes first: an earlier one may have been a second choice.
         let own = self.recent_order.iter().rev().filter(move |address| self.recent.get(address) == Some(&key));
         let own = own.filter(move |address| Family::of(**address) == family).map(|address| (*address, false));
-        let networks = self.networks.iter().copied().filter(move |net| Family::of(net.addr()) == family);
-        let inside = networks.clone().flat_map(move |net| {
-            prefixes.clone().into_iter().filter_map(move |prefix| intersection(net, prefix)).collect::<Vec<_>>()
-        });
+        let ranges = self.ranges.iter().copied().filter(move |range| Family::of(range.addr()) == family);
+        let inside = prefixes.into_iter().flat_map(|prefix| self.parts_of(prefix));
         let search = move |net| Range::of(net).spread(key).take(MAX_PROBES);
         let ungranted = self.ungranted.iter().filter(move |ungranted| Family::of(ungranted.network.addr()) == family);
         let search_ungranted = move |ungranted: &'a Ungranted| ungranted.spread(key).take(MAX_PROBES);
@@ -237,7 +252,7 @@ impl Pool {
             .take(MAX_PROBES)
             .chain(own)
             .chain(interleaved(inside.map(search)).take(MAX_PROBES).map(not_fixed))
-            .chain(interleaved(networks.map(search)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
+            .chain(interleaved(ranges.map(search)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
             .chain(interleaved(ungranted.map(search_ungranted)).take(MAX_SEARCHES * MAX_PROBES).map(not_fixed))
     }
 }
@@ -338,6 +353,15 @@ fn address(bits: u128, family: Family) -> IpAddr {
         Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(bits).into(),
     }
+}
+
+/// The slices of each network, or the whole network if it has none.
+pub fn ranges(networks: &[IpNet], slices: &[IpNet]) -> Vec<IpNet> {
+    let ranges = networks.iter().flat_map(|net| {
+        let inside: Vec<_> = slices.iter().copied().filter(|slice| net.contains(slice)).collect();
+        if inside.is_empty() { vec![*net] } else { inside }
+    });
+    ranges.collect()
 }
 
 /// How many addresses of a network vassals can have: without network, broadcast and router's address. For

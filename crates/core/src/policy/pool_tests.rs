@@ -46,6 +46,48 @@ fn give(pool: &mut Pool, held: &mut HashSet<IpAddr>, key: Key, family: Family, g
     Some(chosen)
 }
 
+#[test]
+fn slices_are_used_to_the_last_address_and_nothing_else_is() {
+    let none = Grants::none();
+    let slices = ["10.0.0.0/30", "10.0.0.8/31", "10.0.9.0/24"].map(net);
+    let mut pool = pool(&["10.0.0.1/24", "10.0.1.1/30"]).with_slices(&slices, &none);
+    let mut held = HashSet::new();
+    let given = (0..9).map_while(|name| give(&mut pool, &mut held, key(0, name), Family::V4, &none));
+    assert_eq!(given.count(), 5);
+    let expected = ["10.0.0.2", "10.0.0.3", "10.0.0.8", "10.0.0.9", "10.0.1.2"].map(address);
+    assert_eq!(held, HashSet::from(expected), "and the whole of the network that has no slice");
+    assert!(pool.may_give(address("10.0.0.77"), &user(0), &none), "a device may have brought it from another host");
+}
+
+#[test]
+fn what_is_granted_is_given_from_the_slice_if_it_can_be_and_from_elsewhere_if_not() {
+    let slices = ["10.0.0.64/26"].map(net);
+    for (granted, expected) in [
+        ("10.0.0.5/32", "10.0.0.5/32"),
+        ("10.0.0.32/27", "10.0.0.32/27"),
+        ("10.0.0.0/25", "10.0.0.64/26"),
+        ("10.0.0.96/27", "10.0.0.96/27"),
+    ] {
+        let grants = grants(&[(granted, 7)], Uncovered::Deny);
+        let pool = pool(&["10.0.0.1/24"]).with_slices(&slices, &grants);
+        for name in 0..20 {
+            let chosen = pool.choose(key(7, name), Family::V4, &user(7), &grants, |_, _| true).expect("room");
+            assert!(net(expected).contains(&chosen), "{granted}: {chosen}");
+        }
+        let chosen = pool.choose(key(8, 1), Family::V4, &user(8), &grants, |_, _| true);
+        let is_in_slice = chosen.is_ok_and(|chosen| slices[0].contains(&chosen) && !net(granted).contains(&chosen));
+        assert_eq!(is_in_slice, granted != "10.0.0.0/25", "{granted}: {chosen:?}");
+    }
+}
+
+#[test]
+fn large_slice_that_grants_cover_in_part_is_searched_beyond_them() {
+    let grants = grants(&[("10.2.0.0/17", 7), ("10.2.128.0/18", 7), ("10.2.192.0/19", 7)], Uncovered::Deny);
+    let pool = pool(&["10.0.0.1/8"]).with_slices(&["10.2.0.0/16"].map(net), &grants);
+    let chosen = pool.choose(key(8, 1), Family::V4, &user(8), &grants, |_, _| true).expect("room");
+    assert!(net("10.2.224.0/19").contains(&chosen), "{chosen}");
+}
+
 /// Even if another address that it had before is free again.
 #[test]
 fn what_a_device_gave_back_last_it_gets_again() {

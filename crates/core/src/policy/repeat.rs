@@ -92,7 +92,7 @@ impl Forwarder {
     pub(super) fn repeat_inbound(&mut self, from: PacketSource, packet: &Packet<'_>) -> Option<InboundVerdict> {
         let at = self.flows.find(&FlowKey::of(packet, packet.flow_ports()?, Direction::In))?;
         let entry = self.flows.get(at);
-        // A peer that is there holds its address.
+        // A peer that is there holds its address: if a claim elsewhere takes it, all is decided anew.
         let holder = entry.peer;
         if !self.peers.has(holder) {
             return None;

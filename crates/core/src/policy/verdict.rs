@@ -7,6 +7,7 @@ use super::drops::DropReason;
 use super::grant::Identity;
 use super::pattern::RuleId;
 use super::registry::PeerId;
+use tuntap_wire::holding::ClaimTime;
 use tuntap_wire::rule::PeerRule;
 
 /// A rule and the list that it is in.
@@ -168,6 +169,10 @@ pub struct RestoredPeer<'a> {
     pub rules: Vec<PeerRule>,
     /// The addresses that it held.
     pub addresses: &'a [IpAddr],
+    /// Since when, in the same order. Those behind the end are held from now on.
+    pub since: &'a [ClaimTime],
+    /// The addresses that newer claims on other hosts had taken from it, and that it may claim again.
+    pub lost: &'a [IpAddr],
     /// True if it could choose no address by itself.
     pub is_bound: bool,
 }

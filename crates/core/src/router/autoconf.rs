@@ -58,7 +58,7 @@ impl Router {
             answer.refused.append(&mut unusable);
         }
         self.note_refused(shell, id, &unusable);
-        self.send_configuration(shell, id, answer);
+        self.send_configuration(shell, id, answer, Vec::new());
     }
 
     /// Answers a claim request: gives the peer those of the claimed addresses that it may have.
@@ -70,11 +70,18 @@ impl Router {
             return self.count_drop(Some(id), DropReason::UnknownFrame);
         };
         let mut answer = Configuration::default();
+        let mut elsewhere = Vec::new();
         for claimed in claim.addresses {
-            let result = self.claim(shell, id, claimed, name);
-            self.add_result(&mut answer, Requested::Address(claimed.address), result);
+            let wish = Requested::Address(claimed.address);
+            match self.claim(shell, id, claimed, name) {
+                Err(refusal @ AssignmentError::HeldElsewhere(_)) => {
+                    self.note_held_elsewhere(shell, id, claimed.address);
+                    elsewhere.push(refused(wish, refusal));
+                }
+                result => self.add_result(&mut answer, wish, result),
+            }
         }
-        self.send_configuration(shell, id, answer);
+        self.send_configuration(shell, id, answer, elsewhere);
     }
 
     /// Counts a request. Returns true if the peer may still make it.
@@ -161,8 +168,16 @@ impl Router {
         }
     }
 
-    fn send_configuration(&mut self, shell: &mut impl Shell, id: PeerId, mut answer: Configuration) {
+    /// Sends an answer. `elsewhere` are refusals that the log has, because peers of other routers hold the addresses.
+    fn send_configuration(
+        &mut self,
+        shell: &mut impl Shell,
+        id: PeerId,
+        mut answer: Configuration,
+        elsewhere: Vec<RefusedRequest>,
+    ) {
         self.note_refused(shell, id, &answer.refused);
+        answer.refused.extend(elsewhere);
         for family in Family::ALL {
             let held = self.forwarder.address_of(id, family);
             answer.routers.extend(self.forwarder.pool().default_router(family, held));

@@ -14,6 +14,10 @@ pub struct Counters {
     pub limits_reached: LimitsReached,
     /// Dropped packets by reason, including those of single peers.
     pub drops: DropCounters,
+    /// Claims by packets, requests and hooks that were refused because peers of other routers hold the addresses, each time.
+    pub refused_elsewhere: u64,
+    /// Claims that peers have lost to newer ones elsewhere.
+    pub lost_elsewhere: u64,
 }
 
 impl Counters {

@@ -82,6 +82,7 @@ impl Router {
                 let notice = Notice::AddressHeld { address, credentials };
                 self.note_refused_claim(shell, id, address, &notice);
             }
+            Some(AssignResult::HeldElsewhere(_)) => self.note_held_elsewhere(shell, id, address),
             Some(AssignResult::Taken) => return Err(CloseReason::Taken(address)),
             Some(AssignResult::NotGranted) => return Err(CloseReason::NotGranted(address)),
             // Can't happen: the peer has just connected, and holds no address.

@@ -24,7 +24,8 @@ impl Router {
     /// Returns the flow of this number, if there is one.
     pub fn flow(&self, number: u32) -> Option<FlowView<'_>> {
         let entry = self.forwarder.flows.known(number)?;
-        let peer = Some(entry.peer).filter(|peer| self.forwarder.peers.has(*peer));
+        // A peer that is there holds the address, unless a newer claim on another host has taken it.
+        let peer = Some(entry.peer).filter(|peer| self.forwarder.holder(entry.key.local()) == Some(*peer));
         Some(FlowView::new(entry, self.forwarder.flows.now, peer))
     }
 

@@ -14,6 +14,7 @@ mod credentials;
 mod debt;
 mod deliver;
 mod fair;
+mod elsewhere;
 mod flows;
 pub mod frames;
 mod gateway;
@@ -44,6 +45,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::holding::RouterId;
 
 use crate::policy::Policy;
 use crate::policy::account::Account;
@@ -109,6 +111,8 @@ pub struct Settings {
     pub namespace: Option<u64>,
     /// DNS servers for the devices' configurations.
     pub dns: Vec<IpAddr>,
+    /// The router's id among those of other hosts that it tells of its peers' addresses, if there are any.
+    pub router: Option<RouterId>,
     /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
@@ -157,7 +161,10 @@ pub struct Router {
 
 impl Router {
     /// Makes a router without peers.
-    pub fn new(forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
+    pub fn new(mut forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
+        if let Some(own) = settings.router {
+            forwarder.set_own(own);
+        }
         let mut this = Self {
             admission: Admission::new(settings.limits),
             settings,

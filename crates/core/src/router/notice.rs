@@ -12,6 +12,7 @@ use super::meter::Cost;
 use super::session::{CloseReason, StreamReason};
 use super::shell::Fault;
 use super::watch::PacketFacts;
+use crate::elsewhere::{MAX_AHEAD_MILLIS, Refusal, Source, Told};
 use crate::policy::admission::AdmissionError;
 use crate::policy::verdict::RuleRef;
 
@@ -33,6 +34,15 @@ impl fmt::Display for Who {
             write!(formatter, " {address}")?;
         }
         write!(formatter, " (pid {}, uid {})", self.pid, self.uid)
+    }
+}
+
+/// The words for the holder of an address elsewhere.
+struct Elsewhere(Told);
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "router {}, told by {}", self.0.holding.router, self.0.source)
     }
 }
 
@@ -105,6 +115,45 @@ pub enum Notice {
         address: IpAddr,
         /// The peer.
         credentials: PeerCredentials,
+    },
+    /// A peer wants the address of a peer of another router.
+    #[error("{who} can't have the address {address}: a vassal of another host holds it ({})", Elsewhere(*told))]
+    HeldElsewhere {
+        /// The peer.
+        who: Who,
+        /// The address.
+        address: IpAddr,
+        /// The holder.
+        told: Told,
+    },
+    /// A peer has lost its address to a peer of another router.
+    #[error("{who} has lost the address {address}: a vassal of another host has claimed it later ({})", Elsewhere(*told))]
+    LostElsewhere {
+        /// The peer.
+        who: Who,
+        /// The address.
+        address: IpAddr,
+        /// The holder.
+        told: Told,
+    },
+    /// The clock of another router's host is far ahead of this host's.
+    #[error(
+        "the clock of another host, or of this one, is wrong: {address} is held there since a time that is more than {} s ahead ({}).          Such claims don't count as new",
+        MAX_AHEAD_MILLIS / 1000, Elsewhere(*told)
+    )]
+    ClockAhead {
+        /// The address.
+        address: IpAddr,
+        /// The holder.
+        told: Told,
+    },
+    /// There is no room for all holdings of other routers.
+    #[error("not all addresses are known that other hosts' vassals hold: {refusal} ({teller})")]
+    NoRoomElsewhere {
+        /// Who tells of them.
+        teller: Source,
+        /// Why.
+        refusal: Refusal,
     },
     /// A peer wants an address that is granted to others, or to nobody.
     #[error(

@@ -159,6 +159,7 @@ impl Router {
     /// Logs why a peer must not send a packet, for those reasons that the operator can change by an option.
     fn note_refused_packet(&mut self, shell: &mut impl Shell, id: PeerId, reason: DropReason, packet: &Packet<'_>) {
         match reason {
+            DropReason::HeldElsewhere => self.note_held_elsewhere(shell, id, packet.src()),
             DropReason::NotGranted => self.note_not_granted(shell, id, packet.src()),
             DropReason::ToGateway => self.note_to_gateway(shell, id, packet.dst()),
             DropReason::NotClaimable => self.note_not_claimable(shell, id, packet.src(), Unclaimable::Place),

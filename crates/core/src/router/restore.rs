@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tuntap_wire::attach::HelloReply;
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::frame::FrameKind;
+use tuntap_wire::holding::ClaimTime;
 use tuntap_wire::rule;
 
 use super::Router;
@@ -16,6 +17,7 @@ use super::quarantine::{Offender, Record};
 use super::session::{Session, Stage, StreamReason, Transport};
 use super::shell::Shell;
 use crate::peers::Peer;
+use crate::policy::forward::Forwarder;
 use crate::policy::grant::Identity;
 use crate::policy::registry::PeerId;
 use crate::policy::verdict::RestoredPeer;
@@ -31,6 +33,12 @@ pub struct StoredPeer {
     pub identity: Identity,
     /// The addresses that it holds.
     pub addresses: Vec<IpAddr>,
+    /// Since when it holds each of them, in milliseconds since 1970 ([`ClaimTime`]). Other routers know the claims by these times.
+    #[serde(default)]
+    pub since: Vec<u64>,
+    /// The addresses that newer claims on other hosts have taken from it, and that it may claim again.
+    #[serde(default)]
+    pub lost: Vec<IpAddr>,
     /// True if it may choose no address by itself.
     pub is_bound: bool,
     /// The name of its configuration request.
@@ -70,11 +78,14 @@ impl Router {
         session.serial = Some(shell.new_serial());
         session.autoconf_name = stored.autoconf_name;
         let decode = if stored.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
+        let since: Vec<_> = stored.since.iter().copied().map(ClaimTime).collect();
         let restored = RestoredPeer {
             identity: stored.identity.clone(),
             namespace: self.foreign(namespace),
             rules: decode(&stored.rules).unwrap_or_default(),
             addresses: &stored.addresses,
+            since: &since,
+            lost: &stored.lost,
             is_bound: stored.is_bound,
         };
         self.forwarder.restore_session(id, restored, session);
@@ -89,6 +100,7 @@ impl Router {
         self.open(shell, id);
         self.store_again(shell, id);
         self.reply_to_hello(id, HelloReply::Renew);
+        stored.addresses.iter().for_each(|address| self.give_way(shell, *address));
     }
 
     /// Stores the present state of a peer for the next router, if it is attached or was asked for its device again.
@@ -108,29 +120,33 @@ impl Router {
     }
 
     fn store_again(&mut self, shell: &mut impl Shell, id: PeerId) {
-        if let Some(stored) = self.forwarder.peers.get(id).and_then(describe) {
+        if let Some(stored) = self.forwarder.peers.get(id).and_then(|peer| describe(&self.forwarder, peer)) {
             shell.store(id, stored);
         }
     }
 
     /// Returns all peers that the store should hold, with their present state.
     pub fn stored_peers(&self) -> impl Iterator<Item = (PeerId, StoredPeer)> {
-        self.forwarder.peers.iter().filter_map(|peer| Some((peer.id, describe(peer)?)))
+        self.forwarder.peers.iter().filter_map(|peer| Some((peer.id, describe(&self.forwarder, peer)?)))
     }
 }
 
 /// Returns what to store of a peer; `None` if the peer is not to be stored. A peer that still waits for an address that
 /// another peer holds is not stored, because the record doesn't say which address that is.
-fn describe(peer: &Peer) -> Option<StoredPeer> {
-    if peer.claims.is_waiting() || peer.claims.is_bound() && peer.address().is_none() {
+fn describe(forwarder: &Forwarder, peer: &Peer) -> Option<StoredPeer> {
+    let has_any = peer.address().is_some() || !peer.claims.lost().is_empty();
+    if peer.claims.is_waiting() || peer.claims.is_bound() && !has_any {
         return None;
     }
+    let since = peer.claims.held().map(|address| forwarder.registry.claim_of(address).map_or(0, |claim| claim.since.0));
     let (kind, rules) = rule::encode_all(peer.rules.iter().map(|checked| &checked.rule))?;
     Some(StoredPeer {
         serial: peer.session.serial?,
         credentials: peer.session.credentials,
         identity: peer.identity.clone(),
         addresses: peer.claims.held().collect(),
+        since: since.collect(),
+        lost: peer.claims.lost().to_vec(),
         is_bound: peer.claims.is_bound(),
         autoconf_name: peer.session.autoconf_name,
         rules,
@@ -142,7 +158,6 @@ fn describe(peer: &Peer) -> Option<StoredPeer> {
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::policy::forward::Forwarder;
 
     /// The next router would restore only the address that the peer holds, and the peer could get no other one any more.
     #[test]
@@ -155,7 +170,7 @@ mod tests {
             forwarder.add_session(id(index), identity, Session { serial: Some(1), ..Session::default() });
         }
         let kept = |forwarder: &Forwarder| {
-            describe(forwarder.peers.get(id(2)).expect("it is there")).map(|kept| kept.addresses)
+            describe(forwarder, forwarder.peers.get(id(2)).expect("it is there")).map(|kept| kept.addresses)
         };
         assert_eq!(kept(&forwarder), Some(Vec::new()));
         forwarder.assign(id(1), address("192.168.0.2"));

@@ -81,6 +81,17 @@ pub enum Shown {
     Junk,
 }
 
+/// What is told of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearsay {
+    /// It is held by a claim that is older than all here.
+    Older,
+    /// It is held by a claim that is newer than all here.
+    Newer,
+    /// It is free.
+    Free,
+}
+
 /// A device's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceState {
@@ -170,6 +181,10 @@ pub enum Action {
     AcceptFails,
     Stale(usize, Stale),
     Grant,
+    /// Another router's peer holds an address, of [`ADDRESSES`], or does no longer: by which source, and what it tells.
+    Elsewhere(u16, usize, Hearsay),
+    /// A source is gone.
+    SourceGone(u16),
     /// The policy is replaced by one that says the same.
     Swap,
     /// The router dies and another one follows; it may have hung in a write to a peer's device.
@@ -268,7 +283,10 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => (peer(), 0..3_u8).prop_map(|(peer, kind)| Action::DeviceError(peer, kind)),
         2 => (peer(), stale).prop_map(|(peer, stale)| Action::Stale(peer, stale)),
     ];
+    let hearsay = prop_oneof![2 => Just(Hearsay::Older), 3 => Just(Hearsay::Newer), 3 => Just(Hearsay::Free)];
     let world = prop_oneof![
+        6 => (0..2_u16, 0..ADDRESSES.len(), hearsay).prop_map(|(by, at, told)| Action::Elsewhere(by, at, told)),
+        1 => (0..2_u16).prop_map(Action::SourceGone),
         1 => state().prop_map(Action::TunState),
         1 => any::<bool>().prop_map(Action::ClosingMany),
         1 => fault.prop_map(Action::Fault),
@@ -278,5 +296,5 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Die(None)),
         1 => peer().prop_map(|peer| Action::Die(Some(peer))),
     ];
-    prop_oneof![10 => events, 4 => peers, 2 => world]
+    prop_oneof![10 => events, 4 => peers, 3 => world]
 }

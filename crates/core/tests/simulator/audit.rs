@@ -58,6 +58,8 @@ pub struct Call {
     pub makes_room: bool,
     /// Peers come from an earlier router.
     pub restores: bool,
+    /// A claim elsewhere takes this address.
+    pub takes: Option<IpAddr>,
 }
 
 impl Call {
@@ -70,6 +72,7 @@ impl Call {
             may_close: HashSet::new(),
             makes_room: false,
             restores: false,
+            takes: None,
         }
     }
 
@@ -275,7 +278,7 @@ fn check_addresses(
     let mut gained = 0;
     for (number, seen) in change.after {
         let before = change.before.get(number).map(|seen| &seen.addresses[..]).unwrap_or_default();
-        let lost = before.iter().find(|address| !seen.addresses.contains(address));
+        let lost = before.iter().find(|it| !seen.addresses.contains(it) && call.takes != Some(**it));
         ensure!(lost.is_none(), "{number} has lost {lost:?}");
         ensure!(seen.addresses.iter().filter(|it| it.is_ipv4()).count() <= 1, "{number} has two IPv4 addresses");
         ensure!(seen.addresses.len() <= 9, "{number} has {} addresses", seen.addresses.len());
@@ -286,6 +289,7 @@ fn check_addresses(
             }
         }
     }
+    ensure!(call.takes.is_none_or(|it| !holders.contains_key(&it)), "{:?} is held here and elsewhere", call.takes);
     if world.effects.closed.is_empty() && !call.restores {
         let counted = change.new.totals.claims - change.old.totals.claims;
         ensure!(counted == gained, "{gained} addresses were given, {counted} counted");
@@ -296,6 +300,11 @@ fn check_addresses(
 fn check_gain(setup: &Setup, later: bool, world: &World, call: &Call, number: Number, gained: IpAddr) -> Check {
     let Some(connection) = world.connections.get(&number) else { return Ok(()) };
     ensure!(call.peer() == Some(number), "{number} got {gained} by a call about {:?}", call.from);
+    let is_elsewhere = world.elsewhere.keys().any(|(_, address)| *address == gained);
+    ensure!(!is_elsewhere, "{number} got {gained}, which is held elsewhere");
+    if world.losers.contains(&(number, gained)) {
+        return Ok(());
+    }
     let by_packet = call.inputs.iter().any(|input| input.ends.is_some_and(|(src, _)| src == gained));
     let by_request = call.frames.iter().any(|sent| match sent {
         Sent::Request(named) => named.is_empty() || named.contains(&gained),
@@ -379,7 +388,9 @@ fn check_bounds(setup: &Setup, router: &Router, world: &World) -> Check {
         let is_attached = connection.device.is_some_and(|device| device.is_attached);
         ensure!(peer.offloads().is_ok() == is_attached, "{number} is attached on one side only");
         if !connection.was_restored {
-            unclaimed += usize::from(peer.addresses().next().is_none());
+            // Who has lost its address keeps its place.
+            let is_loser = world.losers.iter().any(|(loser, _)| *loser == number);
+            unclaimed += usize::from(peer.addresses().next().is_none() && !is_loser);
             *by_user.entry(peer.credentials().uid).or_default() += 1;
         }
     }
@@ -406,6 +417,10 @@ fn check_store(router: &Router, world: &World) -> Check {
         };
         let rules = if router.peer(id).is_some_and(|peer| peer.traffic().rx_packets > 0) { &wanted } else { stored };
         ensure!(stored.addresses == wanted.addresses, "stored {:?}, held {:?}", stored.addresses, wanted.addresses);
+        ensure!(
+            (&stored.since, &stored.lost) == (&wanted.since, &wanted.lost),
+            "{id:?} is stored with other times, or with other addresses that it has lost"
+        );
         ensure!(stored.rules == rules.rules, "{id:?} is stored with other rules");
         ensure!(
             (&stored.identity, stored.credentials, stored.is_bound)

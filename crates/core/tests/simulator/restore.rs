@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tuntap_core::elsewhere::Source;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::router::Router;
 use tuntap_core::router::restore::StoredPeer;
 
 use super::actions::{DeviceState, Offer, Word};
 use super::audit::{Call, Check, From, ensure};
-use super::packets::{Header, PacketSpec, Shape, Source};
+use super::packets::{self, Header, PacketSpec, Shape};
 use super::peer::{InFrame, Number};
 use super::setup::{ADDRESSES, Setup, address, target};
-use super::simulation::Simulation;
+use super::simulation::{CLOCK, Simulation};
 use super::world::{To, World};
 
 /// What a router does with a packet: where it goes, or why it goes nowhere.
@@ -147,7 +148,7 @@ fn relax(world: &mut World) {
 /// Packets from each address that is held to all addresses, and from outside to all.
 fn probes(stored: &[(Number, StoredPeer)]) -> Vec<(From, Vec<u8>)> {
     let all = || ADDRESSES.iter().map(|(text, _)| address(text));
-    let spec = |shape| PacketSpec { shape, ..PacketSpec::plain(Source::Usual, 0) };
+    let spec = |shape| PacketSpec { shape, ..PacketSpec::plain(packets::Source::Usual, 0) };
     let mut probes = Vec::new();
     let mut add = |from, src: IpAddr, dst: IpAddr, shape| {
         if src.is_ipv4() == dst.is_ipv4() {
@@ -224,6 +225,7 @@ fn revive(
     world.connections.retain(|number, _| kept.contains(number));
     let mut router = Router::new(setup.forwarder(later, world.memory()), setup.settings(), world.now);
     router.set_host_addresses(Setup::host_addresses());
+    router.set_clock(world, CLOCK);
     for (origin, record) in world.quarantine.clone() {
         router.restore_quarantine(origin, record);
     }
@@ -245,6 +247,10 @@ fn revive(
         world.arriving = Some(*number);
         let now = world.now;
         router.restore(world, stored, namespace, now);
+    }
+    // It hears the same as the one before.
+    for ((by, address), holding) in world.elsewhere.clone() {
+        router.held_elsewhere(world, Source::Trunk(by), address, holding);
     }
     router
 }

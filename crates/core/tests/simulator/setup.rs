@@ -14,6 +14,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
 use tuntap_core::router::{CredentialsCheck, Settings};
+use tuntap_wire::holding::RouterId;
 use tuntap_wire::selector::{AddressPattern, ConnectionState, Selector};
 
 /// What an address is.
@@ -229,6 +230,7 @@ impl Setup {
                 gateways,
             },
             networks,
+            slices: Vec::new(),
             port_targets: Vec::new(),
             max_addresses: self.max_addresses,
         };
@@ -247,6 +249,7 @@ impl Setup {
             gateway: self.has_gateway.then(|| target("0.0.0.0:999")),
             namespace: Some(NAMESPACE),
             dns: vec![address("9.9.9.9")],
+            router: RouterId::new(7),
             host_etc: Vec::new(),
         }
     }

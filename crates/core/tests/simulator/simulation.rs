@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tuntap_core::elsewhere;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
@@ -11,8 +12,9 @@ use tuntap_core::router::frames::BUFFER_LEN;
 use tuntap_core::router::turns::Work;
 use tuntap_core::router::{CredentialsCheck, DeviceError, Fault, Router};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
+use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
-use super::actions::{Action, DeviceState, Stale};
+use super::actions::{Action, DeviceState, Hearsay, Stale};
 use super::audit::{Audit, Call, Check, From, ensure};
 use super::packets::{Expected, Header, PacketSpec, Source};
 use super::peer::{Connection, Number};
@@ -21,6 +23,9 @@ use super::world::{ROUTER_DEVICE, World};
 
 /// Times that a router may want to be woken while nothing happens.
 const MAX_WAKES: usize = 5000;
+
+/// The host's wall clock, which stands still.
+pub const CLOCK: ClaimTime = ClaimTime(1_000_000_000);
 
 /// Packets of a flood.
 const FLOOD: usize = 24;
@@ -43,9 +48,10 @@ pub struct Simulation {
 
 impl Simulation {
     pub fn new(setup: Setup) -> Self {
-        let world = World::new(setup.tun_takes_gso, setup.credentials != CredentialsCheck::Off);
+        let mut world = World::new(setup.tun_takes_gso, setup.credentials != CredentialsCheck::Off);
         let mut router = Router::new(setup.forwarder(false, world.memory()), setup.settings(), world.now);
         router.set_host_addresses(Setup::host_addresses());
+        router.set_clock(&mut world, CLOCK);
         let mut audit = Audit::default();
         audit.restart(&router, &world);
         let buffer = vec![0; BUFFER_LEN];
@@ -117,6 +123,11 @@ impl Simulation {
             })?,
             Action::Stale(peer, event) => self.stale(*peer, *event)?,
             Action::Grant => self.grant()?,
+            Action::Elsewhere(by, at, told) => self.elsewhere(*by, address(ADDRESSES[*at].0), *told)?,
+            Action::SourceGone(by) => {
+                self.world.elsewhere.retain(|(source, _), _| source != by);
+                self.call(&Call::new(From::Nowhere), |router, _| router.forget_source(elsewhere::Source::Trunk(*by)))?;
+            }
             Action::Swap => self.swap()?,
             Action::Die(hung) => self.die(*hung)?,
         }
@@ -372,6 +383,33 @@ impl Simulation {
             ensure!(self.router.forwarder().generation() == before + 1, "the policy's generation is that of before");
         }
         Ok(())
+    }
+
+    /// A source tells of an address.
+    fn elsewhere(&mut self, by: u16, at: IpAddr, told: Hearsay) -> Check {
+        let source = elsewhere::Source::Trunk(by);
+        let mut call = Call::new(From::Nowhere);
+        if told == Hearsay::Free {
+            self.world.elsewhere.remove(&(by, at));
+            return self.call(&call, |router, _| router.released_elsewhere(source, at));
+        }
+        // Beyond so many, times would be too far ahead.
+        self.world.told = (self.world.told + 1) % 1000;
+        let since = if told == Hearsay::Newer {
+            ClaimTime(CLOCK.0 + 100 * self.world.told)
+        } else {
+            ClaimTime(self.world.told)
+        };
+        let holding = Holding { router: RouterId::new(1 + u64::from(by)).expect("not 0"), since };
+        self.world.elsewhere.insert((by, at), holding);
+        let here = self.router.forwarder().holding(at);
+        if here.is_some_and(|here| here < holding) {
+            call.takes = Some(at);
+            let holder = self.router.forwarder().holder(at).and_then(|id| self.world.by_id.get(&id));
+            self.world.losers.extend(holder.map(|number| (*number, at)));
+        }
+        ensure!(here.is_none() || call.takes.is_some() == (told == Hearsay::Newer), "{here:?} here, {holding:?} there");
+        self.call(&call, |router, world| router.held_elsewhere(world, source, at, holding))
     }
 
     /// The policy is replaced by one that says the same.

@@ -1,6 +1,6 @@
 //! The world around the router, in memory: sockets, devices, the store, the log, the clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::Holding;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::actions::{DeviceState, FaultKind, Offer};
@@ -94,6 +95,11 @@ pub struct World {
     pub is_listening: bool,
     pub fault: Option<FaultKind>,
     pub effects: Effects,
+    /// What sources tell of addresses elsewhere, and how often they did.
+    pub elsewhere: BTreeMap<(u16, IpAddr), Holding>,
+    pub told: u64,
+    /// Who has lost an address to a claim elsewhere.
+    pub losers: HashSet<(Number, IpAddr)>,
     /// What the router must never do.
     pub violations: Vec<String>,
 }
@@ -124,6 +130,9 @@ impl World {
             is_listening: true,
             fault: None,
             effects: Effects::default(),
+            elsewhere: BTreeMap::new(),
+            told: 0,
+            losers: HashSet::new(),
             violations: Vec::new(),
         }
     }

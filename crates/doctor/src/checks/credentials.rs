@@ -80,7 +80,7 @@ impl Meeting<'_> {
             ));
         }
         let chain = self.policy().firewall_out;
-        self.spec.addresses.iter().all(|net| passes_nothing_of(&chain, net)).then(|| {
+        self.spec.ranges().iter().all(|net| passes_nothing_of(&chain, net)).then(|| {
             Finding::wrong(
                 format!("{name}: auto, but the chain out of {file} lets nothing pass from the router's networks: the vassal ends when it starts"),
                 "in the router's file: tuntap-router-firewall-out = allow <the network> any, before the rule that denies",

@@ -38,7 +38,7 @@ impl<'a> FlowView<'a> {
         &self.entry.key
     }
 
-    /// Returns the peer that it belongs to. `None` if that peer has left.
+    /// Returns the peer that it belongs to. `None` if that peer has left, or has lost the address.
     pub const fn peer(&self) -> Option<PeerId> {
         self.peer
     }

@@ -1,0 +1,99 @@
+//! Claims of peers of other routers: what the shell hears of them, and what it has to tell them.
+
+use std::net::IpAddr;
+
+use tuntap_wire::holding::{ClaimTime, Holding};
+
+use super::Router;
+use super::notice::Notice;
+use super::shell::Shell;
+use crate::elsewhere::{Elsewhere, Insertion, Refusal, Source, Told};
+use crate::policy::lost::ClaimChanges;
+use crate::policy::registry::PeerId;
+
+impl Router {
+    /// Sets the host's wall clock (CLOCK_REALTIME), which may go back, too. New claims have its time, so it should be set in each
+    /// turn in which there may be some.
+    pub fn set_clock(&mut self, shell: &mut impl Shell, clock: ClaimTime) {
+        for address in self.forwarder.elsewhere.set_clock(clock) {
+            self.give_way(shell, address);
+        }
+    }
+
+    /// A source tells that a peer of another router holds an address. If a peer of this router has an older claim to it, that one
+    /// loses it.
+    pub fn held_elsewhere(&mut self, shell: &mut impl Shell, source: Source, address: IpAddr, holding: Holding) {
+        match self.forwarder.elsewhere.insert(source, address, holding) {
+            Ok(Insertion { is_news, is_ahead }) => {
+                if is_ahead && self.forwarder.elsewhere.note_ahead(source) {
+                    let told = Told { source, holding };
+                    self.note_fault(shell, None, &Notice::ClockAhead { address, told });
+                }
+                if is_news {
+                    self.give_way(shell, address);
+                }
+            }
+            Err(Refusal::Own) => {}
+            Err(refusal) => {
+                if self.forwarder.elsewhere.note_no_room() {
+                    self.note_fault(shell, None, &Notice::NoRoomElsewhere { teller: source, refusal });
+                }
+            }
+        }
+    }
+
+    /// A source tells that no peer of another router holds an address any more. The next claim to it is granted.
+    pub fn released_elsewhere(&mut self, source: Source, address: IpAddr) {
+        self.forwarder.elsewhere.remove(source, address);
+    }
+
+    /// A source is gone, and with it all that it has told. Returns the number of holdings.
+    pub fn forget_source(&mut self, source: Source) -> usize {
+        self.forwarder.elsewhere.forget(source)
+    }
+
+    /// Returns what is known of the holdings of other routers' peers.
+    pub const fn elsewhere(&self) -> &Elsewhere {
+        self.forwarder.elsewhere()
+    }
+
+    /// Returns the claims of this router's peers that have changed since this was called before. They are kept if the router has
+    /// an id ([`Settings::router`](super::Settings::router)).
+    pub fn take_claim_changes(&mut self) -> ClaimChanges {
+        self.forwarder.take_claim_changes()
+    }
+
+    /// Returns all claims of this router's peers, if the router has an id.
+    pub fn local_claims(&self) -> impl Iterator<Item = (IpAddr, Holding)> {
+        self.forwarder.holdings()
+    }
+
+    /// Takes an address from its holder here if a newer claim elsewhere has it.
+    pub(super) fn give_way(&mut self, shell: &mut impl Shell, address: IpAddr) {
+        let Some(account) = self.forwarder.holder(address).map(|id| self.forwarder.account(id)) else { return };
+        let Some((id, told)) = self.forwarder.yield_address(address) else { return };
+        self.counters.lost_elsewhere += 1;
+        // The next router must not give the address back to the peer.
+        self.store(shell, id);
+        if let Some((who, _)) = self.who(id) {
+            self.note_peer(shell, account, &Notice::LostElsewhere { who, address, told });
+        }
+    }
+
+    /// Counts that a peer doesn't get an address that a peer of another router holds, and logs it, once for each address and
+    /// router.
+    pub(super) fn note_held_elsewhere(&mut self, shell: &mut impl Shell, id: PeerId, address: IpAddr) {
+        self.counters.refused_elsewhere += 1;
+        if let Some(told) = self.forwarder.elsewhere.note_holder(address) {
+            self.note_peer_fault(shell, id, |who| Notice::HeldElsewhere { who, address, told });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "elsewhere_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "hosts_tests.rs"]
+mod hosts_tests;
