@@ -18,6 +18,7 @@ use tuntap_core::policy::shape::Limit;
 use tuntap_core::policy::verdict::{InboundVerdict, OutboundVerdict, PacketSource};
 use tuntap_core::shaper::{Item, LeafLimits, Shaper};
 use tuntap_wire::frame::{self, FrameKind, Frames};
+use tuntap_wire::holding::ClaimTime;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::{for_each_packet, sum};
 use tuntap_wire::selector::{AddressPattern, Ports, Protocol, Selector, Service};
@@ -222,7 +223,7 @@ fn registry(criterion: &mut Criterion) {
         for peers in [10, 10_000] {
             let mut registry = Registry::default();
             for index in 0..peers {
-                registry.claim(plus(version.first, index), peer(index));
+                registry.claim(plus(version.first, index), peer(index), ClaimTime(1));
             }
             let mut next = 0;
             let name = |what| BenchmarkId::new(format!("{what}, {}, peers", version.name), peers);
