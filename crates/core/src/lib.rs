@@ -12,3 +12,4 @@ pub mod peers;
 pub mod policy;
 pub mod router;
 pub mod shaper;
+pub mod trunk;

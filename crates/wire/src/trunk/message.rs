@@ -32,9 +32,6 @@ pub enum MessageError {
     /// A family of addresses other than IPv4 and IPv6.
     #[error("an address of the unknown family {0}")]
     Family(u8),
-    /// A path of more than [`MAX_PATH_LEN`] routers. Only this announcement is of no use.
-    #[error("a path of {0} routers, the limit is {MAX_PATH_LEN}")]
-    LongPath(u8),
 }
 
 /// What a frame says.
@@ -44,6 +41,8 @@ pub enum Message<'a> {
     Hello(Hello),
     /// An address and who holds it.
     Announce(IpAddr, Announcement),
+    /// An address whose announcement more than [`MAX_PATH_LEN`] routers have passed on. The rest of it isn't read.
+    AnnounceTooFar(IpAddr),
     /// An address that the sender knows no holder of any longer.
     Withdraw(IpAddr),
     /// All that the sender knew at its hello has been announced.
@@ -71,7 +70,10 @@ impl<'a> Message<'a> {
             Kind::Hello => Self::Hello(Hello::decode(frame.payload)?),
             Kind::Announce => {
                 let address = reader.address()?;
-                Self::Announce(address, reader.announcement()?)
+                match reader.announcement()? {
+                    Some(announcement) => Self::Announce(address, announcement),
+                    None => Self::AnnounceTooFar(address),
+                }
             }
             Kind::Withdraw => Self::Withdraw(reader.address()?),
             Kind::End => Self::End,
@@ -174,14 +176,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn announcement(&mut self) -> Result<Announcement, MessageError> {
+    /// `None` if the path is too long.
+    fn announcement(&mut self) -> Result<Option<Announcement>, MessageError> {
         let router = self.router()?;
         let since = ClaimTime(u64::from_be_bytes(self.array()?));
         let [len] = self.array()?;
+        if usize::from(len) > MAX_PATH_LEN {
+            return Ok(None);
+        }
         let mut path = Path::EMPTY;
         for _ in 0..len {
-            path = path.with(self.router()?).ok_or(MessageError::LongPath(len))?;
+            let longer = path.with(self.router()?);
+            path = longer.unwrap_or(path);
         }
-        Ok(Announcement { holding: Holding { router, since }, path })
+        Ok(Some(Announcement { holding: Holding { router, since }, path }))
     }
 }

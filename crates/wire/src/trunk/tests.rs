@@ -52,7 +52,7 @@ fn append(out: &mut Vec<u8>, message: &Message<'_>) {
         }
         Message::Ping(number) => append_ping(out, *number),
         Message::Pong(number) => append_pong(out, *number),
-        Message::Unknown(_) => {}
+        Message::AnnounceTooFar(_) | Message::Unknown(_) => {}
     }
 }
 
@@ -102,6 +102,7 @@ proptest! {
                 let mut out = Vec::new();
                 append(&mut out, &message);
                 match message {
+                    Message::AnnounceTooFar(_) => prop_assert_eq!(frame.kind, Kind::Announce),
                     Message::Unknown(number) => prop_assert_eq!(Kind::from_number(number), Kind::Other(number)),
                     message => prop_assert_eq!(only(&out), Ok(message)),
                 }
@@ -188,8 +189,13 @@ fn wrong_payloads_have_reasons() {
     assert_eq!(decode(Kind::Hello, b"GET / HTTP/1.0\r\n\r\n"), Err(MessageError::NotATrunk));
     assert_eq!(decode(Kind::Withdraw, &[5, 0, 0, 0, 0]), Err(MessageError::Family(5)));
     assert_eq!(decode(Kind::Announce, &[[4, 10, 0, 0, 1].as_slice(), &[0; 17]].concat()), Err(MessageError::RouterId));
-    let long = [[4, 10, 0, 0, 1].as_slice(), &[1; 16], &[9], &[1; 72]].concat();
-    assert_eq!(decode(Kind::Announce, &long), Err(MessageError::LongPath(9)));
+}
+
+#[test]
+fn announcement_that_came_too_far_tells_its_address() {
+    let payload = [[4, 10, 0, 0, 1].as_slice(), &[1; 16], &[9], &[1; 72]].concat();
+    let frame = Frame { kind: Kind::Announce, hops: 0, payload: &payload };
+    assert_eq!(Message::decode(frame), Ok(Message::AnnounceTooFar([10, 0, 0, 1].into())));
 }
 
 #[test]
