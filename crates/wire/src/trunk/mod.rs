@@ -17,6 +17,7 @@
 mod announcement;
 mod handed;
 mod hello;
+mod key;
 mod message;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use thiserror::Error;
 pub use self::announcement::{Announcement, MAX_PATH_LEN, Path};
 pub use self::handed::{HANDED_LEN, Handed};
 pub use self::hello::{Hello, LEAST_VERSION, MAX_NAME_LEN, VERSION};
+pub use self::key::{KEY_LEN, KeyError, PublicKey};
 pub use self::message::{
     Message, MessageError, append_announce, append_end, append_ping, append_pong, append_withdraw,
 };
