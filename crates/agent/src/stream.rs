@@ -282,3 +282,111 @@ fn close<Data>(status: UnbufferedStatus<'_, '_, Data>, outgoing: &mut Buffer) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::PrivateKey;
+    use crate::tls;
+
+    /// Numbers that are the same in each run (Knuth's MMIX generator).
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).expect("31 bits") % limit
+        }
+    }
+
+    struct Pair {
+        ends: [Stream; 2],
+        keys: [PrivateKey; 2],
+    }
+
+    fn pair(keys: [PrivateKey; 2]) -> Pair {
+        let client = tls::client(&keys[0], keys[1].public()).expect("a configuration");
+        let server = tls::server(&keys[1], vec![keys[0].public()]).expect("a configuration");
+        let client = Stream::client(client, IpAddr::from([127, 0, 0, 1])).expect("a connection");
+        Pair { ends: [client, Stream::server(server).expect("a connection")], keys }
+    }
+
+    /// Moves what an end has written to the other one, in pieces, and lets it work.
+    fn carry(
+        ends: &mut [Stream; 2],
+        from: usize,
+        random: &mut Random,
+        spoil: Option<usize>,
+    ) -> Result<Progress, Error> {
+        let [first, second] = ends;
+        let (from, to) = if from == 0 { (first, second) } else { (second, first) };
+        if let Some(at) = spoil {
+            let bytes = from.outgoing.filled();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << random.below(8);
+            }
+        }
+        let mut result = to.process();
+        while !from.outgoing.is_empty() && result.is_ok() {
+            let len = (1 + random.below(2000)).min(from.outgoing.filled().len());
+            to.room()[..len].copy_from_slice(&from.outgoing.filled()[..len]);
+            to.read(len);
+            from.outgoing.consume(len);
+            result = to.process();
+        }
+        result
+    }
+
+    #[test]
+    fn both_ends_know_each_other_and_carry_bytes() {
+        let key = || PrivateKey::generate().expect("random bytes");
+        let Pair { mut ends, keys } = pair([key(), key()]);
+        let mut random = Random(1);
+        assert_eq!(ends[0].process(), Ok(Progress::Handshaking));
+        for from in [0, 1, 0] {
+            carry(&mut ends, from, &mut random, None).expect("good records");
+        }
+        assert_eq!((ends[0].process(), ends[1].process()), (Ok(Progress::Open), Ok(Progress::Open)));
+        assert_eq!(ends[0].neighbour(), Some(keys[1].public()));
+        assert_eq!(ends[1].neighbour(), Some(keys[0].public()));
+        assert_eq!((ends[0].protocol(), ends[1].protocol()), (Some(tls::PROTOCOL), Some(tls::PROTOCOL)));
+        for len in [1, 16_384, 16_385, 200_000] {
+            let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 253).expect("small")).collect();
+            for from in [0, 1] {
+                ends[from].seal(&bytes).expect("it is open");
+                carry(&mut ends, from, &mut random, None).expect("good records");
+                assert!(std::mem::take(&mut ends[1 - from].received) == bytes);
+            }
+        }
+        ends[0].close();
+        assert_eq!(carry(&mut ends, 0, &mut random, None), Ok(Progress::Closed));
+        assert_eq!(ends[1].process(), Ok(Progress::Closed));
+    }
+
+    /// One bit that is wrong anywhere is an error at one end, never bytes that weren't sent, and never a panic, not even if
+    /// everything is read again.
+    #[test]
+    fn wrong_bit_is_an_error() {
+        let key = || PrivateKey::generate().expect("random bytes");
+        let keys = [key(), key()];
+        let mut failures = 0;
+        for case in 0..600 {
+            let Pair { mut ends, .. } = pair(keys.clone());
+            let mut random = Random(case);
+            let (turn, at) = (random.below(5), random.below(if case % 2 == 0 { 60 } else { 900 }));
+            let mut results = vec![ends[0].process()];
+            for now in 0..8 {
+                let from = usize::from(now % 2 == 1);
+                if now >= 3 && ends[from].process() == Ok(Progress::Open) {
+                    ends[from].seal(b"what was sent").expect("it is open");
+                }
+                results.push(carry(&mut ends, from, &mut random, (now == turn).then_some(at)));
+                results.push(ends[from].process());
+                let received = std::mem::take(&mut ends[1 - from].received);
+                assert!(received.chunks(13).all(|chunk| chunk == b"what was sent"), "{case}");
+            }
+            failures += u32::from(results.iter().any(Result::is_err));
+        }
+        assert!(failures > 200, "only {failures}: the bits were beside what is sent");
+    }
+}

@@ -128,7 +128,7 @@ fn process_ends_with_its_router_and_the_neighbour_finds_the_next_one() {
 /// Both sides dial. Whatever comes first, one connection stays, and both have the same one.
 #[test]
 fn of_two_connections_one_stays() {
-    for _ in 0..5 {
+    for _ in 0..3 {
         let (one, other) = (key(), key());
         let (first_listener, second_listener) = (listener(), listener());
         let address = |listener: &std::net::TcpListener| listener.local_addr().expect("bound");
@@ -137,7 +137,7 @@ fn of_two_connections_one_stays() {
         let second = Host::start_at(second_listener, &other, &[(one.public(), Some(first_address))]);
         let (mut first_ends, mut second_ends) = (Vec::new(), Vec::new());
         // More connections would come within this time, for the pauses between attempts are shorter.
-        while let Some((_, end)) = first.next_within(Duration::from_secs(2)) {
+        while let Some((_, end)) = first.next_within(Duration::from_millis(1_500)) {
             first_ends.push(end);
         }
         while let Some((_, end)) = second.next_within(Duration::from_millis(10)) {
