@@ -14,9 +14,10 @@ use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tuntap_sys::socket::{
     BBR, has_congestion_control, message_pair, prepare_trunk, send_with_descriptor, set_congestion_control,
+    set_send_buffer,
 };
 use tuntap_wire::holding::RouterId;
-use tuntap_wire::trunk::{Handed, PublicKey};
+use tuntap_wire::trunk::{Handed, MAX_MESSAGE_LEN, PublicKey};
 
 use crate::backoff::{BackOff, LONGEST, LONGEST_REFUSED};
 use crate::connections::{Admitted, Connections, Place};
@@ -69,6 +70,9 @@ pub enum RunError {
     /// The kernel refuses a thread or a socket.
     #[error("trunk: {0}")]
     Io(#[from] io::Error),
+    /// A neighbour has this router's own key.
+    #[error("trunk: {0} is this router's own key, not that of a neighbour")]
+    OwnKey(PublicKey),
     /// TLS can't be set up.
     #[error("trunk: TLS can't be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -98,6 +102,10 @@ struct Strangers {
 /// whose messages are whole frames, at most [`tuntap_wire::trunk::MAX_MESSAGE_LEN`] bytes; a newer one for the same router takes
 /// the place of the one before. Who closes it closes the connection.
 pub fn run(config: Config, control: OwnedFd, log: impl Fn(&Notice) + Send + Sync + 'static) -> Result<(), RunError> {
+    let own = config.key.public();
+    if config.peers.iter().any(|peer| peer.key == own) {
+        return Err(RunError::OwnKey(own));
+    }
     let (stop, stopper) = UnixStream::pair()?;
     let server = tls::server(&config.key, config.peers.iter().map(|peer| peer.key).collect())?;
     let shared = Arc::new(Shared {
@@ -272,6 +280,10 @@ impl<L: Fn(&Notice) + Send + Sync + 'static> Shared<L> {
     /// Makes two sockets, gives one to the router, and returns the other one.
     fn hand(&self, handed: Handed) -> io::Result<OwnedFd> {
         let (own, routers) = message_pair()?;
+        // Room for the longest message, whatever the default of the machine is.
+        for end in [&own, &routers] {
+            set_send_buffer(end.as_fd(), MAX_MESSAGE_LEN);
+        }
         loop {
             match send_with_descriptor(self.control.as_fd(), &handed.encode(), routers.as_fd()) {
                 Ok(_) => return Ok(own),

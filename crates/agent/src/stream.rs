@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, ReadTraffic, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, Error, ServerConfig};
 use tuntap_wire::trunk::PublicKey;
 
@@ -217,18 +217,10 @@ fn step<Data>(
         Err(error) => return (discard, Err(error)),
     };
     let step = match state {
-        ConnectionState::ReadTraffic(mut traffic) => {
-            while let Some(record) = traffic.next_record() {
-                match record {
-                    Ok(record) => {
-                        discard += record.discard;
-                        received.extend_from_slice(record.payload);
-                    }
-                    Err(error) => return (discard, Err(error)),
-                }
-            }
-            Ok(Step::More)
-        }
+        ConnectionState::ReadTraffic(mut traffic) => open(&mut traffic, received).map(|more| {
+            discard += more;
+            Step::More
+        }),
         ConnectionState::EncodeTlsData(mut data) => {
             append(outgoing, RECORD_LEN + RECORD_OVERHEAD, |room| {
                 data.encode(room).map_err(|error| match error {
@@ -244,15 +236,7 @@ fn step<Data>(
         }
         ConnectionState::BlockedHandshake => Ok(Step::Stop(Progress::Handshaking)),
         ConnectionState::WriteTraffic(mut traffic) => {
-            let bytes = std::mem::take(plain);
-            let most = bytes.len() + (bytes.len() / RECORD_LEN + 2) * RECORD_OVERHEAD;
-            let is_sealed = bytes.is_empty()
-                || append(outgoing, most, |room| {
-                    traffic.encrypt(bytes, room).map_err(|error| match error {
-                        EncryptError::InsufficientSize(needed) => Some(needed.required_size),
-                        EncryptError::EncryptExhausted => None,
-                    })
-                });
+            let is_sealed = seal(&mut traffic, std::mem::take(plain), outgoing);
             if is_sealed { Ok(Step::Stop(Progress::Open)) } else { Err(Error::EncryptError) }
         }
         ConnectionState::PeerClosed | ConnectionState::Closed => Ok(Step::Stop(Progress::Closed)),
@@ -260,6 +244,29 @@ fn step<Data>(
         _ => Err(Error::HandshakeNotComplete),
     };
     (discard, step)
+}
+
+/// Takes what came. Returns how many more bytes of records were used up.
+fn open<Data>(traffic: &mut ReadTraffic<'_, '_, Data>, received: &mut Vec<u8>) -> Result<usize, Error> {
+    let mut discard = 0;
+    while let Some(record) = traffic.next_record() {
+        let record = record?;
+        discard += record.discard;
+        received.extend_from_slice(record.payload);
+    }
+    Ok(discard)
+}
+
+/// Seals bytes. Returns false if that can't be done any longer.
+fn seal<Data>(traffic: &mut WriteTraffic<'_, Data>, bytes: &[u8], outgoing: &mut Buffer) -> bool {
+    let most = bytes.len() + (bytes.len() / RECORD_LEN + 2) * RECORD_OVERHEAD;
+    bytes.is_empty()
+        || append(outgoing, most, |room| {
+            traffic.encrypt(bytes, room).map_err(|error| match error {
+                EncryptError::InsufficientSize(needed) => Some(needed.required_size),
+                EncryptError::EncryptExhausted => None,
+            })
+        })
 }
 
 /// Lets rustls write behind what is there. It says how much room it needs if there is too little. Returns false if it can't.

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tuntap_agent::{Config, Peer, RunError, run};
+
 use super::host::{Host, key};
 
 /// No connection comes within this time, in which the ones that are refused are tried several times.
@@ -54,4 +56,13 @@ fn changed_key_is_refused_until_it_is_configured() {
     let third = Host::start(&other, &[(changed.public(), Some(address))]);
     assert_eq!(third.next().0.router, changed.router_id());
     assert_eq!(first.next().0.router, other.router_id());
+}
+
+#[test]
+fn own_key_is_no_neighbour() {
+    let own = key();
+    let (_control, theirs) = tuntap_sys::socket::message_pair().expect("sockets");
+    let peers = vec![Peer { key: own.public(), address: None }];
+    let result = run(Config { key: own.clone(), peers, listeners: Vec::new() }, theirs, |_| {});
+    assert!(matches!(result, Err(RunError::OwnKey(found)) if found == own.public()));
 }
