@@ -101,36 +101,6 @@ fn packets_travel_whole_and_wait_within_bounds() {
     assert_eq!(network.routers[0].trunks.view(trunk).queued, 0);
 }
 
-/// Packets that come back for whatever reason end some day.
-#[test]
-fn packet_crosses_as_many_trunks_as_it_may() {
-    for relay in [true, false] {
-        let mut network = Network::new(3, relay, usize::MAX);
-        network.connect(0, 1);
-        network.connect(1, 2);
-        network.claim(2, address(2), 10);
-        network.settle();
-        let packet = udp([10, 77, 0, 1], [10, 77, 0, 2], 1);
-        for hops in [2, 1, 0] {
-            let mut frame = tuntap_wire::trunk::packet_header(10 + packet.len(), hops).expect("short").to_vec();
-            frame.extend_from_slice(&[0; 10]);
-            frame.extend_from_slice(&packet);
-            network.receive(1, 0, &frame);
-        }
-        network.settle();
-        let left = |network: &Network, at: usize| -> Vec<_> {
-            network.routers[at].delivered.iter().map(|(_, hops)| *hops).collect()
-        };
-        let expired = network.routers[1].trunks.statistics(network.trunk(1, 2)).expired;
-        if relay {
-            assert_eq!((left(&network, 2), expired), (vec![1, 0], 1));
-        } else {
-            // They don't go on: the router's own policy decides about them.
-            assert_eq!((left(&network, 2), left(&network, 1), expired), (vec![], vec![2, 1, 0], 0));
-        }
-    }
-}
-
 #[test]
 fn what_is_refused_is_counted_and_told_once() {
     let mut network = pair();
