@@ -10,7 +10,7 @@ mod fuzz;
 /// A target's name and its check.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("flows", fuzz::flows::check),
     ("forward", fuzz::forward::check),
     ("frames", fuzz::frames::check),
@@ -21,6 +21,7 @@ const TARGETS: [Target; 10] = [
     ("rules", fuzz::rules::check),
     ("rules_file", fuzz::rules_file::check),
     ("segments", fuzz::segments::check),
+    ("trunk", fuzz::trunk::check),
 ];
 
 fn folder(name: &str) -> PathBuf {

@@ -16,3 +16,4 @@ mod probe;
 pub mod rules;
 pub mod rules_file;
 pub mod segments;
+pub mod trunk;

@@ -14,3 +14,4 @@ pub mod peers;
 pub mod policy;
 pub mod router;
 pub mod shaper;
+pub mod trunk;

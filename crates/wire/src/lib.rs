@@ -17,4 +17,5 @@ pub mod reply;
 pub mod rule;
 pub mod segment;
 pub mod selector;
+pub mod trunk;
 pub mod vnet;

@@ -1,0 +1,257 @@
+//! The router's own key, and the file that it lies in.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::unistd::geteuid;
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use thiserror::Error;
+use tuntap_wire::holding::RouterId;
+use tuntap_wire::trunk::{KEY_LEN, PublicKey};
+
+/// What stands before the 32 bytes of a private key of Ed25519 in PKCS#8 (RFC 8410, section 7).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+/// What stands before the 32 bytes of a public key of Ed25519 in a SubjectPublicKeyInfo (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// Longest key file, in bytes. One that this code has written has 119.
+const MAX_FILE_LEN: u64 = 4096;
+
+/// Permission bits of others than the owner.
+const OTHERS: u32 = 0o077;
+
+/// Why there is no key.
+#[derive(Debug, Error)]
+pub enum KeyFileError {
+    /// The file can't be opened, read or made.
+    #[error("the key file {path}: {error}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// It is no regular file.
+    #[error("the key file {0} is no regular file")]
+    NotAFile(String),
+    /// It belongs to another user, who could read and change it.
+    #[error("the key file {path} belongs to uid {owner}, not to uid {own}")]
+    Owner {
+        /// The file.
+        path: String,
+        /// Its owner.
+        owner: u32,
+        /// The user of this process.
+        own: u32,
+    },
+    /// Others than its owner may open it.
+    #[error("the key file {path} has mode {mode:04o}: others may open it (chmod 600)")]
+    Mode {
+        /// The file.
+        path: String,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It holds something else.
+    #[error(
+        "the key file {0} holds no private key of Ed25519 (PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it)"
+    )]
+    NotAKey(String),
+    /// The kernel has no random bytes.
+    #[error("no random bytes for a key")]
+    Random,
+}
+
+/// A router's private key of Ed25519. It never appears in text.
+#[derive(Clone)]
+pub struct PrivateKey {
+    signing: Arc<dyn SigningKey>,
+    public: PublicKey,
+    router: RouterId,
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PrivateKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl PrivateKey {
+    /// Makes a new key.
+    pub fn generate() -> Result<Self, KeyFileError> {
+        let pem = new_pem()?;
+        Self::from_pem(pem.as_bytes()).ok_or(KeyFileError::Random)
+    }
+
+    /// Reads the key from a file. It must be a regular file of this process's user or root, and nobody else may open it.
+    pub fn load(path: &Path) -> Result<Self, KeyFileError> {
+        let name = || path.display().to_string();
+        let failed = |error| KeyFileError::Io { path: name(), error };
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+        let facts = file.metadata().map_err(failed)?;
+        if !facts.is_file() {
+            return Err(KeyFileError::NotAFile(name()));
+        }
+        let own = geteuid().as_raw();
+        if facts.uid() != own && facts.uid() != 0 {
+            return Err(KeyFileError::Owner { path: name(), owner: facts.uid(), own });
+        }
+        if facts.mode() & OTHERS != 0 {
+            return Err(KeyFileError::Mode { path: name(), mode: facts.mode() & 0o7777 });
+        }
+        let mut pem = Vec::new();
+        file.take(MAX_FILE_LEN).read_to_end(&mut pem).map_err(failed)?;
+        Self::from_pem(&pem).ok_or_else(|| KeyFileError::NotAKey(name()))
+    }
+
+    /// Reads the key from a file, which is made with a new key if it isn't there. Returns whether it was made. Of two processes
+    /// that make it at once, one does, and both have its key.
+    pub fn load_or_create(path: &Path) -> Result<(Self, bool), KeyFileError> {
+        match Self::load(path) {
+            Err(KeyFileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result.map(|key| (key, false)),
+        }
+        let is_made = write_new(path, &new_pem()?)
+            .map_err(|error| KeyFileError::Io { path: path.display().to_string(), error })?;
+        Ok((Self::load(path)?, is_made))
+    }
+
+    /// Reads a key. `None` if it is none of Ed25519.
+    pub fn from_pem(pem: &[u8]) -> Option<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).ok()?;
+        let public = PublicKey(pair.public_key().as_ref().try_into().ok()?);
+        let signing = rustls::crypto::ring::sign::any_eddsa_type(&der).ok()?;
+        Some(Self { signing, public, router: public.router_id()? })
+    }
+
+    /// The public half.
+    pub const fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    /// The id of the router with this key.
+    pub const fn router_id(&self) -> RouterId {
+        self.router
+    }
+
+    /// The key as TLS shows it: the public half as a SubjectPublicKeyInfo in place of a certificate (RFC 7250).
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::new(CertifiedKey::new(vec![CertificateDer::from(to_spki(&self.public))], Arc::clone(&self.signing)))
+    }
+}
+
+/// A public key as a SubjectPublicKeyInfo in DER.
+pub(crate) fn to_spki(key: &PublicKey) -> Vec<u8> {
+    [SPKI_PREFIX.as_slice(), &key.0].concat()
+}
+
+/// The public key in a SubjectPublicKeyInfo. `None` if it is none of Ed25519.
+pub(crate) fn from_spki(spki: &[u8]) -> Option<PublicKey> {
+    spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(PublicKey)
+}
+
+/// A new private key as PKCS#8 in PEM.
+fn new_pem() -> Result<String, KeyFileError> {
+    let mut seed = [0; KEY_LEN];
+    SystemRandom::new().fill(&mut seed).map_err(|_| KeyFileError::Random)?;
+    let text = STANDARD.encode([PKCS8_PREFIX.as_slice(), &seed].concat());
+    Ok(format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n"))
+}
+
+/// Writes a file that isn't there yet, whole or not at all: under another name first. Returns false if somebody else was
+/// faster.
+fn write_new(path: &Path, text: &str) -> io::Result<bool> {
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let draft = path.with_file_name(name);
+    let result = write_draft(&draft, text).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
+    });
+    let _ = fs::remove_file(&draft);
+    result
+}
+
+fn write_draft(path: &Path, text: &str) -> io::Result<()> {
+    // A draft that is there is one of a process that died.
+    let _ = fs::remove_file(path);
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn key_is_made_once_and_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let (first, is_made) = PrivateKey::load_or_create(&path).expect("it is made");
+        assert!(is_made);
+        let (second, is_made) = PrivateKey::load_or_create(&path).expect("it is there");
+        assert!(!is_made);
+        assert_eq!((first.public(), first.router_id()), (second.public(), second.router_id()));
+        assert_eq!(fs::metadata(&path).expect("it is there").mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "no draft is left");
+        assert_eq!(from_spki(&to_spki(&first.public())), Some(first.public()));
+        assert_ne!(PrivateKey::generate().expect("random bytes").public(), first.public());
+        let secret = STANDARD.decode(fs::read_to_string(&path).expect("a text").lines().nth(1).expect("base64"));
+        let secret = STANDARD.encode(&secret.expect("base64")[16..]);
+        assert!(!format!("{first:?}").contains(&secret));
+    }
+
+    #[test]
+    fn public_half_is_that_of_the_standard() {
+        // The first test of RFC 8032, section 7.1.
+        let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+        let key = PrivateKey::from_pem(pem.as_bytes()).expect("a key");
+        assert_eq!(key.public().to_string(), "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+        assert_eq!(Some(key.router_id()), key.public().router_id());
+    }
+
+    #[test]
+    fn what_is_no_safe_key_file_has_a_reason() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let reason = || PrivateKey::load_or_create(&path).map(drop).expect_err("no key").to_string();
+        fs::write(&path, "nothing").expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("an own file");
+        assert!(reason().contains("has mode 0640"), "{}", reason());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("an own file");
+        assert!(reason().contains("holds no private key of Ed25519"), "{}", reason());
+        fs::remove_file(&path).expect("it is there");
+        std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
+        assert!(reason().contains("key: "), "{}", reason());
+        assert!(!folder.path().join("elsewhere").exists());
+        fs::remove_file(&path).expect("it is there");
+        fs::create_dir(&path).expect("a folder");
+        assert!(reason().contains("is no regular file"), "{}", reason());
+        let missing = folder.path().join("a/b");
+        let error = PrivateKey::load_or_create(&missing).map(drop).expect_err("no folder").to_string();
+        assert!(error.contains("a/b"), "{error}");
+        if geteuid().is_root() {
+            fs::remove_dir(&path).expect("it is empty");
+            PrivateKey::load_or_create(&path).expect("it is made");
+            std::os::unix::fs::chown(&path, Some(65534), None).expect("root may");
+            assert!(reason().contains("belongs to uid 65534"), "{}", reason());
+        }
+    }
+}

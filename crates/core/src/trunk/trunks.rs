@@ -1,0 +1,326 @@
+//! All trunks of a router.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::{Holding, RouterId};
+use tuntap_wire::trunk::{Announcement, MAX_HOPS, packet_header};
+use tuntap_wire::vnet::VNET_HEADER_LEN;
+
+use super::TrunkId;
+use super::notice::{EndReason, Notice, Refusal, Told};
+use super::session::{Session, State};
+use super::statistics::Statistics;
+use super::table::Table;
+use crate::policy::prefix_map::PrefixSet;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The connection has it.
+    All,
+    /// There is no room. Once there is, [`Trunks::writable`] is called.
+    Full,
+    /// There is no connection any longer.
+    Closed,
+}
+
+/// What trunks can't do themselves.
+pub trait Shell {
+    /// Sends the parts as one message, whole or not at all, without waiting.
+    fn send(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent;
+
+    /// A neighbour has told who holds an address, or, with `None`, that it knows nobody any longer.
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, holding: Option<Holding>);
+
+    /// A trunk has ended: its descriptor is to be closed, and all that the neighbour has told is to be forgotten.
+    fn ended(&mut self, trunk: TrunkId);
+
+    /// A line for the log. Lines that a neighbour can cause at will come seldom, but not those of trunks that open and end.
+    fn notice(&mut self, notice: Notice);
+}
+
+/// A router that trunks may lead to.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    /// The id that belongs to its key.
+    pub router: RouterId,
+    /// What it may announce, and what its packets may come from.
+    pub networks: Vec<IpNet>,
+    /// It is told what other trunks have told, and its packets may go on by another trunk.
+    pub relay: bool,
+}
+
+/// What became of a packet to a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// The connection has it, or it waits.
+    Sent,
+    /// Too many packets wait.
+    QueueFull,
+    /// No trunk to the neighbour is open.
+    NotOpen,
+    /// It has crossed as many trunks as it may.
+    Expired,
+}
+
+/// What can be seen of a trunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrunkView {
+    /// The neighbour.
+    pub router: RouterId,
+    /// Its name, as it said at its last hello. Empty before the first one.
+    pub name: String,
+    /// Where the trunk stands.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Addresses that the neighbour announces.
+    pub announced: usize,
+    /// Addresses that the neighbour was told of.
+    pub told: usize,
+    /// Bytes of packets that wait.
+    pub queued: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Trunk {
+    pub(super) router: RouterId,
+    networks: PrefixSet,
+    relay: bool,
+    pub(super) name: String,
+    pub(super) since: Instant,
+    pub(super) session: Option<Session>,
+    pub(super) statistics: Statistics,
+    told: Told,
+}
+
+impl Trunk {
+    /// Returns true if an address is in the neighbour's networks.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.networks.covering(address).next().is_some()
+    }
+
+    /// Counts something that is refused, and tells it seldom.
+    pub(super) fn refuse(&mut self, refusal: Refusal, address: Option<IpAddr>, now: Instant, shell: &mut impl Shell) {
+        self.statistics.refuse(refusal);
+        if self.told.may_tell(refusal, now) {
+            let router = self.router;
+            shell.notice(match address {
+                Some(address) => Notice::Refused { router, refusal, address },
+                None => Notice::RefusedPacket { router, refusal },
+            });
+        }
+    }
+}
+
+/// All trunks of a router, and what was told by them.
+#[derive(Debug)]
+pub struct Trunks {
+    pub(super) own: RouterId,
+    pub(super) name: String,
+    pub(super) trunks: Vec<Trunk>,
+    pub(super) table: Table,
+    /// A session may have something to send.
+    pub(super) is_flush_due: bool,
+}
+
+impl Trunks {
+    /// Makes trunks to these neighbours, none of which is connected. `name` is that of this router, for people.
+    pub fn new(own: RouterId, name: &str, neighbours: Vec<Neighbour>, now: Instant) -> Self {
+        let table = Table::new(own, neighbours.len());
+        let trunk = |neighbour: Neighbour| Trunk {
+            router: neighbour.router,
+            networks: neighbour.networks.into_iter().collect(),
+            relay: neighbour.relay,
+            name: String::new(),
+            since: now,
+            session: None,
+            statistics: Statistics::default(),
+            told: Told::default(),
+        };
+        let trunks = neighbours.into_iter().map(trunk).collect();
+        Self { own, name: name.to_owned(), trunks, table, is_flush_due: false }
+    }
+
+    /// The neighbour with this id.
+    pub fn find(&self, router: RouterId) -> Option<TrunkId> {
+        let at = self.trunks.iter().position(|trunk| trunk.router == router)?;
+        u32::try_from(at).ok().map(TrunkId)
+    }
+
+    /// All neighbours.
+    pub fn ids(&self) -> impl Iterator<Item = TrunkId> + use<> {
+        (0..u32::try_from(self.trunks.len()).unwrap_or(u32::MAX)).map(TrunkId)
+    }
+
+    /// A new connection with a neighbour takes the place of the one before, which has ended then.
+    pub fn connected(&mut self, id: TrunkId, now: Instant, shell: &mut impl Shell) {
+        self.begin(id, None, now, shell);
+    }
+
+    /// Takes over a connection that another process of this router had opened in this version. All own claims are to be told
+    /// before ([`Self::claimed`]): the neighbour forgets those that it isn't told of.
+    pub fn resumed(&mut self, id: TrunkId, version: u16, now: Instant, shell: &mut impl Shell) {
+        self.begin(id, Some(version), now, shell);
+    }
+
+    fn begin(&mut self, id: TrunkId, version: Option<u16>, now: Instant, shell: &mut impl Shell) {
+        self.end(id, EndReason::Replaced, now, shell);
+        let trunk = &mut self.trunks[id.index()];
+        trunk.session = Some(Session::new(self.own, &self.name, version, now));
+        trunk.since = now;
+        self.is_flush_due = true;
+    }
+
+    /// The connection of a trunk is closed.
+    pub fn closed(&mut self, id: TrunkId, now: Instant, shell: &mut impl Shell) {
+        self.end(id, EndReason::Closed, now, shell);
+    }
+
+    pub(super) fn end(&mut self, id: TrunkId, reason: EndReason, now: Instant, shell: &mut impl Shell) {
+        let trunk = &mut self.trunks[id.index()];
+        if trunk.session.take().is_some() {
+            trunk.since = now;
+            self.table.forget(id, false);
+            self.is_flush_due = true;
+            shell.ended(id);
+            shell.notice(Notice::Ended { router: trunk.router, reason });
+        }
+    }
+
+    /// A peer of this router holds an address. To be told once for each address and change.
+    pub fn claimed(&mut self, address: IpAddr, holding: Holding) {
+        self.table.claim(address, holding);
+        self.is_flush_due = true;
+    }
+
+    /// No peer of this router holds an address any longer.
+    pub fn released(&mut self, address: IpAddr) {
+        self.table.remove(None, address);
+        self.is_flush_due = true;
+    }
+
+    /// The neighbour by whom an address is reached. `None` if no neighbour has told of it, if an own peer's claim is newer, or
+    /// if a packet from the neighbour `from` may not go there.
+    pub fn route(&self, address: IpAddr, from: Option<TrunkId>) -> Option<TrunkId> {
+        let (_, to) = self.table.holder(address)?;
+        let may_go = |to: TrunkId| from.is_none_or(|from| from != to && self.trunks[from.index()].relay);
+        to.filter(|to| may_go(*to))
+    }
+
+    /// Sends a packet to a neighbour. `hops` is [`MAX_HOPS`] for a packet from an own peer, and what came with it for one from
+    /// another trunk.
+    pub fn send(
+        &mut self,
+        id: TrunkId,
+        packet: &GsoPacket<'_>,
+        hops: u8,
+        now: Instant,
+        shell: &mut impl Shell,
+    ) -> SendOutcome {
+        let trunk = &mut self.trunks[id.index()];
+        let Some(session) = trunk.session.as_mut().filter(|session| session.is_open()) else {
+            trunk.statistics.not_open += 1;
+            return SendOutcome::NotOpen;
+        };
+        let Some(hops) = hops.min(MAX_HOPS).checked_sub(1) else {
+            trunk.statistics.expired += 1;
+            return SendOutcome::Expired;
+        };
+        let bytes = &packet.packet().bytes()[..packet.packet().total_len()];
+        let Some(header) = packet_header(VNET_HEADER_LEN + bytes.len(), hops) else { return SendOutcome::QueueFull };
+        let offload = packet.offload().encode();
+        match session.send(&[&header, &offload, bytes], id, shell) {
+            Ok(true) => {
+                trunk.statistics.sent.count(bytes.len());
+                SendOutcome::Sent
+            }
+            Ok(false) => {
+                trunk.statistics.queue_full += 1;
+                SendOutcome::QueueFull
+            }
+            Err(reason) => {
+                self.end(id, reason, now, shell);
+                SendOutcome::NotOpen
+            }
+        }
+    }
+
+    /// The connection of a trunk has room again.
+    pub fn writable(&mut self, id: TrunkId) {
+        if let Some(session) = &mut self.trunks[id.index()].session {
+            session.writable();
+            self.is_flush_due = true;
+        }
+    }
+
+    /// Sends what waits. To be called at the end of each turn of the event loop; it costs nothing if there is nothing.
+    pub fn flush(&mut self, now: Instant, shell: &mut impl Shell) {
+        while std::mem::take(&mut self.is_flush_due) || self.table.has_changed() {
+            let changed = self.table.take_changed();
+            for session in self.trunks.iter_mut().filter_map(|trunk| trunk.session.as_mut()) {
+                changed.iter().for_each(|address| session.change(*address));
+            }
+            for id in self.ids() {
+                let trunk = &mut self.trunks[id.index()];
+                let Some(session) = &mut trunk.session else { continue };
+                if let Err(reason) = session.flush(id, trunk.relay, &self.table, now, shell) {
+                    // What the neighbour had told is gone, and the others hear of that in the next turn.
+                    self.end(id, reason, now, shell);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::poll`] has something to do. `None` without any connection.
+    pub fn next_poll(&self) -> Option<Instant> {
+        self.trunks.iter().filter_map(|trunk| trunk.session.as_ref()).map(Session::next_tick).min()
+    }
+
+    /// Asks for signs of life, and ends trunks without.
+    pub fn poll(&mut self, now: Instant, shell: &mut impl Shell) {
+        for id in self.ids() {
+            let Some(session) = &mut self.trunks[id.index()].session else { continue };
+            match session.tick(now) {
+                Ok(false) => {}
+                Ok(true) => self.prune(id, shell),
+                Err(reason) => self.end(id, reason, now, shell),
+            }
+        }
+        self.is_flush_due = true;
+        self.flush(now, shell);
+    }
+
+    /// The numbers of a trunk.
+    pub fn statistics(&self, id: TrunkId) -> &Statistics {
+        &self.trunks[id.index()].statistics
+    }
+
+    /// What can be seen of a trunk.
+    pub fn view(&self, id: TrunkId) -> TrunkView {
+        let trunk = &self.trunks[id.index()];
+        let session = trunk.session.as_ref();
+        TrunkView {
+            router: trunk.router,
+            name: trunk.name.clone(),
+            state: session.map_or(State::Down, Session::state),
+            since: trunk.since,
+            announced: self.table.count(id),
+            told: session.map_or(0, Session::told),
+            queued: session.map_or(0, Session::queued),
+        }
+    }
+
+    /// Who holds an address, and by which neighbour it is reached; `None` for an own peer.
+    pub fn holder(&self, address: IpAddr) -> Option<(Holding, Option<TrunkId>)> {
+        self.table.holder(address)
+    }
+
+    /// What a neighbour has told of an address.
+    pub fn told_by(&self, id: TrunkId, address: IpAddr) -> Option<&Announcement> {
+        self.table.told_by(id, address)
+    }
+}
