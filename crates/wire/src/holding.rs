@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn newest_holds_and_among_equals_one_of_them() {
-        let holding = |since, router| Holding { router: RouterId::new(router).expect("not 0"), since: ClaimTime(since) };
+        let holding =
+            |since, router| Holding { router: RouterId::new(router).expect("not 0"), since: ClaimTime(since) };
         assert!(holding(2, 1) > holding(1, 9));
         assert!(holding(1, 9) > holding(1, 1));
         assert_eq!(ClaimTime(1_999).seconds(), 1);
