@@ -11,4 +11,5 @@ mod nanos;
 pub mod peers;
 pub mod policy;
 pub mod router;
+pub mod routes;
 pub mod shaper;
