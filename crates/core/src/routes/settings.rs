@@ -49,11 +49,11 @@ impl NextHops {
         }
     }
 
-    /// Makes the next hops of a speaker that the daemon reaches at an address: the address itself, and in the other family a
-    /// form of it.
+    /// Makes the next hops of a speaker that the daemon reaches at an address: the address itself, and in the other family
+    /// that of the loopback device. BIRD takes no IPv4 address in the form of an IPv6 one.
     pub const fn at(address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(ipv4) => Self { ipv4, ipv6: ipv4.to_ipv6_mapped() },
+            IpAddr::V4(ipv4) => Self { ipv4, ipv6: Ipv6Addr::LOCALHOST },
             IpAddr::V6(ipv6) => Self { ipv4: Ipv4Addr::LOCALHOST, ipv6 },
         }
     }

@@ -2,6 +2,7 @@
 //! and TCP.
 
 mod inet;
+pub mod tcp;
 
 pub use inet::{
     ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
