@@ -47,7 +47,7 @@ fn settings() -> Settings {
         asn: DEFAULT_ASN,
         neighbour_asn: None,
         hold_time: DEFAULT_HOLD_TIME,
-        next_hops: NextHops::at(Ipv4Addr::LOCALHOST.into()),
+        next_hops: NextHops::NOBODY,
         networks: ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network")).to_vec(),
     }
 }

@@ -24,8 +24,7 @@ pub struct Settings {
     /// Seconds without a message after which the daemon counts as dead: 3 or more. The lower one of this and the daemon's
     /// counts.
     pub hold_time: u16,
-    /// Where the daemon is to send packets for announced addresses. It usually goes by its own configuration instead, because
-    /// the addresses are behind a device.
+    /// Where the daemon is to send packets for announced addresses, usually [`NextHops::NOBODY`].
     pub next_hops: NextHops,
     /// Where addresses of others are taken from.
     pub networks: Vec<IpNet>,
@@ -41,20 +40,17 @@ pub struct NextHops {
 }
 
 impl NextHops {
+    /// Addresses that are nobody's: IPv4's dummy address (RFC 7600), and one to be discarded (RFC 6666). BIRD's filter sets
+    /// the device instead; FRR needs a route to them by the device. Other addresses have their traps: FRR ends the session for
+    /// one of the loopback device, and BIRD ignores an IPv4 address in the form of an IPv6 one.
+    pub const NOBODY: Self =
+        Self { ipv4: Ipv4Addr::new(192, 0, 0, 8), ipv6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1) };
+
     /// Returns the one of a family.
     pub const fn of(&self, family: Family) -> IpAddr {
         match family {
             Family::Ipv4 => IpAddr::V4(self.ipv4),
             Family::Ipv6 => IpAddr::V6(self.ipv6),
-        }
-    }
-
-    /// Makes the next hops of a speaker that the daemon reaches at an address: the address itself, and in the other family
-    /// that of the loopback device. BIRD takes no IPv4 address in the form of an IPv6 one.
-    pub const fn at(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(ipv4) => Self { ipv4, ipv6: Ipv6Addr::LOCALHOST },
-            IpAddr::V6(ipv6) => Self { ipv4: Ipv4Addr::LOCALHOST, ipv6 },
         }
     }
 }

@@ -72,13 +72,13 @@ pub struct Router {
     legacy: Legacy,
 }
 
-fn settings(router: u64, address: IpAddr) -> Settings {
+fn settings(router: u64) -> Settings {
     Settings {
         router: RouterId::new(router).expect("not 0"),
         asn: DEFAULT_ASN,
         neighbour_asn: None,
         hold_time: DEFAULT_HOLD_TIME,
-        next_hops: NextHops::at(address),
+        next_hops: NextHops::NOBODY,
         networks: NETWORKS.map(|net| net.parse().expect("a network")).to_vec(),
     }
 }
@@ -93,7 +93,7 @@ impl Router {
             tcp::set_md5_key(listener.as_fd(), address, password.as_bytes()).expect("a key");
         }
         let legacy = Legacy { listener, connection: None, stored: None, unsent: None };
-        let speaker = Speaker::new(settings(router, address), Instant::now());
+        let speaker = Speaker::new(settings(router), Instant::now());
         Self { router, speaker, heard: Heard::default(), legacy }
     }
 
@@ -113,8 +113,7 @@ impl Router {
     /// The next router, with its claims.
     pub fn succeed((router, legacy): (u64, Legacy), claims: &[(IpAddr, u64)]) -> Self {
         let now = Instant::now();
-        let address = legacy.listener.local_addr().expect("an address").ip();
-        let speaker = Speaker::new(settings(router, address), now);
+        let speaker = Speaker::new(settings(router), now);
         let mut router = Self { router, speaker, heard: Heard::default(), legacy };
         claims.iter().for_each(|(address, since)| router.claim(*address, *since));
         let Legacy { connection: Some(connection), stored: Some(stored), unsent: Some(unsent), .. } = &router.legacy

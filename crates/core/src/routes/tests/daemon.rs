@@ -28,7 +28,7 @@ pub fn settings() -> Settings {
         asn: DEFAULT_ASN,
         neighbour_asn: None,
         hold_time: DEFAULT_HOLD_TIME,
-        next_hops: NextHops::at(Ipv4Addr::LOCALHOST.into()),
+        next_hops: NextHops::NOBODY,
         networks: ["10.77.0.0/16", "fd00:77::/64"].map(|net| net.parse().expect("a network")).to_vec(),
     }
 }
