@@ -10,7 +10,9 @@ mod fuzz;
 /// A target's name and its check.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 13] = [
+    ("bgp_messages", fuzz::bgp_messages::check),
+    ("bgp_speaker", fuzz::bgp_speaker::check),
     ("flows", fuzz::flows::check),
     ("forward", fuzz::forward::check),
     ("frames", fuzz::frames::check),

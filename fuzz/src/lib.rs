@@ -3,6 +3,8 @@
 //!
 //! The results of the crates are compared with an oracle, which is written from the documents in the most obvious way.
 
+pub mod bgp_messages;
+pub mod bgp_speaker;
 pub mod flows;
 pub mod forward;
 pub mod frames;

@@ -13,5 +13,6 @@ mod nanos;
 pub mod peers;
 pub mod policy;
 pub mod router;
+pub mod routes;
 pub mod shaper;
 pub mod trunk;

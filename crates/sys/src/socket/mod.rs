@@ -2,6 +2,7 @@
 //! and TCP.
 
 mod inet;
+pub mod tcp;
 mod trunk;
 
 pub use inet::{

@@ -1,0 +1,325 @@
+//! What the daemon has announced: routes of other hosts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tuntap_wire::bgp::claim;
+use tuntap_wire::bgp::prefix::Nlri;
+use tuntap_wire::bgp::update::{Announced, Fault, PathAttributes, Update};
+use tuntap_wire::bgp::{Family, PerFamily};
+use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
+
+use super::Listener;
+use super::notice::Notice;
+use super::settings::Settings;
+use crate::policy::prefix_map::PrefixSet;
+
+/// Why a route is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// It is not for one address.
+    #[error("it is not for a single address")]
+    NotOneAddress,
+    /// It is for an address elsewhere.
+    #[error("it is outside the networks of this router")]
+    Outside,
+    /// Its large communities name no certain claim, or it has none, and no next hop to go by.
+    #[error("it doesn't say who holds it")]
+    NoHolder,
+    /// There are [`Imports::MAX_ROUTES`].
+    #[error("there are {} routes already", Imports::MAX_ROUTES)]
+    TooManyRoutes,
+    /// There are [`Imports::MAX_PATHS`] for the address.
+    #[error("there are {} routes for this address already", Imports::MAX_PATHS)]
+    TooManyPaths,
+    /// Its attributes are malformed.
+    #[error("{0}")]
+    Malformed(Fault),
+}
+
+/// Numbers of what was received since the speaker was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Routes that were announced, those that were refused included.
+    pub announced: u64,
+    /// Routes that were withdrawn.
+    pub withdrawn: u64,
+    /// Routes of this router itself, which come back. They are ignored.
+    pub reflected: u64,
+    /// Refused because they are not for a single address.
+    pub not_one_address: u64,
+    /// Refused because they are outside the networks.
+    pub outside: u64,
+    /// Refused because they don't say who holds them.
+    pub no_holder: u64,
+    /// Refused because there are too many.
+    pub too_many_routes: u64,
+    /// Refused because there are too many for their address.
+    pub too_many_paths: u64,
+    /// Refused because their attributes are malformed.
+    pub malformed: u64,
+}
+
+impl Received {
+    /// Counts a refusal. Returns true if it is the first one of its kind.
+    fn refuse(&mut self, refusal: Refusal) -> bool {
+        let count = match refusal {
+            Refusal::NotOneAddress => &mut self.not_one_address,
+            Refusal::Outside => &mut self.outside,
+            Refusal::NoHolder => &mut self.no_holder,
+            Refusal::TooManyRoutes => &mut self.too_many_routes,
+            Refusal::TooManyPaths => &mut self.too_many_paths,
+            Refusal::Malformed(_) => &mut self.malformed,
+        };
+        *count += 1;
+        *count == 1
+    }
+}
+
+/// A route.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    holding: Holding,
+    /// In which round it was announced last.
+    round: u64,
+}
+
+/// Routes that may be gone.
+#[derive(Debug, Clone, Copy)]
+struct Stale {
+    /// Those of earlier rounds are removed at this time at the latest.
+    until: Instant,
+}
+
+/// The routes of other hosts.
+#[derive(Debug)]
+pub struct Imports {
+    networks: PrefixSet,
+    /// By address and number of the path.
+    routes: BTreeMap<(IpAddr, u32), Route>,
+    /// Counts sessions and answers to requests for all routes. Each announces all routes anew.
+    rounds: PerFamily<u64>,
+    stale: PerFamily<Option<Stale>>,
+    /// True if all routes of the family have come since the session began.
+    complete: PerFamily<bool>,
+    /// True if a route was refused for lack of room since all routes were asked for.
+    lacked_room: PerFamily<bool>,
+    pub(super) received: Received,
+}
+
+impl Imports {
+    /// The most routes that are kept, all paths counted. A route takes about 100 bytes.
+    pub const MAX_ROUTES: usize = 65_536;
+
+    /// The most routes for one address.
+    pub const MAX_PATHS: usize = 16;
+
+    /// Routes of a session that has ended, or that were not announced again, are kept so long. It is longer than it takes to
+    /// start the daemon again.
+    pub const STALE: Duration = Duration::from_secs(10);
+
+    /// Routes that the daemon hasn't announced again are removed this long after it has begun to announce all, at the latest.
+    pub const REFRESHING: Duration = Duration::from_secs(60);
+
+    /// Below this number of routes there is room again for those that were refused.
+    const ROOM: usize = Self::MAX_ROUTES / 4 * 3;
+
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            networks: settings.networks.iter().copied().collect(),
+            routes: BTreeMap::new(),
+            rounds: PerFamily::default(),
+            stale: PerFamily::default(),
+            complete: PerFamily::default(),
+            lacked_room: PerFamily::default(),
+            received: Received::default(),
+        }
+    }
+
+    /// Returns the number of routes.
+    pub(super) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Returns true if all routes of a family have come since the session began.
+    pub(super) const fn is_complete(&self, family: Family) -> bool {
+        *self.complete.get(family)
+    }
+
+    /// Returns the newest claim to an address.
+    fn newest(&self, address: IpAddr) -> Option<Holding> {
+        self.routes.range((address, 0)..=(address, u32::MAX)).map(|(_, route)| route.holding).max()
+    }
+
+    /// Reads what an UPDATE says.
+    pub(super) fn update(&mut self, update: &Update<'_>, settings: &Settings, listener: &mut impl Listener) {
+        for nlri in update.withdrawn() {
+            match update.fault() {
+                Some(fault) => self.refuse(&nlri, Refusal::Malformed(fault), listener),
+                None => self.received.withdrawn += 1,
+            }
+            self.withdraw(&nlri, listener);
+        }
+        for announced in update.announced() {
+            self.received.announced += 1;
+            match self.check(&announced, update.attributes(), settings) {
+                Ok(Some((address, holding))) => self.insert(address, announced.nlri.path, holding, listener),
+                Ok(None) => {
+                    self.received.reflected += 1;
+                    self.withdraw(&announced.nlri, listener);
+                }
+                Err(refusal) => {
+                    self.refuse(&announced.nlri, refusal, listener);
+                    // It takes the place of what was announced before.
+                    self.withdraw(&announced.nlri, listener);
+                }
+            }
+        }
+        if let Some(family) = update.end_of_rib() {
+            self.end_round(family, listener);
+        }
+    }
+
+    /// Finds out whom a route says to hold which address; `None` for this router itself.
+    fn check(
+        &self,
+        announced: &Announced,
+        attributes: &PathAttributes<'_>,
+        settings: &Settings,
+    ) -> Result<Option<(IpAddr, Holding)>, Refusal> {
+        let Nlri { path, net } = announced.nlri;
+        let address = net.addr();
+        if net.prefix_len() != net.max_prefix_len() {
+            return Err(Refusal::NotOneAddress);
+        }
+        if self.networks.covering(address).next().is_none() {
+            return Err(Refusal::Outside);
+        }
+        let claim = claim::decode(settings.asn, attributes.large_communities).map_err(|_| Refusal::NoHolder)?;
+        let holding = match claim {
+            Some(holding) => holding,
+            None => foreign(announced.next_hop, attributes).ok_or(Refusal::NoHolder)?,
+        };
+        if holding.router == settings.router {
+            return Ok(None);
+        }
+        if !self.routes.contains_key(&(address, path)) {
+            if self.routes.len() >= Self::MAX_ROUTES {
+                return Err(Refusal::TooManyRoutes);
+            }
+            if self.routes.range((address, 0)..=(address, u32::MAX)).count() >= Self::MAX_PATHS {
+                return Err(Refusal::TooManyPaths);
+            }
+        }
+        Ok(Some((address, holding)))
+    }
+
+    fn refuse(&mut self, nlri: &Nlri, refusal: Refusal, listener: &mut impl Listener) {
+        if refusal == Refusal::TooManyRoutes {
+            *self.lacked_room.get_mut(Family::of(nlri.net.addr())) = true;
+        }
+        if self.received.refuse(refusal) {
+            listener.notice(Notice::Refused { net: nlri.net, refusal });
+        }
+    }
+
+    fn insert(&mut self, address: IpAddr, path: u32, holding: Holding, listener: &mut impl Listener) {
+        let before = self.newest(address);
+        let round = *self.rounds.get(Family::of(address));
+        self.routes.insert((address, path), Route { holding, round });
+        self.tell(address, before, listener);
+    }
+
+    fn withdraw(&mut self, nlri: &Nlri, listener: &mut impl Listener) {
+        let address = nlri.net.addr();
+        let before = self.newest(address);
+        // Only routes for one address are kept.
+        if nlri.net.prefix_len() == nlri.net.max_prefix_len() && self.routes.remove(&(address, nlri.path)).is_some() {
+            self.tell(address, before, listener);
+        }
+    }
+
+    /// Tells who holds an address, if that has changed.
+    fn tell(&self, address: IpAddr, before: Option<Holding>, listener: &mut impl Listener) {
+        match self.newest(address) {
+            now if now == before => {}
+            Some(holding) => listener.held(address, holding),
+            None => listener.released(address),
+        }
+    }
+
+    /// All routes of a family are announced anew from now on.
+    pub(super) fn begin_round(&mut self, family: Family, until: Instant) {
+        *self.rounds.get_mut(family) += 1;
+        self.stale.get_mut(family).get_or_insert(Stale { until });
+        *self.lacked_room.get_mut(family) = false;
+    }
+
+    /// All routes of a family were announced: those of earlier rounds are gone.
+    pub(super) fn end_round(&mut self, family: Family, listener: &mut impl Listener) {
+        *self.complete.get_mut(family) = true;
+        if self.stale.get_mut(family).take().is_some() {
+            let round = *self.rounds.get(family);
+            self.remove(|(address, _), route| Family::of(*address) == family && route.round != round, listener);
+        }
+    }
+
+    /// The session has ended: its routes are kept until the next one has announced all, but for a while at most.
+    pub(super) fn lose(&mut self, now: Instant) {
+        self.complete = PerFamily::default();
+        for family in Family::ALL {
+            self.begin_round(family, now + Self::STALE);
+        }
+    }
+
+    /// Removes what is stale for too long.
+    pub(super) fn expire(&mut self, now: Instant, listener: &mut impl Listener) {
+        for family in Family::ALL {
+            if self.stale.get(family).is_some_and(|stale| stale.until <= now) {
+                let was_complete = self.is_complete(family);
+                self.end_round(family, listener);
+                *self.complete.get_mut(family) = was_complete;
+            }
+        }
+    }
+
+    /// Returns when [`Imports::expire`] has something to do.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        Family::ALL.iter().filter_map(|family| Some((*self.stale.get(*family))?.until)).min()
+    }
+
+    /// Returns true, once, if routes of a family were refused for lack of room, and there is room now.
+    pub(super) fn has_room_again(&mut self, family: Family) -> bool {
+        let has_room = self.routes.len() < Self::ROOM;
+        has_room && std::mem::take(self.lacked_room.get_mut(family))
+    }
+
+    /// Removes some routes. Their addresses come in order, so that each is told of once.
+    fn remove(&mut self, is_gone: impl Fn(&(IpAddr, u32), &Route) -> bool, listener: &mut impl Listener) {
+        let mut gone: Vec<(IpAddr, Option<Holding>)> = Vec::new();
+        let of_gone = self.routes.iter().filter(|(key, route)| is_gone(key, route)).map(|((address, _), _)| *address);
+        for address in of_gone {
+            if gone.last().is_none_or(|(last, _)| *last != address) {
+                gone.push((address, self.newest(address)));
+            }
+        }
+        self.routes.retain(|key, route| !is_gone(key, route));
+        gone.into_iter().for_each(|(address, before)| self.tell(address, before, listener));
+    }
+}
+
+/// A holder that isn't one of our routers: it is told apart by where its packets go, and MULTI_EXIT_DISC is its time. `None`
+/// without such a place.
+fn foreign(next_hop: IpAddr, attributes: &PathAttributes<'_>) -> Option<Holding> {
+    let number = match (attributes.originator, next_hop) {
+        (Some(originator), _) => u64::from(originator.to_bits()),
+        (None, IpAddr::V4(address)) => u64::from(address.to_bits()),
+        (None, IpAddr::V6(address)) => {
+            let [a, b, c, d, e, f, g, h] = address.segments().map(u64::from);
+            (a << 48 | b << 32 | c << 16 | d) ^ (e << 48 | f << 32 | g << 16 | h)
+        }
+    };
+    let since = ClaimTime(u64::from(attributes.med.unwrap_or(0)) * 1000);
+    Some(Holding { router: RouterId::new(number)?, since })
+}
