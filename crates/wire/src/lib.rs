@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod autoconf;
+pub mod coalesce;
 pub mod credentials;
 pub mod echo;
 pub mod frame;
