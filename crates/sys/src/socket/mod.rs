@@ -4,8 +4,8 @@
 mod inet;
 
 pub use inet::{
-    ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
-    tell_arrivals,
+    ControlBuffer, IPV6_2292PKTOPTIONS, Received, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagrams,
+    send_datagrams, sends_batches, tell_arrivals,
 };
 
 use std::io::{self, IoSlice, IoSliceMut};
