@@ -101,9 +101,8 @@ impl Offload {
     pub(crate) fn of_tcp(ip_len: usize, headers_len: usize, size: usize) -> Self {
         // Neither is longer than a packet.
         let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
-        let offset = const { TCP_CHECKSUM_OFFSET as u16 };
         Self {
-            checksum: Some(PartialChecksum { start: short(ip_len), offset }),
+            checksum: Some(PartialChecksum { start: short(ip_len), offset: short(TCP_CHECKSUM_OFFSET) }),
             segmentation: Some(Segmentation::Tcp { size: short(size), ecn: false }),
             data_valid: false,
             headers_len: short(headers_len),

@@ -269,7 +269,7 @@ mod tests {
         for (at, value) in [(4, len - 40), (6, 20), (8, 16)] {
             bytes[at..at + 2].copy_from_slice(&value.to_ne_bytes());
         }
-        let payload: Vec<u8> = (0..payload_len).map(|at| (at % 251) as u8).collect();
+        let payload: Vec<u8> = (0..payload_len).map(|at| u8::try_from(at % 251).expect("below 251")).collect();
         PacketBuilder::ipv4([10, 0, 0, 1], [10, 1, 0, 1], 64)
             .tcp(1, 2, 3, 4)
             .ack(5)
