@@ -256,6 +256,25 @@ mod tests {
     }
 
     #[test]
+    fn socket_for_both_versions_sends_and_takes_batches_of_ipv4() {
+        let bound = |address: &str| bind_udp(address.parse().expect("an address")).expect("a free port");
+        let (both, v4) = (bound("[::]:0"), bound("127.0.0.1:0"));
+        let to = |socket: &UdpSocket, host: &str| {
+            SocketAddr::new(host.parse().expect("an address"), socket.local_addr().expect("bound").port())
+        };
+        let bytes: Vec<u8> = (0..250).collect();
+        for (from, target, receiver) in
+            [(&v4, to(&both, "127.0.0.1"), &both), (&both, to(&v4, "::ffff:127.0.0.1"), &v4)]
+        {
+            send_datagrams(from.as_fd(), target, &bytes, 100).expect("loopback");
+            let (mut buffer, mut control) = ([0; 300], ControlBuffer::default());
+            let received = recv_datagrams(receiver.as_fd(), &mut buffer, &mut control).expect("they have come");
+            assert_eq!((&buffer[..received.len], received.segment_len), (bytes.as_slice(), Some(100)));
+            assert_eq!(received.source.port(), to(from, "::1").port());
+        }
+    }
+
+    #[test]
     fn way_to_the_own_machine_is_as_wide_as_loopback() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let target = bind_udp(address.parse().expect("an address")).expect("a free port");
