@@ -19,12 +19,14 @@ NO_POLL = ["ours-no-poll"]
 # router.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
 ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+# Two hosts with a router each, which exchange packets by their gateways.
+HOSTS = ["ours-gateways", "c-gateways"]
 # Vassals that flood, and others.
 CROWD = ["crowd"]
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
 # The subject of an earlier build, for each that it is measured beside (`--before`).
-BEFORE = {"ours": "before", "ours-switch": "before-switch", "crowd": "before-crowd"}
+BEFORE = {"ours": "before", "ours-switch": "before-switch", "crowd": "before-crowd", "ours-gateways": "before-gateways"}
 
 
 FIGURES = {
@@ -34,6 +36,15 @@ FIGURES = {
     "tcp_in_4": Figure("TCP in, 4 streams", "Gbit/s"),
     "across": Figure(
         "Vassal to vassal, TCP, 1 stream", "Gbit/s", references={"/ bridge": "veth-bridge", "/ C": "c"}
+    ),
+    "gateways": Figure(
+        "Vassal to vassal of another host, by gateways, TCP, 1 stream", "Gbit/s", references={"/ C": "c-gateways"}
+    ),
+    "gateways_cpu": Figure(
+        "CPU of both routers, TCP by gateways", "s/GB", 3, references={"/ C": "c-gateways"}
+    ),
+    "gateways_udp": Figure(
+        "UDP with 64 bytes, by gateways, received", "kpps", 1, references={"/ C": "c-gateways"}
     ),
     "udp": Figure("UDP with 64 bytes, received", "kpps", 1),
     "udp_sent": Figure("UDP with 64 bytes, offered by the sender", "kpps", 1),
@@ -98,6 +109,24 @@ def across(lab, subject, times, version):
     return {"across": probes.tcp(lab, subject.across().over(version), times.tcp)[0]}
 
 
+def gateways(lab, subject, times, _version):
+    before = probes.cpu_seconds(subject.processes())
+    rate, gigabytes = probes.tcp(lab, subject.link, times.tcp)
+    if not gigabytes:
+        raise probes.Failed("iperf3: nothing arrived")
+    return {"gateways": rate, "gateways_cpu": (probes.cpu_seconds(subject.processes()) - before) / gigabytes}
+
+
+def gateways_udp(lab, subject, times, _version):
+    try:
+        received, _ = probes.flood(lab, subject.link, times.other)
+    except FileNotFoundError as error:
+        # Unlike in other rows, who receives is a vassal, and may die.
+        raise probes.Failed(f"flood: {error}") from error
+    time.sleep(0.1)
+    return {"gateways_udp": received}
+
+
 def udp(lab, subject, times, version):
     received, sent = probes.flood(lab, subject.link.over(version), times.other)
     # Packets that are still on their way must not disturb the next measurement.
@@ -130,6 +159,8 @@ ROWS = {
     "tcp-out-4": Row(ENDS, tcp_out_4, is_quick=False),
     "tcp-in-4": Row(ENDS, tcp_in_4, is_quick=False),
     "across": Row(ACROSS_ROUTED + ACROSS_SWITCHED, across),
+    "gateways": Row(HOSTS, gateways, is_quick=False),
+    "gateways-udp": Row(HOSTS, gateways_udp, is_quick=False),
     "udp": Row(ENDS + IDLE, udp, on_demand=IDLE_STREAMS),
     "pingpong": Row(ENDS, pingpong, on_demand=NO_POLL),
     # The address that stands for pasta's host answers no echo requests.

@@ -250,6 +250,10 @@ class Router(Subject):
 
     # Name and addresses of each vassal.
     vassal_addresses = VASSALS
+    # The router's own addresses.
+    router_addresses = ROUTER_ADDRESSES
+    # The address of its gateway, if it has one.
+    gateway = None
     # More lines of the Emperor's file.
     more_options = ()
 
@@ -278,7 +282,7 @@ class Router(Subject):
         self.lines_seen = 0
 
     def begin(self):
-        self.host = self.space("host")
+        self.host = self.host or self.space("host")
         forward(self.host)
         # Packets between vassals rightly leave by the device that they came from, so there is nothing to redirect.
         set_kernel(self.host, "ipv4/conf/all/send_redirects", 0)
@@ -297,11 +301,11 @@ class Router(Subject):
             f"plugins-dir = {self.plugins}",
             "plugin = tuntap",
             "master = true",
-            f"tuntap-router = emperor0 {self.dir}/router {self.dir}/stats",
+            " ".join(["tuntap-router = emperor0", f"{self.dir}/router", f"{self.dir}/stats", *filter(None, [self.gateway])]),
             *(["tuntap-router-switch = true"] if self.switch else []),
             *([] if self.polls else ["tuntap-router-busy-poll = 0"]),
             *self.more_options,
-            *self.address_lines("emperor0", *ROUTER_ADDRESSES),
+            *self.address_lines("emperor0", *self.router_addresses),
             "exec-as-root = ip link set emperor0 up",
             f"emperor = {self.dir}/vassals",
             "emperor-use-clone = net",
@@ -318,7 +322,7 @@ class Router(Subject):
 
     def claim_lines(self):
         """Yields lines that set a vassal's routes, and claim its addresses."""
-        for gateway in ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]:
+        for gateway in self.router_addresses if self.has_ipv6 else self.router_addresses[:1]:
             yield f"exec-as-root = ip route replace default via {gateway}"
             yield f"exec-as-root = ping -c 1 -W 5 {gateway}"
 
@@ -348,7 +352,7 @@ class Router(Subject):
                 self.vassals[name] = wait_for(f"{name} of {self.key}", 40, lambda n=name: self.find(n))
                 self.lab.adopt(self.vassals[name])
         first = next(iter(self.vassals.values()))
-        self.link = Link(first, self.host, ROUTER_ADDRESSES, "emperor0", inside="uwsgi0")
+        self.link = Link(first, self.host, self.router_addresses, "emperor0", inside="uwsgi0")
         if not self.router_lives():
             self.router = self.find_router()
             router.check_plugin(self.router, self.plugins)
@@ -380,7 +384,7 @@ class Router(Subject):
         # Right after the fork a vassal is still in the Emperor's namespace.
         if space.identity in (None, self.host.identity):
             return False
-        wanted = ROUTER_ADDRESSES if self.has_ipv6 else ROUTER_ADDRESSES[:1]
+        wanted = self.router_addresses if self.has_ipv6 else self.router_addresses[:1]
         return all(space.run("ping", "-q", "-c", "1", "-W", "1", address).returncode == 0 for address in wanted)
 
     def lost_devices(self):
@@ -418,7 +422,7 @@ class Router(Subject):
             self.lab.end(self.idlers)
         before = router.proportional_memory(self.router)
         kind = "attached" if self.attached else "stream"
-        arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), ROUTER_ADDRESSES[0]]
+        arguments = [kind, str(self.dir / "router"), FIRST_IDLE, str(self.idle), self.router_addresses[0]]
         self.idlers = helpers.start(self.lab, self.idle_space, "peers", *arguments, seconds=60)
         wanted = self.idle + len(self.vassal_addresses)
         wait_for(f"{wanted} peers of {self.key}", 30, lambda: self.addresses() == wanted)
@@ -427,6 +431,56 @@ class Router(Subject):
 
     def addresses(self):
         return sum(1 for peer in self.stats()["peers"] if peer["addr"] not in ("", "0.0.0.0"))
+
+
+class Host(Router):
+    """One of two hosts, whose router sends what is for the other one's vassal to that one's gateway."""
+
+    def __init__(self, lab, key, label, uwsgi, plugins, number, *, is_c):
+        super().__init__(lab, key, label, uwsgi, plugins, is_c=is_c)
+        other = 3 - number
+        self.router_addresses = (f"10.{number}.0.1", f"fd00:{number}::1")
+        self.vassal_addresses = {"vassal1": (f"10.{number}.0.2", f"fd00:{number}::2")}
+        self.wire = f"192.0.2.{number}"
+        self.gateway = f"{self.wire}:4000"
+        self.more_options = [f"tuntap-router-route = 10.{number}.0.0/16 10.{other}.0.0/16 192.0.2.{other}:4000"]
+
+
+class Hosts(Subject):
+    """Two hosts with a veth pair between them, and with an Emperor, a router and a vassal each."""
+
+    def __init__(self, lab, key, label, uwsgi, plugins, *, is_c=False):
+        super().__init__(lab, key, label)
+        self.is_mortal = is_c
+        self.hosts = [Host(lab, f"{key}-{number}", label, uwsgi, plugins, number, is_c=is_c) for number in (1, 2)]
+        self.log = self.hosts[0].log
+
+    def begin(self):
+        for host in self.hosts:
+            host.host = host.space("host")
+        join(self.hosts[0].host, "eth0", self.hosts[1].host)
+        for host in self.hosts:
+            give_addresses(host.host, "eth0", [host.wire], [24])
+            host.begin()
+
+    def get_ready(self):
+        for host in self.hosts:
+            host.get_ready()
+        near, far = (host.vassals["vassal1"] for host in self.hosts)
+        address = self.hosts[1].vassal_addresses["vassal1"][0]
+        # The first long packet teaches its sender what the way takes.
+        for size in ("1472", "56"):
+            near.run("ping", "-q", "-c", "1", "-W", "1", "-s", size, address)
+        self.link = Link(near, far, (address,), "uwsgi0")
+
+    def is_intact(self):
+        return all(host.is_intact() for host in self.hosts)
+
+    def processes(self):
+        return [process for host in self.hosts for process in host.processes()]
+
+    def lost_devices(self):
+        return [report for host in self.hosts for report in host.lost_devices()]
 
 
 def has_option(uwsgi, plugins, option):

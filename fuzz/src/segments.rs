@@ -1,8 +1,10 @@
-//! The virtio_net header, and the packets that a GSO packet is cut into.
+//! The virtio_net header, the packets that a GSO packet is cut into, and those that become one again.
 //!
 //! Input: a byte of flags. If its lowest bit is 0, header and packet follow as they are read from a device. If it is 1,
 //! the parameters of a GSO packet follow in the order in which `gso_packet` reads them; the next bit is 1 for IPv6.
 
+use tuntap_wire::coalesce::{Datagrams, Run};
+use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::segment::for_each_packet;
 use tuntap_wire::vnet::{MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, VNET_HEADER_LEN};
@@ -51,8 +53,27 @@ pub fn check(data: &[u8]) {
             let headers: usize = packets.len() * packet.header_len();
             assert!(written + headers <= original.len() + MAX_SEGMENTS * 120, "{} bytes of headers", headers);
             check_segments(original, &packets, kind, &packet);
+            check_coalesced(&packets);
         }
     }
+}
+
+/// As datagrams that come with one read, the packets become packets again which are cut into the same ones.
+fn check_coalesced(packets: &[Vec<u8>]) {
+    let bytes = packets.concat().into_boxed_slice();
+    let mut datagrams = Datagrams::new(&bytes, packets.first().map(Vec::len));
+    let (mut built, mut again) = (vec![0xaa; 100], Vec::new());
+    while let Some(run) = datagrams.next_run(&mut built) {
+        match run {
+            Run::Single(bytes) => again.push(bytes.to_vec()),
+            Run::Coalesced(count) => {
+                let packet = GsoPacket::parse(&built).expect("the router would take it from a device");
+                assert_eq!(packet.segments(), count);
+                for_each_packet(packet.offload(), packet.packet(), &mut Vec::new(), |bytes| again.push(bytes.to_vec()));
+            }
+        }
+    }
+    assert_eq!(again, packets);
 }
 
 /// Only the checksum may change, which is outside of the IP header, and it must be right.

@@ -1,6 +1,7 @@
 //! Peers that send, or let others send to them, as fast as they can.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -132,6 +133,33 @@ fn floods_towards_peers() {
         let stats = watch.emperor.stats();
         assert!(stats.drops_of(A1, "queue_full") > 1000, "{}", stats.0);
         assert!(stats.of_peer(A1, "queued") <= 262_144);
+        drop(handed);
+    });
+}
+
+/// Whoever reaches the gateway sends as much as there is room for, 60 datagrams with each system call.
+#[test]
+fn floods_by_the_gateway() {
+    const COUNT: usize = 60;
+    let mut watch = Watch::start_with(emperor().router("emperor0 {dir}/t.sock {dir}/stats.sock :4000"));
+    watch.endure("floods by the gateway", |watch| {
+        let _deaf = watch.emperor.peer(A1);
+        let handed = Handed::attach(&watch.emperor, A2);
+        let sender = watch.emperor.netns.run(|| UdpSocket::bind("127.0.0.1:0")).expect("loopback is up");
+        for (what, datagram) in [
+            ("no packets", vec![0; 100]),
+            ("packets for nobody", packet::udp(NOWHERE, NOWHERE, 9, &[0; 100])),
+            ("packets for a deaf peer", packet::udp(NOWHERE, A1, 9, &[0; 900])),
+            ("packets for an attached peer", packet::udp(NOWHERE, A2, 9, &[0; 100])),
+        ] {
+            let batch = datagram.repeat(COUNT);
+            let len = u16::try_from(datagram.len()).expect("short");
+            let to = "127.0.0.1:4000".parse().expect("an address");
+            // The queue of the gateway's socket is full now and then.
+            beside(what, watch, || _ = tuntap_sys::socket::send_datagrams(sender.as_fd(), to, &batch, len));
+        }
+        let stats = watch.emperor.stats();
+        assert!(total(&stats, "gateway_rx_batches") > 1000, "it was a flood: {}", stats.0);
         drop(handed);
     });
 }

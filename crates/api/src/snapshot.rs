@@ -282,6 +282,12 @@ pub struct Totals {
     pub gateway_tx_packets: u64,
     /// Bytes of the datagrams to other routers.
     pub gateway_tx_bytes: u64,
+    /// Reads that gave several datagrams from another router at once (UDP_GRO).
+    pub gateway_rx_batches: u64,
+    /// Datagrams that went on as parts of super-packets.
+    pub gateway_rx_coalesced: u64,
+    /// System calls that sent several datagrams to another router at once (UDP_SEGMENT).
+    pub gateway_tx_batches: u64,
     /// Connections that became peers.
     pub accepted: u64,
     /// Peers that were taken over from a router that died.

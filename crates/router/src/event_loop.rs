@@ -31,12 +31,12 @@ use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::turns::Work;
-use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
+use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, Router};
 use tuntap_live::ScriptSources;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
 use tuntap_sys::netlink::AddressWatch;
 use tuntap_sys::process::raise_descriptor_limit;
-use tuntap_sys::socket::{self, ControlBuffer, Datagram, recv_datagram};
+use tuntap_sys::socket::{self, ControlBuffer, Received, recv_datagrams};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 
@@ -120,19 +120,20 @@ impl<'a> EventLoop<'a> {
                     self.dispatch(token, event.events())?;
                 }
             }
-            self.serve_peers()?;
+            self.serve_turns()?;
             self.finish_turn();
         }
     }
 
-    /// Serves peers in turn, as long as there is no reason to look for others that have to be served first.
-    fn serve_peers(&mut self) -> Result<(), RouterError> {
+    /// Serves peers and the gateway in turn, as long as there is no reason to look for others that have to be served first.
+    fn serve_turns(&mut self) -> Result<(), RouterError> {
         while let Some(turn) = self.router.next_turn() {
             let clock = TurnClock::start(self.router.has_turns());
             let has_more = match turn.work {
-                Work::Connection => self.read_peer(turn.peer),
-                Work::Device => self.read_device(turn.peer),
-                Work::Backlog => self.router.write_backlog(&mut self.io, turn.peer),
+                Work::Connection(id) => self.read_peer(id),
+                Work::Device(id) => self.read_device(id),
+                Work::Backlog(id) => self.router.write_backlog(&mut self.io, id),
+                Work::Gateway => self.read_gateway(),
             };
             self.router.end_turn(turn, clock.took(), has_more);
             if self.router.is_tun_turn_due() {
@@ -211,20 +212,20 @@ impl<'a> EventLoop<'a> {
         match token {
             Token::Tun => self.read_tun()?,
             Token::Listener => self.accept_peers(),
-            Token::Gateway => self.read_gateway(),
+            Token::Gateway => self.router.queue_turn(Work::Gateway),
             Token::Questions => self.answer_questions(),
             Token::Addresses => self.update_addresses(),
             Token::GrantUpdates => self.read_grant_updates(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
-            Token::Device(id) => self.router.queue_turn(id, Work::Device),
+            Token::Device(id) => self.router.queue_turn(Work::Device(id)),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
                     self.router.writable(&mut self.io, id, Instant::now());
                 }
                 if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                    self.router.queue_turn(id, Work::Connection);
+                    self.router.queue_turn(Work::Connection(id));
                 }
             }
         }
@@ -264,18 +265,23 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    fn read_gateway(&mut self) {
-        let Some(gateway) = &self.io.setup.gateway else { return };
-        for _ in 0..PACKET_BUDGET {
-            match recv_datagram(gateway.socket.as_fd(), &mut self.buffer, &mut self.ancillary) {
-                Ok(Datagram { len, source, interface }) => {
-                    self.router.datagram(&mut self.io, &self.buffer[..len], source, interface, Instant::now());
+    /// Reads the gateway. Returns true if it may have more.
+    fn read_gateway(&mut self) -> bool {
+        let Some(gateway) = &self.io.setup.gateway else { return false };
+        let mut turn = DeviceTurn::default();
+        while turn.is_open() {
+            match recv_datagrams(gateway.socket.as_fd(), &mut self.buffer, &mut self.ancillary) {
+                Ok(Received { len, segment_len, source, interface }) => {
+                    let (bytes, now) = (&self.buffer[..len], Instant::now());
+                    let packets = self.router.datagrams(&mut self.io, bytes, segment_len, source, interface, now);
+                    turn.count_read(len, packets);
                 }
-                Err(Errno::EAGAIN) => break,
+                Err(Errno::EAGAIN) => return false,
                 // For instance an ICMP error about an earlier datagram, which this read has cleared.
-                Err(_) => {}
+                Err(_) => turn.count_read(0, 0),
             }
         }
+        true
     }
 
     fn accept_peers(&mut self) {

@@ -22,12 +22,12 @@ use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{
-    DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
+    BatchError, DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
 };
 use tuntap_sys::net;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
-use tuntap_sys::socket::{self, path_mtu};
+use tuntap_sys::socket::{self, path_mtu, sends_batches};
 use tuntap_sys::tun::Tun;
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
@@ -70,6 +70,8 @@ pub struct Io<'a> {
     connections: Vec<Option<Connection>>,
     /// The connection that is being reported to the router.
     pending: Option<OwnedFd>,
+    /// True if the gateway's socket can send several datagrams at once.
+    sends_batches: bool,
     /// Asks the kernel for routes, if there are `nat` interfaces.
     routes: Option<Netlink>,
     /// Tells the control thread of dropped packets.
@@ -101,6 +103,7 @@ impl<'a> Io<'a> {
             rewrite_again_at: None,
             connections: Vec::new(),
             pending: None,
+            sends_batches: setup.gateway.as_ref().is_some_and(|gateway| sends_batches(&gateway.socket)),
             // Without it no host is beyond a `nat` interface, so that the limits for all flows apply.
             routes: if setup.spec.nat.is_empty() { None } else { Netlink::open().ok() },
             drops,
@@ -214,6 +217,16 @@ fn write_error(error: &io::Error) -> WriteError {
     if error.kind() == ErrorKind::WouldBlock { WriteError::Full } else { WriteError::Refused }
 }
 
+/// Returns why a batch was not sent. The kernel sends single datagrams in some of these cases.
+fn batch_error(errno: Errno) -> BatchError {
+    match errno {
+        Errno::EMSGSIZE => BatchError::TooLong,
+        Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP => BatchError::Unsupported(fault(errno)),
+        Errno::EAGAIN => BatchError::Failed(WriteError::Full),
+        _ => BatchError::Failed(WriteError::Refused),
+    }
+}
+
 /// Returns the path MTU to a gateway. The kernel knows it only for a connected socket, so a new socket is connected.
 fn ask_path_mtu(target: SocketAddr) -> io::Result<u16> {
     let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
@@ -260,6 +273,15 @@ impl Shell for Io<'_> {
         let gateway = self.setup.gateway.as_ref().ok_or(WriteError::Refused)?;
         let target = in_family_of(gateway.address, target);
         gateway.socket.send_to(packet, target).map(drop).map_err(|error| write_error(&error))
+    }
+
+    fn send_datagrams(&mut self, target: SocketAddr, packets: &[u8], len: usize) -> Result<(), BatchError> {
+        let gateway = self.setup.gateway.as_ref().ok_or(BatchError::Failed(WriteError::Refused))?;
+        let Some(len) = u16::try_from(len).ok().filter(|_| self.sends_batches) else {
+            return Err(BatchError::Unsupported(fault(Errno::ENOPROTOOPT)));
+        };
+        let target = in_family_of(gateway.address, target);
+        socket::send_datagrams(gateway.socket.as_fd(), target, packets, len).map_err(batch_error)
     }
 
     fn send(&mut self, peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod autoconf;
 pub mod bgp;
+pub mod coalesce;
 pub mod credentials;
 pub mod echo;
 pub mod frame;

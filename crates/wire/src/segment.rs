@@ -7,20 +7,20 @@ use super::ip::{IPV6_HEADER_LEN, Packet, protocol};
 use super::vnet::{Offload, PartialChecksum, Segmentation, TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET};
 
 /// Offsets in an IPv4 header (RFC 791, section 3.1).
-const V4_TOTAL_LEN: usize = 2;
-const V4_IDENTIFICATION: usize = 4;
-const V4_CHECKSUM: usize = 10;
-const V4_ADDRESSES: Range<usize> = 12..20;
+pub(crate) const V4_TOTAL_LEN: usize = 2;
+pub(crate) const V4_IDENTIFICATION: usize = 4;
+pub(crate) const V4_CHECKSUM: usize = 10;
+pub(crate) const V4_ADDRESSES: Range<usize> = 12..20;
 
 /// Offsets in an IPv6 header (RFC 8200, section 3).
-const V6_PAYLOAD_LEN: usize = 4;
-const V6_ADDRESSES: Range<usize> = 8..40;
+pub(crate) const V6_PAYLOAD_LEN: usize = 4;
+pub(crate) const V6_ADDRESSES: Range<usize> = 8..40;
 
 /// Offsets in a TCP header (RFC 9293, section 3.1).
-const TCP_SEQUENCE: usize = 4;
-const TCP_FLAGS: usize = 13;
+pub(crate) const TCP_SEQUENCE: usize = 4;
+pub(crate) const TCP_FLAGS: usize = 13;
 const TCP_FIN: u8 = 0x01;
-const TCP_PSH: u8 = 0x08;
+pub(crate) const TCP_PSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
 /// Offset of the length in a UDP header (RFC 768).
@@ -39,26 +39,85 @@ pub fn for_each_packet(offload: &Offload, packet: &Packet<'_>, scratch: &mut Vec
             emit(scratch);
         }
         (Some(kind), _) => {
-            let (headers, payload) = bytes.split_at(offload.headers_len());
-            let size = match kind {
-                Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
-            };
-            let count = offload.segments(packet);
-            let pseudo = pseudo_header_sum(packet);
-            for (index, part) in payload.chunks(size).enumerate() {
+            let cut = Cut::new(offload, packet, kind);
+            for index in 0..cut.count {
                 scratch.clear();
-                scratch.extend_from_slice(headers);
-                scratch.extend_from_slice(part);
-                let (ip, transport) = scratch.split_at_mut(packet.header_len());
-                if packet.is_v4() {
-                    finish_v4(ip, transport.len(), index);
-                } else {
-                    finish_v6(ip, transport.len());
-                }
-                finish_transport(pseudo, transport, kind, index, index + 1 == count);
+                cut.append(index, scratch);
                 emit(scratch);
             }
         }
+    }
+}
+
+/// How much is laid end to end by [`for_each_batch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchBounds {
+    /// The most packets of a batch.
+    pub packets: usize,
+    /// The most bytes of a batch. A single packet may be longer.
+    pub bytes: usize,
+}
+
+/// Does the same as [`for_each_packet`], with several packets at a time: they lie end to end, and all of a batch are as long as
+/// `emit` is told, but for its last one, which may be shorter.
+pub fn for_each_batch(
+    offload: &Offload,
+    packet: &Packet<'_>,
+    bounds: BatchBounds,
+    scratch: &mut Vec<u8>,
+    mut emit: impl FnMut(&[u8], usize),
+) {
+    let Some(kind) = offload.segmentation else {
+        return for_each_packet(offload, packet, scratch, |bytes| emit(bytes, bytes.len()));
+    };
+    let cut = Cut::new(offload, packet, kind);
+    let len = cut.headers.len() + cut.size.min(cut.payload.len());
+    let most = bounds.packets.min(bounds.bytes / len).max(1);
+    for first in (0..cut.count).step_by(most) {
+        scratch.clear();
+        for index in first..cut.count.min(first + most) {
+            cut.append(index, scratch);
+        }
+        emit(scratch, len);
+    }
+}
+
+/// A GSO packet that is cut.
+struct Cut<'a> {
+    packet: &'a Packet<'a>,
+    kind: Segmentation,
+    headers: &'a [u8],
+    payload: &'a [u8],
+    /// Bytes of payload in each segment but the last one.
+    size: usize,
+    /// The number of segments.
+    count: usize,
+    pseudo: u64,
+}
+
+impl<'a> Cut<'a> {
+    fn new(offload: &Offload, packet: &'a Packet<'a>, kind: Segmentation) -> Self {
+        let (headers, payload) = packet.bytes()[..packet.total_len()].split_at(offload.headers_len());
+        let size = match kind {
+            Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
+        };
+        let (count, pseudo) = (offload.segments(packet), pseudo_header_sum(packet));
+        Self { packet, kind, headers, payload, size, count, pseudo }
+    }
+
+    /// Appends a segment.
+    fn append(&self, index: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        let part = &self.payload[index * self.size..];
+        out.extend_from_slice(self.headers);
+        out.extend_from_slice(&part[..part.len().min(self.size)]);
+        let (ip, transport) = out[start..].split_at_mut(self.packet.header_len());
+        if self.packet.is_v4() {
+            finish_v4(ip, transport.len(), index);
+        } else {
+            finish_v6(ip, transport.len());
+        }
+        finish_transport(self.pseudo, transport, self.kind, index, index + 1 == self.count);
     }
 }
 
@@ -155,11 +214,11 @@ pub const fn fold(sum: u64) -> u16 {
     }
 }
 
-fn get(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn get(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u16) {
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
@@ -256,6 +315,32 @@ mod tests {
     }
 
     proptest! {
+        /// Batches are the same packets in the same order, within their bounds.
+        #[test]
+        fn batches(
+            payload in prop::collection::vec(any::<u8>(), 1..8000),
+            size in 3u16..1500,
+            most in 1usize..80,
+            most_bytes in 1usize..9000,
+            is_v6: bool,
+        ) {
+            let bytes = tcp(is_v6, &payload, 7);
+            let (kind, ip_len) = if is_v6 { (4, 40) } else { (1, 20) };
+            let header = header(kind, size, ip_len, 16);
+            let packet = Packet::parse(&bytes).expect("valid");
+            let offload = Offload::parse(header, &packet).expect("valid");
+            let mut seen = Vec::new();
+            let mut last_was_full = true;
+            for_each_batch(&offload, &packet, BatchBounds { packets: most, bytes: most_bytes }, &mut Vec::new(), |batch, len| {
+                assert!(last_was_full, "a short packet within a batch");
+                let count = batch.len().div_ceil(len);
+                assert!(count <= most && (batch.len() <= most_bytes || count == 1), "{count} packets, {} bytes", batch.len());
+                last_was_full = batch.len() % len == 0;
+                seen.extend(batch.chunks(len).map(<[u8]>::to_vec));
+            });
+            prop_assert_eq!(seen, packets(header, &bytes));
+        }
+
         /// The segments make the payload when they are put together, and the oracle accepts each as a packet.
         #[test]
         fn tcp_segments(

@@ -34,7 +34,8 @@ pub const TCP_CHECKSUM_OFFSET: usize = 16;
 /// Offset of the checksum in a UDP header (RFC 768).
 pub const UDP_CHECKSUM_OFFSET: usize = 6;
 
-const TCP_MIN_HEADER_LEN: usize = 20;
+/// Bytes of a TCP header without options (RFC 9293, section 3.1).
+pub(crate) const TCP_MIN_HEADER_LEN: usize = 20;
 const UDP_HEADER_LEN: usize = 8;
 
 /// How a GSO packet is to be cut.
@@ -95,6 +96,19 @@ pub enum VnetError {
 impl Offload {
     /// Nothing is left to do.
     pub const NONE: Self = Self { checksum: None, segmentation: None, data_valid: false, headers_len: 0, is_v6: false };
+
+    /// What is left to do to a GSO packet of TCP whose headers have these lengths, in segments with `size` bytes of payload.
+    pub(crate) fn of_tcp(ip_len: usize, headers_len: usize, size: usize) -> Self {
+        // Neither is longer than a packet.
+        let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        Self {
+            checksum: Some(PartialChecksum { start: short(ip_len), offset: short(TCP_CHECKSUM_OFFSET) }),
+            segmentation: Some(Segmentation::Tcp { size: short(size), ecn: false }),
+            data_valid: false,
+            headers_len: short(headers_len),
+            is_v6: ip_len == IPV6_HEADER_LEN,
+        }
+    }
 
     /// Reads a header and checks that it fits its packet. The length of the headers is taken from the packet: the
     /// kernel's `hdr_len` is not reliable for packets that it forwards.

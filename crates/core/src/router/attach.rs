@@ -19,11 +19,11 @@ use super::turns::Work;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 
-/// So many segments of a GSO packet count as one more packet, because each segment that goes to a gateway is a system call
+/// So many segments of a GSO packet count as one more packet, because each segment that goes to a gateway may be a system call
 /// of its own. A GSO packet of 64 KiB has 45 TCP segments at an MTU of 1500.
 const SEGMENTS_PER_PACKET: usize = 32;
 
-/// The budget for reading one peer's device in one turn.
+/// The budget for reading one peer's device, or the gateway, in one turn.
 #[derive(Debug)]
 pub struct DeviceTurn {
     packets_left: usize,
@@ -45,6 +45,13 @@ impl DeviceTurn {
     /// Counts a packet of `len` bytes. [`Router::device_packet`] returns its number of segments.
     pub const fn count(&mut self, len: usize, segments: usize) {
         self.packets_left = self.packets_left.saturating_sub(1 + segments / SEGMENTS_PER_PACKET);
+        self.bytes_left = self.bytes_left.saturating_sub(len);
+    }
+
+    /// Counts datagrams of `len` bytes in all, which became so many packets ([`Router::datagrams`]). A read without any counts
+    /// as one packet.
+    pub fn count_read(&mut self, len: usize, packets: usize) {
+        self.packets_left = self.packets_left.saturating_sub(packets.max(1));
         self.bytes_left = self.bytes_left.saturating_sub(len);
     }
 }
@@ -100,7 +107,7 @@ impl Router {
         let before = std::mem::replace(&mut session.transport, Transport::Tun);
         if self.backlog.has(id) {
             self.bound_backlog(shell, id);
-            self.turns.queue(id, Work::Backlog);
+            self.turns.queue(Work::Backlog(id));
         }
         self.reply_to_hello(id, HelloReply::Attached);
         self.store(shell, id);

@@ -33,12 +33,12 @@ const CHEAP_LEN: usize = 2048;
 const BACKLOG_PACKETS: usize = 32;
 
 impl Router {
-    /// Notes that there is something to do for a peer.
-    pub fn queue_turn(&mut self, peer: PeerId, work: Work) {
-        self.turns.queue(peer, work);
+    /// Notes that there is something to do.
+    pub fn queue_turn(&mut self, work: Work) {
+        self.turns.queue(work);
     }
 
-    /// Returns true if there is something to do for a peer.
+    /// Returns true if there is something to do.
     pub fn has_turns(&self) -> bool {
         !self.turns.is_empty()
     }
@@ -48,7 +48,7 @@ impl Router {
         self.turns.take()
     }
 
-    /// Ends a turn, which took so much of the router's time. If `has_more` is true, the peer gets another one.
+    /// Ends a turn, which took so much of the router's time. If `has_more` is true, there is another one of the same.
     pub fn end_turn(&mut self, turn: Turn, took: Duration, has_more: bool) {
         self.turns.end(turn, nanos(took), has_more);
     }
@@ -111,7 +111,7 @@ impl Router {
         self.backlog.push(id, held::item(packet, flow, ()), limit, is_attached, now);
         peer.session.kept_back = self.backlog.bytes(id);
         if is_attached || !peer.session.watches_writable {
-            self.turns.queue(id, Work::Backlog);
+            self.turns.queue(Work::Backlog(id));
         }
         self.count_lost_backlog(shell);
     }
@@ -279,12 +279,12 @@ mod tests {
         /// Serves the next peer. Returns which it was.
         fn serve(&mut self) -> Option<PeerId> {
             let turn = self.router.next_turn()?;
-            assert_eq!(turn.work, Work::Backlog);
+            let Work::Backlog(peer) = turn.work else { panic!("nothing else is queued: {turn:?}") };
             let start = self.shell.now.expect("it is set");
-            let has_more = self.router.write_backlog(&mut self.shell, turn.peer);
+            let has_more = self.router.write_backlog(&mut self.shell, peer);
             let end = self.shell.now.expect("it is set");
             self.router.end_turn(turn, end - start, has_more);
-            Some(turn.peer)
+            Some(peer)
         }
 
         /// The numbers of the packets that were written to a peer.

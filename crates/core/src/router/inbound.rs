@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use tuntap_wire::coalesce::{Datagrams, Run};
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::rule::Direction;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
@@ -14,8 +15,8 @@ use super::watch::ByShell;
 use crate::policy::drops::DropReason;
 use crate::policy::verdict::{Inbound, PacketSource};
 
-/// Packets that are read from the TUN device, or datagrams that are read from the gateway, in one turn. If the peers have
-/// sent more packets since the last turn of the TUN device, so many are read from it.
+/// Packets that are read from the TUN device in one turn. If the peers have sent more packets since its last turn, so many are
+/// read from it.
 pub const PACKET_BUDGET: usize = 64;
 
 /// The way by which a packet towards the peers came.
@@ -38,23 +39,44 @@ impl Router {
         self.forward_inbound(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
     }
 
-    /// Handles a datagram that came to the gateway by `interface`.
-    pub fn datagram(
+    /// Handles datagrams that came to the gateway with one read, from `source` and by `interface`. `len` is the length of each if
+    /// they are several; the last one may be shorter. Consecutive segments of one TCP connection go on as one GSO packet.
+    /// Returns the number of packets that they became.
+    pub fn datagrams(
         &mut self,
         shell: &mut impl Shell,
         bytes: &[u8],
+        len: Option<usize>,
         source: SocketAddr,
         interface: Option<u32>,
         now: Instant,
-    ) {
+    ) -> usize {
         self.advance(now);
+        let mut datagrams = Datagrams::new(bytes, len);
+        let count = datagrams.count();
         // A socket for both versions shows IPv4 addresses as IPv4-mapped IPv6 addresses (ipv6(7)).
         if let Some(reason) = self.datagram_refusal(shell, source.ip().to_canonical(), interface) {
-            return self.count_drop(None, reason);
+            (0..count).for_each(|_| self.count_drop(None, reason));
+            return count;
         }
-        self.counters.totals.gateway_rx_packets += 1;
-        self.counters.totals.gateway_rx_bytes += bytes.len() as u64;
-        self.forward_inbound(shell, Ingress::Gateway(source), GsoPacket::finished(bytes).map_err(DropReason::from));
+        let totals = &mut self.counters.totals;
+        totals.gateway_rx_packets += count as u64;
+        totals.gateway_rx_bytes += bytes.len() as u64;
+        totals.gateway_rx_batches += u64::from(count > 1);
+        let (mut built, mut packets) = (std::mem::take(&mut self.coalesced), 0);
+        while let Some(run) = datagrams.next_run(&mut built) {
+            let packet = match run {
+                Run::Single(bytes) => GsoPacket::finished(bytes).map_err(DropReason::from),
+                Run::Coalesced(count) => {
+                    self.counters.totals.gateway_rx_coalesced += count as u64;
+                    GsoPacket::parse(&built).map_err(DropReason::from)
+                }
+            };
+            self.forward_inbound(shell, Ingress::Gateway(source), packet);
+            packets += 1;
+        }
+        self.coalesced = built;
+        packets
     }
 
     /// Returns why a datagram is not accepted as another router's. A datagram that came by a router's device was sent by a
@@ -101,5 +123,104 @@ impl Router {
                 self.count_drop(holder, reason);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
+    use tuntap_wire::attach::Hello;
+    use tuntap_wire::credentials::PeerCredentials;
+    use tuntap_wire::frame::{self, FrameKind};
+    use tuntap_wire::offloads::Offloads;
+
+    use super::super::testing::TestShell;
+    use super::super::{Connection, Settings};
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::forward::Forwarder;
+
+    const PEER: [u8; 4] = [10, 0, 0, 2];
+    const AFAR: [u8; 4] = [10, 1, 0, 2];
+    const LEN: usize = 140;
+
+    /// A router that takes datagrams of one source, and whose attached peer holds an address.
+    fn world() -> (TestShell, Router) {
+        let now = Instant::now();
+        let (mut shell, gateway) = (TestShell::default(), Some("192.0.2.2:4000".parse().expect("valid")));
+        let sources = ["192.0.2.1/32".parse().expect("valid")].into_iter().collect();
+        let policy = Policy { gateway_sources: sources, ..Policy::default() };
+        let settings = Settings { gateway, ..Settings::default() };
+        let mut router = Router::new(Forwarder::new(policy, 1), settings, now);
+        let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
+        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+        let id = router.accept(&mut shell, connection, now).expect("there is room");
+        let mut hello = Vec::new();
+        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        router.received(&mut shell, id, &hello, hello.len(), now);
+        assert!(router.is_attached(id));
+        let mut first = vec![0; VNET_HEADER_LEN];
+        PacketBuilder::ipv4(PEER, AFAR, 64).udp(1, 2).write(&mut first, b"first").expect("valid");
+        router.device_packet(&mut shell, id, &first, None);
+        (shell, router)
+    }
+
+    /// Segments of a stream, end to end.
+    fn stream(count: u16) -> Vec<u8> {
+        (0..count)
+            .flat_map(|index| {
+                let mut bytes = Vec::new();
+                let mut ip = Ipv4Header::new(0, 64, IpNumber::TCP, AFAR, PEER).expect("short");
+                ip.identification = index;
+                PacketBuilder::ip(IpHeaders::Ipv4(ip, Ipv4Extensions::default()))
+                    .tcp(1, 2, 3 + u32::from(index) * 100, 4)
+                    .ack(5)
+                    .write(&mut bytes, &[7; 100])
+                    .expect("valid");
+                bytes
+            })
+            .collect()
+    }
+
+    fn arrive((shell, router): &mut (TestShell, Router), bytes: &[u8], source: &str) -> usize {
+        let source = source.parse().expect("valid");
+        router.datagrams(shell, bytes, Some(LEN), source, None, Instant::now())
+    }
+
+    #[test]
+    fn stream_of_another_router_arrives_whole() {
+        let mut world = world();
+        let bytes = stream(20);
+        assert_eq!(arrive(&mut world, &bytes, "192.0.2.1:4000"), 1);
+        let lens: Vec<_> = world.0.to_devices.iter().map(|(_, bytes)| bytes.len()).collect();
+        assert_eq!(lens, [40 + 20 * 100]);
+        let totals = &world.1.counters().totals;
+        assert_eq!((totals.gateway_rx_packets, totals.gateway_rx_bytes), (20, 20 * LEN as u64));
+        assert_eq!((totals.gateway_rx_batches, totals.gateway_rx_coalesced), (1, 20));
+    }
+
+    #[test]
+    fn other_datagrams_of_one_read_arrive_each() {
+        let mut world = world();
+        let mut bytes = stream(3);
+        // The second one is no packet, and the third one is for nobody.
+        bytes[LEN] = 0x15;
+        bytes[2 * LEN + 19] = 99;
+        bytes.extend(&stream(1)[..30]);
+        assert_eq!(arrive(&mut world, &bytes, "192.0.2.1:4000"), 4);
+        assert_eq!(world.0.to_devices.len(), 1);
+        let drops = &world.1.counters().drops;
+        let counted = [DropReason::NotIp, DropReason::NoPeer, DropReason::Malformed, DropReason::TooShort];
+        assert_eq!(counted.map(|reason| drops.get(reason)).iter().sum::<u64>(), 3, "{drops:?}");
+        assert_eq!(world.1.counters().totals.gateway_rx_coalesced, 0);
+    }
+
+    #[test]
+    fn each_datagram_of_a_stranger_is_counted() {
+        let mut world = world();
+        assert_eq!(arrive(&mut world, &stream(20), "192.0.2.3:4000"), 20);
+        assert!(world.0.to_devices.is_empty());
+        assert_eq!(world.1.counters().drops.get(DropReason::GatewaySource), 20);
+        assert_eq!(world.1.counters().totals.gateway_rx_packets, 0);
     }
 }

@@ -58,7 +58,7 @@ use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::policy::shape::Shape;
 use backlog::Backlog;
-use gateway::PathMtus;
+use gateway::Paths;
 use held::Held;
 use interfaces::InterfaceCache;
 use log::{Line, LogBudget};
@@ -73,7 +73,7 @@ pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
 pub use inbound::{Ingress, PACKET_BUDGET};
-pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+pub use shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use view::PeerView;
 pub use watch::{DropRecord, PacketFacts};
 
@@ -138,8 +138,10 @@ pub struct Router {
     lacks_groups: bool,
     /// Buffer in which the segments of GSO packets are built.
     scratch: Vec<u8>,
+    /// Buffer in which GSO packets are built of datagrams.
+    coalesced: Vec<u8>,
     replies: RateLimit,
-    path_mtus: PathMtus,
+    paths: Paths,
     interfaces: InterfaceCache,
     counters: Counters,
     peer_log: LogBudget,
@@ -179,8 +181,9 @@ impl Router {
             held: Held::default(),
             lacks_groups: false,
             scratch: Vec::new(),
+            coalesced: Vec::new(),
             replies: RateLimit::new(now),
-            path_mtus: PathMtus::default(),
+            paths: Paths::default(),
             interfaces: InterfaceCache::default(),
             counters: Counters::default(),
             peer_log: LogBudget::new(PEER_LINES, now),

@@ -201,6 +201,14 @@ pub enum Notice {
         /// The gateway's address.
         destination: IpAddr,
     },
+    /// Packets to another router leave with one system call each.
+    #[error("packets to the gateway {target} leave one by one, not in batches (UDP_SEGMENT): {fault}")]
+    NoBatches {
+        /// The gateway.
+        target: SocketAddr,
+        /// Why.
+        fault: Fault,
+    },
     /// A peer asked for something and doesn't get it.
     #[error("{who} asked for {} and doesn't get it: {}", refused.requested, refused.reason)]
     Refused {

@@ -28,6 +28,17 @@ pub enum WriteError {
     Refused,
 }
 
+/// Why a batch of packets was not sent to another router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchError {
+    /// Single packets would fail, too.
+    Failed(WriteError),
+    /// The path has become narrower than [`Shell::path_mtu`] has said.
+    TooLong,
+    /// The kernel doesn't send batches, or not by this path.
+    Unsupported(Fault),
+}
+
 /// Why bytes were not sent to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendError {
@@ -90,6 +101,10 @@ pub trait Shell {
 
     /// Sends a packet to another router.
     fn send_datagram(&mut self, target: SocketAddr, packet: &[u8]) -> Result<(), WriteError>;
+
+    /// Sends packets to another router with one system call, each in a datagram of its own: they lie end to end, and all have
+    /// `len` bytes but for the last one, which may have fewer. Either all are sent or none is.
+    fn send_datagrams(&mut self, target: SocketAddr, packets: &[u8], len: usize) -> Result<(), BatchError>;
 
     /// Sends bytes on a peer's connection. Returns how many were taken.
     fn send(&mut self, peer: PeerId, bytes: &[u8]) -> Result<usize, SendError>;

@@ -9,7 +9,7 @@ use tuntap_wire::gso::GsoPacket;
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
-use super::shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use super::shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
@@ -17,7 +17,8 @@ use crate::policy::script::{ScriptQuery, ScriptVerdict};
 /// Surroundings in which each peer has passed a usable device.
 #[derive(Debug, Default)]
 pub struct TestShell {
-    last_serial: u64,
+    /// The latest number of a peer in the store.
+    pub last_serial: u64,
     /// The time, once the test has set it; otherwise the machine's.
     pub now: Option<Instant>,
     /// The cost of a write to a peer's device, if the test has set the time.
@@ -32,6 +33,15 @@ pub struct TestShell {
     pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
     pub to_devices: Vec<(PeerId, Vec<u8>)>,
+    /// Packets to other routers, by system call.
+    pub to_gateways: Vec<Vec<Vec<u8>>>,
+    /// How batches to other routers fail, and single packets.
+    pub batch_error: Option<BatchError>,
+    pub single_error: Option<WriteError>,
+    /// How often a batch was to be sent.
+    pub batches_tried: usize,
+    /// The path MTU to other routers.
+    pub path_mtu: Option<u16>,
     /// True if all hosts are beyond a `nat` interface.
     pub is_all_beyond_nat: bool,
 }
@@ -66,7 +76,17 @@ impl Shell for TestShell {
         DeviceWrite { result: Ok(()), start, end }
     }
 
-    fn send_datagram(&mut self, _target: SocketAddr, _packet: &[u8]) -> Result<(), WriteError> {
+    fn send_datagram(&mut self, _target: SocketAddr, packet: &[u8]) -> Result<(), WriteError> {
+        self.to_gateways.push(vec![packet.to_vec()]);
+        self.single_error.map_or(Ok(()), Err)
+    }
+
+    fn send_datagrams(&mut self, _target: SocketAddr, packets: &[u8], len: usize) -> Result<(), BatchError> {
+        self.batches_tried += 1;
+        if let Some(error) = &self.batch_error {
+            return Err(error.clone());
+        }
+        self.to_gateways.push(packets.chunks(len).map(<[u8]>::to_vec).collect());
         Ok(())
     }
 
@@ -121,7 +141,7 @@ impl Shell for TestShell {
     }
 
     fn path_mtu(&mut self, _target: SocketAddr) -> Option<u16> {
-        None
+        self.path_mtu
     }
 
     fn tun_mtu(&self) -> Option<u16> {

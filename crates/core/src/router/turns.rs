@@ -9,41 +9,79 @@ use std::collections::BinaryHeap;
 use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
 
-/// What is done in a turn.
+/// What is done in a turn, and for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// The peer's connection is read.
-    Connection,
+    Connection(PeerId),
     /// The peer's device is read.
-    Device,
+    Device(PeerId),
     /// Packets that wait for the peer are written to its device.
-    Backlog,
+    Backlog(PeerId),
+    /// The gateway is read. It takes turns as a peer does, whoever sends to it.
+    Gateway,
 }
 
-/// A turn of one peer.
+impl Work {
+    /// The number of kinds of work.
+    const KINDS: usize = 4;
+
+    const fn kind(self) -> usize {
+        match self {
+            Self::Connection(_) => 0,
+            Self::Device(_) => 1,
+            Self::Backlog(_) => 2,
+            Self::Gateway => 3,
+        }
+    }
+
+    const fn taker(self) -> Taker {
+        match self {
+            Self::Connection(peer) | Self::Device(peer) | Self::Backlog(peer) => Taker::Peer(peer),
+            Self::Gateway => Taker::Gateway,
+        }
+    }
+}
+
+/// Who takes turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Peer(PeerId),
+    Gateway,
+}
+
+impl Taker {
+    /// The number of its slot: peers have those of the table of peers, behind the one of the gateway.
+    const fn slot(self) -> usize {
+        match self {
+            Self::Peer(peer) => 1 + peer.index as usize,
+            Self::Gateway => 0,
+        }
+    }
+}
+
+/// One turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// The peer.
-    pub peer: PeerId,
     /// What is to be done.
     pub work: Work,
-    /// The peer is among those that have had the most lately: the shell should look for others before the next turn.
+    /// Who takes it is among those that have had the most lately: the shell should look for others before the next turn.
     pub is_last: bool,
 }
 
-/// A peer in its slot of the table of peers.
+/// A peer, or the gateway.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    peer: PeerId,
+    taker: Taker,
     /// The virtual time, in nanoseconds of cost, up to which it was served.
     served_until: u64,
-    /// Which kinds of work wait, by [`Work`].
-    waits: [bool; 3],
+    /// Which kinds of work wait, by [`Work::kind`].
+    waits: [bool; Work::KINDS],
 }
 
 impl Slot {
-    const fn new(peer: PeerId) -> Self {
-        Self { peer, served_until: 0, waits: [false; 3] }
+    const fn new(taker: Taker) -> Self {
+        Self { taker, served_until: 0, waits: [false; Work::KINDS] }
     }
 }
 
@@ -54,12 +92,10 @@ struct Entry {
     start: u64,
     was_ahead: bool,
     serial: u64,
-    index: u32,
-    generation: u32,
     work: Work,
 }
 
-/// The peers' turns in one direction.
+/// The turns in one direction.
 #[derive(Debug, Default)]
 struct Line {
     slots: Vec<Option<Slot>>,
@@ -75,61 +111,58 @@ struct Line {
 }
 
 impl Line {
-    fn queue(&mut self, peer: PeerId, work: Work) {
+    fn queue(&mut self, work: Work) {
         if self.queue.is_empty() {
             // Whoever was ahead when nobody waited any more has taken nothing from anyone.
             self.now = self.latest;
         }
         let now = self.now;
-        let slot = self.slot(peer);
-        if std::mem::replace(&mut slot.waits[work as usize], true) {
+        let slot = self.slot(work.taker());
+        if std::mem::replace(&mut slot.waits[work.kind()], true) {
             return;
         }
         let served_until = slot.served_until;
         self.last_serial += 1;
-        let PeerId { index, generation } = peer;
         self.queue.push(Reverse(Entry {
             start: served_until.max(now),
             was_ahead: served_until > now,
             serial: self.last_serial,
-            index,
-            generation,
             work,
         }));
     }
 
     fn take(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
-            let peer = PeerId { index, generation };
+        while let Some(Reverse(Entry { start, was_ahead, work, .. })) = self.queue.pop() {
             // Another peer may have the slot by now.
-            let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
+            let taker = work.taker();
+            let Some(slot) = self.slots.get_mut(taker.slot()).and_then(Option::as_mut).filter(|it| it.taker == taker)
             else {
                 continue;
             };
-            slot.waits[work as usize] = false;
+            slot.waits[work.kind()] = false;
             self.now = self.now.max(start);
-            return Some(Turn { peer, work, is_last: was_ahead });
+            return Some(Turn { work, is_last: was_ahead });
         }
         None
     }
 
-    fn charge(&mut self, peer: PeerId, nanos: u64, max_lead: u64) {
+    fn charge(&mut self, taker: Taker, nanos: u64, max_lead: u64) {
         let (now, most) = (self.now, self.now.saturating_add(max_lead));
-        let slot = self.slot(peer);
+        let slot = self.slot(taker);
         let before = now.max(slot.served_until);
         slot.served_until = before.saturating_add(nanos).min(most.max(before));
         let latest = slot.served_until;
         self.latest = self.latest.max(latest);
     }
 
-    fn slot(&mut self, peer: PeerId) -> &mut Slot {
-        let index = peer.index as usize;
+    fn slot(&mut self, taker: Taker) -> &mut Slot {
+        let index = taker.slot();
         if self.slots.len() <= index {
             self.slots.resize(index + 1, None);
         }
-        let slot = self.slots[index].get_or_insert_with(|| Slot::new(peer));
-        if slot.peer != peer {
-            *slot = Slot::new(peer);
+        let slot = self.slots[index].get_or_insert_with(|| Slot::new(taker));
+        if slot.taker != taker {
+            *slot = Slot::new(taker);
         }
         slot
     }
@@ -160,8 +193,8 @@ impl Turns {
     }
 
     /// Queues a turn, unless it is queued already.
-    pub fn queue(&mut self, peer: PeerId, work: Work) {
-        self.lines[direction(work)].queue(peer, work);
+    pub fn queue(&mut self, work: Work) {
+        self.lines[direction(work)].queue(work);
     }
 
     /// Takes the next turn from the queue.
@@ -176,11 +209,11 @@ impl Turns {
         Some(turn)
     }
 
-    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
+    /// Ends a turn that took `nanos`. If `has_more` is true, there is another one of the same.
     pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
         let at = direction(turn.work);
         let line = &mut self.lines[at];
-        line.charge(turn.peer, nanos, u64::MAX);
+        line.charge(turn.work.taker(), nanos, u64::MAX);
         if has_more {
             line.full_cost = match line.full_cost {
                 0 => nanos,
@@ -191,7 +224,7 @@ impl Turns {
         // Again after the turn: it may have taken long because the machine did something else meanwhile.
         self.forget_unused(at);
         if has_more {
-            self.lines[at].queue(turn.peer, turn.work);
+            self.lines[at].queue(turn.work);
         }
     }
 
@@ -205,35 +238,38 @@ impl Turns {
 
     /// Charges a write to a peer's device that came without a turn.
     pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
-        let at = direction(Work::Backlog);
-        let line = &mut self.lines[at];
+        let line = &mut self.lines[TOWARDS_PEERS];
         if line.full_cost == 0 {
             line.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
         }
         let max_lead = Self::MAX_LEAD.saturating_mul(line.full_cost);
-        line.charge(peer, nanos, max_lead);
+        line.charge(Taker::Peer(peer), nanos, max_lead);
         // It is also time that those who wait in the other direction didn't get.
-        if !self.lines[1 - at].queue.is_empty() {
-            let before = self.served_until[at];
-            let most = self.served_until[1 - at].saturating_add(max_lead).max(before);
-            self.served_until[at] = before.saturating_add(nanos).min(most);
+        if !self.lines[1 - TOWARDS_PEERS].queue.is_empty() {
+            let before = self.served_until[TOWARDS_PEERS];
+            let most = self.served_until[1 - TOWARDS_PEERS].saturating_add(max_lead).max(before);
+            self.served_until[TOWARDS_PEERS] = before.saturating_add(nanos).min(most);
         }
     }
 
     /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
     /// turn.
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
-        let line = &mut self.lines[direction(Work::Backlog)];
+        let line = &mut self.lines[TOWARDS_PEERS];
         let limit = line.now.saturating_add(line.full_cost / Self::TOLERATED_PART);
-        line.slot(peer).served_until > limit
+        line.slot(Taker::Peer(peer)).served_until > limit
     }
 }
+
+/// The numbers of the directions.
+const FROM_PEERS: usize = 0;
+const TOWARDS_PEERS: usize = 1;
 
 /// Returns the number of the direction that work belongs to.
 const fn direction(work: Work) -> usize {
     match work {
-        Work::Connection | Work::Device => 0,
-        Work::Backlog => 1,
+        Work::Connection(_) | Work::Device(_) => FROM_PEERS,
+        Work::Backlog(_) | Work::Gateway => TOWARDS_PEERS,
     }
 }
 
@@ -247,6 +283,13 @@ mod tests {
 
     const SPARSE: PeerId = peer(1000);
 
+    fn who(work: Work) -> PeerId {
+        match work.taker() {
+            Taker::Peer(peer) => peer,
+            Taker::Gateway => panic!("nobody sends to the gateway"),
+        }
+    }
+
     /// Peers that always have more to do, and the cost of a turn of each.
     struct Flood {
         turns: Turns,
@@ -256,23 +299,24 @@ mod tests {
     }
 
     impl Flood {
-        fn new(costs: &[u64], work: Work) -> Self {
+        fn new(costs: &[u64], work: fn(PeerId) -> Work) -> Self {
             let mut turns = Turns::default();
-            (0..).zip(costs).for_each(|(index, _)| turns.queue(peer(index), work));
+            (0..).zip(costs).for_each(|(index, _)| turns.queue(work(peer(index))));
             Self { turns, costs: costs.to_vec(), had: vec![0; costs.len()] }
         }
 
         /// Serves the next one, and returns who it was.
         fn serve(&mut self) -> PeerId {
             let turn = self.turns.take().expect("a flood has no end");
-            if turn.peer == SPARSE {
+            let who = who(turn.work);
+            if who == SPARSE {
                 self.turns.end(turn, 1, false);
             } else {
-                let index = turn.peer.index as usize;
+                let index = who.index as usize;
                 self.had[index] += self.costs[index];
                 self.turns.end(turn, self.costs[index], true);
             }
-            turn.peer
+            who
         }
     }
 
@@ -293,7 +337,7 @@ mod tests {
             let mut flood = Flood::new(&costs, Work::Device);
             for moment in 0..1000 {
                 (0..20 + moment % 7).for_each(|_| _ = flood.serve());
-                flood.turns.queue(SPARSE, Work::Connection);
+                flood.turns.queue(Work::Connection(SPARSE));
                 assert_eq!(flood.serve(), SPARSE, "{costs:?}, {moment}");
             }
         }
@@ -305,7 +349,7 @@ mod tests {
         (0..1000).for_each(|_| _ = flood.serve());
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Device);
+        flood.turns.queue(Work::Device(peer(1)));
         let served: Vec<_> = (0..10).map(|_| flood.serve().index).collect();
         let of_first = served.iter().filter(|index| **index == 0).count();
         assert!((4..=6).contains(&of_first), "{served:?}");
@@ -318,7 +362,7 @@ mod tests {
         assert!(!flood.turns.is_ahead(SPARSE));
         (0..100_000).for_each(|_| flood.turns.charge_write(SPARSE, 50));
         assert!(flood.turns.is_ahead(SPARSE));
-        flood.turns.queue(SPARSE, Work::Backlog);
+        flood.turns.queue(Work::Backlog(SPARSE));
         let turns = (0..100).take_while(|_| flood.serve() != SPARSE).count();
         assert!((2..=20).contains(&turns), "it was served after {turns} turns of others");
     }
@@ -328,7 +372,7 @@ mod tests {
         let mut flood = Flood::new(&[100; 50], Work::Device);
         flood.costs.push(40);
         flood.had.push(0);
-        flood.turns.queue(peer(50), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(50)));
         (0..2000).for_each(|_| _ = flood.serve());
         let (to, from) = (flood.had[50], flood.had[..50].iter().sum::<u64>());
         assert!(to.abs_diff(from) <= 200, "{to}, {from}");
@@ -340,7 +384,7 @@ mod tests {
         (0..1000).for_each(|_| _ = flood.serve());
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(3), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(3)));
         let served = (0..10).filter(|_| flood.serve().index == 3).count();
         assert!((4..=6).contains(&served), "{served}");
     }
@@ -351,7 +395,7 @@ mod tests {
         flood.serve();
         flood.costs = vec![100; 2];
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(1)));
         let served = (0..10).filter(|_| flood.serve().index == 1).count();
         assert!((4..=6).contains(&served), "{served}");
     }
@@ -362,7 +406,7 @@ mod tests {
         let mut flood = Flood::new(&[100], Work::Device);
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(1)));
         let mut written = 0;
         for moment in 0..20_000 {
             flood.serve();
@@ -379,12 +423,49 @@ mod tests {
     #[test]
     fn turn_of_a_peer_that_left_is_nobodys() {
         let mut turns = Turns::default();
-        turns.queue(peer(3), Work::Device);
-        turns.end(Turn { peer: peer(3), work: Work::Device, is_last: false }, 1000, true);
+        turns.queue(Work::Device(peer(3)));
+        turns.end(Turn { work: Work::Device(peer(3)), is_last: false }, 1000, true);
         let next = PeerId { index: 3, generation: 1 };
-        turns.queue(next, Work::Connection);
-        turns.queue(next, Work::Connection);
-        assert_eq!(turns.take(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
+        turns.queue(Work::Connection(next));
+        turns.queue(Work::Connection(next));
+        assert_eq!(turns.take(), Some(Turn { work: Work::Connection(next), is_last: false }));
         assert_eq!((turns.take(), turns.is_empty()), (None, true));
+    }
+
+    /// Whatever comes by the gateway, those whose packets wait get as much time as it does, and what peers send half of all.
+    #[test]
+    fn gateway_takes_turns_as_a_peer_does() {
+        const COST: u64 = 500;
+        let mut turns = Turns::default();
+        (0..4).for_each(|index| turns.queue(Work::Backlog(peer(index))));
+        turns.queue(Work::Gateway);
+        turns.queue(Work::Device(peer(0)));
+        let (mut gateway, mut backlogs, mut devices) = (0, [0; 4], 0);
+        for _ in 0..10_000 {
+            let turn = turns.take().expect("a flood has no end");
+            let (cost, had) = match turn.work {
+                Work::Gateway => (COST, &mut gateway),
+                Work::Backlog(peer) => (100, &mut backlogs[peer.index as usize]),
+                Work::Device(_) | Work::Connection(_) => (100, &mut devices),
+            };
+            *had += cost;
+            turns.end(turn, cost, true);
+            assert!(backlogs.iter().all(|had| had.abs_diff(gateway) <= 2 * COST), "{gateway}, {backlogs:?}");
+        }
+        assert!(devices.abs_diff(gateway + backlogs.iter().sum::<u64>()) <= 2 * COST, "{devices}");
+    }
+
+    /// A gateway with little to do is served before peers that flood, and after its own flood it owes nothing.
+    #[test]
+    fn sparse_gateway_is_served_first() {
+        let mut flood = Flood::new(&[100; 10], Work::Backlog);
+        for moment in 0..100 {
+            (0..20 + moment % 7).for_each(|_| _ = flood.serve());
+            flood.turns.queue(Work::Gateway);
+            flood.turns.queue(Work::Gateway);
+            let turn = flood.turns.take().expect("somebody waits");
+            assert_eq!(turn, Turn { work: Work::Gateway, is_last: false }, "{moment}");
+            flood.turns.end(turn, 1, false);
+        }
     }
 }

@@ -8,6 +8,7 @@ use tuntap_core::elsewhere::Source;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::router::Router;
 use tuntap_core::router::restore::StoredPeer;
+use tuntap_core::router::turns::Work;
 
 use super::actions::{DeviceState, Offer, Word};
 use super::audit::{Call, Check, From, ensure};
@@ -111,7 +112,8 @@ impl Simulation {
         }
         // What waits for the old one's peers goes on first.
         while let Some(turn) = self.router.next_turn() {
-            let has_more = self.router.write_backlog(&mut old, turn.peer);
+            let Work::Backlog(id) = turn.work else { continue };
+            let has_more = self.router.write_backlog(&mut old, id);
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         let mut next = revive(&self.setup, self.later, &mut new, stored, None);
@@ -190,7 +192,7 @@ fn ask(router: &mut Router, world: &mut World, from: From, bytes: &[u8]) -> Resu
             router.begin_tun_turn();
             router.tun_packet(world, &with_header, now, now);
         }
-        From::Gateway(source) => router.datagram(world, bytes, source, None, now),
+        From::Gateway(source) => _ = router.datagrams(world, bytes, None, source, None, now),
         From::Nowhere => {}
     }
     router.poll(world, now);

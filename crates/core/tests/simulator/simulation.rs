@@ -179,9 +179,8 @@ impl Simulation {
     /// Peers for which packets wait have their turns.
     fn serve(&mut self) -> Check {
         while let Some(turn) = self.router.next_turn() {
-            ensure!(turn.work == Work::Backlog, "a turn that nobody asked for: {turn:?}");
-            let has_more =
-                self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, turn.peer))?;
+            let Work::Backlog(id) = turn.work else { return Err(format!("a turn that nobody asked for: {turn:?}")) };
+            let has_more = self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, id))?;
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         Ok(())
@@ -300,7 +299,7 @@ impl Simulation {
         let interface = by_device.then_some(ROUTER_DEVICE);
         self.call(&Call::with(From::Gateway(source), input, bytes.len() as u64), |router, world| {
             let now = world.now;
-            router.datagram(world, &bytes, source, interface, now);
+            router.datagrams(world, &bytes, None, source, interface, now);
         })?;
         let drops = &self.router.counters().drops;
         let refused = drops.get(DropReason::GatewayDevice) + drops.get(DropReason::GatewaySource);

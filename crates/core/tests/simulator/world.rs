@@ -12,7 +12,7 @@ use tuntap_core::router::DropRecord;
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
-use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use tuntap_core::router::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::Holding;
@@ -272,6 +272,17 @@ impl Shell for World {
         let result = if self.tun == DeviceState::Refusing { Err(WriteError::Refused) } else { Ok(()) };
         self.output(To::Gateway(target), packet, false, result);
         result
+    }
+
+    fn send_datagrams(&mut self, target: SocketAddr, packets: &[u8], len: usize) -> Result<(), BatchError> {
+        if self.tun == DeviceState::Refusing {
+            return Err(BatchError::Unsupported(Fault("EIO".to_owned())));
+        }
+        if packets.len() <= len || len > 1500 - 28 {
+            self.violation(format!("{} bytes in packets of {len} as a batch", packets.len()));
+        }
+        packets.chunks(len).for_each(|packet| self.output(To::Gateway(target), packet, false, Ok(())));
+        Ok(())
     }
 
     fn send(&mut self, peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {
