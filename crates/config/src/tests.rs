@@ -976,7 +976,7 @@ fn names_that_nobody_reads_are_told_from_placeholders() {
     }
 }
 
-fn routes(value: &str) -> Result<RoutesSpec, ConfigErrors> {
+fn session(value: &str) -> Result<RoutesSpec, ConfigErrors> {
     let options =
         [(OptionName::Router, "a /a"), (OptionName::RouterAddress, "a 10.0.0.1/24"), (OptionName::Routes, value)];
     Config::from_options(options).map(|config| config.routers[0].hosts.routes.clone().expect("it is there"))
@@ -986,8 +986,8 @@ fn routes(value: &str) -> Result<RoutesSpec, ConfigErrors> {
 fn routes_with_all_their_words() {
     let usual =
         RoutesSpec { address: address("127.0.0.1:979"), password: None, asn: 64513, neighbour_asn: None, hold_time: 9 };
-    assert_eq!(routes("127.0.0.1:979"), Ok(usual.clone()));
-    assert_eq!(routes("a 127.0.0.1:979"), Ok(usual));
+    assert_eq!(session("127.0.0.1:979"), Ok(usual.clone()));
+    assert_eq!(session("a 127.0.0.1:979"), Ok(usual));
     let all = RoutesSpec {
         address: address("[2001:db8::1]:179"),
         password: Some("/etc/pass=word".to_owned()),
@@ -995,7 +995,7 @@ fn routes_with_all_their_words() {
         neighbour_asn: Some(1),
         hold_time: 3,
     };
-    assert_eq!(routes("a [2001:db8::1]:179 /etc/pass=word hold=3 neighbour-as=1 as=4200000000"), Ok(all));
+    assert_eq!(session("a [2001:db8::1]:179 /etc/pass=word hold=3 neighbour-as=1 as=4200000000"), Ok(all));
 }
 
 #[test]
@@ -1018,7 +1018,7 @@ fn routes_that_stop_the_start() {
         ("127.0.0.1:979 neighbour-as=64513", "not both 64513"),
         ("b 127.0.0.1:979", "there is no tuntap-router with the device b"),
     ] {
-        let error = routes(value).expect_err(value).to_string();
+        let error = session(value).expect_err(value).to_string();
         assert!(error.contains(reason), "{value}: {error}");
     }
     let without = Config::from_options([(OptionName::Router, "a /a"), (OptionName::Routes, "127.0.0.1:979")]);
