@@ -169,8 +169,8 @@ fn defaults_are_what_holds_without_the_option() {
         OptionName::LeaseDefault,
         OptionName::RouterPool,
         OptionName::RouterClaims,
-        OptionName::Control,
         OptionName::RouterKey,
+        OptionName::Control,
     ];
     assert_eq!(in_words, tested_by_others, "others have a default that can't be read");
 }
