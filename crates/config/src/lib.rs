@@ -8,6 +8,7 @@ mod draft;
 mod error;
 mod grants;
 mod hostnet;
+mod hosts;
 mod limits;
 mod live;
 mod live_rule;
@@ -32,6 +33,7 @@ pub use device::DeviceSpec;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use grants::{GrantSpec, resolve_grants};
 pub use hostnet::{PortMapping, PortProtocol};
+pub use hosts::{HostsSpec, KEY_FOLDER, RoutesSpec};
 pub use live::{ControlSocket, LiveSpec};
 pub use live_rule::{LiveRule, MAX_NAME_LEN, Target, check_name};
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
@@ -49,6 +51,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
 pub use tuntap_core::policy::shape_text::Rate;
 use tuntap_core::policy::targets::TargetRange;
+pub use tuntap_core::routes::bird_config::{BirdConfig, BirdConfigError, Feed, Neighbour, bird_config};
 use tuntap_wire::rule::PeerRule;
 
 /// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.

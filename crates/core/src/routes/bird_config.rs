@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tuntap_wire::bgp::Family;
 
+use super::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
+
 /// What the configuration is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BirdConfig {
@@ -48,6 +50,14 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its AS. Hosts of one AS have to know each other all.
     pub asn: u32,
+}
+
+impl Feed {
+    /// The router's AS if nothing else is configured.
+    pub const DEFAULT_ASN: u32 = DEFAULT_ASN;
+
+    /// The hold time if nothing else is configured.
+    pub const DEFAULT_HOLD_TIME: u16 = DEFAULT_HOLD_TIME;
 }
 
 impl BirdConfig {
@@ -191,7 +201,10 @@ impl Text<'_> {
             writeln!(output, "\t{} {{\n\t\tadd paths tx;\n\t\tnext hop keep;", channel(family))?;
             writeln!(output, "\t\timport filter {{\n\t\t\tif net !~ {name} then reject;")?;
             writeln!(output, "\t\t\tbgp_local_pref = bgp_med;\n\t\t\tifname = \"{device}\";\n\t\t\taccept;\n\t\t}};")?;
-            writeln!(output, "\t\texport where source = RTS_BGP && proto != \"tuntap\" && net ~ {name};\n\t}};")?;
+            // BIRD tells another AS no MULTI_EXIT_DISC that the filter hasn't set.
+            writeln!(output, "\t\texport filter {{")?;
+            writeln!(output, "\t\t\tif source != RTS_BGP || proto = \"tuntap\" || net !~ {name} then reject;")?;
+            writeln!(output, "\t\t\tif defined(bgp_med) then bgp_med = bgp_med;\n\t\t\taccept;\n\t\t}};\n\t}};")?;
         }
         output.write_str("}\n")
     }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::{self as kernel, MsgFlags, SockaddrStorage};
 
 /// The number of bytes that were ever written to a connection that was accepted, whether they have arrived or not (tcp(7),
 /// `TCP_INFO`; Linux 4.19). Fails with ENOTSUP on an older kernel.
@@ -24,6 +25,36 @@ pub fn written(connection: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(Errno::ENOTSUP.into());
     }
     Ok(info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes))
+}
+
+/// Reads what is there without waiting and without taking it.
+pub fn peek(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+    kernel::recv(connection.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+}
+
+/// The address from which a connection comes.
+pub fn peer(connection: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let storage: SockaddrStorage = kernel::getpeername(connection.as_raw_fd()).ok()?;
+    let ipv4 = storage.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    ipv4.or_else(|| storage.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+}
+
+/// Has the kernel report only so many bytes or more as something to read, or the end (socket(7), `SO_RCVLOWAT`).
+pub fn set_low_water(connection: BorrowedFd<'_>, bytes: usize) -> nix::Result<()> {
+    let value = libc::c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
+    set_int(connection, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value)
+}
+
+/// Has small messages sent at once (tcp(7), `TCP_NODELAY`). Connections that a listener accepts have it from that.
+pub fn set_no_delay(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> nix::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads `len` bytes of the number, which has as many.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    Errno::result(result).map(drop)
 }
 
 /// The longest key in bytes (`TCP_MD5SIG_MAXKEYLEN`, `linux/tcp.h`).
@@ -122,6 +153,32 @@ mod tests {
         assert_eq!(written(accepted.as_fd()).expect("TCP"), total as u64);
         let (not_tcp, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
         written(not_tcp.as_fd()).expect_err("not TCP");
+    }
+
+    #[test]
+    fn what_was_peeked_is_still_there() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        set_no_delay(listener.as_fd()).expect("TCP");
+        let mut other = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");
+        let (accepted, from) = listener.accept().expect("it has connected");
+        let accepted = accepted.as_fd();
+        assert_eq!(peer(accepted), Some(from));
+        let mut buffer = [0; 16];
+        assert_eq!(peek(accepted, &mut buffer), Err(Errno::EAGAIN));
+        set_low_water(accepted, 4).expect("TCP");
+        let is_readable = || crate::socket::wait_readable(accepted, Duration::from_millis(200));
+        other.write_all(b"abc").expect("room");
+        assert!(!is_readable(), "there are too few");
+        other.write_all(b"d").expect("room");
+        assert!(is_readable());
+        for _ in 0..2 {
+            assert_eq!(peek(accepted, &mut buffer), Ok(4));
+        }
+        assert_eq!(crate::socket::recv(accepted, &mut buffer[..3]), Ok(3));
+        assert!(!is_readable());
+        drop(other);
+        assert!(is_readable(), "the end is reported anyway");
+        assert_eq!(peek(accepted, &mut buffer), Ok(1));
     }
 
     #[test]
