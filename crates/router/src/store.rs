@@ -372,6 +372,7 @@ mod tests {
             since: addresses.iter().map(|_| u64::MAX).collect(),
             lost: addresses.to_vec(),
             autoconf_name: Some(u64::MAX),
+            has_chosen_address: true,
             is_bound: true,
             rules: vec![255; 3 * RULE_LEN],
             rules_are_extended: false,

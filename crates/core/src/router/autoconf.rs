@@ -76,7 +76,8 @@ impl Router {
             match self.claim(shell, id, claimed, name) {
                 Err(refusal @ AssignmentError::HeldElsewhere(_)) => {
                     self.note_held_elsewhere(shell, id, claimed.address);
-                    elsewhere.push(refused(wish, refusal));
+                    // A device whose address was chosen needn't wait: a new start gets it another one.
+                    elsewhere.push(RefusedRequest { for_good: claimed.assigned, ..refused(wish, refusal) });
                 }
                 result => self.add_result(&mut answer, wish, result),
             }
@@ -107,7 +108,7 @@ impl Router {
     ) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
         let chosen = self.forwarder.choose(applicant, family, |holder| shell.is_hung_up(holder))?;
-        self.give(shell, applicant, chosen)
+        self.give(shell, applicant, chosen, true)
     }
 
     fn claim(
@@ -119,7 +120,7 @@ impl Router {
     ) -> Result<IpAddr, AssignmentError> {
         let applicant = self.applicant(id, name)?;
         let chosen = self.forwarder.consider(applicant, claimed, |holder| shell.is_hung_up(holder))?;
-        self.give(shell, applicant, chosen)
+        self.give(shell, applicant, chosen, claimed.assigned)
     }
 
     fn applicant(&self, id: PeerId, name: u64) -> Result<Applicant, AssignmentError> {
@@ -143,12 +144,16 @@ impl Router {
         shell: &mut impl Shell,
         applicant: Applicant,
         chosen: Candidate,
+        is_chosen_by_router: bool,
     ) -> Result<IpAddr, AssignmentError> {
         if let Some(holder) = chosen.dead_holder {
             self.close_if_dead(shell, holder);
         }
         if self.forwarder.give(applicant.id, chosen.address, applicant.key)? {
             self.complete_claim(shell, applicant.id, chosen.address);
+        }
+        if let Some(peer) = self.forwarder.peers.get_mut(applicant.id) {
+            peer.session.has_chosen_address |= is_chosen_by_router;
         }
         // A peer of the router before this one may ask before it passes its device again. From now on it may choose no address
         // by itself, also if it held this one already.

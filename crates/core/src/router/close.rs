@@ -45,7 +45,8 @@ impl Router {
             (Some(address), reason) => {
                 self.note_peer(shell, account, &Notice::Left { address, credentials, reason });
             }
-            (None, CloseReason::Closed) => {}
+            // The log has said what it has lost.
+            (None, CloseReason::Closed | CloseReason::LostAddress) => {}
             (None, reason) => self.note_fault(shell, account, &Notice::Ended { credentials, reason }),
         }
     }

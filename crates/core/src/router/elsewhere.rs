@@ -6,6 +6,7 @@ use tuntap_wire::holding::{ClaimTime, Holding};
 
 use super::Router;
 use super::notice::Notice;
+use super::session::CloseReason;
 use super::shell::Shell;
 use crate::elsewhere::{Elsewhere, Insertion, Refusal, Source, Told};
 use crate::policy::lost::ClaimChanges;
@@ -73,15 +74,22 @@ impl Router {
         self.forwarder.holdings()
     }
 
-    /// Takes an address from its holder here if a newer claim elsewhere has it.
+    /// Takes an address from its holder here if a newer claim elsewhere has it. A device that has named its address may wait until
+    /// it is free again; one for which the router had chosen it is better off with another one.
     pub(super) fn give_way(&mut self, shell: &mut impl Shell, address: IpAddr) {
         let Some(account) = self.forwarder.holder(address).map(|id| self.forwarder.account(id)) else { return };
         let Some((id, told)) = self.forwarder.yield_address(address) else { return };
         self.counters.lost_elsewhere += 1;
-        // The next router must not give the address back to the peer.
-        self.store(shell, id);
         if let Some((who, _)) = self.who(id) {
             self.note_peer(shell, account, &Notice::LostElsewhere { who, address, told });
+        }
+        if self.forwarder.peers.get(id).is_some_and(|peer| peer.session.has_chosen_address) {
+            // Its device claims the address again, is told that there is no use in waiting, and the vassal starts again with
+            // another address.
+            self.close(shell, id, CloseReason::LostAddress);
+        } else {
+            // The next router must not give the address back to the peer.
+            self.store(shell, id);
         }
     }
 

@@ -110,6 +110,12 @@ impl Host {
         self.ask(id, tuntap_wire::frame::FrameKind::ConfigurationRequest.modifier2(), &request.encode())
     }
 
+    /// Asks for nothing, as devices do before they name their addresses.
+    fn introduce(&mut self, id: PeerId) {
+        let request = ConfigurationRequest { v4: false, v6: false, name: name_hash("vassal", "uwsgi0") };
+        self.ask(id, tuntap_wire::frame::FrameKind::ConfigurationRequest.modifier2(), &request.encode());
+    }
+
     fn claim(&mut self, id: PeerId, host: u8, assigned: bool) -> Configuration {
         let claim = ClaimRequest { addresses: vec![ClaimedAddress { address: address(host), assigned }] };
         self.ask(id, tuntap_wire::frame::FrameKind::ClaimRequest.modifier2(), &claim.encode())
@@ -254,7 +260,7 @@ fn chosen_addresses_are_free_on_all_hosts() {
     for _ in 0..2 {
         let refused = host.claim(late, 2, true).refused;
         assert_eq!(refused[0].reason, "a vassal of another host holds it (router 0000000000000009)");
-        assert!(!refused[0].for_good);
+        assert!(refused[0].for_good);
     }
     assert_eq!((host.lines().len(), host.router.counters().refused_elsewhere), (1, 2));
     host.router.released_elsewhere(Source::Routes, address(2));
@@ -262,39 +268,53 @@ fn chosen_addresses_are_free_on_all_hosts() {
 }
 
 #[test]
-fn device_that_has_lost_a_chosen_address_may_have_it_again_or_another_one() {
+fn device_that_has_lost_a_chosen_address_gets_another_one_on_a_new_start() {
     let mut host = Host::new(5);
-    for (asks_again, later) in [(false, 5), (true, 1000)] {
-        let id = host.join();
-        let first = host.request(id, "uwsgi0").addresses[0].addr();
-        let IpAddr::V4(last) = first else { panic!("{first}") };
-        let last = last.octets()[3];
-        host.held(last, holding(9, NOW + later));
-        assert_eq!(host.holder(last), None);
-        host.send(id, last, 9);
-        assert_eq!(host.drops(DropReason::SpoofedSource), 0, "the router had chosen it");
-        if asks_again {
-            let second = host.request(id, "uwsgi0").addresses[0].addr();
-            assert_ne!(first, second);
-            host.router.forget_source(Source::Routes);
-            host.send(id, last, 9);
-            assert_eq!((host.holder(last), host.drops(DropReason::SpoofedSource)), (None, 1));
-        } else {
-            host.router.forget_source(Source::Routes);
-            host.send(id, last, 9);
-            assert_eq!(host.holder(last), Some(id));
-        }
-        host.leave(id);
-        host.router.forget_source(Source::Routes);
-    }
+    let id = host.join();
+    let first = host.request(id, "uwsgi0").addresses[0].addr();
+    let IpAddr::V4(last) = first else { panic!("{first}") };
+    let last = last.octets()[3];
+    host.lines();
+    host.held(last, holding(9, NOW + 5));
+    assert!(host.router.peer(id).is_none(), "its connection is closed");
+    assert_eq!((host.lines().len(), host.router.counters().lost_elsewhere), (1, 1));
+    assert_eq!((host.router.counters().totals.faults, host.changes()), (0, vec![(first, None)]));
+    // It connects again, as devices do, and hears that there is no use in waiting.
+    let again = host.join();
+    host.introduce(again);
+    let refused = host.claim(again, last, true).refused;
+    assert!(refused[0].for_good);
+    host.leave(again);
+    let new = host.join();
+    assert_ne!(host.request(new, "uwsgi0").addresses[0].addr(), first);
+}
+
+#[test]
+fn device_that_has_named_its_address_waits_until_it_is_free() {
+    let mut host = Host::new(5);
+    let id = host.join();
+    host.introduce(id);
+    assert_eq!(host.claim(id, 2, false).addresses.len(), 1);
+    host.held(2, holding(9, NOW + 5));
+    host.send(id, 2, 9);
+    assert_eq!((host.holder(2), host.drops(DropReason::HeldElsewhere)), (None, 1));
+    host.send(id, 3, 9);
+    assert_eq!(host.drops(DropReason::SpoofedSource), 1, "it is bound to the address that it has named");
+    let refused = host.claim(id, 2, false).refused;
+    assert!(!refused[0].for_good);
+    host.router.forget_source(Source::Routes);
+    host.send(id, 2, 9);
+    assert_eq!(host.holder(2), Some(id));
 }
 
 #[test]
 fn next_router_tells_the_same_times_and_knows_what_was_lost() {
     let mut host = Host::new(5);
     let (id, other) = (host.join(), host.join());
-    host.request(id, "uwsgi0");
-    host.request(other, "uwsgi1");
+    for (id, last) in [(id, 2), (other, 3)] {
+        host.introduce(id);
+        host.claim(id, last, false);
+    }
     for id in [id, other] {
         host.router.forwarder.peers.get_mut(id).expect("there").session.serial = Some(u64::from(id.index));
     }

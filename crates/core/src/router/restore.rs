@@ -43,6 +43,9 @@ pub struct StoredPeer {
     pub is_bound: bool,
     /// The name of its configuration request.
     pub autoconf_name: Option<u64>,
+    /// True if a router has chosen an address for its device.
+    #[serde(default)]
+    pub has_chosen_address: bool,
     /// Its own rules in the wire format.
     pub rules: Vec<u8>,
     /// True if the rules have the extended format, which the C plugin doesn't have.
@@ -77,6 +80,7 @@ impl Router {
         session.transport = Transport::Stream(StreamReason::Restored);
         session.serial = Some(shell.new_serial());
         session.autoconf_name = stored.autoconf_name;
+        session.has_chosen_address = stored.has_chosen_address;
         let decode = if stored.rules_are_extended { rule::decode_all_extended } else { rule::decode_all };
         let since: Vec<_> = stored.since.iter().copied().map(ClaimTime).collect();
         let restored = RestoredPeer {
@@ -149,6 +153,7 @@ fn describe(forwarder: &Forwarder, peer: &Peer) -> Option<StoredPeer> {
         lost: peer.claims.lost().to_vec(),
         is_bound: peer.claims.is_bound(),
         autoconf_name: peer.session.autoconf_name,
+        has_chosen_address: peer.session.has_chosen_address,
         rules,
         rules_are_extended: kind == FrameKind::ExtendedRules,
     })

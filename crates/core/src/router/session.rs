@@ -125,6 +125,8 @@ pub struct Session {
     pub refused_claim: Option<IpAddr>,
     /// The name of the peer's configuration request.
     pub autoconf_name: Option<u64>,
+    /// True if the router has chosen an address for the peer's device, now or before the device connected again.
+    pub has_chosen_address: bool,
     /// The number of the peer's configuration requests and claim requests.
     pub autoconf_requests: u8,
     /// The peer's number in the store, if it is stored.
@@ -164,6 +166,7 @@ impl Session {
             to_flush: false,
             refused_claim: None,
             autoconf_name: None,
+            has_chosen_address: false,
             autoconf_requests: 0,
             serial: None,
             late_rules_logged: false,
@@ -262,6 +265,10 @@ pub enum CloseReason {
     /// The credentials hook refused it.
     #[error("the credentials hook refused uid {uid}, gid {gid}, pid {pid}", uid = .0.uid, gid = .0.gid, pid = .0.pid)]
     Refused(PeerCredentials),
+    /// A newer claim on another host has the address that the router had chosen for its device. The device gets another one when
+    /// it starts again.
+    #[error("the address that was chosen for it went to a vassal of another host")]
+    LostAddress,
     /// The credentials hook gave it an address that is not granted to it.
     #[error("the credentials hook gave it {0}, which is not leased to it")]
     NotGranted(IpAddr),
@@ -273,6 +280,6 @@ pub enum CloseReason {
 impl CloseReason {
     /// Returns true if the connection was not closed in an orderly way, so that it counts as a fault.
     pub fn is_fault(&self) -> bool {
-        !matches!(self, Self::Closed | Self::MadeRoom)
+        !matches!(self, Self::Closed | Self::MadeRoom | Self::LostAddress)
     }
 }

@@ -418,7 +418,8 @@ fn check_store(router: &Router, world: &World) -> Check {
         let rules = if router.peer(id).is_some_and(|peer| peer.traffic().rx_packets > 0) { &wanted } else { stored };
         ensure!(stored.addresses == wanted.addresses, "stored {:?}, held {:?}", stored.addresses, wanted.addresses);
         ensure!(
-            (&stored.since, &stored.lost) == (&wanted.since, &wanted.lost),
+            (&stored.since, &stored.lost, stored.has_chosen_address)
+                == (&wanted.since, &wanted.lost, wanted.has_chosen_address),
             "{id:?} is stored with other times, or with other addresses that it has lost"
         );
         ensure!(stored.rules == rules.rules, "{id:?} is stored with other rules");

@@ -406,6 +406,8 @@ impl Simulation {
             call.takes = Some(at);
             let holder = self.router.forwarder().holder(at).and_then(|id| self.world.by_id.get(&id));
             self.world.losers.extend(holder.map(|number| (*number, at)));
+            // One whose address was chosen by the router is closed.
+            call.may_close.extend(holder);
         }
         ensure!(here.is_none() || call.takes.is_some() == (told == Hearsay::Newer), "{here:?} here, {holding:?} there");
         self.call(&call, |router, world| router.held_elsewhere(world, source, at, holding))
