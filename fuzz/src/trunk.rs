@@ -50,9 +50,9 @@ impl Shell for Ends {
         Sent::All
     }
 
-    fn told(&mut self, trunk: TrunkId, address: IpAddr, holding: Option<Holding>) {
-        match holding {
-            Some(holding) => self.told.insert((trunk, address), holding),
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
+        match announcement {
+            Some(announcement) => self.told.insert((trunk, address), announcement.holding),
             None => self.told.remove(&(trunk, address)),
         };
     }
