@@ -57,7 +57,7 @@ impl Shell for Ends {
         };
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
+    fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         assert!(self.ended.insert(trunk), "it ends once");
         self.told.retain(|(source, _), _| *source != trunk);
     }

@@ -105,8 +105,8 @@ pub trait Shell {
     /// Stores the connection that is being reported to the router as that of a trunk, and watches it.
     fn open_trunk(&mut self, trunk: TrunkId) -> Result<(), Fault>;
 
-    /// Closes a trunk's connection, and removes it from the store.
-    fn close_trunk(&mut self, trunk: TrunkId);
+    /// Closes the connection of a trunk to this neighbour, and removes it from the store.
+    fn close_trunk(&mut self, trunk: TrunkId, neighbour: RouterId);
 
     /// Stores a trunk's connection for the next router: it leads to this neighbour and is open in this version of the protocol.
     fn store_trunk(&mut self, trunk: TrunkId, neighbour: RouterId, version: u16);

@@ -93,7 +93,7 @@ impl Shell for TestShell {
         Ok(())
     }
 
-    fn close_trunk(&mut self, trunk: TrunkId) {
+    fn close_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         self.trunks.retain(|open| *open != trunk);
     }
 

@@ -52,9 +52,9 @@ impl<S: Shell> trunk::Shell for Ends<'_, S> {
         self.events.push(Event::Told(trunk, address, told));
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
+    fn ended(&mut self, trunk: TrunkId, neighbour: RouterId) {
         // At once: the next connection of this trunk may be about to take its place.
-        self.shell.close_trunk(trunk);
+        self.shell.close_trunk(trunk, neighbour);
         self.events.push(Event::Ended(trunk));
     }
 
@@ -213,8 +213,9 @@ impl Router {
         }
     }
 
-    /// Sends what waits for trunks, and does what is due.
-    pub(super) fn poll_trunks(&mut self, shell: &mut impl Shell) {
+    /// Sends what waits for trunks, and does what is due. [`Router::poll`] does this, too, but doesn't know of claims that
+    /// [`Router::tell_trunks`] is told of afterwards.
+    pub fn poll_trunks(&mut self, shell: &mut impl Shell) {
         self.with_trunks(shell, |trunks, now, mut ends| {
             if trunks.next_poll().is_some_and(|due| due <= now) {
                 trunks.poll(now, &mut ends);

@@ -37,7 +37,7 @@ pub trait Shell {
     fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>);
 
     /// A trunk has ended: its descriptor is to be closed, and all that the neighbour has told is to be forgotten.
-    fn ended(&mut self, trunk: TrunkId);
+    fn ended(&mut self, trunk: TrunkId, neighbour: RouterId);
 
     /// A line for the log. Lines that a neighbour can cause at will come seldom, but not those of trunks that open and end.
     fn notice(&mut self, notice: Notice);
@@ -52,8 +52,8 @@ impl<S: Shell + ?Sized> Shell for &mut S {
         (**self).told(trunk, address, announcement);
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
-        (**self).ended(trunk);
+    fn ended(&mut self, trunk: TrunkId, neighbour: RouterId) {
+        (**self).ended(trunk, neighbour);
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -205,8 +205,9 @@ impl Trunks {
             trunk.since = now;
             self.table.forget(id, false);
             self.is_flush_due = true;
-            shell.ended(id);
-            shell.notice(Notice::Ended { router: trunk.router, reason });
+            let router = trunk.router;
+            shell.ended(id, router);
+            shell.notice(Notice::Ended { router, reason });
         }
     }
 

@@ -309,7 +309,7 @@ impl Shell for World {
         Ok(())
     }
 
-    fn close_trunk(&mut self, trunk: TrunkId) {
+    fn close_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         self.violation(format!("{trunk:?} is closed"));
     }
 

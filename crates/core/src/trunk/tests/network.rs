@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tuntap_wire::gso::GsoPacket;
-use tuntap_wire::holding::Holding;
+use tuntap_wire::holding::{Holding, RouterId};
 use tuntap_wire::trunk::{Announcement, MAX_HOPS};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
@@ -46,7 +46,7 @@ impl Shell for Ends {
         };
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
+    fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         self.sent.remove(&trunk);
         self.told.retain(|(source, _), _| *source != trunk);
         self.ended.push(trunk);
