@@ -80,6 +80,7 @@ impl EventLoop<'_> {
             uplink: uplink(&self.router),
             elsewhere: elsewhere(&self.router),
             routes: self.hosts.as_ref().and_then(|hosts| hosts.routes.as_ref()).map(|routes| routes.stats(now)),
+            trunks: self.trunk_stats(now),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),

@@ -6,6 +6,7 @@ mod ration;
 mod routes;
 mod routes_stats;
 mod trunks;
+mod trunks_stats;
 
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
