@@ -16,10 +16,10 @@ use crate::world::{Keys, inside, number, start_vassal, trunks, two_routers, wait
 /// The trunk process of an Emperor: the child of its master that holds the listener of trunks.
 fn agent_pid(emperor: &Emperor) -> i32 {
     let listening = emperor.netns.sh("ss -Hltnp sport = :4000");
-    let pids = listening.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
-    let (router, master) = (emperor.router_pid(), emperor.master_pid());
-    // The master has the listener, too.
-    pids.into_iter().find(|pid| ![router, master].contains(pid)).expect("it listens")
+    let mut pids = listening.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+    // Master and Emperor have the listener, too.
+    let others = [emperor.router_pid(), emperor.master_pid(), emperor.emperor_pid()];
+    pids.find(|pid| !others.contains(pid)).expect("it listens")
 }
 
 /// A connection between two vassals, by which bytes go to and fro.

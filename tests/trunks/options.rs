@@ -2,7 +2,6 @@
 
 use crate::common::emperor::EmperorIni;
 use crate::common::uwsgi::{Subject, Uwsgi};
-use crate::common::wait;
 use crate::world::{Keys, host, peer};
 
 #[track_caller]
@@ -55,5 +54,4 @@ fn wrong_words_stop_the_start() {
     ] {
         assert_refused(&[line], expected);
     }
-    let _ = wait::SHORT;
 }

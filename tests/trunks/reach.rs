@@ -33,7 +33,12 @@ fn vassals_of_two_hosts_reach_each_other_by_whole_super_packets() {
 #[test]
 fn hosts_reach_vassals_of_others() {
     let keys = Keys::new();
-    let (here, there) = two_routers(&keys);
+    let (first, second) = two_hosts();
+    let network = |number: u8| format!("tuntap-router-address = {}/24", inside(number, 1));
+    let here = emperor(&keys, 1).line(network(1)).line(peer(&keys, 2, "10.77.2.0/24", "")).start_in(first);
+    let address = format!("{}:{PORT}", host(1));
+    let there = emperor(&keys, 2).line(network(2)).line(peer(&keys, 1, "10.77.1.0/24", &address)).start_in(second);
+    wait_open(&here, 1);
     let far = start_vassal(&there, 2, 2);
     here.netns.sh("ip route add 10.77.2.0/24 dev emperor0");
     wait_for_pings(&here.netns, inside(2, 2));
@@ -68,7 +73,8 @@ fn address_moves_between_hosts() {
     here.start_vassal(&vassal(1, "moving", moving));
     wait_for_pings(&far, moving);
     // While it is held here, nobody there gets it.
-    let net = there.start_vassal(&vassal(2, "other", moving).without_ping());
+    there.netns.sh(&format!("ip route add {moving} dev emperor0"));
+    let net = there.start_vassal(&vassal(1, "other", moving).without_ping());
     wait::until_true("its claim is refused", wait::LONG, || {
         pings_answered(&net, inside(2, 1), 1, &["-W", "1"]);
         there.stats().drops("held_elsewhere") > 0

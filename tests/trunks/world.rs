@@ -120,8 +120,6 @@ pub fn number(emperor: &Emperor, pointer: &str) -> u64 {
 
 pub fn vassal(number: u8, name: &str, address: Ipv4Addr) -> VassalIni {
     VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, inside(number, 1))
-        .line(format!("exec-as-root = ip route replace {} dev uwsgi0", inside(number, 1)))
-        .line(format!("exec-as-root = ip route replace default via {} dev uwsgi0", inside(number, 1)))
 }
 
 /// Starts a vassal of a host, and waits until it is attached.
