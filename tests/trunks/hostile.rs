@@ -47,7 +47,12 @@ fn foreign_announcement_and_spoofed_source_are_refused_counted_and_logged_once()
     let _near = start_vassal(&here, 1, 2);
     there.wait_for_stats("it is known there", |stats| trunks(stats)[0]["announced"] == 1);
     // Vassals of the second host claim addresses of other networks.
-    let mut outside: Vec<_> = (2..6).map(|last| there.peer(inside(5, last))).collect();
+    let claim = |last| {
+        let mut raw = there.connect();
+        raw.send_packet(&packet::udp(inside(5, last), inside(2, 1), 9, b"a claim"));
+        raw
+    };
+    let mut outside: Vec<_> = (2..6).map(claim).collect();
     here.wait_for_stats("announcements are refused", |stats| trunks(stats)[0]["refused"]["foreign_announcement"] == 4);
     for (raw, last) in outside.iter_mut().zip(2..) {
         for _ in 0..3 {
