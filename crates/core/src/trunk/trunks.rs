@@ -118,6 +118,8 @@ pub(super) struct Trunk {
     pub(super) since: Instant,
     pub(super) session: Option<Session>,
     pub(super) statistics: Statistics,
+    /// It has told all that it knew at least once.
+    pub(super) has_told: bool,
     told: Told,
 }
 
@@ -175,6 +177,7 @@ impl Trunks {
             since: now,
             session: None,
             statistics: Statistics::default(),
+            has_told: false,
             told: Told::default(),
         };
         let trunks = neighbours.into_iter().map(trunk).collect();
@@ -349,6 +352,11 @@ impl Trunks {
         }
         self.is_flush_due = true;
         self.flush(now, shell);
+    }
+
+    /// Returns true if all neighbours have told what they know.
+    pub fn have_told(&self) -> bool {
+        self.trunks.iter().all(|trunk| trunk.has_told)
     }
 
     /// The numbers of a trunk.
