@@ -5,9 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tuntap_api::control::{MAX_ADDRESSES, Request, Routes};
 
+use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::netns::Netns;
+use crate::common::uwsgi::Subject;
 use crate::common::{probe, processes, wait};
 use crate::world::{PASSWORD, Secrets, bird, bird_text, emperor, has_route, until_established, until_route, vassal};
 
@@ -160,4 +163,32 @@ fn reload_keeps_id_and_listener() {
     assert_eq!(id(&emperor), before);
     emperor.start_attached(&vassal(&emperor, "one", V1));
     until_route(&emperor.netns, V1, true);
+}
+
+#[test]
+fn control_socket_and_doctor_tell_how_it_stands() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let examine = || {
+        let file = emperor.path("emperor.ini").to_string_lossy().into_owned();
+        let plugins = emperor.in_dir(&emperor.uwsgi.mounted_plugins(Subject::Ours));
+        let arguments = ["--plugins-dir", &plugins, "--plugin", "tuntap", "--tuntap-doctor", &file];
+        emperor.beside().arguments(arguments).output().text()
+    };
+    let text = examine();
+    assert!(text.contains("WRONG") && text.contains("the routing daemon has no session with the router"), "{text}");
+    let bird = bird(&emperor.netns, &bird_text(Some(PASSWORD), None));
+    until_established(&emperor);
+    emperor.start_attached(&vassal(&emperor, "one", V1));
+    wait::until_true("BIRD has the route", wait::LONG, || bird.routes("tuntap") == 1);
+    let text = examine();
+    assert!(text.contains("a session with the routing daemon 10.99.0.1: 1 of its vassals' addresses"), "{text}");
+    let addresses = [V1, V2].map(Into::into).to_vec();
+    let told: Routes = Control::open(&emperor).ask(&Request::Routes { addresses });
+    assert_eq!(told.routes.expect("a session").state.as_ref(), "established");
+    assert!(told.holders[0].here.is_some() && told.holders[0].elsewhere.is_none(), "{:?}", told.holders);
+    assert!(told.holders[1].here.is_none() && told.holders[1].elsewhere.is_none(), "{:?}", told.holders);
+    let many = Request::Routes { addresses: vec![V1.into(); MAX_ADDRESSES + 1] };
+    let failure = Control::open(&emperor).try_ask::<Routes>(&many).expect_err("too many");
+    assert!(failure.message.contains("256 addresses at most"), "{failure:?}");
 }

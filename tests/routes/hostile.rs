@@ -104,6 +104,9 @@ fn cpu_ticks(pid: i32) -> u64 {
     rest.split_whitespace().skip(11).take(2).map(|word| word.parse::<u64>().expect("a number")).sum()
 }
 
+/// How often the neighbour announces all routes, so that it takes a while.
+const ROUNDS: u64 = 4;
+
 const WIDE_EMPEROR: Ipv4Addr = Ipv4Addr::new(10, 76, 0, 1);
 const WIDE_VASSAL: Ipv4Addr = Ipv4Addr::new(10, 76, 0, 2);
 
@@ -156,7 +159,7 @@ fn many_routes_delay_no_packets() {
         let ends = Ends(&is_over);
         let mut neighbour = Neighbour::established(&emperor.netns);
         let begin = Instant::now();
-        neighbour.announce(&addresses);
+        (0..ROUNDS).for_each(|_| neighbour.announce(&addresses));
         neighbour.end_of_rib();
         wait::until_true("all routes are read", 3 * wait::LONG, || {
             neighbour.keepalive();
@@ -167,13 +170,17 @@ fn many_routes_delay_no_packets() {
         (pings.join().expect("no panic"), took)
     });
     let stats = emperor.stats();
-    assert_eq!(stats.0["routes"]["received"], 100_000);
+    assert_eq!(stats.0["routes"]["received"], ROUNDS * 100_000);
     assert_eq!(stats.0["routes"]["routes"], 65_536);
-    assert_eq!(stats.0["routes"]["refused"]["too_many_routes"], 100_000 - 65_536);
+    assert_eq!(stats.0["routes"]["refused"]["too_many_routes"], ROUNDS * (100_000 - 65_536));
     assert_eq!(emperor.router_pid(), router);
-    let (median, worst) = (trips[trips.len() / 2], trips[trips.len() - 1]);
-    eprintln!("100,000 routes in {took:?}; {} round trips, median {median} us, worst {worst} us", trips.len());
-    // Packets that waited for all routes would take about as long as these.
-    assert!(Duration::from_micros(worst) < took / 4, "routes {took:?}, median {median} us, worst {worst} us");
+    let (median, slow, worst) = (trips[trips.len() / 2], trips[trips.len() * 9 / 10], trips[trips.len() - 1]);
+    let count = trips.len();
+    eprintln!("{took:?}; {count} round trips, median {median} us, 90 % below {slow} us, worst {worst} us");
+    // Of packets that waited for all routes, most would take about as long as these.
+    assert!(
+        Duration::from_micros(slow) < took / 8,
+        "{took:?}, {count}: median {median} us, {slow} us, worst {worst} us"
+    );
     assert!(probe::is_reachable(&net, WIDE_EMPEROR));
 }

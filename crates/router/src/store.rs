@@ -542,6 +542,8 @@ mod tests {
         writer.put_routes(&session(), connection.as_fd()).expect("room");
         drop(connection);
         writer.rewrite(std::iter::empty()).expect("room");
+        // The router dies, and with it what only its process has open.
+        drop(writer);
         let (mut writer, stored) = StoreWriter::open(&store);
         let (found, connection) = stored.routes.expect("the session");
         assert_eq!(found, session());

@@ -200,8 +200,8 @@ impl World {
         assert_eq!(before, after, "the next router tells the same");
         let ids: Vec<_> = next.router.peers().map(|peer| peer.id()).collect();
         self.peers[host] = [None; PEERS];
-        for (stored, id) in stored.iter().zip(ids) {
-            self.peers[host][usize::try_from(stored.serial).expect("small") - 1] = Some(id);
+        for (place, id) in self.peers[host].iter_mut().zip(ids) {
+            *place = Some(id);
         }
         self.hosts[host] = next;
         self.hosts[host].router.take_claim_changes();
