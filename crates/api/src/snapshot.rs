@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{DropCounts, RoutesStats, Shaped, Word};
+use super::{DropCounts, RoutesStats, Shaped, TrunkStats, Word};
 
 /// The state of a router at one moment.
 ///
@@ -78,6 +78,9 @@ pub struct Snapshot {
     /// The session with the host's routing daemon (`tuntap-router-routes`). There is nothing if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<RoutesStats>,
+    /// Trunks to routers of other hosts (`tuntap-router-trunk-peer`). There is nothing if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunks: Vec<TrunkStats>,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,
@@ -291,6 +294,14 @@ pub struct Totals {
     pub gateway_rx_coalesced: u64,
     /// System calls that sent several datagrams to another router at once (UDP_SEGMENT).
     pub gateway_tx_batches: u64,
+    /// Packets from routers of other hosts, by trunks. One that stands for many counts once.
+    pub trunk_rx_packets: u64,
+    /// Their bytes.
+    pub trunk_rx_bytes: u64,
+    /// Packets to routers of other hosts, by trunks.
+    pub trunk_tx_packets: u64,
+    /// Their bytes.
+    pub trunk_tx_bytes: u64,
     /// Connections that became peers.
     pub accepted: u64,
     /// Peers that were taken over from a router that died.

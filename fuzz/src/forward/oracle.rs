@@ -251,11 +251,7 @@ impl Oracle {
         if !self.rules.switch || self.holder(probe.dst).is_none() {
             return Outbound::Tun;
         }
-        match self.inward(PacketSource::Tun, probe) {
-            Inbound::Peer(id) => Outbound::Peer(id),
-            Inbound::Drop(reason, _) => Outbound::Drop(reason),
-            Inbound::Reject(reason, _) => Outbound::Reject(reason),
-        }
+        self.inward(PacketSource::Tun, probe).into()
     }
 
     pub(super) fn inward(&self, origin: PacketSource, probe: &Probe) -> Inbound {

@@ -19,6 +19,7 @@ use crate::policy::registry::PeerId;
 use crate::policy::shape::{Limit, PeerShape, ShapeSelector};
 use crate::policy::verdict::{Class, Lane};
 use crate::shaper::{Item, LeafId, LeafLimits, LeafStats, Loss, Shaper};
+use crate::trunk::TrunkId;
 
 /// Packets that leave the queues of a direction in one turn. The rest leaves in the next one, after other events.
 const PACKETS_PER_TURN: usize = 256;
@@ -37,6 +38,8 @@ pub(super) enum Way {
     Tun,
     /// To another router.
     Gateway(SocketAddr),
+    /// To the router of another host, as a packet of this flow.
+    Trunk(TrunkId, u32),
     /// To another peer, where it waits again if that is limited.
     Peer(PeerId, Lane),
 }
@@ -191,7 +194,7 @@ fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Makes a whole packet one that can wait.
-pub(super) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
+pub(crate) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
     let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
     let (cost, segments) = cost(packet);
     Item { bytes, cost, segments, flow, target }

@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 
 use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
+use crate::trunk::TrunkId;
 
 /// What is done in a turn, and for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,11 +21,13 @@ pub enum Work {
     Backlog(PeerId),
     /// The gateway is read. It takes turns as a peer does, whoever sends to it.
     Gateway,
+    /// A trunk's connection is read. It takes turns as a peer does, for what comes from the other router's peers together.
+    Trunk(TrunkId),
 }
 
 impl Work {
     /// The number of kinds of work.
-    const KINDS: usize = 4;
+    const KINDS: usize = 5;
 
     const fn kind(self) -> usize {
         match self {
@@ -32,6 +35,7 @@ impl Work {
             Self::Device(_) => 1,
             Self::Backlog(_) => 2,
             Self::Gateway => 3,
+            Self::Trunk(_) => 4,
         }
     }
 
@@ -39,6 +43,7 @@ impl Work {
         match self {
             Self::Connection(peer) | Self::Device(peer) | Self::Backlog(peer) => Taker::Peer(peer),
             Self::Gateway => Taker::Gateway,
+            Self::Trunk(trunk) => Taker::Trunk(trunk),
         }
     }
 }
@@ -48,16 +53,7 @@ impl Work {
 enum Taker {
     Peer(PeerId),
     Gateway,
-}
-
-impl Taker {
-    /// The number of its slot: peers have those of the table of peers, behind the one of the gateway.
-    const fn slot(self) -> usize {
-        match self {
-            Self::Peer(peer) => 1 + peer.index as usize,
-            Self::Gateway => 0,
-        }
-    }
+    Trunk(TrunkId),
 }
 
 /// One turn.
@@ -69,7 +65,7 @@ pub struct Turn {
     pub is_last: bool,
 }
 
-/// A peer, or the gateway.
+/// A taker in its slot.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     taker: Taker,
@@ -98,7 +94,9 @@ struct Entry {
 /// The turns in one direction.
 #[derive(Debug, Default)]
 struct Line {
+    /// Those of the gateway and of peers.
     slots: Vec<Option<Slot>>,
+    trunks: Vec<Option<Slot>>,
     queue: BinaryHeap<Reverse<Entry>>,
     /// The virtual time: the start of the latest turn.
     now: u64,
@@ -135,8 +133,8 @@ impl Line {
         while let Some(Reverse(Entry { start, was_ahead, work, .. })) = self.queue.pop() {
             // Another peer may have the slot by now.
             let taker = work.taker();
-            let Some(slot) = self.slots.get_mut(taker.slot()).and_then(Option::as_mut).filter(|it| it.taker == taker)
-            else {
+            let (slots, index) = self.place(taker);
+            let Some(slot) = slots.get_mut(index).and_then(Option::as_mut).filter(|slot| slot.taker == taker) else {
                 continue;
             };
             slot.waits[work.kind()] = false;
@@ -155,12 +153,21 @@ impl Line {
         self.latest = self.latest.max(latest);
     }
 
-    fn slot(&mut self, taker: Taker) -> &mut Slot {
-        let index = taker.slot();
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, None);
+    /// The table that a taker's slot is in, and its place there. The gateway's is before those of the peers.
+    const fn place(&mut self, taker: Taker) -> (&mut Vec<Option<Slot>>, usize) {
+        match taker {
+            Taker::Gateway => (&mut self.slots, 0),
+            Taker::Peer(peer) => (&mut self.slots, 1 + peer.index as usize),
+            Taker::Trunk(trunk) => (&mut self.trunks, trunk.index()),
         }
-        let slot = self.slots[index].get_or_insert_with(|| Slot::new(taker));
+    }
+
+    fn slot(&mut self, taker: Taker) -> &mut Slot {
+        let (slots, index) = self.place(taker);
+        if slots.len() <= index {
+            slots.resize(index + 1, None);
+        }
+        let slot = slots[index].get_or_insert_with(|| Slot::new(taker));
         if slot.taker != taker {
             *slot = Slot::new(taker);
         }
@@ -269,7 +276,7 @@ const TOWARDS_PEERS: usize = 1;
 const fn direction(work: Work) -> usize {
     match work {
         Work::Connection(_) | Work::Device(_) => FROM_PEERS,
-        Work::Backlog(_) | Work::Gateway => TOWARDS_PEERS,
+        Work::Backlog(_) | Work::Gateway | Work::Trunk(_) => TOWARDS_PEERS,
     }
 }
 
@@ -446,7 +453,7 @@ mod tests {
             let (cost, had) = match turn.work {
                 Work::Gateway => (COST, &mut gateway),
                 Work::Backlog(peer) => (100, &mut backlogs[peer.index as usize]),
-                Work::Device(_) | Work::Connection(_) => (100, &mut devices),
+                Work::Device(_) | Work::Connection(_) | Work::Trunk(_) => (100, &mut devices),
             };
             *had += cost;
             turns.end(turn, cost, true);

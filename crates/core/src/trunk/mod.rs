@@ -9,6 +9,7 @@
 
 mod notice;
 mod output;
+mod queue;
 mod reading;
 mod session;
 mod statistics;
@@ -20,11 +21,16 @@ mod tests;
 
 use std::time::Duration;
 
+use tuntap_wire::holding::ClaimTime;
+
 pub use self::notice::{EndReason, Notice, Refusal};
 pub use self::reading::{Input, TrunkPacket};
 pub use self::session::State;
 pub use self::statistics::{Statistics, Traffic};
 pub use self::trunks::{Neighbour, SendOutcome, Sent, Shell, TrunkView, Trunks};
+
+/// Since when a router's own addresses are its own, for others: always, so that no vassal's claim is older.
+pub const ALWAYS: ClaimTime = ClaimTime(1);
 
 /// How often each side asks the other one for a sign of life.
 pub const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,8 +50,8 @@ pub const MAX_HELLOS: u32 = 8;
 /// See [`MAX_HELLOS`].
 pub const HELLO_PERIOD: Duration = Duration::from_secs(10);
 
-/// Most bytes of packets that wait for one trunk's connection.
-pub const MAX_QUEUED_LEN: usize = 512 * 1024;
+/// Most bytes of packets that wait for one trunk's connection: some dozens of the longest ones.
+pub const MAX_QUEUED_LEN: usize = 2 * 1024 * 1024;
 
 /// How long notices of one kind about one neighbour are left out after one of them.
 pub const NOTICE_PERIOD: Duration = Duration::from_secs(600);

@@ -108,6 +108,7 @@ impl Trunks {
                 self.forget(id, address, shell);
             }
             Message::End => {
+                trunk.has_told = true;
                 if session.told_all() {
                     self.prune(id, shell);
                 }
@@ -168,7 +169,7 @@ impl Trunks {
             self.forget(id, address, shell);
             return;
         }
-        shell.told(id, address, Some(announcement.holding));
+        shell.told(id, address, Some(&announcement));
         self.is_flush_due = true;
     }
 

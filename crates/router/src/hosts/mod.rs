@@ -5,9 +5,11 @@ mod endpoint;
 mod ration;
 mod routes;
 mod routes_stats;
+mod trunks;
+mod trunks_stats;
 
 use std::os::fd::OwnedFd;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::epoll::{Epoll, EpollFlags};
 
@@ -17,10 +19,15 @@ use super::{RouterError, Setup};
 use tuntap_core::policy::lost::ClaimChanges;
 use tuntap_core::router::Router;
 use tuntap_core::routes::takeover::StoredSession;
+use tuntap_core::trunk::Trunks;
 use tuntap_wire::holding::{ClaimTime, RouterId};
 
 pub use endpoint::{EndpointError, RoutesEndpoint};
 use routes::Routes;
+pub use trunks::{TrunkEndpoint, TrunkSockets};
+
+/// How long neighbours have to connect and tell what they know. It is longer than an attempt to connect and the pause after it.
+const TRUNKS_TIME: Duration = Duration::from_secs(5);
 
 /// What a router needs for other hosts. The master makes it before the fork, and keeps it.
 #[derive(Debug, Default)]
@@ -29,6 +36,8 @@ pub struct Hosts {
     pub router: Option<RouterId>,
     /// Where the routing daemon connects.
     pub routes: Option<RoutesEndpoint>,
+    /// What is needed for trunks.
+    pub trunks: Option<TrunkEndpoint>,
 }
 
 /// All that tell other hosts of claims.
@@ -36,6 +45,8 @@ pub struct Hosts {
 pub struct Announcers<'a> {
     /// The session with the routing daemon.
     pub(super) routes: Option<Routes<'a>>,
+    /// Neighbours have had their time to tell what they know after this.
+    trunks_told_by: Instant,
     /// True once all have told what they know, or had their time for it.
     are_sure: bool,
 }
@@ -48,7 +59,7 @@ impl<'a> Announcers<'a> {
             (Some(endpoint), Some(spec)) => Some(Routes::new(setup, endpoint, spec, router, epoll, now)?),
             _ => None,
         };
-        Ok(Some(Self { routes, are_sure: false }))
+        Ok(Some(Self { routes, trunks_told_by: now + TRUNKS_TIME, are_sure: false }))
     }
 
     /// Returns when the loop has to wake up for them even without an event.
@@ -90,14 +101,17 @@ impl<'a> Announcers<'a> {
             routes.write(router, io, now, is_idle);
         }
         if !self.are_sure {
-            self.are_sure = self.routes.as_ref().is_none_or(|routes| routes.has_told(now));
+            let trunks_told = now >= self.trunks_told_by || router.trunks().is_none_or(Trunks::have_told);
+            self.are_sure = trunks_told && self.routes.as_ref().is_none_or(|routes| routes.has_told(now));
             router.set_unsure(!self.are_sure);
         }
     }
 
     /// Tells all of the claims that have changed.
     fn tell_changes(&mut self, router: &mut Router) {
-        match router.take_claim_changes() {
+        let changes = router.take_claim_changes();
+        router.tell_trunks(&changes);
+        match changes {
             ClaimChanges::Of(changes) => {
                 for (address, holding) in changes {
                     if let Some(routes) = &mut self.routes {
@@ -126,13 +140,19 @@ impl EventLoop<'_> {
     pub(super) fn serve_hosts(&mut self, now: Instant) {
         if let Some(hosts) = &mut self.hosts {
             hosts.turn(&mut self.router, &mut self.io, now, self.is_idle);
+            self.router.poll_trunks(&mut self.io);
         }
     }
 
     /// Goes on with the exchange of claims where the router before this one has left it.
-    pub(super) fn take_over_hosts(&mut self, routes: Option<(StoredSession, OwnedFd)>) {
+    pub(super) fn take_over_hosts(
+        &mut self,
+        routes: Option<(StoredSession, OwnedFd)>,
+        trunks: Vec<(RouterId, u16, OwnedFd)>,
+    ) {
         if let Some(hosts) = &mut self.hosts {
             hosts.take_over(&mut self.router, &mut self.io, routes);
+            self.take_over_trunks(trunks);
         }
     }
 }
