@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::devices::DEVICES;
 use super::uwsgi::{self, UwsgiState};
-use super::{accounts, hostnet, reload, router_memory};
+use super::{accounts, hostnet, reload, router_hosts, router_memory};
 use tuntap_sys::handover::{Handover, HandoverError, Left, Received, is_announced};
 use tuntap_sys::{dumpable, process};
 
@@ -40,6 +40,7 @@ pub fn take() {
             hostnet::take_over(received);
             accounts::take_over(received);
             router_memory::take_over(received);
+            router_hosts::take_over(received);
         }
         Some(Err(error)) => {
             uwsgi::log(&format!(
@@ -65,6 +66,7 @@ pub fn leave(uwsgi: &UwsgiState) {
     }
     let network = hostnet::to_hand_over();
     let memory = router_memory::to_hand_over();
+    let hosts = router_hosts::to_hand_over();
     let collect = || {
         let mut handover = Handover::default();
         if hands_over_devices {
@@ -77,6 +79,7 @@ pub fn leave(uwsgi: &UwsgiState) {
         }
         accounts::hand_over(&mut handover)?;
         router_memory::hand_over(&memory, &mut handover)?;
+        router_hosts::hand_over(&hosts, &mut handover)?;
         if handover.is_empty() { Ok(None) } else { handover.leave().map(Some) }
     };
     match collect() {

@@ -15,6 +15,7 @@ mod options;
 mod plugin;
 mod reload;
 mod router_control;
+mod router_hosts;
 mod router_memory;
 mod router_processes;
 mod routers;

@@ -11,7 +11,7 @@ use super::uwsgi;
 use tuntap_config::RouterSpec;
 use tuntap_core::policy::counters::SharedMemory;
 use tuntap_live::{Document, Stored};
-use tuntap_router::{Earlier, KeptMemory, Memory, Setup};
+use tuntap_router::{Earlier, KeptMemory, Memory};
 use tuntap_sys::handover::{Handover, HandoverError, Received};
 use tuntap_sys::memory::SharedWords;
 
@@ -66,8 +66,8 @@ fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: Option<&Document>)
 }
 
 /// Keeps the memory of routers that have ended, for the next image.
-pub fn keep(setups: impl Iterator<Item = Setup>) {
-    *KEPT.lock() = setups.map(|setup| (setup.spec.device, setup.memory)).collect();
+pub fn keep(memory: Vec<(String, Memory)>) {
+    *KEPT.lock() = memory;
 }
 
 /// Takes over what the image before has left.

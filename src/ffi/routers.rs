@@ -16,6 +16,7 @@ use super::guard::die;
 use super::hostnet;
 use super::options::config;
 use super::router_control as control;
+use super::router_hosts as hosts;
 use super::router_memory as memory;
 use super::router_processes as processes;
 use super::rules_file;
@@ -27,7 +28,8 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Newcomers, Setup, StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
+    StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -85,6 +87,7 @@ pub fn start(uwsgi: &UwsgiState) {
         SETUPS.lock().push(setup);
         SPARE_DEVICES.lock().push(tun);
     }
+    hosts::forget_others();
     *GRANTS.lock() = Some(grants);
     let mut specs = config().routers.clone();
     hostnet::set_up(&mut specs, occasion(uwsgi));
@@ -203,7 +206,12 @@ pub fn close() {
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
-    memory::keep(setups.into_iter().flatten());
+    let mut kept = Vec::new();
+    for setup in setups.into_iter().flatten() {
+        hosts::keep(&setup.spec.device, setup.hosts);
+        kept.push((setup.spec.device, setup.memory));
+    }
+    memory::keep(kept);
 }
 
 /// Makes and binds what a router needs. If something can't be had, the device stays in `place`, because programs that uWSGI runs
@@ -226,6 +234,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
+    let (others, _key) = hosts::of(spec)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -238,6 +247,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone(), late_shapes: Vec::new() },
         initial: opening.initial,
         memory,
+        hosts: others,
         control,
         script: opening.script,
         users: accounts::users(),
@@ -270,7 +280,8 @@ fn keep_open(setup: &Setup) {
     ];
     let outliving =
         setup.store.descriptors().chain(setup.grant_updates.descriptors()).chain(setup.memory.descriptors());
-    listeners.into_iter().flatten().chain(outliving).for_each(uwsgi::keep_open);
+    let of_hosts = setup.hosts.routes.iter().flat_map(RoutesEndpoint::descriptors);
+    listeners.into_iter().flatten().chain(outliving).chain(of_hosts).for_each(uwsgi::keep_open);
 }
 
 /// Makes a router's device.

@@ -324,6 +324,24 @@ pub enum Problem {
         /// The name.
         name: String,
     },
+    /// A word that is no address where a routing daemon of this host connects.
+    #[error(
+        "\"{0}\" is no address for the host's routing daemon, expected one of this host with a port, such as 127.0.0.1:979 or \
+         [::1]:979"
+    )]
+    RoutesAddress(String),
+    /// An address that others can reach, without a password.
+    #[error("without a password file the routing daemon connects on this host: expected a loopback address, not {0}")]
+    RoutesWithoutPassword(IpAddr),
+    /// The routing daemon would be in the same AS as the routers.
+    #[error("the routing daemon and the router need an AS of their own each, not both {0}")]
+    SameAsn(u32),
+    /// A routing daemon, but no network whose addresses it could tell of.
+    #[error(
+        "the router has no address ({}), and so no network whose addresses other hosts could have",
+        OptionName::RouterAddress.as_str()
+    )]
+    RoutesWithoutAddress,
     /// An MTU that is too small for IPv6.
     #[error("a router with an IPv6 address needs 1280 bytes at least")]
     Ipv6Mtu,

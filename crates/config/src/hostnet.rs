@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::control::{self, AccessSpec, MAX_ACCESS};
 use super::error::{ConfigError, Problem};
+use super::hosts::{self, RoutesSpec};
 use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
 use super::shape::{self, ShapeSpec};
 use super::{ControlSocket, OptionName, RouterSpec, parse};
@@ -110,6 +111,8 @@ enum Setting {
     ControlAccess(AccessSpec),
     Rules(String),
     Shape(ShapeSpec),
+    Key(String),
+    Routes(RoutesSpec),
 }
 
 /// Says whether the operator has confirmed an address or port that the host uses already.
@@ -276,6 +279,16 @@ impl HostSetting {
         Self::new(OptionName::Shape, value, device, Setting::Shape(shape))
     }
 
+    /// A value of `tuntap-router-key`.
+    pub(super) fn key(value: &str, device: Option<String>, file: String) -> Self {
+        Self::new(OptionName::RouterKey, value, device, Setting::Key(file))
+    }
+
+    /// A value of `tuntap-router-routes`.
+    pub(super) fn routes(value: &str, device: Option<String>, routes: RoutesSpec) -> Self {
+        Self::new(OptionName::Routes, value, device, Setting::Routes(routes))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError::new(self.option, &self.value, problem)
     }
@@ -334,6 +347,8 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::ConnectionRate(rate) => once(&mut protection(&mut routers[index])?.connection_rate, *rate),
         Setting::Control(socket) => control::set_socket(&mut routers[index], socket),
         Setting::ControlAccess(access) => push(&mut routers[index].live.access, access.clone(), MAX_ACCESS),
+        Setting::Key(file) => once(&mut routers[index].hosts.key, file.clone()),
+        Setting::Routes(routes) => hosts::set_routes(routers, index, routes),
         Setting::FragmentRate(rate) => once(&mut protection(&mut routers[index])?.fragment_rate, *rate),
     }
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
+use super::hosts::HostsSpec;
 use super::live::LiveSpec;
 use super::protection::HostProtection;
 use super::shape::ShapeSpec;
@@ -46,6 +47,8 @@ pub struct RouterSpec {
     pub meant: Meant,
     /// What can be changed while it runs.
     pub live: LiveSpec,
+    /// What it tells other hosts.
+    pub hosts: HostsSpec,
 }
 
 /// Values behind which an operator has put `anyway`.
@@ -129,6 +132,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         protection: HostProtection::default(),
         meant: Meant::default(),
         live: LiveSpec::default(),
+        hosts: HostsSpec::default(),
     })
 }
 

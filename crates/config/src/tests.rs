@@ -50,6 +50,7 @@ fn router_with_all_its_words() {
         },
         meant: Meant::default(),
         live: LiveSpec::default(),
+        hosts: HostsSpec::default(),
     };
     assert_eq!(config.routers, [expected]);
 }

@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 
 use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
+use super::hosts::Announcers;
 use super::priority;
 use super::restore;
 use super::sandbox;
@@ -63,6 +64,10 @@ pub struct EventLoop<'a> {
     /// The script that the router starts with, as text.
     pub(super) script_sources: ScriptSources,
     busy_poll: BusyPoll,
+    /// What tells other hosts of claims; `None` if nothing does.
+    pub(super) hosts: Option<Announcers<'a>>,
+    /// True if no packet waited when this turn began.
+    pub(super) is_idle: bool,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
 }
@@ -87,6 +92,7 @@ impl<'a> EventLoop<'a> {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Questions.encode());
             epoll.add(control.answerer.bell(), event)?;
         }
+        let hosts = Announcers::new(setup, &epoll, started)?;
         let seed = RandomState::new().hash_one(started);
         let forwarder = Forwarder::with_memory(policy, seed, &limits(setup), memory);
         let mut this = Self {
@@ -102,9 +108,12 @@ impl<'a> EventLoop<'a> {
             policy: stats_of_policy,
             script_sources: script,
             busy_poll: BusyPoll::new(setup.busy_poll, started),
+            hosts,
+            is_idle: true,
             addresses,
         };
         this.update_addresses();
+        this.set_clock();
         this.restore(stored);
         Ok(this)
     }
@@ -114,7 +123,9 @@ impl<'a> EventLoop<'a> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             let count = self.wait(&mut events)?;
+            self.is_idle = count == 0 && !self.router.has_turns();
             self.router.wake(&self.io, Instant::now());
+            self.set_clock();
             for event in &events[..count] {
                 if let Some(token) = Token::decode(event.data()) {
                     self.dispatch(token, event.events())?;
@@ -149,6 +160,7 @@ impl<'a> EventLoop<'a> {
     pub(super) fn finish_turn(&mut self) {
         let now = Instant::now();
         self.router.poll(&mut self.io, now);
+        self.serve_hosts(now);
         self.tell_drops(now);
         self.look_after_script();
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
@@ -165,7 +177,7 @@ impl<'a> EventLoop<'a> {
         self.io.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
-        let has_turns = self.router.has_turns();
+        let has_turns = self.router.has_turns() || self.hosts.as_ref().is_some_and(|hosts| hosts.has_work(now));
         loop {
             let awake = self.busy_poll.is_open(now);
             let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.sleep(now)? };
@@ -204,7 +216,8 @@ impl<'a> EventLoop<'a> {
     fn deadline(&self, now: Instant) -> Option<Instant> {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
-        [self.router.poll_timeout(), stats_deadline, next_beat].into_iter().flatten().min()
+        let hosts_deadline = self.hosts.as_ref().and_then(Announcers::next_deadline);
+        [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {
@@ -215,6 +228,8 @@ impl<'a> EventLoop<'a> {
             Token::Questions => self.answer_questions(),
             Token::Addresses => self.update_addresses(),
             Token::GrantUpdates => self.read_grant_updates(),
+            Token::RoutesListener => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(None)),
+            Token::RoutesConnection => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(Some(flags))),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.router.queue_turn(id, Work::Device),

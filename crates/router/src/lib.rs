@@ -7,6 +7,7 @@ mod control;
 mod event_loop;
 mod grant_updates;
 mod heartbeat;
+mod hosts;
 mod memory;
 mod priority;
 mod report;
@@ -44,6 +45,7 @@ use tuntap_wire::credentials::PeerCredentials;
 pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Watchdog};
+pub use hosts::{EndpointError, Hosts, RoutesEndpoint};
 pub use memory::{Earlier, KeptMemory, Memory};
 pub use script::{LIVE_NAME, ScriptFile};
 pub use store::Store;
@@ -106,6 +108,8 @@ pub struct Setup {
     pub initial: Document,
     /// Memory that outlives the router's process.
     pub memory: Memory,
+    /// What it tells other hosts, and hears of them.
+    pub hosts: Hosts,
     /// Where requests about the policy come in.
     pub control: Option<ControlEndpoint>,
     /// The script of the options.
@@ -165,7 +169,7 @@ impl Setup {
             gateway,
             namespace: event_loop::namespace_number(self.listener.as_fd()),
             dns: self.network.dns.clone(),
-            router: None,
+            router: self.hosts.router,
             host_etc: self.network.host_etc.clone(),
         }
     }

@@ -24,6 +24,7 @@ use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{
     DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
 };
+use tuntap_core::routes::takeover::StoredSession;
 use tuntap_sys::net;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
@@ -162,6 +163,16 @@ impl<'a> Io<'a> {
         let errno = result.err();
         self.rewrite_again_at = errno.map(|_| now + REWRITE_PAUSE);
         errno.map(|errno| Notice::Shell(format!("not all vassals would survive this router's death: {errno}")))
+    }
+
+    /// Stores the session with the routing daemon, for a successor.
+    pub(super) fn store_routes(&mut self, session: &StoredSession, connection: BorrowedFd<'_>) {
+        self.store_is_incomplete |= self.store.put_routes(session, connection).is_err();
+    }
+
+    /// Removes the session with the routing daemon from the store.
+    pub(super) fn unstore_routes(&mut self) {
+        self.store_is_incomplete |= self.store.remove_routes().is_err();
     }
 
     fn entry(&self, id: PeerId) -> Option<&Connection> {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use tuntap_core::router::quarantine::{Offender, Quarantine, Record as QuarantineRecord};
 use tuntap_core::router::restore::StoredPeer;
+use tuntap_core::routes::takeover::StoredSession;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
 use tuntap_wire::frame::MAX_FRAME_LEN;
@@ -63,6 +64,10 @@ enum Record {
     Peer(StoredPeer),
     /// The peer with this number is not stored any more.
     Gone(u64),
+    /// The session with the routing daemon. The message also passes its connection.
+    Routes(StoredSession),
+    /// There is no session with the routing daemon any more.
+    NoRoutes,
     /// The quarantine of an offender.
     Quarantined(Quarantined),
     /// Everything that was in the other queue is in this one.
@@ -102,6 +107,8 @@ impl Store {
 pub struct StoredState {
     /// Its peers and their connections.
     pub peers: Vec<(StoredPeer, OwnedFd)>,
+    /// The session with the routing daemon, and its connection.
+    pub routes: Option<(StoredSession, OwnedFd)>,
     /// The quarantines.
     pub quarantine: Vec<(Offender, QuarantineRecord)>,
     /// The number of short runs in a row.
@@ -122,6 +129,8 @@ pub struct StoreWriter<'a> {
     stored_peers: usize,
     /// The latest quarantine of each offender.
     quarantine: Vec<Quarantined>,
+    /// The session with the routing daemon, with a copy of its connection.
+    routes: Option<(StoredSession, OwnedFd)>,
 }
 
 impl<'a> StoreWriter<'a> {
@@ -138,6 +147,7 @@ impl<'a> StoreWriter<'a> {
             records: 0,
             stored_peers: 0,
             quarantine: Vec::new(),
+            routes: None,
         };
         let mut stored = StoredState::default();
         if let Some(contents) = newest {
@@ -153,6 +163,7 @@ impl<'a> StoreWriter<'a> {
                 writer.quarantine.iter().map(|quarantined| quarantined.as_seen_at(started, now)).collect();
             if stored.short_runs <= SHORT_RUNS_WITH_PEERS {
                 stored.peers = contents.peers;
+                stored.routes = contents.routes;
             }
         }
         // The start of this run is stored before its peers are restored, so that the next router knows of it even if this
@@ -185,6 +196,19 @@ impl<'a> StoreWriter<'a> {
         let quarantined = Quarantined { offender, end: monotonic_time() + left, period: record.period };
         self.note(quarantined);
         self.append(&Record::Quarantined(quarantined), None)
+    }
+
+    /// Stores the session with the routing daemon.
+    pub fn put_routes(&mut self, session: &StoredSession, connection: BorrowedFd<'_>) -> nix::Result<()> {
+        let copy = connection.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        self.routes = Some((session.clone(), copy));
+        self.append(&Record::Routes(session.clone()), Some(connection))
+    }
+
+    /// There is no session with the routing daemon any more.
+    pub fn remove_routes(&mut self) -> nix::Result<()> {
+        self.routes = None;
+        self.append(&Record::NoRoutes, None)
     }
 
     fn note(&mut self, quarantined: Quarantined) {
@@ -224,6 +248,11 @@ impl<'a> StoreWriter<'a> {
             this.append(&Record::Header(this.header), None)?;
             for quarantined in this.quarantine.clone() {
                 this.append(&Record::Quarantined(quarantined), None)?;
+            }
+            if let Some((session, connection)) = this.routes.take() {
+                let result = this.append(&Record::Routes(session.clone()), Some(connection.as_fd()));
+                this.routes = Some((session, connection));
+                result?;
             }
             for (peer, connection) in peers {
                 match this.append(&Record::Peer(peer), Some(connection)) {
@@ -274,6 +303,7 @@ fn pause(short_runs: u32) -> Duration {
 struct Contents {
     header: Header,
     peers: Vec<(StoredPeer, OwnedFd)>,
+    routes: Option<(StoredSession, OwnedFd)>,
     quarantine: Vec<Quarantined>,
 }
 
@@ -290,6 +320,7 @@ fn read(queue: &Queue) -> Option<Contents> {
     let mut header = None;
     let mut complete = false;
     let mut peers = BTreeMap::<u64, (StoredPeer, OwnedFd)>::new();
+    let mut routes = None;
     let mut quarantine = Vec::new();
     let mut buffer = vec![0; MAX_RECORD_LEN];
     while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
@@ -300,6 +331,8 @@ fn read(queue: &Queue) -> Option<Contents> {
                     peers.insert(peer.serial, (peer, descriptor));
                 }
             }
+            Ok(Record::Routes(session)) => routes = descriptor.map(|descriptor| (session, descriptor)),
+            Ok(Record::NoRoutes) => routes = None,
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
             Ok(Record::Quarantined(quarantined)) => quarantine.push(quarantined),
             Ok(Record::Complete) => complete = true,
@@ -307,7 +340,12 @@ fn read(queue: &Queue) -> Option<Contents> {
             Err(_) => {}
         }
     }
-    header.filter(|_| complete).map(|header| Contents { header, peers: peers.into_values().collect(), quarantine })
+    header.filter(|_| complete).map(|header| Contents {
+        header,
+        peers: peers.into_values().collect(),
+        routes,
+        quarantine,
+    })
 }
 
 fn drain(queue: &Queue) {

@@ -22,6 +22,10 @@ pub enum Token {
     GrantUpdates,
     /// Questions of the control thread.
     Questions,
+    /// The socket where the routing daemon connects.
+    RoutesListener,
+    /// The routing daemon's connection.
+    RoutesConnection,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -46,6 +50,8 @@ impl Token {
             Self::Addresses => (8, 0, 0),
             Self::GrantUpdates => (9, 0, 0),
             Self::Questions => (10, 0, 0),
+            Self::RoutesListener => (11, 0, 0),
+            Self::RoutesConnection => (12, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -68,6 +74,8 @@ impl Token {
             8 => Self::Addresses,
             9 => Self::GrantUpdates,
             10 => Self::Questions,
+            11 => Self::RoutesListener,
+            12 => Self::RoutesConnection,
             _ => return None,
         })
     }
@@ -90,6 +98,8 @@ mod tests {
             Token::Addresses,
             Token::GrantUpdates,
             Token::Questions,
+            Token::RoutesListener,
+            Token::RoutesConnection,
             Token::Peer(peer),
             Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),

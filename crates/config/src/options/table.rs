@@ -3,7 +3,8 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, limits, parse, priority, protection, router, rules, sandbox, shape,
+    control, credentials, device, grants, hostnet, hosts, limits, parse, priority, protection, router, rules, sandbox,
+    shape,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -522,6 +523,36 @@ options!(
                   1ms to 10s; without it 5ms, or two packets of 1500 bytes if that is more. `queue` is how long packets may \
                   wait, 1ms to 10s, default 20ms.",
         read: |draft, value| shape::shape(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    RouterKey = OptionSpec {
+        name: "tuntap-router-key",
+        scope: Scope::Router,
+        syntax: "[<device>] <file>",
+        help: "file of the router's key, by which routers of other hosts know it; it is made if it isn't there",
+        default: Some("/var/lib/uwsgi-tuntap/ with the name of the device and .key"),
+        details: "The file of the router's private key (Ed25519), by which routers of other hosts know it. A router with \
+                  `tuntap-router-routes` needs one; it is read, and made if it isn't there, before \
+                  privileges are dropped. Nobody but its owner may be able to open it. The log and `uwsgi-tuntap keys` say what \
+                  the public half is. Each router needs a key of its own: copies of a machine must not have the same one.",
+        read: |draft, value| hosts::key(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    Routes = OptionSpec {
+        name: "tuntap-router-routes",
+        scope: Scope::Router,
+        syntax: "[<device>] <addr:port> [<password file>] [as=<n>] [neighbour-as=<n>] [hold=<seconds>]",
+        help: "exchange the addresses of vassals with other hosts by BGP with this host's routing daemon, such as BIRD, which \
+               connects here",
+        details: "The router listens here for this host's own routing daemon, such as BIRD, tells it by BGP which addresses its \
+                  vassals hold, and is told which ones those of other hosts hold \
+                  ([several hosts](OPERATIONS.md#several-hosts)). The daemon connects from the same address. The first line of \
+                  the password file signs the connection (TCP-MD5, 80 bytes at most); the file belongs to root or the \
+                  instance's user, and nobody else may be able to read it. Without it only a loopback address is accepted. \
+                  Ports below 1024 keep other users of the host from listening there. `as` is the AS of all routers (64513), \
+                  `neighbour-as` that of the daemon (any other one), and `hold` the number of seconds without a message after \
+                  which either side takes the other one for dead (9).",
+        read: |draft, value| hosts::routes(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     RouterMtu = OptionSpec {

@@ -49,6 +49,8 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::ConnectionRate, ["7 8", "8 9"]),
     (OptionName::FragmentRate, ["7", "8"]),
     (OptionName::Shape, ["both any 20M/50M", "in 10.0.0.2 500k queue=10ms"]),
+    (OptionName::RouterKey, ["/etc/a.key", "/etc/b.key"]),
+    (OptionName::Routes, ["127.0.0.1:979", "[::1]:979 /etc/password hold=30"]),
     (OptionName::RouterMtu, ["1300", "1400"]),
     (OptionName::DeviceRule, ["in any any allow", "out any any deny"]),
     (OptionName::RouterDns, ["192.0.2.1", "192.0.2.2"]),
@@ -168,6 +170,7 @@ fn defaults_are_what_holds_without_the_option() {
         OptionName::RouterPool,
         OptionName::RouterClaims,
         OptionName::Control,
+        OptionName::RouterKey,
     ];
     assert_eq!(in_words, tested_by_others, "others have a default that can't be read");
 }
@@ -184,6 +187,10 @@ fn defaults_in_words_are_true() {
     assert_eq!(default(OptionName::RouterPool), "the whole network");
     let router = &read(OptionName::RouterPool, &[]).expect("valid").routers[0];
     assert_eq!(router.ranges(), router.addresses);
+
+    assert_eq!(default(OptionName::RouterKey), "/var/lib/uwsgi-tuntap/ with the name of the device and .key");
+    let router = &read(OptionName::RouterKey, &[]).expect("valid").routers[0];
+    assert_eq!(router.hosts.key_file(&router.device), "/var/lib/uwsgi-tuntap/tun0.key");
 
     assert_eq!(default(OptionName::RouterClaims), "own with tuntap-router-address, else any");
     let scope = |config: Result<Config, ConfigErrors>| config.expect("valid").routers[0].claim_scope();

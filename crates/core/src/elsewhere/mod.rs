@@ -33,6 +33,10 @@ pub const MAX_HOLDINGS_OF_SOURCE: usize = MAX_HOLDINGS / 2;
 /// How far a time may be ahead of this host's clock, in milliseconds. Clocks of hosts that are looked after are much closer.
 pub const MAX_AHEAD_MILLIS: u64 = 5 * 60 * 1000;
 
+/// How much older than they are claims are taken for that are made before all sources have told what they know, in milliseconds:
+/// twenty years. So they give way to whoever held the address before, and still keep their order among each other.
+pub const UNSURE_AGE_MILLIS: u64 = 20 * 365 * 24 * 60 * 60 * 1000;
+
 /// Who tells of holdings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
@@ -120,6 +124,8 @@ pub struct Elsewhere {
     own: Option<RouterId>,
     /// The host's wall clock.
     clock: ClaimTime,
+    /// True while a source hasn't told yet what it knows.
+    is_unsure: bool,
     addresses: HashMap<IpAddr, Address>,
     sources: BTreeMap<Source, Known>,
     /// The number of holdings.
@@ -138,6 +144,7 @@ impl Elsewhere {
         Self {
             own,
             clock: ClaimTime(0),
+            is_unsure: false,
             addresses: HashMap::new(),
             sources: BTreeMap::new(),
             len: 0,
@@ -255,11 +262,24 @@ impl Elsewhere {
         changed
     }
 
+    /// Says whether a source hasn't told yet what it knows. A claim that is made meanwhile may be to an address that a peer of
+    /// another router has held all along. So it counts as one that is [`UNSURE_AGE_MILLIS`] old: it holds if nobody else has the
+    /// address, and gives way as soon as another holder is heard of.
+    pub const fn set_unsure(&mut self, is_unsure: bool) {
+        self.is_unsure = is_unsure;
+    }
+
+    /// Returns true while a source hasn't told yet what it knows.
+    pub const fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
     /// Returns since when an address is held that a local peer gets now.
     pub fn time_of_claim(&self, address: IpAddr) -> ClaimTime {
+        let clock = if self.is_unsure { ClaimTime(self.clock.0.saturating_sub(UNSURE_AGE_MILLIS)) } else { self.clock };
         let visible = self.holder(address).map(|told| told.holding.since).filter(|since| !self.is_ahead(*since));
         let later = visible.max(self.gone.time(address)).map(|since| ClaimTime(since.0.saturating_add(1)));
-        later.map_or(self.clock, |later| later.max(self.clock))
+        later.map_or(clock, |later| later.max(clock))
     }
 
     /// Notes that a local peer has lost or released an address, so that the next claim to it is later.

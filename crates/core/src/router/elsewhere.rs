@@ -20,6 +20,11 @@ impl Router {
         }
     }
 
+    /// Says whether a source hasn't told yet what it knows ([`Elsewhere::set_unsure`]).
+    pub const fn set_unsure(&mut self, is_unsure: bool) {
+        self.forwarder.elsewhere.set_unsure(is_unsure);
+    }
+
     /// A source tells that a peer of another router holds an address. If a peer of this router has an older claim to it, that one
     /// loses it.
     pub fn held_elsewhere(&mut self, shell: &mut impl Shell, source: Source, address: IpAddr, holding: Holding) {

@@ -115,6 +115,15 @@ impl Exports {
         }
     }
 
+    /// Sets who holds all addresses here.
+    pub fn replace(&mut self, claims: BTreeMap<IpAddr, Holding>) {
+        let gone =
+            self.entries.iter().filter(|(address, entry)| entry.holding.is_some() && !claims.contains_key(address));
+        let gone: Vec<IpAddr> = gone.map(|(address, _)| *address).collect();
+        gone.into_iter().for_each(|address| self.set(address, None));
+        claims.into_iter().for_each(|(address, holding)| self.set(address, Some(holding)));
+    }
+
     /// A session has begun, or is taken over. All routes are to be sent, between these marks.
     pub fn begin(&mut self, negotiated: &Negotiated, marks: Marks, end_at: Option<Instant>) {
         self.end();

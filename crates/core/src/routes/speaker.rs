@@ -89,6 +89,11 @@ impl Speaker {
         self.exports.set(address, None);
     }
 
+    /// These are all addresses that peers of this router hold.
+    pub fn replace_claims(&mut self, claims: impl IntoIterator<Item = (IpAddr, Holding)>) {
+        self.exports.replace(claims.into_iter().collect());
+    }
+
     /// The daemon has connected. Before this the shell should look whether the connection before has ended.
     pub fn accept(&mut self, now: Instant, listener: &mut impl Listener) -> Accepted {
         let mut accepted = Accepted::Taken;

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use nix::unistd::getuid;
 
 use self::access::Access;
-use self::documents::DocumentWriter;
 use self::question::{Answerer, Asker};
 use self::requests::{Origin, Requests, now};
 use self::server::{Server, log};
@@ -39,7 +38,7 @@ use tuntap_sys::net::namespace_of;
 use tuntap_sys::priority::set_nice;
 use tuntap_sys::process::{exit_at_once, with_signals_blocked};
 
-pub use self::documents::Documents;
+pub use self::documents::{DocumentWriter, Documents};
 pub use self::drops::{DropTeller, PER_SECOND};
 
 /// The thread begins anew after so many panics within [`PANIC_INTERVAL`]. After more, the router ends.

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::{self as kernel, MsgFlags, SockaddrStorage};
 
 /// The number of bytes that were ever written to a connection that was accepted, whether they have arrived or not (tcp(7),
 /// `TCP_INFO`; Linux 4.19). Fails with ENOTSUP on an older kernel.
@@ -24,6 +25,36 @@ pub fn written(connection: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(Errno::ENOTSUP.into());
     }
     Ok(info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes))
+}
+
+/// Reads what is there without waiting and without taking it.
+pub fn peek(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+    kernel::recv(connection.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+}
+
+/// The address from which a connection comes.
+pub fn peer(connection: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let storage: SockaddrStorage = kernel::getpeername(connection.as_raw_fd()).ok()?;
+    let ipv4 = storage.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    ipv4.or_else(|| storage.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+}
+
+/// Has the kernel report only so many bytes or more as something to read, or the end (socket(7), `SO_RCVLOWAT`).
+pub fn set_low_water(connection: BorrowedFd<'_>, bytes: usize) -> nix::Result<()> {
+    let value = libc::c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
+    set_int(connection, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value)
+}
+
+/// Has small messages sent at once (tcp(7), `TCP_NODELAY`). Connections that a listener accepts have it from that.
+pub fn set_no_delay(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> nix::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads `len` bytes of the number, which has as many.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    Errno::result(result).map(drop)
 }
 
 /// The longest key in bytes (`TCP_MD5SIG_MAXKEYLEN`, `linux/tcp.h`).

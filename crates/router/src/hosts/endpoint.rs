@@ -1,0 +1,85 @@
+//! Where the host's routing daemon connects.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::super::control::Documents;
+use tuntap_sys::socket::tcp::{set_md5_key, set_no_delay};
+
+/// A listener, and memory that outlives the router. The master makes both before the fork, and keeps them.
+#[derive(Debug)]
+pub struct RoutesEndpoint {
+    /// Listening, non-blocking.
+    listener: TcpListener,
+    /// What a router had yet to send when it died.
+    unsent: Documents,
+}
+
+/// Why there is no listener.
+#[derive(Debug)]
+pub enum EndpointError {
+    /// The address can't be bound.
+    Bind(io::Error),
+    /// The kernel takes no password.
+    Password(io::Error),
+}
+
+impl fmt::Display for EndpointError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(formatter),
+            Self::Password(error) => write!(formatter, "the kernel signs no TCP connections (TCP_MD5SIG): {error}"),
+        }
+    }
+}
+
+impl RoutesEndpoint {
+    /// Listens. With a password, only signed connections come in from that address, and others are refused by their address.
+    pub fn bind(address: SocketAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
+        let listener = TcpListener::bind(address).map_err(EndpointError::Bind)?;
+        listener.set_nonblocking(true).map_err(EndpointError::Bind)?;
+        set_no_delay(listener.as_fd()).map_err(|errno| EndpointError::Bind(errno.into()))?;
+        let this = Self::with(listener).map_err(EndpointError::Bind)?;
+        password.map_or(Ok(()), |password| this.sign(password))?;
+        Ok(this)
+    }
+
+    /// The listener of an image before this one. `None` if it is another one than it is meant to be.
+    pub fn adopt(listener: OwnedFd, address: SocketAddr) -> Option<Self> {
+        let listener = TcpListener::from(listener);
+        let is_it = listener.local_addr().is_ok_and(|own| own == address);
+        if is_it { Self::with(listener).ok() } else { None }
+    }
+
+    fn with(listener: TcpListener) -> io::Result<Self> {
+        Ok(Self { listener, unsent: Documents::new()? })
+    }
+
+    /// Sets the password of connections that come from now on.
+    pub fn sign(&self, password: &[u8]) -> Result<(), EndpointError> {
+        let address = self.listener.local_addr().map_err(EndpointError::Bind)?;
+        set_md5_key(self.listener.as_fd(), address.ip(), password).map_err(EndpointError::Password)
+    }
+
+    /// The listener.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// The memory.
+    pub const fn unsent(&self) -> &Documents {
+        &self.unsent
+    }
+
+    /// Returns the descriptors that have to stay open.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd()).chain(self.unsent.descriptors())
+    }
+
+    /// Gives up all but the listener.
+    pub fn into_listener(self) -> OwnedFd {
+        self.listener.into()
+    }
+}

@@ -1,0 +1,143 @@
+//! What a router tells other hosts of its peers' claims, and hears of theirs: the shell's side of
+//! [`tuntap_core::elsewhere`].
+
+mod endpoint;
+mod ration;
+mod routes;
+
+use std::os::fd::OwnedFd;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::epoll::{Epoll, EpollFlags};
+
+use super::event_loop::EventLoop;
+use super::shell::Io;
+use super::{RouterError, Setup};
+use tuntap_core::policy::lost::ClaimChanges;
+use tuntap_core::router::Router;
+use tuntap_core::routes::takeover::StoredSession;
+use tuntap_wire::holding::{ClaimTime, RouterId};
+
+pub use endpoint::{EndpointError, RoutesEndpoint};
+use routes::Routes;
+
+/// What a router needs for other hosts. The master makes it before the fork, and keeps it.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    /// The router's id among those of other hosts.
+    pub router: Option<RouterId>,
+    /// Where the routing daemon connects.
+    pub routes: Option<RoutesEndpoint>,
+}
+
+/// All that tell other hosts of claims.
+#[derive(Debug)]
+pub struct Announcers<'a> {
+    /// The session with the routing daemon.
+    pub(super) routes: Option<Routes<'a>>,
+    /// True once all have told what they know, or had their time for it.
+    are_sure: bool,
+}
+
+impl<'a> Announcers<'a> {
+    /// Makes those that the setup names. `None` if the router has no id, for then nobody is told of anything.
+    pub fn new(setup: &'a Setup, epoll: &Epoll, now: Instant) -> Result<Option<Self>, RouterError> {
+        let Some(router) = setup.hosts.router else { return Ok(None) };
+        let routes = match (&setup.hosts.routes, &setup.spec.hosts.routes) {
+            (Some(endpoint), Some(spec)) => Some(Routes::new(setup, endpoint, spec, router, epoll, now)?),
+            _ => None,
+        };
+        Ok(Some(Self { routes, are_sure: false }))
+    }
+
+    /// Returns when the loop has to wake up for them even without an event.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.routes.as_ref().and_then(Routes::next_deadline)
+    }
+
+    /// Returns true if there is work that doesn't wait for an event.
+    pub fn has_work(&self, now: Instant) -> bool {
+        self.routes.as_ref().is_some_and(|routes| routes.has_work(now))
+    }
+
+    /// An event of the listener where the routing daemon connects (`None`), or of its connection.
+    pub fn routes_event(&mut self, flags: Option<EpollFlags>) {
+        if let Some(routes) = &mut self.routes {
+            match flags {
+                Some(flags) => routes.event(flags),
+                None => routes.note_caller(),
+            }
+        }
+    }
+
+    /// Goes on with what the router before this one has left, once its peers are restored.
+    fn take_over(&mut self, router: &mut Router, io: &mut Io<'_>, routes: Option<(StoredSession, OwnedFd)>) {
+        self.tell_changes(router);
+        if let (Some(routes), Some((session, connection))) = (&mut self.routes, routes) {
+            routes.take_over(io, &session, connection, Instant::now());
+        }
+    }
+
+    /// Does what is due: reads, so that claims elsewhere count before the router's own are told, and writes. `is_idle` says that no
+    /// packet waits.
+    fn turn(&mut self, router: &mut Router, io: &mut Io<'_>, now: Instant, is_idle: bool) {
+        if let Some(routes) = &mut self.routes {
+            routes.read(router, io, now, is_idle);
+        }
+        self.tell_changes(router);
+        if let Some(routes) = &mut self.routes {
+            routes.write(router, io, now, is_idle);
+        }
+        if !self.are_sure {
+            self.are_sure = self.routes.as_ref().is_none_or(|routes| routes.has_told(now));
+            router.set_unsure(!self.are_sure);
+        }
+    }
+
+    /// Tells all of the claims that have changed.
+    fn tell_changes(&mut self, router: &mut Router) {
+        match router.take_claim_changes() {
+            ClaimChanges::Of(changes) => {
+                for (address, holding) in changes {
+                    if let Some(routes) = &mut self.routes {
+                        routes.claim_changed(address, holding);
+                    }
+                }
+            }
+            ClaimChanges::Any => {
+                if let Some(routes) = &mut self.routes {
+                    routes.replace_claims(router.local_claims());
+                }
+            }
+        }
+    }
+}
+
+impl EventLoop<'_> {
+    /// Tells the router the time of the host's wall clock, which claims have. Nobody needs it if the router has no id.
+    pub(super) fn set_clock(&mut self) {
+        if self.hosts.is_some() {
+            self.router.set_clock(&mut self.io, wall_clock());
+        }
+    }
+
+    /// Exchanges claims with other hosts.
+    pub(super) fn serve_hosts(&mut self, now: Instant) {
+        if let Some(hosts) = &mut self.hosts {
+            hosts.turn(&mut self.router, &mut self.io, now, self.is_idle);
+        }
+    }
+
+    /// Goes on with the exchange of claims where the router before this one has left it.
+    pub(super) fn take_over_hosts(&mut self, routes: Option<(StoredSession, OwnedFd)>) {
+        if let Some(hosts) = &mut self.hosts {
+            hosts.take_over(&mut self.router, &mut self.io, routes);
+        }
+    }
+}
+
+/// CLOCK_REALTIME. A clock before 1970 counts as 1970.
+fn wall_clock() -> ClaimTime {
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    ClaimTime(u64::try_from(millis).unwrap_or(u64::MAX))
+}
