@@ -170,6 +170,15 @@ impl Hosts {
         }
     }
 
+    /// Waits until each host's BIRD has a session with the host's own router.
+    #[track_caller]
+    pub fn wait_for_feeds(&self) {
+        for host in self.iter() {
+            let what = format!("a session of BIRD with the router of host {}", host.number);
+            wait::until_true(&what, wait::LONG, || host.bird().is_established("tuntap"));
+        }
+    }
+
     /// The hosts themselves, to change them one by one.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Host> {
         self.hosts.iter_mut()

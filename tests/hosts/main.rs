@@ -4,5 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod monitor;
+
 mod faults;
 mod gateways;
+mod routes;
