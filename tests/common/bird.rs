@@ -85,3 +85,14 @@ impl Bird {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
+
+impl Drop for Bird {
+    /// What it knows, for the report of a failed test.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let routes = self.try_ask("show route all").unwrap_or_default();
+            let protocols = self.try_ask("show protocols").unwrap_or_default();
+            eprintln!("--- BIRD in {}\n{protocols}\n{routes}\n---", self.netns.name());
+        }
+    }
+}

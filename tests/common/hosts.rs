@@ -310,7 +310,7 @@ impl Host {
         VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, gateway)
             .length(16)
             .address_6(address6, gateway6)
-            .line(format!("exec-as-root = ping -q -c 1 -W 5 {gateway6}"))
+            .line(format!("exec-as-root = ping -q -c 1 -i 0.2 -w 5 {gateway6}"))
     }
 
     /// Starts one of its own vassals.
