@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{ElsewhereStats, RoutesStats};
+
 /// One request. What it may do depends on the level of its sender, see [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
@@ -87,6 +89,12 @@ pub enum Request {
     },
     /// The peers, as in the statistics: an array of [`PeerStats`](crate::PeerStats).
     Peers {},
+    /// The session with the host's routing daemon, and what is known of other hosts: [`Routes`].
+    Routes {
+        /// Who holds these addresses? At most [`MAX_ADDRESSES`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<IpAddr>,
+    },
     /// Compiles a script and runs its self-test, without using it: [`ScriptStatus`].
     ScriptCheck {
         /// The source text.
@@ -125,6 +133,47 @@ impl Request {
             _ => Level::View,
         }
     }
+}
+
+/// Most addresses in one request for their holders.
+pub const MAX_ADDRESSES: usize = 256;
+
+/// The answer to `routes`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Routes {
+    /// The session with the routing daemon, as in the statistics. There is nothing if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routes: Option<RoutesStats>,
+    /// What is known of other hosts, as in the statistics. There is nothing if the router tells no others of its vassals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<ElsewhereStats>,
+    /// Who holds the addresses of the request.
+    pub holders: Vec<Holders>,
+}
+
+/// Who holds an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    /// The address.
+    pub address: IpAddr,
+    /// Since when a vassal of this router holds it, in milliseconds since 1970, as others are told. There is nothing if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub here: Option<u64>,
+    /// Who holds it elsewhere. There is nothing if nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<HolderElsewhere>,
+}
+
+/// Who holds an address elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderElsewhere {
+    /// The router whose vassal it is: 16 hexadecimal digits.
+    pub router: String,
+    /// Since when, in milliseconds since 1970, by that host's clock.
+    pub since: u64,
+    /// Who tells of it: `routes`, or `trunk` with its number.
+    pub source: String,
 }
 
 /// What the sender of a request may do. A level includes those before it.

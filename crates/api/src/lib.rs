@@ -8,12 +8,14 @@
 
 pub mod control;
 mod drops;
+mod routes;
 mod shape;
 mod snapshot;
 
 use std::borrow::Cow;
 
 pub use drops::DropCounts;
+pub use routes::{RoutesRefused, RoutesSession, RoutesStats};
 pub use shape::{ShapeStats, Shaped};
 pub use snapshot::{
     Confinement, ElsewhereStats, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{DropCounts, Shaped, Word};
+use super::{DropCounts, RoutesStats, Shaped, Word};
 
 /// The state of a router at one moment.
 ///
@@ -75,6 +75,9 @@ pub struct Snapshot {
     /// What is known of the addresses that vassals of other hosts hold. There is nothing if the router tells no others of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<ElsewhereStats>,
+    /// The session with the host's routing daemon (`tuntap-router-routes`). There is nothing if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<RoutesStats>,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,

@@ -64,6 +64,8 @@ fn golden_values_are_where_they_belong() {
     assert_eq!(golden.uplink.out.as_ref().expect("a limit").waiting_packets, 40);
     let elsewhere = golden.elsewhere.as_ref().expect("other hosts");
     assert_eq!((elsewhere.sources[1].holdings, elsewhere.refused, elsewhere.own_id), (3, 21, 25));
+    let routes = golden.routes.as_ref().expect("a routing daemon");
+    assert_eq!((routes.refused.malformed, routes.session.as_ref().map(|it| it.withdrawn)), (48, Some(32)));
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
 

@@ -51,6 +51,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
 pub use tuntap_core::policy::shape_text::Rate;
 use tuntap_core::policy::targets::TargetRange;
+pub use tuntap_core::routes::bird_config::{BirdConfig, BirdConfigError, Feed, Neighbour, bird_config};
 use tuntap_wire::rule::PeerRule;
 
 /// About twice the time that it takes to wake a thread: what polling for longer could save is less than what it costs.

@@ -1,5 +1,6 @@
 //! `uwsgi-tuntap`: what an operator asks routers of the plugin, and changes there, without uWSGI.
 
+mod bird;
 mod change;
 mod client;
 mod completions;
@@ -12,6 +13,7 @@ mod manual;
 mod options;
 mod packet;
 mod peers;
+mod routes;
 mod rules;
 mod rules_file;
 mod save;
@@ -55,6 +57,8 @@ enum Command {
     Status(status::Arguments),
     /// Lists the vassals that are connected, those with the most traffic first
     Peers(peers::Arguments),
+    /// Shows how a router stands with the host's routing daemon and with other hosts, and who holds an address
+    Routes(routes::Arguments),
     /// Lists or forgets flows: connections, and what else belongs together
     Flows(flows::Arguments),
     /// Lists, checks and changes rules
@@ -76,6 +80,8 @@ enum Command {
     Save(save::Arguments),
     /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
     Doctor(doctor::Arguments),
+    /// Prints a configuration for BIRD 2 that goes with a router; it has the password
+    BirdConfig(bird::Arguments),
     /// Lists the options of the plugin
     Options(options::Arguments),
     /// Prints what a shell completes this command with
@@ -89,6 +95,7 @@ impl Command {
         match self {
             Self::Status(arguments) => arguments.run(session),
             Self::Peers(arguments) => arguments.run(session),
+            Self::Routes(arguments) => arguments.run(session),
             Self::Flows(arguments) => arguments.run(session),
             Self::Rules(command) => command.run(session),
             Self::Set(command) => command.run(session),
@@ -98,6 +105,7 @@ impl Command {
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
             Self::Doctor(arguments) => Err(arguments.run()),
+            Self::BirdConfig(arguments) => arguments.run(session),
             Self::Options(arguments) => arguments.run(session),
             Self::Completions(arguments) => arguments.run(session, Arguments::command()),
             Self::Man => {
@@ -111,6 +119,7 @@ impl Command {
     const fn without_json(&self) -> Option<&'static str> {
         match self {
             Self::Doctor(_) => Some("doctor"),
+            Self::BirdConfig(_) => Some("bird-config"),
             Self::Completions(_) => Some("completions"),
             Self::Man => Some("man"),
             _ => None,

@@ -9,8 +9,10 @@ use nix::unistd;
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
+use tuntap_api::control;
 use tuntap_api::{
-    ElsewhereStats, FlowStats, PeerStats, PolicyStats, PortStats, ShapeStats, Shaped, Snapshot, SourceStats,
+    ElsewhereStats, FlowStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped, Snapshot,
+    SourceStats,
 };
 use tuntap_config::PortMapping;
 use tuntap_core::elsewhere::Source;
@@ -79,9 +81,32 @@ impl EventLoop<'_> {
             flows: self.flow_stats(),
             uplink: uplink(&self.router),
             elsewhere: elsewhere(&self.router),
+            routes: self.routes_stats(now),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
+        }
+    }
+
+    fn routes_stats(&self, now: Instant) -> Option<RoutesStats> {
+        self.hosts.as_ref().and_then(|hosts| hosts.routes.as_ref()).map(|routes| routes.stats(now))
+    }
+
+    /// How the exchange of claims with other hosts stands, and who holds some addresses.
+    pub(super) fn routes(&self, addresses: &[IpAddr]) -> control::Routes {
+        let holders = addresses.iter().map(|address| {
+            let elsewhere = self.router.elsewhere().holder(*address).map(|told| control::HolderElsewhere {
+                router: told.holding.router.to_string(),
+                since: told.holding.since.0,
+                source: told.source.to_string(),
+            });
+            let here = self.router.forwarder().holding(*address).map(|holding| holding.since.0);
+            control::Holders { address: *address, here, elsewhere }
+        });
+        control::Routes {
+            routes: self.routes_stats(Instant::now()),
+            elsewhere: elsewhere(&self.router),
+            holders: holders.collect(),
         }
     }
 

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tuntap_wire::bgp::Family;
 
+use super::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
+
 /// What the configuration is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BirdConfig {
@@ -48,6 +50,14 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its AS. Hosts of one AS have to know each other all.
     pub asn: u32,
+}
+
+impl Feed {
+    /// The router's AS if nothing else is configured.
+    pub const DEFAULT_ASN: u32 = DEFAULT_ASN;
+
+    /// The hold time if nothing else is configured.
+    pub const DEFAULT_HOLD_TIME: u16 = DEFAULT_HOLD_TIME;
 }
 
 impl BirdConfig {

@@ -2,6 +2,7 @@
 //! are never more questions than one, and each question is a bounded piece of work between two packets.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use super::drops::{self, DropTeller, Drops};
 use super::filter::Filter;
 use super::test_packet::Described;
 use crate::grant_updates::Newcomers;
-use tuntap_api::control::{Code, Failure, FlowEntry, ScriptStatus, Tested};
+use tuntap_api::control::{Code, Failure, FlowEntry, Routes, ScriptStatus, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
 use tuntap_script::{Compiled, ScriptError};
@@ -45,6 +46,8 @@ pub enum Question {
     Test(Described, Reply<Result<Tested, Failure>>),
     /// So many peers from this place on.
     Peers(usize, Reply<PeerPage>),
+    /// How does the exchange of claims with other hosts stand, and who holds these addresses?
+    Routes(Vec<IpAddr>, Reply<Routes>),
     /// Use this script, or none.
     LoadScript(Option<Compiled>, Reply<Result<(), ScriptError>>),
     /// The state of the script.

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread;
@@ -21,7 +22,8 @@ use super::server::log;
 use super::test_packet::Described;
 use crate::Setup;
 use tuntap_api::control::{
-    Code, Event, Failure, FlowEntry, FlowFilter, FlowList, FlowOrder, Killed, Level, Request, Status, TestPacket,
+    Code, Event, Failure, FlowEntry, FlowFilter, FlowList, FlowOrder, Killed, Level, MAX_ADDRESSES, Request, Routes,
+    Status, TestPacket,
 };
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
@@ -215,6 +217,7 @@ impl Requests {
             Request::ScriptCheck { text } => raw(&script::check(text)?),
             Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
             Request::Peers {} => raw(&self.peers()?),
+            Request::Routes { addresses } => raw(&self.routes(addresses)?),
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;
                 self.watch(true)?;
@@ -350,6 +353,13 @@ impl Requests {
             from = page.next;
         }
         Ok(peers)
+    }
+
+    fn routes(&self, addresses: &[IpAddr]) -> Result<Routes, Failure> {
+        if addresses.len() > MAX_ADDRESSES {
+            return Err(Failure::invalid(format!("a request may ask about {MAX_ADDRESSES} addresses at most")));
+        }
+        self.asker.ask(|reply| Question::Routes(addresses.to_vec(), reply))
     }
 
     /// Has the event loop tell which packets are dropped, or not.

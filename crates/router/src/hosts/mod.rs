@@ -4,6 +4,7 @@
 mod endpoint;
 mod ration;
 mod routes;
+mod routes_stats;
 
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

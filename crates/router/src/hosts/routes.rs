@@ -99,8 +99,8 @@ impl Connection {
 #[derive(Debug)]
 pub struct Routes<'a> {
     endpoint: &'a RoutesEndpoint,
-    /// Where the router listens, and the daemon connects from.
-    address: IpAddr,
+    /// What the options say of it.
+    spec: &'a RoutesSpec,
     speaker: Speaker,
     connection: Option<Connection>,
     /// Keeps what waits for a successor.
@@ -130,7 +130,7 @@ impl<'a> Routes<'a> {
     pub fn new(
         setup: &'a Setup,
         endpoint: &'a RoutesEndpoint,
-        spec: &RoutesSpec,
+        spec: &'a RoutesSpec,
         router: RouterId,
         epoll: &Epoll,
         now: Instant,
@@ -147,7 +147,7 @@ impl<'a> Routes<'a> {
         epoll.add(endpoint.listener(), EpollEvent::new(caller_flags(), Token::RoutesListener.encode()))?;
         Ok(Self {
             endpoint,
-            address: spec.address.ip(),
+            spec,
             speaker: Speaker::new(settings, now),
             connection: None,
             unsent: endpoint.unsent().writer().map_err(RouterError::Memory)?,
@@ -200,6 +200,11 @@ impl<'a> Routes<'a> {
     /// How the session stands.
     pub fn status(&self, now: Instant) -> Status {
         self.speaker.status(now)
+    }
+
+    /// What the options say of it.
+    pub const fn spec(&self) -> &RoutesSpec {
+        self.spec
     }
 
     /// Connections from other addresses, which were refused.
@@ -344,7 +349,7 @@ impl<'a> Routes<'a> {
     fn add(&mut self, io: &mut Io<'_>, fd: OwnedFd, now: Instant) {
         self.is_changed = true;
         match tcp::peer(fd.as_fd()) {
-            Some(peer) if peer.ip() == self.address => {}
+            Some(peer) if peer.ip() == self.spec.address.ip() => {}
             peer => {
                 if self.strangers == 0 {
                     let from = peer.map_or_else(|| "nowhere".to_owned(), |peer| peer.ip().to_string());

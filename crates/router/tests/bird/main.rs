@@ -8,6 +8,7 @@ mod machine;
 mod netns;
 
 mod claims;
+mod config;
 mod daemon;
 mod elsewhere;
 mod shell;

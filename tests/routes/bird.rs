@@ -1,0 +1,133 @@
+//! Claims become routes, and stay as long as their vassals.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::{probe, processes, wait};
+use crate::world::{PASSWORD, Secrets, bird, bird_text, emperor, has_route, until_established, until_route, vassal};
+
+#[test]
+fn vassal_is_a_route_while_it_lives() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let bird = bird(&emperor.netns, &bird_text(Some(PASSWORD), None));
+    until_established(&emperor);
+    emperor.start_attached(&vassal(&emperor, "one", V1));
+    until_route(&emperor.netns, V1, true);
+    let all = bird.ask(&format!("show route for {V1} all"));
+    let stats = emperor.stats();
+    let id = stats.0["elsewhere"]["router"].as_str().expect("the router has an id").to_owned();
+    let (high, low) = id.split_at(8);
+    let [high, low] = [high, low].map(|half| u32::from_str_radix(half, 16).expect("hexadecimal digits"));
+    assert!(all.contains(&format!("(64513, 1, {high}) (64513, 2, {low}) (64513, 3, ")), "{id}\n{all}");
+    let med = all.lines().find_map(|line| line.trim().strip_prefix("BGP.med: ")).expect("the claim's time");
+    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    assert!(age.abs_diff(med.parse().expect("seconds")) < 600, "{all}");
+    assert!(emperor.log.text().contains(&format!("other hosts know it as {id}")), "the log has the id");
+    assert_eq!(stats.0["routes"]["signed"], true);
+    assert_eq!(stats.0["routes"]["session"]["survives"], true);
+    assert_eq!(stats.0["routes"]["claims"], 1);
+
+    processes::send(emperor.vassal_pid("one").expect("it runs"), Signal::SIGKILL);
+    std::fs::remove_file(emperor.path("vassals/one.ini")).expect("it is there");
+    until_route(&emperor.netns, V1, false);
+    wait::until_true("BIRD has none either", wait::SHORT, || bird.routes("tuntap") == 0);
+}
+
+/// The kernel tells of each route that goes, so that none that is gone for a moment is overlooked.
+#[test]
+fn killed_router_loses_no_route() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let bird = bird(&emperor.netns, &bird_text(Some(PASSWORD), None));
+    until_established(&emperor);
+    let net = emperor.start_attached(&vassal(&emperor, "one", V1));
+    emperor.start_attached(&vassal(&emperor, "two", V2));
+    until_route(&emperor.netns, V1, true);
+    until_route(&emperor.netns, V2, true);
+    let mut monitor = emperor.netns.run(|| {
+        Command::new("timeout")
+            .args(["-s", "KILL", "120", "ip", "monitor", "route"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("ip can be started")
+    });
+    for _ in 0..4 {
+        emperor.kill_router();
+        until_established(&emperor);
+        assert!(has_route(&emperor.netns, V1) && has_route(&emperor.netns, V2));
+        assert!(probe::is_reachable(&net, EMPEROR));
+        // A router that ends soon after its start, several times in a row, gives up what it was left.
+        std::thread::sleep(std::time::Duration::from_secs(6));
+    }
+    let since = bird.ask("show protocols all tuntap");
+    assert!(since.contains("Established"), "{since}");
+    assert!(emperor.log.text().matches("of the router before this one").count() >= 4, "each has taken over");
+    monitor.kill().expect("it runs");
+    let mut text = String::new();
+    monitor.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+    monitor.wait().expect("it was killed");
+    assert!(!text.contains("Deleted 192.168.0."), "{text}");
+}
+
+#[test]
+fn claim_of_a_vassal_that_died_with_its_router_goes() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let bird = bird(&emperor.netns, &bird_text(Some(PASSWORD), None));
+    until_established(&emperor);
+    emperor.start_attached(&vassal(&emperor, "one", V1));
+    emperor.start_attached(&vassal(&emperor, "two", V2));
+    until_route(&emperor.netns, V2, true);
+    let (router, two) = (emperor.router_pid(), emperor.vassal_pid("two").expect("it runs"));
+    std::fs::remove_file(emperor.path("vassals/two.ini")).expect("it is there");
+    // The router can't notice that the vassal dies.
+    processes::send(router, Signal::SIGSTOP);
+    processes::send(two, Signal::SIGKILL);
+    wait::until_true("the vassal is gone", wait::LONG, || !processes::is_alive(two));
+    processes::send(router, Signal::SIGKILL);
+    until_route(&emperor.netns, V2, false);
+    assert!(has_route(&emperor.netns, V1));
+    assert_eq!(bird.routes("tuntap"), 1);
+}
+
+#[test]
+fn bird_is_killed_and_started_again() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let text = bird_text(Some(PASSWORD), None);
+    let mut bird = bird(&emperor.netns, &text);
+    until_established(&emperor);
+    let net = emperor.start_attached(&vassal(&emperor, "one", V1));
+    until_route(&emperor.netns, V1, true);
+    for _ in 0..2 {
+        emperor.netns.run(|| bird.restart(&text));
+        until_established(&emperor);
+        wait::until_true("BIRD has the route again", wait::LONG, || bird.routes("tuntap") == 1);
+        assert!(has_route(&emperor.netns, V1));
+    }
+    assert!(probe::is_reachable(&net, EMPEROR));
+}
+
+#[test]
+fn reload_keeps_id_and_listener() {
+    let secrets = Secrets::new();
+    let emperor = emperor(&secrets).line(secrets.routes_line()).start();
+    let _bird = bird(&emperor.netns, &bird_text(Some(PASSWORD), None));
+    until_established(&emperor);
+    let id = |emperor: &crate::common::emperor::Emperor| emperor.stats_eventually().0["elsewhere"]["router"].clone();
+    let (before, router) = (id(&emperor), emperor.router_pid());
+    // As an instance that has dropped its privileges finds them.
+    std::fs::remove_file(secrets.path("password")).expect("it is there");
+    std::fs::remove_file(secrets.path("key")).expect("it is there");
+    std::fs::create_dir(secrets.path("key")).expect("own folder");
+    emperor.signal(Signal::SIGHUP);
+    wait::until("another router", wait::LONG, || emperor.try_stats().ok().filter(|stats| stats.router_pid() != router));
+    until_established(&emperor);
+    assert_eq!(id(&emperor), before);
+    emperor.start_attached(&vassal(&emperor, "one", V1));
+    until_route(&emperor.netns, V1, true);
+}
