@@ -1,13 +1,12 @@
 """Hosts, each with a vassal, and the ways in which their vassals reach each other."""
 
-import re
-import time
-from dataclasses import dataclass, field
+import os
+import signal
+from dataclasses import dataclass
 
 import bird
 import helpers
 import lab as rig
-import probes
 import router
 import subjects
 from lab import Namespace, Trouble, wait_for
@@ -40,7 +39,6 @@ class Host:
     bird: object = None
     vassal: object = None
     dir: object = None
-    addresses: tuple = field(default=())
 
     @property
     def socket(self):
@@ -172,7 +170,6 @@ class Plugin(Site):
             f"tuntap-router-address = {address}/16",
             f"tuntap-router-address = {address6}/64",
             "tuntap-router-host = allow",
-            # All that an address may have; a benchmark has more.
             *self.options(host),
             f"emperor = {host.dir}/vassals",
             "emperor-use-clone = net",
@@ -215,6 +212,19 @@ class Plugin(Site):
         if self.link is None:
             self.make_link("uwsgi0")
         wait_for(f"a way between the vassals of {self.key}", 60, self.reaches)
+
+    def master(self, host):
+        """The master of an Emperor, below the program that contains it."""
+        return rig.descendants(host.emperor.pid)[0]
+
+    def kill_emperor(self, host):
+        os.kill(self.master(host), signal.SIGKILL)
+
+    def restart_emperor(self, host):
+        self.lab.end(host.emperor)
+        # Two of the same name would be two devices.
+        rig.wait_for("the end of the router", 20, lambda: "emperor0" not in host.space.must("ip", "-o", "link"))
+        self.start_emperor(host)
 
     def connect(self):
         """Waits until hosts know each other."""
@@ -268,20 +278,19 @@ class Routes(Plugin):
     """Routers tell the hosts' BIRDs where vassals are, and kernels route."""
 
     def settle(self, host):
-        password = self.lab.dir / PASSWORD_FILE
-        password.write_text(f"{bird.PASSWORD}\n")
-        password.chmod(0o600)
+        bird.write_password(self.lab.dir / PASSWORD_FILE)
         super().settle(host)
         self.start_bird(host)
 
     def start_bird(self, host):
         others = [address_of(number) for number in range(1, self.count + 1) if number != host.number]
-        host.bird = bird.start(self.lab, host.space, address_of(host.number), others, self.interface)
+        ini = host.dir / "emperor.ini"
+        host.bird = bird.start(self.lab, host.space, self.plugins, ini, address_of(host.number), others)
 
     def options(self, host):
         return [
             f"tuntap-router-key = {host.dir}/router.key",
-            f"tuntap-router-routes = {bird.FEED_ADDRESS}:{bird.FEED_PORT} {self.lab.dir}/{PASSWORD_FILE}",
+            f"tuntap-router-routes = {bird.FEED} {self.lab.dir}/{PASSWORD_FILE}",
         ]
 
     def connect(self):

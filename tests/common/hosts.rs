@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tuntap_core::routes::bird_config::{BirdConfig, Feed, Neighbour, bird_config};
 use tuntap_core::routes::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
+use tuntap_wire::bgp::claim;
+use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
 use super::bird::Bird;
 use super::emperor::{Emperor, EmperorIni};
@@ -345,12 +347,19 @@ impl Host {
     }
 }
 
-/// An address that a BIRD tells others of without a router.
+/// An address that a BIRD tells others of as if a router had told it so.
 #[derive(Clone, Copy, Debug)]
 pub struct Told {
     pub address: IpAddr,
-    /// The seconds since 1970 that it was claimed at.
-    pub seconds: u32,
+    pub holding: Holding,
+}
+
+impl Told {
+    /// An address that a router holds since so many milliseconds after 1970.
+    pub fn new(address: impl Into<IpAddr>, router: u64, since: u64) -> Self {
+        let router = RouterId::new(router).expect("a number of a router");
+        Self { address: address.into(), holding: Holding { router, since: ClaimTime(since) } }
+    }
 }
 
 /// A configuration that also tells other hosts of these addresses.
@@ -358,10 +367,15 @@ fn telling(config: &str, told: &[Told]) -> String {
     let exports = "export where proto = \"tuntap\"";
     assert!(config.contains(exports), "the configuration has changed: {config}");
     let mut config = config.replace(exports, "export where (proto = \"tuntap\" || proto ~ \"told*\")");
-    for (number, Told { address, seconds }) in told.iter().enumerate() {
+    for (number, Told { address, holding }) in told.iter().enumerate() {
         let (channel, length) = if address.is_ipv4() { ("ipv4", 32) } else { ("ipv6", 128) };
+        let mut filter = format!("bgp_med = {};", holding.since.0 / 1000);
+        for community in claim::encode(DEFAULT_ASN, *holding) {
+            let (asn, function, parameter) = (community.asn, community.function, community.parameter);
+            filter += &format!(" bgp_large_community.add(({asn}, {function}, {parameter}));");
+        }
         config += &format!(
-            "protocol static told{number} {{ {channel} {{ import filter {{ bgp_med = {seconds}; accept; }}; }}; \
+            "protocol static told{number} {{ {channel} {{ import filter {{ {filter} accept; }}; }}; \
              route {address}/{length} unreachable; }}\n"
         );
     }

@@ -7,7 +7,7 @@ use crate::common::wait;
 
 /// Three hosts, of which each tells of two addresses, as if it had a vassal.
 fn hosts() -> Hosts {
-    let told = [1, 2, 3].map(|host| addresses(host).map(|address| Told { address, seconds: 1_700_000_000 }));
+    let told = [1, 2, 3].map(|host| addresses(host).map(|address| Told::new(address, host.into(), 1_700_000_000_000)));
     let mut hosts = Hosts::new(3);
     let all = [(1, &told[0][..]), (2, &told[1][..]), (3, &told[2][..])];
     hosts.start_birds_telling(&all);

@@ -212,7 +212,7 @@ fn killed_bird_comes_back() {
 #[test]
 fn clock_that_is_ahead_takes_no_address() {
     let address = vassal_address(3, 9);
-    let far = Told { address: address.into(), seconds: 4_000_000_000 };
+    let far = Told::new(address, 3, 4_000_000_000_000);
     let mut hosts = hosts_telling(3, &[(3, &[far])]);
     // Host 3 has told already. A host that hasn't heard of it holds the address.
     hosts.switch.cut(3);
