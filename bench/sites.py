@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from dataclasses import dataclass
 
 import bird
@@ -223,7 +224,7 @@ class Plugin(Site):
     def restart_emperor(self, host):
         self.lab.end(host.emperor)
         # Two of the same name would be two devices.
-        rig.wait_for("the end of the router", 20, lambda: "emperor0" not in host.space.must("ip", "-o", "link"))
+        wait_for("the end of the router", 20, lambda: "emperor0" not in host.space.must("ip", "-o", "link"))
         self.start_emperor(host)
 
     def connect(self):
@@ -306,11 +307,13 @@ class Trunks(Plugin):
         self.keys = {}
 
     def begin(self):
-        command = self.plugins / "uwsgi-tuntap"
         for number in range(1, self.count + 1):
             file = self.lab.dir / f"{self.key}{number}.key"
-            done = self.lab.namespace(f"{self.key}-key").must(str(command), "keys", "--generate", str(file))
-            self.keys[number] = done.split()[-1]
+            command = [str(self.plugins / "uwsgi-tuntap"), "keys", "--generate", str(file)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            if done.returncode != 0:
+                raise Trouble(f"{' '.join(command)}: {done.stderr.strip()}")
+            self.keys[number] = done.stdout.split()[-1]
         super().begin()
 
     def options(self, host):

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use tuntap_agent::PrivateKey;
 use tuntap_core::routes::bird_config::{BirdConfig, Feed, Neighbour, bird_config};
 use tuntap_core::routes::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
 use tuntap_wire::bgp::claim;
@@ -30,6 +31,9 @@ pub const ASN: u32 = 64512;
 /// Where each router listens for its host's BIRD, and the password of both.
 pub const FEED: &str = "127.0.0.1:979";
 const PASSWORD: &str = "one password for all";
+
+/// Where each router waits for those of other hosts.
+pub const TRUNK_PORT: u16 = 4001;
 
 /// A host's own address.
 pub fn address_of(host: u8) -> Ipv4Addr {
@@ -277,6 +281,32 @@ impl Host {
         self.ini()
             .line(format!("tuntap-router-key = {}", self.key().display()))
             .line(format!("tuntap-router-routes = {FEED} {}", self.password().display()))
+    }
+
+    /// An Emperor with a trunk to each of the other hosts with these numbers, of which the one with the higher number dials.
+    pub fn ini_with_trunks(&self, others: &[&Self]) -> EmperorIni {
+        let ini = self
+            .ini()
+            .line(format!("tuntap-router-key = {}", self.key().display()))
+            .line(format!("tuntap-router-trunk = {}:{TRUNK_PORT}", address_of(self.number)));
+        others.iter().fold(ini, |ini, other| {
+            let dialled = format!(" {}:{TRUNK_PORT}", address_of(other.number));
+            let address = if other.number < self.number { dialled } else { String::new() };
+            ini.line(format!("tuntap-router-trunk-peer = {} {}{address}", other.public_key(), NETWORKS.join(",")))
+        })
+    }
+
+    /// The public half of the router's key, which is made if it isn't there.
+    pub fn public_key(&self) -> String {
+        let (key, _is_made) = PrivateKey::load_or_create(&self.key()).expect("own folder");
+        key.public().to_string()
+    }
+
+    /// How many addresses the router knows that vassals of other hosts hold.
+    pub fn holdings(&self) -> u64 {
+        let stats = self.emperor().stats_eventually();
+        let sources = stats.0["elsewhere"]["sources"].as_array().cloned().unwrap_or_default();
+        sources.iter().filter_map(|source| source["holdings"].as_u64()).sum()
     }
 
     /// Starts an Emperor, and ends one that was there before.
