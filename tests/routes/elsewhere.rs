@@ -15,7 +15,7 @@ fn other_host(address: Ipv4Addr) -> String {
         "router id {here};
         protocol device {{}}
         protocol static holder {{ ipv4; route {address}/32 blackhole {{ bgp_med = 1700000000; }}; }}
-        protocol bgp other {{
+        protocol bgp beyond {{
             local {here} as 64512;
             neighbor {there} as 64512;
             direct;

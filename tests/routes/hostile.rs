@@ -107,6 +107,15 @@ fn cpu_ticks(pid: i32) -> u64 {
 const WIDE_EMPEROR: Ipv4Addr = Ipv4Addr::new(10, 76, 0, 1);
 const WIDE_VASSAL: Ipv4Addr = Ipv4Addr::new(10, 76, 0, 2);
 
+/// Sets a flag when it goes, however it goes.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Round trips from a vassal to the router's host, in microseconds, in order.
 fn round_trips(net: &Net, until: &AtomicBool) -> Vec<u64> {
     let mut all = Vec::new();
@@ -142,8 +151,9 @@ fn many_routes_delay_no_packets() {
     let addresses: Vec<Ipv4Addr> =
         (0..100_000).map(|number| Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + number)).collect();
     let is_over = AtomicBool::new(false);
-    let trips = thread::scope(|scope| {
+    let (trips, took) = thread::scope(|scope| {
         let pings = scope.spawn(|| round_trips(&net, &is_over));
+        let ends = Ends(&is_over);
         let mut neighbour = Neighbour::established(&emperor.netns);
         let begin = Instant::now();
         neighbour.announce(&addresses);
@@ -152,9 +162,9 @@ fn many_routes_delay_no_packets() {
             neighbour.keepalive();
             emperor.stats().0["routes"]["complete"] == true
         });
-        eprintln!("100,000 routes in {:?}", begin.elapsed());
-        is_over.store(true, Ordering::Relaxed);
-        pings.join().expect("no panic")
+        let took = begin.elapsed();
+        drop(ends);
+        (pings.join().expect("no panic"), took)
     });
     let stats = emperor.stats();
     assert_eq!(stats.0["routes"]["received"], 100_000);
@@ -162,8 +172,8 @@ fn many_routes_delay_no_packets() {
     assert_eq!(stats.0["routes"]["refused"]["too_many_routes"], 100_000 - 65_536);
     assert_eq!(emperor.router_pid(), router);
     let (median, worst) = (trips[trips.len() / 2], trips[trips.len() - 1]);
-    eprintln!("{} round trips, median {median} us, worst {worst} us", trips.len());
-    // Read in one go, they would take longer than this.
-    assert!(worst < 250_000, "median {median} us, worst {worst} us");
+    eprintln!("100,000 routes in {took:?}; {} round trips, median {median} us, worst {worst} us", trips.len());
+    // Packets that waited for all routes would take about as long as these.
+    assert!(Duration::from_micros(worst) < took / 4, "routes {took:?}, median {median} us, worst {worst} us");
     assert!(probe::is_reachable(&net, WIDE_EMPEROR));
 }

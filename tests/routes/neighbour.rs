@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tuntap_wire::bgp::PerFamily;
 use tuntap_wire::bgp::capability::{AddPath, Capabilities};
 use tuntap_wire::bgp::message::append_keepalive;
 use tuntap_wire::bgp::open::Open;
 use tuntap_wire::bgp::write::{Attributes, append_announcement, append_end_of_rib};
+use tuntap_wire::bgp::{Family, PerFamily};
 
 use crate::common::netns::Netns;
 use crate::world::FEED;
@@ -61,7 +61,7 @@ impl Neighbour {
 
     pub fn end_of_rib(&mut self) {
         let mut bytes = Vec::new();
-        append_end_of_rib(&mut bytes, tuntap_wire::bgp::Family::Ipv4);
+        Family::ALL.into_iter().for_each(|family| append_end_of_rib(&mut bytes, family));
         self.send(&bytes);
     }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::checks::live::RunningRouter;
 use super::checks::ports;
 use super::instance::Instance;
+use tuntap_api::Snapshot;
 use tuntap_config::{RouterSpec, StatsAddress};
 use tuntap_survey::interface::{Process, holders};
 use tuntap_survey::listener::{Listener, answers, hidden_listener, listener};
 use tuntap_survey::peers::Peer;
-use tuntap_survey::statistics::{Source, Transport};
+use tuntap_survey::statistics::{self, Source, Transport};
 
 /// How long a router may take to accept a connection and to see that it has ended.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,21 +53,34 @@ fn find(instance: &Instance, router: &RouterSpec) -> Option<RunningRouter> {
 
 /// The peers of a router that runs, by its statistics; `None` if it serves none. The error says why they can't be read.
 pub fn peers(instance: &Instance, router: &RouterSpec) -> Option<Result<Vec<Peer>, String>> {
+    let source = source(router)?;
+    Some(source.and_then(|source| {
+        tuntap_survey::peers::peers(source, transport(instance)).map_err(|error| format!("its statistics: {error}"))
+    }))
+}
+
+/// The statistics of a router that runs; `None` if they can't be read, which the finding about its peers says.
+pub fn snapshot(instance: &Instance, router: &RouterSpec) -> Option<Snapshot> {
+    let source = source(router)?.ok()?;
+    statistics::read(source, transport(instance), TIMEOUT).ok().map(|document| document.snapshot)
+}
+
+/// Where a router serves its statistics; `None` if it serves none. The error says why that is not known.
+fn source(router: &RouterSpec) -> Option<Result<Source<'_>, String>> {
     Some(match router.stats.as_ref()? {
-        StatsAddress::Unix(name) => ask(instance, Source::Unix(name)),
+        StatsAddress::Unix(name) => Ok(Source::Unix(name)),
         StatsAddress::Tcp(text) => match ports::socket_address(text) {
             Some(mut address) => {
                 if address.ip().is_unspecified() {
                     address.set_ip(Ipv4Addr::LOCALHOST.into());
                 }
-                ask(instance, Source::Tcp(address))
+                Ok(Source::Tcp(address))
             }
             None => Err("its statistics have a name as their address".to_owned()),
         },
     })
 }
 
-fn ask(instance: &Instance, source: Source<'_>) -> Result<Vec<Peer>, String> {
-    let transport = if instance.is_on("stats-http") { Transport::Http } else { Transport::Plain };
-    tuntap_survey::peers::peers(source, transport).map_err(|error| format!("its statistics: {error}"))
+fn transport(instance: &Instance) -> Transport {
+    if instance.is_on("stats-http") { Transport::Http } else { Transport::Plain }
 }

@@ -10,7 +10,8 @@ use nix::unistd::{Group, User, geteuid};
 use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
-    access, credentials, filter, host, kernel, network, placement, plugin, ports, rules, shapes, sockets, tun, values,
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, shapes, sockets, tun,
+    values,
 };
 use super::finding::Finding;
 use super::instance::Instance;
@@ -201,6 +202,7 @@ fn of_routers(
     let mut findings = Vec::new();
     for (router, running) in instance.config.routers.iter().zip(running) {
         let is_running = running.is_some();
+        findings.extend(routes::listener(router));
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
         // If the router runs, the finding about its processes covers its socket.
@@ -232,6 +234,8 @@ fn of_routers(
         }
         if running.answers {
             findings.extend(live::peers(router, running::peers(instance, router).as_ref()));
+            let snapshot = router.hosts.routes.as_ref().and_then(|_| running::snapshot(instance, router));
+            findings.extend(snapshot.map(|found| routes::session(router, &found)).unwrap_or_default());
         }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {

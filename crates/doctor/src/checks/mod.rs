@@ -10,6 +10,7 @@ pub mod network;
 pub mod placement;
 pub mod plugin;
 pub mod ports;
+pub mod routes;
 pub mod rules;
 pub mod shapes;
 pub mod sockets;
