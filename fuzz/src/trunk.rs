@@ -50,14 +50,14 @@ impl Shell for Ends {
         Sent::All
     }
 
-    fn told(&mut self, trunk: TrunkId, address: IpAddr, holding: Option<Holding>) {
-        match holding {
-            Some(holding) => self.told.insert((trunk, address), holding),
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
+        match announcement {
+            Some(announcement) => self.told.insert((trunk, address), announcement.holding),
             None => self.told.remove(&(trunk, address)),
         };
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
+    fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         assert!(self.ended.insert(trunk), "it ends once");
         self.told.retain(|(source, _), _| *source != trunk);
     }

@@ -5,6 +5,7 @@
 
 mod abi;
 mod accounts;
+mod agents;
 mod bindings;
 mod devices;
 mod doctor;

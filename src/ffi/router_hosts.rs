@@ -71,7 +71,7 @@ pub fn of(spec: &RouterSpec) -> Result<(Hosts, Option<PrivateKey>), String> {
     };
     let earlier = earlier.and_then(|earlier| earlier.listener);
     let routes = spec.hosts.routes.as_ref().map(|routes| listen(spec, routes, earlier)).transpose()?;
-    Ok((Hosts { router: Some(router), routes }, key))
+    Ok((Hosts { router: Some(router), routes, trunks: None }, key))
 }
 
 /// Reads a router's key, or makes it.

@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 
-use super::accounts;
 use super::guard::die;
 use super::hostnet;
 use super::options::config;
@@ -21,6 +20,7 @@ use super::router_memory as memory;
 use super::router_processes as processes;
 use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
+use super::{accounts, agents};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::grant::Grants;
 use tuntap_core::policy::guard::ClaimScope;
@@ -96,6 +96,10 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     for (index, spec) in specs.iter().enumerate() {
         register(index, spec);
+    }
+    for (index, spec) in specs.iter().enumerate() {
+        agents::register(index, spec)
+            .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
     }
 }
 
@@ -194,6 +198,13 @@ pub fn watch() {
     processes::look_after();
 }
 
+/// Closes what routers have open, in a process that isn't the master.
+pub fn forget() {
+    SETUPS.lock().clear();
+    SPARE_DEVICES.lock().clear();
+    processes::forget();
+}
+
 /// Returns true if this instance has routers.
 pub fn are_there() -> bool {
     !SETUPS.lock().is_empty()
@@ -203,6 +214,7 @@ pub fn are_there() -> bool {
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
     processes::forget();
+    agents::forget();
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
@@ -234,7 +246,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let (others, _key) = hosts::of(spec)?;
+    let (mut others, key) = hosts::of(spec)?;
+    others.trunks = agents::prepare(spec, key)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -411,9 +424,8 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
             setup.master = process::watch_parent().ok();
         }
         // Closes what belongs to the other routers and to the master.
-        SETUPS.lock().clear();
-        SPARE_DEVICES.lock().clear();
-        processes::forget();
+        forget();
+        agents::forget();
         match setup {
             Some(setup) => tuntap_router::run(&setup).to_string(),
             // The master ends this process when the router can be prepared, or when it ends itself.

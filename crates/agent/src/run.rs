@@ -13,8 +13,7 @@ use nix::errno::Errno;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 use tuntap_sys::socket::{
-    BBR, has_congestion_control, message_pair, prepare_trunk, send_with_descriptor, set_congestion_control,
-    set_send_buffer,
+    BBR, message_pair, prepare_trunk, send_with_descriptor, set_congestion_control, set_send_buffer,
 };
 use tuntap_wire::holding::RouterId;
 use tuntap_wire::trunk::{Handed, MAX_MESSAGE_LEN, PublicKey};
@@ -62,6 +61,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// Where neighbours dial this router.
     pub listeners: Vec<TcpListener>,
+    /// The kernel has the congestion control [`BBR`].
+    pub has_bbr: bool,
 }
 
 /// Why the process can't do its work.
@@ -89,6 +90,7 @@ struct Shared<L> {
     log: L,
     strangers: Mutex<Strangers>,
     has_told_congestion: std::sync::Once,
+    has_bbr: bool,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +118,7 @@ pub fn run(config: Config, control: OwnedFd, log: impl Fn(&Notice) + Send + Sync
         log,
         strangers: Mutex::default(),
         has_told_congestion: std::sync::Once::new(),
+        has_bbr: config.has_bbr,
     });
     for listener in config.listeners {
         listener.set_nonblocking(true)?;
@@ -305,7 +308,7 @@ impl<L: Fn(&Notice) + Send + Sync + 'static> Shared<L> {
 
     /// Uses BBR where the kernel has it. Connections have that of their listener.
     fn choose_congestion_control(&self, socket: BorrowedFd<'_>) {
-        if has_congestion_control(BBR)
+        if self.has_bbr
             && let Err(errno) = set_congestion_control(socket, BBR)
         {
             let error = errno.into();

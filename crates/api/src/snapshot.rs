@@ -285,6 +285,14 @@ pub struct Totals {
     pub gateway_tx_packets: u64,
     /// Bytes of the datagrams to other routers.
     pub gateway_tx_bytes: u64,
+    /// Packets from routers of other hosts, by trunks. One that stands for many counts once.
+    pub trunk_rx_packets: u64,
+    /// Their bytes.
+    pub trunk_rx_bytes: u64,
+    /// Packets to routers of other hosts, by trunks.
+    pub trunk_tx_packets: u64,
+    /// Their bytes.
+    pub trunk_tx_bytes: u64,
     /// Connections that became peers.
     pub accepted: u64,
     /// Peers that were taken over from a router that died.

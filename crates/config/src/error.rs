@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use thiserror::Error;
+use tuntap_wire::trunk::KeyError;
 
 use super::OptionName;
 
@@ -342,6 +343,23 @@ pub enum Problem {
         OptionName::RouterAddress.as_str()
     )]
     RoutesWithoutAddress,
+    /// A word that is no address where a router can wait for trunks, or be dialled.
+    #[error("\"{0}\" is no address for trunks, expected one with a port, such as 192.0.2.1:4000 or [2001:db8::1]:4000")]
+    TrunkAddress(String),
+    /// A word that is no public key.
+    #[error("\"{word}\" is no public key of a router, as `uwsgi-tuntap keys` prints it: {error}")]
+    TrunkKey {
+        /// The word.
+        word: String,
+        /// What is wrong with it.
+        error: KeyError,
+    },
+    /// A neighbour without an address, of a router that waits nowhere.
+    #[error(
+        "nobody could connect: this value has no address to connect to, and without {} the router waits nowhere",
+        OptionName::Trunk.as_str()
+    )]
+    TrunkUnreachable,
     /// An MTU that is too small for IPv6.
     #[error("a router with an IPv6 address needs 1280 bytes at least")]
     Ipv6Mtu,

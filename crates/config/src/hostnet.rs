@@ -10,6 +10,7 @@ use super::error::{ConfigError, Problem};
 use super::hosts::{self, RoutesSpec};
 use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
 use super::shape::{self, ShapeSpec};
+use super::trunks::{self, TrunkPeer};
 use super::{ControlSocket, OptionName, RouterSpec, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
@@ -113,6 +114,8 @@ enum Setting {
     Shape(ShapeSpec),
     Key(String),
     Routes(RoutesSpec),
+    Trunk(SocketAddr),
+    TrunkPeer(TrunkPeer),
 }
 
 /// Says whether the operator has confirmed an address or port that the host uses already.
@@ -289,6 +292,16 @@ impl HostSetting {
         Self::new(OptionName::Routes, value, device, Setting::Routes(routes))
     }
 
+    /// A value of `tuntap-router-trunk`.
+    pub(super) fn trunk(value: &str, device: Option<String>, address: SocketAddr) -> Self {
+        Self::new(OptionName::Trunk, value, device, Setting::Trunk(address))
+    }
+
+    /// A value of `tuntap-router-trunk-peer`.
+    pub(super) fn trunk_peer(value: &str, device: Option<String>, peer: TrunkPeer) -> Self {
+        Self::new(OptionName::TrunkPeer, value, device, Setting::TrunkPeer(peer))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError::new(self.option, &self.value, problem)
     }
@@ -320,6 +333,7 @@ pub fn apply(routers: &mut [RouterSpec], settings: &[HostSetting]) -> Vec<Config
         errors.extend(result.err().map(|problem| setting.error(problem)));
     }
     errors.extend(shape::without_internet(routers));
+    errors.extend(routers.iter().flat_map(trunks::check));
     for router in routers {
         let has_ipv6 = router.addresses.iter().any(|net| matches!(net, IpNet::V6(_)));
         if let Some(mtu) = router.mtu.filter(|mtu| has_ipv6 && *mtu < MIN_IPV6_MTU) {
@@ -349,6 +363,8 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::ControlAccess(access) => push(&mut routers[index].live.access, access.clone(), MAX_ACCESS),
         Setting::Key(file) => once(&mut routers[index].hosts.key, file.clone()),
         Setting::Routes(routes) => hosts::set_routes(routers, index, routes),
+        Setting::Trunk(address) => trunks::add_listener(routers, index, *address),
+        Setting::TrunkPeer(peer) => trunks::add_peer(&mut routers[index], peer),
         Setting::FragmentRate(rate) => once(&mut protection(&mut routers[index])?.fragment_rate, *rate),
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::error::Problem;
 use super::hostnet::HostSetting;
+use super::trunks::TrunksSpec;
 use super::{OptionName, RouterSpec, parse};
 use tuntap_core::routes::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
 
@@ -26,6 +27,8 @@ pub struct HostsSpec {
     pub key: Option<String>,
     /// The session with the host's routing daemon.
     pub routes: Option<RoutesSpec>,
+    /// Trunks to routers of other hosts.
+    pub trunks: TrunksSpec,
 }
 
 /// A session with the host's routing daemon.
@@ -46,7 +49,12 @@ pub struct RoutesSpec {
 impl HostsSpec {
     /// Returns true if the router tells others of its claims, for which it needs a key.
     pub const fn needs_key(&self) -> bool {
-        self.routes.is_some()
+        self.routes.is_some() || self.has_trunks()
+    }
+
+    /// Returns true if there may be trunks.
+    pub const fn has_trunks(&self) -> bool {
+        !self.trunks.peers.is_empty() || !self.trunks.listeners.is_empty()
     }
 
     /// Returns the file of the key of a router with that device.

@@ -21,6 +21,7 @@ mod router;
 mod rules;
 mod sandbox;
 mod shape;
+mod trunks;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub use router::{Meant, RouterSpec, StatsAddress};
 pub use rules::protocol;
 pub use sandbox::Sandbox;
 pub use shape::{MAX_SHAPES, ShapeSpec, resolve_shapes};
+pub use trunks::{MAX_TRUNKS, TrunkPeer, TrunksSpec};
 
 use draft::Draft;
 use tuntap_core::policy::grant::Uncovered;

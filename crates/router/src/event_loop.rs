@@ -31,7 +31,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::{BUFFER_LEN, Read};
 use tuntap_core::router::notice::Notice;
-use tuntap_core::router::turns::Work;
+use tuntap_core::router::turns::{Taker, Work};
 use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, PACKET_BUDGET, Router};
 use tuntap_live::ScriptSources;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
@@ -40,6 +40,7 @@ use tuntap_sys::process::raise_descriptor_limit;
 use tuntap_sys::socket::{self, ControlBuffer, Datagram, recv_datagram};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
+use tuntap_wire::trunk::MAX_MESSAGE_LEN;
 
 /// The maximum number of events taken from the kernel in one turn.
 const EVENTS: usize = 64;
@@ -50,7 +51,7 @@ pub struct EventLoop<'a> {
     pub(super) router: Router,
     pub(super) io: Io<'a>,
     /// The buffer for everything that is read: a peer's partial frame and what follows it, or one packet.
-    buffer: Box<[u8]>,
+    pub(super) buffer: Box<[u8]>,
     /// The buffer for control messages of datagrams.
     ancillary: ControlBuffer,
     pub(super) stats: Option<StatsServer<'a>>,
@@ -98,7 +99,7 @@ impl<'a> EventLoop<'a> {
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(), started),
             io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
-            buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN)].into_boxed_slice(),
+            buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN).max(MAX_MESSAGE_LEN)].into_boxed_slice(),
             ancillary: ControlBuffer::default(),
             stats,
             started,
@@ -140,10 +141,11 @@ impl<'a> EventLoop<'a> {
     fn serve_peers(&mut self) -> Result<(), RouterError> {
         while let Some(turn) = self.router.next_turn() {
             let clock = TurnClock::start(self.router.has_turns());
-            let has_more = match turn.work {
-                Work::Connection => self.read_peer(turn.peer),
-                Work::Device => self.read_device(turn.peer),
-                Work::Backlog => self.router.write_backlog(&mut self.io, turn.peer),
+            let has_more = match (turn.taker, turn.work) {
+                (Taker::Trunk(trunk), _) => self.read_trunk(trunk),
+                (Taker::Peer(peer), Work::Device) => self.read_device(peer),
+                (Taker::Peer(peer), Work::Backlog) => self.router.write_backlog(&mut self.io, peer),
+                (Taker::Peer(peer), Work::Connection | Work::Trunk) => self.read_peer(peer),
             };
             self.router.end_turn(turn, clock.took(), has_more);
             if self.router.is_tun_turn_due() {
@@ -230,6 +232,8 @@ impl<'a> EventLoop<'a> {
             Token::GrantUpdates => self.read_grant_updates(),
             Token::RoutesListener => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(None)),
             Token::RoutesConnection => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(Some(flags))),
+            Token::TrunkControl => self.take_trunks(),
+            Token::Trunk(trunk) => self.trunk_event(trunk, flags),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.router.queue_turn(id, Work::Device),
@@ -431,6 +435,9 @@ fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     epoll.add(&setup.listener, readable(Token::Listener))?;
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
+    }
+    if let Some(endpoint) = &setup.hosts.trunks {
+        epoll.add(endpoint.control(), readable(Token::TrunkControl))?;
     }
     epoll.add(setup.grant_updates.read_end(), readable(Token::GrantUpdates))?;
     if let Some(master) = &setup.master {

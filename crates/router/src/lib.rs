@@ -45,7 +45,7 @@ use tuntap_wire::credentials::PeerCredentials;
 pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Watchdog};
-pub use hosts::{EndpointError, Hosts, RoutesEndpoint};
+pub use hosts::{EndpointError, Hosts, RoutesEndpoint, TrunkEndpoint};
 pub use memory::{Earlier, KeptMemory, Memory};
 pub use script::{LIVE_NAME, ScriptFile};
 pub use store::Store;
@@ -170,6 +170,7 @@ impl Setup {
             namespace: event_loop::namespace_number(self.listener.as_fd()),
             dns: self.network.dns.clone(),
             router: self.hosts.router,
+            trunks: self.hosts.trunks.as_ref().map(|endpoint| endpoint.settings.clone()).unwrap_or_default(),
             host_etc: self.network.host_etc.clone(),
         }
     }

@@ -49,7 +49,7 @@ impl EventLoop<'_> {
             let router = &mut self.router;
             self.io.with_connection(connection, |io| router.restore(io, &peer, namespace, Instant::now()));
         }
-        self.take_over_hosts(stored.routes);
+        self.take_over_hosts(stored.routes, stored.trunks);
         // The router before may have had other limits.
         self.router.want_groups_again();
         self.read_groups();

@@ -11,6 +11,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use super::closer::Closer;
 use super::control::{DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
+use super::hosts::TrunkSockets;
 use super::script::LoopScript;
 use super::store::StoreWriter;
 use super::token::Token;
@@ -25,6 +26,7 @@ use tuntap_core::router::{
     DeviceFacts, DeviceWrite, DropRecord, Fault, Router, SendError, Shell, ThreadUsage, WriteError,
 };
 use tuntap_core::routes::takeover::StoredSession;
+use tuntap_core::trunk::{Sent, TrunkId};
 use tuntap_sys::net;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
@@ -32,6 +34,7 @@ use tuntap_sys::socket::{self, path_mtu};
 use tuntap_sys::tun::Tun;
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::RouterId;
 use tuntap_wire::vnet::Offload;
 
 /// How long to wait after the store could not be rewritten. The cost of rewriting it grows with the number of peers.
@@ -81,6 +84,7 @@ pub struct Io<'a> {
     pub(super) script_has_run: bool,
     /// The packets that were dropped in this turn, if somebody watches.
     dropped: Vec<DropRecord>,
+    pub(super) trunks: TrunkSockets,
 }
 
 impl<'a> Io<'a> {
@@ -108,6 +112,7 @@ impl<'a> Io<'a> {
             script: None,
             script_has_run: false,
             dropped: Vec::new(),
+            trunks: TrunkSockets::default(),
         }
     }
 
@@ -132,6 +137,11 @@ impl<'a> Io<'a> {
         let result = report(self);
         self.pending = None;
         result
+    }
+
+    /// Takes the connection that is being reported to the router.
+    pub(super) const fn take_pending(&mut self) -> Option<OwnedFd> {
+        self.pending.take()
     }
 
     /// Returns a peer's connection.
@@ -283,6 +293,24 @@ impl Shell for Io<'_> {
                 result => result.map_err(|errno| SendError::Failed(fault(errno))),
             };
         }
+    }
+
+    fn send_trunk(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent {
+        self.send_on_trunk(trunk, parts)
+    }
+
+    fn open_trunk(&mut self, trunk: TrunkId) -> Result<(), Fault> {
+        self.open_on_trunk(trunk)
+    }
+
+    fn close_trunk(&mut self, trunk: TrunkId, neighbour: RouterId) {
+        self.close_on_trunk(trunk);
+        self.store_is_incomplete |= self.store.remove_trunk(neighbour).is_err();
+    }
+
+    fn store_trunk(&mut self, trunk: TrunkId, neighbour: RouterId, version: u16) {
+        let Some(socket) = self.trunks.socket(trunk) else { return };
+        self.store_is_incomplete |= self.store.put_trunk(neighbour, version, socket).is_err();
     }
 
     fn open(&mut self, peer: PeerId) -> Result<(), Fault> {

@@ -19,6 +19,7 @@ use tuntap_core::routes::takeover::StoredSession;
 use tuntap_sys::process::monotonic_time;
 use tuntap_sys::socket;
 use tuntap_wire::frame::MAX_FRAME_LEN;
+use tuntap_wire::holding::RouterId;
 
 /// A run that is shorter than this is a short run: what has ended it is likely to happen again.
 const SHORT_RUN: Duration = Duration::from_secs(5);
@@ -68,6 +69,10 @@ enum Record {
     Routes(StoredSession),
     /// There is no session with the routing daemon any more.
     NoRoutes,
+    /// A trunk to this neighbour, which is open in this version of its protocol. The message also passes its socket.
+    Trunk(u64, u16),
+    /// There is no trunk to this neighbour any more.
+    NoTrunk(u64),
     /// The quarantine of an offender.
     Quarantined(Quarantined),
     /// Everything that was in the other queue is in this one.
@@ -109,6 +114,8 @@ pub struct StoredState {
     pub peers: Vec<(StoredPeer, OwnedFd)>,
     /// The session with the routing daemon, and its connection.
     pub routes: Option<(StoredSession, OwnedFd)>,
+    /// Open trunks: the neighbour, the version of the protocol, and the socket.
+    pub trunks: Vec<(RouterId, u16, OwnedFd)>,
     /// The quarantines.
     pub quarantine: Vec<(Offender, QuarantineRecord)>,
     /// The number of short runs in a row.
@@ -131,6 +138,8 @@ pub struct StoreWriter<'a> {
     quarantine: Vec<Quarantined>,
     /// The session with the routing daemon, with a copy of its connection.
     routes: Option<(StoredSession, OwnedFd)>,
+    /// Open trunks, with copies of their sockets.
+    trunks: BTreeMap<RouterId, (u16, OwnedFd)>,
 }
 
 impl<'a> StoreWriter<'a> {
@@ -148,6 +157,7 @@ impl<'a> StoreWriter<'a> {
             stored_peers: 0,
             quarantine: Vec::new(),
             routes: None,
+            trunks: BTreeMap::new(),
         };
         let mut stored = StoredState::default();
         if let Some(contents) = newest {
@@ -164,6 +174,8 @@ impl<'a> StoreWriter<'a> {
             if stored.short_runs <= SHORT_RUNS_WITH_PEERS {
                 stored.peers = contents.peers;
                 stored.routes = contents.routes;
+                let trunks = contents.trunks.into_iter();
+                stored.trunks = trunks.map(|(neighbour, (version, socket))| (neighbour, version, socket)).collect();
             }
         }
         // The start of this run is stored before its peers are restored, so that the next router knows of it even if this
@@ -211,6 +223,21 @@ impl<'a> StoreWriter<'a> {
         self.append(&Record::NoRoutes, None)
     }
 
+    /// Stores an open trunk.
+    pub fn put_trunk(&mut self, neighbour: RouterId, version: u16, socket: BorrowedFd<'_>) -> nix::Result<()> {
+        let copy = socket.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        self.trunks.insert(neighbour, (version, copy));
+        self.append(&Record::Trunk(neighbour.number(), version), Some(socket))
+    }
+
+    /// There is no trunk to this neighbour any more.
+    pub fn remove_trunk(&mut self, neighbour: RouterId) -> nix::Result<()> {
+        match self.trunks.remove(&neighbour) {
+            Some(_) => self.append(&Record::NoTrunk(neighbour.number()), None),
+            None => Ok(()),
+        }
+    }
+
     fn note(&mut self, quarantined: Quarantined) {
         self.quarantine.retain(|other| other.offender != quarantined.offender);
         if self.quarantine.len() >= Quarantine::MAX {
@@ -254,6 +281,12 @@ impl<'a> StoreWriter<'a> {
                 this.routes = Some((session, connection));
                 result?;
             }
+            let trunks = std::mem::take(&mut this.trunks);
+            let result = trunks.iter().try_for_each(|(neighbour, (version, socket))| {
+                this.append(&Record::Trunk(neighbour.number(), *version), Some(socket.as_fd()))
+            });
+            this.trunks = trunks;
+            result?;
             for (peer, connection) in peers {
                 match this.append(&Record::Peer(peer), Some(connection)) {
                     Ok(()) => this.stored_peers += 1,
@@ -304,6 +337,7 @@ struct Contents {
     header: Header,
     peers: Vec<(StoredPeer, OwnedFd)>,
     routes: Option<(StoredSession, OwnedFd)>,
+    trunks: BTreeMap<RouterId, (u16, OwnedFd)>,
     quarantine: Vec<Quarantined>,
 }
 
@@ -321,6 +355,7 @@ fn read(queue: &Queue) -> Option<Contents> {
     let mut complete = false;
     let mut peers = BTreeMap::<u64, (StoredPeer, OwnedFd)>::new();
     let mut routes = None;
+    let mut trunks = BTreeMap::new();
     let mut quarantine = Vec::new();
     let mut buffer = vec![0; MAX_RECORD_LEN];
     while let Ok((count @ 1.., descriptor)) = socket::recv_with_descriptor(queue.read_end.as_fd(), &mut buffer) {
@@ -333,6 +368,12 @@ fn read(queue: &Queue) -> Option<Contents> {
             }
             Ok(Record::Routes(session)) => routes = descriptor.map(|descriptor| (session, descriptor)),
             Ok(Record::NoRoutes) => routes = None,
+            Ok(Record::Trunk(neighbour, version)) => {
+                if let (Some(neighbour), Some(descriptor)) = (RouterId::new(neighbour), descriptor) {
+                    trunks.insert(neighbour, (version, descriptor));
+                }
+            }
+            Ok(Record::NoTrunk(neighbour)) => trunks.retain(|known, _| known.number() != neighbour),
             Ok(Record::Gone(serial)) => _ = peers.remove(&serial),
             Ok(Record::Quarantined(quarantined)) => quarantine.push(quarantined),
             Ok(Record::Complete) => complete = true,
@@ -344,6 +385,7 @@ fn read(queue: &Queue) -> Option<Contents> {
         header,
         peers: peers.into_values().collect(),
         routes,
+        trunks,
         quarantine,
     })
 }

@@ -2,6 +2,7 @@
 //! from being taken for one of the next peer in the same slot.
 
 use tuntap_core::policy::registry::PeerId;
+use tuntap_core::trunk::TrunkId;
 
 /// A source of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub enum Token {
     RoutesListener,
     /// The routing daemon's connection.
     RoutesConnection,
+    /// The socket by which the trunk process hands over connections.
+    TrunkControl,
+    /// The socket of a trunk.
+    Trunk(TrunkId),
     /// The master process.
     Master,
     /// A peer's connection.
@@ -52,6 +57,8 @@ impl Token {
             Self::Questions => (10, 0, 0),
             Self::RoutesListener => (11, 0, 0),
             Self::RoutesConnection => (12, 0, 0),
+            Self::TrunkControl => (13, 0, 0),
+            Self::Trunk(TrunkId(number)) => (14, 0, number),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -76,6 +83,8 @@ impl Token {
             10 => Self::Questions,
             11 => Self::RoutesListener,
             12 => Self::RoutesConnection,
+            13 => Self::TrunkControl,
+            14 => Self::Trunk(TrunkId(generation)),
             _ => return None,
         })
     }
@@ -100,6 +109,8 @@ mod tests {
             Token::Questions,
             Token::RoutesListener,
             Token::RoutesConnection,
+            Token::TrunkControl,
+            Token::Trunk(TrunkId(7)),
             Token::Peer(peer),
             Token::Device(peer),
             Token::Peer(PeerId { index: 0, generation: 1 }),

@@ -19,7 +19,7 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::NoScript;
-use tuntap_core::policy::verdict::{Inbound, Outbound, PacketSource};
+use tuntap_core::policy::verdict::{Outbound, PacketSource};
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::{Direction, PeerRule, PeerSelector, RuleAction};
 use tuntap_wire::selector::{AddressPattern, ConnectionState, Protocol, Selector, Service};
@@ -206,11 +206,7 @@ impl Scene {
         let packet = Packet::parse(&bytes).expect("a valid packet");
         let explained = self.explain(ProbeSource::Outside(source), &packet);
         let verdict = self.forwarder.inbound(source, &packet, &mut NoScript);
-        let told = match verdict.to {
-            Inbound::Peer(id) => Outbound::Peer(id),
-            Inbound::Drop(reason, _) => Outbound::Drop(reason),
-            Inbound::Reject(reason, _) => Outbound::Reject(reason),
-        };
+        let told = Outbound::from(verdict.to);
         assert_eq!(explained, told, "{spec:?}");
         let expected = self.oracle.inward(source, &packet, spec);
         assert_eq!((verdict.to, verdict.rule), expected, "{spec:?}");

@@ -120,12 +120,7 @@ impl Oracle {
         };
         let (at, state) = self.state(spec, Direction::In, Some(receiver));
         let (to, by) = self.at_receiver(PacketSource::Tun, packet, spec, state);
-        let to = match to {
-            Inbound::Peer(id) => Outbound::Peer(id),
-            Inbound::Drop(reason, _) => Outbound::Drop(reason),
-            Inbound::Reject(reason, _) => Outbound::Reject(reason),
-        };
-        (to, by.or(rule), Some((receiver, at)))
+        (to.into(), by.or(rule), Some((receiver, at)))
     }
 
     pub(super) fn inward(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tuntap_agent::{Config, Peer, PrivateKey, RunError, run};
-use tuntap_sys::socket::{message_pair, recv, recv_with_descriptor, send, wait_readable};
+use tuntap_sys::socket::{BBR, has_congestion_control, message_pair, recv, recv_with_descriptor, send, wait_readable};
 use tuntap_wire::trunk::{Frames, HANDED_LEN, Handed, MAX_MESSAGE_LEN, Message, PublicKey, append_ping};
 
 /// How long something may take that happens at once, on a machine with much else to do.
@@ -39,7 +39,8 @@ impl Host {
         let (control, theirs) = message_pair().expect("sockets");
         let address = listener.local_addr().expect("bound");
         let peers = peers.iter().map(|(key, address)| Peer { key: *key, address: *address }).collect();
-        let config = Config { key: key.clone(), peers, listeners: vec![listener] };
+        let config =
+            Config { key: key.clone(), peers, listeners: vec![listener], has_bbr: has_congestion_control(BBR) };
         let notices = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&notices);
         let process = std::thread::spawn(move || {

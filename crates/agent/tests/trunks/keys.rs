@@ -63,6 +63,6 @@ fn own_key_is_no_neighbour() {
     let own = key();
     let (_control, theirs) = tuntap_sys::socket::message_pair().expect("sockets");
     let peers = vec![Peer { key: own.public(), address: None }];
-    let result = run(Config { key: own.clone(), peers, listeners: Vec::new() }, theirs, |_| {});
+    let result = run(Config { key: own.clone(), peers, listeners: Vec::new(), has_bbr: false }, theirs, |_| {});
     assert!(matches!(result, Err(RunError::OwnKey(found)) if found == own.public()));
 }

@@ -4,7 +4,7 @@
 use super::{OptionSpec, Scope};
 use crate::{
     control, credentials, device, grants, hostnet, hosts, limits, parse, priority, protection, router, rules, sandbox,
-    shape,
+    shape, trunks,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -532,7 +532,7 @@ options!(
         help: "file of the router's key, by which routers of other hosts know it; it is made if it isn't there",
         default: Some("/var/lib/uwsgi-tuntap/ with the name of the device and .key"),
         details: "The file of the router's private key (Ed25519), by which routers of other hosts know it. A router with \
-                  `tuntap-router-routes` needs one; it is read, and made if it isn't there, before \
+                  `tuntap-router-routes` or trunks needs one; it is read, and made if it isn't there, before \
                   privileges are dropped. Nobody but its owner may be able to open it. The log and `uwsgi-tuntap keys` say what \
                   the public half is. Each router needs a key of its own: copies of a machine must not have the same one.",
         read: |draft, value| hosts::key(value).map(|setting| draft.host_settings.push(setting)),
@@ -553,6 +553,33 @@ options!(
                   `neighbour-as` that of the daemon (any other one), and `hold` the number of seconds without a message after \
                   which either side takes the other one for dead (9).",
         read: |draft, value| hosts::routes(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    Trunk = OptionSpec {
+        name: "tuntap-router-trunk",
+        scope: Scope::Router,
+        syntax: "[<device>] <addr:port>",
+        help: "wait here (TCP) for routers of other hosts, whose vassals are then reached from this host",
+        details: "Routers of other hosts connect here, those alone that `tuntap-router-trunk-peer` names. On such a trunk \
+                  (TLS 1.3, both sides known by their keys) routers tell each other which addresses their vassals hold, and \
+                  carry the packets between them ([several hosts](OPERATIONS.md#several-hosts)). A process beside the router \
+                  has its key and the connections.",
+        read: |draft, value| trunks::listener(value).map(|setting| draft.host_settings.push(setting)),
+        repeats: true,
+        ..OptionSpec::BASE
+    },
+    TrunkPeer = OptionSpec {
+        name: "tuntap-router-trunk-peer",
+        scope: Scope::Router,
+        syntax: "[<device>] <public key> <network>[,<network>...] [<addr:port>] [relay]",
+        help: "router of another host, by its public key, with the networks of its vassals and the address where it waits",
+        details: "The router of another host. Its public key is what `uwsgi-tuntap keys` and its log say. It may announce \
+                  addresses of these networks alone, and its packets have to come from them, as with AllowedIPs of \
+                  WireGuard. Networks of several of them may overlap, so that vassals can move between those hosts, which then \
+                  trust each other there. This router connects to the address, if there is one, and otherwise waits. With \
+                  `relay` this one is told what others tell, and its packets go on to them.",
+        read: |draft, value| trunks::peer(value).map(|setting| draft.host_settings.push(setting)),
+        repeats: true,
         ..OptionSpec::BASE
     },
     RouterMtu = OptionSpec {

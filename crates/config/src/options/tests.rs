@@ -51,6 +51,14 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::Shape, ["both any 20M/50M", "in 10.0.0.2 500k queue=10ms"]),
     (OptionName::RouterKey, ["/etc/a.key", "/etc/b.key"]),
     (OptionName::Routes, ["127.0.0.1:979", "[::1]:979 /etc/password hold=30"]),
+    (OptionName::Trunk, ["192.0.2.1:4000", "[2001:db8::1]:4000"]),
+    (
+        OptionName::TrunkPeer,
+        [
+            "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo= 10.0.0.0/16 192.0.2.2:4000",
+            "tun0 PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw= 10.0.0.0/24,fd00:77::/64 192.0.2.3:4000 relay",
+        ],
+    ),
     (OptionName::RouterMtu, ["1300", "1400"]),
     (OptionName::DeviceRule, ["in any any allow", "out any any deny"]),
     (OptionName::RouterDns, ["192.0.2.1", "192.0.2.2"]),
@@ -169,8 +177,8 @@ fn defaults_are_what_holds_without_the_option() {
         OptionName::LeaseDefault,
         OptionName::RouterPool,
         OptionName::RouterClaims,
-        OptionName::Control,
         OptionName::RouterKey,
+        OptionName::Control,
     ];
     assert_eq!(in_words, tested_by_others, "others have a default that can't be read");
 }

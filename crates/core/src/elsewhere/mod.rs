@@ -64,6 +64,14 @@ pub struct Told {
     pub holding: Holding,
 }
 
+/// What one source tells of an address.
+#[derive(Debug, Clone, Copy)]
+struct Teller {
+    told: Told,
+    /// How many other routers have passed it on.
+    distance: u8,
+}
+
 /// Why a holding is not taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Refusal {
@@ -104,7 +112,7 @@ pub struct Refused {
 /// One address: all that tell of it, the one that counts first; never empty.
 #[derive(Debug)]
 struct Address {
-    told: Vec<Told>,
+    told: Vec<Teller>,
     /// The router of which the log has said that it holds the address.
     noted: Option<RouterId>,
 }
@@ -188,11 +196,23 @@ impl Elsewhere {
     /// Returns who holds an address elsewhere: the newest holding, and the source that tells of it.
     #[inline]
     pub fn holder(&self, address: IpAddr) -> Option<Told> {
-        self.addresses.get(&address).map(|known| known.told[0])
+        self.addresses.get(&address).map(|known| known.told[0].told)
     }
 
     /// Takes over a holding. It replaces an earlier one that this source has told of for the address.
     pub fn insert(&mut self, source: Source, address: IpAddr, holding: Holding) -> Result<Insertion, Refusal> {
+        self.insert_from_afar(source, address, holding, 0)
+    }
+
+    /// Takes over a holding that `distance` other routers have passed on to the source. Of several sources that tell of one
+    /// holding, the nearest one counts.
+    pub fn insert_from_afar(
+        &mut self,
+        source: Source,
+        address: IpAddr,
+        holding: Holding,
+        distance: u8,
+    ) -> Result<Insertion, Refusal> {
         if self.own == Some(holding.router) {
             self.refused.own += 1;
             // If the source knew another holder before, that has given way.
@@ -207,12 +227,13 @@ impl Elsewhere {
         let is_ahead = self.is_ahead(holding.since);
         let known = self.addresses.entry(address).or_insert_with(|| Address { told: Vec::new(), noted: None });
         let told = Told { source, holding };
-        let is_same = known.told.contains(&told);
-        if let Some(earlier) = known.told.iter_mut().find(|told| told.source == source) {
-            self.ahead.remove(&(earlier.holding.since, source, address));
-            *earlier = told;
+        let is_same = known.told.iter().any(|teller| teller.told == told);
+        let teller = Teller { told, distance };
+        if let Some(earlier) = known.told.iter_mut().find(|teller| teller.told.source == source) {
+            self.ahead.remove(&(earlier.told.holding.since, source, address));
+            *earlier = teller;
         } else {
-            known.told.push(told);
+            known.told.push(teller);
         }
         if is_ahead {
             self.ahead.insert((holding.since, source, address));
@@ -245,8 +266,10 @@ impl Elsewhere {
         let before = std::mem::replace(&mut self.clock, clock);
         let mut changed = Vec::new();
         if clock < before {
-            let all =
-                self.addresses.iter().flat_map(|(address, known)| known.told.iter().map(|told| (*address, *told)));
+            let all = self
+                .addresses
+                .iter()
+                .flat_map(|(address, known)| known.told.iter().map(|teller| (*address, teller.told)));
             let ahead = all.filter(|(_, told)| self.is_ahead(told.holding.since));
             self.ahead = ahead.map(|(address, told)| (told.holding.since, told.source, address)).collect();
             changed.extend(self.addresses.keys());
@@ -300,7 +323,7 @@ impl Elsewhere {
     /// Returns the holder of an address unless this was asked before about the same address and the same router.
     pub fn note_holder(&mut self, address: IpAddr) -> Option<Told> {
         let known = self.addresses.get_mut(&address)?;
-        let told = known.told[0];
+        let told = known.told[0].told;
         (known.noted.replace(told.holding.router) != Some(told.holding.router)).then_some(told)
     }
 
@@ -337,8 +360,8 @@ impl Elsewhere {
     /// Removes what a source has told about an address.
     fn take_out(&mut self, source: Source, address: IpAddr) {
         let Some(known) = self.addresses.get_mut(&address) else { return };
-        let Some(at) = known.told.iter().position(|told| told.source == source) else { return };
-        let since = known.told.remove(at).holding.since;
+        let Some(at) = known.told.iter().position(|teller| teller.told.source == source) else { return };
+        let since = known.told.remove(at).told.holding.since;
         if known.told.is_empty() {
             self.addresses.remove(&address);
         }
@@ -352,8 +375,8 @@ impl Elsewhere {
     fn order(&mut self, address: IpAddr) {
         let clock = self.clock;
         if let Some(known) = self.addresses.get_mut(&address) {
-            known.told.sort_unstable_by_key(|Told { source, holding }| {
-                Reverse((!is_ahead(holding.since, clock), *holding, Reverse(*source)))
+            known.told.sort_unstable_by_key(|Teller { told: Told { source, holding }, distance }| {
+                Reverse((!is_ahead(holding.since, clock), *holding, Reverse((*distance, *source))))
             });
         }
     }

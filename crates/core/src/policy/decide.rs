@@ -242,15 +242,12 @@ impl Forwarder {
             return OutDecision::stopped(Outbound::Gateway(found.target), rule, trail);
         }
         if !policy.switch || self.registry.holder(walk.packet.dst()).is_none() {
-            return OutDecision::stopped(Outbound::Tun, rule, trail);
+            let trunk = self.trunk_to(walk.packet.dst()).filter(|_| policy.switch);
+            return OutDecision::stopped(trunk.map_or(Outbound::Tun, Outbound::Trunk), rule, trail);
         }
         let inner = self.decide_inbound(PacketSource::Tun, walk, script);
         trail.add(&inner.trail);
-        let to = match inner.verdict.to {
-            Inbound::Peer(id) => Outbound::Peer(id),
-            Inbound::Drop(reason, _) => Outbound::Drop(reason),
-            Inbound::Reject(reason, _) => Outbound::Reject(reason),
-        };
+        let to = inner.verdict.to.into();
         let rule = inner.verdict.rule.or(rule);
         OutDecision { inner: Some(inner), ..OutDecision::stopped(to, rule, trail) }
     }
@@ -310,7 +307,7 @@ impl Forwarder {
         let cause = match from {
             // Even if another host may use the address, too: the share of the one that gets all of it would be worse.
             PacketSource::Tun => self.holder(packet.src()),
-            PacketSource::Gateway => None,
+            PacketSource::Gateway | PacketSource::Trunk => None,
         };
         let mut verdict = decision.verdict;
         // A packet without a flow waits for the limit of its class, too.
@@ -352,7 +349,7 @@ impl Forwarder {
             Action::Allow => {}
         }
         let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
-            return decided(Inbound::Drop(DropReason::NoPeer, None), None, trail);
+            return decided(self.beyond(from, walk.packet.dst()), None, trail);
         };
         let id = peer.id;
         let (decision, by_peer) = if from == PacketSource::Gateway {
@@ -379,6 +376,16 @@ impl Forwarder {
         };
         let class = self.class(script, asked, walk.packet.src(), from == PacketSource::Tun);
         InDecision { asked, class, ..decided(to, rule, trail) }
+    }
+
+    /// Returns where a packet goes that no peer of this router holds the destination of.
+    pub(super) fn beyond(&self, from: PacketSource, destination: IpAddr) -> Inbound {
+        let nobody = Inbound::Drop(DropReason::NoPeer, None);
+        match from {
+            PacketSource::Gateway => nobody,
+            PacketSource::Trunk if self.guard.is_routers(destination) => Inbound::Tun,
+            PacketSource::Tun | PacketSource::Trunk => self.trunk_to(destination).map_or(nobody, Inbound::Trunk),
+        }
     }
 
     /// Returns where the packets of a flow wait: in the class that the script names, or in that of flows with hosts beyond a

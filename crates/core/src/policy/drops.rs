@@ -69,11 +69,13 @@ pub enum DropReason {
     QueueLate,
     /// A peer of another router holds the source, on another host.
     HeldElsewhere,
+    /// It has crossed as many trunks as it may.
+    TrunkHops,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -106,6 +108,7 @@ impl DropReason {
         Self::ShapedLate,
         Self::QueueLate,
         Self::HeldElsewhere,
+        Self::TrunkHops,
     ];
 
     /// The key in the statistics.
@@ -143,13 +146,20 @@ impl DropReason {
             Self::ShapedLate => "shaped_late",
             Self::QueueLate => "queue_late",
             Self::HeldElsewhere => "held_elsewhere",
+            Self::TrunkHops => "trunk_hops",
         }
     }
 }
 
 /// One counter for each reason, in packets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropCounters([u64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
 
 impl DropCounters {
     /// Counts one packet.

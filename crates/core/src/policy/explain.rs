@@ -254,7 +254,8 @@ impl Forwarder {
             }
         }
         let holder = self.registry.holder(walk.packet.dst()).filter(|_| self.policy.switch);
-        let to = holder.map_or(Outbound::Tun, Outbound::Peer);
+        let trunk = self.trunk_to(walk.packet.dst()).filter(|_| self.policy.switch);
+        let to = holder.map_or_else(|| trunk.map_or(Outbound::Tun, Outbound::Trunk), Outbound::Peer);
         report.add(Stage::Switch, Outcome::To(to), None);
         if holder.is_some() { self.explain_inbound(PacketSource::Tun, report, false, script) } else { to }
     }
@@ -280,11 +281,11 @@ impl Forwarder {
             return to;
         }
         let Some(peer) = holder.and_then(|id| self.peers.get(id)) else {
-            let to = Outbound::Drop(DropReason::NoPeer);
+            let to = self.beyond(from, walk.packet.dst()).into();
             report.add(Stage::Switch, outcome(to), None);
             return to;
         };
-        if from == PacketSource::Tun {
+        if from != PacketSource::Gateway {
             let (decision, rule) = peer.decide(Direction::In, walk.packet, state);
             let action = match decision {
                 PeerDecision::Pass => Action::Allow,
@@ -320,6 +321,6 @@ const fn outcome(to: Outbound) -> Outcome {
         Outbound::Drop(reason) => Outcome::Drop(reason),
         Outbound::Reject(reason) => Outcome::Reject(reason),
         Outbound::Contested { holder, .. } => Outcome::HeldBy(holder),
-        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) => Outcome::To(to),
+        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) | Outbound::Trunk(_) => Outcome::To(to),
     }
 }

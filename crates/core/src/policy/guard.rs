@@ -169,6 +169,16 @@ impl Guard {
         address.is_loopback() || self.host.contains(&address)
     }
 
+    /// Returns true if an address is one of a router of the instance.
+    pub fn is_routers(&self, address: IpAddr) -> bool {
+        self.policy.own.iter().any(|net| net.addr() == address)
+    }
+
+    /// Returns true if an address is one of the host or of a router of the instance.
+    pub fn is_here(&self, address: IpAddr) -> bool {
+        self.is_local(address) || self.is_routers(address)
+    }
+
     /// Returns true if an address is that of the host or of a router, or a reserved one of a router's network.
     fn is_hosts(&self, address: IpAddr) -> bool {
         let is_reserved = |net: &IpNet| net.addr() == address || net.contains(&address) && is_reserved(*net, address);

@@ -89,6 +89,7 @@ impl Forwarder {
         side.way = match (receiver, decision.to) {
             (Some(receiver), _) => Way::Peer(receiver),
             (None, Outbound::Gateway(target)) => Way::Gateway(target),
+            (None, Outbound::Trunk(trunk)) => Way::Trunk(trunk),
             (None, _) => Way::Tun,
         };
         side.set_rule(id, decision.rule);
@@ -164,7 +165,7 @@ impl Forwarder {
 
 const fn fate_out(to: Outbound) -> Fate {
     match to {
-        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) => Fate::Pass,
+        Outbound::Tun | Outbound::Gateway(_) | Outbound::Peer(_) | Outbound::Trunk(_) => Fate::Pass,
         Outbound::Drop(reason) => Fate::Drop(reason),
         Outbound::Reject(reason) => Fate::Reject(reason),
         Outbound::Contested { .. } => Fate::Undecided,
@@ -173,7 +174,7 @@ const fn fate_out(to: Outbound) -> Fate {
 
 pub(super) const fn fate_in(to: Inbound) -> Fate {
     match to {
-        Inbound::Peer(_) => Fate::Pass,
+        Inbound::Peer(_) | Inbound::Trunk(_) | Inbound::Tun => Fate::Pass,
         Inbound::Drop(reason, _) => Fate::Drop(reason),
         Inbound::Reject(reason, _) => Fate::Reject(reason),
     }

@@ -7,7 +7,8 @@ use tuntap_wire::holding::{Holding, RouterId};
 use super::claims::ClaimContext;
 use super::forward::Forwarder;
 use super::registry::{Changes, PeerId, Registry};
-use crate::elsewhere::{Elsewhere, Told};
+use crate::elsewhere::{Elsewhere, Source, Told};
+use crate::trunk::TrunkId;
 
 /// What has become of the claims of a router's peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,25 @@ impl Forwarder {
     /// Returns what is known of the holdings of other routers' peers.
     pub const fn elsewhere(&self) -> &Elsewhere {
         &self.elsewhere
+    }
+
+    /// Returns the trunk by which an address is reached that a peer of another router holds. The host's own addresses are here,
+    /// whatever others tell.
+    pub(super) fn trunk_to(&self, address: IpAddr) -> Option<TrunkId> {
+        match self.elsewhere.holder(address)?.source {
+            Source::Trunk(number) => Some(TrunkId(number.into())).filter(|_| !self.guard.is_here(address)),
+            Source::Routes => None,
+        }
+    }
+
+    /// Returns true if an address is one of this host, or a peer of this router holds it.
+    pub(crate) fn is_held_here(&self, address: IpAddr) -> bool {
+        self.registry.holder(address).is_some() || self.guard.is_here(address)
+    }
+
+    /// Who holds an address elsewhere may have changed: packets to it may go another way now.
+    pub(crate) fn note_news_elsewhere(&mut self) {
+        self.note_claim();
     }
 
     pub(super) fn claim_context(&self) -> ClaimContext<'_> {

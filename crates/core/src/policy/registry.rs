@@ -8,7 +8,7 @@ use tuntap_wire::holding::ClaimTime;
 
 /// The id of a peer: a slot of the table of peers, and a generation, which distinguishes it from earlier peers in the same
 /// slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId {
     /// The slot, below [`PeerId::MAX_INDEX`].
     pub index: u32,

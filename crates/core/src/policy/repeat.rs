@@ -1,7 +1,7 @@
 //! Later packets of a flow: one look-up, and a check that nothing has changed that the verdict depends on.
 
 use super::decide::{Asked, Walk};
-use super::flows::entry::Entry;
+use super::flows::entry::{Entry, OutSide};
 use super::flows::{Fate, FlowKey, Way};
 use super::forward::Forwarder;
 use super::registry::PeerId;
@@ -43,7 +43,10 @@ impl Forwarder {
                 }
                 (Outbound::Peer(receiver), Some(receiver), Some(twin))
             }
-            Way::Tun if entry.claims != self.claims && self.may_have_a_holder_now(side.fate, packet) => return None,
+            Way::Tun | Way::Trunk(_) if entry.claims != self.claims && self.goes_otherwise_now(side, packet) => {
+                return None;
+            }
+            Way::Trunk(trunk) => (Outbound::Trunk(trunk), None, None),
             Way::Tun => (Outbound::Tun, None, None),
             Way::Gateway(target) => (Outbound::Gateway(target), None, None),
         };
@@ -81,10 +84,17 @@ impl Forwarder {
         Lane { flow, class }
     }
 
-    /// Returns true if the router itself passes packets on between peers, and a peer has got the destination since the
-    /// verdict.
-    fn may_have_a_holder_now(&self, fate: Fate, packet: &Packet<'_>) -> bool {
-        self.policy.switch && fate == Fate::Pass && self.registry.holder(packet.dst()).is_some()
+    /// Returns true if the router itself passes packets on, and the destination's holder is another one since the verdict: a
+    /// peer of this router has got it, or one of another router has got or lost it.
+    fn goes_otherwise_now(&self, side: &OutSide, packet: &Packet<'_>) -> bool {
+        if !self.policy.switch || side.fate != Fate::Pass {
+            return false;
+        }
+        let trunk = match side.way {
+            Way::Trunk(trunk) => Some(trunk),
+            Way::Tun | Way::Gateway(_) | Way::Peer(_) => None,
+        };
+        self.registry.holder(packet.dst()).is_some() || self.trunk_to(packet.dst()) != trunk
     }
 
     /// Returns the verdict on a packet towards a peer if its flow has one that may be used.

@@ -7,6 +7,7 @@ use super::drops::DropReason;
 use super::grant::Identity;
 use super::pattern::RuleId;
 use super::registry::PeerId;
+use crate::trunk::TrunkId;
 use tuntap_wire::holding::ClaimTime;
 use tuntap_wire::rule::PeerRule;
 
@@ -47,6 +48,8 @@ pub enum Outbound {
     Gateway(SocketAddr),
     /// To another peer of this router.
     Peer(PeerId),
+    /// By a trunk, to a peer of another router.
+    Trunk(TrunkId),
     /// The packet is dropped.
     Drop(DropReason),
     /// The packet is dropped, and its sender gets a reply.
@@ -134,6 +137,8 @@ pub enum PacketSource {
     Tun,
     /// Another router. The peers' own rules don't apply, as in the C plugin.
     Gateway,
+    /// A router of another host, by a trunk.
+    Trunk,
 }
 
 /// A verdict on a packet towards the peers, with the rule that decided.
@@ -152,10 +157,26 @@ pub struct InboundVerdict {
 pub enum Inbound {
     /// To this peer.
     Peer(PeerId),
+    /// By a trunk: a peer of another router holds the destination.
+    Trunk(TrunkId),
+    /// To the router's TUN device: the destination is an address of this router itself.
+    Tun,
     /// The packet is dropped. The peer is the holder of the destination, if there is one.
     Drop(DropReason, Option<PeerId>),
     /// The packet is dropped, and its sender gets a reply.
     Reject(DropReason, Option<PeerId>),
+}
+
+impl From<Inbound> for Outbound {
+    fn from(to: Inbound) -> Self {
+        match to {
+            Inbound::Peer(id) => Self::Peer(id),
+            Inbound::Trunk(trunk) => Self::Trunk(trunk),
+            Inbound::Tun => Self::Tun,
+            Inbound::Drop(reason, _) => Self::Drop(reason),
+            Inbound::Reject(reason, _) => Self::Reject(reason),
+        }
+    }
 }
 
 /// The state of a peer of an earlier router.

@@ -127,7 +127,9 @@ impl Router {
     ) -> Result<(), DropReason> {
         let result = match origin {
             Origin::Outside(Ingress::Tun) => self.deliver_in_turn(shell, to, flow, packet),
-            Origin::Outside(Ingress::Gateway(_)) | Origin::Peer(_) => self.deliver(shell, to, flow, packet),
+            Origin::Outside(Ingress::Gateway(_) | Ingress::Trunk(..)) | Origin::Peer(_) => {
+                self.deliver(shell, to, flow, packet)
+            }
         };
         if result == Err(DropReason::TooBig) {
             match origin {

@@ -16,6 +16,7 @@ impl Router {
     /// turn in which there may be some.
     pub fn set_clock(&mut self, shell: &mut impl Shell, clock: ClaimTime) {
         for address in self.forwarder.elsewhere.set_clock(clock) {
+            self.forwarder.note_news_elsewhere();
             self.give_way(shell, address);
         }
     }
@@ -28,17 +29,31 @@ impl Router {
     /// A source tells that a peer of another router holds an address. If a peer of this router has an older claim to it, that one
     /// loses it.
     pub fn held_elsewhere(&mut self, shell: &mut impl Shell, source: Source, address: IpAddr, holding: Holding) {
-        match self.forwarder.elsewhere.insert(source, address, holding) {
+        self.held_elsewhere_from_afar(shell, source, address, holding, 0);
+    }
+
+    /// The same for a holding that `distance` other routers have passed on to the source.
+    pub fn held_elsewhere_from_afar(
+        &mut self,
+        shell: &mut impl Shell,
+        source: Source,
+        address: IpAddr,
+        holding: Holding,
+        distance: u8,
+    ) {
+        match self.forwarder.elsewhere.insert_from_afar(source, address, holding, distance) {
             Ok(Insertion { is_news, is_ahead }) => {
                 if is_ahead && self.forwarder.elsewhere.note_ahead(source) {
                     let told = Told { source, holding };
                     self.note_fault(shell, None, &Notice::ClockAhead { address, told });
                 }
                 if is_news {
+                    self.forwarder.note_news_elsewhere();
                     self.give_way(shell, address);
                 }
             }
-            Err(Refusal::Own) => {}
+            // Another holder that the source knew before has given way.
+            Err(Refusal::Own) => self.forwarder.note_news_elsewhere(),
             Err(refusal) => {
                 if self.forwarder.elsewhere.note_no_room() {
                     self.note_fault(shell, None, &Notice::NoRoomElsewhere { teller: source, refusal });
@@ -49,11 +64,14 @@ impl Router {
 
     /// A source tells that no peer of another router holds an address any more. The next claim to it is granted.
     pub fn released_elsewhere(&mut self, source: Source, address: IpAddr) {
-        self.forwarder.elsewhere.remove(source, address);
+        if self.forwarder.elsewhere.remove(source, address) {
+            self.forwarder.note_news_elsewhere();
+        }
     }
 
     /// A source is gone, and with it all that it has told. Returns the number of holdings.
     pub fn forget_source(&mut self, source: Source) -> usize {
+        self.forwarder.note_news_elsewhere();
         self.forwarder.elsewhere.forget(source)
     }
 

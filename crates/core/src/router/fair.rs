@@ -203,6 +203,7 @@ mod tests {
     use tuntap_wire::vnet::VNET_HEADER_LEN;
 
     use super::super::testing::TestShell;
+    use super::super::turns::Taker;
     use super::super::{Connection, DeviceError, PeerView};
     use super::*;
     use crate::policy::Policy;
@@ -279,12 +280,12 @@ mod tests {
         /// Serves the next peer. Returns which it was.
         fn serve(&mut self) -> Option<PeerId> {
             let turn = self.router.next_turn()?;
-            assert_eq!(turn.work, Work::Backlog);
+            let (Work::Backlog, Taker::Peer(peer)) = (turn.work, turn.taker) else { panic!("{turn:?}") };
             let start = self.shell.now.expect("it is set");
-            let has_more = self.router.write_backlog(&mut self.shell, turn.peer);
+            let has_more = self.router.write_backlog(&mut self.shell, peer);
             let end = self.shell.now.expect("it is set");
             self.router.end_turn(turn, end - start, has_more);
-            Some(turn.peer)
+            Some(peer)
         }
 
         /// The numbers of the packets that were written to a peer.

@@ -19,6 +19,7 @@ use crate::policy::registry::PeerId;
 use crate::policy::shape::{Limit, PeerShape, ShapeSelector};
 use crate::policy::verdict::{Class, Lane};
 use crate::shaper::{Item, LeafId, LeafLimits, LeafStats, Loss, Shaper};
+use crate::trunk::TrunkId;
 
 /// Packets that leave the queues of a direction in one turn. The rest leaves in the next one, after other events.
 const PACKETS_PER_TURN: usize = 256;
@@ -37,6 +38,8 @@ pub(super) enum Way {
     Tun,
     /// To another router.
     Gateway(SocketAddr),
+    /// To the router of another host.
+    Trunk(TrunkId),
     /// To another peer, where it waits again if that is limited.
     Peer(PeerId, Lane),
 }

@@ -13,6 +13,7 @@ use super::shell::Shell;
 use super::watch::ByShell;
 use crate::policy::drops::DropReason;
 use crate::policy::verdict::{Inbound, PacketSource};
+use crate::trunk::TrunkId;
 
 /// Packets that are read from the TUN device, or datagrams that are read from the gateway, in one turn. If the peers have
 /// sent more packets since the last turn of the TUN device, so many are read from it.
@@ -25,6 +26,8 @@ pub enum Ingress {
     Tun,
     /// The gateway of another router.
     Gateway(SocketAddr),
+    /// A trunk, and how many more of them the packet may cross.
+    Trunk(TrunkId, u8),
 }
 
 impl Router {
@@ -75,7 +78,12 @@ impl Router {
         (!self.forwarder.accepts_datagrams_of(source)).then_some(DropReason::GatewaySource)
     }
 
-    fn forward_inbound(&mut self, shell: &mut impl Shell, ingress: Ingress, packet: Result<GsoPacket<'_>, DropReason>) {
+    pub(super) fn forward_inbound(
+        &mut self,
+        shell: &mut impl Shell,
+        ingress: Ingress,
+        packet: Result<GsoPacket<'_>, DropReason>,
+    ) {
         let packet = match packet {
             Ok(packet) => packet,
             Err(reason) => return self.count_drop(None, reason),
@@ -83,10 +91,12 @@ impl Router {
         let from = match ingress {
             Ingress::Tun => PacketSource::Tun,
             Ingress::Gateway(_) => PacketSource::Gateway,
+            Ingress::Trunk(..) => PacketSource::Trunk,
         };
         let verdict = self.forwarder.inbound(from, packet.packet(), &mut ByShell(shell));
         let cause = match verdict.to {
             Inbound::Peer(id) => Some(id),
+            Inbound::Trunk(_) | Inbound::Tun => None,
             Inbound::Drop(_, holder) | Inbound::Reject(_, holder) => holder,
         };
         self.note_logged_rules(shell, Direction::In, cause, packet.packet());
@@ -95,10 +105,28 @@ impl Router {
         }
         match verdict.to {
             Inbound::Peer(id) => self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet),
+            Inbound::Trunk(to) => {
+                let result = self.pass_to_trunk(shell, ingress, to, &packet);
+                self.count_not_passed(shell, &packet, result);
+            }
+            Inbound::Tun => {
+                let result = self.send_to_tun(shell, &packet);
+                self.count_not_passed(shell, &packet, result);
+            }
             Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
             Inbound::Reject(reason, holder) => {
                 self.reject_inbound(shell, ingress, holder, packet.packet());
                 self.count_drop(holder, reason);
+            }
+        }
+    }
+
+    /// Counts a packet for no peer of this router that could not be passed on.
+    fn count_not_passed(&mut self, shell: &mut impl Shell, packet: &GsoPacket<'_>, result: Result<(), DropReason>) {
+        if let Err(reason) = result {
+            self.count_drop(None, reason);
+            if self.is_watched {
+                self.report_drop(shell, Direction::In, None, packet.packet(), reason, None);
             }
         }
     }

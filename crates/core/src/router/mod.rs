@@ -34,6 +34,7 @@ pub mod session;
 mod shell;
 #[cfg(test)]
 mod testing;
+mod trunks;
 pub mod turns;
 mod view;
 mod watch;
@@ -57,6 +58,7 @@ use crate::policy::limits::Limits;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::registry::PeerId;
 use crate::policy::shape::Shape;
+use crate::trunk::Trunks;
 use backlog::Backlog;
 use gateway::PathMtus;
 use held::Held;
@@ -74,6 +76,7 @@ pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
 pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+pub use trunks::TrunkSettings;
 pub use view::PeerView;
 pub use watch::{DropRecord, PacketFacts};
 
@@ -113,6 +116,8 @@ pub struct Settings {
     pub dns: Vec<IpAddr>,
     /// The router's id among those of other hosts that it tells of its peers' addresses, if there are any.
     pub router: Option<RouterId>,
+    /// What the options say about trunks. Without an id there are none.
+    pub trunks: TrunkSettings,
     /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
@@ -157,6 +162,9 @@ pub struct Router {
     turns: Turns,
     /// Packets that wait for the turns of their peers.
     backlog: Backlog,
+    /// Connections with routers of other hosts, if there may be some, and what they have said in this call.
+    trunks: Option<Trunks>,
+    trunk_events: Vec<trunks::Event>,
 }
 
 impl Router {
@@ -167,6 +175,8 @@ impl Router {
         }
         let mut this = Self {
             admission: Admission::new(settings.limits),
+            trunks: settings.router.and_then(|own| Self::make_trunks(own, &settings.trunks, now)),
+            trunk_events: Vec::new(),
             settings,
             start: now,
             now,
@@ -216,11 +226,20 @@ impl Router {
         self.attach_again(shell);
         // The replies to the peers that are attached again.
         self.flush_peers(shell);
+        self.poll_trunks(shell);
     }
 
     /// Returns the time at which [`Self::poll`] has to be called, even if no event comes before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.accept_again_at, self.reattach_queue.next_end(), self.next_held()].into_iter().flatten().min()
+        [
+            self.accept_again_at,
+            self.reattach_queue.next_end(),
+            self.next_held(),
+            self.trunks.as_ref().and_then(Trunks::next_poll),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Sets the addresses that the machine's interfaces have now. Peers must not claim them. A gateway that is bound to the

@@ -126,6 +126,9 @@ pub enum Notice {
         /// The holder.
         told: Told,
     },
+    /// What trunks have to say.
+    #[error(transparent)]
+    Trunk(#[from] crate::trunk::Notice),
     /// A peer has lost its address to a peer of another router.
     #[error("{who} has lost the address {address}: a vassal of another host has claimed it later ({})", Elsewhere(*told))]
     LostElsewhere {

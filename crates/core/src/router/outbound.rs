@@ -6,6 +6,7 @@ use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::ip::Packet;
 use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
+use tuntap_wire::trunk::MAX_HOPS;
 
 use super::held::{Origin, Way};
 use super::notice::{Notice, Unclaimable};
@@ -79,6 +80,7 @@ impl Router {
             }
             Outbound::Tun => self.send_or_hold(shell, id, Way::Tun, verdict.lane, packet),
             Outbound::Gateway(target) => self.send_or_hold(shell, id, Way::Gateway(target), verdict.lane, packet),
+            Outbound::Trunk(trunk) => self.send_or_hold(shell, id, Way::Trunk(trunk), verdict.lane, packet),
             Outbound::Peer(other) => {
                 self.send_or_hold(shell, id, Way::Peer(other, verdict.receiver_lane), verdict.lane, packet)
             }
@@ -103,6 +105,7 @@ impl Router {
         match way {
             Way::Tun => self.send_to_tun(shell, packet),
             Way::Gateway(target) => self.send_to_gateway(shell, from, target, packet),
+            Way::Trunk(to) => self.send_to_trunk(shell, to, MAX_HOPS, packet),
             Way::Peer(to, lane) => {
                 // If the delivery fails, the packet has already been counted as dropped.
                 self.deliver_or_hold(shell, to, Origin::Peer(from), lane, packet);

@@ -86,7 +86,8 @@ impl Router {
     /// destination of the rejected packet as its source.
     fn source_inbound(&self, ingress: Ingress, packet: &Packet<'_>) -> IpAddr {
         match ingress {
-            Ingress::Tun => packet.dst(),
+            // A neighbour knows that address as this router's, and perhaps no other one.
+            Ingress::Tun | Ingress::Trunk(..) => packet.dst(),
             Ingress::Gateway(_) => reply::source(self.settings.addresses.iter().copied(), packet),
         }
     }
@@ -127,6 +128,11 @@ impl Router {
                 }
             }
             Ingress::Gateway(_) => {}
+            Ingress::Trunk(trunk, _) => {
+                let cause = Cause::Outside(holder.and_then(|holder| self.party(holder)));
+                let Some(bytes) = self.admitted(kind, cause, packet, reply) else { return };
+                self.trunk_reply(shell, trunk, &bytes);
+            }
         }
     }
 

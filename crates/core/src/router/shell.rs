@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::RouterId;
 
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
@@ -13,6 +14,7 @@ use super::restore::StoredPeer;
 use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
+use crate::trunk::{Sent, TrunkId};
 
 /// The kernel's error message when something failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +95,21 @@ pub trait Shell {
 
     /// Sends bytes on a peer's connection. Returns how many were taken.
     fn send(&mut self, peer: PeerId, bytes: &[u8]) -> Result<usize, SendError>;
+
+    // Trunks.
+
+    /// Sends the parts as one message on a trunk's connection, whole or not at all. If there is no room,
+    /// [`Router::trunk_writable`](super::Router::trunk_writable) is to be called once there is.
+    fn send_trunk(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent;
+
+    /// Stores the connection that is being reported to the router as that of a trunk, and watches it.
+    fn open_trunk(&mut self, trunk: TrunkId) -> Result<(), Fault>;
+
+    /// Closes the connection of a trunk to this neighbour, and removes it from the store.
+    fn close_trunk(&mut self, trunk: TrunkId, neighbour: RouterId);
+
+    /// Stores a trunk's connection for the next router: it leads to this neighbour and is open in this version of the protocol.
+    fn store_trunk(&mut self, trunk: TrunkId, neighbour: RouterId, version: u16);
 
     // Connections.
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::RouterId;
 
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
@@ -13,6 +14,7 @@ use super::shell::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsag
 use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
+use crate::trunk::{Sent, TrunkId};
 
 /// Surroundings in which each peer has passed a usable device.
 #[derive(Debug, Default)]
@@ -32,6 +34,14 @@ pub struct TestShell {
     pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
     pub to_devices: Vec<(PeerId, Vec<u8>)>,
+    /// True if trunks' connections are full.
+    pub are_trunks_full: bool,
+    /// Messages that were sent on trunks.
+    pub to_trunks: Vec<(TrunkId, Vec<u8>)>,
+    /// Trunks that have a connection.
+    pub trunks: Vec<TrunkId>,
+    /// Trunks that were stored, with the versions of their protocol.
+    pub stored_trunks: Vec<(TrunkId, u16)>,
     /// True if all hosts are beyond a `nat` interface.
     pub is_all_beyond_nat: bool,
 }
@@ -68,6 +78,27 @@ impl Shell for TestShell {
 
     fn send_datagram(&mut self, _target: SocketAddr, _packet: &[u8]) -> Result<(), WriteError> {
         Ok(())
+    }
+
+    fn send_trunk(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent {
+        if self.are_trunks_full {
+            return Sent::Full;
+        }
+        self.to_trunks.push((trunk, parts.concat()));
+        Sent::All
+    }
+
+    fn open_trunk(&mut self, trunk: TrunkId) -> Result<(), Fault> {
+        self.trunks.push(trunk);
+        Ok(())
+    }
+
+    fn close_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId) {
+        self.trunks.retain(|open| *open != trunk);
+    }
+
+    fn store_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId, version: u16) {
+        self.stored_trunks.push((trunk, version));
     }
 
     fn send(&mut self, _peer: PeerId, bytes: &[u8]) -> Result<usize, SendError> {

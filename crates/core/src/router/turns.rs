@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 
 use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
+use crate::trunk::TrunkId;
 
 /// What is done in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,32 +19,55 @@ pub enum Work {
     Device,
     /// Packets that wait for the peer are written to its device.
     Backlog,
+    /// A trunk's connection is read.
+    Trunk,
 }
 
-/// A turn of one peer.
+/// Who has turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taker {
+    /// A peer.
+    Peer(PeerId),
+    /// A trunk, for what comes from the other router's peers together.
+    Trunk(TrunkId),
+}
+
+impl From<PeerId> for Taker {
+    fn from(peer: PeerId) -> Self {
+        Self::Peer(peer)
+    }
+}
+
+impl From<TrunkId> for Taker {
+    fn from(trunk: TrunkId) -> Self {
+        Self::Trunk(trunk)
+    }
+}
+
+/// A turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// The peer.
-    pub peer: PeerId,
+    /// Whose it is.
+    pub taker: Taker,
     /// What is to be done.
     pub work: Work,
-    /// The peer is among those that have had the most lately: the shell should look for others before the next turn.
+    /// The taker is among those that have had the most lately: the shell should look for others before the next turn.
     pub is_last: bool,
 }
 
-/// A peer in its slot of the table of peers.
+/// A taker in its slot of the table of peers, or of that of trunks.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    peer: PeerId,
+    taker: Taker,
     /// The virtual time, in nanoseconds of cost, up to which it was served.
     served_until: u64,
     /// Which kinds of work wait, by [`Work`].
-    waits: [bool; 3],
+    waits: [bool; 4],
 }
 
 impl Slot {
-    const fn new(peer: PeerId) -> Self {
-        Self { peer, served_until: 0, waits: [false; 3] }
+    const fn new(taker: Taker) -> Self {
+        Self { taker, served_until: 0, waits: [false; 4] }
     }
 }
 
@@ -54,15 +78,15 @@ struct Entry {
     start: u64,
     was_ahead: bool,
     serial: u64,
-    index: u32,
-    generation: u32,
+    taker: Taker,
     work: Work,
 }
 
-/// The peers' turns in one direction.
+/// The turns in one direction.
 #[derive(Debug, Default)]
 struct Line {
-    slots: Vec<Option<Slot>>,
+    peers: Vec<Option<Slot>>,
+    trunks: Vec<Option<Slot>>,
     queue: BinaryHeap<Reverse<Entry>>,
     /// The virtual time: the start of the latest turn.
     now: u64,
@@ -75,61 +99,66 @@ struct Line {
 }
 
 impl Line {
-    fn queue(&mut self, peer: PeerId, work: Work) {
+    fn queue(&mut self, taker: Taker, work: Work) {
         if self.queue.is_empty() {
             // Whoever was ahead when nobody waited any more has taken nothing from anyone.
             self.now = self.latest;
         }
         let now = self.now;
-        let slot = self.slot(peer);
+        let slot = self.slot(taker);
         if std::mem::replace(&mut slot.waits[work as usize], true) {
             return;
         }
         let served_until = slot.served_until;
         self.last_serial += 1;
-        let PeerId { index, generation } = peer;
         self.queue.push(Reverse(Entry {
             start: served_until.max(now),
             was_ahead: served_until > now,
             serial: self.last_serial,
-            index,
-            generation,
+            taker,
             work,
         }));
     }
 
     fn take(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
-            let peer = PeerId { index, generation };
+        while let Some(Reverse(Entry { start, was_ahead, taker, work, .. })) = self.queue.pop() {
             // Another peer may have the slot by now.
-            let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
-            else {
+            let (slots, index) = self.place(taker);
+            let Some(slot) = slots.get_mut(index).and_then(Option::as_mut).filter(|slot| slot.taker == taker) else {
                 continue;
             };
             slot.waits[work as usize] = false;
             self.now = self.now.max(start);
-            return Some(Turn { peer, work, is_last: was_ahead });
+            return Some(Turn { taker, work, is_last: was_ahead });
         }
         None
     }
 
-    fn charge(&mut self, peer: PeerId, nanos: u64, max_lead: u64) {
+    fn charge(&mut self, taker: Taker, nanos: u64, max_lead: u64) {
         let (now, most) = (self.now, self.now.saturating_add(max_lead));
-        let slot = self.slot(peer);
+        let slot = self.slot(taker);
         let before = now.max(slot.served_until);
         slot.served_until = before.saturating_add(nanos).min(most.max(before));
         let latest = slot.served_until;
         self.latest = self.latest.max(latest);
     }
 
-    fn slot(&mut self, peer: PeerId) -> &mut Slot {
-        let index = peer.index as usize;
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, None);
+    /// The table that a taker's slot is in, and its place there.
+    const fn place(&mut self, taker: Taker) -> (&mut Vec<Option<Slot>>, usize) {
+        match taker {
+            Taker::Peer(peer) => (&mut self.peers, peer.index as usize),
+            Taker::Trunk(trunk) => (&mut self.trunks, trunk.index()),
         }
-        let slot = self.slots[index].get_or_insert_with(|| Slot::new(peer));
-        if slot.peer != peer {
-            *slot = Slot::new(peer);
+    }
+
+    fn slot(&mut self, taker: Taker) -> &mut Slot {
+        let (slots, index) = self.place(taker);
+        if slots.len() <= index {
+            slots.resize(index + 1, None);
+        }
+        let slot = slots[index].get_or_insert_with(|| Slot::new(taker));
+        if slot.taker != taker {
+            *slot = Slot::new(taker);
         }
         slot
     }
@@ -160,8 +189,8 @@ impl Turns {
     }
 
     /// Queues a turn, unless it is queued already.
-    pub fn queue(&mut self, peer: PeerId, work: Work) {
-        self.lines[direction(work)].queue(peer, work);
+    pub fn queue(&mut self, taker: impl Into<Taker>, work: Work) {
+        self.lines[direction(work)].queue(taker.into(), work);
     }
 
     /// Takes the next turn from the queue.
@@ -176,11 +205,11 @@ impl Turns {
         Some(turn)
     }
 
-    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
+    /// Ends a turn that took `nanos`. If `has_more` is true, its taker gets another one.
     pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
         let at = direction(turn.work);
         let line = &mut self.lines[at];
-        line.charge(turn.peer, nanos, u64::MAX);
+        line.charge(turn.taker, nanos, u64::MAX);
         if has_more {
             line.full_cost = match line.full_cost {
                 0 => nanos,
@@ -191,7 +220,7 @@ impl Turns {
         // Again after the turn: it may have taken long because the machine did something else meanwhile.
         self.forget_unused(at);
         if has_more {
-            self.lines[at].queue(turn.peer, turn.work);
+            self.lines[at].queue(turn.taker, turn.work);
         }
     }
 
@@ -211,7 +240,7 @@ impl Turns {
             line.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
         }
         let max_lead = Self::MAX_LEAD.saturating_mul(line.full_cost);
-        line.charge(peer, nanos, max_lead);
+        line.charge(peer.into(), nanos, max_lead);
         // It is also time that those who wait in the other direction didn't get.
         if !self.lines[1 - at].queue.is_empty() {
             let before = self.served_until[at];
@@ -225,14 +254,14 @@ impl Turns {
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
         let line = &mut self.lines[direction(Work::Backlog)];
         let limit = line.now.saturating_add(line.full_cost / Self::TOLERATED_PART);
-        line.slot(peer).served_until > limit
+        line.slot(peer.into()).served_until > limit
     }
 }
 
 /// Returns the number of the direction that work belongs to.
 const fn direction(work: Work) -> usize {
     match work {
-        Work::Connection | Work::Device => 0,
+        Work::Connection | Work::Device | Work::Trunk => 0,
         Work::Backlog => 1,
     }
 }
@@ -265,14 +294,15 @@ mod tests {
         /// Serves the next one, and returns who it was.
         fn serve(&mut self) -> PeerId {
             let turn = self.turns.take().expect("a flood has no end");
-            if turn.peer == SPARSE {
+            let Taker::Peer(peer) = turn.taker else { panic!("no trunk has turns here") };
+            if peer == SPARSE {
                 self.turns.end(turn, 1, false);
             } else {
-                let index = turn.peer.index as usize;
+                let index = peer.index as usize;
                 self.had[index] += self.costs[index];
                 self.turns.end(turn, self.costs[index], true);
             }
-            turn.peer
+            peer
         }
     }
 
@@ -380,11 +410,11 @@ mod tests {
     fn turn_of_a_peer_that_left_is_nobodys() {
         let mut turns = Turns::default();
         turns.queue(peer(3), Work::Device);
-        turns.end(Turn { peer: peer(3), work: Work::Device, is_last: false }, 1000, true);
+        turns.end(Turn { taker: peer(3).into(), work: Work::Device, is_last: false }, 1000, true);
         let next = PeerId { index: 3, generation: 1 };
         turns.queue(next, Work::Connection);
         turns.queue(next, Work::Connection);
-        assert_eq!(turns.take(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
+        assert_eq!(turns.take(), Some(Turn { taker: next.into(), work: Work::Connection, is_last: false }));
         assert_eq!((turns.take(), turns.is_empty()), (None, true));
     }
 }

@@ -20,11 +20,16 @@ mod tests;
 
 use std::time::Duration;
 
+use tuntap_wire::holding::ClaimTime;
+
 pub use self::notice::{EndReason, Notice, Refusal};
 pub use self::reading::{Input, TrunkPacket};
 pub use self::session::State;
 pub use self::statistics::{Statistics, Traffic};
 pub use self::trunks::{Neighbour, SendOutcome, Sent, Shell, TrunkView, Trunks};
+
+/// Since when a router's own addresses are its own, for others: always, so that no vassal's claim is older.
+pub const ALWAYS: ClaimTime = ClaimTime(1);
 
 /// How often each side asks the other one for a sign of life.
 pub const PING_INTERVAL: Duration = Duration::from_secs(1);

@@ -168,7 +168,7 @@ impl Trunks {
             self.forget(id, address, shell);
             return;
         }
-        shell.told(id, address, Some(announcement.holding));
+        shell.told(id, address, Some(&announcement));
         self.is_flush_due = true;
     }
 

@@ -146,6 +146,14 @@ impl Table {
         self.known.keys().copied()
     }
 
+    /// What this router's own peers hold.
+    pub(super) fn own_claims(&self) -> impl Iterator<Item = (IpAddr, Holding)> {
+        let own = |list: &Vec<Known>| {
+            list.iter().find(|known| known.source.is_none()).map(|known| known.announcement.holding)
+        };
+        self.known.iter().filter_map(move |(address, list)| Some((*address, own(list)?)))
+    }
+
     /// Number of addresses that a neighbour has told of.
     pub(super) fn count(&self, source: TrunkId) -> usize {
         self.counts[source.index()]

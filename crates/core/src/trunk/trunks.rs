@@ -1,5 +1,6 @@
 //! All trunks of a router.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -9,11 +10,11 @@ use tuntap_wire::holding::{Holding, RouterId};
 use tuntap_wire::trunk::{Announcement, MAX_HOPS, packet_header};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
-use super::TrunkId;
 use super::notice::{EndReason, Notice, Refusal, Told};
 use super::session::{Session, State};
 use super::statistics::Statistics;
 use super::table::Table;
+use super::{ALWAYS, TrunkId};
 use crate::policy::prefix_map::PrefixSet;
 
 /// What became of a message.
@@ -33,13 +34,31 @@ pub trait Shell {
     fn send(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent;
 
     /// A neighbour has told who holds an address, or, with `None`, that it knows nobody any longer.
-    fn told(&mut self, trunk: TrunkId, address: IpAddr, holding: Option<Holding>);
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>);
 
     /// A trunk has ended: its descriptor is to be closed, and all that the neighbour has told is to be forgotten.
-    fn ended(&mut self, trunk: TrunkId);
+    fn ended(&mut self, trunk: TrunkId, neighbour: RouterId);
 
     /// A line for the log. Lines that a neighbour can cause at will come seldom, but not those of trunks that open and end.
     fn notice(&mut self, notice: Notice);
+}
+
+impl<S: Shell + ?Sized> Shell for &mut S {
+    fn send(&mut self, trunk: TrunkId, parts: &[&[u8]]) -> Sent {
+        (**self).send(trunk, parts)
+    }
+
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
+        (**self).told(trunk, address, announcement);
+    }
+
+    fn ended(&mut self, trunk: TrunkId, neighbour: RouterId) {
+        (**self).ended(trunk, neighbour);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        (**self).notice(notice);
+    }
 }
 
 /// A router that trunks may lead to.
@@ -186,8 +205,9 @@ impl Trunks {
             trunk.since = now;
             self.table.forget(id, false);
             self.is_flush_due = true;
-            shell.ended(id);
-            shell.notice(Notice::Ended { router: trunk.router, reason });
+            let router = trunk.router;
+            shell.ended(id, router);
+            shell.notice(Notice::Ended { router, reason });
         }
     }
 
@@ -203,11 +223,34 @@ impl Trunks {
         self.is_flush_due = true;
     }
 
+    /// Compares what this router's peers hold with what was told before by [`Self::claimed`]. The router's own addresses stay.
+    pub fn set_claims(&mut self, claims: impl Iterator<Item = (IpAddr, Holding)>) {
+        let claims: HashMap<_, _> = claims.collect();
+        let gone: Vec<_> = self
+            .table
+            .own_claims()
+            .filter(|(address, holding)| holding.since > ALWAYS && !claims.contains_key(address))
+            .map(|(address, _)| address)
+            .collect();
+        gone.into_iter().for_each(|address| self.released(address));
+        claims.into_iter().for_each(|(address, holding)| self.claimed(address, holding));
+    }
+
+    /// Returns true if packets from the one neighbour may go on to the other one.
+    pub fn relays(&self, from: TrunkId, to: TrunkId) -> bool {
+        from != to && self.trunks[from.index()].relay
+    }
+
+    /// Counts a packet whose source somebody else holds.
+    pub fn refuse_source(&mut self, from: TrunkId, source: IpAddr, now: Instant, shell: &mut impl Shell) {
+        self.trunks[from.index()].refuse(Refusal::SpoofedSource, Some(source), now, shell);
+    }
+
     /// The neighbour by whom an address is reached. `None` if no neighbour has told of it, if an own peer's claim is newer, or
     /// if a packet from the neighbour `from` may not go there.
     pub fn route(&self, address: IpAddr, from: Option<TrunkId>) -> Option<TrunkId> {
         let (_, to) = self.table.holder(address)?;
-        let may_go = |to: TrunkId| from.is_none_or(|from| from != to && self.trunks[from.index()].relay);
+        let may_go = |to: TrunkId| from.is_none_or(|from| self.relays(from, to));
         to.filter(|to| may_go(*to))
     }
 

@@ -290,7 +290,8 @@ pub fn check_fate(setup: &Setup, world: &World, call: &Call, change: &Change<'_>
         From::Peer(sender) => {
             let held = change.before.get(&sender).is_some_and(|seen| seen.addresses.contains(&packet.src()));
             let (true, Some((_, rules))) = (held, rules_of(sender)) else { return Ok(()) };
-            oracle::outward(setup, rules, &packet, holder)
+            let is_elsewhere = world.elsewhere.keys().any(|(_, address)| *address == packet.dst());
+            oracle::outward(setup, rules, &packet, holder, is_elsewhere)
         }
         From::Tun => oracle::inward(setup, &packet, true, holder),
         From::Gateway(_) => {

@@ -100,7 +100,13 @@ pub fn is_simple(packet: &Packet<'_>) -> bool {
 }
 
 /// Where a simple packet of a peer goes that holds its source.
-pub fn outward(setup: &Setup, rules: &[PeerRule], packet: &Packet<'_>, holder: Option<(Number, &[PeerRule])>) -> Fate {
+pub fn outward(
+    setup: &Setup,
+    rules: &[PeerRule],
+    packet: &Packet<'_>,
+    holder: Option<(Number, &[PeerRule])>,
+    is_elsewhere: bool,
+) -> Fate {
     let dst = packet.dst();
     if is_stopped(setup, dst) {
         return Fate::Nowhere;
@@ -123,7 +129,12 @@ pub fn outward(setup: &Setup, rules: &[PeerRule], packet: &Packet<'_>, holder: O
     if setup.has_gateway && net(ROUTED).contains(&dst) {
         return Fate::Gateway(first);
     }
-    if setup.switch && holder.is_some() { inward(setup, packet, true, holder) } else { Fate::Tun }
+    if setup.switch && holder.is_some() {
+        return inward(setup, packet, true, holder);
+    }
+    // Trunks have told of it, and none is open here.
+    let is_here = matches!(class(dst), Class::Hosts | Class::Own);
+    if setup.switch && is_elsewhere && !is_here { Fate::Nowhere } else { Fate::Tun }
 }
 
 /// Where a simple packet goes that comes by the device, or from another router.

@@ -8,6 +8,7 @@ use tuntap_core::elsewhere::Source;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::router::Router;
 use tuntap_core::router::restore::StoredPeer;
+use tuntap_core::router::turns::Taker;
 
 use super::actions::{DeviceState, Offer, Word};
 use super::audit::{Call, Check, From, ensure};
@@ -110,8 +111,10 @@ impl Simulation {
             }
         }
         // What waits for the old one's peers goes on first.
-        while let Some(turn) = self.router.next_turn() {
-            let has_more = self.router.write_backlog(&mut old, turn.peer);
+        while let Some(turn) = self.router.next_turn()
+            && let Taker::Peer(peer) = turn.taker
+        {
+            let has_more = self.router.write_backlog(&mut old, peer);
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         let mut next = revive(&self.setup, self.later, &mut new, stored, None);

@@ -13,7 +13,7 @@ use tuntap_core::policy::guard::{ClaimScope, Gateways, GuardPolicy};
 use tuntap_core::policy::limits::Limits;
 use tuntap_core::policy::pattern::{Action, PolicyRule, PolicyRules};
 use tuntap_core::policy::targets::AllowedTargets;
-use tuntap_core::router::{CredentialsCheck, Settings};
+use tuntap_core::router::{CredentialsCheck, Settings, TrunkSettings};
 use tuntap_wire::holding::RouterId;
 use tuntap_wire::selector::{AddressPattern, ConnectionState, Selector};
 
@@ -250,6 +250,7 @@ impl Setup {
             namespace: Some(NAMESPACE),
             dns: vec![address("9.9.9.9")],
             router: RouterId::new(7),
+            trunks: TrunkSettings::default(),
             host_etc: Vec::new(),
         }
     }

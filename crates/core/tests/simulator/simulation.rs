@@ -9,7 +9,7 @@ use tuntap_core::policy::Policy;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::router::frames::BUFFER_LEN;
-use tuntap_core::router::turns::Work;
+use tuntap_core::router::turns::{Taker, Work};
 use tuntap_core::router::{CredentialsCheck, DeviceError, Fault, Router};
 use tuntap_wire::greeting::CREDENTIALS_MAGIC;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
@@ -179,9 +179,10 @@ impl Simulation {
     /// Peers for which packets wait have their turns.
     fn serve(&mut self) -> Check {
         while let Some(turn) = self.router.next_turn() {
-            ensure!(turn.work == Work::Backlog, "a turn that nobody asked for: {turn:?}");
-            let has_more =
-                self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, turn.peer))?;
+            let (Work::Backlog, Taker::Peer(peer)) = (turn.work, turn.taker) else {
+                return Err(format!("a turn that nobody asked for: {turn:?}"));
+            };
+            let has_more = self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, peer))?;
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         Ok(())

@@ -13,9 +13,10 @@ use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
 use tuntap_core::router::{DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
+use tuntap_core::trunk::{Sent, TrunkId};
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
-use tuntap_wire::holding::Holding;
+use tuntap_wire::holding::{Holding, RouterId};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::actions::{DeviceState, FaultKind, Offer};
@@ -296,6 +297,24 @@ impl Shell for World {
         connection.in_frame.pass(&bytes[..count]);
         *self.effects.sent.entry(number).or_default() += count as u64;
         Ok(count)
+    }
+
+    fn send_trunk(&mut self, trunk: TrunkId, _parts: &[&[u8]]) -> Sent {
+        self.violation(format!("something is sent on {trunk:?}, which is not connected"));
+        Sent::Closed
+    }
+
+    fn open_trunk(&mut self, trunk: TrunkId) -> Result<(), Fault> {
+        self.violation(format!("{trunk:?} is opened"));
+        Ok(())
+    }
+
+    fn close_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId) {
+        self.violation(format!("{trunk:?} is closed"));
+    }
+
+    fn store_trunk(&mut self, trunk: TrunkId, _neighbour: RouterId, _version: u16) {
+        self.violation(format!("{trunk:?} is stored"));
     }
 
     fn open(&mut self, peer: PeerId) -> Result<(), Fault> {

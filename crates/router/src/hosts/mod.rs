@@ -5,6 +5,7 @@ mod endpoint;
 mod ration;
 mod routes;
 mod routes_stats;
+mod trunks;
 
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -21,6 +22,7 @@ use tuntap_wire::holding::{ClaimTime, RouterId};
 
 pub use endpoint::{EndpointError, RoutesEndpoint};
 use routes::Routes;
+pub use trunks::{TrunkEndpoint, TrunkSockets};
 
 /// What a router needs for other hosts. The master makes it before the fork, and keeps it.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ pub struct Hosts {
     pub router: Option<RouterId>,
     /// Where the routing daemon connects.
     pub routes: Option<RoutesEndpoint>,
+    /// What is needed for trunks.
+    pub trunks: Option<TrunkEndpoint>,
 }
 
 /// All that tell other hosts of claims.
@@ -97,7 +101,9 @@ impl<'a> Announcers<'a> {
 
     /// Tells all of the claims that have changed.
     fn tell_changes(&mut self, router: &mut Router) {
-        match router.take_claim_changes() {
+        let changes = router.take_claim_changes();
+        router.tell_trunks(&changes);
+        match changes {
             ClaimChanges::Of(changes) => {
                 for (address, holding) in changes {
                     if let Some(routes) = &mut self.routes {
@@ -126,13 +132,19 @@ impl EventLoop<'_> {
     pub(super) fn serve_hosts(&mut self, now: Instant) {
         if let Some(hosts) = &mut self.hosts {
             hosts.turn(&mut self.router, &mut self.io, now, self.is_idle);
+            self.router.poll_trunks(&mut self.io);
         }
     }
 
     /// Goes on with the exchange of claims where the router before this one has left it.
-    pub(super) fn take_over_hosts(&mut self, routes: Option<(StoredSession, OwnedFd)>) {
+    pub(super) fn take_over_hosts(
+        &mut self,
+        routes: Option<(StoredSession, OwnedFd)>,
+        trunks: Vec<(RouterId, u16, OwnedFd)>,
+    ) {
         if let Some(hosts) = &mut self.hosts {
             hosts.take_over(&mut self.router, &mut self.io, routes);
+            self.take_over_trunks(trunks);
         }
     }
 }

@@ -6,7 +6,7 @@ mod files;
 mod syscalls;
 
 pub use capabilities::{drop_all as drop_capabilities, permitted as permitted_capabilities};
-pub use files::restrict as restrict_files;
+pub use files::{forbid as forbid_files, restrict as restrict_files};
 pub use syscalls::{Argument, Condition, Conditions, Policy as SyscallPolicy, Test, restrict as restrict_syscalls};
 
 use nix::sys::prctl;

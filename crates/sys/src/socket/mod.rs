@@ -9,7 +9,7 @@ pub use inet::{
     ControlBuffer, Datagram, IPV6_2292PKTOPTIONS, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagram,
     tell_arrivals,
 };
-pub use trunk::{BBR, has_congestion_control, prepare_trunk, set_congestion_control};
+pub use trunk::{BBR, has_congestion_control, prepare_trunk, send_parts, set_congestion_control};
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};

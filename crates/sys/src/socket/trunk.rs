@@ -1,6 +1,7 @@
 //! TCP connections that carry the packets of many others (tcp(7)).
 
 use std::ffi::OsString;
+use std::io::IoSlice;
 use std::mem::size_of_val;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -23,6 +24,18 @@ const PROBES: u32 = 2;
 
 /// Most bytes that wait in the kernel without having been sent (TCP_NOTSENT_LOWAT). More would only make packets older.
 const UNSENT_LIMIT: libc::c_int = 256 * 1024;
+
+/// Parts of a message that can be sent together.
+const MAX_PARTS: usize = 4;
+
+/// Sends parts as one message of a socket that preserves messages' boundaries, without waiting. There may be four of them.
+pub fn send_parts(fd: BorrowedFd<'_>, parts: &[&[u8]]) -> nix::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_PARTS];
+    let places = slices.get_mut(..parts.len()).ok_or(Errno::EMSGSIZE)?;
+    places.iter_mut().zip(parts).for_each(|(place, part)| *place = IoSlice::new(part));
+    let flags = kernel::MsgFlags::MSG_DONTWAIT | kernel::MsgFlags::MSG_NOSIGNAL;
+    kernel::sendmsg::<()>(fd.as_raw_fd(), places, &[], flags, None)
+}
 
 /// Returns true if the kernel has a congestion control, without loading a module.
 pub fn has_congestion_control(name: &str) -> bool {

@@ -14,6 +14,7 @@ use crate::policy::drops::DropReason;
 use crate::policy::pattern::{Action, RuleId};
 use crate::policy::registry::PeerId;
 use crate::policy::verdict::{Class, PacketSource, RuleRef};
+use crate::trunk::TrunkId;
 
 /// No entry: the end of a list, or a flow without a twin.
 pub(super) const NONE: u32 = u32::MAX;
@@ -120,6 +121,8 @@ pub enum Way {
     Gateway(SocketAddr),
     /// To another peer, by the router itself.
     Peer(PeerId),
+    /// To a peer of another router, by a trunk.
+    Trunk(TrunkId),
 }
 
 /// The counters that a packet of a flow is counted in: those of the rules that it has matched.

@@ -4,6 +4,7 @@ use super::entry::{Entry, Fate, Owner, Phase};
 use super::key::FlowKey;
 use crate::policy::registry::PeerId;
 use crate::policy::verdict::{Class, RuleRef};
+use crate::trunk::TrunkId;
 use tuntap_wire::rule::Direction;
 
 /// A read-only view of a flow.
@@ -58,7 +59,7 @@ impl<'a> FlowView<'a> {
         let side = &self.entry.out;
         let receiver = match side.way {
             super::Way::Peer(receiver) => Some(receiver),
-            super::Way::Tun | super::Way::Gateway(_) => None,
+            super::Way::Tun | super::Way::Gateway(_) | super::Way::Trunk(_) => None,
         };
         let rule = side.rule(self.entry.peer, receiver);
         SideView { fate: side.fate, rule, packets: side.packets, bytes: side.bytes }
@@ -68,6 +69,14 @@ impl<'a> FlowView<'a> {
     pub fn inbound(&self) -> SideView {
         let side = &self.entry.inn;
         SideView { fate: side.fate, rule: side.rule(self.entry.peer, None), packets: side.packets, bytes: side.bytes }
+    }
+
+    /// Returns the trunk by which packets from the peer go.
+    pub const fn trunk(&self) -> Option<TrunkId> {
+        match self.entry.out.way {
+            super::Way::Trunk(trunk) => Some(trunk),
+            super::Way::Tun | super::Way::Gateway(_) | super::Way::Peer(_) => None,
+        }
     }
 
     /// Returns where the packets in one direction wait.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tuntap_wire::gso::GsoPacket;
-use tuntap_wire::holding::Holding;
-use tuntap_wire::trunk::MAX_HOPS;
+use tuntap_wire::holding::{Holding, RouterId};
+use tuntap_wire::trunk::{Announcement, MAX_HOPS};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::super::{Input, Neighbour, Notice, SendOutcome, Sent, Shell, TrunkId, Trunks};
@@ -39,14 +39,14 @@ impl Shell for Ends {
         Sent::All
     }
 
-    fn told(&mut self, trunk: TrunkId, address: IpAddr, holding: Option<Holding>) {
-        match holding {
-            Some(holding) => self.told.insert((trunk, address), holding),
+    fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
+        match announcement {
+            Some(announcement) => self.told.insert((trunk, address), announcement.holding),
             None => self.told.remove(&(trunk, address)),
         };
     }
 
-    fn ended(&mut self, trunk: TrunkId) {
+    fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         self.sent.remove(&trunk);
         self.told.retain(|(source, _), _| *source != trunk);
         self.ended.push(trunk);

@@ -1,0 +1,189 @@
+//! Trunk processes: one beside each router that has trunks. It has the router's key and the connections with other hosts, see
+//! [`tuntap_agent`]. The master starts it again when it dies.
+
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::gethostname;
+use parking_lot::Mutex;
+
+use super::options::config;
+use super::routers;
+use super::uwsgi;
+use tuntap_agent::{Config, Peer, PrivateKey};
+use tuntap_config::{OptionName, RouterSpec, Sandbox};
+use tuntap_core::router::TrunkSettings;
+use tuntap_core::trunk::Neighbour;
+use tuntap_router::TrunkEndpoint;
+use tuntap_sys::socket::{self, BBR, has_congestion_control, set_congestion_control};
+use tuntap_sys::{dumpable, process, sandbox};
+
+/// What each trunk process needs, by the device of its router. The master keeps all of it, for processes that it starts again.
+static AGENTS: Mutex<BTreeMap<String, Agent>> = Mutex::new(BTreeMap::new());
+
+/// How long a start waits for another process that listens on an address and may be ending, as that of a killed master is.
+const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval at which the start tries again.
+const LISTENER_POLL: Duration = Duration::from_millis(50);
+
+/// How long a trunk process that can't work waits before it ends, to be started again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long the check for the master's end waits at once.
+const MASTER_POLL: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+struct Agent {
+    key: PrivateKey,
+    listeners: Vec<TcpListener>,
+    control: OwnedFd,
+}
+
+/// Makes what a router's trunks need. `None` if it has none.
+pub fn prepare(spec: &RouterSpec, key: Option<PrivateKey>) -> Result<Option<TrunkEndpoint>, String> {
+    let trunks = &spec.hosts.trunks;
+    if !spec.hosts.has_trunks() {
+        return Ok(None);
+    }
+    let mut neighbours = Vec::new();
+    for peer in &trunks.peers {
+        let router = peer
+            .key
+            .router_id()
+            .ok_or_else(|| format!("{} {}: no router id", OptionName::TrunkPeer.as_str(), peer.key))?;
+        if key.as_ref().is_some_and(|key| key.router_id() == router) {
+            return Err(format!("{} {}: this is the router's own key", OptionName::TrunkPeer.as_str(), peer.key));
+        }
+        neighbours.push(Neighbour { router, networks: peer.networks.clone(), relay: peer.relay });
+    }
+    let name = gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let addresses = spec.addresses.iter().map(|net| net.addr()).collect();
+    let (endpoint, control) = TrunkEndpoint::new(TrunkSettings { neighbours, name, addresses })
+        .map_err(|errno| format!("a pair of sockets: {errno}"))?;
+    uwsgi::keep_open(endpoint.control());
+    uwsgi::keep_open(control.as_fd());
+    let listeners = trunks.listeners.iter().map(|address| listen(spec, *address)).collect::<Result<Vec<_>, _>>()?;
+    match key {
+        Some(key) => _ = AGENTS.lock().insert(spec.device.clone(), Agent { key, listeners, control }),
+        None => uwsgi::log(&format!(
+            "[tuntap-router] {}: its key can't be read any more ({}), so that it has no trunks until the instance is started again",
+            spec.device,
+            spec.hosts.key_file(&spec.device)
+        )),
+    }
+    Ok(Some(endpoint))
+}
+
+/// Listens for routers of other hosts.
+fn listen(spec: &RouterSpec, address: SocketAddr) -> Result<TcpListener, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Trunk.as_str());
+    let deadline = Instant::now() + LISTENER_END_TIMEOUT;
+    let listener = loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(LISTENER_POLL);
+            }
+            result => break result.map_err(|error| named(&error))?,
+        }
+    };
+    uwsgi::keep_open(listener.as_fd());
+    // If this fails, the trunk process says so.
+    if has_congestion_control(BBR) {
+        let _ = set_congestion_control(listener.as_fd(), BBR);
+    }
+    let nobody = if spec.hosts.trunks.peers.is_empty() {
+        format!(", of which there are none ({})", OptionName::TrunkPeer.as_str())
+    } else {
+        String::new()
+    };
+    uwsgi::log(&format!("[tuntap-router] {}: waiting on {address} for routers of other hosts{nobody}", spec.device));
+    Ok(listener)
+}
+
+/// Registers the trunk process of a router that has trunks.
+pub fn register(index: usize, spec: &RouterSpec) -> Result<(), &'static str> {
+    if !spec.hosts.has_trunks() {
+        return Ok(());
+    }
+    // uWSGI's lists take pointers; this one carries the number.
+    let data = std::ptr::without_provenance_mut(index);
+    uwsgi::register_gateway(c"uWSGI tuntap trunks", run_gateway, data).map(drop)
+}
+
+/// Closes what trunk processes have open in this process.
+pub fn forget() {
+    AGENTS.lock().clear();
+}
+
+unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
+    let device = config().routers.get(data.addr()).map_or("a router", |spec| spec.device.as_str());
+    let run = || {
+        dumpable::close_with_children();
+        let agent = AGENTS.lock().remove(device);
+        // Closes what belongs to routers, to others like this one, and to the master.
+        forget();
+        routers::forget();
+        match (agent, config().routers.get(data.addr())) {
+            (Some(agent), Some(spec)) => serve(agent, spec),
+            // Its router can't be prepared at the moment.
+            _ => String::new(),
+        }
+    };
+    let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the trunk process".to_owned());
+    if !reason.is_empty() {
+        uwsgi::log(&format!("[tuntap-router] {device}: {reason}; the trunk process is started again"));
+    }
+    thread::sleep(PAUSE);
+    process::exit_at_once(1)
+}
+
+/// Connects with other hosts until that fails, or the master ends. Returns why.
+fn serve(Agent { key, listeners, control }: Agent, spec: &'static RouterSpec) -> String {
+    let master = match process::watch_parent() {
+        Ok(master) => master,
+        Err(errno) => return format!("the master can't be watched: {errno}"),
+    };
+    let peers = spec.hosts.trunks.peers.iter().map(|peer| Peer { key: peer.key, address: peer.address }).collect();
+    let config = Config { key, peers, listeners, has_bbr: has_congestion_control(BBR) };
+    confine(spec);
+    let watch = move || {
+        while !socket::wait_readable(master.as_fd(), MASTER_POLL) {}
+        process::exit_at_once(0);
+    };
+    if let Err(error) = thread::Builder::new().name("trunk-master".to_owned()).spawn(watch) {
+        return format!("a thread: {error}");
+    }
+    let device = spec.device.as_str();
+    let log = move |notice: &tuntap_agent::Notice| uwsgi::log(&format!("[tuntap-router] {device}: {notice}"));
+    match tuntap_agent::run(config, control, log) {
+        Ok(()) => "the router's end is closed".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Gives up what the process doesn't need: capabilities, more privileges of programs, and files.
+fn confine(spec: &RouterSpec) {
+    if config().sandbox == Sandbox::Off {
+        return;
+    }
+    let tell = |what: &str, error: &dyn std::fmt::Display| {
+        uwsgi::log(&format!("[tuntap-router] {}: the trunk process keeps {what}: {error}", spec.device));
+    };
+    process::pin_time_zone();
+    if let Err(errno) = sandbox::set_no_new_privileges() {
+        tell("the privileges of programs", &errno);
+    }
+    if let Err(error) = sandbox::forbid_files() {
+        tell("access to files", &error);
+    }
+    if let Err(error) = sandbox::drop_capabilities() {
+        tell("its capabilities", &error);
+    }
+}
