@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 
-import router
 from lab import DIE_WITH_ME, Trouble, wait_for
 from probes import Failed
 from sites import gateway_of, vassal_of

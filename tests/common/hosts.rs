@@ -351,8 +351,8 @@ impl Host {
         self.emperor().start_attached(&self.vassal(name, number))
     }
 
-    /// Where the kernel sends packets for an address, or `None` if it sends them nowhere: the device, and the next host if there
-    /// is one.
+    /// Where the kernel sends packets for an address, or `None` if it sends them nowhere: the device, and the next host if
+    /// there is one.
     pub fn way_to(&self, address: impl Into<IpAddr>) -> Option<Way> {
         let output = self.netns.output(&["ip", "-o", "route", "get", &address.into().to_string()]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
