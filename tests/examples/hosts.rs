@@ -33,13 +33,16 @@ fn vassal_keeps_its_address_on_another_host() {
     let app = addresses_of(&a, "app.ini");
     assert_eq!(app.len(), 2, "one of each network");
     let shop = net_of(&b, "shop.ini");
-    wait::until_true("host B's way to the app", wait::LONG, || app.iter().all(|address| hosts.host(2).leads_to(*address, 1)));
+    wait::until_true("host B's way to the app", wait::LONG, || {
+        app.iter().all(|address| hosts.host(2).leads_to(*address, 1))
+    });
     assert!(app.iter().all(|address| is_reachable(&shop, *address)));
 
     let vassals = |folder: &str| example.root().join(folder).join("vassals/shop.ini");
     let text = std::fs::read_to_string(vassals("b")).expect("the example has this file");
     std::fs::remove_file(vassals("b")).expect("own folder");
-    let here = text.replace(&example.root().join("b").to_string_lossy()[..], &example.root().join("a").to_string_lossy());
+    let here =
+        text.replace(&example.root().join("b").to_string_lossy()[..], &example.root().join("a").to_string_lossy());
     std::fs::write(vassals("a"), here).expect("own folder");
     wait::until_true("host B's way to the shop on host A", wait::LONG, || hosts.host(2).leads_to(SHOP, 1));
     wait_for_answer(&hosts.host(2).netns, SHOP, 20002);

@@ -31,7 +31,9 @@ impl Monitor {
         });
         let monitor = Self { child, text };
         wait::until_true("the monitor sees a route", wait::LONG, || {
-            net.sh("ip route replace 192.0.2.1/32 dev lo");
+            // A route that is there already is no change.
+            net.output(&["ip", "route", "del", "192.0.2.1/32", "dev", "lo"]);
+            net.sh("ip route add 192.0.2.1/32 dev lo");
             monitor.lines().iter().any(|line| line.contains("192.0.2.1"))
         });
         monitor
