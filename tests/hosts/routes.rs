@@ -183,6 +183,25 @@ fn after_a_split_the_newest_holder_has_the_address_everywhere() {
     assert!(!hosts.host(2).emperor().log.text().contains("has lost the address"));
 }
 
+/// A host's Emperor starts while the kernel has routes to vassals of other hosts.
+#[test]
+fn emperor_starts_where_others_vassals_are_known() {
+    let mut hosts = hosts(2);
+    let address = vassal_address(2, 9);
+    let _held = peer(&hosts, 2, address);
+    wait_for_way(&hosts, &[1], address, 2);
+    hosts.host_mut(1).end_emperor();
+    wait::until_true("the router's device is gone", wait::LONG, || !hosts.host(1).netns.has_device("emperor0"));
+    assert!(hosts.host(1).leads_to(address, 2), "BIRD goes on");
+    let ini = hosts.host(1).ini_with_routes();
+    hosts.host_mut(1).start(ini);
+    hosts.wait_for_feeds();
+    let own = vassal_address(1, 9);
+    let _held = peer(&hosts, 1, own);
+    wait_for_way(&hosts, &[2], own, 1);
+    wait_for_way(&hosts, &[1], address, 2);
+}
+
 #[test]
 fn cut_one_way_is_one_for_both_sides() {
     let hosts = hosts(3);
