@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tuntap_core::shaper::Loss;
 use tuntap_core::trunk::{Input as Reading, Neighbour, Notice, Refusal, Sent, Shell, State, TrunkId, Trunks};
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 use tuntap_wire::trunk::{
@@ -56,6 +57,8 @@ impl Shell for Ends {
             None => self.told.remove(&(trunk, address)),
         };
     }
+
+    fn lost(&mut self, _: TrunkId, _: Vec<u8>, _: Loss) {}
 
     fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
         assert!(self.ended.insert(trunk), "it ends once");
@@ -170,7 +173,7 @@ fn read(trunks: &mut Trunks, trunk: TrunkId, message: &[u8], now: Instant, ends:
         assert!(networks().iter().any(|net| net.contains(&ip.src())), "{}", ip.src());
         if let Some(next) = trunks.route(ip.dst(), Some(trunk)) {
             assert_ne!(next, trunk, "nothing goes back");
-            trunks.send(next, &packet.packet, packet.hops, now, ends);
+            trunks.send(next, &packet.packet, 0, packet.hops, now, ends);
         }
     }
 }

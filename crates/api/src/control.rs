@@ -89,6 +89,8 @@ pub enum Request {
     },
     /// The peers, as in the statistics: an array of [`PeerStats`](crate::PeerStats).
     Peers {},
+    /// The trunks, as in the statistics: an array of [`TrunkStats`](crate::TrunkStats).
+    Trunks {},
     /// The session with the host's routing daemon, and what is known of other hosts: [`Routes`].
     Routes {
         /// Who holds these addresses? At most [`MAX_ADDRESSES`].

@@ -11,6 +11,7 @@ mod drops;
 mod routes;
 mod shape;
 mod snapshot;
+mod trunks;
 
 use std::borrow::Cow;
 
@@ -21,6 +22,8 @@ pub use snapshot::{
     Confinement, ElsewhereStats, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot,
     SourceStats, Totals,
 };
+
+pub use trunks::{TrunkDropped, TrunkRefused, TrunkStats};
 
 /// A word from a list that the router's code holds: borrowed in the router, owned where a document was read.
 pub type Word = Cow<'static, str>;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::{DropCounts, RoutesStats, Shaped, Word};
+use super::{DropCounts, RoutesStats, Shaped, TrunkStats, Word};
 
 /// The state of a router at one moment.
 ///
@@ -78,6 +78,9 @@ pub struct Snapshot {
     /// The session with the host's routing daemon (`tuntap-router-routes`). There is nothing if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<RoutesStats>,
+    /// Trunks to routers of other hosts (`tuntap-router-trunk-peer`). There is nothing if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunks: Vec<TrunkStats>,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,

@@ -66,6 +66,9 @@ fn golden_values_are_where_they_belong() {
     assert_eq!((elsewhere.sources[1].holdings, elsewhere.refused, elsewhere.own_id), (3, 21, 25));
     let routes = golden.routes.as_ref().expect("a routing daemon");
     assert_eq!((routes.refused.malformed, routes.session.as_ref().map(|it| it.withdrawn)), (48, Some(32)));
+    let [trunk] = &golden.trunks[..] else { panic!("a trunk: {:?}", golden.trunks) };
+    assert_eq!((trunk.dropped.hops, trunk.refused.looped, trunk.unknown_frames), (67, 70, 76));
+    assert_eq!((golden.totals.trunk_rx_packets, golden.totals.trunk_tx_bytes), (49, 52));
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
 

@@ -343,6 +343,12 @@ pub enum Problem {
         OptionName::RouterAddress.as_str()
     )]
     RoutesWithoutAddress,
+    /// An address with a port where the name of a unix socket is expected.
+    #[error(
+        "vassals connect by a unix socket, whose name can't be \"{0}\": for routers of other hosts this address belongs into {}",
+        OptionName::Trunk.as_str()
+    )]
+    SocketIsAddress(String),
     /// A word that is no address where a router can wait for trunks, or be dialled.
     #[error("\"{0}\" is no address for trunks, expected one with a port, such as 192.0.2.1:4000 or [2001:db8::1]:4000")]
     TrunkAddress(String),

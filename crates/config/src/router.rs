@@ -116,6 +116,10 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         [device, socket, stats, gateway] => (device, socket, Some(stats), Some(gateway)),
         _ => return Err(Problem::Syntax(SYNTAX)),
     };
+    // The C plugin makes a unix socket file of that name.
+    if socket.parse::<SocketAddr>().is_ok() {
+        return Err(Problem::SocketIsAddress(socket.clone()));
+    }
     Ok(RouterSpec {
         device: parse::device_name(device)?,
         socket: parse::unix_socket(socket)?,

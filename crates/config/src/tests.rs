@@ -975,3 +975,57 @@ fn names_that_nobody_reads_are_told_from_placeholders() {
         assert_eq!(OptionName::misspelt([name].into_iter()), [(name, option)]);
     }
 }
+
+fn session(value: &str) -> Result<RoutesSpec, ConfigErrors> {
+    let options =
+        [(OptionName::Router, "a /a"), (OptionName::RouterAddress, "a 10.0.0.1/24"), (OptionName::Routes, value)];
+    Config::from_options(options).map(|config| config.routers[0].hosts.routes.clone().expect("it is there"))
+}
+
+#[test]
+fn routes_with_all_their_words() {
+    let usual =
+        RoutesSpec { address: address("127.0.0.1:979"), password: None, asn: 64513, neighbour_asn: None, hold_time: 9 };
+    assert_eq!(session("127.0.0.1:979"), Ok(usual.clone()));
+    assert_eq!(session("a 127.0.0.1:979"), Ok(usual));
+    let all = RoutesSpec {
+        address: address("[2001:db8::1]:179"),
+        password: Some("/etc/pass=word".to_owned()),
+        asn: 4_200_000_000,
+        neighbour_asn: Some(1),
+        hold_time: 3,
+    };
+    assert_eq!(session("a [2001:db8::1]:179 /etc/pass=word hold=3 neighbour-as=1 as=4200000000"), Ok(all));
+}
+
+#[test]
+fn routes_that_stop_the_start() {
+    for (value, reason) in [
+        ("a", "is no address for the host's routing daemon"),
+        ("127.0.0.1", "is no address for the host's routing daemon"),
+        ("127.0.0.1:0", "is no address for the host's routing daemon"),
+        ("0.0.0.0:979 /p", "is no address for the host's routing daemon"),
+        ("[::ffff:127.0.0.1]:979 /p", "is no address for the host's routing daemon"),
+        ("10.9.9.9:979", "expected a loopback address, not 10.9.9.9"),
+        ("127.0.0.1:979 password", "password"),
+        ("127.0.0.1:979 as=0", "as"),
+        ("127.0.0.1:979 as=4294967296", "as"),
+        ("127.0.0.1:979 hold=2", "3"),
+        ("127.0.0.1:979 hold=65536", "65535"),
+        ("127.0.0.1:979 hold=5 hold=5", "\"hold=5\" is there twice"),
+        ("127.0.0.1:979 speed=5", "expected as=, neighbour-as= or hold="),
+        ("127.0.0.1:979 /p /p", "unknown setting \"/p\""),
+        ("127.0.0.1:979 neighbour-as=64513", "not both 64513"),
+        ("b 127.0.0.1:979", "there is no tuntap-router with the device b"),
+    ] {
+        let error = session(value).expect_err(value).to_string();
+        assert!(error.contains(reason), "{value}: {error}");
+    }
+    let without = Config::from_options([(OptionName::Router, "a /a"), (OptionName::Routes, "127.0.0.1:979")]);
+    assert!(without.expect_err("it has no network").to_string().contains("the router has no address"));
+    let two = [(OptionName::Router, "a /a"), (OptionName::Router, "b /b")];
+    let addresses = [(OptionName::RouterAddress, "a 10.0.0.1/24"), (OptionName::RouterAddress, "b 10.0.1.1/24")];
+    let same = [(OptionName::Routes, "a 127.0.0.1:979"), (OptionName::Routes, "b 127.0.0.1:979")];
+    let both = Config::from_options(two.into_iter().chain(addresses).chain(same));
+    assert!(both.expect_err("one port").to_string().contains("is there twice"));
+}

@@ -160,6 +160,15 @@ mod tests {
     }
 
     #[test]
+    fn address_is_no_socket() {
+        for socket in ["10.0.0.1:4000", "[::1]:4000"] {
+            let errors =
+                Config::from_options([(OptionName::Router, format!("tun0 {socket}").as_str())]).expect_err(socket);
+            assert_eq!(errors.0[0].problem, Problem::SocketIsAddress(socket.to_owned()));
+        }
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         let key_of_short = format!("tun0 {} 10.0.0.0/8 192.0.2.1:1", "11qYAYI=");
         for value in ["tun0 192.0.2.1", "tun0 192.0.2.1:0", "tun0 224.0.0.1:1", "tun0 localhost:1"] {

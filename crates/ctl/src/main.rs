@@ -8,6 +8,7 @@ mod doctor;
 mod failure;
 mod find;
 mod flows;
+mod keys;
 mod log;
 mod manual;
 mod options;
@@ -26,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trunks;
 mod watch;
 
 use std::io::{self, ErrorKind, Write};
@@ -59,6 +61,8 @@ enum Command {
     Peers(peers::Arguments),
     /// Shows how a router stands with the host's routing daemon and with other hosts, and who holds an address
     Routes(routes::Arguments),
+    /// Lists the trunks to routers of other hosts, and how they stand
+    Trunks(trunks::Arguments),
     /// Lists or forgets flows: connections, and what else belongs together
     Flows(flows::Arguments),
     /// Lists, checks and changes rules
@@ -80,6 +84,8 @@ enum Command {
     Save(save::Arguments),
     /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
     Doctor(doctor::Arguments),
+    /// Prints the public halves of routers' keys, by which routers of other hosts know them, or makes a key
+    Keys(keys::Arguments),
     /// Prints a configuration for BIRD 2 that goes with a router; it has the password
     BirdConfig(bird::Arguments),
     /// Lists the options of the plugin
@@ -96,6 +102,7 @@ impl Command {
             Self::Status(arguments) => arguments.run(session),
             Self::Peers(arguments) => arguments.run(session),
             Self::Routes(arguments) => arguments.run(session),
+            Self::Trunks(arguments) => arguments.run(session),
             Self::Flows(arguments) => arguments.run(session),
             Self::Rules(command) => command.run(session),
             Self::Set(command) => command.run(session),
@@ -105,6 +112,7 @@ impl Command {
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
             Self::Doctor(arguments) => Err(arguments.run()),
+            Self::Keys(arguments) => arguments.run(session),
             Self::BirdConfig(arguments) => arguments.run(session),
             Self::Options(arguments) => arguments.run(session),
             Self::Completions(arguments) => arguments.run(session, Arguments::command()),
@@ -120,6 +128,7 @@ impl Command {
         match self {
             Self::Doctor(_) => Some("doctor"),
             Self::BirdConfig(_) => Some("bird-config"),
+            Self::Keys(_) => Some("keys"),
             Self::Completions(_) => Some("completions"),
             Self::Man => Some("man"),
             _ => None,

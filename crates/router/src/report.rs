@@ -82,6 +82,7 @@ impl EventLoop<'_> {
             uplink: uplink(&self.router),
             elsewhere: elsewhere(&self.router),
             routes: self.routes_stats(now),
+            trunks: self.trunk_stats(now),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),

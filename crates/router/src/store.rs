@@ -526,6 +526,34 @@ mod tests {
         assert_eq!(stored_peers(&store), [first]);
     }
 
+    fn session() -> StoredSession {
+        let json = r#"{"router":1,"asn":64513,"identifier":"0.0.0.1","hold_time":9,"negotiated":{"neighbour_asn":64512,
+            "neighbour":"10.0.0.1","hold_time":9,"families":{"ipv4":true,"ipv6":false},"paths":{"ipv4":true,"ipv6":false},
+            "route_refresh":true,"enhanced_route_refresh":true}}"#;
+        serde_json::from_str(json).expect("a session")
+    }
+
+    #[test]
+    fn session_with_the_routing_daemon_is_kept_until_it_ends() {
+        let store = Store::new().expect("two queues");
+        let (connection, other_end) = UnixStream::pair().expect("a pair");
+        let (mut writer, stored) = StoreWriter::open(&store);
+        assert!(stored.routes.is_none());
+        writer.put_routes(&session(), connection.as_fd()).expect("room");
+        drop(connection);
+        writer.rewrite(std::iter::empty()).expect("room");
+        let (mut writer, stored) = StoreWriter::open(&store);
+        let (found, connection) = stored.routes.expect("the session");
+        assert_eq!(found, session());
+        assert!(!socket::is_hung_up(other_end.as_fd()));
+        writer.put_routes(&found, connection.as_fd()).expect("room");
+        writer.remove_routes().expect("room");
+        writer.rewrite(std::iter::empty()).expect("room");
+        drop(connection);
+        assert!(is_soon_hung_up(&other_end), "no copy is left");
+        assert!(StoreWriter::open(&store).1.routes.is_none());
+    }
+
     #[test]
     fn short_runs_are_slowed_down_and_lose_their_peers() {
         let store = Store::new().expect("two queues");

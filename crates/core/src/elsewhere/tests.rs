@@ -273,3 +273,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn claim_made_before_all_have_told_gives_way() {
+    const NOW: u64 = 1_700_000_000_000;
+    let mut elsewhere = Elsewhere::new(Some(router(HERE)));
+    elsewhere.set_clock(ClaimTime(NOW));
+    elsewhere.set_unsure(true);
+    let [first, second] = [NOW, NOW + 1].map(|clock| {
+        elsewhere.set_clock(ClaimTime(clock));
+        elsewhere.time_of_claim(address(2))
+    });
+    assert!(first < second && second < ClaimTime(NOW / 2), "they keep their order, and are old: {first:?}");
+    let year = 365 * 24 * 60 * 60 * 1000;
+    elsewhere.insert(Source::Routes, address(2), holding(2, NOW - 10 * year)).expect("room");
+    assert!(elsewhere.winner(address(2), second).is_some(), "who has held it for ten years goes on");
+    elsewhere.remove(Source::Routes, address(2));
+    assert!(elsewhere.time_of_claim(address(2)) > ClaimTime(NOW - 10 * year), "that one has given it up");
+    elsewhere.set_unsure(false);
+    assert_eq!(elsewhere.time_of_claim(address(3)), ClaimTime(NOW + 1));
+}

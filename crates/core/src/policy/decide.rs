@@ -241,8 +241,9 @@ impl Forwarder {
             let rule = Some(RuleRef::Route(found.rule));
             return OutDecision::stopped(Outbound::Gateway(found.target), rule, trail);
         }
-        if !policy.switch || self.registry.holder(walk.packet.dst()).is_none() {
-            let trunk = self.trunk_to(walk.packet.dst()).filter(|_| policy.switch);
+        let has_holder = self.registry.holder(walk.packet.dst()).is_some();
+        if !policy.switch || !has_holder {
+            let trunk = if has_holder { None } else { self.trunk_to(walk.packet.dst()) };
             return OutDecision::stopped(trunk.map_or(Outbound::Tun, Outbound::Trunk), rule, trail);
         }
         let inner = self.decide_inbound(PacketSource::Tun, walk, script);

@@ -253,8 +253,9 @@ impl Forwarder {
                 return to;
             }
         }
-        let holder = self.registry.holder(walk.packet.dst()).filter(|_| self.policy.switch);
-        let trunk = self.trunk_to(walk.packet.dst()).filter(|_| self.policy.switch);
+        let holder = self.registry.holder(walk.packet.dst());
+        let trunk = if holder.is_some() { None } else { self.trunk_to(walk.packet.dst()) };
+        let holder = holder.filter(|_| self.policy.switch);
         let to = holder.map_or_else(|| trunk.map_or(Outbound::Tun, Outbound::Trunk), Outbound::Peer);
         report.add(Stage::Switch, Outcome::To(to), None);
         if holder.is_some() { self.explain_inbound(PacketSource::Tun, report, false, script) } else { to }

@@ -84,17 +84,20 @@ impl Forwarder {
         Lane { flow, class }
     }
 
-    /// Returns true if the router itself passes packets on, and the destination's holder is another one since the verdict: a
-    /// peer of this router has got it, or one of another router has got or lost it.
+    /// Returns true if the destination's holder is another one since the verdict: a peer of this router has got it, or one of
+    /// another router has got or lost it.
     fn goes_otherwise_now(&self, side: &OutSide, packet: &Packet<'_>) -> bool {
-        if !self.policy.switch || side.fate != Fate::Pass {
+        if side.fate != Fate::Pass {
             return false;
         }
         let trunk = match side.way {
             Way::Trunk(trunk) => Some(trunk),
             Way::Tun | Way::Gateway(_) | Way::Peer(_) => None,
         };
-        self.registry.holder(packet.dst()).is_some() || self.trunk_to(packet.dst()) != trunk
+        match self.registry.holder(packet.dst()) {
+            Some(_) => self.policy.switch || trunk.is_some(),
+            None => self.trunk_to(packet.dst()) != trunk,
+        }
     }
 
     /// Returns the verdict on a packet towards a peer if its flow has one that may be used.

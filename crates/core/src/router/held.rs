@@ -38,8 +38,8 @@ pub(super) enum Way {
     Tun,
     /// To another router.
     Gateway(SocketAddr),
-    /// To the router of another host.
-    Trunk(TrunkId),
+    /// To the router of another host, as a packet of this flow.
+    Trunk(TrunkId, u32),
     /// To another peer, where it waits again if that is limited.
     Peer(PeerId, Lane),
 }
@@ -194,7 +194,7 @@ fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Makes a whole packet one that can wait.
-pub(super) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
+pub(crate) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
     let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
     let (cost, segments) = cost(packet);
     Item { bytes, cost, segments, flow, target }

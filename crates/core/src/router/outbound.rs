@@ -80,7 +80,9 @@ impl Router {
             }
             Outbound::Tun => self.send_or_hold(shell, id, Way::Tun, verdict.lane, packet),
             Outbound::Gateway(target) => self.send_or_hold(shell, id, Way::Gateway(target), verdict.lane, packet),
-            Outbound::Trunk(trunk) => self.send_or_hold(shell, id, Way::Trunk(trunk), verdict.lane, packet),
+            Outbound::Trunk(trunk) => {
+                self.send_or_hold(shell, id, Way::Trunk(trunk, verdict.lane.flow), verdict.lane, packet)
+            }
             Outbound::Peer(other) => {
                 self.send_or_hold(shell, id, Way::Peer(other, verdict.receiver_lane), verdict.lane, packet)
             }
@@ -105,7 +107,7 @@ impl Router {
         match way {
             Way::Tun => self.send_to_tun(shell, packet),
             Way::Gateway(target) => self.send_to_gateway(shell, from, target, packet),
-            Way::Trunk(to) => self.send_to_trunk(shell, to, MAX_HOPS, packet),
+            Way::Trunk(to, flow) => self.send_to_trunk(shell, to, flow, MAX_HOPS, packet),
             Way::Peer(to, lane) => {
                 // If the delivery fails, the packet has already been counted as dropped.
                 self.deliver_or_hold(shell, to, Origin::Peer(from), lane, packet);

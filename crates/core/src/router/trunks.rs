@@ -1,10 +1,13 @@
 //! Trunks: what comes from the routers of other hosts, and what goes to them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::{Holding, RouterId};
+use tuntap_wire::ip::Packet;
+use tuntap_wire::rule::Direction;
 use tuntap_wire::trunk::{Announcement, MAX_HOPS};
 
 use super::Router;
@@ -15,6 +18,8 @@ use super::turns::Work;
 use crate::elsewhere::Source;
 use crate::policy::drops::DropReason;
 use crate::policy::lost::ClaimChanges;
+use crate::policy::verdict::Lane;
+use crate::shaper::Loss;
 use crate::trunk::{self, ALWAYS, Input, Neighbour, SendOutcome, Sent, State, TrunkId, TrunkPacket, Trunks};
 
 /// What the options say about trunks.
@@ -32,6 +37,7 @@ pub struct TrunkSettings {
 #[derive(Debug)]
 pub(super) enum Event {
     Told(TrunkId, IpAddr, Option<(Holding, u8)>),
+    Lost(Vec<u8>, Loss),
     Ended(TrunkId),
     Notice(trunk::Notice),
 }
@@ -52,6 +58,10 @@ impl<S: Shell> trunk::Shell for Ends<'_, S> {
         self.events.push(Event::Told(trunk, address, told));
     }
 
+    fn lost(&mut self, _trunk: TrunkId, packet: Vec<u8>, loss: Loss) {
+        self.events.push(Event::Lost(packet, loss));
+    }
+
     fn ended(&mut self, trunk: TrunkId, neighbour: RouterId) {
         // At once: the next connection of this trunk may be about to take its place.
         self.shell.close_trunk(trunk, neighbour);
@@ -61,6 +71,17 @@ impl<S: Shell> trunk::Shell for Ends<'_, S> {
     fn notice(&mut self, notice: trunk::Notice) {
         self.events.push(Event::Notice(notice));
     }
+}
+
+/// A number for the flow of a packet that no peer of this router sends or gets, so that others don't wait behind it.
+fn flow_of(packet: &Packet<'_>) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    (packet.src(), packet.dst(), packet.protocol()).hash(&mut hasher);
+    if let Some(ports) = packet.flow_ports() {
+        (ports.first, ports.second).hash(&mut hasher);
+    }
+    let hash = hasher.finish();
+    u32::try_from(hash & u64::from(u32::MAX)).unwrap_or(Lane::NO_FLOW)
 }
 
 /// The source of what a trunk tells.
@@ -109,6 +130,7 @@ impl Router {
                     self.held_elsewhere_from_afar(shell, source(trunk), address, holding, distance);
                 }
                 Event::Told(trunk, address, None) => self.released_elsewhere(source(trunk), address),
+                Event::Lost(bytes, loss) => self.count_lost_by_trunk(shell, &bytes, loss),
                 Event::Ended(trunk) => _ = self.forget_source(source(trunk)),
                 Event::Notice(notice) => {
                     if let trunk::Notice::Opened { router, .. } = &notice {
@@ -121,6 +143,20 @@ impl Router {
         // Keep the memory of the list for the next time.
         if self.trunk_events.is_empty() {
             self.trunk_events = events;
+        }
+    }
+
+    /// Counts a packet that was dropped while it waited for a trunk, for the peer that has sent it.
+    fn count_lost_by_trunk(&mut self, shell: &mut impl Shell, bytes: &[u8], loss: Loss) {
+        let Ok(packet) = GsoPacket::parse(bytes) else { return };
+        let reason = match loss {
+            Loss::Full => DropReason::QueueFull,
+            Loss::Late => DropReason::QueueLate,
+        };
+        let peer = self.forwarder.holder(packet.packet().src());
+        self.count_drop(peer, reason);
+        if self.is_watched {
+            self.report_drop(shell, Direction::Out, peer, packet.packet(), reason, None);
         }
     }
 
@@ -186,9 +222,10 @@ impl Router {
     }
 
     /// A trunk's connection has room again.
-    pub fn trunk_writable(&mut self, id: TrunkId) {
+    pub fn trunk_writable(&mut self, id: TrunkId, now: Instant) {
+        self.advance(now);
         if let Some(trunks) = &mut self.trunks {
-            trunks.writable(id);
+            trunks.writable(id, self.now);
         }
     }
 
@@ -246,17 +283,18 @@ impl Router {
         &mut self,
         shell: &mut impl Shell,
         to: TrunkId,
+        flow: u32,
         hops: u8,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        let outcome = self.with_trunks(shell, |trunks, now, mut ends| trunks.send(to, packet, hops, now, &mut ends));
+        let outcome =
+            self.with_trunks(shell, |trunks, now, mut ends| trunks.send(to, packet, flow, hops, now, &mut ends));
         match outcome {
             Some(SendOutcome::Sent) => {
                 self.counters.totals.trunk_tx_packets += 1;
                 self.counters.totals.trunk_tx_bytes += packet.packet().total_len() as u64;
                 Ok(())
             }
-            Some(SendOutcome::QueueFull) => Err(DropReason::QueueFull),
             Some(SendOutcome::Expired) => Err(DropReason::TrunkHops),
             Some(SendOutcome::NotOpen) | None => Err(DropReason::NoPeer),
         }
@@ -275,14 +313,14 @@ impl Router {
             Ingress::Trunk(from, hops) if self.trunks.as_ref().is_some_and(|it| it.relays(from, to)) => hops,
             Ingress::Trunk(..) | Ingress::Gateway(_) => return Err(DropReason::NoPeer),
         };
-        self.send_to_trunk(shell, to, hops, packet)
+        self.send_to_trunk(shell, to, flow_of(packet.packet()), hops, packet)
     }
 
     /// Sends a reply about a packet from a neighbour back to it.
     pub(super) fn trunk_reply(&mut self, shell: &mut impl Shell, to: TrunkId, bytes: &[u8]) {
         if let Ok(packet) = GsoPacket::finished(bytes) {
             // If there is no room, the sender waits for its timeout.
-            let _ = self.send_to_trunk(shell, to, MAX_HOPS, &packet);
+            let _ = self.send_to_trunk(shell, to, Lane::NO_FLOW, MAX_HOPS, &packet);
         }
     }
 }

@@ -205,7 +205,10 @@ impl Text<'_> {
             writeln!(output, "\t{} {{\n\t\tadd paths tx;\n\t\tnext hop keep;", channel(family))?;
             writeln!(output, "\t\timport filter {{\n\t\t\tif net !~ {name} then reject;")?;
             writeln!(output, "\t\t\tbgp_local_pref = bgp_med;\n\t\t\tifname = \"{device}\";\n\t\t\taccept;\n\t\t}};")?;
-            writeln!(output, "\t\texport where source = RTS_BGP && proto != \"tuntap\" && net ~ {name};\n\t}};")?;
+            // BIRD tells another AS no MULTI_EXIT_DISC that the filter hasn't set.
+            writeln!(output, "\t\texport filter {{")?;
+            writeln!(output, "\t\t\tif source != RTS_BGP || proto = \"tuntap\" || net !~ {name} then reject;")?;
+            writeln!(output, "\t\t\tif defined(bgp_med) then bgp_med = bgp_med;\n\t\t\taccept;\n\t\t}};\n\t}};")?;
         }
         output.write_str("}\n")
     }

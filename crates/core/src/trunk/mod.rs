@@ -9,6 +9,7 @@
 
 mod notice;
 mod output;
+mod queue;
 mod reading;
 mod session;
 mod statistics;
@@ -49,8 +50,8 @@ pub const MAX_HELLOS: u32 = 8;
 /// See [`MAX_HELLOS`].
 pub const HELLO_PERIOD: Duration = Duration::from_secs(10);
 
-/// Most bytes of packets that wait for one trunk's connection.
-pub const MAX_QUEUED_LEN: usize = 512 * 1024;
+/// Most bytes of packets that wait for one trunk's connection: some dozens of the longest ones.
+pub const MAX_QUEUED_LEN: usize = 2 * 1024 * 1024;
 
 /// How long notices of one kind about one neighbour are left out after one of them.
 pub const NOTICE_PERIOD: Duration = Duration::from_secs(600);

@@ -1,63 +1,11 @@
-//! What waits for a trunk's connection: packets up to a bound, and the addresses that the neighbour is to be told of.
+//! The addresses that a neighbour is to be told of.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use tuntap_wire::trunk::{Announcement, MAX_MESSAGE_LEN, append_announce, append_withdraw, whole_frames};
+use tuntap_wire::trunk::{Announcement, append_announce, append_withdraw};
 
-use super::{MAX_ANNOUNCED, MAX_QUEUED_LEN};
-
-/// Packets that wait, in frames one behind the other. The memory is kept once it was needed.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    bytes: Vec<u8>,
-    /// What is before it was sent.
-    start: usize,
-}
-
-impl Queue {
-    /// Returns true if nothing waits.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
-    }
-
-    /// Bytes that wait.
-    pub(super) const fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    /// Adds a frame. Returns false if there is no room.
-    pub(super) fn push(&mut self, parts: &[&[u8]]) -> bool {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        if self.len() + len > MAX_QUEUED_LEN {
-            return false;
-        }
-        // Moving costs at most one copy of each byte that was sent since the last time.
-        if self.start > self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        true
-    }
-
-    /// The frames to send next, as one message. Empty if nothing waits.
-    pub(super) fn next(&self) -> &[u8] {
-        let waiting = &self.bytes[self.start..];
-        // These frames were made here, so that none is too long.
-        let len = whole_frames(waiting, MAX_MESSAGE_LEN).unwrap_or(0);
-        &waiting[..len]
-    }
-
-    /// Removes as many bytes as were sent.
-    pub(super) fn sent(&mut self, len: usize) {
-        self.start += len;
-        if self.is_empty() {
-            self.bytes.clear();
-            self.start = 0;
-        }
-    }
-}
+use super::MAX_ANNOUNCED;
 
 /// What the neighbour is to be told of. It is a set of addresses, so that changes that come faster than the connection takes
 /// them need no memory.

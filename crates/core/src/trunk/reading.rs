@@ -108,6 +108,7 @@ impl Trunks {
                 self.forget(id, address, shell);
             }
             Message::End => {
+                trunk.has_told = true;
                 if session.told_all() {
                     self.prune(id, shell);
                 }

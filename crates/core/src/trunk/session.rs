@@ -2,15 +2,19 @@
 
 use std::time::Instant;
 
+use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::RouterId;
-use tuntap_wire::trunk::{Hello, MAX_MESSAGE_LEN, append_end, append_ping, append_pong};
+use tuntap_wire::trunk::{Hello, MAX_MESSAGE_LEN, append_end, append_ping, append_pong, packet_header};
+use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::notice::EndReason;
-use super::output::{Outgoing, Queue};
+use super::output::Outgoing;
+use super::queue::Queue;
 use super::statistics::Statistics;
 use super::table::Table;
 use super::trunks::{Sent, Shell};
 use super::{HELLO_PERIOD, MAX_HELLOS, PING_INTERVAL, SILENCE_LIMIT, STALE_LIMIT, TrunkId};
+use crate::shaper::{Item, Loss};
 
 /// Bytes at which a message with announcements is sent.
 const CONTROL_LEN: usize = MAX_MESSAGE_LEN / 4;
@@ -75,7 +79,7 @@ impl Session {
             due,
             outgoing: Outgoing::default(),
             control: Vec::new(),
-            queue: Queue::default(),
+            queue: Queue::new(now),
             is_full: false,
         }
     }
@@ -158,7 +162,7 @@ impl Session {
     }
 
     /// Bytes of packets that wait.
-    pub(super) const fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }
 
@@ -182,20 +186,37 @@ impl Session {
     }
 
     /// The connection has room again.
-    pub(super) const fn writable(&mut self) {
+    pub(super) fn writable(&mut self, now: Instant) {
         self.is_full = false;
+        self.queue.served(now);
     }
 
-    /// Sends a packet's frame, or lets it wait. Returns false if too many wait.
-    pub(super) fn send(&mut self, parts: &[&[u8]], to: TrunkId, shell: &mut impl Shell) -> Result<bool, EndReason> {
+    /// Packets that were dropped while they waited.
+    pub(super) fn take_lost(&mut self) -> Option<(Item<u8>, Loss)> {
+        self.queue.lost.pop()
+    }
+
+    /// Sends a packet, or lets it wait.
+    pub(super) fn send(
+        &mut self,
+        packet: &GsoPacket<'_>,
+        flow: u32,
+        hops: u8,
+        to: TrunkId,
+        now: Instant,
+        shell: &mut impl Shell,
+    ) -> Result<(), EndReason> {
+        let bytes = &packet.packet().bytes()[..packet.packet().total_len()];
+        let Some(header) = packet_header(VNET_HEADER_LEN + bytes.len(), hops) else { return Ok(()) };
         if !self.is_full && self.control.is_empty() && self.queue.is_empty() {
-            match shell.send(to, parts) {
-                Sent::All => return Ok(true),
+            match shell.send(to, &[&header, &packet.offload().encode(), bytes]) {
+                Sent::All => return Ok(()),
                 Sent::Full => self.is_full = true,
                 Sent::Closed => return Err(EndReason::Closed),
             }
         }
-        Ok(self.queue.push(parts))
+        self.queue.push(packet, flow, hops, now);
+        Ok(())
     }
 
     /// Sends what waits until the connection is full: messages first, then packets.
@@ -215,16 +236,15 @@ impl Session {
                 self.write_control(to, is_relayed, table, now);
             }
             let is_control = !self.control.is_empty();
-            let next = if is_control { self.control.as_slice() } else { self.queue.next() };
+            let next = if is_control { self.control.as_slice() } else { self.queue.next(now) };
             if next.is_empty() {
                 break;
             }
-            let len = next.len();
             match shell.send(to, &[next]) {
                 Sent::Full => self.is_full = true,
                 Sent::Closed => return Err(EndReason::Closed),
                 Sent::All if is_control => self.control.clear(),
-                Sent::All => self.queue.sent(len),
+                Sent::All => self.queue.sent(),
             }
         }
         Ok(())

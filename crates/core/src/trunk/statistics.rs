@@ -30,6 +30,8 @@ pub struct Statistics {
     pub sent: Traffic,
     /// Packets to the neighbour that were dropped because too many waited already.
     pub queue_full: u64,
+    /// Packets to the neighbour that were dropped because they, or those before them in their flow, had waited too long.
+    pub queue_late: u64,
     /// Packets to the neighbour that were dropped because no trunk was open.
     pub not_open: u64,
     /// Packets to the neighbour that had crossed as many trunks as they may.

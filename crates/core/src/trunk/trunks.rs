@@ -7,8 +7,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::{Holding, RouterId};
-use tuntap_wire::trunk::{Announcement, MAX_HOPS, packet_header};
-use tuntap_wire::vnet::VNET_HEADER_LEN;
+use tuntap_wire::trunk::{Announcement, MAX_HOPS};
 
 use super::notice::{EndReason, Notice, Refusal, Told};
 use super::session::{Session, State};
@@ -16,6 +15,7 @@ use super::statistics::Statistics;
 use super::table::Table;
 use super::{ALWAYS, TrunkId};
 use crate::policy::prefix_map::PrefixSet;
+use crate::shaper::Loss;
 
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub trait Shell {
     /// A neighbour has told who holds an address, or, with `None`, that it knows nobody any longer.
     fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>);
 
+    /// A packet to a neighbour was dropped while it waited: it is behind its virtio_net header.
+    fn lost(&mut self, trunk: TrunkId, packet: Vec<u8>, loss: Loss);
+
     /// A trunk has ended: its descriptor is to be closed, and all that the neighbour has told is to be forgotten.
     fn ended(&mut self, trunk: TrunkId, neighbour: RouterId);
 
@@ -50,6 +53,10 @@ impl<S: Shell + ?Sized> Shell for &mut S {
 
     fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
         (**self).told(trunk, address, announcement);
+    }
+
+    fn lost(&mut self, trunk: TrunkId, packet: Vec<u8>, loss: Loss) {
+        (**self).lost(trunk, packet, loss);
     }
 
     fn ended(&mut self, trunk: TrunkId, neighbour: RouterId) {
@@ -77,8 +84,6 @@ pub struct Neighbour {
 pub enum SendOutcome {
     /// The connection has it, or it waits.
     Sent,
-    /// Too many packets wait.
-    QueueFull,
     /// No trunk to the neighbour is open.
     NotOpen,
     /// It has crossed as many trunks as it may.
@@ -113,6 +118,8 @@ pub(super) struct Trunk {
     pub(super) since: Instant,
     pub(super) session: Option<Session>,
     pub(super) statistics: Statistics,
+    /// It has told all that it knew at least once.
+    pub(super) has_told: bool,
     told: Told,
 }
 
@@ -120,6 +127,18 @@ impl Trunk {
     /// Returns true if an address is in the neighbour's networks.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.networks.covering(address).next().is_some()
+    }
+
+    /// Counts packets that were dropped while they waited.
+    fn count_lost(&mut self, id: TrunkId, shell: &mut impl Shell) {
+        let Some(session) = &mut self.session else { return };
+        while let Some((item, loss)) = session.take_lost() {
+            match loss {
+                Loss::Full => self.statistics.queue_full += 1,
+                Loss::Late => self.statistics.queue_late += 1,
+            }
+            shell.lost(id, item.bytes, loss);
+        }
     }
 
     /// Counts something that is refused, and tells it seldom.
@@ -158,6 +177,7 @@ impl Trunks {
             since: now,
             session: None,
             statistics: Statistics::default(),
+            has_told: false,
             told: Told::default(),
         };
         let trunks = neighbours.into_iter().map(trunk).collect();
@@ -254,12 +274,13 @@ impl Trunks {
         to.filter(|to| may_go(*to))
     }
 
-    /// Sends a packet to a neighbour. `hops` is [`MAX_HOPS`] for a packet from an own peer, and what came with it for one from
+    /// Sends a packet of a flow to a neighbour. `hops` is [`MAX_HOPS`] for a packet from an own peer, and what came with it for one from
     /// another trunk.
     pub fn send(
         &mut self,
         id: TrunkId,
         packet: &GsoPacket<'_>,
+        flow: u32,
         hops: u8,
         now: Instant,
         shell: &mut impl Shell,
@@ -273,17 +294,11 @@ impl Trunks {
             trunk.statistics.expired += 1;
             return SendOutcome::Expired;
         };
-        let bytes = &packet.packet().bytes()[..packet.packet().total_len()];
-        let Some(header) = packet_header(VNET_HEADER_LEN + bytes.len(), hops) else { return SendOutcome::QueueFull };
-        let offload = packet.offload().encode();
-        match session.send(&[&header, &offload, bytes], id, shell) {
-            Ok(true) => {
-                trunk.statistics.sent.count(bytes.len());
+        match session.send(packet, flow, hops, id, now, shell) {
+            Ok(()) => {
+                trunk.statistics.sent.count(packet.packet().total_len());
+                trunk.count_lost(id, shell);
                 SendOutcome::Sent
-            }
-            Ok(false) => {
-                trunk.statistics.queue_full += 1;
-                SendOutcome::QueueFull
             }
             Err(reason) => {
                 self.end(id, reason, now, shell);
@@ -293,9 +308,9 @@ impl Trunks {
     }
 
     /// The connection of a trunk has room again.
-    pub fn writable(&mut self, id: TrunkId) {
+    pub fn writable(&mut self, id: TrunkId, now: Instant) {
         if let Some(session) = &mut self.trunks[id.index()].session {
-            session.writable();
+            session.writable(now);
             self.is_flush_due = true;
         }
     }
@@ -310,7 +325,9 @@ impl Trunks {
             for id in self.ids() {
                 let trunk = &mut self.trunks[id.index()];
                 let Some(session) = &mut trunk.session else { continue };
-                if let Err(reason) = session.flush(id, trunk.relay, &self.table, now, shell) {
+                let result = session.flush(id, trunk.relay, &self.table, now, shell);
+                trunk.count_lost(id, shell);
+                if let Err(reason) = result {
                     // What the neighbour had told is gone, and the others hear of that in the next turn.
                     self.end(id, reason, now, shell);
                 }
@@ -335,6 +352,11 @@ impl Trunks {
         }
         self.is_flush_due = true;
         self.flush(now, shell);
+    }
+
+    /// Returns true if all neighbours have told what they know.
+    pub fn have_told(&self) -> bool {
+        self.trunks.iter().all(|trunk| trunk.has_told)
     }
 
     /// The numbers of a trunk.

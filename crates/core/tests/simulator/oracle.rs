@@ -134,7 +134,7 @@ pub fn outward(
     }
     // Trunks have told of it, and none is open here.
     let is_here = matches!(class(dst), Class::Hosts | Class::Own);
-    if setup.switch && is_elsewhere && !is_here { Fate::Nowhere } else { Fate::Tun }
+    if holder.is_none() && is_elsewhere && !is_here { Fate::Nowhere } else { Fate::Tun }
 }
 
 /// Where a simple packet goes that comes by the device, or from another router.

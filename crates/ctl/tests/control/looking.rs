@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use tuntap_api::control::{
-    Chain, Checked, Code, Difference, Dropped, Event, Failure, FlowEntry, FlowList, GroupEntry, Level, Log, LogEntry,
-    Pending, RuleEntry, RuleList, ScriptStatus, SetEntry, SetList, Status, Step, Tested,
+    Chain, Checked, Code, Difference, Dropped, Event, Failure, FlowEntry, FlowList, GroupEntry, HolderElsewhere,
+    Holders, Level, Log, LogEntry, Pending, Routes, RuleEntry, RuleList, ScriptStatus, SetEntry, SetList, Status, Step,
+    Tested,
 };
 use tuntap_api::{PeerStats, Snapshot};
 
@@ -439,4 +440,52 @@ fn tables_fit_the_terminal() {
         assert!(shown.lines().all(|line| line.chars().count() <= columns), "{columns}: {shown}");
         assert!(shown.trim_end().ends_with(last), "{columns}: {shown}");
     }
+}
+
+#[test]
+fn routes_are_shown_with_holders() {
+    let golden = Snapshot::from_json(include_bytes!("../../../api/tests/statistics.json")).expect("statistics");
+    let held = |address: &str| address.parse().expect("an address");
+    let elsewhere =
+        HolderElsewhere { router: "00000000000000ab".into(), since: 1_700_000_000_123, source: "routes".into() };
+    let answer = Routes {
+        routes: golden.routes,
+        elsewhere: golden.elsewhere,
+        holders: vec![
+            Holders { address: held("10.0.0.2"), here: Some(1_600_000_000_000), elsewhere: None },
+            Holders { address: held("fd00::3"), here: None, elsewhere: Some(elsewhere) },
+            Holders { address: held("10.0.0.4"), here: None, elsewhere: None },
+        ],
+    };
+    let wanted = "\
+router            0123456789abcdef
+listens on        127.0.0.1:979 (AS 64513, signed)
+session           established for 77 s
+routing daemon    10.99.0.1 (AS 64512), hold time 9 s
+families          ipv4, ipv6
+told it           31 announced, 32 withdrawn
+last end          it has closed the connection
+vassals           36 claims, 37 changes and 38 B wait
+it told           39 routes of other hosts
+refused           43 not for a single address
+refused           44 outside the router's networks
+refused           45 without a holder
+refused           46 for lack of room
+refused           47 too many for one address
+refused           48 malformed
+connections       34 refused as second ones, 35 from other addresses
+held elsewhere    20,000 addresses, says routes
+held elsewhere    3 addresses, says trunk 1
+claims here       21 refused, 22 lost
+clocks            23 were told with a time far ahead of this host's
+
+ADDRESS   HELD BY           SINCE                     SAYS
+10.0.0.2  a vassal here     2020-09-13T12:26:40Z
+fd00::3   00000000000000ab  2023-11-14T22:13:20.123Z  routes
+10.0.0.4  nobody
+";
+    let request = json!({ "verb": "routes", "addresses": ["10.0.0.2", "fd00::3", "10.0.0.4"] });
+    assert_shows(&answer, &["routes", "10.0.0.2", "fd00::3", "10.0.0.4"], &request, wanted);
+    let shown = Router::with(&Routes::default()).shows(&["routes"]);
+    assert_eq!(shown.matches("tuntap-router-routes").count(), 2, "{shown}");
 }

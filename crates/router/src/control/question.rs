@@ -14,6 +14,7 @@ use super::drops::{self, DropTeller, Drops};
 use super::filter::Filter;
 use super::test_packet::Described;
 use crate::grant_updates::Newcomers;
+use tuntap_api::TrunkStats;
 use tuntap_api::control::{Code, Failure, FlowEntry, Routes, ScriptStatus, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
@@ -48,6 +49,8 @@ pub enum Question {
     Peers(usize, Reply<PeerPage>),
     /// How does the exchange of claims with other hosts stand, and who holds these addresses?
     Routes(Vec<IpAddr>, Reply<Routes>),
+    /// How the trunks stand.
+    Trunks(Reply<Vec<TrunkStats>>),
     /// Use this script, or none.
     LoadScript(Option<Compiled>, Reply<Result<(), ScriptError>>),
     /// The state of the script.

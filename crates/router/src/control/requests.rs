@@ -217,6 +217,7 @@ impl Requests {
             Request::ScriptCheck { text } => raw(&script::check(text)?),
             Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
             Request::Peers {} => raw(&self.peers()?),
+            Request::Trunks {} => raw(&self.asker.ask(Question::Trunks)?),
             Request::Routes { addresses } => raw(&self.routes(addresses)?),
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;

@@ -145,6 +145,9 @@ impl EventLoop<'_> {
         match to {
             Outbound::Tun => Some("tun".to_owned()),
             Outbound::Gateway(address) => Some(format!("gateway {address}")),
+            Outbound::Trunk(id) => Some(
+                self.router.trunks().map_or_else(String::new, |trunks| format!("trunk {}", trunks.view(id).router)),
+            ),
             Outbound::Peer(id) => self.router.peer(id).map(|peer| {
                 let address = peer.addresses().next().map(|address| format!(" ({address})")).unwrap_or_default();
                 format!("peer {}{address}", peer.credentials().pid)

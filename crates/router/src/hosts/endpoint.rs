@@ -6,7 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::control::Documents;
+use tuntap_sys::socket::set_receive_buffer;
 use tuntap_sys::socket::tcp::{set_md5_key, set_no_delay};
+
+/// The receive buffer of connections, which have it from their listener, in bytes. A part of a message is left in it, and on the
+/// loopback device it may be the rest of a segment of 64 KiB, which takes room until it is read to its end. In a buffer of the
+/// usual size the kernel would not let the daemon send the other part then.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// A listener, and memory that outlives the router. The master makes both before the fork, and keeps them.
 #[derive(Debug)]
@@ -40,6 +46,7 @@ impl RoutesEndpoint {
     pub fn bind(address: SocketAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
         let listener = TcpListener::bind(address).map_err(EndpointError::Bind)?;
         listener.set_nonblocking(true).map_err(EndpointError::Bind)?;
+        set_receive_buffer(listener.as_fd(), RECEIVE_BUFFER);
         set_no_delay(listener.as_fd()).map_err(|errno| EndpointError::Bind(errno.into()))?;
         let this = Self::with(listener).map_err(EndpointError::Bind)?;
         password.map_or(Ok(()), |password| this.sign(password))?;

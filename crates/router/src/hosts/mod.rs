@@ -6,9 +6,10 @@ mod ration;
 mod routes;
 mod routes_stats;
 mod trunks;
+mod trunks_stats;
 
 use std::os::fd::OwnedFd;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::epoll::{Epoll, EpollFlags};
 
@@ -18,11 +19,15 @@ use super::{RouterError, Setup};
 use tuntap_core::policy::lost::ClaimChanges;
 use tuntap_core::router::Router;
 use tuntap_core::routes::takeover::StoredSession;
+use tuntap_core::trunk::Trunks;
 use tuntap_wire::holding::{ClaimTime, RouterId};
 
 pub use endpoint::{EndpointError, RoutesEndpoint};
 use routes::Routes;
 pub use trunks::{TrunkEndpoint, TrunkSockets};
+
+/// How long neighbours have to connect and tell what they know. It is longer than an attempt to connect and the pause after it.
+const TRUNKS_TIME: Duration = Duration::from_secs(5);
 
 /// What a router needs for other hosts. The master makes it before the fork, and keeps it.
 #[derive(Debug, Default)]
@@ -40,6 +45,8 @@ pub struct Hosts {
 pub struct Announcers<'a> {
     /// The session with the routing daemon.
     pub(super) routes: Option<Routes<'a>>,
+    /// Neighbours have had their time to tell what they know after this.
+    trunks_told_by: Instant,
     /// True once all have told what they know, or had their time for it.
     are_sure: bool,
 }
@@ -52,7 +59,7 @@ impl<'a> Announcers<'a> {
             (Some(endpoint), Some(spec)) => Some(Routes::new(setup, endpoint, spec, router, epoll, now)?),
             _ => None,
         };
-        Ok(Some(Self { routes, are_sure: false }))
+        Ok(Some(Self { routes, trunks_told_by: now + TRUNKS_TIME, are_sure: false }))
     }
 
     /// Returns when the loop has to wake up for them even without an event.
@@ -94,7 +101,8 @@ impl<'a> Announcers<'a> {
             routes.write(router, io, now, is_idle);
         }
         if !self.are_sure {
-            self.are_sure = self.routes.as_ref().is_none_or(|routes| routes.has_told(now));
+            let trunks_told = now >= self.trunks_told_by || router.trunks().is_none_or(Trunks::have_told);
+            self.are_sure = trunks_told && self.routes.as_ref().is_none_or(|routes| routes.has_told(now));
             router.set_unsure(!self.are_sure);
         }
     }

@@ -150,7 +150,7 @@ impl EventLoop<'_> {
     /// An event of a trunk's socket.
     pub(in super::super) fn trunk_event(&mut self, trunk: TrunkId, flags: EpollFlags) {
         if flags.contains(EpollFlags::EPOLLOUT) && self.io.watch_room(trunk, false).is_ok() {
-            self.router.trunk_writable(trunk);
+            self.router.trunk_writable(trunk, Instant::now());
         }
         if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             self.router.queue_trunk_turn(trunk);

@@ -164,6 +164,14 @@ pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: usize) {
     }
 }
 
+/// Sets the size of the receive buffer, in bytes. Without CAP_NET_ADMIN it is limited by net.core.rmem_max.
+pub fn set_receive_buffer(fd: BorrowedFd<'_>, bytes: usize) {
+    if kernel::setsockopt(&fd, sockopt::RcvBufForce, &bytes).is_err() {
+        // If this fails, too, the buffer keeps its size.
+        let _ = kernel::setsockopt(&fd, sockopt::RcvBuf, &bytes);
+    }
+}
+
 /// Allows or forbids that descriptors come with what is received (SO_PASSRIGHTS, Linux 6.16). Older kernels always allow
 /// them, and close those that the receiver doesn't ask for.
 pub fn receive_descriptors(fd: BorrowedFd<'_>, may_come: bool) {

@@ -156,6 +156,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_peeked_is_still_there() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        set_no_delay(listener.as_fd()).expect("TCP");
+        let mut other = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");
+        let (accepted, from) = listener.accept().expect("it has connected");
+        let accepted = accepted.as_fd();
+        assert_eq!(peer(accepted), Some(from));
+        let mut buffer = [0; 16];
+        assert_eq!(peek(accepted, &mut buffer), Err(Errno::EAGAIN));
+        set_low_water(accepted, 4).expect("TCP");
+        let is_readable = || crate::socket::wait_readable(accepted, Duration::from_millis(200));
+        other.write_all(b"abc").expect("room");
+        assert!(!is_readable(), "there are too few");
+        other.write_all(b"d").expect("room");
+        assert!(is_readable());
+        for _ in 0..2 {
+            assert_eq!(peek(accepted, &mut buffer), Ok(4));
+        }
+        assert_eq!(crate::socket::recv(accepted, &mut buffer[..3]), Ok(3));
+        assert!(!is_readable());
+        drop(other);
+        assert!(is_readable(), "the end is reported anyway");
+        assert_eq!(peek(accepted, &mut buffer), Ok(1));
+    }
+
+    #[test]
     fn connections_need_the_key() {
         for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             let Ok(listener) = TcpListener::bind((address, 0)) else {

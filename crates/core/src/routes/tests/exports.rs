@@ -39,6 +39,26 @@ fn claims_come_move_and_go() {
     assert_eq!((status.claims, status.sent.announced, status.sent.withdrawn), (0, 4, 2));
 }
 
+/// What has changed since is found out by comparing.
+#[test]
+fn all_claims_are_replaced() {
+    let mut world = World::established();
+    (0..10).for_each(|number| world.speaker.claimed(nth(number), holding(1, 1_000)));
+    world.deliver();
+    let updates = world.daemon.updates;
+    world.speaker.replace_claims((0..10).map(|number| (nth(number), holding(1, 1_000))));
+    world.deliver();
+    assert_eq!(world.daemon.updates, updates, "nothing is new");
+    world
+        .speaker
+        .replace_claims((5..15).map(|number| (nth(number), holding(1, 1_000 + u64::from(number / 10) * 1_000))));
+    world.deliver();
+    let wanted: BTreeMap<_, _> =
+        (5..15).map(|number| (nth(number), holding(1, 1_000 + u64::from(number / 10) * 1_000))).collect();
+    assert_eq!(world.daemon.routes, wanted);
+    assert_eq!(world.speaker.status(world.now).claims, 10);
+}
+
 /// Claims of one router and time go together, and so do withdrawals.
 #[test]
 fn equal_routes_share_a_message() {

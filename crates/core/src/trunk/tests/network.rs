@@ -11,6 +11,7 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::super::{Input, Neighbour, Notice, SendOutcome, Sent, Shell, TrunkId, Trunks};
 use super::id;
+use crate::shaper::Loss;
 
 /// One router's end of all its connections.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Ends {
     /// What was told, as the claims of others see it.
     pub told: HashMap<(TrunkId, IpAddr), Holding>,
     pub notices: Vec<Notice>,
+    /// Packets that were dropped while they waited.
+    pub lost: usize,
     /// Connections that were full.
     full: Vec<TrunkId>,
 }
@@ -44,6 +47,10 @@ impl Shell for Ends {
             Some(announcement) => self.told.insert((trunk, address), announcement.holding),
             None => self.told.remove(&(trunk, address)),
         };
+    }
+
+    fn lost(&mut self, _trunk: TrunkId, _packet: Vec<u8>, _loss: Loss) {
+        self.lost += 1;
     }
 
     fn ended(&mut self, trunk: TrunkId, _neighbour: RouterId) {
@@ -132,7 +139,7 @@ impl Network {
             let packet = received.packet;
             match trunks.route(packet.packet().dst(), Some(trunk)) {
                 Some(next) => {
-                    trunks.send(next, &packet, received.hops, now, ends);
+                    trunks.send(next, &packet, 0, received.hops, now, ends);
                 }
                 None => delivered.push((packet.packet().bytes().to_vec(), received.hops)),
             }
@@ -146,7 +153,7 @@ impl Network {
         let now = self.now;
         let Router { trunks, ends, .. } = &mut self.routers[own];
         let to = trunks.route(packet.packet().dst(), None)?;
-        Some(trunks.send(to, &packet, MAX_HOPS, now, ends))
+        Some(trunks.send(to, &packet, 0, MAX_HOPS, now, ends))
     }
 
     /// Delivers messages until there are none.
@@ -156,7 +163,7 @@ impl Network {
             for own in 0..self.routers.len() {
                 let router = &mut self.routers[own];
                 for trunk in std::mem::take(&mut router.ends.full) {
-                    router.trunks.writable(trunk);
+                    router.trunks.writable(trunk, self.now);
                 }
                 router.trunks.flush(self.now, &mut router.ends);
                 for other in (0..self.routers.len()).filter(|other| *other != own) {

@@ -1,0 +1,119 @@
+//! Processes that die, and links that break.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::Emperor;
+use crate::common::netns::Net;
+use crate::common::probe::pings_answered;
+use crate::common::processes;
+use crate::common::wait;
+use crate::world::{Keys, inside, number, start_vassal, trunks, two_routers, wait_for_pings, wait_open};
+
+/// The trunk process of an Emperor: the child of its master that holds the listener of trunks.
+fn agent_pid(emperor: &Emperor) -> i32 {
+    let listening = emperor.netns.sh("ss -Hltnp sport = :4000");
+    let mut pids = listening.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+    // Master and Emperor have the listener, too.
+    let others = [emperor.router_pid(), emperor.master_pid(), emperor.emperor_pid()];
+    pids.find(|pid| !others.contains(pid)).expect("it listens")
+}
+
+/// A connection between two vassals, by which bytes go to and fro.
+struct Stream {
+    client: std::net::TcpStream,
+    server: std::net::TcpStream,
+}
+
+impl Stream {
+    fn open(client: &Net, server: &Net, address: std::net::Ipv4Addr) -> Self {
+        let listener = server.run(|| TcpListener::bind((address, 7777))).expect("its address");
+        let client = client.run(|| std::net::TcpStream::connect((address, 7777))).expect("a connection");
+        let (server, _) = listener.accept().expect("a connection");
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(wait::LONG)).expect("a timeout");
+        }
+        Self { client, server }
+    }
+
+    fn exchange(&mut self) {
+        let sent = [0x5a; 100_000];
+        let mut received = vec![0; sent.len()];
+        let Self { client, server } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(|| client.write_all(&sent).expect("it is open"));
+            server.read_exact(&mut received).expect("it is open");
+        });
+        assert_eq!(received, sent);
+        server.write_all(b"thanks").expect("it is open");
+        client.read_exact(&mut received[..6]).expect("it is open");
+        assert_eq!(&received[..6], b"thanks");
+    }
+}
+
+#[test]
+fn router_that_is_killed_keeps_its_trunks() {
+    let keys = Keys::new();
+    let (here, there) = two_routers(&keys);
+    let (near, far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
+    wait_for_pings(&near, inside(2, 2));
+    let mut stream = Stream::open(&near, &far, inside(2, 2));
+    stream.exchange();
+    let agent = agent_pid(&here);
+    let opened = number(&there, "/opened");
+    for _ in 0..2 {
+        here.kill_router();
+        stream.exchange();
+        wait_open(&here, 1);
+    }
+    // The neighbour has not noticed anything, nor has the trunk process.
+    assert_eq!((number(&there, "/opened"), agent_pid(&here)), (opened, agent));
+    wait_for_pings(&near, inside(2, 2));
+}
+
+#[test]
+fn trunk_process_that_is_killed_is_started_again() {
+    let keys = Keys::new();
+    let (here, there) = two_routers(&keys);
+    let (near, _far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
+    wait_for_pings(&near, inside(2, 2));
+    for (killed, other) in [(&here, &there), (&there, &here)] {
+        let (opened, router) = (number(other, "/opened"), killed.router_pid());
+        processes::send(agent_pid(killed), Signal::SIGKILL);
+        wait::until_true("the trunk is opened again", wait::LONG, || {
+            trunks(&other.stats())[0]["state"] == "open" && number(other, "/opened") > opened
+        });
+        wait_for_pings(&near, inside(2, 2));
+        assert_eq!(killed.router_pid(), router);
+    }
+}
+
+#[test]
+fn trunk_process_ends_with_its_emperor() {
+    let keys = Keys::new();
+    let (here, there) = two_routers(&keys);
+    let _far = start_vassal(&there, 2, 2);
+    let agent = agent_pid(&there);
+    processes::send(there.master_pid(), Signal::SIGKILL);
+    wait::until_true("it ends", wait::LONG, || !processes::is_alive(agent));
+    here.wait_for_stats("nothing is known of its vassals", |stats| trunks(stats)[0]["announced"] == 0);
+}
+
+#[test]
+fn link_that_is_cut_is_noticed_and_comes_back() {
+    let keys = Keys::new();
+    let (here, there) = two_routers(&keys);
+    let (near, _far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
+    wait_for_pings(&near, inside(2, 2));
+    here.netns.sh("ip link set veth0 down");
+    for emperor in [&here, &there] {
+        emperor.wait_for_stats("the trunk is down", |stats| trunks(stats)[0]["state"] != "open");
+    }
+    assert_eq!(pings_answered(&near, inside(2, 2), 1, &["-W", "1"]), 0);
+    std::thread::sleep(Duration::from_millis(500));
+    here.netns.sh("ip link set veth0 up");
+    wait_for_pings(&near, inside(2, 2));
+}

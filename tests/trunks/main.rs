@@ -1,0 +1,11 @@
+//! Trunks between the routers of several hosts, which are network namespaces here: real uWSGIs, real vassals.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod failures;
+mod hostile;
+mod options;
+mod reach;
+mod world;
