@@ -345,8 +345,8 @@ pub enum Problem {
     RoutesWithoutAddress,
     /// An address with a port where the name of a unix socket is expected.
     #[error(
-        "vassals connect by a unix socket, whose name can't be \"{0}\": for routers of other hosts this address belongs into {}",
-        OptionName::Trunk.as_str()
+        "vassals connect by a unix socket, whose name can't be \"{0}\": for routers of other hosts this address belongs into {trunk}",
+        trunk = OptionName::Trunk.as_str()
     )]
     SocketIsAddress(String),
     /// A word that is no address where a router can wait for trunks, or be dialled.

@@ -10,8 +10,8 @@ use nix::unistd::{Group, User, geteuid};
 use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
-    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, shapes, sockets, tun,
-    values,
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, shapes, sockets,
+    trunks, tun, values,
 };
 use super::finding::Finding;
 use super::instance::Instance;
@@ -234,8 +234,11 @@ fn of_routers(
         }
         if running.answers {
             findings.extend(live::peers(router, running::peers(instance, router).as_ref()));
-            let snapshot = router.hosts.routes.as_ref().and_then(|_| running::snapshot(instance, router));
-            findings.extend(snapshot.map(|found| routes::session(router, &found)).unwrap_or_default());
+            let snapshot = if router.hosts.needs_key() { running::snapshot(instance, router) } else { None };
+            if let Some(found) = snapshot {
+                findings.extend(routes::session(router, &found));
+                findings.extend(trunks::standing(router, &found));
+            }
         }
     }
     if instance.is_on("abstract-socket") && !instance.config.routers.is_empty() {

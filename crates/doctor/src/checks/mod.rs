@@ -14,5 +14,6 @@ pub mod routes;
 pub mod rules;
 pub mod shapes;
 pub mod sockets;
+pub mod trunks;
 pub mod tun;
 pub mod values;
