@@ -9,3 +9,4 @@ mod monitor;
 mod faults;
 mod gateways;
 mod routes;
+mod trunks;
