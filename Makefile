@@ -34,8 +34,8 @@ fish_dir := $(PREFIX)/share/fish/vendor_completions.d
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
-.PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench bench-hosts soak test test-versions fuzz \
-	memcheck clean help
+.PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench \
+	bench-hosts soak test test-versions fuzz memcheck clean help
 
 all: plugin command
 
