@@ -34,8 +34,8 @@ fish_dir := $(PREFIX)/share/fish/vendor_completions.d
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
-.PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo bench soak test test-versions fuzz \
-	memcheck clean help
+.PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench \
+	bench-hosts soak test test-versions fuzz memcheck clean help
 
 all: plugin command
 
@@ -127,11 +127,23 @@ demo:
 	@$(MAKE) --no-print-directory plugin command
 	@demo/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(DEMO_ARGS)
 
+# Several hosts, each with BIRD.
+demo-hosts:
+	@scripts/setup hosts
+	@$(MAKE) --no-print-directory plugin command
+	@demo/hosts --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(DEMO_ARGS)
+
 bench:
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory plugin
 	@timeout --signal=INT --kill-after=30 $(BENCH_TIMEOUT) bench/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) \
 		$(ROWS:%=--rows %) $(BENCH_ARGS)
+
+bench-hosts:
+	@scripts/setup hosts
+	@$(MAKE) --no-print-directory plugin command
+	@timeout --signal=INT --kill-after=30 3600 bench/hosts --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(ROWS:%=--rows %) \
+		$(BENCH_ARGS)
 
 # SECONDS=60 is how long the peers are there; SEED=... throws the dice of an earlier run again.
 soak:
@@ -172,9 +184,12 @@ help:
 	@echo "make uninstall  take them away again"
 	@echo "make documents  write docs/OPTIONS.md and the man pages anew from the table of options and the command line"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
+	@echo "make demo-hosts install what is missing from Debian, build, and show three hosts with one network (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
 	@echo "                slirp4netns and pasta; about eight minutes (root). ROWS=shape: limits on traffic, beside tc tbf;"
 	@echo "                20 minutes for each of four rounds"
+	@echo "make bench-hosts"
+	@echo "                the same for vassals of several hosts, and how long hosts take to notice what happens (root)"
 	@echo "make soak       install what is missing from Debian, build, and let everything happen at once for SECONDS=60"
 	@echo "                (root): peers that come, go, flood and misbehave, reloads, deaths of the router"
 	@echo "make test       install what is missing from Debian, prepare two uWSGI binaries (the system's, and one from PyPI),"

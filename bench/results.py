@@ -10,9 +10,10 @@ REFERENCES = {"/ veth": "veth", "/ C": "c"}
 
 
 class Results:
-    def __init__(self, labels):
+    def __init__(self, labels, figures=FIGURES, targets=TARGETS, references=REFERENCES):
         # The label of each subject, in the order of the tables.
         self.labels = labels
+        self.figures, self.targets, self.references = figures, targets, references
         # Values by figure, subject and round.
         self.values = {}
         self.notes = []
@@ -43,11 +44,11 @@ class Results:
         return self.values.get(figure, {}).get(subject, {})
 
     def show(self):
-        for name, figure in FIGURES.items():
+        for name, figure in self.figures.items():
             keys = [key for key in self.labels if any(self._by_round(each, key) for each in (name, name + SUFFIX))]
             if not keys:
                 continue
-            references = REFERENCES if figure.references is None else figure.references
+            references = self.references if figure.references is None else figure.references
             earlier = [key for key in BEFORE.values() if key in keys]
             references = references | {"/ before": key for key in earlier[-1:]}
             header = [f"{figure.title} ({figure.unit})", "median", "min", "max", *references]
@@ -61,13 +62,13 @@ class Results:
             print(f"Note: {note}")
 
     def _line(self, name, key, references, has_ipv6):
-        cells = [*self._cells(name, key, FIGURES[name].digits)]
+        cells = [*self._cells(name, key, self.figures[name].digits)]
         for reference in references.values():
             # It is the same for all subjects, or each has its own.
             against = reference.get(key) if isinstance(reference, dict) else reference
             cells.append(shown(self.ratio(name, key, against), 2))
         if has_ipv6:
-            cells += self._cells(name + SUFFIX, key, FIGURES[name].digits)
+            cells += self._cells(name + SUFFIX, key, self.figures[name].digits)
             cells.append(shown(self.twins_ratio(name + SUFFIX, name, key), 2))
         return [self.labels[key], *cells]
 
@@ -95,12 +96,12 @@ class Results:
 
     def _targets(self):
         """Returns the targets of what this run is about."""
-        return [each for each in TARGETS if each.figure in self.values and each.subject in self.labels]
+        return [each for each in self.targets if each.figure in self.values and each.subject in self.labels]
 
     def as_json(self):
         figures = {}
         for name, subjects in self.values.items():
-            figure = FIGURES[name.removesuffix(SUFFIX)]
+            figure = self.figures[name.removesuffix(SUFFIX)]
             figures[name] = {
                 "title": figure.title + (", IPv6" if name.endswith(SUFFIX) else ""),
                 "unit": figure.unit,

@@ -8,7 +8,9 @@ use nix::unistd::geteuid;
 
 use super::netns;
 
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 18] = [
+    "bird",
+    "birdc",
     "cc",
     "curl",
     "git",
@@ -17,6 +19,7 @@ const PROGRAMS: [&str; 15] = [
     "iptables-save",
     "make",
     "mount",
+    "nft",
     "nsenter",
     "ping",
     "prlimit",

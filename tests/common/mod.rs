@@ -2,10 +2,12 @@
 //! speaks the wire itself.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
+pub mod bird;
 pub mod capture;
 pub mod control;
 pub mod emperor;
 pub mod fake_router;
+pub mod hosts;
 pub mod http;
 pub mod instance;
 pub mod link;
@@ -16,8 +18,10 @@ pub mod packet;
 pub mod probe;
 pub mod processes;
 pub mod raw_peer;
+pub mod series;
 pub mod starter;
 pub mod stats;
+pub mod stream;
 pub mod two_emperors;
 pub mod user;
 pub mod uwsgi;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -62,9 +63,12 @@ impl Net {
     }
 }
 
-/// A namespace of the test's own, deleted on drop. IPv6 is off in it unless a test turns it on.
+/// A namespace of the test's own, deleted with the last of these that stand for it. IPv6 is off in it unless a test turns it on.
+#[derive(Clone, Debug)]
+pub struct Netns(Arc<Named>);
+
 #[derive(Debug)]
-pub struct Netns {
+struct Named {
     name: String,
     net: Net,
 }
@@ -77,14 +81,14 @@ impl Netns {
         let added = Command::new("ip").args(["netns", "add", &name]).output().expect("ip can be started");
         assert!(added.status.success(), "ip netns add: {}", String::from_utf8_lossy(&added.stderr));
         let net = Net::open(&path_of(&name)).expect("the new namespace has a file");
-        let netns = Self { name, net };
+        let netns = Self(Arc::new(Named { name, net }));
         netns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv4.ip_forward=1");
         netns.sh("ip link set lo up");
         netns
     }
 
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Turns IPv6 on.
@@ -95,7 +99,7 @@ impl Netns {
 
     /// Joins two namespaces by a veth pair and gives each end its address (`addr/n`).
     pub fn join(&self, own: &str, other: &Self, others: &str) {
-        self.sh(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name));
+        self.sh(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name()));
         for (netns, address) in [(self, own), (other, others)] {
             netns.sh(&format!("ip addr add {address} dev veth0{}", if address.contains(':') { " nodad" } else { "" }));
             netns.sh("ip link set veth0 up");
@@ -107,11 +111,11 @@ impl std::ops::Deref for Netns {
     type Target = Net;
 
     fn deref(&self) -> &Net {
-        &self.net
+        &self.0.net
     }
 }
 
-impl Drop for Netns {
+impl Drop for Named {
     fn drop(&mut self) {
         delete(&self.name);
     }

@@ -14,6 +14,7 @@ pub struct VassalIni {
     pub name: String,
     pub address: Ipv4Addr,
     gateway: Ipv4Addr,
+    length: u8,
     head: String,
     devices: Vec<String>,
     lines: Vec<String>,
@@ -31,6 +32,7 @@ impl VassalIni {
             name: name.to_owned(),
             address,
             gateway,
+            length: 24,
             head: uwsgi.plugin_lines(plugin),
             devices: vec!["uwsgi0 {dir}/t.sock".to_owned()],
             lines: Vec::new(),
@@ -85,6 +87,12 @@ impl VassalIni {
         self
     }
 
+    /// Another length of the network in which the vassal sees itself than 24.
+    pub fn length(mut self, length: u8) -> Self {
+        self.length = length;
+        self
+    }
+
     /// The file's text.
     pub fn render(&self) -> String {
         let mut ini = format!("[uwsgi]\nmaster = true\njailed = true\nprocesses = 1\n{}", self.head);
@@ -100,7 +108,7 @@ impl VassalIni {
         let device = self.devices[0].split_whitespace().next().expect("a device has a name");
         add(&format!("exec-as-root = sysctl -qw net.ipv6.conf.all.disable_ipv6={}", u8::from(!self.ipv6)));
         add("exec-as-root = ip link set lo up");
-        add(&format!("exec-as-root = ip addr replace {}/24 dev {device}", self.address));
+        add(&format!("exec-as-root = ip addr replace {}/{} dev {device}", self.address, self.length));
         add(&format!("exec-as-root = ip link set {device} mtu {} up", self.mtu));
         add(&format!("exec-as-root = ip route replace default via {} dev {device}", self.gateway));
         if self.pings {

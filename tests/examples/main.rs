@@ -11,6 +11,7 @@ mod auto;
 mod credentials;
 mod doctor;
 mod firewall;
+mod hosts;
 mod ipv6;
 mod leases;
 mod live;

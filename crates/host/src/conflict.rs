@@ -98,10 +98,17 @@ pub fn find(router: &RouterSpec, networks: &Networks) -> Option<Conflict> {
     conflicts(router, networks).find(|conflict| !conflict.is_meant)
 }
 
-/// All conflicts of a router's networks. Addresses and routes of the router's own device are none.
+/// All conflicts of a router's networks. Addresses and routes of the router's own device are none. Neither are routes to single
+/// addresses in them if a routing daemon tells the router of other hosts' vassals: those are where they lead.
 pub fn conflicts(router: &RouterSpec, networks: &Networks) -> impl Iterator<Item = Conflict> {
     router.addresses.iter().filter_map(|net| {
-        let (with, is_uncertain) = match in_the_way(&router.device, *net, networks) {
+        let is_vassals = |route: &Route| {
+            let destination = route.destination;
+            router.hosts.routes.is_some()
+                && destination.prefix_len() == destination.max_prefix_len()
+                && net.contains(&destination)
+        };
+        let (with, is_uncertain) = match in_the_way(&router.device, *net, networks, is_vassals) {
             Some(with) => (with, false),
             None => (resolver_in(*net, &networks.resolvers)?, true),
         };
@@ -111,7 +118,7 @@ pub fn conflicts(router: &RouterSpec, networks: &Networks) -> impl Iterator<Item
 }
 
 /// What overlaps a network, in words.
-fn in_the_way(device: &str, net: IpNet, networks: &Networks) -> Option<String> {
+fn in_the_way(device: &str, net: IpNet, networks: &Networks, is_vassals: impl Fn(&Route) -> bool) -> Option<String> {
     let name = |index: u32| {
         let link = networks.links.iter().find(|link| link.index == index);
         link.map_or_else(|| format!("interface {index}"), |link| link.name.clone())
@@ -128,6 +135,7 @@ fn in_the_way(device: &str, net: IpNet, networks: &Networks) -> Option<String> {
     let leads_elsewhere = |route: &&Route| route.index.is_none_or(is_others);
     if let Some(route) = routes()
         .filter(leads_elsewhere)
+        .filter(|route| !is_vassals(route))
         .find(|route| route.destination.prefix_len() >= SHORTEST_PREFIX && overlap(route.destination, net))
     {
         return Some(format!("{}, to which {} leads", route.destination, by(route)));
@@ -242,6 +250,22 @@ mod tests {
         let networks = Networks { routes: vec![route("10.0.0.0/8", None, 2, 254)], ..Networks::default() };
         assert!(find(&router(&["10.0.0.1/24"]), &networks).is_some());
         assert_eq!(find(&router(&["10.0.0.1/24 anyway"]), &networks), None);
+    }
+
+    #[test]
+    fn vassals_of_other_hosts_are_no_conflict() {
+        let options = |more: &[(OptionName, &'static str)]| {
+            let router = [(OptionName::Router, "emperor0 /run/t.sock"), (OptionName::RouterAddress, "10.0.0.1/16")];
+            Config::from_options(router.into_iter().chain(more.iter().copied())).expect("valid").routers.remove(0)
+        };
+        let (alone, of_several) = (options(&[]), options(&[(OptionName::Routes, "127.0.0.1:979")]));
+        let conflict = |router: &RouterSpec, destination: &str| {
+            let routes = vec![route(destination, Some("10.99.0.2"), 2, 254)];
+            find(router, &Networks { links: vec![link(2, "eth0", None)], routes, ..Networks::default() }).is_some()
+        };
+        assert!(!conflict(&of_several, "10.0.2.2/32"));
+        assert!(conflict(&of_several, "10.0.2.0/24"), "a network is no vassal");
+        assert!(conflict(&alone, "10.0.2.2/32"), "nobody tells this router of other hosts' vassals");
     }
 
     #[test]

@@ -173,11 +173,15 @@ impl fmt::Display for Text<'_> {
 }
 
 impl Text<'_> {
-    /// What the kernel is told. A packet for an address that nobody holds ends here, instead of running in circles.
+    /// What the kernel is told. A packet for an address that nobody holds ends here, instead of running in circles. But where the
+    /// device has the network itself, which IPv6 gives a metric of 256, packets for it go there: a vassal that has just claimed
+    /// its address is reached before BIRD has heard of it.
     fn kernel(&self, output: &mut impl Write, family: Family) -> fmt::Result {
         let channel = channel(family);
-        let export = "export where source = RTS_BGP || source = RTS_STATIC;";
-        writeln!(output, "protocol kernel kernel_{channel} {{\n\t{channel} {{ {export} }};\n}}")?;
+        writeln!(output, "protocol kernel kernel_{channel} {{\n\tmetric 0;\n\t{channel} {{\n\t\texport filter {{")?;
+        writeln!(output, "\t\t\tif source != RTS_BGP && source != RTS_STATIC then reject;")?;
+        writeln!(output, "\t\t\tif source = RTS_STATIC then krt_metric = 4096; else krt_metric = 32;")?;
+        output.write_str("\t\t\taccept;\n\t\t};\n\t};\n}\n")?;
         writeln!(output, "protocol static nobody_{channel} {{\n\t{channel};")?;
         for net in self.0.networks_of(family) {
             writeln!(output, "\troute {net} blackhole;")?;

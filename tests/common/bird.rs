@@ -1,0 +1,98 @@
+//! BIRD, the routing daemon of a host.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::instance::Instance;
+use super::netns::Netns;
+use super::processes;
+use super::starter::{self, Starter};
+use super::wait;
+
+/// BIRD in a namespace, ended on drop.
+#[derive(Debug)]
+pub struct Bird {
+    netns: Netns,
+    // Dropped before its folder.
+    instance: Option<Instance>,
+    dir: TempDir,
+}
+
+impl Bird {
+    /// Starts it, and waits until it can be asked.
+    #[track_caller]
+    pub fn start(netns: &Netns, config: &str) -> Self {
+        let dir = starter::folder();
+        let path = dir.path().join("bird.conf");
+        std::fs::write(&path, config).expect("own folder");
+        // It may have a password in it.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("own file");
+        let mut bird = Self { netns: netns.clone(), instance: None, dir };
+        bird.start_again();
+        bird
+    }
+
+    /// Starts one that was killed, with the same configuration.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.instance.is_none(), "it runs");
+        let starter = Starter::program("bird", self.dir.path())
+            .netns(&self.netns)
+            .arguments(["-f", "-c", "{dir}/bird.conf", "-s", "{dir}/bird.ctl", "-P", "{dir}/bird.pid"])
+            .log("bird.log");
+        let instance = self.instance.insert(starter.start());
+        let log = instance.log.clone();
+        let ready =
+            wait::try_until(wait::LONG, || self.try_ask("show status")?.contains("up and running").then_some(()));
+        assert!(ready.is_some(), "BIRD does not start: {}", log.tail());
+    }
+
+    /// Kills it as a crash does: the kernel keeps its routes until the next one looks at them.
+    pub fn kill(&mut self) {
+        self.instance = None;
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        processes::send(self.instance.as_ref().expect("it runs").pid(), signal);
+    }
+
+    /// What it answers to a question.
+    #[track_caller]
+    pub fn ask(&self, question: &str) -> String {
+        self.try_ask(question).expect("BIRD answers")
+    }
+
+    /// True if the session of a protocol is established.
+    pub fn is_established(&self, protocol: &str) -> bool {
+        self.try_ask(&format!("show protocols {protocol}")).is_some_and(|text| text.contains("Established"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn try_ask(&self, question: &str) -> Option<String> {
+        let output = Command::new("timeout")
+            .args(["-s", "KILL", "30", "birdc", "-s"])
+            .arg(self.path("bird.ctl"))
+            .args(question.split(' '))
+            .output()
+            .expect("timeout can be started");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Bird {
+    /// What it knows, for the report of a failed test.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let routes = self.try_ask("show route all").unwrap_or_default();
+            let protocols = self.try_ask("show protocols").unwrap_or_default();
+            eprintln!("--- BIRD in {}\n{protocols}\n{routes}\n---", self.netns.name());
+        }
+    }
+}

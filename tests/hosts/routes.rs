@@ -1,0 +1,277 @@
+//! Hosts whose routers tell each other by BGP, each over its host's BIRD, which addresses their vassals hold.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use nix::sys::signal::Signal;
+
+use crate::common::hosts::{Hosts, Told, gateway_of, vassal_address, vassal_address6};
+use crate::common::netns::Net;
+use crate::common::packet;
+use crate::common::probe::is_reachable;
+use crate::common::raw_peer::RawPeer;
+use crate::common::series::Series;
+use crate::common::stream::Stream;
+use crate::common::wait;
+use crate::common::wire;
+use crate::monitor::Monitor;
+
+/// Hosts with an Emperor and BIRD each, all of which have found each other.
+fn hosts(count: u8) -> Hosts {
+    hosts_telling(count, &[])
+}
+
+fn hosts_telling(count: u8, told: &[(u8, &[Told])]) -> Hosts {
+    let mut hosts = Hosts::new(count);
+    for host in hosts.iter_mut() {
+        let ini = host.ini_with_routes();
+        host.start(ini);
+    }
+    hosts.start_birds_telling(told);
+    hosts.wait_for_feeds();
+    hosts
+}
+
+/// A peer of a host's router that holds an address.
+#[track_caller]
+fn peer(hosts: &Hosts, host: u8, address: Ipv4Addr) -> RawPeer {
+    RawPeer::registered(&hosts.host(host).emperor().socket(), address, gateway_of(host))
+}
+
+/// Waits until these hosts send packets for an address to another one.
+#[track_caller]
+fn wait_for_way(hosts: &Hosts, from: &[u8], address: impl Into<IpAddr>, to: u8) {
+    let address = address.into();
+    for host in from {
+        wait::until_true(&format!("host {host} sends packets for {address} to host {to}"), wait::LONG, || {
+            hosts.host(*host).leads_to(address, to)
+        });
+    }
+}
+
+/// Waits until these hosts send packets for an address to no other one.
+#[track_caller]
+fn wait_for_no_way(hosts: &Hosts, from: &[u8], address: impl Into<IpAddr>) {
+    let address = address.into();
+    for host in from {
+        wait::until_true(&format!("host {host} sends packets for {address} nowhere"), wait::LONG, || {
+            hosts.host(*host).way_to(address).is_none_or(|way| way.via.is_none())
+        });
+    }
+}
+
+/// The addresses of the first vassal of a host.
+fn addresses(host: u8) -> [IpAddr; 2] {
+    [vassal_address(host, 2).into(), vassal_address6(host, 2).into()]
+}
+
+/// Starts a vassal on each host, and waits until all hosts know it.
+#[track_caller]
+fn start_vassals(hosts: &Hosts) -> Vec<Net> {
+    let nets = hosts.iter().map(|host| host.start_vassal("v1", 2)).collect();
+    wait_for_all_ways(hosts);
+    nets
+}
+
+#[track_caller]
+fn wait_for_all_ways(hosts: &Hosts) {
+    let all: Vec<u8> = hosts.iter().map(|host| host.number).collect();
+    for host in &all {
+        let others: Vec<u8> = all.iter().copied().filter(|other| other != host).collect();
+        addresses(*host).iter().for_each(|address| wait_for_way(hosts, &others, *address, *host));
+    }
+}
+
+#[test]
+fn vassals_of_all_hosts_reach_each_other() {
+    let hosts = hosts(3);
+    let nets = start_vassals(&hosts);
+    for (net, other) in [(&nets[0], 2), (&nets[1], 3), (&nets[2], 1)] {
+        assert!(addresses(other).iter().all(|address| is_reachable(net, *address)), "the vassal of host {other}");
+    }
+    let stream = Stream::open(&nets[0], &nets[2], vassal_address6(3, 2));
+    stream.end();
+}
+
+#[test]
+fn address_of_a_peer_that_ended_is_withdrawn() {
+    let hosts = hosts(3);
+    let address = vassal_address(1, 9);
+    let held = peer(&hosts, 1, address);
+    wait_for_way(&hosts, &[2, 3], address, 1);
+    drop(held);
+    wait_for_no_way(&hosts, &[2, 3], address);
+}
+
+#[test]
+fn addresses_of_a_killed_emperor_are_withdrawn() {
+    let hosts = hosts(3);
+    let address = vassal_address(1, 9);
+    let _held = peer(&hosts, 1, address);
+    wait_for_way(&hosts, &[2, 3], address, 1);
+    hosts.host(1).kill_emperor();
+    wait_for_no_way(&hosts, &[2, 3], address);
+}
+
+#[test]
+fn killed_router_loses_no_route() {
+    let hosts = hosts(3);
+    let nets = start_vassals(&hosts);
+    let monitor = Monitor::start(&hosts.host(3).netns);
+    let pings = Series::start(&nets[2], vassal_address(1, 2));
+    let stream = Stream::open(&nets[0], &nets[2], vassal_address(3, 2));
+    hosts.host(1).emperor().kill_router();
+    pings.wait_until_answered("answers by the next router");
+    stream.wait_until_passing("the stream goes on");
+    stream.end();
+    // What comes last has passed everything that came before.
+    let last = vassal_address(1, 99);
+    let _held = peer(&hosts, 1, last);
+    monitor.wait_for(&last.to_string());
+    let lost: Vec<String> = monitor.lines().into_iter().filter(|line| is_loss(line)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(pings.end().answered > 0);
+}
+
+/// True for the end of a route to a vassal.
+fn is_loss(line: &str) -> bool {
+    line.starts_with("Deleted 10.77.") || line.starts_with("Deleted fd00:77:")
+}
+
+#[test]
+fn address_moves_when_its_holder_has_ended() {
+    let hosts = hosts(3);
+    let address = vassal_address(1, 9);
+    let held = peer(&hosts, 1, address);
+    wait_for_way(&hosts, &[2, 3], address, 1);
+    let socket = hosts.host(2).emperor().socket();
+    let mut other = RawPeer::connect(&socket);
+    let log = &hosts.host(2).emperor().log;
+    let refused = format!("can't have the address {address}: a vassal of another host holds it");
+    wait::until_true("a claim is refused", wait::LONG, || {
+        other.try_send_bytes(&claim(address, 2)).expect("the router reads");
+        log.text().contains(&refused)
+    });
+    assert!(hosts.host(2).emperor().stats().peer(address).is_none());
+    drop(held);
+    wait::until_true("a claim is granted", wait::LONG, || other.echo(address, gateway_of(2), wait::SHORT));
+    wait_for_way(&hosts, &[1, 3], address, 2);
+    assert_eq!(log.text().matches(&refused).count(), 1, "it was logged once");
+}
+
+/// A frame that claims an address.
+fn claim(address: Ipv4Addr, host: u8) -> Vec<u8> {
+    wire::frame(wire::PACKET, &packet::echo_request(address, gateway_of(host), 1, 84))
+}
+
+#[test]
+fn after_a_split_the_newest_holder_has_the_address_everywhere() {
+    let hosts = hosts(3);
+    let address = vassal_address(1, 9);
+    let _older = peer(&hosts, 1, address);
+    wait_for_way(&hosts, &[2, 3], address, 1);
+    hosts.switch.cut(1);
+    wait_for_no_way(&hosts, &[2, 3], address);
+    let _newer = peer(&hosts, 2, address);
+    wait_for_way(&hosts, &[3], address, 2);
+    assert!(hosts.host(1).emperor().stats().peer(address).is_some(), "nobody has told host 1");
+    hosts.switch.heal();
+    wait_for_way(&hosts, &[1, 3], address, 2);
+    let emperor = hosts.host(1).emperor();
+    emperor.log.wait_for(&format!("has lost the address {address}"), wait::LONG);
+    emperor.wait_for_stats("the older holder has lost it", |stats| stats.peer(address).is_none());
+    assert!(hosts.host(2).emperor().stats().peer(address).is_some());
+    assert!(!hosts.host(2).emperor().log.text().contains("has lost the address"));
+}
+
+/// A host's Emperor starts while the kernel has routes to vassals of other hosts.
+#[test]
+fn emperor_starts_where_others_vassals_are_known() {
+    let mut hosts = hosts(2);
+    let address = vassal_address(2, 9);
+    let _held = peer(&hosts, 2, address);
+    wait_for_way(&hosts, &[1], address, 2);
+    hosts.host_mut(1).end_emperor();
+    wait::until_true("the router's device is gone", wait::LONG, || !hosts.host(1).netns.has_device("emperor0"));
+    assert!(hosts.host(1).leads_to(address, 2), "BIRD goes on");
+    let ini = hosts.host(1).ini_with_routes();
+    hosts.host_mut(1).start(ini);
+    hosts.wait_for_feeds();
+    let own = vassal_address(1, 9);
+    let _held = peer(&hosts, 1, own);
+    wait_for_way(&hosts, &[2], own, 1);
+    wait_for_way(&hosts, &[1], address, 2);
+}
+
+#[test]
+fn cut_one_way_is_one_for_both_sides() {
+    let hosts = hosts(3);
+    let (first, second) = (vassal_address(1, 9), vassal_address(2, 9));
+    let _held = [peer(&hosts, 1, first), peer(&hosts, 2, second)];
+    wait_for_way(&hosts, &[2, 3], first, 1);
+    wait_for_way(&hosts, &[1, 3], second, 2);
+    hosts.switch.cut_from(1);
+    wait_for_no_way(&hosts, &[2, 3], first);
+    wait_for_no_way(&hosts, &[1], second);
+    assert!(hosts.host(3).leads_to(second, 2), "the others still have each other");
+    hosts.switch.heal();
+    wait_for_way(&hosts, &[2, 3], first, 1);
+    wait_for_way(&hosts, &[1, 3], second, 2);
+}
+
+#[test]
+fn killed_bird_comes_back() {
+    let mut hosts = hosts(2);
+    let nets = start_vassals(&hosts);
+    let pings = Series::start(&nets[1], vassal_address(1, 2));
+    let bird = hosts.host_mut(1).bird.as_mut().expect("BIRD runs");
+    bird.kill();
+    wait_for_no_way(&hosts, &[2], vassal_address(1, 2));
+    let bird = hosts.host_mut(1).bird.as_mut().expect("BIRD runs");
+    bird.start_again();
+    wait_for_all_ways(&hosts);
+    pings.wait_until_answered("answers after BIRD has come back");
+}
+
+/// A host whose clock is wrong keeps others from an address as long as it is there, but takes it from nobody.
+#[test]
+fn clock_that_is_ahead_takes_no_address() {
+    let address = vassal_address(3, 9);
+    let far = Told::new(address, 3, 4_000_000_000_000);
+    let mut hosts = hosts_telling(3, &[(3, &[far])]);
+    // Host 3 has told already. A host that hasn't heard of it holds the address.
+    hosts.switch.cut(3);
+    wait_for_no_way(&hosts, &[1, 2], address);
+    let mut held = peer(&hosts, 1, address);
+    hosts.switch.heal();
+    let emperor = hosts.host(1).emperor();
+    emperor.log.wait_for("the clock of another host, or of this one, is wrong", wait::LONG);
+    assert!(held.echo(address, gateway_of(1), wait::SHORT), "the holder keeps it");
+    assert!(emperor.stats().peer(address).is_some());
+    hosts.host_mut(3).end_emperor();
+}
+
+/// One host after the other gets a new Emperor, as for another version.
+#[test]
+fn hosts_are_renewed_one_by_one() {
+    let hosts = hosts(3);
+    let nets = start_vassals(&hosts);
+    // Host 2 and host 3 notice nothing of host 1.
+    let pings = Series::start(&nets[1], vassal_address(3, 2));
+    let stream = Stream::open(&nets[1], &nets[2], vassal_address(3, 2));
+    let emperor = hosts.host(1).emperor();
+    let mark = emperor.log.mark();
+    emperor.signal(Signal::SIGHUP);
+    emperor.wait_until_ready(mark, "v1");
+    wait_for_all_ways(&hosts);
+    stream.end();
+    let pings = pings.end();
+    assert!(pings.longest_loss <= 1, "{pings:?}");
+    for host in &hosts[1..] {
+        let mark = host.emperor().log.mark();
+        host.emperor().signal(Signal::SIGHUP);
+        host.emperor().wait_until_ready(mark, "v1");
+        wait_for_all_ways(&hosts);
+    }
+    let net = hosts.host(1).emperor().vassal_net("v1");
+    assert!(addresses(3).iter().all(|address| is_reachable(&net, *address)));
+}
