@@ -293,7 +293,7 @@ mod tests {
     fn who(work: Work) -> PeerId {
         match work.taker() {
             Taker::Peer(peer) => peer,
-            Taker::Gateway => panic!("nobody sends to the gateway"),
+            Taker::Gateway | Taker::Trunk(_) => panic!("only peers send here"),
         }
     }
 
