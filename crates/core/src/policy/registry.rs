@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 /// The id of a peer: a slot of the table of peers, and a generation, which distinguishes it from earlier peers in the same
 /// slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId {
     /// The slot, below [`PeerId::MAX_INDEX`].
     pub index: u32,

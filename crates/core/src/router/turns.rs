@@ -54,8 +54,7 @@ struct Entry {
     start: u64,
     was_ahead: bool,
     serial: u64,
-    index: u32,
-    generation: u32,
+    peer: PeerId,
     work: Work,
 }
 
@@ -87,22 +86,20 @@ impl Line {
         }
         let served_until = slot.served_until;
         self.last_serial += 1;
-        let PeerId { index, generation } = peer;
         self.queue.push(Reverse(Entry {
             start: served_until.max(now),
             was_ahead: served_until > now,
             serial: self.last_serial,
-            index,
-            generation,
+            peer,
             work,
         }));
     }
 
     fn take(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, was_ahead, index, generation, work, .. })) = self.queue.pop() {
-            let peer = PeerId { index, generation };
+        while let Some(Reverse(Entry { start, was_ahead, peer, work, .. })) = self.queue.pop() {
             // Another peer may have the slot by now.
-            let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
+            let Some(slot) =
+                self.slots.get_mut(peer.index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
             else {
                 continue;
             };
