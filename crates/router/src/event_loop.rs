@@ -184,9 +184,10 @@ impl<'a> EventLoop<'a> {
         loop {
             let awake = self.busy_poll.is_open(now);
             let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.sleep(now)? };
-            let is_due = has_turns || self.router.next_held().is_some_and(|next| next <= now);
             match self.io.epoll.wait(events, timeout) {
-                Ok(0) if awake && !is_due => now = Instant::now(),
+                Ok(0) if awake && !has_turns && self.router.next_held().is_none_or(|next| now < next) => {
+                    now = Instant::now();
+                }
                 Ok(0) | Err(Errno::EINTR) => return Ok(0),
                 Ok(count) => {
                     if !awake {

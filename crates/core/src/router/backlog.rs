@@ -64,7 +64,7 @@ pub struct Backlog {
 impl Backlog {
     /// Returns true if packets wait for the peer.
     pub fn has(&self, peer: PeerId) -> bool {
-        !self.by_peer.is_empty() && self.by_peer.contains_key(&peer)
+        self.by_peer.contains_key(&peer)
     }
 
     /// Returns how many bytes wait for a peer.
@@ -89,13 +89,18 @@ impl Backlog {
         };
         let Some(queue) = self.queues.get_mut(at).and_then(Option::as_mut) else { return };
         queue.flows.push(item, now);
-        self.bound(peer, limit, is_shared);
+        self.bound_at(at, limit, is_shared);
     }
 
     /// Sets bounds to what waits for a peer. If there are more than `limit` bytes, the flow with the most bytes loses its first
     /// packets. `is_shared` is true for a peer that is attached; those share the memory.
     pub fn bound(&mut self, peer: PeerId, limit: u64, is_shared: bool) {
-        let Some(&at) = self.by_peer.get(&peer) else { return };
+        if let Some(&at) = self.by_peer.get(&peer) {
+            self.bound_at(at, limit, is_shared);
+        }
+    }
+
+    fn bound_at(&mut self, at: usize, limit: u64, is_shared: bool) {
         self.share(at, is_shared);
         self.trim(at, limit);
         while self.room > ALL_ROOM

@@ -89,10 +89,7 @@ impl Router {
             Transport::Stream(_) => self.queue_packet(id, packet),
         };
         if let Err(reason) = result {
-            self.count_drop(Some(id), reason);
-            if self.is_watched {
-                self.report_drop(shell, Direction::In, Some(id), packet.packet(), reason, None);
-            }
+            self.count_lost_packet(shell, id, Direction::In, packet, reason);
         }
         result
     }

@@ -19,7 +19,7 @@ use crate::policy::registry::PeerId;
 use crate::shaper::Loss;
 
 /// Packets that are read from the TUN device in one turn while its queue doesn't become empty: as many as it has room for.
-pub const BACKLOG_BUDGET: usize = 512;
+const BACKLOG_BUDGET: usize = 512;
 
 /// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's
 /// queue may be filling faster than they can be written.
@@ -106,10 +106,9 @@ impl Router {
     /// Keeps a packet until its peer's next turn.
     pub(super) fn keep_back(&mut self, shell: &mut impl Shell, id: PeerId, flow: u32, packet: &GsoPacket<'_>) {
         let now = self.nanos();
-        let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
+        let Some(peer) = self.forwarder.peers.get(id) else { return };
         let (limit, is_attached) = backlog_terms(&self.settings, &peer.session);
         self.backlog.push(id, held::item(packet, flow, ()), limit, is_attached, now);
-        peer.session.kept_back = self.backlog.bytes(id);
         if is_attached || !peer.session.watches_writable {
             self.turns.queue(Work::Backlog(id));
         }
@@ -118,17 +117,16 @@ impl Router {
 
     /// Bounds what waits for a peer by its transport, which may have changed.
     pub(super) fn bound_backlog(&mut self, shell: &mut impl Shell, id: PeerId) {
-        let Some(peer) = self.forwarder.peers.get_mut(id).filter(|_| self.backlog.has(id)) else { return };
+        let Some(peer) = self.forwarder.peers.get(id) else { return };
         let (limit, is_attached) = backlog_terms(&self.settings, &peer.session);
         self.backlog.bound(id, limit, is_attached);
-        peer.session.kept_back = self.backlog.bytes(id);
         self.count_lost_backlog(shell);
     }
 
     /// Sends packets that wait for a peer. Returns true if more of them can be sent.
     pub fn write_backlog(&mut self, shell: &mut impl Shell, id: PeerId) -> bool {
         let mut turn = DeviceTurn::default();
-        self.backlog.begin_turn(id, nanos(self.now - self.start));
+        self.backlog.begin_turn(id, self.nanos());
         for _ in 0..BACKLOG_PACKETS {
             if !turn.is_open() || !self.takes_packets(shell, id) {
                 break;
@@ -147,16 +145,7 @@ impl Router {
             }
         }
         self.count_lost_backlog(shell);
-        let bytes = self.backlog.bytes(id);
-        if let Some(peer) = self.forwarder.peers.get_mut(id) {
-            peer.session.kept_back = bytes;
-        }
-        bytes > 0 && self.takes_packets(shell, id)
-    }
-
-    /// Returns the number of packets that wait for a peer, other than in frames.
-    pub fn kept_back(&self, id: PeerId) -> u64 {
-        self.backlog.packets(id)
+        self.backlog.has(id) && self.takes_packets(shell, id)
     }
 
     /// Drops what waits for a peer that is gone.
@@ -172,11 +161,8 @@ impl Router {
                 Loss::Full => DropReason::QueueFull,
                 Loss::Late => DropReason::QueueLate,
             };
-            self.count_drop(Some(peer), reason);
-            if self.is_watched
-                && let Ok(packet) = GsoPacket::parse(&item.bytes)
-            {
-                self.report_drop(shell, Direction::In, Some(peer), packet.packet(), reason, None);
+            if let Ok(packet) = GsoPacket::parse(&item.bytes) {
+                self.count_lost_packet(shell, peer, Direction::In, &packet, reason);
             }
         }
     }
@@ -294,6 +280,10 @@ mod tests {
             numbers.map(|(_, bytes)| u16::from_be_bytes([bytes[22], bytes[23]])).collect()
         }
 
+        fn kept_back(&self, id: PeerId) -> u64 {
+            self.router.peer(id).expect("it lives").kept_back()
+        }
+
         fn dropped(&self, index: u8) -> u64 {
             let peer = self.router.forwarder.peers.get(self.peers[usize::from(index)]).expect("it lives");
             peer.session.traffic.drops.get(DropReason::QueueFull)
@@ -374,14 +364,14 @@ mod tests {
         world.peers.push(id);
         world.shell.are_connections_full = true;
         world.deliver(id, 0..150);
-        let waited = world.router.kept_back(id);
+        let waited = world.kept_back(id);
         assert!(waited > 0);
         world.say_hello(id);
         world.deliver(id, 150..200);
         while world.serve().is_some() {}
         let written = world.written(0);
         assert!(written.is_sorted(), "{written:?}");
-        assert_eq!((written.len() as u64, world.router.kept_back(id)), (waited + 50, 0));
+        assert_eq!((written.len() as u64, world.kept_back(id)), (waited + 50, 0));
     }
 
     /// The longest packets, and the shortest queue.

@@ -421,7 +421,7 @@ impl Router {
             Target::From(from, way) => {
                 let result = self.send_out(shell, from, way, &packet);
                 if let Err(reason) = result {
-                    self.count_lost_packet(shell, &item.target, &packet, reason);
+                    self.count_lost_packet(shell, item.target.peer(), item.target.direction(), &packet, reason);
                 }
                 (Direction::Out, result)
             }
@@ -436,19 +436,20 @@ impl Router {
     fn count_lost(&mut self, shell: &mut impl Shell) {
         while let Some((item, reason)) = self.held.lost.pop() {
             if let Ok(packet) = GsoPacket::parse(&item.bytes) {
-                self.count_lost_packet(shell, &item.target, &packet, reason);
+                self.count_lost_packet(shell, item.target.peer(), item.target.direction(), &packet, reason);
             }
         }
     }
 
-    fn count_lost_packet(
+    /// Counts a packet from or to a peer that was lost after it was decided about, and tells who watches.
+    pub(super) fn count_lost_packet(
         &mut self,
         shell: &mut impl Shell,
-        target: &Target,
+        peer: PeerId,
+        direction: Direction,
         packet: &GsoPacket<'_>,
         reason: DropReason,
     ) {
-        let (peer, direction) = (target.peer(), target.direction());
         self.count_drop(Some(peer), reason);
         if self.is_watched {
             self.report_drop(shell, direction, Some(peer), packet.packet(), reason, None);

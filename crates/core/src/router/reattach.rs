@@ -107,8 +107,7 @@ impl Router {
             let session = &mut peer.session;
             // If this router dies, the next one goes on with whole frames. So nothing may be left of a frame in either
             // direction.
-            let is_busy = !session.queue.is_empty() || !session.partial.is_empty();
-            if shell.is_closing_many() || is_busy {
+            if shell.is_closing_many() || !session.queue.is_empty() || !session.partial.is_empty() {
                 self.reattach_queue.add(id, self.now + NEXT_TRY);
                 continue;
             }

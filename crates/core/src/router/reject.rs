@@ -13,6 +13,7 @@ use super::inbound::Ingress;
 use super::shell::Shell;
 use crate::policy::rate_limit::{Cause, Kind, Party};
 use crate::policy::registry::PeerId;
+use crate::policy::verdict::Lane;
 
 /// The length of the longest packet that fits a frame.
 #[allow(clippy::cast_possible_truncation)] // checked beside it
@@ -166,7 +167,7 @@ impl Router {
     fn deliver_reply(&mut self, shell: &mut impl Shell, id: PeerId, bytes: &[u8]) {
         if let Ok(packet) = GsoPacket::finished(bytes) {
             // If the peer has no room for the reply, the drop is counted, and the sender waits for its timeout.
-            let _ = self.deliver(shell, id, 0, &packet);
+            let _ = self.deliver(shell, id, Lane::NO_FLOW, &packet);
         }
     }
 

@@ -115,8 +115,6 @@ pub struct Session {
     pub turn_len: usize,
     /// Frames towards the peer.
     pub queue: FrameQueue,
-    /// Bytes of the packets that wait to become frames, or for the peer's turn.
-    pub kept_back: u64,
     /// True while the shell reports when the connection has room.
     pub watches_writable: bool,
     /// True while the peer is in the list of peers to flush at the end of this turn.
@@ -161,7 +159,6 @@ impl Session {
             partial: Vec::new(),
             turn_len: READ_LEN,
             queue: FrameQueue::default(),
-            kept_back: 0,
             watches_writable: false,
             to_flush: false,
             refused_claim: None,

@@ -216,7 +216,7 @@ fn view(router: &Router, world: &World) -> BTreeMap<Number, Seen> {
     numbered
         .map(|(number, peer)| {
             let (addresses, traffic) = (peer.addresses().collect(), peer.traffic().clone());
-            (number, Seen { addresses, traffic, kept: router.kept_back(peer.id()) })
+            (number, Seen { addresses, traffic, kept: peer.kept_back() })
         })
         .collect()
 }
