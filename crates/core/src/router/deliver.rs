@@ -229,7 +229,7 @@ impl Router {
         let has_changed = wanted != session.watches_writable;
         session.watches_writable = wanted;
         if !wanted && self.backlog.has(id) {
-            self.turns.queue(id, Work::Backlog);
+            self.turns.queue(Work::Backlog(id));
         }
         if has_changed && let Err(fault) = shell.watch_writable(id, wanted) {
             self.close(shell, id, CloseReason::Socket(fault));

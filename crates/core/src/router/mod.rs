@@ -33,6 +33,7 @@ pub mod session;
 mod shell;
 #[cfg(test)]
 mod testing;
+mod tun_queues;
 pub mod turns;
 mod view;
 mod watch;
@@ -65,6 +66,7 @@ use notice::{Notice, Who};
 use quarantine::Quarantine;
 use queue::SpareBuffers;
 use reattach::ReattachQueue;
+use tun_queues::TunQueues;
 use turns::Turns;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
@@ -109,6 +111,8 @@ pub struct Settings {
     pub namespace: Option<u64>,
     /// DNS servers for the devices' configurations.
     pub dns: Vec<IpAddr>,
+    /// How many queues the TUN device has; none is taken for one.
+    pub tun_queues: u8,
     /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
@@ -146,10 +150,7 @@ pub struct Router {
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
-    /// True if the last turn of the TUN device left packets in it.
-    tun_has_backlog: bool,
-    /// The number of packets towards peers in this turn of the TUN device.
-    tun_reads: usize,
+    tun_queues: TunQueues,
     turns: Turns,
     /// Packets that wait for the turns of their peers.
     backlog: Backlog,
@@ -158,6 +159,7 @@ pub struct Router {
 impl Router {
     /// Makes a router without peers.
     pub fn new(forwarder: Forwarder, settings: Settings, now: Instant) -> Self {
+        let tun_queues = TunQueues::new(settings.tun_queues);
         let mut this = Self {
             admission: Admission::new(settings.limits),
             settings,
@@ -182,8 +184,7 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
-            tun_has_backlog: false,
-            tun_reads: 0,
+            tun_queues,
             turns: Turns::default(),
             backlog: Backlog::default(),
         };
@@ -194,6 +195,9 @@ impl Router {
     /// Begins a turn: the shell has waited for events.
     pub fn wake(&mut self, shell: &impl Shell, now: Instant) {
         self.advance(now);
+        if self.tun_queues.take_turns() {
+            self.outbound_streak = 0;
+        }
         self.work.wake(self.now, || shell.thread_usage());
     }
 

@@ -13,37 +13,70 @@ use crate::policy::registry::PeerId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// The peer's connection is read.
-    Connection,
+    Connection(PeerId),
     /// The peer's device is read.
-    Device,
+    Device(PeerId),
     /// Packets that wait for the peer are written to its device.
-    Backlog,
+    Backlog(PeerId),
+    /// A queue of the router's device is read.
+    Queue(u8),
 }
 
-/// A turn of one peer.
+impl Work {
+    /// The number of kinds of work.
+    const KINDS: usize = 4;
+
+    const fn kind(self) -> usize {
+        match self {
+            Self::Connection(_) => 0,
+            Self::Device(_) => 1,
+            Self::Backlog(_) => 2,
+            Self::Queue(_) => 3,
+        }
+    }
+
+    /// Who takes the turn, unless somebody else pays for it.
+    const fn taker(self) -> Taker {
+        match self {
+            Self::Connection(peer) | Self::Device(peer) | Self::Backlog(peer) => Taker::Peer(peer),
+            Self::Queue(queue) => Taker::Queue(queue),
+        }
+    }
+}
+
+/// Who takes turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taker {
+    /// A peer.
+    Peer(PeerId),
+    /// A queue of the router's device.
+    Queue(u8),
+}
+
+/// One turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// The peer.
-    pub peer: PeerId,
     /// What is to be done.
     pub work: Work,
-    /// The peer is among those that have had the most lately: the shell should look for others before the next turn.
+    /// Who pays for it.
+    taker: Taker,
+    /// Who takes it is among those that have had the most lately: the shell should look for others before the next turn.
     pub is_last: bool,
 }
 
-/// A peer in its slot of the table of peers.
+/// A taker in its slot.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    peer: PeerId,
+    taker: Taker,
     /// The virtual time, in nanoseconds of cost, up to which it was served.
     served_until: u64,
-    /// Which kinds of work wait, by [`Work`].
-    waits: [bool; 3],
+    /// Which kinds of its own work wait, by [`Work::kind`].
+    waits: [bool; Work::KINDS],
 }
 
 impl Slot {
-    const fn new(peer: PeerId) -> Self {
-        Self { peer, served_until: 0, waits: [false; 3] }
+    const fn new(taker: Taker) -> Self {
+        Self { taker, served_until: 0, waits: [false; Work::KINDS] }
     }
 }
 
@@ -54,15 +87,16 @@ struct Entry {
     start: u64,
     was_ahead: bool,
     serial: u64,
-    peer: PeerId,
     work: Work,
+    taker: Taker,
 }
 
-/// The peers' turns in one direction.
+/// The turns in one direction.
 #[derive(Debug, Default)]
 struct Line {
-    slots: Vec<Option<Slot>>,
-    queue: BinaryHeap<Reverse<Entry>>,
+    peers: Vec<Option<Slot>>,
+    queues: Vec<Option<Slot>>,
+    waiting: BinaryHeap<Reverse<Entry>>,
     /// The virtual time: the start of the latest turn.
     now: u64,
     /// The latest virtual time that anyone was served until.
@@ -74,59 +108,69 @@ struct Line {
 }
 
 impl Line {
-    fn queue(&mut self, peer: PeerId, work: Work) {
-        if self.queue.is_empty() {
+    /// Queues a turn that `taker` pays for.
+    fn queue(&mut self, work: Work, taker: Taker) {
+        if self.waiting.is_empty() {
             // Whoever was ahead when nobody waited any more has taken nothing from anyone.
             self.now = self.latest;
         }
-        let now = self.now;
-        let slot = self.slot(peer);
-        if std::mem::replace(&mut slot.waits[work as usize], true) {
+        if std::mem::replace(&mut self.slot(work.taker()).waits[work.kind()], true) {
             return;
         }
-        let served_until = slot.served_until;
+        let served_until = self.slot(taker).served_until;
         self.last_serial += 1;
-        self.queue.push(Reverse(Entry {
-            start: served_until.max(now),
-            was_ahead: served_until > now,
+        self.waiting.push(Reverse(Entry {
+            start: served_until.max(self.now),
+            was_ahead: served_until > self.now,
             serial: self.last_serial,
-            peer,
             work,
+            taker,
         }));
     }
 
     fn take(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, was_ahead, peer, work, .. })) = self.queue.pop() {
+        while let Some(Reverse(Entry { start, was_ahead, work, taker, .. })) = self.waiting.pop() {
             // Another peer may have the slot by now.
-            let Some(slot) =
-                self.slots.get_mut(peer.index as usize).and_then(Option::as_mut).filter(|it| it.peer == peer)
-            else {
-                continue;
-            };
-            slot.waits[work as usize] = false;
+            let Some(slot) = self.present(work.taker()) else { continue };
+            slot.waits[work.kind()] = false;
             self.now = self.now.max(start);
-            return Some(Turn { peer, work, is_last: was_ahead });
+            let taker = if self.present(taker).is_some() { taker } else { work.taker() };
+            return Some(Turn { work, taker, is_last: was_ahead });
         }
         None
     }
 
-    fn charge(&mut self, peer: PeerId, nanos: u64, max_lead: u64) {
+    fn charge(&mut self, taker: Taker, nanos: u64, max_lead: u64) {
         let (now, most) = (self.now, self.now.saturating_add(max_lead));
-        let slot = self.slot(peer);
+        let slot = self.slot(taker);
         let before = now.max(slot.served_until);
         slot.served_until = before.saturating_add(nanos).min(most.max(before));
         let latest = slot.served_until;
         self.latest = self.latest.max(latest);
     }
 
-    fn slot(&mut self, peer: PeerId) -> &mut Slot {
-        let index = peer.index as usize;
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, None);
+    /// The table that a taker's slot is in, and its place there.
+    const fn place(&mut self, taker: Taker) -> (&mut Vec<Option<Slot>>, usize) {
+        match taker {
+            Taker::Peer(peer) => (&mut self.peers, peer.index as usize),
+            Taker::Queue(queue) => (&mut self.queues, queue as usize),
         }
-        let slot = self.slots[index].get_or_insert_with(|| Slot::new(peer));
-        if slot.peer != peer {
-            *slot = Slot::new(peer);
+    }
+
+    /// The taker's slot, if it has one.
+    fn present(&mut self, taker: Taker) -> Option<&mut Slot> {
+        let (slots, index) = self.place(taker);
+        slots.get_mut(index).and_then(Option::as_mut).filter(|slot| slot.taker == taker)
+    }
+
+    fn slot(&mut self, taker: Taker) -> &mut Slot {
+        let (slots, index) = self.place(taker);
+        if slots.len() <= index {
+            slots.resize(index + 1, None);
+        }
+        let slot = slots[index].get_or_insert_with(|| Slot::new(taker));
+        if slot.taker != taker {
+            *slot = Slot::new(taker);
         }
         slot
     }
@@ -153,12 +197,17 @@ impl Turns {
 
     /// Returns true if nobody waits for a turn.
     pub fn is_empty(&self) -> bool {
-        self.lines.iter().all(|line| line.queue.is_empty())
+        self.lines.iter().all(|line| line.waiting.is_empty())
     }
 
     /// Queues a turn, unless it is queued already.
-    pub fn queue(&mut self, peer: PeerId, work: Work) {
-        self.lines[direction(work)].queue(peer, work);
+    pub fn queue(&mut self, work: Work) {
+        self.lines[direction(work)].queue(work, work.taker());
+    }
+
+    /// Queues a turn of a queue of the router's device, for which the receiver of its packets pays.
+    pub fn queue_reading(&mut self, queue: u8, receiver: Taker) {
+        self.lines[TOWARDS_PEERS].queue(Work::Queue(queue), receiver);
     }
 
     /// Takes the next turn from the queue.
@@ -173,11 +222,11 @@ impl Turns {
         Some(turn)
     }
 
-    /// Ends a turn that took `nanos`. If `has_more` is true, the peer gets another one.
+    /// Ends a turn that took `nanos`. If `has_more` is true, there is another one of the same.
     pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
         let at = direction(turn.work);
         let line = &mut self.lines[at];
-        line.charge(turn.peer, nanos, u64::MAX);
+        line.charge(turn.taker, nanos, u64::MAX);
         if has_more {
             line.full_cost = match line.full_cost {
                 0 => nanos,
@@ -188,49 +237,57 @@ impl Turns {
         // Again after the turn: it may have taken long because the machine did something else meanwhile.
         self.forget_unused(at);
         if has_more {
-            self.lines[at].queue(turn.peer, turn.work);
+            self.lines[at].queue(turn.work, turn.taker);
         }
     }
 
     /// Levels the directions if nobody waits in the one that isn't served.
     fn forget_unused(&mut self, served: usize) {
         let other = 1 - served;
-        if self.lines[other].queue.is_empty() {
+        if self.lines[other].waiting.is_empty() {
             self.served_until[other] = self.served_until[other].max(self.served_until[served]);
         }
     }
 
-    /// Charges a write to a peer's device that came without a turn.
+    /// Charges a write to a peer's device that came without a turn of the peer.
     pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
-        let at = direction(Work::Backlog);
-        let line = &mut self.lines[at];
+        self.charge_in_turn(peer, nanos);
+        // It is also time that those who wait in the other direction didn't get.
+        let max_lead = Self::MAX_LEAD.saturating_mul(self.lines[TOWARDS_PEERS].full_cost);
+        if !self.lines[1 - TOWARDS_PEERS].waiting.is_empty() {
+            let before = self.served_until[TOWARDS_PEERS];
+            let most = self.served_until[1 - TOWARDS_PEERS].saturating_add(max_lead).max(before);
+            self.served_until[TOWARDS_PEERS] = before.saturating_add(nanos).min(most);
+        }
+    }
+
+    /// Charges a write to a peer's device within a turn that counts for the direction.
+    pub fn charge_in_turn(&mut self, peer: PeerId, nanos: u64) {
+        let line = &mut self.lines[TOWARDS_PEERS];
         if line.full_cost == 0 {
             line.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
         }
         let max_lead = Self::MAX_LEAD.saturating_mul(line.full_cost);
-        line.charge(peer, nanos, max_lead);
-        // It is also time that those who wait in the other direction didn't get.
-        if !self.lines[1 - at].queue.is_empty() {
-            let before = self.served_until[at];
-            let most = self.served_until[1 - at].saturating_add(max_lead).max(before);
-            self.served_until[at] = before.saturating_add(nanos).min(most);
-        }
+        line.charge(Taker::Peer(peer), nanos, max_lead);
     }
 
     /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
     /// turn.
     pub fn is_ahead(&mut self, peer: PeerId) -> bool {
-        let line = &mut self.lines[direction(Work::Backlog)];
+        let line = &mut self.lines[TOWARDS_PEERS];
         let limit = line.now.saturating_add(line.full_cost / Self::TOLERATED_PART);
-        line.slot(peer).served_until > limit
+        line.slot(Taker::Peer(peer)).served_until > limit
     }
 }
+
+/// The number of the direction of what is sent to peers.
+const TOWARDS_PEERS: usize = 1;
 
 /// Returns the number of the direction that work belongs to.
 const fn direction(work: Work) -> usize {
     match work {
-        Work::Connection | Work::Device => 0,
-        Work::Backlog => 1,
+        Work::Connection(_) | Work::Device(_) => 1 - TOWARDS_PEERS,
+        Work::Backlog(_) | Work::Queue(_) => TOWARDS_PEERS,
     }
 }
 
@@ -253,23 +310,24 @@ mod tests {
     }
 
     impl Flood {
-        fn new(costs: &[u64], work: Work) -> Self {
+        fn new(costs: &[u64], work: fn(PeerId) -> Work) -> Self {
             let mut turns = Turns::default();
-            (0..).zip(costs).for_each(|(index, _)| turns.queue(peer(index), work));
+            (0..).zip(costs).for_each(|(index, _)| turns.queue(work(peer(index))));
             Self { turns, costs: costs.to_vec(), had: vec![0; costs.len()] }
         }
 
         /// Serves the next one, and returns who it was.
         fn serve(&mut self) -> PeerId {
             let turn = self.turns.take().expect("a flood has no end");
-            if turn.peer == SPARSE {
+            let Taker::Peer(peer) = turn.taker else { panic!("{turn:?}") };
+            if peer == SPARSE {
                 self.turns.end(turn, 1, false);
             } else {
-                let index = turn.peer.index as usize;
+                let index = peer.index as usize;
                 self.had[index] += self.costs[index];
                 self.turns.end(turn, self.costs[index], true);
             }
-            turn.peer
+            peer
         }
     }
 
@@ -290,7 +348,7 @@ mod tests {
             let mut flood = Flood::new(&costs, Work::Device);
             for moment in 0..1000 {
                 (0..20 + moment % 7).for_each(|_| _ = flood.serve());
-                flood.turns.queue(SPARSE, Work::Connection);
+                flood.turns.queue(Work::Connection(SPARSE));
                 assert_eq!(flood.serve(), SPARSE, "{costs:?}, {moment}");
             }
         }
@@ -302,7 +360,7 @@ mod tests {
         (0..1000).for_each(|_| _ = flood.serve());
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Device);
+        flood.turns.queue(Work::Device(peer(1)));
         let served: Vec<_> = (0..10).map(|_| flood.serve().index).collect();
         let of_first = served.iter().filter(|index| **index == 0).count();
         assert!((4..=6).contains(&of_first), "{served:?}");
@@ -315,7 +373,7 @@ mod tests {
         assert!(!flood.turns.is_ahead(SPARSE));
         (0..100_000).for_each(|_| flood.turns.charge_write(SPARSE, 50));
         assert!(flood.turns.is_ahead(SPARSE));
-        flood.turns.queue(SPARSE, Work::Backlog);
+        flood.turns.queue(Work::Backlog(SPARSE));
         let turns = (0..100).take_while(|_| flood.serve() != SPARSE).count();
         assert!((2..=20).contains(&turns), "it was served after {turns} turns of others");
     }
@@ -325,7 +383,7 @@ mod tests {
         let mut flood = Flood::new(&[100; 50], Work::Device);
         flood.costs.push(40);
         flood.had.push(0);
-        flood.turns.queue(peer(50), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(50)));
         (0..2000).for_each(|_| _ = flood.serve());
         let (to, from) = (flood.had[50], flood.had[..50].iter().sum::<u64>());
         assert!(to.abs_diff(from) <= 200, "{to}, {from}");
@@ -337,7 +395,7 @@ mod tests {
         (0..1000).for_each(|_| _ = flood.serve());
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(3), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(3)));
         let served = (0..10).filter(|_| flood.serve().index == 3).count();
         assert!((4..=6).contains(&served), "{served}");
     }
@@ -348,7 +406,7 @@ mod tests {
         flood.serve();
         flood.costs = vec![100; 2];
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(1)));
         let served = (0..10).filter(|_| flood.serve().index == 1).count();
         assert!((4..=6).contains(&served), "{served}");
     }
@@ -359,7 +417,7 @@ mod tests {
         let mut flood = Flood::new(&[100], Work::Device);
         flood.costs.push(100);
         flood.had.push(0);
-        flood.turns.queue(peer(1), Work::Backlog);
+        flood.turns.queue(Work::Backlog(peer(1)));
         let mut written = 0;
         for moment in 0..20_000 {
             flood.serve();
@@ -376,12 +434,12 @@ mod tests {
     #[test]
     fn turn_of_a_peer_that_left_is_nobodys() {
         let mut turns = Turns::default();
-        turns.queue(peer(3), Work::Device);
-        turns.end(Turn { peer: peer(3), work: Work::Device, is_last: false }, 1000, true);
+        turns.queue(Work::Device(peer(3)));
+        turns.end(Turn { work: Work::Device(peer(3)), taker: Taker::Peer(peer(3)), is_last: false }, 1000, true);
         let next = PeerId { index: 3, generation: 1 };
-        turns.queue(next, Work::Connection);
-        turns.queue(next, Work::Connection);
-        assert_eq!(turns.take(), Some(Turn { peer: next, work: Work::Connection, is_last: false }));
+        turns.queue(Work::Connection(next));
+        turns.queue(Work::Connection(next));
+        assert_eq!(turns.take(), Some(Turn { work: Work::Connection(next), taker: Taker::Peer(next), is_last: false }));
         assert_eq!((turns.take(), turns.is_empty()), (None, true));
     }
 }

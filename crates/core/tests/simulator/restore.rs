@@ -7,6 +7,7 @@ use std::time::Duration;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::router::Router;
 use tuntap_core::router::restore::StoredPeer;
+use tuntap_core::router::turns::Work;
 
 use super::actions::{DeviceState, Offer, Word};
 use super::audit::{Call, Check, From, ensure};
@@ -110,7 +111,8 @@ impl Simulation {
         }
         // What waits for the old one's peers goes on first.
         while let Some(turn) = self.router.next_turn() {
-            let has_more = self.router.write_backlog(&mut old, turn.peer);
+            let Work::Backlog(peer) = turn.work else { return Err(format!("a turn that nobody asked for: {turn:?}")) };
+            let has_more = self.router.write_backlog(&mut old, peer);
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         let mut next = revive(&self.setup, self.later, &mut new, stored, None);
@@ -186,7 +188,7 @@ fn ask(router: &mut Router, world: &mut World, from: From, bytes: &[u8]) -> Resu
             router.device_packet(world, id, &with_header, None);
         }
         From::Tun => {
-            router.begin_tun_turn();
+            router.begin_tun_turn(0);
             router.tun_packet(world, &with_header, now, now);
         }
         From::Gateway(source) => router.datagram(world, bytes, source, None, now),

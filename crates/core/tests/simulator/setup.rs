@@ -159,6 +159,9 @@ pub struct Setup {
     pub is_large: bool,
 }
 
+/// The queues of the TUN device, where it has several.
+pub const TUN_QUEUES: u8 = 4;
+
 impl Setup {
     pub fn limits(&self) -> Limits {
         Limits {
@@ -247,6 +250,7 @@ impl Setup {
             gateway: self.has_gateway.then(|| target("0.0.0.0:999")),
             namespace: Some(NAMESPACE),
             dns: vec![address("9.9.9.9")],
+            tun_queues: if self.switch { TUN_QUEUES } else { 1 },
             host_etc: Vec::new(),
         }
     }
