@@ -10,7 +10,7 @@ import time
 import helpers
 import probes
 from lab import wait_for
-from subjects import ROUTER_ADDRESSES, Link, Router
+from subjects import ROUTER_ADDRESSES, Link, Router, Subject, forward, give_addresses, join
 
 FLOODERS = 10
 # Two more vassals are honest: one has a TCP connection, one pings.
@@ -42,6 +42,33 @@ class Crowd(Router):
 
     def address_of(self, name):
         return self.vassal_addresses[name][0]
+
+
+class VethCrowd(Subject):
+    """A host with a veth pair for one vassal that is flooded and for each of the honest ones. Here the kernel makes those that send
+    do all of the work, so what is left of TCP is what the processes that flood leave it of the processors."""
+
+    names = [PEOPLE[0], HONEST, PINGER]
+
+    def begin(self):
+        self.host = self.space("host")
+        forward(self.host)
+        give_addresses(self.host, "lo", ROUTER_ADDRESSES, (32, 128))
+        self.vassals = {}
+        for number, name in enumerate(self.names, 1):
+            self.vassals[name] = space = self.space(name)
+            join(self.host, name, space)
+            give_addresses(self.host, name, (f"10.0.{number}.1", f"fd00:77:{number}::1"), (24, 64))
+            give_addresses(space, "eth0", (self.address_of(name), f"fd00:77:{number}::2"), (24, 64))
+            space.must("ip", "route", "add", "default", "via", f"10.0.{number}.1")
+        for space in [self.host, *self.vassals.values()]:
+            helpers.start(self.lab, space, "serve")
+
+    def link_of(self, name):
+        return Link(self.vassals[name], self.host, ROUTER_ADDRESSES, name)
+
+    def address_of(self, name):
+        return f"10.0.{1 + self.names.index(name)}.2"
 
 
 @contextlib.contextmanager
@@ -128,8 +155,13 @@ def flood_out(lab, subject, times, _version):
 
 
 def flood_in(lab, subject, times, _version):
-    """The host floods one vassal from two processes, as fast as they can."""
-    return flood_from_host("flood_in", lab, subject, times, senders=2)
+    """The host floods one vassal from one process, as fast as it can."""
+    return flood_from_host("flood_in", lab, subject, times, senders=1)
+
+
+def flood_in_twice(lab, subject, times, _version):
+    """The host floods one vassal from two processes, as fast as they can: with two cores each of them has one."""
+    return flood_from_host("flood_in_twice", lab, subject, times, senders=2)
 
 
 def flood_in_paced(lab, subject, times, _version):
@@ -140,8 +172,15 @@ def flood_in_paced(lab, subject, times, _version):
 def flood_from_host(name, lab, subject, times, senders, rate=None):
     victim = PEOPLE[0]
     quiet = beside(lab, subject, times)
-    before, start = subject.stats(), time.monotonic()
+    before, start = packets_read(subject), time.monotonic()
     with flooding(lab, [(subject.host, subject.address_of(victim))] * senders, rate):
         loud = beside(lab, subject, times)
-    passed = subject.stats()["totals"]["tun_rx_packets"] - before["totals"]["tun_rx_packets"]
-    return figures(name, quiet, loud, 1) | {f"{name}_read": passed / (time.monotonic() - start) / 1e3}
+    shown = figures(name, quiet, loud, 1)
+    if before is not None:
+        shown[f"{name}_read"] = (packets_read(subject) - before) / (time.monotonic() - start) / 1e3
+    return shown
+
+
+def packets_read(subject):
+    """Returns how many packets the router has read from its device; None without a router."""
+    return subject.stats()["totals"]["tun_rx_packets"] if isinstance(subject, Crowd) else None

@@ -23,6 +23,8 @@ ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
 HOSTS = ["ours-gateways", "c-gateways"]
 # Vassals that flood, and others.
 CROWD = ["crowd"]
+FLOODED_CROWD = ["crowd", "veth-crowd"]
+FLOODED = {"/ veth": "veth-crowd"}
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
 # The subject of an earlier build, for each that it is measured beside (`--before`).
@@ -62,13 +64,24 @@ FIGURES = {
     "flood_out_p99": Figure("Ping beside 10 flooding vassals, 99th percentile", "ms"),
     "flood_out_quiet_lost": Figure("Pings lost beside TCP, without the flood", "%"),
     "flood_out_quiet_p99": Figure("Ping beside TCP, without the flood, 99th percentile", "ms"),
-    "flood_in_tcp_out": Figure("TCP out while the host floods another vassal", "of that alone"),
-    "flood_in_tcp_in": Figure("TCP in while the host floods another vassal", "of that alone"),
+    "flood_in_tcp_out": Figure("TCP out while the host floods another vassal", "of that alone", references=FLOODED),
+    "flood_in_tcp_in": Figure("TCP in while the host floods another vassal", "of that alone", references=FLOODED),
     "flood_in_lost": Figure("Pings lost while the host floods another vassal", "%"),
     "flood_in_p99": Figure("Ping while the host floods another vassal, 99th percentile", "ms"),
     "flood_in_quiet_lost": Figure("Pings lost beside TCP, before that flood", "%"),
     "flood_in_quiet_p99": Figure("Ping beside TCP, before that flood, 99th percentile", "ms"),
     "flood_in_read": Figure("Packets that the router reads while the host floods a vassal", "kpps", 1),
+    "flood_in_twice_tcp_out": Figure(
+        "TCP out while two processes flood another vassal", "of that alone", references=FLOODED
+    ),
+    "flood_in_twice_tcp_in": Figure(
+        "TCP in while two processes flood another vassal", "of that alone", references=FLOODED
+    ),
+    "flood_in_twice_lost": Figure("Pings lost while two processes flood another vassal", "%"),
+    "flood_in_twice_p99": Figure("Ping while two processes flood another vassal, 99th percentile", "ms"),
+    "flood_in_twice_quiet_lost": Figure("Pings lost beside TCP, before these two", "%"),
+    "flood_in_twice_quiet_p99": Figure("Ping beside TCP, before these two, 99th percentile", "ms"),
+    "flood_in_twice_read": Figure("Packets that the router reads while two processes flood a vassal", "kpps", 1),
     "flood_in_paced_tcp_out": Figure("TCP out while the host sends another vassal 149 kpps", "of that alone"),
     "flood_in_paced_tcp_in": Figure("TCP in while the host sends another vassal 149 kpps", "of that alone"),
     "flood_in_paced_lost": Figure("Pings lost while the host sends another vassal 149 kpps", "%"),
@@ -167,7 +180,8 @@ ROWS = {
     "ping": Row([key for key in ENDS if key != "pasta"] + IDLE, ping, on_demand=IDLE_STREAMS + NO_POLL),
     "connects": Row(ENDS, connects),
     "flood-out": Row(CROWD, floods.flood_out, is_quick=False),
-    "flood-in": Row(CROWD, floods.flood_in, is_quick=False),
+    "flood-in": Row(FLOODED_CROWD, floods.flood_in, is_quick=False),
+    "flood-in-twice": Row(FLOODED_CROWD, floods.flood_in_twice, is_quick=False),
     "flood-in-paced": Row(CROWD, floods.flood_in_paced, is_quick=False),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
@@ -206,6 +220,9 @@ TARGETS = [
     Target("pings lost while the host floods another vassal, %", "flood_in_lost", "crowd", None, 0, is_ceiling=True),
     Target("TCP out while the host floods another vassal", "flood_in_tcp_out", "crowd", None, 0.5),
     Target("TCP in while the host floods another vassal", "flood_in_tcp_in", "crowd", None, 0.5),
+    Target("pings lost while two processes flood, %", "flood_in_twice_lost", "crowd", None, 0, is_ceiling=True),
+    Target("TCP out while two processes flood", "flood_in_twice_tcp_out", "crowd", None, 0.5),
+    Target("TCP in while two processes flood", "flood_in_twice_tcp_in", "crowd", None, 0.5),
     Target("pings lost beside 149 kpps to another vassal, %", "flood_in_paced_lost", "crowd", None, 0, is_ceiling=True),
     Target("TCP out beside 149 kpps to another vassal", "flood_in_paced_tcp_out", "crowd", None, 0.5),
     Target("TCP in beside 149 kpps to another vassal", "flood_in_paced_tcp_in", "crowd", None, 0.5),

@@ -299,11 +299,18 @@ fn keep_open(setup: &Setup) {
 
 /// Makes a router's device.
 fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
-    let mut tun = Tun::create(&spec.device).map_err(|error| error.to_string())?;
+    let mut tun = Tun::create_for_router(&spec.device).map_err(|error| error.to_string())?;
     tun.enable_offloads();
     // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
-    uwsgi::keep_open(tun.as_fd());
+    tun.queues().for_each(uwsgi::keep_open);
     uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
+    if tun.queues().count() == 1 {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: the device has one queue for all vassals, because it was there before, or the kernel is old: a flood to \
+             one vassal can take the others' packets",
+            tun.name()
+        ));
+    }
     Ok(tun)
 }
 

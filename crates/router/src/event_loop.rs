@@ -82,7 +82,8 @@ impl<'a> EventLoop<'a> {
         let started = Instant::now();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let remade_tun = if setup.tun.is_alive() { None } else { Some(remake(setup)?) };
-        watch(setup, &epoll, remade_tun.as_ref().unwrap_or(&setup.tun))?;
+        let tun = remade_tun.as_ref().unwrap_or(&setup.tun);
+        watch(setup, &epoll, tun)?;
         let stats = setup.stats.as_ref().map(|endpoint| StatsServer::new(endpoint, &epoll)).transpose()?;
         if let Err(errno) = raise_descriptor_limit() {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
@@ -97,7 +98,7 @@ impl<'a> EventLoop<'a> {
         let seed = RandomState::new().hash_one(started);
         let forwarder = Forwarder::with_memory(policy, seed, &limits(setup), memory);
         let mut this = Self {
-            router: Router::new(forwarder, setup.settings(), started),
+            router: Router::new(forwarder, setup.settings(tun), started),
             io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
             buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN).max(MAX_MESSAGE_LEN)].into_boxed_slice(),
             ancillary: ControlBuffer::default(),
@@ -147,12 +148,13 @@ impl<'a> EventLoop<'a> {
                 Work::Backlog(id) => self.router.write_backlog(&mut self.io, id),
                 Work::Gateway => self.read_gateway(),
                 Work::Trunk(trunk) => self.read_trunk(trunk),
+                Work::Queue(queue) => self.read_tun(queue)?,
             };
             self.router.end_turn(turn, clock.took(), has_more);
             if self.router.is_tun_turn_due() {
-                self.read_tun()?;
+                self.read_tun(0)?;
             }
-            if has_more || turn.is_last {
+            if has_more || turn.is_last || self.router.has_to_look() {
                 break;
             }
         }
@@ -226,7 +228,11 @@ impl<'a> EventLoop<'a> {
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {
         match token {
-            Token::Tun => self.read_tun()?,
+            Token::Tun(queue) => {
+                if self.router.tun_readable(queue) {
+                    self.read_tun(queue)?;
+                }
+            }
             Token::Listener => self.accept_peers(),
             Token::Gateway => self.router.queue_turn(Work::Gateway),
             Token::Questions => self.answer_questions(),
@@ -261,14 +267,19 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    fn read_tun(&mut self) -> Result<(), RouterError> {
-        for _ in 0..self.router.begin_tun_turn() {
+    /// Reads a queue of the TUN device. Returns true if it may have more packets.
+    fn read_tun(&mut self, queue: u8) -> Result<bool, RouterError> {
+        let mut turn = self.router.begin_tun_turn(queue);
+        while turn.is_open() {
             let start = Instant::now();
-            match self.io.tun().recv(&mut self.buffer) {
-                Ok(len) => self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now()),
+            match self.io.tun().recv_from(queue.into(), &mut self.buffer) {
+                Ok(len) => {
+                    turn.count(len, 0);
+                    self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now());
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.router.end_tun_turn(true);
-                    return Ok(());
+                    return Ok(false);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -282,7 +293,7 @@ impl<'a> EventLoop<'a> {
             }
         }
         self.router.end_tun_turn(false);
-        Ok(())
+        Ok(true)
     }
 
     /// Reads the gateway. Returns true if it may have more.
@@ -438,7 +449,9 @@ pub fn namespace_number(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
 /// Watches the descriptors that exist from the start.
 fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
-    epoll.add(tun, readable(Token::Tun))?;
+    for (number, queue) in (0..=u8::MAX).zip(tun.queues()) {
+        epoll.add(queue, readable(Token::Tun(number)))?;
+    }
     epoll.add(&setup.listener, readable(Token::Listener))?;
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
@@ -485,7 +498,7 @@ fn limits(setup: &Setup) -> Limits {
 
 /// Makes the TUN device again after it was deleted. Addresses and routes that no option names are lost.
 fn remake(setup: &Setup) -> Result<Tun, RouterError> {
-    let mut tun = Tun::create(setup.tun.name())?;
+    let mut tun = Tun::create_for_router(setup.tun.name())?;
     tun.enable_offloads();
     tuntap_host::set_up_device(&setup.spec, setup.logger);
     setup.logger.line(format_args!(

@@ -156,9 +156,10 @@ impl Setup {
     }
 
     /// Returns the settings for the state machine.
-    fn settings(&self) -> Settings {
+    fn settings(&self, tun: &Tun) -> Settings {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.address);
         Settings {
+            tun_queues: u8::try_from(tun.queues().count()).unwrap_or(u8::MAX),
             limits: self.limits,
             credentials: match self.credentials {
                 CredentialsCheck::Off => router::CredentialsCheck::Off,

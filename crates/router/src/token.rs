@@ -7,8 +7,8 @@ use tuntap_core::trunk::TrunkId;
 /// A source of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
-    /// The TUN device.
-    Tun,
+    /// A queue of the TUN device.
+    Tun(u8),
     /// The socket where peers connect.
     Listener,
     /// The UDP socket of other routers.
@@ -46,7 +46,7 @@ impl Token {
     /// Encodes the source in 64 bits: 8 bits for the kind, 24 for the index, 32 for the generation.
     pub const fn encode(self) -> u64 {
         let (kind, index, generation) = match self {
-            Self::Tun => (0, 0, 0),
+            Self::Tun(queue) => (0, queue as u32, 0),
             Self::Listener => (1, 0, 0),
             Self::Gateway => (2, 0, 0),
             Self::StatsListener => (3, 0, 0),
@@ -70,7 +70,7 @@ impl Token {
         let index = u32::try_from(bits >> INDEX_SHIFT & u64::from(PeerId::MAX_INDEX - 1)).ok()?;
         let generation = u32::try_from(bits & u64::from(u32::MAX)).ok()?;
         Some(match bits >> KIND_SHIFT {
-            0 => Self::Tun,
+            0 => Self::Tun(u8::try_from(index).ok()?),
             1 => Self::Listener,
             2 => Self::Gateway,
             3 => Self::StatsListener,
@@ -98,7 +98,8 @@ mod tests {
     fn round_trip() {
         let peer = PeerId { index: PeerId::MAX_INDEX - 1, generation: u32::MAX };
         for token in [
-            Token::Tun,
+            Token::Tun(0),
+            Token::Tun(u8::MAX),
             Token::Listener,
             Token::Gateway,
             Token::StatsListener,

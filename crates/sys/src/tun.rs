@@ -20,9 +20,15 @@ pub const CONTROL_DEVICE: &str = "/dev/net/tun";
 /// Major and minor number of the control device (Documentation/admin-guide/devices.txt).
 pub const CONTROL_DEVICE_ID: (u64, u64) = (10, 200);
 
+mod queues;
+mod steering;
+
+pub use queues::QUEUES;
+
 mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_read_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(tun_set_owner, libc::TUNSETOWNER);
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
@@ -52,6 +58,9 @@ pub enum TunError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// Others have queues of the device.
+    #[error("the TUN device {0} has queues that somebody else has open, who would get vassals' packets")]
+    Shared(String),
     /// The descriptor is not a TUN device's, or the device has a header of another length before packets.
     #[error("descriptor {0} is no TUN device of ours")]
     Foreign(i32),
@@ -72,6 +81,8 @@ fn hint(errno: Errno) -> String {
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
+    /// The other queues of a router's device.
+    more: Vec<OwnedFd>,
     name: String,
     has_header: bool,
     has_napi: bool,
@@ -83,12 +94,7 @@ pub struct Tun {
 impl Tun {
     /// Makes the device in the current network namespace. Its descriptor is non-blocking and closed on exec.
     pub fn create(name: &str) -> Result<Self, TunError> {
-        let control = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(CONTROL_DEVICE)
-            .map_err(TunError::Open)?;
+        let control = control_device()?;
         let layout = libc::IFF_TUN | libc::IFF_NO_PI;
         // An existing device without the header keeps its layout.
         for flags in [layout | libc::IFF_VNET_HDR, layout] {
@@ -124,6 +130,7 @@ impl Tun {
         Ok(Self {
             name: name_of(&request),
             fd,
+            more: Vec::new(),
             has_header,
             has_napi: found & flags(libc::IFF_NAPI | libc::IFF_NAPI_FRAGS) != 0,
             has_queues: found & flags(libc::IFF_MULTI_QUEUE) != 0,
@@ -195,16 +202,39 @@ impl Tun {
         unsafe { ioctl::tun_set_offload(self.fd.as_raw_fd(), bits.cast_signed()) }.map(drop)
     }
 
+    /// The device's queues that are open here: one, but for a router's device.
+    pub fn queues(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.fd).chain(&self.more).map(AsFd::as_fd)
+    }
+
+    fn queue(&self, number: usize) -> BorrowedFd<'_> {
+        number.checked_sub(1).and_then(|number| self.more.get(number)).unwrap_or(&self.fd).as_fd()
+    }
+
+    /// The queue to write a packet to. The kernel remembers it for replies, unless a program steers them there anyway.
+    fn queue_for(&self, packet: &[u8]) -> BorrowedFd<'_> {
+        if self.more.is_empty() {
+            return self.fd.as_fd();
+        }
+        self.queue(steering::queue_of_replies(packet, 1 + self.more.len()))
+    }
+
     /// Reads one packet with the header before it, and returns the length of both. `WouldBlock` if there is none,
     /// `Unsupported` if a shared descriptor can't be read without the risk of blocking. A longer packet is cut to the
     /// buffer.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.recv_from(0, buffer)
+    }
+
+    /// Reads one packet of a queue, by its place in [`Tun::queues`]. Returns what [`Tun::recv`] does.
+    pub fn recv_from(&self, queue: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let fd = self.queue(queue);
         if self.has_header {
-            return uio::read(self.fd.as_fd(), self.ownership, buffer);
+            return uio::read(fd, self.ownership, buffer);
         }
         let (header, packet) = buffer.split_at_mut(VNET_HEADER_LEN);
         header.fill(0);
-        uio::read(self.fd.as_fd(), self.ownership, packet).map(|len| VNET_HEADER_LEN + len)
+        uio::read(fd, self.ownership, packet).map(|len| VNET_HEADER_LEN + len)
     }
 
     /// Writes one packet. The kernel refuses it with EIO while the device is down, with EINVAL if it is no IP packet. On a
@@ -212,23 +242,32 @@ impl Tun {
     pub fn send(&self, offload: &Offload, packet: &[u8]) -> io::Result<()> {
         let header = offload.encode();
         let parts = [IoSlice::new(&header), IoSlice::new(packet)];
-        uio::write(self.fd.as_fd(), self.ownership, if self.has_header { &parts } else { &parts[1..] })
+        uio::write(self.queue_for(packet), self.ownership, if self.has_header { &parts } else { &parts[1..] })
     }
 
     /// Writes one packet with the header before it, to a device that takes headers. Errors as for [`Tun::send`].
     pub fn send_whole(&self, packet: &[u8]) -> io::Result<()> {
-        uio::write(self.fd.as_fd(), self.ownership, &[IoSlice::new(packet)])
+        let queue = self.queue_for(packet.get(VNET_HEADER_LEN..).unwrap_or_default());
+        uio::write(queue, self.ownership, &[IoSlice::new(packet)])
     }
 
-    /// Returns true if both descriptors are of the same open file (kcmp(2), KCMP_FILE). `None` if the kernel can't tell. A
-    /// device without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
+    /// Returns true if this descriptor is of the same open file as one of the other's queues (kcmp(2), KCMP_FILE). `None` if
+    /// the kernel can't tell. A device without IFF_MULTI_QUEUE is open through one descriptor and its copies only.
     pub fn is_copy_of(&self, other: &Self) -> Option<bool> {
         let process = nix::unistd::getpid().as_raw();
-        // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
-        let order = unsafe {
-            libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, self.fd.as_raw_fd(), other.fd.as_raw_fd())
-        };
-        (order >= 0).then_some(order == 0)
+        let mut is_copy = Some(false);
+        for queue in other.queues() {
+            // SAFETY: kcmp(2) compares two descriptors of this process and touches nothing.
+            let order = unsafe {
+                libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, self.fd.as_raw_fd(), queue.as_raw_fd())
+            };
+            match order {
+                0 => return Some(true),
+                1.. => {}
+                _ => is_copy = None,
+            }
+        }
+        is_copy
     }
 
     /// Returns true if the device still exists. Somebody may delete it while its descriptor is open.
@@ -257,6 +296,16 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Opens the control device, which becomes a queue of a device. The descriptor is non-blocking and closed on exec.
+fn control_device() -> Result<File, TunError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(CONTROL_DEVICE)
+        .map_err(TunError::Open)
 }
 
 /// The interface flags of linux/if_tun.h fit 16 bits, as `ifr_flags` does.

@@ -23,7 +23,7 @@ use crate::policy::registry::PeerId;
 /// of its own. A GSO packet of 64 KiB has 45 TCP segments at an MTU of 1500.
 const SEGMENTS_PER_PACKET: usize = 32;
 
-/// The budget for reading one peer's device, or the gateway, in one turn.
+/// The budget for reading one peer's device, the gateway or a queue of the router's device, in one turn.
 #[derive(Debug)]
 pub struct DeviceTurn {
     packets_left: usize,
@@ -37,6 +37,11 @@ impl Default for DeviceTurn {
 }
 
 impl DeviceTurn {
+    /// A turn in which so many packets may be read, however long they are.
+    pub const fn of_packets(count: usize) -> Self {
+        Self { packets_left: count, bytes_left: usize::MAX }
+    }
+
     /// Returns true if another packet may be read.
     pub const fn is_open(&self) -> bool {
         self.packets_left > 0 && self.bytes_left > 0

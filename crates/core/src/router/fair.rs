@@ -18,9 +18,6 @@ use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::shaper::Loss;
 
-/// Packets that are read from the TUN device in one turn while its queue doesn't become empty: as many as it has room for.
-const BACKLOG_BUDGET: usize = 512;
-
 /// So many packets of a turn of the TUN device are written at once, whoever they are for. When there are more, the device's
 /// queue may be filling faster than they can be written.
 const BURST: usize = 16;
@@ -38,6 +35,15 @@ impl Router {
         self.turns.queue(work);
     }
 
+    /// Notes that a queue of the TUN device has packets. Returns true if it is to be read at once.
+    pub fn tun_readable(&mut self, queue: u8) -> bool {
+        if !self.tun_queues.take_turns() {
+            return true;
+        }
+        self.turns.queue_reading(queue, self.tun_queues.payer(queue));
+        false
+    }
+
     /// Returns true if there is something to do.
     pub fn has_turns(&self) -> bool {
         !self.turns.is_empty()
@@ -53,27 +59,30 @@ impl Router {
         self.turns.end(turn, nanos(took), has_more);
     }
 
-    /// Begins a turn of the TUN device. Returns the number of packets that the shell may read in it.
-    pub fn begin_tun_turn(&mut self) -> usize {
-        self.tun_reads = 0;
-        let usual = if self.tun_has_backlog { BACKLOG_BUDGET } else { PACKET_BUDGET };
-        std::mem::take(&mut self.outbound_streak).max(usual)
+    /// Begins to read a queue of the TUN device. Returns what the shell may read.
+    pub fn begin_tun_turn(&mut self, queue: u8) -> DeviceTurn {
+        self.tun_queues.begin(queue, std::mem::take(&mut self.outbound_streak))
     }
 
-    /// Ends a turn of the TUN device. `is_empty` says if the device had nothing more to read.
-    pub const fn end_tun_turn(&mut self, is_empty: bool) {
-        self.tun_has_backlog = !is_empty;
+    /// Ends it. `is_empty` says if the queue had nothing more to read.
+    pub fn end_tun_turn(&mut self, is_empty: bool) {
+        self.tun_queues.end(is_empty);
     }
 
-    /// Returns true if the TUN device is to be read before the next turn of a peer. All packets towards the peers come by
-    /// this one device, including those of a flood among vassals. If it had one turn for many peers' turns, its queue would
-    /// overflow, and honest peers would receive nothing any more.
-    pub const fn is_tun_turn_due(&self) -> bool {
-        self.outbound_streak >= PACKET_BUDGET || self.tun_has_backlog
+    /// Returns true if the TUN device's one queue is to be read before the next turn of a peer. All packets towards the peers come
+    /// by it, including those of a flood among vassals. If it had one turn for many peers' turns, it would overflow, and honest
+    /// peers would receive nothing any more.
+    pub fn is_tun_turn_due(&self) -> bool {
+        !self.tun_queues.take_turns() && (self.outbound_streak >= PACKET_BUDGET || self.tun_queues.has_backlog())
     }
 
-    /// Delivers a packet that came by the TUN device. It waits if the device may have many more of them, and its peer has
-    /// had more than its share. If it can't be delivered, it has already been counted as dropped.
+    /// Returns true if the shell should look for packets in the TUN device's queues, because peers have sent many.
+    pub const fn has_to_look(&self) -> bool {
+        self.tun_queues.take_turns() && self.outbound_streak >= PACKET_BUDGET
+    }
+
+    /// Delivers a packet that came by the TUN device. It waits if its queue may have many more of them, which others share, and
+    /// its peer has had more than its share. If it can't be delivered, it has already been counted as dropped.
     pub(super) fn deliver_in_turn(
         &mut self,
         shell: &mut impl Shell,
@@ -81,25 +90,34 @@ impl Router {
         flow: u32,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        self.tun_reads += 1;
+        let reads = self.tun_queues.count();
         if !self.is_attached(peer) {
             return self.deliver(shell, peer, flow, packet);
         }
-        if self.has_to_wait(peer, packet.packet().bytes().len()) {
+        if self.has_to_wait(peer, reads, packet.packet().bytes().len()) {
             self.keep_back(shell, peer, flow, packet);
             return Ok(());
         }
         let start = self.now;
         let result = self.pass_on(shell, peer, packet);
-        self.turns.charge_write(peer, nanos(self.now.saturating_duration_since(start)));
+        let cost = nanos(self.now.saturating_duration_since(start));
+        if !self.tun_queues.take_turns() {
+            self.turns.charge_write(peer, cost);
+        } else if self.tun_queues.is_shared() {
+            self.turns.charge_in_turn(peer, cost);
+        }
         result
     }
 
-    fn has_to_wait(&mut self, peer: PeerId, len: usize) -> bool {
+    fn has_to_wait(&mut self, peer: PeerId, reads: usize, len: usize) -> bool {
         if self.backlog.has(peer) {
             return true;
         }
-        let may_have_more = self.tun_has_backlog || self.tun_reads > BURST && len <= CHEAP_LEN;
+        // Who has a queue alone gets its packets late only by itself, and there they wait without any cost.
+        if !self.tun_queues.is_shared() {
+            return false;
+        }
+        let may_have_more = self.tun_queues.has_backlog() || reads > BURST && len <= CHEAP_LEN;
         may_have_more && self.turns.is_ahead(peer)
     }
 
@@ -150,6 +168,7 @@ impl Router {
 
     /// Drops what waits for a peer that is gone.
     pub(super) fn drop_backlog(&mut self, peer: PeerId) {
+        self.tun_queues.forget(peer);
         let count = self.backlog.forget(peer);
         (0..count).for_each(|_| self.count_drop(None, DropReason::NoPeer));
     }
@@ -209,10 +228,16 @@ mod tests {
 
     impl World {
         fn new(count: u8) -> Self {
+            Self::with_queues(count, 1)
+        }
+
+        /// The device has so many queues.
+        fn with_queues(count: u8, tun_queues: u8) -> Self {
             let now = Instant::now();
             let mut shell = TestShell::default();
             (shell.now, shell.write_cost) = (Some(now), 4 * READ);
-            let router = Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), now);
+            let router =
+                Router::new(Forwarder::new(Policy::default(), 1), Settings { tun_queues, ..Settings::default() }, now);
             let mut this = Self { shell, router, peers: Vec::new(), sent: vec![0; count.into()] };
             for index in 0..count {
                 let id = this.connect();
@@ -262,15 +287,31 @@ mod tests {
             self.router.tun_packet(&mut self.shell, &bytes, start, start + READ);
         }
 
-        /// Serves the next peer. Returns which it was.
-        fn serve(&mut self) -> Option<PeerId> {
+        /// Reads a queue that never becomes empty, of packets for the peers that `next` returns.
+        fn read(&mut self, queue: u8, mut next: impl FnMut() -> u8) {
+            let mut turn = self.router.begin_tun_turn(queue);
+            while turn.is_open() {
+                turn.count(100, 0);
+                self.send(next());
+            }
+            self.router.end_tun_turn(false);
+        }
+
+        /// Takes the next turn: of a peer for which packets wait, or of a queue, which has only packets for the peer of its number.
+        fn serve(&mut self) -> Option<Work> {
             let turn = self.router.next_turn()?;
-            let Work::Backlog(peer) = turn.work else { panic!("nothing else is queued: {turn:?}") };
             let start = self.shell.now.expect("it is set");
-            let has_more = self.router.write_backlog(&mut self.shell, peer);
+            let has_more = match turn.work {
+                Work::Backlog(peer) => self.router.write_backlog(&mut self.shell, peer),
+                Work::Queue(queue) => {
+                    self.read(queue, || queue);
+                    true
+                }
+                other => panic!("nobody asked for {other:?}"),
+            };
             let end = self.shell.now.expect("it is set");
             self.router.end_turn(turn, end - start, has_more);
-            Some(peer)
+            Some(turn.work)
         }
 
         /// The numbers of the packets that were written to a peer.
@@ -309,7 +350,7 @@ mod tests {
     fn nothing_waits_while_the_device_has_few_packets_at_a_time() {
         let mut world = World::new(2);
         for _ in 0..50 {
-            world.router.begin_tun_turn();
+            world.router.begin_tun_turn(0);
             (0..BURST).for_each(|_| world.send(0));
             world.router.end_tun_turn(true);
         }
@@ -321,13 +362,12 @@ mod tests {
         let mut world = World::new(3);
         let mut read = 0;
         for _ in 0..50 {
-            for _ in 0..world.router.begin_tun_turn() {
-                world.send(if read % 100 == 99 { 1 } else { 0 });
+            world.read(0, || {
                 read += 1;
-                // Packets of those who get few of them are written at once.
-                assert_eq!(world.written(1).len(), usize::from(world.sent[1]), "after {read} packets");
-            }
-            world.router.end_tun_turn(false);
+                if read % 100 == 0 { 1 } else { 0 }
+            });
+            // Packets of those who get few of them are written at once.
+            assert_eq!(world.written(1).len(), usize::from(world.sent[1]), "after {read} packets");
             world.serve();
         }
         while world.serve().is_some() {}
@@ -346,10 +386,11 @@ mod tests {
     fn flooded_peers_share_the_time() {
         let mut world = World::new(3);
         for _ in 0..100 {
-            for index in 0..world.router.begin_tun_turn() {
-                world.send(if index % 4 == 0 { 1 } else { 0 });
-            }
-            world.router.end_tun_turn(false);
+            let mut index = 0;
+            world.read(0, || {
+                index += 1;
+                if index % 4 == 1 { 1 } else { 0 }
+            });
             world.serve();
         }
         let (many, few) = (world.written(0).len(), world.written(1).len());
@@ -382,7 +423,7 @@ mod tests {
         let queued = |world: &World| world.router.peer(id).map_or(0, PeerView::queued);
         world.router.end_tun_turn(false);
         for _ in 0..3 {
-            (0..BACKLOG_BUDGET).for_each(|_| world.send(0));
+            (0..8 * PACKET_BUDGET).for_each(|_| world.send(0));
         }
         world.deliver(id, 0..1000);
         assert!(queued(&world) > most);
@@ -412,5 +453,78 @@ mod tests {
         assert_eq!((world.router.backlog.has(id), world.router.counters.drops.get(DropReason::NoPeer)), (false, lost));
         while world.serve().is_some() {}
         assert_eq!(world.shell.to_devices.len(), written);
+    }
+
+    /// What finds a queue full is lost before it costs the router anything.
+    #[test]
+    fn queues_share_the_time_whoever_they_are_for() {
+        let mut world = World::with_queues(3, 3);
+        (0..3).for_each(|queue| assert!(!world.router.tun_readable(queue), "it has its turn"));
+        for _ in 0..300 {
+            world.serve();
+        }
+        let written: Vec<_> = (0..3).map(|index| world.written(index).len()).collect();
+        assert!(written.iter().all(|count| count.abs_diff(written[0]) <= PACKET_BUDGET), "{written:?}");
+        assert_eq!(written.iter().sum::<usize>(), 300 * PACKET_BUDGET, "nothing waits");
+    }
+
+    #[test]
+    fn queue_with_little_is_read_before_those_that_are_full() {
+        let mut world = World::with_queues(3, 3);
+        (0..2).for_each(|queue| _ = world.router.tun_readable(queue));
+        (0..50).for_each(|_| _ = world.serve());
+        for _ in 0..50 {
+            (0..3).for_each(|_| _ = world.serve());
+            world.router.tun_readable(2);
+            let turn = world.router.next_turn().expect("three have something");
+            assert_eq!(turn.work, Work::Queue(2));
+            world.router.begin_tun_turn(2);
+            world.send(2);
+            world.router.end_tun_turn(true);
+            world.router.end_turn(turn, 5 * READ, false);
+        }
+        assert_eq!(world.written(2).len(), 50);
+    }
+
+    #[test]
+    fn queue_goes_on_when_the_peer_that_pays_for_it_is_gone() {
+        let mut world = World::with_queues(2, 2);
+        world.router.tun_readable(0);
+        world.serve();
+        let (id, now) = (world.peers[0], world.router.now);
+        world.router.connection_ended(&mut world.shell, id, None, now);
+        world.peers[0] = world.connect();
+        let packet = packet(address(0), HOST, 0);
+        world.router.device_packet(&mut world.shell, world.peers[0], &packet, Some((now, now + READ)));
+        let before = world.written(0).len();
+        for _ in 0..3 {
+            assert_eq!(world.serve(), Some(Work::Queue(0)));
+        }
+        assert_eq!(world.written(0).len(), before + 3 * PACKET_BUDGET);
+    }
+
+    /// Then others than the flooded one lose what finds the queue full, so it is read faster than it is written.
+    #[test]
+    fn flood_in_a_queue_that_peers_share_waits_elsewhere() {
+        let mut world = World::with_queues(3, 2);
+        let mut reads = 0_usize;
+        for _ in 0..20 {
+            world.router.tun_readable(0);
+            let turn = world.router.next_turn().expect("a queue is readable");
+            let has_more = match turn.work {
+                Work::Queue(queue) => {
+                    world.read(queue, || {
+                        reads += 1;
+                        u8::from(reads.is_multiple_of(100))
+                    });
+                    true
+                }
+                Work::Backlog(peer) => world.router.write_backlog(&mut world.shell, peer),
+                other => panic!("nobody asked for {other:?}"),
+            };
+            world.router.end_turn(turn, 100 * READ, has_more);
+        }
+        assert_eq!(world.written(1).len(), usize::from(world.sent[1]), "it shares the queue and is written at once");
+        assert!(reads > 5 * 512 && world.written(0).len() < reads / 2, "{reads} read, {}", world.written(0).len());
     }
 }

@@ -121,6 +121,9 @@ impl Router {
             Inbound::Trunk(_) | Inbound::Tun => None,
             Inbound::Drop(_, holder) | Inbound::Reject(_, holder) => holder,
         };
+        if ingress == Ingress::Tun {
+            self.tun_queues.note(cause);
+        }
         self.note_logged_rules(shell, Direction::In, cause, packet.packet());
         if let (true, Inbound::Drop(reason, _) | Inbound::Reject(reason, _)) = (self.is_watched, verdict.to) {
             self.report_drop(shell, Direction::In, cause, packet.packet(), reason, verdict.rule);

@@ -35,6 +35,7 @@ mod shell;
 #[cfg(test)]
 mod testing;
 mod trunks;
+mod tun_queues;
 pub mod turns;
 mod view;
 mod watch;
@@ -69,6 +70,7 @@ use notice::{Notice, Who};
 use quarantine::Quarantine;
 use queue::SpareBuffers;
 use reattach::ReattachQueue;
+use tun_queues::TunQueues;
 use turns::Turns;
 
 pub use accept::{ACCEPT_BUDGET, Connection};
@@ -119,6 +121,8 @@ pub struct Settings {
     pub router: Option<RouterId>,
     /// What the options say about trunks. Without an id there are none.
     pub trunks: TrunkSettings,
+    /// How many queues the TUN device has; none is taken for one.
+    pub tun_queues: u8,
     /// Directories of the machine into which no device may write its resolv.conf.
     pub host_etc: Vec<DirectoryId>,
 }
@@ -158,10 +162,7 @@ pub struct Router {
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
-    /// True if the last turn of the TUN device left packets in it.
-    tun_has_backlog: bool,
-    /// The number of packets towards peers in this turn of the TUN device.
-    tun_reads: usize,
+    tun_queues: TunQueues,
     turns: Turns,
     /// Packets that wait for the turns of their peers.
     backlog: Backlog,
@@ -176,6 +177,7 @@ impl Router {
         if let Some(own) = settings.router {
             forwarder.set_own(own);
         }
+        let tun_queues = TunQueues::new(settings.tun_queues);
         let mut this = Self {
             admission: Admission::new(settings.limits),
             trunks: settings.router.and_then(|own| Self::make_trunks(own, &settings.trunks, now)),
@@ -203,8 +205,7 @@ impl Router {
             is_watched: false,
             accept_again_at: None,
             outbound_streak: 0,
-            tun_has_backlog: false,
-            tun_reads: 0,
+            tun_queues,
             turns: Turns::default(),
             backlog: Backlog::default(),
         };
@@ -215,6 +216,9 @@ impl Router {
     /// Begins a turn: the shell has waited for events.
     pub fn wake(&mut self, shell: &impl Shell, now: Instant) {
         self.advance(now);
+        if self.tun_queues.take_turns() {
+            self.outbound_streak = 0;
+        }
         self.work.wake(self.now, || shell.thread_usage());
     }
 

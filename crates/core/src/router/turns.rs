@@ -10,7 +10,7 @@ use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
 use crate::trunk::TrunkId;
 
-/// What is done in a turn, and for whom.
+/// What is done in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// The peer's connection is read.
@@ -19,6 +19,8 @@ pub enum Work {
     Device(PeerId),
     /// Packets that wait for the peer are written to its device.
     Backlog(PeerId),
+    /// A queue of the router's device is read.
+    Queue(u8),
     /// The gateway is read. It takes turns as a peer does, whoever sends to it.
     Gateway,
     /// A trunk's connection is read. It takes turns as a peer does, for what comes from the other router's peers together.
@@ -27,21 +29,24 @@ pub enum Work {
 
 impl Work {
     /// The number of kinds of work.
-    const KINDS: usize = 5;
+    const KINDS: usize = 6;
 
     const fn kind(self) -> usize {
         match self {
             Self::Connection(_) => 0,
             Self::Device(_) => 1,
             Self::Backlog(_) => 2,
-            Self::Gateway => 3,
-            Self::Trunk(_) => 4,
+            Self::Queue(_) => 3,
+            Self::Gateway => 4,
+            Self::Trunk(_) => 5,
         }
     }
 
+    /// Who takes the turn, unless somebody else pays for it.
     const fn taker(self) -> Taker {
         match self {
             Self::Connection(peer) | Self::Device(peer) | Self::Backlog(peer) => Taker::Peer(peer),
+            Self::Queue(queue) => Taker::Queue(queue),
             Self::Gateway => Taker::Gateway,
             Self::Trunk(trunk) => Taker::Trunk(trunk),
         }
@@ -49,10 +54,15 @@ impl Work {
 }
 
 /// Who takes turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taker {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taker {
+    /// A peer.
     Peer(PeerId),
+    /// A queue of the router's device.
+    Queue(u8),
+    /// The gateway.
     Gateway,
+    /// A trunk.
     Trunk(TrunkId),
 }
 
@@ -61,6 +71,8 @@ enum Taker {
 pub struct Turn {
     /// What is to be done.
     pub work: Work,
+    /// Who pays for it.
+    taker: Taker,
     /// Who takes it is among those that have had the most lately: the shell should look for others before the next turn.
     pub is_last: bool,
 }
@@ -71,7 +83,7 @@ struct Slot {
     taker: Taker,
     /// The virtual time, in nanoseconds of cost, up to which it was served.
     served_until: u64,
-    /// Which kinds of work wait, by [`Work::kind`].
+    /// Which kinds of its own work wait, by [`Work::kind`].
     waits: [bool; Work::KINDS],
 }
 
@@ -89,15 +101,17 @@ struct Entry {
     was_ahead: bool,
     serial: u64,
     work: Work,
+    taker: Taker,
 }
 
 /// The turns in one direction.
 #[derive(Debug, Default)]
 struct Line {
-    /// Those of the gateway and of peers.
-    slots: Vec<Option<Slot>>,
+    /// The gateway's slot is before those of the peers.
+    peers: Vec<Option<Slot>>,
+    queues: Vec<Option<Slot>>,
     trunks: Vec<Option<Slot>>,
-    queue: BinaryHeap<Reverse<Entry>>,
+    waiting: BinaryHeap<Reverse<Entry>>,
     /// The virtual time: the start of the latest turn.
     now: u64,
     /// The latest virtual time that anyone was served until.
@@ -109,37 +123,34 @@ struct Line {
 }
 
 impl Line {
-    fn queue(&mut self, work: Work) {
-        if self.queue.is_empty() {
+    /// Queues a turn that `taker` pays for.
+    fn queue(&mut self, work: Work, taker: Taker) {
+        if self.waiting.is_empty() {
             // Whoever was ahead when nobody waited any more has taken nothing from anyone.
             self.now = self.latest;
         }
-        let now = self.now;
-        let slot = self.slot(work.taker());
-        if std::mem::replace(&mut slot.waits[work.kind()], true) {
+        if std::mem::replace(&mut self.slot(work.taker()).waits[work.kind()], true) {
             return;
         }
-        let served_until = slot.served_until;
+        let served_until = self.slot(taker).served_until;
         self.last_serial += 1;
-        self.queue.push(Reverse(Entry {
-            start: served_until.max(now),
-            was_ahead: served_until > now,
+        self.waiting.push(Reverse(Entry {
+            start: served_until.max(self.now),
+            was_ahead: served_until > self.now,
             serial: self.last_serial,
             work,
+            taker,
         }));
     }
 
     fn take(&mut self) -> Option<Turn> {
-        while let Some(Reverse(Entry { start, was_ahead, work, .. })) = self.queue.pop() {
+        while let Some(Reverse(Entry { start, was_ahead, work, taker, .. })) = self.waiting.pop() {
             // Another peer may have the slot by now.
-            let taker = work.taker();
-            let (slots, index) = self.place(taker);
-            let Some(slot) = slots.get_mut(index).and_then(Option::as_mut).filter(|slot| slot.taker == taker) else {
-                continue;
-            };
+            let Some(slot) = self.present(work.taker()) else { continue };
             slot.waits[work.kind()] = false;
             self.now = self.now.max(start);
-            return Some(Turn { work, is_last: was_ahead });
+            let taker = if self.present(taker).is_some() { taker } else { work.taker() };
+            return Some(Turn { work, taker, is_last: was_ahead });
         }
         None
     }
@@ -153,13 +164,20 @@ impl Line {
         self.latest = self.latest.max(latest);
     }
 
-    /// The table that a taker's slot is in, and its place there. The gateway's is before those of the peers.
+    /// The table that a taker's slot is in, and its place there.
     const fn place(&mut self, taker: Taker) -> (&mut Vec<Option<Slot>>, usize) {
         match taker {
-            Taker::Gateway => (&mut self.slots, 0),
-            Taker::Peer(peer) => (&mut self.slots, 1 + peer.index as usize),
+            Taker::Gateway => (&mut self.peers, 0),
+            Taker::Peer(peer) => (&mut self.peers, 1 + peer.index as usize),
+            Taker::Queue(queue) => (&mut self.queues, queue as usize),
             Taker::Trunk(trunk) => (&mut self.trunks, trunk.index()),
         }
+    }
+
+    /// The taker's slot, if it has one.
+    fn present(&mut self, taker: Taker) -> Option<&mut Slot> {
+        let (slots, index) = self.place(taker);
+        slots.get_mut(index).and_then(Option::as_mut).filter(|slot| slot.taker == taker)
     }
 
     fn slot(&mut self, taker: Taker) -> &mut Slot {
@@ -196,12 +214,17 @@ impl Turns {
 
     /// Returns true if nobody waits for a turn.
     pub fn is_empty(&self) -> bool {
-        self.lines.iter().all(|line| line.queue.is_empty())
+        self.lines.iter().all(|line| line.waiting.is_empty())
     }
 
     /// Queues a turn, unless it is queued already.
     pub fn queue(&mut self, work: Work) {
-        self.lines[direction(work)].queue(work);
+        self.lines[direction(work)].queue(work, work.taker());
+    }
+
+    /// Queues a turn of a queue of the router's device, for which the receiver of its packets pays.
+    pub fn queue_reading(&mut self, queue: u8, receiver: Taker) {
+        self.lines[TOWARDS_PEERS].queue(Work::Queue(queue), receiver);
     }
 
     /// Takes the next turn from the queue.
@@ -220,7 +243,7 @@ impl Turns {
     pub fn end(&mut self, turn: Turn, nanos: u64, has_more: bool) {
         let at = direction(turn.work);
         let line = &mut self.lines[at];
-        line.charge(turn.work.taker(), nanos, u64::MAX);
+        line.charge(turn.taker, nanos, u64::MAX);
         if has_more {
             line.full_cost = match line.full_cost {
                 0 => nanos,
@@ -231,32 +254,38 @@ impl Turns {
         // Again after the turn: it may have taken long because the machine did something else meanwhile.
         self.forget_unused(at);
         if has_more {
-            self.lines[at].queue(turn.work);
+            self.lines[at].queue(turn.work, turn.taker);
         }
     }
 
     /// Levels the directions if nobody waits in the one that isn't served.
     fn forget_unused(&mut self, served: usize) {
         let other = 1 - served;
-        if self.lines[other].queue.is_empty() {
+        if self.lines[other].waiting.is_empty() {
             self.served_until[other] = self.served_until[other].max(self.served_until[served]);
         }
     }
 
-    /// Charges a write to a peer's device that came without a turn.
+    /// Charges a write to a peer's device that came without a turn of the peer.
     pub fn charge_write(&mut self, peer: PeerId, nanos: u64) {
+        self.charge_in_turn(peer, nanos);
+        // It is also time that those who wait in the other direction didn't get.
+        let max_lead = Self::MAX_LEAD.saturating_mul(self.lines[TOWARDS_PEERS].full_cost);
+        if !self.lines[1 - TOWARDS_PEERS].waiting.is_empty() {
+            let before = self.served_until[TOWARDS_PEERS];
+            let most = self.served_until[1 - TOWARDS_PEERS].saturating_add(max_lead).max(before);
+            self.served_until[TOWARDS_PEERS] = before.saturating_add(nanos).min(most);
+        }
+    }
+
+    /// Charges a write to a peer's device within a turn that counts for the direction.
+    pub fn charge_in_turn(&mut self, peer: PeerId, nanos: u64) {
         let line = &mut self.lines[TOWARDS_PEERS];
         if line.full_cost == 0 {
             line.full_cost = nanos.saturating_mul(PACKET_BUDGET as u64);
         }
         let max_lead = Self::MAX_LEAD.saturating_mul(line.full_cost);
         line.charge(Taker::Peer(peer), nanos, max_lead);
-        // It is also time that those who wait in the other direction didn't get.
-        if !self.lines[1 - TOWARDS_PEERS].queue.is_empty() {
-            let before = self.served_until[TOWARDS_PEERS];
-            let most = self.served_until[1 - TOWARDS_PEERS].saturating_add(max_lead).max(before);
-            self.served_until[TOWARDS_PEERS] = before.saturating_add(nanos).min(most);
-        }
     }
 
     /// Returns true if what is sent to the peer has had more of the time than others, by more than a part of a full
@@ -268,15 +297,14 @@ impl Turns {
     }
 }
 
-/// The numbers of the directions.
-const FROM_PEERS: usize = 0;
+/// The number of the direction of what is sent to peers.
 const TOWARDS_PEERS: usize = 1;
 
 /// Returns the number of the direction that work belongs to.
 const fn direction(work: Work) -> usize {
     match work {
-        Work::Connection(_) | Work::Device(_) => FROM_PEERS,
-        Work::Backlog(_) | Work::Gateway | Work::Trunk(_) => TOWARDS_PEERS,
+        Work::Connection(_) | Work::Device(_) => 1 - TOWARDS_PEERS,
+        Work::Backlog(_) | Work::Queue(_) | Work::Gateway | Work::Trunk(_) => TOWARDS_PEERS,
     }
 }
 
@@ -289,13 +317,6 @@ mod tests {
     }
 
     const SPARSE: PeerId = peer(1000);
-
-    fn who(work: Work) -> PeerId {
-        match work.taker() {
-            Taker::Peer(peer) => peer,
-            Taker::Gateway | Taker::Trunk(_) => panic!("only peers send here"),
-        }
-    }
 
     /// Peers that always have more to do, and the cost of a turn of each.
     struct Flood {
@@ -315,15 +336,15 @@ mod tests {
         /// Serves the next one, and returns who it was.
         fn serve(&mut self) -> PeerId {
             let turn = self.turns.take().expect("a flood has no end");
-            let who = who(turn.work);
-            if who == SPARSE {
+            let Taker::Peer(peer) = turn.taker else { panic!("{turn:?}") };
+            if peer == SPARSE {
                 self.turns.end(turn, 1, false);
             } else {
-                let index = who.index as usize;
+                let index = peer.index as usize;
                 self.had[index] += self.costs[index];
                 self.turns.end(turn, self.costs[index], true);
             }
-            who
+            peer
         }
     }
 
@@ -431,11 +452,11 @@ mod tests {
     fn turn_of_a_peer_that_left_is_nobodys() {
         let mut turns = Turns::default();
         turns.queue(Work::Device(peer(3)));
-        turns.end(Turn { work: Work::Device(peer(3)), is_last: false }, 1000, true);
+        turns.end(Turn { work: Work::Device(peer(3)), taker: Taker::Peer(peer(3)), is_last: false }, 1000, true);
         let next = PeerId { index: 3, generation: 1 };
         turns.queue(Work::Connection(next));
         turns.queue(Work::Connection(next));
-        assert_eq!(turns.take(), Some(Turn { work: Work::Connection(next), is_last: false }));
+        assert_eq!(turns.take(), Some(Turn { work: Work::Connection(next), taker: Taker::Peer(next), is_last: false }));
         assert_eq!((turns.take(), turns.is_empty()), (None, true));
     }
 
@@ -453,7 +474,7 @@ mod tests {
             let (cost, had) = match turn.work {
                 Work::Gateway => (COST, &mut gateway),
                 Work::Backlog(peer) => (100, &mut backlogs[peer.index as usize]),
-                Work::Device(_) | Work::Connection(_) | Work::Trunk(_) => (100, &mut devices),
+                _ => (100, &mut devices),
             };
             *had += cost;
             turns.end(turn, cost, true);
@@ -471,7 +492,7 @@ mod tests {
             flood.turns.queue(Work::Gateway);
             flood.turns.queue(Work::Gateway);
             let turn = flood.turns.take().expect("somebody waits");
-            assert_eq!(turn, Turn { work: Work::Gateway, is_last: false }, "{moment}");
+            assert_eq!(turn, Turn { work: Work::Gateway, taker: Taker::Gateway, is_last: false }, "{moment}");
             flood.turns.end(turn, 1, false);
         }
     }

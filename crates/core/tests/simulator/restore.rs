@@ -112,8 +112,8 @@ impl Simulation {
         }
         // What waits for the old one's peers goes on first.
         while let Some(turn) = self.router.next_turn() {
-            let Work::Backlog(id) = turn.work else { continue };
-            let has_more = self.router.write_backlog(&mut old, id);
+            let Work::Backlog(peer) = turn.work else { return Err(format!("a turn that nobody asked for: {turn:?}")) };
+            let has_more = self.router.write_backlog(&mut old, peer);
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         let mut next = revive(&self.setup, self.later, &mut new, stored, None);
@@ -189,7 +189,7 @@ fn ask(router: &mut Router, world: &mut World, from: From, bytes: &[u8]) -> Resu
             router.device_packet(world, id, &with_header, None);
         }
         From::Tun => {
-            router.begin_tun_turn();
+            router.begin_tun_turn(0);
             router.tun_packet(world, &with_header, now, now);
         }
         From::Gateway(source) => _ = router.datagrams(world, bytes, None, source, None, now),

@@ -160,6 +160,9 @@ pub struct Setup {
     pub is_large: bool,
 }
 
+/// The queues of the TUN device, where it has several.
+pub const TUN_QUEUES: u8 = 4;
+
 impl Setup {
     pub fn limits(&self) -> Limits {
         Limits {
@@ -251,6 +254,7 @@ impl Setup {
             dns: vec![address("9.9.9.9")],
             router: RouterId::new(7),
             trunks: TrunkSettings::default(),
+            tun_queues: if self.switch { TUN_QUEUES } else { 1 },
             host_etc: Vec::new(),
         }
     }

@@ -18,7 +18,7 @@ use super::actions::{Action, DeviceState, Hearsay, Stale};
 use super::audit::{Audit, Call, Check, From, ensure};
 use super::packets::{Expected, Header, PacketSpec, Source};
 use super::peer::{Connection, Number};
-use super::setup::{ADDRESSES, LATER_GRANT, Setup, address, grant, target};
+use super::setup::{ADDRESSES, LATER_GRANT, Setup, TUN_QUEUES, address, grant, target};
 use super::world::{ROUTER_DEVICE, World};
 
 /// Times that a router may want to be woken while nothing happens.
@@ -179,8 +179,8 @@ impl Simulation {
     /// Peers for which packets wait have their turns.
     fn serve(&mut self) -> Check {
         while let Some(turn) = self.router.next_turn() {
-            let Work::Backlog(id) = turn.work else { return Err(format!("a turn that nobody asked for: {turn:?}")) };
-            let has_more = self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, id))?;
+            let Work::Backlog(peer) = turn.work else { return Err(format!("a turn that nobody asked for: {turn:?}")) };
+            let has_more = self.call(&Call::new(From::Nowhere), |router, world| router.write_backlog(world, peer))?;
             self.router.end_turn(turn, Duration::from_micros(50), has_more);
         }
         Ok(())
@@ -252,7 +252,9 @@ impl Simulation {
         let bytes = header.before(&bytes);
         let input = Expected::of_device(&bytes);
         let length = input.bytes.len() as u64;
-        self.router.begin_tun_turn();
+        // The kernel may take any queue for a packet.
+        let queue = u8::try_from(self.packets % u64::from(TUN_QUEUES)).unwrap_or_default();
+        self.router.begin_tun_turn(queue);
         self.call(&Call::with(From::Tun, input, length), |router, world| {
             let start = world.now;
             world.run(1_000);

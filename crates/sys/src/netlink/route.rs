@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoTun, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -16,6 +16,10 @@ use nix::errno::Errno;
 
 use super::connection::Connection;
 use super::error::NetlinkError;
+
+/// IFLA_TUN_NUM_QUEUES and IFLA_TUN_NUM_DISABLED_QUEUES of linux/if_link.h.
+const OPEN_QUEUES: u16 = 8;
+const DETACHED_QUEUES: u16 = 9;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +105,36 @@ impl Netlink {
         let answer =
             self.0.get(RouteNetlinkMessage::GetLink(message), || format!("looking for the interface {name}"))?;
         link(answer).ok_or_else(|| NetlinkError::new(format!("interface {name}"), Errno::ENODEV))
+    }
+
+    /// How many queues of a TUN device are open, those that are detached included. `None` if the kernel doesn't tell (before
+    /// Linux 4.17), or if the device can't have several.
+    pub fn tun_queues(&mut self, name: &str) -> Result<Option<usize>, NetlinkError> {
+        let attempt = || format!("looking for the queues of {name}");
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let RouteNetlinkMessage::NewLink(found) = self.0.get(RouteNetlinkMessage::GetLink(message), attempt)? else {
+            return Err(NetlinkError::new(attempt(), Errno::ENODEV));
+        };
+        let infos = found.attributes.into_iter().filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+        let counts = infos.flatten().filter_map(|info| match info {
+            LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
+            _ => None,
+        });
+        let number = |attribute: &InfoTun, wanted| {
+            let InfoTun::Other(attribute) = attribute else { return None };
+            (attribute.kind() == wanted).then_some(())?;
+            let mut value = [0; 4];
+            (attribute.value_len() == value.len()).then(|| attribute.emit_value(&mut value))?;
+            usize::try_from(u32::from_ne_bytes(value)).ok()
+        };
+        let of = |attributes: &[InfoTun], wanted| attributes.iter().find_map(|attribute| number(attribute, wanted));
+        Ok(counts.into_iter().find_map(|attributes| {
+            Some(of(&attributes, OPEN_QUEUES)? + of(&attributes, DETACHED_QUEUES).unwrap_or_default())
+        }))
     }
 
     /// All interfaces.
