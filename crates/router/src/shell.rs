@@ -11,7 +11,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use super::closer::Closer;
 use super::control::{DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
-use super::script::LoopScript;
+use super::script::{DryRun, LoopScript};
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
@@ -120,6 +120,12 @@ impl<'a> Io<'a> {
         self.setup.tun.name()
     }
 
+    /// What decides about a packet that isn't there, without any effect.
+    pub(super) fn dry_run(&mut self) -> DryRun<'_> {
+        let (routes, setup) = (self.routes.as_mut(), self.setup);
+        DryRun { script: self.script.as_ref(), beyond_nat: BeyondNat { routes, setup } }
+    }
+
     /// Writes a line to the log.
     pub(super) fn line(&self, text: impl std::fmt::Display) {
         self.setup.logger.line(format_args!("[tuntap-router] {}: {text}", self.name()));
@@ -212,6 +218,22 @@ fn send(tun: &Tun, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
 
 fn write_error(error: &io::Error) -> WriteError {
     if error.kind() == ErrorKind::WouldBlock { WriteError::Full } else { WriteError::Refused }
+}
+
+/// What tells which hosts are beyond a `nat` interface.
+#[derive(Debug)]
+pub(super) struct BeyondNat<'a> {
+    routes: Option<&'a mut Netlink>,
+    setup: &'a Setup,
+}
+
+impl BeyondNat<'_> {
+    /// Returns true if the kernel's route to a host is by such an interface.
+    pub(super) fn has(&mut self, address: IpAddr) -> bool {
+        let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
+        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
+        name.is_some_and(|name| self.setup.spec.nat.contains(&name))
+    }
 }
 
 /// Returns the path MTU to a gateway. The kernel knows it only for a connected socket, so a new socket is connected.
@@ -425,9 +447,7 @@ impl Shell for Io<'_> {
     }
 
     fn is_beyond_nat(&mut self, address: IpAddr) -> bool {
-        let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
-        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
-        name.is_some_and(|name| self.setup.spec.nat.contains(&name))
+        BeyondNat { routes: self.routes.as_mut(), setup: self.setup }.has(address)
     }
 
     fn dropped(&mut self, record: &DropRecord) {
