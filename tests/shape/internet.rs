@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use tuntap_api::control::{FlowEntry, FlowFilter, FlowList, FlowOrder, Request};
+use tuntap_api::control::{Direction, FlowEntry, FlowFilter, FlowList, FlowOrder, Request, TestPacket, Tested};
 
 use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1};
@@ -37,6 +37,24 @@ fn flow_with(emperor: &Emperor, remote: Ipv4Addr) -> FlowEntry {
     found.unwrap_or_else(|| panic!("no flow with {remote}"))
 }
 
+/// Whose limits `uwsgi-tuntap test` names for a packet from or towards the vassal.
+fn limits_of(emperor: &Emperor, direction: Direction, remote: Ipv4Addr) -> Vec<(String, String)> {
+    let (src, dst) = if direction == Direction::Out { (V1, remote) } else { (remote, V1) };
+    let packet = TestPacket {
+        direction,
+        src: src.into(),
+        dst: dst.into(),
+        protocol: Some("udp".to_owned()),
+        src_port: Some(40_000),
+        dst_port: Some(9),
+        peer: None,
+        state: None,
+    };
+    let tested: Tested = Control::open(emperor).ask(&Request::Test { packet });
+    let limits = tested.steps.into_iter().filter(|step| step.stage.starts_with("limit"));
+    limits.map(|step| (step.stage, step.result)).collect()
+}
+
 /// The router asks the kernel for the route to each new host, from inside its sandbox.
 #[test]
 fn internet_is_limited_and_the_host_is_not() {
@@ -49,6 +67,10 @@ fn internet_is_limited_and_the_host_is_not() {
     assert!(own > 2.0 * beyond, "to the host {own:.0}, to the internet {beyond:.0}");
     assert_eq!(flow_with(&emperor, OUTSIDE).limit_out.as_deref(), Some("internet"));
     assert_eq!(flow_with(&emperor, EMPEROR).limit_out, None);
+    let limits = [("limit-out".to_owned(), "internet".to_owned())];
+    assert_eq!(limits_of(&emperor, Direction::Out, OUTSIDE), limits);
+    assert_eq!(limits_of(&emperor, Direction::Out, EMPEROR), []);
+    assert_eq!(limits_of(&emperor, Direction::In, OUTSIDE), []);
     let stats = emperor.stats();
     assert_eq!((stats.router_pid(), &stats.0["sandbox"]["seccomp"]), (router, &true.into()), "no syscall was denied");
 }

@@ -614,9 +614,10 @@ pub struct Tested {
 /// A station on a packet's way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// `flow`, `chain-out`, `claim`, `guard`, `peer-rules-out`, `script`, `route`, `switch`, `chain-in`, `peer-rules-in`.
+    /// `flow`, `chain-out`, `claim`, `guard`, `peer-rules-out`, `script`, `route`, `switch`, `chain-in`, `peer-rules-in`,
+    /// `limit-out`, `limit-in`.
     pub stage: String,
-    /// What is decided there: `pass`, `deny`, `reject`, or where the packet goes.
+    /// What is decided there: `pass`, `deny`, `reject`, where the packet goes, or whose limit may hold it back.
     pub result: String,
     /// The rule that decided.
     pub rule: Option<u32>,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use tuntap_script::{Compiled, Host, Runtime, ScriptError, SystemClock, Watchdog,
 
 use super::Setup;
 use super::event_loop::EventLoop;
+use super::shell::BeyondNat;
 
 /// The name of a script that has no file, in its messages.
 pub const LIVE_NAME: &str = "live script";
@@ -136,14 +138,23 @@ impl LoopScript {
 
 /// Asks the script without any effect, for a packet that isn't there.
 #[derive(Debug)]
-pub struct DryRun<'a>(pub Option<&'a LoopScript>);
+pub struct DryRun<'a> {
+    /// The script, if there is one.
+    pub script: Option<&'a LoopScript>,
+    /// Which hosts are beyond a `nat` interface.
+    pub beyond_nat: BeyondNat<'a>,
+}
 
 impl Script for DryRun<'_> {
     fn decide(&mut self, query: &ScriptQuery<'_>) -> Option<ScriptVerdict> {
-        match self.0.and_then(|script| script.runtime.dry_run(query)) {
+        match self.script.and_then(|script| script.runtime.dry_run(query)) {
             Some(Ok(tried)) => tried.verdict,
             Some(Err(_)) | None => Some(ScriptVerdict::DENY),
         }
+    }
+
+    fn is_beyond_nat(&mut self, address: IpAddr) -> bool {
+        self.beyond_nat.has(address)
     }
 }
 

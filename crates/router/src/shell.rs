@@ -12,7 +12,7 @@ use super::closer::Closer;
 use super::control::{DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
 use super::hosts::TrunkSockets;
-use super::script::LoopScript;
+use super::script::{DryRun, LoopScript};
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
@@ -127,6 +127,12 @@ impl<'a> Io<'a> {
     /// Returns the router's name in the log, which is that of its device.
     pub(super) fn name(&self) -> &'a str {
         self.setup.tun.name()
+    }
+
+    /// What decides about a packet that isn't there, without any effect.
+    pub(super) fn dry_run(&mut self) -> DryRun<'_> {
+        let (routes, setup) = (self.routes.as_mut(), self.setup);
+        DryRun { script: self.script.as_ref(), beyond_nat: BeyondNat { routes, setup } }
     }
 
     /// Writes a line to the log.
@@ -245,6 +251,22 @@ fn batch_error(errno: Errno) -> BatchError {
         Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP => BatchError::Unsupported(fault(errno)),
         Errno::EAGAIN => BatchError::Failed(WriteError::Full),
         _ => BatchError::Failed(WriteError::Refused),
+    }
+}
+
+/// What tells which hosts are beyond a `nat` interface.
+#[derive(Debug)]
+pub(super) struct BeyondNat<'a> {
+    routes: Option<&'a mut Netlink>,
+    setup: &'a Setup,
+}
+
+impl BeyondNat<'_> {
+    /// Returns true if the kernel's route to a host is by such an interface.
+    pub(super) fn has(&mut self, address: IpAddr) -> bool {
+        let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
+        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
+        name.is_some_and(|name| self.setup.spec.nat.contains(&name))
     }
 }
 
@@ -486,9 +508,7 @@ impl Shell for Io<'_> {
     }
 
     fn is_beyond_nat(&mut self, address: IpAddr) -> bool {
-        let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
-        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
-        name.is_some_and(|name| self.setup.spec.nat.contains(&name))
+        BeyondNat { routes: self.routes.as_mut(), setup: self.setup }.has(address)
     }
 
     fn dropped(&mut self, record: &DropRecord) {

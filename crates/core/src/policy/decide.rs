@@ -391,7 +391,13 @@ impl Forwarder {
 
     /// Returns where the packets of a flow wait: in the class that the script names, or in that of flows with hosts beyond a
     /// `nat` interface. `is_by_tun` is true if they come or go by the TUN device.
-    fn class(&self, script: &mut impl Script, asked: Option<Asked>, remote: IpAddr, is_by_tun: bool) -> Class {
+    pub(super) fn class(
+        &self,
+        script: &mut impl Script,
+        asked: Option<Asked>,
+        remote: IpAddr,
+        is_by_tun: bool,
+    ) -> Class {
         if let Some(class) = asked.and_then(|asked| asked.class) {
             return Class::named(class);
         }

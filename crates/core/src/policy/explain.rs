@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use super::claims::{Claimant, Source};
-use super::decide::{PeerDecision, Walk, action};
+use super::decide::{Asked, PeerDecision, Walk, action};
 use super::drops::DropReason;
 use super::forward::Forwarder;
 use super::pattern::Action;
 use super::registry::PeerId;
 use super::repeat::Known;
 use super::script::Script;
-use super::verdict::{Outbound, PacketSource, RuleRef};
+use super::verdict::{Class, Outbound, PacketSource, RuleRef};
 use super::walk::{Context, RatesAccess, Trail};
 use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
@@ -98,6 +98,8 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// Where it ends. For a packet towards the peers, this is [`Outbound::Peer`] if it passes.
     pub to: Outbound,
+    /// In which queue of which peer it would wait if it passes, and if there is a limit: the sender's, and the receiver's.
+    pub queues: Vec<(PeerId, Direction, Class)>,
 }
 
 /// A packet whose way is to be explained.
@@ -125,6 +127,7 @@ struct Report<'a> {
     walk: Walk<'a>,
     state: Option<ConnectionState>,
     steps: Vec<Step>,
+    queues: Vec<(PeerId, Direction, Class)>,
 }
 
 impl Report<'_> {
@@ -158,12 +161,13 @@ impl Forwarder {
     /// Says what would happen to a packet. Nothing is changed or counted, and nothing of what is known of its flow is used but
     /// its state and what the script has said.
     pub fn explain(&self, probe: &Probe<'_>, script: &mut impl Script) -> Explanation {
-        let mut report = Report { walk: Walk::of(probe.packet), state: probe.state, steps: Vec::new() };
+        let mut report =
+            Report { walk: Walk::of(probe.packet), state: probe.state, steps: Vec::new(), queues: Vec::new() };
         let to = match probe.from {
             ProbeSource::Peer(id) => self.explain_outbound(id, &mut report, script),
             ProbeSource::Outside(source) => self.explain_inbound(source, &mut report, true, script),
         };
-        Explanation { steps: report.steps, to }
+        Explanation { steps: report.steps, to, queues: report.queues }
     }
 
     fn look(&self) -> Context<'_> {
@@ -194,7 +198,12 @@ impl Forwarder {
         if matches!(to, Outbound::Drop(_) | Outbound::Reject(_)) {
             return to;
         }
-        self.explain_script(report, Direction::Out, id, known, script).unwrap_or(to)
+        let (remote, is_by_tun) = (walk.packet.dst(), to == Outbound::Tun);
+        let asked = self.explain_script(report, Direction::Out, id, known, script);
+        let class = self.class(script, asked.0, remote, is_by_tun);
+        // The sender's queue comes before the receiver's.
+        report.queues.insert(0, (id, Direction::Out, class));
+        asked.1.unwrap_or(to)
     }
 
     fn explain_claim(&self, id: PeerId, report: &mut Report<'_>) -> Option<Outbound> {
@@ -297,9 +306,13 @@ impl Forwarder {
                 return to;
             }
         }
-        self.explain_script(report, Direction::In, peer.id, known, script).unwrap_or(Outbound::Peer(peer.id))
+        let (asked, to) = self.explain_script(report, Direction::In, peer.id, known, script);
+        let class = self.class(script, asked, walk.packet.src(), from == PacketSource::Tun);
+        report.queues.push((peer.id, Direction::In, class));
+        to.unwrap_or(Outbound::Peer(peer.id))
     }
 
+    /// Returns what the script says, and where a packet ends that it doesn't let pass.
     fn explain_script(
         &self,
         report: &mut Report<'_>,
@@ -307,13 +320,13 @@ impl Forwarder {
         id: PeerId,
         known: Known,
         script: &mut impl Script,
-    ) -> Option<Outbound> {
+    ) -> (Option<Asked>, Option<Outbound>) {
         if !self.policy.has_script {
-            return None;
+            return (None, None);
         }
         let asked = self.ask(script, report.walk.packet, direction, id, known);
         let action = asked.and_then(|asked| asked.said).unwrap_or(Action::Allow);
-        report.add_action(Stage::Script, action, DropReason::Script, None)
+        (asked, report.add_action(Stage::Script, action, DropReason::Script, None))
     }
 }
 

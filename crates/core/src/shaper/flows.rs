@@ -9,8 +9,9 @@ use super::codel::{Codel, Delays};
 use super::heap::Heap;
 use super::{Item, Loss};
 
-/// A packet of Ethernet's usual MTU, in bytes with its frame's header. It is the quantum of a turn (RFC 8290, section 4.1.3).
-pub const PACKET: u32 = 1514;
+/// A packet of Ethernet's usual MTU, in bytes as limits count them. It is the quantum of a turn (RFC 8290, section 4.1.3): with
+/// more, a turn would now and then be of two such packets, and others would wait for both.
+pub const PACKET: u32 = 1500;
 
 /// Binary digits of the number of queues, 1024 as in RFC 8290, section 4.1.2. Flows that share one share what it gets.
 const QUEUES_BITS: u32 = 10;
@@ -58,6 +59,12 @@ struct Flow<T> {
 }
 
 impl<T> Flow<T> {
+    /// Returns true if its next packet is not for this turn. Packets beyond a quantum have a turn each, and pay for it later.
+    fn has_had_its_turn(&self) -> bool {
+        let next = self.waiting.front().map_or(0, |waiting| waiting.item.cost);
+        self.deficit < i64::from(next.clamp(1, PACKET))
+    }
+
     /// Gives back memory once three quarters of it are unused. Else a sender who makes one flow after the other long would get as
     /// much for each of them as the whole queue may take.
     fn shrink(&mut self) {
@@ -166,7 +173,7 @@ impl<T> Flows<T> {
                 // It keeps what is left of its quantum, and gets no other one before the others had their turns.
                 flow.is_listed = false;
                 list.pop_front();
-            } else if flow.deficit <= 0 && !is_alone {
+            } else if flow.has_had_its_turn() && !is_alone {
                 self.turns += u64::from(!is_new);
                 flow.deficit += i64::from(PACKET);
                 flow.turns_before = self.turns;

@@ -176,6 +176,27 @@ fn a_sparse_flow_waits_for_one_packet_at_most() {
     }
 }
 
+/// A stream whose queue becomes empty now and then is new whenever it goes on.
+#[test]
+fn a_sparse_flow_waits_for_one_turn_of_a_stream_with_pauses() {
+    for (packet, burst) in [(1500, 3), (1500, 7), (1400, 4), (1000, 8), (600, 11)] {
+        let mut world = World::new(None);
+        let leaf = world.shaper.open(own(Limit::new(1_000_000)));
+        for step in 0..2000 {
+            if step % 10 == 0 {
+                (0..burst).for_each(|_| world.push(leaf, 1, packet, 1));
+            }
+            if step % 7 < 5 {
+                world.push(leaf, 2, 84, 1);
+            }
+            world.run(world.now + 10 * MS, || 0);
+        }
+        let longest = world.sent.iter().filter(|sent| sent.flow == 2).map(|sent| sent.waited).max().expect("some");
+        let turn = 1500 * 8 * SECOND / 1_000_000;
+        assert!(longest <= turn, "{packet}, {burst}: {longest} ns, a turn takes {turn} ns");
+    }
+}
+
 #[test]
 fn a_leaf_with_little_to_send_goes_next() {
     let mut world = World::new(Some(Limit::new(10_000_000)));

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use crate::event_loop::EventLoop;
-use crate::script::DryRun;
 use tuntap_api::control::{Direction, Failure, State, Step, TestPacket, Tested};
 use tuntap_config::protocol;
 use tuntap_core::policy::explain::{Explanation, Outcome, Probe, ProbeSource};
@@ -11,6 +10,7 @@ use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::verdict::{Outbound, PacketSource};
 use tuntap_wire::ip::protocol::TCP;
 use tuntap_wire::ip::{Packet, header};
+use tuntap_wire::rule::Direction as Way;
 use tuntap_wire::selector::{ConnectionState, Protocol};
 
 use super::flows::policy_rule;
@@ -74,7 +74,7 @@ fn payload(is_v4: bool, number: u8, [src_port, dst_port]: [u16; 2]) -> [u8; PAYL
 
 impl EventLoop<'_> {
     /// Says what would happen to a packet.
-    pub(super) fn test(&self, described: &Described) -> Result<Tested, Failure> {
+    pub(super) fn test(&mut self, described: &Described) -> Result<Tested, Failure> {
         let packet = Packet::parse(&described.bytes)
             .map_err(|_| Failure::invalid("there is no such packet: its protocol is an extension header".to_owned()))?;
         let from = match described.direction {
@@ -82,7 +82,8 @@ impl EventLoop<'_> {
             Direction::Out => ProbeSource::Peer(self.sender(described)?),
         };
         let probe = Probe { from, packet: &packet, state: described.state };
-        Ok(self.tested(&self.router.explain(&probe, &mut DryRun(self.io.script.as_ref()))))
+        let explanation = self.router.explain(&probe, &mut self.io.dry_run());
+        Ok(self.tested(&explanation))
     }
 
     /// The peer that would send it.
@@ -105,6 +106,7 @@ impl EventLoop<'_> {
             Outbound::Reject(reason) => ("reject", None, Some(reason.name().to_owned())),
             to => ("allow", self.place(to), None),
         };
+        let has_end = to.is_some();
         let steps = explanation.steps.iter().map(|step| {
             let (result, note) = self.outcome(step.outcome);
             let own = step.rule.filter(|rule| policy_rule(*rule).is_none()).map(|rule| rule.to_string());
@@ -115,7 +117,12 @@ impl EventLoop<'_> {
                 note: note.or(own),
             }
         });
-        Tested { verdict: verdict.to_owned(), to, reason, steps: steps.collect() }
+        let limits = explanation.queues.iter().filter(|_| has_end).filter_map(|(id, direction, class)| {
+            let whose = self.router.limited_by(*id, *direction, *class)?;
+            let stage = if *direction == Way::Out { "limit-out" } else { "limit-in" };
+            Some(Step { stage: stage.to_owned(), result: whose.to_string(), rule: None, note: None })
+        });
+        Tested { verdict: verdict.to_owned(), to, reason, steps: steps.chain(limits).collect() }
     }
 
     /// The result of a step, and what explains it.
