@@ -1,7 +1,7 @@
 //! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -237,8 +237,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let gateway =
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
-    uwsgi::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = uwsgi::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    let listener = spec.socket.as_deref().map(|name| listen(spec, name)).transpose()?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
@@ -283,10 +282,16 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     Ok(setup)
 }
 
+/// Listens for vassals.
+fn listen(spec: &RouterSpec, name: &str) -> Result<OwnedFd, String> {
+    uwsgi::log(&format!("[tuntap-router] {}: listening on {name}", spec.device));
+    uwsgi::bind_unix(name).map_err(|error| format!("socket {name}: {error}"))
+}
+
 /// Keeps what a router needs open where uWSGI closes what it doesn't know.
 fn keep_open(setup: &Setup) {
     let listeners = [
-        Some(setup.listener.as_fd()),
+        setup.listener.as_ref().map(AsFd::as_fd),
         setup.stats.as_ref().map(|stats| stats.listener.as_fd()),
         setup.gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
         setup.control.as_ref().map(|control| control.listener.as_fd()),
@@ -313,14 +318,16 @@ fn socket_files(spec: &RouterSpec, has_control: bool) -> Vec<SocketFile> {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
     });
-    let control = spec.live.control_path(&spec.socket).filter(|_| has_control).and_then(|path| SocketFile::of(&path));
-    SocketFile::of(&spec.socket).into_iter().chain(stats).chain(control).collect()
+    let control = spec.control_path().filter(|_| has_control).and_then(|path| SocketFile::of(&path));
+    spec.socket.as_deref().and_then(SocketFile::of).into_iter().chain(stats).chain(control).collect()
 }
 
 /// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.
 fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
     let probe_unix = |name: &str| probe_unix(name, uwsgi);
-    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    if let Some(name) = &spec.socket {
+        probe_unix(name).map_err(|error| format!("socket {name}: {error}"))?;
+    }
     match &spec.stats {
         Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
         Some(StatsAddress::Tcp(name)) => {

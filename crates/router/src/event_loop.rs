@@ -305,8 +305,9 @@ impl<'a> EventLoop<'a> {
     }
 
     fn accept_peers(&mut self) {
+        let Some(listener) = &self.io.setup.listener else { return };
         for _ in 0..ACCEPT_BUDGET {
-            match socket::accept(self.io.setup.listener.as_fd()) {
+            match socket::accept(listener.as_fd()) {
                 Ok(fd) => self.add_peer(fd),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -439,7 +440,9 @@ pub fn namespace_number(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
 fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
     epoll.add(tun, readable(Token::Tun))?;
-    epoll.add(&setup.listener, readable(Token::Listener))?;
+    if let Some(listener) = &setup.listener {
+        epoll.add(listener, readable(Token::Listener))?;
+    }
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
     }
