@@ -15,7 +15,7 @@ use super::guard::die;
 use super::hostnet;
 use super::options::config;
 use super::router_control as control;
-use super::router_hosts as hosts;
+use super::router_hosts::{self as hosts, Prepared};
 use super::router_memory as memory;
 use super::router_processes as processes;
 use super::rules_file;
@@ -214,15 +214,16 @@ pub fn are_there() -> bool {
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
     processes::forget();
-    agents::forget();
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
     let mut kept = Vec::new();
     for setup in setups.into_iter().flatten() {
-        hosts::keep(&setup.spec.device, setup.hosts);
+        let (key, trunks) = agents::take(&setup.spec.device);
+        hosts::keep(&setup.spec.device, setup.hosts, key, trunks);
         kept.push((setup.spec.device, setup.memory));
     }
+    agents::forget();
     memory::keep(kept);
 }
 
@@ -238,6 +239,14 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
     let gateway = gateway.transpose()?;
     let listener = spec.socket.as_deref().map(|name| listen(spec, name)).transpose()?;
+    if listener.is_none() {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
+             its address, and the address in {}",
+            spec.device,
+            OptionName::Trunk.as_str()
+        ));
+    }
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
@@ -245,8 +254,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let (mut others, key) = hosts::of(spec)?;
-    others.trunks = agents::prepare(spec, key)?;
+    let Prepared { hosts: mut others, key, listeners } = hosts::of(spec)?;
+    others.trunks = agents::prepare(spec, key, listeners)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),

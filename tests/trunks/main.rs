@@ -4,8 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod alone;
 mod failures;
 mod hostile;
 mod options;
+mod process;
 mod reach;
+mod reloads;
 mod world;
