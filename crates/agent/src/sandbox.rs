@@ -53,9 +53,9 @@ const CONDITIONAL: &[(Sysno, Conditions)] = &[
     (Sysno::setsockopt, SOCKET_OPTIONS),
     // Whether a connection could be made.
     (Sysno::getsockopt, &[&[is_c(1, libc::SOL_SOCKET), is_c(2, libc::SO_ERROR)]]),
-    // Non-blocking sockets.
+    // Non-blocking sockets, and whether a descriptor that is to be closed is open.
     (Sysno::ioctl, &[&[request(libc::FIONBIO)]]),
-    (Sysno::fcntl, &[&[is_c(1, libc::F_GETFL)], &[is_c(1, libc::F_SETFL)]]),
+    (Sysno::fcntl, &[&[is_c(1, libc::F_GETFL)], &[is_c(1, libc::F_SETFL)], &[is_c(1, libc::F_GETFD)]]),
     // Threads, and no processes. The flags of clone(2) are its first argument.
     (Sysno::clone, &[&[masked(0, libc::CLONE_THREAD.cast_unsigned(), libc::CLONE_THREAD.cast_unsigned())]]),
     // Their names.
