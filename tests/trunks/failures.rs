@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes;

@@ -10,8 +10,7 @@ use tuntap_agent::{Config, Peer, PrivateKey, run};
 use tuntap_sys::socket::{message_pair, recv, recv_with_descriptor, send, wait_readable};
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 use tuntap_wire::trunk::{
-    Announcement, Frames, HANDED_LEN, Hello, MAX_MESSAGE_LEN, Message, Path as Passed, append_announce, append_end,
-    packet_header,
+    Announcement, HANDED_LEN, Hello, MAX_MESSAGE_LEN, Path as Passed, append_announce, append_end, packet_header,
 };
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
@@ -105,28 +104,6 @@ impl Trunk {
         message.extend_from_slice(&[0; VNET_HEADER_LEN]);
         message.extend_from_slice(packet);
         self.send(&message);
-    }
-
-    /// What comes within a time, each message by itself. Ends early with the connection.
-    pub fn received<T>(&self, within: Duration, mut take: impl FnMut(&Message<'_>) -> Option<T>) -> Vec<T> {
-        let deadline = Instant::now() + within;
-        let mut found = Vec::new();
-        let mut buffer = vec![0; MAX_MESSAGE_LEN];
-        while Instant::now() < deadline {
-            if !wait_readable(self.0.as_fd(), POLL) {
-                continue;
-            }
-            match recv(self.0.as_fd(), &mut buffer) {
-                Ok(0) => break,
-                Ok(len) => {
-                    let frames = Frames::new(&buffer[..len]).map(|frame| frame.expect("a good frame"));
-                    found.extend(frames.filter_map(|frame| take(&Message::decode(frame).expect("a good message"))));
-                }
-                Err(Errno::EAGAIN) => {}
-                Err(_) => break,
-            }
-        }
-        found
     }
 
     /// True if the other side closes it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::common::emperor::Emperor;
 use crate::common::processes;
 use crate::common::stream::Stream;
 use crate::common::wait;
@@ -15,7 +16,22 @@ use crate::world::{
 };
 
 /// How often somebody connects.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The number of the socket that waits for trunks.
+fn listener_inode(emperor: &Emperor) -> String {
+    let line = emperor.netns.sh(&format!("ss -Hltne sport = :{PORT}"));
+    line.split_whitespace().find_map(|word| word.strip_prefix("ino:")).expect("it listens").to_owned()
+}
+
+/// Ends a thread, even if the test has failed.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 #[test]
 fn who_dials_during_a_reload_is_never_refused() {
@@ -23,6 +39,7 @@ fn who_dials_during_a_reload_is_never_refused() {
     let (here, there) = two_routers(&keys);
     let target = SocketAddr::from((host(1), PORT));
     let is_over = AtomicBool::new(false);
+    let before = listener_inode(&here);
     let errors = std::thread::scope(|scope| {
         let dialling = scope.spawn(|| {
             there.netns.run(|| {
@@ -35,13 +52,15 @@ fn who_dials_during_a_reload_is_never_refused() {
                 (errors, count)
             })
         });
+        let end = EndOnDrop(&is_over);
         for _ in 0..3 {
             let opened = number(&there, "/opened");
             reload(&here);
             wait::until_true("the neighbour is there again", wait::LONG, || number(&there, "/opened") > opened);
             wait_open(&here, 1);
+            assert_eq!(listener_inode(&here), before, "it is the same socket");
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         dialling.join().expect("no panic")
     });
     let (errors, count) = errors;
