@@ -1,6 +1,7 @@
 //! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -28,7 +29,7 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
     StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
@@ -235,18 +236,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     }
     let opening = rules_file::opening(spec, uwsgi)?;
     check_sockets(spec, uwsgi)?;
-    let gateway =
-        spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
-    let gateway = gateway.transpose()?;
-    let listener = spec.socket.as_deref().map(|name| listen(spec, name)).transpose()?;
-    if listener.is_none() {
-        uwsgi::log(&format!(
-            "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
-             its address, and the address in {}",
-            spec.device,
-            OptionName::Trunk.as_str()
-        ));
-    }
+    let gateway = spec.gateway.map(bind_gateway).transpose()?;
+    let listener = listen(spec)?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
@@ -254,8 +245,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let Prepared { hosts: mut others, key, listeners } = hosts::of(spec)?;
-    others.trunks = agents::prepare(spec, key, listeners)?;
+    let others = prepare_hosts(spec)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -291,10 +281,25 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     Ok(setup)
 }
 
-/// Listens for vassals.
-fn listen(spec: &RouterSpec, name: &str) -> Result<OwnedFd, String> {
+/// Makes what the router needs for other hosts, and leaves what its trunk process needs to that.
+fn prepare_hosts(spec: &RouterSpec) -> Result<Hosts, String> {
+    let Prepared { hosts, key, listeners } = hosts::of(spec)?;
+    Ok(Hosts { trunks: agents::prepare(spec, key, listeners)?, ..hosts })
+}
+
+/// Listens for vassals, if the router has a socket for them.
+fn listen(spec: &RouterSpec) -> Result<Option<OwnedFd>, String> {
+    let Some(name) = &spec.socket else {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
+             its address, and the address in {}",
+            spec.device,
+            OptionName::Trunk.as_str()
+        ));
+        return Ok(None);
+    };
     uwsgi::log(&format!("[tuntap-router] {}: listening on {name}", spec.device));
-    uwsgi::bind_unix(name).map_err(|error| format!("socket {name}: {error}"))
+    uwsgi::bind_unix(name).map(Some).map_err(|error| format!("socket {name}: {error}"))
 }
 
 /// Keeps what a router needs open where uWSGI closes what it doesn't know.
@@ -360,6 +365,10 @@ pub fn probe_unix(name: &str, uwsgi: &UwsgiState) -> Result<(), String> {
     }
     leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
     socket::probe_unix(name).map_err(|error| error.to_string())
+}
+
+fn bind_gateway(address: SocketAddr) -> Result<Gateway, String> {
+    Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}"))
 }
 
 /// Logs where a router exchanges packets with other routers.

@@ -440,9 +440,7 @@ pub fn namespace_number(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
 fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     let readable = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.encode());
     epoll.add(tun, readable(Token::Tun))?;
-    if let Some(listener) = &setup.listener {
-        epoll.add(listener, readable(Token::Listener))?;
-    }
+    setup.listener.iter().try_for_each(|listener| epoll.add(listener, readable(Token::Listener)))?;
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
     }
