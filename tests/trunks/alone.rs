@@ -58,6 +58,12 @@ fn router_with_an_address_joins_its_host_to_vassals_of_others() {
     assert_works("after the router's death");
     reload(&here);
     assert_works("after a reload");
+    // The doctor knows it by its device, and misses no socket.
+    let ini = here.path("emperor.ini").to_string_lossy().into_owned();
+    let plugins = Uwsgi::usual().mounted_plugins(Subject::Ours);
+    let words = ["--plugins-dir", &plugins, "--plugin", "tuntap", "--tuntap-doctor", &ini].map(str::to_owned);
+    let text = here.beside().arguments(words).output().text();
+    assert!(text.contains("a trunk to router") && !text.contains("socket"), "{text}");
     let log = here.log.text();
     assert!(log.contains("emperor0: it has no unix socket, so that vassals of this host can't join it"), "{log}");
     assert!(!log.contains("the sandbox denied"), "{log}");
