@@ -7,11 +7,16 @@ use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::Signal;
 
 use crate::common::emperor::{Emperor, EmperorIni};
+use crate::common::processes;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
-use crate::world::{Keys, agent_pid, reload, start_vassal, two_routers, wait_for_pings};
+use crate::world::{
+    Keys, PORT, agent_pid, emperor, host, inside, number, peer, reload, start_vassal, two_hosts, two_routers,
+    wait_for_pings, wait_open,
+};
 
 /// How much of a process's memory is looked at in one piece.
 const PIECE: usize = 1024 * 1024;
@@ -123,6 +128,38 @@ fn nobody_but_the_trunk_process_has_the_key() {
     assert!(secret.forms_in(own)[0], "this test finds what is there");
 }
 
+/// An instance with workers that isn't root once it has started: its trunk process reads a file that its user can't open, and its
+/// workers, which run applications, don't have that file.
+#[test]
+fn instance_that_gives_up_root_keeps_its_trunks_and_its_workers_get_no_key() {
+    let keys = Keys::new();
+    let (first, second) = two_hosts();
+    let address = format!("{}:{PORT}", host(1));
+    keys.public(1);
+    let here = EmperorIni::bare(Uwsgi::usual(), Subject::Ours)
+        .router(&format!("emperor0 {address} {{dir}}/stats.sock"))
+        .lines(&["master = true", "socket = 127.0.0.1:3031", "processes = 2"])
+        .lines(&["uid = 65534", "gid = 65534"])
+        .line(format!("tuntap-router-key = {}", keys.file(1)))
+        .line(peer(&keys, 2, "10.77.0.0/16", ""))
+        .start_in(first);
+    let there = emperor(&keys, 2).line(peer(&keys, 1, "10.77.0.0/16", &address)).start_in(second);
+    wait_open(&here, 1);
+    let has_key = |pid: i32| processes::descriptors(pid).contains(&keys.file(1));
+    let others =
+        || here.family().members().into_iter().map(|process| process.pid).filter(|pid| *pid != here.master_pid());
+    // Two workers, the router and the trunk process.
+    wait::until_true("all processes are there", wait::LONG, || others().count() == 4);
+    wait::until_true("nobody has the key's file open", wait::LONG, || !others().any(has_key));
+    assert!(has_key(here.master_pid()), "this test would see it");
+    let opened = number(&there, "/opened");
+    let agent = agent_pid(&here);
+    assert_eq!(status(agent, "Uid"), ["65534\t65534\t65534\t65534"]);
+    processes::send(agent, Signal::SIGKILL);
+    wait::until_true("the next trunk process has the key", wait::LONG, || number(&there, "/opened") > opened);
+    wait_open(&here, 1);
+}
+
 /// An image that is not root any more can't open the file, and has the one of the image before.
 #[test]
 fn key_outlives_the_loss_of_its_file_over_a_reload() {
@@ -130,10 +167,10 @@ fn key_outlives_the_loss_of_its_file_over_a_reload() {
     let (here, there) = two_routers(&keys);
     std::fs::rename(keys.file(1), keys.file(9)).expect("own files");
     std::fs::create_dir(keys.file(1)).expect("own folder");
-    let opened = crate::world::number(&there, "/opened");
+    let opened = number(&there, "/opened");
     reload(&here);
-    wait::until_true("the trunk is open again", wait::LONG, || crate::world::number(&there, "/opened") > opened);
-    crate::world::wait_open(&here, 1);
+    wait::until_true("the trunk is open again", wait::LONG, || number(&there, "/opened") > opened);
+    wait_open(&here, 1);
 }
 
 #[test]
@@ -142,7 +179,7 @@ fn key_that_changes_in_its_file_waits_for_a_reload() {
     let (here, there) = two_routers(&keys);
     keys.public(9);
     std::fs::copy(keys.file(9), keys.file(2)).expect("own files");
-    crate::common::processes::send(agent_pid(&there), nix::sys::signal::Signal::SIGKILL);
+    processes::send(agent_pid(&there), Signal::SIGKILL);
     there.log.wait_for("has another key than at the start; a reload takes it", wait::LONG);
     // The neighbour doesn't know the new one.
     reload(&there);
@@ -169,7 +206,7 @@ fn trunk_processes_are_confined() {
     let keys = Keys::new();
     let (here, there) = two_routers(&keys);
     let (near, _far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
-    wait_for_pings(&near, crate::world::inside(2, 2));
+    wait_for_pings(&near, inside(2, 2));
     // One has accepted, the other one has dialled.
     for emperor in [&here, &there] {
         let agent = agent_pid(emperor);
