@@ -14,9 +14,10 @@ use nix::unistd::gethostname;
 use parking_lot::Mutex;
 
 use super::options::config;
+use super::router_hosts::Key;
 use super::routers;
 use super::uwsgi;
-use tuntap_agent::{Config, Peer, PrivateKey};
+use tuntap_agent::{Config, Peer};
 use tuntap_config::{OptionName, RouterSpec, Sandbox};
 use tuntap_core::router::TrunkSettings;
 use tuntap_core::trunk::Neighbour;
@@ -41,13 +42,17 @@ const MASTER_POLL: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Agent {
-    key: PrivateKey,
+    key: Key,
     listeners: Vec<TcpListener>,
     control: OwnedFd,
 }
 
-/// Makes what a router's trunks need. `None` if it has none.
-pub fn prepare(spec: &RouterSpec, key: Option<PrivateKey>) -> Result<Option<TrunkEndpoint>, String> {
+/// Makes what a router's trunks need, of the image before where that has left it. `None` if it has none.
+pub fn prepare(
+    spec: &RouterSpec,
+    key: Option<Key>,
+    mut earlier: Vec<TcpListener>,
+) -> Result<Option<TrunkEndpoint>, String> {
     let trunks = &spec.hosts.trunks;
     if !spec.hosts.has_trunks() {
         return Ok(None);
@@ -58,7 +63,7 @@ pub fn prepare(spec: &RouterSpec, key: Option<PrivateKey>) -> Result<Option<Trun
             .key
             .router_id()
             .ok_or_else(|| format!("{} {}: no router id", OptionName::TrunkPeer.as_str(), peer.key))?;
-        if key.as_ref().is_some_and(|key| key.router_id() == router) {
+        if key.as_ref().is_some_and(|key| key.public.router_id() == Some(router)) {
             return Err(format!("{} {}: this is the router's own key", OptionName::TrunkPeer.as_str(), peer.key));
         }
         neighbours.push(Neighbour { router, networks: peer.networks.clone(), relay: peer.relay });
@@ -69,7 +74,17 @@ pub fn prepare(spec: &RouterSpec, key: Option<PrivateKey>) -> Result<Option<Trun
         .map_err(|errno| format!("a pair of sockets: {errno}"))?;
     uwsgi::keep_open(endpoint.control());
     uwsgi::keep_open(control.as_fd());
-    let listeners = trunks.listeners.iter().map(|address| listen(spec, *address)).collect::<Result<Vec<_>, _>>()?;
+    let mut listeners = Vec::new();
+    for address in &trunks.listeners {
+        let listener = adopt(&mut earlier, *address).map_or_else(|| listen(*address), Ok)?;
+        uwsgi::keep_open(listener.as_fd());
+        // If this fails, the trunk process says so.
+        if has_congestion_control(BBR) {
+            let _ = set_congestion_control(listener.as_fd(), BBR);
+        }
+        tell_of_listener(spec, *address);
+        listeners.push(listener);
+    }
     match key {
         Some(key) => _ = AGENTS.lock().insert(spec.device.clone(), Agent { key, listeners, control }),
         None => uwsgi::log(&format!(
@@ -82,29 +97,32 @@ pub fn prepare(spec: &RouterSpec, key: Option<PrivateKey>) -> Result<Option<Trun
 }
 
 /// Listens for routers of other hosts.
-fn listen(spec: &RouterSpec, address: SocketAddr) -> Result<TcpListener, String> {
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Trunk.as_str());
     let deadline = Instant::now() + LISTENER_END_TIMEOUT;
-    let listener = loop {
+    loop {
         match TcpListener::bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(LISTENER_POLL);
             }
-            result => break result.map_err(|error| named(&error))?,
+            result => return result.map_err(|error| named(&error)),
         }
-    };
-    uwsgi::keep_open(listener.as_fd());
-    // If this fails, the trunk process says so.
-    if has_congestion_control(BBR) {
-        let _ = set_congestion_control(listener.as_fd(), BBR);
     }
+}
+
+/// Takes a listener of the image before, so that nobody who dials meanwhile is refused.
+fn adopt(earlier: &mut Vec<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
+    let is_there = |listener: &TcpListener| listener.local_addr().is_ok_and(|own| own == address);
+    earlier.iter().position(is_there).map(|at| earlier.swap_remove(at))
+}
+
+fn tell_of_listener(spec: &RouterSpec, address: SocketAddr) {
     let nobody = if spec.hosts.trunks.peers.is_empty() {
         format!(", of which there are none ({})", OptionName::TrunkPeer.as_str())
     } else {
         String::new()
     };
     uwsgi::log(&format!("[tuntap-router] {}: waiting on {address} for routers of other hosts{nobody}", spec.device));
-    Ok(listener)
 }
 
 /// Registers the trunk process of a router that has trunks.
@@ -115,6 +133,12 @@ pub fn register(index: usize, spec: &RouterSpec) -> Result<(), &'static str> {
     // uWSGI's lists take pointers; this one carries the number.
     let data = std::ptr::without_provenance_mut(index);
     uwsgi::register_gateway(c"uWSGI tuntap trunks", run_gateway, data).map(drop)
+}
+
+/// Takes what the trunk process of a router leaves to the next image: the open file of its key, and its listeners.
+pub fn take(device: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
+    let Some(Agent { key, listeners, .. }) = AGENTS.lock().remove(device) else { return (None, Vec::new()) };
+    (Some(key.file.into_descriptor()), listeners.into_iter().map(OwnedFd::from).collect())
 }
 
 /// Closes what trunk processes have open in this process.
@@ -150,6 +174,12 @@ fn serve(Agent { key, listeners, control }: Agent, spec: &'static RouterSpec) ->
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
     };
+    let read = key.file.read_known(key.public);
+    drop(key);
+    let key = match read {
+        Ok(key) => key,
+        Err(error) => return error.to_string(),
+    };
     let peers = spec.hosts.trunks.peers.iter().map(|peer| Peer { key: peer.key, address: peer.address }).collect();
     let config = Config { key, peers, listeners, has_bbr: has_congestion_control(BBR) };
     confine(spec);
@@ -168,7 +198,7 @@ fn serve(Agent { key, listeners, control }: Agent, spec: &'static RouterSpec) ->
     }
 }
 
-/// Gives up what the process doesn't need: capabilities, more privileges of programs, and files.
+/// Gives up what the process doesn't need: capabilities, more privileges of programs, files, and most system calls.
 fn confine(spec: &RouterSpec) {
     if config().sandbox == Sandbox::Off {
         return;
@@ -185,5 +215,9 @@ fn confine(spec: &RouterSpec) {
     }
     if let Err(error) = sandbox::drop_capabilities() {
         tell("its capabilities", &error);
+    }
+    let label = format!("[tuntap-router] {}: trunk process", spec.device);
+    if let Err(error) = sandbox::restrict_syscalls(&tuntap_agent::SYSCALLS, label) {
+        tell("all system calls", &error);
     }
 }

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::options::OPTIONS;
 use super::uwsgi::{UwsgiState, check_abi};
-use super::{devices, doctor, handover, hostnet, reload, routers, uwsgi};
+use super::{agents, devices, doctor, handover, hostnet, reload, routers, uwsgi};
 use tuntap_sys::dumpable;
 
 /// The table, shared with C. uWSGI writes `modifier1` into it.
@@ -108,9 +108,13 @@ unsafe extern "C" fn master_cycle() {
     });
 }
 
-/// Called in each new worker. Only a process that put itself into the background has something to do here.
+/// Called in each new worker, and in mules and spoolers of uWSGIs after 2.0.21. They run applications, which must not read the
+/// routers' keys. Besides that, only a process that put itself into the background has something to do here.
 unsafe extern "C" fn resume() {
-    guarded("resume", || devices::resume(&UwsgiState::read()));
+    guarded("resume", || {
+        agents::forget();
+        devices::resume(&UwsgiState::read());
+    });
 }
 
 /// Called in the master before it executes the next image, or ends.

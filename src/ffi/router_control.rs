@@ -19,7 +19,7 @@ const EVERYBODY: u32 = 0o666;
 /// Listens on a router's control socket. `None` if it has none. That the usual one can't be bound is logged, because an instance
 /// that doesn't name it must not fail for it; one that is named must be there.
 pub fn listen(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<Option<ControlEndpoint>, String> {
-    let Some(path) = spec.live.control_path(&spec.socket) else { return Ok(None) };
+    let Some(path) = spec.control_path() else { return Ok(None) };
     match bind(spec, &path, uwsgi) {
         Ok(endpoint) => {
             uwsgi::log(&format!("[tuntap-router] {}: taking requests on {path}", spec.device));

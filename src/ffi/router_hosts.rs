@@ -4,22 +4,25 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::options::config;
 use super::uwsgi;
-use tuntap_agent::{KeyFileError, PrivateKey};
+use tuntap_agent::{KeyFile, KeyFileError};
 use tuntap_config::{KEY_FOLDER, OptionName, RouterSpec, RoutesSpec};
 use tuntap_router::{EndpointError, Hosts, RoutesEndpoint};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
 use tuntap_sys::socket::tcp::MAX_MD5_KEY_LEN;
 use tuntap_wire::holding::RouterId;
+use tuntap_wire::trunk::PublicKey;
 
 /// Permission bits of others than the owner.
 const OTHERS: u32 = 0o077;
@@ -31,11 +34,43 @@ const FIRST_FREE_PORT: u16 = 1024;
 static EARLIER: Mutex<BTreeMap<String, Earlier>> = Mutex::new(BTreeMap::new());
 
 /// What this image is about to leave.
-static KEPT: Mutex<Vec<(String, RouterId, Option<OwnedFd>)>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<Leaving>> = Mutex::new(Vec::new());
 
 struct Earlier {
     router: RouterId,
     listener: Option<OwnedFd>,
+    key: Option<OwnedFd>,
+    trunks: Vec<OwnedFd>,
+}
+
+/// What this image leaves of a router.
+#[derive(Debug)]
+pub struct Leaving {
+    device: String,
+    router: RouterId,
+    listener: Option<OwnedFd>,
+    key: Option<OwnedFd>,
+    trunks: Vec<OwnedFd>,
+}
+
+/// A router's key, which this process doesn't have itself: the trunk process reads it from the file.
+#[derive(Debug)]
+pub struct Key {
+    /// The file with the private half.
+    pub file: KeyFile,
+    /// The public half.
+    pub public: PublicKey,
+}
+
+/// What a router needs for other hosts.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// What the router's process needs.
+    pub hosts: Hosts,
+    /// For its trunk process. `None` if there is none, or it can't be read after a reload.
+    pub key: Option<Key>,
+    /// Listeners of the image before, for its trunk process.
+    pub listeners: Vec<TcpListener>,
 }
 
 /// What an image leaves to the next one.
@@ -49,34 +84,46 @@ struct KeptHosts {
 struct Kept {
     /// The number of the router's id.
     router: u64,
+    /// Where the routing daemon connects.
     listener: Option<Slot>,
+    /// The open file of its key.
+    #[serde(default)]
+    key: Option<Slot>,
+    /// Where routers of other hosts connect.
+    #[serde(default)]
+    trunks: Vec<Slot>,
 }
 
 impl Section for KeptHosts {
     const NAME: &'static str = "hosts";
 }
 
-/// Makes what a router needs for other hosts. The key itself stays here; `None` if it can't be read after a reload.
-pub fn of(spec: &RouterSpec) -> Result<(Hosts, Option<PrivateKey>), String> {
+/// Makes what a router needs for other hosts.
+pub fn of(spec: &RouterSpec) -> Result<Prepared, String> {
     if !spec.hosts.needs_key() {
-        return Ok((Hosts::default(), None));
+        return Ok(Prepared::default());
     }
     let earlier = EARLIER.lock().remove(&spec.device);
-    let result = key(spec);
-    let (router, key) = match (result, &earlier) {
-        (Ok(key), _) => (key.router_id(), Some(key)),
+    let (was, listener, kept_key, listeners) = match earlier {
+        Some(Earlier { router, listener, key, trunks }) => {
+            (Some(router), listener, key, trunks.into_iter().map(TcpListener::from).collect())
+        }
+        None => (None, None, None, Vec::new()),
+    };
+    let key = match (key(spec), was) {
+        (Ok(key), _) => Some(key),
         // After a reload this process may not be root any more.
-        (Err(_), Some(earlier)) => (earlier.router, None),
+        (Err(_), Some(_)) => kept_key.and_then(|file| kept(spec, file)),
         (Err(error), None) => return Err(error),
     };
-    let earlier = earlier.and_then(|earlier| earlier.listener);
-    let routes = spec.hosts.routes.as_ref().map(|routes| listen(spec, routes, earlier)).transpose()?;
-    Ok((Hosts { router: Some(router), routes, trunks: None }, key))
+    let router = key.as_ref().and_then(|key| key.public.router_id()).or(was);
+    let routes = spec.hosts.routes.as_ref().map(|routes| listen(spec, routes, listener)).transpose()?;
+    Ok(Prepared { hosts: Hosts { router, routes, trunks: None }, key, listeners })
 }
 
-/// Reads a router's key, or makes it.
-fn key(spec: &RouterSpec) -> Result<PrivateKey, String> {
-    let file = spec.hosts.key_file(&spec.device);
+/// Opens a router's key, or makes it.
+fn key(spec: &RouterSpec) -> Result<Key, String> {
+    let name = spec.hosts.key_file(&spec.device);
     if spec.hosts.key.is_none()
         && let Err(error) = DirBuilder::new().mode(0o700).create(KEY_FOLDER)
         && error.kind() != ErrorKind::AlreadyExists
@@ -84,16 +131,40 @@ fn key(spec: &RouterSpec) -> Result<PrivateKey, String> {
         let option = OptionName::RouterKey.as_str();
         return Err(format!("the folder {KEY_FOLDER} for its key: {error} ({option} names another file)"));
     }
-    let (key, is_made) =
-        PrivateKey::load_or_create(Path::new(&file)).map_err(|error: KeyFileError| error.to_string())?;
-    let made = if is_made { " (new)" } else { "" };
+    let path = Path::new(&name);
+    let (file, made) = match KeyFile::open(path) {
+        Err(error) if error.is_missing() => {
+            let is_made = aside(|| KeyFile::create(path))?;
+            (KeyFile::open(path).map_err(|error| error.to_string())?, if is_made { " (new)" } else { "" })
+        }
+        result => (result.map_err(|error| error.to_string())?, ""),
+    };
+    let key = with_public_half(file)?;
     uwsgi::log(&format!(
-        "[tuntap-router] {}: its key is {}{made}, {file}; other hosts know it as {}",
+        "[tuntap-router] {}: its key is {}{made}, {name}; other hosts know it as {}",
         spec.device,
-        key.public(),
-        key.router_id()
+        key.public,
+        key.public.router_id().ok_or("its key has no router id")?
     ));
     Ok(key)
+}
+
+/// The key of the image before, whose file this one may not open.
+fn kept(spec: &RouterSpec, file: OwnedFd) -> Option<Key> {
+    with_public_half(KeyFile::adopt(file, &spec.hosts.key_file(&spec.device))).ok()
+}
+
+fn with_public_half(file: KeyFile) -> Result<Key, String> {
+    let public = aside(|| file.read().map(|key| key.public().0))?;
+    uwsgi::keep_open(file.descriptor());
+    Ok(Key { file, public: PublicKey(public) })
+}
+
+/// Does in a child what takes the private key, which then isn't in the memory of the master and of all that it starts.
+fn aside<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Result<T, KeyFileError>) -> Result<T, String> {
+    let told = || serde_json::to_vec(&work().map_err(|error| error.to_string())).unwrap_or_default();
+    let result = tuntap_sys::aside::run(told).map_err(|error| format!("a process that looks at its key: {error}"))?;
+    serde_json::from_slice(&result).map_err(|error| format!("a process that looks at its key: {error}"))?
 }
 
 /// Listens for the routing daemon, on the listener of the image before if there is one: only root can bind some ports.
@@ -165,9 +236,10 @@ fn check_password_file(file: &File) -> Result<(), String> {
 }
 
 /// Keeps what routers that have ended leave to the next image.
-pub fn keep(device: &str, hosts: Hosts) {
+pub fn keep(device: &str, hosts: Hosts, key: Option<OwnedFd>, trunks: Vec<OwnedFd>) {
     if let Some(router) = hosts.router {
-        KEPT.lock().push((device.to_owned(), router, hosts.routes.map(RoutesEndpoint::into_listener)));
+        let listener = hosts.routes.map(RoutesEndpoint::into_listener);
+        KEPT.lock().push(Leaving { device: device.to_owned(), router, listener, key, trunks });
     }
 }
 
@@ -176,16 +248,16 @@ pub fn take_over(received: &mut Received) {
     match received.section::<KeptHosts>() {
         Ok(kept) => {
             let kept = kept.into_iter().flat_map(|kept| kept.routers);
-            let earlier = kept.filter_map(|(device, Kept { router, listener })| {
-                let listener = listener.and_then(|slot| received.descriptor(slot));
-                Some((device, Earlier { router: RouterId::new(router)?, listener }))
+            let earlier = kept.filter_map(|(device, Kept { router, listener, key, trunks })| {
+                let mut take = |slot| received.descriptor(slot);
+                let (listener, key) = (listener.and_then(&mut take), key.and_then(&mut take));
+                let trunks = trunks.into_iter().filter_map(take).collect();
+                Some((device, Earlier { router: RouterId::new(router)?, listener, key, trunks }))
             });
             *EARLIER.lock() = earlier.collect();
         }
         Err(error) => {
-            uwsgi::log(&format!(
-                "[tuntap-router] keys and listeners for routing daemons are not known any more: {error}"
-            ));
+            uwsgi::log(&format!("[tuntap-router] keys and listeners for other hosts are not known any more: {error}"));
         }
     }
 }
@@ -196,19 +268,18 @@ pub fn forget_others() {
 }
 
 /// Takes what is to be handed over.
-pub fn to_hand_over() -> Vec<(String, RouterId, Option<OwnedFd>)> {
+pub fn to_hand_over() -> Vec<Leaving> {
     std::mem::take(&mut *KEPT.lock())
 }
 
 /// Adds it to what is handed over.
-pub fn hand_over<'a>(
-    all: &'a [(String, RouterId, Option<OwnedFd>)],
-    handover: &mut Handover<'a>,
-) -> Result<(), HandoverError> {
+pub fn hand_over<'a>(all: &'a [Leaving], handover: &mut Handover<'a>) -> Result<(), HandoverError> {
     let mut kept = KeptHosts::default();
-    for (device, router, listener) in all {
-        let listener = listener.as_ref().map(|listener| handover.add_descriptor(listener.as_fd()));
-        kept.routers.insert(device.clone(), Kept { router: router.number(), listener });
+    for Leaving { device, router, listener, key, trunks } in all {
+        let mut add = |descriptor: &'a OwnedFd| handover.add_descriptor(descriptor.as_fd());
+        let (listener, key) = (listener.as_ref().map(&mut add), key.as_ref().map(&mut add));
+        let trunks = trunks.iter().map(add).collect();
+        kept.routers.insert(device.clone(), Kept { router: router.number(), listener, key, trunks });
     }
     if kept.routers.is_empty() { Ok(()) } else { handover.add(&kept) }
 }

@@ -1,7 +1,8 @@
 //! Routers: the master binds everything before the fork, and each router runs in a uWSGI gateway process.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::guard::die;
 use super::hostnet;
 use super::options::config;
 use super::router_control as control;
-use super::router_hosts as hosts;
+use super::router_hosts::{self as hosts, Prepared};
 use super::router_memory as memory;
 use super::router_processes as processes;
 use super::rules_file;
@@ -28,7 +29,7 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
     StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
@@ -214,15 +215,16 @@ pub fn are_there() -> bool {
 /// again; the option `close-on-exec2` takes close-on-exec off every descriptor.
 pub fn close() {
     processes::forget();
-    agents::forget();
     SPARE_DEVICES.lock().clear();
     let setups = std::mem::take(&mut *SETUPS.lock());
     setups.iter().flatten().for_each(Setup::remove_socket_files);
     let mut kept = Vec::new();
     for setup in setups.into_iter().flatten() {
-        hosts::keep(&setup.spec.device, setup.hosts);
+        let (key, trunks) = agents::take(&setup.spec.device);
+        hosts::keep(&setup.spec.device, setup.hosts, key, trunks);
         kept.push((setup.spec.device, setup.memory));
     }
+    agents::forget();
     memory::keep(kept);
 }
 
@@ -234,11 +236,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     }
     let opening = rules_file::opening(spec, uwsgi)?;
     check_sockets(spec, uwsgi)?;
-    let gateway =
-        spec.gateway.map(|address| Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}")));
-    let gateway = gateway.transpose()?;
-    uwsgi::log(&format!("[tuntap-router] {}: listening on {}", spec.device, spec.socket));
-    let listener = uwsgi::bind_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    let gateway = spec.gateway.map(bind_gateway).transpose()?;
+    let listener = listen(spec)?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
@@ -246,8 +245,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let (mut others, key) = hosts::of(spec)?;
-    others.trunks = agents::prepare(spec, key)?;
+    let others = prepare_hosts(spec)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -283,10 +281,31 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     Ok(setup)
 }
 
+/// Makes what the router needs for other hosts, and leaves what its trunk process needs to that.
+fn prepare_hosts(spec: &RouterSpec) -> Result<Hosts, String> {
+    let Prepared { hosts, key, listeners } = hosts::of(spec)?;
+    Ok(Hosts { trunks: agents::prepare(spec, key, listeners)?, ..hosts })
+}
+
+/// Listens for vassals, if the router has a socket for them.
+fn listen(spec: &RouterSpec) -> Result<Option<OwnedFd>, String> {
+    let Some(name) = &spec.socket else {
+        uwsgi::log(&format!(
+            "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
+             its address, and the address in {}",
+            spec.device,
+            OptionName::Trunk.as_str()
+        ));
+        return Ok(None);
+    };
+    uwsgi::log(&format!("[tuntap-router] {}: listening on {name}", spec.device));
+    uwsgi::bind_unix(name).map(Some).map_err(|error| format!("socket {name}: {error}"))
+}
+
 /// Keeps what a router needs open where uWSGI closes what it doesn't know.
 fn keep_open(setup: &Setup) {
     let listeners = [
-        Some(setup.listener.as_fd()),
+        setup.listener.as_ref().map(AsFd::as_fd),
         setup.stats.as_ref().map(|stats| stats.listener.as_fd()),
         setup.gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
         setup.control.as_ref().map(|control| control.listener.as_fd()),
@@ -320,14 +339,16 @@ fn socket_files(spec: &RouterSpec, has_control: bool) -> Vec<SocketFile> {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
     });
-    let control = spec.live.control_path(&spec.socket).filter(|_| has_control).and_then(|path| SocketFile::of(&path));
-    SocketFile::of(&spec.socket).into_iter().chain(stats).chain(control).collect()
+    let control = spec.control_path().filter(|_| has_control).and_then(|path| SocketFile::of(&path));
+    spec.socket.as_deref().and_then(SocketFile::of).into_iter().chain(stats).chain(control).collect()
 }
 
 /// Finds out if a router's sockets can be bound. uWSGI would end the process if they couldn't.
 fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
     let probe_unix = |name: &str| probe_unix(name, uwsgi);
-    probe_unix(&spec.socket).map_err(|error| format!("socket {}: {error}", spec.socket))?;
+    if let Some(name) = &spec.socket {
+        probe_unix(name).map_err(|error| format!("socket {name}: {error}"))?;
+    }
     match &spec.stats {
         Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
         Some(StatsAddress::Tcp(name)) => {
@@ -351,6 +372,10 @@ pub fn probe_unix(name: &str, uwsgi: &UwsgiState) -> Result<(), String> {
     }
     leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
     socket::probe_unix(name).map_err(|error| error.to_string())
+}
+
+fn bind_gateway(address: SocketAddr) -> Result<Gateway, String> {
+    Gateway::bind(address).map_err(|error| format!("gateway {address}: {error}"))
 }
 
 /// Logs where a router exchanges packets with other routers.

@@ -53,18 +53,21 @@ fn world() -> World {
 #[test]
 fn nothing_is_wrong_with_the_examples() {
     const HOST_ONLY: &str = "net.ipv4.ip_forward is off: vassals reach this host, nothing else, and not each other";
+    const HOST_ONLY_6: &str =
+        "net.ipv6.conf.all.forwarding is off: vassals reach this host, nothing else, and not each other";
     let world = world();
     let mut count = 0;
     for folder in list_folders(&examples()) {
         let name = folder.file_name().expect("a name").to_str().expect("a plain name");
         let example = if name == "credentials" { with_hook() } else { Example::copy(name) };
-        let roots = if name == "two-hosts" { vec!["a", "b"] } else { vec![""] };
+        let roots = if matches!(name, "two-hosts" | "hosts" | "trunk") { vec!["a", "b"] } else { vec![""] };
         for root in roots {
             let files = ini_files(&example.root().join(root));
             assert!(files.len() > 1, "{name} has a router and a vassal");
             let expected: &[&str] = match name {
                 // These examples are not about the network beyond the host.
                 "credentials" | "leases" | "stats" | "two-hosts" => &[HOST_ONLY],
+                "trunk" => &[HOST_ONLY, HOST_ONLY_6],
                 _ => &[],
             };
             assert_eq!(warnings(&example, &world.host, &files), expected, "{name}");

@@ -24,6 +24,7 @@ mod service;
 mod services;
 mod shape;
 mod stats;
+mod trunk;
 mod two_hosts;
 
 /// The tests of crates/script run what is in here.

@@ -6,21 +6,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes;
 use crate::common::wait;
-use crate::world::{Keys, inside, number, start_vassal, trunks, two_routers, wait_for_pings, wait_open};
-
-/// The trunk process of an Emperor: the child of its master that holds the listener of trunks.
-fn agent_pid(emperor: &Emperor) -> i32 {
-    let listening = emperor.netns.sh("ss -Hltnp sport = :4000");
-    let mut pids = listening.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
-    // Master and Emperor have the listener, too.
-    let others = [emperor.router_pid(), emperor.master_pid(), emperor.emperor_pid()];
-    pids.find(|pid| !others.contains(pid)).expect("it listens")
-}
+use crate::world::{Keys, agent_pid, inside, number, start_vassal, trunks, two_routers, wait_for_pings, wait_open};
 
 /// A connection between two vassals, by which bytes go to and fro.
 struct Stream {

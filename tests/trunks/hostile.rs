@@ -1,8 +1,12 @@
 //! Strangers, and neighbours that go beyond what they may.
 
+use crate::common::emperor::EmperorIni;
 use crate::common::packet;
+use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::wait;
-use crate::world::{Keys, PORT, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, wait_open};
+use crate::world::{
+    Keys, PORT, emperor, host, inside, number, peer, reload, start_vassal, trunks, two_hosts, wait_open,
+};
 
 #[test]
 fn strangers_key_is_refused_on_both_sides() {
@@ -85,4 +89,31 @@ fn router_with_a_new_key_is_a_stranger_until_it_is_named() {
     std::fs::copy(keys.file(4), keys.file(2)).expect("files of ours");
     there.signal(nix::sys::signal::Signal::SIGHUP);
     wait::until_true("the new key is known", wait::LONG, || opened(1) && !opened(0));
+}
+
+/// The listener's side changes: it knows another key of its neighbour from its reload on.
+#[test]
+fn old_key_is_refused_and_the_new_one_accepted_after_a_reload() {
+    let keys = Keys::new();
+    let (first, second) = two_hosts();
+    let address = format!("{}:{PORT}", host(1));
+    let here = emperor(&keys, 1).line(peer(&keys, 2, "10.77.0.0/16", "")).start_in(first);
+    let old = emperor(&keys, 2).line(peer(&keys, 1, "10.77.0.0/16", &address)).start_in(second.clone());
+    wait_open(&here, 1);
+    let ini = here.path("emperor.ini");
+    let text = std::fs::read_to_string(&ini).expect("its file");
+    let (before, after) = (keys.public(2), keys.public(4));
+    assert!(text.contains(&before));
+    std::fs::write(&ini, text.replace(&before, &after)).expect("own file");
+    let mark = here.log.mark();
+    reload(&here);
+    here.log.wait_for_since(mark, "refused a connection from", wait::LONG);
+    old.log.wait_for("can't connect with router", wait::LONG);
+    assert_eq!(trunks(&here.stats())[0]["state"], "down");
+    drop(old);
+    let _new = EmperorIni::new(Uwsgi::usual(), Subject::Ours)
+        .line(format!("tuntap-router-key = {}", keys.file(4)))
+        .line(peer(&keys, 1, "10.77.0.0/16", &address))
+        .start_in(second);
+    wait_open(&here, 1);
 }

@@ -4,8 +4,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod alone;
 mod failures;
 mod hostile;
+mod ipv6;
+mod loops;
+mod neighbour;
 mod options;
+mod process;
 mod reach;
+mod reloads;
+mod versions;
 mod world;

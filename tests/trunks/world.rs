@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tuntap_agent::PrivateKey;
@@ -135,4 +136,24 @@ pub fn start_vassal(emperor: &Emperor, number: u8, last: u8) -> Net {
 #[track_caller]
 pub fn wait_for_pings(net: &Net, to: Ipv4Addr) {
     wait::until_true("pings pass", wait::LONG, || pings_answered(net, to, 1, &["-W", "1"]) == 1);
+}
+
+/// The trunk process of an Emperor: the child of its master that holds the listener of trunks.
+#[track_caller]
+pub fn agent_pid(emperor: &Emperor) -> i32 {
+    let listening = emperor.netns.sh("ss -Hltnp sport = :4000");
+    let mut pids = listening.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+    // Master and Emperor have the listener, too.
+    let others = [emperor.router_pid(), emperor.master_pid(), emperor.emperor_pid()];
+    pids.find(|pid| !others.contains(pid)).expect("it listens")
+}
+
+/// Reloads an instance, and waits until the next image has a router.
+#[track_caller]
+pub fn reload(emperor: &Emperor) {
+    let router = emperor.router_pid();
+    emperor.signal(Signal::SIGHUP);
+    wait::until_true("the next image has a router", wait::LONG, || {
+        emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
+    });
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ const PKCS8_PREFIX: [u8; 16] =
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Longest key file, in bytes. One that this code has written has 119.
-const MAX_FILE_LEN: u64 = 4096;
+const MAX_FILE_LEN: usize = 4096;
 
 /// Permission bits of others than the owner.
 const OTHERS: u32 = 0o077;
@@ -64,6 +65,9 @@ pub enum KeyFileError {
         /// Its permissions.
         mode: u32,
     },
+    /// The file has another key than before.
+    #[error("the key file {0} has another key than at the start; a reload takes it")]
+    Changed(String),
     /// It holds something else.
     #[error(
         "the key file {0} holds no private key of Ed25519 (PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it)"
@@ -72,6 +76,83 @@ pub enum KeyFileError {
     /// The kernel has no random bytes.
     #[error("no random bytes for a key")]
     Random,
+}
+
+impl KeyFileError {
+    /// There is no file of that name.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// An open file with a router's key, which isn't read yet. Who has it can read the key even if its user could not open the file.
+#[derive(Debug)]
+pub struct KeyFile {
+    file: File,
+    path: String,
+}
+
+impl KeyFile {
+    /// Opens a key's file. It must be a regular file of this process's user or root, and nobody else may open it.
+    pub fn open(path: &Path) -> Result<Self, KeyFileError> {
+        let name = || path.display().to_string();
+        let failed = |error| KeyFileError::Io { path: name(), error };
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+        let facts = file.metadata().map_err(failed)?;
+        if !facts.is_file() {
+            return Err(KeyFileError::NotAFile(name()));
+        }
+        let own = geteuid().as_raw();
+        if facts.uid() != own && facts.uid() != 0 {
+            return Err(KeyFileError::Owner { path: name(), owner: facts.uid(), own });
+        }
+        if facts.mode() & OTHERS != 0 {
+            return Err(KeyFileError::Mode { path: name(), mode: facts.mode() & 0o7777 });
+        }
+        Ok(Self { file, path: name() })
+    }
+
+    /// Makes the file with a new key. Returns false if somebody else was faster.
+    pub fn create(path: &Path) -> Result<bool, KeyFileError> {
+        write_new(path, &new_pem()?).map_err(|error| KeyFileError::Io { path: path.display().to_string(), error })
+    }
+
+    /// A file that was opened before, by the name it had.
+    pub fn adopt(file: OwnedFd, path: &str) -> Self {
+        Self { file: file.into(), path: path.to_owned() }
+    }
+
+    /// Reads the key. From here on this process has it in its memory.
+    pub fn read(&self) -> Result<PrivateKey, KeyFileError> {
+        let mut pem = vec![0; MAX_FILE_LEN];
+        let mut len = 0;
+        loop {
+            match self.file.read_at(&mut pem[len..], u64::try_from(len).unwrap_or(u64::MAX)) {
+                Ok(0) => break,
+                Ok(more) => len += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(KeyFileError::Io { path: self.path.clone(), error }),
+            }
+        }
+        PrivateKey::from_pem(&pem[..len]).ok_or_else(|| KeyFileError::NotAKey(self.path.clone()))
+    }
+
+    /// Reads the key, which has to be the one with this public half.
+    pub fn read_known(&self, public: PublicKey) -> Result<PrivateKey, KeyFileError> {
+        let key = self.read()?;
+        if key.public() == public { Ok(key) } else { Err(KeyFileError::Changed(self.path.clone())) }
+    }
+
+    /// The open file.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Gives up the open file.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
+    }
 }
 
 /// A router's private key of Ed25519. It never appears in text.
@@ -95,37 +176,19 @@ impl PrivateKey {
         Self::from_pem(pem.as_bytes()).ok_or(KeyFileError::Random)
     }
 
-    /// Reads the key from a file. It must be a regular file of this process's user or root, and nobody else may open it.
+    /// Reads the key from a file, see [`KeyFile::open`].
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
-        let name = || path.display().to_string();
-        let failed = |error| KeyFileError::Io { path: name(), error };
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-        let facts = file.metadata().map_err(failed)?;
-        if !facts.is_file() {
-            return Err(KeyFileError::NotAFile(name()));
-        }
-        let own = geteuid().as_raw();
-        if facts.uid() != own && facts.uid() != 0 {
-            return Err(KeyFileError::Owner { path: name(), owner: facts.uid(), own });
-        }
-        if facts.mode() & OTHERS != 0 {
-            return Err(KeyFileError::Mode { path: name(), mode: facts.mode() & 0o7777 });
-        }
-        let mut pem = Vec::new();
-        file.take(MAX_FILE_LEN).read_to_end(&mut pem).map_err(failed)?;
-        Self::from_pem(&pem).ok_or_else(|| KeyFileError::NotAKey(name()))
+        KeyFile::open(path)?.read()
     }
 
     /// Reads the key from a file, which is made with a new key if it isn't there. Returns whether it was made. Of two processes
     /// that make it at once, one does, and both have its key.
     pub fn load_or_create(path: &Path) -> Result<(Self, bool), KeyFileError> {
         match Self::load(path) {
-            Err(KeyFileError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.is_missing() => {}
             result => return result.map(|key| (key, false)),
         }
-        let is_made = write_new(path, &new_pem()?)
-            .map_err(|error| KeyFileError::Io { path: path.display().to_string(), error })?;
+        let is_made = KeyFile::create(path)?;
         Ok((Self::load(path)?, is_made))
     }
 
@@ -225,6 +288,27 @@ mod tests {
         let key = PrivateKey::from_pem(pem.as_bytes()).expect("a key");
         assert_eq!(key.public().to_string(), "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
         assert_eq!(Some(key.router_id()), key.public().router_id());
+    }
+
+    #[test]
+    fn open_file_gives_the_key_later_unless_that_has_changed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        assert!(KeyFile::open(&path).is_err_and(|error| error.is_missing()));
+        assert!(KeyFile::create(&path).expect("it is made"));
+        assert!(!KeyFile::create(&path).expect("it is there"), "it stays as it is");
+        let file = KeyFile::open(&path).expect("it is there");
+        let key = file.read().expect("a key");
+        let file = KeyFile::adopt(file.into_descriptor(), "that file");
+        assert_eq!(file.read_known(key.public()).expect("the same").router_id(), key.router_id());
+        assert_eq!(file.read().expect("it is read from its beginning").public(), key.public());
+        let other = folder.path().join("other");
+        KeyFile::create(&other).expect("it is made");
+        fs::copy(&other, &path).expect("own files");
+        let error = file.read_known(key.public()).expect_err("another one").to_string();
+        assert!(error.contains("that file has another key than at the start"), "{error}");
+        fs::write(&path, vec![b'a'; 2 * MAX_FILE_LEN]).expect("own file");
+        assert!(matches!(file.read(), Err(KeyFileError::NotAKey(_))));
     }
 
     #[test]

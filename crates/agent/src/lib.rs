@@ -12,14 +12,16 @@ mod key;
 mod notice;
 mod pump;
 mod run;
+mod sandbox;
 mod stream;
 mod tls;
 mod wait;
 
 pub use connections::MAX_HALF_OPEN;
 pub use handshake::HandshakeError;
-pub use key::{KeyFileError, PrivateKey};
+pub use key::{KeyFile, KeyFileError, PrivateKey};
 pub use notice::Notice;
 pub use pump::End;
 pub use run::{Config, Peer, RunError, run};
+pub use sandbox::SYSCALLS;
 pub use tls::PROTOCOL;

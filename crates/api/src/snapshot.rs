@@ -39,9 +39,9 @@ pub struct Snapshot {
     /// What the device leaves to the other end: `csum`, `tso4`, `tso6`, `ecn`, `uso4`, `uso6`.
     #[serde(default)]
     pub offloads: Vec<Word>,
-    /// The unix socket for vassals: a path, or `@name`.
+    /// The unix socket for vassals: a path, or `@name`; none if it waits for routers of other hosts alone.
     #[serde(default)]
-    pub socket: String,
+    pub socket: Option<String>,
     /// The UDP address for other routers.
     #[serde(default)]
     pub gateway: Option<String>,

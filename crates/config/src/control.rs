@@ -76,7 +76,7 @@ pub fn set_socket(router: &mut RouterSpec, socket: &ControlSocket) -> Result<(),
 pub fn duplicates(routers: &[RouterSpec]) -> Vec<ConfigError> {
     let mut taken: Vec<&str> = Vec::new();
     for router in routers {
-        taken.push(&router.socket);
+        taken.extend(router.socket.as_deref());
         if let Some(StatsAddress::Unix(name)) = &router.stats {
             taken.push(name);
         }
@@ -124,7 +124,7 @@ mod tests {
     fn control_socket_is_beside_the_routers_own_unless_it_is_named() {
         let path = |options: &[(OptionName, &str)]| {
             let router = config(options).expect("valid options").routers.remove(0);
-            router.live.control_path(&router.socket)
+            router.control_path()
         };
         assert_eq!(path(&[ROUTER]).as_deref(), Some("/run/a.control"));
         assert_eq!(path(&[(OptionName::Router, "a @a")]), None);

@@ -1,7 +1,7 @@
 //! What is wrong with option values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -186,7 +186,9 @@ pub enum Problem {
     #[error("\"{0}\" is no unix socket, expected a path or @name of at most 102 bytes")]
     SocketName(String),
     /// A TCP address where a unix socket is needed.
-    #[error("\"{0}\" is a TCP address, but routers and devices meet on unix sockets only: expected a path or @name")]
+    #[error(
+        "\"{0}\" is a TCP address, but devices join their router on a unix socket only, for their namespace has no network yet: expected a path or @name"
+    )]
     SocketIsTcp(String),
     /// A TCP address without a port.
     #[error("\"{0}\" has no port from 1 to 65535 behind its last colon")]
@@ -360,6 +362,13 @@ pub enum Problem {
         OptionName::Trunk.as_str()
     )]
     TrunkUnreachable,
+    /// A router without a unix socket that knows no other router's key, at an address that other hosts reach.
+    #[error(
+        "{0} is an address for routers of other hosts, who are let in by their keys alone, and there is none: name them with \
+         {peer}, or wait on loopback; vassals join a router on a unix socket, a path or @name",
+        peer = OptionName::TrunkPeer.as_str()
+    )]
+    TrunkWithoutKeys(SocketAddr),
     /// An MTU that is too small for IPv6.
     #[error("a router with an IPv6 address needs 1280 bytes at least")]
     Ipv6Mtu,

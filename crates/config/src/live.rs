@@ -31,10 +31,11 @@ pub enum ControlSocket {
 
 impl LiveSpec {
     /// Returns the path of the control socket of a router whose socket is `socket`.
-    pub fn control_path(&self, socket: &str) -> Option<String> {
+    pub fn control_path(&self, socket: Option<&str>) -> Option<String> {
         match &self.control {
-            ControlSocket::Beside if socket.starts_with('@') => None,
-            ControlSocket::Beside => Some(format!("{socket}.control")),
+            ControlSocket::Beside => {
+                socket.filter(|socket| !socket.starts_with('@')).map(|socket| format!("{socket}.control"))
+            }
             ControlSocket::Path(path) => Some(path.clone()),
             ControlSocket::Off => None,
         }

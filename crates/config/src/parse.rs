@@ -191,6 +191,9 @@ pub fn tcp_port(word: &str) -> Result<u16, Problem> {
         .ok_or_else(|| Problem::TcpPort(word.to_owned()))
 }
 
-fn is_tcp_address(word: &str) -> bool {
-    word.parse::<SocketAddr>().is_ok() || word.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+/// Tells an address with a port, even one that is wrong, from a unix socket's name. A name of that form needs a path before it.
+pub fn is_tcp_address(word: &str) -> bool {
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name = word.starts_with('@') || word.contains('/');
+    !is_name && word.rsplit_once(':').is_some_and(|(_, port)| is_number(port))
 }

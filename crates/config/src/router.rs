@@ -10,6 +10,7 @@ use super::hosts::HostsSpec;
 use super::live::LiveSpec;
 use super::protection::HostProtection;
 use super::shape::ShapeSpec;
+use super::trunks::{self, TrunksSpec};
 use super::{OptionName, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pool::ranges;
@@ -19,8 +20,9 @@ use tuntap_core::policy::pool::ranges;
 pub struct RouterSpec {
     /// Name of its TUN device.
     pub device: String,
-    /// Unix socket on which it meets its peers: a path, or `@name`.
-    pub socket: String,
+    /// Unix socket on which it meets its peers: a path, or `@name`. `None`: vassals of this host can't join it, and it waits for
+    /// routers of other hosts alone.
+    pub socket: Option<String>,
     /// Where it serves its statistics.
     pub stats: Option<StatsAddress>,
     /// UDP address on which it exchanges packets with other routers.
@@ -81,6 +83,11 @@ impl RouterSpec {
         ranges(&self.addresses, &self.pools)
     }
 
+    /// Path of its control socket.
+    pub fn control_path(&self) -> Option<String> {
+        self.live.control_path(self.socket.as_deref())
+    }
+
     /// Which addresses peers may claim.
     pub fn claim_scope(&self) -> ClaimScope {
         self.claims.unwrap_or(if self.has_network() { ClaimScope::Own } else { ClaimScope::Any })
@@ -107,7 +114,8 @@ impl StatsAddress {
 
 const SYNTAX: &str = OptionName::Router.syntax();
 
-/// Reads `<device> <socket> [stats] [gateway]`. `""` for stats leaves them out.
+/// Reads `<device> <socket> [stats] [gateway]`. `""` for stats leaves them out. An address with a port in place of the socket is
+/// where routers of other hosts connect.
 pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
     let words = parse::words(value, SYNTAX)?;
     let (device, socket, stats, gateway) = match words.as_slice() {
@@ -116,9 +124,14 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         [device, socket, stats, gateway] => (device, socket, Some(stats), Some(gateway)),
         _ => return Err(Problem::Syntax(SYNTAX)),
     };
+    let (socket, trunks) = if parse::is_tcp_address(socket) {
+        (None, TrunksSpec::listening(trunks::address(socket)?))
+    } else {
+        (Some(parse::unix_socket(socket)?), TrunksSpec::default())
+    };
     Ok(RouterSpec {
         device: parse::device_name(device)?,
-        socket: parse::unix_socket(socket)?,
+        socket,
         stats: stats.filter(|word| !word.is_empty()).map(|word| parse_stats(word)).transpose()?,
         gateway: gateway.map(|word| parse::udp_bind(word)).transpose()?,
         addresses: Vec::new(),
@@ -132,7 +145,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         protection: HostProtection::default(),
         meant: Meant::default(),
         live: LiveSpec::default(),
-        hosts: HostsSpec::default(),
+        hosts: HostsSpec { trunks, ..HostsSpec::default() },
     })
 }
 
@@ -156,12 +169,17 @@ pub fn apply_default_stats(routers: &mut [RouterSpec], address: StatsAddress) {
 pub fn duplicates(routers: &[RouterSpec]) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     for (index, router) in routers.iter().enumerate() {
-        let error =
-            |problem| ConfigError::new(OptionName::Router, format!("{} {}", router.device, router.socket), problem);
+        let name = router.socket.clone().or_else(|| router.hosts.trunks.listeners.first().map(ToString::to_string));
+        let value = format!("{} {}", router.device, name.unwrap_or_default());
+        let error = |problem| ConfigError::new(OptionName::Router, value.clone(), problem);
         if routers[..index].iter().any(|other| other.device == router.device) {
             errors.push(error(Problem::Duplicate("device")));
         }
-        if routers[..index].iter().any(|other| other.socket == router.socket) {
+        let has_same_socket = |other: &RouterSpec| match router.socket {
+            Some(_) => other.socket == router.socket,
+            None => other.socket.is_none() && other.hosts.trunks.listeners == router.hosts.trunks.listeners,
+        };
+        if routers[..index].iter().any(has_same_socket) {
             errors.push(error(Problem::Duplicate("socket")));
         }
     }

@@ -32,7 +32,7 @@ fn router_with_all_its_words() {
     let config = good(OptionName::Router, "emperor0 /run/tuntap.socket 127.0.0.1:5002 192.0.2.1:999");
     let expected = RouterSpec {
         device: "emperor0".to_owned(),
-        socket: "/run/tuntap.socket".to_owned(),
+        socket: Some("/run/tuntap.socket".to_owned()),
         stats: Some(StatsAddress::Tcp("127.0.0.1:5002".to_owned())),
         gateway: Some(address("192.0.2.1:999")),
         addresses: Vec::new(),
@@ -58,9 +58,9 @@ fn router_with_all_its_words() {
 #[test]
 fn router_with_the_least_words_and_odd_spacing() {
     let config = good(OptionName::Router, "  emperor0\t@tuntap ");
-    assert_eq!(config.routers[0].socket, "@tuntap");
+    assert_eq!(config.routers[0].socket.as_deref(), Some("@tuntap"));
     assert_eq!(config.routers[0].stats, None);
-    assert_eq!(good(OptionName::Router, r#"e "/run/a b""#).routers[0].socket, "/run/a b");
+    assert_eq!(good(OptionName::Router, r#"e "/run/a b""#).routers[0].socket.as_deref(), Some("/run/a b"));
     let gateway_only = good(OptionName::Router, r#"e /s "" :999"#);
     assert_eq!(gateway_only.routers[0].stats, None);
     assert_eq!(gateway_only.routers[0].gateway, Some(address("0.0.0.0:999")));
@@ -86,8 +86,8 @@ fn router_values_that_stop_the_start() {
     }
     assert!(error(OptionName::Router, "sixteen-letters- /s").contains("1 to 15 bytes"));
     assert!(error(OptionName::Router, "a/b /s").contains("device name"));
-    assert!(error(OptionName::Router, "a 127.0.0.1:4444").contains("TCP"));
-    assert!(error(OptionName::Router, "a :4444").contains("TCP"));
+    assert!(error(OptionName::Router, "a 192.0.2.1:4444").contains("tuntap-router-trunk-peer"));
+    assert!(error(OptionName::Router, "a :4444").contains("no address for trunks"));
     assert!(error(OptionName::Router, &format!("a /{}", "x".repeat(102))).contains("102"));
     assert!(error(OptionName::Router, "a /s 127.0.0.1:70000").contains("port"));
 }

@@ -33,6 +33,13 @@ pub struct TrunksSpec {
     pub peers: Vec<TrunkPeer>,
 }
 
+impl TrunksSpec {
+    /// Waiting at an address, for nobody yet.
+    pub fn listening(address: SocketAddr) -> Self {
+        Self { listeners: vec![address], peers: Vec::new() }
+    }
+}
+
 /// A router of another host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrunkPeer {
@@ -120,13 +127,21 @@ pub fn add_peer(router: &mut RouterSpec, peer: &TrunkPeer) -> Result<(), Problem
     Ok(())
 }
 
-/// What can't work, once all settings are there: a neighbour that neither dials nor is dialled.
+/// What can't work, once all settings are there: a neighbour that neither dials nor is dialled, and a router that meets nobody
+/// but routers of other hosts, without the key of any.
 pub fn check(router: &RouterSpec) -> impl Iterator<Item = ConfigError> {
     let TrunksSpec { listeners, peers } = &router.hosts.trunks;
-    peers.iter().filter(|peer| peer.address.is_none() && listeners.is_empty()).map(|peer| {
+    let unreachable = peers.iter().filter(|peer| peer.address.is_none() && listeners.is_empty()).map(|peer| {
         let value = format!("{} {}", router.device, peer.key);
         ConfigError::new(OptionName::TrunkPeer, value, Problem::TrunkUnreachable)
-    })
+    });
+    let is_for_strangers = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
+    let meets_nobody = router.socket.is_none() && peers.is_empty();
+    let open = listeners.iter().filter(is_for_strangers).filter(move |_| meets_nobody).map(|address| {
+        let value = format!("{} {address}", router.device);
+        ConfigError::new(OptionName::Router, value, Problem::TrunkWithoutKeys(*address))
+    });
+    unreachable.chain(open)
 }
 
 #[cfg(test)]
@@ -157,6 +172,65 @@ mod tests {
         assert_eq!((relayed.key.to_string().as_str(), relayed.networks.len()), (OTHER, 2));
         assert_eq!((relayed.address, relayed.relay, dialled.relay), (None, true, false));
         assert_eq!(dialled.address, Some("[2001:db8::1]:4000".parse().expect("an address")));
+    }
+
+    /// A router whose second word is an address waits there, and has no unix socket.
+    #[test]
+    fn router_may_wait_for_other_routers_alone() {
+        let read = |values: &[(OptionName, &str)]| Config::from_options(values.iter().copied());
+        let peer = format!("{KEY} 10.0.0.0/8");
+        let peer = (OptionName::TrunkPeer, peer.as_str());
+        for (word, needs_keys) in [
+            ("127.0.0.1:4000", false),
+            ("[::1]:4000", false),
+            ("[::ffff:127.0.0.1]:4000", false),
+            ("192.0.2.1:4000", true),
+            ("0.0.0.0:4000", true),
+            ("[2001:db8::1]:4000", true),
+            ("[::]:4000", true),
+        ] {
+            let value = format!("tun0 {word} /run/stats");
+            let router = (OptionName::Router, value.as_str());
+            let config = read(&[router, peer]).expect(word);
+            let spec = &config.routers[0];
+            assert_eq!((spec.socket.as_deref(), spec.control_path()), (None, None), "{word}");
+            assert_eq!(spec.hosts.trunks.listeners, [word.parse().expect("an address")]);
+            assert!(spec.hosts.needs_key() && spec.stats.is_some());
+            match read(&[router]) {
+                Ok(_) => assert!(!needs_keys, "{word}"),
+                Err(errors) => {
+                    assert!(needs_keys, "{errors}");
+                    let text = errors.to_string();
+                    assert!(text.contains(&format!("tun0 {word}")) && text.contains("there is none"), "{text}");
+                }
+            }
+        }
+        let more = (OptionName::Trunk, "tun0 192.0.2.1:4001");
+        let config = read(&[(OptionName::Router, "tun0 127.0.0.1:1"), more, peer]).expect("both are listeners");
+        assert_eq!(config.routers[0].hosts.trunks.listeners.len(), 2);
+    }
+
+    #[test]
+    fn what_looks_like_an_address_is_never_a_sockets_name() {
+        let read = |values: &[(OptionName, &str)]| Config::from_options(values.iter().copied());
+        for word in
+            ["localhost:4000", ":4000", "10.0.0.1:0", "10.0.0.1:99999", "10.0.0.256:1", "::1:4000", "224.0.0.1:1"]
+        {
+            let value = format!("tun0 {word}");
+            let errors = read(&[(OptionName::Router, &value)]).expect_err(word).0;
+            assert!(matches!(&errors[0].problem, Problem::TrunkAddress(it) if it == word), "{errors:?}");
+        }
+        for name in ["/run/a:1", "./a:1", "@a:1", "a:b", "a:"] {
+            let value = format!("tun0 {name}");
+            let config = read(&[(OptionName::Router, &value)]).expect(name);
+            assert_eq!(config.routers[0].socket.as_deref(), Some(name));
+        }
+        let twice = [(OptionName::Router, "tun0 127.0.0.1:1"), (OptionName::Router, "tun1 127.0.0.1:1")];
+        assert!(read(&twice).is_err_and(|errors| errors.to_string().contains("has the same socket")));
+        let listener = (OptionName::Trunk, "tun0 127.0.0.1:1");
+        assert_eq!(read(&[twice[0], listener]).expect_err("twice").0[0].problem, Problem::Repeated);
+        let control = [twice[0], (OptionName::Control, "/run/control")];
+        assert_eq!(read(&control).expect("valid").routers[0].control_path().as_deref(), Some("/run/control"));
     }
 
     #[test]

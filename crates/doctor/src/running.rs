@@ -24,7 +24,13 @@ pub fn routers(instance: &Instance) -> Vec<Option<RunningRouter>> {
 
 fn find(instance: &Instance, router: &RouterSpec) -> Option<RunningRouter> {
     let mut processes = holders(&router.device);
-    let found = listener(&router.socket);
+    let is_of_this_file = |processes: &[Process]| processes.iter().any(|it| it.was_given(Path::new(&instance.file)));
+    let Some(socket) = router.socket.as_deref() else {
+        let stopped = stopped(&processes);
+        let running = RunningRouter { processes, stopped, answers: true, has_no_file: false };
+        return is_of_this_file(&running.processes).then_some(running);
+    };
+    let found = listener(socket);
     // After it has made its device anew, the router's process alone has it open.
     if let Listener::Listening(master) = &found
         && processes.iter().any(|process| process.parent() == Some(master.pid))
@@ -32,23 +38,26 @@ fn find(instance: &Instance, router: &RouterSpec) -> Option<RunningRouter> {
     {
         processes.insert(0, master.clone());
     }
-    let is_hidden = || hidden_listener(&router.socket).is_some_and(|process| processes.contains(&process));
+    let is_hidden = || hidden_listener(socket).is_some_and(|process| processes.contains(&process));
     let (is_its_own, answers, has_no_file) = match &found {
         Listener::Listening(process) => {
             let is_its_own = processes.contains(process);
-            (is_its_own, is_its_own && answers(&router.socket, TIMEOUT), false)
+            (is_its_own, is_its_own && answers(socket, TIMEOUT), false)
         }
         // The queue of its socket is full.
         Listener::Unknown(_) => (is_hidden(), false, false),
         Listener::Missing | Listener::NoFolder => {
             // A router that waits for its socket's path after a reload has no socket yet.
-            let waits = || processes.iter().any(|process| process.was_given(Path::new(&instance.file)));
-            (is_hidden() || waits(), true, true)
+            (is_hidden() || is_of_this_file(&processes), true, true)
         }
         Listener::NoSocket | Listener::Silent => (false, false, false),
     };
-    let stopped: Vec<Process> = processes.iter().filter(|process| process.is_stopped()).cloned().collect();
+    let stopped = stopped(&processes);
     is_its_own.then_some(RunningRouter { processes, stopped, answers, has_no_file })
+}
+
+fn stopped(processes: &[Process]) -> Vec<Process> {
+    processes.iter().filter(|process| process.is_stopped()).cloned().collect()
 }
 
 /// The peers of a router that runs, by its statistics; `None` if it serves none. The error says why they can't be read.

@@ -167,7 +167,7 @@ fn meets(router: &Instance, vassal: &Instance) -> bool {
 }
 
 fn router_of(instance: &Instance, socket: Option<&str>) -> bool {
-    instance.config.routers.iter().any(|router| Some(router.socket.as_str()) == socket)
+    instance.config.routers.iter().any(|router| socket.is_some() && router.socket.as_deref() == socket)
 }
 
 fn leases(instance: &Instance) -> (Vec<Grant>, ConfigErrors) {
@@ -205,17 +205,8 @@ fn of_routers(
         findings.extend(routes::listener(router));
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
-        // If the router runs, the finding about its processes covers its socket.
-        let found = listener(&router.socket);
-        if running.as_ref().is_none_or(|running| running.answers && !running.has_no_file) || found == Listener::NoFolder
-        {
-            findings.push(sockets::router(
-                &router.socket,
-                &found,
-                unwritable(&router.socket).as_ref(),
-                is_running,
-                geteuid().is_root(),
-            ));
+        if let Some(socket) = router.socket.as_deref() {
+            findings.extend(of_socket(socket, running.as_ref()));
         }
         if let Some(StatsAddress::Unix(name)) = router.stats.as_ref().filter(|_| !instance.is_on("abstract-socket")) {
             let own = running.as_ref().map(|running| running.processes.as_slice()).unwrap_or_default();
@@ -248,6 +239,16 @@ fn of_routers(
         ));
     }
     findings
+}
+
+/// The finding about a router's socket, unless the one about its processes covers that.
+fn of_socket(socket: &str, running: Option<&RunningRouter>) -> Option<Finding> {
+    let found = listener(socket);
+    if running.is_some_and(|running| !running.answers || running.has_no_file) && found != Listener::NoFolder {
+        return None;
+    }
+    let is_root = geteuid().is_root();
+    Some(sockets::router(socket, &found, unwritable(socket).as_ref(), running.is_some(), is_root))
 }
 
 /// The options of a router that have an effect on a host without IPv6.
@@ -336,7 +337,7 @@ fn unwritable(socket: &str) -> Option<Barrier> {
 
 fn of_devices(instance: &Instance, all: &[Instance]) -> Vec<Finding> {
     let known: Vec<&str> =
-        all.iter().flat_map(|other| &other.config.routers).map(|router| router.socket.as_str()).collect();
+        all.iter().flat_map(|other| &other.config.routers).filter_map(|router| router.socket.as_deref()).collect();
     let mut findings = Vec::new();
     for (device, socket) in
         instance.config.devices.iter().filter_map(|device| Some((&device.name, device.socket.as_deref()?)))

@@ -316,8 +316,9 @@ impl<'a> EventLoop<'a> {
     }
 
     fn accept_peers(&mut self) {
+        let Some(listener) = &self.io.setup.listener else { return };
         for _ in 0..ACCEPT_BUDGET {
-            match socket::accept(self.io.setup.listener.as_fd()) {
+            match socket::accept(listener.as_fd()) {
                 Ok(fd) => self.add_peer(fd),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -452,7 +453,7 @@ fn watch(setup: &Setup, epoll: &Epoll, tun: &Tun) -> nix::Result<()> {
     for (number, queue) in (0..=u8::MAX).zip(tun.queues()) {
         epoll.add(queue, readable(Token::Tun(number)))?;
     }
-    epoll.add(&setup.listener, readable(Token::Listener))?;
+    setup.listener.iter().try_for_each(|listener| epoll.add(listener, readable(Token::Listener)))?;
     if let Some(gateway) = &setup.gateway {
         epoll.add(&gateway.socket, readable(Token::Gateway))?;
     }

@@ -24,7 +24,7 @@ mod turn_clock;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,9 +95,9 @@ pub struct Setup {
     /// The TUN device.
     pub tun: Tun,
     /// The name of the unix socket, for the statistics.
-    pub socket_name: String,
-    /// The socket where peers connect, listening and non-blocking.
-    pub listener: OwnedFd,
+    pub socket_name: Option<String>,
+    /// The socket where peers connect, listening and non-blocking. Without one, vassals of this host can't join.
+    pub listener: Option<OwnedFd>,
     /// The statistics endpoint.
     pub stats: Option<StatsEndpoint>,
     /// The gateway, to which other routers send.
@@ -155,6 +155,11 @@ impl Setup {
         self.spec = spec.clone();
     }
 
+    /// A socket that was made in the router's network namespace, for questions about that.
+    fn any_socket(&self) -> BorrowedFd<'_> {
+        self.grant_updates.read_end()
+    }
+
     /// Returns the settings for the state machine.
     fn settings(&self, tun: &Tun) -> Settings {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.address);
@@ -168,7 +173,7 @@ impl Setup {
             },
             addresses: self.spec.addresses.iter().map(IpNet::addr).chain(gateway.map(|it| it.ip())).collect(),
             gateway,
-            namespace: event_loop::namespace_number(self.listener.as_fd()),
+            namespace: event_loop::namespace_number(self.any_socket()),
             dns: self.network.dns.clone(),
             router: self.hosts.router,
             trunks: self.hosts.trunks.as_ref().map(|endpoint| endpoint.settings.clone()).unwrap_or_default(),

@@ -13,7 +13,10 @@ use super::{CredentialsCheck, Setup};
 use tuntap_api::Confinement;
 use tuntap_config::Sandbox;
 use tuntap_sys::process::pin_time_zone;
-use tuntap_sys::sandbox::{self, Argument, Condition, SyscallPolicy, Test};
+use tuntap_sys::sandbox::common::{
+    CLOCKS, END, FILES, MEMORY, OWN, RANDOM, SOCKET_KIND, WAITING, is, masked, own_process, request,
+};
+use tuntap_sys::sandbox::{self, Condition, SyscallPolicy};
 use tuntap_sys::socket::IPV6_2292PKTOPTIONS;
 use tuntap_sys::tun::KCMP_FILE;
 
@@ -36,30 +39,12 @@ const TRAFFIC: &[Sysno] = &[
 /// the probe for the path MTU to another router.
 const SOCKETS: &[Sysno] = &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::shutdown, Sysno::close];
 
-/// Waiting: the event loop, the control thread, the pause before the end, locks, and the check that a peer has not hung up.
-const WAITING: &[Sysno] = &[
+/// Waiting for events: the event loop, the control thread, and the check that a peer has not hung up.
+const EVENTS: &[Sysno] = &[
     Sysno::epoll_ctl,
     Sysno::epoll_pwait,
-    Sysno::ppoll,
-    Sysno::clock_nanosleep,
-    Sysno::futex,
-    Sysno::sched_yield,
-    Sysno::restart_syscall,
     #[cfg(target_arch = "x86_64")]
     Sysno::epoll_wait,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::poll,
-];
-
-/// The memory allocator. The calls that could make memory executable are in [`CONDITIONAL`].
-const MEMORY: &[Sysno] = &[Sysno::brk, Sysno::mremap, Sysno::munmap, Sysno::madvise];
-
-/// Clocks, on machines where reading them takes a system call.
-const CLOCKS: &[Sysno] = &[
-    Sysno::clock_gettime,
-    Sysno::gettimeofday,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::time,
 ];
 
 /// The facts in the statistics, the addresses of their clients, and the device of a vassal's descriptor.
@@ -77,9 +62,6 @@ const IDENTITY: &[Sysno] = &[
     Sysno::fstatat,
 ];
 
-/// Seeds of hash tables.
-const RANDOM: &[Sysno] = &[Sysno::getrandom];
-
 /// The files of its sockets, which it removes after checking that they are still its own. Landlock restricts the
 /// directories.
 const REMOVAL: &[Sysno] = &[
@@ -88,10 +70,6 @@ const REMOVAL: &[Sysno] = &[
     #[cfg(target_arch = "x86_64")]
     Sysno::unlink,
 ];
-
-/// The end of the process: signals, a panic, an abort, uWSGI's crash handler. [`CONDITIONAL`] restricts the targets of
-/// signals.
-const END: &[Sysno] = &[Sysno::rt_sigaction, Sysno::rt_sigprocmask, Sysno::rt_sigreturn, Sysno::exit_group];
 
 /// Calls that are allowed only with certain arguments.
 const CONDITIONAL: &[(Sysno, &[Condition])] = &[
@@ -138,56 +116,18 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
             &[is(1, libc::F_DUPFD_CLOEXEC.cast_unsigned())],
         ],
     ),
-    // Memory that isn't executable, for the allocator.
-    (Sysno::mmap, &[&[NOT_EXECUTABLE]]),
-    (Sysno::mprotect, &[&[NOT_EXECUTABLE]]),
     // The context switches of the thread, which show if it had to wait in a long write.
     (Sysno::getrusage, &[&[is(0, libc::RUSAGE_THREAD.cast_unsigned())]]),
     // The check that a vassal's device is not the router's own.
     (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
-    // Signals of the process to itself: abort(3), uWSGI's crash handler.
-    (Sysno::tgkill, &[&[own_process(0)]]),
-    (Sysno::kill, &[&[own_process(0)]]),
-];
-
-/// Files that libraries open if they can: the debug information for a panic's backtrace, and time zones. These calls fail.
-const REFUSED: &[Sysno] = &[
-    Sysno::openat,
-    Sysno::readlinkat,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::open,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::readlink,
 ];
 
 const POLICY: SyscallPolicy = SyscallPolicy {
-    allowed: &[TRAFFIC, SOCKETS, WAITING, MEMORY, CLOCKS, IDENTITY, RANDOM, REMOVAL, END],
-    conditional: CONDITIONAL,
-    refused: REFUSED,
+    allowed: &[TRAFFIC, SOCKETS, WAITING, EVENTS, MEMORY, CLOCKS, IDENTITY, RANDOM, REMOVAL, END],
+    conditional: &[CONDITIONAL, OWN],
+    refused: FILES,
+    unknown: &[],
 };
-
-/// The bits of a socket's type without the flags (net.h, `SOCK_TYPE_MASK`).
-const SOCKET_KIND: u32 = 0xf;
-
-const NOT_EXECUTABLE: Argument = masked(2, libc::PROT_EXEC.cast_unsigned(), 0);
-
-const fn is(index: u8, value: u32) -> Argument {
-    Argument { index, test: Test::Is(value) }
-}
-
-const fn own_process(index: u8) -> Argument {
-    Argument { index, test: Test::IsOwnProcess }
-}
-
-const fn masked(index: u8, mask: u32, value: u32) -> Argument {
-    Argument { index, test: Test::Masked { mask, value } }
-}
-
-/// Returns the condition on an ioctl(2) request. The kernel uses only the lower 32 bits of its number.
-#[allow(clippy::cast_possible_truncation)]
-const fn request(number: libc::Ioctl) -> Argument {
-    is(1, number as u32)
-}
 
 /// Returns the restrictions that the process already has.
 pub fn found() -> Confinement {
@@ -282,7 +222,7 @@ mod tests {
     fn no_syscall_is_listed_twice() {
         let allowed = POLICY.allowed.iter().copied().flatten().copied();
         let mut all: Vec<Sysno> = allowed
-            .chain(POLICY.conditional.iter().map(|(call, _)| *call))
+            .chain(POLICY.conditional.iter().copied().flatten().map(|(call, _)| *call))
             .chain(POLICY.refused.iter().copied())
             .collect();
         let count = all.len();

@@ -265,7 +265,7 @@ impl BeyondNat<'_> {
     /// Returns true if the kernel's route to a host is by such an interface.
     pub(super) fn has(&mut self, address: IpAddr) -> bool {
         let interface = self.routes.as_mut().and_then(|routes| routes.interface_to(address).ok().flatten());
-        let name = interface.and_then(|index| net::interface_name(self.setup.listener.as_fd(), index).ok());
+        let name = interface.and_then(|index| net::interface_name(self.setup.any_socket(), index).ok());
         name.is_some_and(|name| self.setup.spec.nat.contains(&name))
     }
 }
@@ -400,8 +400,9 @@ impl Shell for Io<'_> {
 
     fn watch_listeners(&mut self, wanted: bool) {
         let flags = if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let own = self.setup.listener.as_ref().map(|listener| (listener, Token::Listener));
         let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
-        for (listener, token) in [(&self.setup.listener, Token::Listener)].into_iter().chain(stats) {
+        for (listener, token) in own.into_iter().chain(stats) {
             // Both are registered, so this fails only without memory. The end of the next pause tries again.
             let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
         }
@@ -481,12 +482,12 @@ impl Shell for Io<'_> {
     }
 
     fn tun_mtu(&self) -> Option<u16> {
-        net::interface_mtu(self.setup.listener.as_fd(), self.name()).ok()
+        net::interface_mtu(self.setup.any_socket(), self.name()).ok()
     }
 
     fn is_router_device(&mut self, interface: u32) -> bool {
         // An interface that doesn't exist any more is not a router's device.
-        net::interface_name(self.setup.listener.as_fd(), interface).is_ok_and(|name| {
+        net::interface_name(self.setup.any_socket(), interface).is_ok_and(|name| {
             self.setup.devices.contains(&name) || self.tun().current_name().is_ok_and(|own| own == name)
         })
     }

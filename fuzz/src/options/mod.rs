@@ -9,7 +9,10 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use tuntap_config::{Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Sandbox, resolve_grants};
+use tuntap_config::{
+    Config, ConfigError, ConfigErrors, Credentials, DeviceSpec, OptionName, Problem, RouterSpec, Sandbox, TrunksSpec,
+    resolve_grants,
+};
 use tuntap_core::policy::grant::{Grant, Holder, Uncovered};
 use tuntap_core::policy::pattern::{Action, PolicyRule};
 use tuntap_core::policy::targets::TargetRange;
@@ -74,9 +77,10 @@ pub fn check(data: &[u8]) {
 }
 
 /// Returns true for errors that don't depend on other options. Settings of a device may become valid by
-/// `tuntap-device`.
+/// `tuntap-device`, and a router's address by `tuntap-router-trunk-peer`.
 fn stands_alone(error: &&ConfigError) -> bool {
-    !error.problem.to_string().starts_with("there is no tuntap-device")
+    !matches!(error.problem, Problem::TrunkWithoutKeys(_))
+        && !error.problem.to_string().starts_with("there is no tuntap-device")
 }
 
 fn option(word: &[u8]) -> Option<(OptionName, &str)> {
@@ -333,12 +337,21 @@ fn check_bounds(config: &Config) {
         !matches!(name, "" | "." | "..") && name.len() <= 15 && !name.contains(['/', ':', ' ', '\t', '\n', '\0'])
     };
     let is_socket = |name: &str| !matches!(name, "" | "@") && name.len() <= 102;
+    let meets_somebody = |router: &RouterSpec| match &router.socket {
+        Some(name) => is_socket(name),
+        None => {
+            let TrunksSpec { listeners, peers } = &router.hosts.trunks;
+            let is_loopback = listeners.iter().all(|address| address.ip().to_canonical().is_loopback());
+            !listeners.is_empty() && (is_loopback || !peers.is_empty())
+        }
+    };
     for (index, router) in config.routers.iter().enumerate() {
-        assert!(is_device(&router.device) && is_socket(&router.socket), "{router:?}");
+        assert!(is_device(&router.device) && meets_somebody(router), "{router:?}");
         assert!(router.gateway.is_none_or(is_gateway), "{router:?}");
         assert!(router.stats.as_ref().is_none_or(|address| !address.as_str().is_empty()), "{router:?}");
         for other in &config.routers[..index] {
-            assert!(other.device != router.device && other.socket != router.socket, "{other:?} and {router:?}");
+            assert!(router.socket.is_none() || other.socket != router.socket, "{other:?} and {router:?}");
+            assert!(other.device != router.device, "{other:?} and {router:?}");
         }
     }
     check_host(config);

@@ -1,6 +1,6 @@
 //! Writes a configuration as options again.
 
-use tuntap_config::{Config, ControlSocket, Credentials, DeviceSpec, OptionName, Sandbox};
+use tuntap_config::{Config, ControlSocket, Credentials, DeviceSpec, OptionName, Sandbox, TrunkPeer};
 use tuntap_core::policy::grant::{Holder, Uncovered};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
@@ -96,7 +96,12 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
     for router in &config.routers {
         let stats = router.stats.as_ref().map_or("", |address| address.as_str());
         let gateway = router.gateway.map(|address| address.to_string()).unwrap_or_default();
-        let words = [&router.device, &router.socket, stats].map(quoted).join(" ");
+        let trunks = &router.hosts.trunks;
+        let (socket, listeners) = match &router.socket {
+            Some(socket) => (socket.clone(), &trunks.listeners[..]),
+            None => (trunks.listeners[0].to_string(), &trunks.listeners[1..]),
+        };
+        let words = [&router.device, &socket, stats].map(quoted).join(" ");
         options.push((OptionName::Router, format!("{words} {gateway}")));
         let device = quoted(&router.device);
         let mut write = |option, value: String| options.push((option, format!("{device} {value}")));
@@ -109,6 +114,13 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             write(OptionName::RouterClaims, word.to_owned());
         }
         router.nat.iter().for_each(|name| write(OptionName::RouterNat, quoted(name)));
+        listeners.iter().for_each(|address| write(OptionName::Trunk, address.to_string()));
+        for TrunkPeer { key, networks, address, relay } in &trunks.peers {
+            let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+            let address = address.map(|address| format!(" {address}")).unwrap_or_default();
+            let relay = if *relay { " relay" } else { "" };
+            write(OptionName::TrunkPeer, format!("{key} {}{address}{relay}", networks.join(",")));
+        }
         for shape in &router.shapes {
             let words: Vec<_> = shape.to_string().split(' ').map(quoted).collect();
             write(OptionName::Shape, words.join(" "));

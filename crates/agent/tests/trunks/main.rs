@@ -1,6 +1,7 @@
 //! Trunk processes on loopback, with real TLS. The tests are their routers.
 #![allow(missing_docs)]
 
+mod confined;
 mod host;
 mod keys;
 mod strangers;

@@ -36,6 +36,9 @@ options!(
         help: "run a tuntap router, may be repeated",
         details: "Runs a router, which owns a TUN device of this name and meets its vassals on a unix socket: a path, or \
                   `@name` for the abstract namespace, which only processes in the router's network namespace can reach. \
+                  With `addr:port` or `[addr]:port` in place of the socket it waits there for routers of other hosts, as with \
+                  `tuntap-router-trunk`, and has no socket for vassals of its host; unless that is a loopback address, \
+                  `tuntap-router-trunk-peer` has to name such a router. \
                   `stats` is where it serves its statistics (see `tuntap-router-stats`); `\"\"` leaves it out. `gateway` is \
                   the UDP address on which it exchanges packets with other routers, `addr:port` or `[addr]:port`; `:port` is \
                   all IPv4 addresses of the host, `[::]:port` all addresses of both families.",

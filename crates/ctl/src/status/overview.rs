@@ -40,7 +40,7 @@ fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
     writeln!(out, ", uWSGI {}", Printable(&snapshot.version))?;
     let mut ports = snapshot.ports.iter().map(port);
     for (label, text) in [
-        ("socket", Printable(&snapshot.socket).to_string()),
+        ("socket", Printable(snapshot.socket.as_deref().unwrap_or_default()).to_string()),
         ("addresses", list(&snapshot.addresses)),
         ("nat", list(&snapshot.nat)),
         ("gateway", Printable(snapshot.gateway.as_deref().unwrap_or_default()).to_string()),
@@ -253,7 +253,7 @@ mod tests {
             version: hostile(),
             plugin_version: hostile(),
             device: hostile(),
-            socket: hostile(),
+            socket: Some(hostile()),
             gateway: Some(hostile()),
             addresses: vec![hostile()],
             nat: vec![hostile()],

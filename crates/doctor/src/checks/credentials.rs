@@ -37,7 +37,7 @@ pub fn pair(router: &Instance, vassal: &Instance, leases: &[Grant]) -> Vec<Findi
         _ => {}
     }
     let of_device = |device: &DeviceSpec| {
-        let spec = router.config.routers.iter().find(|spec| Some(&spec.socket) == device.socket.as_ref())?;
+        let spec = router.config.routers.iter().find(|spec| spec.socket.is_some() && spec.socket == device.socket)?;
         Some(Meeting { router, spec, vassal, device, leases, is_shown: shows }.findings())
     };
     vassal.config.devices.iter().filter_map(of_device).flatten().collect()

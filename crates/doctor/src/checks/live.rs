@@ -39,6 +39,7 @@ impl RunningRouter {
 
 /// Checks that the router's processes run and accept connections.
 pub fn processes(router: &RouterSpec, running: &RunningRouter) -> Vec<Finding> {
+    let socket = router.socket.as_deref().unwrap_or_default();
     let mut findings: Vec<Finding> = running
         .stopped
         .iter()
@@ -51,10 +52,7 @@ pub fn processes(router: &RouterSpec, running: &RunningRouter) -> Vec<Finding> {
         .collect();
     if running.has_no_file {
         findings.push(Finding::wrong(
-            format!(
-                "router of {}: it runs, but the file {} is gone, so that no vassal finds it",
-                router.device, router.socket
-            ),
+            format!("router of {}: it runs, but the file {socket} is gone, so that no vassal finds it", router.device),
             format!(
                 "{}; what removed it? a second instance of the same file, or something that tidies its folder",
                 running.reload()
@@ -62,10 +60,7 @@ pub fn processes(router: &RouterSpec, running: &RunningRouter) -> Vec<Finding> {
         ));
     } else if !running.answers {
         findings.push(Finding::wrong(
-            format!(
-                "router of {}: it hangs: {} is connected to, and nobody takes the connection",
-                router.device, router.socket
-            ),
+            format!("router of {}: it hangs: {socket} is connected to, and nobody takes the connection", router.device),
             format!("the router's log; {}", running.reload()),
         ));
     }

@@ -2,6 +2,7 @@
 //! syscalls. Everything here applies to the calling thread, and to threads and processes that it starts later.
 
 mod capabilities;
+pub mod common;
 mod files;
 mod syscalls;
 

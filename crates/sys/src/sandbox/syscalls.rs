@@ -20,9 +20,11 @@ pub struct Policy {
     /// Allowed with any arguments.
     pub allowed: &'static [&'static [Sysno]],
     /// Allowed with arguments that meet one of the conditions.
-    pub conditional: &'static [(Sysno, Conditions)],
+    pub conditional: &'static [&'static [(Sysno, Conditions)]],
     /// These fail with EACCES: libraries try them, but work without them.
     pub refused: &'static [Sysno],
+    /// These fail with ENOSYS: libraries use others then, whose arguments the filter can see.
+    pub unknown: &'static [Sysno],
 }
 
 /// Conditions of which one must hold.
@@ -70,20 +72,25 @@ pub enum FilterError {
 /// Installs the filter. `label` is the beginning of the line about a denied syscall. Needs
 /// [`super::set_no_new_privileges`], or CAP_SYS_ADMIN.
 pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
-    let refusing = compile(
-        policy.refused.iter().map(|call| (*call, &[][..])),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EACCES.cast_unsigned()),
-    )?;
-    // Of several filters, the strictest result counts. So the second one must allow what the first one refuses.
-    let anyhow = policy.allowed.iter().copied().flatten().chain(policy.refused).map(|call| (*call, &[][..]));
-    let conditional = policy.conditional.iter().copied();
+    let failing = |calls: &[Sysno], error: c_int| {
+        let calls = calls.iter().map(|call| (*call, &[][..]));
+        compile(calls, SeccompAction::Allow, SeccompAction::Errno(error.cast_unsigned()))
+    };
+    let refusing = [(policy.refused, libc::EACCES), (policy.unknown, libc::ENOSYS)];
+    let refusing = refusing.into_iter().filter(|(calls, _)| !calls.is_empty());
+    let refusing = refusing.map(|(calls, error)| failing(calls, error)).collect::<Result<Vec<_>, _>>()?;
+    // Of several filters, the strictest result counts. So the last one must allow what the others refuse.
+    let allowed = policy.allowed.iter().copied().flatten();
+    let anyhow = allowed.chain(policy.refused).chain(policy.unknown).map(|call| (*call, &[][..]));
+    let conditional = policy.conditional.iter().copied().flatten().copied();
     let allowing = compile(anyhow.chain(conditional), SeccompAction::Trap, SeccompAction::Allow)?;
     LABEL.get_or_init(|| label);
     let action = SigAction::new(SigHandler::SigAction(on_denied_call), SaFlags::empty(), SigSet::all());
     // SAFETY: the handler calls nothing but write(2) and _exit(2), and formats numbers and static texts on its stack.
     unsafe { sigaction(Signal::SIGSYS, &action) }?;
-    seccompiler::apply_filter_all_threads(&refusing)?;
+    for program in &refusing {
+        seccompiler::apply_filter_all_threads(program)?;
+    }
     seccompiler::apply_filter_all_threads(&allowing)?;
     Ok(())
 }
