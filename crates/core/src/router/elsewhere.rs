@@ -46,7 +46,7 @@ impl Router {
             Ok(Insertion { is_news, is_ahead }) => {
                 if is_ahead && self.forwarder.elsewhere.note_ahead(source) {
                     let told = Told { source, holding };
-                    self.note_fault(shell, None, &Notice::ClockAhead { address, told });
+                    self.note_source(shell, source, &Notice::ClockAhead { address, told });
                 }
                 if is_news {
                     self.forwarder.note_news_elsewhere();
@@ -57,7 +57,7 @@ impl Router {
             Err(Refusal::Own) => self.forwarder.note_news_elsewhere(),
             Err(refusal) => {
                 if self.forwarder.elsewhere.note_no_room() {
-                    self.note_fault(shell, None, &Notice::NoRoomElsewhere { teller: source, refusal });
+                    self.note_source(shell, source, &Notice::NoRoomElsewhere { teller: source, refusal });
                 }
             }
         }

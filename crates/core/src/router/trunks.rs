@@ -136,7 +136,9 @@ impl Router {
                     if let trunk::Notice::Opened { router, .. } = &notice {
                         self.remember_trunk(shell, *router);
                     }
-                    self.note_fault(shell, None, &Notice::Trunk(notice));
+                    if let Some(trunk) = self.trunks.as_ref().and_then(|trunks| trunks.find(notice.router())) {
+                        self.note_source(shell, source(trunk), &Notice::Trunk(notice));
+                    }
                 }
             }
         }
@@ -196,7 +198,7 @@ impl Router {
             None => trunks.connected(id, now, &mut ends),
         });
         if let Err(fault) = shell.open_trunk(id) {
-            self.note_fault(shell, None, &Notice::Shell(format!("trunk to router {router}: {fault}")));
+            self.note_source(shell, source(id), &Notice::Shell(format!("trunk to router {router}: {fault}")));
             self.trunk_closed(shell, id, now);
         } else if version.is_some() {
             self.remember_trunk(shell, router);

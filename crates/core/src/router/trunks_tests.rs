@@ -327,3 +327,14 @@ fn super_packets_stay_whole() {
     assert_eq!((frame.kind, frame.payload), (Kind::Packet, &bytes[..]));
     assert!(matches!(Message::decode(frame), Ok(Message::Packet { .. })));
 }
+
+/// A neighbour that comes and goes without end leaves lines in the log for others.
+#[test]
+fn lines_about_one_neighbour_leave_the_others_theirs() {
+    let mut world = World::new(3, false, open);
+    (0..200).for_each(|_| world.connect(1, 2));
+    world.host(1).shell.lines.clear();
+    world.connect(1, 3);
+    let opened = |notice: &Notice| matches!(notice, Notice::Trunk(trunk::Notice::Opened { router, .. }) if *router == router_id(3));
+    assert_eq!(world.host(1).shell.lines.iter().filter(|notice| opened(notice)).count(), 1);
+}
