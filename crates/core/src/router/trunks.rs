@@ -277,7 +277,14 @@ impl Router {
         }
         self.counters.totals.trunk_rx_packets += 1;
         self.counters.totals.trunk_rx_bytes += packet.packet.packet().total_len() as u64;
-        self.forward_inbound(shell, Ingress::Trunk(from, packet.hops), Ok(packet.packet));
+        let ip = packet.packet.packet();
+        let is_own = |address| self.trunks.as_ref().is_some_and(|trunks| trunks.may_have(from, address));
+        let stopped = self.forwarder.stopped_by_guard_from(ip, is_own);
+        if let (true, Some(reason)) = (self.is_watched, stopped) {
+            self.report_drop(shell, Direction::In, None, ip, reason, None);
+        }
+        let packet_or_reason = stopped.map_or(Ok(packet.packet), Err);
+        self.forward_inbound(shell, Ingress::Trunk(from, packet.hops), packet_or_reason);
     }
 
     /// Sends a packet to a neighbour: one from a peer, from the host, or from another neighbour whose packets are relayed.
