@@ -87,6 +87,11 @@ impl Router {
         self.forwarder.take_claim_changes()
     }
 
+    /// Returns the claim to an address, if a peer of this router holds it and the router has an id.
+    pub fn local_claim(&self, address: IpAddr) -> Option<Holding> {
+        self.forwarder.holding(address)
+    }
+
     /// Returns all claims of this router's peers, if the router has an id.
     pub fn local_claims(&self) -> impl Iterator<Item = (IpAddr, Holding)> {
         self.forwarder.holdings()
