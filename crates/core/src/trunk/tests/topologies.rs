@@ -186,4 +186,33 @@ proptest! {
             prop_assert_eq!(announced, count);
         }
     }
+
+    /// Once all have released what they held, nobody knows of anything, in whatever order that was.
+    #[test]
+    fn nothing_is_known_of_what_was_released(
+        (routers, actions) in (3..=5_usize).prop_flat_map(|routers| (Just(routers), actions(routers))),
+        relay: bool,
+        oldest_first: bool,
+    ) {
+        let mut case = Case::run(routers, relay, 2, &actions);
+        let held = |router: usize, number: u8| case.own(router, number).map(|holding| (holding, router, number));
+        let mut all: Vec<_> =
+            (0..routers).flat_map(|router| (0..ADDRESSES).map(move |number| (router, number))).collect();
+        all.retain(|(router, number)| held(*router, *number).is_some());
+        all.sort_unstable_by_key(|(router, number)| held(*router, *number));
+        if !oldest_first {
+            all.reverse();
+        }
+        for (router, number) in all {
+            case.network.release(router, address(number));
+            case.network.settle();
+        }
+        for router in 0..routers {
+            for number in 0..ADDRESSES {
+                prop_assert_eq!(case.network.holder(router, address(number)), None, "{} at {}", number, router);
+            }
+            let trunks = &case.network.routers[router].trunks;
+            prop_assert!(trunks.ids().all(|trunk| trunks.view(trunk).announced == 0));
+        }
+    }
 }
