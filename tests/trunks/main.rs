@@ -5,7 +5,9 @@
 mod common;
 
 mod failures;
+mod floods;
 mod hostile;
+mod neighbour;
 mod options;
 mod reach;
 mod world;
