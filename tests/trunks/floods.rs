@@ -15,6 +15,9 @@ use crate::common::{packet, wait};
 use crate::neighbour::Neighbour;
 use crate::world::{Keys, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, wait_open};
 
+/// Writes what comes next of a flood.
+type Write<'a> = &'a dyn Fn(&mut Vec<u8>, u32);
+
 /// A frame with a packet behind a virtio_net header.
 fn framed(header: [u8; 10], bytes: &[u8]) -> Vec<u8> {
     let mut frame = packet_header(header.len() + bytes.len(), 7).expect("it fits").to_vec();
@@ -145,7 +148,7 @@ fn floods_of_a_neighbour_leave_vassals_their_network() {
     wait_open(&here, 1);
     let address = |number: u32| IpAddr::from((Ipv4Addr::new(10, 77, 4, 0).to_bits() + number % 60_000).to_be_bytes());
     let holding = |number: u32| Holding { router: neighbour.router, since: ClaimTime(1_000 + u64::from(number)) };
-    let kinds: [&dyn Fn(&mut Vec<u8>, u32); 5] = [
+    let kinds: [Write<'_>; 5] = [
         &|out, number| append_withdraw(out, address(number)),
         &|out, number| append_announce(out, address(number), &Announcement::own(holding(number))),
         // The near one's address, newer and newer, and given up again.
