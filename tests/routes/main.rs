@@ -12,5 +12,6 @@ mod world;
 
 mod bird;
 mod elsewhere;
+mod flaps;
 mod hostile;
 mod start;

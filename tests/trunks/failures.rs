@@ -107,3 +107,41 @@ fn link_that_is_cut_is_noticed_and_comes_back() {
     here.netns.sh("ip link set veth0 up");
     wait_for_pings(&near, inside(2, 2));
 }
+
+/// Whoever is killed first, nothing of an instance is left once its master is gone.
+#[test]
+fn nothing_is_left_in_whatever_order_all_are_killed() {
+    let keys = Keys::new();
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        let (here, _there) = two_routers(&keys);
+        let _vassal = start_vassal(&here, 1, 2);
+        let all = [agent_pid(&here), here.router_pid(), here.emperor_pid(), here.master_pid()];
+        for at in order {
+            processes::send(all[at], Signal::SIGKILL);
+            // What the master starts again meanwhile has to end, too.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let left = || std::process::Command::new("ip").args(["netns", "pids", here.netns.name()]).output();
+        wait::until_true("all have ended", wait::LONG, || left().expect("ip runs").stdout.is_empty());
+    }
+}
+
+#[test]
+fn connections_leave_no_descriptors_behind() {
+    let keys = Keys::new();
+    let (here, there) = two_routers(&keys);
+    let open = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+    let all = || [here.router_pid(), agent_pid(&here), here.master_pid()].map(open);
+    let before = all();
+    for _ in 0..6 {
+        let opened = number(&here, "/opened");
+        processes::send(agent_pid(&there), Signal::SIGKILL);
+        wait::until_true("the trunk is opened again", wait::LONG, || {
+            trunks(&here.stats())[0]["state"] == "open" && number(&here, "/opened") > opened
+        });
+        wait_open(&there, 1);
+    }
+    wait::until_true("no more than before", wait::LONG, || {
+        all().iter().zip(before).all(|(now, then)| *now <= then + 1)
+    });
+}

@@ -6,8 +6,10 @@ mod common;
 
 mod alone;
 mod failures;
+mod floods;
 mod hostile;
 mod ipv6;
+mod liar;
 mod loops;
 mod neighbour;
 mod options;

@@ -338,4 +338,15 @@ mod tests {
             assert!(reason().contains("belongs to uid 65534"), "{}", reason());
         }
     }
+
+    /// Why weak keys are no keys ([`tuntap_wire::trunk::KeyError`]): this signature of nobody counts for what one likes.
+    #[test]
+    fn signature_of_nobody_counts_for_a_weak_key() {
+        let mut weak = [0; KEY_LEN];
+        weak[0] = 1;
+        let forged = [weak, [0; KEY_LEN]].concat();
+        let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, weak);
+        key.verify(b"anything", &forged).expect("it counts");
+        assert!(PublicKey(weak).to_string().parse::<PublicKey>().is_err());
+    }
 }

@@ -17,7 +17,7 @@ mod stream;
 mod tls;
 mod wait;
 
-pub use connections::MAX_HALF_OPEN;
+pub use connections::{CONNECTION_INTERVAL, MAX_CONNECTIONS_AT_ONCE, MAX_HALF_OPEN};
 pub use handshake::HandshakeError;
 pub use key::{KeyFile, KeyFileError, PrivateKey};
 pub use notice::Notice;

@@ -52,6 +52,12 @@ pub enum Notice {
     /// Connections of which nobody is known yet were closed to make room.
     #[error("trunk: too many connections at once that say nothing, the oldest are closed")]
     TooManyHalfOpen,
+    /// A neighbour connects again and again. It is told once, until there are few for a while.
+    #[error("trunk: too many connections with router {router} that end at once, others have to wait")]
+    TooManyConnections {
+        /// The neighbour.
+        router: RouterId,
+    },
     /// No connection can be accepted.
     #[error("trunk: can't accept connections: {0}; trying again")]
     CannotAccept(std::io::Error),

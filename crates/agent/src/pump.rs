@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use thiserror::Error;
 use tuntap_sys::socket::{recv, send};
-use tuntap_wire::trunk::{MAX_MESSAGE_LEN, Oversized, whole_frames};
+use tuntap_wire::trunk::{MAX_MESSAGE_LEN, Oversized, message_len};
 
 use crate::stream::{Progress, Stream};
 use crate::wait::{Ready, Want, is_to_wait, wait};
@@ -162,7 +162,7 @@ impl Pump<'_> {
     fn give(&mut self) -> Result<bool, End> {
         loop {
             let waiting = &self.stream.received[self.given..];
-            let len = whole_frames(waiting, MAX_MESSAGE_LEN)?;
+            let len = message_len(waiting)?;
             if len == 0 {
                 break;
             }

@@ -19,7 +19,7 @@ use tuntap_wire::holding::RouterId;
 use tuntap_wire::trunk::{Handed, MAX_MESSAGE_LEN, PublicKey};
 
 use crate::backoff::{BackOff, LONGEST, LONGEST_REFUSED};
-use crate::connections::{Admitted, Connections, Place};
+use crate::connections::{Admission, Admitted, Connections, Place};
 use crate::handshake::{HandshakeError, answer, hear, shake};
 use crate::key::PrivateKey;
 use crate::notice::Notice;
@@ -176,7 +176,7 @@ fn begin<L: Fn(&Notice) + Send + Sync + 'static>(
     address: SocketAddr,
 ) -> io::Result<()> {
     let tcp = Arc::new(tcp);
-    let (place, has_closed_another) = shared.connections.begin(&tcp);
+    let (place, has_closed_another) = shared.connections.begin(&tcp, address.ip());
     if has_closed_another {
         shared.tell_stranger(|_| Notice::TooManyHalfOpen);
     }
@@ -235,7 +235,7 @@ impl<L: Fn(&Notice) + Send + Sync + 'static> Shared<L> {
         let key = shake(tcp, &mut stream, deadline, self.stop())?;
         drop(place);
         let router = key.router_id().ok_or(HandshakeError::Protocol)?;
-        let admitted = self.connections.admit(router, false, tcp);
+        let admitted = self.admit(router, false, tcp);
         answer(tcp, &mut stream, admitted.is_some(), deadline, self.stop())?;
         if let Some(admitted) = admitted {
             self.carry(tcp, stream, router, false, admitted);
@@ -259,9 +259,23 @@ impl<L: Fn(&Notice) + Send + Sync + 'static> Shared<L> {
         if !hear(&tcp, &mut stream, deadline, self.stop())? {
             return Ok(false);
         }
-        let Some(admitted) = self.connections.admit(router, true, &tcp) else { return Ok(false) };
+        let Some(admitted) = self.admit(router, true, &tcp) else { return Ok(false) };
         self.carry(&tcp, stream, router, true, admitted);
         Ok(true)
+    }
+
+    /// Has a connection with a neighbour be the one that there is. `None` if it isn't.
+    fn admit(&self, router: RouterId, has_dialled: bool, tcp: &Arc<TcpStream>) -> Option<Admitted<'_>> {
+        match self.connections.admit(router, has_dialled, tcp, Instant::now()) {
+            Admission::Admitted(admitted) => Some(admitted),
+            Admission::NotNeeded => None,
+            Admission::TooMany { is_news } => {
+                if is_news {
+                    (self.log)(&Notice::TooManyConnections { router });
+                }
+                None
+            }
+        }
     }
 
     /// Gives the router a socket, and carries frames until one side ends.

@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tuntap_agent::MAX_HALF_OPEN;
+use tuntap_agent::{MAX_CONNECTIONS_AT_ONCE, MAX_HALF_OPEN};
 
 use super::host::{Host, PATIENCE, key, listener};
 
@@ -76,4 +76,26 @@ fn dialling_goes_on_and_is_told_once() {
     let Ok(open) = std::net::TcpListener::bind(address) else { return };
     let second = Host::start_at(open, &other, &[(one.public(), None)]);
     assert_eq!(second.next().0.router, one.router_id());
+}
+
+/// Each connection makes work for a router. A neighbour that ends all of them at once gets few.
+#[test]
+fn connections_that_end_at_once_become_few() {
+    let (one, other) = (key(), key());
+    let first = Host::start(&one, &[(other.public(), None)]);
+    // Each dials again soon after its connection has ended.
+    let second = [(); 4].map(|()| Host::start(&other, &[(one.public(), Some(first.address))]));
+    let start = Instant::now();
+    let mut count = 0;
+    while start.elapsed() < Duration::from_secs(4) {
+        second.iter().for_each(|host| while host.next_within(Duration::ZERO).is_some() {});
+        while first.next_within(Duration::from_millis(5)).is_some() {
+            count += 1;
+        }
+    }
+    let most = MAX_CONNECTIONS_AT_ONCE + u32::try_from(start.elapsed().as_secs()).expect("soon") + 1;
+    assert!((1..=most).contains(&count), "{count}");
+    first.wait_for("too many connections with router");
+    let lines = first.notices().iter().filter(|line| line.contains("too many connections with")).count();
+    assert_eq!(lines, 1);
 }

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tuntap_sys::socket::send;
-use tuntap_wire::trunk::{MAX_FRAME_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD_LEN, append_ping, packet_header};
+use tuntap_wire::trunk::{
+    MAX_FRAME_LEN, MAX_MESSAGE_FRAMES, MAX_MESSAGE_LEN, MAX_PAYLOAD_LEN, append_ping, packet_header,
+};
 
 use super::host::{Host, PATIENCE, key, listener, pair};
 
@@ -158,4 +160,20 @@ fn neighbour_that_sends_no_frames_is_cut_off() {
     assert_eq!(second_end.receive(), None);
     second.wait_for("a frame of 4294967295 bytes");
     assert!(second.next_within(PATIENCE).is_some(), "it dials again");
+}
+
+/// A router reads a message at once, so one of the shortest frames is no longer than others.
+#[test]
+fn message_has_few_frames() {
+    let (_first, first_end, _second, second_end) = pair();
+    let mut message = Vec::new();
+    (0..4_000).for_each(|number| append_ping(&mut message, number));
+    assert!(first_end.send(&message));
+    let mut received = Vec::new();
+    while received.len() < 4_000 {
+        let some = second_end.pings().expect("the trunk is open");
+        assert!((1..=MAX_MESSAGE_FRAMES).contains(&some.len()), "{}", some.len());
+        received.extend(some);
+    }
+    assert!(received.into_iter().eq(0..4_000));
 }

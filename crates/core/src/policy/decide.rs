@@ -181,10 +181,19 @@ impl Forwarder {
 
     /// Returns the reason why the guard drops a packet, whatever the rules say; `None` if it doesn't.
     pub(super) fn stopped_by_guard(&self, id: PeerId, packet: &Packet<'_>) -> Option<DropReason> {
+        self.stopped_by_guard_from(packet, |receiver| self.peers.get(id).is_some_and(|peer| peer.claims.has(receiver)))
+    }
+
+    /// The same for a packet of anybody else: what peers of this router may not reach, those of others may not either. `is_own`
+    /// says which addresses are the sender's.
+    pub(crate) fn stopped_by_guard_from(
+        &self,
+        packet: &Packet<'_>,
+        is_own: impl Fn(IpAddr) -> bool,
+    ) -> Option<DropReason> {
         if let Some(reason) = self.guard.refusal(packet, &self.pool) {
             return Some(reason);
         }
-        let is_own = |receiver| self.peers.get(id).is_some_and(|peer| peer.claims.has(receiver));
         (self.guard.is_strict() && packet.is_error_about_others(is_own)).then_some(DropReason::ForeignError)
     }
 

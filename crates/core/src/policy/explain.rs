@@ -284,6 +284,14 @@ impl Forwarder {
         if is_whole_way {
             report.add(Stage::Flow, known.at.map_or(Outcome::Unknown(state), |at| Outcome::Known(at, state)), None);
         }
+        if from == PacketSource::Trunk {
+            // Whose addresses an ICMP error may be about depends on the neighbour.
+            let stopped = self.stopped_by_guard_from(walk.packet, |_| true);
+            report.add(Stage::Guard, stopped.map_or(Outcome::Pass, Outcome::Drop), None);
+            if let Some(reason) = stopped {
+                return Outbound::Drop(reason);
+            }
+        }
         let list = &self.policy.firewall_in;
         let found = self.look().search(list, &walk.key, state, RuleRef::FirewallIn, &mut Trail::default());
         let rule = found.map(|found| RuleRef::FirewallIn(found.rule));

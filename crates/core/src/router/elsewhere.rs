@@ -46,7 +46,7 @@ impl Router {
             Ok(Insertion { is_news, is_ahead }) => {
                 if is_ahead && self.forwarder.elsewhere.note_ahead(source) {
                     let told = Told { source, holding };
-                    self.note_fault(shell, None, &Notice::ClockAhead { address, told });
+                    self.note_source(shell, source, &Notice::ClockAhead { address, told });
                 }
                 if is_news {
                     self.forwarder.note_news_elsewhere();
@@ -57,7 +57,7 @@ impl Router {
             Err(Refusal::Own) => self.forwarder.note_news_elsewhere(),
             Err(refusal) => {
                 if self.forwarder.elsewhere.note_no_room() {
-                    self.note_fault(shell, None, &Notice::NoRoomElsewhere { teller: source, refusal });
+                    self.note_source(shell, source, &Notice::NoRoomElsewhere { teller: source, refusal });
                 }
             }
         }
@@ -85,6 +85,11 @@ impl Router {
     /// an id ([`Settings::router`](super::Settings::router)).
     pub fn take_claim_changes(&mut self) -> ClaimChanges {
         self.forwarder.take_claim_changes()
+    }
+
+    /// Returns the claim to an address, if a peer of this router holds it and the router has an id.
+    pub fn local_claim(&self, address: IpAddr) -> Option<Holding> {
+        self.forwarder.holding(address)
     }
 
     /// Returns all claims of this router's peers, if the router has an id.

@@ -49,6 +49,7 @@ use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::holding::RouterId;
 
+use crate::elsewhere::Source;
 use crate::policy::Policy;
 use crate::policy::account::Account;
 use crate::policy::admission::Admission;
@@ -64,7 +65,7 @@ use backlog::Backlog;
 use gateway::Paths;
 use held::Held;
 use interfaces::InterfaceCache;
-use log::{Line, LogBudget};
+use log::{Cause, Line, LogBudget};
 use meter::WorkMeter;
 use notice::{Notice, Who};
 use quarantine::Quarantine;
@@ -336,12 +337,17 @@ impl Router {
 
     /// Logs a notice about a peer that comes or goes, unless the lines of its account are used up.
     fn note_peer(&mut self, shell: &mut impl Shell, cause: Option<Account>, notice: &Notice) {
-        write(shell, self.peer_log.take(self.now, cause), notice);
+        write(shell, self.peer_log.take(self.now, cause.map(Cause::Account)), notice);
     }
 
     /// Logs a notice about a fault, unless the lines of the account that caused it are used up.
     pub fn note_fault(&mut self, shell: &mut impl Shell, cause: Option<Account>, notice: &Notice) {
-        write(shell, self.fault_log.take(self.now, cause), notice);
+        write(shell, self.fault_log.take(self.now, cause.map(Cause::Account)), notice);
+    }
+
+    /// Logs a notice that the routing daemon or a trunk has caused, unless its lines are used up: it leaves the others theirs.
+    pub fn note_source(&mut self, shell: &mut impl Shell, source: Source, notice: &Notice) {
+        write(shell, self.fault_log.take(self.now, Some(Cause::Source(source))), notice);
     }
 
     /// Returns a peer's description for the log, and the account that its log lines are counted for.

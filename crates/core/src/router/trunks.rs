@@ -136,7 +136,9 @@ impl Router {
                     if let trunk::Notice::Opened { router, .. } = &notice {
                         self.remember_trunk(shell, *router);
                     }
-                    self.note_fault(shell, None, &Notice::Trunk(notice));
+                    if let Some(trunk) = self.trunks.as_ref().and_then(|trunks| trunks.find(notice.router())) {
+                        self.note_source(shell, source(trunk), &Notice::Trunk(notice));
+                    }
                 }
             }
         }
@@ -196,7 +198,7 @@ impl Router {
             None => trunks.connected(id, now, &mut ends),
         });
         if let Err(fault) = shell.open_trunk(id) {
-            self.note_fault(shell, None, &Notice::Shell(format!("trunk to router {router}: {fault}")));
+            self.note_source(shell, source(id), &Notice::Shell(format!("trunk to router {router}: {fault}")));
             self.trunk_closed(shell, id, now);
         } else if version.is_some() {
             self.remember_trunk(shell, router);
@@ -275,7 +277,14 @@ impl Router {
         }
         self.counters.totals.trunk_rx_packets += 1;
         self.counters.totals.trunk_rx_bytes += packet.packet.packet().total_len() as u64;
-        self.forward_inbound(shell, Ingress::Trunk(from, packet.hops), Ok(packet.packet));
+        let ip = packet.packet.packet();
+        let is_own = |address| self.trunks.as_ref().is_some_and(|trunks| trunks.may_have(from, address));
+        let stopped = self.forwarder.stopped_by_guard_from(ip, is_own);
+        if let (true, Some(reason)) = (self.is_watched, stopped) {
+            self.report_drop(shell, Direction::In, None, ip, reason, None);
+        }
+        let packet_or_reason = stopped.map_or(Ok(packet.packet), Err);
+        self.forward_inbound(shell, Ingress::Trunk(from, packet.hops), packet_or_reason);
     }
 
     /// Sends a packet to a neighbour: one from a peer, from the host, or from another neighbour whose packets are relayed.

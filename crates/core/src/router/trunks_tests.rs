@@ -12,7 +12,7 @@ use super::super::{Connection, Settings};
 use super::*;
 use crate::policy::Policy;
 use crate::policy::forward::Forwarder;
-use crate::policy::guard::GuardPolicy;
+use crate::policy::guard::{Gateways, GuardPolicy};
 use crate::policy::pattern::{Action, PolicyRules, RuleId, RuleSpec};
 use crate::policy::registry::PeerId;
 use crate::policy::script::NoScript;
@@ -60,9 +60,10 @@ impl World {
             let trunks =
                 TrunkSettings { neighbours: neighbours.collect(), name: format!("r{number}"), addresses: vec![own] };
             let settings = Settings { router: Some(router_id(number)), trunks, ..Settings::default() };
+            let policy = policy();
             let guard =
-                GuardPolicy { own: vec![ipnet::IpNet::new(own, 24).expect("a length")], ..GuardPolicy::default() };
-            let router = Router::new(Forwarder::new(Policy { guard, switch: true, ..policy() }, 1), settings, now);
+                GuardPolicy { own: vec![ipnet::IpNet::new(own, 24).expect("a length")], ..policy.guard.clone() };
+            let router = Router::new(Forwarder::new(Policy { guard, switch: true, ..policy }, 1), settings, now);
             let mut host = Host { number, router, shell: TestShell::default() };
             host.router.set_clock(&mut host.shell, ClaimTime(1_000_000));
             host
@@ -326,4 +327,61 @@ fn super_packets_stay_whole() {
     let [Ok(frame)] = packets[..] else { panic!("{packets:?}") };
     assert_eq!((frame.kind, frame.payload), (Kind::Packet, &bytes[..]));
     assert!(matches!(Message::decode(frame), Ok(Message::Packet { .. })));
+}
+
+/// A neighbour that comes and goes without end leaves lines in the log for others.
+#[test]
+fn lines_about_one_neighbour_leave_the_others_theirs() {
+    let mut world = World::new(3, false, open);
+    (0..200).for_each(|_| world.connect(1, 2));
+    world.host(1).shell.lines.clear();
+    world.connect(1, 3);
+    let opened = |notice: &Notice| matches!(notice, Notice::Trunk(trunk::Notice::Opened { router, .. }) if *router == router_id(3));
+    assert_eq!(world.host(1).shell.lines.iter().filter(|notice| opened(notice)).count(), 1);
+}
+
+/// What vassals of this host may not reach, those of others may not either: a gateway of this host, and flows of others by ICMP
+/// errors about them.
+#[test]
+fn guard_stops_packets_of_neighbours() {
+    let policy = || {
+        let gateways = Gateways::new(["0.0.0.0:4000".parse().expect("an address")], [], &[], &[], []);
+        Policy { guard: GuardPolicy { is_strict: true, gateways, ..GuardPolicy::default() }, ..open() }
+    };
+    let mut world = World::new(2, false, policy);
+    let (_, _) = (world.peer(1, 2), world.peer(2, 2));
+    world.connect(1, 2);
+    let error_about = |receiver| {
+        let inner = packet(address(1, 2), receiver, [53, 5], 8).split_off(VNET_HEADER_LEN);
+        let mut bytes = vec![0; VNET_HEADER_LEN];
+        // Destination unreachable, fragmentation needed (RFC 792).
+        let builder = PacketBuilder::ipv4(address(2, 2), address(1, 2), 64).icmpv4_raw(3, 4, [0, 0, 2, 0]);
+        builder.write(&mut bytes, &inner).expect("a valid packet");
+        bytes
+    };
+    let mut encapsulated = packet(address(2, 2), address(1, 1), [5, 53], 8);
+    encapsulated[VNET_HEADER_LEN + 9] = 4;
+    let cases = [
+        (packet(address(2, 2), address(1, 1), [5, 4000], 0), Some(DropReason::ToGateway)),
+        (encapsulated, Some(DropReason::ToGateway)),
+        (packet(address(2, 2), address(1, 1), [5, 53], 0), None),
+        (error_about([192, 0, 2, 9]), Some(DropReason::ForeignError)),
+        (error_about(address(2, 2)), None),
+    ];
+    for (bytes, stopped) in cases {
+        let now = world.now;
+        let host = world.host(1);
+        let from_2 = host.router.trunks().and_then(|trunks| trunks.find(router_id(2))).expect("a neighbour");
+        let mut message = tuntap_wire::trunk::packet_header(bytes.len(), 1).expect("short").to_vec();
+        message.extend_from_slice(&bytes);
+        let counted = |router: &Router| stopped.map_or(0, |reason| router.counters().drops.get(reason));
+        let (before, to_tun) = (counted(&host.router), host.shell.to_tun.len());
+        let delivered = host.router.peers().map(|peer| peer.traffic().tx_packets).sum::<u64>();
+        host.router.trunk_message(&mut host.shell, from_2, &message, now);
+        let came = host.shell.to_tun.len() - to_tun
+            + usize::try_from(host.router.peers().map(|peer| peer.traffic().tx_packets).sum::<u64>() - delivered)
+                .expect("few");
+        assert_eq!(came, usize::from(stopped.is_none()), "{stopped:?}");
+        assert_eq!(counted(&host.router) - before, u64::from(stopped.is_some()), "{stopped:?}");
+    }
 }

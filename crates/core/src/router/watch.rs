@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use tuntap_wire::ip::{FlowPart, Packet, Roles};
 use tuntap_wire::rule::Direction;
 
+use super::log::Cause;
 use super::notice::Notice;
 use super::shell::Shell;
 use super::{Router, write};
@@ -117,7 +118,7 @@ impl Router {
         };
         let account = cause.and_then(|cause| self.forwarder.account(cause));
         for rule in to_log.iter() {
-            let line = self.rule_log.take(self.now, account);
+            let line = self.rule_log.take(self.now, account.map(Cause::Account));
             write(shell, line, &Notice::RuleLog { rule, direction, packet: PacketFacts::of(packet) });
         }
     }

@@ -152,6 +152,18 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// The neighbour that it is about.
+    pub const fn router(&self) -> RouterId {
+        match self {
+            Self::Opened { router, .. }
+            | Self::Ended { router, .. }
+            | Self::Refused { router, .. }
+            | Self::RefusedPacket { router, .. } => *router,
+        }
+    }
+}
+
 /// When lines of each kind about one neighbour were written.
 #[derive(Debug, Default)]
 pub(super) struct Told {

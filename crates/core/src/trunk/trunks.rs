@@ -261,6 +261,11 @@ impl Trunks {
         from != to && self.trunks[from.index()].relay
     }
 
+    /// Returns true if an address is in a neighbour's networks.
+    pub fn may_have(&self, id: TrunkId, address: IpAddr) -> bool {
+        self.trunks[id.index()].has(address)
+    }
+
     /// Counts a packet whose source somebody else holds.
     pub fn refuse_source(&mut self, from: TrunkId, source: IpAddr, now: Instant, shell: &mut impl Shell) {
         self.trunks[from.index()].refuse(Refusal::SpoofedSource, Some(source), now, shell);

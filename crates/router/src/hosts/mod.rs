@@ -1,6 +1,7 @@
 //! What a router tells other hosts of its peers' claims, and hears of theirs: the shell's side of
 //! [`tuntap_core::elsewhere`].
 
+mod damping;
 mod endpoint;
 mod ration;
 mod routes;
@@ -22,6 +23,7 @@ use tuntap_core::routes::takeover::StoredSession;
 use tuntap_core::trunk::Trunks;
 use tuntap_wire::holding::{ClaimTime, RouterId};
 
+use damping::Damping;
 pub use endpoint::{EndpointError, RoutesEndpoint};
 use routes::Routes;
 pub use trunks::{TrunkEndpoint, TrunkSockets};
@@ -45,6 +47,7 @@ pub struct Hosts {
 pub struct Announcers<'a> {
     /// The session with the routing daemon.
     pub(super) routes: Option<Routes<'a>>,
+    damping: Damping,
     /// Neighbours have had their time to tell what they know after this.
     trunks_told_by: Instant,
     /// True once all have told what they know, or had their time for it.
@@ -59,12 +62,13 @@ impl<'a> Announcers<'a> {
             (Some(endpoint), Some(spec)) => Some(Routes::new(setup, endpoint, spec, router, epoll, now)?),
             _ => None,
         };
-        Ok(Some(Self { routes, trunks_told_by: now + TRUNKS_TIME, are_sure: false }))
+        Ok(Some(Self { routes, damping: Damping::default(), trunks_told_by: now + TRUNKS_TIME, are_sure: false }))
     }
 
     /// Returns when the loop has to wake up for them even without an event.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.routes.as_ref().and_then(Routes::next_deadline)
+        let of_routes = self.routes.as_ref().and_then(Routes::next_deadline);
+        [of_routes, self.damping.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns true if there is work that doesn't wait for an event.
@@ -84,7 +88,7 @@ impl<'a> Announcers<'a> {
 
     /// Goes on with what the router before this one has left, once its peers are restored.
     fn take_over(&mut self, router: &mut Router, io: &mut Io<'_>, routes: Option<(StoredSession, OwnedFd)>) {
-        self.tell_changes(router);
+        self.tell_changes(router, Instant::now());
         if let (Some(routes), Some((session, connection))) = (&mut self.routes, routes) {
             routes.take_over(io, &session, connection, Instant::now());
         }
@@ -96,7 +100,7 @@ impl<'a> Announcers<'a> {
         if let Some(routes) = &mut self.routes {
             routes.read(router, io, now, is_idle);
         }
-        self.tell_changes(router);
+        self.tell_changes(router, now);
         if let Some(routes) = &mut self.routes {
             routes.write(router, io, now, is_idle);
         }
@@ -107,9 +111,10 @@ impl<'a> Announcers<'a> {
         }
     }
 
-    /// Tells all of the claims that have changed.
-    fn tell_changes(&mut self, router: &mut Router) {
+    /// Tells all of the claims that have changed, but not of each too often.
+    fn tell_changes(&mut self, router: &mut Router, now: Instant) {
         let changes = router.take_claim_changes();
+        let changes = self.damping.filter(changes, now, |address| router.local_claim(address));
         router.tell_trunks(&changes);
         match changes {
             ClaimChanges::Of(changes) => {

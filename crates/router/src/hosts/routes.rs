@@ -314,10 +314,10 @@ impl<'a> Routes<'a> {
                 self.has_met = true;
                 self.told_by = Instant::now() + self.hold_time;
             }
-            router.note_fault(io, None, &Notice::Shell(notice.to_string()));
+            router.note_source(io, Source::Routes, &Notice::Shell(notice.to_string()));
         }
         for fault in self.heard.faults.drain(..) {
-            router.note_fault(io, None, &Notice::Shell(fault));
+            router.note_source(io, Source::Routes, &Notice::Shell(fault));
         }
         let count = self.heard.changes.len().min(CHANGES);
         for (address, holding) in self.heard.changes.drain(..count) {

@@ -21,7 +21,8 @@ use tuntap_wire::trunk::{HANDED_LEN, Handed};
 /// Connections that are taken from the trunk process in one turn.
 const HANDED_BUDGET: usize = 16;
 
-/// Messages that are read from a trunk in one turn. One has up to 128 KiB, so that a turn costs about as much as one of a device.
+/// Messages that are read from a trunk in one turn. One has up to 128 KiB and few frames ([`tuntap_wire::trunk::MAX_MESSAGE_FRAMES`]),
+/// so that a turn costs about as much as one of a device.
 const MESSAGE_BUDGET: usize = 4;
 
 /// What a router needs for trunks. The master makes it before the fork, and keeps it.

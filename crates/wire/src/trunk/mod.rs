@@ -50,6 +50,10 @@ pub const MAX_FRAME_LEN: usize = HEADER_LEN + MAX_PAYLOAD_LEN;
 /// into a socket's buffer of the default size (socket(7), net.core.wmem_default).
 pub const MAX_MESSAGE_LEN: usize = 128 * 1024;
 
+/// Most frames in a message from the trunk process to the router. A message is read at once, so that a neighbour that sends the
+/// shortest frames would make others wait for thousands of them.
+pub const MAX_MESSAGE_FRAMES: usize = 32;
+
 /// How many trunks a packet may cross. Packets stay on one trunk unless a router relays.
 pub const MAX_HOPS: u8 = 8;
 
@@ -161,8 +165,19 @@ impl<'a> Iterator for Frames<'a> {
 
 /// The length of the whole frames at the start of a buffer, at most `limit` bytes. 0 if there is none that fits.
 pub fn whole_frames(bytes: &[u8], limit: usize) -> Result<usize, Oversized> {
+    up_to(Frames::new(bytes), limit)
+}
+
+/// The length of the next message for a router: the whole frames at the start of a buffer, at most [`MAX_MESSAGE_FRAMES`] and
+/// [`MAX_MESSAGE_LEN`] bytes. 0 if there is none.
+pub fn message_len(bytes: &[u8]) -> Result<usize, Oversized> {
+    up_to(Frames::new(bytes).take(MAX_MESSAGE_FRAMES), MAX_MESSAGE_LEN)
+}
+
+/// The length of frames that follow each other, at most `limit` bytes.
+fn up_to<'a>(frames: impl Iterator<Item = Result<Frame<'a>, Oversized>>, limit: usize) -> Result<usize, Oversized> {
     let mut end = 0;
-    for frame in Frames::new(bytes) {
+    for frame in frames {
         let next = end + HEADER_LEN + frame?.payload.len();
         if next > limit {
             break;

@@ -208,3 +208,17 @@ fn path_tells_who_has_passed_it_on() {
     assert_eq!((passed.teller(), passed.has(id(2)), passed.path.len()), (id(3), true, 2));
     assert_eq!(path.to_string(), "0000000000000002 0000000000000003");
 }
+
+#[test]
+fn messages_for_a_router_are_bounded_in_bytes_and_frames() {
+    let mut out = Vec::new();
+    (0..3 * MAX_MESSAGE_FRAMES).for_each(|_| append_end(&mut out));
+    assert_eq!(message_len(&out), Ok(MAX_MESSAGE_FRAMES * HEADER_LEN));
+    assert_eq!(message_len(&out[..HEADER_LEN + 1]), Ok(HEADER_LEN));
+    let longest = vec![1; MAX_PAYLOAD_LEN];
+    let mut out = Vec::new();
+    (0..3).for_each(|_| append(&mut out, &Message::Packet { bytes: &longest, hops: 3 }));
+    assert_eq!(message_len(&out), Ok(MAX_MESSAGE_LEN / MAX_FRAME_LEN * MAX_FRAME_LEN));
+    out[0] = 0xff;
+    assert!(message_len(&out).is_err());
+}

@@ -11,6 +11,9 @@ use super::{address, holding};
 /// Addresses that are claimed.
 const ADDRESSES: u8 = 4;
 
+/// Packets that are sent at once.
+const PACKETS: u8 = 6;
+
 #[derive(Debug, Clone)]
 enum Action {
     Connect(usize, usize),
@@ -123,17 +126,19 @@ proptest! {
                 let Some(to) = reached.iter().find(|other| newest.is_some() && case.own(**other, number) == newest) else {
                     continue;
                 };
-                let sent = case.network.send(router, &packet(200, number));
-                if *to == router {
-                    prop_assert_eq!(sent, None, "an own peer");
-                    continue;
+                // So many that some wait, on the way as well.
+                let packets: Vec<_> = (0..PACKETS).map(|from| packet(100 + from, number)).collect();
+                for bytes in &packets {
+                    let sent = case.network.send(router, bytes);
+                    prop_assert_eq!(sent, (*to != router).then_some(SendOutcome::Sent), "own peers get nothing by trunks");
                 }
-                prop_assert_eq!(sent, Some(SendOutcome::Sent));
                 case.network.settle();
-                for (other, router) in case.network.routers.iter_mut().enumerate() {
-                    let delivered = std::mem::take(&mut router.delivered);
-                    prop_assert_eq!(delivered.len(), usize::from(other == *to));
+                for (other, router_there) in case.network.routers.iter_mut().enumerate() {
+                    let delivered = std::mem::take(&mut router_there.delivered);
                     prop_assert!(delivered.iter().all(|(_, hops)| *hops < MAX_HOPS));
+                    let delivered: Vec<_> = delivered.into_iter().map(|(bytes, _)| bytes).collect();
+                    let expected = if other == *to && *to != router { packets.as_slice() } else { &[] };
+                    prop_assert_eq!(delivered.as_slice(), expected, "each once and in order");
                 }
             }
         }
@@ -184,6 +189,35 @@ proptest! {
             prop_assert_eq!(count, router.ends.told.len());
             let announced: usize = router.trunks.ids().map(|trunk| router.trunks.view(trunk).announced).sum();
             prop_assert_eq!(announced, count);
+        }
+    }
+
+    /// Once all have released what they held, nobody knows of anything, in whatever order that was.
+    #[test]
+    fn nothing_is_known_of_what_was_released(
+        (routers, actions) in (3..=5_usize).prop_flat_map(|routers| (Just(routers), actions(routers))),
+        relay: bool,
+        oldest_first: bool,
+    ) {
+        let mut case = Case::run(routers, relay, 2, &actions);
+        let held = |router: usize, number: u8| case.own(router, number).map(|holding| (holding, router, number));
+        let mut all: Vec<_> =
+            (0..routers).flat_map(|router| (0..ADDRESSES).map(move |number| (router, number))).collect();
+        all.retain(|(router, number)| held(*router, *number).is_some());
+        all.sort_unstable_by_key(|(router, number)| held(*router, *number));
+        if !oldest_first {
+            all.reverse();
+        }
+        for (router, number) in all {
+            case.network.release(router, address(number));
+            case.network.settle();
+        }
+        for router in 0..routers {
+            for number in 0..ADDRESSES {
+                prop_assert_eq!(case.network.holder(router, address(number)), None, "{} at {}", number, router);
+            }
+            let trunks = &case.network.routers[router].trunks;
+            prop_assert!(trunks.ids().all(|trunk| trunks.view(trunk).announced == 0));
         }
     }
 }
