@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -16,8 +15,8 @@ use super::options::config;
 use super::uwsgi;
 use tuntap_agent::{KeyFileError, PrivateKey};
 use tuntap_config::{KEY_FOLDER, OptionName, RouterSpec, RoutesSpec};
-use tuntap_router::{EndpointError, Hosts, RoutesEndpoint};
-use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
+use tuntap_router::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, Store};
+use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
 use tuntap_sys::socket::tcp::MAX_MD5_KEY_LEN;
 use tuntap_wire::holding::RouterId;
 
@@ -28,14 +27,15 @@ const OTHERS: u32 = 0o077;
 const FIRST_FREE_PORT: u16 = 1024;
 
 /// What the image before has left, by the name of the router's device.
-static EARLIER: Mutex<BTreeMap<String, Earlier>> = Mutex::new(BTreeMap::new());
+static EARLIER: Mutex<BTreeMap<String, Left>> = Mutex::new(BTreeMap::new());
 
 /// What this image is about to leave.
-static KEPT: Mutex<Vec<(String, RouterId, Option<OwnedFd>)>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<(String, Left)>> = Mutex::new(Vec::new());
 
-struct Earlier {
+/// What is left of a router.
+pub struct Left {
     router: RouterId,
-    listener: Option<OwnedFd>,
+    routes: Option<LeftRoutes>,
 }
 
 /// What an image leaves to the next one.
@@ -49,15 +49,15 @@ struct KeptHosts {
 struct Kept {
     /// The number of the router's id.
     router: u64,
-    listener: Option<Slot>,
+    routes: Option<KeptRoutes>,
 }
 
 impl Section for KeptHosts {
     const NAME: &'static str = "hosts";
 }
 
-/// Makes what a router needs for other hosts. The key itself stays here; `None` if it can't be read after a reload.
-pub fn of(spec: &RouterSpec) -> Result<(Hosts, Option<PrivateKey>), String> {
+/// Makes what a router with this store needs for other hosts. The key itself stays here; `None` if it can't be read after a reload.
+pub fn of(spec: &RouterSpec, store: &Store) -> Result<(Hosts, Option<PrivateKey>), String> {
     if !spec.hosts.needs_key() {
         return Ok((Hosts::default(), None));
     }
@@ -69,8 +69,14 @@ pub fn of(spec: &RouterSpec) -> Result<(Hosts, Option<PrivateKey>), String> {
         (Err(_), Some(earlier)) => (earlier.router, None),
         (Err(error), None) => return Err(error),
     };
-    let earlier = earlier.and_then(|earlier| earlier.listener);
-    let routes = spec.hosts.routes.as_ref().map(|routes| listen(spec, routes, earlier)).transpose()?;
+    let earlier = earlier.and_then(|earlier| earlier.routes);
+    let routes = match &spec.hosts.routes {
+        Some(routes) => {
+            let earlier = earlier.and_then(|left| RoutesEndpoint::adopt(left, routes.address, store));
+            Some(listen(spec, routes, earlier)?)
+        }
+        None => None,
+    };
     Ok((Hosts { router: Some(router), routes, trunks: None }, key))
 }
 
@@ -97,10 +103,9 @@ fn key(spec: &RouterSpec) -> Result<PrivateKey, String> {
 }
 
 /// Listens for the routing daemon, on the listener of the image before if there is one: only root can bind some ports.
-fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<OwnedFd>) -> Result<RoutesEndpoint, String> {
+fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<RoutesEndpoint>) -> Result<RoutesEndpoint, String> {
     let RoutesSpec { address, password, .. } = routes;
     let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Routes.as_str());
-    let earlier = earlier.and_then(|listener| RoutesEndpoint::adopt(listener, *address));
     let read = password.as_ref().map(|file| read_password(Path::new(file))).transpose();
     let endpoint = match (earlier, read) {
         (Some(endpoint), Ok(password)) => {
@@ -164,10 +169,11 @@ fn check_password_file(file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// Keeps what routers that have ended leave to the next image.
-pub fn keep(device: &str, hosts: Hosts) {
+/// Keeps what a router that has ended leaves to the next image, some of it in its store.
+pub fn keep(device: &str, hosts: Hosts, store: &Store) {
     if let Some(router) = hosts.router {
-        KEPT.lock().push((device.to_owned(), router, hosts.routes.map(RoutesEndpoint::into_listener)));
+        let routes = hosts.routes.map(|endpoint| LeftRoutes::of(endpoint, store));
+        KEPT.lock().push((device.to_owned(), Left { router, routes }));
     }
 }
 
@@ -176,9 +182,9 @@ pub fn take_over(received: &mut Received) {
     match received.section::<KeptHosts>() {
         Ok(kept) => {
             let kept = kept.into_iter().flat_map(|kept| kept.routers);
-            let earlier = kept.filter_map(|(device, Kept { router, listener })| {
-                let listener = listener.and_then(|slot| received.descriptor(slot));
-                Some((device, Earlier { router: RouterId::new(router)?, listener }))
+            let earlier = kept.filter_map(|(device, Kept { router, routes })| {
+                let routes = routes.and_then(|routes| routes.take(received));
+                Some((device, Left { router: RouterId::new(router)?, routes }))
             });
             *EARLIER.lock() = earlier.collect();
         }
@@ -196,19 +202,16 @@ pub fn forget_others() {
 }
 
 /// Takes what is to be handed over.
-pub fn to_hand_over() -> Vec<(String, RouterId, Option<OwnedFd>)> {
+pub fn to_hand_over() -> Vec<(String, Left)> {
     std::mem::take(&mut *KEPT.lock())
 }
 
 /// Adds it to what is handed over.
-pub fn hand_over<'a>(
-    all: &'a [(String, RouterId, Option<OwnedFd>)],
-    handover: &mut Handover<'a>,
-) -> Result<(), HandoverError> {
+pub fn hand_over<'a>(all: &'a [(String, Left)], handover: &mut Handover<'a>) -> Result<(), HandoverError> {
     let mut kept = KeptHosts::default();
-    for (device, router, listener) in all {
-        let listener = listener.as_ref().map(|listener| handover.add_descriptor(listener.as_fd()));
-        kept.routers.insert(device.clone(), Kept { router: router.number(), listener });
+    for (device, Left { router, routes }) in all {
+        let routes = routes.as_ref().map(|routes| routes.hand_over(handover));
+        kept.routers.insert(device.clone(), Kept { router: router.number(), routes });
     }
     if kept.routers.is_empty() { Ok(()) } else { handover.add(&kept) }
 }

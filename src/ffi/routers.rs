@@ -220,7 +220,7 @@ pub fn close() {
     setups.iter().flatten().for_each(Setup::remove_socket_files);
     let mut kept = Vec::new();
     for setup in setups.into_iter().flatten() {
-        hosts::keep(&setup.spec.device, setup.hosts);
+        hosts::keep(&setup.spec.device, setup.hosts, &setup.store);
         kept.push((setup.spec.device, setup.memory));
     }
     memory::keep(kept);
@@ -246,7 +246,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let (mut others, key) = hosts::of(spec)?;
+    let (mut others, key) = hosts::of(spec, &store)?;
     others.trunks = agents::prepare(spec, key)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {

@@ -10,6 +10,7 @@ use crate::common::packet;
 use crate::common::probe::is_reachable;
 use crate::common::raw_peer::RawPeer;
 use crate::common::series::Series;
+use crate::common::stats::Stats;
 use crate::common::stream::Stream;
 use crate::common::wait;
 use crate::common::wire;
@@ -130,6 +131,41 @@ fn killed_router_loses_no_route() {
     let lost: Vec<String> = monitor.lines().into_iter().filter(|line| is_loss(line)).collect();
     assert!(lost.is_empty(), "{lost:?}");
     assert!(pings.end().answered > 0);
+}
+
+/// The Emperor ends with its router and all vassals, and comes back with them. The routing daemon notices only that claims have new
+/// times.
+#[test]
+fn reload_loses_no_route() {
+    let hosts = hosts(2);
+    let [first, second] = [1, 2].map(|number| hosts.host(number).start_vassal("v1", number + 1));
+    drop(first);
+    wait_for_way(&hosts, &[2], vassal_address(1, 2), 1);
+    wait_for_way(&hosts, &[2], vassal_address6(1, 2), 1);
+    let session = || hosts.host(1).bird().ask("show protocols tuntap").lines().last().map(str::to_owned);
+    let before = session();
+    let monitor = Monitor::start(&hosts.host(2).netns);
+    let emperor = hosts.host(1).emperor();
+    for _ in 0..3 {
+        let (mark, router) = (emperor.log.mark(), emperor.router_pid());
+        emperor.signal(Signal::SIGHUP);
+        emperor.wait_until_ready(mark, "v1");
+        emperor.log.wait_for_since(mark, "of the router before this one", wait::LONG);
+        assert_ne!(emperor.router_pid(), router);
+        wait::until_true("the vassal is reached", wait::LONG, || is_reachable(&second, vassal_address(1, 2)));
+        wait::until_true("by IPv6, too", wait::LONG, || is_reachable(&second, vassal_address6(1, 2)));
+    }
+    // Claims that aren't made again are withdrawn at the end of all that the next router tells.
+    let dumps = |stats: &Stats| stats.0["routes"]["waiting"] == 0;
+    emperor.wait_for_stats("all is told", dumps);
+    let last = vassal_address(1, 99);
+    let held = peer(&hosts, 1, last);
+    monitor.wait_for(&last.to_string());
+    let lost: Vec<String> = monitor.lines().into_iter().filter(|line| is_loss(line)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(session(), before, "the session is the one from before the reloads");
+    drop(held);
+    monitor.wait_for(&format!("Deleted {last}"));
 }
 
 /// True for the end of a route to a vassal.

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::control::Documents;
+use super::super::store::Store;
+use super::kept::LeftRoutes;
 use tuntap_sys::socket::set_receive_buffer;
 use tuntap_sys::socket::tcp::{set_md5_key, set_no_delay};
 
@@ -48,20 +50,25 @@ impl RoutesEndpoint {
         listener.set_nonblocking(true).map_err(EndpointError::Bind)?;
         set_receive_buffer(listener.as_fd(), RECEIVE_BUFFER);
         set_no_delay(listener.as_fd()).map_err(|errno| EndpointError::Bind(errno.into()))?;
-        let this = Self::with(listener).map_err(EndpointError::Bind)?;
+        let unsent = Documents::new().map_err(|errno| EndpointError::Bind(errno.into()))?;
+        let this = Self { listener, unsent };
         password.map_or(Ok(()), |password| this.sign(password))?;
         Ok(this)
     }
 
-    /// The listener of an image before this one. `None` if it is another one than it is meant to be.
-    pub fn adopt(listener: OwnedFd, address: SocketAddr) -> Option<Self> {
+    /// Goes on with the listener of an image before this one. The session of its router is left in the store, where the next router
+    /// finds it. `None` if it is another listener than it is meant to be.
+    pub fn adopt(left: LeftRoutes, address: SocketAddr, store: &Store) -> Option<Self> {
+        let LeftRoutes { listener, unsent, session } = left;
         let listener = TcpListener::from(listener);
-        let is_it = listener.local_addr().is_ok_and(|own| own == address);
-        if is_it { Self::with(listener).ok() } else { None }
-    }
-
-    fn with(listener: TcpListener) -> io::Result<Self> {
-        Ok(Self { listener, unsent: Documents::new()? })
+        if listener.local_addr().ok()? != address {
+            return None;
+        }
+        if let Some((session, connection)) = session {
+            // Without room for it the connection is closed, and the daemon makes another one.
+            let _ = store.leave_routes(&session, connection.as_fd());
+        }
+        Some(Self { listener, unsent })
     }
 
     /// Sets the password of connections that come from now on.
@@ -85,8 +92,8 @@ impl RoutesEndpoint {
         std::iter::once(self.listener.as_fd()).chain(self.unsent.descriptors())
     }
 
-    /// Gives up all but the listener.
-    pub fn into_listener(self) -> OwnedFd {
-        self.listener.into()
+    /// The listener and the memory.
+    pub(super) fn into_parts(self) -> (OwnedFd, Documents) {
+        (self.listener.into(), self.unsent)
     }
 }

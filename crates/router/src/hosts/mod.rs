@@ -2,6 +2,7 @@
 //! [`tuntap_core::elsewhere`].
 
 mod endpoint;
+mod kept;
 mod ration;
 mod routes;
 mod routes_stats;
@@ -23,6 +24,7 @@ use tuntap_core::trunk::Trunks;
 use tuntap_wire::holding::{ClaimTime, RouterId};
 
 pub use endpoint::{EndpointError, RoutesEndpoint};
+pub use kept::{KeptRoutes, LeftRoutes};
 use routes::Routes;
 pub use trunks::{TrunkEndpoint, TrunkSockets};
 
