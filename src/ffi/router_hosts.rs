@@ -104,18 +104,18 @@ fn key(spec: &RouterSpec) -> Result<PrivateKey, String> {
 
 /// Listens for the routing daemon, on the listener of the image before if there is one: only root can bind some ports.
 fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<RoutesEndpoint>) -> Result<RoutesEndpoint, String> {
-    let RoutesSpec { address, password, .. } = routes;
+    let RoutesSpec { address, from, password, .. } = routes;
     let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Routes.as_str());
     let read = password.as_ref().map(|file| read_password(Path::new(file))).transpose();
     let endpoint = match (earlier, read) {
         (Some(endpoint), Ok(password)) => {
-            password.map_or(Ok(()), |password| endpoint.sign(&password)).map_err(|error| named(&error))?;
+            password.map_or(Ok(()), |password| endpoint.sign(*from, &password)).map_err(|error| named(&error))?;
             endpoint
         }
         // The password is the one of before.
         (Some(endpoint), Err(_)) => endpoint,
         (None, read) => {
-            RoutesEndpoint::bind(*address, read?.as_deref()).map_err(|error: EndpointError| named(&error))?
+            RoutesEndpoint::bind(*address, *from, read?.as_deref()).map_err(|error: EndpointError| named(&error))?
         }
     };
     if address.port() >= FIRST_FREE_PORT {

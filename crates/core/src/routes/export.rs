@@ -190,12 +190,11 @@ impl Exports {
         output.waiting().len() > before
     }
 
-    /// Returns the family whose dump can go on.
+    /// Returns the family whose dump can go on. One comes after the other: FRR takes the marks of one family alone at a time.
     fn due_dump(&self, now: Instant) -> Option<Family> {
-        Family::ALL.into_iter().find(|family| {
-            let dump = self.dumps.get(*family).as_ref();
-            dump.is_some_and(|dump| self.goes_on(*family, dump) || dump.end_at.is_some_and(|at| at <= now))
-        })
+        let (family, dump) = Family::ALL.into_iter().find_map(|family| Some((family, (*self.dumps.get(family))?)))?;
+        let is_due = self.goes_on(family, &dump) || dump.end_at.is_some_and(|at| at <= now);
+        is_due.then_some(family)
     }
 
     fn goes_on(&self, family: Family, dump: &Dump) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::control::Documents;
@@ -44,15 +44,15 @@ impl fmt::Display for EndpointError {
 }
 
 impl RoutesEndpoint {
-    /// Listens. With a password, only signed connections come in from that address, and others are refused by their address.
-    pub fn bind(address: SocketAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
+    /// Listens. With a password, only signed connections come in from the daemon's address, and others are refused by their address.
+    pub fn bind(address: SocketAddr, from: IpAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
         let listener = TcpListener::bind(address).map_err(EndpointError::Bind)?;
         listener.set_nonblocking(true).map_err(EndpointError::Bind)?;
         set_receive_buffer(listener.as_fd(), RECEIVE_BUFFER);
         set_no_delay(listener.as_fd()).map_err(|errno| EndpointError::Bind(errno.into()))?;
         let unsent = Documents::new().map_err(|errno| EndpointError::Bind(errno.into()))?;
         let this = Self { listener, unsent };
-        password.map_or(Ok(()), |password| this.sign(password))?;
+        password.map_or(Ok(()), |password| this.sign(from, password))?;
         Ok(this)
     }
 
@@ -71,10 +71,9 @@ impl RoutesEndpoint {
         Some(Self { listener, unsent })
     }
 
-    /// Sets the password of connections that come from now on.
-    pub fn sign(&self, password: &[u8]) -> Result<(), EndpointError> {
-        let address = self.listener.local_addr().map_err(EndpointError::Bind)?;
-        set_md5_key(self.listener.as_fd(), address.ip(), password).map_err(EndpointError::Password)
+    /// Sets the password of connections that come from an address from now on.
+    pub fn sign(&self, from: IpAddr, password: &[u8]) -> Result<(), EndpointError> {
+        set_md5_key(self.listener.as_fd(), from, password).map_err(EndpointError::Password)
     }
 
     /// The listener.
