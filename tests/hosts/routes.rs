@@ -1,10 +1,10 @@
 //! Hosts whose routers tell each other by BGP, each over its host's BIRD, which addresses their vassals hold.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::common::hosts::{Hosts, Told, gateway_of, vassal_address, vassal_address6};
+use crate::common::hosts::{Hosts, Told, address_of, gateway_of, vassal_address, vassal_address6};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::is_reachable;
@@ -284,6 +284,49 @@ fn clock_that_is_ahead_takes_no_address() {
     assert!(held.echo(address, gateway_of(1), wait::SHORT), "the holder keeps it");
     assert!(emperor.stats().peer(address).is_some());
     hosts.host_mut(3).end_emperor();
+}
+
+/// Hosts whose interface to each other masquerades, too. Vassals of both open connections to each other, with their own addresses,
+/// and strangers beside them open none.
+#[test]
+fn hosts_that_masquerade_let_each_others_vassals_in_and_no_strangers() {
+    let mut hosts = Hosts::new(3);
+    for number in [1, 2] {
+        let host = hosts.host_mut(number);
+        let ini = host.ini_with_routes().line("tuntap-router-nat = eth0");
+        host.start(ini);
+    }
+    hosts.start_birds();
+    let nets = [1, 2].map(|number| hosts.host(number).start_vassal("v1", 2));
+    wait_for_way(&hosts, &[2], vassal_address(1, 2), 1);
+    wait_for_way(&hosts, &[2], vassal_address6(1, 2), 1);
+    wait_for_way(&hosts, &[1], vassal_address(2, 2), 2);
+    wait_for_way(&hosts, &[1], vassal_address6(2, 2), 2);
+    for (from, to) in [(1, 2), (2, 1)] {
+        let [from_net, to_net] = [from, to].map(|number: u8| &nets[usize::from(number) - 1]);
+        for (own, other) in addresses(from).into_iter().zip(addresses(to)) {
+            let server = to_net.run(|| TcpListener::bind((other, 7777))).expect("a free port");
+            let client = from_net.run(|| TcpStream::connect_timeout(&SocketAddr::new(other, 7777), wait::LONG));
+            client.unwrap_or_else(|error| panic!("{own} to {other}: {error}"));
+            assert_eq!(server.accept().expect("the connection").1.ip(), own, "it isn't masqueraded");
+        }
+    }
+    // The third host knows the ways, as everybody in its network may.
+    let stranger = &hosts.host(3).netns;
+    let is_let_in = |from: Ipv4Addr| {
+        let from = from.to_string();
+        let target = vassal_address(1, 2).to_string();
+        stranger.output(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", &from, &target]).status.success()
+    };
+    assert!(hosts.host(3).leads_to(vassal_address(1, 2), 1), "it knows the way");
+    assert!(!is_let_in(address_of(3)), "as itself");
+    let nobody = vassal_address(3, 9);
+    stranger.sh(&format!("ip addr add {nobody}/32 dev lo"));
+    assert!(!is_let_in(nobody), "with an address of nobody");
+    assert!(
+        nets[0].output(&["ping", "-n", "-c", "1", "-W", "5", &address_of(3).to_string()]).status.success(),
+        "out it goes"
+    );
 }
 
 /// One host after the other gets a new Emperor, as for another version.

@@ -12,5 +12,6 @@ mod world;
 
 mod bird;
 mod elsewhere;
+mod frr;
 mod hostile;
 mod start;
