@@ -354,3 +354,24 @@ fn hosts_are_renewed_one_by_one() {
     let net = hosts.host(1).emperor().vassal_net("v1");
     assert!(addresses(3).iter().all(|address| is_reachable(&net, *address)));
 }
+
+/// As many vassals as a host may have, each with a claim of its own.
+#[test]
+fn a_thousand_claims_reach_another_host_and_leave_it() {
+    const COUNT: u16 = 1000;
+    let hosts = hosts(2);
+    let socket = hosts.host(1).emperor().socket();
+    let addresses = (0..COUNT).map(|number| Ipv4Addr::from_bits(vassal_address(128, 0).to_bits() + u32::from(number)));
+    let mut peers: Vec<(Ipv4Addr, RawPeer)> = addresses.map(|address| (address, RawPeer::connect(&socket))).collect();
+    for (address, peer) in &mut peers {
+        peer.send_bytes(&claim(*address, 1));
+    }
+    let on = |host: u8| hosts.host(host).netns.sh("ip route show root 10.77.128.0/17").lines().count();
+    wait::until_true("all are routes of the other host", 3 * wait::LONG, || on(2) == usize::from(COUNT));
+    assert!(peers.iter().step_by(97).all(|(address, _)| hosts.host(2).leads_to(*address, 1)));
+    assert_eq!(hosts.host(2).holdings(), u64::from(COUNT), "its router knows them");
+    assert_eq!(on(1), usize::from(COUNT), "they lead to the device of their own host");
+    drop(peers);
+    wait::until_true("none is left", 3 * wait::LONG, || on(2) == 0 && on(1) == 0);
+    wait::until_true("its router has forgotten them", wait::LONG, || hosts.host(2).holdings() == 0);
+}

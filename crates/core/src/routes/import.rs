@@ -118,6 +118,8 @@ pub struct Imports {
     complete: PerFamily<bool>,
     /// True if a route was refused for lack of room since all routes were asked for.
     lacked_room: PerFamily<bool>,
+    /// Addresses that the last UPDATE says this router itself to hold.
+    pub(super) reflected: Vec<IpAddr>,
     pub(super) received: Received,
 }
 
@@ -150,6 +152,7 @@ impl Imports {
             sweeps: PerFamily::default(),
             complete: PerFamily::default(),
             lacked_room: PerFamily::default(),
+            reflected: Vec::new(),
             received: Received::default(),
         }
     }
@@ -184,6 +187,7 @@ impl Imports {
                 Ok(Some((address, holding))) => self.insert(address, announced.nlri.path, holding, listener),
                 Ok(None) => {
                     self.received.reflected += 1;
+                    self.reflected.push(announced.nlri.net.addr());
                     self.withdraw(&announced.nlri, listener);
                 }
                 Err(refusal) => {

@@ -203,6 +203,7 @@ impl Speaker {
             (Stage::Established(_), Kind::Keepalive) => {}
             (Stage::Established(negotiated), Kind::Update) => {
                 self.imports.update(&Update::decode(body, &negotiated.paths)?, &self.settings, listener);
+                self.imports.reflected.drain(..).for_each(|address| self.exports.doubt(address));
                 self.ask_again();
             }
             (Stage::Established(negotiated), Kind::RouteRefresh) => self.refresh(&negotiated, body, now)?,

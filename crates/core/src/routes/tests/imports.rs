@@ -472,3 +472,17 @@ fn routes_that_come_and_go_between_the_pieces() {
     let left: Vec<IpAddr> = world.heard.elsewhere.keys().copied().collect();
     assert_eq!(left, [nth(2)]);
 }
+
+/// A daemon that keeps what isn't announced again tells of it, and is told that it is gone.
+#[test]
+fn routes_of_a_router_before_are_withdrawn() {
+    let mut world = World::established();
+    world.speaker.claimed(nth(1), holding(ROUTER, 1));
+    world.deliver();
+    for number in [1, 2, 3] {
+        world.say(&route(1, nth(number), holding(ROUTER, 1)).announce());
+    }
+    world.deliver();
+    assert_eq!(world.speaker.status(world.now).sent.withdrawn, 2);
+    assert_eq!(world.speaker.status(world.now).sent.announced, 1);
+}
