@@ -18,7 +18,7 @@ use super::options::config;
 use super::uwsgi;
 use tuntap_agent::{KeyFile, KeyFileError};
 use tuntap_config::{KEY_FOLDER, OptionName, RouterSpec, RoutesSpec};
-use tuntap_router::{EndpointError, Hosts, RoutesEndpoint};
+use tuntap_router::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, Store};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
 use tuntap_sys::socket::tcp::MAX_MD5_KEY_LEN;
 use tuntap_wire::holding::RouterId;
@@ -31,24 +31,15 @@ const OTHERS: u32 = 0o077;
 const FIRST_FREE_PORT: u16 = 1024;
 
 /// What the image before has left, by the name of the router's device.
-static EARLIER: Mutex<BTreeMap<String, Earlier>> = Mutex::new(BTreeMap::new());
+static EARLIER: Mutex<BTreeMap<String, Left>> = Mutex::new(BTreeMap::new());
 
 /// What this image is about to leave.
-static KEPT: Mutex<Vec<Leaving>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<(String, Left)>> = Mutex::new(Vec::new());
 
-struct Earlier {
+/// What is left of a router.
+pub struct Left {
     router: RouterId,
-    listener: Option<OwnedFd>,
-    key: Option<OwnedFd>,
-    trunks: Vec<OwnedFd>,
-}
-
-/// What this image leaves of a router.
-#[derive(Debug)]
-pub struct Leaving {
-    device: String,
-    router: RouterId,
-    listener: Option<OwnedFd>,
+    routes: Option<LeftRoutes>,
     key: Option<OwnedFd>,
     trunks: Vec<OwnedFd>,
 }
@@ -84,8 +75,7 @@ struct KeptHosts {
 struct Kept {
     /// The number of the router's id.
     router: u64,
-    /// Where the routing daemon connects.
-    listener: Option<Slot>,
+    routes: Option<KeptRoutes>,
     /// The open file of its key.
     #[serde(default)]
     key: Option<Slot>,
@@ -98,15 +88,15 @@ impl Section for KeptHosts {
     const NAME: &'static str = "hosts";
 }
 
-/// Makes what a router needs for other hosts.
-pub fn of(spec: &RouterSpec) -> Result<Prepared, String> {
+/// Makes what a router with this store needs for other hosts.
+pub fn of(spec: &RouterSpec, store: &Store) -> Result<Prepared, String> {
     if !spec.hosts.needs_key() {
         return Ok(Prepared::default());
     }
     let earlier = EARLIER.lock().remove(&spec.device);
-    let (was, listener, kept_key, listeners) = match earlier {
-        Some(Earlier { router, listener, key, trunks }) => {
-            (Some(router), listener, key, trunks.into_iter().map(TcpListener::from).collect())
+    let (was, left_routes, kept_key, listeners) = match earlier {
+        Some(Left { router, routes, key, trunks }) => {
+            (Some(router), routes, key, trunks.into_iter().map(TcpListener::from).collect())
         }
         None => (None, None, None, Vec::new()),
     };
@@ -117,7 +107,13 @@ pub fn of(spec: &RouterSpec) -> Result<Prepared, String> {
         (Err(error), None) => return Err(error),
     };
     let router = key.as_ref().and_then(|key| key.public.router_id()).or(was);
-    let routes = spec.hosts.routes.as_ref().map(|routes| listen(spec, routes, listener)).transpose()?;
+    let routes = match &spec.hosts.routes {
+        Some(routes) => {
+            let left = left_routes.and_then(|left| RoutesEndpoint::adopt(left, routes.address, store));
+            Some(listen(spec, routes, left)?)
+        }
+        None => None,
+    };
     Ok(Prepared { hosts: Hosts { router, routes, trunks: None }, key, listeners })
 }
 
@@ -168,20 +164,19 @@ fn aside<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Result<T, KeyFi
 }
 
 /// Listens for the routing daemon, on the listener of the image before if there is one: only root can bind some ports.
-fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<OwnedFd>) -> Result<RoutesEndpoint, String> {
-    let RoutesSpec { address, password, .. } = routes;
+fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<RoutesEndpoint>) -> Result<RoutesEndpoint, String> {
+    let RoutesSpec { address, from, password, .. } = routes;
     let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Routes.as_str());
-    let earlier = earlier.and_then(|listener| RoutesEndpoint::adopt(listener, *address));
     let read = password.as_ref().map(|file| read_password(Path::new(file))).transpose();
     let endpoint = match (earlier, read) {
         (Some(endpoint), Ok(password)) => {
-            password.map_or(Ok(()), |password| endpoint.sign(&password)).map_err(|error| named(&error))?;
+            password.map_or(Ok(()), |password| endpoint.sign(*from, &password)).map_err(|error| named(&error))?;
             endpoint
         }
         // The password is the one of before.
         (Some(endpoint), Err(_)) => endpoint,
         (None, read) => {
-            RoutesEndpoint::bind(*address, read?.as_deref()).map_err(|error: EndpointError| named(&error))?
+            RoutesEndpoint::bind(*address, *from, read?.as_deref()).map_err(|error: EndpointError| named(&error))?
         }
     };
     if address.port() >= FIRST_FREE_PORT {
@@ -235,11 +230,11 @@ fn check_password_file(file: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// Keeps what routers that have ended leave to the next image.
-pub fn keep(device: &str, hosts: Hosts, key: Option<OwnedFd>, trunks: Vec<OwnedFd>) {
+/// Keeps what a router that has ended leaves to the next image, some of it in its store.
+pub fn keep(device: &str, hosts: Hosts, store: &Store, key: Option<OwnedFd>, trunks: Vec<OwnedFd>) {
     if let Some(router) = hosts.router {
-        let listener = hosts.routes.map(RoutesEndpoint::into_listener);
-        KEPT.lock().push(Leaving { device: device.to_owned(), router, listener, key, trunks });
+        let routes = hosts.routes.map(|endpoint| LeftRoutes::of(endpoint, store));
+        KEPT.lock().push((device.to_owned(), Left { router, routes, key, trunks }));
     }
 }
 
@@ -248,11 +243,11 @@ pub fn take_over(received: &mut Received) {
     match received.section::<KeptHosts>() {
         Ok(kept) => {
             let kept = kept.into_iter().flat_map(|kept| kept.routers);
-            let earlier = kept.filter_map(|(device, Kept { router, listener, key, trunks })| {
-                let mut take = |slot| received.descriptor(slot);
-                let (listener, key) = (listener.and_then(&mut take), key.and_then(&mut take));
-                let trunks = trunks.into_iter().filter_map(take).collect();
-                Some((device, Earlier { router: RouterId::new(router)?, listener, key, trunks }))
+            let earlier = kept.filter_map(|(device, Kept { router, routes, key, trunks })| {
+                let routes = routes.and_then(|routes| routes.take(received));
+                let key = key.and_then(|slot| received.descriptor(slot));
+                let trunks = trunks.into_iter().filter_map(|slot| received.descriptor(slot)).collect();
+                Some((device, Left { router: RouterId::new(router)?, routes, key, trunks }))
             });
             *EARLIER.lock() = earlier.collect();
         }
@@ -268,18 +263,19 @@ pub fn forget_others() {
 }
 
 /// Takes what is to be handed over.
-pub fn to_hand_over() -> Vec<Leaving> {
+pub fn to_hand_over() -> Vec<(String, Left)> {
     std::mem::take(&mut *KEPT.lock())
 }
 
 /// Adds it to what is handed over.
-pub fn hand_over<'a>(all: &'a [Leaving], handover: &mut Handover<'a>) -> Result<(), HandoverError> {
+pub fn hand_over<'a>(all: &'a [(String, Left)], handover: &mut Handover<'a>) -> Result<(), HandoverError> {
     let mut kept = KeptHosts::default();
-    for Leaving { device, router, listener, key, trunks } in all {
+    for (device, Left { router, routes, key, trunks }) in all {
+        let routes = routes.as_ref().map(|routes| routes.hand_over(handover));
         let mut add = |descriptor: &'a OwnedFd| handover.add_descriptor(descriptor.as_fd());
-        let (listener, key) = (listener.as_ref().map(&mut add), key.as_ref().map(&mut add));
+        let key = key.as_ref().map(&mut add);
         let trunks = trunks.iter().map(add).collect();
-        kept.routers.insert(device.clone(), Kept { router: router.number(), listener, key, trunks });
+        kept.routers.insert(device.clone(), Kept { router: router.number(), routes, key, trunks });
     }
     if kept.routers.is_empty() { Ok(()) } else { handover.add(&kept) }
 }

@@ -221,7 +221,7 @@ pub fn close() {
     let mut kept = Vec::new();
     for setup in setups.into_iter().flatten() {
         let (key, trunks) = agents::take(&setup.spec.device);
-        hosts::keep(&setup.spec.device, setup.hosts, key, trunks);
+        hosts::keep(&setup.spec.device, setup.hosts, &setup.store, key, trunks);
         kept.push((setup.spec.device, setup.memory));
     }
     agents::forget();
@@ -245,7 +245,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
-    let others = prepare_hosts(spec)?;
+    let others = prepare_hosts(spec, &store)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -282,8 +282,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
 }
 
 /// Makes what the router needs for other hosts, and leaves what its trunk process needs to that.
-fn prepare_hosts(spec: &RouterSpec) -> Result<Hosts, String> {
-    let Prepared { hosts, key, listeners } = hosts::of(spec)?;
+fn prepare_hosts(spec: &RouterSpec, store: &Store) -> Result<Hosts, String> {
+    let Prepared { hosts, key, listeners } = hosts::of(spec, store)?;
     Ok(Hosts { trunks: agents::prepare(spec, key, listeners)?, ..hosts })
 }
 

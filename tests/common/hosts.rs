@@ -239,6 +239,7 @@ impl Host {
             asn: ASN,
             feed: Feed {
                 address: FEED.parse().expect("an address"),
+                from: Ipv4Addr::LOCALHOST.into(),
                 asn: DEFAULT_ASN,
                 password: Some(PASSWORD.to_owned()),
                 device: "emperor0".to_owned(),

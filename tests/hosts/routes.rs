@@ -1,15 +1,16 @@
 //! Hosts whose routers tell each other by BGP, each over its host's BIRD, which addresses their vassals hold.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::common::hosts::{Hosts, Told, gateway_of, vassal_address, vassal_address6};
+use crate::common::hosts::{Hosts, Told, address_of, gateway_of, vassal_address, vassal_address6};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::is_reachable;
 use crate::common::raw_peer::RawPeer;
 use crate::common::series::Series;
+use crate::common::stats::Stats;
 use crate::common::stream::Stream;
 use crate::common::wait;
 use crate::common::wire;
@@ -132,6 +133,41 @@ fn killed_router_loses_no_route() {
     assert!(pings.end().answered > 0);
 }
 
+/// The Emperor ends with its router and all vassals, and comes back with them. The routing daemon notices only that claims have new
+/// times.
+#[test]
+fn reload_loses_no_route() {
+    let hosts = hosts(2);
+    let [first, second] = [1, 2].map(|number| hosts.host(number).start_vassal("v1", number + 1));
+    drop(first);
+    wait_for_way(&hosts, &[2], vassal_address(1, 2), 1);
+    wait_for_way(&hosts, &[2], vassal_address6(1, 2), 1);
+    let session = || hosts.host(1).bird().ask("show protocols tuntap").lines().last().map(str::to_owned);
+    let before = session();
+    let monitor = Monitor::start(&hosts.host(2).netns);
+    let emperor = hosts.host(1).emperor();
+    for _ in 0..3 {
+        let (mark, router) = (emperor.log.mark(), emperor.router_pid());
+        emperor.signal(Signal::SIGHUP);
+        emperor.wait_until_ready(mark, "v1");
+        emperor.log.wait_for_since(mark, "of the router before this one", wait::LONG);
+        assert_ne!(emperor.router_pid(), router);
+        wait::until_true("the vassal is reached", wait::LONG, || is_reachable(&second, vassal_address(1, 2)));
+        wait::until_true("by IPv6, too", wait::LONG, || is_reachable(&second, vassal_address6(1, 2)));
+    }
+    // Claims that aren't made again are withdrawn at the end of all that the next router tells.
+    let dumps = |stats: &Stats| stats.0["routes"]["waiting"] == 0;
+    emperor.wait_for_stats("all is told", dumps);
+    let last = vassal_address(1, 99);
+    let held = peer(&hosts, 1, last);
+    monitor.wait_for(&last.to_string());
+    let lost: Vec<String> = monitor.lines().into_iter().filter(|line| is_loss(line)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(session(), before, "the session is the one from before the reloads");
+    drop(held);
+    monitor.wait_for(&format!("Deleted {last}"));
+}
+
 /// True for the end of a route to a vassal.
 fn is_loss(line: &str) -> bool {
     line.starts_with("Deleted 10.77.") || line.starts_with("Deleted fd00:77:")
@@ -250,6 +286,49 @@ fn clock_that_is_ahead_takes_no_address() {
     hosts.host_mut(3).end_emperor();
 }
 
+/// Hosts whose interface to each other masquerades, too. Vassals of both open connections to each other, with their own addresses,
+/// and strangers beside them open none.
+#[test]
+fn hosts_that_masquerade_let_each_others_vassals_in_and_no_strangers() {
+    let mut hosts = Hosts::new(3);
+    for number in [1, 2] {
+        let host = hosts.host_mut(number);
+        let ini = host.ini_with_routes().line("tuntap-router-nat = eth0");
+        host.start(ini);
+    }
+    hosts.start_birds();
+    let nets = [1, 2].map(|number| hosts.host(number).start_vassal("v1", 2));
+    wait_for_way(&hosts, &[2], vassal_address(1, 2), 1);
+    wait_for_way(&hosts, &[2], vassal_address6(1, 2), 1);
+    wait_for_way(&hosts, &[1], vassal_address(2, 2), 2);
+    wait_for_way(&hosts, &[1], vassal_address6(2, 2), 2);
+    for (from, to) in [(1, 2), (2, 1)] {
+        let [from_net, to_net] = [from, to].map(|number: u8| &nets[usize::from(number) - 1]);
+        for (own, other) in addresses(from).into_iter().zip(addresses(to)) {
+            let server = to_net.run(|| TcpListener::bind((other, 7777))).expect("a free port");
+            let client = from_net.run(|| TcpStream::connect_timeout(&SocketAddr::new(other, 7777), wait::LONG));
+            client.unwrap_or_else(|error| panic!("{own} to {other}: {error}"));
+            assert_eq!(server.accept().expect("the connection").1.ip(), own, "it isn't masqueraded");
+        }
+    }
+    // The third host knows the ways, as everybody in its network may.
+    let stranger = &hosts.host(3).netns;
+    let is_let_in = |from: Ipv4Addr| {
+        let from = from.to_string();
+        let target = vassal_address(1, 2).to_string();
+        stranger.output(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", &from, &target]).status.success()
+    };
+    assert!(hosts.host(3).leads_to(vassal_address(1, 2), 1), "it knows the way");
+    assert!(!is_let_in(address_of(3)), "as itself");
+    let nobody = vassal_address(3, 9);
+    stranger.sh(&format!("ip addr add {nobody}/32 dev lo"));
+    assert!(!is_let_in(nobody), "with an address of nobody");
+    assert!(
+        nets[0].output(&["ping", "-n", "-c", "1", "-W", "5", &address_of(3).to_string()]).status.success(),
+        "out it goes"
+    );
+}
+
 /// One host after the other gets a new Emperor, as for another version.
 #[test]
 fn hosts_are_renewed_one_by_one() {
@@ -274,4 +353,25 @@ fn hosts_are_renewed_one_by_one() {
     }
     let net = hosts.host(1).emperor().vassal_net("v1");
     assert!(addresses(3).iter().all(|address| is_reachable(&net, *address)));
+}
+
+/// As many vassals as a host may have, each with a claim of its own.
+#[test]
+fn a_thousand_claims_reach_another_host_and_leave_it() {
+    const COUNT: u16 = 1000;
+    let hosts = hosts(2);
+    let socket = hosts.host(1).emperor().socket();
+    let addresses = (0..COUNT).map(|number| Ipv4Addr::from_bits(vassal_address(128, 0).to_bits() + u32::from(number)));
+    let mut peers: Vec<(Ipv4Addr, RawPeer)> = addresses.map(|address| (address, RawPeer::connect(&socket))).collect();
+    for (address, peer) in &mut peers {
+        peer.send_bytes(&claim(*address, 1));
+    }
+    let on = |host: u8| hosts.host(host).netns.sh("ip route show root 10.77.128.0/17").lines().count();
+    wait::until_true("all are routes of the other host", 3 * wait::LONG, || on(2) == usize::from(COUNT));
+    assert!(peers.iter().step_by(97).all(|(address, _)| hosts.host(2).leads_to(*address, 1)));
+    assert_eq!(hosts.host(2).holdings(), u64::from(COUNT), "its router knows them");
+    assert_eq!(on(1), usize::from(COUNT), "they lead to the device of their own host");
+    drop(peers);
+    wait::until_true("none is left", 3 * wait::LONG, || on(2) == 0 && on(1) == 0);
+    wait::until_true("its router has forgotten them", wait::LONG, || hosts.host(2).holdings() == 0);
 }

@@ -13,5 +13,6 @@ mod world;
 mod bird;
 mod elsewhere;
 mod flaps;
+mod frr;
 mod hostile;
 mod start;

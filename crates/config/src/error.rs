@@ -333,6 +333,14 @@ pub enum Problem {
          [::1]:979"
     )]
     RoutesAddress(String),
+    /// Not an address from which the routing daemon can connect.
+    #[error("\"{word}\" is no address from which the routing daemon can connect to {own}")]
+    RoutesFrom {
+        /// What was found.
+        word: String,
+        /// Where the router listens.
+        own: IpAddr,
+    },
     /// An address that others can reach, without a password.
     #[error("without a password file the routing daemon connects on this host: expected a loopback address, not {0}")]
     RoutesWithoutPassword(IpAddr),

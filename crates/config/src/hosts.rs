@@ -1,6 +1,6 @@
 //! What a router tells other hosts, and how: `tuntap-router-key` and `tuntap-router-routes`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::error::Problem;
 use super::hostnet::HostSetting;
@@ -18,7 +18,7 @@ pub const KEY_FOLDER: &str = "/var/lib/uwsgi-tuntap";
 const MIN_HOLD_TIME: u64 = 3;
 
 /// The settings of `tuntap-router-routes`, for messages.
-const ROUTES_WORDS: &str = "as=, neighbour-as= or hold=";
+const ROUTES_WORDS: &str = "from=, as=, neighbour-as= or hold=";
 
 /// What a router tells other hosts, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,8 +34,10 @@ pub struct HostsSpec {
 /// A session with the host's routing daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoutesSpec {
-    /// Where the router listens. The daemon connects from the same address.
+    /// Where the router listens.
     pub address: SocketAddr,
+    /// Where the daemon connects from.
+    pub from: IpAddr,
     /// The file with the password for TCP-MD5.
     pub password: Option<String>,
     /// The AS of the routers.
@@ -69,7 +71,7 @@ pub fn key(value: &str) -> Result<HostSetting, Problem> {
     Ok(HostSetting::key(value, device, parse::absolute_file(&word)?))
 }
 
-/// Reads `[<device>] <addr:port> [<password file>] [as=<n>] [neighbour-as=<n>] [hold=<seconds>]`.
+/// Reads `[<device>] <addr:port> [<password file>] [from=<addr>] [as=<n>] [neighbour-as=<n>] [hold=<seconds>]`.
 pub fn routes(value: &str) -> Result<HostSetting, Problem> {
     let words = parse::words(value, ROUTES_SYNTAX)?;
     // A device's name has no colon, and an address with a port has one.
@@ -82,16 +84,20 @@ pub fn routes(value: &str) -> Result<HostSetting, Problem> {
         [file, rest @ ..] if !file.contains('=') || file.starts_with('/') => (Some(parse::absolute_file(file)?), rest),
         all => (None, all),
     };
+    let address = routes_address(address)?;
     let mut spec = RoutesSpec {
-        address: routes_address(address)?,
+        address,
+        from: address.ip(),
         password,
         asn: DEFAULT_ASN,
         neighbour_asn: None,
         hold_time: DEFAULT_HOLD_TIME,
     };
     settings(&mut spec, rest)?;
-    if spec.password.is_none() && !spec.address.ip().is_loopback() {
-        return Err(Problem::RoutesWithoutPassword(spec.address.ip()));
+    for ip in [spec.address.ip(), spec.from] {
+        if spec.password.is_none() && !ip.is_loopback() {
+            return Err(Problem::RoutesWithoutPassword(ip));
+        }
     }
     if spec.neighbour_asn == Some(spec.asn) {
         return Err(Problem::SameAsn(spec.asn));
@@ -110,6 +116,7 @@ fn settings(spec: &mut RoutesSpec, words: &[String]) -> Result<(), Problem> {
         }
         seen.push(name);
         match name {
+            "from" => spec.from = daemon_address(value, spec.address.ip())?,
             "as" => spec.asn = asn(value)?,
             "neighbour-as" => spec.neighbour_asn = Some(asn(value)?),
             "hold" => {
@@ -127,11 +134,20 @@ fn asn(value: &str) -> Result<u32, Problem> {
     Ok(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
-/// An address of this host, from which its routing daemon connects, too.
+/// An address of the routing daemon, of the family of the router's.
+fn daemon_address(word: &str, own: IpAddr) -> Result<IpAddr, Problem> {
+    let address = word.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == own.is_ipv4() && !is_unusable(*ip));
+    address.ok_or_else(|| Problem::RoutesFrom { word: word.to_owned(), own })
+}
+
+const fn is_unusable(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_multicast()
+}
+
+/// An address of this host, where its routing daemon connects.
 fn routes_address(word: &str) -> Result<SocketAddr, Problem> {
     let address = parse::udp_target(word).map_err(|_| Problem::RoutesAddress(word.to_owned()))?;
-    let ip = address.ip();
-    if ip.is_unspecified() || ip.is_multicast() {
+    if is_unusable(address.ip()) {
         return Err(Problem::RoutesAddress(word.to_owned()));
     }
     Ok(address)

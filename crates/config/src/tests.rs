@@ -984,18 +984,28 @@ fn session(value: &str) -> Result<RoutesSpec, ConfigErrors> {
 
 #[test]
 fn routes_with_all_their_words() {
-    let usual =
-        RoutesSpec { address: address("127.0.0.1:979"), password: None, asn: 64513, neighbour_asn: None, hold_time: 9 };
+    let usual = RoutesSpec {
+        address: address("127.0.0.1:979"),
+        from: address("127.0.0.1:979").ip(),
+        password: None,
+        asn: 64513,
+        neighbour_asn: None,
+        hold_time: 9,
+    };
     assert_eq!(session("127.0.0.1:979"), Ok(usual.clone()));
     assert_eq!(session("a 127.0.0.1:979"), Ok(usual));
     let all = RoutesSpec {
         address: address("[2001:db8::1]:179"),
+        from: address("[2001:db8::2]:1").ip(),
         password: Some("/etc/pass=word".to_owned()),
         asn: 4_200_000_000,
         neighbour_asn: Some(1),
         hold_time: 3,
     };
-    assert_eq!(session("a [2001:db8::1]:179 /etc/pass=word hold=3 neighbour-as=1 as=4200000000"), Ok(all));
+    assert_eq!(
+        session("a [2001:db8::1]:179 /etc/pass=word hold=3 from=2001:db8::2 neighbour-as=1 as=4200000000"),
+        Ok(all)
+    );
 }
 
 #[test]
@@ -1013,7 +1023,10 @@ fn routes_that_stop_the_start() {
         ("127.0.0.1:979 hold=2", "3"),
         ("127.0.0.1:979 hold=65536", "65535"),
         ("127.0.0.1:979 hold=5 hold=5", "\"hold=5\" is there twice"),
-        ("127.0.0.1:979 speed=5", "expected as=, neighbour-as= or hold="),
+        ("127.0.0.1:979 speed=5", "expected from=, as=, neighbour-as= or hold="),
+        ("127.0.0.1:979 /p from=::1", "\"::1\" is no address from which the routing daemon can connect to 127.0.0.1"),
+        ("127.0.0.1:979 /p from=0.0.0.0", "is no address from which"),
+        ("127.0.0.1:979 from=10.9.9.9", "expected a loopback address, not 10.9.9.9"),
         ("127.0.0.1:979 /p /p", "unknown setting \"/p\""),
         ("127.0.0.1:979 neighbour-as=64513", "not both 64513"),
         ("b 127.0.0.1:979", "there is no tuntap-router with the device b"),

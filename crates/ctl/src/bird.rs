@@ -80,11 +80,13 @@ impl Arguments {
         let of_ini = router.iter().flat_map(|router| &router.addresses).map(IpNet::trunc);
         let networks = if self.networks.is_empty() { of_ini.collect() } else { self.networks };
         let asn = self.asn.or(routes.and_then(|routes| routes.neighbour_asn)).unwrap_or(HOSTS_ASN);
+        let address = self.listen.or(routes.map(|it| it.address)).ok_or_else(|| missing("--listen"))?;
         Ok(BirdConfig {
             router_id: self.router_id,
             asn,
             feed: Feed {
-                address: self.listen.or(routes.map(|it| it.address)).ok_or_else(|| missing("--listen"))?,
+                address,
+                from: routes.filter(|it| it.address == address).map_or_else(|| address.ip(), |it| it.from),
                 asn: self.router_as.or(routes.map(|it| it.asn)).unwrap_or(Feed::DEFAULT_ASN),
                 password: password.as_deref().map(read_password).transpose()?,
                 device: self

@@ -52,8 +52,11 @@ pub fn of(router: &RouterSpec, extent: Extent) -> Option<Table> {
     let limits = if is_limited { Limits::of(router) } else { Limits::default() };
     let mut chains = Vec::new();
     if !router.nat.is_empty() {
-        chains.push(chain(INWARD, None, vec![NftRule::new().of_no_connection().is_not_dnat().discard()]));
-        chains.push(chain(OUTWARD, None, own_sources(router)));
+        let stranger = NftRule::new().of_no_connection().is_not_dnat().discard();
+        // A vassal of another host comes from where the kernel has a route to it.
+        let inward = among_hosts(router).map(|rule| rule.came_by_way_back().leave()).chain([stranger]);
+        chains.push(chain(INWARD, None, inward.collect()));
+        chains.push(chain(OUTWARD, None, among_hosts(router).map(NftRule::leave).chain(own_sources(router)).collect()));
     }
     if is_protected {
         chains.extend(protection::targets(router));
@@ -108,6 +111,13 @@ fn ways(router: &RouterSpec) -> impl Iterator<Item = NftRule> {
     })
 }
 
+/// Rules for packets between vassals of this host and those of others. All of them are in one network, and their addresses stay as they
+/// are: where an interface that masquerades leads to another host's vassal, the kernel has a route to it alone.
+fn among_hosts(router: &RouterSpec) -> impl Iterator<Item = NftRule> {
+    let nets = router.addresses.iter().filter(|_| router.hosts.routes.is_some());
+    nets.map(|net| NftRule::new().from(*net).to(*net))
+}
+
 /// Drops what would go out with a source that is not masqueraded: sources of other networks, sources of a family that the
 /// router has no address of, and packets whose addresses the kernel doesn't translate.
 fn own_sources(router: &RouterSpec) -> Vec<NftRule> {
@@ -123,7 +133,7 @@ fn leaks(router: &RouterSpec) -> Vec<NftRule> {
     let by_all = router.nat.iter().flat_map(|interface| {
         router.addresses.iter().map(|net| NftRule::new().oif(interface).from(*net).count().because(UNTRANSLATED))
     });
-    by_all.map(NftRule::discard).collect()
+    among_hosts(router).map(NftRule::leave).chain(by_all.map(NftRule::discard)).collect()
 }
 
 /// Clamps the MSS of TCP connections across the device to what the routes of both directions carry.
@@ -145,7 +155,8 @@ fn masquerading(router: &RouterSpec) -> Vec<NftRule> {
     let rules = to_others()
         .chain(back)
         .flat_map(|rule| router.addresses.iter().map(move |net| rule.clone().from(*net).masquerade()));
-    datagrams.chain(rules).collect()
+    let to_hosts = router.nat.iter().flat_map(|name| among_hosts(router).map(move |rule| rule.oif(name).leave()));
+    to_hosts.chain(datagrams).chain(rules).collect()
 }
 
 /// The longest range of unprivileged ports without the port of one of the instance's gateways. A vassal's datagram to

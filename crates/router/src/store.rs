@@ -105,6 +105,24 @@ impl Store {
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().flat_map(|queue| [queue.write_end.as_fd(), queue.read_end.as_fd()])
     }
+
+    /// Takes what a router that has ended has left of its session with the routing daemon. Empties the store.
+    pub fn take_routes(&self) -> Option<(StoredSession, OwnedFd)> {
+        self.take_newest()?.routes
+    }
+
+    /// Leaves a session with the routing daemon for the first router, in a store that is empty.
+    pub fn leave_routes(&self, session: &StoredSession, connection: BorrowedFd<'_>) -> nix::Result<()> {
+        let mut writer = StoreWriter::new(self, Header::default());
+        writer.begin()?;
+        writer.put_routes(session, connection)
+    }
+
+    /// Empties both queues, and returns the contents of the valid one.
+    fn take_newest(&self) -> Option<Contents> {
+        let queues = [read(&self.queues[0]), read(&self.queues[1])];
+        queues.into_iter().flatten().max_by_key(|contents| contents.header.generation)
+    }
 }
 
 /// The state that an earlier router has stored.
@@ -143,22 +161,25 @@ pub struct StoreWriter<'a> {
 }
 
 impl<'a> StoreWriter<'a> {
-    /// Reads the state that an earlier router has stored, and empties the store.
-    pub fn open(store: &'a Store) -> (Self, StoredState) {
-        let now = monotonic_time();
-        let queues = [read(&store.queues[0]), read(&store.queues[1])];
-        let newest = queues.into_iter().flatten().max_by_key(|contents| contents.header.generation);
-        let mut writer = Self {
+    const fn new(store: &'a Store, header: Header) -> Self {
+        Self {
             store,
             active: 0,
-            header: Header { started: now, ..Header::default() },
+            header,
             next_serial: 0,
             records: 0,
             stored_peers: 0,
             quarantine: Vec::new(),
             routes: None,
             trunks: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Reads the state that an earlier router has stored, and empties the store.
+    pub fn open(store: &'a Store) -> (Self, StoredState) {
+        let now = monotonic_time();
+        let newest = store.take_newest();
+        let mut writer = Self::new(store, Header { started: now, ..Header::default() });
         let mut stored = StoredState::default();
         if let Some(contents) = newest {
             let was_short = now.saturating_sub(contents.header.started) < SHORT_RUN;
@@ -555,6 +576,25 @@ mod tests {
         drop(connection);
         assert!(is_soon_hung_up(&other_end), "no copy is left");
         assert!(StoreWriter::open(&store).1.routes.is_none());
+    }
+
+    #[test]
+    fn session_with_the_routing_daemon_goes_on_in_another_store() {
+        let store = Store::new().expect("two queues");
+        let (connection, other_end) = UnixStream::pair().expect("a pair");
+        let (mut writer, _) = StoreWriter::open(&store);
+        writer.put(peer(1, A), connection.as_fd()).expect("room");
+        writer.put_routes(&session(), connection.as_fd()).expect("room");
+        drop((writer, connection));
+        let (found, connection) = store.take_routes().expect("the session");
+        assert!(store.take_routes().is_none(), "it was taken");
+        let next = Store::new().expect("two queues");
+        next.leave_routes(&found, connection.as_fd()).expect("room");
+        drop((store, connection));
+        assert!(!socket::is_hung_up(other_end.as_fd()));
+        let (_writer, stored) = StoreWriter::open(&next);
+        assert_eq!(stored.routes.map(|(session, _)| session), Some(session()));
+        assert_eq!((stored.short_runs, stored.peers.len()), (0, 0), "no router has ended in this store");
     }
 
     #[test]

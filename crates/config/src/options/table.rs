@@ -544,13 +544,13 @@ options!(
     Routes = OptionSpec {
         name: "tuntap-router-routes",
         scope: Scope::Router,
-        syntax: "[<device>] <addr:port> [<password file>] [as=<n>] [neighbour-as=<n>] [hold=<seconds>]",
+        syntax: "[<device>] <addr:port> [<password file>] [from=<addr>] [as=<n>] [neighbour-as=<n>] [hold=<seconds>]",
         help: "exchange the addresses of vassals with other hosts by BGP with this host's routing daemon, such as BIRD, which \
                connects here",
         details: "The router listens here for this host's own routing daemon, such as BIRD, tells it by BGP which addresses its \
                   vassals hold, and is told which ones those of other hosts hold \
-                  ([several hosts](OPERATIONS.md#several-hosts)). The daemon connects from the same address. The first line of \
-                  the password file signs the connection (TCP-MD5, 80 bytes at most); the file belongs to root or the \
+                  ([several hosts](OPERATIONS.md#several-hosts)). The daemon connects from the same address, or from the one that \
+                  `from` names, as FRR must. The first line of the password file signs the connection (TCP-MD5, 80 bytes at most); the file belongs to root or the \
                   instance's user, and nobody else may be able to read it. Without it only a loopback address is accepted. \
                   Ports below 1024 keep other users of the host from listening there. `as` is the AS of all routers (64513), \
                   `neighbour-as` that of the daemon (any other one), and `hold` the number of seconds without a message after \

@@ -33,6 +33,8 @@ pub struct BirdConfig {
 pub struct Feed {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where BIRD connects from.
+    pub from: IpAddr,
     /// Its AS.
     pub asn: u32,
     /// The password for TCP-MD5, if the router has one.
@@ -191,9 +193,9 @@ impl Text<'_> {
 
     /// The session with the router. The time of a claim, which is the MED, decides which of two holders is the right one.
     fn feed(&self, output: &mut impl Write) -> fmt::Result {
-        let Feed { address, asn, password, device, hold_time } = &self.0.feed;
+        let Feed { address, from, asn, password, device, hold_time } = &self.0.feed;
         writeln!(output, "\n# The router, which tells of its vassals, and is told of those of other hosts.")?;
-        writeln!(output, "protocol bgp tuntap {{\n\tlocal {} as {};", address.ip(), self.0.asn)?;
+        writeln!(output, "protocol bgp tuntap {{\n\tlocal {from} as {};", self.0.asn)?;
         writeln!(output, "\tneighbor {} port {} as {asn};\n\tmultihop;", address.ip(), address.port())?;
         if let Some(password) = password {
             writeln!(output, "\tpassword \"{password}\";")?;

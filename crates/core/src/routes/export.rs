@@ -11,6 +11,7 @@ use tuntap_wire::bgp::write::{self, Attributes};
 use tuntap_wire::bgp::{Family, PerFamily, claim};
 use tuntap_wire::holding::Holding;
 
+use super::import::Imports;
 use super::output::Output;
 use super::session::Negotiated;
 use super::settings::Settings;
@@ -71,6 +72,9 @@ pub(super) struct Exports {
     entries: BTreeMap<IpAddr, Entry>,
     /// Addresses of entries that the daemon doesn't know yet, of families that the session has.
     dirty: BTreeSet<IpAddr>,
+    /// Addresses that a router before this one has announced, as the daemon says. It is told that they are gone when all routes have
+    /// been sent, if nobody has claimed them again.
+    doubted: BTreeSet<IpAddr>,
     families: PerFamily<bool>,
     dumps: PerFamily<Option<Dump>>,
     /// How an answer to a request for all routes is marked.
@@ -142,8 +146,30 @@ impl Exports {
             entry.holding.is_some()
         });
         self.dirty.clear();
+        self.doubted.clear();
         self.families = PerFamily::default();
         self.dumps = PerFamily::default();
+    }
+
+    /// The daemon says that this router has announced an address. Not every daemon forgets at the second mark what isn't announced
+    /// again (FRR 8 doesn't), so it is told of what isn't true any more.
+    pub fn doubt(&mut self, address: IpAddr) {
+        let family = Family::of(address);
+        let has_room = self.doubted.len() + self.dirty.len() < Imports::MAX_ROUTES;
+        if !has_room || !*self.families.get(family) || self.entries.contains_key(&address) {
+            return;
+        }
+        match self.dumps.get(family) {
+            Some(_) => _ = self.doubted.insert(address),
+            None => self.disown(address),
+        }
+    }
+
+    fn disown(&mut self, address: IpAddr) {
+        if !self.entries.contains_key(&address) {
+            self.entries.insert(address, Entry { holding: None, is_announced: true });
+            self.dirty.insert(address);
+        }
     }
 
     /// The daemon asks for all routes of a family.
@@ -190,12 +216,11 @@ impl Exports {
         output.waiting().len() > before
     }
 
-    /// Returns the family whose dump can go on.
+    /// Returns the family whose dump can go on. One comes after the other: FRR takes the marks of one family alone at a time.
     fn due_dump(&self, now: Instant) -> Option<Family> {
-        Family::ALL.into_iter().find(|family| {
-            let dump = self.dumps.get(*family).as_ref();
-            dump.is_some_and(|dump| self.goes_on(*family, dump) || dump.end_at.is_some_and(|at| at <= now))
-        })
+        let (family, dump) = Family::ALL.into_iter().find_map(|family| Some((family, (*self.dumps.get(family))?)))?;
+        let is_due = self.goes_on(family, &dump) || dump.end_at.is_some_and(|at| at <= now);
+        is_due.then_some(family)
     }
 
     fn goes_on(&self, family: Family, dump: &Dump) -> bool {
@@ -223,6 +248,10 @@ impl Exports {
                 Marks::None => {}
             }
             self.sent.dumps += 1;
+            let doubted = std::mem::take(&mut self.doubted);
+            let (of_family, others) = doubted.into_iter().partition(|address| Family::of(*address) == family);
+            self.doubted = others;
+            BTreeSet::into_iter(of_family).for_each(|address| self.disown(address));
             next = dump.again.then_some(Dump::of(self.refresh_marks, None));
         }
         *self.dumps.get_mut(family) = next;

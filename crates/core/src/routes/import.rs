@@ -1,7 +1,8 @@
 //! What the daemon has announced: routes of other hosts.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use tuntap_wire::bgp::claim;
@@ -92,6 +93,17 @@ struct Stale {
     until: Instant,
 }
 
+/// Routes that are gone on their way out, in the order of their addresses.
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    /// Those of rounds before this one are gone.
+    before: u64,
+    /// The address after which it goes on.
+    after: Option<IpAddr>,
+    /// True if more routes have gone since it began.
+    again: bool,
+}
+
 /// The routes of other hosts.
 #[derive(Debug)]
 pub struct Imports {
@@ -101,10 +113,13 @@ pub struct Imports {
     /// Counts sessions and answers to requests for all routes. Each announces all routes anew.
     rounds: PerFamily<u64>,
     stale: PerFamily<Option<Stale>>,
+    sweeps: PerFamily<Option<Sweep>>,
     /// True if all routes of the family have come since the session began.
     complete: PerFamily<bool>,
     /// True if a route was refused for lack of room since all routes were asked for.
     lacked_room: PerFamily<bool>,
+    /// Addresses that the last UPDATE says this router itself to hold.
+    pub(super) reflected: Vec<IpAddr>,
     pub(super) received: Received,
 }
 
@@ -122,6 +137,9 @@ impl Imports {
     /// Routes that the daemon hasn't announced again are removed this long after it has begun to announce all, at the latest.
     pub const REFRESHING: Duration = Duration::from_secs(60);
 
+    /// Routes that are looked at in one piece when there may be some that are gone, but for further ones to the last address.
+    pub const SWEEP: usize = 1024;
+
     /// Below this number of routes there is room again for those that were refused.
     const ROOM: usize = Self::MAX_ROUTES / 4 * 3;
 
@@ -131,8 +149,10 @@ impl Imports {
             routes: BTreeMap::new(),
             rounds: PerFamily::default(),
             stale: PerFamily::default(),
+            sweeps: PerFamily::default(),
             complete: PerFamily::default(),
             lacked_room: PerFamily::default(),
+            reflected: Vec::new(),
             received: Received::default(),
         }
     }
@@ -167,6 +187,7 @@ impl Imports {
                 Ok(Some((address, holding))) => self.insert(address, announced.nlri.path, holding, listener),
                 Ok(None) => {
                     self.received.reflected += 1;
+                    self.reflected.push(announced.nlri.net.addr());
                     self.withdraw(&announced.nlri, listener);
                 }
                 Err(refusal) => {
@@ -177,7 +198,7 @@ impl Imports {
             }
         }
         if let Some(family) = update.end_of_rib() {
-            self.end_round(family, listener);
+            self.end_round(family);
         }
     }
 
@@ -256,12 +277,20 @@ impl Imports {
         *self.lacked_room.get_mut(family) = false;
     }
 
-    /// All routes of a family were announced: those of earlier rounds are gone.
-    pub(super) fn end_round(&mut self, family: Family, listener: &mut impl Listener) {
+    /// All routes of a family were announced: those of earlier rounds are gone, and [`Imports::sweep`] removes them.
+    pub(super) fn end_round(&mut self, family: Family) {
         *self.complete.get_mut(family) = true;
+        self.begin_sweep(family);
+    }
+
+    fn begin_sweep(&mut self, family: Family) {
         if self.stale.get_mut(family).take().is_some() {
-            let round = *self.rounds.get(family);
-            self.remove(|(address, _), route| Family::of(*address) == family && route.round != round, listener);
+            let before = *self.rounds.get(family);
+            match self.sweeps.get_mut(family) {
+                // It goes on from where it is, so that it comes to an end however often there is a new one.
+                Some(sweep) => (sweep.before, sweep.again) = (before, true),
+                none => *none = Some(Sweep { before, after: None, again: false }),
+            }
         }
     }
 
@@ -273,15 +302,48 @@ impl Imports {
         }
     }
 
-    /// Removes what is stale for too long.
-    pub(super) fn expire(&mut self, now: Instant, listener: &mut impl Listener) {
+    /// What is stale for too long is gone, and [`Imports::sweep`] removes it.
+    pub(super) fn expire(&mut self, now: Instant) {
         for family in Family::ALL {
             if self.stale.get(family).is_some_and(|stale| stale.until <= now) {
-                let was_complete = self.is_complete(family);
-                self.end_round(family, listener);
-                *self.complete.get_mut(family) = was_complete;
+                self.begin_sweep(family);
             }
         }
+    }
+
+    /// Returns true if routes that are gone may be left.
+    pub(super) fn is_sweeping(&self) -> bool {
+        Family::ALL.iter().any(|family| self.sweeps.get(*family).is_some())
+    }
+
+    /// Removes some of the routes that are gone. Returns false if there are none. An address is told of once.
+    pub(super) fn sweep(&mut self, listener: &mut impl Listener) -> bool {
+        let next = Family::ALL.into_iter().find_map(|family| Some((family, (*self.sweeps.get(family))?)));
+        let Some((family, sweep)) = next else { return false };
+        let (mut seen, mut last) = (0, sweep.after);
+        let mut gone: Vec<(IpAddr, u32)> = Vec::new();
+        let mut is_cut = false;
+        for (&(address, path), route) in self.routes.range(rest(family, sweep.after)) {
+            if seen >= Self::SWEEP && last != Some(address) {
+                is_cut = true;
+                break;
+            }
+            (seen, last) = (seen + 1, Some(address));
+            if route.round < sweep.before {
+                gone.push((address, path));
+            }
+        }
+        *self.sweeps.get_mut(family) = match (is_cut, sweep.again) {
+            (true, _) => Some(Sweep { after: last, ..sweep }),
+            (false, true) => Some(Sweep { after: None, again: false, ..sweep }),
+            (false, false) => None,
+        };
+        for paths in gone.chunk_by(|one, other| one.0 == other.0) {
+            let before = self.newest(paths[0].0);
+            paths.iter().for_each(|key| _ = self.routes.remove(key));
+            self.tell(paths[0].0, before, listener);
+        }
+        true
     }
 
     /// Returns when [`Imports::expire`] has something to do.
@@ -294,19 +356,16 @@ impl Imports {
         let has_room = self.routes.len() < Self::ROOM;
         has_room && std::mem::take(self.lacked_room.get_mut(family))
     }
+}
 
-    /// Removes some routes. Their addresses come in order, so that each is told of once.
-    fn remove(&mut self, is_gone: impl Fn(&(IpAddr, u32), &Route) -> bool, listener: &mut impl Listener) {
-        let mut gone: Vec<(IpAddr, Option<Holding>)> = Vec::new();
-        let of_gone = self.routes.iter().filter(|(key, route)| is_gone(key, route)).map(|((address, _), _)| *address);
-        for address in of_gone {
-            if gone.last().is_none_or(|(last, _)| *last != address) {
-                gone.push((address, self.newest(address)));
-            }
-        }
-        self.routes.retain(|key, route| !is_gone(key, route));
-        gone.into_iter().for_each(|(address, before)| self.tell(address, before, listener));
-    }
+/// The routes of a family to addresses after one of them.
+fn rest(family: Family, after: Option<IpAddr>) -> (Bound<(IpAddr, u32)>, Bound<(IpAddr, u32)>) {
+    let (first, last): (IpAddr, IpAddr) = match family {
+        Family::Ipv4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()),
+        Family::Ipv6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into()),
+    };
+    let begin = after.map_or(Bound::Included((first, 0)), |address| Bound::Excluded((address, u32::MAX)));
+    (begin, Bound::Included((last, u32::MAX)))
 }
 
 /// A holder that isn't one of our routers: it is told apart by where its packets go, and MULTI_EXIT_DISC is its time. `None`

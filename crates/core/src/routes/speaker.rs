@@ -203,9 +203,10 @@ impl Speaker {
             (Stage::Established(_), Kind::Keepalive) => {}
             (Stage::Established(negotiated), Kind::Update) => {
                 self.imports.update(&Update::decode(body, &negotiated.paths)?, &self.settings, listener);
+                self.imports.reflected.drain(..).for_each(|address| self.exports.doubt(address));
                 self.ask_again();
             }
-            (Stage::Established(negotiated), Kind::RouteRefresh) => self.refresh(&negotiated, body, now, listener)?,
+            (Stage::Established(negotiated), Kind::RouteRefresh) => self.refresh(&negotiated, body, now)?,
             (Stage::OpenSent, _) => return Err(ErrorCode::UNEXPECTED_IN_OPEN_SENT.into()),
             (Stage::OpenConfirm(_), _) => return Err(ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM.into()),
             (_, _) => return Err(ErrorCode::UNEXPECTED_IN_ESTABLISHED.into()),
@@ -213,13 +214,7 @@ impl Speaker {
         Ok(())
     }
 
-    fn refresh(
-        &mut self,
-        negotiated: &Negotiated,
-        body: &[u8],
-        now: Instant,
-        listener: &mut impl Listener,
-    ) -> Result<(), Violation> {
+    fn refresh(&mut self, negotiated: &Negotiated, body: &[u8], now: Instant) -> Result<(), Violation> {
         let Some((family, refresh)) = Refresh::decode(body)? else { return Ok(()) };
         if !*negotiated.families.get(family) {
             return Ok(());
@@ -229,7 +224,7 @@ impl Speaker {
             Refresh::Begin if negotiated.enhanced_route_refresh => {
                 self.imports.begin_round(family, now + Imports::REFRESHING);
             }
-            Refresh::End if negotiated.enhanced_route_refresh => self.imports.end_round(family, listener),
+            Refresh::End if negotiated.enhanced_route_refresh => self.imports.end_round(family),
             Refresh::Begin | Refresh::End => {}
         }
         Ok(())
@@ -308,7 +303,7 @@ impl Speaker {
 
     /// Does what is due.
     pub fn poll(&mut self, now: Instant, listener: &mut impl Listener) {
-        self.imports.expire(now, listener);
+        self.imports.expire(now);
         let Some(session) = &mut self.session else { return };
         if session.stage == Stage::Closing {
             return;
@@ -325,6 +320,21 @@ impl Speaker {
             }
             session.spoken = now;
         }
+    }
+
+    /// Returns true if there is something to do for [`Speaker::sweep`].
+    pub fn is_sweeping(&self) -> bool {
+        self.imports.is_sweeping()
+    }
+
+    /// Removes some of the routes that the daemon hasn't announced again, at most [`Imports::SWEEP`] addresses. Returns false if there
+    /// are none. However many there are, the shell can do something else between the pieces.
+    pub fn sweep(&mut self, listener: &mut impl Listener) -> bool {
+        let has_worked = self.imports.sweep(listener);
+        if has_worked {
+            self.ask_again();
+        }
+        has_worked
     }
 
     /// Returns when [`Speaker::poll`], [`Speaker::output`] and [`Speaker::is_to_be_closed`] are to be asked again at the latest.

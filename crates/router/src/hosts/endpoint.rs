@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::control::Documents;
+use super::super::store::Store;
+use super::kept::LeftRoutes;
 use tuntap_sys::socket::set_receive_buffer;
 use tuntap_sys::socket::tcp::{set_md5_key, set_no_delay};
 
@@ -42,32 +44,36 @@ impl fmt::Display for EndpointError {
 }
 
 impl RoutesEndpoint {
-    /// Listens. With a password, only signed connections come in from that address, and others are refused by their address.
-    pub fn bind(address: SocketAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
+    /// Listens. With a password, only signed connections come in from the daemon's address, and others are refused by their address.
+    pub fn bind(address: SocketAddr, from: IpAddr, password: Option<&[u8]>) -> Result<Self, EndpointError> {
         let listener = TcpListener::bind(address).map_err(EndpointError::Bind)?;
         listener.set_nonblocking(true).map_err(EndpointError::Bind)?;
         set_receive_buffer(listener.as_fd(), RECEIVE_BUFFER);
         set_no_delay(listener.as_fd()).map_err(|errno| EndpointError::Bind(errno.into()))?;
-        let this = Self::with(listener).map_err(EndpointError::Bind)?;
-        password.map_or(Ok(()), |password| this.sign(password))?;
+        let unsent = Documents::new().map_err(|errno| EndpointError::Bind(errno.into()))?;
+        let this = Self { listener, unsent };
+        password.map_or(Ok(()), |password| this.sign(from, password))?;
         Ok(this)
     }
 
-    /// The listener of an image before this one. `None` if it is another one than it is meant to be.
-    pub fn adopt(listener: OwnedFd, address: SocketAddr) -> Option<Self> {
+    /// Goes on with the listener of an image before this one. The session of its router is left in the store, where the next router
+    /// finds it. `None` if it is another listener than it is meant to be.
+    pub fn adopt(left: LeftRoutes, address: SocketAddr, store: &Store) -> Option<Self> {
+        let LeftRoutes { listener, unsent, session } = left;
         let listener = TcpListener::from(listener);
-        let is_it = listener.local_addr().is_ok_and(|own| own == address);
-        if is_it { Self::with(listener).ok() } else { None }
+        if listener.local_addr().ok()? != address {
+            return None;
+        }
+        if let Some((session, connection)) = session {
+            // Without room for it the connection is closed, and the daemon makes another one.
+            let _ = store.leave_routes(&session, connection.as_fd());
+        }
+        Some(Self { listener, unsent })
     }
 
-    fn with(listener: TcpListener) -> io::Result<Self> {
-        Ok(Self { listener, unsent: Documents::new()? })
-    }
-
-    /// Sets the password of connections that come from now on.
-    pub fn sign(&self, password: &[u8]) -> Result<(), EndpointError> {
-        let address = self.listener.local_addr().map_err(EndpointError::Bind)?;
-        set_md5_key(self.listener.as_fd(), address.ip(), password).map_err(EndpointError::Password)
+    /// Sets the password of connections that come from an address from now on.
+    pub fn sign(&self, from: IpAddr, password: &[u8]) -> Result<(), EndpointError> {
+        set_md5_key(self.listener.as_fd(), from, password).map_err(EndpointError::Password)
     }
 
     /// The listener.
@@ -85,8 +91,8 @@ impl RoutesEndpoint {
         std::iter::once(self.listener.as_fd()).chain(self.unsent.descriptors())
     }
 
-    /// Gives up all but the listener.
-    pub fn into_listener(self) -> OwnedFd {
-        self.listener.into()
+    /// The listener and the memory.
+    pub(super) fn into_parts(self) -> (OwnedFd, Documents) {
+        (self.listener.into(), self.unsent)
     }
 }

@@ -3,6 +3,7 @@
 
 mod damping;
 mod endpoint;
+mod kept;
 mod ration;
 mod routes;
 mod routes_stats;
@@ -25,6 +26,7 @@ use tuntap_wire::holding::{ClaimTime, RouterId};
 
 use damping::Damping;
 pub use endpoint::{EndpointError, RoutesEndpoint};
+pub use kept::{KeptRoutes, LeftRoutes};
 use routes::Routes;
 pub use trunks::{TrunkEndpoint, TrunkSockets};
 

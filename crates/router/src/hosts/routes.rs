@@ -248,7 +248,7 @@ impl<'a> Routes<'a> {
             .connection
             .as_ref()
             .is_some_and(|connection| connection.is_readable || !connection.is_full && self.speaker.has_output(now));
-        can_accept || of_connection || !self.heard.changes.is_empty()
+        can_accept || of_connection || !self.heard.changes.is_empty() || self.speaker.is_sweeping()
     }
 
     /// Returns when there will be something to do even without an event.
@@ -271,6 +271,9 @@ impl<'a> Routes<'a> {
             let begin = Instant::now();
             // One after the other, so that a piece stays a small one.
             let has_worked = if !self.heard.changes.is_empty() {
+                true
+            } else if self.speaker.sweep(&mut self.heard) {
+                self.is_changed = true;
                 true
             } else if self.has_caller && self.accept_again_at.is_none() {
                 self.accept(io, now);
@@ -349,7 +352,7 @@ impl<'a> Routes<'a> {
     fn add(&mut self, io: &mut Io<'_>, fd: OwnedFd, now: Instant) {
         self.is_changed = true;
         match tcp::peer(fd.as_fd()) {
-            Some(peer) if peer.ip() == self.spec.address.ip() => {}
+            Some(peer) if peer.ip() == self.spec.from => {}
             peer => {
                 if self.strangers == 0 {
                     let from = peer.map_or_else(|| "nowhere".to_owned(), |peer| peer.ip().to_string());

@@ -26,6 +26,7 @@ fn configuration_is_read() {
     parse(&BirdConfig {
         feed: Feed {
             address: "[::1]:979".parse().expect("an address"),
+            from: "fd00:99::1".parse().expect("an address"),
             password,
             device: "tap.0-x@y".to_owned(),
             ..least.feed

@@ -21,6 +21,7 @@ pub fn config(address: SocketAddr) -> BirdConfig {
         asn: 64512,
         feed: Feed {
             address,
+            from: address.ip(),
             asn: DEFAULT_ASN,
             password: None,
             device: "emperor0".to_owned(),

@@ -136,6 +136,7 @@ impl Router {
         }
         self.read(now);
         self.speaker.poll(now, &mut self.heard);
+        self.speaker.sweep(&mut self.heard);
         self.write(now);
         if self.speaker.is_to_be_closed(now) {
             self.close(None, now);

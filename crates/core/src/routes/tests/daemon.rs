@@ -230,7 +230,14 @@ impl World {
                 break;
             }
         }
+        self.sweep();
         bytes.len() - rest.len()
+    }
+
+    /// Removes all routes that are gone.
+    fn sweep(&mut self) {
+        while self.speaker.sweep(&mut self.heard) {}
+        assert!(!self.speaker.is_sweeping());
     }
 
     /// Brings at most `count` bytes of what waits to the daemon, and returns how many.
@@ -251,6 +258,7 @@ impl World {
     pub fn pass(&mut self, time: Duration) {
         self.now += time;
         self.speaker.poll(self.now, &mut self.heard);
+        self.sweep();
     }
 
     /// The lines of the log since this was asked last.

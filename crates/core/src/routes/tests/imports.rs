@@ -412,3 +412,77 @@ proptest! {
         }
     }
 }
+
+/// Many routes, told as of one session, and how many of them there still are.
+fn with_many_routes(count: u16) -> World {
+    let mut world = World::established();
+    (0..count).for_each(|number| _ = world.say(&route(1, nth(number), holding(7, 1)).announce()));
+    assert_eq!(world.heard.elsewhere.len(), usize::from(count));
+    world
+}
+
+/// However many routes have gone, each call looks at a bounded number of them.
+#[test]
+fn routes_of_a_lost_session_go_in_pieces() {
+    let mut world = with_many_routes(10_000);
+    world.speaker.closed(None, world.now, &mut world.heard);
+    world.now += Imports::STALE;
+    world.heard.changes = 0;
+    world.speaker.poll(world.now, &mut world.heard);
+    assert_eq!(world.heard.changes, 0, "the pieces come one by one");
+    let mut pieces = 0;
+    loop {
+        let before = world.heard.changes;
+        if !world.speaker.sweep(&mut world.heard) {
+            break;
+        }
+        pieces += 1;
+        assert!(world.heard.changes - before <= Imports::SWEEP);
+    }
+    assert!((10..=14).contains(&pieces), "{pieces}");
+    assert_eq!((world.heard.elsewhere.len(), world.heard.changes), (0, 10_000));
+    assert_eq!(world.speaker.status(world.now).routes, 0);
+}
+
+/// What the daemon tells while pieces are removed stays, and what goes meanwhile goes too.
+#[test]
+fn routes_that_come_and_go_between_the_pieces() {
+    let mut world = with_many_routes(5_000);
+    let marks = |mark| Family::ALL.map(|family| refresh(family, mark)).concat();
+    let mut bytes = marks(Refresh::Begin);
+    bytes.extend(route(1, nth(4_999), holding(7, 2)).announce());
+    bytes.extend(marks(Refresh::End));
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        let taken = world.speaker.received(rest, world.now, &mut world.heard);
+        rest = &rest[taken.consumed..];
+    }
+    assert!(world.speaker.sweep(&mut world.heard));
+    // The first ones are gone already, and come back.
+    let again = route(1, nth(1), holding(7, 3)).announce();
+    world.speaker.received(&again, world.now, &mut world.heard);
+    // A second answer begins and ends before the first one's routes are gone. It has only this one.
+    let second = [marks(Refresh::Begin), route(1, nth(2), holding(7, 4)).announce(), marks(Refresh::End)].concat();
+    let mut rest = second.as_slice();
+    while !rest.is_empty() {
+        let taken = world.speaker.received(rest, world.now, &mut world.heard);
+        rest = &rest[taken.consumed..];
+    }
+    while world.speaker.sweep(&mut world.heard) {}
+    let left: Vec<IpAddr> = world.heard.elsewhere.keys().copied().collect();
+    assert_eq!(left, [nth(2)]);
+}
+
+/// A daemon that keeps what isn't announced again tells of it, and is told that it is gone.
+#[test]
+fn routes_of_a_router_before_are_withdrawn() {
+    let mut world = World::established();
+    world.speaker.claimed(nth(1), holding(ROUTER, 1));
+    world.deliver();
+    for number in [1, 2, 3] {
+        world.say(&route(1, nth(number), holding(ROUTER, 1)).announce());
+    }
+    world.deliver();
+    assert_eq!(world.speaker.status(world.now).sent.withdrawn, 2);
+    assert_eq!(world.speaker.status(world.now).sent.announced, 1);
+}

@@ -63,6 +63,19 @@ pub(super) fn destination_type() -> Expressions {
     other("fib", attributes)
 }
 
+/// Loads the number of the interface by which the packet has come in, or 0 if the kernel's way to its source is another one.
+pub(super) fn way_back() -> Expressions {
+    const DESTINATION_REGISTER: u16 = 1;
+    const RESULT: u16 = 2;
+    const FLAGS: u16 = 3;
+    const INTERFACE: u32 = 1;
+    const OF_SOURCE: u32 = 1;
+    const BY_INTERFACE: u32 = 8;
+    let attributes =
+        vec![first_register(DESTINATION_REGISTER), number(RESULT, INTERFACE), number(FLAGS, OF_SOURCE | BY_INTERFACE)];
+    other("fib", attributes)
+}
+
 /// The value that [`destination_type`] loads for this machine's own addresses.
 pub(super) fn local_type() -> Vec<u8> {
     LOCAL.to_ne_bytes().to_vec()

@@ -137,6 +137,12 @@ impl NftRule {
         self.add(expression::destination_type()).equals(expression::local_type())
     }
 
+    /// If the kernel would send packets to the source by the interface by which this one came in.
+    #[must_use]
+    pub fn came_by_way_back(self) -> Self {
+        self.add(expression::way_back()).compares(Operator::NotEqual, vec![0; 4])
+    }
+
     /// If the packet is of the family of an address.
     #[must_use]
     pub fn of_family(self, address: IpAddr) -> Self {

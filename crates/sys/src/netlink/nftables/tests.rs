@@ -56,6 +56,7 @@ fn rules_mean_what_they_say() {
         (NftRule::new().from(net("fd00:77::1/63")).leave(), "ip6 saddr fd00:77::/63 return"),
         (NftRule::new().to(net("::1/128")).leave(), "ip6 daddr ::1 return"),
         (NftRule::new().to_others().leave(), "fib daddr type != local return"),
+        (NftRule::new().came_by_way_back().leave(), "fib saddr . iif oif != 0 return"),
         (NftRule::new().to_port(Transport::Tcp, 8080).leave(), "tcp dport 8080 return"),
         (NftRule::new().to_port(Transport::Udp, 53).leave(), "udp dport 53 return"),
         (NftRule::new().to_this_host().accept(), "fib daddr type local accept"),
