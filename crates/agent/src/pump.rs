@@ -16,8 +16,11 @@ use tuntap_wire::trunk::{MAX_MESSAGE_LEN, Oversized, message_len};
 use crate::stream::{Progress, Stream};
 use crate::wait::{Ready, Want, is_to_wait, wait};
 
-/// Bytes of frames that are sealed together, if there are so many.
-const BATCH_LEN: usize = 64 * 1024;
+/// Bytes of records at which they are written, if there are so many.
+const BATCH_LEN: usize = 192 * 1024;
+
+/// Bytes of frames at which they are sealed. Small ones share a record.
+const SEAL_LEN: usize = 16 * 1024;
 
 /// How long the last bytes may take at a connection's end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -48,7 +51,7 @@ pub enum End {
 /// Carries frames until one side ends. `router` is a socket whose messages are whole frames; `stop` is closed at its other end
 /// when this process is to end. Both sockets are non-blocking.
 pub fn run(tcp: &TcpStream, stream: Stream, router: OwnedFd, stop: BorrowedFd<'_>) -> End {
-    let mut pump = Pump { tcp, stream, router, given: 0, message: vec![0; BATCH_LEN + MAX_MESSAGE_LEN] };
+    let mut pump = Pump { tcp, stream, router, given: 0, message: vec![0; SEAL_LEN + MAX_MESSAGE_LEN] };
     let end = match pump.carry(stop) {
         Ok(never) => match never {},
         Err(end) => end,
@@ -76,11 +79,28 @@ enum Blocked {
     Target,
 }
 
+impl Blocked {
+    /// Returns true if there may be more to do, with what has come on source and target.
+    const fn is_over(self, source: Ready, target: Ready) -> bool {
+        match self {
+            Self::Source => source.readable,
+            Self::Target => target.writable || target.hung_up,
+        }
+    }
+}
+
 impl Pump<'_> {
     fn carry(&mut self, stop: BorrowedFd<'_>) -> Result<std::convert::Infallible, End> {
+        let (mut inward, mut outward) = (Blocked::Source, Blocked::Source);
+        // What was read in the handshake may hold frames.
+        let (mut is_inward_due, mut is_outward_due) = (true, true);
         loop {
-            let inward = self.inward()?;
-            let outward = self.outward()?;
+            if is_inward_due {
+                inward = self.inward()?;
+            }
+            if is_outward_due {
+                outward = self.outward()?;
+            }
             let wants = [
                 Want { fd: stop, read: false, write: false },
                 Want { fd: self.tcp.as_fd(), read: inward == Blocked::Source, write: outward == Blocked::Target },
@@ -97,6 +117,8 @@ impl Pump<'_> {
             if router.hung_up && outward != Blocked::Source {
                 return Err(End::Router);
             }
+            is_inward_due = inward.is_over(tcp, router);
+            is_outward_due = outward.is_over(router, tcp);
         }
     }
 
@@ -106,12 +128,17 @@ impl Pump<'_> {
             return Ok(Blocked::Target);
         }
         let mut len = 0;
-        while len < BATCH_LEN {
+        while self.stream.outgoing.len() < BATCH_LEN {
             match recv(self.router.as_fd(), &mut self.message[len..]) {
                 Ok(0) => return Err(End::Router),
                 Ok(more) => len += more,
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
                 Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+            // What is large is sealed at once, while it is in the processor's cache.
+            if len >= SEAL_LEN {
+                self.stream.seal(&self.message[..len])?;
+                len = 0;
             }
         }
         if len > 0 {

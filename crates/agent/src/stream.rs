@@ -64,6 +64,11 @@ impl Buffer {
         self.start == self.end
     }
 
+    /// Number of bytes that are there.
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
     /// Takes bytes away from the front.
     pub const fn consume(&mut self, len: usize) {
         self.start += len;
@@ -74,8 +79,10 @@ impl Buffer {
 
     /// Room behind what is there. The caller moves `end`.
     fn room(&mut self, len: usize) -> &mut [u8] {
-        self.bytes.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         if self.bytes.len() < self.end + len {
             self.bytes.resize(self.end + len, 0);
         }

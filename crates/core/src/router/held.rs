@@ -187,15 +187,26 @@ fn cost(packet: &GsoPacket<'_>) -> (u32, u32) {
 
 /// Copies a packet, with a header before it.
 fn copy(offload: &Offload, bytes: &[u8]) -> Vec<u8> {
-    let mut copy = Vec::with_capacity(VNET_HEADER_LEN + bytes.len());
-    copy.extend_from_slice(&offload.encode());
-    copy.extend_from_slice(bytes);
-    copy
+    copy_into(Vec::new(), offload, bytes)
+}
+
+/// The same, into the memory of a buffer.
+fn copy_into(mut buffer: Vec<u8>, offload: &Offload, bytes: &[u8]) -> Vec<u8> {
+    buffer.clear();
+    buffer.reserve_exact(VNET_HEADER_LEN + bytes.len());
+    buffer.extend_from_slice(&offload.encode());
+    buffer.extend_from_slice(bytes);
+    buffer
 }
 
 /// Makes a whole packet one that can wait.
-pub(crate) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
-    let bytes = copy(packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
+pub(super) fn item<T>(packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
+    item_in(Vec::new(), packet, flow, target)
+}
+
+/// The same, in the memory of a buffer.
+pub(crate) fn item_in<T>(buffer: Vec<u8>, packet: &GsoPacket<'_>, flow: u32, target: T) -> Item<T> {
+    let bytes = copy_into(buffer, packet.offload(), &packet.packet().bytes()[..packet.packet().total_len()]);
     let (cost, segments) = cost(packet);
     Item { bytes, cost, segments, flow, target }
 }

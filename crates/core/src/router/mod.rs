@@ -77,7 +77,7 @@ use turns::Turns;
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
-pub(crate) use held::item as waiting_item;
+pub(crate) use held::item_in as waiting_item;
 pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use trunks::TrunkSettings;

@@ -236,15 +236,17 @@ impl Session {
                 self.write_control(to, is_relayed, table, now);
             }
             let is_control = !self.control.is_empty();
-            let next = if is_control { self.control.as_slice() } else { self.queue.next(now) };
-            if next.is_empty() {
-                break;
-            }
-            match shell.send(to, &[next]) {
+            let sent = if is_control {
+                shell.send(to, &[&self.control])
+            } else {
+                let Some(sent) = self.queue.send(now, |parts| shell.send(to, parts)) else { break };
+                sent
+            };
+            match sent {
                 Sent::Full => self.is_full = true,
                 Sent::Closed => return Err(EndReason::Closed),
                 Sent::All if is_control => self.control.clear(),
-                Sent::All => self.queue.sent(),
+                Sent::All => {}
             }
         }
         Ok(())
