@@ -1,5 +1,6 @@
 //! Local claims, and what the daemon doesn't know of them yet.
 
+use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
@@ -166,8 +167,8 @@ impl Exports {
     }
 
     fn disown(&mut self, address: IpAddr) {
-        if !self.entries.contains_key(&address) {
-            self.entries.insert(address, Entry { holding: None, is_announced: true });
+        if let Vacant(place) = self.entries.entry(address) {
+            place.insert(Entry { holding: None, is_announced: true });
             self.dirty.insert(address);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant};
 
 use tuntap_wire::bgp::claim;
@@ -359,7 +359,7 @@ impl Imports {
 }
 
 /// The routes of a family to addresses after one of them.
-fn rest(family: Family, after: Option<IpAddr>) -> (Bound<(IpAddr, u32)>, Bound<(IpAddr, u32)>) {
+fn rest(family: Family, after: Option<IpAddr>) -> impl RangeBounds<(IpAddr, u32)> {
     let (first, last): (IpAddr, IpAddr) = match family {
         Family::Ipv4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()),
         Family::Ipv6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into()),
