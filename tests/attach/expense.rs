@@ -177,8 +177,11 @@ fn assert_hiding_is_in_vain(modulus: usize, residues: impl Fn(usize) -> Vec<usiz
         let is_told = || lines(&emperor).iter().any(|line| line.contains(&format!("peer {V2} ")));
         wait::until_true(&format!("{what}: the attacker is named"), wait::LONG, is_told);
     });
-    let lines = lines(&emperor);
-    assert!(!lines.iter().any(|line| line.contains(&format!("peer {V1} "))), "{what}: the honest one isn't: {lines:?}");
+    // Time that a hypervisor takes in the middle of a write counts as the packet's, so on a busy machine an honest vassal may be
+    // limited for a moment. It never loses its device.
+    let is_blamed = |line: &String| line.contains(&format!("peer {V1} ")) && line.contains(DETACHED);
+    let blames: Vec<String> = lines(&emperor).into_iter().filter(is_blamed).collect();
+    assert!(blames.is_empty(), "{what}: {blames:?}");
     assert!(is_attached(&emperor.stats(), V1));
 }
 
