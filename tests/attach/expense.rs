@@ -282,7 +282,8 @@ fn vassal_comes_back_when_its_rules_are_gone() {
     assert_eq!(total(&emperor.stats(), "attached_again"), 1);
     assert!(transfer(&emperor.netns, EMPEROR, &vassal, Duration::from_secs(1)) > 1_000_000, "out");
     assert!(transfer(&vassal, V2, &emperor.netns, Duration::from_secs(1)) > 1_000_000, "in");
-    assert!(is_attached(&emperor.stats(), V2), "it stays attached");
+    // A namespace that has cost too much before is judged sooner, and a busy machine may make it look dear once more.
+    wait::until_true("it is attached in the end", wait::LONG * 3, || is_attached(&emperor.stats(), V2));
 }
 
 /// A peer that was refused because of another device of its namespace is attached again later, too. Each relapse
