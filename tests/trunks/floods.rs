@@ -1,6 +1,6 @@
 //! Neighbours with a good key that send what no router sends, flood, or don't read.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,8 +12,8 @@ use tuntap_wire::trunk::{
 use crate::common::emperor::Emperor;
 use crate::common::probe::is_reachable;
 use crate::common::{packet, wait};
-use crate::liar::Neighbour;
-use crate::world::{Keys, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, wait_open};
+use crate::neighbour::Neighbour;
+use crate::world::{Keys, PORT, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, wait_open};
 
 /// Writes what comes next of a flood.
 type Write<'a> = &'a dyn Fn(&mut Vec<u8>, u32);
@@ -44,7 +44,7 @@ fn whatever_a_neighbour_says_ends_its_own_connection_at_most() {
     let here = emperor(&keys, 1).line(peer(&keys, 2, "10.77.2.0/24", "")).start_in(first);
     let near = start_vassal(&here, 1, 2);
     let router = here.router_pid();
-    let neighbour = Neighbour::start(&keys, 2, &second);
+    let neighbour = Neighbour::dialling(&second, &keys, 2, 1, SocketAddr::from((host(1), PORT)));
     let id = |number| RouterId::new(number).expect("not 0");
     let write = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = Vec::new();
@@ -65,7 +65,7 @@ fn whatever_a_neighbour_says_ends_its_own_connection_at_most() {
     for bytes in ends {
         let trunk = neighbour.open();
         wait_open(&here, 1);
-        assert!(trunk.send(&bytes));
+        assert!(trunk.try_send(&bytes));
         wait::until_true("it ends", wait::LONG, || !trunk.live(Duration::from_millis(100)));
         assert!(is_reachable(&near, inside(1, 1)), "{bytes:02x?}");
     }
@@ -87,7 +87,7 @@ fn whatever_a_neighbour_says_ends_its_own_connection_at_most() {
         [host(1), host(2), inside(3, 3), Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST].map(|to| datagram(inside(2, 9), to));
     let (malformed_count, spoofed_count) = (malformed.len() as u64, spoofed.len() as u64);
     for bytes in malformed.iter().chain(&spoofed).chain(&nowhere) {
-        assert!(trunk.send(bytes) && trunk.live(Duration::from_millis(20)), "{bytes:02x?}");
+        assert!(trunk.try_send(bytes) && trunk.live(Duration::from_millis(20)), "{bytes:02x?}");
     }
     let refused = |name: &str| trunks(&here.stats())[0]["refused"][name].as_u64().expect("a number");
     wait::until_true("all are counted", wait::LONG, || {
@@ -106,12 +106,12 @@ fn neighbour_that_does_not_read_delays_nobody() {
     let (first, second) = two_hosts();
     let here = emperor(&keys, 1).line(peer(&keys, 2, "10.77.2.0/24", "")).start_in(first);
     let near = start_vassal(&here, 1, 2);
-    let neighbour = Neighbour::start(&keys, 2, &second);
+    let neighbour = Neighbour::dialling(&second, &keys, 2, 1, SocketAddr::from((host(1), PORT)));
     let trunk = neighbour.open();
     let mut message = Vec::new();
     let holding = Holding { router: neighbour.router, since: ClaimTime(1_000) };
     append_announce(&mut message, inside(2, 9).into(), &Announcement::own(holding));
-    assert!(trunk.send(&message));
+    trunk.send(&message);
     here.wait_for_stats("it is known", |stats| trunks(stats)[0]["announced"] == 1);
     let before = memory(&here);
     let mut raw = here.connect();
@@ -123,7 +123,7 @@ fn neighbour_that_does_not_read_delays_nobody() {
             // It lives, but doesn't read.
             let mut ping = Vec::new();
             append_ping(&mut ping, sent);
-            assert!(trunk.send(&ping));
+            trunk.send(&ping);
         }
     }
     let stats = here.stats();
@@ -143,7 +143,7 @@ fn floods_of_a_neighbour_leave_vassals_their_network() {
     let (first, second) = two_hosts();
     let here = emperor(&keys, 1).line(peer(&keys, 2, "10.77.0.0/16", "")).start_in(first);
     let near = start_vassal(&here, 1, 2);
-    let neighbour = Neighbour::start(&keys, 2, &second);
+    let neighbour = Neighbour::dialling(&second, &keys, 2, 1, SocketAddr::from((host(1), PORT)));
     let trunk = neighbour.open();
     wait_open(&here, 1);
     let address = |number: u32| IpAddr::from((Ipv4Addr::new(10, 77, 4, 0).to_bits() + number % 60_000).to_be_bytes());
@@ -168,7 +168,7 @@ fn floods_of_a_neighbour_leave_vassals_their_network() {
                 write(&mut message, sent);
                 sent += 1;
             }
-            assert!(trunk.send(&message) && trunk.live(Duration::ZERO));
+            assert!(trunk.try_send(&message) && trunk.live(Duration::ZERO));
         }
         assert!(is_reachable(&near, inside(1, 1)));
     }

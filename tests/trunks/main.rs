@@ -9,7 +9,6 @@ mod failures;
 mod floods;
 mod hostile;
 mod ipv6;
-mod liar;
 mod loops;
 mod neighbour;
 mod options;

@@ -10,7 +10,8 @@ use tuntap_agent::{Config, Peer, PrivateKey, run};
 use tuntap_sys::socket::{message_pair, recv, recv_with_descriptor, send, wait_readable};
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 use tuntap_wire::trunk::{
-    Announcement, HANDED_LEN, Hello, MAX_MESSAGE_LEN, Path as Passed, append_announce, append_end, packet_header,
+    Announcement, Frames, HANDED_LEN, Hello, MAX_MESSAGE_LEN, Message, Path as Passed, append_announce, append_end,
+    append_pong, packet_header,
 };
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
@@ -69,12 +70,47 @@ impl Neighbour {
 }
 
 impl Trunk {
+    /// Sends a message once there is room. Returns false if there is nobody.
+    #[track_caller]
+    pub fn try_send(&self, message: &[u8]) -> bool {
+        let deadline = Instant::now() + wait::LONG;
+        loop {
+            match send(self.0.as_fd(), message) {
+                Err(Errno::EAGAIN) => {
+                    assert!(Instant::now() < deadline, "it stays full");
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                result => return result.is_ok(),
+            }
+        }
+    }
+
     #[track_caller]
     pub fn send(&self, message: &[u8]) {
-        wait::until_true("there is room", wait::LONG, || match send(self.0.as_fd(), message) {
-            Err(Errno::EAGAIN) => false,
-            result => result.expect("it is open") == message.len(),
-        });
+        assert!(self.try_send(message), "it is open");
+    }
+
+    /// Answers pings for a while. Returns false if the other side has closed it.
+    #[track_caller]
+    pub fn live(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut message = vec![0; MAX_MESSAGE_LEN];
+        while Instant::now() < deadline {
+            if !wait_readable(self.0.as_fd(), POLL) {
+                continue;
+            }
+            let Ok(len @ 1..) = recv(self.0.as_fd(), &mut message) else { return false };
+            for frame in Frames::new(&message[..len]) {
+                if let Ok(Message::Ping(number)) = Message::decode(frame.expect("a good one")) {
+                    let mut answer = Vec::new();
+                    append_pong(&mut answer, number);
+                    if !self.try_send(&answer) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// Says a hello, and that nothing is announced.
@@ -106,19 +142,9 @@ impl Trunk {
         self.send(&message);
     }
 
-    /// True if the other side closes it.
+    /// True if the other side closes it within that time, in which pings are answered.
+    #[track_caller]
     pub fn is_closed(&self, within: Duration) -> bool {
-        let deadline = Instant::now() + within;
-        let mut buffer = vec![0; MAX_MESSAGE_LEN];
-        while Instant::now() < deadline {
-            if wait_readable(self.0.as_fd(), POLL) {
-                match recv(self.0.as_fd(), &mut buffer) {
-                    Ok(0) => return true,
-                    Ok(_) | Err(Errno::EAGAIN) => {}
-                    Err(_) => return true,
-                }
-            }
-        }
-        false
+        !self.live(within)
     }
 }
