@@ -71,6 +71,14 @@ impl Bird {
         self.try_ask(&format!("show protocols {protocol}")).is_some_and(|text| text.contains("Established"))
     }
 
+    /// The number of routes that it has of a protocol.
+    pub fn routes(&self, protocol: &str) -> usize {
+        // With several tables, the last line has the sum.
+        let text = self.try_ask(&format!("show route protocol {protocol} count")).unwrap_or_default();
+        let line = text.lines().rfind(|line| line.contains(" of ")).unwrap_or_default();
+        line.trim_start_matches("Total: ").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -12,8 +12,9 @@ use super::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
 /// What the configuration is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BirdConfig {
-    /// The host's identifier among its neighbours, usually its IPv4 address.
-    pub router_id: Ipv4Addr,
+    /// The host's identifier among its neighbours, usually its IPv4 address. Without one, BIRD takes an IPv4 address of another
+    /// interface than the router's.
+    pub router_id: Option<Ipv4Addr>,
     /// The AS of the hosts.
     pub asn: u32,
     /// The router.
@@ -73,7 +74,7 @@ impl BirdConfig {
     const MAX_DEVICE_LEN: usize = 15;
 
     fn check(&self) -> Result<(), BirdConfigError> {
-        if self.router_id.is_unspecified() {
+        if self.router_id.is_some_and(|id| id.is_unspecified()) {
             return Err(BirdConfigError::RouterId);
         }
         if self.asn == 0 || self.feed.asn == 0 || self.asn == self.feed.asn {
@@ -156,7 +157,13 @@ impl fmt::Display for Text<'_> {
     fn fmt(&self, output: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = self.0;
         writeln!(output, "# For BIRD 2. It has a password: only BIRD should be able to read it.")?;
-        writeln!(output, "log syslog all;\nrouter id {};\n\nprotocol device {{}}", config.router_id)?;
+        writeln!(output, "log syslog all;")?;
+        match config.router_id {
+            Some(id) => writeln!(output, "router id {id};")?,
+            // Several hosts may have the same address on this device.
+            None => writeln!(output, "router id from -\"lo\", -\"{}\", \"*\";", config.feed.device)?,
+        }
+        writeln!(output, "\nprotocol device {{}}")?;
         for family in config.families() {
             let (name, bits) = (constant(family), family.bits());
             let nets: Vec<String> = config.networks_of(family).map(|net| format!("{net}{{{bits},{bits}}}")).collect();
