@@ -21,7 +21,7 @@ use thiserror::Error;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
 use gone::Gone;
-use sweep::Review;
+use sweep::Reviews;
 
 /// Most sources.
 pub const MAX_SOURCES: usize = 256;
@@ -156,7 +156,9 @@ pub struct Elsewhere {
     /// All of them by their times.
     times: BTreeSet<Moment>,
     /// Those that have to be looked at again because the clock was set.
-    review: Option<Review>,
+    reviews: Reviews,
+    /// True if forgotten holdings were taken out since [`Self::sweep`].
+    has_freed: bool,
     gone: Gone,
     refused: Refused,
     /// True once the log has said that there is no room.
@@ -174,7 +176,8 @@ impl Elsewhere {
             sources: BTreeMap::new(),
             len: 0,
             times: BTreeSet::new(),
-            review: None,
+            reviews: Reviews::default(),
+            has_freed: false,
             gone: Gone::default(),
             refused: Refused::default(),
             is_full_noted: false,
@@ -238,7 +241,10 @@ impl Elsewhere {
             return Err(Refusal::Own);
         }
         let before = self.holder(address);
-        if let Err(refusal) = self.take_room(source, address) {
+        if let Err(refusal) = self.take_room(source, address).or_else(|refusal| {
+            // What was forgotten may still be in the way.
+            if self.sweep_some() { self.take_room(source, address) } else { Err(refusal) }
+        }) {
             self.refused.no_room += 1;
             return Err(refusal);
         }

@@ -8,13 +8,48 @@ use tuntap_wire::holding::ClaimTime;
 
 use super::{Elsewhere, Known, Moment, SWEEP, Source, latest};
 
-/// Holdings that have to be looked at again.
+/// Holdings that have to be looked at again, in the order of their times.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Review {
+struct Review {
     /// The first one.
     next: Moment,
     /// The time of the last ones.
     until: ClaimTime,
+}
+
+/// Holdings that have to be looked at again because the clock was set.
+#[derive(Debug, Default)]
+pub(super) struct Reviews {
+    /// Those that are not too far ahead any more.
+    right: Option<Review>,
+    /// All.
+    all: Option<Review>,
+    /// All once more after that.
+    again: bool,
+}
+
+impl Reviews {
+    const fn are_done(&self) -> bool {
+        self.right.is_none() && self.all.is_none()
+    }
+
+    /// The latest time that can be right is a later one. What is left of such a move before is looked at, too.
+    fn move_on(&mut self, before: ClaimTime, latest: ClaimTime) {
+        if before < latest {
+            let next = self.right.map_or(first_of(ClaimTime(before.0 + 1)), |review| review.next);
+            self.right = Some(Review { next, until: latest });
+        }
+    }
+
+    /// All have to be looked at.
+    const fn restart(&mut self) {
+        self.right = None;
+        if self.all.is_some() {
+            self.again = true;
+        } else {
+            self.all = Some(Review { next: first_of(ClaimTime(0)), until: ClaimTime(u64::MAX) });
+        }
+    }
 }
 
 /// Where the holdings of a time begin.
@@ -41,11 +76,17 @@ impl Elsewhere {
 
     /// Returns true if [`Self::sweep`] or [`Self::set_clock`] has something left to do.
     pub fn is_sweeping(&self) -> bool {
-        self.review.is_some() || self.sources.values().any(|known| known.is_swept)
+        !self.reviews.are_done() || self.sources.values().any(|known| known.is_swept)
     }
 
     /// Takes out some of what forgotten sources had told. Returns true if an address may be free now.
     pub fn sweep(&mut self) -> bool {
+        self.sweep_some();
+        std::mem::take(&mut self.has_freed)
+    }
+
+    /// Returns true if there is more room now.
+    pub(super) fn sweep_some(&mut self) -> bool {
         let next = self.sources.iter().find(|(_, known)| known.is_swept).map(|(source, _)| *source);
         next.is_some_and(|source| self.sweep_source(source))
     }
@@ -67,6 +108,7 @@ impl Elsewhere {
         if self.sources.get(&source).is_some_and(|known| known.addresses.is_empty()) {
             self.sources.remove(&source);
         }
+        self.has_freed |= !old.is_empty();
         !old.is_empty()
     }
 
@@ -76,24 +118,22 @@ impl Elsewhere {
         let before = std::mem::replace(&mut self.clock, clock);
         if clock < before {
             // Times of local claims may be too far ahead now, and those are unknown here.
-            self.review_also(Review { next: first_of(ClaimTime(0)), until: ClaimTime(u64::MAX) });
-        } else if clock > before && latest(before).0 < u64::MAX {
-            let next = first_of(ClaimTime(latest(before).0 + 1));
-            self.review_also(Review { next, until: latest(clock) });
+            self.reviews.restart();
+        } else if clock > before {
+            self.reviews.move_on(latest(before), latest(clock));
         }
-        let Some(Review { next, until }) = self.review.take() else { return Vec::new() };
-        let mut due = self.times.range(next..).take_while(|(since, ..)| *since <= until);
-        let changed: Vec<IpAddr> = due.by_ref().take(SWEEP).map(|(_, _, address)| *address).collect();
-        self.review = due.next().map(|next| Review { next: *next, until });
+        let mut changed = Vec::new();
+        for review in [&mut self.reviews.right, &mut self.reviews.all] {
+            let Some(Review { next, until }) = *review else { continue };
+            let mut due = self.times.range(next..).take_while(|(since, ..)| *since <= until);
+            let room = SWEEP - changed.len();
+            changed.extend(due.by_ref().take(room).map(|(_, _, address)| *address));
+            *review = due.next().map(|next| Review { next: *next, until });
+        }
+        if self.reviews.all.is_none() && std::mem::take(&mut self.reviews.again) {
+            self.reviews.restart();
+        }
         changed.iter().for_each(|address| self.order(*address));
         changed
-    }
-
-    /// Has holdings looked at again, and those that have to be anyway.
-    fn review_also(&mut self, more: Review) {
-        let both = self
-            .review
-            .map_or(more, |review| Review { next: review.next.min(more.next), until: review.until.max(more.until) });
-        self.review = Some(both);
     }
 }
