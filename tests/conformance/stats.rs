@@ -119,7 +119,12 @@ fn keys_are_those_of_the_golden_document(router: Router) {
     // A peer has queues from its first packet on, in each direction.
     assert!(peer.echo([192, 168, 77, 2], [192, 168, 77, 1], wait::SHORT));
     let stats = emperor.stats();
-    let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
+    let mut golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
+    // Only routers that know other hosts have these.
+    let sections = golden.as_object_mut().expect("an object");
+    for name in ["elsewhere", "routes", "trunks"] {
+        sections.remove(name).expect("the document has it");
+    }
     assert_eq!(keys(&stats.0), keys(&golden));
     let read = Snapshot::from_json(stats.0.to_string().as_bytes()).expect("the statistics of a router");
     let written: Value = serde_json::from_slice(&read.to_json(true)).expect("JSON");

@@ -12,7 +12,7 @@ use crate::common::wait;
 use crate::example::{Example, addresses_of, answer, net_of, wait_for_answer};
 
 /// The public key that stands in both files until the operator has put in that of the other host.
-const PLACEHOLDER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const PLACEHOLDER: &str = "GdQMcNTaXDXyrQFqYyX69DPP3arifxZUjBt3VcqXBqQ=";
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);

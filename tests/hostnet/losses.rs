@@ -92,14 +92,11 @@ fn interface_of_somebody_else_by_the_devices_name_is_left_alone() {
     let net = world.start_vassal(&vassal("v1"));
     let before = device(&world);
     let mark = world.log.mark();
-    for command in [
-        "ip link add stranger0 type veth peer name stranger1",
-        "ip link set emperor0 down",
-        "ip link set emperor0 name other0",
-        "ip link set stranger0 name emperor0",
-    ] {
-        world.netns.output(&command.split_whitespace().collect::<Vec<_>>());
-    }
+    world.netns.sh("ip link add stranger0 type veth peer name stranger1");
+    // At once: the plugin would take its name back.
+    let swap = "link set emperor0 down\\nlink set emperor0 name other0\\nlink set stranger0 name emperor0\\n";
+    let output = world.netns.output(&["sh", "-c", &format!("printf '{swap}' | ip -batch -")]);
+    assert!(output.status.success(), "{output:?}");
     world.log.wait_for_since(mark, "emperor0 was renamed to other0: ", wait::LONG);
     thread::sleep(Duration::from_secs(6));
     let stranger = world.netns.sh("ip -br addr show dev emperor0");

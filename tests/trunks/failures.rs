@@ -136,7 +136,8 @@ fn connections_leave_no_descriptors_behind() {
     for _ in 0..6 {
         let opened = number(&here, "/opened");
         processes::send(agent_pid(&there), Signal::SIGKILL);
-        wait::until_true("the trunk is opened again", wait::LONG, || {
+        // Who dials waits longer each time that the other side ends.
+        wait::until_true("the trunk is opened again", wait::LONG * 3, || {
             trunks(&here.stats())[0]["state"] == "open" && number(&here, "/opened") > opened
         });
         wait_open(&there, 1);

@@ -66,6 +66,16 @@ pub enum TunError {
     Foreign(i32),
 }
 
+impl TunError {
+    /// The kernel, or its structure, doesn't take a device of this name.
+    fn refused(name: &str, errno: Errno) -> Self {
+        match errno {
+            Errno::E2BIG => Self::Name(name.to_owned()),
+            _ => Self::Create { name: name.to_owned(), errno },
+        }
+    }
+}
+
 fn hint(errno: Errno) -> String {
     match errno {
         Errno::EBUSY => format!("{errno} (a device of this name exists and somebody else has it open)"),
@@ -101,11 +111,10 @@ impl Tun {
             match set_interface(&control, name, flags) {
                 Ok(()) => return Self::adopt(control.into()),
                 Err(Errno::EINVAL) if flags != layout => {}
-                Err(Errno::E2BIG) => return Err(TunError::Name(name.to_owned())),
-                Err(errno) => return Err(TunError::Create { name: name.to_owned(), errno }),
+                Err(errno) => return Err(TunError::refused(name, errno)),
             }
         }
-        Err(TunError::Create { name: name.to_owned(), errno: Errno::EINVAL })
+        Err(TunError::refused(name, Errno::EINVAL))
     }
 
     /// Takes over a descriptor that an earlier image of this process opened, after verifying that it is a TUN device's.

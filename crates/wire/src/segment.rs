@@ -318,7 +318,7 @@ mod tests {
         /// Batches are the same packets in the same order, within their bounds.
         #[test]
         fn batches(
-            payload in prop::collection::vec(any::<u8>(), 1..8000),
+            payload in prop::collection::vec(any::<u8>(), 1..5000),
             size in 3u16..1500,
             most in 1usize..80,
             most_bytes in 1usize..9000,

@@ -199,11 +199,11 @@ impl Forwarder {
             return to;
         }
         let (remote, is_by_tun) = (walk.packet.dst(), to == Outbound::Tun);
-        let asked = self.explain_script(report, Direction::Out, id, known, script);
-        let class = self.class(script, asked.0, remote, is_by_tun);
+        let (asked, stopped) = self.explain_script(report, Direction::Out, id, known, script);
+        let class = self.class(script, asked, remote, is_by_tun);
         // The sender's queue comes before the receiver's.
         report.queues.insert(0, (id, Direction::Out, class));
-        asked.1.unwrap_or(to)
+        stopped.unwrap_or(to)
     }
 
     fn explain_claim(&self, id: PeerId, report: &mut Report<'_>) -> Option<Outbound> {
@@ -314,10 +314,10 @@ impl Forwarder {
                 return to;
             }
         }
-        let (asked, to) = self.explain_script(report, Direction::In, peer.id, known, script);
+        let (asked, stopped) = self.explain_script(report, Direction::In, peer.id, known, script);
         let class = self.class(script, asked, walk.packet.src(), from == PacketSource::Tun);
         report.queues.push((peer.id, Direction::In, class));
-        to.unwrap_or(Outbound::Peer(peer.id))
+        stopped.unwrap_or(Outbound::Peer(peer.id))
     }
 
     /// Returns what the script says, and where a packet ends that it doesn't let pass.

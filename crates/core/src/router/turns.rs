@@ -10,7 +10,7 @@ use super::PACKET_BUDGET;
 use crate::policy::registry::PeerId;
 use crate::trunk::TrunkId;
 
-/// What is done in a turn.
+/// What is done in a turn, and for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// The peer's connection is read.

@@ -100,41 +100,23 @@ impl Netlink {
 
     /// The interface of that name. ENODEV if there is none.
     pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let answer =
-            self.0.get(RouteNetlinkMessage::GetLink(message), || format!("looking for the interface {name}"))?;
-        link(answer).ok_or_else(|| NetlinkError::new(format!("interface {name}"), Errno::ENODEV))
+        link(self.find_link(name)?).ok_or_else(|| NetlinkError::new(format!("interface {name}"), Errno::ENODEV))
     }
 
     /// How many queues of a TUN device are open, those that are detached included. `None` if the kernel doesn't tell (before
-    /// Linux 4.17), or if the device can't have several.
+    /// Linux 4.17), or if the device can't have several. ENODEV if there is no interface of that name.
     pub fn tun_queues(&mut self, name: &str) -> Result<Option<usize>, NetlinkError> {
-        let attempt = || format!("looking for the queues of {name}");
+        let RouteNetlinkMessage::NewLink(message) = self.find_link(name)? else { return Ok(None) };
+        Ok(message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.iter().find_map(tun_queues),
+            _ => None,
+        }))
+    }
+
+    fn find_link(&mut self, name: &str) -> Result<RouteNetlinkMessage, NetlinkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let RouteNetlinkMessage::NewLink(found) = self.0.get(RouteNetlinkMessage::GetLink(message), attempt)? else {
-            return Err(NetlinkError::new(attempt(), Errno::ENODEV));
-        };
-        let infos = found.attributes.into_iter().filter_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        });
-        let counts = infos.flatten().filter_map(|info| match info {
-            LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
-            _ => None,
-        });
-        let number = |attribute: &InfoTun, wanted| {
-            let InfoTun::Other(attribute) = attribute else { return None };
-            (attribute.kind() == wanted).then_some(())?;
-            let mut value = [0; 4];
-            (attribute.value_len() == value.len()).then(|| attribute.emit_value(&mut value))?;
-            usize::try_from(u32::from_ne_bytes(value)).ok()
-        };
-        let of = |attributes: &[InfoTun], wanted| attributes.iter().find_map(|attribute| number(attribute, wanted));
-        Ok(counts.into_iter().find_map(|attributes| {
-            Some(of(&attributes, OPEN_QUEUES)? + of(&attributes, DETACHED_QUEUES).unwrap_or_default())
-        }))
+        self.0.get(RouteNetlinkMessage::GetLink(message), || format!("looking for the interface {name}"))
     }
 
     /// All interfaces.
@@ -375,6 +357,17 @@ fn route(answer: RouteNetlinkMessage, is_wanted: impl Fn(RouteType) -> bool) -> 
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
     is_wanted(header.kind).then_some(Route { destination, gateway, index, metric, table })
+}
+
+fn tun_queues(info: &LinkInfo) -> Option<usize> {
+    let LinkInfo::Data(InfoData::Tun(attributes)) = info else { return None };
+    let number = |wanted| {
+        let InfoTun::Other(found) = attributes.iter().find(|it| it.kind() == wanted)? else { return None };
+        let mut value = [0; 4];
+        (found.value_len() == value.len()).then(|| found.emit_value(&mut value))?;
+        usize::try_from(u32::from_ne_bytes(value)).ok()
+    };
+    Some(number(OPEN_QUEUES)? + number(DETACHED_QUEUES).unwrap_or_default())
 }
 
 const fn ip(address: &RouteAddress) -> Option<IpAddr> {

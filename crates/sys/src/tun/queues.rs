@@ -16,20 +16,13 @@ impl Tun {
     /// that exists already with one, and not where the kernel can't say that all queues are ours. Everything that the host
     /// sends to vassals waits in this device, so with one queue a flood to one vassal would leave others no room.
     pub fn create_for_router(name: &str) -> Result<Self, TunError> {
-        match Self::create_with_queues(name) {
-            Ok(Some(tun)) => Ok(tun),
-            Ok(None) => Self::create(name),
-            Err(error) => Err(error),
-        }
+        Self::create_with_queues(name)?.map_or_else(|| Self::create(name), Ok)
     }
 
     /// `None` if the device can't have several queues.
     fn create_with_queues(name: &str) -> Result<Option<Self>, TunError> {
         let layout = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-        let failed = |errno| match errno {
-            Errno::E2BIG => TunError::Name(name.to_owned()),
-            _ => TunError::Create { name: name.to_owned(), errno },
-        };
+        let failed = |errno| TunError::refused(name, errno);
         let Ok(mut netlink) = Netlink::open() else { return Ok(None) };
         match netlink.tun_queues(name) {
             Ok(Some(0)) => {}

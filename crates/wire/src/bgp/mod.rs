@@ -2,7 +2,7 @@
 //! octets (RFC 6793), route refresh with its markers (RFC 2918, RFC 7313), several paths for a prefix (RFC 7911, received
 //! only), large communities (RFC 8092), and errors that don't end a session (RFC 7606).
 //!
-//! [`message`] cuts a stream into messages. [`update::Update`] reads routes, [`write`] writes them. Nothing here keeps
+//! [`message`] cuts a stream into messages. [`update::Update`] reads routes, [`mod@write`] writes them. Nothing here keeps
 //! anything, and no message costs more than one walk over its at most 4,096 bytes.
 
 mod attribute;

@@ -53,27 +53,25 @@ pub(super) fn ct(key: Tracked) -> Expressions {
 
 /// Loads the type of the destination address.
 pub(super) fn destination_type() -> Expressions {
-    const DESTINATION_REGISTER: u16 = 1;
-    const RESULT: u16 = 2;
-    const FLAGS: u16 = 3;
     const ADDRESS_TYPE: u32 = 3;
     const OF_DESTINATION: u32 = 2;
-    let attributes =
-        vec![first_register(DESTINATION_REGISTER), number(RESULT, ADDRESS_TYPE), number(FLAGS, OF_DESTINATION)];
-    other("fib", attributes)
+    fib(ADDRESS_TYPE, OF_DESTINATION)
 }
 
 /// Loads the number of the interface by which the packet has come in, or 0 if the kernel's way to its source is another one.
 pub(super) fn way_back() -> Expressions {
-    const DESTINATION_REGISTER: u16 = 1;
-    const RESULT: u16 = 2;
-    const FLAGS: u16 = 3;
     const INTERFACE: u32 = 1;
     const OF_SOURCE: u32 = 1;
     const BY_INTERFACE: u32 = 8;
-    let attributes =
-        vec![first_register(DESTINATION_REGISTER), number(RESULT, INTERFACE), number(FLAGS, OF_SOURCE | BY_INTERFACE)];
-    other("fib", attributes)
+    fib(INTERFACE, OF_SOURCE | BY_INTERFACE)
+}
+
+/// Loads what the kernel's routes say of an address.
+fn fib(result: u32, flags: u32) -> Expressions {
+    const DESTINATION_REGISTER: u16 = 1;
+    const RESULT: u16 = 2;
+    const FLAGS: u16 = 3;
+    other("fib", vec![first_register(DESTINATION_REGISTER), number(RESULT, result), number(FLAGS, flags)])
 }
 
 /// The value that [`destination_type`] loads for this machine's own addresses.
