@@ -10,3 +10,4 @@ mod faults;
 mod gateways;
 mod routes;
 mod trunks;
+mod upgrades;
