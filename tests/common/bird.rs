@@ -51,6 +51,16 @@ impl Bird {
         assert!(ready.is_some(), "BIRD does not start: {}", log.tail());
     }
 
+    /// Adds something to its configuration.
+    #[track_caller]
+    pub fn add(&self, text: &str) {
+        let path = self.path("bird.conf");
+        let config = std::fs::read_to_string(&path).expect("own file") + text;
+        std::fs::write(&path, config).expect("own file");
+        let answer = self.ask("configure");
+        assert!(answer.contains("Reconfigured") || answer.contains("in progress"), "{answer}");
+    }
+
     /// Kills it as a crash does: the kernel keeps its routes until the next one looks at them.
     pub fn kill(&mut self) {
         self.instance = None;

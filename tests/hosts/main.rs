@@ -7,6 +7,7 @@ mod common;
 mod monitor;
 
 mod faults;
+mod forged;
 mod gateways;
 mod routes;
 mod trunks;

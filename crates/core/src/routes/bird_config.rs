@@ -150,6 +150,9 @@ pub enum BirdConfigError {
     Neighbour(IpAddr),
 }
 
+/// BIRD's preference for routes of the router: more than for those of other hosts, which have 100.
+const FEED_PREFERENCE: u16 = 150;
+
 /// Writes a configuration that was checked.
 struct Text<'a>(&'a BirdConfig);
 
@@ -198,7 +201,9 @@ impl Text<'_> {
         output.write_str("}\n")
     }
 
-    /// The session with the router. The time of a claim, which is the MED, decides which of two holders is the right one.
+    /// The session with the router. The time of a claim, which is the MED, decides which of two holders is the right one for hosts
+    /// that have neither. The host of a holder goes by its router, which knows which times can't be right, and withdraws at once
+    /// what a newer claim has taken.
     fn feed(&self, output: &mut impl Write) -> fmt::Result {
         let Feed { address, from, asn, password, device, hold_time } = &self.0.feed;
         writeln!(output, "\n# The router, which tells of its vassals, and is told of those of other hosts.")?;
@@ -212,6 +217,7 @@ impl Text<'_> {
         for family in self.0.families() {
             let name = constant(family);
             writeln!(output, "\t{} {{\n\t\tadd paths tx;\n\t\tnext hop keep;", channel(family))?;
+            writeln!(output, "\t\tpreference {FEED_PREFERENCE};")?;
             writeln!(output, "\t\timport filter {{\n\t\t\tif net !~ {name} then reject;")?;
             writeln!(output, "\t\t\tbgp_local_pref = bgp_med;\n\t\t\tifname = \"{device}\";\n\t\t\taccept;\n\t\t}};")?;
             // BIRD tells another AS no MULTI_EXIT_DISC that the filter hasn't set.
