@@ -3,13 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tuntap_agent::PrivateKey;
-use tuntap_core::routes::bird_config::bird_config;
+use tuntap_core::routes::bird_config::{BirdConfig, bird_config};
 use tuntap_core::routes::settings::DEFAULT_ASN;
 use tuntap_wire::bgp::claim;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
 use crate::common::hosts::{Hosts, address_of, gateway_of, vassal_address, vassal_address6};
 use crate::common::probe::is_reachable;
+use crate::common::raw_peer::RawPeer;
+use crate::common::series::Series;
 use crate::common::stream::Stream;
 use crate::common::wait;
 
@@ -182,4 +184,44 @@ fn forged_holders_take_no_vassal_its_network() {
     assert_eq!((way.device.as_str(), way.via), ("emperor0", None));
     stream.wait_until_passing("the stream goes on");
     stream.end();
+}
+
+/// More routes than a host takes from a neighbour. Those of the other hosts come and go as before, and vassals notice nothing.
+#[test]
+fn hundred_thousand_routes_of_a_neighbour_are_bounded_and_cost_others_nothing() {
+    const COUNT: u32 = 100_000;
+    const MOST: usize = BirdConfig::DEFAULT_MAX_ROUTES as usize;
+    let mut hosts = hosts(|_| Vec::new());
+    let [near, far] = [1, 3].map(|host| hosts.host(host).start_vassal("v1", 2));
+    wait::until_true("vassals reach each other", wait::LONG, || is_reachable(&near, vassal_address(3, 2)));
+    let pings = Series::start(&near, vassal_address(3, 2));
+    let stream = Stream::open(&far, &near, vassal_address6(1, 2));
+    let first = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0x8000, 0).to_bits();
+    let mut text = "protocol static forged { ipv6 { import filter { bgp_med = 1; accept; }; };\n".to_owned();
+    for number in 0..COUNT {
+        text += &format!("route {}/128 unreachable;\n", Ipv6Addr::from_bits(first + u128::from(number)));
+    }
+    hosts.host(FORGER).bird().add(&(text + "}\n"));
+    for host in [1, 3] {
+        let emperor = hosts.host(host).emperor();
+        let all = u64::try_from(MOST).expect("it fits");
+        wait::until_true("no more are taken than may be", 3 * wait::LONG, || {
+            emperor.stats_eventually().0["routes"]["received"].as_u64() >= Some(all - 1)
+        });
+        assert_eq!(taken(&hosts, host), MOST, "host {host}");
+    }
+    let held = RawPeer::registered(&hosts.host(3).emperor().socket(), vassal_address(3, 9), gateway_of(3));
+    wait::until_true("a claim is told", wait::LONG, || hosts.host(1).leads_to(vassal_address(3, 9), 3));
+    drop(held);
+    let is_gone = || hosts.host(1).way_to(vassal_address(3, 9)).is_none_or(|way| way.via.is_none());
+    wait::until_true("its end, too", wait::LONG, is_gone);
+    stream.wait_until_passing("the stream goes on");
+    stream.end();
+    let pings = pings.end();
+    assert!(pings.longest_loss <= 1, "{pings:?}");
+    hosts.host_mut(FORGER).bird.as_mut().expect("BIRD runs").kill();
+    wait::until_true("all routes are gone", 3 * wait::LONG, || {
+        taken(&hosts, 1) == 0 && hosts.host(1).emperor().stats_eventually().0["routes"]["routes"].as_u64() <= Some(4)
+    });
+    assert!(is_reachable(&near, vassal_address(3, 2)));
 }
