@@ -10,5 +10,6 @@ mod faults;
 mod forged;
 mod gateways;
 mod routes;
+mod splits;
 mod trunks;
 mod upgrades;
