@@ -1,5 +1,5 @@
 //! Trunk processes: one beside each router that has trunks. It has the router's key and the connections with other hosts, see
-//! [`tuntap_agent`]. The master starts it again when it dies.
+//! [`tuntap_agent`]. The master starts it again when it dies, and ends it when it is stopped.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,18 +16,22 @@ use parking_lot::Mutex;
 
 use super::options::config;
 use super::router_hosts::Key;
+use super::router_processes::{self as processes, Kind};
 use super::routers;
 use super::uwsgi;
 use tuntap_agent::{Config, Peer};
 use tuntap_config::{OptionName, RouterSpec, Sandbox};
 use tuntap_core::router::TrunkSettings;
 use tuntap_core::trunk::Neighbour;
-use tuntap_router::TrunkEndpoint;
+use tuntap_router::{Heartbeat, Pulse, TrunkEndpoint};
 use tuntap_sys::socket::{self, BBR, has_congestion_control, set_congestion_control};
 use tuntap_sys::{dumpable, process, sandbox};
 
 /// What each trunk process needs, by the device of its router. The master keeps all of it, for processes that it starts again.
 static AGENTS: Mutex<BTreeMap<String, Agent>> = Mutex::new(BTreeMap::new());
+
+/// Beats of the trunk processes, by the devices of their routers.
+static HEARTBEATS: Mutex<BTreeMap<String, Arc<Heartbeat>>> = Mutex::new(BTreeMap::new());
 
 /// How long a start waits for another process that listens on an address and may be ending, as that of a killed master is.
 const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
@@ -126,13 +131,18 @@ fn tell_of_listener(spec: &RouterSpec, address: SocketAddr) {
 }
 
 /// Registers the trunk process of a router that has trunks.
-pub fn register(index: usize, spec: &RouterSpec) -> Result<(), &'static str> {
+pub fn register(index: usize, spec: &RouterSpec) -> Result<(), String> {
     if !spec.hosts.has_trunks() {
         return Ok(());
     }
+    let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
+    let heartbeat = Arc::new(heartbeat);
+    HEARTBEATS.lock().insert(spec.device.clone(), Arc::clone(&heartbeat));
     // uWSGI's lists take pointers; this one carries the number.
     let data = std::ptr::without_provenance_mut(index);
-    uwsgi::register_gateway(c"uWSGI tuntap trunks", run_gateway, data).map(drop)
+    let gateway = uwsgi::register_gateway(c"uWSGI tuntap trunks", run_gateway, data)?;
+    processes::add(Kind::Trunks, gateway, &spec.device, Some(heartbeat));
+    Ok(())
 }
 
 /// Takes what the trunk process of a router leaves to the next image: the open file of its key, and its listeners.
@@ -144,6 +154,7 @@ pub fn take(device: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
 /// Closes what trunk processes have open in this process.
 pub fn forget() {
     AGENTS.lock().clear();
+    HEARTBEATS.lock().clear();
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
@@ -151,11 +162,12 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     let run = || {
         dumpable::close_with_children();
         let agent = AGENTS.lock().remove(device);
+        let heartbeat = HEARTBEATS.lock().remove(device);
         // Closes what belongs to routers, to others like this one, and to the master.
         forget();
         routers::forget();
         match (agent, config().routers.get(data.addr())) {
-            (Some(agent), Some(spec)) => serve(agent, spec),
+            (Some(agent), Some(spec)) => serve(agent, spec, heartbeat),
             // Its router can't be prepared at the moment.
             _ => String::new(),
         }
@@ -169,7 +181,11 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
 }
 
 /// Connects with other hosts until that fails, or the master ends. Returns why.
-fn serve(Agent { key, listeners, control }: Agent, spec: &'static RouterSpec) -> String {
+fn serve(
+    Agent { key, listeners, control }: Agent,
+    spec: &'static RouterSpec,
+    heartbeat: Option<Arc<Heartbeat>>,
+) -> String {
     let master = match process::watch_parent() {
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
@@ -184,7 +200,13 @@ fn serve(Agent { key, listeners, control }: Agent, spec: &'static RouterSpec) ->
     let config = Config { key, peers, listeners, has_bbr: has_congestion_control(BBR) };
     confine(spec);
     let watch = move || {
-        while !socket::wait_readable(master.as_fd(), MASTER_POLL) {}
+        let pulse = heartbeat.as_ref().map(|heartbeat| Pulse::new(heartbeat, self::config().harakiri));
+        let beat = || pulse.iter().for_each(Pulse::beat);
+        let interval = pulse.as_ref().and_then(|pulse| pulse.interval).unwrap_or(MASTER_POLL);
+        beat();
+        while !socket::wait_readable(master.as_fd(), interval) {
+            beat();
+        }
         process::exit_at_once(0);
     };
     if let Err(error) = thread::Builder::new().name("trunk-master".to_owned()).spawn(watch) {

@@ -1,4 +1,4 @@
-//! The routers' gateway processes, as the master sees them: it notices their end at once, and ends those that hang.
+//! The gateway processes of routers and their trunks, as the master sees them: it notices their end at once, and ends those that hang.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,13 +14,23 @@ use super::uwsgi::{self, GatewayProcess};
 use tuntap_router::{Heartbeat, Watchdog};
 use tuntap_sys::{dumpable, process, socket};
 
-/// In the order of the routers.
+/// The routers in their order, then the trunk processes.
 static PROCESSES: Mutex<Vec<RouterProcess>> = Mutex::new(Vec::new());
 
 /// Has the master look at the routers' heartbeats however long its `check-interval` is.
 static TIMER: Mutex<Option<TimerFd>> = Mutex::new(None);
 
+/// What a process is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// A router.
+    Router,
+    /// The trunk process beside a router.
+    Trunks,
+}
+
 struct RouterProcess {
+    kind: Kind,
     gateway: GatewayProcess,
     /// Name of the router's device.
     name: String,
@@ -31,9 +41,10 @@ struct RouterProcess {
     watchdog: Watchdog,
 }
 
-/// Adds the process of a router with this device.
-pub fn add(gateway: GatewayProcess, device: &str, heartbeat: Option<Arc<Heartbeat>>) {
+/// Adds a process of a router with this device.
+pub fn add(kind: Kind, gateway: GatewayProcess, device: &str, heartbeat: Option<Arc<Heartbeat>>) {
     PROCESSES.lock().push(RouterProcess {
+        kind,
         gateway,
         name: device.to_owned(),
         process: None,
@@ -105,9 +116,13 @@ impl RouterProcess {
             None => !process::exists(pid),
         };
         if !has_ended && self.watchdog.check(heartbeat, pid, Instant::now()) {
+            let (what, sign) = match self.kind {
+                Kind::Router => ("router", "its event loop made no turn in"),
+                Kind::Trunks => ("trunk process", "it has not run for"),
+            };
             uwsgi::log(&format!(
-                "[tuntap-router] {}: the router (pid {pid}) hangs: its event loop made no turn in {} s; it is killed and \
-                 started again (tuntap-router-harakiri)",
+                "[tuntap-router] {}: the {what} (pid {pid}) hangs: {sign} {} s; it is killed and started again \
+                 (tuntap-router-harakiri)",
                 self.name,
                 config().harakiri.as_secs()
             ));

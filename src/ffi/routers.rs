@@ -130,7 +130,7 @@ fn register(index: usize, spec: &RouterSpec) {
     let gateway = uwsgi::register_gateway(c"uWSGI tuntap router", run_gateway, data)
         .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
     let heartbeat = SETUPS.lock()[index].as_ref().map(|setup| Arc::clone(&setup.heartbeat));
-    processes::add(gateway, &spec.device, heartbeat);
+    processes::add(processes::Kind::Router, gateway, &spec.device, heartbeat);
 }
 
 const fn occasion(uwsgi: &UwsgiState) -> Occasion {

@@ -51,6 +51,16 @@ impl Bird {
         assert!(ready.is_some(), "BIRD does not start: {}", log.tail());
     }
 
+    /// Adds something to its configuration.
+    #[track_caller]
+    pub fn add(&self, text: &str) {
+        let path = self.path("bird.conf");
+        let config = std::fs::read_to_string(&path).expect("own file") + text;
+        std::fs::write(&path, config).expect("own file");
+        let answer = self.ask("configure");
+        assert!(answer.contains("Reconfigured") || answer.contains("in progress"), "{answer}");
+    }
+
     /// Kills it as a crash does: the kernel keeps its routes until the next one looks at them.
     pub fn kill(&mut self) {
         self.instance = None;
@@ -69,6 +79,14 @@ impl Bird {
     /// True if the session of a protocol is established.
     pub fn is_established(&self, protocol: &str) -> bool {
         self.try_ask(&format!("show protocols {protocol}")).is_some_and(|text| text.contains("Established"))
+    }
+
+    /// The number of routes that it has of a protocol.
+    pub fn routes(&self, protocol: &str) -> usize {
+        // With several tables, the last line has the sum.
+        let text = self.try_ask(&format!("show route protocol {protocol} count")).unwrap_or_default();
+        let line = text.lines().rfind(|line| line.contains(" of ")).unwrap_or_default();
+        line.trim_start_matches("Total: ").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
     }
 
     fn path(&self, name: &str) -> PathBuf {

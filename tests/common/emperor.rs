@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -26,6 +26,9 @@ pub const EMPEROR: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 pub const V1: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 pub const V2: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 3);
 
+/// The ini lines that load the plugin of an instance's folder.
+pub const OWN_PLUGIN: &str = "plugins-dir = {dir}/plugin\nplugin = tuntap\n";
+
 const ROUTER: &str = "emperor0 {dir}/t.sock {dir}/stats.sock";
 
 /// An ini file in the making. `{dir}` in any line stands for the test's folder.
@@ -40,6 +43,7 @@ pub struct EmperorIni {
     lines: Vec<String>,
     before: Option<String>,
     stats_over_http: bool,
+    own_plugin: bool,
 }
 
 impl EmperorIni {
@@ -56,6 +60,7 @@ impl EmperorIni {
             lines: Vec::new(),
             before: None,
             stats_over_http: false,
+            own_plugin: false,
         }
     }
 
@@ -84,6 +89,12 @@ impl EmperorIni {
         self.line("stats-http = true")
     }
 
+    /// The plugin is a file in the instance's folder, which [`Emperor::replace_plugin`] replaces.
+    pub fn own_plugin(mut self) -> Self {
+        self.own_plugin = true;
+        self
+    }
+
     /// A shell line that runs first, in the instance's namespaces.
     pub fn before(mut self, command: &str) -> Self {
         self.before = Some(command.to_owned());
@@ -110,7 +121,7 @@ impl EmperorIni {
     pub fn start_in(self, netns: Netns) -> Emperor {
         let emperor = self.launch_in(netns);
         let pid = emperor.stats_eventually().router_pid();
-        let plugin = emperor.uwsgi.plugin(emperor.plugin);
+        let plugin = if emperor.has_own_plugin() { emperor.own_plugin() } else { emperor.uwsgi.plugin(emperor.plugin) };
         assert!(processes::has_mapped(pid, &plugin), "the router runs {}", plugin.display());
         emperor
     }
@@ -123,6 +134,9 @@ impl EmperorIni {
     pub fn launch_in(self, netns: Netns) -> Emperor {
         let dir = starter::folder();
         std::fs::create_dir(dir.path().join("vassals")).expect("own folder");
+        if self.own_plugin {
+            install_plugin(&self.uwsgi.plugin(self.plugin), dir.path());
+        }
         let ini = dir.path().join("emperor.ini");
         std::fs::write(&ini, in_dir(&self.render(), dir.path())).expect("own folder");
         let starter = Starter::mounted(self.uwsgi, dir.path(), &netns).ini(&ini).log("log");
@@ -132,7 +146,8 @@ impl EmperorIni {
     }
 
     fn render(&self) -> String {
-        let mut ini = format!("[uwsgi]\n{}{}", self.uwsgi.plugin_lines(self.plugin), self.basics);
+        let plugin = if self.own_plugin { OWN_PLUGIN.to_owned() } else { self.uwsgi.plugin_lines(self.plugin) };
+        let mut ini = format!("[uwsgi]\n{plugin}{}", self.basics);
         if !self.router.is_empty() {
             let device = self.router.split_whitespace().next().expect("a router has a device");
             ini += &format!("tuntap-router = {}\n", self.router);
@@ -167,6 +182,25 @@ impl Emperor {
 
     pub fn socket(&self) -> PathBuf {
         self.path("t.sock")
+    }
+
+    fn own_plugin(&self) -> PathBuf {
+        self.path("plugin/tuntap_plugin.so")
+    }
+
+    fn has_own_plugin(&self) -> bool {
+        self.own_plugin().exists()
+    }
+
+    /// Puts another build of the plugin in the place of the instance's own, as `make install` does.
+    pub fn replace_plugin(&self, build: Subject) {
+        assert!(self.has_own_plugin(), "others use it, too");
+        install_plugin(&self.uwsgi.plugin(build), self.dir.path());
+    }
+
+    /// True if a process runs with the file that is the instance's own plugin now.
+    pub fn runs_own_plugin(&self, pid: i32) -> bool {
+        processes::has_mapped(pid, &self.own_plugin())
     }
 
     /// A registered peer, straight on the router's socket.
@@ -299,6 +333,14 @@ impl Emperor {
     fn vassal_path(&self, name: &str) -> PathBuf {
         self.path(&format!("vassals/{name}.ini"))
     }
+}
+
+/// Copies a plugin into a folder. A process that has one from there mapped keeps that.
+fn install_plugin(plugin: &Path, dir: &Path) {
+    let folder = dir.join("plugin");
+    std::fs::create_dir_all(&folder).expect("own folder");
+    std::fs::copy(plugin, folder.join("new")).expect("own folder");
+    std::fs::rename(folder.join("new"), folder.join("tuntap_plugin.so")).expect("own folder");
 }
 
 impl Deref for Emperor {

@@ -235,7 +235,7 @@ impl Host {
     pub fn bird_config(&self, all: &[u8]) -> BirdConfig {
         let neighbours = all.iter().filter(|number| **number != self.number);
         BirdConfig {
-            router_id: address_of(self.number),
+            router_id: Some(address_of(self.number)),
             asn: ASN,
             feed: Feed {
                 address: FEED.parse().expect("an address"),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::emperor::OWN_PLUGIN;
 use super::uwsgi::{Subject, Uwsgi};
 
 /// The uid and gid that vassals drop to.
@@ -45,6 +46,12 @@ impl VassalIni {
 
     pub fn line(mut self, line: impl Into<String>) -> Self {
         self.lines.push(line.into());
+        self
+    }
+
+    /// The plugin is that of the Emperor's folder ([`EmperorIni::own_plugin`](super::emperor::EmperorIni::own_plugin)).
+    pub fn own_plugin(mut self) -> Self {
+        OWN_PLUGIN.clone_into(&mut self.head);
         self
     }
 

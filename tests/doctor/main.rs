@@ -7,6 +7,7 @@ mod common;
 mod world;
 
 mod filter;
+mod hosts;
 mod live;
 mod machine;
 mod network;

@@ -7,6 +7,9 @@ mod common;
 mod monitor;
 
 mod faults;
+mod forged;
 mod gateways;
 mod routes;
+mod splits;
 mod trunks;
+mod upgrades;

@@ -1,10 +1,10 @@
 //! Hosts whose routers tell each other by BGP, each over its host's BIRD, which addresses their vassals hold.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::common::hosts::{Hosts, Told, address_of, gateway_of, vassal_address, vassal_address6};
+use crate::common::hosts::{Hosts, Told, address_of, gateway_of, gateway6_of, vassal_address, vassal_address6};
 use crate::common::netns::Net;
 use crate::common::packet;
 use crate::common::probe::is_reachable;
@@ -374,6 +374,41 @@ fn a_thousand_claims_reach_another_host_and_leave_it() {
     assert!(peers.iter().step_by(97).all(|(address, _)| hosts.host(2).leads_to(*address, 1)));
     assert_eq!(hosts.host(2).holdings(), u64::from(COUNT), "its router knows them");
     assert_eq!(on(1), usize::from(COUNT), "they lead to the device of their own host");
+    drop(peers);
+    wait::until_true("none is left", 3 * wait::LONG, || on(2) == 0 && on(1) == 0);
+    wait::until_true("its router has forgotten them", wait::LONG, || hosts.host(2).holdings() == 0);
+}
+
+/// Of few peers, each of which has as many as it may.
+#[test]
+fn twenty_thousand_claims_reach_another_host_and_leave_it() {
+    const EACH: u32 = 8;
+    const COUNT: u32 = 20_000;
+    let hosts = hosts(2);
+    let socket = hosts.host(1).emperor().socket();
+    let first = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0x8000, 0).to_bits();
+    let nth = |number: u32| Ipv6Addr::from_bits(first + u128::from(number));
+    let claim = |number| packet::echo_request6(nth(number), gateway6_of(1), 1, 84);
+    let peers: Vec<RawPeer> = (0..COUNT / EACH)
+        .map(|peer| {
+            let mut connection = RawPeer::connect(&socket);
+            let claims = (0..EACH).flat_map(|number| wire::frame(wire::PACKET, &claim(peer * EACH + number)));
+            connection.send_bytes(&claims.collect::<Vec<u8>>());
+            connection
+        })
+        .collect();
+    let on = |host: u8| {
+        let routes = hosts.host(host).netns.sh("ip -6 route show root fd00:77::8000:0/97");
+        routes.lines().filter(|line| !line.contains('/')).count()
+    };
+    let all = usize::try_from(COUNT).expect("small");
+    wait::until_true("its router holds all of them", 3 * wait::LONG, || {
+        hosts.host(1).emperor().stats_eventually().0["routes"]["claims"] == COUNT
+    });
+    wait::until_true("all are routes of the other host", 3 * wait::LONG, || on(2) == all);
+    assert!((0..COUNT).step_by(1999).all(|number| hosts.host(2).leads_to(nth(number), 1)));
+    wait::until_true("its router knows them", 3 * wait::LONG, || hosts.host(2).holdings() == u64::from(COUNT));
+    assert_eq!(on(1), all, "they lead to the device of their own host");
     drop(peers);
     wait::until_true("none is left", 3 * wait::LONG, || on(2) == 0 && on(1) == 0);
     wait::until_true("its router has forgotten them", wait::LONG, || hosts.host(2).holdings() == 0);

@@ -137,7 +137,8 @@ fn bird_is_killed_and_started_again() {
     let net = emperor.start_attached(&vassal(&emperor, "one", V1));
     until_route(&emperor.netns, V1, true);
     for _ in 0..2 {
-        emperor.netns.run(|| bird.restart(&text));
+        bird.kill();
+        bird.start_again();
         until_established(&emperor);
         wait::until_true("BIRD has the route again", wait::LONG, || bird.routes("tuntap") == 1);
         assert!(has_route(&emperor.netns, V1));

@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use crate::common::bird::Bird;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::netns::Netns;
 use crate::common::{probe, wait};
-use crate::daemon::Bird;
 use crate::world::{HOSTS, PASSWORD, Secrets, bird, bird_text, emperor, until_established, until_route, vassal};
 
 /// Another host, where somebody has an address.

@@ -3,9 +3,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[allow(dead_code, reason = "others use the rest")]
-#[path = "../../crates/router/tests/bird/daemon.rs"]
-mod daemon;
 
 mod neighbour;
 mod world;

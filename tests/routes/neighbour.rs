@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tuntap_core::routes::settings::DEFAULT_ASN;
 use tuntap_wire::bgp::capability::{AddPath, Capabilities};
 use tuntap_wire::bgp::message::append_keepalive;
 use tuntap_wire::bgp::open::Open;
-use tuntap_wire::bgp::write::{Attributes, append_announcement, append_end_of_rib};
-use tuntap_wire::bgp::{Family, PerFamily};
+use tuntap_wire::bgp::write::{Attributes, append_announcement, append_end_of_rib, append_withdrawal};
+use tuntap_wire::bgp::{Family, PerFamily, claim};
+use tuntap_wire::holding::Holding;
 
 use crate::common::netns::Netns;
 use crate::world::FEED;
@@ -57,6 +59,18 @@ impl Neighbour {
             append_keepalive(&mut bytes);
             self.send(&bytes);
         }
+    }
+
+    /// Announces an address with a claim of a router, and takes that back at once.
+    pub fn flap(&mut self, address: Ipv4Addr, holding: Holding) {
+        let (net, next_hop) = (IpNet::from(IpAddr::V4(address)), IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)));
+        let large_communities = claim::encode(DEFAULT_ASN, holding);
+        let attributes =
+            Attributes { asn: ASN, next_hop, med: holding.since.seconds(), large_communities: &large_communities };
+        let mut bytes = Vec::new();
+        append_announcement(&mut bytes, &attributes, &[net]);
+        append_withdrawal(&mut bytes, Family::Ipv4, &[net]);
+        self.send(&bytes);
     }
 
     pub fn end_of_rib(&mut self) {

@@ -7,20 +7,24 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use tempfile::TempDir;
 use tuntap_core::routes::bird_config::{BirdConfig, Feed, Neighbour, bird_config};
+use tuntap_core::routes::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
 
+use crate::common::bird::Bird;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni};
 use crate::common::netns::Netns;
 use crate::common::stats::Stats;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::{starter, wait};
-use crate::daemon::{self, Bird};
 
 /// Where the router waits for BIRD.
 pub const FEED: &str = "127.0.0.1:979";
 
 /// The hosts' addresses towards each other.
 pub const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
+
+/// The AS of all hosts.
+const HOSTS_ASN: u32 = 64512;
 
 pub const PASSWORD: &str = "a long pass word";
 
@@ -69,20 +73,31 @@ pub fn vassal(emperor: &Emperor, name: &str, address: Ipv4Addr) -> VassalIni {
 
 /// BIRD's configuration for that router. `neighbour` is another host.
 pub fn bird_text(password: Option<&str>, neighbour: Option<Ipv4Addr>) -> String {
-    let base = daemon::config(FEED.parse::<SocketAddr>().expect("an address"));
-    let neighbours = neighbour.into_iter().map(|address| Neighbour { address: address.into(), asn: 64512 }).collect();
+    let address: SocketAddr = FEED.parse().expect("an address");
+    let neighbours =
+        neighbour.into_iter().map(|address| Neighbour { address: address.into(), asn: HOSTS_ASN }).collect();
     let config = BirdConfig {
-        feed: Feed { password: password.map(str::to_owned), ..base.feed },
+        router_id: Some(HOSTS[0]),
+        asn: HOSTS_ASN,
+        feed: Feed {
+            address,
+            from: address.ip(),
+            asn: DEFAULT_ASN,
+            password: password.map(str::to_owned),
+            device: "emperor0".to_owned(),
+            hold_time: DEFAULT_HOLD_TIME,
+        },
         networks: vec!["192.168.0.0/24".parse::<IpNet>().expect("a network")],
         neighbours,
-        ..base
+        bfd: false,
+        max_routes: BirdConfig::DEFAULT_MAX_ROUTES,
     };
     bird_config(&config).expect("valid")
 }
 
 /// BIRD beside an Emperor.
 pub fn bird(netns: &Netns, text: &str) -> Bird {
-    netns.run(|| Bird::start(text))
+    Bird::start(netns, text)
 }
 
 /// What the statistics say of the session.

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes;
+use crate::common::series::Series;
 use crate::common::wait;
-use crate::world::{Keys, agent_pid, inside, number, start_vassal, trunks, two_routers, wait_for_pings, wait_open};
+use crate::world::{
+    Keys, PORT, agent_pid, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, two_routers,
+    wait_for_pings, wait_open,
+};
 
 /// A connection between two vassals, by which bytes go to and fro.
 struct Stream {
@@ -79,6 +84,67 @@ fn trunk_process_that_is_killed_is_started_again() {
         wait_for_pings(&near, inside(2, 2));
         assert_eq!(killed.router_pid(), router);
     }
+}
+
+/// Hosts of which the first one ends processes that hang after so many seconds.
+fn two_routers_with_harakiri(keys: &Keys, seconds: u32) -> (Emperor, Emperor) {
+    let (first, second) = two_hosts();
+    let line = format!("tuntap-router-harakiri = {seconds}");
+    let here = emperor(keys, 1).line(line).line(peer(keys, 2, "10.77.0.0/16", "")).start_in(first);
+    let address = format!("{}:{PORT}", host(1));
+    let there = emperor(keys, 2).line(peer(keys, 1, "10.77.0.0/16", &address)).start_in(second);
+    wait_open(&here, 1);
+    wait_open(&there, 1);
+    (here, there)
+}
+
+/// Both hosts notice that it carries nothing, vassals of the same host notice nothing, and the trunk comes back.
+#[test]
+fn trunk_process_that_is_stopped_for_a_while_goes_on() {
+    let keys = Keys::new();
+    let (here, there) = two_routers_with_harakiri(&keys, 0);
+    let (near, far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
+    wait_for_pings(&near, inside(2, 2));
+    let mut stream = Stream::open(&near, &far, inside(2, 2));
+    stream.exchange();
+    let pings = Series::start(&near, inside(1, 1));
+    let (agent, router) = (agent_pid(&here), here.router_pid());
+    processes::freeze(agent);
+    for emperor in [&here, &there] {
+        emperor.wait_for_stats("the trunk is down", |stats| trunks(stats)[0]["state"] != "open");
+    }
+    std::thread::sleep(Duration::from_secs(10));
+    let local = pings.end();
+    assert!(local.answered > 500 && local.longest_loss <= 1, "{local:?}");
+    processes::thaw(agent);
+    wait::until_true("the trunk is open", wait::LONG, || trunks(&here.stats())[0]["state"] == "open");
+    wait::until_true("at the other end, too", wait::LONG, || trunks(&there.stats())[0]["state"] == "open");
+    stream.exchange();
+    assert_eq!((agent_pid(&here), here.router_pid()), (agent, router), "both go on");
+}
+
+#[test]
+fn trunk_process_that_stays_stopped_is_replaced() {
+    let keys = Keys::new();
+    let (here, there) = two_routers_with_harakiri(&keys, 2);
+    let (near, far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
+    wait_for_pings(&near, inside(2, 2));
+    let mut stream = Stream::open(&near, &far, inside(2, 2));
+    let pings = Series::start(&near, inside(1, 1));
+    let router = here.router_pid();
+    for _ in 0..2 {
+        let agent = agent_pid(&here);
+        processes::freeze(agent);
+        let line =
+            format!("the trunk process (pid {agent}) hangs: it has not run for 2 s; it is killed and started again");
+        here.log.wait_for(&line, wait::LONG);
+        wait::until_true("it ends", wait::LONG, || !processes::is_alive(agent));
+        stream.exchange();
+        wait_open(&here, 1);
+    }
+    let local = pings.end();
+    assert!(local.longest_loss <= 1, "{local:?}");
+    assert_eq!(here.router_pid(), router);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Neighbours with a good key that send what no router sends, flood, or don't read.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
@@ -10,9 +14,11 @@ use tuntap_wire::trunk::{
 };
 
 use crate::common::emperor::Emperor;
+use crate::common::netns::Net;
 use crate::common::probe::is_reachable;
-use crate::common::{packet, wait};
-use crate::neighbour::Neighbour;
+use crate::common::raw_peer::RawPeer;
+use crate::common::{packet, wait, wire};
+use crate::neighbour::{Neighbour, Trunk};
 use crate::world::{Keys, PORT, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, wait_open};
 
 /// Writes what comes next of a flood.
@@ -177,4 +183,110 @@ fn floods_of_a_neighbour_leave_vassals_their_network() {
     assert_eq!(trunks(&here.stats())[0]["state"], Value::from("open"));
     let lines = here.log.text().matches("[tuntap-router]").count();
     assert!(lines < 100, "{lines} lines");
+}
+
+/// A stream of bytes from one vassal to another, as fast as it goes, until it is dropped.
+struct Bulk {
+    is_over: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+}
+
+impl Bulk {
+    fn start(from: &Net, to: &Net, address: Ipv4Addr) -> Self {
+        const CHUNK: usize = 256 * 1024;
+        let listener = to.run(|| TcpListener::bind((address, 7777))).expect("its address");
+        let mut near = from.run(|| TcpStream::connect((address, 7777))).expect("a connection");
+        let (mut far, _) = listener.accept().expect("a connection");
+        let (is_over, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (until, count) = (Arc::clone(&is_over), Arc::clone(&received));
+        // Both end with the connection, which the first one closes.
+        thread::spawn(move || while !until.load(Ordering::Relaxed) && near.write_all(&[7; CHUNK]).is_ok() {});
+        thread::spawn(move || {
+            let mut buffer = vec![0; CHUNK];
+            while let Ok(len @ 1..) = far.read(&mut buffer) {
+                count.fetch_add(len as u64, Ordering::Relaxed);
+            }
+        });
+        Self { is_over, received }
+    }
+
+    /// Bytes that arrive while something is done.
+    fn during(&self, work: impl FnOnce()) -> u64 {
+        let before = self.received.load(Ordering::Relaxed);
+        work();
+        self.received.load(Ordering::Relaxed) - before
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long a flood lasts, and how long there is none.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The share in percent of what a stream carries otherwise that it carries while something is done again and again.
+fn share(bulk: &Bulk, trunk: &Trunk, what: &str, mut flood: impl FnMut()) -> u64 {
+    let mut count = 0_u32;
+    let mut repeat = || {
+        let until = Instant::now() + WINDOW;
+        while Instant::now() < until {
+            flood();
+            count += 1;
+        }
+    };
+    let (mut with, mut without) = (0, 0);
+    for _ in 0..2 {
+        without += bulk.during(|| assert!(trunk.live(WINDOW)));
+        with += bulk.during(&mut repeat);
+    }
+    let share = with * 100 / without;
+    eprintln!("{what}: {count} times; {share} % of the {without} bytes without");
+    assert!(count > 20, "{what}: it is a flood");
+    share
+}
+
+/// Vassals have their share of the router however much a neighbour sends: packets, good and bad ones, and announcements. It takes no
+/// more from them than a vassal of their own host does.
+#[test]
+fn flood_of_a_neighbour_leaves_vassals_their_share() {
+    let keys = Keys::new();
+    let (first, second) = two_hosts();
+    let here = emperor(&keys, 1).line(peer(&keys, 2, "10.77.2.0/24", "")).start_in(first);
+    let [one, two, _target] = [2, 3, 4].map(|last| start_vassal(&here, 1, last));
+    let neighbour = Neighbour::dialling(&second, &keys, 2, 1, SocketAddr::from((host(1), PORT)));
+    let trunk = neighbour.open();
+    wait_open(&here, 1);
+    let bulk = Bulk::start(&one, &two, inside(1, 3));
+    thread::sleep(Duration::from_millis(500));
+    let mut local = RawPeer::registered(&here.socket(), inside(1, 9), inside(1, 1));
+    let frame = wire::frame(wire::PACKET, &packet::udp(inside(1, 9), inside(1, 4), 4000, b"data"));
+    let batch = frame.repeat(512);
+    let of_local = share(&bulk, &trunk, "packets of a vassal", || {
+        local.try_send_bytes(&batch).expect("the router reads");
+    });
+    drop(local);
+    let holding = |number: u32| Holding { router: neighbour.router, since: ClaimTime(1_000 + u64::from(number)) };
+    let kinds: [(&str, Write<'_>); 3] = [
+        ("packets", &|out, _| out.extend_from_slice(&datagram(inside(2, 9), inside(1, 4)))),
+        ("spoofed packets", &|out, _| out.extend_from_slice(&datagram(inside(1, 2), inside(1, 4)))),
+        ("announcements", &|out, number| {
+            let address = inside(2, number.to_be_bytes()[3]);
+            append_announce(out, address.into(), &Announcement::own(holding(number)));
+        }),
+    ];
+    for (what, write) in kinds {
+        let mut message = Vec::new();
+        let mut number = 0;
+        while message.len() < MAX_MESSAGE_LEN - 200 {
+            write(&mut message, number);
+            number += 1;
+        }
+        let of_trunk = share(&bulk, &trunk, what, || assert!(trunk.try_send(&message)));
+        // The neighbour is on this machine, too, and TLS takes its share of the processors.
+        assert!(of_trunk * 3 >= of_local, "{what}: {of_trunk} %, and {of_local} % beside a vassal that floods");
+    }
+    assert!(is_reachable(&one, inside(1, 1)));
 }

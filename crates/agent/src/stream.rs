@@ -299,6 +299,9 @@ fn close<Data>(status: UnbufferedStatus<'_, '_, Data>, outgoing: &mut Buffer) {
 
 #[cfg(test)]
 mod tests {
+    use rustls::crypto::{CipherSuiteCommon, CryptoProvider, ring};
+    use rustls::{SupportedCipherSuite, Tls13CipherSuite};
+
     use super::*;
     use crate::key::PrivateKey;
     use crate::tls;
@@ -321,6 +324,10 @@ mod tests {
     fn pair(keys: [PrivateKey; 2]) -> Pair {
         let client = tls::client(&keys[0], keys[1].public()).expect("a configuration");
         let server = tls::server(&keys[1], vec![keys[0].public()]).expect("a configuration");
+        pair_of(keys, client, server)
+    }
+
+    fn pair_of(keys: [PrivateKey; 2], client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Pair {
         let client = Stream::client(client, IpAddr::from([127, 0, 0, 1])).expect("a connection");
         Pair { ends: [client, Stream::server(server).expect("a connection")], keys }
     }
@@ -375,6 +382,93 @@ mod tests {
         ends[0].close();
         assert_eq!(carry(&mut ends, 0, &mut random, None), Ok(Progress::Closed));
         assert_eq!(ends[1].process(), Ok(Progress::Closed));
+    }
+
+    impl Pair {
+        /// Two ends after the handshake. A key is good for so many records.
+        fn open(records: u64, random: &mut Random) -> Self {
+            let keys = [(), ()].map(|()| PrivateKey::generate().expect("random bytes"));
+            let client = tls::client_by(provider(records), &keys[0], keys[1].public()).expect("a configuration");
+            let server = tls::server_by(provider(records), &keys[1], vec![keys[0].public()]).expect("a configuration");
+            let mut pair = pair_of(keys, client, server);
+            assert_eq!(pair.ends[0].process(), Ok(Progress::Handshaking));
+            for from in [0, 1, 0] {
+                carry(&mut pair.ends, from, random, None).expect("good records");
+            }
+            pair
+        }
+
+        /// Bytes go from an end to the other one, and arrive.
+        fn exchange(&mut self, from: usize, len: usize, random: &mut Random) {
+            let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).expect("small")).collect();
+            assert_eq!(self.ends[from].seal(&bytes), Ok(Progress::Open));
+            assert_eq!(carry(&mut self.ends, from, random, None), Ok(Progress::Open));
+            assert!(std::mem::take(&mut self.ends[1 - from].received) == bytes, "{len} bytes from {from}");
+        }
+    }
+
+    /// AES-128-GCM with keys that are good for so many records.
+    fn provider(records: u64) -> Arc<CryptoProvider> {
+        let SupportedCipherSuite::Tls13(suite) = ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+        let common = CipherSuiteCommon {
+            suite: suite.common.suite,
+            hash_provider: suite.common.hash_provider,
+            confidentiality_limit: records,
+        };
+        let Tls13CipherSuite { hkdf_provider, aead_alg, .. } = *suite;
+        let suite = Tls13CipherSuite { common, hkdf_provider, aead_alg, quic: None };
+        let cipher_suites = vec![SupportedCipherSuite::Tls13(Box::leak(Box::new(suite)))];
+        Arc::new(CryptoProvider { cipher_suites, ..ring::default_provider() })
+    }
+
+    /// The next records of an end have another key (RFC 8446, section 4.6.3).
+    fn refresh(stream: &mut Stream) {
+        fn refresh<Data>(status: UnbufferedStatus<'_, '_, Data>) {
+            let Ok(ConnectionState::WriteTraffic(traffic)) = status.state else { panic!("it is open") };
+            traffic.refresh_traffic_keys().expect("TLS 1.3");
+        }
+        match &mut stream.side {
+            Side::Client(side) => refresh(side.process_tls_records(&mut [])),
+            Side::Server(side) => refresh(side.process_tls_records(&mut [])),
+        }
+    }
+
+    /// Either end may ask for new keys at any time, while bytes are on their way in both directions, and while it is asked.
+    #[test]
+    fn keys_are_renewed_in_mid_stream() {
+        let mut random = Random(7);
+        let mut pair = Pair::open(u64::MAX, &mut random);
+        for round in 0..100_usize {
+            let (from, len) = (round % 2, 1 + random.below(100_000));
+            if random.below(3) == 0 {
+                // Some are on their way with the keys before.
+                pair.ends[1 - from].seal(b"before").expect("it is open");
+            }
+            refresh(&mut pair.ends[from]);
+            if random.below(3) == 0 {
+                refresh(&mut pair.ends[1 - from]);
+            }
+            pair.exchange(from, len, &mut random);
+            carry(&mut pair.ends, 1 - from, &mut random, None).expect("good records");
+            let late = std::mem::take(&mut pair.ends[from].received);
+            assert!(late.is_empty() || late == b"before", "{round}: {late:02x?}");
+            pair.exchange(1 - from, len, &mut random);
+        }
+    }
+
+    /// A trunk that carries much needs new keys by itself.
+    #[test]
+    fn keys_that_have_sealed_enough_are_renewed() {
+        let mut random = Random(8);
+        let mut pair = Pair::open(32, &mut random);
+        for round in 0..200_usize {
+            let len = 1 + random.below(400_000);
+            pair.exchange(round % 2, len, &mut random);
+        }
+        // One direction alone, too.
+        for _ in 0..200 {
+            pair.exchange(0, 200_000, &mut random);
+        }
     }
 
     /// One bit that is wrong anywhere is an error at one end, never bytes that weren't sent, and never a panic, not even if

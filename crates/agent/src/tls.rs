@@ -152,8 +152,17 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// The side that dials a neighbour with this key.
 pub fn client(own: &PrivateKey, neighbour: PublicKey) -> Result<Arc<ClientConfig>, Error> {
+    client_by(provider(), own, neighbour)
+}
+
+/// The same with a choice of ciphers.
+pub(crate) fn client_by(
+    provider: Arc<CryptoProvider>,
+    own: &PrivateKey,
+    neighbour: PublicKey,
+) -> Result<Arc<ClientConfig>, Error> {
     let resolver = AlwaysResolvesClientRawPublicKeys::new(own.certified());
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Pinned::new(vec![neighbour]))
@@ -166,8 +175,17 @@ pub fn client(own: &PrivateKey, neighbour: PublicKey) -> Result<Arc<ClientConfig
 
 /// The side that neighbours with these keys dial.
 pub fn server(own: &PrivateKey, neighbours: Vec<PublicKey>) -> Result<Arc<ServerConfig>, Error> {
+    server_by(provider(), own, neighbours)
+}
+
+/// The same with a choice of ciphers.
+pub(crate) fn server_by(
+    provider: Arc<CryptoProvider>,
+    own: &PrivateKey,
+    neighbours: Vec<PublicKey>,
+) -> Result<Arc<ServerConfig>, Error> {
     let resolver = AlwaysResolvesServerRawPublicKeys::new(own.certified());
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Pinned::new(neighbours))
         .with_cert_resolver(Arc::new(resolver));

@@ -16,9 +16,10 @@ const HOSTS_ASN: u32 = 64512;
 /// What the configuration is for. What an ini file says may be said by arguments, too, which come first.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The host's identifier among its neighbours: usually its IPv4 address
+    /// The host's identifier among its neighbours: usually its IPv4 address. Without it, BIRD takes an IPv4 address of an interface
+    /// other than the router's
     #[arg(long, value_name = "IPV4-ADDRESS")]
-    router_id: Ipv4Addr,
+    router_id: Option<Ipv4Addr>,
     /// The ini file of the router. Its lines are read as they stand, without uWSGI's placeholders and includes
     #[arg(long, value_name = "FILE")]
     ini: Option<String>,

@@ -23,6 +23,17 @@ fn assert_has(text: &str, parts: &[&str]) {
     }
 }
 
+/// BIRD takes the whole text as it is.
+#[track_caller]
+fn assert_parses(text: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bird.conf");
+    std::fs::write(&path, text).expect("own folder");
+    let bird = Command::new("bird").arg("-p").arg("-c").arg(&path).output();
+    let output = bird.expect("bird can be started: scripts/setup test installs it");
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn ini_file_says_most_of_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -54,6 +65,12 @@ fn ini_file_says_most_of_it() {
             "neighbor 10.99.0.3 as 7;",
         ],
     );
+    // The file alone is enough. Each host has another address, so BIRD finds its own.
+    let text = shown(&["--ini", ini]);
+    assert_has(&text, &["router id from -\"lo\", -\"tun7\", \"*\";", "neighbor 127.0.0.1 port 979 as 65001;"]);
+    assert_parses(&text);
+    let all = ["--router-id", "10.99.0.1", "--ini", ini, "--neighbour", "10.99.0.2", "--bfd"];
+    assert_parses(&shown(&all));
     let other =
         shown(&["--router-id", "10.99.0.1", "--ini", ini, "--device", "tun7", "--as", "9", "--network", "10.1.0.0/24"]);
     assert_has(&other, &["10.1.0.0/24{32,32}", "local 127.0.0.1 as 9;"]);

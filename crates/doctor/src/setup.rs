@@ -10,8 +10,8 @@ use nix::unistd::{Group, User, geteuid};
 use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
-    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, shapes, sockets,
-    trunks, tun, values,
+    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, secrets, shapes,
+    sockets, trunks, tun, values,
 };
 use super::finding::Finding;
 use super::instance::Instance;
@@ -27,6 +27,7 @@ use tuntap_survey::filter::Filters;
 use tuntap_survey::interface::{Process, holders, interface};
 use tuntap_survey::listener::{Listener, folder_of, listener};
 use tuntap_survey::network::Surroundings;
+use tuntap_survey::secret::secret_file;
 
 /// What was found about one file, or about the machine.
 #[derive(Debug)]
@@ -202,7 +203,7 @@ fn of_routers(
     let mut findings = Vec::new();
     for (router, running) in instance.config.routers.iter().zip(running) {
         let is_running = running.is_some();
-        findings.extend(routes::listener(router));
+        findings.extend(of_hosts(router, surroundings));
         let holders = holders(&router.device);
         findings.push(tun::router_device(&router.device, interface(&router.device).as_ref(), &holders, is_running));
         if let Some(socket) = router.socket.as_deref() {
@@ -237,6 +238,28 @@ fn of_routers(
             "abstract-socket: the router's socket is no file, and can't be reached from other network namespaces",
             "leave abstract-socket out",
         ));
+    }
+    findings
+}
+
+/// Findings about what a router shares with other hosts, apart from what a running one says of itself.
+fn of_hosts(router: &RouterSpec, surroundings: Option<&Surroundings>) -> Vec<Finding> {
+    let mut findings = routes::listener(router);
+    if !router.hosts.needs_key() {
+        return findings;
+    }
+    let own = geteuid().as_raw();
+    let password = router.hosts.routes.as_ref().and_then(|routes| routes.password.as_deref());
+    findings.extend(
+        password.and_then(|path| secrets::password(&router.device, path, secret_file(Path::new(path), true), own)),
+    );
+    let key = router.hosts.key_file(&router.device);
+    let has_folder = Path::new(&key).parent().is_some_and(Path::is_dir);
+    findings.extend(secrets::key(router, secret_file(Path::new(&key), false), has_folder, own));
+    if router.hosts.routes.is_some()
+        && let (Some(found), Ok(dead_ends)) = (surroundings, tuntap_survey::network::dead_ends())
+    {
+        findings.extend(routes::nobody(router, found, &dead_ends));
     }
     findings
 }

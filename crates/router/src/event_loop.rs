@@ -182,7 +182,9 @@ impl<'a> EventLoop<'a> {
         self.io.pulse.beat();
         let mut now = Instant::now();
         self.busy_poll.begin(now);
-        let has_turns = self.router.has_turns() || self.hosts.as_ref().is_some_and(|hosts| hosts.has_work(now));
+        let has_turns = self.router.has_turns()
+            || self.router.is_sweeping()
+            || self.hosts.as_ref().is_some_and(|hosts| hosts.has_work(now));
         loop {
             let awake = self.busy_poll.is_open(now);
             let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.sleep(now)? };

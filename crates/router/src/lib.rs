@@ -44,7 +44,7 @@ use tuntap_wire::credentials::PeerCredentials;
 
 pub use control::{ControlEndpoint, Documents};
 pub use grant_updates::{GrantUpdates, Newcomers};
-pub use heartbeat::{Heartbeat, Watchdog};
+pub use heartbeat::{Heartbeat, Pulse, Watchdog};
 pub use hosts::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, TrunkEndpoint};
 pub use memory::{Earlier, KeptMemory, Memory};
 pub use script::{LIVE_NAME, ScriptFile};

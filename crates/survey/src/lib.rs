@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod listener;
 pub mod network;
 pub mod peers;
+pub mod secret;
 pub mod services;
 pub mod statistics;
 #[cfg(any(test, feature = "testing"))]

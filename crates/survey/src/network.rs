@@ -131,6 +131,11 @@ pub fn table_is_taken(name: &str) -> bool {
     Nftables::open().and_then(|mut nftables| nftables.is_taken(name)).unwrap_or(false)
 }
 
+/// The networks whose packets end in the kernel (blackhole, unreachable and prohibit of ip-route(8)), in the main table.
+pub fn dead_ends() -> Result<Vec<IpNet>, NetlinkError> {
+    Ok(Netlink::open()?.dead_ends()?.into_iter().map(|route| route.destination).collect())
+}
+
 fn sysctl(name: &str) -> Option<i32> {
     fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?.trim().parse().ok()
 }

@@ -208,7 +208,8 @@ options!(
         help: "end a router that hangs for so many seconds, so that the master starts the next one",
         range: "0 to 3600, 0 never",
         default: Some("6"),
-        details: "The master kills a router that hangs for so many seconds, starts the next one, and says so in the log.",
+        details: "The master kills a router that hangs for so many seconds, starts the next one, and says so in the log. The same goes \
+                  for the trunk process beside a router.",
         read: |draft, value| parse::seconds(value).map(|timeout| draft.config.harakiri = timeout),
         ..OptionSpec::BASE
     },

@@ -10,9 +10,10 @@
 //! from anybody. What counts is the clock of now: once it has come close to such a time, that counts like any other.
 
 mod gone;
+mod sweep;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
 use gone::Gone;
+use sweep::Reviews;
 
 /// Most sources.
 pub const MAX_SOURCES: usize = 256;
@@ -36,6 +38,9 @@ pub const MAX_AHEAD_MILLIS: u64 = 5 * 60 * 1000;
 /// How much older than they are claims are taken for that are made before all sources have told what they know, in milliseconds:
 /// twenty years. So they give way to whoever held the address before, and still keep their order among each other.
 pub const UNSURE_AGE_MILLIS: u64 = 20 * 365 * 24 * 60 * 60 * 1000;
+
+/// Most holdings that one call takes out of the table, or looks at again, because of something else than a message about each.
+pub const SWEEP: usize = 1024;
 
 /// Who tells of holdings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +75,8 @@ struct Teller {
     told: Told,
     /// How many other routers have passed it on.
     distance: u8,
+    /// How often the source had been forgotten before it told this.
+    round: u64,
 }
 
 /// Why a holding is not taken over.
@@ -109,6 +116,9 @@ pub struct Refused {
     pub own: u64,
 }
 
+/// A holding by its time.
+type Moment = (ClaimTime, Source, IpAddr);
+
 /// One address: all that tell of it, the one that counts first; never empty.
 #[derive(Debug)]
 struct Address {
@@ -120,7 +130,12 @@ struct Address {
 /// What is known of one source.
 #[derive(Debug, Default)]
 struct Known {
-    addresses: HashSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
+    /// How often it has been forgotten. What it told before that is taken out piece by piece.
+    round: u64,
+    /// True if some of that may be left, behind this address if there is one.
+    is_swept: bool,
+    swept: Option<IpAddr>,
     /// True once the log has said that times of this source are too far ahead.
     is_ahead_noted: bool,
 }
@@ -138,8 +153,12 @@ pub struct Elsewhere {
     sources: BTreeMap<Source, Known>,
     /// The number of holdings.
     len: usize,
-    /// Those whose times are too far ahead.
-    ahead: BTreeSet<(ClaimTime, Source, IpAddr)>,
+    /// All of them by their times.
+    times: BTreeSet<Moment>,
+    /// Those that have to be looked at again because the clock was set.
+    reviews: Reviews,
+    /// True if forgotten holdings were taken out since [`Self::sweep`].
+    has_freed: bool,
     gone: Gone,
     refused: Refused,
     /// True once the log has said that there is no room.
@@ -156,7 +175,9 @@ impl Elsewhere {
             addresses: HashMap::new(),
             sources: BTreeMap::new(),
             len: 0,
-            ahead: BTreeSet::new(),
+            times: BTreeSet::new(),
+            reviews: Reviews::default(),
+            has_freed: false,
             gone: Gone::default(),
             refused: Refused::default(),
             is_full_noted: false,
@@ -220,7 +241,10 @@ impl Elsewhere {
             return Err(Refusal::Own);
         }
         let before = self.holder(address);
-        if let Err(refusal) = self.take_room(source, address) {
+        if let Err(refusal) = self.take_room(source, address).or_else(|refusal| {
+            // What was forgotten may still be in the way.
+            if self.sweep_some() { self.take_room(source, address) } else { Err(refusal) }
+        }) {
             self.refused.no_room += 1;
             return Err(refusal);
         }
@@ -228,17 +252,16 @@ impl Elsewhere {
         let known = self.addresses.entry(address).or_insert_with(|| Address { told: Vec::new(), noted: None });
         let told = Told { source, holding };
         let is_same = known.told.iter().any(|teller| teller.told == told);
-        let teller = Teller { told, distance };
+        let round = self.sources.get(&source).map_or(0, |known| known.round);
+        let teller = Teller { told, distance, round };
         if let Some(earlier) = known.told.iter_mut().find(|teller| teller.told.source == source) {
-            self.ahead.remove(&(earlier.told.holding.since, source, address));
+            self.times.remove(&(earlier.told.holding.since, source, address));
             *earlier = teller;
         } else {
             known.told.push(teller);
         }
-        if is_ahead {
-            self.ahead.insert((holding.since, source, address));
-            self.refused.ahead += u64::from(!is_same);
-        }
+        self.times.insert((holding.since, source, address));
+        self.refused.ahead += u64::from(is_ahead && !is_same);
         self.order(address);
         Ok(Insertion { is_news: self.holder(address) != before, is_ahead })
     }
@@ -250,39 +273,6 @@ impl Elsewhere {
             self.take_out(source, address);
         }
         was_there
-    }
-
-    /// Forgets all that a source has told. Returns the number of its holdings.
-    pub fn forget(&mut self, source: Source) -> usize {
-        let Some(known) = self.sources.remove(&source) else { return 0 };
-        self.is_full_noted = false;
-        known.addresses.iter().for_each(|address| self.take_out(source, *address));
-        known.addresses.len()
-    }
-
-    /// Sets the host's wall clock, which may go back, too. Returns the addresses about which the times of holdings may say
-    /// something else now.
-    pub fn set_clock(&mut self, clock: ClaimTime) -> Vec<IpAddr> {
-        let before = std::mem::replace(&mut self.clock, clock);
-        let mut changed = Vec::new();
-        if clock < before {
-            let all = self
-                .addresses
-                .iter()
-                .flat_map(|(address, known)| known.told.iter().map(|teller| (*address, teller.told)));
-            let ahead = all.filter(|(_, told)| self.is_ahead(told.holding.since));
-            self.ahead = ahead.map(|(address, told)| (told.holding.since, told.source, address)).collect();
-            changed.extend(self.addresses.keys());
-        } else {
-            while let Some((since, _, address)) = self.ahead.first()
-                && !is_ahead(*since, clock)
-            {
-                changed.push(*address);
-                self.ahead.pop_first();
-            }
-        }
-        changed.iter().for_each(|address| self.order(*address));
-        changed
     }
 
     /// Says whether a source hasn't told yet what it knows. A claim that is made meanwhile may be to an address that a peer of
@@ -366,7 +356,8 @@ impl Elsewhere {
             self.addresses.remove(&address);
         }
         self.len -= 1;
-        if !self.ahead.remove(&(since, source, address)) {
+        self.times.remove(&(since, source, address));
+        if !self.is_ahead(since) {
             self.gone.note(address, since);
         }
     }
@@ -375,7 +366,7 @@ impl Elsewhere {
     fn order(&mut self, address: IpAddr) {
         let clock = self.clock;
         if let Some(known) = self.addresses.get_mut(&address) {
-            known.told.sort_unstable_by_key(|Teller { told: Told { source, holding }, distance }| {
+            known.told.sort_unstable_by_key(|Teller { told: Told { source, holding }, distance, .. }| {
                 Reverse((!is_ahead(holding.since, clock), *holding, Reverse((*distance, *source))))
             });
         }
@@ -384,7 +375,12 @@ impl Elsewhere {
 
 /// Returns true if a time is too far ahead of a clock to be right.
 const fn is_ahead(since: ClaimTime, clock: ClaimTime) -> bool {
-    since.0 > clock.0.saturating_add(MAX_AHEAD_MILLIS)
+    since.0 > latest(clock).0
+}
+
+/// The latest time that can be right, by a clock.
+const fn latest(clock: ClaimTime) -> ClaimTime {
+    ClaimTime(clock.0.saturating_add(MAX_AHEAD_MILLIS))
 }
 
 #[cfg(test)]

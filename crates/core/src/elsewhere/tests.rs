@@ -157,7 +157,17 @@ fn source_that_tells_without_end_leaves_room_for_others() {
     elsewhere.forget(Source::Routes);
     assert!(elsewhere.note_no_room());
     assert!(elsewhere.insert(Source::Trunk(1), beyond, holding(4, 5)).is_ok());
-    assert_eq!(elsewhere.len(), MAX_HOLDINGS_OF_SOURCE + 1);
+    // What is forgotten and not taken out yet is in nobody's way.
+    for number in 0..2 * SWEEP {
+        let address = address(MAX_HOLDINGS_OF_SOURCE + 1 + number);
+        assert!(elsewhere.insert(Source::Trunk(1), address, holding(4, 5)).is_ok(), "{number}");
+    }
+    assert!(elsewhere.is_sweeping());
+    assert!(elsewhere.sweep());
+    while elsewhere.is_sweeping() {
+        elsewhere.sweep();
+    }
+    assert_eq!(elsewhere.len(), MAX_HOLDINGS_OF_SOURCE + 1 + 2 * SWEEP);
 }
 
 #[test]
@@ -292,4 +302,78 @@ fn claim_made_before_all_have_told_gives_way() {
     assert!(elsewhere.time_of_claim(address(2)) > ClaimTime(NOW - 10 * year), "that one has given it up");
     elsewhere.set_unsure(false);
     assert_eq!(elsewhere.time_of_claim(address(3)), ClaimTime(NOW + 1));
+}
+
+/// More than three pieces.
+const MANY: usize = 3 * SWEEP + 7;
+
+fn nth(number: usize) -> IpAddr {
+    IpAddr::from(u32::try_from(number).expect("small").to_be_bytes())
+}
+
+fn full(since: u64) -> Elsewhere {
+    let mut elsewhere = elsewhere();
+    for number in 0..MANY {
+        elsewhere.insert(Source::Routes, nth(number), holding(2, since)).expect("room");
+    }
+    elsewhere
+}
+
+#[test]
+fn source_is_forgotten_in_pieces_and_what_it_tells_meanwhile_stays() {
+    let mut elsewhere = full(5);
+    elsewhere.insert(Source::Trunk(1), nth(0), holding(3, 4)).expect("room");
+    assert_eq!(elsewhere.forget(Source::Routes), MANY);
+    assert_eq!(elsewhere.len(), MANY + 1 - SWEEP, "a piece at once");
+    // One that is left, and one that is gone already.
+    let (left, gone) = (nth(MANY - 1), nth(1));
+    for address in [left, gone] {
+        elsewhere.insert(Source::Routes, address, holding(2, 6)).expect("room");
+    }
+    let mut calls = 0;
+    while elsewhere.is_sweeping() {
+        let before = elsewhere.len();
+        elsewhere.sweep();
+        assert!(before - elsewhere.len() <= SWEEP);
+        calls += 1;
+    }
+    assert!((3..=4).contains(&calls), "{calls}");
+    assert_eq!(elsewhere.len(), 3);
+    assert!([left, gone].iter().all(|address| elsewhere.holder(*address).is_some()));
+    assert_eq!(elsewhere.holder(nth(0)).map(|told| told.source), Some(Source::Trunk(1)));
+    // Forgotten again before all is done, and with nothing left it is no source.
+    elsewhere.forget(Source::Routes);
+    elsewhere.forget(Source::Routes);
+    while elsewhere.is_sweeping() {
+        elsewhere.sweep();
+    }
+    elsewhere.sweep();
+    assert!(!elsewhere.sweep());
+    assert_eq!(elsewhere.sources().collect::<Vec<_>>(), [(Source::Trunk(1), 1)]);
+}
+
+#[test]
+fn clock_that_is_set_judges_times_in_pieces() {
+    let ahead = NOW + 2 * MAX_AHEAD_MILLIS;
+    let mut elsewhere = full(ahead);
+    elsewhere.insert(Source::Trunk(1), nth(MANY - 1), holding(3, 5)).expect("room");
+    let collect = |elsewhere: &mut Elsewhere, first: u64| {
+        let (mut clock, mut all) = (first, BTreeSet::new());
+        loop {
+            let piece = elsewhere.set_clock(ClaimTime(clock));
+            assert!(piece.len() <= SWEEP, "{}", piece.len());
+            all.extend(piece);
+            if !elsewhere.is_sweeping() {
+                return all;
+            }
+            // The clock goes on meanwhile.
+            clock += 1;
+        }
+    };
+    assert!(elsewhere.set_clock(ClaimTime(NOW + 1)).is_empty() && !elsewhere.is_sweeping());
+    assert_eq!(elsewhere.holder(nth(MANY - 1)).map(|told| told.source), Some(Source::Trunk(1)));
+    assert_eq!(collect(&mut elsewhere, ahead).len(), MANY, "none is too far ahead any longer");
+    assert_eq!(elsewhere.holder(nth(MANY - 1)).map(|told| told.source), Some(Source::Routes));
+    assert_eq!(collect(&mut elsewhere, NOW).len(), MANY, "all are again");
+    assert_eq!(elsewhere.holder(nth(MANY - 1)).map(|told| told.source), Some(Source::Trunk(1)));
 }

@@ -11,6 +11,7 @@ use super::shell::Shell;
 use crate::elsewhere::{Elsewhere, Insertion, Refusal, Source, Told};
 use crate::policy::lost::ClaimChanges;
 use crate::policy::registry::PeerId;
+use crate::trunk::Trunks;
 
 impl Router {
     /// Sets the host's wall clock (CLOCK_REALTIME), which may go back, too. New claims have its time, so it should be set in each
@@ -70,10 +71,23 @@ impl Router {
         }
     }
 
-    /// A source is gone, and with it all that it has told. Returns the number of holdings.
+    /// A source is gone, and with it all that it has told, if that is much, by and by ([`Router::sweep`]). Returns the number of
+    /// holdings.
     pub fn forget_source(&mut self, source: Source) -> usize {
         self.forwarder.note_news_elsewhere();
         self.forwarder.elsewhere.forget(source)
+    }
+
+    /// Returns true if something is left to do for [`Router::poll`] or [`Router::set_clock`], without any event.
+    pub fn is_sweeping(&self) -> bool {
+        self.forwarder.elsewhere.is_sweeping() || self.trunks.as_ref().is_some_and(Trunks::has_more)
+    }
+
+    /// Forgets a piece of what sources that are gone had told.
+    pub(super) fn sweep(&mut self) {
+        if self.forwarder.elsewhere.sweep() {
+            self.forwarder.note_news_elsewhere();
+        }
     }
 
     /// Returns what is known of the holdings of other routers' peers.

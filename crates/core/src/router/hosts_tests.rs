@@ -288,6 +288,72 @@ fn run(count: usize, events: Vec<Event>) -> Result<(), TestCaseError> {
     world.go_on()
 }
 
+/// A day in milliseconds.
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// Sets a host's clock, and lets everything that is told arrive.
+fn set_clock(world: &mut World, host: usize, millis: i64) {
+    world.apply(Event::Clock(host, millis)).expect("no rule is broken");
+    world.settle();
+}
+
+/// A peer sends, and everything that is told arrives.
+fn claim(world: &mut World, host: usize, peer: usize, last: u8) {
+    world.apply(Event::Send(host, peer, last)).expect("no rule is broken");
+    world.settle();
+}
+
+/// The hosts that hold each of the addresses.
+fn holding_hosts(world: &World) -> Vec<Vec<usize>> {
+    ADDRESSES.map(|last| world.holders(last).into_iter().map(|(host, _)| host).collect()).collect()
+}
+
+/// One host's clock goes a day forward or back, and comes back, while both hosts have claims: nobody loses an address, nobody gets
+/// one that another has, and a claim from meanwhile is as good as any.
+#[test]
+fn clock_that_jumps_by_a_day_and_back_changes_no_holder() {
+    for day in [DAY, -DAY] {
+        let mut world = World::new(2);
+        claim(&mut world, 0, 0, 2);
+        claim(&mut world, 1, 0, 3);
+        set_clock(&mut world, 0, day);
+        assert_eq!(holding_hosts(&world), [vec![0], vec![1], vec![]], "{day}");
+        claim(&mut world, 0, 1, 3);
+        claim(&mut world, 1, 1, 2);
+        assert_eq!(holding_hosts(&world), [vec![0], vec![1], vec![]], "{day}: each is held elsewhere");
+        claim(&mut world, 0, 1, 4);
+        claim(&mut world, 1, 1, 4);
+        assert_eq!(holding_hosts(&world), [vec![0], vec![1], vec![0]], "{day}: a claim by the wrong clock");
+        set_clock(&mut world, 0, 0);
+        claim(&mut world, 1, 1, 4);
+        assert_eq!(holding_hosts(&world), [vec![0], vec![1], vec![0]], "{day}: and back");
+        // It moves as any other address.
+        world.apply(Event::Move(0, 1, 1, 4)).expect("no rule is broken");
+        world.settle();
+        assert_eq!(holding_hosts(&world), [vec![0], vec![1], vec![1]], "{day}: it moves");
+        world.heal().expect("no rule is broken");
+        world.go_on().expect("no rule is broken");
+    }
+}
+
+/// Both hosts claim an address while they don't see each other, one by a clock that is a day wrong. Once that is right, one holds it.
+#[test]
+fn two_holders_of_a_split_agree_once_the_clock_is_right() {
+    for day in [DAY, -DAY] {
+        let mut world = World::new(2);
+        world.apply(Event::Cut(0, 1, true)).expect("no rule is broken");
+        set_clock(&mut world, 0, day);
+        claim(&mut world, 0, 0, 2);
+        claim(&mut world, 1, 0, 2);
+        world.apply(Event::Restore(0, 1)).expect("no rule is broken");
+        world.settle();
+        set_clock(&mut world, 0, 0);
+        assert_eq!(holding_hosts(&world)[0], [1], "{day}: the one whose clock was right");
+        world.heal().expect("no rule is broken");
+        world.go_on().expect("no rule is broken");
+    }
+}
+
 proptest! {
     /// However peers come, go and move, and links are cut and restored: at the end one host holds each address, by the newest
     /// claim, and all others know that. While a host knows of a holder, it grants the address to nobody.

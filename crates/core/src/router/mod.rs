@@ -235,6 +235,7 @@ impl Router {
         self.attach_again(shell);
         // The replies to the peers that are attached again.
         self.flush_peers(shell);
+        self.sweep();
         self.poll_trunks(shell);
     }
 

@@ -12,8 +12,9 @@ use super::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
 /// What the configuration is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BirdConfig {
-    /// The host's identifier among its neighbours, usually its IPv4 address.
-    pub router_id: Ipv4Addr,
+    /// The host's identifier among its neighbours, usually its IPv4 address. Without one, BIRD takes an IPv4 address of another
+    /// interface than the router's.
+    pub router_id: Option<Ipv4Addr>,
     /// The AS of the hosts.
     pub asn: u32,
     /// The router.
@@ -64,7 +65,7 @@ impl Feed {
 
 impl BirdConfig {
     /// The most routes of a neighbour if nothing else is chosen.
-    pub const DEFAULT_MAX_ROUTES: u32 = 20_000;
+    pub const DEFAULT_MAX_ROUTES: u32 = 65_536;
 
     /// The longest password in bytes (`TCP_MD5SIG_MAXKEYLEN`, `linux/tcp.h`).
     const MAX_PASSWORD_LEN: usize = 80;
@@ -73,7 +74,7 @@ impl BirdConfig {
     const MAX_DEVICE_LEN: usize = 15;
 
     fn check(&self) -> Result<(), BirdConfigError> {
-        if self.router_id.is_unspecified() {
+        if self.router_id.is_some_and(|id| id.is_unspecified()) {
             return Err(BirdConfigError::RouterId);
         }
         if self.asn == 0 || self.feed.asn == 0 || self.asn == self.feed.asn {
@@ -149,6 +150,9 @@ pub enum BirdConfigError {
     Neighbour(IpAddr),
 }
 
+/// BIRD's preference for routes of the router: more than for those of other hosts, which have 100.
+const FEED_PREFERENCE: u16 = 150;
+
 /// Writes a configuration that was checked.
 struct Text<'a>(&'a BirdConfig);
 
@@ -156,7 +160,13 @@ impl fmt::Display for Text<'_> {
     fn fmt(&self, output: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = self.0;
         writeln!(output, "# For BIRD 2. It has a password: only BIRD should be able to read it.")?;
-        writeln!(output, "log syslog all;\nrouter id {};\n\nprotocol device {{}}", config.router_id)?;
+        writeln!(output, "log syslog all;")?;
+        match config.router_id {
+            Some(id) => writeln!(output, "router id {id};")?,
+            // Several hosts may have the same address on this device.
+            None => writeln!(output, "router id from -\"lo\", -\"{}\", \"*\";", config.feed.device)?,
+        }
+        writeln!(output, "\nprotocol device {{}}")?;
         for family in config.families() {
             let (name, bits) = (constant(family), family.bits());
             let nets: Vec<String> = config.networks_of(family).map(|net| format!("{net}{{{bits},{bits}}}")).collect();
@@ -191,7 +201,9 @@ impl Text<'_> {
         output.write_str("}\n")
     }
 
-    /// The session with the router. The time of a claim, which is the MED, decides which of two holders is the right one.
+    /// The session with the router. The time of a claim, which is the MED, decides which of two holders is the right one for hosts
+    /// that have neither. The host of a holder goes by its router, which knows which times can't be right, and withdraws at once
+    /// what a newer claim has taken.
     fn feed(&self, output: &mut impl Write) -> fmt::Result {
         let Feed { address, from, asn, password, device, hold_time } = &self.0.feed;
         writeln!(output, "\n# The router, which tells of its vassals, and is told of those of other hosts.")?;
@@ -205,6 +217,7 @@ impl Text<'_> {
         for family in self.0.families() {
             let name = constant(family);
             writeln!(output, "\t{} {{\n\t\tadd paths tx;\n\t\tnext hop keep;", channel(family))?;
+            writeln!(output, "\t\tpreference {FEED_PREFERENCE};")?;
             writeln!(output, "\t\timport filter {{\n\t\t\tif net !~ {name} then reject;")?;
             writeln!(output, "\t\t\tbgp_local_pref = bgp_med;\n\t\t\tifname = \"{device}\";\n\t\t\taccept;\n\t\t}};")?;
             // BIRD tells another AS no MULTI_EXIT_DISC that the filter hasn't set.

@@ -44,6 +44,9 @@ pub const STALE_LIMIT: Duration = Duration::from_secs(10);
 /// Most addresses that one neighbour may announce, and that one is told.
 pub const MAX_ANNOUNCED: usize = 65_536;
 
+/// Most addresses that one call forgets, or tells a neighbour of, because of something else than a message about each.
+pub const SWEEP: usize = 1024;
+
 /// Most hellos of one neighbour in [`HELLO_PERIOD`]. Each makes work: everything is told again.
 pub const MAX_HELLOS: u32 = 8;
 

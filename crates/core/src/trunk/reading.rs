@@ -110,7 +110,7 @@ impl Trunks {
             Message::End => {
                 trunk.has_told = true;
                 if session.told_all() {
-                    self.prune(id, shell);
+                    self.prune(id);
                 }
             }
             Message::Ping(number) => {
@@ -182,10 +182,8 @@ impl Trunks {
     }
 
     /// Forgets what a neighbour hasn't told again.
-    pub(super) fn prune(&mut self, id: TrunkId, shell: &mut impl Shell) {
-        for address in self.table.forget(id, true) {
-            shell.told(id, address, None);
-        }
+    pub(super) fn prune(&mut self, id: TrunkId) {
+        self.table.forget(id, true);
         self.is_flush_due = true;
     }
 }

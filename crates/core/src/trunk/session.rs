@@ -13,7 +13,7 @@ use super::queue::Queue;
 use super::statistics::Statistics;
 use super::table::Table;
 use super::trunks::{Sent, Shell};
-use super::{HELLO_PERIOD, MAX_HELLOS, PING_INTERVAL, SILENCE_LIMIT, STALE_LIMIT, TrunkId};
+use super::{HELLO_PERIOD, MAX_HELLOS, PING_INTERVAL, SILENCE_LIMIT, STALE_LIMIT, SWEEP, TrunkId};
 use crate::shaper::{Item, Loss};
 
 /// Bytes at which a message with announcements is sent.
@@ -219,7 +219,12 @@ impl Session {
         Ok(())
     }
 
-    /// Sends what waits until the connection is full: messages first, then packets.
+    /// Returns true if there is more to tell than one call of [`Self::flush`] does, and room for it.
+    pub(super) fn has_more(&self) -> bool {
+        self.is_open() && !self.is_full && self.outgoing.has_more()
+    }
+
+    /// Sends what waits until the connection is full, or [`SWEEP`] addresses were looked at: messages first, then packets.
     pub(super) fn flush(
         &mut self,
         to: TrunkId,
@@ -229,11 +234,12 @@ impl Session {
         shell: &mut impl Shell,
     ) -> Result<(), EndReason> {
         if self.is_open() && std::mem::take(&mut self.is_dump_due) {
-            self.outgoing.restart(table.addresses());
+            self.outgoing.restart();
         }
+        let mut budget = SWEEP;
         while !self.is_full {
             if self.control.is_empty() {
-                self.write_control(to, is_relayed, table, now);
+                self.write_control(to, is_relayed, table, &mut budget, now);
             }
             let is_control = !self.control.is_empty();
             let sent = if is_control {
@@ -253,7 +259,7 @@ impl Session {
     }
 
     /// Makes the next message of what is to be said.
-    fn write_control(&mut self, to: TrunkId, is_relayed: bool, table: &Table, now: Instant) {
+    fn write_control(&mut self, to: TrunkId, is_relayed: bool, table: &Table, budget: &mut usize, now: Instant) {
         let out = &mut self.control;
         if let Some(hello) = self.due.hello.take() {
             hello.append(out);
@@ -269,7 +275,7 @@ impl Session {
             append_ping(out, number);
             self.asked = Some((number, now));
         }
-        if self.outgoing.append(out, CONTROL_LEN, |address| table.tell(to, is_relayed, address)) {
+        if self.outgoing.append(out, CONTROL_LEN, budget, table, |address| table.tell(to, is_relayed, address)) {
             append_end(out);
         }
     }

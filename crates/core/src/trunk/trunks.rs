@@ -163,6 +163,8 @@ pub struct Trunks {
     pub(super) table: Table,
     /// A session may have something to send.
     pub(super) is_flush_due: bool,
+    /// Something is left to be done by [`Self::flush`].
+    has_more: bool,
 }
 
 impl Trunks {
@@ -181,7 +183,7 @@ impl Trunks {
             told: Told::default(),
         };
         let trunks = neighbours.into_iter().map(trunk).collect();
-        Self { own, name: name.to_owned(), trunks, table, is_flush_due: false }
+        Self { own, name: name.to_owned(), trunks, table, is_flush_due: false, has_more: false }
     }
 
     /// The neighbour with this id.
@@ -320,8 +322,32 @@ impl Trunks {
         }
     }
 
-    /// Sends what waits. To be called at the end of each turn of the event loop; it costs nothing if there is nothing.
+    /// Returns true if [`Self::flush`] has more to do, without any event: it does it in pieces.
+    pub const fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Forgets a piece of what neighbours had told.
+    fn sweep(&mut self, shell: &mut impl Shell) {
+        if let Some((id, gone)) = self.table.sweep() {
+            gone.into_iter().for_each(|address| shell.told(id, address, None));
+        }
+    }
+
+    /// Sends what waits. To be called at the end of each turn of the event loop; it costs nothing if there is nothing. What a
+    /// neighbour determines in length is done in pieces of [`SWEEP`](super::SWEEP) addresses.
     pub fn flush(&mut self, now: Instant, shell: &mut impl Shell) {
+        self.is_flush_due |= std::mem::take(&mut self.has_more);
+        if !self.is_flush_due && !self.table.has_changed() {
+            return;
+        }
+        self.sweep(shell);
+        self.flush_sessions(now, shell);
+        let of_sessions = || self.trunks.iter().filter_map(|trunk| trunk.session.as_ref()).any(Session::has_more);
+        self.has_more = self.table.is_sweeping() || of_sessions();
+    }
+
+    fn flush_sessions(&mut self, now: Instant, shell: &mut impl Shell) {
         while std::mem::take(&mut self.is_flush_due) || self.table.has_changed() {
             let changed = self.table.take_changed();
             for session in self.trunks.iter_mut().filter_map(|trunk| trunk.session.as_mut()) {
@@ -351,7 +377,7 @@ impl Trunks {
             let Some(session) = &mut self.trunks[id.index()].session else { continue };
             match session.tick(now) {
                 Ok(false) => {}
-                Ok(true) => self.prune(id, shell),
+                Ok(true) => self.prune(id),
                 Err(reason) => self.end(id, reason, now, shell),
             }
         }

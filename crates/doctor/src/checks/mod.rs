@@ -12,6 +12,7 @@ pub mod plugin;
 pub mod ports;
 pub mod routes;
 pub mod rules;
+pub mod secrets;
 pub mod shapes;
 pub mod sockets;
 pub mod trunks;

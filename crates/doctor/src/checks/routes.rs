@@ -1,7 +1,9 @@
 //! The session with the host's routing daemon.
 
+use ipnet::IpNet;
 use tuntap_api::{RoutesStats, Snapshot};
 use tuntap_config::{OptionName, RouterSpec, RoutesSpec};
+use tuntap_survey::network::Surroundings;
 
 use crate::finding::Finding;
 
@@ -33,6 +35,36 @@ pub fn listener(router: &RouterSpec) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Checks what becomes of packets for addresses that nobody holds, where each address that somebody holds has a route of its
+/// own. `dead_ends` are networks whose packets end in the kernel.
+pub fn nobody(router: &RouterSpec, found: &Surroundings, dead_ends: &[IpNet]) -> Vec<Finding> {
+    let device = &router.device;
+    let of_device = found.addresses.iter().filter(|(name, _)| name == device).map(|(_, net)| *net);
+    let mut networks: Vec<IpNet> = Vec::new();
+    for net in router.addresses.iter().copied().chain(of_device).map(|net| net.trunc()) {
+        let is_local = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        let is_known = networks.iter().any(|known| known.contains(&net));
+        // The way to everything is no way to these addresses.
+        let is_dead = dead_ends.iter().any(|end| end.prefix_len() > 0 && end.contains(&net));
+        if net.prefix_len() < net.max_prefix_len() && !is_local && !is_known && !is_dead {
+            networks.push(net);
+        }
+    }
+    let finding = |net: IpNet| {
+        let program = if net.addr().is_ipv6() { "ip -6" } else { "ip" };
+        Finding::warning(
+            format!(
+                "{device}: all of {net} leads to this host's router, while other hosts' vassals have a route for each address, and \
+                 there is no blackhole route: packets for nobody are swallowed here, and run in circles while the device is away"
+            ),
+            format!(
+                "{program} route add blackhole {net} metric 4096; the configuration of uwsgi-tuntap bird-config has that route"
+            ),
+        )
+    };
+    networks.into_iter().map(finding).collect()
 }
 
 /// Checks how a running router stands with the routing daemon, by its statistics.
@@ -71,6 +103,25 @@ pub fn session(router: &RouterSpec, found: &Snapshot) -> Vec<Finding> {
                 "{device}: the routing daemon told of routes that are not for single addresses of the router's networks"
             ),
             "export no others to the router; uwsgi-tuntap bird-config prints a configuration that doesn't",
+        ));
+    }
+    if refused.no_holder > 0 {
+        findings.push(Finding::warning(
+            format!("{device}: the routing daemon told of routes that don't say who holds their addresses; they are not kept"),
+            "does another router of these hosts run an older version, or does a filter of the daemon take communities away? \
+             uwsgi-tuntap bird-config prints a configuration that keeps them",
+        ));
+    }
+    if routes.strangers > 0 {
+        findings.push(Finding::warning(
+            format!(
+                "{device}: {} connections to {} were refused, for they didn't come from {}",
+                routes.strangers, spec.address, spec.from
+            ),
+            format!(
+                "the router's log names the first one; is it the routing daemon? from=<its address> in {}",
+                OptionName::Routes.as_str()
+            ),
         ));
     }
     if found.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.clock_ahead > 0) {
@@ -143,5 +194,44 @@ mod tests {
         let odd = Snapshot { elsewhere: Some(elsewhere), ..with(RoutesStats { refused, ..good }) };
         let warnings = session(&router, &odd).iter().filter(|it| it.severity == Severity::Warning).count();
         assert_eq!(warnings, 3);
+    }
+
+    #[test]
+    fn strangers_and_routes_of_nobody_are_told() {
+        let router = router("127.0.0.1:979 /etc/password from=127.0.0.2");
+        let good = RoutesSession { survives: true, ..RoutesSession::default() };
+        let refused = RoutesRefused { no_holder: 1, ..RoutesRefused::default() };
+        let stats = RoutesStats { session: Some(good), strangers: 2, refused, ..RoutesStats::default() };
+        let findings = session(&router, &Snapshot { routes: Some(stats), ..Snapshot::default() });
+        assert!(
+            matches!(texts(&findings)[..], [(Severity::Fine, _), (Severity::Warning, nobody), (Severity::Warning, stranger)]
+            if nobody.contains("don't say who") && stranger.contains("2 connections") && stranger.contains("127.0.0.2")),
+            "{findings:?}"
+        );
+    }
+
+    #[test]
+    fn packets_for_nobody_have_an_end() {
+        let router = router("127.0.0.1:979 /etc/password");
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
+        let address = |name: &str, text: &str| (name.to_owned(), net(text));
+        let found = |addresses| Surroundings { addresses, ..Surroundings::default() };
+        let told = |addresses: Vec<(String, IpNet)>, ends: &[IpNet]| {
+            let findings = nobody(&router, &found(addresses), ends);
+            findings.iter().map(|finding| finding.remedy[0].clone()).collect::<Vec<_>>()
+        };
+        assert!(matches!(&told(Vec::new(), &[])[..], [one] if one.starts_with("ip route add blackhole 10.0.0.0/24 ")));
+        assert!(told(Vec::new(), &[net("10.0.0.0/8")]).is_empty());
+        assert_eq!(told(Vec::new(), &[net("10.0.0.0/25"), net("0.0.0.0/0")]).len(), 1, "a part, and everything");
+        let more = vec![
+            address("tun0", "10.0.0.1/24"),
+            address("tun0", "10.0.7.1/32"),
+            address("tun0", "fe80::1/64"),
+            address("tun0", "fd00:77::1/64"),
+            address("eth0", "192.0.2.1/24"),
+        ];
+        assert!(
+            matches!(&told(more, &[])[..], [_, other] if other.starts_with("ip -6 route add blackhole fd00:77::/64 "))
+        );
     }
 }

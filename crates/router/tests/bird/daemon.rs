@@ -17,7 +17,7 @@ pub const NETWORKS: [&str; 2] = ["10.77.0.0/16", "fd00:77::/64"];
 /// The configuration for a router that listens at an address.
 pub fn config(address: SocketAddr) -> BirdConfig {
     BirdConfig {
-        router_id: Ipv4Addr::new(10, 99, 0, 1),
+        router_id: Some(Ipv4Addr::new(10, 99, 0, 1)),
         asn: 64512,
         feed: Feed {
             address,

@@ -250,7 +250,7 @@ impl Netlink {
         message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
         let answer =
             self.0.get(RouteNetlinkMessage::GetRoute(message), || format!("looking for the way to {address}"))?;
-        Ok(route(answer).and_then(|route| route.index))
+        Ok(route(answer, |kind| kind == RouteType::Unicast).and_then(|route| route.index))
     }
 
     /// The unicast routes of the main table, both families.
@@ -262,13 +262,25 @@ impl Netlink {
 
     /// The unicast routes of all tables, both families.
     pub fn all_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        self.routes_of(|kind| kind == RouteType::Unicast)
+    }
+
+    /// The routes of the main table at which packets end (blackhole, unreachable and prohibit of ip-route(8)), both families.
+    pub fn dead_ends(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        const KINDS: [RouteType; 3] = [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
+        let mut routes = self.routes_of(|kind| KINDS.contains(&kind))?;
+        routes.retain(Route::is_main);
+        Ok(routes)
+    }
+
+    fn routes_of(&mut self, is_wanted: impl Fn(RouteType) -> bool) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
             let message = RouteNetlinkMessage::GetRoute(message);
             let answers = self.0.list(message, || "listing routes".to_owned())?;
-            routes.extend(answers.into_iter().filter_map(route));
+            routes.extend(answers.into_iter().filter_map(|answer| route(answer, &is_wanted)));
         }
         Ok(routes)
     }
@@ -323,7 +335,8 @@ fn address(answer: RouteNetlinkMessage) -> Option<InterfaceAddress> {
     Some(InterfaceAddress { index: message.header.index, address })
 }
 
-fn route(answer: RouteNetlinkMessage) -> Option<Route> {
+/// Reads a route, if it is of a wanted type.
+fn route(answer: RouteNetlinkMessage, is_wanted: impl Fn(RouteType) -> bool) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
     let header = message.header;
     let anything: IpAddr = match header.address_family {
@@ -343,7 +356,7 @@ fn route(answer: RouteNetlinkMessage) -> Option<Route> {
         }
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    (header.kind == RouteType::Unicast).then_some(Route { destination, gateway, index, metric, table })
+    is_wanted(header.kind).then_some(Route { destination, gateway, index, metric, table })
 }
 
 fn tun_queues(info: &LinkInfo) -> Option<usize> {
@@ -455,6 +468,27 @@ mod tests {
                 });
                 assert_eq!(same.count(), 1, "{destination} in {found:?}");
             }
+        });
+    }
+
+    #[test]
+    fn routes_at_which_packets_end_are_no_ways() {
+        in_new_namespace(|mut netlink| {
+            let ip = |line: &str| {
+                let words = line.split(' ');
+                assert!(std::process::Command::new("ip").args(words).status().expect("iproute2").success(), "{line}");
+            };
+            ip("link set lo up");
+            ip("route add blackhole 10.77.0.0/16 metric 4096");
+            ip("route add prohibit 10.78.0.0/16");
+            ip("-6 route add unreachable fd00:77::/64");
+            ip("route add blackhole 10.79.0.0/16 table 100");
+            let ends: Vec<_> = netlink.dead_ends().expect("a list").iter().map(|route| route.destination).collect();
+            for end in ["10.77.0.0/16", "10.78.0.0/16", "fd00:77::/64"] {
+                assert!(ends.contains(&net(end)), "{end} in {ends:?}");
+            }
+            assert!(!ends.contains(&net("10.79.0.0/16")), "of another table");
+            assert!(!netlink.routes().expect("a list").iter().any(|route| ends.contains(&route.destination)));
         });
     }
 

@@ -1,6 +1,7 @@
 mod hostile;
 mod network;
 mod one_trunk;
+mod pieces;
 mod topologies;
 
 use std::net::{IpAddr, Ipv4Addr};

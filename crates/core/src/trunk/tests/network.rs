@@ -24,6 +24,8 @@ pub struct Ends {
     pub ended: Vec<TrunkId>,
     /// What was told, as the claims of others see it.
     pub told: HashMap<(TrunkId, IpAddr), Holding>,
+    /// How often it was told that a neighbour knows nobody any longer.
+    pub forgotten: usize,
     pub notices: Vec<Notice>,
     /// Packets that were dropped while they waited.
     pub lost: usize,
@@ -45,7 +47,10 @@ impl Shell for Ends {
     fn told(&mut self, trunk: TrunkId, address: IpAddr, announcement: Option<&Announcement>) {
         match announcement {
             Some(announcement) => self.told.insert((trunk, address), announcement.holding),
-            None => self.told.remove(&(trunk, address)),
+            None => {
+                self.forgotten += 1;
+                self.told.remove(&(trunk, address))
+            }
         };
     }
 
@@ -166,6 +171,7 @@ impl Network {
                     router.trunks.writable(trunk, self.now);
                 }
                 router.trunks.flush(self.now, &mut router.ends);
+                is_quiet &= !router.trunks.has_more();
                 for other in (0..self.routers.len()).filter(|other| *other != own) {
                     is_quiet &= !self.deliver_one(own, other);
                 }
