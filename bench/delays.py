@@ -139,13 +139,15 @@ def claim_and_end(lab, site):
 def many(lab, site, count):
     """So many addresses are claimed on the first host, and all their holders end."""
     first, last = site.hosts[0], site.hosts[-1]
-    routes = lambda: last.space.must("ip", "route", "show", "10.77.128.0/17").count("via")
+    routes = lambda: last.space.must("ip", "route", "show", "root", "10.77.128.0/17").count("via")
     arguments = ["stream", str(first.socket), "10.77.128.0", str(count), gateway_of(1)[0]]
     start = time.monotonic()
     peers = lab.start(first.space, "many.log", str(lab.dir / "peers"), *arguments)
-    wait_for(f"{count} routes", PATIENCE, lambda: routes() >= count)
-    claimed = time.monotonic()
-    lab.end(peers)
+    try:
+        wait_for(f"{count} routes", PATIENCE, lambda: routes() >= count)
+        claimed = time.monotonic()
+    finally:
+        lab.end(peers)
     wait_for("no routes", PATIENCE, lambda: routes() == 0)
     return {"many": claimed - start, "many_end": time.monotonic() - claimed}
 

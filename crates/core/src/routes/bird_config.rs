@@ -212,7 +212,7 @@ impl Text<'_> {
         if let Some(password) = password {
             writeln!(output, "\tpassword \"{password}\";")?;
         }
-        writeln!(output, "\thold time {hold_time};\n\tconnect delay time 1;\n\tconnect retry time 1;")?;
+        writeln!(output, "\thold time {hold_time};\n\tconnect delay time 0;\n\tconnect retry time 1;")?;
         writeln!(output, "\terror wait time 1, 1;")?;
         for family in self.0.families() {
             let name = constant(family);
@@ -235,7 +235,7 @@ impl Text<'_> {
         if *bfd {
             writeln!(output, "\tbfd on;")?;
         }
-        writeln!(output, "\thold time 9;\n\tconnect delay time 1;\n\tconnect retry time 2;\n\terror wait time 1, 5;")?;
+        writeln!(output, "\thold time 9;\n\tconnect delay time 0;\n\tconnect retry time 1;\n\terror wait time 1, 1;")?;
         for family in self.0.families() {
             let name = constant(family);
             writeln!(output, "\t{} {{\n\t\tnext hop self;", channel(family))?;
