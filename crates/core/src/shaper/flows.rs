@@ -84,6 +84,8 @@ pub struct Left<T> {
     pub waited: u64,
     /// True if it was marked (ECN).
     pub is_marked: bool,
+    /// What its flow has left of its turn, in bytes.
+    pub deficit: i64,
 }
 
 /// All flows of a leaf.
@@ -150,6 +152,14 @@ impl<T> Flows<T> {
         }
     }
 
+    /// A flow goes on with what it had left of its turn when the queue became empty, if that was just now.
+    pub fn resume(&mut self, number: u32, deficit: i64) {
+        let at = self.new_flow(queue_of(number));
+        if let Some(flow) = self.flows.get_mut(usize::from(at)) {
+            flow.deficit = deficit;
+        }
+    }
+
     /// Takes the first packet of the flow with the most bytes.
     pub fn drop_from_fattest(&mut self) -> Option<Item<T>> {
         let (_, at) = self.fattest.first()?;
@@ -180,14 +190,16 @@ impl<T> Flows<T> {
                 list.pop_front();
                 self.old.push_back(number);
             } else {
-                let left = self.next_of(at, now, delays, lost)?;
+                let mut left = self.next_of(at, now, delays, lost)?;
                 if let Some(flow) = self.flows.get_mut(at) {
                     flow.deficit -= i64::from(left.item.cost);
                     if is_alone && flow.deficit <= 0 {
                         // That was a turn, and nobody else has to gain one by what it sent alone.
                         flow.deficit = 0;
                         self.turns += 1;
+                        flow.turns_before = self.turns;
                     }
+                    left.deficit = flow.deficit;
                 }
                 return Some(left);
             }
@@ -207,10 +219,10 @@ impl<T> Flows<T> {
             let waited = now.saturating_sub(since);
             let flow = self.flows.get_mut(at)?;
             if !flow.codel.hits(waited, flow.waiting.is_empty(), now, delays) {
-                return Some(Left { item, waited, is_marked: false });
+                return Some(Left { item, waited, is_marked: false, deficit: 0 });
             }
             if item.bytes.get_mut(VNET_HEADER_LEN..).is_some_and(mark_ce) {
-                return Some(Left { item, waited, is_marked: true });
+                return Some(Left { item, waited, is_marked: true, deficit: 0 });
             }
             lost(item, Loss::Late);
         }
@@ -237,13 +249,14 @@ impl<T> Flows<T> {
 
     /// Returns the place of the flow with this number, which is made if it isn't there. Its turn is to come.
     fn flow(&mut self, number: u32) -> u16 {
-        let spread = number.wrapping_mul(SPREAD) >> (u32::BITS - QUEUES_BITS);
-        let queue = usize::try_from(spread).unwrap_or_default();
+        let queue = queue_of(number);
         let at = match self.index.get(queue) {
             Some(&at) if at != NONE => at,
             _ => self.new_flow(queue),
         };
-        let (turns, others) = (self.turns, u64::try_from(self.old.len()).unwrap_or(u64::MAX));
+        // A flow that sends alone and has its next packet each time when the last one has left would always be new, and what comes
+        // meanwhile would wait for its packet.
+        let (turns, others) = (self.turns, u64::try_from(self.old.len().max(1)).unwrap_or(u64::MAX));
         if let Some(flow) = self.flows.get_mut(usize::from(at))
             && !flow.is_listed
         {
@@ -301,6 +314,12 @@ impl<T> Flows<T> {
             flow.waiting.shrink_to(SPARE_PACKETS);
         }
     }
+}
+
+/// The queue of the flow with this number.
+fn queue_of(number: u32) -> usize {
+    let spread = number.wrapping_mul(SPREAD) >> (u32::BITS - QUEUES_BITS);
+    usize::try_from(spread).unwrap_or_default()
 }
 
 /// What a packet counts against the length of the queue.

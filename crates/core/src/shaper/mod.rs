@@ -17,7 +17,7 @@ use crate::policy::shape::Limit;
 pub use codel::Delays;
 pub use flows::Flows;
 pub use heap::Heap;
-use queue::{Leaf, Terms};
+use queue::{Last, Leaf, Terms};
 use tree::Tree;
 
 /// The number of a leaf: the queue of one peer in one direction, or of one class of its flows.
@@ -261,7 +261,11 @@ impl<T> Shaper<T> {
         };
         let now = tree.now();
         let terms = state.terms(version, |user| Terms::of(limits_of(tree, &self.users, id, user)));
+        let last = state.last.take().filter(|last| last.flow == item.flow && now < last.until);
         let flows = state.flows.get_or_insert_with(|| self.spares.pop().unwrap_or_default());
+        if let Some(Last { flow, deficit, .. }) = last {
+            flows.resume(flow, deficit);
+        }
         let cost = u64::from(item.cost);
         let before = flows.room();
         flows.push(item, now);
@@ -352,6 +356,7 @@ impl<T> Shaper<T> {
         });
         tree.pay(id, left.item.cost, left.item.segments, has_more);
         if !has_more {
+            state.last = Some(Last { flow: left.item.flow, deficit: left.deficit, until: tree.paid_at(id) });
             let flows = state.flows.take();
             self.spare(flows);
         }

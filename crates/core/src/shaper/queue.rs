@@ -36,11 +36,24 @@ impl Terms {
     }
 }
 
+/// The flow whose packet has left a queue empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Last {
+    /// Its number.
+    pub flow: u32,
+    /// What it has left of its turn, in bytes.
+    pub deficit: i64,
+    /// From when on all that has passed is paid for. Until then its next packet doesn't make it a flow with little to send.
+    pub until: u64,
+}
+
 /// A leaf.
 #[derive(Debug)]
 pub struct Leaf<T> {
     /// Its queue, if something waits.
     pub flows: Option<Box<Flows<T>>>,
+    /// Who had the last packet, if nothing waits.
+    pub last: Option<Last>,
     /// Its user, if that has a limit.
     pub user: Option<u32>,
     /// Its place among the leaves in which something waits.
@@ -51,7 +64,7 @@ pub struct Leaf<T> {
 impl<T> Leaf<T> {
     /// Makes one in which nothing waits.
     pub const fn new(user: Option<u32>) -> Self {
-        Self { flows: None, user, place: None, terms: None }
+        Self { flows: None, last: None, user, place: None, terms: None }
     }
 
     /// Returns its terms, which are made again, for its user, if they are of another version.

@@ -292,6 +292,17 @@ impl Tree {
         true
     }
 
+    /// Returns from when on all that has passed is paid for, by all limits of a node.
+    pub fn paid_at(&self, id: usize) -> u64 {
+        let mut at = self.root.opens();
+        let mut next = Some(id);
+        while let Some(node) = next.and_then(|id| self.nodes.get(id)) {
+            at = at.max(node.gates.opens());
+            next = self.groups.get(node.group).and_then(|group| group.head);
+        }
+        at
+    }
+
     /// Pays for a packet of a leaf, at all levels, and tells whether the leaf has more to send.
     pub fn pay(&mut self, leaf: usize, cost: u32, segments: u32, has_backlog: bool) {
         let now = self.now;

@@ -197,6 +197,36 @@ fn a_sparse_flow_waits_for_one_turn_of_a_stream_with_pauses() {
     }
 }
 
+/// A stream with a small window has its next packets right after the last ones have left, so that its queue is empty each time.
+#[test]
+fn a_sparse_flow_waits_for_one_packet_of_a_stream_with_a_small_window() {
+    for (packet, window) in [(PACKET, 1), (PACKET, 2), (PACKET, 3), (1000, 1), (700, 1), (700, 2)] {
+        let mut world = World::new(None);
+        let leaf = world.shaper.open(own(Limit::new(1_000_000)));
+        let sent_by = |world: &World, flow: u32| world.sent.iter().filter(|sent| sent.flow == flow).count();
+        let mut pushed = 0;
+        for step in 0..40_000 {
+            while pushed < sent_by(&world, 1) + window {
+                world.push(leaf, 1, packet, 1);
+                pushed += 1;
+            }
+            // Now and then many in a row, else one a round trip.
+            if step % 97 == 0 || step % 2000 < 200 && step % 31 == 0 {
+                world.push(leaf, 2, 84, 1);
+            }
+            world.run(world.now + MS / 4, || 0);
+        }
+        let longest = world.sent.iter().filter(|sent| sent.flow == 2).map(|sent| sent.waited).max().expect("some");
+        // The packet that is paid for, and the ping before. Of smaller packets, another one may belong to the same turn.
+        let turn = if packet == PACKET { packet } else { PACKET.max(2 * packet) };
+        let bound = u64::from(turn + 84) * 8 * SECOND / 1_000_000;
+        assert!(longest <= bound, "{packet}, {window}: {longest} ns, not {bound} ns");
+        assert!(sent_by(&world, 2) > 400);
+        let bits = (sent_by(&world, 1) * packet as usize + sent_by(&world, 2) * 84) * 8;
+        assert!(bits > 9_900_000, "{packet}, {window}: the rate is used, not {bits} of 10,000,000 bits");
+    }
+}
+
 #[test]
 fn a_leaf_with_little_to_send_goes_next() {
     let mut world = World::new(Some(Limit::new(10_000_000)));
