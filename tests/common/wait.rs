@@ -4,9 +4,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Long enough for an Emperor or a vassal to start on a loaded machine.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(60);
 /// Long enough for a packet or a socket event on a loaded machine.
-pub const SHORT: Duration = Duration::from_secs(3);
+pub const SHORT: Duration = Duration::from_secs(10);
 
 const INTERVAL: Duration = Duration::from_millis(20);
 

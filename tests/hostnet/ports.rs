@@ -19,6 +19,9 @@ const PORTS: [&str; 4] = [
     "tuntap-router-port = emperor0 udp 5353 [fd00:77::2]:53",
 ];
 
+/// How long a client waits for an answer that doesn't come: the second request of a connection is on its way by then.
+const IN_VAIN: Duration = Duration::from_secs(3);
+
 fn mapped(address: &str, port: u16) -> SocketAddr {
     (ip(address), port).into()
 }
@@ -107,7 +110,7 @@ fn port_of_an_absent_vassal_answers_nobody() {
     let world = start(&PORTS);
     let mapped_port = mapped(HOST_IPV4, 8080);
     let _hosts_own = world.netns.run(|| TcpListener::bind(any_ipv4(8080))).expect("the port is free");
-    let error = world.site.outside4.run(|| TcpStream::connect_timeout(&mapped_port, wait::SHORT)).expect_err("nobody");
+    let error = world.site.outside4.run(|| TcpStream::connect_timeout(&mapped_port, IN_VAIN)).expect_err("nobody");
     assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable), "{error:?}");
     // The router drops the request, because no vassal has the address.
     assert!(world.stats().drops("no_peer") > 0, "{:?}", world.stats());

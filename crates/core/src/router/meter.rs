@@ -35,7 +35,7 @@ const LIMITED_NANOS: u64 = 2_000_000;
 /// before.
 const TOLERATED_PART: u64 = 50;
 const DETACH_NANOS: u64 = 60_000_000;
-const SUSPICIOUS_NANOS: u64 = 6_000_000;
+const SUSPICIOUS_NANOS: u64 = 20_000_000;
 
 /// An excess below this fraction (1/n) of the time of all writes to the peer is not significant. Filter rules that match
 /// one of 64 packets cause half of it.

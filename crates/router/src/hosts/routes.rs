@@ -41,9 +41,10 @@ const READ_LEN: usize = 4096;
 /// Most changes that the router is told of in one piece of work.
 const CHANGES: usize = 1024;
 
-/// How long after a takeover claims of vassals may come back that the router before has told of. It is longer than devices take to
-/// join their router again.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long after a takeover claims of vassals may come back that the router before has told of. After a reload of the instance,
+/// vassals are started again, on a machine that may be busy; a route that is withdrawn too soon cuts connections. A route that stays
+/// too long sends packets to a host that answers them with an error. Graceful restarts wait longer still (RFC 4724).
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
