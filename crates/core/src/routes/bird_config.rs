@@ -65,7 +65,7 @@ impl Feed {
 
 impl BirdConfig {
     /// The most routes of a neighbour if nothing else is chosen.
-    pub const DEFAULT_MAX_ROUTES: u32 = 65_536;
+    pub const DEFAULT_MAX_ROUTES: u32 = 32_768;
 
     /// The longest password in bytes (`TCP_MD5SIG_MAXKEYLEN`, `linux/tcp.h`).
     const MAX_PASSWORD_LEN: usize = 80;

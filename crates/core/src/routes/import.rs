@@ -124,8 +124,9 @@ pub struct Imports {
 }
 
 impl Imports {
-    /// The most routes that are kept, all paths counted. A route takes about 100 bytes.
-    pub const MAX_ROUTES: usize = 65_536;
+    /// The most routes that are kept, all paths counted. A route takes about 100 bytes. By BIRD's configuration, what one host may
+    /// announce of both families is half of it.
+    pub const MAX_ROUTES: usize = 131_072;
 
     /// The most routes for one address.
     pub const MAX_PATHS: usize = 16;

@@ -213,25 +213,25 @@ fn routes_have_a_bound() {
     world.establish(&daemon_open());
     world.lines();
     let nth = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
-    for number in 0..100_000 {
+    for number in 0..150_000 {
         world.say(&route(1, nth(number), holding(7, 5)).announce());
     }
     let status = world.speaker.status(world.now);
     assert_eq!((status.state, status.routes), (State::Established, Imports::MAX_ROUTES));
-    assert_eq!((world.heard.elsewhere.len(), status.received.too_many_routes), (65_536, 34_464));
+    assert_eq!((world.heard.elsewhere.len(), status.received.too_many_routes), (131_072, 18_928));
     assert_eq!(
         world.lines(),
-        ["routes: 10.1.0.0/32 was refused: there are 65536 routes already. Further ones are only counted"]
+        ["routes: 10.2.0.0/32 was refused: there are 131072 routes already. Further ones are only counted"]
     );
     // Routes that are known may change. When there is room again, the daemon is asked for all.
     world.say(&route(1, nth(5), holding(7, 6)).announce());
     assert_eq!(world.heard.elsewhere.get(&nth(5)), Some(&holding(7, 6)));
     world.deliver();
-    for number in 0..20_000 {
+    for number in 0..40_000 {
         assert_eq!(world.daemon.refreshes, []);
         world.say(&withdraw(1, nth(number)));
         world.deliver();
-        if world.speaker.status(world.now).routes == 49_151 {
+        if world.speaker.status(world.now).routes == 98_303 {
             break;
         }
     }
@@ -241,7 +241,7 @@ fn routes_have_a_bound() {
         world.say(&route(path, nth(0), holding(7, u64::from(path))).announce());
     }
     let status = world.speaker.status(world.now);
-    assert_eq!((status.received.too_many_paths, status.routes), (84, 49_151 + 16));
+    assert_eq!((status.received.too_many_paths, status.routes), (84, 98_303 + 16));
     assert_eq!(world.heard.elsewhere.get(&nth(0)), Some(&holding(7, 15)));
 }
 
