@@ -10,7 +10,7 @@ DESTDIR ?=
 TARGET_DIR ?= target/plugin
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 # Seconds that the whole of `cargo test` may take.
-TEST_TIMEOUT ?= 2400
+TEST_TIMEOUT ?= 3000
 TEST_ARGS ?=
 # Tests mostly wait for processes to start; more of them than cores run at a time.
 TEST_THREADS ?= 4

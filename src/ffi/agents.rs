@@ -34,7 +34,7 @@ static AGENTS: Mutex<BTreeMap<String, Agent>> = Mutex::new(BTreeMap::new());
 static HEARTBEATS: Mutex<BTreeMap<String, Arc<Heartbeat>>> = Mutex::new(BTreeMap::new());
 
 /// How long a start waits for another process that listens on an address and may be ending, as that of a killed master is.
-const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
+const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Interval at which the start tries again.
 const LISTENER_POLL: Duration = Duration::from_millis(50);

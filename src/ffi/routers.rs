@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -53,12 +54,12 @@ static GRANTS: Mutex<Option<Grants>> = Mutex::new(None);
 /// Interval between attempts to prepare a router that couldn't be prepared at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a start waits for another process that listens on a router's socket and may be ending, as the router of a killed
-/// master is.
-const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a start waits for another process that has a router's device, or listens on its socket, and may be ending, as the
+/// router of a killed master is.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Interval at which the start checks for that.
-const LISTENER_POLL: Duration = Duration::from_millis(50);
+const END_POLL: Duration = Duration::from_millis(50);
 
 /// Binds everything that the routers need and registers their gateway processes.
 pub fn start(uwsgi: &UwsgiState) {
@@ -232,7 +233,7 @@ pub fn close() {
 /// as root (`exec-as-root`) may configure it.
 fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut Option<Tun>) -> Result<Setup, String> {
     if place.is_none() {
-        *place = Some(make_device(spec)?);
+        *place = Some(make_device(spec, patience(uwsgi))?);
     }
     let opening = rules_file::opening(spec, uwsgi)?;
     check_sockets(spec, uwsgi)?;
@@ -316,9 +317,29 @@ fn keep_open(setup: &Setup) {
     listeners.into_iter().flatten().chain(outliving).chain(of_hosts).for_each(uwsgi::keep_open);
 }
 
-/// Makes a router's device.
-fn make_device(spec: &RouterSpec) -> Result<Tun, String> {
-    let mut tun = Tun::create_for_router(&spec.device).map_err(|error| error.to_string())?;
+/// How long to wait for others that may be ending. After a reload all goes on, and what can't be had is tried again later.
+const fn patience(uwsgi: &UwsgiState) -> Duration {
+    if uwsgi.is_reload() { Duration::ZERO } else { END_TIMEOUT }
+}
+
+/// Makes a router's device. That of an instance that was killed is there until the kernel has closed all its queues.
+fn make_device(spec: &RouterSpec, patience: Duration) -> Result<Tun, String> {
+    let deadline = Instant::now() + patience;
+    let mut is_told = false;
+    let mut tun = loop {
+        match Tun::create_for_router(&spec.device) {
+            Err(error) if error.is_busy() && Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_told, true) {
+                    uwsgi::log(&format!(
+                        "[tuntap-router] {}: waiting for somebody who has this device open",
+                        spec.device
+                    ));
+                }
+                thread::sleep(END_POLL);
+            }
+            result => break result.map_err(|error| error.to_string())?,
+        }
+    };
     tun.enable_offloads();
     // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
     tun.queues().for_each(uwsgi::keep_open);
@@ -370,7 +391,7 @@ pub fn probe_unix(name: &str, uwsgi: &UwsgiState) -> Result<(), String> {
     if uwsgi.has_abstract_sockets() {
         return Ok(());
     }
-    leave_to_others(name, if uwsgi.is_reload() { Duration::ZERO } else { LISTENER_END_TIMEOUT })?;
+    leave_to_others(name, patience(uwsgi))?;
     socket::probe_unix(name).map_err(|error| error.to_string())
 }
 
@@ -402,7 +423,7 @@ fn leave_to_others(name: &str, timeout: Duration) -> Result<(), String> {
                 if Instant::now() >= deadline {
                     return Err(format!("{process} listens there already"));
                 }
-                std::thread::sleep(LISTENER_POLL);
+                std::thread::sleep(END_POLL);
             }
             _ => return Ok(()),
         }

@@ -6,24 +6,23 @@ use crate::common::uwsgi::Uwsgi;
 use crate::repository::{QUICK, building, command, root, run};
 use crate::routing::{PluginFile, assert_routes_with};
 
-/// Builds with the release profile and what changes it. uWSGI leaves the plugin in the working directory.
-fn build(argument: &str, directory: &Path, name: &str, profile: &[(&str, &str)]) -> PathBuf {
+/// uWSGI leaves the plugin in the working directory.
+fn build(argument: &str, directory: &Path, name: &str) -> PathBuf {
     let _building = building();
     run(command(Uwsgi::usual().binary())
         .args(["--build-plugin", argument])
-        .envs(profile.iter().copied())
+        .envs(QUICK)
         .env("PYTHON", "/usr/bin/python3")
         .current_dir(directory));
     directory.join(format!("{name}_plugin.so"))
 }
 
-/// The first one is built as operators build it.
 #[test]
 fn plugin_that_uwsgi_builds_routes() {
     let directory = tempfile::tempdir().expect("a folder for the plugin");
     let folder = root();
-    let plugin = build(&folder.to_string_lossy(), directory.path(), "tuntap", &[]);
+    let plugin = build(&folder.to_string_lossy(), directory.path(), "tuntap");
     assert_routes_with(&Uwsgi::usual().binary(), &PluginFile { path: &plugin, name: "tuntap" });
-    let renamed = build(&format!("{} other", folder.display()), directory.path(), "other", &QUICK);
+    let renamed = build(&format!("{} other", folder.display()), directory.path(), "other");
     assert_routes_with(&Uwsgi::usual().binary(), &PluginFile { path: &renamed, name: "other" });
 }

@@ -67,6 +67,11 @@ pub enum TunError {
 }
 
 impl TunError {
+    /// True if somebody has the device open, as a process may that is ending.
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Create { errno: Errno::EBUSY, .. })
+    }
+
     /// The kernel, or its structure, doesn't take a device of this name.
     fn refused(name: &str, errno: Errno) -> Self {
         match errno {

@@ -71,7 +71,7 @@ impl Router {
         }
     }
 
-    /// A source is gone, and with it all that it has told, if that is much, by and by ([`Router::sweep`]). Returns the number of
+    /// A source is gone, and with it all that it has told, if that is much, by and by. Returns the number of
     /// holdings.
     pub fn forget_source(&mut self, source: Source) -> usize {
         self.forwarder.note_news_elsewhere();
