@@ -81,6 +81,21 @@ impl Bird {
         self.try_ask(&format!("show protocols {protocol}")).is_some_and(|text| text.contains("Established"))
     }
 
+    /// Since when the session of a protocol is established, in seconds of the day. BIRD makes it from another clock each time, so that
+    /// its last digits may change ([`is_since`]).
+    #[track_caller]
+    pub fn established_since(&self, protocol: &str) -> f64 {
+        let text = self.ask(&format!("show protocols {protocol}"));
+        let line = text.lines().last().unwrap_or_default();
+        let since = || {
+            let [_, _, _, "up", since, "Established", ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                return None;
+            };
+            since.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
+        };
+        since().unwrap_or_else(|| panic!("no session: {text}"))
+    }
+
     /// The number of routes that it has of a protocol.
     pub fn routes(&self, protocol: &str) -> usize {
         // With several tables, the last line has the sum.
@@ -102,6 +117,13 @@ impl Bird {
             .expect("timeout can be started");
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// True if two times of [`Bird::established_since`] are the same one.
+pub fn is_since(before: f64, after: f64) -> bool {
+    let apart = (before - after).abs();
+    // One may be before midnight.
+    apart < 1.0 || apart > 24.0 * 3600.0 - 1.0
 }
 
 impl Drop for Bird {
