@@ -119,11 +119,14 @@ impl Bird {
     }
 }
 
+/// Seconds of a day.
+const DAY: f64 = 24.0 * 3600.0;
+
 /// True if two times of [`Bird::established_since`] are the same one.
 pub fn is_since(before: f64, after: f64) -> bool {
     let apart = (before - after).abs();
     // One may be before midnight.
-    apart < 1.0 || apart > 24.0 * 3600.0 - 1.0
+    !(1.0..=DAY - 1.0).contains(&apart)
 }
 
 impl Drop for Bird {
