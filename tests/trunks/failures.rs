@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::emperor::Emperor;
 use crate::common::netns::Net;
 use crate::common::probe::pings_answered;
 use crate::common::processes;
 use crate::common::series::Series;
 use crate::common::wait;
 use crate::world::{
-    Keys, PORT, agent_pid, emperor, host, inside, number, peer, start_vassal, trunks, two_hosts, two_routers,
-    wait_for_pings, wait_open,
+    Keys, agent_pid, inside, number, start_vassal, trunks, two_routers, two_routers_with, wait_for_pings, wait_open,
 };
 
 /// A connection between two vassals, by which bytes go to and fro.
@@ -86,23 +84,11 @@ fn trunk_process_that_is_killed_is_started_again() {
     }
 }
 
-/// Hosts of which the first one ends processes that hang after so many seconds.
-fn two_routers_with_harakiri(keys: &Keys, seconds: u32) -> (Emperor, Emperor) {
-    let (first, second) = two_hosts();
-    let line = format!("tuntap-router-harakiri = {seconds}");
-    let here = emperor(keys, 1).line(line).line(peer(keys, 2, "10.77.0.0/16", "")).start_in(first);
-    let address = format!("{}:{PORT}", host(1));
-    let there = emperor(keys, 2).line(peer(keys, 1, "10.77.0.0/16", &address)).start_in(second);
-    wait_open(&here, 1);
-    wait_open(&there, 1);
-    (here, there)
-}
-
 /// Both hosts notice that it carries nothing, vassals of the same host notice nothing, and the trunk comes back.
 #[test]
 fn trunk_process_that_is_stopped_for_a_while_goes_on() {
     let keys = Keys::new();
-    let (here, there) = two_routers_with_harakiri(&keys, 0);
+    let (here, there) = two_routers_with(&keys, &["tuntap-router-harakiri = 0"]);
     let (near, far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
     wait_for_pings(&near, inside(2, 2));
     let mut stream = Stream::open(&near, &far, inside(2, 2));
@@ -126,7 +112,7 @@ fn trunk_process_that_is_stopped_for_a_while_goes_on() {
 #[test]
 fn trunk_process_that_stays_stopped_is_replaced() {
     let keys = Keys::new();
-    let (here, there) = two_routers_with_harakiri(&keys, 2);
+    let (here, there) = two_routers_with(&keys, &["tuntap-router-harakiri = 2"]);
     let (near, far) = (start_vassal(&here, 1, 2), start_vassal(&there, 2, 2));
     wait_for_pings(&near, inside(2, 2));
     let mut stream = Stream::open(&near, &far, inside(2, 2));

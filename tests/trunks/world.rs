@@ -93,8 +93,14 @@ pub fn hosts<const N: usize>() -> (Netns, [Netns; N]) {
 /// Two hosts whose routers have a trunk. The second one dials.
 #[track_caller]
 pub fn two_routers(keys: &Keys) -> (Emperor, Emperor) {
+    two_routers_with(keys, &[])
+}
+
+/// The same with further lines for the first one.
+#[track_caller]
+pub fn two_routers_with(keys: &Keys, lines: &[&str]) -> (Emperor, Emperor) {
     let (first, second) = two_hosts();
-    let here = emperor(keys, 1).line(peer(keys, 2, "10.77.0.0/16", "")).start_in(first);
+    let here = emperor(keys, 1).lines(lines).line(peer(keys, 2, "10.77.0.0/16", "")).start_in(first);
     let address = format!("{}:{PORT}", host(1));
     let there = emperor(keys, 2).line(peer(keys, 1, "10.77.0.0/16", &address)).start_in(second);
     wait_open(&here, 1);

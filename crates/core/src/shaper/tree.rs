@@ -279,17 +279,7 @@ impl Tree {
 
     /// Returns true if a leaf without a backlog could send now, and nobody else could who has one.
     pub fn is_clear(&self, id: usize) -> bool {
-        if !self.groups.get(self.root_group).is_some_and(Group::is_idle) || self.root.opens() > self.now {
-            return false;
-        }
-        let mut next = Some(id);
-        while let Some(node) = next.and_then(|id| self.nodes.get(id)) {
-            if node.gates.opens() > self.now {
-                return false;
-            }
-            next = self.groups.get(node.group).and_then(|group| group.head);
-        }
-        true
+        self.groups.get(self.root_group).is_some_and(Group::is_idle) && self.paid_at(id) <= self.now
     }
 
     /// Returns from when on all that has passed is paid for, by all limits of a node.
