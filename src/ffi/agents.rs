@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::gethostname;
 use parking_lot::Mutex;
 
+use super::ending::{PATIENCE, outwait};
 use super::options::config;
 use super::router_hosts::Key;
 use super::router_processes::{self as processes, Kind};
@@ -32,12 +33,6 @@ static AGENTS: Mutex<BTreeMap<String, Agent>> = Mutex::new(BTreeMap::new());
 
 /// Beats of the trunk processes, by the devices of their routers.
 static HEARTBEATS: Mutex<BTreeMap<String, Arc<Heartbeat>>> = Mutex::new(BTreeMap::new());
-
-/// How long a start waits for another process that listens on an address and may be ending, as that of a killed master is.
-const LISTENER_END_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Interval at which the start tries again.
-const LISTENER_POLL: Duration = Duration::from_millis(50);
 
 /// How long a trunk process that can't work waits before it ends, to be started again.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -104,15 +99,8 @@ pub fn prepare(
 /// Listens for routers of other hosts.
 fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     let named = |error: &dyn std::fmt::Display| format!("{} {address}: {error}", OptionName::Trunk.as_str());
-    let deadline = Instant::now() + LISTENER_END_TIMEOUT;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(LISTENER_POLL);
-            }
-            result => return result.map_err(|error| named(&error)),
-        }
-    }
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    outwait(PATIENCE, || TcpListener::bind(address), is_taken).map_err(|error| named(&error))
 }
 
 /// Takes a listener of the image before, so that nobody who dials meanwhile is refused.

@@ -9,6 +9,7 @@ mod agents;
 mod bindings;
 mod devices;
 mod doctor;
+mod ending;
 mod guard;
 mod handover;
 mod hostnet;

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 
+use super::ending::{PATIENCE, outwait};
 use super::guard::die;
 use super::hostnet;
 use super::options::config;
@@ -37,7 +37,7 @@ use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
 use tuntap_sys::socket::tell_arrivals;
 use tuntap_sys::socket_file::SocketFile;
-use tuntap_sys::tun::Tun;
+use tuntap_sys::tun::{Tun, TunError};
 use tuntap_sys::{dumpable, process, socket};
 use tuntap_wire::autoconf::DirectoryId;
 
@@ -53,13 +53,6 @@ static GRANTS: Mutex<Option<Grants>> = Mutex::new(None);
 
 /// Interval between attempts to prepare a router that couldn't be prepared at a reload.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long a start waits for another process that has a router's device, or listens on its socket, and may be ending, as the
-/// router of a killed master is.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Interval at which the start checks for that.
-const END_POLL: Duration = Duration::from_millis(50);
 
 /// Binds everything that the routers need and registers their gateway processes.
 pub fn start(uwsgi: &UwsgiState) {
@@ -319,27 +312,20 @@ fn keep_open(setup: &Setup) {
 
 /// How long to wait for others that may be ending. After a reload all goes on, and what can't be had is tried again later.
 const fn patience(uwsgi: &UwsgiState) -> Duration {
-    if uwsgi.is_reload() { Duration::ZERO } else { END_TIMEOUT }
+    if uwsgi.is_reload() { Duration::ZERO } else { PATIENCE }
 }
 
 /// Makes a router's device. That of an instance that was killed is there until the kernel has closed all its queues.
 fn make_device(spec: &RouterSpec, patience: Duration) -> Result<Tun, String> {
-    let deadline = Instant::now() + patience;
     let mut is_told = false;
-    let mut tun = loop {
-        match Tun::create_for_router(&spec.device) {
-            Err(error) if error.is_busy() && Instant::now() < deadline => {
-                if !std::mem::replace(&mut is_told, true) {
-                    uwsgi::log(&format!(
-                        "[tuntap-router] {}: waiting for somebody who has this device open",
-                        spec.device
-                    ));
-                }
-                thread::sleep(END_POLL);
-            }
-            result => break result.map_err(|error| error.to_string())?,
+    let is_in_the_way = |error: &TunError| {
+        if error.is_busy() && !std::mem::replace(&mut is_told, true) {
+            uwsgi::log(&format!("[tuntap-router] {}: waiting for somebody who has this device open", spec.device));
         }
+        error.is_busy()
     };
+    let made = outwait(patience, || Tun::create_for_router(&spec.device), is_in_the_way);
+    let mut tun = made.map_err(|error| error.to_string())?;
     tun.enable_offloads();
     // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
     tun.queues().for_each(uwsgi::keep_open);
@@ -415,19 +401,15 @@ fn log_gateway(spec: &RouterSpec, Gateway { address, .. }: &Gateway) {
 /// be about to end, and has `timeout` for that.
 fn leave_to_others(name: &str, timeout: Duration) -> Result<(), String> {
     let own = Pid::this().as_raw();
-    let deadline = Instant::now() + timeout;
-    loop {
-        match listener(name) {
-            Listener::NoSocket => return Err("a file of that name is there, and is no socket".to_owned()),
-            Listener::Listening(process) if process.pid != own => {
-                if Instant::now() >= deadline {
-                    return Err(format!("{process} listens there already"));
-                }
-                std::thread::sleep(END_POLL);
-            }
-            _ => return Ok(()),
-        }
-    }
+    let look = || match listener(name) {
+        Listener::NoSocket => Err(Listener::NoSocket),
+        Listener::Listening(process) if process.pid != own => Err(Listener::Listening(process)),
+        _ => Ok(()),
+    };
+    outwait(timeout, look, |found| matches!(found, Listener::Listening(_))).map_err(|found| match found {
+        Listener::Listening(process) => format!("{process} listens there already"),
+        _ => "a file of that name is there, and is no socket".to_owned(),
+    })
 }
 
 /// The folders of this mount namespace in which its resolv.conf is, as a link and as a file.
