@@ -8,7 +8,9 @@ mod event_loop;
 mod grant_updates;
 mod heartbeat;
 mod hosts;
+mod http;
 mod memory;
+mod metrics;
 mod priority;
 mod report;
 mod restore;
@@ -73,17 +75,24 @@ impl std::fmt::Debug for CredentialsCheck {
     }
 }
 
+/// Where clients get documents.
+#[derive(Debug)]
+pub struct Listening {
+    /// The listening socket, non-blocking.
+    pub listener: OwnedFd,
+    /// True if clients speak HTTP: those of metrics do, those of statistics with `stats-http`.
+    pub http: bool,
+    /// How long a client may be silent.
+    pub timeout: Duration,
+}
+
 /// The statistics endpoint.
 #[derive(Debug)]
 pub struct StatsEndpoint {
-    /// The listening socket, non-blocking.
-    pub listener: OwnedFd,
-    /// True if clients speak HTTP (`stats-http`).
-    pub http: bool,
+    /// Where clients connect.
+    pub listening: Listening,
     /// True if the JSON has no white space (`stats-minified`).
     pub minified: bool,
-    /// How long a client may be silent.
-    pub timeout: Duration,
 }
 
 /// Everything that a router needs to start: validated values and open descriptors, nothing else. It is made before uWSGI
@@ -100,6 +109,8 @@ pub struct Setup {
     pub listener: Option<OwnedFd>,
     /// The statistics endpoint.
     pub stats: Option<StatsEndpoint>,
+    /// The metrics endpoint.
+    pub metrics: Option<Listening>,
     /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
     /// What the options say about the policy, with the grants up to now.

@@ -401,9 +401,10 @@ impl Shell for Io<'_> {
     fn watch_listeners(&mut self, wanted: bool) {
         let flags = if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let own = self.setup.listener.as_ref().map(|listener| (listener, Token::Listener));
-        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
-        for (listener, token) in own.into_iter().chain(stats) {
-            // Both are registered, so this fails only without memory. The end of the next pause tries again.
+        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listening.listener, Token::StatsListener));
+        let metrics = self.setup.metrics.as_ref().map(|metrics| (&metrics.listener, Token::MetricsListener));
+        for (listener, token) in own.into_iter().chain(stats).chain(metrics) {
+            // All are registered, so this fails only without memory. The end of the next pause tries again.
             let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
         }
     }
