@@ -102,7 +102,7 @@ impl<'a> EventLoop<'a> {
         let forwarder = Forwarder::with_memory(policy, seed, &limits(setup), memory);
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(tun), started),
-            io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
+            io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_tellers)),
             buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN).max(MAX_MESSAGE_LEN)].into_boxed_slice(),
             ancillary: ControlBuffer::default(),
             stats,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use tuntap_wire::gso::GsoPacket;
+use tuntap_wire::holding::RouterId;
 use tuntap_wire::ip::{FlowPart, Packet};
 use tuntap_wire::rule::Direction;
 use tuntap_wire::selector::{Protocol, Selector};
@@ -77,8 +78,8 @@ pub enum PassedTo {
     Peer,
     /// Another router, as a UDP datagram.
     Gateway(SocketAddr),
-    /// A router of another host.
-    Trunk(TrunkId),
+    /// The router of another host.
+    Trunk(RouterId),
 }
 
 /// What has become of a packet.
@@ -131,6 +132,8 @@ pub struct CaptureRecord<'a> {
     pub rule: Option<RuleRef>,
     /// How many packets it stands for.
     pub segments: usize,
+    /// What its headers say; `None` if they can't be read.
+    pub facts: Option<PacketFacts>,
     /// The IP packet.
     pub bytes: &'a [u8],
 }
@@ -293,7 +296,8 @@ impl Router {
     ) {
         let ip = packet.packet();
         let peer = peer.and_then(|id| self.captured_peer(id));
-        let mut wanted = self.wanted_by(peer, Some(&PacketFacts::of(ip)));
+        let facts = PacketFacts::of(ip);
+        let mut wanted = self.wanted_by(peer, Some(&facts));
         if wanted == 0 {
             return;
         }
@@ -301,7 +305,8 @@ impl Router {
         wanted &= self.captures.wanted(|filter| filter.wants(fate, rule));
         if wanted != 0 {
             let (segments, bytes) = (packet.segments().max(1), &ip.bytes()[..ip.total_len()]);
-            shell.captured(&CaptureRecord { wanted, direction, peer, fate, rule, segments, bytes });
+            let facts = Some(facts);
+            shell.captured(&CaptureRecord { wanted, direction, peer, fate, rule, segments, facts, bytes });
         }
     }
 
@@ -320,8 +325,20 @@ impl Router {
         let (peer, fate) = (peer.and_then(|id| self.captured_peer(id)), CaptureFate::Dropped(reason));
         let wanted = self.wanted_by(peer, None) & self.captures.wanted(|filter| filter.wants(fate, None));
         if wanted != 0 {
-            shell.captured(&CaptureRecord { wanted, direction, peer, fate, rule: None, segments: 1, bytes });
+            let (rule, segments, facts) = (None, 1, None);
+            shell.captured(&CaptureRecord { wanted, direction, peer, fate, rule, segments, facts, bytes });
         }
+    }
+
+    fn passed_to_trunk(&self, id: TrunkId) -> PassedTo {
+        // A packet goes to a trunk only where there are some.
+        self.trunks.as_ref().map_or(PassedTo::Tun, |trunks| PassedTo::Trunk(trunks.view(id).router))
+    }
+
+    /// Shows a packet for no peer of this router that was passed on, by a trunk or to the host.
+    pub(super) fn capture_passed_by(&self, shell: &mut impl Shell, trunk: Option<TrunkId>, packet: &GsoPacket<'_>) {
+        let to = trunk.map_or(PassedTo::Tun, |trunk| self.passed_to_trunk(trunk));
+        self.capture(shell, Direction::In, None, packet, CaptureFate::Passed(to), None);
     }
 
     /// Shows a packet that a peer has sent and that is passed on.
@@ -333,7 +350,7 @@ impl Router {
         let to = match *way {
             Way::Tun => PassedTo::Tun,
             Way::Gateway(target) => PassedTo::Gateway(target),
-            Way::Trunk(trunk, _) => PassedTo::Trunk(trunk),
+            Way::Trunk(trunk, _) => self.passed_to_trunk(trunk),
             Way::Peer(..) => PassedTo::Peer,
         };
         self.capture(shell, Direction::Out, Some(from), packet, CaptureFate::Passed(to), None);

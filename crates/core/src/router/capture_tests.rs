@@ -112,6 +112,10 @@ fn each_packet_is_shown_with_what_became_of_it_and_the_rule() {
         assert_eq!(record.peer.and_then(|peer| peer.address), Some(ONE.into()));
         assert_eq!(world.taken()[0], (Direction::Out, Some(11), fate, Some(rule)));
     }
+    // The reply to the rejected packet comes behind it.
+    world.send(one, &udp(ONE, OUTSIDE, [5, 25]));
+    let rejected = (Direction::Out, Some(11), CaptureFate::Rejected(DropReason::Firewall), Some(8));
+    assert_eq!(world.taken(), [rejected, (Direction::In, Some(11), passed(PassedTo::Peer), None)]);
     world.arrive(&udp(OUTSIDE, ONE, [53, 5]));
     assert_eq!(world.taken(), [(Direction::In, Some(11), passed(PassedTo::Peer), None)]);
     world.arrive(&udp(OUTSIDE, [10, 0, 0, 77], [53, 5]));

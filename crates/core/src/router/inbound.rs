@@ -9,7 +9,6 @@ use tuntap_wire::rule::Direction;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::Router;
-use super::capture::{CaptureFate, PassedTo};
 use super::held::Origin;
 use super::shell::Shell;
 use super::watch::ByShell;
@@ -144,11 +143,11 @@ impl Router {
             Inbound::Peer(id) => self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet),
             Inbound::Trunk(to) => {
                 let result = self.pass_to_trunk(shell, ingress, to, &packet);
-                self.count_not_passed(shell, &packet, result, PassedTo::Trunk(to));
+                self.count_not_passed(shell, &packet, result, Some(to));
             }
             Inbound::Tun => {
                 let result = self.send_to_tun(shell, &packet);
-                self.count_not_passed(shell, &packet, result, PassedTo::Tun);
+                self.count_not_passed(shell, &packet, result, None);
             }
             Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
             Inbound::Reject(reason, holder) => {
@@ -158,13 +157,14 @@ impl Router {
         }
     }
 
-    /// Counts a packet for no peer of this router that could not be passed on, and tells who watches or captures.
+    /// Counts a packet for no peer of this router that could not be passed on, by a trunk or to the host, and tells who watches or
+    /// captures.
     fn count_not_passed(
         &mut self,
         shell: &mut impl Shell,
         packet: &GsoPacket<'_>,
         result: Result<(), DropReason>,
-        to: PassedTo,
+        trunk: Option<TrunkId>,
     ) {
         match result {
             Err(reason) => {
@@ -173,9 +173,7 @@ impl Router {
                     self.report_drop(shell, (Direction::In, None), packet, (reason, false), None);
                 }
             }
-            Ok(()) if self.captures.is_on() => {
-                self.capture(shell, Direction::In, None, packet, CaptureFate::Passed(to), None);
-            }
+            Ok(()) if self.captures.is_on() => self.capture_passed_by(shell, trunk, packet),
             Ok(()) => {}
         }
     }

@@ -56,9 +56,9 @@ impl Router {
         }
         self.note_logged_rules(shell, Direction::Out, Some(id), packet.packet());
         let result = self.send_where_decided(shell, id, &verdict, packet);
-        if let (Err(reason), true) = (result, self.is_observed) {
-            let is_rejected = matches!(verdict.to, Outbound::Reject(_));
-            self.report_drop(shell, (Direction::Out, Some(id)), packet, (reason, is_rejected), verdict.rule);
+        // One that is rejected has been reported before the reply to it.
+        if let (Err(reason), true) = (result, self.is_observed && !matches!(verdict.to, Outbound::Reject(_))) {
+            self.report_drop(shell, (Direction::Out, Some(id)), packet, (reason, false), verdict.rule);
         }
         result
     }
@@ -76,6 +76,9 @@ impl Router {
                 Err(reason)
             }
             Outbound::Reject(reason) => {
+                if self.is_observed {
+                    self.report_drop(shell, (Direction::Out, Some(id)), packet, (reason, true), verdict.rule);
+                }
                 self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }

@@ -217,7 +217,7 @@ impl Shell for TestShell {
     }
 
     fn captured(&mut self, record: &CaptureRecord<'_>) {
-        let CaptureRecord { wanted, direction, peer, fate, rule, segments, bytes } = *record;
+        let CaptureRecord { wanted, direction, peer, fate, rule, segments, bytes, .. } = *record;
         self.captured.push(Captured { wanted, direction, peer, fate, rule, segments, bytes: bytes.to_vec() });
     }
 
