@@ -19,6 +19,7 @@ use super::options::config;
 use super::router_control as control;
 use super::router_hosts::{self as hosts, Prepared};
 use super::router_memory as memory;
+use super::router_metrics as metrics;
 use super::router_processes as processes;
 use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
@@ -66,6 +67,7 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
+    metrics::register(&config().routers);
     let grants = accounts::grants();
     warn_about_rules(&grants);
     for spec in &config().routers {
@@ -233,7 +235,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let gateway = spec.gateway.map(bind_gateway).transpose()?;
     let listener = listen(spec)?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
-    let metrics = spec.metrics.address.as_ref().map(|address| bind_metrics(spec, address, uwsgi)).transpose()?;
+    let metrics_listener = spec.metrics.address.as_ref().map(|address| bind_metrics(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
@@ -250,7 +252,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         socket_name: spec.socket.clone(),
         listener,
         stats,
-        metrics,
+        metrics: metrics_listener,
+        exported: metrics::of(&spec.device),
         base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone(), late_shapes: Vec::new() },
         initial: opening.initial,
         memory,

@@ -6,5 +6,7 @@ mod common;
 
 mod scrape;
 
+mod capture;
 mod metrics;
 mod packaging;
+mod uwsgi_metrics;

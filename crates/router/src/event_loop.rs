@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 
 use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
+use super::exported::Exporter;
 use super::hosts::Announcers;
 use super::priority;
 use super::restore;
@@ -70,6 +71,7 @@ pub struct EventLoop<'a> {
     pub(super) hosts: Option<Announcers<'a>>,
     /// True if no packet waited when this turn began.
     pub(super) is_idle: bool,
+    exporter: Exporter,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
 }
@@ -116,6 +118,7 @@ impl<'a> EventLoop<'a> {
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             hosts,
             is_idle: true,
+            exporter: Exporter::new(setup.exported, started),
             addresses,
         };
         this.update_addresses();
@@ -175,6 +178,9 @@ impl<'a> EventLoop<'a> {
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }
+        // What has waited is sent without an event.
+        let may_have_changed = !self.is_idle || self.router.next_held().is_some();
+        self.exporter.turn(&self.router, may_have_changed, now);
         self.stats.iter_mut().chain(&mut self.metrics).for_each(|server| server.expire(now));
     }
 
@@ -227,7 +233,9 @@ impl<'a> EventLoop<'a> {
         let stats_deadline = self.stats.iter().chain(&self.metrics).filter_map(StatsServer::next_deadline).min();
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
         let hosts_deadline = self.hosts.as_ref().and_then(Announcers::next_deadline);
-        [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat].into_iter().flatten().min()
+        let deadlines =
+            [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat, self.exporter.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {

@@ -5,6 +5,7 @@ mod busy_poll;
 mod closer;
 mod control;
 mod event_loop;
+mod exported;
 mod grant_updates;
 mod heartbeat;
 mod hosts;
@@ -45,6 +46,7 @@ use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
 pub use control::{ControlEndpoint, Documents};
+pub use exported::{Exported, Kind as ExportedKind};
 pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Pulse, Watchdog};
 pub use hosts::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, TrunkEndpoint};
@@ -111,6 +113,8 @@ pub struct Setup {
     pub stats: Option<StatsEndpoint>,
     /// The metrics endpoint.
     pub metrics: Option<Listening>,
+    /// Its numbers among uWSGI's own metrics.
+    pub exported: Option<Exported>,
     /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
     /// What the options say about the policy, with the grants up to now.
