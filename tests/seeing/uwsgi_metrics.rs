@@ -42,7 +42,8 @@ fn masters_statistics_have_the_numbers_of_routers(uwsgi: Uwsgi) {
     let bytes = stats.0["totals"]["tun_tx_bytes"].as_i64().expect("a number");
     wait_for(&emperor, "device.tx_bytes", |found| found == bytes);
     let kinds = ["peers", "claims"].map(|name| metric(&emperor, name).expect("it is there")["type"].clone());
-    assert_eq!(kinds, ["gauge", "counter"]);
+    // UWSGI_METRIC_GAUGE and UWSGI_METRIC_COUNTER of uwsgi.h.
+    assert_eq!(kinds, [1, 0]);
     drop(peer);
     wait_for(&emperor, "peers", |peers| peers == 0);
     // The next router goes on with the same memory.
@@ -75,12 +76,13 @@ fn without_metrics_the_masters_statistics_are_as_ever() {
     assert!(emperor.stats().0["metrics"].is_null());
 }
 
-/// Debian has these in plugins of their own, beside the C plugin of our name.
+/// Debian has these in plugins of their own.
 #[test]
 fn carbon_and_statsd_get_them() {
     let netns = Netns::new();
     let bound = netns.run(|| {
         let carbon = TcpListener::bind("127.0.0.1:2003")?;
+        carbon.set_nonblocking(true)?;
         let statsd = UdpSocket::bind("127.0.0.1:8125")?;
         statsd.set_read_timeout(Some(wait::LONG))?;
         Ok::<_, std::io::Error>((carbon, statsd))
@@ -88,8 +90,10 @@ fn carbon_and_statsd_get_them() {
     let (carbon, statsd) = bound.expect("a namespace of its own has free ports");
     let emperor = emperor(Uwsgi::Distribution)
         .lines(&["plugin = carbon", "plugin = stats_pusher_statsd"])
-        .lines(&["carbon = 127.0.0.1:2003", "carbon-freq = 1", "stats-pusher-default-freq = 1"])
+        .lines(&["carbon = 127.0.0.1:2003", "carbon-freq = 1", "carbon-use-metrics = true", "stats-pusher-default-freq = 1"])
         .line("stats-push = statsd:127.0.0.1:8125,host")
+        // Carbon pushes nothing of an instance without a socket, of which it takes the name.
+        .line("socket = {dir}/carbon.sock")
         .start_in(netns);
     let _peer = emperor.peer(V1);
     let mut buffer = [0; 2048];
@@ -100,8 +104,8 @@ fn carbon_and_statsd_get_them() {
     });
     assert!(pushed.starts_with("host."), "{pushed}");
     wait::until_true("carbon gets a number of the router", wait::LONG, || {
-        let (stream, _) = carbon.accept().expect("uWSGI connects");
-        stream.set_read_timeout(Some(wait::LONG)).expect("a socket");
+        let Ok((stream, _)) = carbon.accept() else { return false };
+        stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(wait::LONG))).expect("a socket");
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
         lines.any(|line| line.contains("tuntap.emperor0.peers 1 "))
     });
