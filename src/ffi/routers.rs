@@ -31,8 +31,8 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, Listening, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
-    StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, Listening, NetworkFacts, Newcomers,
+    RoutesEndpoint, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -235,7 +235,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let gateway = spec.gateway.map(bind_gateway).transpose()?;
     let listener = listen(spec)?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
-    let metrics_listener = spec.metrics.address.as_ref().map(|address| bind_metrics(spec, address, uwsgi)).transpose()?;
+    let metrics_listener =
+        spec.metrics.address.as_ref().map(|address| bind_metrics(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);

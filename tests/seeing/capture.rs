@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tuntap_api::control::{CapturedPacket, Code, Event, FlowFilter, Request};
 
-use crate::common::control::Control;
 use crate::common::command::uwsgi_tuntap;
+use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::instance::Instance;
 use crate::common::packet;
@@ -184,7 +184,10 @@ fn lines_and_json_are_for_people_and_programs() {
         assert!(capture.wait_for_exit().success(), "it ends after a packet: {}", capture.log.text());
     }
     let text = fs::read_to_string(emperor.path("lines")).expect("own file");
-    assert!(text.contains(" out  udp 192.168.0.2:") && text.contains("-> 192.0.2.1:53, 34 B: verdict=reject"), "{text}");
+    assert!(
+        text.contains(" out  udp 192.168.0.2:") && text.contains("-> 192.0.2.1:53, 34 B: verdict=reject"),
+        "{text}"
+    );
     let text = fs::read_to_string(emperor.path("json")).expect("own file");
     let event: Event = serde_json::from_str(text.trim()).expect("an event in a line");
     let Event::Packet(CapturedPacket { len, data, peer: Some(_), dst_port: Some(53), .. }) = event else {

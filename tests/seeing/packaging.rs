@@ -23,7 +23,8 @@ fn all_metrics() -> String {
     let snapshot = Snapshot::from_json(read("crates/api/tests/statistics.json").as_bytes()).expect("statistics");
     let users = HashMap::new();
     let rules = vec![RuleTotals { id: 1, packets: 1, bytes: 1 }];
-    Metrics { snapshot: &snapshot, departed: Vec::new(), users: &users, max_users: 10, rules }.render(Format::Prometheus)
+    Metrics { snapshot: &snapshot, departed: Vec::new(), users: &users, max_users: 10, rules }
+        .render(Format::Prometheus)
 }
 
 /// By name: type, labels besides the device, and what it is.
@@ -143,7 +144,8 @@ fn document_lists_all_metrics() {
         false => format!("`{}`", labels.iter().cloned().collect::<Vec<_>>().join("`, `")),
     };
     let rows = families(&all_metrics());
-    let rows = rows.iter().map(|(name, (kind, labels, help))| format!("| `{name}` | {kind} | {} | {help} |", cell(labels)));
+    let rows =
+        rows.iter().map(|(name, (kind, labels, help))| format!("| `{name}` | {kind} | {} | {help} |", cell(labels)));
     let expected = rows.collect::<Vec<_>>().join("\n");
     let document = read(DOCUMENT);
     assert!(document.contains(&expected), "{DOCUMENT} should have these rows:\n{expected}");

@@ -90,7 +90,12 @@ fn carbon_and_statsd_get_them() {
     let (carbon, statsd) = bound.expect("a namespace of its own has free ports");
     let emperor = emperor(Uwsgi::Distribution)
         .lines(&["plugin = carbon", "plugin = stats_pusher_statsd"])
-        .lines(&["carbon = 127.0.0.1:2003", "carbon-freq = 1", "carbon-use-metrics = true", "stats-pusher-default-freq = 1"])
+        .lines(&[
+            "carbon = 127.0.0.1:2003",
+            "carbon-freq = 1",
+            "carbon-use-metrics = true",
+            "stats-pusher-default-freq = 1",
+        ])
         .line("stats-push = statsd:127.0.0.1:8125,host")
         // Carbon pushes nothing of an instance without a socket, of which it takes the name.
         .line("socket = {dir}/carbon.sock")

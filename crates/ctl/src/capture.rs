@@ -86,7 +86,9 @@ impl Arguments {
                 let mut opened;
                 let output: &mut dyn Write = if file.as_os_str() == STANDARD_OUTPUT {
                     if io::stdout().is_terminal() {
-                        return Err(Failed::Local("a capture is no text for a terminal: --write FILE, or a pipe".to_owned()));
+                        return Err(Failed::Local(
+                            "a capture is no text for a terminal: --write FILE, or a pipe".to_owned(),
+                        ));
                     }
                     session.output
                 } else {
@@ -204,7 +206,8 @@ fn line(event: Option<Event>, raw: &RawValue) -> String {
 }
 
 fn packet_line(packet: &CapturedPacket) -> String {
-    let CapturedPacket { time, nanos, direction, peer, src, src_port, dst, dst_port, protocol: number, len, .. } = packet;
+    let CapturedPacket { time, nanos, direction, peer, src, src_port, dst, dst_port, protocol: number, len, .. } =
+        packet;
     let way = match direction {
         Direction::In => "in ",
         Direction::Out => "out",

@@ -128,7 +128,10 @@ mod tests {
     fn response_tells_its_length() {
         let text = |status, is_head| String::from_utf8(response(status, "text/plain", "four", is_head)).expect("text");
         let whole = text(Status::Ok, false);
-        assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("Content-Length: 4\r\n\r\nfour"), "{whole}");
+        assert!(
+            whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("Content-Length: 4\r\n\r\nfour"),
+            "{whole}"
+        );
         assert!(text(Status::MethodNotAllowed, false).contains("\r\nAllow: GET, HEAD\r\n"));
         assert!(text(Status::Ok, true).ends_with("Content-Length: 4\r\n\r\n"));
     }

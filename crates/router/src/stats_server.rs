@@ -102,11 +102,7 @@ impl<'a> StatsServer<'a> {
         if self.clients.len() >= MAX_CLIENTS {
             self.close_first_due();
         }
-        let state = if self.endpoint.http {
-            State::Request(Vec::new())
-        } else {
-            State::Response(respond(None), 0)
-        };
+        let state = if self.endpoint.http { State::Request(Vec::new()) } else { State::Response(respond(None), 0) };
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.documents.client(serial).encode());

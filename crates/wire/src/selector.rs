@@ -186,8 +186,7 @@ impl Selector {
     /// its connection is.
     pub fn matches_headers(&self, src: IpAddr, dst: IpAddr, protocol: u8, port: Option<u16>) -> bool {
         let fits = |service: Service| {
-            service.protocol.number(src.is_ipv4()) == protocol
-                && service.ports.is_none_or(|ports| ports.contains(port))
+            service.protocol.number(src.is_ipv4()) == protocol && service.ports.is_none_or(|ports| ports.contains(port))
         };
         self.src.matches(src) && self.dst.matches(dst) && self.service.is_none_or(fits)
     }

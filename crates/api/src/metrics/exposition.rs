@@ -171,7 +171,9 @@ mod tests {
     #[test]
     fn open_metrics_names_families_without_suffix_and_ends() {
         let text = text(Format::OpenMetrics);
-        assert!(text.starts_with("# HELP uwsgi_tuntap_thing A fact.\n# TYPE uwsgi_tuntap_thing info\nuwsgi_tuntap_thing_info{"));
+        assert!(text.starts_with(
+            "# HELP uwsgi_tuntap_thing A fact.\n# TYPE uwsgi_tuntap_thing info\nuwsgi_tuntap_thing_info{"
+        ));
         assert!(text.contains("# TYPE uwsgi_tuntap_things counter\nuwsgi_tuntap_things_total{"), "{text}");
         assert!(text.ends_with("\n# EOF\n"));
     }

@@ -14,12 +14,13 @@ pub fn write(out: &mut Exposition, snapshot: &Snapshot) {
 }
 
 fn router(out: &mut Exposition, snapshot: &Snapshot) {
-    out.info("router", "The versions of a router that runs.").sample(
-        &[("version", snapshot.plugin_version.as_str()), ("uwsgi_version", snapshot.version.as_str())],
-        1,
-    );
-    out.gauge("uptime_seconds", "Seconds since the router's process began; counters but those of rules began then, too.")
-        .value(snapshot.uptime);
+    out.info("router", "The versions of a router that runs.")
+        .sample(&[("version", snapshot.plugin_version.as_str()), ("uwsgi_version", snapshot.version.as_str())], 1);
+    out.gauge(
+        "uptime_seconds",
+        "Seconds since the router's process began; counters but those of rules began then, too.",
+    )
+    .value(snapshot.uptime);
     let confined = u8::from(snapshot.sandbox.seccomp && snapshot.sandbox.capabilities.is_empty());
     out.gauge("confined", "1 if the router has no capability left and its system calls are filtered.").value(confined);
 }
@@ -50,24 +51,29 @@ fn connections(out: &mut Exposition, snapshot: &Snapshot) {
         ("peer_faults", "Peers that were closed for what they sent.", totals.faults),
         ("peers_detached", "Devices that were detached because their packets took too much time.", totals.detached),
         ("peers_attached_again", "Devices that were attached after they had waited for it.", totals.attached_again),
-        ("clients_refused", "Clients of statistics and metrics that were refused as possible vassals.", totals.stats_refused),
+        (
+            "clients_refused",
+            "Clients of statistics and metrics that were refused as possible vassals.",
+            totals.stats_refused,
+        ),
         ("address_claims", "Addresses that were given to a peer.", totals.claims),
         ("rejection_replies", "Replies to packets that a rule rejected.", totals.rejections),
     ] {
         out.counter(name, help).value(value);
     }
     let limits = &snapshot.limits_reached;
-    out.counter("limits_reached", "How often a limit left no room; the reason is the end of the option's name.").samples(
-        [
-            ("max_peers", limits.max_peers),
-            ("max_peers_per_uid", limits.max_peers_per_uid),
-            ("max_addresses_per_uid", limits.max_addresses_per_uid),
-            ("max_unclaimed", limits.max_unclaimed),
-            ("unclaimed_timeout", limits.unclaimed_timeout),
-            ("max_device_rules", limits.max_device_rules),
-        ]
-        .map(|(limit, times)| ([("reason", limit)], times)),
-    );
+    out.counter("limits_reached", "How often a limit left no room; the reason is the end of the option's name.")
+        .samples(
+            [
+                ("max_peers", limits.max_peers),
+                ("max_peers_per_uid", limits.max_peers_per_uid),
+                ("max_addresses_per_uid", limits.max_addresses_per_uid),
+                ("max_unclaimed", limits.max_unclaimed),
+                ("unclaimed_timeout", limits.unclaimed_timeout),
+                ("max_device_rules", limits.max_device_rules),
+            ]
+            .map(|(limit, times)| ([("reason", limit)], times)),
+        );
 }
 
 fn drops(out: &mut Exposition, snapshot: &Snapshot) {

@@ -19,8 +19,11 @@ pub fn write(out: &mut Exposition, snapshot: &Snapshot) {
 fn elsewhere(out: &mut Exposition, stats: &ElsewhereStats) {
     out.gauge("elsewhere_addresses", "Addresses that vassals of other hosts hold, by all who tell of them.")
         .value(stats.sources.iter().map(|source| source.holdings).sum::<u64>());
-    out.counter("elsewhere_claims_refused", "Claims that were refused because vassals of other hosts hold the addresses.")
-        .value(stats.refused);
+    out.counter(
+        "elsewhere_claims_refused",
+        "Claims that were refused because vassals of other hosts hold the addresses.",
+    )
+    .value(stats.refused);
     out.counter("elsewhere_claims_lost", "Claims that vassals have lost to newer ones elsewhere.").value(stats.lost);
     out.counter("elsewhere_addresses_refused", "Addresses that others told and that were not taken.").samples([
         ([("reason", "clock_ahead")], stats.clock_ahead),
@@ -36,10 +39,8 @@ fn routes(out: &mut Exposition, stats: &RoutesStats) {
     out.gauge("routes_known", "Routes of other hosts, all paths counted.").value(stats.routes);
     out.gauge("routes_waiting", "Changes of claims that the routing daemon wasn't told of yet.").value(stats.waiting);
     out.counter("routes_sessions", "Sessions that were established or taken over.").value(stats.sessions);
-    out.counter("routes_connections_refused", "Connections to the router's BGP port that were refused.").samples([
-        ([("reason", "busy")], stats.refused_connections),
-        ([("reason", "stranger")], stats.strangers),
-    ]);
+    out.counter("routes_connections_refused", "Connections to the router's BGP port that were refused.")
+        .samples([([("reason", "busy")], stats.refused_connections), ([("reason", "stranger")], stats.strangers)]);
     out.counter("routes_received", "Routes that the routing daemon has announced.").value(stats.received);
     out.counter("routes_withdrawn", "Routes that the routing daemon has withdrawn.").value(stats.received_withdrawn);
     let refused = &stats.refused;
@@ -66,7 +67,11 @@ fn trunks(out: &mut Exposition, snapshot: &Snapshot) {
     let each = |value: fn(&TrunkStats) -> u64| {
         trunks.iter().map(move |trunk| ([("trunk", trunk.router.as_str())], value(trunk))).collect::<Vec<_>>()
     };
-    let both = |out: &mut Exposition, name: &str, help: &str, towards: fn(&TrunkStats) -> u64, from: fn(&TrunkStats) -> u64| {
+    let both = |out: &mut Exposition,
+                name: &str,
+                help: &str,
+                towards: fn(&TrunkStats) -> u64,
+                from: fn(&TrunkStats) -> u64| {
         out.counter(name, help).samples(trunks.iter().flat_map(|trunk| {
             let of = |direction, value| ([("trunk", trunk.router.as_str()), ("direction", direction)], value);
             [of("in", towards(trunk)), of("out", from(trunk))]
@@ -77,17 +82,24 @@ fn trunks(out: &mut Exposition, snapshot: &Snapshot) {
     out.gauge("trunk_round_trip_seconds", "How long the last answer took, with all that waited on the way.").samples(
         trunks.iter().filter_map(|trunk| Some(([("trunk", trunk.router.as_str())], seconds(trunk.round_trip_micros?)))),
     );
-    both(out, "trunk_packets", "Packets from the neighbour (in) or to it (out).", |it| it.rx_packets, |it| it.tx_packets);
+    both(
+        out,
+        "trunk_packets",
+        "Packets from the neighbour (in) or to it (out).",
+        |it| it.rx_packets,
+        |it| it.tx_packets,
+    );
     both(out, "trunk_bytes", "Bytes from the neighbour (in) or to it (out).", |it| it.rx_bytes, |it| it.tx_bytes);
-    out.gauge("trunk_queued_bytes", "Bytes of packets that wait for the trunk.").samples(each(|trunk| trunk.queued_bytes));
+    out.gauge("trunk_queued_bytes", "Bytes of packets that wait for the trunk.")
+        .samples(each(|trunk| trunk.queued_bytes));
     out.gauge("trunk_addresses", "Addresses that the neighbour announces (in), or was told of (out).").samples(
         trunks.iter().flat_map(|trunk| {
             let of = |direction, value| ([("trunk", trunk.router.as_str()), ("direction", direction)], value);
             [of("in", trunk.announced), of("out", trunk.told)]
         }),
     );
-    out.counter("trunk_dropped_packets", "Packets to the neighbour that were dropped.").samples(trunks.iter().flat_map(
-        |trunk| {
+    out.counter("trunk_dropped_packets", "Packets to the neighbour that were dropped.").samples(
+        trunks.iter().flat_map(|trunk| {
             let of = |reason, value| ([("trunk", trunk.router.as_str()), ("reason", reason)], value);
             let dropped = &trunk.dropped;
             [
@@ -96,8 +108,8 @@ fn trunks(out: &mut Exposition, snapshot: &Snapshot) {
                 of("not_open", dropped.not_open),
                 of("hops", dropped.hops),
             ]
-        },
-    ));
+        }),
+    );
     out.counter("trunk_refused", "What the neighbour sent and was refused.").samples(trunks.iter().flat_map(|trunk| {
         let of = |reason, value| ([("trunk", trunk.router.as_str()), ("reason", reason)], value);
         let refused = &trunk.refused;

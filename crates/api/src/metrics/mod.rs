@@ -77,12 +77,10 @@ impl Metrics<'_> {
     fn write_rules(&self, out: &mut Exposition) {
         let shown = &self.rules[..self.rules.len().min(MAX_RULES)];
         let labels: Vec<_> = shown.iter().map(|rule| rule.id.to_string()).collect();
-        out.counter("rule_packets", "Packets that a rule has decided about.").samples(
-            shown.iter().zip(&labels).map(|(rule, id)| ([("rule", id.as_str())], rule.packets)),
-        );
-        out.counter("rule_bytes", "Bytes of the IP packets that a rule has decided about.").samples(
-            shown.iter().zip(&labels).map(|(rule, id)| ([("rule", id.as_str())], rule.bytes)),
-        );
+        out.counter("rule_packets", "Packets that a rule has decided about.")
+            .samples(shown.iter().zip(&labels).map(|(rule, id)| ([("rule", id.as_str())], rule.packets)));
+        out.counter("rule_bytes", "Bytes of the IP packets that a rule has decided about.")
+            .samples(shown.iter().zip(&labels).map(|(rule, id)| ([("rule", id.as_str())], rule.bytes)));
         out.gauge("rules_left_out", "Rules without metrics of their own, because there are too many.")
             .value((self.rules.len() - shown.len()) as u64);
     }

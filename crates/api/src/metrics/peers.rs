@@ -61,8 +61,11 @@ pub fn write(out: &mut Exposition, metrics: &Metrics<'_>) {
     out.gauge("peers_attached", "Vassals whose TUN devices the router itself reads and writes.")
         .value(peers.iter().filter(|peer| peer.attached).count());
     let (users, left_out) = by_user(metrics);
-    out.gauge("users_left_out", "Users without metrics of their own, because there are more than tuntap-router-metrics-peers.")
-        .value(left_out);
+    out.gauge(
+        "users_left_out",
+        "Users without metrics of their own, because there are more than tuntap-router-metrics-peers.",
+    )
+    .value(left_out);
     if !users.is_empty() {
         write_users(out, &users);
     }
@@ -111,7 +114,8 @@ fn write_users(out: &mut Exposition, users: &[(String, User<'_>)]) {
             user.drops.iter().map(|(reason, packets)| ([("peer", label.as_str()), ("reason", *reason)], *packets))
         }),
     );
-    out.gauge("peer_queued_bytes", "Bytes that wait to be written to the user's vassals.").samples(each(|user| user.queued));
+    out.gauge("peer_queued_bytes", "Bytes that wait to be written to the user's vassals.")
+        .samples(each(|user| user.queued));
     let shaped = |index: usize| {
         users.iter().flat_map(move |(label, user)| {
             let of = move |(direction, values): (&&'static str, &[u64; 3])| {
@@ -123,7 +127,10 @@ fn write_users(out: &mut Exposition, users: &[(String, User<'_>)]) {
     if users.iter().any(|(_, user)| !user.shaped.is_empty()) {
         out.gauge("peer_waiting_packets", "Packets that limits on the user's vassals hold back.").samples(shaped(0));
         out.gauge("peer_waiting_bytes", "Their bytes.").samples(shaped(1));
-        out.gauge("peer_delay_seconds", "How long the packet that went on last had waited; the longest of the user's vassals.")
-            .samples(shaped(2).map(|(labels, micros)| (labels, seconds(micros))));
+        out.gauge(
+            "peer_delay_seconds",
+            "How long the packet that went on last had waited; the longest of the user's vassals.",
+        )
+        .samples(shaped(2).map(|(labels, micros)| (labels, seconds(micros))));
     }
 }

@@ -92,7 +92,8 @@ fn number_of_rules_is_bounded() {
     let snapshot = Snapshot::default();
     let rules: Vec<_> = (0..5000).map(|id| RuleTotals { id, packets: 1, bytes: 1 }).collect();
     let (users, departed) = (HashMap::new(), Vec::new());
-    let text = Metrics { snapshot: &snapshot, departed, users: &users, max_users: 0, rules }.render(Format::OpenMetrics);
+    let text =
+        Metrics { snapshot: &snapshot, departed, users: &users, max_users: 0, rules }.render(Format::OpenMetrics);
     assert_eq!(text.matches("rule=\"").count(), 2 * MAX_RULES);
     assert_eq!(value(&text, "uwsgi_tuntap_rules_left_out{device=\"\"}"), Some("3000"));
 }

@@ -3,8 +3,8 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, hosts, limits, metrics, parse, priority, protection, router, rules, sandbox,
-    shape, trunks,
+    control, credentials, device, grants, hostnet, hosts, limits, metrics, parse, priority, protection, router, rules,
+    sandbox, shape, trunks,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.

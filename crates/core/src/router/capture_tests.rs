@@ -152,11 +152,7 @@ fn what_is_no_packet_is_shown_as_it_came() {
 fn held_packets_are_shown_once() {
     let mut world = World::capturing();
     let shape = Shape { out: true, inn: false, selector: ShapeSelector::Any, limit: Limit::new(80_000) };
-    world.router.set_policy(Arc::new(Policy {
-        generation: 1,
-        shapes: Arc::new(Shapes::new(vec![shape])),
-        ..policy()
-    }));
+    world.router.set_policy(Arc::new(Policy { generation: 1, shapes: Arc::new(Shapes::new(vec![shape])), ..policy() }));
     let (one, packet) = (world.one, udp(ONE, OUTSIDE, [5, 53]));
     let sent = 2000;
     for _ in 0..sent {
@@ -201,7 +197,10 @@ fn filters_choose_by_peer_headers_verdict_and_rule() {
         (CaptureFilter { selection: select(net(ONE), net(FORBIDDEN), None), ..base() }, [false, true, false]),
         // The answer is one to a packet that it selects.
         (CaptureFilter { selection: select(any, net(OUTSIDE), None), ..base() }, [true, false, true]),
-        (CaptureFilter { selection: select(any, any, service(Protocol::Number(17), 53)), ..base() }, [true, true, true]),
+        (
+            CaptureFilter { selection: select(any, any, service(Protocol::Number(17), 53)), ..base() },
+            [true, true, true],
+        ),
         (CaptureFilter { selection: select(any, any, service(Protocol::Number(17), 54)), ..base() }, [false; 3]),
         (CaptureFilter { selection: select(any, any, service(TCP, 53)), ..base() }, [false; 3]),
     ] {

@@ -41,7 +41,13 @@ impl Router {
         self.counters.totals.tun_rx_bytes += bytes.len().saturating_sub(VNET_HEADER_LEN) as u64;
         let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
         if let Err(reason) = packet {
-            self.capture_unreadable(shell, Direction::In, None, bytes.get(VNET_HEADER_LEN..).unwrap_or_default(), reason);
+            self.capture_unreadable(
+                shell,
+                Direction::In,
+                None,
+                bytes.get(VNET_HEADER_LEN..).unwrap_or_default(),
+                reason,
+            );
         }
         self.forward_inbound(shell, Ingress::Tun, packet);
     }

@@ -141,8 +141,9 @@ mod tests {
 
     #[test]
     fn statistics_need_a_place_of_their_own() {
-        let severity =
-            |found: &Listener, own: &[Process]| documents("metrics", "/run/m", found, own).map(|finding| finding.severity);
+        let severity = |found: &Listener, own: &[Process]| {
+            documents("metrics", "/run/m", found, own).map(|finding| finding.severity)
+        };
         let own = [Process { pid: 7, command: "uwsgi".to_owned() }];
         assert_eq!(severity(&listening(), &own), None);
         assert_eq!(severity(&listening(), &[]), Some(Severity::Wrong));

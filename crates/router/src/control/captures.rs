@@ -146,7 +146,16 @@ mod tests {
 
     fn record(wanted: u8, bytes: &[u8]) -> CaptureRecord<'_> {
         let fate = CaptureFate::Passed(PassedTo::Tun);
-        CaptureRecord { wanted, direction: Direction::Out, peer: None, fate, rule: None, segments: 1, facts: None, bytes }
+        CaptureRecord {
+            wanted,
+            direction: Direction::Out,
+            peer: None,
+            fate,
+            rule: None,
+            segments: 1,
+            facts: None,
+            bytes,
+        }
     }
 
     fn ends() -> (CaptureTeller, Captures) {

@@ -383,9 +383,8 @@ impl Requests {
 
     /// Passes on what the event loop has told about dropped packets, and, if it is time for that, how many were left out.
     pub fn tell_watchers(&self, clients: &mut [Client], tells_left_out: bool) {
-        let watches_drops = |client: &&mut Client| {
-            client.watch.as_ref().is_some_and(|watch| matches!(watch.what, Watched::Drops(_)))
-        };
+        let watches_drops =
+            |client: &&mut Client| client.watch.as_ref().is_some_and(|watch| matches!(watch.what, Watched::Drops(_)));
         let mut watching: Vec<_> = clients.iter_mut().filter(watches_drops).collect();
         while let Some(dropped) = self.asker.drops.next() {
             let event = Event::Drop(dropped);
