@@ -103,6 +103,18 @@ void tuntap_uwsgi_add_option(const char *key, const char *value)
 	add_exported_option((char *) key, (char *) value, 0);
 }
 
+int tuntap_uwsgi_has_metrics(void)
+{
+	return uwsgi.has_metrics;
+}
+
+void tuntap_uwsgi_register_metric(const char *name, int is_gauge, const void *value)
+{
+	/* uWSGI copies the name, and only reads the value */
+	uint8_t type = is_gauge ? UWSGI_METRIC_GAUGE : UWSGI_METRIC_COUNTER;
+	uwsgi_register_metric((char *) name, NULL, type, "ptr", (void *) value, 0, NULL);
+}
+
 void tuntap_uwsgi_rename_plugin(const void *options, const char *name)
 {
 	int i;

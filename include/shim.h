@@ -70,6 +70,13 @@ int tuntap_uwsgi_option(int number, const char **key, const char **value);
 void tuntap_uwsgi_add_option(const char *key, const char *value);
 
 /*
+ * uWSGI's own metrics. A metric is registered before uWSGI sets them up; its collector reads the value once in a second, for as
+ * long as the process lives. The name has letters, digits, dots, hyphens and underscores alone, or uWSGI ends the process.
+ */
+int tuntap_uwsgi_has_metrics(void);
+void tuntap_uwsgi_register_metric(const char *name, int is_gauge, const void *value);
+
+/*
  * A plugin is known by its options here, because its table may be a copy. Gives the one with these options another name;
  * the string must live as long as the process.
  */

@@ -19,6 +19,7 @@ mod reload;
 mod router_control;
 mod router_hosts;
 mod router_memory;
+mod router_metrics;
 mod router_processes;
 mod routers;
 mod rules_file;

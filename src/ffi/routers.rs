@@ -19,6 +19,7 @@ use super::options::config;
 use super::router_control as control;
 use super::router_hosts::{self as hosts, Prepared};
 use super::router_memory as memory;
+use super::router_metrics as metrics;
 use super::router_processes as processes;
 use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
@@ -30,8 +31,8 @@ use tuntap_core::policy::pattern::are_for_v4_only;
 use tuntap_host::{Occasion, set_up_device};
 use tuntap_live::Base;
 use tuntap_router::{
-    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, NetworkFacts, Newcomers, RoutesEndpoint, Setup,
-    StatsEndpoint, Store,
+    self, CredentialsCheck, Gateway, GrantUpdates, Heartbeat, Hosts, Listening, NetworkFacts, Newcomers,
+    RoutesEndpoint, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
 use tuntap_sys::replace::directory;
@@ -66,6 +67,7 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
+    metrics::register(&config().routers);
     let grants = accounts::grants();
     warn_about_rules(&grants);
     for spec in &config().routers {
@@ -233,6 +235,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let gateway = spec.gateway.map(bind_gateway).transpose()?;
     let listener = listen(spec)?;
     let stats = spec.stats.as_ref().map(|address| bind_stats(spec, address, uwsgi)).transpose()?;
+    let metrics_listener =
+        spec.metrics.address.as_ref().map(|address| bind_metrics(spec, address, uwsgi)).transpose()?;
     gateway.iter().for_each(|gateway| log_gateway(spec, gateway));
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (store, grant_updates) = (Store::new().map_err(pair)?, GrantUpdates::new().map_err(pair)?);
@@ -249,6 +253,8 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         socket_name: spec.socket.clone(),
         listener,
         stats,
+        metrics: metrics_listener,
+        exported: metrics::of(&spec.device),
         base: Base { config: config().clone(), router: spec.clone(), grants: leases.clone(), late_shapes: Vec::new() },
         initial: opening.initial,
         memory,
@@ -300,7 +306,8 @@ fn listen(spec: &RouterSpec) -> Result<Option<OwnedFd>, String> {
 fn keep_open(setup: &Setup) {
     let listeners = [
         setup.listener.as_ref().map(AsFd::as_fd),
-        setup.stats.as_ref().map(|stats| stats.listener.as_fd()),
+        setup.stats.as_ref().map(|stats| stats.listening.listener.as_fd()),
+        setup.metrics.as_ref().map(|metrics| metrics.listener.as_fd()),
         setup.gateway.as_ref().map(|gateway| gateway.socket.as_fd()),
         setup.control.as_ref().map(|control| control.listener.as_fd()),
     ];
@@ -342,7 +349,7 @@ fn make_device(spec: &RouterSpec, patience: Duration) -> Result<Tun, String> {
 
 /// The files of a router's unix sockets, which exist now.
 fn socket_files(spec: &RouterSpec, has_control: bool) -> Vec<SocketFile> {
-    let stats = spec.stats.as_ref().and_then(|address| match address {
+    let stats = [&spec.stats, &spec.metrics.address].into_iter().flatten().filter_map(|address| match address {
         StatsAddress::Unix(name) => SocketFile::of(name),
         StatsAddress::Tcp(_) => None,
     });
@@ -356,12 +363,14 @@ fn check_sockets(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<(), String> {
     if let Some(name) = &spec.socket {
         probe_unix(name).map_err(|error| format!("socket {name}: {error}"))?;
     }
-    match &spec.stats {
-        Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("statistics on {name}: {error}"))?,
-        Some(StatsAddress::Tcp(name)) => {
-            socket::probe_tcp(name).map_err(|error| format!("statistics on {name}: {error}"))?;
+    for (what, address) in [("statistics", &spec.stats), ("metrics", &spec.metrics.address)] {
+        match address {
+            Some(StatsAddress::Unix(name)) => probe_unix(name).map_err(|error| format!("{what} on {name}: {error}"))?,
+            Some(StatsAddress::Tcp(name)) => {
+                socket::probe_tcp(name).map_err(|error| format!("{what} on {name}: {error}"))?;
+            }
+            None => {}
         }
-        None => {}
     }
     if let Some(missing) = uwsgi.missing_socket_owner() {
         return Err(format!("chown-socket: {missing}"));
@@ -422,18 +431,30 @@ fn host_etc() -> Vec<DirectoryId> {
 }
 
 fn bind_stats(spec: &RouterSpec, address: &StatsAddress, uwsgi: &UwsgiState) -> Result<StatsEndpoint, String> {
-    uwsgi::log(&format!("[tuntap-router] {}: serving statistics on {}", spec.device, address.as_str()));
+    let listening = bind_documents(spec, "statistics", address, uwsgi.stats_http(), uwsgi)?;
+    Ok(StatsEndpoint { listening, minified: uwsgi.stats_minified() })
+}
+
+fn bind_metrics(spec: &RouterSpec, address: &StatsAddress, uwsgi: &UwsgiState) -> Result<Listening, String> {
+    bind_documents(spec, "metrics", address, true, uwsgi)
+}
+
+/// Listens for clients of statistics or metrics.
+fn bind_documents(
+    spec: &RouterSpec,
+    what: &str,
+    address: &StatsAddress,
+    http: bool,
+    uwsgi: &UwsgiState,
+) -> Result<Listening, String> {
+    uwsgi::log(&format!("[tuntap-router] {}: serving {what} on {}", spec.device, address.as_str()));
     let listener = match address {
         StatsAddress::Unix(name) => uwsgi::bind_unix(name),
         // This tells clients that are peers from others. If it fails, only their addresses do.
         StatsAddress::Tcp(name) => uwsgi::bind_tcp(name).inspect(|listener| _ = tell_arrivals(listener.as_fd())),
     };
-    Ok(StatsEndpoint {
-        listener: listener.map_err(|error| format!("statistics on {}: {error}", address.as_str()))?,
-        http: uwsgi.stats_http(),
-        minified: uwsgi.stats_minified(),
-        timeout: uwsgi.socket_timeout(),
-    })
+    let listener = listener.map_err(|error| format!("{what} on {}: {error}", address.as_str()))?;
+    Ok(Listening { listener, http, timeout: uwsgi.socket_timeout() })
 }
 
 fn credentials_check() -> Result<CredentialsCheck, String> {

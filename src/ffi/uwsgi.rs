@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::{io, ptr};
 
@@ -228,6 +229,20 @@ pub fn options() -> impl Iterator<Item = (&'static CStr, Option<&'static CStr>)>
 pub fn add_option(key: &'static CStr, value: *const c_char) {
     // SAFETY: uWSGI doesn't write to these strings, and they live for ever: a constant, and a value of uWSGI's own.
     unsafe { bindings::tuntap_uwsgi_add_option(key.as_ptr(), value) };
+}
+
+/// Returns true if uWSGI has metrics (`enable-metrics`).
+pub fn has_metrics() -> bool {
+    // SAFETY: the shim reads a flag of uWSGI, which is there once its options were read.
+    unsafe { bindings::tuntap_uwsgi_has_metrics() != 0 }
+}
+
+/// Adds a number to uWSGI's metrics. To be called before uWSGI sets them up. The name must be of letters, digits, dots, hyphens and
+/// underscores alone.
+pub fn register_metric(name: &str, is_gauge: bool, value: &'static AtomicU64) {
+    let Ok(name) = CString::new(name) else { return };
+    // SAFETY: uWSGI copies the name, which lives through the call. It reads 64 bits at the pointer, which stay there for ever.
+    unsafe { bindings::tuntap_uwsgi_register_metric(name.as_ptr(), is_gauge.into(), value.as_ptr().cast()) };
 }
 
 /// Gives the plugin with these options another name in uWSGI, so that one of its own name can be loaded beside it.

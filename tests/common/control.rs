@@ -52,6 +52,12 @@ impl Control {
         self.stream.get_mut().write_all(&line).expect("the router reads");
     }
 
+    /// Sends a request that is written out.
+    #[track_caller]
+    pub fn send_json(&mut self, request: &serde_json::Value) {
+        self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).expect("the router reads");
+    }
+
     #[track_caller]
     pub fn next(&mut self) -> Response {
         let mut line = String::new();

@@ -4,6 +4,7 @@
 
 pub mod bird;
 pub mod capture;
+pub mod command;
 pub mod control;
 pub mod emperor;
 pub mod fake_router;

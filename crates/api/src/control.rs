@@ -122,6 +122,19 @@ pub enum Request {
         #[serde(default)]
         filter: FlowFilter,
     },
+    /// Packets with what becomes of them, as they pass: first an empty object, then [`Event`]s until the client hangs up. What
+    /// the client doesn't take in time is counted.
+    Capture {
+        /// Those that a rule with this selector would match, and answers to them: `<src> <dst> [<protocol> [<port>]]`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        selector: Option<String>,
+        /// Those of these flows.
+        #[serde(default)]
+        filter: FlowFilter,
+        /// At most so many bytes of each, from its IP header on: up to [`MAX_SNAP_LEN`]; [`SNAP_LEN`] without it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snap_len: Option<u32>,
+    },
     /// The present policy as the text of a rules file: [`Saved`]. The client writes it.
     Save {},
 }
@@ -131,11 +144,17 @@ impl Request {
     pub const fn level(&self) -> Level {
         match self {
             Self::Commit { .. } | Self::Confirm { .. } | Self::Rollback {} | Self::FlowsKill { .. } => Level::Operate,
-            Self::ScriptCheck { .. } | Self::ScriptLoad { .. } => Level::Admin,
+            Self::ScriptCheck { .. } | Self::ScriptLoad { .. } | Self::Capture { .. } => Level::Admin,
             _ => Level::View,
         }
     }
 }
+
+/// Bytes of each captured packet unless a request says how many: the headers, and little of what users say to each other.
+pub const SNAP_LEN: u32 = 128;
+
+/// Most bytes of a captured packet: all of the longest one.
+pub const MAX_SNAP_LEN: u32 = 65_535;
 
 /// Most addresses in one request for their holders.
 pub const MAX_ADDRESSES: usize = 256;
@@ -738,13 +757,15 @@ pub struct LogEntry {
     pub error: Option<String>,
 }
 
-/// Something that happened, for `watch`.
+/// Something that happened, for `watch` and `capture`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
     /// A packet was dropped.
     Drop(Dropped),
-    /// So many drops were left out, because there were too many in a second.
+    /// A packet was captured.
+    Packet(CapturedPacket),
+    /// So many drops or packets were left out before the next event, because there were too many.
     LeftOut {
         /// Their number.
         count: u64,
@@ -780,6 +801,58 @@ pub struct Dropped {
     pub reason: String,
     /// The rule that dropped it.
     pub rule: Option<u32>,
+}
+
+/// A captured packet. One between two vassals is captured twice: where it leaves the one, and where it comes to the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedPacket {
+    /// Seconds since 1970, when it was decided what becomes of it, or when it went on after it had waited.
+    pub time: u64,
+    /// Nanoseconds of that second.
+    pub nanos: u32,
+    /// Its way, as its vassal sees it.
+    pub direction: Direction,
+    /// The vassal that has sent it or that it is for, if there is one.
+    pub peer: Option<CapturedPeer>,
+    /// Source address; nothing if its headers can't be read.
+    pub src: Option<IpAddr>,
+    /// Source port.
+    pub src_port: Option<u16>,
+    /// Destination address.
+    pub dst: Option<IpAddr>,
+    /// Destination port.
+    pub dst_port: Option<u16>,
+    /// The number of the protocol.
+    pub protocol: Option<u8>,
+    /// `allow`, `deny` or `reject`.
+    pub verdict: String,
+    /// Where it went: `tun`, `peer`, `gateway 192.0.2.1:5000`, `trunk fedcba9876543210`; nothing if it was dropped.
+    pub to: Option<String>,
+    /// Why it was dropped, as in the statistics.
+    pub reason: Option<String>,
+    /// The rule of the policy that has decided.
+    pub rule: Option<u32>,
+    /// The rule among those of its vassal that has decided, from 0.
+    pub peer_rule: Option<u32>,
+    /// How many packets it stands for: more than one for a super-packet, whose checksums aren't filled in.
+    pub segments: u32,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Its first bytes, in Base64 (RFC 4648, section 4).
+    pub data: String,
+}
+
+/// The vassal of a captured packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedPeer {
+    /// The number of its connection, which no other one of this router's process has.
+    pub connection: u64,
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// The first address that it holds.
+    pub address: Option<IpAddr>,
 }
 
 /// A rules file.

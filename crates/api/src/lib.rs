@@ -8,6 +8,7 @@
 
 pub mod control;
 mod drops;
+pub mod metrics;
 mod routes;
 mod shape;
 mod snapshot;

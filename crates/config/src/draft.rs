@@ -4,7 +4,7 @@ use super::device::{self, Setting};
 use super::error::{ConfigError, ConfigErrors};
 use super::hostnet::{self, HostSetting};
 use super::router::{self, StatsAddress};
-use super::{Config, OptionName, control, protection, rules};
+use super::{Config, OptionName, control, metrics, protection, rules};
 
 /// What the options have said so far. Values about a router or a device may stand before that, so they are applied at the
 /// end.
@@ -41,6 +41,7 @@ impl Draft {
         }
         protection::complete(&mut config);
         errors.extend(control::duplicates(&config.routers));
+        errors.extend(metrics::duplicates(&config.routers));
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 }

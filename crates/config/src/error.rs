@@ -68,6 +68,9 @@ pub enum Problem {
         /// The destination.
         dst: String,
     },
+    /// A word of a rule that says nothing about a single packet's headers.
+    #[error("\"{0}\" doesn't select packets: expected <src> <dst> [<protocol> [port[-port]]]")]
+    NotInSelection(String),
     /// A word that is no protocol.
     #[error(
         "\"{0}\" is no protocol, expected icmp, icmpv6, tcp, udp, sctp, dccp, udplite, gre, esp, ah or a number from 0 to 255"

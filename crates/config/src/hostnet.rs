@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use super::control::{self, AccessSpec, MAX_ACCESS};
 use super::error::{ConfigError, Problem};
 use super::hosts::{self, RoutesSpec};
+use super::metrics;
 use super::protection::{ConnectionRate, HostProtection, HostRule, MAX_HOST_RULES};
 use super::shape::{self, ShapeSpec};
 use super::trunks::{self, TrunkPeer};
-use super::{ControlSocket, OptionName, RouterSpec, parse};
+use super::{ControlSocket, OptionName, RouterSpec, StatsAddress, parse};
 use tuntap_core::policy::guard::ClaimScope;
 use tuntap_wire::autoconf::{MAX_DNS_SERVERS, is_reserved};
 use tuntap_wire::frame::MAX_PAYLOAD_LEN;
@@ -116,6 +117,8 @@ enum Setting {
     Routes(RoutesSpec),
     Trunk(SocketAddr),
     TrunkPeer(TrunkPeer),
+    Metrics(StatsAddress),
+    MetricsPeers(usize),
 }
 
 /// Says whether the operator has confirmed an address or port that the host uses already.
@@ -302,6 +305,16 @@ impl HostSetting {
         Self::new(OptionName::TrunkPeer, value, device, Setting::TrunkPeer(peer))
     }
 
+    /// A value of `tuntap-router-metrics`.
+    pub(super) fn metrics(value: &str, device: Option<String>, address: StatsAddress) -> Self {
+        Self::new(OptionName::Metrics, value, device, Setting::Metrics(address))
+    }
+
+    /// A value of `tuntap-router-metrics-peers`.
+    pub(super) fn metrics_peers(value: &str, device: Option<String>, peers: usize) -> Self {
+        Self::new(OptionName::MetricsPeers, value, device, Setting::MetricsPeers(peers))
+    }
+
     fn error(&self, problem: Problem) -> ConfigError {
         ConfigError::new(self.option, &self.value, problem)
     }
@@ -365,6 +378,8 @@ fn apply_one(routers: &mut [RouterSpec], index: usize, setting: &Setting) -> Res
         Setting::Routes(routes) => hosts::set_routes(routers, index, routes),
         Setting::Trunk(address) => trunks::add_listener(routers, index, *address),
         Setting::TrunkPeer(peer) => trunks::add_peer(&mut routers[index], peer),
+        Setting::Metrics(address) => metrics::set_address(&mut routers[index], address),
+        Setting::MetricsPeers(peers) => metrics::set_peers(&mut routers[index], *peers),
         Setting::FragmentRate(rate) => once(&mut protection(&mut routers[index])?.fragment_rate, *rate),
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use tuntap_core::policy::pattern::{Action, PolicyRule};
+use tuntap_core::router::capture::Selection;
 use tuntap_wire::selector::{AddressPattern, Selector};
 
 use super::error::Problem;
@@ -21,6 +22,8 @@ const FILTER_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any|@set> <dst[/len
                              [new|established] [log] [rate <packets>/s] [counter [name]]";
 
 const ROUTE_SYNTAX: &str = "<src[/len]|any|@set> <dst[/len]|any|@set> <addr:port> [log] [counter [name]]";
+
+const SELECTION_SYNTAX: &str = "<src[/len]|any|@set> <dst[/len]|any|@set> [<protocol> [port[-port]]]";
 
 /// The words that end a rule's selector. No counter has one of these names.
 const LAST_WORDS: [&str; 5] = ["new", "established", "log", "rate", "counter"];
@@ -82,6 +85,17 @@ impl LiveRule {
             (_, Some(_)) => Err(Problem::NotInRoute("rate".to_owned())),
             (None, None) => Ok(rule),
         }
+    }
+
+    /// Reads the selector of a rule alone: which packets a capture is for.
+    pub fn selection(text: &str) -> Result<Selection, Problem> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        if let Some(word) = words.get(first_last_word(&words)) {
+            return Err(Problem::NotInSelection((*word).to_owned()));
+        }
+        let [src, dst, service @ ..] = words.as_slice() else { return Err(Problem::Syntax(SELECTION_SYNTAX)) };
+        let rule = Self::selecting(src, dst, service, Target::Action(Action::Allow), SELECTION_SYNTAX)?;
+        Ok(Selection { selector: rule.selector, src_set: rule.src_set, dst_set: rule.dst_set })
     }
 
     /// The rule that an option says.

@@ -135,3 +135,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn selection_is_that_of_rules_without_what_else_they_say() {
+    let selection = LiveRule::selection("10.0.0.0/8 @web tcp 80-90").expect("valid");
+    let rule = LiveRule::filter("deny 10.0.0.0/8 @web tcp 80-90").expect("valid");
+    assert_eq!((selection.selector, selection.dst_set), (rule.selector, Some("web".to_owned())));
+    for (text, part) in [
+        ("", "expected <src[/len]|any|@set>"),
+        ("any", "expected <src[/len]|any|@set>"),
+        ("any any tcp 80 established", "\"established\" doesn't select"),
+        ("any any log", "\"log\" doesn't select"),
+        ("any 10.0.0.0/33", "10.0.0.0/33"),
+        ("10.0.0.1 fd00::1", "different IP versions"),
+        ("any any icmp 80", "has no ports"),
+        ("any any tcp 80 90", "expected <src[/len]|any|@set>"),
+    ] {
+        let error = LiveRule::selection(text).expect_err(text).to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}

@@ -8,6 +8,7 @@ use super::error::{ConfigError, Problem};
 use super::hostnet::PortMapping;
 use super::hosts::HostsSpec;
 use super::live::LiveSpec;
+use super::metrics::MetricsSpec;
 use super::protection::HostProtection;
 use super::shape::ShapeSpec;
 use super::trunks::{self, TrunksSpec};
@@ -51,6 +52,8 @@ pub struct RouterSpec {
     pub live: LiveSpec,
     /// What it tells other hosts.
     pub hosts: HostsSpec,
+    /// How it serves its metrics.
+    pub metrics: MetricsSpec,
 }
 
 /// Values behind which an operator has put `anyway`.
@@ -146,6 +149,7 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
         meant: Meant::default(),
         live: LiveSpec::default(),
         hosts: HostsSpec { trunks, ..HostsSpec::default() },
+        metrics: MetricsSpec::default(),
     })
 }
 

@@ -51,6 +51,7 @@ fn router_with_all_its_words() {
         meant: Meant::default(),
         live: LiveSpec::default(),
         hosts: HostsSpec::default(),
+        metrics: MetricsSpec::default(),
     };
     assert_eq!(config.routers, [expected]);
 }

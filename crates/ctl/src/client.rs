@@ -32,9 +32,10 @@ pub struct Client {
     stream: UnixStream,
     name: String,
     timeout: Duration,
-    /// What was received and not read yet.
+    /// What was received. The first `taken` bytes are lines that were read.
     buffer: Vec<u8>,
-    /// How much of `buffer` has no end of a line in it.
+    taken: usize,
+    /// Between `taken` and here `buffer` has no end of a line in it.
     searched: usize,
 }
 
@@ -58,7 +59,7 @@ struct Line<'a> {
 impl Client {
     /// Goes on with a connection to the socket of that name.
     pub const fn new(stream: UnixStream, name: String, timeout: Duration) -> Self {
-        Self { stream, name, timeout, buffer: Vec::new(), searched: 0 }
+        Self { stream, name, timeout, buffer: Vec::new(), taken: 0, searched: 0 }
     }
 
     /// Connects to a path or `@name`.
@@ -83,6 +84,14 @@ impl Client {
     /// The name of the socket.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Another handle of the connection, by which another thread can end it.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn handle(&self) -> Result<UnixStream, Failed> {
+        self.stream.try_clone().map_err(|error| self.broken(&error))
     }
 
     /// Waits for answers so long from now on.
@@ -131,6 +140,11 @@ impl Client {
         }
     }
 
+    /// Returns true if the next event has come already.
+    pub fn has_event(&self) -> bool {
+        self.buffer[self.searched..].contains(&b'\n')
+    }
+
     fn send(&mut self, request: &Request, deadline: Instant) -> Result<(), Failed> {
         let mut line = serde_json::to_vec(&Envelope { id: REQUEST_ID, request })
             .map_err(|error| Failed::Local(format!("the request can't be written as JSON: {error}")))?;
@@ -152,14 +166,17 @@ impl Client {
 
     /// Reads to the end of a line.
     fn read_line(&mut self, deadline: Option<Instant>, most: usize) -> Result<Vec<u8>, Failed> {
-        let mut part = vec![0; 1 << 16];
+        let mut part = Vec::new();
         loop {
             if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let rest = self.buffer.split_off(self.searched + end + 1);
-                self.searched = 0;
-                return Ok(std::mem::replace(&mut self.buffer, rest));
+                let end = self.searched + end + 1;
+                let line = self.buffer[self.taken..end].to_vec();
+                (self.taken, self.searched) = (end, end);
+                return Ok(line);
             }
+            self.buffer.drain(..std::mem::take(&mut self.taken));
             self.searched = self.buffer.len();
+            part.resize(1 << 16, 0);
             if self.buffer.len() > most {
                 return Err(self.failed(&format!("the answer is longer than {} MiB", most >> 20)));
             }

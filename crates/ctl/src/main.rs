@@ -1,6 +1,7 @@
 //! `uwsgi-tuntap`: what an operator asks routers of the plugin, and changes there, without uWSGI.
 
 mod bird;
+mod capture;
 mod change;
 mod client;
 mod completions;
@@ -13,6 +14,7 @@ mod log;
 mod manual;
 mod options;
 mod packet;
+mod pcap;
 mod peers;
 mod routes;
 mod rules;
@@ -78,6 +80,8 @@ enum Command {
     Test(packet::Arguments),
     /// Shows dropped packets as they occur, until Ctrl-C
     Watch(watch::Arguments),
+    /// Captures packets with what becomes of them and why, for Wireshark and its like; needs the level admin
+    Capture(capture::Arguments),
     /// Shows who changed what, and when
     Log(log::Arguments),
     /// Writes the present policy into a rules file, whose comments go
@@ -109,6 +113,7 @@ impl Command {
             Self::Script(command) => command.run(session),
             Self::Test(arguments) => arguments.run(session),
             Self::Watch(arguments) => arguments.run(session),
+            Self::Capture(arguments) => arguments.run(session),
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
             Self::Doctor(arguments) => Err(arguments.run()),

@@ -39,6 +39,7 @@ impl Arguments {
 fn line(event: &RawValue) -> String {
     match serde_json::from_str(event.get()) {
         Ok(Event::Drop(dropped)) => drop_line(&dropped),
+        Ok(Event::Packet(_)) => format!("(an event that nobody has asked for: {})", escaped(event.get())),
         Ok(Event::LeftOut { count }) => format!("({} left out)", counted(count, "drop", "drops")),
         Err(_) => format!("(an event that this version doesn't know: {})", escaped(event.get())),
     }
@@ -64,6 +65,6 @@ fn drop_line(dropped: &Dropped) -> String {
     line
 }
 
-fn endpoint(address: IpAddr, port: Option<u16>) -> String {
+pub fn endpoint(address: IpAddr, port: Option<u16>) -> String {
     port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
 }

@@ -209,9 +209,11 @@ fn of_routers(
         if let Some(socket) = router.socket.as_deref() {
             findings.extend(of_socket(socket, running.as_ref()));
         }
-        if let Some(StatsAddress::Unix(name)) = router.stats.as_ref().filter(|_| !instance.is_on("abstract-socket")) {
-            let own = running.as_ref().map(|running| running.processes.as_slice()).unwrap_or_default();
-            findings.extend(sockets::statistics(name, &listener(name), own));
+        let own = running.as_ref().map(|running| running.processes.as_slice()).unwrap_or_default();
+        for (what, address) in [("statistics", &router.stats), ("metrics", &router.metrics.address)] {
+            if let Some(StatsAddress::Unix(name)) = address.as_ref().filter(|_| !instance.is_on("abstract-socket")) {
+                findings.extend(sockets::documents(what, name, &listener(name), own));
+            }
         }
         let Some(running) = running else {
             findings.extend(network::table(router, tuntap_survey::network::table_is_taken));

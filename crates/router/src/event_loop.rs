@@ -14,12 +14,13 @@ use nix::sys::time::TimeSpec;
 
 use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
+use super::exported::Exporter;
 use super::hosts::Announcers;
 use super::priority;
 use super::restore;
 use super::sandbox;
 use super::shell::{Io, fault};
-use super::stats_server::StatsServer;
+use super::stats_server::{Documents, StatsServer};
 use super::store::StoreWriter;
 use super::token::Token;
 use super::turn_clock::TurnClock;
@@ -55,6 +56,7 @@ pub struct EventLoop<'a> {
     /// The buffer for control messages of datagrams.
     ancillary: ControlBuffer,
     pub(super) stats: Option<StatsServer<'a>>,
+    pub(super) metrics: Option<StatsServer<'a>>,
     pub(super) started: Instant,
     pub(super) priority: Priority,
     pub(super) confinement: Confinement,
@@ -69,6 +71,7 @@ pub struct EventLoop<'a> {
     pub(super) hosts: Option<Announcers<'a>>,
     /// True if no packet waited when this turn began.
     pub(super) is_idle: bool,
+    exporter: Exporter,
     /// The watch on the machine's addresses; `None` if it can't be opened.
     addresses: Option<AddressWatch>,
 }
@@ -84,7 +87,9 @@ impl<'a> EventLoop<'a> {
         let remade_tun = if setup.tun.is_alive() { None } else { Some(remake(setup)?) };
         let tun = remade_tun.as_ref().unwrap_or(&setup.tun);
         watch(setup, &epoll, tun)?;
-        let stats = setup.stats.as_ref().map(|endpoint| StatsServer::new(endpoint, &epoll)).transpose()?;
+        let server = |endpoint, documents| StatsServer::new(endpoint, documents, &epoll);
+        let stats = setup.stats.as_ref().map(|it| server(&it.listening, Documents::Stats)).transpose()?;
+        let metrics = setup.metrics.as_ref().map(|it| server(it, Documents::Metrics)).transpose()?;
         if let Err(errno) = raise_descriptor_limit() {
             setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
         }
@@ -99,10 +104,11 @@ impl<'a> EventLoop<'a> {
         let forwarder = Forwarder::with_memory(policy, seed, &limits(setup), memory);
         let mut this = Self {
             router: Router::new(forwarder, setup.settings(tun), started),
-            io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_drops)),
+            io: Io::new(setup, epoll, store, remade_tun, control.as_mut().and_then(Control::take_tellers)),
             buffer: vec![0; BUFFER_LEN.max(MAX_PACKET_LEN).max(MAX_MESSAGE_LEN)].into_boxed_slice(),
             ancillary: ControlBuffer::default(),
             stats,
+            metrics,
             started,
             priority,
             confinement: sandbox::found(),
@@ -112,6 +118,7 @@ impl<'a> EventLoop<'a> {
             busy_poll: BusyPoll::new(setup.busy_poll, started),
             hosts,
             is_idle: true,
+            exporter: Exporter::new(setup.exported, started),
             addresses,
         };
         this.update_addresses();
@@ -171,9 +178,10 @@ impl<'a> EventLoop<'a> {
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }
-        if let Some(stats) = &mut self.stats {
-            stats.expire(now);
-        }
+        // What has waited is sent without an event.
+        let may_have_changed = !self.is_idle || self.router.next_held().is_some();
+        self.exporter.turn(&self.router, may_have_changed, now);
+        self.stats.iter_mut().chain(&mut self.metrics).for_each(|server| server.expire(now));
     }
 
     /// Waits for events, polling as long as that pays. Returns their number, which is 0 at a deadline, and may be 0 while
@@ -222,10 +230,12 @@ impl<'a> EventLoop<'a> {
 
     /// Returns when the loop has to wake up even without an event.
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
+        let stats_deadline = self.stats.iter().chain(&self.metrics).filter_map(StatsServer::next_deadline).min();
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
         let hosts_deadline = self.hosts.as_ref().and_then(Announcers::next_deadline);
-        [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat].into_iter().flatten().min()
+        let deadlines =
+            [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat, self.exporter.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {
@@ -246,6 +256,8 @@ impl<'a> EventLoop<'a> {
             Token::Trunk(trunk) => self.trunk_event(trunk, flags),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
+            Token::MetricsListener => self.serve_metrics(None),
+            Token::MetricsClient(serial) => self.serve_metrics(Some(serial)),
             Token::Device(id) => self.router.queue_turn(Work::Device(id)),
             Token::StatsClient(serial) => self.serve_stats(Some(serial)),
             Token::Peer(id) => {

@@ -5,10 +5,13 @@ mod busy_poll;
 mod closer;
 mod control;
 mod event_loop;
+mod exported;
 mod grant_updates;
 mod heartbeat;
 mod hosts;
+mod http;
 mod memory;
+mod metrics;
 mod priority;
 mod report;
 mod restore;
@@ -43,6 +46,7 @@ use tuntap_wire::autoconf::DirectoryId;
 use tuntap_wire::credentials::PeerCredentials;
 
 pub use control::{ControlEndpoint, Documents};
+pub use exported::{Exported, Kind as ExportedKind};
 pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Pulse, Watchdog};
 pub use hosts::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, TrunkEndpoint};
@@ -73,17 +77,24 @@ impl std::fmt::Debug for CredentialsCheck {
     }
 }
 
+/// Where clients get documents.
+#[derive(Debug)]
+pub struct Listening {
+    /// The listening socket, non-blocking.
+    pub listener: OwnedFd,
+    /// True if clients speak HTTP: those of metrics do, those of statistics with `stats-http`.
+    pub http: bool,
+    /// How long a client may be silent.
+    pub timeout: Duration,
+}
+
 /// The statistics endpoint.
 #[derive(Debug)]
 pub struct StatsEndpoint {
-    /// The listening socket, non-blocking.
-    pub listener: OwnedFd,
-    /// True if clients speak HTTP (`stats-http`).
-    pub http: bool,
+    /// Where clients connect.
+    pub listening: Listening,
     /// True if the JSON has no white space (`stats-minified`).
     pub minified: bool,
-    /// How long a client may be silent.
-    pub timeout: Duration,
 }
 
 /// Everything that a router needs to start: validated values and open descriptors, nothing else. It is made before uWSGI
@@ -100,6 +111,10 @@ pub struct Setup {
     pub listener: Option<OwnedFd>,
     /// The statistics endpoint.
     pub stats: Option<StatsEndpoint>,
+    /// The metrics endpoint.
+    pub metrics: Option<Listening>,
+    /// Its numbers among uWSGI's own metrics.
+    pub exported: Option<Exported>,
     /// The gateway, to which other routers send.
     pub gateway: Option<Gateway>,
     /// What the options say about the policy, with the grants up to now.

@@ -8,7 +8,7 @@ use nix::unistd;
 
 use super::event_loop::EventLoop;
 use super::stats::{drop_counts, words};
-use super::stats_server::{ACCEPT_BUDGET, StatsServer};
+use super::stats_server::{ACCEPT_BUDGET, Respond, StatsServer};
 use tuntap_api::control;
 use tuntap_api::{
     ElsewhereStats, FlowStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped, Snapshot,
@@ -22,34 +22,49 @@ use tuntap_core::shaper::LeafStats;
 use tuntap_sys::socket::arrival;
 use tuntap_wire::rule::Direction;
 
+const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
+    Content-Type: application/json\r\n\r\n";
+
 impl EventLoop<'_> {
+    /// Serves clients of the statistics: one that can be read or written, or new ones.
     pub(super) fn serve_stats(&mut self, client: Option<u32>) {
         let Some(mut server) = self.stats.take() else { return };
-        let now = Instant::now();
-        let result = match client {
-            Some(serial) => {
-                server.progress(serial, &self.io.epoll, now, &|minified| self.snapshot(now).to_json(minified));
-                Ok(())
-            }
-            None => self.accept_stats_clients(&mut server, now),
-        };
+        self.serve(&mut server, client, Self::stats_response);
         self.stats = Some(server);
-        if let Err(errno) = result {
-            self.accept_failed(errno);
-        }
     }
 
-    /// Accepts statistics clients. Peers can reach the machine's addresses, but must not read the statistics of each other,
-    /// so they are refused.
-    fn accept_stats_clients(&mut self, server: &mut StatsServer<'_>, now: Instant) -> nix::Result<()> {
-        for _ in 0..ACCEPT_BUDGET {
-            let Some(client) = server.accept()? else { break };
-            if self.refuses_client(client.as_fd(), now) {
-                continue;
-            }
-            server.add(client, &self.io.epoll, now, &|minified| self.snapshot(now).to_json(minified));
+    /// The statistics as clients get them, with the head of an HTTP response if they have sent a request. What it says doesn't
+    /// matter, as in the C plugin.
+    fn stats_response(&self, request: Option<&[u8]>, now: Instant) -> Vec<u8> {
+        let minified = self.io.setup.stats.as_ref().is_some_and(|stats| stats.minified);
+        let mut response = request.map(|_| HTTP_HEAD.to_vec()).unwrap_or_default();
+        response.append(&mut self.snapshot(now).to_json(minified));
+        response
+    }
+
+    /// Serves clients of an endpoint: one that can be read or written, or new ones.
+    pub(super) fn serve(
+        &mut self,
+        server: &mut StatsServer<'_>,
+        client: Option<u32>,
+        respond: impl Fn(&Self, Option<&[u8]>, Instant) -> Vec<u8>,
+    ) {
+        let now = Instant::now();
+        if let Some(serial) = client {
+            return server.progress(serial, &self.io.epoll, now, &|request| respond(self, request, now));
         }
-        Ok(())
+        for _ in 0..ACCEPT_BUDGET {
+            match server.accept() {
+                Ok(None) => return,
+                // Peers can reach the machine's addresses, but must not read the statistics of each other.
+                Ok(Some(client)) if self.refuses_client(client.as_fd(), now) => {}
+                Ok(Some(client)) => {
+                    let respond: Respond<'_> = &|request| respond(self, request, now);
+                    server.add(client, &self.io.epoll, now, respond);
+                }
+                Err(errno) => return self.accept_failed(errno),
+            }
+        }
     }
 
     fn refuses_client(&mut self, client: BorrowedFd<'_>, now: Instant) -> bool {
@@ -57,7 +72,7 @@ impl EventLoop<'_> {
         self.router.refuses_client(&mut self.io, source.ip(), interface, now)
     }
 
-    fn snapshot(&self, now: Instant) -> Snapshot {
+    pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
         let (setup, counters) = (self.io.setup, self.router.counters());
         Snapshot {
             version: setup.uwsgi_version.clone(),

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::closer::Closer;
-use super::control::{DropTeller, PER_SECOND};
+use super::control::{CaptureTeller, DropTeller, PER_SECOND};
 use super::heartbeat::Pulse;
 use super::hosts::TrunkSockets;
 use super::script::{DryRun, LoopScript};
@@ -19,6 +19,7 @@ use super::{CredentialsCheck, Setup};
 use tuntap_api::control::Dropped;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
+use tuntap_core::router::capture::CaptureRecord;
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
@@ -80,6 +81,8 @@ pub struct Io<'a> {
     routes: Option<Netlink>,
     /// Tells the control thread of dropped packets.
     drops: Option<DropTeller>,
+    /// Tells it of captured packets.
+    captures: Option<CaptureTeller>,
     /// The script, once its threads are started.
     pub(super) script: Option<LoopScript>,
     /// True if it was asked since the loop has last looked after it.
@@ -95,8 +98,9 @@ impl<'a> Io<'a> {
         epoll: Epoll,
         store: StoreWriter<'a>,
         remade_tun: Option<Tun>,
-        drops: Option<DropTeller>,
+        tellers: Option<(DropTeller, CaptureTeller)>,
     ) -> Self {
+        let (drops, captures) = tellers.unzip();
         Self {
             setup,
             remade_tun,
@@ -112,6 +116,7 @@ impl<'a> Io<'a> {
             // Without it no host is beyond a `nat` interface, so that the limits for all flows apply.
             routes: if setup.spec.nat.is_empty() { None } else { Netlink::open().ok() },
             drops,
+            captures,
             script: None,
             script_has_run: false,
             dropped: Vec::new(),
@@ -217,6 +222,11 @@ impl<'a> Io<'a> {
         if let Some(drops) = &mut self.drops {
             drops.tell(now, dropped);
         }
+    }
+
+    /// Begins a capture that takes so many bytes of each packet.
+    pub(super) fn begin_capture(&mut self, number: usize, snap_len: usize) {
+        self.captures.iter_mut().for_each(|captures| captures.begin(number, snap_len));
     }
 
     /// Stops reading a device.
@@ -401,9 +411,10 @@ impl Shell for Io<'_> {
     fn watch_listeners(&mut self, wanted: bool) {
         let flags = if wanted { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let own = self.setup.listener.as_ref().map(|listener| (listener, Token::Listener));
-        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listener, Token::StatsListener));
-        for (listener, token) in own.into_iter().chain(stats) {
-            // Both are registered, so this fails only without memory. The end of the next pause tries again.
+        let stats = self.setup.stats.as_ref().map(|stats| (&stats.listening.listener, Token::StatsListener));
+        let metrics = self.setup.metrics.as_ref().map(|metrics| (&metrics.listener, Token::MetricsListener));
+        for (listener, token) in own.into_iter().chain(stats).chain(metrics) {
+            // All are registered, so this fails only without memory. The end of the next pause tries again.
             let _ = self.epoll.modify(listener, &mut EpollEvent::new(flags, token.encode()));
         }
     }
@@ -519,6 +530,10 @@ impl Shell for Io<'_> {
         } else {
             drops.leave_out();
         }
+    }
+
+    fn captured(&mut self, record: &CaptureRecord<'_>) {
+        self.captures.iter().for_each(|captures| captures.tell(record));
     }
 
     fn log(&mut self, notice: &Notice) {

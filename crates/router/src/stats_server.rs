@@ -1,4 +1,4 @@
-//! The statistics endpoint: a client connects, gets one JSON document and is disconnected. No client, however slow,
+//! The endpoints of statistics and metrics: a client connects, gets one document and is disconnected. No client, however slow,
 //! holds the router up.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use super::StatsEndpoint;
+use super::Listening;
 use super::token::Token;
 use tuntap_sys::socket;
 
@@ -21,13 +21,32 @@ const MAX_REQUEST_LEN: usize = 4096;
 /// Packets are handled in between.
 pub const ACCEPT_BUDGET: usize = 1;
 
-const HTTP_HEAD: &[u8] = b"HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
-    Content-Type: application/json\r\n\r\n";
+/// Makes a whole response. Its argument is the head of an HTTP request, or `None` if clients send none.
+pub type Respond<'a> = &'a dyn Fn(Option<&[u8]>) -> Vec<u8>;
 
-/// The endpoint and its clients.
+/// Which documents an endpoint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Documents {
+    /// The statistics.
+    Stats,
+    /// The metrics.
+    Metrics,
+}
+
+impl Documents {
+    const fn client(self, serial: u32) -> Token {
+        match self {
+            Self::Stats => Token::StatsClient(serial),
+            Self::Metrics => Token::MetricsClient(serial),
+        }
+    }
+}
+
+/// An endpoint and its clients.
 #[derive(Debug)]
 pub struct StatsServer<'a> {
-    endpoint: &'a StatsEndpoint,
+    endpoint: &'a Listening,
+    documents: Documents,
     clients: Vec<Client>,
     next_serial: u32,
 }
@@ -56,10 +75,13 @@ enum Next {
 
 impl<'a> StatsServer<'a> {
     /// Registers the listener.
-    pub fn new(endpoint: &'a StatsEndpoint, epoll: &Epoll) -> nix::Result<Self> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsListener.encode());
-        epoll.add(&endpoint.listener, event)?;
-        Ok(Self { endpoint, clients: Vec::new(), next_serial: 0 })
+    pub fn new(endpoint: &'a Listening, documents: Documents, epoll: &Epoll) -> nix::Result<Self> {
+        let token = match documents {
+            Documents::Stats => Token::StatsListener,
+            Documents::Metrics => Token::MetricsListener,
+        };
+        epoll.add(&endpoint.listener, EpollEvent::new(EpollFlags::EPOLLIN, token.encode()))?;
+        Ok(Self { endpoint, documents, clients: Vec::new(), next_serial: 0 })
     }
 
     /// Accepts a new client, if there is one. An error means that the listener stays readable although nothing can be
@@ -75,32 +97,27 @@ impl<'a> StatsServer<'a> {
         }
     }
 
-    /// Adds a client, and begins to serve it. `json` makes the document; its argument is true for a minified one.
-    pub fn add(&mut self, fd: OwnedFd, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
+    /// Adds a client, and begins to serve it.
+    pub fn add(&mut self, fd: OwnedFd, epoll: &Epoll, now: Instant, respond: Respond<'_>) {
         if self.clients.len() >= MAX_CLIENTS {
             self.close_first_due();
         }
-        let state = if self.endpoint.http {
-            State::Request(Vec::new())
-        } else {
-            State::Response(json(self.endpoint.minified), 0)
-        };
+        let state = if self.endpoint.http { State::Request(Vec::new()) } else { State::Response(respond(None), 0) };
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::StatsClient(serial).encode());
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.documents.client(serial).encode());
         if epoll.add(&fd, event).is_ok() {
             self.clients.push(Client { serial, fd, deadline: now + self.endpoint.timeout, state });
-            self.progress(serial, epoll, now, json);
+            self.progress(serial, epoll, now, respond);
         }
     }
 
     /// Continues with a client that can be read or written.
-    pub fn progress(&mut self, serial: u32, epoll: &Epoll, now: Instant, json: &dyn Fn(bool) -> Vec<u8>) {
+    pub fn progress(&mut self, serial: u32, epoll: &Epoll, now: Instant, respond: Respond<'_>) {
         let Some(index) = self.clients.iter().position(|client| client.serial == serial) else { return };
-        let minified = self.endpoint.minified;
-        match self.clients[index].advance(now + self.endpoint.timeout, &|| json(minified)) {
+        match self.clients[index].advance(now + self.endpoint.timeout, respond) {
             Next::Wait(flags) => {
-                let mut event = EpollEvent::new(flags, Token::StatsClient(serial).encode());
+                let mut event = EpollEvent::new(flags, self.documents.client(serial).encode());
                 if epoll.modify(&self.clients[index].fd, &mut event).is_err() {
                     self.clients.swap_remove(index);
                 }
@@ -127,12 +144,11 @@ impl<'a> StatsServer<'a> {
 }
 
 impl Client {
-    fn advance(&mut self, deadline: Instant, json: &dyn Fn() -> Vec<u8>) -> Next {
+    fn advance(&mut self, deadline: Instant, respond: Respond<'_>) -> Next {
         if let State::Request(request) = &mut self.state {
             match read_request(self.fd.as_fd(), request) {
                 Some(true) => {
-                    let mut response = HTTP_HEAD.to_vec();
-                    response.append(&mut json());
+                    let response = respond(Some(request.as_slice()));
                     self.state = State::Response(response, 0);
                 }
                 Some(false) => return Next::Wait(EpollFlags::EPOLLIN),

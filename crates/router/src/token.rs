@@ -17,6 +17,10 @@ pub enum Token {
     StatsListener,
     /// A statistics client, by its serial number.
     StatsClient(u32),
+    /// The socket where clients connect that want metrics.
+    MetricsListener,
+    /// Such a client, by its serial number.
+    MetricsClient(u32),
     /// Changes of the host's addresses.
     Addresses,
     /// Grants from the master.
@@ -59,6 +63,8 @@ impl Token {
             Self::RoutesConnection => (12, 0, 0),
             Self::TrunkControl => (13, 0, 0),
             Self::Trunk(TrunkId(number)) => (14, 0, number),
+            Self::MetricsListener => (15, 0, 0),
+            Self::MetricsClient(serial) => (16, 0, serial),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -85,6 +91,8 @@ impl Token {
             12 => Self::RoutesConnection,
             13 => Self::TrunkControl,
             14 => Self::Trunk(TrunkId(generation)),
+            15 => Self::MetricsListener,
+            16 => Self::MetricsClient(generation),
             _ => return None,
         })
     }
@@ -104,6 +112,8 @@ mod tests {
             Token::Gateway,
             Token::StatsListener,
             Token::StatsClient(77),
+            Token::MetricsListener,
+            Token::MetricsClient(78),
             Token::Master,
             Token::Addresses,
             Token::GrantUpdates,

@@ -177,14 +177,18 @@ impl Selector {
 
     /// Returns true if a packet matches. `state` is that of its connection, `None` if it belongs to none.
     pub fn matches(&self, packet: &Packet<'_>, state: Option<ConnectionState>) -> bool {
-        let fits = |service: Service| {
-            service.protocol.number(packet.is_v4()) == packet.protocol()
-                && service.ports.is_none_or(|ports| ports.contains(packet.destination_port()))
-        };
-        self.src.matches(packet.src())
-            && self.dst.matches(packet.dst())
-            && self.service.is_none_or(fits)
+        let port = packet.destination_port();
+        self.matches_headers(packet.src(), packet.dst(), packet.protocol(), port)
             && self.state.is_none_or(|wanted| state == Some(wanted))
+    }
+
+    /// Returns true if a packet with these addresses, this protocol and this destination port matches, whatever the state of
+    /// its connection is.
+    pub fn matches_headers(&self, src: IpAddr, dst: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+        let fits = |service: Service| {
+            service.protocol.number(src.is_ipv4()) == protocol && service.ports.is_none_or(|ports| ports.contains(port))
+        };
+        self.src.matches(src) && self.dst.matches(dst) && self.service.is_none_or(fits)
     }
 }
 

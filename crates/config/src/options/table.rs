@@ -3,8 +3,8 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, hosts, limits, parse, priority, protection, router, rules, sandbox,
-    shape, trunks,
+    control, credentials, device, grants, hostnet, hosts, limits, metrics, parse, priority, protection, router, rules,
+    sandbox, shape, trunks,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -147,6 +147,29 @@ options!(
         details: "Serves the statistics of the router that has no address for them of its own; of the last such router, if \
                   there are several. A TCP address doesn't serve clients that may be vassals.",
         read: |draft, value| router::parse_stats(value).map(|address| draft.default_stats = Some(address)),
+        ..OptionSpec::BASE
+    },
+    Metrics = OptionSpec {
+        name: "tuntap-router-metrics",
+        scope: Scope::Router,
+        syntax: "[<device>] <path|@name|addr:port>",
+        help: "serve metrics for Prometheus over HTTP",
+        details: "Serves the router's metrics over HTTP at `/metrics`: in Prometheus' text format, or in that of OpenMetrics for \
+                  clients that ask for it ([metrics](OPERATIONS.md#metrics)). As with `tuntap-router-stats`, a TCP address \
+                  doesn't serve clients that may be vassals.",
+        read: |draft, value| metrics::address(value).map(|setting| draft.host_settings.push(setting)),
+        ..OptionSpec::BASE
+    },
+    MetricsPeers = OptionSpec {
+        name: "tuntap-router-metrics-peers",
+        scope: Scope::Router,
+        syntax: "[<device>] <users>",
+        help: "have metrics of the vassals of no more users than so many",
+        range: "0 to 65536, 0 is none",
+        default: Some("1000"),
+        details: "Most users whose vassals have metrics of their own. The vassals of one user are counted together. With 0 there \
+                  are metrics of the whole router only.",
+        read: |draft, value| metrics::peers(value).map(|setting| draft.host_settings.push(setting)),
         ..OptionSpec::BASE
     },
     Switch = OptionSpec {

@@ -20,6 +20,8 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::RouterRules, ["/etc/one.rules", "/etc/other.rules"]),
     (OptionName::Script, ["/etc/a.luau", "/etc/b.luau"]),
     (OptionName::Stats, ["/run/one", "/run/other"]),
+    (OptionName::Metrics, ["/run/metrics", "127.0.0.1:9100"]),
+    (OptionName::MetricsPeers, ["7", "0"]),
     (OptionName::Switch, ["", "false"]),
     (OptionName::BusyPoll, ["7", "8"]),
     (OptionName::Sandbox, ["off", "strict"]),

@@ -167,6 +167,11 @@ impl DropCounters {
         self.0[reason as usize] += 1;
     }
 
+    /// Adds what others have counted.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
     /// Packets dropped for this reason.
     pub const fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]

@@ -309,6 +309,14 @@ pub struct PolicyRules<T> {
     pub v6: RuleList<u128, T>,
 }
 
+impl<T> PolicyRules<T> {
+    /// Returns the numbers of all rules, with the places of their counters. A rule for both versions is there twice.
+    pub fn slots(&self) -> impl Iterator<Item = (RuleId, CounterSlot)> {
+        let v4 = self.v4.rules.iter().map(|rule| (rule.decision.rule, rule.decision.slot));
+        v4.chain(self.v6.rules.iter().map(|rule| (rule.decision.rule, rule.decision.slot)))
+    }
+}
+
 impl<T: Copy> PolicyRules<T> {
     /// Takes the rules in order, and numbers them from 0.
     pub fn new(rules: impl IntoIterator<Item = PolicyRule<T>>) -> Self {

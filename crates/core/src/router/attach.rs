@@ -7,6 +7,7 @@ use tuntap_wire::attach::{Hello, HelloReply};
 use tuntap_wire::frame::{FrameKind, HEADER_LEN};
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::offloads::Offloads;
+use tuntap_wire::rule::Direction;
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::Router;
@@ -172,6 +173,10 @@ impl Router {
         peer.session.write_meter.record_sent(&self.work, bytes.len());
         peer.session.traffic.rx_bytes += (HEADER_LEN + bytes.len().saturating_sub(VNET_HEADER_LEN)) as u64;
         let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
+        if let Err(reason) = packet {
+            let bytes = bytes.get(VNET_HEADER_LEN..).unwrap_or_default();
+            self.capture_unreadable(shell, Direction::Out, Some(id), bytes, reason);
+        }
         let segments = packet.as_ref().map_or(0, GsoPacket::segments);
         self.forward_outbound(shell, id, packet);
         segments

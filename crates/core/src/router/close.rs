@@ -41,6 +41,9 @@ impl Router {
         if reason.is_fault() {
             self.counters.totals.faults += 1;
         }
+        let peers = &self.forwarder.peers;
+        let present = || peers.iter().map(|peer| peer.session.credentials.uid).collect();
+        self.counters.departed.add(credentials.uid, &peer.session.traffic, present);
         match (address, reason) {
             (Some(address), reason) => {
                 self.note_peer(shell, account, &Notice::Left { address, credentials, reason });

@@ -2,6 +2,7 @@
 
 use tuntap_api::{LimitsReached, Totals};
 
+use super::departed::Departed;
 use crate::policy::admission::AdmissionError;
 use crate::policy::drops::DropCounters;
 
@@ -18,6 +19,8 @@ pub struct Counters {
     pub refused_elsewhere: u64,
     /// Claims that peers have lost to newer ones elsewhere.
     pub lost_elsewhere: u64,
+    /// What peers that have left had sent and got.
+    pub departed: Departed,
 }
 
 impl Counters {

@@ -7,6 +7,7 @@ use tuntap_wire::rule::Direction;
 use tuntap_wire::segment::for_each_packet;
 
 use super::Router;
+use super::capture::{CaptureFate, PassedTo};
 use super::held::Origin;
 use super::inbound::Ingress;
 use super::queue::{FlushError, Flushed};
@@ -82,14 +83,21 @@ impl Router {
     ) -> Result<(), DropReason> {
         let Some(peer) = self.forwarder.peers.get(id) else {
             self.count_drop(None, DropReason::NoPeer);
+            if self.is_observed {
+                self.report_drop(shell, (Direction::In, None), packet, (DropReason::NoPeer, false), None);
+            }
             return Err(DropReason::NoPeer);
         };
         let result = match peer.session.transport {
             Transport::Tun => self.write_device(shell, id, packet),
             Transport::Stream(_) => self.queue_packet(id, packet),
         };
-        if let Err(reason) = result {
-            self.count_lost_packet(shell, id, Direction::In, packet, reason);
+        match result {
+            Err(reason) => self.count_lost_packet(shell, id, Direction::In, packet, reason),
+            Ok(()) if self.captures.is_on() => {
+                self.capture(shell, Direction::In, Some(id), packet, CaptureFate::Passed(PassedTo::Peer), None);
+            }
+            Ok(()) => {}
         }
         result
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tuntap_wire::frame::{Frame, FrameKind, Frames, MAX_FRAME_LEN};
 use tuntap_wire::greeting::frames_start;
 use tuntap_wire::gso::GsoPacket;
-use tuntap_wire::rule::{self, PeerRule};
+use tuntap_wire::rule::{self, Direction, PeerRule};
 
 use super::Router;
 use super::inbound::PACKET_BUDGET;
@@ -126,6 +126,9 @@ impl Router {
         match frame.kind {
             FrameKind::Packet => {
                 let packet = GsoPacket::finished(frame.payload).map_err(DropReason::from);
+                if let Err(reason) = packet {
+                    self.capture_unreadable(shell, Direction::Out, Some(id), frame.payload, reason);
+                }
                 self.forward_outbound(shell, id, packet);
             }
             FrameKind::Rules | FrameKind::ExtendedRules => self.take_rules(shell, id, &frame)?,

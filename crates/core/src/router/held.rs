@@ -452,7 +452,7 @@ impl Router {
         }
     }
 
-    /// Counts a packet from or to a peer that was lost after it was decided about, and tells who watches.
+    /// Counts a packet from or to a peer that was lost after it was decided about, and tells who watches or captures.
     pub(super) fn count_lost_packet(
         &mut self,
         shell: &mut impl Shell,
@@ -462,8 +462,8 @@ impl Router {
         reason: DropReason,
     ) {
         self.count_drop(Some(peer), reason);
-        if self.is_watched {
-            self.report_drop(shell, direction, Some(peer), packet.packet(), reason, None);
+        if self.is_observed {
+            self.report_drop(shell, (direction, Some(peer)), packet, (reason, false), None);
         }
     }
 

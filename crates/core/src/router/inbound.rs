@@ -39,7 +39,17 @@ impl Router {
         self.work.record_read(bytes.len(), start, end, || shell.thread_usage());
         self.counters.totals.tun_rx_packets += 1;
         self.counters.totals.tun_rx_bytes += bytes.len().saturating_sub(VNET_HEADER_LEN) as u64;
-        self.forward_inbound(shell, Ingress::Tun, GsoPacket::parse(bytes).map_err(DropReason::from));
+        let packet = GsoPacket::parse(bytes).map_err(DropReason::from);
+        if let Err(reason) = packet {
+            self.capture_unreadable(
+                shell,
+                Direction::In,
+                None,
+                bytes.get(VNET_HEADER_LEN..).unwrap_or_default(),
+                reason,
+            );
+        }
+        self.forward_inbound(shell, Ingress::Tun, packet);
     }
 
     /// Handles datagrams that came to the gateway with one read, from `source` and by `interface`. `len` is the length of each if
@@ -60,6 +70,10 @@ impl Router {
         // A socket for both versions shows IPv4 addresses as IPv4-mapped IPv6 addresses (ipv6(7)).
         if let Some(reason) = self.datagram_refusal(shell, source.ip().to_canonical(), interface) {
             (0..count).for_each(|_| self.count_drop(None, reason));
+            if self.captures.is_on() {
+                let datagrams = bytes.chunks(len.unwrap_or(bytes.len()).max(1));
+                datagrams.for_each(|it| self.capture_unreadable(shell, Direction::In, None, it, reason));
+            }
             return count;
         }
         let totals = &mut self.counters.totals;
@@ -69,7 +83,9 @@ impl Router {
         let (mut built, mut packets) = (std::mem::take(&mut self.coalesced), 0);
         while let Some(run) = datagrams.next_run(&mut built) {
             let packet = match run {
-                Run::Single(bytes) => GsoPacket::finished(bytes).map_err(DropReason::from),
+                Run::Single(bytes) => GsoPacket::finished(bytes).map_err(DropReason::from).inspect_err(|reason| {
+                    self.capture_unreadable(shell, Direction::In, None, bytes, *reason);
+                }),
                 Run::Coalesced(count) => {
                     self.counters.totals.gateway_rx_coalesced += count as u64;
                     GsoPacket::parse(&built).map_err(DropReason::from)
@@ -125,18 +141,19 @@ impl Router {
             self.tun_queues.note(cause);
         }
         self.note_logged_rules(shell, Direction::In, cause, packet.packet());
-        if let (true, Inbound::Drop(reason, _) | Inbound::Reject(reason, _)) = (self.is_watched, verdict.to) {
-            self.report_drop(shell, Direction::In, cause, packet.packet(), reason, verdict.rule);
+        if let (true, Inbound::Drop(reason, _) | Inbound::Reject(reason, _)) = (self.is_observed, verdict.to) {
+            let is_rejected = matches!(verdict.to, Inbound::Reject(..));
+            self.report_drop(shell, (Direction::In, cause), &packet, (reason, is_rejected), verdict.rule);
         }
         match verdict.to {
             Inbound::Peer(id) => self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet),
             Inbound::Trunk(to) => {
                 let result = self.pass_to_trunk(shell, ingress, to, &packet);
-                self.count_not_passed(shell, &packet, result);
+                self.count_not_passed(shell, &packet, result, Some(to));
             }
             Inbound::Tun => {
                 let result = self.send_to_tun(shell, &packet);
-                self.count_not_passed(shell, &packet, result);
+                self.count_not_passed(shell, &packet, result, None);
             }
             Inbound::Drop(reason, holder) => self.count_drop(holder, reason),
             Inbound::Reject(reason, holder) => {
@@ -146,13 +163,24 @@ impl Router {
         }
     }
 
-    /// Counts a packet for no peer of this router that could not be passed on.
-    fn count_not_passed(&mut self, shell: &mut impl Shell, packet: &GsoPacket<'_>, result: Result<(), DropReason>) {
-        if let Err(reason) = result {
-            self.count_drop(None, reason);
-            if self.is_watched {
-                self.report_drop(shell, Direction::In, None, packet.packet(), reason, None);
+    /// Counts a packet for no peer of this router that could not be passed on, by a trunk or to the host, and tells who watches or
+    /// captures.
+    fn count_not_passed(
+        &mut self,
+        shell: &mut impl Shell,
+        packet: &GsoPacket<'_>,
+        result: Result<(), DropReason>,
+        trunk: Option<TrunkId>,
+    ) {
+        match result {
+            Err(reason) => {
+                self.count_drop(None, reason);
+                if self.is_observed {
+                    self.report_drop(shell, (Direction::In, None), packet, (reason, false), None);
+                }
             }
+            Ok(()) if self.captures.is_on() => self.capture_passed_by(shell, trunk, packet),
+            Ok(()) => {}
         }
     }
 }

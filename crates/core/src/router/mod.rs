@@ -8,11 +8,13 @@ mod accept;
 mod attach;
 mod autoconf;
 mod backlog;
+pub mod capture;
 mod close;
 mod counters;
 mod credentials;
 mod debt;
 mod deliver;
+mod departed;
 mod elsewhere;
 mod fair;
 mod flows;
@@ -62,6 +64,7 @@ use crate::policy::registry::PeerId;
 use crate::policy::shape::Shape;
 use crate::trunk::Trunks;
 use backlog::Backlog;
+use capture::Captures;
 use gateway::Paths;
 use held::Held;
 use interfaces::InterfaceCache;
@@ -77,6 +80,7 @@ use turns::Turns;
 pub use accept::{ACCEPT_BUDGET, Connection};
 pub use attach::{DeviceError, DeviceTurn};
 pub use counters::Counters;
+pub use departed::Departed;
 pub(crate) use held::item_in as waiting_item;
 pub use inbound::{Ingress, PACKET_BUDGET};
 pub use shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
@@ -160,6 +164,9 @@ pub struct Router {
     rule_log: LogBudget,
     /// True while somebody wants to know each dropped packet.
     is_watched: bool,
+    captures: Captures,
+    /// True while drops are watched or packets are captured.
+    is_observed: bool,
     accept_again_at: Option<Instant>,
     /// The number of packets from peers since the TUN device was last read.
     outbound_streak: usize,
@@ -204,6 +211,8 @@ impl Router {
             fault_log: LogBudget::new(FAULT_LINES, now),
             rule_log: LogBudget::new(RULE_LINES, now),
             is_watched: false,
+            captures: Captures::default(),
+            is_observed: false,
             accept_again_at: None,
             outbound_streak: 0,
             tun_queues,

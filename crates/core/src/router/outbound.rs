@@ -56,8 +56,9 @@ impl Router {
         }
         self.note_logged_rules(shell, Direction::Out, Some(id), packet.packet());
         let result = self.send_where_decided(shell, id, &verdict, packet);
-        if let (Err(reason), true) = (result, self.is_watched) {
-            self.report_drop(shell, Direction::Out, Some(id), packet.packet(), reason, verdict.rule);
+        // One that is rejected has been reported before the reply to it.
+        if let (Err(reason), true) = (result, self.is_observed && !matches!(verdict.to, Outbound::Reject(_))) {
+            self.report_drop(shell, (Direction::Out, Some(id)), packet, (reason, false), verdict.rule);
         }
         result
     }
@@ -75,6 +76,9 @@ impl Router {
                 Err(reason)
             }
             Outbound::Reject(reason) => {
+                if self.is_observed {
+                    self.report_drop(shell, (Direction::Out, Some(id)), packet, (reason, true), verdict.rule);
+                }
                 self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }
@@ -104,16 +108,21 @@ impl Router {
         way: Way,
         packet: &GsoPacket<'_>,
     ) -> Result<(), DropReason> {
-        match way {
+        let result = match way {
             Way::Tun => self.send_to_tun(shell, packet),
             Way::Gateway(target) => self.send_to_gateway(shell, from, target, packet),
             Way::Trunk(to, flow) => self.send_to_trunk(shell, to, flow, MAX_HOPS, packet),
             Way::Peer(to, lane) => {
+                self.capture_sent(shell, from, &way, packet);
                 // If the delivery fails, the packet has already been counted as dropped.
                 self.deliver_or_hold(shell, to, Origin::Peer(from), lane, packet);
-                Ok(())
+                return Ok(());
             }
+        };
+        if result.is_ok() {
+            self.capture_sent(shell, from, &way, packet);
         }
+        result
     }
 
     /// Writes a packet to the router's device. If the kernel refuses the packet, only the packet is lost: EIO while the

@@ -207,6 +207,15 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Adds that of another peer.
+    pub fn add(&mut self, other: &Self) {
+        self.tx_bytes += other.tx_bytes;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.rx_packets += other.rx_packets;
+        self.drops.add(&other.drops);
+    }
+
     /// Returns what the C plugin calls `dropped`: the packets that the peer was too slow to take.
     pub const fn dropped(&self) -> u64 {
         self.drops.get(DropReason::QueueFull)

@@ -8,6 +8,7 @@ use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::RouterId;
 
+use super::capture::CaptureRecord;
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
@@ -204,6 +205,9 @@ pub trait Shell {
 
     /// A packet was dropped, while [`Router::set_watch`](super::Router::set_watch) is on.
     fn dropped(&mut self, record: &DropRecord);
+
+    /// A capture wants to see this packet, see [`Router::set_capture`](super::Router::set_capture).
+    fn captured(&mut self, record: &CaptureRecord<'_>);
 
     /// Writes a line to the log.
     fn log(&mut self, notice: &Notice);

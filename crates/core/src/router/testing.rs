@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::RouterId;
+use tuntap_wire::rule::Direction;
 
+use super::capture::{CaptureFate, CaptureRecord, CapturedPeer};
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
@@ -14,7 +16,20 @@ use super::shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell
 use super::watch::DropRecord;
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
+use crate::policy::verdict::RuleRef;
 use crate::trunk::{Sent, TrunkId};
+
+/// A captured packet, see [`CaptureRecord`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    pub wanted: u8,
+    pub direction: Direction,
+    pub peer: Option<CapturedPeer>,
+    pub fate: CaptureFate,
+    pub rule: Option<RuleRef>,
+    pub segments: usize,
+    pub bytes: Vec<u8>,
+}
 
 /// Surroundings in which each peer has passed a usable device.
 #[derive(Debug, Default)]
@@ -31,6 +46,8 @@ pub struct TestShell {
     pub lines: Vec<Notice>,
     /// Packets that were dropped while the router was watched.
     pub dropped: Vec<DropRecord>,
+    /// Packets that were captured.
+    pub captured: Vec<Captured>,
     /// Packets that were written to the router's device.
     pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
@@ -197,6 +214,11 @@ impl Shell for TestShell {
 
     fn dropped(&mut self, record: &DropRecord) {
         self.dropped.push(*record);
+    }
+
+    fn captured(&mut self, record: &CaptureRecord<'_>) {
+        let CaptureRecord { wanted, direction, peer, fate, rule, segments, bytes, .. } = *record;
+        self.captured.push(Captured { wanted, direction, peer, fate, rule, segments, bytes: bytes.to_vec() });
     }
 
     fn new_serial(&mut self) -> u64 {

@@ -157,8 +157,8 @@ impl Router {
         };
         let peer = self.forwarder.holder(packet.packet().src());
         self.count_drop(peer, reason);
-        if self.is_watched {
-            self.report_drop(shell, Direction::Out, peer, packet.packet(), reason, None);
+        if self.is_observed {
+            self.report_drop(shell, (Direction::Out, peer), &packet, (reason, false), None);
         }
     }
 
@@ -273,6 +273,10 @@ impl Router {
         let is_theirs = self.trunks.as_ref().is_some_and(is_told) || self.forwarder.elsewhere().holder(src).is_none();
         if !is_theirs || self.forwarder.is_held_here(src) {
             self.with_trunks(shell, |trunks, now, mut ends| trunks.refuse_source(from, src, now, &mut ends));
+            if self.is_observed {
+                let reason = DropReason::SpoofedSource;
+                self.report_drop(shell, (Direction::In, None), &packet.packet, (reason, false), None);
+            }
             return self.count_drop(None, DropReason::SpoofedSource);
         }
         self.counters.totals.trunk_rx_packets += 1;
@@ -280,8 +284,8 @@ impl Router {
         let ip = packet.packet.packet();
         let is_own = |address| self.trunks.as_ref().is_some_and(|trunks| trunks.may_have(from, address));
         let stopped = self.forwarder.stopped_by_guard_from(ip, is_own);
-        if let (true, Some(reason)) = (self.is_watched, stopped) {
-            self.report_drop(shell, Direction::In, None, ip, reason, None);
+        if let (true, Some(reason)) = (self.is_observed, stopped) {
+            self.report_drop(shell, (Direction::In, None), &packet.packet, (reason, false), None);
         }
         let packet_or_reason = stopped.map_or(Ok(packet.packet), Err);
         self.forward_inbound(shell, Ingress::Trunk(from, packet.hops), packet_or_reason);

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::ip::{FlowPart, Packet, Roles};
 use tuntap_wire::rule::Direction;
 
+use super::capture::CaptureFate;
 use super::log::Cause;
 use super::notice::Notice;
 use super::shell::Shell;
@@ -86,18 +88,29 @@ impl Router {
     /// Starts or stops telling the shell about each dropped packet, see [`Shell::dropped`].
     pub const fn set_watch(&mut self, is_wanted: bool) {
         self.is_watched = is_wanted;
+        self.update_observed();
     }
 
+    pub(super) const fn update_observed(&mut self) {
+        self.is_observed = self.is_watched || self.captures.is_on();
+    }
+
+    /// Tells those who watch or capture that a packet was dropped. `is_rejected`: its sender may get a reply.
     pub(super) fn report_drop(
-        &mut self,
+        &self,
         shell: &mut impl Shell,
-        direction: Direction,
-        peer: Option<PeerId>,
-        packet: &Packet<'_>,
-        reason: DropReason,
+        (direction, peer): (Direction, Option<PeerId>),
+        packet: &GsoPacket<'_>,
+        (reason, is_rejected): (DropReason, bool),
         rule: Option<RuleRef>,
     ) {
-        shell.dropped(&DropRecord { direction, peer, packet: PacketFacts::of(packet), reason, rule });
+        if self.is_watched {
+            shell.dropped(&DropRecord { direction, peer, packet: PacketFacts::of(packet.packet()), reason, rule });
+        }
+        if self.captures.is_on() {
+            let fate = if is_rejected { CaptureFate::Rejected(reason) } else { CaptureFate::Dropped(reason) };
+            self.capture(shell, direction, peer, packet, fate, rule);
+        }
     }
 
     /// Logs the rules that want it and that the latest packet has matched, unless the lines of the peer's account are used up.

@@ -9,6 +9,7 @@ use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
 use tuntap_core::router::DropRecord;
+use tuntap_core::router::capture::CaptureRecord;
 use tuntap_core::router::notice::Notice;
 use tuntap_core::router::quarantine::{Offender, Record};
 use tuntap_core::router::restore::StoredPeer;
@@ -226,6 +227,8 @@ impl Shell for World {
     }
 
     fn dropped(&mut self, _record: &DropRecord) {}
+
+    fn captured(&mut self, _record: &CaptureRecord<'_>) {}
 
     fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
         false

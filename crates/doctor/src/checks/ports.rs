@@ -46,15 +46,16 @@ pub fn mapped_twice(instance: &Instance, earlier: &[&Instance]) -> Vec<Finding> 
     own.filter_map(clash).collect()
 }
 
-/// Checks that the router's own ports, those of its statistics and its gateway, aren't somebody else's. `own`: its processes.
+/// Checks that the router's own ports, those of its statistics, metrics and gateway, aren't somebody else's. `own`: its processes.
 pub fn own(router: &RouterSpec, services: &[Service], own: &[Process]) -> Vec<Finding> {
-    let stats = match &router.stats {
-        Some(StatsAddress::Tcp(address)) => Some(("tcp", "statistics", address.clone(), socket_address(address))),
+    let documents = [("statistics", &router.stats), ("metrics", &router.metrics.address)];
+    let documents = documents.into_iter().filter_map(|(what, address)| match address {
+        Some(StatsAddress::Tcp(address)) => Some(("tcp", what, address.clone(), socket_address(address))),
         _ => None,
-    };
+    });
     let gateway = router.gateway.map(|address| ("udp", "gateway", address.to_string(), Some(address)));
     let mut findings = Vec::new();
-    for (protocol, what, text, address) in stats.into_iter().chain(gateway) {
+    for (protocol, what, text, address) in documents.chain(gateway) {
         let Some(address) = address else {
             findings.push(Finding::fine(format!("{what} {text}: not examined, for it is a name")));
             continue;

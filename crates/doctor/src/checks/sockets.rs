@@ -42,20 +42,21 @@ pub fn router(socket: &str, found: &Listener, folder: Option<&Barrier>, is_runni
     }
 }
 
-/// Checks that a router can serve its statistics at a unix socket. `own`: the router's processes, if it runs.
-pub fn statistics(socket: &str, found: &Listener, own: &[Process]) -> Option<Finding> {
+/// Checks that a router can serve its statistics or its metrics, which `what` says, at a unix socket. `own`: the router's
+/// processes, if it runs.
+pub fn documents(what: &str, socket: &str, found: &Listener, own: &[Process]) -> Option<Finding> {
     let dir = folder_of(Path::new(socket)).display();
     match found {
         Listener::Listening(process) if !own.contains(process) => Some(Finding::wrong(
-            format!("statistics {socket}: {process} listens there already"),
-            "stop that process, or name another socket for the statistics in tuntap-router",
+            format!("{what} {socket}: {process} listens there already"),
+            format!("stop that process, or name another socket for the {what}"),
         )),
         Listener::NoSocket => Some(Finding::wrong(
-            format!("statistics {socket}: a file of that name is there, and is no socket"),
-            format!("rm {socket}, if nobody needs it; or name another socket for the statistics in tuntap-router"),
+            format!("{what} {socket}: a file of that name is there, and is no socket"),
+            format!("rm {socket}, if nobody needs it; or name another socket for the {what}"),
         )),
         Listener::NoFolder => Some(Finding::wrong(
-            format!("statistics {socket}: there is no folder {dir}"),
+            format!("{what} {socket}: there is no folder {dir}"),
             format!("mkdir -p {dir}; below /run, at each boot (systemd: RuntimeDirectory=)"),
         )),
         Listener::Listening(_) | Listener::Missing | Listener::Silent | Listener::Unknown(_) => None,
@@ -140,8 +141,9 @@ mod tests {
 
     #[test]
     fn statistics_need_a_place_of_their_own() {
-        let severity =
-            |found: &Listener, own: &[Process]| statistics("/run/stats", found, own).map(|finding| finding.severity);
+        let severity = |found: &Listener, own: &[Process]| {
+            documents("metrics", "/run/m", found, own).map(|finding| finding.severity)
+        };
         let own = [Process { pid: 7, command: "uwsgi".to_owned() }];
         assert_eq!(severity(&listening(), &own), None);
         assert_eq!(severity(&listening(), &[]), Some(Severity::Wrong));

@@ -47,6 +47,13 @@ impl EventLoop<'_> {
                 _ = reply.send(self.io.script.as_ref().map(LoopScript::status).unwrap_or_default());
             }
             Question::Describe(stats) => self.policy = stats,
+            Question::Capture(number, capture, reply) => {
+                if let Some((_, snap_len)) = &capture {
+                    self.io.begin_capture(number, *snap_len);
+                }
+                self.router.set_capture(number, capture.map(|(filter, _)| filter));
+                _ = reply.send(());
+            }
             Question::Watch(wanted, reply) => {
                 self.io.watch_drops(wanted);
                 self.router.set_watch(wanted);

@@ -28,15 +28,34 @@ const OUTPUT_PAUSE: usize = 64 * 1024;
 /// Longest answer in bytes.
 const MAX_ANSWER_LEN: usize = 128 * 1024 * 1024;
 
-/// A client that watches.
+/// A client that watches or captures.
 #[derive(Debug)]
 pub struct Watch {
     /// What its request had as `id`.
     pub id: Option<Box<RawValue>>,
     /// What it wants to see.
-    pub filter: Filter,
+    pub what: Watched,
     /// Events that didn't fit what waits for it.
     pub left_out: u64,
+}
+
+/// What a client wants to see.
+#[derive(Debug)]
+pub enum Watched {
+    /// Dropped packets.
+    Drops(Filter),
+    /// The packets of the capture of this number, and so many bytes of each.
+    Capture(usize, usize),
+}
+
+impl Watch {
+    /// Returns the number of its capture.
+    pub const fn capture(&self) -> Option<usize> {
+        match self.what {
+            Watched::Capture(number, _) => Some(number),
+            Watched::Drops(_) => None,
+        }
+    }
 }
 
 /// A client.
@@ -305,7 +324,7 @@ mod tests {
         let big = text("123456789012345678901234567890");
         client.answer(Some(&big), Ok(text("{\"a\":1}")));
         client.answer(None, Err(Failure::not_found("m".to_owned())));
-        client.watch = Some(Watch { id: Some(text("[null]")), filter: Filter::default(), left_out: 0 });
+        client.watch = Some(Watch { id: Some(text("[null]")), what: Watched::Drops(Filter::default()), left_out: 0 });
         assert!(client.tell(&7));
         client.send(Instant::now());
         let mut buffer = [0; 1000];

@@ -1,4 +1,4 @@
-//! Which flows or dropped packets a client asks for.
+//! Which flows, dropped or captured packets a client asks for.
 
 use std::net::IpAddr;
 
@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use tuntap_api::control::{Dropped, Failure, FlowFilter};
 use tuntap_config::protocol;
+use tuntap_core::router::capture::{CaptureFilter, CaptureVerdict, Selection};
 use tuntap_wire::selector::Protocol;
 
 /// A filter whose values were read.
@@ -66,6 +67,18 @@ impl Filter {
             return Err(Failure::invalid("dropped packets can't be chosen by a verdict".to_owned()));
         }
         Self::new(filter)
+    }
+
+    /// Which packets a capture is for, by this filter and what a rule would say.
+    pub fn of_capture(&self, selection: Option<Selection>) -> CaptureFilter {
+        let verdict = self.verdict.as_deref().and_then(|word| match word {
+            "allow" => Some(CaptureVerdict::Allow),
+            "deny" => Some(CaptureVerdict::Deny),
+            "reject" => Some(CaptureVerdict::Reject),
+            _ => None,
+        });
+        let Self { peer, uid, network, protocol, port, rule, .. } = *self;
+        CaptureFilter { pid: peer, uid, network, protocol, port, rule, verdict, selection }
     }
 
     /// Returns true if everything matches.

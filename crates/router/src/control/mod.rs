@@ -3,6 +3,8 @@
 
 mod access;
 mod answers;
+mod captured;
+mod captures;
 mod client;
 mod documents;
 mod drops;
@@ -38,6 +40,7 @@ use tuntap_sys::net::namespace_of;
 use tuntap_sys::priority::set_nice;
 use tuntap_sys::process::{exit_at_once, with_signals_blocked};
 
+pub use self::captures::CaptureTeller;
 pub use self::documents::{DocumentWriter, Documents};
 pub use self::drops::{DropTeller, PER_SECOND};
 
@@ -106,8 +109,8 @@ pub struct Control {
     welcomed: u64,
     /// Those that aren't in the policy of the control thread yet, with their numbers.
     newcomers: Vec<(u64, Newcomers)>,
-    /// Tells the thread of dropped packets.
-    drops: Option<DropTeller>,
+    /// Tells the thread of dropped packets, and of captured ones.
+    tellers: Option<(DropTeller, CaptureTeller)>,
     /// What the thread starts with.
     start: Option<Start>,
 }
@@ -126,7 +129,7 @@ struct Start {
 impl Control {
     /// Makes what the thread needs. It is started later.
     pub fn new(endpoint: &ControlEndpoint, origin: Origin, live: Live, documents: DocumentWriter) -> io::Result<Self> {
-        let (asker, answerer, drops) = question::channel()?;
+        let (asker, answerer, tellers) = question::channel()?;
         let access = Access {
             rules: endpoint.access.clone(),
             own_uid: getuid().as_raw(),
@@ -134,12 +137,12 @@ impl Control {
         };
         let listener = endpoint.listener.try_clone()?;
         let start = Start { asker, listener, access, origin, live, documents };
-        Ok(Self { answerer, welcomed: 0, newcomers: Vec::new(), drops: Some(drops), start: Some(start) })
+        Ok(Self { answerer, welcomed: 0, newcomers: Vec::new(), tellers: Some(tellers), start: Some(start) })
     }
 
-    /// Takes what tells the thread of dropped packets.
-    pub const fn take_drops(&mut self) -> Option<DropTeller> {
-        self.drops.take()
+    /// Takes what tells the thread of dropped packets, and of captured ones.
+    pub const fn take_tellers(&mut self) -> Option<(DropTeller, CaptureTeller)> {
+        self.tellers.take()
     }
 
     /// Starts the thread, and waits until restrictions that apply to all threads can be made. The thread ends with the

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::captures::{self, CaptureTeller, Captures};
 use super::drops::{self, DropTeller, Drops};
 use super::filter::Filter;
 use super::test_packet::Described;
@@ -18,6 +19,7 @@ use tuntap_api::TrunkStats;
 use tuntap_api::control::{Code, Failure, FlowEntry, Routes, ScriptStatus, Tested};
 use tuntap_api::{PeerStats, PolicyStats};
 use tuntap_core::policy::Policy;
+use tuntap_core::router::capture::CaptureFilter;
 use tuntap_script::{Compiled, ScriptError};
 
 /// Questions that may wait. The control thread asks one after the other.
@@ -59,6 +61,8 @@ pub enum Question {
     Describe(PolicyStats),
     /// Tell which packets are dropped from now on, or tell it no longer.
     Watch(bool, Reply<()>),
+    /// Begin the capture of this number, which takes so many bytes of each packet, or end it.
+    Capture(usize, Option<(CaptureFilter, usize)>, Reply<()>),
 }
 
 /// A policy to use.
@@ -125,21 +129,23 @@ impl Bell {
 }
 
 /// All ends: that of the control thread, and those of the event loop.
-pub fn channel() -> io::Result<(Asker, Answerer, DropTeller)> {
+pub fn channel() -> io::Result<(Asker, Answerer, (DropTeller, CaptureTeller))> {
     let (questions, asked) = mpsc::sync_channel(MAX_QUESTIONS);
     let (newcomers, welcomed) = mpsc::channel();
     let (to_loop, to_thread) = (Arc::new(Bell::new()?), Arc::new(Bell::new()?));
     let (drops, dropped) = drops::channel(Arc::clone(&to_thread));
+    let (capture, captured) = captures::channel(Arc::clone(&to_thread));
     let has_reverted = Arc::new(AtomicBool::new(false));
     let asker = Asker {
         questions,
         welcomed,
         has_reverted: Arc::clone(&has_reverted),
         drops: dropped,
+        captures: captured,
         to_loop: Arc::clone(&to_loop),
         to_thread: Arc::clone(&to_thread),
     };
-    Ok((asker, Answerer { asked, newcomers, has_reverted, to_loop, to_thread }, drops))
+    Ok((asker, Answerer { asked, newcomers, has_reverted, to_loop, to_thread }, (drops, capture)))
 }
 
 /// The control thread's end.
@@ -150,6 +156,8 @@ pub struct Asker {
     has_reverted: Arc<AtomicBool>,
     /// What the event loop tells about dropped packets.
     pub drops: Drops,
+    /// What it tells about captured packets.
+    pub captures: Captures,
     to_loop: Arc<Bell>,
     to_thread: Arc<Bell>,
 }
@@ -172,6 +180,11 @@ impl Asker {
     /// Becomes readable when the event loop has told something.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.to_thread.0.as_fd()
+    }
+
+    /// Makes that readable: this thread has more to do.
+    pub fn ring(&self) {
+        self.to_thread.ring();
     }
 
     /// Makes that unreadable. To be called before what was told is read.
@@ -246,7 +259,7 @@ mod tests {
 
     #[test]
     fn question_wakes_the_loop_and_its_answer_the_thread() {
-        let (asker, answerer, _drops) = channel().expect("descriptors");
+        let (asker, answerer, _tellers) = channel().expect("descriptors");
         assert!(answerer.next().is_none());
         assert!(!wait_readable(answerer.bell(), Duration::ZERO));
         let thread = std::thread::spawn(move || {

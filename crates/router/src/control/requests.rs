@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::client::{Client, Watch};
+use super::captured;
+use super::client::{Client, Watch, Watched};
 use super::documents::DocumentWriter;
 use super::filter::Filter;
 use super::question::{Asker, FlowCounts, Question, Replaced, Swap};
@@ -112,6 +113,8 @@ pub struct Requests {
     newcomers: u64,
     /// True if the event loop tells which packets are dropped.
     is_watching: bool,
+    /// The captures that the event loop has: a bit for each, by its number.
+    pub(super) captures: u8,
     last_line: Option<Instant>,
 }
 
@@ -132,7 +135,7 @@ struct Envelope<'a> {
 impl Requests {
     /// Goes on with a live policy, by which the event loop forwards already.
     pub const fn new(origin: Origin, live: Live, asker: Asker, documents: DocumentWriter) -> Self {
-        Self { origin, live, asker, documents, newcomers: 0, is_watching: false, last_line: None }
+        Self { origin, live, asker, documents, newcomers: 0, is_watching: false, captures: 0, last_line: None }
     }
 
     /// Forgets everything but what is stored.
@@ -222,7 +225,13 @@ impl Requests {
             Request::Watch { filter } => {
                 let filter = Filter::of_drops(filter)?;
                 self.watch(true)?;
-                client.watch = Some(Watch { id: id.map(ToOwned::to_owned), filter, left_out: 0 });
+                client.watch = Some(Watch { id: id.map(ToOwned::to_owned), what: Watched::Drops(filter), left_out: 0 });
+                raw(&Watching {})
+            }
+            Request::Capture { selector, filter, snap_len } => {
+                let selector = selector.as_deref().map(captured::selection).transpose()?;
+                let what = self.capture(caller, Filter::new(filter)?.of_capture(selector), *snap_len)?;
+                client.watch = Some(Watch { id: id.map(ToOwned::to_owned), what, left_out: 0 });
                 raw(&Watching {})
             }
             Request::Status {} => self.status(caller),
@@ -374,12 +383,17 @@ impl Requests {
 
     /// Passes on what the event loop has told about dropped packets, and, if it is time for that, how many were left out.
     pub fn tell_watchers(&self, clients: &mut [Client], tells_left_out: bool) {
-        let mut watching: Vec<_> = clients.iter_mut().filter(|client| client.watch.is_some()).collect();
+        let watches_drops =
+            |client: &&mut Client| client.watch.as_ref().is_some_and(|watch| matches!(watch.what, Watched::Drops(_)));
+        let mut watching: Vec<_> = clients.iter_mut().filter(watches_drops).collect();
         while let Some(dropped) = self.asker.drops.next() {
             let event = Event::Drop(dropped);
             let Event::Drop(dropped) = &event else { continue };
             for client in &mut watching {
-                let is_wanted = client.watch.as_ref().is_some_and(|watch| watch.filter.matches_drop(dropped));
+                let is_wanted = client.watch.as_ref().is_some_and(|watch| match &watch.what {
+                    Watched::Drops(filter) => filter.matches_drop(dropped),
+                    Watched::Capture(..) => false,
+                });
                 if is_wanted && !client.tell(&event) {
                     client.watch.iter_mut().for_each(|watch| watch.left_out += 1);
                 }

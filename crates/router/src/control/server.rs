@@ -97,7 +97,9 @@ impl Server {
         self.tell_watchers(now);
         self.clients.retain(|client| !client.is_over());
         // If the event loop has no time to answer, it is told again in the next turn.
-        let _ = self.requests.watch(self.clients.iter().any(|client| client.watch.is_some()));
+        let watches_drops = |client: &Client| client.watch.as_ref().is_some_and(|watch| watch.capture().is_none());
+        let _ = self.requests.watch(self.clients.iter().any(watches_drops));
+        let _ = self.requests.end_captures(&self.clients);
     }
 
     /// Waits. Returns whether somebody wants to connect, and what the clients are ready for.
@@ -242,6 +244,7 @@ impl Server {
             self.told_left_out_at = Some(now);
         }
         self.requests.tell_watchers(&mut self.clients, tells_left_out);
+        self.requests.tell_captures(&mut self.clients, tells_left_out, now);
         self.clients.iter_mut().filter(|client| client.watch.is_some()).for_each(|client| client.send(now));
     }
 }
