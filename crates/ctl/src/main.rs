@@ -27,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod top;
 mod trunks;
 mod watch;
 
@@ -76,6 +77,8 @@ enum Command {
     Script(script::Command),
     /// Says what would happen to a packet, and why; nothing is sent
     Test(packet::Arguments),
+    /// Shows peers, flows, drops and limits with their rates, as they are now: on a terminal until it is left, else once
+    Top(top::Arguments),
     /// Shows dropped packets as they occur, until Ctrl-C
     Watch(watch::Arguments),
     /// Shows who changed what, and when
@@ -108,6 +111,7 @@ impl Command {
             Self::Set(command) => command.run(session),
             Self::Script(command) => command.run(session),
             Self::Test(arguments) => arguments.run(session),
+            Self::Top(arguments) => arguments.run(session),
             Self::Watch(arguments) => arguments.run(session),
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
@@ -127,6 +131,7 @@ impl Command {
     const fn without_json(&self) -> Option<&'static str> {
         match self {
             Self::Doctor(_) => Some("doctor"),
+            Self::Top(_) => Some("top"),
             Self::BirdConfig(_) => Some("bird-config"),
             Self::Keys(_) => Some("keys"),
             Self::Completions(_) => Some("completions"),

@@ -25,7 +25,7 @@ use tuntap_api::control::{
     Code, Event, Failure, FlowEntry, FlowFilter, FlowList, FlowOrder, Killed, Level, MAX_ADDRESSES, Request, Routes,
     Status, TestPacket,
 };
-use tuntap_api::{PeerStats, PolicyStats};
+use tuntap_api::{PeerStats, PolicyStats, Snapshot};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
 use tuntap_live::{Base, Caller, Document, Live, Now, Stored};
@@ -216,6 +216,10 @@ impl Requests {
             Request::ScriptStatus {} => raw(&self.script_status()?),
             Request::ScriptCheck { text } => raw(&script::check(text)?),
             Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
+            Request::Statistics {} => {
+                let statistics = self.asker.ask(Question::Statistics)?;
+                raw(&Snapshot { peers: self.peers()?, ..*statistics })
+            }
             Request::Peers {} => raw(&self.peers()?),
             Request::Trunks {} => raw(&self.asker.ask(Question::Trunks)?),
             Request::Routes { addresses } => raw(&self.routes(addresses)?),
