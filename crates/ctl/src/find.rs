@@ -95,7 +95,7 @@ pub fn trusted_names() -> Result<Vec<String>, Failed> {
 /// It doesn't listen, or somebody else has made it meanwhile.
 pub fn connect_trusted(name: &str, timeout: Duration) -> Result<Client, Failed> {
     let failed = |what: String| Failed::Unreachable(format!("{}: {what}", Printable(name)));
-    let connection = control::connect(name).map_err(|error| failed(format!("can't connect: {error}")))?;
+    let connection = control::connect(name).map_err(|error| failed(error.to_string()))?;
     if !connection.is_trusted() {
         return Err(failed(format!("it is uid {}'s, neither root's nor yours; --control uses it", connection.uid)));
     }

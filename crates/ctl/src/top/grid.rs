@@ -171,6 +171,6 @@ mod tests {
     #[test]
     fn titles_say_what_rows_are_sorted_by() {
         let lines = grid().lines(None, Some(Sorting { column: 1, is_reversed: true }));
-        assert_eq!(lines[..2], ["NAME  RATE▲", "b          -"]);
+        assert_eq!(lines[..2], ["NAME  RATE▲", "b         -"]);
     }
 }

@@ -8,6 +8,8 @@ mod router;
 mod sample;
 mod screen;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::io::{self, IsTerminal};

@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::failure::{Done, Failed};
 use crate::find;
 use crate::session::Session;
+use crate::text::Printable;
 
 /// A router with the connection to it, if there is one.
 struct Asked {
@@ -33,8 +34,8 @@ pub fn run(
     for asked in &mut asked {
         asked.look(sources, wanted, timeout);
     }
-    if let [Asked { router: Router { trouble: Some(trouble), .. }, .. }] = asked.as_slice() {
-        return Err(Failed::Unreachable(trouble.clone()));
+    if let [Asked { router: Router { socket, trouble: Some(trouble), .. }, .. }] = asked.as_slice() {
+        return Err(Failed::Unreachable(format!("{}: {trouble}", Printable(socket))));
     }
     let mut printed = 0;
     loop {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::sample::{Sample, Span};
-use crate::text::{Printable, Uptime, counted, Decimal};
+use crate::text::{Decimal, Printable, Uptime, counted};
 
 /// A router.
 #[derive(Debug, Clone)]
@@ -32,6 +32,9 @@ impl Router {
                 (self.trouble, self.silent_since) = (None, None);
             }
             Err(trouble) => {
+                // It is known which router this is about.
+                let prefix = format!("{}: ", Printable(&self.socket));
+                let trouble = trouble.strip_prefix(&prefix).map_or_else(|| trouble.clone(), str::to_owned);
                 self.trouble = Some(trouble);
                 self.silent_since.get_or_insert(now);
             }

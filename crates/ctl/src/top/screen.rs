@@ -70,7 +70,8 @@ fn tabs(shown: View, width: u16) -> Line<'static> {
     let tab = |view: &View| {
         let number = view.number() + 1;
         let is_shown = *view == shown;
-        let text = if is_shown || width >= WIDE { format!(" {number} {} ", view.name()) } else { format!(" {number} ") };
+        let text =
+            if is_shown || width >= WIDE { format!(" {number} {} ", view.name()) } else { format!(" {number} ") };
         Span::styled(text, if is_shown { CHOSEN } else { Style::new() })
     };
     Line::from_iter(View::ALL.iter().map(tab))

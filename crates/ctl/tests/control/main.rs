@@ -6,4 +6,6 @@ mod finding;
 mod looking;
 mod router;
 mod saving;
+mod screen;
 mod shells;
+mod top;
