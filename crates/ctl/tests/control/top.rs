@@ -149,7 +149,7 @@ fn keys_show_flows_drops_filters_and_a_pause() {
     screen.press(&["p", "4"]);
     screen.wait("answers");
     screen.press(&["5"]);
-    screen.wait("ROUND TRIP");
+    screen.wait("ROUTER▼");
     screen.press(&["?"]);
     screen.wait("sort the other way round");
     screen.press(&["C-c"]);
