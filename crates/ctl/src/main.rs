@@ -23,6 +23,7 @@ mod session;
 mod sets;
 mod shaped;
 mod status;
+mod support;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -87,6 +88,9 @@ enum Command {
     Save(save::Arguments),
     /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
     Doctor(doctor::Arguments),
+    /// Collects what a report of a fault needs in one archive, without secrets: versions, configuration, the doctor's view,
+    /// statistics, rules, last lines of logs
+    Support(support::Arguments),
     /// Prints the public halves of routers' keys, by which routers of other hosts know them, or makes a key
     Keys(keys::Arguments),
     /// Prints a configuration for BIRD 2 that goes with a router; it has the password
@@ -116,6 +120,7 @@ impl Command {
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
             Self::Doctor(arguments) => Err(arguments.run()),
+            Self::Support(arguments) => arguments.run(session),
             Self::Keys(arguments) => arguments.run(session),
             Self::BirdConfig(arguments) => arguments.run(session),
             Self::Options(arguments) => arguments.run(session),
@@ -131,6 +136,7 @@ impl Command {
     const fn without_json(&self) -> Option<&'static str> {
         match self {
             Self::Doctor(_) => Some("doctor"),
+            Self::Support(_) => Some("support"),
             Self::Top(_) => Some("top"),
             Self::BirdConfig(_) => Some("bird-config"),
             Self::Keys(_) => Some("keys"),

@@ -18,9 +18,10 @@ use std::time::Duration;
 use crate::failure::{Done, Failed};
 use crate::session::{Session, usage_error};
 
-use feed::Sources;
 use grid::Sorting;
 use view::View;
+
+pub use feed::Sources;
 
 /// What is shown at first, and how.
 #[derive(Debug, clap::Args)]

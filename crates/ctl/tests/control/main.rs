@@ -8,4 +8,5 @@ mod router;
 mod saving;
 mod screen;
 mod shells;
+mod support;
 mod top;
