@@ -50,9 +50,9 @@ pub fn take(client: &mut Client, wanted: Wanted) -> Result<Sample, Failed> {
         View::Flows => {
             let filter = FlowFilter { peer: wanted.pid, ..FlowFilter::default() };
             let request = Request::FlowsList { filter, order: FlowOrder::Recent, limit: Some(MAX_FLOWS) };
-            flows = Some(client::read(&*client.ask(&request)?)?);
+            flows = Some(client::read(&client.ask(&request)?)?);
         }
-        View::Drops => rules = Some(client::read(&*client.ask(&Request::RulesList { chain: None, group: None })?)?),
+        View::Drops => rules = Some(client::read(&client.ask(&Request::RulesList { chain: None, group: None })?)?),
         View::Peers | View::Routers | View::Trunks | View::Shaper => {}
     }
     Ok(Sample { taken: Instant::now(), snapshot, flows, rules })
