@@ -60,8 +60,9 @@ impl View {
         match self {
             Self::Peers => &[
                 ("ADDRESS", Kind::Text),
-                ("OUT bit/s", Kind::Number),
-                ("IN bit/s", Kind::Number),
+                ("bit/s", Kind::Number),
+                ("OUT bit/s", Kind::SpareNumber),
+                ("IN bit/s", Kind::SpareNumber),
                 ("DROPS/s", Kind::Number),
                 ("PID", Kind::SpareNumber),
                 ("UID", Kind::SpareNumber),
@@ -76,8 +77,9 @@ impl View {
                 ("PROTO", Kind::Word),
                 ("LOCAL", Kind::Text),
                 ("REMOTE", Kind::Text),
-                ("OUT bit/s", Kind::Number),
-                ("IN bit/s", Kind::Number),
+                ("bit/s", Kind::Number),
+                ("OUT bit/s", Kind::SpareNumber),
+                ("IN bit/s", Kind::SpareNumber),
                 ("VERDICT", Kind::Spare),
                 ("IDLE", Kind::SpareNumber),
                 ("TOTAL", Kind::SpareNumber),
@@ -130,7 +132,7 @@ impl View {
         }
     }
 
-    /// What its rows are sorted by at first: the greatest rates come first.
+    /// What its rows are sorted by at first: the greatest rates come first, in both directions together.
     pub const fn usual_sorting(self) -> Sorting {
         let column = match self {
             Self::Peers => 1,
@@ -167,6 +169,7 @@ fn peer_rows(span: &Span<'_>) -> Vec<Row> {
         key,
         cells: vec![
             Cell::text(address_of(peer)),
+            Cell::known(span.bit_rate(both(peer), before.map(both)), Decimal),
             Cell::known(span.bit_rate(peer.rx, before.map(|it| it.rx)), Decimal),
             Cell::known(span.bit_rate(peer.tx, before.map(|it| it.tx)), Decimal),
             Cell::known(span.rate(drops_of(peer), before.map(drops_of)), Decimal),
@@ -176,11 +179,21 @@ fn peer_rows(span: &Span<'_>) -> Vec<Row> {
             Cell::known(span.rate(peer.tx_packets, before.map(|it| it.tx_packets)), Decimal),
             Cell::text(transport(peer)),
             Cell::number(peer.queued, Bytes(peer.queued)),
-            bytes(peer.rx.saturating_add(peer.tx)),
+            bytes(both(peer)),
             count(drops_of(peer)),
         ],
     };
     span.peers().into_iter().map(row).collect()
+}
+
+/// Bytes of a peer in both directions.
+const fn both(peer: &PeerStats) -> u64 {
+    peer.rx.saturating_add(peer.tx)
+}
+
+/// Bytes of a flow in both directions.
+const fn sum(flow: &FlowEntry) -> u64 {
+    flow.bytes_out.saturating_add(flow.bytes_in)
 }
 
 fn flow_rows(span: &Span<'_>, pid: Option<i32>) -> Vec<Row> {
@@ -201,11 +214,12 @@ fn flow_rows(span: &Span<'_>, pid: Option<i32>) -> Vec<Row> {
                 Cell::text(protocol(flow.protocol)),
                 Cell::text(SocketAddr::new(flow.local, flow.local_port).to_string()),
                 Cell::text(SocketAddr::new(flow.remote, flow.remote_port).to_string()),
+                Cell::known(span.bit_rate(sum(flow), before.map(|it| sum(it))), Decimal),
                 Cell::known(span.bit_rate(flow.bytes_out, before.map(|it| it.bytes_out)), Decimal),
                 Cell::known(span.bit_rate(flow.bytes_in, before.map(|it| it.bytes_in)), Decimal),
                 Cell::text(fate(flow)),
                 Cell::number(flow.idle, Uptime(flow.idle)),
-                bytes(flow.bytes_out.saturating_add(flow.bytes_in)),
+                bytes(sum(flow)),
                 Cell::text(escaped(&flow.state)),
                 Cell::number(u64::try_from(flow.peer).unwrap_or(0), flow.peer),
             ],

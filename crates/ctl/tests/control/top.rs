@@ -99,7 +99,7 @@ fn peers_are_seen_on_terminals_of_all_sizes() {
     assert!(lines[0].starts_with("emperor0  up 0:00:0"), "{lines:#?}");
     assert!(lines[1].contains("30 peers"), "{lines:#?}");
     assert_eq!(lines[2], " 1 peers  2 flows  3 drops  4 routers  5 trunks  6 shaper");
-    assert!(lines[3].starts_with("ADDRESS      OUT bit/s▼  IN bit/s  DROPS/s   PID    UID"), "{lines:#?}");
+    assert!(lines[3].starts_with("ADDRESS      bit/s▼  OUT bit/s  IN bit/s  DROPS/s   PID    UID"), "{lines:#?}");
     assert!(lines[23].starts_with("q quit"), "{lines:#?}");
 
     screen.resize(40, 10);
@@ -205,6 +205,22 @@ fn dumb_terminal_gets_lines() {
     assert!(lines.contains("reason  firewall") && !lines.contains("^["), "{lines}");
 }
 
+/// The README's picture is of this screen: `demo/picture` makes it anew.
+#[test]
+fn picture_has_the_present_titles() {
+    let picture = include_str!("../../../../docs/top.svg");
+    for wanted in [
+        " 1 peers ",
+        "  6 shaper",
+        "ADDRESS",
+        "bit/s▼  OUT bit/s  IN bit/s  DROPS/s  ",
+        "sorted by bit/s",
+        "q quit  h help",
+    ] {
+        assert!(picture.contains(wanted.trim()), "{wanted}");
+    }
+}
+
 /// What a pipe gets, of a router whose counters stand still.
 fn report(arguments: &[&str]) -> String {
     let life = Arc::new(Life::default());
@@ -223,7 +239,10 @@ fn pipe_gets_one_report_as_text() {
                 && lines[1].ends_with("30 peers  0 flows"),
             "{shown}"
         );
-        assert!(lines[2].starts_with("ADDRESS      OUT bit/s  IN bit/s") && lines[2].ends_with("  DROPS"), "{shown}");
+        assert!(
+            lines[2].starts_with("ADDRESS      bit/s  OUT bit/s  IN bit/s") && lines[2].ends_with("  DROPS"),
+            "{shown}"
+        );
         assert!(has_rates(&shown), "{shown}");
         assert_eq!(lines.len(), 33, "{shown}");
         assert!(!shown.contains(|char: char| char.is_control() && char != '\n'), "{shown:?}");
@@ -250,7 +269,7 @@ fn reports_are_chosen() {
 fn wrong_arguments_are_refused() {
     let router = router(&Arc::default());
     for (arguments, wanted) in [
-        (&["--sort", "speed"][..], "there are ADDRESS, OUT bit/s"),
+        (&["--sort", "speed"][..], "there are ADDRESS, bit/s, OUT bit/s"),
         (&["--sort", ""], "is no column"),
         (&["--delay", "0"], "expected 0.1 to 3600 seconds"),
         (&["--delay", "NaN"], "expected 0.1 to 3600 seconds"),
