@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError, Route};
 use tuntap_wire::autoconf::Family;
 
@@ -63,7 +63,7 @@ impl Network {
             match netlink.replace_address(link.index, *address) {
                 Err(error) if address.addr().is_ipv6() && error.means_ipv6_is_off() => {
                     if !is_v6_off {
-                        logger.line(format_args!(
+                        logger.line(Event::DeviceIncomplete, format_args!(
                             "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has no IPv6 address"
                         ));
                     }
