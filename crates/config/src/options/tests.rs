@@ -98,7 +98,7 @@ fn rows_are_whole() {
         let of_name = match name.split('-').nth(1) {
             Some("router") => Scope::Router,
             Some("device") => Scope::Device,
-            Some("use") => Scope::Both,
+            Some("use" | "log") => Scope::Both,
             _ => Scope::Action,
         };
         assert_eq!(scope, of_name, "{name}");
