@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tuntap_sys::log::Event;
+
 /// Words in backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
@@ -112,6 +114,16 @@ fn every_difference_names_a_test_or_says_that_there_is_none() {
         count += 1;
     }
     assert!(count > 50, "only {count} rows found");
+}
+
+/// docs/OPERATIONS.md lists the events of the log as the code has them.
+#[test]
+fn events_of_the_log_are_listed() {
+    let text = read("docs/OPERATIONS.md");
+    let (_, list) = text.split_once("| event | level | meaning |\n|---|---|---|\n").expect("the list");
+    let found: Vec<&str> = list.lines().take_while(|line| line.starts_with('|')).collect();
+    let row = |event: &Event| format!("| `{}` | {} | {} |", event.name(), event.level().name(), event.meaning());
+    assert_eq!(found, Event::ALL.iter().map(row).collect::<Vec<_>>());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tuntap_config::{AccessSpec, ControlAccess, RouterSpec, resolve_access, resol
 use tuntap_core::policy::grant::{Grant, Grants, Holder};
 use tuntap_core::policy::shape::Shape;
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section};
+use tuntap_sys::log::Event;
 
 /// The files that have users and groups on most machines. A change in them starts another attempt.
 const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
@@ -76,9 +77,10 @@ type Stamp = (u64, u64, i64, i64, u64);
 pub fn take_over(received: &mut Received) {
     match received.section() {
         Ok(found) => *FOUND.lock() = found.unwrap_or_default(),
-        Err(error) => {
-            uwsgi::log(&format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"))
-        }
+        Err(error) => uwsgi::log(
+            Event::ReloadLoss,
+            &format!("[tuntap-router] users and groups are looked up anew after the reload: {error}"),
+        ),
     }
 }
 
@@ -100,7 +102,10 @@ pub fn grants() -> Grants {
     let stamps = stamps();
     let (leases, errors) = resolve();
     for (_, error) in &errors {
-        uwsgi::log(&format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"));
+        uwsgi::log(
+            Event::AccountMissing,
+            &format!("[tuntap-router] {error}: what is leased to it is for nobody until it is there"),
+        );
     }
     let places: Vec<_> = errors.into_iter().map(|(place, _)| Place::Grant(place)).collect();
     *WAITING.lock() = (!places.is_empty()).then(|| Waiting::new(places, stamps));
@@ -113,7 +118,10 @@ pub fn shapes(spec: &RouterSpec) -> Vec<Shape> {
     let stamps = stamps();
     let (shapes, errors) = look_up(|user, group| resolve_shapes(&spec.shapes, user, group));
     for (_, error) in &errors {
-        uwsgi::log(&format!("[tuntap-router] {}: {error}: nobody is limited by it until it is there", spec.device));
+        uwsgi::log(
+            Event::AccountMissing,
+            &format!("[tuntap-router] {}: {error}: nobody is limited by it until it is there", spec.device),
+        );
     }
     let mut waiting = WAITING.lock();
     let is_other = |place: &Place| !matches!(place, Place::Shape(device, _) if *device == spec.device);
@@ -147,9 +155,10 @@ pub fn newcomers() -> (Vec<Grant>, Vec<(String, Shape)>) {
         *place = None;
     }
     for (device, shape) in &shapes {
-        uwsgi::log(&format!(
-            "[tuntap-router] {device}: the limit \"{shape}\" holds from now on: the user or group is there"
-        ));
+        uwsgi::log(
+            Event::AccountAppeared,
+            &format!("[tuntap-router] {device}: the limit \"{shape}\" holds from now on: the user or group is there"),
+        );
     }
     (grants, shapes)
 }
@@ -190,7 +199,10 @@ fn come_grants(waiting: &mut Waiting) -> Vec<Grant> {
             Holder::Group(id) => format!("gid {id}"),
             Holder::Nobody => continue,
         };
-        uwsgi::log(&format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"));
+        uwsgi::log(
+            Event::AccountAppeared,
+            &format!("[tuntap-router] {prefix} is leased to {account} from now on, which is there now"),
+        );
     }
     come
 }
@@ -203,7 +215,10 @@ fn resolve() -> (Vec<Grant>, Vec<(usize, tuntap_config::ConfigError)>) {
 pub fn control_access(specs: &[AccessSpec]) -> Vec<ControlAccess> {
     let (found, errors) = look_up(|user, group| resolve_access(specs, user, group));
     for error in errors {
-        uwsgi::log(&format!("[tuntap-router] {error}: it has no access until the instance is reloaded"));
+        uwsgi::log(
+            Event::AccountMissing,
+            &format!("[tuntap-router] {error}: it has no access until the instance is reloaded"),
+        );
     }
     found
 }

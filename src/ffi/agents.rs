@@ -25,6 +25,7 @@ use tuntap_config::{OptionName, RouterSpec, Sandbox};
 use tuntap_core::router::TrunkSettings;
 use tuntap_core::trunk::Neighbour;
 use tuntap_router::{Heartbeat, Pulse, TrunkEndpoint};
+use tuntap_sys::log::Event;
 use tuntap_sys::socket::{self, BBR, has_congestion_control, set_congestion_control};
 use tuntap_sys::{dumpable, process, sandbox};
 
@@ -87,11 +88,14 @@ pub fn prepare(
     }
     match key {
         Some(key) => _ = AGENTS.lock().insert(spec.device.clone(), Agent { key, listeners, control }),
-        None => uwsgi::log(&format!(
-            "[tuntap-router] {}: its key can't be read any more ({}), so that it has no trunks until the instance is started again",
-            spec.device,
-            spec.hosts.key_file(&spec.device)
-        )),
+        None => uwsgi::log(
+            Event::RouterIncomplete,
+            &format!(
+                "[tuntap-router] {}: its key can't be read any more ({}), so that it has no trunks until the instance is started again",
+                spec.device,
+                spec.hosts.key_file(&spec.device)
+            ),
+        ),
     }
     Ok(Some(endpoint))
 }
@@ -115,7 +119,10 @@ fn tell_of_listener(spec: &RouterSpec, address: SocketAddr) {
     } else {
         String::new()
     };
-    uwsgi::log(&format!("[tuntap-router] {}: waiting on {address} for routers of other hosts{nobody}", spec.device));
+    uwsgi::log(
+        Event::Listening,
+        &format!("[tuntap-router] {}: waiting on {address} for routers of other hosts{nobody}", spec.device),
+    );
 }
 
 /// Registers the trunk process of a router that has trunks.
@@ -162,7 +169,10 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the trunk process".to_owned());
     if !reason.is_empty() {
-        uwsgi::log(&format!("[tuntap-router] {device}: {reason}; the trunk process is started again"));
+        uwsgi::log(
+            Event::TrunkProcessEnded,
+            &format!("[tuntap-router] {device}: {reason}; the trunk process is started again"),
+        );
     }
     thread::sleep(PAUSE);
     process::exit_at_once(1)
@@ -201,7 +211,8 @@ fn serve(
         return format!("a thread: {error}");
     }
     let device = spec.device.as_str();
-    let log = move |notice: &tuntap_agent::Notice| uwsgi::log(&format!("[tuntap-router] {device}: {notice}"));
+    let log =
+        move |notice: &tuntap_agent::Notice| uwsgi::log(event(notice), &format!("[tuntap-router] {device}: {notice}"));
     match tuntap_agent::run(config, control, log) {
         Ok(()) => "the router's end is closed".to_owned(),
         Err(error) => error.to_string(),
@@ -214,7 +225,10 @@ fn confine(spec: &RouterSpec) {
         return;
     }
     let tell = |what: &str, error: &dyn std::fmt::Display| {
-        uwsgi::log(&format!("[tuntap-router] {}: the trunk process keeps {what}: {error}", spec.device));
+        uwsgi::log(
+            Event::Sandbox,
+            &format!("[tuntap-router] {}: the trunk process keeps {what}: {error}", spec.device),
+        );
     };
     process::pin_time_zone();
     if let Err(errno) = sandbox::set_no_new_privileges() {
@@ -229,5 +243,18 @@ fn confine(spec: &RouterSpec) {
     let label = format!("[tuntap-router] {}: trunk process", spec.device);
     if let Err(error) = sandbox::restrict_syscalls(&tuntap_agent::SYSCALLS, label) {
         tell("all system calls", &error);
+    }
+}
+
+/// What a notice of the trunk process is to the log.
+const fn event(notice: &tuntap_agent::Notice) -> Event {
+    use tuntap_agent::Notice;
+    match notice {
+        Notice::Connected { .. } => Event::TrunkOpened,
+        Notice::Ended { .. } => Event::TrunkEnded,
+        Notice::Refused { .. } | Notice::TooManyHalfOpen | Notice::TooManyConnections { .. } => Event::TrunkRefused,
+        Notice::DialFailed { .. } | Notice::CannotAccept(_) | Notice::CongestionControl { .. } | Notice::Handing(_) => {
+            Event::TrunkFault
+        }
     }
 }

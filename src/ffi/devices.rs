@@ -9,6 +9,7 @@ use super::reload::{self, config};
 use super::uwsgi::{self, UwsgiState};
 use tuntap_config::Credentials;
 use tuntap_device::{Context, DeviceSet};
+use tuntap_sys::log::Event;
 use tuntap_sys::net::shares_namespace_with_parent;
 use tuntap_sys::{dumpable, fork};
 
@@ -48,7 +49,7 @@ pub fn foretell(uwsgi: &UwsgiState) {
         "it is not made, and hooks that want to configure it will fail: unshare = net is missing, which gives an instance without \
          Emperor a network namespace of its own"
     };
-    uwsgi::log(&format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
+    uwsgi::log(Event::DeviceMissing, &format!("[uwsgi-tuntap] {}: {problem}", names.join(", ")));
 }
 
 /// Keeps this process closed to others of its user while it holds devices, after each step that may have opened it.
@@ -96,6 +97,7 @@ pub fn check(uwsgi: &UwsgiState) {
     }
     if !config().devices.is_empty() && devices.is_empty() && !uwsgi.is_master_as_root() {
         uwsgi::log(
+            Event::DeviceMissing,
             "[uwsgi-tuntap] no tuntap-device was made: the instance must start as root, and in a network namespace of \
              its own (jailed = true under an Emperor with emperor-use-clone = net, or unshare = net)",
         );

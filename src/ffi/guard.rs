@@ -3,6 +3,7 @@
 use std::panic::{UnwindSafe, catch_unwind};
 
 use super::uwsgi;
+use tuntap_sys::log::Event;
 
 /// Runs a callback of uWSGI. If it panics, uWSGI's log says which one it was, and the process ends: half of a
 /// configuration, or a router in an unknown state, is worse than a restart.
@@ -15,7 +16,7 @@ pub fn guarded(callback: &str, body: impl FnOnce() + UnwindSafe) {
 /// Ends the process with a line in uWSGI's log for each line of the reason.
 pub fn die(reason: impl std::fmt::Display) -> ! {
     for line in reason.to_string().lines() {
-        uwsgi::log(&fatal_line(line));
+        uwsgi::log(Event::Fatal, &fatal_line(line));
     }
     std::process::exit(1)
 }

@@ -12,6 +12,7 @@ use super::devices::DEVICES;
 use super::uwsgi::{self, UwsgiState};
 use super::{accounts, hostnet, reload, router_hosts, router_memory};
 use tuntap_sys::handover::{Handover, HandoverError, Left, Received, is_announced};
+use tuntap_sys::log::Event;
 use tuntap_sys::{dumpable, process};
 
 /// What the image before has left, until each part is taken over.
@@ -43,9 +44,10 @@ pub fn take() {
             router_hosts::take_over(received);
         }
         Some(Err(error)) => {
-            uwsgi::log(&format!(
-                "[uwsgi-tuntap] this image starts without what the one before the reload had: {error}"
-            ));
+            uwsgi::log(
+                Event::ReloadLoss,
+                &format!("[uwsgi-tuntap] this image starts without what the one before the reload had: {error}"),
+            );
         }
         None => {}
     }
@@ -89,7 +91,7 @@ pub fn leave(uwsgi: &UwsgiState) {
         }
         Err(error) => {
             let what = if hands_over_devices { "the devices" } else { "what this instance has set up" };
-            uwsgi::log(&format!("[uwsgi-tuntap] {what} will not survive the reload: {error}"));
+            uwsgi::log(Event::ReloadLoss, &format!("[uwsgi-tuntap] {what} will not survive the reload: {error}"));
         }
     }
     if hands_over_devices {
@@ -119,6 +121,9 @@ fn close_earlier_form() {
     if pid != getpid().as_raw() {
         return;
     }
-    uwsgi::log("[uwsgi-tuntap] what an earlier version has set up on the host before the reload is set up anew");
+    uwsgi::log(
+        Event::ReloadLoss,
+        "[uwsgi-tuntap] what an earlier version has set up on the host before the reload is set up anew",
+    );
     socket.and_then(process::adopt_inherited).into_iter().for_each(drop);
 }

@@ -13,6 +13,7 @@ use super::uwsgi::{self, UwsgiState};
 use tuntap_config::RouterSpec;
 use tuntap_host::{HostNetwork, HostNetworkError, Occasion};
 use tuntap_sys::handover::Received;
+use tuntap_sys::log::Event;
 use tuntap_sys::{fork, process};
 
 /// Never dropped: in a forked child its descriptor is closed, or has another meaning by now.
@@ -22,7 +23,9 @@ static NETWORK: Mutex<Option<HostNetwork>> = Mutex::new(None);
 pub fn take_over(received: &mut Received) {
     match HostNetwork::take_over(received) {
         Ok(network) => network.into_iter().for_each(keep),
-        Err(error) => uwsgi::log(&format!("[tuntap-router] the host is set up anew after the reload: {error}")),
+        Err(error) => {
+            uwsgi::log(Event::ReloadLoss, &format!("[tuntap-router] the host is set up anew after the reload: {error}"))
+        }
     }
 }
 

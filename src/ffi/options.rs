@@ -10,6 +10,7 @@ use super::doctor;
 use super::guard::{die, guarded};
 use super::uwsgi;
 use tuntap_config::{Config, OptionName, OptionSpec, Scope, TABLE};
+use tuntap_sys::log::{self, Event};
 
 /// `has_arg` of getopt_long(3).
 #[derive(Clone, Copy)]
@@ -160,11 +161,17 @@ pub fn config() -> &'static Config {
     CONFIG.get_or_init(|| {
         for (name, option) in OptionName::misspelt(uwsgi::options().filter_map(|(name, _)| name.to_str().ok())) {
             let begin = if name.starts_with("tuntap-router") { "[tuntap-router]" } else { "[uwsgi-tuntap]" };
-            uwsgi::log(&format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"));
+            uwsgi::log(
+                Event::UnknownOption,
+                &format!("{begin} {name}: there is no such option, and nobody reads it; is {option} meant?"),
+            );
         }
         let values = VALUES.lock();
-        Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))
-            .unwrap_or_else(|errors| die(errors))
+        let config = Config::from_options(values.iter().map(|(option, value)| (*option, value.as_str())))
+            .unwrap_or_else(|errors| die(errors));
+        let routers = config.routers.iter().map(|router| router.device.clone());
+        log::set_devices(routers.chain(config.devices.iter().map(|device| device.name.clone())));
+        config
     })
 }
 
@@ -184,6 +191,10 @@ unsafe extern "C" fn collect_value(_name: *mut c_char, value: *mut c_char, data:
             let value = unsafe { CStr::from_ptr(value) };
             value.to_str().unwrap_or_else(|_| die(format_args!("{} = {value:?}: expected UTF-8", option.as_str())))
         };
+        // What follows may be lines already. A wrong value ends the start when all are read.
+        if option == OptionName::LogFormat {
+            log::set_json(text.trim() == "json");
+        }
         VALUES.lock().push((option, text.to_owned()));
     });
 }

@@ -17,6 +17,7 @@ use tuntap_device::{
     Changes, DeviceSet, Earlier, Need, Settings, Stated, WithParent, changed_option, compare, unreachable_router,
 };
 use tuntap_sys::handover::{Handover, HandoverError, Received};
+use tuntap_sys::log::Event;
 
 /// True if this image's devices belong to a parent that waits for this process's end (`refork`). A reload doesn't touch them.
 static ARE_WITH_PARENT: AtomicBool = AtomicBool::new(false);
@@ -92,7 +93,7 @@ fn refuse_new_devices(uwsgi: &UwsgiState) {
 /// Goes on without what the image before has handed over, as at a first start. Only root can make the devices again.
 fn lose(uwsgi: &UwsgiState, error: &HandoverError) {
     if is_root() {
-        uwsgi::log(&format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
+        uwsgi::log(Event::ReloadLoss, &format!("[uwsgi-tuntap] the devices did not survive the reload: {error}"));
         if uwsgi.is_reload() && uwsgi.unshares_net() {
             // The instance is in its own namespace already, and gets no other hook for it.
             devices::ensure(uwsgi);
@@ -107,7 +108,7 @@ fn lose(uwsgi: &UwsgiState, error: &HandoverError) {
 pub fn announce_parent(uwsgi: &UwsgiState) {
     let mut handover = Handover::default();
     if let Err(error) = handover.add(&with_parent(uwsgi)).and_then(|()| handover.announce()) {
-        uwsgi::log(&format!("[uwsgi-tuntap] a reload will not know whose the devices are: {error}"));
+        uwsgi::log(Event::ReloadLoss, &format!("[uwsgi-tuntap] a reload will not know whose the devices are: {error}"));
     }
 }
 
@@ -164,7 +165,7 @@ fn log_changes(changes: &Changes) {
         [(Need::Close, "closed"), (Need::Connection, "joins its router anew"), (Need::Device, "made anew")]
     {
         if changes.need(need) {
-            uwsgi::log(&format!("[uwsgi-tuntap] {}: {what}", changes.describe(need)));
+            uwsgi::log(Event::ReloadChanges, &format!("[uwsgi-tuntap] {}: {what}", changes.describe(need)));
         }
     }
 }
@@ -179,10 +180,13 @@ fn give_up(uwsgi: &UwsgiState, changed: impl fmt::Display, kept: Option<(Setting
         ));
     }
     let meanwhile = if kept.is_some() { "everything about devices stays as it was" } else { "it has no such device" };
-    uwsgi::log(&format!(
-        "[uwsgi-tuntap] {changed}: a reload can't apply that without the privileges that are dropped, and no Emperor starts \
+    uwsgi::log(
+        Event::ReloadChanges,
+        &format!(
+            "[uwsgi-tuntap] {changed}: a reload can't apply that without the privileges that are dropped, and no Emperor starts \
          this instance anew: until it is stopped and started, {meanwhile}"
-    ));
+        ),
+    );
     if let Some(kept) = kept {
         let _ = KEPT.set(kept);
     }

@@ -9,6 +9,7 @@ use super::routers::probe_unix;
 use super::uwsgi::{self, UwsgiState};
 use tuntap_config::{ControlSocket, RouterSpec};
 use tuntap_router::ControlEndpoint;
+use tuntap_sys::log::Event;
 
 /// Who may open the socket's file if root alone, or the owner that `chown-socket` names, may use it.
 const OWNER_ONLY: u32 = 0o600;
@@ -22,11 +23,14 @@ pub fn listen(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<Option<ControlEnd
     let Some(path) = spec.control_path() else { return Ok(None) };
     match bind(spec, &path, uwsgi) {
         Ok(endpoint) => {
-            uwsgi::log(&format!("[tuntap-router] {}: taking requests on {path}", spec.device));
+            uwsgi::log(Event::Listening, &format!("[tuntap-router] {}: taking requests on {path}", spec.device));
             Ok(Some(endpoint))
         }
         Err(error) if spec.live.control == ControlSocket::Beside => {
-            uwsgi::log(&format!("[tuntap-router] {}: no requests can be taken on {path}: {error}", spec.device));
+            uwsgi::log(
+                Event::RouterIncomplete,
+                &format!("[tuntap-router] {}: no requests can be taken on {path}: {error}", spec.device),
+            );
             Ok(None)
         }
         Err(error) => Err(format!("control socket {path}: {error}")),

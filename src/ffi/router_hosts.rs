@@ -20,6 +20,7 @@ use tuntap_agent::{KeyFile, KeyFileError};
 use tuntap_config::{KEY_FOLDER, OptionName, RouterSpec, RoutesSpec};
 use tuntap_router::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, Store};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
+use tuntap_sys::log::Event;
 use tuntap_sys::secret_file::SecretFile;
 use tuntap_sys::socket::tcp::MAX_MD5_KEY_LEN;
 use tuntap_wire::holding::RouterId;
@@ -134,12 +135,15 @@ fn key(spec: &RouterSpec) -> Result<Key, String> {
         result => (result.map_err(|error| error.to_string())?, ""),
     };
     let key = with_public_half(file)?;
-    uwsgi::log(&format!(
-        "[tuntap-router] {}: its key is {}{made}, {name}; other hosts know it as {}",
-        spec.device,
-        key.public,
-        key.public.router_id().ok_or("its key has no router id")?
-    ));
+    uwsgi::log(
+        Event::Key,
+        &format!(
+            "[tuntap-router] {}: its key is {}{made}, {name}; other hosts know it as {}",
+            spec.device,
+            key.public,
+            key.public.router_id().ok_or("its key has no router id")?
+        ),
+    );
     Ok(key)
 }
 
@@ -178,14 +182,20 @@ fn listen(spec: &RouterSpec, routes: &RoutesSpec, earlier: Option<RoutesEndpoint
         }
     };
     if address.port() >= FIRST_FREE_PORT {
-        uwsgi::log(&format!(
-            "[tuntap-router] {}: {} {address}: other users of this host can listen on a port above 1023, too, while this router \
+        uwsgi::log(
+            Event::Advice,
+            &format!(
+                "[tuntap-router] {}: {} {address}: other users of this host can listen on a port above 1023, too, while this router \
              doesn't, and tell the routing daemon what they like",
-            spec.device,
-            OptionName::Routes.as_str()
-        ));
+                spec.device,
+                OptionName::Routes.as_str()
+            ),
+        );
     }
-    uwsgi::log(&format!("[tuntap-router] {}: waiting for the routing daemon on {address}", spec.device));
+    uwsgi::log(
+        Event::Listening,
+        &format!("[tuntap-router] {}: waiting for the routing daemon on {address}", spec.device),
+    );
     Ok(endpoint)
 }
 
@@ -238,7 +248,10 @@ pub fn take_over(received: &mut Received) {
             *EARLIER.lock() = earlier.collect();
         }
         Err(error) => {
-            uwsgi::log(&format!("[tuntap-router] keys and listeners for other hosts are not known any more: {error}"));
+            uwsgi::log(
+                Event::ReloadLoss,
+                &format!("[tuntap-router] keys and listeners for other hosts are not known any more: {error}"),
+            );
         }
     }
 }

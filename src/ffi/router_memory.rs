@@ -13,6 +13,7 @@ use tuntap_core::policy::counters::SharedMemory;
 use tuntap_live::{Document, Stored};
 use tuntap_router::{Earlier, KeptMemory, Memory};
 use tuntap_sys::handover::{Handover, HandoverError, Received};
+use tuntap_sys::log::Event;
 use tuntap_sys::memory::SharedWords;
 
 /// What the image before has left, by the name of the router's device.
@@ -61,7 +62,7 @@ fn tell_what_is_lost(spec: &RouterSpec, text: &[u8], initial: Option<&Document>)
     };
     let lines = Stored::read(text).map_or_else(|error| vec![error], lost);
     for line in lines {
-        uwsgi::log(&format!("[tuntap-router] {}: {line}", spec.device));
+        uwsgi::log(Event::PolicyLost, &format!("[tuntap-router] {}: {line}", spec.device));
     }
 }
 
@@ -74,7 +75,10 @@ pub fn keep(memory: Vec<(String, Memory)>) {
 pub fn take_over(received: &mut Received) {
     match received.section::<KeptMemory>() {
         Ok(kept) => *EARLIER.lock() = kept.map(|kept| kept.take(received)).unwrap_or_default(),
-        Err(error) => uwsgi::log(&format!("[tuntap-router] flows are not known any more after the reload: {error}")),
+        Err(error) => uwsgi::log(
+            Event::ReloadLoss,
+            &format!("[tuntap-router] flows are not known any more after the reload: {error}"),
+        ),
     }
 }
 

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::uwsgi;
 use tuntap_config::RouterSpec;
 use tuntap_router::{Exported, ExportedKind};
+use tuntap_sys::log::Event;
 use tuntap_sys::memory::SharedWords;
 
 /// By the name of the router's device.
@@ -34,7 +35,10 @@ pub fn register(routers: &[RouterSpec]) {
             }
             Ok(None) => {}
             Err(errno) => {
-                uwsgi::log(&format!("[tuntap-router] {}: it is not among uWSGI's metrics: {errno}", spec.device));
+                uwsgi::log(
+                    Event::RouterIncomplete,
+                    &format!("[tuntap-router] {}: it is not among uWSGI's metrics: {errno}", spec.device),
+                );
             }
         }
     }

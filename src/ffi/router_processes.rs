@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::options::config;
 use super::uwsgi::{self, GatewayProcess};
 use tuntap_router::{Heartbeat, Watchdog};
+use tuntap_sys::log::Event;
 use tuntap_sys::{dumpable, process, socket};
 
 /// The routers in their order, then the trunk processes.
@@ -120,12 +121,15 @@ impl RouterProcess {
                 Kind::Router => ("router", "its event loop made no turn in"),
                 Kind::Trunks => ("trunk process", "it has not run for"),
             };
-            uwsgi::log(&format!(
-                "[tuntap-router] {}: the {what} (pid {pid}) hangs: {sign} {} s; it is killed and started again \
+            uwsgi::log(
+                Event::RouterHangs,
+                &format!(
+                    "[tuntap-router] {}: the {what} (pid {pid}) hangs: {sign} {} s; it is killed and started again \
                  (tuntap-router-harakiri)",
-                self.name,
-                config().harakiri.as_secs()
-            ));
+                    self.name,
+                    config().harakiri.as_secs()
+                ),
+            );
             heartbeat.record_hang();
             self.gateway.end();
         }

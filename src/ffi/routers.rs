@@ -35,6 +35,7 @@ use tuntap_router::{
     RoutesEndpoint, Setup, StatsEndpoint, Store,
 };
 use tuntap_survey::listener::{Listener, listener};
+use tuntap_sys::log::Event;
 use tuntap_sys::replace::directory;
 use tuntap_sys::socket::tell_arrivals;
 use tuntap_sys::socket_file::SocketFile;
@@ -63,7 +64,7 @@ pub fn start(uwsgi: &UwsgiState) {
         return hostnet::set_up(&mut [], occasion(uwsgi));
     }
     if uwsgi::ensure_master() {
-        uwsgi::log("[tuntap-router] a router needs a master process to live under: master mode enabled");
+        uwsgi::log(Event::Advice, "[tuntap-router] a router needs a master process to live under: master mode enabled");
     }
     // Emperor, gateways and workers inherit what is bound here.
     dumpable::close_with_children();
@@ -75,7 +76,7 @@ pub fn start(uwsgi: &UwsgiState) {
         let setup = match prepare(spec, uwsgi, &grants, &mut tun) {
             Err(error) if uwsgi.is_reload() => {
                 let line = format!("{}: {error}; it is tried again, and its vassals wait", spec.device);
-                uwsgi::log(&format!("[tuntap-router] {line}"));
+                uwsgi::log(Event::RouterDelayed, &format!("[tuntap-router] {line}"));
                 None
             }
             Err(error) => die(format_args!("tuntap-router {}: {error}", spec.device)),
@@ -105,6 +106,7 @@ fn warn_about_rules(grants: &Grants) {
     let is_any_open = config().routers.iter().any(|router| router.claim_scope() == ClaimScope::Any);
     if config().switch && config().firewall_out.is_empty() && !grants.bind_addresses() && is_any_open {
         uwsgi::log(
+            Event::Advice,
             "[tuntap-router] tuntap-router-switch without tuntap-router-lease, tuntap-router-claims = own or \
              tuntap-router-firewall-out: a vassal can claim any address that is free, the host's too, and gets what the others send there",
         );
@@ -114,7 +116,10 @@ fn warn_about_rules(grants: &Grants) {
     {
         if are_for_v4_only(rules.iter().map(|rule| rule.selector)) {
             let option = option.as_str();
-            uwsgi::log(&format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"));
+            uwsgi::log(
+                Event::Advice,
+                &format!("[tuntap-router] no {option} is about IPv6: this chain denies all IPv6 packets"),
+            );
         }
     }
 }
@@ -181,7 +186,7 @@ fn retry(uwsgi: &UwsgiState) {
             set_up_device(spec, uwsgi::LOGGER);
         }
         let Ok(setup) = result else { continue };
-        uwsgi::log(&format!("[tuntap-router] {}: it is possible now", spec.device));
+        uwsgi::log(Event::RouterRecovered, &format!("[tuntap-router] {}: it is possible now", spec.device));
         let heartbeat = Arc::clone(&setup.heartbeat);
         *place = Some(setup);
         processes::restart(index, heartbeat);
@@ -290,15 +295,18 @@ fn prepare_hosts(spec: &RouterSpec, store: &Store) -> Result<Hosts, String> {
 /// Listens for vassals, if the router has a socket for them.
 fn listen(spec: &RouterSpec) -> Result<Option<OwnedFd>, String> {
     let Some(name) = &spec.socket else {
-        uwsgi::log(&format!(
-            "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
+        uwsgi::log(
+            Event::Advice,
+            &format!(
+                "[tuntap-router] {}: it has no unix socket, so that vassals of this host can't join it; for these, name one in place of \
              its address, and the address in {}",
-            spec.device,
-            OptionName::Trunk.as_str()
-        ));
+                spec.device,
+                OptionName::Trunk.as_str()
+            ),
+        );
         return Ok(None);
     };
-    uwsgi::log(&format!("[tuntap-router] {}: listening on {name}", spec.device));
+    uwsgi::log(Event::Listening, &format!("[tuntap-router] {}: listening on {name}", spec.device));
     uwsgi::bind_unix(name).map(Some).map_err(|error| format!("socket {name}: {error}"))
 }
 
@@ -327,7 +335,10 @@ fn make_device(spec: &RouterSpec, patience: Duration) -> Result<Tun, String> {
     let mut is_told = false;
     let is_in_the_way = |error: &TunError| {
         if error.is_busy() && !std::mem::replace(&mut is_told, true) {
-            uwsgi::log(&format!("[tuntap-router] {}: waiting for somebody who has this device open", spec.device));
+            uwsgi::log(
+                Event::RouterDelayed,
+                &format!("[tuntap-router] {}: waiting for somebody who has this device open", spec.device),
+            );
         }
         error.is_busy()
     };
@@ -336,13 +347,16 @@ fn make_device(spec: &RouterSpec, patience: Duration) -> Result<Tun, String> {
     tun.enable_offloads();
     // In a reloaded image uWSGI closes what it doesn't know before it forks the gateways.
     tun.queues().for_each(uwsgi::keep_open);
-    uwsgi::log(&format!("[tuntap-router] made the device {}", tun.name()));
+    uwsgi::log(Event::DeviceMade, &format!("[tuntap-router] made the device {}", tun.name()));
     if tun.queues().count() == 1 {
-        uwsgi::log(&format!(
-            "[tuntap-router] {}: the device has one queue for all vassals, because it was there before, or the kernel is old: a flood to \
+        uwsgi::log(
+            Event::Advice,
+            &format!(
+                "[tuntap-router] {}: the device has one queue for all vassals, because it was there before, or the kernel is old: a flood to \
              one vassal can take the others' packets",
-            tun.name()
-        ));
+                tun.name()
+            ),
+        );
     }
     Ok(tun)
 }
@@ -397,13 +411,19 @@ fn bind_gateway(address: SocketAddr) -> Result<Gateway, String> {
 /// Logs where a router exchanges packets with other routers.
 fn log_gateway(spec: &RouterSpec, Gateway { address, .. }: &Gateway) {
     if !socket::has_address(address.ip()) {
-        uwsgi::log(&format!(
-            "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
-            spec.device,
-            address.ip()
-        ));
+        uwsgi::log(
+            Event::RouterIncomplete,
+            &format!(
+                "[tuntap-router] {}: this host doesn't have the address {} of its gateway yet, and nobody reaches it there",
+                spec.device,
+                address.ip()
+            ),
+        );
     }
-    uwsgi::log(&format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device));
+    uwsgi::log(
+        Event::Listening,
+        &format!("[tuntap-router] {}: exchanging packets with other routers on {address}", spec.device),
+    );
 }
 
 /// Makes sure that a socket's name isn't in use, because uWSGI would replace whatever has it. A process that listens there may
@@ -447,7 +467,7 @@ fn bind_documents(
     http: bool,
     uwsgi: &UwsgiState,
 ) -> Result<Listening, String> {
-    uwsgi::log(&format!("[tuntap-router] {}: serving {what} on {}", spec.device, address.as_str()));
+    uwsgi::log(Event::Listening, &format!("[tuntap-router] {}: serving {what} on {}", spec.device, address.as_str()));
     let listener = match address {
         StatsAddress::Unix(name) => uwsgi::bind_unix(name),
         // This tells clients that are peers from others. If it fails, only their addresses do.
@@ -491,6 +511,6 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         }
     };
     let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the gateway callback".to_owned());
-    uwsgi::log(&format!("[tuntap-router] {device}: {reason}; this router ends"));
+    uwsgi::log(Event::RouterEnded, &format!("[tuntap-router] {device}: {reason}; this router ends"));
     std::process::exit(1)
 }

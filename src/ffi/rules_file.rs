@@ -14,6 +14,7 @@ use super::uwsgi::{self, UwsgiState};
 use tuntap_config::RouterSpec;
 use tuntap_live::{Document, Machine, RulesFile};
 use tuntap_router::{LIVE_NAME, ScriptFile};
+use tuntap_sys::log::Event;
 
 /// Longest file that is read, in bytes.
 const MAX_LEN: u64 = 64 * 1024 * 1024;
@@ -43,7 +44,7 @@ pub fn opening(spec: &RouterSpec, uwsgi: &UwsgiState) -> Result<Opening, String>
     read().or_else(|error: String| {
         let before = if uwsgi.is_reload() { of_before(spec) } else { None };
         let Some(before) = before else { return Err(error) };
-        uwsgi::log(&format!(
+        uwsgi::log(Event::RulesUnusable, &format!(
             "[tuntap-router] {}: {error}; the rules, the sets and the script in use before the reload stay. Mend the file, and \
              reload again or load it with uwsgi-tuntap",
             spec.device
@@ -80,7 +81,7 @@ fn initial(spec: &RouterSpec) -> Result<Document, String> {
         .and_then(|file| file.check_for(spec).map(|()| file))
         .map_err(|error| format!("rules file {path}:{}: {}", error.line, error.message))?;
     for warning in &file.warnings {
-        uwsgi::log(&format!("[tuntap-router] {}: rules file {path}: {warning}", spec.device));
+        uwsgi::log(Event::RulesWarning, &format!("[tuntap-router] {}: rules file {path}: {warning}", spec.device));
     }
     Ok(Document::initial(config(), &accounts::shapes(spec), &file))
 }
@@ -89,7 +90,10 @@ fn initial(spec: &RouterSpec) -> Result<Document, String> {
 fn read_script(spec: &RouterSpec, path: &str) -> Result<ScriptFile, String> {
     let script = ScriptFile::read(Path::new(path)).map_err(|error| format!("script {path}: {error}"))?;
     let digest = &script.compiled.digest;
-    uwsgi::log(&format!("[tuntap-router] {}: the script {path} passes its test (SHA-256 {digest})", spec.device));
+    uwsgi::log(
+        Event::ScriptChecked,
+        &format!("[tuntap-router] {}: the script {path} passes its test (SHA-256 {digest})", spec.device),
+    );
     Ok(script)
 }
 

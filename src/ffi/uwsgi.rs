@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use super::{abi, bindings};
 use tuntap_device::{Identity, instance_name};
 use tuntap_router::CredentialsHook;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger, Record, is_json};
 use tuntap_sys::process::{set_close_on_exec, set_nonblocking};
 use tuntap_wire::credentials::PeerCredentials;
 
@@ -29,10 +29,16 @@ pub fn note_folder() {
 }
 
 /// uWSGI's log.
-pub const LOGGER: Logger = Logger(log);
+pub const LOGGER: Logger = Logger(write);
 
 /// Writes a line to uWSGI's log.
-pub fn log(line: &str) {
+pub fn log(event: Event, line: &str) {
+    LOGGER.line(event, line);
+}
+
+/// Writes a line in the form that the options want.
+fn write(record: &Record<'_>) {
+    let line = if is_json() { record.json() } else { record.line.to_owned() };
     // A NUL would end the line early. Only text from outside can have one.
     let line = CString::new(line.replace('\0', "\u{fffd}")).unwrap_or_default();
     // SAFETY: uwsgi_log takes a printf format and its arguments; "%s\n" takes one string that lives through the call.

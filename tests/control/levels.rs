@@ -1,6 +1,6 @@
 //! Who may do what.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{Client, add, connect, socket};
 use crate::common::emperor::V1;
@@ -29,6 +29,9 @@ fn viewer_looks_at_everything_and_changes_nothing() {
     let mut viewer = Client::of(&emperor, VIEWER);
     assert_eq!(viewer.rules("live"), root.rules("live"));
     assert_eq!(viewer.ok(&json!({"verb": "peers"})), json!([]));
+    let statistics = viewer.ok(&json!({"verb": "statistics"}));
+    assert_eq!(keys(&statistics), keys(&emperor.stats().0), "all that the statistics socket tells");
+    assert_eq!(statistics["pid"], emperor.stats().router_pid());
     for request in [
         add("in", "deny"),
         json!({"verb": "confirm"}),
@@ -42,6 +45,21 @@ fn viewer_looks_at_everything_and_changes_nothing() {
         assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains(needed)), "{answer}");
     }
     assert_eq!((root.generation(), root.rules("live").len()), (generation, 1));
+}
+
+fn keys(object: &Value) -> Vec<String> {
+    object.as_object().expect("an object").keys().cloned().collect()
+}
+
+#[test]
+fn statistics_have_the_peers() {
+    let emperor = with_access().start();
+    let _vassal = start_vassal(&emperor, "app", V1);
+    let statistics = Client::of(&emperor, VIEWER).ok(&json!({"verb": "statistics"}));
+    let own = &emperor.stats().0;
+    for key in ["pid", "uid", "addresses", "attached", "rules"] {
+        assert_eq!(statistics["peers"][0][key], own["peers"][0][key], "{key}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod commits;
 mod flows;
 mod hostile;
 mod levels;
+mod log_lines;
 mod socket;
 mod survival;
 mod swaps;

@@ -87,6 +87,8 @@ pub enum Request {
         /// Which ones. An empty filter is refused.
         filter: FlowFilter,
     },
+    /// The whole statistics, as on the statistics socket: a [`Snapshot`](crate::Snapshot).
+    Statistics {},
     /// The peers, as in the statistics: an array of [`PeerStats`](crate::PeerStats).
     Peers {},
     /// The trunks, as in the statistics: an array of [`TrunkStats`](crate::TrunkStats).

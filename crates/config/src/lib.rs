@@ -12,6 +12,7 @@ mod hosts;
 mod limits;
 mod live;
 mod live_rule;
+mod log;
 mod metrics;
 mod options;
 mod parse;
@@ -38,6 +39,7 @@ pub use hostnet::{PortMapping, PortProtocol};
 pub use hosts::{HostsSpec, KEY_FOLDER, RoutesSpec};
 pub use live::{ControlSocket, LiveSpec};
 pub use live_rule::{LiveRule, MAX_NAME_LEN, Target, check_name};
+pub use log::LogFormat;
 pub use metrics::MetricsSpec;
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use parse::{absolute_file, set_member};
@@ -110,6 +112,8 @@ pub struct Config {
     pub device_timeout: Duration,
     /// True if the instance ends when a device loses its router.
     pub device_required: bool,
+    /// How lines of the log are written.
+    pub log_format: LogFormat,
 }
 
 impl Default for Config {
@@ -135,6 +139,7 @@ impl Default for Config {
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
+            log_format: LogFormat::default(),
         }
     }
 }

@@ -523,6 +523,16 @@ fn harakiri() {
 }
 
 #[test]
+fn log_format() {
+    assert_eq!(Config::default().log_format, LogFormat::Text);
+    assert_eq!(good(OptionName::LogFormat, "json").log_format, LogFormat::Json);
+    assert_eq!(good(OptionName::LogFormat, " text ").log_format, LogFormat::Text);
+    for value in ["", "xml", "JSON", "json text"] {
+        assert!(error(OptionName::LogFormat, value).contains("expected text or json"), "{value}");
+    }
+}
+
+#[test]
 fn sandbox() {
     let read = |value| good(OptionName::Sandbox, value).sandbox;
     assert_eq!(Config::default().sandbox, Sandbox::On);

@@ -15,18 +15,41 @@ const PLUGIN: &str = "tuntap_plugin.so";
 /// Where the plugin is, seen from the folder of this command: beside it after `make`, and where `make install` puts it.
 const FOLDERS: [&str; 2] = ["", "../lib/uwsgi/plugins"];
 
-/// What is examined, and by which uWSGI.
+/// What is examined.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The Emperor's ini file, and then those of its vassals, or any of them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    examination: Examination,
+}
+
+/// By which uWSGI it is examined.
+#[derive(Debug, clap::Args)]
+pub struct Examination {
     /// The uWSGI that examines them
     #[arg(long, value_name = "PROGRAM", default_value = "uwsgi")]
-    uwsgi: PathBuf,
+    pub uwsgi: PathBuf,
     /// The folder of the plugin. Without it, that of this command, or lib/uwsgi/plugins beside it
     #[arg(long, value_name = "FOLDER")]
     plugins_dir: Option<PathBuf>,
+}
+
+impl Examination {
+    /// The command that examines files.
+    ///
+    /// # Errors
+    /// The plugin isn't found.
+    pub fn command(&self, files: &[PathBuf]) -> Result<Command, Failed> {
+        let folder = self.plugins_dir.clone().map_or_else(find_plugin, Ok)?;
+        let mut command = Command::new(&self.uwsgi);
+        command.arg("--plugins-dir").arg(folder).args(["--plugin", "tuntap"]);
+        for file in files {
+            command.arg("--tuntap-doctor").arg(file);
+        }
+        Ok(command)
+    }
 }
 
 impl Arguments {
@@ -35,17 +58,11 @@ impl Arguments {
     /// # Errors
     /// The plugin or uWSGI isn't found.
     pub fn run(self) -> Failed {
-        let folder = match self.plugins_dir.map_or_else(find_plugin, Ok) {
-            Ok(folder) => folder,
+        let error = match self.examination.command(&self.files) {
+            Ok(mut command) => command.exec(),
             Err(failed) => return failed,
         };
-        let mut command = Command::new(&self.uwsgi);
-        command.arg("--plugins-dir").arg(folder).args(["--plugin", "tuntap"]);
-        for file in &self.files {
-            command.arg("--tuntap-doctor").arg(file);
-        }
-        let error = command.exec();
-        let program = self.uwsgi.to_string_lossy();
+        let program = self.examination.uwsgi.to_string_lossy();
         Failed::Local(format!("{}: {error}; name a uWSGI with --uwsgi", Printable(&program)))
     }
 }

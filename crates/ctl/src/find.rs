@@ -1,5 +1,6 @@
 //! Which router to talk to: the one that is named, or the only one that runs.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -73,6 +74,34 @@ pub fn connect(wanted: Option<&str>, timeout: Duration) -> Result<Client, Failed
     Ok(client)
 }
 
+/// The names of the sockets that may be routers', and whose makers are trusted. Each is found anew, so that one that comes or
+/// goes is noticed.
+///
+/// # Errors
+/// The kernel's list can't be read.
+pub fn trusted_names() -> Result<Vec<String>, Failed> {
+    let names = control::names().map_err(|error| Failed::Local(error.to_string()))?;
+    let is_trusted = |name: &String| match control::connect(name) {
+        Ok(connection) => connection.is_trusted(),
+        // A router with many clients; who has made it is seen with the connection.
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    };
+    Ok(names.into_iter().filter(is_trusted).collect())
+}
+
+/// Connects to one of [`trusted_names`].
+///
+/// # Errors
+/// It doesn't listen, or somebody else has made it meanwhile.
+pub fn connect_trusted(name: &str, timeout: Duration) -> Result<Client, Failed> {
+    let failed = |what: String| Failed::Unreachable(format!("{}: {what}", Printable(name)));
+    let connection = control::connect(name).map_err(|error| failed(error.to_string()))?;
+    if !connection.is_trusted() {
+        return Err(failed(format!("it is uid {}'s, neither root's nor yours; --control uses it", connection.uid)));
+    }
+    Ok(Client::new(connection.stream, name.to_owned(), timeout))
+}
+
 /// Connects to the router with that device, if there is one.
 pub fn with_device(device: &str, timeout: Duration) -> Option<Client> {
     let is_name = !device.is_empty() && !device.contains(['/', '@']);
@@ -107,12 +136,7 @@ fn look(timeout: Duration) -> Result<Found, Failed> {
 }
 
 fn probe(name: &str, timeout: Duration) -> Result<Router, String> {
-    let connection = control::connect(name).map_err(|error| format!("{}: {error}", Printable(name)))?;
-    if !connection.is_trusted() {
-        let uid = connection.uid;
-        return Err(format!("{}: it is uid {uid}'s, neither root's nor yours; --control uses it", Printable(name)));
-    }
-    let mut client = Client::new(connection.stream, name.to_owned(), timeout);
+    let mut client = connect_trusted(name, timeout).map_err(|failed| failed.to_string())?;
     let device = match client.ask(&Request::Status {}).and_then(|status| client::read::<Device>(&status)) {
         Ok(status) => Some(status.device),
         Err(Failed::Refused(_)) => None,

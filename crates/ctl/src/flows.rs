@@ -140,7 +140,7 @@ fn cells(flow: &FlowEntry) -> [String; COLUMNS.len()] {
 }
 
 /// The verdict, and whose limits hold the flow back.
-fn fate(flow: &FlowEntry) -> String {
+pub fn fate(flow: &FlowEntry) -> String {
     let limits = match (flow.limit_out.as_deref(), flow.limit_in.as_deref()) {
         (Some(out), Some(into)) if out != into => format!(", limited by {} out, {} in", escaped(out), escaped(into)),
         (Some(limit), _) | (_, Some(limit)) => format!(", limited by {}", escaped(limit)),

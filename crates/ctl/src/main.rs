@@ -25,10 +25,12 @@ mod session;
 mod sets;
 mod shaped;
 mod status;
+mod support;
 mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod top;
 mod trunks;
 mod watch;
 
@@ -78,6 +80,8 @@ enum Command {
     Script(script::Command),
     /// Says what would happen to a packet, and why; nothing is sent
     Test(packet::Arguments),
+    /// Shows peers, flows, drops and limits with their rates, as they are now: on a terminal until it is left, else once
+    Top(top::Arguments),
     /// Shows dropped packets as they occur, until Ctrl-C
     Watch(watch::Arguments),
     /// Captures packets with what becomes of them and why, for Wireshark and its like; needs the level admin
@@ -88,6 +92,9 @@ enum Command {
     Save(save::Arguments),
     /// Has uWSGI's plugin examine ini files, and says what is wrong and what to do
     Doctor(doctor::Arguments),
+    /// Collects what a report of a fault needs in one archive, without secrets: versions, configuration, the doctor's view,
+    /// statistics, rules, last lines of logs
+    Support(support::Arguments),
     /// Prints the public halves of routers' keys, by which routers of other hosts know them, or makes a key
     Keys(keys::Arguments),
     /// Prints a configuration for BIRD 2 that goes with a router; it has the password
@@ -112,11 +119,13 @@ impl Command {
             Self::Set(command) => command.run(session),
             Self::Script(command) => command.run(session),
             Self::Test(arguments) => arguments.run(session),
+            Self::Top(arguments) => arguments.run(session),
             Self::Watch(arguments) => arguments.run(session),
             Self::Capture(arguments) => arguments.run(session),
             Self::Log(arguments) => arguments.run(session),
             Self::Save(arguments) => arguments.run(session),
             Self::Doctor(arguments) => Err(arguments.run()),
+            Self::Support(arguments) => arguments.run(session),
             Self::Keys(arguments) => arguments.run(session),
             Self::BirdConfig(arguments) => arguments.run(session),
             Self::Options(arguments) => arguments.run(session),
@@ -132,6 +141,8 @@ impl Command {
     const fn without_json(&self) -> Option<&'static str> {
         match self {
             Self::Doctor(_) => Some("doctor"),
+            Self::Support(_) => Some("support"),
+            Self::Top(_) => Some("top"),
             Self::BirdConfig(_) => Some("bird-config"),
             Self::Keys(_) => Some("keys"),
             Self::Completions(_) => Some("completions"),

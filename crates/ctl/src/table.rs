@@ -36,12 +36,26 @@ pub enum Kind {
     Number,
     /// To the left, never cut, and left out if the screen is too narrow for all columns.
     Spare,
+    /// The same, to the right.
+    SpareNumber,
+}
+
+impl Kind {
+    /// Returns true if it is written to the right.
+    pub const fn is_number(self) -> bool {
+        matches!(self, Self::Number | Self::SpareNumber)
+    }
+
+    /// Returns true if it is left out where there is no room.
+    const fn is_spare(self) -> bool {
+        matches!(self, Self::Spare | Self::SpareNumber)
+    }
 }
 
 /// A table.
 #[derive(Debug)]
 pub struct Table {
-    columns: Vec<(&'static str, Kind)>,
+    columns: Vec<(String, Kind)>,
     rows: Vec<Row>,
 }
 
@@ -54,12 +68,23 @@ enum Row {
 impl Table {
     /// A table with these columns.
     pub fn new(columns: &[(&'static str, Kind)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self::titled(columns.iter().map(|(title, kind)| ((*title).to_owned(), *kind)).collect())
+    }
+
+    /// A table whose titles are made up when it is shown.
+    pub const fn titled(columns: Vec<(String, Kind)>) -> Self {
+        Self { columns, rows: Vec::new() }
     }
 
     /// Adds a row: a cell for each column, in which nothing is left that a terminal acts upon.
     pub fn row<const CELLS: usize>(&mut self, cells: [String; CELLS]) {
         self.rows.push(Row::Cells(cells.into()));
+    }
+
+    /// The same for a table that was made by [`Self::titled`]. Cells that are missing are empty.
+    pub fn cells(&mut self, mut cells: Vec<String>) {
+        cells.resize(self.columns.len(), String::new());
+        self.rows.push(Row::Cells(cells));
     }
 
     /// Adds a line for itself.
@@ -70,7 +95,7 @@ impl Table {
     /// The table in lines of at most `width` columns.
     pub fn render(&self, width: Option<usize>) -> String {
         let columns = self.layout(width);
-        let header = self.columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+        let header = self.columns.iter().map(|(title, _)| title.clone()).collect();
         let mut text = String::new();
         for row in std::iter::once(&Row::Cells(header)).chain(&self.rows) {
             let line = match row {
@@ -88,7 +113,7 @@ impl Table {
             let kind = self.columns[*index].1;
             let cell = if kind == Kind::Text { cut(&cells[*index], *width) } else { cells[*index].clone() };
             let space = " ".repeat(width.saturating_sub(cell.width()));
-            if kind == Kind::Number { space + &cell } else { cell + &space }
+            if kind.is_number() { space + &cell } else { cell + &space }
         };
         columns.iter().map(pad).collect::<Vec<_>>().join(GAP)
     }
@@ -107,7 +132,7 @@ impl Table {
             (0..self.columns.len()).map(|index| Placed { index, width: widest(index) }).collect();
         let Some(limit) = limit else { return columns };
         while total(&columns) > limit {
-            let spare = columns.iter().rposition(|column| self.columns[column.index].1 == Kind::Spare);
+            let spare = columns.iter().rposition(|column| self.columns[column.index].1.is_spare());
             let Some(spare) = spare else { break };
             columns.remove(spare);
         }

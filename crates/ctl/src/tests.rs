@@ -19,7 +19,8 @@ fn man_page_has_every_command_and_argument() {
     let page = manual::render(Arguments::command()).replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
     fn check(page: &str, command: &clap::Command) {
         for argument in command.get_arguments().filter(|it| it.get_id() != "help" && it.get_id() != "version") {
-            let line = argument.to_string();
+            let short = argument.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+            let line = format!("{short}{argument}");
             assert!(page.lines().any(|it| it == line), "{line} of {} is missing in\n{page}", command.get_name());
         }
         for subcommand in command.get_subcommands().filter(|it| it.get_name() != "help") {

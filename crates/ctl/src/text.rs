@@ -63,6 +63,27 @@ impl Display for Bytes {
     }
 }
 
+/// A number in decimal units, as rates are written: two or three digits.
+pub struct Decimal(pub u64);
+
+impl Display for Decimal {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+        let (mut value, mut below, mut unit) = (self.0, 0, "");
+        for next in UNITS {
+            if value < 1000 {
+                break;
+            }
+            (value, below, unit) = (value / 1000, value % 1000 / 100, next);
+        }
+        match unit {
+            "" => write!(out, "{value}"),
+            _ if value < 100 => write!(out, "{value}.{below}{unit}"),
+            _ => write!(out, "{value}{unit}"),
+        }
+    }
+}
+
 /// Seconds as days, hours, minutes and seconds.
 pub struct Uptime(pub u64);
 
@@ -154,6 +175,21 @@ mod tests {
     fn times_beyond_all_calendars_are_told() {
         assert_eq!(local_time(u64::MAX), "18446744073709551615 s after 1970");
         assert_eq!(local_time(1_795_680_883).len(), "2026-11-26 08:14:43".len());
+    }
+
+    #[test]
+    fn rates_have_few_digits() {
+        for (number, wanted) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1.0k"),
+            (99_999, "99.9k"),
+            (100_000, "100k"),
+            (1_234_567, "1.2M"),
+            (u64::MAX, "18.4E"),
+        ] {
+            assert_eq!(Decimal(number).to_string(), wanted);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tuntap_api::control::Request;
 use crate::failure::{Done, Failed};
 use crate::session::Session;
 use crate::table::{Kind, Table};
-use crate::text::{Bytes, Count};
+use crate::text::{Bytes, Count, escaped};
 
 /// Nothing can be chosen.
 #[derive(Debug, clap::Args)]
@@ -38,9 +38,9 @@ impl Arguments {
         ]);
         for trunk in &trunks {
             table.row([
-                trunk.router.clone(),
-                trunk.name.clone(),
-                trunk.state.to_string(),
+                escaped(&trunk.router),
+                escaped(&trunk.name),
+                escaped(&trunk.state),
                 format!("{} s", trunk.state_seconds),
                 trunk.announced.to_string(),
                 trunk.told.to_string(),
@@ -57,7 +57,7 @@ impl Arguments {
 }
 
 /// Packets to it that were dropped.
-const fn drops(trunk: &TrunkStats) -> u64 {
+pub const fn drops(trunk: &TrunkStats) -> u64 {
     let dropped = &trunk.dropped;
     dropped.queue_full + dropped.queue_late + dropped.not_open + dropped.hops
 }

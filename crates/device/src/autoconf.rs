@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::greeting::Introduced;
 use tuntap_config::DeviceSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::socket;
 use tuntap_wire::autoconf::{
     ClaimRequest, ClaimedAddress, Configuration, ConfigurationRequest, Family, MessageError, RefusedRequest, Requested,
@@ -157,10 +157,13 @@ impl Holding {
 
     /// Logs how the addresses are claimed from a router that answers no questions.
     pub fn log_without_answers(&self, device: &str, logger: Logger) {
-        logger.line(format_args!(
-            "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
-            self.without_answers()
-        ));
+        logger.line(
+            Event::DeviceIncomplete,
+            format_args!(
+                "[uwsgi-tuntap] {device}: its router answers no questions, as one of the C plugin: {}",
+                self.without_answers()
+            ),
+        );
     }
 
     fn without_answers(&self) -> &'static str {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError, Route};
 use tuntap_wire::autoconf::Family;
 
@@ -63,7 +63,7 @@ impl Network {
             match netlink.replace_address(link.index, *address) {
                 Err(error) if address.addr().is_ipv6() && error.means_ipv6_is_off() => {
                     if !is_v6_off {
-                        logger.line(format_args!(
+                        logger.line(Event::DeviceIncomplete, format_args!(
                             "[uwsgi-tuntap] {device}: IPv6 is turned off in this namespace ({error}); it has no IPv6 address"
                         ));
                     }
@@ -79,10 +79,13 @@ impl Network {
             }
             let router = self.default_routers.iter().find(|router| of_family(router.address));
             if let Some(router) = router.filter(|router| self.next_hop(**router).is_none()) {
-                logger.line(format_args!(
-                    "[uwsgi-tuntap] {device}: its default router {} is its own address; the default route has no next hop",
-                    router.address
-                ));
+                logger.line(
+                    Event::DeviceConfigured,
+                    format_args!(
+                        "[uwsgi-tuntap] {device}: its default router {} is its own address; the default route has no next hop",
+                        router.address
+                    ),
+                );
             }
             let is_default = router.map(|router| self.route(&mut netlink, link.index, *router)).transpose()?;
             if self.has_siblings || is_default == Some(false) {

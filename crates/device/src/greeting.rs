@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid};
 
 use super::Context;
+use tuntap_sys::log::Event;
 use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
 use tuntap_wire::attach::Hello;
@@ -85,12 +86,15 @@ pub fn greet(
             Ok(Greeted::Done)
         }
         Introduced::NotYet(identity) => {
-            context.logger.line(format_args!(
-                "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; no \
+            context.logger.line(
+                Event::DeviceIncomplete,
+                format_args!(
+                    "[uwsgi-tuntap] {}: the kernel lets nobody speak for uid {} before the privileges are dropped; no \
                  packet passes until then",
-                tun.name(),
-                identity.uid
-            ));
+                    tun.name(),
+                    identity.uid
+                ),
+            );
             Ok(Greeted::Waiting(frames))
         }
     }

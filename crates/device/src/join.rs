@@ -13,6 +13,7 @@ use super::greeting::{Introduced, greet, introduce, need_extension, rules_frame}
 use super::pump::Buffers;
 use super::{Context, DeviceError};
 use tuntap_config::DeviceSpec;
+use tuntap_sys::log::Event;
 use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
 use tuntap_wire::autoconf::{Configuration, Family, MIN_MTU_V6};
@@ -74,7 +75,7 @@ pub fn join(
     let network = network(spec, &told, &context.specs);
     let wished = if spec.auto { &told.addresses } else { &spec.addresses };
     if network.addresses.len() < wished.len() {
-        context.logger.line(format_args!(
+        context.logger.line(Event::DeviceIncomplete, format_args!(
             "[uwsgi-tuntap] {}: the router's device takes no packets of {MIN_MTU_V6} bytes, as IPv6 needs them; this one has \
              no IPv6 address",
             spec.name
@@ -82,7 +83,9 @@ pub fn join(
     }
     let set = configure(&network)?;
     for address in &set {
-        context.logger.line(format_args!("[uwsgi-tuntap] {} has the address {address}", spec.name));
+        context
+            .logger
+            .line(Event::DeviceConfigured, format_args!("[uwsgi-tuntap] {} has the address {address}", spec.name));
     }
     holding.mtu = told.mtu.and(network.mtu);
     holding.retain(|address| set.iter().any(|net| net.addr() == address));
@@ -182,9 +185,12 @@ fn settle(
 fn connect(socket: &str, deadline: Instant, tun: &Tun, context: &Context) -> io::Result<OwnedFd> {
     let seconds = context.timeout.as_secs();
     socket::connect(socket, deadline, |error| {
-        context.logger.line(format_args!(
-            "[uwsgi-tuntap] {}: can't reach the router at {socket} yet: {error}; waiting up to {seconds} s",
-            tun.name()
-        ));
+        context.logger.line(
+            Event::RouterAwaited,
+            format_args!(
+                "[uwsgi-tuntap] {}: can't reach the router at {socket} yet: {error}; waiting up to {seconds} s",
+                tun.name()
+            ),
+        );
     })
 }

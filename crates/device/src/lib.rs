@@ -37,7 +37,7 @@ use pump::Buffers;
 use resolv_conf::{ResolvConf, ResolvConfError};
 use tuntap_config::DeviceSpec;
 use tuntap_sys::fork;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::net::{NamespaceCookie, current_namespace, exists};
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::tun::{Tun, TunError};
@@ -263,11 +263,16 @@ impl DeviceSet {
         let connects_anew = changes.need(Need::Connection);
         for Inherited { name, tun, connection } in inherited {
             let Some(spec) = context.specs.iter().find(|spec| spec.name == name) else {
-                context.logger.line(format_args!("[uwsgi-tuntap] {name} is not configured any more, closed"));
+                context.logger.line(
+                    Event::DeviceClosed,
+                    format_args!("[uwsgi-tuntap] {name} is not configured any more, closed"),
+                );
                 continue;
             };
             if changes.to_remake.contains(&name) {
-                context.logger.line(format_args!("[uwsgi-tuntap] {name} is closed, to be made anew"));
+                context
+                    .logger
+                    .line(Event::DeviceClosed, format_args!("[uwsgi-tuntap] {name} is closed, to be made anew"));
                 let alias = tun.name().to_owned();
                 drop((tun, connection));
                 wait_until_gone(&alias);
@@ -283,7 +288,9 @@ impl DeviceSet {
             };
             close_in_children(tun.as_fd());
             let alias = if tun.name() == name { String::new() } else { format!(", as {}", tun.name()) };
-            context.logger.line(format_args!("[uwsgi-tuntap] {name} lives on after the reload{alias}"));
+            context
+                .logger
+                .line(Event::DeviceKept, format_args!("[uwsgi-tuntap] {name} lives on after the reload{alias}"));
             self.devices.push(Device { name, namespace: here, tun, link });
         }
         self.resume(context)
@@ -307,14 +314,16 @@ impl Device {
         let tun = Arc::new(tun);
         close_in_children(tun.as_fd());
         (context.keep_open)(tun.as_fd());
-        context.logger.line(format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
+        context.logger.line(Event::DeviceMade, format_args!("[uwsgi-tuntap] made the device {}", tun.name()));
         let Some(socket) = &spec.socket else {
             configure(&join::network(spec, &Configuration::default(), &context.specs), spec, context)?;
             return Ok((Self { name: spec.name.clone(), namespace: here, tun, link: None }, None));
         };
         let Joined { connection, told } =
             join::join(spec, socket, &tun, context, |network| configure(network, spec, context))?;
-        context.logger.line(format_args!("[uwsgi-tuntap] {} joined the router at {socket}", tun.name()));
+        context
+            .logger
+            .line(Event::RouterJoined, format_args!("[uwsgi-tuntap] {} joined the router at {socket}", tun.name()));
         let link = Some(Link::open(connection, &spec.name, socket, &tun, context)?);
         let resolv_conf = spec.resolv_conf.as_ref().filter(|_| !told.dns.is_empty()).map(|path| ResolvConf {
             device: spec.name.clone(),
@@ -323,7 +332,7 @@ impl Device {
             host_etc: told.host_etc,
         });
         if spec.resolv_conf.is_some() && resolv_conf.is_none() {
-            context.logger.line(format_args!(
+            context.logger.line(Event::DeviceIncomplete, format_args!(
                 "[uwsgi-tuntap] {}: the router names no DNS servers (its option tuntap-router-dns); nothing to write",
                 spec.name
             ));
@@ -337,7 +346,10 @@ impl Device {
             link.close();
         }
         fork::forget(self.tun.as_fd());
-        logger.line(format_args!("[uwsgi-tuntap] left the device {} behind in its namespace", self.tun.name()));
+        logger.line(
+            Event::DeviceClosed,
+            format_args!("[uwsgi-tuntap] left the device {} behind in its namespace", self.tun.name()),
+        );
         false
     }
 }

@@ -13,6 +13,7 @@ use super::pump::{Buffers, Pump};
 use super::rejoin::Rejoin;
 use super::{Context, DeviceError, close_in_children};
 use tuntap_sys::fork;
+use tuntap_sys::log::Event;
 use tuntap_sys::process::with_signals_blocked;
 use tuntap_sys::tun::Tun;
 
@@ -64,7 +65,7 @@ impl Link {
         // This connection began with rules in the C plugin's form, so the router may be one of the C plugin.
         let is_unknown = need_extension(&context.rules) && !buffers.router_is_ours && !buffers.connects_anew;
         if is_unknown {
-            context.logger.line(format_args!(
+            context.logger.line(Event::DeviceIncomplete, format_args!(
                 "[uwsgi-tuntap] {device}: the router at {router} may not know rules with IPv6, a protocol or reject: it has kept those \
                  from before the reload"
             ));

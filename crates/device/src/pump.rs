@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::autoconf::Holding;
 use super::greeting::{Greeted, renew_hello, say_hello, show_current_credentials};
 use super::rejoin::{Hopeless, Rejoin, Rejoined, Root};
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::process::end_process;
 use tuntap_sys::socket;
 use tuntap_sys::tun::Tun;
@@ -161,8 +161,13 @@ impl Pump {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve()));
         match result {
             Ok(Ok(())) => return mem::take(&mut self.buffers),
-            Ok(Err(loss)) => logger.line(format_args!("[uwsgi-tuntap] {name}: {loss}; this instance ends")),
-            Err(_) => logger.line(format_args!("[uwsgi-tuntap] {name}: panic in its thread; this instance ends")),
+            Ok(Err(loss)) => {
+                logger.line(Event::DeviceLost, format_args!("[uwsgi-tuntap] {name}: {loss}; this instance ends"))
+            }
+            Err(_) => logger.line(
+                Event::DeviceLost,
+                format_args!("[uwsgi-tuntap] {name}: panic in its thread; this instance ends"),
+            ),
         }
         end_process();
         Buffers::default()
@@ -184,7 +189,10 @@ impl Pump {
             };
             match result {
                 Err(loss) if loss.is_the_routers() && !self.rejoin.is_required() => {
-                    self.logger.line(format_args!("[uwsgi-tuntap] {}: {loss}; looking for it", self.tun.name()));
+                    self.logger.line(
+                        Event::RouterLost,
+                        format_args!("[uwsgi-tuntap] {}: {loss}; looking for it", self.tun.name()),
+                    );
                     if !self.reconnect()? {
                         return Ok(());
                     }

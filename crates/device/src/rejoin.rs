@@ -13,7 +13,7 @@ use super::greeting::{greet, introduce, need_extension, rules_frame};
 use super::join::mtu;
 use super::pump::Buffers;
 use super::{Context, close_in_children};
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError};
 use tuntap_sys::process::{replace_descriptor, root_directory};
 use tuntap_sys::tun::Tun;
@@ -120,12 +120,15 @@ impl Rejoin {
             match self.attempt(tun, router, stop, &old.holding) {
                 Err(Attempt::Settle(SettleError::Stopped)) => return Ok(Rejoined::Stopped),
                 Ok(buffers) => {
-                    logger.line(format_args!(
-                        "[uwsgi-tuntap] {}: joined the router at {} again after {:.1} s",
-                        tun.name(),
-                        self.socket_name,
-                        lost.elapsed().as_secs_f32()
-                    ));
+                    logger.line(
+                        Event::RouterJoined,
+                        format_args!(
+                            "[uwsgi-tuntap] {}: joined the router at {} again after {:.1} s",
+                            tun.name(),
+                            self.socket_name,
+                            lost.elapsed().as_secs_f32()
+                        ),
+                    );
                     self.connected = Instant::now();
                     return Ok(Rejoined::Joined(buffers.into()));
                 }
@@ -213,8 +216,8 @@ impl Rejoin {
         };
         let name = tun.name();
         match follow() {
-            Ok(()) => self.logger().line(format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
-            Err(error) => self.logger().line(format_args!(
+            Ok(()) => self.logger().line(Event::DeviceConfigured, format_args!("[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own")),
+            Err(error) => self.logger().line(Event::DeviceIncomplete, format_args!(
                 "[uwsgi-tuntap] {name}: its router's MTU is {mtu} now, and its own stays what it was until the instance is \
                  stopped and started: {error}"
             )),
@@ -230,7 +233,7 @@ fn report(logger: Logger, device: &str, socket: &str, attempt: &Attempt, last: &
         Attempt::Settle(error) => format!("no agreement with the router at {socket} yet: {error}"),
     };
     if last.as_ref() != Some(&problem) {
-        logger.line(format_args!("[uwsgi-tuntap] {device}: {problem}"));
+        logger.line(Event::RouterAwaited, format_args!("[uwsgi-tuntap] {device}: {problem}"));
         *last = Some(problem);
     }
 }

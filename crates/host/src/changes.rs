@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::sysctl::{ALL, Setting, Sysctl};
 
 pub(super) const OFF: i32 = 0;
@@ -124,7 +124,10 @@ impl Changes {
         if let Err(cause) = result {
             return Err(SettingError { sysctl: sysctl.clone(), before, wanted: *value, cause });
         }
-        logger.line(format_args!("[tuntap-router] set {} from {before} to {value}", sysctl.path().display()));
+        logger.line(
+            Event::HostChanged,
+            format_args!("[tuntap-router] set {} from {before} to {value}", sysctl.path().display()),
+        );
         // The device of a reloaded instance is new, while the change of an earlier image is still noted.
         if !self.contain(sysctl) {
             self.0.push(change);
@@ -141,12 +144,16 @@ impl Changes {
                 continue;
             }
             if change.is_relied_on() {
-                logger.line(format_args!(
-                    "[tuntap-router] {} stays {after}: somebody has turned it on for all interfaces since",
-                    sysctl.path().display()
-                ));
+                logger.line(
+                    Event::HostChanged,
+                    format_args!(
+                        "[tuntap-router] {} stays {after}: somebody has turned it on for all interfaces since",
+                        sysctl.path().display()
+                    ),
+                );
             } else if let Err(error) = change.put_back() {
-                logger.line(format_args!("[tuntap-router] could not be set back to {before}: {error}"));
+                logger
+                    .line(Event::HostFault, format_args!("[tuntap-router] could not be set back to {before}: {error}"));
             }
         }
     }

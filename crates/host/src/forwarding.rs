@@ -1,7 +1,7 @@
 //! Forwarding, turned on only for the interfaces that need it where the kernel has such a setting.
 
 use tuntap_config::RouterSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::sysctl::{ALL, DEFAULT, Setting, Sysctl};
 
 use super::changes::{Changes, MAX_INTERFACES, OFF, Wanted};
@@ -52,7 +52,7 @@ pub fn warn_about_ports(router: &RouterSpec, logger: Logger) {
         let has_ports = router.ports.iter().any(|port| port.target.is_ipv4() == is_ipv4);
         if has_ports && Sysctl::new(ALL, setting).read().is_ok_and(|value| value == OFF) {
             let device = &router.device;
-            logger.line(format_args!(
+            logger.line(Event::HostFault, format_args!(
                 "[tuntap-router] {device}: its ports are for this host itself and for what comes by an interface that \
                  forwards, and net.{family}.conf.all.forwarding is off: tuntap-router-nat = {device} <interface> turns it on \
                  for one"

@@ -33,7 +33,7 @@ use retry::Retries;
 use table::Extent;
 use tables::RefusedPackets;
 use tuntap_config::RouterSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::nftables::{Nftables, Table};
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices, Subject};
 use warnings::Warnings;
@@ -76,10 +76,10 @@ pub fn rules_of_tables(router: &RouterSpec) -> Vec<BTreeMap<String, usize>> {
 pub fn set_up_device(router: &RouterSpec, logger: Logger) {
     let mut router = router.clone();
     if let Err(error) = link::configure(&mut router, &mut Given::default(), logger) {
-        logger.line(format_args!("[tuntap-router] {error}"));
+        logger.line(Event::HostFault, format_args!("[tuntap-router] {error}"));
     }
     for error in Changes::default().replace(&forwarding::wanted_of_device(&router), logger) {
-        logger.line(format_args!("[tuntap-router] {error}"));
+        logger.line(Event::HostFault, format_args!("[tuntap-router] {error}"));
     }
 }
 
@@ -133,7 +133,7 @@ impl HostNetwork {
             Ok(()) => Ok(network),
             // `reconcile` tries again what is missing.
             Err(error) if occasion == Occasion::Reload => {
-                network.warnings.add(logger, error);
+                network.warnings.add(logger, Event::HostFault, error);
                 Ok(network)
             }
             Err(error) => {
@@ -168,7 +168,7 @@ impl HostNetwork {
             Err(error) => self.tolerate(error.into(), occasion, logger)?,
         }
         if let Err(error) = self.mapped.end_stale(&self.routers) {
-            self.warnings.add(logger, error);
+            self.warnings.add(logger, Event::HostFault, error);
         }
         let mut netlink = Netlink::open()?;
         for name in self.interfaces() {
@@ -189,7 +189,7 @@ impl HostNetwork {
         match occasion {
             Occasion::Start => Err(error),
             Occasion::Reload => {
-                self.warnings.add(logger, error);
+                self.warnings.add(logger, Event::HostFault, error);
                 Ok(())
             }
         }
@@ -207,7 +207,7 @@ impl HostNetwork {
         let networks = Networks::of_host(&mut Netlink::open()?)?;
         if let Some(conflict) = conflict::find(router, &networks) {
             if conflict.is_uncertain {
-                self.warnings.add(logger, conflict);
+                self.warnings.add(logger, Event::AddressConflict, conflict);
             } else {
                 self.tolerate(conflict.into(), occasion, logger)?;
             }
@@ -216,7 +216,7 @@ impl HostNetwork {
         let addresses: Vec<_> = networks.addresses.iter().map(|own| own.address.addr()).collect();
         for taken in ports::taken_now(router, &own_tables, &addresses) {
             if taken.is_uncertain {
-                logger.line(format_args!("[tuntap-router] {taken}"));
+                logger.line(Event::AddressConflict, format_args!("[tuntap-router] {taken}"));
             } else {
                 self.tolerate(taken.into(), occasion, logger)?;
             }
@@ -243,7 +243,7 @@ impl HostNetwork {
 
     fn wanted_settings(&mut self, logger: Logger) -> Vec<changes::Wanted> {
         let warnings = &mut self.warnings;
-        forwarding::wanted(&self.routers, &self.changes, &mut |text| warnings.add(logger, text))
+        forwarding::wanted(&self.routers, &self.changes, &mut |text| warnings.add(logger, Event::HostFault, text))
     }
 
     fn warn_about_missing_interfaces(&mut self, logger: Logger) {
@@ -251,6 +251,7 @@ impl HostNetwork {
             for name in router.nat.iter().filter(|name| !forwarding::exists(name)) {
                 self.warnings.add(
                     logger,
+                    Event::InterfaceMissing,
                     format_args!(
                         "{}: there is no interface {name} (tuntap-router-nat) at the moment: vassals reach nothing by it until \
                          it is there",

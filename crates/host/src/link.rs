@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::HostNetworkError;
 use tuntap_config::RouterSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::{InterfaceAddress, Link, LinkChange, Netlink, NetlinkError, Route};
 
 /// What was set on devices, so that it can be undone: a persistent device, which an operator has made, outlives its router.
@@ -106,7 +106,7 @@ pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> 
                 if router.addresses.is_empty() {
                     return Err(HostNetworkError::NoAddress { device: router.device.clone(), reason: error });
                 }
-                logger.line(format_args!(
+                logger.line(Event::HostFault, format_args!(
                     "[tuntap-router] {}: IPv6 is turned off on this host ({error}); the router and its vassals have IPv4 \
                      only, and its IPv6 addresses, ports and DNS servers are left out until this instance reloads",
                     router.device
@@ -118,7 +118,10 @@ pub fn configure(router: &mut RouterSpec, given: &mut Given, logger: Logger) -> 
     }
     netlink.set_link(index, LinkChange { up: Some(true), ..LinkChange::default() })?;
     let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
-    logger.line(format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")));
+    logger.line(
+        Event::DeviceConfigured,
+        format_args!("[tuntap-router] {} is up with {}", router.device, addresses.join(", ")),
+    );
     Ok(())
 }
 

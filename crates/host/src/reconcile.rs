@@ -9,7 +9,7 @@ use super::retry::Advice;
 use super::table::Extent;
 use super::{HostNetwork, table};
 use tuntap_config::RouterSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::nftables::Nftables;
 use tuntap_sys::netlink::{Netlink, NetlinkError, Notices};
 use tuntap_sys::process::thread_time_nanos;
@@ -63,7 +63,7 @@ impl HostNetwork {
         schedule.was_noticed = false;
         let spent_before = thread_time();
         if let Err(error) = self.reconcile_now(now, logger) {
-            self.warnings.add(logger, format_args!("the host's network can't be looked at: {error}"));
+            self.warnings.add(logger, Event::HostFault, format_args!("the host's network can't be looked at: {error}"));
         }
         self.warnings.end_pass();
         let retries = &self.retries;
@@ -97,7 +97,7 @@ impl HostNetwork {
         if !self.schedule.has_run {
             // Packets that were on their way while the ports were being mapped may have begun connections past the mappings.
             if let Err(error) = self.mapped.end_stale(&self.routers) {
-                self.warnings.add(logger, error);
+                self.warnings.add(logger, Event::HostFault, error);
             }
         }
         self.warn_about_conflicts(&mut netlink, inventory, logger)
@@ -115,6 +115,7 @@ impl HostNetwork {
         if now.duration_since(since) >= TIME_TO_MAKE_A_DEVICE {
             self.warnings.add(
                 logger,
+                Event::InterfaceMissing,
                 format_args!(
                     "{device} isn't in this network namespace any more: vassals reach nothing until this instance is \
                      reloaded (SIGHUP), which makes it anew"
@@ -136,7 +137,7 @@ impl HostNetwork {
         let key = format!("{device} {index} {}", loss.key());
         if self.may_mend(&key, &format_args!("{device} {loss}"), now, logger) {
             match link::mend(netlink, router, index, loss) {
-                Ok(()) => logger.line(format_args!("[tuntap-router] {device} {loss}: mended")),
+                Ok(()) => logger.line(Event::HostMended, format_args!("[tuntap-router] {device} {loss}: mended")),
                 Err(error) => self.fail(key, format!("{device} {loss}: {error}"), now, logger),
             }
         }
@@ -151,12 +152,12 @@ impl HostNetwork {
             }
             Advice::Wait => {
                 if let Some(line) = self.failures.get(key) {
-                    self.warnings.add(logger, line);
+                    self.warnings.add(logger, Event::HostFault, line);
                 }
                 false
             }
             Advice::GiveUp(pause) => {
-                logger.line(format_args!(
+                logger.line(Event::HostLeftAlone, format_args!(
                     "[tuntap-router] {what}, again and again: somebody else wants it so, and it is left alone for {} s",
                     pause.as_secs()
                 ));
@@ -168,7 +169,7 @@ impl HostNetwork {
     /// Warns about what can't be mended. It is tried again soon.
     fn fail(&mut self, key: String, line: String, now: Instant, logger: Logger) {
         self.retries.failed(&key, now);
-        self.warnings.add(logger, &line);
+        self.warnings.add(logger, Event::HostFault, &line);
         self.failures.insert(key, line);
     }
 
@@ -205,8 +206,11 @@ impl HostNetwork {
             }
             match self.known.insert(name.clone(), link.index) {
                 Some(index) if index == link.index => {}
-                Some(_) => logger.line(format_args!("[tuntap-router] {name} is another interface than before")),
-                None => logger.line(format_args!("[tuntap-router] {name} is there now")),
+                Some(_) => logger.line(
+                    Event::InterfaceAppeared,
+                    format_args!("[tuntap-router] {name} is another interface than before"),
+                ),
+                None => logger.line(Event::InterfaceAppeared, format_args!("[tuntap-router] {name} is there now")),
             }
         }
         for wanted in self.wanted_settings(logger) {
@@ -258,7 +262,7 @@ impl HostNetwork {
             }
             networks.routes.clone_from(&routes);
             if let Some(conflict) = conflict::find(router, &networks) {
-                self.warnings.add(logger, conflict);
+                self.warnings.add(logger, Event::AddressConflict, conflict);
             }
         }
         Ok(())

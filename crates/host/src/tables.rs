@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::table::{self, Extent};
 use tuntap_config::RouterSpec;
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::netlink::nftables::Nftables;
 
@@ -29,13 +29,16 @@ pub fn make(
         };
         let Err(error) = opened.and_then(|opened| opened.replace(&tables)) else {
             let names: Vec<_> = tables.into_iter().map(|table| table.name).collect();
-            logger.line(format_args!("[tuntap-router] made the nftables table inet {}", names.join(", ")));
+            logger.line(
+                Event::HostChanged,
+                format_args!("[tuntap-router] made the nftables table inet {}", names.join(", ")),
+            );
             return Ok(names);
         };
         if !error.may_be_missing() || routers.iter().any(|router| extent.is_needed_by(router)) {
             return Err(error);
         }
-        logger.line(format_args!("[tuntap-router] {}: {error}", extent.what_is_missing()));
+        logger.line(Event::HostFault, format_args!("[tuntap-router] {}: {error}", extent.what_is_missing()));
     }
     *nftables = None;
     Ok(Vec::new())
@@ -119,9 +122,12 @@ impl RefusedPackets {
                 let since = count.checked_sub(refused.told).unwrap_or(count);
                 let Some(silence) = refused.silence(now).filter(|_| since > 0) else { continue };
                 *refused = Refused { told: count, last: Some((now, silence)) };
-                logger.line(format_args!(
-                    "[tuntap-router] refused packets of vassals: {since} ({reason}); nft list table inet {table}"
-                ));
+                logger.line(
+                    Event::PacketsRefused,
+                    format_args!(
+                        "[tuntap-router] refused packets of vassals: {since} ({reason}); nft list table inet {table}"
+                    ),
+                );
             }
         }
     }

@@ -109,7 +109,7 @@ fn datagrams_to_gateways_end_at_the_host() {
 #[test]
 fn refusals_are_told_now_and_then() {
     thread_local!(static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) });
-    let logger = Logger(|line| LINES.with_borrow_mut(|lines| lines.push(line.to_owned())));
+    let logger = Logger(|record| LINES.with_borrow_mut(|lines| lines.push(record.line.to_owned())));
     in_new_namespace(move || {
         let (tun, mut nftables, routers) = host(&BASE[..2]);
         let send = || {

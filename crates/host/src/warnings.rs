@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event, Logger};
 
 /// Most warnings that are remembered. Further ones are not logged.
 const MAX_ACTIVE: usize = 1024;
@@ -18,10 +18,10 @@ pub struct Warnings {
 
 impl Warnings {
     /// Adds a warning, and logs it if it is new.
-    pub fn add(&mut self, logger: Logger, text: impl Display) {
+    pub fn add(&mut self, logger: Logger, event: Event, text: impl Display) {
         let line = format!("[tuntap-router] {text}");
         if self.current.len() < MAX_ACTIVE && self.current.insert(line.clone()) && !self.active.contains(&line) {
-            logger.line(&line);
+            logger.line(event, &line);
         }
     }
 
@@ -41,11 +41,11 @@ mod tests {
 
     #[test]
     fn warning_is_written_once_for_as_long_as_it_lasts() {
-        let logger = Logger(|line| LINES.with_borrow_mut(|lines| lines.push(line.to_owned())));
+        let logger = Logger(|record| LINES.with_borrow_mut(|lines| lines.push(record.line.to_owned())));
         let mut warnings = Warnings::default();
         let mut looks = |found: &[&[&str]]| {
             for texts in found {
-                texts.iter().for_each(|text| warnings.add(logger, text));
+                texts.iter().for_each(|text| warnings.add(logger, Event::HostFault, text));
                 warnings.end_pass();
             }
             LINES.take()

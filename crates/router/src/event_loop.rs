@@ -35,6 +35,7 @@ use tuntap_core::router::notice::Notice;
 use tuntap_core::router::turns::Work;
 use tuntap_core::router::{ACCEPT_BUDGET, Connection, DeviceError, DeviceTurn, Router};
 use tuntap_live::ScriptSources;
+use tuntap_sys::log::Event;
 use tuntap_sys::net::{NamespaceCookie, namespace_of};
 use tuntap_sys::netlink::AddressWatch;
 use tuntap_sys::process::raise_descriptor_limit;
@@ -91,7 +92,10 @@ impl<'a> EventLoop<'a> {
         let stats = setup.stats.as_ref().map(|it| server(&it.listening, Documents::Stats)).transpose()?;
         let metrics = setup.metrics.as_ref().map(|it| server(it, Documents::Metrics)).transpose()?;
         if let Err(errno) = raise_descriptor_limit() {
-            setup.logger.line(format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"));
+            setup.logger.line(
+                Event::RouterIncomplete,
+                format_args!("[tuntap-router] can't raise the limit of open descriptors: {errno}"),
+            );
         }
         let addresses = watch_addresses(setup, &epoll)?;
         let Opened { policy, script, stats: stats_of_policy, memory, mut control } = control::open(setup)?;
@@ -489,7 +493,7 @@ fn watch_addresses(setup: &Setup, epoll: &Epoll) -> nix::Result<Option<AddressWa
             Ok(Some(watch))
         }
         Err(error) => {
-            setup.logger.line(format_args!(
+            setup.logger.line(Event::RouterIncomplete, format_args!(
                 "[tuntap-router] {}: the host's addresses are not known here, so that peers can claim them: {error}",
                 setup.tun.name()
             ));
@@ -503,7 +507,7 @@ fn limits(setup: &Setup) -> Limits {
     let wanted = setup.limits.flows;
     let flows = affordable(wanted);
     if flows < wanted {
-        setup.logger.line(format_args!(
+        setup.logger.line(Event::RouterIncomplete, format_args!(
             "[tuntap-router] {}: there is no memory for {wanted} flows (tuntap-router-max-flows): {flows} are known at a time",
             setup.tun.name()
         ));
@@ -516,7 +520,7 @@ fn remake(setup: &Setup) -> Result<Tun, RouterError> {
     let mut tun = Tun::create_for_router(setup.tun.name())?;
     tun.enable_offloads();
     tuntap_host::set_up_device(&setup.spec, setup.logger);
-    setup.logger.line(format_args!(
+    setup.logger.line(Event::DeviceMade, format_args!(
         "[tuntap-router] {}: the device was deleted and is made again; what tuntap-router-* options don't say about its \
          addresses and routes has to be set again, too",
         tun.name()

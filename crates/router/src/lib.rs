@@ -5,6 +5,7 @@ mod busy_poll;
 mod closer;
 mod control;
 mod event_loop;
+mod events;
 mod exported;
 mod grant_updates;
 mod heartbeat;

@@ -5,6 +5,7 @@ use std::io;
 
 use super::Setup;
 use tuntap_api::Priority;
+use tuntap_sys::log::Event;
 use tuntap_sys::priority;
 
 /// Sets the priority of `tuntap-router-priority`, before the privileges for that are given up. If the kernel refuses it,
@@ -24,7 +25,7 @@ fn set(setup: &Setup, wanted: i8, has_autogroups: bool) {
     // its own session it has an autogroup of its own.
     let group = if has_autogroups { set_group(wanted) } else { Ok(()) };
     if let Err(error) = nice.and(group) {
-        setup.logger.line(format_args!(
+        setup.logger.line(Event::RouterIncomplete, format_args!(
             "[tuntap-router] {}: works without the priority {wanted} (tuntap-router-priority): {error} (it takes CAP_SYS_NICE \
              and /proc); vassals that flood the router may leave it little processor time",
             setup.tun.name()

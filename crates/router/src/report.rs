@@ -73,6 +73,11 @@ impl EventLoop<'_> {
     }
 
     pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
+        self.snapshot_with(self.router.peers().map(|peer| peer_stats(&self.router, peer)).collect(), now)
+    }
+
+    /// The statistics, with peers that were asked for before.
+    pub(super) fn snapshot_with(&self, peers: Vec<PeerStats>, now: Instant) -> Snapshot {
         let (setup, counters) = (self.io.setup, self.router.counters());
         Snapshot {
             version: setup.uwsgi_version.clone(),
@@ -80,7 +85,7 @@ impl EventLoop<'_> {
             uid: unistd::getuid().as_raw(),
             gid: unistd::getgid().as_raw(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned()),
-            peers: self.router.peers().map(|peer| peer_stats(&self.router, peer)).collect(),
+            peers,
             plugin_version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.io.name().to_owned(),
             offloads: words(self.io.tun().offloads().names()),

@@ -7,17 +7,21 @@ use std::time::Instant;
 use super::Setup;
 use super::event_loop::{EventLoop, namespace_number};
 use super::store::StoredState;
+use tuntap_sys::log::Event;
 use tuntap_sys::socket;
 
 /// Waits before the start if the routers before this one ended soon after theirs.
 pub fn pause(stored: &StoredState, setup: &Setup) {
     if !stored.pause.is_zero() {
-        setup.logger.line(format_args!(
-            "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
-            setup.tun.name(),
-            stored.short_runs,
-            stored.pause.as_secs()
-        ));
+        setup.logger.line(
+            Event::RouterDelayed,
+            format_args!(
+                "[tuntap-router] {}: {} routers in a row ended soon after their start, waiting {} s",
+                setup.tun.name(),
+                stored.short_runs,
+                stored.pause.as_secs()
+            ),
+        );
         match &setup.master {
             // The end of the master ends the pause.
             Some(master) => _ = socket::wait_readable(master.as_fd(), stored.pause),
@@ -57,7 +61,10 @@ impl EventLoop<'_> {
         self.finish_turn();
         if found > 0 {
             let taken = self.router.counters().totals.restored;
-            self.io.line(format_args!("{taken} of {found} vassals of the router before this one are still there"));
+            self.io.line(
+                Event::PeersRestored,
+                format_args!("{taken} of {found} vassals of the router before this one are still there"),
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ use super::script::LoopScript;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::Confinement;
 use tuntap_config::Sandbox;
+use tuntap_sys::log::Event;
 use tuntap_sys::process::pin_time_zone;
 use tuntap_sys::sandbox::common::{
     CLOCKS, END, FILES, MEMORY, OWN, RANDOM, SOCKET_KIND, WAITING, is, masked, own_process, request,
@@ -153,7 +154,10 @@ impl EventLoop<'_> {
             for result in [closer.start(), control.as_mut().map_or(Ok(()), Control::start)] {
                 if let Err(error) = result {
                     let name = setup.tun.name();
-                    setup.logger.line(format_args!("[tuntap-router] {name}: can't start a thread: {error}"));
+                    setup.logger.line(
+                        Event::RouterIncomplete,
+                        format_args!("[tuntap-router] {name}: can't start a thread: {error}"),
+                    );
                 }
             }
         });
@@ -163,7 +167,7 @@ impl EventLoop<'_> {
 /// Calls `start_threads` at the last moment at which threads can be started. The restrictions so far apply to them, too.
 fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
     let line = |text: &dyn Display| {
-        setup.logger.line(format_args!("[tuntap-router] {}: sandbox: {text}", setup.tun.name()));
+        setup.logger.line(Event::Sandbox, format_args!("[tuntap-router] {}: sandbox: {text}", setup.tun.name()));
     };
     if setup.sandbox == Sandbox::Off {
         line(&"off");

@@ -13,6 +13,7 @@ use tuntap_core::policy::script::{Script, ScriptQuery, ScriptVerdict};
 use tuntap_live::ScriptSources;
 use tuntap_script::limits::MAX_SOURCE;
 use tuntap_script::{Compiled, Host, Runtime, ScriptError, SystemClock, Watchdog, check};
+use tuntap_sys::log::Event;
 
 use super::Setup;
 use super::event_loop::EventLoop;
@@ -91,7 +92,7 @@ impl LoopScript {
     /// where threads can still be started. What can't be used is a line of the log.
     pub fn start(setup: &Setup, counters: RuleCounters, sources: &ScriptSources) -> Self {
         let line = |text: &dyn std::fmt::Display| {
-            setup.logger.line(format_args!("[tuntap-router] {}: {text}", setup.tun.name()));
+            setup.logger.line(Event::ScriptFault, format_args!("[tuntap-router] {}: {text}", setup.tun.name()));
         };
         let watchdog = Watchdog::start().inspect_err(|error| line(&format_args!("can't start a thread: {error}"))).ok();
         let host = Host { counters, users: setup.users.clone(), clock: Rc::new(SystemClock) };
@@ -167,7 +168,7 @@ impl EventLoop<'_> {
         let Some(script) = &mut self.io.script else { return };
         let Aftermath { lines, has_reverted } = script.aftermath();
         for line in lines {
-            self.io.line(line);
+            self.io.line(Event::Script, line);
         }
         if has_reverted {
             let policy = std::sync::Arc::clone(self.router.forwarder().policy());

@@ -10,6 +10,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::closer::Closer;
 use super::control::{CaptureTeller, DropTeller, PER_SECOND};
+use super::events;
 use super::heartbeat::Pulse;
 use super::hosts::TrunkSockets;
 use super::script::{DryRun, LoopScript};
@@ -28,6 +29,7 @@ use tuntap_core::router::{
 };
 use tuntap_core::routes::takeover::StoredSession;
 use tuntap_core::trunk::{Sent, TrunkId};
+use tuntap_sys::log::Event;
 use tuntap_sys::net;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
@@ -141,8 +143,8 @@ impl<'a> Io<'a> {
     }
 
     /// Writes a line to the log.
-    pub(super) fn line(&self, text: impl std::fmt::Display) {
-        self.setup.logger.line(format_args!("[tuntap-router] {}: {text}", self.name()));
+    pub(super) fn line(&self, event: Event, text: impl std::fmt::Display) {
+        self.setup.logger.line(event, format_args!("[tuntap-router] {}: {text}", self.name()));
     }
 
     /// Calls `report`, which reports a connection to the router. Closes the connection if it doesn't become a peer's.
@@ -537,9 +539,10 @@ impl Shell for Io<'_> {
     }
 
     fn log(&mut self, notice: &Notice) {
+        let (event, peer) = (events::event(notice), events::peer(notice));
         match notice {
-            Notice::LeftOut(_) => self.setup.logger.line(format_args!("[tuntap-router] {notice}")),
-            _ => self.line(notice),
+            Notice::LeftOut(_) => self.setup.logger.line(event, format_args!("[tuntap-router] {notice}")),
+            _ => self.setup.logger.about(event, peer, format_args!("[tuntap-router] {}: {notice}", self.name())),
         }
     }
 

@@ -3,8 +3,8 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, hosts, limits, metrics, parse, priority, protection, router, rules,
-    sandbox, shape, trunks,
+    control, credentials, device, grants, hostnet, hosts, limits, log, metrics, parse, priority, protection, router,
+    rules, sandbox, shape, trunks,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -739,6 +739,17 @@ options!(
         details: "Ends the instance when a device loses its router. Without the option the device looks for the router again, \
                   with pauses of up to 2 seconds.",
         read: |draft, value| parse::boolean(value).map(|on| draft.config.device_required = on),
+        ..OptionSpec::BASE
+    },
+    LogFormat = OptionSpec {
+        name: "tuntap-log-format",
+        scope: Scope::Both,
+        syntax: "<text|json>",
+        help: "write the plugin's own lines of the log as text, or each as an object of JSON",
+        default: Some("text"),
+        details: "How the plugin's own lines of the log are written: as text, or each as an object of JSON with time, level, the \
+                  event's name, device, peer and text ([the events](OPERATIONS.md#the-log)). uWSGI's lines stay as they are.",
+        read: |draft, value| log::parse(value).map(|format| draft.config.log_format = format),
         ..OptionSpec::BASE
     },
     Doctor = OptionSpec {

@@ -72,6 +72,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::DeviceDns, ["true", "/run/resolv.conf"]),
     (OptionName::DeviceTimeout, ["7", "8"]),
     (OptionName::DeviceRequired, ["", "false"]),
+    (OptionName::LogFormat, ["json", "text"]),
     (OptionName::Doctor, ["one.ini", "other.ini"]),
 ];
 
@@ -99,7 +100,7 @@ fn rows_are_whole() {
         let of_name = match name.split('-').nth(1) {
             Some("router") => Scope::Router,
             Some("device") => Scope::Device,
-            Some("use") => Scope::Both,
+            Some("use" | "log") => Scope::Both,
             _ => Scope::Action,
         };
         assert_eq!(scope, of_name, "{name}");

@@ -129,6 +129,9 @@ pub enum Notice {
     /// What trunks have to say.
     #[error(transparent)]
     Trunk(#[from] crate::trunk::Notice),
+    /// What the session with the routing daemon has to say.
+    #[error(transparent)]
+    Routes(#[from] crate::routes::notice::Notice),
     /// A peer has lost its address to a peer of another router.
     #[error("{who} has lost the address {address}: a vassal of another host has claimed it later ({})", Elsewhere(*told))]
     LostElsewhere {

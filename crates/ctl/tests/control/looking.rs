@@ -178,7 +178,7 @@ new         0  -      -
     );
 }
 
-fn flow() -> FlowEntry {
+pub fn flow() -> FlowEntry {
     FlowEntry {
         peer: 4242,
         uid: 1000,

@@ -6,4 +6,7 @@ mod finding;
 mod looking;
 mod router;
 mod saving;
+mod screen;
 mod shells;
+mod support;
+mod top;

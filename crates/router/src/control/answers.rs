@@ -37,6 +37,9 @@ impl EventLoop<'_> {
             Question::KillFlows(from, filter, reply) => _ = reply.send(self.kill_flow_page(from, &filter)),
             Question::Test(packet, reply) => _ = reply.send(self.test(&packet)),
             Question::Peers(from, reply) => _ = reply.send(self.peer_page(from)),
+            Question::Statistics(reply) => {
+                _ = reply.send(Box::new(self.snapshot_with(Vec::new(), Instant::now())));
+            }
             Question::Trunks(reply) => _ = reply.send(self.trunk_stats(Instant::now())),
             Question::Routes(addresses, reply) => _ = reply.send(self.routes(&addresses)),
             Question::LoadScript(script, reply) => {

@@ -18,6 +18,7 @@ use tuntap_core::router::capture::{
     CaptureFate, CaptureFilter, CaptureVerdict, CapturedPeer as Peer, MAX_CAPTURES, PassedTo, Selection,
 };
 use tuntap_live::Caller;
+use tuntap_sys::log::Event as LogEvent;
 
 /// Packets that are told in one turn of the thread. The rest follows in the next one, after other requests.
 const PACKETS_PER_TURN: usize = 512;
@@ -46,7 +47,7 @@ impl Requests {
         let snap_len = snap_len as usize;
         self.asker.ask(|reply| Question::Capture(number, Some((filter, snap_len)), reply))?;
         self.captures |= 1 << number;
-        self.line(format_args!("uid {} (pid {}) captures packets", caller.uid, caller.pid));
+        self.line(LogEvent::Capture, format_args!("uid {} (pid {}) captures packets", caller.uid, caller.pid));
         Ok(Watched::Capture(number, snap_len))
     }
 
@@ -57,7 +58,7 @@ impl Requests {
         for number in numbers(self.captures & !wanted) {
             self.asker.ask(|reply| Question::Capture(number, None, reply))?;
             self.captures &= !(1 << number);
-            self.line("a capture of packets has ended");
+            self.line(LogEvent::Capture, "a capture of packets has ended");
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ use tuntap_config::ControlAccess;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::{RuleCounters, SharedMemory};
 use tuntap_live::{Live, ScriptSources};
+use tuntap_sys::log::Event;
 use tuntap_sys::net::namespace_of;
 use tuntap_sys::priority::set_nice;
 use tuntap_sys::process::{exit_at_once, with_signals_blocked};
@@ -90,7 +91,7 @@ pub fn open(setup: &Setup) -> Result<Opened, RouterError> {
     let now = now();
     // A commit whose time has passed while there was no router is undone before the first packet.
     if let Some(expired) = live.expire(now) {
-        log(origin.logger, &origin.device, expired.message);
+        log(origin.logger, &origin.device, Event::PolicyChanged, expired.message);
     }
     requests::store(&live, &mut documents).map_err(|failure| memory(io::Error::other(failure.message)))?;
     let (policy, stats) = (origin.fit(live.policy()), requests::describe(&live, now));
@@ -184,12 +185,13 @@ fn serve(start: Start) {
         panics.retain(|panic| now.saturating_duration_since(*panic) < PANIC_INTERVAL);
         panics.push(now);
         if panics.len() > MAX_PANICS {
-            log(logger, &device, "panic in the control thread again and again; this router ends");
+            log(logger, &device, Event::RouterEnded, "panic in the control thread again and again; this router ends");
             exit_at_once(1);
         }
         log(
             logger,
             &device,
+            Event::RouterFault,
             "panic in the control thread: it goes on with the policy in use, and its clients are disconnected",
         );
     }

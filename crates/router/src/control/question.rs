@@ -17,7 +17,7 @@ use super::test_packet::Described;
 use crate::grant_updates::Newcomers;
 use tuntap_api::TrunkStats;
 use tuntap_api::control::{Code, Failure, FlowEntry, Routes, ScriptStatus, Tested};
-use tuntap_api::{PeerStats, PolicyStats};
+use tuntap_api::{PeerStats, PolicyStats, Snapshot};
 use tuntap_core::policy::Policy;
 use tuntap_core::router::capture::CaptureFilter;
 use tuntap_script::{Compiled, ScriptError};
@@ -51,6 +51,8 @@ pub enum Question {
     Peers(usize, Reply<PeerPage>),
     /// How does the exchange of claims with other hosts stand, and who holds these addresses?
     Routes(Vec<IpAddr>, Reply<Routes>),
+    /// The statistics without the peers.
+    Statistics(Reply<Box<Snapshot>>),
     /// How the trunks stand.
     Trunks(Reply<Vec<TrunkStats>>),
     /// Use this script, or none.

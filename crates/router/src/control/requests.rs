@@ -26,11 +26,11 @@ use tuntap_api::control::{
     Code, Event, Failure, FlowEntry, FlowFilter, FlowList, FlowOrder, Killed, Level, MAX_ADDRESSES, Request, Routes,
     Status, TestPacket,
 };
-use tuntap_api::{PeerStats, PolicyStats};
+use tuntap_api::{PeerStats, PolicyStats, Snapshot};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
 use tuntap_live::{Base, Caller, Document, Live, Now, Stored};
-use tuntap_sys::log::Logger;
+use tuntap_sys::log::{Event as LogEvent, Logger};
 use tuntap_sys::process::monotonic_time;
 
 /// Longest `id` of a request in bytes. Each event of a client that watches has it.
@@ -94,7 +94,12 @@ impl Origin {
     pub fn live(&self, stored: Option<Vec<u8>>) -> Live {
         let stored = stored.and_then(|text| {
             let unusable = |reason| {
-                log(self.logger, &self.device, format_args!("{reason}; the policy is that of options and rules file"))
+                log(
+                    self.logger,
+                    &self.device,
+                    LogEvent::PolicyLost,
+                    format_args!("{reason}; the policy is that of options and rules file"),
+                )
             };
             Stored::read(&text).map_err(unusable).ok()
         });
@@ -171,7 +176,7 @@ impl Requests {
             let _ = self.use_what_has_changed(None);
         }
         if let Some(expired) = self.live.expire(now()) {
-            self.line(expired.message);
+            self.line(LogEvent::PolicyChanged, expired.message);
             let _ = self.use_what_has_changed(Some(expired.policy));
         }
     }
@@ -219,6 +224,10 @@ impl Requests {
             Request::ScriptStatus {} => raw(&self.script_status()?),
             Request::ScriptCheck { text } => raw(&script::check(text)?),
             Request::ScriptLoad { text } => raw(&self.load_script(caller, text)?),
+            Request::Statistics {} => {
+                let statistics = self.asker.ask(Question::Statistics)?;
+                raw(&Snapshot { peers: self.peers()?, ..*statistics })
+            }
             Request::Peers {} => raw(&self.peers()?),
             Request::Trunks {} => raw(&self.asker.ask(Question::Trunks)?),
             Request::Routes { addresses } => raw(&self.routes(addresses)?),
@@ -261,7 +270,7 @@ impl Requests {
             self.use_what_has_changed(outcome.policy)?;
         }
         if let Some(message) = outcome.message {
-            self.line(message);
+            self.line(LogEvent::PolicyChanged, message);
         }
         Ok(answer)
     }
@@ -272,7 +281,7 @@ impl Requests {
         let describe = |this: &Self| this.asker.tell(Question::Describe(describe(&this.live, now())));
         let result = self.store().and_then(|()| swap(self)).and_then(|()| describe(self));
         if let Err(failure) = &result {
-            self.line(format_args!("the policy can't be changed: {}", failure.message));
+            self.line(LogEvent::RouterFault, format_args!("the policy can't be changed: {}", failure.message));
             self.start_anew();
         }
         result
@@ -350,7 +359,10 @@ impl Requests {
             killed += count;
             from = next;
         }
-        self.line(format_args!("uid {} (pid {}) had {killed} flows forgotten", caller.uid, caller.pid));
+        self.line(
+            LogEvent::FlowsForgotten,
+            format_args!("uid {} (pid {}) had {killed} flows forgotten", caller.uid, caller.pid),
+        );
         Ok(Killed { flows: killed })
     }
 
@@ -413,16 +425,16 @@ impl Requests {
     }
 
     /// Writes to the log.
-    pub fn line(&self, text: impl Display) {
-        log(self.origin.logger, &self.origin.device, text);
+    pub fn line(&self, event: LogEvent, text: impl Display) {
+        log(self.origin.logger, &self.origin.device, event, text);
     }
 
     /// Writes to the log, unless it has just done that.
-    pub fn line_now_and_then(&mut self, text: impl Display) {
+    pub fn line_now_and_then(&mut self, event: LogEvent, text: impl Display) {
         let now = Instant::now();
         if self.last_line.is_none_or(|time| now >= time + LINE_INTERVAL) {
             self.last_line = Some(now);
-            self.line(text);
+            self.line(event, text);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::script::LIVE_NAME;
 use tuntap_api::control::{Failure, ScriptStatus};
 use tuntap_live::Caller;
 use tuntap_script::{Compiled, ScriptError};
+use tuntap_sys::log::Event;
 
 /// Compiles and tests a script without using it.
 pub fn check(text: &str) -> Result<ScriptStatus, Failure> {
@@ -35,7 +36,7 @@ impl Requests {
             self.load(None)?;
         }
         let what = digest.map_or_else(|| "no script".to_owned(), |digest| format!("a script (SHA-256 {digest})"));
-        self.line(format_args!("uid {} (pid {}) has loaded {what}", caller.uid, caller.pid));
+        self.line(Event::PolicyChanged, format_args!("uid {} (pid {}) has loaded {what}", caller.uid, caller.pid));
         self.script_status()
     }
 

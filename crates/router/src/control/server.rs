@@ -13,6 +13,7 @@ use super::client::Client;
 use super::requests::Requests;
 use tuntap_api::control::{Code, Failure, Response};
 use tuntap_live::Caller;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::socket;
 
 /// Most clients at a time.
@@ -152,7 +153,9 @@ impl Server {
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
                 Err(errno) => {
                     self.accept_again_at = Some(now + ACCEPT_PAUSE);
-                    return self.requests.line_now_and_then(format_args!("can't accept requests: {errno}"));
+                    return self
+                        .requests
+                        .line_now_and_then(Event::AcceptFailed, format_args!("can't accept requests: {errno}"));
                 }
             }
         }
@@ -257,6 +260,6 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Writes to the log, under the router's name.
-pub fn log(logger: tuntap_sys::log::Logger, device: &str, text: impl Display) {
-    logger.line(format_args!("[tuntap-router] {device}: {text}"));
+pub fn log(logger: Logger, device: &str, event: Event, text: impl Display) {
+    logger.line(event, format_args!("[tuntap-router] {device}: {text}"));
 }

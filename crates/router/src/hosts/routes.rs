@@ -318,7 +318,7 @@ impl<'a> Routes<'a> {
                 self.has_met = true;
                 self.told_by = Instant::now() + self.hold_time;
             }
-            router.note_source(io, Source::Routes, &Notice::Shell(notice.to_string()));
+            router.note_source(io, Source::Routes, &Notice::Routes(notice));
         }
         for fault in self.heard.faults.drain(..) {
             router.note_source(io, Source::Routes, &Notice::Shell(fault));

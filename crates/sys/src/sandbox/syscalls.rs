@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::ffi::{c_int, c_uint, c_void};
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use seccompiler::{
@@ -13,6 +15,8 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 use thiserror::Error;
+
+use crate::log::{self, Event, Record};
 
 /// The syscalls that a process may use.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +88,7 @@ pub fn restrict(policy: &Policy, label: String) -> Result<(), FilterError> {
     let anyhow = allowed.chain(policy.refused).chain(policy.unknown).map(|call| (*call, &[][..]));
     let conditional = policy.conditional.iter().copied().flatten().copied();
     let allowing = compile(anyhow.chain(conditional), SeccompAction::Trap, SeccompAction::Allow)?;
-    LABEL.get_or_init(|| label);
+    LABEL.get_or_init(|| Label::new(&label));
     let action = SigAction::new(SigHandler::SigAction(on_denied_call), SaFlags::empty(), SigSet::all());
     // SAFETY: the handler calls nothing but write(2) and _exit(2), and formats numbers and static texts on its stack.
     unsafe { sigaction(Signal::SIGSYS, &action) }?;
@@ -122,7 +126,35 @@ fn rule(condition: Condition) -> Result<SeccompRule, seccompiler::BackendError> 
     SeccompRule::new(conditions.collect::<Result<_, _>>()?)
 }
 
-static LABEL: OnceLock<String> = OnceLock::new();
+static LABEL: OnceLock<Label> = OnceLock::new();
+
+/// What stands around the text of the line about a denied syscall. It is made beforehand, because the handler can't.
+struct Label {
+    begin: String,
+    end: &'static str,
+    is_json: bool,
+}
+
+impl Label {
+    fn new(label: &str) -> Self {
+        let line = format!("{label}: ");
+        let record = Record { event: Event::SyscallDenied, peer: None, line: &line };
+        match record.json_around().filter(|_| log::is_json()) {
+            Some((begin, end)) => Self { begin, end, is_json: true },
+            None => Self { begin: line, end: "", is_json: false },
+        }
+    }
+
+    /// Writes a line. This allocates nothing.
+    fn write(&self, line: &mut impl Write, text: fmt::Arguments<'_>) -> io::Result<()> {
+        if self.is_json {
+            // clock_gettime(2) may be called in handlers of signals (signal-safety(7)).
+            let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            write!(line, "{{\"time\":{}.{:03}", time.as_secs(), time.subsec_millis())?;
+        }
+        writeln!(line, "{}{text}{}", self.begin, self.end)
+    }
+}
 
 /// The `_sigsys` variant of `siginfo_t` (sigaction(2)).
 #[repr(C)]
@@ -142,17 +174,17 @@ extern "C" fn on_denied_call(_signal: c_int, info: *mut libc::siginfo_t, _contex
     // SAFETY: with SA_SIGINFO, which nix sets for such handlers, the kernel passes a `siginfo_t`, which is longer than the
     // variant.
     let call = unsafe { info.cast::<DeniedCall>().read() };
-    let mut line = [0; 256];
+    let mut line = [0; 512];
     let mut rest = &mut line[..];
-    let label = LABEL.get().map_or("", String::as_str);
+    let number = call.number;
     // A longer line is cut.
-    let _ = match usize::try_from(call.number).ok().and_then(Sysno::new) {
-        _ if call.code != SYS_SECCOMP => writeln!(rest, "{label}: ended by SIGSYS"),
+    let _ = LABEL.get().map(|label| match usize::try_from(number).ok().and_then(Sysno::new) {
+        _ if call.code != SYS_SECCOMP => label.write(&mut rest, format_args!("ended by SIGSYS")),
         Some(name) => {
-            writeln!(rest, "{label}: the sandbox denied the syscall {name} ({}); this process ends", call.number)
+            label.write(&mut rest, format_args!("the sandbox denied the syscall {name} ({number}); this process ends"))
         }
-        None => writeln!(rest, "{label}: the sandbox denied syscall {}; this process ends", call.number),
-    };
+        None => label.write(&mut rest, format_args!("the sandbox denied syscall {number}; this process ends")),
+    });
     let left = rest.len();
     let text = &line[..line.len() - left];
     // SAFETY: the text lives through the call.
