@@ -1,10 +1,12 @@
 //! The loop on a terminal: answers and keys go in, the screen comes out. Whatever ends it, the terminal is as before.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -69,7 +71,11 @@ pub fn run(common: &Common, sources: Sources, choice: Choice, delay: Duration) -
             screen.0.draw(|frame| screen::draw(frame, &mut app, now))?;
             drawn = Some(now);
         }
-        if !event::poll(TICK)? {
+        if is_closed_within(TICK) {
+            break;
+        }
+        // Also after the time is over, because a signal may have told of another size.
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         drawn = None;
@@ -90,6 +96,16 @@ pub fn run(common: &Common, sources: Sources, choice: Choice, delay: Duration) -
         }
     }
     Ok(Done::Well)
+}
+
+/// Waits for a key or a signal. Returns true if the other end of the terminal is closed (poll(2): `POLLHUP`). crossterm would read for ever
+/// from such a terminal, and the signal that tells of it goes to processes of the terminal's session only.
+fn is_closed_within(time: Duration) -> bool {
+    let stdin = io::stdin();
+    let mut polled = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+    poll(&mut polled, time).is_ok() && polled[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// Fails as other commands do if there is no router. Later ones may come and go.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::router::text;
 
 /// How long anything may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A terminal in which a shell runs one line, and then waits.
 pub struct Screen {

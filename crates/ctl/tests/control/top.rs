@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tuntap_api::{PeerStats, Snapshot, TrunkStats};
 
 use crate::looking::{flow, status};
 use crate::router::{Router, command, ok, text};
-use crate::screen::Screen;
+use crate::screen::{PATIENCE, Screen};
 
 /// What a terminal would act upon.
 const HOSTILE: &str = "x\u{1b}[2J\u{9b}31m\r\n\u{202e}";
@@ -182,6 +182,22 @@ fn terminal_is_given_back_whatever_ends_it() {
         signal::kill(screen.child(), signal).expect("it runs");
         screen.wait("it ended with 0");
         screen.wait(" icanon");
+    }
+}
+
+/// A process of another session gets no signal when the terminal is closed.
+#[test]
+fn closed_terminal_ends_it() {
+    let router = router(&Arc::default());
+    let screen = Screen::new(80, 24, &router.socket, &format!("setsid -w {} top", program()));
+    screen.wait("emperor0");
+    let stat = format!("/proc/{}/stat", screen.child());
+    drop(screen);
+    let is_over = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    let start = Instant::now();
+    while !is_over() {
+        assert!(start.elapsed() < PATIENCE, "it goes on without a terminal");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
