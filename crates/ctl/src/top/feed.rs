@@ -117,9 +117,14 @@ impl Sources {
 
     /// The sockets as they are now.
     pub fn sockets(&self) -> Result<Vec<String>, Failed> {
+        self.new_sockets(|_| false)
+    }
+
+    /// Those that aren't known.
+    fn new_sockets(&self, is_known: impl Fn(&str) -> bool) -> Result<Vec<String>, Failed> {
         match self {
-            Self::Socket(name) => Ok(vec![name.clone()]),
-            Self::Found(_) => find::trusted_names(),
+            Self::Socket(name) => Ok(Some(name.clone()).into_iter().filter(|name| !is_known(name)).collect()),
+            Self::Found(_) => find::trusted_names(is_known),
         }
     }
 
@@ -155,10 +160,10 @@ fn search(
     interval: Duration,
     timeout: Duration,
 ) {
-    let mut known = HashSet::new();
+    let mut known: HashSet<String> = HashSet::new();
     loop {
         // Without a list there is nobody new; those that are known are still asked.
-        for socket in sources.sockets().unwrap_or_default() {
+        for socket in sources.new_sockets(|name| known.contains(name)).unwrap_or_default() {
             if known.len() < MAX_ROUTERS && known.insert(socket.clone()) {
                 let asker = Asker {
                     sources: sources.clone(),
