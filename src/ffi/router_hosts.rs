@@ -2,11 +2,11 @@
 //! and leaves to its next image what only root can make.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::unistd::geteuid;
@@ -21,12 +21,10 @@ use tuntap_config::{KEY_FOLDER, OptionName, RouterSpec, RoutesSpec};
 use tuntap_router::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, Store};
 use tuntap_sys::handover::{Handover, HandoverError, Received, Section, Slot};
 use tuntap_sys::log::Event;
+use tuntap_sys::secret_file::SecretFile;
 use tuntap_sys::socket::tcp::MAX_MD5_KEY_LEN;
 use tuntap_wire::holding::RouterId;
 use tuntap_wire::trunk::PublicKey;
-
-/// Permission bits of others than the owner.
-const OTHERS: u32 = 0o077;
 
 /// Ports below this one only root can listen on, unless the host is set up otherwise.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -209,7 +207,10 @@ fn read_password(path: &Path) -> Result<Vec<u8>, String> {
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
         .map_err(|error| named(&error))?;
-    check_password_file(&file).map_err(|error| named(&error))?;
+    let facts = file.metadata().map_err(|error| named(&error))?;
+    if let Some(exposure) = SecretFile::from(&facts).exposure(geteuid().as_raw()) {
+        return Err(named(&format_args!("it {exposure}")));
+    }
     let mut line = Vec::new();
     let longest = u64::try_from(MAX_MD5_KEY_LEN).unwrap_or(u64::MAX) + 2;
     BufReader::new(file.take(longest)).read_until(b'\n', &mut line).map_err(|error| named(&error))?;
@@ -223,21 +224,6 @@ fn read_password(path: &Path) -> Result<Vec<u8>, String> {
         ))),
         _ => Ok(line),
     }
-}
-
-fn check_password_file(file: &File) -> Result<(), String> {
-    let facts = file.metadata().map_err(|error| error.to_string())?;
-    let own = geteuid().as_raw();
-    if !facts.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
-    if facts.uid() != own && facts.uid() != 0 {
-        return Err(format!("it belongs to uid {}, not to uid {own} or root", facts.uid()));
-    }
-    if facts.mode() & OTHERS != 0 {
-        return Err(format!("it has mode {:04o}: others may open it (chmod 600)", facts.mode() & 0o7777));
-    }
-    Ok(())
 }
 
 /// Keeps what a router that has ended leaves to the next image, some of it in its store.

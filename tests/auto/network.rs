@@ -112,16 +112,39 @@ fn router_that_is_too_narrow_for_ipv6_has_ipv4() {
 #[test]
 fn own_gateways_come_before_the_routers() {
     let emperor = with_v6(emperor()).start_in(netns_with_v6());
+    // One outside of the network, and one of 2^64: neither is an address that the router may choose for the vassal.
     let vassal = Vassal::auto(&emperor, "app")
-        .line("tuntap-device-gateway = 192.168.0.254")
+        .line("tuntap-device-gateway = 10.9.9.9")
         .line("tuntap-device-gateway = uwsgi0 fd00:77::ffff:ffff");
     let net = vassal.start(&emperor);
-    for (family, gateway) in [("-4", "192.168.0.254"), ("-6", "fd00:77::ffff:ffff")] {
+    for (family, gateway) in [("-4", "10.9.9.9"), ("-6", "fd00:77::ffff:ffff")] {
         let routes = net.sh(&format!("ip {family} route show default"));
-        assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{routes}");
+        assert!(routes.starts_with(&format!("default via {gateway} dev uwsgi0")), "{family}: {routes:?}");
         assert_eq!(routes.lines().count(), 1, "{routes}");
     }
     // A TUN device has no link layer: whatever next hop is named, the router is at the other end.
+    assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
+}
+
+/// A router knows nothing of what the options of a vassal call its default router, and may choose that address.
+#[test]
+fn own_address_as_gateway_is_a_route_without_a_next_hop() {
+    let emperor = with_v6(emperor())
+        .line("tuntap-use-credentials = true")
+        .lines(&["tuntap-router-lease = 192.168.0.77 30001", "tuntap-router-lease = fd00:77::77 30001"])
+        .start_in(netns_with_v6());
+    let vassal = Vassal::auto(&emperor, "app")
+        .uid(30_001)
+        .line("tuntap-use-credentials = true")
+        .line("tuntap-device-gateway = 192.168.0.77")
+        .line("tuntap-device-gateway = uwsgi0 fd00:77::77");
+    let net = vassal.start(&emperor);
+    assert_eq!(addresses(&net, "uwsgi0"), ["192.168.0.77/24", "fd00:77::77/64"]);
+    for (family, gateway) in [("-4", "192.168.0.77"), ("-6", "fd00:77::77")] {
+        let routes = net.sh(&format!("ip {family} route show default"));
+        assert!(routes.starts_with("default dev uwsgi0"), "{family}: {routes:?}");
+        emperor.log.wait_for(&format!("uwsgi0: its default router {gateway} is its own address"), wait::SHORT);
+    }
     assert!(pings(&net, EMPEROR) && pings(&net, EMPEROR_V6));
 }
 

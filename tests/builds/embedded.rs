@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{QUICK, QUICK_C, building, check_out, command, root, run};
+use crate::repository::{QUICK_C, building, check_out, command, quick, root, run};
 use crate::routing::assert_routes_by_itself;
 use crate::sources::{profile, sources};
 
@@ -22,7 +22,7 @@ pub fn make(sources: &Path, embed: &OsString) -> PathBuf {
         .arg(format!("PROFILE={}", profile().display()))
         .arg("PYTHON=/usr/bin/python3")
         .env(EMBED, embed)
-        .envs(QUICK)
+        .envs(quick())
         .envs([QUICK_C])
         .current_dir(sources));
     sources.join("uwsgi")
@@ -58,7 +58,7 @@ fn binary_that_pip_installs_routes() {
             .arg("--no-build-isolation")
             .arg(Uwsgi::Pypi.sdist())
             .env(EMBED, by_path())
-            .envs(QUICK)
+            .envs(quick())
             .envs([QUICK_C])
             .env("UWSGI_PROFILE", profile()));
     }

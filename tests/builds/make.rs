@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{QUICK, building, command, make, run};
+use crate::repository::{building, command, make, quick, run};
 use crate::routing::{PluginFile, assert_routes_with, assert_routes_with_lines};
 
 #[test]
@@ -12,7 +12,7 @@ fn make_builds_for_the_uwsgi_that_it_is_told() {
     let uwsgi = Uwsgi::Pypi;
     let said = {
         let _building = building();
-        run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &uwsgi.binary())).envs(QUICK))
+        run(make().arg(set("DIST", directory.path())).arg(set("UWSGI_BIN", &uwsgi.binary())).envs(quick()))
     };
     let plugin = directory.path().join("tuntap_plugin.so");
     assert!(said.contains(&plugin.display().to_string()) && said.contains(&uwsgi.version()), "{said}");
@@ -35,7 +35,7 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
         [set("DIST", &dist), set("UWSGI_BIN", &uwsgi.binary()), set("DESTDIR", &root), "PREFIX=/usr/local".to_owned()];
     let said = {
         let _building = building();
-        run(make().arg("install").args(&arguments).envs(QUICK))
+        run(make().arg("install").args(&arguments).envs(quick()))
     };
     let prefix = root.join("usr/local");
     let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");

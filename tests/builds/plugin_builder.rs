@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{QUICK, building, command, root, run};
+use crate::repository::{building, command, quick, root, run};
 use crate::routing::{PluginFile, assert_routes_with};
 
 /// uWSGI leaves the plugin in the working directory.
@@ -11,7 +11,7 @@ fn build(argument: &str, directory: &Path, name: &str) -> PathBuf {
     let _building = building();
     run(command(Uwsgi::usual().binary())
         .args(["--build-plugin", argument])
-        .envs(QUICK)
+        .envs(quick())
         .env("PYTHON", "/usr/bin/python3")
         .current_dir(directory));
     directory.join(format!("{name}_plugin.so"))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::uwsgi::Uwsgi;
-use crate::repository::{QUICK, QUICK_C, building, command, make, run};
+use crate::repository::{QUICK_C, building, command, make, quick, run};
 use crate::sources::{profile, sources};
 
 /// Fails unless `make` refuses the binary in one line that names it, and says what to do.
@@ -119,7 +119,7 @@ fn script_that_starts_a_uwsgi_is_taken() {
             .arg("plugin")
             .arg(format!("UWSGI_BIN={}", script.display()))
             .arg(format!("DIST={}", directory.path().join("dist").display()))
-            .envs(QUICK))
+            .envs(quick()))
     };
     assert!(said.contains(&script.display().to_string()) && directory.path().join("dist/tuntap_plugin.so").exists());
 }

@@ -30,12 +30,9 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// A profile for builds that only have to show that the plugin compiles, links, loads and routes: the release profile
 /// optimizes the whole program at each of them. scripts/prepare-uwsgi has the same one, and has compiled most of it.
-pub const QUICK: [(&str, &str); 4] = [
-    ("CARGO_PROFILE_RELEASE_LTO", "off"),
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
-    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-];
+pub fn quick() -> impl Iterator<Item = (&'static str, &'static str)> {
+    include_str!("../../scripts/quick.env").lines().map(|line| line.split_once('=').expect("NAME=value"))
+}
 
 /// What a quick build of uWSGI itself adds to its compiler's flags.
 pub const QUICK_C: (&str, &str) = ("CFLAGS", "-O0");

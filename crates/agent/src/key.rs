@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use thiserror::Error;
+use tuntap_sys::secret_file::{Exposure, SecretFile};
 use tuntap_wire::holding::RouterId;
 use tuntap_wire::trunk::{KEY_LEN, PublicKey};
 
@@ -30,9 +31,6 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 /// Longest key file, in bytes. One that this code has written has 119.
 const MAX_FILE_LEN: usize = 4096;
 
-/// Permission bits of others than the owner.
-const OTHERS: u32 = 0o077;
-
 /// Why there is no key.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
@@ -44,26 +42,13 @@ pub enum KeyFileError {
         /// What the kernel says.
         error: io::Error,
     },
-    /// It is no regular file.
-    #[error("the key file {0} is no regular file")]
-    NotAFile(String),
-    /// It belongs to another user, who could read and change it.
-    #[error("the key file {path} belongs to uid {owner}, not to uid {own}")]
-    Owner {
+    /// Others could have read or changed it.
+    #[error("the key file {path} {exposure}")]
+    Exposed {
         /// The file.
         path: String,
-        /// Its owner.
-        owner: u32,
-        /// The user of this process.
-        own: u32,
-    },
-    /// Others than its owner may open it.
-    #[error("the key file {path} has mode {mode:04o}: others may open it (chmod 600)")]
-    Mode {
-        /// The file.
-        path: String,
-        /// Its permissions.
-        mode: u32,
+        /// What is wrong with it.
+        exposure: Exposure,
     },
     /// The file has another key than before.
     #[error("the key file {0} has another key than at the start; a reload takes it")]
@@ -100,17 +85,10 @@ impl KeyFile {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let facts = file.metadata().map_err(failed)?;
-        if !facts.is_file() {
-            return Err(KeyFileError::NotAFile(name()));
+        match SecretFile::from(&facts).exposure(geteuid().as_raw()) {
+            Some(exposure) => Err(KeyFileError::Exposed { path: name(), exposure }),
+            None => Ok(Self { file, path: name() }),
         }
-        let own = geteuid().as_raw();
-        if facts.uid() != own && facts.uid() != 0 {
-            return Err(KeyFileError::Owner { path: name(), owner: facts.uid(), own });
-        }
-        if facts.mode() & OTHERS != 0 {
-            return Err(KeyFileError::Mode { path: name(), mode: facts.mode() & 0o7777 });
-        }
-        Ok(Self { file, path: name() })
     }
 
     /// Makes the file with a new key. Returns false if somebody else was faster.
@@ -259,7 +237,7 @@ fn write_draft(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

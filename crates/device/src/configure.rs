@@ -78,6 +78,12 @@ impl Network {
                 continue;
             }
             let router = self.default_routers.iter().find(|router| of_family(router.address));
+            if let Some(router) = router.filter(|router| self.next_hop(**router).is_none()) {
+                logger.line(Event::DeviceConfigured, format_args!(
+                    "[uwsgi-tuntap] {device}: its default router {} is its own address; the default route has no next hop",
+                    router.address
+                ));
+            }
             let is_default = router.map(|router| self.route(&mut netlink, link.index, *router)).transpose()?;
             if self.has_siblings || is_default == Some(false) {
                 let sources = set.iter().map(IpNet::addr).filter(|address| of_family(*address));
@@ -102,8 +108,16 @@ impl Network {
             // The next hop is at the other end of the device, whatever its address is.
             netlink.replace_route(router.address.into(), None, device)?;
         }
-        netlink.replace_route(everything, Some(router.address), device)?;
+        netlink.replace_route(everything, self.next_hop(router), device)?;
         Ok(true)
+    }
+
+    /// The address that the default route names. None if it is the device's own, which the kernel takes for no next hop: a router
+    /// may choose the very address that the instance's options call its default router. The route by the device leads to the
+    /// router all the same.
+    fn next_hop(&self, router: DefaultRouter) -> Option<IpAddr> {
+        let is_own = self.addresses.iter().any(|net| net.addr() == router.address);
+        (!is_own).then_some(router.address)
     }
 }
 

@@ -108,9 +108,10 @@ pub fn network(spec: &DeviceSpec, told: &Configuration, all: &[DeviceSpec]) -> N
     let mtu = mtu(spec, told);
     let mut addresses = if spec.auto { &told.addresses } else { &spec.addresses }.clone();
     addresses.retain(|net| net.addr().is_ipv4() || mtu.is_none_or(|mtu| mtu >= MIN_MTU_V6));
-    let is_own = |router: &DefaultRouter| addresses.iter().any(|net| net.addr() == router.address);
+    let is_other =
+        |router: &DefaultRouter| router.is_own_choice || addresses.iter().all(|net| net.addr() != router.address);
     Network {
-        default_routers: Family::ALL.into_iter().filter_map(default_router).filter(|router| !is_own(router)).collect(),
+        default_routers: Family::ALL.into_iter().filter_map(default_router).filter(is_other).collect(),
         mtu,
         addresses,
         has_siblings: all.iter().any(|other| other.name != spec.name && other.has_addresses()),

@@ -2,24 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What decides about a file with a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SecretFile {
-    /// True if it is a regular file.
-    pub is_file: bool,
-    /// The user ID of its owner.
-    pub owner: u32,
-    /// Its permissions (the lower twelve bits of `st_mode`, inode(7)).
-    pub mode: u32,
-}
+use tuntap_sys::secret_file::SecretFile;
 
 /// Looks at a file. A symbolic link is followed only if `follows` is true. The error is the kernel's.
 pub fn secret_file(path: &Path, follows: bool) -> io::Result<SecretFile> {
     let facts = if follows { fs::metadata(path)? } else { fs::symlink_metadata(path)? };
-    Ok(SecretFile { is_file: facts.is_file(), owner: facts.uid(), mode: facts.mode() & 0o7777 })
+    Ok(SecretFile::from(&facts))
 }
 
 #[cfg(test)]

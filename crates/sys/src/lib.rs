@@ -16,6 +16,7 @@ pub mod priority;
 pub mod process;
 pub mod replace;
 pub mod sandbox;
+pub mod secret_file;
 pub mod shared;
 pub mod socket;
 pub mod socket_file;

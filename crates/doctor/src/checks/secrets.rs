@@ -5,10 +5,10 @@ use std::path::Path;
 
 use crate::finding::Finding;
 use tuntap_config::{OptionName, RouterSpec};
-use tuntap_survey::secret::SecretFile;
+use tuntap_sys::secret_file::{Exposure, SecretFile};
 
-/// Permission bits of others than the owner.
-const OTHERS: u32 = 0o077;
+/// What to do with a secret that was in the wrong hands.
+const ANOTHER: &str = "a new one, if somebody may have read it";
 
 /// Checks the password's file, which has to be there. `own` is the user that the instance starts as.
 pub fn password(device: &str, path: &str, found: io::Result<SecretFile>, own: u32) -> Option<Finding> {
@@ -46,23 +46,13 @@ pub fn key(router: &RouterSpec, found: io::Result<SecretFile>, has_folder: bool,
 
 /// By the same rules as the start.
 fn rights(what: &str, path: &str, file: SecretFile, own: u32) -> Option<Finding> {
-    let SecretFile { is_file, owner, mode } = file;
-    if !is_file {
-        let what = format!("{what} is no regular file: the instance doesn't start");
-        return Some(Finding::wrong(what, "name a regular file"));
-    }
-    let is_foreign = owner != own && owner != 0;
-    let is_open = mode & OTHERS != 0;
-    (is_foreign || is_open).then(|| {
-        let (fault, remedy) = if is_foreign {
-            (format!("belongs to uid {owner}"), format!("chown root {path}; chmod 600 {path}"))
-        } else {
-            (format!("has mode {mode:04o}, so that others may open it"), format!("chmod 600 {path}"))
+    file.exposure(own).map(|exposure| {
+        let remedy = match exposure {
+            Exposure::NotAFile => "name a regular file".to_owned(),
+            Exposure::Owner { .. } => format!("chown root {path}; chmod 600 {path}; {ANOTHER}"),
+            Exposure::Mode(_) => format!("chmod 600 {path}; {ANOTHER}"),
         };
-        Finding::wrong(
-            format!("{what} {fault}: the instance doesn't start"),
-            format!("{remedy}; a new one, if somebody may have read it"),
-        )
+        Finding::wrong(format!("{what} {exposure}: the instance doesn't start"), remedy)
     })
 }
 
