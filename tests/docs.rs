@@ -126,6 +126,31 @@ fn events_of_the_log_are_listed() {
     assert_eq!(found, Event::ALL.iter().map(row).collect::<Vec<_>>());
 }
 
+/// No event is listed that no line has.
+#[test]
+fn events_of_the_log_occur() {
+    fn sources(folder: &Path, found: &mut String) {
+        for entry in fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("sys/src/log.rs") {
+                *found += &fs::read_to_string(&path).expect("UTF-8");
+            }
+        }
+    }
+    let mut text = String::new();
+    sources(&root().join("src"), &mut text);
+    sources(&root().join("crates"), &mut text);
+    for event in Event::ALL {
+        // Rust's names end where no letter follows.
+        let occurs = text
+            .match_indices(&format!("Event::{event:?}"))
+            .any(|(place, name)| text[place + name.len()..].chars().next().is_none_or(|next| !next.is_alphanumeric()));
+        assert!(occurs, "no line has the event {}", event.name());
+    }
+}
+
 #[test]
 fn only_whole_names_of_tests_count() {
     let source = "cases!(both, Router: c ours);\n#[test]\n#[ignore]\nfn one_thing() {}\nfn another_thing() {}\n";

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tuntap_agent::PrivateKey;
 use tuntap_core::routes::bird_config::{BirdConfig, Feed, Neighbour, bird_config};
-use tuntap_core::routes::settings::{DEFAULT_ASN, DEFAULT_HOLD_TIME};
+use tuntap_core::routes::settings::DEFAULT_ASN;
 use tuntap_wire::bgp::claim;
 use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
@@ -30,6 +30,8 @@ pub const NETWORKS: [&str; 2] = ["10.77.0.0/16", "fd00:77::/64"];
 pub const ASN: u32 = 64512;
 /// Where each router listens for its host's BIRD, and the password of both.
 pub const FEED: &str = "127.0.0.1:979";
+/// Seconds that a router may be silent, as it is during a reload, which takes long on a machine that has other work.
+const HOLD_TIME: u16 = 60;
 const PASSWORD: &str = "one password for all";
 
 /// Where each router waits for those of other hosts.
@@ -243,7 +245,7 @@ impl Host {
                 asn: DEFAULT_ASN,
                 password: Some(PASSWORD.to_owned()),
                 device: "emperor0".to_owned(),
-                hold_time: DEFAULT_HOLD_TIME,
+                hold_time: HOLD_TIME,
             },
             networks: NETWORKS.map(|net| net.parse().expect("a network")).to_vec(),
             neighbours: neighbours.map(|number| Neighbour { address: address_of(*number).into(), asn: ASN }).collect(),
@@ -281,7 +283,7 @@ impl Host {
     pub fn ini_with_routes(&self) -> EmperorIni {
         self.ini()
             .line(format!("tuntap-router-key = {}", self.key().display()))
-            .line(format!("tuntap-router-routes = {FEED} {}", self.password().display()))
+            .line(format!("tuntap-router-routes = {FEED} {} hold={HOLD_TIME}", self.password().display()))
     }
 
     /// An Emperor with a trunk to each of the other hosts with these numbers, of which the one with the higher number dials.

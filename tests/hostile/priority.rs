@@ -43,6 +43,11 @@ fn threads(pid: i32) -> Vec<(String, i8)> {
     threads.into_iter().map(|thread| of_thread(thread).expect("a running thread has a nice value")).collect()
 }
 
+/// The nice value of the tests, which all that they start begins with.
+fn own_nice() -> i8 {
+    threads(Pid::this().as_raw())[0].1
+}
+
 /// Fails unless the router's main thread has this nice value, and those that watch scripts and close devices have the other one.
 #[track_caller]
 fn assert_threads(router: i32, main: i8, others: i8) {
@@ -90,14 +95,14 @@ fn assert_priorities(emperor: &Emperor, router: i8, others: i8) {
 fn router_alone_is_favoured_also_after_its_death() {
     let emperor = emperor().start();
     let net = start_attached(&emperor, "v1", V1);
-    assert_priorities(&emperor, -20, 0);
+    assert_priorities(&emperor, -20, own_nice());
     let router = emperor.router_pid();
     send(router, Signal::SIGKILL);
     wait::until_true("there is a new router", wait::LONG, || {
         emperor.try_stats().is_ok_and(|stats| stats.router_pid() != router)
     });
     assert_eq!(pings_answered(&net, EMPEROR, 3, &[]), 3);
-    assert_priorities(&emperor, -20, 0);
+    assert_priorities(&emperor, -20, own_nice());
     assert!(!emperor.log.text().contains("works without the priority"), "{}", emperor.log.tail());
 }
 
@@ -126,7 +131,7 @@ fn router_without_the_capability_goes_on() {
         let net = start_attached(&emperor, "v1", V1);
         let line = "[tuntap-router] emperor0: works without the priority -20 (tuntap-router-priority): ";
         assert_eq!(emperor.log.text().matches(line).count(), 1, "{}", emperor.log.tail());
-        assert_eq!(emperor.stats().0["priority"]["nice"], 0);
+        assert_eq!(emperor.stats().0["priority"]["nice"], own_nice());
         assert_eq!(pings_answered(&net, EMPEROR, 3, &[]), 3);
     });
     without.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

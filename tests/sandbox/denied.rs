@@ -79,6 +79,23 @@ fn denied_syscall_ends_the_router_with_a_line_and_a_respawn() {
     emperor.wait_for_stats("peers are served again", |stats| stats.peer(ADDRESS).is_some());
 }
 
+#[test]
+fn line_about_a_denied_syscall_is_json_if_lines_are() {
+    let hook = Hook::compile(HEAD, "return uid == 1 ? setuid(65534) : 0x0500000a;");
+    let emperor = hook.emperor("strict").line("tuntap-log-format = json").start();
+    ask(&emperor, 1);
+    emperor.log.wait_for("respawned uWSGI tuntap router 1", wait::LONG);
+    let text = emperor.log.text();
+    let line = text.lines().find(|line| line.contains("syscall-denied")).expect("a line");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!((&line["level"], &line["device"]), (&"error".into(), &"emperor0".into()), "{line}");
+    assert!(
+        line["text"].as_str().is_some_and(|text| text.starts_with("the sandbox denied the syscall setuid (")),
+        "{line}"
+    );
+    assert!(line["time"].as_f64().is_some_and(|time| time > 1.7e9), "{line}");
+}
+
 /// What libraries try and can do without is refused, and the router lives.
 #[test]
 fn files_are_out_of_reach() {

@@ -74,19 +74,18 @@ pub fn connect(wanted: Option<&str>, timeout: Duration) -> Result<Client, Failed
     Ok(client)
 }
 
-/// The names of the sockets that may be routers', and whose makers are trusted. Each is found anew, so that one that comes or
-/// goes is noticed.
+/// The names of the sockets that may be routers', and whose makers are trusted, except for those that are known.
 ///
 /// # Errors
 /// The kernel's list can't be read.
-pub fn trusted_names() -> Result<Vec<String>, Failed> {
+pub fn trusted_names(is_known: impl Fn(&str) -> bool) -> Result<Vec<String>, Failed> {
     let names = control::names().map_err(|error| Failed::Local(error.to_string()))?;
     let is_trusted = |name: &String| match control::connect(name) {
         Ok(connection) => connection.is_trusted(),
         // A router with many clients; who has made it is seen with the connection.
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     };
-    Ok(names.into_iter().filter(is_trusted).collect())
+    Ok(names.into_iter().filter(|name| !is_known(name)).filter(is_trusted).collect())
 }
 
 /// Connects to one of [`trusted_names`].

@@ -134,9 +134,9 @@ impl Secrets {
         } else {
             LEFT_OUT.to_owned()
         };
-        let name = if has_secret_name(name) && !name.starts_with(OWN) { LEFT_OUT } else { name };
-        // uWSGI takes any name for a placeholder's; it may be long or have what is not for others.
-        format!("{} = {shown}", self.text(name))
+        // A line of a key in base64 may end with =.
+        let is_shown = name.starts_with(OWN) || (is_name(name) && !value.is_empty() && !has_secret_name(name));
+        format!("{} = {shown}", if is_shown { self.text(name) } else { LEFT_OUT.to_owned() })
     }
 
     /// Notes the value of a line whose name is that of a secret: `db-password = x`, `env = API_TOKEN=x`.
@@ -203,6 +203,13 @@ impl Secrets {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
+}
+
+/// Returns true for what looks like the name of an option.
+fn is_name(text: &str) -> bool {
+    const LONGEST: usize = 40;
+    let is_usual = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    text.len() <= LONGEST && text.starts_with(|char: char| char.is_ascii_lowercase()) && text.bytes().all(is_usual)
 }
 
 /// Names of settings of uWSGI and of this project that aren't secrets, but have the name of one in them.
@@ -290,6 +297,17 @@ my-value = (left out)
 socket = /run/(left out).sock
 ";
         assert_eq!(Secrets::default().ini(ini), wanted);
+    }
+
+    /// Somebody may name the file of a key by mistake.
+    #[test]
+    fn lines_of_keys_are_no_options() {
+        let key = "MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\nc2VjcmV0c2VjcmV0c2VjcmU=\nsecretsecret==\n\
+                   lower=\n";
+        assert_eq!(
+            Secrets::default().ini(key),
+            "(left out)\n(left out) = (left out)\n(left out) = (left out)\n(left out) = (left out)\n"
+        );
     }
 
     #[test]

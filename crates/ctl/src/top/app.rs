@@ -130,7 +130,7 @@ impl App {
     /// What is to be asked for.
     pub fn focus(&self) -> Focus {
         let socket = self.router().map(|router| router.socket.clone());
-        Focus { socket, wanted: Wanted { view: self.choice.view, pid: self.choice.pid }, is_over: false }
+        Focus { socket, wanted: Wanted { view: self.choice.view, pid: self.choice.pid } }
     }
 
     /// The rows that are shown.

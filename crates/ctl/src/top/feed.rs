@@ -38,8 +38,14 @@ pub struct Focus {
     pub socket: Option<String>,
     /// What of it.
     pub wanted: Wanted,
-    /// Nobody waits for answers any more.
-    pub is_over: bool,
+}
+
+impl Focus {
+    /// What to ask this router, if anything. The list of routers is about all of them.
+    fn of(&self, socket: &str) -> Option<Wanted> {
+        let is_asked = self.wanted.view == View::Routers || self.socket.as_deref().is_none_or(|it| it == socket);
+        is_asked.then_some(self.wanted)
+    }
 }
 
 /// The focus, where all threads see it.
@@ -66,26 +72,19 @@ impl SharedFocus {
 
     /// What to ask this router, if anything.
     fn wanted(&self, socket: &str) -> Option<Wanted> {
-        let focus = self.lock();
-        let is_asked = focus.wanted.view == View::Routers || focus.socket.as_deref().is_none_or(|it| it == socket);
-        (is_asked && !focus.is_over).then_some(focus.wanted)
+        self.lock().of(socket)
     }
 
-    /// Waits until it is time, or the focus has changed. Returns false if all is over.
-    fn wait_until(&self, time: Instant, wanted: Option<Wanted>, socket: &str) -> bool {
+    /// Waits until it is time, or this router is to be asked for something else than `wanted`.
+    fn wait_until(&self, time: Instant, wanted: Option<Wanted>, socket: &str) {
         let mut focus = self.lock();
-        while !focus.is_over {
+        loop {
             let left = time.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+            if left.is_zero() || focus.of(socket).is_some_and(|now| wanted != Some(now)) {
+                return;
             }
             focus = self.changed.wait_timeout(focus, left).unwrap_or_else(PoisonError::into_inner).0;
-            let is_asked = focus.wanted.view == View::Routers || focus.socket.as_deref().is_none_or(|it| it == socket);
-            if is_asked && wanted != Some(focus.wanted) {
-                return true;
-            }
         }
-        false
     }
 }
 
@@ -117,9 +116,14 @@ impl Sources {
 
     /// The sockets as they are now.
     pub fn sockets(&self) -> Result<Vec<String>, Failed> {
+        self.new_sockets(|_| false)
+    }
+
+    /// Those that aren't known.
+    fn new_sockets(&self, is_known: impl Fn(&str) -> bool) -> Result<Vec<String>, Failed> {
         match self {
-            Self::Socket(name) => Ok(vec![name.clone()]),
-            Self::Found(_) => find::trusted_names(),
+            Self::Socket(name) => Ok(Some(name.clone()).into_iter().filter(|name| !is_known(name)).collect()),
+            Self::Found(_) => find::trusted_names(is_known),
         }
     }
 
@@ -147,7 +151,7 @@ pub fn start(
     (shared, receiver)
 }
 
-/// Looks for routers, and has each asked.
+/// Looks for routers, and has each asked. All threads end with the process.
 fn search(
     sources: &Sources,
     focus: &Arc<SharedFocus>,
@@ -155,10 +159,10 @@ fn search(
     interval: Duration,
     timeout: Duration,
 ) {
-    let mut known = HashSet::new();
+    let mut known: HashSet<String> = HashSet::new();
     loop {
         // Without a list there is nobody new; those that are known are still asked.
-        for socket in sources.sockets().unwrap_or_default() {
+        for socket in sources.new_sockets(|name| known.contains(name)).unwrap_or_default() {
             if known.len() < MAX_ROUTERS && known.insert(socket.clone()) {
                 let asker = Asker {
                     sources: sources.clone(),
@@ -171,16 +175,7 @@ fn search(
                 thread::spawn(move || asker.run());
             }
         }
-        let next = Instant::now() + SEARCH_INTERVAL;
-        // A change of the focus is nothing to this thread.
-        while Instant::now() < next {
-            let left = next.saturating_duration_since(Instant::now());
-            let guard = focus.lock();
-            if guard.is_over {
-                return;
-            }
-            drop(focus.changed.wait_timeout(guard, left));
-        }
+        thread::sleep(SEARCH_INTERVAL);
     }
 }
 
@@ -218,9 +213,7 @@ impl Asker {
                     return;
                 }
             }
-            if !self.focus.wait_until(start + self.interval, wanted, &self.socket) {
-                return;
-            }
+            self.focus.wait_until(start + self.interval, wanted, &self.socket);
         }
     }
 

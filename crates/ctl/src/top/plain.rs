@@ -96,5 +96,6 @@ pub fn report(routers: &[Router], choice: &Choice, width: Option<usize>) -> Stri
         true => lines.push(grid.nothing.to_owned()),
         false => lines.extend(grid.lines(width, None)),
     }
+    lines.extend(choice.view.left_out(router.and_then(Router::span)));
     lines.into_iter().map(|line| width.map_or(line.clone(), |width| crate::table::cut(&line, width)) + "\n").collect()
 }

@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 
 use super::app::{App, KEYS};
 use super::grid::Grid;
+use super::router::Router;
 use super::view::View;
 use crate::table::cut;
 use crate::text::{counted, escaped};
@@ -113,6 +114,7 @@ fn status(app: &App) -> String {
     if !app.choice.filter.is_empty() {
         words.push(format!("filter \"{}\" (Esc: none)", escaped(&app.choice.filter)));
     }
+    words.extend(app.choice.view.left_out(app.router().and_then(Router::span)));
     let count = app.routers().len();
     if count > 1 {
         words.push(format!("{} (n: next)", counted(count as u64, "router", "routers")));

@@ -14,7 +14,7 @@ use super::sample::Span;
 use crate::flows::fate;
 use crate::status::{address_of, drops_of, transport};
 use crate::table::Kind;
-use crate::text::{Bytes, Count, Decimal, Printable, Uptime, escaped, protocol};
+use crate::text::{Bytes, Count, Decimal, Printable, Uptime, counted, escaped, protocol};
 use crate::trunks;
 
 /// What is looked at.
@@ -161,6 +161,13 @@ impl View {
             (Self::Shaper, Some(span)) => (shaper_rows(&span, pid), "nothing is limited (tuntap-router-shape)"),
         };
         Grid { columns: self.columns(), rows, nothing }
+    }
+
+    /// What the router has left out of its answer.
+    pub fn left_out(self, span: Option<Span<'_>>) -> Option<String> {
+        let list = span.filter(|_| self == Self::Flows)?.now.flows.as_ref()?;
+        let count = list.matching.saturating_sub(list.flows.len() as u64);
+        (count > 0).then(|| format!("without {} that were not used lately", counted(count, "flow", "flows")))
     }
 }
 

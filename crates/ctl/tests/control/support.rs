@@ -202,6 +202,28 @@ fn archive_is_new_and_its_owners_alone() {
     assert!(text(&output.stderr).contains("versions.txt"));
 }
 
+#[test]
+fn journal_is_asked_for_the_unit() {
+    let router = router();
+    let program = router.folder().join("journalctl");
+    let line = "2026-11-26T08:14:43+0000 host uwsgi[1]: ";
+    let script = format!("#!/bin/sh\necho \"{line}[tuntap-router] $*\"\necho \"{line}GET /?s3cret-application\"\n");
+    install(&program, content(&script));
+    let path = format!("{}:{}", router.folder().display(), std::env::var("PATH").expect("a path"));
+    let arguments = ["support", "--journal", "uwsgi@a.service", "--journal=-x", "--uwsgi", "true", "-o", "-"];
+    let output = command().args(arguments).env("UWSGI_TUNTAP_CONTROL", &router.socket).env("PATH", path).output();
+    let output = output.expect("the command starts");
+    let files = files(&output.stdout);
+    let log = &files["logs/journal-uwsgi_a.service"];
+    assert!(
+        log.starts_with(&format!("{line}[tuntap-router] --quiet ")) && log.ends_with(" --unit=uwsgi@a.service\n"),
+        "{log}"
+    );
+    // No name is an option.
+    assert!(files["logs/journal--x"].ends_with(" --unit=-x\n"), "{files:#?}");
+    assert!(files.values().all(|text| !text.contains("s3cret-application")), "{files:#?}");
+}
+
 /// What a vassal's user may change leads nowhere, and isn't executed.
 #[test]
 fn nothing_that_a_vassal_controls_is_followed() {
