@@ -41,6 +41,7 @@ impl Draft {
         }
         protection::complete(&mut config);
         errors.extend(control::duplicates(&config.routers));
+        metrics::complete(&mut config.routers);
         errors.extend(metrics::duplicates(&config.routers));
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }

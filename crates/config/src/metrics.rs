@@ -17,13 +17,13 @@ const PEERS_SYNTAX: &str = OptionName::MetricsPeers.syntax();
 pub struct MetricsSpec {
     /// Where; `None`: nowhere.
     pub address: Option<StatsAddress>,
-    /// The number of users whose vassals are in them, if the operator says so.
-    peers: Option<usize>,
+    /// The number of users whose vassals are in them. It is there once all options were read.
+    pub peers: Option<usize>,
 }
 
 impl MetricsSpec {
     /// The number of users whose vassals are in the metrics; with 0 there are no metrics of vassals.
-    pub fn peers(&self) -> usize {
+    pub fn max_users(&self) -> usize {
         self.peers.unwrap_or(DEFAULT_PEERS)
     }
 }
@@ -56,6 +56,11 @@ pub fn set_peers(router: &mut RouterSpec, peers: usize) -> Result<(), Problem> {
         Some(_) => Err(Problem::Repeated),
         None => Ok(()),
     }
+}
+
+/// Fills in what the options leave out.
+pub fn complete(routers: &mut [RouterSpec]) {
+    routers.iter_mut().for_each(|router| _ = router.metrics.peers.get_or_insert(DEFAULT_PEERS));
 }
 
 /// Errors about metrics whose addresses other sockets of the instance have, too.
@@ -100,16 +105,16 @@ mod tests {
             (":9100", StatsAddress::Tcp(":9100".to_owned())),
         ] {
             let spec = config(&[(OptionName::Metrics, value)]).expect(value).routers.remove(0).metrics;
-            assert_eq!((spec.address.as_ref(), spec.peers()), (Some(&expected), DEFAULT_PEERS), "{value}");
+            assert_eq!((spec.address.as_ref(), spec.max_users()), (Some(&expected), DEFAULT_PEERS), "{value}");
         }
-        assert_eq!(config(&[]).expect("valid").routers[0].metrics, MetricsSpec::default());
+        assert_eq!(config(&[]).expect("valid").routers[0].metrics.address, None);
     }
 
     #[test]
     fn number_of_peers_may_be_none() {
         for (value, expected) in [("0", 0), ("a 7", 7), ("65536", 65536)] {
             let spec = config(&[(OptionName::MetricsPeers, value)]).expect(value).routers.remove(0).metrics;
-            assert_eq!(spec.peers(), expected);
+            assert_eq!(spec.max_users(), expected);
         }
     }
 

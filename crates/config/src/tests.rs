@@ -51,7 +51,7 @@ fn router_with_all_its_words() {
         meant: Meant::default(),
         live: LiveSpec::default(),
         hosts: HostsSpec::default(),
-        metrics: MetricsSpec::default(),
+        metrics: MetricsSpec { peers: Some(1000), ..MetricsSpec::default() },
     };
     assert_eq!(config.routers, [expected]);
 }

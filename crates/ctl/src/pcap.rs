@@ -286,7 +286,7 @@ mod tests {
         let (mut at, mut blocks) = (0, Vec::new());
         while at < file.len() {
             let len = number(at + 4) as usize;
-            assert!(len % 4 == 0 && number(at + len - 4) as usize == len, "block at {at}");
+            assert!(len.is_multiple_of(4) && number(at + len - 4) as usize == len, "block at {at}");
             blocks.push((number(at), file[at + 8..at + len - 4].to_vec()));
             at += len;
         }

@@ -36,7 +36,7 @@ impl EventLoop<'_> {
 
     fn metrics_text(&self, format: Format, now: Instant) -> String {
         let setup = self.io.setup;
-        let max_users = setup.spec.metrics.peers();
+        let max_users = setup.spec.metrics.max_users();
         let departed = self.router.counters().departed.iter().map(|(uid, traffic)| Departed {
             uid,
             tx: traffic.tx_bytes,

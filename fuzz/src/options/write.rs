@@ -139,6 +139,8 @@ fn write_routers(config: &Config, options: &mut Vec<Written>) {
             ControlSocket::Off => write(OptionName::Control, "off".to_owned()),
         }
         router.live.access.iter().for_each(|access| write(OptionName::ControlAccess, access.to_string()));
+        router.metrics.address.iter().for_each(|address| write(OptionName::Metrics, quoted(address.as_str())));
+        router.metrics.peers.iter().for_each(|peers| write(OptionName::MetricsPeers, peers.to_string()));
     }
     let sandbox = match config.sandbox {
         Sandbox::Off => "off",
