@@ -31,6 +31,11 @@ bash_dir := $(PREFIX)/share/bash-completion/completions
 zsh_dir := $(PREFIX)/share/zsh/site-functions
 fish_dir := $(PREFIX)/share/fish/vendor_completions.d
 
+# In docs/man; `uwsgi-tuntap man` makes each by the word that stands in its name.
+man_pages := uwsgi-tuntap.1 uwsgi-tuntap-options.5 uwsgi-tuntap-rules.5
+about = $(or $(patsubst uwsgi-tuntap-%,%,$(filter uwsgi-tuntap-%,$(basename $(1)))),command)
+man_file = $(man_dir)/man$(subst .,,$(suffix $(1)))/$(1)
+
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
@@ -71,7 +76,7 @@ command:
 
 # What is made from the table of options, and from the command line of uwsgi-tuntap.
 documents:
-	@set -e; for document in "OPTIONS.md:options --markdown" "uwsgi-tuntap.7:options --man" uwsgi-tuntap.8:man; do \
+	@set -e; for document in "OPTIONS.md:options --markdown" $(foreach page,$(man_pages),"man/$(page):man $(call about,$(page))"); do \
 		$(CARGO) run --quiet --locked --package tuntap-ctl -- $${document#*:} >docs/$${document%%:*}.new; \
 		mv docs/$${document%%:*}.new docs/$${document%%:*}; \
 	done
@@ -90,13 +95,12 @@ not-packaged:
 		exit 1; }
 
 install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
-	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)/man7 \
-		$(DESTDIR)$(man_dir)/man8 $(DESTDIR)$(bash_dir) $(DESTDIR)$(zsh_dir) $(DESTDIR)$(fish_dir)
+	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)/man1 \
+		$(DESTDIR)$(man_dir)/man5 $(DESTDIR)$(bash_dir) $(DESTDIR)$(zsh_dir) $(DESTDIR)$(fish_dir)
 	install -m 644 $(DIST)/tuntap_plugin.so $(DESTDIR)$(plugin_dir)/tuntap_plugin.so
 	install -m 644 include/uwsgi_tuntap.h $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
 	install -m 755 $(DIST)/uwsgi-tuntap $(DESTDIR)$(bin_dir)/uwsgi-tuntap
-	install -m 644 docs/uwsgi-tuntap.7 $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7
-	install -m 644 docs/uwsgi-tuntap.8 $(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8
+	$(foreach page,$(man_pages),install -m 644 docs/man/$(page) $(DESTDIR)$(call man_file,$(page)) &&) true
 	@set -e; for file in bash:$(bash_dir)/uwsgi-tuntap zsh:$(zsh_dir)/_uwsgi-tuntap fish:$(fish_dir)/uwsgi-tuntap.fish; do \
 		echo "$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DESTDIR)$${file#*:}"; \
 		$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DIST)/completions.new; \
@@ -114,8 +118,8 @@ install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
 
 uninstall: not-packaged
 	rm -f $(DESTDIR)$(plugin_dir)/tuntap_plugin.so $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
-	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7 \
-		$(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8 $(DESTDIR)$(bash_dir)/uwsgi-tuntap \
+	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(foreach page,$(man_pages),$(DESTDIR)$(call man_file,$(page))) \
+		$(DESTDIR)$(bash_dir)/uwsgi-tuntap \
 		$(DESTDIR)$(zsh_dir)/_uwsgi-tuntap $(DESTDIR)$(fish_dir)/uwsgi-tuntap.fish
 	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
 

@@ -36,15 +36,15 @@ pub use grants::{GrantSpec, resolve_grants};
 pub use hostnet::{PortMapping, PortProtocol};
 pub use hosts::{HostsSpec, KEY_FOLDER, RoutesSpec};
 pub use live::{ControlSocket, LiveSpec};
-pub use live_rule::{LiveRule, MAX_NAME_LEN, Target, check_name};
+pub use live_rule::{FILTER_SYNTAX, LiveRule, MAX_NAME_LEN, MAX_RATE, ROUTE_SYNTAX, Target, check_name};
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use parse::{absolute_file, set_member};
 pub use policy::RuleChains;
 pub use protection::{ConnectionRate, HostProtection, HostRule};
 pub use router::{Meant, RouterSpec, StatsAddress};
-pub use rules::protocol;
+pub use rules::{protocol, protocol_names};
 pub use sandbox::Sandbox;
-pub use shape::{MAX_SHAPES, ShapeSpec, resolve_shapes};
+pub use shape::{MAX_SHAPES, SHAPE_SYNTAX, ShapeSpec, resolve_shapes};
 pub use trunks::{MAX_TRUNKS, TrunkPeer, TrunksSpec};
 
 use draft::Draft;

@@ -30,8 +30,14 @@ fn completions_can_be_read_by_their_shells() {
 }
 
 #[test]
-fn man_page_is_that_of_the_repository() {
-    assert_eq!(shown(&["man"]), include_str!("../../../../docs/uwsgi-tuntap.8"));
+fn man_pages_are_those_of_the_repository() {
+    for (words, page) in [
+        (&["man"][..], include_str!("../../../../docs/man/uwsgi-tuntap.1")),
+        (&["man", "options"], include_str!("../../../../docs/man/uwsgi-tuntap-options.5")),
+        (&["man", "rules"], include_str!("../../../../docs/man/uwsgi-tuntap-rules.5")),
+    ] {
+        assert_eq!(shown(words), page);
+    }
 }
 
 /// A uWSGI that tells its arguments and ends with 1, as the doctor does if something is wrong.
