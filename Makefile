@@ -40,7 +40,7 @@ man_file = $(man_dir)/man$(subst .,,$(suffix $(1)))/$(1)
 SOAK_ARGS ?=
 
 .PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench \
-	bench-hosts soak test test-versions fuzz memcheck clean help
+	bench-hosts soak test test-versions fuzz memcheck dist test-dist deb test-deb clean help
 
 all: plugin command
 
@@ -177,6 +177,26 @@ memcheck:
 	@scripts/prepare-uwsgi
 	@scripts/memcheck
 
+# The source archive with all crates, and what is in plugin and command.
+dist:
+	@scripts/setup dist
+	@packaging/release/dist --out $(DIST)
+
+# Is it the same each time, and does it build without a network?
+test-dist:
+	@scripts/setup dist
+	@scripts/test-dist
+
+# For this machine's Debian.
+deb:
+	@scripts/setup deb
+	@packaging/release/deb --out $(DIST)/deb
+
+# In fresh systems of Debian; SUITES="trixie" for one of them.
+SUITES ?= bookworm trixie
+test-deb:
+	@scripts/test-deb $(SUITES)
+
 clean:
 	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
@@ -204,4 +224,10 @@ help:
 	@echo "                prepare only the two uWSGI binaries of the tests in target/uwsgi"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
 	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"
+	@echo "make dist       make the source archive with all crates, lists of what is in plugin and command (SBOM), and checksums,"
+	@echo "                in $(DIST)"
+	@echo "make test-dist  make the archive twice, compare, and build one of them without a network (root)"
+	@echo "make deb        build Debian's packages for this machine's Debian, in $(DIST)/deb"
+	@echo "make test-deb   build them in fresh systems of SUITES ($(SUITES)), and install, upgrade, remove and purge them"
+	@echo "                in others (root); an hour or more"
 	@echo "make clean      remove what was built"
