@@ -7,16 +7,22 @@ from pathlib import Path
 from cargo import cargo, needed
 
 FOLDER = "vendor"
+SETTINGS = f"""# The crates of others are in {FOLDER}/: nothing is fetched.
+[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "{FOLDER}"
+"""
 # What crates have beside their source, for other systems or as the output of some tool.
 NO_SOURCE = {".a", ".dll", ".exe", ".html", ".lib", ".so"}
 
 
 def vendor(tree):
     """Makes `vendor/`, and the settings by which cargo takes crates from there."""
-    settings = cargo("vendor", "--locked", "--quiet", "--versioned-dirs", FOLDER, folder=tree)
+    cargo("vendor", "--locked", "--quiet", "--versioned-dirs", FOLDER, folder=tree)
     (tree / ".cargo").mkdir()
-    (tree / ".cargo/config.toml").write_text(
-        "# The crates of others are in vendor/: nothing is fetched.\n" + settings, encoding="utf-8")
+    (tree / ".cargo/config.toml").write_text(SETTINGS, encoding="utf-8")
     wanted = {f"{name}-{version}" for name, version in needed(tree)}
     for crate in sorted((tree / FOLDER).iterdir()):
         if crate.name in wanted:
