@@ -91,7 +91,7 @@ class Host:
         script = ["layers=$(mktemp -d)", "mount -t tmpfs layers $layers", *mounts, "mount -t tmpfs -o mode=755 run /run",
                   "mkdir /run/lock"] if is_writable else []
         # The first process of the namespace has to wait for what others leave behind.
-        script += ["ip link set lo up", "sysctl -qw net.ipv4.ip_forward=0", "echo ready",
+        script += ["ip link set lo up", "echo 0 >/proc/sys/net/ipv4/ip_forward", "echo ready",
                    "trap : CHLD", "while :; do sleep 3600 & wait $!; done"]
         self.holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork",
