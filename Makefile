@@ -74,12 +74,14 @@ command:
 	fi
 	@echo "$(DIST)/uwsgi-tuntap is built"
 
-# What is made from the table of options, and from the command line of uwsgi-tuntap.
+# What is made from the table of options, from the command line of uwsgi-tuntap, and from the description of a picture.
 documents:
 	@set -e; for document in "OPTIONS.md:options --markdown" $(foreach page,$(man_pages),"man/$(page):man $(call about,$(page))"); do \
 		$(CARGO) run --quiet --locked --package tuntap-ctl -- $${document#*:} >docs/$${document%%:*}.new; \
 		mv docs/$${document%%:*}.new docs/$${document%%:*}; \
 	done
+	@scripts/picture docs/architecture.txt >docs/architecture.svg.new
+	@mv docs/architecture.svg.new docs/architecture.svg
 
 # Only built if they aren't there, so that `sudo make install` works without a toolchain on root's PATH.
 $(DIST)/tuntap_plugin.so:
@@ -206,7 +208,7 @@ help:
 	@echo "make command    build the command uwsgi-tuntap only; it needs no uWSGI"
 	@echo "make install    install both, the public header, man pages and completions under PREFIX ($(PREFIX)), honouring DESTDIR"
 	@echo "make uninstall  take them away again"
-	@echo "make documents  write docs/OPTIONS.md and the man pages anew from the table of options and the command line"
+	@echo "make documents  write docs/OPTIONS.md, the man pages and the picture of the README anew"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make demo-hosts install what is missing from Debian, build, and show three hosts with one network (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Words in backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -112,6 +113,22 @@ fn every_difference_names_a_test_or_says_that_there_is_none() {
         count += 1;
     }
     assert!(count > 50, "only {count} rows found");
+}
+
+/// The picture of the README is that of its description, which is changed in place of the picture.
+#[test]
+fn picture_is_that_of_its_description() {
+    let draw = |text: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("own file");
+        Command::new(root().join("scripts/picture")).arg(file.path()).output().expect("python3 can be started")
+    };
+    let drawn = draw(&read("docs/architecture.txt"));
+    assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+    let found = read("docs/architecture.svg");
+    assert!(found.as_bytes() == drawn.stdout, "docs/architecture.svg is another one: `make documents` writes it");
+    assert!(read("README.md").contains("](docs/architecture.svg)"));
+    assert!(!draw("size 10 10\nbox 1 2 three 4 plain title\n").status.success(), "what can't be read is no picture");
 }
 
 #[test]
