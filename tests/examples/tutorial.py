@@ -12,6 +12,7 @@ Of the document it understands:
 - a block of `text` is what the block before it prints: its lines in this order, … standing for anything. What prints is typed
   again until it prints that, because things take a moment to happen, so it must do nothing but print;
 - any other block is a file: `<path>`: stands before it, or "Add to `<path>`:", either maybe with "on the host two";
+- what is in a comment of HTML, which readers don't see, doesn't count;
 - KEY-OF-ONE and KEY-OF-TWO are what `uwsgi-tuntap keys` has printed on these hosts.
 
 Everything else that looks like a block is an error: nothing in the document goes untried.
@@ -42,7 +43,8 @@ def fail(text):
 
 def blocks(text):
     """The blocks of a document: (line, words behind the fence, content, the line of text before it)."""
-    lines = text.splitlines()
+    # Lines keep their numbers.
+    lines = re.sub(r"<!--.*?-->", lambda it: "\n" * it[0].count("\n"), text, flags=re.DOTALL).splitlines()
     found, before, number = [], "", 0
     while number < len(lines):
         if fence := FENCE.match(lines[number]):
