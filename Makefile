@@ -31,11 +31,16 @@ bash_dir := $(PREFIX)/share/bash-completion/completions
 zsh_dir := $(PREFIX)/share/zsh/site-functions
 fish_dir := $(PREFIX)/share/fish/vendor_completions.d
 
+# In docs/man; `uwsgi-tuntap man` makes each by the word that stands in its name.
+man_pages := uwsgi-tuntap.1 uwsgi-tuntap-options.5 uwsgi-tuntap-rules.5
+about = $(or $(patsubst uwsgi-tuntap-%,%,$(filter uwsgi-tuntap-%,$(basename $(1)))),command)
+man_file = $(man_dir)/man$(subst .,,$(suffix $(1)))/$(1)
+
 # --peers N for another number of peers, SECONDS and SEED have names of their own; see soak/run --help.
 SOAK_ARGS ?=
 
 .PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench \
-	bench-hosts soak test test-versions fuzz memcheck clean help
+	bench-hosts soak test test-versions fuzz memcheck dist test-dist deb test-deb clean help
 
 all: plugin command
 
@@ -69,12 +74,14 @@ command:
 	fi
 	@echo "$(DIST)/uwsgi-tuntap is built"
 
-# What is made from the table of options, and from the command line of uwsgi-tuntap.
+# What is made from the table of options, from the command line of uwsgi-tuntap, and from the description of a picture.
 documents:
-	@set -e; for document in "OPTIONS.md:options --markdown" "uwsgi-tuntap.7:options --man" uwsgi-tuntap.8:man; do \
+	@set -e; for document in "OPTIONS.md:options --markdown" $(foreach page,$(man_pages),"man/$(page):man $(call about,$(page))"); do \
 		$(CARGO) run --quiet --locked --package tuntap-ctl -- $${document#*:} >docs/$${document%%:*}.new; \
 		mv docs/$${document%%:*}.new docs/$${document%%:*}; \
 	done
+	@scripts/picture docs/architecture.txt >docs/architecture.svg.new
+	@mv docs/architecture.svg.new docs/architecture.svg
 
 # Only built if they aren't there, so that `sudo make install` works without a toolchain on root's PATH.
 $(DIST)/tuntap_plugin.so:
@@ -90,13 +97,12 @@ not-packaged:
 		exit 1; }
 
 install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
-	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)/man7 \
-		$(DESTDIR)$(man_dir)/man8 $(DESTDIR)$(bash_dir) $(DESTDIR)$(zsh_dir) $(DESTDIR)$(fish_dir)
+	install -d $(DESTDIR)$(plugin_dir) $(DESTDIR)$(include_dir) $(DESTDIR)$(bin_dir) $(DESTDIR)$(man_dir)/man1 \
+		$(DESTDIR)$(man_dir)/man5 $(DESTDIR)$(bash_dir) $(DESTDIR)$(zsh_dir) $(DESTDIR)$(fish_dir)
 	install -m 644 $(DIST)/tuntap_plugin.so $(DESTDIR)$(plugin_dir)/tuntap_plugin.so
 	install -m 644 include/uwsgi_tuntap.h $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
 	install -m 755 $(DIST)/uwsgi-tuntap $(DESTDIR)$(bin_dir)/uwsgi-tuntap
-	install -m 644 docs/uwsgi-tuntap.7 $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7
-	install -m 644 docs/uwsgi-tuntap.8 $(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8
+	$(foreach page,$(man_pages),install -m 644 docs/man/$(page) $(DESTDIR)$(call man_file,$(page)) &&) true
 	@set -e; for file in bash:$(bash_dir)/uwsgi-tuntap zsh:$(zsh_dir)/_uwsgi-tuntap fish:$(fish_dir)/uwsgi-tuntap.fish; do \
 		echo "$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DESTDIR)$${file#*:}"; \
 		$(DIST)/uwsgi-tuntap completions $${file%%:*} >$(DIST)/completions.new; \
@@ -114,8 +120,8 @@ install: not-packaged $(DIST)/tuntap_plugin.so $(DIST)/uwsgi-tuntap
 
 uninstall: not-packaged
 	rm -f $(DESTDIR)$(plugin_dir)/tuntap_plugin.so $(DESTDIR)$(include_dir)/uwsgi_tuntap.h
-	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(DESTDIR)$(man_dir)/man7/uwsgi-tuntap.7 \
-		$(DESTDIR)$(man_dir)/man8/uwsgi-tuntap.8 $(DESTDIR)$(bash_dir)/uwsgi-tuntap \
+	rm -f $(DESTDIR)$(bin_dir)/uwsgi-tuntap $(foreach page,$(man_pages),$(DESTDIR)$(call man_file,$(page))) \
+		$(DESTDIR)$(bash_dir)/uwsgi-tuntap \
 		$(DESTDIR)$(zsh_dir)/_uwsgi-tuntap $(DESTDIR)$(fish_dir)/uwsgi-tuntap.fish
 	@rmdir $(DESTDIR)$(plugin_dir) $(DESTDIR)$(PREFIX)/lib/uwsgi 2>/dev/null || true
 
@@ -173,6 +179,26 @@ memcheck:
 	@scripts/prepare-uwsgi
 	@scripts/memcheck
 
+# The source archive with all crates, and what is in plugin and command.
+dist:
+	@scripts/setup dist
+	@packaging/release/dist --out $(DIST)
+
+# Is it the same each time, and does it build without a network?
+test-dist:
+	@scripts/setup dist
+	@scripts/test-dist
+
+# For this machine's Debian.
+deb:
+	@scripts/setup deb
+	@packaging/release/deb --out $(DIST)/deb
+
+# In fresh systems of Debian; SUITES="trixie" for one of them.
+SUITES ?= bookworm trixie
+test-deb:
+	@scripts/test-deb $(SUITES)
+
 clean:
 	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
@@ -182,7 +208,7 @@ help:
 	@echo "make command    build the command uwsgi-tuntap only; it needs no uWSGI"
 	@echo "make install    install both, the public header, man pages and completions under PREFIX ($(PREFIX)), honouring DESTDIR"
 	@echo "make uninstall  take them away again"
-	@echo "make documents  write docs/OPTIONS.md and the man pages anew from the table of options and the command line"
+	@echo "make documents  write docs/OPTIONS.md, the man pages and the picture of the README anew"
 	@echo "make demo       install what is missing from Debian, build, and show an Emperor with two vassals (root)"
 	@echo "make demo-hosts install what is missing from Debian, build, and show three hosts with one network (root)"
 	@echo "make bench      install what is missing from Debian, build, and measure against the C plugin, veth,"
@@ -200,4 +226,10 @@ help:
 	@echo "                prepare only the two uWSGI binaries of the tests in target/uwsgi"
 	@echo "make fuzz       install what is missing, run each fuzz target for SECONDS (60); no root needed"
 	@echo "make memcheck   install what is missing, run uWSGI with the plugin under valgrind; five minutes or more (root)"
+	@echo "make dist       make the source archive with all crates, lists of what is in plugin and command (SBOM), and checksums,"
+	@echo "                in $(DIST)"
+	@echo "make test-dist  make the archive twice, compare, and build one of them without a network (root)"
+	@echo "make deb        build Debian's packages for this machine's Debian, in $(DIST)/deb"
+	@echo "make test-deb   build them in fresh systems of SUITES ($(SUITES)), and install, upgrade, remove and purge them"
+	@echo "                in others (root); an hour or more"
 	@echo "make clean      remove what was built"

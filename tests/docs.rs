@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tuntap_sys::log::Event;
 
@@ -149,6 +150,22 @@ fn events_of_the_log_occur() {
             .any(|(place, name)| text[place + name.len()..].chars().next().is_none_or(|next| !next.is_alphanumeric()));
         assert!(occurs, "no line has the event {}", event.name());
     }
+}
+
+/// The picture of the README is that of its description, which is changed in place of the picture.
+#[test]
+fn picture_is_that_of_its_description() {
+    let draw = |text: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("own file");
+        Command::new(root().join("scripts/picture")).arg(file.path()).output().expect("python3 can be started")
+    };
+    let drawn = draw(&read("docs/architecture.txt"));
+    assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+    let found = read("docs/architecture.svg");
+    assert!(found.as_bytes() == drawn.stdout, "docs/architecture.svg is another one: `make documents` writes it");
+    assert!(read("README.md").contains("](docs/architecture.svg)"));
+    assert!(!draw("size 10 10\nbox 1 2 three 4 plain title\n").status.success(), "what can't be read is no picture");
 }
 
 #[test]

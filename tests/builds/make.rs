@@ -41,8 +41,9 @@ fn installed_plugin_is_loaded_by_the_lines_that_are_printed() {
     let plugin = prefix.join("lib/uwsgi/plugins/tuntap_plugin.so");
     for (file, words) in [
         ("include/uwsgi_tuntap.h", "uwsgi"),
-        ("share/man/man7/uwsgi-tuntap.7", "ROUTERS"),
-        ("share/man/man8/uwsgi-tuntap.8", "rules list"),
+        ("share/man/man1/uwsgi-tuntap.1", "rules list"),
+        ("share/man/man5/uwsgi-tuntap-options.5", "ROUTERS"),
+        ("share/man/man5/uwsgi-tuntap-rules.5", "chain <in|out|route|shape>"),
         ("share/bash-completion/completions/uwsgi-tuntap", "complete "),
         ("share/zsh/site-functions/_uwsgi-tuntap", "#compdef uwsgi-tuntap"),
         ("share/fish/vendor_completions.d/uwsgi-tuntap.fish", "complete -c uwsgi-tuntap"),

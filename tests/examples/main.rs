@@ -25,6 +25,7 @@ mod services;
 mod shape;
 mod stats;
 mod trunk;
+mod tutorial;
 mod two_hosts;
 
 /// The tests of crates/script run what is in here.

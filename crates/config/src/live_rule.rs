@@ -16,12 +16,14 @@ use super::{parse, rules};
 pub const MAX_NAME_LEN: usize = 63;
 
 /// Most packets per second that a rate can allow. Beyond it, no rate is worth its look-up.
-const MAX_RATE: u32 = 1_000_000;
+pub const MAX_RATE: u32 = 1_000_000;
 
-const FILTER_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any|@set> <dst[/len]|any|@set> [<protocol> [port[-port]]]] \
+/// A line of the chains `in` and `out`.
+pub const FILTER_SYNTAX: &str = "<allow|deny|reject> [<src[/len]|any|@set> <dst[/len]|any|@set> [<protocol> [port[-port]]]] \
                              [new|established] [log] [rate <packets>/s] [counter [name]]";
 
-const ROUTE_SYNTAX: &str = "<src[/len]|any|@set> <dst[/len]|any|@set> <addr:port> [log] [counter [name]]";
+/// A line of the chain `route`.
+pub const ROUTE_SYNTAX: &str = "<src[/len]|any|@set> <dst[/len]|any|@set> <addr:port> [log] [counter [name]]";
 
 const SELECTION_SYNTAX: &str = "<src[/len]|any|@set> <dst[/len]|any|@set> [<protocol> [port[-port]]]";
 

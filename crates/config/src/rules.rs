@@ -29,6 +29,11 @@ const PROTOCOLS: [(&str, Protocol); 10] = [
     ("ah", Protocol::Number(protocol::AUTHENTICATION)),
 ];
 
+/// The names that rules may use for protocols.
+pub fn protocol_names() -> impl Iterator<Item = &'static str> {
+    PROTOCOLS.iter().map(|(name, _)| *name)
+}
+
 /// Reads a rule of a chain. An action alone matches every packet, and so does an action before a state.
 pub fn firewall(value: &str) -> Result<PolicyRule<Action>, Problem> {
     let words = parse::words(value, FIREWALL_SYNTAX)?;

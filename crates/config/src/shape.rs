@@ -18,7 +18,8 @@ pub const MAX_SHAPES: usize = 4_096;
 
 const OPTION_SYNTAX: &str = OptionName::Shape.syntax();
 
-const SYNTAX: &str = "<in|out|both> <any|internet|addr[/len]|user|@group|uplink|class:NAME> <rate>[/<ceil>] [burst=<time>] \
+/// A line of the chain `shape`.
+pub const SHAPE_SYNTAX: &str = "<in|out|both> <any|internet|addr[/len]|user|@group|uplink|class:NAME> <rate>[/<ceil>] [burst=<time>] \
                       [pps=<packets>] [weight=<n>] [queue=<time>]";
 
 /// Units of rates, in bits per second.
@@ -52,7 +53,7 @@ impl ShapeSpec {
     /// Reads a limit.
     pub fn read(text: &str) -> Result<Self, Problem> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        Self::of_words(&words, SYNTAX)
+        Self::of_words(&words, SHAPE_SYNTAX)
     }
 
     /// The limit, with the number of its user or group, which is asked for if it has a name.

@@ -12,8 +12,9 @@ use crate::text::Printable;
 /// The plugin's file.
 const PLUGIN: &str = "tuntap_plugin.so";
 
-/// Where the plugin is, seen from the folder of this command: beside it after `make`, and where `make install` puts it.
-const FOLDERS: [&str; 2] = ["", "../lib/uwsgi/plugins"];
+/// Where the plugin is, seen from the folder of this command: beside it after `make`, where Debian's package has it, and where
+/// `make install` puts it. In Debian the last one has the C plugin.
+const FOLDERS: [&str; 3] = ["", "../lib/uwsgi/tuntap-rs", "../lib/uwsgi/plugins"];
 
 /// What is examined.
 #[derive(Debug, clap::Args)]
@@ -31,7 +32,7 @@ pub struct Examination {
     /// The uWSGI that examines them
     #[arg(long, value_name = "PROGRAM", default_value = "uwsgi")]
     pub uwsgi: PathBuf,
-    /// The folder of the plugin. Without it, that of this command, or lib/uwsgi/plugins beside it
+    /// The folder of the plugin. Without it, that of this command, or lib/uwsgi/tuntap-rs or lib/uwsgi/plugins beside it
     #[arg(long, value_name = "FOLDER")]
     plugins_dir: Option<PathBuf>,
 }
@@ -73,7 +74,9 @@ fn find_plugin() -> Result<PathBuf, Failed> {
     let own_folder = program.parent().unwrap_or(Path::new("/"));
     let folders = FOLDERS.map(|folder| own_folder.join(folder));
     folders.iter().find(|folder| folder.join(PLUGIN).is_file()).cloned().ok_or_else(|| {
-        let [beside, installed] = folders.map(|folder| folder.join(PLUGIN).display().to_string());
-        Failed::Local(format!("the plugin is neither {beside} nor {installed}: name its folder with --plugins-dir"))
+        let [beside, packaged, installed] = folders.map(|folder| folder.join(PLUGIN).display().to_string());
+        Failed::Local(format!(
+            "the plugin is none of {beside}, {packaged} and {installed}: name its folder with --plugins-dir"
+        ))
     })
 }

@@ -103,8 +103,8 @@ enum Command {
     Options(options::Arguments),
     /// Prints what a shell completes this command with
     Completions(completions::Arguments),
-    /// Prints the man page uwsgi-tuntap(8)
-    Man,
+    /// Prints a man page
+    Man(manual::Arguments),
 }
 
 impl Command {
@@ -130,10 +130,7 @@ impl Command {
             Self::BirdConfig(arguments) => arguments.run(session),
             Self::Options(arguments) => arguments.run(session),
             Self::Completions(arguments) => arguments.run(session, Arguments::command()),
-            Self::Man => {
-                session.output.write_all(manual::render(Arguments::command()).as_bytes())?;
-                Ok(Done::Well)
-            }
+            Self::Man(arguments) => arguments.run(session, Arguments::command()),
         }
     }
 
@@ -146,7 +143,7 @@ impl Command {
             Self::BirdConfig(_) => Some("bird-config"),
             Self::Keys(_) => Some("keys"),
             Self::Completions(_) => Some("completions"),
-            Self::Man => Some("man"),
+            Self::Man(_) => Some("man"),
             _ => None,
         }
     }

@@ -39,8 +39,11 @@ use tuntap_core::policy::shape::Shape;
 pub use audit::Audit;
 pub use compile::compile;
 pub use document::{Document, FILE_GROUP, Group, INI_GROUP, LIVE_GROUP, Rule, Set};
-pub use file::{FileError, FileGroup, FileRule, Machine, RulesFile, Sources, in_one_text, read_members, write};
-pub use line::Line;
+pub use file::{
+    FileError, FileGroup, FileRule, GROUP_SYNTAX, Machine, RulesFile, SET_SYNTAX, Sources, in_one_text, read_members,
+    write,
+};
+pub use line::{Line, chain_name};
 pub use stored::{PendingCommit, ScriptSources, Stored};
 
 use commit::Terms;

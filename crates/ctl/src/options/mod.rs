@@ -1,9 +1,7 @@
-//! `uwsgi-tuntap options`: the table of options for people, as `docs/OPTIONS.md` and as a man page.
+//! `uwsgi-tuntap options`: the table of options for people and programs, and as `docs/OPTIONS.md`.
 
 mod json;
-mod man;
 mod markdown;
-mod prose;
 mod terminal;
 
 #[cfg(test)]
@@ -18,11 +16,8 @@ use crate::session::Session;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print them as the document docs/OPTIONS.md
-    #[arg(long, conflicts_with = "man")]
-    markdown: bool,
-    /// Print them as the man page uwsgi-tuntap(7)
     #[arg(long)]
-    man: bool,
+    markdown: bool,
 }
 
 impl Arguments {
@@ -33,9 +28,8 @@ impl Arguments {
     pub fn run(self, session: &mut Session<'_>) -> Result<Done, Failed> {
         let text = match self {
             _ if session.common.json => json::render(),
-            Self { markdown: true, .. } => markdown::render(),
-            Self { man: true, .. } => man::render(),
-            _ => terminal::render(),
+            Self { markdown: true } => markdown::render(),
+            Self { markdown: false } => terminal::render(),
         };
         session.output.write_all(text.as_bytes())?;
         Ok(Done::Well)
@@ -43,7 +37,7 @@ impl Arguments {
 }
 
 /// What a document says before the options, in Markdown.
-const INTRODUCTION: [&str; 2] = [
+pub const INTRODUCTION: [&str; 2] = [
     "Options stand in ini files as `option = value`, or on uWSGI's command line as `--option value`. Words in angle \
      brackets stand for something else, brackets are around what may be left out, and a bar stands between alternatives. \
      An option whose whole value may be left out is set by its name alone.",
@@ -52,7 +46,7 @@ const INTRODUCTION: [&str; 2] = [
 ];
 
 /// What holds for several options, in Markdown.
-const NOTES: [&str; 5] = [
+pub const NOTES: [&str; 5] = [
     "Rules, leases and what is allowed are shared by all routers of an instance.",
     "What is allowed by `tuntap-router-lease`, `tuntap-router-device-route` and `tuntap-router-gateway-allow` must not have \
      bits set behind the prefix length: 10.0.0.5/24 is 10.0.0.5 or 10.0.0.0/24.",
@@ -66,10 +60,10 @@ const NOTES: [&str; 5] = [
 ];
 
 /// The title of the notes.
-const NOTES_TITLE: &str = "What holds for several options";
+pub const NOTES_TITLE: &str = "What holds for several options";
 
 /// Parts of a document, in order.
-const SECTIONS: [(Scope, &str); 4] = [
+pub const SECTIONS: [(Scope, &str); 4] = [
     (Scope::Router, "Routers"),
     (Scope::Device, "Vassals"),
     (Scope::Both, "Routers and vassals"),
@@ -77,23 +71,23 @@ const SECTIONS: [(Scope, &str); 4] = [
 ];
 
 /// The options of a part, in the order of the table.
-fn of_scope(scope: Scope) -> impl Iterator<Item = &'static OptionSpec> {
+pub fn of_scope(scope: Scope) -> impl Iterator<Item = &'static OptionSpec> {
     TABLE.iter().filter(move |option| option.scope == scope)
 }
 
 /// What stands between an option's name and its value.
-fn separator(option: &OptionSpec) -> &'static str {
+pub fn separator(option: &OptionSpec) -> &'static str {
     if option.scope == Scope::Action { " " } else { " = " }
 }
 
 /// The name as it is given.
-fn written_name(option: &OptionSpec) -> String {
+pub fn written_name(option: &OptionSpec) -> String {
     let dashes = if option.scope == Scope::Action { "--" } else { "" };
     format!("{dashes}{}", option.name)
 }
 
 /// Range, default and repetition, as sentences; behind a text that may have told the last one.
-fn facts(option: &OptionSpec, text: &str) -> String {
+pub fn facts(option: &OptionSpec, text: &str) -> String {
     let range = (!option.range.is_empty()).then(|| format!("Range: {}.", option.range));
     let default = option.default.map(|default| format!("Default: {default}."));
     let repeats = (option.repeats && !text.contains("may be repeated")).then(|| "May be repeated.".to_owned());

@@ -1,23 +1,20 @@
 use pulldown_cmark::{Event, Parser, Tag};
 
-use super::prose::{Span, spans};
 use super::*;
 
-/// The documents in the repository are those of the table.
+/// The document in the repository is that of the table.
 #[test]
-fn documents_are_up_to_date() {
-    for (file, found, expected) in [
-        ("OPTIONS.md", include_str!("../../../../docs/OPTIONS.md"), markdown::render()),
-        ("uwsgi-tuntap.7", include_str!("../../../../docs/uwsgi-tuntap.7"), man::render()),
-    ] {
-        assert!(found == expected, "docs/{file} differs from the table of options: `make documents` writes it");
-    }
+fn document_is_up_to_date() {
+    let found = include_str!("../../../../docs/OPTIONS.md");
+    assert!(
+        found == markdown::render(),
+        "docs/OPTIONS.md differs from the table of options: `make documents` writes it"
+    );
 }
 
 #[test]
 fn every_form_has_every_option() {
-    let page = man::render().replace("\\-", "-").replace("\\fB", "\n").replace("\\fR", "");
-    for form in [terminal::render(), markdown::render(), page] {
+    for form in [terminal::render(), markdown::render()] {
         for option in &TABLE {
             let line = format!("{}{}{}", written_name(option), separator(option), option.syntax);
             assert!(form.lines().any(|it| it == line), "{line} is missing in\n{form}");
@@ -69,20 +66,4 @@ fn repetition_is_told_once() {
     let repeated = TABLE.iter().filter(|option| option.repeats).count();
     assert_eq!(text.matches("may be repeated").count(), repeated);
     assert_eq!(markdown::render().matches("May be repeated.").count(), repeated);
-}
-
-#[test]
-fn prose_is_taken_apart() {
-    let text = |text: &str| Span::Text(text.to_owned());
-    assert_eq!(
-        spans("A `b = c` and d ([the e](../F.md#g))."),
-        [
-            text("A "),
-            Span::Code("b = c".to_owned()),
-            text(" and d ("),
-            text("the e"),
-            Span::Document("F.md".to_owned()),
-            text(")."),
-        ]
-    );
 }

@@ -1,6 +1,7 @@
 //! What shells, man(1) and uWSGI get of the command.
 
 use std::fs::File;
+use std::path::Path;
 use std::process::Command;
 
 use crate::router::{command, content, install, text};
@@ -30,8 +31,14 @@ fn completions_can_be_read_by_their_shells() {
 }
 
 #[test]
-fn man_page_is_that_of_the_repository() {
-    assert_eq!(shown(&["man"]), include_str!("../../../../docs/uwsgi-tuntap.8"));
+fn man_pages_are_those_of_the_repository() {
+    for (words, page) in [
+        (&["man"][..], include_str!("../../../../docs/man/uwsgi-tuntap.1")),
+        (&["man", "options"], include_str!("../../../../docs/man/uwsgi-tuntap-options.5")),
+        (&["man", "rules"], include_str!("../../../../docs/man/uwsgi-tuntap-rules.5")),
+    ] {
+        assert_eq!(shown(words), page);
+    }
 }
 
 /// A uWSGI that tells its arguments and ends with 1, as the doctor does if something is wrong.
@@ -52,10 +59,11 @@ fn doctor_is_uwsgis() {
     assert_eq!(output.status.code(), Some(5));
     assert!(text(&output.stderr).contains("/nowhere/uwsgi: No such file"), "{}", text(&output.stderr));
 
-    // As `make install` lays them out.
+    // As `make install` lays them out, and as Debian's package does, beside the C plugin.
     let bin = folder.path().join("bin");
     let plugins = folder.path().join("lib/uwsgi/plugins");
-    for folder in [&bin, &plugins] {
+    let packaged = folder.path().join("lib/uwsgi/tuntap-rs");
+    for folder in [&bin, &plugins, &packaged] {
         std::fs::create_dir_all(folder).expect("own folder");
     }
     let installed = bin.join("uwsgi-tuntap");
@@ -64,7 +72,10 @@ fn doctor_is_uwsgis() {
     let output = run();
     assert_eq!(output.status.code(), Some(5));
     assert!(text(&output.stderr).contains("name its folder with --plugins-dir"), "{}", text(&output.stderr));
-    std::fs::write(plugins.join("tuntap_plugin.so"), "").expect("own folder");
-    let shown = text(&run().stdout);
-    assert!(shown.lines().nth(1).is_some_and(|folder| folder.ends_with("lib/uwsgi/plugins")), "{shown}");
+    for plugins in [plugins, packaged] {
+        std::fs::write(plugins.join("tuntap_plugin.so"), "").expect("own folder");
+        let shown = text(&run().stdout);
+        let end = plugins.strip_prefix(folder.path()).expect("it is in there");
+        assert!(shown.lines().nth(1).is_some_and(|folder| Path::new(folder).ends_with(end)), "{shown}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::limits::MAX_MEMBERS;
 use crate::line::Line;
 
 pub use inline::in_one_text;
-pub use read::check_shapes_owner;
+pub use read::{GROUP_SYNTAX, SET_SYNTAX, check_shapes_owner};
 pub use write::{Member, write};
 
 /// Groups and sets, as a file says them.

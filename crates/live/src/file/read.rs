@@ -12,6 +12,12 @@ use crate::document::{FILE_GROUP, INI_GROUP, LIVE_GROUP, Set};
 use crate::limits::{MAX_GROUPS, MAX_LINE_LEN, MAX_MEMBERS, MAX_RULES, MAX_SETS};
 use crate::line::Line;
 
+/// A line that begins a group.
+pub const GROUP_SYNTAX: &str = "group <name> [owner <uid|user>]";
+
+/// A line that begins a set, or is one.
+pub const SET_SYNTAX: &str = "set <name> { <addresses and networks> } or set <name> = <file>";
+
 /// A file, and its lines that say what only the sources know.
 pub struct Whole {
     /// The file.
@@ -168,7 +174,7 @@ impl<'a> Reader<'a> {
         let (name, owner) = match words.as_slice() {
             [name] => (name, None),
             [name, "owner", owner] => (name, Some(self.owner(owner)?)),
-            _ => return Err("expected group <name> [owner <uid|user>]".to_owned()),
+            _ => return Err(format!("expected {GROUP_SYNTAX}")),
         };
         let name = check_name("group", name).map_err(|problem| problem.to_string())?;
         if name == INI_GROUP {
@@ -247,7 +253,6 @@ impl<'a> Reader<'a> {
 
     /// Reads `<name> { members }`, `<name> = <file>`, or both.
     fn read_set(&mut self, rest: &str) -> Read {
-        const SYNTAX: &str = "expected set <name> { <addresses and networks> } or set <name> = <file>";
         let end = rest.find(|letter: char| letter.is_whitespace() || "{=".contains(letter)).unwrap_or(rest.len());
         let (name, rest) = rest.split_at(end);
         let name = check_name("set", name).map_err(|problem| problem.to_string())?;
@@ -275,7 +280,7 @@ impl<'a> Reader<'a> {
                 self.read_members(body)
             }
             (None, Some(path)) if body.is_empty() => self.read_file(name, &path),
-            (None, _) => Err(SYNTAX.to_owned()),
+            (None, _) => Err(format!("expected {SET_SYNTAX}")),
         }
     }
 

@@ -1,14 +1,14 @@
-//! The man page `uwsgi-tuntap(8)`, made from the definition of the command line.
+//! The man page `uwsgi-tuntap(1)`, made from the definition of the command line.
 
 use clap::builder::PossibleValue;
 use clap::{Arg, Command};
-use roff::{Roff, bold, italic, roman};
+use roff::{bold, italic, roman};
 
+use super::page::Page;
 use crate::failure::EXIT_CODES;
 use crate::find;
 
 const NAME: &str = "uwsgi-tuntap";
-const SECTION: &str = "8";
 
 /// What the command is for.
 const DESCRIPTION: [&str; 3] = [
@@ -35,50 +35,38 @@ const EXAMPLES: [(&str, &str); 6] = [
     ("uwsgi-tuntap save", "Keeps the present policy in the rules file."),
 ];
 
-/// The whole page, in the macros of man(7).
+/// The whole page.
 pub fn render(mut command: Command) -> String {
     command.build();
-    let mut page = Roff::new();
-    // The field of the date is empty.
-    page.control("TH", [NAME, SECTION, "\"\"", concat!("uwsgi-tuntap ", env!("CARGO_PKG_VERSION"))]);
-    // Names are neither hyphenated nor stretched.
-    page.control("nh", []);
-    page.control("ad", ["l"]);
-    page.control("SH", ["NAME"]);
-    page.text([roman(format!("{NAME} - shows and changes what routers of uWSGI's plugin tuntap do"))]);
-    page.control("SH", ["SYNOPSIS"]);
+    let mut page = Page::new(NAME, "1", "shows and changes what routers of uWSGI's plugin tuntap do");
+    page.section("Synopsis");
     page.text([bold(NAME), roman(" [OPTIONS] COMMAND ...")]);
-    page.control("SH", ["DESCRIPTION"]);
-    for paragraph in DESCRIPTION {
-        page.control("PP", []);
-        page.text([roman(paragraph)]);
-    }
-    page.control("SH", ["OPTIONS"]);
+    page.section("Description");
+    page.paragraphs(&DESCRIPTION);
+    page.section("Options");
     command.get_arguments().for_each(|argument| write_argument(&mut page, argument));
-    page.control("SH", ["COMMANDS"]);
+    page.section("Commands");
     write_commands(&mut page, &mut command);
-    write_pairs(&mut page, "EXIT STATUS", &EXIT_CODES);
+    write_pairs(&mut page, "Exit status", &EXIT_CODES);
     let variables = [
         (find::VARIABLE, "Names the router, as --control does."),
         ("COLUMNS", "The width of tables."),
         ("TZ", "The time zone of times."),
     ];
-    write_pairs(&mut page, "ENVIRONMENT", &variables);
-    write_pairs(&mut page, "EXAMPLES", &EXAMPLES);
-    page.control("SH", ["SEE ALSO"]);
-    let text =
-        "(7) has the options of the plugin; docs/OPERATIONS.md and docs/PROTOCOL.md in the source of uwsgi-tuntap";
-    page.text([bold(NAME), roman(text)]);
-    page.to_roff()
+    write_pairs(&mut page, "Environment", &variables);
+    write_pairs(&mut page, "Examples", &EXAMPLES);
+    let pages = [("uwsgi-tuntap-options", "5"), ("uwsgi-tuntap-rules", "5"), ("uwsgi", "1")];
+    page.see_also(&pages, "docs/OPERATIONS.md and docs/PROTOCOL.md");
+    page.render()
 }
 
 /// All subcommands that have none themselves or can be used without.
-fn write_commands(page: &mut Roff, command: &mut Command) {
+fn write_commands(page: &mut Page, command: &mut Command) {
     for subcommand in command.get_subcommands_mut().filter(|it| it.get_name() != "help") {
         if !subcommand.is_subcommand_required_set() {
             let usage = subcommand.render_usage().to_string();
             let usage = usage.lines().next().unwrap_or_default().trim_start_matches("Usage: ");
-            page.control("SS", [usage]);
+            page.subsection(usage);
             page.text([roman(sentence(subcommand.get_about()))]);
             let own = subcommand.get_arguments().filter(|it| !it.is_global_set() && it.get_id() != "help");
             own.for_each(|argument| write_argument(page, argument));
@@ -87,10 +75,8 @@ fn write_commands(page: &mut Roff, command: &mut Command) {
     }
 }
 
-fn write_argument(page: &mut Roff, argument: &Arg) {
-    page.control("TP", []);
+fn write_argument(page: &mut Page, argument: &Arg) {
     let short = argument.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
-    page.text([bold(format!("{short}{argument}"))]);
     let mut text = sentence(argument.get_help());
     // A switch has values for clap alone.
     let values = if argument.get_action().takes_values() { argument.get_possible_values() } else { Vec::new() };
@@ -103,7 +89,7 @@ fn write_argument(page: &mut Roff, argument: &Arg) {
     {
         text += &format!(" Default: {}.", default.to_string_lossy());
     }
-    page.text([roman(text)]);
+    page.term([bold(format!("{short}{argument}"))], [roman(text)]);
 }
 
 /// A value, and what it means if that is told.
@@ -117,11 +103,7 @@ fn sentence(text: Option<&clap::builder::StyledStr>) -> String {
     text.map(|text| format!("{}.", text.to_string().trim_end_matches('.'))).unwrap_or_default()
 }
 
-fn write_pairs(page: &mut Roff, title: &str, pairs: &[(&str, &str)]) {
-    page.control("SH", [title]);
-    for (name, text) in pairs {
-        page.control("TP", []);
-        page.text([italic(*name)]);
-        page.text([roman(*text)]);
-    }
+fn write_pairs(page: &mut Page, title: &str, pairs: &[(&str, &str)]) {
+    page.section(title);
+    pairs.iter().for_each(|(name, text)| page.term([italic(*name)], [roman(*text)]));
 }

@@ -1,0 +1,78 @@
+//! What a release is made of: versions that agree, and archives that are the same each time.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("the file is there")
+}
+
+/// The day of this version in the list of changes.
+fn day() -> String {
+    let heading = format!("## [{VERSION}] - ");
+    let changes = read("CHANGELOG.md");
+    let day =
+        changes.lines().find_map(|line| line.strip_prefix(&heading)).expect("the list of changes has the version");
+    day.to_owned()
+}
+
+#[test]
+fn versions_agree() {
+    let day = day();
+    let parts: Vec<u32> = day.split('-').map(|part| part.parse().expect("a number")).collect();
+    assert!(matches!(parts[..], [year, 1..=12, 1..=31] if year >= 2026), "{day}");
+    let debian = read("packaging/debian/changelog");
+    assert!(debian.starts_with(&format!("uwsgi-tuntap ({VERSION}-")), "{debian}");
+    for page in ["uwsgi-tuntap.1", "uwsgi-tuntap-options.5", "uwsgi-tuntap-rules.5"] {
+        let text = read(&format!("docs/man/{page}"));
+        assert!(text.contains(&format!(" {day} \"uwsgi-tuntap {VERSION}\"")), "{page}");
+    }
+    let metadata = read("Cargo.lock");
+    let own = metadata.split("\n\n").filter(|package| !package.contains("\nsource = ") && package.contains("name = "));
+    let mut count = 0;
+    for package in own {
+        assert!(package.contains(&format!("version = \"{VERSION}\"")), "{package}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+    // Changes that aren't released yet stand before this version.
+    let changes = read("CHANGELOG.md");
+    let first = changes.lines().find(|line| line.starts_with("## "));
+    assert_eq!(first, Some("## [Unreleased]"));
+}
+
+/// The times of files, their order in a folder, and most of their modes don't matter.
+#[test]
+fn archives_are_the_same_wherever_they_are_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut archives = Vec::new();
+    for (name, names, mode) in [("one", ["a", "b"], 0o600), ("two", ["b", "a"], 0o664)] {
+        let tree = folder.path().join(name).join("tree");
+        fs::create_dir_all(tree.join("sub")).expect("own folder");
+        for file in names {
+            fs::write(tree.join("sub").join(file), file).expect("own folder");
+            fs::set_permissions(tree.join("sub").join(file), fs::Permissions::from_mode(mode)).expect("own file");
+        }
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(mode));
+        fs::File::open(tree.join("sub/a")).and_then(|file| file.set_modified(time)).expect("own file");
+        let archive = folder.path().join(name).join("tree.tar.xz");
+        let script = "import sys; from pathlib import Path; import archive; \
+                      archive.pack(Path(sys.argv[1]), Path(sys.argv[2]), 1700000000); \
+                      print(archive.sums([Path(sys.argv[2])]), end='')";
+        let output = Command::new("/usr/bin/python3")
+            .args(["-B", "-c", script])
+            .args([&tree, &archive])
+            .env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/release"))
+            .output()
+            .expect("python3 can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        archives.push((fs::read(archive).expect("it was made"), output.stdout));
+    }
+    let [(one, sums), (two, other_sums)] = &archives[..] else { panic!("two") };
+    assert!(!one.is_empty() && one == two && sums == other_sums && sums.ends_with(b"  tree.tar.xz\n"));
+}
