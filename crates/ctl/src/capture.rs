@@ -37,7 +37,7 @@ pub struct Arguments {
     #[command(flatten)]
     filter: Filter,
     /// Write a file for Wireshark, or with "-" to standard output; without it, packets are shown as lines
-    #[arg(short, long, value_name = "FILE|-")]
+    #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
     /// The form of what is written; alone it means --write -
     #[arg(long, value_enum)]
