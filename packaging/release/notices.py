@@ -19,7 +19,7 @@ DEBIAN_NAMES = {"MIT": "Expat", "LGPL-2.1-or-later": "LGPL-2.1+",
 # Where Debian has the text (Debian Policy, 12.5).
 COMMON = {"Apache-2.0": "Apache-2.0", "LGPL-2.1+": "LGPL-2.1"}
 # Where the text of an exception begins, behind that of the licence.
-EXCEPTION = "---- LLVM Exceptions"
+EXCEPTION = "--- LLVM Exceptions"
 # Words in the names of the files with the others' texts.
 FILES = {"Expat": "LICENSE-MIT", "ISC": "LICENSE", "BSD-2-Clause": "LICENSE-BSD", "BSD-3-Clause": "LICENSE",
          "Unlicense": "UNLICENSE", "Unicode-3.0": "LICENSE-UNICODE",
