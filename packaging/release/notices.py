@@ -1,11 +1,11 @@
 """The licences of the crates of others: for people who get the programs, and for Debian."""
 
+import json
 import re
 import textwrap
 from pathlib import Path
 
 from cargo import cargo, installed
-import json
 
 # What a file with a licence or a notice is called.
 NAMES = re.compile(r"(^|[_.-])(licen[cs]es?|copying|copyright|notice|unlicense)([_.-]|$)", re.IGNORECASE)
@@ -18,6 +18,8 @@ DEBIAN_NAMES = {"MIT": "Expat", "LGPL-2.1-or-later": "LGPL-2.1+",
                 "Apache-2.0 WITH LLVM-exception": "Apache-2.0 with LLVM exception"}
 # Where Debian has the text (Debian Policy, 12.5).
 COMMON = {"Apache-2.0": "Apache-2.0", "LGPL-2.1+": "LGPL-2.1"}
+# Where the text of an exception begins, behind that of the licence.
+EXCEPTION = "--- LLVM Exceptions"
 # Words in the names of the files with the others' texts.
 FILES = {"Expat": "LICENSE-MIT", "ISC": "LICENSE", "BSD-2-Clause": "LICENSE-BSD", "BSD-3-Clause": "LICENSE",
          "Unlicense": "UNLICENSE", "Unicode-3.0": "LICENSE-UNICODE",
@@ -83,7 +85,7 @@ def debian_copyright(head, licence, tree):
 def text_of(name, licence, crates):
     """The text of a licence."""
     if name in COMMON:
-        return f"On Debian systems, the text is in /usr/share/common-licenses/{COMMON[name]}."
+        return common(COMMON[name])
     if name == "Expat":
         return licence
     for crate in crates:
@@ -92,8 +94,14 @@ def text_of(name, licence, crates):
         found = texts(Path(crate["manifest_path"]).parent)
         for file, text in found.items():
             if file.stem == FILES[name] or file.name == FILES[name] or f"{FILES[name]}-" in file.name:
-                return text
+                licence, mark, exception = text.partition(EXCEPTION)
+                return f"{common('Apache-2.0')}\n\n{mark}{exception}" if mark else text
     raise SystemExit(f"notices: no crate has the text of {name}")
+
+
+def common(name):
+    """Where Debian has the text of a licence."""
+    return f"On Debian systems, the text is in /usr/share/common-licenses/{name}."
 
 
 def indented(text):
