@@ -5,4 +5,5 @@ pub mod btf;
 mod code;
 mod generated;
 pub mod maps;
+pub mod pairs;
 pub mod programs;

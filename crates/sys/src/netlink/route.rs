@@ -85,7 +85,7 @@ impl Route {
 /// A connection to the kernel's network configuration, in the namespace that the thread was in when it was opened. All
 /// calls wait for the kernel's answer. They fail after five seconds of silence.
 #[derive(Debug)]
-pub struct Netlink(Connection<RouteNetlinkMessage>);
+pub struct Netlink(pub(super) Connection<RouteNetlinkMessage>);
 
 impl Netlink {
     /// Connects.
@@ -293,7 +293,7 @@ const fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn link(answer: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let is_up = message.header.flags.contains(LinkFlags::Up);
     let index = message.header.index;
