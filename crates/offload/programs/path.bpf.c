@@ -212,21 +212,19 @@ static __always_inline int has_forged_checksum(struct __sk_buff *skb, const stru
 	return offset != (protocol == IPPROTO_TCP ? 16 : protocol == IPPROTO_UDP ? 6 : 2);
 }
 
-static __always_inline struct verdict *verdict_of(const struct packet *packet, struct record **record)
+/* The verdict for a packet that is about to enter a pair, or has come by one. */
+static __always_inline struct verdict *verdict_of(const struct packet *packet, int is_entry, struct record **record)
 {
 	struct verdict *verdict = bpf_map_lookup_elem(&flows, &packet->key);
+	volatile struct record *found;
 
 	if (!verdict)
 		return 0;
 	*record = bpf_map_lookup_elem(&records, &verdict->place);
-	if (!*record || *(volatile __u64 *)&(*record)->generation != control.generation)
+	if (!*record)
 		return 0;
-	return verdict;
-}
-
-static __always_inline int is_sample(void)
-{
-	return bpf_get_prandom_u32() < control.sample;
+	found = *record;
+	return (is_entry ? found->entry : found->generation) == control.generation ? verdict : 0;
 }
 
 static __always_inline void count(struct record *record, __u32 len)
@@ -263,8 +261,8 @@ SEC("tc/peer_out") int peer_out(struct __sk_buff *skb)
 
 	if (parse(skb, 0, FROM_PEER, &packet))
 		return TC_ACT_OK;
-	verdict = verdict_of(&packet, &record);
-	if (!verdict || is_sample() || is_cut_badly(skb, &packet))
+	verdict = verdict_of(&packet, 1, &record);
+	if (!verdict || is_cut_badly(skb, &packet))
 		return TC_ACT_OK;
 	return to_pair(skb, verdict->from);
 }
@@ -287,7 +285,7 @@ SEC("tc/host_in") int host_in(struct __sk_buff *skb)
 		__sync_fetch_and_add(&pair->spoofed, 1);
 		return TC_ACT_SHOT;
 	}
-	verdict = verdict_of(&packet, &record);
+	verdict = verdict_of(&packet, 0, &record);
 	if (!verdict || verdict->from != claim.end || is_cut_badly(skb, &packet) || has_forged_checksum(skb, &packet))
 		goto undecided;
 	count(record, skb->len - ETH_HLEN);
@@ -308,8 +306,8 @@ SEC("tc/host_out") int host_out(struct __sk_buff *skb)
 
 	if (parse(skb, 0, FROM_HOST, &packet))
 		return TC_ACT_OK;
-	verdict = verdict_of(&packet, &record);
-	if (!verdict || verdict->from || !verdict->to || is_sample() || is_cut_badly(skb, &packet) ||
+	verdict = verdict_of(&packet, 1, &record);
+	if (!verdict || verdict->from || !verdict->to || is_cut_badly(skb, &packet) ||
 	    has_forged_checksum(skb, &packet))
 		return TC_ACT_OK;
 	count(record, skb->len);

@@ -28,7 +28,8 @@ struct record {
 	__u64 packets;
 	__u64 bytes;
 	__u64 last; /* when the last packet has passed: nanoseconds of CLOCK_MONOTONIC */
-	__u64 generation; /* the verdict holds in this one; 0: in none */
+	__u32 generation; /* the verdict holds in this one; 0: in none */
+	__u32 entry;      /* in this one, packets enter a pair by it; 0: only those that are on their way pass */
 };
 
 /* An address that a peer holds. */
@@ -48,9 +49,7 @@ struct pair {
 /* Mapped by the router's process. */
 struct control {
 	__u64 generation;
-	__u64 sample; /* of 2^32 packets, so many go to the router although they are decided */
 	__u64 device; /* index of the router's device */
-	__u64 unused;
 };
 
 /* Where the running kernel has what __sk_buff doesn't show, in bytes. Read from its BTF by src/btf.rs. */

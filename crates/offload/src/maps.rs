@@ -1,5 +1,6 @@
 //! The maps: what programs and the router's process share. programs/shared.h has the same for the programs.
 
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -26,18 +27,24 @@ const PAIR_LEN: usize = 24;
 const LAYOUT_LEN: usize = 32;
 const INDEX_LEN: usize = 4;
 
-/// Words of a record, and where it has what.
+/// Words of a record, and where it has what. The lower half of the last one is the generation in which the verdict holds, the upper
+/// half that in which packets enter a pair by it.
 const RECORD_WORDS: usize = 4;
 const PACKETS: usize = 0;
 const BYTES: usize = 1;
 const LAST: usize = 2;
-const GENERATION: usize = 3;
+const VALIDITY: usize = 3;
 
 /// Words of the value that the router's process changes, and where it has what.
-const CONTROL_WORDS: usize = 4;
+const CONTROL_WORDS: usize = 2;
 const CONTROL_GENERATION: usize = 0;
-const CONTROL_SAMPLE: usize = 1;
-const CONTROL_DEVICE: usize = 2;
+const CONTROL_DEVICE: usize = 1;
+
+/// A generation in which no verdict holds.
+const NO_GENERATION: u64 = u64::MAX;
+
+/// How long a verdict that was taken back lets those packets pass that are on their way by it.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// The one key of an array with one value.
 const ONLY: [u8; INDEX_LEN] = [0; INDEX_LEN];
@@ -122,12 +129,12 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Makes the maps, for so many verdicts. Needs CAP_BPF.
-    pub fn new(verdicts: u32) -> Result<Self, MapsError> {
+    /// Makes the maps, for so many verdicts with places below `places`. Needs CAP_BPF.
+    pub fn new(verdicts: u32, places: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
         let maps = Self {
             flows: Map::new(c"tuntap_flows", MapKind::Hash, KEY_LEN, VERDICT_LEN, verdicts)?,
-            records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, verdicts)?,
+            records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, places)?,
             claims: Map::new(c"tuntap_claims", MapKind::SparseHash, CLAIM_LEN, INDEX_LEN, MAX_CLAIMS)?,
             pairs: Map::new(c"tuntap_pairs", MapKind::SparseHash, INDEX_LEN, PAIR_LEN, MAX_PAIRS)?,
             control: Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?,
@@ -181,56 +188,73 @@ impl Maps {
     }
 }
 
+/// A verdict that was given.
+#[derive(Debug)]
+struct Given {
+    key: [u8; KEY_LEN],
+    /// What its record had counted before.
+    packets: u64,
+    bytes: u64,
+    /// It was taken back, and is removed then.
+    lingers_until: Option<Duration>,
+}
+
 /// The verdicts, as the router's process sees them. Most of it is memory that is shared with the programs.
 #[derive(Debug)]
 pub struct Verdicts<'a> {
     maps: &'a Maps,
     records: &'static [AtomicU64],
     control: &'static [AtomicU64],
+    /// Those that are in the map, by their places.
+    given: HashMap<usize, Given>,
+    /// Places of those that were taken back, the first ones first. Some may have another verdict by now.
+    lingering: VecDeque<usize>,
 }
 
 impl<'a> Verdicts<'a> {
-    /// Maps the memory. Verdicts that are there become void.
+    /// Maps the memory. Verdicts and claims of an earlier process are void.
     pub fn new(maps: &'a Maps) -> nix::Result<Self> {
-        let verdicts = Self { maps, records: maps.records.map()?, control: maps.control.map()? };
-        // Nothing holds in generation 0.
-        verdicts.control[CONTROL_GENERATION].store(u64::MAX, Ordering::SeqCst);
-        verdicts.records.chunks(RECORD_WORDS).for_each(|record| record[GENERATION].store(0, Ordering::Relaxed));
+        let (records, control) = (maps.records.map()?, maps.control.map()?);
+        control[CONTROL_GENERATION].store(NO_GENERATION, Ordering::SeqCst);
+        records.chunks(RECORD_WORDS).for_each(|record| record[VALIDITY].store(0, Ordering::Relaxed));
         fence(Ordering::SeqCst);
         maps.flows.clear()?;
         maps.claims.clear()?;
-        Ok(verdicts)
-    }
-
-    /// Of 2^32 packets, so many go to the router although they are decided.
-    pub fn set_sample(&self, of_all: u32) {
-        self.control[CONTROL_SAMPLE].store(of_all.into(), Ordering::Relaxed);
+        Ok(Self { maps, records, control, given: HashMap::new(), lingering: VecDeque::new() })
     }
 
     /// Gives a verdict. It holds while the generation is this one. `place` is that of its record: no other verdict has it. E2BIG if there
     /// is no room, EINVAL for a place that there isn't.
-    pub fn give(&self, place: usize, generation: u32, key: &Key, from: End, to: End) -> nix::Result<()> {
+    pub fn give(&mut self, place: usize, generation: u32, key: &Key, from: End, to: End) -> nix::Result<()> {
         let record = self.record(place).ok_or(Errno::EINVAL)?;
-        record[PACKETS].store(0, Ordering::Relaxed);
-        record[BYTES].store(0, Ordering::Relaxed);
-        record[LAST].store(now_nanos(), Ordering::Relaxed);
-        record[GENERATION].store(generation.into(), Ordering::Release);
+        let key = encode(key, from);
+        let before = match self.given.remove(&place) {
+            // It has been taken back, and what has still passed is counted.
+            Some(same) if same.key == key => Some((same.packets, same.bytes)),
+            Some(other) => {
+                self.maps.flows.remove(&other.key)?;
+                None
+            }
+            None => None,
+        };
         let mut value = [0; VERDICT_LEN];
-        let place = u32::try_from(place).map_err(|_| Errno::EINVAL)?;
-        for (at, number) in [(0, place), (4, from.code()), (8, to.code())] {
+        let number = u32::try_from(place).map_err(|_| Errno::EINVAL)?;
+        for (at, number) in [(0, number), (4, from.code()), (8, to.code())] {
             value[at..at + 4].copy_from_slice(&number.to_ne_bytes());
         }
-        let result = self.maps.flows.set(&encode(key, from), &value);
-        if result.is_err() {
-            record[GENERATION].store(0, Ordering::SeqCst);
-        }
-        result
+        self.void(place);
+        record[LAST].store(now_nanos(), Ordering::Relaxed);
+        let (packets, bytes) = before.unwrap_or_else(|| counted(record));
+        self.maps.flows.set(&key, &value)?;
+        self.given.insert(place, Given { key, packets, bytes, lingers_until: None });
+        record[VALIDITY].store(u64::from(generation) << 32 | u64::from(generation), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Makes a verdict void, by one store. What it has counted stays.
     pub fn void(&self, place: usize) {
         if let Some(record) = self.record(place) {
-            record[GENERATION].store(0, Ordering::SeqCst);
+            record[VALIDITY].store(0, Ordering::SeqCst);
         }
     }
 
@@ -239,28 +263,68 @@ impl<'a> Verdicts<'a> {
         self.control[CONTROL_GENERATION].store(generation.into(), Ordering::SeqCst);
     }
 
-    /// Removes a verdict, which is void from then on.
-    pub fn remove(&self, place: usize, key: &Key, from: End) {
-        self.void(place);
-        // If it isn't there, there is nothing to remove.
-        let _ = self.maps.flows.remove(&encode(key, from));
+    /// Takes back a verdict, and returns what has passed by it. If it isn't void, packets that are on their way by it still pass.
+    pub fn withdraw(&mut self, place: usize) -> Passed {
+        let passed = self.passed(place).unwrap_or_default();
+        if let (Some(record), Some(given)) = (self.record(place), self.given.get_mut(&place)) {
+            // No packet enters any more.
+            record[VALIDITY].fetch_and(u64::from(u32::MAX), Ordering::SeqCst);
+            given.packets += passed.packets;
+            given.bytes += passed.bytes;
+            if given.lingers_until.replace(monotonic_time() + LINGER).is_none() {
+                self.lingering.push_back(place);
+            }
+        }
+        passed
     }
 
-    /// Returns what has passed by the verdict that has this place, or had it last.
-    pub fn passed(&self, place: usize) -> Passed {
-        let Some(record) = self.record(place) else { return Passed::default() };
-        let last = record[LAST].load(Ordering::Relaxed);
-        Passed {
-            packets: record[PACKETS].load(Ordering::Relaxed),
-            bytes: record[BYTES].load(Ordering::Relaxed),
-            idle: Duration::from_nanos(now_nanos().saturating_sub(last)),
+    /// Removes verdicts that were taken back some time ago, so many at most. Returns true if more of them wait.
+    pub fn tidy(&mut self, most: usize) -> bool {
+        let now = monotonic_time();
+        for _ in 0..most {
+            let Some(place) = self.lingering.front().copied() else { return false };
+            let until = self.given.get(&place).and_then(|given| given.lingers_until);
+            if until.is_some_and(|until| until > now) {
+                return true;
+            }
+            self.lingering.pop_front();
+            if until.is_some() {
+                self.remove(place);
+            }
         }
+        !self.lingering.is_empty()
+    }
+
+    /// Removes a verdict at once.
+    fn remove(&mut self, place: usize) {
+        self.void(place);
+        if let Some(given) = self.given.remove(&place) {
+            // If the kernel has lost it, there is nothing to remove.
+            let _ = self.maps.flows.remove(&given.key);
+        }
+    }
+
+    /// Returns what has passed by a verdict, void or not, since it was given or taken back. `None` if there is none with this place.
+    pub fn passed(&self, place: usize) -> Option<Passed> {
+        let (record, given) = (self.record(place)?, self.given.get(&place)?);
+        let (packets, bytes) = counted(record);
+        let last = record[LAST].load(Ordering::Relaxed);
+        Some(Passed {
+            packets: packets.wrapping_sub(given.packets),
+            bytes: bytes.wrapping_sub(given.bytes),
+            idle: Duration::from_nanos(now_nanos().saturating_sub(last)),
+        })
     }
 
     fn record(&self, place: usize) -> Option<&'static [AtomicU64]> {
         let start = place.checked_mul(RECORD_WORDS)?;
         self.records.get(start..start.checked_add(RECORD_WORDS)?)
     }
+}
+
+/// The packets and bytes that a record has counted for all its verdicts.
+fn counted(record: &[AtomicU64]) -> (u64, u64) {
+    (record[PACKETS].load(Ordering::Relaxed), record[BYTES].load(Ordering::Relaxed))
 }
 
 /// The time of CLOCK_MONOTONIC, which the programs have, too.

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -27,6 +29,10 @@ const NAME: &str = "tv%d";
 
 /// The longest packet of a pair in bytes, which is more than any TUN device has: what fits the device fits the pair.
 const MTU: u32 = 65_535;
+
+/// How long a pair's ends may take until they send packets, and the interval of looking.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
+const START_POLL: Duration = Duration::from_millis(1);
 
 /// Indexes of pairs are random, since both namespaces must have them free, and far above those that the kernel gives itself.
 const FIRST_INDEX: u32 = 0x1000_0000;
@@ -105,6 +111,9 @@ pub enum PairError {
     /// The kernel refuses to attach a program.
     #[error("attaching a BPF program: {0}")]
     Attach(Errno),
+    /// The peer has set its end down meanwhile, or the kernel doesn't get it going.
+    #[error("an end of the pair doesn't start")]
+    Silent,
     /// The map of pairs is full.
     #[error("there are too many pairs: {0}")]
     Map(Errno),
@@ -263,7 +272,23 @@ impl<'a> Pairs<'a> {
             Ok(Pair { index, device, notices, entry: Some(entry) })
         })?;
         self.netlink.set_link(index, up)?;
+        self.await_start(index, namespace)?;
         Ok(pair)
+    }
+
+    /// Waits until both ends send packets: the one that was set up first drops them for a moment longer.
+    fn await_start(&mut self, index: Index, namespace: BorrowedFd<'_>) -> Result<(), PairError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let other = self.within(namespace, || Ok(Netlink::open()?.link_at(index)?))?;
+            if other.is_active && self.netlink.link_at(index)?.is_active {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(PairError::Silent);
+            }
+            thread::sleep(START_POLL);
+        }
     }
 
     fn make_veth(&mut self, namespace: BorrowedFd<'_>) -> Result<Index, PairError> {

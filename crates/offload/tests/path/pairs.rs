@@ -3,7 +3,6 @@
 use std::process::Command;
 use std::time::Instant;
 
-use nix::sched::CloneFlags;
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Damage, Hooks, PairError, Pairs, group_of};
 use tuntap_offload::programs::Programs;
@@ -127,7 +126,6 @@ fn what_is_no_peer_in_another_namespace_gets_no_pair() {
     deleted.within(|| ip("link del uwsgi0"));
     world.pairs.make(tun).expect_err("there is no device any more");
     assert_eq!(ip(&format!("-o link show group {}", group_of(ROUTER))), "", "nothing is left");
-    let _ = CloneFlags::CLONE_NEWNET;
 }
 
 /// Removing them one by one would take an RCU grace period for each, which is a minute for a thousand.
@@ -142,7 +140,7 @@ fn many_pairs(hooks: Hooks) {
     let host = Namespace::new();
     host.enter();
     let _router: Tun = host.device(ROUTER, &[]);
-    let maps = Maps::new(16).expect("needs root");
+    let maps = Maps::new(16, 16).expect("needs root");
     let programs = Programs::load(&maps).expect("the verifier agrees");
     let mut pairs = Pairs::new(&maps, &programs, hooks, ROUTER).expect("netlink");
     let peers: Vec<_> = (0..COUNT).map(|_| Peer::new(["10.77.0.2", "fd00:77::2"])).collect();

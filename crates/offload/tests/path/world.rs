@@ -176,7 +176,7 @@ impl World {
         let again = |device: &OwnedFd| Tun::adopt(device.try_clone().expect("a descriptor")).expect("a device");
         let router = Router::start([again(&router_device), again(&peer.device)]);
         // They live as long as the test's process.
-        let maps: &'static Maps = Box::leak(Box::new(Maps::new(VERDICTS).expect("needs root")));
+        let maps: &'static Maps = Box::leak(Box::new(Maps::new(VERDICTS, VERDICTS).expect("needs root")));
         let programs: &'static Programs = Box::leak(Box::new(Programs::load(maps).expect("the verifier agrees")));
         let verdicts = Verdicts::new(maps).expect("memory");
         verdicts.set_generation(GENERATION);
@@ -206,11 +206,11 @@ impl World {
 
     /// How many packets have passed by a verdict.
     pub fn by_kernel(&self, place: usize) -> u64 {
-        self.verdicts.passed(place).packets
+        self.verdicts.passed(place).unwrap_or_default().packets
     }
 
     /// Gives the verdicts for both directions of a flow of the peer: `place` for what it sends, the next one for what it gets.
-    pub fn decide(&self, place: usize, pair: &Pair, protocol: u8, local: SocketAddr, remote: SocketAddr) {
+    pub fn decide(&mut self, place: usize, pair: &Pair, protocol: u8, local: SocketAddr, remote: SocketAddr) {
         let end = End::Pair(pair.index());
         let [out, back] = keys(protocol, local, remote);
         self.verdicts.give(place, GENERATION, &out, end, End::Host).expect("room");
