@@ -17,6 +17,7 @@ use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::control::Dropped;
+use tuntap_core::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
 use tuntap_core::router::notice::Notice;
@@ -475,6 +476,34 @@ impl Shell for Io<'_> {
 
     fn is_closing_many(&self) -> bool {
         self.closer.is_full()
+    }
+
+    // Without a path in the kernel, no pair is made, so that the router gives no verdict.
+
+    fn make_pair(&mut self, _peer: PeerId) -> bool {
+        false
+    }
+
+    fn drop_pair(&mut self, _peer: PeerId) {}
+
+    fn set_kernel_claim(&mut self, _peer: PeerId, _address: IpAddr, _is_held: bool) {}
+
+    fn offload(&mut self, _flow: &KernelFlow) -> bool {
+        false
+    }
+
+    fn revoke(&mut self, _which: Revoke) {}
+
+    fn withdraw(&mut self, _flow: &KernelFlow) -> Usage {
+        Usage::default()
+    }
+
+    fn kernel_usage(&mut self, _flow: FlowId) -> Option<Usage> {
+        None
+    }
+
+    fn pair_drops(&mut self, _peer: PeerId) -> PairDrops {
+        PairDrops::default()
     }
 
     fn path_mtu(&mut self, target: SocketAddr) -> Option<u16> {

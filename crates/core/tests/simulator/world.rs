@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use tuntap_core::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
@@ -466,6 +467,32 @@ impl Shell for World {
 
     fn is_closing_many(&self) -> bool {
         self.is_closing_many
+    }
+
+    fn make_pair(&mut self, _peer: PeerId) -> bool {
+        false
+    }
+
+    fn drop_pair(&mut self, _peer: PeerId) {}
+
+    fn set_kernel_claim(&mut self, _peer: PeerId, _address: IpAddr, _is_held: bool) {}
+
+    fn offload(&mut self, _flow: &KernelFlow) -> bool {
+        false
+    }
+
+    fn revoke(&mut self, _which: Revoke) {}
+
+    fn withdraw(&mut self, _flow: &KernelFlow) -> Usage {
+        Usage::default()
+    }
+
+    fn kernel_usage(&mut self, _flow: FlowId) -> Option<Usage> {
+        None
+    }
+
+    fn pair_drops(&mut self, _peer: PeerId) -> PairDrops {
+        PairDrops::default()
     }
 
     fn path_mtu(&mut self, target: SocketAddr) -> Option<u16> {
