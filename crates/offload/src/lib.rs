@@ -4,6 +4,7 @@
 mod btf;
 mod code;
 mod generated;
+pub mod guard;
 pub mod maps;
 pub mod pairs;
 pub mod programs;

@@ -126,18 +126,22 @@ pub struct Maps {
     pub(crate) pairs: Map,
     pub(crate) control: Map,
     pub(crate) layout: Map,
+    /// What waits for programs.
+    turnstile: Map,
 }
 
 impl Maps {
     /// Makes the maps, for so many verdicts with places below `places`. Needs CAP_BPF.
     pub fn new(verdicts: u32, places: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
+        let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
+            turnstile: Map::holding(c"tuntap_turn", &control)?,
             flows: Map::new(c"tuntap_flows", MapKind::Hash, KEY_LEN, VERDICT_LEN, verdicts)?,
             records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, places)?,
             claims: Map::new(c"tuntap_claims", MapKind::SparseHash, CLAIM_LEN, INDEX_LEN, MAX_CLAIMS)?,
             pairs: Map::new(c"tuntap_pairs", MapKind::SparseHash, INDEX_LEN, PAIR_LEN, MAX_PAIRS)?,
-            control: Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?,
+            control,
             layout: Map::new(c"tuntap_layout", MapKind::Constants, INDEX_LEN, LAYOUT_LEN, 1)?,
         };
         maps.layout.set(&ONLY, &layout(&Btf::of_kernel()?)?)?;
@@ -147,9 +151,14 @@ impl Maps {
 
     /// The descriptors that keep the maps.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.flows, &self.records, &self.claims, &self.pairs, &self.control, &self.layout]
+        [&self.flows, &self.records, &self.claims, &self.pairs, &self.control, &self.layout, &self.turnstile]
             .into_iter()
             .map(AsFd::as_fd)
+    }
+
+    /// Returns when no program runs any more that had begun before: none has an earlier opinion of a verdict.
+    pub fn wait_for_programs(&self) -> nix::Result<()> {
+        self.turnstile.hold(&self.control)
     }
 
     /// Says which device is the router's.
@@ -207,6 +216,8 @@ pub struct Verdicts<'a> {
     control: &'static [AtomicU64],
     /// Those that are in the map, by their places.
     given: HashMap<usize, Given>,
+    /// Their places, by what is in the map.
+    places: HashMap<[u8; KEY_LEN], usize>,
     /// Places of those that were taken back, the first ones first. Some may have another verdict by now.
     lingering: VecDeque<usize>,
 }
@@ -220,7 +231,7 @@ impl<'a> Verdicts<'a> {
         fence(Ordering::SeqCst);
         maps.flows.clear()?;
         maps.claims.clear()?;
-        Ok(Self { maps, records, control, given: HashMap::new(), lingering: VecDeque::new() })
+        Ok(Self { maps, records, control, given: HashMap::new(), places: HashMap::new(), lingering: VecDeque::new() })
     }
 
     /// Gives a verdict. It holds while the generation is this one. `place` is that of its record: no other verdict has it. E2BIG if there
@@ -228,15 +239,15 @@ impl<'a> Verdicts<'a> {
     pub fn give(&mut self, place: usize, generation: u32, key: &Key, from: End, to: End) -> nix::Result<()> {
         let record = self.record(place).ok_or(Errno::EINVAL)?;
         let key = encode(key, from);
-        let before = match self.given.remove(&place) {
-            // It has been taken back, and what has still passed is counted.
-            Some(same) if same.key == key => Some((same.packets, same.bytes)),
-            Some(other) => {
-                self.maps.flows.remove(&other.key)?;
-                None
-            }
-            None => None,
-        };
+        // It has been taken back, and what has still passed is counted.
+        let before = self.given.get(&place).filter(|same| same.key == key).map(|same| (same.packets, same.bytes));
+        if before.is_none() {
+            self.remove(place);
+        }
+        // The flow may have had another place before.
+        if let Some(other) = self.places.get(&key).copied().filter(|other| *other != place) {
+            self.remove(other);
+        }
         let mut value = [0; VERDICT_LEN];
         let number = u32::try_from(place).map_err(|_| Errno::EINVAL)?;
         for (at, number) in [(0, number), (4, from.code()), (8, to.code())] {
@@ -247,6 +258,7 @@ impl<'a> Verdicts<'a> {
         let (packets, bytes) = before.unwrap_or_else(|| counted(record));
         self.maps.flows.set(&key, &value)?;
         self.given.insert(place, Given { key, packets, bytes, lingers_until: None });
+        self.places.insert(key, place);
         record[VALIDITY].store(u64::from(generation) << 32 | u64::from(generation), Ordering::SeqCst);
         Ok(())
     }
@@ -295,10 +307,17 @@ impl<'a> Verdicts<'a> {
         !self.lingering.is_empty()
     }
 
+    /// Returns when [`Self::tidy`] has something to do.
+    pub fn next_tidy(&self) -> Option<Duration> {
+        let until = self.given.get(self.lingering.front()?).and_then(|given| given.lingers_until);
+        Some(until.map_or(Duration::ZERO, |until| until.saturating_sub(monotonic_time())))
+    }
+
     /// Removes a verdict at once.
     fn remove(&mut self, place: usize) {
         self.void(place);
         if let Some(given) = self.given.remove(&place) {
+            self.places.remove(&given.key);
             // If the kernel has lost it, there is nothing to remove.
             let _ = self.maps.flows.remove(&given.key);
         }

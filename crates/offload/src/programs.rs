@@ -45,6 +45,6 @@ mod tests {
     fn kernel_takes_the_programs() {
         let maps = Maps::new(1024, 1024).expect("needs root");
         let programs = Programs::load(&maps).expect("the verifier agrees");
-        assert_eq!(programs.host_in.identity().expect("it is there").1, "tuntap_host_in");
+        assert_eq!(programs.descriptors().count(), 4);
     }
 }

@@ -140,7 +140,10 @@ mod tests {
             assert_eq!(Reply::decode(&request.encode()), None);
         }
         let losses = Loss::ALL.map(|loss| Reply::Lost(run, token, loss));
-        for reply in [Reply::Started, Reply::Ready(run), Reply::Unable(run), Reply::Made(run, token, 7)].into_iter().chain(losses) {
+        for reply in [Reply::Started, Reply::Ready(run), Reply::Unable(run), Reply::Made(run, token, 7)]
+            .into_iter()
+            .chain(losses)
+        {
             let bytes = reply.encode();
             assert_eq!(Reply::decode(&bytes), Some(reply));
             assert_eq!(Request::decode(&bytes), None);

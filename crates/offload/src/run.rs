@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -33,7 +34,7 @@ const SEND_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Config {
     /// The maps.
-    pub maps: Maps,
+    pub maps: Arc<Maps>,
     /// The programs.
     pub programs: Programs,
     /// How programs are attached.
@@ -94,9 +95,14 @@ impl fmt::Display for Notice {
 const ROUTER: u64 = 0;
 const MASTER: u64 = 1;
 
-/// Does its work until the master ends, or the router's end of the socket is closed. `beat` is called in each turn, and says when at the
-/// latest the next one begins.
-pub fn run(config: Config, log: impl Fn(&Notice), beat: impl FnMut() -> Option<Duration>) -> End {
+/// Does its work until the master ends, or the router's end of the socket is closed. `confine` is called once, when everything is open that
+/// a file leads to; `beat` in each turn, and says when at the latest the next one begins.
+pub fn run(
+    config: Config,
+    confine: impl FnOnce(),
+    log: impl Fn(&Notice),
+    beat: impl FnMut() -> Option<Duration>,
+) -> End {
     let Config { maps, programs, hooks, device, socket, master } = config;
     let begin = || {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -108,6 +114,7 @@ pub fn run(config: Config, log: impl Fn(&Notice), beat: impl FnMut() -> Option<D
         Ok(begun) => begun,
         Err(error) => return error.into(),
     };
+    confine();
     let mut maker = Maker {
         pairs,
         epoll,

@@ -100,30 +100,6 @@ pub fn attach(program: &Program, device: u32, hook: Hook) -> nix::Result<()> {
     call(Command::ProgramAttach, &mut attributes).map(drop)
 }
 
-/// Detaches all programs of that name which [`attach`] has attached. Needs CAP_SYS_ADMIN.
-pub fn detach_all(name: &str, device: u32, hook: Hook) -> nix::Result<()> {
-    for id in programs(device, hook)? {
-        let Ok(program) = Program::by_id(id) else { continue };
-        if program.identity().is_ok_and(|(_, found)| found == name) {
-            let mut attributes = Attach {
-                device,
-                program: program.number(),
-                hook: hook.code(),
-                flags: 0,
-                replaced: 0,
-                relative: 0,
-                revision: 0,
-            };
-            match call(Command::ProgramDetach, &mut attributes) {
-                // It is a link's, or was detached meanwhile.
-                Ok(_) | Err(Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Returns true if the kernel has TCX: it lists what the loopback device has attached.
 pub fn supports_tcx() -> bool {
     const LOOPBACK: u32 = 1;
@@ -173,10 +149,6 @@ mod tests {
             drop(attachment);
             drop(attached);
             assert_eq!(programs(LOOPBACK, Hook::Egress).expect("a list").len(), 1);
-            detach_all("another", LOOPBACK, Hook::Egress).expect("nothing to do");
-            assert_eq!(programs(LOOPBACK, Hook::Egress).expect("a list").len(), 1);
-            detach_all("tuntap_test", LOOPBACK, Hook::Egress).expect("it is one of ours");
-            assert_eq!(programs(LOOPBACK, Hook::Egress), Ok(Vec::new()));
             assert_eq!(link(&linked, 4711, Hook::Egress).map(drop), Err(Errno::ENODEV));
         });
         inside.join().expect("no panic");

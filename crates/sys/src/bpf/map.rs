@@ -17,6 +17,9 @@ const READ_ONLY: u32 = 1 << 7;
 /// BPF_F_MMAPABLE: processes can map it.
 const MAPPABLE: u32 = 1 << 10;
 
+/// Bytes of an array's key, and of a map in an array of maps.
+const INDEX_LEN: usize = 4;
+
 /// What a map is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapKind {
@@ -26,6 +29,8 @@ pub enum MapKind {
     SparseHash,
     /// An array whose values are numbers of 64 bits, which processes map into their memory (BPF_MAP_TYPE_ARRAY).
     Words,
+    /// An array of maps (BPF_MAP_TYPE_ARRAY_OF_MAPS). [`Map::holding`] makes it.
+    Maps,
     /// One value that programs only read. Once it is frozen, the kernel takes what is in it for constants.
     Constants,
 }
@@ -35,12 +40,13 @@ impl MapKind {
         match self {
             Self::Hash | Self::SparseHash => 1,
             Self::Words | Self::Constants => 2,
+            Self::Maps => 12,
         }
     }
 
     const fn flags(self) -> u32 {
         match self {
-            Self::Hash => 0,
+            Self::Hash | Self::Maps => 0,
             Self::SparseHash => NO_PREALLOC,
             Self::Words => MAPPABLE,
             Self::Constants => READ_ONLY,
@@ -97,6 +103,29 @@ pub struct Map {
 impl Map {
     /// Makes a map without elements; arrays are zeroed. Lengths are in bytes; the key of an array has 4. Needs CAP_BPF.
     pub fn new(name: &CStr, kind: MapKind, key_len: usize, value_len: usize, max_entries: u32) -> nix::Result<Self> {
+        Self::make(name, kind, [key_len, value_len], max_entries, None)
+    }
+
+    /// Makes an array for one map like `inner`, which it holds.
+    pub fn holding(name: &CStr, inner: &Self) -> nix::Result<Self> {
+        let map = Self::make(name, MapKind::Maps, [INDEX_LEN, INDEX_LEN], 1, Some(inner))?;
+        map.hold(inner)?;
+        Ok(map)
+    }
+
+    /// Puts a map into an array of one map. When it returns, no program runs any more that had begun before: the kernel waits for them
+    /// (synchronize_rcu() in maybe_wait_bpf_programs() of kernel/bpf/syscall.c, since Linux 4.19).
+    pub fn hold(&self, inner: &Self) -> nix::Result<()> {
+        self.set(&[0; INDEX_LEN], &inner.number().to_ne_bytes())
+    }
+
+    fn make(
+        name: &CStr,
+        kind: MapKind,
+        [key_len, value_len]: [usize; 2],
+        max_entries: u32,
+        inner: Option<&Self>,
+    ) -> nix::Result<Self> {
         let len = |len: usize| u32::try_from(len).map_err(|_| Errno::E2BIG);
         if kind == MapKind::Words && !value_len.is_multiple_of(size_of::<AtomicU64>()) {
             return Err(Errno::EINVAL);
@@ -107,7 +136,7 @@ impl Map {
             value_len: len(value_len)?,
             max_entries,
             flags: kind.flags(),
-            inner_map: 0,
+            inner_map: inner.map_or(0, Self::number),
             numa_node: 0,
             name: object_name(name),
         };
@@ -185,11 +214,6 @@ impl Map {
         Ok(unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), len.get() / size_of::<AtomicU64>()) })
     }
 
-    /// How many elements there may be.
-    pub const fn max_entries(&self) -> u32 {
-        self.max_entries
-    }
-
     fn check(&self, key: &[u8], value_len: usize) -> nix::Result<()> {
         if key.len() == self.key_len && value_len == self.value_len { Ok(()) } else { Err(Errno::EINVAL) }
     }
@@ -242,6 +266,15 @@ mod tests {
         assert_eq!(value[8..], 5_u64.to_ne_bytes());
         map.set(&[0; 4], &[1; 16]).expect("an array has all elements");
         assert_eq!(words[0].load(Ordering::Relaxed), 0x0101_0101_0101_0101);
+    }
+
+    #[test]
+    fn array_holds_a_map() {
+        let inner = Map::new(c"tuntap_test", MapKind::Words, 4, 8, 1).expect("needs root");
+        let outer = Map::holding(c"tuntap_test", &inner).expect("needs root");
+        outer.hold(&inner).expect("the same again");
+        let other = Map::new(c"tuntap_test", MapKind::Hash, 4, 8, 1).expect("needs root");
+        assert_eq!(outer.hold(&other), Err(Errno::EINVAL), "of another kind");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-pub use attach::{Attachment, Hook, attach, detach_all, link, supports_tcx};
+pub use attach::{Attachment, Hook, attach, link, supports_tcx};
 pub use map::{Map, MapKind};
 pub use program::{Instruction, LoadError, Program};
 
@@ -29,9 +29,6 @@ enum Command {
     MapNextKey = 4,
     ProgramLoad = 5,
     ProgramAttach = 8,
-    ProgramDetach = 9,
-    ProgramById = 13,
-    ObjectInfo = 15,
     ProgramQuery = 16,
     MapFreeze = 22,
     LinkCreate = 28,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::{Attributes, Command, Map, ObjectName, address, address_mut, call, object_name, open};
+use super::{Attributes, Command, Map, ObjectName, address, address_mut, object_name, open};
 
 /// BPF_PROG_TYPE_SCHED_CLS: programs that see packets which a device sends or receives.
 const SCHED_CLS: u32 = 3;
@@ -86,22 +86,6 @@ struct Load {
 // SAFETY: integers without padding. `Program::load` gives the addresses of slices with their lengths, and of a text that ends with NUL.
 unsafe impl Attributes for Load {}
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct InfoRequest {
-    object: u32,
-    info_len: u32,
-    info: u64,
-}
-
-// SAFETY: integers without padding. The address is that of a slice with that length.
-unsafe impl Attributes for InfoRequest {}
-
-/// Where `struct bpf_prog_info` has the program's id and its name, and how much of it is read, in bytes.
-const ID_AT: usize = 4;
-const NAME_AT: usize = 64;
-const INFO_LEN: usize = 80;
-
 /// A program. It lives as long as a descriptor of it, or what it is attached to.
 #[derive(Debug)]
 pub struct Program(OwnedFd);
@@ -140,25 +124,6 @@ impl Program {
         })
     }
 
-    /// The program with an id. ENOENT if there is none. Needs CAP_SYS_ADMIN.
-    pub(super) fn by_id(id: u32) -> nix::Result<Self> {
-        open(Command::ProgramById, &mut ById { id, next: 0, flags: 0 }).map(Self)
-    }
-
-    /// Its id and its name.
-    pub fn identity(&self) -> nix::Result<(u32, String)> {
-        let mut info = [0_u8; INFO_LEN];
-        let mut request = InfoRequest {
-            object: self.number(),
-            info_len: u32::try_from(info.len()).map_err(|_| Errno::E2BIG)?,
-            info: address_mut(&mut info),
-        };
-        call(Command::ObjectInfo, &mut request)?;
-        let id = info[ID_AT..].first_chunk().copied().map_or(0, u32::from_ne_bytes);
-        let name = info[NAME_AT..].split(|byte| *byte == 0).next().unwrap_or_default();
-        Ok((id, String::from_utf8_lossy(name).into_owned()))
-    }
-
     /// The descriptor, as the kernel's structures have it.
     pub(super) fn number(&self) -> u32 {
         self.0.as_raw_fd().cast_unsigned()
@@ -171,22 +136,11 @@ impl AsFd for Program {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ById {
-    id: u32,
-    next: u32,
-    flags: u32,
-}
-
-// SAFETY: integers without padding.
-unsafe impl Attributes for ById {}
-
 /// The last line of the verifier's log that isn't statistics.
 fn last_words(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default());
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("processed "));
-    lines.last().unwrap_or_default().to_owned()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("processed "));
+    lines.next_back().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -195,14 +149,6 @@ mod tests {
 
     /// r0 = 0; exit
     const PASS: [Instruction; 2] = [Instruction(0xb7), Instruction(0x95)];
-
-    #[test]
-    fn program_has_its_name() {
-        let program = Program::load(c"tuntap_test", c"MIT", &PASS).expect("needs root");
-        let (id, name) = program.identity().expect("it is there");
-        assert_eq!(name, "tuntap_test");
-        assert_eq!(Program::by_id(id).expect("it is there").identity().expect("the same"), (id, name));
-    }
 
     #[test]
     fn refusal_is_explained() {

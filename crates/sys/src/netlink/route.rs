@@ -303,7 +303,8 @@ pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let is_up = message.header.flags.contains(LinkFlags::Up);
     let index = message.header.index;
-    let mut link = Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, is_active: false, vrf_table: None };
+    let mut link =
+        Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, is_active: false, vrf_table: None };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
