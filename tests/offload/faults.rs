@@ -1,0 +1,1 @@
+//! Deaths, and what is done to pairs.

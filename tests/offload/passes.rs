@@ -1,0 +1,78 @@
+//! What passes in the kernel, and that it is the same as what passes the router.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::netns::Net;
+use crate::common::wait;
+use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, emperor, packets, pair_packets, start, vassal};
+
+/// Sends bytes over a TCP connection, and waits until they have arrived.
+fn stream(from: &Net, to: &Net, address: IpAddr, length: usize) {
+    let listener = to.run(|| TcpListener::bind((address, 0))).expect("the address is there");
+    let target: SocketAddr = listener.local_addr().expect("an address");
+    let mut near = from.run(|| TcpStream::connect_timeout(&target, wait::SHORT)).expect("connected");
+    let (mut far, _) = listener.accept().expect("the connection");
+    far.set_read_timeout(Some(wait::LONG)).expect("a timeout can be set");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let block = vec![0x5a; 1 << 16];
+            (0..length / block.len()).for_each(|_| near.write_all(&block).expect("the stream goes on"));
+        });
+        let mut received = 0;
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let len = far.read(&mut buffer).expect("the stream goes on");
+            if len == 0 {
+                break;
+            }
+            assert!(buffer[..len].iter().all(|byte| *byte == 0x5a));
+            received += len;
+        }
+        assert_eq!(received, length / (1 << 16) * (1 << 16));
+    });
+}
+
+#[test]
+fn flows_of_all_kinds_pass_in_the_kernel() {
+    let emperor = start(emperor());
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
+    for (own, other, host) in
+        [(IpAddr::from(V1), IpAddr::from(V2), IpAddr::from(EMPEROR)), (V1_6.into(), V2_6.into(), EMPEROR_6.into())]
+    {
+        // Datagrams with the host, and with a neighbour.
+        let outward = Datagrams::open(&first, own, &emperor.netns, host);
+        outward.until_in_kernel(&first);
+        let before = packets(&emperor.netns, "emperor0");
+        assert!((0..50).all(|_| outward.pass()));
+        let across = Datagrams::open(&first, own, &second, other);
+        across.until_in_kernel(&first);
+        across.until_in_kernel(&second);
+        let after = packets(&emperor.netns, "emperor0");
+        // Now and then one goes by the router, which watches.
+        let seen: u64 = [0, 1].iter().map(|way| after[*way] - before[*way]).sum();
+        assert!(seen < 50, "the router's device has passed on {seen} of 100 packets");
+
+        // Streams, out, in and across.
+        const LENGTH: usize = 200 << 20;
+        for (from, to, address) in
+            [(&first, &*emperor.netns, host), (&*emperor.netns, &first, own), (&first, &second, other)]
+        {
+            let before = (pair_packets(&first), packets(&emperor.netns, "emperor0"));
+            stream(from, to, address, LENGTH);
+            let after = (pair_packets(&first), packets(&emperor.netns, "emperor0"));
+            let in_kernel: u64 = [0, 1].iter().map(|way| after.0[*way] - before.0[*way]).sum();
+            let by_router: u64 = [0, 1].iter().map(|way| after.1[*way] - before.1[*way]).sum();
+            assert!(in_kernel > 2 * by_router && in_kernel > 1000, "{in_kernel} and {by_router} to {address}");
+        }
+
+        // Echoes of one identifier.
+        let before = pair_packets(&first);
+        first.sh(&format!("ping -q -c 60 -i 0.01 {host}"));
+        let after = pair_packets(&first);
+        assert!([0, 1].iter().all(|way| after[*way] - before[*way] > 20), "{before:?} {after:?}");
+    }
+}
