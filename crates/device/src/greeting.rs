@@ -106,14 +106,14 @@ pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8]) -> nix::Result<()> 
         return send_all(frames, |bytes| socket::send(socket.as_fd(), bytes));
     }
     // Turning the offloads on shows which of them the kernel has. They stay off until the router has accepted them.
-    let hello = Hello { offloads: tun.best_offloads().bits() };
+    let hello = Hello { offloads: tun.best_offloads().bits(), router_only: false };
     tun.disable_offloads();
     offer(socket, tun, hello, frames)
 }
 
 /// Offers the device again to a router that had it before. Its offloads stay on.
 pub fn renew_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
-    offer(socket, tun, Hello { offloads: tun.best_offloads().bits() }, &[])
+    offer(socket, tun, Hello { offloads: tun.best_offloads().bits(), router_only: false }, &[])
 }
 
 fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello, frames: &[u8]) -> nix::Result<()> {

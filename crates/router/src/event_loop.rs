@@ -264,7 +264,7 @@ impl<'a> EventLoop<'a> {
     fn update_addresses(&mut self) {
         let Some(watch) = &mut self.addresses else { return };
         match watch.addresses() {
-            Ok(addresses) => self.router.set_host_addresses(addresses),
+            Ok(addresses) => self.router.set_host_addresses(&mut self.io, addresses),
             Err(error) => self.router.note_fault(&mut self.io, None, &Notice::Shell(error.to_string())),
         }
     }
@@ -280,7 +280,7 @@ impl<'a> EventLoop<'a> {
                     self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now());
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.router.end_tun_turn(true);
+                    self.router.end_tun_turn(&mut self.io, true);
                     return Ok(false);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -294,7 +294,7 @@ impl<'a> EventLoop<'a> {
                 }
             }
         }
-        self.router.end_tun_turn(false);
+        self.router.end_tun_turn(&mut self.io, false);
         Ok(true)
     }
 
@@ -355,7 +355,7 @@ impl<'a> EventLoop<'a> {
         let ids: Vec<_> = self.router.peers().map(|peer| peer.id()).collect();
         for id in ids {
             if let Some(Ok(groups)) = self.io.connection(id).map(|connection| socket::peer_groups(connection)) {
-                self.router.set_groups(id, groups);
+                self.router.set_groups(&mut self.io, id, groups);
             }
         }
     }
@@ -430,7 +430,10 @@ impl<'a> EventLoop<'a> {
                     continue;
                 }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return false,
+                    ErrorKind::WouldBlock => {
+                        self.router.device_emptied(&mut self.io, id);
+                        return false;
+                    }
                     ErrorKind::Interrupted => continue,
                     ErrorKind::Unsupported => DeviceError::MayBlock,
                     _ if Tun::is_gone(&error) => DeviceError::Gone,

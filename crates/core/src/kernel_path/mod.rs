@@ -103,3 +103,68 @@ pub struct PairDrops {
     /// namespace can send such ones there.
     pub undecided: u64,
 }
+
+/// Why packets in one direction of a flow take the router's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WhyNot {
+    /// There is no path in the kernel: it is off, or the machine can't have it.
+    #[error("the path in the kernel is off")]
+    Off,
+    /// Somebody captures packets.
+    #[error("packets are being captured")]
+    Captured,
+    /// The next packet is decided anew.
+    #[error("its next packet is decided anew")]
+    Undecided,
+    /// They are dropped or rejected.
+    #[error("its packets don't pass")]
+    Verdict,
+    /// They go to another router, or come from one.
+    #[error("its packets go by the gateway")]
+    Gateway,
+    /// They go to a router of another host, or come from one.
+    #[error("its packets go by a trunk")]
+    Trunk,
+    /// A rule with `log` has matched.
+    #[error("a rule logs it")]
+    Logged,
+    /// A rule with `rate` or the script wants to be asked again.
+    #[error("a rule with a rate, or the script, is asked again")]
+    AskedAgain,
+    /// Neither TCP, UDP nor an echo of ICMP.
+    #[error("the kernel passes on TCP, UDP and pings only")]
+    Protocol,
+    /// The connection is being opened or closed, or a rule that looks at the state waits for an answer.
+    #[error("its connection is not open in both directions")]
+    NotOpen,
+    /// It has had few packets.
+    #[error("it has had few packets")]
+    Young,
+    /// A limit applies to them.
+    #[error("a limit holds its packets back")]
+    Limited,
+    /// A peer's packets travel in frames.
+    #[error("a peer's packets travel in frames")]
+    Frames,
+    /// A peer's device doesn't want it.
+    #[error("a device has tuntap-device-offload = false")]
+    Denied,
+    /// A peer's pair isn't there yet, or could not be made.
+    #[error("a peer has no pair yet")]
+    NoPair,
+    /// Packets to a peer have cost much of late.
+    #[error("packets to a peer take long, and are watched")]
+    Costly,
+    /// Packets wait for a peer.
+    #[error("packets wait for a peer")]
+    Backlog,
+    /// The kernel has no room for more, or a peer has as many verdicts as it may.
+    #[error("the kernel has no room for it")]
+    Full,
+}
+
+/// Most verdicts that the kernel is given at a time.
+pub const MAX_VERDICTS: usize = 1 << 16;
+
+/// Most verdicts that name one peer at a time.
+pub const MAX_VERDICTS_PER_PEER: usize = MAX_VERDICTS / 8;

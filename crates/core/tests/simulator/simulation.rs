@@ -50,7 +50,7 @@ impl Simulation {
     pub fn new(setup: Setup) -> Self {
         let mut world = World::new(setup.tun_takes_gso, setup.credentials != CredentialsCheck::Off);
         let mut router = Router::new(setup.forwarder(false, world.memory()), setup.settings(), world.now);
-        router.set_host_addresses(Setup::host_addresses());
+        router.set_host_addresses(&mut world, Setup::host_addresses());
         router.set_clock(&mut world, CLOCK);
         let mut audit = Audit::default();
         audit.restart(&router, &world);
@@ -380,7 +380,7 @@ impl Simulation {
         let before = self.router.forwarder().generation();
         if !self.later && self.setup.has_grants {
             self.later = true;
-            self.call(&Call::new(From::Nowhere), |router, _| router.grant([grant(LATER_GRANT)]))?;
+            self.call(&Call::new(From::Nowhere), |router, world| router.grant(world, [grant(LATER_GRANT)]))?;
             ensure!(self.router.forwarder().generation() == before + 1, "the policy's generation is that of before");
         }
         Ok(())
@@ -419,7 +419,7 @@ impl Simulation {
     fn swap(&mut self) -> Check {
         let generation = self.router.forwarder().generation();
         let policy = Arc::new(Policy { generation, ..self.setup.policy(self.later) });
-        self.call(&Call::new(From::Nowhere), |router, _| router.set_policy(policy))
+        self.call(&Call::new(From::Nowhere), |router, world| router.set_policy(world, policy))
     }
 
     /// Flows are few enough, and belong to those who hold their addresses.

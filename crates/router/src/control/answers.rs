@@ -58,11 +58,11 @@ impl EventLoop<'_> {
     /// Uses another policy. Grants and limits that came while it was made are added to it.
     fn swap(&mut self, Swap { policy, newcomers }: Swap) -> Arc<tuntap_core::policy::Policy> {
         let before = Arc::clone(self.router.forwarder().policy());
-        self.router.set_policy(policy);
+        self.router.set_policy(&mut self.io, policy);
         if let Some(control) = &mut self.control {
             control.newcomers.retain(|(number, _)| *number > newcomers);
             for (_, newcomers) in &control.newcomers {
-                newcomers.take_effect(&mut self.router);
+                newcomers.take_effect(&mut self.router, &mut self.io);
             }
         }
         self.read_groups();
@@ -71,7 +71,7 @@ impl EventLoop<'_> {
 
     /// What is for newcomers holds from now on, and in all policies that follow.
     pub(crate) fn welcome(&mut self, newcomers: Newcomers) {
-        newcomers.take_effect(&mut self.router);
+        newcomers.take_effect(&mut self.router, &mut self.io);
         if let Some(control) = &mut self.control {
             control.welcomed += 1;
             control.newcomers.push((control.welcomed, newcomers.clone()));

@@ -34,7 +34,7 @@ impl EventLoop<'_> {
         let peers = self.peers_of(filter);
         let numbers = from..from.saturating_add(FLOWS_PER_PAGE);
         let is_wanted = |view: &FlowView<'_>| filter.matches_flow(&subject(view), is_among(view, peers.as_deref()));
-        let killed = self.router.kill_flows(numbers.clone(), is_wanted);
+        let killed = self.router.kill_flows(&mut self.io, numbers.clone(), is_wanted);
         (killed, Some(numbers.end).filter(|next| *next < self.router.flow_numbers()))
     }
 
