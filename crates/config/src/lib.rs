@@ -12,6 +12,7 @@ mod hosts;
 mod limits;
 mod live;
 mod live_rule;
+mod offload;
 mod options;
 mod parse;
 mod policy;
@@ -37,6 +38,7 @@ pub use hostnet::{PortMapping, PortProtocol};
 pub use hosts::{HostsSpec, KEY_FOLDER, RoutesSpec};
 pub use live::{ControlSocket, LiveSpec};
 pub use live_rule::{LiveRule, MAX_NAME_LEN, Target, check_name};
+pub use offload::Offload;
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use parse::{absolute_file, set_member};
 pub use policy::RuleChains;
@@ -96,6 +98,8 @@ pub struct Config {
     pub gateway_vassals: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// Whether flows may pass in the kernel.
+    pub offload: Offload,
     /// The nice value of the routers' processes. `None`: they keep the one that they have.
     pub priority: Option<i8>,
     /// How long a router may hang before it is killed; zero is for ever.
@@ -127,6 +131,7 @@ impl Default for Config {
             gateway_sources: Vec::new(),
             gateway_vassals: Vec::new(),
             sandbox: Sandbox::default(),
+            offload: Offload::default(),
             priority: priority::DEFAULT,
             harakiri: DEFAULT_HARAKIRI,
             limits: Limits::default(),

@@ -537,6 +537,23 @@ fn sandbox() {
 }
 
 #[test]
+fn offload() {
+    let read = |value| good(OptionName::RouterOffload, value).offload;
+    assert_eq!(Config::default().offload, Offload::Off);
+    for (offload, words) in [
+        (Offload::On, &["", "on", "true"][..]),
+        (Offload::Off, &["off", "false"]),
+        (Offload::Auto, &["auto", " auto "]),
+    ] {
+        assert!(words.iter().all(|word| read(word) == offload), "{offload:?}");
+    }
+    assert_eq!(
+        error(OptionName::RouterOffload, "always"),
+        "tuntap-router-offload = always: unknown value \"always\", expected on, off or auto"
+    );
+}
+
+#[test]
 fn limits() {
     let read = |option, value| good(option, value).limits;
     let defaults = Config::default().limits;

@@ -15,6 +15,7 @@ use nix::sys::time::TimeSpec;
 use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
 use super::hosts::Announcers;
+use super::kernel_path::{Event, KernelPath};
 use super::priority;
 use super::restore;
 use super::sandbox;
@@ -116,6 +117,7 @@ impl<'a> EventLoop<'a> {
         };
         this.update_addresses();
         this.set_clock();
+        this.open_kernel_path()?;
         this.restore(stored);
         Ok(this)
     }
@@ -168,6 +170,7 @@ impl<'a> EventLoop<'a> {
         self.serve_hosts(now);
         self.tell_drops(now);
         self.look_after_script();
+        self.io.kernel_path.iter_mut().for_each(KernelPath::tidy);
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }
@@ -225,7 +228,9 @@ impl<'a> EventLoop<'a> {
         let stats_deadline = self.stats.as_ref().and_then(StatsServer::next_deadline);
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
         let hosts_deadline = self.hosts.as_ref().and_then(Announcers::next_deadline);
-        [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat].into_iter().flatten().min()
+        let path_deadline = self.io.kernel_path.as_ref().and_then(|path| path.next_deadline(now));
+        let deadlines = [self.router.poll_timeout(), stats_deadline, hosts_deadline, path_deadline, next_beat];
+        deadlines.into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, flags: EpollFlags) -> Result<(), RouterError> {
@@ -244,6 +249,7 @@ impl<'a> EventLoop<'a> {
             Token::RoutesConnection => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(Some(flags))),
             Token::TrunkControl => self.take_trunks(),
             Token::Trunk(trunk) => self.trunk_event(trunk, flags),
+            Token::Pairs => self.hear_of_pairs(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::Device(id) => self.router.queue_turn(Work::Device(id)),
@@ -258,6 +264,33 @@ impl<'a> EventLoop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Opens the path in the kernel, if there may be one. Verdicts of an earlier process are void from here on.
+    fn open_kernel_path(&mut self) -> Result<(), RouterError> {
+        let Some(endpoint) = &self.io.setup.kernel_path else { return Ok(()) };
+        match KernelPath::open(endpoint) {
+            Ok(path) => {
+                self.io.epoll.add(path.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Pairs.encode()))?;
+                self.io.kernel_path = Some(path);
+            }
+            Err(errno) => self.io.line(format_args!("there is no path in the kernel: its maps can't be used: {errno}")),
+        }
+        Ok(())
+    }
+
+    /// Reports to the router what has become of pairs.
+    fn hear_of_pairs(&mut self) {
+        let events = self.io.kernel_path.as_mut().map(KernelPath::receive).unwrap_or_default();
+        let (router, io) = (&mut self.router, &mut self.io);
+        for event in events {
+            match event {
+                Event::Opened => router.set_kernel_path(io, true),
+                Event::Closed => router.set_kernel_path(io, false),
+                Event::Made(peer) => router.pair_made(io, peer, Instant::now()),
+                Event::Lost(peer, why) => router.pair_lost(io, peer, why, Instant::now()),
+            }
+        }
     }
 
     /// Reports the machine's present addresses to the router. If they can't be read, the router keeps the earlier ones.

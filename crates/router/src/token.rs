@@ -31,6 +31,8 @@ pub enum Token {
     TrunkControl,
     /// The socket of a trunk.
     Trunk(TrunkId),
+    /// The process that makes pairs for the path in the kernel.
+    Pairs,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -59,6 +61,7 @@ impl Token {
             Self::RoutesConnection => (12, 0, 0),
             Self::TrunkControl => (13, 0, 0),
             Self::Trunk(TrunkId(number)) => (14, 0, number),
+            Self::Pairs => (15, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -85,6 +88,7 @@ impl Token {
             12 => Self::RoutesConnection,
             13 => Self::TrunkControl,
             14 => Self::Trunk(TrunkId(generation)),
+            15 => Self::Pairs,
             _ => return None,
         })
     }
@@ -104,6 +108,7 @@ mod tests {
             Token::Gateway,
             Token::StatsListener,
             Token::StatsClient(77),
+            Token::Pairs,
             Token::Master,
             Token::Addresses,
             Token::GrantUpdates,

@@ -23,6 +23,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::Switch, ["", "false"]),
     (OptionName::BusyPoll, ["7", "8"]),
     (OptionName::Sandbox, ["off", "strict"]),
+    (OptionName::RouterOffload, ["on", "auto"]),
     (OptionName::Priority, ["5", "off"]),
     (OptionName::Harakiri, ["7", "8"]),
     (OptionName::MaxPeers, ["7", "8"]),
