@@ -110,6 +110,7 @@ impl Router {
             }
             let ids: Vec<_> = self.forwarder.peers.iter().map(|peer| peer.id).collect();
             ids.into_iter().for_each(|id| self.leave_kernel_path(shell, id));
+            self.kernel.next_sweep = None;
         }
         self.kernel.is_there = is_there;
         self.forwarder.changes.keep(is_there);
@@ -167,8 +168,8 @@ impl Router {
             self.withdraw_flow(shell, slot);
         }
         let changes = self.forwarder.changes.take();
-        let has_trunks = self.trunks.is_some();
-        if changes.all || changes.is_any_elsewhere && has_trunks {
+        // Without trunks, packets to peers of other routers go by the host, wherever these are.
+        if changes.all || changes.is_any_elsewhere && self.trunks.is_some() {
             self.revoke_all(shell);
         }
         let has_limits = !self.forwarder.policy.shapes.is_empty();
@@ -179,11 +180,11 @@ impl Router {
             if has_limits {
                 self.revoke_peer(shell, peer);
             }
-            if is_held && (self.forwarder.policy.switch || has_trunks) {
+            if is_held {
                 self.withdraw_to(shell, address);
             }
         }
-        for address in changes.elsewhere.into_iter().filter(|_| has_trunks) {
+        for address in changes.elsewhere {
             self.withdraw_to(shell, address);
         }
         for peer in changes.peers {
