@@ -6,5 +6,6 @@ mod common;
 
 mod world;
 
+mod commits;
 mod faults;
 mod passes;

@@ -6,6 +6,8 @@ use std::thread;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::netns::Net;
+use crate::common::uwsgi::{Subject, Uwsgi};
+use crate::common::vassal::VassalIni;
 use crate::common::wait;
 use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, emperor, packets, pair_packets, start, vassal};
 
@@ -74,5 +76,21 @@ fn flows_of_all_kinds_pass_in_the_kernel() {
         first.sh(&format!("ping -q -c 60 -i 0.01 {host}"));
         let after = pair_packets(&first);
         assert!([0, 1].iter().all(|way| after[*way] - before[*way] > 20), "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn peers_in_frames_go_by_the_router() {
+    let emperor = start(emperor());
+    let [first, second] = [(Subject::Ours, "v1", V1), (Subject::C, "v2", V2)].map(|(plugin, name, address)| {
+        emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), plugin, name, address, EMPEROR))
+    });
+    let host = Datagrams::open(&first, V1, &emperor.netns, EMPEROR);
+    host.until_in_kernel(&first);
+    for flow in [Datagrams::open(&second, V2, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
+        let before = pair_packets(&first);
+        assert!((0..50).all(|_| flow.pass()));
+        assert_eq!(pair_packets(&first), before);
+        assert!(!second.has_device("tv0"));
     }
 }
