@@ -11,8 +11,8 @@ use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, StatsServer};
 use tuntap_api::control;
 use tuntap_api::{
-    ElsewhereStats, FlowStats, KernelPathStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped, Snapshot,
-    SourceStats,
+    ElsewhereStats, FlowStats, KernelPathStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped,
+    Snapshot, SourceStats,
 };
 use tuntap_config::PortMapping;
 use tuntap_core::elsewhere::Source;

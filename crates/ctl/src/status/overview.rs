@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter};
 
-use tuntap_api::{Confinement, FlowStats, KernelPathStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals};
+use tuntap_api::{
+    Confinement, FlowStats, KernelPathStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals,
+};
 
 use crate::shaped;
 use crate::text::{Bytes, Count, Printable, Uptime, counted};

@@ -241,7 +241,8 @@ fn flows_tell_what_passes_in_the_kernel() {
     let inward = FlowEntry { path_out: path("a limit holds its packets back"), path_in: path("kernel"), ..flow() };
     let none = FlowEntry { path_out: path("the path in the kernel is off"), ..flow() };
     let shown = Router::with(&FlowList { flows: vec![both, out, inward, none], matching: 4 }).shows(&["flows"]);
-    let wanted = ["allow 12, in the kernel ", "allow 12, out in the kernel ", "allow 12, in in the kernel ", "allow 12  "];
+    let wanted =
+        ["allow 12, in the kernel ", "allow 12, out in the kernel ", "allow 12, in in the kernel ", "allow 12  "];
     for (line, wanted) in shown.lines().skip(1).zip(wanted) {
         assert!(line.contains(wanted), "{line}");
     }
