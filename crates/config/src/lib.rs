@@ -112,6 +112,8 @@ pub struct Config {
     pub device_timeout: Duration,
     /// True if the instance ends when a device loses its router.
     pub device_required: bool,
+    /// False if the devices' packets must not pass in the kernel without the router.
+    pub device_offload: bool,
 }
 
 impl Default for Config {
@@ -138,6 +140,7 @@ impl Default for Config {
             device_rules: Vec::new(),
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
+            device_offload: true,
         }
     }
 }

@@ -475,6 +475,12 @@ fn device_timeout_and_need() {
     assert_eq!((config.device_timeout.as_secs(), config.device_required), (30, false));
     assert_eq!(good(OptionName::DeviceTimeout, "0").device_timeout.as_secs(), 0);
     assert!(good(OptionName::DeviceRequired, "").device_required);
+    assert!(Config::default().device_offload && good(OptionName::DeviceOffload, "").device_offload);
+    assert!(!good(OptionName::DeviceOffload, "false").device_offload);
+    assert_eq!(
+        error(OptionName::DeviceOffload, "off"),
+        "tuntap-device-offload = off: unknown value \"off\", expected true or false"
+    );
     for wrong in ["", "-1", "3601", "1m"] {
         assert!(error(OptionName::DeviceTimeout, wrong).contains("0 to 3600 seconds"), "{wrong}");
     }

@@ -728,6 +728,17 @@ options!(
         read: |draft, value| parse::boolean(value).map(|on| draft.config.device_required = on),
         ..OptionSpec::BASE
     },
+    DeviceOffload = OptionSpec {
+        name: "tuntap-device-offload",
+        scope: Scope::Device,
+        syntax: "[true|false]",
+        help: "false: have all packets pass the router, also those that its kernel could pass on alone",
+        default: Some("true"),
+        details: "With `false` all packets of the instance's devices pass the router, even if it has `tuntap-router-offload`: nothing \
+                  is added to the vassal's network namespace. A router that doesn't know the option ignores it.",
+        read: |draft, value| parse::boolean(value).map(|on| draft.config.device_offload = on),
+        ..OptionSpec::BASE
+    },
     Doctor = OptionSpec {
         name: "tuntap-doctor",
         scope: Scope::Action,

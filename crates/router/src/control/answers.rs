@@ -112,7 +112,10 @@ impl EventLoop<'_> {
         }
     }
 
-    fn peer_page(&self, from: usize) -> PeerPage {
+    fn peer_page(&mut self, from: usize) -> PeerPage {
+        if from == 0 {
+            self.router.count_kernel_usage(&mut self.io);
+        }
         let mut peers = self.router.peers().skip_while(|peer| (peer.id().index as usize) < from);
         let page: Vec<_> = peers.by_ref().take(PEERS_PER_PAGE).map(|peer| peer_stats(&self.router, peer)).collect();
         PeerPage { next: peers.next().map(|peer| peer.id().index as usize), peers: page }
