@@ -18,6 +18,9 @@ const ROUNDS: usize = 20;
 /// So many packets of the flood are sent while a rule denies them, at least.
 const DENIED: u64 = 200;
 
+/// More packets than wait in the vassal's device.
+const QUEUE: u64 = 2000;
+
 /// Ends the flood, also when the test fails.
 struct End<'a>(&'a AtomicBool);
 
@@ -69,6 +72,11 @@ fn no_packet_passes_after_the_answer_of_a_commit() {
             let first = next.load(Ordering::SeqCst);
             wait::until_true("the flood goes on", wait::LONG, || next.load(Ordering::SeqCst) > first + DENIED);
             let last = next.load(Ordering::SeqCst);
+            // What waits in the vassal's device is for the policy of the time at which the router reads it.
+            let denied = emperor.stats().drops("firewall");
+            wait::until_true("the router reads what waits", wait::LONG, || {
+                emperor.stats().drops("firewall") > denied + QUEUE
+            });
             control.commit(&[Change::RuleDelete { id: rule }]);
             wait::until_true("the flood arrives again", wait::LONG, || {
                 arrived.lock().expect("no panic").last().is_some_and(|latest| *latest > last)
