@@ -100,13 +100,4 @@ impl Datagrams {
             all && [0, 1].iter().all(|way| after[*way] == before[*way] + 5)
         });
     }
-
-    /// Passes datagrams until none of them takes that way any more.
-    #[track_caller]
-    pub fn until_by_router(&self, vassal: &Net) {
-        wait::until_true("the flow passes the router", wait::LONG, || {
-            let before = pair_packets(vassal);
-            (0..5).all(|_| self.pass()) && pair_packets(vassal) == before
-        });
-    }
 }
