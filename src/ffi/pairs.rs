@@ -20,7 +20,7 @@ use super::uwsgi;
 use tuntap_config::{Offload, OptionName, RouterSpec, Sandbox};
 use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
-use tuntap_offload::pairs::Hooks;
+use tuntap_offload::pairs::{Hooks, remove_all};
 use tuntap_offload::programs::Programs;
 use tuntap_router::{Heartbeat, KernelEndpoint, Pulse};
 use tuntap_sys::netlink::NetlinkError;
@@ -114,6 +114,19 @@ pub fn register(index: usize, spec: &RouterSpec) -> Result<(), String> {
     let gateway = uwsgi::register_gateway(c"uWSGI tuntap pairs", run_gateway, data)?;
     processes::add(Kind::Pairs, gateway, &spec.device, Some(heartbeat));
     Ok(())
+}
+
+/// Removes the pairs when the master ends or executes the next image: it has killed the processes that have made them. Closes what these
+/// have open here.
+pub fn close() {
+    let devices: Vec<_> = MAKERS.lock().keys().cloned().collect();
+    for device in devices {
+        // Without privileges this fails. Then pairs go with the namespaces of vassals, and at the next start.
+        if let Err(error) = remove_all(&device) {
+            uwsgi::log(&format!("[tuntap-router] {device}: pairs of devices are left: {error}"));
+        }
+    }
+    forget();
 }
 
 /// Closes what pair processes have open in this process.

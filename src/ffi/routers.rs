@@ -220,7 +220,7 @@ pub fn close() {
         kept.push((setup.spec.device, setup.memory));
     }
     agents::forget();
-    pairs::forget();
+    pairs::close();
     memory::keep(kept);
 }
 

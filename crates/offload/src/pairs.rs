@@ -193,6 +193,11 @@ pub fn group_of(device: &str) -> u32 {
     GROUPS | (hash >> 16 ^ hash & 0xffff)
 }
 
+/// Removes all pairs of the router with this device from the namespace of the calling thread, whoever has made them. There may be none.
+pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
+    Netlink::open()?.remove_group(group_of(device))
+}
+
 impl<'a> Pairs<'a> {
     /// Opens what is needed later, in the namespace of the calling thread. `device` is the router's.
     pub fn new(maps: &'a Maps, programs: &'a Programs, hooks: Hooks, device: &str) -> Result<Self, io::Error> {

@@ -1,0 +1,98 @@
+//! What passes in the kernel, and that it is the same as what passes the router.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::netns::Net;
+use crate::common::uwsgi::{Subject, Uwsgi};
+use crate::common::vassal::VassalIni;
+use crate::common::wait;
+use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, emperor, packets, pair_packets, start, vassal};
+
+/// Sends bytes over a TCP connection until nearly all of them take the way in the kernel: the pair of `vassal` has the packets, and the
+/// router's device hasn't.
+#[track_caller]
+fn stream_until_in_kernel(from: &Net, to: &Net, address: IpAddr, host: &Net, vassal: &Net) {
+    const ROUND: usize = 32 << 20;
+    let listener = to.run(|| TcpListener::bind((address, 0))).expect("the address is there");
+    let target: SocketAddr = listener.local_addr().expect("an address");
+    let near = from.run(|| TcpStream::connect_timeout(&target, wait::SHORT)).expect("connected");
+    let (far, _) = listener.accept().expect("the connection");
+    far.set_read_timeout(Some(wait::LONG)).expect("a timeout can be set");
+    let count = || {
+        let sum = |[received, sent]: [u64; 2]| received + sent;
+        (sum(pair_packets(vassal)), sum(packets(host, "emperor0")))
+    };
+    wait::until_true("the stream passes in the kernel", wait::LONG, || {
+        let before = count();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let block = vec![0x5a; 1 << 16];
+                (0..ROUND / block.len()).for_each(|_| (&near).write_all(&block).expect("the stream goes on"));
+            });
+            let mut rest = ROUND;
+            let mut buffer = vec![0; 1 << 18];
+            while rest > 0 {
+                let len = (&far).read(&mut buffer).expect("the stream goes on");
+                assert!(len > 0 && buffer[..len].iter().all(|byte| *byte == 0x5a), "{rest} bytes are missing");
+                rest -= len;
+            }
+        });
+        let after = count();
+        after.0 - before.0 > 20 * (after.1 - before.1)
+    });
+}
+
+#[test]
+fn flows_of_all_kinds_pass_in_the_kernel() {
+    let emperor = start(emperor());
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
+    for (own, other, host) in
+        [(IpAddr::from(V1), IpAddr::from(V2), IpAddr::from(EMPEROR)), (V1_6.into(), V2_6.into(), EMPEROR_6.into())]
+    {
+        // Datagrams with the host, and with a neighbour.
+        let outward = Datagrams::open(&first, own, &emperor.netns, host);
+        outward.until_in_kernel(&first);
+        let before = packets(&emperor.netns, "emperor0");
+        assert!((0..50).all(|_| outward.pass()));
+        let across = Datagrams::open(&first, own, &second, other);
+        across.until_in_kernel(&first);
+        across.until_in_kernel(&second);
+        let after = packets(&emperor.netns, "emperor0");
+        // Now and then one goes by the router, which watches.
+        let seen: u64 = [0, 1].iter().map(|way| after[*way] - before[*way]).sum();
+        assert!(seen < 50, "the router's device has passed on {seen} of 100 packets");
+
+        // Streams, out, in and across.
+        for (from, to, address) in
+            [(&first, &*emperor.netns, host), (&*emperor.netns, &first, own), (&first, &second, other)]
+        {
+            stream_until_in_kernel(from, to, address, &emperor.netns, &first);
+        }
+
+        // Echoes of one identifier.
+        let before = pair_packets(&first);
+        first.sh(&format!("ping -q -c 60 -i 0.01 {host}"));
+        let after = pair_packets(&first);
+        assert!([0, 1].iter().all(|way| after[*way] - before[*way] > 20), "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn peers_in_frames_go_by_the_router() {
+    let emperor = start(emperor());
+    let [first, second] = [(Subject::Ours, "v1", V1), (Subject::C, "v2", V2)].map(|(plugin, name, address)| {
+        emperor.start_vassal(&VassalIni::new(Uwsgi::usual(), plugin, name, address, EMPEROR))
+    });
+    let host = Datagrams::open(&first, V1, &emperor.netns, EMPEROR);
+    host.until_in_kernel(&first);
+    for flow in [Datagrams::open(&second, V2, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
+        let before = pair_packets(&first);
+        assert!((0..50).all(|_| flow.pass()));
+        assert_eq!(pair_packets(&first), before);
+        assert!(!second.has_device("tv0"));
+    }
+}
