@@ -71,6 +71,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::DeviceDns, ["true", "/run/resolv.conf"]),
     (OptionName::DeviceTimeout, ["7", "8"]),
     (OptionName::DeviceRequired, ["", "false"]),
+    (OptionName::DeviceOffload, ["true", "false"]),
     (OptionName::Doctor, ["one.ini", "other.ini"]),
 ];
 

@@ -170,7 +170,10 @@ pub(super) struct KernelStates(u8);
 
 impl KernelStates {
     const fn shift(direction: Direction) -> u32 {
-        2 * direction.index() as u32
+        match direction {
+            Direction::Out => 0,
+            Direction::In => 2,
+        }
     }
 
     const fn get(self, direction: Direction) -> KernelState {

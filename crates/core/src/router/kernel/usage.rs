@@ -85,7 +85,7 @@ impl Router {
             let Some((packets, idle)) = self.ask_usage(shell, id) else { continue };
             let Some(verdict) = self.kernel.verdicts.get(id) else { continue };
             let to = verdict.flow.to;
-            if idle >= IDLE || packets >= BUSY_PACKETS && to.is_some() && self.throw_dice() % SAMPLED == 0 {
+            if idle >= IDLE || packets >= BUSY_PACKETS && to.is_some() && self.throw_dice().is_multiple_of(SAMPLED) {
                 self.withdraw(shell, id);
             }
             if let Some(from) = self.kernel.verdicts.get(id).and_then(|verdict| verdict.flow.from) {
