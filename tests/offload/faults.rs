@@ -69,14 +69,15 @@ fn vassal_that_breaks_its_pair_goes_by_the_router() {
         .map(|(name, address, address_6)| emperor.start_attached(&vassal(name, address, address_6)));
     let other = Datagrams::open(&second, V2, &emperor.netns, EMPEROR);
     other.until_in_kernel(&second);
-    for damage in ["link set tv0 down", "link set tv0 mtu 1280", "link del tv0", "link set tv0 name mine"] {
+    let moved = format!("link set tv0 netns {}", emperor.netns.name());
+    for damage in ["link set tv0 down", "link set tv0 mtu 1280", "link del tv0", &moved, "link set tv0 name mine"] {
         let flow = Datagrams::open(&first, V1, &emperor.netns, EMPEROR);
         flow.until_in_kernel(&first);
         let mark = emperor.log.mark();
         first.sh(&format!("ip {damage}"));
         wait::until_true(damage, wait::LONG, || (0..5).all(|_| flow.pass()));
         other.until_in_kernel(&second);
-        if damage.contains("name") {
+        if damage.contains("mine") {
             // That changes nothing.
             assert!(!emperor.log.since(mark).contains("pair"), "{damage}");
             first.sh("ip link set mine name tv0");

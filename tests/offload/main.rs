@@ -8,4 +8,5 @@ mod world;
 
 mod commits;
 mod faults;
+mod kernels;
 mod passes;

@@ -6,6 +6,7 @@ use std::thread;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::netns::Net;
+use crate::common::stats::Stats;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
@@ -99,4 +100,44 @@ fn peers_in_frames_go_by_the_router() {
         assert_eq!(pair_packets(&first), before);
         assert!(!second.has_device("tv0"));
     }
+}
+
+/// Packets and bytes are those that applications have sent and got, whichever way they took.
+#[test]
+fn counters_have_what_passes_in_the_kernel() {
+    const COUNT: u64 = 500;
+    // IPv4, UDP and the eight bytes of a datagram.
+    const LEN: u64 = 20 + 8 + 8;
+    let emperor = start(emperor());
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
+    let flow = Datagrams::open(&first, V1, &second, V2);
+    flow.until_in_kernel(&first);
+    flow.until_in_kernel(&second);
+    let counters =
+        |stats: &Stats, address| ["rx_packets", "tx_packets", "rx", "tx"].map(|key| stats.of_peer(address, key));
+    let (before, on_wire) = (emperor.stats(), pair_packets(&first));
+    assert!((0..COUNT).all(|_| flow.pass()));
+    let after = emperor.stats();
+    for address in [V1, V2] {
+        let (before, after) = (counters(&before, address), counters(&after, address));
+        let rise: Vec<_> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        assert_eq!(rise, [COUNT, COUNT, COUNT * LEN, COUNT * LEN], "{address}");
+    }
+    let in_kernel = pair_packets(&first)[0] - on_wire[0];
+    assert!(in_kernel > COUNT / 2, "most of them: {in_kernel}");
+}
+
+#[test]
+fn vassal_that_does_without_the_path_has_no_pair() {
+    let emperor = start(emperor());
+    let first = emperor.start_attached(&vassal("v1", V1, V1_6).line("tuntap-device-offload = false"));
+    let second = emperor.start_attached(&vassal("v2", V2, V2_6));
+    Datagrams::open(&second, V2, &emperor.netns, EMPEROR).until_in_kernel(&second);
+    let before = pair_packets(&second);
+    for flow in [Datagrams::open(&first, V1, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
+        assert!((0..50).all(|_| flow.pass()));
+    }
+    assert_eq!(pair_packets(&second), before);
+    assert!(!first.has_device("tv0"));
 }

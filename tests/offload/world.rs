@@ -21,8 +21,17 @@ pub const V2_6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 3);
 const SILENCE: Duration = Duration::from_millis(300);
 
 pub fn emperor() -> EmperorIni {
-    EmperorIni::new(Uwsgi::usual(), Subject::Ours)
-        .line("tuntap-router-offload = on")
+    emperor_of(Uwsgi::usual(), Subject::Ours, "on")
+}
+
+/// One whose kernel is said to lack something; `tuntap-router-offload` has this value.
+pub fn emperor_without(what: &str, value: &str) -> EmperorIni {
+    emperor_of(Uwsgi::Distribution, Subject::Faulty, value).line(format!("env = UWSGI_TUNTAP_HOOK={what}"))
+}
+
+fn emperor_of(uwsgi: Uwsgi, plugin: Subject, value: &str) -> EmperorIni {
+    EmperorIni::new(uwsgi, plugin)
+        .line(format!("tuntap-router-offload = {value}"))
         .line("tuntap-router-switch = true")
         .line(format!("exec-as-root = ip -6 addr replace {EMPEROR_6}/64 dev emperor0 nodad"))
 }

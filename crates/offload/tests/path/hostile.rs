@@ -1,6 +1,8 @@
 //! What root in the peer's namespace sends by the pair itself: nothing of it reaches the host, or another peer.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
 
 use tuntap_offload::maps::Dropped;
 use tuntap_offload::pairs::{Hooks, Pair};
@@ -38,6 +40,17 @@ def with_header(frame, flags=0, kind=0, size=0, start=0, offset=0, header_len=0)
     other.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     other.bind(('tv0', 0))
     other.send(struct.pack('=BBHHHH', flags, kind, header_len, size, start, offset) + frame)
+
+def attempt(send):
+    try:
+        send()
+    except OSError as error:
+        assert error.errno == 22, error
+        raw.send(udp(kind=0x88b5))
+
+for line in sys.stdin:
+    exec(line)
+    print('done', flush=True)
 ";
 
 /// A world with a flow that is decided.
@@ -46,6 +59,15 @@ struct Decided {
     pair: Pair,
     peer: UdpSocket,
     host: UdpSocket,
+    /// A process in the peer's namespace that runs lines of Python.
+    python: Child,
+}
+
+impl Drop for Decided {
+    fn drop(&mut self) {
+        let _ = self.python.kill();
+        let _ = self.python.wait();
+    }
 }
 
 impl Decided {
@@ -57,14 +79,22 @@ impl Decided {
         peer.connect(remote).expect("a route");
         host.set_nonblocking(true).expect("a socket");
         world.decide(0, &pair, UDP, local, remote);
-        Self { world, pair, peer, host }
+        let address = |socket: SocketAddr| format!("('{}', {})", socket.ip(), socket.port());
+        let script = format!("SOURCE, TARGET = {}, {}\n{SEND}", address(local), address(remote));
+        let python = world.peer.namespace.within(|| {
+            let mut command = Command::new("python3");
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 starts")
+        });
+        Self { world, pair, peer, host, python }
     }
 
-    /// Runs a script that sends frames by the peer's end of the pair.
-    fn send(&self, frames: &str) {
-        let address = |socket: SocketAddr| format!("('{}', {})", socket.ip(), socket.port());
-        let [local, remote] = [&self.peer, &self.host].map(|socket| address(socket.local_addr().expect("an address")));
-        self.world.peer.namespace.python(&format!("SOURCE, TARGET = {local}, {remote}\n{SEND}\n{frames}"));
+    /// Runs a line that sends frames by the peer's end of the pair.
+    fn send(&mut self, frames: &str) {
+        let (input, output) = (self.python.stdin.as_mut(), self.python.stdout.as_mut());
+        writeln!(input.expect("a pipe"), "{frames}").expect("it reads");
+        let mut answer = [0; 5];
+        output.expect("a pipe").read_exact(&mut answer).expect("it has done that");
+        assert_eq!(&answer, b"done\n");
     }
 
     fn dropped(&self) -> Dropped {
@@ -84,7 +114,7 @@ impl Decided {
 
 #[test]
 fn only_what_is_decided_comes_in() {
-    let decided = Decided::new();
+    let mut decided = Decided::new();
     // What all others differ from.
     decided.send("raw.send(udp())");
     until("it arrives", || decided.arrived() == [b"hello"]);
@@ -131,7 +161,7 @@ fn only_what_is_decided_comes_in() {
 /// A header asks the kernel to write a checksum, or to cut the packet, after it was judged.
 #[test]
 fn forged_headers_are_dropped() {
-    let decided = Decided::new();
+    let mut decided = Decided::new();
     let good = "with_header(udp(text=bytes(100)), flags=1, start=34, offset=6)";
     decided.send(good);
     until("a checksum where it belongs", || decided.arrived() == [[0; 100]]);
@@ -154,7 +184,7 @@ fn forged_headers_are_dropped() {
     ] {
         let before = decided.dropped();
         // The kernel may refuse such a header itself.
-        decided.send(&format!("try:\n    {frames}\nexcept OSError as error:\n    assert error.errno == 22, error\n    raw.send(udp(kind=0x88b5))"));
+        decided.send(&format!("attempt(lambda: {frames})"));
         // Fragments may be made before the packet leaves the namespace.
         until(what, || decided.dropped().undecided > before.undecided);
         assert_eq!(decided.arrived(), Vec::<Vec<u8>>::new(), "{what}");
