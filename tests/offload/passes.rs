@@ -106,8 +106,8 @@ fn peers_in_frames_go_by_the_router() {
 #[test]
 fn counters_have_what_passes_in_the_kernel() {
     const COUNT: u64 = 500;
-    // IPv4, UDP and the eight bytes of a datagram.
-    const LEN: u64 = 20 + 8 + 8;
+    // The header of a frame, as peers in frames have it, IPv4, UDP and the eight bytes of a datagram.
+    const LEN: u64 = 4 + 20 + 8 + 8;
     let emperor = start(emperor());
     let first = emperor.start_attached(&vassal("v1", V1, V1_6));
     let second = emperor.start_attached(&vassal("v2", V2, V2_6));

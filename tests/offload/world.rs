@@ -48,16 +48,23 @@ pub fn vassal(name: &str, address: Ipv4Addr, address_6: Ipv6Addr) -> VassalIni {
     VassalIni::new(Uwsgi::usual(), Subject::Ours, name, address, EMPEROR).address_6(address_6, EMPEROR_6)
 }
 
+/// Packets that an interface has received and sent; `None` if there is no such one.
+fn try_packets(net: &Net, device: &str) -> Option<[u64; 2]> {
+    let output = net.output(&["ip", "-s", "-j", "link", "show", "dev", device]);
+    let shown: Value =
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("ip prints JSON"))?;
+    Some(["rx", "tx"].map(|direction| shown[0]["stats64"][direction]["packets"].as_u64().expect("a number")))
+}
+
 /// Packets that an interface has received and sent.
+#[track_caller]
 pub fn packets(net: &Net, device: &str) -> [u64; 2] {
-    let text = net.sh(&format!("ip -s -j link show dev {device}"));
-    let shown: Value = serde_json::from_str(&text).expect("ip prints JSON");
-    ["rx", "tx"].map(|direction| shown[0]["stats64"][direction]["packets"].as_u64().expect("a number"))
+    try_packets(net, device).unwrap_or_else(|| panic!("there is no {device}"))
 }
 
 /// Packets that a vassal's pair has received and sent there; none if it has no pair.
 pub fn pair_packets(vassal: &Net) -> [u64; 2] {
-    if vassal.has_device("tv0") { packets(vassal, "tv0") } else { [0, 0] }
+    try_packets(vassal, "tv0").unwrap_or_default()
 }
 
 /// Two sockets that send each other datagrams.
