@@ -34,7 +34,9 @@ fn folders(root: &Path) -> Vec<PathBuf> {
     let below = |folder: &str| below_path(&root.join(folder));
     let crates = below("crates").into_iter().map(|folder| folder.join("src")).collect::<Vec<_>>();
     let rooms = below("crates").into_iter().flat_map(|folder| below_path(&folder.join("src"))).collect::<Vec<_>>();
-    [below("tests"), below("src"), vec![root.join("src"), root.join("crates")], crates, rooms].concat()
+    let tests = below("crates").into_iter().map(|folder| folder.join("tests")).filter(|folder| folder.is_dir());
+    let tests = tests.flat_map(|folder| below_path(&folder)).collect::<Vec<_>>();
+    [below("tests"), below("src"), vec![root.join("src"), root.join("crates")], crates, rooms, tests].concat()
 }
 
 fn root() -> &'static Path {

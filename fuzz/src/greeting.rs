@@ -39,8 +39,10 @@ fn check_start(stream: &[u8]) {
 }
 
 fn check_hello(payload: &[u8]) {
-    let expected = (payload.len() == 8 && payload[0] == 1 && payload[1] == 10)
-        .then(|| Hello { offloads: payload[4..].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)) });
+    let expected = (payload.len() == 8 && payload[0] == 1 && payload[1] == 10).then(|| Hello {
+        offloads: payload[4..].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)),
+        router_only: payload[2] & 1 != 0,
+    });
     let hello = Hello::decode(payload);
     assert_eq!(hello, expected);
     if let Some(hello) = hello {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::ending::{PATIENCE, outwait};
 use super::options::config;
+use super::pairs;
 use super::router_hosts::Key;
 use super::router_processes::{self as processes, Kind};
 use super::routers;
@@ -160,6 +161,7 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         let heartbeat = HEARTBEATS.lock().remove(device);
         // Closes what belongs to routers, to others like this one, and to the master.
         forget();
+        pairs::forget();
         routers::forget();
         match (agent, config().routers.get(data.addr())) {
             (Some(agent), Some(spec)) => serve(agent, spec, heartbeat),

@@ -118,6 +118,7 @@ pub fn context(uwsgi: &UwsgiState) -> Context {
         identity,
         timeout: config().device_timeout,
         required: config().device_required,
+        router_only: !config().device_offload,
         vassal: reload::name(uwsgi),
         logger: uwsgi::LOGGER,
         keep_open: uwsgi::keep_open,

@@ -14,6 +14,7 @@ mod guard;
 mod handover;
 mod hostnet;
 mod options;
+mod pairs;
 mod plugin;
 mod reload;
 mod router_control;

@@ -7,7 +7,7 @@ use super::bindings::uwsgi_plugin;
 use super::guard::{die, guarded};
 use super::options::OPTIONS;
 use super::uwsgi::{UwsgiState, check_abi};
-use super::{agents, devices, doctor, handover, hostnet, reload, routers, uwsgi};
+use super::{agents, devices, doctor, handover, hostnet, pairs, reload, routers, uwsgi};
 use tuntap_sys::dumpable;
 
 /// The table, shared with C. uWSGI writes `modifier1` into it.
@@ -113,6 +113,7 @@ unsafe extern "C" fn master_cycle() {
 unsafe extern "C" fn resume() {
     guarded("resume", || {
         agents::forget();
+        pairs::forget();
         devices::resume(&UwsgiState::read());
     });
 }

@@ -1,4 +1,4 @@
-//! The gateway processes of routers and their trunks, as the master sees them: it notices their end at once, and ends those that hang.
+//! The gateway processes of routers, of their trunks and of their pairs, as the master sees them: it notices their end at once, and ends those that hang.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tuntap_router::{Heartbeat, Watchdog};
 use tuntap_sys::log::Event;
 use tuntap_sys::{dumpable, process, socket};
 
-/// The routers in their order, then the trunk processes.
+/// The routers in their order, then the trunk processes and the pair processes.
 static PROCESSES: Mutex<Vec<RouterProcess>> = Mutex::new(Vec::new());
 
 /// Has the master look at the routers' heartbeats however long its `check-interval` is.
@@ -28,6 +28,8 @@ pub enum Kind {
     Router,
     /// The trunk process beside a router.
     Trunks,
+    /// The pair process beside a router.
+    Pairs,
 }
 
 struct RouterProcess {
@@ -120,6 +122,7 @@ impl RouterProcess {
             let (what, sign) = match self.kind {
                 Kind::Router => ("router", "its event loop made no turn in"),
                 Kind::Trunks => ("trunk process", "it has not run for"),
+                Kind::Pairs => ("pair process", "it has not run for"),
             };
             uwsgi::log(
                 Event::RouterHangs,

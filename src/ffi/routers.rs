@@ -23,7 +23,7 @@ use super::router_metrics as metrics;
 use super::router_processes as processes;
 use super::rules_file;
 use super::uwsgi::{self, UwsgiState};
-use super::{accounts, agents};
+use super::{accounts, agents, pairs};
 use tuntap_config::{Credentials, OptionName, RouterSpec, StatsAddress};
 use tuntap_core::policy::grant::Grants;
 use tuntap_core::policy::guard::ClaimScope;
@@ -97,6 +97,7 @@ pub fn start(uwsgi: &UwsgiState) {
     }
     for (index, spec) in specs.iter().enumerate() {
         agents::register(index, spec)
+            .and_then(|()| pairs::register(index, spec))
             .unwrap_or_else(|error| die(format_args!("tuntap-router {}: {error}", spec.device)));
     }
 }
@@ -226,6 +227,7 @@ pub fn close() {
         kept.push((setup.spec.device, setup.memory));
     }
     agents::forget();
+    pairs::close();
     memory::keep(kept);
 }
 
@@ -249,6 +251,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
     let control = control::listen(spec, uwsgi)?;
     let memory = memory::of(spec, &opening)?;
     let others = prepare_hosts(spec, &store)?;
+    let kernel_path = pairs::prepare(spec)?;
     let tun = place.take().ok_or("its device is missing")?;
     let setup = Setup {
         spec: spec.clone(),
@@ -264,6 +267,7 @@ fn prepare(spec: &RouterSpec, uwsgi: &UwsgiState, leases: &Grants, place: &mut O
         initial: opening.initial,
         memory,
         hosts: others,
+        kernel_path,
         control,
         script: opening.script,
         users: accounts::users(),
@@ -502,6 +506,7 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
         // Closes what belongs to the other routers and to the master.
         forget();
         agents::forget();
+        pairs::forget();
         match setup {
             Some(setup) => tuntap_router::run(&setup).to_string(),
             // The master ends this process when the router can be prepared, or when it ends itself.

@@ -636,9 +636,10 @@ pub struct Tested {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// `flow`, `chain-out`, `claim`, `guard`, `peer-rules-out`, `script`, `route`, `switch`, `chain-in`, `peer-rules-in`,
-    /// `limit-out`, `limit-in`.
+    /// `limit-out`, `limit-in`, `path`.
     pub stage: String,
-    /// What is decided there: `pass`, `deny`, `reject`, where the packet goes, or whose limit may hold it back.
+    /// What is decided there: `pass`, `deny`, `reject`, where the packet goes, whose limit may hold it back, or who passes it on:
+    /// `kernel` or `router`.
     pub result: String,
     /// The rule that decided.
     pub rule: Option<u32>,
@@ -702,6 +703,13 @@ pub struct FlowEntry {
     pub packets_in: u64,
     /// Bytes towards the vassal.
     pub bytes_in: u64,
+    /// How packets from the vassal go on: `kernel`, or why they take the router's way. Nothing if the router has no path in the
+    /// kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_out: Option<String>,
+    /// How packets towards the vassal go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_in: Option<String>,
 }
 
 /// How many flows were forgotten.

@@ -20,8 +20,8 @@ pub use drops::DropCounts;
 pub use routes::{RoutesRefused, RoutesSession, RoutesStats};
 pub use shape::{ShapeStats, Shaped};
 pub use snapshot::{
-    Confinement, ElsewhereStats, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Priority, Snapshot,
-    SourceStats, Totals,
+    Confinement, ElsewhereStats, FlowStats, KernelPathStats, LimitsReached, PeerStats, PolicyStats, PortStats,
+    Priority, Snapshot, SourceStats, Totals,
 };
 
 pub use trunks::{TrunkDropped, TrunkRefused, TrunkStats};

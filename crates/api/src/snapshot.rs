@@ -81,6 +81,9 @@ pub struct Snapshot {
     /// Trunks to routers of other hosts (`tuntap-router-trunk-peer`). There is nothing if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trunks: Vec<TrunkStats>,
+    /// What passes in the kernel without the router (`tuntap-router-offload`). There is nothing if nothing can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_path: Option<KernelPathStats>,
     /// Counters of the whole router.
     #[serde(default)]
     pub totals: Totals,
@@ -152,6 +155,9 @@ pub struct PeerStats {
     pub rules: u64,
     /// Packets from or to the peer that went nowhere, by reason.
     pub drops: DropCounts,
+    /// Verdicts of the kernel that name the peer. There is nothing if it has no pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<u64>,
     /// What limits have done about it. There is nothing if it has none.
     #[serde(skip_serializing_if = "Shaped::is_none")]
     pub shape: Shaped,
@@ -212,6 +218,31 @@ pub struct FlowStats {
     pub max: u64,
     /// Those that had to make room for others before their time, since the router's process started.
     pub evicted: u64,
+}
+
+/// The path in the kernel. Counters begin when the router's process does. What has passed there is among the counters of peers,
+/// flows and rules, but not among the totals of the TUN device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelPathStats {
+    /// Peers that have a pair.
+    pub pairs: u64,
+    /// Verdicts that the kernel has, one for each direction of a flow.
+    pub verdicts: u64,
+    /// How many there can be.
+    pub max_verdicts: u64,
+    /// Verdicts that the kernel was given.
+    pub given: u64,
+    /// Verdicts that it had no room for.
+    pub refused: u64,
+    /// Verdicts that were taken back because something has changed.
+    pub revoked: u64,
+    /// Times that packets towards a peer had to pass the router for a while, because some had taken long.
+    pub watched: u64,
+    /// Packets that have passed. A GSO packet is one.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What a router knows of the addresses that vassals of other hosts hold, and what followed from it since its process started.

@@ -69,6 +69,8 @@ fn golden_values_are_where_they_belong() {
     let [trunk] = &golden.trunks[..] else { panic!("a trunk: {:?}", golden.trunks) };
     assert_eq!((trunk.dropped.hops, trunk.refused.looped, trunk.unknown_frames), (67, 70, 76));
     assert_eq!((golden.totals.trunk_rx_packets, golden.totals.trunk_tx_bytes), (49, 52));
+    let path = golden.kernel_path.as_ref().expect("a path in the kernel");
+    assert_eq!((path.pairs, path.watched, path.bytes, golden.peers[0].verdicts), (101, 106, 108, Some(109)));
     assert!(golden.drops.iter().any(|count| count == ("firewall", 3)));
 }
 

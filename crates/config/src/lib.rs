@@ -14,6 +14,7 @@ mod live;
 mod live_rule;
 mod log;
 mod metrics;
+mod offload;
 mod options;
 mod parse;
 mod policy;
@@ -41,6 +42,7 @@ pub use live::{ControlSocket, LiveSpec};
 pub use live_rule::{FILTER_SYNTAX, LiveRule, MAX_NAME_LEN, MAX_RATE, ROUTE_SYNTAX, Target, check_name};
 pub use log::LogFormat;
 pub use metrics::MetricsSpec;
+pub use offload::Offload;
 pub use options::{OptionName, OptionSpec, Scope, TABLE};
 pub use parse::{absolute_file, set_member};
 pub use policy::RuleChains;
@@ -100,6 +102,8 @@ pub struct Config {
     pub gateway_vassals: Vec<IpNet>,
     /// What the routers' processes give up.
     pub sandbox: Sandbox,
+    /// Whether flows may pass in the kernel.
+    pub offload: Offload,
     /// The nice value of the routers' processes. `None`: they keep the one that they have.
     pub priority: Option<i8>,
     /// How long a router may hang before it is killed; zero is for ever.
@@ -114,6 +118,8 @@ pub struct Config {
     pub device_required: bool,
     /// How lines of the log are written.
     pub log_format: LogFormat,
+    /// False if the devices' packets must not pass in the kernel without the router.
+    pub device_offload: bool,
 }
 
 impl Default for Config {
@@ -133,6 +139,7 @@ impl Default for Config {
             gateway_sources: Vec::new(),
             gateway_vassals: Vec::new(),
             sandbox: Sandbox::default(),
+            offload: Offload::default(),
             priority: priority::DEFAULT,
             harakiri: DEFAULT_HARAKIRI,
             limits: Limits::default(),
@@ -140,6 +147,7 @@ impl Default for Config {
             device_timeout: DEFAULT_DEVICE_TIMEOUT,
             device_required: false,
             log_format: LogFormat::default(),
+            device_offload: true,
         }
     }
 }

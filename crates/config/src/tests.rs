@@ -476,6 +476,12 @@ fn device_timeout_and_need() {
     assert_eq!((config.device_timeout.as_secs(), config.device_required), (30, false));
     assert_eq!(good(OptionName::DeviceTimeout, "0").device_timeout.as_secs(), 0);
     assert!(good(OptionName::DeviceRequired, "").device_required);
+    assert!(Config::default().device_offload && good(OptionName::DeviceOffload, "").device_offload);
+    assert!(!good(OptionName::DeviceOffload, "false").device_offload);
+    assert_eq!(
+        error(OptionName::DeviceOffload, "off"),
+        "tuntap-device-offload = off: unknown value \"off\", expected true or false"
+    );
     for wrong in ["", "-1", "3601", "1m"] {
         assert!(error(OptionName::DeviceTimeout, wrong).contains("0 to 3600 seconds"), "{wrong}");
     }
@@ -544,6 +550,23 @@ fn sandbox() {
     assert_eq!(
         error(OptionName::Sandbox, "of"),
         "tuntap-router-sandbox = of: unknown value \"of\", expected on, off or strict"
+    );
+}
+
+#[test]
+fn offload() {
+    let read = |value| good(OptionName::RouterOffload, value).offload;
+    assert_eq!(Config::default().offload, Offload::Off);
+    for (offload, words) in [
+        (Offload::On, &["", "on", "true"][..]),
+        (Offload::Off, &["off", "false"]),
+        (Offload::Auto, &["auto", " auto "]),
+    ] {
+        assert!(words.iter().all(|word| read(word) == offload), "{offload:?}");
+    }
+    assert_eq!(
+        error(OptionName::RouterOffload, "always"),
+        "tuntap-router-offload = always: unknown value \"always\", expected on, off or auto"
     );
 }
 

@@ -139,14 +139,24 @@ fn cells(flow: &FlowEntry) -> [String; COLUMNS.len()] {
     ]
 }
 
-/// The verdict, and whose limits hold the flow back.
+/// The verdict, whose limits hold the flow back, and what of it passes in the kernel.
 pub fn fate(flow: &FlowEntry) -> String {
     let limits = match (flow.limit_out.as_deref(), flow.limit_in.as_deref()) {
         (Some(out), Some(into)) if out != into => format!(", limited by {} out, {} in", escaped(out), escaped(into)),
         (Some(limit), _) | (_, Some(limit)) => format!(", limited by {}", escaped(limit)),
         (None, None) => String::new(),
     };
-    verdicts(flow) + &limits
+    verdicts(flow) + &limits + in_kernel(flow)
+}
+
+/// Which of its packets pass in the kernel.
+fn in_kernel(flow: &FlowEntry) -> &'static str {
+    match [&flow.path_out, &flow.path_in].map(|path| path.as_deref() == Some("kernel")) {
+        [true, true] => ", in the kernel",
+        [true, false] => ", out in the kernel",
+        [false, true] => ", in in the kernel",
+        [false, false] => "",
+    }
 }
 
 /// The verdict with the rules that gave it on the way out and in; both verdicts if they differ.

@@ -82,7 +82,7 @@ pub fn greet(
 ) -> nix::Result<Greeted> {
     match introduced {
         Introduced::Done => {
-            say_hello(socket, tun, &frames)?;
+            say_hello(socket, tun, &frames, context)?;
             Ok(Greeted::Done)
         }
         Introduced::NotYet(identity) => {
@@ -105,19 +105,19 @@ pub fn greet(
 ///
 /// All of it is one message: the router may read the device as soon as it has the hello, and takes no rules after the first
 /// packet.
-pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8]) -> nix::Result<()> {
+pub fn say_hello(socket: &OwnedFd, tun: &Tun, frames: &[u8], context: &Context) -> nix::Result<()> {
     if !tun.has_header() {
         return send_all(frames, |bytes| socket::send(socket.as_fd(), bytes));
     }
     // Turning the offloads on shows which of them the kernel has. They stay off until the router has accepted them.
-    let hello = Hello { offloads: tun.best_offloads().bits() };
+    let hello = Hello { offloads: tun.best_offloads().bits(), router_only: context.router_only };
     tun.disable_offloads();
     offer(socket, tun, hello, frames)
 }
 
 /// Offers the device again to a router that had it before. Its offloads stay on.
-pub fn renew_hello(socket: &OwnedFd, tun: &Tun) -> nix::Result<()> {
-    offer(socket, tun, Hello { offloads: tun.best_offloads().bits() }, &[])
+pub fn renew_hello(socket: &OwnedFd, tun: &Tun, context: &Context) -> nix::Result<()> {
+    offer(socket, tun, Hello { offloads: tun.best_offloads().bits(), router_only: context.router_only }, &[])
 }
 
 fn offer(socket: &OwnedFd, tun: &Tun, hello: Hello, frames: &[u8]) -> nix::Result<()> {

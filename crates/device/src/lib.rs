@@ -67,6 +67,8 @@ pub struct Context {
     pub timeout: Duration,
     /// True if the instance ends when a device loses its router.
     pub required: bool,
+    /// True if packets must not pass in the kernel without the router.
+    pub router_only: bool,
     /// The instance's name ([`instance_name()`]); empty if it has none.
     pub vassal: String,
     /// Where lines go.

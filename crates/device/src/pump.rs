@@ -230,7 +230,7 @@ impl Pump {
             }
         }
         show_current_credentials(&self.router)
-            .and_then(|()| say_hello(&self.router, &self.tun, greeting))
+            .and_then(|()| say_hello(&self.router, &self.tun, greeting, self.rejoin.context()))
             .map_err(Loss::Socket)?;
         self.buffers.greeting = None;
         Ok(true)
@@ -386,7 +386,7 @@ impl Pump {
                 self.watch(Source::Tun).map_err(Loss::Epoll)?;
             }
             // The device stays attached. Nobody reads it until the router has a copy of the descriptor again.
-            HelloReply::Renew => renew_hello(&self.router, &self.tun).map_err(Loss::Socket)?,
+            HelloReply::Renew => renew_hello(&self.router, &self.tun, self.rejoin.context()).map_err(Loss::Socket)?,
         }
         Ok(())
     }
@@ -443,6 +443,7 @@ mod tests {
                 identity: None,
                 timeout: Duration::ZERO,
                 required: false,
+                router_only: false,
                 vassal: String::new(),
                 logger: Logger(|_| {}),
                 keep_open: |_| {},

@@ -98,6 +98,11 @@ impl Rejoin {
         self.context.logger
     }
 
+    /// What the devices of the instance have in common.
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Returns true if the instance is to end rather than to wait.
     pub const fn is_required(&self) -> bool {
         self.context.required

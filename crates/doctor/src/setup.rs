@@ -10,8 +10,8 @@ use nix::unistd::{Group, User, geteuid};
 use super::checks::live::{self, RunningRouter};
 use super::checks::tun::Asker;
 use super::checks::{
-    access, credentials, filter, host, kernel, network, placement, plugin, ports, routes, rules, secrets, shapes,
-    sockets, trunks, tun, values,
+    access, credentials, filter, host, kernel, kernel_path, network, placement, plugin, ports, routes, rules, secrets,
+    shapes, sockets, trunks, tun, values,
 };
 use super::finding::Finding;
 use super::instance::Instance;
@@ -139,6 +139,8 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
             tuntap_survey::kernel::has_seccomp_filters(),
         ));
         findings.extend(kernel::priority(instance, geteuid().is_root().then(may_be_favoured)));
+        let missing = geteuid().is_root().then(missing_for_kernel_path);
+        findings.extend(kernel_path::kernel_path(instance, &tuntap_survey::kernel_path::bpf(), missing.as_deref()));
         findings.extend(network::forwarding(instance, surroundings, is_running));
         findings.extend(instance.config.routers.iter().flat_map(|router| network::conflicts(router, networks)));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
@@ -349,6 +351,14 @@ fn of_tables_of_all(instance: &Instance, vassals: &[&Instance]) -> Vec<Finding> 
         "sysctl -w net.ipv4.neigh.default.gc_thresh3=<more>, and gc_thresh2, kept in /etc/sysctl.d",
     ));
     findings
+}
+
+/// The capabilities for a path in the kernel that this process lacks: for devices and BPF programs, and for the namespaces of
+/// vassals.
+fn missing_for_kernel_path() -> Vec<&'static str> {
+    let wanted = [("CAP_NET_ADMIN", Capability::CAP_NET_ADMIN), ("CAP_SYS_ADMIN", Capability::CAP_SYS_ADMIN)];
+    let is_missing = |(_, one): &(_, _)| !caps::has_cap(None, CapSet::Effective, *one).unwrap_or(false);
+    wanted.into_iter().filter(is_missing).map(|(name, _)| name).collect()
 }
 
 fn may_be_favoured() -> bool {

@@ -16,6 +16,7 @@ use super::busy_poll::BusyPoll;
 use super::control::{self, Control, Opened};
 use super::exported::Exporter;
 use super::hosts::Announcers;
+use super::kernel_path::{Event as PathEvent, KernelPath};
 use super::priority;
 use super::restore;
 use super::sandbox;
@@ -127,6 +128,7 @@ impl<'a> EventLoop<'a> {
         };
         this.update_addresses();
         this.set_clock();
+        this.open_kernel_path()?;
         this.restore(stored);
         Ok(this)
     }
@@ -179,6 +181,7 @@ impl<'a> EventLoop<'a> {
         self.serve_hosts(now);
         self.tell_drops(now);
         self.look_after_script();
+        self.io.kernel_path.iter_mut().for_each(KernelPath::tidy);
         if let Some(notice) = self.io.tidy_store(&self.router, now) {
             self.router.note_fault(&mut self.io, None, &notice);
         }
@@ -237,8 +240,15 @@ impl<'a> EventLoop<'a> {
         let stats_deadline = self.stats.iter().chain(&self.metrics).filter_map(StatsServer::next_deadline).min();
         let next_beat = self.io.pulse.interval.map(|interval| now + interval);
         let hosts_deadline = self.hosts.as_ref().and_then(Announcers::next_deadline);
-        let deadlines =
-            [self.router.poll_timeout(), stats_deadline, hosts_deadline, next_beat, self.exporter.next_deadline()];
+        let path_deadline = self.io.kernel_path.as_ref().and_then(|path| path.next_deadline(now));
+        let deadlines = [
+            self.router.poll_timeout(),
+            stats_deadline,
+            hosts_deadline,
+            path_deadline,
+            next_beat,
+            self.exporter.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -258,6 +268,7 @@ impl<'a> EventLoop<'a> {
             Token::RoutesConnection => self.hosts.iter_mut().for_each(|hosts| hosts.routes_event(Some(flags))),
             Token::TrunkControl => self.take_trunks(),
             Token::Trunk(trunk) => self.trunk_event(trunk, flags),
+            Token::Pairs => self.hear_of_pairs(),
             Token::Master => return Err(RouterError::MasterGone),
             Token::StatsListener => self.serve_stats(None),
             Token::MetricsListener => self.serve_metrics(None),
@@ -276,11 +287,41 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
+    /// Opens the path in the kernel, if there may be one. Verdicts of an earlier process are void from here on.
+    fn open_kernel_path(&mut self) -> Result<(), RouterError> {
+        let Some(endpoint) = &self.io.setup.kernel_path else { return Ok(()) };
+        match KernelPath::open(endpoint) {
+            Ok(path) => {
+                self.io.epoll.add(path.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Pairs.encode()))?;
+                self.io.kernel_path = Some(path);
+            }
+            Err(errno) => self.io.line(
+                Event::RouterIncomplete,
+                format_args!("there is no path in the kernel: its maps can't be used: {errno}"),
+            ),
+        }
+        Ok(())
+    }
+
+    /// Reports to the router what has become of pairs.
+    fn hear_of_pairs(&mut self) {
+        let events = self.io.kernel_path.as_mut().map(KernelPath::receive).unwrap_or_default();
+        let (router, io) = (&mut self.router, &mut self.io);
+        for event in events {
+            match event {
+                PathEvent::Opened => router.set_kernel_path(io, true),
+                PathEvent::Closed => router.set_kernel_path(io, false),
+                PathEvent::Made(peer) => router.pair_made(io, peer, Instant::now()),
+                PathEvent::Lost(peer, why) => router.pair_lost(io, peer, why, Instant::now()),
+            }
+        }
+    }
+
     /// Reports the machine's present addresses to the router. If they can't be read, the router keeps the earlier ones.
     fn update_addresses(&mut self) {
         let Some(watch) = &mut self.addresses else { return };
         match watch.addresses() {
-            Ok(addresses) => self.router.set_host_addresses(addresses),
+            Ok(addresses) => self.router.set_host_addresses(&mut self.io, addresses),
             Err(error) => self.router.note_fault(&mut self.io, None, &Notice::Shell(error.to_string())),
         }
     }
@@ -296,7 +337,7 @@ impl<'a> EventLoop<'a> {
                     self.router.tun_packet(&mut self.io, &self.buffer[..len], start, Instant::now());
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.router.end_tun_turn(true);
+                    self.router.end_tun_turn(&mut self.io, true);
                     return Ok(false);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -310,7 +351,7 @@ impl<'a> EventLoop<'a> {
                 }
             }
         }
-        self.router.end_tun_turn(false);
+        self.router.end_tun_turn(&mut self.io, false);
         Ok(true)
     }
 
@@ -371,7 +412,7 @@ impl<'a> EventLoop<'a> {
         let ids: Vec<_> = self.router.peers().map(|peer| peer.id()).collect();
         for id in ids {
             if let Some(Ok(groups)) = self.io.connection(id).map(|connection| socket::peer_groups(connection)) {
-                self.router.set_groups(id, groups);
+                self.router.set_groups(&mut self.io, id, groups);
             }
         }
     }
@@ -446,7 +487,10 @@ impl<'a> EventLoop<'a> {
                     continue;
                 }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return false,
+                    ErrorKind::WouldBlock => {
+                        self.router.device_emptied(&mut self.io, id);
+                        return false;
+                    }
                     ErrorKind::Interrupted => continue,
                     ErrorKind::Unsupported => DeviceError::MayBlock,
                     _ if Tun::is_gone(&error) => DeviceError::Gone,

@@ -33,6 +33,7 @@ pub const fn event(notice: &Notice) -> Event {
         Notice::Limited { .. } => Event::PeerLimited,
         Notice::Detached { .. } | Notice::DeviceLost { .. } | Notice::Hung { .. } => Event::PeerDetached,
         Notice::Reattached(_) => Event::PeerAttached,
+        Notice::PairLost { .. } => Event::PairLost,
         Notice::RuleLog { .. } => Event::Rule,
         Notice::Shell(_) => Event::RouterFault,
     }
@@ -60,6 +61,7 @@ pub fn peer(notice: &Notice) -> Option<Peer> {
         | Notice::RefusedTarget { who, .. }
         | Notice::Limited { who, .. }
         | Notice::Detached { who, .. }
+        | Notice::PairLost { who, .. }
         | Notice::Reattached(who) => {
             let Who { address, pid, uid } = *who;
             Peer { address, pid, uid: Some(uid) }

@@ -12,7 +12,7 @@ use super::event_loop::EventLoop;
 use tuntap_config::ShapeSpec;
 use tuntap_core::policy::grant::{Grant, Holder};
 use tuntap_core::policy::shape::Shape;
-use tuntap_core::router::Router;
+use tuntap_core::router::{Router, Shell};
 use tuntap_live::Base;
 use tuntap_sys::socket;
 
@@ -59,11 +59,11 @@ impl Newcomers {
     }
 
     /// Adds them to a router's policy.
-    pub(super) fn take_effect(&self, router: &mut Router) {
+    pub(super) fn take_effect(&self, router: &mut Router, shell: &mut impl Shell) {
         if !self.grants.is_empty() {
-            router.grant(self.grants.iter().copied());
+            router.grant(shell, self.grants.iter().copied());
         }
-        router.limit(&self.shapes);
+        router.limit(shell, &self.shapes);
     }
 }
 

@@ -11,6 +11,7 @@ mod grant_updates;
 mod heartbeat;
 mod hosts;
 mod http;
+mod kernel_path;
 mod memory;
 mod metrics;
 mod priority;
@@ -51,6 +52,7 @@ pub use exported::{Exported, Kind as ExportedKind};
 pub use grant_updates::{GrantUpdates, Newcomers};
 pub use heartbeat::{Heartbeat, Pulse, Watchdog};
 pub use hosts::{EndpointError, Hosts, KeptRoutes, LeftRoutes, RoutesEndpoint, TrunkEndpoint};
+pub use kernel_path::KernelEndpoint;
 pub use memory::{Earlier, KeptMemory, Memory};
 pub use script::{LIVE_NAME, ScriptFile};
 pub use store::Store;
@@ -126,6 +128,8 @@ pub struct Setup {
     pub memory: Memory,
     /// What it tells other hosts, and hears of them.
     pub hosts: Hosts,
+    /// What it needs for a path in the kernel, if there may be one.
+    pub kernel_path: Option<KernelEndpoint>,
     /// Where requests about the policy come in.
     pub control: Option<ControlEndpoint>,
     /// The script of the options.

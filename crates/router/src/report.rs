@@ -11,11 +11,12 @@ use super::stats::{drop_counts, words};
 use super::stats_server::{ACCEPT_BUDGET, Respond, StatsServer};
 use tuntap_api::control;
 use tuntap_api::{
-    ElsewhereStats, FlowStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped, Snapshot,
-    SourceStats,
+    ElsewhereStats, FlowStats, KernelPathStats, PeerStats, PolicyStats, PortStats, RoutesStats, ShapeStats, Shaped,
+    Snapshot, SourceStats,
 };
 use tuntap_config::PortMapping;
 use tuntap_core::elsewhere::Source;
+use tuntap_core::kernel_path::MAX_VERDICTS;
 use tuntap_core::policy::shape::Limit;
 use tuntap_core::router::{PeerView, Router};
 use tuntap_core::shaper::LeafStats;
@@ -50,6 +51,7 @@ impl EventLoop<'_> {
         respond: impl Fn(&Self, Option<&[u8]>, Instant) -> Vec<u8>,
     ) {
         let now = Instant::now();
+        self.router.count_kernel_usage(&mut self.io);
         if let Some(serial) = client {
             return server.progress(serial, &self.io.epoll, now, &|request| respond(self, request, now));
         }
@@ -103,6 +105,7 @@ impl EventLoop<'_> {
             elsewhere: elsewhere(&self.router),
             routes: self.routes_stats(now),
             trunks: self.trunk_stats(now),
+            kernel_path: kernel_path(&self.router),
             totals: counters.totals.clone(),
             limits_reached: counters.limits_reached.clone(),
             drops: drop_counts(&counters.drops),
@@ -147,6 +150,22 @@ impl EventLoop<'_> {
             peer: holder.map(|peer| peer.credentials().pid),
         }
     }
+}
+
+/// What passes in the kernel; `None` if nothing can.
+fn kernel_path(router: &Router) -> Option<KernelPathStats> {
+    let (counts, verdicts) = router.path_counts();
+    router.has_kernel_path().then(|| KernelPathStats {
+        pairs: router.peers().filter(|peer| peer.verdicts().is_some()).count() as u64,
+        verdicts: verdicts as u64,
+        max_verdicts: MAX_VERDICTS as u64,
+        given: counts.given,
+        refused: counts.refused,
+        revoked: counts.revoked,
+        watched: counts.watched,
+        packets: counts.packets,
+        bytes: counts.bytes,
+    })
 }
 
 /// What is known of the claims on other hosts; `None` if the router has no id among theirs.
@@ -220,6 +239,7 @@ pub fn peer_stats(router: &Router, peer: PeerView<'_>) -> PeerStats {
         stream_reason,
         rules: peer.rules() as u64,
         drops: drop_counts(&traffic.drops),
+        verdicts: peer.verdicts().map(|count| count as u64),
         shape: Shaped {
             out: shaped(router.queues(peer.id(), Direction::Out)),
             inn: shaped(router.queues(peer.id(), Direction::In)),

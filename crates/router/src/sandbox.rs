@@ -123,6 +123,19 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
 ];
 
+/// Commands of bpf(2) that look up, set and remove elements of maps (`enum bpf_cmd`). They make and load nothing.
+const BPF_MAP_LOOKUP_ELEM: u32 = 1;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_MAP_DELETE_ELEM: u32 = 3;
+
+/// Verdicts for the path in the kernel.
+const KERNEL_PATH: &[(Sysno, &[Condition])] =
+    &[(Sysno::bpf, &[&[is(0, BPF_MAP_LOOKUP_ELEM)], &[is(0, BPF_MAP_UPDATE_ELEM)], &[is(0, BPF_MAP_DELETE_ELEM)]])];
+
+/// What a router with a path in the kernel may use.
+const POLICY_WITH_KERNEL_PATH: SyscallPolicy =
+    SyscallPolicy { conditional: &[CONDITIONAL, OWN, KERNEL_PATH], ..POLICY };
+
 const POLICY: SyscallPolicy = SyscallPolicy {
     allowed: &[TRAFFIC, SOCKETS, WAITING, EVENTS, MEMORY, CLOCKS, IDENTITY, RANDOM, REMOVAL, END],
     conditional: &[CONDITIONAL, OWN],
@@ -191,7 +204,8 @@ fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
         .inspect_err(|error| line(&format_args!("without landlock: {error}")))
         .ok();
     start_threads();
-    let seccomp = sandbox::restrict_syscalls(&POLICY, format!("[tuntap-router] {}", setup.tun.name()))
+    let policy = if setup.kernel_path.is_some() { &POLICY_WITH_KERNEL_PATH } else { &POLICY };
+    let seccomp = sandbox::restrict_syscalls(policy, format!("[tuntap-router] {}", setup.tun.name()))
         .inspect_err(|error| line(&format_args!("without seccomp: {error}")))
         .is_ok();
     Confinement { seccomp, landlock, ..found }
@@ -226,7 +240,7 @@ mod tests {
     fn no_syscall_is_listed_twice() {
         let allowed = POLICY.allowed.iter().copied().flatten().copied();
         let mut all: Vec<Sysno> = allowed
-            .chain(POLICY.conditional.iter().copied().flatten().map(|(call, _)| *call))
+            .chain(POLICY_WITH_KERNEL_PATH.conditional.iter().copied().flatten().map(|(call, _)| *call))
             .chain(POLICY.refused.iter().copied())
             .collect();
         let count = all.len();

@@ -172,7 +172,7 @@ impl EventLoop<'_> {
         }
         if has_reverted {
             let policy = std::sync::Arc::clone(self.router.forwarder().policy());
-            self.router.set_policy(policy);
+            self.router.set_policy(&mut self.io, policy);
             if let Some(control) = &self.control {
                 control.answerer.tell_revert();
             }

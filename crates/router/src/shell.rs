@@ -13,11 +13,13 @@ use super::control::{CaptureTeller, DropTeller, PER_SECOND};
 use super::events;
 use super::heartbeat::Pulse;
 use super::hosts::TrunkSockets;
+use super::kernel_path::KernelPath;
 use super::script::{DryRun, LoopScript};
 use super::store::StoreWriter;
 use super::token::Token;
 use super::{CredentialsCheck, Setup};
 use tuntap_api::control::Dropped;
+use tuntap_core::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
 use tuntap_core::router::capture::CaptureRecord;
@@ -92,6 +94,8 @@ pub struct Io<'a> {
     /// The packets that were dropped in this turn, if somebody watches.
     dropped: Vec<DropRecord>,
     pub(super) trunks: TrunkSockets,
+    /// The path in the kernel, if there may be one.
+    pub(super) kernel_path: Option<KernelPath<'a>>,
 }
 
 impl<'a> Io<'a> {
@@ -123,6 +127,7 @@ impl<'a> Io<'a> {
             script_has_run: false,
             dropped: Vec::new(),
             trunks: TrunkSockets::default(),
+            kernel_path: None,
         }
     }
 
@@ -488,6 +493,42 @@ impl Shell for Io<'_> {
 
     fn is_closing_many(&self) -> bool {
         self.closer.is_full()
+    }
+
+    // Without a path in the kernel, no pair is made, so that the router gives no verdict.
+
+    fn make_pair(&mut self, peer: PeerId) -> bool {
+        let device = find(&self.connections, peer).and_then(|entry| entry.device.as_ref());
+        let (Some(path), Some(device)) = (&mut self.kernel_path, device) else { return false };
+        path.make_pair(peer, device.as_fd())
+    }
+
+    fn drop_pair(&mut self, peer: PeerId) {
+        self.kernel_path.iter_mut().for_each(|path| path.drop_pair(peer));
+    }
+
+    fn set_kernel_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool) {
+        self.kernel_path.iter_mut().for_each(|path| path.set_claim(peer, address, is_held));
+    }
+
+    fn offload(&mut self, flow: &KernelFlow) -> bool {
+        self.kernel_path.as_mut().is_some_and(|path| path.offload(flow))
+    }
+
+    fn revoke(&mut self, which: Revoke) {
+        self.kernel_path.iter_mut().for_each(|path| path.revoke(which));
+    }
+
+    fn withdraw(&mut self, flow: &KernelFlow) -> Usage {
+        self.kernel_path.as_mut().map_or_else(Usage::default, |path| path.withdraw(flow))
+    }
+
+    fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage> {
+        self.kernel_path.as_ref()?.usage(flow)
+    }
+
+    fn pair_drops(&mut self, peer: PeerId) -> PairDrops {
+        self.kernel_path.as_ref().map_or_else(PairDrops::default, |path| path.drops(peer))
     }
 
     fn path_mtu(&mut self, target: SocketAddr) -> Option<u16> {

@@ -35,6 +35,8 @@ pub enum Token {
     TrunkControl,
     /// The socket of a trunk.
     Trunk(TrunkId),
+    /// The process that makes pairs for the path in the kernel.
+    Pairs,
     /// The master process.
     Master,
     /// A peer's connection.
@@ -65,6 +67,7 @@ impl Token {
             Self::Trunk(TrunkId(number)) => (14, 0, number),
             Self::MetricsListener => (15, 0, 0),
             Self::MetricsClient(serial) => (16, 0, serial),
+            Self::Pairs => (17, 0, 0),
             Self::Peer(PeerId { index, generation }) => (5, index, generation),
             Self::Device(PeerId { index, generation }) => (6, index, generation),
         };
@@ -93,6 +96,7 @@ impl Token {
             14 => Self::Trunk(TrunkId(generation)),
             15 => Self::MetricsListener,
             16 => Self::MetricsClient(generation),
+            17 => Self::Pairs,
             _ => return None,
         })
     }
@@ -114,6 +118,7 @@ mod tests {
             Token::StatsClient(77),
             Token::MetricsListener,
             Token::MetricsClient(78),
+            Token::Pairs,
             Token::Master,
             Token::Addresses,
             Token::GrantUpdates,

@@ -7,6 +7,7 @@ pub mod control;
 pub mod filter;
 pub mod interface;
 pub mod kernel;
+pub mod kernel_path;
 pub mod listener;
 pub mod network;
 pub mod peers;

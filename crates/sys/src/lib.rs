@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod aside;
+pub mod bpf;
 pub mod dumpable;
 #[cfg(feature = "faults")]
 pub mod faults;

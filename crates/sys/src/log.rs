@@ -88,6 +88,7 @@ events! {
     RouterHangs = "router-hangs", Error, "a router or trunk process gives no sign of life, and is killed";
     RouterEnded = "router-ended", Error, "a router can't go on, and ends";
     TrunkProcessEnded = "trunk-process-ended", Error, "a trunk process ends, and is started again";
+    PairProcessEnded = "pair-process-ended", Error, "a pair process ends, and is started again";
     Sandbox = "sandbox", Warning, "a process works without a part of its sandbox";
     ReloadLoss = "reload-loss", Warning, "something doesn't survive a reload, and is made anew";
     ReloadChanges = "reload-changes", Warning, "a reload can't apply what was changed";
@@ -118,6 +119,7 @@ events! {
     PeerLimited = "peer-limited", Warning, "packets to a vassal are dropped, because they take too much time there";
     PeerDetached = "peer-detached", Warning, "a vassal goes back to frames";
     PeerAttached = "peer-attached", Info, "a vassal is attached again";
+    PairLost = "pair-lost", Warning, "a vassal's packets pass its router, for its pair of devices is gone";
     Rule = "rule", Info, "a rule with the word log has matched";
     Script = "script", Info, "what a script says, or what has become of it";
     ScriptFault = "script-fault", Warning, "a script of before can't be used";

@@ -1,7 +1,7 @@
 //! Network namespaces, and properties of one that any of its sockets can be asked for.
 
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -40,6 +40,15 @@ pub fn namespace_of(socket: BorrowedFd<'_>) -> Option<NamespaceCookie> {
         )
     };
     (result == 0).then_some(NamespaceCookie(cookie))
+}
+
+/// The namespace that a socket was made in, as a descriptor (SIOCGSKNS of linux/sockios.h). Needs CAP_NET_ADMIN there.
+pub fn namespace_with(socket: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: SIOCGSKNS takes no argument.
+    let descriptor = Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) })?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Returns true if this process is in its parent's network namespace (proc_pid_ns(5)). `None` if that is unknown: the first

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
@@ -32,6 +32,7 @@ mod ioctl {
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_read_bad!(tun_get_vnet_hdr_sz, libc::TUNGETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, libc::c_int);
+    nix::ioctl_none!(tun_get_device_namespace, b'T', 227);
 }
 
 /// The type of a kcmp(2) that compares open files (linux/kcmp.h).
@@ -292,6 +293,14 @@ impl Tun {
     /// The present name of the device, which may have been renamed. An error if the device was deleted.
     pub fn current_name(&self) -> nix::Result<String> {
         attached_interface(self.fd.as_fd()).map(|request| name_of(&request))
+    }
+
+    /// The network namespace that the device is in (TUNGETDEVNETNS, Linux 5.2). Needs CAP_NET_ADMIN there.
+    pub fn namespace(&self) -> nix::Result<OwnedFd> {
+        // SAFETY: TUNGETDEVNETNS takes no argument, and the descriptor is open.
+        let descriptor = unsafe { ioctl::tun_get_device_namespace(self.fd.as_raw_fd()) }?;
+        // SAFETY: the kernel has just opened it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }
 
     /// Returns true if an error of [`Tun::recv`] or [`Tun::send`] means that the device was deleted.

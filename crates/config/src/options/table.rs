@@ -3,8 +3,8 @@
 
 use super::{OptionSpec, Scope};
 use crate::{
-    control, credentials, device, grants, hostnet, hosts, limits, log, metrics, parse, priority, protection, router,
-    rules, sandbox, shape, trunks,
+    control, credentials, device, grants, hostnet, hosts, limits, log, metrics, offload, parse, priority, protection,
+    router, rules, sandbox, shape, trunks,
 };
 
 /// Makes the names and the table of rows that are written `Name = row`.
@@ -209,6 +209,16 @@ options!(
                   but those that it needs (seccomp). If `tuntap-use-credentials` names a C function, `on` takes the \
                   capabilities only, because nobody knows what else the function needs; `strict` takes the rest, too.",
         read: |draft, value| sandbox::parse(value).map(|sandbox| draft.config.sandbox = sandbox),
+        ..OptionSpec::BASE
+    },
+    RouterOffload = OptionSpec {
+        name: "tuntap-router-offload",
+        scope: Scope::Router,
+        syntax: "[on|off|auto]",
+        help: "have packets of flows that the router has allowed pass in the kernel alone; auto does so where the kernel can",
+        default: Some("off"),
+        details: "BPF programs pass on the packets of flows that plainly pass, between the devices of vassals and that of the router,                   over a hidden pair of devices for each vassal. The router decides about the first packets of each flow, and                   watches. All that isn't a plain pass stays with it: limits, captures, `log` and `rate` rules, gateways, trunks,                   vassals whose packets travel in frames. With `on` an instance whose kernel can't do that doesn't start; with                   `auto` it says so once, and the router passes everything on. It takes Linux 6.4 or later with BTF, and root at                   the start. See docs/SECURITY.md for what it opens.",
+        read: |draft, value| offload::parse(value).map(|offload| draft.config.offload = offload),
         ..OptionSpec::BASE
     },
     Priority = OptionSpec {
@@ -750,6 +760,17 @@ options!(
         details: "How the plugin's own lines of the log are written: as text, or each as an object of JSON with time, level, the \
                   event's name, device, peer and text ([the events](OPERATIONS.md#the-log)). uWSGI's lines stay as they are.",
         read: |draft, value| log::parse(value).map(|format| draft.config.log_format = format),
+        ..OptionSpec::BASE
+    },
+    DeviceOffload = OptionSpec {
+        name: "tuntap-device-offload",
+        scope: Scope::Device,
+        syntax: "[true|false]",
+        help: "false: have all packets pass the router, also those that its kernel could pass on alone",
+        default: Some("true"),
+        details: "With `false` all packets of the instance's devices pass the router, even if it has `tuntap-router-offload`: nothing \
+                  is added to the vassal's network namespace. A router that doesn't know the option ignores it.",
+        read: |draft, value| parse::boolean(value).map(|on| draft.config.device_offload = on),
         ..OptionSpec::BASE
     },
     Doctor = OptionSpec {

@@ -25,6 +25,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::Switch, ["", "false"]),
     (OptionName::BusyPoll, ["7", "8"]),
     (OptionName::Sandbox, ["off", "strict"]),
+    (OptionName::RouterOffload, ["on", "auto"]),
     (OptionName::Priority, ["5", "off"]),
     (OptionName::Harakiri, ["7", "8"]),
     (OptionName::MaxPeers, ["7", "8"]),
@@ -73,6 +74,7 @@ const SAMPLES: [(OptionName, [&str; 2]); TABLE.len()] = [
     (OptionName::DeviceTimeout, ["7", "8"]),
     (OptionName::DeviceRequired, ["", "false"]),
     (OptionName::LogFormat, ["json", "text"]),
+    (OptionName::DeviceOffload, ["true", "false"]),
     (OptionName::Doctor, ["one.ini", "other.ini"]),
 ];
 

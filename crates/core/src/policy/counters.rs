@@ -74,10 +74,15 @@ impl RuleCounters {
     /// Counts a packet. Only the router's thread may call this: it is the only one that writes, so that a plain load and a
     /// plain store do.
     pub fn count(self, slot: CounterSlot, bytes: usize) {
+        self.add(slot, 1, bytes as u64);
+    }
+
+    /// Counts packets of so many bytes in all. Only the router's thread may call this, too.
+    pub fn add(self, slot: CounterSlot, count: u64, bytes: u64) {
         let at = slot.0 as usize * WORDS;
         let Some([packets, total]) = self.0.get(at..).and_then(|words| words.first_chunk::<WORDS>()) else { return };
-        packets.store(packets.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        total.store(total.load(Ordering::Relaxed).wrapping_add(bytes as u64), Ordering::Relaxed);
+        packets.store(packets.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+        total.store(total.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
     }
 
     /// Returns what a slot has counted.

@@ -173,8 +173,8 @@ impl Forwarder {
             Source::Refused(reason) => return SourceCheck::Stopped(Outbound::Drop(reason)),
         };
         let is_first = !std::mem::replace(&mut peer.has_sent, true);
-        if claimed.is_some() {
-            self.note_claim();
+        if let Some(address) = claimed {
+            self.note_claim(id, address);
         }
         SourceCheck::Passed { claimed, is_first }
     }

@@ -71,11 +71,15 @@ pub enum DropReason {
     HeldElsewhere,
     /// It has crossed as many trunks as it may.
     TrunkHops,
+    /// It came by a peer's pair, with a source that the peer doesn't hold. The kernel has dropped it.
+    PairSpoofed,
+    /// It came by a peer's pair without a verdict, or with headers that may not go on. The kernel has dropped it.
+    PairUndecided,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::TooShort,
         Self::NotIp,
         Self::Malformed,
@@ -109,6 +113,8 @@ impl DropReason {
         Self::QueueLate,
         Self::HeldElsewhere,
         Self::TrunkHops,
+        Self::PairSpoofed,
+        Self::PairUndecided,
     ];
 
     /// The key in the statistics.
@@ -147,6 +153,8 @@ impl DropReason {
             Self::QueueLate => "queue_late",
             Self::HeldElsewhere => "held_elsewhere",
             Self::TrunkHops => "trunk_hops",
+            Self::PairSpoofed => "pair_spoofed",
+            Self::PairUndecided => "pair_undecided",
         }
     }
 }
@@ -168,8 +176,13 @@ impl DropCounters {
     }
 
     /// Adds what others have counted.
-    pub fn add(&mut self, other: &Self) {
+    pub fn add_all(&mut self, other: &Self) {
         self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
+    /// Counts packets.
+    pub const fn add(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] += count;
     }
 
     /// Packets dropped for this reason.

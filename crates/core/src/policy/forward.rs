@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::Policy;
 use super::account::Account;
+use super::changes::Changes;
 use super::claims::AssignResult;
 use super::counters::{RuleCounters, SharedMemory};
 use super::flows::{FlowTable, Owner};
@@ -43,6 +44,8 @@ pub struct Forwarder {
     /// The time since the start, in nanoseconds.
     pub(super) elapsed: u64,
     start: u32,
+    /// What nobody outside can guess.
+    pub(crate) seed: u64,
     pub(crate) registry: Registry,
     pub(super) pool: Pool,
     pub(super) guard: Guard,
@@ -50,6 +53,8 @@ pub struct Forwarder {
     pub(crate) peers: PeerTable,
     /// What peers of other routers hold.
     pub(crate) elsewhere: Elsewhere,
+    /// What the kernel has to be told.
+    pub(crate) changes: Changes,
 }
 
 impl Forwarder {
@@ -71,6 +76,7 @@ impl Forwarder {
             to_log: ToLog::default(),
             elapsed: 0,
             start: memory.start,
+            seed,
             registry: Registry::default(),
             pool: Pool::new(policy.networks.clone(), &policy.grants, policy.port_targets.iter().copied())
                 .with_slices(&policy.slices, &policy.grants),
@@ -78,6 +84,7 @@ impl Forwarder {
             shares: Shares::new(policy.max_addresses, &policy.networks),
             peers: PeerTable::default(),
             elsewhere: Elsewhere::new(None),
+            changes: Changes::default(),
             policy,
         }
     }
@@ -126,11 +133,19 @@ impl Forwarder {
     /// All verdicts on known flows have to be decided anew.
     pub(super) fn decide_anew(&mut self) {
         self.epoch = self.epoch.wrapping_add(1).max(1);
+        self.changes.note_all();
     }
 
-    /// An address was claimed: packets to it may go another way now.
-    pub(super) fn note_claim(&mut self) {
+    /// A peer has claimed an address: packets to it may go another way now.
+    pub(super) fn note_claim(&mut self, peer: PeerId, address: IpAddr) {
         self.claims = self.claims.wrapping_add(1);
+        self.changes.note_claim(peer, address);
+    }
+
+    /// Who holds an address elsewhere may have changed: packets to it may go another way now. `None` if several may have.
+    pub(crate) fn note_news_elsewhere(&mut self, address: Option<IpAddr>) {
+        self.claims = self.claims.wrapping_add(1);
+        self.changes.note_elsewhere(address);
     }
 
     /// Returns true if the supplementary groups of peers are needed, to check the grants or to find the limits.
@@ -207,12 +222,13 @@ impl Forwarder {
             // Its claim stands. One elsewhere that is newer takes it as any other one, once all are there.
             if peer.claims.assign(address, (id, since), None, &mut self.registry) == AssignResult::Granted {
                 self.shares.take(peer.account_for(address, grants), address);
+                self.changes.note_claim(id, address);
             }
         }
         peer.claims.set_bound(is_bound);
         lost.iter().filter(|address| is_bound && may_have(**address)).for_each(|it| peer.claims.await_again(*it));
         peer.has_sent = true;
-        self.note_claim();
+        self.claims = self.claims.wrapping_add(1);
     }
 
     /// Sets the identity of a peer that has no address yet, but has shown its credentials.
@@ -229,7 +245,11 @@ impl Forwarder {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let before = std::mem::replace(&mut peer.identity.groups, groups);
         self.policy.forget_other_groups(&mut peer.identity);
-        before != peer.identity.groups
+        let has_changed = before != peer.identity.groups;
+        if has_changed {
+            self.changes.note_limits(id);
+        }
+        has_changed
     }
 
     /// Removes a peer and frees its addresses.
@@ -253,7 +273,7 @@ impl Forwarder {
         }
         let (elsewhere, since) = (self.elsewhere.holder(address), self.elsewhere.time_of_claim(address));
         let assignment = peer.claims.assign(address, (id, since), elsewhere, &mut self.registry);
-        self.note_claim();
+        self.note_claim(id, address);
         Some(assignment)
     }
 
@@ -268,7 +288,7 @@ impl Forwarder {
         let assignment = peer.claims.assign(address, (id, since), elsewhere, &mut self.registry);
         if assignment == AssignResult::Granted {
             self.shares.take(peer.account_for(address, &self.policy.grants), address);
-            self.note_claim();
+            self.note_claim(id, address);
         }
         Some(assignment)
     }

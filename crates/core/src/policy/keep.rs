@@ -100,6 +100,7 @@ impl Forwarder {
         side.looks_at_state = looks_at_state;
         side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
         entry.set_class(Direction::Out, decision.class);
+        entry.is_logged[Direction::Out.index()] = !decision.trail.to_log.is_empty();
         Some(at)
     }
 
@@ -130,6 +131,7 @@ impl Forwarder {
         side.looks_at_state = looks_at_state;
         side.keep_script(decision.asked.map(|asked| (asked.said, asked.until)));
         entry.set_class(Direction::In, decision.class);
+        entry.is_logged[Direction::In.index()] = !decision.trail.to_log.is_empty();
         Some(at)
     }
 

@@ -45,11 +45,6 @@ impl Forwarder {
         self.registry.holder(address).is_some() || self.guard.is_here(address)
     }
 
-    /// Who holds an address elsewhere may have changed: packets to it may go another way now.
-    pub(crate) fn note_news_elsewhere(&mut self) {
-        self.note_claim();
-    }
-
     pub(super) fn claim_context(&self) -> ClaimContext<'_> {
         ClaimContext {
             grants: &self.policy.grants,
@@ -79,6 +74,7 @@ impl Forwarder {
             peer.claims.lose(address);
             peer.session.forget_limits();
         }
+        self.changes.note_claim(claim.peer, address);
         self.decide_anew();
         Some((claim.peer, winner))
     }

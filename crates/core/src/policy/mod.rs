@@ -3,6 +3,7 @@
 pub mod account;
 pub mod admission;
 pub mod assignment;
+mod changes;
 pub mod claims;
 pub mod counters;
 mod decide;
@@ -16,6 +17,7 @@ mod keep;
 pub mod limits;
 pub mod lost;
 pub mod pattern;
+mod plain;
 pub mod pool;
 pub mod prefix_map;
 pub mod rate_limit;

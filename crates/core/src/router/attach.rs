@@ -77,8 +77,12 @@ impl Router {
     /// Handles a peer's hello: takes its device if that can be trusted, and replies.
     pub(super) fn hello(&mut self, shell: &mut impl Shell, id: PeerId, hello: &[u8]) {
         match check_offer(shell, id, hello) {
-            Ok(offloads) => {
+            Ok(Hello { offloads, router_only }) => {
                 shell.accept_device(id);
+                let offloads = Offloads::from_bits(offloads);
+                if let Some(peer) = self.forwarder.peers.get_mut(id) {
+                    peer.session.denies_kernel_path = router_only;
+                }
                 self.take_device(shell, id, offloads);
             }
             Err(reason) => {
@@ -150,6 +154,7 @@ impl Router {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let (address, account, pid) = (peer.address(), peer.account(), peer.session.credentials.pid);
         if std::mem::replace(&mut peer.session.transport, Transport::Stream(reason.clone())) == Transport::Tun {
+            self.leave_kernel_path(shell, id);
             shell.discard_device(id);
         }
         self.note_fault(shell, account, &Notice::DeviceLost { address, pid, reason });
@@ -179,6 +184,7 @@ impl Router {
         }
         let segments = packet.as_ref().map_or(0, GsoPacket::segments);
         self.forward_outbound(shell, id, packet);
+        self.follow_changes(shell);
         segments
     }
 
@@ -194,8 +200,8 @@ impl Router {
     }
 }
 
-/// Checks the device that a peer has passed. Returns its offloads, or why it can't be attached.
-fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Offloads, StreamReason> {
+/// Checks the device that a peer has passed. Returns the hello, or why the device can't be attached.
+fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Hello, StreamReason> {
     let hello = Hello::decode(hello).ok_or(StreamReason::Version)?;
     if !shell.has_offer(id) {
         return Err(StreamReason::NoDescriptor);
@@ -216,5 +222,5 @@ fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Offlo
     if facts.has_queues {
         return Err(StreamReason::Queues);
     }
-    Ok(Offloads::from_bits(hello.offloads))
+    Ok(hello)
 }

@@ -240,9 +240,14 @@ fn policy_rule(rule: Option<RuleRef>) -> Option<u32> {
 
 impl Router {
     /// Begins the capture of this number, changes which packets it wants, or ends it. There are [`MAX_CAPTURES`].
-    pub fn set_capture(&mut self, number: usize, filter: Option<CaptureFilter>) {
+    pub fn set_capture(&mut self, shell: &mut impl Shell, number: usize, filter: Option<CaptureFilter>) {
+        let may_begin = filter.is_some();
         self.captures.set(number, filter);
         self.update_observed();
+        if may_begin {
+            // Flows that no capture wants are given to the kernel again.
+            self.revoke_all(shell);
+        }
     }
 
     /// Returns true if a capture may want packets of a flow between these ends of this peer: the kernel must not pass them on

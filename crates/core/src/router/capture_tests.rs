@@ -63,7 +63,11 @@ impl World {
             let connection = Connection { credentials, namespace: None, groups: Vec::new() };
             let id = router.accept(&mut shell, connection, now).expect("there is room");
             let mut hello = Vec::new();
-            assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+            assert!(frame::append(
+                &mut hello,
+                FrameKind::Hello,
+                &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
+            ));
             router.received(&mut shell, id, &hello, hello.len(), now);
             router.device_packet(&mut shell, id, &udp(address, OUTSIDE, [1, 2]), None);
             id
@@ -75,7 +79,7 @@ impl World {
     /// Begins a capture of everything.
     fn capturing() -> Self {
         let mut this = Self::new();
-        this.router.set_capture(0, Some(CaptureFilter::default()));
+        this.router.set_capture(&mut this.shell, 0, Some(CaptureFilter::default()));
         this
     }
 
@@ -142,7 +146,11 @@ fn what_is_no_packet_is_shown_as_it_came() {
     let fate = CaptureFate::Dropped(DropReason::NotIp);
     assert_eq!(world.taken(), [(Direction::Out, Some(11), fate, None), (Direction::In, None, fate, None)]);
     // Whoever asks for some packets doesn't get what has no headers to look at.
-    world.router.set_capture(0, Some(CaptureFilter { protocol: Some(TCP), ..CaptureFilter::default() }));
+    world.router.set_capture(
+        &mut world.shell,
+        0,
+        Some(CaptureFilter { protocol: Some(TCP), ..CaptureFilter::default() }),
+    );
     world.send(one, &no_packet);
     assert!(world.taken().is_empty());
 }
@@ -152,7 +160,10 @@ fn what_is_no_packet_is_shown_as_it_came() {
 fn held_packets_are_shown_once() {
     let mut world = World::capturing();
     let shape = Shape { out: true, inn: false, selector: ShapeSelector::Any, limit: Limit::new(80_000) };
-    world.router.set_policy(Arc::new(Policy { generation: 1, shapes: Arc::new(Shapes::new(vec![shape])), ..policy() }));
+    world.router.set_policy(
+        &mut world.shell,
+        Arc::new(Policy { generation: 1, shapes: Arc::new(Shapes::new(vec![shape])), ..policy() }),
+    );
     let (one, packet) = (world.one, udp(ONE, OUTSIDE, [5, 53]));
     let sent = 2000;
     for _ in 0..sent {
@@ -205,7 +216,7 @@ fn filters_choose_by_peer_headers_verdict_and_rule() {
         (CaptureFilter { selection: select(any, any, service(TCP, 53)), ..base() }, [false; 3]),
     ] {
         let mut world = World::new();
-        world.router.set_capture(3, Some(filter.clone()));
+        world.router.set_capture(&mut world.shell, 3, Some(filter.clone()));
         let one = world.one;
         let mut shown = Vec::new();
         world.send(one, &udp(ONE, OUTSIDE, [5, 53]));
@@ -222,16 +233,19 @@ fn filters_choose_by_peer_headers_verdict_and_rule() {
 fn selection_may_name_a_set_of_the_policy_in_use() {
     let mut world = World::new();
     let selection = Selection { selector: Selector::ALL, src_set: None, dst_set: Some("blocked".to_owned()) };
-    world.router.set_capture(0, Some(CaptureFilter { selection: Some(selection), ..CaptureFilter::default() }));
+    world.router.set_capture(
+        &mut world.shell,
+        0,
+        Some(CaptureFilter { selection: Some(selection), ..CaptureFilter::default() }),
+    );
     let one = world.one;
     world.send(one, &udp(ONE, OUTSIDE, [5, 53]));
     assert!(world.taken().is_empty(), "there is no such set yet");
     let set: AddressSet = ["192.0.2.0/28".parse::<IpNet>().expect("valid")].into_iter().collect();
-    world.router.set_policy(Arc::new(Policy {
-        generation: 1,
-        sets: vec![("blocked".to_owned(), Arc::new(set))],
-        ..policy()
-    }));
+    world.router.set_policy(
+        &mut world.shell,
+        Arc::new(Policy { generation: 1, sets: vec![("blocked".to_owned(), Arc::new(set))], ..policy() }),
+    );
     world.send(one, &udp(ONE, OUTSIDE, [5, 53]));
     assert_eq!(world.taken().len(), 1);
 }
@@ -240,18 +254,18 @@ fn selection_may_name_a_set_of_the_policy_in_use() {
 fn captures_are_told_apart_and_end() {
     let mut world = World::new();
     let (one, other) = (world.one, world.other);
-    world.router.set_capture(1, Some(CaptureFilter { uid: Some(1001), ..CaptureFilter::default() }));
-    world.router.set_capture(6, Some(CaptureFilter::default()));
+    world.router.set_capture(&mut world.shell, 1, Some(CaptureFilter { uid: Some(1001), ..CaptureFilter::default() }));
+    world.router.set_capture(&mut world.shell, 6, Some(CaptureFilter::default()));
     world.send(one, &udp(ONE, OUTSIDE, [5, 53]));
     world.send(other, &udp(OTHER, OUTSIDE, [5, 53]));
     let wanted: Vec<_> = world.shell.captured.iter().map(|record| record.wanted).collect();
     assert_eq!(wanted, [1 << 1 | 1 << 6, 1 << 6]);
     world.shell.captured.clear();
-    world.router.set_capture(6, None);
+    world.router.set_capture(&mut world.shell, 6, None);
     world.send(other, &udp(OTHER, OUTSIDE, [5, 53]));
     assert!(world.shell.captured.is_empty());
-    world.router.set_capture(1, None);
-    world.router.set_capture(MAX_CAPTURES, Some(CaptureFilter::default()));
+    world.router.set_capture(&mut world.shell, 1, None);
+    world.router.set_capture(&mut world.shell, MAX_CAPTURES, Some(CaptureFilter::default()));
     world.send(one, &udp(ONE, OUTSIDE, [5, 53]));
     assert!(world.shell.captured.is_empty() && !world.router.captures.is_on());
 }
@@ -273,8 +287,8 @@ fn flows_that_a_capture_may_want_are_told() {
         rule: Some(99),
         ..CaptureFilter::default()
     };
-    world.router.set_capture(0, Some(filter));
+    world.router.set_capture(&mut world.shell, 0, Some(filter));
     assert!(asks(&world.router, one, 53) && !asks(&world.router, one, 54) && !asks(&world.router, other, 53));
-    world.router.set_capture(0, None);
+    world.router.set_capture(&mut world.shell, 0, None);
     assert!(!asks(&world.router, one, 53));
 }

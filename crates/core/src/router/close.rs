@@ -27,6 +27,7 @@ impl Router {
 
     /// Closes a peer's connection and frees the peer's addresses.
     pub(super) fn close(&mut self, shell: &mut impl Shell, id: PeerId, reason: CloseReason) {
+        self.leave_kernel_path(shell, id);
         let Some(peer) = self.forwarder.remove_peer(id) else { return };
         let (address, account, credentials) = (peer.address(), peer.account(), peer.session.credentials);
         let now = self.nanos();

@@ -28,6 +28,7 @@ impl Router {
         if let Err(reason) = self.take_credentials(shell, id, magic, credentials) {
             self.close(shell, id, reason);
         }
+        self.follow_changes(shell);
     }
 
     fn take_credentials(

@@ -16,7 +16,7 @@ use super::shell::{Shell, WriteError};
 use super::turns::Work;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Packets for a peer in frames wait in queues by flow while so many bytes of frames wait to be sent to it, which is more than
 /// a write needs to be cheap. What is in a frame can't be overtaken any more.
@@ -157,6 +157,7 @@ impl Router {
         let write = shell.write_device(id, session.serial, packet);
         let usage = || shell.thread_usage();
         let cost = session.write_meter.record(&mut self.work, len, write.start, write.end, usage);
+        let has_excess = session.write_meter.take_excess();
         let result = match write.result {
             Ok(()) => {
                 session.traffic.tx_packets += 1;
@@ -168,6 +169,9 @@ impl Router {
             Err(WriteError::Refused) => Err(DropReason::TunRefused),
         };
         self.advance(write.end);
+        if has_excess {
+            self.watch_cost(shell, id, Duration::ZERO);
+        }
         self.judge(shell, id, cost);
         result
     }

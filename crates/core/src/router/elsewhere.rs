@@ -18,9 +18,10 @@ impl Router {
     /// turn in which there may be some.
     pub fn set_clock(&mut self, shell: &mut impl Shell, clock: ClaimTime) {
         for address in self.forwarder.elsewhere.set_clock(clock) {
-            self.forwarder.note_news_elsewhere();
+            self.forwarder.note_news_elsewhere(Some(address));
             self.give_way(shell, address);
         }
+        self.follow_changes(shell);
     }
 
     /// Says whether a source hasn't told yet what it knows ([`Elsewhere::set_unsure`]).
@@ -50,43 +51,46 @@ impl Router {
                     self.note_source(shell, source, &Notice::ClockAhead { address, told });
                 }
                 if is_news {
-                    self.forwarder.note_news_elsewhere();
+                    self.forwarder.note_news_elsewhere(Some(address));
                     self.give_way(shell, address);
                 }
             }
             // Another holder that the source knew before has given way.
-            Err(Refusal::Own) => self.forwarder.note_news_elsewhere(),
+            Err(Refusal::Own) => self.forwarder.note_news_elsewhere(Some(address)),
             Err(refusal) => {
                 if self.forwarder.elsewhere.note_no_room() {
                     self.note_source(shell, source, &Notice::NoRoomElsewhere { teller: source, refusal });
                 }
             }
         }
+        self.follow_changes(shell);
     }
 
     /// A source tells that no peer of another router holds an address any more. The next claim to it is granted.
     pub fn released_elsewhere(&mut self, source: Source, address: IpAddr) {
         if self.forwarder.elsewhere.remove(source, address) {
-            self.forwarder.note_news_elsewhere();
+            self.forwarder.note_news_elsewhere(Some(address));
         }
     }
 
     /// A source is gone, and with it all that it has told, if that is much, by and by. Returns the number of
     /// holdings.
     pub fn forget_source(&mut self, source: Source) -> usize {
-        self.forwarder.note_news_elsewhere();
+        self.forwarder.note_news_elsewhere(None);
         self.forwarder.elsewhere.forget(source)
     }
 
     /// Returns true if something is left to do for [`Router::poll`] or [`Router::set_clock`], without any event.
     pub fn is_sweeping(&self) -> bool {
-        self.forwarder.elsewhere.is_sweeping() || self.trunks.as_ref().is_some_and(Trunks::has_more)
+        self.forwarder.elsewhere.is_sweeping()
+            || self.kernel.has_void()
+            || self.trunks.as_ref().is_some_and(Trunks::has_more)
     }
 
     /// Forgets a piece of what sources that are gone had told.
     pub(super) fn sweep(&mut self) {
         if self.forwarder.elsewhere.sweep() {
-            self.forwarder.note_news_elsewhere();
+            self.forwarder.note_news_elsewhere(None);
         }
     }
 

@@ -65,8 +65,11 @@ impl Router {
     }
 
     /// Ends it. `is_empty` says if the queue had nothing more to read.
-    pub fn end_tun_turn(&mut self, is_empty: bool) {
+    pub fn end_tun_turn(&mut self, shell: &mut impl Shell, is_empty: bool) {
         self.tun_queues.end(is_empty);
+        if is_empty {
+            self.give_verdicts_of_queue(shell);
+        }
     }
 
     /// Returns true if the TUN device's one queue is to be read before the next turn of a peer. All packets towards the peers come
@@ -264,7 +267,11 @@ mod tests {
         fn say_hello(&mut self, id: PeerId) {
             let Self { shell, router, .. } = self;
             let mut hello = Vec::new();
-            assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+            assert!(frame::append(
+                &mut hello,
+                FrameKind::Hello,
+                &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
+            ));
             router.received(shell, id, &hello, hello.len(), router.now);
             assert!(router.is_attached(id));
         }
@@ -294,7 +301,7 @@ mod tests {
                 turn.count(100, 0);
                 self.send(next());
             }
-            self.router.end_tun_turn(false);
+            self.router.end_tun_turn(&mut self.shell, false);
         }
 
         /// Takes the next turn: of a peer for which packets wait, or of a queue, which has only packets for the peer of its number.
@@ -352,7 +359,7 @@ mod tests {
         for _ in 0..50 {
             world.router.begin_tun_turn(0);
             (0..BURST).for_each(|_| world.send(0));
-            world.router.end_tun_turn(true);
+            world.router.end_tun_turn(&mut world.shell, true);
         }
         assert_eq!((world.written(0).len(), world.router.has_turns()), (50 * BURST, false));
     }
@@ -421,7 +428,7 @@ mod tests {
         let mut world = World::new(1);
         let (id, most) = (world.peers[0], world.router.settings.limits.queued_bytes as u64);
         let queued = |world: &World| world.router.peer(id).map_or(0, PeerView::queued);
-        world.router.end_tun_turn(false);
+        world.router.end_tun_turn(&mut world.shell, false);
         for _ in 0..3 {
             (0..8 * PACKET_BUDGET).for_each(|_| world.send(0));
         }
@@ -444,7 +451,7 @@ mod tests {
         let mut world = World::new(2);
         for _ in 0..3 {
             (0..PACKET_BUDGET).for_each(|_| world.send(0));
-            world.router.end_tun_turn(false);
+            world.router.end_tun_turn(&mut world.shell, false);
         }
         assert!(world.router.backlog.has(world.peers[0]));
         let (id, now, written) = (world.peers[0], world.router.now, world.shell.to_devices.len());
@@ -480,7 +487,7 @@ mod tests {
             assert_eq!(turn.work, Work::Queue(2));
             world.router.begin_tun_turn(2);
             world.send(2);
-            world.router.end_tun_turn(true);
+            world.router.end_tun_turn(&mut world.shell, true);
             world.router.end_turn(turn, 5 * READ, false);
         }
         assert_eq!(world.written(2).len(), 50);

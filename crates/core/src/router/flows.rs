@@ -1,6 +1,7 @@
 //! Flows, for those who list, explain or forget them.
 
 use super::Router;
+use super::shell::Shell;
 use crate::policy::explain::{Explanation, Probe};
 use crate::policy::flows::FlowView;
 use crate::policy::script::Script;
@@ -43,6 +44,7 @@ impl Router {
     /// how many were forgotten.
     pub fn kill_flows(
         &mut self,
+        shell: &mut impl Shell,
         numbers: std::ops::Range<u32>,
         mut is_wanted: impl FnMut(&FlowView<'_>) -> bool,
     ) -> u64 {
@@ -53,6 +55,7 @@ impl Router {
                 killed += 1;
             }
         }
+        self.follow_changes(shell);
         killed
     }
 }

@@ -69,6 +69,7 @@ impl Router {
         if let Err(reason) = self.take_bytes(shell, id, bytes, count) {
             self.close(shell, id, reason);
         }
+        self.follow_changes(shell);
     }
 
     fn take_bytes(

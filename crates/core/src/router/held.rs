@@ -344,6 +344,11 @@ impl Router {
         (!is_free).then_some(queues.own)
     }
 
+    /// Returns true if a limit applies to a peer's packets, or did to some that still wait.
+    pub(super) fn is_limited(&mut self, id: PeerId, direction: Direction, class: Class, is_inside: bool) -> bool {
+        self.queue_of(id, direction, class, is_inside).is_some()
+    }
+
     /// Sends a packet from a peer where it was decided, now or when its time has come.
     pub(super) fn send_or_hold(
         &mut self,

@@ -66,7 +66,11 @@ impl World {
         let connection = Connection { credentials, namespace: None, groups: Vec::new() };
         let id = self.router.accept(&mut self.shell, connection, self.now).expect("there is room");
         let mut hello = Vec::new();
-        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        assert!(frame::append(
+            &mut hello,
+            FrameKind::Hello,
+            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
+        ));
         self.router.received(&mut self.shell, id, &hello, hello.len(), self.now);
         id
     }
@@ -92,7 +96,7 @@ fn limits_of_newcomers_are_for_peers_that_are_there() {
     let mut world = World::new([]);
     let id = world.connect();
     assert_eq!(world.send(id, 5), 5);
-    world.router.limit(&[limit(ShapeSelector::User(UID), SLOW)]);
+    world.router.limit(&mut world.shell, &[limit(ShapeSelector::User(UID), SLOW)]);
     assert_eq!(world.send(id, 5), 1);
 }
 
@@ -101,7 +105,7 @@ fn peers_without_a_limit_get_one_with_another_policy_or_address() {
     let mut world = World::new([limit(ShapeSelector::Network("10.0.0.9/32".parse().expect("valid")), SLOW)]);
     let id = world.connect();
     assert_eq!((world.send(id, 5), world.send(id, 5)), (5, 5));
-    world.router.set_policy(Arc::new(policy([limit(ShapeSelector::Any, SLOW)])));
+    world.router.set_policy(&mut world.shell, Arc::new(policy([limit(ShapeSelector::Any, SLOW)])));
     assert_eq!(world.send(id, 5), 1);
 }
 
@@ -111,10 +115,10 @@ fn limits_of_groups_are_for_peers_that_came_before_them() {
     let id = world.connect();
     assert_eq!(world.send(id, 5), 5);
     assert!(!world.router.take_lacks_groups());
-    world.router.set_policy(Arc::new(policy([limit(ShapeSelector::Group(7), SLOW)])));
+    world.router.set_policy(&mut world.shell, Arc::new(policy([limit(ShapeSelector::Group(7), SLOW)])));
     assert_eq!(world.send(id, 5), 5);
     assert!(world.router.take_lacks_groups() && !world.router.take_lacks_groups());
-    world.router.set_groups(id, vec![6, 7]);
+    world.router.set_groups(&mut world.shell, id, vec![6, 7]);
     assert_eq!(world.send(id, 5), 1);
     assert_eq!(world.router.forwarder().peers.get(id).map(|peer| peer.identity.groups.clone()), Some(vec![7]));
 }
@@ -164,7 +168,7 @@ fn packets_between_peers_do_not_get_ahead_of_what_waits() {
     let mut world = World::new([limit(ShapeSelector::Any, SLOW)]);
     let id = world.connect();
     assert_eq!(world.send(id, 3), 1);
-    world.router.set_policy(Arc::new(policy([limit(ShapeSelector::Uplink, SLOW)])));
+    world.router.set_policy(&mut world.shell, Arc::new(policy([limit(ShapeSelector::Uplink, SLOW)])));
     assert!(world.router.queue_of(id, Direction::Out, Class::OWN, true).is_some());
     for _ in 0..3 {
         world.wait(1000);
@@ -246,7 +250,7 @@ struct Run {
 impl Run {
     fn new(number: usize) -> Self {
         let mut world = World::new([]);
-        world.router.set_policy(Arc::new(switching(number)));
+        world.router.set_policy(&mut world.shell, Arc::new(switching(number)));
         let peers = (0..PEERS).map(|_| world.connect()).collect();
         let mut run = Self { world, peers, pushed: 0, thrown: 0, left: Vec::new() };
         (0..PEERS).for_each(|peer| run.packet(peer, 9, 0));
@@ -305,7 +309,7 @@ impl Run {
                 self.peers[peer] = self.world.connect();
                 self.packet(peer, 9, 0);
             }
-            Event::Policy(number) => self.world.router.set_policy(Arc::new(switching(number))),
+            Event::Policy(number) => self.world.router.set_policy(&mut self.world.shell, Arc::new(switching(number))),
         }
     }
 

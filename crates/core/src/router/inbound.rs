@@ -50,6 +50,7 @@ impl Router {
             );
         }
         self.forward_inbound(shell, Ingress::Tun, packet);
+        self.follow_changes(shell);
     }
 
     /// Handles datagrams that came to the gateway with one read, from `source` and by `interface`. `len` is the length of each if
@@ -95,6 +96,7 @@ impl Router {
             packets += 1;
         }
         self.coalesced = built;
+        self.follow_changes(shell);
         packets
     }
 
@@ -146,7 +148,12 @@ impl Router {
             self.report_drop(shell, (Direction::In, cause), &packet, (reason, is_rejected), verdict.rule);
         }
         match verdict.to {
-            Inbound::Peer(id) => self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet),
+            Inbound::Peer(id) => {
+                self.deliver_or_hold(shell, id, Origin::Outside(ingress), verdict.lane, &packet);
+                if ingress == Ingress::Tun {
+                    self.note_passed(shell, verdict.lane, Direction::In, None, Some(id));
+                }
+            }
             Inbound::Trunk(to) => {
                 let result = self.pass_to_trunk(shell, ingress, to, &packet);
                 self.count_not_passed(shell, &packet, result, Some(to));
@@ -215,7 +222,11 @@ mod tests {
         let connection = Connection { credentials, namespace: None, groups: Vec::new() };
         let id = router.accept(&mut shell, connection, now).expect("there is room");
         let mut hello = Vec::new();
-        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        assert!(frame::append(
+            &mut hello,
+            FrameKind::Hello,
+            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
+        ));
         router.received(&mut shell, id, &hello, hello.len(), now);
         assert!(router.is_attached(id));
         let mut first = vec![0; VNET_HEADER_LEN];

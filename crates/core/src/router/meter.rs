@@ -266,6 +266,8 @@ impl fmt::Display for Cost {
 pub struct WriteMeter {
     /// Saved nanoseconds, which later writes may take beyond their own allowance.
     saved: u64,
+    /// True if a write has taken more than it may since somebody has asked.
+    has_excess: bool,
     expenses: Option<Box<Expenses>>,
 }
 
@@ -330,10 +332,16 @@ impl WriteMeter {
         if excess == 0 {
             return CostRating::Usual;
         }
+        self.has_excess = true;
         let expenses = self.expenses.get_or_insert_with(|| Box::new(Expenses::new(work.epoch, end)));
         expenses.allowed = allowed;
         expenses.charge(work, took, excess, end);
         expenses.judge(work, end)
+    }
+
+    /// Returns true if a write has taken longer than it may and than what earlier ones have saved, once.
+    pub const fn take_excess(&mut self) -> bool {
+        std::mem::replace(&mut self.has_excess, false)
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.

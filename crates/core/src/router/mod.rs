@@ -23,6 +23,7 @@ mod gateway;
 mod held;
 mod inbound;
 mod interfaces;
+mod kernel;
 mod log;
 pub mod meter;
 pub mod notice;
@@ -68,6 +69,7 @@ use capture::Captures;
 use gateway::Paths;
 use held::Held;
 use interfaces::InterfaceCache;
+use kernel::KernelPath;
 use log::{Cause, Line, LogBudget};
 use meter::WorkMeter;
 use notice::{Notice, Who};
@@ -83,6 +85,7 @@ pub use counters::Counters;
 pub use departed::Departed;
 pub(crate) use held::item_in as waiting_item;
 pub use inbound::{Ingress, PACKET_BUDGET};
+pub use kernel::PathCounts;
 pub use shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 pub use trunks::TrunkSettings;
 pub use view::PeerView;
@@ -177,6 +180,7 @@ pub struct Router {
     /// Connections with routers of other hosts, if there may be some, and what they have said in this call.
     trunks: Option<Trunks>,
     trunk_events: Vec<trunks::Event>,
+    kernel: KernelPath,
 }
 
 impl Router {
@@ -186,6 +190,7 @@ impl Router {
             forwarder.set_own(own);
         }
         let tun_queues = TunQueues::new(settings.tun_queues);
+        let kernel = KernelPath::new(forwarder.seed);
         let mut this = Self {
             admission: Admission::new(settings.limits),
             trunks: settings.router.and_then(|own| Self::make_trunks(own, &settings.trunks, now)),
@@ -218,6 +223,7 @@ impl Router {
             tun_queues,
             turns: Turns::default(),
             backlog: Backlog::default(),
+            kernel,
         };
         this.update_limits();
         this
@@ -246,6 +252,7 @@ impl Router {
         self.flush_peers(shell);
         self.sweep();
         self.poll_trunks(shell);
+        self.poll_kernel_path(shell);
     }
 
     /// Returns the time at which [`Self::poll`] has to be called, even if no event comes before.
@@ -255,6 +262,7 @@ impl Router {
             self.reattach_queue.next_end(),
             self.next_held(),
             self.trunks.as_ref().and_then(Trunks::next_poll),
+            self.next_of_kernel_path(),
         ]
         .into_iter()
         .flatten()
@@ -263,19 +271,25 @@ impl Router {
 
     /// Sets the addresses that the machine's interfaces have now. Peers must not claim them. A gateway that is bound to the
     /// unspecified address is reachable at each of them.
-    pub fn set_host_addresses(&mut self, addresses: impl IntoIterator<Item = IpNet>) {
+    pub fn set_host_addresses(&mut self, shell: &mut impl Shell, addresses: impl IntoIterator<Item = IpNet>) {
         self.forwarder.set_host_addresses(addresses);
+        self.follow_changes(shell);
     }
 
     /// Replaces the policy, between two packets. Peers keep the addresses that they hold, and flows are decided anew with their
-    /// next packets. The router's networks, its guard and its shares stay those of the first policy.
-    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+    /// next packets: those in the kernel are the router's again. The router's networks, its guard and its shares stay those of the
+    /// first policy.
+    pub fn set_policy(&mut self, shell: &mut impl Shell, policy: Arc<Policy>) {
+        // A counter may be another rule's afterwards.
+        self.revoke_all(shell);
+        self.count_all_usage(shell);
         let has_other_limits = self.forwarder.policy.shapes != policy.shapes;
         self.forwarder.set_policy(policy);
         if has_other_limits {
             self.update_limits();
             self.want_groups_again();
         }
+        self.follow_changes(shell);
     }
 
     /// Returns true if the policy may name groups of which the router hasn't kept who is in them. The shell should read the
@@ -290,24 +304,26 @@ impl Router {
     }
 
     /// Sets the supplementary groups of a peer.
-    pub fn set_groups(&mut self, id: PeerId, groups: Vec<u32>) {
+    pub fn set_groups(&mut self, shell: &mut impl Shell, id: PeerId, groups: Vec<u32>) {
         if self.forwarder.set_groups(id, groups)
             && let Some(peer) = self.forwarder.peers.get_mut(id)
         {
             peer.session.forget_limits();
         }
+        self.follow_changes(shell);
     }
 
     /// Adds grants to the policy.
-    pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
+    pub fn grant(&mut self, shell: &mut impl Shell, grants: impl IntoIterator<Item = Grant>) {
         self.forwarder.grant(grants);
+        self.follow_changes(shell);
         self.want_groups_again();
     }
 
     /// Adds limits to the policy, behind all others. Those that it has already are left out.
-    pub fn limit(&mut self, shapes: &[Shape]) {
+    pub fn limit(&mut self, shell: &mut impl Shell, shapes: &[Shape]) {
         if let Some(next) = self.forwarder.policy.with_shapes(shapes) {
-            self.set_policy(Arc::new(next));
+            self.set_policy(shell, Arc::new(next));
         }
     }
 

@@ -61,6 +61,14 @@ pub enum Notice {
     /// Lines were left out because there were too many.
     #[error("{0} lines like these were left out")]
     LeftOut(u64),
+    /// A peer's packets take the router's way again.
+    #[error("{who} has lost its pair, its packets pass the router: {why}")]
+    PairLost {
+        /// The peer.
+        who: Who,
+        /// Why.
+        why: String,
+    },
     /// No connections are accepted for a while.
     #[error("can't accept: {fault} ({peers} peers); trying again in {} s", pause.as_secs())]
     CannotAccept {

@@ -82,13 +82,20 @@ impl Router {
                 self.reject_outbound(shell, id, packet.packet());
                 Err(reason)
             }
-            Outbound::Tun => self.send_or_hold(shell, id, Way::Tun, verdict.lane, packet),
+            Outbound::Tun => {
+                let result = self.send_or_hold(shell, id, Way::Tun, verdict.lane, packet);
+                self.note_passed(shell, verdict.lane, Direction::Out, Some(id), None);
+                result
+            }
             Outbound::Gateway(target) => self.send_or_hold(shell, id, Way::Gateway(target), verdict.lane, packet),
             Outbound::Trunk(trunk) => {
                 self.send_or_hold(shell, id, Way::Trunk(trunk, verdict.lane.flow), verdict.lane, packet)
             }
             Outbound::Peer(other) => {
-                self.send_or_hold(shell, id, Way::Peer(other, verdict.receiver_lane), verdict.lane, packet)
+                let way = Way::Peer(other, verdict.receiver_lane);
+                let result = self.send_or_hold(shell, id, way, verdict.lane, packet);
+                self.note_passed(shell, verdict.lane, Direction::Out, Some(id), Some(other));
+                result
             }
             Outbound::Contested { address, .. } => {
                 if let Some(peer) = self.forwarder.peers.get(id) {

@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::Router;
+use super::kernel::WATCH_OF_COSTLY;
 use super::meter::{Cost, CostRating};
 use super::notice::Notice;
 use super::quarantine::Offender;
@@ -61,6 +62,9 @@ impl Router {
 
     /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: CostRating) {
+        if verdict != CostRating::Usual {
+            self.watch_cost(shell, id, WATCH_OF_COSTLY);
+        }
         match verdict {
             CostRating::Usual => {}
             CostRating::Limited(cost) => self.note_peer_fault(shell, id, |who| Notice::Limited { who, cost }),
@@ -89,6 +93,8 @@ impl Router {
                 == Transport::Tun
         {
             shell.suspend(id);
+            self.leave_kernel_path(shell, id);
+            let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
             peer.session.has_waiting_device = true;
             self.attach_later(id, record.end);
         }
@@ -150,7 +156,11 @@ mod tests {
         let connection = Connection { credentials, namespace: None, groups: Vec::new() };
         let id = router.accept(shell, connection, now).expect("there is room");
         let mut hello = Vec::new();
-        assert!(frame::append(&mut hello, FrameKind::Hello, &Hello { offloads: Offloads::NONE.bits() }.encode()));
+        assert!(frame::append(
+            &mut hello,
+            FrameKind::Hello,
+            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
+        ));
         router.received(shell, id, &hello, hello.len(), now);
         id
     }

@@ -105,6 +105,7 @@ impl Router {
         self.store_again(shell, id);
         self.reply_to_hello(id, HelloReply::Renew);
         stored.addresses.iter().for_each(|address| self.give_way(shell, *address));
+        self.follow_changes(shell);
     }
 
     /// Stores the present state of a peer for the next router, if it is attached or was asked for its device again.

@@ -9,6 +9,7 @@ use tuntap_wire::offloads::Offloads;
 
 use super::frames::READ_LEN;
 use super::held::Queues;
+use super::kernel::PeerPath;
 use super::meter::WriteMeter;
 use super::queue::FrameQueue;
 use super::shell::Fault;
@@ -133,6 +134,10 @@ pub struct Session {
     pub late_rules_logged: bool,
     /// True once it was logged that the peer sends to the gateway of a router.
     pub to_gateway_logged: bool,
+    /// True if its device doesn't want the path in the kernel.
+    pub denies_kernel_path: bool,
+    /// What the kernel has of it, if it could use the path there.
+    pub path: Option<Box<PeerPath>>,
     /// Counters of the peer.
     pub traffic: Traffic,
 }
@@ -168,6 +173,8 @@ impl Session {
             serial: None,
             late_rules_logged: false,
             to_gateway_logged: false,
+            denies_kernel_path: false,
+            path: None,
             traffic: Traffic::default(),
         }
     }
@@ -213,7 +220,7 @@ impl Traffic {
         self.rx_bytes += other.rx_bytes;
         self.tx_packets += other.tx_packets;
         self.rx_packets += other.rx_packets;
-        self.drops.add(&other.drops);
+        self.drops.add_all(&other.drops);
     }
 
     /// Returns what the C plugin calls `dropped`: the packets that the peer was too slow to take.

@@ -13,6 +13,7 @@ use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use super::watch::DropRecord;
+use crate::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
 use crate::trunk::{Sent, TrunkId};
@@ -176,6 +177,36 @@ pub trait Shell {
 
     /// Returns true if so many devices wait to be closed that no further ones should be taken.
     fn is_closing_many(&self) -> bool;
+
+    // The path in the kernel.
+
+    /// Begins to make a peer's pair: a hidden way between the peer's device and this host. Returns false if there can be none.
+    /// Otherwise [`Router::pair_made`](super::Router::pair_made) or [`Router::pair_lost`](super::Router::pair_lost) follows, later.
+    fn make_pair(&mut self, peer: PeerId) -> bool;
+
+    /// Removes a peer's pair, or stops making it. No verdict is left that names the peer.
+    fn drop_pair(&mut self, peer: PeerId);
+
+    /// Says whether a peer that has a pair holds an address. A new pair has no address, and lets no packet in from any other one,
+    /// whatever the verdicts say.
+    fn set_kernel_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool);
+
+    /// Gives the kernel a verdict. The kernel has no other one of its id. Peers that it names have pairs. Returns false if the kernel
+    /// doesn't take it.
+    fn offload(&mut self, flow: &KernelFlow) -> bool;
+
+    /// Makes verdicts void. When it returns, no packet passes by them any more that wasn't on its way already. What they have
+    /// counted stays until each is withdrawn.
+    fn revoke(&mut self, which: Revoke);
+
+    /// Takes back a verdict that the kernel was given, void or not, and returns what has passed by it.
+    fn withdraw(&mut self, flow: &KernelFlow) -> Usage;
+
+    /// Returns what has passed by a verdict, void or not. `None` if the kernel has lost it: then it has to be withdrawn.
+    fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage>;
+
+    /// Returns what the kernel has dropped at a peer's pair.
+    fn pair_drops(&mut self, peer: PeerId) -> PairDrops;
 
     // Facts.
 

@@ -14,6 +14,7 @@ use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use super::shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 use super::watch::DropRecord;
+use crate::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
 use crate::policy::verdict::RuleRef;
@@ -71,6 +72,40 @@ pub struct TestShell {
     pub stored_trunks: Vec<(TrunkId, u16)>,
     /// True if all hosts are beyond a `nat` interface.
     pub is_all_beyond_nat: bool,
+    /// What the kernel was told, and what passes there.
+    pub kernel: TestKernel,
+}
+
+/// A kernel with a path for flows, as far as the router knows it.
+#[derive(Debug, Default)]
+pub struct TestKernel {
+    /// True if it refuses verdicts.
+    pub is_full: bool,
+    /// True if it can't make pairs.
+    pub has_no_pairs: bool,
+    /// Peers that have a pair, or are about to.
+    pub pairs: Vec<PeerId>,
+    /// The claims that it knows.
+    pub claims: Vec<(PeerId, IpAddr)>,
+    /// The verdicts that it has, void or not, with what has passed.
+    pub flows: Vec<(KernelFlow, Usage)>,
+    /// What was revoked.
+    pub revoked: Vec<Revoke>,
+    /// What was dropped at each pair.
+    pub drops: PairDrops,
+}
+
+impl TestKernel {
+    /// So many packets of so many bytes in all pass by a verdict.
+    pub fn pass(&mut self, id: FlowId, packets: u64, bytes: u64) {
+        let (_, usage) = self.flows.iter_mut().find(|(flow, _)| flow.id == id).expect("the kernel has it");
+        (usage.packets, usage.bytes, usage.idle) = (usage.packets + packets, usage.bytes + bytes, Duration::ZERO);
+    }
+
+    /// Time passes without packets.
+    pub fn rest(&mut self, time: Duration) {
+        self.flows.iter_mut().for_each(|(_, usage)| usage.idle += time);
+    }
 }
 
 impl Shell for TestShell {
@@ -186,6 +221,49 @@ impl Shell for TestShell {
 
     fn is_closing_many(&self) -> bool {
         false
+    }
+
+    fn make_pair(&mut self, peer: PeerId) -> bool {
+        if !self.kernel.has_no_pairs {
+            self.kernel.pairs.push(peer);
+        }
+        !self.kernel.has_no_pairs
+    }
+
+    fn drop_pair(&mut self, peer: PeerId) {
+        self.kernel.pairs.retain(|with_pair| *with_pair != peer);
+        self.kernel.claims.retain(|(holder, _)| *holder != peer);
+    }
+
+    fn set_kernel_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool) {
+        self.kernel.claims.retain(|claim| *claim != (peer, address));
+        if is_held {
+            self.kernel.claims.push((peer, address));
+        }
+    }
+
+    fn offload(&mut self, flow: &KernelFlow) -> bool {
+        if !self.kernel.is_full {
+            self.kernel.flows.push((*flow, Usage::default()));
+        }
+        !self.kernel.is_full
+    }
+
+    fn revoke(&mut self, which: Revoke) {
+        self.kernel.revoked.push(which);
+    }
+
+    fn withdraw(&mut self, flow: &KernelFlow) -> Usage {
+        let at = self.kernel.flows.iter().position(|(known, _)| known == flow);
+        at.map_or_else(Usage::default, |at| self.kernel.flows.swap_remove(at).1)
+    }
+
+    fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage> {
+        self.kernel.flows.iter().find(|(known, _)| known.id == flow).map(|(_, usage)| *usage)
+    }
+
+    fn pair_drops(&mut self, _peer: PeerId) -> PairDrops {
+        self.kernel.drops
     }
 
     fn path_mtu(&mut self, _target: SocketAddr) -> Option<u16> {

@@ -215,6 +215,7 @@ impl Router {
         {
             self.trunk_packet(shell, &packet);
         }
+        self.follow_changes(shell);
     }
 
     /// A trunk's connection is closed.

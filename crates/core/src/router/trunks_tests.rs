@@ -246,7 +246,9 @@ fn rejection_goes_back_to_the_sender() {
     let (a, _) = (world.peer(1, 2), world.peer(2, 2));
     world.connect(1, 2);
     // The sender lets answers in.
-    world.host(1).router.set_policy(std::sync::Arc::new(Policy { switch: true, ..Policy::default() }));
+    let policy = std::sync::Arc::new(Policy { switch: true, ..Policy::default() });
+    let host = world.host(1);
+    host.router.set_policy(&mut host.shell, policy);
     world.send(1, a, &packet(address(1, 2), address(2, 2), [5, 53], 10));
     assert_eq!((world.received(2), world.received(1)), (0, 1), "an ICMP error");
     assert_eq!(world.host(2).router.counters().totals.rejections, 1);

@@ -43,6 +43,11 @@ impl TunQueues {
         Self { queues: vec![Queue::default(); count.max(1).into()], current: 0, reads: 0 }
     }
 
+    /// Returns the queue of the present turn.
+    pub const fn current(&self) -> u8 {
+        self.current
+    }
+
     /// Returns true if queues take turns, because there are several.
     pub const fn take_turns(&self) -> bool {
         self.queues.len() > 1

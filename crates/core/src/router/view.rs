@@ -72,6 +72,12 @@ impl<'a> PeerView<'a> {
         self.peer.rules.len()
     }
 
+    /// Returns the number of verdicts in the kernel that name it; `None` if it has no pair.
+    pub fn verdicts(self) -> Option<usize> {
+        let path = self.peer.session.path.as_deref().filter(|path| path.has_pair())?;
+        Some(path.verdicts())
+    }
+
     /// Returns its number in the store, if it is stored.
     pub const fn serial(self) -> Option<u64> {
         self.peer.session.serial

@@ -222,7 +222,7 @@ mod tests {
         let answer = packet(OUTSIDE, VASSAL, [53, 5]);
         let open = Policy { generation: 3, ..Policy::default() };
         router.tun_packet(&mut shell, &answer, now, now);
-        router.set_policy(Arc::new(open));
+        router.set_policy(&mut shell, Arc::new(open));
         router.tun_packet(&mut shell, &answer, now, now);
         let (number, flow) = router.flows().next().expect("a flow");
         assert_eq!((flow.peer(), flow.phase(), flow.generation()), (Some(id), Phase::Established, 3));
@@ -240,8 +240,8 @@ mod tests {
             [Stage::Flow, Stage::ChainIn, Stage::PeerRulesIn]
         );
         assert!(matches!(explained.steps[0].outcome, Outcome::Known(at, _) if at == number));
-        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port() == 54), 0);
-        assert_eq!(router.kill_flows(0..router.flow_numbers(), |flow| flow.key().remote_port() == 53), 1);
+        assert_eq!(router.kill_flows(&mut shell, 0..router.flow_numbers(), |flow| flow.key().remote_port() == 54), 0);
+        assert_eq!(router.kill_flows(&mut shell, 0..router.flow_numbers(), |flow| flow.key().remote_port() == 53), 1);
         assert_eq!((router.flow_counts().0, router.flows().count()), (0, 0));
         assert!(matches!(explain(&router).steps[0].outcome, Outcome::Unknown(_)));
     }

@@ -185,6 +185,29 @@ pub enum Action {
     Elsewhere(u16, usize, Hearsay),
     /// A source is gone.
     SourceGone(u16),
+    /// A peer and what has one of [`ADDRESSES`] send each other so many datagrams of one flow.
+    Stream {
+        from: usize,
+        to: usize,
+        count: usize,
+    },
+    /// So many packets pass in the kernel, by one of its verdicts.
+    Pass {
+        verdict: usize,
+        packets: u64,
+    },
+    /// The kernel loses a verdict.
+    LoseVerdict(usize),
+    /// A peer's pair is deleted.
+    LosePair(usize),
+    /// The kernel takes no more verdicts, or does again.
+    KernelFull(bool),
+    /// No pair can be made, or they can again.
+    NoPairs(bool),
+    /// Somebody captures packets, or stops.
+    Capture(bool),
+    /// The path in the kernel goes, or comes.
+    KernelPath(bool),
     /// The policy is replaced by one that says the same.
     Swap,
     /// The router dies and another one follows; it may have hung in a write to a peer's device.
@@ -296,5 +319,15 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Die(None)),
         1 => peer().prop_map(|peer| Action::Die(Some(peer))),
     ];
-    prop_oneof![10 => events, 4 => peers, 3 => world]
+    let kernel = prop_oneof![
+        6 => (peer(), 0..ADDRESSES.len(), 9..12_usize).prop_map(|(from, to, count)| Action::Stream { from, to, count }),
+        6 => (0..64_usize, 1..200_u64).prop_map(|(verdict, packets)| Action::Pass { verdict, packets }),
+        1 => (0..64_usize).prop_map(Action::LoseVerdict),
+        1 => peer().prop_map(Action::LosePair),
+        1 => any::<bool>().prop_map(Action::KernelFull),
+        1 => any::<bool>().prop_map(Action::NoPairs),
+        1 => any::<bool>().prop_map(Action::Capture),
+        1 => any::<bool>().prop_map(Action::KernelPath),
+    ];
+    prop_oneof![10 => events, 4 => peers, 3 => world, 4 => kernel]
 }

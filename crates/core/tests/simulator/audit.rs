@@ -9,10 +9,11 @@ use tuntap_core::policy::limits::Limits;
 use tuntap_core::router::session::Traffic;
 use tuntap_core::router::{Counters, Router};
 use tuntap_wire::frame::MAX_FRAME_LEN;
+use tuntap_wire::ip::Packet;
 
 use super::conservation;
-use super::oracle::{self, Way};
-use super::packets::Expected;
+use super::oracle::{self, Fate, Way};
+use super::packets::{self, Expected};
 use super::peer::{Number, Sent};
 use super::setup::{ADDRESSES, Setup, address};
 use super::waiting::Waiting;
@@ -125,6 +126,10 @@ impl Change<'_> {
         held(self.after) || held(self.before)
     }
 
+    pub fn holds_now(&self, number: Number, address: IpAddr) -> bool {
+        self.after.get(&number).is_some_and(|seen| seen.addresses.contains(&address))
+    }
+
     pub fn holder(&self, address: IpAddr) -> Option<Number> {
         self.after.iter().find(|(_, seen)| seen.addresses.contains(&address)).map(|(number, _)| *number)
     }
@@ -190,6 +195,7 @@ impl Audit {
         check_addresses(setup, later, router, world, call, &change)?;
         conservation::check(setup, world, call, &change, &mut self.waiting)?;
         conservation::check_fate(setup, world, call, &change)?;
+        check_kernel(setup, router, world, &change)?;
         check_rules(router, world, call, &change)?;
         check_bounds(setup, router, world)?;
         check_store(router, world)?;
@@ -337,6 +343,42 @@ fn check_shares(setup: &Setup, later: bool, world: &World, change: &Change<'_>) 
     }
     let above = counts.iter().find(|(_, count)| **count > limit);
     ensure!(above.is_none(), "{above:?} addresses of a user, {limit} are allowed");
+    Ok(())
+}
+
+/// Nothing passes in the kernel that the policy of this moment would not pass there: both ends are attached peers that hold their
+/// addresses, or the router's device, and the oracle sends the packet the same way.
+fn check_kernel(setup: &Setup, router: &Router, world: &World, change: &Change<'_>) -> Check {
+    for given in world.kernel.live() {
+        let flow = &given.flow;
+        let number = |id| world.by_id.get(&id).copied().filter(|_| router.is_attached(id));
+        let ends = [(flow.from, flow.key.src), (flow.to, flow.key.dst)];
+        for (peer, address) in ends.into_iter().filter_map(|(peer, address)| Some((peer?, address))) {
+            let is_its = number(peer).is_some_and(|number| change.holds_now(number, address));
+            ensure!(is_its, "{flow:?} passes, and {peer:?} is not attached or doesn't hold {address}");
+        }
+        let bytes = packets::of_key(&flow.key);
+        let Ok(packet) = Packet::parse(&bytes) else { return Err(format!("{flow:?} is no packet")) };
+        let rules_of = |number: Number| world.connections.get(&number).map(|it| (number, &it.rules[..]));
+        let holder = change.holder(flow.key.dst).and_then(rules_of);
+        let is_elsewhere = world.elsewhere.keys().any(|(_, address)| *address == flow.key.dst);
+        let sender = flow.from.and_then(number).and_then(rules_of);
+        let fate = match (flow.from, sender) {
+            (Some(_), Some((_, rules))) => oracle::outward(setup, rules, &packet, holder, is_elsewhere),
+            (Some(_), None) => Fate::Nowhere,
+            (None, _) => oracle::inward(setup, &packet, true, holder),
+        };
+        let expected = flow.to.map_or(Some(Fate::Tun), |to| number(to).map(Fate::Peer));
+        ensure!(Some(fate) == expected, "{flow:?} passes, and the oracle says {fate:?}");
+    }
+    for (peer, _) in world.kernel.pairs.iter().filter(|(_, pair)| pair.is_made) {
+        let held: Vec<_> = router.forwarder().addresses(*peer).collect();
+        let known = world.kernel.claims(*peer);
+        ensure!(
+            known.is_some_and(|known| known.len() == held.len() && held.iter().all(|it| known.contains(it))),
+            "{peer:?} holds {held:?}, and its pair lets in {known:?}"
+        );
+    }
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use tuntap_core::policy::drops::DropReason;
+use tuntap_core::policy::registry::PeerId;
 use tuntap_wire::frame::HEADER_LEN;
 use tuntap_wire::ip::Packet;
 
 use super::audit::{Call, Change, Check, From, ensure};
+use super::kernel::Told;
 use super::oracle::{self, Fate};
 use super::packets::Expected;
 use super::peer::{Number, Sent};
@@ -240,7 +242,15 @@ fn check_traffic(world: &World, call: &Call, change: &Change<'_>, account: &Acco
     for number in change.after.keys() {
         let Some((old, new)) = change.traffic(*number) else { continue };
         let is_sender = call.peer() == Some(*number);
-        let read = if is_sender { call.bytes } else { 0 };
+        let told = |end: fn(&Told) -> Option<PeerId>| {
+            let id = world.connections.get(number).and_then(|it| it.id);
+            let of_peer = world.effects.told.iter().filter(|told| end(told).is_some() && end(told) == id);
+            of_peer.fold((0, 0), |(packets, bytes), it| {
+                (packets + it.packets, bytes + it.bytes + it.packets * HEADER_LEN as u64)
+            })
+        };
+        let (came, went) = (told(|told| told.from), told(|told| told.to));
+        let read = came.1 + if is_sender { call.bytes } else { 0 };
         ensure!(
             new.rx_bytes - old.rx_bytes == read,
             "{number} sent {read} bytes, counted {}",
@@ -249,16 +259,16 @@ fn check_traffic(world: &World, call: &Call, change: &Change<'_>, account: &Acco
         let received =
             world.effects.outputs.iter().filter(|output| output.is_taken && output.to.peer() == Some(*number));
         let packets = new.tx_packets - old.tx_packets;
-        ensure!(packets == received.clone().count() as u64, "{packets} packets to {number} counted");
+        ensure!(packets == went.0 + received.clone().count() as u64, "{packets} packets to {number} counted");
         let written = received.filter(|output| matches!(output.to, To::Device(_)));
         let written: u64 = written.map(|output| (HEADER_LEN + output.bytes.len()) as u64).sum();
         let sent = world.effects.sent.get(number).copied().unwrap_or_default();
         ensure!(
-            new.tx_bytes - old.tx_bytes == written + sent,
+            new.tx_bytes - old.tx_bytes == went.1 + written + sent,
             "{number}: {} bytes counted",
             new.tx_bytes - old.tx_bytes
         );
-        let passed = new.rx_packets - old.rx_packets;
+        let passed = new.rx_packets - old.rx_packets - came.0;
         let delivered =
             call.inputs.iter().zip(&account.of_inputs).filter(|(input, mine)| is_delivered(input, mine)).count();
         let bounds = if is_sender { delivered as u64..=call.inputs.len() as u64 } else { 0..=0 };

@@ -11,6 +11,7 @@
 mod actions;
 mod audit;
 mod conservation;
+mod kernel;
 mod oracle;
 mod packets;
 mod peer;
@@ -96,6 +97,7 @@ fn plain_setup() -> Setup {
         device_rules: 2,
         turn: 1,
         is_large: false,
+        has_kernel_path: true,
     }
 }
 

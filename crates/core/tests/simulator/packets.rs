@@ -68,6 +68,28 @@ pub enum Header {
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 
+/// A packet that a verdict of the kernel is for.
+pub fn of_key(key: &tuntap_core::kernel_path::KernelKey) -> Vec<u8> {
+    let builder = match (key.src, key.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => etherparse::PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
+        (src, dst) => {
+            let octets = |address| match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+                IpAddr::V6(address) => address.octets(),
+            };
+            etherparse::PacketBuilder::ipv6(octets(src), octets(dst), 64)
+        }
+    };
+    let mut bytes = Vec::new();
+    let result = match key.protocol {
+        TCP => builder.tcp(key.src_port, key.dst_port, 1, 1).write(&mut bytes, &[]),
+        UDP => builder.udp(key.src_port, key.dst_port).write(&mut bytes, &[]),
+        _ => builder.icmpv4_echo_request(key.src_port, 1).write(&mut bytes, &[]),
+    };
+    result.expect("a packet");
+    bytes
+}
+
 pub fn packet(longest: usize) -> impl Strategy<Value = PacketSpec> {
     let any_address = 0..ADDRESSES.len();
     let peers = (0..64_usize, 0..64_usize).prop_map(|(from, to)| Source::Peers(from, to));

@@ -12,6 +12,7 @@ use tuntap_core::router::turns::Work;
 
 use super::actions::{DeviceState, Offer, Word};
 use super::audit::{Call, Check, From, ensure};
+use super::kernel::Kernel;
 use super::packets::{self, Header, PacketSpec, Shape};
 use super::peer::{InFrame, Number};
 use super::setup::{ADDRESSES, Setup, address, target};
@@ -226,7 +227,9 @@ fn revive(
     world.arriving = None;
     world.connections.retain(|number, _| kept.contains(number));
     let mut router = Router::new(setup.forwarder(later, world.memory()), setup.settings(), world.now);
-    router.set_host_addresses(Setup::host_addresses());
+    router.set_host_addresses(world, Setup::host_addresses());
+    world.kernel = Kernel::new();
+    router.set_kernel_path(world, setup.has_kernel_path);
     router.set_clock(world, CLOCK);
     for (origin, record) in world.quarantine.clone() {
         router.restore_quarantine(origin, record);

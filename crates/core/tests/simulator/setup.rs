@@ -158,6 +158,8 @@ pub struct Setup {
     pub turn: usize,
     /// There are networks for hundreds.
     pub is_large: bool,
+    /// The kernel has a path for flows.
+    pub has_kernel_path: bool,
 }
 
 /// The queues of the TUN device, where it has several.
@@ -267,10 +269,14 @@ pub fn setup() -> impl Strategy<Value = Setup> {
         1 => Just(CredentialsCheck::Shown),
         1 => Just(CredentialsCheck::Hook)
     ];
-    let flags = (any::<[bool; 8]>(), any::<bool>(), credentials);
+    let flags = (any::<[bool; 8]>(), any::<bool>(), prop::bool::weighted(0.75), credentials);
     let limits = (prop_oneof![Just(None), Just(Some(1)), Just(Some(2)), Just(Some(0))], 3..12_usize, 0..5_usize);
     (flags, limits, (3..9_usize, prop_oneof![Just(2_usize), Just(300)], 1..4_usize)).prop_map(
-        |((flags, tun_takes_gso, credentials), (max_addresses, peers, peers_per_uid), (unclaimed, rules, turn))| {
+        |(
+            (flags, tun_takes_gso, has_kernel_path, credentials),
+            (max_addresses, peers, peers_per_uid),
+            (unclaimed, rules, turn),
+        )| {
             let [is_strict, claims_own, denies, has_grants, has_chains, has_gateway, names_sources, switch] = flags;
             Setup {
                 is_strict,
@@ -290,6 +296,7 @@ pub fn setup() -> impl Strategy<Value = Setup> {
                 device_rules: rules,
                 turn,
                 is_large: false,
+                has_kernel_path,
             }
         },
     )

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tuntap_core::elsewhere;
+use tuntap_core::kernel_path::FlowId;
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::drops::DropReason;
 use tuntap_core::policy::registry::PeerId;
+use tuntap_core::router::capture::CaptureFilter;
 use tuntap_core::router::frames::BUFFER_LEN;
 use tuntap_core::router::turns::Work;
 use tuntap_core::router::{CredentialsCheck, DeviceError, Fault, Router};
@@ -16,7 +18,7 @@ use tuntap_wire::holding::{ClaimTime, Holding, RouterId};
 
 use super::actions::{Action, DeviceState, Hearsay, Stale};
 use super::audit::{Audit, Call, Check, From, ensure};
-use super::packets::{Expected, Header, PacketSpec, Source};
+use super::packets::{Expected, Header, PacketSpec, Shape, Source};
 use super::peer::{Connection, Number};
 use super::setup::{ADDRESSES, LATER_GRANT, Setup, TUN_QUEUES, address, grant, target};
 use super::world::{ROUTER_DEVICE, World};
@@ -50,8 +52,9 @@ impl Simulation {
     pub fn new(setup: Setup) -> Self {
         let mut world = World::new(setup.tun_takes_gso, setup.credentials != CredentialsCheck::Off);
         let mut router = Router::new(setup.forwarder(false, world.memory()), setup.settings(), world.now);
-        router.set_host_addresses(Setup::host_addresses());
+        router.set_host_addresses(&mut world, Setup::host_addresses());
         router.set_clock(&mut world, CLOCK);
+        router.set_kernel_path(&mut world, setup.has_kernel_path);
         let mut audit = Audit::default();
         audit.restart(&router, &world);
         let buffer = vec![0; BUFFER_LEN];
@@ -128,6 +131,25 @@ impl Simulation {
                 self.world.elsewhere.retain(|(source, _), _| source != by);
                 self.call(&Call::new(From::Nowhere), |router, _| router.forget_source(elsewhere::Source::Trunk(*by)))?;
             }
+            Action::Stream { from, to, count } => self.on(*from, |this, it| this.stream(it, *to, *count))?,
+            Action::Pass { verdict, packets } => self.pass(*verdict, *packets),
+            Action::LoseVerdict(verdict) => {
+                if let Some(id) = self.verdict(*verdict) {
+                    self.world.kernel.lose(id);
+                }
+            }
+            Action::LosePair(peer) => self.on(*peer, |this, it| this.lose_pair(it))?,
+            Action::KernelFull(is_so) => self.world.kernel.is_full = *is_so,
+            Action::NoPairs(is_so) => self.world.has_no_pairs = *is_so,
+            Action::Capture(is_so) => {
+                self.call(&Call::new(From::Nowhere), |router, world| {
+                    router.set_capture(world, 0, is_so.then(CaptureFilter::default))
+                })?;
+            }
+            Action::KernelPath(is_there) => {
+                let is_there = *is_there && self.setup.has_kernel_path;
+                self.call(&Call::new(From::Nowhere), |router, world| router.set_kernel_path(world, is_there))?;
+            }
             Action::Swap => self.swap()?,
             Action::Die(hung) => self.die(*hung)?,
         }
@@ -168,12 +190,88 @@ impl Simulation {
     pub fn turn(&mut self) -> Check {
         self.events = 0;
         self.serve()?;
+        self.empty_queues()?;
         self.poll()?;
         self.check_flows()?;
         self.world.sleep(Duration::from_micros(50));
         let now = self.world.now;
         self.router.wake(&self.world, now);
         Ok(())
+    }
+
+    /// The devices have nothing more to read, and pairs that were asked for are there.
+    fn empty_queues(&mut self) -> Check {
+        let ids: Vec<_> = self.world.by_id.keys().copied().filter(|id| self.router.is_attached(*id)).collect();
+        self.call(&Call::new(From::Nowhere), |router, world| {
+            let now = world.now;
+            let asked = world.kernel.pairs.iter_mut().filter(|(_, pair)| !pair.is_made);
+            let asked: Vec<_> = asked
+                .map(|(id, pair)| {
+                    pair.is_made = true;
+                    *id
+                })
+                .collect();
+            asked.into_iter().for_each(|id| router.pair_made(world, id, now));
+            ids.into_iter().for_each(|id| router.device_emptied(world, id));
+            for queue in 0..TUN_QUEUES {
+                router.begin_tun_turn(queue);
+                router.end_tun_turn(world, true);
+            }
+        })
+    }
+
+    /// A peer and a host, or another peer, send so many packets to each other.
+    fn stream(&mut self, number: Number, to: usize, count: usize) -> Check {
+        let Some(src) = self.audit.peers.get(&number).and_then(|seen| seen.addresses.first().copied()) else {
+            return Ok(());
+        };
+        let dst = address(ADDRESSES[to].0);
+        if src.is_ipv4() != dst.is_ipv4() {
+            return Ok(());
+        }
+        let spec = PacketSpec { shape: Shape::Udp(53), ..PacketSpec::plain(Source::Usual, to) };
+        self.connection(number, |it| it.usual[usize::from(src.is_ipv6())] = src);
+        for _ in 0..count {
+            self.device_packet(number, &spec, Header::Plain)?;
+            self.packet_by_tun(&spec.between(dst, src, self.packets))?;
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn packet_by_tun(&mut self, bytes: &[u8]) -> Check {
+        self.packets += 1;
+        let bytes = Header::Plain.before(bytes);
+        let input = Expected::of_device(&bytes);
+        let length = input.bytes.len() as u64;
+        self.router.begin_tun_turn(0);
+        self.call(&Call::with(From::Tun, input, length), |router, world| {
+            let start = world.now;
+            world.run(1_000);
+            router.tun_packet(world, &bytes, start, world.now);
+        })
+    }
+
+    /// One of the verdicts by which packets pass.
+    fn verdict(&self, at: usize) -> Option<FlowId> {
+        let live: Vec<_> = self.world.kernel.live().map(|given| given.flow.id).collect();
+        live.get(at % live.len().max(1)).copied()
+    }
+
+    /// Packets pass in the kernel, and the router hears nothing of it.
+    fn pass(&mut self, verdict: usize, packets: u64) {
+        if let Some(id) = self.verdict(verdict) {
+            let now = self.world.now;
+            self.world.kernel.pass(id, packets, 100, now);
+        }
+    }
+
+    fn lose_pair(&mut self, number: Number) -> Check {
+        let Some(id) = self.id(number).filter(|id| self.world.kernel.pairs.remove(id).is_some()) else { return Ok(()) };
+        self.call(&Call::new(From::Nowhere), |router, world| {
+            let now = world.now;
+            router.pair_lost(world, id, "its end was deleted", now);
+        })
     }
 
     /// Peers for which packets wait have their turns.
@@ -380,7 +478,7 @@ impl Simulation {
         let before = self.router.forwarder().generation();
         if !self.later && self.setup.has_grants {
             self.later = true;
-            self.call(&Call::new(From::Nowhere), |router, _| router.grant([grant(LATER_GRANT)]))?;
+            self.call(&Call::new(From::Nowhere), |router, world| router.grant(world, [grant(LATER_GRANT)]))?;
             ensure!(self.router.forwarder().generation() == before + 1, "the policy's generation is that of before");
         }
         Ok(())
@@ -419,7 +517,7 @@ impl Simulation {
     fn swap(&mut self) -> Check {
         let generation = self.router.forwarder().generation();
         let policy = Arc::new(Policy { generation, ..self.setup.policy(self.later) });
-        self.call(&Call::new(From::Nowhere), |router, _| router.set_policy(policy))
+        self.call(&Call::new(From::Nowhere), |router, world| router.set_policy(world, policy))
     }
 
     /// Flows are few enough, and belong to those who hold their addresses.
@@ -469,11 +567,20 @@ impl Simulation {
             let is_waiting = connection.device.is_some_and(|device| !device.is_attached);
             ensure!(!is_waiting, "{number} waits for its device to be attached");
         }
+        let verdicts = self.world.kernel.live().count();
+        ensure!(verdicts == 0, "{verdicts} verdicts are left after an hour");
         let open: Vec<_> = self.open().collect();
         for number in open {
             self.ended(number)?;
         }
         self.turn()?;
+        let (kernel, counted) = (&self.world.kernel, self.router.path_counts().0.packets);
+        ensure!(kernel.count() == 0 && kernel.pairs.is_empty(), "verdicts or pairs are left, and no peers");
+        ensure!(
+            counted == kernel.passed,
+            "{} packets have passed in the kernel, {counted} were counted",
+            kernel.passed
+        );
         let stored: Vec<_> = self.world.store.keys().collect();
         ensure!(self.router.is_empty() && stored.is_empty(), "{} peers and {stored:?} are left", self.router.len());
         let held =

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use tuntap_core::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use tuntap_core::policy::counters::SharedMemory;
 use tuntap_core::policy::registry::PeerId;
 use tuntap_core::policy::script::{ScriptQuery, ScriptVerdict};
@@ -21,6 +22,7 @@ use tuntap_wire::holding::{Holding, RouterId};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
 use super::actions::{DeviceState, FaultKind, Offer};
+use super::kernel::{Kernel, Told};
 use super::peer::{Connection, Device, Number, whole_frames};
 
 /// Number of the interface that is a router's device.
@@ -65,6 +67,8 @@ pub struct Effects {
     pub sent: HashMap<Number, u64>,
     pub closed: Vec<Number>,
     pub lines: Vec<Notice>,
+    /// What the router was told of packets that have passed in the kernel.
+    pub told: Vec<Told>,
     /// True if anything else was done.
     pub has_others: bool,
 }
@@ -97,6 +101,10 @@ pub struct World {
     pub is_listening: bool,
     pub fault: Option<FaultKind>,
     pub effects: Effects,
+    /// The path in the kernel.
+    pub kernel: Kernel,
+    /// True if pairs can't be made.
+    pub has_no_pairs: bool,
     /// What sources tell of addresses elsewhere, and how often they did.
     pub elsewhere: BTreeMap<(u16, IpAddr), Holding>,
     pub told: u64,
@@ -132,6 +140,8 @@ impl World {
             is_listening: true,
             fault: None,
             effects: Effects::default(),
+            kernel: Kernel::new(),
+            has_no_pairs: false,
             elsewhere: BTreeMap::new(),
             told: 0,
             losers: HashSet::new(),
@@ -159,6 +169,14 @@ impl World {
 
     pub fn violation(&mut self, text: impl Into<String>) {
         self.violations.push(text.into());
+    }
+
+    /// What the kernel finds wrong is a violation.
+    fn note<T: Default>(&mut self, result: Result<T, String>) -> T {
+        result.unwrap_or_else(|text| {
+            self.violation(text);
+            T::default()
+        })
     }
 
     /// The connection of a peer that the router speaks of.
@@ -469,6 +487,67 @@ impl Shell for World {
 
     fn is_closing_many(&self) -> bool {
         self.is_closing_many
+    }
+
+    fn make_pair(&mut self, peer: PeerId) -> bool {
+        self.effects.has_others = true;
+        let is_attached = self
+            .connection(peer, "make_pair")
+            .is_some_and(|(_, it)| it.device.is_some_and(|device| device.is_attached));
+        if !is_attached {
+            self.violation(format!("a pair for {peer:?}, which is not attached"));
+        }
+        if self.has_no_pairs {
+            return false;
+        }
+        let result = self.kernel.make_pair(peer);
+        self.note(result);
+        true
+    }
+
+    fn drop_pair(&mut self, peer: PeerId) {
+        self.effects.has_others = true;
+        let result = self.kernel.drop_pair(peer);
+        self.note(result);
+    }
+
+    fn set_kernel_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool) {
+        let result = self.kernel.set_claim(peer, address, is_held);
+        self.note(result);
+    }
+
+    fn offload(&mut self, flow: &KernelFlow) -> bool {
+        self.effects.has_others = true;
+        let result = self.kernel.offload(flow, self.now);
+        self.note(result)
+    }
+
+    fn revoke(&mut self, which: Revoke) {
+        self.effects.has_others = true;
+        let result = self.kernel.revoke(which);
+        self.note(result);
+    }
+
+    fn withdraw(&mut self, flow: &KernelFlow) -> Usage {
+        self.effects.has_others = true;
+        let result = self.kernel.withdraw(flow, self.now).map(|(usage, told)| {
+            self.effects.told.push(told);
+            usage
+        });
+        self.note(result)
+    }
+
+    fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage> {
+        let (usage, told) = self.kernel.usage(flow, self.now)?;
+        self.effects.told.push(told);
+        Some(usage)
+    }
+
+    fn pair_drops(&mut self, peer: PeerId) -> PairDrops {
+        if self.kernel.claims(peer).is_none() {
+            self.violation(format!("drops at the pair of {peer:?}, which has none"));
+        }
+        self.kernel.drops(peer)
     }
 
     fn path_mtu(&mut self, target: SocketAddr) -> Option<u16> {

@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter};
 
-use tuntap_api::{Confinement, FlowStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals};
+use tuntap_api::{
+    Confinement, FlowStats, KernelPathStats, LimitsReached, PeerStats, PolicyStats, PortStats, Snapshot, Totals,
+};
 
 use crate::shaped;
 use crate::text::{Bytes, Count, Printable, Uptime, counted};
@@ -48,6 +50,7 @@ fn write_router(out: &mut Formatter<'_>, snapshot: &Snapshot) -> fmt::Result {
         ("sandbox", sandbox(&snapshot.sandbox)),
         ("policy", policy(&snapshot.policy)),
         ("flows", flows(&snapshot.flows)),
+        ("kernel", kernel_path(snapshot.kernel_path.as_ref())),
         ("uplink", shaped::lines(&snapshot.uplink).join("; ")),
         ("ports", ports.next().unwrap_or_default()),
     ] {
@@ -88,6 +91,22 @@ fn flows(found: &FlowStats) -> String {
     }
     let evicted = if evicted > 0 { format!(", {} had to make room", Count(evicted)) } else { String::new() };
     format!("{} of at most {}{evicted}", Count(count), Count(max))
+}
+
+/// Empty if there is no path in the kernel.
+fn kernel_path(found: Option<&KernelPathStats>) -> String {
+    let Some(KernelPathStats { pairs, verdicts, packets, bytes, watched, .. }) = found else { return String::new() };
+    let watched = match watched {
+        0 => String::new(),
+        times => format!(", peers were watched for their cost {}", counted(*times, "time", "times")),
+    };
+    format!(
+        "{} of {}, {} ({}) have passed there{watched}",
+        counted(*verdicts, "verdict", "verdicts"),
+        counted(*pairs, "pair", "pairs"),
+        counted(*packets, "packet", "packets"),
+        Bytes(*bytes)
+    )
 }
 
 fn port(mapping: &PortStats) -> String {

@@ -61,6 +61,8 @@ fn flow(pid: i32, port: u16, bytes: u64) -> FlowEntry {
         rule_in: None,
         limit_out: None,
         limit_in: None,
+        path_out: None,
+        path_in: None,
         generation: 1,
         idle: 0,
         age: 9,

@@ -201,6 +201,8 @@ pub fn flow() -> FlowEntry {
         bytes_out: 1536,
         packets_in: 0,
         bytes_in: 0,
+        path_out: None,
+        path_in: None,
     }
 }
 
@@ -229,6 +231,21 @@ and 1,000 more (--limit)
     let mut arguments = vec!["flows", "top", "--limit", "2", "--peer", "4242", "--uid", "1000", "--port", "443"];
     arguments.extend(["--address", "10.0.0.0/8", "--protocol", "tcp", "--rule", "12", "--verdict", "deny"]);
     assert_shows(&list, &arguments, &request, wanted);
+}
+
+#[test]
+fn flows_tell_what_passes_in_the_kernel() {
+    let path = |word: &str| Some(word.to_owned());
+    let both = FlowEntry { path_out: path("kernel"), path_in: path("kernel"), ..flow() };
+    let out = FlowEntry { path_out: path("kernel"), path_in: path("it has had few packets"), ..flow() };
+    let inward = FlowEntry { path_out: path("a limit holds its packets back"), path_in: path("kernel"), ..flow() };
+    let none = FlowEntry { path_out: path("the path in the kernel is off"), ..flow() };
+    let shown = Router::with(&FlowList { flows: vec![both, out, inward, none], matching: 4 }).shows(&["flows"]);
+    let wanted =
+        ["allow 12, in the kernel ", "allow 12, out in the kernel ", "allow 12, in in the kernel ", "allow 12  "];
+    for (line, wanted) in shown.lines().skip(1).zip(wanted) {
+        assert!(line.contains(wanted), "{line}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod credentials;
 pub mod filter;
 pub mod host;
 pub mod kernel;
+pub mod kernel_path;
 pub mod live;
 pub mod network;
 pub mod placement;

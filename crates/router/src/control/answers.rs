@@ -54,7 +54,7 @@ impl EventLoop<'_> {
                 if let Some((_, snap_len)) = &capture {
                     self.io.begin_capture(number, *snap_len);
                 }
-                self.router.set_capture(number, capture.map(|(filter, _)| filter));
+                self.router.set_capture(&mut self.io, number, capture.map(|(filter, _)| filter));
                 _ = reply.send(());
             }
             Question::Watch(wanted, reply) => {
@@ -68,11 +68,11 @@ impl EventLoop<'_> {
     /// Uses another policy. Grants and limits that came while it was made are added to it.
     fn swap(&mut self, Swap { policy, newcomers }: Swap) -> Arc<tuntap_core::policy::Policy> {
         let before = Arc::clone(self.router.forwarder().policy());
-        self.router.set_policy(policy);
+        self.router.set_policy(&mut self.io, policy);
         if let Some(control) = &mut self.control {
             control.newcomers.retain(|(number, _)| *number > newcomers);
             for (_, newcomers) in &control.newcomers {
-                newcomers.take_effect(&mut self.router);
+                newcomers.take_effect(&mut self.router, &mut self.io);
             }
         }
         self.read_groups();
@@ -81,7 +81,7 @@ impl EventLoop<'_> {
 
     /// What is for newcomers holds from now on, and in all policies that follow.
     pub(crate) fn welcome(&mut self, newcomers: Newcomers) {
-        newcomers.take_effect(&mut self.router);
+        newcomers.take_effect(&mut self.router, &mut self.io);
         if let Some(control) = &mut self.control {
             control.welcomed += 1;
             control.newcomers.push((control.welcomed, newcomers.clone()));
@@ -122,7 +122,10 @@ impl EventLoop<'_> {
         }
     }
 
-    fn peer_page(&self, from: usize) -> PeerPage {
+    fn peer_page(&mut self, from: usize) -> PeerPage {
+        if from == 0 {
+            self.router.count_kernel_usage(&mut self.io);
+        }
         let mut peers = self.router.peers().skip_while(|peer| (peer.id().index as usize) < from);
         let page: Vec<_> = peers.by_ref().take(PEERS_PER_PAGE).map(|peer| peer_stats(&self.router, peer)).collect();
         PeerPage { next: peers.next().map(|peer| peer.id().index as usize), peers: page }

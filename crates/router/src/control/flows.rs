@@ -20,13 +20,28 @@ impl EventLoop<'_> {
     }
 
     /// Returns those of some flows that a filter wants.
-    pub(super) fn flow_page(&self, from: u32, filter: &Filter) -> FlowPage {
+    pub(super) fn flow_page(&mut self, from: u32, filter: &Filter) -> FlowPage {
         let peers = self.peers_of(filter);
         let numbers = from..from.saturating_add(FLOWS_PER_PAGE);
+        self.router.count_usage_of_flows(&mut self.io, numbers.clone());
         let is_wanted = |view: &FlowView<'_>| filter.matches_flow(&subject(view), is_among(view, peers.as_deref()));
-        let views = numbers.clone().filter_map(|number| self.router.flow(number)).filter(is_wanted);
-        let flows = views.map(|view| self.flow_entry(&view)).collect();
+        let views = numbers.clone().filter_map(|number| Some((number, self.router.flow(number)?)));
+        let wanted = views.filter(|(_, view)| is_wanted(view));
+        let found: Vec<_> = wanted.map(|(number, view)| (number, self.flow_entry(&view))).collect();
+        let flows = found.into_iter().map(|(number, entry)| self.with_paths(number, entry)).collect();
         FlowPage { flows, next: Some(numbers.end).filter(|next| *next < self.router.flow_numbers()) }
+    }
+
+    /// Adds who passes the packets of a flow on, if that can be the kernel.
+    fn with_paths(&mut self, number: u32, entry: FlowEntry) -> FlowEntry {
+        if !self.router.has_kernel_path() {
+            return entry;
+        }
+        let mut path = |direction| {
+            let why_not = self.router.path_of(number, direction).err();
+            Some(why_not.map_or_else(|| "kernel".to_owned(), |why_not| why_not.to_string()))
+        };
+        FlowEntry { path_out: path(Direction::Out), path_in: path(Direction::In), ..entry }
     }
 
     /// Forgets those of some flows that a filter wants. Returns how many these were, and where the next ones begin.
@@ -34,7 +49,7 @@ impl EventLoop<'_> {
         let peers = self.peers_of(filter);
         let numbers = from..from.saturating_add(FLOWS_PER_PAGE);
         let is_wanted = |view: &FlowView<'_>| filter.matches_flow(&subject(view), is_among(view, peers.as_deref()));
-        let killed = self.router.kill_flows(numbers.clone(), is_wanted);
+        let killed = self.router.kill_flows(&mut self.io, numbers.clone(), is_wanted);
         (killed, Some(numbers.end).filter(|next| *next < self.router.flow_numbers()))
     }
 
@@ -74,6 +89,8 @@ impl EventLoop<'_> {
             bytes_out: out.bytes,
             packets_in: inbound.packets,
             bytes_in: inbound.bytes,
+            path_out: None,
+            path_in: None,
         }
     }
 }

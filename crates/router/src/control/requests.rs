@@ -30,6 +30,7 @@ use tuntap_api::{PeerStats, PolicyStats, Snapshot};
 use tuntap_core::policy::Policy;
 use tuntap_core::policy::counters::RuleCounters;
 use tuntap_live::{Base, Caller, Document, Live, Now, Stored};
+use tuntap_offload::maps::Maps;
 use tuntap_sys::log::{Event as LogEvent, Logger};
 use tuntap_sys::process::monotonic_time;
 
@@ -62,6 +63,8 @@ pub struct Origin {
     pub networks: Vec<IpNet>,
     /// The source text of the script that the options name.
     script_file: Option<String>,
+    /// The maps of the path in the kernel, if there is one.
+    maps: Option<Arc<Maps>>,
     /// The name of the router's device, for the log.
     pub device: String,
     /// Writes to the log.
@@ -77,6 +80,7 @@ impl Origin {
             script_file: setup.script.as_ref().map(|file| file.text.clone()),
             counters,
             networks: setup.spec.addresses.clone(),
+            maps: setup.kernel_path.as_ref().map(|endpoint| Arc::clone(&endpoint.maps)),
             device: setup.tun.name().to_owned(),
             logger: setup.logger,
         }
@@ -295,7 +299,20 @@ impl Requests {
         let swap = Swap { policy: self.origin.fit(policy), newcomers: self.newcomers };
         let Replaced(before) = self.asker.ask(|reply| Question::Swap(swap, reply))?;
         drop(before);
+        self.wait_for_kernel();
         Ok(())
+    }
+
+    /// Waits until no program in the kernel runs any more that has seen a verdict of before. The event loop has made it void, so that
+    /// nothing passes by it from then on.
+    fn wait_for_kernel(&self) {
+        let waited = self.origin.maps.as_ref().map_or(Ok(()), |maps| maps.wait_for_programs());
+        if let Err(errno) = waited {
+            self.line(
+                LogEvent::RouterFault,
+                format_args!("a packet that the kernel passes on right now may not know of the change yet: {errno}"),
+            );
+        }
     }
 
     fn status(&self, caller: Caller) -> Result<Box<RawValue>, Failure> {
@@ -359,6 +376,7 @@ impl Requests {
             killed += count;
             from = next;
         }
+        self.wait_for_kernel();
         self.line(
             LogEvent::FlowsForgotten,
             format_args!("uid {} (pid {}) had {killed} flows forgotten", caller.uid, caller.pid),

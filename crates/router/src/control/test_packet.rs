@@ -83,7 +83,9 @@ impl EventLoop<'_> {
         };
         let probe = Probe { from, packet: &packet, state: described.state };
         let explanation = self.router.explain(&probe, &mut self.io.dry_run());
-        Ok(self.tested(&explanation))
+        let path = self.path(&explanation, described.direction);
+        let tested = self.tested(&explanation);
+        Ok(Tested { steps: tested.steps.into_iter().chain(path).collect(), ..tested })
     }
 
     /// The peer that would send it.
@@ -98,6 +100,25 @@ impl EventLoop<'_> {
                 not_found(format!("no vassal holds {}: name the process of the one that is meant", described.src))
             }),
         }
+    }
+
+    /// Who would pass the packet on, if that can be the kernel, and the router if it passes at all.
+    fn path(&mut self, explanation: &Explanation, direction: Direction) -> Option<Step> {
+        let passes = !matches!(explanation.to, Outbound::Drop(_) | Outbound::Reject(_) | Outbound::Contested { .. });
+        if !passes || !self.router.has_kernel_path() {
+            return None;
+        }
+        let known = explanation.steps.iter().find_map(|step| match step.outcome {
+            Outcome::Known(number, _) => Some(number),
+            _ => None,
+        });
+        let way = if direction == Direction::In { Way::In } else { Way::Out };
+        let why_not = match known {
+            Some(number) => self.router.path_of(number, way).err().map(|why_not| why_not.to_string()),
+            None => Some("its flow is not known".to_owned()),
+        };
+        let result = if why_not.is_none() { "kernel" } else { "router" };
+        Some(Step { stage: "path".to_owned(), result: result.to_owned(), rule: None, note: why_not })
     }
 
     fn tested(&self, explanation: &Explanation) -> Tested {

@@ -2,15 +2,18 @@
 //! serves all of it.
 
 pub mod attributes;
+mod clsact;
 mod connection;
 pub mod conntrack;
 mod error;
 pub mod nftables;
 mod notices;
 mod route;
+mod veth;
 mod watch;
 
 pub use error::NetlinkError;
 pub use notices::{Notices, Subject};
 pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
+pub use veth::Veth;
 pub use watch::AddressWatch;

@@ -14,6 +14,8 @@ use super::error::NetlinkError;
 pub enum Subject {
     /// Addresses alone.
     Addresses,
+    /// Interfaces alone.
+    Links,
     /// Interfaces, addresses and settings (`NETCONFA_FORWARDING` and its like).
     Everything,
 }
@@ -22,6 +24,7 @@ impl Subject {
     const fn groups(self) -> &'static [u32] {
         match self {
             Self::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
+            Self::Links => &[libc::RTNLGRP_LINK],
             Self::Everything => &[
                 libc::RTNLGRP_IPV4_IFADDR,
                 libc::RTNLGRP_IPV6_IFADDR,

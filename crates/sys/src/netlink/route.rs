@@ -21,6 +21,9 @@ use super::error::NetlinkError;
 const OPEN_QUEUES: u16 = 8;
 const DETACHED_QUEUES: u16 = 9;
 
+/// The queueing discipline of an interface that drops all packets.
+const NO_QUEUEING: &str = "noop";
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -34,6 +37,9 @@ pub struct Link {
     pub tx_queue_len: u32,
     /// True if it is administratively up (IFF_UP).
     pub is_up: bool,
+    /// True if it sends packets. An interface whose carrier comes after it was set up drops them until the kernel's link watch has run
+    /// (net/core/link_watch.c), which is a moment later; since Linux 6.8, asking for the interface waits for that.
+    pub is_active: bool,
     /// The routing table of a VRF device; `None` for other devices. Packets of other devices are not looked up in it
     /// (Documentation/networking/vrf.rst).
     pub vrf_table: Option<u32>,
@@ -85,7 +91,7 @@ impl Route {
 /// A connection to the kernel's network configuration, in the namespace that the thread was in when it was opened. All
 /// calls wait for the kernel's answer. They fail after five seconds of silence.
 #[derive(Debug)]
-pub struct Netlink(Connection<RouteNetlinkMessage>);
+pub struct Netlink(pub(super) Connection<RouteNetlinkMessage>);
 
 impl Netlink {
     /// Connects.
@@ -293,16 +299,18 @@ const fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn link(answer: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let is_up = message.header.flags.contains(LinkFlags::Up);
     let index = message.header.index;
-    let mut link = Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, vrf_table: None };
+    let mut link =
+        Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, is_active: false, vrf_table: None };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(len) => link.tx_queue_len = len,
+            LinkAttribute::Qdisc(name) => link.is_active = is_up && name != NO_QUEUEING,
             LinkAttribute::LinkInfo(parts) => link.vrf_table = parts.iter().find_map(vrf_table),
             _ => {}
         }
@@ -411,11 +419,11 @@ mod tests {
             for _ in 0..2 {
                 netlink.set_link(LOOPBACK, change).expect("a change");
             }
-            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, ..before };
+            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, is_active: true, ..before };
             assert_eq!(netlink.link("lo").expect("lo"), wanted);
             netlink.set_link(LOOPBACK, LinkChange { up: Some(false), ..LinkChange::default() }).expect("a change");
-            assert_eq!(netlink.link("lo").expect("lo"), Link { is_up: false, ..wanted.clone() });
-            assert!(netlink.links().expect("a list").contains(&Link { is_up: false, ..wanted }));
+            assert_eq!(netlink.link("lo").expect("lo"), Link { is_up: false, is_active: false, ..wanted.clone() });
+            assert!(netlink.links().expect("a list").contains(&Link { is_up: false, is_active: false, ..wanted }));
         });
     }
 

@@ -6,7 +6,8 @@ pub mod common;
 mod files;
 mod syscalls;
 
-pub use capabilities::{drop_all as drop_capabilities, permitted as permitted_capabilities};
+pub use capabilities::{drop_all as drop_capabilities, keep as keep_capabilities, permitted as permitted_capabilities};
+pub use caps::Capability;
 pub use files::{forbid as forbid_files, restrict as restrict_files};
 pub use syscalls::{Argument, Condition, Conditions, Policy as SyscallPolicy, Test, restrict as restrict_syscalls};
 

@@ -150,6 +150,59 @@ impl<const N: usize> Slots<N> {
     }
 }
 
+/// What the kernel has to do with one direction of a flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelState {
+    /// Nothing: the router passes its packets on.
+    #[default]
+    None,
+    /// Its packets may pass in the kernel once those are through that came before.
+    Waits,
+    /// Its packets pass in the kernel.
+    Passes,
+    /// They did. What has passed is still to be counted.
+    Void,
+}
+
+/// [`KernelState`] of both directions, in two bits each, so that it fits the cache line that each packet needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct KernelStates(u8);
+
+impl KernelStates {
+    const fn shift(direction: Direction) -> u32 {
+        match direction {
+            Direction::Out => 0,
+            Direction::In => 2,
+        }
+    }
+
+    const fn get(self, direction: Direction) -> KernelState {
+        match self.0 >> Self::shift(direction) & 3 {
+            0 => KernelState::None,
+            1 => KernelState::Waits,
+            2 => KernelState::Passes,
+            _ => KernelState::Void,
+        }
+    }
+
+    const fn set(&mut self, direction: Direction, state: KernelState) {
+        let bits = match state {
+            KernelState::None => 0,
+            KernelState::Waits => 1,
+            KernelState::Passes => 2,
+            KernelState::Void => 3,
+        };
+        let shift = Self::shift(direction);
+        self.0 = self.0 & !(3 << shift) | bits << shift;
+    }
+
+    /// Returns true if a direction passes or has passed in the kernel.
+    #[inline]
+    const fn has_kernel(self) -> bool {
+        self.0 & 0b1010 != 0
+    }
+}
+
 /// One direction of a flow. `W` is the way of its packets: whereto, or where from. `N` is the number of rules' counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Side<W, const N: usize> {
@@ -234,8 +287,12 @@ impl<W, const N: usize> Side<W, N> {
     }
 
     fn count(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes = self.bytes.wrapping_add(bytes as u64);
+        self.add(1, bytes as u64);
+    }
+
+    const fn add(&mut self, packets: u64, bytes: u64) {
+        self.packets = self.packets.wrapping_add(packets);
+        self.bytes = self.bytes.wrapping_add(bytes);
     }
 }
 
@@ -265,6 +322,7 @@ pub(crate) struct Entry {
     pub(super) is_in_use: bool,
     /// True if the other end has caused the flow.
     pub(super) is_by_remote: bool,
+    kernel: KernelStates,
     pub(crate) out: OutSide,
     pub(crate) inn: InSide,
     pub(crate) owner: Owner,
@@ -281,6 +339,8 @@ pub(crate) struct Entry {
     /// Neighbours in the list: used earlier and later. A free entry's `later` is the next free one.
     pub(super) earlier: u32,
     pub(super) later: u32,
+    /// True if a rule that has matched wants packets to be logged, out and in.
+    pub(crate) is_logged: [bool; 2],
 }
 
 const _: () = assert!(size_of::<Entry>() == 256, "four cache lines");
@@ -307,6 +367,8 @@ impl Entry {
             is_in_use: false,
             earlier: NONE,
             later: NONE,
+            kernel: KernelStates::default(),
+            is_logged: [false; 2],
         }
     }
 
@@ -364,8 +426,36 @@ impl Entry {
         !self.is_in_use && self.out.packets + self.inn.packets == IN_USE_PACKETS
     }
 
-    /// Returns true if it has been idle for too long.
+    /// Returns what the kernel has to do with a direction.
+    pub(crate) const fn kernel(&self, direction: Direction) -> KernelState {
+        self.kernel.get(direction)
+    }
+
+    /// Notes what the kernel has to do with a direction.
+    pub(crate) const fn set_kernel(&mut self, direction: Direction, state: KernelState) {
+        self.kernel.set(direction, state);
+    }
+
+    /// Returns true if packets may have passed in the kernel that are not counted yet.
+    #[inline]
+    pub(crate) const fn is_in_kernel(&self) -> bool {
+        self.kernel.has_kernel()
+    }
+
+    /// Returns true if the verdict on a direction has no end of its own.
+    pub(crate) const fn is_lasting(&self, direction: Direction) -> bool {
+        let until = match direction {
+            Direction::Out => self.out.until,
+            Direction::In => self.inn.until,
+        };
+        until == u32::MAX
+    }
+
+    /// Returns true if it has been idle for too long. The router doesn't know that of a flow in the kernel before it has asked.
     pub(super) fn is_over(&self, now: u32) -> bool {
+        if self.is_in_kernel() {
+            return false;
+        }
         let idle = now.saturating_sub(self.last_seen);
         idle >= timeouts::SHORTEST && idle >= timeouts::idle_limit(self)
     }
@@ -375,6 +465,14 @@ impl Entry {
         match direction {
             Direction::Out => self.out.count(bytes),
             Direction::In => self.inn.count(bytes),
+        }
+    }
+
+    /// Counts packets that have passed in the kernel.
+    pub(super) const fn add(&mut self, direction: Direction, packets: u64, bytes: u64) {
+        match direction {
+            Direction::Out => self.out.add(packets, bytes),
+            Direction::In => self.inn.add(packets, bytes),
         }
     }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tuntap_wire::ip::{FlowPorts, Packet, Quoted, Roles, protocol};
 use tuntap_wire::rule::Direction;
 
+use crate::kernel_path::KernelKey;
+
 /// The start value of the hash, which also spreads the bits of the seed: the fractional part of the golden ratio.
 const START: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -67,6 +69,22 @@ impl FlowKey {
     pub fn remote_port(&self) -> u16 {
         let icmp = if self.is_v4 { protocol::ICMP } else { protocol::ICMPV6 };
         if self.protocol == icmp { self.remote_port & !REMOTE_ASKS } else { self.remote_port }
+    }
+
+    /// Returns how the kernel recognises the flow's packets in a direction; `None` for protocols that it doesn't pass on. Of ICMP
+    /// these are all but echo (RFC 792; RFC 4443, section 4).
+    pub(crate) fn kernel_key(&self, direction: Direction) -> Option<KernelKey> {
+        let is_out = direction == Direction::Out;
+        let [src, dst] = if is_out { [self.local(), self.remote()] } else { [self.remote(), self.local()] };
+        let (protocol, is_request) = (self.protocol, is_out != (self.remote_port & REMOTE_ASKS != 0));
+        let [src_port, dst_port] = match (protocol, self.is_v4, self.remote_port()) {
+            (protocol::TCP | protocol::UDP, _, remote_port) if is_out => [self.local_port, remote_port],
+            (protocol::TCP | protocol::UDP, _, remote_port) => [remote_port, self.local_port],
+            (protocol::ICMP, true, request @ 8) => [self.local_port, if is_request { request } else { 0 }],
+            (protocol::ICMPV6, false, request @ 128) => [self.local_port, if is_request { request } else { 129 }],
+            _ => return None,
+        };
+        Some(KernelKey { src, dst, protocol, src_port, dst_port })
     }
 
     /// The address at the peer's end.

@@ -17,7 +17,8 @@ use super::limits::Limits;
 use super::registry::PeerId;
 pub(crate) use entry::Entry;
 use entry::NONE;
-pub use entry::{Fate, Owner, Phase, Way};
+pub(crate) use entry::Slots;
+pub use entry::{Fate, KernelState, Owner, Phase, Way};
 use index::Index;
 pub use key::FlowKey;
 use quotas::Quotas;
@@ -72,6 +73,8 @@ pub(crate) struct FlowTable {
     most_per_peer: usize,
     /// The next entry to be looked at.
     hand: usize,
+    /// The numbers of flows in the kernel that are no longer those that it knows.
+    gone: Vec<u32>,
     /// The present second, and the one of the latest sweep.
     pub(crate) now: u32,
     swept: u32,
@@ -94,6 +97,7 @@ impl FlowTable {
             most,
             most_per_peer,
             hand: 0,
+            gone: Vec::new(),
             now,
             swept: now,
         };
@@ -171,6 +175,7 @@ impl FlowTable {
 
     /// A peer that is the same one as the earlier holder of the local address gets its flow. `keep` is not forgotten for it.
     pub(crate) fn adopt(&mut self, at: u32, new: NewFlow, keep: Option<u32>) {
+        self.leave_kernel(at);
         self.quotas.unlink(&mut self.entries, at);
         let entry = &mut self.entries[at as usize];
         (entry.peer, entry.owner) = (new.peer, new.owner);
@@ -229,6 +234,7 @@ impl FlowTable {
 
     /// Forgets a flow.
     pub(crate) fn remove(&mut self, at: u32) {
+        self.leave_kernel(at);
         self.records.clear(at);
         let entry = &self.entries[at as usize];
         self.index.remove(&entry.key, at);
@@ -243,11 +249,46 @@ impl FlowTable {
         self.len -= 1;
     }
 
+    /// A flow is no longer the one that the kernel knows.
+    fn leave_kernel(&mut self, at: u32) {
+        let entry = &self.entries[at as usize];
+        if entry.is_in_kernel() {
+            // Packets from a peer to another one pass by the sender's verdict.
+            self.gone.extend([at, entry.twin].into_iter().filter(|at| *at != NONE));
+        }
+    }
+
+    /// Returns the numbers of flows of which the verdicts that the kernel has are to be withdrawn.
+    pub(crate) fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Returns true if [`Self::take_gone`] has some.
+    #[inline]
+    pub(crate) const fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
+    /// Counts packets of a flow that have passed in the kernel, the last one so many seconds ago.
+    pub(crate) fn add_usage(&mut self, at: u32, direction: Direction, packets: u64, bytes: u64, idle: u32) {
+        let last_seen = self.now.saturating_sub(idle);
+        let entry = &mut self.entries[at as usize];
+        entry.add(direction, packets, bytes);
+        if entry.last_seen < last_seen {
+            entry.last_seen = last_seen;
+            self.quotas.touch(&mut self.entries, at);
+            self.records.write_state(at, &self.entries[at as usize]);
+        }
+        self.records.write_counts(at, &self.entries[at as usize]);
+    }
+
     /// Makes two flows each other's twins: they have the same packets, seen from both ends.
     pub(crate) fn pair(&mut self, one: u32, other: u32) {
         for (at, twin) in [(one, other), (other, one)] {
             let before = std::mem::replace(&mut self.entries[at as usize].twin, twin);
             if before != NONE && before != twin {
+                self.leave_kernel(before);
+                self.gone.extend(self.entries[at as usize].is_in_kernel().then_some(at));
                 self.entries[before as usize].twin = NONE;
             }
         }

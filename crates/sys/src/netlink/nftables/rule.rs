@@ -107,6 +107,12 @@ impl NftRule {
         self.add(expression::meta(MetaKey::Iifname)).equals(interface_name(interface))
     }
 
+    /// If the packet came in by an interface of this group (ip-link(8)).
+    #[must_use]
+    pub fn iif_group(self, group: u32) -> Self {
+        self.add(expression::meta(MetaKey::Iifgroup)).equals(group.to_ne_bytes().to_vec())
+    }
+
     /// If the packet goes out by this interface.
     #[must_use]
     pub fn oif(self, interface: &str) -> Self {

@@ -1,0 +1,206 @@
+//! Peers' pairs: when they are made, and for whom. A pair is asked for with the first flow that could use it, so that idle peers
+//! cost nothing.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::kernel_path::{MAX_VERDICTS_PER_PEER, PairDrops, WhyNot};
+use crate::policy::drops::DropReason;
+use crate::policy::registry::PeerId;
+use crate::router::Router;
+use crate::router::notice::Notice;
+use crate::router::shell::Shell;
+
+/// The pause before a pair is asked for again that could not be made, or was lost: the first one, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// After a packet has taken long, all packets towards its peer take the router's way, where their cost is measured and bounded: for
+/// so long first, and longer each time.
+const FIRST_WATCH: Duration = Duration::from_secs(1);
+const LONGEST_WATCH: Duration = Duration::from_secs(600);
+
+/// The least for a peer that has exceeded what it may cost.
+pub(in crate::router) const WATCH_OF_COSTLY: Duration = Duration::from_secs(20);
+
+/// A peer that was not watched for so long begins with [`FIRST_WATCH`] again.
+const CALM: Duration = Duration::from_secs(60);
+
+/// A peer's pair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pair {
+    /// Nobody has asked for it.
+    #[default]
+    None,
+    /// It is being made.
+    Asked,
+    /// It is there.
+    Ready,
+    /// It could not be made, or was lost. It may be asked for again then.
+    Lost(Instant),
+}
+
+/// What the kernel has of a peer.
+#[derive(Debug, Default)]
+pub struct PeerPath {
+    pair: Pair,
+    /// The latest pause before it is asked for again.
+    pause: Duration,
+    /// Verdicts that name the peer.
+    verdicts: usize,
+    /// Until when packets towards it take the router's way, and for how long that is.
+    watched_until: Option<Instant>,
+    watch: Duration,
+    /// What was dropped at the pair and is counted already.
+    drops: PairDrops,
+}
+
+impl Router {
+    fn path(&self, id: PeerId) -> Option<&PeerPath> {
+        self.forwarder.peers.get(id)?.session.path.as_deref()
+    }
+
+    fn path_mut(&mut self, id: PeerId) -> Option<&mut PeerPath> {
+        self.forwarder.peers.get_mut(id)?.session.path.as_deref_mut()
+    }
+
+    /// Returns why a peer has no pair; `Ok` if it has one.
+    pub(super) fn has_pair(&self, id: PeerId) -> Result<(), WhyNot> {
+        if self.forwarder.peers.get(id).is_none_or(|peer| peer.session.denies_kernel_path) {
+            return Err(WhyNot::Denied);
+        }
+        if self.path(id).is_some_and(|path| path.pair == Pair::Ready) { Ok(()) } else { Err(WhyNot::NoPair) }
+    }
+
+    /// Returns true if a peer that is attached has a pair. If it could have one, that is asked for.
+    pub(super) fn want_pair(&mut self, shell: &mut impl Shell, id: PeerId) -> bool {
+        let now = self.now;
+        let Some(peer) = self.forwarder.peers.get_mut(id) else { return false };
+        if peer.session.denies_kernel_path {
+            return false;
+        }
+        let path = peer.session.path.get_or_insert_default();
+        match path.pair {
+            Pair::Ready => return true,
+            Pair::Asked => return false,
+            Pair::Lost(again) if now < again => return false,
+            Pair::None | Pair::Lost(_) => {}
+        }
+        if shell.make_pair(id) {
+            path.pair = Pair::Asked;
+        } else {
+            path.lose(now);
+        }
+        false
+    }
+
+    /// A peer's pair is there ([`Shell::make_pair`]).
+    pub fn pair_made(&mut self, shell: &mut impl Shell, id: PeerId, now: Instant) {
+        self.advance(now);
+        let Some(path) = self.path_mut(id).filter(|path| path.pair == Pair::Asked) else { return };
+        (path.pair, path.drops) = (Pair::Ready, PairDrops::default());
+        let addresses: Vec<_> = self.forwarder.addresses(id).collect();
+        addresses.into_iter().for_each(|address| shell.set_kernel_claim(id, address, true));
+    }
+
+    /// A peer's pair could not be made, or is gone. It is asked for again, but not at once.
+    pub fn pair_lost(&mut self, shell: &mut impl Shell, id: PeerId, why: &str, now: Instant) {
+        self.advance(now);
+        let Some(path) = self.path_mut(id).filter(|path| matches!(path.pair, Pair::Asked | Pair::Ready)) else {
+            return;
+        };
+        path.lose(now);
+        self.revoke_peer(shell, id);
+        let why = why.to_owned();
+        self.note_peer_fault(shell, id, |who| Notice::PairLost { who, why });
+    }
+
+    /// A peer has left, or its device isn't attached any more.
+    pub(in crate::router) fn leave_kernel_path(&mut self, shell: &mut impl Shell, id: PeerId) {
+        let Some(path) = self.path(id) else { return };
+        if !matches!(path.pair, Pair::Asked | Pair::Ready) {
+            return;
+        }
+        self.revoke_peer(shell, id);
+        self.count_pair_drops(shell, id);
+        shell.drop_pair(id);
+        if let Some(path) = self.path_mut(id) {
+            path.pair = Pair::None;
+        }
+    }
+
+    /// A peer got an address, or has lost one.
+    pub(super) fn tell_claim(&self, shell: &mut impl Shell, id: PeerId, address: IpAddr, is_held: bool) {
+        if self.path(id).is_some_and(|path| path.pair == Pair::Ready) {
+            shell.set_kernel_claim(id, address, is_held);
+        }
+    }
+
+    /// Changes the number of verdicts that name a peer.
+    pub(super) fn note_verdicts(&mut self, id: PeerId, change: impl Fn(usize) -> usize) {
+        if let Some(path) = self.path_mut(id) {
+            path.verdicts = change(path.verdicts);
+        }
+    }
+
+    /// Returns true if as many verdicts name a peer as may.
+    pub(super) fn has_most(&self, id: PeerId) -> bool {
+        self.path(id).is_some_and(|path| path.verdicts >= MAX_VERDICTS_PER_PEER)
+    }
+
+    /// Returns true if packets towards a peer take the router's way because some have taken long.
+    pub(super) fn is_costly(&self, id: PeerId) -> bool {
+        self.path(id).and_then(|path| path.watched_until).is_some_and(|until| self.now < until)
+    }
+
+    /// A packet towards a peer has taken long: the next ones take the router's way, at least for so long.
+    pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, least: Duration) {
+        let now = self.now;
+        let Some(path) = self.path_mut(id) else { return };
+        let next = match path.watched_until {
+            // One that is watched already gains nothing by costing more, and loses nothing.
+            Some(until) if now < until && path.watch >= least => return,
+            Some(until) if now < until + CALM => path.watch.saturating_mul(2).min(LONGEST_WATCH),
+            _ => FIRST_WATCH,
+        };
+        path.watch = next.max(least);
+        path.watched_until = Some(now + path.watch);
+        self.kernel.counts.watched += 1;
+        self.revoke_peer(shell, id);
+    }
+
+    /// Counts what was dropped at a peer's pair.
+    pub(super) fn count_pair_drops(&mut self, shell: &mut impl Shell, id: PeerId) {
+        let Some(path) = self.path_mut(id).filter(|path| path.pair == Pair::Ready) else { return };
+        let drops = shell.pair_drops(id);
+        let before = std::mem::replace(&mut path.drops, drops);
+        let news = [
+            (DropReason::PairSpoofed, drops.spoofed.saturating_sub(before.spoofed)),
+            (DropReason::PairUndecided, drops.undecided.saturating_sub(before.undecided)),
+        ];
+        for (reason, count) in news {
+            self.counters.drops.add(reason, count);
+            if let Some(peer) = self.forwarder.peers.get_mut(id) {
+                peer.session.traffic.drops.add(reason, count);
+            }
+        }
+    }
+}
+
+impl PeerPath {
+    /// There is no pair, and for a while none is asked for.
+    fn lose(&mut self, now: Instant) {
+        self.pause = self.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.pair = Pair::Lost(now + self.pause);
+    }
+
+    /// Returns true if there is a pair.
+    pub fn has_pair(&self) -> bool {
+        self.pair == Pair::Ready
+    }
+
+    /// Returns the number of verdicts that name the peer.
+    pub const fn verdicts(&self) -> usize {
+        self.verdicts
+    }
+}

@@ -1,0 +1,128 @@
+//! Can flows pass in the kernel (`tuntap-router-offload`), and if not, why?
+
+use crate::finding::Finding;
+use crate::instance::Instance;
+use tuntap_config::Offload;
+use tuntap_survey::kernel_path::{BTF, BpfFacts};
+
+/// The first kernel whose programs can be attached to devices by links (TCX), and the first one with all that programs need
+/// otherwise: a clsact filter that redirects into a device without a link layer, and maps that are mapped into memory (Linux 5.5).
+const FIRST_TCX: (u32, u32) = (6, 6);
+const FIRST: (u32, u32) = (5, 10);
+
+/// From this kernel on, a process without a capability may use maps whose descriptors it has, whatever
+/// `kernel.unprivileged_bpf_disabled` says.
+const FIRST_MAPS_WITHOUT_CAPABILITY: (u32, u32) = (5, 19);
+
+/// Checks that the kernel and the instance have what is needed. `missing`: the capabilities that this process, and so probably the
+/// instance, lacks; `None` if that isn't known.
+pub fn kernel_path(instance: &Instance, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
+    let wish = instance.config.offload;
+    if wish == Offload::Off || instance.config.routers.is_empty() {
+        return Vec::new();
+    }
+    let obstacles = obstacles(facts, missing);
+    if obstacles.is_empty() {
+        let by = if facts.version.is_some_and(|version| version >= FIRST_TCX) { "TCX" } else { "clsact" };
+        return vec![Finding::fine(format!("tuntap-router-offload: decided flows can pass in the kernel ({by})"))];
+    }
+    let finding = |(what, remedy): (String, &str)| {
+        if wish == Offload::On {
+            Finding::wrong(format!("tuntap-router-offload = on: {what}: the instance doesn't start"), remedy)
+        } else {
+            Finding::warning(format!("tuntap-router-offload = auto: {what}: all packets pass the router"), remedy)
+        }
+    };
+    obstacles.into_iter().map(finding).collect()
+}
+
+/// What is in the way, and what to do about it.
+fn obstacles(facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    if let Some((major, minor)) = facts.version.filter(|version| *version < FIRST) {
+        found.push((format!("Linux {major}.{minor} is too old"), "Linux 5.10 or later, better 6.6"));
+    }
+    let Some(disabled) = facts.unprivileged_disabled else {
+        found.push(("the kernel has no bpf(2)".to_owned(), "a kernel with CONFIG_BPF_SYSCALL"));
+        return found;
+    };
+    if facts.version.is_some_and(|version| version < FIRST_MAPS_WITHOUT_CAPABILITY) && disabled != 0 {
+        let what = format!(
+            "kernel.unprivileged_bpf_disabled = {disabled} keeps the router, which has no capability, from its maps"
+        );
+        found.push((
+            what,
+            "sysctl -w kernel.unprivileged_bpf_disabled=0 (2 can be set back to 0, 1 can't), or Linux 5.19",
+        ));
+    }
+    if !facts.has_btf {
+        found.push((format!("{BTF} is missing"), "a kernel with CONFIG_DEBUG_INFO_BTF, and /sys in the container"));
+    }
+    if facts.is_locked {
+        let what = "the kernel is locked down (confidentiality): no BPF program may read its memory".to_owned();
+        found.push((what, "boot with lockdown=integrity, or without it"));
+    }
+    if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
+        found.push((
+            format!("{} missing here", missing.join(", ")),
+            "start uWSGI with these (docker: --cap-add NET_ADMIN --cap-add SYS_ADMIN)",
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Severity;
+    use crate::instance::tests::instance;
+
+    fn good() -> BpfFacts {
+        BpfFacts { version: Some((6, 12)), has_btf: true, is_locked: false, unprivileged_disabled: Some(2) }
+    }
+
+    fn look(wish: &str, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
+        let lines = [("tuntap-router", "emperor0 /run/tuntap.socket"), ("tuntap-router-offload", wish)];
+        kernel_path(&instance(&lines), facts, missing)
+    }
+
+    #[test]
+    fn who_does_not_want_it_hears_nothing() {
+        let none = BpfFacts::default();
+        assert!(look("off", &none, Some(&["CAP_NET_ADMIN"])).is_empty());
+        assert!(kernel_path(&instance(&[("tuntap-router-offload", "on")]), &none, None).is_empty());
+    }
+
+    #[test]
+    fn good_machine_is_fine() {
+        for (version, by) in [((6, 12), "TCX"), ((6, 1), "clsact")] {
+            let [finding] = &look("auto", &BpfFacts { version: Some(version), ..good() }, Some(&[]))[..] else {
+                panic!("one finding")
+            };
+            assert_eq!(finding.severity, Severity::Fine);
+            assert!(finding.what.contains(by), "{}", finding.what);
+        }
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        let old = BpfFacts { version: Some((4, 19)), unprivileged_disabled: Some(0), ..good() };
+        let kept = BpfFacts { version: Some((5, 10)), ..good() };
+        let without_bpf = BpfFacts { unprivileged_disabled: None, ..good() };
+        let cases = [
+            (old, None, "Linux 4.19 is too old"),
+            (kept, None, "kernel.unprivileged_bpf_disabled = 2"),
+            (without_bpf, None, "no bpf(2)"),
+            (BpfFacts { has_btf: false, ..good() }, None, "/sys/kernel/btf/vmlinux"),
+            (BpfFacts { is_locked: true, ..good() }, None, "confidentiality"),
+            (good(), Some(&["CAP_NET_ADMIN", "CAP_SYS_ADMIN"][..]), "CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+        ];
+        for (facts, missing, word) in cases {
+            for (wish, severity) in [("on", Severity::Wrong), ("auto", Severity::Warning)] {
+                let [finding] = &look(wish, &facts, missing)[..] else { panic!("one finding about {word}") };
+                assert!(finding.what.contains(word), "{}", finding.what);
+                assert_eq!(finding.severity, severity, "{word}");
+            }
+        }
+    }
+}

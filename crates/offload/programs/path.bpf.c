@@ -1,0 +1,327 @@
+/*
+ * The path in the kernel: packets of flows that the router has decided, between TUN devices, over a hidden veth pair for each
+ * peer.
+ *
+ *   peer's namespace                                    host's namespace
+ *   peer's TUN --peer_out--> pair ======== pair --host_in--> router's TUN, as if the router had written the packet there
+ *   peer's TUN <--peer_in--- pair ======== pair <--host_out-- router's TUN, in place of the router's reading it
+ *
+ * peer_out and host_out are on the egress of the TUN devices: what they don't take goes on to the reader, which is the router.
+ * host_in and peer_in are on the ingress of the pair. host_in is the authority: root in the peer's namespace can send anything
+ * there, so that whatever isn't decided ends there. Instructions in src/generated.rs are made of this file, see
+ * tests/generated.rs.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/types.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "shared.h"
+
+/* skbuff.h: the checksum is still to be computed. */
+#define CHECKSUM_PARTIAL 3
+/* As MAX_SEGMENTS of crates/wire/src/vnet.rs: a packet with more segments is made to cause work. */
+#define MAX_SEGMENTS 2048
+/* skbuff.h, the same numbers since Linux 4.18. What is not among these is of tunnels, fragments, or a later kernel's. */
+#define SKB_GSO_TCPV4 (1 << 0)
+#define SKB_GSO_DODGY (1 << 1)
+#define SKB_GSO_TCP_ECN (1 << 2)
+#define SKB_GSO_TCP_FIXEDID (1 << 3)
+#define SKB_GSO_TCPV6 (1 << 4)
+#define SKB_GSO_UDP_L4 (1 << 17)
+/* Bits of the 14th byte of a TCP header (RFC 9293): the router has to see these, to know the state of the connection. */
+#define TCP_FIN_SYN_RST 0x07
+#define TCP_FLAGS_AT 13
+#define TCP_OFFSET_AT 12
+#define ICMP_ECHO_REPLY 0
+#define ICMP_ECHO_REQUEST 8
+#define ICMP6_ECHO_REQUEST 128
+#define ICMP6_ECHO_REPLY 129
+#define ICMP_LEN 8
+#define UDP_LEN 8
+#define TCP_LEN 20
+
+/* The loader knows the maps by these names. It makes them itself, so that there is nothing in them. */
+char flows SEC("maps"), records SEC("maps"), claims SEC("maps"), pairs SEC("maps");
+volatile struct control control SEC(".data.control");
+const volatile struct kernel_layout layout SEC(".rodata.layout");
+
+/* A packet that may have a verdict. */
+struct packet {
+	struct flow_key key;
+	__u32 transport; /* offset of the TCP, UDP or ICMP header */
+	__u32 payload;   /* offset of what follows it */
+};
+
+/*
+ * Has the compiler forget where a pointer comes from: the verifier follows a comparison only if it is made with the pointer that is
+ * used afterwards.
+ */
+#define FORGET_ORIGIN(pointer) asm volatile("" : "+r"(pointer))
+
+/* So many bytes at an offset, in one piece; 0 if the packet is shorter. Pointers of before are void. */
+static __always_inline __u8 *bytes_at(struct __sk_buff *skb, __u32 offset, __u32 len)
+{
+	__u8 *start = (void *)(long)skb->data + offset;
+
+	FORGET_ORIGIN(start);
+	if (start + len > (__u8 *)(long)skb->data_end) {
+		if (bpf_skb_pull_data(skb, offset + len))
+			return 0;
+		start = (void *)(long)skb->data + offset;
+		FORGET_ORIGIN(start);
+		if (start + len > (__u8 *)(long)skb->data_end)
+			return 0;
+	}
+	return start;
+}
+
+static __always_inline int parse_transport(struct __sk_buff *skb, struct packet *packet)
+{
+	struct flow_key *key = &packet->key;
+	__u8 *header;
+
+	if (key->protocol == IPPROTO_TCP) {
+		header = bytes_at(skb, packet->transport, TCP_LEN);
+		if (!header || header[TCP_FLAGS_AT] & TCP_FIN_SYN_RST)
+			return -1;
+		packet->payload = packet->transport + (header[TCP_OFFSET_AT] >> 4) * 4;
+		if (packet->payload < packet->transport + TCP_LEN || packet->payload > skb->len)
+			return -1;
+	} else if (key->protocol == IPPROTO_UDP) {
+		header = bytes_at(skb, packet->transport, UDP_LEN);
+		if (!header)
+			return -1;
+		packet->payload = packet->transport + UDP_LEN;
+	} else {
+		header = bytes_at(skb, packet->transport, ICMP_LEN);
+		if (!header || header[1])
+			return -1;
+		if (key->protocol == IPPROTO_ICMP ? header[0] != ICMP_ECHO_REPLY && header[0] != ICMP_ECHO_REQUEST
+						  : header[0] != ICMP6_ECHO_REPLY && header[0] != ICMP6_ECHO_REQUEST)
+			return -1;
+		key->source_port = *(__u16 *)(header + 4);
+		key->destination_port = bpf_htons(header[0]);
+		packet->payload = packet->transport + ICMP_LEN;
+		return 0;
+	}
+	key->source_port = *(__u16 *)header;
+	key->destination_port = *(__u16 *)(header + 2);
+	return 0;
+}
+
+/*
+ * Reads the headers from an offset on. Fails for what has no verdict: other protocols, fragments, IP options, extension
+ * headers, VLANs, lengths that don't agree.
+ */
+static __always_inline int parse(struct __sk_buff *skb, __u32 start, __u8 direction, struct packet *packet)
+{
+	struct flow_key *key = &packet->key;
+
+	__builtin_memset(packet, 0, sizeof *packet);
+	key->direction = direction;
+	if (skb->vlan_present)
+		return -1;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = (void *)bytes_at(skb, start, sizeof *ip);
+		if (!ip || *(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0xbfff))
+			return -1;
+		if (bpf_ntohs(ip->tot_len) != skb->len - start)
+			return -1;
+		key->source[2] = key->destination[2] = bpf_htonl(0xffff);
+		key->source[3] = ip->saddr;
+		key->destination[3] = ip->daddr;
+		key->protocol = ip->protocol;
+		if (key->protocol == IPPROTO_ICMPV6)
+			return -1;
+		packet->transport = start + sizeof *ip;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = (void *)bytes_at(skb, start, sizeof *ip);
+		if (!ip || *(__u8 *)ip >> 4 != 6)
+			return -1;
+		if (bpf_ntohs(ip->payload_len) + sizeof *ip != skb->len - start)
+			return -1;
+		__builtin_memcpy(key->source, &ip->saddr, 16);
+		__builtin_memcpy(key->destination, &ip->daddr, 16);
+		key->protocol = ip->nexthdr;
+		if (key->protocol == IPPROTO_ICMP)
+			return -1;
+		packet->transport = start + sizeof *ip;
+	} else {
+		return -1;
+	}
+	if (key->protocol != IPPROTO_TCP && key->protocol != IPPROTO_UDP && key->protocol != IPPROTO_ICMP &&
+	    key->protocol != IPPROTO_ICMPV6)
+		return -1;
+	return parse_transport(skb, packet);
+}
+
+/* The kernel's own struct sk_buff, which the context is. */
+#define READ(to, field) bpf_probe_read_kernel(&(to), sizeof(to), (void *)skb + layout.field)
+
+/*
+ * Returns true if a GSO packet would be cut in a way that the router would refuse: into too many pieces, or not as its
+ * protocol is.
+ */
+static __always_inline int is_cut_badly(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 size = skb->gso_size, end = 0, type = 0, allowed;
+	__u64 head = 0;
+
+	if (!size)
+		return 0;
+	if (skb->len <= packet->payload || (skb->len - packet->payload - 1) / size >= MAX_SEGMENTS)
+		return 1;
+	if (READ(head, head) || READ(end, end) ||
+	    bpf_probe_read_kernel(&type, sizeof type, (void *)(head + end + layout.gso_type)))
+		return 1;
+	if (packet->key.protocol == IPPROTO_TCP)
+		allowed = SKB_GSO_TCP_ECN | SKB_GSO_TCP_FIXEDID |
+			  (skb->protocol == bpf_htons(ETH_P_IP) ? SKB_GSO_TCPV4 : SKB_GSO_TCPV6);
+	else if (packet->key.protocol == IPPROTO_UDP)
+		allowed = SKB_GSO_UDP_L4;
+	else
+		return 1;
+	return (type & ~(allowed | SKB_GSO_DODGY)) != 0;
+}
+
+/*
+ * Returns true if the kernel would write a checksum elsewhere than into that of the transport header. Who may open packet
+ * sockets can ask for that (packet(7), PACKET_VNET_HDR), and have ports or addresses changed after they were judged.
+ */
+static __always_inline int has_forged_checksum(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u64 head = 0, data = 0;
+	__u16 start = 0, offset = 0;
+	__u8 summed = 0, protocol = packet->key.protocol;
+
+	if (READ(summed, ip_summed))
+		return 1;
+	if ((summed >> (layout.ip_summed_shift & 7) & 3) != CHECKSUM_PARTIAL)
+		/* Each piece of a GSO packet needs a checksum of its own. */
+		return skb->gso_size != 0;
+	if (READ(head, head) || READ(data, data) || READ(start, csum_start) || READ(offset, csum_offset))
+		return 1;
+	if ((__u64)start != data - head + packet->transport)
+		return 1;
+	return offset != (protocol == IPPROTO_TCP ? 16 : protocol == IPPROTO_UDP ? 6 : 2);
+}
+
+/* The verdict for a packet that is about to enter a pair, or has come by one. */
+static __always_inline struct verdict *verdict_of(const struct packet *packet, int is_entry, struct record **record)
+{
+	struct verdict *verdict = bpf_map_lookup_elem(&flows, &packet->key);
+	volatile struct record *found;
+
+	if (!verdict)
+		return 0;
+	*record = bpf_map_lookup_elem(&records, &verdict->place);
+	if (!*record)
+		return 0;
+	found = *record;
+	return (is_entry ? found->entry : found->generation) == control.generation ? verdict : 0;
+}
+
+static __always_inline void count(struct record *record, __u32 len)
+{
+	record->last = bpf_ktime_get_coarse_ns();
+	__sync_fetch_and_add(&record->packets, 1);
+	__sync_fetch_and_add(&record->bytes, len);
+}
+
+/*
+ * Sends a packet of a TUN device by the pair. It needs a link layer header there, of which the type alone matters
+ * (bpf_redirect_neigh drops packets of devices without one).
+ */
+static __always_inline int to_pair(struct __sk_buff *skb, __u32 end)
+{
+	__be16 protocol = skb->protocol;
+	struct ethhdr *header;
+
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return TC_ACT_SHOT;
+	header = (void *)bytes_at(skb, 0, ETH_HLEN);
+	if (!header)
+		return TC_ACT_SHOT;
+	header->h_proto = protocol;
+	return bpf_redirect(end, 0);
+}
+
+/* On the egress of the peer's device. Both ends of a pair have the same index. */
+SEC("tc/peer_out") int peer_out(struct __sk_buff *skb)
+{
+	struct packet packet;
+	struct record *record;
+	struct verdict *verdict;
+
+	if (parse(skb, 0, FROM_PEER, &packet))
+		return TC_ACT_OK;
+	verdict = verdict_of(&packet, 1, &record);
+	if (!verdict || is_cut_badly(skb, &packet))
+		return TC_ACT_OK;
+	return to_pair(skb, verdict->from);
+}
+
+/* On the ingress of the pair, at the host. */
+SEC("tc/host_in") int host_in(struct __sk_buff *skb)
+{
+	struct packet packet;
+	struct claim claim = {.end = skb->ifindex};
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &claim.end);
+	struct record *record;
+	struct verdict *verdict;
+
+	if (!pair)
+		return TC_ACT_SHOT;
+	if (parse(skb, ETH_HLEN, FROM_PEER, &packet))
+		goto undecided;
+	__builtin_memcpy(claim.address, packet.key.source, sizeof claim.address);
+	if (!bpf_map_lookup_elem(&claims, &claim)) {
+		__sync_fetch_and_add(&pair->spoofed, 1);
+		return TC_ACT_SHOT;
+	}
+	verdict = verdict_of(&packet, 0, &record);
+	if (!verdict || verdict->from != claim.end || is_cut_badly(skb, &packet) || has_forged_checksum(skb, &packet))
+		goto undecided;
+	count(record, skb->len - ETH_HLEN);
+	if (verdict->to)
+		return bpf_redirect(verdict->to, 0);
+	return bpf_redirect(control.device, BPF_F_INGRESS);
+undecided:
+	__sync_fetch_and_add(&pair->undecided, 1);
+	return TC_ACT_SHOT;
+}
+
+/* On the egress of the router's device. */
+SEC("tc/host_out") int host_out(struct __sk_buff *skb)
+{
+	struct packet packet;
+	struct record *record;
+	struct verdict *verdict;
+
+	if (parse(skb, 0, FROM_HOST, &packet))
+		return TC_ACT_OK;
+	verdict = verdict_of(&packet, 1, &record);
+	if (!verdict || verdict->from || !verdict->to || is_cut_badly(skb, &packet) ||
+	    has_forged_checksum(skb, &packet))
+		return TC_ACT_OK;
+	count(record, skb->len);
+	return to_pair(skb, verdict->to);
+}
+
+/* On the ingress of the pair, at the peer. What comes here, the host has sent. */
+SEC("tc/peer_in") int peer_in(struct __sk_buff *skb)
+{
+	__u32 end = skb->ifindex;
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &end);
+
+	return pair ? bpf_redirect(pair->device, BPF_F_INGRESS) : TC_ACT_SHOT;
+}
+
+/* bpf_probe_read_kernel is for programs under a licence that is compatible with the GPL. */
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

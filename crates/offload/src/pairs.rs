@@ -1,0 +1,404 @@
+//! Pairs: for each peer two veth devices, one in its namespace and one in the router's, with the programs on them.
+//!
+//! A pair's end at the host has its program before it is up, and for as long as it lives: without the program it would be a link into
+//! the host for whoever is root in the peer's namespace. The programs that let packets into a pair are held by this process alone: if it
+//! dies, packets go to the router as if there were no pair.
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstat;
+use thiserror::Error;
+use tuntap_sys::bpf::{self, Attachment, Hook, Program};
+use tuntap_sys::net::namespace_with;
+use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError, Notices, Subject, Veth};
+use tuntap_sys::process::exit_at_once;
+use tuntap_sys::tun::{Tun, TunError};
+
+use super::maps::{Index, Maps};
+use super::programs::Programs;
+
+/// The name of both ends of a pair; the kernel puts a number in.
+const NAME: &str = "tv%d";
+
+/// The longest packet of a pair in bytes, which is more than any TUN device has: what fits the device fits the pair.
+const MTU: u32 = 65_535;
+
+/// How long a pair's ends may take until they send packets, and the interval of looking.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
+const START_POLL: Duration = Duration::from_millis(1);
+
+/// Indexes of pairs are random, since both namespaces must have them free, and far above those that the kernel gives itself.
+const FIRST_INDEX: u32 = 0x1000_0000;
+const INDEXES: u64 = 0x6000_0000;
+
+/// How many indexes are tried. The peer's namespace can have all of them in use.
+const ATTEMPTS: usize = 8;
+
+/// The upper half of the numbers of our groups of interfaces: "tv".
+const GROUPS: u32 = 0x7476_0000;
+
+/// A group in which nothing is but what is about to be removed.
+const TRASH: u32 = 0x7477_0000;
+
+/// How programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hooks {
+    /// By TCX (Linux 6.6).
+    Tcx,
+    /// As filters of the queueing discipline clsact.
+    Clsact,
+}
+
+impl Hooks {
+    /// The better one that the running kernel has.
+    pub fn of_kernel() -> Self {
+        if bpf::supports_tcx() { Self::Tcx } else { Self::Clsact }
+    }
+
+    /// Attaches a program for as long as the device lives.
+    fn attach(self, netlink: &mut Netlink, program: &Program, device: Index, hook: Hook) -> Result<(), PairError> {
+        match self {
+            Self::Tcx => bpf::attach(program, device, hook).map_err(PairError::Attach),
+            Self::Clsact => netlink.add_filter(program, device, hook).map_err(PairError::Netlink),
+        }
+    }
+
+    /// Attaches a program that lets packets into pairs.
+    fn enter(self, netlink: &mut Netlink, program: &Program, device: Index) -> Result<Entry, PairError> {
+        match self {
+            Self::Tcx => bpf::link(program, device, Hook::Egress)
+                .map(|link| Entry::Link { _link: link })
+                .map_err(PairError::Attach),
+            Self::Clsact => {
+                netlink.add_filter(program, device, Hook::Egress)?;
+                Ok(Entry::Filter)
+            }
+        }
+    }
+}
+
+/// A program that lets packets into pairs.
+#[derive(Debug)]
+enum Entry {
+    /// It is detached when this is dropped.
+    Link { _link: Attachment },
+    /// It stays with its device until it is removed.
+    Filter,
+}
+
+/// Why there is no pair.
+#[derive(Debug, Error)]
+pub enum PairError {
+    /// The descriptor is not a TUN device's, or the device was deleted.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The device's namespace can't be found or entered.
+    #[error("the namespace of its device: {0}")]
+    Namespace(Errno),
+    /// The device is in the router's namespace.
+    #[error("its device is in the router's own namespace")]
+    OwnNamespace,
+    /// The kernel refuses interfaces or their settings.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The kernel refuses to attach a program.
+    #[error("attaching a BPF program: {0}")]
+    Attach(Errno),
+    /// The peer has set its end down meanwhile, or the kernel doesn't get it going.
+    #[error("an end of the pair doesn't start")]
+    Silent,
+    /// The map of pairs is full.
+    #[error("there are too many pairs: {0}")]
+    Map(Errno),
+}
+
+/// What is wrong with a pair.
+#[derive(Debug, Error)]
+pub enum Damage {
+    /// It can't be looked at, or an end is missing, as it is when it was moved into another namespace.
+    #[error("an end of the pair or the device is not there any more ({0})")]
+    Missing(#[from] PairError),
+    /// An end is down.
+    #[error("an end of the pair is down")]
+    Down,
+    /// An end has another MTU.
+    #[error("an end of the pair takes packets of {0} bytes only")]
+    Narrow(u32),
+}
+
+impl From<NetlinkError> for Damage {
+    fn from(error: NetlinkError) -> Self {
+        Self::Missing(error.into())
+    }
+}
+
+/// A pair.
+#[derive(Debug)]
+pub struct Pair {
+    index: Index,
+    device: Index,
+    notices: Notices,
+    entry: Option<Entry>,
+}
+
+impl Pair {
+    /// The index of both ends.
+    pub const fn index(&self) -> Index {
+        self.index
+    }
+
+    /// Takes the notices about interfaces of the peer's namespace. Returns true if there were any.
+    pub fn take_notices(&self) -> bool {
+        self.notices.take()
+    }
+}
+
+impl AsFd for Pair {
+    /// Readable when interfaces of the peer's namespace have changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notices.as_fd()
+    }
+}
+
+/// Makes and removes the pairs of a router. The calling thread is in the router's namespace, and enters others for moments.
+#[derive(Debug)]
+pub struct Pairs<'a> {
+    maps: &'a Maps,
+    programs: &'a Programs,
+    hooks: Hooks,
+    /// The name of the router's device.
+    device: String,
+    group: u32,
+    netlink: Netlink,
+    /// The router's namespace.
+    own: File,
+    /// The index of the router's device, and the program there.
+    host_out: Option<(Index, Entry)>,
+    indexes: RandomState,
+    made: u64,
+}
+
+/// The group of all pairs of the router with this device. No other living router of the namespace has a device of that name, so that
+/// what is in the group at its start is left by an earlier one.
+pub fn group_of(device: &str) -> u32 {
+    // FNV-1a, folded to 16 bits.
+    let hash = device.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    GROUPS | (hash >> 16 ^ hash & 0xffff)
+}
+
+/// Removes all pairs of the router with this device from the namespace of the calling thread, whoever has made them. There may be none.
+pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
+    Netlink::open()?.remove_group(group_of(device))
+}
+
+impl<'a> Pairs<'a> {
+    /// Opens what is needed later, in the namespace of the calling thread. `device` is the router's.
+    pub fn new(maps: &'a Maps, programs: &'a Programs, hooks: Hooks, device: &str) -> Result<Self, io::Error> {
+        Ok(Self {
+            maps,
+            programs,
+            hooks,
+            device: device.to_owned(),
+            group: group_of(device),
+            netlink: Netlink::open()?,
+            own: File::open("/proc/thread-self/ns/net")?,
+            host_out: None,
+            indexes: RandomState::new(),
+            made: 0,
+        })
+    }
+
+    /// Removes all pairs, also those that an earlier process has left, and the program on the router's device.
+    pub fn clear(&mut self, pairs: impl IntoIterator<Item = Pair>) -> Result<(), PairError> {
+        for pair in pairs {
+            self.close(pair);
+        }
+        if let Some((device, Entry::Filter)) = self.host_out.take() {
+            self.netlink.remove_filter(device, Hook::Egress)?;
+        }
+        self.netlink.remove_group(self.group)?;
+        self.maps.pairs.clear().map_err(PairError::Map)
+    }
+
+    /// Has packets for peers leave the router's device by pairs, if they are decided. Nothing changes if that is so already.
+    pub fn open_host(&mut self) -> Result<(), PairError> {
+        let index = self.netlink.link(&self.device)?.index;
+        if self.host_out.as_ref().is_some_and(|(before, _)| *before == index) {
+            return Ok(());
+        }
+        self.maps.set_device(index).map_err(PairError::Map)?;
+        let entry = self.hooks.enter(&mut self.netlink, &self.programs.host_out, index)?;
+        self.host_out = Some((index, entry));
+        Ok(())
+    }
+
+    /// Makes a pair for the peer with this device.
+    pub fn make(&mut self, tun: OwnedFd) -> Result<Pair, PairError> {
+        let tun = Tun::adopt(tun)?;
+        let namespace = tun.namespace().map_err(PairError::Namespace)?;
+        if self.is_own(namespace.as_fd()).map_err(PairError::Namespace)? {
+            return Err(PairError::OwnNamespace);
+        }
+        let index = self.make_veth(namespace.as_fd())?;
+        let made = self.furnish(index, &tun, namespace.as_fd());
+        if made.is_err() {
+            // If this fails, the next start removes it. Its end at the host is down, or has its program.
+            let _ = self.netlink.remove_link(index);
+            let _ = self.maps.remove_pair(index);
+        }
+        made
+    }
+
+    /// Puts the programs on a pair, and sets it up.
+    fn furnish(&mut self, index: Index, tun: &Tun, namespace: BorrowedFd<'_>) -> Result<Pair, PairError> {
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        without_addresses(&mut self.netlink, index)?;
+        self.hooks.attach(&mut self.netlink, &self.programs.host_in, index, Hook::Ingress)?;
+        let (hooks, programs) = (self.hooks, self.programs);
+        let pair = self.within(namespace, || {
+            let notices = Notices::open(Subject::Links)?;
+            let mut netlink = Netlink::open()?;
+            let name = tun.current_name().map_err(PairError::Namespace)?;
+            let device = netlink.link(&name)?.index;
+            self.maps.add_pair(index, device).map_err(PairError::Map)?;
+            without_addresses(&mut netlink, index)?;
+            hooks.attach(&mut netlink, &programs.peer_in, index, Hook::Ingress)?;
+            netlink.set_link(index, up)?;
+            let entry = hooks.enter(&mut netlink, &programs.peer_out, device)?;
+            // What this has caused itself is no news.
+            notices.take();
+            Ok(Pair { index, device, notices, entry: Some(entry) })
+        })?;
+        self.netlink.set_link(index, up)?;
+        self.await_start(index, namespace)?;
+        Ok(pair)
+    }
+
+    /// Waits until both ends send packets: the one that was set up first drops them for a moment longer.
+    fn await_start(&mut self, index: Index, namespace: BorrowedFd<'_>) -> Result<(), PairError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let other = self.within(namespace, || Ok(Netlink::open()?.link_at(index)?))?;
+            if other.is_active && self.netlink.link_at(index)?.is_active {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(PairError::Silent);
+            }
+            thread::sleep(START_POLL);
+        }
+    }
+
+    fn make_veth(&mut self, namespace: BorrowedFd<'_>) -> Result<Index, PairError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let index = self.next_index();
+            match self.netlink.make_veth(&Veth { index, name: NAME, namespace, mtu: MTU, group: self.group }) {
+                Ok(()) => return Ok(index),
+                Err(error) if attempt < ATTEMPTS && matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn next_index(&mut self) -> Index {
+        self.made += 1;
+        let number = self.indexes.hash_one(self.made) % INDEXES;
+        FIRST_INDEX + u32::try_from(number).unwrap_or_default()
+    }
+
+    /// Examines a pair after notices about it.
+    pub fn check(&mut self, pair: &Pair) -> Result<(), Damage> {
+        let namespace = namespace_with(pair.as_fd()).map_err(PairError::Namespace)?;
+        let (there, index, device) = (&namespace, pair.index, pair.device);
+        let other = self.within(there.as_fd(), || {
+            let mut netlink = Netlink::open()?;
+            netlink.link_at(device)?;
+            Ok(netlink.link_at(index)?)
+        })?;
+        for end in [other, self.netlink.link_at(index)?] {
+            if !end.is_up {
+                return Err(Damage::Down);
+            }
+            if end.mtu != MTU {
+                return Err(Damage::Narrow(end.mtu));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes pairs. Many are removed in hardly more time than one. The peers' namespaces may have gone before.
+    pub fn remove(&mut self, pairs: impl IntoIterator<Item = Pair>) -> Result<(), NetlinkError> {
+        let indexes: Vec<_> = pairs.into_iter().map(|pair| self.close(pair)).collect();
+        let is_gone = |error: &NetlinkError| error.errno() == Some(Errno::ENODEV);
+        let removed = match indexes[..] {
+            [] => Ok(()),
+            [only] => self.netlink.remove_link(only),
+            _ => {
+                let moved = indexes.iter().map(|index| self.netlink.set_group(*index, self.trash()));
+                let moved = moved.filter(|result| !result.as_ref().is_err_and(is_gone)).collect::<Result<(), _>>();
+                moved.and_then(|()| self.netlink.remove_group(self.trash()))
+            }
+        };
+        for index in indexes {
+            // It may have been left out when the pair was made.
+            let _ = self.maps.remove_pair(index);
+        }
+        match removed {
+            Err(error) if is_gone(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    const fn trash(&self) -> u32 {
+        TRASH | self.group & 0xffff
+    }
+
+    /// Lets no more packets in. Returns the pair's index.
+    fn close(&self, pair: Pair) -> Index {
+        let Pair { index, device, notices, entry } = pair;
+        if matches!(entry, Some(Entry::Filter))
+            && let Ok(namespace) = namespace_with(notices.as_fd())
+        {
+            // If the namespace or the device is gone, so is the filter.
+            let _ = self.within(namespace.as_fd(), || Ok(Netlink::open()?.remove_filter(device, Hook::Egress)?));
+        }
+        index
+    }
+
+    fn is_own(&self, namespace: BorrowedFd<'_>) -> nix::Result<bool> {
+        let (own, other) = (fstat(&self.own)?, fstat(namespace)?);
+        Ok((own.st_dev, own.st_ino) == (other.st_dev, other.st_ino))
+    }
+
+    /// Does something in another namespace.
+    fn within<T>(
+        &self,
+        namespace: BorrowedFd<'_>,
+        work: impl FnOnce() -> Result<T, PairError>,
+    ) -> Result<T, PairError> {
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(PairError::Namespace)?;
+        let result = work();
+        if setns(&self.own, CloneFlags::CLONE_NEWNET).is_err() {
+            // Everything that follows would be done to a peer's namespace in place of the router's.
+            exit_at_once(1);
+        }
+        result
+    }
+}
+
+/// Keeps the kernel from giving an interface an IPv6 address, and from sending packets to announce it. Without IPv6 it doesn't.
+fn without_addresses(netlink: &mut Netlink, index: Index) -> Result<(), PairError> {
+    match netlink.generate_no_addresses(index) {
+        Err(error) if !error.means_ipv6_is_off() => Err(error.into()),
+        _ => Ok(()),
+    }
+}

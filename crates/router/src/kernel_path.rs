@@ -1,0 +1,355 @@
+//! The path in the kernel: what of [`Shell`](tuntap_core::router::Shell) is about it. Verdicts go into maps that this process shares with the
+//! BPF programs. Pairs of devices are made by a process of their own ([`tuntap_offload::run`]), which is asked by messages.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use tuntap_core::kernel_path::{FlowId, KernelFlow, MAX_VERDICTS, PairDrops, Revoke, Usage};
+use tuntap_core::policy::registry::PeerId;
+use tuntap_offload::maps::{End, Index, Key, Maps, Passed, Verdicts};
+use tuntap_offload::protocol::{MESSAGE_LEN, Reply, Request, Run, Token};
+use tuntap_sys::socket::{self, message_pair, recv, send_with_descriptor};
+
+/// Verdicts that were taken back and are removed in one turn.
+const TIDIED_PER_TURN: usize = 256;
+
+/// Verdicts that the maps have room for: those that the core gives, and some that were taken back a moment ago.
+const ROOM: usize = MAX_VERDICTS + MAX_VERDICTS / 8;
+
+/// Most messages that are taken in one turn.
+const REPLIES_PER_TURN: usize = 64;
+
+/// How long a message that didn't fit the socket waits for the next attempt.
+const SEND_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a router needs for a path in the kernel. The master keeps it for the processes that it starts again.
+#[derive(Debug)]
+pub struct KernelEndpoint {
+    /// The maps.
+    pub maps: Arc<Maps>,
+    socket: OwnedFd,
+}
+
+impl KernelEndpoint {
+    /// Makes the two ends of a socket. The second one is for the process that makes pairs.
+    pub fn new(maps: Arc<Maps>) -> nix::Result<(Self, OwnedFd)> {
+        let (socket, other) = message_pair()?;
+        Ok((Self { maps, socket }, other))
+    }
+
+    /// The numbers of verdicts, and of places for them, that maps for a router with so many flows have.
+    pub fn size(flows: usize) -> (u32, u32) {
+        let places = u32::try_from(flows.saturating_mul(2)).unwrap_or(u32::MAX);
+        (u32::try_from(ROOM).unwrap_or(u32::MAX).min(places), places)
+    }
+
+    /// The descriptors that have to stay open.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.maps.descriptors().chain([self.socket.as_fd()])
+    }
+}
+
+/// What the router has to hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Pairs can be made.
+    Opened,
+    /// Pairs can't be made any more, and those that there were are gone.
+    Closed,
+    /// A peer has a pair.
+    Made(PeerId),
+    /// A peer has none, or none any more.
+    Lost(PeerId, &'static str),
+}
+
+/// A pair that is there, or was asked for.
+#[derive(Debug)]
+struct Pair {
+    peer: PeerId,
+    /// `None` until it is made.
+    index: Option<Index>,
+    claims: HashSet<IpAddr>,
+    /// The places of the verdicts that name it.
+    places: HashSet<usize>,
+}
+
+/// The path, as the router's process sees it.
+#[derive(Debug)]
+pub(super) struct KernelPath<'a> {
+    endpoint: &'a KernelEndpoint,
+    verdicts: Verdicts<'a>,
+    generation: u32,
+    runs: RandomState,
+    run: Run,
+    begun: u64,
+    is_open: bool,
+    /// By [`PeerId::index`].
+    pairs: HashMap<u32, Pair>,
+    unsent: VecDeque<Request>,
+}
+
+impl<'a> KernelPath<'a> {
+    /// Maps the memory. What an earlier process has decided is void. Says to the process that makes pairs that all of them are to go.
+    pub fn open(endpoint: &'a KernelEndpoint) -> nix::Result<Self> {
+        let mut path = Self {
+            endpoint,
+            verdicts: Verdicts::new(&endpoint.maps)?,
+            generation: 0,
+            runs: RandomState::new(),
+            run: 0,
+            begun: 0,
+            is_open: false,
+            pairs: HashMap::new(),
+            unsent: VecDeque::new(),
+        };
+        path.begin();
+        Ok(path)
+    }
+
+    /// The socket of the process that makes pairs.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.endpoint.socket.as_fd()
+    }
+
+    /// Returns when [`Self::tidy`] has something to do.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let unsent = (!self.unsent.is_empty()).then_some(SEND_PAUSE);
+        [unsent, self.verdicts.next_tidy()].into_iter().flatten().min().map(|rest| now + rest)
+    }
+
+    /// Does what is due.
+    pub fn tidy(&mut self) {
+        self.verdicts.tidy(TIDIED_PER_TURN);
+        self.send_rest();
+    }
+
+    /// Takes what the process that makes pairs says.
+    pub fn receive(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for _ in 0..REPLIES_PER_TURN {
+            let mut bytes = [0; MESSAGE_LEN + 1];
+            match recv(self.socket(), &mut bytes) {
+                Ok(len) => events.extend(Reply::decode(&bytes[..len]).and_then(|reply| self.take(reply))),
+                Err(Errno::EINTR) => {}
+                // The master has both ends, so that neither is ever closed while this process lives.
+                Err(_) => break,
+            }
+        }
+        events
+    }
+
+    fn take(&mut self, reply: Reply) -> Option<Event> {
+        match reply {
+            Reply::Started => {
+                let was_open = std::mem::replace(&mut self.is_open, false);
+                self.begin();
+                was_open.then_some(Event::Closed)
+            }
+            Reply::Ready(run) if run == self.run && !self.is_open => {
+                self.is_open = true;
+                Some(Event::Opened)
+            }
+            Reply::Made(run, token, index) if run == self.run => {
+                let pair = self.pair_mut(peer(token))?;
+                pair.index = Some(index);
+                Some(Event::Made(pair.peer))
+            }
+            Reply::Lost(run, token, loss) if run == self.run => {
+                let peer = self.pair_mut(peer(token))?.peer;
+                self.forget(peer);
+                Some(Event::Lost(peer, loss.text()))
+            }
+            // To an earlier process, or the log says why there is no path.
+            _ => None,
+        }
+    }
+
+    /// Has all pairs go, and pairs be made from then on. No verdict that was given before holds.
+    fn begin(&mut self) {
+        self.begun += 1;
+        self.run = self.runs.hash_one(self.begun);
+        self.unsent.clear();
+        let peers: Vec<_> = self.pairs.values().map(|pair| pair.peer).collect();
+        peers.into_iter().for_each(|peer| self.forget(peer));
+        self.send(Request::Begin(self.run));
+    }
+
+    fn send(&mut self, request: Request) {
+        self.unsent.push_back(request);
+        self.send_rest();
+    }
+
+    /// Sends what waits, in its order, as far as there is room.
+    fn send_rest(&mut self) {
+        while let Some(request) = self.unsent.front() {
+            match socket::send(self.socket(), &request.encode()) {
+                Ok(_) => _ = self.unsent.pop_front(),
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Asks for a peer's pair. Returns false if it can't be asked for at the moment.
+    pub fn make_pair(&mut self, peer: PeerId, device: BorrowedFd<'_>) -> bool {
+        if !self.is_open || !self.unsent.is_empty() {
+            return false;
+        }
+        self.forget(peer);
+        let request = Request::Make(self.run, token(peer)).encode();
+        let is_sent = loop {
+            match send_with_descriptor(self.socket(), &request, device) {
+                Err(Errno::EINTR) => {}
+                result => break result.is_ok(),
+            }
+        };
+        if is_sent {
+            let pair = Pair { peer, index: None, claims: HashSet::new(), places: HashSet::new() };
+            self.pairs.insert(peer.index, pair);
+        }
+        is_sent
+    }
+
+    /// Removes a peer's pair.
+    pub fn drop_pair(&mut self, peer: PeerId) {
+        if self.pair(peer).is_some() {
+            self.forget(peer);
+            self.send(Request::Remove(self.run, token(peer)));
+        }
+    }
+
+    /// Makes everything void that names a pair.
+    fn forget(&mut self, peer: PeerId) {
+        if self.pair(peer).is_none() {
+            return;
+        }
+        let Some(pair) = self.pairs.remove(&peer.index) else { return };
+        pair.places.iter().for_each(|place| self.verdicts.void(*place));
+        if let Some(index) = pair.index {
+            // A claim that isn't there is none.
+            pair.claims.iter().for_each(|address| _ = self.endpoint.maps.set_claim(index, *address, false));
+        }
+    }
+
+    /// Says whether a peer with a pair holds an address. Without room for it, the peer's packets are dropped at the pair, and the core
+    /// finds out by what is dropped there.
+    pub fn set_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool) {
+        let maps = &self.endpoint.maps;
+        let Some(pair) = self.pairs.get_mut(&peer.index).filter(|pair| pair.peer == peer) else { return };
+        let Some(index) = pair.index else { return };
+        if is_held {
+            pair.claims.insert(address);
+        } else {
+            pair.claims.remove(&address);
+        }
+        let _ = maps.set_claim(index, address, is_held);
+    }
+
+    /// Gives the kernel a verdict. Returns false if it doesn't take it.
+    pub fn offload(&mut self, flow: &KernelFlow) -> bool {
+        let (Some(from), Some(to)) = (self.end(flow.from), self.end(flow.to)) else { return false };
+        // A source that isn't claimed in the kernel has no packet let in.
+        let is_claimed =
+            flow.from.is_none_or(|peer| self.pair(peer).is_some_and(|pair| pair.claims.contains(&flow.key.src)));
+        if !is_claimed {
+            return false;
+        }
+        self.set_generation(flow.generation);
+        let place = flow.id.place();
+        if self.verdicts.give(place, flow.generation, &key(flow), from, to).is_err() {
+            return false;
+        }
+        for peer in [flow.from, flow.to].into_iter().flatten() {
+            if let Some(pair) = self.pair_mut(peer) {
+                pair.places.insert(place);
+            }
+        }
+        true
+    }
+
+    /// Makes verdicts void.
+    pub fn revoke(&mut self, which: Revoke) {
+        match which {
+            Revoke::All { generation } => self.set_generation(generation),
+            Revoke::Peer(peer) => {
+                if let Some(pair) = self.pair(peer) {
+                    pair.places.iter().for_each(|place| self.verdicts.void(*place));
+                }
+            }
+        }
+    }
+
+    /// Takes back a verdict.
+    pub fn withdraw(&mut self, flow: &KernelFlow) -> Usage {
+        let place = flow.id.place();
+        for peer in [flow.from, flow.to].into_iter().flatten() {
+            if let Some(pair) = self.pair_mut(peer) {
+                pair.places.remove(&place);
+            }
+        }
+        usage(self.verdicts.withdraw(place))
+    }
+
+    /// Returns what has passed by a verdict.
+    pub fn usage(&self, flow: FlowId) -> Option<Usage> {
+        self.verdicts.passed(flow.place()).map(usage)
+    }
+
+    /// Returns what was dropped at a peer's pair.
+    pub fn drops(&self, peer: PeerId) -> PairDrops {
+        let index = self.pair(peer).and_then(|pair| pair.index);
+        let dropped = index.and_then(|index| self.endpoint.maps.dropped(index).ok().flatten()).unwrap_or_default();
+        PairDrops { spoofed: dropped.spoofed, undecided: dropped.undecided }
+    }
+
+    fn set_generation(&mut self, generation: u32) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.verdicts.set_generation(generation);
+        }
+    }
+
+    fn pair(&self, peer: PeerId) -> Option<&Pair> {
+        self.pairs.get(&peer.index).filter(|pair| pair.peer == peer)
+    }
+
+    fn pair_mut(&mut self, peer: PeerId) -> Option<&mut Pair> {
+        self.pairs.get_mut(&peer.index).filter(|pair| pair.peer == peer)
+    }
+
+    fn end(&self, peer: Option<PeerId>) -> Option<End> {
+        match peer {
+            None => Some(End::Host),
+            Some(peer) => self.pair(peer)?.index.map(End::Pair),
+        }
+    }
+}
+
+fn token(peer: PeerId) -> Token {
+    u64::from(peer.index) << 32 | u64::from(peer.generation)
+}
+
+#[allow(clippy::cast_possible_truncation)] // both halves are taken
+const fn peer(token: Token) -> PeerId {
+    PeerId { index: (token >> 32) as u32, generation: token as u32 }
+}
+
+const fn key(flow: &KernelFlow) -> Key {
+    let key = &flow.key;
+    Key {
+        source: key.src,
+        destination: key.dst,
+        source_port: key.src_port,
+        destination_port: key.dst_port,
+        protocol: key.protocol,
+    }
+}
+
+const fn usage(passed: Passed) -> Usage {
+    Usage { packets: passed.packets, bytes: passed.bytes, idle: passed.idle }
+}

@@ -1,0 +1,60 @@
+//! What the kernel and this process have for flows to pass in the kernel (`tuntap-router-offload`).
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::utsname::uname;
+
+/// The kernel's description of its own types.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What limits BPF on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BpfFacts {
+    /// Version and patch level of the kernel, 6.18 as (6, 18). `None` if it isn't known.
+    pub version: Option<(u32, u32)>,
+    /// True if [`BTF`] is there.
+    pub has_btf: bool,
+    /// True if the kernel is locked down to `confidentiality` (kernel_lockdown(7)).
+    pub is_locked: bool,
+    /// `kernel.unprivileged_bpf_disabled`; `None` if the kernel has no bpf(2).
+    pub unprivileged_disabled: Option<u8>,
+}
+
+/// Looks at the machine.
+pub fn bpf() -> BpfFacts {
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let disabled = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").ok();
+    BpfFacts {
+        version: uname().ok().and_then(|name| version(&name.release().to_string_lossy())),
+        has_btf: Path::new(BTF).exists(),
+        is_locked: lockdown.contains("[confidentiality]"),
+        unprivileged_disabled: disabled.and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// Reads the first two numbers of a release such as `6.12.43+deb13-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("6.12.43+deb13-amd64"), Some((6, 12)));
+        assert_eq!(version("5.10.0-35-cloud-amd64"), Some((5, 10)));
+        assert_eq!(version("6.18-rc1"), Some((6, 18)));
+        for other in ["", "linux", "6", "6.x", "99999999999.1"] {
+            assert_eq!(version(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_version() {
+        assert!(bpf().version.is_some_and(|version| version >= (4, 0)));
+    }
+}

@@ -1,0 +1,127 @@
+//! Deaths, and what is done to pairs. Packets go by the router then, and no connection is lost.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nix::sys::signal::Signal;
+
+use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
+use crate::common::link::Connection;
+use crate::common::netns::Netns;
+use crate::common::processes::send;
+use crate::common::wait;
+use crate::world::{Datagrams, V1_6, V2_6, emperor, start, vassal};
+
+/// The processes that make pairs, the latest last.
+fn pair_processes(emperor: &Emperor) -> Vec<i32> {
+    let text = emperor.log.text();
+    let pids = text
+        .lines()
+        .filter_map(|line| line.split_once("uWSGI tuntap pairs 1 (pid: ")?.1.split(')').next()?.parse().ok());
+    pids.collect()
+}
+
+/// How many ends of pairs there are at the host.
+fn pairs(host: &Netns) -> usize {
+    host.sh("ip -o link show type veth").lines().count()
+}
+
+/// What was made for a path in the kernel, in the host's namespace.
+fn assert_nothing_left(host: &Netns) {
+    wait::until_true("no pair is left", wait::LONG, || pairs(host) == 0);
+    wait::until_true("no table is left", wait::LONG, || !host.sh("nft list tables").contains("tuntap"));
+}
+
+#[test]
+fn killed_processes_cost_no_connection() {
+    let emperor = start(emperor());
+    let [first, second] = [("v1", V1, V1_6), ("v2", V2, V2_6)]
+        .map(|(name, address, address_6)| emperor.start_attached(&vassal(name, address, address_6)));
+    let mut connections = [
+        Connection::open(&first, &emperor.netns, EMPEROR),
+        Connection::open(&emperor.netns, &first, V1),
+        Connection::open(&first, &second, V2),
+    ];
+    let mut pass = || connections.iter_mut().for_each(|connection| (0..20).for_each(|_| connection.assert_passes()));
+    let flow = Datagrams::open(&first, V1, &emperor.netns, EMPEROR);
+    let across = Datagrams::open(&first, V1, &second, V2);
+    for what in ["router", "pair process", "both"] {
+        pass();
+        flow.until_in_kernel(&first);
+        across.until_in_kernel(&second);
+        if what != "router" {
+            let before = pair_processes(&emperor);
+            send(*before.last().expect("there is one"), Signal::SIGKILL);
+            wait::until_true("there is a new one", wait::LONG, || pair_processes(&emperor).len() > before.len());
+        }
+        if what != "pair process" {
+            emperor.kill_router();
+        }
+        pass();
+        wait::until_true("datagrams pass", wait::LONG, || flow.pass() && across.pass());
+    }
+    flow.until_in_kernel(&first);
+    across.until_in_kernel(&second);
+    assert_eq!(pairs(&emperor.netns), 2, "one for each vassal");
+}
+
+#[test]
+fn vassal_that_breaks_its_pair_goes_by_the_router() {
+    let emperor = start(emperor());
+    let moved = format!("link set tv0 name moved0 netns {}", emperor.netns.name());
+    let damages = ["link set tv0 down", "link set tv0 mtu 1280", "link del tv0", &moved, "link set tv0 name mine"];
+    // Each has a vassal of its own, since one whose pair was lost gets the next one only after a while.
+    let broken = [0, 1, 2, 3, 4].map(|number: u8| {
+        let address = Ipv4Addr::new(192, 168, 0, 10 + number);
+        let address_6 = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + u16::from(number));
+        let net = emperor.start_attached(&vassal(&format!("v{number}"), address, address_6));
+        let flow = Datagrams::open(&net, address, &emperor.netns, EMPEROR);
+        flow.until_in_kernel(&net);
+        (net, flow)
+    });
+    for (damage, (net, flow)) in damages.iter().zip(&broken) {
+        let mark = emperor.log.mark();
+        net.sh(&format!("ip {damage}"));
+        wait::until_true(damage, wait::LONG, || (0..5).all(|_| flow.pass()));
+        if *damage == "link set tv0 name mine" {
+            // That changes nothing.
+            assert!(!emperor.log.since(mark).contains("pair"), "{damage}");
+            assert!(net.has_device("mine"));
+        } else {
+            wait::until_true("it is removed", wait::LONG, || !net.has_device("tv0"));
+        }
+    }
+    assert_eq!(pairs(&emperor.netns), 1, "that of the last one");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let netns = Netns::new().with_ipv6();
+    for end in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGKILL] {
+        let mut emperor = emperor().start_in(netns.clone());
+        let first = emperor.start_attached(&vassal("v1", V1, V1_6));
+        let second = emperor.start_attached(&vassal("v2", V2, V2_6));
+        for (net, address) in [(&first, V1), (&second, V2)] {
+            Datagrams::open(net, address, &netns, EMPEROR).until_in_kernel(net);
+        }
+        assert_eq!(pairs(&netns), 2);
+        std::fs::remove_file(emperor.path("vassals/v2.ini")).expect("own folder");
+        wait::until_true("the pair goes with its vassal", wait::LONG, || pairs(&netns) == 1);
+        if end == Signal::SIGHUP {
+            let mark = emperor.log.mark();
+            emperor.signal(end);
+            emperor.wait_until_ready(mark, "v1");
+            let net = emperor.vassal_net("v1");
+            Datagrams::open(&net, V1, &netns, EMPEROR).until_in_kernel(&net);
+            assert_eq!(pairs(&netns), 1, "that of before is gone");
+            emperor.signal(Signal::SIGINT);
+        } else {
+            emperor.signal(end);
+        }
+        if end != Signal::SIGKILL {
+            emperor.wait_for_exit();
+        }
+        wait::until_true("all processes are gone", wait::LONG, || emperor.family().members().is_empty());
+        assert_nothing_left(&netns);
+        drop(emperor);
+    }
+}

@@ -1,0 +1,12 @@
+//! Flows that pass in the kernel, with real routers and vassals.
+#![allow(clippy::print_stderr, reason = "a failed test reports the state of its processes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod world;
+
+mod commits;
+mod faults;
+mod kernels;
+mod passes;
