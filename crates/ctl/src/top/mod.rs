@@ -36,9 +36,9 @@ pub struct Arguments {
     /// Print one report as text: the same as -n 1
     #[arg(long, conflicts_with = "iterations")]
     once: bool,
-    /// Begin with this view
-    #[arg(long, default_value = "peers")]
-    view: View,
+    /// Begin with this view; without it, with peers, or with the flows of --peer
+    #[arg(long)]
+    view: Option<View>,
     /// Begin with the flows, drops and limits of the vassal with this process ID
     #[arg(long, value_name = "PID")]
     peer: Option<i32>,
@@ -96,23 +96,24 @@ impl Arguments {
     }
 
     fn choice(&self) -> Choice {
+        let view = self.view.unwrap_or(if self.peer.is_some() { View::Flows } else { View::Peers });
         let mut sortings = View::ALL.map(View::usual_sorting);
-        let own = &mut sortings[self.view.number()];
+        let own = &mut sortings[view.number()];
         if let Some(name) = &self.sort {
-            match self.view.column(name) {
+            match view.column(name) {
                 Some(column) if !name.is_empty() => own.column = column,
                 _ => {
-                    let titles: Vec<_> = self.view.columns().iter().map(|(title, _)| *title).collect();
+                    let titles: Vec<_> = view.columns().iter().map(|(title, _)| *title).collect();
                     usage_error(&format!(
                         "--sort {name:?} is no column of the view {}; there are {}",
-                        self.view.name(),
+                        view.name(),
                         titles.join(", ")
                     ));
                 }
             }
         }
         own.is_reversed = self.reverse;
-        Choice { view: self.view, pid: self.peer, filter: self.filter.clone(), sortings }
+        Choice { view, pid: self.peer, filter: self.filter.clone(), sortings }
     }
 }
 

@@ -273,6 +273,7 @@ fn reports_are_chosen() {
     let shown = report(&["--sort", "addr", "--reverse"]);
     assert!(shown.lines().nth(3).is_some_and(|line| line.starts_with("10.137.0.9 ")), "{shown}");
     assert!(report(&["--view", "flows"]).contains("\ntcp    10.137.0.2:43210  [fd00::1]:443"));
+    assert!(report(&["--peer", "4242"]).contains("\ntcp    10.137.0.2:43210"));
     assert!(report(&["--view", "drops"]).contains("deny any 192.0.2.0/24x\\u{1b}[2J"));
     assert!(report(&["--view", "drops", "--peer", "4007"]).ends_with("\nnothing was dropped\n"));
     assert!(report(&["--view", "shaper"]).ends_with("nothing is limited (tuntap-router-shape)\n"));
