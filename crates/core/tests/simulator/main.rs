@@ -128,7 +128,7 @@ fn restored_peer_that_claims_what_it_holds_is_stored_as_bound() {
 #[test]
 fn flows_in_the_kernel() {
     let case = (setup(), vec(action(), 1..40));
-    run("flows_in_the_kernel", 200, &case, |(setup, actions)| {
+    run("flows_in_the_kernel", 100, &case, |(setup, actions)| {
         let mut simulation = Simulation::new(Setup { has_kernel_path: true, turn: 1, ..setup });
         for who in 0..3 {
             simulation.join(who, &[], true)?;
@@ -139,6 +139,10 @@ fn flows_in_the_kernel() {
             for to in [0, 1, 2, 3, 24] {
                 simulation.stream(number, to, 9)?;
             }
+        }
+        // Some claim what flows go to.
+        for who in 3..6 {
+            simulation.join(who, &[], true)?;
         }
         simulation.go_on(&actions)
     });
