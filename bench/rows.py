@@ -8,7 +8,7 @@ import shapes
 from kinds import Figure, Row, Target, Times
 
 # Subjects with a client inside and a server outside.
-ENDS = ["ours", "c", "relay", "veth", "slirp4netns", "pasta"]
+ENDS = ["ours", "ours-offload", "c", "relay", "veth", "slirp4netns", "pasta"]
 IDLE = ["ours-idle-attached", "c-idle"]
 # These are left out of full runs, which take long enough without them.
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
@@ -18,7 +18,7 @@ NO_POLL = ["ours-no-poll"]
 # These subjects join two vassals instead of a vassal and its host: over a routing host, or over only a bridge or the
 # router.
 ACROSS_ROUTED = ["ours", "c", "veth-routed"]
-ACROSS_SWITCHED = ["ours-switch", "veth-bridge"]
+ACROSS_SWITCHED = ["ours-switch", "ours-offload-switch", "veth-bridge"]
 # Two hosts with a router each, which exchange packets by their gateways.
 HOSTS = ["ours-gateways", "c-gateways"]
 # Vassals that flood, and others.
@@ -56,6 +56,8 @@ FIGURES = {
     "tcp_rtt_p99": Figure("Round trip, 1 byte over TCP, 99th percentile", "us", 1),
     "connects": Figure("TCP connections, 16 at a time", "1/s", 0),
     "cpu": Figure("CPU of the router or its like, TCP out", "s/GB", 3),
+    "machine_cpu_out": Figure("CPU of the whole machine, TCP out", "s/GB", 3),
+    "machine_cpu_in": Figure("CPU of the whole machine, TCP in", "s/GB", 3),
     # Our router has no buffer for an attached peer: packets wait in the peer's device. C's, whose peers all send frames,
     # has one.
     "flood_out_tcp_out": Figure("TCP out beside 10 flooding vassals", "of its fair share"),
@@ -99,8 +101,9 @@ QUICK = Times(tcp=1, other=0.3, rate=2, pings=3)
 def tcp_out(lab, subject, times, version):
     pids = subject.processes()
     before = probes.cpu_seconds(pids)
+    machine = probes.MachineCpu()
     rate, gigabytes = probes.tcp(lab, subject.link.over(version), times.tcp)
-    figures = {"tcp_out": rate}
+    figures = {"tcp_out": rate, "machine_cpu_out": machine.seconds() / gigabytes}
     if pids:
         figures["cpu"] = (probes.cpu_seconds(pids) - before) / gigabytes
     return figures
@@ -111,7 +114,9 @@ def tcp_out_4(lab, subject, times, version):
 
 
 def tcp_in(lab, subject, times, version):
-    return {"tcp_in": probes.tcp(lab, subject.link.over(version), times.tcp, incoming=True)[0]}
+    machine = probes.MachineCpu()
+    rate, gigabytes = probes.tcp(lab, subject.link.over(version), times.tcp, incoming=True)
+    return {"tcp_in": rate, "machine_cpu_in": machine.seconds() / gigabytes}
 
 
 def tcp_in_4(lab, subject, times, version):
@@ -208,6 +213,16 @@ TARGETS = [
     Target("small UDP, idle peers / none", "udp", "ours-idle-attached", "ours", 0.95),
     Target("round trip, none / idle peers", "rtt", "ours", "ours-idle-attached", 0.95),
     Target("router CPU per GB / C plugin", "cpu", "ours", "c", 0.1, is_ceiling=True),
+    Target("TCP out in the kernel / veth", "tcp_out", "ours-offload", "veth", 0.9),
+    Target("TCP in, in the kernel / veth", "tcp_in", "ours-offload", "veth", 0.85),
+    Target("TCP out in the kernel, 4 streams / veth", "tcp_out_4", "ours-offload", "veth", 1.15),
+    Target("TCP in, in the kernel, 4 streams / veth", "tcp_in_4", "ours-offload", "veth", 0.9),
+    Target("machine's CPU per GB out, in the kernel / veth", "machine_cpu_out", "ours-offload", "veth", 1.25, is_ceiling=True),
+    Target("machine's CPU per GB in, in the kernel / veth", "machine_cpu_in", "ours-offload", "veth", 1.25, is_ceiling=True),
+    Target("small UDP in the kernel / veth", "udp", "ours-offload", "veth", 0.85),
+    Target("round trip over TCP in the kernel / veth", "tcp_rtt", "ours-offload", "veth", 1.15, is_ceiling=True),
+    Target("connections, in the kernel / by the router", "connects", "ours-offload", "ours", 0.95),
+    Target("vassal to vassal, in the kernel / bridge", "across", "ours-offload-switch", "veth-bridge", 0.95),
     Target("TCP out, IPv6 / IPv4", "tcp_out_6", "ours", None, 0.95, twin="tcp_out"),
     Target("TCP in, IPv6 / IPv4", "tcp_in_6", "ours", None, 0.95, twin="tcp_in"),
     Target("vassal to vassal, switched, IPv6 / IPv4", "across_6", "ours-switch", None, 0.95, twin="across"),

@@ -258,7 +258,19 @@ class Router(Subject):
     more_options = ()
 
     def __init__(
-        self, lab, key, label, uwsgi, plugins, *, switch=False, polls=True, idle=None, attached=False, is_c=False
+        self,
+        lab,
+        key,
+        label,
+        uwsgi,
+        plugins,
+        *,
+        switch=False,
+        polls=True,
+        offloads=False,
+        idle=None,
+        attached=False,
+        is_c=False,
     ):
         super().__init__(lab, key, label)
         # The C plugin sometimes dies under full load, and it has IPv4 only.
@@ -268,6 +280,8 @@ class Router(Subject):
         self.plugins = plugins
         self.switch = switch
         self.polls = polls
+        # True if flows pass in the kernel.
+        self.offloads = offloads
         self.idle = idle
         # True if the idle peers pass the descriptors of their devices to the router.
         self.attached = attached
@@ -304,6 +318,7 @@ class Router(Subject):
             " ".join(["tuntap-router = emperor0", f"{self.dir}/router", f"{self.dir}/stats", *filter(None, [self.gateway])]),
             *(["tuntap-router-switch = true"] if self.switch else []),
             *([] if self.polls else ["tuntap-router-busy-poll = 0"]),
+            *(["tuntap-router-offload = on"] if self.offloads else []),
             *self.more_options,
             *self.address_lines("emperor0", *self.router_addresses),
             "exec-as-root = ip link set emperor0 up",

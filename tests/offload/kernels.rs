@@ -53,5 +53,5 @@ fn kernel_that_has_to_have_the_path_and_does_not_ends_the_start() {
     let mut emperor = emperor_without("none", "on").launch();
     assert!(!emperor.wait_for_exit().success());
     let text = emperor.log.text();
-    assert!(text.contains("tuntap-router emperor0: tuntap-router-offload = on: the kernel has no BPF"), "{text}");
+    assert!(text.contains("emperor0: tuntap-router-offload = on: the kernel has no BPF"), "{text}");
 }

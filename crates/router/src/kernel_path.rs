@@ -353,3 +353,159 @@ const fn key(flow: &KernelFlow) -> Key {
 const fn usage(passed: Passed) -> Usage {
     Usage { packets: passed.packets, bytes: passed.bytes, idle: passed.idle }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use tuntap_core::kernel_path::KernelKey;
+    use tuntap_offload::protocol::Loss;
+    use tuntap_sys::socket::recv_with_descriptor;
+
+    use super::*;
+
+    const PEER: PeerId = PeerId { index: 3, generation: 7 };
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const INDEX: Index = 0x1234_5678;
+
+    /// The end of the process that makes pairs.
+    struct Maker(OwnedFd);
+
+    impl Maker {
+        /// The next request, and whether a descriptor came with it.
+        fn hear(&self) -> Option<(Request, bool)> {
+            let mut bytes = [0; MESSAGE_LEN];
+            let (len, descriptor) = recv_with_descriptor(self.0.as_fd(), &mut bytes).ok()?;
+            Some((Request::decode(&bytes[..len]).expect("a request"), descriptor.is_some()))
+        }
+
+        fn say(&self, reply: Reply) {
+            socket::send(self.0.as_fd(), &reply.encode()).expect("room");
+        }
+
+        /// Takes a beginning, and answers.
+        fn begin(&self) -> Run {
+            let Some((Request::Begin(run), false)) = self.hear() else { panic!("a beginning") };
+            self.say(Reply::Ready(run));
+            run
+        }
+    }
+
+    fn endpoint() -> (KernelEndpoint, Maker) {
+        let maps = Arc::new(Maps::new(16, 16).expect("needs root"));
+        let (endpoint, socket) = KernelEndpoint::new(maps).expect("sockets");
+        (endpoint, Maker(socket))
+    }
+
+    fn flow(slot: u32) -> KernelFlow {
+        let id = FlowId { slot, is_inward: false };
+        let host = IpAddr::from([10, 0, 0, 1]);
+        let src_port = 1000 + u16::try_from(slot).expect("a small number");
+        let key = KernelKey { src: ADDRESS, dst: host, protocol: 17, src_port, dst_port: 53 };
+        KernelFlow { id, generation: 1, key, from: Some(PEER), to: None }
+    }
+
+    /// A path with a pair that is there.
+    fn with_pair<'a>(endpoint: &'a KernelEndpoint, maker: &Maker) -> (KernelPath<'a>, Run) {
+        let mut path = KernelPath::open(endpoint).expect("memory");
+        let run = maker.begin();
+        assert_eq!(path.receive(), [Event::Opened]);
+        let device = File::open("/dev/null").expect("a file");
+        assert!(path.make_pair(PEER, device.as_fd()));
+        assert_eq!(maker.hear(), Some((Request::Make(run, token(PEER)), true)));
+        maker.say(Reply::Made(run, token(PEER), INDEX));
+        assert_eq!(path.receive(), [Event::Made(PEER)]);
+        (path, run)
+    }
+
+    #[test]
+    fn tokens_name_peers() {
+        let last = PeerId { index: PeerId::MAX_INDEX - 1, generation: u32::MAX };
+        assert_eq!([PEER, last].map(token).map(peer), [PEER, last]);
+    }
+
+    #[test]
+    fn verdict_takes_a_pair_and_a_claim() {
+        let (endpoint, maker) = endpoint();
+        let (mut path, run) = with_pair(&endpoint, &maker);
+        assert!(!path.offload(&flow(0)), "its source isn't claimed");
+        path.set_claim(PEER, ADDRESS, true);
+        let other = PeerId { generation: PEER.generation + 1, ..PEER };
+        assert!(!path.offload(&KernelFlow { to: Some(other), ..flow(0) }), "the other one has no pair");
+        assert!(path.offload(&flow(0)));
+        assert_eq!(path.usage(flow(0).id).map(|usage| (usage.packets, usage.bytes)), Some((0, 0)));
+        assert_eq!(path.usage(flow(1).id), None);
+        // There is room for 16 of them.
+        assert!((1..8).all(|slot| path.offload(&flow(slot))));
+        assert!(!path.offload(&flow(8)), "there is no such place");
+        assert_eq!(path.drops(PEER), PairDrops::default());
+
+        path.drop_pair(other);
+        assert_eq!(maker.hear(), None, "it has none");
+        path.drop_pair(PEER);
+        assert_eq!(maker.hear(), Some((Request::Remove(run, token(PEER)), false)));
+        assert!(!path.offload(&flow(0)));
+        assert_eq!(path.withdraw(&flow(0)).packets, 0);
+    }
+
+    #[test]
+    fn pair_that_is_dropped_before_it_is_made_is_none() {
+        let (endpoint, maker) = endpoint();
+        let mut path = KernelPath::open(&endpoint).expect("memory");
+        let device = File::open("/dev/null").expect("a file");
+        assert!(!path.make_pair(PEER, device.as_fd()), "nobody has answered yet");
+        let run = maker.begin();
+        assert_eq!(path.receive(), [Event::Opened]);
+        assert!(path.make_pair(PEER, device.as_fd()));
+        path.drop_pair(PEER);
+        maker.say(Reply::Made(run, token(PEER), INDEX));
+        assert_eq!(path.receive(), []);
+        assert!(path.make_pair(PEER, device.as_fd()));
+        maker.say(Reply::Lost(run, token(PEER), Loss::Refused));
+        assert_eq!(path.receive(), [Event::Lost(PEER, Loss::Refused.text())]);
+        maker.say(Reply::Lost(run, token(PEER), Loss::Damaged));
+        assert_eq!(path.receive(), [], "that is known");
+    }
+
+    #[test]
+    fn next_process_that_makes_pairs_begins_anew() {
+        let (endpoint, maker) = endpoint();
+        let (mut path, run) = with_pair(&endpoint, &maker);
+        path.set_claim(PEER, ADDRESS, true);
+        assert!(path.offload(&flow(0)));
+        maker.say(Reply::Started);
+        assert_eq!(path.receive(), [Event::Closed]);
+        assert!(!path.offload(&flow(1)), "the pair is gone");
+        // What the process before has said still comes.
+        maker.say(Reply::Made(run, token(PEER), INDEX));
+        maker.say(Reply::Ready(run));
+        assert_eq!(path.receive(), []);
+        assert_ne!(maker.begin(), run);
+        assert_eq!(path.receive(), [Event::Opened]);
+    }
+
+    #[test]
+    fn messages_that_find_no_room_are_sent_later() {
+        let (endpoint, maker) = endpoint();
+        let (mut path, run) = with_pair(&endpoint, &maker);
+        let peers: Vec<_> = (10..5000).map(|index| PeerId { index, generation: 1 }).collect();
+        let device = File::open("/dev/null").expect("a file");
+        let made = peers.iter().take_while(|peer| path.make_pair(**peer, device.as_fd())).count();
+        assert!(made < peers.len(), "the socket is full");
+        path.drop_pair(PEER);
+        let now = Instant::now();
+        assert_eq!(path.next_deadline(now), Some(now + SEND_PAUSE));
+        let heard: Vec<_> = std::iter::from_fn(|| maker.hear()).collect();
+        assert_eq!(heard.len(), made);
+        path.tidy();
+        assert_eq!(maker.hear(), Some((Request::Remove(run, token(PEER)), false)));
+        assert_eq!(path.next_deadline(now), None);
+    }
+
+    #[test]
+    fn map_sizes_follow_the_number_of_flows() {
+        assert_eq!(KernelEndpoint::size(100), (200, 200));
+        let (verdicts, places) = KernelEndpoint::size(1 << 20);
+        assert_eq!((verdicts as usize, places), (ROOM, 1 << 21));
+    }
+}

@@ -217,7 +217,12 @@ options!(
         syntax: "[on|off|auto]",
         help: "have packets of flows that the router has allowed pass in the kernel alone; auto does so where the kernel can",
         default: Some("off"),
-        details: "BPF programs pass on the packets of flows that plainly pass, between the devices of vassals and that of the router,                   over a hidden pair of devices for each vassal. The router decides about the first packets of each flow, and                   watches. All that isn't a plain pass stays with it: limits, captures, `log` and `rate` rules, gateways, trunks,                   vassals whose packets travel in frames. With `on` an instance whose kernel can't do that doesn't start; with                   `auto` it says so once, and the router passes everything on. It takes Linux 6.4 or later with BTF, and root at                   the start. See docs/SECURITY.md for what it opens.",
+        details: "BPF programs pass on the packets of flows that plainly pass, between the devices of vassals and that of the router, over \
+                  a hidden pair of devices for each vassal. The router decides about the \
+                  first packets of each flow, and watches. All that isn't a plain pass stays with it: limits, captures, `log` and `rate` \
+                  rules, gateways, trunks, vassals whose packets travel in frames. With `on` an instance whose kernel can't do that \
+                  doesn't start; with `auto` it says so once, and the router passes everything on. It takes Linux 6.4 or later with BTF, \
+                  and root at the start ([details](OPERATIONS.md#a-path-in-the-kernel)).",
         read: |draft, value| offload::parse(value).map(|offload| draft.config.offload = offload),
         ..OptionSpec::BASE
     },

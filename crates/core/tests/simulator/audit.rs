@@ -357,6 +357,10 @@ fn check_kernel(setup: &Setup, router: &Router, world: &World, change: &Change<'
             let is_its = number(peer).is_some_and(|number| change.holds_now(number, address));
             ensure!(is_its, "{flow:?} passes, and {peer:?} is not attached or doesn't hold {address}");
         }
+        let known = router.flow(flow.id.slot).map(|flow| [flow.key().local(), flow.key().remote()]);
+        let [src, dst] = [flow.key.src, flow.key.dst];
+        let expected = if flow.id.is_inward { [dst, src] } else { [src, dst] };
+        ensure!(known == Some(expected), "{flow:?} passes, and the flow there is {known:?}");
         let bytes = packets::of_key(&flow.key);
         let Ok(packet) = Packet::parse(&bytes) else { return Err(format!("{flow:?} is no packet")) };
         let rules_of = |number: Number| world.connections.get(&number).map(|it| (number, &it.rules[..]));

@@ -124,6 +124,30 @@ fn restored_peer_that_claims_what_it_holds_is_stored_as_bound() {
     assert_eq!(say_to_next_router(&[Word::Ask(false, false, 0), Word::Claim(vec![(1, false)])]), Ok(()));
 }
 
+/// Peers whose flows pass in the kernel when things begin to happen.
+#[test]
+fn flows_in_the_kernel() {
+    let case = (setup(), vec(action(), 1..40));
+    run("flows_in_the_kernel", 100, &case, |(setup, actions)| {
+        let mut simulation = Simulation::new(Setup { has_kernel_path: true, turn: 1, ..setup });
+        for who in 0..3 {
+            simulation.join(who, &[], true)?;
+        }
+        // To each other, to addresses that nobody holds yet, and elsewhere.
+        let open: Vec<_> = simulation.open().collect();
+        for number in open {
+            for to in [0, 1, 2, 3, 24] {
+                simulation.stream(number, to, 9)?;
+            }
+        }
+        // Some claim what flows go to.
+        for who in 3..6 {
+            simulation.join(who, &[], true)?;
+        }
+        simulation.go_on(&actions)
+    });
+}
+
 /// Hundreds of peers at once.
 #[test]
 fn hundreds_of_peers() {

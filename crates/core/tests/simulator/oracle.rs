@@ -133,7 +133,7 @@ pub fn outward(
         return inward(setup, packet, true, holder);
     }
     // Trunks have told of it, and none is open here.
-    let is_here = class(dst) == Class::Hosts || setup.is_strict && class(dst) == Class::Own;
+    let is_here = class(dst) == Class::Hosts || dst.is_loopback() || setup.is_strict && class(dst) == Class::Own;
     if holder.is_none() && is_elsewhere && !is_here { Fate::Nowhere } else { Fate::Tun }
 }
 

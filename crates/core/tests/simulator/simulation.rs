@@ -221,7 +221,7 @@ impl Simulation {
     }
 
     /// A peer and a host, or another peer, send so many packets to each other.
-    fn stream(&mut self, number: Number, to: usize, count: usize) -> Check {
+    pub fn stream(&mut self, number: Number, to: usize, count: usize) -> Check {
         let Some(src) = self.audit.peers.get(&number).and_then(|seen| seen.addresses.first().copied()) else {
             return Ok(());
         };

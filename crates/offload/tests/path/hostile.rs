@@ -57,7 +57,6 @@ for line in sys.stdin:
 struct Decided {
     world: World,
     pair: Pair,
-    peer: UdpSocket,
     host: UdpSocket,
     /// A process in the peer's namespace that runs lines of Python.
     python: Child,
@@ -85,7 +84,7 @@ impl Decided {
             let mut command = Command::new("python3");
             command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 starts")
         });
-        Self { world, pair, peer, host, python }
+        Self { world, pair, host, python }
     }
 
     /// Runs a line that sends frames by the peer's end of the pair.
