@@ -157,7 +157,7 @@ impl Router {
         let write = shell.write_device(id, session.serial, packet);
         let usage = || shell.thread_usage();
         let cost = session.write_meter.record(&mut self.work, len, write.start, write.end, usage);
-        let has_excess = session.write_meter.take_excess();
+        let suspicion = session.write_meter.take_suspicion(&self.work);
         let result = match write.result {
             Ok(()) => {
                 session.traffic.tx_packets += 1;
@@ -169,8 +169,8 @@ impl Router {
             Err(WriteError::Refused) => Err(DropReason::TunRefused),
         };
         self.advance(write.end);
-        if has_excess {
-            self.watch_cost(shell, id, Duration::ZERO);
+        if let Some(suspicion) = suspicion {
+            self.watch_cost(shell, id, suspicion);
         }
         self.judge(shell, id, cost);
         result

@@ -10,6 +10,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::debt::{Debt, Sharers};
+use super::kernel::Suspicion;
 use super::shell::ThreadUsage;
 use crate::nanos::nanos;
 
@@ -339,9 +340,10 @@ impl WriteMeter {
         expenses.judge(work, end)
     }
 
-    /// Returns true if a write has taken longer than it may and than what earlier ones have saved, once.
-    pub const fn take_excess(&mut self) -> bool {
-        std::mem::replace(&mut self.has_excess, false)
+    /// Tells once that a write has taken longer than it may and than what earlier ones have saved, and whether that is chance.
+    pub fn take_suspicion(&mut self, work: &WorkMeter) -> Option<Suspicion> {
+        let expenses = self.expenses.as_ref().filter(|_| std::mem::replace(&mut self.has_excess, false))?;
+        Some(if expenses.is_significant(work) { Suspicion::Significant } else { Suspicion::Chance })
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.

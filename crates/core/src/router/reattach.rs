@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use super::Router;
-use super::kernel::WATCH_OF_COSTLY;
+use super::kernel::Suspicion;
 use super::meter::{Cost, CostRating};
 use super::notice::Notice;
 use super::quarantine::Offender;
@@ -63,7 +63,7 @@ impl Router {
     /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: CostRating) {
         if verdict != CostRating::Usual {
-            self.watch_cost(shell, id, WATCH_OF_COSTLY);
+            self.watch_cost(shell, id, Suspicion::Exceeded);
         }
         match verdict {
             CostRating::Usual => {}

@@ -23,7 +23,7 @@ use crate::policy::flows::KernelState;
 use crate::policy::registry::PeerId;
 use candidates::Candidate;
 pub use pairs::PeerPath;
-pub(super) use pairs::WATCH_OF_COSTLY;
+pub(super) use pairs::Suspicion;
 use tuntap_wire::rule::Direction;
 use verdicts::Verdicts;
 

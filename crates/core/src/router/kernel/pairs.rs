@@ -21,7 +21,18 @@ const FIRST_WATCH: Duration = Duration::from_secs(1);
 const LONGEST_WATCH: Duration = Duration::from_secs(600);
 
 /// The least for a peer that has exceeded what it may cost.
-pub(in crate::router) const WATCH_OF_COSTLY: Duration = Duration::from_secs(20);
+const WATCH_OF_COSTLY: Duration = Duration::from_secs(20);
+
+/// What makes a peer one whose packets take the router's way for a while, because they take long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::router) enum Suspicion {
+    /// One packet. On a machine that has other work this happens to everybody.
+    Chance,
+    /// So many that it is no chance.
+    Significant,
+    /// It has exceeded what it may cost.
+    Exceeded,
+}
 
 /// A peer that was not watched for so long begins with [`FIRST_WATCH`] again.
 const CALM: Duration = Duration::from_secs(60);
@@ -48,8 +59,10 @@ pub struct PeerPath {
     pause: Duration,
     /// Verdicts that name the peer.
     verdicts: usize,
-    /// Until when packets towards it take the router's way, and for how long that is.
+    /// Until when packets towards it take the router's way.
     watched_until: Option<Instant>,
+    /// Until when they do because of more than chance, and for how long that is.
+    costly_until: Option<Instant>,
     watch: Duration,
     /// What was dropped at the pair and is counted already.
     drops: PairDrops,
@@ -153,18 +166,29 @@ impl Router {
         self.path(id).and_then(|path| path.watched_until).is_some_and(|until| self.now < until)
     }
 
-    /// A packet towards a peer has taken long: the next ones take the router's way, at least for so long.
-    pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, least: Duration) {
+    /// A packet towards a peer has taken long: the next ones take the router's way for a while, where each is measured.
+    pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Suspicion) {
         let now = self.now;
         let Some(path) = self.path_mut(id) else { return };
-        let next = match path.watched_until {
-            // One that is watched already gains nothing by costing more, and loses nothing.
-            Some(until) if now < until && path.watch >= least => return,
-            Some(until) if now < until + CALM => path.watch.saturating_mul(2).min(LONGEST_WATCH),
-            _ => FIRST_WATCH,
+        let until = if suspicion == Suspicion::Chance {
+            now + FIRST_WATCH
+        } else {
+            let least = if suspicion == Suspicion::Exceeded { WATCH_OF_COSTLY } else { FIRST_WATCH };
+            let next = match path.costly_until {
+                // One that is watched already gains nothing by costing more, and loses nothing.
+                Some(until) if now < until && path.watch >= least => return,
+                Some(until) if now < until + CALM => path.watch.saturating_mul(2).min(LONGEST_WATCH),
+                _ => FIRST_WATCH,
+            };
+            path.watch = next.max(least);
+            path.costly_until = Some(now + path.watch);
+            now + path.watch
         };
-        path.watch = next.max(least);
-        path.watched_until = Some(now + path.watch);
+        if path.watched_until.is_some_and(|before| now < before && (suspicion == Suspicion::Chance || until <= before))
+        {
+            return;
+        }
+        path.watched_until = Some(until);
         self.kernel.counts.watched += 1;
         self.revoke_peer(shell, id);
     }

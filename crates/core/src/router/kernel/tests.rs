@@ -15,6 +15,7 @@ use tuntap_wire::vnet::VNET_HEADER_LEN;
 use super::super::capture::CaptureFilter;
 use super::super::testing::TestShell;
 use super::super::{Connection, Router, Settings};
+use super::Suspicion;
 use crate::elsewhere::Source;
 use crate::kernel_path::{FlowId, KernelFlow, KernelKey, Revoke, WhyNot};
 use crate::policy::Policy;
@@ -536,6 +537,29 @@ fn what_the_pair_drops_is_counted() {
     assert_eq!(world.router.counters().drops.get(DropReason::PairSpoofed), 3);
 }
 
+/// A machine that stands still for a moment makes a packet take long. The next ones tell if that was all.
+#[test]
+fn chance_is_watched_for_a_moment_each_time() {
+    let (mut world, peer) = World::with_flow(Policy::default());
+    for _ in 0..8 {
+        world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
+        world.poll(Duration::from_millis(999));
+        // Others in that time don't make it longer.
+        world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
+        assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
+        world.poll(Duration::from_millis(1));
+        world.arrive(&back(AFAR, A), 1);
+        assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
+    }
+    world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
+    world.router.watch_cost(&mut world.shell, peer, Suspicion::Exceeded);
+    world.poll(Duration::from_millis(19_999));
+    assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly), "more than chance lasts longer");
+    world.poll(Duration::from_millis(1));
+    world.arrive(&back(AFAR, A), 1);
+    assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
+}
+
 /// Of a flow with many packets, some take the router's way now and then. If they take long, all do, for longer and longer.
 #[test]
 fn costly_peer_is_watched() {
@@ -552,7 +576,7 @@ fn costly_peer_is_watched() {
     }
     assert!((10..50).contains(&samples), "{samples}");
     for least in [1, 2, 4] {
-        world.router.watch_cost(&mut world.shell, peer, Duration::ZERO);
+        world.router.watch_cost(&mut world.shell, peer, Suspicion::Significant);
         world.poll(Duration::from_secs(least) - Duration::from_millis(1));
         world.arrive(&back(AFAR, A), 1);
         assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
@@ -561,7 +585,7 @@ fn costly_peer_is_watched() {
         assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
     }
     world.poll(Duration::from_secs(61));
-    world.router.watch_cost(&mut world.shell, peer, Duration::ZERO);
+    world.router.watch_cost(&mut world.shell, peer, Suspicion::Significant);
     world.poll(Duration::from_secs(1));
     assert_eq!(world.router.path_counts().0.watched, 4);
     assert!(!world.router.is_costly(peer));
