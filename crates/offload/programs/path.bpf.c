@@ -115,9 +115,15 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 	return 0;
 }
 
+/* IPv4-mapped (RFC 4291, 2.5.5.2). The maps have IPv4 addresses so, and no packet of IPv6 may pass for one of IPv4. */
+static __always_inline int is_mapped(const __u32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+}
+
 /*
  * Reads the headers from an offset on. Fails for what has no verdict: other protocols, fragments, IP options, extension
- * headers, VLANs, lengths that don't agree.
+ * headers, VLANs, lengths that don't agree, IPv4-mapped addresses in IPv6.
  */
 static __always_inline int parse(struct __sk_buff *skb, __u32 start, __u8 direction, struct packet *packet)
 {
@@ -149,7 +155,7 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 start, __u8 direct
 		__builtin_memcpy(key->source, &ip->saddr, 16);
 		__builtin_memcpy(key->destination, &ip->daddr, 16);
 		key->protocol = ip->nexthdr;
-		if (key->protocol == IPPROTO_ICMP)
+		if (key->protocol == IPPROTO_ICMP || is_mapped(key->source) || is_mapped(key->destination))
 			return -1;
 		packet->transport = start + sizeof *ip;
 	} else {

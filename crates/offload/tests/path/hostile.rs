@@ -31,6 +31,11 @@ def udp(source=SOURCE, target=TARGET, text=b'hello', kind=0x0800, **changes):
     datagram = struct.pack('!HHHH', source[1], target[1], 8 + len(text), 0) + text
     return bytes(12) + struct.pack('!H', kind) + header(source[0], target[0], datagram, **changes) + datagram
 
+def udp_6(source, target, text=b'hello'):
+    datagram = struct.pack('!HHHH', SOURCE[1], TARGET[1], 8 + len(text), 0) + text
+    addresses = inet_pton(AF_INET6, source) + inet_pton(AF_INET6, target)
+    return bytes(12) + struct.pack('!HIHBB', 0x86dd, 6 << 28, len(datagram), 17, 64) + addresses + datagram
+
 PACKET_VNET_HDR, SOL_PACKET = 15, 263
 raw = socket(AF_PACKET, SOCK_RAW)
 raw.bind(('tv0', 0))
@@ -135,6 +140,7 @@ fn only_what_is_decided_comes_in() {
         ("a length of nothing", "raw.send(udp(length=0))", false),
         ("ARP", "raw.send(bytes(12) + b'\\x08\\x06' + bytes(46))", false),
         ("IPv6 that is IPv4", "raw.send(udp(kind=0x86dd))", false),
+        ("IPv6 with the addresses of IPv4", "raw.send(udp_6('::ffff:' + SOURCE[0], '::ffff:' + TARGET[0]))", false),
         ("an ethertype of nothing", "raw.send(udp(kind=0x88b5))", false),
         ("802.2", "raw.send(udp(kind=60))", false),
         ("a VLAN", "f = udp(); raw.send(f[:12] + bytes([0x81, 0, 0, 5]) + f[12:])", false),
