@@ -8,8 +8,6 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -17,7 +15,7 @@ use nix::sys::stat::fstat;
 use thiserror::Error;
 use tuntap_sys::bpf::{self, Attachment, Hook, Program};
 use tuntap_sys::net::namespace_with;
-use tuntap_sys::netlink::{LinkChange, Netlink, NetlinkError, Notices, Subject, Veth};
+use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Subject, Veth};
 use tuntap_sys::process::exit_at_once;
 use tuntap_sys::tun::{Tun, TunError};
 
@@ -29,10 +27,6 @@ const NAME: &str = "tv%d";
 
 /// The longest packet of a pair in bytes, which is more than any TUN device has: what fits the device fits the pair.
 const MTU: u32 = 65_535;
-
-/// How long a pair's ends may take until they send packets, and the interval of looking.
-const START_TIMEOUT: Duration = Duration::from_secs(2);
-const START_POLL: Duration = Duration::from_millis(1);
 
 /// Indexes of pairs are random, since both namespaces must have them free, and far above those that the kernel gives itself.
 const FIRST_INDEX: u32 = 0x1000_0000;
@@ -113,9 +107,6 @@ pub enum PairError {
     /// The kernel refuses to attach a program.
     #[error("attaching a BPF program: {0}")]
     Attach(Errno),
-    /// The peer has set its end down meanwhile, or the kernel doesn't get it going.
-    #[error("an end of the pair doesn't start")]
-    Silent,
     /// The map of pairs is full.
     #[error("there are too many pairs: {0}")]
     Map(Errno),
@@ -241,7 +232,8 @@ impl<'a> Pairs<'a> {
         Ok(())
     }
 
-    /// Makes a pair for the peer with this device.
+    /// Makes a pair for the peer with this device. It has to start ([`Self::has_started`]) before packets may go by it: whoever is
+    /// root in the peer's namespace can delay that, so that nobody waits for it here.
     pub fn make(&mut self, tun: OwnedFd) -> Result<Pair, PairError> {
         let tun = Tun::adopt(tun)?;
         let namespace = tun.namespace().map_err(PairError::Namespace)?;
@@ -279,23 +271,12 @@ impl<'a> Pairs<'a> {
             Ok(Pair { index, device, notices, entry: Some(entry) })
         })?;
         self.netlink.set_link(index, up)?;
-        self.await_start(index, namespace)?;
         Ok(pair)
     }
 
-    /// Waits until both ends send packets: the one that was set up first drops them for a moment longer.
-    fn await_start(&mut self, index: Index, namespace: BorrowedFd<'_>) -> Result<(), PairError> {
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            let other = self.within(namespace, || Ok(Netlink::open()?.link_at(index)?))?;
-            if other.is_active && self.netlink.link_at(index)?.is_active {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(PairError::Silent);
-            }
-            thread::sleep(START_POLL);
-        }
+    /// Returns true once both ends send packets: the one that was set up first drops them for a moment longer.
+    pub fn has_started(&mut self, pair: &Pair) -> Result<bool, Damage> {
+        Ok(self.ends(pair)?.iter().all(|end| end.is_active))
     }
 
     fn make_veth(&mut self, namespace: BorrowedFd<'_>) -> Result<Index, PairError> {
@@ -319,6 +300,11 @@ impl<'a> Pairs<'a> {
 
     /// Examines a pair after notices about it.
     pub fn check(&mut self, pair: &Pair) -> Result<(), Damage> {
+        self.ends(pair).map(drop)
+    }
+
+    /// Both ends, the one in the peer's namespace first, with nothing wrong.
+    fn ends(&mut self, pair: &Pair) -> Result<[Link; 2], Damage> {
         let namespace = namespace_with(pair.as_fd()).map_err(PairError::Namespace)?;
         let (there, index, device) = (&namespace, pair.index, pair.device);
         let other = self.within(there.as_fd(), || {
@@ -326,7 +312,8 @@ impl<'a> Pairs<'a> {
             netlink.link_at(device)?;
             Ok(netlink.link_at(index)?)
         })?;
-        for end in [other, self.netlink.link_at(index)?] {
+        let ends = [other, self.netlink.link_at(index)?];
+        for end in &ends {
             if !end.is_up {
                 return Err(Damage::Down);
             }
@@ -334,7 +321,7 @@ impl<'a> Pairs<'a> {
                 return Err(Damage::Narrow(end.mtu));
             }
         }
-        Ok(())
+        Ok(ends)
     }
 
     /// Removes pairs. Many are removed in hardly more time than one. The peers' namespaces may have gone before.

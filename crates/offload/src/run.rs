@@ -14,7 +14,7 @@ use thiserror::Error;
 use tuntap_sys::socket::{recv_with_descriptor, send};
 
 use super::maps::{MAX_PAIRS, Maps};
-use super::pairs::{Hooks, Pair, PairError, Pairs};
+use super::pairs::{Damage, Hooks, Pair, PairError, Pairs};
 use super::programs::Programs;
 use super::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 
@@ -23,6 +23,10 @@ const MESSAGES: usize = 64;
 
 /// How long notices about a namespace are left alone after its pair was looked at: whoever is root there can cause as many as he likes.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// After how long a new pair is looked at again that doesn't send packets yet: at first, and at the longest. Each time it is twice as long.
+const FIRST_START_POLL: Duration = Duration::from_millis(1);
+const LONGEST_START_POLL: Duration = Duration::from_secs(1);
 
 /// How long after a fault is told the next one isn't told, of those that peers can cause.
 const FAULT_PERIOD: Duration = Duration::from_secs(60);
@@ -124,6 +128,7 @@ pub fn run(
         known: HashMap::new(),
         tokens: HashMap::new(),
         quiet: Vec::new(),
+        starting: Vec::new(),
         log,
         told: None,
         untold: 0,
@@ -131,6 +136,14 @@ pub fn run(
     let end = maker.work(beat);
     maker.leave();
     end
+}
+
+/// A pair that doesn't send packets yet.
+struct Starting {
+    token: Token,
+    /// When it is looked at again.
+    next_look: Instant,
+    pause: Duration,
 }
 
 struct Maker<'a, L> {
@@ -145,6 +158,8 @@ struct Maker<'a, L> {
     tokens: HashMap<u64, Token>,
     /// Pairs whose notices are left alone, and until when; the first ones first.
     quiet: Vec<(Instant, Token)>,
+    /// New pairs that don't send packets yet.
+    starting: Vec<Starting>,
     log: L,
     told: Option<Instant>,
     untold: u64,
@@ -158,7 +173,9 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         let mut events = [EpollEvent::empty(); MESSAGES];
         loop {
             let next_beat = beat();
-            let next_look = self.quiet.first().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+            let quiet = self.quiet.first().map(|(until, _)| *until);
+            let next_look = quiet.into_iter().chain(self.starting.iter().map(|it| it.next_look)).min();
+            let next_look = next_look.map(|next| next.saturating_duration_since(Instant::now()));
             let timeout = [next_beat, next_look].into_iter().flatten().min();
             // One millisecond is added, so that the time has come at the wake-up.
             let timeout = timeout.map_or(EpollTimeout::NONE, |rest| {
@@ -179,13 +196,13 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                     return end;
                 }
             }
-            if let Err(end) = self.end_quiet() {
+            if let Err(end) = self.end_quiet().and_then(|()| self.look_at_starting()) {
                 return end;
             }
         }
     }
 
-    /// Takes what the router's process asks for.
+    /// Takes what the router's process asks for, and makes one pair at most: that takes a while, and the master wants a beat.
     fn take_messages(&mut self) -> Result<(), End> {
         let mut removed = Vec::new();
         for _ in 0..MESSAGES {
@@ -204,7 +221,12 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                     removed.clear();
                     self.begin(run)?;
                 }
-                (Request::Make(run, token), Some(device)) if Some(run) == self.run => self.make(run, token, device)?,
+                (Request::Make(run, token), Some(device)) if Some(run) == self.run => {
+                    // In the order of the messages: this peer's pair of before may be among them.
+                    self.remove(std::mem::take(&mut removed));
+                    self.make(run, token, device)?;
+                    break;
+                }
                 (Request::Remove(run, token), _) if Some(run) == self.run => removed.extend(self.forget(token)),
                 _ => {}
             }
@@ -240,10 +262,10 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         });
         match made {
             Ok(pair) => {
-                let index = pair.index();
-                self.tokens.insert(index.into(), token);
+                self.tokens.insert(pair.index().into(), token);
                 self.known.insert(token, pair);
-                self.reply(Reply::Made(run, token, index))
+                self.starting.push(Starting { token, next_look: Instant::now(), pause: FIRST_START_POLL });
+                Ok(())
             }
             Err(error) => {
                 self.tell_of_peer(&error.to_string());
@@ -258,17 +280,43 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         let Some(pair) = self.known.get(&token) else { return Ok(()) };
         pair.take_notices();
         match self.pairs.check(pair) {
-            Ok(()) => self.quiet.push((Instant::now() + QUIET, token)),
-            Err(damage) => {
-                self.tell_of_peer(&damage.to_string());
-                // The router's process takes back its verdicts before the pair goes.
-                if let Some(run) = self.run {
-                    self.reply(Reply::Lost(run, token, Loss::Damaged))?;
-                }
-                let damaged = self.forget(token);
-                self.remove(damaged);
+            Ok(()) => {
+                self.quiet.push((Instant::now() + QUIET, token));
+                Ok(())
+            }
+            Err(damage) => self.lose(token, &damage),
+        }
+    }
+
+    /// Looks at new pairs whose time has come, and says of those that send packets that they are made.
+    fn look_at_starting(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let due: Vec<_> = self.starting.extract_if(.., |it| it.next_look <= now).collect();
+        for Starting { token, pause, .. } in due {
+            let Some(pair) = self.known.get(&token) else { continue };
+            let index = pair.index();
+            match (self.pairs.has_started(pair), self.run) {
+                (Ok(true), Some(run)) => self.reply(Reply::Made(run, token, index))?,
+                (Ok(_), _) => self.starting.push(Starting {
+                    token,
+                    next_look: now + pause,
+                    pause: (pause * 2).min(LONGEST_START_POLL),
+                }),
+                (Err(damage), _) => self.lose(token, &damage)?,
             }
         }
+        Ok(())
+    }
+
+    /// A pair is damaged.
+    fn lose(&mut self, token: Token, damage: &Damage) -> Result<(), End> {
+        self.tell_of_peer(&damage.to_string());
+        // The router's process takes back its verdicts before the pair goes.
+        if let Some(run) = self.run {
+            self.reply(Reply::Lost(run, token, Loss::Damaged))?;
+        }
+        let damaged = self.forget(token);
+        self.remove(damaged);
         Ok(())
     }
 
@@ -288,12 +336,14 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
     fn forget(&mut self, token: Token) -> Option<Pair> {
         let pair = self.known.remove(&token)?;
         self.tokens.remove(&pair.index().into());
+        self.starting.retain(|it| it.token != token);
         Some(pair)
     }
 
     fn forget_all(&mut self) -> Vec<Pair> {
         self.tokens.clear();
         self.quiet.clear();
+        self.starting.clear();
         self.known.drain().map(|(_, pair)| pair).collect()
     }
 

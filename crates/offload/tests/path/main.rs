@@ -2,6 +2,7 @@
 //! devices, and counts them: what isn't counted there has passed in the kernel.
 
 mod hostile;
+mod maker;
 mod pairs;
 mod traffic;
 mod world;

@@ -284,7 +284,7 @@ fn peers_reach_each_other_in_the_kernel() {
     let mut world = World::new(Hooks::Tcx);
     let first = world.pair();
     let other = Peer::new(OTHER);
-    let second = world.pairs.make(other.descriptor()).expect("a pair");
+    let second = world.pair_of(other.descriptor());
     OTHER.iter().for_each(|address| world.claim(&second, address, true));
     for family in [0, 1] {
         let sockets = [world.peer.namespace.udp(PEER[family]), other.namespace.udp(OTHER[family])];

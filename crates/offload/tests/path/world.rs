@@ -187,10 +187,17 @@ impl World {
 
     /// Makes the pair of the peer, with its claims.
     pub fn pair(&mut self) -> Pair {
-        let pair = self.pairs.make(self.peer.descriptor()).expect("a pair");
+        let pair = self.pair_of(self.peer.descriptor());
         for address in PEER {
             self.claim(&pair, address, true);
         }
+        pair
+    }
+
+    /// Makes the pair of another peer, and waits until it has started.
+    pub fn pair_of(&mut self, device: OwnedFd) -> Pair {
+        let pair = self.pairs.make(device).expect("a pair");
+        until("both ends send packets", || self.pairs.has_started(&pair).expect("nothing is wrong"));
         pair
     }
 
