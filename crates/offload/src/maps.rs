@@ -16,8 +16,9 @@ use super::btf::{Btf, BtfError};
 /// Most pairs of a router.
 pub const MAX_PAIRS: u32 = 4096;
 
-/// Most addresses that all peers with pairs hold together.
-const MAX_CLAIMS: u32 = 4 * MAX_PAIRS;
+/// Most addresses that all peers with pairs hold together. The core lets a peer have 9, so that none finds the map full. Memory is taken
+/// for those that there are.
+const MAX_CLAIMS: u32 = 16 * MAX_PAIRS;
 
 /// Bytes of keys and values.
 const KEY_LEN: usize = 40;

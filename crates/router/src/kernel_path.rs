@@ -236,18 +236,17 @@ impl<'a> KernelPath<'a> {
         }
     }
 
-    /// Says whether a peer with a pair holds an address. Without room for it, the peer's packets are dropped at the pair, and the core
-    /// finds out by what is dropped there.
+    /// Says whether a peer with a pair holds an address. Without memory for it, packets from there go by the router.
     pub fn set_claim(&mut self, peer: PeerId, address: IpAddr, is_held: bool) {
         let maps = &self.endpoint.maps;
         let Some(pair) = self.pairs.get_mut(&peer.index).filter(|pair| pair.peer == peer) else { return };
         let Some(index) = pair.index else { return };
-        if is_held {
+        // Verdicts for its packets take a claim that is there; a claim that isn't there any more is none.
+        if maps.set_claim(index, address, is_held).is_ok() && is_held {
             pair.claims.insert(address);
         } else {
             pair.claims.remove(&address);
         }
-        let _ = maps.set_claim(index, address, is_held);
     }
 
     /// Gives the kernel a verdict. Returns false if it doesn't take it.
@@ -359,10 +358,15 @@ mod tests {
     use std::fs::File;
 
     use tuntap_core::kernel_path::KernelKey;
+    use tuntap_core::policy::claims::MAX_V6_ADDRESSES;
+    use tuntap_offload::maps::MAX_PAIRS;
     use tuntap_offload::protocol::Loss;
     use tuntap_sys::socket::recv_with_descriptor;
 
     use super::*;
+
+    /// Most addresses of a peer.
+    const ADDRESSES: usize = 1 + MAX_V6_ADDRESSES;
 
     const PEER: PeerId = PeerId { index: 3, generation: 7 };
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
@@ -446,6 +450,21 @@ mod tests {
         assert_eq!(maker.hear(), Some((Request::Remove(run, token(PEER)), false)));
         assert!(!path.offload(&flow(0)));
         assert_eq!(path.withdraw(&flow(0)).packets, 0);
+    }
+
+    #[test]
+    fn claims_of_all_peers_have_room_and_without_room_there_is_no_verdict() {
+        let (endpoint, maker) = endpoint();
+        let (mut path, _) = with_pair(&endpoint, &maker);
+        let claim = |number: usize| {
+            let [peer, address] = [number / ADDRESSES, number % ADDRESSES].map(|it| u32::try_from(it).expect("small"));
+            endpoint.maps.set_claim(INDEX + 1 + peer, IpAddr::from(std::net::Ipv4Addr::from(address)), true)
+        };
+        let all = MAX_PAIRS as usize * ADDRESSES;
+        (0..all).for_each(|number| claim(number).expect("room"));
+        (all..).find(|number| claim(*number).is_err()).expect("a map has an end");
+        path.set_claim(PEER, ADDRESS, true);
+        assert!(!path.offload(&flow(0)), "its packets would be dropped");
     }
 
     #[test]
