@@ -67,10 +67,17 @@ fn killed_processes_cost_no_connection() {
 #[test]
 fn vassal_that_breaks_its_pair_goes_by_the_router() {
     let emperor = start(emperor());
-    let moved = format!("link set tv0 name moved0 netns {}", emperor.netns.name());
-    let damages = ["link set tv0 down", "link set tv0 mtu 1280", "link del tv0", &moved, "link set tv0 name mine"];
+    let moved = format!("ip link set tv0 name moved0 netns {}", emperor.netns.name());
+    let damages = [
+        "ip link set tv0 down",
+        "ip link set tv0 mtu 1280",
+        "ip link del tv0",
+        "tc qdisc del dev tv0 clsact",
+        &moved,
+        "ip link set tv0 name mine",
+    ];
     // Each has a vassal of its own, since one whose pair was lost gets the next one only after a while.
-    let broken = [0, 1, 2, 3, 4].map(|number: u8| {
+    let broken = [0, 1, 2, 3, 4, 5].map(|number: u8| {
         let address = Ipv4Addr::new(192, 168, 0, 10 + number);
         let address_6 = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + u16::from(number));
         let net = emperor.start_attached(&vassal(&format!("v{number}"), address, address_6));
@@ -80,9 +87,9 @@ fn vassal_that_breaks_its_pair_goes_by_the_router() {
     });
     for (damage, (net, flow)) in damages.iter().zip(&broken) {
         let mark = emperor.log.mark();
-        net.sh(&format!("ip {damage}"));
+        net.sh(damage);
         wait::until_true(damage, wait::LONG, || (0..5).all(|_| flow.pass()));
-        if *damage == "link set tv0 name mine" {
+        if *damage == "ip link set tv0 name mine" {
             // That changes nothing.
             assert!(!emperor.log.since(mark).contains("pair"), "{damage}");
             assert!(net.has_device("mine"));

@@ -58,11 +58,15 @@ impl Hooks {
 
     /// Attaches a program to an end of a pair, for as long as that lives. A filter is made in a millisecond, while TCX waits for a grace
     /// period of RCU each time, with the kernel's lock on all interfaces. Both see packets equally fast.
-    fn attach(self, netlink: &mut Netlink, program: &Program, end: Index) -> Result<(), PairError> {
+    /// Returns true if it is a filter.
+    fn attach(self, netlink: &mut Netlink, program: &Program, end: Index) -> Result<bool, PairError> {
         match netlink.add_filter(program, end, Hook::Ingress) {
+            Ok(()) => Ok(true),
             // The kernel may have been built without clsact.
-            Err(_) if self == Self::Tcx => bpf::attach(program, end, Hook::Ingress).map_err(PairError::Attach),
-            result => result.map_err(PairError::Netlink),
+            Err(_) if self == Self::Tcx => {
+                bpf::attach(program, end, Hook::Ingress).map_err(PairError::Attach).map(|()| false)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -116,11 +120,17 @@ pub enum PairError {
 #[derive(Debug, Error)]
 pub enum Damage {
     /// It can't be looked at, or an end is missing, as it is when it was moved into another namespace.
-    #[error("an end of the pair or the device is not there any more ({0})")]
+    #[error("an end of the pair is not there any more ({0})")]
     Missing(#[from] PairError),
+    /// The peer's device is not in the namespace any more: mostly the peer ends, and its device with it.
+    #[error("the device is not in its namespace any more")]
+    NoDevice,
     /// An end is down.
     #[error("an end of the pair is down")]
     Down,
+    /// An end has lost its filter.
+    #[error("an end of the pair has lost its BPF program")]
+    Bare,
     /// An end has another MTU.
     #[error("an end of the pair takes packets of {0} bytes only")]
     Narrow(u32),
@@ -138,6 +148,8 @@ pub struct Pair {
     index: Index,
     device: Index,
     notices: Notices,
+    /// True if the ends have their programs as filters, which can be removed.
+    has_filters: bool,
     entry: Option<Entry>,
 }
 
@@ -254,7 +266,7 @@ impl<'a> Pairs<'a> {
     fn furnish(&mut self, index: Index, tun: &Tun, namespace: BorrowedFd<'_>) -> Result<Pair, PairError> {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         without_addresses(&mut self.netlink, index)?;
-        self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
+        let has_filters = self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
         let (hooks, programs) = (self.hooks, self.programs);
         let pair = self.within(namespace, || {
             let notices = Notices::open(Subject::Links)?;
@@ -268,7 +280,7 @@ impl<'a> Pairs<'a> {
             let entry = hooks.enter(&mut netlink, &programs.peer_out, device)?;
             // What this has caused itself is no news.
             notices.take();
-            Ok(Pair { index, device, notices, entry: Some(entry) })
+            Ok(Pair { index, device, notices, has_filters, entry: Some(entry) })
         })?;
         self.netlink.set_link(index, up)?;
         Ok(pair)
@@ -307,11 +319,18 @@ impl<'a> Pairs<'a> {
     fn ends(&mut self, pair: &Pair) -> Result<[Link; 2], Damage> {
         let namespace = namespace_with(pair.as_fd()).map_err(PairError::Namespace)?;
         let (there, index, device) = (&namespace, pair.index, pair.device);
-        let other = self.within(there.as_fd(), || {
+        let has_program = |netlink: &mut Netlink| {
+            if pair.has_filters { netlink.has_filter(index, Hook::Ingress) } else { Ok(true) }
+        };
+        let found = self.within(there.as_fd(), || {
             let mut netlink = Netlink::open()?;
-            netlink.link_at(device)?;
-            Ok(netlink.link_at(index)?)
+            match netlink.link_at(device) {
+                Ok(_) => Ok(Some((netlink.link_at(index)?, has_program(&mut netlink)?))),
+                Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
         })?;
+        let Some((other, is_programmed)) = found else { return Err(Damage::NoDevice) };
         let ends = [other, self.netlink.link_at(index)?];
         for end in &ends {
             if !end.is_up {
@@ -321,7 +340,7 @@ impl<'a> Pairs<'a> {
                 return Err(Damage::Narrow(end.mtu));
             }
         }
-        Ok(ends)
+        if is_programmed && has_program(&mut self.netlink)? { Ok(ends) } else { Err(Damage::Bare) }
     }
 
     /// Removes pairs. Many are removed in hardly more time than one. The peers' namespaces may have gone before.
@@ -353,7 +372,7 @@ impl<'a> Pairs<'a> {
 
     /// Lets no more packets in. Returns the pair's index.
     fn close(&self, pair: Pair) -> Index {
-        let Pair { index, device, notices, entry } = pair;
+        let Pair { index, device, notices, entry, .. } = pair;
         if matches!(entry, Some(Entry::Filter))
             && let Ok(namespace) = namespace_with(notices.as_fd())
         {

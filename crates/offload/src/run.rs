@@ -310,7 +310,10 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
 
     /// A pair is damaged.
     fn lose(&mut self, token: Token, damage: &Damage) -> Result<(), End> {
-        self.tell_of_peer(&damage.to_string());
+        // Of a device that has gone, the router's process tells.
+        if !matches!(damage, Damage::NoDevice) {
+            self.tell_of_peer(&damage.to_string());
+        }
         // The router's process takes back its verdicts before the pair goes.
         if let Some(run) = self.run {
             self.reply(Reply::Lost(run, token, Loss::Damaged))?;

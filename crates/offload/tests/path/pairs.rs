@@ -43,7 +43,7 @@ fn pair_is_quiet_and_belongs_to_a_group() {
 fn damage_is_noticed() {
     let elsewhere = Namespace::new();
     let mut world = World::new(Hooks::Tcx);
-    for damage in ["set tv0 down", "set tv0 mtu 1280", "del tv0", "moved", "del uwsgi0", "host"] {
+    for damage in ["set tv0 down", "set tv0 mtu 1280", "del tv0", "moved", "del uwsgi0", "host", "bare"] {
         let pair = world.pair();
         world.pairs.check(&pair).expect(damage);
         match damage {
@@ -63,6 +63,10 @@ fn damage_is_noticed() {
                 });
             }
             "host" => drop(ip("link set tv0 down")),
+            "bare" => world.peer.namespace.within(|| {
+                let status = Command::new("tc").args(["qdisc", "del", "dev", "tv0", "clsact"]).status();
+                assert!(status.expect("tc starts").success());
+            }),
             _ => drop(world.peer.namespace.within(|| ip(&format!("link {damage}")))),
         }
         // The kernel tells of the pair's own beginning, too, some of it late.
@@ -75,6 +79,8 @@ fn damage_is_noticed() {
         let is_right = match damage {
             "set tv0 down" | "host" => matches!(found, Damage::Down),
             "set tv0 mtu 1280" => matches!(found, Damage::Narrow(1280)),
+            "bare" => matches!(found, Damage::Bare),
+            "del uwsgi0" => matches!(found, Damage::NoDevice),
             _ => matches!(found, Damage::Missing(_)),
         };
         assert!(is_right, "{damage}: {found:?}");

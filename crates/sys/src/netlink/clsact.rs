@@ -46,6 +46,19 @@ impl Netlink {
         })
     }
 
+    /// Returns true if the filter is there. Whoever may change the namespace's interfaces can remove it.
+    pub fn has_filter(&mut self, device: u32, hook: Hook) -> Result<bool, NetlinkError> {
+        let filter = filter(device, hook)?;
+        let found = self.0.get(RouteNetlinkMessage::GetTrafficFilter(filter), || {
+            format!("looking for the packet filter of interface {device}")
+        });
+        match found {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EINVAL)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes the filter. There may be none.
     pub fn remove_filter(&mut self, device: u32, hook: Hook) -> Result<(), NetlinkError> {
         let filter = filter(device, hook)?;
@@ -116,10 +129,12 @@ mod tests {
                     netlink.add_filter(&drop_all, LOOPBACK, hook).expect("a filter");
                 }
                 assert_eq!(arrives(), Err(ErrorKind::WouldBlock), "{hook:?}");
+                assert!(netlink.has_filter(LOOPBACK, hook).expect("an answer"), "{hook:?}");
                 for _ in 0..2 {
                     netlink.remove_filter(LOOPBACK, hook).expect("removed, or gone already");
                 }
                 assert_eq!(arrives(), Ok(1), "{hook:?}");
+                assert!(!netlink.has_filter(LOOPBACK, hook).expect("an answer"), "{hook:?}");
             }
         });
         if let Err(panic) = inside.join() {

@@ -14,7 +14,7 @@ use super::error::NetlinkError;
 pub enum Subject {
     /// Addresses alone.
     Addresses,
-    /// Interfaces alone.
+    /// Interfaces alone, with their queueing disciplines and packet filters.
     Links,
     /// Interfaces, addresses and settings (`NETCONFA_FORWARDING` and its like).
     Everything,
@@ -24,7 +24,7 @@ impl Subject {
     const fn groups(self) -> &'static [u32] {
         match self {
             Self::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
-            Self::Links => &[libc::RTNLGRP_LINK],
+            Self::Links => &[libc::RTNLGRP_LINK, libc::RTNLGRP_TC],
             Self::Everything => &[
                 libc::RTNLGRP_IPV4_IFADDR,
                 libc::RTNLGRP_IPV6_IFADDR,
