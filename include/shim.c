@@ -63,7 +63,7 @@ int tuntap_uwsgi_bind_tcp(char *name) {
 	int freebind = uwsgi.freebind;
 	uwsgi.no_defer_accept = 1;
 	uwsgi.freebind = 1;
-	int fd = bind_to_tcp(name, uwsgi.listen_queue, strchr(name, ':'));
+	int fd = bind_to_tcp(name, uwsgi.listen_queue, strrchr(name, ':'));
 	uwsgi.no_defer_accept = no_defer_accept;
 	uwsgi.freebind = freebind;
 	return fd;

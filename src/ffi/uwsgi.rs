@@ -18,6 +18,7 @@ use tuntap_device::{Identity, instance_name};
 use tuntap_router::CredentialsHook;
 use tuntap_sys::log::{Event, Logger, Record, is_json};
 use tuntap_sys::process::{set_close_on_exec, set_nonblocking};
+use tuntap_sys::socket;
 use tuntap_wire::credentials::PeerCredentials;
 
 /// The working directory when uWSGI began to read its configuration. Relative paths of the configuration begin there.
@@ -271,9 +272,16 @@ pub fn bind_unix(name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Listens on a TCP address with uWSGI's own socket options. uWSGI ends the process if it can't.
+///
+/// # Errors
+/// The name has no IPv4 address: uWSGI listens where nobody connects then, and says nothing.
 pub fn bind_tcp(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: the function wants a writable NUL-terminated string and leaves it as it was.
-    listener(name, |name| unsafe { bindings::tuntap_uwsgi_bind_tcp(name) })
+    let listener = listener(name, |name| unsafe { bindings::tuntap_uwsgi_bind_tcp(name) })?;
+    if socket::is_for_nobody(listener.as_fd()) {
+        return Err(io::Error::other("uWSGI finds no IPv4 address for it"));
+    }
+    Ok(listener)
 }
 
 fn listener(name: &str, bind: impl Fn(*mut c_char) -> c_int) -> io::Result<OwnedFd> {

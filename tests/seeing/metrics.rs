@@ -1,7 +1,7 @@
 //! `tuntap-router-metrics`: what it serves, to whom, and what a real Prometheus makes of it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
@@ -94,6 +94,25 @@ fn vassals_get_no_metrics() {
     let from_host = ask_tcp(&emperor.netns, SocketAddr::from(([127, 0, 0, 1], 9147)), GET).expect("metrics");
     assert!(from_host.value("uwsgi_tuntap_clients_refused_total{device=\"emperor0\"}") >= 1.0);
     check(&from_host.body);
+}
+
+/// uWSGI looks for the port of an IPv6 address where it is told to, and what it can't read becomes an address of nobody.
+#[test]
+fn addresses_of_ipv6_are_served() {
+    let emperor = emperor()
+        .line("tuntap-router = other0 {dir}/other.sock [::1]:9149")
+        .line("tuntap-router-metrics = emperor0 [::]:9147")
+        .start();
+    for host in [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {
+        check(&ask_tcp(&emperor.netns, SocketAddr::new(host, 9147), GET).expect("metrics").body);
+    }
+    let connect = || TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, 9149)), wait::SHORT);
+    let stream = emperor.netns.run(connect).expect("it listens there");
+    let stats: Value = serde_json::from_reader(stream).expect("statistics");
+    assert_eq!(stats["device"], "other0");
+    // Its IPv4 address is one of IPv6 to such a socket.
+    let vassal = emperor.start_attached(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "one", V1, EMPEROR));
+    assert!(ask_tcp(&vassal, SocketAddr::from((EMPEROR, 9147)), GET).is_err(), "a vassal is refused");
 }
 
 #[test]

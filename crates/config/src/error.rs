@@ -196,6 +196,14 @@ pub enum Problem {
     /// A TCP address without a port.
     #[error("\"{0}\" has no port from 1 to 65535 behind its last colon")]
     TcpPort(String),
+    /// An address or a port alone.
+    #[error("\"{0}\" is half of a TCP address, expected addr:port or :port; or ./{0} for a file of that name")]
+    TcpHalf(String),
+    /// A TCP address that uWSGI would listen nowhere with.
+    #[error(
+        "\"{0}\" is no TCP address, expected addr:port, [addr]:port with an IPv6 address, or :port; a path has no colon"
+    )]
+    TcpHost(String),
     /// A word that can't be a C function's name.
     #[error("\"{0}\" is no symbol, expected true or the name of a C function")]
     Symbol(String),

@@ -99,9 +99,12 @@ mod tests {
     fn addresses_are_those_of_statistics() {
         for (value, expected) in [
             ("/run/m", StatsAddress::Unix("/run/m".to_owned())),
+            ("./9100", StatsAddress::Unix("./9100".to_owned())),
             ("@m", StatsAddress::Unix("@m".to_owned())),
             ("a 127.0.0.1:9100", StatsAddress::Tcp("127.0.0.1:9100".to_owned())),
             ("[::1]:9100", StatsAddress::Tcp("[::1]:9100".to_owned())),
+            ("[::]:9100", StatsAddress::Tcp("[::]:9100".to_owned())),
+            ("localhost:9100", StatsAddress::Tcp("localhost:9100".to_owned())),
             (":9100", StatsAddress::Tcp(":9100".to_owned())),
         ] {
             let spec = config(&[(OptionName::Metrics, value)]).expect(value).routers.remove(0).metrics;
@@ -126,6 +129,14 @@ mod tests {
             (&[(OptionName::Metrics, "/run/a")], "has the same socket"),
             (&[(OptionName::Metrics, "/run/m"), (OptionName::Metrics, "/run/n")], "is there twice"),
             (&[(OptionName::Metrics, "127.0.0.1:99999")], "127.0.0.1:99999"),
+            (&[(OptionName::Metrics, "127.0.0.1")], "\"127.0.0.1\" is half of a TCP address, expected addr:port or :port"),
+            (&[(OptionName::Metrics, "9100")], "\"9100\" is half of a TCP address"),
+            (&[(OptionName::Metrics, "127.0.0.1:")], "\"127.0.0.1:\" has no port"),
+            (&[(OptionName::Metrics, "::1:9100")], "\"::1:9100\" is no TCP address, expected addr:port, [addr]:port"),
+            (&[(OptionName::Metrics, "[127.0.0.1]:9100")], "\"[127.0.0.1]:9100\" is no TCP address"),
+            (&[(OptionName::Metrics, "[fe80::1%eth0]:9100")], "is no TCP address"),
+            (&[(OptionName::Metrics, "[::1:9100")], "is no TCP address"),
+            (&[(OptionName::Metrics, "/run/m:9100")], "a path has no colon"),
             (&[(OptionName::Metrics, "b /run/m")], "no tuntap-router with the device b"),
             (&[(OptionName::Metrics, "")], "expected [<device>] <path|@name|addr:port>"),
             (&[(OptionName::MetricsPeers, "65537")], "65537"),

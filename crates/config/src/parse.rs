@@ -1,6 +1,6 @@
 //! The words that option values are made of.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
@@ -183,12 +183,19 @@ pub fn unix_socket(word: &str) -> Result<String, Problem> {
     if wrong { Err(Problem::SocketName(word.to_owned())) } else { Ok(word.to_owned()) }
 }
 
-/// Reads the port behind the last colon of a TCP address.
-pub fn tcp_port(word: &str) -> Result<u16, Problem> {
-    word.rsplit_once(':')
-        .and_then(|(_, port)| port.parse().ok())
-        .filter(|&port| port != 0)
-        .ok_or_else(|| Problem::TcpPort(word.to_owned()))
+/// Checks the address of a TCP listener, as uWSGI reads it: `addr:port`, `[addr]:port`, `name:port` or `:port`. uWSGI would take an
+/// IPv6 address without brackets for a name, and listen nowhere.
+pub fn tcp_listener(word: &str) -> Result<(), Problem> {
+    let (host, port) = word.rsplit_once(':').unwrap_or((word, ""));
+    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(Problem::TcpPort(word.to_owned()));
+    }
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_usable = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.contains([':', '[', ']', '/', '@']),
+    };
+    if is_usable { Ok(()) } else { Err(Problem::TcpHost(word.to_owned())) }
 }
 
 /// Tells an address with a port, even one that is wrong, from a unix socket's name. A name of that form needs a path before it.

@@ -1,6 +1,6 @@
 //! `tuntap-router` and `tuntap-router-stats`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -153,10 +153,14 @@ pub fn parse(value: &str) -> Result<RouterSpec, Problem> {
     })
 }
 
-/// Reads a statistics address: with a colon it is TCP, as everywhere in uWSGI.
+/// Reads a statistics address: with a colon it is TCP, as everywhere in uWSGI. An address or a port alone is no name of a socket: somebody
+/// would wait for an answer on the other half.
 pub fn parse_stats(value: &str) -> Result<StatsAddress, Problem> {
+    if value.parse::<Ipv4Addr>().is_ok() || (!value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(Problem::TcpHalf(value.to_owned()));
+    }
     if value.contains(':') {
-        parse::tcp_port(value)?;
+        parse::tcp_listener(value)?;
         return Ok(StatsAddress::Tcp(value.to_owned()));
     }
     parse::unix_socket(value).map(StatsAddress::Unix)

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{size_of, size_of_val};
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -139,6 +139,13 @@ pub fn tell_arrivals(listener: BorrowedFd<'_>) -> nix::Result<()> {
     tell_interfaces(listener, is_ipv4)
 }
 
+/// Returns true if a socket is bound to the address of all hosts (255.255.255.255), which inet_addr(3) gives for what it can't read. Nobody
+/// connects to it.
+pub fn is_for_nobody(listener: BorrowedFd<'_>) -> bool {
+    let address = kernel::getsockname::<SockaddrStorage>(listener.as_raw_fd());
+    address.is_ok_and(|address| address.as_sockaddr_in().is_some_and(|address| address.ip() == Ipv4Addr::BROADCAST))
+}
+
 /// Returns true if this host has an address, so that a socket that is bound to it can receive something.
 pub fn has_address(address: IpAddr) -> bool {
     let result = UdpSocket::bind((address, 0));
@@ -228,6 +235,16 @@ mod tests {
         }
         let (one, _other) = UnixStream::pair().expect("a pair");
         assert_eq!(arrival(one.as_fd()), None);
+    }
+
+    #[test]
+    fn listener_without_an_address_is_for_nobody() {
+        for (address, is_for_nobody) in [([255; 4], true), ([127, 0, 0, 1], false), ([0; 4], false)] {
+            let listener = TcpListener::bind(SocketAddr::from((address, 0))).expect("a free port");
+            assert_eq!(super::is_for_nobody(listener.as_fd()), is_for_nobody, "{address:?}");
+        }
+        let listener = TcpListener::bind("[::1]:0").expect("a free port");
+        assert!(!super::is_for_nobody(listener.as_fd()));
     }
 
     #[test]

@@ -6,8 +6,8 @@ pub mod tcp;
 mod trunk;
 
 pub use inet::{
-    ControlBuffer, IPV6_2292PKTOPTIONS, Received, arrival, bind_udp, has_address, path_mtu, probe_tcp, recv_datagrams,
-    send_datagrams, sends_batches, tell_arrivals,
+    ControlBuffer, IPV6_2292PKTOPTIONS, Received, arrival, bind_udp, has_address, is_for_nobody, path_mtu, probe_tcp,
+    recv_datagrams, send_datagrams, sends_batches, tell_arrivals,
 };
 pub use trunk::{BBR, has_congestion_control, prepare_trunk, send_parts, set_congestion_control};
 
