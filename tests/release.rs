@@ -76,3 +76,38 @@ fn archives_are_the_same_wherever_they_are_made() {
     let [(one, sums), (two, other_sums)] = &archives[..] else { panic!("two") };
     assert!(!one.is_empty() && one == two && sums == other_sums && sums.ends_with(b"  tree.tar.xz\n"));
 }
+
+/// Somebody's settings for another system must not reach what is released.
+#[test]
+fn settings_of_git_change_no_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (repository, out) = (folder.path().join("repository"), folder.path().join("out"));
+    fs::create_dir_all(&out).expect("own folder");
+    let run = |command: &mut Command| {
+        let output =
+            command.env("GIT_CONFIG_GLOBAL", folder.path().join("config")).output().expect("it can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    fs::write(folder.path().join("attributes"), "b export-ignore\n").expect("own folder");
+    let attributes = folder.path().join("attributes");
+    let settings = format!(
+        "[user]\nname = x\nemail = x@example.org\n[core]\nautocrlf = true\nattributesFile = {}\n",
+        attributes.display()
+    );
+    run(Command::new("git").arg("init").arg("--quiet").arg(&repository));
+    for name in ["a", "b"] {
+        fs::write(repository.join(name), "line\n").expect("own folder");
+    }
+    fs::write(folder.path().join("config"), settings).expect("own folder");
+    run(Command::new("git").arg("-C").arg(&repository).args(["add", "."]));
+    run(Command::new("git").arg("-C").arg(&repository).args(["commit", "--quiet", "--message", "x"]));
+    let script = "import sys; import archive; archive.unpack(sys.argv[1], 'HEAD', sys.argv[2])";
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/release");
+    run(Command::new("/usr/bin/python3")
+        .args(["-B", "-c", script])
+        .args([&repository, &out])
+        .env("PYTHONPATH", modules));
+    for name in ["a", "b"] {
+        assert_eq!(fs::read(out.join(name)).expect("it is in the archive"), b"line\n");
+    }
+}

@@ -2,7 +2,17 @@
 
 import hashlib
 import lzma
+import subprocess
 import tarfile
+
+# What a user's own settings of git would change in files: ends of lines, and which files are left out.
+PLAIN = ["-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "core.attributesFile=/dev/null"]
+
+
+def unpack(repository, commit, folder):
+    """Puts the files of a commit into a folder, as they are in the repository."""
+    made = subprocess.run(["git", *PLAIN, "archive", "--format=tar", commit], cwd=repository, stdout=subprocess.PIPE, check=True)
+    subprocess.run(["tar", "--extract", "--directory", folder], input=made.stdout, check=True)
 
 
 def pack(folder, to, seconds):

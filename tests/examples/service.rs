@@ -31,6 +31,9 @@ const HARDENING: &str = "hardening.conf";
 /// The drop-in for hosts that turn forwarding on by themselves.
 const READ_ONLY: &str = "read-only-sysctl.conf";
 
+/// The drop-in for routers with a path in the kernel.
+const KERNEL_PATH: &str = "kernel-path.conf";
+
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(name)
 }
@@ -108,7 +111,7 @@ fn installed(drop_ins: &[&str]) -> (TempDir, PathBuf) {
 
 #[test]
 fn unit_is_understood_by_systemd() {
-    for drop_ins in [&[][..], &[HARDENING], &[HARDENING, READ_ONLY]] {
+    for drop_ins in [&[][..], &[HARDENING], &[HARDENING, READ_ONLY], &[HARDENING, KERNEL_PATH]] {
         let (_folder, unit) = installed(drop_ins);
         let analyze = |words: &[&str]| {
             let output = Command::new("systemd-analyze").args(words).arg(&unit).output();
@@ -130,7 +133,7 @@ fn drop_ins_and_settings_are_for_this_unit() {
     }
     let operations = include_str!("../../docs/OPERATIONS.md");
     let mut settings = example.clone();
-    for name in [HARDENING, READ_ONLY].map(|name| format!("uwsgi-emperor.service.d/{name}")) {
+    for name in [HARDENING, READ_ONLY, KERNEL_PATH].map(|name| format!("uwsgi-emperor.service.d/{name}")) {
         assert!(operations.contains(&name), "{name}");
         settings += &std::fs::read_to_string(file(&name)).expect("the package has it");
     }
@@ -219,4 +222,25 @@ fn emperor_lives_without_writing_settings_where_the_host_forwards() {
     let mounts = std::fs::read_to_string(format!("/proc/{}/mounts", emperor.pid())).expect("it runs");
     let is_read_only = |line: &str| line.contains(" /proc/sys ") && line.contains(" ro,");
     assert!(mounts.lines().any(is_read_only), "what the drop-in says is done: {mounts}");
+}
+
+/// The router loads its programs, and makes pairs of devices in the namespaces of vassals.
+#[test]
+fn kernel_path_works_within_the_restrictions_with_its_drop_in() {
+    let (world, example) = (World::new(), Example::copy("minimal"));
+    let ini = example.root().join("emperor.ini");
+    let text = std::fs::read_to_string(&ini).expect("the example has it");
+    std::fs::write(&ini, text + "\ntuntap-router-offload = on\n").expect("own folder");
+    let mut without = start(&example, &world.host, &[HARDENING]);
+    assert!(!without.wait_for_exit().success());
+    assert!(without.log.text().contains("tuntap-router-offload = on: "), "{}", without.log.text());
+    let emperor = start(&example, &world.host, &[HARDENING, KERNEL_PATH]);
+    let address = addresses_of(&emperor, "app.ini")[0];
+    // The host has an interface of that type before, and a flow needs some packets before it is worth a pair.
+    wait::until_true("the vassal has a pair", wait::LONG, || {
+        world.host.sh(&format!("ping -q -n -c 20 -i 0.05 -w 8 {address}"));
+        world.host.sh("ip -o link show type veth").lines().count() > 1
+    });
+    let log = emperor.log.text();
+    assert!(!log.contains("not permitted") && !log.contains("denied"), "nothing is refused: {log}");
 }

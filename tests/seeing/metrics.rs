@@ -102,7 +102,7 @@ fn addresses_of_ipv6_are_served() {
     let emperor = emperor()
         .line("tuntap-router = other0 {dir}/other.sock [::1]:9149")
         .line("tuntap-router-metrics = emperor0 [::]:9147")
-        .start();
+        .start_in(Netns::new().with_ipv6());
     for host in [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {
         check(&ask_tcp(&emperor.netns, SocketAddr::new(host, 9147), GET).expect("metrics").body);
     }

@@ -129,7 +129,10 @@ mod tests {
             (&[(OptionName::Metrics, "/run/a")], "has the same socket"),
             (&[(OptionName::Metrics, "/run/m"), (OptionName::Metrics, "/run/n")], "is there twice"),
             (&[(OptionName::Metrics, "127.0.0.1:99999")], "127.0.0.1:99999"),
-            (&[(OptionName::Metrics, "127.0.0.1")], "\"127.0.0.1\" is half of a TCP address, expected addr:port or :port"),
+            (
+                &[(OptionName::Metrics, "127.0.0.1")],
+                "\"127.0.0.1\" is half of a TCP address, expected addr:port or :port",
+            ),
             (&[(OptionName::Metrics, "9100")], "\"9100\" is half of a TCP address"),
             (&[(OptionName::Metrics, "127.0.0.1:")], "\"127.0.0.1:\" has no port"),
             (&[(OptionName::Metrics, "::1:9100")], "\"::1:9100\" is no TCP address, expected addr:port, [addr]:port"),

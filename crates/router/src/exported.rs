@@ -23,7 +23,7 @@ pub enum Kind {
 type Number = (&'static str, Kind, fn(&Router) -> u64);
 
 /// The numbers besides those of drops, which follow.
-const NUMBERS: [Number; 20] = [
+const NUMBERS: [Number; 22] = [
     ("peers", Kind::Gauge, |router| router.len() as u64),
     ("flows", Kind::Gauge, |router| router.flow_counts().0 as u64),
     ("device.rx_packets", Kind::Counter, |router| router.counters().totals.tun_rx_packets),
@@ -38,6 +38,8 @@ const NUMBERS: [Number; 20] = [
     ("trunk.rx_bytes", Kind::Counter, |router| router.counters().totals.trunk_rx_bytes),
     ("trunk.tx_packets", Kind::Counter, |router| router.counters().totals.trunk_tx_packets),
     ("trunk.tx_bytes", Kind::Counter, |router| router.counters().totals.trunk_tx_bytes),
+    ("kernel_path.packets", Kind::Counter, |router| router.path_counts().0.packets),
+    ("kernel_path.bytes", Kind::Counter, |router| router.path_counts().0.bytes),
     ("accepted", Kind::Counter, |router| router.counters().totals.accepted),
     ("turned_away", Kind::Counter, |router| router.counters().totals.turned_away),
     ("faults", Kind::Counter, |router| router.counters().totals.faults),

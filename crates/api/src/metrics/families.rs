@@ -1,7 +1,7 @@
 //! Metrics of the router as a whole.
 
 use super::exposition::{Exposition, seconds};
-use crate::{ShapeStats, Shaped, Snapshot};
+use crate::{KernelPathStats, ShapeStats, Shaped, Snapshot};
 
 /// Writes them.
 pub fn write(out: &mut Exposition, snapshot: &Snapshot) {
@@ -11,6 +11,9 @@ pub fn write(out: &mut Exposition, snapshot: &Snapshot) {
     drops(out, snapshot);
     policy(out, snapshot);
     uplink(out, &snapshot.uplink);
+    if let Some(stats) = &snapshot.kernel_path {
+        kernel_path(out, stats);
+    }
 }
 
 fn router(out: &mut Exposition, snapshot: &Snapshot) {
@@ -89,6 +92,32 @@ fn policy(out: &mut Exposition, snapshot: &Snapshot) {
     out.gauge("policy_generation", "The number of the policy, which grows with each change.").value(policy.generation);
     out.gauge("policy_rules", "Rules in all chains, and routes.").value(policy.rules);
     out.gauge("policy_pending", "1 if a change waits for its confirmation.").value(u8::from(policy.pending));
+}
+
+/// What passes in the kernel. A router without that path has none of it.
+fn kernel_path(out: &mut Exposition, stats: &KernelPathStats) {
+    out.gauge("kernel_pairs", "Vassals that have a pair of devices for the path in the kernel.").value(stats.pairs);
+    out.gauge("kernel_verdicts", "Verdicts that the kernel has, one for each direction of a flow.")
+        .value(stats.verdicts);
+    out.gauge("kernel_verdicts_limit", "The most verdicts that it can have.").value(stats.max_verdicts);
+    for (name, help, value) in [
+        ("kernel_verdicts_given", "Verdicts that the kernel was given.", stats.given),
+        ("kernel_verdicts_refused", "Verdicts that it had no room for.", stats.refused),
+        ("kernel_verdicts_revoked", "Verdicts that were taken back because something has changed.", stats.revoked),
+        (
+            "kernel_watched",
+            "Times that packets towards a vassal had to pass the router for a while, because some had taken long.",
+            stats.watched,
+        ),
+        (
+            "kernel_packets",
+            "Packets that have passed in the kernel, which those of the device don't include. A super-packet is one.",
+            stats.packets,
+        ),
+        ("kernel_bytes", "Bytes of the packets that have passed in the kernel.", stats.bytes),
+    ] {
+        out.counter(name, help).value(value);
+    }
 }
 
 /// The limit of all peers together.

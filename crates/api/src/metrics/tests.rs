@@ -22,9 +22,14 @@ fn value<'a>(text: &'a str, sample: &str) -> Option<&'a str> {
 
 #[test]
 fn samples_have_the_numbers_of_the_statistics() {
-    let text = render(&golden(), 10);
+    let golden = golden();
+    let text = render(&golden, 10);
+    let router = format!(
+        "uwsgi_tuntap_router_info{{device=\"emperor0\",version=\"{}\",uwsgi_version=\"2.0.28\"}}",
+        golden.plugin_version
+    );
     for (sample, expected) in [
-        ("uwsgi_tuntap_router_info{device=\"emperor0\",version=\"0.1.0\",uwsgi_version=\"2.0.28\"}", "1"),
+        (router.as_str(), "1"),
         ("uwsgi_tuntap_uptime_seconds{device=\"emperor0\"}", "93784"),
         ("uwsgi_tuntap_device_packets_total{device=\"emperor0\",direction=\"in\"}", "1"),
         ("uwsgi_tuntap_device_bytes_total{device=\"emperor0\",direction=\"out\"}", "4"),
@@ -37,6 +42,10 @@ fn samples_have_the_numbers_of_the_statistics() {
         ("uwsgi_tuntap_rule_bytes_total{device=\"emperor0\",rule=\"7\"}", "700"),
         ("uwsgi_tuntap_uplink_limit_bytes_per_second{device=\"emperor0\",direction=\"out\"}", "12500000"),
         ("uwsgi_tuntap_uplink_delay_seconds{device=\"emperor0\",direction=\"out\"}", "0.000900"),
+        ("uwsgi_tuntap_kernel_verdicts{device=\"emperor0\"}", "102"),
+        ("uwsgi_tuntap_kernel_verdicts_refused_total{device=\"emperor0\"}", "104"),
+        ("uwsgi_tuntap_kernel_packets_total{device=\"emperor0\"}", "107"),
+        ("uwsgi_tuntap_kernel_bytes_total{device=\"emperor0\"}", "108"),
         ("uwsgi_tuntap_elsewhere_addresses{device=\"emperor0\"}", "20003"),
         ("uwsgi_tuntap_routes_up{device=\"emperor0\"}", "1"),
         ("uwsgi_tuntap_trunk_up{device=\"emperor0\",trunk=\"fedcba9876543210\"}", "1"),

@@ -47,9 +47,16 @@ const MAX_LOG_LINES: usize = 2000;
 /// Lines that are asked of the journal.
 const JOURNAL_LINES: &str = "20000";
 
-/// What lines about the plugin have in them.
-const LOG_MARKS: [&str; 6] =
-    ["[tuntap-router]", "[uwsgi-tuntap]", "\"event\":\"", "uWSGI tuntap router", "*** Starting uWSGI", "tuntap_plugin"];
+/// What lines about the plugin have in them. Applications log JSON, too, so that it takes the side that the plugin's own lines name.
+const LOG_MARKS: [&str; 7] = [
+    "[tuntap-router]",
+    "[uwsgi-tuntap]",
+    "\"source\":\"tuntap-router\"",
+    "\"source\":\"uwsgi-tuntap\"",
+    "uWSGI tuntap ",
+    "*** Starting uWSGI",
+    "tuntap_plugin",
+];
 
 /// The mode of the archive: it is its owner's alone.
 const MODE: u32 = 0o600;
