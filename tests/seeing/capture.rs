@@ -236,6 +236,15 @@ fn values_that_make_no_sense_are_named() {
 }
 
 #[test]
+fn file_that_takes_no_more_is_named() {
+    let emperor = emperor().start();
+    let finished = command(&emperor).arguments(["capture", "--write", "/dev/full"]).output();
+    let text = finished.text();
+    assert_eq!(finished.output.status.code(), Some(5), "{text}");
+    assert!(text.contains("/dev/full: No space left on device") && text.contains("0 packets captured"), "{text}");
+}
+
+#[test]
 fn captures_are_bounded_and_end_with_their_clients() {
     let emperor = emperor().start();
     let request = capture_request(FlowFilter::default(), None);

@@ -82,28 +82,31 @@ impl Arguments {
         client.ask(&request)?;
         let limit = self.count.unwrap_or(u64::MAX);
         match file {
-            Some(file) => {
-                let mut opened;
-                let output: &mut dyn Write = if file.as_os_str() == STANDARD_OUTPUT {
-                    if io::stdout().is_terminal() {
-                        return Err(Failed::Local(
-                            "a capture is no text for a terminal: --write FILE, or a pipe".to_owned(),
-                        ));
-                    }
-                    session.output
-                } else {
-                    opened = OpenOptions::new()
-                        .write(true)
-                        .create(true)
-                        .truncate(true)
-                        .mode(FILE_MODE)
-                        .open(&file)
-                        .map_err(|error| Failed::Local(format!("{}: {error}", Printable(&file.to_string_lossy()))))?;
-                    &mut opened
-                };
-                let format = self.format.unwrap_or_default();
-                let writer = Writer::begin(BufWriter::new(output), format, &status.device, self.snaplen)?;
+            Some(file) if file.as_os_str() == STANDARD_OUTPUT => {
+                if io::stdout().is_terminal() {
+                    return Err(Failed::Local(
+                        "a capture is no text for a terminal: --write FILE, or a pipe".to_owned(),
+                    ));
+                }
+                let output = BufWriter::new(&mut *session.output);
+                let writer = Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)?;
                 write_file(&mut client, writer, limit, &is_ended)
+            }
+            Some(file) => {
+                let failed =
+                    |error: io::Error| Failed::Local(format!("{}: {error}", Printable(&file.to_string_lossy())));
+                let opened = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(FILE_MODE)
+                    .open(&file)
+                    .map_err(failed)?;
+                let output = BufWriter::new(opened);
+                Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)
+                    .map_err(Failed::Output)
+                    .and_then(|writer| write_file(&mut client, writer, limit, &is_ended))
+                    .map_err(|error| if let Failed::Output(error) = error { failed(error) } else { error })
             }
             None => show(&mut client, session, limit, &is_ended),
         }
@@ -133,24 +136,36 @@ fn end_with_signals(connection: UnixStream) -> Result<Arc<AtomicBool>, Failed> {
     Ok(is_ended)
 }
 
-/// Writes packets until the limit or the end.
+/// Writes packets until the limit or the end, and tells how many.
 fn write_file<W: Write>(
     client: &mut Client,
     mut writer: Writer<W>,
     limit: u64,
     is_ended: &AtomicBool,
 ) -> Result<Done, Failed> {
+    let mut packets = 0;
+    let result = write_packets(client, &mut writer, limit, is_ended, &mut packets);
+    let is_finished = writer.finish();
+    let told = format!("{} captured, {} left out", counted(packets, "packet", "packets"), writer.left_out());
+    // If standard error can't be written to, nobody wants to know.
+    let _ = writeln!(io::stderr(), "uwsgi-tuntap: {told}");
+    result.and_then(|done| Ok(is_finished.map(|()| done)?))
+}
+
+fn write_packets<W: Write>(
+    client: &mut Client,
+    writer: &mut Writer<W>,
+    limit: u64,
+    is_ended: &AtomicBool,
+    packets: &mut u64,
+) -> Result<Done, Failed> {
     // Whoever reads it shall know at once that it has begun.
     writer.flush()?;
-    let mut packets = 0;
-    let result = loop {
-        if packets >= limit {
-            break Ok(Done::Well);
-        }
+    while *packets < limit {
         let event = match client.next_event() {
             Ok(event) => event,
-            Err(_) if is_ended.load(Ordering::Acquire) => break Ok(Done::Well),
-            Err(failed) => break Err(failed),
+            Err(_) if is_ended.load(Ordering::Acquire) => break,
+            Err(failed) => return Err(failed),
         };
         match serde_json::from_str(event.get()) {
             Ok(Event::Packet(packet)) => {
@@ -158,7 +173,7 @@ fn write_file<W: Write>(
                     Failed::Unreachable(format!("the router has sent bytes that are no Base64: {error}"))
                 })?;
                 writer.packet(&packet, &bytes)?;
-                packets += 1;
+                *packets += 1;
             }
             Ok(Event::LeftOut { count }) => writer.leave_out(count),
             // Of a later version.
@@ -167,13 +182,8 @@ fn write_file<W: Write>(
         if !client.has_event() {
             writer.flush()?;
         }
-    };
-    writer.finish()?;
-    let left_out = writer.left_out();
-    let told = format!("{} captured, {} left out", counted(packets, "packet", "packets"), left_out);
-    // If standard error can't be written to, nobody wants to know.
-    let _ = writeln!(io::stderr(), "uwsgi-tuntap: {told}");
-    result
+    }
+    Ok(Done::Well)
 }
 
 /// Shows packets as lines until the limit or the end.
