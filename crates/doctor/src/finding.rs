@@ -52,14 +52,40 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
             Severity::Wrong => "WRONG",
         };
-        write!(formatter, "  {label:<8} {}", self.what)?;
-        self.remedy.iter().try_for_each(|line| write!(formatter, "\n           -> {line}"))
+        write!(formatter, "  {label:<8} {}", Printable(&self.what))?;
+        self.remedy.iter().try_for_each(|line| write!(formatter, "\n           -> {}", Printable(line)))
     }
+}
+
+/// Text in one line. Names of files and values of options may be those of a vassal's owner, and the doctor is root's: nothing in them may
+/// make lines of its own, or be what a terminal acts upon.
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|char| match char {
+            '\t' => fmt::Write::write_char(formatter, ' '),
+            _ if char.is_control() || changes_direction(char) => write!(formatter, "{}", char.escape_unicode()),
+            _ => fmt::Write::write_char(formatter, char),
+        })
+    }
+}
+
+/// Returns true for invisible characters and for those after which a terminal may show text in another order (Unicode Standard Annex 9).
+const fn changes_direction(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_in_a_finding_moves_the_cursor_or_makes_a_line() {
+        let finding =
+            Finding { remedy: vec!["b\u{9b}2J\u{202e}".to_owned()], ..Finding::wrong("a\n  ok \u{1b}[2J\tc", "") };
+        assert_eq!(finding.to_string(), "  WRONG    a\\u{a}  ok \\u{1b}[2J c\n           -> b\\u{9b}2J\\u{202e}");
+    }
 
     #[test]
     fn remedy_stands_below_what_was_found() {

@@ -21,14 +21,14 @@ pub fn examine(files: &[String], own: &Path, out: &mut impl Write) -> bool {
     let result = setup::examine(files, own).and_then(|sections| write(&sections, out));
     result.unwrap_or_else(|error| {
         // If standard output is what failed, nobody can be told.
-        let _ = writeln!(out, "the examination failed: {error}");
+        let _ = writeln!(out, "the examination failed: {}", finding::Printable(&error.to_string()));
         false
     })
 }
 
 fn write(sections: &[setup::Section], out: &mut impl Write) -> io::Result<bool> {
     for section in sections {
-        writeln!(out, "{}", section.title)?;
+        writeln!(out, "{}", finding::Printable(&section.title))?;
         section.findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
     }
     let count = |severity| {
