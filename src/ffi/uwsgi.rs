@@ -276,6 +276,8 @@ pub fn bind_unix(name: &str) -> io::Result<OwnedFd> {
 /// # Errors
 /// The name has no IPv4 address: uWSGI listens where nobody connects then, and says nothing.
 pub fn bind_tcp(name: &str) -> io::Result<OwnedFd> {
+    // In its other options `*` is every address, too.
+    let name = name.strip_prefix('*').unwrap_or(name);
     // SAFETY: the function wants a writable NUL-terminated string and leaves it as it was.
     let listener = listener(name, |name| unsafe { bindings::tuntap_uwsgi_bind_tcp(name) })?;
     if socket::is_for_nobody(listener.as_fd()) {

@@ -102,10 +102,12 @@ fn addresses_of_ipv6_are_served() {
     let emperor = emperor()
         .line("tuntap-router = other0 {dir}/other.sock [::1]:9149")
         .line("tuntap-router-metrics = emperor0 [::]:9147")
+        .line("tuntap-router-metrics = other0 *:9150")
         .start_in(Netns::new().with_ipv6());
     for host in [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {
         check(&ask_tcp(&emperor.netns, SocketAddr::new(host, 9147), GET).expect("metrics").body);
     }
+    check(&ask_tcp(&emperor.netns, SocketAddr::from((Ipv4Addr::LOCALHOST, 9150)), GET).expect("metrics").body);
     let connect = || TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, 9149)), wait::SHORT);
     let stream = emperor.netns.run(connect).expect("it listens there");
     let stats: Value = serde_json::from_reader(stream).expect("statistics");
