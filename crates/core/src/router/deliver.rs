@@ -16,7 +16,7 @@ use super::shell::{Shell, WriteError};
 use super::turns::Work;
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Packets for a peer in frames wait in queues by flow while so many bytes of frames wait to be sent to it, which is more than
 /// a write needs to be cheap. What is in a frame can't be overtaken any more.

@@ -341,7 +341,7 @@ impl WriteMeter {
     }
 
     /// Tells once that a write has taken longer than it may and than what earlier ones have saved, and whether that is chance.
-    pub fn take_suspicion(&mut self, work: &WorkMeter) -> Option<Suspicion> {
+    pub(super) fn take_suspicion(&mut self, work: &WorkMeter) -> Option<Suspicion> {
         let expenses = self.expenses.as_ref().filter(|_| std::mem::replace(&mut self.has_excess, false))?;
         Some(if expenses.is_significant(work) { Suspicion::Significant } else { Suspicion::Chance })
     }
