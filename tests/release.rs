@@ -46,6 +46,31 @@ fn versions_agree() {
     assert_eq!(first, Some("## [Unreleased]"));
 }
 
+/// The packages have the texts of the licences of others' crates. Crates of other systems are not on every machine.
+#[test]
+fn texts_of_all_licences_are_found() {
+    const SCRIPT: &str = "
+import sys
+from pathlib import Path
+sys.path.insert(0, 'packaging/release')
+import cargo, notices
+crates = [it for it in cargo.metadata(Path('.'), 'x86_64-unknown-linux-gnu')['packages'] if it['source']]
+names = {name for crate in crates for name in notices.debian_expression(crate['license'])[1]}
+for name in sorted(names):
+    print(name, len(notices.text_of(name, 'the text of this project', crates)))
+";
+    let output = Command::new("python3")
+        .args(["-B", "-c", SCRIPT])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("python3 can be started");
+    let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{error}");
+    for name in ["Apache-2.0", "BSD-3-Clause", "Expat", "Zlib"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
+    }
+}
+
 /// The times of files, their order in a folder, and most of their modes don't matter.
 #[test]
 fn archives_are_the_same_wherever_they_are_made() {

@@ -22,6 +22,7 @@ COMMON = {"Apache-2.0": "Apache-2.0", "LGPL-2.1+": "LGPL-2.1"}
 EXCEPTION = "--- LLVM Exceptions"
 # Words in the names of the files with the others' texts.
 FILES = {"Expat": "LICENSE-MIT", "ISC": "LICENSE", "BSD-2-Clause": "LICENSE-BSD", "BSD-3-Clause": "LICENSE",
+         "0BSD": "LICENSE-0BSD", "BSL-1.0": "LICENSE-BOOST", "Zlib": "LICENSE-ZLIB",
          "Unlicense": "UNLICENSE", "Unicode-3.0": "LICENSE-UNICODE",
          "Apache-2.0 with LLVM exception": "LICENSE-Apache-2.0_WITH_LLVM-exception"}
 
@@ -88,6 +89,8 @@ def text_of(name, licence, crates):
         return common(COMMON[name])
     if name == "Expat":
         return licence
+    if name not in FILES:
+        raise SystemExit(f"notices: FILES doesn't say which files have the text of {name}")
     for crate in crates:
         if name not in debian_expression(crate["license"])[1]:
             continue
