@@ -80,12 +80,13 @@ fn hide_rules(emperor: &Emperor, net: &Net, modulus: usize, residues: &[usize]) 
     );
 }
 
-/// Makes one echo request take seconds: ten million rules, for each of seven chains jumps to the next one ten times.
+/// Makes one echo request take at least two seconds on any machine, which is twice what the master waits for: six hundred million rules,
+/// for each of seven chains jumps to the next one ten times.
 fn make_endless(emperor: &Emperor, net: &Net) {
     const DEPTH: usize = 7;
     let chain = |depth: usize| {
         let rules =
-            if depth == DEPTH { "ip ttl 77 drop\n".repeat(20) } else { format!("jump c{}\n", depth + 1).repeat(10) };
+            if depth == DEPTH { "ip ttl 77 drop\n".repeat(60) } else { format!("jump c{}\n", depth + 1).repeat(10) };
         format!("chain c{depth} {{\n{rules}}}\n")
     };
     let chains: String = (0..=DEPTH).rev().map(chain).collect();
