@@ -6,6 +6,7 @@ mod common;
 
 mod world;
 
+mod captures;
 mod commits;
 mod faults;
 mod kernels;

@@ -87,6 +87,11 @@ impl Datagrams {
         Self { near, far }
     }
 
+    /// The port at the other end.
+    pub fn port(&self) -> u16 {
+        self.far.local_addr().expect("it is bound").port()
+    }
+
     /// Sends one datagram each way. Returns true if both have arrived.
     pub fn pass(&self) -> bool {
         self.goes(true) && self.goes(false)

@@ -47,6 +47,7 @@ impl Requests {
         let snap_len = snap_len as usize;
         self.asker.ask(|reply| Question::Capture(number, Some((filter, snap_len)), reply))?;
         self.captures |= 1 << number;
+        self.wait_for_kernel();
         self.line(LogEvent::Capture, format_args!("uid {} (pid {}) captures packets", caller.uid, caller.pid));
         Ok(Watched::Capture(number, snap_len))
     }

@@ -305,7 +305,7 @@ impl Requests {
 
     /// Waits until no program in the kernel runs any more that has seen a verdict of before. The event loop has made it void, so that
     /// nothing passes by it from then on.
-    fn wait_for_kernel(&self) {
+    pub(super) fn wait_for_kernel(&self) {
         let waited = self.origin.maps.as_ref().map_or(Ok(()), |maps| maps.wait_for_programs());
         if let Err(errno) = waited {
             self.line(
