@@ -157,10 +157,12 @@ soak:
 	@$(MAKE) --no-print-directory plugin
 	@soak/run --uwsgi $(UWSGI_BIN) --plugin-dir $(DIST) $(SECONDS:%=--seconds %) $(SEED:%=--seed %) $(SOAK_ARGS)
 
+# The tests are compiled while the plugin is optimized, which leaves a core idle most of the time. What is wrong with them is shown
+# afterwards.
 test:
 	@scripts/setup test
-	@scripts/prepare-uwsgi
-	@$(MAKE) --no-print-directory plugin
+	@$(CARGO) test --locked --workspace --no-run $(TEST_ARGS) >/dev/null 2>&1 & \
+	scripts/prepare-uwsgi && $(MAKE) --no-print-directory plugin; code=$$?; wait; exit $$code
 	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --locked --workspace --no-fail-fast $(TEST_ARGS) -- --test-threads $(TEST_THREADS)
 
 test-versions:
