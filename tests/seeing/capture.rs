@@ -80,6 +80,8 @@ fn tshark(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
 
 #[test]
 fn tshark_reads_each_packet_with_verdict_reason_and_rule() {
+    // Two pings and an echo, with answers; three dropped packets, and a reply to one of them.
+    const PACKETS: usize = 10;
     let emperor = emperor().start();
     let vassal = emperor.start_attached(&VassalIni::new(Uwsgi::usual(), Subject::Ours, "one", V1, EMPEROR));
     let mut peer = emperor.peer(V2);
@@ -89,9 +91,12 @@ fn tshark_reads_each_packet_with_verdict_reason_and_rule() {
     peer.send_packet(&packet::udp(V1, EMPEROR, 53, b"spoofed"));
     peer.send_packet(&[0x55; 40]);
     assert!(peer.echo(V2, EMPEROR, wait::SHORT));
+    // What is on its way when a capture ends isn't in it.
+    let file = emperor.path("all.pcapng");
+    let verdicts = || fs::read(&file).expect("own file").windows(8).filter(|bytes| bytes == b"verdict=").count();
+    wait::until_true("all packets are in the file", wait::LONG, || verdicts() >= PACKETS);
     let told = end(capture);
     assert!(told.contains(" captured, 0 left out"), "{told}");
-    let file = emperor.path("all.pcapng");
     assert_eq!(fs::metadata(&file).expect("it was made").permissions().mode() & 0o777, 0o600);
     let packets = tshark(&file, &["frame.interface_name", "ip.src", "ip.dst", "ip.proto", "frame.comment"]);
     let has = |interface: &str, src: &str, dst: &str, proto: &str, comment: &str| {

@@ -19,7 +19,7 @@ fn stopped_emperor_takes_its_socket_files_away() {
             assert!(!emperor.path(name).exists(), "{name} after {signal}");
         }
         wait::until_true("all processes are gone", wait::LONG, || emperor.family().members().is_empty());
-        assert!(!emperor.netns.has_device("emperor0"), "{signal}");
+        wait::until_true("its device is gone", wait::LONG, || !emperor.netns.has_device("emperor0"));
     }
 }
 
@@ -32,7 +32,7 @@ fn killed_emperor_takes_its_socket_files_away() {
     for name in ["t.sock", "stats.sock"] {
         assert!(!emperor.path(name).exists(), "{name}");
     }
-    assert!(!emperor.netns.has_device("emperor0"));
+    wait::until_true("its device is gone", wait::LONG, || !emperor.netns.has_device("emperor0"));
 }
 
 #[test]
