@@ -11,6 +11,9 @@ use super::{Attributes, Command, Map, ObjectName, address, address_mut, object_n
 /// BPF_PROG_TYPE_SCHED_CLS: programs that see packets which a device sends or receives.
 const SCHED_CLS: u32 = 3;
 
+/// BPF_PROG_TYPE_SOCKET_FILTER: programs that return a number for a packet.
+const SOCKET_FILTER: u32 = 1;
+
 /// Longest explanation of the verifier that is read, in bytes. It says at the end what is wrong.
 const LOG_LEN: usize = 256 * 1024;
 
@@ -28,6 +31,12 @@ const MAP_VALUE: u64 = 2;
 pub struct Instruction(pub u64);
 
 impl Instruction {
+    /// An instruction of its parts. `registers` has the destination in the lower half, the source in the upper one.
+    pub const fn new(code: u8, registers: u8, offset: i16, immediate: u32) -> Self {
+        let ([a, b], [c, d, e, f]) = (offset.to_ne_bytes(), immediate.to_ne_bytes());
+        Self(u64::from_ne_bytes([code, registers, a, b, c, d, e, f]))
+    }
+
     /// Has an instruction that loads 64 bits load the address of a map, or of its first value. Returns false for another
     /// instruction.
     #[must_use]
@@ -94,11 +103,20 @@ impl Program {
     /// Loads a program for packets. `license` is of one that the kernel knows. Needs CAP_BPF, CAP_NET_ADMIN and, for reading the
     /// kernel's memory, CAP_PERFMON.
     pub fn load(name: &CStr, license: &CStr, instructions: &[Instruction]) -> Result<Self, LoadError> {
+        Self::load_kind(SCHED_CLS, name, license, instructions)
+    }
+
+    /// Loads a program that returns a number for a packet. Needs CAP_BPF, unless the kernel lets everybody load such programs.
+    pub fn load_filter(name: &CStr, license: &CStr, instructions: &[Instruction]) -> Result<Self, LoadError> {
+        Self::load_kind(SOCKET_FILTER, name, license, instructions)
+    }
+
+    fn load_kind(kind: u32, name: &CStr, license: &CStr, instructions: &[Instruction]) -> Result<Self, LoadError> {
         let attempt = |log: &mut [u8]| {
             let count = u32::try_from(instructions.len()).map_err(|_| Errno::E2BIG)?;
             let log_len = u32::try_from(log.len()).map_err(|_| Errno::E2BIG)?;
             let mut attributes = Load {
-                kind: SCHED_CLS,
+                kind,
                 instruction_count: count,
                 instructions: address(instructions),
                 license: address(license.to_bytes_with_nul()),

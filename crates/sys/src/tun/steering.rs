@@ -4,10 +4,11 @@
 //! A BPF program tells the kernel (TUNSETSTEERINGEBPF, drivers/net/tun.c; instructions: RFC 9669). Without one it takes the
 //! queue that the other direction of the flow was last written to, and else one by a hash of the flow.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::errno::Errno;
 use tuntap_wire::ip::{IPV4_MIN_HEADER_LEN, IPV6_HEADER_LEN};
+
+use crate::bpf::{Instruction, Program};
 
 mod ioctl {
     nix::ioctl_write_ptr_bad!(tun_set_steering_ebpf, libc::TUNSETSTEERINGEBPF, libc::c_int);
@@ -40,24 +41,10 @@ pub fn queue_of_replies(packet: &[u8], queues: usize) -> usize {
 /// Makes the kernel steer the packets of a device with several queues by their destinations. Fails if it lets nobody load
 /// programs, or not this process (CAP_BPF).
 pub fn steer_by_destination(device: BorrowedFd<'_>) -> nix::Result<()> {
-    let program = load(&program())?;
-    let fd: libc::c_int = program.as_raw_fd();
+    let program = Program::load_filter(c"tuntap_steer", c"MIT", &program()).map_err(|error| error.errno)?;
+    let fd: libc::c_int = program.as_fd().as_raw_fd();
     // SAFETY: TUNSETSTEERINGEBPF reads a descriptor (linux/if_tun.h); both are open. The device keeps the program.
     unsafe { ioctl::tun_set_steering_ebpf(device.as_raw_fd(), &raw const fd) }.map(drop)
-}
-
-/// `struct bpf_insn` of linux/bpf.h.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(code: u8, registers: u8, offset: i16, immediate: u32) -> Instruction {
-    Instruction { code, registers, offset, immediate: immediate.cast_signed() }
 }
 
 /// Operation codes (linux/bpf.h, linux/bpf_common.h).
@@ -75,57 +62,18 @@ const EXIT: u8 = 0x95;
 fn program() -> [Instruction; 13] {
     let at = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
     [
-        instruction(MOVE, 0x16, 0, 0),
-        instruction(LOAD_BYTE, 0, 0, 0),
-        instruction(SHIFT_RIGHT_32, 0, 0, 4),
-        instruction(JUMP_IF_EQUAL, 0, 3, 4),
-        instruction(JUMP_IF_EQUAL, 0, 4, 6),
-        instruction(MOVE_IMMEDIATE, 0, 0, 0),
-        instruction(EXIT, 0, 0, 0),
-        instruction(LOAD_WORD, 0, 0, at(V4_DESTINATION)),
-        instruction(JUMP, 0, 1, 0),
-        instruction(LOAD_WORD, 0, 0, at(V6_DESTINATION)),
-        instruction(MULTIPLY_32, 0, 0, MULTIPLIER),
-        instruction(SHIFT_RIGHT_32, 0, 0, SHIFT),
-        instruction(EXIT, 0, 0, 0),
+        Instruction::new(MOVE, 0x16, 0, 0),
+        Instruction::new(LOAD_BYTE, 0, 0, 0),
+        Instruction::new(SHIFT_RIGHT_32, 0, 0, 4),
+        Instruction::new(JUMP_IF_EQUAL, 0, 3, 4),
+        Instruction::new(JUMP_IF_EQUAL, 0, 4, 6),
+        Instruction::new(MOVE_IMMEDIATE, 0, 0, 0),
+        Instruction::new(EXIT, 0, 0, 0),
+        Instruction::new(LOAD_WORD, 0, 0, at(V4_DESTINATION)),
+        Instruction::new(JUMP, 0, 1, 0),
+        Instruction::new(LOAD_WORD, 0, 0, at(V6_DESTINATION)),
+        Instruction::new(MULTIPLY_32, 0, 0, MULTIPLIER),
+        Instruction::new(SHIFT_RIGHT_32, 0, 0, SHIFT),
+        Instruction::new(EXIT, 0, 0, 0),
     ]
-}
-
-/// The part of `union bpf_attr` (linux/bpf.h) that loading a program takes.
-#[repr(C)]
-struct LoadRequest {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_len: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-}
-
-/// BPF_PROG_LOAD and BPF_PROG_TYPE_SOCKET_FILTER of linux/bpf.h.
-const LOAD_PROGRAM: libc::c_int = 5;
-const SOCKET_FILTER: u32 = 1;
-
-fn load(program: &[Instruction]) -> nix::Result<OwnedFd> {
-    let license = c"MIT";
-    let request = LoadRequest {
-        program_type: SOCKET_FILTER,
-        instruction_count: u32::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
-        instructions: program.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_level: 0,
-        log_len: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-    };
-    // SAFETY: bpf(2) reads the request, and the program and the license that it points to; all live through the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, LOAD_PROGRAM, &raw const request, size_of::<LoadRequest>()) };
-    let fd = Errno::result(fd)?;
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: bpf(2) has just opened it, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
