@@ -63,7 +63,7 @@ impl Router {
     /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: CostRating) {
         if verdict != CostRating::Usual {
-            self.watch_cost(shell, id, Suspicion::Exceeded);
+            self.suspect(shell, id, Suspicion::Exceeded);
         }
         match verdict {
             CostRating::Usual => {}
