@@ -22,7 +22,7 @@ use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Hooks, remove_all};
 use tuntap_offload::programs::Programs;
-use tuntap_router::{Heartbeat, KernelEndpoint, Pulse};
+use tuntap_router::{Heartbeat, KernelEndpoint, Pulse, priority};
 use tuntap_sys::log::Event;
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::{dumpable, process, sandbox};
@@ -170,6 +170,13 @@ fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
     };
+    // Where many processes want the processors, there are many flows, and the router has to do what pairs would.
+    priority::take(
+        config().priority,
+        uwsgi::LOGGER,
+        &format!("{device}: pair process"),
+        "on a busy machine it may take long until packets of new vassals pass in the kernel",
+    );
     // Two descriptors for each pair.
     if let Err(errno) = process::raise_descriptor_limit() {
         uwsgi::log(

@@ -81,7 +81,12 @@ pub struct EventLoop<'a> {
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue, the buffers and the router, with its restored peers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
-        let priority = priority::take(setup);
+        let priority = priority::take(
+            setup.priority,
+            setup.logger,
+            setup.tun.name(),
+            "vassals that flood the router may leave it little processor time",
+        );
         let (store, stored) = StoreWriter::open(&setup.store);
         restore::pause(&stored, setup);
         let started = Instant::now();

@@ -234,8 +234,9 @@ options!(
                both as they are",
         range: "-20 to 19 or off",
         default: Some("-20"),
-        details: "Nice value of the router's process and, where the kernel shares processor time among sessions, of its \
-                  autogroup. The default keeps processor time for the router when vassals flood it. `off` changes nothing.",
+        details: "Nice value of the router's process, and of the one beside it that makes pairs of devices \
+                  (`tuntap-router-offload`); where the kernel shares processor time among sessions, also of their \
+                  autogroups. The default keeps processor time for the router when vassals flood it. `off` changes nothing.",
         read: |draft, value| priority::parse(value).map(|nice| draft.config.priority = nice),
         ..OptionSpec::BASE
     },
