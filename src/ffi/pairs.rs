@@ -77,8 +77,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     if std::env::var_os("UWSGI_TUNTAP_HOOK").is_some_and(|hook| hook == "none") {
         return Err("the kernel has no BPF, for a test".to_owned());
     }
-    let (verdicts, places) = KernelEndpoint::size(config().limits.flows);
-    let maps = Arc::new(Maps::new(verdicts, places).map_err(|error| error.to_string())?);
+    let verdicts = KernelEndpoint::size(config().limits.flows);
+    let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
     let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (endpoint, socket) = KernelEndpoint::new(Arc::clone(&maps)).map_err(pair)?;

@@ -35,7 +35,7 @@ impl Maker {
         let host = Namespace::new();
         host.enter();
         let device = host.device(ROUTER, &[]);
-        let maps = Arc::new(Maps::new(16, 16).expect("needs root"));
+        let maps = Arc::new(Maps::new(16).expect("needs root"));
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");

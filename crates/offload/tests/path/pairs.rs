@@ -146,7 +146,7 @@ fn many_pairs(hooks: Hooks) {
     let host = Namespace::new();
     host.enter();
     let _router: Tun = host.device(ROUTER, &[]);
-    let maps = Maps::new(16, 16).expect("needs root");
+    let maps = Maps::new(16).expect("needs root");
     let programs = Programs::load(&maps).expect("the verifier agrees");
     let mut pairs = Pairs::new(&maps, &programs, hooks, ROUTER).expect("netlink");
     let peers: Vec<_> = (0..COUNT).map(|_| Peer::new(["10.77.0.2", "fd00:77::2"])).collect();
