@@ -164,8 +164,6 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
 
 /// Makes pairs until that fails, or the master ends. Returns why.
 fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat: Option<&Heartbeat>) -> String {
-    // It is the master's.
-    drop(guard);
     let master = match process::watch_parent() {
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
@@ -185,7 +183,8 @@ fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat
     let log = |notice: &tuntap_offload::Notice| {
         uwsgi::log(Event::RouterFault, &format!("[tuntap-router] {device}: {notice}"))
     };
-    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device.to_owned(), socket, master };
+    let device_name = device.to_owned();
+    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device_name, guard, socket, master };
     match tuntap_offload::run(config, || confine(device), log, beat) {
         tuntap_offload::End::Master => process::exit_at_once(0),
         end => end.to_string(),

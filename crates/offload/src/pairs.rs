@@ -19,6 +19,7 @@ use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Subj
 use tuntap_sys::process::exit_at_once;
 use tuntap_sys::tun::{Tun, TunError};
 
+use super::guard::Guard;
 use super::maps::{Index, MAX_PAIRS, Maps, Places};
 use super::programs::Programs;
 
@@ -190,6 +191,8 @@ pub struct Pairs<'a> {
     own: File,
     /// The index of the router's device, and the program there.
     host_out: Option<(Index, Entry)>,
+    /// `None` if the kernel has no nftables.
+    guard: Option<Guard>,
     places: Places,
     indexes: RandomState,
     made: u64,
@@ -210,7 +213,13 @@ pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
 
 impl<'a> Pairs<'a> {
     /// Opens what is needed later, in the namespace of the calling thread. `device` is the router's.
-    pub fn new(maps: &'a Maps, programs: &'a Programs, hooks: Hooks, device: &str) -> Result<Self, io::Error> {
+    pub fn new(
+        maps: &'a Maps,
+        programs: &'a Programs,
+        hooks: Hooks,
+        device: &str,
+        guard: Option<Guard>,
+    ) -> Result<Self, io::Error> {
         Ok(Self {
             maps,
             programs,
@@ -220,6 +229,7 @@ impl<'a> Pairs<'a> {
             netlink: Netlink::open()?,
             own: File::open("/proc/thread-self/ns/net")?,
             host_out: None,
+            guard,
             places: Places::new(maps)?,
             indexes: RandomState::new(),
             made: 0,
@@ -236,7 +246,7 @@ impl<'a> Pairs<'a> {
         }
         self.netlink.remove_group(self.group)?;
         self.places.clear();
-        Ok(())
+        Ok(self.guard.as_mut().map_or(Ok(()), Guard::clear)?)
     }
 
     /// Has packets for peers leave the router's device by pairs, if they are decided. Nothing changes if that is so already.
@@ -264,6 +274,7 @@ impl<'a> Pairs<'a> {
         if made.is_err() {
             // If this fails, the next start removes it. Its end at the host is down, or has its program.
             let _ = self.netlink.remove_link(index);
+            let _ = self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&[index]));
             self.places.release(index);
         }
         made
@@ -274,6 +285,9 @@ impl<'a> Pairs<'a> {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         without_addresses(&mut self.netlink, index)?;
         let has_filters = self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
+        if let Some(guard) = &mut self.guard {
+            guard.add(index, &self.netlink.link_at(index)?.name)?;
+        }
         let (hooks, programs) = (self.hooks, self.programs);
         let pair = self.within(namespace, || {
             let notices = Notices::open(Subject::Links)?;
@@ -367,12 +381,10 @@ impl<'a> Pairs<'a> {
                 moved.and_then(|()| self.netlink.remove_group(self.trash()))
             }
         };
-        for index in indexes {
-            self.places.release(index);
-        }
+        indexes.iter().for_each(|index| self.places.release(*index));
         match removed {
-            Err(error) if is_gone(&error) => Ok(()),
-            result => result,
+            Err(error) if !is_gone(&error) => Err(error),
+            _ => self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&indexes)),
         }
     }
 

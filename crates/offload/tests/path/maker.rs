@@ -41,8 +41,15 @@ impl Maker {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
         let device_name = ROUTER.to_owned();
-        let config =
-            Config { maps, programs, hooks: Hooks::Tcx, device: device_name, socket: other, master: reader.into() };
+        let config = Config {
+            maps,
+            programs,
+            hooks: Hooks::Tcx,
+            device: device_name,
+            guard: None,
+            socket: other,
+            master: reader.into(),
+        };
         std::thread::spawn(move || {
             // Both fail when the test is over.
             let beat = || {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
+use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::{End, Key, Maps};
 use tuntap_offload::pairs::{Hooks, Pair, Pairs};
 use tuntap_offload::programs::Programs;
@@ -184,7 +185,7 @@ impl World {
         let programs: &'static Programs = Box::leak(Box::new(Programs::load(maps).expect("the verifier agrees")));
         let verdicts = Verdicts::new(maps).expect("memory");
         verdicts.set_generation(GENERATION);
-        let mut pairs = Pairs::new(maps, programs, hooks, ROUTER).expect("netlink");
+        let mut pairs = Pairs::new(maps, programs, hooks, ROUTER, Guard::new(ROUTER).ok()).expect("netlink");
         pairs.open_host().expect("a device");
         Self { host, peer, maps, verdicts, pairs, router_device, router }
     }
