@@ -77,8 +77,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     if std::env::var_os("UWSGI_TUNTAP_HOOK").is_some_and(|hook| hook == "none") {
         return Err("the kernel has no BPF, for a test".to_owned());
     }
-    let (verdicts, places) = KernelEndpoint::size(config().limits.flows);
-    let maps = Arc::new(Maps::new(verdicts, places).map_err(|error| error.to_string())?);
+    let verdicts = KernelEndpoint::size(config().limits.flows);
+    let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
     let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (endpoint, socket) = KernelEndpoint::new(Arc::clone(&maps)).map_err(pair)?;
@@ -164,8 +164,6 @@ unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
 
 /// Makes pairs until that fails, or the master ends. Returns why.
 fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat: Option<&Heartbeat>) -> String {
-    // It is the master's.
-    drop(guard);
     let master = match process::watch_parent() {
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
@@ -192,7 +190,8 @@ fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat
     let log = |notice: &tuntap_offload::Notice| {
         uwsgi::log(Event::RouterFault, &format!("[tuntap-router] {device}: {notice}"))
     };
-    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device.to_owned(), socket, master };
+    let device_name = device.to_owned();
+    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device_name, guard, socket, master };
     match tuntap_offload::run(config, || confine(device), log, beat) {
         tuntap_offload::End::Master => process::exit_at_once(0),
         end => end.to_string(),

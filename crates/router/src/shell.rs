@@ -524,7 +524,7 @@ impl Shell for Io<'_> {
     }
 
     fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage> {
-        self.kernel_path.as_ref()?.usage(flow)
+        self.kernel_path.as_mut()?.usage(flow)
     }
 
     fn pair_drops(&mut self, peer: PeerId) -> PairDrops {
