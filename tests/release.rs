@@ -46,6 +46,18 @@ fn versions_agree() {
     assert_eq!(first, Some("## [Unreleased]"));
 }
 
+/// What a script of Python prints.
+fn said_by_python(script: &str) -> String {
+    let output = Command::new("python3")
+        .args(["-B", "-c", script])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("python3 can be started");
+    let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{error}");
+    text.into_owned()
+}
+
 /// The packages have the texts of the licences of others' crates. Crates of other systems are not on every machine.
 #[test]
 fn texts_of_all_licences_are_found() {
@@ -59,15 +71,50 @@ names = {name for crate in crates for name in notices.debian_expression(crate['l
 for name in sorted(names):
     print(name, len(notices.text_of(name, 'the text of this project', crates)))
 ";
-    let output = Command::new("python3")
-        .args(["-B", "-c", SCRIPT])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("python3 can be started");
-    let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{text}{error}");
+    let text = said_by_python(SCRIPT);
     for name in ["Apache-2.0", "BSD-3-Clause", "Expat", "Zlib"] {
         assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
+    }
+}
+
+/// Who holds the rights is in files with licences: the authors that a crate names are others, and parts of it may have another
+/// licence than the whole.
+#[test]
+fn holders_of_rights_and_licences_of_parts_are_named() {
+    const SCRIPT: &str = "
+import sys
+from pathlib import Path
+sys.path.insert(0, 'packaging/release')
+import cargo, notices
+crates = [it for it in cargo.metadata(Path('.'), 'x86_64-unknown-linux-gnu')['packages'] if it['source']]
+for crate in crates:
+    for text, _ in notices.stanzas_of(crate):
+        print(text, end='\\n\\n')
+";
+    let text = said_by_python(SCRIPT);
+    let stanza = |files: &str| {
+        let found = text.split("\n\n").find(|stanza| stanza.starts_with(&format!("Files: vendor/{files}")));
+        found.unwrap_or_else(|| panic!("{files}: {text}"))
+    };
+    for (files, expected) in [
+        ("luau0-src-", "Roblox Corporation\n           1994–2019 Lua.org, PUC-Rio\nLicense: Expat"),
+        ("libm-", "1993,2004 Sun Microsystems\n"),
+        ("ring-", "License: Apache-2.0 and ISC and BSD-3-Clause"),
+        ("minimal-lexical-", "2009 The Go Authors\n           Alex Huszagh"),
+        ("bstr-", "Copyright: 2018-2019 Andrew Gallant\nLicense: Expat or Apache-2.0"),
+        // Its files name nobody.
+        ("itoa-", "Copyright: David Tolnay <dtolnay@gmail.com>\n"),
+    ] {
+        assert!(stanza(files).contains(expected), "{}", stanza(files));
+    }
+    let of_tables = text.split("\n\n").find(|stanza| stanza.contains("/src/unicode_tables/*\n"));
+    let of_tables = of_tables.expect("they have a licence of their own");
+    assert!(of_tables.contains("Unicode, Inc\nLicense: regex-syntax-src-unicode_tables\n UNICODE"), "{of_tables}");
+    for stanza in text.split("\n\n").filter(|stanza| !stanza.is_empty()) {
+        let mut fields = stanza.lines().filter(|line| !line.starts_with(' '));
+        assert!(fields.next().is_some_and(|line| line.starts_with("Files: ")), "{stanza}");
+        assert!(fields.next().is_some_and(|line| line.len() > "Copyright: ".len()), "{stanza}");
+        assert!(fields.next().is_some_and(|line| line.starts_with("License: ")), "{stanza}");
     }
 }
 

@@ -1,43 +1,33 @@
 //! Trunk processes: one beside each router that has trunks. It has the router's key and the connections with other hosts, see
 //! [`tuntap_agent`]. The master starts it again when it dies, and ends it when it is stopped.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::unistd::gethostname;
-use parking_lot::Mutex;
 
+use super::companions::Companions;
 use super::ending::{PATIENCE, outwait};
 use super::options::config;
-use super::pairs;
 use super::router_hosts::Key;
-use super::router_processes::{self as processes, Kind};
-use super::routers;
+use super::router_processes::Kind;
 use super::uwsgi;
 use tuntap_agent::{Config, Peer};
-use tuntap_config::{OptionName, RouterSpec, Sandbox};
+use tuntap_config::{OptionName, RouterSpec};
 use tuntap_core::router::TrunkSettings;
 use tuntap_core::trunk::Neighbour;
 use tuntap_router::{Heartbeat, Pulse, TrunkEndpoint};
 use tuntap_sys::log::Event;
+use tuntap_sys::process;
 use tuntap_sys::socket::{self, BBR, has_congestion_control, set_congestion_control};
-use tuntap_sys::{dumpable, process, sandbox};
 
-/// What each trunk process needs, by the device of its router. The master keeps all of it, for processes that it starts again.
-static AGENTS: Mutex<BTreeMap<String, Agent>> = Mutex::new(BTreeMap::new());
-
-/// Beats of the trunk processes, by the devices of their routers.
-static HEARTBEATS: Mutex<BTreeMap<String, Arc<Heartbeat>>> = Mutex::new(BTreeMap::new());
-
-/// How long a trunk process that can't work waits before it ends, to be started again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// All trunk processes.
+static AGENTS: Companions<Agent> = Companions::new(Kind::Trunks, c"uWSGI tuntap trunks", Event::TrunkProcessEnded);
 
 /// How long the check for the master's end waits at once.
 const MASTER_POLL: Duration = Duration::from_secs(3600);
@@ -88,7 +78,7 @@ pub fn prepare(
         listeners.push(listener);
     }
     match key {
-        Some(key) => _ = AGENTS.lock().insert(spec.device.clone(), Agent { key, listeners, control }),
+        Some(key) => _ = AGENTS.needs().insert(spec.device.clone(), Agent { key, listeners, control }),
         None => uwsgi::log(
             Event::RouterIncomplete,
             &format!(
@@ -131,53 +121,22 @@ pub fn register(index: usize, spec: &RouterSpec) -> Result<(), String> {
     if !spec.hosts.has_trunks() {
         return Ok(());
     }
-    let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
-    let heartbeat = Arc::new(heartbeat);
-    HEARTBEATS.lock().insert(spec.device.clone(), Arc::clone(&heartbeat));
-    // uWSGI's lists take pointers; this one carries the number.
-    let data = std::ptr::without_provenance_mut(index);
-    let gateway = uwsgi::register_gateway(c"uWSGI tuntap trunks", run_gateway, data)?;
-    processes::add(Kind::Trunks, gateway, &spec.device, Some(heartbeat));
-    Ok(())
+    AGENTS.register(index, spec, run_gateway)
 }
 
 /// Takes what the trunk process of a router leaves to the next image: the open file of its key, and its listeners.
 pub fn take(device: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
-    let Some(Agent { key, listeners, .. }) = AGENTS.lock().remove(device) else { return (None, Vec::new()) };
+    let Some(Agent { key, listeners, .. }) = AGENTS.needs().remove(device) else { return (None, Vec::new()) };
     (Some(key.file.into_descriptor()), listeners.into_iter().map(OwnedFd::from).collect())
 }
 
 /// Closes what trunk processes have open in this process.
 pub fn forget() {
-    AGENTS.lock().clear();
-    HEARTBEATS.lock().clear();
+    AGENTS.forget();
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
-    let device = config().routers.get(data.addr()).map_or("a router", |spec| spec.device.as_str());
-    let run = || {
-        dumpable::close_with_children();
-        let agent = AGENTS.lock().remove(device);
-        let heartbeat = HEARTBEATS.lock().remove(device);
-        // Closes what belongs to routers, to others like this one, and to the master.
-        forget();
-        pairs::forget();
-        routers::forget();
-        match (agent, config().routers.get(data.addr())) {
-            (Some(agent), Some(spec)) => serve(agent, spec, heartbeat),
-            // Its router can't be prepared at the moment.
-            _ => String::new(),
-        }
-    };
-    let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the trunk process".to_owned());
-    if !reason.is_empty() {
-        uwsgi::log(
-            Event::TrunkProcessEnded,
-            &format!("[tuntap-router] {device}: {reason}; the trunk process is started again"),
-        );
-    }
-    thread::sleep(PAUSE);
-    process::exit_at_once(1)
+    AGENTS.run(data, serve)
 }
 
 /// Connects with other hosts until that fails, or the master ends. Returns why.
@@ -198,7 +157,7 @@ fn serve(
     };
     let peers = spec.hosts.trunks.peers.iter().map(|peer| Peer { key: peer.key, address: peer.address }).collect();
     let config = Config { key, peers, listeners, has_bbr: has_congestion_control(BBR) };
-    confine(spec);
+    AGENTS.confine(&spec.device, &[], &tuntap_agent::SYSCALLS);
     let watch = move || {
         let pulse = heartbeat.as_ref().map(|heartbeat| Pulse::new(heartbeat, self::config().harakiri));
         let beat = || pulse.iter().for_each(Pulse::beat);
@@ -218,33 +177,6 @@ fn serve(
     match tuntap_agent::run(config, control, log) {
         Ok(()) => "the router's end is closed".to_owned(),
         Err(error) => error.to_string(),
-    }
-}
-
-/// Gives up what the process doesn't need: capabilities, more privileges of programs, files, and most system calls.
-fn confine(spec: &RouterSpec) {
-    if config().sandbox == Sandbox::Off {
-        return;
-    }
-    let tell = |what: &str, error: &dyn std::fmt::Display| {
-        uwsgi::log(
-            Event::Sandbox,
-            &format!("[tuntap-router] {}: the trunk process keeps {what}: {error}", spec.device),
-        );
-    };
-    process::pin_time_zone();
-    if let Err(errno) = sandbox::set_no_new_privileges() {
-        tell("the privileges of programs", &errno);
-    }
-    if let Err(error) = sandbox::forbid_files() {
-        tell("access to files", &error);
-    }
-    if let Err(error) = sandbox::drop_capabilities() {
-        tell("its capabilities", &error);
-    }
-    let label = format!("[tuntap-router] {}: trunk process", spec.device);
-    if let Err(error) = sandbox::restrict_syscalls(&tuntap_agent::SYSCALLS, label) {
-        tell("all system calls", &error);
     }
 }
 

@@ -7,6 +7,7 @@ mod abi;
 mod accounts;
 mod agents;
 mod bindings;
+mod companions;
 mod devices;
 mod doctor;
 mod ending;

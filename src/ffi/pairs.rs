@@ -2,22 +2,15 @@
 //! master makes the maps and loads the programs, which takes more privileges; it starts the process again when it dies, and ends it when
 //! it is stopped.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::agents;
+use super::companions::Companions;
 use super::options::config;
-use super::router_processes::{self as processes, Kind};
-use super::routers;
+use super::router_processes::Kind;
 use super::uwsgi;
-use tuntap_config::{Offload, OptionName, RouterSpec, Sandbox};
+use tuntap_config::{Offload, OptionName, RouterSpec};
 use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Hooks, remove_all};
@@ -25,16 +18,10 @@ use tuntap_offload::programs::Programs;
 use tuntap_router::{Heartbeat, KernelEndpoint, Pulse, priority};
 use tuntap_sys::log::Event;
 use tuntap_sys::netlink::NetlinkError;
-use tuntap_sys::{dumpable, process, sandbox};
+use tuntap_sys::process;
 
-/// What each pair process needs, by the device of its router. The master keeps all of it, for processes that it starts again.
-static MAKERS: Mutex<BTreeMap<String, Maker>> = Mutex::new(BTreeMap::new());
-
-/// Beats of the pair processes, by the devices of their routers.
-static HEARTBEATS: Mutex<BTreeMap<String, Arc<Heartbeat>>> = Mutex::new(BTreeMap::new());
-
-/// How long a pair process that can't work waits before it ends, to be started again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// All pair processes.
+static MAKERS: Companions<Maker> = Companions::new(Kind::Pairs, c"uWSGI tuntap pairs", Event::PairProcessEnded);
 
 #[derive(Debug)]
 struct Maker {
@@ -92,7 +79,7 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     let guard = Guard::new(&spec.device).inspect_err(told).ok();
     endpoint.descriptors().chain(programs.descriptors()).chain([socket.as_fd()]).for_each(uwsgi::keep_open);
     guard.iter().for_each(|guard| uwsgi::keep_open(guard.as_fd()));
-    MAKERS.lock().insert(spec.device.clone(), Maker { maps, programs, socket, guard });
+    MAKERS.needs().insert(spec.device.clone(), Maker { maps, programs, socket, guard });
     Ok(endpoint)
 }
 
@@ -107,23 +94,16 @@ fn hooks() -> Hooks {
 
 /// Registers the pair process of a router. It is there even if the router can't be prepared at the moment, and waits then.
 pub fn register(index: usize, spec: &RouterSpec) -> Result<(), String> {
-    if !is_wanted() || (!MAKERS.lock().contains_key(&spec.device) && config().offload == Offload::Auto) {
+    if !is_wanted() || (!MAKERS.needs().contains_key(&spec.device) && config().offload == Offload::Auto) {
         return Ok(());
     }
-    let heartbeat = Heartbeat::new().map_err(|errno| format!("a page of shared memory: {errno}"))?;
-    let heartbeat = Arc::new(heartbeat);
-    HEARTBEATS.lock().insert(spec.device.clone(), Arc::clone(&heartbeat));
-    // uWSGI's lists take pointers; this one carries the number.
-    let data = std::ptr::without_provenance_mut(index);
-    let gateway = uwsgi::register_gateway(c"uWSGI tuntap pairs", run_gateway, data)?;
-    processes::add(Kind::Pairs, gateway, &spec.device, Some(heartbeat));
-    Ok(())
+    MAKERS.register(index, spec, run_gateway)
 }
 
 /// Removes the pairs when the master ends or executes the next image: it has killed the processes that have made them. Closes what these
 /// have open here.
 pub fn close() {
-    let devices: Vec<_> = MAKERS.lock().keys().cloned().collect();
+    let devices: Vec<_> = MAKERS.needs().keys().cloned().collect();
     for device in devices {
         // Without privileges this fails. Then pairs go with the namespaces of vassals, and at the next start.
         if let Err(error) = remove_all(&device) {
@@ -135,35 +115,20 @@ pub fn close() {
 
 /// Closes what pair processes have open in this process.
 pub fn forget() {
-    MAKERS.lock().clear();
-    HEARTBEATS.lock().clear();
+    MAKERS.forget();
 }
 
 unsafe extern "C" fn run_gateway(_id: c_int, data: *mut c_void) {
-    let device = config().routers.get(data.addr()).map_or("a router", |spec| spec.device.as_str());
-    let run = || {
-        dumpable::close_with_children();
-        let maker = MAKERS.lock().remove(device);
-        let heartbeat = HEARTBEATS.lock().remove(device);
-        // Closes what belongs to routers, to others like this one, and to the master.
-        forget();
-        agents::forget();
-        routers::forget();
-        maker.map_or_else(String::new, |maker| serve(maker, device, heartbeat.as_deref()))
-    };
-    let reason = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| "panic in the pair process".to_owned());
-    if !reason.is_empty() {
-        uwsgi::log(
-            Event::PairProcessEnded,
-            &format!("[tuntap-router] {device}: {reason}; the pair process is started again"),
-        );
-    }
-    thread::sleep(PAUSE);
-    process::exit_at_once(1)
+    MAKERS.run(data, serve)
 }
 
 /// Makes pairs until that fails, or the master ends. Returns why.
-fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat: Option<&Heartbeat>) -> String {
+fn serve(
+    Maker { maps, programs, socket, guard }: Maker,
+    spec: &'static RouterSpec,
+    heartbeat: Option<Arc<Heartbeat>>,
+) -> String {
+    let device = spec.device.as_str();
     let master = match process::watch_parent() {
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
@@ -182,7 +147,7 @@ fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat
             &format!("[tuntap-router] {device}: pair process: can't raise the limit of open descriptors: {errno}"),
         );
     }
-    let pulse = heartbeat.map(|heartbeat| Pulse::new(heartbeat, config().harakiri));
+    let pulse = heartbeat.as_deref().map(|heartbeat| Pulse::new(heartbeat, config().harakiri));
     let beat = || {
         pulse.iter().for_each(Pulse::beat);
         pulse.as_ref().and_then(|pulse| pulse.interval)
@@ -190,34 +155,15 @@ fn serve(Maker { maps, programs, socket, guard }: Maker, device: &str, heartbeat
     let log = |notice: &tuntap_offload::Notice| {
         uwsgi::log(Event::RouterFault, &format!("[tuntap-router] {device}: {notice}"))
     };
-    let device_name = device.to_owned();
-    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device_name, guard, socket, master };
-    match tuntap_offload::run(config, || confine(device), log, beat) {
+    let name = device.to_owned();
+    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: name, guard, socket, master };
+    match tuntap_offload::run(
+        config,
+        || MAKERS.confine(device, &tuntap_offload::CAPABILITIES, &tuntap_offload::SYSCALLS),
+        log,
+        beat,
+    ) {
         tuntap_offload::End::Master => process::exit_at_once(0),
         end => end.to_string(),
-    }
-}
-
-/// Gives up what the process doesn't need: capabilities, more privileges of programs, files, and most system calls.
-fn confine(device: &str) {
-    if config().sandbox == Sandbox::Off {
-        return;
-    }
-    let tell = |what: &str, error: &dyn std::fmt::Display| {
-        uwsgi::log(Event::Sandbox, &format!("[tuntap-router] {device}: the pair process keeps {what}: {error}"));
-    };
-    process::pin_time_zone();
-    if let Err(errno) = sandbox::set_no_new_privileges() {
-        tell("the privileges of programs", &errno);
-    }
-    if let Err(error) = sandbox::forbid_files() {
-        tell("access to files", &error);
-    }
-    if let Err(error) = sandbox::keep_capabilities(&tuntap_offload::CAPABILITIES) {
-        tell("all its capabilities", &error);
-    }
-    let label = format!("[tuntap-router] {device}: pair process");
-    if let Err(error) = sandbox::restrict_syscalls(&tuntap_offload::SYSCALLS, label) {
-        tell("all system calls", &error);
     }
 }

@@ -32,6 +32,17 @@ pub enum Kind {
     Pairs,
 }
 
+impl Kind {
+    /// Returns it as the log calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Trunks => "trunk process",
+            Self::Pairs => "pair process",
+        }
+    }
+}
+
 struct RouterProcess {
     kind: Kind,
     gateway: GatewayProcess,
@@ -119,10 +130,10 @@ impl RouterProcess {
             None => !process::exists(pid),
         };
         if !has_ended && self.watchdog.check(heartbeat, pid, Instant::now()) {
-            let (what, sign) = match self.kind {
-                Kind::Router => ("router", "its event loop made no turn in"),
-                Kind::Trunks => ("trunk process", "it has not run for"),
-                Kind::Pairs => ("pair process", "it has not run for"),
+            let what = self.kind.name();
+            let sign = match self.kind {
+                Kind::Router => "its event loop made no turn in",
+                Kind::Trunks | Kind::Pairs => "it has not run for",
             };
             uwsgi::log(
                 Event::RouterHangs,

@@ -575,7 +575,7 @@ impl Shell for Io<'_> {
         }
     }
 
-    fn captured(&mut self, record: &CaptureRecord<'_>) {
+    fn captured(&mut self, record: &CaptureRecord<&[u8]>) {
         self.captures.iter().for_each(|captures| captures.tell(record));
     }
 

@@ -117,9 +117,9 @@ pub struct CapturedPeer {
     pub address: Option<IpAddr>,
 }
 
-/// A packet that somebody wants to see.
-#[derive(Debug, Clone, Copy)]
-pub struct CaptureRecord<'a> {
+/// A packet that somebody wants to see, with its bytes as whoever has it keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaptureRecord<B> {
     /// The captures that want it: a bit for each, by its number.
     pub wanted: u8,
     /// Its way, as its peer sees it.
@@ -135,7 +135,15 @@ pub struct CaptureRecord<'a> {
     /// What its headers say; `None` if they can't be read.
     pub facts: Option<PacketFacts>,
     /// The IP packet.
-    pub bytes: &'a [u8],
+    pub bytes: B,
+}
+
+impl<B> CaptureRecord<B> {
+    /// The same packet with its bytes, or some of them, kept otherwise.
+    pub fn with_bytes<C>(self, bytes: C) -> CaptureRecord<C> {
+        let Self { wanted, direction, peer, fate, rule, segments, facts, bytes: _ } = self;
+        CaptureRecord { wanted, direction, peer, fate, rule, segments, facts, bytes }
+    }
 }
 
 /// All captures.

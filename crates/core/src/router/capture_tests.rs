@@ -2,15 +2,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use tuntap_wire::attach::Hello;
 use tuntap_wire::credentials::PeerCredentials;
-use tuntap_wire::frame::{self, FrameKind};
-use tuntap_wire::offloads::Offloads;
 use tuntap_wire::selector::{AddressPattern, Ports, Service};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
-use super::super::testing::TestShell;
-use super::super::{Connection, Settings};
+use super::super::Settings;
+use super::super::testing::{self, TestShell};
 use super::*;
 use crate::policy::forward::Forwarder;
 use crate::policy::pattern::{Action, PolicyRules, RuleSpec};
@@ -60,15 +57,7 @@ impl World {
         let mut router = Router::new(Forwarder::new(policy(), 1), Settings::default(), now);
         let mut connect = |pid, uid, address| {
             let credentials = PeerCredentials { pid, uid, gid: uid };
-            let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-            let id = router.accept(&mut shell, connection, now).expect("there is room");
-            let mut hello = Vec::new();
-            assert!(frame::append(
-                &mut hello,
-                FrameKind::Hello,
-                &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
-            ));
-            router.received(&mut shell, id, &hello, hello.len(), now);
+            let id = testing::connect(&mut router, &mut shell, credentials, now);
             router.device_packet(&mut shell, id, &udp(address, OUTSIDE, [1, 2]), None);
             id
         };

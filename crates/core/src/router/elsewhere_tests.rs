@@ -5,9 +5,9 @@ use tuntap_wire::autoconf::{ClaimRequest, ClaimedAddress, Configuration, Configu
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::holding::RouterId;
 
+use super::super::Settings;
 use super::super::frames::BUFFER_LEN;
-use super::super::testing::TestShell;
-use super::super::{Connection, Settings};
+use super::super::testing::{self, TestShell};
 use super::*;
 use crate::policy::Policy;
 use crate::policy::counters::SharedMemory;
@@ -59,8 +59,7 @@ impl Host {
 
     pub fn join(&mut self) -> PeerId {
         let credentials = PeerCredentials { pid: 1, uid: 0, gid: 0 };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        self.router.accept(&mut self.shell, connection, self.now).expect("there is room")
+        testing::connect_in_frames(&mut self.router, &mut self.shell, credentials, self.now)
     }
 
     pub fn leave(&mut self, id: PeerId) {

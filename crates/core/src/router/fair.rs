@@ -204,14 +204,11 @@ mod tests {
     use std::time::Instant;
 
     use etherparse::PacketBuilder;
-    use tuntap_wire::attach::Hello;
     use tuntap_wire::credentials::PeerCredentials;
-    use tuntap_wire::frame::{self, FrameKind};
-    use tuntap_wire::offloads::Offloads;
     use tuntap_wire::vnet::VNET_HEADER_LEN;
 
-    use super::super::testing::TestShell;
-    use super::super::{Connection, DeviceError, PeerView};
+    use super::super::testing::{self, TestShell};
+    use super::super::{DeviceError, PeerView};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -259,21 +256,13 @@ mod tests {
 
         fn connect_in_frames(&mut self) -> PeerId {
             let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
-            let connection = Connection { credentials, namespace: None, groups: Vec::new() };
             let now = self.router.now;
-            self.router.accept(&mut self.shell, connection, now).expect("there is room")
+            testing::connect_in_frames(&mut self.router, &mut self.shell, credentials, now)
         }
 
         fn say_hello(&mut self, id: PeerId) {
-            let Self { shell, router, .. } = self;
-            let mut hello = Vec::new();
-            assert!(frame::append(
-                &mut hello,
-                FrameKind::Hello,
-                &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
-            ));
-            router.received(shell, id, &hello, hello.len(), router.now);
-            assert!(router.is_attached(id));
+            let now = self.router.now;
+            testing::say_hello(&mut self.router, &mut self.shell, id, now);
         }
 
         /// Delivers packets of one flow, which come by a gateway or from a peer, and begin with this number.

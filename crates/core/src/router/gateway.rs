@@ -208,9 +208,9 @@ mod tests {
     use tuntap_wire::segment::for_each_packet;
     use tuntap_wire::vnet::VNET_HEADER_LEN;
 
+    use super::super::Settings;
     use super::super::shell::WriteError;
-    use super::super::testing::TestShell;
-    use super::super::{Connection, Settings};
+    use super::super::testing::{self, TestShell};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -257,8 +257,7 @@ mod tests {
         let settings = Settings { gateway: Some("192.0.2.2:4000".parse().expect("valid")), ..Settings::default() };
         let mut router = Router::new(Forwarder::new(Policy::default(), 1), settings, now);
         let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = router.accept(&mut shell, connection, now).expect("there is room");
+        let id = testing::connect_in_frames(&mut router, &mut shell, credentials, now);
         (shell, router, id)
     }
 

@@ -3,13 +3,10 @@ use std::sync::Arc;
 use etherparse::PacketBuilder;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tuntap_wire::attach::Hello;
 use tuntap_wire::credentials::PeerCredentials;
-use tuntap_wire::frame::{self, FrameKind};
-use tuntap_wire::offloads::Offloads;
 
-use super::super::testing::TestShell;
-use super::super::{Connection, Settings};
+use super::super::Settings;
+use super::super::testing::{self, TestShell};
 use super::*;
 use crate::policy::Policy;
 use crate::policy::forward::Forwarder;
@@ -63,16 +60,7 @@ impl World {
     /// Connects a peer of [`UID`] with a device.
     fn connect(&mut self) -> PeerId {
         let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = self.router.accept(&mut self.shell, connection, self.now).expect("there is room");
-        let mut hello = Vec::new();
-        assert!(frame::append(
-            &mut hello,
-            FrameKind::Hello,
-            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
-        ));
-        self.router.received(&mut self.shell, id, &hello, hello.len(), self.now);
-        id
+        testing::connect(&mut self.router, &mut self.shell, credentials, self.now)
     }
 
     /// Lets a peer send so many packets. Returns how many left.

@@ -195,13 +195,10 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use etherparse::{IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder};
-    use tuntap_wire::attach::Hello;
     use tuntap_wire::credentials::PeerCredentials;
-    use tuntap_wire::frame::{self, FrameKind};
-    use tuntap_wire::offloads::Offloads;
 
-    use super::super::testing::TestShell;
-    use super::super::{Connection, Settings};
+    use super::super::Settings;
+    use super::super::testing::{self, TestShell};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -219,16 +216,7 @@ mod tests {
         let settings = Settings { gateway, ..Settings::default() };
         let mut router = Router::new(Forwarder::new(policy, 1), settings, now);
         let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = router.accept(&mut shell, connection, now).expect("there is room");
-        let mut hello = Vec::new();
-        assert!(frame::append(
-            &mut hello,
-            FrameKind::Hello,
-            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
-        ));
-        router.received(&mut shell, id, &hello, hello.len(), now);
-        assert!(router.is_attached(id));
+        let id = testing::connect(&mut router, &mut shell, credentials, now);
         let mut first = vec![0; VNET_HEADER_LEN];
         PacketBuilder::ipv4(PEER, AFAR, 64).udp(1, 2).write(&mut first, b"first").expect("valid");
         router.device_packet(&mut shell, id, &first, None);

@@ -133,13 +133,11 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use tuntap_wire::attach::Hello;
     use tuntap_wire::credentials::PeerCredentials;
-    use tuntap_wire::frame::{self, FrameKind};
-    use tuntap_wire::offloads::Offloads;
+    use tuntap_wire::frame::FrameKind;
 
-    use super::super::testing::TestShell;
-    use super::super::{Connection, Settings};
+    use super::super::Settings;
+    use super::super::testing::{self, TestShell};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -153,16 +151,7 @@ mod tests {
     /// Connects a peer of [`UID`] that passes its device.
     fn connect(router: &mut Router, shell: &mut TestShell, now: Instant) -> PeerId {
         let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = router.accept(shell, connection, now).expect("there is room");
-        let mut hello = Vec::new();
-        assert!(frame::append(
-            &mut hello,
-            FrameKind::Hello,
-            &Hello { offloads: Offloads::NONE.bits(), router_only: false }.encode()
-        ));
-        router.received(shell, id, &hello, hello.len(), now);
-        id
+        testing::connect(router, shell, credentials, now)
     }
 
     fn quarantine(router: &mut Router, shell: &mut TestShell, id: PeerId) {

@@ -238,7 +238,7 @@ pub trait Shell {
     fn dropped(&mut self, record: &DropRecord);
 
     /// A capture wants to see this packet, see [`Router::set_capture`](super::Router::set_capture).
-    fn captured(&mut self, record: &CaptureRecord<'_>);
+    fn captured(&mut self, record: &CaptureRecord<&[u8]>);
 
     /// Writes a line to the log.
     fn log(&mut self, notice: &Notice);

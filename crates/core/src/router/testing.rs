@@ -3,33 +3,50 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use tuntap_wire::attach::Hello;
 use tuntap_wire::credentials::PeerCredentials;
+use tuntap_wire::frame::{self, FrameKind};
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::RouterId;
-use tuntap_wire::rule::Direction;
+use tuntap_wire::offloads::Offloads;
 
-use super::capture::{CaptureFate, CaptureRecord, CapturedPeer};
+use super::capture::CaptureRecord;
 use super::notice::Notice;
 use super::quarantine::{Offender, Record};
 use super::restore::StoredPeer;
 use super::shell::{BatchError, DeviceFacts, DeviceWrite, Fault, SendError, Shell, ThreadUsage, WriteError};
 use super::watch::DropRecord;
+use super::{Connection, Router};
 use crate::kernel_path::{FlowId, KernelFlow, PairDrops, Revoke, Usage};
 use crate::policy::registry::PeerId;
 use crate::policy::script::{ScriptQuery, ScriptVerdict};
-use crate::policy::verdict::RuleRef;
 use crate::trunk::{Sent, TrunkId};
 
-/// A captured packet, see [`CaptureRecord`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Captured {
-    pub wanted: u8,
-    pub direction: Direction,
-    pub peer: Option<CapturedPeer>,
-    pub fate: CaptureFate,
-    pub rule: Option<RuleRef>,
-    pub segments: usize,
-    pub bytes: Vec<u8>,
+/// Connects a peer, which sends frames.
+pub fn connect_in_frames(
+    router: &mut Router,
+    shell: &mut TestShell,
+    credentials: PeerCredentials,
+    now: Instant,
+) -> PeerId {
+    let connection = Connection { credentials, namespace: None, groups: Vec::new() };
+    router.accept(shell, connection, now).expect("there is room")
+}
+
+/// Lets a peer that sends frames pass its device.
+pub fn say_hello(router: &mut Router, shell: &mut TestShell, id: PeerId, now: Instant) {
+    let hello = Hello { offloads: Offloads::NONE.bits(), router_only: false };
+    let mut bytes = Vec::new();
+    assert!(frame::append(&mut bytes, FrameKind::Hello, &hello.encode()));
+    router.received(shell, id, &bytes, bytes.len(), now);
+    assert!(router.is_attached(id));
+}
+
+/// Connects a peer that passes its device.
+pub fn connect(router: &mut Router, shell: &mut TestShell, credentials: PeerCredentials, now: Instant) -> PeerId {
+    let id = connect_in_frames(router, shell, credentials, now);
+    say_hello(router, shell, id, now);
+    id
 }
 
 /// Surroundings in which each peer has passed a usable device.
@@ -48,7 +65,7 @@ pub struct TestShell {
     /// Packets that were dropped while the router was watched.
     pub dropped: Vec<DropRecord>,
     /// Packets that were captured.
-    pub captured: Vec<Captured>,
+    pub captured: Vec<CaptureRecord<Vec<u8>>>,
     /// Packets that were written to the router's device.
     pub to_tun: Vec<Vec<u8>>,
     /// Packets that were written to peers' devices.
@@ -294,9 +311,8 @@ impl Shell for TestShell {
         self.dropped.push(*record);
     }
 
-    fn captured(&mut self, record: &CaptureRecord<'_>) {
-        let CaptureRecord { wanted, direction, peer, fate, rule, segments, bytes, .. } = *record;
-        self.captured.push(Captured { wanted, direction, peer, fate, rule, segments, bytes: bytes.to_vec() });
+    fn captured(&mut self, record: &CaptureRecord<&[u8]>) {
+        self.captured.push(record.with_bytes(record.bytes.to_vec()));
     }
 
     fn new_serial(&mut self) -> u64 {

@@ -7,8 +7,8 @@ use tuntap_wire::selector::Selector;
 use tuntap_wire::trunk::{Frames, Kind, Message};
 use tuntap_wire::vnet::VNET_HEADER_LEN;
 
-use super::super::testing::TestShell;
-use super::super::{Connection, Settings};
+use super::super::Settings;
+use super::super::testing::{self, TestShell};
 use super::*;
 use crate::policy::Policy;
 use crate::policy::forward::Forwarder;
@@ -114,8 +114,7 @@ impl World {
         let now = self.now;
         let Host { router, shell, .. } = self.host(host);
         let credentials = PeerCredentials { pid: last.into(), uid: 1000 + u32::from(last), gid: 1000 };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = router.accept(shell, connection, now).expect("there is room");
+        let id = testing::connect_in_frames(router, shell, credentials, now);
         router.device_packet(shell, id, &packet(address(host, last), [192, 0, 2, 1], [1, 1], 0), None);
         shell.to_tun.clear();
         self.settle();

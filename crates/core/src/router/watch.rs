@@ -146,8 +146,8 @@ mod tests {
     use tuntap_wire::credentials::PeerCredentials;
     use tuntap_wire::selector::Selector;
 
-    use super::super::testing::TestShell;
-    use super::super::{Connection, Settings};
+    use super::super::Settings;
+    use super::super::testing::{self, TestShell};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::explain::{Outcome, Probe, ProbeSource, Stage};
@@ -173,8 +173,7 @@ mod tests {
         let policy = Policy { firewall_in: PolicyRules::of([deny]), ..Policy::default() };
         let mut router = Router::new(Forwarder::new(policy, 1), Settings::default(), now);
         let credentials = PeerCredentials { pid: 1, uid: 1000, gid: 1000 };
-        let connection = Connection { credentials, namespace: None, groups: Vec::new() };
-        let id = router.accept(shell, connection, now).expect("there is room");
+        let id = testing::connect_in_frames(&mut router, shell, credentials, now);
         router.device_packet(shell, id, &packet(VASSAL, OUTSIDE, [5, 53]), None);
         (router, id)
     }

@@ -246,7 +246,7 @@ impl Shell for World {
 
     fn dropped(&mut self, _record: &DropRecord) {}
 
-    fn captured(&mut self, _record: &CaptureRecord<'_>) {}
+    fn captured(&mut self, _record: &CaptureRecord<&[u8]>) {}
 
     fn is_beyond_nat(&mut self, _address: IpAddr) -> bool {
         false

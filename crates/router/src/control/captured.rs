@@ -85,7 +85,7 @@ impl Requests {
 
     fn tell_captured(&self, client: &mut Client, packet: &Captured, now: Instant) {
         let Some(Watched::Capture(number, snap_len)) = client.watch.as_ref().map(|watch| &watch.what) else { return };
-        if packet.wanted & 1 << number == 0 {
+        if packet.record.wanted & 1 << number == 0 {
             return;
         }
         let event = Event::Packet(described(packet, *snap_len));
@@ -112,25 +112,26 @@ impl Requests {
 
 /// A packet as a client is told of it, with so many bytes.
 fn described(packet: &Captured, snap_len: usize) -> CapturedPacket {
-    let (to, reason) = match packet.fate {
+    let record = &packet.record;
+    let (to, reason) = match record.fate {
         CaptureFate::Passed(to) => (Some(place(to)), None),
         CaptureFate::Dropped(reason) | CaptureFate::Rejected(reason) => (None, Some(reason.name().to_owned())),
     };
-    let ports = packet.facts.and_then(|facts| facts.ports);
+    let ports = record.facts.and_then(|facts| facts.ports);
     CapturedPacket {
         time: packet.time.0,
         nanos: packet.time.1,
-        direction: match packet.direction {
+        direction: match record.direction {
             tuntap_wire::rule::Direction::In => Direction::In,
             tuntap_wire::rule::Direction::Out => Direction::Out,
         },
-        peer: packet.peer.map(|Peer { id, pid, uid, address }| CapturedPeer {
+        peer: record.peer.map(|Peer { id, pid, uid, address }| CapturedPeer {
             connection: u64::from(id.generation) << 32 | u64::from(id.index),
             pid,
             uid,
             address,
         }),
-        verdict: match packet.fate.verdict() {
+        verdict: match record.fate.verdict() {
             CaptureVerdict::Allow => "allow",
             CaptureVerdict::Deny => "deny",
             CaptureVerdict::Reject => "reject",
@@ -138,19 +139,19 @@ fn described(packet: &Captured, snap_len: usize) -> CapturedPacket {
         .to_owned(),
         to,
         reason,
-        rule: packet.rule.and_then(policy_rule),
-        peer_rule: packet.rule.and_then(|rule| match rule {
+        rule: record.rule.and_then(policy_rule),
+        peer_rule: record.rule.and_then(|rule| match rule {
             RuleRef::Peer(_, RuleId(id)) => Some(id),
             _ => None,
         }),
-        src: packet.facts.map(|facts| facts.src),
+        src: record.facts.map(|facts| facts.src),
         src_port: ports.map(|(src, _)| src),
-        dst: packet.facts.map(|facts| facts.dst),
+        dst: record.facts.map(|facts| facts.dst),
         dst_port: ports.map(|(_, dst)| dst),
-        protocol: packet.facts.map(|facts| facts.protocol),
-        segments: u32::try_from(packet.segments).unwrap_or(u32::MAX),
+        protocol: record.facts.map(|facts| facts.protocol),
+        segments: u32::try_from(record.segments).unwrap_or(u32::MAX),
         len: u32::try_from(packet.len).unwrap_or(u32::MAX),
-        data: STANDARD.encode(&packet.bytes[..packet.bytes.len().min(snap_len)]),
+        data: STANDARD.encode(&record.bytes[..record.bytes.len().min(snap_len)]),
     }
 }
 

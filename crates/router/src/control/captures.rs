@@ -7,10 +7,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::question::Bell;
-use tuntap_core::policy::verdict::RuleRef;
-use tuntap_core::router::PacketFacts;
-use tuntap_core::router::capture::{CaptureFate, CaptureRecord, CapturedPeer, MAX_CAPTURES};
-use tuntap_wire::rule::Direction;
+use tuntap_core::router::capture::{CaptureRecord, MAX_CAPTURES};
 
 /// Packets that may wait for the control thread, and what their bytes and records may take together.
 const MAX_PACKETS: usize = 1 << 14;
@@ -19,31 +16,17 @@ const MAX_BYTES: usize = 4 << 20;
 /// A captured packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
-    /// The captures that want it: a bit for each, by its number.
-    pub wanted: u8,
+    /// What the router says of it, with its first bytes, as many as a capture that wants it takes.
+    pub record: CaptureRecord<Vec<u8>>,
     /// When it was captured: seconds since 1970, and nanoseconds of that second.
     pub time: (u64, u32),
-    /// Its way.
-    pub direction: Direction,
-    /// Its peer.
-    pub peer: Option<CapturedPeer>,
-    /// What became of it.
-    pub fate: CaptureFate,
-    /// The rule that decided.
-    pub rule: Option<RuleRef>,
-    /// How many packets it stands for.
-    pub segments: usize,
-    /// What its headers say; `None` if they can't be read.
-    pub facts: Option<PacketFacts>,
     /// Its length.
     pub len: usize,
-    /// Its first bytes, as many as a capture that wants it takes.
-    pub bytes: Vec<u8>,
 }
 
 impl Captured {
     const fn size(&self) -> usize {
-        size_of::<Self>() + self.bytes.len()
+        size_of::<Self>() + self.record.bytes.len()
     }
 }
 
@@ -84,8 +67,8 @@ impl CaptureTeller {
     }
 
     /// Tells of a packet, or counts it if too many wait.
-    pub fn tell(&self, record: &CaptureRecord<'_>) {
-        let CaptureRecord { wanted, direction, peer, fate, rule, segments, facts, bytes } = *record;
+    pub fn tell(&self, record: &CaptureRecord<&[u8]>) {
+        let CaptureRecord { wanted, bytes, .. } = *record;
         let snap_len = numbers(wanted).filter_map(|number| self.snap_lens.get(number)).max().copied().unwrap_or(0);
         let taken = &bytes[..bytes.len().min(snap_len)];
         let size = size_of::<Captured>() + taken.len();
@@ -93,8 +76,7 @@ impl CaptureTeller {
         let is_told = before + size <= MAX_BYTES && {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let time = (now.as_secs(), now.subsec_nanos());
-            let (len, bytes) = (bytes.len(), taken.to_vec());
-            let packet = Captured { wanted, time, direction, peer, fate, rule, segments, facts, len, bytes };
+            let packet = Captured { record: record.with_bytes(taken.to_vec()), time, len: bytes.len() };
             self.to_thread.try_send(packet).is_ok()
         };
         if !is_told {
@@ -142,9 +124,10 @@ pub fn numbers(wanted: u8) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tuntap_core::router::capture::PassedTo;
+    use tuntap_core::router::capture::{CaptureFate, PassedTo};
+    use tuntap_wire::rule::Direction;
 
-    fn record(wanted: u8, bytes: &[u8]) -> CaptureRecord<'_> {
+    fn record(wanted: u8, bytes: &[u8]) -> CaptureRecord<&[u8]> {
         let fate = CaptureFate::Passed(PassedTo::Tun);
         CaptureRecord {
             wanted,
@@ -170,10 +153,10 @@ mod tests {
         for (wanted, expected) in [(1, 10), (1 << 3, 20), (1 | 1 << 3, 20), (1 << 5, 0)] {
             teller.tell(&record(wanted, &[7; 100]));
             let packet = captures.next().expect("it was told");
-            assert_eq!((packet.bytes.len(), packet.len, packet.wanted), (expected, 100, wanted));
+            assert_eq!((packet.record.bytes.len(), packet.len, packet.record.wanted), (expected, 100, wanted));
         }
         teller.tell(&record(1, &[7; 4]));
-        assert_eq!(captures.next().expect("it was told").bytes, [7; 4]);
+        assert_eq!(captures.next().expect("it was told").record.bytes, [7; 4]);
         assert!(!captures.has_more());
     }
 
