@@ -4,6 +4,7 @@
 //! the host for whoever is root in the peer's namespace. The programs that let packets into a pair are held by this process alone: if it
 //! dies, packets go to the router as if there were no pair.
 
+use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -48,6 +49,15 @@ pub enum Hooks {
     Tcx,
     /// As filters of the queueing discipline clsact, which stay with the device.
     Clsact,
+}
+
+impl fmt::Display for Hooks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tcx => "TCX",
+            Self::Clsact => "clsact",
+        })
+    }
 }
 
 impl Hooks {
