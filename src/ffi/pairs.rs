@@ -80,6 +80,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     endpoint.descriptors().chain(programs.descriptors()).chain([socket.as_fd()]).for_each(uwsgi::keep_open);
     guard.iter().for_each(|guard| uwsgi::keep_open(guard.as_fd()));
     MAKERS.needs().insert(spec.device.clone(), Maker { maps, programs, socket, guard });
+    let line = format!("[tuntap-router] {}: decided flows can pass in the kernel ({})", spec.device, hooks());
+    uwsgi::log(Event::KernelPath, &line);
     Ok(endpoint)
 }
 

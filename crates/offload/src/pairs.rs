@@ -4,6 +4,7 @@
 //! the host for whoever is root in the peer's namespace. The programs that let packets into a pair are held by this process alone: if it
 //! dies, packets go to the router as if there were no pair.
 
+use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -52,6 +53,15 @@ pub enum Hooks {
     Clsact,
 }
 
+impl fmt::Display for Hooks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tcx => "TCX",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
 impl Hooks {
     /// The better one that the running kernel has.
     pub fn of_kernel() -> Self {
@@ -59,7 +69,7 @@ impl Hooks {
     }
 
     /// Attaches a program to an end of a pair, for as long as that lives. A filter is made in a millisecond, while TCX waits for a grace
-    /// period of RCU each time, with the kernel's lock on all interfaces. Both see packets equally fast.
+    /// period of RCU each time, with the kernel's lock on all interfaces. A filter costs each packet some 20 ns more.
     /// Returns true if it is a filter.
     fn attach(self, netlink: &mut Netlink, program: &Program, end: Index) -> Result<bool, PairError> {
         match netlink.add_filter(program, end, Hook::Ingress) {

@@ -25,7 +25,7 @@ use super::maps::{
 const NO_GENERATION: u64 = u64::MAX;
 
 /// How long a verdict that was taken back lets those packets pass that are on their way by it.
-const LINGER: Duration = Duration::from_millis(100);
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A verdict that was given.
 #[derive(Debug)]

@@ -221,8 +221,8 @@ options!(
                   a hidden pair of devices for each vassal. The router decides about the \
                   first packets of each flow, and watches. All that isn't a plain pass stays with it: limits, captures, `log` and `rate` \
                   rules, gateways, trunks, vassals whose packets travel in frames. With `on` an instance whose kernel can't do that \
-                  doesn't start; with `auto` it says so once, and the router passes everything on. It takes Linux 6.4 or later with BTF, \
-                  and root at the start ([details](OPERATIONS.md#a-path-in-the-kernel)).",
+                  doesn't start; with `auto` it says so once, and the router passes everything on. It takes Linux 5.10 or later with BTF, \
+                  better 6.6, and root at the start ([details](OPERATIONS.md#a-path-in-the-kernel)).",
         read: |draft, value| offload::parse(value).map(|offload| draft.config.offload = offload),
         ..OptionSpec::BASE
     },

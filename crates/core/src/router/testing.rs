@@ -217,7 +217,7 @@ impl Shell for TestShell {
     }
 
     fn offered_device(&mut self, _peer: PeerId) -> Result<DeviceFacts, String> {
-        Ok(DeviceFacts { has_header: true, is_own: false, has_napi: false, has_queues: false })
+        Ok(DeviceFacts { has_header: true, is_own: false, has_napi: false, has_queues: false, may_block: false })
     }
 
     fn accept_device(&mut self, _peer: PeerId) {}
