@@ -68,8 +68,9 @@ impl Hooks {
         if bpf::supports_tcx() { Self::Tcx } else { Self::Clsact }
     }
 
-    /// Attaches a program to an end of a pair, for as long as that lives. A filter is made in a millisecond, while TCX waits for a grace
-    /// period of RCU each time, with the kernel's lock on all interfaces. A filter costs each packet some 20 ns more.
+    /// Attaches a program to an end of a pair, for as long as that lives. A packet meets a program of TCX some 40 ns sooner, at the cost of
+    /// its making: TCX waits for a grace period of RCU for each program, 8 ms, with the kernel's lock on all interfaces. With both ends
+    /// by TCX, 200 pairs took 7 s in place of 3 s.
     /// Returns true if it is a filter.
     fn attach(self, netlink: &mut Netlink, program: &Program, end: Index) -> Result<bool, PairError> {
         match netlink.add_filter(program, end, Hook::Ingress) {
