@@ -88,8 +88,8 @@ mod tests {
         assert_eq!(wait(), Ok(0), "nothing interrupts");
         alarm.set();
         assert_eq!(wait(), Err(Errno::EINTR));
+        alarm.end();
         drop(writer);
-        assert_eq!(read(&reader, &mut [0]), Ok(0), "the pipe has had both ends");
     }
 
     #[test]

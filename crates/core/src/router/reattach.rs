@@ -159,10 +159,12 @@ mod tests {
         Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), start)
     }
 
-    /// Connects a peer of [`UID`] that passes its device.
+    /// Connects a peer of [`UID`] that passes its device, which the router may refuse.
     fn connect(router: &mut Router, shell: &mut TestShell, now: Instant) -> PeerId {
         let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
-        testing::connect(router, shell, credentials, now)
+        let id = testing::connect_in_frames(router, shell, credentials, now);
+        testing::say_hello(router, shell, id, now);
+        id
     }
 
     fn quarantine(router: &mut Router, shell: &mut TestShell, id: PeerId) {
