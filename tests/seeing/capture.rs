@@ -51,6 +51,12 @@ fn wait_for_file(file: &Path) {
     wait::until_true("the capture has begun", wait::LONG, || fs::metadata(file).is_ok_and(|it| it.len() > 0));
 }
 
+/// Waits until so many packets are in a file: what is on its way when a capture ends isn't in it.
+fn wait_for_packets(file: &Path, count: usize) {
+    let verdicts = || fs::read(file).expect("own file").windows(8).filter(|bytes| bytes == b"verdict=").count();
+    wait::until_true("all packets are in the file", wait::LONG, || verdicts() >= count);
+}
+
 /// Ends a capture as Ctrl-C does. Returns what it says.
 #[track_caller]
 fn end(mut capture: Instance) -> String {
@@ -91,10 +97,8 @@ fn tshark_reads_each_packet_with_verdict_reason_and_rule() {
     peer.send_packet(&packet::udp(V1, EMPEROR, 53, b"spoofed"));
     peer.send_packet(&[0x55; 40]);
     assert!(peer.echo(V2, EMPEROR, wait::SHORT));
-    // What is on its way when a capture ends isn't in it.
     let file = emperor.path("all.pcapng");
-    let verdicts = || fs::read(&file).expect("own file").windows(8).filter(|bytes| bytes == b"verdict=").count();
-    wait::until_true("all packets are in the file", wait::LONG, || verdicts() >= PACKETS);
+    wait_for_packets(&file, PACKETS);
     let told = end(capture);
     assert!(told.contains(" captured, 0 left out"), "{told}");
     assert_eq!(fs::metadata(&file).expect("it was made").permissions().mode() & 0o777, 0o600);
@@ -135,6 +139,7 @@ fn selectors_choose_as_rules_and_watch_do() {
     }
     assert!(peer.echo(V1, EMPEROR, wait::SHORT));
     for (capture, name, expected) in captures {
+        wait_for_packets(&emperor.path(name), expected);
         end(capture);
         // The ICMP errors about the rejected packets have these addresses, too.
         let packets = tshark(&emperor.path(name), &["frame.comment", "icmp.type"]);
@@ -163,18 +168,23 @@ fn tshark_reads_it_live_from_a_pipe() {
 
 #[test]
 fn tcpdump_reads_pcap() {
+    // Of the file, of the packet, and what is captured of it.
+    const LEN: usize = 24 + 16 + 64;
     let emperor = emperor().start();
     let mut peer = emperor.peer(V1);
     let capture = begin(&emperor, "old.pcap", &["--format", "pcap", "--snaplen", "64", "any", "any", "udp"]);
     peer.send_packet(&packet::udp(V1, [192, 0, 2, 1].into(), 53, &[7; 500]));
     assert!(peer.echo(V1, EMPEROR, wait::SHORT));
+    wait::until_true("the packet is in the file", wait::LONG, || {
+        fs::metadata(emperor.path("old.pcap")).is_ok_and(|it| it.len() >= LEN as u64)
+    });
     end(capture);
     let output = Command::new("tcpdump").args(["-n", "-r"]).arg(emperor.path("old.pcap")).output().expect("tcpdump");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.lines().count() == 1, "{text}");
     assert!(text.contains(&format!("{V1}.")) && text.contains("192.0.2.1.53"), "{text}");
     let bytes = fs::read(emperor.path("old.pcap")).expect("own file");
-    assert_eq!(bytes.len(), 24 + 16 + 64);
+    assert_eq!(bytes.len(), LEN);
 }
 
 #[test]
