@@ -40,7 +40,7 @@ man_file = $(man_dir)/man$(subst .,,$(suffix $(1)))/$(1)
 SOAK_ARGS ?=
 
 .PHONY: all plugin command documents not-packaged install uninstall prepare-uwsgi demo demo-hosts bench \
-	bench-hosts soak test test-versions fuzz memcheck dist test-dist deb test-deb clean help
+	bench-hosts soak test test-versions fuzz memcheck dist test-dist deb test-deb test-kernels clean help
 
 all: plugin command
 
@@ -201,6 +201,11 @@ SUITES ?= bookworm trixie
 test-deb:
 	@scripts/test-deb $(SUITES)
 
+# The path in the kernel on the kernels of SUITES, in virtual machines.
+test-kernels:
+	@scripts/setup kernels
+	@scripts/test-kernels $(SUITES)
+
 clean:
 	rm -rf target dist fuzz/target .uwsgi_plugins_builder
 
@@ -234,4 +239,7 @@ help:
 	@echo "make deb        build Debian's packages for this machine's Debian, in $(DIST)/deb"
 	@echo "make test-deb   build them in fresh systems of SUITES ($(SUITES)), and install, upgrade, remove and purge them"
 	@echo "                in others (root); an hour or more"
+	@echo "make test-kernels"
+	@echo "                boot the kernels of SUITES in virtual machines (qemu), and test the path in the kernel there (root);"
+	@echo "                an hour or more"
 	@echo "make clean      remove what was built"

@@ -5,11 +5,11 @@ import subprocess
 import description
 
 # Figure, title, and which subjects it shows.
-ENDS = ["ours", "c", "veth", "slirp4netns", "pasta"]
+ENDS = ["ours", "ours-offload", "c", "veth", "slirp4netns", "pasta"]
 PANELS = [
     ("tcp_out", "TCP out, Gbit/s", ENDS),
     ("tcp_in", "TCP in, Gbit/s", ENDS),
-    ("across", "Vassal to vassal, Gbit/s", ["ours", "ours-switch", "c", "veth-routed", "veth-bridge"]),
+    ("across", "Vassal to vassal, Gbit/s", ["ours", "ours-switch", "ours-offload-switch", "c", "veth-routed", "veth-bridge"]),
     ("udp", "64-byte UDP received, kpps", ENDS),
     ("tcp_rtt", "Round trip of 1 byte, us (less is better)", ENDS),
     ("rtt", "Round trip of a ping, us (less is better)", ENDS),
@@ -18,6 +18,8 @@ PANELS = [
 SHORT = {
     "ours": "this plugin",
     "ours-switch": "switched",
+    "ours-offload": "in the kernel",
+    "ours-offload-switch": "switched, kernel",
     "c": "C plugin",
     "veth": "veth",
     "veth-routed": "veth routed",

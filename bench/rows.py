@@ -4,13 +4,14 @@ import time
 
 import captures
 import floods
+import many
 import probes
 import shapes
 from kinds import Figure, Row, Target, Times
 
 # Subjects with a client inside and a server outside.
 ENDS = ["ours", "ours-offload", "c", "relay", "veth", "slirp4netns", "pasta"]
-IDLE = ["ours-idle-attached", "c-idle"]
+IDLE = ["ours-idle-attached", "ours-offload-idle", "c-idle"]
 # These are left out of full runs, which take long enough without them.
 LARGE_MTU = ["slirp4netns-65520", "pasta-65520"]
 IDLE_STREAMS = ["ours-idle"]
@@ -23,8 +24,10 @@ ACROSS_SWITCHED = ["ours-switch", "ours-offload-switch", "veth-bridge"]
 # Two hosts with a router each, which exchange packets by their gateways.
 HOSTS = ["ours-gateways", "c-gateways"]
 # Vassals that flood, and others.
-CROWD = ["crowd"]
-FLOODED_CROWD = ["crowd", "veth-crowd"]
+CROWD = ["crowd", "crowd-offload"]
+FLOODED_CROWD = [*CROWD, "veth-crowd"]
+# A hundred vassals.
+MANY = ["many", "many-offload", "veth-many"]
 FLOODED = {"/ veth": "veth-crowd"}
 # The speed of IPv6 relative to IPv4 is measured for ours and for the subject that it is compared with.
 IPV6 = ["ours", "veth"]
@@ -92,6 +95,9 @@ FIGURES = {
     "flood_in_paced_quiet_lost": Figure("Pings lost beside TCP, before these", "%"),
     "flood_in_paced_quiet_p99": Figure("Ping beside TCP, before these, 99th percentile", "ms"),
     "flood_in_paced_read": Figure("Packets that the router reads while the host sends a vassal 149 kpps", "kpps", 1),
+    "many": Figure("100 vassals with a stream each, together", "Gbit/s", references={"/ veth": "veth-many"}),
+    "many_least": Figure("The slowest of these streams", "of their mean"),
+    "many_greatest": Figure("The fastest of these streams", "of their mean"),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
 FIGURES |= captures.FIGURES | shapes.FIGURES
@@ -189,6 +195,7 @@ ROWS = {
     "flood-in": Row(FLOODED_CROWD, floods.flood_in, is_quick=False),
     "flood-in-twice": Row(FLOODED_CROWD, floods.flood_in_twice, is_quick=False),
     "flood-in-paced": Row(CROWD, floods.flood_in_paced, is_quick=False),
+    "many": Row(MANY, many.many, is_quick=False),
     "tcp-out-6": Row(IPV6, tcp_out, on_demand=["relay"], version=6),
     "tcp-in-6": Row(IPV6, tcp_in, on_demand=["relay"], version=6),
     "across-6": Row(ACROSS_SWITCHED, across, on_demand=["ours", "veth-routed"], version=6),
@@ -224,6 +231,17 @@ TARGETS = [
     Target("round trip over TCP in the kernel / veth", "tcp_rtt", "ours-offload", "veth", 1.15, is_ceiling=True),
     Target("connections, in the kernel / by the router", "connects", "ours-offload", "ours", 0.95),
     Target("vassal to vassal, in the kernel / bridge", "across", "ours-offload-switch", "veth-bridge", 0.95),
+    Target("TCP out in the kernel, idle peers / none", "tcp_out", "ours-offload-idle", "ours-offload", 0.95),
+    Target("small UDP in the kernel, idle peers / none", "udp", "ours-offload-idle", "ours-offload", 0.95),
+    Target("100 vassals in the kernel / veth", "many", "many-offload", "veth-many", 0.9),
+    Target("the slowest of 100 vassals in the kernel, of their mean", "many_least", "many-offload", None, 0.8),
+    Target("the fastest of 100 vassals in the kernel, of their mean", "many_greatest", "many-offload", None, 1.2, is_ceiling=True),
+    Target("TCP out, in the kernel, beside 10 floods, of its share", "flood_out_tcp_out", "crowd-offload", None, 0.8),
+    Target("TCP in, in the kernel, beside 10 floods, of its share", "flood_out_tcp_in", "crowd-offload", None, 0.8),
+    Target("ping p99, in the kernel, beside 10 floods, ms", "flood_out_p99", "crowd-offload", None, 20, is_ceiling=True),
+    Target("pings lost, in the kernel, host floods another, %", "flood_in_lost", "crowd-offload", None, 0, is_ceiling=True),
+    Target("TCP out, in the kernel, host floods another", "flood_in_tcp_out", "crowd-offload", None, 0.5),
+    Target("TCP in, in the kernel, host floods another", "flood_in_tcp_in", "crowd-offload", None, 0.5),
     Target("TCP out, IPv6 / IPv4", "tcp_out_6", "ours", None, 0.95, twin="tcp_out"),
     Target("TCP in, IPv6 / IPv4", "tcp_in_6", "ours", None, 0.95, twin="tcp_in"),
     Target("vassal to vassal, switched, IPv6 / IPv4", "across_6", "ours-switch", None, 0.95, twin="across"),

@@ -15,7 +15,7 @@ use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Hooks, remove_all};
 use tuntap_offload::programs::Programs;
-use tuntap_router::{Heartbeat, KernelEndpoint, Pulse};
+use tuntap_router::{Heartbeat, KernelEndpoint, Pulse, priority};
 use tuntap_sys::log::Event;
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::process;
@@ -64,8 +64,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     if std::env::var_os("UWSGI_TUNTAP_HOOK").is_some_and(|hook| hook == "none") {
         return Err("the kernel has no BPF, for a test".to_owned());
     }
-    let (verdicts, places) = KernelEndpoint::size(config().limits.flows);
-    let maps = Arc::new(Maps::new(verdicts, places).map_err(|error| error.to_string())?);
+    let verdicts = KernelEndpoint::size(config().limits.flows);
+    let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
     let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (endpoint, socket) = KernelEndpoint::new(Arc::clone(&maps)).map_err(pair)?;
@@ -80,6 +80,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     endpoint.descriptors().chain(programs.descriptors()).chain([socket.as_fd()]).for_each(uwsgi::keep_open);
     guard.iter().for_each(|guard| uwsgi::keep_open(guard.as_fd()));
     MAKERS.needs().insert(spec.device.clone(), Maker { maps, programs, socket, guard });
+    let line = format!("[tuntap-router] {}: decided flows can pass in the kernel ({})", spec.device, hooks());
+    uwsgi::log(Event::KernelPath, &line);
     Ok(endpoint)
 }
 
@@ -129,12 +131,17 @@ fn serve(
     heartbeat: Option<Arc<Heartbeat>>,
 ) -> String {
     let device = spec.device.as_str();
-    // It is the master's.
-    drop(guard);
     let master = match process::watch_parent() {
         Ok(master) => master,
         Err(errno) => return format!("the master can't be watched: {errno}"),
     };
+    // Where many processes want the processors, there are many flows, and the router has to do what pairs would.
+    priority::take(
+        config().priority,
+        uwsgi::LOGGER,
+        &format!("{device}: pair process"),
+        "on a busy machine it may take long until packets of new vassals pass in the kernel",
+    );
     // Two descriptors for each pair.
     if let Err(errno) = process::raise_descriptor_limit() {
         uwsgi::log(
@@ -150,7 +157,8 @@ fn serve(
     let log = |notice: &tuntap_offload::Notice| {
         uwsgi::log(Event::RouterFault, &format!("[tuntap-router] {device}: {notice}"))
     };
-    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: device.to_owned(), socket, master };
+    let name = device.to_owned();
+    let config = tuntap_offload::Config { maps, programs, hooks: hooks(), device: name, guard, socket, master };
     match tuntap_offload::run(
         config,
         || MAKERS.confine(device, &tuntap_offload::CAPABILITIES, &tuntap_offload::SYSCALLS),

@@ -17,6 +17,7 @@ mod fairness;
 mod gateway;
 mod lifecycle;
 mod offers;
+mod old_kernel;
 mod polling;
 mod quarantine;
 mod streams;

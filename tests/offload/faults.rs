@@ -64,6 +64,8 @@ fn killed_processes_cost_no_connection() {
     assert_eq!(pairs(&emperor.netns), 2, "one for each vassal");
 }
 
+const RENAMED: &str = "ip link set tv0 name mine";
+
 #[test]
 fn vassal_that_breaks_its_pair_goes_by_the_router() {
     let emperor = start(emperor());
@@ -74,7 +76,7 @@ fn vassal_that_breaks_its_pair_goes_by_the_router() {
         "ip link del tv0",
         "tc qdisc del dev tv0 clsact",
         &moved,
-        "ip link set tv0 name mine",
+        RENAMED,
     ];
     // Each has a vassal of its own, since one whose pair was lost gets the next one only after a while.
     let broken = [0, 1, 2, 3, 4, 5].map(|number: u8| {
@@ -87,9 +89,16 @@ fn vassal_that_breaks_its_pair_goes_by_the_router() {
     });
     for (damage, (net, flow)) in damages.iter().zip(&broken) {
         let mark = emperor.log.mark();
-        net.sh(damage);
+        // Before Linux 6.2, an interface that is up keeps its name.
+        let is_busy = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).contains("busy");
+        if *damage == RENAMED && is_busy(&net.output(&["sh", "-c", damage])) {
+            continue;
+        }
+        if *damage != RENAMED {
+            net.sh(damage);
+        }
         wait::until_true(damage, wait::LONG, || (0..5).all(|_| flow.pass()));
-        if *damage == "ip link set tv0 name mine" {
+        if *damage == RENAMED {
             // That changes nothing.
             assert!(!emperor.log.since(mark).contains("pair"), "{damage}");
             assert!(net.has_device("mine"));

@@ -7,9 +7,10 @@ use crate::common::netns::Netns;
 use crate::common::wait;
 use crate::world::{Datagrams, V1_6, V2_6, emperor_without, pair_packets, start, vassal};
 
+/// As Linux 6.1: without TCX, and without RWF_NOWAIT for TUN devices.
 #[test]
 fn kernel_without_tcx_has_the_path_by_clsact() {
-    let emperor = start(emperor_without("clsact", "auto"));
+    let emperor = start(emperor_without("clsact", "auto").line("env = UWSGI_TUNTAP_TUN=blocking"));
     let [first, second] = [("v1", V1, V1_6), ("v2", V2, V2_6)]
         .map(|(name, address, address_6)| emperor.start_attached(&vassal(name, address, address_6)));
     let host = Datagrams::open(&first, V1, &emperor.netns, EMPEROR);

@@ -167,24 +167,24 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 start, __u8 direct
 	return parse_transport(skb, packet);
 }
 
-/* The kernel's own struct sk_buff, which the context is. */
-#define READ(to, field) bpf_probe_read_kernel(&(to), sizeof(to), (void *)skb + layout.field)
+/* From the kernel's own struct sk_buff, which the context is. */
+#define READ(to, offset) bpf_probe_read_kernel(to, sizeof *(to), (void *)skb + (offset))
 
-/*
- * Returns true if a GSO packet would be cut in a way that the router would refuse: into too many pieces, or not as its
- * protocol is.
- */
+/* Returns true if a GSO packet would be cut into too many pieces, or not as its protocol is: the router would refuse it. */
 static __always_inline int is_cut_badly(struct __sk_buff *skb, const struct packet *packet)
 {
-	__u32 size = skb->gso_size, end = 0, type = 0, allowed;
-	__u64 head = 0;
+	struct {
+		__u32 end;
+		__u64 head;
+	} __attribute__((packed)) buffer;
+	__u32 size = skb->gso_size, type = 0, allowed;
 
 	if (!size)
 		return 0;
 	if (skb->len <= packet->payload || (skb->len - packet->payload - 1) / size >= MAX_SEGMENTS)
 		return 1;
-	if (READ(head, head) || READ(end, end) ||
-	    bpf_probe_read_kernel(&type, sizeof type, (void *)(head + end + layout.gso_type)))
+	if (READ(&buffer, layout.end) ||
+	    bpf_probe_read_kernel(&type, sizeof type, (void *)(buffer.head + buffer.end + layout.gso_type)))
 		return 1;
 	if (packet->key.protocol == IPPROTO_TCP)
 		allowed = SKB_GSO_TCP_ECN | SKB_GSO_TCP_FIXEDID |
@@ -198,79 +198,145 @@ static __always_inline int is_cut_badly(struct __sk_buff *skb, const struct pack
 
 /*
  * Returns true if the kernel would write a checksum elsewhere than into that of the transport header. Who may open packet
- * sockets can ask for that (packet(7), PACKET_VNET_HDR), and have ports or addresses changed after they were judged.
+ * sockets can ask for that (packet(7), PACKET_VNET_HDR), and have ports or addresses changed after they were judged. So it is
+ * with what is tunneled in UDP, too, without any ill intent. `start` is where the IP header is, as in parse().
  */
-static __always_inline int has_forged_checksum(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline int has_other_checksum(struct __sk_buff *skb, const struct packet *packet, __u32 start)
 {
-	__u64 head = 0, data = 0;
-	__u16 start = 0, offset = 0;
-	__u8 summed = 0, protocol = packet->key.protocol;
+	__u8 part[CHECKSUM_PART_LEN] __attribute__((aligned(8))), protocol = packet->key.protocol;
+	__u16 begin, offset, network;
 
-	if (READ(summed, ip_summed))
+	if (READ(&part, layout.checksum))
 		return 1;
-	if ((summed >> (layout.ip_summed_shift & 7) & 3) != CHECKSUM_PARTIAL)
+	if ((part[layout.ip_summed] >> (layout.ip_summed_shift & 7) & 3) != CHECKSUM_PARTIAL)
 		/* Each piece of a GSO packet needs a checksum of its own. */
 		return skb->gso_size != 0;
-	if (READ(head, head) || READ(data, data) || READ(start, csum_start) || READ(offset, csum_offset))
-		return 1;
-	if ((__u64)start != data - head + packet->transport)
+	begin = *(__u16 *)(part + layout.csum_start);
+	offset = *(__u16 *)(part + layout.csum_offset);
+	network = *(__u16 *)(part + layout.network_header);
+	/* All three count from the start of the buffer. What gives the packet to a program has set that of the IP header. */
+	if (begin != network + (packet->transport - start))
 		return 1;
 	return offset != (protocol == IPPROTO_TCP ? 16 : protocol == IPPROTO_UDP ? 6 : 2);
 }
 
-/* The verdict for a packet that is about to enter a pair, or has come by one. */
-static __always_inline struct verdict *verdict_of(const struct packet *packet, int is_entry, struct record **record)
+/* A number with a version, as it stands in a record. */
+static __always_inline __u64 stamped(__u64 number, __u32 version)
 {
-	struct verdict *verdict = bpf_map_lookup_elem(&flows, &packet->key);
-	volatile struct record *found;
-
-	if (!verdict)
-		return 0;
-	*record = bpf_map_lookup_elem(&records, &verdict->place);
-	if (!*record)
-		return 0;
-	found = *record;
-	return (is_entry ? found->entry : found->generation) == control.generation ? verdict : 0;
-}
-
-static __always_inline void count(struct record *record, __u32 len)
-{
-	record->last = bpf_ktime_get_coarse_ns();
-	__sync_fetch_and_add(&record->packets, 1);
-	__sync_fetch_and_add(&record->bytes, len);
+	return number | (__u64)version << STAMP_SHIFT;
 }
 
 /*
- * Sends a packet of a TUN device by the pair. It needs a link layer header there, of which the type alone matters
- * (bpf_redirect_neigh drops packets of devices without one).
+ * Takes a number out of a record. Returns 0 if it is of another version: then the record serves another flow by now. So it does if
+ * the number is 0.
  */
-static __always_inline int to_pair(struct __sk_buff *skb, __u32 end)
+static __always_inline __u32 number_of(__u64 number, __u32 version)
+{
+	return number >> STAMP_SHIFT == version ? (__u32)number : 0;
+}
+
+static __always_inline int holds(const volatile struct record *record, __u32 version)
+{
+	return record->generation == stamped(control.generation, version);
+}
+
+/* Returns true if this version of a record is for the packet, which has come by `from`, and lets it pass. */
+static __always_inline int is_for(const volatile struct record *record, __u32 version, const struct packet *packet,
+				  __u32 from)
+{
+	const struct flow_key *key = &packet->key;
+	__u64 difference;
+	int i;
+
+	difference = record->transport ^
+		     stamped(*(const __u32 *)&key->source_port | (__u64)key->protocol << 32, version);
+#pragma unroll
+	for (i = 0; i < 4; i++) {
+		difference |= record->source[i] ^ stamped(key->source[i], version);
+		difference |= record->destination[i] ^ stamped(key->destination[i], version);
+	}
+	difference |= record->from ^ stamped(from, version);
+	return !difference && holds(record, version);
+}
+
+static __always_inline void count(struct record *record, __u32 version, __u32 len)
+{
+	__sync_fetch_and_add(&record->passed[version & 1].packets, 1);
+	__sync_fetch_and_add(&record->passed[version & 1].bytes, len);
+}
+
+/* The verdict for a packet that is about to enter a pair. */
+static __always_inline struct record *record_of(const struct packet *packet, __u32 *place, __u32 *version)
+{
+	volatile __u64 *found = bpf_map_lookup_elem(&flows, &packet->key);
+	union {
+		__u64 number;
+		struct verdict verdict;
+	} value;
+
+	if (!found)
+		return 0;
+	value.number = *found;
+	*place = value.verdict.place;
+	*version = value.verdict.version;
+	return bpf_map_lookup_elem(&records, place);
+}
+
+/*
+ * The link layer header of packets in pairs, of which the kernel reads the type alone. The first byte is not that of a multicast
+ * address. In the others peer_out says where the record is, so that host_in needn't look for it. It is a hint: host_in believes
+ * nothing of it.
+ */
+struct hint {
+	__u8 unused[2]; /* behind these, numbers are aligned as in an IP header */
+	__u32 place;
+	__u32 version;
+	__u8 unused_too[2];
+	__be16 protocol;
+} __attribute__((packed));
+
+/* Sends a packet of a TUN device by the pair (bpf_redirect_neigh drops packets of devices without a link layer header). */
+static __always_inline int to_pair(struct __sk_buff *skb, __u32 end, __u32 place, __u32 version)
 {
 	__be16 protocol = skb->protocol;
-	struct ethhdr *header;
+	struct hint *hint;
 
-	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+	if (bpf_skb_change_head(skb, sizeof *hint, 0))
 		return TC_ACT_SHOT;
-	header = (void *)bytes_at(skb, 0, ETH_HLEN);
-	if (!header)
+	hint = (void *)bytes_at(skb, 0, sizeof *hint);
+	if (!hint)
 		return TC_ACT_SHOT;
-	header->h_proto = protocol;
+	hint->place = place;
+	hint->version = version;
+	hint->protocol = protocol;
 	return bpf_redirect(end, 0);
+}
+
+/* The pair with this index. */
+static __always_inline struct pair *pair_at(__u32 index)
+{
+	__u32 place = index & (MAX_PAIRS - 1);
+	struct pair *pair = bpf_map_lookup_elem(&pairs, &place);
+
+	return pair && (__u32)pair->indexes == index ? pair : 0;
 }
 
 /* On the egress of the peer's device. Both ends of a pair have the same index. */
 SEC("tc/peer_out") int peer_out(struct __sk_buff *skb)
 {
 	struct packet packet;
-	struct record *record;
-	struct verdict *verdict;
+	__u32 place, version, end;
+	volatile struct record *record;
 
 	if (parse(skb, 0, FROM_PEER, &packet))
 		return TC_ACT_OK;
-	verdict = verdict_of(&packet, 1, &record);
-	if (!verdict || is_cut_badly(skb, &packet))
+	record = record_of(&packet, &place, &version);
+	if (!record || !holds(record, version))
 		return TC_ACT_OK;
-	return to_pair(skb, verdict->from);
+	end = number_of(record->from, version);
+	if (!end || is_cut_badly(skb, &packet) || has_other_checksum(skb, &packet, 0))
+		return TC_ACT_OK;
+	return to_pair(skb, end, place, version);
 }
 
 /* On the ingress of the pair, at the host. */
@@ -278,28 +344,41 @@ SEC("tc/host_in") int host_in(struct __sk_buff *skb)
 {
 	struct packet packet;
 	struct claim claim = {.end = skb->ifindex};
-	struct pair *pair = bpf_map_lookup_elem(&pairs, &claim.end);
-	struct record *record;
-	struct verdict *verdict;
+	struct record *record = 0;
+	struct hint *hint;
+	struct pair *pair;
+	__u32 place, version, to;
+	__u64 found;
 
-	if (!pair)
-		return TC_ACT_SHOT;
 	if (parse(skb, ETH_HLEN, FROM_PEER, &packet))
 		goto undecided;
 	__builtin_memcpy(claim.address, packet.key.source, sizeof claim.address);
 	if (!bpf_map_lookup_elem(&claims, &claim)) {
-		__sync_fetch_and_add(&pair->spoofed, 1);
+		pair = pair_at(claim.end);
+		if (pair)
+			__sync_fetch_and_add(&pair->spoofed, 1);
 		return TC_ACT_SHOT;
 	}
-	verdict = verdict_of(&packet, 0, &record);
-	if (!verdict || verdict->from != claim.end || is_cut_badly(skb, &packet) || has_forged_checksum(skb, &packet))
+	hint = (void *)bytes_at(skb, 0, sizeof *hint);
+	if (!hint)
 		goto undecided;
-	count(record, skb->len - ETH_HLEN);
-	if (verdict->to)
-		return bpf_redirect(verdict->to, 0);
+	place = hint->place;
+	version = hint->version;
+	record = bpf_map_lookup_elem(&records, &place);
+	if (!record || version >> STAMP_BITS || !is_for(record, version, &packet, claim.end))
+		goto undecided;
+	found = *(volatile __u64 *)&record->to;
+	if (found >> STAMP_SHIFT != version || is_cut_badly(skb, &packet) || has_other_checksum(skb, &packet, ETH_HLEN))
+		goto undecided;
+	count(record, version, skb->len - ETH_HLEN);
+	to = found;
+	if (to)
+		return bpf_redirect(to, 0);
 	return bpf_redirect(control.device, BPF_F_INGRESS);
 undecided:
-	__sync_fetch_and_add(&pair->undecided, 1);
+	pair = pair_at(claim.end);
+	if (pair)
+		__sync_fetch_and_add(&pair->undecided, 1);
 	return TC_ACT_SHOT;
 }
 
@@ -308,25 +387,32 @@ SEC("tc/host_out") int host_out(struct __sk_buff *skb)
 {
 	struct packet packet;
 	struct record *record;
-	struct verdict *verdict;
+	__u32 place, version, to;
 
 	if (parse(skb, 0, FROM_HOST, &packet))
 		return TC_ACT_OK;
-	verdict = verdict_of(&packet, 1, &record);
-	if (!verdict || verdict->from || !verdict->to || is_cut_badly(skb, &packet) ||
-	    has_forged_checksum(skb, &packet))
+	record = record_of(&packet, &place, &version);
+	if (!record || !is_for(record, version, &packet, 0))
 		return TC_ACT_OK;
-	count(record, skb->len);
-	return to_pair(skb, verdict->to);
+	to = number_of(*(volatile __u64 *)&record->to, version);
+	if (!to || is_cut_badly(skb, &packet) || has_other_checksum(skb, &packet, 0))
+		return TC_ACT_OK;
+	count(record, version, skb->len);
+	return to_pair(skb, to, 0, 0);
 }
 
 /* On the ingress of the pair, at the peer. What comes here, the host has sent. */
 SEC("tc/peer_in") int peer_in(struct __sk_buff *skb)
 {
-	__u32 end = skb->ifindex;
-	struct pair *pair = bpf_map_lookup_elem(&pairs, &end);
+	volatile struct pair *pair;
+	__u32 place = skb->ifindex & (MAX_PAIRS - 1);
+	__u64 indexes;
 
-	return pair ? bpf_redirect(pair->device, BPF_F_INGRESS) : TC_ACT_SHOT;
+	pair = bpf_map_lookup_elem(&pairs, &place);
+	if (!pair)
+		return TC_ACT_SHOT;
+	indexes = pair->indexes;
+	return (__u32)indexes == skb->ifindex ? bpf_redirect(indexes >> 32, BPF_F_INGRESS) : TC_ACT_SHOT;
 }
 
 /* bpf_probe_read_kernel is for programs under a licence that is compatible with the GPL. */

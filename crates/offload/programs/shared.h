@@ -15,22 +15,35 @@ struct flow_key {
 #define FROM_PEER 0
 #define FROM_HOST 1
 
-/* What becomes of these packets. They come and go by ends of pairs at the host, named by index; 0 is the router's device. */
+/*
+ * Where the record of these packets is, and which version of it is theirs. Read and written as a whole, as one number: an element
+ * that a program has found may become another one's at any time.
+ */
 struct verdict {
-	__u32 place; /* of its record */
-	__u32 from;
-	__u32 to;
-	__u32 unused;
+	__u32 place;
+	__u32 version;
 };
 
-/* Mapped by the router's process, which makes a verdict void by one store. */
+/*
+ * What becomes of the packets of a flow, and how many have passed. It serves one flow after the other. Each of the first numbers has
+ * the version in its upper STAMP_BITS bits: numbers with the same one were written for the same flow, in whichever order they are
+ * read, and whatever is written meanwhile. See src/maps.rs for how it is written.
+ */
 struct record {
-	__u64 packets;
-	__u64 bytes;
-	__u64 last; /* when the last packet has passed: nanoseconds of CLOCK_MONOTONIC */
-	__u32 generation; /* the verdict holds in this one; 0: in none */
-	__u32 entry;      /* in this one, packets enter a pair by it; 0: only those that are on their way pass */
+	__u64 generation; /* the flow passes in this one; 0, without a version: in none */
+	__u64 from;       /* packets come by this end of a pair at the host, named by its index; 0 is the router's device */
+	__u64 to;         /* and leave by this one */
+	__u64 transport;  /* source port, destination port and protocol of struct flow_key, from the lowest bits on */
+	__u64 source[4];
+	__u64 destination[4];
+	struct {
+		__u64 packets;
+		__u64 bytes;
+	} passed[2]; /* of even versions, and of odd ones */
 };
+
+#define STAMP_BITS 24
+#define STAMP_SHIFT (64 - STAMP_BITS)
 
 /* An address that a peer holds. */
 struct claim {
@@ -38,13 +51,15 @@ struct claim {
 	__u32 address[4];
 };
 
-/* A pair of devices, by the index that both have, each in its namespace. */
+/* A pair of devices. Its place is in the lower bits of the index that both ends have, each in its namespace. */
 struct pair {
-	__u32 device; /* index of the peer's device in its namespace */
-	__u32 unused;
+	__u64 indexes; /* of both ends, and in the upper half of the peer's device in its namespace; 0: there is none */
 	__u64 spoofed;
 	__u64 undecided;
 };
+
+/* As MAX_PAIRS in src/maps.rs: places of pairs. A power of 2. */
+#define MAX_PAIRS 4096
 
 /* Mapped by the router's process. */
 struct control {
@@ -52,14 +67,17 @@ struct control {
 	__u64 device; /* index of the router's device */
 };
 
-/* Where the running kernel has what __sk_buff doesn't show, in bytes. Read from its BTF by src/btf.rs. */
+/* Where the running kernel has what __sk_buff doesn't show, in bytes. Read from its BTF by src/maps.rs. */
 struct kernel_layout {
-	__u32 head; /* these in struct sk_buff */
-	__u32 data;
-	__u32 end;
+	__u32 checksum; /* the part of struct sk_buff with the next four. These are offsets in it. */
 	__u32 csum_start;
 	__u32 csum_offset;
+	__u32 network_header;
 	__u32 ip_summed;
 	__u32 ip_summed_shift; /* in bits */
+	__u32 end; /* in struct sk_buff, and right behind it there is its head */
 	__u32 gso_type; /* in struct skb_shared_info */
 };
+
+/* As in src/maps.rs: bytes of that part of struct sk_buff. */
+#define CHECKSUM_PART_LEN 64

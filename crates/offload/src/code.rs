@@ -9,10 +9,6 @@ use super::maps::Maps;
 /// The programs' licence: bpf_probe_read_kernel is only for those that are compatible with the GPL (linux/license.h).
 const LICENSE: &CStr = c"Dual MIT/GPL";
 
-/// The helper functions bpf_ktime_get_coarse_ns (Linux 5.11) and bpf_ktime_get_ns, which is slower (`enum bpf_func_id`).
-const COARSE_TIME: u32 = 160;
-const FINE_TIME: u32 = 5;
-
 /// What instructions name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -57,9 +53,6 @@ impl Code {
             let is_one = Instruction::load_map(&mut instructions, *at, map, is_value);
             debug_assert!(is_one, "{:?} has no map at {at}", self.name);
         }
-        Program::load(self.name, LICENSE, &instructions).or_else(|_| {
-            Instruction::replace_calls(&mut instructions, COARSE_TIME, FINE_TIME);
-            Program::load(self.name, LICENSE, &instructions)
-        })
+        Program::load(self.name, LICENSE, &instructions)
     }
 }

@@ -11,6 +11,7 @@ pub mod programs;
 pub mod protocol;
 mod run;
 mod sandbox;
+pub mod verdicts;
 
 pub use run::{Config, End, Notice, run};
 pub use sandbox::{CAPABILITIES, SYSCALLS};

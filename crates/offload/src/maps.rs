@@ -1,19 +1,18 @@
 //! The maps: what programs and the router's process share. programs/shared.h has the same for the programs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use thiserror::Error;
 use tuntap_sys::bpf::{Map, MapKind};
-use tuntap_sys::process::monotonic_time;
 
 use super::btf::{Btf, BtfError};
 
-/// Most pairs of a router.
+/// Most pairs of a router: a power of 2, since the lower bits of a pair's index are its place.
 pub const MAX_PAIRS: u32 = 4096;
 
 /// Most addresses that all peers with pairs hold together. The core lets a peer have 9, so that none finds the map full. Memory is taken
@@ -21,31 +20,39 @@ pub const MAX_PAIRS: u32 = 4096;
 const MAX_CLAIMS: u32 = 16 * MAX_PAIRS;
 
 /// Bytes of keys and values.
-const KEY_LEN: usize = 40;
-const VERDICT_LEN: usize = 16;
+pub(crate) const KEY_LEN: usize = 40;
+pub(crate) const VERDICT_LEN: usize = 8;
 const CLAIM_LEN: usize = 20;
-const PAIR_LEN: usize = 24;
 const LAYOUT_LEN: usize = 32;
-const INDEX_LEN: usize = 4;
+pub(crate) const INDEX_LEN: usize = 4;
 
-/// Words of a record, and where it has what. The lower half of the last one is the generation in which the verdict holds, the upper
-/// half that in which packets enter a pair by it.
-const RECORD_WORDS: usize = 4;
-const PACKETS: usize = 0;
-const BYTES: usize = 1;
-const LAST: usize = 2;
-const VALIDITY: usize = 3;
+/// Words of a record, and where it has what. Each of them but the counters has a version in its upper bits.
+pub(crate) const RECORD_WORDS: usize = 16;
+pub(crate) const RECORD_GENERATION: usize = 0;
+pub(crate) const RECORD_FROM: usize = 1;
+pub(crate) const RECORD_TO: usize = 2;
+pub(crate) const RECORD_TRANSPORT: usize = 3;
+pub(crate) const RECORD_ADDRESSES: usize = 4;
+/// Packets and bytes of even versions, and then of odd ones.
+pub(crate) const RECORD_PASSED: usize = 12;
+
+/// Bits of the version in a word, which are the upper ones.
+pub(crate) const STAMP_BITS: u32 = 24;
+pub(crate) const STAMP_SHIFT: u32 = u64::BITS - STAMP_BITS;
+
+/// Words of a pair, and where it has what.
+const PAIR_WORDS: usize = 3;
+const PAIR_INDEXES: usize = 0;
+const PAIR_SPOOFED: usize = 1;
+const PAIR_UNDECIDED: usize = 2;
 
 /// Words of the value that the router's process changes, and where it has what.
 const CONTROL_WORDS: usize = 2;
-const CONTROL_GENERATION: usize = 0;
+pub(crate) const CONTROL_GENERATION: usize = 0;
 const CONTROL_DEVICE: usize = 1;
 
-/// A generation in which no verdict holds.
-const NO_GENERATION: u64 = u64::MAX;
-
-/// How long a verdict that was taken back lets those packets pass that are on their way by it.
-const LINGER: Duration = Duration::from_millis(100);
+/// Bytes of the part of struct sk_buff that programs read for checksums.
+const CHECKSUM_PART_LEN: u32 = 64;
 
 /// The one key of an array with one value.
 const ONLY: [u8; INDEX_LEN] = [0; INDEX_LEN];
@@ -58,7 +65,18 @@ pub enum MapsError {
     Map(#[from] Errno),
     /// The layout of its packets is not known.
     #[error(transparent)]
-    Layout(#[from] BtfError),
+    Layout(#[from] LayoutError),
+}
+
+/// Why programs can't read what they need of packets.
+#[derive(Debug, Error)]
+pub enum LayoutError {
+    /// The kernel doesn't say where it has it.
+    #[error(transparent)]
+    Unknown(#[from] BtfError),
+    /// The kernel doesn't have it in one piece.
+    #[error("this kernel's struct sk_buff has {0} and {1} further apart than any that is known")]
+    Apart(&'static str, &'static str),
 }
 
 /// The index of a network interface in its namespace; for a pair, of both ends in theirs.
@@ -90,7 +108,7 @@ pub enum End {
 
 impl End {
     /// No interface has the index 0.
-    const fn code(self) -> u32 {
+    pub(crate) const fn code(self) -> u32 {
         match self {
             Self::Host => 0,
             Self::Pair(index) => index,
@@ -105,7 +123,8 @@ pub struct Passed {
     pub packets: u64,
     /// Bytes of IP packets.
     pub bytes: u64,
-    /// Time since the last one, or since the verdict was given.
+    /// Time since a look at the verdict has shown the last one, or since the verdict was given. The packet has passed between that look
+    /// and the one before it.
     pub idle: Duration,
 }
 
@@ -132,20 +151,20 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Makes the maps, for so many verdicts with places below `places`. Needs CAP_BPF.
-    pub fn new(verdicts: u32, places: u32) -> Result<Self, MapsError> {
+    /// Makes the maps, for so many verdicts. Needs CAP_BPF.
+    pub fn new(verdicts: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
         let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
             turnstile: Map::holding(c"tuntap_turn", &control)?,
             flows: Map::new(c"tuntap_flows", MapKind::Hash, KEY_LEN, VERDICT_LEN, verdicts)?,
-            records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, places)?,
+            records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, verdicts)?,
             claims: Map::new(c"tuntap_claims", MapKind::SparseHash, CLAIM_LEN, INDEX_LEN, MAX_CLAIMS)?,
-            pairs: Map::new(c"tuntap_pairs", MapKind::SparseHash, INDEX_LEN, PAIR_LEN, MAX_PAIRS)?,
+            pairs: Map::new(c"tuntap_pairs", MapKind::Words, INDEX_LEN, PAIR_WORDS * WORD, MAX_PAIRS)?,
             control,
             layout: Map::new(c"tuntap_layout", MapKind::Constants, INDEX_LEN, LAYOUT_LEN, 1)?,
         };
-        maps.layout.set(&ONLY, &layout(&Btf::of_kernel()?)?)?;
+        maps.layout.set(&ONLY, &layout(&Btf::of_kernel().map_err(LayoutError::from)?)?)?;
         maps.layout.freeze()?;
         Ok(maps)
     }
@@ -169,24 +188,13 @@ impl Maps {
         Ok(())
     }
 
-    /// Adds a pair, whose peer's device has this index in its namespace.
-    pub fn add_pair(&self, pair: Index, device: Index) -> nix::Result<()> {
-        let mut value = [0; PAIR_LEN];
-        value[..INDEX_LEN].copy_from_slice(&device.to_ne_bytes());
-        self.pairs.set(&pair.to_ne_bytes(), &value)
-    }
-
-    /// Forgets a pair.
-    pub fn remove_pair(&self, pair: Index) -> nix::Result<bool> {
-        self.pairs.remove(&pair.to_ne_bytes())
-    }
-
     /// Returns what was dropped at a pair. `None` if it isn't known.
     pub fn dropped(&self, pair: Index) -> nix::Result<Option<Dropped>> {
-        let mut value = [0; PAIR_LEN];
-        let is_known = self.pairs.get(&pair.to_ne_bytes(), &mut value)?;
-        let word = |at: usize| value[at..].first_chunk().copied().map_or(0, u64::from_ne_bytes);
-        Ok(is_known.then(|| Dropped { spoofed: word(8), undecided: word(16) }))
+        let mut value = [0; PAIR_WORDS * size_of::<u64>()];
+        self.pairs.get(&place_of(pair).to_ne_bytes(), &mut value)?;
+        let word = |at: usize| value[at * size_of::<u64>()..].first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        let is_known = word(PAIR_INDEXES) & u64::from(Index::MAX) == u64::from(pair);
+        Ok(is_known.then(|| Dropped { spoofed: word(PAIR_SPOOFED), undecided: word(PAIR_UNDECIDED) }))
     }
 
     /// Says whether the peer of a pair holds an address. A pair lets in no other sources.
@@ -198,194 +206,112 @@ impl Maps {
     }
 }
 
-/// A verdict that was given.
+/// The pairs, as the process that makes them sees them: each has a place in memory that is shared with the programs.
 #[derive(Debug)]
-struct Given {
-    key: [u8; KEY_LEN],
-    /// What its record had counted before.
-    packets: u64,
-    bytes: u64,
-    /// It was taken back, and is removed then.
-    lingers_until: Option<Duration>,
+pub struct Places {
+    words: &'static [AtomicU64],
+    /// Those that were free for the longest time come first.
+    free: VecDeque<u32>,
 }
 
-/// The verdicts, as the router's process sees them. Most of it is memory that is shared with the programs.
-#[derive(Debug)]
-pub struct Verdicts<'a> {
-    maps: &'a Maps,
-    records: &'static [AtomicU64],
-    control: &'static [AtomicU64],
-    /// Those that are in the map, by their places.
-    given: HashMap<usize, Given>,
-    /// Their places, by what is in the map.
-    places: HashMap<[u8; KEY_LEN], usize>,
-    /// Places of those that were taken back, the first ones first. Some may have another verdict by now.
-    lingering: VecDeque<usize>,
-}
-
-impl<'a> Verdicts<'a> {
-    /// Maps the memory. Verdicts and claims of an earlier process are void.
-    pub fn new(maps: &'a Maps) -> nix::Result<Self> {
-        let (records, control) = (maps.records.map()?, maps.control.map()?);
-        control[CONTROL_GENERATION].store(NO_GENERATION, Ordering::SeqCst);
-        records.chunks(RECORD_WORDS).for_each(|record| record[VALIDITY].store(0, Ordering::Relaxed));
-        fence(Ordering::SeqCst);
-        maps.flows.clear()?;
-        maps.claims.clear()?;
-        Ok(Self { maps, records, control, given: HashMap::new(), places: HashMap::new(), lingering: VecDeque::new() })
+impl Places {
+    /// Maps the memory. Pairs of an earlier process are forgotten.
+    pub fn new(maps: &Maps) -> nix::Result<Self> {
+        let mut places = Self { words: maps.pairs.map()?, free: VecDeque::new() };
+        places.clear();
+        Ok(places)
     }
 
-    /// Gives a verdict. It holds while the generation is this one. `place` is that of its record: no other verdict has it. E2BIG if there
-    /// is no room, EINVAL for a place that there isn't.
-    pub fn give(&mut self, place: usize, generation: u32, key: &Key, from: End, to: End) -> nix::Result<()> {
-        let record = self.record(place).ok_or(Errno::EINVAL)?;
-        let key = encode(key, from);
-        // It has been taken back, and what has still passed is counted.
-        let before = self.given.get(&place).filter(|same| same.key == key).map(|same| (same.packets, same.bytes));
-        if before.is_none() {
-            self.remove(place);
-        }
-        // The flow may have had another place before.
-        if let Some(other) = self.places.get(&key).copied().filter(|other| *other != place) {
-            self.remove(other);
-        }
-        let mut value = [0; VERDICT_LEN];
-        let number = u32::try_from(place).map_err(|_| Errno::EINVAL)?;
-        for (at, number) in [(0, number), (4, from.code()), (8, to.code())] {
-            value[at..at + 4].copy_from_slice(&number.to_ne_bytes());
-        }
-        self.void(place);
-        record[LAST].store(now_nanos(), Ordering::Relaxed);
-        let (packets, bytes) = before.unwrap_or_else(|| counted(record));
-        self.maps.flows.set(&key, &value)?;
-        self.given.insert(place, Given { key, packets, bytes, lingers_until: None });
-        self.places.insert(key, place);
-        record[VALIDITY].store(u64::from(generation) << 32 | u64::from(generation), Ordering::SeqCst);
-        Ok(())
+    /// Forgets all pairs.
+    pub fn clear(&mut self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::SeqCst));
+        self.free = (0..MAX_PAIRS).collect();
     }
 
-    /// Makes a verdict void, by one store. What it has counted stays.
-    pub fn void(&self, place: usize) {
-        if let Some(record) = self.record(place) {
-            record[VALIDITY].store(0, Ordering::SeqCst);
-        }
+    /// Takes a free place, which is to be in the lower bits of the pair's index. `None` if there is none.
+    pub fn take(&mut self) -> Option<u32> {
+        self.free.pop_front()
     }
 
-    /// Makes all verdicts of other generations void, by one store.
-    pub fn set_generation(&self, generation: u32) {
-        self.control[CONTROL_GENERATION].store(generation.into(), Ordering::SeqCst);
+    /// Says that there is a pair with this index, whose peer's device has this index in its namespace.
+    pub fn set(&self, pair: Index, device: Index) {
+        let words = self.words_of(pair);
+        words[PAIR_SPOOFED].store(0, Ordering::Relaxed);
+        words[PAIR_UNDECIDED].store(0, Ordering::Relaxed);
+        // One store, so that programs see both indexes or neither.
+        words[PAIR_INDEXES].store(u64::from(device) << u32::BITS | u64::from(pair), Ordering::SeqCst);
     }
 
-    /// Takes back a verdict, and returns what has passed by it. If it isn't void, packets that are on their way by it still pass.
-    pub fn withdraw(&mut self, place: usize) -> Passed {
-        let passed = self.passed(place).unwrap_or_default();
-        if let (Some(record), Some(given)) = (self.record(place), self.given.get_mut(&place)) {
-            // No packet enters any more.
-            record[VALIDITY].fetch_and(u64::from(u32::MAX), Ordering::SeqCst);
-            given.packets += passed.packets;
-            given.bytes += passed.bytes;
-            if given.lingers_until.replace(monotonic_time() + LINGER).is_none() {
-                self.lingering.push_back(place);
-            }
-        }
-        passed
+    /// Forgets a pair, if there was one, and frees its place.
+    pub fn release(&mut self, pair: Index) {
+        self.words_of(pair)[PAIR_INDEXES].store(0, Ordering::SeqCst);
+        self.free.push_back(place_of(pair));
     }
 
-    /// Removes verdicts that were taken back some time ago, so many at most. Returns true if more of them wait.
-    pub fn tidy(&mut self, most: usize) -> bool {
-        let now = monotonic_time();
-        for _ in 0..most {
-            let Some(place) = self.lingering.front().copied() else { return false };
-            let until = self.given.get(&place).and_then(|given| given.lingers_until);
-            if until.is_some_and(|until| until > now) {
-                return true;
-            }
-            self.lingering.pop_front();
-            if until.is_some() {
-                self.remove(place);
-            }
-        }
-        !self.lingering.is_empty()
-    }
-
-    /// Returns when [`Self::tidy`] has something to do.
-    pub fn next_tidy(&self) -> Option<Duration> {
-        let until = self.given.get(self.lingering.front()?).and_then(|given| given.lingers_until);
-        Some(until.map_or(Duration::ZERO, |until| until.saturating_sub(monotonic_time())))
-    }
-
-    /// Removes a verdict at once.
-    fn remove(&mut self, place: usize) {
-        self.void(place);
-        if let Some(given) = self.given.remove(&place) {
-            self.places.remove(&given.key);
-            // If the kernel has lost it, there is nothing to remove.
-            let _ = self.maps.flows.remove(&given.key);
-        }
-    }
-
-    /// Returns what has passed by a verdict, void or not, since it was given or taken back. `None` if there is none with this place.
-    pub fn passed(&self, place: usize) -> Option<Passed> {
-        let (record, given) = (self.record(place)?, self.given.get(&place)?);
-        let (packets, bytes) = counted(record);
-        let last = record[LAST].load(Ordering::Relaxed);
-        Some(Passed {
-            packets: packets.wrapping_sub(given.packets),
-            bytes: bytes.wrapping_sub(given.bytes),
-            idle: Duration::from_nanos(now_nanos().saturating_sub(last)),
-        })
-    }
-
-    fn record(&self, place: usize) -> Option<&'static [AtomicU64]> {
-        let start = place.checked_mul(RECORD_WORDS)?;
-        self.records.get(start..start.checked_add(RECORD_WORDS)?)
+    fn words_of(&self, pair: Index) -> &'static [AtomicU64] {
+        let start = place_of(pair) as usize * PAIR_WORDS;
+        &self.words[start..start + PAIR_WORDS]
     }
 }
 
-/// The packets and bytes that a record has counted for all its verdicts.
-fn counted(record: &[AtomicU64]) -> (u64, u64) {
-    (record[PACKETS].load(Ordering::Relaxed), record[BYTES].load(Ordering::Relaxed))
-}
-
-/// The time of CLOCK_MONOTONIC, which the programs have, too.
-fn now_nanos() -> u64 {
-    u64::try_from(monotonic_time().as_nanos()).unwrap_or(u64::MAX)
+/// The place of the pair with an index.
+const fn place_of(pair: Index) -> u32 {
+    pair % MAX_PAIRS
 }
 
 /// The address as programs have it.
-fn mapped(address: IpAddr) -> [u8; 16] {
+pub(crate) fn mapped(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
     }
 }
 
-fn encode(key: &Key, from: End) -> [u8; KEY_LEN] {
-    let mut bytes = [0; KEY_LEN];
-    bytes[..16].copy_from_slice(&mapped(key.source));
-    bytes[16..32].copy_from_slice(&mapped(key.destination));
-    bytes[32..34].copy_from_slice(&key.source_port.to_be_bytes());
-    bytes[34..36].copy_from_slice(&key.destination_port.to_be_bytes());
-    bytes[36] = key.protocol;
-    bytes[37] = u8::from(from == End::Host);
-    bytes
-}
-
-/// `struct kernel_layout` of the running kernel.
-fn layout(btf: &Btf) -> Result<[u8; LAYOUT_LEN], BtfError> {
+/// Where the running kernel has what programs read: `struct kernel_layout`.
+fn layout(btf: &Btf) -> Result<[u8; LAYOUT_LEN], LayoutError> {
     let bits = |member| btf.bit_offset("sk_buff", member);
     let ip_summed = bits("ip_summed")?;
+    let (end, head) = (bits("end")? / 8, bits("head")? / 8);
+    if head != end + 4 {
+        return Err(LayoutError::Apart("end", "head"));
+    }
+    // Programs read members of two bytes in a copy of this part, for which it has to begin at a multiple of their size.
+    let part = ip_summed / 64 * 8;
+    let in_part = |member, len| {
+        let offset = (bits(member)? / 8).checked_sub(part).filter(|offset| offset + len <= CHECKSUM_PART_LEN);
+        offset.ok_or(LayoutError::Apart("ip_summed", member))
+    };
     let numbers = [
-        bits("head")? / 8,
-        bits("data")? / 8,
-        bits("end")? / 8,
-        bits("csum_start")? / 8,
-        bits("csum_offset")? / 8,
-        ip_summed / 8,
+        part,
+        in_part("csum_start", 2)?,
+        in_part("csum_offset", 2)?,
+        in_part("network_header", 2)?,
+        in_part("ip_summed", 1)?,
         ip_summed % 8,
+        end,
         btf.bit_offset("skb_shared_info", "gso_type")? / 8,
     ];
     let mut bytes = [0; LAYOUT_LEN];
     bytes.chunks_mut(INDEX_LEN).zip(numbers).for_each(|(to, number)| to.copy_from_slice(&number.to_ne_bytes()));
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_pairs_are_in_their_indexes_and_are_used_in_turn() {
+        let maps = Maps::new(16).expect("needs root");
+        let mut places = Places::new(&maps).expect("memory");
+        let taken: Vec<_> = std::iter::from_fn(|| places.take()).collect();
+        assert_eq!(taken, (0..MAX_PAIRS).collect::<Vec<_>>());
+        let index = 5 * MAX_PAIRS + 77;
+        places.set(index, 3);
+        assert_eq!(maps.dropped(index), Ok(Some(Dropped::default())));
+        assert_eq!(maps.dropped(index + MAX_PAIRS), Ok(None), "another one with the same place");
+        places.release(index);
+        assert_eq!(maps.dropped(index), Ok(None));
+        assert_eq!((places.take(), places.take()), (Some(77), None));
+    }
 }

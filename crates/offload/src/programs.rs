@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn kernel_takes_the_programs() {
-        let maps = Maps::new(1024, 1024).expect("needs root");
+        let maps = Maps::new(1024).expect("needs root");
         let programs = Programs::load(&maps).expect("the verifier agrees");
         assert_eq!(programs.descriptors().count(), 4);
     }

@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use thiserror::Error;
 use tuntap_sys::socket::{recv_with_descriptor, send};
 
+use super::guard::Guard;
 use super::maps::{MAX_PAIRS, Maps};
 use super::pairs::{Damage, Hooks, Pair, PairError, Pairs};
 use super::programs::Programs;
@@ -45,6 +46,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// The name of the router's device.
     pub device: String,
+    /// What guards pairs beside the programs, if the kernel has it.
+    pub guard: Option<Guard>,
     /// Where the router's process asks.
     pub socket: OwnedFd,
     /// Readable when the master has ended.
@@ -107,12 +110,12 @@ pub fn run(
     log: impl Fn(&Notice),
     beat: impl FnMut() -> Option<Duration>,
 ) -> End {
-    let Config { maps, programs, hooks, device, socket, master } = config;
+    let Config { maps, programs, hooks, device, guard, socket, master } = config;
     let begin = || {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, ROUTER))?;
         epoll.add(&master, EpollEvent::new(EpollFlags::EPOLLIN, MASTER))?;
-        Ok::<_, io::Error>((epoll, Pairs::new(&maps, &programs, hooks, &device)?))
+        Ok::<_, io::Error>((epoll, Pairs::new(&maps, &programs, hooks, &device, guard)?))
     };
     let (epoll, pairs) = match begin() {
         Ok(begun) => begun,

@@ -81,7 +81,12 @@ pub struct EventLoop<'a> {
 impl<'a> EventLoop<'a> {
     /// Makes what must not exist before the fork: the event queue, the buffers and the router, with its restored peers.
     pub fn new(setup: &'a Setup) -> Result<Self, RouterError> {
-        let priority = priority::take(setup);
+        let priority = priority::take(
+            setup.priority,
+            setup.logger,
+            setup.tun.name(),
+            "vassals that flood the router may leave it little processor time",
+        );
         let (store, stored) = StoreWriter::open(&setup.store);
         restore::pause(&stored, setup);
         let started = Instant::now();
@@ -177,6 +182,9 @@ impl<'a> EventLoop<'a> {
     /// Does what is due after the events of a turn.
     pub(super) fn finish_turn(&mut self) {
         let now = Instant::now();
+        for id in self.io.take_blocked() {
+            self.router.device_failed(&mut self.io, id, DeviceError::Blocked, now);
+        }
         self.router.poll(&mut self.io, now);
         self.serve_hosts(now);
         self.tell_drops(now);
@@ -202,7 +210,12 @@ impl<'a> EventLoop<'a> {
             || self.hosts.as_ref().is_some_and(|hosts| hosts.has_work(now));
         loop {
             let awake = self.busy_poll.is_open(now);
-            let timeout = if awake || has_turns { EpollTimeout::ZERO } else { self.sleep(now)? };
+            let timeout = if awake || has_turns {
+                EpollTimeout::ZERO
+            } else {
+                self.io.end_alarm();
+                self.sleep(now)?
+            };
             match self.io.epoll.wait(events, timeout) {
                 Ok(0) if awake && !has_turns && self.router.next_held().is_none_or(|next| now < next) => {
                     now = Instant::now();
@@ -472,6 +485,7 @@ impl<'a> EventLoop<'a> {
     fn read_device(&mut self, id: PeerId) -> bool {
         let mut turn = DeviceTurn::default();
         let mut is_first = true;
+        self.io.set_alarm();
         while turn.is_open() && self.router.is_attached(id) {
             let Some(device) = self.io.device(id) else { return false };
             // Only the first read of a turn is timed. That is enough to know the cost of reading.
@@ -491,6 +505,7 @@ impl<'a> EventLoop<'a> {
                         self.router.device_emptied(&mut self.io, id);
                         return false;
                     }
+                    ErrorKind::Interrupted if device.is_alarmed() => DeviceError::Blocked,
                     ErrorKind::Interrupted => continue,
                     ErrorKind::Unsupported => DeviceError::MayBlock,
                     _ if Tun::is_gone(&error) => DeviceError::Gone,

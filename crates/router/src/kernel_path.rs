@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tuntap_core::kernel_path::{FlowId, KernelFlow, MAX_VERDICTS, PairDrops, Revoke, Usage};
 use tuntap_core::policy::registry::PeerId;
-use tuntap_offload::maps::{End, Index, Key, Maps, Passed, Verdicts};
+use tuntap_offload::maps::{End, Index, Key, Maps, Passed};
 use tuntap_offload::protocol::{MESSAGE_LEN, Reply, Request, Run, Token};
+use tuntap_offload::verdicts::Verdicts;
 use tuntap_sys::socket::{self, message_pair, recv, send_with_descriptor};
 
 /// Verdicts that were taken back and are removed in one turn.
@@ -42,10 +43,9 @@ impl KernelEndpoint {
         Ok((Self { maps, socket }, other))
     }
 
-    /// The numbers of verdicts, and of places for them, that maps for a router with so many flows have.
-    pub fn size(flows: usize) -> (u32, u32) {
-        let places = u32::try_from(flows.saturating_mul(2)).unwrap_or(u32::MAX);
-        (u32::try_from(ROOM).unwrap_or(u32::MAX).min(places), places)
+    /// The number of verdicts that maps for a router with so many flows have room for: two of each flow, or as many as there are at most.
+    pub fn size(flows: usize) -> u32 {
+        u32::try_from(flows.saturating_mul(2).min(ROOM)).unwrap_or(u32::MAX)
     }
 
     /// The descriptors that have to stay open.
@@ -295,7 +295,7 @@ impl<'a> KernelPath<'a> {
     }
 
     /// Returns what has passed by a verdict.
-    pub fn usage(&self, flow: FlowId) -> Option<Usage> {
+    pub fn usage(&mut self, flow: FlowId) -> Option<Usage> {
         self.verdicts.passed(flow.place()).map(usage)
     }
 
@@ -396,7 +396,7 @@ mod tests {
     }
 
     fn endpoint() -> (KernelEndpoint, Maker) {
-        let maps = Arc::new(Maps::new(16, 16).expect("needs root"));
+        let maps = Arc::new(Maps::new(16).expect("needs root"));
         let (endpoint, socket) = KernelEndpoint::new(maps).expect("sockets");
         (endpoint, Maker(socket))
     }
@@ -440,8 +440,8 @@ mod tests {
         assert_eq!(path.usage(flow(0).id).map(|usage| (usage.packets, usage.bytes)), Some((0, 0)));
         assert_eq!(path.usage(flow(1).id), None);
         // There is room for 16 of them.
-        assert!((1..8).all(|slot| path.offload(&flow(slot))));
-        assert!(!path.offload(&flow(8)), "there is no such place");
+        assert!((1..16).all(|slot| path.offload(&flow(slot))));
+        assert!(!path.offload(&flow(16)), "there is no room");
         assert_eq!(path.drops(PEER), PairDrops::default());
 
         path.drop_pair(other);
@@ -523,8 +523,7 @@ mod tests {
 
     #[test]
     fn map_sizes_follow_the_number_of_flows() {
-        assert_eq!(KernelEndpoint::size(100), (200, 200));
-        let (verdicts, places) = KernelEndpoint::size(1 << 20);
-        assert_eq!((verdicts as usize, places), (ROOM, 1 << 21));
+        assert_eq!(KernelEndpoint::size(100), 200);
+        assert_eq!(KernelEndpoint::size(1 << 20) as usize, ROOM);
     }
 }

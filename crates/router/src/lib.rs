@@ -14,7 +14,7 @@ mod http;
 mod kernel_path;
 mod memory;
 mod metrics;
-mod priority;
+pub mod priority;
 mod report;
 mod restore;
 mod sandbox;

@@ -3,34 +3,35 @@
 
 use std::io;
 
-use super::Setup;
 use tuntap_api::Priority;
-use tuntap_sys::log::Event;
+use tuntap_sys::log::{Event, Logger};
 use tuntap_sys::priority;
 
-/// Sets the priority of `tuntap-router-priority`, before the privileges for that are given up. If the kernel refuses it,
-/// this is logged. Returns the priority that the process has then.
-pub fn take(setup: &Setup) -> Priority {
+/// Sets the priority of `tuntap-router-priority` for a router's process or one beside it, before the privileges for that are given up. If
+/// the kernel refuses it, this is logged; `who` begins that line, and `consequence` ends it. Returns the priority that the process has then.
+pub fn take(wanted: Option<i8>, logger: Logger, who: &str, consequence: &str) -> Priority {
     let has_autogroups = priority::has_autogroups();
-    if let Some(wanted) = setup.priority {
-        set(setup, wanted, has_autogroups);
+    if let Some(wanted) = wanted
+        && let Err(error) = set(wanted, has_autogroups)
+    {
+        logger.line(
+            Event::RouterIncomplete,
+            format_args!(
+                "[tuntap-router] {who}: works without the priority {wanted} (tuntap-router-priority): {error} (it takes \
+                 CAP_SYS_NICE and /proc); {consequence}"
+            ),
+        );
     }
     Priority { nice: priority::nice(), autogroup: has_autogroups.then(priority::group_nice).flatten() }
 }
 
 /// Sets as much of the priority as the kernel allows.
-fn set(setup: &Setup, wanted: i8, has_autogroups: bool) {
+fn set(wanted: i8, has_autogroups: bool) -> io::Result<()> {
     let nice = priority::set_nice(wanted).map_err(io::Error::from);
-    // The router leaves the session that it shares with the Emperor and with vassals that make no session of their own. In
+    // The process leaves the session that it shares with the Emperor and with vassals that make no session of their own. In
     // its own session it has an autogroup of its own.
     let group = if has_autogroups { set_group(wanted) } else { Ok(()) };
-    if let Err(error) = nice.and(group) {
-        setup.logger.line(Event::RouterIncomplete, format_args!(
-            "[tuntap-router] {}: works without the priority {wanted} (tuntap-router-priority): {error} (it takes CAP_SYS_NICE \
-             and /proc); vassals that flood the router may leave it little processor time",
-            setup.tun.name()
-        ));
-    }
+    nice.and(group)
 }
 
 fn set_group(wanted: i8) -> io::Result<()> {

@@ -51,7 +51,10 @@ impl EventLoop<'_> {
         respond: impl Fn(&Self, Option<&[u8]>, Instant) -> Vec<u8>,
     ) {
         let now = Instant::now();
-        self.router.count_kernel_usage(&mut self.io);
+        // A response that was made already stays as it is.
+        if client.is_none_or(|serial| server.awaits_response(serial)) {
+            self.router.count_kernel_usage(&mut self.io);
+        }
         if let Some(serial) = client {
             return server.progress(serial, &self.io.epoll, now, &|request| respond(self, request, now));
         }

@@ -40,12 +40,14 @@ const TRAFFIC: &[Sysno] = &[
 /// the probe for the path MTU to another router.
 const SOCKETS: &[Sysno] = &[Sysno::accept4, Sysno::bind, Sysno::connect, Sysno::shutdown, Sysno::close];
 
-/// Waiting for events: the event loop, the control thread, and the check that a peer has not hung up.
+/// Waiting for events: the event loop, the control thread, and the check that a peer has not hung up; and the alarm that ends a wait
+/// for a vassal's device, whose timer is made before.
 const EVENTS: &[Sysno] = &[
     Sysno::epoll_ctl,
     Sysno::epoll_pwait,
     #[cfg(target_arch = "x86_64")]
     Sysno::epoll_wait,
+    Sysno::timer_settime,
 ];
 
 /// The facts in the statistics, the addresses of their clients, and the device of a vassal's descriptor.

@@ -31,12 +31,13 @@ use tuntap_core::router::{
 };
 use tuntap_core::routes::takeover::StoredSession;
 use tuntap_core::trunk::{Sent, TrunkId};
+use tuntap_sys::alarm::Alarm;
 use tuntap_sys::log::Event;
 use tuntap_sys::net;
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::process::{context_switches, thread_time_nanos};
 use tuntap_sys::socket::{self, path_mtu, sends_batches};
-use tuntap_sys::tun::Tun;
+use tuntap_sys::tun::{Tun, supports_nowait};
 use tuntap_wire::credentials::PeerCredentials;
 use tuntap_wire::gso::GsoPacket;
 use tuntap_wire::holding::RouterId;
@@ -60,6 +61,8 @@ struct Connection {
     /// The device of that descriptor, once it was checked.
     candidate: Option<Tun>,
     device: Option<Tun>,
+    /// True if a write to the device had to be ended by the alarm.
+    has_blocked: bool,
 }
 
 /// The surroundings of a router: its descriptors, its log and its store.
@@ -96,6 +99,10 @@ pub struct Io<'a> {
     pub(super) trunks: TrunkSockets,
     /// The path in the kernel, if there may be one.
     pub(super) kernel_path: Option<KernelPath<'a>>,
+    /// What ends calls that block, if the kernel has nothing better (RWF_NOWAIT).
+    alarm: Option<Alarm>,
+    /// Peers with a write that had to be ended.
+    blocked: Vec<PeerId>,
 }
 
 impl<'a> Io<'a> {
@@ -128,7 +135,26 @@ impl<'a> Io<'a> {
             dropped: Vec::new(),
             trunks: TrunkSockets::default(),
             kernel_path: None,
+            alarm: alarm(setup),
+            blocked: Vec::new(),
         }
+    }
+
+    /// Sets the alarm, if there is one: from here on no call may block for long.
+    #[inline]
+    pub(super) fn set_alarm(&mut self) {
+        self.alarm.iter_mut().for_each(Alarm::set);
+    }
+
+    /// Ends the alarm, before the loop sleeps.
+    #[inline]
+    pub(super) fn end_alarm(&mut self) {
+        self.alarm.iter_mut().for_each(Alarm::end);
+    }
+
+    /// Takes the peers with a write that had to be ended.
+    pub(super) fn take_blocked(&mut self) -> Vec<PeerId> {
+        std::mem::take(&mut self.blocked)
     }
 
     /// Returns the router's device.
@@ -236,6 +262,14 @@ impl<'a> Io<'a> {
         self.captures.iter_mut().for_each(|captures| captures.begin(number, snap_len));
     }
 
+    /// A write to a peer's device had to be ended.
+    fn note_blocked(&mut self, peer: PeerId) {
+        let entry = self.entry_mut(peer);
+        if entry.is_some_and(|entry| !std::mem::replace(&mut entry.has_blocked, true)) {
+            self.blocked.push(peer);
+        }
+    }
+
     /// Stops reading a device.
     fn unwatch_device(&self, device: &Tun) {
         // The peer has a copy of the descriptor, so that closing ours would not end the events.
@@ -248,13 +282,31 @@ fn find(connections: &[Option<Connection>], id: PeerId) -> Option<&Connection> {
     connections.get(id.index as usize)?.as_ref().filter(|entry| entry.id == id)
 }
 
+/// Makes the alarm, if the kernel leaves no other way not to block on the devices of vassals.
+fn alarm(setup: &Setup) -> Option<Alarm> {
+    if supports_nowait() {
+        return None;
+    }
+    // Without it, the first read of each device finds that it may block.
+    Alarm::of_this_thread()
+        .inspect_err(|errno| {
+            setup.logger.line(
+                Event::RouterIncomplete,
+                format_args!(
+                    "[tuntap-router] {}: no vassal's device can be attached: a timer: {errno}",
+                    setup.tun.name()
+                ),
+            );
+        })
+        .ok()
+}
+
 /// Writes a packet to a device.
-fn send(tun: &Tun, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
-    let result = match packet.whole() {
+fn send(tun: &Tun, packet: &GsoPacket<'_>) -> io::Result<()> {
+    match packet.whole() {
         Some(whole) if tun.has_header() => tun.send_whole(whole),
         _ => tun.send(packet.offload(), packet.packet().bytes()),
-    };
-    result.map_err(|error| write_error(&error))
+    }
 }
 
 fn write_error(error: &io::Error) -> WriteError {
@@ -312,7 +364,7 @@ impl Shell for Io<'_> {
     }
 
     fn write_tun(&mut self, packet: &GsoPacket<'_>) -> Result<(), WriteError> {
-        send(self.tun(), packet)
+        send(self.tun(), packet).map_err(|error| write_error(&error))
     }
 
     fn write_tun_segment(&mut self, packet: &[u8]) -> Result<(), WriteError> {
@@ -320,13 +372,21 @@ impl Shell for Io<'_> {
     }
 
     fn write_device(&mut self, peer: PeerId, serial: Option<u64>, packet: &GsoPacket<'_>) -> DeviceWrite {
+        self.set_alarm();
         let device = self.device(peer);
         let start = Instant::now();
         let result = match device {
             Some(device) => self.pulse.while_writing(serial, || send(device, packet)),
-            None => Err(WriteError::Refused),
+            None => Err(Errno::EBADF.into()),
         };
-        DeviceWrite { result, start, end: Instant::now() }
+        let end = Instant::now();
+        let result = result.map_err(|error| {
+            if error.kind() == ErrorKind::Interrupted {
+                self.note_blocked(peer);
+            }
+            write_error(&error)
+        });
+        DeviceWrite { result, start, end }
     }
 
     fn send_datagram(&mut self, target: SocketAddr, packet: &[u8]) -> Result<(), WriteError> {
@@ -382,7 +442,8 @@ impl Shell for Io<'_> {
         if slot >= self.connections.len() {
             self.connections.resize_with(slot + 1, || None);
         }
-        self.connections[slot] = Some(Connection { id: peer, fd, offer: None, candidate: None, device: None });
+        self.connections[slot] =
+            Some(Connection { id: peer, fd, offer: None, candidate: None, device: None, has_blocked: false });
         result
     }
 
@@ -436,13 +497,15 @@ impl Shell for Io<'_> {
         // besides the device, unless there is no descriptor left for a copy.
         let copy = entry.offer.as_ref().and_then(|offer| offer.try_clone().ok()).or_else(|| entry.offer.take());
         let descriptor = copy.ok_or_else(|| Errno::EBADF.to_string())?;
-        let tun = Tun::adopt_shared(descriptor).map_err(|error| error.to_string())?;
+        let adopt = if self.alarm.is_some() { Tun::adopt_alarmed } else { Tun::adopt_shared };
+        let tun = adopt(descriptor).map_err(|error| error.to_string())?;
         let facts = DeviceFacts {
             has_header: tun.has_header(),
             // If the kernel can't compare descriptors, the names are compared. A vassal's device may have the same name.
             is_own: tun.is_copy_of(self.tun()).unwrap_or_else(|| tun.name() == self.name()),
             has_napi: tun.has_napi(),
             has_queues: tun.has_queues(),
+            may_block: tun.is_alarmed() && tun.may_block(),
         };
         if let Some(entry) = self.entry_mut(peer) {
             entry.candidate = Some(tun);
@@ -452,7 +515,7 @@ impl Shell for Io<'_> {
 
     fn accept_device(&mut self, peer: PeerId) {
         if let Some(entry) = self.entry_mut(peer) {
-            entry.device = entry.candidate.take();
+            (entry.device, entry.has_blocked) = (entry.candidate.take(), false);
             // The device is another copy of the descriptor, so closing this one doesn't block.
             entry.offer = None;
         }
@@ -524,7 +587,7 @@ impl Shell for Io<'_> {
     }
 
     fn kernel_usage(&mut self, flow: FlowId) -> Option<Usage> {
-        self.kernel_path.as_ref()?.usage(flow)
+        self.kernel_path.as_mut()?.usage(flow)
     }
 
     fn pair_drops(&mut self, peer: PeerId) -> PairDrops {

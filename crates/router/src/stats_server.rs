@@ -126,6 +126,11 @@ impl<'a> StatsServer<'a> {
         }
     }
 
+    /// Returns true if a client's response is still to be made.
+    pub fn awaits_response(&self, serial: u32) -> bool {
+        self.clients.iter().any(|client| client.serial == serial && matches!(client.state, State::Request(_)))
+    }
+
     /// Disconnects clients whose deadlines have passed.
     pub fn expire(&mut self, now: Instant) {
         self.clients.retain(|client| client.deadline > now);

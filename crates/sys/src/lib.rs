@@ -2,6 +2,7 @@
 //! towards the kernel has its home here; that towards uWSGI is in the plugin.
 #![allow(unsafe_code)]
 
+pub mod alarm;
 pub mod aside;
 pub mod bpf;
 pub mod dumpable;

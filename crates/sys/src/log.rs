@@ -119,6 +119,7 @@ events! {
     PeerLimited = "peer-limited", Warning, "packets to a vassal are dropped, because they take too much time there";
     PeerDetached = "peer-detached", Warning, "a vassal goes back to frames";
     PeerAttached = "peer-attached", Info, "a vassal is attached again";
+    KernelPath = "kernel-path", Info, "flows that a router has decided can pass in the kernel, and by which hooks";
     PairLost = "pair-lost", Warning, "a vassal's packets pass its router, for its pair of devices is gone";
     Rule = "rule", Info, "a rule with the word log has matched";
     Script = "script", Info, "what a script says, or what has become of it";

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat;
 use thiserror::Error;
 
@@ -157,6 +158,23 @@ impl Tun {
     /// Takes over a descriptor that a vassal has passed, and of which it keeps a copy.
     pub fn adopt_shared(fd: OwnedFd) -> Result<Self, TunError> {
         Ok(Self { ownership: Ownership::Shared, ..Self::adopt(fd)? })
+    }
+
+    /// The same for a kernel without RWF_NOWAIT: while [`Tun::recv`] and [`Tun::send`] are called, an
+    /// [`Alarm`](crate::alarm::Alarm) has to be set. They return `Interrupted` if they had to be ended.
+    pub fn adopt_alarmed(fd: OwnedFd) -> Result<Self, TunError> {
+        Ok(Self { ownership: Ownership::Alarmed, ..Self::adopt(fd)? })
+    }
+
+    /// Returns true if [`Tun::adopt_alarmed`] has made it.
+    pub fn is_alarmed(&self) -> bool {
+        self.ownership == Ownership::Alarmed
+    }
+
+    /// Returns true if reads and writes of the descriptor may block (O_NONBLOCK isn't set), unless they say otherwise.
+    pub fn may_block(&self) -> bool {
+        let flags = fcntl(&self.fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        !flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
     }
 
     /// The name that the device had when it was opened.
@@ -319,6 +337,19 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Returns true if single reads and writes of TUN devices can say that they must not block (RWF_NOWAIT, Linux 6.4). False if that
+/// can't be found out.
+pub fn supports_nowait() -> bool {
+    #[cfg(feature = "faults")]
+    if std::env::var_os("UWSGI_TUNTAP_TUN").is_some_and(|value| value == "blocking") {
+        return false;
+    }
+    let Ok(control) = control_device() else { return false };
+    // The kernel looks at the flags before it finds that there is no device yet.
+    let read = uio::read(control.as_fd(), Ownership::Shared, &mut [0]);
+    read.is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD))
 }
 
 /// Opens the control device, which becomes a queue of a device. The descriptor is non-blocking and closed on exec.

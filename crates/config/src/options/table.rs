@@ -221,8 +221,8 @@ options!(
                   a hidden pair of devices for each vassal. The router decides about the \
                   first packets of each flow, and watches. All that isn't a plain pass stays with it: limits, captures, `log` and `rate` \
                   rules, gateways, trunks, vassals whose packets travel in frames. With `on` an instance whose kernel can't do that \
-                  doesn't start; with `auto` it says so once, and the router passes everything on. It takes Linux 6.4 or later with BTF, \
-                  and root at the start ([details](OPERATIONS.md#a-path-in-the-kernel)).",
+                  doesn't start; with `auto` it says so once, and the router passes everything on. It takes Linux 5.10 or later with BTF, \
+                  better 6.6, and root at the start ([details](OPERATIONS.md#a-path-in-the-kernel)).",
         read: |draft, value| offload::parse(value).map(|offload| draft.config.offload = offload),
         ..OptionSpec::BASE
     },
@@ -234,8 +234,9 @@ options!(
                both as they are",
         range: "-20 to 19 or off",
         default: Some("-20"),
-        details: "Nice value of the router's process and, where the kernel shares processor time among sessions, of its \
-                  autogroup. The default keeps processor time for the router when vassals flood it. `off` changes nothing.",
+        details: "Nice value of the router's process, and of the one beside it that makes pairs of devices \
+                  (`tuntap-router-offload`); where the kernel shares processor time among sessions, also of their \
+                  autogroups. The default keeps processor time for the router when vassals flood it. `off` changes nothing.",
         read: |draft, value| priority::parse(value).map(|nice| draft.config.priority = nice),
         ..OptionSpec::BASE
     },

@@ -98,7 +98,8 @@ pub struct Usage {
     pub packets: u64,
     /// Bytes of the IP packets. Of a GSO packet those of the one that it is, with its headers once.
     pub bytes: u64,
-    /// The time since the last one, or since the verdict was given.
+    /// The time since the last one, or since the verdict was given. It may be shorter, by no more than the time between this look and the one
+    /// before: the kernel notes no times, so that a packet counts from when it was seen.
     pub idle: Duration,
 }
 

@@ -67,6 +67,8 @@ impl DeviceTurn {
 pub enum DeviceError {
     /// The kernel doesn't support non-blocking reads of the device (RWF_NOWAIT).
     MayBlock,
+    /// A read or a write has blocked, and was ended. Only a peer that has cleared O_NONBLOCK can cause that.
+    Blocked,
     /// The device was deleted.
     Gone,
     /// Reading failed for another reason.
@@ -144,13 +146,14 @@ impl Router {
         self.advance(now);
         match error {
             DeviceError::MayBlock => self.detach(shell, id, StreamReason::MayBlock),
+            DeviceError::Blocked => self.device_blocked(shell, id),
             DeviceError::Gone => self.close(shell, id, CloseReason::DeviceGone),
             DeviceError::Failed(fault) => self.close(shell, id, CloseReason::Device(fault)),
         }
     }
 
     /// Closes a peer's device and goes on with frames, as if the peer had said no hello.
-    fn detach(&mut self, shell: &mut impl Shell, id: PeerId, reason: StreamReason) {
+    pub(super) fn detach(&mut self, shell: &mut impl Shell, id: PeerId, reason: StreamReason) {
         let Some(peer) = self.forwarder.peers.get_mut(id) else { return };
         let (address, account, pid) = (peer.address(), peer.account(), peer.session.credentials.pid);
         if std::mem::replace(&mut peer.session.transport, Transport::Stream(reason.clone())) == Transport::Tun {
@@ -221,6 +224,9 @@ fn check_offer(shell: &mut impl Shell, id: PeerId, hello: &[u8]) -> Result<Hello
     }
     if facts.has_queues {
         return Err(StreamReason::Queues);
+    }
+    if facts.may_block {
+        return Err(StreamReason::Blocking);
     }
     Ok(hello)
 }

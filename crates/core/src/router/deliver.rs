@@ -169,9 +169,7 @@ impl Router {
             Err(WriteError::Refused) => Err(DropReason::TunRefused),
         };
         self.advance(write.end);
-        if let Some(suspicion) = suspicion {
-            self.watch_cost(shell, id, suspicion);
-        }
+        self.watch_cost(shell, id, suspicion);
         self.judge(shell, id, cost);
         result
     }

@@ -43,7 +43,7 @@ const SUSPICIOUS_NANOS: u64 = 20_000_000;
 const SIGNIFICANT_PART: u64 = 16;
 
 /// Fewer expensive writes than this are not significant: a machine may stand still for a moment.
-const MIN_EXPENSIVE_WRITES: u32 = 4;
+pub(super) const MIN_EXPENSIVE_WRITES: u32 = 4;
 
 /// Time that a hypervisor takes from the thread unnoticed shows as excess in reads, too. Only if the share of excess in
 /// writes to a peer is so many times as large as in reads, it is significant.

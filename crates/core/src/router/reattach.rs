@@ -63,7 +63,7 @@ impl Router {
     /// Acts on the verdict about the cost of a write to a peer.
     pub(super) fn judge(&mut self, shell: &mut impl Shell, id: PeerId, verdict: CostRating) {
         if verdict != CostRating::Usual {
-            self.watch_cost(shell, id, Suspicion::Exceeded);
+            self.suspect(shell, id, Suspicion::Exceeded);
         }
         match verdict {
             CostRating::Usual => {}
@@ -101,6 +101,16 @@ impl Router {
         self.refuse_attachment(shell, id);
     }
 
+    /// A peer has made the router wait. It goes back to frames, and no device of this offender is attached for a while: otherwise
+    /// the next connection could do the same at once.
+    pub(super) fn device_blocked(&mut self, shell: &mut impl Shell, id: PeerId) {
+        let Some(offender) = self.offender(id) else { return };
+        let record = self.quarantine.add(offender, self.now);
+        shell.store_quarantine(offender, record);
+        self.counters.totals.detached += 1;
+        self.detach(shell, id, StreamReason::Blocked);
+    }
+
     fn offender(&self, id: PeerId) -> Option<Offender> {
         let session = &self.forwarder.peers.get(id)?.session;
         Some(Offender::of(session.credentials.uid, session.namespace))
@@ -136,8 +146,9 @@ mod tests {
     use tuntap_wire::credentials::PeerCredentials;
     use tuntap_wire::frame::FrameKind;
 
-    use super::super::Settings;
+    use super::super::quarantine::Quarantine;
     use super::super::testing::{self, TestShell};
+    use super::super::{DeviceError, Settings};
     use super::*;
     use crate::policy::Policy;
     use crate::policy::forward::Forwarder;
@@ -148,10 +159,12 @@ mod tests {
         Router::new(Forwarder::new(Policy::default(), 1), Settings::default(), start)
     }
 
-    /// Connects a peer of [`UID`] that passes its device.
+    /// Connects a peer of [`UID`] that passes its device, which the router may refuse.
     fn connect(router: &mut Router, shell: &mut TestShell, now: Instant) -> PeerId {
         let credentials = PeerCredentials { pid: 1, uid: UID, gid: UID };
-        testing::connect(router, shell, credentials, now)
+        let id = testing::connect_in_frames(router, shell, credentials, now);
+        testing::say_hello(router, shell, id, now);
+        id
     }
 
     fn quarantine(router: &mut Router, shell: &mut TestShell, id: PeerId) {
@@ -173,6 +186,27 @@ mod tests {
         assert!(router.is_attached(id));
         let queued = router.peer(id).map(|peer| peer.queued());
         assert_eq!(queued, Some(0), "the reply is sent at once");
+    }
+
+    #[test]
+    fn peer_that_made_the_router_wait_is_quarantined() {
+        let (start, mut shell) = (Instant::now(), TestShell::default());
+        let mut router = router(start);
+        let [first, second] = [(); 2].map(|()| connect(&mut router, &mut shell, start));
+        router.device_failed(&mut shell, first, DeviceError::Blocked, start);
+        let transport = |router: &Router, id| router.forwarder.peers.get(id).map(|it| it.session.transport.clone());
+        assert_eq!(transport(&router, first), Some(Transport::Stream(StreamReason::Blocked)));
+        assert!(router.is_attached(second), "it has done nothing");
+        let third = connect(&mut router, &mut shell, start);
+        assert_eq!(transport(&router, third), Some(Transport::Stream(StreamReason::Quarantined)));
+        // The third one's time has come, but then it makes the router wait, too.
+        let end = router.poll_timeout().expect("the end of the quarantine");
+        router.poll(&mut shell, end);
+        assert!(router.is_attached(third) && !router.is_attached(first));
+        router.device_failed(&mut shell, third, DeviceError::Blocked, end);
+        let period = router.quarantine.end(Offender::User(UID), end).map(|until| until - end);
+        assert_eq!(period, Some(Quarantine::FIRST_PERIOD * 2));
+        assert_eq!(router.counters.totals.detached, 2);
     }
 
     #[test]

@@ -66,8 +66,17 @@ pub enum StreamReason {
     /// The kernel doesn't support non-blocking reads of the device (RWF_NOWAIT).
     #[error("this kernel has no RWF_NOWAIT for TUN devices")]
     MayBlock,
-    /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`].
-    #[error("packets took too much time in its network namespace, or in another one of its user, a short while ago")]
+    /// Its descriptor is without O_NONBLOCK, and the kernel has no RWF_NOWAIT.
+    #[error("its descriptor is without O_NONBLOCK, and this kernel has no RWF_NOWAIT for TUN devices")]
+    Blocking,
+    /// A read or a write of the device had to be ended, since somebody has cleared O_NONBLOCK.
+    #[error("it has cleared O_NONBLOCK of its device, and the router had to wait")]
+    Blocked,
+    /// A device of the same network namespace, or of the same user, went back to frames for [`Self::SlowWrites`] or
+    /// [`Self::Blocked`].
+    #[error(
+        "packets took too much time in its network namespace, or in another one of its user, or a device there blocked, a short while ago"
+    )]
     Quarantined,
     /// With IFF_NAPI the kernel handles written packets in another context, where their cost can't be measured.
     #[error("its device has IFF_NAPI")]

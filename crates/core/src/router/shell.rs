@@ -76,6 +76,8 @@ pub struct DeviceFacts {
     pub has_napi: bool,
     /// True if IFF_MULTI_QUEUE is set.
     pub has_queues: bool,
+    /// True if reading it may block: O_NONBLOCK isn't set, and the kernel has no other way (RWF_NOWAIT).
+    pub may_block: bool,
 }
 
 /// The processor time of the router's thread, and the number of its context switches.

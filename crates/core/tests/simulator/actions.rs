@@ -46,6 +46,7 @@ pub enum Offer {
     Own,
     Napi,
     Queues,
+    Blocking,
 }
 
 /// What a peer sends.
@@ -235,7 +236,8 @@ fn word() -> impl Strategy<Value = Word> {
         1 => Just(Offer::NoHeader),
         1 => Just(Offer::Own),
         1 => Just(Offer::Napi),
-        1 => Just(Offer::Queues)
+        1 => Just(Offer::Queues),
+        1 => Just(Offer::Blocking)
     ];
     prop_oneof![
         12 => packet(8060).prop_map(Word::Packet),
@@ -303,7 +305,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (peer(), shown).prop_map(|(peer, shown)| Action::Show(peer, shown)),
         2 => (peer(), cost).prop_map(|(peer, cost)| Action::Cost(peer, cost)),
         1 => (peer(), state()).prop_map(|(peer, state)| Action::DeviceState(peer, state)),
-        1 => (peer(), 0..3_u8).prop_map(|(peer, kind)| Action::DeviceError(peer, kind)),
+        1 => (peer(), 0..4_u8).prop_map(|(peer, kind)| Action::DeviceError(peer, kind)),
         2 => (peer(), stale).prop_map(|(peer, stale)| Action::Stale(peer, stale)),
     ];
     let hearsay = prop_oneof![2 => Just(Hearsay::Older), 3 => Just(Hearsay::Newer), 3 => Just(Hearsay::Free)];

@@ -413,18 +413,24 @@ impl Simulation {
         let Some(id) = self.id(number).filter(|id| self.router.is_attached(*id)) else { return Ok(()) };
         let error = match kind {
             0 => DeviceError::MayBlock,
-            1 => DeviceError::Gone,
+            1 => DeviceError::Blocked,
+            2 => DeviceError::Gone,
             _ => DeviceError::Failed(Fault("EIO".to_owned())),
         };
         let mut call = Call::new(From::Nowhere);
-        if kind > 0 {
+        let closes = kind > 1;
+        if closes {
             call.may_close.insert(number);
         }
         self.call(&call, |router, world| {
             let now = world.now;
             router.device_failed(world, id, error, now);
         })?;
-        ensure!(kind == 0 || self.id(number).is_none(), "{number} has lost its device, and lives");
+        ensure!(!closes || self.id(number).is_none(), "{number} has lost its device, and lives");
+        ensure!(
+            !self.id(number).is_some_and(|id| self.router.is_attached(id)),
+            "{number} can't be read, and is attached"
+        );
         Ok(())
     }
 

@@ -421,6 +421,7 @@ impl Shell for World {
             is_own: is(|it| matches!(it, Offer::Own)),
             has_napi: is(|it| matches!(it, Offer::Napi)),
             has_queues: is(|it| matches!(it, Offer::Queues)),
+            may_block: is(|it| matches!(it, Offer::Blocking)),
         })
     }
 

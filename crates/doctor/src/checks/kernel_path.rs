@@ -10,9 +10,6 @@ use tuntap_survey::kernel_path::{BTF, BpfFacts};
 const FIRST_TCX: (u32, u32) = (6, 6);
 const FIRST: (u32, u32) = (5, 10);
 
-/// The first kernel whose TUN devices can be read without blocking (RWF_NOWAIT), which attaching takes.
-const FIRST_ATTACHED: (u32, u32) = (6, 4);
-
 /// From this kernel on, a process without a capability may use maps whose descriptors it has, whatever
 /// `kernel.unprivileged_bpf_disabled` says.
 const FIRST_MAPS_WITHOUT_CAPABILITY: (u32, u32) = (5, 19);
@@ -25,16 +22,6 @@ pub fn kernel_path(instance: &Instance, facts: &BpfFacts, missing: Option<&[&str
         return Vec::new();
     }
     let obstacles = obstacles(facts, missing);
-    if obstacles.is_empty()
-        && let Some((major, minor)) = facts.version.filter(|version| *version < FIRST_ATTACHED)
-    {
-        return vec![Finding::warning(
-            format!(
-                "tuntap-router-offload: Linux {major}.{minor} lets no vassal be attached: all packets pass the router"
-            ),
-            "Linux 6.4 or later, unless this kernel has RWF_NOWAIT for TUN devices",
-        )];
-    }
     if obstacles.is_empty() {
         let by = if facts.version.is_some_and(|version| version >= FIRST_TCX) { "TCX" } else { "clsact" };
         return vec![Finding::fine(format!("tuntap-router-offload: decided flows can pass in the kernel ({by})"))];
@@ -108,22 +95,12 @@ mod tests {
 
     #[test]
     fn good_machine_is_fine() {
-        for (version, by) in [((6, 12), "TCX"), ((6, 5), "clsact")] {
+        for (version, by) in [((6, 12), "TCX"), ((6, 5), "clsact"), ((6, 1), "clsact")] {
             let [finding] = &look("auto", &BpfFacts { version: Some(version), ..good() }, Some(&[]))[..] else {
                 panic!("one finding")
             };
             assert_eq!(finding.severity, Severity::Fine);
             assert!(finding.what.contains(by), "{}", finding.what);
-        }
-    }
-
-    #[test]
-    fn kernel_without_attached_devices_has_no_use_for_it() {
-        let facts = BpfFacts { version: Some((6, 1)), ..good() };
-        for wish in ["on", "auto"] {
-            let [finding] = &look(wish, &facts, None)[..] else { panic!("one finding") };
-            assert_eq!(finding.severity, Severity::Warning);
-            assert!(finding.what.contains("Linux 6.1 lets no vassal be attached"), "{}", finding.what);
         }
     }
 

@@ -85,7 +85,10 @@ fn missing(abilities: Abilities) -> Vec<Finding> {
         )];
     }
     let parts = [
-        (abilities.nowait, "RWF_NOWAIT on TUN: vassals' devices are not attached, packets travel in frames"),
+        (
+            abilities.nowait,
+            "RWF_NOWAIT on TUN (Linux 6.4): a vassal that clears O_NONBLOCK of its device can hold the router up, for 10 ms at a time",
+        ),
         (abilities.checksum, "TUN_F_CSUM: the kernel sums each packet, and cuts TCP and UDP itself"),
         (abilities.tcp4, "TUN_F_TSO4: TCP over IPv4 travels in single packets, at a small part of the speed"),
         (abilities.tcp6, "TUN_F_TSO6: TCP over IPv6 travels in single packets, at a small part of the speed"),

@@ -35,14 +35,21 @@ impl Maker {
         let host = Namespace::new();
         host.enter();
         let device = host.device(ROUTER, &[]);
-        let maps = Arc::new(Maps::new(16, 16).expect("needs root"));
+        let maps = Arc::new(Maps::new(16).expect("needs root"));
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
         let device_name = ROUTER.to_owned();
-        let config =
-            Config { maps, programs, hooks: Hooks::Tcx, device: device_name, socket: other, master: reader.into() };
+        let config = Config {
+            maps,
+            programs,
+            hooks: Hooks::Tcx,
+            device: device_name,
+            guard: None,
+            socket: other,
+            master: reader.into(),
+        };
         std::thread::spawn(move || {
             // Both fail when the test is over.
             let beat = || {

@@ -113,7 +113,7 @@ fn next_process_removes_what_an_earlier_one_has_left() {
     let group = group_of(ROUTER);
     assert_eq!(ip(&format!("-o link show group {group}")).lines().count(), 1);
     let programs = Programs::load(maps).expect("the verifier agrees");
-    let mut next = Pairs::new(maps, &programs, Hooks::Tcx, ROUTER).expect("netlink");
+    let mut next = Pairs::new(maps, &programs, Hooks::Tcx, ROUTER, None).expect("netlink");
     next.clear([]).expect("removed");
     assert_eq!(ip(&format!("-o link show group {group}")), "");
     peer.namespace.within(|| assert!(!ip("-o link show").contains("tv0")));
@@ -146,19 +146,60 @@ fn many_pairs(hooks: Hooks) {
     let host = Namespace::new();
     host.enter();
     let _router: Tun = host.device(ROUTER, &[]);
-    let maps = Maps::new(16, 16).expect("needs root");
+    let maps = Maps::new(16).expect("needs root");
     let programs = Programs::load(&maps).expect("the verifier agrees");
-    let mut pairs = Pairs::new(&maps, &programs, hooks, ROUTER).expect("netlink");
+    let mut pairs = Pairs::new(&maps, &programs, hooks, ROUTER, Guard::new(ROUTER).ok()).expect("netlink");
     let peers: Vec<_> = (0..COUNT).map(|_| Peer::new(["10.77.0.2", "fd00:77::2"])).collect();
     let made: Vec<_> = peers.iter().map(|peer| pairs.make(peer.descriptor()).expect("a pair")).collect();
     let mut netlink = Netlink::open().expect("netlink");
     assert_eq!(netlink.links().expect("a list").iter().filter(|link| link.name.starts_with("tv")).count(), COUNT);
+    assert_eq!(chains().len(), COUNT);
     pairs.remove(made).expect("removed");
+    assert_eq!(chains(), Vec::<String>::new());
     assert_eq!(netlink.links().expect("a list").iter().filter(|link| link.name.starts_with("tv")).count(), 0);
+}
+
+/// The chains of the guard, each with the device that it guards, in the namespace of the calling thread.
+fn chains() -> Vec<String> {
+    let table = format!("uwsgi-tuntap-pairs-{ROUTER}");
+    let output =
+        Command::new("nft").args(["list", "table", "netdev", &table]).output().expect("nft of nftables starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().filter(|line| line.contains("hook ingress")).map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn guard_of_a_pair_comes_and_goes_with_it() {
+    let mut world = World::new(Hooks::Clsact);
+    let pair = world.pair();
+    let [chain] = &chains()[..] else { panic!("one chain: {:?}", chains()) };
+    assert!(chain.contains("\"tv0\"") && chain.contains("policy drop"), "{chain}");
+    world.pairs.remove([pair]).expect("removed");
+    assert_eq!(chains(), Vec::<String>::new());
+    // The kernel may keep the chain of a device that its peer has deleted, or not.
+    let [first, second] = [0, 1].map(|_| world.pairs.make(world.peer.descriptor()).expect("a pair"));
+    world.peer.namespace.within(|| ip("link del tv0"));
+    world.pairs.remove([first]).expect("it is gone already");
+    assert_eq!(chains().len(), 1);
+    // As a process that is killed leaves it to the next one.
+    drop(second);
+    world.pairs.clear([]).expect("removed");
+    assert_eq!(chains(), Vec::<String>::new());
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    world.pairs.make(file.into()).expect_err("it is no device");
+    world.peer.namespace.within(|| ip("link del uwsgi0"));
+    world.pairs.make(world.peer.descriptor()).expect_err("it is no device any more");
+    assert_eq!(chains(), Vec::<String>::new());
 }
 
 #[test]
 fn guard_drops_what_comes_by_a_pair_without_programs() {
+    guard_drops_what_comes_by_a_pair(|| Guard::new(ROUTER).expect("nftables"));
+    guard_drops_what_comes_by_a_pair(|| Guard::by_group(ROUTER).expect("nftables"));
+}
+
+fn guard_drops_what_comes_by_a_pair(make_guard: impl Fn() -> Guard) {
     let (host, there) = (Namespace::new(), Namespace::new());
     host.enter();
     let file = there.within(|| std::fs::File::open("/proc/thread-self/ns/net").expect("a namespace"));
@@ -178,7 +219,8 @@ fn guard_drops_what_comes_by_a_pair_without_programs() {
     set_up("10.79.0.1");
     there.within(|| set_up("10.79.0.2"));
     assert!(ping(), "it is a link into the host");
-    let guard = Guard::new(ROUTER).expect("nftables");
+    let mut guard = make_guard();
+    guard.add(veth.index, "tv0").expect("there is such a device");
     assert!(!ping());
     Guard::new("another").expect("nftables");
     drop(guard);

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tuntap_offload::maps::{Dropped, End, Key};
 use tuntap_offload::pairs::{Hooks, Pair};
@@ -124,7 +125,7 @@ fn echo_messages_pass_in_the_kernel() {
             let key = Key { source, destination, source_port: identifier, destination_port: kind, protocol };
             world.verdicts.give(place, GENERATION, &key, from, to).expect("room");
         }
-        let ping = |id: u16| {
+        let ping = |world: &World, id: u16| {
             let status = world.peer.namespace.within(|| {
                 let (id, target) = (id.to_string(), HOST[family]);
                 Command::new("ping").args(["-q", "-c", "3", "-i", "0.01", "-W", "5", "-e", &id, target]).output()
@@ -133,9 +134,9 @@ fn echo_messages_pass_in_the_kernel() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         };
         let before = world.by_router();
-        ping(identifier);
+        ping(&world, identifier);
         assert_eq!((world.by_router(), world.by_kernel(0), world.by_kernel(1)), (before, 3, 3));
-        ping(identifier + 1);
+        ping(&world, identifier + 1);
         assert!(world.by_router() > before, "another flow");
         assert_eq!(world.by_kernel(0), 3);
     }
@@ -170,6 +171,64 @@ fn fragments_and_options_pass_the_router() {
     world.peer.namespace.python(&script(""));
     assert_eq!(host.recv(&mut buffer).expect("it arrives"), 5);
     assert_eq!((world.by_router(), world.by_kernel(0)), (before + 3, 1), "without options");
+}
+
+/// As a tunnel in UDP leaves the checksum of an inner packet to the device. The host's end would drop it.
+#[test]
+fn packet_with_a_checksum_elsewhere_passes_the_router() {
+    let mut world = World::new(Hooks::Tcx);
+    let pair = world.pair();
+    let sockets = udp_pair(&world, 0);
+    decide_udp(&mut world, 0, &pair, &sockets);
+    let [peer, host] = sockets;
+    let [local, remote] = [&peer, &host].map(|socket| socket.local_addr().expect("an address"));
+    let send = |world: &World, offset: u16| {
+        world.peer.namespace.python(&format!(
+            "import struct
+from socket import *
+datagram = struct.pack('!HHHH', {}, {}, 108, 0) + bytes(100)
+draft = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 128, 7, 0, 64, 17, 0, inet_aton('{}'), inet_aton('{}'))
+total = sum(struct.unpack('!10H', draft))
+total = (total & 0xffff) + (total >> 16)
+packet = draft[:10] + struct.pack('!H', ~((total & 0xffff) + (total >> 16)) & 0xffff) + draft[12:] + datagram
+raw = socket(AF_PACKET, SOCK_RAW, 0)
+raw.setsockopt(263, 15, 1)
+raw.bind(('uwsgi0', 0x0800))
+raw.send(struct.pack('=BBHHHH', 1, 0, 0, 0, 20, {offset}) + packet)",
+            local.port(),
+            remote.port(),
+            local.ip(),
+            remote.ip(),
+        ));
+        let mut buffer = [0; 2000];
+        assert_eq!(host.recv(&mut buffer).expect("it arrives"), 100);
+    };
+    let before = world.by_router();
+    send(&world, 6);
+    assert_eq!((world.by_router(), world.by_kernel(0)), (before, 1), "where it belongs");
+    send(&world, 60);
+    assert_eq!((world.by_router(), world.by_kernel(0)), (before + 1, 1), "in the payload");
+    assert_eq!(world.maps.dropped(pair.index()), Ok(Some(Dropped::default())));
+}
+
+/// A look can't know when within the time since the one before a packet has passed.
+#[test]
+fn flow_is_idle_since_a_look_has_seen_its_last_packet() {
+    let mut world = World::new(Hooks::Tcx);
+    let pair = world.pair();
+    let sockets = udp_pair(&world, 0);
+    decide_udp(&mut world, 0, &pair, &sockets);
+    let [peer, host] = sockets;
+    let idle = |world: &mut World| world.verdicts.passed(0).expect("it was given").idle;
+    let first = idle(&mut world);
+    super::world::until("time goes by", || idle(&mut world) > first);
+    pass(&peer, &host, b"seen at once");
+    assert_eq!(idle(&mut world), Duration::ZERO);
+    super::world::until("time goes by", || idle(&mut world) >= Duration::from_millis(20));
+    world.verdicts.withdraw(0);
+    let again = Instant::now();
+    decide_udp(&mut world, 0, &pair, &[peer, host]);
+    assert!(idle(&mut world) <= again.elapsed(), "it was given again");
 }
 
 /// Everything that makes a verdict void, each of which takes effect before the next packet.
@@ -211,7 +270,7 @@ fn verdicts_of_an_earlier_process_are_void() {
     decide_udp(&mut world, 0, &pair, &sockets);
     let [peer, host] = sockets;
     pass(&peer, &host, b"decided");
-    world.verdicts = tuntap_offload::maps::Verdicts::new(world.maps).expect("memory");
+    world.verdicts = tuntap_offload::verdicts::Verdicts::new(world.maps).expect("memory");
     // The next process begins with the same generation.
     world.verdicts.set_generation(GENERATION);
     let before = world.by_router();

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use tuntap_offload::maps::{End, Key, Maps, Verdicts};
+use tuntap_offload::guard::Guard;
+use tuntap_offload::maps::{End, Key, Maps};
 use tuntap_offload::pairs::{Hooks, Pair, Pairs};
 use tuntap_offload::programs::Programs;
+use tuntap_offload::verdicts::Verdicts;
 use tuntap_sys::netlink::{LinkChange, Netlink};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
 
@@ -66,6 +68,9 @@ impl Namespace {
         self.within(|| {
             let mut tun = Tun::create(name).expect("a device");
             tun.enable_offloads();
+            // The kernel sends no packets of its own after seconds, which tests would count.
+            let setting = format!("/proc/sys/net/ipv6/conf/{name}/router_solicitations");
+            std::fs::write(setting, "0").expect("a setting");
             let mut netlink = Netlink::open().expect("netlink");
             let index = netlink.link(name).expect("it is there").index;
             netlink.set_link(index, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
@@ -176,11 +181,11 @@ impl World {
         let again = |device: &OwnedFd| Tun::adopt(device.try_clone().expect("a descriptor")).expect("a device");
         let router = Router::start([again(&router_device), again(&peer.device)]);
         // They live as long as the test's process.
-        let maps: &'static Maps = Box::leak(Box::new(Maps::new(VERDICTS, VERDICTS).expect("needs root")));
+        let maps: &'static Maps = Box::leak(Box::new(Maps::new(VERDICTS).expect("needs root")));
         let programs: &'static Programs = Box::leak(Box::new(Programs::load(maps).expect("the verifier agrees")));
         let verdicts = Verdicts::new(maps).expect("memory");
         verdicts.set_generation(GENERATION);
-        let mut pairs = Pairs::new(maps, programs, hooks, ROUTER).expect("netlink");
+        let mut pairs = Pairs::new(maps, programs, hooks, ROUTER, Guard::new(ROUTER).ok()).expect("netlink");
         pairs.open_host().expect("a device");
         Self { host, peer, maps, verdicts, pairs, router_device, router }
     }
@@ -212,7 +217,7 @@ impl World {
     }
 
     /// How many packets have passed by a verdict.
-    pub fn by_kernel(&self, place: usize) -> u64 {
+    pub fn by_kernel(&mut self, place: usize) -> u64 {
         self.verdicts.passed(place).unwrap_or_default().packets
     }
 

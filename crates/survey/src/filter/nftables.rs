@@ -6,6 +6,7 @@ use super::expression::{self, Element, Lookup};
 use super::{BaseChain, Hook};
 use tuntap_sys::netlink::NetlinkError;
 use tuntap_sys::netlink::attributes::{self, big_endian, find, text};
+use tuntap_sys::netlink::nftables::PAIR_GUARDS;
 use tuntap_sys::netlink::nftables::lists::{Lists, Object};
 
 /// Attributes of tables, of chains, of their hooks, and of rules.
@@ -85,7 +86,9 @@ impl Found {
             self.inet_tables.entry(table.clone()).or_default().insert(name.clone(), 0);
         }
         let hook = big_endian(find(attributes, CHAIN_HOOK)?, HOOK_NUMBER)?;
-        if let Some((_, family)) = FOREIGN.iter().find(|(number, _)| *number == chain.family) {
+        if let Some((_, family)) = FOREIGN.iter().find(|(number, _)| *number == chain.family)
+            && !table.starts_with(PAIR_GUARDS)
+        {
             self.foreign.push(format!("{family} {table}, chain {name}"));
         }
         let (family, family_name, is_ipv6) = *FAMILIES.iter().find(|(number, ..)| *number == chain.family)?;
@@ -146,5 +149,30 @@ impl Sets<'_> {
             attributes::iterate(elements).filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, bytes)| bytes)
         });
         Ok(Element::read_all(elements))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+    use tuntap_sys::netlink::nftables::IngressDrops;
+
+    use super::*;
+
+    #[test]
+    fn guards_of_pairs_are_not_foreign() {
+        let inside = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            let make = |table: &str| {
+                let mut drops = IngressDrops::open(table).expect("nftables");
+                drops.add("first", "lo").expect("a device");
+                drops
+            };
+            let tables = [make("uwsgi-tuntap-pairs-emperor0"), make("another")];
+            assert_eq!(read().expect("a list").foreign, ["netdev another, chain first"]);
+            drop(tables);
+            assert_eq!(read().expect("a list").foreign, Vec::<String>::new());
+        });
+        inside.join().expect("no panic");
     }
 }

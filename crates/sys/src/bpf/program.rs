@@ -53,16 +53,6 @@ impl Instruction {
         second.0 = 0;
         true
     }
-
-    /// Has calls of one helper function be calls of another one (`BPF_JMP | BPF_CALL`).
-    pub fn replace_calls(instructions: &mut [Self], from: u32, to: u32) {
-        const CALL: u64 = 0x85;
-        for instruction in instructions {
-            if instruction.0 == CALL | u64::from(from) << 32 {
-                instruction.0 = CALL | u64::from(to) << 32;
-            }
-        }
-    }
 }
 
 /// Why a program was not loaded.

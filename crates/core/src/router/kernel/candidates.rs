@@ -37,6 +37,10 @@ impl Candidate {
         self.from == Some(peer) || self.to == Some(peer)
     }
 
+    pub fn is_towards(&self, peer: PeerId) -> bool {
+        self.to == Some(peer)
+    }
+
     /// Returns until when it waits at the latest.
     pub fn latest(&self) -> Instant {
         self.since + LONGEST_WAIT

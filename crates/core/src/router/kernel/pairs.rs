@@ -8,6 +8,7 @@ use crate::kernel_path::{MAX_VERDICTS_PER_PEER, PairDrops, WhyNot};
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::router::Router;
+use crate::router::meter::MIN_EXPENSIVE_WRITES;
 use crate::router::notice::Notice;
 use crate::router::shell::Shell;
 
@@ -15,8 +16,12 @@ use crate::router::shell::Shell;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// After a packet has taken long, all packets towards its peer take the router's way, where their cost is measured and bounded: for
-/// so long first, and longer each time.
+/// After a write to a peer's device has taken long, so many more take the router's way, where their cost is measured: enough to tell
+/// whether it was chance, also if only one of 64 is expensive.
+pub(super) const PROBATION: u32 = 64 * MIN_EXPENSIVE_WRITES;
+
+/// If it was no chance, all packets towards the peer take the router's way, where their cost is bounded: for so long first, and longer
+/// each time.
 const FIRST_WATCH: Duration = Duration::from_secs(1);
 const LONGEST_WATCH: Duration = Duration::from_secs(600);
 
@@ -59,9 +64,9 @@ pub struct PeerPath {
     pause: Duration,
     /// Verdicts that name the peer.
     verdicts: usize,
-    /// Until when packets towards it take the router's way.
-    watched_until: Option<Instant>,
-    /// Until when they do because of more than chance, and for how long that is.
+    /// Writes that are still measured because one has taken long.
+    probation: u32,
+    /// Until when packets towards it take the router's way because it was no chance, and for how long that is.
     costly_until: Option<Instant>,
     watch: Duration,
     /// What was dropped at the pair and is counted already.
@@ -163,34 +168,42 @@ impl Router {
 
     /// Returns true if packets towards a peer take the router's way because some have taken long.
     pub(super) fn is_costly(&self, id: PeerId) -> bool {
-        self.path(id).and_then(|path| path.watched_until).is_some_and(|until| self.now < until)
+        self.path(id).is_some_and(|path| path.probation > 0 || path.costly_until.is_some_and(|until| self.now < until))
     }
 
-    /// A packet towards a peer has taken long: the next ones take the router's way for a while, where each is measured.
-    pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Suspicion) {
+    /// A write to a peer's device has been measured. If it has taken long, the next packets towards the peer take the router's way for a
+    /// while, where each is measured, too.
+    #[inline]
+    pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Option<Suspicion>) {
+        let Some(path) = self.path_mut(id) else { return };
+        path.probation = path.probation.saturating_sub(1);
+        if let Some(suspicion) = suspicion {
+            self.suspect(shell, id, suspicion);
+        }
+    }
+
+    /// Packets towards a peer take the router's way for a while: their writes have taken long.
+    #[inline(never)]
+    pub(in crate::router) fn suspect(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Suspicion) {
         let now = self.now;
         let Some(path) = self.path_mut(id) else { return };
-        let until = if suspicion == Suspicion::Chance {
-            now + FIRST_WATCH
-        } else {
-            let least = if suspicion == Suspicion::Exceeded { WATCH_OF_COSTLY } else { FIRST_WATCH };
-            let next = match path.costly_until {
-                // One that is watched already gains nothing by costing more, and loses nothing.
-                Some(until) if now < until && path.watch >= least => return,
-                Some(until) if now < until + CALM => path.watch.saturating_mul(2).min(LONGEST_WATCH),
-                _ => FIRST_WATCH,
-            };
-            path.watch = next.max(least);
-            path.costly_until = Some(now + path.watch);
-            now + path.watch
-        };
-        if path.watched_until.is_some_and(|before| now < before && (suspicion == Suspicion::Chance || until <= before))
-        {
+        let was_costly = path.probation > 0 || path.costly_until.is_some_and(|until| now < until);
+        match suspicion {
+            Suspicion::Chance if was_costly => return,
+            Suspicion::Chance => path.probation = PROBATION,
+            Suspicion::Significant => path.watch_longer(now, FIRST_WATCH),
+            Suspicion::Exceeded => path.watch_longer(now, WATCH_OF_COSTLY),
+        }
+        if was_costly {
             return;
         }
-        path.watched_until = Some(until);
         self.kernel.counts.watched += 1;
-        self.revoke_peer(shell, id);
+        self.drop_candidates(|candidate| candidate.is_towards(id));
+        for verdict in self.kernel.verdicts.of_peer(id) {
+            if self.kernel.verdicts.get(verdict).is_some_and(|verdict| verdict.flow.to == Some(id)) {
+                self.withdraw(shell, verdict);
+            }
+        }
     }
 
     /// Counts what was dropped at a peer's pair.
@@ -212,6 +225,18 @@ impl Router {
 }
 
 impl PeerPath {
+    /// Has packets take the router's way, for longer than the last time unless that was long ago. Who is watched already gains nothing by
+    /// costing more, and loses nothing.
+    fn watch_longer(&mut self, now: Instant, least: Duration) {
+        let next = match self.costly_until {
+            Some(until) if now < until && self.watch >= least => return,
+            Some(until) if now < until + CALM => self.watch.saturating_mul(2).min(LONGEST_WATCH),
+            _ => FIRST_WATCH,
+        };
+        self.watch = next.max(least);
+        self.costly_until = Some(now + self.watch);
+    }
+
     /// There is no pair, and for a while none is asked for.
     fn lose(&mut self, now: Instant) {
         self.pause = self.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);

@@ -16,6 +16,7 @@ use super::super::capture::CaptureFilter;
 use super::super::testing::TestShell;
 use super::super::{Connection, Router, Settings};
 use super::Suspicion;
+use super::pairs::PROBATION;
 use crate::elsewhere::Source;
 use crate::kernel_path::{FlowId, KernelFlow, KernelKey, Revoke, WhyNot};
 use crate::policy::Policy;
@@ -75,7 +76,7 @@ impl World {
     }
 
     /// Packets come by the TUN device, and then it is empty.
-    fn arrive(&mut self, bytes: &[u8], count: usize) {
+    fn arrive(&mut self, bytes: &[u8], count: u32) {
         self.router.begin_tun_turn(0);
         for _ in 0..count {
             self.router.tun_packet(&mut self.shell, bytes, self.now, self.now);
@@ -537,22 +538,25 @@ fn what_the_pair_drops_is_counted() {
     assert_eq!(world.router.counters().drops.get(DropReason::PairSpoofed), 3);
 }
 
-/// A machine that stands still for a moment makes a packet take long. The next ones tell if that was all.
+/// A machine that stands still for a moment makes a write take long. The next ones tell if that was all.
 #[test]
-fn chance_is_watched_for_a_moment_each_time() {
+fn chance_is_watched_for_some_writes_each_time() {
     let (mut world, peer) = World::with_flow(Policy::default());
     for _ in 0..8 {
-        world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
-        world.poll(Duration::from_millis(999));
-        // Others in that time don't make it longer.
-        world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
+        world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
+        world.poll(Duration::from_secs(1));
+        world.arrive(&back(AFAR, A), PROBATION - 1);
+        // Others meanwhile don't make it longer.
+        world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
         assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
-        world.poll(Duration::from_millis(1));
-        world.arrive(&back(AFAR, A), 1);
+        assert_eq!(world.router.path_of(0, Direction::Out), Ok(()), "what the peer sends is not its device's cost");
+        world.arrive(&back(AFAR, A), 2);
         assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
     }
-    world.router.watch_cost(&mut world.shell, peer, Suspicion::Chance);
-    world.router.watch_cost(&mut world.shell, peer, Suspicion::Exceeded);
+    assert_eq!(world.router.path_counts().0.watched, 8);
+    world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
+    world.router.suspect(&mut world.shell, peer, Suspicion::Exceeded);
+    world.arrive(&back(AFAR, A), PROBATION);
     world.poll(Duration::from_millis(19_999));
     assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly), "more than chance lasts longer");
     world.poll(Duration::from_millis(1));
@@ -576,7 +580,7 @@ fn costly_peer_is_watched() {
     }
     assert!((10..50).contains(&samples), "{samples}");
     for least in [1, 2, 4] {
-        world.router.watch_cost(&mut world.shell, peer, Suspicion::Significant);
+        world.router.suspect(&mut world.shell, peer, Suspicion::Significant);
         world.poll(Duration::from_secs(least) - Duration::from_millis(1));
         world.arrive(&back(AFAR, A), 1);
         assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
@@ -585,7 +589,7 @@ fn costly_peer_is_watched() {
         assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
     }
     world.poll(Duration::from_secs(61));
-    world.router.watch_cost(&mut world.shell, peer, Suspicion::Significant);
+    world.router.suspect(&mut world.shell, peer, Suspicion::Significant);
     world.poll(Duration::from_secs(1));
     assert_eq!(world.router.path_counts().0.watched, 4);
     assert!(!world.router.is_costly(peer));

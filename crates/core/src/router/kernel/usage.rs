@@ -136,10 +136,16 @@ impl Router {
         }
     }
 
-    /// Counts all that has passed by verdicts that are about to lose the counters of their rules.
+    /// Counts all that has passed by verdicts that are about to lose the counters of their rules. The loop waits for this, so that it is one
+    /// pass over them.
     pub(in crate::router) fn count_all_usage(&mut self, shell: &mut impl Shell) {
-        for id in self.kernel.verdicts.ids() {
-            self.ask_usage(shell, id);
+        let mut verdicts = std::mem::take(&mut self.kernel.verdicts);
+        for verdict in verdicts.iter_mut() {
+            // If the kernel has lost it, the next look at it shows that.
+            if let Some(usage) = shell.kernel_usage(verdict.flow.id) {
+                self.count_usage(verdict, usage);
+            }
         }
+        self.kernel.verdicts = verdicts;
     }
 }

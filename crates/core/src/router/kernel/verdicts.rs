@@ -117,8 +117,8 @@ impl Verdicts {
     }
 
     /// Returns all, void or not.
-    pub fn ids(&self) -> Vec<FlowId> {
-        self.all.keys().copied().collect()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Verdict> {
+        self.all.values_mut()
     }
 
     /// Returns those that hold and name a peer.

@@ -3,6 +3,7 @@
 
 mod counters;
 mod expression;
+mod ingress;
 pub mod lists;
 mod rule;
 mod set;
@@ -20,6 +21,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
+pub use ingress::{IngressDrops, PAIR_GUARDS};
 pub use rule::{NftRule, Rate, Rejection, Transport, Unit};
 pub use set::{Family, Key, Set};
 
