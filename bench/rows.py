@@ -2,6 +2,7 @@
 
 import time
 
+import captures
 import floods
 import many
 import probes
@@ -99,7 +100,7 @@ FIGURES = {
     "many_greatest": Figure("The fastest of these streams", "of their mean"),
     "memory": Figure("Memory per idle peer; ours are attached, C's in frames", "bytes", 0),
 }
-FIGURES |= shapes.FIGURES
+FIGURES |= captures.FIGURES | shapes.FIGURES
 FULL = Times(tcp=2, other=0.8, rate=10, pings=8)
 QUICK = Times(tcp=1, other=0.3, rate=2, pings=3)
 
@@ -202,7 +203,7 @@ ROWS = {
     "pingpong-6": Row(IPV6, pingpong, on_demand=["relay"], version=6),
     "ping-6": Row(IPV6, ping, on_demand=["relay"], version=6),
 }
-ROWS |= shapes.ROWS
+ROWS |= captures.ROWS | shapes.ROWS
 # The name of each row over IPv6, by the name of the row over IPv4.
 OVER_IPV6 = {name: f"{name}-6" for name in ROWS if f"{name}-6" in ROWS}
 
@@ -261,4 +262,4 @@ TARGETS = [
     Target("TCP in beside 149 kpps to another vassal", "flood_in_paced_tcp_in", "crowd", None, 0.5),
     Target("memory per idle peer, bytes", "memory", "ours-idle-attached", None, 2048, is_ceiling=True),
 ]
-TARGETS += shapes.TARGETS
+TARGETS += captures.TARGETS + shapes.TARGETS
