@@ -9,7 +9,7 @@ use super::Router;
 use super::kernel::Suspicion;
 use super::meter::{Cost, CostRating};
 use super::notice::Notice;
-use super::quarantine::Offender;
+use super::quarantine::{Offender, Record};
 use super::session::{StreamReason, Transport};
 use super::shell::Shell;
 use crate::peers::PeerTable;
@@ -84,9 +84,7 @@ impl Router {
     }
 
     fn put_into_quarantine(&mut self, shell: &mut impl Shell, id: PeerId, offender: Offender, cost: Cost) {
-        let record = self.quarantine.add(offender, self.now);
-        shell.store_quarantine(offender, record);
-        self.counters.totals.detached += 1;
+        let record = self.record_offence(shell, offender);
         self.note_peer_fault(shell, id, |who| Notice::Detached { who, cost, period: record.period });
         if let Some(peer) = self.forwarder.peers.get_mut(id)
             && std::mem::replace(&mut peer.session.transport, Transport::Stream(StreamReason::SlowWrites))
@@ -105,10 +103,16 @@ impl Router {
     /// the next connection could do the same at once.
     pub(super) fn device_blocked(&mut self, shell: &mut impl Shell, id: PeerId) {
         let Some(offender) = self.offender(id) else { return };
+        self.record_offence(shell, offender);
+        self.detach(shell, id, StreamReason::Blocked);
+    }
+
+    /// A device of this offender loses its attachment, and others get none for a while. Returns for how long.
+    fn record_offence(&mut self, shell: &mut impl Shell, offender: Offender) -> Record {
         let record = self.quarantine.add(offender, self.now);
         shell.store_quarantine(offender, record);
         self.counters.totals.detached += 1;
-        self.detach(shell, id, StreamReason::Blocked);
+        record
     }
 
     fn offender(&self, id: PeerId) -> Option<Offender> {

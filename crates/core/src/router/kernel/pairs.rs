@@ -168,7 +168,7 @@ impl Router {
 
     /// Returns true if packets towards a peer take the router's way because some have taken long.
     pub(super) fn is_costly(&self, id: PeerId) -> bool {
-        self.path(id).is_some_and(|path| path.probation > 0 || path.costly_until.is_some_and(|until| self.now < until))
+        self.path(id).is_some_and(|path| path.is_costly(self.now))
     }
 
     /// A write to a peer's device has been measured. If it has taken long, the next packets towards the peer take the router's way for a
@@ -187,7 +187,7 @@ impl Router {
     pub(in crate::router) fn suspect(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Suspicion) {
         let now = self.now;
         let Some(path) = self.path_mut(id) else { return };
-        let was_costly = path.probation > 0 || path.costly_until.is_some_and(|until| now < until);
+        let was_costly = path.is_costly(now);
         match suspicion {
             Suspicion::Chance if was_costly => return,
             Suspicion::Chance => path.probation = PROBATION,
@@ -225,6 +225,11 @@ impl Router {
 }
 
 impl PeerPath {
+    /// Returns true if packets towards the peer take the router's way because some have taken long.
+    fn is_costly(&self, now: Instant) -> bool {
+        self.probation > 0 || self.costly_until.is_some_and(|until| now < until)
+    }
+
     /// Has packets take the router's way, for longer than the last time unless that was long ago. Who is watched already gains nothing by
     /// costing more, and loses nothing.
     fn watch_longer(&mut self, now: Instant, least: Duration) {
