@@ -11,6 +11,7 @@ import helpers
 import probes
 from lab import wait_for
 from subjects import ROUTER_ADDRESSES, Link, Router, Subject, forward, give_addresses, join
+from transfers import held
 
 FLOODERS = 10
 # Two more vassals are honest: one has a TCP connection, one pings.
@@ -77,18 +78,11 @@ def flooding(lab, senders, rate=None):
     second, else as many as it can."""
     flood = [str(lab.dir / "flood")] if rate is None else [str(lab.dir / "pour"), "18", str(rate), "3600"]
     order = (lambda address: [address, "3600"]) if rate is None else (lambda address: [address])
-    running = [lab.start(space, f"flood-{space.name}.log", *flood, *order(address)) for space, address in senders]
-    try:
+    with held(lab, "a flood") as running:
+        for space, address in senders:
+            running.append(lab.start(space, f"flood-{space.name}.log", *flood, *order(address)))
         time.sleep(LEAD)
         yield
-        for process in running:
-            if process.poll() is not None:
-                raise probes.Failed(f"flood: it ended with {process.returncode}")
-    finally:
-        for process in running:
-            lab.end(process)
-        # Packets that are still on their way must not disturb the next measurement.
-        time.sleep(0.2)
 
 
 class Pings:

@@ -7,7 +7,7 @@ import time
 import probes
 from lab import wait_for
 from subjects import ROUTER_ADDRESSES, Link, Router, Subject, forward, give_addresses, join
-from transfers import LEAD, LONGEST, REST
+from transfers import LEAD, LONGEST, held
 
 COUNT = 100
 FIRST_PORT = 6000
@@ -48,27 +48,18 @@ class VethMany(Subject):
 @contextlib.contextmanager
 def streams(lab, links, address):
     """TCP of iperf3 over each of the links, all at the same time, while the block runs. All of them lead into one namespace."""
-    server = links[0].server
-    running = []
-    try:
-        for port in range(FIRST_PORT, FIRST_PORT + len(links)):
-            command = ["iperf3", "--server", "--one-off", "--port", str(port)]
-            running.append(lab.start(server, f"iperf3-{server.name}-many.log", *command))
-        ports = range(FIRST_PORT, FIRST_PORT + len(links))
+    server, log = links[0].server, f"iperf3-{links[0].server.name}-many.log"
+    ports = range(FIRST_PORT, FIRST_PORT + len(links))
+    with held(lab, "iperf3") as running:
+        for port in ports:
+            running.append(lab.start(server, log, "iperf3", "--server", "--one-off", "--port", str(port)))
         wait_for("iperf3", 30, lambda: all(probes.is_listening(server, port) for port in ports))
         for port, link in zip(ports, links):
             command = ["iperf3", "--client", address, "--port", str(port), "--time", str(LONGEST)]
-            running.append(lab.start(link.client, f"iperf3-{server.name}-many.log", *command))
+            running.append(lab.start(link.client, log, *command))
         wait_for("all streams", 30, lambda: len(received(server)) == len(links) and min(received(server).values()) > 0)
         time.sleep(LEAD)
         yield
-        for process in running:
-            if process.poll() is not None:
-                raise probes.Failed(f"iperf3 ended with {process.returncode}")
-    finally:
-        for process in running:
-            lab.end(process)
-        time.sleep(REST)
 
 
 def received(server):

@@ -93,6 +93,23 @@ class Transfer:
 
 
 @contextlib.contextmanager
+def held(lab, what):
+    """Gives a list for processes that run while the block does. Raises Failed if one of them has ended by itself, and ends them all,
+    whatever happens in the block."""
+    running = []
+    try:
+        yield running
+        for process in running:
+            if process.poll() is not None:
+                raise Failed(f"{what} ended with {process.returncode}")
+    finally:
+        for process in running:
+            lab.end(process)
+        # Packets that are still on their way must not disturb the next measurement.
+        time.sleep(REST)
+
+
+@contextlib.contextmanager
 def transfer(*arguments, **options):
     """A transfer that ends at the end of the block, whatever happens in it."""
     running = Transfer(*arguments, **options)
