@@ -16,9 +16,9 @@ use crate::router::shell::Shell;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// After a write to a peer's device has taken long, so many more take the router's way, where their cost is measured. One more expensive
-/// write among them prolongs it, so that a peer with one in 64 is mostly there. Many more would be unfair to others: what a write to a
-/// device sets off, such as the next packets of a TCP, is the router's time then, and not that of the peer.
+/// After a write to a peer's device has taken long, so many more take the router's way, where their cost is measured: a peer with an
+/// expensive one in 64 is mostly found out, and what is measured adds up. Many more would be unfair to others: what a write sets off,
+/// such as the next packets of the peer's TCP, is the router's time then, and not that of the peer.
 pub(super) const PROBATION: u32 = 16 * MIN_EXPENSIVE_WRITES;
 
 /// If it was no chance, all packets towards the peer take the router's way, where their cost is bounded: for so long first, and longer
@@ -190,6 +190,7 @@ impl Router {
         let Some(path) = self.path_mut(id) else { return };
         let was_costly = path.is_costly(now);
         match suspicion {
+            Suspicion::Chance if was_costly => return,
             Suspicion::Chance => path.probation = PROBATION,
             Suspicion::Significant => path.watch_longer(now, FIRST_WATCH),
             Suspicion::Exceeded => path.watch_longer(now, WATCH_OF_COSTLY),

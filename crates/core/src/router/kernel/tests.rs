@@ -546,9 +546,8 @@ fn chance_is_watched_for_some_writes_each_time() {
         world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
         world.poll(Duration::from_secs(1));
         world.arrive(&back(AFAR, A), PROBATION - 1);
-        // Another one begins it anew.
+        // Others meanwhile don't make it longer.
         world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
-        world.arrive(&back(AFAR, A), PROBATION - 1);
         assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
         assert_eq!(world.router.path_of(0, Direction::Out), Ok(()), "what the peer sends is not its device's cost");
         world.arrive(&back(AFAR, A), 2);
