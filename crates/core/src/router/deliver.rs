@@ -10,6 +10,7 @@ use super::Router;
 use super::capture::{CaptureFate, PassedTo};
 use super::held::Origin;
 use super::inbound::Ingress;
+use super::meter::Meanwhile;
 use super::queue::{FlushError, Flushed};
 use super::session::{CloseReason, Transport};
 use super::shell::{Shell, WriteError};
@@ -155,8 +156,10 @@ impl Router {
         }
         let len = packet.packet().bytes().len();
         let write = shell.write_device(id, session.serial, packet);
+        let sends = session.path.as_ref().is_some_and(|path| path.sends());
+        let meanwhile = if sends { Meanwhile::PeerSends } else { Meanwhile::Nothing };
         let usage = || shell.thread_usage();
-        let cost = session.write_meter.record(&mut self.work, len, write.start, write.end, usage);
+        let cost = session.write_meter.record(&mut self.work, len, (write.start, write.end), meanwhile, usage);
         let suspicion = session.write_meter.take_suspicion(&self.work);
         let result = match write.result {
             Ok(()) => {

@@ -45,6 +45,15 @@ const SIGNIFICANT_PART: u64 = 16;
 /// Fewer expensive writes than this are not significant: a machine may stand still for a moment.
 pub(super) const MIN_EXPENSIVE_WRITES: u32 = 4;
 
+/// A write to a peer whose packets pass in the kernel may set off such packets, which the write then includes, up to the receiver's TCP.
+/// They may take as long as reading so many of the longest packets may cost.
+const ANSWERS: u64 = 8;
+
+/// For all peers together, such answers may take this fraction (1/n) of the router's time, and so many nanoseconds at once. Beyond that,
+/// writes are measured without them: the peer's packets take the router's way meanwhile.
+const ANSWERS_PART: u64 = 20;
+const ANSWERS_NANOS: u64 = 2_000_000;
+
 /// Time that a hypervisor takes from the thread unnoticed shows as excess in reads, too. Only if the share of excess in
 /// writes to a peer is so many times as large as in reads, it is significant.
 const STOLEN_FACTOR: u64 = 3;
@@ -173,6 +182,8 @@ pub struct WorkMeter {
     /// The number of half-lives since the start.
     epoch: u32,
     debt: Debt,
+    /// The time of writes that is taken to be that of packets which the peers have sent in the kernel meanwhile.
+    answers: Debt,
     sharers: Sharers,
 }
 
@@ -187,6 +198,7 @@ impl WorkMeter {
             epoch_start: now,
             epoch: 0,
             debt: Debt::new(now),
+            answers: Debt::new(now),
             sharers: Sharers::new(now),
         }
     }
@@ -217,6 +229,20 @@ impl WorkMeter {
         self.reads.record(len, took);
     }
 
+    /// Returns the most nanoseconds of a write that its peer's answers in the kernel may have taken.
+    fn most_of_answers(&self) -> u64 {
+        ANSWERS * self.reads.allowance(usize::MAX).unwrap_or_default()
+    }
+
+    /// Adds time that such answers have taken. Returns true if all peers' have taken too much of late.
+    fn has_many_answers(&mut self, nanos: u64, now: Instant) -> bool {
+        let has_many = self.answers.settle(now, ANSWERS_PART) > ANSWERS_NANOS;
+        if !has_many {
+            self.answers.add(nanos);
+        }
+        has_many
+    }
+
     /// Starts an alert after a slow read or write. Returns the nanoseconds for which the thread ran in it, or 0 if that
     /// wasn't measured.
     fn ran(&mut self, took: u64, end: Instant, usage: ThreadUsage) -> u64 {
@@ -225,6 +251,15 @@ impl WorkMeter {
         let before = self.checkpoint.replace(now);
         before.map_or(0, |before| took.saturating_sub(before.waited_until(&now)))
     }
+}
+
+/// What may happen in the kernel during a write to a peer's device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// The packets that the peer sends in answer wait in its device.
+    Nothing,
+    /// They may pass in the kernel, within the write.
+    PeerSends,
 }
 
 /// The verdict about a peer after a write.
@@ -311,8 +346,8 @@ impl WriteMeter {
         &mut self,
         work: &mut WorkMeter,
         len: usize,
-        start: Instant,
-        end: Instant,
+        (start, end): (Instant, Instant),
+        meanwhile: Meanwhile,
         usage: impl FnOnce() -> ThreadUsage,
     ) -> CostRating {
         let took = nanos(end.saturating_duration_since(start));
@@ -333,6 +368,17 @@ impl WriteMeter {
         if excess == 0 {
             return CostRating::Usual;
         }
+        let excess = match meanwhile {
+            Meanwhile::Nothing => excess,
+            Meanwhile::PeerSends => {
+                let answers = excess.min(work.most_of_answers());
+                self.has_excess |= excess > answers || work.has_many_answers(answers, end);
+                excess - answers
+            }
+        };
+        if excess == 0 {
+            return CostRating::Usual;
+        }
         self.has_excess = true;
         let expenses = self.expenses.get_or_insert_with(|| Box::new(Expenses::new(work.epoch, end)));
         expenses.allowed = allowed;
@@ -342,8 +388,11 @@ impl WriteMeter {
 
     /// Tells once that a write has taken longer than it may and than what earlier ones have saved, and whether that is chance.
     pub(super) fn take_suspicion(&mut self, work: &WorkMeter) -> Option<Suspicion> {
-        let expenses = self.expenses.as_ref().filter(|_| std::mem::replace(&mut self.has_excess, false))?;
-        Some(if expenses.is_significant(work) { Suspicion::Significant } else { Suspicion::Chance })
+        if !std::mem::replace(&mut self.has_excess, false) {
+            return None;
+        }
+        let is_significant = self.expenses.as_ref().is_some_and(|expenses| expenses.is_significant(work));
+        Some(if is_significant { Suspicion::Significant } else { Suspicion::Chance })
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.
@@ -432,6 +481,7 @@ mod tests {
         work: WorkMeter,
         peer: WriteMeter,
         now: Instant,
+        meanwhile: Meanwhile,
         limited: u32,
         suspicious: bool,
         detached: bool,
@@ -447,7 +497,8 @@ mod tests {
             }
             work.alert_until = Some(now + ALERT);
             work.wake(now, ThreadUsage::default);
-            Self { work, peer: WriteMeter::default(), now, limited: 0, suspicious: false, detached: false }
+            let (peer, meanwhile) = (WriteMeter::default(), Meanwhile::Nothing);
+            Self { work, peer, now, meanwhile, limited: 0, suspicious: false, detached: false }
         }
 
         /// Reads a packet, and writes it in `took` nanoseconds unless the peer is limited. The thread runs all the time.
@@ -467,7 +518,7 @@ mod tests {
             self.now += Duration::from_nanos(took);
             // The usage of the test's own thread plays no part.
             self.work.checkpoint = Some(Checkpoint::new(start, ThreadUsage::default()));
-            match self.peer.record(&mut self.work, len, start, self.now, ThreadUsage::default) {
+            match self.peer.record(&mut self.work, len, (start, self.now), self.meanwhile, ThreadUsage::default) {
                 CostRating::TooExpensive(_) => self.detached = true,
                 CostRating::Suspicious(_) => self.suspicious = true,
                 CostRating::Usual | CostRating::Limited(_) => {}
@@ -521,6 +572,32 @@ mod tests {
     }
 
     /// A hypervisor stops a machine now and then.
+    /// An acknowledgement may set off packets that pass in the kernel, within its write.
+    #[test]
+    fn what_a_peer_sends_in_the_kernel_is_not_the_cost_of_writes() {
+        let mut scene = Scene::new();
+        scene.meanwhile = Meanwhile::PeerSends;
+        for _ in 0..100 {
+            scene.write(60, 45 * SHORT);
+            assert_eq!(scene.peer.take_suspicion(&scene.work), None);
+            scene.now += Duration::from_millis(1);
+        }
+        // More than all peers' answers may take together: it is measured without them.
+        let found = (0..100).find_map(|_| {
+            scene.write(60, 45 * SHORT);
+            scene.peer.take_suspicion(&scene.work)
+        });
+        assert_eq!(found, Some(Suspicion::Chance));
+        assert_eq!((scene.limited, scene.suspicious, scene.detached), (0, false, false));
+        scene.now += Duration::from_secs(1);
+        // No answers take as long as this.
+        scene.write(60, 1000 * SHORT);
+        assert_eq!(scene.peer.take_suspicion(&scene.work), Some(Suspicion::Chance));
+        scene.spend(2, |scene, _| scene.write(60, 1000 * SHORT));
+        assert_eq!(scene.peer.take_suspicion(&scene.work), Some(Suspicion::Significant));
+        assert!(scene.limited > 0 && scene.detached);
+    }
+
     #[test]
     fn single_stops_in_busy_writes_limit_nobody() {
         let mut scene = Scene::new();
@@ -601,7 +678,13 @@ mod tests {
         let (mut work, mut peer) = (WorkMeter::new(now), WriteMeter::default());
         for _ in 0..100 {
             assert_eq!(
-                peer.record(&mut work, 100, now, now + Duration::from_secs(1), ThreadUsage::default),
+                peer.record(
+                    &mut work,
+                    100,
+                    (now, now + Duration::from_secs(1)),
+                    Meanwhile::Nothing,
+                    ThreadUsage::default
+                ),
                 CostRating::Usual
             );
         }

@@ -37,10 +37,6 @@ impl Candidate {
         self.from == Some(peer) || self.to == Some(peer)
     }
 
-    pub fn is_towards(&self, peer: PeerId) -> bool {
-        self.to == Some(peer)
-    }
-
     /// Returns until when it waits at the latest.
     pub fn latest(&self) -> Instant {
         self.since + LONGEST_WAIT
@@ -135,17 +131,15 @@ impl Router {
             if !self.is_attached(peer) {
                 return Err(WhyNot::Frames);
             }
+            if self.is_costly(peer) {
+                return Err(WhyNot::Costly);
+            }
             if self.may_be_captured(Some(peer), [key.src, key.dst], key.protocol, key.ports()) {
                 return Err(WhyNot::Captured);
             }
         }
-        if let Some(to) = to {
-            if self.is_costly(to) {
-                return Err(WhyNot::Costly);
-            }
-            if self.backlog.has(to) {
-                return Err(WhyNot::Backlog);
-            }
+        if to.is_some_and(|to| self.backlog.has(to)) {
+            return Err(WhyNot::Backlog);
         }
         if self.kernel.verdicts.len() >= MAX_VERDICTS || [from, to].into_iter().flatten().any(|it| self.has_most(it)) {
             return Err(WhyNot::Full);
@@ -221,9 +215,7 @@ impl Router {
         if let Some(twin) = twin {
             self.forwarder.flows.get_mut(twin).set_kernel(Direction::In, KernelState::Passes);
         }
-        for peer in [from, to].into_iter().flatten() {
-            self.note_verdicts(peer, |count| count + 1);
-        }
+        self.note_verdict(&flow, |count| count + 1);
         self.kernel.verdicts.insert(Verdict::new(flow, twin, slots));
         self.plan_sweep();
     }

@@ -43,7 +43,7 @@ pub struct PathCounts {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Times that packets towards a peer took the router's way for a while because some had taken long.
+    /// Times that a peer's packets took the router's way for a while because some towards it had taken long.
     pub watched: u64,
 }
 
@@ -241,9 +241,7 @@ impl Router {
         for state in [KernelState::Passes, KernelState::Void] {
             self.change_state(id, verdict.twin, state, KernelState::None);
         }
-        for peer in [verdict.flow.from, verdict.flow.to].into_iter().flatten() {
-            self.note_verdicts(peer, |count| count.saturating_sub(1));
-        }
+        self.note_verdict(&verdict.flow, |count| count.saturating_sub(1));
     }
 
     /// Does what is due on the path in the kernel.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::kernel_path::{MAX_VERDICTS_PER_PEER, PairDrops, WhyNot};
+use crate::kernel_path::{KernelFlow, MAX_VERDICTS_PER_PEER, PairDrops, WhyNot};
 use crate::policy::drops::DropReason;
 use crate::policy::registry::PeerId;
 use crate::router::Router;
@@ -17,12 +17,15 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// After a write to a peer's device has taken long, so many more take the router's way, where their cost is measured: a peer with an
-/// expensive one in 64 is mostly found out, and what is measured adds up. Many more would be unfair to others: what a write sets off,
-/// such as the next packets of the peer's TCP, is the router's time then, and not that of the peer.
+/// expensive one in 64 is mostly found out, and what is measured adds up.
 pub(super) const PROBATION: u32 = 16 * MIN_EXPENSIVE_WRITES;
 
-/// If it was no chance, all packets towards the peer take the router's way, where their cost is bounded: for so long first, and longer
-/// each time.
+/// On a busy machine, chance makes more than one write in [`PROBATION`] take long. So after such a watch only what is no chance begins
+/// another one for so long, which is also how long the meter remembers.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+/// If it was no chance, all of the peer's packets take the router's way, where their cost is bounded: for so long first, and longer each
+/// time.
 const FIRST_WATCH: Duration = Duration::from_secs(1);
 const LONGEST_WATCH: Duration = Duration::from_secs(600);
 
@@ -63,11 +66,14 @@ pub struct PeerPath {
     pair: Pair,
     /// The latest pause before it is asked for again.
     pause: Duration,
-    /// Verdicts that name the peer.
+    /// Verdicts that name the peer, and those among them on packets that it sends.
     verdicts: usize,
+    sent: usize,
     /// Writes that are still measured because one has taken long.
     probation: u32,
-    /// Until when packets towards it take the router's way because it was no chance, and for how long that is.
+    /// Until when chance begins no other probation.
+    grace: Option<Instant>,
+    /// Until when its packets take the router's way because it was no chance, and for how long that is.
     costly_until: Option<Instant>,
     watch: Duration,
     /// What was dropped at the pair and is counted already.
@@ -155,9 +161,12 @@ impl Router {
         }
     }
 
-    /// Changes the number of verdicts that name a peer.
-    pub(super) fn note_verdicts(&mut self, id: PeerId, change: impl Fn(usize) -> usize) {
-        if let Some(path) = self.path_mut(id) {
+    /// Changes the number of verdicts that name the peers of a flow.
+    pub(super) fn note_verdict(&mut self, flow: &KernelFlow, change: impl Fn(usize) -> usize) {
+        if let Some(path) = flow.from.and_then(|id| self.path_mut(id)) {
+            (path.verdicts, path.sent) = (change(path.verdicts), change(path.sent));
+        }
+        if let Some(path) = flow.to.and_then(|id| self.path_mut(id)) {
             path.verdicts = change(path.verdicts);
         }
     }
@@ -167,13 +176,13 @@ impl Router {
         self.path(id).is_some_and(|path| path.verdicts >= MAX_VERDICTS_PER_PEER)
     }
 
-    /// Returns true if packets towards a peer take the router's way because some have taken long.
+    /// Returns true if a peer's packets take the router's way because some towards it have taken long.
     pub(super) fn is_costly(&self, id: PeerId) -> bool {
         self.path(id).is_some_and(|path| path.is_costly(self.now))
     }
 
-    /// A write to a peer's device has been measured. If it has taken long, the next packets towards the peer take the router's way for a
-    /// while, where each is measured, too.
+    /// A write to a peer's device has been measured. If it has taken long, the peer's next packets take the router's way for a while, where
+    /// each towards it is measured, too.
     #[inline]
     pub(in crate::router) fn watch_cost(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Option<Suspicion>) {
         let Some(path) = self.path_mut(id) else { return };
@@ -183,15 +192,16 @@ impl Router {
         }
     }
 
-    /// Packets towards a peer take the router's way for a while: their writes have taken long.
+    /// A peer's packets take the router's way for a while, because writes to its device have taken long. So do those that it sends: a write
+    /// would include what they cost in the kernel.
     #[inline(never)]
     pub(in crate::router) fn suspect(&mut self, shell: &mut impl Shell, id: PeerId, suspicion: Suspicion) {
         let now = self.now;
         let Some(path) = self.path_mut(id) else { return };
         let was_costly = path.is_costly(now);
         match suspicion {
-            Suspicion::Chance if was_costly => return,
-            Suspicion::Chance => path.probation = PROBATION,
+            Suspicion::Chance if was_costly || path.grace.is_some_and(|end| now < end) => return,
+            Suspicion::Chance => (path.probation, path.grace) = (PROBATION, Some(now + GRACE)),
             Suspicion::Significant => path.watch_longer(now, FIRST_WATCH),
             Suspicion::Exceeded => path.watch_longer(now, WATCH_OF_COSTLY),
         }
@@ -199,12 +209,7 @@ impl Router {
             return;
         }
         self.kernel.counts.watched += 1;
-        self.drop_candidates(|candidate| candidate.is_towards(id));
-        for verdict in self.kernel.verdicts.of_peer(id) {
-            if self.kernel.verdicts.get(verdict).is_some_and(|verdict| verdict.flow.to == Some(id)) {
-                self.withdraw(shell, verdict);
-            }
-        }
+        self.revoke_peer(shell, id);
     }
 
     /// Counts what was dropped at a peer's pair.
@@ -226,7 +231,7 @@ impl Router {
 }
 
 impl PeerPath {
-    /// Returns true if packets towards the peer take the router's way because some have taken long.
+    /// Returns true if the peer's packets take the router's way because some towards it have taken long.
     fn is_costly(&self, now: Instant) -> bool {
         self.probation > 0 || self.costly_until.is_some_and(|until| now < until)
     }
@@ -252,6 +257,11 @@ impl PeerPath {
     /// Returns true if there is a pair.
     pub fn has_pair(&self) -> bool {
         self.pair == Pair::Ready
+    }
+
+    /// Returns true if packets that the peer sends may pass in the kernel.
+    pub const fn sends(&self) -> bool {
+        self.sent > 0
     }
 
     /// Returns the number of verdicts that name the peer.

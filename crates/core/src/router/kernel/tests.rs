@@ -16,7 +16,7 @@ use super::super::capture::CaptureFilter;
 use super::super::testing::TestShell;
 use super::super::{Connection, Router, Settings};
 use super::Suspicion;
-use super::pairs::PROBATION;
+use super::pairs::{GRACE, PROBATION};
 use crate::elsewhere::Source;
 use crate::kernel_path::{FlowId, KernelFlow, KernelKey, Revoke, WhyNot};
 use crate::policy::Policy;
@@ -544,16 +544,23 @@ fn chance_is_watched_for_some_writes_each_time() {
     let (mut world, peer) = World::with_flow(Policy::default());
     for _ in 0..8 {
         world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
-        world.poll(Duration::from_secs(1));
         world.arrive(&back(AFAR, A), PROBATION - 1);
         // Others meanwhile don't make it longer.
         world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
         assert_eq!(world.router.path_of(0, Direction::In), Err(WhyNot::Costly));
-        assert_eq!(world.router.path_of(0, Direction::Out), Ok(()), "what the peer sends is not its device's cost");
+        assert_eq!(
+            world.router.path_of(0, Direction::Out),
+            Err(WhyNot::Costly),
+            "its cost would be part of the writes"
+        );
         world.arrive(&back(AFAR, A), 2);
+        // Nor do they begin another watch at once.
+        world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
         assert_eq!(world.router.path_of(0, Direction::In), Ok(()));
+        world.poll(GRACE);
     }
     assert_eq!(world.router.path_counts().0.watched, 8);
+    world.arrive(&back(AFAR, A), 2);
     world.router.suspect(&mut world.shell, peer, Suspicion::Chance);
     world.router.suspect(&mut world.shell, peer, Suspicion::Exceeded);
     world.arrive(&back(AFAR, A), PROBATION);
