@@ -160,7 +160,7 @@ impl Router {
         let meanwhile = if sends { Meanwhile::PeerSends } else { Meanwhile::Nothing };
         let usage = || shell.thread_usage();
         let cost = session.write_meter.record(&mut self.work, len, (write.start, write.end), meanwhile, usage);
-        let suspicion = session.write_meter.take_suspicion(&self.work);
+        let suspicion = session.write_meter.take_suspicion(&mut self.work, write.end);
         let result = match write.result {
             Ok(()) => {
                 session.traffic.tx_packets += 1;

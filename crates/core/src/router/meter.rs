@@ -386,13 +386,13 @@ impl WriteMeter {
         expenses.judge(work, end)
     }
 
-    /// Tells once that a write has taken longer than it may and than what earlier ones have saved, and whether that is chance.
-    pub(super) fn take_suspicion(&mut self, work: &WorkMeter) -> Option<Suspicion> {
+    /// Tells once that a write has taken longer than it may and than what earlier ones have saved, and whether that is chance: it is not
+    /// if the peer owes so much that its packets are dropped. A few writes, such as those at the start of a connection, tell nothing.
+    pub(super) fn take_suspicion(&mut self, work: &mut WorkMeter, now: Instant) -> Option<Suspicion> {
         if !std::mem::replace(&mut self.has_excess, false) {
             return None;
         }
-        let is_significant = self.expenses.as_ref().is_some_and(|expenses| expenses.is_significant(work));
-        Some(if is_significant { Suspicion::Significant } else { Suspicion::Chance })
+        Some(if self.is_limited(work, now) { Suspicion::Significant } else { Suspicion::Chance })
     }
 
     /// Adds a packet that is dropped because the peer is limited. It counts with the average excess of the peer's writes.
@@ -525,6 +525,10 @@ mod tests {
             }
         }
 
+        fn suspicion(&mut self) -> Option<Suspicion> {
+            self.peer.take_suspicion(&mut self.work, self.now)
+        }
+
         fn spend(&mut self, seconds: u64, mut write: impl FnMut(&mut Self, u64)) {
             let end = self.now + Duration::from_secs(seconds);
             for index in 0.. {
@@ -579,22 +583,22 @@ mod tests {
         scene.meanwhile = Meanwhile::PeerSends;
         for _ in 0..100 {
             scene.write(60, 45 * SHORT);
-            assert_eq!(scene.peer.take_suspicion(&scene.work), None);
+            assert_eq!(scene.suspicion(), None);
             scene.now += Duration::from_millis(1);
         }
         // More than all peers' answers may take together: it is measured without them.
         let found = (0..100).find_map(|_| {
             scene.write(60, 45 * SHORT);
-            scene.peer.take_suspicion(&scene.work)
+            scene.suspicion()
         });
         assert_eq!(found, Some(Suspicion::Chance));
         assert_eq!((scene.limited, scene.suspicious, scene.detached), (0, false, false));
         scene.now += Duration::from_secs(1);
         // No answers take as long as this.
         scene.write(60, 1000 * SHORT);
-        assert_eq!(scene.peer.take_suspicion(&scene.work), Some(Suspicion::Chance));
+        assert_eq!(scene.suspicion(), Some(Suspicion::Chance));
         scene.spend(2, |scene, _| scene.write(60, 1000 * SHORT));
-        assert_eq!(scene.peer.take_suspicion(&scene.work), Some(Suspicion::Significant));
+        assert_eq!(scene.suspicion(), Some(Suspicion::Significant));
         assert!(scene.limited > 0 && scene.detached);
     }
 
