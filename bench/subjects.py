@@ -339,7 +339,8 @@ class Router(Subject):
         """Yields lines that set a vassal's routes, and claim its addresses."""
         for gateway in self.router_addresses if self.has_ipv6 else self.router_addresses[:1]:
             yield f"exec-as-root = ip route replace default via {gateway}"
-            yield f"exec-as-root = ping -c 1 -W 5 {gateway}"
+            # The kernel routes an IPv6 address to itself only after ip(8) has returned, so that the first reply may be lost.
+            yield f"exec-as-root = ping -c 1 -W 1 {gateway} || ping -c 1 -W 5 {gateway}"
 
     def vassal_ini(self, *addresses):
         return "\n".join([

@@ -108,7 +108,8 @@ class World:
             *address_lines("uwsgi0", addresses),
             "exec-as-root = ip link set uwsgi0 up",
             *(f"exec-as-root = ip route replace default via {gateway}" for gateway in ROUTER_ADDRESSES),
-            *(f"exec-as-root = ping -c 1 -W 5 {gateway}" for gateway in ROUTER_ADDRESSES),
+            # The kernel routes an IPv6 address to itself only after ip(8) has returned, so that the first reply may be lost.
+            *(f"exec-as-root = ping -c 1 -W 1 {gateway} || ping -c 1 -W 5 {gateway}" for gateway in ROUTER_ADDRESSES),
             "",
         ])
 
