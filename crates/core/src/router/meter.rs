@@ -49,8 +49,8 @@ pub(super) const MIN_EXPENSIVE_WRITES: u32 = 4;
 /// They may take as long as reading so many of the longest packets may cost.
 const ANSWERS: u64 = 8;
 
-/// For all peers together, such answers may take this fraction (1/n) of the router's time, and so many nanoseconds at once. Beyond that,
-/// writes are measured without them: the peer's packets take the router's way meanwhile.
+/// For all peers together, such answers may take this fraction (1/n) of the router's time, and so many nanoseconds at once. What is beyond
+/// that counts: then the peer's packets take the router's way for a while, and its writes include no answers.
 const ANSWERS_PART: u64 = 20;
 const ANSWERS_NANOS: u64 = 2_000_000;
 
@@ -229,18 +229,12 @@ impl WorkMeter {
         self.reads.record(len, took);
     }
 
-    /// Returns the most nanoseconds of a write that its peer's answers in the kernel may have taken.
-    fn most_of_answers(&self) -> u64 {
-        ANSWERS * self.reads.allowance(usize::MAX).unwrap_or_default()
-    }
-
-    /// Adds time that such answers have taken. Returns true if all peers' have taken too much of late.
-    fn has_many_answers(&mut self, nanos: u64, now: Instant) -> bool {
-        let has_many = self.answers.settle(now, ANSWERS_PART) > ANSWERS_NANOS;
-        if !has_many {
-            self.answers.add(nanos);
-        }
-        has_many
+    /// Returns how many nanoseconds of a write's excess are taken to be those of its peer's answers in the kernel.
+    fn forgive_answers(&mut self, excess: u64, now: Instant) -> u64 {
+        let left = ANSWERS_NANOS.saturating_sub(self.answers.settle(now, ANSWERS_PART));
+        let forgiven = excess.min(left).min(ANSWERS * self.reads.allowance(usize::MAX).unwrap_or_default());
+        self.answers.add(forgiven);
+        forgiven
     }
 
     /// Starts an alert after a slow read or write. Returns the nanoseconds for which the thread ran in it, or 0 if that
@@ -370,11 +364,7 @@ impl WriteMeter {
         }
         let excess = match meanwhile {
             Meanwhile::Nothing => excess,
-            Meanwhile::PeerSends => {
-                let answers = excess.min(work.most_of_answers());
-                self.has_excess |= excess > answers || work.has_many_answers(answers, end);
-                excess - answers
-            }
+            Meanwhile::PeerSends => excess - work.forgive_answers(excess, end),
         };
         if excess == 0 {
             return CostRating::Usual;
@@ -586,7 +576,7 @@ mod tests {
             assert_eq!(scene.suspicion(), None);
             scene.now += Duration::from_millis(1);
         }
-        // More than all peers' answers may take together: it is measured without them.
+        // More than all peers' answers may take together.
         let found = (0..100).find_map(|_| {
             scene.write(60, 45 * SHORT);
             scene.suspicion()
