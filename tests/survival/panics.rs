@@ -5,6 +5,7 @@ use tuntap_api::control::{Chain, Request};
 use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::link::Connection;
+use crate::common::packet;
 use crate::common::probe::pings_answered;
 use crate::common::processes::is_alive;
 use crate::common::uwsgi::{Subject, Uwsgi};
@@ -51,7 +52,10 @@ fn panic_is_told_in_the_form_of_the_log() {
             .line("env = RUST_BACKTRACE=0")
             .line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault")
             .start();
+        let mut peer = emperor.peer(V1);
         ask_for_it(&emperor);
+        // A router that has nothing to do passes no point.
+        peer.send_packet(&packet::udp(V1, EMPEROR, 9, b"anything"));
         emperor.log.wait_for("panic in the gateway callback; this router ends", wait::LONG);
         let log = emperor.log.text();
         let told: Vec<_> = log.lines().filter(|line| line.contains("the fault that was asked for")).collect();
