@@ -263,9 +263,14 @@ fn file_that_takes_no_more_is_named() {
 #[test]
 fn commands_end_when_their_reader_is_gone() {
     let emperor = emperor().start();
-    for arguments in ["capture --write - any any udp 9", "capture any any udp 9", "watch"] {
+    for (before, arguments) in [
+        ("", "capture --write - any any udp 9 | true"),
+        ("", "capture any any udp 9 | true"),
+        ("mkfifo pipe; : <pipe &", "capture --write pipe any any udp 9"),
+        ("", "watch | true"),
+    ] {
         let line = format!(
-            "'{}' --control '{}' {arguments} | true",
+            "{before} '{}' --control '{}' {arguments}",
             uwsgi_tuntap().display(),
             emperor.path("t.sock.control").display()
         );
@@ -273,8 +278,8 @@ fn commands_end_when_their_reader_is_gone() {
         let finished = shell.arguments(["-c", &format!("set -o pipefail; {line}")]).output();
         assert_eq!(finished.output.status.code(), Some(0), "{arguments}: {}", finished.text());
     }
-    wait::until_true("both captures have ended", wait::SHORT, || {
-        emperor.log.text().matches("a capture of packets has ended").count() == 2
+    wait::until_true("all captures have ended", wait::SHORT, || {
+        emperor.log.text().matches("a capture of packets has ended").count() == 3
     });
 }
 

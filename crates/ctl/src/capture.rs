@@ -105,7 +105,11 @@ impl Arguments {
                 Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)
                     .map_err(Failed::Output)
                     .and_then(|writer| write_file(&mut client, writer, limit, &ending))
-                    .map_err(|error| if let Failed::Output(error) = error { failed(error) } else { error })
+                    .map_err(|error| match error {
+                        // The reader of a named pipe has seen enough, as that of standard output.
+                        Failed::Output(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(error),
+                        error => error,
+                    })
             }
             None => {
                 ending.with_output(&io::stdout())?;

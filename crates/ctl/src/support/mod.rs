@@ -133,6 +133,12 @@ fn find_routers(sources: &Sources, common: &Common, archive: &mut Archive) -> Ve
         archive.miss(what, &failed.to_string());
         Vec::new()
     });
+    if sockets.len() > MAX_ROUTERS {
+        archive.miss(
+            what,
+            &format!("only the first {MAX_ROUTERS} of {} are in it: --control names another", sockets.len()),
+        );
+    }
     let mut routers = Vec::new();
     for socket in sockets.into_iter().take(MAX_ROUTERS) {
         let master = control::connect(&socket).map_or(0, |connection| connection.pid);
@@ -293,11 +299,9 @@ impl Collection {
     fn log_file(&mut self, number: usize, path: &Path) {
         let what = format!("last lines about the plugin in {}", path.display());
         let name = path.file_name().map(|name| file_name(&name.to_string_lossy())).unwrap_or_default();
-        let read = Opened::new(path).and_then(|opened| opened.tail(LOG_TAIL));
-        match read.map(|(bytes, _)| self.log_lines(&String::from_utf8_lossy(&bytes))) {
-            Ok(text) => self.archive.add_log(format!("logs/{number:03}-{name}"), what, &text),
-            Err(why) => self.archive.miss(what, &why),
-        }
+        let text = Opened::new(path).and_then(|opened| opened.tail(LOG_TAIL));
+        let text = text.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
+        self.log(&format!("{number:03}-{name}"), what, text);
     }
 
     fn journal(&mut self, number: usize, unit: &str) {
@@ -305,8 +309,15 @@ impl Collection {
         let mut command = Command::new("journalctl");
         command.args(["--quiet", "--no-pager", "--output=short-iso", "--lines", JOURNAL_LINES]);
         command.arg(format!("--unit={unit}"));
-        match self.output(&mut command, Kept::Last).map(|text| self.log_lines(&text)) {
-            Ok(text) => self.archive.add_log(format!("logs/{number:03}-journal-{}", file_name(unit)), what, &text),
+        let text = self.output(&mut command, Kept::Last);
+        self.log(&format!("{number:03}-journal-{}", file_name(unit)), what, text);
+    }
+
+    /// Adds what a log says of the plugin. One that says nothing is hardly the one that was meant.
+    fn log(&mut self, name: &str, what: String, text: Result<String, String>) {
+        match text.map(|text| self.log_lines(&text)) {
+            Ok(text) if text.is_empty() => self.archive.miss(what, "no line of it is about the plugin"),
+            Ok(text) => self.archive.add_log(format!("logs/{name}"), what, &text),
             Err(why) => self.archive.miss(what, &why),
         }
     }

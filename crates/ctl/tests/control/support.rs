@@ -240,8 +240,13 @@ fn logs_of_one_name_are_all_there() {
         fs::write(folder.join("uwsgi.log"), format!("[uwsgi-tuntap] line of {name}\n")).expect("own folder");
         arguments.push(format!("--log={}", folder.join("uwsgi.log").display()));
     }
+    let other = router.file("other.log", "GET / => 200\n");
+    arguments.push(format!("--log={other}"));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let files = files(&router.run(&arguments).stdout);
+    // Whoever has named the wrong one is told.
+    let told = format!("last lines about the plugin in {other}: no line of it is about the plugin");
+    assert!(files["CONTENTS.txt"].contains(&told), "{}", files["CONTENTS.txt"]);
     for (number, name) in ["one", "two"].into_iter().enumerate() {
         assert_eq!(files[&format!("logs/00{number}-uwsgi.log")], format!("[uwsgi-tuntap] line of {name}\n"));
     }
