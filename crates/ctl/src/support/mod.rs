@@ -102,6 +102,11 @@ impl Arguments {
         for (number, router) in routers.into_iter().enumerate() {
             collection.router(number, router);
         }
+        if self.log.is_empty() && self.journal.is_empty() {
+            collection
+                .archive
+                .miss("last lines of logs", "name the log with --log, or a unit of systemd with --journal");
+        }
         self.log.iter().enumerate().for_each(|(number, file)| collection.log_file(number, file));
         self.journal.iter().enumerate().for_each(|(number, unit)| collection.journal(number, unit));
 

@@ -204,7 +204,13 @@ fn archive_is_new_and_its_owners_alone() {
 
     let output = router.run(&["support", "--uwsgi", &uwsgi, "-o", "-"]);
     assert!(files(&output.stdout).contains_key("versions.txt"));
-    assert!(text(&output.stderr).contains("versions.txt"));
+    let told = text(&output.stderr);
+    assert!(told.contains("versions.txt"));
+    // Whoever reads it would miss the log most.
+    assert!(
+        told.contains("last lines of logs: name the log with --log, or a unit of systemd with --journal"),
+        "{told}"
+    );
 }
 
 #[test]
